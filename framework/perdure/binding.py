@@ -1,0 +1,163 @@
+"""How a function becomes a handler: types from its signature, read once; bad input refused before it runs."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import restate
+
+from perdure.errors import ConfigurationError
+from perdure.serdes import InputSerde, Unreadable, serde_for
+from perdure.targets import Target, check_handler_name, register_target
+
+C = TypeVar("C")
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+Definition = restate.Service | restate.VirtualObject | restate.Workflow
+
+
+@dataclass(frozen=True)
+class HandlerSignature(Generic[C]):
+    """What a handler function takes and gives.
+
+    Args:
+        function: The function; its first parameter is a context.
+        input: The request's type; ``NoneType`` when there is none.
+        output: The response's type; ``NoneType`` when there is none.
+        takes_input: The function has a second parameter.
+    """
+
+    function: Callable[..., Awaitable[Any]]
+    input: Any
+    output: Any
+    takes_input: bool
+
+    async def invoke(self, context: C, request: Any) -> Any:
+        """Run the function, or refuse a request that could not be read."""
+        if isinstance(request, Unreadable):
+            raise request.error
+        if self.takes_input:
+            return await self.function(context, request)
+        return await self.function(context)
+
+
+def read_signature(function: Callable[..., Awaitable[Any]]) -> HandlerSignature[Any]:
+    """Read a handler function's types.
+
+    Args:
+        function: ``async def handler(context)`` or ``async def handler(context, request: Model) -> Result``.
+
+    Raises:
+        ConfigurationError: It is no coroutine function, takes other parameters, or lacks a type.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    if not inspect.iscoroutinefunction(function):
+        raise ConfigurationError(f"{name}: a handler is a coroutine function (async def)")
+    parameters = list(inspect.signature(function).parameters.values())
+    if not 1 <= len(parameters) <= 2:
+        raise ConfigurationError(
+            f"{name}: a handler takes a context and at most one request, not {len(parameters)} values"
+        )
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise ConfigurationError(
+            f"{name}: the type {error.name!r} can't be resolved at run time; import it outside `if TYPE_CHECKING`"
+        ) from error
+    takes_input = len(parameters) == 2
+    if takes_input and parameters[1].name not in hints:
+        raise ConfigurationError(
+            f"{name}: give the parameter '{parameters[1].name}' a type; input is checked against it"
+        )
+    if "return" not in hints:
+        raise ConfigurationError(
+            f"{name}: say what it returns (-> None when nothing); the response is written by that type"
+        )
+    return HandlerSignature(
+        function, hints[parameters[1].name] if takes_input else type(None), hints["return"], takes_input
+    )
+
+
+def bind(
+    definition: Definition,
+    name: str,
+    signature: HandlerSignature[Any],
+    invoke: Callable[[Any, Any], Awaitable[Any]],
+    *,
+    kind: str,
+    **options: Any,
+) -> Target[Any, Any]:
+    """Add a handler to a service of the SDK.
+
+    Args:
+        definition: The service, virtual object or workflow.
+        name: The handler's name.
+        signature: The user's function and its types.
+        invoke: Called with the SDK's context and the request (or `Unreadable`); returns the response.
+        kind: ``service``, ``exclusive``, ``shared`` or ``main``.
+        options: Passed to the SDK's decorator: retention, retry policy, ``ingress_private``.
+
+    Returns:
+        The target by which the handler can be called.
+    """
+    check_handler_name(name)
+    target: Target[Any, Any] = Target(definition.name, name, signature.input, signature.output)
+
+    if signature.takes_input:
+
+        async def with_input(ctx: Any, request: Any) -> Any:
+            return await invoke(ctx, request)
+
+        function: Any = with_input
+        parameters = [("ctx", Any), ("request", signature.input)]
+    else:
+
+        async def without_input(ctx: Any) -> Any:
+            return await invoke(ctx, None)
+
+        function = without_input
+        parameters = [("ctx", Any)]
+
+    # The SDK reads the types from the signature, and tells the two apart by its length.
+    function.__signature__ = inspect.Signature(
+        [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=t) for n, t in parameters],
+        return_annotation=None if signature.output is type(None) else signature.output,
+    )
+    function.__name__ = name
+    function.__doc__ = signature.function.__doc__
+    serdes = {"input_serde": InputSerde(serde_for(signature.input)), "output_serde": serde_for(signature.output)}
+    decorate: Callable[..., Any] = definition.handler
+    if isinstance(definition, restate.VirtualObject):
+        options["kind"] = kind
+    elif isinstance(definition, restate.Workflow) and kind == "main":
+        decorate = definition.main
+    decorate(name=name, **serdes, **options)(function)
+    return target
+
+
+def handler(
+    definition: Definition, kind: str = "service", *, name: str | None = None, **options: Any
+) -> Callable[[F], F]:
+    """Decorate a function so that it becomes a handler of one of the SDK's services.
+
+    Args:
+        definition: The service, virtual object or workflow.
+        kind: ``service``, ``exclusive``, ``shared`` or ``main``.
+        name: The handler's name; the function's by default.
+        options: Passed to the SDK's decorator.
+
+    Raises:
+        ConfigurationError: The function's signature or name can't be a handler's.
+    """
+
+    def decorate(function: F) -> F:
+        signature = read_signature(function)
+        target = bind(definition, name or function.__name__, signature, signature.invoke, kind=kind, **options)
+        register_target(function, target)
+        return function
+
+    return decorate

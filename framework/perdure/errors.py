@@ -1,0 +1,239 @@
+"""Everything that perdure raises.
+
+    restate.TerminalError                  ends an invocation; Restate never retries it
+    └─ PerdureTerminalError                a terminal error with a machine-readable code in its metadata
+       ├─ InvalidInput               400   the request itself is wrong; names the field
+       ├─ GuardrailViolation         400   a guardrail failed under the policy "strict"
+       ├─ ReadOnlyStateError         400   a write to state from a shared handler
+       ├─ NotFound                   404   what the request names does not exist
+       ├─ ApprovalTimeout            408   nobody decided in time
+       ├─ Cancelled                  409   this invocation was cancelled (not an application's own 409)
+       ├─ Conflict                   409   the request contradicts what is already recorded
+       ├─ Refused                  4xx/5xx a business rule said no; the code says which
+       ├─ RunExhausted               500   a run failed on each of its attempts
+       ├─ SagaError                  500   a saga's rules were broken (compensation after action, …)
+       └─ StepFailed              as cause a step of a saga failed; names the step, keeps code and metadata
+    PerdureError                           not terminal: raised outside handlers
+    ├─ ConfigurationError                  settings or definitions that can't work; raised at start
+    ├─ EngineError                         restate-server could not be found, started, or asked
+    └─ IngressError                        a call over the ingress failed; tells who failed and if a retry is safe
+
+A terminal error crosses services as code, message and metadata only; its Python class does not. So each class puts its
+``code`` into the metadata, and `error_code` reads it back wherever the error arrives.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from restate import TerminalError
+
+__all__ = [
+    "ApprovalTimeout",
+    "Cancelled",
+    "ConfigurationError",
+    "Conflict",
+    "EngineError",
+    "GuardrailViolation",
+    "IngressError",
+    "InvalidInput",
+    "NotFound",
+    "PerdureError",
+    "PerdureTerminalError",
+    "ReadOnlyStateError",
+    "Refused",
+    "RunExhausted",
+    "SagaError",
+    "StepFailed",
+    "TerminalError",
+    "error_code",
+    "is_terminal",
+]
+
+CODE_KEY = "code"
+
+
+def is_terminal(error: BaseException) -> bool:
+    """Tell if an error ends the invocation, or if Restate would retry it.
+
+    Args:
+        error: The error, as raised or as caught.
+
+    Returns:
+        True for a terminal error, and for an error that was raised ``from`` one, as the SDK treats it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TerminalError):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def error_code(error: TerminalError) -> str | None:
+    """Return the machine-readable code of a terminal error, wherever it was raised.
+
+    Args:
+        error: A terminal error of this process or one that came from another service.
+
+    Returns:
+        The code, for example ``"not_found"``, or None for an error that carries none.
+    """
+    return (error.metadata or {}).get(CODE_KEY)
+
+
+class PerdureTerminalError(TerminalError):
+    """A terminal error of perdure: a message for people, an HTTP status, a code for machines.
+
+    Args:
+        message: What happened, where, and what to do about it.
+        status_code: HTTP status; the class's own when left out.
+        metadata: More facts, all strings; they travel with the error from service to service.
+    """
+
+    code: ClassVar[str] = "terminal"
+    default_status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, status_code: int | None = None, metadata: dict[str, str] | None = None) -> None:
+        facts = {CODE_KEY: self.code, **(metadata or {})}
+        super().__init__(message, self.default_status if status_code is None else status_code, facts)
+
+
+class InvalidInput(PerdureTerminalError):
+    """The request is malformed. The message names the field; nothing was done."""
+
+    code = "invalid_input"
+    default_status = 400
+
+
+class GuardrailViolation(PerdureTerminalError):
+    """A guardrail failed while the policy is strict."""
+
+    code = "guardrail"
+    default_status = 400
+
+
+class ReadOnlyStateError(PerdureTerminalError):
+    """State was written from a shared handler. Write it from an exclusive handler or the workflow's main handler."""
+
+    code = "read_only_state"
+    default_status = 400
+
+
+class NotFound(PerdureTerminalError):
+    """What the request names does not exist."""
+
+    code = "not_found"
+    default_status = 404
+
+
+class ApprovalTimeout(PerdureTerminalError):
+    """Nobody decided before the deadline."""
+
+    code = "approval_timeout"
+    default_status = 408
+
+
+class Cancelled(PerdureTerminalError):
+    """This invocation was cancelled from outside."""
+
+    code = "cancelled"
+    default_status = 409
+
+
+class Conflict(PerdureTerminalError):
+    """The request contradicts what is already recorded."""
+
+    code = "conflict"
+    default_status = 409
+
+
+class Refused(PerdureTerminalError):
+    """A business rule refused the request. Retrying the same request changes nothing.
+
+    Args:
+        message: Why, for people.
+        status_code: HTTP status, 409 by default.
+        code: Which rule, for machines, for example ``"seats_sold_out"``.
+        metadata: More facts, all strings.
+    """
+
+    code = "refused"
+    default_status = 409
+
+    def __init__(
+        self,
+        message: str,
+        status_code: int | None = None,
+        code: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(
+            message, status_code=status_code, metadata={CODE_KEY: code or type(self).code, **(metadata or {})}
+        )
+
+
+class RunExhausted(PerdureTerminalError):
+    """A run failed on each of its attempts. The message names the run, the attempts and the last cause."""
+
+    code = "run_exhausted"
+
+
+class SagaError(PerdureTerminalError):
+    """A rule of sagas was broken, for example an action before its compensation was registered."""
+
+    code = "saga"
+
+
+class StepFailed(PerdureTerminalError):
+    """A step of a saga ended with a terminal error.
+
+    Args:
+        step: The step's name.
+        cause: The error; its status and metadata are kept.
+    """
+
+    code = "step_failed"
+
+    def __init__(self, step: str, cause: TerminalError) -> None:
+        metadata = {**(cause.metadata or {}), "step": step}
+        super().__init__(f"step '{step}' failed: {cause.message}", status_code=cause.status_code, metadata=metadata)
+        self.step = step
+
+
+class PerdureError(Exception):
+    """Base of the errors that are raised outside handlers, so that no retry or terminal rule applies."""
+
+
+class ConfigurationError(PerdureError):
+    """Settings or definitions that can't work; raised at start, before anything runs."""
+
+
+class EngineError(PerdureError):
+    """restate-server could not be found, started or asked."""
+
+
+class IngressError(PerdureError):
+    """A call over the ingress failed.
+
+    Args:
+        message: What the ingress or the handler said.
+        status_code: HTTP status, or 0 when no answer came.
+        source: ``"invocation"`` when the handler's own error came back, ``"ingress"`` when the ingress refused or
+            failed, None when no answer came.
+        metadata: The terminal error's metadata, empty when there was none.
+    """
+
+    def __init__(
+        self, message: str, *, status_code: int = 0, source: str | None = None, metadata: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status_code = status_code
+        self.source = source
+        self.metadata = metadata or {}
+
+    @property
+    def code(self) -> str | None:
+        """The machine-readable code of the handler's terminal error, if it has one."""
+        return self.metadata.get(CODE_KEY)

@@ -1,0 +1,244 @@
+"""Runs: side effects that are journaled once and retried by the engine.
+
+The backoff is the engine's own and durable: between attempts nothing is held in this process, and a crash does not
+start the count again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Generator
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Generic, TypeVar, overload
+
+import restate
+from restate.exceptions import RetryableError
+
+from perdure.errors import Cancelled, ConfigurationError, PerdureTerminalError, RunExhausted, TerminalError
+from perdure.serdes import result_type, serde_for
+from perdure.waiting import settle, until_done
+
+T = TypeVar("T")
+
+_ATTEMPT_FAILED = "run attempt failed: "
+
+_running: ContextVar[str | None] = ContextVar("perdure_running", default=None)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a run is named and retried.
+
+    Args:
+        name: The run's name in the journal.
+        max_retries: Retries after the first attempt; None for no bound.
+        initial_delay: Wait before the first retry.
+        max_delay: Longest wait between two attempts.
+        backoff_factor: Each wait is this many times the one before; 1 or more.
+        max_duration: No new attempt after this long since the first one; None for no bound.
+
+    Raises:
+        ConfigurationError: A value out of range.
+    """
+
+    name: str = ""
+    max_retries: int | None = 3
+    initial_delay: timedelta = timedelta(milliseconds=100)
+    max_delay: timedelta = timedelta(seconds=30)
+    backoff_factor: float = 2.0
+    max_duration: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_retries is not None and self.max_retries < 0:
+            raise ConfigurationError(f"RunConfig.max_retries must be 0 or more, or None; got {self.max_retries}")
+        if self.initial_delay <= timedelta(0) or self.max_delay < self.initial_delay:
+            raise ConfigurationError(
+                f"RunConfig: 0 < initial_delay <= max_delay; got {self.initial_delay} and {self.max_delay}"
+            )
+        if self.backoff_factor < 1:
+            raise ConfigurationError(f"RunConfig.backoff_factor must be 1 or more; got {self.backoff_factor}")
+        if self.max_duration is not None and self.max_duration <= timedelta(0):
+            raise ConfigurationError(f"RunConfig.max_duration must be positive, or None; got {self.max_duration}")
+
+    def named(self, name: str) -> RunConfig:
+        """Return the same settings under another name."""
+        return replace(self, name=name)
+
+    def exhausted(self, cause: str) -> RunExhausted:
+        """Return the error of a run that used up its attempts or its time."""
+        spent = [] if self.max_retries is None else [f"{self.max_retries + 1} attempts"]
+        if self.max_duration is not None:
+            spent.append(f"{self.max_duration.total_seconds():g} s")
+        bounds = " or ".join(spent) or "the invocation's own attempts"
+        return RunExhausted(f"run exhausted retries ({bounds}) for {self.name}: {cause}", metadata={"run": self.name})
+
+
+class _AttemptFailedError(Exception):
+    """Marks the failure of one attempt.
+
+    It tells running out of attempts from the action's own terminal error: then the SDK keeps only ``repr`` of the last
+    exception, under the status 500.
+    """
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"{_ATTEMPT_FAILED}{cause!r}")
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class RunFuture(Awaitable[T], Generic[T]):
+    """A run that has been started; await it for its result.
+
+    Args:
+        future: The SDK's future, for `restate.select` and `restate.gather`.
+        config: The run's settings.
+    """
+
+    def __init__(self, future: restate.RestateDurableFuture[T], config: RunConfig) -> None:
+        self.future = future
+        self._config = config
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        try:
+            return (yield from self.future.__await__())
+        except TerminalError as error:
+            if error.message.startswith(_ATTEMPT_FAILED):
+                raise self._config.exhausted(error.message.removeprefix(_ATTEMPT_FAILED)) from error
+            raise
+
+
+def refuse_inside_run(what: str) -> None:
+    """Refuse to use a context inside a run.
+
+    It would work the first time and break every replay: the journal has no place for entries inside an entry.
+
+    Args:
+        what: What was attempted, for the message.
+
+    Raises:
+        PerdureTerminalError: The caller is inside a run.
+    """
+    run = _running.get()
+    if run is not None:
+        raise PerdureTerminalError(
+            f"{what} was used inside the run '{run}'. A run may not use the context: do it before or after the run, "
+            "and pass values in as arguments and out as the result.",
+            metadata={"code": "context_inside_run", "run": run},
+        )
+
+
+def run_async(
+    ctx: restate.Context,
+    config: RunConfig | str,
+    action: Callable[..., Any],
+    /,
+    *args: Any,
+    returns: Any = None,
+) -> RunFuture[Any]:
+    """Start a run; the side effect happens when it, or anything else, is awaited.
+
+    Args:
+        ctx: The handler's context.
+        config: The run's settings, or its name for the default ones.
+        action: What to do; a function (run in a thread) or a coroutine function. It must not use the context.
+        args: The action's arguments.
+        returns: The type of the result, when the action's signature doesn't say it.
+
+    Returns:
+        The run's future.
+
+    Raises:
+        ConfigurationError: The run has no name.
+        PerdureTerminalError: The context was used inside another run.
+    """
+    settings = RunConfig(config) if isinstance(config, str) else config
+    if not settings.name:
+        raise ConfigurationError("a run needs a name: RunConfig(name) or RunConfig(...).named(name)")
+    refuse_inside_run(f"run '{settings.name}'")
+    serde = serde_for(result_type(action) if returns is None else returns)
+
+    async def attempt() -> Any:
+        token = _running.set(settings.name)
+        try:
+            return await _perform(action, args)
+        except (TerminalError, RetryableError):
+            raise
+        except Exception as error:
+            raise _AttemptFailedError(error) from error
+        finally:
+            _running.reset(token)
+
+    options: restate.RunOptions[Any] = restate.RunOptions(
+        serde=serde,
+        max_attempts=None if settings.max_retries is None else settings.max_retries + 1,
+        max_duration=settings.max_duration,
+        initial_retry_interval=settings.initial_delay,
+        max_retry_interval=settings.max_delay,
+        retry_interval_factor=settings.backoff_factor,
+    )
+    return RunFuture(ctx.run_typed(settings.name, attempt, options), settings)
+
+
+async def _perform(action: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    if inspect.iscoroutinefunction(action) or inspect.iscoroutinefunction(
+        getattr(action, "__call__", None)  # noqa: B004 - an object with an async __call__ is one too
+    ):
+        return await action(*args)
+    result = await asyncio.to_thread(action, *args)
+    return await result if inspect.isawaitable(result) else result  # lambda: coroutine()
+
+
+@overload
+async def run_with_retry(
+    ctx: restate.Context,
+    config: RunConfig | str,
+    action: Callable[..., Awaitable[T]],
+    /,
+    *args: Any,
+    returns: Any = None,
+) -> T: ...
+@overload
+async def run_with_retry(
+    ctx: restate.Context, config: RunConfig | str, action: Callable[..., T], /, *args: Any, returns: Any = None
+) -> T: ...
+async def run_with_retry(
+    ctx: restate.Context, config: RunConfig | str, action: Callable[..., Any], /, *args: Any, returns: Any = None
+) -> Any:
+    """Do a side effect once, durably: retried with the engine's backoff, journaled when it succeeds.
+
+    Args:
+        ctx: The handler's context.
+        config: The run's settings, or its name for the default ones.
+        action: What to do; a function (run in a thread) or a coroutine function. It must not use the context.
+        args: The action's arguments.
+        returns: The type of the result, when the action's signature doesn't say it.
+
+    Returns:
+        What the action returned.
+
+    Raises:
+        TerminalError: The action raised it; not retried.
+        RunExhausted: The attempts or the time ran out.
+        Cancelled: This invocation was cancelled. A running action is let come to its end first, so that whatever undoes
+            it can't be overtaken by it.
+    """
+    is_cancelled = False
+
+    async def guarded() -> Any:
+        # After a crash while settling, the replay meets the cancel first and would start the action anew.
+        if is_cancelled:
+            raise Cancelled("cancelled before the run started")
+        return await _perform(action, args)
+
+    future = run_async(ctx, config, guarded, returns=result_type(action) if returns is None else returns)
+    try:
+        await until_done(future.future, f"run '{config if isinstance(config, str) else config.name}'")
+    except Cancelled:
+        is_cancelled = True
+        await settle(future.future)
+        raise
+    return await future

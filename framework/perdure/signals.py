@@ -1,0 +1,124 @@
+"""Signals: external ones are awakeables, answered by who has the id; internal ones a workflow's durable promises."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar, cast
+
+import restate
+
+from perdure.runs import refuse_inside_run
+from perdure.serdes import serde_for
+
+T = TypeVar("T")
+
+WorkflowContexts = restate.WorkflowContext | restate.WorkflowSharedContext
+
+
+class ExternalSignal(Generic[T]):
+    """An awakeable: give its id to the outside world, then wait for the result.
+
+    Args:
+        id_: The awakeable's id.
+        future: The SDK's future, for `restate.select`.
+    """
+
+    def __init__(self, id_: str, future: restate.RestateDurableFuture[T]) -> None:
+        self.id = id_
+        self.future = future
+
+    async def result(self) -> T:
+        """Wait for the answer.
+
+        Raises:
+            TerminalError: The signal was rejected, or this invocation was cancelled.
+        """
+        return await self.future
+
+
+class InternalSignal(Generic[T]):
+    """A durable promise of a workflow: every handler of the same workflow key can wait for it or complete it.
+
+    Args:
+        promise: The SDK's promise.
+    """
+
+    def __init__(self, promise: restate.DurablePromise[T]) -> None:
+        self._promise = promise
+
+    @property
+    def future(self) -> restate.RestateDurableFuture[T]:
+        """The SDK's future of the value, for `restate.select`."""
+        return self._promise.value()
+
+    async def result(self) -> T:
+        """Wait for the value.
+
+        Raises:
+            TerminalError: The promise was rejected, or this invocation was cancelled.
+        """
+        return await self._promise.value()
+
+    async def peek(self) -> T | None:
+        """Return the value if it is there, else None, without waiting."""
+        return await self._promise.peek()
+
+    async def resolve(self, value: T) -> None:
+        """Complete the promise; it can be completed once."""
+        await self._promise.resolve(value)
+
+    async def reject(self, reason: str, code: int = 500) -> None:
+        """Fail the promise: those who wait get a terminal error with this reason and HTTP status."""
+        await self._promise.reject(reason, code)
+
+
+def wait_for_external_signal(ctx: restate.Context, type_: type[T]) -> ExternalSignal[T]:
+    """Make a signal that the outside world answers.
+
+    Args:
+        ctx: The handler's context.
+        type_: The answer's type.
+
+    Returns:
+        The signal; pass its ``id`` on, then await ``result()``.
+    """
+    refuse_inside_run("wait_for_external_signal")
+    id_, future = ctx.awakeable(serde=serde_for(type_))
+    return ExternalSignal(id_, future)
+
+
+def resolve_external_signal(ctx: restate.Context, id_: str, value: T, type_: type[T] | None = None) -> None:
+    """Answer a signal of another invocation.
+
+    Args:
+        ctx: The handler's context.
+        id_: The signal's id.
+        value: The answer.
+        type_: The answer's type; the value's own class by default.
+    """
+    refuse_inside_run("resolve_external_signal")
+    ctx.resolve_awakeable(id_, value, serde=serde_for(type_ or type(value)))
+
+
+def reject_external_signal(ctx: restate.Context, id_: str, reason: str, code: int = 500) -> None:
+    """Fail a signal of another invocation: who waits gets a terminal error.
+
+    Args:
+        ctx: The handler's context.
+        id_: The signal's id.
+        reason: The error's message.
+        code: Its HTTP status.
+    """
+    refuse_inside_run("reject_external_signal")
+    ctx.reject_awakeable(id_, reason, code)
+
+
+def get_internal_signal(ctx: WorkflowContexts, name: str, type_: type[T]) -> InternalSignal[T]:
+    """Return a signal inside one workflow, by name.
+
+    Args:
+        ctx: A workflow's context, main or shared.
+        name: The signal's name.
+        type_: The value's type.
+    """
+    refuse_inside_run("get_internal_signal")
+    return InternalSignal(cast("restate.WorkflowContext", ctx).promise(name, serde=serde_for(type_)))
