@@ -1,0 +1,221 @@
+"""The control plane: orchestrations that decide what happens, keep state, wait and compensate.
+
+A control-plane service is a Restate workflow: its main handler runs once for each key, and the key is the saga's id.
+Its compensations are registered with the definition, so that any process of the service can run them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import restate
+
+from perdure.binding import Definition, HandlerSignature, bind, read_signature
+from perdure.errors import ConfigurationError, InvalidInput, TerminalError, is_terminal
+from perdure.planes.orchestration import Orchestration
+from perdure.planes.progress import read_status
+from perdure.saga.compensations import CompensationFunction, Compensations
+from perdure.saga.plan import SagaConfig
+from perdure.targets import Target, check_service_name, register_target
+from perdure.workflow.status import StatusData
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+C = TypeVar("C", bound=CompensationFunction)
+
+MAX_KEY_LENGTH = 128
+
+
+class ControlPlaneService:
+    """A service of the control plane.
+
+    Args:
+        name: The service's name.
+        idempotency_prefix: What every key begins with that `Orchestration` generates; the name in lower case by
+            default.
+        saga: How failed orchestrations are rolled back.
+        saga_prefix: Put before the workflow's key to make the saga's id; ``"{name}:"`` by default, so that sagas of two
+            services with equal keys stay apart.
+        key_name: What the key is called in errors.
+        public: Whether the main handler and the status can be called over the ingress.
+        options: Passed to the SDK's workflow: retention, retry policy, timeouts.
+
+    Raises:
+        ConfigurationError: A name that Restate would refuse.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        idempotency_prefix: str | None = None,
+        saga: SagaConfig | None = None,
+        saga_prefix: str | None = None,
+        key_name: str = "key",
+        public: bool = True,
+        **options: Any,
+    ) -> None:
+        self.name = check_service_name(name)
+        self._prefix = name.lower() if idempotency_prefix is None else idempotency_prefix
+        self._saga_config = saga or SagaConfig()
+        self._saga_prefix = f"{name}:" if saga_prefix is None else saga_prefix
+        self._key_name = key_name
+        self._public = public
+        self._expected_steps: int | None = None
+        self._main: Target[Any, Any] | None = None
+        self._compensations = Compensations(name)
+        self._definition = restate.Workflow(name, **options)
+        self._add_status()
+
+    def compensation(self, name: str | None = None) -> Callable[[C], C]:
+        """Decorate what undoes a step, ``async def name(ctx: Context, payload: Model) -> None``.
+
+        It may be called without or before its action, and more than once; it must leave the right state every time.
+
+        Args:
+            name: Its name; the function's by default.
+
+        Raises:
+            ConfigurationError: The name is taken, or the function's signature can't be a handler's.
+        """
+
+        def decorate(function: C) -> C:
+            self._compensations.register(name or function.__name__, function)
+            return function
+
+        return decorate
+
+    def register_compensation(self, name: str, function: CompensationFunction) -> None:
+        """Register a compensation by hand; the same as `compensation`.
+
+        Args:
+            name: Its name, as `Orchestration.add_compensation_step` uses it.
+            function: ``async def undo(ctx: Context, payload: Model) -> None``.
+
+        Raises:
+            ConfigurationError: The name is taken, or the function's signature can't be a handler's.
+        """
+        self._compensations.register(name, function)
+
+    def main(self, *, steps: int | None = None, **options: Any) -> Callable[[F], F]:
+        """Decorate the main handler, ``async def name(cp: Orchestration, request: Model) -> Result``.
+
+        It runs once for each key.
+
+        When it ends with a terminal error, what it did is rolled back before the caller sees the error.
+
+        Args:
+            steps: How many steps it has when all goes well, for the progress in its status.
+            options: Passed to the SDK's decorator.
+
+        Raises:
+            ConfigurationError: There is a main handler already, or the function's signature can't be a handler's.
+        """
+
+        def decorate(function: F) -> F:
+            if self._main is not None:
+                raise ConfigurationError(f"{self.name} has a main handler already: {self._main}")
+            signature: HandlerSignature[Orchestration] = read_signature(function)
+
+            async def invoke(ctx: restate.WorkflowContext, request: Any) -> Any:
+                return await self._orchestrate(ctx, signature, request)
+
+            self._expected_steps = steps
+            self._main = bind(
+                self._definition, "run", signature, invoke, kind="main", ingress_private=not self._public, **options
+            )
+            register_target(function, self._main)
+            return function
+
+        return decorate
+
+    def handler(self, name: str | None = None, *, public: bool = False, **options: Any) -> Callable[[F], F]:
+        """Decorate a handler, ``async def name(ctx: WorkflowSharedContext, request: Model) -> Result``.
+
+        It runs beside the main handler; it can read state and complete promises, but not write state.
+
+        Args:
+            name: The handler's name; the function's by default.
+            public: Whether it can be called over the ingress.
+            options: Passed to the SDK's decorator.
+
+        Raises:
+            ConfigurationError: The function's signature or name can't be a handler's.
+        """
+
+        def decorate(function: F) -> F:
+            signature: HandlerSignature[restate.WorkflowSharedContext] = read_signature(function)
+            target = bind(
+                self._definition,
+                name or function.__name__,
+                signature,
+                signature.invoke,
+                kind="shared",
+                ingress_private=not public,
+                **options,
+            )
+            register_target(function, target)
+            return function
+
+        return decorate
+
+    def definitions(self) -> list[Definition]:
+        """Return what to serve: the workflow, and the generated service of its compensations.
+
+        Raises:
+            ConfigurationError: There is no main handler.
+        """
+        if self._main is None:
+            raise ConfigurationError(f"{self.name} has no main handler: decorate one with @service.main()")
+        return [self._definition, *self._compensations.definitions()]
+
+    async def _orchestrate(
+        self, ctx: restate.WorkflowContext, signature: HandlerSignature[Orchestration], request: Any
+    ) -> Any:
+        self._check_key(ctx.key())
+        cp = Orchestration(
+            ctx,
+            service=self.name,
+            saga_id=self._saga_prefix + ctx.key(),
+            compensations=self._compensations,
+            config=self._saga_config,
+            idempotency_prefix=self._prefix,
+        )
+        try:
+            result = await signature.invoke(cp, request)
+        except Exception as error:
+            terminal = _terminal_cause(error)
+            if terminal is None:  # transient, or the SDK's own: the engine tries again, and nothing may be undone
+                raise
+            raise await cp.fail(terminal) from error
+        await cp.close()
+        return result
+
+    def _add_status(self) -> None:
+        async def status(ctx: restate.WorkflowSharedContext) -> StatusData:
+            """Show how far the orchestration is."""
+            self._check_key(ctx.key())
+            return await read_status(ctx, self._saga_prefix + ctx.key(), self._expected_steps)
+
+        signature: HandlerSignature[restate.WorkflowSharedContext] = read_signature(status)
+        bind(self._definition, "status", signature, signature.invoke, kind="shared", ingress_private=not self._public)
+
+    def _check_key(self, key: str) -> None:
+        if len(key) > MAX_KEY_LENGTH or not key.isprintable():
+            raise InvalidInput(
+                f"invalid input: {self._key_name}: at most {MAX_KEY_LENGTH} printable characters; got {len(key)}, "
+                f"beginning with {key[:20]!r}",
+                metadata={"field": self._key_name},
+            )
+
+
+def _terminal_cause(error: BaseException) -> TerminalError | None:
+    """Return the terminal error in an error's chain of causes: the SDK ends the invocation with that one, too."""
+    if not is_terminal(error):
+        return None
+    cause: BaseException | None = error
+    while not isinstance(cause, TerminalError):
+        if cause is None:
+            return None
+        cause = cause.__cause__
+    return cause

@@ -1,0 +1,126 @@
+"""How far an orchestration is, read from what it records anyway, so that its status costs the happy path nothing."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, cast
+
+import restate
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from perdure.clients import ObjectClient
+from perdure.errors import NotFound, TerminalError
+from perdure.saga.messages import RollbackStatus, rollback_status
+from perdure.saga.plan import Outcome, StepRecord
+from perdure.state import ReadOnlyState
+from perdure.workflow.status import StatusData
+
+CLOSED_KEY = "saga/closed"
+FAILED_KEY = "saga/failed"
+_STEP_PREFIX = "saga/0"
+
+
+class Phase(StrEnum):
+    """Where an orchestration stands."""
+
+    NOT_STARTED = "not_started"
+    RUNNING = "running"
+    COMPENSATING = "compensating"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    ROLLED_BACK = "rolled_back"
+    NEEDS_ATTENTION = "needs_attention"
+
+
+class Closed(BaseModel):
+    """What an orchestration leaves behind when it ends.
+
+    Args:
+        phase: How it ended.
+        error: Why it failed.
+        rolls_back: Whether there was something to undo, so that there is a rollback to look at.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    phase: Phase
+    error: str | None = None
+    rolls_back: bool = False
+
+
+async def read_status(ctx: restate.WorkflowSharedContext, saga_id: str, expected_steps: int | None) -> StatusData:
+    """Return an orchestration's status.
+
+    Args:
+        ctx: A shared handler's context.
+        saga_id: The orchestration's saga.
+        expected_steps: How many steps the orchestration has when all goes well; without it, progress is 0 or 1.
+    """
+    names = sorted(name for name in await ctx.state_keys() if name.startswith(_STEP_PREFIX))
+    records = [await _read(ctx, name, StepRecord) for name in names]
+    steps = [record.step for record in records if record is not None]
+    closed = await _read(ctx, CLOSED_KEY, Closed)
+    failed = await _read(ctx, FAILED_KEY, str)
+    status = describe(steps, closed, failed, expected_steps)
+    rolls_back = failed is not None if closed is None else closed.rolls_back
+    return describe_rollback(status, await _rollback(ctx, saga_id)) if rolls_back else status
+
+
+async def _rollback(ctx: restate.WorkflowSharedContext, saga_id: str) -> RollbackStatus | None:
+    try:
+        return await ObjectClient(cast("restate.Context", ctx), rollback_status, saga_id).call()
+    except TerminalError as error:
+        if error.status_code == NotFound.default_status:  # it is on its way
+            return None
+        raise
+
+
+def describe_rollback(status: StatusData, rollback: RollbackStatus | None) -> StatusData:
+    """Add to an orchestration's status how its rollback stands, which goes on after the orchestration has ended.
+
+    Args:
+        status: What the orchestration itself recorded.
+        rollback: Its rollback; None when that has not begun yet.
+    """
+    facts: dict[str, JsonValue] = {"rollback": "pending" if rollback is None else rollback.status.value}
+    if rollback is not None:
+        facts["steps"] = {step.step: step.state.value for step in rollback.steps}
+    phase = status.phase
+    if phase == Phase.NEEDS_ATTENTION and rollback is not None and rollback.status is Outcome.ROLLED_BACK:
+        phase = Phase.ROLLED_BACK  # an operator has dealt with the dead letters since
+    return status.model_copy(update={"phase": str(phase), "metadata": {**status.metadata, **facts}})
+
+
+def describe(steps: list[str], closed: Closed | None, failed: str | None, expected_steps: int | None) -> StatusData:
+    """Return the status that the recorded facts add up to.
+
+    A step is recorded before its action starts, so the last one is current and those before it are completed.
+
+    Args:
+        steps: The names of the recorded steps, in order.
+        closed: How the orchestration ended; None while it runs.
+        failed: The error that is being rolled back.
+        expected_steps: How many steps there are when all goes well.
+    """
+    done = closed is not None and closed.phase is Phase.COMPLETED
+    completed = steps if done else steps[:-1]
+    share = min(1.0, len(completed) / expected_steps) if expected_steps else 0.0
+    if closed is not None:
+        phase = closed.phase
+    elif failed is not None:
+        phase = Phase.COMPENSATING
+    else:
+        phase = Phase.RUNNING if steps else Phase.NOT_STARTED
+    return StatusData(
+        phase=phase.value,
+        progress=1.0 if done else share,
+        current_step=None if done or not steps else steps[-1],
+        completed_steps=completed,
+        is_complete=closed is not None,
+        error=failed if closed is None else closed.error,
+    )
+
+
+async def _read(ctx: restate.WorkflowSharedContext, key: str, type_: type[Any]) -> Any:
+    return await ReadOnlyState(ctx, key, type_).get()

@@ -1,0 +1,310 @@
+"""What goes to and from rollbacks and dead letters, and the targets that take it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+from perdure.saga.acts import Act
+from perdure.saga.plan import Outcome, SagaConfig, StepRecord, StepState
+from perdure.targets import Target
+
+
+class RollbackRequest(BaseModel):
+    """A saga to roll back, as its orchestrator knows it.
+
+    Args:
+        saga_id: The saga; the object's key.
+        service: The orchestrator's service.
+        config: How to roll back.
+        steps: All recorded steps.
+        completed: Positions of the steps whose action completed; None when that is not known.
+        running: Invocations of actions that were still running, by position; their end is awaited first.
+        reason: Why; the original error.
+        awakeable: Who waits for the outcome.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    saga_id: str
+    service: str
+    config: SagaConfig = SagaConfig()
+    steps: list[StepRecord]
+    completed: list[int] | None = None
+    running: dict[int, str] = {}
+    reason: str
+    awakeable: str | None = None
+
+
+class RollbackReport(BaseModel):
+    """How a rollback ended.
+
+    Args:
+        outcome: Rolled back, or in need of attention.
+        undone: Names of the steps that were undone, in the order of undoing.
+        dead_letters: Names of the steps that could not be undone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    outcome: Outcome
+    undone: list[str] = []
+    dead_letters: list[str] = []
+
+
+class Pass(BaseModel):
+    """One pass over a rollback.
+
+    Args:
+        generation: Which one; another than the current does nothing.
+        request: The saga, with the first pass.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    generation: int = 0
+    request: RollbackRequest | None = None
+
+
+class TrailEntry(BaseModel):
+    """One operator's act on a rollback. Entries are only ever added.
+
+    Args:
+        number: 1 for the first.
+        at: When.
+        actor: Who.
+        act: What.
+        step: On which step.
+        reason: Why.
+        before: The step's state before.
+        after: The step's state after.
+        payload: The new payload, when the act replaced it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    number: int
+    at: datetime
+    actor: str
+    act: Act
+    step: str
+    reason: str = ""
+    before: StepState
+    after: StepState
+    payload: JsonValue = None
+
+
+class StepStatus(BaseModel):
+    """One step of a rollback, as it is shown."""
+
+    position: int
+    step: str
+    compensation: str | None
+    payload: Any
+    state: StepState
+    completed: bool | None
+    attempts: int
+    redriven: int
+    error: str | None
+    invocation_id: str | None
+
+
+class RollbackStatus(BaseModel):
+    """A rollback, as it is shown."""
+
+    saga_id: str
+    service: str
+    status: Outcome
+    strategy: str
+    reason: str
+    started_at: datetime
+    updated_at: datetime
+    steps: list[StepStatus]
+    trail: list[TrailEntry] = []
+
+
+Person = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
+Reason = Annotated[str, StringConstraints(max_length=2000)]
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StepAct(_Input):
+    """An operator's act on a step, as `Rollbacks` takes it.
+
+    Args:
+        position: The step.
+        act: What to do.
+        actor: Who does it.
+        reason: Why.
+        payload: The new payload, with a redrive; None keeps the one there is.
+    """
+
+    position: int
+    act: Act
+    actor: Person
+    reason: Reason = ""
+    payload: JsonValue = None
+
+
+class ActReceipt(BaseModel):
+    """What an act led to.
+
+    Args:
+        id: The dead letter.
+        act: What was done.
+        state: The step's state now.
+        number: The number of the act in the trail.
+    """
+
+    id: str
+    act: Act
+    state: StepState
+    number: int
+
+
+class DeadLetter(BaseModel):
+    """A step that could not be undone, and waits for an operator.
+
+    Args:
+        id: ``{saga}/{position}``.
+        saga_id: The saga.
+        service: The saga's service.
+        step: The step's name.
+        position: The step's position.
+        compensation: The handler that failed.
+        payload: What it was given.
+        error: What it said last.
+        signature: What equal failures have in common; the key of a group.
+        reason: Why the saga is rolled back.
+        attempts: Attempts since the last redrive.
+        redriven: How often it was redriven before.
+        since: When it became a dead letter.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    saga_id: str
+    service: str
+    step: str
+    position: int
+    compensation: str
+    payload: JsonValue = None
+    error: str
+    signature: str
+    reason: str
+    attempts: int
+    redriven: int = 0
+    since: datetime
+
+
+class DeadLetterFilter(_Input):
+    """Which dead letters; each field that is given must fit.
+
+    Args:
+        saga_id: Of this saga.
+        service: Of this service's sagas.
+        step: With this step's name.
+        signature: With this signature.
+    """
+
+    saga_id: str | None = None
+    service: str | None = None
+    step: str | None = None
+    signature: str | None = None
+
+    def matches(self, letter: DeadLetter) -> bool:
+        """Tell if a dead letter fits."""
+        wanted = self.model_dump(include={"saga_id", "service", "step", "signature"}, exclude_none=True)
+        return all(getattr(letter, field) == value for field, value in wanted.items())
+
+
+class ListRequest(DeadLetterFilter):
+    """Which dead letters to list.
+
+    Args:
+        page: 1 for the first page.
+        page_size: How many a page.
+    """
+
+    page: int = Field(default=1, ge=1)
+    page_size: int = Field(default=50, ge=1, le=500)
+
+
+class DeadLetterGroup(BaseModel):
+    """Dead letters that failed alike."""
+
+    signature: str
+    count: int
+
+
+class DeadLetterPage(BaseModel):
+    """Dead letters, oldest first.
+
+    Args:
+        items: Those of this page.
+        total: How many fit.
+        page: Which page this is.
+        pages: How many there are.
+        groups: All that fit, counted by signature, largest first.
+    """
+
+    items: list[DeadLetter]
+    total: int
+    page: int
+    pages: int
+    groups: list[DeadLetterGroup]
+
+
+class ActRequest(_Input):
+    """An operator's act on one dead letter.
+
+    Args:
+        id: The dead letter.
+        actor: Who acts.
+        reason: Why.
+        payload: The new payload, with a redrive; None keeps the one there is.
+    """
+
+    id: str
+    actor: Person
+    reason: Reason = ""
+    payload: JsonValue = None
+
+
+class ManyActRequest(_Input):
+    """An operator's act on all dead letters that fit a filter.
+
+    Args:
+        act: What to do.
+        actor: Who acts.
+        reason: Why.
+        filter: Which ones; at least one field, so that nobody acts on all by accident.
+    """
+
+    act: Act
+    actor: Person
+    reason: Reason = ""
+    filter: DeadLetterFilter
+
+
+class ManyActReceipt(BaseModel):
+    """What an act on many led to.
+
+    Args:
+        done: The dead letters that it was done to.
+        refused: Those it could not be done to, each with why.
+    """
+
+    done: list[str]
+    refused: dict[str, str]
+
+
+begin_target: Target[RollbackRequest, None] = Target("Rollbacks", "begin", RollbackRequest, type(None))
+rollback_status: Target[None, RollbackStatus] = Target("Rollbacks", "status", type(None), RollbackStatus)
+act_on_step: Target[StepAct, ActReceipt] = Target("Rollbacks", "act", StepAct, ActReceipt)

@@ -1,0 +1,240 @@
+"""What a rollback does next: pure data and pure functions, no engine.
+
+A saga is a list of steps in the order in which they were recorded. Its rollback walks them backwards. Everything that
+decides (which step, whether to try again, when to give up, how it ends) is here, so that every prefix of steps, every
+failure and every strategy can be tested without a server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+
+class CompensationStrategy(StrEnum):
+    """What a rollback does with the steps, and with one that can't be undone.
+
+    ``ALL`` goes on with the other steps after a dead letter; ``STOP`` halts there; ``COMPLETED`` skips steps whose
+    action never completed; ``BEST_EFFORT`` tries each step and never dead-letters; ``UNTIL_SUCCESS`` ends at the first
+    step undone; ``FOREVER`` never gives up.
+    """
+
+    ALL = "compensate-all"
+    STOP = "compensate-stop"
+    COMPLETED = "compensate-completed"
+    BEST_EFFORT = "compensate-best-effort"
+    UNTIL_SUCCESS = "compensate-until-success"
+    FOREVER = "compensate-forever"
+
+
+class SagaConfig(BaseModel):
+    """How a saga is rolled back.
+
+    Args:
+        strategy: See `CompensationStrategy`.
+        max_attempts: Attempts of one compensation that ended with a terminal error, before the step becomes a dead
+            letter.
+        initial_delay: Wait before the second attempt.
+        max_delay: Longest wait between two attempts; each is twice the one before.
+        settle_timeout: How long a step that was running when the saga was cancelled may take to end before it is
+            undone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: CompensationStrategy = CompensationStrategy.ALL
+    max_attempts: int = Field(default=5, ge=1)
+    initial_delay: timedelta = timedelta(seconds=1)
+    max_delay: timedelta = timedelta(minutes=5)
+    settle_timeout: timedelta = timedelta(minutes=1)
+
+    def delay_after(self, attempts: int) -> timedelta:
+        """Return the wait after this many failed attempts (1 or more)."""
+        doublings = min(attempts - 1, 30)
+        return min(self.max_delay, self.initial_delay * float(2**doublings))
+
+
+class CompensationHandler(BaseModel):
+    """Which handler undoes a step.
+
+    Args:
+        service: The generated service that holds it.
+        handler: Its name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    service: str
+    handler: str
+
+    def __str__(self) -> str:
+        return f"{self.service}/{self.handler}"
+
+
+class StepRecord(BaseModel):
+    """A step as it was recorded before its action started.
+
+    Args:
+        position: 1 for the first step.
+        step: The step's name.
+        step_id: Equal for equal compensations with equal payloads.
+        compensation: The handler that undoes it; None when the step needs none.
+        payload: What the compensation is given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a record of a later version still rolls back
+
+    position: int
+    step: str
+    step_id: str
+    compensation: CompensationHandler | None = None
+    payload: JsonValue = None
+
+
+class StepState(StrEnum):
+    """How far the rollback of one step is."""
+
+    PENDING = "pending"
+    UNDONE = "undone"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    DEAD_LETTER = "dead_letter"
+    RESOLVED = "resolved"
+    DISCARDED = "discarded"
+
+
+class StepProgress(BaseModel):
+    """The rollback of one step.
+
+    Args:
+        state: How far it is.
+        completed: Whether the action completed; None when that is not known, as after a kill.
+        invocation_id: The action's invocation, when it was still running; its end is awaited first.
+        attempts: Attempts that failed, since the last redrive.
+        drive: How often an operator started the step's rollback anew.
+        error: The last failure.
+        payload: What the compensation is given instead of what was recorded, when an operator edited it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    state: StepState = StepState.PENDING
+    completed: bool | None = None
+    invocation_id: str | None = None
+    attempts: int = 0
+    drive: int = 0
+    error: str | None = None
+    payload: JsonValue = None
+
+    def payload_for(self, step: StepRecord) -> JsonValue:
+        """Return what the step's compensation is given: what an operator edited, or what was recorded."""
+        return step.payload if self.payload is None else self.payload
+
+    def with_(self, **changes: Any) -> StepProgress:
+        """Return a copy with some facts changed."""
+        return self.model_copy(update=changes)
+
+
+class Outcome(StrEnum):
+    """How a rollback stands."""
+
+    RUNNING = "running"
+    ROLLED_BACK = "rolled_back"
+    NEEDS_ATTENTION = "needs_attention"
+
+
+def step_id(name: str, payload: bytes) -> str:
+    """Return the id of a step: equal for the same name and the same payload.
+
+    Args:
+        name: The compensation's name.
+        payload: The payload as JSON; the order of its keys does not matter.
+    """
+    return hashlib.sha256(f"{name}:{canonical(payload)}".encode()).digest()[:16].hex()
+
+
+def canonical(payload: bytes) -> str:
+    """Return JSON with sorted keys and no white space; the empty payload is ``null``."""
+    return json.dumps(json.loads(payload or b"null"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def state_key(position: int) -> str:
+    """Return the name of the state entry that holds a step, so that names sort in the order of the steps."""
+    return f"saga/{position:06d}"
+
+
+def compensation_service(service: str) -> str:
+    """Return the name of the generated service that holds a service's compensations."""
+    return f"{service}Compensations"
+
+
+def compensation_handler(name: str) -> str:
+    """Return the handler's name of a compensation: a name as the seed has them (``book-flight``) gets underscores."""
+    return name.replace("-", "_").replace(".", "_")
+
+
+def initial_progress(
+    step: StepRecord, config: SagaConfig, *, completed: bool | None, invocation_id: str | None
+) -> StepProgress:
+    """Return where the rollback of a step begins: at work, or already skipped."""
+    skip = step.compensation is None or (config.strategy is CompensationStrategy.COMPLETED and completed is False)
+    return StepProgress(
+        state=StepState.SKIPPED if skip else StepState.PENDING, completed=completed, invocation_id=invocation_id
+    )
+
+
+def next_step(progress: dict[int, StepProgress], config: SagaConfig) -> int | None:
+    """Return the position of the step to undo now, or None when there is nothing left to try.
+
+    Args:
+        progress: The rollback of each step, by position.
+        config: The saga's settings.
+    """
+    states = {item.state for item in progress.values()}
+    if config.strategy is CompensationStrategy.STOP and StepState.DEAD_LETTER in states:
+        return None
+    if config.strategy is CompensationStrategy.UNTIL_SUCCESS and StepState.UNDONE in states:
+        return None
+    pending = [position for position, item in progress.items() if item.state is StepState.PENDING]
+    return max(pending, default=None)
+
+
+def after_success(progress: StepProgress) -> StepProgress:
+    """Return a step's progress after its compensation succeeded."""
+    return progress.with_(state=StepState.UNDONE, error=None)
+
+
+def after_failure(progress: StepProgress, error: str, config: SagaConfig) -> StepProgress:
+    """Return a step's progress after its compensation ended with a terminal error.
+
+    Args:
+        progress: The step's progress before.
+        error: What the compensation said.
+        config: The saga's settings.
+    """
+    attempts = progress.attempts + 1
+    failed = progress.with_(attempts=attempts, error=error)
+    if config.strategy is CompensationStrategy.FOREVER or attempts < config.max_attempts:
+        return failed
+    if config.strategy is CompensationStrategy.BEST_EFFORT:
+        return failed.with_(state=StepState.FAILED)
+    return failed.with_(state=StepState.DEAD_LETTER)
+
+
+def outcome(progress: dict[int, StepProgress], config: SagaConfig) -> Outcome:
+    """Return how a rollback stands.
+
+    Args:
+        progress: The rollback of each step, by position.
+        config: The saga's settings.
+    """
+    if next_step(progress, config) is not None:
+        return Outcome.RUNNING
+    if any(item.state is StepState.DEAD_LETTER for item in progress.values()):
+        return Outcome.NEEDS_ATTENTION
+    return Outcome.ROLLED_BACK

@@ -1,0 +1,85 @@
+"""Recording steps: one state entry per step, written before the step's action starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import restate
+from pydantic import JsonValue, TypeAdapter
+
+from perdure.errors import SagaError
+from perdure.saga.compensations import CompensationFunction, Compensations
+from perdure.saga.plan import StepRecord, canonical, state_key, step_id
+from perdure.serdes import serde_for
+
+_json: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+_record_serde = serde_for(StepRecord)
+
+
+class Saga:
+    """The steps of one running saga.
+
+    Args:
+        ctx: The workflow's (or exclusive object handler's) context, whose state holds the record.
+        compensations: What can undo the steps.
+    """
+
+    def __init__(self, ctx: restate.ObjectContext, compensations: Compensations) -> None:
+        self._ctx = ctx
+        self._compensations = compensations
+        self._by_id: dict[str, StepRecord] = {}
+        self.steps: list[StepRecord] = []
+        self.completed: set[int] = set()
+
+    def add(
+        self,
+        step: str,
+        compensation: str | CompensationFunction | None = None,
+        payload: Any = None,
+        *,
+        dedupe: bool = False,
+    ) -> StepRecord:
+        """Record a step, before its action.
+
+        Args:
+            step: The step's name.
+            compensation: What undoes it; None for a step that needs nothing.
+            payload: What the compensation is given.
+            dedupe: An equal step with an equal payload is recorded once.
+
+        Returns:
+            The record, new or the equal one that is there already.
+
+        Raises:
+            SagaError: The compensation is not registered, or the payload does not fit it; terminal, nothing was done.
+        """
+        handler, content = None, b"null"
+        if compensation is not None:
+            found = self._compensations.find(compensation)
+            handler = found.handler
+            try:
+                content = found.serde.serialize(payload) or b"null"
+                found.serde.deserialize(content)
+            except ValueError as error:  # pydantic's errors are ValueErrors
+                raise SagaError(
+                    f"step '{step}': the payload does not fit the compensation '{found.name}': {error}",
+                    metadata={"step": step},
+                ) from error
+        identity = step_id(step, content)
+        if dedupe and identity in self._by_id:
+            return self._by_id[identity]
+        record = StepRecord(
+            position=len(self.steps) + 1,
+            step=step,
+            step_id=identity,
+            compensation=handler,
+            payload=_json.validate_json(canonical(content)),
+        )
+        self._by_id[identity] = record
+        self.steps.append(record)
+        self._ctx.set(state_key(record.position), record, serde=_record_serde)
+        return record
+
+    def complete(self, record: StepRecord) -> None:
+        """Remember that a step's action completed; costs no journal entry, since a replay comes to the same point."""
+        self.completed.add(record.position)

@@ -1,0 +1,350 @@
+"""`Rollbacks`: a saga's rollback as an invocation of its own, keyed by the saga's id.
+
+It works in passes. A pass undoes what it can; when it has to wait (a compensation failed and is to be tried again
+later, or takes long) it ends and sends itself the next pass with a delay. Between passes the object is free, so status
+and an operator's act get through at once; each pass carries a generation, so a stale one does nothing.
+
+Orchestrators reach it through `begin`, a relay: a kill follows calls and sends down the tree, and the tree of the relay
+ends with the relay. Compensations go out as one-way sends with an idempotency key for each attempt, and are then
+attached to, so that a cancel of this object never cancels a compensation, and running a pass again runs no compensation
+again.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import restate
+from pydantic import BaseModel, JsonValue
+from restate.serde import BytesSerde
+
+from perdure.binding import handler
+from perdure.clients import ObjectClient
+from perdure.determinism import Time
+from perdure.errors import Cancelled, Conflict, NotFound, TerminalError
+from perdure.observability.logging import get_logger
+from perdure.saga.acts import apply_act, error_signature
+from perdure.saga.dead_letters import forget, remember
+from perdure.saga.messages import (
+    ActReceipt,
+    DeadLetter,
+    Pass,
+    RollbackReport,
+    RollbackRequest,
+    RollbackStatus,
+    StepAct,
+    StepStatus,
+    TrailEntry,
+)
+from perdure.saga.plan import (
+    Outcome,
+    StepProgress,
+    StepRecord,
+    StepState,
+    after_failure,
+    after_success,
+    initial_progress,
+    next_step,
+    outcome,
+)
+from perdure.serdes import TypedSerde, serde_for
+from perdure.state import State
+from perdure.waiting import is_own_cancel
+
+LOOK_AGAIN = timedelta(seconds=30)
+"""How long a pass waits for a compensation before it ends and comes back, so that the object is never busy long."""
+
+log = get_logger("perdure.saga")
+_json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
+
+rollbacks = restate.VirtualObject(
+    "Rollbacks", description="Undoes sagas, step by step, whatever happens to their orchestrators."
+)
+
+
+class _Head(BaseModel):
+    generation: int = 0
+    started_at: datetime
+    updated_at: datetime
+    waiters: list[str] = []
+    acts: int = 0
+
+
+def _request_state(ctx: Any) -> State[RollbackRequest]:
+    return State(ctx, "request", RollbackRequest)
+
+
+def _head_state(ctx: Any) -> State[_Head]:
+    return State(ctx, "head", _Head)
+
+
+def _progress_state(ctx: Any, position: int) -> State[StepProgress]:
+    return State(ctx, f"step/{position:06d}", StepProgress)
+
+
+def _trail_state(ctx: Any, number: int) -> State[TrailEntry]:
+    return State(ctx, f"trail/{number:06d}", TrailEntry)
+
+
+@handler(rollbacks, "shared", ingress_private=True)
+async def begin(ctx: restate.ObjectSharedContext, request: RollbackRequest) -> None:
+    """Start a saga's rollback, out of reach of whatever happens to the caller."""
+    if request.saga_id != ctx.key():
+        raise Conflict(f"the saga '{request.saga_id}' was sent to the rollback of '{ctx.key()}'")
+    await ObjectClient(ctx, run, ctx.key()).send(Pass(request=request))
+
+
+@handler(rollbacks, "exclusive", ingress_private=True)
+async def run(ctx: restate.ObjectContext, this: Pass) -> None:
+    """Do one pass."""
+    try:
+        await _run_pass(ctx, this)
+    except TerminalError as error:
+        if not is_own_cancel(error):
+            raise
+        # A rollback is not to be lost by a cancel: an operator who wants a step left alone says so for that step.
+        head = await _head_state(ctx).get()
+        generation = this.generation if head is None else head.generation
+        request = this.request if head is None else None
+        await _send_pass(ctx, Pass(generation=generation, request=request), None)
+
+
+async def _run_pass(ctx: restate.ObjectContext, this: Pass) -> None:
+    now = await _now(ctx)
+    known = await _request_state(ctx).get()
+    head = await _head_state(ctx).get()
+    if known is None or head is None:
+        if this.request is None:
+            return
+        known = this.request
+        head = await _open(ctx, known, now)
+    elif this.request is not None:
+        await _join(ctx, known, head, this.request)
+        return
+    elif this.generation != head.generation:
+        return
+
+    by_position = {step.position: step for step in known.steps}
+    progress = {position: await _progress(ctx, position) for position in by_position}
+    while (position := next_step(progress, known.config)) is not None:
+        step, before = by_position[position], progress[position]
+        result = await _undo(ctx, known, step, before)
+        if result is None:
+            await _come_back(ctx, head, now, timedelta(0))
+            return
+        after = after_success(before) if result.error is None else after_failure(before, result.error, known.config)
+        progress[position] = after
+        await _progress_state(ctx, position).set(after)
+        facts = {"saga": known.saga_id, "step": step.step, "attempts": after.attempts, "error": after.error}
+        log.info(f"saga.compensation.{'succeeded' if result.error is None else 'failed'}", state=after.state, **facts)
+        if after.state is StepState.DEAD_LETTER:
+            await remember(ctx, _dead_letter(known, step, after, now))
+        if after.state is StepState.PENDING:
+            await _come_back(ctx, head, now, known.config.delay_after(after.attempts))
+            return
+    await _finish(ctx, known, head, progress)
+
+
+class _Undone(BaseModel):
+    error: str | None = None
+
+
+async def _undo(
+    ctx: restate.ObjectContext, saga: RollbackRequest, step: StepRecord, progress: StepProgress
+) -> _Undone | None:
+    """Run one attempt of a step's compensation; None when it takes longer than a pass may last."""
+    if step.compensation is None:
+        return _Undone()
+    if progress.invocation_id is not None:
+        # The step was running when its saga was cancelled. An undo beside a running action could be overtaken by it.
+        action = ctx.attach_invocation(progress.invocation_id, serde=BytesSerde())
+        limit = ctx.sleep(saga.config.settle_timeout, f"settle {step.step}")
+        await _first(action, limit, f"the end of step '{step.step}'")
+    attempt = f"{saga.saga_id}/{step.position}/{progress.drive}.{progress.attempts}"
+    sent = ctx.generic_send(
+        step.compensation.service,
+        step.compensation.handler,
+        _json.serialize(progress.payload_for(step)),
+        idempotency_key=attempt,
+        headers={"x-perdure-saga": saga.saga_id, "x-perdure-step": step.step},
+    )
+    compensation = ctx.attach_invocation(await sent.invocation_id(), serde=BytesSerde())
+    late = ctx.sleep(LOOK_AGAIN, f"look again at {step.step}")
+    if not await _first(compensation, late, f"the compensation of '{step.step}'"):
+        return None
+    try:
+        await compensation
+    except TerminalError as error:
+        return _Undone(error=error.message.partition("\nTraceback")[0])
+    return _Undone()
+
+
+async def _first(
+    wanted: restate.RestateDurableFuture[Any], limit: restate.RestateDurableFuture[Any], what: str
+) -> bool:
+    """Wait for a future, but no longer than another one; tell if the wanted one is done."""
+    try:
+        done, _ = await restate.wait_completed(wanted, limit)
+    except TerminalError as error:
+        raise Cancelled(f"cancelled during {what}") from error
+    return wanted in done
+
+
+async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> _Head:
+    await _request_state(ctx).set(request)
+    head = _Head(started_at=now, updated_at=now, waiters=[request.awakeable] if request.awakeable else [])
+    await _head_state(ctx).set(head)
+    for step in request.steps:
+        completed = None if request.completed is None else step.position in request.completed
+        first = initial_progress(
+            step, request.config, completed=completed, invocation_id=request.running.get(step.position)
+        )
+        await _progress_state(ctx, step.position).set(first)
+    log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
+    return head
+
+
+async def _join(ctx: restate.ObjectContext, known: RollbackRequest, head: _Head, again: RollbackRequest) -> None:
+    """Take a second request for the same saga: it starts nothing anew, but its sender gets the outcome too."""
+    if again.awakeable is None or again.awakeable in head.waiters:
+        return
+    if again.service != known.service:
+        ctx.reject_awakeable(
+            again.awakeable,
+            f"the saga id '{known.saga_id}' belongs to {known.service}; {again.service} needs another saga_prefix",
+            409,
+        )
+        return
+    joined = head.model_copy(update={"waiters": [*head.waiters, again.awakeable]})
+    await _head_state(ctx).set(joined)
+    progress = {step.position: await _progress(ctx, step.position) for step in known.steps}
+    if next_step(progress, known.config) is None:
+        await _finish(ctx, known, joined, progress)
+
+
+async def _come_back(ctx: restate.ObjectContext, head: _Head, now: datetime, delay: timedelta) -> None:
+    later = head.model_copy(update={"generation": head.generation + 1, "updated_at": now})
+    await _head_state(ctx).set(later)
+    await _send_pass(ctx, Pass(generation=later.generation), delay)
+
+
+async def _send_pass(ctx: restate.ObjectContext, later: Pass, delay: timedelta | None) -> None:
+    await ObjectClient(ctx, run, ctx.key()).send(later, delay=delay or None)
+
+
+async def _finish(
+    ctx: restate.ObjectContext, saga: RollbackRequest, head: _Head, progress: dict[int, StepProgress]
+) -> None:
+    names = {step.position: step.step for step in saga.steps}
+    in_order = sorted(progress, reverse=True)
+    report = RollbackReport(
+        outcome=outcome(progress, saga.config),
+        undone=[names[position] for position in in_order if progress[position].state is StepState.UNDONE],
+        dead_letters=[names[position] for position in in_order if progress[position].state is StepState.DEAD_LETTER],
+    )
+    for waiter in head.waiters:
+        ctx.resolve_awakeable(waiter, report, serde=serde_for(RollbackReport))
+    done = head.model_copy(update={"waiters": [], "updated_at": await _now(ctx)})
+    await _head_state(ctx).set(done)
+    event = "saga.compensation.completed" if report.outcome is Outcome.ROLLED_BACK else "saga.needs_attention"
+    log.info(event, saga=saga.saga_id, undone=report.undone, dead_letters=report.dead_letters)
+
+
+async def _progress(ctx: Any, position: int) -> StepProgress:
+    return await _progress_state(ctx, position).get() or StepProgress()
+
+
+async def _now(ctx: restate.ObjectContext) -> datetime:
+    try:
+        return await Time(ctx).now()
+    except TerminalError as error:
+        raise Cancelled("cancelled during a reading of the clock") from error
+
+
+@handler(rollbacks, "exclusive", ingress_private=True)
+async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
+    """Do what an operator decided about a step that could not be undone, and write it into the trail."""
+    now = await _now(ctx)
+    saga, head = await _request_state(ctx).get(), await _head_state(ctx).get()
+    step = next((each for each in saga.steps if each.position == request.position), None) if saga else None
+    if saga is None or head is None or step is None:
+        raise NotFound(f"no dead letter '{ctx.key()}/{request.position}'", metadata={"field": "id"})
+    before = await _progress(ctx, step.position)
+    after = apply_act(before, request.act, step.step, request.payload)
+    later = head.model_copy(update={"acts": head.acts + 1, "updated_at": now})
+    await _trail_state(ctx, later.acts).set(
+        TrailEntry(
+            number=later.acts,
+            at=now,
+            actor=request.actor,
+            act=request.act,
+            step=step.step,
+            reason=request.reason,
+            before=before.state,
+            after=after.state,
+            payload=request.payload,
+        )
+    )
+    log.info("saga.act", saga=saga.saga_id, step=step.step, act=request.act, actor=request.actor, state=after.state)
+    letter_id = f"{saga.saga_id}/{step.position}"
+    if after == before:
+        await _head_state(ctx).set(later)
+    else:
+        await _progress_state(ctx, step.position).set(after)
+        await forget(ctx, letter_id)
+        await _come_back(ctx, later, now, timedelta(0))
+    return ActReceipt(id=letter_id, act=request.act, state=after.state, number=later.acts)
+
+
+def _dead_letter(saga: RollbackRequest, step: StepRecord, progress: StepProgress, now: datetime) -> DeadLetter:
+    error = progress.error or ""
+    return DeadLetter(
+        id=f"{saga.saga_id}/{step.position}",
+        saga_id=saga.saga_id,
+        service=saga.service,
+        step=step.step,
+        position=step.position,
+        compensation=str(step.compensation),
+        payload=progress.payload_for(step),
+        error=error,
+        signature=error_signature(error),
+        reason=saga.reason,
+        attempts=progress.attempts,
+        redriven=progress.drive,
+        since=now,
+    )
+
+
+@handler(rollbacks, "shared")
+async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
+    """Show a saga's rollback, step by step."""
+    request, head = await _request_state(ctx).get(), await _head_state(ctx).get()
+    if request is None or head is None:
+        raise NotFound(f"no rollback of a saga '{ctx.key()[:200]}'", metadata={"saga": ctx.key()[:200]})
+    progress = {step.position: await _progress(ctx, step.position) for step in request.steps}
+    return RollbackStatus(
+        saga_id=request.saga_id,
+        service=request.service,
+        status=outcome(progress, request.config),
+        strategy=request.config.strategy.value,
+        reason=request.reason,
+        started_at=head.started_at,
+        updated_at=head.updated_at,
+        steps=[
+            StepStatus(
+                position=step.position,
+                step=step.step,
+                compensation=None if step.compensation is None else str(step.compensation),
+                payload=progress[step.position].payload_for(step),
+                state=progress[step.position].state,
+                completed=progress[step.position].completed,
+                attempts=progress[step.position].attempts,
+                redriven=progress[step.position].drive,
+                invocation_id=progress[step.position].invocation_id,
+                error=progress[step.position].error,
+            )
+            for step in request.steps
+        ],
+        trail=[entry for number in range(1, head.acts + 1) if (entry := await _trail_state(ctx, number).get())],
+    )

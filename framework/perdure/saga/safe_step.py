@@ -1,0 +1,63 @@
+"""A step by hand, with the order enforced: compensation first, then action, once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from perdure.errors import SagaError
+from perdure.saga.compensations import CompensationFunction
+from perdure.saga.plan import StepRecord
+from perdure.saga.recorder import Saga
+
+T = TypeVar("T")
+
+
+class SafeStep:
+    """Runs an action only after its compensation is recorded.
+
+    `Orchestration.step` does this for you; a safe step is for an action that is neither a call nor a run.
+
+    Args:
+        saga: The saga (``cp.saga``).
+        name: The step's name.
+    """
+
+    def __init__(self, saga: Saga, name: str) -> None:
+        self._saga = saga
+        self._name = name
+        self._record: StepRecord | None = None
+        self._executed = False
+
+    def with_compensation(self, compensation: str | CompensationFunction, payload: Any) -> SafeStep:
+        """Record what undoes the step.
+
+        Args:
+            compensation: A registered compensation.
+            payload: What it is given.
+
+        Raises:
+            SagaError: The action ran already.
+        """
+        if self._executed:
+            raise SagaError(f"saga: cannot register compensation after action execution: {self._name}")
+        self._record = self._saga.add(self._name, compensation, payload, dedupe=True)
+        return self
+
+    async def execute(self, action: Callable[[], Awaitable[T]]) -> T:
+        """Run the action.
+
+        Args:
+            action: Makes what to await: a call or a run of the same context.
+
+        Raises:
+            SagaError: No compensation is recorded, or the action ran already.
+        """
+        if self._record is None:
+            raise SagaError(f"saga: must register compensation before executing action: {self._name}")
+        if self._executed:
+            raise SagaError(f"saga: action already executed: {self._name}")
+        self._executed = True
+        result = await action()
+        self._saga.complete(self._record)
+        return result

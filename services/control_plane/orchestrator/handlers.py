@@ -1,0 +1,89 @@
+"""`Trips`: books a trip, or leaves no trace of it."""
+
+from __future__ import annotations
+
+import restate
+
+from perdure import ControlPlaneService, Orchestration, SagaConfig, ServiceClient
+from perdure.errors import Refused, StepFailed
+from perdure.observability.logging import get_logger
+from services.contracts import flights, hotels, notifications, payments
+from services.contracts.trips import TripConfirmation, TripRequest
+from services.control_plane.orchestrator.model import TripPlan
+from services.control_plane.orchestrator.settings import OrchestratorSettings
+
+log = get_logger(__name__)
+
+
+def trips_service(settings: OrchestratorSettings, saga: SagaConfig | None = None) -> ControlPlaneService:
+    """Return the service that books trips.
+
+    Args:
+        settings: The approval limit, and who approves.
+        saga: How failed trips are rolled back; perdure's defaults when left out.
+    """
+    # The black-box contract: the saga's id is the trip's id, so there is no prefix.
+    trips = ControlPlaneService("Trips", idempotency_prefix="trip", saga_prefix="", key_name="trip_id", saga=saga)
+
+    @trips.compensation()
+    async def cancel_flight(ctx: restate.Context, undo: flights.CancelSeats) -> None:
+        """Give the seats back."""
+        await ServiceClient(ctx, flights.cancel).call(undo)
+
+    @trips.compensation()
+    async def cancel_hotel(ctx: restate.Context, undo: hotels.CancelRoom) -> None:
+        """Give the room back."""
+        await ServiceClient(ctx, hotels.cancel).call(undo)
+
+    @trips.compensation()
+    async def refund_payment(ctx: restate.Context, undo: payments.RefundCharge) -> None:
+        """Give the money back."""
+        await ServiceClient(ctx, payments.refund).call(undo)
+
+    @trips.compensation()
+    async def refuse_order(ctx: restate.Context, refusal: notifications.SendNotification) -> None:
+        """Tell the traveller that nothing is booked. Recorded first, so it is the last thing that a rollback does."""
+        await ServiceClient(ctx, notifications.notify).call(refusal)
+
+    @trips.main(steps=5)
+    async def book(cp: Orchestration, request: TripRequest) -> TripConfirmation:
+        """Book a trip: flight, hotel, approval over the limit, payment, notification."""
+        plan = TripPlan(cp.key, request)
+        await cp.add_compensation_step("refuse_order", plan.tell_refused, step="order")
+        seats = await cp.step(
+            "flight", flights.reserve, plan.reserve_seats, compensate=cancel_flight, payload=plan.cancel_seats
+        )
+        room = await cp.step(
+            "hotel", hotels.reserve, plan.reserve_room, compensate=cancel_hotel, payload=plan.cancel_room
+        )
+        if plan.needs_approval(settings.approval_limit_minor):
+            await _ask(cp, plan, settings)
+        charge = await cp.step(
+            "payment", payments.charge, plan.charge, compensate=refund_payment, payload=plan.refund
+        )
+        try:
+            await cp.step("notification", notifications.notify, plan.tell_confirmed)
+        except StepFailed as error:  # a trip that is booked and paid for is not undone because a mail could not go out
+            log.warning("trip booked, but its traveller could not be told", trip=cp.key, error=error.message)
+        return TripConfirmation(
+            trip_id=cp.key,
+            flight_reservation_id=seats.reservation_id,
+            hotel_reservation_id=room.reservation_id,
+            payment_id=charge.payment_id,
+        )
+
+    return trips
+
+
+async def _ask(cp: Orchestration, plan: TripPlan, settings: OrchestratorSettings) -> None:
+    """Wait until somebody approves the trip; refuse it when they don't."""
+    approved = await cp.await_human_approval(
+        plan.trip_id,
+        settings.approval_timeout,
+        title=plan.approval_title(),
+        requester=plan.request.traveller,
+        approvers=settings.approvers,
+        payload=plan.request.model_dump(mode="json"),
+    )
+    if not approved:
+        raise Refused("step 'approval' failed: the trip was rejected", 403, "approval_rejected", {"step": "approval"})

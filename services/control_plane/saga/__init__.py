@@ -1,0 +1,1 @@
+"""The saga service: rolls back sagas, whatever happened to their orchestrators."""

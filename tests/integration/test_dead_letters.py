@@ -1,0 +1,261 @@
+"""Dead letters: what operators see and do, over the ingress, on a real engine."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import BaseModel
+
+import restate as sdk
+from perdure import (
+    CompensationStrategy,
+    ControlPlaneService,
+    DataPlaneContext,
+    DataPlaneService,
+    IngressClient,
+    Orchestration,
+    SagaConfig,
+    ServiceClient,
+    StatusData,
+    Target,
+)
+from perdure.errors import IngressError, Refused
+from perdure.saga import hosting
+from perdure.saga.acts import Act
+from perdure.saga.messages import (
+    ActReceipt,
+    ActRequest,
+    DeadLetterFilter,
+    DeadLetterPage,
+    ListRequest,
+    ManyActReceipt,
+    ManyActRequest,
+    RollbackStatus,
+    rollback_status,
+)
+from perdure.saga.plan import Outcome
+from tests.support import Recording, eventually
+
+
+class Jammed:
+    """The press that scraps parts; jammed until somebody repairs it."""
+
+    def __init__(self) -> None:
+        self._repaired = threading.Event()
+
+    def repair(self) -> None:
+        self._repaired.set()
+
+    def check(self, size: int) -> None:
+        if size > 10 and not self._repaired.is_set():
+            raise Refused(f"the press takes parts up to size 10, not {size}", 503, "jammed")
+
+
+class Item(BaseModel):
+    key: str
+    name: str
+    size: int = 1
+
+
+class Batch(BaseModel):
+    sizes: dict[str, int]
+    strategy: str = "all"
+
+
+make = Target("Press", "make", Item, type(None))
+scrap = Target("Press", "scrap", Item, type(None))
+letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+many = Target("DeadLetters", "act_on_many", ManyActRequest, ManyActReceipt)
+
+
+def act_target(act: str) -> Target[ActRequest, ActReceipt]:
+    return Target("DeadLetters", act, ActRequest, ActReceipt)
+
+
+def services(did: Recording, press: Jammed, name: str, strategy: CompensationStrategy) -> list[Any]:
+    presses = DataPlaneService("Press")
+
+    @presses.handler("make")
+    async def _make(ctx: DataPlaneContext, item: Item) -> None:
+        await ctx.run("make", did.add, f"make {item.key}/{item.name}")
+
+    @presses.handler("scrap")
+    async def _scrap(ctx: DataPlaneContext, item: Item) -> None:
+        def do() -> None:
+            press.check(item.size)
+            did.add(f"scrap {item.key}/{item.name}")
+
+        await ctx.run("scrap", do)
+
+    batches = ControlPlaneService(name, saga=SagaConfig(max_attempts=1, strategy=strategy))
+
+    @batches.compensation()
+    async def scrap_item(ctx: sdk.Context, item: Item) -> None:
+        await ServiceClient(ctx, scrap).call(item)
+
+    @batches.main()
+    async def run(cp: Orchestration, batch: Batch) -> None:
+        for part, size in batch.sizes.items():
+            item = Item(key=cp.key, name=part, size=size)
+            await cp.step(part, make, item, compensate=scrap_item)
+        raise Refused("the order was withdrawn", 410, "withdrawn")
+
+    return [presses, batches, *hosting.definitions()]
+
+
+class Plant:
+    """One test's services, and what an operator asks of them."""
+
+    def __init__(self, ingress: IngressClient, name: str) -> None:
+        self.ingress = ingress
+        self.name = name
+
+    async def fail(self, **sizes: int) -> tuple[str, IngressError]:
+        key = str(uuid4())
+        run = Target(self.name, "run", Batch, type(None))
+        with pytest.raises(IngressError) as failed:
+            await self.ingress.call(run, Batch(sizes=sizes), key=key)
+        return key, failed.value
+
+    async def list(self, count: int, **wanted: Any) -> DeadLetterPage:
+        async def probe() -> DeadLetterPage | None:
+            page = await self.ingress.call(letters, ListRequest(service=self.name, **wanted))
+            return page if page.total == count else None
+
+        return await eventually(probe, what=f"list of {count} dead letters")
+
+    async def act(self, act: str, letter: str, **more: Any) -> ActReceipt:
+        return await self.ingress.call(
+            act_target(act), ActRequest(id=letter, actor="olga@example.com", reason="repaired", **more)
+        )
+
+    async def rollback(self, key: str, status: Outcome) -> RollbackStatus:
+        async def probe() -> RollbackStatus | None:
+            found = await self.ingress.call(rollback_status, key=f"{self.name}:{key}")
+            return found if found.status == status else None
+
+        return await eventually(probe, what=f"rollback of {key} that is {status}")
+
+
+@pytest.fixture
+async def plant(restate, did, request):
+    """Return a function that starts a plant whose rollbacks follow a strategy."""
+    press = Jammed()
+    clients = []
+
+    async def start(strategy: CompensationStrategy = CompensationStrategy.ALL) -> tuple[Plant, Jammed]:
+        name = f"Batches{uuid4().hex[:8]}"
+        env = await restate.serve(*services(did, press, name, strategy))
+        client = IngressClient(env.ingress)
+        clients.append(client)
+        return Plant(client, name), press
+
+    yield start
+    for client in clients:
+        await client.close()
+
+
+async def test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_trail(plant, did):
+    works, press = await plant()
+    key, error = await works.fail(a=1, big=11, c=1)
+    assert (error.metadata["rollback"], error.metadata["dead_letters"]) == ("needs_attention", "big")
+    assert did.of(key)[3:] == ["scrap c", "scrap a"]
+    [letter] = (await works.list(1)).items
+    assert letter.step == "big"
+    assert letter.error == "the press takes parts up to size 10, not 11"
+    assert letter.reason == "the order was withdrawn"
+    assert letter.payload == {"key": key, "name": "big", "size": 11}
+
+    await works.act("annotate", letter.id)
+    again = await works.act("redrive", letter.id)  # too early: the press is still jammed
+    assert (again.state, again.number) == ("pending", 2)
+    back = (await works.rollback(key, Outcome.NEEDS_ATTENTION)).steps[1]
+    assert (back.state, back.redriven) == ("dead_letter", 1)
+    [letter] = (await works.list(1)).items
+    assert letter.redriven == 1
+
+    press.repair()
+    await works.act("redrive", letter.id)
+    closed = await works.rollback(key, Outcome.ROLLED_BACK)
+    assert did.of(key)[3:] == ["scrap c", "scrap a", "scrap big"]
+    assert [(entry.act, entry.actor, entry.after) for entry in closed.trail] == [
+        ("annotate", "olga@example.com", "dead_letter"),
+        ("redrive", "olga@example.com", "pending"),
+        ("redrive", "olga@example.com", "pending"),
+    ]
+    await works.list(0)
+    status = await works.ingress.call(Target(works.name, "status", type(None), StatusData), key=key)
+    assert status.phase == "rolled_back"
+
+
+async def test_a_redrive_with_an_edited_payload_uses_it(plant, did):
+    works, _ = await plant()
+    key, _ = await works.fail(big=11)
+    [letter] = (await works.list(1)).items
+    await works.act("redrive", letter.id, payload={"key": key, "name": "big-cut-up", "size": 5})
+    closed = await works.rollback(key, Outcome.ROLLED_BACK)
+    assert did.of(key) == ["make big", "scrap big-cut-up"]
+    assert closed.trail[0].payload == {"key": key, "name": "big-cut-up", "size": 5}
+
+
+@pytest.mark.parametrize(("act", "state"), [("skip", "skipped"), ("resolve", "resolved"), ("discard", "discarded")])
+async def test_other_acts_close_the_step_without_running_its_compensation(plant, did, act, state):
+    works, press = await plant()
+    key, _ = await works.fail(big=11)
+    press.repair()
+    [letter] = (await works.list(1)).items
+    await works.act(act, letter.id)
+    closed = await works.rollback(key, Outcome.ROLLED_BACK)
+    assert closed.steps[0].state == state
+    assert did.of(key) == ["make big"]
+    await works.list(0)
+    with pytest.raises(IngressError) as late:
+        await works.act("redrive", letter.id)
+    assert (late.value.status_code, late.value.metadata["state"]) == (409, state)
+
+
+async def test_stop_halts_at_the_dead_letter_and_goes_on_after_the_act(plant, did):
+    works, _ = await plant(CompensationStrategy.STOP)
+    key, _ = await works.fail(a=1, big=11, c=1)
+    assert did.of(key)[3:] == ["scrap c"]
+    [letter] = (await works.list(1)).items
+    await works.act("skip", letter.id)
+    await works.rollback(key, Outcome.ROLLED_BACK)
+    assert did.of(key)[3:] == ["scrap c", "scrap a"]
+
+
+async def test_many_are_grouped_by_what_they_have_in_common_and_redriven_together(plant, did):
+    works, press = await plant()
+    keys = [(await works.fail(big=11 + number))[0] for number in range(3)]
+    page = await works.list(3, page_size=2)
+    assert (len(page.items), page.pages, page.page) == (2, 2, 1)
+    [group] = page.groups
+    assert group.count == 3
+    press.repair()
+    receipt = await works.ingress.call(
+        many,
+        ManyActRequest(
+            act=Act.REDRIVE,
+            actor="olga@example.com",
+            filter=DeadLetterFilter(service=works.name, signature=group.signature),
+        ),
+    )
+    assert len(receipt.done) == 3
+    for key in keys:
+        await works.rollback(key, Outcome.ROLLED_BACK)
+        assert did.of(key) == ["make big", "scrap big"]
+    await works.list(0)
+
+
+async def test_an_act_on_all_by_accident_or_on_nothing_is_refused(plant):
+    works, _ = await plant()
+    with pytest.raises(IngressError) as everything:
+        await works.ingress.call(many, ManyActRequest(act=Act.DISCARD, actor="olga", filter=DeadLetterFilter()))
+    assert (everything.value.status_code, everything.value.metadata["field"]) == (400, "filter")
+    for wrong in ("nonsense", f"{works.name}:none/1"):
+        with pytest.raises(IngressError) as nothing:
+            await works.act("redrive", wrong)
+        assert nothing.value.status_code == 404

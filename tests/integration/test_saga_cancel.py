@@ -1,0 +1,191 @@
+"""A cancel at any moment of a saga: the running step ends first, then each step is undone once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+from pydantic import BaseModel
+
+from perdure import (
+    AdminClient,
+    ControlPlaneService,
+    DataPlaneContext,
+    DataPlaneService,
+    IngressClient,
+    Orchestration,
+    RunConfig,
+    ServiceClient,
+    StatusData,
+    Target,
+)
+from perdure.admin import sql_text
+from perdure.errors import IngressError
+from perdure.saga import hosting
+from perdure.saga.messages import RollbackStatus, rollback_status
+from tests.support import Recording, eventually
+
+
+class Job(BaseModel):
+    slow: str = ""
+    local: bool = False
+    waits: bool = False
+
+
+class Part(BaseModel):
+    job: str
+    name: str
+    slow: bool = False
+
+
+start = Target("Works", "start", Part, str)
+undo = Target("Works", "undo", Part, type(None))
+run_job = Target("Jobs", "run", Job, str)
+job_status = Target("Jobs", "status", type(None), StatusData)
+
+
+class Gate:
+    """Holds slow steps until the test opens it."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    async def passed(self) -> None:
+        opened = await asyncio.to_thread(self._event.wait, 30)
+        assert opened, "the test never opened the gate"
+
+    def open(self) -> None:
+        self._event.set()
+
+
+def services(did: Recording, gate: Gate) -> list[Any]:
+    works = DataPlaneService("Works", run=RunConfig(max_retries=0))
+
+    async def work(part: Part) -> str:
+        did.add(f"start {part.job}/{part.name}")
+        if part.slow:
+            await gate.passed()
+        did.add(f"end {part.job}/{part.name}")
+        return part.name
+
+    @works.handler("start")
+    async def _start(ctx: DataPlaneContext, part: Part) -> str:
+        return await ctx.run("work", work, part)
+
+    @works.handler("undo")
+    async def _undo(ctx: DataPlaneContext, part: Part) -> None:
+        await ctx.run("undo", did.add, f"undo {part.job}/{part.name}")
+
+    jobs = ControlPlaneService("Jobs")
+
+    @jobs.compensation()
+    async def undo_part(ctx: sdk.Context, part: Part) -> None:
+        await ServiceClient(ctx, undo).call(part)
+
+    @jobs.main(steps=3)
+    async def run(cp: Orchestration, job: Job) -> str:
+        for name in ("a", "b", "c"):
+            part = Part(job=cp.key, name=name, slow=job.slow == name)
+            if job.local:
+                await cp.step(name, work, part, compensate=undo_part)
+            else:
+                await cp.step(name, start, part, compensate=undo_part)
+            if job.waits and name == "b":
+                _, future = cp.ctx.awakeable()
+                await future
+        return "done"
+
+    return [works, jobs, *hosting.definitions()]
+
+
+async def ended(env: Any, invocation_id: str) -> IngressError:
+    async def failure() -> str | None:
+        async with AdminClient(env.admin) as admin:
+            rows = await admin.query(
+                "select status, completion_failure from sys_invocation where id = " + sql_text(invocation_id)
+            )
+        return rows[0]["completion_failure"] if rows and rows[0]["status"] == "completed" else None
+
+    return IngressError(await eventually(failure, what="end of the cancelled invocation"))
+
+
+async def rolled_back(ingress: IngressClient, key: str) -> RollbackStatus:
+    async def probe() -> RollbackStatus | None:
+        try:
+            status = await ingress.call(rollback_status, key=f"Jobs:{key}")
+        except IngressError as error:
+            if error.status_code == 404:
+                return None
+            raise
+        return status if status.status == "rolled_back" else None
+
+    return await eventually(probe, what=f"rollback of {key}")
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["call", "run"])
+async def test_a_cancel_during_a_step_lets_it_end_and_then_undoes_each_step_once(restate, did, local):
+    gate = Gate()
+    env = await restate.serve(*services(did, gate))
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        key = str(uuid4())
+        invocation_id = await ingress.send(run_job, Job(slow="b", local=local), key=key)
+
+        async def started() -> bool:
+            return did.count(f"start {key}/b") == 1
+
+        await eventually(started, what="start of step b")
+        await admin.act(invocation_id, "cancel")
+        await admin.act(invocation_id, "cancel")  # a second cancel must not cut the settling short
+        gate.open()
+        error = await ended(env, invocation_id)
+        assert "cancelled" in error.message
+        await rolled_back(ingress, key)
+        assert did.of(key) == ["start a", "end a", "start b", "end b", "undo b", "undo a"]
+        assert (await ingress.call(job_status, key=key)).phase == "cancelled"
+
+
+async def test_a_cancel_between_steps_undoes_what_was_done(restate, did):
+    env = await restate.serve(*services(did, Gate()))
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        key = str(uuid4())
+        invocation_id = await ingress.send(run_job, Job(waits=True), key=key)
+
+        async def waiting() -> bool:
+            return did.count(f"end {key}/b") == 1
+
+        await eventually(waiting, what="the wait after step b")
+        await admin.act(invocation_id, "cancel")
+        await ended(env, invocation_id)
+        await rolled_back(ingress, key)
+        assert did.of(key) == ["start a", "end a", "start b", "end b", "undo b", "undo a"]
+
+
+async def test_a_cancelled_rollback_goes_on_and_undoes_each_step_once(restate, did):
+    gate = Gate()
+    env = await restate.serve(*services(did, gate))
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        key = str(uuid4())
+        invocation_id = await ingress.send(run_job, Job(slow="b"), key=key)
+
+        async def started() -> bool:
+            return did.count(f"start {key}/b") == 1
+
+        await eventually(started, what="start of step b")
+        await admin.act(invocation_id, "cancel")
+
+        async def rolling_back() -> str | None:
+            rows = await admin.query(
+                "select id from sys_invocation where target_service_name = 'Rollbacks' and target_handler_name = 'run' "
+                "and status != 'completed' and target_service_key = " + sql_text(f"Jobs:{key}")
+            )
+            return rows[0]["id"] if rows else None
+
+        rollback = await eventually(rolling_back, what="rollback that waits for step b")
+        await admin.act(rollback, "cancel")
+        gate.open()
+        await rolled_back(ingress, key)
+        assert did.of(key) == ["start a", "end a", "start b", "end b", "undo b", "undo a"]

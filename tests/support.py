@@ -1,0 +1,46 @@
+"""What tests share: a record of what handlers did, and waiting on conditions."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Recording:
+    """What handlers did, in order; written from other threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: list[str] = []
+
+    def add(self, entry: str) -> None:
+        with self._lock:
+            self._entries.append(entry)
+
+    def all(self) -> list[str]:
+        with self._lock:
+            return list(self._entries)
+
+    def count(self, entry: str) -> int:
+        return self.all().count(entry)
+
+    def of(self, key: str) -> list[str]:
+        """Return the entries ``verb key/rest`` of one key, as ``verb rest``."""
+        return [entry.replace(f"{key}/", "") for entry in self.all() if f"{key}/" in entry]
+
+
+async def eventually(probe: Callable[[], Awaitable[T | None]], *, what: str, within: float = 20.0) -> T:
+    """Ask until the answer is neither None nor False; fail with a sentence when time is over."""
+    deadline = time.monotonic() + within
+    while True:
+        answer = await probe()
+        if answer is not None and answer is not False:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"within {within} s there was no {what}; the last answer was {answer!r}")
+        await asyncio.sleep(0.02)
