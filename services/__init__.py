@@ -1,0 +1,1 @@
+"""The platform of services on perdure: trips over flights, hotels, payments and notifications."""

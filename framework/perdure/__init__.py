@@ -12,6 +12,7 @@ from perdure.planes.control import ControlPlaneService
 from perdure.planes.data import DataPlaneContext, DataPlaneService
 from perdure.planes.orchestration import Orchestration
 from perdure.planes.progress import Phase
+from perdure.planes.steps import Step, StepRetry
 from perdure.policy import Policy, get_policy, guardrail, set_policy
 from perdure.races import PromiseRaceResult, race_awakeable_with_timeout, race_promise_with_timeout
 from perdure.runs import RunConfig, RunFuture, run_async, run_with_retry
@@ -58,6 +59,8 @@ __all__ = [
     "ServiceClient",
     "State",
     "StatusData",
+    "Step",
+    "StepRetry",
     "Target",
     "Time",
     "WorkflowClient",

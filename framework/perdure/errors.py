@@ -7,6 +7,7 @@
        ├─ ReadOnlyStateError         400   a write to state from a shared handler
        ├─ NotFound                   404   what the request names does not exist
        ├─ ApprovalTimeout            408   nobody decided in time
+       ├─ StepTimeout                408   a called step took longer than its time limit
        ├─ Cancelled                  409   this invocation was cancelled (not an application's own 409)
        ├─ Conflict                   409   the request contradicts what is already recorded
        ├─ Refused                  4xx/5xx a business rule said no; the code says which
@@ -45,6 +46,7 @@ __all__ = [
     "RunExhausted",
     "SagaError",
     "StepFailed",
+    "StepTimeout",
     "TerminalError",
     "error_code",
     "is_terminal",
@@ -131,6 +133,13 @@ class ApprovalTimeout(PerdureTerminalError):
     """Nobody decided before the deadline."""
 
     code = "approval_timeout"
+    default_status = 408
+
+
+class StepTimeout(PerdureTerminalError):
+    """A called step took longer than its time limit. Its invocation is cancelled; the rollback awaits and undoes it."""
+
+    code = "step_timeout"
     default_status = 408
 
 

@@ -7,20 +7,29 @@ serde fails on some of these and looks at an action's signature at each call, so
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
 from collections.abc import Callable, Hashable
 from functools import lru_cache
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError
 from restate.serde import Serde
 
-from perdure.errors import ConfigurationError, InvalidInput
+from perdure.errors import CODE_KEY, ConfigurationError, InvalidInput, PerdureTerminalError
 
 T = TypeVar("T")
+
+# Without it, bytes that are no UTF-8 can't be written, and a float that is no number can't be read back. Models and
+# dataclasses have settings of their own, and pydantic refuses to mix the two.
+_PLAIN = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings")
+
+_LONGEST_FIELD = 100
 
 
 class TypedSerde(Serde[T], Generic[T]):
@@ -32,16 +41,42 @@ class TypedSerde(Serde[T], Generic[T]):
 
     def __init__(self, type_: type[T]) -> None:
         self.type = type_
-        self.accepts_empty = type_ is type(None) or _is_optional(type_)
-        self._adapter: TypeAdapter[T] = TypeAdapter(type_)
+        self._model = type_ if is_model(type_) else None
+        self._adapter: TypeAdapter[T] = _adapter(type_)
+        self.accepts_empty = _takes_none(self._adapter)
         self._dump = self._adapter.serializer.to_json
         self._load = self._adapter.validator.validate_json
 
     def serialize(self, obj: T | None) -> bytes:
-        """Return the value as JSON; None becomes the empty body when the type allows None."""
+        """Return the value as JSON; None becomes the empty body when the type allows None.
+
+        Raises:
+            PerdureTerminalError: The value does not fit the type, so that it could not be read back. It is terminal
+                since a value in the journal is there for good, and since an ordinary error would repeat the side
+                effect that the value came from.
+        """
         if obj is None and self.accepts_empty:
             return b""
-        return self._dump(obj)
+        # pydantic writes None for any type, and ``{}`` for an object that is not the model's, without a word.
+        if obj is None or (self._model is not None and not isinstance(obj, self._model)):
+            return self._dump_unexpected(obj)
+        try:
+            return self._dump(obj, warnings="error")
+        except PydanticSerializationError:
+            return self._dump_unexpected(obj)
+
+    def _dump_unexpected(self, obj: T | None) -> bytes:
+        """Return the JSON of a value of another class, such as a tuple for a list, if it reads back as the type."""
+        try:
+            written = self._dump(self._adapter.validate_python(obj), warnings=False)
+            self._load(written)
+        except (PydanticSerializationError, ValidationError) as error:
+            name = getattr(self.type, "__qualname__", str(self.type))
+            raise PerdureTerminalError(
+                f"a value of class {type(obj).__qualname__} can't be written as {name}: {error}",
+                metadata={CODE_KEY: "unwritable"},
+            ) from error
+        return written
 
     def deserialize(self, buf: bytes) -> T | None:
         """Return the value of a JSON body; raise pydantic's ValidationError when it does not fit the type."""
@@ -103,11 +138,22 @@ def invalid_input(error: ValidationError, *, empty: bool = False) -> InvalidInpu
     fields = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         field = ".".join(str(part) for part in item["loc"]) or "body"
+        if len(field) > _LONGEST_FIELD:  # an unknown field's name is the caller's, of any length
+            field = f"{field[:_LONGEST_FIELD]}…"
         fields.append(field)
         problems.append(f"{field}: {item['msg']}")
     shown, more = problems[:5], len(problems) - 5
     text = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
     return InvalidInput(f"invalid input: {text}", metadata={"field": fields[0]})
+
+
+def _adapter(type_: type[T]) -> TypeAdapter[T]:
+    try:
+        return TypeAdapter(type_, config=_PLAIN)
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return TypeAdapter(type_)
 
 
 @lru_cache(maxsize=2048)
@@ -125,58 +171,92 @@ def serde_for(type_: type[T]) -> TypedSerde[T]:
         ConfigurationError: pydantic can't describe the type.
     """
     try:
-        return _serde_for_hashable(cast("Hashable", type_))
-    except TypeError:  # an unhashable annotation, such as Annotated with a list inside
-        return TypedSerde(type_)
+        try:
+            return _serde_for_hashable(cast("Hashable", type_))
+        except TypeError:  # an unhashable annotation, such as Annotated with a list inside
+            return TypedSerde(type_)
     except Exception as error:
         raise ConfigurationError(
             f"no JSON serde for {type_!r}: {error}. Use a pydantic model, a dataclass, or a type that pydantic knows."
         ) from error
 
 
-_result_types: WeakKeyDictionary[types.CodeType, Any] = WeakKeyDictionary()
+class _ResultType(NamedTuple):
+    annotation: Any
+    names: dict[str, Any]
+    type: Any
+
+
+_result_types: WeakKeyDictionary[types.CodeType, _ResultType] = WeakKeyDictionary()
 
 
 def result_type(action: Callable[..., Any]) -> Any:
     """Return the type that an action says it returns; its signature is read once per piece of code.
 
     Args:
-        action: A function, coroutine function or callable object.
+        action: A function, coroutine function, class or callable object.
 
     Returns:
         The annotation of the result; ``Any`` when there is none, which means plain JSON.
+
+    Raises:
+        ConfigurationError: There is an annotation that can't be resolved at run time. Taking the result for plain JSON
+            would give the caller a dict where the type checker promised a model.
     """
     function = _plain_function(action)
     if function is None:
-        return _annotation(action)
+        return action if isinstance(action, type) else Any
+    annotation = function.__annotations__.get("return", Any)
     found = _result_types.get(function.__code__)
-    if found is None:
-        found = _result_types[function.__code__] = _annotation(function)
-    return found
+    # Code alone does not tell: equal functions of two modules have equal code, closures share it.
+    if found is not None and found.annotation is annotation and found.names is function.__globals__:
+        return found.type
+    try:
+        type_ = _resolve(annotation, function.__globals__, {})
+    except NameError:
+        return _resolve_in_closure(function, annotation)
+    _result_types[function.__code__] = _ResultType(annotation, function.__globals__, type_)
+    return type_
 
 
 def _plain_function(action: Any) -> types.FunctionType | None:
-    while True:
+    while not isinstance(action, types.FunctionType):
         if isinstance(action, types.MethodType):
             action = action.__func__
-        elif hasattr(action, "func") and hasattr(action, "args"):  # functools.partial
+        elif isinstance(action, functools.partial):
             action = action.func
+        elif not isinstance(action, type) and isinstance(
+            call := getattr(type(action), "__call__", None),  # noqa: B004 - its function is wanted, not whether it is
+            types.FunctionType,
+        ):
+            action = call
         else:
-            return action if isinstance(action, types.FunctionType) else None
+            return None
+    return cast("types.FunctionType", inspect.unwrap(action))
 
 
-def _annotation(action: Callable[..., Any]) -> Any:
+def _resolve_in_closure(function: types.FunctionType, annotation: Any) -> Any:
+    """Resolve a type that was made in the enclosing function; a new one at each call of that, so not to be kept."""
     try:
-        annotation = typing.get_type_hints(action).get("return", inspect.Signature.empty)
-    except (NameError, TypeError):  # a type known to the checker only, or a callable without hints of its own
-        annotation = inspect.Signature.empty
-    if annotation is inspect.Signature.empty:
-        return Any
-    return type(None) if annotation is None else annotation
+        return _resolve(annotation, function.__globals__, dict(inspect.getclosurevars(function).nonlocals))
+    except NameError as error:
+        raise ConfigurationError(
+            f"{function.__qualname__}: the type {error.name!r} of its result can't be resolved at run time; import it "
+            "outside `if TYPE_CHECKING`, or pass the type: returns=..."
+        ) from error
 
 
-def _is_optional(type_: Any) -> bool:
-    return type_ is Any or type(None) in typing.get_args(type_)
+def _resolve(annotation: Any, names: dict[str, Any], more: dict[str, Any]) -> Any:
+    holder = types.SimpleNamespace(__annotations__={"return": annotation})
+    return typing.get_type_hints(holder, names, more, include_extras=True)["return"]
+
+
+def _takes_none(adapter: TypeAdapter[Any]) -> bool:
+    try:
+        adapter.validate_python(None)
+    except ValidationError:
+        return False
+    return True
 
 
 def is_model(type_: Any) -> bool:

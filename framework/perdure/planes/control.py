@@ -15,7 +15,9 @@ from perdure.binding import Definition, HandlerSignature, bind, read_signature
 from perdure.errors import ConfigurationError, InvalidInput, TerminalError, is_terminal
 from perdure.planes.orchestration import Orchestration
 from perdure.planes.progress import read_status
+from perdure.planes.undoing import roll_back_ended
 from perdure.saga.compensations import CompensationFunction, Compensations
+from perdure.saga.messages import UndoReceipt, UndoRequest
 from perdure.saga.plan import SagaConfig
 from perdure.targets import Target, check_service_name, register_target
 from perdure.workflow.status import StatusData
@@ -65,7 +67,7 @@ class ControlPlaneService:
         self._main: Target[Any, Any] | None = None
         self._compensations = Compensations(name)
         self._definition = restate.Workflow(name, **options)
-        self._add_status()
+        self._add_operations()
 
     def compensation(self, name: str | None = None) -> Callable[[C], C]:
         """Decorate what undoes a step, ``async def name(ctx: Context, payload: Model) -> None``.
@@ -191,14 +193,24 @@ class ControlPlaneService:
         await cp.close()
         return result
 
-    def _add_status(self) -> None:
+    def _add_operations(self) -> None:
+        """Add the handlers that every control-plane service has: ``status`` and ``roll_back``."""
+
         async def status(ctx: restate.WorkflowSharedContext) -> StatusData:
             """Show how far the orchestration is."""
             self._check_key(ctx.key())
             return await read_status(ctx, self._saga_prefix + ctx.key(), self._expected_steps)
 
-        signature: HandlerSignature[restate.WorkflowSharedContext] = read_signature(status)
-        bind(self._definition, "status", signature, signature.invoke, kind="shared", ingress_private=not self._public)
+        async def roll_back(ctx: restate.WorkflowSharedContext, request: UndoRequest) -> UndoReceipt:
+            """Roll back a saga that has ended, or was lost. A running one is cancelled instead."""
+            saga_id = self._saga_prefix + ctx.key()
+            return await roll_back_ended(ctx, request, saga_id, self.name, self._saga_config)
+
+        for function, private in ((status, not self._public), (roll_back, True)):
+            signature: HandlerSignature[restate.WorkflowSharedContext] = read_signature(function)
+            bind(
+                self._definition, function.__name__, signature, signature.invoke, kind="shared", ingress_private=private
+            )
 
     def _check_key(self, key: str) -> None:
         if len(key) > MAX_KEY_LENGTH or not key.isprintable():

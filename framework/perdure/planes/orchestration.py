@@ -8,26 +8,26 @@ from typing import Any, TypeVar, overload
 
 import restate
 
-from perdure.approvals.messages import ApprovalOutcome, ApprovalRequest, ApprovalResult
-from perdure.approvals.targets import open_approval, withdraw_approval
-from perdure.clients import CallFuture, ObjectClient, ServiceClient
-from perdure.errors import ApprovalTimeout, Cancelled, SagaError, StepFailed, TerminalError
+from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
+from perdure.clients import ObjectClient
+from perdure.errors import Cancelled, TerminalError
 from perdure.idempotency import join_key
+from perdure.planes.asking import ask
 from perdure.planes.progress import CLOSED_KEY, FAILED_KEY, Closed, Phase
-from perdure.runs import RunConfig, refuse_inside_run, run_with_retry
+from perdure.planes.steps import SAME, Step, StepRetry, StepRunner
+from perdure.runs import RunConfig, refuse_inside_run
 from perdure.saga.compensations import CompensationFunction, Compensations
-from perdure.saga.messages import RollbackReport, RollbackRequest, begin_target
-from perdure.saga.plan import Outcome, SagaConfig, StepRecord
+from perdure.saga.messages import RollbackReport, RollbackRequest, begin_target, roll_back_handler
+from perdure.saga.plan import Outcome, SagaConfig
 from perdure.saga.recorder import Saga
 from perdure.serdes import serde_for
-from perdure.targets import Target
+from perdure.targets import Target, target_of
 from perdure.waiting import is_own_cancel, until_done
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
 T = TypeVar("T")
 
-_SAME = object()
 NOTHING_TO_UNDO = "nothing_to_undo"
 
 _closed_serde = serde_for(Closed)
@@ -62,8 +62,7 @@ class Orchestration:
         self._service = service
         self._config = config
         self._prefix = idempotency_prefix
-        self._names: set[str] = set()
-        self._running: dict[int, CallFuture[Any]] = {}
+        self._steps = StepRunner(ctx, self.saga, config)
 
     @property
     def key(self) -> str:
@@ -80,6 +79,8 @@ class Orchestration:
         compensate: str | CompensationFunction | None = None,
         payload: Any = ...,
         key: str | None = None,
+        retry: StepRetry | None = None,
+        timeout: timedelta | None = None,
     ) -> O: ...
     @overload
     async def step(
@@ -91,6 +92,7 @@ class Orchestration:
         compensate: str | CompensationFunction | None = None,
         payload: Any = ...,
         config: RunConfig | None = None,
+        retry: StepRetry | None = None,
     ) -> O: ...
     async def step(
         self,
@@ -99,9 +101,11 @@ class Orchestration:
         request: Any,
         *,
         compensate: str | CompensationFunction | None = None,
-        payload: Any = _SAME,
+        payload: Any = SAME,
         key: str | None = None,
         config: RunConfig | None = None,
+        retry: StepRetry | None = None,
+        timeout: timedelta | None = None,
     ) -> Any:
         """Do one step: record how to undo it, then do it.
 
@@ -113,6 +117,8 @@ class Orchestration:
             payload: What the compensation is given; the request by default.
             key: The key, when the target belongs to a virtual object or workflow.
             config: How a local run is retried; its name is the step's.
+            retry: When the step is tried again after a terminal error; never by default.
+            timeout: How long one attempt of a call may take.
 
         Returns:
             What the action returned.
@@ -123,28 +129,64 @@ class Orchestration:
             SagaError: The name was used before, or the compensation does not fit; nothing was done.
         """
         refuse_inside_run(f"step '{name}'")
-        if name in self._names:
-            raise SagaError(f"step '{name}' ran already in this saga; give each step a name of its own")
-        record = self.saga.add(name, compensate, request if payload is _SAME else payload)
-        self._names.add(name)
-        try:
-            if isinstance(action, Target):
-                client = ServiceClient(self.ctx, action) if key is None else ObjectClient(self.ctx, action, key)
-                result = await self._finish_call(record, client.call_async(request))
-            else:
-                result = await run_with_retry(self.ctx, (config or RunConfig()).named(name), action, request)
-        except Cancelled:
-            raise
-        except TerminalError as error:
-            raise StepFailed(name, error) from error
-        self.saga.complete(record)
+        step = Step(name, action, request, compensate, payload, key, config, retry, timeout)
+        return (await self._steps.run(step))[0]
+
+    async def child(
+        self, name: str, main: Target[I, O] | Callable[[Any, I], Awaitable[O]], request: I, *, key: str | None = None
+    ) -> O:
+        """Run another orchestration as one step: when this saga is rolled back, the child's own rollback undoes it.
+
+        Args:
+            name: The step's name, unique in this saga.
+            main: The child's main handler, or its target.
+            request: What the child is given.
+            key: The child's key; this workflow's key and the step's name by default.
+
+        Returns:
+            What the child returned.
+
+        Raises:
+            StepFailed: The child ended with a terminal error; it has rolled itself back by then.
+            Cancelled: This invocation was cancelled; so is the child.
+        """
+        refuse_inside_run(f"child '{name}'")
+        target = target_of(main)
+        child_key = key or join_key(self.key, name)
+        undo = roll_back_handler(target.service, child_key)
+        payload = {"reason": f"the parent saga '{self.saga_id}' is rolled back", "wait": True}
+        step: Step[I, O] = Step(name, target, request, undo, payload, child_key)
+        result: O = (await self._steps.run(step))[0]
         return result
 
-    async def _finish_call(self, record: StepRecord, call: CallFuture[O]) -> O:
-        self._running[record.position] = call
-        await until_done(call.future, f"step '{record.step}'")
-        del self._running[record.position]
-        return await call
+    async def parallel(self, *steps: Step[Any, Any]) -> list[Any]:
+        """Do several steps together: all are recorded first, run at the same time, and are undone together.
+
+        Args:
+            steps: The steps.
+
+        Returns:
+            Their results, in the order of the steps, whichever ended first.
+
+        Raises:
+            StepFailed: The first of them, in their order, that failed. The others have ended by then.
+            Cancelled: This invocation was cancelled.
+            SagaError: A name was used before, or a compensation does not fit; no step of these was started.
+        """
+        refuse_inside_run("parallel")
+        return await self._steps.run(*steps) if steps else []
+
+    async def pivot(self) -> None:
+        """Mark the point of no return: from here on nothing is undone, and steps are tried again until they succeed.
+
+        A step past the pivot that fails with a terminal error is tried as often as the saga's settings try a
+        compensation. When that is not enough, the saga becomes a dead letter, for somebody to finish it forward.
+
+        Raises:
+            SagaError: The saga is past its pivot already.
+        """
+        refuse_inside_run("pivot")
+        self._steps.pivot()
 
     async def orchestrate(self, function: Callable[[], Awaitable[T]]) -> T:
         """Run a function as (a part of) this saga, as the Go original does.
@@ -182,7 +224,7 @@ class Orchestration:
         self.saga.add(step or name, name, payload, dedupe=dedupe)
         return len(self.saga.steps) > before
 
-    async def await_human_approval(
+    async def request_approval(
         self,
         approval_id: str,
         timeout: timedelta,
@@ -192,8 +234,8 @@ class Orchestration:
         approvers: list[str] | None = None,
         quorum: int = 1,
         payload: Any = None,
-    ) -> bool:
-        """Ask people, and wait for their decision. It shows in the status as the step ``approval``.
+    ) -> ApprovalOutcome:
+        """Ask people, and wait for what they decide. It shows in the status as the step ``approval``.
 
         Args:
             approval_id: The approval's id; people decide at ``/Approvals/{id}/approve|reject``.
@@ -205,35 +247,44 @@ class Orchestration:
             payload: What the approvers are shown; JSON.
 
         Returns:
+            Approved or rejected, by whom and why.
+
+        Raises:
+            ApprovalTimeout: Nobody decided in time; terminal, 408.
+            Refused: Somebody withdrew the approval; terminal, 409.
+            Cancelled: This invocation was cancelled; the approval is withdrawn.
+            InvalidInput: The quorum can't be reached, or a name or text is too long.
+        """
+        refuse_inside_run("request_approval")
+        self.saga.add("approval")
+        return await ask(
+            self.ctx,
+            approval_id,
+            timeout,
+            title=title,
+            requester=requester,
+            approvers=approvers or [],
+            quorum=quorum,
+            payload=payload,
+        )
+
+    async def await_human_approval(self, approval_id: str, timeout: timedelta, **options: Any) -> bool:
+        """Ask people, and wait for their decision: `request_approval`, reduced to yes or no as in the Go original.
+
+        Args:
+            approval_id: The approval's id.
+            timeout: How long to wait; durable.
+            options: See `request_approval`.
+
+        Returns:
             True when it was approved, False when it was rejected.
 
         Raises:
             ApprovalTimeout: Nobody decided in time; terminal, 408.
+            Refused: Somebody withdrew the approval; terminal, 409.
             Cancelled: This invocation was cancelled; the approval is withdrawn.
         """
-        refuse_inside_run("await_human_approval")
-        self.saga.add("approval")
-        serde = serde_for(ApprovalOutcome)
-        id_, decided = self.ctx.awakeable(serde=serde)
-        request = ApprovalRequest(
-            approval_id=approval_id,
-            title=title or approval_id,
-            requester=requester,
-            approvers=approvers or [],
-            quorum=quorum,
-            timeout=timeout,
-            payload=payload,
-            awakeable=id_,
-        )
-        await ObjectClient(self.ctx, open_approval, approval_id).send(request)
-        try:
-            await until_done(decided, f"approval '{approval_id}'")
-        except Cancelled:
-            await ObjectClient(self.ctx, withdraw_approval, approval_id).send()
-            raise
-        outcome = await decided
-        if outcome.outcome is ApprovalResult.TIMED_OUT:
-            raise ApprovalTimeout(f"approval timeout after {timeout}", metadata={"approval": approval_id})
+        outcome = await self.request_approval(approval_id, timeout, **options)
         return outcome.outcome is ApprovalResult.APPROVED
 
     def generate_idempotency_key(self, suffix: str) -> str:
@@ -264,16 +315,17 @@ class Orchestration:
             error: What ended the handler.
         """
         cancelled = is_own_cancel(error)
-        if not any(step.compensation for step in self.saga.steps):
+        if not any(step.compensation or step.pivot for step in self.saga.steps):
             return self._closed(error, Phase.CANCELLED if cancelled else Phase.FAILED, NOTHING_TO_UNDO)
+        # A call that still runs (cancelled, or past its time limit) is not awaited here: a cancelled invocation must
+        # not suspend. The rollback waits for it instead.
+        running = {position: await call.invocation_id() for position, call in self._steps.running.items()}
         if cancelled:
-            # A call can't be awaited here: a cancelled invocation must not suspend. The rollback waits for it instead.
-            running = {position: await call.invocation_id() for position, call in self._running.items()}
             await self._hand_over(error, running, awakeable=None)
             return self._closed(error, Phase.CANCELLED, "handed_over")
         id_, finished = self.ctx.awakeable(serde=serde_for(RollbackReport))
         self.ctx.set(FAILED_KEY, error.message, serde=_text_serde)
-        await self._hand_over(error, {}, awakeable=id_)
+        await self._hand_over(error, running, awakeable=id_)
         try:
             await until_done(finished, "the rollback")
         except Cancelled as cancel:

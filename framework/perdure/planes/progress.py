@@ -57,17 +57,32 @@ async def read_status(ctx: restate.WorkflowSharedContext, saga_id: str, expected
         saga_id: The orchestration's saga.
         expected_steps: How many steps the orchestration has when all goes well; without it, progress is 0 or 1.
     """
-    names = sorted(name for name in await ctx.state_keys() if name.startswith(_STEP_PREFIX))
-    records = [await _read(ctx, name, StepRecord) for name in names]
-    steps = [record.step for record in records if record is not None]
+    steps = [record.step for record in await read_steps(ctx) if not record.pivot]
     closed = await _read(ctx, CLOSED_KEY, Closed)
     failed = await _read(ctx, FAILED_KEY, str)
     status = describe(steps, closed, failed, expected_steps)
     rolls_back = failed is not None if closed is None else closed.rolls_back
-    return describe_rollback(status, await _rollback(ctx, saga_id)) if rolls_back else status
+    return describe_rollback(status, await read_rollback(ctx, saga_id)) if rolls_back else status
 
 
-async def _rollback(ctx: restate.WorkflowSharedContext, saga_id: str) -> RollbackStatus | None:
+async def read_steps(ctx: restate.WorkflowSharedContext) -> list[StepRecord]:
+    """Return the recorded steps of an orchestration, in order.
+
+    Args:
+        ctx: A shared handler's context.
+    """
+    names = sorted(name for name in await ctx.state_keys() if name.startswith(_STEP_PREFIX))
+    records = [await _read(ctx, name, StepRecord) for name in names]
+    return [record for record in records if record is not None]
+
+
+async def read_rollback(ctx: restate.WorkflowSharedContext, saga_id: str) -> RollbackStatus | None:
+    """Return the rollback of a saga, or None when it has not begun.
+
+    Args:
+        ctx: A shared handler's context.
+        saga_id: The saga.
+    """
     try:
         return await ObjectClient(cast("restate.Context", ctx), rollback_status, saga_id).call()
     except TerminalError as error:

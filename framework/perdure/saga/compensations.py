@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import restate
+from pydantic import JsonValue
 from restate import InvocationRetryPolicy
 
 from perdure.binding import bind, read_signature
@@ -20,6 +21,8 @@ from perdure.serdes import TypedSerde, serde_for
 from perdure.targets import register_target
 
 CompensationFunction = Callable[[restate.Context, Any], Awaitable[None]]
+
+_any_json: TypedSerde[Any] = serde_for(cast("Any", JsonValue))
 
 TRANSIENT_RETRIES = InvocationRetryPolicy(
     initial_interval=timedelta(milliseconds=200),
@@ -91,12 +94,14 @@ class Compensations:
         self._by_name[name] = self._by_function[function] = entry
         return entry
 
-    def find(self, compensation: str | CompensationFunction) -> Compensation:
-        """Return a compensation by name or by function.
+    def find(self, compensation: str | CompensationFunction | CompensationHandler) -> Compensation:
+        """Return a compensation by name or by function; a handler of another service is one as it is.
 
         Raises:
             SagaError: It is not registered; terminal.
         """
+        if isinstance(compensation, CompensationHandler):
+            return Compensation(str(compensation), compensation, _any_json)
         if isinstance(compensation, str):
             name, entry = compensation, self._by_name.get(compensation)
         else:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from perdure.saga.acts import Act
-from perdure.saga.plan import Outcome, SagaConfig, StepRecord, StepState
+from perdure.saga.plan import CompensationHandler, Outcome, SagaConfig, StepRecord, StepState
 from perdure.targets import Target
 
 
@@ -52,6 +52,32 @@ class RollbackReport(BaseModel):
     outcome: Outcome
     undone: list[str] = []
     dead_letters: list[str] = []
+
+
+class UndoRequest(BaseModel):
+    """Asks a control-plane service to roll back one of its sagas, finished or lost.
+
+    Args:
+        reason: Why.
+        wait: Whether to wait for the end of the rollback, and to fail if it needs attention.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+    wait: bool = True
+
+
+class UndoReceipt(BaseModel):
+    """What became of a request to roll back.
+
+    Args:
+        saga_id: The saga.
+        started: False when its rollback had begun before.
+    """
+
+    saga_id: str
+    started: bool
 
 
 class Pass(BaseModel):
@@ -303,6 +329,11 @@ class ManyActReceipt(BaseModel):
 
     done: list[str]
     refused: dict[str, str]
+
+
+def roll_back_handler(service: str, key: str) -> CompensationHandler:
+    """Return the handler by which a service rolls back one of its sagas."""
+    return CompensationHandler(service=service, handler="roll_back", key=key)
 
 
 begin_target: Target[RollbackRequest, None] = Target("Rollbacks", "begin", RollbackRequest, type(None))

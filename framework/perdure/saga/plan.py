@@ -63,14 +63,16 @@ class CompensationHandler(BaseModel):
     """Which handler undoes a step.
 
     Args:
-        service: The generated service that holds it.
+        service: The service that holds it.
         handler: Its name.
+        key: The key, when the service is a workflow: a nested saga is undone by its own service.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     service: str
     handler: str
+    key: str | None = None
 
     def __str__(self) -> str:
         return f"{self.service}/{self.handler}"
@@ -85,6 +87,8 @@ class StepRecord(BaseModel):
         step_id: Equal for equal compensations with equal payloads.
         compensation: The handler that undoes it; None when the step needs none.
         payload: What the compensation is given.
+        group: The position of the first step of its parallel group; None for a step on its own.
+        pivot: Marks the point after which nothing is undone any more; it is no step itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # a record of a later version still rolls back
@@ -94,6 +98,8 @@ class StepRecord(BaseModel):
     step_id: str
     compensation: CompensationHandler | None = None
     payload: JsonValue = None
+    group: int | None = None
+    pivot: bool = False
 
 
 class StepState(StrEnum):
@@ -179,29 +185,55 @@ def compensation_handler(name: str) -> str:
 
 
 def initial_progress(
-    step: StepRecord, config: SagaConfig, *, completed: bool | None, invocation_id: str | None
-) -> StepProgress:
-    """Return where the rollback of a step begins: at work, or already skipped."""
-    skip = step.compensation is None or (config.strategy is CompensationStrategy.COMPLETED and completed is False)
-    return StepProgress(
-        state=StepState.SKIPPED if skip else StepState.PENDING, completed=completed, invocation_id=invocation_id
-    )
+    steps: list[StepRecord], config: SagaConfig, *, completed: set[int] | None, running: dict[int, str], reason: str
+) -> dict[int, StepProgress]:
+    """Return where the rollback of each step begins: at work, or already skipped.
 
-
-def next_step(progress: dict[int, StepProgress], config: SagaConfig) -> int | None:
-    """Return the position of the step to undo now, or None when there is nothing left to try.
+    Past its pivot a saga is not undone; the pivot itself becomes a dead letter, so that somebody finishes it forward.
 
     Args:
+        steps: All recorded steps.
+        config: The saga's settings.
+        completed: Positions of the steps whose action completed; None when that is not known.
+        running: Invocations of actions that were still running.
+        reason: Why the saga failed.
+    """
+    past_pivot = any(step.pivot for step in steps)
+    progress = {}
+    for step in steps:
+        known = None if completed is None else step.position in completed
+        never_completed = config.strategy is CompensationStrategy.COMPLETED and known is False
+        if step.pivot:
+            state, error = StepState.DEAD_LETTER, f"failed past its pivot, so nothing is undone: {reason}"
+        else:
+            skip = step.compensation is None or never_completed or past_pivot
+            state, error = (StepState.SKIPPED if skip else StepState.PENDING), None
+        progress[step.position] = StepProgress(
+            state=state, completed=known, invocation_id=running.get(step.position), error=error
+        )
+    return progress
+
+
+def next_steps(steps: list[StepRecord], progress: dict[int, StepProgress], config: SagaConfig) -> list[int]:
+    """Return the positions of the steps to undo now, together; empty when there is nothing left to try.
+
+    Args:
+        steps: All recorded steps.
         progress: The rollback of each step, by position.
         config: The saga's settings.
     """
     states = {item.state for item in progress.values()}
     if config.strategy is CompensationStrategy.STOP and StepState.DEAD_LETTER in states:
-        return None
+        return []
     if config.strategy is CompensationStrategy.UNTIL_SUCCESS and StepState.UNDONE in states:
-        return None
-    pending = [position for position, item in progress.items() if item.state is StepState.PENDING]
-    return max(pending, default=None)
+        return []
+    pending = [step for step in steps if progress[step.position].state is StepState.PENDING]
+    if not pending:
+        return []
+    last = max(pending, key=lambda step: step.position)
+    if last.group is None or config.strategy is CompensationStrategy.UNTIL_SUCCESS:
+        return [last.position]
+    return sorted((step.position for step in pending if step.group == last.group), reverse=True)
 
 
 def after_success(progress: StepProgress) -> StepProgress:
@@ -226,14 +258,15 @@ def after_failure(progress: StepProgress, error: str, config: SagaConfig) -> Ste
     return failed.with_(state=StepState.DEAD_LETTER)
 
 
-def outcome(progress: dict[int, StepProgress], config: SagaConfig) -> Outcome:
+def outcome(steps: list[StepRecord], progress: dict[int, StepProgress], config: SagaConfig) -> Outcome:
     """Return how a rollback stands.
 
     Args:
+        steps: All recorded steps.
         progress: The rollback of each step, by position.
         config: The saga's settings.
     """
-    if next_step(progress, config) is not None:
+    if next_steps(steps, progress, config):
         return Outcome.RUNNING
     if any(item.state is StepState.DEAD_LETTER for item in progress.values()):
         return Outcome.NEEDS_ATTENTION

@@ -9,7 +9,7 @@ from pydantic import JsonValue, TypeAdapter
 
 from perdure.errors import SagaError
 from perdure.saga.compensations import CompensationFunction, Compensations
-from perdure.saga.plan import StepRecord, canonical, state_key, step_id
+from perdure.saga.plan import CompensationHandler, StepRecord, canonical, state_key, step_id
 from perdure.serdes import serde_for
 
 _json: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
@@ -34,10 +34,12 @@ class Saga:
     def add(
         self,
         step: str,
-        compensation: str | CompensationFunction | None = None,
+        compensation: str | CompensationFunction | CompensationHandler | None = None,
         payload: Any = None,
         *,
         dedupe: bool = False,
+        group: int | None = None,
+        pivot: bool = False,
     ) -> StepRecord:
         """Record a step, before its action.
 
@@ -46,6 +48,8 @@ class Saga:
             compensation: What undoes it; None for a step that needs nothing.
             payload: What the compensation is given.
             dedupe: An equal step with an equal payload is recorded once.
+            group: The position of the first step of its parallel group.
+            pivot: Marks the point after which nothing is undone any more.
 
         Returns:
             The record, new or the equal one that is there already.
@@ -74,6 +78,8 @@ class Saga:
             step_id=identity,
             compensation=handler,
             payload=_json.validate_json(canonical(content)),
+            group=group,
+            pivot=pivot,
         )
         self._by_id[identity] = record
         self.steps.append(record)

@@ -22,9 +22,9 @@ from restate.serde import BytesSerde
 from perdure.binding import handler
 from perdure.clients import ObjectClient
 from perdure.determinism import Time
-from perdure.errors import Cancelled, Conflict, NotFound, TerminalError
+from perdure.errors import Cancelled, Conflict, NotFound, PerdureTerminalError, TerminalError
 from perdure.observability.logging import get_logger
-from perdure.saga.acts import apply_act, error_signature
+from perdure.saga.acts import Act, apply_act, error_signature
 from perdure.saga.dead_letters import forget, remember
 from perdure.saga.messages import (
     ActReceipt,
@@ -38,6 +38,7 @@ from perdure.saga.messages import (
     TrailEntry,
 )
 from perdure.saga.plan import (
+    CompensationHandler,
     Outcome,
     StepProgress,
     StepRecord,
@@ -45,7 +46,7 @@ from perdure.saga.plan import (
     after_failure,
     after_success,
     initial_progress,
-    next_step,
+    next_steps,
     outcome,
 )
 from perdure.serdes import TypedSerde, serde_for
@@ -125,59 +126,111 @@ async def _run_pass(ctx: restate.ObjectContext, this: Pass) -> None:
     elif this.generation != head.generation:
         return
 
-    by_position = {step.position: step for step in known.steps}
-    progress = {position: await _progress(ctx, position) for position in by_position}
-    while (position := next_step(progress, known.config)) is not None:
-        step, before = by_position[position], progress[position]
-        result = await _undo(ctx, known, step, before)
-        if result is None:
-            await _come_back(ctx, head, now, timedelta(0))
+    progress = await _all_progress(ctx, known)
+    await _work(ctx, known, head, progress, now)
+
+
+async def _work(
+    ctx: restate.ObjectContext,
+    saga: RollbackRequest,
+    head: _Head,
+    progress: dict[int, StepProgress],
+    now: datetime,
+) -> None:
+    """Undo what can be undone now; come back later for the rest, or finish."""
+    by_position = {step.position: step for step in saga.steps}
+    while positions := next_steps(saga.steps, progress, saga.config):
+        attempts = [await _Attempt.start(ctx, saga, by_position[each], progress[each]) for each in positions]
+        delay: timedelta | None = None
+        for attempt in attempts:
+            position = attempt.step.position
+            if not await attempt.ended():
+                delay = timedelta(0) if delay is None else delay
+                continue
+            error = await attempt.error()
+            before = progress[position]
+            after = after_success(before) if error is None else after_failure(before, error, saga.config)
+            progress[position] = after
+            await _progress_state(ctx, position).set(after)
+            await _report(ctx, saga, attempt.step, after, now)
+            if after.state is StepState.PENDING:
+                delay = max(delay or timedelta(0), saga.config.delay_after(after.attempts))
+        if delay is not None:
+            await _come_back(ctx, head, now, delay)
             return
-        after = after_success(before) if result.error is None else after_failure(before, result.error, known.config)
-        progress[position] = after
-        await _progress_state(ctx, position).set(after)
-        facts = {"saga": known.saga_id, "step": step.step, "attempts": after.attempts, "error": after.error}
-        log.info(f"saga.compensation.{'succeeded' if result.error is None else 'failed'}", state=after.state, **facts)
-        if after.state is StepState.DEAD_LETTER:
-            await remember(ctx, _dead_letter(known, step, after, now))
-        if after.state is StepState.PENDING:
-            await _come_back(ctx, head, now, known.config.delay_after(after.attempts))
-            return
-    await _finish(ctx, known, head, progress)
+    await _finish(ctx, saga, head, progress)
 
 
-class _Undone(BaseModel):
-    error: str | None = None
-
-
-async def _undo(
-    ctx: restate.ObjectContext, saga: RollbackRequest, step: StepRecord, progress: StepProgress
-) -> _Undone | None:
-    """Run one attempt of a step's compensation; None when it takes longer than a pass may last."""
-    if step.compensation is None:
-        return _Undone()
-    if progress.invocation_id is not None:
-        # The step was running when its saga was cancelled. An undo beside a running action could be overtaken by it.
-        action = ctx.attach_invocation(progress.invocation_id, serde=BytesSerde())
-        limit = ctx.sleep(saga.config.settle_timeout, f"settle {step.step}")
-        await _first(action, limit, f"the end of step '{step.step}'")
-    attempt = f"{saga.saga_id}/{step.position}/{progress.drive}.{progress.attempts}"
-    sent = ctx.generic_send(
-        step.compensation.service,
-        step.compensation.handler,
-        _json.serialize(progress.payload_for(step)),
-        idempotency_key=attempt,
-        headers={"x-perdure-saga": saga.saga_id, "x-perdure-step": step.step},
+async def _report(
+    ctx: restate.ObjectContext, saga: RollbackRequest, step: StepRecord, progress: StepProgress, now: datetime
+) -> None:
+    event = "saga.compensation.succeeded" if progress.error is None else "saga.compensation.failed"
+    log.info(
+        event,
+        saga=saga.saga_id,
+        step=step.step,
+        state=progress.state,
+        attempts=progress.attempts,
+        error=progress.error,
     )
-    compensation = ctx.attach_invocation(await sent.invocation_id(), serde=BytesSerde())
-    late = ctx.sleep(LOOK_AGAIN, f"look again at {step.step}")
-    if not await _first(compensation, late, f"the compensation of '{step.step}'"):
+    if progress.state is StepState.DEAD_LETTER:
+        await remember(ctx, _dead_letter(saga, step, progress, now))
+
+
+class _Attempt:
+    """One attempt to undo a step: sent one-way under a key of its own, then attached to.
+
+    So running the same pass again, after a crash or a cancel, finds the same invocation.
+    """
+
+    def __init__(
+        self,
+        step: StepRecord,
+        compensation: restate.RestateDurableFuture[bytes],
+        limit: restate.RestateDurableFuture[None],
+    ) -> None:
+        self.step = step
+        self._compensation = compensation
+        self._limit = limit
+
+    @classmethod
+    async def start(
+        cls, ctx: restate.ObjectContext, saga: RollbackRequest, step: StepRecord, progress: StepProgress
+    ) -> _Attempt:
+        if progress.invocation_id is not None:
+            # The step was running when its saga was cancelled; an undo beside a running action could be overtaken.
+            action = ctx.attach_invocation(progress.invocation_id, serde=BytesSerde())
+            limit = ctx.sleep(saga.config.settle_timeout, f"settle {step.step}")
+            await _first(action, limit, f"the end of step '{step.step}'")
+        handler_ = _compensation_of(step)
+        sent = ctx.generic_send(
+            handler_.service,
+            handler_.handler,
+            _json.serialize(progress.payload_for(step)),
+            key=handler_.key,
+            idempotency_key=f"{saga.saga_id}/{step.position}/{progress.drive}.{progress.attempts}",
+            headers={"x-perdure-saga": saga.saga_id, "x-perdure-step": step.step},
+        )
+        compensation = ctx.attach_invocation(await sent.invocation_id(), serde=BytesSerde())
+        return cls(step, compensation, ctx.sleep(LOOK_AGAIN, f"look again at {step.step}"))
+
+    async def ended(self) -> bool:
+        """Wait for the compensation to end, but no longer than a pass may last."""
+        return await _first(self._compensation, self._limit, f"the compensation of '{self.step.step}'")
+
+    async def error(self) -> str | None:
+        """Return why the compensation failed, or None when it succeeded. Only after it ended."""
+        try:
+            await self._compensation
+        except TerminalError as error:
+            return error.message.partition("\nTraceback")[0]
         return None
-    try:
-        await compensation
-    except TerminalError as error:
-        return _Undone(error=error.message.partition("\nTraceback")[0])
-    return _Undone()
+
+
+def _compensation_of(step: StepRecord) -> CompensationHandler:
+    if step.compensation is None:
+        raise PerdureTerminalError(f"step '{step.step}' has no compensation, so its rollback can't be at work")
+    return step.compensation
 
 
 async def _first(
@@ -195,12 +248,17 @@ async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datet
     await _request_state(ctx).set(request)
     head = _Head(started_at=now, updated_at=now, waiters=[request.awakeable] if request.awakeable else [])
     await _head_state(ctx).set(head)
+    progress = initial_progress(
+        request.steps,
+        request.config,
+        completed=None if request.completed is None else set(request.completed),
+        running=request.running,
+        reason=request.reason,
+    )
     for step in request.steps:
-        completed = None if request.completed is None else step.position in request.completed
-        first = initial_progress(
-            step, request.config, completed=completed, invocation_id=request.running.get(step.position)
-        )
-        await _progress_state(ctx, step.position).set(first)
+        await _progress_state(ctx, step.position).set(progress[step.position])
+        if progress[step.position].state is StepState.DEAD_LETTER:
+            await remember(ctx, _dead_letter(request, step, progress[step.position], now))
     log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
     return head
 
@@ -218,8 +276,8 @@ async def _join(ctx: restate.ObjectContext, known: RollbackRequest, head: _Head,
         return
     joined = head.model_copy(update={"waiters": [*head.waiters, again.awakeable]})
     await _head_state(ctx).set(joined)
-    progress = {step.position: await _progress(ctx, step.position) for step in known.steps}
-    if next_step(progress, known.config) is None:
+    progress = await _all_progress(ctx, known)
+    if outcome(known.steps, progress, known.config) is not Outcome.RUNNING:
         await _finish(ctx, known, joined, progress)
 
 
@@ -239,7 +297,7 @@ async def _finish(
     names = {step.position: step.step for step in saga.steps}
     in_order = sorted(progress, reverse=True)
     report = RollbackReport(
-        outcome=outcome(progress, saga.config),
+        outcome=outcome(saga.steps, progress, saga.config),
         undone=[names[position] for position in in_order if progress[position].state is StepState.UNDONE],
         dead_letters=[names[position] for position in in_order if progress[position].state is StepState.DEAD_LETTER],
     )
@@ -251,8 +309,9 @@ async def _finish(
     log.info(event, saga=saga.saga_id, undone=report.undone, dead_letters=report.dead_letters)
 
 
-async def _progress(ctx: Any, position: int) -> StepProgress:
-    return await _progress_state(ctx, position).get() or StepProgress()
+async def _all_progress(ctx: Any, saga: RollbackRequest) -> dict[int, StepProgress]:
+    found = {step.position: await _progress_state(ctx, step.position).get() for step in saga.steps}
+    return {position: each or StepProgress() for position, each in found.items()}
 
 
 async def _now(ctx: restate.ObjectContext) -> datetime:
@@ -270,7 +329,9 @@ async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
     step = next((each for each in saga.steps if each.position == request.position), None) if saga else None
     if saga is None or head is None or step is None:
         raise NotFound(f"no dead letter '{ctx.key()}/{request.position}'", metadata={"field": "id"})
-    before = await _progress(ctx, step.position)
+    before = await _progress_state(ctx, step.position).get() or StepProgress()
+    if request.act is Act.REDRIVE and step.compensation is None:
+        raise Conflict(f"step '{step.step}' has no compensation to redrive: finish it by hand, then resolve it")
     after = apply_act(before, request.act, step.step, request.payload)
     later = head.model_copy(update={"acts": head.acts + 1, "updated_at": now})
     await _trail_state(ctx, later.acts).set(
@@ -305,7 +366,7 @@ def _dead_letter(saga: RollbackRequest, step: StepRecord, progress: StepProgress
         service=saga.service,
         step=step.step,
         position=step.position,
-        compensation=str(step.compensation),
+        compensation=str(step.compensation or ""),
         payload=progress.payload_for(step),
         error=error,
         signature=error_signature(error),
@@ -322,11 +383,11 @@ async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
     request, head = await _request_state(ctx).get(), await _head_state(ctx).get()
     if request is None or head is None:
         raise NotFound(f"no rollback of a saga '{ctx.key()[:200]}'", metadata={"saga": ctx.key()[:200]})
-    progress = {step.position: await _progress(ctx, step.position) for step in request.steps}
+    progress = await _all_progress(ctx, request)
     return RollbackStatus(
         saga_id=request.saga_id,
         service=request.service,
-        status=outcome(progress, request.config),
+        status=outcome(request.steps, progress, request.config),
         strategy=request.config.strategy.value,
         reason=request.reason,
         started_at=head.started_at,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import restate
 
 from perdure import ControlPlaneService, Orchestration, SagaConfig, ServiceClient
+from perdure.approvals.messages import ApprovalResult
 from perdure.errors import Refused, StepFailed
 from perdure.observability.logging import get_logger
 from services.contracts import flights, hotels, notifications, payments
@@ -58,9 +59,7 @@ def trips_service(settings: OrchestratorSettings, saga: SagaConfig | None = None
         )
         if plan.needs_approval(settings.approval_limit_minor):
             await _ask(cp, plan, settings)
-        charge = await cp.step(
-            "payment", payments.charge, plan.charge, compensate=refund_payment, payload=plan.refund
-        )
+        charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund_payment, payload=plan.refund)
         try:
             await cp.step("notification", notifications.notify, plan.tell_confirmed)
         except StepFailed as error:  # a trip that is booked and paid for is not undone because a mail could not go out
@@ -77,7 +76,7 @@ def trips_service(settings: OrchestratorSettings, saga: SagaConfig | None = None
 
 async def _ask(cp: Orchestration, plan: TripPlan, settings: OrchestratorSettings) -> None:
     """Wait until somebody approves the trip; refuse it when they don't."""
-    approved = await cp.await_human_approval(
+    outcome = await cp.request_approval(
         plan.trip_id,
         settings.approval_timeout,
         title=plan.approval_title(),
@@ -85,5 +84,11 @@ async def _ask(cp: Orchestration, plan: TripPlan, settings: OrchestratorSettings
         approvers=settings.approvers,
         payload=plan.request.model_dump(mode="json"),
     )
-    if not approved:
-        raise Refused("step 'approval' failed: the trip was rejected", 403, "approval_rejected", {"step": "approval"})
+    if outcome.outcome is not ApprovalResult.APPROVED:
+        who = ", ".join(outcome.decided_by)
+        raise Refused(
+            f"step 'approval' failed: rejected by {who}: {outcome.reason}",
+            403,
+            "approval_rejected",
+            {"step": "approval", "decided_by": who},
+        )

@@ -24,4 +24,4 @@ class OrchestratorSettings(ControlPlaneSettings):
     port: int = Field(default=9081, ge=1, le=65535)
     approval_limit_minor: int = Field(default=100_000, ge=0)
     approval_timeout: timedelta = timedelta(hours=24)
-    approvers: list[str] = []
+    approvers: list[str] = Field(default_factory=list)

@@ -1,0 +1,89 @@
+"""TCP ports: find free ones, and say clearly when one is taken."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import ExitStack
+
+from perdure.errors import ConfigurationError
+
+__all__ = ["ensure_free", "free_ports", "reserve"]
+
+
+def reserve(host: str, port: int, setting: str) -> socket.socket:
+    """Bind a port, so that nobody else can take it, and let a server of this process listen on it.
+
+    The socket only holds the port; it never listens. A server that binds with ``SO_REUSEPORT``, as granian does, can
+    share the port with it, while any other process that asks here first is refused. Without this, two servers that set
+    ``SO_REUSEPORT`` would silently share the port's traffic.
+
+    Args:
+        host: Address or name to bind.
+        port: Port to bind; 0 lets the system choose, see `socket.socket.getsockname`.
+        setting: Name of the setting the port came from, for the error message.
+
+    Returns:
+        The bound socket; close it once the server has stopped.
+
+    Raises:
+        ConfigurationError: The port is taken, or can't be bound by this user or on this host.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise ConfigurationError(
+            f"the host '{host}' of port {port} ({setting}) is unknown: {error.strerror}"
+        ) from error
+    holder = socket.socket(family, kind, protocol)
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(address)
+        if hasattr(socket, "SO_REUSEPORT"):
+            # Set after the bind: the bind itself must be exclusive.
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError as error:
+        holder.close()
+        raise ConfigurationError(_why(error, host, port, setting)) from error
+    return holder
+
+
+def ensure_free(host: str, port: int, setting: str) -> None:
+    """Check that a port can be bound now.
+
+    Args:
+        host: Address or name to bind.
+        port: The port.
+        setting: Name of the setting the port came from, for the error message.
+
+    Raises:
+        ConfigurationError: The port is taken, or can't be bound by this user or on this host.
+    """
+    reserve(host, port, setting).close()
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Return ports that are free at this moment, each a different one.
+
+    Args:
+        count: How many.
+        host: Address they are meant for.
+
+    Returns:
+        The port numbers. Nothing holds them: another process may take one before you do.
+    """
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((host, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+def _why(error: OSError, host: str, port: int, setting: str) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is taken: stop what listens there, or set {setting} to another port"
+    if error.errno == errno.EACCES:
+        return f"port {port} on {host} needs more rights than this user has: set {setting} to a port above 1023"
+    return f"port {port} on {host} ({setting}) can't be bound: {error.strerror}"

@@ -1,0 +1,179 @@
+"""Logs: facts as keywords, one line each, silent while an invocation replays, and marked with the invocation.
+
+    log = get_logger(__name__)
+    log.info("seat reserved", flight="PD100", seats=1)
+
+A logger works without any set-up, and goes through the standard library's logging, as the SDK's and the server's own
+loggers do. So a process decides in one place, `configure_logging`, how all of them look.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TextIO, cast
+
+import structlog
+from restate.extensions import current_context
+from restate.logging import RestateLoggingFilter
+from structlog.stdlib import BoundLogger, ProcessorFormatter
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from perdure._sdk import handler_info
+from perdure.errors import ConfigurationError
+
+__all__ = ["LoggingConfig", "configure_logging", "get_logger"]
+
+LogFormat = Literal["json", "console"]
+
+# Each of them logs a line for every request that it makes.
+_QUIET = {"httpx": "warning", "httpcore": "warning"}
+
+_replay_filter = RestateLoggingFilter()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """How a process logs.
+
+    Args:
+        level: The least level that is logged: ``debug``, ``info``, ``warning``, ``error`` or ``critical``.
+        format: ``json`` for machines, ``console`` for people; None is ``console`` on a terminal and ``json`` elsewhere.
+        levels: Other levels for loggers by name, for example ``{"sqlalchemy.engine": "info"}``.
+    """
+
+    level: str = "info"
+    format: LogFormat | None = None
+    levels: Mapping[str, str] = field(default_factory=dict)
+
+
+def get_logger(name: str | None = None) -> BoundLogger:
+    """Return a logger that takes facts as keywords.
+
+    Inside a handler, each line carries ``invocation_id``, ``service``, ``handler`` and, for virtual objects and
+    workflows, ``key``. While an invocation replays, nothing is logged.
+
+    Args:
+        name: The logger's name, usually ``__name__``; the root logger by default.
+    """
+    return cast(
+        "BoundLogger",
+        structlog.wrap_logger(
+            logging.getLogger(name),
+            processors=[
+                structlog.stdlib.filter_by_level,
+                _silent_on_replay,
+                _with_invocation,
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.add_log_level,
+                structlog.stdlib.PositionalArgumentsFormatter(),
+                _hand_over,
+            ],
+            wrapper_class=BoundLogger,
+        ),
+    )
+
+
+def configure_logging(config: LoggingConfig | None = None, *, stream: TextIO | None = None) -> None:
+    """Set up the logging of this process: one handler on the root logger, in place of those that are there.
+
+    Args:
+        config: How to log; the defaults of `LoggingConfig` when left out.
+        stream: Where to; standard output by default.
+
+    Raises:
+        ConfigurationError: An unknown level or format.
+    """
+    config = config or LoggingConfig()
+    target = stream or sys.stdout
+    handler = logging.StreamHandler(target)
+    handler.addFilter(_passes)
+    handler.setFormatter(_formatter(config.format or ("console" if target.isatty() else "json"), target))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(_level("level", config.level))
+    for name, level in {**_QUIET, **config.levels}.items():
+        logging.getLogger(name).setLevel(_level(f"level of '{name}'", level))
+
+
+def _level(setting: str, name: str) -> int:
+    known = {"debug", "info", "warning", "error", "critical"}
+    if name.lower() not in known:
+        raise ConfigurationError(f"log {setting}: '{name}' is unknown, take one of {', '.join(sorted(known))}")
+    return logging.getLevelNamesMapping()[name.upper()]
+
+
+def _formatter(kind: str, target: TextIO) -> logging.Formatter:
+    renderer: list[Processor]
+    match kind:
+        case "json":
+            renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        case "console":
+            renderer = [structlog.dev.ConsoleRenderer(colors=target.isatty())]
+        case _:
+            raise ConfigurationError(f"log format: '{kind}' is unknown, take json or console")
+    return ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.ExtraAdder(),
+            _with_invocation,
+        ],
+        processors=[
+            ProcessorFormatter.remove_processors_meta,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *renderer,
+        ],
+    )
+
+
+class _Event(dict[str, Any]):
+    """The facts of a log line. A handler that knows nothing of structlog prints them readably."""
+
+    def __str__(self) -> str:
+        facts = (f"{name}={value!r}" for name, value in self.items() if name not in ("event", "level", "logger"))
+        return " ".join((str(self["event"]), *facts))
+
+
+def _hand_over(logger: WrappedLogger, method: str, event: EventDict) -> tuple[tuple[_Event], MutableMapping[str, Any]]:
+    """Give the line to the standard library's logger, as `ProcessorFormatter` expects it."""
+    return (_Event(event),), {"extra": {"_logger": logger, "_name": method}}
+
+
+def _silent_on_replay(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if _replaying():
+        raise structlog.DropEvent
+    return event
+
+
+def _with_invocation(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    try:
+        context = current_context()
+    except LookupError:
+        return event
+    if context is None:
+        return event
+    info = handler_info(context)
+    event.setdefault("invocation_id", context.request().id)
+    event.setdefault("service", info.service)
+    event.setdefault("handler", info.handler)
+    if info.kind != "service":
+        event.setdefault("key", cast("Any", context).key())
+    return event
+
+
+_ANY_RECORD = logging.LogRecord("perdure", logging.INFO, "", 0, "", None, None)
+
+
+def _replaying() -> bool:
+    # The SDK tells it in public only through the filter of its own loggers.
+    return not _replay_filter.filter(_ANY_RECORD)  # type: ignore[no-untyped-call] # the SDK's
+
+
+def _passes(record: logging.LogRecord) -> bool:
+    # What the SDK itself has to say while it replays is a fault of the replay: never hide that.
+    return record.name.startswith("restate.") or not _replaying()

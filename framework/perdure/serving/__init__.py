@@ -1,0 +1,24 @@
+"""Serve handlers: one call gives a process with health, readiness, logs, and a stop that drains.
+
+raise SystemExit(serve(flights, port=9081, readiness={"database": database.ping}, lifespan=database.opened))
+"""
+
+from __future__ import annotations
+
+from perdure.serving.app import HasDefinitions, ReadinessCheck, Servable, ServiceApp, build_app
+from perdure.serving.drain import Drain
+from perdure.serving.process import serve, serve_async
+from perdure.serving.server import HttpVersion, listening
+
+__all__ = [
+    "Drain",
+    "HasDefinitions",
+    "HttpVersion",
+    "ReadinessCheck",
+    "Servable",
+    "ServiceApp",
+    "build_app",
+    "listening",
+    "serve",
+    "serve_async",
+]

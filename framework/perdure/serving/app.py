@@ -1,0 +1,171 @@
+"""The ASGI app of a process: handlers, health, readiness."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Protocol, cast, runtime_checkable
+
+import restate
+
+from perdure.errors import ConfigurationError
+from perdure.observability.logging import get_logger
+from perdure.serving.asgi import ASGIApp, Message, Receive, Scope, Send, respond_json, sending_status_at_once
+from perdure.serving.drain import Drain
+
+__all__ = ["HasDefinitions", "ReadinessCheck", "Servable", "ServiceApp", "build_app"]
+
+Definition = restate.Service | restate.VirtualObject | restate.Workflow
+
+ReadinessCheck = Callable[[], Awaitable[object]]
+"""Raises when the process can't do its work now, for example when its database doesn't answer."""
+
+_CHECK_TIMEOUT = timedelta(seconds=2)
+
+log = get_logger(__name__)
+
+
+@runtime_checkable
+class HasDefinitions(Protocol):
+    """Something that is served as one or more of the SDK's services."""
+
+    def definitions(self) -> Sequence[Definition]:
+        """Return the services to serve."""
+
+
+Servable = Definition | HasDefinitions
+"""What can be served: a service of perdure's or of the SDK's."""
+
+
+class ServiceApp:
+    """An ASGI app that serves handlers to the engine, and tells people and machines how it is. See `build_app`.
+
+    ========== =================================================================================
+    /health    200 while the process lives
+    /ready     200 when it can take work; 503 with reasons while a check fails or it drains
+    /discover  asked by the engine at registration
+    /invoke/…  an attempt of an invocation
+    ========== =================================================================================
+    """
+
+    def __init__(self, handlers: ASGIApp, names: Sequence[str], readiness: Mapping[str, ReadinessCheck]) -> None:
+        self.names = tuple(names)
+        self.drain = Drain(handlers)
+        self._handlers = handlers
+        self._readiness = readiness
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            # ASGI's way to say that a protocol isn't spoken here; a server then goes on without it.
+            raise NotImplementedError(f"{scope['type']} is not served")
+        path: str = scope["path"]
+        if "/invoke/" in path:
+            await self.drain(scope, receive, sending_status_at_once(send))
+        elif path == "/health":
+            await respond_json(send, 200, {"status": "ok"})
+        elif path == "/ready":
+            await self._ready(send)
+        else:
+            await self._handlers(scope, receive, sending_status_at_once(send))
+
+    async def _ready(self, send: Send) -> None:
+        if self.drain.draining:
+            await respond_json(send, 503, {"status": "draining"})
+            return
+        names = list(self._readiness)
+        faults = await asyncio.gather(*(_check(name, self._readiness[name]) for name in names))
+        checks = {name: fault or "ok" for name, fault in zip(names, faults, strict=True)}
+        status = "unready" if any(faults) else "ready"
+        await respond_json(send, 503 if any(faults) else 200, {"status": status, "checks": checks})
+
+
+def build_app(
+    *services: Servable,
+    readiness: Mapping[str, ReadinessCheck] | None = None,
+    identity_keys: Iterable[str] = (),
+) -> ServiceApp:
+    """Make the ASGI app that serves services. `serve` does that and runs it.
+
+    Args:
+        services: What to serve.
+        readiness: Checks behind ``/ready``, by name. Each has 2 seconds.
+        identity_keys: Public keys (``publickeyv1_…``) of the engines that may call; none lets anyone call.
+
+    Returns:
+        The app. Its `ServiceApp.drain` brings open attempts to an end before a stop.
+
+    Raises:
+        ConfigurationError: Nothing to serve, something that can't be, or two services of one name.
+    """
+    definitions = list(_definitions(services))
+    if not definitions:
+        raise ConfigurationError("there is nothing to serve: name at least one service")
+    names = [definition.name for definition in definitions]
+    if doubles := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigurationError(f"two services have the same name: {', '.join(doubles)}")
+    try:
+        handlers = cast("ASGIApp", restate.app(definitions, identity_keys=list(identity_keys)))
+    except Exception as error:
+        raise ConfigurationError(f"an identity key is malformed: {error}") from error
+    _leave_signals_alone(handlers)
+    return ServiceApp(handlers, names, readiness or {})
+
+
+def _definitions(services: Iterable[object]) -> Iterable[Definition]:
+    for service in services:
+        if isinstance(service, Definition):
+            yield service
+        elif isinstance(service, HasDefinitions):
+            yield from service.definitions()
+        else:
+            raise ConfigurationError(f"{service!r} can't be served: give a service, a virtual object or a workflow")
+
+
+def _leave_signals_alone(handlers: ASGIApp) -> None:
+    """Keep the SDK's app from taking over SIGTERM.
+
+    It does so in its first call, and the server's own handler is never called again. Where signals can't be handled it
+    goes without: so its first call is made here, in a thread of its own.
+    """
+    faults: list[BaseException] = []
+
+    def first_call() -> None:
+        try:
+            asyncio.run(_ask_health(handlers))
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            faults.append(error)
+
+    thread = threading.Thread(target=first_call, name="perdure-first-call")
+    thread.start()
+    thread.join()
+    if faults:
+        raise faults[0]
+
+
+async def _ask_health(handlers: ASGIApp) -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] != 200:
+            raise ConfigurationError(f"the SDK's app answers its health check with {message['status']}")
+
+    scope: dict[str, Any] = {"type": "http", "http_version": "2", "method": "GET", "path": "/health", "headers": []}
+    await handlers(scope, receive, send)
+
+
+async def _check(name: str, check: ReadinessCheck) -> str | None:
+    """Return why a check fails, or None. The reason is short: details may be confidential, and go to the log."""
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT.total_seconds()):
+            await check()
+    except TimeoutError:
+        log.warning("readiness check timed out", check=name, seconds=_CHECK_TIMEOUT.total_seconds())
+        return "timed out"
+    except Exception as error:
+        log.warning("readiness check failed", check=name, exc_info=error)
+        return f"failed ({type(error).__name__})"
+    return None

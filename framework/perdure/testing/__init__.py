@@ -1,0 +1,9 @@
+"""Test services on a real restate-server, without Docker. See `perdure.testing.plugin` for the pytest fixture."""
+
+from __future__ import annotations
+
+from perdure.testing.background import BackgroundLoop
+from perdure.testing.served import Mode, Restate, RestateEnvironment, ServedApp
+from perdure.testing.server import RestateServer
+
+__all__ = ["BackgroundLoop", "Mode", "Restate", "RestateEnvironment", "RestateServer", "ServedApp"]

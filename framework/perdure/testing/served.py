@@ -1,0 +1,164 @@
+"""Services served for a test, and registered with an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from perdure.admin import AdminClient, sql_text
+from perdure.errors import EngineError
+from perdure.serving import HttpVersion, Servable, ServiceApp, build_app, listening
+from perdure.testing.background import BackgroundLoop
+from perdure.testing.server import RestateServer
+
+__all__ = ["Mode", "Restate", "RestateEnvironment", "ServedApp"]
+
+
+class Mode(StrEnum):
+    """How the engine and the services talk to each other."""
+
+    HTTP2 = "http2"
+    """One stream for each attempt; waiting handlers stay in memory for a while."""
+    REQUEST_RESPONSE = "request_response"
+    """HTTP/1.1: each wait ends the attempt, and the next one replays."""
+    ALWAYS_SUSPENDING = "always_suspending"
+    """HTTP/2, but the engine suspends handlers at each wait."""
+
+
+class ServedApp:
+    """An app on a real port, in a thread with an event loop of its own. Use it as a context manager.
+
+    A test may block its own loop, or end it, while handlers run. What handlers and test share must be safe for threads.
+
+    Args:
+        app: What to serve, see `perdure.serving.build_app`.
+        http: The protocol to speak.
+    """
+
+    def __init__(self, app: ServiceApp, *, http: HttpVersion = "2") -> None:
+        self.app = app
+        self._http: HttpVersion = http
+        self._loop = BackgroundLoop("perdure-served-app")
+        self._stack = AsyncExitStack()
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        """Listen on a free port, see `url`."""
+        self._loop.start()
+        try:
+            self.url = self._loop.call(self._stack.enter_async_context(listening(self.app, http=self._http))).url
+        except BaseException:
+            self._loop.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop listening."""
+        try:
+            self._loop.call(self._stack.aclose())
+        finally:
+            self._loop.stop()
+
+
+@dataclass(frozen=True)
+class RestateEnvironment:
+    """Services that an engine can call.
+
+    Args:
+        ingress: Address of the engine's ingress.
+        admin: Address of the engine's admin API.
+        url: Address of the services.
+        services: Their names.
+        mode: How the engine talks to them.
+        server: The engine.
+        app: The app that serves them.
+    """
+
+    ingress: str
+    admin: str
+    url: str
+    services: tuple[str, ...]
+    mode: Mode
+    server: RestateServer
+    app: ServiceApp
+
+
+@dataclass
+class Restate:
+    """Serves services to an engine, and takes them back at the end.
+
+    Args:
+        server: The engine.
+        mode: How it talks to the services.
+    """
+
+    server: RestateServer
+    mode: Mode
+    _served: list[tuple[ServedApp, RestateEnvironment]] = field(default_factory=list)
+
+    async def serve(self, *services: Servable, identity_keys: Sequence[str] = ()) -> RestateEnvironment:
+        """Serve and register services until the test ends.
+
+        State and workflow keys outlive a test, since tests share the engine: use fresh keys.
+
+        Args:
+            services: What to serve.
+            identity_keys: Public keys of engines that may call, see `perdure.serving.build_app`.
+
+        Returns:
+            Where to reach them.
+
+        Raises:
+            ConfigurationError: They can't be served.
+            EngineError: The engine refused them.
+        """
+        http1 = self.mode is Mode.REQUEST_RESPONSE
+        served = ServedApp(build_app(*services, identity_keys=identity_keys), http="1" if http1 else "2")
+        served.__enter__()
+        try:
+            async with AdminClient(self.server.admin) as admin:
+                names = await admin.register(served.url, use_http_11=http1)
+        except BaseException:
+            served.__exit__()
+            raise
+        environment = RestateEnvironment(
+            ingress=self.server.ingress,
+            admin=self.server.admin,
+            url=served.url,
+            services=tuple(names),
+            mode=self.mode,
+            server=self.server,
+            app=served.app,
+        )
+        self._served.append((served, environment))
+        return environment
+
+    async def close(self) -> None:
+        """End what still runs, forget the registrations, stop listening."""
+        while self._served:
+            served, environment = self._served.pop()
+            try:
+                if self.server.engine.running:
+                    async with AdminClient(self.server.admin) as admin:
+                        await _forget(admin, environment)
+            finally:
+                served.__exit__()
+
+
+async def _forget(admin: AdminClient, environment: RestateEnvironment) -> None:
+    names = ", ".join(sql_text(name) for name in environment.services)
+    left = await admin.query(
+        f"select id from sys_invocation where target_service_name in ({names}) and status != 'completed'"  # noqa: S608 - quoted
+    )
+    for row in left:
+        try:
+            await admin.act(row["id"], "kill")
+        except EngineError as error:
+            if " 404 " not in str(error):  # it ended by itself meanwhile
+                raise
+    for deployment in await admin.deployments():
+        if str(deployment.get("uri", "")).rstrip("/") == environment.url:
+            await admin.remove_deployment(deployment["id"])

@@ -1,0 +1,124 @@
+"""A real restate-server for tests: fresh data, free ports, nothing left behind."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+from perdure._ports import free_ports
+from perdure.engine import EngineConfig, EngineProcess, locate_engine
+from perdure.errors import ConfigurationError
+from perdure.testing.background import BackgroundLoop
+
+__all__ = ["RestateServer"]
+
+# Test data outlives no crash of the machine, so it needs no fsync: that's most of the time of a step on a slow disk.
+_FAST = {
+    "RESTATE_LOG_SERVER__ROCKSDB_DISABLE_WAL_FSYNC": "true",
+    "RESTATE_BIFROST__LOCAL__ROCKSDB_DISABLE_WAL_FSYNC": "true",
+    "RESTATE_ADMIN__DISABLE_WEB_UI": "true",
+}
+_MEMORY = 256 * 1024 * 1024
+_ATTEMPTS = 5
+
+
+@dataclass(kw_only=True)
+class RestateServer:
+    """A restate-server of a test session. Use it as a context manager.
+
+    Args:
+        install_dir: Folder that npm installs the server into when there is none in RESTATE_SERVER_BIN or on the PATH.
+        always_suspending: Suspend invocations at each wait, so that each step is a replay: finds what isn't
+            deterministic.
+        partitions: Partitions of its data.
+        settings: More of the server's own settings, as its environment variables.
+    """
+
+    install_dir: Path
+    always_suspending: bool = False
+    partitions: int = 1
+    settings: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        """Prepare; nothing runs yet."""
+        self._engine: EngineProcess | None = None
+        self._folder: Path | None = None
+
+    @property
+    def ingress(self) -> str:
+        """Address of the ingress."""
+        return self.engine.ingress_url
+
+    @property
+    def admin(self) -> str:
+        """Address of the admin API."""
+        return self.engine.admin_url
+
+    @property
+    def engine(self) -> EngineProcess:
+        """The process, for tests that kill and restart it."""
+        if self._engine is None:
+            raise RuntimeError("the server isn't started: use it as a context manager")
+        return self._engine
+
+    def __enter__(self) -> Self:
+        """Start it, and wait until it's ready.
+
+        Raises:
+            ConfigurationError: RESTATE_SERVER_BIN names no usable server.
+            EngineError: It can't be installed or started.
+        """
+        binary = locate_engine(self.install_dir).path
+        self._folder = Path(tempfile.mkdtemp(prefix="perdure-restate-"))
+        loop = BackgroundLoop("perdure-restate").start()
+        try:
+            self._engine = loop.call(_started(binary, self._config))
+        except BaseException:
+            shutil.rmtree(self._folder)
+            raise
+        finally:
+            loop.stop()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it and remove its data."""
+        loop = BackgroundLoop("perdure-restate").start()
+        try:
+            loop.call(self.engine.stop())
+        finally:
+            loop.stop()
+            if self._folder is not None:
+                shutil.rmtree(self._folder)
+            self._engine = self._folder = None
+
+    def _config(self) -> EngineConfig:
+        assert self._folder is not None  # noqa: S101 - set by __enter__, which is the only way here
+        ingress, admin, node = free_ports(3)
+        return EngineConfig(
+            data_dir=self._folder / "data",
+            ingress_port=ingress,
+            admin_port=admin,
+            node_port=node,
+            partitions=self.partitions,
+            inactivity_timeout=timedelta(0) if self.always_suspending else None,
+            rocksdb_memory=_MEMORY,
+            extra={**_FAST, **(self.settings or {})},
+        )
+
+
+async def _started(binary: Path, config: Callable[[], EngineConfig]) -> EngineProcess:
+    for attempt in range(1, _ATTEMPTS + 1):
+        engine = EngineProcess(binary, config())
+        try:
+            await engine.start()
+        except ConfigurationError:  # someone else took one of the free ports in the meantime
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            return engine
+    raise AssertionError("unreachable")

@@ -1,0 +1,77 @@
+"""A service in a process of its own, to test how a process stops: ``python serving_process.py PORT FILE [GRACE]``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import restate as sdk
+
+from perdure.serving import serve
+
+journal = Path(sys.argv[2])
+work = sdk.Service("StoppedWork")
+
+
+def note(line: str) -> None:
+    with journal.open("a") as file:
+        file.write(f"{line}\n")
+
+
+@work.handler()
+async def three_steps(ctx: sdk.Context, name: str) -> str:
+    for step in range(3):
+
+        async def act(step: int = step) -> None:
+            await asyncio.sleep(0.3)
+            note(f"{name} {step}")
+
+        await ctx.run_typed(f"step-{step}", act)
+    return name
+
+
+@work.handler()
+async def slow_step(ctx: sdk.Context, seconds: float) -> str:
+    async def act() -> None:
+        note("begin")
+        await asyncio.sleep(seconds)
+        note("end")
+
+    await ctx.run_typed("slow", act)
+    return "done"
+
+
+@work.handler()
+async def blocking_step(ctx: sdk.Context, seconds: float) -> str:
+    def act() -> None:
+        note("begin")
+        time.sleep(seconds)
+        note("end")
+
+    await ctx.run_typed("blocking", act)
+    return "done"
+
+
+@work.handler()
+async def sleeper(ctx: sdk.Context, seconds: float) -> str:
+    await ctx.run_typed("before", lambda: note("before"))
+    await ctx.sleep(timedelta(seconds=seconds))
+    await ctx.run_typed("after", lambda: note("after"))
+    return "woke"
+
+
+@asynccontextmanager
+async def resources() -> AsyncIterator[None]:
+    note("opened")
+    yield
+    note("closed")
+
+
+if __name__ == "__main__":
+    grace = timedelta(seconds=float(sys.argv[3]) if len(sys.argv) > 3 else 10)
+    raise SystemExit(serve(work, port=int(sys.argv[1]), lifespan=resources, drain_grace=grace))

@@ -1,0 +1,491 @@
+"""Approvals on a real engine, in all three modes: deciding, racing, timing out, withdrawing, inboxes, bad input."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+from uuid import uuid4
+
+import httpx
+import pytest
+import pytest_asyncio
+import restate as sdk
+from pydantic import BaseModel
+
+from perdure import AdminClient, ControlPlaneService, IngressClient, ObjectClient, Orchestration, Target
+from perdure.approvals.messages import (
+    ApprovalOutcome,
+    ApprovalRequest,
+    ApprovalResult,
+    ApprovalStatus,
+    DecisionReceipt,
+    DecisionRequest,
+    Expiry,
+    InboxItem,
+    Withdrawal,
+)
+from perdure.approvals.people import ANYONE
+from perdure.approvals.service import definitions
+from perdure.approvals.targets import (
+    approval_status,
+    approve,
+    expire_approval,
+    list_inbox,
+    open_approval,
+    reject,
+    withdraw_approval,
+)
+from perdure.binding import handler
+from perdure.errors import IngressError
+from perdure.serdes import serde_for
+from perdure.testing import Restate, RestateEnvironment
+from tests.support import eventually
+
+HOUR = timedelta(hours=1)
+
+
+class Question(BaseModel):
+    """What the asking workflow asks; the awakeable is its own."""
+
+    approval_id: str
+    requester: str = ""
+    approvers: list[str] = []
+    quorum: int = 1
+    timeout: timedelta = HOUR
+    payload: Any = None
+
+
+asking = sdk.Workflow("Asking")
+
+
+@handler(asking, "main")
+async def run(ctx: sdk.WorkflowContext, question: Question) -> ApprovalOutcome:
+    id_, decided = ctx.awakeable(serde=serde_for(ApprovalOutcome))
+    request = ApprovalRequest(title=f"Question {question.approval_id}", awakeable=id_, **dict(question))
+    await ObjectClient(ctx, open_approval, question.approval_id).send(request)
+    ctx.set("awakeable", id_, serde=serde_for(str))
+    return await decided
+
+
+@handler(asking, "shared")
+async def withdraw(ctx: sdk.WorkflowSharedContext, everyone: bool) -> None:
+    id_ = await ctx.get("awakeable", serde=serde_for(str))
+    assert id_ is not None
+    request = None if everyone else Withdrawal(awakeable=id_, reason="no longer needed")
+    approval_id = ctx.key().partition("/")[0]
+    await ObjectClient(ctx, withdraw_approval, approval_id).send(request)
+
+
+@handler(asking, "shared")
+async def send_raw(ctx: sdk.WorkflowSharedContext, body: dict[str, Any]) -> ApprovalOutcome:
+    """Send a request as another version of perdure might, and wait for the answer."""
+    id_, decided = ctx.awakeable(serde=serde_for(ApprovalOutcome))
+    body["awakeable"] = id_
+    raw = serde_for(Any).serialize(body)
+    ctx.generic_send(open_approval.service, open_approval.handler, raw, key=ctx.key())
+    return await decided
+
+
+@handler(asking, "shared")
+async def send_expiry(ctx: sdk.WorkflowSharedContext, deadline: datetime) -> None:
+    await ObjectClient(ctx, expire_approval, ctx.key()).call(Expiry(deadline=deadline))
+
+
+run_asking = Target("Asking", "run", Question, ApprovalOutcome)
+leave = Target("Asking", "withdraw", bool, type(None))
+
+gate = ControlPlaneService("Gate")
+
+
+class GateRequest(BaseModel):
+    timeout: timedelta = HOUR
+
+
+@gate.main()
+async def pass_gate(cp: Orchestration, request: GateRequest) -> bool:
+    return await cp.await_human_approval(
+        f"gate-{cp.key}", request.timeout, title="May it pass?", requester="req", payload={"key": cp.key}
+    )
+
+
+run_gate = Target("Gate", "run", GateRequest, bool)
+
+
+class Desk:
+    """One test's view of the platform: its ingress, and an approval id of its own."""
+
+    def __init__(self, env: RestateEnvironment) -> None:
+        self.env = env
+        self.id = f"A{uuid4().hex[:12]}"
+        self.client = IngressClient(env.ingress, timeout=timedelta(seconds=30))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+
+    async def ask(self, by: str = "", **question: Any) -> str:
+        """Start a workflow that asks and waits; return its invocation's id."""
+        key = f"{self.id}/{by}" if by else self.id
+        return await self.client.send(run_asking, Question(approval_id=self.id, **question), key=key)
+
+    async def asked(self, **question: Any) -> ApprovalStatus:
+        await self.ask(**question)
+        return await self.status_where(lambda _: True)
+
+    async def outcome(self, by: str = "") -> ApprovalOutcome:
+        return await self.client.attach(run_asking, key=f"{self.id}/{by}" if by else self.id)
+
+    async def approve(self, actor: str, reason: str = "") -> DecisionReceipt:
+        return await self.client.call(approve, DecisionRequest(actor=actor, reason=reason), key=self.id)
+
+    async def reject(self, actor: str, reason: str = "") -> DecisionReceipt:
+        return await self.client.call(reject, DecisionRequest(actor=actor, reason=reason), key=self.id)
+
+    async def status(self) -> ApprovalStatus:
+        return await self.client.call(approval_status, key=self.id)
+
+    async def status_where(self, fits: Any) -> ApprovalStatus:
+        async def look() -> ApprovalStatus | None:
+            try:
+                found = await self.status()
+            except IngressError as error:
+                if error.status_code != 404:
+                    raise
+                return None
+            return found if fits(found) else None
+
+        return await eventually(look, what=f"approval {self.id} as expected")
+
+    async def inbox(self, person: str) -> list[InboxItem]:
+        return [item for item in await self.client.call(list_inbox, key=person) if item.approval_id == self.id]
+
+    async def inbox_has(self, person: str, count: int) -> list[InboxItem]:
+        async def look() -> tuple[list[InboxItem]] | None:
+            items = await self.inbox(person)
+            return (items,) if len(items) == count else None
+
+        (items,) = await eventually(look, what=f"{count} item(s) in the inbox of {person}")
+        return items
+
+    def person(self, name: str) -> str:
+        """A person whom no other test knows, since inboxes outlive a test."""
+        return f"{name}-{self.id.lower()}"
+
+
+@pytest_asyncio.fixture
+async def desk(restate: Restate) -> AsyncIterator[Desk]:
+    env = await restate.serve(*definitions(), asking, gate)
+    async with Desk(env) as desk:
+        yield desk
+
+
+async def refused(call: Any) -> IngressError:
+    with pytest.raises(IngressError) as caught:
+        await call
+    return caught.value
+
+
+async def test_an_approval_is_asked_decided_and_answered(desk: Desk):
+    payload = {"amount": 150000, "traveller": "req@example.com"}
+    status = await desk.asked(requester="Req@example.com", payload=payload)
+    assert (status.status, status.requester, status.payload) == ("open", "req@example.com", payload)
+    assert status.deadline - status.opened_at == HOUR
+    assert abs(datetime.now(UTC) - status.opened_at) < timedelta(minutes=1)
+
+    receipt = await desk.approve("Ada@example.com", "within budget")
+    assert (receipt.actor, receipt.act, receipt.status) == ("ada@example.com", "approve", "approved")
+    outcome = await desk.outcome()
+    assert outcome == ApprovalOutcome(
+        approval_id=desk.id,
+        outcome=ApprovalResult.APPROVED,
+        decided_by=["ada@example.com"],
+        reason="within budget",
+    )
+    status = await desk.status()
+    assert (status.status, status.decided_by, status.reason) == ("approved", ["ada@example.com"], "within budget")
+    assert status.decided_at == receipt.at
+    assert [(e.seq, e.act, e.actor, e.result) for e in status.trail] == [
+        (1, "open", "req@example.com", "opened"),
+        (2, "approve", "ada@example.com", "approved"),
+    ]
+
+
+async def test_a_rejection_reaches_who_waits(desk: Desk):
+    await desk.asked()
+    await desk.reject("ada", "too expensive")
+    outcome = await desk.outcome()
+    assert (outcome.outcome, outcome.decided_by, outcome.reason) == ("rejected", ["ada"], "too expensive")
+
+
+async def test_decisions_before_the_approval_is_opened_count(desk: Desk):
+    assert (await desk.approve("bob")).status == "expected"
+    assert (await desk.approve("req")).status == "expected"
+    assert (await refused(desk.status())).status_code == 404
+    await desk.ask(requester="req", approvers=["ada", "bob", "req"], quorum=2)
+    status = await desk.status_where(lambda _: True)
+    assert (status.status, status.refusals) == ("open", 1)
+    assert [entry.result for entry in status.trail] == ["kept", "kept", "opened", "counted", "refused:own_request"]
+    await desk.approve("ada")
+    assert (await desk.outcome()).decided_by == ["bob", "ada"]
+
+
+async def test_an_early_decision_may_end_the_approval_at_its_opening(desk: Desk):
+    await desk.reject("ada", "never")
+    await desk.ask()
+    outcome = await desk.outcome()
+    assert (outcome.outcome, outcome.reason) == ("rejected", "never")
+    assert await desk.inbox(ANYONE) == []
+
+
+async def test_two_approvers_racing_for_one_decision(desk: Desk):
+    people = [f"p{number}" for number in range(8)]
+    await desk.asked(approvers=people)
+    calls = [desk.approve(p) if number % 2 else desk.reject(p) for number, p in enumerate(people)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    won = [answer for answer in answers if isinstance(answer, DecisionReceipt)]
+    lost = [answer for answer in answers if isinstance(answer, IngressError)]
+    assert len(won) + len(lost) == len(people)
+    status = await desk.status()
+    # An approval decides; a rejection alone does not, as long as others could approve.
+    assert status.status == "approved"
+    assert sum(receipt.act == "approve" for receipt in won) == 1
+    assert {error.status_code for error in lost} == {409}
+    assert {error.code for error in lost} == {"too_late"}
+    assert all(f"was approved by {status.decided_by[0]}" in error.message for error in lost)
+    assert [decision.actor for decision in status.decisions][-1:] == status.decided_by
+    assert [entry.seq for entry in status.trail] == list(range(1, len(status.trail) + 1))
+    assert len(status.trail) == 1 + len(people)
+    assert (await desk.outcome()).decided_by == status.decided_by
+
+
+async def test_the_same_person_deciding_twice_at_once_counts_once(desk: Desk):
+    await desk.asked(approvers=["ada", "bob"], quorum=2)
+    receipts = await asyncio.gather(*(desk.approve("ada", "same") for _ in range(6)))
+    assert all(receipt == receipts[0] for receipt in receipts)
+    status = await desk.status()
+    assert (status.status, len(status.decisions), len(status.trail)) == ("open", 1, 2)
+    error = await refused(desk.reject("ada"))
+    assert (error.status_code, error.code) == (409, "contrary_decision")
+
+
+async def test_two_of_three_and_its_inboxes(desk: Desk):
+    ada, bob, cy = (desk.person(name) for name in ("ada", "bob", "cy"))
+    await desk.asked(requester="req", approvers=[ada, bob, cy], quorum=2, payload={"n": 1})
+    for person in (ada, bob, cy):
+        (item,) = await desk.inbox_has(person, 1)
+        assert (item.title, item.requester, item.quorum) == (f"Question {desk.id}", "req", 2)
+        assert (item.payload, item.deadline - item.opened_at) == ({"n": 1}, HOUR)
+    await desk.approve(ada)
+    await desk.inbox_has(ada, 0)  # it waits for her no more
+    await desk.inbox_has(bob, 1)
+    await desk.approve(bob)
+    await desk.inbox_has(bob, 0)
+    await desk.inbox_has(cy, 0)
+    assert (await desk.outcome()).decided_by == [ada, bob]
+
+
+async def test_what_anyone_may_decide_is_in_the_inbox_of_anyone(desk: Desk):
+    await desk.asked(requester="req")
+    await desk.inbox_has(ANYONE, 1)
+    await desk.inbox_has("  ANYone", 1)
+    assert await desk.inbox("ada") == []
+    await desk.reject("ada")
+    await desk.inbox_has(ANYONE, 0)
+
+
+async def test_an_inbox_is_found_in_any_spelling_and_shows_the_most_urgent_first(desk: Desk):
+    person = desk.person("ada")
+    first, second = f"{desk.id}-1", f"{desk.id}-2"
+    await desk.client.send(run_asking, Question(approval_id=first, approvers=[person], timeout=2 * HOUR), key=first)
+    await desk.client.send(run_asking, Question(approval_id=second, approvers=[person], timeout=HOUR), key=second)
+
+    async def both() -> list[str] | None:
+        items = await desk.client.call(list_inbox, key=person.upper())
+        return [item.approval_id for item in items] if len(items) == 2 else None
+
+    assert await eventually(both, what="two approvals in the inbox") == [second, first]
+    assert await desk.client.call(list_inbox, key=desk.person("nobody")) == []
+
+
+async def test_time_runs_out(desk: Desk):
+    person = desk.person("ada")
+    await desk.ask(approvers=[person, "bob"], quorum=2, timeout=timedelta(milliseconds=400))
+    outcome = await desk.outcome()
+    assert (outcome.outcome, outcome.decided_by) == ("timed_out", [])
+    assert "0 of 2 approvals" in outcome.reason
+    status = await desk.status()
+    assert status.status == "timed_out"
+    assert status.decided_at is not None
+    assert status.decided_at > status.deadline - timedelta(milliseconds=50)  # the engine's clock counts milliseconds
+    await desk.inbox_has(person, 0)
+    error = await refused(desk.approve("bob"))
+    assert (error.status_code, error.code, error.metadata["outcome"]) == (409, "too_late", "timed_out")
+
+
+async def test_the_end_of_another_deadline_does_nothing(desk: Desk):
+    status = await desk.asked()
+    expire = Target("Asking", "send_expiry", datetime, type(None))
+    await desk.client.call(expire, status.deadline + timedelta(microseconds=1), key=desk.id)
+    assert await desk.status() == status
+    await desk.client.call(expire, status.deadline, key=desk.id)
+    assert (await desk.outcome()).outcome == "timed_out"
+
+
+async def test_time_also_runs_out_when_the_orchestrator_was_killed(desk: Desk):
+    """A kill follows sends down the tree; the deadline must hang under a finished invocation, out of its reach."""
+    person = desk.person("ada")
+    invocation = await desk.ask(approvers=[person], timeout=timedelta(seconds=2))
+    await desk.inbox_has(person, 1)
+    async with AdminClient(desk.env.admin) as admin:
+        await admin.act(invocation, "kill")
+    await desk.status_where(lambda status: status.status == "timed_out")
+    await desk.inbox_has(person, 0)
+
+
+async def test_a_late_decision_is_told_what_was_decided_by_whom_and_when(desk: Desk):
+    await desk.asked()
+    receipt = await desk.approve("ada")
+    error = await refused(desk.reject("bob", "I disagree"))
+    assert (error.status_code, error.code) == (409, "too_late")
+    when = receipt.at.isoformat(timespec="seconds")
+    assert error.message == f"approval '{desk.id}' was approved by ada at {when}; it can't be decided any more"
+    assert error.metadata["decided_by"] == "ada"
+    assert error.metadata["decided_at"] == when
+    again = await desk.approve("ada", "said twice")
+    assert again == receipt
+    last = (await desk.status()).trail[-1]
+    assert (last.actor, last.act, last.reason, last.result) == ("bob", "reject", "I disagree", "refused:too_late")
+
+
+async def test_who_may_not_decide(desk: Desk):
+    await desk.asked(requester="req@example.com", approvers=["ada"])
+    for spelling in ("req@example.com", "REQ@example.com ", "req\u200b@example.com"):
+        error = await refused(desk.approve(spelling))
+        assert (error.status_code, error.code) == (403, "own_request")
+    error = await refused(desk.approve("mallory"))
+    assert (error.status_code, error.code) == (403, "not_an_approver")
+    status = await desk.status()
+    assert (status.status, status.refusals) == ("open", 4)
+    assert [entry.result for entry in status.trail[1:]] == ["refused:own_request"] * 3 + ["refused:not_an_approver"]
+
+
+async def test_two_orchestrations_that_ask_the_same_get_the_same_answer(desk: Desk):
+    await desk.asked(by="one", payload=1)
+    await desk.ask(by="two", payload=1)
+    await desk.status_where(lambda status: len(status.trail) == 2)
+    await desk.ask(by="three", payload=2)
+    error = await refused(desk.outcome("three"))
+    assert error.status_code == 409
+    assert "already about something else" in error.message
+    await desk.approve("ada")
+    assert (await desk.outcome("one")) == (await desk.outcome("two"))
+    await desk.ask(by="four", payload=1)  # after its end
+    assert (await desk.outcome("four")).decided_by == ["ada"]
+
+
+async def test_a_withdrawal_ends_it_only_when_nobody_else_waits(desk: Desk):
+    person = desk.person("ada")
+    await desk.ask(by="one", approvers=[person])
+    await desk.status_where(lambda _: True)
+    await desk.ask(by="two", approvers=[person])
+    await desk.status_where(lambda status: len(status.trail) == 2)
+    await desk.client.call(leave, False, key=f"{desk.id}/one")
+    status = await desk.status_where(lambda status: len(status.trail) == 3)
+    assert (status.status, status.trail[-1].result) == ("open", "left")
+    await desk.client.call(leave, False, key=f"{desk.id}/two")
+    assert (await desk.outcome("two")).outcome == "withdrawn"
+    await desk.inbox_has(person, 0)
+    status = await desk.status()
+    assert (status.status, status.reason) == ("withdrawn", "no longer needed")
+
+
+async def test_a_withdrawal_for_everyone_answers_everyone(desk: Desk):
+    await desk.ask(by="one")
+    await desk.status_where(lambda _: True)
+    await desk.ask(by="two")
+    await desk.status_where(lambda status: len(status.trail) == 2)
+    await desk.client.call(leave, True, key=f"{desk.id}/one")
+    assert {(await desk.outcome(by)).outcome for by in ("one", "two")} == {"withdrawn"}
+
+
+async def test_an_opener_is_told_that_its_request_can_not_be_read(desk: Desk):
+    target = Target("Asking", "send_raw", dict[str, Any], ApprovalOutcome)
+    good = {"approval_id": desk.id, "title": "t", "timeout": "PT1H"}
+    for bad, field in [({"veto": True}, "veto"), ({"quorum": 0}, "quorum"), ({"approval_id": "other"}, "approval")]:
+        error = await refused(desk.client.call(target, {**good, **bad}, key=desk.id))
+        assert error.status_code == 400
+        assert "the approval could not be opened" in error.message
+        assert field in error.message
+    assert (await refused(desk.status())).status_code == 404
+
+
+@pytest.mark.restate_modes("http2")
+async def test_bad_input_and_what_is_not_public(desk: Desk):
+    async with httpx.AsyncClient(base_url=desk.env.ingress) as http:
+
+        async def post(path: str, **body: Any) -> tuple[int, str]:
+            response = await http.post(path, **body)
+            return response.status_code, response.json()["message"]
+
+        path = f"/Approvals/{desk.id}/approve"
+        for body, field in [
+            ({"reason": "x"}, "actor"),
+            ({"actor": ""}, "actor"),
+            ({"actor": "anyone"}, "actor"),
+            ({"actor": "a" * 201}, "actor"),
+            ({"actor": "ada", "reason": "r" * 2001}, "reason"),
+            ({"actor": "ada", "approve": True}, "approve"),
+        ]:
+            status, message = await post(path, json=body)
+            assert (status, field in message) == (400, True), message
+        status, message = await post(path, content=b"{", headers={"content-type": "application/json"})
+        assert status == 400
+        for handler_ in ("approve", "reject", "status"):
+            json = {} if handler_ == "status" else {"json": {"actor": "ada"}}
+            status, message = await post(f"/Approvals/{'x' * 257}/{handler_}", **json)
+            assert status == 400
+            assert "approval_id" in message
+        status, message = await post(f"/Approvals/{desk.id}/status")
+        assert status == 404
+        assert desk.id in message
+        for private in (
+            f"/Approvals/{desk.id}/open",
+            f"/Approvals/{desk.id}/withdraw",
+            f"/Approvals/{desk.id}/expire",
+            "/ApprovalInbox/ada/add",
+            "/ApprovalInbox/ada/remove",
+        ):
+            status, message = await post(private, json={})
+            assert (status, "not public" in message) == (400, True), message
+    async with AdminClient(desk.env.admin) as admin:
+        kept = await admin.query("select service_key from state where service_name = 'Approvals'")
+    assert not [row for row in kept if row["service_key"].startswith((desk.id, "xxx"))]
+
+
+@pytest.mark.parametrize(("decide", "passed"), [(approve, True), (reject, False)])
+async def test_an_orchestration_waits_for_people(desk: Desk, decide: Any, passed: bool):
+    await desk.client.send(run_gate, GateRequest(), key=desk.id)
+    desk.id, key = f"gate-{desk.id}", desk.id
+    status = await desk.status_where(lambda _: True)
+    assert (status.title, status.requester, status.payload) == ("May it pass?", "req", {"key": key})
+    await desk.client.call(decide, DecisionRequest(actor="ada", reason="because"), key=desk.id)
+    assert await desk.client.attach(run_gate, key=key) is passed
+
+
+async def test_an_orchestration_that_nobody_answers_ends_with_408(desk: Desk):
+    error = await refused(desk.client.call(run_gate, GateRequest(timeout=timedelta(milliseconds=300)), key=desk.id))
+    assert (error.status_code, error.code) == (408, "approval_timeout")
+
+
+async def test_a_cancelled_orchestration_withdraws(desk: Desk):
+    invocation = await desk.client.send(run_gate, GateRequest(), key=desk.id)
+    desk.id = f"gate-{desk.id}"
+    await desk.status_where(lambda status: status.status == "open")
+    async with AdminClient(desk.env.admin) as admin:
+        await admin.act(invocation, "cancel")
+    await desk.status_where(lambda status: status.status == "withdrawn")
+    assert (await refused(desk.approve("ada"))).code == "too_late"

@@ -1,0 +1,263 @@
+"""How a serving process stops: what runs is finished or retried, nothing runs twice, and it does end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from perdure._ports import free_ports, reserve
+from perdure.admin import AdminClient
+from perdure.testing import Mode
+from perdure.testing.plugin import RestateServers
+
+SCRIPT = Path(__file__).with_name("serving_process.py")
+LIMIT = 15.0
+
+
+class Service:
+    """The process under test, its engine, and the file that its steps write."""
+
+    def __init__(self, folder: Path, ingress: str, admin: str) -> None:
+        self.port = free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.journal = folder / "journal"
+        self.log = folder / "log"
+        self.journal.touch()
+        self.ingress = ingress
+        self.admin = AdminClient(admin)
+        self.http = httpx.AsyncClient(timeout=60, trust_env=False)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def spawn(self, grace: float = 10) -> None:
+        command = [sys.executable, SCRIPT, str(self.port), self.journal, str(grace)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+
+    async def start(self, grace: float = 10) -> None:
+        self.spawn(grace)
+        await until(self.ready, "the service is ready", 15)
+
+    async def ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return (await self.http.get(f"{self.url}/ready")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """Ask it to stop; return how long that took."""
+        assert self.process is not None
+        began = time.monotonic()
+        self.process.send_signal(number)
+        await self.ended()
+        return time.monotonic() - began
+
+    async def ended(self) -> None:
+        assert self.process is not None
+        process = self.process
+        await until(lambda: process.poll() is not None, "the process has ended", LIMIT + 5)
+
+    async def send(self, handler: str, value: object) -> None:
+        (await self.http.post(f"{self.ingress}/StoppedWork/{handler}/send", json=value)).raise_for_status()
+
+    def steps(self) -> list[str]:
+        return [line for line in self.journal.read_text().splitlines() if line not in ("opened", "closed")]
+
+    def log_line(self, event: str) -> dict[str, Any]:
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return next(line for line in lines if line["event"] == event)
+
+    async def draining(self) -> bool:
+        answer = await self.http.get(f"{self.url}/ready")
+        return answer.status_code == 503 and answer.json() == {"status": "draining"}
+
+    async def unfinished(self) -> int:
+        sql = "select count(*) as n from sys_invocation where target_service_name='StoppedWork' and status!='completed'"
+        return int((await self.admin.query(sql))[0]["n"])
+
+    async def all_done(self) -> bool:
+        return await self.unfinished() == 0
+
+
+async def until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
+    give_up = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return
+        assert time.monotonic() < give_up, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def service(restate_servers: RestateServers, tmp_path: Path) -> AsyncIterator[Service]:
+    server = restate_servers.for_mode(Mode.HTTP2)
+    service = Service(tmp_path, server.ingress, server.admin)
+    yield service
+    if service.process is not None and service.process.poll() is None:
+        service.process.kill()
+        service.process.wait()
+    for row in await service.admin.query(
+        "select id from sys_invocation where target_service_name='StoppedWork' and status!='completed'"
+    ):
+        await service.admin.act(row["id"], "kill")
+    for deployment in await service.admin.deployments():
+        if str(deployment["uri"]).rstrip("/") == service.url:
+            await service.admin.remove_deployment(deployment["id"])
+    await service.http.aclose()
+    await service.admin.close()
+
+
+async def test_under_traffic_no_step_runs_twice(service: Service):
+    await service.start()
+    await service.admin.register(service.url)
+    early = [service.send("three_steps", f"early-{n}") for n in range(200)]
+    await asyncio.gather(*early)
+    await until(lambda: len(service.steps()) >= 100, "steps run")
+
+    late = asyncio.gather(*(service.send("three_steps", f"late-{n}") for n in range(100)))
+    took = await service.stop()
+    await late
+
+    assert service.process is not None
+    assert service.process.returncode == 0
+    assert took < LIMIT
+    assert len(service.steps()) < 900, "the stop came too late to test anything"
+    assert await service.unfinished() > 0
+    await service.start()
+    await until(service.all_done, "all invocations are completed", 60)
+    counts = Counter(service.steps())
+    assert [step for step, count in counts.items() if count > 1] == []
+    assert len(counts) == 900
+
+
+async def test_a_waiting_handler_is_suspended_and_goes_on_elsewhere(service: Service):
+    await service.start()
+    await service.admin.register(service.url)
+    await service.send("sleeper", 4)
+    await until(lambda: "before" in service.steps(), "the handler waits")
+
+    assert await service.stop() < 3, "a handler that only waits holds nothing up"
+
+    await service.start()
+    await until(service.all_done, "the handler woke and ended")
+    assert service.steps() == ["before", "after"]
+
+
+@pytest.mark.parametrize("handler", ["slow_step", "blocking_step"], ids=["coroutine", "thread"])
+async def test_a_step_longer_than_the_grace_time_is_abandoned_and_retried(service: Service, handler: str):
+    await service.start(grace=2)
+    await service.admin.register(service.url)
+    await service.send(handler, 30)
+    await until(lambda: service.steps() == ["begin"], "the step runs")
+
+    took = await service.stop()
+
+    assert service.process is not None
+    assert service.process.returncode == 0
+    assert 2 <= took < 2 + 4
+    assert service.log_line("attempts didn't end in time and are abandoned; the engine retries them")["attempts"] == {
+        f"StoppedWork/{handler}": 1
+    }
+    assert service.journal.read_text().splitlines()[-1] == "closed", "resources are cleaned up"
+    await service.start(grace=0)
+    await until(lambda: service.steps() == ["begin", "begin"], "the step is retried")
+    await service.stop()
+
+
+async def test_a_second_signal_ends_the_grace_time(service: Service):
+    await service.start(grace=60)
+    await service.admin.register(service.url)
+    await service.send("slow_step", 60)
+    await until(lambda: service.steps() == ["begin"], "the step runs")
+    assert service.process is not None
+    service.process.send_signal(signal.SIGTERM)
+    await until(service.draining, "it drains")
+
+    assert await service.stop() < 4
+
+    assert service.process.returncode == 0
+
+
+async def test_while_draining_it_is_unready_and_refuses_attempts(service: Service):
+    await service.start(grace=60)
+    await service.admin.register(service.url)
+    await service.send("slow_step", 60)
+    await until(lambda: service.steps() == ["begin"], "the step runs")
+    assert service.process is not None
+    service.process.send_signal(signal.SIGTERM)
+    await until(service.draining, "it drains")
+
+    attempt = await service.http.post(f"{service.url}/invoke/StoppedWork/three_steps", content=b"")
+    health = await service.http.get(f"{service.url}/health")
+
+    assert attempt.status_code == 503
+    assert health.status_code == 200
+    await service.stop()
+
+
+async def test_ctrl_c_stops_it_too(service: Service):
+    await service.start()
+
+    assert await service.stop(signal.SIGINT) < 3
+
+    assert service.process is not None
+    assert service.process.returncode == 0
+    assert service.journal.read_text().splitlines() == ["opened", "closed"]
+
+
+async def test_a_taken_port_is_one_clear_sentence(service: Service):
+    with reserve("127.0.0.1", service.port, "port") as holder:
+        holder.listen()
+        service.spawn()
+        await service.ended()
+
+    assert service.process is not None
+    assert service.process.returncode == 1
+    reason = service.log_line("can't serve")["reason"]
+    assert f"port {service.port} on 127.0.0.1 is taken" in reason
+    assert service.journal.read_text() == "", "nothing was opened"
+
+
+async def test_two_servers_never_share_a_port(service: Service):
+    """Granian sets SO_REUSEPORT: without a guard, the kernel would split the connections between the two."""
+    await service.start()
+    first = service.process
+    assert first is not None
+    service.spawn()
+    await service.ended()
+
+    assert service.process is not None
+    assert service.process.returncode == 1
+    service.process = first
+    assert await service.ready()
+
+
+async def test_killed_and_started_again_it_goes_on(service: Service):
+    await service.start()
+    await service.admin.register(service.url)
+    await service.send("sleeper", 1)
+    await until(lambda: "before" in service.steps(), "the handler waits")
+    assert service.process is not None
+    service.process.kill()
+    service.process.wait()
+
+    await service.start()
+
+    await until(service.all_done, "the handler woke and ended")
+    assert service.steps() == ["before", "after"]
