@@ -7,7 +7,7 @@ from typing import Any
 import restate
 from pydantic import JsonValue, TypeAdapter
 
-from perdure.errors import SagaError
+from perdure.errors import SagaError, TerminalError
 from perdure.saga.compensations import CompensationFunction, Compensations
 from perdure.saga.plan import CompensationHandler, StepRecord, canonical, state_key, step_id
 from perdure.serdes import serde_for
@@ -64,7 +64,7 @@ class Saga:
             try:
                 content = found.serde.serialize(payload) or b"null"
                 found.serde.deserialize(content)
-            except ValueError as error:  # pydantic's errors are ValueErrors
+            except (TerminalError, ValueError) as error:  # pydantic's own errors are ValueErrors
                 raise SagaError(
                     f"step '{step}': the payload does not fit the compensation '{found.name}': {error}",
                     metadata={"step": step},
