@@ -5,6 +5,7 @@ When an upgrade of the SDK breaks something, it breaks here, and tests/integrati
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -61,13 +62,22 @@ def sdk_handler_types(function: Any) -> tuple[str, str, Any, Any] | None:
         function: Any callable.
 
     Returns:
-        None when the SDK doesn't know the function. A type is None where the handler has no input or output.
+        None when the SDK doesn't know the function. A type is ``NoneType`` where the handler has no input or output,
+        and ``Any`` where its signature doesn't say.
     """
     handler: Handler[Any, Any]
     try:
         handler = handler_from_callable(function)
     except (ValueError, TypeError):
         return None
-    hints = (handler.handler_io.input_type, handler.handler_io.output_type)
-    input_type, output_type = (None if hint is None or hint.is_void else hint.annotation for hint in hints)
-    return handler.service_tag.name, handler.name, input_type, output_type
+    # Not from handler_io: that keeps only T of `T | None`, and an answer of None could not be read.
+    signature = inspect.signature(function, eval_str=True)
+    parameters = list(signature.parameters.values())
+    input_type = type(None) if len(parameters) < 2 else _annotated(parameters[-1].annotation)
+    return handler.service_tag.name, handler.name, input_type, _annotated(signature.return_annotation)
+
+
+def _annotated(annotation: Any) -> Any:
+    if annotation is inspect.Signature.empty:
+        return Any
+    return type(None) if annotation is None else annotation

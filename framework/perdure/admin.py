@@ -117,7 +117,9 @@ class AdminClient:
             message = response.json().get("message", response.text)
         except (ValueError, AttributeError):
             message = response.text
-        raise EngineError(f"the engine refused {method} {path}: {response.status_code} {message}")
+        raise EngineError(
+            f"the engine refused {method} {path}: {response.status_code} {message}", status_code=response.status_code
+        )
 
 
 def sql_text(value: str) -> str:

@@ -12,7 +12,7 @@ import restate
 
 from perdure.errors import ConfigurationError
 from perdure.serdes import InputSerde, Unreadable, serde_for
-from perdure.targets import Target, check_handler_name, register_target
+from perdure.targets import Target, register_target
 
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
@@ -62,6 +62,12 @@ def read_signature(function: Callable[..., Awaitable[Any]]) -> HandlerSignature[
         raise ConfigurationError(
             f"{name}: a handler takes a context and at most one request, not {len(parameters)} values"
         )
+    for parameter in parameters:
+        if parameter.kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+            raise ConfigurationError(
+                f"{name}: a handler is given context and request by position, and '{parameter.name}' can't be passed "
+                "by position"
+            )
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except NameError as error:
@@ -104,7 +110,8 @@ def bind(
     Returns:
         The target by which the handler can be called.
     """
-    check_handler_name(name)
+    if name in definition.handlers:
+        raise ConfigurationError(f"{definition.name} has a handler '{name}' already; give each one a name of its own")
     target: Target[Any, Any] = Target(definition.name, name, signature.input, signature.output)
 
     if signature.takes_input:

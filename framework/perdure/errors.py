@@ -219,7 +219,16 @@ class ConfigurationError(PerdureError):
 
 
 class EngineError(PerdureError):
-    """restate-server could not be found, started or asked."""
+    """restate-server could not be found, started or asked.
+
+    Args:
+        message: What went wrong, and what to do about it.
+        status_code: What the engine answered with, 0 when it did not answer.
+    """
+
+    def __init__(self, message: str, *, status_code: int = 0) -> None:
+        super().__init__(message)
+        self.status_code = status_code
 
 
 class IngressError(PerdureError):

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 
 from perdure.errors import InvalidInput
+from perdure.policy import guardrail
 
 _TIMESTAMP = re.compile(r"\d{10,}")
+# One random UUID in sixty has ten digits in a row.
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_TIMESTAMP_TEXT = "idempotency key may contain non-deterministic timestamp: {}"
 MAX_KEY_LENGTH = 512
 
 
@@ -43,13 +47,38 @@ def validate_idempotency_key(key: str) -> str:
         The key itself.
 
     Raises:
-        InvalidInput: It is empty, or has ten or more digits in a row, as a time in seconds or milliseconds has: such a
-            key differs at every attempt and so protects from nothing.
+        InvalidInput: It is empty, or has ten or more digits in a row outside a UUID, as a time in seconds or
+            milliseconds has: such a key differs at every attempt and so protects from nothing.
     """
+    _not_empty(key)
+    if _has_timestamp(key):
+        raise InvalidInput(_TIMESTAMP_TEXT.format(key), metadata={"field": "idempotency_key"})
+    return key
+
+
+def check_idempotency_key(key: str) -> str:
+    """Check a key as the clients do: ten digits may be a time, or an order's number, so the policy decides.
+
+    Args:
+        key: The key.
+
+    Returns:
+        The key itself.
+
+    Raises:
+        InvalidInput: It is empty.
+        GuardrailViolation: It may contain a timestamp, and the policy is strict.
+    """
+    _not_empty(key)
+    if _has_timestamp(key):
+        guardrail("TimestampInIdempotencyKey", _TIMESTAMP_TEXT.format(key))
+    return key
+
+
+def _not_empty(key: str) -> None:
     if not key:
         raise InvalidInput("idempotency key cannot be empty", metadata={"field": "idempotency_key"})
-    if _TIMESTAMP.search(key):
-        raise InvalidInput(
-            f"idempotency key may contain non-deterministic timestamp: {key}", metadata={"field": "idempotency_key"}
-        )
-    return key
+
+
+def _has_timestamp(key: str) -> bool:
+    return _TIMESTAMP.search(_UUID.sub(" ", key)) is not None

@@ -14,8 +14,10 @@ from perdure.errors import ConfigurationError
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
 
-_SERVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_HANDLER = re.compile(r"[A-Za-z0-9_]+")
+# The patterns of the engine's discovery; it also keeps some names of services to itself.
+_SERVICE = re.compile(r"([a-zA-Z]|_[a-zA-Z0-9])[a-zA-Z0-9._-]*")
+_HANDLER = re.compile(r"([a-zA-Z]|_[a-zA-Z0-9])[a-zA-Z0-9_]*")
+_RESERVED = ("restate", "openapi")
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,16 @@ class Target(Generic[I, O]):
 def check_service_name(name: str) -> str:
     """Return a service name that Restate takes, or raise ConfigurationError."""
     if not _SERVICE.fullmatch(name):
-        raise ConfigurationError(f"service name {name!r}: use letters, digits, '_', '.' and '-', no '-' or '.' first")
+        raise ConfigurationError(f"service name {name!r}: use letters, digits, '_', '.' and '-', a letter first")
+    if name.lower().startswith(_RESERVED):
+        raise ConfigurationError(f"service name {name!r}: Restate keeps names that begin with {_RESERVED} to itself")
     return name
 
 
 def check_handler_name(name: str) -> str:
     """Return a handler name that Restate takes, or raise ConfigurationError."""
     if not _HANDLER.fullmatch(name):
-        raise ConfigurationError(f"handler name {name!r}: use letters, digits and '_' only")
+        raise ConfigurationError(f"handler name {name!r}: use letters, digits and '_' only, a letter first")
     return name
 
 
@@ -80,7 +84,10 @@ def target_of(handler: Target[I, O] | Callable[..., Any]) -> Target[Any, Any]:
     """
     if isinstance(handler, Target):
         return handler
-    found = _registered.get(handler)
+    try:
+        found = _registered.get(handler)
+    except TypeError:  # not even weakly referable, so no function
+        found = None
     if found is not None:
         return found
     types = _sdk.sdk_handler_types(handler)
@@ -90,4 +97,4 @@ def target_of(handler: Target[I, O] | Callable[..., Any]) -> Target[Any, Any]:
             "or name it with Target(service, handler, ...)"
         )
     service, name, input_type, output_type = types
-    return Target(service, name, input_type or type(None), output_type or type(None))
+    return Target(service, name, input_type, output_type)

@@ -80,6 +80,11 @@ def _head_state(ctx: Any) -> State[_Head]:
     return State(ctx, "head", _Head)
 
 
+def _open_mark(ctx: Any) -> State[bool]:
+    """There while a rollback is at work, so that the sentinel finds one that stands still."""
+    return State(ctx, "open", bool)
+
+
 def _progress_state(ctx: Any, position: int) -> State[StepProgress]:
     return State(ctx, f"step/{position:06d}", StepProgress)
 
@@ -109,6 +114,14 @@ async def run(ctx: restate.ObjectContext, this: Pass) -> None:
         generation = this.generation if head is None else head.generation
         request = this.request if head is None else None
         await _send_pass(ctx, Pass(generation=generation, request=request), None)
+
+
+@handler(rollbacks, "exclusive", ingress_private=True)
+async def resume(ctx: restate.ObjectContext) -> None:
+    """Go on with a rollback whose next pass was lost, as when somebody killed it."""
+    head = await _head_state(ctx).get()
+    if head is not None:
+        await _send_pass(ctx, Pass(generation=head.generation), None)
 
 
 async def _run_pass(ctx: restate.ObjectContext, this: Pass) -> None:
@@ -246,6 +259,7 @@ async def _first(
 
 async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> _Head:
     await _request_state(ctx).set(request)
+    await _open_mark(ctx).set(True)
     head = _Head(started_at=now, updated_at=now, waiters=[request.awakeable] if request.awakeable else [])
     await _head_state(ctx).set(head)
     progress = initial_progress(
@@ -303,6 +317,7 @@ async def _finish(
     )
     for waiter in head.waiters:
         ctx.resolve_awakeable(waiter, report, serde=serde_for(RollbackReport))
+    await _open_mark(ctx).clear()
     done = head.model_copy(update={"waiters": [], "updated_at": await _now(ctx)})
     await _head_state(ctx).set(done)
     event = "saga.compensation.completed" if report.outcome is Outcome.ROLLED_BACK else "saga.needs_attention"
@@ -354,6 +369,7 @@ async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
     else:
         await _progress_state(ctx, step.position).set(after)
         await forget(ctx, letter_id)
+        await _open_mark(ctx).set(True)
         await _come_back(ctx, later, now, timedelta(0))
     return ActReceipt(id=letter_id, act=request.act, state=after.state, number=later.acts)
 

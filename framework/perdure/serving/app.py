@@ -33,6 +33,7 @@ class HasDefinitions(Protocol):
 
     def definitions(self) -> Sequence[Definition]:
         """Return the services to serve."""
+        ...
 
 
 Servable = Definition | HasDefinitions

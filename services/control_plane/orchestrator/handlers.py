@@ -6,14 +6,11 @@ import restate
 
 from perdure import ControlPlaneService, Orchestration, SagaConfig, ServiceClient
 from perdure.approvals.messages import ApprovalResult
-from perdure.errors import Refused, StepFailed
-from perdure.observability.logging import get_logger
+from perdure.errors import Refused
 from services.contracts import flights, hotels, notifications, payments
 from services.contracts.trips import TripConfirmation, TripRequest
 from services.control_plane.orchestrator.model import TripPlan
 from services.control_plane.orchestrator.settings import OrchestratorSettings
-
-log = get_logger(__name__)
 
 
 def trips_service(settings: OrchestratorSettings, saga: SagaConfig | None = None) -> ControlPlaneService:
@@ -46,7 +43,7 @@ def trips_service(settings: OrchestratorSettings, saga: SagaConfig | None = None
         """Tell the traveller that nothing is booked. Recorded first, so it is the last thing that a rollback does."""
         await ServiceClient(ctx, notifications.notify).call(refusal)
 
-    @trips.main(steps=5)
+    @trips.main(steps=4)
     async def book(cp: Orchestration, request: TripRequest) -> TripConfirmation:
         """Book a trip: flight, hotel, approval over the limit, payment, notification."""
         plan = TripPlan(cp.key, request)
@@ -60,10 +57,9 @@ def trips_service(settings: OrchestratorSettings, saga: SagaConfig | None = None
         if plan.needs_approval(settings.approval_limit_minor):
             await _ask(cp, plan, settings)
         charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund_payment, payload=plan.refund)
-        try:
-            await cp.step("notification", notifications.notify, plan.tell_confirmed)
-        except StepFailed as error:  # a trip that is booked and paid for is not undone because a mail could not go out
-            log.warning("trip booked, but its traveller could not be told", trip=cp.key, error=error.message)
+        # Sent, not called: a trip that is booked and paid for is not undone because a mail could not go out. Nothing is
+        # awaited after it, so no cancel can come between the news and the end of the trip.
+        await ServiceClient(cp.ctx, notifications.notify).send(plan.tell_confirmed)
         return TripConfirmation(
             trip_id=cp.key,
             flight_reservation_id=seats.reservation_id,

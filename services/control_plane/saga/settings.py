@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from perdure.saga.sentinel import SentinelConfig
 from services.control_plane.settings import ControlPlaneSettings
 
 
 class SagaServiceSettings(ControlPlaneSettings):
-    """Settings from ``PERDURE_SAGA_*``."""
+    """Settings from ``PERDURE_SAGA_*``; the engine's addresses from ``PERDURE_ADMIN_URL`` and ``PERDURE_INGRESS_URL``.
 
-    model_config = SettingsConfigDict(frozen=True, env_prefix="PERDURE_SAGA_")
+    Args:
+        admin_url: The engine's admin API, where the sentinel looks for lost sagas.
+        ingress_url: The engine's ingress.
+        sentinel_interval: How often the sentinel looks.
+        sentinel_grace: How long an ended orchestration is left alone before it is rolled back.
+        sentinel_paused_limit: How long an orchestration may be paused before it is killed and rolled back.
+        sentinel_webhook_url: Told of each lost saga with a POST of JSON; nobody when left out.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, env_prefix="PERDURE_SAGA_", populate_by_name=True)
 
     port: int = Field(default=9082, ge=1, le=65535)
+    admin_url: str = Field(default="http://127.0.0.1:9070", validation_alias="PERDURE_ADMIN_URL")
+    ingress_url: str = Field(default="http://127.0.0.1:8080", validation_alias="PERDURE_INGRESS_URL")
+    sentinel_interval: timedelta = timedelta(seconds=5)
+    sentinel_grace: timedelta = timedelta(seconds=5)
+    sentinel_paused_limit: timedelta = timedelta(hours=1)
+    sentinel_webhook_url: str | None = None
+
+    def sentinel(self) -> SentinelConfig:
+        """Return where the sentinel looks, and when it acts."""
+        return SentinelConfig(
+            admin_url=self.admin_url,
+            ingress_url=self.ingress_url,
+            interval=self.sentinel_interval,
+            grace=self.sentinel_grace,
+            paused_limit=self.sentinel_paused_limit,
+            webhook_url=self.sentinel_webhook_url,
+        )

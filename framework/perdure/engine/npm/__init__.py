@@ -81,7 +81,7 @@ def _run_npm(folder: Path, environment: Mapping[str, str]) -> None:
             "install Node.js (which has npm), or name a restate-server 1.7 in RESTATE_SERVER_BIN"
         )
     for name in ("package.json", "package-lock.json"):
-        (folder / name).write_bytes(files(__package__).joinpath(name).read_bytes())
+        (folder / name).write_bytes(files(__name__).joinpath(name).read_bytes())
     logger.info("installing restate-server %s by npm into %s", NPM_VERSION, folder)
     try:
         run = subprocess.run(  # noqa: S603 - npm from the PATH, fixed arguments, no shell

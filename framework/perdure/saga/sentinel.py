@@ -1,0 +1,266 @@
+"""The sentinel: finds sagas that nobody looks after any more, and hands them to `Rollbacks`.
+
+A kill delivers nothing to a handler, and a paused invocation waits for ever; both leave a saga half done and silent.
+The engine knows them, so the sentinel asks it, in SQL, at an interval:
+
+- an orchestration that ended without closing its saga (killed, by a person or by its retry policy);
+- one that is paused for longer than a limit; it is killed first, so that it can't go on beside its rollback;
+- a rollback that is open, but for which nothing is running or scheduled (killed, too).
+
+Looking is a plain query by a process; only when it finds something does it call `sweep`, a durable handler that asks
+again by itself. So anybody may call `sweep`: it does nothing but what has to be done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import httpx
+import restate
+from pydantic import BaseModel
+
+from perdure.admin import AdminClient
+from perdure.binding import Definition, handler
+from perdure.clients import ObjectClient
+from perdure.errors import ConfigurationError, EngineError, IngressError, RunExhausted, TerminalError
+from perdure.ingress import IngressClient
+from perdure.observability.logging import get_logger
+from perdure.runs import RunConfig, run_with_retry
+from perdure.saga.messages import UndoReceipt, UndoRequest
+from perdure.saga.rollback import resume
+from perdure.state import State
+from perdure.targets import Target
+
+log = get_logger("perdure.saga.sentinel")
+
+_KEY = "all"
+_SEEN = "seen/"
+
+
+@dataclass(frozen=True)
+class SentinelConfig:
+    """Where the sentinel looks, and when it acts.
+
+    Args:
+        admin_url: The engine's admin API.
+        ingress_url: The engine's ingress.
+        interval: How often it looks.
+        grace: How long an ended orchestration is left alone: a thread of its last step may still commit.
+        paused_limit: How long an orchestration may be paused before it is killed and rolled back; None for ever.
+        webhook_url: Told of each find with a POST of JSON; nobody when None.
+
+    Raises:
+        ConfigurationError: An interval that is not positive.
+    """
+
+    admin_url: str
+    ingress_url: str
+    interval: timedelta = timedelta(seconds=5)
+    grace: timedelta = timedelta(seconds=5)
+    paused_limit: timedelta | None = timedelta(hours=1)
+    webhook_url: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.interval <= timedelta(0):
+            raise ConfigurationError(f"SentinelConfig.interval must be positive; got {self.interval}")
+
+
+class Find(BaseModel):
+    """What the sentinel found.
+
+    Args:
+        kind: A lost orchestration, a paused one, or a rollback that stands still.
+        id: The invocation, or the saga of a rollback.
+        service: The service.
+        key: Its key.
+        reason: What the engine says of it.
+    """
+
+    kind: Literal["lost", "paused", "stalled"]
+    id: str
+    service: str
+    key: str
+    reason: str = ""
+
+
+class SweepReport(BaseModel):
+    """What a sweep did.
+
+    Args:
+        acted_on: What was handed over or set going again.
+        failed: What could not be, each with why.
+    """
+
+    acted_on: list[Find] = []
+    failed: dict[str, str] = {}
+
+
+def find_sql(config: SentinelConfig) -> dict[Literal["lost", "paused", "stalled"], str]:
+    """Return the queries that find what nobody looks after, by kind.
+
+    Args:
+        config: Grace and limits.
+    """
+    open_saga = """
+      exists (select 1 from state s where s.service_name = i.target_service_name
+              and s.service_key = i.target_service_key and s.key like 'saga/0%')
+      and not exists (select 1 from state s where s.service_name = i.target_service_name
+              and s.service_key = i.target_service_key and s.key = 'saga/closed')"""
+    columns = "i.id as id, i.target_service_name as service, i.target_service_key as key"
+    grace = _sql_interval(config.grace)
+    queries: dict[Literal["lost", "paused", "stalled"], str] = {
+        "lost": f"""
+      select {columns}, i.completion_failure as reason from sys_invocation_status i
+      where i.target_service_ty = 'workflow' and i.target_handler_name = 'run' and i.status = 'completed'
+      and i.completion_result = 'failure' and i.modified_at < now() - {grace} and {open_saga}""",
+        "stalled": f"""
+      select s.service_key as id, s.service_name as service, s.service_key as key, 'nothing is running' as reason
+      from state s where s.service_name = 'Rollbacks' and s.key = 'open'
+      and not exists (select 1 from sys_invocation_status i where i.target_service_name = 'Rollbacks'
+              and i.target_service_key = s.service_key and i.target_handler_name in ('run', 'resume')
+              and (i.status != 'completed' or i.modified_at >= now() - {grace}))""",
+    }
+    if config.paused_limit is not None:
+        queries["paused"] = f"""
+      select {columns}, 'paused' as reason from sys_invocation_status i
+      where i.target_service_ty = 'workflow' and i.target_handler_name = 'run' and i.status = 'paused'
+      and i.modified_at < now() - {_sql_interval(config.paused_limit)} and {open_saga}"""
+    return queries
+
+
+def _sql_interval(duration: timedelta) -> str:
+    return f"interval '{int(duration.total_seconds() * 1000)} milliseconds'"
+
+
+async def look(admin: AdminClient, config: SentinelConfig) -> list[Find]:
+    """Ask the engine what nobody looks after.
+
+    Args:
+        admin: The engine.
+        config: Grace and limits.
+
+    Raises:
+        EngineError: The engine does not answer, or refuses the query.
+    """
+    return [
+        Find(kind=kind, id=row["id"], service=row["service"], key=row["key"], reason=row["reason"] or "")
+        for kind, sql in find_sql(config).items()
+        for row in await admin.query(sql)
+    ]
+
+
+class Sentinel:
+    """Watches one engine's sagas.
+
+    Args:
+        config: Where to look, and when to act.
+    """
+
+    def __init__(self, config: SentinelConfig) -> None:
+        self._config = config
+        self._definition = restate.VirtualObject(
+            "Sentinel", description="Hands sagas to Rollbacks that nobody looks after any more."
+        )
+        handler(self._definition, "exclusive")(self.sweep)
+        self._sweep: Target[None, SweepReport] = Target("Sentinel", "sweep", type(None), SweepReport)
+
+    def definitions(self) -> list[Definition]:
+        """Return what to serve."""
+        return [self._definition]
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Look at the interval, as long as the context is entered."""
+        task = asyncio.create_task(self._watch(), name="sentinel")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _watch(self) -> None:
+        known: set[str] = set()
+        reachable = True
+        async with AdminClient(self._config.admin_url) as admin, IngressClient(self._config.ingress_url) as ingress:
+            while True:
+                await asyncio.sleep(self._config.interval.total_seconds())
+                try:
+                    found = {find.id for find in await look(admin, self._config)}
+                    if found - known:
+                        report = await ingress.call(self._sweep, key=_KEY)
+                        found -= set(report.failed)  # looked at again the next time
+                    known = found
+                except (EngineError, IngressError) as error:
+                    if reachable:
+                        log.warning("sentinel.blind", error=str(error), again_in=self._config.interval.total_seconds())
+                    reachable = False
+                else:
+                    if not reachable:
+                        log.info("sentinel.sees_again")
+                    reachable = True
+
+    async def sweep(self, ctx: restate.ObjectContext) -> SweepReport:
+        """Hand over what nobody looks after, each find once."""
+        found = await run_with_retry(ctx, RunConfig("look", max_retries=5), self._look)
+        seen = {name.removeprefix(_SEEN) for name in await ctx.state_keys() if name.startswith(_SEEN)}
+        for gone in sorted(seen - {find.id for find in found}):
+            await State(ctx, _SEEN + gone, bool).clear()
+        report = SweepReport()
+        for find in found:
+            if find.id in seen:
+                continue
+            try:
+                await self._act(ctx, find)
+            except TerminalError as error:
+                log.warning("sentinel.failed", kind=find.kind, service=find.service, key=find.key, error=error.message)
+                report.failed[find.id] = error.message
+                continue
+            report.acted_on.append(find)
+            if find.kind != "stalled":  # a rollback that is set going again may stall again
+                await State(ctx, _SEEN + find.id, bool).set(True)
+            log.warning("sentinel.acted", kind=find.kind, service=find.service, key=find.key, reason=find.reason)
+            await self._tell(ctx, find)
+        return report
+
+    async def _act(self, ctx: restate.ObjectContext, find: Find) -> None:
+        if find.kind == "stalled":
+            await ObjectClient(ctx, resume, find.key).send()
+            return
+        if find.kind == "paused":
+            await run_with_retry(ctx, f"kill {find.id}", self._kill, find.id)
+        undo: Target[UndoRequest, UndoReceipt] = Target(find.service, "roll_back", UndoRequest, UndoReceipt)
+        reason = f"the orchestration was lost: {find.kind}: {find.reason}"[:2000]
+        await ObjectClient(ctx, undo, find.key).call(UndoRequest(reason=reason, wait=False))
+
+    async def _look(self) -> list[Find]:
+        async with AdminClient(self._config.admin_url) as admin:
+            return await look(admin, self._config)
+
+    async def _kill(self, invocation_id: str) -> None:
+        async with AdminClient(self._config.admin_url) as admin:
+            try:
+                await admin.act(invocation_id, "kill")
+            except EngineError as error:
+                if error.status_code != 404:  # it ended meanwhile
+                    raise
+
+    async def _tell(self, ctx: restate.ObjectContext, find: Find) -> None:
+        url = self._config.webhook_url
+        if url is None:
+            return
+
+        async def post(find: Find) -> None:
+            async with httpx.AsyncClient(timeout=10.0) as http:
+                response = await http.post(url, json={"event": "sentinel.acted", **find.model_dump()})
+            response.raise_for_status()
+
+        try:
+            await run_with_retry(ctx, RunConfig(f"tell {find.id}", max_retries=3), post, find)
+        except RunExhausted as error:  # the rollback matters more than who hears of it
+            log.warning("sentinel.webhook_failed", find=find.id, error=error.message)
