@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from perdure.approvals.people import Person, canonical_person
+
+person = TypeAdapter(Person)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "ada@example.com",
+        "Ada@Example.COM",
+        "  ada@example.com \n",
+        "ada@exam\u200bple.com",  # zero-width space
+        "\ufeffada@example.com",
+        "ada\u034f@example.com",  # combining grapheme joiner
+        "ada\ufe0f@example.com",  # variation selector
+        "\uff41da@example.com",  # fullwidth a
+        "ad\x00a@example.com",
+    ],
+)
+def test_one_person_has_one_name(written: str):
+    assert person.validate_python(written) == "ada@example.com"
+
+
+def test_composed_and_decomposed_letters_are_the_same():
+    assert canonical_person("Zoe\u0308") == canonical_person("zo\u00eb") == "zo\u00eb"
+
+
+def test_a_joiner_between_a_letter_and_its_mark_makes_no_second_person():
+    assert canonical_person("zoe\u200d\u0308") == "zo\u00eb"
+
+
+def test_different_people_stay_different():
+    assert canonical_person("ada@example.com") != canonical_person("\u0430da@example.com")  # Cyrillic a
+    assert canonical_person("ada b") != canonical_person("adab")
+
+
+@given(st.text(max_size=30))
+def test_canonical_is_final(name: str):
+    assert canonical_person(canonical_person(name)) == canonical_person(name)
+
+
+@given(st.text(max_size=30))
+def test_case_makes_no_second_person(name: str):
+    assert canonical_person(name) == canonical_person(name.casefold())
+
+
+@pytest.mark.parametrize("name", ["", " ", "\u200b", "\u3164", "anyone", "ANYONE", "any\u00adone", "a" * 201])
+def test_nobody_can_be_called(name: str):
+    with pytest.raises(ValidationError):
+        person.validate_python(name)
+
+
+def test_200_characters_are_allowed():
+    assert person.validate_python("a" * 200) == "a" * 200

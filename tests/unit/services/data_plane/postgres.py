@@ -1,0 +1,123 @@
+"""A temporary PostgreSQL server for the tests, where one is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg  # type: ignore[import-untyped] # it has no annotations
+import pytest
+
+
+class Postgres:
+    """A temporary PostgreSQL server on a Unix socket, without durability."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def url(self, name: str) -> str:
+        return f"postgresql://perdure@/{name}?host={self._folder}"
+
+    def execute(self, *statements: str, database: str = "postgres") -> None:
+        asyncio.run(self._execute(database, statements))
+
+    async def _execute(self, database: str, statements: tuple[str, ...]) -> None:
+        connection = await asyncpg.connect(host=str(self._folder), user="perdure", database=database)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    def create(self, *, template: str = "template1") -> str:
+        """Create a database and return its name."""
+        name = f"t{uuid4().hex}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    binaries = {name: shutil.which(name) for name in ("initdb", "postgres")}
+    if None in binaries.values():
+        pytest.skip("no PostgreSQL server on this machine: its tests are skipped, those on SQLite run")
+    # A short path: a Unix socket's may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="perdure-pg-", dir="/tmp"))
+    account: str | None = None
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        account = next(user.pw_name for user in pwd.getpwall() if user.pw_name in ("postgres", "nobody"))
+        shutil.chown(folder, account)
+    server: subprocess.Popen[bytes] | None = None
+    log = folder / "log"
+    try:
+        data = folder / "data"
+        subprocess.run(
+            [
+                str(binaries["initdb"]),
+                "-D",
+                str(data),
+                "-U",
+                "perdure",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C",
+                "-N",
+            ],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+            user=account,
+        )
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(folder),
+            "fsync": "off",
+            "full_page_writes": "off",
+            "shared_buffers": "32MB",
+            "max_connections": "100",
+        }
+        with log.open("wb") as output:
+            server = subprocess.Popen(
+                [str(binaries["postgres"]), "-D", str(data), *(f"-c{key}={value}" for key, value in options.items())],
+                stdout=output,
+                stderr=output,
+                cwd=folder,
+                user=account,
+            )
+        postgres = Postgres(folder)
+        _wait_until_ready(postgres, server, log)
+        yield postgres
+    finally:
+        if server is not None:
+            server.send_signal(signal.SIGINT)  # a fast shutdown: it disconnects who is left
+            try:
+                server.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+        shutil.rmtree(folder)
+
+
+def _wait_until_ready(postgres: Postgres, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            postgres.execute("SELECT 1")
+        except (OSError, asyncpg.PostgresError):
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"PostgreSQL does not start:\n{log.read_text()}")
+            time.sleep(0.05)
+        else:
+            return

@@ -1,0 +1,334 @@
+"""The audit, on sound books and on books that were broken on purpose, one invariant at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import ConfigurationError
+from services.contracts.flights import ReserveSeats
+from services.data_plane.audit import AuditReport, audit
+from services.data_plane.database import Database
+from tests.unit.services.data_plane.agency import Agency
+from tests.unit.services.data_plane.postgres import Postgres
+
+Tamper = Callable[..., None]
+
+INVARIANTS = [
+    "trips-confirmed",
+    "trips-refused",
+    "trips-open",
+    "trips-told",
+    "inventory",
+    "ledger-currencies",
+    "ledger-transactions",
+    "charges",
+    "balances",
+    "keys",
+]
+
+
+def business(url: str, act: Callable[[Agency], Awaitable[None]]) -> None:
+    """Do something in a process's lifetime, and close the database."""
+
+    async def run() -> None:
+        database = Database(url)
+        try:
+            await act(Agency(database))
+        finally:
+            await database.dispose()
+
+    asyncio.run(run())
+
+
+async def usual_day(agency: Agency) -> None:
+    """Two confirmed trips, one refused, one whose undo came first, one on its way."""
+    await agency.book("confirmed-1")
+    await agency.book("confirmed-2")
+    await agency.refuse("refused")
+    await agency.cancel_seats("voided")
+    await agency.notify("voided", "trip-refused")
+    await agency.reserve_seats("open")
+
+
+@pytest.fixture(scope="module")
+def sqlite_template(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In this module each database starts after a usual day."""
+    path = tmp_path_factory.mktemp("usual-day") / "trips.db"
+    shutil.copy(sqlite_template, path)
+    business(f"sqlite:///{path}", usual_day)
+    return path
+
+
+@pytest.fixture(scope="module")
+def postgres_template(postgres: Postgres, postgres_template: str) -> str:
+    """In this module each database starts after a usual day."""
+    name = postgres.create(template=postgres_template)
+    business(postgres.url(name), usual_day)
+    return name
+
+
+def inspected(url: str, *, settled: bool = False) -> AuditReport:
+    return asyncio.run(audit(url, settled=settled))
+
+
+def broken(report: AuditReport) -> dict[str, str]:
+    """The invariants that don't hold, with their findings as text."""
+    return {
+        invariant.name: "; ".join(f"{finding.subject}: {finding.detail}" for finding in invariant.findings)
+        for invariant in report.invariants
+        if not invariant.ok
+    }
+
+
+def test_sound_books(url: str, backend: str) -> None:
+    report = inspected(url)
+    assert broken(report) == {}
+    assert report.ok
+    assert (report.confirmed, report.refused, report.open) == (2, 2, 1)
+    assert [invariant.name for invariant in report.invariants] == INVARIANTS + ["storage"] * (backend == "sqlite")
+    checked = {invariant.name: invariant.checked for invariant in report.invariants}
+    # four writes for each of the confirmed and refused trips, two for the voided one, one for the open one
+    assert (checked["trips-told"], checked["charges"], checked["keys"]) == (4, 3, 15)
+
+
+def test_an_open_trip_that_holds_something_is_a_breach_once_all_is_settled(url: str) -> None:
+    report = inspected(url, settled=True)
+    assert broken(report) == {"trips-open": "open: holds 1 seat sets, 0 rooms and 0 charges"}
+
+
+def test_an_open_trip_that_gave_all_back_is_settled(url: str) -> None:
+    async def give_back(agency: Agency) -> None:
+        await agency.cancel_seats("open")
+
+    business(url, give_back)
+    assert inspected(url, settled=True).ok
+
+
+def test_two_holdings_of_a_trip_are_a_breach_although_every_row_is_sound(url: str) -> None:
+    """A saga that reserves under two keys is what no constraint of the data plane can see, and the audit does."""
+
+    async def reserve_twice(agency: Agency) -> None:
+        for trip, key in (("confirmed-1", "other-key"), ("open", "other-key-2")):
+            flight = (await agency.reserve_seats(trip)).flight
+            await agency.seats.reserve(ReserveSeats(key=key, trip_id=trip, flight=flight))
+
+    business(url, reserve_twice)
+    assert broken(inspected(url)) == {
+        "trips-confirmed": "confirmed-1: holds 2 seat sets, 1 rooms and 1 charges",
+        "trips-open": "open: holds 2 seat sets, 0 rooms and 0 charges",
+    }
+
+
+def test_a_trip_that_was_told_both_is_a_breach(url: str) -> None:
+    async def tell(agency: Agency) -> None:
+        await agency.notify("confirmed-1", "trip-refused")
+
+    business(url, tell)
+    assert broken(inspected(url)) == {"trips-told": "confirmed-1: told 1 times trip-confirmed, 1 times trip-refused"}
+
+
+CHARGED = "transaction_id = (SELECT charge_transaction FROM charges WHERE trip_id = 'confirmed-1')"
+
+# name: the damage (`:charged` stands for CHARGED), and each invariant that no longer holds, with a part of its findings
+BREAKS: dict[str, tuple[str, dict[str, str]]] = {
+    "a seat set is lost": (
+        "UPDATE seat_reservations SET status = 'cancelled' WHERE trip_id = 'confirmed-1'",
+        {
+            "trips-confirmed": "confirmed-1: holds 0 seat sets",
+            "inventory": "flight PD100: capacity 100000, left 99997, held 2",
+            "keys": "Flights trip:confirmed-1:flight: is performed for trip 'confirmed-1'",
+        },
+    ),
+    "a room is held after a refusal": (
+        "UPDATE room_reservations SET status = 'active' WHERE trip_id = 'refused'",
+        {
+            "trips-refused": "refused: holds 0 seat sets, 1 rooms",
+            "inventory": "hotel Harbour: capacity 100000, left 99998, held 3",
+            "keys": "Hotels trip:refused:hotel: is undone",
+        },
+    ),
+    "a seat is sold that was not there": (
+        "UPDATE flights SET seats_left = -1 WHERE number = 'PD404'",
+        {"inventory": "flight PD404: capacity 0, left -1, held 0"},
+    ),
+    "a room has vanished": (
+        "UPDATE hotels SET rooms_left = 39 WHERE name = 'Garden'",
+        {"inventory": "hotel Garden: capacity 40, left 39, held 0"},
+    ),
+    "a posting is changed": (
+        "UPDATE ledger_postings SET amount_minor = amount_minor + 1 WHERE account_id = 'acct-ada' AND :charged",
+        {
+            "ledger-currencies": "EUR: sums to 1 minor units",
+            "ledger-transactions": "sum to 1",
+            "charges": "the ledger has no matching charge of trip 'confirmed-1'",
+            "balances": "acct-ada: holds",
+        },
+    ),
+    "a posting is deleted": (
+        "DELETE FROM ledger_postings WHERE account_id = 'merchant-eur' AND :charged",
+        {
+            "ledger-currencies": "EUR: sums to -50000",
+            "ledger-transactions": "1 postings",
+            "charges": "no matching charge",
+            "balances": "merchant-eur: holds 100000 minor units, its postings sum to 50000",
+        },
+    ),
+    "a transaction is unbalanced, and the currency still sums to zero": (
+        """UPDATE ledger_postings SET amount_minor = amount_minor + CASE WHEN :charged THEN 1 ELSE -1 END
+            WHERE account_id = 'merchant-eur' AND transaction_id IN
+                (SELECT charge_transaction FROM charges WHERE trip_id LIKE 'confirmed-%')""",
+        {"ledger-transactions": "sum to -1", "charges": "no matching charge"},
+    ),
+    "a transaction moves money between currencies": (
+        "UPDATE ledger_postings SET account_id = 'merchant-usd' WHERE account_id = 'merchant-eur' AND :charged",
+        {
+            "ledger-currencies": "USD: sums to 50000",
+            "ledger-transactions": "2 postings on 2 accounts in 2 currencies sum to 0",
+            "charges": "no matching charge",
+            "balances": "merchant-usd: holds 0",
+        },
+    ),
+    "a balance is changed": (
+        "UPDATE accounts SET balance_minor = balance_minor + 1 WHERE account_id = 'acct-grace'",
+        {"balances": "acct-grace: holds 1000000000001 minor units, its postings sum to 1000000000000"},
+    ),
+    "a charge is refunded on paper only": (
+        "UPDATE charges SET status = 'refunded' WHERE trip_id = 'confirmed-1'",
+        {
+            "trips-confirmed": "and 0 charges",
+            "charges": "is refunded, but the ledger says otherwise",
+            "keys": "Payments trip:confirmed-1:payment: is performed",
+        },
+    ),
+    "a refunded charge is charged again on paper": (
+        "UPDATE charges SET status = 'charged' WHERE trip_id = 'refused'",
+        {
+            "trips-refused": "refused: holds 0 seat sets, 0 rooms and 1 charges",
+            "charges": "is charged, but the ledger says otherwise",
+            "keys": "Payments trip:refused:payment: is undone",
+        },
+    ),
+    "a charge shows another amount than was taken": (
+        "UPDATE charges SET amount_minor = 1 WHERE trip_id = 'confirmed-1'",
+        {"charges": "no matching charge of trip 'confirmed-1'"},
+    ),
+    "a charge is deleted": (
+        "DELETE FROM charges WHERE trip_id = 'confirmed-1'",
+        {
+            "trips-confirmed": "and 0 charges",
+            "charges": "a charge that no payment explains",
+            "keys": "Payments trip:confirmed-1:payment: is performed, and acted 0 times",
+        },
+    ),
+    "money is taken for another trip": (
+        "UPDATE ledger_transactions SET trip_id = 'other' WHERE :charged",
+        {"charges": "no matching charge of trip 'confirmed-1'"},
+    ),
+    "an operation is forgotten": (
+        "DELETE FROM operations WHERE key = 'trip:confirmed-1:hotel'",
+        {"keys": "without an operation"},
+    ),
+    "a write acted although it was voided": (
+        "UPDATE operations SET state = 'voided' WHERE key = 'trip:open:flight'",
+        {"keys": "Flights trip:open:flight: is voided, and acted 1 times"},
+    ),
+    "a row belongs to another trip than its operation": (
+        "UPDATE notifications SET trip_id = 'other' WHERE trip_id = 'voided'",
+        {"keys": "Notifications trip:voided:trip-refused: is performed for trip 'voided'"},
+    ),
+    "a notification is lost": (
+        "DELETE FROM notifications WHERE trip_id = 'refused'",
+        {"keys": "Notifications trip:refused:trip-refused: is performed, and acted 0 times"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_database_is_shown_broken(url: str, tamper: Tamper, name: str) -> None:
+    statement, expected = BREAKS[name]
+    tamper(statement.replace(":charged", CHARGED))
+    found = broken(inspected(url))
+    found.pop("storage", None)  # SQLite's own check sees some of it too
+    assert found.keys() == expected.keys(), found
+    for invariant, text in expected.items():
+        assert text in found[invariant]
+
+
+def test_a_key_that_acted_twice_is_shown(url: str, tamper: Tamper) -> None:
+    tamper(
+        "DROP INDEX uq_seat_reservations_key",
+        "INSERT INTO seat_reservations (reservation_id, key, trip_id, flight, seats, status)"
+        " SELECT 'second', key, trip_id, flight, seats, status FROM seat_reservations WHERE trip_id = 'open'",
+        "UPDATE flights SET seats_left = seats_left - 1 WHERE number = 'PD100'",
+    )
+    found = broken(inspected(url))
+    assert found["keys"] == "Flights trip:open:flight: is performed, and acted 2 times"
+    assert found["trips-open"] == "open: holds 2 seat sets, 0 rooms and 0 charges"
+
+
+def test_a_posting_on_an_account_that_does_not_exist_is_shown(url: str, tamper: Tamper, backend: str) -> None:
+    tamper("DELETE FROM accounts WHERE account_id = 'acct-ada'")
+    found = broken(inspected(url))
+    assert "2 postings on 1 accounts" in found["ledger-transactions"]
+    assert "EUR: sums to" in found["ledger-currencies"]
+    if backend == "sqlite":
+        assert "names a row of accounts that does not exist" in found["storage"]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_a_damaged_file_is_shown(url: str, backend: str, tamper: Tamper) -> None:
+    tamper(
+        "PRAGMA writable_schema = ON",
+        # An index that promises to be unique over rows that are not, as after a lost write.
+        "UPDATE sqlite_schema SET sql = 'CREATE UNIQUE INDEX ix_charges_trip_id ON charges (account_id)'"
+        " WHERE name = 'ix_charges_trip_id'",
+    )
+    assert "ix_charges_trip_id" in broken(inspected(url))["storage"]
+
+
+def test_the_report_is_plain_data(url: str) -> None:
+    report = inspected(url, settled=True)
+    document = report.model_dump(mode="json")
+    assert document["ok"] is False
+    assert [entry["name"] for entry in document["invariants"] if not entry["ok"]] == ["trips-open"]
+    assert AuditReport.model_validate(report.model_dump(exclude_computed_fields=True)) == report
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_an_audit_leaves_no_trace(url: str, backend: str, tmp_path: Path) -> None:
+    before = (tmp_path / "trips.db").read_bytes()
+    assert inspected(url).ok
+    assert (tmp_path / "trips.db").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["trips.db"]
+
+
+def test_a_database_that_does_not_exist_is_named_and_not_made(tmp_path: Path) -> None:
+    missing = tmp_path / "none.db"
+    with pytest.raises(ConfigurationError, match=r"there is no database in .*none\.db"):
+        inspected(f"sqlite:///{missing}")
+    assert not missing.exists()
+
+
+def test_a_database_that_was_never_migrated_is_named(empty_url: str, backend: str, tmp_path: Path) -> None:
+    if backend == "sqlite":
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "trips.db").touch()
+    with pytest.raises(ConfigurationError, match=r"lacks the tables accounts, charges, .*: run the migrations first"):
+        inspected(empty_url)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "trips.db").write_text("no database at all " * 100)
+    with pytest.raises(ConfigurationError, match=r"trips\.db can't be read: .*file is not a database"):
+        inspected(f"sqlite:///{tmp_path / 'trips.db'}")
+
+
+def test_a_server_that_is_down_is_named_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="can't be read") as caught:
+        inspected(f"postgresql://ada:hunter2@/trips?host={tmp_path}")
+    assert "hunter2" not in str(caught.value)

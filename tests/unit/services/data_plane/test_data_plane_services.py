@@ -1,0 +1,137 @@
+"""The four services as processes: what they serve, what they are told, how they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import restate
+from pydantic import ValidationError
+
+from perdure import Target
+from services.contracts import flights, hotels, notifications, payments
+from services.data_plane.database import Database
+from services.data_plane.flights.settings import FlightsSettings
+from services.data_plane.hotels.settings import HotelsSettings
+from services.data_plane.notifications.settings import NotificationsSettings
+from services.data_plane.payments.settings import PaymentsSettings
+
+ROOT = Path(__file__).parents[4]
+
+SERVICES: dict[str, list[Target[Any, Any]]] = {
+    "flights": [flights.reserve, flights.cancel],
+    "hotels": [hotels.reserve, hotels.cancel],
+    "payments": [payments.charge, payments.refund],
+    "notifications": [notifications.notify],
+}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_serves_what_its_contract_says(name: str, tmp_path: Path) -> None:
+    app = importlib.import_module(f"services.data_plane.{name}.app")
+    database = Database(f"sqlite:///{tmp_path / 'trips.db'}")
+    definitions: list[restate.Service] = app.build(database).definitions()
+    [definition] = definitions
+    served = [
+        (definition.name, handler.name, io.input_type.annotation, io.output_type.annotation)
+        for handler in definition.handlers.values()
+        for io in [handler.handler_io]
+        if io.input_type and io.output_type
+    ]
+    assert served == [(target.service, target.handler, target.input, target.output) for target in SERVICES[name]]
+
+
+def test_settings_have_a_prefix_of_their_own_and_one_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERDURE_DATABASE_URL", "postgresql://ada:hunter2@db/trips")
+    monkeypatch.setenv("PERDURE_HOTELS_PORT", "1234")
+    monkeypatch.setenv("PERDURE_HOTELS_HOST", "10.0.0.1")
+    everyone = [FlightsSettings(), HotelsSettings(), PaymentsSettings(), NotificationsSettings()]
+    assert [each.port for each in everyone] == [9083, 1234, 9085, 9086]
+    assert [each.host for each in everyone] == ["127.0.0.1", "10.0.0.1", "127.0.0.1", "127.0.0.1"]
+    assert {each.database_url.get_secret_value() for each in everyone} == {"postgresql://ada:hunter2@db/trips"}
+    assert "hunter2" not in repr(everyone)
+
+
+def test_a_port_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERDURE_FLIGHTS_PORT", "70000")
+    with pytest.raises(ValidationError, match="port"):
+        FlightsSettings()
+
+
+async def start(name: str, **environment: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", f"services.data_plane.{name}.app"),
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [("PERDURE_DATABASE_URL", "mysql://h/db", "no support for databases by"), ("PERDURE_FLIGHTS_PORT", "x", "port")],
+)
+async def test_settings_that_do_not_fit_end_the_start_with_one_reason(variable: str, value: str, said: str) -> None:
+    process = await start("flights", **{variable: value})
+    output, _ = await process.communicate()
+    assert process.returncode == 1
+    assert said in output.decode()
+    assert "Traceback" not in output.decode()
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+async def answer(url: str, process: asyncio.subprocess.Process) -> httpx.Response:
+    async with httpx.AsyncClient() as client, asyncio.timeout(20):
+        while True:
+            try:
+                return await client.get(url)
+            except httpx.TransportError:
+                assert process.returncode is None, "the service ended"
+                await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+async def test_a_service_is_ready_on_a_migrated_database_and_stops_on_sigterm(name: str, sqlite_template: Path) -> None:
+    port = free_port()
+    process = await start(
+        name,
+        **{"PERDURE_DATABASE_URL": f"sqlite:///{sqlite_template}", f"PERDURE_{name.upper()}_PORT": str(port)},
+    )
+    try:
+        assert (await answer(f"http://127.0.0.1:{port}/ready", process)).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(15):
+            await process.communicate()
+        assert process.returncode == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def test_a_service_is_not_ready_on_a_database_that_was_never_migrated(tmp_path: Path) -> None:
+    port = free_port()
+    process = await start(
+        "flights", PERDURE_DATABASE_URL=f"sqlite:///{tmp_path / 'none.db'}", PERDURE_FLIGHTS_PORT=str(port)
+    )
+    try:
+        response = await answer(f"http://127.0.0.1:{port}/ready", process)
+        assert response.status_code == 503
+        assert "database" in response.text
+    finally:
+        process.kill()
+        await process.communicate()

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from perdure.errors import ConfigurationError, is_terminal
+from services.contracts.flights import FlightRequest, ReserveSeats
+from services.data_plane.database import Database, database_url, insert_if_missing
+from services.data_plane.flights.model import FlightRow, Seats
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("sqlite:///trips.db", "sqlite+aiosqlite:///trips.db"),
+        ("sqlite+aiosqlite:////var/trips.db", "sqlite+aiosqlite:////var/trips.db"),
+        ("postgresql://u:p@h/db", "postgresql+asyncpg://u:p@h/db"),
+        ("postgres://u:p@h/db", "postgresql+asyncpg://u:p@h/db"),
+    ],
+)
+def test_a_url_gets_the_asynchronous_driver(given: str, used: str) -> None:
+    assert database_url(given).render_as_string(hide_password=False) == used
+
+
+@pytest.mark.parametrize(
+    "given", ["", "trips.db", "mysql://h/db", "postgresql+psycopg2://h/db", "sqlite://", "sqlite:///:memory:"]
+)
+def test_a_url_that_can_not_work_is_refused(given: str) -> None:
+    with pytest.raises(ConfigurationError, match="sqlite:///"):
+        database_url(given)
+
+
+async def flights(database: Database) -> int:
+    async with database.snapshot() as connection:
+        return (await connection.execute(select(func.count()).select_from(FlightRow))).scalar_one()
+
+
+async def test_what_raises_is_rolled_back(database: Database) -> None:
+    before = await flights(database)
+
+    async def fail() -> None:
+        async with database.transaction() as connection:
+            await insert_if_missing(connection, FlightRow, number="NEW", seats=1, seats_left=1)
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        await fail()
+    assert await flights(database) == before
+
+
+async def test_only_a_missing_row_is_inserted(database: Database) -> None:
+    async with database.transaction() as connection:
+        assert await insert_if_missing(connection, FlightRow, number="NEW", seats=2, seats_left=2)
+        assert not await insert_if_missing(connection, FlightRow, number="NEW", seats=9, seats_left=9)
+    async with database.snapshot() as connection:
+        assert (await connection.execute(select(FlightRow.seats).where(FlightRow.number == "NEW"))).scalar_one() == 2
+
+
+async def test_a_snapshot_sees_one_moment_and_blocks_no_writer(database: Database, second_database: Database) -> None:
+    query = select(FlightRow.seats_left).where(FlightRow.number == "PD100")
+    async with database.snapshot() as connection:
+        before = (await connection.execute(query)).scalar_one()
+        async with second_database.transaction() as writer:
+            await writer.execute(update(FlightRow).where(FlightRow.number == "PD100").values(seats_left=1))
+        assert (await connection.execute(query)).scalar_one() == before
+    async with database.snapshot() as connection:
+        assert (await connection.execute(query)).scalar_one() == 1
+
+
+async def test_writers_that_read_first_wait_for_each_other(database: Database, second_database: Database) -> None:
+    """On SQLite a transaction that begins with a read can't be let in to write once another has written."""
+    seats = select(FlightRow.seats_left).where(FlightRow.number == "PD200").with_for_update()
+
+    async def take(process: Database) -> None:
+        async with process.transaction() as connection:
+            left = (await connection.execute(seats)).scalar_one()
+            await connection.execute(update(FlightRow).where(FlightRow.number == "PD200").values(seats_left=left - 1))
+
+    await asyncio.gather(*(take(process) for process in [database, second_database] * 10))
+    async with database.snapshot() as connection:
+        assert (await connection.execute(select(FlightRow.seats_left).filter_by(number="PD200"))).scalar_one() == 160
+
+
+async def test_foreign_keys_and_checks_are_enforced(database: Database) -> None:
+    statements = [
+        "UPDATE flights SET seats_left = -1",
+        "UPDATE accounts SET balance_minor = -1 WHERE kind = 'customer'",
+        "INSERT INTO ledger_postings VALUES ('no-such-transaction', 'acct-ada', 1)",
+    ]
+    for statement in statements:
+        with pytest.raises(IntegrityError):
+            async with database.transaction() as connection:
+                await connection.execute(text(statement))
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+async def test_sqlite_is_durable_and_shared(database: Database, backend: str) -> None:
+    async with database.snapshot() as connection:
+        values = {
+            pragma: (await connection.execute(text(f"PRAGMA {pragma}"))).scalar_one()
+            for pragma in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert values == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5_000}
+
+
+@pytest.fixture
+async def hasty(url: str) -> AsyncIterator[Database]:
+    """A process that waits for locks no longer than a blink."""
+    database = Database(url, wait=timedelta(milliseconds=100))
+    yield database
+    await database.dispose()
+
+
+def reservation(key: str) -> ReserveSeats:
+    return ReserveSeats(key=key, trip_id="T1", flight=FlightRequest(number="PD100", seats=1))
+
+
+async def test_a_lock_that_is_held_too_long_is_an_ordinary_error_that_goes_away(
+    database: Database, hasty: Database
+) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(update(FlightRow).values(seats_left=FlightRow.seats_left))
+        with pytest.raises(DBAPIError) as caught:
+            await Seats(hasty).reserve(reservation("k"))
+        assert not is_terminal(caught.value)
+    assert (await Seats(hasty).reserve(reservation("k"))).trip_id == "T1"
+
+
+@pytest.mark.parametrize("backend", ["postgresql"])
+async def test_a_lost_connection_is_an_ordinary_error_that_goes_away(
+    database: Database, second_database: Database, backend: str
+) -> None:
+
+    async def lose() -> None:
+        async with database.transaction() as connection:
+            pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+            async with second_database.transaction() as killer:
+                await killer.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+            await connection.execute(text("SELECT 1"))
+
+    with pytest.raises(DBAPIError) as caught:
+        await lose()
+    assert not is_terminal(caught.value)
+    assert (await Seats(database).reserve(reservation("k"))).trip_id == "T1"
+
+
+async def test_a_cancelled_task_leaves_neither_rows_nor_locks(database: Database) -> None:
+    inside = asyncio.Event()
+
+    async def stuck() -> None:
+        async with database.transaction() as connection:
+            await connection.execute(update(FlightRow).values(seats_left=0))
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(stuck())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await Seats(database).reserve(reservation("k"))).trip_id == "T1"
+
+
+async def test_readiness_wants_a_migrated_database(database: Database, tmp_path: Path) -> None:
+    await database.check()
+    async with Database(f"sqlite:///{tmp_path / 'none.db'}").lifespan() as _:
+        pass
+    empty = Database(f"sqlite:///{tmp_path / 'empty.db'}")
+    try:
+        with pytest.raises(DBAPIError, match="alembic_version"):
+            await empty.check()
+    finally:
+        await empty.dispose()

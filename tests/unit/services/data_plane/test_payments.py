@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, select
+
+from perdure.errors import InvalidInput, NotFound, Refused, TerminalError, error_code
+from services.data_plane.audit import audit
+from services.data_plane.payments.model import AccountRow, ChargeRow, LedgerTransactionRow, PostingRow, credit, record
+from tests.unit.services.data_plane.agency import Agency
+
+_examples = count()
+
+
+async def balance(agency: Agency, account: str) -> int:
+    async with agency.database.snapshot() as connection:
+        return (
+            await connection.execute(select(AccountRow.balance_minor).where(AccountRow.account_id == account))
+        ).scalar_one()
+
+
+async def postings(agency: Agency, kind: str) -> list[dict[str, int]]:
+    query = (
+        select(PostingRow.transaction_id, PostingRow.account_id, PostingRow.amount_minor)
+        .join(LedgerTransactionRow, LedgerTransactionRow.transaction_id == PostingRow.transaction_id)
+        .where(LedgerTransactionRow.kind == kind)
+    )
+    transactions: dict[str, dict[str, int]] = {}
+    async with agency.database.snapshot() as connection:
+        for transaction, account, amount in await connection.execute(query):
+            transactions.setdefault(transaction, {})[account] = amount
+    return list(transactions.values())
+
+
+async def test_a_charge_is_posted_twice_and_a_refund_reverses_it(agency: Agency) -> None:
+    before = await balance(agency, "acct-ada")
+    charge = await agency.charge("T1")
+    assert await agency.charge("T1") == charge
+    assert await balance(agency, "acct-ada") == before - 50_000
+    assert await balance(agency, "merchant-eur") == 50_000
+    refund = await agency.refund("T1")
+    assert (refund.outcome, refund.payment_id) == ("refunded", charge.payment_id)
+    assert await agency.refund("T1") == refund
+    assert await balance(agency, "acct-ada") == before
+    assert await balance(agency, "merchant-eur") == 0
+    assert await postings(agency, "charge") == [{"acct-ada": -50_000, "merchant-eur": 50_000}]
+    assert await postings(agency, "refund") == [{"acct-ada": 50_000, "merchant-eur": -50_000}]
+    async with agency.database.snapshot() as connection:
+        assert (await connection.execute(select(ChargeRow.status))).scalar_one() == "refunded"
+
+
+async def test_a_refund_of_nothing_bars_the_charge(agency: Agency) -> None:
+    assert (await agency.refund("T1")).outcome == "voided"
+    with pytest.raises(TerminalError, match="cancelled before it started"):
+        await agency.charge("T1")
+    assert await balance(agency, "merchant-eur") == 0
+
+
+@pytest.mark.parametrize(
+    ("charge", "error", "refusal"),
+    [
+        (("acct-frozen", 100, "EUR"), Refused, (403, "account_frozen", "'acct-frozen' is frozen")),
+        (
+            ("acct-declined", 100, "EUR"),
+            Refused,
+            (402, "card_declined", "card of account 'acct-declined' was declined"),
+        ),
+        (("acct-poor", 1_001, "EUR"), Refused, (402, "insufficient_funds", "does not hold 1001 EUR")),
+        (
+            ("acct-ada", 100, "USD"),
+            InvalidInput,
+            (400, "currency_mismatch", "payment.currency: .* is in EUR, not in USD"),
+        ),
+        (
+            ("acct-nobody", 100, "EUR"),
+            NotFound,
+            (404, "not_found", "payment.account: there is no account 'acct-nobody'"),
+        ),
+        (
+            ("merchant-eur", 100, "EUR"),
+            NotFound,
+            (404, "not_found", "payment.account: there is no account 'merchant-eur'"),
+        ),
+        (("equity-eur", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no account 'equity-eur'")),
+    ],
+)
+async def test_a_charge_is_refused_for_its_reason(
+    agency: Agency, charge: tuple[str, int, str], error: type[TerminalError], refusal: tuple[int, str, str]
+) -> None:
+    status, code, message = refusal
+    with pytest.raises(error, match=message) as caught:
+        await agency.charge("T1", *charge)
+    assert (caught.value.status_code, error_code(caught.value)) == (status, code)
+    assert await postings(agency, "charge") == []
+
+
+async def test_the_platforms_own_money_is_not_for_trips(agency: Agency) -> None:
+    await agency.charge("T1")
+    with pytest.raises(NotFound, match="there is no account 'merchant-eur'"):
+        await agency.charge("T2", "merchant-eur", 100)
+    assert await balance(agency, "merchant-eur") == 50_000
+
+
+async def test_the_last_of_the_money_can_be_spent_once(agency: Agency, second_agency: Agency) -> None:
+    answers = await asyncio.gather(
+        *(each.charge(f"T{n}", "acct-poor", 400) for n, each in enumerate([agency, second_agency] * 3)),
+        return_exceptions=True,
+    )
+    codes = [error_code(answer) for answer in answers if isinstance(answer, Refused)]
+    assert codes == ["insufficient_funds"] * 4
+    assert await balance(agency, "acct-poor") == 200
+
+
+async def test_a_transaction_that_does_not_balance_is_never_written(agency: Agency) -> None:
+    with pytest.raises(ValueError, match="must sum to zero, not to 1"):
+        async with agency.database.transaction() as connection:
+            await record(connection, "charge", {"acct-ada": -99, "merchant-eur": 100})
+    assert await postings(agency, "charge") == []
+
+
+async def test_money_for_an_account_that_is_missing_is_an_ordinary_error(agency: Agency) -> None:
+    with pytest.raises(LookupError, match="no account 'merchant-chf'"):
+        async with agency.database.transaction() as connection:
+            await credit(connection, "merchant-chf", 1)
+
+
+moves = st.lists(
+    st.tuples(
+        st.sampled_from(["T1", "T2", "T3", "T4"]),
+        st.sampled_from(["acct-ada", "acct-grace", "acct-poor", "acct-frozen", "acct-declined"]),
+        st.sampled_from([1, 299, 1_000, 10**12]),
+        st.booleans(),
+    ),
+    max_size=10,
+)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(moves)
+async def test_money_is_neither_made_nor_lost(
+    agency: Agency, second_agency: Agency, url: str, requests: list[tuple[str, str, int, bool]]
+) -> None:
+    """Charges and refunds in any order, at once from two processes: the books stay sound, whatever was refused."""
+    example = next(_examples)
+    calls = [
+        each.refund(f"{example}-{trip}")
+        if is_refund
+        else each.charge(f"{example}-{trip}", account, amount, "USD" if account == "acct-grace" else "EUR")
+        for each, (trip, account, amount, is_refund) in zip([agency, second_agency] * 5, requests, strict=False)
+    ]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [
+        answer for answer in answers if isinstance(answer, Exception) and not isinstance(answer, TerminalError)
+    ] == []
+    report = await audit(url)
+    assert report.ok, report
+    async with agency.database.snapshot() as connection:
+        total = (await connection.execute(select(func.sum(AccountRow.balance_minor)))).scalar_one()
+    assert int(total) == 0

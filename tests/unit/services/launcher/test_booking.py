@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import json
+import shlex
+
+from services.contracts.trips import TripRequest
+from services.launcher.booking import ORDINARY, curl, new_trip_id
+
+
+def test_the_curl_line_is_one_line_that_a_shell_takes_apart_rightly():
+    order = ORDINARY.model_copy(update={"traveller": "o'hara@example.com"})
+    line = curl("http://127.0.0.1:8080", "trip 1/2", order)
+    assert "\n" not in line
+    program, *arguments = shlex.split(line)
+    assert program == "curl"
+    assert "http://127.0.0.1:8080/Trips/trip%201%2F2/run" in arguments
+    assert "content-type: application/json" in arguments
+    assert TripRequest.model_validate(json.loads(arguments[arguments.index("-d") + 1])) == order
+
+
+def test_each_trip_has_an_id_of_its_own():
+    assert len({new_trip_id() for _ in range(1000)}) == 1000

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from perdure import StatusData
+from services.data_plane.audit import AuditReport, Finding, Invariant
+from services.launcher.reports import show_audit
+from services.launcher.terminal import Terminal, describe_status
+
+
+def test_lines_are_printed_as_they_are_however_long(capsys):
+    line = "[bold]not markup[/bold] :smile: " + "x" * 500
+    Terminal().say(line)
+    assert capsys.readouterr().out == f"{line}\n"
+
+
+def test_progress_is_a_line_for_each_change_where_there_is_no_terminal(capsys):
+    at_flight = StatusData(phase="running", progress=0.2, current_step="flight", completed_steps=["order"])
+    at_hotel = StatusData(phase="running", progress=0.4, current_step="hotel", completed_steps=["order", "flight"])
+    with Terminal().progress() as show:
+        for status in (at_flight, at_flight, at_hotel, at_hotel):
+            show(status)
+    assert capsys.readouterr().out == (
+        "   20%  running: flight (done: order)\n   40%  running: hotel (done: order, flight)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (StatusData(phase="not_started"), "not_started"),
+        (StatusData(phase="running", current_step="flight"), "running: flight"),
+        (StatusData(phase="completed", completed_steps=["flight"], is_complete=True), "completed (done: flight)"),
+    ],
+)
+def test_a_status_in_words(status, words):
+    assert describe_status(status) == words
+
+
+def test_a_reader_who_has_gone_makes_it_silent(capfd, monkeypatch):
+    reading, writing = os.pipe()
+    stdout = os.fdopen(writing, "w")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    terminal = Terminal()
+    terminal.say("to somebody")
+    assert os.read(reading, 100) == b"to somebody\n"
+    os.close(reading)
+    terminal.say("to nobody")
+    terminal.say("and again")
+    stdout.close()  # nothing is left in a buffer that would raise at the end
+
+
+def test_an_audit_shows_what_is_broken_and_how_much_more(capsys):
+    findings = tuple(Finding(subject=f"trip-{number}", detail="holds a room") for number in range(23))
+    report = AuditReport(
+        invariants=(
+            Invariant(name="ledger", promise="it sums to zero", checked=2, findings=()),
+            Invariant(name="trips-refused", promise="each holds nothing", checked=40, findings=findings),
+        ),
+        confirmed=1,
+        refused=40,
+        open=0,
+    )
+    show_audit(report, Terminal())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "holds   ledger: it sums to zero (2 checked)"
+    assert lines[1] == "BROKEN  trips-refused: each holds nothing (40 checked)"
+    assert lines[2] == "          trip-0: holds a room"
+    assert lines[-2] == "          and 3 more"
+    assert lines[-1] == "trips: 1 confirmed, 40 refused, 0 open"
