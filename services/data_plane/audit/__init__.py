@@ -1,0 +1,87 @@
+"""The audit: does the database alone prove what the platform promises?
+
+It asks no service and no engine, so it works with the platform up (in one snapshot) or down. How a trip ended is read
+from what its traveller was told:
+
+    confirmed   a ``trip-confirmed`` notification exists: the trip holds exactly one seat set, one room and one charge
+    refused     a ``trip-refused`` notification exists: the trip holds nothing
+    open        neither: the trip is on its way, or was turned away at the door, and holds at most one of each
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from perdure.errors import ConfigurationError
+from services.data_plane.audit import inventory, keys, ledger, storage, trips
+from services.data_plane.audit.report import AuditReport, Finding, Invariant
+from services.data_plane.database import Database
+from services.data_plane.tables import Base
+
+__all__ = ["AuditReport", "Finding", "Invariant", "audit", "audit_snapshot"]
+
+
+async def audit(url: str, *, settled: bool = False) -> AuditReport:
+    """Check every invariant on one snapshot of the database.
+
+    Args:
+        url: See `services.data_plane.database.database_url`.
+        settled: Claim that no trip is on its way any more: then an open trip that holds something is a breach.
+
+    Raises:
+        ConfigurationError: There is no such database, it can't be read, or it was never migrated.
+    """
+    database = Database(url)
+    shown = database.url.render_as_string(hide_password=True)
+    _check_file(database.file)
+    try:
+        async with database.snapshot() as connection:
+            missing = await connection.run_sync(_missing_tables)
+            if missing:
+                raise ConfigurationError(
+                    f"the database at {shown} lacks the tables {', '.join(missing)}: run the migrations first"
+                )
+            return await audit_snapshot(connection, settled=settled)
+    except (OSError, SQLAlchemyError) as error:
+        raise ConfigurationError(f"the database at {shown} can't be read: {error}") from error
+    finally:
+        await database.dispose()
+
+
+def _check_file(file: Path | None) -> None:
+    # SQLite would make an empty file where there is none.
+    if file is not None and not file.is_file():
+        raise ConfigurationError(f"there is no database in {file}: start the platform once, which makes it")
+
+
+def _missing_tables(connection: Connection) -> list[str]:
+    return sorted(set(Base.metadata.tables) - set(inspect(connection).get_table_names()))
+
+
+async def audit_snapshot(connection: AsyncConnection, *, settled: bool = False) -> AuditReport:
+    """Check every invariant in an open transaction.
+
+    Args:
+        connection: See `Database.snapshot`.
+        settled: See `audit`.
+    """
+    known = await trips.load(connection)
+    invariants = [
+        *trips.check(known, settled=settled),
+        await inventory.check(connection),
+        *await ledger.check(connection),
+        await keys.check(connection),
+    ]
+    if connection.dialect.name == "sqlite":
+        invariants.append(await storage.check(connection))
+    outcomes = [trip.outcome for trip in known.values()]
+    return AuditReport(
+        invariants=tuple(invariants),
+        confirmed=outcomes.count("confirmed"),
+        refused=outcomes.count("refused"),
+        open=outcomes.count("open"),
+    )

@@ -1,0 +1,84 @@
+"""Keys: the barrier's operations and the business rows tell the same story, and no key acted twice."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.data_plane.audit.report import Invariant, invariant
+from services.data_plane.tables import (
+    ChargeRow,
+    NotificationRow,
+    OperationRow,
+    RoomReservationRow,
+    SeatReservationRow,
+)
+
+
+class _Row(NamedTuple):
+    """A business row, with the state that its operation must be in."""
+
+    row_id: str
+    trip_id: str
+    state: str
+
+
+_STATES = {"active": "performed", "charged": "performed", "cancelled": "undone", "refunded": "undone"}
+
+
+async def check(connection: AsyncConnection) -> Invariant:
+    """Compare each operation with the rows under its key."""
+    queries: dict[str, Select[str, str, str, str]] = {
+        "Flights": select(
+            SeatReservationRow.key,
+            SeatReservationRow.reservation_id,
+            SeatReservationRow.trip_id,
+            SeatReservationRow.status,
+        ),
+        "Hotels": select(
+            RoomReservationRow.key,
+            RoomReservationRow.reservation_id,
+            RoomReservationRow.trip_id,
+            RoomReservationRow.status,
+        ),
+        "Payments": select(ChargeRow.key, ChargeRow.payment_id, ChargeRow.trip_id, ChargeRow.status),
+    }
+    rows: dict[tuple[str, str], list[_Row]] = defaultdict(list)
+    for service, query in queries.items():
+        for key, row_id, trip_id, status in await connection.execute(query):
+            rows[service, key].append(_Row(row_id, trip_id, _STATES.get(status, status)))
+    sent = select(NotificationRow.key, NotificationRow.notification_id, NotificationRow.trip_id)
+    for key, row_id, trip_id in await connection.execute(sent):
+        rows["Notifications", key].append(_Row(row_id, trip_id, "performed"))
+
+    operations = list(
+        await connection.execute(
+            select(OperationRow.service, OperationRow.key, OperationRow.trip_id, OperationRow.state).where(
+                OperationRow.service.in_([*queries, "Notifications"])
+            )
+        )
+    )
+    breaches: list[tuple[str, str]] = []
+    for service, key, trip_id, state in operations:
+        done = rows.pop((service, key), [])
+        expected = 0 if state == "voided" else 1
+        if len(done) != expected:
+            breaches.append((f"{service} {key}", f"is {state}, and acted {len(done)} times"))
+        breaches += [
+            (
+                f"{service} {key}",
+                f"is {state} for trip '{trip_id}', but {row.row_id} says {row.state} for '{row.trip_id}'",
+            )
+            for row in done
+            if (row.state, row.trip_id) != (state, trip_id)
+        ]
+    breaches += [
+        (f"{service} {key}", f"{', '.join(row.row_id for row in done)} without an operation")
+        for (service, key), done in rows.items()
+    ]
+    return invariant(
+        "keys", "each key acted at most once, and its row is as the barrier recorded it", len(operations), breaches
+    )

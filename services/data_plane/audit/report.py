@@ -1,0 +1,70 @@
+"""What an audit reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+
+class Finding(BaseModel):
+    """One breach of an invariant: what broke it, and how."""
+
+    model_config = ConfigDict(frozen=True)
+
+    subject: str
+    detail: str
+
+
+class Invariant(BaseModel):
+    """What the audit found about one invariant.
+
+    Args:
+        name: Short name, stable, for machines.
+        promise: The invariant in words.
+        checked: How many things it was checked on.
+        findings: The breaches, none if it holds.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    promise: str
+    checked: int
+    findings: tuple[Finding, ...]
+
+    @computed_field  # type: ignore[prop-decorator] # mypy knows no decorator on top of property
+    @property
+    def ok(self) -> bool:
+        """Tell if the invariant holds."""
+        return not self.findings
+
+
+class AuditReport(BaseModel):
+    """Every invariant, and how many trips there are of each outcome."""
+
+    model_config = ConfigDict(frozen=True)
+
+    invariants: tuple[Invariant, ...]
+    confirmed: int
+    refused: int
+    open: int
+
+    @computed_field  # type: ignore[prop-decorator] # mypy knows no decorator on top of property
+    @property
+    def ok(self) -> bool:
+        """Tell if all invariants hold."""
+        return all(invariant.ok for invariant in self.invariants)
+
+
+def invariant(name: str, promise: str, checked: int, breaches: Iterable[tuple[str, str]]) -> Invariant:
+    """Report on an invariant.
+
+    Args:
+        name: See `Invariant`.
+        promise: See `Invariant`.
+        checked: See `Invariant`.
+        breaches: Subject and detail of each breach.
+    """
+    findings = tuple(Finding(subject=subject, detail=detail) for subject, detail in breaches)
+    return Invariant(name=name, promise=promise, checked=checked, findings=findings)

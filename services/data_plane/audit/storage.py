@@ -1,0 +1,17 @@
+"""Storage: SQLite's own look at its file, after a kill or a full disk. PostgreSQL looks after itself."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.data_plane.audit.report import Invariant, invariant
+
+
+async def check(connection: AsyncConnection) -> Invariant:
+    """Run SQLite's checks of pages, indexes, constraints and foreign keys."""
+    damage = [line for line in (await connection.execute(text("PRAGMA integrity_check"))).scalars() if line != "ok"]
+    breaches = [("file", line) for line in damage]
+    for table, row_id, parent, _ in await connection.execute(text("PRAGMA foreign_key_check")):
+        breaches.append((f"{table} row {row_id}", f"names a row of {parent} that does not exist"))
+    return invariant("storage", "the file is sound, and no row names one that does not exist", 1, breaches)

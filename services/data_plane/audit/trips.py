@@ -1,0 +1,100 @@
+"""Trips: what each one holds, against what its traveller was told."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import InstrumentedAttribute
+
+from services.data_plane.audit.report import Invariant, invariant
+from services.data_plane.tables import ChargeRow, NotificationRow, RoomReservationRow, SeatReservationRow
+
+
+@dataclass
+class Trip:
+    """What the database knows of a trip."""
+
+    seat_sets: int = 0
+    rooms: int = 0
+    charges: int = 0
+    told: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def holdings(self) -> tuple[int, int, int]:
+        """Seat sets, rooms and charges."""
+        return self.seat_sets, self.rooms, self.charges
+
+    @property
+    def outcome(self) -> str:
+        """``confirmed``, ``refused`` or ``open``."""
+        if "trip-confirmed" in self.told:
+            return "confirmed"
+        return "refused" if "trip-refused" in self.told else "open"
+
+    def __str__(self) -> str:
+        return f"holds {self.seat_sets} seat sets, {self.rooms} rooms and {self.charges} charges"
+
+
+async def load(connection: AsyncConnection) -> dict[str, Trip]:
+    """Read every trip that the database knows of, by trip id."""
+    trips: dict[str, Trip] = defaultdict(Trip)
+    holdings: tuple[tuple[str, InstrumentedAttribute[str], InstrumentedAttribute[str], str], ...] = (
+        ("seat_sets", SeatReservationRow.trip_id, SeatReservationRow.status, "active"),
+        ("rooms", RoomReservationRow.trip_id, RoomReservationRow.status, "active"),
+        ("charges", ChargeRow.trip_id, ChargeRow.status, "charged"),
+    )
+    for name, trip_id, status, held in holdings:
+        # Trips that hold nothing any more are counted too: they are known to the database.
+        query = select(trip_id, func.count().filter(status == held)).group_by(trip_id)
+        for trip, count in await connection.execute(query):
+            setattr(trips[trip], name, count)
+    told = select(NotificationRow.trip_id, NotificationRow.kind, func.count()).group_by(
+        NotificationRow.trip_id, NotificationRow.kind
+    )
+    for trip, kind, count in await connection.execute(told):
+        trips[trip].told[kind] = count
+    return trips
+
+
+def check(trips: Mapping[str, Trip], *, settled: bool) -> list[Invariant]:
+    """Judge trips; ``settled`` claims that none is on its way any more."""
+    by_outcome: dict[str, dict[str, Trip]] = {"confirmed": {}, "refused": {}, "open": {}}
+    for trip_id, trip in trips.items():
+        by_outcome[trip.outcome][trip_id] = trip
+    most = 0 if settled else 1
+    return [
+        invariant(
+            "trips-confirmed",
+            "each confirmed trip holds exactly one seat set, one room and one charge",
+            len(by_outcome["confirmed"]),
+            ((trip_id, str(trip)) for trip_id, trip in by_outcome["confirmed"].items() if trip.holdings != (1, 1, 1)),
+        ),
+        invariant(
+            "trips-refused",
+            "each refused trip holds nothing",
+            len(by_outcome["refused"]),
+            ((trip_id, str(trip)) for trip_id, trip in by_outcome["refused"].items() if any(trip.holdings)),
+        ),
+        invariant(
+            "trips-open",
+            "no trip is left that holds something without an outcome"
+            if settled
+            else "each trip without an outcome yet holds at most one of each",
+            len(by_outcome["open"]),
+            ((trip_id, str(trip)) for trip_id, trip in by_outcome["open"].items() if max(trip.holdings) > most),
+        ),
+        invariant(
+            "trips-told",
+            "each traveller is told one outcome, once",
+            sum(1 for trip in trips.values() if trip.told),
+            (
+                (trip_id, "told " + ", ".join(f"{count} times {kind}" for kind, count in sorted(trip.told.items())))
+                for trip_id, trip in trips.items()
+                if sum(trip.told.values()) > 1
+            ),
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""Flights: the service that holds seats."""

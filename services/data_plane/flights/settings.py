@@ -1,0 +1,16 @@
+"""Settings of the service Flights: variables that start with ``PERDURE_FLIGHTS_``."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.data_plane.settings import DataPlaneSettings
+
+
+class FlightsSettings(DataPlaneSettings):
+    """Where Flights is served, and its database."""
+
+    model_config = SettingsConfigDict(env_prefix="PERDURE_FLIGHTS_")
+
+    port: int = Field(default=9083, ge=1, le=65535)

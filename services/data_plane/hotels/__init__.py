@@ -1,0 +1,1 @@
+"""Hotels: the service that holds rooms."""

@@ -1,0 +1,29 @@
+"""The handlers of Hotels: a thin layer that puts each change into a run."""
+
+from __future__ import annotations
+
+from perdure import DataPlaneContext, DataPlaneService
+from services.contracts.hotels import CancelRoom, ReserveRoom, RoomCancellation, RoomReservation
+from services.data_plane.hotels.model import Rooms
+from services.data_plane.retries import WRITES
+
+
+def define(rooms: Rooms) -> DataPlaneService:
+    """Define the service.
+
+    Args:
+        rooms: The business behind it.
+    """
+    service = DataPlaneService("Hotels", run=WRITES)
+
+    @service.handler()
+    async def reserve(ctx: DataPlaneContext, request: ReserveRoom) -> RoomReservation:
+        """Hold a room for a trip."""
+        return await ctx.run("reserve", rooms.reserve, request)
+
+    @service.handler()
+    async def cancel(ctx: DataPlaneContext, request: CancelRoom) -> RoomCancellation:
+        """Give a room back."""
+        return await ctx.run("cancel", rooms.cancel, request)
+
+    return service

@@ -1,0 +1,171 @@
+"""Rooms: an inventory of hotels, and which trip holds a room in them."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import Mapped, mapped_column
+
+from perdure.errors import NotFound, PerdureTerminalError, Refused
+from services.contracts.hotels import CancelRoom, HotelRequest, ReserveRoom, RoomCancellation, RoomReservation
+from services.data_plane.barrier import Barrier
+from services.data_plane.database import Base, Database, Timestamped
+
+
+class HotelRow(Base):
+    """A hotel of the catalogue, with the faults it has for trying things out.
+
+    ``latency_ms`` is how long it takes to answer a reservation. ``fails_cancellations`` is how many
+    cancellations will still fail, -1 for all of them.
+    """
+
+    __tablename__ = "hotels"
+    __table_args__ = (
+        CheckConstraint("rooms_left >= 0 AND rooms_left <= rooms", name="rooms_left"),
+        CheckConstraint("latency_ms >= 0", name="latency_ms"),
+        CheckConstraint("fails_cancellations >= -1", name="fails_cancellations"),
+    )
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    rooms: Mapped[int]
+    rooms_left: Mapped[int]
+    latency_ms: Mapped[int]
+    fails_cancellations: Mapped[int]
+
+
+class RoomReservationRow(Timestamped, Base):
+    """A room held for a trip, or given back."""
+
+    __tablename__ = "room_reservations"
+    __table_args__ = (
+        CheckConstraint("status IN ('active', 'cancelled')", name="status"),
+        CheckConstraint("nights > 0", name="nights"),
+        Index("uq_room_reservations_key", "key", unique=True),
+    )
+
+    reservation_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(Text)
+    trip_id: Mapped[str] = mapped_column(Text, index=True)
+    hotel: Mapped[str] = mapped_column(Text, ForeignKey(HotelRow.name))
+    nights: Mapped[int]
+    status: Mapped[str] = mapped_column(Text, default="active")
+
+
+class Rooms:
+    """Reserve rooms and give them back.
+
+    Args:
+        database: Where hotels and reservations are kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._barrier = Barrier(database, "Hotels")
+
+    async def reserve(self, request: ReserveRoom) -> RoomReservation:
+        """Hold a room for a trip, as quickly as the hotel answers.
+
+        Args:
+            request: Trip, hotel and nights, under the caller's key.
+
+        Raises:
+            NotFound: No such hotel.
+            Refused: ``hotel_full``: no room is left.
+            Conflict: See `Barrier.perform`.
+        """
+
+        async def take(connection: AsyncConnection) -> RoomReservation:
+            # One conditional update, so that two trips that race for the last room can't both find it free.
+            taken = await connection.execute(
+                update(HotelRow)
+                .where(HotelRow.name == request.hotel.name, HotelRow.rooms_left >= 1)
+                .values(rooms_left=HotelRow.rooms_left - 1)
+            )
+            if taken.rowcount == 0:
+                raise await _refusal(connection, request.hotel)
+            reservation = RoomReservation(
+                reservation_id=f"room-{uuid4()}", trip_id=request.trip_id, hotel=request.hotel
+            )
+            await connection.execute(
+                insert(RoomReservationRow).values(
+                    reservation_id=reservation.reservation_id,
+                    key=request.key,
+                    trip_id=request.trip_id,
+                    hotel=request.hotel.name,
+                    nights=request.hotel.nights,
+                )
+            )
+            return reservation
+
+        # Before the transaction: a slow hotel holds no lock, and a process killed meanwhile has changed nothing.
+        await self._hotel_answers(request.hotel.name)
+        return await self._barrier.perform("reserve", request, take, RoomReservation)
+
+    async def cancel(self, request: CancelRoom) -> RoomCancellation:
+        """Give the room back that was reserved under this key, or see to it that it never will be.
+
+        Args:
+            request: Trip, and the key of its reservation.
+
+        Raises:
+            Refused: ``cancellation_failed``: the hotel is marked as failing; the room is still held.
+            Conflict: See `Barrier.undo`.
+        """
+
+        async def give_back(connection: AsyncConnection, reservation: RoomReservation) -> RoomCancellation:
+            await connection.execute(
+                update(RoomReservationRow)
+                .where(RoomReservationRow.reservation_id == reservation.reservation_id)
+                .values(status="cancelled")
+            )
+            await connection.execute(
+                update(HotelRow)
+                .where(HotelRow.name == reservation.hotel.name)
+                .values(rooms_left=HotelRow.rooms_left + 1)
+            )
+            return RoomCancellation(key=request.key, outcome="cancelled", reservation_id=reservation.reservation_id)
+
+        await self._hotel_cancels(request.key)
+        voided = RoomCancellation(key=request.key, outcome="voided")
+        return await self._barrier.undo("reserve", request, give_back, RoomReservation, voided)
+
+    async def _hotel_answers(self, name: str) -> None:
+        async with self._database.snapshot() as connection:
+            query = select(HotelRow.latency_ms).where(HotelRow.name == name)
+            latency_ms = (await connection.execute(query)).scalar_one_or_none()
+        if latency_ms:
+            await asyncio.sleep(latency_ms / 1000)
+
+    async def _hotel_cancels(self, key: str) -> None:
+        """Fail if the hotel that holds a room under this key is marked as failing, and count the failure."""
+        async with self._database.snapshot() as connection:
+            query = (
+                select(HotelRow.name, HotelRow.fails_cancellations)
+                .join(RoomReservationRow, RoomReservationRow.hotel == HotelRow.name)
+                .where(RoomReservationRow.key == key, RoomReservationRow.status == "active")
+            )
+            hotel = (await connection.execute(query)).one_or_none()
+        if hotel is None or hotel.fails_cancellations == 0:
+            return
+        if hotel.fails_cancellations > 0:
+            # In a transaction of its own, so that the failure counts although the cancellation is not made.
+            async with self._database.transaction() as connection:
+                counted = await connection.execute(
+                    update(HotelRow)
+                    .where(HotelRow.name == hotel.name, HotelRow.fails_cancellations > 0)
+                    .values(fails_cancellations=HotelRow.fails_cancellations - 1)
+                )
+            if counted.rowcount == 0:
+                return
+        raise Refused(f"hotel '{hotel.name}' failed to cancel the room; it is still held", 503, "cancellation_failed")
+
+
+async def _refusal(connection: AsyncConnection, wanted: HotelRequest) -> PerdureTerminalError:
+    """Say why a hotel gave no room."""
+    known = (await connection.execute(select(HotelRow.name).where(HotelRow.name == wanted.name))).first()
+    if known is None:
+        return NotFound(f"hotel.name: there is no hotel '{wanted.name}'", metadata={"field": "hotel.name"})
+    return Refused(f"hotel '{wanted.name}' has no room left", 409, "hotel_full")

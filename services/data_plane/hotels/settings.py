@@ -1,0 +1,16 @@
+"""Settings of the service Hotels: variables that start with ``PERDURE_HOTELS_``."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.data_plane.settings import DataPlaneSettings
+
+
+class HotelsSettings(DataPlaneSettings):
+    """Where Hotels is served, and its database."""
+
+    model_config = SettingsConfigDict(env_prefix="PERDURE_HOTELS_")
+
+    port: int = Field(default=9084, ge=1, le=65535)

@@ -1,0 +1,1 @@
+"""Notifications: the service that tells travellers how it went."""

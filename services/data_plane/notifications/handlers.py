@@ -1,0 +1,24 @@
+"""The handlers of Notifications: a thin layer that puts each change into a run."""
+
+from __future__ import annotations
+
+from perdure import DataPlaneContext, DataPlaneService
+from services.contracts.notifications import Notification, SendNotification
+from services.data_plane.notifications.model import Outbox
+from services.data_plane.retries import WRITES
+
+
+def define(outbox: Outbox) -> DataPlaneService:
+    """Define the service.
+
+    Args:
+        outbox: The business behind it.
+    """
+    service = DataPlaneService("Notifications", run=WRITES)
+
+    @service.handler()
+    async def notify(ctx: DataPlaneContext, request: SendNotification) -> Notification:
+        """Tell a traveller how a trip ended."""
+        return await ctx.run("notify", outbox.notify, request)
+
+    return service

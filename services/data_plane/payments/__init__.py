@@ -1,0 +1,1 @@
+"""Payments: the service that holds the ledger."""

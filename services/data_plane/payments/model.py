@@ -1,0 +1,265 @@
+"""Money: a double-entry ledger in integer minor units, and the charges that trips make on it.
+
+Each movement of money is one transaction of postings that sum to zero. Postings are added, never changed: a refund is a
+transaction of its own. An account's ``balance_minor`` is the sum of its postings, kept beside them so that one
+conditional update can check and take money; the audit compares the two.
+"""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import Mapped, mapped_column
+
+from perdure.errors import InvalidInput, NotFound, PerdureTerminalError, Refused
+from services.contracts.payments import Charge, ChargeAccount, PaymentRequest, Refund, RefundCharge
+from services.data_plane.barrier import Barrier
+from services.data_plane.database import Base, Database, Timestamped
+
+
+class AccountRow(Base):
+    """An account in one currency.
+
+    ``customer`` accounts are charged, ``merchant`` accounts take the money in, ``equity`` accounts are where opening
+    balances come from, and the only ones that may be below zero. A frozen account, and one whose card is declined,
+    refuses charges but takes refunds.
+    """
+
+    __tablename__ = "accounts"
+    __table_args__ = (
+        CheckConstraint("kind IN ('customer', 'merchant', 'equity')", name="kind"),
+        CheckConstraint("balance_minor >= 0 OR kind = 'equity'", name="balance_minor"),
+    )
+
+    account_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    kind: Mapped[str] = mapped_column(Text)
+    currency: Mapped[str] = mapped_column(Text)
+    balance_minor: Mapped[int] = mapped_column(BigInteger, default=0)
+    frozen: Mapped[bool] = mapped_column(default=False)
+    card_declined: Mapped[bool] = mapped_column(default=False)
+
+
+class LedgerTransactionRow(Timestamped, Base):
+    """One movement of money: an opening balance, a charge or a refund."""
+
+    __tablename__ = "ledger_transactions"
+    __table_args__ = (CheckConstraint("kind IN ('opening', 'charge', 'refund')", name="kind"),)
+
+    transaction_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    kind: Mapped[str] = mapped_column(Text)
+    trip_id: Mapped[str | None] = mapped_column(Text)
+
+
+class PostingRow(Base):
+    """One line of a transaction: what an account gained, or lost if negative."""
+
+    __tablename__ = "ledger_postings"
+
+    transaction_id: Mapped[str] = mapped_column(Text, ForeignKey(LedgerTransactionRow.transaction_id), primary_key=True)
+    account_id: Mapped[str] = mapped_column(Text, ForeignKey(AccountRow.account_id), primary_key=True)
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+
+
+class ChargeRow(Timestamped, Base):
+    """Money that a trip took from an account, and the transactions that prove it."""
+
+    __tablename__ = "charges"
+    __table_args__ = (
+        CheckConstraint("status IN ('charged', 'refunded')", name="status"),
+        CheckConstraint("amount_minor > 0", name="amount_minor"),
+        Index("uq_charges_key", "key", unique=True),
+    )
+
+    payment_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(Text)
+    trip_id: Mapped[str] = mapped_column(Text, index=True)
+    account_id: Mapped[str] = mapped_column(Text, ForeignKey(AccountRow.account_id))
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[str] = mapped_column(Text, default="charged")
+    charge_transaction: Mapped[str] = mapped_column(Text, ForeignKey(LedgerTransactionRow.transaction_id))
+    refund_transaction: Mapped[str | None] = mapped_column(Text, ForeignKey(LedgerTransactionRow.transaction_id))
+
+
+class Payments:
+    """Charge accounts and refund them.
+
+    Args:
+        database: Where accounts, ledger and charges are kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._barrier = Barrier(database, "Payments")
+
+    async def charge(self, request: ChargeAccount) -> Charge:
+        """Take money from a customer's account.
+
+        Args:
+            request: Trip, account, amount and currency, under the caller's key.
+
+        Raises:
+            NotFound: No such customer account.
+            InvalidInput: The account is in another currency.
+            Refused: ``account_frozen``, ``card_declined`` or ``insufficient_funds``.
+            Conflict: See `Barrier.perform`.
+        """
+
+        async def take(connection: AsyncConnection) -> Charge:
+            payment = request.payment
+            await _debit_customer(connection, payment)
+            await credit(connection, merchant_account(payment.currency), payment.amount_minor)
+            transaction_id = await record(
+                connection,
+                "charge",
+                {payment.account: -payment.amount_minor, merchant_account(payment.currency): payment.amount_minor},
+                trip_id=request.trip_id,
+            )
+            charge = Charge(payment_id=f"pay-{uuid4()}", trip_id=request.trip_id, payment=payment)
+            await connection.execute(
+                insert(ChargeRow).values(
+                    payment_id=charge.payment_id,
+                    key=request.key,
+                    trip_id=request.trip_id,
+                    account_id=payment.account,
+                    amount_minor=payment.amount_minor,
+                    charge_transaction=transaction_id,
+                )
+            )
+            return charge
+
+        return await self._barrier.perform("charge", request, take, Charge)
+
+    async def refund(self, request: RefundCharge) -> Refund:
+        """Give the money back that was charged under this key, or see to it that it is never charged.
+
+        Args:
+            request: Trip, and the key of its charge.
+
+        Raises:
+            Conflict: See `Barrier.undo`.
+        """
+
+        async def give_back(connection: AsyncConnection, charge: Charge) -> Refund:
+            payment = charge.payment
+            # Customer first, merchant last, as in a charge: the same order of locks everywhere rules out deadlocks.
+            await credit(connection, payment.account, payment.amount_minor)
+            await credit(connection, merchant_account(payment.currency), -payment.amount_minor)
+            transaction_id = await record(
+                connection,
+                "refund",
+                {payment.account: payment.amount_minor, merchant_account(payment.currency): -payment.amount_minor},
+                trip_id=request.trip_id,
+            )
+            await connection.execute(
+                update(ChargeRow)
+                .where(ChargeRow.payment_id == charge.payment_id)
+                .values(status="refunded", refund_transaction=transaction_id)
+            )
+            return Refund(key=request.key, outcome="refunded", payment_id=charge.payment_id)
+
+        return await self._barrier.undo("charge", request, give_back, Charge, Refund(key=request.key, outcome="voided"))
+
+
+def merchant_account(currency: str) -> str:
+    """Name the account that takes in the trips' money of a currency."""
+    return f"merchant-{currency.lower()}"
+
+
+async def credit(connection: AsyncConnection, account_id: str, amount_minor: int) -> None:
+    """Add to an account's balance; a negative amount takes away. `record` the same amounts in the same transaction.
+
+    Args:
+        connection: An open transaction.
+        account_id: Which account.
+        amount_minor: How much, in minor units.
+
+    Raises:
+        LookupError: The account is missing from the ledger.
+    """
+    changed = await connection.execute(
+        update(AccountRow)
+        .where(AccountRow.account_id == account_id)
+        .values(balance_minor=AccountRow.balance_minor + amount_minor)
+    )
+    if changed.rowcount != 1:
+        raise LookupError(
+            f"the ledger has no account '{account_id}': run the migrations, which add the platform's accounts"
+        )
+
+
+async def record(
+    connection: AsyncConnection, kind: str, postings: dict[str, int], *, trip_id: str | None = None
+) -> str:
+    """Write a transaction into the ledger.
+
+    Args:
+        connection: An open transaction.
+        kind: ``opening``, ``charge`` or ``refund``.
+        postings: What each account gains, in minor units; all accounts in one currency.
+        trip_id: The trip that the money is for.
+
+    Returns:
+        The id of the transaction.
+
+    Raises:
+        ValueError: The postings don't sum to zero.
+    """
+    if sum(postings.values()) != 0:
+        raise ValueError(f"a {kind} must sum to zero, not to {sum(postings.values())}: {postings}")
+    transaction_id = f"txn-{uuid4()}"
+    await connection.execute(
+        insert(LedgerTransactionRow).values(transaction_id=transaction_id, kind=kind, trip_id=trip_id)
+    )
+    await connection.execute(
+        insert(PostingRow),
+        [
+            {"transaction_id": transaction_id, "account_id": account_id, "amount_minor": amount_minor}
+            for account_id, amount_minor in postings.items()
+        ],
+    )
+    return transaction_id
+
+
+async def _debit_customer(connection: AsyncConnection, payment: PaymentRequest) -> None:
+    # Every rule is in the update's condition, so that nothing can change between a look and the act.
+    taken = await connection.execute(
+        update(AccountRow)
+        .where(
+            AccountRow.account_id == payment.account,
+            AccountRow.kind == "customer",
+            AccountRow.currency == payment.currency,
+            AccountRow.frozen.is_(False),
+            AccountRow.card_declined.is_(False),
+            AccountRow.balance_minor >= payment.amount_minor,
+        )
+        .values(balance_minor=AccountRow.balance_minor - payment.amount_minor)
+    )
+    if taken.rowcount == 0:
+        raise await _refusal(connection, payment)
+
+
+async def _refusal(connection: AsyncConnection, payment: PaymentRequest) -> PerdureTerminalError:
+    """Say why an account was not charged."""
+    query = select(AccountRow.currency, AccountRow.frozen, AccountRow.card_declined).where(
+        AccountRow.account_id == payment.account, AccountRow.kind == "customer"
+    )
+    account = (await connection.execute(query)).one_or_none()
+    if account is None:
+        return NotFound(
+            f"payment.account: there is no account '{payment.account}'", metadata={"field": "payment.account"}
+        )
+    if account.currency != payment.currency:
+        return InvalidInput(
+            f"payment.currency: account '{payment.account}' is in {account.currency}, not in {payment.currency}",
+            metadata={"code": "currency_mismatch", "field": "payment.currency"},
+        )
+    if account.frozen:
+        return Refused(f"account '{payment.account}' is frozen", 403, "account_frozen")
+    if account.card_declined:
+        return Refused(f"the card of account '{payment.account}' was declined", 402, "card_declined")
+    return Refused(
+        f"account '{payment.account}' does not hold {payment.amount_minor} {payment.currency} minor units",
+        402,
+        "insufficient_funds",
+    )

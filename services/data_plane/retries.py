@@ -1,0 +1,16 @@
+"""How long the data plane keeps trying."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from perdure import RunConfig
+
+# A business refusal is final at once. What is left to retry is the database (locked, restarted, failed over), which
+# comes back. Retrying is safe, for the barrier lets only one attempt act. After five minutes the saga compensates.
+WRITES = RunConfig(
+    max_retries=None,
+    initial_delay=timedelta(milliseconds=50),
+    max_delay=timedelta(seconds=5),
+    max_duration=timedelta(minutes=5),
+)
