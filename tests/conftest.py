@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-pytest_plugins = ["perdure.testing.plugin"]
-
 import pytest
 
 from tests.support import Recording
+
+pytest_plugins = ["perdure.testing.plugin"]
 
 
 @pytest.fixture

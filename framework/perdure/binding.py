@@ -72,7 +72,8 @@ def read_signature(function: Callable[..., Awaitable[Any]]) -> HandlerSignature[
         hints = typing.get_type_hints(function, include_extras=True)
     except NameError as error:
         raise ConfigurationError(
-            f"{name}: the type {error.name!r} can't be resolved at run time; import it outside `if TYPE_CHECKING`"
+            f"{name}: the type {error.name!r} can't be resolved at run time; define it in the module, or "
+            "import it there outside `if TYPE_CHECKING`"
         ) from error
     takes_input = len(parameters) == 2
     if takes_input and parameters[1].name not in hints:

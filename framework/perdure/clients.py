@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 import restate
 
 from perdure import _sdk
-from perdure.idempotency import validate_idempotency_key
+from perdure.idempotency import check_idempotency_key
 from perdure.policy import guardrail
 from perdure.runs import refuse_inside_run
 from perdure.serdes import TypedSerde, serde_for
@@ -39,11 +39,13 @@ class CallFuture(Awaitable[O], Generic[O]):
         self._serde = serde
 
     def __await__(self) -> Generator[Any, Any, O]:
+        refuse_inside_run("the future of a call")
         raw = yield from self.future.__await__()
         return cast("O", self._serde.deserialize(raw))
 
     async def invocation_id(self) -> str:
         """Return the id of the invocation that was called."""
+        refuse_inside_run("the future of a call")
         return await self.future.invocation_id()
 
 
@@ -59,6 +61,7 @@ class SentInvocation:
 
     async def invocation_id(self) -> str:
         """Return its id. Asking costs a round trip to the engine, so don't where it isn't needed."""
+        refuse_inside_run("the handle of a send")
         return await self._handle.invocation_id()
 
 
@@ -129,7 +132,7 @@ class _Client(Generic[I, O]):
         refuse_inside_run(f"a client of {self.target}")
         if idempotency_key is None:
             return
-        validate_idempotency_key(idempotency_key)
+        check_idempotency_key(idempotency_key)
         caller = _sdk.handler_info(self._ctx)
         if call and (caller.service, caller.handler) == (self.target.service, self.target.handler):
             guardrail(

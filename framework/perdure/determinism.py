@@ -75,9 +75,25 @@ class Time:
         return await run_with_retry(self._ctx, "capture-time", _utc_now)
 
     async def since(self, moment: datetime) -> timedelta:
-        """Return how long ago a moment was; negative for one in the future."""
-        return await self.now() - moment
+        """Return how long ago a moment was; negative for one in the future.
+
+        Args:
+            moment: The moment, with a time zone.
+
+        Raises:
+            InvalidInput: It has no time zone, so nobody can tell when it was.
+        """
+        return -await self.until(moment)
 
     async def until(self, moment: datetime) -> timedelta:
-        """Return how long it is to a moment; negative for one in the past."""
+        """Return how long it is to a moment; negative for one in the past.
+
+        Args:
+            moment: The moment, with a time zone.
+
+        Raises:
+            InvalidInput: It has no time zone, so nobody can tell when it is.
+        """
+        if moment.utcoffset() is None:
+            raise InvalidInput(f"{moment.isoformat()} has no time zone; give it one, for example UTC")
         return moment - await self.now()

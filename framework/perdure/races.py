@@ -40,7 +40,8 @@ async def race_promise_with_timeout(
     Args:
         ctx: The workflow's context.
         name: The signal's name.
-        timeout: How long to wait; durable, so a crash does not start it again.
+        timeout: How long to wait; durable, so a crash does not start it again. Nothing or less, as of a deadline that
+            has passed, takes the value only if it is there.
         type_: The value's type.
 
     Returns:
@@ -51,7 +52,7 @@ async def race_promise_with_timeout(
     """
     refuse_inside_run("race_promise_with_timeout")
     promise = get_internal_signal(ctx, name, type_).future
-    winner, value = await restate.select(promise=promise, timeout=ctx.sleep(timeout, f"timeout {name}"))
+    winner, value = await restate.select(promise=promise, timeout=_timer(ctx, timeout, name))
     if winner == "timeout":
         return PromiseRaceResult(None, timed_out=True)
     return PromiseRaceResult(value, timed_out=False)
@@ -65,7 +66,7 @@ async def race_awakeable_with_timeout(
     Args:
         ctx: The handler's context.
         signal: What `wait_for_external_signal` returned.
-        timeout: How long to wait; durable.
+        timeout: How long to wait; durable. Nothing or less takes the value only if it is there.
         timeout_value: What to return when time runs out.
 
     Returns:
@@ -75,5 +76,10 @@ async def race_awakeable_with_timeout(
         TerminalError: The signal was rejected, or this invocation was cancelled.
     """
     refuse_inside_run("race_awakeable_with_timeout")
-    winner, value = await restate.select(signal=signal.future, timeout=ctx.sleep(timeout, f"timeout {signal.id}"))
+    winner, value = await restate.select(signal=signal.future, timeout=_timer(ctx, timeout, signal.id))
     return (timeout_value, True) if winner == "timeout" else (value, False)
+
+
+def _timer(ctx: restate.Context, timeout: timedelta, what: str) -> restate.RestateDurableFuture[None]:
+    # The SDK can't sleep a negative time, and fails at each attempt.
+    return ctx.sleep(max(timeout, timedelta(0)), f"timeout {what}")

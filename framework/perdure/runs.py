@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from perdure.waiting import settle, until_done
 T = TypeVar("T")
 
 _ATTEMPT_FAILED = "run attempt failed: "
+_SHORTEST = timedelta(milliseconds=1)
 
 _running: ContextVar[str | None] = ContextVar("perdure_running", default=None)
 
@@ -35,7 +37,7 @@ class RunConfig:
     Args:
         name: The run's name in the journal.
         max_retries: Retries after the first attempt; None for no bound.
-        initial_delay: Wait before the first retry.
+        initial_delay: Wait before the first retry; at least 1 ms, since the engine counts in milliseconds.
         max_delay: Longest wait between two attempts.
         backoff_factor: Each wait is this many times the one before; 1 or more.
         max_duration: No new attempt after this long since the first one; None for no bound.
@@ -54,14 +56,16 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.max_retries is not None and self.max_retries < 0:
             raise ConfigurationError(f"RunConfig.max_retries must be 0 or more, or None; got {self.max_retries}")
-        if self.initial_delay <= timedelta(0) or self.max_delay < self.initial_delay:
+        if not _SHORTEST <= self.initial_delay <= self.max_delay:
             raise ConfigurationError(
-                f"RunConfig: 0 < initial_delay <= max_delay; got {self.initial_delay} and {self.max_delay}"
+                f"RunConfig: 1 ms <= initial_delay <= max_delay; got {self.initial_delay} and {self.max_delay}"
             )
-        if self.backoff_factor < 1:
-            raise ConfigurationError(f"RunConfig.backoff_factor must be 1 or more; got {self.backoff_factor}")
-        if self.max_duration is not None and self.max_duration <= timedelta(0):
-            raise ConfigurationError(f"RunConfig.max_duration must be positive, or None; got {self.max_duration}")
+        if not 1 <= self.backoff_factor < math.inf:
+            raise ConfigurationError(
+                f"RunConfig.backoff_factor must be 1 or more, and finite; got {self.backoff_factor}"
+            )
+        if self.max_duration is not None and self.max_duration < _SHORTEST:
+            raise ConfigurationError(f"RunConfig.max_duration must be 1 ms or more, or None; got {self.max_duration}")
 
     def named(self, name: str) -> RunConfig:
         """Return the same settings under another name."""
@@ -103,6 +107,7 @@ class RunFuture(Awaitable[T], Generic[T]):
         self._config = config
 
     def __await__(self) -> Generator[Any, Any, T]:
+        refuse_inside_run(f"the future of run '{self._config.name}'")
         try:
             return (yield from self.future.__await__())
         except TerminalError as error:
@@ -165,9 +170,13 @@ def run_async(
         token = _running.set(settings.name)
         try:
             return await _perform(action, args)
-        except (TerminalError, RetryableError):
+        except TerminalError:
             raise
         except Exception as error:
+            if isinstance(error, RetryableError) and error.retry_after is not None:
+                message = f"{_ATTEMPT_FAILED}{error!r}"
+                raise RetryableError(message, error.status_code, error.retry_after) from error
+            # A RetryableError that doesn't say when would lose the settings' delays in the SDK.
             raise _AttemptFailedError(error) from error
         finally:
             _running.reset(token)

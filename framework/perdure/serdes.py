@@ -241,8 +241,8 @@ def _resolve_in_closure(function: types.FunctionType, annotation: Any) -> Any:
         return _resolve(annotation, function.__globals__, dict(inspect.getclosurevars(function).nonlocals))
     except NameError as error:
         raise ConfigurationError(
-            f"{function.__qualname__}: the type {error.name!r} of its result can't be resolved at run time; import it "
-            "outside `if TYPE_CHECKING`, or pass the type: returns=..."
+            f"{function.__qualname__}: the type {error.name!r} of its result can't be resolved at run time; "
+            "define it in the module, import it there outside `if TYPE_CHECKING`, or pass the type: returns=..."
         ) from error
 
 

@@ -32,6 +32,7 @@ class ExternalSignal(Generic[T]):
         Raises:
             TerminalError: The signal was rejected, or this invocation was cancelled.
         """
+        refuse_inside_run("an external signal")
         return await self.future
 
 
@@ -43,11 +44,16 @@ class InternalSignal(Generic[T]):
     """
 
     def __init__(self, promise: restate.DurablePromise[T]) -> None:
-        self._promise = promise
+        self._promise_of_sdk = promise
+
+    @property
+    def _promise(self) -> restate.DurablePromise[T]:
+        refuse_inside_run("an internal signal")
+        return self._promise_of_sdk
 
     @property
     def future(self) -> restate.RestateDurableFuture[T]:
-        """The SDK's future of the value, for `restate.select`."""
+        """The SDK's future of the value, for `restate.select`; a new one, and a journal entry, each time."""
         return self._promise.value()
 
     async def result(self) -> T:

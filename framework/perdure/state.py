@@ -11,15 +11,31 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
 import restate
+from restate.serde import Serde
 
 from perdure import _sdk
 from perdure.errors import InvalidInput, ReadOnlyStateError
 from perdure.runs import refuse_inside_run
-from perdure.serdes import serde_for
+from perdure.serdes import TypedSerde, serde_for
 
 T = TypeVar("T")
 
 StateContext = restate.ObjectContext | restate.ObjectSharedContext
+
+
+class _EntrySerde(Serde[tuple[Any]]):
+    """Reads a state entry as a tuple of its value, so that a None that was written is told from no entry."""
+
+    def __init__(self, inner: TypedSerde[Any]) -> None:
+        self._inner = inner
+
+    def serialize(self, obj: tuple[Any] | None) -> bytes:
+        """Return the value as JSON."""
+        return self._inner.serialize(None if obj is None else obj[0])
+
+    def deserialize(self, buf: bytes) -> tuple[Any]:
+        """Return the value, in a tuple."""
+        return (self._inner.deserialize(buf),)
 
 
 class ReadOnlyState(Generic[T]):
@@ -54,15 +70,16 @@ class ReadOnlyState(Generic[T]):
         self._ctx = ctx
         self.key = key
         self._serde = serde_for(type_)
+        self._entry_serde = _EntrySerde(self._serde)
         self._default = default
         self._default_factory = default_factory
 
     async def get(self) -> T | None:
         """Return the value, or the default when there is none."""
         refuse_inside_run(f"state '{self.key}'")
-        value = await cast("restate.ObjectContext", self._ctx).get(self.key, serde=self._serde)
-        if value is not None:
-            return value
+        entry = await cast("restate.ObjectContext", self._ctx).get(self.key, serde=self._entry_serde)
+        if entry is not None:
+            return cast("T", entry[0])
         return self._default if self._default_factory is None else self._default_factory()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -68,8 +69,15 @@ async def sleeper(ctx: sdk.Context, seconds: float) -> str:
 @asynccontextmanager
 async def resources() -> AsyncIterator[None]:
     note("opened")
+    await stuck("opening")
     yield
+    await stuck("closing")
     note("closed")
+
+
+async def stuck(place: str) -> None:
+    if os.environ.get("STUCK_WHILE") == place:
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

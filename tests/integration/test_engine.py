@@ -87,7 +87,7 @@ async def test_listens_on_the_loopback_address_only(binary: Path, config: Engine
             socket.create_connection(("127.0.0.1", port), timeout=2).close()
             if not str(own_address).startswith("127."):
                 with pytest.raises(ConnectionRefusedError):
-                    socket.create_connection((own_address, port), timeout=2)
+                    socket.create_connection((str(own_address), port), timeout=2)
 
 
 async def test_goes_on_with_kept_data_even_after_a_crash(binary: Path, config: EngineConfig):

@@ -40,13 +40,13 @@ class Service:
         self.http = httpx.AsyncClient(timeout=60, trust_env=False)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def spawn(self, grace: float = 10) -> None:
+    def spawn(self, grace: float = 10, **environment: str) -> None:
         command = [sys.executable, SCRIPT, str(self.port), self.journal, str(grace)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | environment)
 
-    async def start(self, grace: float = 10) -> None:
-        self.spawn(grace)
+    async def start(self, grace: float = 10, **environment: str) -> None:
+        self.spawn(grace, **environment)
         await until(self.ready, "the service is ready", 15)
 
     async def ready(self) -> bool:
@@ -123,9 +123,10 @@ async def service(restate_servers: RestateServers, tmp_path: Path) -> AsyncItera
     await service.admin.close()
 
 
-async def test_under_traffic_no_step_runs_twice(service: Service):
+@pytest.mark.parametrize("http1", [False, True], ids=["http2", "request_response"])
+async def test_under_traffic_no_step_runs_twice(service: Service, http1: bool):
     await service.start()
-    await service.admin.register(service.url)
+    await service.admin.register(service.url, use_http_11=http1)
     early = [service.send("three_steps", f"early-{n}") for n in range(200)]
     await asyncio.gather(*early)
     await until(lambda: len(service.steps()) >= 100, "steps run")
@@ -149,7 +150,7 @@ async def test_under_traffic_no_step_runs_twice(service: Service):
 async def test_a_waiting_handler_is_suspended_and_goes_on_elsewhere(service: Service):
     await service.start()
     await service.admin.register(service.url)
-    await service.send("sleeper", 4)
+    await service.send("sleeper", 2)
     await until(lambda: "before" in service.steps(), "the handler waits")
 
     assert await service.stop() < 3, "a handler that only waits holds nothing up"
@@ -161,7 +162,7 @@ async def test_a_waiting_handler_is_suspended_and_goes_on_elsewhere(service: Ser
 
 @pytest.mark.parametrize("handler", ["slow_step", "blocking_step"], ids=["coroutine", "thread"])
 async def test_a_step_longer_than_the_grace_time_is_abandoned_and_retried(service: Service, handler: str):
-    await service.start(grace=2)
+    await service.start(grace=1)
     await service.admin.register(service.url)
     await service.send(handler, 30)
     await until(lambda: service.steps() == ["begin"], "the step runs")
@@ -170,7 +171,7 @@ async def test_a_step_longer_than_the_grace_time_is_abandoned_and_retried(servic
 
     assert service.process is not None
     assert service.process.returncode == 0
-    assert 2 <= took < 2 + 4
+    assert 1 <= took < 1 + 4
     assert service.log_line("attempts didn't end in time and are abandoned; the engine retries them")["attempts"] == {
         f"StoppedWork/{handler}": 1
     }
@@ -219,6 +220,27 @@ async def test_ctrl_c_stops_it_too(service: Service):
     assert service.process is not None
     assert service.process.returncode == 0
     assert service.journal.read_text().splitlines() == ["opened", "closed"]
+
+
+async def test_a_signal_during_the_start_ends_the_start(service: Service):
+    service.spawn(STUCK_WHILE="opening")
+    await until(lambda: service.journal.read_text() == "opened\n", "it starts")
+
+    assert await service.stop() < 3
+
+    assert service.process is not None
+    assert service.process.returncode == 0
+    assert service.log_line("asked to stop while starting")
+
+
+async def test_a_clean_up_that_never_ends_is_cut_off(service: Service):
+    await service.start(STUCK_WHILE="closing")
+
+    assert await service.stop() < 6
+
+    assert service.process is not None
+    assert service.process.returncode == 0
+    assert service.log_line("cleaning up took too long and is cut off")
 
 
 async def test_a_taken_port_is_one_clear_sentence(service: Service):

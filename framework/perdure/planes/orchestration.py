@@ -343,7 +343,7 @@ class Orchestration:
             service=self._service,
             config=self._config,
             steps=self.saga.steps,
-            completed=sorted(self.saga.completed),
+            completed=self.saga.completed,
             running=running,
             reason=error.message,
             awakeable=awakeable,

@@ -205,6 +205,7 @@ class _Attempt:
     def start(self) -> None:
         step, ctx = self.step, self._runner.ctx
         self._pause = None
+        self._runner.saga.start(self._record)
         if isinstance(step.action, Target):
             client: ServiceClient[Any, Any] | ObjectClient[Any, Any]
             client = ServiceClient(ctx, step.action) if step.key is None else ObjectClient(ctx, step.action, step.key)

@@ -20,7 +20,7 @@ class RollbackRequest(BaseModel):
         service: The orchestrator's service.
         config: How to roll back.
         steps: All recorded steps.
-        completed: Positions of the steps whose action completed; None when that is not known.
+        completed: Whether a step's action completed, by position; no entry when that is not known, as after a kill.
         running: Invocations of actions that were still running, by position; their end is awaited first.
         reason: Why; the original error.
         awakeable: Who waits for the outcome.
@@ -32,7 +32,7 @@ class RollbackRequest(BaseModel):
     service: str
     config: SagaConfig = SagaConfig()
     steps: list[StepRecord]
-    completed: list[int] | None = None
+    completed: dict[int, bool] = {}
     running: dict[int, str] = {}
     reason: str
     awakeable: str | None = None

@@ -185,7 +185,7 @@ def compensation_handler(name: str) -> str:
 
 
 def initial_progress(
-    steps: list[StepRecord], config: SagaConfig, *, completed: set[int] | None, running: dict[int, str], reason: str
+    steps: list[StepRecord], config: SagaConfig, *, completed: dict[int, bool], running: dict[int, str], reason: str
 ) -> dict[int, StepProgress]:
     """Return where the rollback of each step begins: at work, or already skipped.
 
@@ -194,14 +194,14 @@ def initial_progress(
     Args:
         steps: All recorded steps.
         config: The saga's settings.
-        completed: Positions of the steps whose action completed; None when that is not known.
+        completed: Whether a step's action completed, by position; no entry when that is not known.
         running: Invocations of actions that were still running.
         reason: Why the saga failed.
     """
     past_pivot = any(step.pivot for step in steps)
     progress = {}
     for step in steps:
-        known = None if completed is None else step.position in completed
+        known = completed.get(step.position)
         never_completed = config.strategy is CompensationStrategy.COMPLETED and known is False
         if step.pivot:
             state, error = StepState.DEAD_LETTER, f"failed past its pivot, so nothing is undone: {reason}"

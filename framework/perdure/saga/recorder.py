@@ -29,7 +29,7 @@ class Saga:
         self._compensations = compensations
         self._by_id: dict[str, StepRecord] = {}
         self.steps: list[StepRecord] = []
-        self.completed: set[int] = set()
+        self.completed: dict[int, bool] = {}
 
     def add(
         self,
@@ -86,6 +86,10 @@ class Saga:
         self._ctx.set(state_key(record.position), record, serde=_record_serde)
         return record
 
+    def start(self, record: StepRecord) -> None:
+        """Remember that a step's action starts. Costs no journal entry: a replay comes to the same point."""
+        self.completed[record.position] = False
+
     def complete(self, record: StepRecord) -> None:
-        """Remember that a step's action completed; costs no journal entry, since a replay comes to the same point."""
-        self.completed.add(record.position)
+        """Remember that a step's action completed. Costs no journal entry, either."""
+        self.completed[record.position] = True

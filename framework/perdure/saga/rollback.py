@@ -265,7 +265,7 @@ async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datet
     progress = initial_progress(
         request.steps,
         request.config,
-        completed=None if request.completed is None else set(request.completed),
+        completed=request.completed,
         running=request.running,
         reason=request.reason,
     )

@@ -58,6 +58,7 @@ class SafeStep:
         if self._executed:
             raise SagaError(f"saga: action already executed: {self._name}")
         self._executed = True
+        self._saga.start(self._record)
         result = await action()
         self._saga.complete(self._record)
         return result

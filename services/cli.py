@@ -1,0 +1,130 @@
+"""`perdure-platform`: run the platform, see it work, and check what it left in its database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated, NoReturn
+
+import typer
+
+from perdure.errors import PerdureError
+from services.data_plane.audit import audit as audit_database
+from services.launcher.demo import demo as play
+from services.launcher.platform import migrate_database
+from services.launcher.registration import register_all
+from services.launcher.reports import show_audit
+from services.launcher.run import run as run_platform
+from services.launcher.serve import serve as serve_service
+from services.launcher.settings import PlatformSettings
+from services.launcher.terminal import Terminal
+
+# The launcher itself says what the library warns of while it finds and runs the engine; a service sets up its logs.
+logging.getLogger("perdure").addHandler(logging.NullHandler())
+
+app = typer.Typer(
+    help="Run the trips platform, see it work, and check what it left in its database.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Settings are environment variables: PERDURE_LOCAL_DIR (default .local), PERDURE_DATABASE_URL, and a port "
+    "each for ingress, admin, node, orchestrator, saga, approvals, flights, hotels, payments and notifications, as in "
+    "PERDURE_INGRESS_PORT. RESTATE_SERVER_BIN names the engine to use.",
+)
+
+
+@app.command()
+def run() -> None:
+    """Run the engine and all services on this machine, book a trip, and stay up until Ctrl-C.
+
+    Data is kept in .local/data, logs in .local/logs, process ids in .local/run.
+    """
+    _exit_with(lambda: run_platform(PlatformSettings.read(), Terminal()))
+
+
+@app.command()
+def demo() -> None:
+    """Play every scenario on a platform of its own, with fresh data on free ports; exit 1 if one goes otherwise."""
+    _exit_with(lambda: play(PlatformSettings.read(), Terminal()))
+
+
+@app.command()
+def audit(
+    *,
+    settled: Annotated[
+        bool, typer.Option("--settled", help="Claim that no trip is on its way: what an open trip holds is a breach.")
+    ] = False,
+) -> None:
+    """Check the invariants over the database, with the platform up or down; exit 1 if one is broken."""
+
+    def checked() -> int:
+        report = asyncio.run(audit_database(PlatformSettings.read().database, settled=settled))
+        show_audit(report, Terminal())
+        return 0 if report.ok else 1
+
+    _exit_with(checked)
+
+
+@app.command()
+def serve(
+    name: Annotated[
+        str, typer.Argument(help="orchestrator, saga, approvals, flights, hotels, payments, notifications")
+    ],
+) -> None:
+    """Serve one service in this process until SIGTERM; its port is PERDURE_<NAME>_PORT."""
+    _exit_with(lambda: serve_service(name))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the newest schema, fill in the seed data that is missing, and end."""
+
+    def migrated() -> int:
+        asyncio.run(migrate_database(PlatformSettings.read().database))
+        typer.echo("the database is up to date")
+        return 0
+
+    _exit_with(migrated)
+
+
+@app.command()
+def register(
+    admin_url: Annotated[
+        str | None, typer.Option(envvar="PERDURE_ADMIN_URL", help="The engine's admin API; on this machine by default.")
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=URL",
+            help="A service and where the engine reaches it; may be repeated. All of them on this machine by default.",
+        ),
+    ] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the engine and the services answer.")] = 30,
+) -> None:
+    """Tell the engine where services are, and end. Run it after each change of a service's handlers or address."""
+
+    def registered() -> int:
+        done = asyncio.run(register_all(PlatformSettings.read(), admin_url, at or [], within=timedelta(seconds=wait)))
+        for each in done:
+            typer.echo(f"registered {each.service.name} at {each.url}: {', '.join(each.service.serves)}")
+        return 0
+
+    _exit_with(registered)
+
+
+def _exit_with(command: Callable[[], int]) -> NoReturn:
+    """Run a command and end with its exit code; what went wrong is one sentence on standard error."""
+    try:
+        code = command()
+    except PerdureError as error:
+        typer.echo(f"perdure-platform: {error}", err=True)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app()

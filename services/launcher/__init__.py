@@ -1,0 +1,1 @@
+"""The launcher: the whole platform as processes of this machine, without containers."""

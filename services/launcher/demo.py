@@ -1,0 +1,154 @@
+"""`perdure-platform demo`: every scenario, on a platform of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import httpx
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from perdure.engine import LocatedEngine
+from perdure.errors import PerdureError
+from services.data_plane.audit import audit
+from services.launcher.interrupts import Interrupted, Interrupts, raising_interrupts
+from services.launcher.platform import Platform
+from services.launcher.reports import show_audit
+from services.launcher.run import find_engine
+from services.launcher.scenarios import SCENARIOS, Scenario, play
+from services.launcher.settings import PlatformSettings
+from services.launcher.stage import Fact, Stage
+from services.launcher.terminal import Terminal
+from services.launcher.topology import Topology
+
+_LONGEST: Final = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Played:
+    """A scenario that was played.
+
+    Args:
+        scenario: Which one.
+        facts: What was expected and observed.
+        took: How long it took.
+    """
+
+    scenario: Scenario
+    facts: list[Fact]
+    took: timedelta
+
+    @property
+    def agrees(self) -> bool:
+        """True when all facts are as expected."""
+        return all(fact.agrees for fact in self.facts)
+
+
+def demo(settings: PlatformSettings, terminal: Terminal) -> int:
+    """Play every scenario on fresh data and free ports, and show what was expected and what happened.
+
+    Args:
+        settings: Where npm's restate-server is, or goes.
+        terminal: Where to show it.
+
+    Returns:
+        The exit code: 0 when all scenarios agree and the audit holds, 1 when not, 128 and the signal's number when it
+        was stopped.
+
+    Raises:
+        PerdureError: The platform can't be run. Its data and logs are kept.
+    """
+    began = time.monotonic()
+    try:
+        with raising_interrupts():
+            engine = find_engine(Topology.from_settings(settings).engine_dir, terminal)
+    except Interrupted as interrupt:
+        return interrupt.exit_code
+    home = Path(tempfile.mkdtemp(prefix="perdure-demo-"))
+    keep = True
+    try:
+        code = asyncio.run(_demo(Topology.on_free_ports(home, settings), engine, terminal))
+        keep = code == 1
+    finally:
+        if keep:
+            terminal.say(f"data and logs are kept in {home}")
+        else:
+            shutil.rmtree(home)
+    terminal.say(f"took {time.monotonic() - began:.0f} s")
+    return code
+
+
+async def _demo(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
+    # Settings of the user's own platform are not meant for this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
+    platform = Platform(topology, engine, tell=terminal.say, environment=environment)
+    interrupts = Interrupts()
+    with interrupts.listening():
+        try:
+            terminal.say(f"starting a platform with fresh data in {topology.home}")
+            await interrupts.unless_asked(platform.start())
+            played = await interrupts.unless_asked(_play_all(platform, terminal))
+        except Interrupted as interrupt:
+            return interrupt.exit_code
+        finally:
+            terminal.say("stopping")
+            await platform.stop(interrupts.hurry)
+    terminal.draw(_table(played))
+    report = await audit(topology.database_url, settled=True)
+    show_audit(report, terminal)
+    agreeing = sum(each.agrees for each in played)
+    good = agreeing == len(played) and report.ok
+    verdict = "holds" if report.ok else "does NOT hold"
+    terminal.say(
+        f"{agreeing} of {len(played)} scenarios went as expected, and the audit {verdict}",
+        "bold green" if good else "bold red",
+    )
+    return 0 if good else 1
+
+
+async def _play_all(platform: Platform, terminal: Terminal) -> list[Played]:
+    async with Stage.on(platform) as stage:
+        played = []
+        for scenario in SCENARIOS:
+            began = time.monotonic()
+            facts = await _facts(scenario, stage)
+            each = Played(scenario, facts, timedelta(seconds=time.monotonic() - began))
+            terminal.say(
+                f"{'ok    ' if each.agrees else 'FAILED'}  {scenario.title} ({each.took.total_seconds():.1f} s)"
+            )
+            played.append(each)
+    return played
+
+
+async def _facts(scenario: Scenario, stage: Stage) -> list[Fact]:
+    try:
+        async with asyncio.timeout(_LONGEST.total_seconds()):
+            return await play(scenario, stage)
+    except TimeoutError:
+        return [Fact("end", "in time", f"not within {_LONGEST.total_seconds():g} s")]
+    except (PerdureError, httpx.HTTPError, SQLAlchemyError) as error:
+        return [Fact("end", "played to its end", f"{type(error).__name__}: {error}")]
+
+
+def _table(played: list[Played]) -> Table:
+    table = Table(title="expected and observed")
+    for column in ("scenario", "what", "expected", "observed", ""):
+        table.add_column(column, overflow="fold")
+    for each in played:
+        title = each.scenario.title
+        for fact in each.facts:
+            style = None if fact.agrees else "bold red"
+            table.add_row(
+                title, fact.what, fact.expected, fact.observed, "ok" if fact.agrees else "DIFFERS", style=style
+            )
+            title = ""
+        table.add_section()
+    return table

@@ -1,0 +1,221 @@
+"""The whole platform: the engine and every service as processes, from the first start to the last stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from perdure.engine import LocatedEngine
+from perdure.errors import ConfigurationError
+from services.data_plane.database import database_url
+from services.data_plane.migrations import migrate
+from services.launcher.connections import admin_client, answers, local_http
+from services.launcher.engine import ManagedEngine
+from services.launcher.pidfiles import leftovers, stop
+from services.launcher.processes import STOP_WITHIN, ChildProcess, ManagedProcess, ProcessError
+from services.launcher.registration import Registration, register
+from services.launcher.topology import ENGINE, SERVICES, ServiceSpec, Topology
+
+_LOOK: Final = 0.2
+_RESTARTS: Final = 5
+_RESTARTS_WITHIN: Final = timedelta(minutes=1)
+
+
+class Platform:
+    """The engine and the services of a topology.
+
+    Args:
+        topology: Ports and folders.
+        engine: The binary of the engine.
+        tell: Is told what happens, a line each.
+        environment: What services inherit; this process's own environment by default.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        engine: LocatedEngine,
+        *,
+        tell: Callable[[str], None],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.topology = topology
+        self._tell = tell
+        self._environment = os.environ if environment is None else environment
+        self._http = local_http()
+        services = {spec.name: self._child(spec) for spec in SERVICES}
+        self._processes: dict[str, ManagedProcess] = {ENGINE: ManagedEngine(engine, topology), **services}
+
+    async def start(self) -> None:
+        """Bring the database up to date, start everything, and register the services.
+
+        When it fails or is cancelled, call `stop`.
+
+        Raises:
+            PerdureError: Something can't be started; one sentence, perhaps with the end of a log.
+        """
+        await migrate_database(self.topology.database_url)
+        await run_together(process.start() for process in self._processes.values())
+        async with admin_client(self.topology.admin_url) as admin:
+            registrations = [Registration(spec, self.topology.service_url(spec.name)) for spec in SERVICES]
+            await register(admin, registrations)
+
+    async def stop(self, hurry: asyncio.Event) -> None:
+        """Stop everything that runs: who calls before who is called, and the engine last.
+
+        Args:
+            hurry: Set, whatever still runs is killed.
+
+        Raises:
+            ProcessError: Something can't be ended.
+        """
+        failures: list[BaseException] = []
+        for names in self._tiers():
+            stops = (self._processes[name].stop(hurry) for name in names)
+            results = await asyncio.gather(*stops, return_exceptions=True)
+            for name, result in zip(names, results, strict=True):
+                if isinstance(result, BaseException):
+                    failures.append(result)
+                elif not result:
+                    why = "at once" if hurry.is_set() else f"{STOP_WITHIN.total_seconds():g} s after SIGTERM"
+                    self._tell(f"{name} was killed, {why}; the engine retries what it was doing")
+        await self._http.aclose()
+        if failures:
+            raise failures[0]
+
+    def pid(self, name: str) -> int | None:
+        """Return the id of a process, None when it isn't running.
+
+        Args:
+            name: A service's name, or `topology.ENGINE`.
+        """
+        return self._processes[name].pid
+
+    def how_it_ended(self, name: str) -> str | None:
+        """Say how a process ended by itself; None as long as it runs, or when it was stopped from here.
+
+        Args:
+            name: A service's name, or `topology.ENGINE`.
+        """
+        return self._processes[name].how_it_ended()
+
+    async def kill(self, name: str) -> None:
+        """End a process at once, as kill -9 does.
+
+        Args:
+            name: A service's name, or `topology.ENGINE`.
+        """
+        await self._processes[name].kill()
+
+    async def start_again(self, name: str) -> None:
+        """Start a process that has ended or was killed, and wait until it's ready.
+
+        Args:
+            name: A service's name, or `topology.ENGINE`.
+
+        Raises:
+            PerdureError: It can't be started.
+        """
+        await self._processes[name].start()
+
+    async def supervise(self) -> None:
+        """Start again whatever ends by itself, until cancelled.
+
+        Raises:
+            PerdureError: Something can't be started again, or doesn't stay up.
+        """
+        ends: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RESTARTS))
+        while True:
+            for name, process in self._processes.items():
+                if (how := process.how_it_ended()) is None:
+                    continue
+                times, now = ends[name], time.monotonic()
+                if len(times) == _RESTARTS and now - times[0] < _RESTARTS_WITHIN.total_seconds():
+                    raise ProcessError(f"{name} doesn't stay up: {how}, as {_RESTARTS} times in the last minute")
+                times.append(now)
+                self._tell(f"{name}: {how}; starting it again")
+                await process.start()
+                self._tell(f"{name} runs again, as process {process.pid}")
+            await asyncio.sleep(_LOOK)
+
+    def _child(self, spec: ServiceSpec) -> ChildProcess:
+        url = f"{self.topology.service_url(spec.name)}/ready"
+        return ChildProcess(
+            spec.name,
+            # -P: a folder `services` in the working directory is not to be taken for this one.
+            [sys.executable, "-P", "-m", "services.launcher.serve", spec.name],
+            ready=lambda: answers(self._http, url),
+            environment={**self._environment, **self.topology.service_environment(spec.name)},
+            log_file=self.topology.log_dir / f"{spec.name}.log",
+            pid_file=self.topology.run_dir / f"{spec.name}.pid",
+        )
+
+    @staticmethod
+    def _tiers() -> list[list[str]]:
+        control, data = ([spec.name for spec in SERVICES if spec.plane == plane] for plane in ("control", "data"))
+        return [control, data, [ENGINE]]
+
+
+async def migrate_database(url: str) -> None:
+    """Bring a database to the newest schema and fill in the seed data that is missing.
+
+    Args:
+        url: See `services.data_plane.database.database_url`.
+
+    Raises:
+        ConfigurationError: The URL doesn't fit, or the database can't be reached or changed.
+    """
+    shown = database_url(url).render_as_string(hide_password=True)
+    try:
+        await migrate(url)
+    except (OSError, SQLAlchemyError) as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise ConfigurationError(f"the database at {shown} can't be brought up to date: {reason}") from error
+
+
+def stop_leftovers(run_dir: Path, tell: Callable[[str], None]) -> None:
+    """Stop what an earlier launcher left running, because it was killed itself; blocks.
+
+    Args:
+        run_dir: The folder of its pid files, which this process holds the lock of.
+        tell: Is told what happens.
+
+    Raises:
+        PerdureError: Something can't be stopped.
+    """
+    found = leftovers(run_dir)
+    if not found:
+        return
+    names = ", ".join(f"{name} (process {process.pid})" for name, process in found.items())
+    tell(f"an earlier run was killed and left processes behind; stopping {names}")
+    # The engine last, as in every stop.
+    for name in sorted(found, key=lambda name: name == ENGINE):
+        stop(found[name], STOP_WITHIN)
+    leftovers(run_dir)  # removes the files
+
+
+async def run_together(starts: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do things at the same time; when one fails, cancel the others, let them clean up, and raise its error.
+
+    Args:
+        starts: What to do.
+    """
+    tasks = [asyncio.ensure_future(start) for start in starts]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error

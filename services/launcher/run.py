@@ -1,0 +1,112 @@
+"""`perdure-platform run`: the platform in the foreground, with a first trip booked, until somebody stops it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from perdure.engine import LocatedEngine, locate_engine
+from perdure.errors import IngressError, PerdureError
+from services.launcher.booking import ORDINARY, book, curl, new_trip_id
+from services.launcher.connections import ingress_client
+from services.launcher.interrupts import Interrupted, Interrupts, raising_interrupts
+from services.launcher.pidfiles import folder_lock
+from services.launcher.platform import Platform, stop_leftovers
+from services.launcher.settings import PlatformSettings
+from services.launcher.terminal import Terminal
+from services.launcher.topology import SERVICES, Topology
+
+
+def run(settings: PlatformSettings, terminal: Terminal) -> int:
+    """Run the platform until Ctrl-C, SIGTERM or SIGHUP, then drain and stop all of it.
+
+    Args:
+        settings: Ports and folders.
+        terminal: Where to say what happens.
+
+    Returns:
+        The exit code: 0 after a stop, 128 and the signal's number when the platform wasn't up yet.
+
+    Raises:
+        PerdureError: It can't run, or can't go on; nothing is left running.
+    """
+    topology = Topology.from_settings(settings)
+    with folder_lock(topology.run_dir, "perdure-platform run"):
+        try:
+            with raising_interrupts():
+                stop_leftovers(topology.run_dir, terminal.say)
+                topology.check_ports()
+                engine = find_engine(topology.engine_dir, terminal)
+        except Interrupted as interrupt:
+            return interrupt.exit_code
+        return asyncio.run(_run(topology, engine, terminal))
+
+
+def find_engine(engine_dir: Path, terminal: Terminal) -> LocatedEngine:
+    """Find the engine's binary, which may mean to install it, and say which one it is.
+
+    Args:
+        engine_dir: Where npm installs to.
+        terminal: Where to say it.
+
+    Raises:
+        PerdureError: There is none; see `perdure.engine.locate_engine`.
+    """
+    terminal.say("looking for restate-server (the first time, npm fetches it)")
+    engine = locate_engine(engine_dir)
+    for note in engine.notes:
+        terminal.say(note)
+    terminal.say(f"engine: {engine}")
+    return engine
+
+
+async def _run(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
+    platform = Platform(topology, engine, tell=terminal.say)
+    interrupts = Interrupts()
+    with interrupts.listening():
+        code: int | None = None
+        try:
+            terminal.say(f"starting the engine and {len(SERVICES)} services; logs are in {topology.log_dir}")
+            await interrupts.unless_asked(platform.start())
+            await interrupts.unless_asked(_book_first_trip(topology, terminal))
+            _say_where(topology, platform, terminal)
+            code = 0
+            await interrupts.unless_asked(platform.supervise())
+        except Interrupted as interrupt:
+            code = interrupt.exit_code if code is None else code
+        finally:
+            terminal.say("stopping: services finish what they are doing, then the engine stops (Ctrl-C again: at once)")
+            await platform.stop(interrupts.hurry)
+    terminal.say("stopped")
+    return code
+
+
+async def _book_first_trip(topology: Topology, terminal: Terminal) -> None:
+    trip_id = new_trip_id()
+    terminal.say(f"booking trip {trip_id}")
+    async with ingress_client(topology.ingress_url) as ingress:
+        try:
+            with terminal.progress() as show:
+                confirmation = await book(ingress, trip_id, ORDINARY, show)
+        except IngressError as error:
+            if error.source != "invocation":
+                raise PerdureError(f"trip {trip_id} could not be booked: {error.message}") from error
+            # The platform works; it's the kept data or the settings that have no room for this trip.
+            terminal.say(f"the trip was refused: {error.message}", "bold red")
+        else:
+            terminal.say(confirmation.model_dump_json(indent=2), "green")
+
+
+def _say_where(topology: Topology, platform: Platform, terminal: Terminal) -> None:
+    terminal.say()
+    terminal.say(f"ingress        {topology.ingress_url}")
+    terminal.say(f"engine's UI    {topology.admin_url}/ui")
+    for spec in SERVICES:
+        terminal.say(f"{spec.name:<14} {topology.service_url(spec.name)}  (process {platform.pid(spec.name)})")
+    terminal.say(f"data           {topology.home / 'data'}")
+    terminal.say()
+    terminal.say("book the next trip:")
+    terminal.say()
+    terminal.say(curl(topology.ingress_url, new_trip_id(), ORDINARY))
+    terminal.say()
+    terminal.say("the platform is up; Ctrl-C stops it")

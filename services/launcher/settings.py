@@ -1,0 +1,90 @@
+"""What the launcher can be told by its environment: variables that start with ``PERDURE_``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Self, TypeAlias
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from perdure.errors import ConfigurationError
+
+_PREFIX: Final = "PERDURE_"
+_CHECKOUT: Final = Path(__file__).parents[2]
+
+Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
+
+
+def setting_name(field: str) -> str:
+    """Return the environment variable of a field, for example ``PERDURE_INGRESS_PORT``.
+
+    Args:
+        field: The field's name.
+    """
+    return _PREFIX + field.upper()
+
+
+class PlatformSettings(BaseSettings):
+    """Ports and folders of the platform on this machine. Read them with `read`.
+
+    Args:
+        local_dir: Folder of data, logs and pid files.
+        database_url: The data plane's database; a SQLite file in the folder when left out. A secret, for it may hold
+            a password.
+        engine_config: The engine's configuration file; ports and folders are told to it besides.
+        ingress_port: The engine's ingress, where calls come in.
+        admin_port: The engine's admin API and web pages.
+        node_port: The engine's port between nodes, and its metrics.
+        orchestrator_port: The orchestrator; the other services likewise.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, env_prefix=_PREFIX, env_ignore_empty=True)
+
+    local_dir: Path = Path(".local")
+    database_url: SecretStr | None = None
+    engine_config: Path = _CHECKOUT / "deploy" / "restate" / "restate.toml"
+
+    ingress_port: Port = 8080
+    admin_port: Port = 9070
+    node_port: Port = 5122
+
+    orchestrator_port: Port = 9081
+    saga_port: Port = 9082
+    flights_port: Port = 9083
+    hotels_port: Port = 9084
+    payments_port: Port = 9085
+    notifications_port: Port = 9086
+    approvals_port: Port = 9087
+
+    @classmethod
+    def read(cls) -> Self:
+        """Read the settings from the environment.
+
+        Raises:
+            ConfigurationError: A value doesn't fit; the message names the variable.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            faults = (
+                f"{setting_name(str(fault['loc'][0]))}={fault['input']!s}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+                for fault in error.errors()
+            )
+            raise ConfigurationError("; ".join(faults)) from error
+
+    @property
+    def database(self) -> str:
+        """The URL of the database."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return sqlite_url(self.local_dir)
+
+
+def sqlite_url(home: Path) -> str:
+    """Return the URL of the SQLite database in a platform's folder.
+
+    Args:
+        home: The folder.
+    """
+    return f"sqlite:///{home.resolve() / 'data' / 'trips.db'}"

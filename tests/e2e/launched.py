@@ -1,0 +1,128 @@
+"""`perdure-platform run` as people start it: a process of its own, told everything by its environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from services.launcher.topology import SERVICES, free_ports
+
+PROGRAM = Path(sys.executable).with_name("perdure-platform")
+
+PORT_VARIABLES = (
+    "PERDURE_INGRESS_PORT",
+    "PERDURE_ADMIN_PORT",
+    "PERDURE_NODE_PORT",
+    *(spec.port_setting for spec in SERVICES),
+)
+
+UP = "the platform is up"
+
+
+def environment(home: Path, engine: Path | None) -> dict[str, str]:
+    """Return the variables of a platform on free ports: nobody's own settings, and this engine."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PERDURE_", "RESTATE_"))}
+    ports = dict(zip(PORT_VARIABLES, map(str, free_ports(len(PORT_VARIABLES))), strict=True))
+    chosen = {"RESTATE_SERVER_BIN": str(engine)} if engine else {}
+    return {**inherited, **ports, **chosen, "PERDURE_LOCAL_DIR": str(home)}
+
+
+def command(*arguments: str, env: Mapping[str, str], within: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [PROGRAM, *arguments],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=within,
+        check=False,
+    )
+
+
+def processes_of(home: Path) -> list[int]:
+    """Return the processes that were started for a folder, however deep: they have its path in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(home).encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+class Launched:
+    """A `perdure-platform run` that was started. Use it as a context manager: at the end, nothing of it is left.
+
+    Args:
+        home: Its folder.
+        env: Its environment.
+    """
+
+    def __init__(self, home: Path, env: Mapping[str, str]) -> None:
+        self.home = home
+        self.env = env
+        self._out = home.with_name(f"{home.name}.out")
+        self._err = home.with_name(f"{home.name}.err")
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            # A session of its own, as in a terminal: signals of the tests' own terminal don't reach it.
+            self.process = subprocess.Popen(
+                [PROGRAM, "run"], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+            )
+
+    def __enter__(self) -> Launched:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pid in processes_of(self.home):
+            os.kill(pid, signal.SIGKILL)
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def ingress(self) -> str:
+        return f"http://127.0.0.1:{self.env['PERDURE_INGRESS_PORT']}"
+
+    def until(self, condition: Callable[[], bool], what: str, within: float = 60) -> Launched:
+        """Wait for something, as long as the process runs."""
+        deadline = time.monotonic() + within
+        while not condition():
+            assert self.process.poll() is None, f"it ended before there was {what}:\n{self.out}\n{self.err}"
+            assert time.monotonic() < deadline, f"within {within} s there was no {what}:\n{self.out}\n{self.err}"
+            time.sleep(0.05)
+        return self
+
+    def up(self) -> Launched:
+        return self.until(lambda: UP in self.out, "platform")
+
+    def line(self, start: str) -> str:
+        (found,) = [line for line in self.out.splitlines() if line.startswith(start)]
+        return found
+
+    def confirmation(self) -> dict[str, Any]:
+        document = self.out[self.out.index("{\n") : self.out.index("\n}") + 2]
+        return dict(json.loads(document))
+
+    def pids(self) -> dict[str, int]:
+        return {path.stem: int(path.read_text()) for path in (self.home / "run").glob("*.pid")}
+
+    def stop(self, number: signal.Signals, within: float = 30) -> int:
+        """Send a signal, and return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(within)

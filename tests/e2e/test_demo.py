@@ -1,0 +1,46 @@
+"""`perdure-platform demo` says no when a scenario goes otherwise. That it says yes is what `make demo` shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import PerdureError
+from services.launcher import demo as module
+from services.launcher.booking import ORDINARY
+from services.launcher.demo import demo
+from services.launcher.scenarios import Scenario, confirmed, order
+from services.launcher.settings import PlatformSettings
+from services.launcher.stage import Fact, Stage
+from services.launcher.terminal import Terminal
+from tests.e2e.launched import processes_of
+
+
+async def breaks_down(stage: Stage) -> list[Fact]:
+    raise PerdureError("the stage fell over")
+
+
+@pytest.mark.timeout(90)
+def test_a_scenario_that_goes_otherwise_is_shown_and_its_data_kept(monkeypatch, capsys, tmp_path, engine):
+    monkeypatch.setenv("RESTATE_SERVER_BIN", str(engine.path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    scenarios = (
+        Scenario("good", "a good one", confirmed(ORDINARY)),
+        Scenario("wrong", "a wrong one", confirmed(order(flight="PD404"))),
+        Scenario("broken", "a broken one", breaks_down),
+    )
+    monkeypatch.setattr(module, "SCENARIOS", scenarios)
+    assert demo(PlatformSettings(), Terminal()) == 1
+    out = capsys.readouterr().out
+    assert "ok      a good one" in out
+    assert "FAILED  a wrong one" in out
+    assert "FAILED  a broken one" in out
+    assert re.search(r"answer\s+│\s+confirmed\s+│\s+409 seats_sold_out at flight.*│ DIFFERS", out)
+    assert "PerdureError: the stage fell over" in out
+    assert "1 of 3 scenarios went as expected, and the audit holds" in out
+    kept = Path(re.search(r"^data and logs are kept in (.*)$", out, re.MULTILINE)[1])
+    assert (kept / "data" / "trips.db").is_file()
+    assert (kept / "logs" / "orchestrator.log").is_file()
+    assert processes_of(kept) == []

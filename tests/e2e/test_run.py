@@ -1,0 +1,228 @@
+"""`perdure-platform run`: from nothing to a booked trip, and back to nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+import httpx
+import pytest
+
+from services.launcher.pidfiles import started_at
+from services.launcher.scenarios import order
+from services.launcher.topology import ENGINE, SERVICES
+from tests.e2e.launched import Launched, command, environment, processes_of
+
+NAMES = {ENGINE, *(spec.name for spec in SERVICES)}
+
+
+def ask(launched: Launched, path: str, body: object = None) -> httpx.Response:
+    with httpx.Client(trust_env=False, timeout=30) as http:
+        return http.post(f"{launched.ingress}{path}", json=body) if body else http.post(f"{launched.ingress}{path}")
+
+
+def eventually(probe: Callable[[], bool], what: str, within: float = 20) -> None:
+    deadline = time.monotonic() + within
+    while not probe():
+        assert time.monotonic() < deadline, f"within {within} s there was no {what}"
+        time.sleep(0.05)
+
+
+def one_sentence(text: str) -> str:
+    assert text.startswith("perdure-platform: ")
+    assert text.endswith("\n")
+    assert text.count("\n") == 1, text
+    return text
+
+
+@pytest.mark.timeout(180)
+def test_a_trip_is_booked_and_a_second_run_goes_on_with_the_kept_data(home, engine):
+    env = environment(home, engine.path)
+    expensive = order(amount_minor=250_000).model_dump(mode="json")
+    slow = order(hotel="Sloth").model_dump(mode="json")
+
+    with Launched(home, env).up() as first:
+        assert f"restate-server {engine.version} from RESTATE_SERVER_BIN ({engine.path})" in first.out
+        booked = first.confirmation()
+        assert booked["status"] == "confirmed"
+        assert "  40%  running: hotel (done: order, flight)" in first.out or "completed" in first.out
+        assert first.pids().keys() == NAMES
+        for pid in first.pids().values():
+            assert started_at(pid) is not None
+            assert os.getsid(pid) == pid, "Ctrl-C in a terminal must not reach it"
+
+        if shutil.which("curl"):
+            printed = subprocess.run(["/bin/sh", "-c", first.line("curl ")], capture_output=True, text=True, check=True)
+            assert json.loads(printed.stdout)["status"] == "confirmed"
+            assert json.loads(printed.stdout)["trip_id"] != booked["trip_id"]
+
+        again = command("run", env=env)
+        assert again.returncode == 1
+        assert f"run (process {first.process.pid}) runs already in {home}" in one_sentence(again.stderr)
+
+        registered = command("register", env=env)
+        assert registered.returncode == 0, registered.stderr
+        assert [line.split()[1] for line in registered.stdout.splitlines()] == [spec.name for spec in SERVICES]
+
+        ask(first, "/Trips/waits/run/send", expensive).raise_for_status()
+        eventually(lambda: ask(first, "/Trips/waits/status").json()["current_step"] == "approval", "wait for approval")
+
+        killed = first.pids()["hotels"]
+        os.kill(killed, signal.SIGKILL)
+        first.until(lambda: "hotels runs again" in first.out, "restart of the killed service")
+        assert f"hotels: process {killed} was ended by SIGKILL; starting it again" in first.out
+
+        ask(first, "/Trips/slow/run/send", slow).raise_for_status()
+        eventually(lambda: ask(first, "/Trips/slow/status").json()["current_step"] == "hotel", "trip in the middle")
+        pids = first.pids()
+        assert first.stop(signal.SIGINT) == 0
+        assert first.err == ""
+        assert [pid for pid in pids.values() if started_at(pid) is not None] == []
+        assert list((home / "run").glob("*.pid")) == []
+    assert processes_of(home) == []
+
+    moved = environment(home, engine.path)
+    with Launched(home, moved).up() as second:
+        assert second.confirmation()["trip_id"] != booked["trip_id"]
+        assert ask(second, f"/Trips/{booked['trip_id']}/status").json()["phase"] == "completed"
+        # The trips of the first run go on, although every service is at another port now.
+        eventually(lambda: ask(second, "/Trips/slow/status").json()["phase"] == "completed", "end of the slow trip")
+        decision = {"actor": "grace@example.com", "reason": "fine"}
+        ask(second, "/Approvals/waits/approve", decision).raise_for_status()
+        eventually(lambda: ask(second, "/Trips/waits/status").json()["phase"] == "completed", "end of the waiting trip")
+
+        audit_while_up = command("audit", "--settled", env=moved)
+        assert audit_while_up.returncode == 0, audit_while_up.stdout
+        assert second.stop(signal.SIGTERM) == 0
+
+    audit_while_down = command("audit", "--settled", env=moved)
+    assert audit_while_down.returncode == 0
+    assert audit_while_down.stdout == audit_while_up.stdout
+    with closing(sqlite3.connect(home / "data" / "trips.db")) as database:
+        database.execute("UPDATE flights SET seats_left = seats_left - 1 WHERE number = 'PD100'")
+        database.commit()
+    broken = command("audit", env=moved)
+    assert broken.returncode == 1
+    assert "BROKEN  inventory: " in broken.stdout
+
+
+@pytest.mark.timeout(120)
+def test_what_a_killed_run_left_behind_is_stopped_by_the_next(home, engine):
+    env = environment(home, engine.path)
+    with Launched(home, env).up() as killed:
+        killed.process.kill()
+        killed.process.wait()
+        left = killed.pids()
+        assert left.keys() == NAMES
+        assert all(started_at(pid) is not None for pid in left.values())
+        # The same ports again: they are free only when those processes are gone.
+        with Launched(home, env).up() as following:
+            assert f"hotels (process {left['hotels']})" in following.line("an earlier run was killed")
+            assert [pid for pid in left.values() if started_at(pid) is not None] == []
+            assert following.stop(signal.SIGHUP) == 0
+
+
+def test_a_taken_port_is_told_before_anything_is_started(home, engine):
+    env = environment(home, engine.path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(env["PERDURE_HOTELS_PORT"])))
+        taken.listen()
+        result = command("run", env=env)
+    assert result.returncode == 1
+    sentence = one_sentence(result.stderr)
+    assert f"port {env['PERDURE_HOTELS_PORT']} on 127.0.0.1 is taken" in sentence
+    assert "PERDURE_HOTELS_PORT" in sentence
+    assert not (home / "data").exists()
+
+
+def test_without_npm_and_engine_it_is_told_what_to_install(home, tmp_path):
+    (tmp_path / "bin").mkdir()
+    env = {**environment(home, None), "PATH": str(tmp_path / "bin")}
+    result = command("run", env=env)
+    assert result.returncode == 1
+    sentence = one_sentence(result.stderr)
+    assert "npm" in sentence
+    assert "RESTATE_SERVER_BIN" in sentence
+    assert not (home / "data").exists()
+
+
+def test_a_signal_while_npm_installs_ends_npm_too(home, tmp_path):
+    (tmp_path / "bin").mkdir()
+    npm = tmp_path / "bin" / "npm"
+    npm.write_text(f"#!/bin/sh\n: > {tmp_path}/installing\nexec /bin/sleep 60\n")
+    npm.chmod(0o755)
+    env = {**environment(home, None), "PATH": str(tmp_path / "bin")}
+    with Launched(home, env) as launched:
+        launched.until((tmp_path / "installing").exists, "npm")
+        assert launched.stop(signal.SIGTERM, within=10) == 143
+        assert processes_of(home) == []
+
+
+@pytest.mark.timeout(120)
+def test_a_registration_that_fails_is_told_and_leaves_nothing_running(home, engine, tmp_path):
+    # An engine that reaches no service, since all it asks goes through a proxy that isn't there.
+    wrapper = tmp_path / "restate-server"
+    wrapper.write_text(f'#!/bin/sh\nRESTATE_HTTP_PROXY=http://127.0.0.1:9 exec {engine.path} "$@"\n')
+    wrapper.chmod(0o755)
+    result = command("run", env=environment(home, wrapper), within=100)
+    assert result.returncode == 1, result.stdout
+    assert "flights at http://127.0.0.1:" in one_sentence(result.stderr)
+    assert "could not be registered" in result.stderr
+    assert list((home / "run").glob("*.pid")) == []
+    assert processes_of(home) == []
+
+
+@pytest.mark.timeout(120)
+def test_a_service_that_can_not_start_is_told_with_its_log_and_leaves_nothing_running(home, engine):
+    env = {**environment(home, engine.path), "PERDURE_ORCHESTRATOR_APPROVAL_LIMIT_MINOR": "much"}
+    result = command("run", env=env)
+    assert result.returncode == 1
+    first, *log = result.stderr.splitlines()
+    assert first.startswith("perdure-platform: orchestrator ended with code 1 before it was ready; the end of ")
+    assert any("approval_limit_minor" in line for line in log)
+    assert list((home / "run").glob("*.pid")) == []
+    assert processes_of(home) == []
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_it_starts_stops_it_and_leaves_nothing_running(home, engine, number, code):
+    with Launched(home, environment(home, engine.path)) as launched:
+        launched.until(lambda: len(launched.pids()) >= 3, "process")
+        assert launched.stop(number) == code
+        assert launched.out.splitlines()[-1] == "stopped"
+        assert launched.err == ""
+        assert list((home / "run").glob("*.pid")) == []
+        assert processes_of(home) == []
+
+
+def test_an_audit_without_a_database_says_so(home):
+    result = command("audit", env=environment(home, None))
+    assert result.returncode == 1
+    assert f"there is no database in {home}/data/trips.db" in one_sentence(result.stderr)
+
+
+def test_one_shots_say_what_is_missing(home):
+    env = environment(home, None)
+    nobody = command("register", "--wait", "0.2", env=env)
+    assert nobody.returncode == 1
+    assert f"http://127.0.0.1:{env['PERDURE_ADMIN_PORT']}/health does not answer" in one_sentence(nobody.stderr)
+    nowhere = command("register", "--at", "flights=here", env=env)
+    assert nowhere.returncode == 1
+    assert "write it as flights=http://host:port" in one_sentence(nowhere.stderr)
+    unknown = command("serve", "flight", env=env)
+    assert unknown.returncode == 1
+    assert "there is no service 'flight'" in one_sentence(unknown.stderr)
+    wrong = command("migrate", env={**env, "PERDURE_DATABASE_URL": "mysql://localhost/trips"})
+    assert wrong.returncode == 1
+    assert "mysql" in one_sentence(wrong.stderr)
+    assert command("migrate", env=env).returncode == 0
+    assert (home / "data" / "trips.db").is_file()

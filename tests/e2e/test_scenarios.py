@@ -1,0 +1,92 @@
+"""Every scenario of the demo, one test each, on one platform; and the stop of each service while trips are booked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+import pytest_asyncio
+
+from perdure.engine import LocatedEngine
+from services.launcher.booking import ORDINARY, new_trip_id
+from services.launcher.platform import Platform
+from services.launcher.scenarios import SCENARIOS, Scenario, play
+from services.launcher.settings import PlatformSettings
+from services.launcher.stage import Stage
+from services.launcher.topology import SERVICES, Topology
+from tests.support import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+STOPS_WITHIN = timedelta(seconds=15)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """A platform with fresh data on free ports."""
+    topology = Topology.on_free_ports(tmp_path_factory.mktemp("stage"), PlatformSettings())
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
+    platform = Platform(topology, engine, tell=print, environment=environment)
+    try:
+        await platform.start()
+        async with Stage.on(platform) as opened:
+            yield opened
+    finally:
+        await platform.stop(asyncio.Event())
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+async def test_scenario(stage: Stage, scenario: Scenario):
+    facts = await play(scenario, stage)
+    assert [fact for fact in facts if not fact.agrees] == []
+
+
+class Traffic:
+    """Books trips one after the other until it's told to end."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.booked = 0
+        self.answers: set[str] = set()
+        self._stage = stage
+        self._ending = False
+
+    async def flow(self) -> None:
+        while not self._ending:
+            self.answers.add(await self._stage.book(new_trip_id(), ORDINARY))
+            self.booked += 1
+
+    def end(self) -> None:
+        self._ending = True
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in SERVICES])
+async def test_sigterm_to_a_service_drains_it_while_trips_are_booked(stage: Stage, name: str):
+    platform, traffic = stage.platform, Traffic(stage)
+    flows = [asyncio.ensure_future(traffic.flow()) for _ in range(3)]
+
+    async def more_booked(than: int) -> bool:
+        return traffic.booked > than
+
+    async def how_it_ended() -> str | None:
+        return platform.how_it_ended(name)
+
+    await eventually(lambda: more_booked(3), what="traffic")
+    pid, began = platform.pid(name), time.monotonic()
+    assert pid is not None
+    os.kill(pid, signal.SIGTERM)
+    how = await eventually(how_it_ended, what=f"end of {name}", within=STOPS_WITHIN.total_seconds())
+    assert time.monotonic() - began < STOPS_WITHIN.total_seconds()
+    assert how == f"process {pid} ended with code 0"
+
+    await platform.start_again(name)
+    so_far = traffic.booked
+    await eventually(lambda: more_booked(so_far + 3), what="trip after the restart")
+    traffic.end()
+    await asyncio.gather(*flows)
+    assert traffic.answers == {"confirmed"}
+    assert await stage.audit() == "holds"

@@ -1,0 +1,174 @@
+"""The context inside a run: refused at the first use, with a sentence, not at the first replay."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+
+from perdure import (
+    DeterministicHelpers,
+    IngressClient,
+    MutableState,
+    ObjectClient,
+    RunConfig,
+    ServiceClient,
+    State,
+    StatusData,
+    Target,
+    Time,
+    WorkflowClient,
+    WorkflowStatus,
+    clear_all,
+    get_internal_signal,
+    race_awakeable_with_timeout,
+    race_promise_with_timeout,
+    reject_external_signal,
+    resolve_external_signal,
+    run_async,
+    run_with_retry,
+    update_status,
+    wait_for_external_signal,
+)
+from perdure.binding import handler
+from perdure.errors import IngressError
+from tests.support import Recording
+
+SECOND = timedelta(seconds=1)
+
+other = Target("Insides", "nothing", type(None), type(None))
+
+
+def action() -> int:
+    return 1
+
+
+# What a handler made before its run, and might use in it.
+Made = dict[str, Any]
+Act = Callable[[sdk.WorkflowContext, Made], Awaitable[object]]
+
+
+def made_before(ctx: sdk.WorkflowContext) -> Made:
+    return {
+        "signal": wait_for_external_signal(ctx, int),
+        "promise": get_internal_signal(ctx, "promise", int),
+        "call": ServiceClient(ctx, other).call_async(),
+        "state": State(ctx, "n", int),
+        "time": Time(ctx),
+        "helpers": DeterministicHelpers(ctx),
+        "client": ServiceClient(ctx, other),
+        "workflow": WorkflowClient(ctx, other, "k"),
+        "run": run_async(ctx, "started before", action),
+    }
+
+
+async def awaited(value: Awaitable[object]) -> object:
+    return await value
+
+
+def plain(function: Callable[[sdk.WorkflowContext, Made], object]) -> Act:
+    async def act(ctx: sdk.WorkflowContext, made: Made) -> object:
+        return function(ctx, made)
+
+    return act
+
+
+ACTS: dict[str, Act] = {
+    "ServiceClient.call": lambda ctx, made: made["client"].call(),
+    "ServiceClient.call_async": plain(lambda ctx, made: made["client"].call_async()),
+    "ServiceClient.send": lambda ctx, made: made["client"].send(),
+    "ServiceClient made inside": lambda ctx, made: ServiceClient(ctx, other).call(),
+    "ObjectClient.call": lambda ctx, made: ObjectClient(ctx, other, "k").call(),
+    "WorkflowClient.submit": lambda ctx, made: made["workflow"].submit(),
+    "WorkflowClient.attach": lambda ctx, made: made["workflow"].attach("inv_1"),
+    "CallFuture awaited": lambda ctx, made: awaited(made["call"]),
+    "CallFuture.invocation_id": lambda ctx, made: made["call"].invocation_id(),
+    "State.get": lambda ctx, made: made["state"].get(),
+    "State.set": lambda ctx, made: made["state"].set(1),
+    "State.clear": lambda ctx, made: made["state"].clear(),
+    "MutableState": plain(lambda ctx, made: MutableState(cast("sdk.ObjectContext", ctx), "n", int)),
+    "clear_all": lambda ctx, made: clear_all(cast("sdk.ObjectContext", ctx)),
+    "Time.now": lambda ctx, made: made["time"].now(),
+    "DeterministicHelpers.uuid": plain(lambda ctx, made: made["helpers"].uuid()),
+    "DeterministicHelpers.rand_int": plain(lambda ctx, made: made["helpers"].rand_int(0, 9)),
+    "DeterministicHelpers.rand_float": plain(lambda ctx, made: made["helpers"].rand_float()),
+    "DeterministicHelpers.rand_choice": plain(lambda ctx, made: made["helpers"].rand_choice("ab")),
+    "run_with_retry": lambda ctx, made: run_with_retry(ctx, "inner", action),
+    "run_async": plain(lambda ctx, made: run_async(ctx, "inner", action)),
+    "RunFuture awaited": lambda ctx, made: awaited(made["run"]),
+    "wait_for_external_signal": plain(lambda ctx, made: wait_for_external_signal(ctx, int)),
+    "ExternalSignal.result": lambda ctx, made: made["signal"].result(),
+    "resolve_external_signal": plain(lambda ctx, made: resolve_external_signal(ctx, made["signal"].id, 1)),
+    "reject_external_signal": plain(lambda ctx, made: reject_external_signal(ctx, made["signal"].id, "no")),
+    "get_internal_signal": plain(lambda ctx, made: get_internal_signal(ctx, "other", int)),
+    "InternalSignal.result": lambda ctx, made: made["promise"].result(),
+    "InternalSignal.peek": lambda ctx, made: made["promise"].peek(),
+    "InternalSignal.resolve": lambda ctx, made: made["promise"].resolve(1),
+    "InternalSignal.reject": lambda ctx, made: made["promise"].reject("no"),
+    "InternalSignal.future": plain(lambda ctx, made: made["promise"].future),
+    "race_awakeable_with_timeout": lambda ctx, made: race_awakeable_with_timeout(ctx, made["signal"], SECOND, 0),
+    "race_promise_with_timeout": lambda ctx, made: race_promise_with_timeout(ctx, "promise", SECOND, int),
+    "update_status": lambda ctx, made: update_status(ctx, StatusData(phase="x")),
+    "WorkflowStatus": lambda ctx, made: WorkflowStatus(ctx).get_status(),
+}
+
+
+def services(did: Recording) -> list[Any]:
+    insides = sdk.Service("Insides")
+    inside = sdk.Workflow("Inside")
+
+    @handler(insides)
+    async def nothing(ctx: sdk.Context) -> None: ...
+
+    @handler(inside, "main")
+    async def run(ctx: sdk.WorkflowContext, act: str) -> str:
+        made = made_before(ctx)
+
+        async def action_with_context() -> None:
+            did.add(act)
+            await ACTS[act](ctx, made)
+
+        await run_with_retry(ctx, RunConfig("outer", max_retries=3), action_with_context)
+        return "it worked, until the first replay"
+
+    return [insides, inside]
+
+
+run_act = Target("Inside", "run", str, str)
+
+
+async def test_every_use_of_the_context_inside_a_run_is_refused_at_once(restate, did):
+    env = await restate.serve(*services(did))
+    async with IngressClient(env.ingress) as ingress:
+        for act in ACTS:
+            try:
+                answer = await ingress.call(run_act, act, key=str(uuid4()))
+            except IngressError as refused:
+                error = refused
+            else:
+                pytest.fail(f"{act}: {answer}")
+            assert "inside the run 'outer'. A run may not use the context: do it before or after" in error.message, act
+            assert error.metadata["code"] == "context_inside_run", act
+            assert error.metadata["run"] == "outer", act
+            assert did.count(act) == 1, f"{act} was tried again"
+
+
+@pytest.mark.restate_modes("http2")
+async def test_code_outside_of_the_run_may_use_the_context_while_it_runs(restate, did):
+    insides, _ = services(did)
+    service = sdk.Service("Outside")
+
+    @handler(service)
+    async def go(ctx: sdk.Context) -> str:
+        running = run_async(ctx, "outer", action)
+        call = ServiceClient(ctx, other).call_async()
+        await sdk.gather(running.future, call.future)
+        return f"{await running} {await call}"
+
+    env = await restate.serve(insides, service)
+    async with IngressClient(env.ingress) as ingress:
+        assert await ingress.call(go) == "1 None"

@@ -1,0 +1,223 @@
+"""Signals: awakeables answered from outside or by another handler, and a workflow's own promises."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+from pydantic import BaseModel
+
+from perdure import (
+    AdminClient,
+    ExternalSignal,
+    IngressClient,
+    get_internal_signal,
+    reject_external_signal,
+    resolve_external_signal,
+    wait_for_external_signal,
+)
+from perdure.binding import handler
+from perdure.errors import IngressError
+from tests.support import Recording, eventually
+
+
+class Verdict(BaseModel):
+    approved: bool
+    by: list[str] = []
+
+
+class Answer(BaseModel):
+    id: str
+    verdict: Verdict | None = None
+    reason: str = ""
+    code: int = 500
+
+
+def external(did: Recording) -> tuple[list[sdk.Service], list[Any]]:
+    waits = sdk.Service("Waits")
+
+    @handler(waits)
+    async def wait(ctx: sdk.Context, key: str) -> Verdict:
+        signal = wait_for_external_signal(ctx, Verdict)
+        did.add(f"waits {key}/{signal.id}")
+        return await signal.result()
+
+    @handler(waits)
+    async def wait_for_many(ctx: sdk.Context, key: str) -> list[Verdict]:
+        signal: ExternalSignal[list[Verdict]] = wait_for_external_signal(ctx, list[Verdict])
+        did.add(f"waits {key}/{signal.id}")
+        return await signal.result()
+
+    @handler(waits)
+    async def wait_for_nothing(ctx: sdk.Context, key: str) -> None:
+        signal = wait_for_external_signal(ctx, type(None))
+        did.add(f"waits {key}/{signal.id}")
+        return await signal.result()
+
+    @handler(waits)
+    async def resolve(ctx: sdk.Context, answer: Answer) -> None:
+        resolve_external_signal(ctx, answer.id, answer.verdict)
+
+    @handler(waits)
+    async def resolve_many(ctx: sdk.Context, answer: Answer) -> None:
+        resolve_external_signal(ctx, answer.id, [answer.verdict, answer.verdict])
+
+    @handler(waits)
+    async def reject(ctx: sdk.Context, answer: Answer) -> None:
+        reject_external_signal(ctx, answer.id, answer.reason, answer.code)
+
+    return [waits], [wait, wait_for_many, wait_for_nothing, resolve, resolve_many, reject]
+
+
+async def signal_id(did: Recording, key: str) -> str:
+    async def seen() -> str | None:
+        entries = did.of(key)
+        return entries[0].removeprefix("waits ") if entries else None
+
+    return await eventually(seen, what="awakeable")
+
+
+YES = Verdict(approved=True, by=["ada", "grace"])
+
+
+async def test_a_signal_is_answered_by_a_handler_or_over_the_ingress(restate, did):
+    services, (wait, wait_for_many, wait_for_nothing, resolve, resolve_many, _) = external(did)
+    env = await restate.serve(*services)
+    async with IngressClient(env.ingress) as ingress:
+
+        async def answered(waiter: Any, answer: Any) -> Any:
+            key = str(uuid4())
+            await ingress.send(waiter, key, idempotency_key=key)
+            await answer(await signal_id(did, key))
+            return await ingress.call(waiter, key, idempotency_key=key)
+
+        async def by_handler(id_: str) -> None:
+            await ingress.call(resolve, Answer(id=id_, verdict=YES))
+
+        async def over_ingress(id_: str) -> None:
+            await ingress.resolve_awakeable(id_, YES)
+
+        async def many_by_handler(id_: str) -> None:
+            await ingress.call(resolve_many, Answer(id=id_, verdict=YES))
+
+        async def many_over_ingress(id_: str) -> None:
+            await ingress.resolve_awakeable(id_, [YES, YES], list[Verdict])
+
+        async def nothing_by_handler(id_: str) -> None:
+            await ingress.call(resolve, Answer(id=id_))
+
+        async def nothing_over_ingress(id_: str) -> None:
+            await ingress.resolve_awakeable(id_, None)
+
+        assert await answered(wait, by_handler) == YES
+        assert await answered(wait, over_ingress) == YES
+        assert await answered(wait_for_many, many_by_handler) == [YES, YES]
+        assert await answered(wait_for_many, many_over_ingress) == [YES, YES]
+        assert await answered(wait_for_nothing, nothing_by_handler) is None
+        assert await answered(wait_for_nothing, nothing_over_ingress) is None
+
+
+async def test_a_rejected_signal_is_a_terminal_error_with_its_reason_and_code(restate, did):
+    services, (wait, _, _, _, _, reject) = external(did)
+    env = await restate.serve(*services)
+    async with IngressClient(env.ingress) as ingress:
+
+        async def rejected(answer: Any) -> IngressError:
+            key = str(uuid4())
+            await ingress.send(wait, key, idempotency_key=key)
+            await answer(await signal_id(did, key))
+            with pytest.raises(IngressError) as failed:
+                await ingress.call(wait, key, idempotency_key=key)
+            return failed.value
+
+        async def by_handler(id_: str) -> None:
+            await ingress.call(reject, Answer(id=id_, reason="not today", code=418))
+
+        async def over_ingress(id_: str) -> None:
+            await ingress.reject_awakeable(id_, "nicht heute, „nein“")
+
+        error = await rejected(by_handler)
+        assert (error.status_code, error.message, error.source) == (418, "not today", "invocation")
+        error = await rejected(over_ingress)
+        assert (error.status_code, error.message) == (500, "nicht heute, „nein“")
+
+
+async def test_a_cancel_ends_the_wait(restate, did):
+    services, (wait, *_) = external(did)
+    env = await restate.serve(*services)
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        key = str(uuid4())
+        invocation_id = await ingress.send(wait, key, idempotency_key=key)
+        await signal_id(did, key)
+        await admin.act(invocation_id, "cancel")
+        with pytest.raises(IngressError) as failed:
+            await ingress.call(wait, key, idempotency_key=key)
+    assert (failed.value.status_code, failed.value.message) == (409, "cancelled")
+
+
+def internal(did: Recording) -> tuple[sdk.Workflow, list[Any]]:
+    flow = sdk.Workflow("Decisions")
+
+    @handler(flow, "main")
+    async def run(ctx: sdk.WorkflowContext) -> Verdict:
+        return await get_internal_signal(ctx, "verdict", Verdict).result()
+
+    @handler(flow, "shared")
+    async def wait(ctx: sdk.WorkflowSharedContext) -> Verdict:
+        return await get_internal_signal(ctx, "verdict", Verdict).result()
+
+    @handler(flow, "shared")
+    async def peek(ctx: sdk.WorkflowSharedContext) -> Verdict | None:
+        return await get_internal_signal(ctx, "verdict", Verdict).peek()
+
+    @handler(flow, "shared")
+    async def decide(ctx: sdk.WorkflowSharedContext, verdict: Verdict) -> None:
+        await get_internal_signal(ctx, "verdict", Verdict).resolve(verdict)
+
+    @handler(flow, "shared")
+    async def refuse(ctx: sdk.WorkflowSharedContext, reason: str) -> None:
+        await get_internal_signal(ctx, "verdict", Verdict).reject(reason, 410)
+
+    return flow, [run, wait, peek, decide, refuse]
+
+
+async def test_a_promise_is_seen_by_every_handler_of_its_workflow_and_by_no_other(restate, did):
+    flow, (run, wait, peek, decide, _) = internal(did)
+    env = await restate.serve(flow)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        await ingress.send(run, key=key)
+        assert await ingress.call(peek, key=key) is None
+        await ingress.call(decide, YES, key=key)
+        assert await ingress.attach(run, key=key) == YES
+        assert await ingress.call(wait, key=key) == YES
+        assert await ingress.call(peek, key=key) == YES
+        assert await ingress.call(peek, key=str(uuid4())) is None
+
+
+async def test_a_promise_may_be_kept_before_anyone_waits_and_only_once(restate, did):
+    flow, (run, _, _, decide, refuse) = internal(did)
+    env = await restate.serve(flow)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        await ingress.call(decide, YES, key=key)
+        for function, value in ((decide, Verdict(approved=False)), (refuse, "too late")):
+            with pytest.raises(IngressError) as second:
+                await ingress.call(function, value, key=key)
+            assert second.value.status_code == 409
+        assert await ingress.call(run, key=key) == YES
+
+
+async def test_a_broken_promise_is_a_terminal_error_with_its_reason_and_code(restate, did):
+    flow, (run, wait, peek, _, refuse) = internal(did)
+    env = await restate.serve(flow)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        await ingress.send(run, key=key)
+        await ingress.call(refuse, "not today", key=key)
+        for waiting in (ingress.attach(run, key=key), ingress.call(wait, key=key), ingress.call(peek, key=key)):
+            with pytest.raises(IngressError) as failed:
+                await waiting
+            assert (failed.value.status_code, failed.value.message) == (410, "not today")

@@ -1,0 +1,222 @@
+"""State: typed, with defaults, and guarded against writes that the engine would refuse again and again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+from pydantic import BaseModel
+
+from perdure import IngressClient, MutableState, ReadOnlyState, State, clear_all
+from perdure.binding import handler
+from perdure.errors import IngressError
+from tests.support import Recording
+
+
+class Item(BaseModel):
+    name: str
+    price: Decimal
+    at: datetime
+
+
+ITEMS = [Item(name="é", price=Decimal("1.10"), at=datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC))]
+
+
+class Read(BaseModel):
+    number: int | None
+    items: list[Item] | None
+    text: str | None
+    flag: bool | None
+    maybe: str | None
+
+
+def a_cart(did: Recording) -> tuple[sdk.VirtualObject, list[Any]]:
+    """Return the object, and its handlers."""
+    cart = sdk.VirtualObject("Cart")
+
+    @handler(cart, "exclusive")
+    async def write(ctx: sdk.ObjectContext, values: Read) -> Read:
+        if values.number is not None:
+            await State(ctx, "number", int).set(values.number)
+        if values.items is not None:
+            await MutableState(ctx, "items", list[Item]).set(values.items)
+        if values.text is not None:
+            await State(ctx, "text", str).set(values.text)
+        if values.flag is not None:
+            await State(ctx, "flag", bool).set(values.flag)
+        await State[str | None](ctx, "maybe", cast("Any", str | None)).set(values.maybe)
+        return await _read(ctx)
+
+    @handler(cart, "shared")
+    async def read(ctx: sdk.ObjectSharedContext) -> Read:
+        return await _read(ctx)
+
+    @handler(cart, "shared")
+    async def read_only(ctx: sdk.ObjectSharedContext) -> int | None:
+        return await ReadOnlyState(ctx, "number", int).get()
+
+    @handler(cart, "exclusive")
+    async def remove(ctx: sdk.ObjectContext, key: str) -> Read:
+        if key == "*":
+            await clear_all(ctx)
+        else:
+            await State(ctx, key, str).clear()
+        return await _read(ctx)
+
+    @handler(cart, "exclusive")
+    async def write_wrong(ctx: sdk.ObjectContext) -> None:
+        did.add("write_wrong")
+        await State(ctx, "number", int).set(cast("int", "five"))
+
+    return cart, [write, read, read_only, remove, write_wrong]
+
+
+async def _read(ctx: sdk.ObjectContext | sdk.ObjectSharedContext) -> Read:
+    return Read(
+        number=await State(ctx, "number", int, default=7).get(),
+        items=await State(ctx, "items", list[Item], default_factory=lambda: list(ITEMS)).get(),
+        text=await State(ctx, "text", str, default="unset").get(),
+        flag=await State(ctx, "flag", bool, default=True).get(),
+        maybe=await State[str | None](ctx, "maybe", cast("Any", str | None), default="unset").get(),
+    )
+
+
+UNSET = Read(number=7, items=ITEMS, text="unset", flag=True, maybe="unset")
+
+
+async def test_values_are_typed_and_defaults_stand_in_for_missing_ones_only(restate, did):
+    cart, (write, read, read_only, remove, _) = a_cart(did)
+    env = await restate.serve(cart)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        assert await ingress.call(read, key=key) == UNSET
+        assert await ingress.call(read_only, key=key) is None
+        full = Read(number=5, items=[*ITEMS, *ITEMS], text="x", flag=True, maybe="y")
+        assert await ingress.call(write, full, key=key) == full
+        assert await ingress.call(read, key=key) == full
+        assert await ingress.call(read_only, key=key) == 5
+        # What is false is not missing, and neither is a None that was written.
+        empty = Read(number=0, items=[], text="", flag=False, maybe=None)
+        assert await ingress.call(write, empty, key=key) == empty
+        assert await ingress.call(read, key=key) == empty
+        assert await ingress.call(read, key=str(uuid4())) == UNSET, "another object's state"
+        assert await ingress.call(remove, "text", key=key) == empty.model_copy(update={"text": "unset"})
+        assert await ingress.call(remove, "*", key=key) == UNSET
+        assert await ingress.call(read, key=key) == UNSET
+
+
+async def test_a_value_of_another_type_is_refused_at_once_and_changes_nothing(restate, did):
+    cart, (write, read, _, _, write_wrong) = a_cart(did)
+    env = await restate.serve(cart)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        await ingress.call(write, UNSET.model_copy(update={"number": 5}), key=key)
+        with pytest.raises(IngressError, match="a value of class str can't be written as int") as refused:
+            await ingress.call(write_wrong, key=key)
+        assert refused.value.metadata["code"] == "unwritable"
+        assert (await ingress.call(read, key=key)).number == 5
+    assert did.count("write_wrong") == 1
+
+
+WRITES = {
+    "Set": lambda ctx: State(ctx, "number", int).set(1),
+    "Clear": lambda ctx: State(ctx, "number", int).clear(),
+    "ClearAll": clear_all,
+    "MutableState": lambda ctx: MutableState(ctx, "number", int).get(),
+}
+
+
+def guarded(did: Recording) -> tuple[list[Any], list[Any]]:
+    """Return services whose shared handlers try to write, and those handlers."""
+    thing = sdk.VirtualObject("Thing")
+    flow = sdk.Workflow("Flow")
+
+    @handler(thing, "shared")
+    async def of_object(ctx: sdk.ObjectSharedContext, act: str) -> None:
+        did.add(f"of_object {act}")
+        await WRITES[act](ctx)
+
+    @handler(flow, "main")
+    async def run(ctx: sdk.WorkflowContext) -> int | None:
+        state = State(ctx, "number", int)
+        await state.set(1)
+        return await state.get()
+
+    @handler(flow, "shared")
+    async def of_workflow(ctx: sdk.WorkflowSharedContext, act: str) -> None:
+        did.add(f"of_workflow {act}")
+        await WRITES[act](ctx)
+
+    @handler(flow, "shared")
+    async def look(ctx: sdk.WorkflowSharedContext) -> int | None:
+        return await State(ctx, "number", int).get()
+
+    return [thing, flow], [of_object, of_workflow, run, look]
+
+
+async def test_a_write_from_a_shared_handler_is_refused_at_once_and_names_handler_and_state(restate, did):
+    services, (of_object, of_workflow, _, _) = guarded(did)
+    env = await restate.serve(*services)
+    async with IngressClient(env.ingress) as ingress:
+        for function, name in ((of_object, "Thing/of_object"), (of_workflow, "Flow/of_workflow")):
+            for act in WRITES:
+                with pytest.raises(IngressError) as refused:
+                    await ingress.call(function, act, key=str(uuid4()))
+                error = refused.value
+                assert error.status_code == 400
+                assert error.message.startswith(f"{act} called from read-only context: {name} is a shared handler")
+                state = "*" if act == "ClearAll" else "number"
+                assert f"can't write state '{state}'" in error.message
+                assert error.metadata == {"code": "read_only_state", "handler": name, "state": state}
+                assert did.count(f"{function.__name__} {act}") == 1, "it was tried again"
+
+
+async def test_a_workflows_main_handler_writes_and_its_shared_handlers_read(restate, did):
+    services, (_, _, run, look) = guarded(did)
+    env = await restate.serve(*services)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        assert await ingress.call(look, key=key) is None
+        assert await ingress.call(run, key=key) == 1
+        assert await ingress.call(look, key=key) == 1
+
+
+async def test_a_plain_service_has_no_state(restate, did):
+    service = sdk.Service("Plain")
+
+    @handler(service)
+    async def go(ctx: sdk.Context, kind: str) -> None:
+        did.add(kind)
+        made: dict[str, type[Any]] = {"State": State, "ReadOnlyState": ReadOnlyState, "MutableState": MutableState}
+        await made[kind](ctx, "number", int).get()
+
+    env = await restate.serve(service)
+    async with IngressClient(env.ingress) as ingress:
+        for kind in ("State", "ReadOnlyState", "MutableState"):
+            with pytest.raises(
+                IngressError, match=r"state 'number': Plain/go is a plain service and has no state"
+            ) as no:
+                await ingress.call(go, kind)
+            assert no.value.status_code == 400
+            assert did.count(kind) == 1
+
+
+async def test_state_of_a_value_that_changes_keeps_its_order_over_replays(restate):
+    counter = sdk.VirtualObject("Counter")
+
+    @handler(counter, "exclusive")
+    async def add(ctx: sdk.ObjectContext, count: int) -> int:
+        state = State(ctx, "n", int, default=0)
+        for _ in range(count):
+            await state.set((await state.get() or 0) + 1)
+        return await state.get() or 0
+
+    env = await restate.serve(counter)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        assert await ingress.call(add, 3, key=key) == 3
+        assert await ingress.call(add, 3, key=key) == 6

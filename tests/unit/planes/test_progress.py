@@ -1,0 +1,68 @@
+"""A status is what the recorded facts add up to."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure import Phase
+from perdure.planes.progress import Closed, describe
+
+STEPS = ["flight", "hotel", "payment"]
+
+
+def test_before_the_first_step():
+    status = describe([], None, None, 3)
+    assert (status.phase, status.progress, status.current_step) == ("not_started", 0.0, None)
+    assert (status.completed_steps, status.is_complete, status.error) == ([], False, None)
+
+
+def test_a_recorded_step_is_the_current_one_and_those_before_it_are_done():
+    status = describe(STEPS[:2], None, None, 4)
+    assert (status.phase, status.current_step, status.completed_steps) == ("running", "hotel", ["flight"])
+    assert status.progress == 0.25
+
+
+def test_completed():
+    status = describe(STEPS, Closed(phase=Phase.COMPLETED), None, 3)
+    assert (status.phase, status.progress, status.current_step) == ("completed", 1.0, None)
+    assert (status.completed_steps, status.is_complete) == (STEPS, True)
+
+
+def test_completed_without_any_step():
+    status = describe([], Closed(phase=Phase.COMPLETED), None, None)
+    assert (status.progress, status.current_step, status.completed_steps) == (1.0, None, [])
+
+
+def test_while_it_is_rolled_back():
+    status = describe(STEPS[:2], None, "no room", 3)
+    assert (status.phase, status.error, status.is_complete) == ("compensating", "no room", False)
+    assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.COMPLETED])
+def test_ended_otherwise(phase):
+    status = describe(STEPS[:2], Closed(phase=phase, error="no room"), "what came first", 3)
+    assert (status.phase, status.error, status.is_complete) == (phase.value, "no room", True)
+    assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])
+    assert status.progress < 1.0
+
+
+def test_without_a_number_of_steps_progress_is_nothing_or_all():
+    assert describe(STEPS, None, None, None).progress == 0.0
+    assert describe(STEPS, Closed(phase=Phase.COMPLETED), None, None).progress == 1.0
+
+
+@given(
+    steps=st.lists(st.text(min_size=1), max_size=6, unique=True),
+    expected=st.none() | st.integers(0, 8),
+    phase=st.none() | st.sampled_from(Phase),
+    failed=st.none() | st.text(),
+)
+def test_progress_is_from_0_to_1_and_never_goes_back(steps, expected, phase, failed):
+    closed = None if phase is None else Closed(phase=phase)
+    status = describe(steps, closed, failed, expected)
+    assert 0.0 <= status.progress <= 1.0
+    assert describe([*steps, "one more"], closed, failed, expected).progress >= status.progress
+    assert status.is_complete is (phase is not None)

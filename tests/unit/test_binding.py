@@ -1,0 +1,148 @@
+"""A function becomes a handler: its types are read once, and what can't work is said when it's declared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import pytest
+import restate
+from pydantic import BaseModel, Field
+
+from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration
+from perdure.binding import handler, read_signature
+from perdure.errors import ConfigurationError, InvalidInput
+from perdure.serdes import InputSerde, Unreadable, serde_for
+
+if TYPE_CHECKING:
+    from somewhere import Elsewhere
+
+
+class Order(BaseModel):
+    id: str
+
+
+async def full(ctx: DataPlaneContext, order: Order) -> list[Order]:
+    return [order]
+
+
+async def no_input(ctx: DataPlaneContext) -> str:
+    return "pong"
+
+
+async def constrained(ctx: DataPlaneContext, seats: Annotated[int, Field(ge=1)]) -> None: ...
+
+
+def test_types_come_from_the_signature():
+    signature = read_signature(full)
+    assert (signature.input, signature.output, signature.takes_input) == (Order, list[Order], True)
+    signature = read_signature(no_input)
+    assert (signature.input, signature.output, signature.takes_input) == (type(None), str, False)
+
+
+def test_constraints_of_an_annotation_are_kept():
+    error = InputSerde(serde_for(read_signature(constrained).input)).deserialize(b"0").error
+    assert "greater than or equal to 1" in error.message
+
+
+async def test_the_function_is_given_what_it_takes():
+    assert await read_signature(full).invoke(None, Order(id="1")) == [Order(id="1")]
+    assert await read_signature(no_input).invoke(None, None) == "pong"
+
+
+async def test_a_request_that_could_not_be_read_is_refused_before_the_function_runs():
+    error = InvalidInput("seats: too many")
+    with pytest.raises(InvalidInput) as refused:
+        await read_signature(full).invoke(None, Unreadable(error))
+    assert refused.value is error
+
+
+def not_async(ctx: DataPlaneContext) -> None: ...
+
+
+async def no_parameter() -> None: ...
+
+
+async def three(ctx: DataPlaneContext, one: int, two: int) -> None: ...
+
+
+async def untyped_request(ctx: DataPlaneContext, request) -> None: ...
+
+
+async def untyped_result(ctx: DataPlaneContext, request: int): ...
+
+
+async def checker_only(ctx: DataPlaneContext, request: Elsewhere) -> None: ...
+
+
+async def keyword_only(ctx: DataPlaneContext, *, request: int) -> None: ...
+
+
+async def variadic(ctx: DataPlaneContext, *requests: int) -> None: ...
+
+
+async def keywords(ctx: DataPlaneContext, **request: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (not_async, "not_async: a handler is a coroutine function"),
+        (no_parameter, "no_parameter: a handler takes a context and at most one request, not 0 values"),
+        (three, "three: a handler takes a context and at most one request, not 3 values"),
+        (untyped_request, "untyped_request: give the parameter 'request' a type"),
+        (untyped_result, "untyped_result: say what it returns"),
+        (checker_only, "checker_only: the type 'Elsewhere' can't be resolved at run time"),
+        (keyword_only, "keyword_only: .*'request' can't be passed by position"),
+        (variadic, "variadic: .*'requests' can't be passed by position"),
+        (keywords, "keywords: .*'request' can't be passed by position"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_signature_that_is_no_handlers_is_said(function, text):
+    with pytest.raises(ConfigurationError, match=text):
+        read_signature(function)
+
+
+def test_two_handlers_of_one_name_are_refused():
+    # The SDK would silently keep the second one.
+    service = DataPlaneService("Flights")
+
+    @service.handler("reserve")
+    async def first(ctx: DataPlaneContext) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="Flights has a handler 'reserve' already"):
+
+        @service.handler("reserve")
+        async def second(ctx: DataPlaneContext) -> None: ...
+
+
+def test_two_main_handlers_are_refused():
+    trips = ControlPlaneService("Trips")
+
+    @trips.main()
+    async def book(cp: Orchestration) -> None: ...
+
+    with pytest.raises(ConfigurationError):
+
+        @trips.main()
+        async def book_again(cp: Orchestration) -> None: ...
+
+
+def test_a_name_that_restate_would_refuse_is_said():
+    with pytest.raises(ConfigurationError, match="handler name 'cancel-flight'"):
+        handler(restate.Service("Flights"), name="cancel-flight")(no_input)
+
+
+def test_the_decorated_function_can_still_be_called():
+    service = DataPlaneService("Flights")
+    assert service.handler()(no_input) is no_input
+
+
+def test_the_documentation_goes_along():
+    service = restate.Service("Flights")
+
+    @handler(service)
+    async def reserve(ctx: restate.Context, order: Order) -> None:
+        """Reserve seats."""
+
+    assert service.handlers["reserve"].fn.__doc__ == "Reserve seats."

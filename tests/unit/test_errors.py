@@ -1,0 +1,149 @@
+"""The exception tree: each error has a status and a code, and both survive the way from service to service."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from perdure import errors
+from perdure.errors import (
+    Cancelled,
+    IngressError,
+    InvalidInput,
+    PerdureError,
+    PerdureTerminalError,
+    Refused,
+    RunExhausted,
+    StepFailed,
+    TerminalError,
+    error_code,
+    is_terminal,
+)
+
+TERMINAL = [
+    value
+    for name, value in vars(errors).items()
+    if inspect.isclass(value) and issubclass(value, PerdureTerminalError) and value is not PerdureTerminalError
+]
+SIMPLE = [kind for kind in TERMINAL if kind is not StepFailed]
+
+
+def arrived(error: TerminalError) -> TerminalError:
+    """What is left of an error in another service: message, status and metadata, not its class."""
+    return TerminalError(error.message, error.status_code, dict(error.metadata or {}))
+
+
+def test_the_tree_in_the_docstring_is_the_tree_of_classes():
+    drawn = {}
+    for line in (errors.__doc__ or "").splitlines():
+        if found := re.match(r"[ │]*[├└]─ (\w+)\s+(\d{3})?", line):
+            drawn[found[1]] = found[2]
+    classes = {
+        name: value
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, Exception) and value.__module__ == errors.__name__
+    }
+    assert set(drawn) == set(classes) - {"PerdureError"}
+    for name, status in drawn.items():
+        kind = classes[name]
+        if status is not None:
+            assert kind.default_status == int(status), name
+
+
+@pytest.mark.parametrize("kind", TERMINAL, ids=lambda kind: kind.__name__)
+def test_every_terminal_error_is_exported_and_documented(kind):
+    assert kind.__name__ in errors.__all__
+    assert kind.__doc__
+
+
+def test_codes_are_unique():
+    codes = [kind.code for kind in TERMINAL]
+    assert len(set(codes)) == len(codes)
+
+
+@pytest.mark.parametrize("kind", SIMPLE, ids=lambda kind: kind.__name__)
+def test_code_and_status_survive_the_way_to_another_service(kind):
+    error = kind("what happened", metadata={"field": "seats"})
+    there = arrived(error)
+    assert there.message == "what happened"
+    assert there.status_code == kind.default_status
+    assert error_code(there) == kind.code
+    assert (there.metadata or {})["field"] == "seats"
+
+
+def test_metadata_of_the_caller_is_not_changed():
+    facts = {"field": "seats"}
+    InvalidInput("x", metadata=facts)
+    assert facts == {"field": "seats"}
+
+
+@pytest.mark.parametrize("status", [0, 418])
+def test_a_status_of_ones_own_is_kept(status):
+    assert PerdureTerminalError("x", status_code=status).status_code == status
+
+
+def test_a_refusal_carries_its_rule():
+    error = Refused("no seats left", 410, "seats_sold_out", {"flight": "PD100"})
+    assert (error.status_code, error_code(error)) == (410, "seats_sold_out")
+    assert error.metadata == {"code": "seats_sold_out", "flight": "PD100"}
+    assert error_code(Refused("no")) == "refused"
+    assert Refused("no").status_code == 409
+
+
+def test_an_error_without_metadata_has_no_code():
+    assert error_code(TerminalError("x")) is None
+    assert error_code(TerminalError("x", 400, {})) is None
+
+
+def test_a_failed_step_keeps_what_its_cause_said():
+    error = StepFailed("flight", Refused("no seats left", 410, "seats_sold_out"))
+    assert error.message == "step 'flight' failed: no seats left"
+    assert (error.status_code, error_code(error), error.step) == (410, "seats_sold_out", "flight")
+    assert (error.metadata or {})["step"] == "flight"
+
+
+def test_a_failed_step_of_a_plain_terminal_error_has_its_own_code():
+    error = StepFailed("flight", TerminalError("boom", 503))
+    assert (error.status_code, error_code(error)) == (503, "step_failed")
+
+
+def raised_from(cause: BaseException) -> BaseException:
+    error = ValueError("wrapped")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "terminal"),
+    [
+        (TerminalError("x"), True),
+        (Cancelled("x"), True),
+        (RunExhausted("x"), True),
+        (ValueError("x"), False),
+        (PerdureError("x"), False),
+        (IngressError("x"), False),
+        (raised_from(TerminalError("x")), True),
+        (raised_from(raised_from(TerminalError("x"))), True),
+        (raised_from(ValueError("x")), False),
+    ],
+    ids=repr,
+)
+def test_terminal_is_what_restate_would_not_retry(error, terminal):
+    assert is_terminal(error) is terminal
+
+
+def test_an_error_raised_while_handling_a_terminal_one_is_not_terminal():
+    # Without `from`, the SDK retries it.
+    error = ValueError("y")
+    error.__context__ = TerminalError("x")
+    assert not is_terminal(error)
+
+
+def test_an_ingress_error_tells_who_failed():
+    error = IngressError("no", status_code=409, source="invocation", metadata={"code": "conflict"})
+    assert str(error) == "no"
+    assert (error.message, error.status_code, error.source, error.code) == ("no", 409, "invocation", "conflict")
+    assert IngressError("no").code is None
+    assert IngressError("no").metadata == {}

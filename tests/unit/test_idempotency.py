@@ -1,0 +1,136 @@
+"""Keys: no two different lists of parts give the same one, and what can't protect is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from perdure import join_key, validate_idempotency_key
+from perdure.errors import GuardrailViolation, InvalidInput
+from perdure.idempotency import MAX_KEY_LENGTH, check_idempotency_key
+from perdure.policy import Policy, set_policy
+
+# Few letters, so that collisions would be found if there were any.
+PARTS = st.lists(st.text("a:\\/.", max_size=4), min_size=1, max_size=4)
+
+
+@pytest.fixture
+def _policy_of_the_environment():
+    yield
+    set_policy(None)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(PARTS, PARTS)
+def test_two_different_lists_never_give_the_same_key(one, other):
+    assume(one != other)
+    assert join_key(*one) != join_key(*other)
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=6))
+def test_the_parts_can_be_read_back_from_the_key(parts):
+    read, current, escaped = [], "", False
+    for letter in join_key(*parts):
+        if escaped or letter not in ":\\":
+            current, escaped = current + letter, False
+        elif letter == "\\":
+            escaped = True
+        else:
+            read.append(current)
+            current = ""
+    assert [*read, current] == parts
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("a/b",), ("a", "b")),
+        (("a", "..", "b"), ("b",)),
+        (("a", ".", "b"), ("a", "b")),
+        (("a", "", "b"), ("a", "b")),
+        (("a", ""), ("a",)),
+        (("", ""), ("",)),
+        (("a:", "b"), ("a", ":b")),
+        (("a\\", "b"), ("a\\:b",)),
+    ],
+)
+def test_what_the_go_original_confused_is_told_apart(one, other):
+    assert join_key(*one) != join_key(*other)
+
+
+def test_the_documented_examples_hold():
+    assert join_key("a", "b") == "a:b"
+    assert join_key("a:b") == "a\\:b"
+
+
+def test_no_part_is_refused():
+    with pytest.raises(InvalidInput, match="at least one part"):
+        join_key()
+
+
+def test_a_key_may_be_as_long_as_the_limit_and_no_longer():
+    assert len(join_key("x" * MAX_KEY_LENGTH)) == MAX_KEY_LENGTH
+    with pytest.raises(InvalidInput, match=r"is 513 characters long; at most 512"):
+        join_key("x" * 255, "y" * 257)
+    with pytest.raises(InvalidInput, match=r"is 514 characters"):
+        join_key(":" * 257)  # escapes count
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["trip:1", "order-123456789", "2b0a8f4e-6a43-4d2e-9a5c-0d6a5a0d3f10", "x", "a" * 600],
+)
+def test_a_good_key_is_returned(key):
+    assert validate_idempotency_key(key) == key
+
+
+def test_an_empty_key_is_refused():
+    with pytest.raises(InvalidInput, match=r"^idempotency key cannot be empty$") as refused:
+        validate_idempotency_key("")
+    assert refused.value.status_code == 400
+    assert (refused.value.metadata or {})["field"] == "idempotency_key"
+
+
+@pytest.mark.parametrize("key", ["order-1767323045", "1767323045123", "a1767323045123456789b", "order:20260102030405"])
+def test_a_timestamp_in_a_key_is_refused(key):
+    with pytest.raises(InvalidInput) as refused:
+        validate_idempotency_key(key)
+    assert refused.value.message == f"idempotency key may contain non-deterministic timestamp: {key}"
+
+
+@settings(deadline=None)
+@given(st.uuids())
+def test_a_uuid_is_no_timestamp_whatever_its_digits(uuid):
+    assert validate_idempotency_key(f"trip:seat:{uuid}")
+    assert validate_idempotency_key(f"trip:seat:{uuid}".upper())
+
+
+@pytest.mark.parametrize("uuid", ["12345678-1234-4234-9234-123456789012", "00000000-0000-4000-8000-000000000000"])
+def test_a_uuid_of_digits_only_is_no_timestamp(uuid):
+    # One in sixty random UUIDs ends in ten digits or more.
+    assert validate_idempotency_key(f"trip:{uuid}")
+    with pytest.raises(InvalidInput):
+        validate_idempotency_key(f"trip:{uuid}:1767323045")
+
+
+@pytest.mark.usefixtures("_policy_of_the_environment")
+def test_a_client_takes_a_key_with_ten_digits_as_the_policy_says(capsys):
+    # A phone number or an order number has ten digits too.
+    set_policy(Policy.WARN)
+    check_idempotency_key("order-1767323045")
+    assert "TimestampInIdempotencyKey" in capsys.readouterr().out
+    set_policy(Policy.DISABLED)
+    check_idempotency_key("order-1767323045")
+    assert capsys.readouterr().out == ""
+    set_policy(Policy.STRICT)
+    with pytest.raises(GuardrailViolation, match=r"\[TimestampInIdempotencyKey\].*order-1767323045"):
+        check_idempotency_key("order-1767323045")
+
+
+@pytest.mark.usefixtures("_policy_of_the_environment")
+@pytest.mark.parametrize("policy", list(Policy))
+def test_a_client_never_takes_an_empty_key(policy):
+    set_policy(policy)
+    with pytest.raises(InvalidInput, match="cannot be empty"):
+        check_idempotency_key("")

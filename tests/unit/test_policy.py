@@ -1,0 +1,110 @@
+"""Guardrails: strict refuses, warn logs, disabled says nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure import get_policy, guardrail, set_policy
+from perdure.errors import GuardrailViolation
+from perdure.policy import Policy, policy_from_environment
+
+
+@pytest.fixture(autouse=True)
+def _policy_of_the_environment():
+    set_policy(None)
+    yield
+    set_policy(None)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Policy.WARN),
+        ({"CI": ""}, Policy.WARN),
+        ({"CI": "true"}, Policy.STRICT),
+        ({"CI": "false"}, Policy.STRICT),  # set is set, as in the Go original
+        ({"GITHUB_ACTIONS": "1"}, Policy.STRICT),
+        ({"PERDURE_POLICY": "disabled", "CI": "true"}, Policy.DISABLED),
+        ({"PERDURE_POLICY": "strict"}, Policy.STRICT),
+        ({"PERDURE_POLICY": "warn", "CI": "true"}, Policy.WARN),
+        ({"PERDURE_POLICY": "", "CI": "true"}, Policy.STRICT),
+    ],
+)
+def test_the_environment_decides(environment, expected, capsys):
+    assert policy_from_environment(environment) is expected
+    assert capsys.readouterr().err == ""
+
+
+def test_an_unknown_policy_is_said_and_means_warn(capsys):
+    assert policy_from_environment({"PERDURE_POLICY": "lax", "CI": "true"}) is Policy.WARN
+    assert capsys.readouterr().err == "Warning: Unknown PERDURE_POLICY=\"lax\", defaulting to 'warn'\n"
+
+
+def test_the_process_environment_is_read_once_until_reset(monkeypatch):
+    monkeypatch.setenv("PERDURE_POLICY", "disabled")
+    assert get_policy() is Policy.DISABLED
+    monkeypatch.setenv("PERDURE_POLICY", "strict")
+    assert get_policy() is Policy.DISABLED
+    set_policy(None)
+    assert get_policy() is Policy.STRICT
+
+
+@pytest.mark.parametrize("value", [Policy.STRICT, "strict"])
+def test_a_policy_is_set_by_value_or_name(value, monkeypatch):
+    monkeypatch.setenv("PERDURE_POLICY", "disabled")
+    set_policy(value)
+    assert get_policy() is Policy.STRICT
+
+
+def test_an_unknown_name_is_refused_and_changes_nothing():
+    set_policy("disabled")
+    with pytest.raises(ValueError, match="lax"):
+        set_policy("lax")
+    assert get_policy() is Policy.DISABLED
+
+
+def test_strict_raises_a_terminal_400_with_check_and_message():
+    set_policy("strict")
+    with pytest.raises(GuardrailViolation) as violation:
+        guardrail("SideEffect", "a call outside a run", severity="error")
+    error = violation.value
+    assert error.message == "framework guardrail failed [SideEffect]: a call outside a run"
+    assert error.status_code == 400
+    assert error.metadata == {"code": "guardrail", "check": "SideEffect", "severity": "error"}
+
+
+def test_strict_fails_for_information_too():
+    # The Go original dropped the error of its own redundant-key check.
+    set_policy("strict")
+    with pytest.raises(GuardrailViolation):
+        guardrail("RedundantIdempotencyKey", "unnecessary", severity="info")
+
+
+def test_warn_logs_and_goes_on(capsys):
+    set_policy("warn")
+    guardrail("SideEffect", "a call outside a run")
+    text = capsys.readouterr().out
+    for part in (
+        "framework guardrail violation (permissive mode)",
+        "SideEffect",
+        "a call outside a run",
+        "warning",
+        "warn",
+    ):
+        assert part in text
+
+
+def test_disabled_says_nothing(capsys):
+    set_policy("disabled")
+    guardrail("SideEffect", "a call outside a run", severity="error")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_an_override_wins_over_the_policy(capsys):
+    set_policy("strict")
+    guardrail("SideEffect", "x", override=Policy.DISABLED)
+    assert capsys.readouterr().out == ""
+    set_policy("disabled")
+    with pytest.raises(GuardrailViolation):
+        guardrail("SideEffect", "x", override=Policy.STRICT)

@@ -1,0 +1,136 @@
+"""The type of an action's result is read from its signature once, and is never another action's."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from perdure.errors import ConfigurationError
+from perdure.serdes import result_type
+
+
+class Trip(BaseModel):
+    id: str
+
+
+class Leg(BaseModel):
+    number: int
+
+
+def gives_trip() -> Trip: ...
+
+
+async def gives_trips(_: int) -> list[Trip]: ...
+
+
+def gives_nothing() -> None: ...
+
+
+def says_nothing():
+    return 1
+
+
+class Actions:
+    def method(self) -> Trip: ...
+
+    async def __call__(self) -> Leg: ...
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        (gives_trip, Trip),
+        (gives_trips, list[Trip]),
+        (gives_nothing, type(None)),
+        (says_nothing, Any),
+        (lambda: 1, Any),
+        (Actions().method, Trip),
+        (Actions(), Leg),
+        (functools.partial(gives_trips, 1), list[Trip]),
+        (functools.partial(functools.partial(gives_trips), 1), list[Trip]),
+        (functools.partial(Actions()), Leg),
+        (Trip, Trip),
+        (len, Any),
+    ],
+    ids=str,
+)
+def test_the_result_type_is_what_the_signature_says(action: Callable[..., Any], expected: Any):
+    assert result_type(action) == expected
+    assert result_type(action) == expected  # and again from the cache
+
+
+def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+@logged
+def wrapped_trip() -> Trip: ...
+
+
+@logged
+def wrapped_leg() -> Leg: ...
+
+
+def test_functions_behind_one_decorator_keep_their_own_types():
+    # They share the wrapper's code object.
+    assert result_type(wrapped_trip) is Trip
+    assert result_type(wrapped_leg) is Leg
+
+
+def module_with(model: type) -> types.ModuleType:
+    module = types.ModuleType("handlers")
+    module.__dict__["Model"] = model
+    source = "from __future__ import annotations\ndef load() -> Model:\n    return None\n"
+    exec(compile(source, f"/somewhere/{model.__name__}/handlers.py", "exec"), module.__dict__)  # noqa: S102
+    return module
+
+
+def test_equal_functions_of_two_modules_keep_their_own_types():
+    # Code objects are equal when name, line and instructions are; the module is no part of that.
+    first, second = module_with(Trip), module_with(Leg)
+    assert first.load.__code__ == second.load.__code__
+    assert result_type(first.load) is Trip
+    assert result_type(second.load) is Leg
+    assert result_type(first.load) is Trip
+
+
+def make_local(number: int) -> tuple[type, Callable[[], Any]]:
+    class Local(BaseModel):
+        value: int
+
+    def local_model() -> Local:
+        return Local(value=number)
+
+    return Local, local_model
+
+
+def test_a_model_made_in_the_enclosing_function_is_found():
+    first, one = make_local(1)
+    second, two = make_local(2)
+    assert result_type(one) is first
+    assert result_type(two) is second
+
+
+def gives_unknown() -> NeverDefined: ...  # noqa: F821 - that's the point
+
+
+def takes_unknown(_: NeverDefined) -> Trip: ...  # noqa: F821
+
+
+def test_a_type_that_can_not_be_resolved_is_said_and_not_taken_for_plain_json():
+    # As plain JSON the caller would get a dict where the type checker promised a model.
+    with pytest.raises(ConfigurationError, match=r"gives_unknown.*NeverDefined.*returns="):
+        result_type(gives_unknown)
+
+
+def test_only_the_result_type_must_be_known_at_run_time():
+    assert result_type(takes_unknown) is Trip

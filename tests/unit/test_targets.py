@@ -1,0 +1,137 @@
+"""Targets: names that Restate takes, and clients made from functions."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Optional
+
+import pytest
+import restate
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration, Target
+from perdure.binding import handler
+from perdure.errors import ConfigurationError
+from perdure.targets import target_of
+
+
+class Order(BaseModel):
+    id: str
+
+
+# What the engine's discovery takes; tests/integration/test_sdk_facts.py asks the engine itself.
+ENGINE_SERVICE = re.compile(r"([a-zA-Z]|_[a-zA-Z0-9])[a-zA-Z0-9._-]*")
+ENGINE_HANDLER = re.compile(r"([a-zA-Z]|_[a-zA-Z0-9])[a-zA-Z0-9_]*")
+NAMES = st.text("aZ0_.- é\n/", max_size=4)
+
+
+def made(service: str, name: str) -> bool:
+    try:
+        Target(service, name, Order, Order)
+    except ConfigurationError:
+        return False
+    return True
+
+
+@given(NAMES)
+def test_service_names_are_those_that_the_engine_takes(name):
+    assert made(name, "run") is bool(ENGINE_SERVICE.fullmatch(name))
+
+
+@given(NAMES)
+def test_handler_names_are_those_that_the_engine_takes(name):
+    assert made("Orders", name) is bool(ENGINE_HANDLER.fullmatch(name))
+
+
+@pytest.mark.parametrize(
+    ("service", "name", "text"),
+    [
+        ("My Orders", "run", "service name 'My Orders'"),
+        ("", "run", "service name ''"),
+        ("-x", "run", "service name '-x'"),
+        ("1x", "run", "service name '1x'"),
+        ("Restate", "run", "Restate keeps names"),
+        ("restate_x", "run", "Restate keeps names"),
+        ("openapi", "run", "Restate keeps names"),
+        ("Orders", "cancel-flight", "handler name 'cancel-flight'"),
+        ("Orders", "", "handler name ''"),
+    ],
+)
+def test_a_name_that_restate_would_refuse_is_said(service, name, text):
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        Target(service, name, Order, Order)
+
+
+def test_a_target_reads_as_a_path_and_is_a_value():
+    target = Target("Orders", "run", Order, type(None))
+    assert str(target) == "Orders/run"
+    assert target == Target("Orders", "run", Order, type(None))
+    assert len({target, Target("Orders", "run", Order, type(None))}) == 1
+    assert target_of(target) is target
+
+
+def test_a_function_of_the_data_plane_is_a_target():
+    service = DataPlaneService("Flights")
+
+    @service.handler("reserve_seats")
+    async def reserve(ctx: DataPlaneContext, order: Order) -> list[Order]:
+        return [order]
+
+    @service.handler()
+    async def ping(ctx: DataPlaneContext) -> None: ...
+
+    assert target_of(reserve) == Target("Flights", "reserve_seats", Order, list[Order])
+    assert target_of(ping) == Target("Flights", "ping", type(None), type(None))
+
+
+def test_a_function_of_the_control_plane_is_a_target():
+    service = ControlPlaneService("Trips")
+
+    @service.main()
+    async def book(cp: Orchestration, order: Order) -> Order:
+        return order
+
+    assert target_of(book) == Target("Trips", "run", Order, Order)
+
+
+def test_a_handler_bound_to_the_sdks_own_service_is_a_target():
+    counter = restate.VirtualObject("Counter")
+
+    @handler(counter, "exclusive")
+    async def add(ctx: restate.ObjectContext, value: int) -> int | None:
+        return value
+
+    assert target_of(add) == Target("Counter", "add", int, int | None)
+
+
+def test_a_function_of_the_sdks_own_decorators_is_a_target():
+    raw = restate.Service("Raw")
+
+    @raw.handler("other_name")
+    async def takes(ctx: restate.Context, order: Order) -> str:
+        return order.id
+
+    @raw.handler()
+    async def maybe(ctx: restate.Context, number: Optional[int]) -> Order | None:  # noqa: UP045 - both spellings
+        return None
+
+    @raw.handler()
+    async def nothing(ctx: restate.Context) -> None: ...
+
+    @raw.handler()
+    async def untyped(ctx, value):
+        return value
+
+    assert target_of(takes) == Target("Raw", "other_name", Order, str)
+    # The SDK keeps only Order of `Order | None`, and an answer of None could not be read.
+    assert target_of(maybe) == Target("Raw", "maybe", Optional[int], Order | None)  # noqa: UP045
+    assert target_of(nothing) == Target("Raw", "nothing", type(None), type(None))
+    assert target_of(untyped) == Target("Raw", "untyped", Any, Any)
+
+
+@pytest.mark.parametrize("value", [lambda ctx: None, len, Order, 5, None], ids=str)
+def test_what_is_no_handler_is_said(value):
+    with pytest.raises(ConfigurationError, match="is not a handler: decorate it, or name it with Target"):
+        target_of(value)
