@@ -111,7 +111,7 @@ class _Client(Generic[I, O]):
 
         Args:
             request: The request.
-            delay: Start it this much later; durable.
+            delay: Start it this much later; durable. Nothing or less, as of a moment that has passed, means now.
             idempotency_key: Sends with the same key start one invocation.
 
         Returns:
@@ -123,7 +123,7 @@ class _Client(Generic[I, O]):
             self.target.handler,
             self._input.serialize(request),
             key=self._key,
-            send_delay=delay,
+            send_delay=None if delay is None else max(delay, timedelta(0)),  # the SDK can't send into the past
             idempotency_key=idempotency_key,
         )
         return SentInvocation(handle)
@@ -137,7 +137,8 @@ class _Client(Generic[I, O]):
         if call and (caller.service, caller.handler) == (self.target.service, self.target.handler):
             guardrail(
                 "RedundantIdempotencyKey",
-                f"idempotency key '{idempotency_key}' is unnecessary for same-handler call to {self.target} "
+                f"idempotency key '{idempotency_key}' is unnecessary for same-handler call to "
+                f"{self.target.service}.{self.target.handler} "
                 "(Restate journaling already provides exactly-once execution)",
                 severity="info",
             )

@@ -61,7 +61,7 @@ SERVICES: Final = (
     _data("payments"),
     _data("notifications"),
     _control("approvals", "Approvals", "ApprovalInbox"),
-    _control("saga", "Rollbacks"),
+    _control("saga", "Rollbacks", "RollbackRelay", "DeadLetters", "DeadLetterIndex", "Sentinel"),
     _control("orchestrator", "Trips", "TripsCompensations"),
 )
 """Every service, in the order of starting: who is called before who calls."""

@@ -7,21 +7,23 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import restate as sdk
 from pydantic import BaseModel
 
-import restate as sdk
 from perdure import (
     CompensationStrategy,
     ControlPlaneService,
     DataPlaneContext,
     DataPlaneService,
     IngressClient,
+    ObjectClient,
     Orchestration,
     SagaConfig,
     ServiceClient,
     StatusData,
     Target,
 )
+from perdure.binding import handler
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.saga.acts import Act
@@ -33,10 +35,12 @@ from perdure.saga.messages import (
     ListRequest,
     ManyActReceipt,
     ManyActRequest,
+    RollbackRequest,
     RollbackStatus,
+    begin_target,
     rollback_status,
 )
-from perdure.saga.plan import Outcome
+from perdure.saga.plan import CompensationHandler, Outcome, StepRecord
 from tests.support import Recording, eventually
 
 
@@ -259,3 +263,40 @@ async def test_an_act_on_all_by_accident_or_on_nothing_is_refused(plant):
         with pytest.raises(IngressError) as nothing:
             await works.act("redrive", wrong)
         assert nothing.value.status_code == 404
+
+
+async def test_a_compensation_whose_handler_is_gone_becomes_a_dead_letter_that_says_so(restate, did):
+    """Version 1 recorded a step with a compensation that version 2, which is deployed now, has under another name."""
+    old = StepRecord(
+        position=1,
+        step="press",
+        step_id="0" * 32,
+        compensation=CompensationHandler(service="GoneCompensations", handler="scrap_the_old_way"),
+        payload={"key": "k", "name": "old"},
+    )
+    saga = f"Gone:{uuid4()}"
+    starter = sdk.Service("Starter")
+
+    @handler(starter)
+    async def hand_over(ctx: sdk.Context, saga_id: str) -> None:
+        request = RollbackRequest(
+            saga_id=saga_id, service="Gone", config=SagaConfig(max_attempts=1), steps=[old], reason="test"
+        )
+        await ObjectClient(ctx, begin_target, saga_id).call(request)
+
+    env = await restate.serve(starter, *hosting.definitions())
+    async with IngressClient(env.ingress) as ingress:
+        await ingress.call(hand_over, saga)
+
+        async def dead() -> RollbackStatus | None:
+            try:
+                status = await ingress.call(rollback_status, key=saga)
+            except IngressError as error:
+                if error.status_code == 404:
+                    return None
+                raise
+            return status if status.status is Outcome.NEEDS_ATTENTION else None
+
+        status = await eventually(dead, what="dead letter")
+    assert status.steps[0].state == "dead_letter"
+    assert "GoneCompensations/scrap_the_old_way does not exist any more" in (status.steps[0].error or "")

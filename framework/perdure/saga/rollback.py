@@ -13,14 +13,14 @@ again.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import restate
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 from restate.serde import BytesSerde
 
 from perdure.binding import handler
-from perdure.clients import ObjectClient
+from perdure.clients import ObjectClient, ServiceClient
 from perdure.determinism import Time
 from perdure.errors import Cancelled, Conflict, NotFound, PerdureTerminalError, TerminalError
 from perdure.observability.logging import get_logger
@@ -49,15 +49,15 @@ from perdure.saga.plan import (
     next_steps,
     outcome,
 )
-from perdure.serdes import TypedSerde, serde_for
+from perdure.saga.relay import Start, explain_failure, start
+from perdure.serdes import serde_for
 from perdure.state import State
-from perdure.waiting import is_own_cancel
+from perdure.waiting import is_own_cancel, until_done
 
 LOOK_AGAIN = timedelta(seconds=30)
 """How long a pass waits for a compensation before it ends and comes back, so that the object is never busy long."""
 
 log = get_logger("perdure.saga")
-_json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
 
 rollbacks = restate.VirtualObject(
     "Rollbacks", description="Undoes sagas, step by step, whatever happens to their orchestrators."
@@ -191,48 +191,63 @@ async def _report(
 
 
 class _Attempt:
-    """One attempt to undo a step: sent one-way under a key of its own, then attached to.
+    """One attempt to undo a step: started one-way under a key of its own, then attached to.
 
     So running the same pass again, after a crash or a cancel, finds the same invocation.
     """
 
-    def __init__(
-        self,
-        step: StepRecord,
-        compensation: restate.RestateDurableFuture[bytes],
-        limit: restate.RestateDurableFuture[None],
-    ) -> None:
+    def __init__(self, ctx: restate.ObjectContext, saga: RollbackRequest, step: StepRecord) -> None:
         self.step = step
-        self._compensation = compensation
-        self._limit = limit
+        self._ctx = ctx
+        self._saga = saga
+        self._compensation: restate.RestateDurableFuture[bytes] | None = None
+        self._limit: restate.RestateDurableFuture[None] | None = None
+        self._not_started: str | None = None
 
     @classmethod
     async def start(
         cls, ctx: restate.ObjectContext, saga: RollbackRequest, step: StepRecord, progress: StepProgress
     ) -> _Attempt:
+        attempt = cls(ctx, saga, step)
         if progress.invocation_id is not None:
-            # The step was running when its saga was cancelled; an undo beside a running action could be overtaken.
-            action = ctx.attach_invocation(progress.invocation_id, serde=BytesSerde())
-            limit = ctx.sleep(saga.config.settle_timeout, f"settle {step.step}")
-            await _first(action, limit, f"the end of step '{step.step}'")
-        handler_ = _compensation_of(step)
-        sent = ctx.generic_send(
-            handler_.service,
-            handler_.handler,
-            _json.serialize(progress.payload_for(step)),
-            key=handler_.key,
-            idempotency_key=f"{saga.saga_id}/{step.position}/{progress.drive}.{progress.attempts}",
-            headers={"x-perdure-saga": saga.saga_id, "x-perdure-step": step.step},
+            await attempt._until_settled(progress.invocation_id)
+        await attempt._start(progress)
+        return attempt
+
+    async def _until_settled(self, invocation_id: str) -> None:
+        """Wait for the step's action, which was running when its saga failed: an undo beside it could be overtaken."""
+        action = self._ctx.attach_invocation(invocation_id, serde=BytesSerde())
+        limit = self._ctx.sleep(self._saga.config.settle_timeout, f"settle {self.step.step}")
+        await _first(action, limit, f"the end of step '{self.step.step}'")
+
+    async def _start(self, progress: StepProgress) -> None:
+        compensation = _compensation_of(self.step)
+        request = Start(
+            compensation=compensation,
+            payload=progress.payload_for(self.step),
+            idempotency_key=f"{self._saga.saga_id}/{self.step.position}/{progress.drive}.{progress.attempts}",
+            headers={"x-perdure-saga": self._saga.saga_id, "x-perdure-step": self.step.step},
         )
-        compensation = ctx.attach_invocation(await sent.invocation_id(), serde=BytesSerde())
-        return cls(step, compensation, ctx.sleep(LOOK_AGAIN, f"look again at {step.step}"))
+        started = ServiceClient(self._ctx, start).call_async(request)
+        await until_done(started.future, f"the start of the compensation of '{self.step.step}'")
+        try:
+            invocation_id = await started
+        except TerminalError as error:
+            self._not_started = explain_failure(compensation, error.message)
+            return
+        self._compensation = self._ctx.attach_invocation(invocation_id, serde=BytesSerde())
+        self._limit = self._ctx.sleep(LOOK_AGAIN, f"look again at {self.step.step}")
 
     async def ended(self) -> bool:
         """Wait for the compensation to end, but no longer than a pass may last."""
+        if self._compensation is None or self._limit is None:
+            return True
         return await _first(self._compensation, self._limit, f"the compensation of '{self.step.step}'")
 
     async def error(self) -> str | None:
         """Return why the compensation failed, or None when it succeeded. Only after it ended."""
+        if self._compensation is None:
+            return self._not_started
         try:
             await self._compensation
         except TerminalError as error:

@@ -247,7 +247,7 @@ class Sentinel:
             try:
                 await admin.act(invocation_id, "kill")
             except EngineError as error:
-                if error.status_code != 404:  # it ended meanwhile
+                if error.status_code not in (404, 409):  # it ended meanwhile
                     raise
 
     async def _tell(self, ctx: restate.ObjectContext, find: Find) -> None:

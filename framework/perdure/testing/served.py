@@ -157,7 +157,7 @@ async def _forget(admin: AdminClient, environment: RestateEnvironment) -> None:
         try:
             await admin.act(row["id"], "kill")
         except EngineError as error:
-            if " 404 " not in str(error):  # it ended by itself meanwhile
+            if error.status_code not in (404, 409):  # it ended by itself meanwhile
                 raise
     for deployment in await admin.deployments():
         if str(deployment.get("uri", "")).rstrip("/") == environment.url:
