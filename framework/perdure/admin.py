@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 from typing import Any, Literal, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -75,9 +76,21 @@ class AdminClient:
         response = await self._send("GET", "/deployments")
         return list(response.json()["deployments"])
 
+    async def move_deployment(self, deployment_id: str, uri: str) -> None:
+        """Tell the engine that a deployment, with the same code, is reached elsewhere now.
+
+        Args:
+            deployment_id: The deployment.
+            uri: Its new address.
+
+        Raises:
+            EngineError: The engine does not know the deployment, or could not reach the address.
+        """
+        await self._send("PATCH", f"/deployments/{quote(deployment_id, safe='')}", json={"uri": uri})
+
     async def remove_deployment(self, deployment_id: str) -> None:
         """Forget a deployment, whether invocations still need it or not."""
-        await self._send("DELETE", f"/deployments/{deployment_id}?force=true")
+        await self._send("DELETE", f"/deployments/{quote(deployment_id, safe='')}?force=true")
 
     async def query(self, sql: str) -> list[dict[str, Any]]:
         """Ask in SQL.
@@ -104,7 +117,7 @@ class AdminClient:
         Raises:
             EngineError: There is no such invocation, or it is in no state for that.
         """
-        await self._send("PATCH", f"/invocations/{invocation_id}/{act}")
+        await self._send("PATCH", f"/invocations/{quote(invocation_id, safe='')}/{act}")
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:

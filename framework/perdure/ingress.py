@@ -2,7 +2,8 @@
 
 A failed request is sent again only when that is safe: the ingress says with ``x-restate-error-source`` whether the
 handler ended with the error (final) or the ingress itself had trouble. Without an answer, a request is repeated only
-when it carries an idempotency key or starts a workflow, since both reach the same invocation again.
+when it carries an idempotency key, which reaches the same invocation again. Starting a workflow without one is not
+repeated: the second start of a key is a conflict, so its answer would tell nothing about the first.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any, Self, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
+from pydantic import ValidationError
 
 from perdure.clients import NO_REQUEST
-from perdure.errors import IngressError
-from perdure.idempotency import validate_idempotency_key
+from perdure.errors import IngressError, InvalidInput
+from perdure.idempotency import check_idempotency_key
 from perdure.serdes import serde_for
 from perdure.targets import Target, target_of
 
@@ -88,10 +90,11 @@ class IngressClient:
 
         Raises:
             IngressError: The handler ended with a terminal error, or the ingress could not serve the request.
+            InvalidInput: The idempotency key is empty, or can't be sent as a header.
         """
         target = target_of(handler)
         response = await self._post(_path(target, key), target, request, idempotency_key=idempotency_key)
-        return cast("O", serde_for(target.output).deserialize(response.content))
+        return cast("O", _read(target, response))
 
     async def send(
         self,
@@ -109,20 +112,25 @@ class IngressClient:
             request: The request.
             key: The key of a virtual object or workflow.
             idempotency_key: Sends with the same key start one invocation.
-            delay: Start it this much later; durable.
+            delay: Start it this much later; durable. Nothing or less, as of a moment that has passed, means now.
 
         Returns:
             The invocation's id.
 
         Raises:
             IngressError: The ingress could not take the request.
+            InvalidInput: The idempotency key is empty, or can't be sent as a header.
         """
         target = target_of(handler)
-        query = "" if delay is None else f"?delay={round(delay.total_seconds() * 1000)}ms"
+        query = "" if delay is None else f"?delay={max(0, round(delay.total_seconds() * 1000))}ms"
         response = await self._post(
             f"{_path(target, key)}/send{query}", target, request, idempotency_key=idempotency_key
         )
-        return str(response.json()["invocationId"])
+        try:
+            return str(response.json()["invocationId"])
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"{target}: the answer to a send holds no invocation id: {response.text[:200]!r}"
+            raise IngressError(message, status_code=response.status_code) from error
 
     async def attach(self, target: Target[I, O] | Callable[[Any, I], Awaitable[O]], *, key: str) -> O:
         """Wait for the result of a workflow that was started before.
@@ -135,9 +143,8 @@ class IngressClient:
             IngressError: The workflow ended with a terminal error (its status), or there is none with this key (404).
         """
         found = target_of(target)
-        path = f"/restate/workflow/{quote(found.service, safe='')}/{quote(key, safe='')}/attach"
-        response = await self._request("GET", path, repeatable=True)
-        return cast("O", serde_for(found.output).deserialize(response.content))
+        path = f"/restate/workflow/{_segment(found.service)}/{_segment(key)}/attach"
+        return cast("O", _read(found, await self._request("GET", path, repeatable=True)))
 
     async def output(self, target: Target[I, O] | Callable[[Any, I], Awaitable[O]], *, key: str) -> O:
         """Return the result of a workflow without waiting.
@@ -150,9 +157,8 @@ class IngressClient:
             IngressError: It is still running (status 470), ended with a terminal error, or does not exist (404).
         """
         found = target_of(target)
-        path = f"/restate/workflow/{quote(found.service, safe='')}/{quote(key, safe='')}/output"
-        response = await self._request("GET", path, repeatable=True)
-        return cast("O", serde_for(found.output).deserialize(response.content))
+        path = f"/restate/workflow/{_segment(found.service)}/{_segment(key)}/output"
+        return cast("O", _read(found, await self._request("GET", path, repeatable=True)))
 
     async def resolve_awakeable(self, id_: str, value: Any, type_: type[Any] | None = None) -> None:
         """Answer an external signal.
@@ -163,18 +169,18 @@ class IngressClient:
             type_: The answer's type; the value's own class by default.
         """
         body = serde_for(type_ or type(value)).serialize(value)
-        await self._request("POST", f"/restate/awakeables/{quote(id_, safe='')}/resolve", body=body, repeatable=True)
+        await self._request("POST", f"/restate/awakeables/{_segment(id_)}/resolve", body=body, repeatable=True)
 
     async def reject_awakeable(self, id_: str, reason: str) -> None:
         """Fail an external signal: who waits gets a terminal error with the reason."""
-        path = f"/restate/awakeables/{quote(id_, safe='')}/reject"
+        path = f"/restate/awakeables/{_segment(id_)}/reject"
         await self._request("POST", path, body=reason.encode(), content_type="text/plain", repeatable=True)
 
     async def _post(
         self, path: str, target: Target[Any, Any], request: Any, *, idempotency_key: str | None
     ) -> httpx.Response:
         if idempotency_key is not None:
-            validate_idempotency_key(idempotency_key)
+            _check_header(check_idempotency_key(idempotency_key))
         body = None if target.input is type(None) else serde_for(target.input).serialize(request)
         return await self._request(
             "POST", path, body=body, idempotency_key=idempotency_key, repeatable=idempotency_key is not None
@@ -218,8 +224,34 @@ class IngressClient:
 
 
 def _path(target: Target[Any, Any], key: str | None) -> str:
-    middle = "" if key is None else f"/{quote(key, safe='')}"
-    return f"/{quote(target.service, safe='')}{middle}/{target.handler}"
+    middle = "" if key is None else f"/{_segment(key)}"
+    return f"/{_segment(target.service)}{middle}/{target.handler}"
+
+
+def _segment(text: str) -> str:
+    quoted = quote(text, safe="")
+    # As they are, these two would be resolved before the request is sent, and reach another handler.
+    return quoted.replace(".", "%2E") if quoted in (".", "..") else quoted
+
+
+def _check_header(key: str) -> str:
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidInput(
+            f"idempotency key {key!r} can't be sent as a header; use printable ASCII, for example by quoting the rest",
+            metadata={"field": "idempotency_key"},
+        )
+    return key
+
+
+def _read(target: Target[Any, Any], response: httpx.Response) -> Any:
+    serde = serde_for(target.output)
+    try:
+        return serde.deserialize(response.content)
+    except ValidationError as error:
+        name = getattr(target.output, "__qualname__", str(target.output))
+        raise IngressError(
+            f"{target}: the response does not fit {name}: {error}", status_code=response.status_code
+        ) from error
 
 
 def _problem(response: httpx.Response) -> IngressError:
@@ -232,6 +264,7 @@ def _problem(response: httpx.Response) -> IngressError:
     if not isinstance(body, dict):
         body = {"message": response.text}
     # A handler that ran out of attempts leaves a Python stack trace here; people get its first line.
-    message = str(body.get("message", "")).partition("\nTraceback")[0].strip() or response.reason_phrase
-    metadata = {str(name): str(value) for name, value in (body.get("metadata") or {}).items()}
+    message = f"\n{body.get('message') or ''}".partition("\nTraceback")[0].strip() or response.reason_phrase
+    facts = body.get("metadata")
+    metadata = {str(name): str(value) for name, value in facts.items()} if isinstance(facts, dict) else {}
     return IngressError(message, status_code=response.status_code, source=source, metadata=metadata)

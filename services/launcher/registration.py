@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import httpx
-
 from perdure import AdminClient
 from perdure.errors import ConfigurationError, EngineError
 from services.launcher.connections import admin_client, answers, local_http
@@ -51,7 +49,7 @@ async def register(admin: AdminClient, registrations: Sequence[Registration]) ->
         try:
             for deployment in await admin.deployments():
                 if _is_elsewhere(deployment, each):
-                    await _move(admin, deployment["id"], each.url)
+                    await admin.move_deployment(deployment["id"], each.url)
             found = await admin.register(each.url)
         except EngineError as error:
             raise ProcessError(f"{each.service.name} at {each.url} could not be registered: {_line(error)}") from error
@@ -111,16 +109,6 @@ async def _until_reachable(admin: AdminClient, registrations: Sequence[Registrat
 def _is_elsewhere(deployment: dict[str, Any], wanted: Registration) -> bool:
     names = {service["name"] for service in deployment["services"]}
     return bool(names & set(wanted.service.serves)) and str(deployment["uri"]).rstrip("/") != wanted.url.rstrip("/")
-
-
-async def _move(admin: AdminClient, deployment_id: str, url: str) -> None:
-    async with local_http() as http:
-        try:
-            response = await http.patch(f"{admin.url}/deployments/{deployment_id}", json={"uri": url}, timeout=30.0)
-        except httpx.TransportError as error:
-            raise EngineError(f"the engine's admin API at {admin.url} does not answer: {error!r}") from error
-    if not response.is_success:
-        raise EngineError(f"the engine refused to move deployment {deployment_id}: {response.text}")
 
 
 def _line(error: Exception) -> str:

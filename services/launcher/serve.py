@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from pydantic import ValidationError
+
 from perdure.errors import ConfigurationError
 from services.launcher.topology import service
 
@@ -23,10 +25,14 @@ def serve(name: str) -> int:
         The exit code.
 
     Raises:
-        ConfigurationError: There is no such service.
+        ConfigurationError: There is no such service, or one of its settings does not fit.
     """
     main: Callable[[], int] = import_module(service(name).module).main
-    return main()
+    try:
+        return main()
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise ConfigurationError(f"{name}: a setting does not fit: {problems}") from error
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from perdure._ports import ensure_free
 from perdure.engine import EngineConfig
 from perdure.errors import ConfigurationError
+from perdure.ports import ensure_free
 from services.launcher.settings import PlatformSettings, setting_name, sqlite_url
 
 ENGINE: Final = "restate-server"

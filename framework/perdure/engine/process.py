@@ -14,9 +14,9 @@ from typing import Self
 
 import httpx
 
-from perdure._ports import ensure_free
 from perdure.engine.config import LOOPBACK, EngineConfig
 from perdure.errors import EngineError
+from perdure.ports import ensure_free
 
 __all__ = ["EngineProcess"]
 

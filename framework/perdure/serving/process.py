@@ -14,9 +14,9 @@ from importlib import import_module
 from logging import shutdown as shutdown_logging
 from typing import Any, NoReturn, cast
 
-from perdure._ports import ensure_free
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
+from perdure.ports import ensure_free
 from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app
 from perdure.serving.server import HttpVersion, Listener, listening
 

@@ -10,9 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
-from perdure._ports import free_ports
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
 from perdure.errors import ConfigurationError
+from perdure.ports import free_ports
 from perdure.testing.background import BackgroundLoop
 
 __all__ = ["RestateServer"]

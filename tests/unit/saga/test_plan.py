@@ -207,7 +207,8 @@ def test_past_its_pivot_nothing_is_undone_and_somebody_is_told_why(strategy):
 
 
 def test_the_rollback_of_a_step_that_was_running_knows_its_invocation():
-    progress = initial_progress(records(2), SagaConfig(), completed={1: True, 2: False}, running={2: "inv_1"}, reason="")
+    known = {1: True, 2: False}
+    progress = initial_progress(records(2), SagaConfig(), completed=known, running={2: "inv_1"}, reason="")
     assert (progress[1].completed, progress[1].invocation_id) == (True, None)
     assert (progress[2].completed, progress[2].invocation_id) == (False, "inv_1")
 

@@ -1,0 +1,30 @@
+"""`perdure`: what operators type. It speaks to the ingress only, so it works wherever that is reached."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from perdure.cli import dead_letters, sagas
+from perdure.errors import PerdureError
+
+app = typer.Typer(
+    help="Look after sagas: what is running, what could not be undone, and what to do about it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Settings are environment variables: PERDURE_INGRESS_URL (default http://127.0.0.1:8080), PERDURE_ACTOR.",
+)
+app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(sagas.app, name="sagas")
+
+
+def main() -> None:
+    """Run the command line; what went wrong is one sentence on standard error, with exit code 1."""
+    try:
+        app()
+    except PerdureError as error:
+        sys.stderr.write(f"perdure: {error}\n")
+        sys.exit(1)

@@ -1,0 +1,168 @@
+"""`perdure dead-letters`: list what could not be undone, and decide about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from perdure.cli.asking import (
+    DEFAULT_INGRESS,
+    ActorOption,
+    IngressOption,
+    JsonOption,
+    ReasonOption,
+    ask,
+    console,
+    print_json,
+)
+from perdure.errors import ConfigurationError
+from perdure.saga.acts import Act
+from perdure.saga.messages import (
+    ActReceipt,
+    ActRequest,
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterPage,
+    ListRequest,
+    ManyActReceipt,
+    ManyActRequest,
+    RollbackStatus,
+    rollback_status,
+)
+from perdure.targets import Target
+
+app = typer.Typer(help="Steps that could not be undone: list them, look at them, decide.", no_args_is_help=True)
+
+_list: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+_many: Target[ManyActRequest, ManyActReceipt] = Target("DeadLetters", "act_on_many", ManyActRequest, ManyActReceipt)
+
+IdArgument = Annotated[str | None, typer.Argument(help="The dead letter, as `list` shows it; or use --signature.")]
+SignatureOption = Annotated[
+    str | None, typer.Option("--signature", help="Instead of one: all whose error has this signature.")
+]
+
+
+@app.command("list")
+def list_(
+    *,
+    saga: Annotated[str | None, typer.Option(help="Of this saga only.")] = None,
+    service: Annotated[str | None, typer.Option(help="Of this service's sagas only.")] = None,
+    step: Annotated[str | None, typer.Option(help="With this step's name only.")] = None,
+    signature: Annotated[str | None, typer.Option(help="With this error signature only.")] = None,
+    page: Annotated[int, typer.Option(min=1)] = 1,
+    page_size: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    as_json: JsonOption = False,
+    ingress: IngressOption = DEFAULT_INGRESS,
+) -> None:
+    """List dead letters, oldest first, and the groups of equal failures."""
+    request = ListRequest(saga_id=saga, service=service, step=step, signature=signature, page=page, page_size=page_size)
+    found = ask(ingress, lambda client: client.call(_list, request))
+    if as_json:
+        print_json(found)
+        return
+    if not found.items:
+        console.print("no dead letters")
+        return
+    table = Table("id", "step", "since", "tries", "error")
+    for letter in found.items:
+        tries = f"{letter.attempts}" + (f" (redriven {letter.redriven}x)" if letter.redriven else "")
+        table.add_row(letter.id, letter.step, f"{letter.since:%Y-%m-%d %H:%M:%S}", tries, letter.error)
+    console.print(table)
+    for group in found.groups:
+        console.print(f"{group.count} x {group.signature}", highlight=False)
+    console.print(f"{found.total} in all, page {found.page} of {found.pages}", highlight=False)
+
+
+@app.command()
+def show(
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The dead letter.")],
+    *,
+    as_json: JsonOption = False,
+    ingress: IngressOption = DEFAULT_INGRESS,
+) -> None:
+    """Show one dead letter: its payload, its error, and what was done about it so far."""
+    saga_id = letter_id.rpartition("/")[0]
+    found = ask(ingress, lambda client: client.call(_list, ListRequest(saga_id=saga_id, page_size=500)))
+    letter = next((each for each in found.items if each.id == letter_id), None)
+    if letter is None:
+        raise ConfigurationError(f"there is no dead letter '{letter_id}'; `perdure dead-letters list` shows all")
+    rollback = ask(ingress, lambda client: client.call(rollback_status, key=saga_id))
+    if as_json:
+        print_json(letter)
+        return
+    _print_letter(letter, rollback)
+
+
+def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
+    facts = Table(show_header=False, box=None)
+    for name, value in {
+        "id": letter.id,
+        "saga": f"{letter.saga_id} of {letter.service}, rolled back because: {letter.reason}",
+        "step": letter.step,
+        "compensation": letter.compensation or "none",
+        "error": letter.error,
+        "attempts": f"{letter.attempts}, redriven {letter.redriven} times before",
+        "since": f"{letter.since:%Y-%m-%d %H:%M:%S %Z}",
+        "payload": json.dumps(letter.payload, indent=2, ensure_ascii=False),
+    }.items():
+        facts.add_row(name, value)
+    console.print(facts)
+    for entry in rollback.trail:
+        if entry.step == letter.step:
+            console.print(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}", highlight=False)
+
+
+def _act(act: Act) -> None:
+    """Add the command for one act."""
+    texts = {
+        Act.REDRIVE: "Try the compensation again, with a full set of attempts; --payload replaces what it is given.",
+        Act.SKIP: "Leave the step as it is, and let the rollback go on.",
+        Act.RESOLVE: "Say that the step was undone by hand.",
+        Act.DISCARD: "Close the step without its being undone.",
+        Act.ANNOTATE: "Only write into the trail.",
+    }
+
+    def command(
+        letter_id: IdArgument = None,
+        *,
+        actor: ActorOption,
+        reason: ReasonOption = "",
+        signature: SignatureOption = None,
+        payload: Annotated[str | None, typer.Option(help="With redrive: the new payload, as JSON or @FILE.")] = None,
+        ingress: IngressOption = DEFAULT_INGRESS,
+    ) -> None:
+        if (letter_id is None) == (signature is None):
+            raise ConfigurationError("name one dead letter, or a --signature, and not both")
+        if letter_id is not None:
+            request = ActRequest(id=letter_id, actor=actor, reason=reason, payload=_payload(payload))
+            target: Target[ActRequest, ActReceipt] = Target("DeadLetters", act.value, ActRequest, ActReceipt)
+            receipt = ask(ingress, lambda client: client.call(target, request))
+            console.print(f"{receipt.id}: {receipt.act} by {actor}, now {receipt.state}", highlight=False)
+            return
+        many = ManyActRequest(act=act, actor=actor, reason=reason, filter=DeadLetterFilter(signature=signature))
+        done = ask(ingress, lambda client: client.call(_many, many))
+        console.print(f"{act}: {len(done.done)} done, {len(done.refused)} refused", highlight=False)
+        for each, why in done.refused.items():
+            console.print(f"{each}: {why}", highlight=False)
+
+    command.__doc__ = texts[act]
+    app.command(act.value)(command)
+
+
+for _each in Act:
+    _act(_each)
+
+
+def _payload(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+    except OSError as error:
+        raise ConfigurationError(f"--payload: can't read {text[1:]}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"--payload is no JSON: {error}") from error

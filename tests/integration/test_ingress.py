@@ -1,0 +1,205 @@
+"""The ingress client on a real engine."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+from pydantic import BaseModel
+
+from perdure import IngressClient, Target, run_with_retry
+from perdure.binding import handler
+from perdure.errors import IngressError, Refused
+from perdure.ports import free_ports
+from tests.support import Recording, eventually
+
+
+class Order(BaseModel):
+    key: str
+    number: int = 0
+
+
+class Receipt(BaseModel):
+    text: str
+
+
+def services(did: Recording) -> tuple[list[Any], dict[str, Any]]:
+    desk, mirror, flow = sdk.Service("Desk"), sdk.VirtualObject("Mirror"), sdk.Workflow("Flow")
+    quick_death = sdk.InvocationRetryPolicy(
+        initial_interval=timedelta(milliseconds=1), max_attempts=2, on_max_attempts="kill"
+    )
+
+    @handler(desk)
+    async def serve(ctx: sdk.Context, order: Order) -> Receipt:
+        await run_with_retry(ctx, "note", did.add, f"serve {order.key}/{time.time()}")
+        return Receipt(text=f"no. {order.number}")
+
+    @handler(desk)
+    async def nothing(ctx: sdk.Context) -> None: ...
+
+    @handler(desk)
+    async def refuse(ctx: sdk.Context, order: Order) -> Receipt:
+        raise Refused("no seats left", 410, "seats_sold_out", {"flight": "PD100"})
+
+    @handler(desk, invocation_retry_policy=quick_death)
+    async def crash(ctx: sdk.Context) -> None:
+        raise ValueError("a bug")
+
+    @handler(desk, ingress_private=True)
+    async def private(ctx: sdk.Context) -> None: ...
+
+    @handler(mirror, "exclusive")
+    async def who(ctx: sdk.ObjectContext) -> str:
+        return ctx.key()
+
+    @handler(flow, "main")
+    async def run(ctx: sdk.WorkflowContext, order: Order) -> Receipt:
+        if order.number < 0:
+            raise Refused("less than nothing", 422, "negative")
+        return Receipt(text=await ctx.promise("word", type_hint=str).value())
+
+    @handler(flow, "shared")
+    async def release(ctx: sdk.WorkflowSharedContext, word: str) -> None:
+        await ctx.promise("word", type_hint=str).resolve(word)
+
+    functions = (serve, nothing, refuse, crash, private, who, run, release)
+    return [desk, mirror, flow], {function.__name__: function for function in functions}
+
+
+async def test_calls_sends_and_keys(restate, did):
+    definitions, to = services(did)
+    env = await restate.serve(*definitions)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        assert await ingress.call(to["serve"], Order(key=f"{key}-call", number=5)) == Receipt(text="no. 5")
+        assert await ingress.call(to["nothing"]) is None
+
+        # Calls with one idempotency key are one invocation, also when the first was a send.
+        await ingress.send(to["serve"], Order(key=f"{key}-once"), idempotency_key=key)
+        for _ in range(2):
+            await ingress.call(to["serve"], Order(key=f"{key}-once"), idempotency_key=key)
+        assert len(did.of(f"{key}-once")) == 1
+
+        one, two = [await ingress.send(to["serve"], Order(key=f"{key}-twice")) for _ in range(2)]
+        assert one != two
+
+        for odd in ("a/b", "..", ".", "é ?#%", "../../Desk/nothing", "a:b", "\n", "x" * 2_000):
+            assert await ingress.call(to["who"], key=odd) == odd
+
+
+async def test_a_delayed_send_starts_later(restate, did):
+    definitions, to = services(did)
+    env = await restate.serve(*definitions)
+    async with IngressClient(env.ingress) as ingress:
+        key, start, delay = str(uuid4()), time.time(), 0.4
+        await ingress.send(to["serve"], Order(key=f"{key}-later"), delay=timedelta(seconds=delay))
+        await ingress.send(to["serve"], Order(key=f"{key}-past"), delay=timedelta(seconds=-5))
+
+        async def at(name: str) -> float:
+            async def seen() -> str | None:
+                entries = did.of(f"{key}-{name}")
+                return entries[0] if entries else None
+
+            return float((await eventually(seen, what=name)).removeprefix("serve "))
+
+        await at("past")
+        assert await at("later") - start >= delay * 0.9
+
+
+async def test_a_workflow_is_started_looked_at_and_attached_to(restate, did):
+    definitions, to = services(did)
+    env = await restate.serve(*definitions)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        for question in (ingress.output(to["run"], key=key), ingress.attach(to["run"], key=key)):
+            with pytest.raises(IngressError) as unknown:
+                await question
+            assert unknown.value.status_code == 404
+        id_ = await ingress.send(to["run"], Order(key=key), key=key)
+        assert id_.startswith("inv_")
+        with pytest.raises(IngressError) as running:
+            await ingress.output(to["run"], key=key)
+        assert running.value.status_code == 470
+        with pytest.raises(IngressError) as second:
+            await ingress.call(to["run"], Order(key=key), key=key)
+        assert second.value.status_code == 409
+        await ingress.call(to["release"], "open sesame", key=key)
+        assert await ingress.attach(to["run"], key=key) == Receipt(text="open sesame")
+        assert await ingress.output(to["run"], key=key) == Receipt(text="open sesame")
+
+
+async def test_a_failed_workflows_error_is_told_each_time(restate, did):
+    definitions, to = services(did)
+    env = await restate.serve(*definitions)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        await ingress.send(to["run"], Order(key=key, number=-1), key=key)
+        for _ in range(2):
+            with pytest.raises(IngressError) as failed:
+                await ingress.attach(to["run"], key=key)
+            error = failed.value
+            assert (error.status_code, error.message, error.code) == (422, "less than nothing", "negative")
+            assert error.source == "invocation"
+        with pytest.raises(IngressError, match="less than nothing"):
+            await ingress.output(to["run"], key=key)
+
+
+async def test_errors_say_who_failed_and_keep_code_and_metadata(restate, did):
+    definitions, to = services(did)
+    env = await restate.serve(*definitions)
+    async with IngressClient(env.ingress) as ingress:
+
+        async def failure(function: Any, *request: Any, **options: Any) -> IngressError:
+            with pytest.raises(IngressError) as failed:
+                await ingress.call(function, *request, **options)
+            return failed.value
+
+        error = await failure(to["refuse"], Order(key="x"))
+        assert (error.status_code, error.source, error.message) == (410, "invocation", "no seats left")
+        assert error.metadata == {"code": "seats_sold_out", "flight": "PD100"}
+
+        error = await failure(to["private"])
+        assert (error.status_code, error.source) == (400, "ingress")
+        assert "not public" in error.message
+
+        error = await failure(Target("Nowhere", "run", Order, Receipt), Order(key="x"))
+        assert (error.status_code, error.source) == (404, "ingress")
+
+        error = await failure(Target("Desk", "nowhere", Order, Receipt), Order(key="x"))
+        assert (error.status_code, error.source) == (404, "ingress")
+
+        # A handler that ran out of attempts leaves its stack trace in the body.
+        error = await failure(to["crash"])
+        assert (error.status_code, error.source) == (500, "invocation")
+        assert "ValueError('a bug')" in error.message
+        assert "Traceback" not in str(error)
+        assert "\n" not in error.message
+
+        error = await failure(Target("Desk", "serve", Order, Order), Order(key="x"))
+        assert "Desk/serve: the response does not fit Order" in error.message
+
+
+@pytest.mark.restate_modes("http2")
+async def test_an_ingress_that_is_not_there_is_said(restate):
+    (port,) = free_ports(1)
+    async with IngressClient(f"http://127.0.0.1:{port}", retries=1) as ingress:
+        with pytest.raises(IngressError, match=rf"^no connection to the ingress at http://127.0.0.1:{port}") as failed:
+            await ingress.call(Target("Desk", "serve", Order, Receipt), Order(key="x"))
+    assert (failed.value.status_code, failed.value.source) == (0, None)
+
+
+@pytest.mark.restate_modes("http2")
+async def test_a_timeout_ends_the_waiting_and_not_the_workflow(restate, did):
+    definitions, to = services(did)
+    env = await restate.serve(*definitions)
+    key = str(uuid4())
+    async with IngressClient(env.ingress, timeout=timedelta(milliseconds=300), retries=0) as hasty:
+        with pytest.raises(IngressError, match="the connection broke before an answer came: ReadTimeout"):
+            await hasty.call(to["run"], Order(key=key), key=key)
+    async with IngressClient(env.ingress) as ingress:
+        await ingress.call(to["release"], "late", key=key)
+        assert await ingress.attach(to["run"], key=key) == Receipt(text="late")

@@ -1,0 +1,97 @@
+"""The admin client: what it asks, and how it tells that the engine refused or does not answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure import AdminClient
+from perdure.admin import sql_text
+from perdure.errors import EngineError
+
+URL = "http://admin.test:9070"
+
+
+def asking(answer: httpx.Response | Exception) -> tuple[AdminClient, list[httpx.Request]]:
+    requests: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(handle))
+    return AdminClient(f"{URL}/", http=http), requests
+
+
+async def test_a_deployment_is_registered_as_it_is_now():
+    admin, requests = asking(httpx.Response(201, json={"id": "dp_1", "services": [{"name": "A"}, {"name": "B"}]}))
+    assert await admin.register("http://127.0.0.1:9081", use_http_11=True) == ["A", "B"]
+    (request,) = requests
+    assert (request.method, str(request.url)) == ("POST", f"{URL}/deployments")
+    assert json.loads(request.content) == {"uri": "http://127.0.0.1:9081", "use_http_11": True, "force": True}
+
+
+async def test_a_query_is_asked_for_json():
+    admin, requests = asking(httpx.Response(200, json={"rows": [{"id": "inv_1"}]}))
+    assert await admin.query("select 1") == [{"id": "inv_1"}]
+    assert json.loads(requests[0].content) == {"query": "select 1"}
+    assert requests[0].headers["accept"] == "application/json"
+
+
+@pytest.mark.parametrize("act", ["cancel", "kill", "pause", "resume", "purge"])
+async def test_an_act_goes_to_its_invocation_whatever_the_id_holds(act: Any):
+    admin, requests = asking(httpx.Response(202))
+    await admin.act("inv_1", act)
+    await admin.act("../services/x?y", act)
+    assert requests[0].method == "PATCH"
+    assert requests[0].url.raw_path.decode() == f"/invocations/inv_1/{act}"
+    assert requests[1].url.raw_path.decode() == f"/invocations/..%2Fservices%2Fx%3Fy/{act}"
+
+
+async def test_a_deployment_is_forgotten_by_force():
+    admin, requests = asking(httpx.Response(202))
+    await admin.remove_deployment("dp_1")
+    assert (requests[0].method, requests[0].url.raw_path) == ("DELETE", b"/deployments/dp_1?force=true")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (httpx.Response(400, json={"message": "no such column"}), "POST /query: 400 no such column"),
+        (httpx.Response(500, text="boom"), "POST /query: 500 boom"),
+        (httpx.Response(500, json=["boom"]), r'POST /query: 500 \["boom"\]'),
+    ],
+)
+async def test_a_refusal_says_what_was_asked_and_why_not(answer, text):
+    admin, _ = asking(answer)
+    with pytest.raises(EngineError, match=f"^the engine refused {text}$"):
+        await admin.query("select x")
+
+
+async def test_an_engine_that_does_not_answer_is_said():
+    admin, _ = asking(httpx.ConnectError("refused"))
+    with pytest.raises(EngineError, match=rf"^the engine's admin API at {URL} does not answer: ConnectError"):
+        await admin.services()
+    assert not await admin.healthy()
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+async def test_health(status, healthy):
+    admin, requests = asking(httpx.Response(status))
+    assert await admin.healthy() is healthy
+    assert str(requests[0].url) == f"{URL}/health"
+
+
+@given(st.text())
+def test_quoted_sql_text_reads_back_and_can_not_be_left(value):
+    quoted = sql_text(value)
+    assert quoted[0] == quoted[-1] == "'"
+    assert quoted[1:-1].replace("''", "") == quoted[1:-1].replace("''", "").replace("'", "")
+    assert quoted[1:-1].replace("''", "'") == value
