@@ -11,7 +11,7 @@ TOOLS := node_modules/.ready
 PLATFORM := $(BIN)/perdure-platform
 LOCK_INPUTS := framework/pyproject.toml services/pyproject.toml
 
-.PHONY: help run demo audit test check lint types unit integration e2e bench format lock clean
+.PHONY: help run demo chaos audit test check lint types unit integration e2e bench format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ run: $(READY) ## start the platform, book a trip, stay up until Ctrl-C
 
 demo: $(READY) ## play the scenarios on a fresh platform and compare what happened with what should
 	@exec $(PLATFORM) demo
+
+chaos: $(READY) ## kill processes and the engine while trips are booked; SEED=n repeats, TRIPS=n (300)
+	@exec $(PLATFORM) chaos $(if $(SEED),--seed $(SEED)) --trips $(or $(TRIPS),300)
 
 audit: $(READY) ## check the business invariants over the database, platform up or down
 	@exec $(PLATFORM) audit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,6 +14,7 @@ import typer
 
 from perdure.errors import PerdureError
 from services.data_plane.audit import audit as audit_database
+from services.launcher.chaos import chaos as play_chaos
 from services.launcher.demo import demo as play
 from services.launcher.platform import migrate_database
 from services.launcher.registration import register_all
@@ -50,6 +52,18 @@ def run() -> None:
 def demo() -> None:
     """Play every scenario on a platform of its own, with fresh data on free ports; exit 1 if one goes otherwise."""
     _exit_with(lambda: play(PlatformSettings.read(), Terminal()))
+
+
+@app.command()
+def chaos(
+    seed: Annotated[
+        int | None, typer.Option(help="Where the choices come from; a run with the same seed makes the same. [random]")
+    ] = None,
+    trips: Annotated[int, typer.Option(min=1, max=2000, help="How many trips to book.")] = 300,
+) -> None:
+    """Book trips while processes and the engine are killed at random; then check that nothing is lost or done twice."""
+    chosen = secrets.randbelow(1_000_000) if seed is None else seed
+    _exit_with(lambda: play_chaos(PlatformSettings.read(), Terminal(), seed=chosen, count=trips))
 
 
 @app.command()

@@ -21,6 +21,7 @@ from perdure.targets import Target, target_of
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
+R = TypeVar("R")  # the output of a handler without input
 
 NO_REQUEST: Any = None
 """The request of a handler that takes none."""
@@ -158,7 +159,7 @@ class ServiceClient(_Client[I, O]):
     def __init__(self, ctx: restate.Context, handler: Callable[[Any, I], Awaitable[O]]) -> None: ...
     @overload
     def __init__(
-        self: ServiceClient[None, O], ctx: restate.Context, handler: Callable[[Any], Awaitable[O]]
+        self: ServiceClient[None, R], ctx: restate.Context, handler: Callable[[Any], Awaitable[R]]
     ) -> None: ...
     def __init__(self, ctx: restate.Context, handler: Any) -> None:
         super().__init__(ctx, target_of(handler), None)
@@ -179,7 +180,7 @@ class ObjectClient(_Client[I, O]):
     def __init__(self, ctx: restate.Context, handler: Callable[[Any, I], Awaitable[O]], key: str) -> None: ...
     @overload
     def __init__(
-        self: ObjectClient[None, O], ctx: restate.Context, handler: Callable[[Any], Awaitable[O]], key: str
+        self: ObjectClient[None, R], ctx: restate.Context, handler: Callable[[Any], Awaitable[R]], key: str
     ) -> None: ...
     def __init__(self, ctx: restate.Context, handler: Any, key: str) -> None:
         super().__init__(ctx, target_of(handler), key)
@@ -200,7 +201,7 @@ class WorkflowClient(_Client[I, O]):
     def __init__(self, ctx: restate.Context, handler: Callable[[Any, I], Awaitable[O]], key: str) -> None: ...
     @overload
     def __init__(
-        self: WorkflowClient[None, O], ctx: restate.Context, handler: Callable[[Any], Awaitable[O]], key: str
+        self: WorkflowClient[None, R], ctx: restate.Context, handler: Callable[[Any], Awaitable[R]], key: str
     ) -> None: ...
     def __init__(self, ctx: restate.Context, handler: Any, key: str) -> None:
         super().__init__(ctx, target_of(handler), key)

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast, overload
 from urllib.parse import quote
 
 import httpx
@@ -72,6 +72,7 @@ class IngressClient:
         if self._owned:
             await self._http.aclose()
 
+    @overload
     async def call(
         self,
         handler: Target[I, O] | Callable[[Any, I], Awaitable[O]],
@@ -79,7 +80,23 @@ class IngressClient:
         *,
         key: str | None = None,
         idempotency_key: str | None = None,
-    ) -> O:
+    ) -> O: ...
+    @overload
+    async def call(
+        self,
+        handler: Callable[[Any], Awaitable[O]],
+        *,
+        key: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> O: ...
+    async def call(
+        self,
+        handler: Any,
+        request: Any = NO_REQUEST,
+        *,
+        key: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
         """Call a handler and wait for its response.
 
         Args:
@@ -94,12 +111,31 @@ class IngressClient:
         """
         target = target_of(handler)
         response = await self._post(_path(target, key), target, request, idempotency_key=idempotency_key)
-        return cast("O", _read(target, response))
+        return _read(target, response)
 
+    @overload
     async def send(
         self,
-        handler: Target[I, O] | Callable[[Any, I], Awaitable[O]],
+        handler: Target[I, Any] | Callable[[Any, I], Awaitable[Any]],
         request: I = NO_REQUEST,
+        *,
+        key: str | None = None,
+        idempotency_key: str | None = None,
+        delay: timedelta | None = None,
+    ) -> str: ...
+    @overload
+    async def send(
+        self,
+        handler: Callable[[Any], Awaitable[Any]],
+        *,
+        key: str | None = None,
+        idempotency_key: str | None = None,
+        delay: timedelta | None = None,
+    ) -> str: ...
+    async def send(
+        self,
+        handler: Any,
+        request: Any = NO_REQUEST,
         *,
         key: str | None = None,
         idempotency_key: str | None = None,
@@ -132,7 +168,7 @@ class IngressClient:
             message = f"{target}: the answer to a send holds no invocation id: {response.text[:200]!r}"
             raise IngressError(message, status_code=response.status_code) from error
 
-    async def attach(self, target: Target[I, O] | Callable[[Any, I], Awaitable[O]], *, key: str) -> O:
+    async def attach(self, target: Target[Any, O] | Callable[..., Awaitable[O]], *, key: str) -> O:
         """Wait for the result of a workflow that was started before.
 
         Args:
@@ -146,7 +182,7 @@ class IngressClient:
         path = f"/restate/workflow/{_segment(found.service)}/{_segment(key)}/attach"
         return cast("O", _read(found, await self._request("GET", path, repeatable=True)))
 
-    async def output(self, target: Target[I, O] | Callable[[Any, I], Awaitable[O]], *, key: str) -> O:
+    async def output(self, target: Target[Any, O] | Callable[..., Awaitable[O]], *, key: str) -> O:
         """Return the result of a workflow without waiting.
 
         Args:

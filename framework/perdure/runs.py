@@ -136,13 +136,21 @@ def refuse_inside_run(what: str) -> None:
         )
 
 
+@overload
 def run_async(
     ctx: restate.Context,
     config: RunConfig | str,
-    action: Callable[..., Any],
+    action: Callable[..., Awaitable[T]],
     /,
     *args: Any,
     returns: Any = None,
+) -> RunFuture[T]: ...
+@overload
+def run_async(
+    ctx: restate.Context, config: RunConfig | str, action: Callable[..., T], /, *args: Any, returns: Any = None
+) -> RunFuture[T]: ...
+def run_async(
+    ctx: restate.Context, config: RunConfig | str, action: Callable[..., Any], /, *args: Any, returns: Any = None
 ) -> RunFuture[Any]:
     """Start a run; the side effect happens when it, or anything else, is awaited.
 

@@ -8,10 +8,11 @@ retries and at last pauses the invocation. The guard looks at the handler's kind
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, cast
 
 import restate
 from restate.serde import Serde
+from typing_extensions import TypeVar
 
 from perdure import _sdk
 from perdure.errors import InvalidInput, ReadOnlyStateError
@@ -19,6 +20,7 @@ from perdure.runs import refuse_inside_run
 from perdure.serdes import TypedSerde, serde_for
 
 T = TypeVar("T")
+D = TypeVar("D", default=None)  # what `get` returns when there is no entry
 
 StateContext = restate.ObjectContext | restate.ObjectSharedContext
 
@@ -38,7 +40,7 @@ class _EntrySerde(Serde[tuple[Any]]):
         return (self._inner.deserialize(buf),)
 
 
-class ReadOnlyState(Generic[T]):
+class ReadOnlyState(Generic[T, D]):
     """One state entry that can only be read.
 
     Args:
@@ -58,8 +60,8 @@ class ReadOnlyState(Generic[T]):
         key: str,
         type_: type[T],
         *,
-        default: T | None = None,
-        default_factory: Callable[[], T] | None = None,
+        default: D = None,  # type: ignore[assignment] # None is D's own default
+        default_factory: Callable[[], D] | None = None,
     ) -> None:
         if not _sdk.has_key(cast("restate.Context", ctx)):
             raise InvalidInput(
@@ -74,8 +76,8 @@ class ReadOnlyState(Generic[T]):
         self._default = default
         self._default_factory = default_factory
 
-    async def get(self) -> T | None:
-        """Return the value, or the default when there is none."""
+    async def get(self) -> T | D:
+        """Return the value, or the default when there is none; None without a default."""
         refuse_inside_run(f"state '{self.key}'")
         entry = await cast("restate.ObjectContext", self._ctx).get(self.key, serde=self._entry_serde)
         if entry is not None:
@@ -83,7 +85,7 @@ class ReadOnlyState(Generic[T]):
         return self._default if self._default_factory is None else self._default_factory()
 
 
-class State(ReadOnlyState[T]):
+class State(ReadOnlyState[T, D]):
     """One state entry; reading works everywhere, writing from handlers that may write.
 
     Args:
@@ -113,7 +115,7 @@ class State(ReadOnlyState[T]):
         _writable(self._ctx, "Clear", self.key).clear(self.key)
 
 
-class MutableState(State[T]):
+class MutableState(State[T, D]):
     """State for exclusive handlers only, so that the type checker already refuses a shared context.
 
     Args:
@@ -133,8 +135,8 @@ class MutableState(State[T]):
         key: str,
         type_: type[T],
         *,
-        default: T | None = None,
-        default_factory: Callable[[], T] | None = None,
+        default: D = None,  # type: ignore[assignment] # None is D's own default
+        default_factory: Callable[[], D] | None = None,
     ) -> None:
         super().__init__(ctx, key, type_, default=default, default_factory=default_factory)
         _writable(ctx, "MutableState", key)

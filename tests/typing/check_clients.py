@@ -1,0 +1,94 @@
+"""Clients take their types from targets and from functions, and a wrong payload is refused."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+import restate
+from pydantic import BaseModel
+
+from perdure import (
+    CallFuture,
+    DataPlaneContext,
+    DataPlaneService,
+    IngressClient,
+    ObjectClient,
+    SentInvocation,
+    ServiceClient,
+    Target,
+    WorkflowClient,
+)
+
+
+class Order(BaseModel):
+    id: str
+
+
+class Receipt(BaseModel):
+    text: str
+
+
+flights = DataPlaneService("Flights")
+
+
+@flights.handler()
+async def reserve(ctx: DataPlaneContext, order: Order) -> Receipt:
+    return Receipt(text=order.id)
+
+
+@flights.handler()
+async def ping(ctx: DataPlaneContext) -> int:
+    return 1
+
+
+book = Target("Trips", "run", Order, Receipt)
+many = Target("Trips", "many", list[Order], list[Receipt])
+nothing = Target("Trips", "nothing", type(None), type(None))
+
+
+async def targets(ctx: restate.Context) -> None:
+    assert_type(book, Target[Order, Receipt])
+    assert_type(await ServiceClient(ctx, book).call(Order(id="1")), Receipt)
+    assert_type(await ServiceClient(ctx, many).call([Order(id="1")]), list[Receipt])
+    assert_type(await ObjectClient(ctx, book, "k").call(Order(id="1")), Receipt)
+    assert_type(ServiceClient(ctx, book).call_async(Order(id="1")), CallFuture[Receipt])
+    assert_type(await ServiceClient(ctx, book).call_async(Order(id="1")), Receipt)
+    assert_type(await ServiceClient(ctx, book).send(Order(id="1")), SentInvocation)
+    workflow = WorkflowClient(ctx, book, "k")
+    assert_type(await workflow.submit(Order(id="1")), str)
+    assert_type(await workflow.attach("inv_1"), Receipt)
+    await ServiceClient(ctx, nothing).call()
+
+    await ServiceClient(ctx, book).call(Receipt(text="x"))  # type: ignore[arg-type]
+    await ServiceClient(ctx, book).call({"id": "1"})  # type: ignore[arg-type]
+    await ServiceClient(ctx, many).send(Order(id="1"))  # type: ignore[arg-type]
+    await workflow.submit("1")  # type: ignore[arg-type]
+    ObjectClient(ctx, book)  # type: ignore[call-overload]
+
+
+async def functions(ctx: restate.Context) -> None:
+    assert_type(await ServiceClient(ctx, reserve).call(Order(id="1")), Receipt)
+    assert_type(await ServiceClient(ctx, ping).call(), int)
+    assert_type(await ObjectClient(ctx, ping, "k").call(), int)
+
+    await ServiceClient(ctx, reserve).call("1")  # type: ignore[arg-type]
+    await ServiceClient(ctx, ping).call(5)  # type: ignore[arg-type]
+
+
+async def over_the_ingress(ingress: IngressClient) -> None:
+    assert_type(await ingress.call(book, Order(id="1"), key="k"), Receipt)
+    assert_type(await ingress.call(reserve, Order(id="1")), Receipt)
+    assert_type(await ingress.call(ping), int)
+    assert_type(await ingress.send(ping), str)
+    assert_type(await ingress.attach(book, key="k"), Receipt)
+    assert_type(await ingress.output(ping, key="k"), int)
+    await ingress.call(nothing, key="k")
+
+    await ingress.call(book, "1", key="k")  # type: ignore[arg-type]
+    await ingress.send(reserve, "1")  # type: ignore[arg-type]
+    await ingress.call(ping, 5)  # type: ignore[arg-type]
+    await ingress.attach(book)  # type: ignore[call-arg]
+
+
+def untyped(value: Any) -> None:
+    Target("A", "b", "Order", Receipt)  # type: ignore[arg-type]

@@ -1,0 +1,90 @@
+"""State, signals, races and runs give the type that was asked for."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import assert_type
+from uuid import UUID
+
+import restate
+from pydantic import BaseModel
+
+from perdure import (
+    DeterministicHelpers,
+    MutableState,
+    PromiseRaceResult,
+    ReadOnlyState,
+    RunConfig,
+    RunFuture,
+    State,
+    Time,
+    clear_all,
+    get_internal_signal,
+    race_awakeable_with_timeout,
+    race_promise_with_timeout,
+    run_async,
+    run_with_retry,
+    wait_for_external_signal,
+)
+
+SECOND = timedelta(seconds=1)
+
+
+class Item(BaseModel):
+    name: str
+
+
+async def state(ctx: restate.ObjectContext, shared: restate.ObjectSharedContext) -> None:
+    assert_type(await State(ctx, "n", int).get(), int | None)
+    assert_type(await State(shared, "items", list[Item]).get(), list[Item] | None)
+    assert_type(await State(ctx, "n", int, default=0).get(), int)
+    assert_type(await State(ctx, "items", list[Item], default_factory=list).get(), list[Item])
+    assert_type(await MutableState(ctx, "n", int).get(), int | None)
+    assert_type(await ReadOnlyState(shared, "n", int).get(), int | None)
+    await clear_all(ctx)
+
+    await State(ctx, "n", int).set("5")  # type: ignore[arg-type]
+    MutableState(shared, "n", int)  # type: ignore[arg-type]
+    await ReadOnlyState(ctx, "n", int).set(5)  # type: ignore[attr-defined]
+    await clear_all(shared)  # type: ignore[arg-type]
+
+
+async def signals(ctx: restate.WorkflowContext, shared: restate.WorkflowSharedContext) -> None:
+    signal = wait_for_external_signal(ctx, Item)
+    assert_type(await signal.result(), Item)
+    assert_type(await race_awakeable_with_timeout(ctx, signal, SECOND, Item(name="x")), tuple[Item, bool])
+    promise = get_internal_signal(shared, "p", int)
+    assert_type(await promise.result(), int)
+    assert_type(await promise.peek(), int | None)
+    race = await race_promise_with_timeout(ctx, "p", SECOND, int)
+    assert_type(race, PromiseRaceResult[int])
+    assert_type(race.value, int | None)
+
+    await promise.resolve("5")  # type: ignore[arg-type]
+    await race_awakeable_with_timeout(ctx, signal, 5, Item(name="x"))  # type: ignore[arg-type]
+
+
+def item(name: str) -> Item:
+    return Item(name=name)
+
+
+async def item_async(name: str) -> Item:
+    return Item(name=name)
+
+
+async def runs(ctx: restate.Context) -> None:
+    assert_type(await run_with_retry(ctx, "sync", item, "x"), Item)
+    assert_type(await run_with_retry(ctx, RunConfig("async"), item_async, "x"), Item)
+    assert_type(await run_with_retry(ctx, "lambda", lambda: 5), int)
+    assert_type(run_async(ctx, "sync", item, "x"), RunFuture[Item])
+    assert_type(await run_async(ctx, "async", item_async, "x"), Item)
+
+    RunConfig("x", initial_delay=5)  # type: ignore[arg-type]
+    await run_with_retry(ctx, 5, item, "x")  # type: ignore[call-overload]
+
+
+async def determinism(ctx: restate.Context) -> None:
+    assert_type(DeterministicHelpers(ctx).uuid(), UUID)
+    assert_type(DeterministicHelpers(ctx).rand_choice(["a"]), str)
+    assert_type(await Time(ctx).now(), datetime)
+    assert_type(await Time(ctx).since(datetime.now()), timedelta)  # noqa: DTZ005 - only its type matters
