@@ -8,7 +8,7 @@ retries and at last pauses the invocation. The guard looks at the handler's kind
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, cast
+from typing import Any, Generic, cast, overload
 
 import restate
 from restate.serde import Serde
@@ -54,6 +54,7 @@ class ReadOnlyState(Generic[T, D]):
         InvalidInput: The handler has no state.
     """
 
+    @overload
     def __init__(
         self,
         ctx: StateContext,
@@ -61,7 +62,17 @@ class ReadOnlyState(Generic[T, D]):
         type_: type[T],
         *,
         default: D = None,  # type: ignore[assignment] # None is D's own default
-        default_factory: Callable[[], D] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(self, ctx: StateContext, key: str, type_: type[T], *, default_factory: Callable[[], D]) -> None: ...
+    def __init__(
+        self,
+        ctx: StateContext,
+        key: str,
+        type_: type[T],
+        *,
+        default: Any = None,
+        default_factory: Callable[[], Any] | None = None,
     ) -> None:
         if not _sdk.has_key(cast("restate.Context", ctx)):
             raise InvalidInput(
@@ -82,7 +93,7 @@ class ReadOnlyState(Generic[T, D]):
         entry = await cast("restate.ObjectContext", self._ctx).get(self.key, serde=self._entry_serde)
         if entry is not None:
             return cast("T", entry[0])
-        return self._default if self._default_factory is None else self._default_factory()
+        return cast("D", self._default if self._default_factory is None else self._default_factory())
 
 
 class State(ReadOnlyState[T, D]):
@@ -129,6 +140,7 @@ class MutableState(State[T, D]):
         ReadOnlyStateError: The handler is shared; terminal, 400.
     """
 
+    @overload
     def __init__(
         self,
         ctx: restate.ObjectContext,
@@ -136,9 +148,24 @@ class MutableState(State[T, D]):
         type_: type[T],
         *,
         default: D = None,  # type: ignore[assignment] # None is D's own default
-        default_factory: Callable[[], D] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, ctx: restate.ObjectContext, key: str, type_: type[T], *, default_factory: Callable[[], D]
+    ) -> None: ...
+    def __init__(
+        self,
+        ctx: restate.ObjectContext,
+        key: str,
+        type_: type[T],
+        *,
+        default: Any = None,
+        default_factory: Callable[[], Any] | None = None,
     ) -> None:
-        super().__init__(ctx, key, type_, default=default, default_factory=default_factory)
+        if default_factory is None:
+            super().__init__(ctx, key, type_, default=default)
+        else:
+            super().__init__(ctx, key, type_, default_factory=default_factory)
         _writable(ctx, "MutableState", key)
 
 

@@ -30,7 +30,7 @@ from perdure import (
 )
 from perdure.errors import ConfigurationError, IngressError, Refused, SagaError
 from perdure.saga import hosting
-from perdure.saga.messages import RollbackStatus, rollback_status
+from perdure.saga.messages import ActReceipt, ActRequest, RollbackStatus, rollback_status
 from perdure.saga.plan import Outcome
 from tests.support import Recording, eventually
 
@@ -123,8 +123,12 @@ class Bench:
         except IngressError as error:
             return key, error
 
+    @property
+    def ingress(self) -> IngressClient:
+        return self._clients[-1]
+
     async def rollback(self, key: str) -> RollbackStatus:
-        return await self._clients[-1].call(rollback_status, key=f"{self.name}:{key}")
+        return await self.ingress.call(rollback_status, key=f"{self.name}:{key}")
 
     async def close(self) -> None:
         for client in self._clients:
@@ -338,6 +342,25 @@ async def test_compensations_recorded_by_hand_are_deduplicated_and_undone(bench,
 
     key, _ = await bench.run(main)
     assert did.of(key) == ["undo a", "undo a"]
+
+
+async def test_what_comes_after_the_others_waits_until_no_dead_letter_is_left(bench, did):
+    async def main(cp: Orchestration) -> None:
+        await cp.add_compensation_step("undo", Task(key=cp.key, name="news"), step="news", after_others=True)
+        await run_step(cp, "a", undo_fails=1)
+        await run_step(cp, "b", fails=-1)
+
+    key, error = await bench.run(main, max_attempts=1)
+    assert error.metadata["dead_letters"] == "a"
+    assert [entry for entry in did.of(key) if entry.startswith("undo")] == ["undo b", "undo a"]
+    act = Target("DeadLetters", "redrive", ActRequest, ActReceipt)
+    await bench.ingress.call(act, ActRequest(id=f"{bench.name}:{key}/2", actor="olga"))
+
+    async def closed() -> bool:
+        return (await bench.rollback(key)).status is Outcome.ROLLED_BACK
+
+    await eventually(closed, what="closed saga")
+    assert [entry for entry in did.of(key) if entry.startswith("undo")] == ["undo b", "undo a", "undo a", "undo news"]
 
 
 async def test_a_safe_step_keeps_the_order_of_compensation_and_action(bench, did):

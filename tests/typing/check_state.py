@@ -38,13 +38,17 @@ async def state(ctx: restate.ObjectContext, shared: restate.ObjectSharedContext)
     assert_type(await State(ctx, "n", int).get(), int | None)
     assert_type(await State(shared, "items", list[Item]).get(), list[Item] | None)
     assert_type(await State(ctx, "n", int, default=0).get(), int)
-    assert_type(await State(ctx, "items", list[Item], default_factory=list).get(), list[Item])
+    assert_type(await State(ctx, "items", list[Item], default_factory=list[Item]).get(), list[Item])
     assert_type(await MutableState(ctx, "n", int).get(), int | None)
     assert_type(await ReadOnlyState(shared, "n", int).get(), int | None)
+    assert_type(await MutableState(ctx, "n", int, default=0).get(), int)
+    assert_type(
+        await MutableState(ctx, "items", list[Item], default_factory=lambda: [Item(name="x")]).get(), list[Item]
+    )
     await clear_all(ctx)
 
     await State(ctx, "n", int).set("5")  # type: ignore[arg-type]
-    MutableState(shared, "n", int)  # type: ignore[arg-type]
+    MutableState(shared, "n", int)  # type: ignore[call-overload]
     await ReadOnlyState(ctx, "n", int).set(5)  # type: ignore[attr-defined]
     await clear_all(shared)  # type: ignore[arg-type]
 

@@ -203,7 +203,7 @@ class Orchestration:
         return await function()
 
     async def add_compensation_step(
-        self, name: str, payload: Any, *, step: str | None = None, dedupe: bool = True
+        self, name: str, payload: Any, *, step: str | None = None, dedupe: bool = True, after_others: bool = False
     ) -> bool:
         """Record a compensation by hand, before the action that it undoes.
 
@@ -212,6 +212,7 @@ class Orchestration:
             payload: What it is given.
             step: What the step is called in status and rollback; the compensation's name by default.
             dedupe: An equal compensation with an equal payload is recorded once.
+            after_others: Run it only once no other step is a dead letter, as for the news that nothing is held.
 
         Returns:
             False when an equal one was there already.
@@ -221,7 +222,7 @@ class Orchestration:
         """
         refuse_inside_run(f"add_compensation_step '{name}'")
         before = len(self.saga.steps)
-        self.saga.add(step or name, name, payload, dedupe=dedupe)
+        self.saga.add(step or name, name, payload, dedupe=dedupe, after_others=after_others)
         return len(self.saga.steps) > before
 
     async def request_approval(

@@ -89,6 +89,7 @@ class StepRecord(BaseModel):
         payload: What the compensation is given.
         group: The position of the first step of its parallel group; None for a step on its own.
         pivot: Marks the point after which nothing is undone any more; it is no step itself.
+        after_others: Undone only once no other step is a dead letter, such as the news that nothing is held any more.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # a record of a later version still rolls back
@@ -100,6 +101,7 @@ class StepRecord(BaseModel):
     payload: JsonValue = None
     group: int | None = None
     pivot: bool = False
+    after_others: bool = False
 
 
 class StepState(StrEnum):
@@ -227,7 +229,12 @@ def next_steps(steps: list[StepRecord], progress: dict[int, StepProgress], confi
         return []
     if config.strategy is CompensationStrategy.UNTIL_SUCCESS and StepState.UNDONE in states:
         return []
-    pending = [step for step in steps if progress[step.position].state is StepState.PENDING]
+    blocked = StepState.DEAD_LETTER in states
+    pending = [
+        step
+        for step in steps
+        if progress[step.position].state is StepState.PENDING and not (step.after_others and blocked)
+    ]
     if not pending:
         return []
     last = max(pending, key=lambda step: step.position)

@@ -40,6 +40,7 @@ class Saga:
         dedupe: bool = False,
         group: int | None = None,
         pivot: bool = False,
+        after_others: bool = False,
     ) -> StepRecord:
         """Record a step, before its action.
 
@@ -50,6 +51,7 @@ class Saga:
             dedupe: An equal step with an equal payload is recorded once.
             group: The position of the first step of its parallel group.
             pivot: Marks the point after which nothing is undone any more.
+            after_others: Undone only once no other step is a dead letter.
 
         Returns:
             The record, new or the equal one that is there already.
@@ -80,6 +82,7 @@ class Saga:
             payload=_json.validate_json(canonical(content)),
             group=group,
             pivot=pivot,
+            after_others=after_others,
         )
         self._by_id[identity] = record
         self.steps.append(record)

@@ -19,11 +19,13 @@ import restate
 from pydantic import BaseModel
 from restate.serde import BytesSerde
 
+from perdure._sdk import is_replaying
 from perdure.binding import handler
 from perdure.clients import ObjectClient, ServiceClient
 from perdure.determinism import Time
 from perdure.errors import Cancelled, Conflict, NotFound, PerdureTerminalError, TerminalError
 from perdure.observability.logging import get_logger
+from perdure.observability.metrics import ACTS, COMPENSATIONS, ROLLBACKS
 from perdure.saga.acts import Act, apply_act, error_signature
 from perdure.saga.dead_letters import forget, remember
 from perdure.saga.messages import (
@@ -186,6 +188,8 @@ async def _report(
         attempts=progress.attempts,
         error=progress.error,
     )
+    if not is_replaying(ctx):
+        COMPENSATIONS.count(service=saga.service, step=step.step, state=progress.state.value)
     if progress.state is StepState.DEAD_LETTER:
         await remember(ctx, _dead_letter(saga, step, progress, now))
 
@@ -335,6 +339,8 @@ async def _finish(
     await _open_mark(ctx).clear()
     done = head.model_copy(update={"waiters": [], "updated_at": await _now(ctx)})
     await _head_state(ctx).set(done)
+    if not is_replaying(ctx):
+        ROLLBACKS.count(service=saga.service, outcome=report.outcome.value)
     event = "saga.compensation.completed" if report.outcome is Outcome.ROLLED_BACK else "saga.needs_attention"
     log.info(event, saga=saga.saga_id, undone=report.undone, dead_letters=report.dead_letters)
 
@@ -378,6 +384,8 @@ async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
         )
     )
     log.info("saga.act", saga=saga.saga_id, step=step.step, act=request.act, actor=request.actor, state=after.state)
+    if not is_replaying(ctx):
+        ACTS.count(service=saga.service, act=request.act.value)
     letter_id = f"{saga.saga_id}/{step.position}"
     if after == before:
         await _head_state(ctx).set(later)

@@ -24,12 +24,14 @@ import httpx
 import restate
 from pydantic import BaseModel
 
+from perdure._sdk import is_replaying
 from perdure.admin import AdminClient
 from perdure.binding import Definition, handler
 from perdure.clients import ObjectClient
 from perdure.errors import ConfigurationError, EngineError, IngressError, RunExhausted, TerminalError
 from perdure.ingress import IngressClient
 from perdure.observability.logging import get_logger
+from perdure.observability.metrics import SENTINEL_FINDS
 from perdure.runs import RunConfig, run_with_retry
 from perdure.saga.messages import UndoReceipt, UndoRequest
 from perdure.saga.rollback import resume
@@ -224,6 +226,8 @@ class Sentinel:
             report.acted_on.append(find)
             if find.kind != "stalled":  # a rollback that is set going again may stall again
                 await State(ctx, _SEEN + find.id, bool).set(True)
+            if not is_replaying(ctx):
+                SENTINEL_FINDS.count(service=find.service, kind=find.kind)
             log.warning("sentinel.acted", kind=find.kind, service=find.service, key=find.key, reason=find.reason)
             await self._tell(ctx, find)
         return report

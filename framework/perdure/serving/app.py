@@ -1,4 +1,4 @@
-"""The ASGI app of a process: handlers, health, readiness."""
+"""The ASGI app of a process: handlers, health, readiness, metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import restate
 
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
-from perdure.serving.asgi import ASGIApp, Message, Receive, Scope, Send, respond_json, sending_status_at_once
+from perdure.observability.metrics import ATTEMPTS, export_to_prometheus, prometheus_text
+from perdure.serving.asgi import ASGIApp, Message, Receive, Scope, Send, respond, respond_json, sending_status_at_once
 from perdure.serving.drain import Drain
 
 __all__ = ["HasDefinitions", "ReadinessCheck", "Servable", "ServiceApp", "build_app"]
@@ -45,6 +46,7 @@ class ServiceApp:
 
     ========== =================================================================================
     /health    200 while the process lives
+    /metrics   the process's metrics, as Prometheus reads them
     /ready     200 when it can take work; 503 with reasons while a check fails or it drains
     /discover  asked by the engine at registration
     /invoke/…  an attempt of an invocation
@@ -64,11 +66,17 @@ class ServiceApp:
             raise NotImplementedError(f"{scope['type']} is not served")
         path: str = scope["path"]
         if "/invoke/" in path:
+            service, handler = path.split("/")[-2:]
+            if service in self.names:  # anything else is a stranger's, and no label
+                ATTEMPTS.count(service=service, handler=handler)
             await self.drain(scope, receive, sending_status_at_once(send))
         elif path == "/health":
             await respond_json(send, 200, {"status": "ok"})
         elif path == "/ready":
             await self._ready(send)
+        elif path == "/metrics":
+            body, content_type = prometheus_text()
+            await respond(send, 200, body, content_type)
         else:
             await self._handlers(scope, receive, sending_status_at_once(send))
 
@@ -112,6 +120,7 @@ def build_app(
     except Exception as error:
         raise ConfigurationError(f"an identity key is malformed: {error}") from error
     _leave_signals_alone(handlers)
+    export_to_prometheus()
     return ServiceApp(handlers, names, readiness or {})
 
 

@@ -6,13 +6,37 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-__all__ = ["ASGIApp", "Message", "Receive", "Scope", "Send", "is_final_body", "respond_json", "sending_status_at_once"]
+__all__ = [
+    "ASGIApp",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "is_final_body",
+    "respond",
+    "respond_json",
+    "sending_status_at_once",
+]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+async def respond(send: Send, status: int, body: bytes, content_type: str) -> None:
+    """Send a whole response.
+
+    Args:
+        send: The request's ``send``.
+        status: HTTP status.
+        body: What to send.
+        content_type: What it is.
+    """
+    headers = [(b"content-type", content_type.encode()), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def respond_json(send: Send, status: int, body: object) -> None:
@@ -23,9 +47,7 @@ async def respond_json(send: Send, status: int, body: object) -> None:
         status: HTTP status.
         body: What to send.
     """
-    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(body).encode(), "more_body": False})
+    await respond(send, status, json.dumps(body).encode(), "application/json")
 
 
 def is_final_body(message: Message) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import restate
 
-from perdure import ControlPlaneService, Orchestration, SagaConfig, ServiceClient
+from perdure import ControlPlaneService, Orchestration, ServiceClient
 from perdure.approvals.messages import ApprovalResult
 from perdure.errors import Refused
 from services.contracts import flights, hotels, notifications, payments
@@ -13,15 +13,16 @@ from services.control_plane.orchestrator.model import TripPlan
 from services.control_plane.orchestrator.settings import OrchestratorSettings
 
 
-def trips_service(settings: OrchestratorSettings, saga: SagaConfig | None = None) -> ControlPlaneService:
+def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
     """Return the service that books trips.
 
     Args:
-        settings: The approval limit, and who approves.
-        saga: How failed trips are rolled back; perdure's defaults when left out.
+        settings: The approval limit, who approves, and how failed trips are rolled back.
     """
     # The black-box contract: the saga's id is the trip's id, so there is no prefix.
-    trips = ControlPlaneService("Trips", idempotency_prefix="trip", saga_prefix="", key_name="trip_id", saga=saga)
+    trips = ControlPlaneService(
+        "Trips", idempotency_prefix="trip", saga_prefix="", key_name="trip_id", saga=settings.saga()
+    )
 
     @trips.compensation()
     async def cancel_flight(ctx: restate.Context, undo: flights.CancelSeats) -> None:
@@ -40,14 +41,14 @@ def trips_service(settings: OrchestratorSettings, saga: SagaConfig | None = None
 
     @trips.compensation()
     async def refuse_order(ctx: restate.Context, refusal: notifications.SendNotification) -> None:
-        """Tell the traveller that nothing is booked. Recorded first, so it is the last thing that a rollback does."""
+        """Tell the traveller that nothing is booked; the last thing of a rollback, and only once it is true."""
         await ServiceClient(ctx, notifications.notify).call(refusal)
 
     @trips.main(steps=4)
     async def book(cp: Orchestration, request: TripRequest) -> TripConfirmation:
         """Book a trip: flight, hotel, approval over the limit, payment, notification."""
         plan = TripPlan(cp.key, request)
-        await cp.add_compensation_step("refuse_order", plan.tell_refused, step="order")
+        await cp.add_compensation_step("refuse_order", plan.tell_refused, step="order", after_others=True)
         seats = await cp.step(
             "flight", flights.reserve, plan.reserve_seats, compensate=cancel_flight, payload=plan.cancel_seats
         )
