@@ -28,11 +28,12 @@ from services.contracts.trips import TripRequest
 from services.data_plane.audit import audit
 from services.launcher.connections import ingress_client
 from services.launcher.interrupts import Interrupted, Interrupts, raising_interrupts
+from services.launcher.orders import order
 from services.launcher.platform import Platform
 from services.launcher.reports import show_audit
 from services.launcher.run import find_engine
-from services.launcher.scenarios import order
 from services.launcher.settings import PlatformSettings
+from services.launcher.stage import stage_environment
 from services.launcher.terminal import Terminal
 from services.launcher.topology import ENGINE, SERVICES, Topology
 
@@ -141,9 +142,7 @@ def chaos(settings: PlatformSettings, terminal: Terminal, *, seed: int, count: i
 
 
 async def _chaos(topology: Topology, engine: LocatedEngine, terminal: Terminal, plan: ChaosPlan) -> int:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
-    environment["PERDURE_SAGA_SENTINEL_INTERVAL"] = "PT1S"
-    platform = Platform(topology, engine, tell=terminal.say, environment=environment)
+    platform = Platform(topology, engine, tell=terminal.say, environment=stage_environment(os.environ))
     interrupts = Interrupts()
     with interrupts.listening():
         try:

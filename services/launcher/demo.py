@@ -25,7 +25,7 @@ from services.launcher.reports import show_audit
 from services.launcher.run import find_engine
 from services.launcher.scenarios import SCENARIOS, Scenario, play
 from services.launcher.settings import PlatformSettings
-from services.launcher.stage import Fact, Stage
+from services.launcher.stage import Fact, Stage, stage_environment
 from services.launcher.terminal import Terminal
 from services.launcher.topology import Topology
 
@@ -87,9 +87,7 @@ def demo(settings: PlatformSettings, terminal: Terminal) -> int:
 
 
 async def _demo(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
-    # Settings of the user's own platform are not meant for this one.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
-    platform = Platform(topology, engine, tell=terminal.say, environment=environment)
+    platform = Platform(topology, engine, tell=terminal.say, environment=stage_environment(os.environ))
     interrupts = Interrupts()
     with interrupts.listening():
         try:

@@ -20,11 +20,10 @@ from perdure.approvals.messages import DecisionRequest
 from perdure.approvals.targets import approve, reject
 from perdure.errors import IngressError
 from services.contracts import trips
-from services.contracts.flights import FlightRequest
-from services.contracts.hotels import HotelRequest
-from services.contracts.payments import PaymentRequest
 from services.contracts.trips import TripRequest
 from services.launcher.booking import ORDINARY, new_trip_id
+from services.launcher.dead_letter_scenarios import unrepairable
+from services.launcher.orders import order
 from services.launcher.stage import Fact, Stage, describe_holdings, describe_told
 
 Play: TypeAlias = Callable[[Stage], Awaitable[list[Fact]]]
@@ -65,31 +64,6 @@ async def play(scenario: Scenario, stage: Stage) -> list[Fact]:
         Its facts, and the audit's.
     """
     return [*await scenario.play(stage), Fact("audit", "holds", await stage.audit())]
-
-
-def order(
-    *,
-    flight: str = ORDINARY.flight.number,
-    seats: int = 1,
-    hotel: str = ORDINARY.hotel.name,
-    account: str = ORDINARY.payment.account,
-    amount_minor: int = ORDINARY.payment.amount_minor,
-) -> TripRequest:
-    """Return an order that differs from the ordinary one in what is given.
-
-    Args:
-        flight: Flight number.
-        seats: How many seats.
-        hotel: Hotel.
-        account: Account to charge.
-        amount_minor: The price in minor units.
-    """
-    return TripRequest(
-        traveller=ORDINARY.traveller,
-        flight=FlightRequest(number=flight, seats=seats),
-        hotel=HotelRequest(name=hotel, nights=ORDINARY.hotel.nights),
-        payment=PaymentRequest(account=account, amount_minor=amount_minor, currency=ORDINARY.payment.currency),
-    )
 
 
 def confirmed(what: TripRequest) -> Play:
@@ -342,6 +316,9 @@ SCENARIOS: Final = (
     Scenario("orchestrator-killed", "kill -9 of the orchestrator in the middle of a trip", orchestrator_killed),
     Scenario("approved", "a trip over the limit is approved", over_the_limit("approve")),
     Scenario("rejected", "a trip over the limit is rejected", over_the_limit("reject")),
+    Scenario("dead-letter", "the hotel can't be cancelled, then it is repaired", unrepairable("declined")),
+    Scenario("dead-letter-cancel", "the same, after a cancel", unrepairable("cancelled")),
+    Scenario("dead-letter-kill", "the same, after the orchestration was killed", unrepairable("killed")),
     Scenario("bad-input", "orders that nobody can fulfil", bad_input),
 )
 """Every scenario, in the order of playing."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
 import httpx
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from perdure import AdminClient, IngressClient, StatusData
+from perdure.admin import sql_text
 from perdure.errors import IngressError, PerdureError
+from perdure.saga.messages import rollback_status
+from perdure.saga.plan import Outcome
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.data_plane.audit import audit
@@ -51,6 +54,22 @@ class Fact:
     def agrees(self) -> bool:
         """True when what is, should be."""
         return self.expected == self.observed
+
+
+def stage_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what the services of a stage are told: nothing of the user's own platform, and to wait less.
+
+    Args:
+        environment: This process's environment.
+    """
+    without = {name: value for name, value in environment.items() if not name.startswith("PERDURE_")}
+    return {
+        **without,
+        "PERDURE_ORCHESTRATOR_UNDO_ATTEMPTS": "3",
+        "PERDURE_ORCHESTRATOR_UNDO_DELAY": "PT0.1S",
+        "PERDURE_SAGA_SENTINEL_INTERVAL": "PT0.5S",
+        "PERDURE_SAGA_SENTINEL_GRACE": "PT1S",
+    }
 
 
 class Stage:
@@ -173,6 +192,61 @@ class Stage:
             seats = await connection.execute(select(FlightRow.number, FlightRow.seats_left))
             rooms = await connection.execute(select(HotelRow.name, HotelRow.rooms_left))
             return {name: left for rows in (seats, rooms) for name, left in rows}
+
+    async def act_on_trip(self, trip_id: str, act: Literal["cancel", "kill"]) -> None:
+        """Cancel or kill a trip's orchestration in the engine, as an operator does.
+
+        Args:
+            trip_id: The trip.
+            act: What to do.
+        """
+        async with AdminClient(self.platform.topology.admin_url) as admin:
+            rows = await admin.query(
+                "select id from sys_invocation_status where target_service_name = 'Trips' "  # noqa: S608 - quoted
+                f"and target_handler_name = 'run' and target_service_key = {sql_text(trip_id)}"
+            )
+            await admin.act(rows[0]["id"], act)
+
+    async def until_rollback(self, trip_id: str, outcome: Outcome) -> None:
+        """Wait until a trip's rollback stands so.
+
+        Args:
+            trip_id: The trip.
+            outcome: How it is to stand.
+
+        Raises:
+            StageError: It doesn't in time.
+        """
+        give_up = time.monotonic() + _WITHIN.total_seconds()
+        while True:
+            found: str = "no rollback"
+            try:
+                found = (await self.ingress.call(rollback_status, key=trip_id)).status.value
+            except IngressError as error:
+                if error.status_code != 404:
+                    raise
+            if found == outcome:
+                return
+            if time.monotonic() > give_up:
+                raise StageError(f"the rollback of trip {trip_id} is not {outcome} but {found}")
+            await asyncio.sleep(_LOOK)
+
+    @asynccontextmanager
+    async def hotel_repaired(self, name: str) -> AsyncIterator[None]:
+        """Let a hotel cancel as it should, for a while: the seed data's fault is data, so its repair is, too.
+
+        Args:
+            name: The hotel.
+        """
+        where = HotelRow.name == name
+        async with self._database.transaction() as connection:
+            fault = (await connection.execute(select(HotelRow.fails_cancellations).where(where))).scalar_one()
+            await connection.execute(update(HotelRow).where(where).values(fails_cancellations=0))
+        try:
+            yield
+        finally:
+            async with self._database.transaction() as connection:
+                await connection.execute(update(HotelRow).where(where).values(fails_cancellations=fault))
 
     async def until_quiet(self) -> None:
         """Wait until all news is out: it is sent, not called, so a trip has ended when its news is still on its way.

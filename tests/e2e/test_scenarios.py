@@ -17,7 +17,7 @@ from services.launcher.booking import ORDINARY, new_trip_id
 from services.launcher.platform import Platform
 from services.launcher.scenarios import SCENARIOS, Scenario, play
 from services.launcher.settings import PlatformSettings
-from services.launcher.stage import Stage
+from services.launcher.stage import Stage, stage_environment
 from services.launcher.topology import SERVICES, Topology
 from tests.support import eventually
 
@@ -30,8 +30,7 @@ STOPS_WITHIN = timedelta(seconds=15)
 async def stage(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """A platform with fresh data on free ports."""
     topology = Topology.on_free_ports(tmp_path_factory.mktemp("stage"), PlatformSettings())
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
-    platform = Platform(topology, engine, tell=print, environment=environment)
+    platform = Platform(topology, engine, tell=print, environment=stage_environment(os.environ))
     try:
         await platform.start()
         async with Stage.on(platform) as opened:

@@ -194,7 +194,7 @@ async def test_an_error_raised_while_handling_a_terminal_one_is_retried_and_show
         response = await http.post(f"{env.ingress}/Facts/go", json="x")
     assert response.status_code == 500
     assert response.json()["message"] == "ValueError('not linked')"
-    assert response.json()["stacktrace"].startswith("Traceback"), "for operators, so IngressClient leaves it out"
+    assert "Traceback" in response.json()["stacktrace"], "for operators, so IngressClient leaves it out"
     assert response.headers["x-restate-error-source"] == "invocation"
     assert did.count("attempt") == 2
 

@@ -33,6 +33,13 @@ class Phase(StrEnum):
     NEEDS_ATTENTION = "needs_attention"
 
 
+_PHASE_OF = {
+    Outcome.RUNNING: Phase.COMPENSATING,
+    Outcome.ROLLED_BACK: Phase.ROLLED_BACK,
+    Outcome.NEEDS_ATTENTION: Phase.NEEDS_ATTENTION,
+}
+
+
 class Closed(BaseModel):
     """What an orchestration leaves behind when it ends.
 
@@ -61,8 +68,10 @@ async def read_status(ctx: restate.WorkflowSharedContext, saga_id: str, expected
     closed = await _read(ctx, CLOSED_KEY, Closed)
     failed = await _read(ctx, FAILED_KEY, str)
     status = describe(steps, closed, failed, expected_steps)
-    rolls_back = failed is not None if closed is None else closed.rolls_back
-    return describe_rollback(status, await read_rollback(ctx, saga_id)) if rolls_back else status
+    if closed is not None and not closed.rolls_back:
+        return status
+    # A killed orchestration looks as if it ran; its rollback, which the sentinel began, tells that it doesn't.
+    return describe_rollback(status, await read_rollback(ctx, saga_id))
 
 
 async def read_steps(ctx: restate.WorkflowSharedContext) -> list[StepRecord]:
@@ -98,13 +107,20 @@ def describe_rollback(status: StatusData, rollback: RollbackStatus | None) -> St
         status: What the orchestration itself recorded.
         rollback: Its rollback; None when that has not begun yet.
     """
-    facts: dict[str, JsonValue] = {"rollback": "pending" if rollback is None else rollback.status.value}
-    if rollback is not None:
-        facts["steps"] = {step.step: step.state.value for step in rollback.steps}
-    phase = status.phase
-    if phase == Phase.NEEDS_ATTENTION and rollback is not None and rollback.status is Outcome.ROLLED_BACK:
-        phase = Phase.ROLLED_BACK  # an operator has dealt with the dead letters since
-    return status.model_copy(update={"phase": str(phase), "metadata": {**status.metadata, **facts}})
+    if rollback is None:
+        if status.phase in (Phase.NOT_STARTED, Phase.RUNNING):
+            return status
+        return status.model_copy(update={"metadata": {**status.metadata, "rollback": "pending"}})
+    facts: dict[str, JsonValue] = {
+        "rollback": rollback.status.value,
+        "steps": {step.step: step.state.value for step in rollback.steps},
+    }
+    changes: dict[str, Any] = {"metadata": {**status.metadata, **facts}}
+    if status.phase != Phase.CANCELLED:  # that stays, whatever its rollback comes to
+        changes["phase"] = _PHASE_OF[rollback.status].value
+        changes["error"] = status.error or rollback.reason
+        changes["is_complete"] = status.is_complete or rollback.status is not Outcome.RUNNING
+    return status.model_copy(update=changes)
 
 
 def describe(steps: list[str], closed: Closed | None, failed: str | None, expected_steps: int | None) -> StatusData:

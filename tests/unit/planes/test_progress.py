@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import Phase
-from perdure.planes.progress import Closed, describe
+from perdure.planes.progress import Closed, describe, describe_rollback
+from perdure.saga.messages import RollbackStatus
+from perdure.saga.plan import Outcome
 
 STEPS = ["flight", "hotel", "payment"]
 
@@ -66,3 +70,51 @@ def test_progress_is_from_0_to_1_and_never_goes_back(steps, expected, phase, fai
     assert 0.0 <= status.progress <= 1.0
     assert describe([*steps, "one more"], closed, failed, expected).progress >= status.progress
     assert status.is_complete is (phase is not None)
+
+
+def rollback(status: Outcome) -> RollbackStatus:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return RollbackStatus(
+        saga_id="s",
+        service="S",
+        status=status,
+        strategy="compensate-all",
+        reason="killed",
+        started_at=at,
+        updated_at=at,
+        steps=[],
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "phase"),
+    [
+        (Outcome.RUNNING, "compensating"),
+        (Outcome.ROLLED_BACK, "rolled_back"),
+        (Outcome.NEEDS_ATTENTION, "needs_attention"),
+    ],
+)
+def test_a_killed_orchestration_shows_how_its_rollback_stands(outcome, phase):
+    status = describe_rollback(describe(STEPS[:2], None, None, 3), rollback(outcome))
+    assert (status.phase, status.error) == (phase, "killed")
+    assert status.is_complete is (outcome is not Outcome.RUNNING)
+    assert status.metadata["rollback"] == outcome.value
+
+
+def test_a_running_orchestration_without_a_rollback_runs():
+    running = describe(STEPS[:2], None, None, 3)
+    assert describe_rollback(running, None) == running
+
+
+def test_dead_letters_that_were_dealt_with_since_show():
+    closed = Closed(phase=Phase.NEEDS_ATTENTION, error="no room", rolls_back=True)
+    status = describe_rollback(describe(STEPS, closed, None, 3), rollback(Outcome.ROLLED_BACK))
+    assert (status.phase, status.error, status.is_complete) == ("rolled_back", "no room", True)
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_cancelled_stays_cancelled(outcome):
+    closed = Closed(phase=Phase.CANCELLED, error="cancelled", rolls_back=True)
+    status = describe_rollback(describe(STEPS, closed, None, 3), rollback(outcome))
+    assert (status.phase, status.metadata["rollback"]) == ("cancelled", outcome.value)
+    assert describe_rollback(describe(STEPS, closed, None, 3), None).metadata["rollback"] == "pending"
