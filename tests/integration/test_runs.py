@@ -348,6 +348,12 @@ async def test_a_cancel_lets_the_running_action_end_and_is_told_from_an_applicat
 
         await eventually(started, what="start of the action")
         await admin.act(invocation_id, "cancel")
+
+        async def gave_up() -> bool:
+            return len(did.all()) > 1
+
+        with pytest.raises(AssertionError):  # it must not, while the action is running
+            await eventually(gave_up, what="end of a handler that left its action alone", within=0.5)
         opened.set()
 
         async def failure() -> str | None:

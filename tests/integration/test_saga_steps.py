@@ -62,6 +62,7 @@ class Bench:
         self._clients: list[IngressClient] = []
         self.did = did
         self.released = threading.Event()
+        self.admin_url = ""
         self.name = f"Job{uuid4().hex[:8]}"
 
     def services(self, main: Main, config: SagaConfig, name: str | None = None) -> list[Any]:
@@ -111,6 +112,7 @@ class Bench:
     async def serve(self, main: Main, *more: Any, **config: Any) -> IngressClient:
         saga = SagaConfig(**{**QUICK, **config})
         env = await self._restate.serve(*self.services(main, saga), *more)
+        self.admin_url = env.admin
         self._clients.append(IngressClient(env.ingress))
         return self._clients[-1]
 

@@ -103,6 +103,17 @@ def test_equal_functions_of_two_modules_keep_their_own_types():
     assert result_type(first.load) is Trip
 
 
+def test_functions_made_by_one_factory_keep_their_own_types():
+    # One piece of code, and annotations that are evaluated at each definition.
+    module = types.ModuleType("factory")
+    source = "def make(model):\n    def load() -> model:\n        return None\n    return load\n"
+    exec(compile(source, "/somewhere/factory.py", "exec", dont_inherit=True), module.__dict__)  # noqa: S102
+    one, two = module.make(Trip), module.make(Leg)
+    assert one.__code__ is two.__code__
+    assert result_type(one) is Trip
+    assert result_type(two) is Leg
+
+
 def make_local(number: int) -> tuple[type, Callable[[], Any]]:
     class Local(BaseModel):
         value: int

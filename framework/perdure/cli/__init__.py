@@ -1,4 +1,4 @@
-"""`perdure`: what operators type. It speaks to the ingress only, so it works wherever that is reached."""
+"""`perdure`: what operators type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Settings are environment variables: PERDURE_INGRESS_URL (default http://127.0.0.1:8080), PERDURE_ACTOR.",
+    epilog="Settings are environment variables: PERDURE_INGRESS_URL (default http://127.0.0.1:8080), PERDURE_ADMIN_URL "
+    "(default http://127.0.0.1:9070), PERDURE_ACTOR.",
 )
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(sagas.app, name="sagas")

@@ -1,0 +1,271 @@
+"""A saga as a timeline: each step, where and when it ran, how long, how it ended, and what became of its undoing.
+
+When a step began and ended is in the engine's journal already, to the millisecond, so the happy path records no times
+of its
+own: a value that is written to state must be the same on replay, and a clock reading costs a journal entry. The journal
+is kept as long as the workflow's retention.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel, TypeAdapter
+
+from perdure.admin import AdminClient, sql_text
+from perdure.errors import EngineError, IngressError, NotFound
+from perdure.ingress import IngressClient
+from perdure.saga.messages import RollbackStatus, StepStatus, rollback_status
+from perdure.saga.plan import StepRecord, state_key
+
+_moment = TypeAdapter(datetime)
+_STATE_PREFIX = "saga/"
+
+
+class TimelineStep(BaseModel):
+    """One step.
+
+    Args:
+        position: 1 for the first.
+        step: Its name.
+        plane: Where it ran: ``data`` for a called service, ``control`` for anything else.
+        action: What ran: the called handler, or ``run``, or ``wait``.
+        started_at: When it was recorded, just before its action; None when the journal is gone.
+        ended_at: When its result was in; None while it runs.
+        attempts: How often its action was started; None when that can't be told apart from its group's.
+        result: How the action ended; None while it runs.
+        compensation: The handler that undoes it; None when nothing has to.
+        undo: How its undoing stands; None when the saga is not rolled back.
+        undo_attempts: How often undoing it failed.
+        error: Why undoing it failed last.
+    """
+
+    position: int
+    step: str
+    plane: Literal["control", "data"] = "control"
+    action: str = "wait"
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    attempts: int | None = None
+    result: Literal["success", "failure"] | None = None
+    compensation: str | None = None
+    undo: str | None = None
+    undo_attempts: int = 0
+    error: str | None = None
+
+    @property
+    def took(self) -> timedelta | None:
+        """How long the action took; None while it runs, or when the journal is gone."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return self.ended_at - self.started_at
+
+
+class Timeline(BaseModel):
+    """A saga, step by step.
+
+    Args:
+        saga_id: The saga.
+        service: The orchestration's service.
+        key: Its key.
+        status: What the engine says of the orchestration: running, suspended, paused, completed.
+        result: How the orchestration ended: success or failure; None while it runs.
+        failure: Why it failed.
+        started_at: When the orchestration was started.
+        ended_at: When it ended.
+        steps: Its steps.
+        rollback: Its rollback; None when it is not rolled back.
+    """
+
+    saga_id: str
+    service: str
+    key: str
+    status: str
+    result: str | None = None
+    failure: str | None = None
+    started_at: datetime
+    ended_at: datetime | None = None
+    steps: list[TimelineStep]
+    rollback: RollbackStatus | None = None
+
+
+class JournalEntry(BaseModel):
+    """What the timeline needs of an entry of the orchestration's journal.
+
+    Args:
+        kind: A step was recorded, an action was started, or a result came in.
+        at: When.
+        state: The state entry, of a recorded step.
+        action: What was started: ``call`` or ``run``, and the called handler or the run's name.
+        completion: Pairs an action with its result.
+        ok: Whether the result is a success.
+    """
+
+    kind: Literal["recorded", "started", "ended"]
+    at: datetime
+    state: str = ""
+    action: tuple[str, str] = ("", "")
+    completion: int = 0
+    ok: bool = True
+
+
+async def read_timeline(
+    admin: AdminClient, ingress: IngressClient, saga_id: str, *, service: str | None = None
+) -> Timeline:
+    """Ask the engine for a saga's timeline.
+
+    Args:
+        admin: The engine's admin API: the orchestration, its journal and its record.
+        ingress: The ingress: the rollback.
+        saga_id: The saga: its orchestration's key, or ``{service}:{key}``.
+        service: The orchestration's service, when several have a saga of this id.
+
+    Raises:
+        EngineError: There is no orchestration of this saga, or its retention is over; or the admin API does not answer.
+        IngressError: The ingress does not answer.
+    """
+    found = await _orchestration(admin, saga_id, service)
+    where = f"service_name = {sql_text(found['service'])} and service_key = {sql_text(found['key'])}"
+    state = await admin.query(f"select key, value_utf8 from state where {where} and key like 'saga/0%'")
+    records = [StepRecord.model_validate_json(row["value_utf8"]) for row in state]
+    journal = await admin.query(
+        "select entry_type, name, appended_at, entry_lite_json from sys_journal "
+        f"where id = {sql_text(found['id'])} order by index"
+    )
+    try:
+        rollback = await ingress.call(rollback_status, key=saga_id)
+    except IngressError as error:
+        if error.status_code != NotFound.default_status:
+            raise
+        rollback = None
+    entries = [entry for row in journal if (entry := read_entry(row)) is not None]
+    return Timeline(
+        saga_id=saga_id,
+        service=found["service"],
+        key=found["key"],
+        status=found["status"],
+        result=found.get("result"),
+        failure=found.get("failure"),
+        started_at=found["started_at"],
+        ended_at=found.get("ended_at"),
+        steps=build_steps(records, entries, rollback),
+        rollback=rollback,
+    )
+
+
+async def _orchestration(admin: AdminClient, saga_id: str, service: str | None) -> dict[str, Any]:
+    prefix, _, key = saga_id.partition(":")
+    named = f"target_service_name = {sql_text(prefix)} and target_service_key = {sql_text(key)}"
+    plain = f"target_service_key = {sql_text(saga_id)}"
+    of_service = f"and target_service_name = {sql_text(service)}" if service else ""
+    rows = await admin.query(
+        "select id, target_service_name as service, target_service_key as key, status, completion_result as result, "
+        "completion_failure as failure, created_at as started_at, completed_at as ended_at from sys_invocation_status "
+        f"where target_service_ty = 'workflow' and target_handler_name = 'run' and (({named}) or {plain}) {of_service}"
+    )
+    if not rows:
+        raise EngineError(
+            f"there is no saga '{saga_id}': it never began, or the retention of its workflow is over", status_code=404
+        )
+    return rows[0]
+
+
+def read_entry(row: dict[str, Any]) -> JournalEntry | None:
+    """Return what the timeline needs of a row of ``sys_journal``; None for a row that it has no use for.
+
+    Args:
+        row: ``entry_type``, ``name``, ``appended_at`` and ``entry_lite_json``.
+    """
+    at = _moment.validate_python(row["appended_at"])
+    content = json.loads(row["entry_lite_json"])
+    command, notification = content.get("Command") or {}, content.get("Notification") or {}
+    if "SetState" in command:
+        key = command["SetState"]["key"]
+        return JournalEntry(kind="recorded", at=at, state=key) if key.startswith(_STATE_PREFIX) else None
+    if "Call" in command:
+        call = command["Call"]
+        (target,) = call["invocation_target"].values()
+        action = ("call", f"{target['name']}/{target['handler']}")
+        return JournalEntry(kind="started", at=at, action=action, completion=call["result_completion_id"])
+    if "Run" in command:
+        completion = command["Run"].get("completion_id", 0)
+        return JournalEntry(kind="started", at=at, action=("run", row["name"] or ""), completion=completion)
+    kind = notification.get("ty")  # a completion names its command; a signal is but a word
+    if isinstance(kind, dict) and kind.get("Completion") in ("Call", "Run"):
+        ok = notification.get("result") != "Failure"
+        return JournalEntry(kind="ended", at=at, completion=notification["id"]["CompletionId"], ok=ok)
+    return None
+
+
+def build_steps(
+    records: list[StepRecord], journal: list[JournalEntry], rollback: RollbackStatus | None
+) -> list[TimelineStep]:
+    """Put together what the record, the journal and the rollback know of each step.
+
+    Args:
+        records: The recorded steps.
+        journal: The orchestration's journal, in order.
+        rollback: The rollback, if there is one.
+    """
+    ends = {entry.completion: entry for entry in journal if entry.kind == "ended"}
+    undoing = {step.position: step for step in rollback.steps} if rollback else {}
+    actions = _actions_by_step(sorted(records, key=lambda record: record.position), journal)
+    return [
+        _step(record, actions.get(record.position, []), journal, ends, undoing.get(record.position))
+        for record in sorted(records, key=lambda record: record.position)
+    ]
+
+
+def _actions_by_step(records: list[StepRecord], journal: list[JournalEntry]) -> dict[int, list[JournalEntry]]:
+    """Return the actions that each step started: those between its record and the next one's.
+
+    The steps of a parallel group are recorded together and then started in their order, so what comes first is theirs
+    one by one; what is started after that is another attempt of one of them, and goes to the group's last step.
+    """
+    by_state = {state_key(record.position): record for record in records}
+    found: dict[int, list[JournalEntry]] = {record.position: [] for record in records}
+    recorded: list[StepRecord] = []
+    waiting: list[StepRecord] = []
+    for entry in journal:
+        if entry.kind == "recorded":
+            record = by_state.get(entry.state)
+            if record is None:  # the mark of a failure, or of the end: what follows belongs to no step
+                recorded, waiting = [], []
+            elif recorded and record.group is not None and record.group == recorded[-1].group:
+                recorded.append(record)
+                waiting.append(record)
+            else:
+                recorded, waiting = [record], [record]
+        elif entry.kind == "started" and recorded:
+            owner = waiting.pop(0) if waiting else recorded[-1]
+            found[owner.position].append(entry)
+    return found
+
+
+def _step(
+    record: StepRecord,
+    actions: list[JournalEntry],
+    journal: list[JournalEntry],
+    ends: dict[int, JournalEntry],
+    undoing: StepStatus | None,
+) -> TimelineStep:
+    started_at = next((entry.at for entry in journal if entry.state == state_key(record.position)), None)
+    step = TimelineStep(
+        position=record.position,
+        step=record.step,
+        started_at=started_at,
+        compensation=None if record.compensation is None else str(record.compensation),
+    )
+    if actions:
+        kind, name = actions[-1].action
+        end = ends.get(actions[-1].completion)
+        step.action = name if kind == "call" else "run"
+        step.plane = "data" if kind == "call" else "control"
+        step.attempts = None if record.group is not None and len(actions) > 1 else len(actions)
+        step.ended_at = None if end is None else end.at
+        step.result = None if end is None else ("success" if end.ok else "failure")
+    if undoing is not None:
+        step.undo, step.undo_attempts, step.error = undoing.state.value, undoing.attempts, undoing.error
+    return step

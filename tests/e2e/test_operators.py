@@ -1,0 +1,124 @@
+"""What an operator types when a saga needs attention, on the running platform."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from perdure.engine import LocatedEngine
+from perdure.saga.plan import Outcome
+from services.launcher.booking import ORDINARY, new_trip_id
+from services.launcher.orders import order
+from services.launcher.platform import Platform
+from services.launcher.settings import PlatformSettings
+from services.launcher.stage import Stage, stage_environment
+from services.launcher.topology import Topology
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+Perdure = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """A platform with fresh data on free ports."""
+    topology = Topology.on_free_ports(tmp_path_factory.mktemp("operators"), PlatformSettings())
+    platform = Platform(topology, engine, tell=print, environment=stage_environment(os.environ))
+    try:
+        await platform.start()
+        async with Stage.on(platform) as opened:
+            yield opened
+    finally:
+        await platform.stop(asyncio.Event())
+
+
+@pytest.fixture
+def perdure(stage: Stage) -> Perdure:
+    """Return a function that runs the command line against the platform."""
+    topology = stage.platform.topology
+    environment = {
+        **os.environ,
+        "PERDURE_INGRESS_URL": topology.ingress_url,
+        "PERDURE_ADMIN_URL": topology.admin_url,
+        "PERDURE_ACTOR": "olga@example.com",
+        "COLUMNS": "160",
+    }
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("perdure")), *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+async def on(perdure: Perdure, *words: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(perdure, *words)
+
+
+async def test_a_dead_letter_is_listed_looked_at_annotated_and_redriven(stage: Stage, perdure: Perdure):
+    trip_id = new_trip_id()
+    await stage.book(trip_id, order(hotel="Fortress", account="acct-declined"))
+    letter = f"{trip_id}/3"
+
+    listed = await on(perdure, "dead-letters", "list", "--saga", trip_id)
+    assert listed.returncode == 0
+    assert letter in listed.stdout
+    assert "hotel 'Fortress' failed to cancel the room" in " ".join(listed.stdout.split())
+    page = json.loads((await on(perdure, "dead-letters", "list", "--saga", trip_id, "--json")).stdout)
+    assert [each["id"] for each in page["items"]] == [letter]
+
+    assert (await on(perdure, "dead-letters", "annotate", letter, "-m", "called the hotel")).returncode == 0
+    async with stage.hotel_repaired("Fortress"):
+        redriven = await on(perdure, "dead-letters", "redrive", letter, "-m", "repaired")
+        assert (redriven.returncode, redriven.stdout) == (0, f"{letter}: redrive by olga@example.com, now pending\n")
+        await stage.until_rollback(trip_id, Outcome.ROLLED_BACK)
+
+    shown = await on(perdure, "sagas", "show", trip_id)
+    assert shown.returncode == 0, shown.stderr
+    assert f"saga {trip_id} of Trips: failure, rollback rolled_back" in shown.stdout
+    for word in ("Hotels/reserve", "Payments/charge", "undone", "called the hotel", "olga@example.com"):
+        assert word in shown.stdout
+    timeline = json.loads((await on(perdure, "sagas", "show", trip_id, "--json")).stdout)
+    assert [(each["step"], each["undo"]) for each in timeline["steps"]] == [
+        ("order", "undone"),
+        ("flight", "undone"),
+        ("hotel", "undone"),
+        ("payment", "undone"),
+    ]
+
+    late = await on(perdure, "dead-letters", "redrive", letter)
+    assert late.returncode == 1
+    assert "is no dead letter" in late.stderr
+    assert "Traceback" not in late.stderr
+
+
+async def test_a_booked_trip_is_shown_without_a_rollback(stage: Stage, perdure: Perdure):
+    trip_id = new_trip_id()
+    await stage.book(trip_id, ORDINARY)
+    shown = await on(perdure, "sagas", "show", trip_id)
+    assert shown.returncode == 0, shown.stderr
+    assert f"saga {trip_id} of Trips: success\n" in shown.stdout
+    assert "Payments/charge" in shown.stdout
+
+
+async def test_what_does_not_exist_or_does_not_fit_is_one_sentence(perdure: Perdure):
+    for words, sentence in {
+        ("sagas", "show", "nobody"): "there is no saga 'nobody'",
+        ("dead-letters", "show", "nobody/1"): "there is no dead letter 'nobody/1'",
+        ("dead-letters", "redrive", "nobody/1"): "no dead letter 'nobody/1'",
+        ("dead-letters", "redrive"): "name one dead letter, or a --signature",
+        ("dead-letters", "redrive", "x/1", "--payload", "{"): "--payload is no JSON",
+        ("sagas", "show", "x", "--admin", "http://127.0.0.1:1"): "does not answer",
+    }.items():
+        answer = await on(perdure, *words)
+        assert answer.returncode == 1, words
+        assert sentence in answer.stderr
+        assert answer.stderr.count("\n") == 1

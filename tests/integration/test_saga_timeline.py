@@ -1,0 +1,75 @@
+"""The timeline of a saga: what the engine's journal, the record and the rollback say together."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from perdure import AdminClient, Orchestration
+from perdure.errors import EngineError
+from perdure.saga.timeline import Timeline, read_timeline
+from tests.integration.test_saga_steps import Bench, Task, do_task, run_step, step
+
+
+@pytest.fixture
+async def bench(restate, did):
+    bench = Bench(restate, did)
+    yield bench
+    await bench.close()
+
+
+async def timeline(bench: Bench, key: str) -> Timeline:
+    async with AdminClient(bench.admin_url) as admin:
+        return await read_timeline(admin, bench.ingress, f"{bench.name}:{key}")
+
+
+async def test_each_step_says_where_when_and_how_long_it_ran_and_how_it_was_undone(bench):
+    async def local(text: str) -> str:
+        return text
+
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a", undo_fails=1)
+        await cp.step("here", local, "x")
+        await run_step(cp, "b", fails=-1)
+
+    key, _ = await bench.run(main)
+    saga = await timeline(bench, key)
+    assert (saga.service, saga.key, saga.result) == (bench.name, key, "failure")
+    assert [(each.step, each.plane, each.action, each.attempts, each.result) for each in saga.steps] == [
+        ("a", "data", "Tasks/do", 1, "success"),
+        ("here", "control", "run", 1, "success"),
+        ("b", "data", "Tasks/do", 1, "failure"),
+    ]
+    assert [(each.undo, each.undo_attempts) for each in saga.steps] == [("undone", 1), ("skipped", 0), ("undone", 0)]
+    begins = [each.started_at for each in saga.steps]
+    assert begins == sorted(begins)
+    assert all(each.took is not None and each.took >= timedelta(0) for each in saga.steps)
+    assert saga.ended_at is not None
+    assert saga.started_at <= begins[0] <= saga.ended_at
+
+
+async def test_steps_of_a_group_and_attempts_are_told_apart(bench):
+    async def main(cp: Orchestration) -> None:
+        await cp.parallel(step(cp, "x"), step(cp, "y"))
+        await cp.pivot()
+        await cp.step("z", do_task, Task(key=cp.key, name="z", fails=2))
+
+    key, _ = await bench.run(main)
+    saga = await timeline(bench, key)
+    assert [(each.step, each.attempts, each.result) for each in saga.steps] == [
+        ("x", 1, "success"),
+        ("y", 1, "success"),
+        ("pivot", None, None),
+        ("z", 3, "success"),
+    ]
+    assert saga.rollback is None
+
+
+async def test_an_unknown_saga_is_said_to_be_unknown(bench):
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+
+    await bench.run(main)
+    with pytest.raises(EngineError, match="there is no saga"):
+        await timeline(bench, "nobody")
