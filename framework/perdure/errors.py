@@ -97,7 +97,8 @@ class PerdureTerminalError(TerminalError):
     default_status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, status_code: int | None = None, metadata: dict[str, str] | None = None) -> None:
-        facts = {CODE_KEY: self.code, **(metadata or {})}
+        # The SDK takes strings only: anything else would break the attempt, or leave a run that never ends.
+        facts = {name: str(value) for name, value in {CODE_KEY: self.code, **(metadata or {})}.items()}
         super().__init__(message, self.default_status if status_code is None else status_code, facts)
 
 

@@ -28,6 +28,7 @@ I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
 
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
+_LONGEST_PAUSE = 5.0
 
 
 class IngressClient:
@@ -217,7 +218,8 @@ class IngressClient:
     ) -> httpx.Response:
         if idempotency_key is not None:
             _check_header(check_idempotency_key(idempotency_key))
-        body = None if target.input is type(None) else serde_for(target.input).serialize(request)
+        # The ingress refuses an empty body of a handler with input, also where the input may be None.
+        body = None if target.input is type(None) else serde_for(target.input).serialize(request) or b"null"
         return await self._request(
             "POST", path, body=body, idempotency_key=idempotency_key, repeatable=idempotency_key is not None
         )
@@ -255,7 +257,7 @@ class IngressClient:
                 safe = problem.source != "invocation" and response.status_code in _RETRIED_STATUS and repeatable
             if not safe or attempt >= self._retries:
                 raise problem
-            await asyncio.sleep(0.1 * 2**attempt)
+            await asyncio.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt))
             attempt += 1
 
 

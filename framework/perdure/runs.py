@@ -98,7 +98,8 @@ class RunFuture(Awaitable[T], Generic[T]):
     """A run that has been started; await it for its result.
 
     Args:
-        future: The SDK's future, for `restate.select` and `restate.gather`.
+        future: The SDK's future, for `restate.select` and `restate.gather`. Take the result from this object: the SDK's
+            future raises the SDK's own error when the attempts run out.
         config: The run's settings.
     """
 

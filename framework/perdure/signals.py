@@ -5,13 +5,42 @@ from __future__ import annotations
 from typing import Generic, TypeVar, cast
 
 import restate
+from pydantic import ValidationError
+from restate.serde import Serde
 
+from perdure.errors import InvalidInput
 from perdure.runs import refuse_inside_run
-from perdure.serdes import serde_for
+from perdure.serdes import TypedSerde, invalid_input, serde_for
 
 T = TypeVar("T")
 
 WorkflowContexts = restate.WorkflowContext | restate.WorkflowSharedContext
+
+
+class _AnswerSerde(Serde[T], Generic[T]):
+    """Reads the answer to an external signal, which may come from anywhere.
+
+    One that does not fit is a terminal error: the signal has been answered, so waiting again would never help, and any
+    other error would be retried for ever.
+    """
+
+    def __init__(self, inner: TypedSerde[T]) -> None:
+        self._inner = inner
+
+    def serialize(self, obj: T | None) -> bytes:
+        """Return the value as JSON."""
+        return self._inner.serialize(obj)
+
+    def deserialize(self, buf: bytes) -> T | None:
+        """Return the value, or raise a terminal 400 that names the field."""
+        try:
+            return self._inner.deserialize(buf)
+        except ValidationError as error:
+            found = invalid_input(error, empty=not buf)
+            name = getattr(self._inner.type, "__qualname__", str(self._inner.type))
+            raise InvalidInput(
+                f"the answer to an external signal does not fit {name}: {found.message}", metadata=found.metadata
+            ) from error
 
 
 class ExternalSignal(Generic[T]):
@@ -30,6 +59,7 @@ class ExternalSignal(Generic[T]):
         """Wait for the answer.
 
         Raises:
+            InvalidInput: The answer does not fit the type.
             TerminalError: The signal was rejected, or this invocation was cancelled.
         """
         refuse_inside_run("an external signal")
@@ -88,7 +118,7 @@ def wait_for_external_signal(ctx: restate.Context, type_: type[T]) -> ExternalSi
         The signal; pass its ``id`` on, then await ``result()``.
     """
     refuse_inside_run("wait_for_external_signal")
-    id_, future = ctx.awakeable(serde=serde_for(type_))
+    id_, future = ctx.awakeable(serde=_AnswerSerde(serde_for(type_)))
     return ExternalSignal(id_, future)
 
 

@@ -257,16 +257,17 @@ async def test_clients_are_made_from_functions_of_the_sdks_own_decorators(restat
     raw = sdk.Service("RawCallee")
 
     @raw.handler()
-    async def maybe(ctx: sdk.Context, number: int) -> int | None:
+    async def maybe(ctx: sdk.Context, number: int | None) -> int | None:
         return number or None
 
     async def work(ctx: sdk.Context, key: str) -> list[object]:
-        return [await ServiceClient(ctx, maybe).call(5), await ServiceClient(ctx, maybe).call(0)]
+        client = ServiceClient(ctx, maybe)
+        return [await client.call(5), await client.call(0), await client.call(None)]
 
     service, go = calling(work)
     env = await restate.serve(service, raw)
     async with IngressClient(env.ingress) as ingress:
-        assert await ingress.call(go, "x") == ["5", "None"]
+        assert await ingress.call(go, "x") == ["5", "None", "None"]
 
 
 # --- guardrails ------------------------------------------------------------------------------------------------------
@@ -299,6 +300,8 @@ async def test_guardrails_of_keys(restate, did):
                 await ServiceClient(ctx, note).send(
                     Order(key=case), idempotency_key="trip:12345678-1234-4234-9234-123456789012"
                 )
+            case "same handler, sent":  # a send may come from several invocations, so its key is of use
+                await ServiceClient(ctx, again).send("stop", idempotency_key="k")
             case "same handler, no key":
                 return await ServiceClient(ctx, again).call("stop")
         return case
@@ -317,5 +320,6 @@ async def test_guardrails_of_keys(restate, did):
             await ingress.call(go, "empty")
         assert await ingress.call(go, "uuid") == "uuid"
         assert await ingress.call(go, "same handler, no key") == "stop"
+        assert await ingress.call(go, "same handler, sent") == "same handler, sent"
     assert did.count("same handler") == 1
     assert did.count("timestamp") == 1

@@ -39,6 +39,10 @@ def services(did: Recording) -> tuple[list[Any], dict[str, Any]]:
         return Receipt(text=f"no. {order.number}")
 
     @handler(desk)
+    async def maybe(ctx: sdk.Context, order: Order | None) -> Receipt | None:
+        return None if order is None else Receipt(text=order.key)
+
+    @handler(desk)
     async def nothing(ctx: sdk.Context) -> None: ...
 
     @handler(desk)
@@ -66,7 +70,7 @@ def services(did: Recording) -> tuple[list[Any], dict[str, Any]]:
     async def release(ctx: sdk.WorkflowSharedContext, word: str) -> None:
         await ctx.promise("word", type_hint=str).resolve(word)
 
-    functions = (serve, nothing, refuse, crash, private, who, run, release)
+    functions = (serve, maybe, nothing, refuse, crash, private, who, run, release)
     return [desk, mirror, flow], {function.__name__: function for function in functions}
 
 
@@ -77,6 +81,8 @@ async def test_calls_sends_and_keys(restate, did):
         key = str(uuid4())
         assert await ingress.call(to["serve"], Order(key=f"{key}-call", number=5)) == Receipt(text="no. 5")
         assert await ingress.call(to["nothing"]) is None
+        assert await ingress.call(to["maybe"], Order(key="x")) == Receipt(text="x")
+        assert await ingress.call(to["maybe"], None) is None
 
         # Calls with one idempotency key are one invocation, also when the first was a send.
         await ingress.send(to["serve"], Order(key=f"{key}-once"), idempotency_key=key)

@@ -35,14 +35,14 @@ class Part(BaseModel):
 go = Target("Runs", "go", str, str)
 
 
-def serving(work: Callable[[sdk.Context, str], Awaitable[str]]) -> sdk.Service:
+def serving(work: Callable[[sdk.Context, str], Awaitable[str]], **options: Any) -> sdk.Service:
     """Return a service whose handler ``go`` does the work, given a key that is new for each test."""
     service = sdk.Service("Runs")
 
     async def named(ctx: sdk.Context, key: str) -> str:
         return await work(ctx, key)
 
-    handler(service, name="go")(named)
+    handler(service, name="go", **options)(named)
     return service
 
 
@@ -306,6 +306,15 @@ async def test_a_result_that_could_not_be_read_back_fails_the_run_once_and_for_g
     assert error.metadata["code"] == "unwritable"
 
 
+async def test_an_error_with_metadata_that_is_no_text_still_ends_the_run(restate, did):
+    async def work(ctx: sdk.Context, key: str) -> str:
+        refusal = Refused("no seats left", metadata={"left": 0})  # type: ignore[dict-item] # the mistake under test
+        return await run_with_retry(ctx, QUICK, failing(did, 99, refusal))
+
+    error = await failure_of(restate, work)
+    assert (error.message, error.metadata["left"]) == ("no seats left", "0")
+
+
 async def test_runs_that_were_started_together_run_together(restate):
     both = threading.Barrier(2)
 
@@ -365,6 +374,39 @@ async def test_a_cancel_lets_the_running_action_end_and_is_told_from_an_applicat
         assert "cancelled during run 'charge'" in await eventually(failure, what="end of the invocation")
     assert did.all()[:2] == ["start", "end"]
     assert set(did.all()[2:]) == {"cancelled: cancelled during run 'charge'"}
+    assert did.count("start") == 1
+
+
+@pytest.mark.restate_modes("http2")
+async def test_a_crash_while_a_cancelled_run_settles_does_not_start_the_action_anew(restate, did):
+    opened = threading.Event()
+
+    def action() -> str:
+        did.add("start")
+        assert opened.wait(30), "the test never opened the gate"
+        return "done"
+
+    async def work(ctx: sdk.Context, key: str) -> str:
+        return await run_with_retry(ctx, RunConfig("charge", max_retries=0), action)
+
+    # The engine breaks off the attempt that settles, as a crash would, and starts another one.
+    second = timedelta(seconds=1)
+    env = await restate.serve(serving(work, inactivity_timeout=second, abort_timeout=second))
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        key = str(uuid4())
+        invocation_id = await ingress.send(go, key, idempotency_key=key)
+
+        async def started() -> bool:
+            return did.count("start") == 1
+
+        await eventually(started, what="start of the action")
+        await admin.act(invocation_id, "cancel")
+        try:
+            with pytest.raises(IngressError) as ended:
+                await ingress.call(go, key, idempotency_key=key)
+        finally:
+            opened.set()
+    assert (ended.value.status_code, ended.value.code) == (409, "cancelled")
     assert did.count("start") == 1
 
 

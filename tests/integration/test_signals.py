@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 import restate as sdk
 from pydantic import BaseModel
@@ -142,6 +143,24 @@ async def test_a_rejected_signal_is_a_terminal_error_with_its_reason_and_code(re
         assert (error.status_code, error.message, error.source) == (418, "not today", "invocation")
         error = await rejected(over_ingress)
         assert (error.status_code, error.message) == (500, "nicht heute, „nein“")
+
+
+@pytest.mark.parametrize(("body", "field"), [(b'{"by": 5}', "approved"), (b"{", "body"), (b"", "body")])
+async def test_an_answer_from_outside_that_does_not_fit_ends_the_wait_instead_of_failing_it_for_ever(
+    restate, did, body, field
+):
+    services, (wait, *_) = external(did)
+    env = await restate.serve(*services)
+    async with IngressClient(env.ingress) as ingress, httpx.AsyncClient() as http:
+        key = str(uuid4())
+        await ingress.send(wait, key, idempotency_key=key)
+        url = f"{env.ingress}/restate/awakeables/{await signal_id(did, key)}/resolve"
+        (await http.post(url, content=body, headers={"content-type": "application/json"})).raise_for_status()
+        with pytest.raises(IngressError, match="the answer to an external signal does not fit Verdict") as failed:
+            await ingress.call(wait, key, idempotency_key=key)
+    error = failed.value
+    assert (error.status_code, error.code, error.metadata["field"]) == (400, "invalid_input", field)
+    assert error.source == "invocation"
 
 
 async def test_a_cancel_ends_the_wait(restate, did):

@@ -79,6 +79,11 @@ def test_metadata_of_the_caller_is_not_changed():
     assert facts == {"field": "seats"}
 
 
+def test_metadata_that_is_no_text_is_made_text():
+    # The SDK takes strings only; anything else would break the attempt, or leave a run that never ends.
+    assert Refused("x", metadata={"left": 0}).metadata == {"code": "refused", "left": "0"}
+
+
 @pytest.mark.parametrize("status", [0, 418])
 def test_a_status_of_ones_own_is_kept(status):
     assert PerdureTerminalError("x", status_code=status).status_code == status

@@ -260,6 +260,14 @@ async def test_attempts_are_bounded_and_the_last_problem_is_told(pauses):
     assert pauses == [0.1, 0.2, 0.4, 0.8]
 
 
+async def test_a_pause_is_never_longer_than_five_seconds(pauses):
+    async with Ingress(httpx.ConnectError("refused")).client(retries=12) as client:
+        with pytest.raises(IngressError):
+            await client.call(book, Order(id="1"))
+    assert len(pauses) == 12
+    assert max(pauses) == 5.0
+
+
 async def test_without_retries_it_is_tried_once():
     ingress = Ingress(httpx.ConnectError("refused"))
     async with ingress.client(retries=0) as client:

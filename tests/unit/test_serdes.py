@@ -188,7 +188,7 @@ def test_a_memoryview_of_the_engine_is_read():
         (Leg, Indescribable()),
         (AllOptional, Point(1, "x")),
         (AllOptional, OtherOptional(b=1)),
-        (AllOptional, AllOptional().model_copy(update={"a": "x"})),
+        (AllOptional, AllOptional.model_construct(a="\ud800")),
     ],
 )
 def test_a_value_that_could_not_be_read_back_is_refused_for_good_when_written(type_: Any, value: Any):
@@ -208,7 +208,6 @@ def test_a_value_that_could_not_be_read_back_is_refused_for_good_when_written(ty
         (Decimal, 3, Decimal(3)),
         (Word, "yes", Word.YES),
         (AllOptional, {"a": 1}, AllOptional(a=1)),
-        (AllOptional, AllOptional(a=1).model_copy(update={"a": "2"}), AllOptional(a=2)),
     ],
 )
 def test_a_value_of_another_class_that_reads_back_as_the_type_is_taken(type_: Any, value: Any, read: Any):
