@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 import restate
 from restate.handler import Handler, handler_from_callable
-from restate.server_context import ServerInvocationContext
+from restate.server_context import ServerCallDurableFuture, ServerInvocationContext
 
 HandlerKind = Literal["service", "exclusive", "shared", "workflow"]
 
@@ -81,3 +81,12 @@ def _annotated(annotation: Any) -> Any:
     if annotation is inspect.Signature.empty:
         return Any
     return type(None) if annotation is None else annotation
+
+
+def ask_again(call: restate.RestateDurableCallFuture[Any]) -> None:
+    """Let the invocation id of a call be awaited again, after a cancel of the caller ended that wait.
+
+    The SDK keeps the failure of the first wait, and there is no public way to begin another one.
+    """
+    if isinstance(call, ServerCallDurableFuture):
+        call.invocation_id_future.task = None

@@ -11,7 +11,7 @@ from typing import Any
 
 import restate
 
-from perdure.errors import Cancelled, TerminalError
+from perdure.errors import Cancelled, StepFailed, TerminalError
 
 
 async def until_done(future: restate.RestateDurableFuture[Any], what: str) -> None:
@@ -49,3 +49,17 @@ def is_own_cancel(error: TerminalError) -> bool:
     return isinstance(error, Cancelled) or (
         type(error) is TerminalError and error.status_code == 409 and error.message == "cancelled"
     )
+
+
+def has_own_cancel(error: BaseException) -> bool:
+    """Tell if an error is this invocation's cancel, or was raised while that was handled.
+
+    An orchestration that turns every terminal error into one of its own must not suspend after a cancel, either. What
+    is behind a `StepFailed` is the callee's, so the search ends there.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, StepFailed):
+        if isinstance(seen, TerminalError) and is_own_cancel(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

@@ -376,6 +376,26 @@ async def test_replaying_is_known(restate, did):
         assert did.all() == ["before False", "before True", "after False"]
 
 
+@pytest.mark.restate_modes("http2")
+async def test_the_wait_for_a_calls_invocation_id_can_be_begun_anew(restate):
+    async def work(ctx: sdk.Context, key: str) -> str:
+        if key == "callee":
+            return "done"
+        call = ctx.generic_call("Facts", "go", b'"callee"')
+        waiting = call.invocation_id_future  # type: ignore[attr-defined] # the private part that _sdk uses
+        waiting.task = asyncio.get_running_loop().create_future()
+        waiting.task.set_exception(TerminalError("cancelled", 409))  # what a cancel of the caller leaves there
+        try:
+            await call.invocation_id()
+        except TerminalError:
+            _sdk.ask_again(call)
+        return await call.invocation_id()
+
+    env = await restate.serve(facts(work))
+    async with IngressClient(env.ingress) as ingress:
+        assert (await ingress.call(go, "caller")).startswith("inv_")
+
+
 def test_functions_of_the_sdks_own_decorators_are_known():
     service = sdk.Service("Facts")
 

@@ -58,7 +58,7 @@ COMPENSATIONS: Final = CounterMetric(
 ROLLBACKS: Final = CounterMetric("perdure.saga.rollbacks", "Rollbacks that ended, by outcome.", ("service", "outcome"))
 ACTS: Final = CounterMetric("perdure.saga.acts", "Operators' acts on dead letters.", ("service", "act"))
 SENTINEL_FINDS: Final = CounterMetric(
-    "perdure.sentinel.finds", "What the sentinel found and acted on: lost, paused, stalled.", ("service", "kind")
+    "perdure.sentinel.finds", "What the sentinel found, and acted on.", ("service", "kind")
 )
 
 CATALOGUE: Final = (ATTEMPTS, COMPENSATIONS, ROLLBACKS, ACTS, SENTINEL_FINDS)

@@ -190,6 +190,8 @@ class ControlPlaneService:
             if terminal is None:  # transient, or the SDK's own: the engine tries again, and nothing may be undone
                 raise
             raise await cp.fail(terminal) from error
+        if cp.cancelled is not None:  # the user's code caught it, and went on; what was cancelled did not succeed
+            raise await cp.fail(cp.cancelled)
         await cp.close()
         return result
 

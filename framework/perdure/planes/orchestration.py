@@ -22,7 +22,7 @@ from perdure.saga.plan import Outcome, SagaConfig
 from perdure.saga.recorder import Saga
 from perdure.serdes import serde_for
 from perdure.targets import Target, target_of
-from perdure.waiting import is_own_cancel, until_done
+from perdure.waiting import has_own_cancel, until_done
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
@@ -63,6 +63,11 @@ class Orchestration:
         self._config = config
         self._prefix = idempotency_prefix
         self._steps = StepRunner(ctx, self.saga, config)
+
+    @property
+    def cancelled(self) -> Cancelled | None:
+        """The cancel that a step of this saga met, whatever became of the error since."""
+        return self._steps.cancelled
 
     @property
     def key(self) -> str:
@@ -212,7 +217,7 @@ class Orchestration:
             payload: What it is given.
             step: What the step is called in status and rollback; the compensation's name by default.
             dedupe: An equal compensation with an equal payload is recorded once.
-            after_others: Run it only once no other step is a dead letter, as for the news that nothing is held.
+            after_others: Run it only if no other step was left undone, as for the news that nothing is held.
 
         Returns:
             False when an equal one was there already.
@@ -315,12 +320,12 @@ class Orchestration:
         Args:
             error: What ended the handler.
         """
-        cancelled = is_own_cancel(error)
+        cancelled = self.cancelled is not None or has_own_cancel(error)
         if not any(step.compensation or step.pivot for step in self.saga.steps):
             return self._closed(error, Phase.CANCELLED if cancelled else Phase.FAILED, NOTHING_TO_UNDO)
         # A call that still runs (cancelled, or past its time limit) is not awaited here: a cancelled invocation must
         # not suspend. The rollback waits for it instead.
-        running = {position: await call.invocation_id() for position, call in self._steps.running.items()}
+        running = {position: await self._steps.id_of(call) for position, call in self._steps.running.items()}
         if cancelled:
             await self._hand_over(error, running, awakeable=None)
             return self._closed(error, Phase.CANCELLED, "handed_over")
@@ -348,6 +353,7 @@ class Orchestration:
             running=running,
             reason=error.message,
             awakeable=awakeable,
+            first_hand=True,
         )
         await ObjectClient(self.ctx, begin_target, self.saga_id).send(request)
 

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import restate
 
+from perdure import _sdk
 from perdure.clients import CallFuture, ObjectClient, ServiceClient
 from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError
 from perdure.runs import RunConfig, RunFuture, run_async
@@ -21,7 +22,7 @@ from perdure.saga.plan import CompensationHandler, CompensationStrategy, SagaCon
 from perdure.saga.recorder import Saga
 from perdure.serdes import result_type
 from perdure.targets import Target
-from perdure.waiting import settle
+from perdure.waiting import is_own_cancel, settle
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
@@ -117,7 +118,7 @@ class StepRunner:
         self.saga = saga
         self.past_pivot = False
         self.running: dict[int, CallFuture[Any]] = {}
-        self.cancelled = False
+        self.cancelled: Cancelled | None = None
         self._config = config
         self._names: set[str] = set()
 
@@ -142,6 +143,8 @@ class StepRunner:
             Cancelled: This invocation was cancelled; local runs have ended, calls are in `running`.
             SagaError: A name was used before, or a compensation does not fit; no step of these was started.
         """
+        if self.cancelled is not None:
+            raise self.cancelled
         attempts = [_Attempt(self, step, record) for step, record in zip(steps, self._record(steps), strict=True)]
         for attempt in attempts:
             attempt.start()
@@ -150,8 +153,8 @@ class StepRunner:
                 done = await _any_of(waiting, " and ".join(f"step '{step.name}'" for step in steps))
                 for attempt in attempts:
                     await attempt.advance(done)
-        except Cancelled:
-            self.cancelled = True
+        except Cancelled as cancel:
+            self.cancelled = cancel
             for attempt in attempts:
                 await attempt.settle()
             raise
@@ -176,6 +179,17 @@ class StepRunner:
         ]
         self._names.update(names)
         return records
+
+    async def id_of(self, call: CallFuture[Any]) -> str:
+        """Return the id of a call's invocation, whatever cancels arrive meanwhile: the rollback needs it."""
+        while True:
+            try:
+                return await call.invocation_id()
+            except TerminalError as error:
+                if not is_own_cancel(error):
+                    raise
+                self.cancelled = self.cancelled or Cancelled("cancelled while a step was ended")
+                _sdk.ask_again(call.future)
 
     def tries_again(self, step: Step[Any, Any], error: TerminalError, attempts: int) -> timedelta | None:
         """Return how long to wait before the next attempt of a failed step, or None when there is none."""
@@ -219,7 +233,7 @@ class _Attempt:
 
     async def _guarded(self) -> Any:
         # After a crash while settling, the replay meets the cancel first and would start the action anew.
-        if self._runner.cancelled:
+        if self._runner.cancelled is not None:
             raise Cancelled("cancelled before the step started")
         return await self.step.action(self.step.request)  # type: ignore[operator] # only a function gets here
 
@@ -242,7 +256,8 @@ class _Attempt:
         elif self._limit is not None and self._limit in done:
             call, self._action, self._limit = self._action, None, None
             if isinstance(call, CallFuture):  # it stays in `running`, so that the rollback waits for its end
-                self._runner.ctx.cancel_invocation(await call.invocation_id())
+                self._runner.ctx.cancel_invocation(await self._runner.id_of(call))
+            self._runner.saga.lose_track(self._record)
             self.failure = StepTimeout(f"no result within {self.step.timeout}")
         elif self._pause is not None and self._pause in done:
             self.start()
@@ -257,6 +272,8 @@ class _Attempt:
 
     async def settle(self) -> None:
         """After a cancel: let a local run come to its end."""
+        if self._action is not None:
+            self._runner.saga.lose_track(self._record)
         if isinstance(self._action, RunFuture):
             await settle(self._action.future)
 

@@ -8,7 +8,7 @@ import restate
 
 from perdure.clients import ObjectClient
 from perdure.errors import NotFound, SagaError
-from perdure.planes.progress import read_rollback, read_steps
+from perdure.planes.progress import CLOSED_KEY, Closed, read_rollback, read_steps
 from perdure.saga.messages import (
     RollbackReport,
     RollbackRequest,
@@ -18,6 +18,7 @@ from perdure.saga.messages import (
 )
 from perdure.saga.plan import Outcome, SagaConfig
 from perdure.serdes import serde_for
+from perdure.state import ReadOnlyState
 
 _report_serde = serde_for(RollbackReport)
 
@@ -44,6 +45,8 @@ async def roll_back_ended(
     before = await read_rollback(ctx, saga_id)
     steps = await read_steps(ctx)
     if before is None and not steps:
+        if await ReadOnlyState(ctx, CLOSED_KEY, Closed).get() is not None:  # it ended before its first step
+            return UndoReceipt(saga_id=saga_id, started=False)
         raise NotFound(
             f"saga '{saga_id}' left no record: it never began, or the retention of its workflow is over",
             metadata={"saga": saga_id},

@@ -30,6 +30,7 @@ from perdure.saga.messages import (
     act_on_step,
 )
 from perdure.state import State
+from perdure.waiting import is_own_cancel
 
 _PREFIX = "letter/"
 _INDEX_KEY = "all"
@@ -120,6 +121,8 @@ async def act_on_many(ctx: restate.Context, request: ManyActRequest) -> ManyActR
         try:
             await _act(ctx, request.act, one)
         except TerminalError as error:
+            if is_own_cancel(error):  # what is left is left alone
+                raise
             refused[letter.id] = error.message
         else:
             done.append(letter.id)
@@ -132,8 +135,8 @@ async def _all(ctx: restate.Context) -> list[DeadLetter]:
 
 async def _act(ctx: restate.Context, act: Act, request: ActRequest) -> ActReceipt:
     saga_id, _, position = request.id.rpartition("/")
-    if not saga_id or not position.isdecimal():
-        raise NotFound(f"no dead letter '{request.id}': an id is {{saga}}/{{position}}", metadata={"field": "id"})
+    if not saga_id or not position.isdecimal() or len(position) > 9:  # no saga has that many steps
+        raise NotFound(f"no dead letter '{request.id[:200]}': an id is {{saga}}/{{position}}", metadata={"field": "id"})
     step_act = StepAct(
         position=int(position),
         act=act,

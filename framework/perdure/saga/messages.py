@@ -24,6 +24,7 @@ class RollbackRequest(BaseModel):
         running: Invocations of actions that were still running, by position; their end is awaited first.
         reason: Why; the original error.
         awakeable: Who waits for the outcome.
+        first_hand: Sent by the failed orchestration itself, which does so once; not by whoever found its record.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -36,6 +37,7 @@ class RollbackRequest(BaseModel):
     running: dict[int, str] = {}
     reason: str
     awakeable: str | None = None
+    first_hand: bool = False
 
 
 class RollbackReport(BaseModel):

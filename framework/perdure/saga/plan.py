@@ -89,7 +89,7 @@ class StepRecord(BaseModel):
         payload: What the compensation is given.
         group: The position of the first step of its parallel group; None for a step on its own.
         pivot: Marks the point after which nothing is undone any more; it is no step itself.
-        after_others: Undone only once no other step is a dead letter, such as the news that nothing is held any more.
+        after_others: Undone only if no other step was left undone, such as the news that nothing is held any more.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # a record of a later version still rolls back
@@ -142,6 +142,11 @@ class StepProgress(BaseModel):
     def payload_for(self, step: StepRecord) -> JsonValue:
         """Return what the step's compensation is given: what an operator edited, or what was recorded."""
         return step.payload if self.payload is None else self.payload
+
+    def is_left_undone(self) -> bool:
+        """Tell if undoing the step was tried in vain, and is not about to be tried again."""
+        given_up = (StepState.DEAD_LETTER, StepState.FAILED, StepState.DISCARDED)
+        return self.state in given_up or (self.state is StepState.SKIPPED and self.error is not None)
 
     def with_(self, **changes: Any) -> StepProgress:
         """Return a copy with some facts changed."""
@@ -216,6 +221,24 @@ def initial_progress(
     return progress
 
 
+def moved(steps: list[StepRecord], offset: int) -> list[StepRecord]:
+    """Return steps with positions after those that a rollback has already.
+
+    Args:
+        steps: Steps whose positions begin with 1.
+        offset: The last position that is taken.
+    """
+    return [
+        step.model_copy(
+            update={
+                "position": step.position + offset,
+                "group": None if step.group is None else step.group + offset,
+            }
+        )
+        for step in steps
+    ]
+
+
 def next_steps(steps: list[StepRecord], progress: dict[int, StepProgress], config: SagaConfig) -> list[int]:
     """Return the positions of the steps to undo now, together; empty when there is nothing left to try.
 
@@ -227,13 +250,14 @@ def next_steps(steps: list[StepRecord], progress: dict[int, StepProgress], confi
     states = {item.state for item in progress.values()}
     if config.strategy is CompensationStrategy.STOP and StepState.DEAD_LETTER in states:
         return []
-    if config.strategy is CompensationStrategy.UNTIL_SUCCESS and StepState.UNDONE in states:
-        return []
-    blocked = StepState.DEAD_LETTER in states
+    succeeded = config.strategy is CompensationStrategy.UNTIL_SUCCESS and StepState.UNDONE in states
+    blocked = any(item.is_left_undone() for item in progress.values())
     pending = [
         step
         for step in steps
-        if progress[step.position].state is StepState.PENDING and not (step.after_others and blocked)
+        if progress[step.position].state is StepState.PENDING
+        and not (step.after_others and blocked)
+        and not (succeeded and progress[step.position].drive == 0)  # what an operator redrives is tried all the same
     ]
     if not pending:
         return []

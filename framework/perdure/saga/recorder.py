@@ -93,6 +93,10 @@ class Saga:
         """Remember that a step's action starts. Costs no journal entry: a replay comes to the same point."""
         self.completed[record.position] = False
 
+    def lose_track(self, record: StepRecord) -> None:
+        """Remember that a step's action may complete yet, or not: no strategy may take it for not completed."""
+        self.completed.pop(record.position, None)
+
     def complete(self, record: StepRecord) -> None:
         """Remember that a step's action completed. Costs no journal entry, either."""
         self.completed[record.position] = True

@@ -48,6 +48,7 @@ from perdure.saga.plan import (
     after_failure,
     after_success,
     initial_progress,
+    moved,
     next_steps,
     outcome,
 )
@@ -58,6 +59,9 @@ from perdure.waiting import is_own_cancel, until_done
 
 LOOK_AGAIN = timedelta(seconds=30)
 """How long a pass waits for a compensation before it ends and comes back, so that the object is never busy long."""
+
+ROUNDS_OF_A_PASS = 20
+"""How many steps, or groups, one pass undoes: where each wait is a replay, a pass costs the square of its length."""
 
 log = get_logger("perdure.saga")
 
@@ -106,16 +110,20 @@ async def begin(ctx: restate.ObjectSharedContext, request: RollbackRequest) -> N
 @handler(rollbacks, "exclusive", ingress_private=True)
 async def run(ctx: restate.ObjectContext, this: Pass) -> None:
     """Do one pass."""
+    is_taken = this.request is None
     try:
-        await _run_pass(ctx, this)
+        now = await _now(ctx)
+        known, head = await _request_state(ctx).get(), await _head_state(ctx).get()
+        is_taken = True  # what takes it writes before it waits for anything
+        await _run_pass(ctx, this, known, head, now)
     except TerminalError as error:
         if not is_own_cancel(error):
             raise
         # A rollback is not to be lost by a cancel: an operator who wants a step left alone says so for that step.
-        head = await _head_state(ctx).get()
-        generation = this.generation if head is None else head.generation
-        request = this.request if head is None else None
-        await _send_pass(ctx, Pass(generation=generation, request=request), None)
+        if not is_taken:
+            await _send_pass(ctx, this, None)
+        elif (head := await _head_state(ctx).get()) is not None:
+            await _send_pass(ctx, Pass(generation=head.generation), None)
 
 
 @handler(rollbacks, "exclusive", ingress_private=True)
@@ -126,17 +134,16 @@ async def resume(ctx: restate.ObjectContext) -> None:
         await _send_pass(ctx, Pass(generation=head.generation), None)
 
 
-async def _run_pass(ctx: restate.ObjectContext, this: Pass) -> None:
-    now = await _now(ctx)
-    known = await _request_state(ctx).get()
-    head = await _head_state(ctx).get()
+async def _run_pass(
+    ctx: restate.ObjectContext, this: Pass, known: RollbackRequest | None, head: _Head | None, now: datetime
+) -> None:
     if known is None or head is None:
         if this.request is None:
             return
         known = this.request
         head = await _open(ctx, known, now)
     elif this.request is not None:
-        await _join(ctx, known, head, this.request)
+        await _join(ctx, known, head, this.request, now)
         return
     elif this.generation != head.generation:
         return
@@ -154,7 +161,12 @@ async def _work(
 ) -> None:
     """Undo what can be undone now; come back later for the rest, or finish."""
     by_position = {step.position: step for step in saga.steps}
+    rounds = 0
     while positions := next_steps(saga.steps, progress, saga.config):
+        rounds += 1
+        if rounds > ROUNDS_OF_A_PASS:
+            await _come_back(ctx, head, now, timedelta(0))
+            return
         attempts = [await _Attempt.start(ctx, saga, by_position[each], progress[each]) for each in positions]
         delay: timedelta | None = None
         for attempt in attempts:
@@ -173,6 +185,11 @@ async def _work(
         if delay is not None:
             await _come_back(ctx, head, now, delay)
             return
+    if outcome(saga.steps, progress, saga.config) is Outcome.ROLLED_BACK:
+        for step in saga.steps:
+            if step.after_others and progress[step.position].state is StepState.PENDING:
+                progress[step.position] = progress[step.position].with_(state=StepState.SKIPPED)
+                await _progress_state(ctx, step.position).set(progress[step.position])
     await _finish(ctx, saga, head, progress)
 
 
@@ -281,6 +298,12 @@ async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datet
     await _open_mark(ctx).set(True)
     head = _Head(started_at=now, updated_at=now, waiters=[request.awakeable] if request.awakeable else [])
     await _head_state(ctx).set(head)
+    await _set_out(ctx, request, now)
+    log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
+    return head
+
+
+async def _set_out(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> None:
     progress = initial_progress(
         request.steps,
         request.config,
@@ -292,12 +315,19 @@ async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datet
         await _progress_state(ctx, step.position).set(progress[step.position])
         if progress[step.position].state is StepState.DEAD_LETTER:
             await remember(ctx, _dead_letter(request, step, progress[step.position], now))
-    log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
-    return head
 
 
-async def _join(ctx: restate.ObjectContext, known: RollbackRequest, head: _Head, again: RollbackRequest) -> None:
-    """Take a second request for the same saga: it starts nothing anew, but its sender gets the outcome too."""
+async def _join(
+    ctx: restate.ObjectContext, known: RollbackRequest, head: _Head, again: RollbackRequest, now: datetime
+) -> None:
+    """Take a second request for the same saga: it starts nothing anew, but its sender gets the outcome too.
+
+    An orchestration hands its own record over once, so a second one is of another run: the key was used again after its
+    retention, or two services share a prefix. Its steps are undone as well.
+    """
+    if again.first_hand:
+        await _append(ctx, known, head, again, now)
+        return
     if again.awakeable is None or again.awakeable in head.waiters:
         return
     if again.service != known.service:
@@ -312,6 +342,26 @@ async def _join(ctx: restate.ObjectContext, known: RollbackRequest, head: _Head,
     progress = await _all_progress(ctx, known)
     if outcome(known.steps, progress, known.config) is not Outcome.RUNNING:
         await _finish(ctx, known, joined, progress)
+
+
+async def _append(
+    ctx: restate.ObjectContext, known: RollbackRequest, head: _Head, again: RollbackRequest, now: datetime
+) -> None:
+    offset = max((step.position for step in known.steps), default=0)
+    added = again.model_copy(
+        update={
+            "steps": moved(again.steps, offset),
+            "completed": {position + offset: each for position, each in again.completed.items()},
+            "running": {position + offset: each for position, each in again.running.items()},
+        }
+    )
+    both = added.model_copy(update={"steps": [*known.steps, *added.steps], "awakeable": known.awakeable})
+    await _request_state(ctx).set(both)
+    await _set_out(ctx, added, now)
+    await _open_mark(ctx).set(True)
+    waiters = [*head.waiters, again.awakeable] if again.awakeable else head.waiters
+    log.warning("saga.rollback.again", saga=known.saga_id, steps=len(added.steps), reason=again.reason)
+    await _come_back(ctx, head.model_copy(update={"waiters": waiters}), now, timedelta(0))
 
 
 async def _come_back(ctx: restate.ObjectContext, head: _Head, now: datetime, delay: timedelta) -> None:

@@ -5,7 +5,8 @@ The engine knows them, so the sentinel asks it, in SQL, at an interval:
 
 - an orchestration that ended without closing its saga (killed, by a person or by its retry policy);
 - one that is paused for longer than a limit; it is killed first, so that it can't go on beside its rollback;
-- a rollback that is open, but for which nothing is running or scheduled (killed, too).
+- a rollback that is open, but for which nothing is running or scheduled (killed, too);
+- an invocation of `Rollbacks`, its relay or the index of dead letters that is paused; it is resumed.
 
 Looking is a plain query by a process; only when it finds something does it call `sweep`, a durable handler that asks
 again by itself. So anybody may call `sweep`: it does nothing but what has to be done.
@@ -18,27 +19,44 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 import restate
 from pydantic import BaseModel
+from restate.serde import BytesSerde
 
 from perdure._sdk import is_replaying
-from perdure.admin import AdminClient
+from perdure.admin import AdminClient, sql_text
 from perdure.binding import Definition, handler
-from perdure.clients import ObjectClient
-from perdure.errors import ConfigurationError, EngineError, IngressError, RunExhausted, TerminalError
+from perdure.clients import ObjectClient, ServiceClient
+from perdure.errors import (
+    Cancelled,
+    ConfigurationError,
+    Conflict,
+    EngineError,
+    IngressError,
+    PerdureTerminalError,
+    RunExhausted,
+    TerminalError,
+)
 from perdure.ingress import IngressClient
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import SENTINEL_FINDS
 from perdure.runs import RunConfig, run_with_retry
-from perdure.saga.messages import UndoReceipt, UndoRequest
+from perdure.saga.messages import UndoRequest, roll_back_handler
+from perdure.saga.relay import Start, start
 from perdure.saga.rollback import resume
 from perdure.state import State
 from perdure.targets import Target
+from perdure.waiting import is_own_cancel
 
 log = get_logger("perdure.saga.sentinel")
+
+Kind = Literal["lost", "paused", "stalled", "halted"]
+
+ANSWER_WITHIN = timedelta(seconds=5)
+"""How long a sweep waits for a service to take its saga back; one that is down must not hold up the others' sagas."""
 
 _KEY = "all"
 _SEEN = "seen/"
@@ -76,14 +94,14 @@ class Find(BaseModel):
     """What the sentinel found.
 
     Args:
-        kind: A lost orchestration, a paused one, or a rollback that stands still.
+        kind: A lost orchestration, a paused one, a rollback that stands still, or one whose pass is halted (paused).
         id: The invocation, or the saga of a rollback.
         service: The service.
         key: Its key.
         reason: What the engine says of it.
     """
 
-    kind: Literal["lost", "paused", "stalled"]
+    kind: Kind
     id: str
     service: str
     key: str
@@ -102,7 +120,7 @@ class SweepReport(BaseModel):
     failed: dict[str, str] = {}
 
 
-def find_sql(config: SentinelConfig) -> dict[Literal["lost", "paused", "stalled"], str]:
+def find_sql(config: SentinelConfig) -> dict[Kind, str]:
     """Return the queries that find what nobody looks after, by kind.
 
     Args:
@@ -115,7 +133,7 @@ def find_sql(config: SentinelConfig) -> dict[Literal["lost", "paused", "stalled"
               and s.service_key = i.target_service_key and s.key = 'saga/closed')"""
     columns = "i.id as id, i.target_service_name as service, i.target_service_key as key"
     grace = _sql_interval(config.grace)
-    queries: dict[Literal["lost", "paused", "stalled"], str] = {
+    queries: dict[Kind, str] = {
         "lost": f"""
       select {columns}, i.completion_failure as reason from sys_invocation_status i
       where i.target_service_ty = 'workflow' and i.target_handler_name = 'run' and i.status = 'completed'
@@ -126,6 +144,11 @@ def find_sql(config: SentinelConfig) -> dict[Literal["lost", "paused", "stalled"
       and not exists (select 1 from sys_invocation_status i where i.target_service_name = 'Rollbacks'
               and i.target_service_key = s.service_key and i.target_handler_name in ('run', 'resume')
               and (i.status != 'completed' or i.modified_at >= now() - {grace}))""",
+        "halted": f"""
+      select i.id as id, i.target_service_name as service, coalesce(i.target_service_key, '') as key,
+      i.target_handler_name || ' is paused' as reason from sys_invocation_status i
+      where i.target_service_name in ('Rollbacks', 'RollbackRelay', 'DeadLetterIndex') and i.status = 'paused'
+      and i.modified_at < now() - {grace}""",
     }
     if config.paused_limit is not None:
         queries["paused"] = f"""
@@ -154,6 +177,21 @@ async def look(admin: AdminClient, config: SentinelConfig) -> list[Find]:
         for kind, sql in find_sql(config).items()
         for row in await admin.query(sql)
     ]
+
+
+class _SilentError(PerdureTerminalError):
+    """A service did not answer in time; what it was asked is done as soon as it is up again."""
+
+
+async def _before(
+    wanted: restate.RestateDurableFuture[Any], late: restate.RestateDurableFuture[None], find: Find
+) -> None:
+    try:
+        done, _ = await restate.wait_completed(wanted, late)
+    except TerminalError as error:
+        raise Cancelled("cancelled during a sweep") from error
+    if wanted not in done:
+        raise _SilentError(f"{find.service} does not answer; its saga is rolled back as soon as it does: start it")
 
 
 class Sentinel:
@@ -214,17 +252,24 @@ class Sentinel:
         for gone in sorted(seen - {find.id for find in found}):
             await State(ctx, _SEEN + gone, bool).clear()
         report = SweepReport()
+        silent: set[str] = set()
         for find in found:
             if find.id in seen:
                 continue
             try:
+                if find.service in silent:
+                    raise _SilentError(f"{find.service} does not answer")
                 await self._act(ctx, find)
             except TerminalError as error:
+                if is_own_cancel(error):
+                    raise
+                if isinstance(error, _SilentError):
+                    silent.add(find.service)
                 log.warning("sentinel.failed", kind=find.kind, service=find.service, key=find.key, error=error.message)
                 report.failed[find.id] = error.message
                 continue
             report.acted_on.append(find)
-            if find.kind != "stalled":  # a rollback that is set going again may stall again
+            if find.kind in ("lost", "paused"):  # a rollback that is set going again may stall again
                 await State(ctx, _SEEN + find.id, bool).set(True)
             if not is_replaying(ctx):
                 SENTINEL_FINDS.count(service=find.service, kind=find.kind)
@@ -236,23 +281,56 @@ class Sentinel:
         if find.kind == "stalled":
             await ObjectClient(ctx, resume, find.key).send()
             return
-        if find.kind == "paused":
-            await run_with_retry(ctx, f"kill {find.id}", self._kill, find.id)
-        undo: Target[UndoRequest, UndoReceipt] = Target(find.service, "roll_back", UndoRequest, UndoReceipt)
+        if find.kind == "halted":
+            await run_with_retry(ctx, f"resume {find.id}", self._resume_paused, find.id)
+            return
+        if find.kind == "paused" and not await run_with_retry(ctx, f"kill {find.id}", self._kill_paused, find.id):
+            # It was resumed or ended since, perhaps well; if it is lost, it is found as that.
+            raise Conflict("not paused any more")
         reason = f"the orchestration was lost: {find.kind}: {find.reason}"[:2000]
-        await ObjectClient(ctx, undo, find.key).call(UndoRequest(reason=reason, wait=False))
+        # Through the relay, since a call to a service that was removed is tried for ever; and under one key, since a
+        # service that is down is asked again and again.
+        undo = roll_back_handler(find.service, find.key)
+        request = Start(
+            compensation=undo,
+            payload=UndoRequest(reason=reason, wait=False).model_dump(mode="json"),
+            idempotency_key=f"sentinel/{find.id}",
+        )
+        late = ctx.sleep(ANSWER_WITHIN, f"{find.service} answers")
+        started = ServiceClient(ctx, start).call_async(request)
+        await _before(started.future, late, find)
+        try:
+            invocation_id = await started
+        except TerminalError as error:
+            raise _SilentError(f"{undo} could not be called: {error.message}") from error
+        undone = ctx.attach_invocation(invocation_id, serde=BytesSerde())
+        await _before(undone, late, find)
+        await undone
 
     async def _look(self) -> list[Find]:
         async with AdminClient(self._config.admin_url) as admin:
             return await look(admin, self._config)
 
-    async def _kill(self, invocation_id: str) -> None:
+    async def _resume_paused(self, invocation_id: str) -> None:
         async with AdminClient(self._config.admin_url) as admin:
+            try:
+                await admin.act(invocation_id, "resume")
+            except EngineError as error:
+                if error.status_code not in (404, 409):  # somebody else resumed or ended it
+                    raise
+
+    async def _kill_paused(self, invocation_id: str) -> bool:
+        is_paused = "select id from sys_invocation_status where status = 'paused' and id = " + sql_text(invocation_id)
+        async with AdminClient(self._config.admin_url) as admin:
+            if not await admin.query(is_paused):
+                return False
             try:
                 await admin.act(invocation_id, "kill")
             except EngineError as error:
-                if error.status_code not in (404, 409):  # it ended meanwhile
+                if error.status_code not in (404, 409):
                     raise
+                return False
+            return True
 
     async def _tell(self, ctx: restate.ObjectContext, find: Find) -> None:
         url = self._config.webhook_url
