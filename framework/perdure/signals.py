@@ -17,7 +17,7 @@ T = TypeVar("T")
 WorkflowContexts = restate.WorkflowContext | restate.WorkflowSharedContext
 
 
-class _AnswerSerde(Serde[T], Generic[T]):
+class AnswerSerde(Serde[T], Generic[T]):
     """Reads the answer to an external signal, which may come from anywhere.
 
     One that does not fit is a terminal error: the signal has been answered, so waiting again would never help, and any
@@ -118,7 +118,7 @@ def wait_for_external_signal(ctx: restate.Context, type_: type[T]) -> ExternalSi
         The signal; pass its ``id`` on, then await ``result()``.
     """
     refuse_inside_run("wait_for_external_signal")
-    id_, future = ctx.awakeable(serde=_AnswerSerde(serde_for(type_)))
+    id_, future = ctx.awakeable(serde=AnswerSerde(serde_for(type_)))
     return ExternalSignal(id_, future)
 
 

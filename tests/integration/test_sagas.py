@@ -25,7 +25,7 @@ from perdure import (
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.saga.messages import rollback_status
-from tests.support import Recording
+from tests.support import Recording, eventually
 
 
 class Order(BaseModel):
@@ -150,6 +150,32 @@ async def test_a_compensation_that_fails_is_tried_again_then_becomes_a_dead_lett
         assert rollback.status == "needs_attention"
         states = {step.step: (step.state, step.attempts) for step in rollback.steps}
         assert states == {"a": ("undone", 1), "b": ("dead_letter", 3), "c": ("undone", 0)}
+
+
+async def test_the_status_is_told_while_the_saga_service_is_down(restate, did):
+    """Only the orchestration is served; `Rollbacks` was registered by an earlier test, or by nobody."""
+    name = f"Alone{uuid4().hex[:8]}"
+    alone = ControlPlaneService(name)
+
+    @alone.main(steps=2)
+    async def wait(cp: Orchestration) -> None:
+        async def first(_: str) -> None:
+            did.add("first")
+
+        await cp.step("first", first, "")
+        _, never = cp.ctx.awakeable()
+        await never
+
+    env = await restate.serve(alone)
+    async with IngressClient(env.ingress) as ingress:
+        await ingress.send(Target(name, "run", type(None), type(None)), key="k")
+
+        async def started() -> bool:
+            return did.count("first") == 1
+
+        await eventually(started, what="first step")
+        status = await ingress.call(Target(name, "status", type(None), StatusData), key="k")
+    assert (status.phase, status.current_step) == ("running", "first")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 import restate as sdk
 from pydantic import BaseModel
@@ -29,6 +30,7 @@ from perdure.saga import hosting
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.plan import Outcome
 from perdure.saga.sentinel import Sentinel, SentinelConfig, SweepReport, look
+from perdure.testing import Mode, Restate, RestateServer
 from tests.support import Recording, eventually
 
 
@@ -219,6 +221,73 @@ async def test_an_orchestration_that_is_paused_too_long_is_killed_and_rolled_bac
         rollback = await on.rollback(key, Outcome.ROLLED_BACK)
     assert rollback.reason.startswith("the orchestration was lost: paused")
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
+
+
+async def test_a_rollback_that_was_asked_for_and_never_began_is_begun(scene, did):
+    on = await scene()
+    key, invocation = await on.started(did)
+    await on.admin.act(invocation, "cancel")
+    await on.rollback(key, Outcome.ROLLED_BACK)
+    # As if what was to begin the rollback had been killed: the orchestration has ended, and nobody knows of it.
+    async with httpx.AsyncClient() as http:
+        wiped = await http.post(
+            f"{on.config.admin_url}/services/Rollbacks/state",
+            json={"object_key": f"{on.name}:{key}", "new_state": {}},
+        )
+    assert wiped.is_success, wiped.text
+
+    async def unopened() -> bool:
+        finds = {find.id: find.kind for find in await look(on.admin, on.config)}
+        return finds.get(invocation) == "unopened"
+
+    await eventually(unopened, what="find of the saga without a rollback")
+    async with on.sentinel.watching():
+        await on.rollback(key, Outcome.ROLLED_BACK)
+    assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]  # by the same invocations: once
+
+
+@pytest.fixture
+async def own_engine(restate_servers):
+    """An engine of its own: the relay of this test is not the one that other tests' rollbacks need."""
+    with RestateServer(install_dir=restate_servers.install_dir) as server:
+        restate = Restate(server, Mode.HTTP2)
+        yield restate
+        await restate.close()
+
+
+async def test_a_paused_relay_is_resumed(own_engine):
+    relay = sdk.Service(
+        "RollbackRelay",
+        invocation_retry_policy=sdk.InvocationRetryPolicy(
+            initial_interval=timedelta(milliseconds=10), max_attempts=1, on_max_attempts="pause"
+        ),
+    )
+    mended = threading.Event()
+
+    @relay.handler()
+    async def start(ctx: sdk.Context, name: str) -> str:
+        if not mended.is_set():
+            raise RuntimeError("a bug that a deployment mends")
+        return name
+
+    config = SentinelConfig(
+        admin_url=own_engine.server.admin,
+        ingress_url=own_engine.server.ingress,
+        interval=timedelta(milliseconds=100),
+        grace=timedelta(milliseconds=1),
+    )
+    sentinel = Sentinel(config)
+    env = await own_engine.serve(relay, sentinel)
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        call = asyncio.create_task(ingress.call(Target("RollbackRelay", "start", str, str), "x"))
+
+        async def halted() -> bool:
+            return any(find.kind == "halted" for find in await look(admin, config))
+
+        await eventually(halted, what="find of the paused relay")
+        mended.set()
+        async with sentinel.watching():
+            assert await asyncio.wait_for(call, 20) == "x"
 
 
 async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(scene, did):

@@ -13,9 +13,10 @@ from perdure.approvals.targets import open_approval, withdraw_approval
 from perdure.clients import ObjectClient
 from perdure.errors import ApprovalTimeout, Cancelled, Refused
 from perdure.serdes import invalid_input, serde_for
+from perdure.signals import AnswerSerde
 from perdure.waiting import until_done
 
-_outcome_serde = serde_for(ApprovalOutcome)
+_outcome_serde = AnswerSerde(serde_for(ApprovalOutcome))
 
 
 async def ask(

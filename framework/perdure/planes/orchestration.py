@@ -13,7 +13,7 @@ from perdure.clients import ObjectClient
 from perdure.errors import Cancelled, TerminalError
 from perdure.idempotency import join_key
 from perdure.planes.asking import ask
-from perdure.planes.progress import CLOSED_KEY, FAILED_KEY, Closed, Phase
+from perdure.planes.progress import CLOSED_KEY, FAILED_KEY, HANDED_KEY, Closed, Phase
 from perdure.planes.steps import SAME, Step, StepRetry, StepRunner
 from perdure.runs import RunConfig, refuse_inside_run
 from perdure.saga.compensations import CompensationFunction, Compensations
@@ -21,6 +21,7 @@ from perdure.saga.messages import RollbackReport, RollbackRequest, begin_target,
 from perdure.saga.plan import Outcome, SagaConfig
 from perdure.saga.recorder import Saga
 from perdure.serdes import serde_for
+from perdure.signals import AnswerSerde
 from perdure.targets import Target, target_of
 from perdure.waiting import has_own_cancel, until_done
 
@@ -263,16 +264,20 @@ class Orchestration:
         """
         refuse_inside_run("request_approval")
         self.saga.add("approval")
-        return await ask(
-            self.ctx,
-            approval_id,
-            timeout,
-            title=title,
-            requester=requester,
-            approvers=approvers or [],
-            quorum=quorum,
-            payload=payload,
-        )
+        try:
+            return await ask(
+                self.ctx,
+                approval_id,
+                timeout,
+                title=title,
+                requester=requester,
+                approvers=approvers or [],
+                quorum=quorum,
+                payload=payload,
+            )
+        except Cancelled as cancel:
+            self._steps.cancelled = cancel
+            raise
 
     async def await_human_approval(self, approval_id: str, timeout: timedelta, **options: Any) -> bool:
         """Ask people, and wait for their decision: `request_approval`, reduced to yes or no as in the Go original.
@@ -329,7 +334,7 @@ class Orchestration:
         if cancelled:
             await self._hand_over(error, running, awakeable=None)
             return self._closed(error, Phase.CANCELLED, "handed_over")
-        id_, finished = self.ctx.awakeable(serde=serde_for(RollbackReport))
+        id_, finished = self.ctx.awakeable(serde=AnswerSerde(serde_for(RollbackReport)))
         self.ctx.set(FAILED_KEY, error.message, serde=_text_serde)
         await self._hand_over(error, running, awakeable=id_)
         try:
@@ -355,6 +360,7 @@ class Orchestration:
             awakeable=awakeable,
             first_hand=True,
         )
+        self.ctx.set(HANDED_KEY, self.saga_id, serde=_text_serde)
         await ObjectClient(self.ctx, begin_target, self.saga_id).send(request)
 
     def _closed(self, error: TerminalError, phase: Phase, rollback: str, **facts: str) -> TerminalError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, cast
 
@@ -12,12 +13,20 @@ from perdure.clients import ObjectClient
 from perdure.errors import NotFound, TerminalError
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.plan import Outcome, StepRecord
+from perdure.signals import get_internal_signal
 from perdure.state import ReadOnlyState
 from perdure.workflow.status import StatusData
 
 CLOSED_KEY = "saga/closed"
 FAILED_KEY = "saga/failed"
+HANDED_KEY = "saga/handed"
+"""The saga's id, once its rollback was asked for; so the sentinel finds one that never began."""
 _STEP_PREFIX = "saga/0"
+
+
+UNDO_PROMISE = "saga/undo"
+ANSWER_WITHIN = timedelta(seconds=2)
+"""How long a status waits for the rollback: an orchestration tells how it is even while the saga service is down."""
 
 
 class Phase(StrEnum):
@@ -36,6 +45,7 @@ class Phase(StrEnum):
 _PHASE_OF = {
     Outcome.RUNNING: Phase.COMPENSATING,
     Outcome.ROLLED_BACK: Phase.ROLLED_BACK,
+    Outcome.FINISHED_FORWARD: Phase.COMPLETED,
     Outcome.NEEDS_ATTENTION: Phase.NEEDS_ATTENTION,
 }
 
@@ -64,14 +74,31 @@ async def read_status(ctx: restate.WorkflowSharedContext, saga_id: str, expected
         saga_id: The orchestration's saga.
         expected_steps: How many steps the orchestration has when all goes well; without it, progress is 0 or 1.
     """
-    steps = [record.step for record in await read_steps(ctx) if not record.pivot]
+    records = [record for record in await read_steps(ctx) if not record.pivot]
     closed = await _read(ctx, CLOSED_KEY, Closed)
     failed = await _read(ctx, FAILED_KEY, str)
-    status = describe(steps, closed, failed, expected_steps)
-    if closed is not None and not closed.rolls_back:
-        return status
-    # A killed orchestration looks as if it ran; its rollback, which the sentinel began, tells that it doesn't.
-    return describe_rollback(status, await read_rollback(ctx, saga_id))
+    status = describe(_names(records, ended=closed is not None), closed, failed, expected_steps)
+    rolls_back = failed is not None or (closed is not None and closed.rolls_back) or await undone_from_outside(ctx)
+    return describe_rollback(status, await read_rollback(ctx, saga_id)) if rolls_back else status
+
+
+async def undone_from_outside(ctx: restate.WorkflowSharedContext) -> bool:
+    """Tell if somebody else asked for this saga's rollback: a killed orchestration does not know it, nor a child.
+
+    Args:
+        ctx: A shared handler's context.
+    """
+    return await get_internal_signal(ctx, UNDO_PROMISE, bool).peek() is True
+
+
+async def mark_undone_from_outside(ctx: restate.WorkflowSharedContext) -> None:
+    """Remember that somebody else asked for this saga's rollback. A shared handler can't write state, but a promise.
+
+    Args:
+        ctx: A shared handler's context.
+    """
+    if not await undone_from_outside(ctx):
+        await get_internal_signal(ctx, UNDO_PROMISE, bool).resolve(True)
 
 
 async def read_steps(ctx: restate.WorkflowSharedContext) -> list[StepRecord]:
@@ -86,18 +113,32 @@ async def read_steps(ctx: restate.WorkflowSharedContext) -> list[StepRecord]:
 
 
 async def read_rollback(ctx: restate.WorkflowSharedContext, saga_id: str) -> RollbackStatus | None:
-    """Return the rollback of a saga, or None when it has not begun.
+    """Return the rollback of a saga, or None when it has not begun, or the saga service does not answer in time.
 
     Args:
         ctx: A shared handler's context.
         saga_id: The saga.
     """
+    caller = cast("restate.Context", ctx)
+    asked = ObjectClient(caller, rollback_status, saga_id).call_async()
+    done, _ = await restate.wait_completed(asked.future, caller.sleep(ANSWER_WITHIN, "the rollback answers"))
+    if asked.future not in done:
+        return None
     try:
-        return await ObjectClient(cast("restate.Context", ctx), rollback_status, saga_id).call()
+        return await asked
     except TerminalError as error:
         if error.status_code == NotFound.default_status:  # it is on its way
             return None
         raise
+
+
+def _names(records: list[StepRecord], *, ended: bool) -> list[str]:
+    """Return the names of the steps in order; those of a group that runs last are current together, under one name."""
+    last = records[-1].group if records and not ended else None
+    if last is None:
+        return [record.step for record in records]
+    together = [record.step for record in records if record.group == last]
+    return [*(record.step for record in records if record.group != last), " + ".join(together)]
 
 
 def describe_rollback(status: StatusData, rollback: RollbackStatus | None) -> StatusData:
@@ -115,7 +156,7 @@ def describe_rollback(status: StatusData, rollback: RollbackStatus | None) -> St
         "rollback": rollback.status.value,
         "steps": {step.step: step.state.value for step in rollback.steps},
     }
-    changes: dict[str, Any] = {"metadata": {**status.metadata, **facts}}
+    changes: dict[str, Any] = {"metadata": {**status.metadata, **facts}, "updated_at": rollback.updated_at}
     if status.phase != Phase.CANCELLED:  # that stays, whatever its rollback comes to
         changes["phase"] = _PHASE_OF[rollback.status].value
         changes["error"] = status.error or rollback.reason

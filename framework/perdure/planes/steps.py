@@ -258,7 +258,7 @@ class _Attempt:
             if isinstance(call, CallFuture):  # it stays in `running`, so that the rollback waits for its end
                 self._runner.ctx.cancel_invocation(await self._runner.id_of(call))
             self._runner.saga.lose_track(self._record)
-            self.failure = StepTimeout(f"no result within {self.step.timeout}")
+            self._failed(StepTimeout(f"no result within {self.step.timeout}"))
         elif self._pause is not None and self._pause in done:
             self.start()
 

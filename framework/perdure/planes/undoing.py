@@ -8,7 +8,7 @@ import restate
 
 from perdure.clients import ObjectClient
 from perdure.errors import NotFound, SagaError
-from perdure.planes.progress import CLOSED_KEY, Closed, read_rollback, read_steps
+from perdure.planes.progress import CLOSED_KEY, Closed, mark_undone_from_outside, read_rollback, read_steps
 from perdure.saga.messages import (
     RollbackReport,
     RollbackRequest,
@@ -18,9 +18,10 @@ from perdure.saga.messages import (
 )
 from perdure.saga.plan import Outcome, SagaConfig
 from perdure.serdes import serde_for
+from perdure.signals import AnswerSerde
 from perdure.state import ReadOnlyState
 
-_report_serde = serde_for(RollbackReport)
+_report_serde = AnswerSerde(serde_for(RollbackReport))
 
 
 async def roll_back_ended(
@@ -51,6 +52,7 @@ async def roll_back_ended(
             f"saga '{saga_id}' left no record: it never began, or the retention of its workflow is over",
             metadata={"saga": saga_id},
         )
+    await mark_undone_from_outside(ctx)
     receipt = UndoReceipt(saga_id=saga_id, started=before is None)
     awakeable, finished = caller.awakeable(serde=_report_serde) if request.wait else (None, None)
     handed_over = RollbackRequest(

@@ -49,14 +49,15 @@ class SagaConfig(BaseModel):
 
     strategy: CompensationStrategy = CompensationStrategy.ALL
     max_attempts: int = Field(default=5, ge=1)
-    initial_delay: timedelta = timedelta(seconds=1)
-    max_delay: timedelta = timedelta(minutes=5)
-    settle_timeout: timedelta = timedelta(minutes=1)
+    initial_delay: timedelta = Field(default=timedelta(seconds=1), gt=timedelta(0))
+    max_delay: timedelta = Field(default=timedelta(minutes=5), gt=timedelta(0))
+    settle_timeout: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(0))
 
     def delay_after(self, attempts: int) -> timedelta:
         """Return the wait after this many failed attempts (1 or more)."""
         doublings = min(attempts - 1, 30)
-        return min(self.max_delay, self.initial_delay * float(2**doublings))
+        seconds = self.initial_delay.total_seconds() * 2**doublings
+        return timedelta(seconds=min(self.max_delay.total_seconds(), seconds))
 
 
 class CompensationHandler(BaseModel):
@@ -158,6 +159,7 @@ class Outcome(StrEnum):
 
     RUNNING = "running"
     ROLLED_BACK = "rolled_back"
+    FINISHED_FORWARD = "finished_forward"
     NEEDS_ATTENTION = "needs_attention"
 
 
@@ -301,4 +303,5 @@ def outcome(steps: list[StepRecord], progress: dict[int, StepProgress], config: 
         return Outcome.RUNNING
     if any(item.state is StepState.DEAD_LETTER for item in progress.values()):
         return Outcome.NEEDS_ATTENTION
-    return Outcome.ROLLED_BACK
+    # Past its pivot nothing was undone: somebody has finished the saga by hand.
+    return Outcome.FINISHED_FORWARD if any(step.pivot for step in steps) else Outcome.ROLLED_BACK

@@ -4,6 +4,7 @@ A kill delivers nothing to a handler, and a paused invocation waits for ever; bo
 The engine knows them, so the sentinel asks it, in SQL, at an interval:
 
 - an orchestration that ended without closing its saga (killed, by a person or by its retry policy);
+- one that asked for its rollback, which then never began, since what was to begin it was killed;
 - one that is paused for longer than a limit; it is killed first, so that it can't go on beside its rollback;
 - a rollback that is open, but for which nothing is running or scheduled (killed, too);
 - an invocation of `Rollbacks`, its relay or the index of dead letters that is paused; it is resumed.
@@ -53,7 +54,7 @@ from perdure.waiting import is_own_cancel
 
 log = get_logger("perdure.saga.sentinel")
 
-Kind = Literal["lost", "paused", "stalled", "halted"]
+Kind = Literal["lost", "unopened", "paused", "stalled", "halted"]
 
 ANSWER_WITHIN = timedelta(seconds=5)
 """How long a sweep waits for a service to take its saga back; one that is down must not hold up the others' sagas."""
@@ -94,7 +95,8 @@ class Find(BaseModel):
     """What the sentinel found.
 
     Args:
-        kind: A lost orchestration, a paused one, a rollback that stands still, or one whose pass is halted (paused).
+        kind: A lost orchestration, one whose rollback never began, a paused one, a rollback that stands still, or one
+            whose pass is halted (paused).
         id: The invocation, or the saga of a rollback.
         service: The service.
         key: Its key.
@@ -138,6 +140,13 @@ def find_sql(config: SentinelConfig) -> dict[Kind, str]:
       select {columns}, i.completion_failure as reason from sys_invocation_status i
       where i.target_service_ty = 'workflow' and i.target_handler_name = 'run' and i.status = 'completed'
       and i.completion_result = 'failure' and i.modified_at < now() - {grace} and {open_saga}""",
+        "unopened": f"""
+      select {columns}, 'its rollback never began' as reason from sys_invocation_status i
+      join state s on s.service_name = i.target_service_name and s.service_key = i.target_service_key
+      where i.target_service_ty = 'workflow' and i.target_handler_name = 'run' and i.status = 'completed'
+      and i.modified_at < now() - {grace} and s.key = 'saga/handed'
+      and not exists (select 1 from state r where r.service_name = 'Rollbacks' and r.key = 'head'
+              and r.service_key = btrim(s.value_utf8, '"'))""",
         "stalled": f"""
       select s.service_key as id, s.service_name as service, s.service_key as key, 'nothing is running' as reason
       from state s where s.service_name = 'Rollbacks' and s.key = 'open'
@@ -236,8 +245,10 @@ class Sentinel:
                         report = await ingress.call(self._sweep, key=_KEY)
                         found -= set(report.failed)  # looked at again the next time
                     known = found
-                except (EngineError, IngressError) as error:
-                    if reachable:
+                except Exception as error:
+                    if not isinstance(error, EngineError | IngressError):
+                        log.exception("sentinel.broken")  # and go on: nobody else looks
+                    elif reachable:
                         log.warning("sentinel.blind", error=str(error), again_in=self._config.interval.total_seconds())
                     reachable = False
                 else:
@@ -269,7 +280,8 @@ class Sentinel:
                 report.failed[find.id] = error.message
                 continue
             report.acted_on.append(find)
-            if find.kind in ("lost", "paused"):  # a rollback that is set going again may stall again
+            seen.add(find.id)
+            if find.kind in ("lost", "unopened", "paused"):  # a rollback that is set going again may stall again
                 await State(ctx, _SEEN + find.id, bool).set(True)
             if not is_replaying(ctx):
                 SENTINEL_FINDS.count(service=find.service, kind=find.kind)

@@ -1,0 +1,59 @@
+"""The saga through perdure."""
+
+from __future__ import annotations
+
+import restate
+
+from benchmarks.messages import STEPS, Booked, Booking, Confirmation, Trip, book, booking_for, cancel
+from perdure import (
+    ControlPlaneService,
+    DataPlaneContext,
+    DataPlaneService,
+    Orchestration,
+    ServiceClient,
+    Target,
+)
+from perdure.saga import hosting
+from perdure.serving import Servable
+
+
+def definitions(name: str, *, calls: bool) -> list[Servable]:
+    """Return the services of the saga.
+
+    Args:
+        name: The workflow's name; the data plane's is made from it.
+        calls: Whether the steps call the data plane, or are runs of the workflow's own.
+    """
+    data_plane = f"{name}Bookings"
+    book_target = Target(data_plane, "book", Booking, Booked)
+    cancel_target = Target(data_plane, "cancel", Booking, type(None))
+
+    bookings = DataPlaneService(data_plane)
+
+    @bookings.handler("book")
+    async def _book(ctx: DataPlaneContext, booking: Booking) -> Booked:
+        return await ctx.run("book", book, booking)
+
+    @bookings.handler("cancel")
+    async def _cancel(ctx: DataPlaneContext, booking: Booking) -> None:
+        await ctx.run("cancel", cancel, booking)
+
+    trips = ControlPlaneService(name)
+
+    @trips.compensation()
+    async def cancel_booking(ctx: restate.Context, booking: Booking) -> None:
+        await ServiceClient(ctx, cancel_target).call(booking)
+
+    @trips.main(steps=len(STEPS))
+    async def run(cp: Orchestration, trip: Trip) -> Confirmation:
+        references = []
+        for step in STEPS:
+            booking = booking_for(trip, cp.key, step)
+            if calls:
+                booked = await cp.step(step, book_target, booking, compensate=cancel_booking)
+            else:
+                booked = await cp.step(step, book, booking, compensate=cancel_booking)
+            references.append(booked.reference)
+        return Confirmation(references=references)
+
+    return [bookings, trips, *hosting.definitions()]
