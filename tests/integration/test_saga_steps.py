@@ -14,6 +14,7 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import (
+    AdminClient,
     CompensationStrategy,
     ControlPlaneService,
     DataPlaneContext,
@@ -424,3 +425,36 @@ def test_settings_that_have_no_effect_are_refused():
         Step("a", local, "", timeout=timedelta(seconds=1))
     with pytest.raises(ConfigurationError, match="local runs"):
         Step("a", do_task, Task(key="k", name="a"), config=RunConfig())
+
+
+async def test_a_cancel_of_the_parent_while_a_child_runs_undoes_both_once(bench, did):
+    child_name = f"Child{uuid4().hex[:8]}"
+
+    async def child(cp: Orchestration) -> None:
+        await run_step(cp, "c1")
+        await cp.step("slow", do_task, Task(key=cp.key, name="slow", hangs=True), compensate="undo")
+
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+        await cp.child("package", Target(child_name, "run", type(None), object), None, key=f"{cp.key}-child")
+
+    nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
+    ingress = await bench.serve(main, nested)
+    key = str(uuid4())
+    invocation = await ingress.send(Target(bench.name, "run", type(None), object), key=key)
+    await eventually(_truth(lambda: did.count(f"do {key}-child/slow") == 1), what="slow step of the child")
+    async with AdminClient(bench.admin_url) as admin:
+        await admin.act(invocation, "cancel")
+    bench.released.set()
+
+    async def both_undone() -> bool:
+        try:
+            return (await bench.rollback(key)).status is Outcome.ROLLED_BACK
+        except IngressError as error:
+            if error.status_code != 404:
+                raise
+            return False
+
+    await eventually(both_undone, what="rollback of the parent")
+    undone = [entry for entry in did.all() if entry.startswith("undo")]
+    assert undone == [f"undo {key}-child/slow", f"undo {key}-child/c1", f"undo {key}/a"]
