@@ -17,16 +17,16 @@ from typing import Any
 
 import restate
 from pydantic import BaseModel
-from restate.serde import BytesSerde
 
 from perdure._sdk import is_replaying
 from perdure.binding import handler
-from perdure.clients import ObjectClient, ServiceClient
+from perdure.clients import ObjectClient
 from perdure.determinism import Time
-from perdure.errors import Cancelled, Conflict, NotFound, PerdureTerminalError, TerminalError
+from perdure.errors import Cancelled, Conflict, NotFound, TerminalError
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ACTS, COMPENSATIONS, ROLLBACKS
 from perdure.saga.acts import Act, apply_act, error_signature
+from perdure.saga.attempt import Attempt
 from perdure.saga.dead_letters import forget, remember
 from perdure.saga.messages import (
     ActReceipt,
@@ -40,7 +40,6 @@ from perdure.saga.messages import (
     TrailEntry,
 )
 from perdure.saga.plan import (
-    CompensationHandler,
     Outcome,
     StepProgress,
     StepRecord,
@@ -52,13 +51,9 @@ from perdure.saga.plan import (
     next_steps,
     outcome,
 )
-from perdure.saga.relay import Start, explain_failure, start
 from perdure.serdes import serde_for
 from perdure.state import State
-from perdure.waiting import is_own_cancel, until_done
-
-LOOK_AGAIN = timedelta(seconds=30)
-"""How long a pass waits for a compensation before it ends and comes back, so that the object is never busy long."""
+from perdure.waiting import is_own_cancel
 
 ROUNDS_OF_A_PASS = 20
 """How many steps, or groups, one pass undoes: where each wait is a replay, a pass costs the square of its length."""
@@ -167,7 +162,7 @@ async def _work(
         if rounds > ROUNDS_OF_A_PASS:
             await _come_back(ctx, head, now, timedelta(0))
             return
-        attempts = [await _Attempt.start(ctx, saga, by_position[each], progress[each]) for each in positions]
+        attempts = [await Attempt.start(ctx, saga, by_position[each], progress[each]) for each in positions]
         delay: timedelta | None = None
         for attempt in attempts:
             position = attempt.step.position
@@ -209,88 +204,6 @@ async def _report(
         COMPENSATIONS.count(service=saga.service, step=step.step, state=progress.state.value)
     if progress.state is StepState.DEAD_LETTER:
         await remember(ctx, _dead_letter(saga, step, progress, now))
-
-
-class _Attempt:
-    """One attempt to undo a step: started one-way under a key of its own, then attached to.
-
-    So running the same pass again, after a crash or a cancel, finds the same invocation.
-    """
-
-    def __init__(self, ctx: restate.ObjectContext, saga: RollbackRequest, step: StepRecord) -> None:
-        self.step = step
-        self._ctx = ctx
-        self._saga = saga
-        self._compensation: restate.RestateDurableFuture[bytes] | None = None
-        self._limit: restate.RestateDurableFuture[None] | None = None
-        self._not_started: str | None = None
-
-    @classmethod
-    async def start(
-        cls, ctx: restate.ObjectContext, saga: RollbackRequest, step: StepRecord, progress: StepProgress
-    ) -> _Attempt:
-        attempt = cls(ctx, saga, step)
-        if progress.invocation_id is not None:
-            await attempt._until_settled(progress.invocation_id)
-        await attempt._start(progress)
-        return attempt
-
-    async def _until_settled(self, invocation_id: str) -> None:
-        """Wait for the step's action, which was running when its saga failed: an undo beside it could be overtaken."""
-        action = self._ctx.attach_invocation(invocation_id, serde=BytesSerde())
-        limit = self._ctx.sleep(self._saga.config.settle_timeout, f"settle {self.step.step}")
-        await _first(action, limit, f"the end of step '{self.step.step}'")
-
-    async def _start(self, progress: StepProgress) -> None:
-        compensation = _compensation_of(self.step)
-        request = Start(
-            compensation=compensation,
-            payload=progress.payload_for(self.step),
-            idempotency_key=f"{self._saga.saga_id}/{self.step.position}/{progress.drive}.{progress.attempts}",
-            headers={"x-perdure-saga": self._saga.saga_id, "x-perdure-step": self.step.step},
-        )
-        started = ServiceClient(self._ctx, start).call_async(request)
-        await until_done(started.future, f"the start of the compensation of '{self.step.step}'")
-        try:
-            invocation_id = await started
-        except TerminalError as error:
-            self._not_started = explain_failure(compensation, error.message)
-            return
-        self._compensation = self._ctx.attach_invocation(invocation_id, serde=BytesSerde())
-        self._limit = self._ctx.sleep(LOOK_AGAIN, f"look again at {self.step.step}")
-
-    async def ended(self) -> bool:
-        """Wait for the compensation to end, but no longer than a pass may last."""
-        if self._compensation is None or self._limit is None:
-            return True
-        return await _first(self._compensation, self._limit, f"the compensation of '{self.step.step}'")
-
-    async def error(self) -> str | None:
-        """Return why the compensation failed, or None when it succeeded. Only after it ended."""
-        if self._compensation is None:
-            return self._not_started
-        try:
-            await self._compensation
-        except TerminalError as error:
-            return error.message.partition("\nTraceback")[0]
-        return None
-
-
-def _compensation_of(step: StepRecord) -> CompensationHandler:
-    if step.compensation is None:
-        raise PerdureTerminalError(f"step '{step.step}' has no compensation, so its rollback can't be at work")
-    return step.compensation
-
-
-async def _first(
-    wanted: restate.RestateDurableFuture[Any], limit: restate.RestateDurableFuture[Any], what: str
-) -> bool:
-    """Wait for a future, but no longer than another one; tell if the wanted one is done."""
-    try:
-        done, _ = await restate.wait_completed(wanted, limit)
-    except TerminalError as error:
-        raise Cancelled(f"cancelled during {what}") from error
-    return wanted in done
 
 
 async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> _Head:
