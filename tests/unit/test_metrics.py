@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from perdure.observability.metrics import (
+    ATTEMPTS,
+    CATALOGUE,
+    CounterMetric,
+    GaugeMetric,
+    HistogramMetric,
+    export_to_prometheus,
+    prometheus_text,
+)
+
+
+def shown(name: str) -> dict[str, float]:
+    """Return the samples of a metric, by their labels other than OpenTelemetry's own."""
+    export_to_prometheus()
+    samples = {}
+    for line in prometheus_text()[0].decode().splitlines():
+        if line.startswith(f"{name}{{"):
+            labels, value = line.removeprefix(f"{name}{{").rsplit("} ", 1)
+            ours = [label for label in labels.split(",") if not label.startswith("otel_")]
+            samples[",".join(sorted(ours))] = float(value)
+    return samples
+
+
+def test_a_counter_adds_up_by_its_labels():
+    metric = CounterMetric("perdure.test.things", "For this test.", ("kind",))
+    metric.count(kind="a")
+    metric.count(2, kind="a")
+    metric.count(kind="b")
+    assert shown(metric.prometheus_name) == {'kind="a"': 3.0, 'kind="b"': 1.0}
+
+
+def test_what_is_counted_before_anybody_exports_is_not_lost():
+    program = (
+        "from perdure.observability.metrics import ATTEMPTS, export_to_prometheus, prometheus_text\n"
+        "ATTEMPTS.count(service='s', handler='h')\n"
+        "export_to_prometheus()\n"
+        "ATTEMPTS.count(service='s', handler='h')\n"
+        "print([line for line in prometheus_text()[0].decode().splitlines() if 'attempts_total{' in line])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith(" 2.0']")
+
+
+@pytest.mark.parametrize("labels", [{}, {"service": "s"}, {"service": "s", "handler": "h", "key": "k"}, {"key": "k"}])
+def test_labels_that_are_not_the_catalogues_are_refused(labels):
+    with pytest.raises(ValueError, match="is told by service, handler"):
+        ATTEMPTS.count(**labels)
+
+
+def test_a_gauge_is_as_it_is_when_somebody_looks_until_its_reader_ends():
+    metric = GaugeMetric("perdure.test.open", "For this test.", ("service",), unit="s")
+    now = {"s": 1.0}
+    stop = metric.observe_with(lambda: [(value, {"service": name}) for name, value in now.items()])
+    assert shown("perdure_test_open_seconds") == {'service="s"': 1.0}
+    now["s"] = 7.0
+    assert shown("perdure_test_open_seconds") == {'service="s"': 7.0}
+    stop()
+    assert shown("perdure_test_open_seconds") == {}
+
+
+def test_a_histogram_counts_below_its_bounds():
+    metric = HistogramMetric("perdure.test.time", "For this test.", ("service",), unit="s", bounds=(0.1, 1.0))
+    for value in (0.05, 0.5, 0.5, 5.0):
+        metric.record(value, service="s")
+    assert shown("perdure_test_time_seconds_bucket") == {
+        'le="0.1",service="s"': 1.0,
+        'le="1.0",service="s"': 3.0,
+        'le="+Inf",service="s"': 4.0,
+    }
+
+
+def test_every_metric_has_a_name_of_its_own_and_says_what_it_means():
+    assert len({metric.name for metric in CATALOGUE}) == len(CATALOGUE)
+    for metric in CATALOGUE:
+        assert metric.name.startswith("perdure.")
+        assert metric.meaning.endswith(".")
