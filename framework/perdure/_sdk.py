@@ -5,13 +5,33 @@ When an upgrade of the SDK breaks something, it breaks here, and tests/integrati
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Literal, cast
+from uuid import UUID
 
 import restate
 from restate.handler import Handler, handler_from_callable
-from restate.server_context import ServerCallDurableFuture, ServerInvocationContext
+from restate.server_context import (
+    DisconnectedException,
+    ServerCallDurableFuture,
+    ServerInvocationContext,
+    update_restate_context_is_replaying,
+)
+from restate.vm import (
+    AllCompletedUnresolvedFuture,
+    FirstCompletedUnresolvedFuture,
+    SingleUnresolvedFuture,
+    UnresolvedFuture,
+    VMWrapper,
+)
+
+from perdure.errors import Cancelled, PerdureTerminalError, TerminalError, causes
+from perdure.run_scope import inside_run, refuse_inside_run
 
 HandlerKind = Literal["service", "exclusive", "shared", "workflow"]
 
@@ -55,6 +75,116 @@ def is_replaying(ctx: restate.Context) -> bool:
     return bool(cast("ServerInvocationContext", ctx).vm.is_replaying())
 
 
+def is_interruption(error: BaseException) -> bool:
+    """Tell if an error is the SDK's sign that an attempt stops here, and not a failure of the handler's.
+
+    A lost connection; suspensions and cancelled tasks are no `Exception` in the first place.
+    """
+    for cause in causes(error):  # a handler that catches everything may have wrapped it
+        if isinstance(cause, TerminalError):
+            return False
+        if isinstance(cause, DisconnectedException) or not isinstance(cause, Exception):
+            return True
+    return False
+
+
+# What the journal is asked for, and what a user calls it.
+_COMMANDS = {
+    "sys_get_state": "ctx.get",
+    "sys_get_state_keys": "ctx.state_keys",
+    "sys_set_state": "ctx.set",
+    "sys_clear_state": "ctx.clear",
+    "sys_clear_all_state": "ctx.clear_all",
+    "sys_sleep": "ctx.sleep",
+    "sys_call": "a call",
+    "sys_send": "a send",
+    "sys_run": "ctx.run",
+    "sys_awakeable": "ctx.awakeable",
+    "sys_resolve_awakeable": "ctx.resolve_awakeable",
+    "sys_reject_awakeable": "ctx.reject_awakeable",
+    "sys_signal": "ctx.signal",
+    "sys_resolve_signal": "ctx.resolve_signal",
+    "sys_reject_signal": "ctx.reject_signal",
+    "sys_get_promise": "ctx.promise",
+    "sys_peek_promise": "ctx.promise",
+    "sys_complete_promise_success": "ctx.promise",
+    "sys_complete_promise_failure": "ctx.promise",
+    "sys_cancel": "ctx.cancel_invocation",
+    "attach_invocation": "ctx.attach_invocation",
+    "do_progress": "a durable future",
+    "take_notification": "a durable future",
+}
+
+
+class _GuardedVM(VMWrapper):
+    """The SDK's way to the journal, closed inside a run."""
+
+
+def _closed_inside_run(command: Callable[..., Any], what: str) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        refuse_inside_run(what)
+        return command(*args, **kwargs)
+
+    return guarded
+
+
+for _name, _what in _COMMANDS.items():
+    setattr(_GuardedVM, _name, _closed_inside_run(getattr(VMWrapper, _name), _what))
+
+
+class _GuardedContext(ServerInvocationContext):
+    """The SDK's context, which knows when it is used inside a run, and tells a cancel from an application's 409."""
+
+    async def create_poll_or_cancel_coroutine(self, unresolved_future: UnresolvedFuture) -> None:
+        # Every wait goes through here. What a future itself holds is raised elsewhere, so a terminal error is a cancel.
+        try:
+            await super().create_poll_or_cancel_coroutine(unresolved_future)
+        except PerdureTerminalError:  # a refusal inside a run
+            raise
+        except TerminalError as error:
+            raise Cancelled(error.message) from error
+
+    def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._marked(name, super().run(name, *args, **kwargs))
+
+    def run_typed(self, name: str, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override] # handed on as they are
+        return self._marked(name, super().run_typed(name, *args, **kwargs))
+
+    def _marked(self, name: str, future: Any) -> Any:
+        action = self.run_coros_to_execute.get(future.handle)
+        if action is not None:  # else it was replayed, and won't be done again
+            self.run_coros_to_execute[future.handle] = functools.partial(_inside, name, action)
+        return future
+
+    def random(self) -> Random:
+        refuse_inside_run("ctx.random")
+        return super().random()
+
+    def uuid(self) -> UUID:
+        refuse_inside_run("ctx.uuid")
+        return super().uuid()
+
+
+async def _inside(name: str, action: Callable[[], Awaitable[None]]) -> None:
+    with inside_run(name):
+        await action()
+
+
+def guard(ctx: restate.Context) -> None:
+    """Make a context refuse to be used inside its own runs, and raise `Cancelled` for a cancel of its invocation.
+
+    It costs two assignments: the context and its way to the journal become instances of guarded classes.
+
+    Args:
+        ctx: The context of a handler, perdure's or of the SDK alone.
+    """
+    context = cast("ServerInvocationContext", ctx)
+    if type(context) is ServerInvocationContext:
+        context.__class__ = _GuardedContext
+        context.vm.__class__ = _GuardedVM
+
+
 def sdk_handler_types(function: Any) -> tuple[str, str, Any, Any] | None:
     """Return service, handler, input and output type of a function that the SDK's own decorators registered.
 
@@ -90,3 +220,49 @@ def ask_again(call: restate.RestateDurableCallFuture[Any]) -> None:
     """
     if isinstance(call, ServerCallDurableFuture):
         call.invocation_id_future.task = None
+
+
+Wait = UnresolvedFuture
+"""What somebody waits for: one entry of the journal, the first of several, or all of them."""
+
+# Who takes the waits of the code that is running; None for the SDK itself.
+waits_go_to: ContextVar[Callable[[Wait], Awaitable[None]] | None] = ContextVar("perdure_waits_go_to", default=None)
+
+
+def divert_waits(ctx: restate.Context) -> None:
+    """Let every wait on this context go to whom `waits_go_to` says. Every wait of the SDK comes through one method."""
+    context = cast("ServerInvocationContext", ctx)
+    if "create_poll_or_cancel_coroutine" in vars(context):
+        return
+
+    async def wait(what: Wait) -> None:
+        taker = waits_go_to.get()
+        if taker is None:
+            await type(context).create_poll_or_cancel_coroutine(context, what)
+        else:
+            await taker(what)
+
+    vars(context)["create_poll_or_cancel_coroutine"] = wait  # on this one context only
+
+
+async def wait_for_first(ctx: restate.Context, waits: Sequence[Wait]) -> None:
+    """Wait until at least one of the waits is over. A TerminalError that is raised is this invocation's own cancel."""
+    await cast("ServerInvocationContext", ctx).create_poll_or_cancel_coroutine(
+        FirstCompletedUnresolvedFuture(list(waits))
+    )
+
+
+def is_over(ctx: restate.Context, what: Wait) -> bool:
+    """Tell if a wait has what it waits for. The same at each replay: the engine's news are taken in journal order."""
+    match what:
+        case SingleUnresolvedFuture(handle):
+            return cast("ServerInvocationContext", ctx).vm.is_completed(handle)
+        case FirstCompletedUnresolvedFuture(children):
+            return any(is_over(ctx, child) for child in children)
+        case AllCompletedUnresolvedFuture(children):
+            return all(is_over(ctx, child) for child in children)
+
+
+def note_replaying(ctx: restate.Context) -> None:
+    """Tell the SDK's logging whether the code that is running replays; it keeps that for each `contextvars.Context`."""
+    update_restate_context_is_replaying(cast("ServerInvocationContext", ctx).vm)

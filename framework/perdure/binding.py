@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import restate
 
-from perdure.errors import ConfigurationError
-from perdure.serdes import InputSerde, Unreadable, serde_for
+from perdure import _sdk
+from perdure.error_mapping import ErrorMapping, mapped_errors
+from perdure.errors import ConfigurationError, PerdureTerminalError
+from perdure.observability.lifecycle import Role, watched
+from perdure.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
 from perdure.targets import Target, register_target
 
 C = TypeVar("C")
@@ -29,20 +32,27 @@ class HandlerSignature(Generic[C]):
         input: The request's type; ``NoneType`` when there is none.
         output: The response's type; ``NoneType`` when there is none.
         takes_input: The function has a second parameter.
+        errors: What becomes of the exceptions of other libraries that leave the function.
     """
 
     function: Callable[..., Awaitable[Any]]
     input: Any
     output: Any
     takes_input: bool
+    errors: ErrorMapping | None = None
 
     async def invoke(self, context: C, request: Any) -> Any:
         """Run the function, or refuse a request that could not be read."""
         if isinstance(request, Unreadable):
             raise request.error
-        if self.takes_input:
-            return await self.function(context, request)
-        return await self.function(context)
+        with mapped_errors(self.errors):
+            if self.takes_input:
+                return await self.function(context, request)
+            return await self.function(context)
+
+    def mapping(self, errors: ErrorMapping | None) -> HandlerSignature[C]:
+        """Return the same signature with a mapping of errors."""
+        return replace(self, errors=errors)
 
 
 def read_signature(function: Callable[..., Awaitable[Any]]) -> HandlerSignature[Any]:
@@ -96,6 +106,7 @@ def bind(
     invoke: Callable[[Any, Any], Awaitable[Any]],
     *,
     kind: str,
+    role: Role = Role.HANDLER,
     **options: Any,
 ) -> Target[Any, Any]:
     """Add a handler to a service of the SDK.
@@ -106,6 +117,7 @@ def bind(
         signature: The user's function and its types.
         invoke: Called with the SDK's context and the request (or `Unreadable`); returns the response.
         kind: ``service``, ``exclusive``, ``shared`` or ``main``.
+        role: What hooks are told that the handler is; a workflow's main handler tells it by itself.
         options: Passed to the SDK's decorator: retention, retry policy, ``ingress_private``.
 
     Returns:
@@ -114,18 +126,26 @@ def bind(
     if name in definition.handlers:
         raise ConfigurationError(f"{definition.name} has a handler '{name}' already; give each one a name of its own")
     target: Target[Any, Any] = Target(definition.name, name, signature.input, signature.output)
+    output: TypedSerde[Any] = serde_for(signature.output)
+    if isinstance(definition, restate.Workflow) and kind == "main":
+        role = Role.WORKFLOW
+
+    async def work(ctx: Any, request: Any) -> Written:
+        return _written(await invoke(ctx, request), output, target)
 
     if signature.takes_input:
 
         async def with_input(ctx: Any, request: Any) -> Any:
-            return await invoke(ctx, request)
+            _sdk.guard(ctx)
+            return await watched(ctx, work(ctx, request), role)
 
         function: Any = with_input
         parameters = [("ctx", Any), ("request", signature.input)]
     else:
 
         async def without_input(ctx: Any) -> Any:
-            return await invoke(ctx, None)
+            _sdk.guard(ctx)
+            return await watched(ctx, work(ctx, None), role)
 
         function = without_input
         parameters = [("ctx", Any)]
@@ -137,7 +157,7 @@ def bind(
     )
     function.__name__ = name
     function.__doc__ = signature.function.__doc__
-    serdes = {"input_serde": InputSerde(serde_for(signature.input)), "output_serde": serde_for(signature.output)}
+    serdes = {"input_serde": InputSerde(serde_for(signature.input)), "output_serde": OutputSerde()}
     decorate: Callable[..., Any] = definition.handler
     if isinstance(definition, restate.VirtualObject):
         options["kind"] = kind
@@ -147,8 +167,21 @@ def bind(
     return target
 
 
+def _written(response: Any, serde: TypedSerde[Any], target: Target[Any, Any]) -> Written:
+    try:
+        return Written(serde.serialize(response))
+    except PerdureTerminalError as error:
+        facts = {**(error.metadata or {}), "handler": str(target)}
+        raise PerdureTerminalError(f"the response of {target}: {error.message}", metadata=facts) from error
+
+
 def handler(
-    definition: Definition, kind: str = "service", *, name: str | None = None, **options: Any
+    definition: Definition,
+    kind: str = "service",
+    *,
+    name: str | None = None,
+    errors: ErrorMapping | None = None,
+    **options: Any,
 ) -> Callable[[F], F]:
     """Decorate a function so that it becomes a handler of one of the SDK's services.
 
@@ -156,6 +189,7 @@ def handler(
         definition: The service, virtual object or workflow.
         kind: ``service``, ``exclusive``, ``shared`` or ``main``.
         name: The handler's name; the function's by default.
+        errors: What becomes of the exceptions of other libraries, here and in runs that have no mapping of their own.
         options: Passed to the SDK's decorator.
 
     Raises:
@@ -163,7 +197,7 @@ def handler(
     """
 
     def decorate(function: F) -> F:
-        signature = read_signature(function)
+        signature = read_signature(function).mapping(errors)
         target = bind(definition, name or function.__name__, signature, signature.invoke, kind=kind, **options)
         register_target(function, target)
         return function

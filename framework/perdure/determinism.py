@@ -11,7 +11,8 @@ from uuid import UUID
 import restate
 
 from perdure.errors import InvalidInput
-from perdure.runs import refuse_inside_run, run_with_retry
+from perdure.run_scope import refuse_inside_run
+from perdure.runs import run_with_retry
 
 T = TypeVar("T")
 

@@ -5,19 +5,29 @@
        ├─ InvalidInput               400   the request itself is wrong; names the field
        ├─ GuardrailViolation         400   a guardrail failed under the policy "strict"
        ├─ ReadOnlyStateError         400   a write to state from a shared handler
+       ├─ Unauthenticated            401   nobody knows who asks: no proof, or one that doesn't hold
+       ├─ Forbidden                  403   it is known who asks, and they may not
        ├─ NotFound                   404   what the request names does not exist
        ├─ ApprovalTimeout            408   nobody decided in time
        ├─ StepTimeout                408   a called step took longer than its time limit
        ├─ Cancelled                  409   this invocation was cancelled (not an application's own 409)
        ├─ Conflict                   409   the request contradicts what is already recorded
+       ├─ StateTooLarge              413   a workflow's state is larger than it may be
        ├─ Refused                  4xx/5xx a business rule said no; the code says which
        ├─ RunExhausted               500   a run failed on each of its attempts
+       ├─ RetryExhausted             500   a loop's attempts are used up; names the last cause
+       ├─ LoopLimitReached           500   a loop went on for more iterations than it may
+       ├─ LoopFailed            as cause   an iteration of a loop failed; names it, keeps code and metadata
        ├─ SagaError                  500   a saga's rules were broken (compensation after action, …)
        └─ StepFailed              as cause a step of a saga failed; names the step, keeps code and metadata
-    PerdureError                           not terminal: raised outside handlers
+    PerdureError                           not terminal; raised outside handlers, but for the last two
     ├─ ConfigurationError                  settings or definitions that can't work; raised at start
+    ├─ IdentityError                       a request isn't signed by an engine that is known here
     ├─ EngineError                         restate-server could not be found, started, or asked
-    └─ IngressError                        a call over the ingress failed; tells who failed and if a retry is safe
+    ├─ IngressError                        a call over the ingress failed; tells who failed and if a retry is safe
+    │  └─ NotReady                  470   the invocation whose output was asked for has not ended
+    ├─ UnreadableState                     state does not fit its type; retried, since a deploy can heal it
+    └─ UnreadableValue                     an encrypted value can't be opened; retried, until the key for it is there
 
 A terminal error crosses services as code, message and metadata only; its Python class does not. So each class puts its
 ``code`` into the metadata, and `error_code` reads it back wherever the error arrives.
@@ -25,6 +35,7 @@ A terminal error crosses services as code, message and metadata only; its Python
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from restate import TerminalError
@@ -35,19 +46,30 @@ __all__ = [
     "ConfigurationError",
     "Conflict",
     "EngineError",
+    "Forbidden",
     "GuardrailViolation",
+    "IdentityError",
     "IngressError",
     "InvalidInput",
+    "LoopFailed",
+    "LoopLimitReached",
     "NotFound",
+    "NotReady",
     "PerdureError",
     "PerdureTerminalError",
     "ReadOnlyStateError",
     "Refused",
+    "RetryExhausted",
     "RunExhausted",
     "SagaError",
+    "StateTooLarge",
     "StepFailed",
     "StepTimeout",
     "TerminalError",
+    "Unauthenticated",
+    "UnreadableState",
+    "UnreadableValue",
+    "causes",
     "error_code",
     "is_terminal",
 ]
@@ -64,12 +86,21 @@ def is_terminal(error: BaseException) -> bool:
     Returns:
         True for a terminal error, and for an error that was raised ``from`` one, as the SDK treats it.
     """
+    return any(isinstance(cause, TerminalError) for cause in causes(error))
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Return an error, what it was raised ``from``, and so on; each once, since an error may be its own cause.
+
+    Args:
+        error: The error.
+    """
+    seen: set[int] = set()
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, TerminalError):
-            return True
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
         cause = cause.__cause__
-    return False
 
 
 def error_code(error: TerminalError) -> str | None:
@@ -123,6 +154,20 @@ class ReadOnlyStateError(PerdureTerminalError):
     default_status = 400
 
 
+class Unauthenticated(PerdureTerminalError):
+    """Nobody knows who asks: the proof is missing, forged, expired, or not by a key that is trusted here."""
+
+    code = "unauthenticated"
+    default_status = 401
+
+
+class Forbidden(PerdureTerminalError):
+    """It is known who asks, and they may not do this."""
+
+    code = "forbidden"
+    default_status = 403
+
+
 class NotFound(PerdureTerminalError):
     """What the request names does not exist."""
 
@@ -158,6 +203,13 @@ class Conflict(PerdureTerminalError):
     default_status = 409
 
 
+class StateTooLarge(PerdureTerminalError):
+    """The state of a workflow is larger than its `WorkflowConfig` allows. Keep large values elsewhere, by reference."""
+
+    code = "state_too_large"
+    default_status = 413
+
+
 class Refused(PerdureTerminalError):
     """A business rule refused the request. Retrying the same request changes nothing.
 
@@ -189,6 +241,47 @@ class RunExhausted(PerdureTerminalError):
     code = "run_exhausted"
 
 
+class RetryExhausted(PerdureTerminalError):
+    """A loop tried something as often as it may, and each attempt failed.
+
+    Args:
+        attempts: How often.
+        cause: The last attempt's error; its metadata are kept, its code as ``cause_code``.
+    """
+
+    code = "retry_exhausted"
+
+    def __init__(self, attempts: int, cause: TerminalError) -> None:
+        facts = dict(cause.metadata or {})
+        if CODE_KEY in facts:
+            facts["cause_code"] = facts[CODE_KEY]
+        metadata = {**facts, CODE_KEY: self.code, "attempts": str(attempts)}
+        super().__init__(f"retry exhausted after {attempts} attempts: {cause.message}", metadata=metadata)
+
+
+class LoopLimitReached(PerdureTerminalError):
+    """A loop went on for more iterations than it may. Its condition never changed, or it belongs elsewhere."""
+
+    code = "loop_limit"
+
+
+class LoopFailed(PerdureTerminalError):
+    """One iteration of a loop ended with a terminal error.
+
+    Args:
+        what: What failed where.
+        iteration: Which one, from 0.
+        cause: The error; its status and metadata are kept.
+    """
+
+    code = "loop_failed"
+
+    def __init__(self, what: str, iteration: int, cause: TerminalError) -> None:
+        metadata = {**(cause.metadata or {}), "iteration": str(iteration)}
+        super().__init__(f"{what}: {cause.message}", status_code=cause.status_code, metadata=metadata)
+        self.iteration = iteration
+
+
 class SagaError(PerdureTerminalError):
     """A rule of sagas was broken, for example an action before its compensation was registered."""
 
@@ -212,11 +305,27 @@ class StepFailed(PerdureTerminalError):
 
 
 class PerdureError(Exception):
-    """Base of the errors that are raised outside handlers, so that no retry or terminal rule applies."""
+    """Base of the errors that are not terminal: most are raised outside handlers, where nothing is retried."""
+
+
+class UnreadableState(PerdureError):
+    """An entry of state does not fit the type that a handler reads it as. Retried until a deploy or a repair helps."""
 
 
 class ConfigurationError(PerdureError):
     """Settings or definitions that can't work; raised at start, before anything runs."""
+
+
+class UnreadableValue(PerdureError):
+    """A value of the journal isn't encrypted, is damaged, or was encrypted with a key that isn't known here.
+
+    It is not terminal, though it is raised in handlers: a process that lacks a key must wait for it, and not fail, or
+    undo, what others have begun.
+    """
+
+
+class IdentityError(PerdureError):
+    """A request to a service isn't signed by an engine that is known to it."""
 
 
 class EngineError(PerdureError):
@@ -256,3 +365,7 @@ class IngressError(PerdureError):
     def code(self) -> str | None:
         """The machine-readable code of the handler's terminal error, if it has one."""
         return self.metadata.get(CODE_KEY)
+
+
+class NotReady(IngressError):
+    """The invocation whose output was asked for has not ended. Attach to wait for it, or ask again."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal
 
-import structlog
-
 from perdure.errors import GuardrailViolation
+from perdure.observability.logging import get_logger, replaying
+from perdure.observability.metrics import GUARDRAILS
+
+log = get_logger("perdure.policy")
 
 Severity = Literal["error", "warning", "info"]
 
@@ -26,11 +29,14 @@ class Policy(StrEnum):
     DISABLED = "disabled"
 
 
+POLICY_VARIABLE = "PERDURE_POLICY"
+
+
 class _Current:
     policy: Policy | None = None
 
 
-def policy_from_environment(environment: dict[str, str] | None = None) -> Policy:
+def policy_from_environment(environment: Mapping[str, str] | None = None) -> Policy:
     """Return the policy that the environment asks for.
 
     Args:
@@ -41,13 +47,29 @@ def policy_from_environment(environment: dict[str, str] | None = None) -> Policy
         unknown value is reported on stderr and means warn.
     """
     variables = os.environ if environment is None else environment
-    wanted = variables.get("PERDURE_POLICY", "")
+    chosen = policy_in(POLICY_VARIABLE, variables)
+    if chosen is not None:
+        return chosen
+    return Policy.STRICT if variables.get("CI") or variables.get("GITHUB_ACTIONS") else Policy.WARN
+
+
+def policy_in(name: str, environment: Mapping[str, str]) -> Policy | None:
+    """Return the policy that a variable names.
+
+    Args:
+        name: The variable.
+        environment: The variables.
+
+    Returns:
+        The policy; None when the variable is unset or empty. An unknown value is reported on stderr and means warn.
+    """
+    wanted = environment.get(name, "")
     if not wanted:
-        return Policy.STRICT if variables.get("CI") or variables.get("GITHUB_ACTIONS") else Policy.WARN
+        return None
     try:
         return Policy(wanted)
     except ValueError:
-        sys.stderr.write(f"Warning: Unknown PERDURE_POLICY=\"{wanted}\", defaulting to 'warn'\n")
+        sys.stderr.write(f"Warning: Unknown {name}=\"{wanted}\", defaulting to 'warn'\n")
         return Policy.WARN
 
 
@@ -77,7 +99,7 @@ def guardrail(
     severity: Severity = "warning",
     override: Policy | None = None,
 ) -> None:
-    """Report a violation, as the policy in force says.
+    """Report a violation, as the policy in force says. Inside a handler, a replay reports nothing again.
 
     Args:
         check: The guardrail's name, for example ``"RedundantIdempotencyKey"``.
@@ -91,11 +113,13 @@ def guardrail(
     policy = override or get_policy()
     if policy is Policy.DISABLED:
         return
+    if not replaying():
+        GUARDRAILS.count(check=check, policy=policy.value)
     if policy is Policy.STRICT:
         raise GuardrailViolation(
             f"framework guardrail failed [{check}]: {message}", metadata={"check": check, "severity": severity}
         )
-    structlog.get_logger("perdure.policy").warning(
+    log.warning(
         "framework guardrail violation (permissive mode)",
         check=check,
         message=message,

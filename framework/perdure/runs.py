@@ -10,7 +10,6 @@ import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Generator
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Generic, TypeVar, overload
@@ -18,7 +17,12 @@ from typing import Any, Generic, TypeVar, overload
 import restate
 from restate.exceptions import RetryableError
 
-from perdure.errors import Cancelled, ConfigurationError, PerdureTerminalError, RunExhausted, TerminalError
+from perdure import _sdk
+from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
+from perdure.errors import Cancelled, ConfigurationError, RunExhausted, TerminalError
+from perdure.observability.activities import current
+from perdure.observability.lifecycle import watched_run
+from perdure.run_scope import refuse_inside_run
 from perdure.serdes import result_type, serde_for
 from perdure.waiting import settle, until_done
 
@@ -26,8 +30,6 @@ T = TypeVar("T")
 
 _ATTEMPT_FAILED = "run attempt failed: "
 _SHORTEST = timedelta(milliseconds=1)
-
-_running: ContextVar[str | None] = ContextVar("perdure_running", default=None)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class RunConfig:
         max_delay: Longest wait between two attempts.
         backoff_factor: Each wait is this many times the one before; 1 or more.
         max_duration: No new attempt after this long since the first one; None for no bound.
+        errors: What becomes of the exceptions of other libraries; what the handler's service says by default.
 
     Raises:
         ConfigurationError: A value out of range.
@@ -52,6 +55,7 @@ class RunConfig:
     max_delay: timedelta = timedelta(seconds=30)
     backoff_factor: float = 2.0
     max_duration: timedelta | None = None
+    errors: ErrorMapping | None = None
 
     def __post_init__(self) -> None:
         if self.max_retries is not None and self.max_retries < 0:
@@ -117,26 +121,6 @@ class RunFuture(Awaitable[T], Generic[T]):
             raise
 
 
-def refuse_inside_run(what: str) -> None:
-    """Refuse to use a context inside a run.
-
-    It would work the first time and break every replay: the journal has no place for entries inside an entry.
-
-    Args:
-        what: What was attempted, for the message.
-
-    Raises:
-        PerdureTerminalError: The caller is inside a run.
-    """
-    run = _running.get()
-    if run is not None:
-        raise PerdureTerminalError(
-            f"{what} was used inside the run '{run}'. A run may not use the context: do it before or after the run, "
-            "and pass values in as arguments and out as the result.",
-            metadata={"code": "context_inside_run", "run": run},
-        )
-
-
 @overload
 def run_async(
     ctx: restate.Context,
@@ -173,12 +157,15 @@ def run_async(
     if not settings.name:
         raise ConfigurationError("a run needs a name: RunConfig(name) or RunConfig(...).named(name)")
     refuse_inside_run(f"run '{settings.name}'")
+    _sdk.guard(ctx)
     serde = serde_for(result_type(action) if returns is None else returns)
+    mapping = settings.errors or current_mapping()
+    within = current()
 
     async def attempt() -> Any:
-        token = _running.set(settings.name)
         try:
-            return await _perform(action, args)
+            with watched_run(ctx, settings.name, within), mapped_errors(mapping):
+                return await _perform(action, args)
         except TerminalError:
             raise
         except Exception as error:
@@ -187,8 +174,6 @@ def run_async(
                 raise RetryableError(message, error.status_code, error.retry_after) from error
             # A RetryableError that doesn't say when would lose the settings' delays in the SDK.
             raise _AttemptFailedError(error) from error
-        finally:
-            _running.reset(token)
 
     options: restate.RunOptions[Any] = restate.RunOptions(
         serde=serde,

@@ -125,6 +125,24 @@ class InputSerde(Serde[Any]):
             return Unreadable(invalid_input(error, empty=not buf))
 
 
+class Written(bytes):
+    """A response that is written already, so that one that can't be is the handler's own failure, and told as such."""
+
+
+class OutputSerde(Serde[Any]):
+    """The serde of a handler's output: hands on what is `Written`."""
+
+    def serialize(self, obj: Any) -> bytes:
+        """Return the response."""
+        if not isinstance(obj, Written):
+            raise TypeError(f"a response is written before it gets here, not {type(obj).__qualname__}")
+        return bytes(obj)
+
+    def deserialize(self, buf: bytes) -> Any:
+        """Return the response as it is; nobody reads it here."""
+        return buf
+
+
 def invalid_input(error: ValidationError, *, empty: bool = False) -> InvalidInput:
     """Turn pydantic's error into a terminal 400 that names each field and says what is wrong with it.
 

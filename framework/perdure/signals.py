@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from restate.serde import Serde
 
 from perdure.errors import InvalidInput
-from perdure.runs import refuse_inside_run
+from perdure.run_scope import refuse_inside_run
 from perdure.serdes import TypedSerde, invalid_input, serde_for
 
 T = TypeVar("T")
@@ -60,7 +60,8 @@ class ExternalSignal(Generic[T]):
 
         Raises:
             InvalidInput: The answer does not fit the type.
-            TerminalError: The signal was rejected, or this invocation was cancelled.
+            TerminalError: The signal was rejected.
+            Cancelled: This invocation was cancelled.
         """
         refuse_inside_run("an external signal")
         return await self.future
@@ -90,7 +91,8 @@ class InternalSignal(Generic[T]):
         """Wait for the value.
 
         Raises:
-            TerminalError: The promise was rejected, or this invocation was cancelled.
+            TerminalError: The promise was rejected.
+            Cancelled: This invocation was cancelled.
         """
         return await self._promise.value()
 

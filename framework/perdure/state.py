@@ -11,25 +11,41 @@ from collections.abc import Callable
 from typing import Any, Generic, cast, overload
 
 import restate
-from restate.serde import Serde
+from pydantic import ValidationError
+from restate.serde import BytesSerde, Serde
 from typing_extensions import TypeVar
 
 from perdure import _sdk
-from perdure.errors import InvalidInput, ReadOnlyStateError
-from perdure.runs import refuse_inside_run
-from perdure.serdes import TypedSerde, serde_for
+from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, ReadOnlyStateError, UnreadableState
+from perdure.observability.events import StateCleared, StateRead, StateWritten, publish
+from perdure.observability.lifecycle import happens, invocation_of
+from perdure.run_scope import refuse_inside_run
+from perdure.serdes import TypedSerde, invalid_input, serde_for
 
 T = TypeVar("T")
 D = TypeVar("D", default=None)  # what `get` returns when there is no entry
 
+_as_it_is = BytesSerde()
+
 StateContext = restate.ObjectContext | restate.ObjectSharedContext
+
+# What the handler is handed, so that a type checker refuses writes from one that is shared.
+C_co = TypeVar("C_co", bound=StateContext, default=Any, covariant=True)
 
 
 class _EntrySerde(Serde[tuple[Any]]):
-    """Reads a state entry as a tuple of its value, so that a None that was written is told from no entry."""
+    """Reads a state entry as a tuple of its value, so that a None that was written is told from no entry.
 
-    def __init__(self, inner: TypedSerde[Any]) -> None:
+    An entry that does not fit its type was written by other code: the fault is a deploy's, and another deploy heals it.
+    So a handler that may write is left to the engine's retries: it may have done half of its work, which a terminal
+    error would give up, and roll back whole sagas for. When the retries are used up it is paused, and can be resumed. A
+    shared handler only looks; for it, an error at once is better than none for hours.
+    """
+
+    def __init__(self, inner: TypedSerde[Any], handler: _sdk.HandlerInfo, key: str) -> None:
         self._inner = inner
+        self._handler = handler
+        self._key = key
 
     def serialize(self, obj: tuple[Any] | None) -> bytes:
         """Return the value as JSON."""
@@ -37,10 +53,23 @@ class _EntrySerde(Serde[tuple[Any]]):
 
     def deserialize(self, buf: bytes) -> tuple[Any]:
         """Return the value, in a tuple."""
-        return (self._inner.deserialize(buf),)
+        try:
+            return (self._inner.deserialize(buf),)
+        except ValidationError as error:
+            name = getattr(self._inner.type, "__qualname__", str(self._inner.type))
+            problems = invalid_input(error, empty=not buf).message
+            message = (
+                f"{self._handler} can't read state '{self._key}' as {name}: {problems}. Deploy code that can, or "
+                "repair the entry over the admin API"
+            )
+            if self._handler.writes_state:
+                raise UnreadableState(message) from error
+            raise PerdureTerminalError(
+                message, metadata={CODE_KEY: "unreadable_state", "handler": str(self._handler), "state": self._key}
+            ) from error
 
 
-class ReadOnlyState(Generic[T, D]):
+class ReadOnlyState(Generic[T, D, C_co]):
     """One state entry that can only be read.
 
     Args:
@@ -57,14 +86,14 @@ class ReadOnlyState(Generic[T, D]):
     @overload
     def __init__(
         self,
-        ctx: StateContext,
+        ctx: C_co,
         key: str,
         type_: type[T],
         *,
         default: D = None,  # type: ignore[assignment] # None is D's own default
     ) -> None: ...
     @overload
-    def __init__(self, ctx: StateContext, key: str, type_: type[T], *, default_factory: Callable[[], D]) -> None: ...
+    def __init__(self, ctx: C_co, key: str, type_: type[T], *, default_factory: Callable[[], D]) -> None: ...
     def __init__(
         self,
         ctx: StateContext,
@@ -74,29 +103,38 @@ class ReadOnlyState(Generic[T, D]):
         default: Any = None,
         default_factory: Callable[[], Any] | None = None,
     ) -> None:
-        if not _sdk.has_key(cast("restate.Context", ctx)):
+        info = _sdk.handler_info(cast("restate.Context", ctx))
+        if info.kind == "service":
             raise InvalidInput(
-                f"state '{key}': {_sdk.handler_info(cast('restate.Context', ctx))} is a plain service and has no "
-                "state; use a virtual object or a workflow",
+                f"state '{key}': {info} is a plain service and has no state; use a virtual object or a workflow",
                 metadata={"state": key},
             )
         self._ctx = ctx
         self.key = key
         self._serde = serde_for(type_)
-        self._entry_serde = _EntrySerde(self._serde)
+        self._entry_serde = _EntrySerde(self._serde, info, key)
         self._default = default
         self._default_factory = default_factory
 
     async def get(self) -> T | D:
-        """Return the value, or the default when there is none; None without a default."""
+        """Return the value, or the default when there is none; None without a default.
+
+        Raises:
+            UnreadableState: The entry does not fit the type, and the handler may write; not terminal.
+            PerdureTerminalError: The entry does not fit the type, and the handler is shared; terminal, 500.
+            Cancelled: This invocation was cancelled.
+        """
         refuse_inside_run(f"state '{self.key}'")
-        entry = await cast("restate.ObjectContext", self._ctx).get(self.key, serde=self._entry_serde)
+        ctx = cast("restate.ObjectContext", self._ctx)
+        if happens(ctx, StateRead):
+            publish(StateRead(invocation_of(ctx), self.key))
+        entry = await ctx.get(self.key, serde=self._entry_serde)
         if entry is not None:
             return cast("T", entry[0])
         return cast("D", self._default if self._default_factory is None else self._default_factory())
 
 
-class State(ReadOnlyState[T, D]):
+class State(ReadOnlyState[T, D, C_co]):
     """One state entry; reading works everywhere, writing from handlers that may write.
 
     Args:
@@ -107,7 +145,7 @@ class State(ReadOnlyState[T, D]):
         default_factory: Makes that value; instead of ``default``.
     """
 
-    async def set(self, value: T) -> None:
+    async def set(self: State[T, D, restate.ObjectContext], value: T) -> None:
         """Write the value.
 
         A replay must write the same value: take times and random numbers from `Time` and `DeterministicHelpers`.
@@ -115,18 +153,25 @@ class State(ReadOnlyState[T, D]):
         Raises:
             ReadOnlyStateError: The handler is shared; terminal, 400.
         """
-        _writable(self._ctx, "Set", self.key).set(self.key, value, serde=self._serde)
+        ctx = _writable(self._ctx, "Set", self.key)
+        written = self._serde.serialize(value)
+        if happens(ctx, StateWritten):
+            publish(StateWritten(invocation_of(ctx), self.key, len(written)))
+        ctx.set(self.key, written, serde=_as_it_is)
 
-    async def clear(self) -> None:
+    async def clear(self: State[T, D, restate.ObjectContext]) -> None:
         """Remove the entry.
 
         Raises:
             ReadOnlyStateError: The handler is shared; terminal, 400.
         """
-        _writable(self._ctx, "Clear", self.key).clear(self.key)
+        ctx = _writable(self._ctx, "Clear", self.key)
+        if happens(ctx, StateCleared):
+            publish(StateCleared(invocation_of(ctx), self.key))
+        ctx.clear(self.key)
 
 
-class MutableState(State[T, D]):
+class MutableState(State[T, D, restate.ObjectContext]):
     """State for exclusive handlers only, so that the type checker already refuses a shared context.
 
     Args:
@@ -178,7 +223,10 @@ async def clear_all(ctx: restate.ObjectContext) -> None:
     Raises:
         ReadOnlyStateError: The handler is shared; terminal, 400.
     """
-    _writable(ctx, "ClearAll", "*").clear_all()
+    _writable(ctx, "ClearAll", "*")
+    if happens(ctx, StateCleared):
+        publish(StateCleared(invocation_of(ctx), "*"))
+    ctx.clear_all()
 
 
 def _writable(ctx: Any, act: str, key: str) -> restate.ObjectContext:

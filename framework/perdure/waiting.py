@@ -1,8 +1,8 @@
-"""Waiting so that a cancel of this invocation can be told from everything else that ends with status 409.
+"""Waiting so that a cancel of this invocation says what it met, and what it met can still be waited for.
 
-Cancel, kill and an application's own 409 differ in nothing but the text (engine-facts). `restate.wait_completed` raises
-only for this invocation's own cancel, and it can be repeated, which a plain await can't: after it raised, the future no
-longer settles.
+To the engine, a cancel, a kill and an application's own 409 differ in nothing but the text. Perdure's contexts raise
+`Cancelled` for this invocation's own cancel (see `perdure._sdk.guard`), and for nothing else. After a plain await has
+raised it, the future no longer settles; `restate.wait_completed` can be repeated.
 """
 
 from __future__ import annotations
@@ -41,14 +41,8 @@ async def settle(future: restate.RestateDurableFuture[Any]) -> None:
 
 
 def is_own_cancel(error: TerminalError) -> bool:
-    """Tell if an error is this invocation's cancel, as far as that can be told.
-
-    A plain await of the SDK raises an error of status 409 with the text ``cancelled`` for it; a callee that was
-    cancelled looks the same. Taking the second for the first is harmless: the rollback is handed over either way.
-    """
-    return isinstance(error, Cancelled) or (
-        type(error) is TerminalError and error.status_code == 409 and error.message == "cancelled"
-    )
+    """Tell if an error is this invocation's own cancel. A callee's comes back as a plain terminal error."""
+    return isinstance(error, Cancelled)
 
 
 def has_own_cancel(error: BaseException) -> bool:
@@ -57,9 +51,11 @@ def has_own_cancel(error: BaseException) -> bool:
     An orchestration that turns every terminal error into one of its own must not suspend after a cancel, either. What
     is behind a `StepFailed` is the callee's, so the search ends there.
     """
+    known: set[int] = set()
     seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, StepFailed):
+    while seen is not None and not isinstance(seen, StepFailed) and id(seen) not in known:
         if isinstance(seen, TerminalError) and is_own_cancel(seen):
             return True
+        known.add(id(seen))
         seen = seen.__cause__ or seen.__context__
     return False

@@ -63,6 +63,9 @@ def made_before(ctx: sdk.WorkflowContext) -> Made:
         "client": ServiceClient(ctx, other),
         "workflow": WorkflowClient(ctx, other, "k"),
         "run": run_async(ctx, "started before", action),
+        "sdk": cast("sdk.ObjectContext", ctx),
+        "sdk future": ctx.sleep(SECOND),
+        "sdk call": ctx.generic_call("Insides", "nothing", b""),
     }
 
 
@@ -114,6 +117,32 @@ ACTS: dict[str, Act] = {
     "race_promise_with_timeout": lambda ctx, made: race_promise_with_timeout(ctx, "promise", SECOND, int),
     "update_status": lambda ctx, made: update_status(ctx, StatusData(phase="x")),
     "WorkflowStatus": lambda ctx, made: WorkflowStatus(ctx).get_status(),
+    # The SDK's own context, which a user has in his hands as well.
+    "ctx.run": plain(lambda ctx, made: made["sdk"].run("inner", action)),
+    "ctx.run_typed": plain(lambda ctx, made: made["sdk"].run_typed("inner", action)),
+    "ctx.sleep": plain(lambda ctx, made: made["sdk"].sleep(SECOND)),
+    "ctx.get": plain(lambda ctx, made: made["sdk"].get("n")),
+    "ctx.set": plain(lambda ctx, made: made["sdk"].set("n", 1)),
+    "ctx.clear": plain(lambda ctx, made: made["sdk"].clear("n")),
+    "ctx.clear_all": plain(lambda ctx, made: made["sdk"].clear_all()),
+    "ctx.state_keys": plain(lambda ctx, made: made["sdk"].state_keys()),
+    "ctx.generic_call": plain(lambda ctx, made: made["sdk"].generic_call("Insides", "nothing", b"")),
+    "ctx.generic_send": plain(lambda ctx, made: made["sdk"].generic_send("Insides", "nothing", b"")),
+    "ctx.awakeable": plain(lambda ctx, made: made["sdk"].awakeable()),
+    "ctx.resolve_awakeable": plain(lambda ctx, made: made["sdk"].resolve_awakeable(made["signal"].id, 1)),
+    "ctx.reject_awakeable": plain(lambda ctx, made: made["sdk"].reject_awakeable(made["signal"].id, "no")),
+    "ctx.promise": plain(lambda ctx, made: made["sdk"].promise("promise").value()),
+    "ctx.promise resolved": plain(lambda ctx, made: made["sdk"].promise("promise").resolve(1)),
+    "ctx.attach_invocation": plain(lambda ctx, made: made["sdk"].attach_invocation("inv_1")),
+    "ctx.cancel_invocation": plain(lambda ctx, made: made["sdk"].cancel_invocation("inv_1")),
+    "ctx.signal": plain(lambda ctx, made: made["sdk"].signal("signal")),
+    "ctx.uuid": plain(lambda ctx, made: made["sdk"].uuid()),
+    "ctx.random": plain(lambda ctx, made: made["sdk"].random()),
+    "ctx.time": plain(lambda ctx, made: made["sdk"].time()),
+    "a future of the SDK's awaited": lambda ctx, made: awaited(made["sdk future"]),
+    "a call of the SDK's awaited": lambda ctx, made: awaited(made["sdk call"]),
+    "restate.select": lambda ctx, made: sdk.select(one=made["sdk future"]),
+    "restate.gather": lambda ctx, made: sdk.gather(made["sdk future"], made["sdk call"]),
 }
 
 
@@ -127,12 +156,27 @@ def services(did: Recording) -> list[Any]:
     @handler(inside, "main")
     async def run(ctx: sdk.WorkflowContext, act: str) -> str:
         made = made_before(ctx)
+        name, _, by = act.partition("|")
 
         async def action_with_context() -> None:
             did.add(act)
-            await ACTS[act](ctx, made)
+            await ACTS[name](ctx, made)
 
-        await run_with_retry(ctx, RunConfig("outer", max_retries=3), action_with_context)
+        def thread_with_context() -> None:
+            did.add(act)
+            ctx.sleep(SECOND)
+
+        match by:
+            case "perdure":
+                await run_with_retry(ctx, RunConfig("outer", max_retries=3), action_with_context)
+            case "sdk":
+                await ctx.run_typed("outer", action_with_context)
+            case "sdk, untyped":
+                await ctx.run("outer", action_with_context)
+            case "thread":
+                await run_with_retry(ctx, RunConfig("outer", max_retries=3), thread_with_context)
+            case "thread of the sdk":
+                await ctx.run("outer", thread_with_context)
         return "it worked, until the first replay"
 
     return [insides, inside]
@@ -144,7 +188,14 @@ run_act = Target("Inside", "run", str, str)
 async def test_every_use_of_the_context_inside_a_run_is_refused_at_once(restate, did):
     env = await restate.serve(*services(did))
     async with IngressClient(env.ingress) as ingress:
-        for act in ACTS:
+        acts = [
+            *(f"{name}|perdure" for name in ACTS),
+            *(f"{name}|sdk" for name in ("State.get", "ctx.get", "ctx.sleep", "restate.select", "ctx.random")),
+            "ctx.set|sdk, untyped",
+            "|thread",
+            "|thread of the sdk",
+        ]
+        for act in acts:
             try:
                 answer = await ingress.call(run_act, act, key=str(uuid4()))
             except IngressError as refused:
@@ -155,6 +206,19 @@ async def test_every_use_of_the_context_inside_a_run_is_refused_at_once(restate,
             assert error.metadata["code"] == "context_inside_run", act
             assert error.metadata["run"] == "outer", act
             assert did.count(act) == 1, f"{act} was tried again"
+
+
+async def test_a_run_may_ask_which_invocation_it_belongs_to(restate):
+    inside = sdk.VirtualObject("Asking")
+
+    @handler(inside, "exclusive")
+    async def ask(ctx: sdk.ObjectContext) -> str:
+        facts = await run_with_retry(ctx, "ask", lambda: f"{ctx.key()} {ctx.request().id[:4]}")
+        return f"{facts} {await ctx.run_typed('ask the sdk', ctx.key)}"
+
+    env = await restate.serve(inside)
+    async with IngressClient(env.ingress) as ingress:
+        assert await ingress.call(ask, key="k") == "k inv_ k"
 
 
 @pytest.mark.restate_modes("http2")

@@ -329,6 +329,15 @@ async def test_runs_that_were_started_together_run_together(restate):
     assert await result_of(restate, work) == "[0, 1]"
 
 
+async def test_a_run_is_waited_for_with_others(restate):
+    async def work(ctx: sdk.Context, key: str) -> str:
+        run = run_async(ctx, "work", lambda: "done", returns=str)
+        first, _ = await sdk.select(run=run.future, late=ctx.sleep(timedelta(hours=1)))
+        return f"{first} {await run}"
+
+    assert await result_of(restate, work) == "run done"
+
+
 # --- cancel ----------------------------------------------------------------------------------------------------------
 
 

@@ -173,7 +173,7 @@ async def test_a_cancel_ends_the_wait(restate, did):
         await admin.act(invocation_id, "cancel")
         with pytest.raises(IngressError) as failed:
             await ingress.call(wait, key, idempotency_key=key)
-    assert (failed.value.status_code, failed.value.message) == (409, "cancelled")
+    assert (failed.value.status_code, failed.value.message, failed.value.code) == (409, "cancelled", "cancelled")
 
 
 def internal(did: Recording) -> tuple[sdk.Workflow, list[Any]]:

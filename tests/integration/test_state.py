@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from enum import Enum
 from typing import Any, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import IngressClient, MutableState, ReadOnlyState, State, clear_all
+from perdure import AdminClient, IngressClient, MutableState, ReadOnlyState, State, clear_all
+from perdure.admin import sql_text
 from perdure.binding import handler
 from perdure.errors import IngressError
-from tests.support import Recording
+from tests.support import Recording, eventually
 
 
 class Item(BaseModel):
@@ -220,3 +223,94 @@ async def test_state_of_a_value_that_changes_keeps_its_order_over_replays(restat
         key = str(uuid4())
         assert await ingress.call(add, 3, key=key) == 3
         assert await ingress.call(add, 3, key=key) == 6
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@dataclass
+class Point:
+    x: Decimal
+    at: date
+
+
+VALUES: dict[str, tuple[Any, Any]] = {
+    "date": (date, date(2026, 1, 2)),
+    "datetime": (datetime, datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)),
+    "time": (time, time(3, 4, 5)),
+    "duration": (timedelta, timedelta(days=1, microseconds=5)),
+    "decimal": (Decimal, Decimal("0.10")),
+    "uuid": (UUID, UUID(int=5)),
+    "enum": (Colour, Colour.RED),
+    "bytes": (bytes, b"\xff\x00"),
+    "dataclass": (Point, Point(Decimal("1.50"), date(2026, 1, 2))),
+    "models": (list[Item], ITEMS),
+    "dataclasses by name": (dict[str, Point], {"a": Point(Decimal(1), date(2026, 1, 2))}),
+    "set": (set[int], {1, 2}),
+    "tuple": (tuple[int, str], (1, "x")),
+    "either": (int | Item, ITEMS[0]),
+}
+
+
+async def test_every_kind_of_value_comes_back_as_what_it_was(restate):
+    thing = sdk.VirtualObject("Values")
+
+    @handler(thing, "exclusive")
+    async def write(ctx: sdk.ObjectContext) -> None:
+        for key, (type_, value) in VALUES.items():
+            await State(ctx, key, type_).set(value)
+
+    @handler(thing, "exclusive")
+    async def wrong(ctx: sdk.ObjectContext) -> list[str]:
+        read = {key: await State(ctx, key, type_).get() for key, (type_, _) in VALUES.items()}
+        await ctx.sleep(timedelta(milliseconds=1))
+        return [key for key, (_, value) in VALUES.items() if (type(read[key]), read[key]) != (type(value), value)]
+
+    env = await restate.serve(thing)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        await ingress.call(write, key=key)
+        assert await ingress.call(wrong, key=key) == []
+
+
+async def test_an_entry_that_does_not_fit_is_said_at_once_to_who_looks_and_waits_for_a_deploy_with_who_writes(restate):
+    deployed: dict[str, Any] = {"type": int}
+    thing = sdk.VirtualObject("Unreadable")
+
+    @handler(thing, "exclusive")
+    async def write(ctx: sdk.ObjectContext) -> None:
+        await State(ctx, "number", str).set("five")
+
+    @handler(thing, "exclusive")
+    async def work(ctx: sdk.ObjectContext) -> str:
+        return repr(await State(ctx, "number", deployed["type"]).get())
+
+    @handler(thing, "shared")
+    async def look(ctx: sdk.ObjectSharedContext) -> str:
+        return repr(await State(ctx, "number", deployed["type"]).get())
+
+    env = await restate.serve(thing)
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        key = str(uuid4())
+        await ingress.call(write, key=key)
+        with pytest.raises(IngressError) as unreadable:
+            await ingress.call(look, key=key)
+        error = unreadable.value
+        assert error.message.startswith(
+            "Unreadable/look can't read state 'number' as int: invalid input: body: Input should be a valid integer"
+        )
+        assert (error.status_code, error.metadata) == (
+            500,
+            {"code": "unreadable_state", "handler": "Unreadable/look", "state": "number"},
+        )
+
+        invocation_id = await ingress.send(work, key=key, idempotency_key=key)
+
+        async def failure() -> str | None:
+            rows = await admin.query(f"select last_failure from sys_invocation where id = {sql_text(invocation_id)}")
+            return rows[0].get("last_failure") if rows else None
+
+        assert "Unreadable/work can't read state 'number' as int" in await eventually(failure, what="failed attempt")
+        deployed["type"] = str
+        assert await ingress.call(work, key=key, idempotency_key=key) == "'five'"

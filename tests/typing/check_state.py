@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import assert_type
+from typing import Any, assert_type
 from uuid import UUID
 
 import restate
@@ -11,13 +11,16 @@ from pydantic import BaseModel
 
 from perdure import (
     DeterministicHelpers,
+    ErrorMapping,
     MutableState,
+    ObservabilityHooks,
     PromiseRaceResult,
     ReadOnlyState,
     RunConfig,
     RunFuture,
     State,
     Time,
+    add_hooks,
     clear_all,
     get_internal_signal,
     race_awakeable_with_timeout,
@@ -26,6 +29,8 @@ from perdure import (
     run_with_retry,
     wait_for_external_signal,
 )
+from perdure.errors import Conflict, Refused
+from perdure.observability.events import Failed
 
 SECOND = timedelta(seconds=1)
 
@@ -34,7 +39,9 @@ class Item(BaseModel):
     name: str
 
 
-async def state(ctx: restate.ObjectContext, shared: restate.ObjectSharedContext) -> None:
+async def state(
+    ctx: restate.ObjectContext, shared: restate.ObjectSharedContext, workflow: restate.WorkflowContext
+) -> None:
     assert_type(await State(ctx, "n", int).get(), int | None)
     assert_type(await State(shared, "items", list[Item]).get(), list[Item] | None)
     assert_type(await State(ctx, "n", int, default=0).get(), int)
@@ -47,10 +54,18 @@ async def state(ctx: restate.ObjectContext, shared: restate.ObjectSharedContext)
     )
     await clear_all(ctx)
 
+    await State(ctx, "n", int).set(5)
+    await State(ctx, "n", int, default=0).clear()
+    await State(workflow, "n", int).set(5)
+    unknown: Any = ctx
+    await State(unknown, "n", int).set(5)
+
     await State(ctx, "n", int).set("5")  # type: ignore[arg-type]
     MutableState(shared, "n", int)  # type: ignore[call-overload]
     await ReadOnlyState(ctx, "n", int).set(5)  # type: ignore[attr-defined]
     await clear_all(shared)  # type: ignore[arg-type]
+    await State(shared, "n", int).set(5)  # type: ignore[misc]
+    await State(shared, "n", int, default=0).clear()  # type: ignore[misc]
 
 
 async def signals(ctx: restate.WorkflowContext, shared: restate.WorkflowSharedContext) -> None:
@@ -85,6 +100,21 @@ async def runs(ctx: restate.Context) -> None:
 
     RunConfig("x", initial_delay=5)  # type: ignore[arg-type]
     await run_with_retry(ctx, 5, item, "x")  # type: ignore[call-overload]
+
+
+def on_error(event: Failed) -> None: ...
+
+
+def by_status(error: OSError) -> Exception | None:
+    return Refused(str(error)) if error.errno else None
+
+
+def observed() -> None:
+    add_hooks(ObservabilityHooks(on_error=on_error, on_state_set=lambda event: event.key.strip()))
+    ErrorMapping({ValueError: Conflict, OSError: by_status, ConnectionError: None})
+
+    ObservabilityHooks(on_state_set=on_error)  # type: ignore[arg-type]
+    ErrorMapping({ValueError: 5})  # type: ignore[dict-item]
 
 
 async def determinism(ctx: restate.Context) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from granian.log import LogLevels
 from granian.log import configure_logging as configure_granian
 
 from perdure.errors import ConfigurationError
-from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
+from perdure.observability.logging import LoggingConfig, configure_logging, get_logger, trace_id_of
 from perdure.serving.server import GRANIAN_LOGGING
 
 
@@ -163,3 +164,46 @@ def test_without_configuration_it_goes_to_whoever_listens(caplog: pytest.LogCapt
 def test_unknown_settings_are_refused(config: LoggingConfig, says: str):
     with pytest.raises(ConfigurationError, match=says):
         configure_logging(config, stream=io.StringIO())
+
+
+def test_the_environment_sets_level_and_format():
+    assert LoggingConfig.from_environment({}) == LoggingConfig()
+    assert LoggingConfig.from_environment({"PERDURE_LOG_LEVEL": "", "PERDURE_LOG_FORMAT": ""}) == LoggingConfig()
+    asked = LoggingConfig.from_environment({"PERDURE_LOG_LEVEL": "debug", "PERDURE_LOG_FORMAT": "json"})
+    assert asked == LoggingConfig(level="debug", format="json")
+
+
+def test_what_the_environment_says_counts_where_code_says_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PERDURE_LOG_LEVEL", "error")
+    stream = io.StringIO()
+    configure_logging(stream=stream)
+    get_logger("x").warning("no")
+    get_logger("x").error("yes")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["yes"]
+    monkeypatch.setenv("PERDURE_LOG_LEVEL", "loud")
+    with pytest.raises(ConfigurationError, match="log level: 'loud' is unknown"):
+        configure_logging(stream=stream)
+
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+def request(headers: dict[str, str], attempt_headers: dict[str, str]) -> Any:
+    return SimpleNamespace(headers=headers, attempt_headers=attempt_headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "attempt_headers", "trace"),
+    [
+        ({}, {}, None),
+        ({}, {"traceparent": f"00-{TRACE}-{SPAN}-01"}, TRACE),
+        ({"traceparent": f"00-{TRACE}-{SPAN}-00"}, {}, TRACE),
+        ({"traceparent": f"00-{'1' * 32}-{SPAN}-01"}, {"traceparent": f"00-{TRACE}-{SPAN}-01"}, TRACE),
+        ({"traceparent": f"00-{TRACE}-{SPAN}-01"}, {"traceparent": "nonsense"}, TRACE),
+        ({"traceparent": f"00-{'0' * 32}-{SPAN}-01"}, {}, None),
+        ({"traceparent": f"01-{TRACE}-{SPAN}-01-what-comes-later"}, {}, TRACE),
+        ({"traceparent": f"00-{TRACE.upper()}-{SPAN}-01"}, {}, None),
+    ],
+)
+def test_the_trace_is_the_attempts_or_else_the_callers(headers, attempt_headers, trace):
+    assert trace_id_of(request(headers, attempt_headers)) == trace

@@ -10,12 +10,15 @@ loggers do. So a process decides in one place, `configure_logging`, how all of t
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TextIO, cast
 
 import structlog
+from restate.context import Request
 from restate.extensions import current_context
 from restate.logging import RestateLoggingFilter
 from structlog.stdlib import BoundLogger, ProcessorFormatter
@@ -30,6 +33,9 @@ LogFormat = Literal["json", "console"]
 
 # Each of them logs a line for every request that it makes.
 _QUIET = {"httpx": "warning", "httpcore": "warning"}
+
+# Version, trace, span, flags; later versions may append to it.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 _replay_filter = RestateLoggingFilter()
 
@@ -48,12 +54,23 @@ class LoggingConfig:
     format: LogFormat | None = None
     levels: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> LoggingConfig:
+        """Return what ``PERDURE_LOG_LEVEL`` and ``PERDURE_LOG_FORMAT`` say; the defaults for what they don't.
+
+        Args:
+            environment: The variables to read; the process's own by default.
+        """
+        variables = os.environ if environment is None else environment
+        level = variables.get("PERDURE_LOG_LEVEL", "") or cls.level
+        return cls(level=level, format=cast("LogFormat | None", variables.get("PERDURE_LOG_FORMAT", "") or None))
+
 
 def get_logger(name: str | None = None) -> BoundLogger:
     """Return a logger that takes facts as keywords.
 
-    Inside a handler, each line carries ``invocation_id``, ``service``, ``handler`` and, for virtual objects and
-    workflows, ``key``. While an invocation replays, nothing is logged.
+    Inside a handler, each line carries ``invocation_id``, ``service``, ``handler``, for virtual objects and workflows
+    ``key``, and where there is a trace ``trace_id``. While an invocation replays, nothing is logged.
 
     Args:
         name: The logger's name, usually ``__name__``; the root logger by default.
@@ -80,13 +97,13 @@ def configure_logging(config: LoggingConfig | None = None, *, stream: TextIO | N
     """Set up the logging of this process: one handler on the root logger, in place of those that are there.
 
     Args:
-        config: How to log; the defaults of `LoggingConfig` when left out.
+        config: How to log; what the environment says when left out, see `LoggingConfig.from_environment`.
         stream: Where to; standard output by default.
 
     Raises:
         ConfigurationError: An unknown level or format.
     """
-    config = config or LoggingConfig()
+    config = config or LoggingConfig.from_environment()
     target = stream or sys.stdout
     handler = logging.StreamHandler(target)
     handler.addFilter(_passes)
@@ -145,7 +162,7 @@ def _hand_over(logger: WrappedLogger, method: str, event: EventDict) -> tuple[tu
 
 
 def _silent_on_replay(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    if _replaying():
+    if replaying():
         raise structlog.DropEvent
     return event
 
@@ -158,22 +175,42 @@ def _with_invocation(_logger: WrappedLogger, _method: str, event: EventDict) -> 
     if context is None:
         return event
     info = handler_info(context)
-    event.setdefault("invocation_id", context.request().id)
+    request = context.request()
+    event.setdefault("invocation_id", request.id)
     event.setdefault("service", info.service)
     event.setdefault("handler", info.handler)
     if info.kind != "service":
         event.setdefault("key", cast("Any", context).key())
+    trace_id = trace_id_of(request)
+    if trace_id is not None:
+        event.setdefault("trace_id", trace_id)
     return event
+
+
+def trace_id_of(request: Request) -> str | None:
+    """Return the trace that an invocation belongs to, as W3C's ``traceparent`` names it; None without one.
+
+    The engine gives each attempt a span of its own, when it traces. When it doesn't, the caller's own header is left.
+
+    Args:
+        request: What the SDK knows of the invocation.
+    """
+    for headers in (request.attempt_headers, request.headers):
+        found = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+        if found is not None and set(found[1]) != {"0"}:
+            return found[1]
+    return None
 
 
 _ANY_RECORD = logging.LogRecord("perdure", logging.INFO, "", 0, "", None, None)
 
 
-def _replaying() -> bool:
+def replaying() -> bool:
+    """Tell if the code that is running is in a handler that replays; False outside of handlers."""
     # The SDK tells it in public only through the filter of its own loggers.
     return not _replay_filter.filter(_ANY_RECORD)  # type: ignore[no-untyped-call] # the SDK's
 
 
 def _passes(record: logging.LogRecord) -> bool:
     # What the SDK itself has to say while it replays is a fault of the replay: never hide that.
-    return record.name.startswith("restate.") or not _replaying()
+    return record.name.startswith("restate.") or not replaying()

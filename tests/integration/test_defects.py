@@ -1,0 +1,256 @@
+"""The defects of the Go original, each with the tests that would fail if perdure had it too.
+
+`DEFECTS` is the table: what was wrong, by section of the contract, and the tests that hold it. A test that is renamed
+or removed is missed here. Tests that had no better place follow below.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+from pydantic import BaseModel
+
+from perdure import ControlPlaneService, IngressClient, Orchestration, SagaConfig, Target
+from perdure.errors import IngressError, Refused
+from perdure.saga import hosting
+from perdure.saga.compensations import TRANSIENT_RETRIES, Compensations
+from perdure.saga.messages import rollback_status
+from perdure.saga.plan import StepState
+
+TESTS = Path(__file__).parents[1]
+HERE, SAGAS = "integration/test_defects.py", "integration/test_sagas.py"
+
+DEFECTS: dict[str, list[str]] = {
+    # --- 1: policy
+    "1: the redundant key's error is dropped, so that strict never fails": [
+        "unit/test_policy.py::test_strict_fails_for_information_too",
+        "integration/test_clients.py::test_guardrails_of_keys",
+        "integration/test_logging.py::test_a_guardrail_under_warn_is_logged_once_and_under_strict_refuses",
+    ],
+    "1: every call counts as one to the same handler": ["integration/test_clients.py::test_guardrails_of_keys"],
+    # --- 2: security
+    "2: the signature scheme is invented, so that genuine requests are refused": [
+        "unit/security/test_security_identity.py::test_decides_as_the_sdk_does",
+        "integration/test_security_identity.py::test_only_the_engine_gets_in",
+    ],
+    "2: X-Restate-Server and X-Forwarded-Proto are believed of anyone": [
+        "unit/security/test_security_config.py::test_https_is_believed_of_trusted_proxies_only",
+    ],
+    "2: RestrictPublicAccess is never read": [
+        "integration/test_security_identity.py::test_handlers_are_off_the_ingress_unless_declared_public",
+    ],
+    # --- 4: workflow tools
+    "4: the wall clock decides whether SleepUntil is journaled": [
+        "integration/test_workflow_tools.py::test_sleeps_are_the_same_when_they_are_replayed_after_the_moment_has_passed",
+    ],
+    "4: progress is not validated": [
+        "integration/test_status.py::test_a_status_with_an_impossible_progress_can_not_be_made",
+    ],
+    "4: the time in a status is the wall clock's, so that its replay differs": [
+        "integration/test_status.py::test_a_status_is_written_with_the_journaled_time_and_read_back",
+    ],
+    # --- 5: state
+    "5: the guard against writes from shared handlers never fires": [
+        "integration/test_state.py::test_a_write_from_a_shared_handler_is_refused_at_once_and_names_handler_and_state",
+    ],
+    # --- 6: sagas
+    "6: SafeStep never adds its step, so that its compensation never runs": [
+        "integration/test_saga_steps.py::test_a_safe_step_keeps_the_order_of_compensation_and_action",
+    ],
+    "6: the dead letter is written with the context inside a run": [
+        "integration/test_context_inside_run.py::test_every_use_of_the_context_inside_a_run_is_refused_at_once",
+    ],
+    "6: there is one slot for dead letters, in the failed workflow's state; no list, no redrive": [
+        "integration/test_dead_letters.py::test_many_are_grouped_by_what_they_have_in_common_and_redriven_together",
+        "integration/test_dead_letters.py::test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_trail",
+        "integration/test_saga_hostile.py::test_a_key_that_is_used_again_after_its_retention_is_rolled_back_again",
+    ],
+    "6: a dead letter stops the rest of the rollback": [
+        f"{SAGAS}::test_a_compensation_that_fails_is_tried_again_then_becomes_a_dead_letter_and_the_others_go_on",
+        "unit/saga/test_plan.py::test_a_dead_letter_does_not_stop_the_rest",
+    ],
+    "6: MaxRetries counts terminal errors only; transient ones are retried for ever": [
+        f"{HERE}::test_a_compensation_that_only_ever_fails_transiently_becomes_a_dead_letter",
+        f"{HERE}::test_transient_retries_of_compensations_are_bounded",
+    ],
+    "6: timestamps in state are the wall clock's": [
+        f"{SAGAS}::test_a_failed_step_undoes_the_earlier_ones_backwards_and_keeps_the_error",
+    ],
+    "6: Completed is the same as All": [
+        "unit/saga/test_plan.py::test_completed_and_all_are_not_the_same",
+        "integration/test_saga_steps.py::test_a_strategy_does_what_it_promises",
+    ],
+    "6: there is no pivot": [
+        "integration/test_saga_steps.py::test_past_the_pivot_steps_are_tried_again_and_nothing_is_undone",
+    ],
+    "6: steps can't run in parallel": [
+        "integration/test_saga_steps.py::test_parallel_steps_run_at_the_same_time_and_results_come_in_their_order",
+    ],
+    "6: steps have no policy of their own": [
+        "integration/test_saga_steps.py::test_a_step_is_tried_again_only_as_told",
+        "integration/test_saga_steps.py::test_a_step_over_its_time_limit_fails_and_is_undone_after_it_ended",
+    ],
+    "6: a cancel is not handled": [
+        "integration/test_saga_cancel.py::test_a_cancel_during_a_step_lets_it_end_and_then_undoes_each_step_once",
+    ],
+    "6: a setting that is never read is accepted": [
+        "integration/test_saga_steps.py::test_settings_that_have_no_effect_are_refused",
+    ],
+    # --- 7: planes
+    "7: keys are joined as paths, so that different parts give one key": [
+        "unit/test_idempotency.py::test_what_the_go_original_confused_is_told_apart",
+        "unit/test_idempotency.py::test_two_different_lists_never_give_the_same_key",
+        f"{HERE}::test_generated_keys_are_the_same_on_replay_and_never_collide",
+    ],
+    "7: an approval has no approver, reason, quorum or trail": [
+        "integration/test_approvals.py::test_two_of_three_and_its_inboxes",
+    ],
+    # --- 8: runs and determinism
+    "8: BackoffFactor is ignored": ["integration/test_runs.py::test_initial_delay_and_backoff_factor"],
+    "8: after a replay the time is zero": [
+        "integration/test_determinism.py::test_what_was_drawn_before_a_wait_is_the_same_after_it",
+    ],
+    # --- 9: observability
+    "9: replays are counted and told": [
+        "integration/test_hooks.py::test_state_is_told_of_when_it_is_touched_and_not_when_it_is_replayed",
+        "integration/test_logging.py::test_each_line_says_where_it_comes_from_and_is_logged_once",
+    ],
+    "9: most hooks never fire": [
+        "integration/test_hooks.py::test_a_saga_that_succeeds_is_told_of_once",
+        "integration/test_hooks.py::test_a_saga_that_is_rolled_back_is_told_of_once",
+    ],
+    # --- 10: clients
+    "10: a failed validation of a key panics, or is skipped for short keys": [
+        "unit/test_idempotency.py::test_a_timestamp_in_a_key_is_refused",
+        "unit/test_idempotency.py::test_an_empty_key_is_refused",
+    ],
+    "10: Call ignores its options": ["integration/test_clients.py::test_a_call_takes_its_options"],
+    "10: Attach runs the handler again, with a zero input": [
+        "integration/test_clients.py::test_a_workflow_is_submitted_then_attached_to",
+    ],
+    "10: WrapTerminalError ignores the status": ["unit/test_errors.py::test_a_status_of_ones_own_is_kept"],
+    # --- 11: workflow settings
+    "11: settings have no effect": ["integration/test_workflow_config.py::test_the_engine_is_told_of_each_setting"],
+    # --- 12: concurrency
+    "12: results stay zero values": [
+        "integration/test_concurrency.py::test_results_are_values_in_the_order_of_the_input",
+    ],
+    "12: the order of completion is taken for the index": [
+        "integration/test_concurrency.py::test_results_are_values_in_the_order_of_the_input",
+    ],
+    "12: calls are made inside a run": [
+        "integration/test_context_inside_run.py::test_every_use_of_the_context_inside_a_run_is_refused_at_once",
+    ],
+}
+
+
+@cache
+def defined_in(file: str) -> set[str]:
+    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_each_defect_has_its_tests(defect: str):
+    assert DEFECTS[defect]
+    for name in DEFECTS[defect]:
+        file, _, test = name.partition("::")
+        assert test in defined_in(file), f"{name} is gone; what holds '{defect}' now?"
+
+
+# --- 6: transient failures of a compensation --------------------------------------------------------------------------
+
+QUICK = SagaConfig(max_attempts=2, initial_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=1))
+
+
+def test_transient_retries_of_compensations_are_bounded():
+    assert TRANSIENT_RETRIES.max_attempts is not None
+    assert TRANSIENT_RETRIES.on_max_attempts == "kill", "whoever waits for a paused compensation waits for ever"
+
+
+async def test_a_compensation_that_only_ever_fails_transiently_becomes_a_dead_letter(restate):
+    orders = ControlPlaneService("DefectOrders", saga=QUICK)
+    tried: Counter[str] = Counter()
+    # The same as in earnest, only less patient.
+    orders._compensations = Compensations(
+        "DefectOrders",
+        sdk.InvocationRetryPolicy(
+            initial_interval=timedelta(milliseconds=1),
+            max_attempts=2,
+            on_max_attempts=TRANSIENT_RETRIES.on_max_attempts,
+        ),
+    )
+
+    @orders.compensation()
+    async def undo(ctx: sdk.Context, order: str) -> None:
+        tried[order] += 1
+        raise OSError("the depot does not answer")
+
+    @orders.main()
+    async def run(cp: Orchestration) -> None:
+        async def ship(order: str) -> None: ...
+
+        async def refuse(order: str) -> None:
+            raise Refused("no money")
+
+        await cp.step("ship", ship, cp.key, compensate=undo)
+        await cp.step("pay", refuse, cp.key)
+
+    env = await restate.serve(orders, *hosting.definitions())
+    key = str(uuid4())
+    async with IngressClient(env.ingress) as ingress:
+        with pytest.raises(IngressError, match="step 'pay' failed: no money") as failed:
+            await ingress.call(Target("DefectOrders", "run", type(None), type(None)), key=key)
+        rollback = await ingress.call(rollback_status, key=f"DefectOrders:{key}")
+    assert failed.value.metadata["rollback"] == "needs_attention"
+    shipped = next(step for step in rollback.steps if step.step == "ship")
+    assert (shipped.state, shipped.attempts) == (StepState.DEAD_LETTER, 2)
+    assert "the depot does not answer" in (shipped.error or "")
+    assert tried[key] == 4, "two attempts of the saga, of two each"
+
+
+# --- 7: generated keys ------------------------------------------------------------------------------------------------
+
+
+class Keys(BaseModel):
+    generated: list[str]
+    business: list[str]
+
+
+async def test_generated_keys_are_the_same_on_replay_and_never_collide(restate, did):
+    service = ControlPlaneService("DefectKeys", idempotency_prefix="trip")
+
+    @service.main()
+    async def run(cp: Orchestration) -> Keys:
+        keys = Keys(
+            generated=[cp.generate_idempotency_key("seat"), cp.generate_idempotency_key("seat")],
+            business=[
+                cp.generate_idempotency_key_deterministic("a", "b"),
+                cp.generate_idempotency_key_deterministic("a/b"),
+                cp.generate_idempotency_key_deterministic("a:b"),
+                cp.generate_idempotency_key_deterministic("a", "..", "b"),
+                cp.generate_idempotency_key_deterministic("b"),
+            ],
+        )
+        did.add(keys.model_dump_json())
+        await cp.ctx.sleep(timedelta(milliseconds=1))
+        did.add(keys.model_dump_json())
+        return keys
+
+    env = await restate.serve(service)
+    target = Target("DefectKeys", "run", type(None), Keys)
+    async with IngressClient(env.ingress) as ingress:
+        one = await ingress.call(target, key=str(uuid4()))
+        assert set(did.all()) == {one.model_dump_json()}, "a replay made other keys"
+        other = await ingress.call(target, key=str(uuid4()))
+    generated = [*one.generated, *other.generated]
+    assert len(set(generated)) == 4
+    assert all(key.startswith("trip:seat:") for key in generated)
+    assert one.business == other.business == ["trip:a:b", "trip:a/b", "trip:a\\:b", "trip:a:..:b", "trip:b"]

@@ -1,0 +1,274 @@
+"""Errors on their way: mapped where they arise, kept from service to service, and a cancel told from a 409."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+from restate.exceptions import RetryableError
+
+from perdure import (
+    AdminClient,
+    ControlPlaneService,
+    DataPlaneContext,
+    DataPlaneService,
+    ErrorMapping,
+    IngressClient,
+    Orchestration,
+    RunConfig,
+    SagaConfig,
+    ServiceClient,
+    State,
+    Target,
+    run_with_retry,
+    wait_for_external_signal,
+)
+from perdure.binding import handler
+from perdure.errors import Cancelled, Conflict, IngressError, Refused, TerminalError, error_code
+from perdure.saga import hosting
+from perdure.saga.messages import rollback_status
+from tests.support import eventually
+
+TICK = timedelta(milliseconds=1)
+QUICK = RunConfig("work", initial_delay=TICK, max_delay=TICK)
+
+ask = Target("ErrorsBack", "ask", str, str)
+relay = Target("ErrorsFront", "relay", str, str)
+
+
+async def test_a_refusal_keeps_status_code_and_metadata_on_its_way_through_services(restate):
+    back, front = DataPlaneService("ErrorsBack"), sdk.Service("ErrorsFront")
+    caught: list[tuple[Any, ...]] = []
+
+    @back.handler("ask")
+    async def _ask(ctx: DataPlaneContext, flight: str) -> str:
+        def refuse() -> str:
+            raise Refused("no seats left", 410, "seats_sold_out", {"flight": flight})
+
+        return await ctx.run("reserve", refuse)
+
+    @handler(front, name="relay")
+    async def _relay(ctx: sdk.Context, flight: str) -> str:
+        try:
+            return await ServiceClient(ctx, ask).call(flight)
+        except TerminalError as error:
+            caught.append((error.status_code, error.message, error_code(error), (error.metadata or {})["flight"]))
+            await ctx.sleep(TICK)  # and after a replay it is the same
+            raise
+
+    env = await restate.serve(back, front)
+    async with IngressClient(env.ingress) as ingress:
+        with pytest.raises(IngressError) as refused:
+            await ingress.call(relay, "PD100")
+    error = refused.value
+    assert (error.status_code, error.message, error.source) == (410, "no seats left", "invocation")
+    assert error.metadata == {"code": "seats_sold_out", "flight": "PD100"}
+    assert set(caught) == {(410, "no seats left", "seats_sold_out", "PD100")}
+
+
+async def test_what_a_library_raises_is_final_or_tried_again_as_the_mapping_says(restate):
+    tried: Counter[str] = Counter()
+
+    def busy(error: TimeoutError) -> Exception:
+        return RetryableError("busy", retry_after=TICK)
+
+    service = DataPlaneService(
+        "ErrorsBack",
+        run=QUICK,
+        errors=ErrorMapping({OSError: Conflict, ConnectionError: None, TimeoutError: busy, LookupError: Refused}),
+    )
+    kinds: dict[str, Exception] = {
+        "exists": FileExistsError("it is there"),
+        "lost": ConnectionResetError("lost"),
+        "busy": TimeoutError("busy"),
+        "outside": KeyError("seat"),
+    }
+
+    @service.handler("ask", public=True)
+    async def _ask(ctx: DataPlaneContext, kind: str) -> str:
+        def work() -> str:
+            tried[kind] += 1
+            if kind != "outside" and (kind == "exists" or tried[kind] < 3):
+                raise kinds[kind]
+            return "done"
+
+        # Settings of its own for one run don't do away with the service's mapping.
+        done = await ctx.run("work", work, config=RunConfig(initial_delay=TICK, max_delay=TICK))
+        if kind == "outside":
+            tried["handler"] += 1
+            raise kinds[kind]
+        return done
+
+    env = await restate.serve(service)
+    async with IngressClient(env.ingress) as ingress:
+        assert await ingress.call(ask, "lost") == "done"
+        assert await ingress.call(ask, "busy") == "done"
+        with pytest.raises(IngressError, match="it is there") as exists:
+            await ingress.call(ask, "exists")
+        with pytest.raises(IngressError, match="seat") as outside:
+            await ingress.call(ask, "outside")
+    assert (exists.value.status_code, exists.value.code, exists.value.metadata["cause"]) == (
+        409,
+        "conflict",
+        "FileExistsError",
+    )
+    assert (outside.value.code, outside.value.metadata["cause"]) == ("refused", "KeyError")
+    assert tried == {"lost": 3, "busy": 3, "exists": 1, "outside": 1, "handler": 1}
+
+
+WAITS = {
+    "sleep": lambda ctx: ctx.sleep(timedelta(hours=1)),
+    "call": lambda ctx: ServiceClient(ctx, Target("ErrorsWaiting", "for_ever", type(None), type(None))).call(),
+    "sdk call": lambda ctx: ctx.generic_call("ErrorsWaiting", "for_ever", b""),
+    "signal": lambda ctx: wait_for_external_signal(ctx, str).result(),
+    "select": lambda ctx: sdk.select(one=ctx.sleep(timedelta(hours=1)), other=ctx.awakeable()[1]),
+    "gather": lambda ctx: sdk.gather(ctx.sleep(timedelta(hours=1)), ctx.awakeable()[1]),
+}
+
+
+async def test_a_cancel_is_a_cancelled_wherever_it_is_met_and_an_applications_409_is_not(restate, did):
+    waiting = sdk.Service("ErrorsWaiting")
+
+    @handler(waiting)
+    async def for_ever(ctx: sdk.Context) -> None:
+        did.add("deep")
+        await ctx.sleep(timedelta(hours=1))
+
+    @handler(waiting)
+    async def refuse(ctx: sdk.Context) -> None:
+        raise TerminalError("cancelled", 409)  # the very same status and text as the SDK's
+
+    @handler(waiting)
+    async def go(ctx: sdk.Context, what: str) -> str:
+        if what == "refusal":
+            try:
+                await ServiceClient(ctx, Target("ErrorsWaiting", "refuse", type(None), type(None))).call()
+            except Cancelled:
+                return "taken for a cancel"
+            except TerminalError as error:
+                return f"{error.status_code} {error.message}"
+        did.add(f"waits {what}")
+        try:
+            await WAITS[what](ctx)
+        except Cancelled as error:
+            return f"cancelled: {error_code(error)} {error.status_code}"
+        return "not reached"
+
+    target = Target("ErrorsWaiting", "go", str, str)
+    env = await restate.serve(waiting)
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        assert await ingress.call(target, "refusal") == "409 cancelled"
+        for what in WAITS:
+            key = str(uuid4())
+            invocation_id = await ingress.send(target, what, idempotency_key=key)
+
+            async def waits(what: str = what) -> bool:
+                return did.count(f"waits {what}") > 0
+
+            await eventually(waits, what=f"wait for {what}")
+            await admin.act(invocation_id, "cancel")
+            assert await ingress.call(target, what, idempotency_key=key) == "cancelled: cancelled 409", what
+
+
+async def test_a_callees_cancel_is_not_ones_own(restate, did):
+    service = sdk.Service("ErrorsCallee")
+    ids: list[str] = []
+
+    @handler(service)
+    async def callee(ctx: sdk.Context) -> None:
+        ids.append(ctx.request().id)
+        await ctx.sleep(timedelta(hours=1))
+
+    @handler(service)
+    async def go(ctx: sdk.Context) -> str:
+        try:
+            await ServiceClient(ctx, callee).call()
+        except Cancelled:
+            return "taken for my own"
+        except TerminalError as error:
+            return f"{error.status_code} {error_code(error)}"
+        return "not reached"
+
+    env = await restate.serve(service)
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        key = str(uuid4())
+        await ingress.send(go, idempotency_key=key)
+
+        async def called() -> bool:
+            return bool(ids)
+
+        await eventually(called, what="call")
+        await admin.act(ids[0], "cancel")
+        assert await ingress.call(go, idempotency_key=key) == "409 cancelled"
+
+
+async def test_a_handler_can_clean_up_after_its_own_cancel(restate, did):
+    """A cancel is delivered once: what is done after it works."""
+    thing = sdk.VirtualObject("ErrorsCleaning")
+
+    @handler(thing, "exclusive")
+    async def go(ctx: sdk.ObjectContext) -> str:
+        await State(ctx, "busy", bool).set(True)
+        did.add("waits")
+        try:
+            await ctx.sleep(timedelta(hours=1))
+        except Cancelled:
+            await State(ctx, "busy", bool).clear()
+            return await run_with_retry(ctx, QUICK, lambda: "cleaned up")
+        return "not reached"
+
+    @handler(thing, "shared")
+    async def busy(ctx: sdk.ObjectSharedContext) -> bool | None:
+        return await State(ctx, "busy", bool).get()
+
+    env = await restate.serve(thing)
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        key = str(uuid4())
+        invocation_id = await ingress.send(go, key=key, idempotency_key=key)
+
+        async def waits() -> bool:
+            return did.count("waits") > 0
+
+        await eventually(waits, what="wait")
+        await admin.act(invocation_id, "cancel")
+        assert await ingress.call(go, key=key, idempotency_key=key) == "cleaned up"
+        assert await ingress.call(busy, key=key) is None
+
+
+async def test_an_orchestration_maps_what_its_local_steps_and_compensations_raise(restate):
+    tried: Counter[str] = Counter()
+    orders = ControlPlaneService(
+        "ErrorsOrders",
+        saga=SagaConfig(max_attempts=1),
+        errors=ErrorMapping({LookupError: Refused, FileExistsError: Conflict}),
+    )
+
+    @orders.compensation()
+    async def undo(ctx: sdk.Context, order: str) -> None:
+        tried["undo"] += 1
+        raise FileExistsError("the lorry is still there")
+
+    @orders.main()
+    async def run(cp: Orchestration) -> None:
+        async def load(order: str) -> None: ...
+
+        async def send(order: str) -> None:
+            tried["send"] += 1
+            raise KeyError("no such road")
+
+        await cp.step("load", load, cp.key, compensate=undo)
+        await cp.step("send", send, cp.key)
+
+    env = await restate.serve(orders, *hosting.definitions())
+    key = str(uuid4())
+    async with IngressClient(env.ingress) as ingress:
+        with pytest.raises(IngressError, match="step 'send' failed: 'no such road'") as failed:
+            await ingress.call(Target("ErrorsOrders", "run", type(None), type(None)), key=key)
+        rollback = await ingress.call(rollback_status, key=f"ErrorsOrders:{key}")
+    assert (failed.value.code, failed.value.metadata["rollback"]) == ("refused", "needs_attention")
+    assert {step.step: step.error for step in rollback.steps if step.error} == {"load": "the lorry is still there"}
+    assert tried == {"send": 1, "undo": 1}

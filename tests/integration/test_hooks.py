@@ -1,0 +1,308 @@
+"""Hooks on a real engine: each one fires when it should, and never for a replay, a suspension or another attempt."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+from pydantic import BaseModel
+
+from perdure import (
+    ControlPlaneService,
+    DataPlaneContext,
+    DataPlaneService,
+    IngressClient,
+    ObservabilityHooks,
+    Orchestration,
+    RunConfig,
+    SagaConfig,
+    ServiceClient,
+    State,
+    Target,
+    add_hooks,
+    clear_all,
+    remove_hooks,
+)
+from perdure.binding import handler
+from perdure.errors import IngressError, Refused, TerminalError
+from perdure.observability import events
+from perdure.saga import hosting
+from perdure.testing import Mode
+from tests.support import eventually
+
+TICK = timedelta(milliseconds=1)
+QUICK = RunConfig(initial_delay=TICK, max_delay=TICK)
+NAMES = [each.name for each in fields(ObservabilityHooks)]
+
+
+class Told:
+    """What hooks were told, by hook."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: list[tuple[str, Any]] = []
+        self.hooks = ObservabilityHooks(**{name: self._hook(name) for name in NAMES})
+
+    def _hook(self, name: str) -> Any:
+        def hook(event: Any) -> None:
+            with self._lock:
+                self._told.append((name, event))
+
+        return hook
+
+    def of(self, hook: str, key: str) -> list[Any]:
+        """Return the events of one hook that belong to one test."""
+        with self._lock:
+            return [event for name, event in self._told if name == hook and key in repr(event)]
+
+    def counted(self, key: str) -> Counter[str]:
+        with self._lock:
+            return Counter(name for name, event in self._told if key in repr(event))
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    told = Told()
+    add_hooks(told.hooks)
+    yield told
+    remove_hooks(told.hooks)
+
+
+class Order(BaseModel):
+    fails: bool = False
+
+
+class Part(BaseModel):
+    order: str
+    name: str
+    fails: bool = False
+
+
+build = Target("HookParts", "build", Part, str)
+scrap = Target("HookParts", "scrap", Part, type(None))
+run_order = Target("HookOrders", "run", Order, list[str])
+
+
+def factory(attempts: Counter[str]) -> list[Any]:
+    """Return services whose runs and compensations fail a few times before they succeed."""
+    parts = DataPlaneService("HookParts", run=QUICK)
+
+    @parts.handler("build")
+    async def _build(ctx: DataPlaneContext, part: Part) -> str:
+        def do() -> str:
+            attempts[part.order] += 1
+            if part.fails:
+                raise Refused(f"no material for {part.name} of {part.order}")
+            if attempts[part.order] <= 2:
+                raise OSError(f"the press of {part.order} is warming up")
+            return f"{part.name}!"
+
+        return await ctx.run("build", do)
+
+    @parts.handler("scrap")
+    async def _scrap(ctx: DataPlaneContext, part: Part) -> None:
+        def do() -> None:
+            attempts[f"scrap {part.order}"] += 1
+            if attempts[f"scrap {part.order}"] == 1:
+                raise Refused(f"the bin of {part.order} is full")
+
+        await ctx.run("scrap", do)
+
+    orders = ControlPlaneService("HookOrders", saga=SagaConfig(initial_delay=TICK, max_delay=TICK))
+
+    @orders.compensation()
+    async def scrap_part(ctx: sdk.Context, part: Part) -> None:
+        await ServiceClient(ctx, scrap).call(part)
+
+    @orders.main()
+    async def make(cp: Orchestration, order: Order) -> list[str]:
+        first = Part(order=cp.key, name="a")
+        made = [await cp.step("a", build, first, compensate=scrap_part)]
+        await cp.ctx.sleep(TICK)
+        made.append(await cp.step("b", build, Part(order=cp.key, name="b", fails=order.fails)))
+        return made
+
+    return [parts, orders, *hosting.definitions()]
+
+
+async def test_a_saga_that_succeeds_is_told_of_once(restate, told):
+    env = await restate.serve(*factory(Counter()))
+    key = uuid4().hex
+    async with IngressClient(env.ingress) as ingress:
+        assert await ingress.call(run_order, Order(), key=key) == ["a!", "b!"]
+
+    async def ended() -> bool:
+        return bool(told.of("on_workflow_end", key))
+
+    await eventually(ended, what="end of the workflow")
+    (start,) = told.of("on_workflow_start", key)
+    (end,) = told.of("on_workflow_end", key)
+    assert start.invocation == end.invocation
+    assert (str(end.invocation.handler), end.invocation.key, end.error) == ("HookOrders/run", key, None)
+    assert end.duration is not None
+    assert end.duration > timedelta(0)
+    assert told.counted(key) == {
+        "on_invocation_start": 1,  # of the workflow; other invocations don't say to which order they belong
+        "on_invocation_end": 1,
+        "on_workflow_start": 1,
+        "on_workflow_end": 1,
+        "on_saga_start": 1,
+        "on_saga_step_added": 2,
+        "on_error": 2,  # the attempts of a run that were tried again
+    }
+    assert [step.step for step in told.of("on_saga_step_added", key)] == ["a", "b"]
+    assert all((failed.terminal, failed.run) == (False, "build") for failed in told.of("on_error", key))
+
+
+async def test_a_saga_that_is_rolled_back_is_told_of_once(restate, told):
+    env = await restate.serve(*factory(Counter()))
+    key = uuid4().hex
+    async with IngressClient(env.ingress) as ingress:
+        with pytest.raises(IngressError, match="step 'b' failed: no material"):
+            await ingress.call(run_order, Order(fails=True), key=key)
+
+    (saga,) = told.of("on_saga_start", key)
+    assert saga.saga == f"HookOrders:{key}"
+    first, second = told.of("on_saga_step_added", key)
+    assert (first.step, first.compensation) == ("a", "HookOrdersCompensations/scrap_part")
+    assert (second.step, second.compensation) == ("b", None)
+
+    # The first compensation fails for good, so the saga tries again: two invocations, each told once.
+    starts, ends = told.of("on_compensation_start", key), told.of("on_compensation_end", key)
+    assert [(each.saga, each.step) for each in starts] == [(saga.saga, "a")] * 2
+    assert [each.invocation for each in starts] == [each.invocation for each in ends]
+    assert starts[0].invocation.id != starts[1].invocation.id
+    assert [None if each.error is None else each.error.message for each in ends] == [f"the bin of {key} is full", None]
+
+    (end,) = told.of("on_workflow_end", key)
+    assert isinstance(end.error, TerminalError)
+    assert (end.error.metadata or {})["rollback"] == "rolled_back"
+    failures = Counter((each.run, each.terminal) for each in told.of("on_error", key))
+    assert failures == {
+        ("build", False): 2,  # tried again
+        ("build", True): 1,  # of step b
+        (None, True): 4,  # step b's handler and the workflow, scrap's handler and its caller, the compensation
+        ("scrap", True): 1,
+    }
+
+
+def cart() -> tuple[sdk.VirtualObject, Target[int, int]]:
+    thing = sdk.VirtualObject("HookCart")
+
+    @handler(thing, "exclusive")
+    async def fill(ctx: sdk.ObjectContext, count: int) -> int:
+        number = State(ctx, "number", int, default=0)
+        for _ in range(count):
+            await number.set(await number.get() + 1)
+            await ctx.sleep(TICK)
+        await number.clear()
+        await clear_all(ctx)
+        await ctx.sleep(TICK)
+        return count
+
+    return thing, Target("HookCart", "fill", int, int)
+
+
+async def test_state_is_told_of_when_it_is_touched_and_not_when_it_is_replayed(restate, told):
+    thing, fill = cart()
+    env = await restate.serve(thing)
+    key = uuid4().hex
+    async with IngressClient(env.ingress) as ingress:
+        assert await ingress.call(fill, 3, key=key) == 3
+    assert told.counted(key) == {
+        "on_invocation_start": 1,
+        "on_invocation_end": 1,
+        "on_state_get": 3,
+        "on_state_set": 3,
+        "on_state_clear": 2,
+    }
+    assert [(event.key, event.size) for event in told.of("on_state_set", key)] == [("number", 1)] * 3
+    assert [event.key for event in told.of("on_state_clear", key)] == ["number", "*"]
+
+
+async def test_attempts_are_counted_as_attempts_and_invocations_as_one(restate, told):
+    seen: list[Any] = []
+    for event in (events.AttemptStarted, events.AttemptEnded):
+        events.subscribe(event, seen.append)
+    service = sdk.VirtualObject("HookAttempts")
+    failures: Counter[str] = Counter()
+
+    @handler(service, "exclusive")
+    async def go(ctx: sdk.ObjectContext) -> str:
+        failures[ctx.key()] += 1
+        if failures[ctx.key()] == 1:  # before there is anything in the journal, so that the next one is no replay
+            raise OSError("gone")
+        await ctx.sleep(TICK)
+        return "done"
+
+    env = await restate.serve(service)
+    key = uuid4().hex
+    try:
+        async with IngressClient(env.ingress) as ingress:
+            assert await ingress.call(Target("HookAttempts", "go", type(None), str), key=key) == "done"
+    finally:
+        for event in (events.AttemptStarted, events.AttemptEnded):
+            events.unsubscribe(event, seen.append)
+    assert told.counted(key) == {"on_invocation_start": 1, "on_invocation_end": 1, "on_error": 1}
+    (failed,) = told.of("on_error", key)
+    assert (failed.terminal, failed.run, repr(failed.error)) == (False, None, "OSError('gone')")
+
+    mine = [event for event in seen if event.invocation.key == key]
+    outcomes = [event.outcome for event in mine if isinstance(event, events.AttemptEnded)]
+    replays = [event.replays for event in mine if isinstance(event, events.AttemptStarted)]
+    suspended = 0 if restate.mode is Mode.HTTP2 else 1
+    assert outcomes == ["retried", *["interrupted"] * suspended, "succeeded"]
+    assert replays == [False, False, *[True] * suspended]
+
+
+@pytest.mark.restate_modes("http2")
+async def test_a_request_and_a_response_that_do_not_fit_are_failures_too(restate, told):
+    service = sdk.VirtualObject("HookMisfits")
+
+    @handler(service, "exclusive")
+    async def go(ctx: sdk.ObjectContext, number: int) -> int:
+        return "no number"  # type: ignore[return-value] # the mistake under test
+
+    env = await restate.serve(service)
+    key = uuid4().hex
+    async with IngressClient(env.ingress) as ingress:
+        with pytest.raises(IngressError) as refused:
+            await ingress.call(Target("HookMisfits", "go", str, int), "x", key=key)
+        with pytest.raises(IngressError) as unwritable:
+            await ingress.call(Target("HookMisfits", "go", int, int), 1, key=key)
+    assert refused.value.code == "invalid_input"
+    assert unwritable.value.message.startswith("the response of HookMisfits/go: a value of class str can't be written")
+    assert unwritable.value.metadata == {"code": "unwritable", "handler": "HookMisfits/go"}
+    assert told.counted(key) == {"on_invocation_start": 2, "on_invocation_end": 2, "on_error": 2}
+    assert all(event.error is not None for event in told.of("on_invocation_end", key))
+
+
+@pytest.mark.restate_modes("http2")
+async def test_a_hook_that_fails_harms_nothing_and_no_other_hook(restate, told, caplog):
+    def broken(event: object) -> None:
+        raise TerminalError("out of order")
+
+    hooks = ObservabilityHooks(**dict.fromkeys(NAMES, broken))
+    more = Told()
+    add_hooks(hooks)
+    add_hooks(more.hooks)
+    thing, fill = cart()
+    env = await restate.serve(thing)
+    key = uuid4().hex
+    try:
+        async with IngressClient(env.ingress) as ingress:
+            assert await ingress.call(fill, 1, key=key) == 1
+    finally:
+        remove_hooks(hooks)
+        remove_hooks(more.hooks)
+    assert told.counted(key) == more.counted(key)
+    assert told.counted(key)["on_state_set"] == 1
+    assert "a hook failed; the invocation goes on" in caplog.text
+    assert "out of order" in caplog.text

@@ -1,0 +1,151 @@
+"""Logs of handlers on a real engine: marked with their invocation and trace, and silent while it replays."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import restate as sdk
+
+from perdure import (
+    DataPlaneContext,
+    DataPlaneService,
+    IngressClient,
+    LoggingConfig,
+    Policy,
+    ServiceClient,
+    add_hooks,
+    configure_logging,
+    default_hooks,
+    get_logger,
+    remove_hooks,
+    run_with_retry,
+    set_policy,
+)
+from perdure.binding import handler
+from perdure.errors import IngressError, Refused
+
+log = get_logger("tests.logging")
+TICK = timedelta(milliseconds=1)
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    configure_logging(LoggingConfig(level="debug", format="json"), stream=stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def lines(stream: io.StringIO, **facts: Any) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    return [line for line in found if facts.items() <= line.items()]
+
+
+async def test_each_line_says_where_it_comes_from_and_is_logged_once(restate, logged):
+    thing = sdk.VirtualObject("LoggingThing")
+
+    @handler(thing, "exclusive")
+    async def go(ctx: sdk.ObjectContext) -> str:
+        for number in range(3):
+            log.info("before", number=number)
+            await run_with_retry(ctx, "work", lambda number=number: log.info("inside", number=number))
+            await ctx.sleep(TICK)
+        log.info("last")
+        return ctx.request().id
+
+    env = await restate.serve(thing)
+    key = uuid4().hex
+    async with httpx.AsyncClient() as http:
+        headers = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+        answer = await http.post(f"{env.ingress}/LoggingThing/{key}/go", headers=headers)
+    place = {
+        "invocation_id": answer.json(),
+        "service": "LoggingThing",
+        "handler": "go",
+        "key": key,
+        "trace_id": TRACE,
+        "logger": "tests.logging",
+        "level": "info",
+    }
+    assert [line["number"] for line in lines(logged, event="inside", **place)] == [0, 1, 2]
+    assert len(lines(logged, event="last", **place)) == 1
+    # What follows on an attempt's last entry is no replay: the engine had not seen that the handler got there.
+    before = [line["number"] for line in lines(logged, event="before", **place)]
+    assert sorted(set(before)) == [0, 1, 2]
+    assert all(before.count(number) <= 2 for number in before)
+
+
+async def test_the_default_hooks_log_like_the_original_and_once(restate, logged):
+    service = DataPlaneService("LoggingHooks", public=True)
+
+    @service.handler()
+    async def go(ctx: DataPlaneContext, fails: bool) -> None:
+        def work() -> None:
+            if fails:
+                raise Refused("no seats left")
+
+        await ctx.run("one", lambda: None)
+        await ctx.run("two", work)
+
+    hooks = default_hooks()
+    add_hooks(hooks)
+    try:
+        env = await restate.serve(service)
+        async with IngressClient(env.ingress) as ingress:
+            await ingress.call(go, False)
+            with pytest.raises(IngressError):
+                await ingress.call(go, True)
+    finally:
+        remove_hooks(hooks)
+    started = lines(logged, event="invocation started", service="LoggingHooks", handler="go")
+    assert len(started) == 2
+    first, second = (
+        lines(logged, event="invocation ended", invocation_id=line["invocation_id"])[0]["error"] for line in started
+    )
+    assert (first, second) == (None, "no seats left")
+    failures = lines(logged, event="attempt failed", service="LoggingHooks")
+    assert [(line["run"], line["terminal"], line["level"]) for line in failures] == [
+        ("two", True, "error"),
+        (None, True, "error"),
+    ]
+
+
+async def test_a_guardrail_under_warn_is_logged_once_and_under_strict_refuses(restate, logged):
+    thing = sdk.Service("LoggingGuardrails")
+
+    @handler(thing)
+    async def nothing(ctx: sdk.Context) -> None: ...
+
+    @handler(thing)
+    async def go(ctx: sdk.Context) -> None:
+        await ServiceClient(ctx, nothing).send(idempotency_key=f"order-1767323045:{ctx.request().id}")
+        for _ in range(2):
+            await ctx.sleep(TICK)
+
+    env = await restate.serve(thing)
+    try:
+        async with IngressClient(env.ingress) as ingress:
+            set_policy(Policy.WARN)
+            await ingress.call(go)
+            set_policy(Policy.STRICT)
+            with pytest.raises(IngressError) as refused:
+                await ingress.call(go)
+    finally:
+        set_policy(None)
+    (warned,) = lines(logged, event="framework guardrail violation (permissive mode)", service="LoggingGuardrails")
+    assert (warned["check"], warned["handler"]) == ("TimestampInIdempotencyKey", "go")
+    error = refused.value
+    assert (error.status_code, error.code) == (400, "guardrail")
+    assert error.message.startswith("framework guardrail failed [TimestampInIdempotencyKey]: idempotency key may")
