@@ -1,0 +1,203 @@
+"""Setting and steering schedules, from a handler or over the ingress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, overload
+
+import restate
+from pydantic import ValidationError
+
+from perdure import _sdk
+from perdure.clients import NO_REQUEST, ObjectClient
+from perdure.errors import ConfigurationError
+from perdure.ingress import IngressClient
+from perdure.serdes import invalid_input, serde_for
+from perdure.targets import Target, target_of
+from perdure.workflow.schedule.messages import (
+    INDEX_KEY,
+    ScheduleAct,
+    ScheduleActRequest,
+    ScheduleListRequest,
+    SchedulePage,
+    ScheduleRequest,
+    ScheduleStatus,
+    act_target,
+    list_target,
+    set_target,
+    status_target,
+)
+from perdure.workflow.schedule.plan import CatchUp, Overlap, ScheduledTarget
+
+I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
+O = TypeVar("O")  # noqa: E741 - the output
+
+
+class ScheduleClient:
+    """Sets and steers schedules.
+
+    Args:
+        via: The context of a handler, or an `IngressClient`.
+        actor: Who acts, for the trail; from a handler, the handler itself by default.
+
+    Raises:
+        ConfigurationError: Over the ingress, nobody is named as the actor.
+    """
+
+    def __init__(self, via: restate.Context | IngressClient, *, actor: str | None = None) -> None:
+        if actor is None:
+            if isinstance(via, IngressClient):
+                raise ConfigurationError("ScheduleClient(ingress, actor=...): name who acts, for the trail")
+            actor = str(_sdk.handler_info(via))
+        self._via = via
+        self._actor = actor
+
+    @overload
+    async def set(
+        self,
+        name: str,
+        *,
+        target: Target[I, Any] | Callable[[Any, I], Awaitable[Any]],
+        request: I = NO_REQUEST,
+        key: str | None = None,
+        cron: str | None = None,
+        every: timedelta | None = None,
+        timezone: str = "UTC",
+        catch_up: CatchUp = CatchUp.SKIP,
+        catch_up_limit: int = 100,
+        tolerance: timedelta = timedelta(minutes=1),
+        overlap: Overlap = Overlap.SKIP,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        description: str = "",
+        reason: str = "",
+    ) -> ScheduleStatus: ...
+    @overload
+    async def set(
+        self,
+        name: str,
+        *,
+        target: Callable[[Any], Awaitable[Any]],
+        key: str | None = None,
+        cron: str | None = None,
+        every: timedelta | None = None,
+        timezone: str = "UTC",
+        catch_up: CatchUp = CatchUp.SKIP,
+        catch_up_limit: int = 100,
+        tolerance: timedelta = timedelta(minutes=1),
+        overlap: Overlap = Overlap.SKIP,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        description: str = "",
+        reason: str = "",
+    ) -> ScheduleStatus: ...
+    async def set(
+        self,
+        name: str,
+        *,
+        target: Any,
+        request: Any = NO_REQUEST,
+        key: str | None = None,
+        reason: str = "",
+        **timing: Any,
+    ) -> ScheduleStatus:
+        """Create a schedule, or replace the one of this name.
+
+        Setting again what is there changes nothing, so a service may do it whenever it starts. A paused schedule stays
+        paused, and one whose times stay the same keeps its next firing. See `ScheduleSpec` for what each setting means.
+
+        Args:
+            name: The schedule's name.
+            target: The handler to start: a target, or the handler's function.
+            request: What it is given at each run.
+            key: The key, when the handler belongs to a virtual object or workflow; ``{planned}`` and ``{date}`` in it
+                are filled in.
+            reason: Why, for the trail.
+            timing: ``cron`` with its ``timezone``, or ``every``; ``catch_up``, ``catch_up_limit``, ``tolerance``,
+                ``overlap``, ``start``, ``end``, ``description``.
+
+        Raises:
+            InvalidInput: A setting that makes no sense.
+            ConfigurationError: The target is no handler.
+            TerminalError: From a handler: the target may not be scheduled.
+            IngressError: Over the ingress: the same.
+        """
+        found = target_of(target)
+        body = serde_for(found.input).serialize(request)
+        try:
+            wanted = ScheduleRequest(
+                target=ScheduledTarget(service=found.service, handler=found.handler, key=key),
+                payload=json.loads(body) if body else None,
+                actor=self._actor,
+                reason=reason,
+                **timing,
+            )
+        except ValidationError as error:
+            raise invalid_input(error) from error
+        return await self._ask(set_target, wanted, name)
+
+    async def pause(self, name: str, *, reason: str = "") -> ScheduleStatus:
+        """Let a schedule fire no more until it is resumed.
+
+        Args:
+            name: The schedule.
+            reason: Why, for the trail.
+        """
+        return await self._act(ScheduleAct.PAUSE, name, reason)
+
+    async def resume(self, name: str, *, reason: str = "") -> ScheduleStatus:
+        """Let a paused schedule fire again; one that is not paused begins anew, see `Schedules`.
+
+        Args:
+            name: The schedule.
+            reason: Why, for the trail.
+        """
+        return await self._act(ScheduleAct.RESUME, name, reason)
+
+    async def trigger(self, name: str, *, reason: str = "") -> ScheduleStatus:
+        """Start a run now.
+
+        Args:
+            name: The schedule.
+            reason: Why, for the trail.
+        """
+        return await self._act(ScheduleAct.TRIGGER, name, reason)
+
+    async def remove(self, name: str, *, reason: str = "") -> ScheduleStatus:
+        """Remove a schedule.
+
+        Args:
+            name: The schedule.
+            reason: Why, for the trail.
+
+        Returns:
+            The schedule as it was.
+        """
+        return await self._act(ScheduleAct.REMOVE, name, reason)
+
+    async def status(self, name: str) -> ScheduleStatus:
+        """Show one schedule.
+
+        Args:
+            name: The schedule.
+        """
+        return await self._ask(status_target, None, name)
+
+    async def list(self, *, page: int = 1, page_size: int = 50) -> SchedulePage:
+        """List schedules, in the order of their names.
+
+        Args:
+            page: 1 for the first page.
+            page_size: How many a page.
+        """
+        return await self._ask(list_target, ScheduleListRequest(page=page, page_size=page_size), INDEX_KEY)
+
+    async def _act(self, act: ScheduleAct, name: str, reason: str) -> ScheduleStatus:
+        return await self._ask(act_target(act), ScheduleActRequest(actor=self._actor, reason=reason), name)
+
+    async def _ask(self, target: Target[I, O], request: I, key: str) -> O:
+        if isinstance(self._via, IngressClient):
+            return await self._via.call(target, request, key=key)
+        return await ObjectClient(self._via, target, key).call(request)

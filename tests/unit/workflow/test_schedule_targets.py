@@ -1,0 +1,20 @@
+"""What may be scheduled: none of perdure's own services, however wide the patterns are."""
+
+from __future__ import annotations
+
+from perdure.approvals import sentinel as approval_sentinel
+from perdure.approvals.service import definitions as approvals
+from perdure.saga import hosting
+from perdure.saga.sentinel import Sentinel, SentinelConfig
+from perdure.workflow.schedule import definitions
+from perdure.workflow.schedule.service import INTERNAL
+
+
+def test_each_of_perdures_own_services_is_on_the_list_of_those_that_can_not_be_scheduled():
+    served = [
+        *hosting.definitions(),
+        *definitions(),
+        *approvals(),
+        *Sentinel(SentinelConfig("http://admin", "http://ingress")).definitions(),
+    ]
+    assert {each.name for each in served} | {approval_sentinel.SENTINEL} == INTERNAL
