@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 
+from perdure.asgi import ASGIApp, Message, Receive, Scope, Send
 from perdure.serving import Drain
-from perdure.serving.asgi import ASGIApp, Message, Receive, Scope, Send
 from tests.support import eventually
 
 CHUNK = {"type": "http.request", "body": b"in", "more_body": True}

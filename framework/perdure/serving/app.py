@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import dataclasses
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -10,10 +12,13 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import restate
 
+from perdure.asgi import ASGIApp, Message, Receive, Scope, Send, respond, respond_json, sending_status_at_once
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ATTEMPTS, export_to_prometheus, prometheus_text
-from perdure.serving.asgi import ASGIApp, Message, Receive, Scope, Send, respond, respond_json, sending_status_at_once
+from perdure.observability.recording import record_metrics
+from perdure.security.config import SecurityConfig, ValidationMode
+from perdure.security.middleware import SecurityMiddleware
 from perdure.serving.drain import Drain
 
 __all__ = ["HasDefinitions", "ReadinessCheck", "Servable", "ServiceApp", "build_app"]
@@ -53,17 +58,27 @@ class ServiceApp:
     ========== =================================================================================
     """
 
-    def __init__(self, handlers: ASGIApp, names: Sequence[str], readiness: Mapping[str, ReadinessCheck]) -> None:
+    def __init__(
+        self,
+        handlers: ASGIApp,
+        names: Sequence[str],
+        readiness: Mapping[str, ReadinessCheck],
+        security: SecurityConfig | None = None,
+    ) -> None:
         self.names = tuple(names)
         self.drain = Drain(handlers)
         self._handlers = handlers
         self._readiness = readiness
+        self._entrance = self._serve if security is None else SecurityMiddleware(self._serve, security)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             # ASGI's way to say that a protocol isn't spoken here; a server then goes on without it.
             raise NotImplementedError(f"{scope['type']} is not served")
+        await self._entrance(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         if "/invoke/" in path:
             service, handler = path.split("/")[-2:]
@@ -94,6 +109,7 @@ class ServiceApp:
 def build_app(
     *services: Servable,
     readiness: Mapping[str, ReadinessCheck] | None = None,
+    security: SecurityConfig | None = None,
     identity_keys: Iterable[str] = (),
 ) -> ServiceApp:
     """Make the ASGI app that serves services. `serve` does that and runs it.
@@ -101,30 +117,71 @@ def build_app(
     Args:
         services: What to serve.
         readiness: Checks behind ``/ready``, by name. Each has 2 seconds.
-        identity_keys: Public keys (``publickeyv1_…``) of the engines that may call; none lets anyone call.
+        security: Who may call, and whether the journal is encrypted; None lets anyone call, and says so in the log.
+        identity_keys: Short for a `SecurityConfig` that asks for nothing but the signature of one of these engines:
+            their public keys (``publickeyv1_…``).
 
     Returns:
         The app. Its `ServiceApp.drain` brings open attempts to an end before a stop.
 
     Raises:
-        ConfigurationError: Nothing to serve, something that can't be, or two services of one name.
+        ConfigurationError: Nothing to serve, something that can't be, two services of one name, or security settings
+            that can't work or protect nobody.
     """
-    definitions = list(_definitions(services))
+    security = _security(security, list(identity_keys))
+    definitions = list(definitions_of(services))
     if not definitions:
         raise ConfigurationError("there is nothing to serve: name at least one service")
     names = [definition.name for definition in definitions]
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigurationError(f"two services have the same name: {', '.join(doubles)}")
-    try:
-        handlers = cast("ASGIApp", restate.app(definitions, identity_keys=list(identity_keys)))
-    except Exception as error:
-        raise ConfigurationError(f"an identity key is malformed: {error}") from error
+    if security is not None and security.restrict_public_access:
+        definitions = [_kept_private(definition) for definition in definitions]
+    # The signature is checked in front of all this, and not by the SDK, which knows only one of the three modes.
+    codec = None if security is None else security.codec()
+    handlers = cast("ASGIApp", restate.app(definitions, journal_value_codec=codec))
     _leave_signals_alone(handlers)
     export_to_prometheus()
-    return ServiceApp(handlers, names, readiness or {})
+    record_metrics()
+    return ServiceApp(handlers, names, readiness or {}, security)
 
 
-def _definitions(services: Iterable[object]) -> Iterable[Definition]:
+def _security(security: SecurityConfig | None, identity_keys: list[str]) -> SecurityConfig | None:
+    if security is not None and identity_keys:
+        raise ConfigurationError("give the engines' keys in the security settings, and not beside them")
+    if identity_keys:
+        try:
+            return SecurityConfig.development(
+                enable_request_validation=True,
+                validation_mode=ValidationMode.STRICT,
+                signing_keys=tuple(identity_keys),
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"an identity key is malformed: {error}") from error
+    if security is None:
+        log.warning("handlers are served to anyone who can reach this port: no security settings are given")
+    return security
+
+
+def _kept_private(definition: Definition) -> Definition:
+    """Return a service whose handlers are off the ingress unless they say that they are public."""
+    kept = copy.copy(definition)  # the original may be served elsewhere with other settings
+    kept.handlers = {
+        name: each if each.ingress_private is not None else dataclasses.replace(each, ingress_private=True)
+        for name, each in definition.handlers.items()
+    }
+    return kept
+
+
+def definitions_of(services: Iterable[object]) -> Iterable[Definition]:
+    """Return the SDK's services that a process serves.
+
+    Args:
+        services: What is to be served, see `build_app`.
+
+    Raises:
+        ConfigurationError: Something that can't be served.
+    """
     for service in services:
         if isinstance(service, Definition):
             yield service

@@ -16,8 +16,10 @@ from typing import Any, NoReturn, cast
 
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
+from perdure.observability.tracing_setup import configure_tracing, stop_tracing
 from perdure.ports import ensure_free
-from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app
+from perdure.security.config import SecurityConfig
+from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app, definitions_of
 from perdure.serving.server import HttpVersion, Listener, listening
 
 __all__ = ["serve", "serve_async"]
@@ -26,6 +28,7 @@ Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 _GRACE = timedelta(seconds=10)
 _CLEAN_UP = timedelta(seconds=3)
+_LAST_SPANS = timedelta(seconds=1)
 
 log = get_logger(__name__)
 
@@ -37,26 +40,30 @@ def serve(
     http: HttpVersion = "auto",
     readiness: Mapping[str, ReadinessCheck] | None = None,
     lifespan: Lifespan | None = None,
+    security: SecurityConfig | None = None,
     identity_keys: Iterable[str] = (),
     drain_grace: timedelta = _GRACE,
     logging: LoggingConfig | None = None,
 ) -> int:
     """Serve services until SIGTERM or Ctrl-C, then drain and stop. Blocks; call it from the main thread.
 
-    The process ends within `drain_grace` and 4 seconds of the signal, even when a step takes longer or is stuck in a
+    Where spans go is said by OpenTelemetry's own variables, see `perdure.observability.tracing_setup`.
+
+    The process ends within `drain_grace` and 5 seconds of the signal, even when a step takes longer or is stuck in a
     thread; a second signal ends the grace time at once.
 
     Args:
         services: What to serve: services of perdure's or of the SDK's.
-        host: Address to bind. Handlers have no authentication unless `identity_keys` is given.
+        host: Address to bind. Anyone who reaches it may call handlers unless `security` is given.
         port: Port to bind.
         http: ``auto`` speaks HTTP/1.1 and HTTP/2 (without TLS), ``1`` and ``2`` only the one.
         readiness: Checks behind ``/ready``, by name; a check that raises makes the process unready.
         lifespan: Makes an async context manager that is entered before the first request and left after the last, for
             example one that opens and disposes a database engine.
-        identity_keys: Public keys (``publickeyv1_…``) of the engines that may call; none lets anyone call.
+        security: Who may call, and whether the journal is encrypted; None lets anyone call, and says so in the log.
+        identity_keys: Short for security settings that ask for nothing but one of these engines' signature.
         drain_grace: How long running steps may take once the process is asked to stop.
-        logging: How to log; the defaults of `LoggingConfig` when left out.
+        logging: How to log; what the environment says when left out, see `LoggingConfig.from_environment`.
 
     Returns:
         The exit code 1 when it could not start; the log has the reason. Otherwise it doesn't return: once stopped, it
@@ -65,6 +72,7 @@ def serve(
     configure_logging(logging)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
+            configure_tracing(_process_name(services))
             runner.run(
                 serve_async(
                     *services,
@@ -73,6 +81,7 @@ def serve(
                     http=http,
                     readiness=readiness,
                     lifespan=lifespan,
+                    security=security,
                     identity_keys=identity_keys,
                     drain_grace=drain_grace,
                 )
@@ -94,6 +103,7 @@ async def serve_async(
     http: HttpVersion = "auto",
     readiness: Mapping[str, ReadinessCheck] | None = None,
     lifespan: Lifespan | None = None,
+    security: SecurityConfig | None = None,
     identity_keys: Iterable[str] = (),
     drain_grace: timedelta = _GRACE,
     stop: asyncio.Event | None = None,
@@ -107,6 +117,7 @@ async def serve_async(
         http: See `serve`.
         readiness: See `serve`.
         lifespan: See `serve`.
+        security: See `serve`.
         identity_keys: See `serve`.
         drain_grace: See `serve`.
         stop: Stops the process when it's set. When left out, SIGTERM and SIGINT stop it.
@@ -118,7 +129,7 @@ async def serve_async(
         ConfigurationError: The services can't be served, or the port is taken.
         PerdureError: The server ended by itself.
     """
-    app = build_app(*services, readiness=readiness, identity_keys=identity_keys)
+    app = build_app(*services, readiness=readiness, security=security, identity_keys=identity_keys)
     ensure_free(host, port, "port")  # before the lifespan: it's the commonest mistake, and nothing is to be undone yet
     stopper = _Stopper(stop)
     stack = AsyncExitStack()
@@ -217,6 +228,12 @@ async def _closed(stack: AsyncExitStack) -> None:
         log.error("cleaning up took too long and is cut off", seconds=_CLEAN_UP.total_seconds())  # noqa: TRY400
 
 
+def _process_name(services: Iterable[Servable]) -> str:
+    """Return what the process is called in traces when nobody has named it: like its first service."""
+    names = [definition.name for definition in definitions_of(services)]
+    return names[0] if names else "perdure"
+
+
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return uvloop's event loop where that's installed: it needs up to a fifth less CPU for an invocation."""
     try:
@@ -231,6 +248,7 @@ def _end_now(code: int) -> NoReturn:
     That would wait for the threads of abandoned steps, which nothing can stop; and granian's threads, which may outlive
     its server for a moment, abort the process when they come back to an interpreter that is going away.
     """
+    stop_tracing(_LAST_SPANS)
     shutdown_logging()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,0 +1,88 @@
+"""`perdure actors`: say who someone is and what they may do, in a key file that signs their acts."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from perdure.cli.asking import JsonOption, print_json
+from perdure.errors import ConfigurationError
+from perdure.security.acts import ActorKey
+from perdure.security.credentials import Role
+from perdure.security.keys import PrivateKey
+from perdure.serdes import invalid_input
+
+app = typer.Typer(help="People's keys, with which their acts are signed.", no_args_is_help=True)
+
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+_DURATION = re.compile(r"([1-9]\d{0,5})([mhd])")
+
+
+@app.command()
+def issue(
+    actor: Annotated[str, typer.Argument(help="Who, for example an e-mail address.", show_default=False)],
+    *,
+    issuer: Annotated[
+        Path, typer.Option(envvar="PERDURE_ISSUER_KEY_FILE", help="The issuer's private key.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new key file.", show_default=False)],
+    role: Annotated[list[Role], typer.Option("--role", "-r", help="What they may do; give it once for each.")],
+    group: Annotated[list[str] | None, typer.Option("--group", "-g", help="What they belong to; likewise.")] = None,
+    valid_for: Annotated[str, typer.Option("--for", help="How long: a number and m, h or d.")] = "90d",
+) -> None:
+    """Make a key for someone, with a credential by the issuer. Hand the file over safely: who has it, acts as them."""
+    try:
+        key = ActorKey.issue(
+            PrivateKey.load(issuer),
+            actor=actor,
+            roles=role,
+            groups=group or [],
+            lifetime=_duration(valid_for),
+            now=datetime.now(UTC),
+        )
+    except ValidationError as error:
+        raise ConfigurationError(str(invalid_input(error).message)) from error
+    key.save(out)
+    typer.echo(f"{out}: {key.actor} may act as {', '.join(key.credential.roles)} {_until(key)}")
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A person's key file.", show_default=False)],
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show who a key file stands for; never the private key."""
+    key = ActorKey.load(file)
+    credential = key.credential
+    if as_json:
+        print_json(credential)
+        return
+    for name, value in {
+        "actor": credential.actor,
+        "roles": ", ".join(credential.roles),
+        "groups": ", ".join(credential.groups) or "none",
+        "key": credential.key,
+        "serial": credential.serial,
+        "issuer": credential.issuer,
+        "valid": f"from {credential.issued_at:%Y-%m-%d %H:%M:%S} UTC {_until(key)}",
+    }.items():
+        typer.echo(f"{name:7} {value}")
+
+
+def _until(key: ActorKey) -> str:
+    end = key.credential.expires_at
+    over = " (over)" if end <= datetime.now(UTC) else ""
+    return f"until {end:%Y-%m-%d %H:%M:%S} UTC{over}"
+
+
+def _duration(text: str) -> timedelta:
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ConfigurationError(f"--for {text}: give a number and m, h or d, for example 90d")
+    return int(found[1]) * _UNITS[found[2]]

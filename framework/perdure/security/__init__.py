@@ -1,0 +1,52 @@
+"""Who may do what, and how it is proved: keys, signed acts, links, the engine's identity, encryption at rest."""
+
+from __future__ import annotations
+
+from perdure.security.acts import ActorKey, SignedAct, Trust, VerifiedActor
+from perdure.security.codec import SecretBoxCodec, codec_from_environment, new_encryption_key
+from perdure.security.config import SecurityConfig, ValidationMode
+from perdure.security.credentials import Credential, Role, issue_credential
+from perdure.security.encodings import payload_digest
+from perdure.security.identity import IdentityVerifier
+from perdure.security.keys import BadSignature, PrivateKey, PublicKey
+from perdure.security.links import Link, mint_link, read_link
+from perdure.security.middleware import SecurityMiddleware
+from perdure.security.nonces import NonceLog
+from perdure.security.rules import ActMode, ActRules, ActSettings, get_act_rules, set_act_rules
+from perdure.security.secrets import SecretFiles, refuse_default_secrets
+from perdure.security.validator import RequestFacts, RequestValidationResult, SecurityValidator
+
+__all__ = [
+    "ActMode",
+    "ActRules",
+    "ActSettings",
+    "ActorKey",
+    "BadSignature",
+    "Credential",
+    "IdentityVerifier",
+    "Link",
+    "NonceLog",
+    "PrivateKey",
+    "PublicKey",
+    "RequestFacts",
+    "RequestValidationResult",
+    "Role",
+    "SecretBoxCodec",
+    "SecretFiles",
+    "SecurityConfig",
+    "SecurityMiddleware",
+    "SecurityValidator",
+    "SignedAct",
+    "Trust",
+    "ValidationMode",
+    "VerifiedActor",
+    "codec_from_environment",
+    "get_act_rules",
+    "issue_credential",
+    "mint_link",
+    "new_encryption_key",
+    "payload_digest",
+    "read_link",
+    "refuse_default_secrets",
+    "set_act_rules",
+]

@@ -1,0 +1,207 @@
+"""How a process that serves handlers protects itself: production by default, development by choice."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from perdure.durations import refuse_scaled_time
+from perdure.errors import ConfigurationError
+from perdure.security.codec import SecretBoxCodec
+from perdure.security.keys import PublicKey
+from perdure.security.secrets import KNOWN_PUBLIC_KEYS, SecretFiles, refuse_default_secrets
+
+__all__ = ["Network", "SecurityConfig", "ValidationMode"]
+
+T = TypeVar("T")
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+
+class ValidationMode(StrEnum):
+    """What becomes of a request that breaks a rule."""
+
+    STRICT = "strict"
+    """It is refused, with 401 or 403."""
+    PERMISSIVE = "permissive"
+    """It is logged and counted, and let through."""
+    DISABLED = "disabled"
+    """Nothing is checked."""
+
+
+def _listed(value: Any) -> Any:
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _key(text: str) -> str:
+    try:
+        return PublicKey.parse(text).id
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _origin(text: str) -> str:
+    parts = urlsplit(text)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    if parts.scheme not in ("http", "https") or not parts.netloc or text.rstrip("/") != origin or "*" in text:
+        raise ValueError(f"'{text}' is no origin; one looks like https://console.example.com")
+    return origin.lower()
+
+
+def _network(text: Any) -> Network:
+    if isinstance(text, IPv4Network | IPv6Network):
+        return text
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"'{text}' is no network in CIDR notation, such as 10.0.0.0/8: {error}") from error
+
+
+Keys: TypeAlias = Annotated[
+    tuple[Annotated[str, AfterValidator(_key)], ...],
+    NoDecode,
+    BeforeValidator(_listed),
+]
+Origins: TypeAlias = Annotated[
+    tuple[Annotated[str, AfterValidator(_origin)], ...],
+    NoDecode,
+    BeforeValidator(_listed),
+]
+Networks: TypeAlias = Annotated[
+    tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)], ...],
+    NoDecode,
+    BeforeValidator(_listed),
+]
+
+_LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+class SecurityConfig(BaseSettings):
+    """Security settings, for production unless said otherwise; each is also ``PERDURE_SECURITY_{NAME}``.
+
+    Lists are texts with commas between in the environment.
+
+    Args:
+        profile: ``production`` refuses to start on settings that protect nobody; ``development`` doesn't.
+        enable_request_validation: Check Restate's request identity.
+        signing_keys: Public keys (``publickeyv1_…``) of the engines that may call; several while one takes over from
+            another.
+        require_https: Take requests over HTTPS only, ended here or at a trusted proxy.
+        allowed_origins: Browser pages that may call. A request without an ``Origin``, as the engine sends it, isn't
+            from a page; with an empty list no page may call.
+        restrict_public_access: Keep handlers off the ingress unless they are declared public.
+        validation_mode: What becomes of requests that break a rule.
+        trusted_proxies: Networks of proxies whose ``X-Forwarded-Proto`` is believed.
+        metrics_networks: Networks that may read ``/metrics`` without a token: this machine by default.
+        metrics_token: Bearer token with which everybody else may.
+        encryption_keys_file: Keys with which what enters the journal is encrypted, see `SecretBoxCodec.load`; no file,
+            no encryption.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="PERDURE_SECURITY_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    profile: Literal["production", "development"] = "production"
+    enable_request_validation: bool = True
+    signing_keys: Keys = ()
+    require_https: bool = True
+    allowed_origins: Origins = ()
+    restrict_public_access: bool = True
+    validation_mode: ValidationMode = ValidationMode.STRICT
+    trusted_proxies: Networks = ()
+    metrics_networks: Networks = _LOOPBACK
+    metrics_token: SecretStr | None = None
+    encryption_keys_file: Path | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings gives it by name
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the environment, then files that the environment names."""
+        return init_settings, env_settings, SecretFiles(settings_cls)
+
+    @classmethod
+    def development(cls, **settings: Any) -> SecurityConfig:
+        """Return settings for a developer's machine: nothing is checked unless it is asked for.
+
+        Args:
+            settings: What is to be different; the environment counts here, too.
+        """
+        return _Development(**settings)
+
+    @classmethod
+    def from_environment(cls) -> SecurityConfig:
+        """Return the settings of the profile that ``PERDURE_SECURITY_PROFILE`` names; production when it names none.
+
+        Raises:
+            ConfigurationError: A setting can't be read; the message names it.
+        """
+        try:
+            chosen = cls()
+            return chosen if chosen.profile == "production" else _Development()
+        except ValueError as error:
+            raise ConfigurationError(f"the security settings can't be used: {error}") from error
+
+    @property
+    def keys(self) -> tuple[PublicKey, ...]:
+        """The engines' public keys."""
+        return tuple(PublicKey.parse(text) for text in self.signing_keys)
+
+    def codec(self) -> SecretBoxCodec | None:
+        """Return what encrypts the journal, or None when it is kept in clear.
+
+        Raises:
+            ConfigurationError: The keys can't be read.
+        """
+        if self.encryption_keys_file is None:
+            return None
+        return SecretBoxCodec.load(self.encryption_keys_file, check_mode=self.profile == "production")
+
+    def check_start(self) -> Self:
+        """Refuse settings that can't work or, in production, protect nobody.
+
+        Returns:
+            The settings themselves.
+
+        Raises:
+            ConfigurationError: Says which setting, and what to do.
+        """
+        validates = self.enable_request_validation and self.validation_mode is not ValidationMode.DISABLED
+        if validates and not self.signing_keys:
+            raise ConfigurationError(
+                "requests are to be checked, but no engine's key is known: set PERDURE_SECURITY_SIGNING_KEYS "
+                "(`perdure keys new FILE` makes a key and shows its public half)"
+            )
+        if self.profile == "production":
+            if known := sorted(KNOWN_PUBLIC_KEYS.intersection(self.signing_keys)):
+                raise ConfigurationError(f"{known[0]} is out of the documentation: make a key of your own")
+            if not validates:
+                raise ConfigurationError(
+                    "in production nobody's requests go unchecked: leave PERDURE_SECURITY_ENABLE_REQUEST_VALIDATION "
+                    "and PERDURE_SECURITY_VALIDATION_MODE alone, or say PERDURE_SECURITY_PROFILE=development"
+                )
+            refuse_default_secrets({"PERDURE_SECURITY_METRICS_TOKEN": self.metrics_token})
+            refuse_scaled_time("a service in production")
+        return self
+
+
+class _Development(SecurityConfig):
+    """The same, with the defaults of a developer's machine."""
+
+    profile: Literal["production", "development"] = "development"
+    enable_request_validation: bool = False
+    require_https: bool = False
+    restrict_public_access: bool = False
+    validation_mode: ValidationMode = ValidationMode.PERMISSIVE

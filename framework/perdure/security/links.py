@@ -1,0 +1,143 @@
+"""Links that decide: one approval, once, until they expire, for one person, and only for what that person was shown.
+
+A link is a secret of its bearer's, like a letter. Opening it must never decide: mail scanners open links. The page
+behind it shows what it is about, and a person's POST decides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
+from typing import Annotated, Final
+
+from pydantic import StringConstraints
+
+from perdure.errors import Conflict, Forbidden, Unauthenticated
+from perdure.people import Person
+from perdure.security.acts import Digest
+from perdure.security.credentials import Moment, Signed
+from perdure.security.encodings import base64url_decode, base64url_encode, canonical_json
+from perdure.security.keys import BadSignature, PrivateKey, PublicKey
+
+__all__ = ["Link", "mint_link", "read_link"]
+
+MAX_TOKEN: Final = 4096
+
+
+class Link(Signed):
+    """What a link stands for.
+
+    Args:
+        approval_id: The approval.
+        person: Who decides with it.
+        payload_digest: Digest of what the person is shown.
+        expires_at: Until when, not included.
+        nonce: This link, and no other; it counts once, see `perdure.security.nonces.NonceLog`.
+        signature: The minter's.
+    """
+
+    approval_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    person: Person
+    payload_digest: Digest
+    expires_at: Moment
+    nonce: Annotated[str, StringConstraints(min_length=16, max_length=64)]
+
+    @classmethod
+    def _kind(cls) -> bytes:
+        return b"perdure link 1"
+
+    def check(self, *, approval_id: str, payload_digest: str) -> None:
+        """Refuse a link that is about something else. Use its nonce afterwards.
+
+        Args:
+            approval_id: The approval that is to be decided.
+            payload_digest: Digest of what it is about now.
+
+        Raises:
+            Forbidden: The link is for another approval.
+            Conflict: What it is about has changed since the link was made.
+        """
+        if self.approval_id != approval_id:
+            raise Forbidden("this link is for another approval", metadata={"why": "target"})
+        if self.payload_digest != payload_digest:
+            raise Conflict(
+                "what is to be decided has changed since this link was sent: ask for a new one",
+                metadata={"why": "payload"},
+            )
+
+
+def mint_link(
+    key: PrivateKey, *, approval_id: str, person: str, payload_digest: str, expires_at: datetime, nonce: str
+) -> str:
+    """Make a link's token, for an address. The same arguments give the same token, as a replay needs it.
+
+    Args:
+        key: Who answers for it.
+        approval_id: The approval.
+        person: Who is to decide.
+        payload_digest: Digest of what they are shown.
+        expires_at: Until when; aware.
+        nonce: 16 to 64 characters that nobody can guess; in a handler of `DeterministicHelpers.uuid`.
+
+    Raises:
+        ValidationError: An argument is not as `Link` says.
+    """
+    link = Link.signed_by(
+        key,
+        approval_id=approval_id,
+        person=person,
+        payload_digest=payload_digest,
+        expires_at=expires_at,
+        nonce=nonce,
+    )
+    return f"{base64url_encode(canonical_json(link.model_dump(mode='json', exclude={'signature'})))}.{link.signature}"
+
+
+def read_link(token: str, keys: Iterable[PublicKey], *, now: datetime) -> Link:
+    """Check a link's token. Check also what it is about, and use its nonce: see `Link.check`.
+
+    Args:
+        token: The token, as it came in.
+        keys: The minters' keys; several while one takes over from another.
+        now: The moment.
+
+    Raises:
+        Unauthenticated: It is forged, misspelled, or expired.
+    """
+    link = _parse(token)
+    for key in keys:
+        try:
+            link.check_signature(key)
+            break
+        except BadSignature:
+            continue
+    else:
+        raise Unauthenticated("this link is not one of ours", metadata={"why": "link_signature"})
+    if now >= link.expires_at:
+        raise Unauthenticated(
+            f"this link expired at {link.expires_at:%Y-%m-%d %H:%M:%S} UTC: ask for a new one",
+            metadata={"why": "link_expired"},
+        )
+    return link
+
+
+def _parse(token: str) -> Link:
+    content, dot, signature = token.partition(".")
+    link: Link | None = None
+    if dot and len(token) <= MAX_TOKEN:
+        with suppress(ValueError, RecursionError):  # pydantic's error is a ValueError, too
+            link = _link_of(base64url_decode(content), signature)
+    if link is None:
+        raise Unauthenticated("this is no link of ours: it may have been cut off", metadata={"why": "link"})
+    return link
+
+
+def _link_of(body: bytes, signature: str) -> Link | None:
+    """Return what a token says, if it says it in the spelling that was signed."""
+    fields = json.loads(body)
+    if not isinstance(fields, dict):
+        return None
+    link = Link.model_validate({**fields, "signature": signature})
+    return link if canonical_json(link.model_dump(mode="json", exclude={"signature"})) == body else None

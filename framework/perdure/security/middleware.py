@@ -1,0 +1,117 @@
+"""ASGI middleware that lets nobody in who doesn't belong."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from datetime import timedelta
+from typing import Final
+
+from perdure.asgi import ASGIApp, Receive, Scope, Send
+from perdure.observability.logging import get_logger
+from perdure.observability.metrics import SECURITY_REFUSALS
+from perdure.security.config import SecurityConfig, ValidationMode
+from perdure.security.validator import RequestFacts, SecurityValidator, is_within
+
+__all__ = ["OPEN_PATHS", "SecurityMiddleware"]
+
+OPEN_PATHS: Final = frozenset({"/health", "/ready"})
+"""What everybody may ask: who starts and stops processes has no key. The answers tell nothing about the business."""
+
+_METRICS: Final = "/metrics"
+_PATIENCE: Final = timedelta(seconds=5)
+_ENOUGH: Final = 1024 * 1024
+
+log = get_logger(__name__)
+
+
+class SecurityMiddleware:
+    """Refuses, or in the permissive mode only reports, requests that break a rule of the configuration.
+
+    ``/health`` and ``/ready`` are open. ``/metrics`` isn't the engine's to read, so it has its own rule: this machine
+    (`SecurityConfig.metrics_networks`), or a bearer token. Everything else must keep all rules.
+
+    Args:
+        app: What is protected.
+        config: The rules.
+
+    Raises:
+        ConfigurationError: They can't work, see `SecurityConfig.check_start`.
+    """
+
+    def __init__(self, app: ASGIApp, config: SecurityConfig) -> None:
+        self._app = app
+        self._config = config.check_start()
+        self._validator = SecurityValidator(config)
+        self._token = None if config.metrics_token is None else config.metrics_token.get_secret_value()
+        if config.validation_mode is ValidationMode.DISABLED:
+            log.warning("security is disabled: every request is taken, whoever sent it")
+        elif not config.enable_request_validation:
+            log.warning("requests are taken without the engine's signature", mode=config.validation_mode.value)
+        elif config.validation_mode is ValidationMode.PERMISSIVE:
+            log.warning("security is permissive: requests that break a rule are logged, and taken")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or refuse it."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(RequestFacts.from_scope(scope))
+        if refusal is None:
+            await self._app(scope, receive, send)
+        else:
+            await _refuse(receive, send, *refusal)
+
+    def _refusal(self, request: RequestFacts) -> tuple[int, str] | None:
+        mode = self._config.validation_mode
+        if mode is ValidationMode.DISABLED:
+            return None
+        rule, status, message, origin = self._broken_rule(request)
+        if not rule:
+            return None
+        SECURITY_REFUSALS.count(rule=rule, mode=mode.value)
+        # The path is cut, since it is a stranger's. Nothing of the headers: there may be secrets in them.
+        facts = {"rule": rule, "reason": message, "path": request.path[:200], "peer": request.peer, "origin": origin}
+        if mode is ValidationMode.PERMISSIVE:
+            log.warning("a request broke a security rule and was let through (permissive)", **facts)
+            return None
+        log.warning("refused a request", status=status, **facts)
+        return status, message
+
+    def _broken_rule(self, request: RequestFacts) -> tuple[str, int, str, str]:
+        """Return the name of the rule, the status, the message and the origin; no name when all is well."""
+        if request.path == _METRICS:
+            if self._may_read_metrics(request):
+                return "", 200, "", ""
+            return "metrics", 401, "metrics are for this machine, or with the token", ""
+        result = self._validator.validate(request)
+        return result.rule or "", result.status, result.error_message, result.request_origin
+
+    def _may_read_metrics(self, request: RequestFacts) -> bool:
+        if is_within(request.peer, self._config.metrics_networks):
+            return True
+        given = request.values(b"authorization")
+        if self._token is None or len(given) != 1:
+            return False
+        return hmac.compare_digest(given[0], b"Bearer " + self._token.encode())
+
+
+async def _refuse(receive: Receive, send: Send, status: int, message: str) -> None:
+    """Answer at once, then let the caller finish sending, within limits.
+
+    The engine ends its side only when it has seen the status, and granian sends the status with a first chunk.
+    """
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{message}\n".encode(), "more_body": True})
+    taken = 0
+    try:
+        async with asyncio.timeout(_PATIENCE.total_seconds()):
+            while taken < _ENOUGH:
+                event = await receive()
+                taken += len(event.get("body", b""))
+                if event["type"] == "http.disconnect" or not event.get("more_body", False):
+                    break
+    except TimeoutError:
+        log.warning("a refused request didn't end by itself", status=status)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

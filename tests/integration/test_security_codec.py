@@ -1,0 +1,208 @@
+"""Encryption at rest, looked for in the engine's own files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+import restate as sdk
+
+from perdure import IngressClient, Target
+from perdure.admin import AdminClient
+from perdure.security.codec import SecretBoxCodec, new_encryption_key
+from perdure.security.config import SecurityConfig
+from perdure.serving import build_app, listening
+from perdure.testing import RestateServer
+from perdure.testing.plugin import RestateServers
+from tests.support import eventually
+
+safe = sdk.VirtualObject("SealedSafe")
+flow = sdk.Workflow("SealedFlow")
+
+
+@safe.handler()
+async def put(ctx: sdk.ObjectContext, text: str) -> str:
+    """Pass a text through everything that the journal keeps: input, run, state, call, awakeable, output."""
+    ran = await ctx.run_typed("run", lambda: f"run {text}")
+    ctx.set("state", f"state {text}")
+    called = await ctx.object_call(echo, key=f"{ctx.key()}-echo", arg=f"call {text}")
+    name, answer = ctx.awakeable(type_hint=str)
+    ctx.object_send(answer_to, key=f"{ctx.key()}-answer", arg={"id": name, "answer": f"awakeable {text}"})
+    ctx.object_send(echo, key=f"{ctx.key()}-late", arg=f"send {text}", send_delay=timedelta(hours=1))
+    done = await ctx.workflow_call(promise, key=str(ctx.uuid()), arg=f"promise {text}")
+    return " | ".join([ran, called, await answer, done])
+
+
+@safe.handler()
+async def echo(ctx: sdk.ObjectContext, text: str) -> str:
+    return text
+
+
+@safe.handler()
+async def answer_to(ctx: sdk.ObjectContext, what: dict[str, str]) -> None:
+    ctx.resolve_awakeable(what["id"], what["answer"])
+
+
+@safe.handler()
+async def get(ctx: sdk.ObjectContext) -> str:
+    return await ctx.get("state", type_hint=str) or ""
+
+
+class Words:
+    """Awakeables that wait for a word."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+
+    async def pop(self) -> str | None:
+        return self.ids.pop() if self.ids else None
+
+
+words = Words()
+
+
+@safe.handler()
+async def wait_for_word(ctx: sdk.ObjectContext) -> str:
+    name, word = ctx.awakeable(type_hint=str)
+    words.ids.add(name)
+    return await word
+
+
+@flow.main(name="promise")
+async def promise(ctx: sdk.WorkflowContext, text: str) -> str:
+    await ctx.promise("p", type_hint=str).resolve(text)
+    return await ctx.promise("p", type_hint=str).value()
+
+
+@pytest.fixture(scope="module")
+def legible_engine(restate_servers: RestateServers) -> Iterator[RestateServer]:
+    """An engine that writes what it keeps as it is: compressed, it would hide a text that isn't encrypted, too."""
+    settings = {
+        "RESTATE_ROCKSDB_DISABLE_WAL_COMPRESSION": "true",
+        "RESTATE_ROCKSDB_DISABLE_L0_L1_COMPRESSION": "true",
+    }
+    with RestateServer(install_dir=restate_servers.install_dir, settings=settings) as server:
+        yield server
+
+
+class Served:
+    """A process that is restarted with other settings, always at the same address."""
+
+    def __init__(self, engine: RestateServer) -> None:
+        self.engine = engine
+        self.port = 0
+
+    @asynccontextmanager
+    async def __call__(self, keys: Path | None) -> AsyncIterator[AdminClient]:
+        security = SecurityConfig.development(encryption_keys_file=keys)
+        async with (
+            listening(build_app(safe, flow, security=security), port=self.port, http="2") as listener,
+            AdminClient(self.engine.admin) as admin,
+        ):
+            if not self.port:
+                await admin.register(listener.url)
+            self.port = listener.port
+            yield admin
+
+
+async def post(
+    engine: RestateServer, path: str, codec: SecretBoxCodec | None, value: str | None = None
+) -> httpx.Response:
+    plain = b"" if value is None else json.dumps(value).encode()
+    headers = {} if value is None else {"content-type": "application/json"}
+    async with httpx.AsyncClient(timeout=20) as client:
+        body = codec.encode(plain) if codec else plain
+        return await client.post(f"{engine.ingress}{path}", content=body, headers=headers)
+
+
+def times_on_disk(engine: RestateServer, text: str) -> int:
+    files = [path for path in engine.engine.config.data_dir.rglob("*") if path.is_file()]
+    assert files
+    return sum(path.read_bytes().count(text.encode()) for path in files)
+
+
+EXPECTED = "run {0} | call {0} | awakeable {0} | promise {0}"
+
+
+async def test_nothing_readable_reaches_the_disk(
+    legible_engine: RestateServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    first, second = tmp_path / "first.key", tmp_path / "second.key"
+    codec = new_encryption_key(first)
+    new_encryption_key(second)
+    served = Served(legible_engine)
+    plain, sealed, again = (uuid4().hex for _ in range(3))
+
+    async with served(None):
+        answer = await post(legible_engine, f"/SealedSafe/{uuid4().hex}/put", None, plain)
+        assert answer.json() == EXPECTED.format(plain)
+    # The same search, without encryption: it must be able to find something.
+    assert times_on_disk(legible_engine, plain) >= 8
+
+    key = uuid4().hex
+    async with served(first):
+        answer = await post(legible_engine, f"/SealedSafe/{key}/put", codec, sealed)
+        assert json.loads(codec.open(answer.content)) == EXPECTED.format(sealed)
+        assert times_on_disk(legible_engine, sealed) == 0
+
+        refused = await post(legible_engine, f"/SealedSafe/{key}/put", None, "in clear")
+        assert refused.status_code == 400
+        assert "Failed to decode input" in refused.text
+        assert "this value is not encrypted" in caplog.text
+
+    # Rotation: the new key seals, the old one still opens what is there.
+    first_key, second_key = first.read_text(), second.read_text()
+    both = tmp_path / "both.key"
+    both.write_text(f"# the newest first\n{second_key}{first_key}")
+    both.chmod(0o600)
+    rotated = SecretBoxCodec.load(both)
+    async with served(both):
+        answer = await post(legible_engine, f"/SealedSafe/{key}/get", rotated)
+        assert json.loads(rotated.open(answer.content)) == f"state {sealed}"
+        answer = await post(legible_engine, f"/SealedSafe/{key}/put", rotated, again)
+        assert json.loads(rotated.open(answer.content)) == EXPECTED.format(again)
+    assert times_on_disk(legible_engine, again) == 0
+
+    # Without the new key nothing is lost, and nothing fails: what needs it waits, and says for what.
+    async with served(first) as admin:
+        invocation = (await post(legible_engine, f"/SealedSafe/{key}/get/send", codec)).json()["invocationId"]
+
+        async def said() -> bool:
+            rows = await admin.query(f"select last_failure from sys_invocation where id = '{invocation}'")
+            return f"encrypted with the key {rotated.key_ids[0]}" in rows[0].get("last_failure", "")
+
+        await eventually(said, what="reason in the engine")
+    async with served(both) as admin:
+
+        async def done() -> bool:
+            rows = await admin.query(f"select status, completion_result from sys_invocation where id = '{invocation}'")
+            return rows[0] == {"status": "completed", "completion_result": "success"}
+
+        await eventually(done, what="end of what had waited for the key")
+
+
+async def test_an_ingress_client_with_the_keys_sees_plain_values(legible_engine: RestateServer, tmp_path: Path):
+    path = tmp_path / "journal.key"
+    codec = new_encryption_key(path)
+    put_target = Target("SealedSafe", "put", str, str)
+    get_target = Target("SealedSafe", "get", type(None), str)
+    run_target = Target("SealedFlow", "promise", str, str)
+    async with Served(legible_engine)(path), IngressClient(legible_engine.ingress, codec=codec) as ingress:
+        text, key = uuid4().hex, uuid4().hex
+        assert await ingress.call(put_target, text, key=key) == EXPECTED.format(text)
+        assert await ingress.call(get_target, key=key) == f"state {text}"
+        sent = await ingress.send(run_target, text, key=key)
+        assert sent.startswith("inv_")
+        assert await ingress.attach(run_target, key=key) == text
+        assert await ingress.output(run_target, key=key) == text
+        asked = await ingress.send(Target("SealedSafe", "wait_for_word", type(None), str), key=key)
+        awakeable = await eventually(words.pop, what="awakeable")
+        await ingress.resolve_awakeable(awakeable, text)
+        assert await ingress.attach(Target("SealedSafe", "wait_for_word", type(None), str), invocation_id=asked) == text
+    assert times_on_disk(legible_engine, text) == 0

@@ -1,0 +1,229 @@
+"""Operators' acts on dead letters where acts must be signed, on a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+from pydantic import BaseModel
+from typer.testing import CliRunner
+
+from perdure import ControlPlaneService, IngressClient, Orchestration, SagaConfig, Target
+from perdure.cli import app
+from perdure.errors import IngressError, PerdureError, Refused
+from perdure.saga import hosting
+from perdure.saga.acts import Act
+from perdure.saga.messages import (
+    ActReceipt,
+    ActRequest,
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterPage,
+    ListRequest,
+    ManyActReceipt,
+    ManyActRequest,
+    rollback_status,
+)
+from perdure.saga.proofs import sign_act
+from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, Role, SignedAct, Trust, set_act_rules
+from perdure.testing import Restate
+from tests.support import eventually
+
+ISSUER = PrivateKey.generate()
+
+
+def key_of(actor: str, *roles: Role, issuer: PrivateKey = ISSUER) -> ActorKey:
+    return ActorKey.issue(issuer, actor=actor, roles=roles, lifetime=timedelta(hours=1), now=datetime.now(UTC))
+
+
+OLGA, VERA = key_of("Olga@example.com", Role.OPERATOR), key_of("vera@example.com", Role.VIEWER)
+MALLORY = key_of("olga@example.com", Role.OPERATOR, issuer=PrivateKey.generate())
+
+letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+many = Target("DeadLetters", "act_on_many", ManyActRequest, ManyActReceipt)
+
+
+class Parts(BaseModel):
+    names: list[str]
+
+
+def fresh(prefix: str) -> str:
+    """Return a name that was never used, of letters: digits would be taken out of the signature of an error."""
+    return prefix + "".join(chr(ord("a") + int(digit, 16)) for digit in uuid4().hex[:12])
+
+
+async def make(part: str) -> None:
+    """Take no time: it's the undoing that matters here."""
+
+
+def jammed(name: str) -> list[Any]:
+    batches = ControlPlaneService(name, saga=SagaConfig(max_attempts=1))
+
+    @batches.compensation()
+    async def scrap(ctx: sdk.Context, part: str) -> None:
+        if part != "mended":
+            raise Refused(f"the press {name} is jammed", 503, "jammed")
+
+    @batches.main()
+    async def run(cp: Orchestration, parts: Parts) -> None:
+        for part in parts.names:
+            await cp.step(part, make, part, compensate=scrap)
+        raise Refused("the order was withdrawn", 410, "withdrawn")
+
+    return [batches, *hosting.definitions()]
+
+
+@pytest.fixture
+def _signed() -> Iterator[None]:
+    set_act_rules(ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(ISSUER.public,))))
+    yield
+    set_act_rules(None)
+
+
+class Desk:
+    """What an operator does, with a proof of their own making."""
+
+    def __init__(self, ingress: IngressClient, service: str) -> None:
+        self.ingress = ingress
+        self.service = service
+
+    async def letters(self, count: int) -> list[DeadLetter]:
+        async def probe() -> list[DeadLetter] | None:
+            page = await self.ingress.call(letters, ListRequest(service=self.service))
+            return page.items if page.total == count else None
+
+        return await eventually(probe, what=f"list of {count} dead letters")
+
+    async def act(self, act: str, letter: DeadLetter, proof: SignedAct | None, **more: Any) -> ActReceipt:
+        target = Target("DeadLetters", act, ActRequest, ActReceipt)
+        facts = {"actor": "olga@example.com", "reason": "mended", **more}
+        return await self.ingress.call(target, ActRequest(id=letter.id, proof=proof, **facts))
+
+    async def refused(self, act: str, letter: DeadLetter, proof: SignedAct | None, **more: Any) -> tuple[int, str]:
+        with pytest.raises(IngressError) as error:
+            await self.act(act, letter, proof, **more)
+        facts = error.value.metadata
+        return error.value.status_code, facts.get("why") or facts["role"]
+
+
+def sign(act: Act, letter: DeadLetter, key: ActorKey = OLGA, **more: Any) -> SignedAct:
+    return sign_act(key, act, letter, **{"reason": "mended", "at": datetime.now(UTC), **more})
+
+
+@pytest.mark.usefixtures("_signed")
+async def test_only_an_operators_signature_counts_and_counts_once(restate: Restate):
+    name = fresh("Signed")
+    env = await restate.serve(*jammed(name))
+    async with IngressClient(env.ingress) as ingress:
+        desk = Desk(ingress, name)
+        saga = str(uuid4())
+        with pytest.raises(IngressError):
+            await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a", "b", "c"]), key=saga)
+        before = await desk.letters(3)
+        letter, other = before[0], before[1]
+
+        redrive = sign(Act.REDRIVE, letter, payload="mended")
+        edited = {"payload": "mended"}
+        refused = desk.refused
+        assert await refused("redrive", letter, None) == (401, "unsigned")
+        assert await refused("redrive", letter, sign(Act.REDRIVE, letter, MALLORY)) == (401, "issuer")
+        forged = redrive.model_copy(update={"reason": "other"})
+        assert await refused("redrive", letter, forged, reason="other", **edited) == (401, "act_signature")
+        old = sign(Act.REDRIVE, letter, at=datetime.now(UTC) - timedelta(minutes=6))
+        assert await refused("redrive", letter, old) == (401, "too_old")
+        assert await refused("redrive", letter, sign(Act.REDRIVE, letter, VERA), actor="vera@example.com") == (
+            403,
+            "operator",
+        )
+        assert await refused("redrive", letter, sign(Act.REDRIVE, letter, VERA)) == (403, "actor")
+        assert await refused("discard", letter, sign(Act.SKIP, letter)) == (403, "act")
+        assert await refused("redrive", other, redrive, **edited) == (403, "target")
+        assert await refused("redrive", letter, redrive, payload="something else") == (403, "details")
+        assert await refused("redrive", letter, redrive) == (403, "details")
+        stale = letter.model_copy(update={"redriven": 1})
+        assert await refused("redrive", letter, sign(Act.REDRIVE, stale)) == (409, "payload")
+        assert await desk.letters(3) == before  # nothing of that has changed anything
+
+        note = sign(Act.ANNOTATE, letter)
+        assert (await desk.act("annotate", letter, note)).number == 1
+        assert await refused("annotate", letter, note) == (409, "replayed")
+        assert (await desk.act("redrive", letter, redrive, **edited)).state == "pending"
+        await desk.letters(2)
+        assert await refused("redrive", letter, redrive, **edited) == (409, "payload")
+
+        # Many at once: each with a signature of its own, and none without.
+        found = await ingress.call(
+            many,
+            ManyActRequest(
+                act=Act.RESOLVE,
+                actor="olga@example.com",
+                reason="mended",
+                filter=DeadLetterFilter(service=name),
+                proofs={other.id: sign(Act.RESOLVE, other)},
+            ),
+        )
+        assert found.done == [other.id]
+        assert list(found.refused) == [before[2].id]
+        assert "must be signed" in found.refused[before[2].id]
+
+        trail = (await ingress.call(rollback_status, key=f"{name}:{saga}")).trail
+        assert [(entry.act, entry.actor) for entry in trail] == [
+            (act, "olga@example.com") for act in ("annotate", "redrive", "resolve")
+        ]
+        assert trail[0].proof == note
+        assert all(entry.proof is not None and entry.proof.credential == OLGA.credential for entry in trail)
+
+
+@pytest.mark.restate_modes("http2")
+async def test_unsigned_acts_are_taken_in_development_and_are_marked(restate: Restate):
+    name = fresh("Unsigned")
+    env = await restate.serve(*jammed(name))
+    set_act_rules(ActRules(trust=Trust(issuers=(ISSUER.public,))))
+    try:
+        async with IngressClient(env.ingress) as ingress:
+            desk = Desk(ingress, name)
+            saga = str(uuid4())
+            with pytest.raises(IngressError):
+                await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a"]), key=saga)
+            [letter] = await desk.letters(1)
+            await desk.act("annotate", letter, None)
+            assert await desk.refused("annotate", letter, sign(Act.ANNOTATE, letter, MALLORY)) == (401, "issuer")
+            await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
+            trail = (await ingress.call(rollback_status, key=f"{name}:{saga}")).trail
+            assert [entry.proof is None for entry in trail] == [True, False]
+    finally:
+        set_act_rules(None)
+
+
+@pytest.mark.restate_modes("http2")
+@pytest.mark.usefixtures("_signed")
+async def test_the_command_line_signs_with_a_key_file(restate: Restate, tmp_path: Path):
+    name = fresh("Typed")
+    env = await restate.serve(*jammed(name))
+    for key, file in ((OLGA, "olga.key"), (VERA, "vera.key")):
+        key.save(tmp_path / file)
+
+    async def perdure(act: str, *words: str, key: str = "olga.key") -> str:
+        command = ["dead-letters", act, *words, "-m", "mended", "--key-file", str(tmp_path / key)]
+        command += ["--ingress", env.ingress, "--actor", "somebody else"]
+        result = await asyncio.to_thread(CliRunner().invoke, app, command)
+        return str(result.exception) if isinstance(result.exception, PerdureError) else " ".join(result.output.split())
+
+    async with IngressClient(env.ingress) as ingress:
+        desk = Desk(ingress, name)
+        saga = str(uuid4())
+        with pytest.raises(IngressError):
+            await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a", "b"]), key=saga)
+        first, second = await desk.letters(2)
+        assert "it takes the role operator" in await perdure("skip", first.id, key="vera.key")
+        assert "redrive by olga@example.com, now pending" in await perdure("redrive", first.id, "--payload", '"mended"')
+        await desk.letters(1)
+        assert "1 done, 0 refused" in await perdure("resolve", "--signature", second.signature)
+        trail = (await ingress.call(rollback_status, key=f"{name}:{saga}")).trail
+        assert [(entry.actor, entry.proof is None) for entry in trail] == [("olga@example.com", False)] * 2

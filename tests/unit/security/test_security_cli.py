@@ -1,0 +1,113 @@
+"""`perdure keys` and `perdure actors`, as they are typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from perdure.cli import app
+from perdure.errors import ConfigurationError
+from perdure.security import ActorKey, PrivateKey, Role
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PERDURE_ISSUER_KEY_FILE", raising=False)
+
+
+def perdure(*words: str | Path) -> str:
+    """Type a command, and return what it prints."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def test_new_makes_a_private_file_and_prints_the_public_half(tmp_path: Path):
+    file = tmp_path / "engine.pem"
+    public = perdure("keys", "new", file).strip()
+    assert PrivateKey.load(file).public.id == public
+    assert perdure("keys", "show", file).strip() == public
+    with pytest.raises(ConfigurationError, match="never overwritten"):
+        perdure("keys", "new", file)
+
+
+def test_show_names_encryption_keys_by_their_ids(tmp_path: Path):
+    first, both = tmp_path / "first.key", tmp_path / "both.key"
+    made = perdure("keys", "new", "--encryption", first)
+    assert f"PERDURE_SECURITY_ENCRYPTION_KEYS_FILE={first}" in made
+    perdure("keys", "new", "--encryption", tmp_path / "second.key")
+    both.write_text((tmp_path / "second.key").read_text() + first.read_text())
+    both.chmod(0o600)
+    lines = perdure("keys", "show", both).splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["seals and opens", "opens"]
+    assert lines[1].split()[0] in made
+    assert first.read_text().strip() not in made
+
+
+def test_what_is_no_key_is_refused(tmp_path: Path):
+    file = tmp_path / "notes.txt"
+    file.write_text("no key\n")
+    file.chmod(0o600)
+    with pytest.raises(ConfigurationError, match="no private key in PEM"):
+        perdure("keys", "show", file)
+
+
+def test_a_rotation_has_two_steps_and_always_a_key_in_place(tmp_path: Path):
+    file = tmp_path / "engine.pem"
+    old = perdure("keys", "new", file).strip()
+    with pytest.raises(ConfigurationError, match="first run: perdure keys rotate"):
+        perdure("keys", "rotate", file, "--activate")
+    said = perdure("keys", "rotate", file)
+    new = PrivateKey.load(tmp_path / "engine.pem.next").public.id
+    assert f"{old},{new}" in said
+    assert PrivateKey.load(file).public.id == old
+    with pytest.raises(ConfigurationError, match="is under way: go on with"):
+        perdure("keys", "rotate", file)
+    assert f"in place: {new}" in perdure("keys", "rotate", file, "--activate")
+    assert PrivateKey.load(file).public.id == new
+    assert PrivateKey.load(tmp_path / "engine.pem.previous").public.id == old
+    assert not (tmp_path / "engine.pem.next").exists()
+    perdure("keys", "rotate", file)
+    with pytest.raises(ConfigurationError, match="left from the rotation before"):
+        perdure("keys", "rotate", file, "--activate")
+    assert PrivateKey.load(file).public.id == new
+
+
+def test_an_issuer_says_who_someone_is(tmp_path: Path):
+    issuer, out = tmp_path / "issuer.pem", tmp_path / "ada.key"
+    public = perdure("keys", "new", issuer).strip()
+    said = perdure(
+        *("actors", "issue", "Ada@Example.com", "--issuer", issuer, "-o", out),
+        *("-r", "approver", "-r", "operator", "-g", "Finance", "--for", "12h"),
+    )
+    assert "ada@example.com may act as approver, operator until" in said
+    credential = ActorKey.load(out).credential
+    assert (credential.actor, credential.issuer) == ("ada@example.com", public)
+    assert credential.roles == (Role.APPROVER, Role.OPERATOR)
+    assert credential.groups == ("finance",)
+    assert (credential.expires_at - credential.issued_at).total_seconds() == 12 * 3600
+    shown = perdure("actors", "show", out)
+    assert credential.serial in shown
+    assert "PRIVATE" not in shown
+    assert json.loads(perdure("actors", "show", out, "--json")) == credential.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("actor", "lifetime", "why"),
+    [
+        ("anyone", "90d", "is nobody's name"),
+        ("ada", "2y", "give a number and m, h or d"),
+        ("ada", "0d", "give a number and m, h or d"),
+        ("ada", "-1d", "give a number and m, h or d"),
+    ],
+)
+def test_what_makes_no_credential_is_refused(tmp_path: Path, actor: str, lifetime: str, why: str):
+    issuer, out = tmp_path / "issuer.pem", tmp_path / "ada.key"
+    perdure("keys", "new", issuer)
+    with pytest.raises(ConfigurationError, match=why):
+        perdure("actors", "issue", actor, "--issuer", issuer, "-o", out, "-r", "viewer", f"--for={lifetime}")
+    assert not out.exists()

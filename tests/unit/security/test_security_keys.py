@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.errors import ConfigurationError
+from perdure.security import BadSignature, PrivateKey, PublicKey, payload_digest
+from perdure.security.encodings import (
+    base58_decode,
+    base58_encode,
+    base64url_decode,
+    base64url_encode,
+    canonical_json,
+)
+
+# RFC 8032, section 7.1, test 2.
+SEED = bytes.fromhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb")
+PUBLIC = bytes.fromhex("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c")
+SIGNATURE = bytes.fromhex(
+    "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"
+)
+
+
+def test_signs_as_the_standard_says():
+    key = PrivateKey(SEED)
+    assert key.sign(b"\x72") == SIGNATURE
+    assert key.public == PublicKey(PUBLIC)
+    key.public.verify(b"\x72", SIGNATURE)
+
+
+@pytest.mark.parametrize(
+    ("message", "signature"),
+    [
+        (b"\x73", SIGNATURE),
+        (b"\x72", SIGNATURE[:-1]),
+        (b"\x72", b""),
+        (b"\x72", SIGNATURE + b"\0"),
+        (b"\x72", bytes(64)),
+        (b"\x72", SIGNATURE[:32] + b"\xff" * 32),
+    ],
+)
+def test_another_signature_is_refused(message: bytes, signature: bytes):
+    with pytest.raises(BadSignature):
+        PublicKey(PUBLIC).verify(message, signature)
+
+
+def test_a_signature_by_the_all_zero_point_is_refused():
+    # A key of small order accepts signatures that nobody made.
+    weak = PublicKey(bytes([1]) + bytes(31))
+    with pytest.raises(BadSignature):
+        weak.verify(b"anything", bytes([1]) + bytes(63))
+
+
+def test_the_public_key_is_written_as_restate_writes_it():
+    # The pair of key and id of Restate's documentation.
+    text = "publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f"
+    assert PublicKey.parse(text).id == text
+    assert repr(PublicKey.parse(text)) == f"PublicKey({text})"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "would begin with"),
+        ("w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f", "would begin with"),
+        ("publickeyv1_", "has 32 bytes, not 0"),
+        ("publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6", "has 32 bytes, not 31"),
+        ("publickeyv1_0" + "1" * 31, "no character of base 58"),
+        ("publickeyv1_" + "1" * 200, "too many"),
+        ("publickeyv1_" + "é" * 40, "no character of base 58"),
+    ],
+)
+def test_what_is_no_public_key_is_refused(text: str, why: str):
+    with pytest.raises(ConfigurationError, match=why):
+        PublicKey.parse(text)
+
+
+def openssl(*arguments: str | Path) -> bytes:
+    command = shutil.which("openssl")
+    if command is None:
+        pytest.skip("there is no openssl to compare with")
+    return subprocess.run([command, *arguments], check=True, capture_output=True).stdout
+
+
+def test_openssl_reads_our_files_and_we_read_its(tmp_path: Path):
+    ours, theirs = tmp_path / "ours.pem", tmp_path / "theirs.pem"
+    PrivateKey(SEED).save(ours)
+    assert openssl("pkey", "-in", ours, "-pubout", "-outform", "DER")[-32:] == PUBLIC
+    openssl("genpkey", "-algorithm", "ed25519", "-out", theirs)
+    theirs.chmod(0o600)
+    key = PrivateKey.load(theirs)
+    assert PublicKey(openssl("pkey", "-in", theirs, "-pubout", "-outform", "DER")[-32:]) == key.public
+
+
+def test_a_key_file_is_private_and_never_overwritten(tmp_path: Path):
+    path = tmp_path / "deep" / "key.pem"
+    key = PrivateKey.generate()
+    before = os.umask(0)
+    try:
+        key.save(path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ConfigurationError, match=r"key\.pem exists, and a key is never overwritten"):
+        PrivateKey.generate().save(path)
+    assert PrivateKey.load(path).public == key.public
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660, 0o644])
+def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path, mode: int):
+    path = tmp_path / "key.pem"
+    key = PrivateKey.generate()
+    key.save(path)
+    path.chmod(mode)
+    with pytest.raises(ConfigurationError, match=f"may be read by others .mode {mode:03o}.*chmod 600"):
+        PrivateKey.load(path)
+    assert PrivateKey.load(path, check_mode=False).public == key.public
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "no private key in PEM"),
+        (
+            b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+            "no private key in PEM",
+        ),
+        (b"-----BEGIN PRIVATE KEY-----\nA\n-----END PRIVATE KEY-----\n", "its PEM is damaged"),
+        (b"-----BEGIN PRIVATE KEY-----\n\xff\n-----END PRIVATE KEY-----\n", "its PEM is damaged"),
+        (b"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n", "is not Ed25519"),
+        (b"x" * 100_000, "larger than"),
+    ],
+)
+def test_what_is_no_key_file_is_refused_without_showing_it(tmp_path: Path, content: bytes, why: str):
+    path = tmp_path / "key.pem"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(ConfigurationError, match=why) as refused:
+        PrivateKey.load(path)
+    assert str(path) in str(refused.value)
+    assert "c2VjcmV0" not in str(refused.value)
+
+
+def test_a_missing_key_file_is_named(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match=r"there is no file .*none\.pem"):
+        PrivateKey.load(tmp_path / "none.pem")
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        PrivateKey.load(tmp_path)
+
+
+def test_a_private_key_never_shows_itself():
+    key = PrivateKey(SEED)
+    for shown in (repr(key), str(key), f"{key!r}", "%s" % key):  # noqa: UP031 - each way to show it
+        assert key.public.id in shown
+        assert SEED.hex() not in shown
+    with pytest.raises(TypeError, match="not to be pickled"):
+        pickle.dumps(key)
+    with pytest.raises(ValueError, match="32 bytes"):
+        PrivateKey(b"short")
+
+
+@given(st.binary(max_size=60))
+def test_base58_and_base64_come_back(data: bytes):
+    assert base58_decode(base58_encode(data)) == data
+    assert base64url_decode(base64url_encode(data)) == data
+
+
+@given(st.text(alphabet=st.characters(codec="ascii"), max_size=12))
+def test_base64_has_one_spelling(text: str):
+    try:
+        data = base64url_decode(text)
+    except ValueError:
+        return
+    assert base64url_encode(data) == text
+
+
+def test_canonical_json_never_fails_on_what_json_says():
+    assert canonical_json({"b": 1, "a": [None, "ü"]}) == '{"a":[null,"ü"],"b":1}'.encode()
+    assert payload_digest({"b": 1, "a": 2}) == "d3626ac30a87e6f7a6428233b3c68299976865fa5508e4267c5415c76af7a772"
+    assert payload_digest("\ud800") != payload_digest(float("nan"))
