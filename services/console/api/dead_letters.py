@@ -1,0 +1,101 @@
+"""Dead letters: list, look, act on one or on many."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from perdure.saga.acts import Act
+from perdure.saga.messages import ActReceipt, DeadLetterFilter, DeadLetterPage, ListRequest, ManyActReceipt
+from services.console.api.approvals import ReasonField
+from services.console.api.errors import ENGINE
+from services.console.guard.access import Operator, Viewer
+from services.console.parts import EngineOf, PartsOf
+from services.console.reads import dead_letters
+from services.console.reads.dead_letters import DeadLetterDetail, DiffLine
+
+router = APIRouter(prefix="/api/dead-letters", tags=["dead letters"], responses=ENGINE)
+
+
+class LetterAct(BaseModel):
+    """What to do about one dead letter.
+
+    Args:
+        reason: Why.
+        payload: With a redrive: the new payload; null keeps the one there is.
+        redriven: How often it had been redriven when it was looked at; refused when it was redriven since.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: ReasonField = ""
+    payload: JsonValue = None
+    redriven: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+
+
+class LettersAct(BaseModel):
+    """What to do about all dead letters that fit.
+
+    Args:
+        act: What to do.
+        filter: Which ones; at least one field.
+        reason: Why.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    act: Act
+    filter: DeadLetterFilter
+    reason: ReasonField = ""
+
+
+class NewPayload(BaseModel):
+    """A payload to compare with the one there is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    payload: JsonValue
+
+
+@router.get("", operation_id="list_dead_letters")
+async def list_dead_letters(_: Viewer, engine: EngineOf, wanted: Annotated[ListRequest, Query()]) -> DeadLetterPage:
+    """List dead letters, the oldest first, and the groups of equal failures."""
+    return await dead_letters.page(engine, wanted)
+
+
+@router.post("", operation_id="act_on_dead_letters")
+async def act_on_many(what: LettersAct, signed_in: Operator, found: PartsOf) -> ManyActReceipt:
+    """Do the same about all dead letters that fit a filter."""
+    return await dead_letters.act_on_many(
+        found.engine, found.signer, signed_in, what.act, what.filter, reason=what.reason
+    )
+
+
+@router.post("/{letter_id:path}/compare", operation_id="compare_payload")
+async def compare(letter_id: str, new: NewPayload, _: Viewer, engine: EngineOf) -> list[DiffLine]:
+    """Tell how a payload would differ from the one there is; nothing is changed."""
+    detail = await dead_letters.one(engine, letter_id)
+    return dead_letters.difference(detail.letter.payload, new.payload)
+
+
+@router.post("/{letter_id:path}/{act}", operation_id="act_on_dead_letter")
+async def act_on_one(letter_id: str, act: Act, what: LetterAct, signed_in: Operator, found: PartsOf) -> ActReceipt:
+    """Redrive, skip, resolve, discard or annotate a dead letter."""
+    return await dead_letters.act(
+        found.engine,
+        found.signer,
+        signed_in,
+        letter_id,
+        act,
+        reason=what.reason,
+        payload=what.payload,
+        redriven=what.redriven,
+    )
+
+
+@router.get("/{letter_id:path}", operation_id="show_dead_letter")
+async def show_dead_letter(letter_id: str, _: Viewer, engine: EngineOf) -> DeadLetterDetail:
+    """Show a dead letter, and what was done about it so far."""
+    return await dead_letters.one(engine, letter_id)

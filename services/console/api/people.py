@@ -1,0 +1,88 @@
+"""Persons, for administrators."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.console.api.errors import OWN
+from services.console.guard.access import Administrator
+from services.console.parts import PartsOf
+from services.console.people.persons import PeopleAct, Person
+from services.console.people.roles import Role
+
+router = APIRouter(prefix="/api/people", tags=["people"], responses=OWN)
+
+Name = Annotated[str, Path(max_length=200)]
+Password = Annotated[str, Field(max_length=200)]
+Groups = Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=50)]
+
+
+class NewPerson(BaseModel):
+    """A person to add."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    password: Password
+    roles: Annotated[list[Role], Field(min_length=1, max_length=len(Role))]
+    groups: Groups = []
+
+
+class PersonChange(BaseModel):
+    """What to change of a person; null keeps it. It ends their sessions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    roles: Annotated[list[Role], Field(min_length=1, max_length=len(Role))] | None = None
+    groups: Groups | None = None
+    disabled: bool | None = None
+
+
+class GivenPassword(BaseModel):
+    """A person's password from now on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    password: Password
+
+
+@router.get("", operation_id="list_people")
+async def list_people(_: Administrator, found: PartsOf) -> list[Person]:
+    """List who may sign in."""
+    return await found.persons.all()
+
+
+@router.get("/acts", operation_id="list_people_acts")
+async def list_acts(_: Administrator, found: PartsOf) -> list[PeopleAct]:
+    """List what was done to persons, the newest first."""
+    return await found.persons.acts()
+
+
+@router.post("", status_code=201, operation_id="add_person")
+async def add_person(new: NewPerson, signed_in: Administrator, found: PartsOf) -> Person:
+    """Add a person."""
+    return await found.persons.add(new.name, new.password, new.roles, new.groups, by=signed_in.person.name)
+
+
+@router.patch("/{name}", operation_id="change_person")
+async def change_person(name: Name, change: PersonChange, signed_in: Administrator, found: PartsOf) -> Person:
+    """Change a person's roles or groups, or whether they may sign in; it ends their sessions."""
+    return await found.persons.change(
+        name, roles=change.roles, groups=change.groups, disabled=change.disabled, by=signed_in.person.name
+    )
+
+
+@router.post("/{name}/password", status_code=204, operation_id="give_password")
+async def give_password(name: Name, given: GivenPassword, signed_in: Administrator, found: PartsOf) -> None:
+    """Give a person another password; it ends their sessions."""
+    await found.persons.set_password(name, given.password, by=signed_in.person.name)
+
+
+@router.delete("/{name}/sessions", status_code=204, operation_id="end_sessions")
+async def end_sessions(name: Name, _: Administrator, found: PartsOf) -> None:
+    """End all sessions of a person."""
+    person = await found.persons.get(name)
+    await found.sessions.end_all(person.name)

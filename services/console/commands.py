@@ -1,0 +1,97 @@
+"""`perdure-platform console`: the first administrator, and a password that was forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, NoReturn
+
+import typer
+
+from perdure.errors import PerdureError
+from services.console.main import main as serve_console
+from services.console.people.database import Database
+from services.console.people.passwords import SHORTEST, Passwords
+from services.console.people.persons import Persons
+from services.console.people.roles import Role
+from services.console.settings import ConsoleSettings
+
+app = typer.Typer(help="The console: serve it, and make its first administrator.", no_args_is_help=True)
+
+_BY = "the command line"
+
+NameOption = Annotated[str, typer.Option("--name", help="Who, for example ada@example.com.")]
+StdinOption = Annotated[
+    bool, typer.Option("--password-stdin", help="Take the password from standard input instead of asking for it.")
+]
+
+
+@app.command()
+def admin(
+    name: NameOption,
+    *,
+    role: Annotated[
+        list[Role] | None, typer.Option("--role", help="A role besides administrator; may be repeated.")
+    ] = None,
+    group: Annotated[list[str] | None, typer.Option("--group", help="A group; may be repeated.")] = None,
+    password_stdin: StdinOption = False,
+) -> None:
+    """Make an administrator, who can then add everybody else at the console."""
+    password = _password(from_stdin=password_stdin)
+    roles = {Role.ADMINISTRATOR, *(role or [])}
+
+    async def add(persons: Persons) -> None:
+        person = await persons.add(name, password, roles, group or [], by=_BY)
+        typer.echo(f"{person.name} may sign in at {ConsoleSettings.read().public_url} now")
+
+    _run(add)
+
+
+@app.command()
+def password(name: NameOption, *, password_stdin: StdinOption = False) -> None:
+    """Give a person another password; it ends their sessions."""
+    new = _password(from_stdin=password_stdin)
+
+    async def change(persons: Persons) -> None:
+        await persons.set_password(name, new, by=_BY)
+        typer.echo(f"{name} has a new password")
+
+    _run(change)
+
+
+@app.command()
+def serve() -> None:
+    """Serve the console in this process until SIGTERM; its port is PERDURE_CONSOLE_PORT."""
+    _exit_with(serve_console)
+
+
+def _password(*, from_stdin: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\n")
+    return str(typer.prompt(f"password ({SHORTEST} characters or more)", hide_input=True, confirmation_prompt=True))
+
+
+def _run(act: Callable[[Persons], Awaitable[None]]) -> NoReturn:
+    async def acted() -> None:
+        database = Database(ConsoleSettings.read().database)
+        try:
+            await database.prepare()
+            await act(Persons(database, Passwords()))
+        finally:
+            await database.dispose()
+
+    def run() -> int:
+        asyncio.run(acted())
+        return 0
+
+    _exit_with(run)
+
+
+def _exit_with(command: Callable[[], int]) -> NoReturn:
+    try:
+        code = command()
+    except PerdureError as error:
+        typer.echo(f"perdure-platform console: {error}", err=True)
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,157 @@
+"""The console's way to the engine. What goes wrong there arrives as a problem that can be shown."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import httpx
+
+from perdure import AdminClient, IngressClient, Target
+from perdure.admin import InvocationAct
+from perdure.errors import EngineError, IngressError
+from perdure.saga.timeline import Timeline, read_timeline
+from perdure.security import SecretBoxCodec
+from services.console.problems import ConsoleError
+
+I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
+O = TypeVar("O")  # noqa: E741 - the output
+T = TypeVar("T")
+
+_ANSWERS_WITHIN = 15.0
+
+
+class Engine:
+    """One engine, asked over its ingress and its admin API.
+
+    Args:
+        ingress_url: The ingress.
+        admin_url: The admin API.
+        http: The connections; not closed here.
+        codec: What the services' journal is encrypted with; None when it is in clear.
+    """
+
+    def __init__(
+        self, ingress_url: str, admin_url: str, http: httpx.AsyncClient, codec: SecretBoxCodec | None = None
+    ) -> None:
+        self.http = http
+        self.ingress_url = ingress_url.rstrip("/")
+        self.codec = codec
+        self._ingress = IngressClient(ingress_url, http=http, retries=1, codec=codec)
+        self._admin = AdminClient(admin_url, http=http)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, ingress_url: str, admin_url: str, codec: SecretBoxCodec | None = None) -> AsyncIterator[Engine]:
+        """Open connections, as long as the context is entered.
+
+        Args:
+            ingress_url: The ingress.
+            admin_url: The admin API.
+            codec: See the class.
+        """
+        timeout = httpx.Timeout(_ANSWERS_WITHIN, connect=3.0)
+        async with httpx.AsyncClient(timeout=timeout, trust_env=False) as http:
+            yield cls(ingress_url, admin_url, http, codec)
+
+    async def call(self, target: Target[I, O], request: I | None = None, *, key: str | None = None) -> O:
+        """Call a handler.
+
+        Args:
+            target: The handler.
+            request: The request; None for a handler without input.
+            key: The key of a virtual object or workflow.
+
+        Raises:
+            ConsoleError: The handler refused, is not deployed, or nobody answered.
+        """
+        if target.input is type(None):
+            return await _told(self._ingress.call(target, key=key))
+        return await _told(self._ingress.call(target, request, key=key))  # type: ignore[arg-type]  # input is not None
+
+    async def query(self, sql: str) -> list[dict[str, Any]]:
+        """Ask in SQL.
+
+        Args:
+            sql: The query.
+
+        Raises:
+            ConsoleError: The engine does not answer, or refuses the query.
+        """
+        return await _told(self._admin.query(sql))
+
+    async def services(self) -> list[dict[str, Any]]:
+        """Return the registered services.
+
+        Raises:
+            ConsoleError: The engine does not answer.
+        """
+        return await _told(self._admin.services())
+
+    async def deployments(self) -> list[dict[str, Any]]:
+        """Return the registered deployments.
+
+        Raises:
+            ConsoleError: The engine does not answer.
+        """
+        return await _told(self._admin.deployments())
+
+    async def act(self, invocation_id: str, act: InvocationAct) -> None:
+        """Steer an invocation.
+
+        Args:
+            invocation_id: The invocation.
+            act: What to do with it.
+
+        Raises:
+            ConsoleError: There is no such invocation, it is in no state for that, or the engine does not answer.
+        """
+        await _told(self._admin.act(invocation_id, act))
+
+    async def timeline(self, saga_id: str, service: str | None = None) -> Timeline:
+        """Return a saga's timeline.
+
+        Args:
+            saga_id: The saga.
+            service: Its service, when several have a saga of this id.
+
+        Raises:
+            ConsoleError: There is no such saga, or the engine does not answer.
+        """
+        return await _told(read_timeline(self._admin, self._ingress, saga_id, service=service, codec=self.codec))
+
+
+async def _told(answer: Awaitable[T]) -> T:
+    try:
+        return await answer
+    except EngineError as error:
+        raise _of_engine(error) from error
+    except IngressError as error:
+        raise _of_ingress(error) from error
+
+
+def _of_engine(error: EngineError) -> ConsoleError:
+    status = error.status_code
+    if not status:
+        return ConsoleError(503, "engine_down", f"{error}; is the engine running?")
+    if status in (400, 404, 409):
+        return ConsoleError(status, "not_found" if status == 404 else "refused", str(error))
+    return ConsoleError(502, "engine_refused", str(error))
+
+
+def _of_ingress(error: IngressError) -> ConsoleError:
+    status = error.status_code
+    if not status:
+        return ConsoleError(503, "engine_down", f"{error.message}; is the engine running?")
+    if error.source != "invocation":
+        if status == 404:
+            return ConsoleError(503, "not_deployed", f"not deployed: {error.message}")
+        if status == 400:  # the ingress could not take the request as it is: a key it can't hold, a private handler
+            return ConsoleError(400, "refused", error.message)
+        return ConsoleError(503, "engine_busy", f"the ingress could not serve the request: {error.message}")
+    if status < 500:
+        # What a handler refuses to the console's person is no matter of the console's own sign-in.
+        shown = status if status in (400, 403, 404, 409, 429) else {401: 403}.get(status, 409)
+        return ConsoleError(shown, error.code or "refused", error.message)
+    return ConsoleError(502, "handler_failed", error.message)

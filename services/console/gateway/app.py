@@ -1,0 +1,245 @@
+"""The gateway: programs outside call public handlers through it, and reach nothing else.
+
+The engine's ingress asks nobody who they are, so it stays on an internal address. Here a caller has a key
+(`services.console.people.api_keys`) or a session's token, in ``Authorization: Bearer``; a browser's cookie counts for
+nothing, so no page can call in somebody's name.
+
+======================================================= ===========================================================
+POST /gateway/{Service}/[{key}/]{handler}               call, and wait for the answer
+POST /gateway/{Service}/[{key}/]{handler}/send          start, with ``?delay=10s`` later; the answer is its id
+GET  /gateway/restate/workflow/{Service}/{key}/attach   wait for a workflow that was started
+GET  /gateway/restate/workflow/{Service}/{key}/output   its result, when it has ended
+======================================================= ===========================================================
+
+What arrives at the handler is written anew: of the headers, those that are named below; no others reach the journal.
+Where the journal is encrypted, the gateway seals and opens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import httpx
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from perdure.errors import UnreadableValue
+from perdure.observability.logging import get_logger
+from services.console.gateway.directory import Directory, Known
+from services.console.gateway.limits import RateLimits
+from services.console.gateway.paths import Asked, read_path
+from services.console.parts import Parts
+from services.console.people.api_keys import PREFIX as KEY_PREFIX
+from services.console.people.api_keys import ApiKey
+from services.console.people.roles import Role, may
+from services.console.people.sessions import SignedIn
+from services.console.problems import ConsoleError
+
+log = get_logger(__name__)
+
+_FORWARDED: Final = ("idempotency-key", "traceparent", "tracestate")
+_RETURNED: Final = ("content-type", "x-restate-id", "x-restate-error-source")
+_CALLER: Final = "x-perdure-caller"
+_LONGEST_VALUE: Final = 512
+# So much of a body that is too long is read and thrown away: many clients read no answer while they are sending.
+_PATIENCE: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls.
+
+    Args:
+        name: For the log, for limits, and for the handler: ``key:shop`` or ``person:ada@example.com``.
+        rights: The key or the session that they have.
+    """
+
+    name: str
+    rights: ApiKey | SignedIn
+
+    def check(self, asked: Asked, known: Known) -> None:
+        """Refuse what they may not ask for.
+
+        Args:
+            asked: What they ask for.
+            known: The handlers.
+
+        Raises:
+            ConsoleError: There is no such public handler (404), or it isn't theirs to call (403).
+        """
+        if asked.name not in known.public:
+            raise ConsoleError(404, "not_public", f"there is no public handler {asked.name[:200]}")
+        if isinstance(self.rights, ApiKey):
+            if not self.rights.allows(asked.name):
+                raise ConsoleError(403, "not_yours", f"this key may not call {asked.name}: it was made for others")
+            return
+        # What only reads is for whoever may look; what changes something is an operator's.
+        reads = asked.name in known.reading or asked.way in ("attach", "output")
+        role = Role.VIEWER if reads else Role.OPERATOR
+        if not may(self.rights.person.roles, role):
+            raise ConsoleError(403, "role_needed", f"{asked.name} needs the role '{role}' here", role=role.value)
+
+
+class Gateway:
+    """An ASGI app, mounted in the console. See the module.
+
+    It finds the console's parts in the application that it is mounted in, as that has started.
+    """
+
+    def __init__(self) -> None:
+        self._directory: Directory | None = None
+        self._limits: RateLimits | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope, receive)
+        parts: Parts = scope["app"].state.parts
+        try:
+            answer = await self._answer(request, parts)
+        except ConsoleError as error:
+            headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+            if error.status == 401:
+                headers["www-authenticate"] = "Bearer"
+            if error.status in (408, 413):
+                headers["connection"] = "close"  # the rest of the body isn't wanted
+            answer = JSONResponse(error.problem.model_dump(exclude_none=True), error.status, headers)
+        except ClientDisconnect:
+            return
+        await answer(scope, receive, send)
+
+    async def _answer(self, request: Request, parts: Parts) -> Response:
+        caller = await _caller(request, parts)
+        with self._limits_of(parts).taken(caller.name):
+            try:
+                asked, status, answer = await self._forward(request, parts, caller)
+            except ConsoleError as error:
+                log.warning("gateway.refused", caller=caller.name, status=error.status, code=error.problem.code)
+                raise
+        log.info("gateway.called", caller=caller.name, handler=asked.name, way=asked.way, status=status)
+        return answer
+
+    async def _forward(self, request: Request, parts: Parts, caller: Caller) -> tuple[Asked, int, Response]:
+        known = await self._directory_of(parts).known()
+        raw_path = request.scope.get("raw_path") or b""
+        asked = read_path(raw_path, request.scope.get("query_string") or b"", known.keyed)
+        caller.check(asked, known)
+        if request.method != asked.method:
+            raise ConsoleError(405, "method_not_allowed", f"{asked.way} needs the method {asked.method}")
+        headers = _headers(request, caller)
+        body = await _body(request, parts.settings.gateway_max_body, parts.settings.gateway_body_within)
+        if body:
+            if request.headers.getlist("content-type") != ["application/json"]:
+                raise ConsoleError(415, "not_json", "send JSON, with content-type: application/json")
+            headers["content-type"] = "application/json"
+        answer = await _ask(parts, asked, headers, body)
+        return asked, answer.status_code, await _returned(parts, asked, answer)
+
+    def _directory_of(self, parts: Parts) -> Directory:
+        if self._directory is None or self._directory.engine is not parts.engine:
+            self._directory = Directory(parts.engine)
+        return self._directory
+
+    def _limits_of(self, parts: Parts) -> RateLimits:
+        if self._limits is None:
+            chosen = parts.settings
+            self._limits = RateLimits(
+                per_second=chosen.gateway_per_second, burst=chosen.gateway_burst, at_once=chosen.gateway_at_once
+            )
+        return self._limits
+
+
+async def _caller(request: Request, parts: Parts) -> Caller:
+    given = request.headers.getlist("authorization")
+    scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    if scheme.lower() == "bearer" and token:
+        if token.startswith(KEY_PREFIX):
+            if (key := await parts.api_keys.find(token)) is not None:
+                return Caller(f"key:{key.name}", key)
+        elif (signed_in := await parts.sessions.find(token)) is not None:
+            return Caller(f"person:{signed_in.person.name}", signed_in)
+    raise ConsoleError(401, "sign_in", "send a key, or a session's token, as Authorization: Bearer")
+
+
+def _headers(request: Request, caller: Caller) -> dict[str, str]:
+    headers = {_CALLER: caller.name}
+    for name in _FORWARDED:
+        values = request.headers.getlist(name)
+        if not values:
+            continue
+        if len(values) > 1 or len(values[0]) > _LONGEST_VALUE or not (values[0].isascii() and values[0].isprintable()):
+            raise ConsoleError(
+                400, "header_refused", f"send {name} once, in at most {_LONGEST_VALUE} printable ASCII characters"
+            )
+        headers[name] = values[0]
+    return headers
+
+
+async def _body(request: Request, longest: int, within: timedelta) -> bytes:
+    too_long = ConsoleError(413, "too_long", f"a body may have {longest} bytes")
+    said = request.headers.get("content-length", "")
+    if said.isdigit() and int(said) > longest + _PATIENCE:
+        raise too_long
+    body, taken = bytearray(), 0
+    try:
+        async with asyncio.timeout(within.total_seconds()):
+            async for chunk in request.stream():
+                taken += len(chunk)
+                if taken <= longest:
+                    body += chunk
+                elif taken > longest + _PATIENCE:
+                    break
+    except TimeoutError as error:
+        raise ConsoleError(408, "too_slow", f"the body did not arrive within {within.total_seconds():g} s") from error
+    if taken > longest:
+        raise too_long
+    return bytes(body)
+
+
+async def _ask(parts: Parts, asked: Asked, headers: dict[str, str], body: bytes) -> httpx.Response:
+    engine, within = parts.engine, parts.settings.gateway_answer_within.total_seconds()
+    content = engine.codec.encode(body) if body and engine.codec is not None else body
+    try:
+        return await engine.http.request(
+            asked.method,
+            engine.ingress_url + asked.path,
+            content=content if asked.method == "POST" else None,
+            headers=headers,
+            timeout=httpx.Timeout(within, connect=3.0),
+            follow_redirects=False,
+        )
+    except httpx.ReadTimeout as error:
+        raise ConsoleError(
+            504, "no_answer_yet", f"no answer within {within:g} s; it may still come: send, and attach later"
+        ) from error
+    except httpx.TransportError as error:
+        raise ConsoleError(503, "engine_down", "the engine does not answer") from error
+
+
+async def _returned(parts: Parts, asked: Asked, answer: httpx.Response) -> Response:
+    headers = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
+    content = answer.content
+    if not answer.is_success:
+        content = _without_trace(content)
+    elif parts.engine.codec is not None and asked.way != "send":
+        try:
+            content = await parts.engine.codec.decode(content)
+        except UnreadableValue as error:
+            raise ConsoleError(502, "unreadable", "the answer is encrypted with a key that isn't known here") from error
+    return Response(content, answer.status_code, headers)
+
+
+def _without_trace(content: bytes) -> bytes:
+    """Cut the stack trace off that a handler without attempts leaves in its message."""
+    try:
+        problem: Any = json.loads(content)
+    except ValueError:
+        return content
+    if not isinstance(problem, dict) or not isinstance(problem.get("message"), str):
+        return content
+    message = f"\n{problem['message']}".partition("\nTraceback")[0].strip() or "the handler failed"
+    return json.dumps({**problem, "message": message}).encode()

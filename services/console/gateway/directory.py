@@ -1,0 +1,68 @@
+"""Which handlers may be called from outside: what the engine knows of the registered services, asked now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from services.console.engine import Engine
+
+_FRESH: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """The handlers that the engine knows.
+
+    Args:
+        keyed: Services whose handlers have a key.
+        public: Handlers that are declared public, as ``Service/handler``.
+        reading: Those of them that can't change anything: they run beside others, and have no state to write.
+    """
+
+    keyed: frozenset[str] = frozenset()
+    public: frozenset[str] = frozenset()
+    reading: frozenset[str] = frozenset()
+
+
+@dataclass
+class Directory:
+    """Asks the engine, and knows the answer for a few seconds.
+
+    Args:
+        engine: The engine.
+    """
+
+    engine: Engine
+    _known: Known = field(default_factory=Known, init=False)
+    _until: float = field(default=0.0, init=False)
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    async def known(self) -> Known:
+        """Return the handlers.
+
+        Raises:
+            ConsoleError: The engine does not answer.
+        """
+        async with self._asking:
+            if time.monotonic() >= self._until:
+                self._known = await self._ask()
+                self._until = time.monotonic() + _FRESH
+            return self._known
+
+    async def _ask(self) -> Known:
+        keyed, public, reading = set(), set(), set()
+        for service in await self.engine.services():
+            name = service["name"]
+            if service.get("ty") != "Service":
+                keyed.add(name)
+            for handler in service["handlers"]:
+                # A service that is private hides its handlers, whatever they say themselves.
+                if not (service.get("public", True) and handler.get("public", True)):
+                    continue
+                public.add(f"{name}/{handler['name']}")
+                if handler.get("ty") == "Shared":
+                    reading.add(f"{name}/{handler['name']}")
+        return Known(frozenset(keyed), frozenset(public), frozenset(reading))

@@ -1,0 +1,58 @@
+"""The console's process.
+
+python -m services.console.main
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+
+import uvicorn
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+from perdure.errors import ConfigurationError
+from perdure.observability.logging import configure_logging
+from perdure.observability.tracing_setup import configure_tracing, stop_tracing
+from services.console.app import create_app
+from services.console.settings import ConsoleSettings
+
+_STOPS_WITHIN = 3
+_LAST_SPANS = timedelta(seconds=1)
+
+
+def main() -> int:
+    """Serve the console until SIGTERM or Ctrl-C; return the exit code.
+
+    Raises:
+        ConfigurationError: A setting does not fit.
+    """
+    settings = ConsoleSettings.read()
+    configure_logging()
+    app = create_app(settings)
+    if configure_tracing("console"):
+        # Links to approvals are secrets, and a span names the address.
+        FastAPIInstrumentor.instrument_app(app, excluded_urls="/health,/ready,/static/,/l/")
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,  # addresses of links are secrets
+            server_header=False,
+            proxy_headers=False,  # whom to believe is the settings' matter
+            timeout_graceful_shutdown=_STOPS_WITHIN,  # pages that watch a saga stay open for ever
+            lifespan="on",
+        )
+    )
+    server.run()
+    stop_tracing(_LAST_SPANS)
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ConfigurationError as error:
+        sys.exit(f"console: {error}")

@@ -1,0 +1,120 @@
+"""Dead letters: the list with its groups, one of them, and what operators do about it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import HTMLResponse, Response
+
+from perdure.saga.acts import Act
+from perdure.saga.messages import DeadLetterFilter, ListRequest
+from services.console.api.sagas import PageNumber
+from services.console.guard.access import Operator, Viewer
+from services.console.pages.approvals import ReasonText
+from services.console.pages.render import done, page, path_of
+from services.console.parts import EngineOf, PartsOf
+from services.console.problems import invalid
+from services.console.reads import dead_letters
+
+router = APIRouter()
+
+PAGE_SIZE = 50
+_PAST = {
+    Act.REDRIVE: "redriven",
+    Act.SKIP: "skipped",
+    Act.RESOLVE: "resolved",
+    Act.DISCARD: "discarded",
+    Act.ANNOTATE: "annotated",
+}
+Filter = Annotated[str, Query(max_length=500)]
+PayloadText = Annotated[str, Form(max_length=1_000_000)]
+
+
+@router.get("/dead-letters")
+async def list_dead_letters(
+    request: Request,
+    signed_in: Viewer,
+    engine: EngineOf,
+    saga: Filter = "",
+    service: Filter = "",
+    step: Filter = "",
+    signature: Filter = "",
+    number: Annotated[PageNumber, Query(alias="page")] = 1,
+) -> HTMLResponse:
+    """List dead letters, the oldest first, and the groups of equal failures."""
+    filters = {"saga": saga, "service": service, "step": step, "signature": signature}
+    wanted = ListRequest(
+        saga_id=saga or None,
+        service=service or None,
+        step=step or None,
+        signature=signature or None,
+        page=number,
+        page_size=PAGE_SIZE,
+    )
+    found = await dead_letters.page(engine, wanted)
+    given = {name: value for name, value in filters.items() if value}
+    return await page(
+        request, signed_in, "dead_letters.html", found=found, filters=filters, given=given, acts=list(Act)
+    )
+
+
+@router.post("/dead-letters")
+async def act_on_group(
+    request: Request,
+    signed_in: Operator,
+    found: PartsOf,
+    act: Annotated[Act, Form()],
+    signature: Annotated[str, Form(max_length=500)] = "",
+    reason: ReasonText = "",
+) -> Response:
+    """Do the same about all dead letters of a group."""
+    if not signature:
+        raise invalid("which group? Load the page again")
+    which = DeadLetterFilter(signature=signature)
+    receipt = await dead_letters.act_on_many(found.engine, found.signer, signed_in, act, which, reason=reason)
+    refused = f"; {len(receipt.refused)} refused: {next(iter(receipt.refused.values()))}" if receipt.refused else ""
+    return await done(request, signed_in, f"{len(receipt.done)} {_PAST[act]}{refused}", "/dead-letters")
+
+
+@router.post("/dead-letters/{letter_id:path}/compare")
+async def compare(
+    letter_id: str, request: Request, signed_in: Operator, engine: EngineOf, payload: PayloadText = ""
+) -> HTMLResponse:
+    """Show how an edited payload differs from the one there is, before it is sent."""
+    detail = await dead_letters.one(engine, letter_id)
+    edited = dead_letters.read_payload(payload)
+    lines = dead_letters.difference(detail.letter.payload, edited)
+    return await page(
+        request, signed_in, "compare.html", letter=detail.letter, lines=lines, edited=dead_letters.written(edited)
+    )
+
+
+@router.post("/dead-letters/{letter_id:path}/{act}")
+async def act_on_one(
+    letter_id: str,
+    act: Act,
+    request: Request,
+    signed_in: Operator,
+    found: PartsOf,
+    reason: ReasonText = "",
+    payload: PayloadText = "",
+    redriven: Annotated[int | None, Form(ge=0)] = None,
+) -> Response:
+    """Do something about a dead letter."""
+    new = dead_letters.read_payload(payload) if payload and act is Act.REDRIVE else None
+    receipt = await dead_letters.act(
+        found.engine, found.signer, signed_in, letter_id, act, reason=reason, payload=new, redriven=redriven
+    )
+    saga_id = letter_id.rpartition("/")[0]
+    to = f"/dead-letters/{path_of(letter_id)}" if act is Act.ANNOTATE else f"/sagas/{path_of(saga_id)}"
+    notice = f"{_PAST[act]}: {receipt.id}; the step is {receipt.state.value.replace('_', ' ')} now"
+    return await done(request, signed_in, notice, to)
+
+
+@router.get("/dead-letters/{letter_id:path}")
+async def show_dead_letter(letter_id: str, request: Request, signed_in: Viewer, engine: EngineOf) -> HTMLResponse:
+    """Show a dead letter, and what was done about it so far."""
+    detail = await dead_letters.one(engine, letter_id)
+    written = dead_letters.written(detail.letter.payload)
+    return await page(request, signed_in, "dead_letter.html", letter=detail.letter, trail=detail.trail, written=written)

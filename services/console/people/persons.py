@@ -1,0 +1,267 @@
+"""Persons: who may sign in, with which roles and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from pydantic import BaseModel
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from perdure.people import ANYONE, canonical_person
+from services.console.people.database import Database
+from services.console.people.passwords import Passwords
+from services.console.people.roles import Role
+from services.console.people.tables import ActRow, PersonRow, SessionRow
+from services.console.problems import ConsoleError, invalid, not_found
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
+
+
+class Person(BaseModel):
+    """Somebody who may sign in.
+
+    Args:
+        name: In its canonical form, as approvals compare it.
+        roles: What they may do.
+        groups: The groups whose approvals they may decide.
+        disabled: Whether they may not sign in at present.
+        created_at: Since when they are known.
+    """
+
+    name: str
+    roles: frozenset[Role]
+    groups: list[str]
+    disabled: bool
+    created_at: datetime
+
+
+class PeopleAct(BaseModel):
+    """One entry of the log: what was done to a person or, for want of a trail of its own, to an invocation."""
+
+    at: datetime
+    actor: str
+    act: str
+    person: str
+    details: str
+
+
+class Persons:
+    """The persons in the console's database.
+
+    Args:
+        database: The database.
+        passwords: Hashes and checks passwords.
+        now: The clock.
+    """
+
+    def __init__(self, database: Database, passwords: Passwords, now: Clock = utc_now) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._now = now
+
+    async def all(self) -> list[Person]:
+        """Return all persons, by name."""
+        async with self._database.reading() as connection:
+            rows = await connection.execute(select(PersonRow.__table__).order_by(PersonRow.name))
+            return [_person(row) for row in rows]
+
+    async def get(self, name: str) -> Person:
+        """Return a person.
+
+        Args:
+            name: Their name.
+
+        Raises:
+            ConsoleError: Nobody has it.
+        """
+        async with self._database.reading() as connection:
+            rows = await connection.execute(select(PersonRow.__table__).where(PersonRow.name == canonical_person(name)))
+            row = rows.first()
+        if row is None:
+            raise not_found(f"there is no person '{name[:200]}'")
+        return _person(row)
+
+    async def add(
+        self, name: str, password: str, roles: Iterable[Role], groups: Iterable[str] = (), *, by: str
+    ) -> Person:
+        """Add a person.
+
+        Args:
+            name: Their name, for example an e-mail address.
+            password: Their password.
+            roles: What they may do; at least one.
+            groups: Their groups, without ``group:``.
+            by: Who adds them.
+
+        Raises:
+            ConsoleError: The name is taken or empty, the password too weak, or there is no role.
+        """
+        person = Person(
+            name=_checked_name(name),
+            roles=_checked_roles(roles),
+            groups=_checked_groups(groups),
+            disabled=False,
+            created_at=self._now(),
+        )
+        hashed = await self._passwords.hash(password)
+        try:
+            async with self._database.transaction() as connection:
+                await connection.execute(insert(PersonRow).values(**_row(person), password_hash=hashed))
+                await self._log(connection, by, "add", person.name, _shown(person))
+        except IntegrityError as error:
+            raise ConsoleError(409, "name_taken", f"there is a person '{person.name}' already") from error
+        return person
+
+    async def change(
+        self,
+        name: str,
+        *,
+        roles: Iterable[Role] | None = None,
+        groups: Iterable[str] | None = None,
+        disabled: bool | None = None,
+        by: str,
+    ) -> Person:
+        """Change what a person may do. It ends their sessions, so that nothing goes on under the old rights.
+
+        Args:
+            name: The person.
+            roles: Their roles from now on; None keeps them.
+            groups: Their groups from now on; None keeps them.
+            disabled: Whether they may sign in; None keeps it.
+            by: Who changes it.
+
+        Raises:
+            ConsoleError: Nobody has the name; or nobody would be left who may change persons.
+        """
+        async with self._database.transaction() as connection:
+            rows = list(await connection.execute(select(PersonRow.__table__)))
+            everybody = {row.name: _person(row) for row in rows}
+            before = everybody.get(canonical_person(name))
+            if before is None:
+                raise not_found(f"there is no person '{name[:200]}'")
+            after = before.model_copy(
+                update={
+                    "roles": before.roles if roles is None else _checked_roles(roles),
+                    "groups": before.groups if groups is None else _checked_groups(groups),
+                    "disabled": before.disabled if disabled is None else disabled,
+                }
+            )
+            everybody[after.name] = after
+            if not any(Role.ADMINISTRATOR in each.roles and not each.disabled for each in everybody.values()):
+                raise ConsoleError(
+                    409, "last_administrator", "nobody would be left who may change persons: name another one first"
+                )
+            await connection.execute(update(PersonRow).where(PersonRow.name == after.name).values(**_row(after)))
+            await connection.execute(delete(SessionRow).where(SessionRow.person == after.name))
+            await self._log(connection, by, "change", after.name, _shown(after))
+        return after
+
+    async def set_password(self, name: str, password: str, *, by: str, old: str | None = None) -> None:
+        """Give a person another password. It ends their sessions.
+
+        Args:
+            name: The person.
+            password: The new password.
+            by: Who does it.
+            old: The password so far, when the person does it; None for an administrator.
+
+        Raises:
+            ConsoleError: Nobody has the name, the old password is wrong, or the new one too weak.
+        """
+        person = await self.get(name)
+        if old is not None and not await self.password_fits(person.name, old):
+            raise ConsoleError(400, "wrong_password", "the old password is wrong")
+        hashed = await self._passwords.hash(password)
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                update(PersonRow).where(PersonRow.name == person.name).values(password_hash=hashed)
+            )
+            await connection.execute(delete(SessionRow).where(SessionRow.person == person.name))
+            await self._log(connection, by, "password", person.name, "")
+
+    async def password_fits(self, name: str, password: str) -> bool:
+        """Tell if a password is a person's, in the same time for a name that nobody has.
+
+        Args:
+            name: The name.
+            password: The password.
+        """
+        async with self._database.reading() as connection:
+            found = select(PersonRow.password_hash, PersonRow.disabled).where(PersonRow.name == canonical_person(name))
+            row = (await connection.execute(found)).first()
+        fits = await self._passwords.fits(None if row is None else row.password_hash, password)
+        return fits and row is not None and not row.disabled
+
+    async def acts(self, limit: int = 50) -> list[PeopleAct]:
+        """Return what was done to persons, the newest first.
+
+        Args:
+            limit: How many at most.
+        """
+        async with self._database.reading() as connection:
+            rows = await connection.execute(select(ActRow.__table__).order_by(ActRow.number.desc()).limit(limit))
+            return [PeopleAct.model_validate(row._asdict()) for row in rows]
+
+    async def record(self, actor: str, act: str, what: str, details: str = "") -> None:
+        """Keep an act of which the engine does not know who did it.
+
+        Args:
+            actor: Who acted.
+            act: What they did.
+            what: What to.
+            details: More about it.
+        """
+        async with self._database.transaction() as connection:
+            await self._log(connection, actor, act, what, details)
+
+    async def _log(self, connection: AsyncConnection, actor: str, act: str, person: str, details: str) -> None:
+        entry = {"at": self._now(), "actor": actor, "act": act, "person": person, "details": details}
+        await connection.execute(insert(ActRow).values(**entry))
+
+
+def _person(row: object) -> Person:
+    return Person.model_validate(row, from_attributes=True)
+
+
+def _row(person: Person) -> dict[str, object]:
+    return {
+        "name": person.name,
+        "roles": sorted(person.roles),
+        "groups": person.groups,
+        "disabled": person.disabled,
+        "created_at": person.created_at,
+    }
+
+
+def _shown(person: Person) -> str:
+    groups = f"; groups {', '.join(person.groups)}" if person.groups else ""
+    return f"roles {', '.join(sorted(person.roles))}{groups}{'; disabled' if person.disabled else ''}"
+
+
+def _checked_name(name: str) -> str:
+    person = canonical_person(name)
+    if not person or len(person) > 200 or person == ANYONE or person.startswith("group:"):
+        raise invalid("a person's name has 1 to 200 characters, and is neither 'anyone' nor a group's")
+    return person
+
+
+def _checked_roles(roles: Iterable[Role]) -> frozenset[Role]:
+    held = frozenset(roles)
+    if not held:
+        raise invalid(f"a person needs at least one role: {', '.join(Role)}")
+    return held
+
+
+def _checked_groups(groups: Iterable[str]) -> list[str]:
+    names = sorted({canonical_person(each).removeprefix("group:") for each in groups} - {""})
+    if len(names) > 50 or any(len(each) > 100 for each in names):
+        raise invalid("at most 50 groups, each of at most 100 characters")
+    return names

@@ -1,0 +1,145 @@
+"""Invocations: those that are stuck, those that run, and what operators do with them."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel
+
+from perdure.admin import sql_text
+from services.console.engine import Engine
+from services.console.people.persons import Persons
+from services.console.problems import ConsoleError, not_found
+from services.console.reads.sagas import plain
+
+MOST: Final = 200
+InvocationSteer = Literal["resume", "cancel"]
+
+_ID: Final = re.compile("inv_[a-zA-Z0-9]{16,64}")
+
+_STUCK: Final = """
+select i.id as id, i.target as target, i.status as status, i.created_at as created_at, i.modified_at as modified_at,
+  i.retry_count as retry_count, i.next_retry_at as next_retry_at, i.last_failure as last_failure,
+  i.last_failure_related_command_name as at_command
+from sys_invocation i
+where i.status = 'paused' or (i.status != 'completed' and i.retry_count >= 2 and i.last_failure is not null)
+order by i.created_at limit 200"""
+
+# A paused invocation has no last failure: why it was paused is an event of its journal.
+_WHY: Final = """
+select id, event_json from sys_journal_events where event_type = 'Paused' and id in ({ids}) order by appended_at"""
+
+
+class Invocation(BaseModel):
+    """One invocation.
+
+    Args:
+        id: Its id.
+        target: What runs: service, key and handler.
+        status: What the engine says: paused, backing-off, running, suspended, …
+        created_at: Since when.
+        modified_at: When it last moved.
+        retry_count: How often it was tried.
+        next_retry_at: When it's tried again.
+        reason: Why it failed last.
+    """
+
+    id: str
+    target: str
+    status: str
+    created_at: datetime
+    modified_at: datetime | None = None
+    retry_count: int | None = None
+    next_retry_at: datetime | None = None
+    reason: str | None = None
+
+
+async def stuck(engine: Engine) -> list[Invocation]:
+    """Return the invocations that are paused, or fail and are tried again; the oldest first.
+
+    Args:
+        engine: The engine.
+
+    Raises:
+        ConsoleError: The engine does not answer.
+    """
+    rows = await engine.query(_STUCK)
+    paused = [row["id"] for row in rows if row["status"] == "paused"]
+    why: dict[str, str] = {}
+    if paused:
+        for row in await engine.query(_WHY.format(ids=", ".join(map(sql_text, paused)))):
+            why[row["id"]] = _reason(row["event_json"])
+    return [_invocation(row, why.get(row["id"])) for row in rows]
+
+
+async def under_way(engine: Engine, search: str = "") -> list[Invocation]:
+    """Return the invocations that have not ended; the oldest first, at most 200.
+
+    Args:
+        engine: The engine.
+        search: Part of the target or of the id.
+
+    Raises:
+        ConsoleError: The engine does not answer.
+    """
+    wanted = sql_text(search)
+    fits = f"and (strpos(target, {wanted}) > 0 or strpos(id, {wanted}) > 0)" if search else ""
+    rows = await engine.query(
+        "select id, target, status, created_at, modified_at, retry_count, next_retry_at, last_failure "
+        f"from sys_invocation where status != 'completed' {fits} order by created_at limit {MOST}"
+    )
+    return [_invocation(row, None) for row in rows]
+
+
+async def steer(
+    engine: Engine, persons: Persons, invocation_id: str, what: InvocationSteer, *, actor: str, reason: str
+) -> None:
+    """Resume an invocation that is paused, or cancel one. The engine asks not who does it, so the console remembers.
+
+    Args:
+        engine: The engine.
+        persons: Keeps who did it.
+        invocation_id: The invocation.
+        what: What to do.
+        actor: Who does it.
+        reason: Why.
+
+    Raises:
+        ConsoleError: There is no such invocation, it is in no state for that, or the engine does not answer.
+    """
+    # The engine takes an id that can't be one for a broken query.
+    known = _ID.fullmatch(invocation_id) and await _target(engine, invocation_id)
+    if not known:
+        raise not_found(f"there is no invocation '{invocation_id[:200]}' (any more)")
+    await engine.act(invocation_id, what)
+    await persons.record(actor, what, invocation_id[:300], f"{known}: {reason}")
+
+
+async def _target(engine: Engine, invocation_id: str) -> str | None:
+    try:
+        rows = await engine.query(f"select target from sys_invocation_status where id = {sql_text(invocation_id)}")
+    except ConsoleError as error:
+        if "non valid invocation id" in error.message:
+            return None
+        raise
+    return str(rows[0]["target"]) if rows else None
+
+
+def _invocation(row: dict[str, Any], why: str | None) -> Invocation:
+    failure = plain(row.get("last_failure"))
+    return Invocation.model_validate({**row, "reason": why or failure})
+
+
+def _reason(event: str) -> str:
+    found = json.loads(event)
+    inner = found.get("Paused", found) if isinstance(found, dict) else {}
+    failure = inner.get("last_failure") if isinstance(inner, dict) else None
+    if isinstance(failure, dict):
+        message = failure.get("error_message") or failure.get("message")
+        command = failure.get("related_command_name")
+        if message:
+            return f"{plain(message)}{f' (in {command})' if command else ''}"
+    return "paused by hand, or after its last try"

@@ -1,0 +1,152 @@
+"""What the console can be told by its environment."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from perdure.errors import ConfigurationError
+from perdure.security import PublicKey
+
+_PREFIX = "PERDURE_CONSOLE_"
+
+
+class ConsoleSettings(BaseSettings):
+    """Settings from ``PERDURE_CONSOLE_*``, and the three that all processes share. Read them with `read`.
+
+    Args:
+        host: Address to serve on.
+        port: Port to serve on.
+        url: How people reach the console; with ``https`` the cookies are for https only. Plain http is for this
+            machine alone: any other host is refused.
+        database_url: Persons and sessions; a SQLite file in the local folder when left out. A secret, for it may hold a
+            password.
+        issuer_key_file: The Ed25519 key that vouches for who is signed in; in the local folder when left out, and made
+            there on the first start.
+        session_idle: A session ends when it isn't used for this long.
+        session_length: A session ends after this long, used or not.
+        attempts_per_name: Failed sign-ins of one name within the window, before more are refused.
+        attempts_per_address: The same for one address.
+        attempts_window: The window.
+        trusted_proxies: Addresses whose ``X-Forwarded-For`` names the client, comma-separated.
+        link_keys: Public keys of links in notifications, comma-separated; a link that can't be checked shows nothing of
+            what it is about.
+        watch_interval: How often a live page looks at the engine.
+        gateway_max_body: How many bytes a body at the gateway may have.
+        gateway_body_within: How long it may take to arrive.
+        gateway_answer_within: How long a handler may take; what takes longer is sent, and attached to.
+        gateway_per_second: How many requests a caller of the gateway may make a second.
+        gateway_burst: How many at once, after a pause.
+        gateway_at_once: How many of a caller's may be open at a time.
+        local_dir: ``PERDURE_LOCAL_DIR``: folder of the database and the key.
+        ingress_url: ``PERDURE_INGRESS_URL``: the engine's ingress.
+        admin_url: ``PERDURE_ADMIN_URL``: the engine's admin API.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, env_prefix=_PREFIX, env_ignore_empty=True, populate_by_name=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8088, ge=1, le=65535)
+    url: str | None = None
+    database_url: SecretStr | None = None
+    issuer_key_file: Path | None = None
+    session_idle: timedelta = Field(default=timedelta(minutes=30), gt=timedelta(0))
+    session_length: timedelta = Field(default=timedelta(hours=12), gt=timedelta(0))
+    attempts_per_name: int = Field(default=5, ge=1)
+    attempts_per_address: int = Field(default=30, ge=1)
+    attempts_window: timedelta = Field(default=timedelta(minutes=15), gt=timedelta(0))
+    trusted_proxies: str = ""
+    link_keys: str = ""
+    watch_interval: timedelta = Field(default=timedelta(milliseconds=500), gt=timedelta(0))
+    gateway_max_body: int = Field(default=1024 * 1024, ge=1)
+    gateway_body_within: timedelta = Field(default=timedelta(seconds=10), gt=timedelta(0))
+    gateway_answer_within: timedelta = Field(default=timedelta(minutes=1), gt=timedelta(0))
+    gateway_per_second: float = Field(default=50, gt=0)
+    gateway_burst: int = Field(default=100, ge=1)
+    gateway_at_once: int = Field(default=50, ge=1)
+    local_dir: Path = Field(default=Path(".local"), validation_alias="PERDURE_LOCAL_DIR")
+    ingress_url: str = Field(default="http://127.0.0.1:8080", validation_alias="PERDURE_INGRESS_URL")
+    admin_url: str = Field(default="http://127.0.0.1:9070", validation_alias="PERDURE_ADMIN_URL")
+
+    @classmethod
+    def read(cls) -> Self:
+        """Read the settings from the environment.
+
+        Raises:
+            ConfigurationError: A value doesn't fit; the message names the variable. Or the console would take passwords
+                over plain http from other machines.
+        """
+        try:
+            settings = cls()
+        except ValidationError as error:
+            faults = "; ".join(f"{_variable(fault['loc'])}: {fault['msg']}" for fault in error.errors())
+            raise ConfigurationError(f"console: a setting does not fit: {faults}") from error
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Refuse to take passwords over plain http from other machines.
+
+        Raises:
+            ConfigurationError: The address isn't an http(s) one, or is plain http beyond this machine.
+        """
+        self.minters  # noqa: B018 - a key that is none is told at the start
+        address = urlsplit(self.public_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ConfigurationError(f"{_PREFIX}URL={self.public_url}: write it as https://console.example.com")
+        if address.scheme == "http" and not is_loopback(address.hostname):
+            raise ConfigurationError(
+                f"{_PREFIX}URL={self.public_url}: passwords and sessions would go over the network in clear; put a "
+                "proxy with TLS in front and name its https address, or stay on 127.0.0.1"
+            )
+
+    @property
+    def public_url(self) -> str:
+        """How people reach the console."""
+        return (self.url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def is_https(self) -> bool:
+        """Whether people reach it over https."""
+        return self.public_url.startswith("https://")
+
+    @property
+    def database(self) -> str:
+        """The URL of the database."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.local_dir.resolve() / 'data' / 'console.db'}"
+
+    @property
+    def issuer_key(self) -> Path:
+        """The file of the issuer's key."""
+        return self.issuer_key_file or self.local_dir.resolve() / "keys" / "console-issuer.pem"
+
+    @property
+    def minters(self) -> tuple[PublicKey, ...]:
+        """The keys of links."""
+        return tuple(PublicKey.parse(each.strip()) for each in self.link_keys.split(",") if each.strip())
+
+    @property
+    def proxies(self) -> frozenset[str]:
+        """The addresses of trusted proxies."""
+        return frozenset(each.strip() for each in self.trusted_proxies.split(",") if each.strip())
+
+
+def is_loopback(host: str) -> bool:
+    """Tell if a host name is this very machine.
+
+    Args:
+        host: A name or an address.
+    """
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _variable(place: tuple[int | str, ...]) -> str:
+    name = str(place[0]) if place else ""
+    return name if name.startswith("PERDURE_") else f"{_PREFIX}{name.upper()}"

@@ -1,0 +1,273 @@
+"""The console as people use it: a real browser, a real platform."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from playwright.sync_api import expect
+
+from perdure.security import PrivateKey, mint_link
+from tests.e2e.consoled import ADMINISTRATOR, PASSWORD, PHONE, keep, sign_in
+
+pytestmark = pytest.mark.timeout(180)
+
+OPEN_LETTER = re.compile("could not be undone")
+
+
+def test_a_waiting_trip_is_approved_and_confirmed_on_the_page_without_a_reload(console, contexts):
+    console.trip("lisbon", amount_minor=250_000)
+    console.until(lambda: console.phase("lisbon") == "running", "start of the trip")
+    page = sign_in(contexts())
+    page.goto("/sagas/lisbon")
+    page.evaluate("window.loadedOnce = true")
+    # The page may have been opened before the trip came to ask: the question arrives by itself.
+    expect(page.get_by_role("heading", name="Trip of")).to_be_visible()
+    expect(page.locator("#saga .headline")).to_contain_text("running")
+    expect(page.locator(".timeline li.waiting")).to_contain_text("approval")
+    keep(page, "saga-waits")
+
+    page.reload()
+    page.evaluate("window.loadedOnce = true")
+    # What is typed at once, before the page's stream has begun, stays: what is there already is not sent again.
+    so_far = page.locator(".scale span").last.inner_text()
+    page.get_by_label("Reason").fill("a fair price")
+    expect(page.locator(".scale span").last).not_to_have_text(so_far)
+    page.get_by_role("button", name="Approve").click()
+    expect(page.locator("#saga .headline")).to_contain_text("completed")
+    expect(page.locator(".timeline li", has_text="payment")).to_have_class("done")
+    expect(page.locator("#approval form")).to_have_count(0)
+    assert page.evaluate("window.loadedOnce") is True
+    assert console.phase("lisbon") == "completed"
+    keep(page, "saga-confirmed")
+
+    page.goto("/approvals/lisbon")
+    expect(page.locator(".headline")).to_contain_text("approved")
+    expect(page.locator("table.trail")).to_contain_text(ADMINISTRATOR)
+    expect(page.locator("table.trail")).to_contain_text("a fair price")
+
+
+def test_the_inbox_rejects_with_a_reason_and_delegates(console, contexts):
+    for trip in ("kyoto", "oslo"):
+        console.trip(trip, amount_minor=980_000)
+    console.until(lambda: console.api("GET", "/api/approvals").json()["total"] >= 2, "approvals in the inbox")
+    page = sign_in(contexts())
+    page.goto("/approvals")
+    keep(page, "approvals")
+    page.locator("tr", has_text="kyoto").get_by_role("link").click()
+    page.get_by_label("Reason").first.fill("too dear")
+    page.get_by_role("button", name="Reject").click()
+    expect(page.get_by_role("status")).to_contain_text("rejected: kyoto")
+    expect(page.locator(".because")).to_contain_text("too dear")
+    console.until(lambda: console.phase("kyoto") == "rolled_back", "rollback of the refused trip")
+
+    page.goto("/approvals/oslo")
+    page.get_by_text("Let somebody else decide").click()
+    page.get_by_label("To").fill("Lin@Example.com")
+    page.get_by_role("button", name="Delegate").click()
+    expect(page.get_by_role("status")).to_contain_text("lin@example.com may decide oslo in your place")
+    keep(page, "approval-delegated")
+
+
+def test_a_link_shows_without_deciding_and_decides_once(console, contexts):
+    console.trip("linked", amount_minor=250_000)
+    console.until(lambda: console.api("GET", "/api/approvals/linked").status_code == 200, "approval")
+    token = mint_link(
+        PrivateKey.load(console.launched.home / "keys" / "approval-links.pem"),
+        approval_id="linked",
+        person=ADMINISTRATOR,
+        payload_digest=console.api("GET", "/api/approvals/linked").json()["payload_digest"],
+        expires_at=datetime.now(UTC) + timedelta(hours=1),
+        nonce=uuid4().hex,
+    )
+    page = contexts().new_page()  # nobody is signed in here
+    assert page.goto(f"/l/{token}").headers["referrer-policy"] == "no-referrer"
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Trip of")
+    expect(page.get_by_text("2,500.00 EUR")).to_be_visible()
+    keep(page, "link")
+    assert console.api("GET", "/api/approvals/linked").json()["status"] == "open"
+    page.get_by_label("Reason").fill("from the train")
+    page.get_by_role("button", name="Approve").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Approved")
+    status = console.api("GET", "/api/approvals/linked").json()
+    assert (status["status"], status["decisions"][0]["actor"]) == ("approved", ADMINISTRATOR)
+
+    page.goto(f"/l/{token}")
+    expect(page.get_by_text("can't be decided any more")).to_be_visible()
+    expect(page.get_by_role("button")).to_have_count(0)
+    forged = token[:-4] + ("AAAA" if token[-4:] != "AAAA" else "BBBB")
+    assert page.goto(f"/l/{forged}").status == 403
+    expect(page.get_by_text("this link is not one of ours")).to_be_visible()
+
+
+def test_a_dead_letter_is_compared_redriven_and_resolved(console, contexts):
+    # Cancelled twice in vain, Stumble gives in: after the two attempts that there are, a redrive succeeds.
+    console.trip("stumbles", hotel="Stumble", account="acct-declined")
+    console.trip("stuck", hotel="Fortress", account="acct-declined")
+    for trip in ("stumbles", "stuck"):
+        console.until(lambda trip=trip: console.phase(trip) == "needs_attention", f"dead letter of {trip}")
+    page = sign_in(contexts())
+    expect(page.locator(".tile", has_text="Dead letters").locator("strong")).to_have_text("2")
+    keep(page, "overview")
+
+    page.goto("/sagas/stumbles")
+    expect(page.get_by_text(OPEN_LETTER)).to_be_visible()
+    keep(page, "saga-needs-attention")
+    page.get_by_role("link", name="look at the dead letter").click()
+    page.get_by_text("Edit the payload and redrive").click()
+    payload = page.get_by_label("Payload, as JSON")
+    payload.fill("{ no json")
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_text("the payload is no JSON")).to_be_visible()
+    page.go_back()
+    page.get_by_text("Edit the payload and redrive").click()
+    payload.fill('{"key": "trip:stumbles:hotel", "trip_id": "somebody-else"}')
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator(".diff .gone")).to_contain_text('"trip_id": "stumbles"')
+    expect(page.locator(".diff .new")).to_contain_text('"trip_id": "somebody-else"')
+    keep(page, "dead-letter-compared")
+    page.go_back()
+
+    page.get_by_label("Reason").first.fill("the hotel answers again")
+    page.get_by_role("button", name="Redrive", exact=True).click()
+    expect(page.get_by_role("status")).to_contain_text("redriven: stumbles/")
+    expect(page.locator("#saga .headline")).to_contain_text("rolled back")
+    expect(page.locator("#saga table")).to_contain_text("the hotel answers again")
+
+    page.goto("/dead-letters")
+    page.get_by_label("Act").select_option("resolve")
+    page.get_by_label("Reason").fill("called the hotel")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="All 1").click()
+    expect(page.get_by_role("status")).to_contain_text("1 resolved")
+    expect(page.get_by_text("There are none")).to_be_visible()
+    console.until(lambda: console.phase("stuck") == "rolled_back", "end of the rollback")
+
+
+def test_a_viewer_sees_everything_and_may_do_nothing(console, contexts):
+    console.trip("viewed", amount_minor=250_000)
+    console.until(lambda: console.api("GET", "/api/approvals/viewed").status_code == 200, "approval")
+    page = sign_in(contexts(), "vera@example.com")
+    for path in ("/", "/sagas", "/approvals", "/dead-letters", "/invocations", "/services", "/schedules", "/account"):
+        page.goto(path)
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.locator("main .problem")).to_have_count(0)
+    assert page.goto("/people").status == 403
+    expect(page.get_by_text("this needs the role 'administrator'")).to_be_visible()
+
+    page.goto("/approvals/viewed")
+    expect(page.get_by_text("Deciding needs the role approver")).to_be_visible()
+    expect(page.get_by_role("button", name="Approve")).to_have_count(0)
+    # Nor by hand: the form that she was not given, with her own session and token.
+    refused = page.evaluate(
+        """async () => {
+            const csrf = document.querySelector("input[name=csrf]").value;
+            const body = new URLSearchParams({csrf, reason: "let me"});
+            const answer = await fetch("/approvals/viewed/approve", {method: "POST", body});
+            return [answer.status, await answer.text()];
+        }"""
+    )
+    assert refused[0] == 403
+    assert "this needs the role" in refused[1]
+    assert console.api("GET", "/api/approvals/viewed").json()["status"] == "open"
+    keep(page, "viewer")
+
+
+def test_everything_can_be_reached_and_approved_by_keyboard_alone(console, contexts):
+    console.trip("typed", amount_minor=250_000)
+    console.until(lambda: console.api("GET", "/api/approvals/typed").status_code == 200, "approval")
+    page = sign_in(contexts())
+    keys = page.keyboard
+    keys.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    keys.press("Enter")
+    keys.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("next, previous row")
+    keys.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    keys.press("g")
+    keys.press("s")
+    page.wait_for_url("**/sagas")
+    keys.press("/")
+    keys.type("typed")
+    keys.press("Enter")
+    page.wait_for_url("**/sagas?search=typed*")
+    keys.press("j")
+    expect(page.get_by_role("link", name="typed", exact=True)).to_be_focused()
+    keys.press("Enter")
+    page.wait_for_url("**/sagas/typed?*")
+    approve = page.get_by_role("button", name="Approve")
+    expect(approve).to_be_visible()
+    for _ in range(30):
+        if approve.evaluate("each => each === document.activeElement"):
+            break
+        keys.press("Tab")
+    keys.press("Enter")
+    expect(page.locator("#saga .headline")).to_contain_text("completed")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_each_page_fits_a_phone_and_can_be_read_in_light_and_dark(console, contexts, scheme):
+    page = sign_in(contexts(viewport=PHONE, color_scheme=scheme))
+    for name, path in {
+        "overview": "/",
+        "sagas": "/sagas",
+        "saga": "/sagas/lisbon",
+        "approvals": "/approvals",
+        "dead-letters": "/dead-letters",
+        "invocations": "/invocations",
+        "services": "/services",
+        "schedules": "/schedules",
+        "people": "/people",
+        "account": "/account",
+    }.items():
+        page.goto(path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], f"{path} is too wide"
+        assert page.evaluate(CONTRAST) == [], f"{path} in {scheme}"
+        keep(page, f"phone-{scheme}-{name}")
+
+
+# Text whose contrast with what is behind it is less than WCAG 2.2 asks for (AA: 4.5 to 1).
+CONTRAST = """() => {
+    const parse = (color) => (color.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map((each) => each / 255)
+        .map((each) => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, each, index) => sum + each * [0.2126, 0.7152, 0.0722][index], 0);
+    const ground = (element) => {
+        for (let each = element; each; each = each.parentElement) {
+            const color = parse(getComputedStyle(each).backgroundColor);
+            if (color.length < 4 || color[3] === 1) return color;
+        }
+        return [255, 255, 255];
+    };
+    const faint = [];
+    for (const element of document.querySelectorAll("body *")) {
+        const text = [...element.childNodes].some((each) => each.nodeType === 3 && each.data.trim());
+        if (!text || !element.checkVisibility() || element.closest("svg")) continue;
+        const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))];
+        const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        if (contrast < 4.5) faint.push(`${element.textContent.trim().slice(0, 40)}: ${contrast.toFixed(2)}`);
+    }
+    return faint;
+}"""
+
+
+def test_a_session_ends_at_sign_out_and_a_wrong_password_tells_nothing(console, contexts):
+    page = sign_in(contexts())
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/signin")
+    page.goto("/sagas?phase=completed")
+    page.wait_for_url("**/signin?to=*")
+    messages = []
+    for name in (ADMINISTRATOR, "nobody@example.com"):
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill("not the password")
+        page.get_by_role("button", name="Sign in").click()
+        messages.append(page.get_by_role("alert").filter(has_text="name").inner_text())
+    assert messages == ["name and password do not belong together"] * 2
+    page.get_by_label("Name").fill(ADMINISTRATOR)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/sagas?phase=completed")
