@@ -31,6 +31,8 @@ class EngineConfig:
             None leaves it to the configuration file or to the server (1 minute).
         shutdown_timeout: How long the server may take to flush when it stops.
         rocksdb_memory: Bytes of its caches and buffers; None leaves it to the configuration file or the server (2 GiB).
+        identity_key_file: The engine's private key (`perdure keys new`), with which it signs its requests to services;
+            None leaves it to the configuration file, or leaves them unsigned.
         config_file: A configuration file of restate-server (TOML); the settings above win over it.
         extra: More settings as the server's environment variables, for example
             ``{"RESTATE_TRACING_ENDPOINT": "http://127.0.0.1:4317"}``. They win over everything.
@@ -46,6 +48,7 @@ class EngineConfig:
     inactivity_timeout: timedelta | None = None
     shutdown_timeout: timedelta = timedelta(seconds=10)
     rocksdb_memory: int | None = None
+    identity_key_file: Path | None = None
     config_file: Path | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -99,6 +102,10 @@ class EngineConfig:
             variables["RESTATE_WORKER__INVOKER__INACTIVITY_TIMEOUT"] = _duration(self.inactivity_timeout)
         if self.rocksdb_memory is not None:
             variables["RESTATE_ROCKSDB_TOTAL_MEMORY_SIZE"] = f"{self.rocksdb_memory} B"
+        if self.identity_key_file is not None:
+            variables["RESTATE_WORKER__INVOKER__REQUEST_IDENTITY_PRIVATE_KEY_PEM_FILE"] = str(
+                self.identity_key_file.resolve()
+            )
         return {**variables, **self.extra}
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -35,11 +36,13 @@ class EngineProcess:
     Args:
         binary: The native restate-server binary, see `perdure.engine.locate`.
         config: Its settings.
+        on_spawn: Told the process id at each start, before anything is waited for.
     """
 
-    def __init__(self, binary: Path, config: EngineConfig) -> None:
+    def __init__(self, binary: Path, config: EngineConfig, on_spawn: Callable[[int], None] | None = None) -> None:
         self.binary = binary
         self.config = config
+        self._on_spawn = on_spawn
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -76,8 +79,10 @@ class EngineProcess:
             raise EngineError("restate-server is already running; stop it before starting it again")
         for setting, port in self.config.ports().items():
             ensure_free(LOOPBACK, port, setting)
-        self._spawn()
+        pid = self._spawn()
         try:
+            if self._on_spawn is not None:
+                self._on_spawn(pid)
             await self._ready(timeout)
         except BaseException:
             await self.kill()
@@ -127,7 +132,7 @@ class EngineProcess:
         except FileNotFoundError:
             return ""
 
-    def _spawn(self) -> None:
+    def _spawn(self) -> int:
         self.config.data_dir.mkdir(parents=True, exist_ok=True)
         self.config.log_path.parent.mkdir(parents=True, exist_ok=True)
         # Settings in the caller's own environment were meant for another server, and would win over ours.
@@ -145,6 +150,7 @@ class EngineProcess:
                 )
         except OSError as error:
             raise EngineError(f"restate-server at {self.binary} can't be run: {error.strerror}") from error
+        return self._process.pid
 
     async def _ready(self, limit: timedelta) -> None:
         probes = [f"{self.admin_url}/health", f"{self.ingress_url}/restate/health"]

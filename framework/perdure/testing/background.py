@@ -16,7 +16,7 @@ _LIMIT = timedelta(seconds=60)
 
 
 class BackgroundLoop:
-    """A running event loop in a thread. Start and stop it from any other thread.
+    """A running event loop in a thread. Start and stop it from any other thread, or use it as a context manager.
 
     Args:
         name: The thread's name.
@@ -26,6 +26,14 @@ class BackgroundLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start it."""
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it."""
+        self.stop()
 
     def start(self) -> Self:
         """Start the thread, and return when its loop runs."""

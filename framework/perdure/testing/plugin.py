@@ -1,32 +1,51 @@
-"""pytest plug-in: the fixture `restate`, which runs a test on a real engine in three modes.
+"""pytest plug-in: tests on a real engine, in three modes.
+
+Name it in the ``conftest.py`` of the tests' root folder:
 
     pytest_plugins = ["perdure.testing.plugin"]
 
-    async def test_greets(restate):
-        env = await restate.serve(greeter)
-        ...                                     # call env.ingress
+and write:
 
-    @pytest.mark.restate_modes("http2")         # only some of the modes
+    greeting = restate_fixture(greeter)         # served once for this module
+
+    async def test_greets(greeting):
+        async with IngressClient(greeting.ingress) as ingress:
+            ...
+
+    async def test_greets_otherwise(restate):   # served for this test only
+        env = await restate.serve(greeter)
+
+    @pytest.mark.restate_modes("http2")         # only some of the modes; of a module with pytestmark
+    async def test_in_one_mode(greeting): ...
 
 restate-server is taken from RESTATE_SERVER_BIN, from the PATH, or from npm. The first test that needs it starts it, and
-the end of the session stops it.
+the end of the session stops it, however the session ends.
+
+It is no entry point that pytest would load by itself: perdure is installed wherever services run, and a test session
+that doesn't ask for an engine shouldn't pay for one.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from perdure.testing.served import Mode, Restate
+from perdure.durations import scaling
+from perdure.security.config import SecurityConfig
+from perdure.serving import Servable
+from perdure.testing.background import BackgroundLoop
+from perdure.testing.served import Mode, Restate, RestateEnvironment
 from perdure.testing.server import RestateServer
 
-__all__ = ["RestateServers"]
+__all__ = ["RestateServers", "restate_fixture"]
 
 _MARK = "restate_modes"
+_OPTION = "--restate-modes"
 _INSTALL_DIR = "perdure_engine_dir"
 
 
@@ -61,22 +80,53 @@ class RestateServers:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare where npm installs restate-server."""
+    """Declare where npm installs restate-server, and which modes a session runs."""
     parser.addini(_INSTALL_DIR, "folder for a restate-server from npm, relative to the root", default=".local/engine")
+    modes = ",".join(Mode)
+    parser.getgroup("perdure").addoption(
+        _OPTION, metavar="MODES", default=modes, help=f"run tests on a real engine in these modes only, of {modes}"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark."""
-    config.addinivalue_line("markers", f"{_MARK}(*modes): run a test with the fixture `restate` in these modes only")
+    config.addinivalue_line("markers", f"{_MARK}(*modes): run a test on a real engine in these modes only")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test that uses `restate` once for each mode."""
-    if "restate" not in metafunc.fixturenames:
+    """Run each test on a real engine once for each mode."""
+    if "restate_mode" not in metafunc.fixturenames:
         return
+    wanted = _modes(_OPTION, str(metafunc.config.getoption(_OPTION)).split(","))
     mark = metafunc.definition.get_closest_marker(_MARK)
-    modes = [Mode(name) for name in mark.args] if mark else list(Mode)
-    metafunc.parametrize("restate", modes, indirect=True, ids=[mode.value for mode in modes])
+    if mark is not None:
+        allowed = _modes(f"the mark {_MARK} of {metafunc.definition.nodeid}", mark.args)
+        wanted = [mode for mode in allowed if mode in wanted]
+    ids = [mode.value for mode in wanted]
+    # With the scope of the module, pytest runs a module's tests mode by mode; so services are served once for each.
+    metafunc.parametrize("restate_mode", wanted, indirect=True, ids=ids, scope="module")
+
+
+def restate_fixture(*services: Servable, security: SecurityConfig | None = None) -> Callable[..., Any]:
+    """Make a fixture that serves services to a real engine once for a module, in each mode of its tests.
+
+    Assign it to a name of the module, which is the fixture's name then; its value is a `RestateEnvironment`. State and
+    workflow keys outlive a test, since its tests share the services: use fresh keys.
+
+    Args:
+        services: What to serve.
+        security: Who may call, and whether the journal is encrypted, see `perdure.serving.build_app`.
+
+    Returns:
+        The fixture.
+    """
+
+    @pytest.fixture(scope="module")
+    def environment(restate_module: Restate) -> RestateEnvironment:
+        with _loop() as loop:
+            return loop.call(restate_module.serve(*services, security=security))
+
+    return environment
 
 
 @pytest.fixture(scope="session")
@@ -87,10 +137,43 @@ def restate_servers(pytestconfig: pytest.Config) -> Iterator[RestateServers]:
     servers.close()
 
 
-@pytest_asyncio.fixture
-async def restate(restate_servers: RestateServers, request: pytest.FixtureRequest) -> AsyncIterator[Restate]:
-    """Serve services to a real engine, in the mode of this run of the test."""
+@pytest.fixture(scope="module")
+def restate_mode(request: pytest.FixtureRequest) -> Mode:
+    """How the engine and the services talk to each other in this run of the test."""
     mode: Mode = request.param
-    fixture = Restate(restate_servers.for_mode(mode), mode)
+    return mode
+
+
+@pytest.fixture(scope="module")
+def restate_module(restate_servers: RestateServers, restate_mode: Mode) -> Iterator[Restate]:
+    """Serve services to a real engine until the module's tests of this mode are done; see `restate_fixture`."""
+    fixture = Restate(restate_servers.for_mode(restate_mode), restate_mode)
+    yield fixture
+    with _loop() as loop:
+        loop.call(fixture.close())
+
+
+@pytest_asyncio.fixture
+async def restate(restate_servers: RestateServers, restate_mode: Mode) -> AsyncIterator[Restate]:
+    """Serve services to a real engine until the test is done."""
+    fixture = Restate(restate_servers.for_mode(restate_mode), restate_mode)
     yield fixture
     await fixture.close()
+
+
+@pytest.fixture
+def time_scale() -> Iterator[Callable[[float], None]]:
+    """Make durations shorter until the test is done: ``time_scale(3600)`` makes an hour last a second."""
+    with ExitStack() as stack:
+        yield lambda scale: stack.enter_context(scaling(scale))
+
+
+def _loop() -> BackgroundLoop:
+    return BackgroundLoop("perdure-restate")
+
+
+def _modes(where: str, names: Sequence[str]) -> list[Mode]:
+    try:
+        return [Mode(name.strip()) for name in names]
+    except ValueError as error:
+        raise pytest.UsageError(f"{where}: {error}; the modes are {', '.join(Mode)}") from error

@@ -10,6 +10,7 @@ from typing import Self
 
 from perdure.admin import AdminClient, sql_text
 from perdure.errors import EngineError
+from perdure.security.config import SecurityConfig
 from perdure.serving import HttpVersion, Servable, ServiceApp, build_app, listening
 from perdure.testing.background import BackgroundLoop
 from perdure.testing.server import RestateServer
@@ -99,7 +100,9 @@ class Restate:
     mode: Mode
     _served: list[tuple[ServedApp, RestateEnvironment]] = field(default_factory=list)
 
-    async def serve(self, *services: Servable, identity_keys: Sequence[str] = ()) -> RestateEnvironment:
+    async def serve(
+        self, *services: Servable, identity_keys: Sequence[str] = (), security: SecurityConfig | None = None
+    ) -> RestateEnvironment:
         """Serve and register services until the test ends.
 
         State and workflow keys outlive a test, since tests share the engine: use fresh keys.
@@ -107,6 +110,7 @@ class Restate:
         Args:
             services: What to serve.
             identity_keys: Public keys of engines that may call, see `perdure.serving.build_app`.
+            security: Who may call, and whether the journal is encrypted; instead of the keys.
 
         Returns:
             Where to reach them.
@@ -116,7 +120,9 @@ class Restate:
             EngineError: The engine refused them.
         """
         http1 = self.mode is Mode.REQUEST_RESPONSE
-        served = ServedApp(build_app(*services, identity_keys=identity_keys), http="1" if http1 else "2")
+        served = ServedApp(
+            build_app(*services, identity_keys=identity_keys, security=security), http="1" if http1 else "2"
+        )
         served.__enter__()
         try:
             async with AdminClient(self.server.admin) as admin:

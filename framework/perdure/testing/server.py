@@ -1,4 +1,4 @@
-"""A real restate-server for tests: fresh data, free ports, nothing left behind."""
+"""A real restate-server for tests: fresh data, free ports, nothing left behind, even by a test that is killed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
+from perdure.engine.watchdog import Watchdog
 from perdure.errors import ConfigurationError
 from perdure.ports import free_ports
 from perdure.testing.background import BackgroundLoop
@@ -31,23 +32,29 @@ _ATTEMPTS = 5
 class RestateServer:
     """A restate-server of a test session. Use it as a context manager.
 
+    When this process is gone without leaving the context, as after ``kill -9``, a watchdog ends the server and removes
+    its data.
+
     Args:
         install_dir: Folder that npm installs the server into when there is none in RESTATE_SERVER_BIN or on the PATH.
         always_suspending: Suspend invocations at each wait, so that each step is a replay: finds what isn't
             deterministic.
         partitions: Partitions of its data.
+        identity_key_file: The private key with which it signs its requests to services; None leaves them unsigned.
         settings: More of the server's own settings, as its environment variables.
     """
 
     install_dir: Path
     always_suspending: bool = False
     partitions: int = 1
+    identity_key_file: Path | None = None
     settings: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Prepare; nothing runs yet."""
         self._engine: EngineProcess | None = None
         self._folder: Path | None = None
+        self._watchdog: Watchdog | None = None
 
     @property
     def ingress(self) -> str:
@@ -77,9 +84,10 @@ class RestateServer:
         self._folder = Path(tempfile.mkdtemp(prefix="perdure-restate-"))
         loop = BackgroundLoop("perdure-restate").start()
         try:
-            self._engine = loop.call(_started(binary, self._config))
+            self._watchdog = Watchdog(self._folder).start()
+            self._engine = loop.call(_started(binary, self._config, self._watchdog))
         except BaseException:
-            shutil.rmtree(self._folder)
+            self._clean_up()
             raise
         finally:
             loop.stop()
@@ -92,9 +100,14 @@ class RestateServer:
             loop.call(self.engine.stop())
         finally:
             loop.stop()
-            if self._folder is not None:
-                shutil.rmtree(self._folder)
-            self._engine = self._folder = None
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.dismiss()
+        if self._folder is not None:
+            shutil.rmtree(self._folder)
+        self._engine = self._folder = self._watchdog = None
 
     def _config(self) -> EngineConfig:
         assert self._folder is not None  # noqa: S101 - set by __enter__, which is the only way here
@@ -107,13 +120,14 @@ class RestateServer:
             partitions=self.partitions,
             inactivity_timeout=timedelta(0) if self.always_suspending else None,
             rocksdb_memory=_MEMORY,
+            identity_key_file=self.identity_key_file,
             extra={**_FAST, **(self.settings or {})},
         )
 
 
-async def _started(binary: Path, config: Callable[[], EngineConfig]) -> EngineProcess:
+async def _started(binary: Path, config: Callable[[], EngineConfig], watchdog: Watchdog) -> EngineProcess:
     for attempt in range(1, _ATTEMPTS + 1):
-        engine = EngineProcess(binary, config())
+        engine = EngineProcess(binary, config(), on_spawn=watchdog.watch)
         try:
             await engine.start()
         except ConfigurationError:  # someone else took one of the free ports in the meantime

@@ -1,0 +1,1 @@
+"""One folder for each pattern; README.md is the table of them."""

@@ -1,0 +1,1 @@
+"""Logs that are silent on replay, and hooks that see what happens."""

@@ -1,0 +1,1 @@
+"""Random values and times that a replay sees again."""

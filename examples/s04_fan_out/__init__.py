@@ -1,0 +1,1 @@
+"""Several things at once, with results in the order of the questions."""

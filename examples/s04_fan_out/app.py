@@ -1,0 +1,103 @@
+"""Several things at once: whatever comes first, results keep the order of the questions, failures have their index."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import restate
+from pydantic import BaseModel
+
+from perdure import (
+    CallFuture,
+    ServiceClient,
+    fan_out,
+    fan_out_fail,
+    for_each,
+    gather,
+    handler,
+    map_concurrent,
+    process_batch,
+    race,
+)
+from perdure.errors import Refused
+
+
+class Question(BaseModel):
+    """What a shop is asked.
+
+    Args:
+        shop: Which shop.
+        price: What it will say.
+        after_ms: How long it thinks.
+    """
+
+    shop: str
+    price: int
+    after_ms: int = 0
+
+
+shops = restate.Service("TeaShops")
+buyer = restate.Service("TeaBuyer")
+
+
+@handler(shops)
+async def ask(ctx: restate.Context, question: Question) -> int:
+    """Think, and tell the price."""
+    await ctx.sleep(timedelta(milliseconds=question.after_ms))
+    if question.price <= 0:
+        raise Refused(f"{question.shop} is closed", 409, "closed")
+    return question.price
+
+
+def _ask(ctx: restate.Context, questions: list[Question]) -> list[CallFuture[int]]:
+    """Ask all of them at once; nothing is awaited yet."""
+    return [ServiceClient(ctx, ask).call_async(question) for question in questions]
+
+
+@handler(buyer)
+async def two(ctx: restate.Context, questions: list[Question]) -> tuple[int, int]:
+    """Wait for both."""
+    first, second = _ask(ctx, questions)
+    return await gather(ctx, first, second)
+
+
+@handler(buyer)
+async def what_there_is(ctx: restate.Context, questions: list[Question]) -> dict[str, int | str]:
+    """Collect answers and failures."""
+    found = await fan_out(ctx, _ask(ctx, questions))
+    failures = {index: error.message for index, error in found.errors.items()}
+    prices = zip(questions, found.results, strict=True)
+    return {question.shop: price or failures[index] for index, (question, price) in enumerate(prices)}
+
+
+@handler(buyer)
+async def all_or_nothing(ctx: restate.Context, questions: list[Question]) -> int:
+    """Need all; the first failure ends it, and the other calls are cancelled."""
+    return sum(await fan_out_fail(ctx, _ask(ctx, questions), cancel_losers=True))
+
+
+@handler(buyer)
+async def quickest(ctx: restate.Context, questions: list[Question]) -> str:
+    """Take whoever answers first, and cancel the others."""
+    first = await race(ctx, *_ask(ctx, questions), cancel_losers=True)
+    return f"{questions[first.index].shop} for {first.winner}"
+
+
+@handler(buyer)
+async def two_at_a_time(ctx: restate.Context, questions: list[Question]) -> list[int]:
+    """Ask never more than two at once; with `process_batch`, pairs instead."""
+    prices = await map_concurrent(ctx, questions, lambda each, _: ServiceClient(ctx, ask).call_async(each), limit=2)
+    again = await process_batch(ctx, questions, lambda each, _: ServiceClient(ctx, ask).call_async(each), size=2)
+    return prices if prices == again else []
+
+
+@handler(buyer)
+async def one_by_one(ctx: restate.Context, questions: list[Question]) -> list[str]:
+    """Ask one after the other; each answer may decide what is asked next."""
+    said: list[str] = []
+
+    async def body(question: Question, index: int) -> None:
+        said.append(f"{index}: {await ServiceClient(ctx, ask).call(question)}")
+
+    await for_each(ctx, questions, body)
+    return said

@@ -1,0 +1,1 @@
+"""Waiting for an answer, but not for ever."""

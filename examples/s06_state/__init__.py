@@ -1,0 +1,1 @@
+"""Typed state, guarded against writes from where they may not come."""

@@ -1,0 +1,27 @@
+"""A card that is good, a card that is not, and a review."""
+
+from __future__ import annotations
+
+import sys
+
+from examples._stage import Example, Stage
+from examples.s07_signals.app import Charge, documents, pay, provider, publish, review, shop
+
+
+async def play(stage: Stage) -> None:
+    """Play the example."""
+    receipt = await stage.ingress.call(pay, Charge(card="good", amount=70))
+    stage.say(f"paid, receipt {receipt.number}")
+    error = await stage.refusal(stage.ingress.call(pay, Charge(card="stolen", amount=70)))
+    stage.say(f"{error.status_code}: {error.message}")
+
+    key = stage.key("design")
+    await stage.ingress.send(publish, "Design", key=key)
+    await stage.ingress.call(review, "approved", key=key)
+    stage.say(await stage.ingress.attach(publish, key=key))
+
+
+example = Example("examples.s07_signals", play, (shop, provider, documents))
+
+if __name__ == "__main__":
+    sys.exit(example.main())

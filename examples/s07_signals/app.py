@@ -1,0 +1,78 @@
+"""Signals: from outside (awakeables), answered by who has the id; inside a workflow (promises), by name."""
+
+from __future__ import annotations
+
+import restate
+from pydantic import BaseModel
+
+from perdure import (
+    ControlPlaneService,
+    Orchestration,
+    ServiceClient,
+    get_internal_signal,
+    handler,
+    reject_external_signal,
+    resolve_external_signal,
+    wait_for_external_signal,
+)
+
+
+class Charge(BaseModel):
+    """What the payment provider is asked for.
+
+    Args:
+        card: Which card.
+        amount: How much.
+        answer_to: The signal that takes the receipt.
+    """
+
+    card: str
+    amount: int
+    answer_to: str = ""
+
+
+class Receipt(BaseModel):
+    """What the provider answers.
+
+    Args:
+        number: The receipt's number.
+    """
+
+    number: str
+
+
+shop = restate.Service("Shop")
+provider = restate.Service("Provider")
+
+
+@handler(shop)
+async def pay(ctx: restate.Context, charge: Charge) -> Receipt:
+    """Hand a signal's id to the provider, and wait. Nothing is kept in memory, however long that takes."""
+    signal = wait_for_external_signal(ctx, Receipt)
+    await ServiceClient(ctx, call_back).send(charge.model_copy(update={"answer_to": signal.id}))
+    return await signal.result()
+
+
+@handler(provider)
+async def call_back(ctx: restate.Context, charge: Charge) -> None:
+    """Answer through the signal. A real provider's webhook posts to /restate/awakeables/{id}/resolve instead."""
+    if charge.card == "stolen":
+        reject_external_signal(ctx, charge.answer_to, "the card is blocked", 402)
+    else:
+        resolve_external_signal(ctx, charge.answer_to, Receipt(number=f"R-{charge.amount}"))
+
+
+documents = ControlPlaneService("Documents")
+
+
+@documents.main()
+async def publish(cp: Orchestration, title: str) -> str:
+    """Wait until somebody has reviewed the document."""
+    verdict = await get_internal_signal(cp.ctx, "review", str).result()
+    return f"'{title}' was reviewed: {verdict}"
+
+
+@documents.handler(public=True)
+async def review(ctx: restate.WorkflowSharedContext, verdict: str) -> None:
+    """Review it; before or after the main handler has begun to wait."""
+    await get_internal_signal(ctx, "review", str).resolve(verdict)

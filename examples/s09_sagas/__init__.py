@@ -1,0 +1,1 @@
+"""A trip that is booked, or leaves no trace."""

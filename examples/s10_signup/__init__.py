@@ -1,0 +1,1 @@
+"""A sign-up that waits for a click in a mail."""

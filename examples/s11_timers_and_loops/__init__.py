@@ -1,0 +1,1 @@
+"""Reminders until somebody reacts, and schedules."""

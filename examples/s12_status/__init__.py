@@ -1,0 +1,1 @@
+"""A workflow that tells how far it is."""

@@ -1,0 +1,1 @@
+"""A purchase that waits for somebody to approve it."""

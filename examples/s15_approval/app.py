@@ -1,0 +1,38 @@
+"""A purchase that waits for somebody to approve it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import BaseModel
+
+from perdure import ControlPlaneService, Orchestration
+from perdure.errors import Refused
+
+
+class Purchase(BaseModel):
+    """What somebody wants to buy.
+
+    Args:
+        what: What.
+        by: Who wants it.
+        decide_within: How long the approvers have.
+    """
+
+    what: str
+    by: str
+    decide_within: timedelta = timedelta(days=1)
+
+
+purchases = ControlPlaneService("Purchases")
+
+
+@purchases.main()
+async def buy(cp: Orchestration, purchase: Purchase) -> str:
+    """Ask, wait for as long as it takes, and buy."""
+    approved = await cp.await_human_approval(
+        cp.key, purchase.decide_within, title=f"Buy {purchase.what}?", requester=purchase.by
+    )
+    if not approved:
+        raise Refused("approval denied", 403, "approval_denied")
+    return f"bought {purchase.what}"

@@ -1,0 +1,1 @@
+"""A service that only its engine can call."""

@@ -1,0 +1,101 @@
+"""Each example does on a real engine, in all three modes, what its README says; the table of them has no gap."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples import __main__ as all_of_them
+from examples import _stage
+from examples._stage import FOLDER, Example, all_examples
+
+ROOT = FOLDER.parent
+EXAMPLES = all_examples()
+# What the seed calls its sections, in its order.
+SECTIONS = [
+    "Wrap Non-Deterministic Operations in `restate.Run`",
+    "Use Context Logger",
+    "Generate Deterministic IDs and Time",
+    "Parallelize Tasks Safely (Fan-Out/Fan-In)",
+    "Implement Timeouts and Racing",
+    "Manage State in Virtual Objects/Workflows",
+    "Use Awakeables vs. Durable Promises",
+    "Throw Terminal Errors",
+    "Implement Sagas (Distributed Compensation)",
+    "Workflow with Durable Promises (Signal Pattern)",
+    "Durable Timers and Loops",
+    "Workflow Status Tracking",
+    "Virtual Object State Management",
+    "Idempotency Keys",
+    "Human-in-the-Loop with Timeout",
+    "Security and Request Validation",
+]
+
+
+def name_of(example: Example) -> str:
+    return example.package.removeprefix("examples.")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
+async def test_an_example_prints_what_its_readme_says(example, restate):
+    said: list[str] = []
+    await example.play_on(restate, said.append)
+    assert said == example.printed
+
+
+def test_the_table_has_a_row_for_each_section_that_leads_to_its_folder():
+    table = (FOLDER / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.+?) \| \[(.+?)\]\((.+?)\) \|", table, flags=re.MULTILINE)
+    assert [(int(number), title) for number, title, _, _ in rows] == list(enumerate(SECTIONS, start=1))
+    assert [folder for _, _, folder, _ in rows] == [name_of(example) for example in EXAMPLES]
+    assert all(link == folder for _, _, folder, link in rows)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
+def test_a_readme_says_what_to_type_and_its_links_lead_somewhere(example):
+    folder = FOLDER / name_of(example)
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    number = int(name_of(example)[1:3])
+    assert readme.startswith(f"# {number}. ")
+    assert f"python -m {example.package}\n" in readme
+    assert example.printed, "it says nothing of what it prints"
+    for link in re.findall(r"\]\(([^)]+)\)", readme):
+        assert (folder / link).exists(), link
+
+
+def test_an_example_runs_by_itself(restate_servers):
+    """As a reader runs it, with an engine of its own."""
+    run = subprocess.run(
+        [sys.executable, "-m", "examples.s06_state"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    example = next(each for each in EXAMPLES if name_of(each) == "s06_state")
+    assert run.stdout.splitlines() == example.printed
+
+
+def test_one_that_does_something_else_fails_the_whole(monkeypatch, capsys):
+    """`make examples` plays all; two stand for them here, and one of them broke its promise."""
+    first = next(each for each in EXAMPLES if name_of(each) == "s06_state")
+
+    async def lies(stage: _stage.Stage) -> None:
+        stage.say("something else")
+
+    liar = Example("examples.s13_account", lies, first.services)
+    monkeypatch.setattr(all_of_them, "all_examples", lambda: [first, liar])
+    monkeypatch.setattr(all_of_them, "quietly", lambda: None)
+    assert all_of_them.main() == 1
+    printed = capsys.readouterr()
+    assert re.search(r"^ok +\d+\.\d s  6\. Manage state", printed.out, flags=re.MULTILINE)
+    assert re.search(r"^failed +\d+\.\d s  13\. Manage a", printed.out, flags=re.MULTILINE)
+    assert printed.out.endswith("1 of 2 examples did what their README says\n")
+    assert "+ something else" in printed.err
+
+
+def test_nothing_of_this_machine_is_in_the_examples():
+    for file in Path(FOLDER).rglob("*.*"):
+        if file.suffix in (".py", ".md"):
+            assert str(ROOT) not in file.read_text(encoding="utf-8"), file

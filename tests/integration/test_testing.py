@@ -1,0 +1,234 @@
+"""`perdure.testing` as others use it: module fixtures, modes, scaled time; a killed session leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from textwrap import dedent
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+
+from perdure import (
+    ControlPlaneService,
+    DataPlaneContext,
+    DataPlaneService,
+    IngressClient,
+    Orchestration,
+    SagaConfig,
+    StepRetry,
+    WorkflowTimer,
+    race_promise_with_timeout,
+)
+from perdure.binding import handler
+from perdure.durations import scaled
+from perdure.errors import IngressError, Refused
+from perdure.saga import hosting
+from perdure.testing import Mode, RestateEnvironment
+from perdure.testing.plugin import RestateServers, restate_fixture
+from tests.support import eventually
+
+greeter = DataPlaneService("TestingGreeter", public=True)
+sleeper = sdk.Service("TestingSleeper")
+
+
+@greeter.handler()
+async def greet(ctx: DataPlaneContext, name: str) -> str:
+    return f"hello {name}"
+
+
+@handler(sleeper)
+async def sleep(ctx: sdk.Context, duration: timedelta) -> bool:
+    await ctx.sleep(scaled(duration))
+    await WorkflowTimer(ctx).sleep(duration)
+    return True
+
+
+patient = ControlPlaneService(
+    "TestingPatient", saga=SagaConfig(max_attempts=2, initial_delay=timedelta(hours=1), max_delay=timedelta(hours=2))
+)
+undone: list[str] = []
+
+
+@patient.compensation()
+async def undo(ctx: sdk.Context, key: str) -> None:
+    undone.append(key)
+    if undone.count(key) == 1:
+        raise Refused("not now", 503)
+
+
+@patient.main()
+async def wait(cp: Orchestration) -> None:
+    """Wait an hour for nobody, an hour between two attempts of a step, and leave an hour to its rollback."""
+
+    async def fail(_key: str) -> None:
+        raise Refused("never", 503)
+
+    await race_promise_with_timeout(cp.ctx, "nobody", timedelta(hours=1), str)
+    await cp.step("fails", fail, cp.key, compensate=undo, retry=StepRetry(2, timedelta(hours=1), timedelta(hours=1)))
+
+
+services = restate_fixture(greeter, sleeper, patient, *hosting.definitions())
+seen: dict[Mode, str] = {}
+
+
+async def test_a_modules_services_are_served_once_for_each_mode(services: RestateEnvironment, restate_mode: Mode):
+    assert services.mode is restate_mode
+    seen[restate_mode] = services.url
+    async with IngressClient(services.ingress) as ingress:
+        assert await ingress.call(greet, "ada") == "hello ada"
+
+
+async def test_a_modules_services_are_still_there_for_its_next_test(services: RestateEnvironment):
+    assert seen[services.mode] == services.url
+    async with IngressClient(services.ingress) as ingress:
+        assert await ingress.call(greet, "bob") == "hello bob"
+
+
+async def test_a_test_may_serve_more_beside_the_modules_services(services: RestateEnvironment, restate):
+    extra = DataPlaneService("TestingExtra", public=True)
+
+    @extra.handler()
+    async def shout(ctx: DataPlaneContext, text: str) -> str:
+        return text.upper()
+
+    env = await restate.serve(extra)
+    assert (env.mode, env.server) == (services.mode, services.server)
+    async with IngressClient(env.ingress) as ingress:
+        assert await ingress.call(shout, "ada") == "ADA"
+
+
+@pytest.mark.restate_modes("request_response")
+async def test_the_mark_chooses_the_modes(services: RestateEnvironment):
+    assert services.mode is Mode.REQUEST_RESPONSE
+
+
+async def test_an_hour_passes_in_milliseconds_under_a_scale(services: RestateEnvironment, time_scale):
+    time_scale(360_000)
+    begun = time.monotonic()
+    async with IngressClient(services.ingress) as ingress:
+        assert await ingress.call(sleep, timedelta(hours=1))
+        key = str(uuid4())
+        with pytest.raises(IngressError, match="step 'fails' failed: never") as failed:
+            await ingress.call(wait, key=key)
+        assert failed.value.metadata["rollback"] == "rolled_back"
+        assert undone.count(key) == 2
+    assert time.monotonic() - begun < 20
+
+
+def a_session(folder: Path, test: str, *options: str) -> list[str]:
+    """Write a test module of somebody else's into a folder; return the command that runs it."""
+    (folder / "conftest.py").write_text('pytest_plugins = ["perdure.testing.plugin"]\n', encoding="utf-8")
+    (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n", encoding="utf-8")
+    (folder / "test_theirs.py").write_text(dedent(test), encoding="utf-8")
+    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", *options, str(folder)]
+
+
+def environment(servers: RestateServers) -> dict[str, str]:
+    """Return an environment in which a session finds the same engine as this one."""
+    binary = servers.for_mode(Mode.HTTP2).engine.binary
+    return {**os.environ, "RESTATE_SERVER_BIN": str(binary)}
+
+
+def test_the_option_limits_the_modes_and_unknown_ones_are_refused(tmp_path, restate_servers):
+    test = """
+        import pytest
+
+        async def test_one(restate): ...
+
+        @pytest.mark.restate_modes("request_response")
+        async def test_two(restate): ...
+    """
+    env = environment(restate_servers)
+    command = a_session(tmp_path, test, "--collect-only", "--restate-modes=http2,always_suspending")
+    listed = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60).stdout
+    assert re.findall(r"::(\w+\[\w+\])", listed) == [
+        "test_one[http2]",
+        "test_one[always_suspending]",
+        "test_two[NOTSET]",
+    ]
+    command = a_session(tmp_path, test, "--collect-only", "--restate-modes=http3")
+    refused = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode != 0
+    assert "'http3' is not a valid Mode; the modes are http2, request_response, always_suspending" in refused.stdout
+
+
+def test_the_example_of_the_documentation_runs_as_it_is_printed(tmp_path, restate_servers):
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "testing.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r"```(?:python|ini)\n# (\S+)\n(.*?)```", text, flags=re.DOTALL))
+    assert sorted(files) == ["conftest.py", "pytest.ini", "test_greeter.py"]
+    for name, content in files.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "test_greeter.py"]
+    env = {**environment(restate_servers), "COLUMNS": "120"}
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=100)
+    promised = re.findall(r"^test_greeter.py::.*PASSED$", text, flags=re.MULTILINE)
+    assert re.findall(r"^(test_greeter.py::\S+ PASSED)", run.stdout, flags=re.MULTILINE) == promised, run.stdout
+    assert len(promised) == 3
+
+
+async def test_a_session_that_is_killed_leaves_no_engine_and_no_data(tmp_path, restate_servers):
+    test = """
+        import threading
+        from pathlib import Path
+
+        import pytest
+
+        @pytest.mark.restate_modes("http2")
+        async def test_never_ends(restate):
+            engine = restate.server.engine
+            told = Path(__file__).with_name("told")
+            told.with_suffix(".new").write_text(f"{engine.pid} {engine.config.admin_port} {engine.config.data_dir}")
+            told.with_suffix(".new").rename(told)
+            threading.Event().wait()
+    """
+    session = subprocess.Popen(  # noqa: ASYNC220 - it takes a moment
+        a_session(tmp_path, test),
+        env=environment(restate_servers),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+
+        async def told() -> str | None:
+            assert session.poll() is None, "the session ended by itself"
+            return (tmp_path / "told").read_text() if (tmp_path / "told").exists() else None
+
+        pid, port, data = (await eventually(told, what="engine", within=60)).split()
+        assert takes_connections(int(port))
+        assert exists(data)
+    finally:
+        os.kill(session.pid, signal.SIGKILL)
+        session.wait()
+
+    async def gone() -> bool:
+        return not takes_connections(int(port)) and not is_alive(int(pid)) and not exists(str(Path(data).parent))
+
+    await eventually(gone, what="end of the engine and its data")
+
+
+def takes_connections(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+def is_alive(pid: int) -> bool:
+    """Tell if a process runs; one that is dead but whose parent hasn't taken note of it yet doesn't."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")  # Linux only; elsewhere orphans are taken note of at once
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
