@@ -1,30 +1,69 @@
 """Typed clients for calling other handlers from inside a handler.
 
-A client is made from a target or from the handler's own function; both give it its types. Calls inside a handler are
-exactly-once by the journal, so they need no idempotency key; only a send that several invocations may make does.
+A client is made from the handler's own function, or by name with types, for a handler that this process does not
+import: ``ServiceClient(ctx, Target("Flights", "reserve", FlightRequest, Reservation))``. Both give it its types. Calls
+inside a handler are exactly-once by the journal, so they need no idempotency key; only a send that several invocations
+may make does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar, cast, overload
 
 import restate
+from pydantic import ValidationError
+from restate.serde import Serde
 
 from perdure import _sdk
+from perdure.errors import CODE_KEY, Cancelled, InvalidInput, PerdureTerminalError, TerminalError
 from perdure.idempotency import check_idempotency_key
+from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
 from perdure.policy import guardrail
-from perdure.runs import refuse_inside_run
+from perdure.run_scope import refuse_inside_run
 from perdure.serdes import TypedSerde, serde_for
 from perdure.targets import Target, target_of
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
 R = TypeVar("R")  # the output of a handler without input
+SI = TypeVar("SI")  # the input of a signal
+SO = TypeVar("SO")  # its output
 
 NO_REQUEST: Any = None
 """The request of a handler that takes none."""
+
+
+class ResponseSerde(Serde[O], Generic[O]):
+    """Reads a handler's response.
+
+    One that does not fit is a terminal error: it is in the journal, so reading it again would never help, and any other
+    error would be retried for ever.
+
+    Args:
+        target: The handler, for the message.
+    """
+
+    def __init__(self, target: Target[Any, O]) -> None:
+        self._target = target
+        self._inner: TypedSerde[O] = serde_for(target.output)
+
+    def serialize(self, obj: O | None) -> bytes:
+        """Return the value as JSON."""
+        return self._inner.serialize(obj)
+
+    def deserialize(self, buf: bytes) -> O | None:
+        """Return the value, or raise a terminal error that names the handler and the type."""
+        try:
+            return self._inner.deserialize(buf)
+        except ValidationError as error:
+            name = getattr(self._target.output, "__qualname__", str(self._target.output))
+            raise PerdureTerminalError(
+                f"{self._target}: the response does not fit {name}: {error}. Caller and callee must name the same type",
+                metadata={CODE_KEY: "unreadable"},
+            ) from error
 
 
 class CallFuture(Awaitable[O], Generic[O]):
@@ -33,21 +72,36 @@ class CallFuture(Awaitable[O], Generic[O]):
     Args:
         future: The SDK's future of the raw response, for `restate.select` and `restate.wait_completed`.
         serde: The response's serde.
+        activity: The call, as it is told of; it ends with the first wait for the result.
     """
 
-    def __init__(self, future: restate.RestateDurableCallFuture[bytes], serde: TypedSerde[O]) -> None:
+    def __init__(
+        self, future: restate.RestateDurableCallFuture[bytes], serde: Serde[O], activity: Activity = UNWATCHED
+    ) -> None:
         self.future = future
         self._serde = serde
+        self._activity = activity
 
     def __await__(self) -> Generator[Any, Any, O]:
         refuse_inside_run("the future of a call")
-        raw = yield from self.future.__await__()
-        return cast("O", self._serde.deserialize(raw))
+        try:
+            raw = yield from self.future.__await__()
+            response = cast("O", self._serde.deserialize(raw))
+        except TerminalError as error:
+            self._activity.end(error)
+            raise
+        self._activity.end()
+        return response
 
     async def invocation_id(self) -> str:
         """Return the id of the invocation that was called."""
         refuse_inside_run("the future of a call")
         return await self.future.invocation_id()
+
+    async def cancel(self) -> None:
+        """Cancel the invocation that was called, with all that it calls. It is not awaited; its result may be."""
+        refuse_inside_run("the future of a call")
+        await self.future.cancel_invocation()
 
 
 class SentInvocation:
@@ -65,6 +119,11 @@ class SentInvocation:
         refuse_inside_run("the handle of a send")
         return await self._handle.invocation_id()
 
+    async def cancel(self) -> None:
+        """Cancel it, with all that it calls; before it starts, when it was sent with a delay."""
+        refuse_inside_run("the handle of a send")
+        await self._handle.cancel_invocation()
+
 
 class _Client(Generic[I, O]):
     def __init__(self, ctx: restate.Context, target: Target[I, O], key: str | None) -> None:
@@ -72,41 +131,63 @@ class _Client(Generic[I, O]):
         self.target = target
         self._key = key
         self._input = serde_for(target.input)
-        self._output = serde_for(target.output)
+        self._output = ResponseSerde(target)
 
-    async def call(self, request: I = NO_REQUEST) -> O:
+    async def call(
+        self,
+        request: I = NO_REQUEST,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> O:
         """Call the handler and wait for its response.
 
         Args:
             request: The request.
+            idempotency_key: Calls with the same key reach the same invocation. Rarely needed: see `clients`.
+            headers: Sent along, for the handler to read.
 
         Raises:
-            TerminalError: The handler ended with one, or this invocation was cancelled.
+            TerminalError: The handler ended with one, its response does not fit, or this invocation was cancelled.
         """
-        return await self.call_async(request)
+        return await self.call_async(request, idempotency_key=idempotency_key, headers=headers)
 
-    def call_async(self, request: I = NO_REQUEST, *, idempotency_key: str | None = None) -> CallFuture[O]:
+    def call_async(
+        self,
+        request: I = NO_REQUEST,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> CallFuture[O]:
         """Call the handler without waiting.
 
         Args:
             request: The request.
             idempotency_key: Calls with the same key reach the same invocation. Rarely needed: see `clients`.
+            headers: Sent along, for the handler to read.
 
         Returns:
             The call's future.
         """
         self._check(idempotency_key, call=True)
+        activity = begin(self._ctx, ActivityKind.CALL, str(self.target))
         future = self._ctx.generic_call(
             self.target.service,
             self.target.handler,
             self._input.serialize(request),
             key=self._key,
             idempotency_key=idempotency_key,
+            headers=None if headers is None else dict(headers),
         )
-        return CallFuture(future, self._output)
+        return CallFuture(future, self._output, activity)
 
     async def send(
-        self, request: I = NO_REQUEST, *, delay: timedelta | None = None, idempotency_key: str | None = None
+        self,
+        request: I = NO_REQUEST,
+        *,
+        delay: timedelta | None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> SentInvocation:
         """Start the handler and do not wait for it.
 
@@ -114,6 +195,7 @@ class _Client(Generic[I, O]):
             request: The request.
             delay: Start it this much later; durable. Nothing or less, as of a moment that has passed, means now.
             idempotency_key: Sends with the same key start one invocation.
+            headers: Sent along, for the handler to read.
 
         Returns:
             What was started.
@@ -126,6 +208,7 @@ class _Client(Generic[I, O]):
             key=self._key,
             send_delay=None if delay is None else max(delay, timedelta(0)),  # the SDK can't send into the past
             idempotency_key=idempotency_key,
+            headers=None if headers is None else dict(headers),
         )
         return SentInvocation(handle)
 
@@ -205,16 +288,17 @@ class WorkflowClient(_Client[I, O]):
     ) -> None: ...
     def __init__(self, ctx: restate.Context, handler: Any, key: str) -> None:
         super().__init__(ctx, target_of(handler), key)
+        self._workflow = key
 
     async def submit(self, request: I = NO_REQUEST, *, delay: timedelta | None = None) -> str:
-        """Start the workflow and do not wait for it.
+        """Start the workflow and do not wait for it. A workflow starts once for each key.
 
         Args:
             request: The request.
             delay: Start it this much later; durable.
 
         Returns:
-            The invocation's id, for `attach`.
+            The invocation's id, for `attach`; that of the first one, when the workflow had been started before.
         """
         return await (await self.send(request, delay=delay)).invocation_id()
 
@@ -227,5 +311,78 @@ class WorkflowClient(_Client[I, O]):
         Raises:
             TerminalError: The workflow ended with one, or this invocation was cancelled.
         """
+        return await self.attach_future(invocation_id)
+
+    def attach_future(self, invocation_id: str) -> restate.RestateDurableFuture[O]:
+        """Return the future of the result of a workflow that was submitted, to wait for it together with others.
+
+        Args:
+            invocation_id: What `submit` returned.
+        """
         refuse_inside_run(f"a client of {self.target}")
-        return cast("O", await self._ctx.attach_invocation(invocation_id, serde=self._output))
+        return self._ctx.attach_invocation(invocation_id, serde=self._output)
+
+    async def output(self, invocation_id: str, *, within: timedelta = timedelta(seconds=1)) -> WorkflowOutput[O]:
+        """Return the result of a workflow that was submitted, if it has one.
+
+        Args:
+            invocation_id: What `submit` returned.
+            within: How long to wait for the engine's answer; durable. A handler can't ask for a result without
+                attaching, and the answer for a workflow that has ended takes a round trip.
+
+        Raises:
+            TerminalError: The workflow ended with one.
+            Cancelled: This invocation was cancelled.
+        """
+        result = self.attach_future(invocation_id)
+        limit = self._ctx.sleep(max(within, timedelta(0)), f"output of {self.target}")
+        try:
+            done, _ = await restate.wait_completed(result, limit)
+        except TerminalError as error:
+            during = f"the output of {self.target}"
+            raise Cancelled(f"cancelled during {during}", metadata={"during": during}) from error
+        if result not in done:
+            return WorkflowOutput(None, ready=False)
+        return WorkflowOutput(await result, ready=True)
+
+    @overload
+    async def signal(self, handler: Target[SI, SO] | Callable[[Any, SI], Awaitable[SO]], request: SI) -> SO: ...
+    @overload
+    async def signal(self, handler: Target[None, SO] | Callable[[Any], Awaitable[SO]]) -> SO: ...
+    async def signal(self, handler: Any, request: Any = NO_REQUEST) -> Any:
+        """Call a shared handler of the same workflow, as one that resolves a promise which the workflow waits for.
+
+        Promises belong to their workflow: from elsewhere they are reached through a handler of it only.
+
+        Args:
+            handler: The shared handler, as a target or as its function.
+            request: Its request.
+
+        Returns:
+            The handler's response.
+
+        Raises:
+            InvalidInput: The handler is not one of this workflow.
+            TerminalError: The handler ended with one, or this invocation was cancelled.
+        """
+        target = target_of(handler)
+        if target.service != self.target.service:
+            raise InvalidInput(
+                f"a client of {self.target} can't signal {target}: "
+                "a signal goes to a shared handler of the same workflow",
+                metadata={"field": "handler"},
+            )
+        return await WorkflowClient(self._ctx, target, self._workflow).call(request)
+
+
+@dataclass(frozen=True)
+class WorkflowOutput(Generic[O]):
+    """The result of a workflow, if it has one.
+
+    Args:
+        value: The result; None when it is not ready, or when it is None.
+        ready: True when the workflow has ended.
+    """
+
+    value: O | None
+    ready: bool

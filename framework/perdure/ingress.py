@@ -1,34 +1,25 @@
-"""Calling handlers from outside, over the engine's ingress.
-
-A failed request is sent again only when that is safe: the ingress says with ``x-restate-error-source`` whether the
-handler ended with the error (final) or the ingress itself had trouble. Without an answer, a request is repeated only
-when it carries an idempotency key, which reaches the same invocation again. Starting a workflow without one is not
-repeated: the second start of a key is a conflict, so its answer would tell nothing about the first.
-"""
+"""Calling handlers from outside, over the engine's ingress. When a request is repeated: see `ingress_requests`."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast, overload
-from urllib.parse import quote
+from typing import Any, Self, TypeVar, overload
 
 import httpx
-from pydantic import ValidationError
+from restate import JournalValueCodec
 
+from perdure.admin import AdminClient
 from perdure.clients import NO_REQUEST
-from perdure.errors import IngressError, InvalidInput
+from perdure.errors import ConfigurationError, IngressError
 from perdure.idempotency import check_idempotency_key
+from perdure.ingress_requests import IngressRequests, check_header, path_of, path_of_invocation, read, segment
 from perdure.serdes import serde_for
 from perdure.targets import Target, target_of
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
-
-_RETRIED_STATUS = frozenset({429, 502, 503, 504})
-_LONGEST_PAUSE = 5.0
 
 
 class IngressClient:
@@ -36,9 +27,13 @@ class IngressClient:
 
     Args:
         url: The ingress, for example ``http://127.0.0.1:8080``.
-        auth_token: Sent as a bearer token, for an ingress behind a gateway.
+        auth_token: Sent as a bearer token, for an ingress behind a gateway. Let the gateway take it off: the engine
+            hands every header on to the handler, and keeps it in its journal.
         timeout: How long one request may take; None waits as long as the handler does.
         retries: How often a request that is safe to repeat is sent again.
+        admin_url: The engine's admin API, for `cancel`; the ingress itself can't cancel.
+        codec: What encrypts the journal, where services are served with one (`perdure.security.SecretBoxCodec`): the
+            ingress takes nothing in clear then.
         http: A client to use instead of an own one; it is not closed.
     """
 
@@ -49,16 +44,19 @@ class IngressClient:
         auth_token: str | None = None,
         timeout: timedelta | None = None,
         retries: int = 4,
+        admin_url: str | None = None,
+        codec: JournalValueCodec | None = None,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
-        self._headers = {"authorization": f"Bearer {auth_token}"} if auth_token else {}
-        self._retries = retries
-        self._owned = http is None
-        self._http = http or httpx.AsyncClient(
-            timeout=httpx.Timeout(None if timeout is None else timeout.total_seconds(), connect=5.0),
-            limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),
-        )
+        headers = {"authorization": f"Bearer {auth_token}"} if auth_token else {}
+        self._requests = IngressRequests(url, headers=headers, timeout=timeout, retries=retries, http=http)
+        self._admin_url = admin_url
+        self._codec = codec
+
+    @property
+    def url(self) -> str:
+        """The ingress's address."""
+        return self._requests.url
 
     async def __aenter__(self) -> Self:
         return self
@@ -70,8 +68,7 @@ class IngressClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._owned:
-            await self._http.aclose()
+        await self._requests.close()
 
     @overload
     async def call(
@@ -81,6 +78,8 @@ class IngressClient:
         *,
         key: str | None = None,
         idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: timedelta | None = None,
     ) -> O: ...
     @overload
     async def call(
@@ -89,6 +88,8 @@ class IngressClient:
         *,
         key: str | None = None,
         idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: timedelta | None = None,
     ) -> O: ...
     async def call(
         self,
@@ -97,6 +98,8 @@ class IngressClient:
         *,
         key: str | None = None,
         idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: timedelta | None = None,
     ) -> Any:
         """Call a handler and wait for its response.
 
@@ -105,14 +108,18 @@ class IngressClient:
             request: The request.
             key: The key of a virtual object or workflow.
             idempotency_key: Makes the call safe to repeat.
+            headers: Sent along, for the handler to read.
+            timeout: How long one request may take; the client's own timeout by default.
 
         Raises:
             IngressError: The handler ended with a terminal error, or the ingress could not serve the request.
-            InvalidInput: The idempotency key is empty, or can't be sent as a header.
+            InvalidInput: The idempotency key is empty, or it or a header can't be sent as one.
         """
         target = target_of(handler)
-        response = await self._post(_path(target, key), target, request, idempotency_key=idempotency_key)
-        return _read(target, response)
+        response = await self._post(
+            path_of(target, key), target, request, idempotency_key=idempotency_key, headers=headers, timeout=timeout
+        )
+        return await read(target, response, self._codec)
 
     @overload
     async def send(
@@ -123,6 +130,7 @@ class IngressClient:
         key: str | None = None,
         idempotency_key: str | None = None,
         delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> str: ...
     @overload
     async def send(
@@ -132,6 +140,7 @@ class IngressClient:
         key: str | None = None,
         idempotency_key: str | None = None,
         delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> str: ...
     async def send(
         self,
@@ -141,6 +150,7 @@ class IngressClient:
         key: str | None = None,
         idempotency_key: str | None = None,
         delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> str:
         """Start a handler and do not wait for it.
 
@@ -150,52 +160,169 @@ class IngressClient:
             key: The key of a virtual object or workflow.
             idempotency_key: Sends with the same key start one invocation.
             delay: Start it this much later; durable. Nothing or less, as of a moment that has passed, means now.
+            headers: Sent along, for the handler to read.
 
         Returns:
             The invocation's id.
 
         Raises:
             IngressError: The ingress could not take the request.
-            InvalidInput: The idempotency key is empty, or can't be sent as a header.
+            InvalidInput: The idempotency key is empty, or it or a header can't be sent as one.
+        """
+        return await self._send(handler, request, key, delay, headers, idempotency_key=idempotency_key)
+
+    @overload
+    async def submit(
+        self,
+        handler: Target[I, Any] | Callable[[Any, I], Awaitable[Any]],
+        request: I = NO_REQUEST,
+        *,
+        key: str,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str: ...
+    @overload
+    async def submit(
+        self,
+        handler: Callable[[Any], Awaitable[Any]],
+        *,
+        key: str,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str: ...
+    async def submit(
+        self,
+        handler: Any,
+        request: Any = NO_REQUEST,
+        *,
+        key: str,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Start a workflow, once for each key, and do not wait for it.
+
+        Unlike `send`, this is repeated when no answer came: the engine starts a workflow once for each key, and names
+        the invocation that is there already. So it tells nothing about who started it, or with which request.
+
+        Args:
+            handler: The workflow's main handler.
+            request: The request.
+            key: The workflow's key.
+            delay: Start it this much later; durable.
+            headers: Sent along, for the handler to read.
+
+        Returns:
+            The id of the workflow's invocation.
+
+        Raises:
+            IngressError: The ingress could not take the request.
+            InvalidInput: A header can't be sent as one.
+        """
+        return await self._send(handler, request, key, delay, headers, repeatable=True)
+
+    @overload
+    async def attach(
+        self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, key: str, timeout: timedelta | None = None
+    ) -> O: ...
+    @overload
+    async def attach(
+        self,
+        handler: Target[Any, O] | Callable[..., Awaitable[O]],
+        *,
+        idempotency_key: str,
+        key: str | None = None,
+        timeout: timedelta | None = None,
+    ) -> O: ...
+    @overload
+    async def attach(
+        self,
+        handler: Target[Any, O] | Callable[..., Awaitable[O]],
+        *,
+        invocation_id: str,
+        timeout: timedelta | None = None,
+    ) -> O: ...
+    async def attach(
+        self,
+        handler: Any,
+        *,
+        key: str | None = None,
+        idempotency_key: str | None = None,
+        invocation_id: str | None = None,
+        timeout: timedelta | None = None,
+    ) -> Any:
+        """Wait for the result of an invocation that was started before.
+
+        It is named by one of: its id, the idempotency key that it was started with, or a workflow's key.
+
+        Args:
+            handler: The handler; of a workflow, the main one.
+            key: The key of a workflow; with an idempotency key, that of a virtual object.
+            idempotency_key: The key that the handler was called or sent with.
+            invocation_id: What `send` or `submit` returned.
+            timeout: How long one request may take; the client's own timeout by default.
+
+        Raises:
+            IngressError: It ended with a terminal error (its status), or there is no such invocation (404).
+            InvalidInput: The idempotency key can't be asked for: the ingress compares it as it stands in the path.
         """
         target = target_of(handler)
-        query = "" if delay is None else f"?delay={max(0, round(delay.total_seconds() * 1000))}ms"
-        response = await self._post(
-            f"{_path(target, key)}/send{query}", target, request, idempotency_key=idempotency_key
-        )
-        try:
-            return str(response.json()["invocationId"])
-        except (ValueError, KeyError, TypeError) as error:
-            message = f"{target}: the answer to a send holds no invocation id: {response.text[:200]!r}"
-            raise IngressError(message, status_code=response.status_code) from error
+        path = path_of_invocation(target, key, idempotency_key, invocation_id) + "/attach"
+        response = await self._requests.send("GET", path, repeatable=True, timeout=timeout)
+        return await read(target, response, self._codec)
 
-    async def attach(self, target: Target[Any, O] | Callable[..., Awaitable[O]], *, key: str) -> O:
-        """Wait for the result of a workflow that was started before.
-
-        Args:
-            target: The workflow's main handler.
-            key: The workflow's key.
-
-        Raises:
-            IngressError: The workflow ended with a terminal error (its status), or there is none with this key (404).
-        """
-        found = target_of(target)
-        path = f"/restate/workflow/{_segment(found.service)}/{_segment(key)}/attach"
-        return cast("O", _read(found, await self._request("GET", path, repeatable=True)))
-
-    async def output(self, target: Target[Any, O] | Callable[..., Awaitable[O]], *, key: str) -> O:
-        """Return the result of a workflow without waiting.
+    @overload
+    async def output(self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, key: str) -> O: ...
+    @overload
+    async def output(
+        self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, idempotency_key: str, key: str | None = None
+    ) -> O: ...
+    @overload
+    async def output(self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, invocation_id: str) -> O: ...
+    async def output(
+        self,
+        handler: Any,
+        *,
+        key: str | None = None,
+        idempotency_key: str | None = None,
+        invocation_id: str | None = None,
+    ) -> Any:
+        """Return the result of an invocation without waiting for it.
 
         Args:
-            target: The workflow's main handler.
-            key: The workflow's key.
+            handler: The handler; of a workflow, the main one.
+            key: The key of a workflow; with an idempotency key, that of a virtual object.
+            idempotency_key: The key that the handler was called or sent with.
+            invocation_id: What `send` or `submit` returned.
 
         Raises:
-            IngressError: It is still running (status 470), ended with a terminal error, or does not exist (404).
+            NotReady: It has not ended.
+            IngressError: It ended with a terminal error (its status), or there is no such invocation (404).
+            InvalidInput: The idempotency key can't be asked for: the ingress compares it as it stands in the path.
         """
-        found = target_of(target)
-        path = f"/restate/workflow/{_segment(found.service)}/{_segment(key)}/output"
-        return cast("O", _read(found, await self._request("GET", path, repeatable=True)))
+        target = target_of(handler)
+        path = path_of_invocation(target, key, idempotency_key, invocation_id) + "/output"
+        response = await self._requests.send("GET", path, repeatable=True)
+        return await read(target, response, self._codec)
+
+    async def cancel(self, invocation_id: str) -> None:
+        """Cancel an invocation, with all that it calls. It gets to compensate, so this does not wait for its end.
+
+        The ingress has no such thing, so the engine's admin API is asked.
+
+        Args:
+            invocation_id: What `send` or `submit` returned.
+
+        Raises:
+            ConfigurationError: The client was made without ``admin_url``.
+            EngineError: There is no such invocation, or it has ended.
+        """
+        if self._admin_url is None:
+            raise ConfigurationError(
+                "the ingress can't cancel an invocation: make the client with IngressClient(url, admin_url=…), "
+                "or use AdminClient.act"
+            )
+        async with AdminClient(self._admin_url) as admin:
+            await admin.act(invocation_id, "cancel")
 
     async def resolve_awakeable(self, id_: str, value: Any, type_: type[Any] | None = None) -> None:
         """Answer an external signal.
@@ -205,104 +332,65 @@ class IngressClient:
             value: The answer.
             type_: The answer's type; the value's own class by default.
         """
-        body = serde_for(type_ or type(value)).serialize(value)
-        await self._request("POST", f"/restate/awakeables/{_segment(id_)}/resolve", body=body, repeatable=True)
+        body = self._sealed(serde_for(type_ or type(value)).serialize(value))
+        await self._requests.send("POST", f"/restate/awakeables/{segment(id_)}/resolve", body=body, repeatable=True)
 
     async def reject_awakeable(self, id_: str, reason: str) -> None:
         """Fail an external signal: who waits gets a terminal error with the reason."""
-        path = f"/restate/awakeables/{_segment(id_)}/reject"
-        await self._request("POST", path, body=reason.encode(), content_type="text/plain", repeatable=True)
+        path = f"/restate/awakeables/{segment(id_)}/reject"
+        await self._requests.send("POST", path, body=reason.encode(), content_type="text/plain", repeatable=True)
+
+    async def _send(
+        self,
+        handler: Any,
+        request: Any,
+        key: str | None,
+        delay: timedelta | None,
+        headers: Mapping[str, str] | None,
+        *,
+        idempotency_key: str | None = None,
+        repeatable: bool = False,
+    ) -> str:
+        target = target_of(handler)
+        query = "" if delay is None else f"?delay={max(0, round(delay.total_seconds() * 1000))}ms"
+        response = await self._post(
+            f"{path_of(target, key)}/send{query}",
+            target,
+            request,
+            idempotency_key=idempotency_key,
+            headers=headers,
+            repeatable=repeatable,
+        )
+        try:
+            return str(response.json()["invocationId"])
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"{target}: the answer to a send holds no invocation id: {response.text[:200]!r}"
+            raise IngressError(message, status_code=response.status_code) from error
+
+    def _sealed(self, body: bytes) -> bytes:
+        return body if self._codec is None else self._codec.encode(body)
 
     async def _post(
-        self, path: str, target: Target[Any, Any], request: Any, *, idempotency_key: str | None
+        self,
+        path: str,
+        target: Target[Any, Any],
+        request: Any,
+        *,
+        idempotency_key: str | None,
+        headers: Mapping[str, str] | None,
+        timeout: timedelta | None = None,
+        repeatable: bool = False,
     ) -> httpx.Response:
+        own = {name: check_header(value, f"header '{name}'") for name, value in (headers or {}).items()}
         if idempotency_key is not None:
-            _check_header(check_idempotency_key(idempotency_key))
+            own["idempotency-key"] = check_header(check_idempotency_key(idempotency_key), "idempotency key")
         # The ingress refuses an empty body of a handler with input, also where the input may be None.
         body = None if target.input is type(None) else serde_for(target.input).serialize(request) or b"null"
-        return await self._request(
-            "POST", path, body=body, idempotency_key=idempotency_key, repeatable=idempotency_key is not None
+        return await self._requests.send(
+            "POST",
+            path,
+            body=None if body is None else self._sealed(body),
+            headers=own,
+            timeout=timeout,
+            repeatable=repeatable or idempotency_key is not None,
         )
-
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: bytes | None = None,
-        content_type: str = "application/json",
-        idempotency_key: str | None = None,
-        repeatable: bool,
-    ) -> httpx.Response:
-        headers = dict(self._headers)
-        if body is not None:
-            headers["content-type"] = content_type
-        if idempotency_key is not None:
-            headers["idempotency-key"] = idempotency_key
-        attempt = 0
-        while True:
-            problem: IngressError
-            try:
-                response = await self._http.request(method, self.url + path, content=body, headers=headers)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:  # nothing was sent: always safe to repeat
-                problem = IngressError(f"no connection to the ingress at {self.url}: {error}")
-                safe = True
-            except httpx.TransportError as error:
-                problem = IngressError(f"{method} {path}: the connection broke before an answer came: {error!r}")
-                safe = repeatable
-            else:
-                if response.is_success:
-                    return response
-                problem = _problem(response)
-                safe = problem.source != "invocation" and response.status_code in _RETRIED_STATUS and repeatable
-            if not safe or attempt >= self._retries:
-                raise problem
-            await asyncio.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt))
-            attempt += 1
-
-
-def _path(target: Target[Any, Any], key: str | None) -> str:
-    middle = "" if key is None else f"/{_segment(key)}"
-    return f"/{_segment(target.service)}{middle}/{target.handler}"
-
-
-def _segment(text: str) -> str:
-    quoted = quote(text, safe="")
-    # As they are, these two would be resolved before the request is sent, and reach another handler.
-    return quoted.replace(".", "%2E") if quoted in (".", "..") else quoted
-
-
-def _check_header(key: str) -> str:
-    if not (key.isascii() and key.isprintable()):
-        raise InvalidInput(
-            f"idempotency key {key!r} can't be sent as a header; use printable ASCII, for example by quoting the rest",
-            metadata={"field": "idempotency_key"},
-        )
-    return key
-
-
-def _read(target: Target[Any, Any], response: httpx.Response) -> Any:
-    serde = serde_for(target.output)
-    try:
-        return serde.deserialize(response.content)
-    except ValidationError as error:
-        name = getattr(target.output, "__qualname__", str(target.output))
-        raise IngressError(
-            f"{target}: the response does not fit {name}: {error}", status_code=response.status_code
-        ) from error
-
-
-def _problem(response: httpx.Response) -> IngressError:
-    source = response.headers.get("x-restate-error-source")
-    body: Any
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        body = {"message": response.text}
-    # A handler that ran out of attempts leaves a Python stack trace here; people get its first line.
-    message = f"\n{body.get('message') or ''}".partition("\nTraceback")[0].strip() or response.reason_phrase
-    facts = body.get("metadata")
-    metadata = {str(name): str(value) for name, value in facts.items()} if isinstance(facts, dict) else {}
-    return IngressError(message, status_code=response.status_code, source=source, metadata=metadata)

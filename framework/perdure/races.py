@@ -8,7 +8,9 @@ from typing import Generic, TypeVar
 
 import restate
 
-from perdure.runs import refuse_inside_run
+from perdure.durations import scaled
+from perdure.observability.activities import ActivityKind, activity
+from perdure.run_scope import refuse_inside_run
 from perdure.signals import ExternalSignal, get_internal_signal
 
 T = TypeVar("T")
@@ -51,8 +53,9 @@ async def race_promise_with_timeout(
         TerminalError: The signal was rejected, or this invocation was cancelled.
     """
     refuse_inside_run("race_promise_with_timeout")
-    promise = get_internal_signal(ctx, name, type_).future
-    winner, value = await restate.select(promise=promise, timeout=_timer(ctx, timeout, name))
+    with activity(ctx, ActivityKind.RACE, f"signal {name}"):
+        promise = get_internal_signal(ctx, name, type_).future
+        winner, value = await restate.select(promise=promise, timeout=_timer(ctx, timeout, name))
     if winner == "timeout":
         return PromiseRaceResult(None, timed_out=True)
     return PromiseRaceResult(value, timed_out=False)
@@ -76,10 +79,11 @@ async def race_awakeable_with_timeout(
         TerminalError: The signal was rejected, or this invocation was cancelled.
     """
     refuse_inside_run("race_awakeable_with_timeout")
-    winner, value = await restate.select(signal=signal.future, timeout=_timer(ctx, timeout, signal.id))
+    with activity(ctx, ActivityKind.RACE, f"signal {signal.id}"):
+        winner, value = await restate.select(signal=signal.future, timeout=_timer(ctx, timeout, signal.id))
     return (timeout_value, True) if winner == "timeout" else (value, False)
 
 
 def _timer(ctx: restate.Context, timeout: timedelta, what: str) -> restate.RestateDurableFuture[None]:
     # The SDK can't sleep a negative time, and fails at each attempt.
-    return ctx.sleep(max(timeout, timedelta(0)), f"timeout {what}")
+    return ctx.sleep(max(scaled(timeout), timedelta(0)), f"timeout {what}")

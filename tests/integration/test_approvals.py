@@ -5,175 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
-from uuid import uuid4
+from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
-import restate as sdk
-from pydantic import BaseModel
 
-from perdure import AdminClient, ControlPlaneService, IngressClient, ObjectClient, Orchestration, Target
-from perdure.approvals.messages import (
-    ApprovalOutcome,
-    ApprovalRequest,
-    ApprovalResult,
-    ApprovalStatus,
-    DecisionReceipt,
-    DecisionRequest,
-    Expiry,
-    InboxItem,
-    Withdrawal,
-)
-from perdure.approvals.people import ANYONE
+from perdure import AdminClient, Target
+from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, DecisionReceipt, DecisionRequest
 from perdure.approvals.service import definitions
-from perdure.approvals.targets import (
-    approval_status,
-    approve,
-    expire_approval,
-    list_inbox,
-    open_approval,
-    reject,
-    withdraw_approval,
-)
-from perdure.binding import handler
+from perdure.approvals.targets import approve, list_inbox, reject
 from perdure.errors import IngressError
-from perdure.serdes import serde_for
-from perdure.testing import Restate, RestateEnvironment
+from perdure.people import ANYONE
+from perdure.testing import Restate
+from tests.integration.approvals_desk import (
+    HOUR,
+    Desk,
+    GateRequest,
+    Question,
+    asking,
+    end,
+    gate,
+    leave,
+    refused,
+    run_asking,
+    run_gate,
+)
 from tests.support import eventually
-
-HOUR = timedelta(hours=1)
-
-
-class Question(BaseModel):
-    """What the asking workflow asks; the awakeable is its own."""
-
-    approval_id: str
-    requester: str = ""
-    approvers: list[str] = []
-    quorum: int = 1
-    timeout: timedelta = HOUR
-    payload: Any = None
-
-
-asking = sdk.Workflow("Asking")
-
-
-@handler(asking, "main")
-async def run(ctx: sdk.WorkflowContext, question: Question) -> ApprovalOutcome:
-    id_, decided = ctx.awakeable(serde=serde_for(ApprovalOutcome))
-    request = ApprovalRequest(title=f"Question {question.approval_id}", awakeable=id_, **dict(question))
-    await ObjectClient(ctx, open_approval, question.approval_id).send(request)
-    ctx.set("awakeable", id_, serde=serde_for(str))
-    return await decided
-
-
-@handler(asking, "shared")
-async def withdraw(ctx: sdk.WorkflowSharedContext, everyone: bool) -> None:
-    id_ = await ctx.get("awakeable", serde=serde_for(str))
-    assert id_ is not None
-    request = None if everyone else Withdrawal(awakeable=id_, reason="no longer needed")
-    approval_id = ctx.key().partition("/")[0]
-    await ObjectClient(ctx, withdraw_approval, approval_id).send(request)
-
-
-@handler(asking, "shared")
-async def send_raw(ctx: sdk.WorkflowSharedContext, body: dict[str, Any]) -> ApprovalOutcome:
-    """Send a request as another version of perdure might, and wait for the answer."""
-    id_, decided = ctx.awakeable(serde=serde_for(ApprovalOutcome))
-    body["awakeable"] = id_
-    raw = serde_for(Any).serialize(body)
-    ctx.generic_send(open_approval.service, open_approval.handler, raw, key=ctx.key())
-    return await decided
-
-
-@handler(asking, "shared")
-async def send_expiry(ctx: sdk.WorkflowSharedContext, deadline: datetime) -> None:
-    await ObjectClient(ctx, expire_approval, ctx.key()).call(Expiry(deadline=deadline))
-
-
-run_asking = Target("Asking", "run", Question, ApprovalOutcome)
-leave = Target("Asking", "withdraw", bool, type(None))
-
-gate = ControlPlaneService("Gate")
-
-
-class GateRequest(BaseModel):
-    timeout: timedelta = HOUR
-
-
-@gate.main()
-async def pass_gate(cp: Orchestration, request: GateRequest) -> bool:
-    return await cp.await_human_approval(
-        f"gate-{cp.key}", request.timeout, title="May it pass?", requester="req", payload={"key": cp.key}
-    )
-
-
-run_gate = Target("Gate", "run", GateRequest, bool)
-
-
-class Desk:
-    """One test's view of the platform: its ingress, and an approval id of its own."""
-
-    def __init__(self, env: RestateEnvironment) -> None:
-        self.env = env
-        self.id = f"A{uuid4().hex[:12]}"
-        self.client = IngressClient(env.ingress, timeout=timedelta(seconds=30))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.client.close()
-
-    async def ask(self, by: str = "", **question: Any) -> str:
-        """Start a workflow that asks and waits; return its invocation's id."""
-        key = f"{self.id}/{by}" if by else self.id
-        return await self.client.send(run_asking, Question(approval_id=self.id, **question), key=key)
-
-    async def asked(self, **question: Any) -> ApprovalStatus:
-        await self.ask(**question)
-        return await self.status_where(lambda _: True)
-
-    async def outcome(self, by: str = "") -> ApprovalOutcome:
-        return await self.client.attach(run_asking, key=f"{self.id}/{by}" if by else self.id)
-
-    async def approve(self, actor: str, reason: str = "") -> DecisionReceipt:
-        return await self.client.call(approve, DecisionRequest(actor=actor, reason=reason), key=self.id)
-
-    async def reject(self, actor: str, reason: str = "") -> DecisionReceipt:
-        return await self.client.call(reject, DecisionRequest(actor=actor, reason=reason), key=self.id)
-
-    async def status(self) -> ApprovalStatus:
-        return await self.client.call(approval_status, key=self.id)
-
-    async def status_where(self, fits: Any) -> ApprovalStatus:
-        async def look() -> ApprovalStatus | None:
-            try:
-                found = await self.status()
-            except IngressError as error:
-                if error.status_code != 404:
-                    raise
-                return None
-            return found if fits(found) else None
-
-        return await eventually(look, what=f"approval {self.id} as expected")
-
-    async def inbox(self, person: str) -> list[InboxItem]:
-        return [item for item in await self.client.call(list_inbox, key=person) if item.approval_id == self.id]
-
-    async def inbox_has(self, person: str, count: int) -> list[InboxItem]:
-        async def look() -> tuple[list[InboxItem]] | None:
-            items = await self.inbox(person)
-            return (items,) if len(items) == count else None
-
-        (items,) = await eventually(look, what=f"{count} item(s) in the inbox of {person}")
-        return items
-
-    def person(self, name: str) -> str:
-        """A person whom no other test knows, since inboxes outlive a test."""
-        return f"{name}-{self.id.lower()}"
 
 
 @pytest_asyncio.fixture
@@ -181,12 +39,6 @@ async def desk(restate: Restate) -> AsyncIterator[Desk]:
     env = await restate.serve(*definitions(), asking, gate)
     async with Desk(env) as desk:
         yield desk
-
-
-async def refused(call: Any) -> IngressError:
-    with pytest.raises(IngressError) as caught:
-        await call
-    return caught.value
 
 
 async def test_an_approval_is_asked_decided_and_answered(desk: Desk):
@@ -326,12 +178,11 @@ async def test_time_runs_out(desk: Desk):
     assert (error.status_code, error.code, error.metadata["outcome"]) == (409, "too_late", "timed_out")
 
 
-async def test_the_end_of_another_deadline_does_nothing(desk: Desk):
+async def test_the_end_of_another_stage_does_nothing(desk: Desk):
     status = await desk.asked()
-    expire = Target("Asking", "send_expiry", datetime, type(None))
-    await desk.client.call(expire, status.deadline + timedelta(microseconds=1), key=desk.id)
+    await desk.client.call(end, 1, key=desk.id)
     assert await desk.status() == status
-    await desk.client.call(expire, status.deadline, key=desk.id)
+    await desk.client.call(end, 0, key=desk.id)
     assert (await desk.outcome()).outcome == "timed_out"
 
 
@@ -415,7 +266,7 @@ async def test_a_withdrawal_for_everyone_answers_everyone(desk: Desk):
 async def test_an_opener_is_told_that_its_request_can_not_be_read(desk: Desk):
     target = Target("Asking", "send_raw", dict[str, Any], ApprovalOutcome)
     good = {"approval_id": desk.id, "title": "t", "timeout": "PT1H"}
-    for bad, field in [({"veto": True}, "veto"), ({"quorum": 0}, "quorum"), ({"approval_id": "other"}, "approval")]:
+    for bad, field in [({"colour": 1}, "colour"), ({"quorum": 0}, "quorum"), ({"approval_id": "other"}, "approval")]:
         error = await refused(desk.client.call(target, {**good, **bad}, key=desk.id))
         assert error.status_code == 400
         assert "the approval could not be opened" in error.message
@@ -454,8 +305,8 @@ async def test_bad_input_and_what_is_not_public(desk: Desk):
         assert desk.id in message
         for private in (
             f"/Approvals/{desk.id}/open",
-            f"/Approvals/{desk.id}/withdraw",
-            f"/Approvals/{desk.id}/expire",
+            *(f"/Approvals/{desk.id}/{name}" for name in ("leave", "end_stage", "remind", "forget", "mend")),
+            "/ApprovalRelay/tell",
             "/ApprovalInbox/ada/add",
             "/ApprovalInbox/ada/remove",
         ):

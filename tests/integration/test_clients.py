@@ -19,6 +19,8 @@ from perdure import (
     State,
     Target,
     WorkflowClient,
+    gather,
+    race,
     run_with_retry,
     set_policy,
 )
@@ -135,8 +137,7 @@ async def test_calls_made_together_give_their_results_in_the_order_of_the_calls(
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         client = ServiceClient(ctx, slow_echo)
         calls = [client.call_async(Order(key=key, number=number)) for number in (150, 1, 75)]
-        await sdk.gather(*(call.future for call in calls))
-        return [(await call).text for call in calls]
+        return [receipt.text for receipt in await gather(ctx, *calls)]
 
     assert await done(restate, did, work) == ["no. 150", "no. 1", "no. 75"]
 
@@ -241,6 +242,144 @@ async def test_a_workflow_is_submitted_then_attached_to(restate, did):
         return [(await flow.attach(invocation_id)).text, (await flow.attach(invocation_id)).text]
 
     assert await done(restate, did, work) == ["open sesame", "open sesame"]
+
+
+async def test_a_workflow_is_signalled_looked_at_and_waited_for_with_others(restate, did):
+    async def work(ctx: sdk.Context, key: str) -> list[object]:
+        flow = WorkflowClient(ctx, wait_flow, key)
+        invocation_id = await flow.submit(Order(key=key))
+        again = await flow.submit(Order(key=key, number=7))  # it starts once for each key
+        before = await flow.output(invocation_id, within=timedelta(milliseconds=20))
+        result = flow.attach_future(invocation_id)
+        first = await race(ctx, result, ctx.sleep(timedelta(milliseconds=20)))
+        answer = await flow.signal(release, "open sesame")
+        together = await gather(ctx, result, flow.attach_future(invocation_id))
+        after = await flow.output(invocation_id, within=timedelta(seconds=10))
+        return [again == invocation_id, before, first.index, answer, [item.text for item in together], after]
+
+    assert await done(restate, did, work) == [
+        "True",
+        "WorkflowOutput(value=None, ready=False)",
+        "1",
+        "None",
+        "['open sesame', 'open sesame']",
+        "WorkflowOutput(value=Receipt(text='open sesame'), ready=True)",
+    ]
+
+
+async def test_an_output_of_none_is_told_from_none_yet_and_a_failure_is_raised(restate, did):
+    flow = sdk.Workflow("Voids")
+
+    @handler(flow, "main", name="run")
+    async def run(ctx: sdk.WorkflowContext, number: int) -> None:
+        if number < 0:
+            raise Refused("less than nothing", 422, "negative")
+
+    async def work(ctx: sdk.Context, key: str) -> list[object]:
+        good, bad = WorkflowClient(ctx, run, f"{key}-good"), WorkflowClient(ctx, run, f"{key}-bad")
+        output = await good.output(await good.submit(1), within=timedelta(seconds=10))
+        try:
+            await bad.output(await bad.submit(-1), within=timedelta(seconds=10))
+        except TerminalError as error:
+            return [output, error.message, error_code(error)]
+        return [output, "no error"]
+
+    service, go = calling(work)
+    env = await restate.serve(service, flow)
+    async with IngressClient(env.ingress) as ingress:
+        expected = ["WorkflowOutput(value=None, ready=True)", "less than nothing", "negative"]
+        assert await ingress.call(go, str(uuid4())) == expected
+
+
+async def test_a_signal_goes_to_the_same_workflow_only(restate, did):
+    async def work(ctx: sdk.Context, key: str) -> list[object]:
+        return [await WorkflowClient(ctx, wait_flow, key).signal(echo, Order(key=key))]
+
+    with pytest.raises(IngressError, match="a client of Flows/run can't signal Callees/echo") as refused:
+        await done(restate, did, work)
+    assert (refused.value.status_code, refused.value.metadata["field"]) == (400, "handler")
+
+
+async def test_a_call_takes_its_options(restate, did):
+    # DEFECT of the Go original: Call ignored them.
+    ears = sdk.Service("Ears")
+
+    @handler(ears)
+    async def heard(ctx: sdk.Context) -> str | None:
+        did.add(f"heard {ctx.request().headers.get('x-key')}/")
+        return ctx.request().headers.get("x-mine")
+
+    async def work(ctx: sdk.Context, key: str) -> list[object]:
+        client = ServiceClient(ctx, heard)
+        mine = {"x-mine": "mine", "x-key": key}
+        once = [await client.call(headers=mine, idempotency_key=f"heard:{key}") for _ in range(2)]
+        calls = [client.call_async(headers={"x-mine": "yours"}, idempotency_key=f"both:{key}") for _ in range(2)]
+        ids = {await call.invocation_id() for call in calls}
+        sent = await client.send(headers={"x-key": f"{key}-sent"})
+        await sent.invocation_id()
+        return [key, once, [await call for call in calls], len(ids), await client.call()]
+
+    service, go = calling(work)
+    env = await restate.serve(service, ears)
+    async with IngressClient(env.ingress) as ingress:
+        key, *answers = await ingress.call(go, str(uuid4()))
+        assert answers == ["['mine', 'mine']", "['yours', 'yours']", "1", "None"]
+        assert len(did.of(key)) == 1
+
+        async def sent() -> bool:
+            return bool(did.of(f"{key}-sent"))
+
+        await eventually(sent, what="send")
+
+
+async def test_a_call_is_cancelled_by_its_future(restate, did):
+    async def work(ctx: sdk.Context, key: str) -> list[object]:
+        call = WorkflowClient(ctx, wait_flow, key).call_async(Order(key=key))
+        await call.cancel()
+        try:
+            return [await call]
+        except TerminalError as error:
+            return [error.status_code, error.message]
+
+    assert await done(restate, did, work) == ["409", "cancelled"]
+
+
+async def test_a_send_is_cancelled_by_its_handle_also_before_it_starts(restate, did):
+    async def work(ctx: sdk.Context, key: str) -> list[object]:
+        sent = await ServiceClient(ctx, note).send(Order(key=key), delay=timedelta(hours=1))
+        await sent.cancel()
+        try:
+            await ctx.attach_invocation(await sent.invocation_id())
+        except TerminalError as error:
+            return [key, error.status_code, error.message]
+        return []
+
+    key, *ended = await done(restate, did, work)
+    # The second once it is gone without a trace, as of something that nobody can ask for; else this waited for an hour.
+    assert ended in (["409", "cancelled"], ["404", "not found"])
+    assert did.of(key) == []
+
+
+async def test_a_response_of_another_type_is_a_terminal_error_and_not_retried_for_ever(restate, did):
+    as_number = Target("Callees", "echo", Order, int)
+    flow_as_number = Target("Flows", "run", Order, int)
+
+    async def work(ctx: sdk.Context, key: str) -> list[object]:
+        did.add(f"attempt {key}/")
+        flow, told = WorkflowClient(ctx, flow_as_number, key), []
+        invocation_id = await flow.submit(Order(key=key))
+        await flow.signal(release, "word")
+        for wrong in (ServiceClient(ctx, as_number).call_async(Order(key=key)), flow.attach_future(invocation_id)):
+            try:
+                await wrong
+            except TerminalError as error:
+                told.append((error.message.splitlines()[0], error_code(error)))
+        return told
+
+    assert await done(restate, did, work) == [
+        "('Callees/echo: the response does not fit int: 1 validation error for int', 'unreadable')",
+        "('Flows/run: the response does not fit int: 1 validation error for int', 'unreadable')",
+    ]
 
 
 async def test_attaching_to_a_workflow_that_failed_raises_its_error(restate, did):

@@ -17,6 +17,7 @@ from perdure import (
     ServiceClient,
     Target,
     WorkflowClient,
+    WorkflowOutput,
 )
 
 
@@ -42,6 +43,7 @@ async def ping(ctx: DataPlaneContext) -> int:
 
 
 book = Target("Trips", "run", Order, Receipt)
+release = Target("Trips", "release", str, int)
 many = Target("Trips", "many", list[Order], list[Receipt])
 nothing = Target("Trips", "nothing", type(None), type(None))
 
@@ -57,12 +59,21 @@ async def targets(ctx: restate.Context) -> None:
     workflow = WorkflowClient(ctx, book, "k")
     assert_type(await workflow.submit(Order(id="1")), str)
     assert_type(await workflow.attach("inv_1"), Receipt)
+    assert_type(await workflow.output("inv_1"), WorkflowOutput[Receipt])
+    assert_type(workflow.attach_future("inv_1"), restate.RestateDurableFuture[Receipt])
+    assert_type(await workflow.signal(release, "word"), int)
+    assert_type(await workflow.signal(reserve, Order(id="1")), Receipt)
+    assert_type(await workflow.signal(ping), int)
+    await workflow.signal(nothing)
     await ServiceClient(ctx, nothing).call()
+    await ServiceClient(ctx, nothing).call(headers={"x-mine": "a"}, idempotency_key="k")
 
     await ServiceClient(ctx, book).call(Receipt(text="x"))  # type: ignore[arg-type]
     await ServiceClient(ctx, book).call({"id": "1"})  # type: ignore[arg-type]
     await ServiceClient(ctx, many).send(Order(id="1"))  # type: ignore[arg-type]
     await workflow.submit("1")  # type: ignore[arg-type]
+    await workflow.signal(release, 5)  # type: ignore[arg-type]
+    await workflow.signal(release)  # type: ignore[arg-type]
     ObjectClient(ctx, book)  # type: ignore[call-overload]
 
 
@@ -81,13 +92,22 @@ async def over_the_ingress(ingress: IngressClient) -> None:
     assert_type(await ingress.call(ping), int)
     assert_type(await ingress.send(ping), str)
     assert_type(await ingress.attach(book, key="k"), Receipt)
+    assert_type(await ingress.attach(book, invocation_id="inv_1"), Receipt)
+    assert_type(await ingress.attach(ping, idempotency_key="k"), int)
+    assert_type(await ingress.attach(ping, key="k", idempotency_key="k"), int)
     assert_type(await ingress.output(ping, key="k"), int)
+    assert_type(await ingress.output(book, invocation_id="inv_1"), Receipt)
+    assert_type(await ingress.submit(book, Order(id="1"), key="k"), str)
+    assert_type(await ingress.submit(ping, key="k", headers={"x-mine": "a"}), str)
     await ingress.call(nothing, key="k")
 
     await ingress.call(book, "1", key="k")  # type: ignore[arg-type]
     await ingress.send(reserve, "1")  # type: ignore[arg-type]
     await ingress.call(ping, 5)  # type: ignore[arg-type]
-    await ingress.attach(book)  # type: ignore[call-arg]
+    await ingress.attach(book)  # type: ignore[call-overload]
+    await ingress.output(book, key="k", invocation_id="inv_1")  # type: ignore[call-overload]
+    await ingress.submit(book, Order(id="1"))  # type: ignore[call-overload]
+    await ingress.submit(book, "1", key="k")  # type: ignore[arg-type]
 
 
 def untyped(value: Any) -> None:

@@ -1,0 +1,190 @@
+"""What tests of approvals share: workflows that ask, and a desk to decide at."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Self
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+from pydantic import BaseModel
+
+from perdure import ControlPlaneService, IngressClient, ObjectClient, Orchestration, Target
+from perdure.approvals.inbox_messages import InboxItem
+from perdure.approvals.messages import (
+    ApprovalOutcome,
+    ApprovalStatus,
+    DecisionReceipt,
+    DecisionRequest,
+    DelegationReceipt,
+    DelegationRequest,
+    Leave,
+    StageEnd,
+)
+from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
+from perdure.approvals.targets import (
+    approval_status,
+    approve,
+    delegate,
+    end_stage,
+    leave_approval,
+    list_inbox,
+    open_approval,
+    reject,
+)
+from perdure.binding import handler
+from perdure.errors import IngressError
+from perdure.serdes import serde_for
+from perdure.testing import RestateEnvironment
+from tests.support import eventually
+
+HOUR = timedelta(hours=1)
+
+
+class Question(BaseModel):
+    """What the asking workflow asks; the awakeable is its own."""
+
+    approval_id: str
+    requester: str = ""
+    approvers: list[str] = []
+    quorum: int = 1
+    timeout: timedelta = HOUR
+    payload: Any = None
+    groups: dict[str, list[str]] = {}
+    veto: list[str] = []
+    remind_every: timedelta | None = None
+    on_timeout: OnTimeout | None = None
+    escalation: list[Stage] = []
+
+
+asking = sdk.Workflow("Asking")
+
+
+@handler(asking, "main")
+async def run(ctx: sdk.WorkflowContext, question: Question) -> ApprovalOutcome:
+    id_, decided = ctx.awakeable(serde=serde_for(ApprovalOutcome))
+    request = ApprovalRequest(
+        title=f"Question {question.approval_id}", awakeable=id_, opener=ctx.request().id, **dict(question)
+    )
+    await ObjectClient(ctx, open_approval, question.approval_id).send(request)
+    ctx.set("awakeable", id_, serde=serde_for(str))
+    return await decided
+
+
+@handler(asking, "shared")
+async def leave_it(ctx: sdk.WorkflowSharedContext, everyone: bool) -> None:
+    id_ = await ctx.get("awakeable", serde=serde_for(str))
+    assert id_ is not None
+    request = None if everyone else Leave(awakeable=id_, reason="no longer needed")
+    approval_id = ctx.key().partition("/")[0]
+    await ObjectClient(ctx, leave_approval, approval_id).send(request)
+
+
+@handler(asking, "shared")
+async def send_raw(ctx: sdk.WorkflowSharedContext, body: dict[str, Any]) -> ApprovalOutcome:
+    """Send a request as another version of perdure might, and wait for the answer."""
+    id_, decided = ctx.awakeable(serde=serde_for(ApprovalOutcome))
+    body["awakeable"] = id_
+    raw = serde_for(Any).serialize(body)
+    ctx.generic_send(open_approval.service, open_approval.handler, raw, key=ctx.key())
+    return await decided
+
+
+@handler(asking, "shared")
+async def send_end(ctx: sdk.WorkflowSharedContext, stage: int) -> None:
+    await ObjectClient(ctx, end_stage, ctx.key()).call(StageEnd(stage=stage))
+
+
+run_asking = Target("Asking", "run", Question, ApprovalOutcome)
+leave = Target("Asking", "leave_it", bool, type(None))
+end = Target("Asking", "send_end", int, type(None))
+
+gate = ControlPlaneService("Gate")
+
+
+class GateRequest(BaseModel):
+    timeout: timedelta = HOUR
+
+
+@gate.main()
+async def pass_gate(cp: Orchestration, request: GateRequest) -> bool:
+    return await cp.await_human_approval(
+        f"gate-{cp.key}", request.timeout, title="May it pass?", requester="req", payload={"key": cp.key}
+    )
+
+
+run_gate = Target("Gate", "run", GateRequest, bool)
+
+
+class Desk:
+    """One test's view of the platform: its ingress, and an approval id of its own."""
+
+    def __init__(self, env: RestateEnvironment) -> None:
+        self.env = env
+        self.id = f"A{uuid4().hex[:12]}"
+        self.client = IngressClient(env.ingress, timeout=timedelta(seconds=30))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+
+    async def ask(self, by: str = "", **question: Any) -> str:
+        """Start a workflow that asks and waits; return its invocation's id."""
+        key = f"{self.id}/{by}" if by else self.id
+        return await self.client.send(run_asking, Question(approval_id=self.id, **question), key=key)
+
+    async def asked(self, **question: Any) -> ApprovalStatus:
+        await self.ask(**question)
+        return await self.status_where(lambda _: True)
+
+    async def outcome(self, by: str = "") -> ApprovalOutcome:
+        return await self.client.attach(run_asking, key=f"{self.id}/{by}" if by else self.id)
+
+    async def approve(self, actor: str, reason: str = "", **more: Any) -> DecisionReceipt:
+        return await self.client.call(approve, DecisionRequest(actor=actor, reason=reason, **more), key=self.id)
+
+    async def reject(self, actor: str, reason: str = "", **more: Any) -> DecisionReceipt:
+        return await self.client.call(reject, DecisionRequest(actor=actor, reason=reason, **more), key=self.id)
+
+    async def delegate(self, actor: str, to: str, until: datetime, **more: Any) -> DelegationReceipt:
+        request = DelegationRequest(actor=actor, to=to, until=until, **more)
+        return await self.client.call(delegate, request, key=self.id)
+
+    async def status(self) -> ApprovalStatus:
+        return await self.client.call(approval_status, key=self.id)
+
+    async def status_where(self, fits: Any) -> ApprovalStatus:
+        async def look() -> ApprovalStatus | None:
+            try:
+                found = await self.status()
+            except IngressError as error:
+                if error.status_code != 404:
+                    raise
+                return None
+            return found if fits(found) else None
+
+        return await eventually(look, what=f"approval {self.id} as expected")
+
+    async def inbox(self, person: str) -> list[InboxItem]:
+        return [item for item in await self.client.call(list_inbox, key=person) if item.approval_id == self.id]
+
+    async def inbox_has(self, person: str, count: int) -> list[InboxItem]:
+        async def look() -> tuple[list[InboxItem]] | None:
+            items = await self.inbox(person)
+            return (items,) if len(items) == count else None
+
+        (items,) = await eventually(look, what=f"{count} item(s) in the inbox of {person}")
+        return items
+
+    def person(self, name: str) -> str:
+        """A person whom no other test knows, since inboxes outlive a test."""
+        return f"{name}-{self.id.lower()}"
+
+
+async def refused(call: Any) -> IngressError:
+    with pytest.raises(IngressError) as caught:
+        await call
+    return caught.value
