@@ -83,7 +83,7 @@ async def running_side(
         label,
         [sys.executable, "-m", "benchmarks.serve", variant, shape, workflow, str(port), http],
         ready=lambda: _listens(port),
-        environment={**os.environ, **(environment or {})},
+        environment=lambda: {**os.environ, **(environment or {})},
         log_file=home / f"{workflow}.log",
         pid_file=home / f"{workflow}.pid",
     )

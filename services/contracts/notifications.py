@@ -1,4 +1,7 @@
-"""Notifications: a traveller is told how a trip ended. Nothing can untell it, so it comes last."""
+"""Notifications: a traveller is told how a trip ended, an approver what waits for them. Nothing can untell it.
+
+What approvers are told is perdure's own message, `perdure.approvals.notices.ApprovalNotice`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import StringConstraints
 
 from perdure import Target
+from perdure.approvals.notices import ApprovalNotice
 from services.contracts.messages import Email, Message, TripId, Write
 
 NotificationKind: TypeAlias = Literal["trip-confirmed", "trip-refused"]
@@ -34,4 +38,11 @@ class Notification(Message):
     kind: NotificationKind
 
 
+class ApprovalNoticeReceipt(Message):
+    """A notice to an approver that is on its way."""
+
+    key: str
+
+
 notify = Target("Notifications", "notify", SendNotification, Notification)
+tell_approver = Target("Notifications", "tell_approver", ApprovalNotice, ApprovalNoticeReceipt)

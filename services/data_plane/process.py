@@ -12,6 +12,7 @@ from perdure.observability.logging import configure_logging, get_logger
 from perdure.serving import serve
 from services.data_plane.database import Database
 from services.data_plane.settings import DataPlaneSettings
+from services.protection import security
 
 log = get_logger(__name__)
 
@@ -39,4 +40,5 @@ def serve_data_plane(read: Callable[[], DataPlaneSettings], define: Callable[[Da
         port=settings.port,
         readiness={"database": database.check},
         lifespan=database.lifespan,
+        security=security(),
     )

@@ -6,11 +6,12 @@ from services.data_plane.barrier import OperationRow
 from services.data_plane.database import Base
 from services.data_plane.flights.model import FlightRow, SeatReservationRow
 from services.data_plane.hotels.model import HotelRow, RoomReservationRow
-from services.data_plane.notifications.model import NotificationRow
+from services.data_plane.notifications.model import ApprovalNoticeRow, NotificationRow
 from services.data_plane.payments.model import AccountRow, ChargeRow, LedgerTransactionRow, PostingRow
 
 __all__ = [
     "AccountRow",
+    "ApprovalNoticeRow",
     "Base",
     "ChargeRow",
     "FlightRow",

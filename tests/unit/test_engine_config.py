@@ -15,6 +15,7 @@ def test_says_each_setting_in_the_servers_own_words(tmp_path: Path):
         partitions=4,
         inactivity_timeout=timedelta(0),
         rocksdb_memory=5,
+        identity_key_file=tmp_path / "engine.pem",
         config_file=tmp_path / "restate.toml",
     )
 
@@ -34,6 +35,7 @@ def test_says_each_setting_in_the_servers_own_words(tmp_path: Path):
         "RESTATE_DEFAULT_NUM_PARTITIONS": "4",
         "RESTATE_WORKER__INVOKER__INACTIVITY_TIMEOUT": "0ms",
         "RESTATE_ROCKSDB_TOTAL_MEMORY_SIZE": "5 B",
+        "RESTATE_WORKER__INVOKER__REQUEST_IDENTITY_PRIVATE_KEY_PEM_FILE": str(tmp_path / "engine.pem"),
     }
 
 

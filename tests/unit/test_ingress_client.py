@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from perdure import IngressClient, Target, set_policy
-from perdure.errors import GuardrailViolation, IngressError, InvalidInput
+from perdure.errors import ConfigurationError, GuardrailViolation, IngressError, InvalidInput, NotReady
 
 URL = "http://ingress.test:8080"
 
@@ -60,7 +60,7 @@ def pauses(monkeypatch):
     async def pause(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr("perdure.ingress.asyncio.sleep", pause)
+    monkeypatch.setattr("perdure.ingress_requests.asyncio.sleep", pause)
     return waited
 
 
@@ -216,6 +216,92 @@ async def test_a_client_that_was_handed_in_is_not_closed():
     await http.aclose()
 
 
+async def test_headers_go_along_and_can_not_take_the_place_of_the_clients_own():
+    ingress = Ingress(OK, SENT, SENT)
+    mine = {"x-mine": "a", "authorization": "Bearer other", "content-type": "text/plain", "idempotency-key": "other"}
+    async with ingress.client(auth_token="secret") as client:  # noqa: S106 - not a real one
+        await client.call(book, Order(id="1"), key="t", headers=mine, idempotency_key="k")
+        await client.send(book, Order(id="1"), key="t", headers={"x-mine": "b"})
+        await client.submit(book, Order(id="1"), key="t", headers={"x-mine": "c"}, delay=timedelta(seconds=1))
+    first = ingress.requests[0].headers
+    assert {name: first[name] for name in mine} == {
+        "x-mine": "a",
+        "authorization": "Bearer secret",
+        "content-type": "application/json",
+        "idempotency-key": "k",
+    }
+    assert [request.headers["x-mine"] for request in ingress.requests] == ["a", "b", "c"]
+    assert ingress.requests[2].url.raw_path == b"/Trips/t/run/send?delay=1000ms"
+
+
+@pytest.mark.parametrize("value", ["zoë", "two\nlines"])
+async def test_a_header_that_is_none_is_refused_before_anything_is_sent(value):
+    ingress = Ingress(OK)
+    async with ingress.client() as client:
+        with pytest.raises(InvalidInput, match="header 'x-mine'"):
+            await client.call(book, Order(id="1"), headers={"x-mine": value})
+    assert ingress.requests == []
+
+
+async def test_a_timeout_is_the_clients_or_the_requests_own():
+    seen = []
+
+    def react(request: httpx.Request) -> httpx.Response:
+        seen.append(request.extensions["timeout"]["read"])
+        return OK
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(react), timeout=7.0)
+    async with IngressClient(URL, http=http) as client:
+        await client.call(book, Order(id="1"))
+        await client.call(book, Order(id="1"), timeout=timedelta(seconds=2))
+        await client.attach(book, key="t", timeout=timedelta(seconds=3))
+    await http.aclose()
+    assert seen == [7.0, 2.0, 3.0]
+
+
+async def test_an_invocation_is_named_by_its_id_its_idempotency_key_or_a_workflows_key():
+    ingress = Ingress(OK)
+    async with ingress.client() as client:
+        for question in (client.attach, client.output):
+            await question(book, invocation_id="inv_1")
+            await question(book, idempotency_key="a:b@c'")
+            await question(book, key="x/y", idempotency_key="k")
+            await question(book, key="x/y")
+    assert [request.url.raw_path for request in ingress.requests] == [
+        path + end
+        for end in (b"/attach", b"/output")
+        for path in (
+            b"/restate/invocation/inv_1",
+            b"/restate/invocation/Trips/run/a:b@c'",
+            b"/restate/invocation/Trips/x%2Fy/run/k",
+            b"/restate/workflow/Trips/x%2Fy",
+        )
+    ]
+
+
+@pytest.mark.parametrize("key", ["a/b", "a b", "100%", "a\\:b", "a?b", "a#b", "é", ".", "..", ""])
+async def test_an_idempotency_key_that_can_not_be_asked_for_is_refused(key):
+    ingress = Ingress(OK)
+    async with ingress.client() as client:
+        for question in (client.attach, client.output):
+            with pytest.raises(InvalidInput) as refused:
+                await question(book, idempotency_key=key)
+            assert (refused.value.metadata or {})["field"] == "idempotency_key"
+    assert ingress.requests == []
+
+
+async def test_an_invocation_that_is_not_named_is_refused():
+    async with Ingress(OK).client() as client:
+        with pytest.raises(InvalidInput, match="Trips/run: which invocation"):
+            await client.attach(book)  # type: ignore[call-overload] # the mistake
+
+
+async def test_a_cancel_needs_the_admin_api():
+    async with Ingress(OK).client() as client:
+        with pytest.raises(ConfigurationError, match="admin_url"):
+            await client.cancel("inv_1")
+
+
 # --- what is repeated ------------------------------------------------------------------------------------------------
 
 BROKEN = [httpx.ReadError("broken"), httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("cut"), httpx.WriteError("x")]
@@ -231,6 +317,15 @@ async def test_a_request_that_may_have_arrived_is_never_repeated(error):
                 await attempt
             assert (failed.value.status_code, failed.value.source) == (0, None)
     assert len(ingress.requests) == 2
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+async def test_a_submitted_workflow_is_repeated_since_it_starts_once_for_each_key(error):
+    ingress = Ingress(error, error, SENT)
+    async with ingress.client() as client:
+        assert await client.submit(book, Order(id="1"), key="t") == "inv_1"
+    assert [request.url.raw_path for request in ingress.requests] == [b"/Trips/t/run/send"] * 3
+    assert [request.content for request in ingress.requests] == [ingress.requests[0].content] * 3
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
@@ -326,6 +421,14 @@ async def failure(response: httpx.Response) -> IngressError:
         with pytest.raises(IngressError) as failed:
             await client.call(book, Order(id="1"))
     return failed.value
+
+
+async def test_not_ready_is_what_the_ingress_says_and_not_a_handlers_own_470():
+    for source, ready in (("ingress", False), ("invocation", True)):
+        async with Ingress(answer(470, source)).client() as client:
+            with pytest.raises(IngressError) as failed:
+                await client.output(book, key="t")
+        assert isinstance(failed.value, NotReady) is not ready
 
 
 async def test_message_and_metadata_come_from_the_body():

@@ -41,10 +41,12 @@ def test_every_name_on_the_list_is_there_and_every_public_name_is_on_the_list():
 def test_the_names_of_the_seed_are_there():
     seed = """
         RunConfig run_with_retry run_async DataPlaneService DeterministicHelpers Time ServiceClient ObjectClient
-        WorkflowClient race_awakeable_with_timeout race_promise_with_timeout PromiseRaceResult State clear_all
+        WorkflowClient for_each fan_out fan_out_fail map_concurrent process_batch gather race FanOutResult RaceResult
+        race_awakeable_with_timeout race_promise_with_timeout PromiseRaceResult State clear_all
         MutableState ReadOnlyState wait_for_external_signal resolve_external_signal reject_external_signal
         get_internal_signal ControlPlaneService Saga SafeStep CompensationStrategy SagaConfig update_status StatusData
-        WorkflowStatus set_policy guardrail IngressClient
+        ObservabilityHooks WorkflowStatus set_policy guardrail IngressClient WorkflowTimer WorkflowLoop WorkflowConfig
+        SecurityConfig SecurityValidator SecurityMiddleware
     """
     assert set(seed.split()) <= set(perdure.__all__)
 

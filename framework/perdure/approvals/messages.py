@@ -1,35 +1,20 @@
-"""What goes to and from approvals.
+"""What goes to and from approvals, besides the question itself (`perdure.approvals.request`).
 
-What comes from outside (`DecisionRequest`, `ApprovalRequest`) knows no other fields than its own: a rule that this
-version doesn't know must not be skipped in silence. What is kept or shown ignores fields of later versions.
+What comes from outside knows no other fields than its own: a rule that this version doesn't know must not be skipped in
+silence. What is kept or shown ignores fields of later versions.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    StringConstraints,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from perdure.approvals.people import Person, canonical_person
-
-MAX_ID_LENGTH: Final = 256
-MAX_APPROVERS: Final = 100
-MAX_TIMEOUT: Final = timedelta(days=3650)
-
-ApprovalId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
-"""An approval's id: the opener's choice, and the key of the object."""
+from perdure.approvals.request import Stage
+from perdure.people import GroupName, Person
+from perdure.security.acts import SignedAct
+from perdure.security.links import MAX_TOKEN
 
 Reason: TypeAlias = Annotated[str, StringConstraints(max_length=2000)]
 """Why, in a person's words; may be empty."""
@@ -47,6 +32,11 @@ class ApprovalResult(StrEnum):
 ApprovalState: TypeAlias = Literal["expected", "open"] | ApprovalResult
 """``expected``: decisions are in, but nobody has opened it yet. ``open``: it can be decided. Else how it ended."""
 
+ActName: TypeAlias = Literal[
+    "open", "approve", "reject", "delegate", "remind", "escalate", "expire", "leave", "withdraw"
+]
+"""What happens to an approval."""
+
 
 class _Input(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,46 +44,6 @@ class _Input(BaseModel):
 
 class _Kept(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class ApprovalRequest(_Input):
-    """What an orchestrator asks people to decide.
-
-    Args:
-        approval_id: The approval; the object's key.
-        title: What is to be decided, in a sentence.
-        requester: Who asks, and so may not decide; empty when it's nobody in particular.
-        approvers: Who may decide; anyone but the requester when empty. Who is named twice counts once.
-        quorum: How many approvals are needed.
-        timeout: How long people have.
-        payload: What the approvers are shown.
-        awakeable: Who waits for the outcome, an `ApprovalOutcome`.
-    """
-
-    approval_id: ApprovalId
-    title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
-    requester: Annotated[str, StringConstraints(max_length=1000), AfterValidator(canonical_person)] = ""
-    approvers: list[Person] = Field(default=[], max_length=MAX_APPROVERS)
-    quorum: int = Field(default=1, ge=1, le=MAX_APPROVERS, validate_default=True)
-    timeout: timedelta = Field(gt=timedelta(0), le=MAX_TIMEOUT)
-    payload: JsonValue = None
-    awakeable: Annotated[str, StringConstraints(min_length=1, max_length=500)]
-
-    @field_validator("approvers")
-    @classmethod
-    def _each_once(cls, people: list[str]) -> list[str]:
-        return list(dict.fromkeys(people))
-
-    @field_validator("quorum")
-    @classmethod
-    def _can_be_reached(cls, quorum: int, info: ValidationInfo) -> int:
-        approvers, requester = info.data.get("approvers"), info.data.get("requester")
-        able = [person for person in approvers or [] if person != requester]
-        if approvers and quorum > len(able):
-            raise ValueError(
-                f"{quorum} approvals are needed, but only {len(able)} approvers may decide (the requester never may)"
-            )
-        return quorum
 
 
 class ApprovalOutcome(_Kept):
@@ -112,15 +62,78 @@ class ApprovalOutcome(_Kept):
     reason: str = ""
 
 
-class DecisionRequest(_Input):
+class ActRequest(_Input):
+    """What each act of a person on an approval says.
+
+    Args:
+        actor: Who acts.
+        reason: Why.
+        groups: What the actor belongs to, by the actor's own word: taken where unsigned acts are. A signed act's groups
+            are those of its credential.
+        proof: The act, signed by the actor; its target is ``Approvals/{id}``.
+    """
+
+    actor: Person
+    reason: Reason = ""
+    groups: list[GroupName] = Field(default=[], max_length=100)
+    proof: SignedAct | None = None
+
+
+class DecisionRequest(ActRequest):
     """A person's approval or rejection, as it comes in; the handler says which of the two.
 
     Args:
         actor: Who decides.
         reason: Why.
+        groups: See `ActRequest`.
+        proof: See `ActRequest`; the act ``approve`` or ``reject``, without details.
     """
 
-    actor: Person
+
+class DelegationRequest(ActRequest):
+    """A person's wish that somebody else may decide in their place.
+
+    Args:
+        actor: Who delegates.
+        to: Who may decide then, once.
+        until: Until when.
+        reason: Why.
+        groups: See `ActRequest`.
+        proof: See `ActRequest`; the act ``delegate``, its details see `perdure.approvals.proofs.delegation_details`.
+    """
+
+    to: Person
+    until: AwareDatetime
+
+    @model_validator(mode="after")
+    def _to_somebody_else(self) -> DelegationRequest:
+        if self.to == self.actor:
+            raise ValueError("to: somebody else than the actor is needed")
+        return self
+
+
+class WithdrawalRequest(ActRequest):
+    """The requester's wish that nobody decides any more.
+
+    Args:
+        actor: The requester.
+        reason: Why.
+        groups: See `ActRequest`.
+        proof: See `ActRequest`; the act ``withdraw``, without details.
+    """
+
+
+class LinkDecisionRequest(_Input):
+    """A decision by somebody who was sent a link.
+
+    Args:
+        token: The link's token.
+        approve: True to approve, False to reject.
+        reason: Why.
+    """
+
+    token: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TOKEN)]
+    approve: bool
     reason: Reason = ""
 
 
@@ -132,17 +145,52 @@ class Decision(_Kept):
         approve: True for an approval, False for a rejection.
         reason: Why.
         at: When.
+        on_behalf_of: Who delegated it to them; None when they decided in their own right.
+        groups: What the actor, or who delegated to them, belongs to.
+        signed: The actor proved who they are, by a signed act or a link.
+        payload_digest: What they were shown, when that was before the approval was opened.
     """
 
     actor: str
     approve: bool
     reason: str = ""
     at: AwareDatetime
+    on_behalf_of: str | None = None
+    groups: list[str] = []
+    signed: bool = False
+    payload_digest: str | None = None
 
     @property
     def act(self) -> Literal["approve", "reject"]:
         """What was decided, in a word."""
         return "approve" if self.approve else "reject"
+
+    @property
+    def seat(self) -> str:
+        """Whose right to decide was used."""
+        return self.on_behalf_of or self.actor
+
+
+class Delegation(_Kept):
+    """A right to decide in somebody's place, once.
+
+    Args:
+        actor: Who delegated.
+        to: Who may decide.
+        until: Until when, not included.
+        at: When it was delegated.
+        reason: Why.
+        groups: What the delegating person belongs to.
+        signed: The delegating person proved who they are.
+    """
+
+    actor: str
+    to: str
+    until: AwareDatetime
+    at: AwareDatetime
+    reason: str = ""
+    groups: list[str] = []
+    signed: bool = False
 
 
 class DecisionReceipt(_Kept):
@@ -155,6 +203,8 @@ class DecisionReceipt(_Kept):
         reason: Why, as said the first time.
         at: When it was decided, the first time.
         status: How the approval stands.
+        on_behalf_of: In whose place; None when in their own right.
+        signed: The actor proved who they are.
     """
 
     approval_id: str
@@ -163,10 +213,48 @@ class DecisionReceipt(_Kept):
     reason: str
     at: AwareDatetime
     status: ApprovalState
+    on_behalf_of: str | None = None
+    signed: bool = False
 
 
-class Withdrawal(_Input):
-    """The end of an opener's interest in an approval.
+class DelegationReceipt(_Kept):
+    """What a person gets for a delegation.
+
+    Args:
+        approval_id: The approval.
+        actor: Who delegated.
+        to: Who may decide in their place.
+        until: Until when.
+        at: When it was delegated.
+        status: How the approval stands.
+    """
+
+    approval_id: str
+    actor: str
+    to: str
+    until: AwareDatetime
+    at: AwareDatetime
+    status: ApprovalState
+
+
+class WithdrawalReceipt(_Kept):
+    """What the requester gets for a withdrawal.
+
+    Args:
+        approval_id: The approval.
+        actor: Who withdrew it.
+        at: When.
+        status: How the approval stands.
+    """
+
+    approval_id: str
+    actor: str
+    at: AwareDatetime
+    status: ApprovalState
+
+
+class Leave(_Input):
+    """The end of a waiter's interest in an approval.
 
     Args:
         awakeable: Who no longer waits; the approval is withdrawn when it was the last one. None withdraws it for all.
@@ -177,35 +265,63 @@ class Withdrawal(_Input):
     reason: Reason = ""
 
 
-class Expiry(_Kept):
-    """The end of the time for an approval, sent when it was opened.
+class StageEnd(_Kept):
+    """The end of a stage's time, sent when the stage began.
 
     Args:
-        deadline: The deadline that it is about; another than the approval's own does nothing.
+        stage: The stage that it is about; when another one is under way, it does nothing.
     """
 
-    deadline: AwareDatetime
+    stage: int
+
+
+class ReminderDue(_Kept):
+    """The moment of a reminder, sent when the stage began or the one before was due.
+
+    Args:
+        stage: The stage; when another one is under way, nothing happens.
+        number: 1 for the first reminder of the stage; one that isn't the next does nothing.
+    """
+
+    stage: int
+    number: int
+
+
+class RetentionEnd(_Kept):
+    """The moment when an approval is forgotten.
+
+    Args:
+        closed_at: When it had ended; None for one that was never opened. When it stands otherwise, nothing happens.
+    """
+
+    closed_at: AwareDatetime | None
 
 
 class AuditEntry(_Kept):
-    """One entry of an approval's trail. Entries are added, never changed.
+    """One entry of an approval's trail. Entries are added, never changed; `perdure.approvals.trail` checks that.
 
     Args:
         seq: 1 for the first entry.
         at: When.
         actor: Who; None when it was nobody, as when time ran out.
-        act: ``open``, ``approve``, ``reject``, ``expire`` or ``withdraw``.
+        act: What was done, or tried.
         reason: Why, in the actor's words.
-        result: What came of it: ``opened``, ``joined``, ``kept`` (until it is opened), ``counted``, ``left``, how the
-            approval ended, or ``refused:`` and the code of the refusal.
+        result: What came of it: ``opened``, ``joined``, ``kept`` (until it is opened), ``counted``, ``delegated``,
+            ``reminded``, ``escalated``, ``left``, how the approval ended, or ``refused:`` and the code of the refusal.
+        details: More facts.
+        proof: The act as the actor signed it.
+        hash: SHA-256 over this entry and the one before.
     """
 
     seq: int
     at: AwareDatetime
     actor: str | None
-    act: Literal["open", "approve", "reject", "expire", "withdraw"]
+    act: ActName
     reason: str = ""
     result: str
+    details: dict[str, str] = {}
+    proof: SignedAct | None = None
+    hash: str = ""
 
 
 class ApprovalStatus(_Kept):
@@ -216,18 +332,26 @@ class ApprovalStatus(_Kept):
         status: ``open``, or how it ended.
         title: What is to be decided.
         requester: Who asks; empty when it's nobody in particular.
-        approvers: Who may decide; empty when anyone but the requester may.
-        quorum: How many approvals are needed.
+        approvers: Who may decide in this stage, people and groups; empty when anyone but the requester may.
+        groups: Members of groups, as far as the request names them.
+        veto: Whose single rejection ends it.
+        quorum: How many approvals are needed in this stage.
+        stage: Which stage is under way, or was at the end; 0 is the first.
+        stages: All stages.
         payload: What the approvers are shown.
         payload_digest: SHA-256 of the payload's canonical JSON.
         opened_at: When it was opened.
-        deadline: Until when it can be decided.
+        deadline: Until when it can be decided in this stage.
         decided_at: When it ended.
         decided_by: Whose decisions ended it.
         reason: Why it ended so.
         decisions: What was decided, in the order of counting.
+        delegations: Who may decide in whose place.
+        waits_for: Whose inboxes it is in.
+        reminders: How many reminders were sent in this stage.
         refusals: How many acts were refused; the trail holds the first ones of them.
         trail: Everything that happened, in order.
+        head: Hash of the trail's last entry.
     """
 
     approval_id: str
@@ -235,7 +359,11 @@ class ApprovalStatus(_Kept):
     title: str
     requester: str
     approvers: list[str]
+    groups: dict[str, list[str]] = {}
+    veto: list[str] = []
     quorum: int
+    stage: int = 0
+    stages: list[Stage] = []
     payload: JsonValue
     payload_digest: str
     opened_at: AwareDatetime
@@ -244,29 +372,9 @@ class ApprovalStatus(_Kept):
     decided_by: list[str]
     reason: str
     decisions: list[Decision]
+    delegations: list[Delegation] = []
+    waits_for: list[str] = []
+    reminders: int = 0
     refusals: int
     trail: list[AuditEntry]
-
-
-class InboxItem(_Kept):
-    """An open approval that waits for someone.
-
-    Args:
-        approval_id: The approval; decide at ``/Approvals/{approval_id}/approve`` or ``reject``.
-        title: What is to be decided.
-        requester: Who asks.
-        quorum: How many approvals are needed.
-        opened_at: When it was opened.
-        deadline: Until when it can be decided.
-        payload: What the approvers are shown.
-        payload_digest: SHA-256 of the payload's canonical JSON.
-    """
-
-    approval_id: str
-    title: str
-    requester: str
-    quorum: int
-    opened_at: AwareDatetime
-    deadline: AwareDatetime
-    payload: JsonValue
-    payload_digest: str
+    head: str = ""

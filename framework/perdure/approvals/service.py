@@ -1,202 +1,266 @@
 """`Approvals`: one approval, keyed by its id; the policy made durable.
 
-The object owns the deadline: opening it sends `expire` to itself, so that a decision and the end of time meet here, one
-after the other, and whichever is first has decided. Whoever opened it only waits for the awakeable.
+The object owns its timers: it sends itself the end of a stage and each reminder, with the number of the stage they
+belong to, so that a decision and the end of time meet here, one after the other, and whichever is first has decided.
+One that comes too late finds another stage, and does nothing. Whoever opened it only waits for the awakeable.
 
 Every act reads the clock before it touches state. That is the one wait in these handlers; what follows is a row of
-writes and sends that no cancel can cut in two.
-
-The ingress authenticates nobody, so an actor is who the caller says it is. `_decide` is the place for a signature.
+writes and sends that no cancel can cut in two. A kill can, since nothing is told of it: then `mend` sets right what is
+missing, and `perdure.approvals.sentinel` finds where.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import NoReturn
 
 import restate
 from pydantic import JsonValue, ValidationError
 
 from perdure.approvals import policy
+from perdure.approvals.approval import Approval, Attempt, Change
+from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.inbox import inboxes
+from perdure.approvals.keeping import Keeper, read_status
 from perdure.approvals.messages import (
-    MAX_ID_LENGTH,
-    ApprovalOutcome,
-    ApprovalRequest,
+    ActRequest,
     ApprovalStatus,
-    AuditEntry,
     Decision,
     DecisionReceipt,
     DecisionRequest,
-    Expiry,
-    InboxItem,
-    Withdrawal,
+    Delegation,
+    DelegationReceipt,
+    DelegationRequest,
+    Leave,
+    LinkDecisionRequest,
+    ReminderDue,
+    RetentionEnd,
+    StageEnd,
+    WithdrawalReceipt,
+    WithdrawalRequest,
 )
-from perdure.approvals.policy import Approval, Change
-from perdure.approvals.targets import (
-    APPROVALS,
-    add_to_inbox,
-    approval_status,
-    expire_approval,
-    open_approval,
-    remove_from_inbox,
-    withdraw_approval,
-)
-from perdure.approvals.targets import approve as approve_target
-from perdure.approvals.targets import reject as reject_target
-from perdure.binding import handler
-from perdure.clients import ObjectClient
+from perdure.approvals.proofs import ProvableAct, Proven, check_act, check_link
+from perdure.approvals.relay import ApprovalRelay
+from perdure.approvals.request import MAX_ID_LENGTH, ApprovalRequest
+from perdure.approvals.targets import APPROVALS, approval_status, open_approval
+from perdure.binding import Definition, handler
 from perdure.determinism import Time
-from perdure.errors import InvalidInput, TerminalError
+from perdure.errors import InvalidInput, PerdureTerminalError, TerminalError
 from perdure.observability.logging import get_logger
-from perdure.serdes import invalid_input, serde_for
-from perdure.state import State
-
-_outcome_serde = serde_for(ApprovalOutcome)
+from perdure.serdes import invalid_input
+from perdure.state import clear_all
 
 log = get_logger("perdure.approvals")
 
-approvals = restate.VirtualObject(
-    APPROVALS, description="Approvals: who may decide, how many must, until when, and who said what."
-)
+
+def definitions(config: ApprovalsConfig | None = None) -> list[Definition]:
+    """Return what to serve: `Approvals`, `ApprovalInbox` and `ApprovalRelay`, which belong together.
+
+    Args:
+        config: Whose word is taken, who is told, and how long things are kept.
+
+    Raises:
+        ConfigurationError: It can't be told whether acts must be signed; see `perdure.security.rules`.
+    """
+    chosen = config or ApprovalsConfig()
+    chosen = replace(chosen, acts=chosen.rules)  # read now: a setting that doesn't fit is told at the start
+    return [Approvals(chosen).definition, inboxes, ApprovalRelay(chosen).definition]
 
 
-def definitions() -> list[restate.VirtualObject]:
-    """Return the virtual objects to serve: `Approvals` and `ApprovalInbox`, which belong together."""
-    return [approvals, inboxes]
+class Approvals:
+    """The handlers of `Approvals`.
 
+    Args:
+        config: Whose word is taken, and how long things are kept.
+    """
 
-@handler(approvals, "exclusive", name=open_approval.handler, ingress_private=True)
-async def open_(ctx: restate.ObjectContext, body: JsonValue) -> None:
-    """Open an approval (`ApprovalRequest`), or join one that asks the same."""
-    # Its sender waits for the awakeable and not for this handler, so a refusal has to reach it there.
-    awakeable = body.get("awakeable") if isinstance(body, dict) else None
-    try:
-        request = _read_request(ctx, body)
+    def __init__(self, config: ApprovalsConfig) -> None:
+        self._config = config
+        self._keeper = Keeper(config)
+        self.definition = restate.VirtualObject(
+            APPROVALS, description="Approvals: who may decide, how many must, until when, and who said what."
+        )
+        for act in (self.approve, self.reject, self.delegate, self.withdraw, self.decide_by_link):
+            handler(self.definition, "exclusive", ingress_private=False)(act)
+        for inner in (self.leave, self.end_stage, self.remind, self.forget, self.mend):
+            handler(self.definition, "exclusive", ingress_private=True)(inner)
+        handler(self.definition, "exclusive", name=open_approval.handler, ingress_private=True)(self.open_)
+        handler(self.definition, "shared", name=approval_status.handler, ingress_private=False)(self.status)
+
+    async def open_(self, ctx: restate.ObjectContext, body: JsonValue) -> None:
+        """Open an approval (`ApprovalRequest`), or join one that asks the same."""
+        # Its sender waits for the awakeable and not for this handler, so a refusal has to reach it there.
+        awakeable = body.get("awakeable") if isinstance(body, dict) else None
+        try:
+            request = _read_request(ctx, body)
+            now = await Time(ctx).now()
+            before = await self._keeper.approval(ctx)
+            await self._keeper.keep(ctx, before, policy.open_approval(before, request, now), now, opened_by=request)
+        except TerminalError as error:
+            if isinstance(awakeable, str):
+                ctx.reject_awakeable(awakeable, f"the approval could not be opened: {error.message}", error.status_code)
+            raise
+
+    async def approve(self, ctx: restate.ObjectContext, request: DecisionRequest) -> DecisionReceipt:
+        """Approve, as one person; also before the approval is opened."""
+        return await self._decide(ctx, request, approve=True)
+
+    async def reject(self, ctx: restate.ObjectContext, request: DecisionRequest) -> DecisionReceipt:
+        """Reject, as one person; also before the approval is opened."""
+        return await self._decide(ctx, request, approve=False)
+
+    async def decide_by_link(self, ctx: restate.ObjectContext, request: LinkDecisionRequest) -> DecisionReceipt:
+        """Approve or reject with the token of a link that was sent to somebody."""
+        _check_id(ctx.key())
         now = await Time(ctx).now()
-        before = await _approval(ctx)
-        change = policy.open_approval(before, request, now)
+        before = await self._keeper.approval(ctx)
         if before.rules is None:
-            await _request_state(ctx).set(request)
-        await _apply(ctx, before, change)
-        if before.rules is None:
-            await _announce(ctx, request, change.approval)
-    except TerminalError as error:
-        if isinstance(awakeable, str):
-            ctx.reject_awakeable(awakeable, f"the approval could not be opened: {error.message}", error.status_code)
-        raise
+            raise policy.unknown(before)
+        attempt = Attempt(now, None, "approve" if request.approve else "reject", request.reason, {"by": "link"})
+        try:
+            link = check_link(self._config, request.token, ctx.key(), before.rules.payload_digest, now)
+            attempt = Attempt(now, link.person, attempt.act, request.reason, {"by": "link"})
+            nonces = await self._keeper.nonces(ctx).get()
+            nonces = nonces.use(f"link {link.nonce}", until=link.expires_at, now=now)
+        except PerdureTerminalError as error:
+            await self._refuse(ctx, before, attempt, error)
+        await self._keeper.nonces(ctx).set(nonces)
+        decision = Decision(actor=link.person, approve=request.approve, reason=request.reason, at=now, signed=True)
+        return await self._take(ctx, before, decision, lambda there: policy.decide(there, decision, by="link"))
 
+    async def delegate(self, ctx: restate.ObjectContext, request: DelegationRequest) -> DelegationReceipt:
+        """Let somebody decide in one's place, once, until an end."""
+        now, before, proven = await self._admit(ctx, request, "delegate")
+        delegation = Delegation(
+            actor=request.actor,
+            to=request.to,
+            until=request.until,
+            at=now,
+            reason=request.reason,
+            groups=proven.groups,
+            signed=proven.signed,
+        )
+        change = policy.delegate(before, delegation, proven.proof)
+        await self._keeper.keep(ctx, before, change, now)
+        kept = change.approval.delegation_of(request.actor) or delegation
+        return DelegationReceipt(
+            approval_id=ctx.key(),
+            actor=kept.actor,
+            to=kept.to,
+            until=kept.until,
+            at=kept.at,
+            status=change.approval.state,
+        )
 
-@handler(approvals, "exclusive", name=approve_target.handler)
-async def approve(ctx: restate.ObjectContext, request: DecisionRequest) -> DecisionReceipt:
-    """Approve, as one person; also before the approval is opened."""
-    return await _decide(ctx, request, approve=True)
+    async def withdraw(self, ctx: restate.ObjectContext, request: WithdrawalRequest) -> WithdrawalReceipt:
+        """End the approval, as who asked for it."""
+        now, before, proven = await self._admit(ctx, request, "withdraw")
+        change = policy.withdraw(before, request.actor, request.reason, now, proven.proof)
+        await self._keeper.keep(ctx, before, change, now)
+        return WithdrawalReceipt(
+            approval_id=ctx.key(),
+            actor=request.actor,
+            at=change.approval.closed_at or now,
+            status=change.approval.state,
+        )
 
+    async def leave(self, ctx: restate.ObjectContext, wish: Leave | None) -> None:
+        """Take one waiter away, or, without a request, all; the last one ends the approval."""
+        now = await Time(ctx).now()
+        before = await self._keeper.approval(ctx)
+        await self._keeper.keep(ctx, before, policy.leave(before, wish or Leave(), now), now)
 
-@handler(approvals, "exclusive", name=reject_target.handler)
-async def reject(ctx: restate.ObjectContext, request: DecisionRequest) -> DecisionReceipt:
-    """Reject, as one person; also before the approval is opened."""
-    return await _decide(ctx, request, approve=False)
+    async def end_stage(self, ctx: restate.ObjectContext, due: StageEnd) -> None:
+        """End a stage whose time is over: escalate, or end the approval."""
+        now = await Time(ctx).now()
+        before = await self._keeper.approval(ctx)
+        if before.stage == due.stage:
+            await self._keeper.keep(ctx, before, policy.end_stage(before, now), now)
 
+    async def remind(self, ctx: restate.ObjectContext, due: ReminderDue) -> None:
+        """Remind those whom the approval waits for."""
+        now = await Time(ctx).now()
+        before = await self._keeper.approval(ctx)
+        await self._keeper.keep(ctx, before, policy.remind(before, due.stage, due.number, now), now)
 
-@handler(approvals, "exclusive", name=withdraw_approval.handler, ingress_private=True)
-async def withdraw(ctx: restate.ObjectContext, request: Withdrawal | None) -> None:
-    """Take one waiter away, or, without a request, all; the last one ends the approval."""
-    now = await Time(ctx).now()
-    before = await _approval(ctx)
-    await _apply(ctx, before, policy.withdraw(before, request or Withdrawal(), now))
+    async def forget(self, ctx: restate.ObjectContext, due: RetentionEnd) -> None:
+        """Forget an approval that ended long ago, or early decisions for one that nobody opened."""
+        approval = await self._keeper.approval(ctx)
+        if approval.state != "open" and approval.closed_at == due.closed_at:
+            await clear_all(ctx)
 
+    async def mend(self, ctx: restate.ObjectContext) -> None:
+        """Set right what a kill left undone: timers, inboxes, answers. Does no harm where nothing is missing."""
+        now = await Time(ctx).now()
+        await self._keeper.mend(ctx, await self._keeper.approval(ctx), now)
 
-@handler(approvals, "exclusive", name=expire_approval.handler, ingress_private=True)
-async def expire(ctx: restate.ObjectContext, expiry: Expiry) -> None:
-    """End the approval, unless it has ended or has got another deadline since."""
-    now = await Time(ctx).now()
-    before = await _approval(ctx)
-    if before.deadline == expiry.deadline:
-        await _apply(ctx, before, policy.expire(before, now))
+    async def status(self, ctx: restate.ObjectSharedContext) -> ApprovalStatus:
+        """Show an approval, with its trail."""
+        _check_id(ctx.key())
+        return await read_status(ctx)
 
+    async def _decide(self, ctx: restate.ObjectContext, request: DecisionRequest, *, approve: bool) -> DecisionReceipt:
+        now, before, proven = await self._admit(ctx, request, "approve" if approve else "reject")
+        early = before.rules is None and request.proof is not None
+        decision = Decision(
+            actor=request.actor,
+            approve=approve,
+            reason=request.reason,
+            at=now,
+            groups=proven.groups,
+            signed=proven.signed,
+            payload_digest=request.proof.payload_digest if early and request.proof is not None else None,
+        )
+        return await self._take(ctx, before, decision, lambda there: policy.decide(there, decision, proven.proof))
 
-@handler(approvals, "shared", name=approval_status.handler)
-async def status(ctx: restate.ObjectSharedContext) -> ApprovalStatus:
-    """Show an approval, with its trail."""
-    _check_id(ctx.key())
-    approval = await _approval(ctx)
-    request = await _request_state(ctx).get()
-    if request is None or approval.rules is None or approval.opened_at is None or approval.deadline is None:
-        raise policy.unknown(approval)
-    outcome = approval.outcome
-    trail = [await _trail_state(ctx, seq).get() for seq in range(1, approval.entries + 1)]
-    return ApprovalStatus(
-        approval_id=approval.approval_id,
-        status=approval.state,
-        title=request.title,
-        requester=request.requester,
-        approvers=request.approvers,
-        quorum=request.quorum,
-        payload=request.payload,
-        payload_digest=approval.rules.payload_digest,
-        opened_at=approval.opened_at,
-        deadline=approval.deadline,
-        decided_at=approval.closed_at,
-        decided_by=[] if outcome is None else outcome.decided_by,
-        reason="" if outcome is None else outcome.reason,
-        decisions=list(approval.decisions),
-        refusals=approval.refusals,
-        trail=[entry for entry in trail if entry is not None],
-    )
+    async def _take(
+        self, ctx: restate.ObjectContext, before: Approval, decision: Decision, act: Callable[[Approval], Change]
+    ) -> DecisionReceipt:
+        change = act(before)
+        await self._keeper.keep(ctx, before, change, decision.at)
+        counted = change.approval.decision_of(decision.actor) or decision
+        return DecisionReceipt(
+            approval_id=ctx.key(),
+            actor=counted.actor,
+            act=counted.act,
+            reason=counted.reason,
+            at=counted.at,
+            status=change.approval.state,
+            on_behalf_of=counted.on_behalf_of,
+            signed=counted.signed,
+        )
 
+    async def _admit(
+        self, ctx: restate.ObjectContext, request: ActRequest, act: ProvableAct
+    ) -> tuple[datetime, Approval, Proven]:
+        """Return the moment, the approval, and what is proved of who acts; refuse who proves nothing."""
+        _check_id(ctx.key())
+        now = await Time(ctx).now()
+        before = await self._keeper.approval(ctx)
+        if before.rules is None and act in ("delegate", "withdraw"):
+            raise policy.unknown(before)
+        digest = None if before.rules is None else before.rules.payload_digest
+        try:
+            nonces = await self._keeper.nonces(ctx).get()
+            proven = check_act(
+                self._config.rules, request, act, ctx.key(), payload_digest=digest, nonces=nonces, now=now
+            )
+        except PerdureTerminalError as error:
+            attempt = Attempt(now, request.actor, act, request.reason, proof=request.proof)
+            await self._refuse(ctx, before, attempt, error)
+        if proven.signed:
+            await self._keeper.nonces(ctx).set(proven.nonces)
+        return now, before, proven
 
-async def _decide(ctx: restate.ObjectContext, request: DecisionRequest, *, approve: bool) -> DecisionReceipt:
-    _check_id(ctx.key())
-    now = await Time(ctx).now()
-    before = await _approval(ctx)
-    decision = Decision(actor=request.actor, approve=approve, reason=request.reason, at=now)
-    change = policy.decide(before, decision)
-    await _apply(ctx, before, change)
-    counted = change.approval.decision_of(request.actor) or decision
-    return DecisionReceipt(
-        approval_id=ctx.key(),
-        actor=counted.actor,
-        act=counted.act,
-        reason=counted.reason,
-        at=counted.at,
-        status=change.approval.state,
-    )
-
-
-async def _apply(ctx: restate.ObjectContext, before: Approval, change: Change) -> None:
-    """Make a change durable: record it, answer who waited, clear inboxes, and raise the error if there is one."""
-    after = change.approval
-    if after != before:
-        await _approval_state(ctx).set(after)
-    for entry in change.entries:
-        await _trail_state(ctx, entry.seq).set(entry)
-        log.info("approval.act", act=entry.act, result=entry.result, actor=entry.actor)
-    if after.outcome is not None:
-        for awakeable in change.answer:
-            ctx.resolve_awakeable(awakeable, after.outcome, serde=_outcome_serde)
-    for person in sorted(policy.waits_for(before) - policy.waits_for(after)):
-        await ObjectClient(ctx, remove_from_inbox, person).send(after.approval_id)
-    if change.error is not None:
-        raise change.error
-
-
-async def _announce(ctx: restate.ObjectContext, request: ApprovalRequest, opened: Approval) -> None:
-    """Set the end of an approval that has just been opened, and put it into the inboxes of those it waits for."""
-    if opened.rules is None or opened.opened_at is None or opened.deadline is None or opened.outcome is not None:
-        return
-    await ObjectClient(ctx, expire_approval, ctx.key()).send(Expiry(deadline=opened.deadline), delay=request.timeout)
-    item = InboxItem(
-        approval_id=request.approval_id,
-        title=request.title,
-        requester=request.requester,
-        quorum=request.quorum,
-        opened_at=opened.opened_at,
-        deadline=opened.deadline,
-        payload=request.payload,
-        payload_digest=opened.rules.payload_digest,
-    )
-    for person in sorted(policy.waits_for(opened)):
-        await ObjectClient(ctx, add_to_inbox, person).send(item)
+    async def _refuse(
+        self, ctx: restate.ObjectContext, before: Approval, attempt: Attempt, error: PerdureTerminalError
+    ) -> NoReturn:
+        # Anybody can send anything for any id: only what exists is worth a record.
+        if before.entries:
+            await self._keeper.keep(ctx, before, policy.refuse(before, attempt, error), attempt.at)
+        raise error
 
 
 def _read_request(ctx: restate.ObjectContext, body: JsonValue) -> ApprovalRequest:
@@ -217,19 +281,3 @@ def _check_id(key: str) -> None:
             f"approval_id: at most {MAX_ID_LENGTH} characters are allowed, this one has {len(key)}",
             metadata={"field": "approval_id"},
         )
-
-
-def _request_state(ctx: Any) -> State[ApprovalRequest]:
-    return State(ctx, "request", ApprovalRequest)
-
-
-def _approval_state(ctx: Any) -> State[Approval]:
-    return State(ctx, "approval", Approval)
-
-
-def _trail_state(ctx: Any, seq: int) -> State[AuditEntry]:
-    return State(ctx, f"trail/{seq:06d}", AuditEntry)
-
-
-async def _approval(ctx: Any) -> Approval:
-    return await _approval_state(ctx).get() or Approval(approval_id=ctx.key())

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Any, Final, cast
 
+from perdure.approvals.inbox_messages import InboxItem, InboxPage, InboxQuery, InboxRemoval
 from perdure.approvals.messages import (
-    ApprovalRequest,
     ApprovalStatus,
     DecisionReceipt,
     DecisionRequest,
-    Expiry,
-    InboxItem,
-    Withdrawal,
+    DelegationReceipt,
+    DelegationRequest,
+    Leave,
+    LinkDecisionRequest,
+    ReminderDue,
+    RetentionEnd,
+    StageEnd,
+    WithdrawalReceipt,
+    WithdrawalRequest,
 )
+from perdure.approvals.request import ApprovalRequest
 from perdure.targets import Target
 
 APPROVALS: Final = "Approvals"
@@ -21,20 +28,37 @@ INBOX: Final = "ApprovalInbox"
 open_approval = Target(APPROVALS, "open", ApprovalRequest, type(None))
 """Open an approval, and have its outcome sent to the request's awakeable. Not public."""
 
-withdraw_approval: Target[Withdrawal | None, None] = Target(
-    APPROVALS, "withdraw", cast("type[Withdrawal | None]", Withdrawal | None), type(None)
+leave_approval: Target[Leave | None, None] = Target(
+    APPROVALS, "leave", cast("type[Leave | None]", Leave | None), type(None)
 )
-"""Withdraw from an approval; without a `Withdrawal`, for everyone who waits. Not public."""
+"""No longer wait for an approval; without a `Leave`, for everyone who waits. Not public."""
 
-expire_approval = Target(APPROVALS, "expire", Expiry, type(None))
-"""End an approval whose time is over; `open` sends it to itself. Not public."""
+end_stage = Target(APPROVALS, "end_stage", StageEnd, type(None))
+"""End a stage whose time is over; the approval sends it to itself. Not public."""
+
+remind = Target(APPROVALS, "remind", ReminderDue, type(None))
+"""Remind those whom an approval waits for; the approval sends it to itself. Not public."""
+
+forget = Target(APPROVALS, "forget", RetentionEnd, type(None))
+"""Forget an approval that ended long ago; the approval sends it to itself. Not public."""
+
+mend = Target(APPROVALS, "mend", type(None), type(None))
+"""Set the timers of an approval again, and its inbox entries; for one whose opening was cut off. Not public."""
 
 approve = Target(APPROVALS, "approve", DecisionRequest, DecisionReceipt)
 reject = Target(APPROVALS, "reject", DecisionRequest, DecisionReceipt)
+delegate = Target(APPROVALS, "delegate", DelegationRequest, DelegationReceipt)
+withdraw = Target(APPROVALS, "withdraw", WithdrawalRequest, WithdrawalReceipt)
+decide_by_link = Target(APPROVALS, "decide_by_link", LinkDecisionRequest, DecisionReceipt)
 approval_status = Target(APPROVALS, "status", type(None), ApprovalStatus)
 
+InboxAnswer: Any = list[InboxItem] | InboxPage
+
 list_inbox = Target(INBOX, "list", type(None), list[InboxItem])
-"""The open approvals that wait for a person, or, under the key `perdure.approvals.people.ANYONE`, for anyone."""
+"""The most urgent open approvals that wait for a person, a group (``group:finance``) or `perdure.people.ANYONE`."""
+
+page_inbox = Target(INBOX, "list", InboxQuery, InboxPage)
+"""The same, page by page."""
 
 add_to_inbox = Target(INBOX, "add", InboxItem, type(None))
-remove_from_inbox = Target(INBOX, "remove", str, type(None))
+remove_from_inbox = Target(INBOX, "remove", InboxRemoval, type(None))

@@ -6,11 +6,11 @@ import sys
 
 import typer
 
-from perdure.cli import dead_letters, sagas
+from perdure.cli import actors, approvals, dead_letters, keys, sagas, schedules
 from perdure.errors import PerdureError
 
 app = typer.Typer(
-    help="Look after sagas: what is running, what could not be undone, and what to do about it.",
+    help="Look after sagas, approvals and schedules: what runs, what could not be undone, and what to do about it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -18,8 +18,12 @@ app = typer.Typer(
     epilog="Settings are environment variables: PERDURE_INGRESS_URL (default http://127.0.0.1:8080), PERDURE_ADMIN_URL "
     "(default http://127.0.0.1:9070), PERDURE_ACTOR.",
 )
+app.add_typer(actors.app, name="actors")
+app.add_typer(approvals.app, name="approvals")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(keys.app, name="keys")
 app.add_typer(sagas.app, name="sagas")
+app.add_typer(schedules.app, name="schedules")
 
 
 def main() -> None:

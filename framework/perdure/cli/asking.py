@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Annotated, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel
 from rich.console import Console
 
+from perdure.errors import ConfigurationError
 from perdure.ingress import IngressClient
+from perdure.security.codec import codec_from_environment
 
 T = TypeVar("T")
 
@@ -20,6 +24,10 @@ DEFAULT_INGRESS = "http://127.0.0.1:8080"
 IngressOption = Annotated[str, typer.Option("--ingress", envvar="PERDURE_INGRESS_URL", help="The engine's ingress.")]
 ActorOption = Annotated[
     str, typer.Option("--actor", envvar=["PERDURE_ACTOR", "USER"], help="Who acts; written into the trail.")
+]
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option("--key-file", "-k", envvar="PERDURE_KEY_FILE", help="Your key file; the act is signed with it."),
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; written into the trail.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -39,7 +47,8 @@ def ask(ingress_url: str, question: Callable[[IngressClient], Awaitable[T]]) -> 
     """
 
     async def asked() -> T:
-        async with IngressClient(ingress_url, timeout=timedelta(seconds=30), retries=1) as ingress:
+        codec = codec_from_environment()
+        async with IngressClient(ingress_url, timeout=timedelta(seconds=30), retries=1, codec=codec) as ingress:
             return await question(ingress)
 
     return asyncio.run(asked())
@@ -48,3 +57,22 @@ def ask(ingress_url: str, question: Callable[[IngressClient], Awaitable[T]]) -> 
 def print_json(answer: BaseModel) -> None:
     """Print a model as JSON, for scripts."""
     typer.echo(answer.model_dump_json(indent=2))
+
+
+def read_payload(text: str | None) -> Any:
+    """Return what ``--payload`` says: JSON, or ``@`` and the name of a file with JSON.
+
+    Args:
+        text: What was typed; None for nothing.
+
+    Raises:
+        ConfigurationError: It is no JSON, or the file can't be read.
+    """
+    if text is None:
+        return None
+    try:
+        return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+    except OSError as error:
+        raise ConfigurationError(f"--payload: can't read {text[1:]}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"--payload is no JSON: {error}") from error

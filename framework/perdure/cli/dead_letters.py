@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -14,10 +14,12 @@ from perdure.cli.asking import (
     ActorOption,
     IngressOption,
     JsonOption,
+    KeyFileOption,
     ReasonOption,
     ask,
     console,
     print_json,
+    read_payload,
 )
 from perdure.errors import ConfigurationError
 from perdure.saga.acts import Act
@@ -33,6 +35,8 @@ from perdure.saga.messages import (
     RollbackStatus,
     rollback_status,
 )
+from perdure.saga.proofs import sign_act
+from perdure.security.acts import ActorKey
 from perdure.targets import Target
 
 app = typer.Typer(help="Steps that could not be undone: list them, look at them, decide.", no_args_is_help=True)
@@ -85,16 +89,21 @@ def show(
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
     """Show one dead letter: its payload, its error, and what was done about it so far."""
-    saga_id = letter_id.rpartition("/")[0]
-    found = ask(ingress, lambda client: client.call(_list, ListRequest(saga_id=saga_id, page_size=500)))
-    letter = next((each for each in found.items if each.id == letter_id), None)
-    if letter is None:
-        raise ConfigurationError(f"there is no dead letter '{letter_id}'; `perdure dead-letters list` shows all")
-    rollback = ask(ingress, lambda client: client.call(rollback_status, key=saga_id))
+    letter = _find(ingress, letter_id)
+    rollback = ask(ingress, lambda client: client.call(rollback_status, key=letter.saga_id))
     if as_json:
         print_json(letter)
         return
     _print_letter(letter, rollback)
+
+
+def _find(ingress: str, letter_id: str) -> DeadLetter:
+    request = ListRequest(saga_id=letter_id.rpartition("/")[0], page_size=500)
+    found = ask(ingress, lambda client: client.call(_list, request))
+    for letter in found.items:
+        if letter.id == letter_id:
+            return letter
+    raise ConfigurationError(f"there is no dead letter '{letter_id}'; `perdure dead-letters list` shows all")
 
 
 def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
@@ -113,7 +122,10 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     console.print(facts)
     for entry in rollback.trail:
         if entry.step == letter.step:
-            console.print(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}", highlight=False)
+            proof = "unsigned" if entry.proof is None else "signed"
+            console.print(
+                f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})", highlight=False
+            )
 
 
 def _act(act: Act) -> None:
@@ -130,6 +142,7 @@ def _act(act: Act) -> None:
         letter_id: IdArgument = None,
         *,
         actor: ActorOption,
+        key_file: KeyFileOption = None,
         reason: ReasonOption = "",
         signature: SignatureOption = None,
         payload: Annotated[str | None, typer.Option(help="With redrive: the new payload, as JSON or @FILE.")] = None,
@@ -137,13 +150,30 @@ def _act(act: Act) -> None:
     ) -> None:
         if (letter_id is None) == (signature is None):
             raise ConfigurationError("name one dead letter, or a --signature, and not both")
+        key = None if key_file is None else ActorKey.load(key_file)
+        who = actor if key is None else key.actor  # whose key it is, whatever else is said
         if letter_id is not None:
-            request = ActRequest(id=letter_id, actor=actor, reason=reason, payload=_payload(payload))
+            new_payload = read_payload(payload)
+            proof = None
+            if key is not None:
+                letter, now = _find(ingress, letter_id), datetime.now(UTC)
+                proof = sign_act(key, act, letter, reason=reason, payload=new_payload, at=now)
+            request = ActRequest(id=letter_id, actor=who, reason=reason, payload=new_payload, proof=proof)
             target: Target[ActRequest, ActReceipt] = Target("DeadLetters", act.value, ActRequest, ActReceipt)
             receipt = ask(ingress, lambda client: client.call(target, request))
-            console.print(f"{receipt.id}: {receipt.act} by {actor}, now {receipt.state}", highlight=False)
+            console.print(f"{receipt.id}: {receipt.act} by {who}, now {receipt.state}", highlight=False)
             return
-        many = ManyActRequest(act=act, actor=actor, reason=reason, filter=DeadLetterFilter(signature=signature))
+        wanted = ListRequest(signature=signature, page_size=500)
+        letters = [] if key is None else ask(ingress, lambda client: client.call(_list, wanted)).items
+        many = ManyActRequest(
+            act=act,
+            actor=who,
+            reason=reason,
+            filter=DeadLetterFilter(signature=signature),
+            proofs={
+                letter.id: sign_act(key, act, letter, reason=reason, at=datetime.now(UTC)) for letter in letters if key
+            },
+        )
         done = ask(ingress, lambda client: client.call(_many, many))
         console.print(f"{act}: {len(done.done)} done, {len(done.refused)} refused", highlight=False)
         for each, why in done.refused.items():
@@ -155,14 +185,3 @@ def _act(act: Act) -> None:
 
 for _each in Act:
     _act(_each)
-
-
-def _payload(text: str | None) -> Any:
-    if text is None:
-        return None
-    try:
-        return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
-    except OSError as error:
-        raise ConfigurationError(f"--payload: can't read {text[1:]}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"--payload is no JSON: {error}") from error

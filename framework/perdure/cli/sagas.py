@@ -13,6 +13,7 @@ from perdure.admin import AdminClient
 from perdure.cli.asking import DEFAULT_INGRESS, IngressOption, JsonOption, console, print_json
 from perdure.ingress import IngressClient
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
+from perdure.security.codec import codec_from_environment
 
 app = typer.Typer(help="Sagas, step by step.", no_args_is_help=True)
 
@@ -44,8 +45,10 @@ def show(
     """Draw a saga's timeline: each step, when and how long, how it ended, and what became of its undoing."""
 
     async def ask() -> Timeline:
-        async with AdminClient(admin) as engine, IngressClient(ingress, timeout=timedelta(seconds=30)) as client:
-            return await read_timeline(engine, client, saga_id, service=service)
+        codec = codec_from_environment()
+        client = IngressClient(ingress, timeout=timedelta(seconds=30), codec=codec)
+        async with AdminClient(admin) as engine, client:
+            return await read_timeline(engine, client, saga_id, service=service, codec=codec)
 
     found = asyncio.run(ask())
     if as_json:

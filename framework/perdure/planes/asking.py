@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 import restate
 from pydantic import ValidationError
 
-from perdure.approvals.messages import ApprovalOutcome, ApprovalRequest, ApprovalResult, Withdrawal
-from perdure.approvals.targets import open_approval, withdraw_approval
+from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Leave
+from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
+from perdure.approvals.targets import leave_approval, open_approval
 from perdure.clients import ObjectClient
 from perdure.errors import ApprovalTimeout, Cancelled, Refused
+from perdure.observability.activities import ActivityKind, activity
 from perdure.serdes import invalid_input, serde_for
 from perdure.signals import AnswerSerde
 from perdure.waiting import until_done
@@ -19,29 +22,39 @@ from perdure.waiting import until_done
 _outcome_serde = AnswerSerde(serde_for(ApprovalOutcome))
 
 
-async def ask(
-    ctx: restate.Context,
-    approval_id: str,
-    timeout: timedelta,
-    *,
-    title: str,
-    requester: str,
-    approvers: list[str],
-    quorum: int,
-    payload: Any,
-) -> ApprovalOutcome:
+class AskOptions(TypedDict, total=False):
+    """How people are asked; each one is a field of `perdure.approvals.request.ApprovalRequest`."""
+
+    title: str
+    requester: str
+    approvers: Sequence[str]
+    groups: Mapping[str, Sequence[str]]
+    quorum: int
+    veto: Sequence[str]
+    remind_every: timedelta | None
+    on_timeout: OnTimeout | str | None
+    escalation: Sequence[Stage]
+    payload: Any
+
+
+async def ask(ctx: restate.Context, approval_id: str, timeout: timedelta, options: AskOptions) -> ApprovalOutcome:
     """Open an approval and wait for its outcome; see `Orchestration.request_approval`."""
+    with activity(ctx, ActivityKind.APPROVAL, approval_id):
+        return await _ask(ctx, approval_id, timeout, options)
+
+
+async def _ask(ctx: restate.Context, approval_id: str, timeout: timedelta, options: AskOptions) -> ApprovalOutcome:
     awakeable, decided = ctx.awakeable(serde=_outcome_serde)
     try:
-        request = ApprovalRequest(
-            approval_id=approval_id,
-            title=title or approval_id,
-            requester=requester,
-            approvers=approvers,
-            quorum=quorum,
-            timeout=timeout,
-            payload=payload,
-            awakeable=awakeable,
+        request = ApprovalRequest.model_validate(
+            {
+                **options,
+                "approval_id": approval_id,
+                "title": options.get("title") or approval_id,
+                "timeout": timeout,
+                "awakeable": awakeable,
+                "opener": ctx.request().id,
+            }
         )
     except ValidationError as error:
         raise invalid_input(error) from error
@@ -49,12 +62,12 @@ async def ask(
     try:
         await until_done(decided, f"approval '{approval_id}'")
     except Cancelled:
-        withdrawal = Withdrawal(awakeable=awakeable, reason="the orchestration was cancelled")
-        await ObjectClient(ctx, withdraw_approval, approval_id).send(withdrawal)
+        wish = Leave(awakeable=awakeable, reason="the orchestration was cancelled")
+        await ObjectClient(ctx, leave_approval, approval_id).send(wish)
         raise
     outcome = await decided
     if outcome.outcome is ApprovalResult.TIMED_OUT:
-        raise ApprovalTimeout(f"approval timeout after {timeout}", metadata={"approval": approval_id})
+        raise ApprovalTimeout(f"approval timeout after {request.time_in_all}", metadata={"approval": approval_id})
     if outcome.outcome is ApprovalResult.WITHDRAWN:
         raise Refused(
             f"approval '{approval_id}' was withdrawn: {outcome.reason}",

@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import restate
 
 from perdure.binding import Definition, HandlerSignature, bind, read_signature
-from perdure.errors import ConfigurationError, InvalidInput, TerminalError, is_terminal
+from perdure.error_mapping import ErrorMapping
+from perdure.errors import ConfigurationError, InvalidInput, TerminalError, causes
+from perdure.observability.tracing import annotate
 from perdure.planes.orchestration import Orchestration
 from perdure.planes.progress import read_status
 from perdure.planes.undoing import roll_back_ended
@@ -20,6 +22,7 @@ from perdure.saga.compensations import CompensationFunction, Compensations
 from perdure.saga.messages import UndoReceipt, UndoRequest
 from perdure.saga.plan import SagaConfig
 from perdure.targets import Target, check_service_name, register_target
+from perdure.workflow.config import WorkflowConfig
 from perdure.workflow.status import StatusData
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
@@ -40,7 +43,9 @@ class ControlPlaneService:
             services with equal keys stay apart.
         key_name: What the key is called in errors.
         public: Whether the main handler and the status can be called over the ingress.
-        options: Passed to the SDK's workflow: retention, retry policy, timeouts.
+        errors: What becomes of the exceptions of other libraries, in handlers, local steps and compensations.
+        config: Retention, timeouts and retries of the workflow; the engine's own settings when left out.
+        options: Passed to the SDK's workflow; they win over ``config``.
 
     Raises:
         ConfigurationError: A name that Restate would refuse.
@@ -55,6 +60,8 @@ class ControlPlaneService:
         saga_prefix: str | None = None,
         key_name: str = "key",
         public: bool = True,
+        errors: ErrorMapping | None = None,
+        config: WorkflowConfig | None = None,
         **options: Any,
     ) -> None:
         self.name = check_service_name(name)
@@ -63,9 +70,15 @@ class ControlPlaneService:
         self._saga_prefix = f"{name}:" if saga_prefix is None else saga_prefix
         self._key_name = key_name
         self._public = public
+        self._errors = errors
         self._expected_steps: int | None = None
         self._main: Target[Any, Any] | None = None
-        self._compensations = Compensations(name)
+        self._compensations = Compensations(name, errors=errors)
+        self._main_options: dict[str, Any] = {}
+        if config is not None:
+            config.log_configuration(name)
+            options = {**config.options(), **options}
+            self._main_options = config.main_options()
         self._definition = restate.Workflow(name, **options)
         self._add_operations()
 
@@ -117,14 +130,20 @@ class ControlPlaneService:
         def decorate(function: F) -> F:
             if self._main is not None:
                 raise ConfigurationError(f"{self.name} has a main handler already: {self._main}")
-            signature: HandlerSignature[Orchestration] = read_signature(function)
+            signature: HandlerSignature[Orchestration] = read_signature(function).mapping(self._errors)
 
             async def invoke(ctx: restate.WorkflowContext, request: Any) -> Any:
                 return await self._orchestrate(ctx, signature, request)
 
             self._expected_steps = steps
             self._main = bind(
-                self._definition, "run", signature, invoke, kind="main", ingress_private=not self._public, **options
+                self._definition,
+                "run",
+                signature,
+                invoke,
+                kind="main",
+                ingress_private=not self._public,
+                **{**self._main_options, **options},
             )
             register_target(function, self._main)
             return function
@@ -146,7 +165,7 @@ class ControlPlaneService:
         """
 
         def decorate(function: F) -> F:
-            signature: HandlerSignature[restate.WorkflowSharedContext] = read_signature(function)
+            signature: HandlerSignature[restate.WorkflowSharedContext] = read_signature(function).mapping(self._errors)
             target = bind(
                 self._definition,
                 name or function.__name__,
@@ -175,10 +194,12 @@ class ControlPlaneService:
         self, ctx: restate.WorkflowContext, signature: HandlerSignature[Orchestration], request: Any
     ) -> Any:
         self._check_key(ctx.key())
+        saga_id = self._saga_prefix + ctx.key()
+        annotate(saga_id=saga_id)
         cp = Orchestration(
             ctx,
             service=self.name,
-            saga_id=self._saga_prefix + ctx.key(),
+            saga_id=saga_id,
             compensations=self._compensations,
             config=self._saga_config,
             idempotency_prefix=self._prefix,
@@ -189,7 +210,10 @@ class ControlPlaneService:
             terminal = _terminal_cause(error)
             if terminal is None:  # transient, or the SDK's own: the engine tries again, and nothing may be undone
                 raise
-            raise await cp.fail(terminal) from error
+            failed = await cp.fail(terminal)
+            if failed is error:
+                raise
+            raise failed from error
         if cp.cancelled is not None:  # the user's code caught it, and went on; what was cancelled did not succeed
             raise await cp.fail(cp.cancelled)
         await cp.close()
@@ -225,11 +249,4 @@ class ControlPlaneService:
 
 def _terminal_cause(error: BaseException) -> TerminalError | None:
     """Return the terminal error in an error's chain of causes: the SDK ends the invocation with that one, too."""
-    if not is_terminal(error):
-        return None
-    cause: BaseException | None = error
-    while not isinstance(cause, TerminalError):
-        if cause is None:
-            return None
-        cause = cause.__cause__
-    return cause
+    return next((cause for cause in causes(error) if isinstance(cause, TerminalError)), None)

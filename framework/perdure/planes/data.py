@@ -13,6 +13,7 @@ import restate
 from typing_extensions import TypeVar
 
 from perdure.binding import HandlerSignature, bind, read_signature
+from perdure.error_mapping import ErrorMapping, mapped_errors
 from perdure.errors import ConfigurationError
 from perdure.runs import RunConfig, run_with_retry
 from perdure.targets import check_service_name, register_target
@@ -93,12 +94,46 @@ class DataPlaneService(Generic[I, O]):
         operation: Business logic that `execute` runs.
         run: How runs are retried when they don't say otherwise.
         public: Whether handlers can be called over the ingress unless they say otherwise.
+        errors: What becomes of the exceptions of other libraries, in handlers and in their runs.
         options: Passed to the SDK's service: retention, retry policy, timeouts.
 
     Raises:
         ConfigurationError: A name that Restate would refuse.
     """
 
+    @overload
+    def __init__(
+        self: DataPlaneService[Any, Any],
+        name: str,
+        operation: None = None,
+        *,
+        run: RunConfig | None = None,
+        public: bool = False,
+        errors: ErrorMapping | None = None,
+        **options: Any,
+    ) -> None: ...
+    @overload  # one for each kind of operation: from ``Awaitable[O] | O`` mypy infers nothing
+    def __init__(
+        self,
+        name: str,
+        operation: Callable[[I], Awaitable[O]],
+        *,
+        run: RunConfig | None = None,
+        public: bool = False,
+        errors: ErrorMapping | None = None,
+        **options: Any,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        operation: Callable[[I], O],
+        *,
+        run: RunConfig | None = None,
+        public: bool = False,
+        errors: ErrorMapping | None = None,
+        **options: Any,
+    ) -> None: ...
     def __init__(
         self,
         name: str,
@@ -106,12 +141,14 @@ class DataPlaneService(Generic[I, O]):
         *,
         run: RunConfig | None = None,
         public: bool = False,
+        errors: ErrorMapping | None = None,
         **options: Any,
     ) -> None:
         self.name = check_service_name(name)
         self._operation = operation
         self._run_config = run or RunConfig()
         self._public = public
+        self._errors = errors
         self._definition = restate.Service(name, **options)
 
     def handler(self, name: str | None = None, *, public: bool | None = None, **options: Any) -> Callable[[F], F]:
@@ -127,7 +164,7 @@ class DataPlaneService(Generic[I, O]):
         """
 
         def decorate(function: F) -> F:
-            signature: HandlerSignature[DataPlaneContext] = read_signature(function)
+            signature: HandlerSignature[DataPlaneContext] = read_signature(function).mapping(self._errors)
 
             async def invoke(ctx: restate.Context, request: Any) -> Any:
                 return await signature.invoke(DataPlaneContext(ctx, self._run_config), request)
@@ -164,7 +201,8 @@ class DataPlaneService(Generic[I, O]):
         """
         if self._operation is None:
             raise ConfigurationError(f"{self.name} has no operation to execute: DataPlaneService(name, operation)")
-        result = await run_with_retry(ctx, self._run_config.named(self.name), self._operation, request)
+        with mapped_errors(self._errors):
+            result = await run_with_retry(ctx, self._run_config.named(self.name), self._operation, request)
         return cast("O", result)
 
     def definitions(self) -> list[restate.Service]:

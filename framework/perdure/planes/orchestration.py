@@ -7,15 +7,18 @@ from datetime import timedelta
 from typing import Any, TypeVar, overload
 
 import restate
+from typing_extensions import Unpack
 
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.clients import ObjectClient
 from perdure.errors import Cancelled, TerminalError
 from perdure.idempotency import join_key
-from perdure.planes.asking import ask
+from perdure.observability.tracing import traceparent
+from perdure.planes.asking import AskOptions, ask
 from perdure.planes.progress import CLOSED_KEY, FAILED_KEY, HANDED_KEY, Closed, Phase
 from perdure.planes.steps import SAME, Step, StepRetry, StepRunner
-from perdure.runs import RunConfig, refuse_inside_run
+from perdure.run_scope import refuse_inside_run
+from perdure.runs import RunConfig, run_with_retry
 from perdure.saga.compensations import CompensationFunction, Compensations
 from perdure.saga.messages import RollbackReport, RollbackRequest, begin_target, roll_back_handler
 from perdure.saga.plan import Outcome, SagaConfig
@@ -58,7 +61,7 @@ class Orchestration:
         idempotency_prefix: str,
     ) -> None:
         self.ctx = ctx
-        self.saga = Saga(ctx, compensations)
+        self.saga = Saga(ctx, compensations, saga_id)
         self.saga_id = saga_id
         self._service = service
         self._config = config
@@ -232,26 +235,20 @@ class Orchestration:
         return len(self.saga.steps) > before
 
     async def request_approval(
-        self,
-        approval_id: str,
-        timeout: timedelta,
-        *,
-        title: str = "",
-        requester: str = "",
-        approvers: list[str] | None = None,
-        quorum: int = 1,
-        payload: Any = None,
+        self, approval_id: str, timeout: timedelta, **options: Unpack[AskOptions]
     ) -> ApprovalOutcome:
         """Ask people, and wait for what they decide. It shows in the status as the step ``approval``.
 
         Args:
             approval_id: The approval's id; people decide at ``/Approvals/{id}/approve|reject``.
-            timeout: How long to wait; durable.
-            title: What is to be decided, in a sentence.
-            requester: Who asks; may not decide.
-            approvers: Who may decide; anyone but the requester when left out.
-            quorum: How many approvals are needed.
-            payload: What the approvers are shown; JSON.
+            timeout: How long the first ones who are asked have; durable.
+            options: ``title``: what is to be decided, in a sentence. ``requester``: who asks; may not decide.
+                ``approvers``: who may decide, people and groups (``group:finance``); anyone but the requester when left
+                out. ``groups``: members of groups, by name; of others, whoever proves it. ``quorum``: how many
+                approvals are needed. ``veto``: whose single rejection ends it. ``remind_every``: interval of reminders.
+                ``on_timeout``: what the end of the time means, ``error`` (the default), ``reject`` or ``approve``.
+                ``escalation``: `perdure.approvals.request.Stage`s that follow when the time is over. ``payload``: what
+                the approvers are shown; JSON.
 
         Returns:
             Approved or rejected, by whom and why.
@@ -265,26 +262,17 @@ class Orchestration:
         refuse_inside_run("request_approval")
         self.saga.add("approval")
         try:
-            return await ask(
-                self.ctx,
-                approval_id,
-                timeout,
-                title=title,
-                requester=requester,
-                approvers=approvers or [],
-                quorum=quorum,
-                payload=payload,
-            )
+            return await ask(self.ctx, approval_id, timeout, options)
         except Cancelled as cancel:
             self._steps.cancelled = cancel
             raise
 
-    async def await_human_approval(self, approval_id: str, timeout: timedelta, **options: Any) -> bool:
+    async def await_human_approval(self, approval_id: str, timeout: timedelta, **options: Unpack[AskOptions]) -> bool:
         """Ask people, and wait for their decision: `request_approval`, reduced to yes or no as in the Go original.
 
         Args:
             approval_id: The approval's id.
-            timeout: How long to wait; durable.
+            timeout: How long the first ones who are asked have; durable.
             options: See `request_approval`.
 
         Returns:
@@ -334,9 +322,15 @@ class Orchestration:
         if cancelled:
             await self._hand_over(error, running, awakeable=None)
             return self._closed(error, Phase.CANCELLED, "handed_over")
+        try:
+            # In a run: a span is another one at each attempt, and what is sent must be the same at each replay.
+            trace = await run_with_retry(self.ctx, "hand over", _trace, returns=str | None)
+        except Cancelled as cancel:
+            await self._hand_over(error, running, awakeable=None)
+            return self._closed(cancel, Phase.CANCELLED, "handed_over")
         id_, finished = self.ctx.awakeable(serde=AnswerSerde(serde_for(RollbackReport)))
         self.ctx.set(FAILED_KEY, error.message, serde=_text_serde)
-        await self._hand_over(error, running, awakeable=id_)
+        await self._hand_over(error, running, awakeable=id_, trace=trace)
         try:
             await until_done(finished, "the rollback")
         except Cancelled as cancel:
@@ -348,7 +342,9 @@ class Orchestration:
             facts["dead_letters"] = ",".join(report.dead_letters)
         return self._closed(error, phase, report.outcome.value, **facts)
 
-    async def _hand_over(self, error: TerminalError, running: dict[int, str], *, awakeable: str | None) -> None:
+    async def _hand_over(
+        self, error: TerminalError, running: dict[int, str], *, awakeable: str | None, trace: str | None = None
+    ) -> None:
         request = RollbackRequest(
             saga_id=self.saga_id,
             service=self._service,
@@ -359,6 +355,7 @@ class Orchestration:
             reason=error.message,
             awakeable=awakeable,
             first_hand=True,
+            trace=trace,
         )
         self.ctx.set(HANDED_KEY, self.saga_id, serde=_text_serde)
         await ObjectClient(self.ctx, begin_target, self.saga_id).send(request)
@@ -372,3 +369,7 @@ class Orchestration:
         metadata = {**(error.metadata or {}), "saga": self.saga_id, "rollback": rollback, **facts}
         error.metadata = metadata
         return error
+
+
+async def _trace() -> str | None:
+    return traceparent()

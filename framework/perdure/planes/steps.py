@@ -15,7 +15,9 @@ import restate
 
 from perdure import _sdk
 from perdure.clients import CallFuture, ObjectClient, ServiceClient
+from perdure.durations import scaled
 from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError
+from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
 from perdure.runs import RunConfig, RunFuture, run_async
 from perdure.saga.compensations import CompensationFunction
 from perdure.saga.plan import CompensationHandler, CompensationStrategy, SagaConfig, StepRecord
@@ -215,18 +217,24 @@ class _Attempt:
         self._action: RunFuture[Any] | CallFuture[Any] | None = None
         self._limit: restate.RestateDurableSleepFuture | None = None
         self._pause: restate.RestateDurableSleepFuture | None = None
+        self._activity: Activity = UNWATCHED
 
     def start(self) -> None:
-        step, ctx = self.step, self._runner.ctx
         self._pause = None
         self._runner.saga.start(self._record)
+        self._activity = begin(self._runner.ctx, ActivityKind.STEP, self.step.name, saga_id=self._runner.saga.saga_id)
+        with self._activity.around():
+            self._begin()
+
+    def _begin(self) -> None:
+        step, ctx = self.step, self._runner.ctx
         if isinstance(step.action, Target):
             client: ServiceClient[Any, Any] | ObjectClient[Any, Any]
             client = ServiceClient(ctx, step.action) if step.key is None else ObjectClient(ctx, step.action, step.key)
             call = client.call_async(step.request)
             self._action = self._runner.running[self._record.position] = call
             if step.timeout is not None:
-                self._limit = ctx.sleep(step.timeout, f"time limit of {step.name}")
+                self._limit = ctx.sleep(scaled(step.timeout), f"time limit of {step.name}")
         else:
             config = (step.config or RunConfig()).named(step.name)
             self._action = run_async(ctx, config, self._guarded, returns=result_type(step.action))
@@ -252,6 +260,7 @@ class _Attempt:
             except TerminalError as error:
                 self._failed(error)
             else:
+                self._activity.end()
                 self._runner.saga.complete(self._record)
         elif self._limit is not None and self._limit in done:
             call, self._action, self._limit = self._action, None, None
@@ -263,12 +272,14 @@ class _Attempt:
             self.start()
 
     def _failed(self, error: TerminalError) -> None:
+        self._activity.end(error)
         self._failed_attempts += 1
         delay = self._runner.tries_again(self.step, error, self._failed_attempts)
         if delay is None:
             self.failure = error
+            self._runner.saga.fail(self._record, error)
         else:
-            self._pause = self._runner.ctx.sleep(delay, f"before the next attempt of {self.step.name}")
+            self._pause = self._runner.ctx.sleep(scaled(delay), f"before the next attempt of {self.step.name}")
 
     async def settle(self) -> None:
         """After a cancel: let a local run come to its end."""
@@ -276,6 +287,8 @@ class _Attempt:
             self._runner.saga.lose_track(self._record)
         if isinstance(self._action, RunFuture):
             await settle(self._action.future)
+        if self._action is not None:
+            self._activity.end(self._runner.cancelled)
 
 
 async def _any_of(

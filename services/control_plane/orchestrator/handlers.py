@@ -73,16 +73,13 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
 
 async def _ask(cp: Orchestration, plan: TripPlan, settings: OrchestratorSettings) -> None:
     """Wait until somebody approves the trip; refuse it when they don't."""
-    outcome = await cp.request_approval(
-        plan.trip_id,
-        settings.approval_timeout,
-        title=plan.approval_title(),
-        requester=plan.request.traveller,
-        approvers=settings.approvers,
-        payload=plan.request.model_dump(mode="json"),
-    )
+    timeout, options = settings.asking()
+    options["title"] = plan.approval_title()
+    options["requester"] = plan.request.traveller
+    options["payload"] = plan.request.model_dump(mode="json")
+    outcome = await cp.request_approval(plan.trip_id, timeout, **options)
     if outcome.outcome is not ApprovalResult.APPROVED:
-        who = ", ".join(outcome.decided_by)
+        who = ", ".join(outcome.decided_by) or "nobody"
         raise Refused(
             f"step 'approval' failed: rejected by {who}: {outcome.reason}",
             403,

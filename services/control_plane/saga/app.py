@@ -1,15 +1,25 @@
-"""The saga service's process: it hosts `Rollbacks` and `DeadLetters`, and the sentinel watches."""
+"""The saga service's process: it hosts `Rollbacks`, `DeadLetters` and `Schedules`, and the sentinel watches."""
 
 from __future__ import annotations
 
 from perdure.saga import hosting
 from perdure.saga.sentinel import Sentinel
 from perdure.serving import serve
+from perdure.workflow import schedule
 from services.control_plane.saga.settings import SagaServiceSettings
+from services.protection import security
 
 
 def main() -> int:
-    """Serve `Rollbacks` and `DeadLetters`; return the exit code."""
+    """Serve `Rollbacks`, `DeadLetters` and `Schedules`; return the exit code."""
     settings = SagaServiceSettings()
     sentinel = Sentinel(settings.sentinel())
-    return serve(*hosting.definitions(), sentinel, host=settings.host, port=settings.port, lifespan=sentinel.watching)
+    return serve(
+        *hosting.definitions(),
+        *schedule.definitions(targets=settings.schedule_targets),
+        sentinel,
+        host=settings.host,
+        port=settings.port,
+        lifespan=sentinel.watching,
+        security=security(),
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Annotated, Any
 
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from perdure.saga.sentinel import SentinelConfig
+from perdure.security.codec import codec_from_environment
 from services.control_plane.settings import ControlPlaneSettings
 
 
@@ -21,6 +23,8 @@ class SagaServiceSettings(ControlPlaneSettings):
         sentinel_grace: How long an ended orchestration is left alone before it is rolled back.
         sentinel_paused_limit: How long an orchestration may be paused before it is killed and rolled back.
         sentinel_webhook_url: Told of each lost saga with a POST of JSON; nobody when left out.
+        schedule_targets: Which handlers may be scheduled, as patterns of ``Service/handler`` with commas between. A
+            schedule starts handlers that are private on the ingress, too, and whoever reaches the ingress can set one.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_prefix="PERDURE_SAGA_", populate_by_name=True)
@@ -32,9 +36,19 @@ class SagaServiceSettings(ControlPlaneSettings):
     sentinel_grace: timedelta = timedelta(seconds=5)
     sentinel_paused_limit: timedelta = timedelta(hours=1)
     sentinel_webhook_url: str | None = None
+    schedule_targets: Annotated[tuple[str, ...], NoDecode] = ("Trips/run",)
+
+    @field_validator("schedule_targets", mode="before")
+    @classmethod
+    def _by_commas(cls, value: Any) -> Any:
+        return tuple(part for each in value.split(",") if (part := each.strip())) if isinstance(value, str) else value
 
     def sentinel(self) -> SentinelConfig:
-        """Return where the sentinel looks, and when it acts."""
+        """Return where the sentinel looks, and when it acts.
+
+        Raises:
+            ConfigurationError: The keys of the journal can't be read.
+        """
         return SentinelConfig(
             admin_url=self.admin_url,
             ingress_url=self.ingress_url,
@@ -42,4 +56,5 @@ class SagaServiceSettings(ControlPlaneSettings):
             grace=self.sentinel_grace,
             paused_limit=self.sentinel_paused_limit,
             webhook_url=self.sentinel_webhook_url,
+            codec=codec_from_environment(),
         )

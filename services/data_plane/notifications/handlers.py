@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from perdure import DataPlaneContext, DataPlaneService
-from services.contracts.notifications import Notification, SendNotification
+from perdure.approvals.notices import ApprovalNotice
+from services.contracts.notifications import ApprovalNoticeReceipt, Notification, SendNotification
 from services.data_plane.notifications.model import Outbox
 from services.data_plane.retries import WRITES
 
@@ -20,5 +21,10 @@ def define(outbox: Outbox) -> DataPlaneService:
     async def notify(ctx: DataPlaneContext, request: SendNotification) -> Notification:
         """Tell a traveller how a trip ended."""
         return await ctx.run("notify", outbox.notify, request)
+
+    @service.handler()
+    async def tell_approver(ctx: DataPlaneContext, notice: ApprovalNotice) -> ApprovalNoticeReceipt:
+        """Tell somebody of an approval that waits for them."""
+        return await ctx.run("tell_approver", outbox.tell_approver, notice)
 
     return service

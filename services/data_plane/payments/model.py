@@ -240,26 +240,23 @@ async def _debit_customer(connection: AsyncConnection, payment: PaymentRequest) 
 
 
 async def _refusal(connection: AsyncConnection, payment: PaymentRequest) -> PerdureTerminalError:
-    """Say why an account was not charged."""
+    """Say why an account was not charged.
+
+    The account itself isn't named: the engine keeps messages of failures in clear, where all else may be encrypted.
+    """
     query = select(AccountRow.currency, AccountRow.frozen, AccountRow.card_declined).where(
         AccountRow.account_id == payment.account, AccountRow.kind == "customer"
     )
     account = (await connection.execute(query)).one_or_none()
     if account is None:
-        return NotFound(
-            f"payment.account: there is no account '{payment.account}'", metadata={"field": "payment.account"}
-        )
+        return NotFound("payment.account: there is no such account", metadata={"field": "payment.account"})
     if account.currency != payment.currency:
         return InvalidInput(
-            f"payment.currency: account '{payment.account}' is in {account.currency}, not in {payment.currency}",
+            f"payment.currency: the account is in {account.currency}, not in {payment.currency}",
             metadata={"code": "currency_mismatch", "field": "payment.currency"},
         )
     if account.frozen:
-        return Refused(f"account '{payment.account}' is frozen", 403, "account_frozen")
+        return Refused("the account is frozen", 403, "account_frozen")
     if account.card_declined:
-        return Refused(f"the card of account '{payment.account}' was declined", 402, "card_declined")
-    return Refused(
-        f"account '{payment.account}' does not hold {payment.amount_minor} {payment.currency} minor units",
-        402,
-        "insufficient_funds",
-    )
+        return Refused("the card was declined", 402, "card_declined")
+    return Refused("the account does not hold that much", 402, "insufficient_funds")

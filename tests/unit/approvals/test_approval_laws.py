@@ -9,9 +9,10 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.approvals.messages import ApprovalRequest, ApprovalResult, AuditEntry, Decision, Withdrawal
-from perdure.approvals.people import ANYONE
-from perdure.approvals.policy import Approval, Change, decide, expire, open_approval, waits_for, withdraw
+from perdure.approvals.messages import ApprovalResult, AuditEntry, Decision, Leave
+from perdure.approvals.policy import Approval, Change, decide, end_stage, leave, open_approval, waits_for
+from perdure.approvals.request import ApprovalRequest
+from perdure.people import ANYONE
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 PEOPLE = ["req", "ada", "bob", "cy", "dee", "eve"]
@@ -58,9 +59,9 @@ def act_on(approval: Approval, request: ApprovalRequest, act: tuple[str, str, bo
             )
             return open_approval(approval, asked, at)
         case "withdraw":
-            return withdraw(approval, Withdrawal(awakeable=name), at)
+            return leave(approval, Leave(awakeable=name), at)
         case _:
-            return expire(approval, at)
+            return end_stage(approval, at)
 
 
 def can_still_be_approved(request: ApprovalRequest, approval: Approval) -> bool:
@@ -155,7 +156,7 @@ def test_laws(request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], 
 
     assert set(answered) <= asking
     if approval.outcome is not None:
-        left = {entry for entry in trail if entry.result == "left"}
+        left = [entry for entry in trail if entry.result == "left"]
         assert len(asking) - len(answered) <= len(left), "who asked and did not leave is answered"
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from perdure.approvals.messages import ApprovalRequest, DecisionRequest
+from perdure.approvals.messages import DecisionRequest, DelegationRequest
+from perdure.approvals.notices import ApprovalNotice, Recipient
+from perdure.approvals.relay import notice_key
+from perdure.approvals.request import ApprovalRequest
+from perdure.idempotency import check_idempotency_key
 from perdure.serdes import invalid_input, serde_for
 
 
@@ -38,6 +42,14 @@ def refused_field(**changes: Any) -> str:
         ("approvers", [f"p{n}" for n in range(101)]),
         ("payload", object()),
         ("veto", True),
+        ("veto", ["group:"]),
+        ("groups", {"finance": []}),
+        ("groups", {"group:finance": ["ada"]}),
+        ("approvers", ["group:anyone"]),
+        ("remind_every", timedelta(0)),
+        ("remind_every", timedelta(seconds=1)),  # more than 100 reminders in an hour
+        ("escalation", [{"timeout": "PT1H", "approvers": ["ada"], "quorum": 2}]),
+        ("escalation", [{"timeout": "PT1H"}] * 10),
     ],
 )
 def test_bad_request_names_the_field(field: str, value: Any):
@@ -54,6 +66,33 @@ def test_quorum_must_be_reachable_without_the_requester():
     assert refused_field(approvers=["bob"], requester="bob") == "quorum"
     assert request(approvers=["ada", "bob"], requester="bob", quorum=1).quorum == 1
     assert request(approvers=[], quorum=3).quorum == 3
+
+
+def test_quorum_must_be_reachable_by_members_of_groups():
+    groups = {"finance": ["ada", "bob"]}
+    assert refused_field(groups=groups, approvers=["group:finance", "ada"], quorum=3) == "quorum"
+    assert request(groups=groups, approvers=["group:finance", "cy"], quorum=3).quorum == 3
+    assert request(groups=groups, approvers=["group:finance", "group:legal"], quorum=9).quorum == 9
+    assert refused_field(groups=groups, requester="ada", approvers=["group:finance"], quorum=2) == "quorum"
+
+
+def test_a_stage_that_others_follow_escalates_and_the_last_one_does_not():
+    more: list[dict[str, Any]] = [{"timeout": "PT1H"}]
+    assert [stage.on_timeout for stage in request(escalation=more).stages] == ["escalate", "error"]
+    assert [stage.on_timeout for stage in request(on_timeout="reject").stages] == ["reject"]
+    assert request(escalation=more).time_in_all == timedelta(hours=2)
+    for wrong in (
+        {"on_timeout": "escalate"},
+        {"on_timeout": "reject", "escalation": more},
+        {"escalation": [{"timeout": "PT1H", "on_timeout": "escalate"}]},
+    ):
+        with pytest.raises(ValidationError, match="on_timeout"):
+            request(**wrong)
+
+
+def test_names_of_groups_have_one_spelling():
+    found = request(groups={" Finance": ["Ada", "ADA"]}, approvers=["Group: FINANCE", "group:finance"], veto=["ANYONE"])
+    assert (found.groups, found.approvers, found.veto) == ({"finance": ["ada"]}, ["group:finance"], ["anyone"])
 
 
 def test_who_is_named_twice_counts_once():
@@ -78,6 +117,49 @@ def test_decision_request_bounds():
         b'{"actor":"%s"}' % (b"a" * 201),
         b'{"actor":"ada","reason":"%s"}' % (b"r" * 2001),
         b'{"actor":"ada","approve":true}',
+        b'{"actor":"group:finance"}',
     ]:
         with pytest.raises(ValidationError):
             serde.deserialize(body)
+
+
+def test_a_delegation_is_to_somebody_else():
+    for to in ("ADA", "group:finance", ""):
+        with pytest.raises(ValidationError, match="to"):
+            DelegationRequest(actor="ada", to=to, until=datetime(2030, 1, 1, tzinfo=UTC))
+
+
+def test_a_notice_says_what_to_do_until_when_and_where():
+    notice = ApprovalNotice(
+        key="k",
+        kind="delegated",
+        approval_id="T1",
+        to="cy",
+        title="Trip of ada",
+        requester="ada",
+        until=datetime(2030, 1, 1, 12, tzinfo=UTC),
+        in_place_of="bob",
+        link="https://console.example.com/l/token",
+    )
+    assert notice.text == (
+        "bob asks you to decide in their place: Trip of ada, asked by ada.\n"
+        "It can be decided until 2030-01-01 12:00 UTC.\n"
+        "Decide here: https://console.example.com/l/token"
+    )
+    assert "Decide here" not in notice.model_copy(update={"link": None, "kind": "reminder"}).text
+
+
+def test_a_notice_has_one_key_however_often_it_is_sent():
+    ada = Recipient(name="ada", until=datetime(2030, 1, 1, tzinfo=UTC))
+    key = notice_key("T1", "reminder", 0, 1, ada)
+    assert key == notice_key("T1", "reminder", 0, 1, ada)
+    others = [
+        notice_key("T2", "reminder", 0, 1, ada),
+        notice_key("T1", "asked", 0, 1, ada),
+        notice_key("T1", "reminder", 1, 1, ada),
+        notice_key("T1", "reminder", 0, 2, ada),
+        notice_key("T1", "reminder", 0, 1, ada.model_copy(update={"name": "bob"})),
+        notice_key("x" * 256, "reminder", 0, 1, ada.model_copy(update={"name": "y" * 206})),
+    ]
+    assert len({key, *others}) == 7
+    assert all(check_idempotency_key(each) == each for each in others)

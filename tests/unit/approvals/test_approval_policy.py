@@ -7,21 +7,22 @@ from typing import Any
 
 import pytest
 
-from perdure.approvals.messages import ApprovalRequest, Decision, Withdrawal
-from perdure.approvals.people import ANYONE
+from perdure.approvals.messages import Decision, Leave
 from perdure.approvals.policy import (
     MAX_EARLY_DECISIONS,
     MAX_RECORDED_REFUSALS,
     Approval,
     Change,
     decide,
-    expire,
+    end_stage,
+    leave,
     open_approval,
     payload_digest,
     waits_for,
-    withdraw,
 )
+from perdure.approvals.request import ApprovalRequest
 from perdure.errors import error_code
+from perdure.people import ANYONE
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -185,12 +186,12 @@ def test_early_decisions_also_come_once_per_person_and_are_bounded():
 
 
 def test_the_deadline_ends_it():
-    change = expire(vote(opened(approvers=["ada", "bob"], quorum=2), "ada").approval, NOON + HOUR)
+    change = end_stage(vote(opened(approvers=["ada", "bob"], quorum=2), "ada").approval, NOON + HOUR)
     assert (change.approval.state, change.answer, results(change)) == ("timed_out", ("a1",), ["timed_out"])
     assert change.approval.outcome is not None
     assert change.approval.outcome.decided_by == []
     assert change.approval.outcome.reason == "time was over at 2030-01-01T13:00:00+00:00 with 1 of 2 approvals"
-    assert expire(change.approval, NOON + HOUR) == Change(change.approval)
+    assert end_stage(change.approval, NOON + HOUR) == Change(change.approval)
 
 
 def test_a_decision_at_the_deadline_finds_it_timed_out_although_nobody_ended_it():
@@ -205,13 +206,13 @@ def test_a_decision_at_the_deadline_finds_it_timed_out_although_nobody_ended_it(
 
 
 def test_nothing_expires_that_is_not_open():
-    assert expire(Approval(approval_id="T1"), NOON) == Change(Approval(approval_id="T1"))
+    assert end_stage(Approval(approval_id="T1"), NOON) == Change(Approval(approval_id="T1"))
     ended = vote(opened(), "ada").approval
-    assert expire(ended, NOON + HOUR) == Change(ended)
+    assert end_stage(ended, NOON + HOUR) == Change(ended)
 
 
 def test_withdrawn_by_the_only_one_who_waits():
-    change = withdraw(opened(), Withdrawal(awakeable="a1", reason="trip cancelled"), NOON)
+    change = leave(opened(), Leave(awakeable="a1", reason="trip cancelled"), NOON)
     assert (change.approval.state, results(change)) == ("withdrawn", ["withdrawn"])
     assert change.approval.outcome is not None
     assert change.approval.outcome.reason == "trip cancelled"
@@ -220,19 +221,19 @@ def test_withdrawn_by_the_only_one_who_waits():
 
 def test_one_of_two_who_wait_leaves_and_the_other_goes_on():
     both = open_approval(opened(), asked(awakeable="a2"), NOON).approval
-    left = withdraw(both, Withdrawal(awakeable="a1"), NOON)
+    left = leave(both, Leave(awakeable="a1"), NOON)
     assert (left.approval.state, left.answer, results(left)) == ("open", (), ["left"])
     assert vote(left.approval, "ada").answer == ("a2",)
-    everyone = withdraw(both, Withdrawal(), NOON)
+    everyone = leave(both, Leave(), NOON)
     assert (everyone.approval.state, everyone.answer) == ("withdrawn", ("a1", "a2"))
 
 
 def test_withdrawing_twice_too_late_or_from_nothing():
-    gone = withdraw(opened(), Withdrawal(awakeable="a1"), NOON).approval
-    assert withdraw(gone, Withdrawal(awakeable="a1"), NOON) == Change(gone)
-    assert withdraw(opened(), Withdrawal(awakeable="stranger"), NOON) == Change(opened())
-    assert withdraw(opened(), Withdrawal(), NOON + HOUR).approval.state == "timed_out"
-    assert refusal(withdraw(Approval(approval_id="T1"), Withdrawal(), NOON)) == (404, "not_found")
+    gone = leave(opened(), Leave(awakeable="a1"), NOON).approval
+    assert leave(gone, Leave(awakeable="a1"), NOON) == Change(gone)
+    assert leave(opened(), Leave(awakeable="stranger"), NOON) == Change(opened())
+    assert leave(opened(), Leave(), NOON + HOUR).approval.state == "timed_out"
+    assert refusal(leave(Approval(approval_id="T1"), Leave(), NOON)) == (404, "not_found")
 
 
 def test_opening_again_is_idempotent_and_another_one_joins():

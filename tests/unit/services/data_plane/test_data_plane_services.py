@@ -30,7 +30,7 @@ SERVICES: dict[str, list[Target[Any, Any]]] = {
     "flights": [flights.reserve, flights.cancel],
     "hotels": [hotels.reserve, hotels.cancel],
     "payments": [payments.charge, payments.refund],
-    "notifications": [notifications.notify],
+    "notifications": [notifications.notify, notifications.tell_approver],
 }
 
 

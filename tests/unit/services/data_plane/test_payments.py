@@ -63,29 +63,17 @@ async def test_a_refund_of_nothing_bars_the_charge(agency: Agency) -> None:
 @pytest.mark.parametrize(
     ("charge", "error", "refusal"),
     [
-        (("acct-frozen", 100, "EUR"), Refused, (403, "account_frozen", "'acct-frozen' is frozen")),
-        (
-            ("acct-declined", 100, "EUR"),
-            Refused,
-            (402, "card_declined", "card of account 'acct-declined' was declined"),
-        ),
-        (("acct-poor", 1_001, "EUR"), Refused, (402, "insufficient_funds", "does not hold 1001 EUR")),
+        (("acct-frozen", 100, "EUR"), Refused, (403, "account_frozen", "the account is frozen")),
+        (("acct-declined", 100, "EUR"), Refused, (402, "card_declined", "the card was declined")),
+        (("acct-poor", 1_001, "EUR"), Refused, (402, "insufficient_funds", "does not hold that much")),
         (
             ("acct-ada", 100, "USD"),
             InvalidInput,
             (400, "currency_mismatch", "payment.currency: .* is in EUR, not in USD"),
         ),
-        (
-            ("acct-nobody", 100, "EUR"),
-            NotFound,
-            (404, "not_found", "payment.account: there is no account 'acct-nobody'"),
-        ),
-        (
-            ("merchant-eur", 100, "EUR"),
-            NotFound,
-            (404, "not_found", "payment.account: there is no account 'merchant-eur'"),
-        ),
-        (("equity-eur", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no account 'equity-eur'")),
+        (("acct-nobody", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no such account")),
+        (("merchant-eur", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no such account")),
+        (("equity-eur", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no such account")),
     ],
 )
 async def test_a_charge_is_refused_for_its_reason(
@@ -100,7 +88,7 @@ async def test_a_charge_is_refused_for_its_reason(
 
 async def test_the_platforms_own_money_is_not_for_trips(agency: Agency) -> None:
     await agency.charge("T1")
-    with pytest.raises(NotFound, match="there is no account 'merchant-eur'"):
+    with pytest.raises(NotFound, match="there is no such account"):
         await agency.charge("T2", "merchant-eur", 100)
     assert await balance(agency, "merchant-eur") == 50_000
 

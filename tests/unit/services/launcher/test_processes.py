@@ -38,7 +38,7 @@ class Children:
             name,
             [sys.executable, "-c", program.replace("READY", READY.format(ready=str(ready))).replace("WAIT", WAIT)],
             ready=is_ready,
-            environment=dict(os.environ),
+            environment=lambda: dict(os.environ),
             log_file=self.folder / "logs" / f"{name}.log",
             pid_file=self.folder / "run" / f"{name}.pid",
             **options,  # type: ignore[arg-type] # names of the constructor's arguments
@@ -104,7 +104,7 @@ async def test_a_program_that_is_not_there_is_told(tmp_path):
         "child",
         [str(tmp_path / "missing")],
         ready=never,
-        environment={},
+        environment=dict,
         log_file=tmp_path / "child.log",
         pid_file=tmp_path / "child.pid",
     )

@@ -33,8 +33,9 @@ SETTINGS_OF_SERVICES = {
 def nobodys_settings(monkeypatch, tmp_path):
     for spec in SERVICES:
         monkeypatch.delenv(spec.port_setting, raising=False)
-    for name in ("PERDURE_DATABASE_URL", "PERDURE_INGRESS_PORT", "PERDURE_ADMIN_PORT", "PERDURE_NODE_PORT"):
-        monkeypatch.delenv(name, raising=False)
+    for part in ("INGRESS", "ADMIN", "NODE", "CONSOLE"):
+        monkeypatch.delenv(f"PERDURE_{part}_PORT", raising=False)
+    monkeypatch.delenv("PERDURE_DATABASE_URL", raising=False)
     monkeypatch.setenv("PERDURE_LOCAL_DIR", str(tmp_path))
 
 
@@ -68,7 +69,7 @@ def test_a_service_reads_what_the_launcher_tells_it(monkeypatch, tmp_path):
 
 def test_every_port_can_be_changed_by_its_variable(monkeypatch):
     variables = list(Topology.from_settings(PlatformSettings.read()).port_settings())
-    assert len(variables) == 10
+    assert len(variables) == 11
     for number, variable in enumerate(variables):
         monkeypatch.setenv(variable, str(30_000 + number))
     changed = Topology.from_settings(PlatformSettings.read())
@@ -104,7 +105,7 @@ def test_a_taken_port_is_told_with_the_variable_that_changes_it(tmp_path):
 
 def test_one_port_for_two_is_told_with_both_variables(monkeypatch):
     for number, variable in enumerate(Topology.from_settings(PlatformSettings.read()).port_settings()):
-        monkeypatch.setenv(variable, str(free_ports(10)[number]))
+        monkeypatch.setenv(variable, str(free_ports(11)[number]))
     monkeypatch.setenv("PERDURE_SAGA_PORT", "20001")
     monkeypatch.setenv("PERDURE_FLIGHTS_PORT", "20001")
     with pytest.raises(ConfigurationError, match="PERDURE_FLIGHTS_PORT and PERDURE_SAGA_PORT are both 20001"):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from perdure.approvals.people import Person, canonical_person
+from perdure.people import Person, canonical_person
 
 person = TypeAdapter(Person)
 

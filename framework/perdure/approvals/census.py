@@ -1,0 +1,54 @@
+"""How many approvals are open, for how long, and past their time: out of the engine's tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+from restate import JournalValueCodec
+
+from perdure.admin import AdminClient
+from perdure.approvals.approval import Approval
+from perdure.approvals.keeping import OPEN_KEY
+from perdure.approvals.targets import APPROVALS
+from perdure.observability.census import Census, Sample, age_of, decoded
+from perdure.observability.logging import get_logger
+from perdure.observability.metrics import OLDEST_APPROVAL, OPEN_APPROVALS, OVERDUE_APPROVALS
+
+log = get_logger("perdure.approvals.census")
+
+_OPEN = f"""
+    select encode(a.value, 'hex') as value from state o join state a
+    on a.service_name = o.service_name and a.service_key = o.service_key
+    where o.service_name = '{APPROVALS}' and o.key = '{OPEN_KEY}' and a.key = 'approval'"""
+
+
+def approval_census() -> Census:
+    """Return an empty census of approvals."""
+    return Census("approvals", OPEN_APPROVALS, OLDEST_APPROVAL, OVERDUE_APPROVALS)
+
+
+async def count_approvals(admin: AdminClient, codec: JournalValueCodec | None) -> list[Sample]:
+    """Ask the engine.
+
+    Args:
+        admin: The engine.
+        codec: What the services' journal is encrypted with; None when it is in clear.
+
+    Raises:
+        EngineError: The engine does not answer, or refuses the query.
+    """
+    now = datetime.now(UTC)
+    found: list[Approval] = []
+    for row in await admin.query(_OPEN):
+        try:
+            found.append(Approval.model_validate_json(await decoded(row["value"], codec)))
+        except ValidationError as error:
+            log.warning("approvals.census.unreadable", errors=error.error_count())
+    waiting = [each for each in found if each.outcome is None]
+    overdue = [each for each in waiting if each.deadline is not None and each.deadline < now]
+    return [
+        (OPEN_APPROVALS, len(waiting), {}),
+        (OLDEST_APPROVAL, max((age_of(each.opened_at, now) for each in waiting), default=0.0), {}),
+        (OVERDUE_APPROVALS, len(overdue), {}),
+    ]

@@ -1,0 +1,86 @@
+"""What goes to and from inboxes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+MAX_PAGE: Final = 500
+"""How many approvals one page, or the plain list, holds at most."""
+
+
+class InboxItem(BaseModel):
+    """An open approval that waits for someone.
+
+    Args:
+        approval_id: The approval; decide at ``/Approvals/{approval_id}/approve`` or ``reject``.
+        title: What is to be decided.
+        requester: Who asks.
+        quorum: How many approvals are needed.
+        opened_at: When it was opened.
+        deadline: Until when it can be decided; in somebody's place, until when the delegation holds, if that is sooner.
+        payload: What the approvers are shown.
+        payload_digest: SHA-256 of the payload's canonical JSON.
+        stage: Which stage is under way; 0 is the first.
+        for_whom: Whose inbox it is in: a person's, a group's, or anyone's.
+        in_place_of: Who delegated it; None when it is decided in one's own right.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    approval_id: str
+    title: str
+    requester: str
+    quorum: int
+    opened_at: AwareDatetime
+    deadline: AwareDatetime
+    payload: JsonValue
+    payload_digest: str
+    stage: int = 0
+    for_whom: str = ""
+    in_place_of: str | None = None
+
+
+class InboxRemoval(BaseModel):
+    """An approval that no longer waits.
+
+    Args:
+        approval_id: The approval.
+        deadline: The deadline under which it is in the inbox.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    approval_id: str
+    deadline: AwareDatetime
+
+
+class InboxQuery(BaseModel):
+    """Which part of an inbox is wanted.
+
+    Args:
+        limit: How many approvals at most.
+        after: Where the page before ended; its `InboxPage.next`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limit: int = Field(default=100, ge=1, le=MAX_PAGE)
+    after: Annotated[str, StringConstraints(max_length=1000)] | None = None
+
+
+class InboxPage(BaseModel):
+    """A part of an inbox, the most urgent first.
+
+    Args:
+        items: The approvals.
+        next: Where the next page begins; None when there is none.
+        total: How many approvals wait in this inbox.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    items: list[InboxItem]
+    next: str | None
+    total: int

@@ -1,0 +1,92 @@
+"""What people are told of approvals that wait for them."""
+
+from __future__ import annotations
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from perdure.approvals.approval import NewsKind
+
+
+class Recipient(BaseModel):
+    """Somebody to tell.
+
+    Args:
+        name: A person, a group as ``group:finance``, or `perdure.people.ANYONE`.
+        until: Until when they may decide.
+        in_place_of: Who delegated it to them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    until: AwareDatetime
+    in_place_of: str | None = None
+
+
+class Tell(BaseModel):
+    """People to tell of one approval, on the way to the relay.
+
+    Args:
+        kind: Why.
+        approval_id: The approval.
+        title: What is to be decided.
+        requester: Who asks.
+        payload_digest: What they are shown.
+        stage: Which stage is under way.
+        number: Which reminder it is.
+        recipients: Whom.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: NewsKind
+    approval_id: str
+    title: str
+    requester: str
+    payload_digest: str
+    stage: int
+    number: int = 0
+    recipients: list[Recipient]
+
+
+class ApprovalNotice(BaseModel):
+    """What one recipient is told, as a hosting service's target gets it.
+
+    Args:
+        key: The same for the same notice, whoever sends it again.
+        kind: ``asked`` when it was opened, ``reminder``, ``escalated`` to those who may decide then, or ``delegated``.
+        approval_id: The approval.
+        to: A person, a group as ``group:finance``, or ``anyone``.
+        title: What is to be decided.
+        requester: Who asks; empty when it's nobody in particular.
+        until: Until when they may decide.
+        in_place_of: Who delegated it to them; None when it is their own right.
+        link: Where they can decide without signing in; persons only, when links are configured. It is a secret.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: str
+    kind: NewsKind
+    approval_id: str
+    to: str
+    title: str
+    requester: str
+    until: AwareDatetime
+    in_place_of: str | None = None
+    link: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What to say, in a few sentences."""
+        why = {
+            "asked": "An approval waits for you",
+            "reminder": "An approval still waits for you",
+            "escalated": "An approval was not decided in time, and now waits for you",
+            "delegated": f"{self.in_place_of} asks you to decide in their place",
+        }[self.kind]
+        asks = f", asked by {self.requester}" if self.requester else ""
+        lines = [f"{why}: {self.title}{asks}.", f"It can be decided until {self.until:%Y-%m-%d %H:%M} UTC."]
+        if self.link is not None:
+            lines.append(f"Decide here: {self.link}")
+        return "\n".join(lines)

@@ -1,0 +1,145 @@
+"""Why somebody may not decide or delegate, and in whose right they may: pure functions, no engine."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from perdure.approvals.approval import Approval, deciders
+from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Decision, Delegation
+from perdure.approvals.rules import Rules
+from perdure.errors import Conflict, InvalidInput, PerdureTerminalError, Refused
+
+MAX_EARLY_DECISIONS: Final = 100
+"""How many people can decide before an approval is opened; anyone can send these, for any id."""
+
+MAX_DELEGATIONS: Final = 100
+"""How many people can delegate on one approval."""
+
+
+def admitted(approval: Approval, decision: Decision, at: datetime) -> Decision | PerdureTerminalError:
+    """Return a decision as it counts, or why it doesn't."""
+    seated = _seated(approval, decision, at)
+    return (_objection(approval, seated) or seated) if isinstance(seated, Decision) else seated
+
+
+def _seated(approval: Approval, decision: Decision, at: datetime) -> Decision | PerdureTerminalError:
+    """Return a decision with whose right to decide it uses, or why there is none."""
+    rules, actor = approval.rules, decision.actor
+    if rules is None:
+        return decision
+    if actor == rules.requester:
+        return Refused(f"{actor} asked for this approval and may not decide it", 403, "own_request")
+    obstacle: PerdureTerminalError | None = None
+    if rules.entitled(approval.stage, actor, decision.groups, approve=decision.approve):
+        used = approval.decision_at(actor)
+        if used is None:
+            return decision
+        obstacle = _seat_taken(approval, actor, used)
+    for delegation in approval.delegations:
+        if delegation.to != actor or not rules.entitled(
+            approval.stage, delegation.actor, delegation.groups, approve=decision.approve
+        ):
+            continue
+        used = approval.decision_at(delegation.actor)
+        if used is not None:
+            obstacle = obstacle or _seat_taken(approval, delegation.actor, used)
+        elif at >= delegation.until:
+            obstacle = obstacle or Refused(
+                f"{actor} could decide in the place of {delegation.actor} until {moment(delegation.until)} only",
+                403,
+                "delegation_over",
+            )
+        else:
+            return decision.model_copy(update={"on_behalf_of": delegation.actor, "groups": delegation.groups})
+    later = f" any more, since it was escalated (stage {approval.stage})" if approval.stage else ""
+    return obstacle or Refused(f"{actor} is not among the approvers{later}", 403, "not_an_approver")
+
+
+def _seat_taken(approval: Approval, seat: str, used: Decision) -> Conflict:
+    return Conflict(
+        f"{deciders([used])} decided '{used.act}' on approval '{approval.approval_id}' at {moment(used.at)}, "
+        f"so the vote of {seat} is used",
+        metadata={"code": "seat_taken", "decided": used.act, "decided_by": used.actor, "decided_at": moment(used.at)},
+    )
+
+
+def contrary(approval: Approval, decision: Decision, known: Decision) -> Conflict:
+    """Return the error for who decides otherwise than they did before."""
+    return Conflict(
+        f"{decision.actor} decided '{known.act}' on approval '{approval.approval_id}' at {moment(known.at)}, "
+        "and each person decides once",
+        metadata={"code": "contrary_decision", "decided": known.act, "decided_at": known.at.isoformat()},
+    )
+
+
+def _objection(approval: Approval, decision: Decision) -> PerdureTerminalError | None:
+    if approval.outcome is not None:
+        return too_late(approval, approval.outcome)
+    if approval.rules is None and len(approval.decisions) >= MAX_EARLY_DECISIONS:
+        return Refused(
+            f"approval '{approval.approval_id}' has not been opened, and {MAX_EARLY_DECISIONS} decisions wait for it",
+            429,
+            "too_many_early_decisions",
+        )
+    if approval.rules is not None and decision.payload_digest not in (None, approval.rules.payload_digest):
+        return Conflict(
+            f"approval '{approval.approval_id}' is about something else than {decision.actor} was shown",
+            metadata={"code": "wrong_payload"},
+        )
+    return None
+
+
+def objection_to_delegating(approval: Approval, rules: Rules, delegation: Delegation) -> PerdureTerminalError | None:
+    """Return why somebody may not delegate so; None when they may."""
+    actor, to = delegation.actor, delegation.to
+    if actor == rules.requester:
+        return Refused(f"{actor} asked for this approval and has nothing to delegate", 403, "own_request")
+    if to == rules.requester:
+        return Refused(
+            f"{to} asked for this approval and may not decide it for anybody", 403, "delegation_to_requester"
+        )
+    if not rules.entitled(approval.stage, actor, delegation.groups, approve=False):
+        return Refused(
+            f"{actor} is not among the approvers, and what was delegated can't be passed on", 403, "not_an_approver"
+        )
+    if approval.outcome is not None:
+        return too_late(approval, approval.outcome)
+    return _obstacle_to_delegating(approval, rules, delegation)
+
+
+def _obstacle_to_delegating(approval: Approval, rules: Rules, delegation: Delegation) -> PerdureTerminalError | None:
+    actor, to = delegation.actor, delegation.to
+    if (used := approval.decision_at(actor)) is not None:
+        return _seat_taken(approval, actor, used)
+    if rules.entitled(approval.stage, to, [], approve=True) or approval.decision_of(to) is not None:
+        return Conflict(
+            f"{to} may decide in their own right or has decided, and nobody has two votes",
+            metadata={"code": "delegate_may_decide"},
+        )
+    if delegation.until <= delegation.at:
+        return InvalidInput(f"until: {moment(delegation.until)} is over already", metadata={"field": "until"})
+    if approval.delegation_of(actor) is None and len(approval.delegations) >= MAX_DELEGATIONS:
+        return Refused(f"{MAX_DELEGATIONS} people have delegated already", 429, "too_many_delegations")
+    return None
+
+
+def too_late(approval: Approval, outcome: ApprovalOutcome) -> Conflict:
+    """Return the error for who comes after the end: what was decided, by whom and when."""
+    what = "timed out" if outcome.outcome is ApprovalResult.TIMED_OUT else f"was {outcome.outcome}"
+    who = f" by {', '.join(outcome.decided_by)}" if outcome.decided_by else ""
+    when = "" if approval.closed_at is None else moment(approval.closed_at)
+    return Conflict(
+        f"approval '{approval.approval_id}' {what}{who} at {when}; it can't be decided any more",
+        metadata={
+            "code": "too_late",
+            "outcome": outcome.outcome.value,
+            "decided_by": ", ".join(outcome.decided_by),
+            "decided_at": when,
+        },
+    )
+
+
+def moment(at: datetime) -> str:
+    """Return a moment as people are told it."""
+    return at.isoformat(timespec="seconds")

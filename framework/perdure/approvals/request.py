@@ -1,0 +1,227 @@
+"""What people are asked: who may decide, how many must, until when, and what comes after that.
+
+An approval has one stage or more. Each has its own approvers, quorum and time; when the time of one is over, it
+escalates to the next, and what the end of the last one means is said by its ``on_timeout``.
+
+A request knows no other fields than its own: a rule that this version doesn't know must not be skipped in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Final, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from perdure.people import Approver, GroupName, Person, VetoHolder, canonical_person, group_of, is_group
+
+MAX_ID_LENGTH: Final = 256
+MAX_APPROVERS: Final = 100
+MAX_STAGES: Final = 10
+MAX_REMINDERS: Final = 100
+MAX_TIMEOUT: Final = timedelta(days=3650)
+
+ApprovalId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
+"""An approval's id: the opener's choice, and the key of the object."""
+
+
+class OnTimeout(StrEnum):
+    """What it means that a stage's time is over."""
+
+    ERROR = "error"
+    """It timed out: who waits gets a terminal 408."""
+    REJECT = "reject"
+    APPROVE = "approve"
+    ESCALATE = "escalate"
+    """The next stage begins."""
+
+
+class Stage(BaseModel):
+    """A further stage of an approval, entered when the one before it was not decided in time.
+
+    Who decided before keeps their decision; it counts here when they are approvers here, too.
+
+    Args:
+        approvers: Who may decide from then on, people and groups; anyone but the requester when empty.
+        quorum: How many approvals are needed.
+        timeout: How long they have.
+        remind_every: They are reminded at this interval; never when left out.
+        on_timeout: What the end of the time means: ``escalate`` when a stage follows, else ``error`` by default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    approvers: list[Approver] = Field(default=[], max_length=MAX_APPROVERS)
+    quorum: int = Field(default=1, ge=1, le=MAX_APPROVERS)
+    timeout: timedelta = Field(gt=timedelta(0), le=MAX_TIMEOUT)
+    remind_every: timedelta | None = Field(default=None, gt=timedelta(0))
+    on_timeout: OnTimeout | None = None
+
+    @field_validator("approvers")
+    @classmethod
+    def _each_once(cls, people: list[str]) -> list[str]:
+        return list(dict.fromkeys(people))
+
+    @field_validator("remind_every")
+    @classmethod
+    def _not_too_often(cls, interval: timedelta | None, info: ValidationInfo) -> timedelta | None:
+        return _checked_interval(interval, info.data.get("timeout"))
+
+
+class ApprovalRequest(BaseModel):
+    """What an orchestrator asks people to decide. Its own fields are the first stage.
+
+    Args:
+        approval_id: The approval; the object's key.
+        title: What is to be decided, in a sentence.
+        requester: Who asks, and so may not decide; empty when it's nobody in particular.
+        groups: Members of groups, by the group's name. A group that is not in here has as members who can prove it.
+        approvers: Who may decide, people and groups (``group:finance``); anyone but the requester when empty. Who is
+            named twice counts once.
+        quorum: How many approvals are needed, of different people.
+        veto: Whose single rejection ends it, whatever the quorum; they may reject at every stage. ``anyone`` stands for
+            whoever may decide.
+        timeout: How long people have.
+        remind_every: They are reminded at this interval; never when left out.
+        on_timeout: What the end of the time means: ``escalate`` when there are more stages, else ``error`` by default.
+        escalation: The stages that follow, each after the time of the one before.
+        payload: What the approvers are shown.
+        awakeable: Who waits for the outcome, an `ApprovalOutcome`.
+        opener: The invocation that waits; when it is gone, so is its interest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    approval_id: ApprovalId
+    title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+    requester: Annotated[str, StringConstraints(max_length=1000), AfterValidator(canonical_person)] = ""
+    groups: dict[GroupName, list[Person]] = Field(default={}, max_length=MAX_APPROVERS)
+    approvers: list[Approver] = Field(default=[], max_length=MAX_APPROVERS)
+    quorum: int = Field(default=1, ge=1, le=MAX_APPROVERS, validate_default=True)
+    veto: list[VetoHolder] = Field(default=[], max_length=MAX_APPROVERS)
+    timeout: timedelta = Field(gt=timedelta(0), le=MAX_TIMEOUT)
+    remind_every: timedelta | None = Field(default=None, gt=timedelta(0))
+    on_timeout: OnTimeout | None = None
+    escalation: list[Stage] = Field(default=[], max_length=MAX_STAGES - 1)
+    payload: JsonValue = None
+    awakeable: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+    opener: Annotated[str, StringConstraints(max_length=500)] = ""
+
+    @field_validator("approvers", "veto")
+    @classmethod
+    def _each_once(cls, people: list[str]) -> list[str]:
+        return list(dict.fromkeys(people))
+
+    @field_validator("groups")
+    @classmethod
+    def _have_members(cls, groups: dict[str, list[str]]) -> dict[str, list[str]]:
+        for group, members in groups.items():
+            if not 0 < len(members) <= MAX_APPROVERS:
+                raise ValueError(f"group '{group}' has {len(members)} members; 1 to {MAX_APPROVERS} are needed")
+        return {group: list(dict.fromkeys(members)) for group, members in groups.items()}
+
+    @field_validator("quorum")
+    @classmethod
+    def _can_be_reached(cls, quorum: int, info: ValidationInfo) -> int:
+        _check_quorum(quorum, info.data.get("approvers") or [], info.data)
+        return quorum
+
+    @field_validator("remind_every")
+    @classmethod
+    def _not_too_often(cls, interval: timedelta | None, info: ValidationInfo) -> timedelta | None:
+        return _checked_interval(interval, info.data.get("timeout"))
+
+    @field_validator("escalation")
+    @classmethod
+    def _stages_fit(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
+        for stage in stages:
+            _check_quorum(stage.quorum, stage.approvers, info.data)
+        return stages
+
+    @model_validator(mode="after")
+    def _each_stage_leads_on(self) -> ApprovalRequest:
+        meanings = [self.on_timeout, *(stage.on_timeout for stage in self.escalation)]
+        if meanings[-1] is OnTimeout.ESCALATE:
+            raise ValueError("on_timeout: the last stage has nothing to escalate to")
+        if any(meaning not in (None, OnTimeout.ESCALATE) for meaning in meanings[:-1]):
+            raise ValueError("on_timeout: a stage that others follow escalates, or they would never be reached")
+        return self
+
+    @property
+    def time_in_all(self) -> timedelta:
+        """How long people have, all stages taken together."""
+        return sum((stage.timeout for stage in self.escalation), self.timeout)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """All stages in their order, with what the end of each one means."""
+        first = Stage(
+            approvers=self.approvers,
+            quorum=self.quorum,
+            timeout=self.timeout,
+            remind_every=self.remind_every,
+            on_timeout=self.on_timeout,
+        )
+        stages = [first, *self.escalation]
+        defaults = [OnTimeout.ESCALATE] * (len(stages) - 1) + [OnTimeout.ERROR]
+        return [
+            stage.model_copy(update={"on_timeout": stage.on_timeout or default})
+            for stage, default in zip(stages, defaults, strict=True)
+        ]
+
+
+def people_of(approvers: Iterable[str], groups: Mapping[str, Iterable[str]], requester: str) -> frozenset[str] | None:
+    """Return everybody who may decide, when that can be told.
+
+    Args:
+        approvers: People and groups.
+        groups: The members of groups, as far as they are known.
+        requester: Who may not.
+
+    Returns:
+        The people; None when anyone may, or a group's members are not known.
+    """
+    people: set[str] = set()
+    for name in approvers:
+        if not is_group(name):
+            people.add(name)
+        elif group_of(name) in groups:
+            people.update(groups[group_of(name)])
+        else:
+            return None
+    return frozenset(people - {requester}) if people else None
+
+
+def _check_quorum(quorum: int, approvers: list[str], data: Mapping[str, object]) -> None:
+    groups, requester = data.get("groups"), data.get("requester")
+    if not approvers or not isinstance(groups, dict) or not isinstance(requester, str):
+        return  # anyone may decide, or what is wrong is named already
+    able = people_of(approvers, groups, requester)
+    if able is None:
+        return
+    if quorum > len(able):
+        raise ValueError(
+            f"{quorum} approvals are needed, but only {len(able)} approvers may decide (the requester never may)"
+        )
+    if len(able) > MAX_APPROVERS:
+        raise ValueError(
+            f"{len(able)} people could decide, with all members of the groups; {MAX_APPROVERS} are allowed"
+        )
+
+
+def _checked_interval(interval: timedelta | None, timeout: object) -> timedelta | None:
+    if interval is not None and isinstance(timeout, timedelta) and timeout > interval * MAX_REMINDERS:
+        raise ValueError(f"more than {MAX_REMINDERS} reminders within {timeout}")
+    return interval

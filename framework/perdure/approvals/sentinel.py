@@ -1,0 +1,206 @@
+"""Finds approvals that nobody looks after any more, and sets them right.
+
+A kill delivers nothing to a handler, so it can leave an approval half done. The engine knows, and is asked in SQL, at
+an interval:
+
+- somebody waits whose invocation has ended, as after a kill of an orchestrator: it leaves, and when it was the last
+  one, the approval is withdrawn, so that nobody decides for nobody;
+- an approval is open and the end of its stage is not scheduled, as after a kill while it was opened or decided: it is
+  mended;
+- an invocation of the approvals' own services is paused: it is resumed.
+
+As with `perdure.saga.sentinel`, looking is a plain query by a process, and only when it finds something does it call
+`sweep`, a durable handler that asks again by itself. So anybody may call `sweep`: it does nothing but what has to be
+done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import restate
+from pydantic import BaseModel
+from restate import JournalValueCodec
+
+from perdure.admin import AdminClient
+from perdure.approvals.census import approval_census, count_approvals
+from perdure.approvals.keeping import OPEN_KEY, WAITER_PREFIX
+from perdure.approvals.messages import Leave
+from perdure.approvals.relay import RELAY
+from perdure.approvals.targets import APPROVALS, INBOX, leave_approval, mend
+from perdure.binding import Definition, handler
+from perdure.clients import ObjectClient
+from perdure.errors import ConfigurationError, EngineError, IngressError
+from perdure.ingress import IngressClient
+from perdure.observability.logging import get_logger
+from perdure.runs import RunConfig, run_with_retry
+from perdure.targets import Target
+
+log = get_logger("perdure.approvals.sentinel")
+
+SENTINEL = "ApprovalSentinel"
+_KEY = "all"
+
+
+@dataclass(frozen=True)
+class ApprovalSentinelConfig:
+    """Where the sentinel looks, and how often.
+
+    Args:
+        admin_url: The engine's admin API.
+        ingress_url: The engine's ingress.
+        interval: How often it looks.
+        grace: How long something is left alone: what is missing may be on its way.
+        codec: What the services' journal is encrypted with; None when it is in clear.
+
+    Raises:
+        ConfigurationError: An interval that is not positive.
+    """
+
+    admin_url: str
+    ingress_url: str
+    interval: timedelta = timedelta(seconds=10)
+    grace: timedelta = timedelta(seconds=5)
+    codec: JournalValueCodec | None = None
+
+    def __post_init__(self) -> None:
+        if self.interval <= timedelta(0):
+            raise ConfigurationError(f"ApprovalSentinelConfig.interval must be positive; got {self.interval}")
+
+
+class Neglected(BaseModel):
+    """What nobody looks after.
+
+    Args:
+        kind: Somebody waits who has ended, a stage whose end isn't scheduled, or an invocation that is paused.
+        id: The approval; of a paused invocation, its id.
+        awakeable: What the ended one waits on.
+    """
+
+    kind: Literal["abandoned", "unscheduled", "halted"]
+    id: str
+    awakeable: str = ""
+
+
+class Sweep(BaseModel):
+    """What a sweep set right."""
+
+    done: list[Neglected] = []
+
+
+async def look(admin: AdminClient, grace: timedelta) -> list[Neglected]:
+    """Ask the engine what nobody looks after.
+
+    Args:
+        admin: The engine.
+        grace: How long something is left alone.
+
+    Raises:
+        EngineError: The engine does not answer, or refuses the query.
+    """
+    past = f"now() - interval '{int(grace.total_seconds() * 1000)} milliseconds'"
+    abandoned = f"""
+      select s.service_key as id, s.key as entry from state s
+      left join sys_invocation_status i on i.id = split_part(s.key, '/', 2)
+      where s.service_name = '{APPROVALS}' and s.key like '{WAITER_PREFIX}inv_%'
+      and (i.id is null or (i.status = 'completed' and i.modified_at < {past}))"""
+    unscheduled = f"""
+      select s.service_key as id from state s where s.service_name = '{APPROVALS}' and s.key = '{OPEN_KEY}'
+      and not exists (select 1 from sys_invocation_status i where i.target_service_name = '{APPROVALS}'
+        and i.target_service_key = s.service_key
+        and ((i.target_handler_name = 'end_stage' and i.status != 'completed') or i.modified_at >= {past}))"""
+    halted = f"""
+      select i.id as id from sys_invocation_status i where i.status = 'paused' and i.modified_at < {past}
+      and i.target_service_name in ('{APPROVALS}', '{INBOX}', '{RELAY}', '{SENTINEL}')"""
+    return [
+        *(
+            Neglected(kind="abandoned", id=row["id"], awakeable=row["entry"].rpartition("/")[2])
+            for row in await admin.query(abandoned)
+        ),
+        *(Neglected(kind="unscheduled", id=row["id"]) for row in await admin.query(unscheduled)),
+        *(Neglected(kind="halted", id=row["id"]) for row in await admin.query(halted)),
+    ]
+
+
+class ApprovalSentinel:
+    """Watches one engine's approvals.
+
+    Args:
+        config: Where to look, and how often.
+    """
+
+    def __init__(self, config: ApprovalSentinelConfig) -> None:
+        self._config = config
+        self._definition = restate.VirtualObject(
+            SENTINEL, description="Sets approvals right that nobody looks after any more."
+        )
+        handler(self._definition, "exclusive", ingress_private=False)(self.sweep)
+        self._census = approval_census()
+        self._sweep: Target[None, Sweep] = Target(SENTINEL, "sweep", type(None), Sweep)
+
+    def definitions(self) -> list[Definition]:
+        """Return what to serve."""
+        return [self._definition]
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Look at the interval, as long as the context is entered."""
+        self._census.publish()
+        task = asyncio.create_task(self._watch(), name="approval-sentinel")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _watch(self) -> None:
+        reachable = True
+        client = IngressClient(self._config.ingress_url, codec=self._config.codec)
+        async with AdminClient(self._config.admin_url) as admin, client as ingress:
+            while True:
+                await asyncio.sleep(self._config.interval.total_seconds())
+                try:
+                    self._census.take(await count_approvals(admin, self._config.codec))
+                    if await look(admin, self._config.grace):
+                        await ingress.call(self._sweep, key=_KEY)
+                except Exception as error:
+                    self._census.forget()
+                    if not isinstance(error, EngineError | IngressError):
+                        log.exception("approvals.sentinel.broken")  # and go on: nobody else looks
+                    elif reachable:
+                        log.warning("approvals.sentinel.blind", error=str(error))
+                    reachable = False
+                else:
+                    reachable = True
+
+    async def sweep(self, ctx: restate.ObjectContext) -> Sweep:
+        """Set right what nobody looks after."""
+        found = await run_with_retry(ctx, RunConfig("look", max_retries=5), self._look)
+        for each in found:
+            log.warning("approvals.sentinel.found", kind=each.kind, id=each.id)
+            if each.kind == "abandoned":
+                wish = Leave(awakeable=each.awakeable, reason="who asked has ended")
+                await ObjectClient(ctx, leave_approval, each.id).send(wish)
+            elif each.kind == "unscheduled":
+                await ObjectClient(ctx, mend, each.id).send()
+            else:
+                await run_with_retry(ctx, f"resume {each.id}", self._resume, each.id)
+        return Sweep(done=found)
+
+    async def _look(self) -> list[Neglected]:
+        async with AdminClient(self._config.admin_url) as admin:
+            return await look(admin, self._config.grace)
+
+    async def _resume(self, invocation_id: str) -> None:
+        async with AdminClient(self._config.admin_url) as admin:
+            try:
+                await admin.act(invocation_id, "resume")
+            except EngineError as error:
+                if error.status_code not in (404, 409):  # somebody else resumed or ended it
+                    raise

@@ -1,0 +1,296 @@
+"""`perdure approvals`: what waits for whom, decide it, and check that its trail is as it was written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+from rich.table import Table
+
+from perdure.approvals.inbox_messages import InboxPage, InboxQuery
+from perdure.approvals.messages import (
+    ApprovalStatus,
+    AuditEntry,
+    DecisionReceipt,
+    DelegationReceipt,
+    WithdrawalReceipt,
+)
+from perdure.approvals.proofs import ProvableAct, sign_act
+from perdure.approvals.rules import payload_digest
+from perdure.approvals.targets import APPROVALS, approval_status, page_inbox
+from perdure.approvals.trail import TrailCheck, verify_trail
+from perdure.cli.asking import DEFAULT_INGRESS, IngressOption, JsonOption, ReasonOption, ask, console, print_json
+from perdure.errors import ConfigurationError, IngressError
+from perdure.people import ANYONE, GROUP_PREFIX
+from perdure.security.acts import ActorKey
+from perdure.serdes import invalid_input
+from perdure.targets import Target
+
+R = TypeVar("R")
+
+app = typer.Typer(help="Approvals: what waits for whom, decide it, check the trail.", no_args_is_help=True)
+
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The approval; for a trip, the trip's id.")]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key-file", "-k", envvar="PERDURE_KEY_FILE", help="Your key file; the act is signed with it."),
+]
+UnsignedActorOption = Annotated[
+    str | None,
+    typer.Option("--actor", envvar="PERDURE_ACTOR", help="Who acts, where unsigned acts are taken; instead of a key."),
+]
+GroupsOption = Annotated[
+    list[str] | None, typer.Option("--group", help="A group of the actor's, with --actor; may be given several times.")
+]
+
+_DURATION = TypeAdapter(timedelta)
+_MOMENT = TypeAdapter(datetime)
+
+
+@app.command("list")
+def list_(
+    *,
+    person: Annotated[str | None, typer.Option(help="What waits for this person.")] = None,
+    group: Annotated[str | None, typer.Option(help="What waits for this group.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    after: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
+    as_json: JsonOption = False,
+    ingress: IngressOption = DEFAULT_INGRESS,
+) -> None:
+    """List open approvals, the most urgent first: a person's, a group's, or those that anyone may decide."""
+    if person is not None and group is not None:
+        raise ConfigurationError("name a --person or a --group, and not both")
+    inbox = person or (f"{GROUP_PREFIX}{group.removeprefix(GROUP_PREFIX)}" if group is not None else ANYONE)
+    page: InboxPage = ask(
+        ingress, lambda client: client.call(page_inbox, InboxQuery(limit=limit, after=after), key=inbox)
+    )
+    if as_json:
+        print_json(page)
+        return
+    whose = "anyone" if inbox == ANYONE else inbox
+    if not page.items:
+        console.print(f"nothing waits for {whose}", highlight=False, markup=False)
+        return
+    table = Table("id", "until", "needed", "asked by", "what")
+    for item in page.items:
+        place = f" (in the place of {item.in_place_of})" if item.in_place_of else ""
+        table.add_row(
+            item.approval_id, f"{item.deadline:%Y-%m-%d %H:%M:%S}", str(item.quorum), item.requester, item.title + place
+        )
+    console.print(table, markup=False)
+    console.print(f"{len(page.items)} of {page.total} that wait for {whose}", highlight=False, markup=False)
+    if page.next is not None:
+        console.print(f"more: --after {page.next}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def show(approval_id: IdArgument, *, as_json: JsonOption = False, ingress: IngressOption = DEFAULT_INGRESS) -> None:
+    """Show an approval: what is asked, who decided, and its trail."""
+    found = _status(ingress, approval_id)
+    if as_json:
+        print_json(found)
+        return
+    facts = Table(show_header=False, box=None)
+    for name, value in _facts(found).items():
+        facts.add_row(name, value)
+    console.print(facts, markup=False)
+    for entry in found.trail:
+        console.print(_line(entry), highlight=False, markup=False)
+
+
+def _facts(found: ApprovalStatus) -> dict[str, str]:
+    facts = {
+        "id": found.approval_id,
+        "status": found.status + (f" by {', '.join(found.decided_by)}" if found.decided_by else ""),
+        "what": found.title,
+        "asked by": found.requester or "nobody in particular",
+        "stage": f"{found.stage + 1} of {len(found.stages)}",
+        "approvers": ", ".join(found.approvers) or "anyone but who asks",
+        "needed": str(found.quorum),
+        "veto": ", ".join(found.veto),
+        "waits for": ", ".join(found.waits_for),
+        "until": f"{found.deadline:%Y-%m-%d %H:%M:%S %Z}",
+        "reason": found.reason,
+        "payload": json.dumps(found.payload, indent=2, ensure_ascii=False),
+        "digest": found.payload_digest,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _line(entry: AuditEntry) -> str:
+    signed = " (signed)" if entry.proof is not None else ""
+    details = ", ".join(f"{name} {value}" for name, value in entry.details.items() if name != "payload_digest")
+    words = [f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.actor or "-", entry.act + signed, entry.result, details]
+    return "  ".join(word for word in [*words, entry.reason] if word)
+
+
+@app.command()
+def approve(
+    approval_id: IdArgument,
+    *,
+    key_file: KeyOption = None,
+    actor: UnsignedActorOption = None,
+    group: GroupsOption = None,
+    reason: ReasonOption = "",
+    ingress: IngressOption = DEFAULT_INGRESS,
+) -> None:
+    """Approve, as one person."""
+    _Desk(ingress, approval_id, key_file, actor, group).decide("approve", reason)
+
+
+@app.command()
+def reject(
+    approval_id: IdArgument,
+    *,
+    key_file: KeyOption = None,
+    actor: UnsignedActorOption = None,
+    group: GroupsOption = None,
+    reason: ReasonOption = "",
+    ingress: IngressOption = DEFAULT_INGRESS,
+) -> None:
+    """Reject, as one person."""
+    _Desk(ingress, approval_id, key_file, actor, group).decide("reject", reason)
+
+
+@app.command()
+def delegate(
+    approval_id: IdArgument,
+    *,
+    to: Annotated[str, typer.Option(help="Who may decide in your place, once.")],
+    until: Annotated[str, typer.Option(help="Until when: a moment (2030-01-31T12:00Z), or a duration (PT8H).")],
+    key_file: KeyOption = None,
+    actor: UnsignedActorOption = None,
+    group: GroupsOption = None,
+    reason: ReasonOption = "",
+    ingress: IngressOption = DEFAULT_INGRESS,
+) -> None:
+    """Let somebody decide in your place, once, until an end."""
+    body = {"to": to, "until": _end(until).isoformat(), "reason": reason}
+    done = _Desk(ingress, approval_id, key_file, actor, group).act("delegate", body, DelegationReceipt)
+    console.print(
+        f"{done.approval_id}: {done.to} may decide in the place of {done.actor} "
+        f"until {done.until:%Y-%m-%d %H:%M:%S %Z}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def withdraw(
+    approval_id: IdArgument,
+    *,
+    key_file: KeyOption = None,
+    actor: UnsignedActorOption = None,
+    reason: ReasonOption = "",
+    ingress: IngressOption = DEFAULT_INGRESS,
+) -> None:
+    """Withdraw what you asked for yourself."""
+    done = _Desk(ingress, approval_id, key_file, actor, None).act("withdraw", {"reason": reason}, WithdrawalReceipt)
+    console.print(f"{done.approval_id}: now {done.status}", highlight=False, markup=False)
+
+
+@app.command()
+def verify(approval_id: IdArgument, *, as_json: JsonOption = False, ingress: IngressOption = DEFAULT_INGRESS) -> None:
+    """Check that an approval's trail is as it was written; exit code 1 when it isn't."""
+    found = _status(ingress, approval_id)
+    check = check_status(found)
+    if as_json:
+        print_json(check)
+    else:
+        console.print(str(check), highlight=False, markup=False, soft_wrap=True)
+    if not check.intact:
+        raise typer.Exit(1)
+
+
+def check_status(found: ApprovalStatus) -> TrailCheck:
+    """Check a trail's chain, and that the payload that is shown is the one that was asked about.
+
+    Args:
+        found: The approval, as the service shows it.
+    """
+    check = verify_trail(found.approval_id, found.trail, head=found.head)
+    if not check.intact:
+        return check
+    opened = next((entry for entry in found.trail if entry.result == "opened"), None)
+    if opened is None:
+        return TrailCheck(entries=check.entries, broken_at=1, why="no entry says that it was opened")
+    if not opened.details.get("payload_digest") == payload_digest(found.payload) == found.payload_digest:
+        why = "the payload is another one than it was opened with"
+        return TrailCheck(entries=check.entries, broken_at=opened.seq, why=why)
+    return check
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Where one person acts on one approval."""
+
+    ingress: str
+    approval_id: str
+    key_file: Path | None
+    actor: str | None
+    groups: list[str] | None
+
+    def decide(self, act: Literal["approve", "reject"], reason: str) -> None:
+        done = self.act(act, {"reason": reason}, DecisionReceipt)
+        place = f" in the place of {done.on_behalf_of}" if done.on_behalf_of else ""
+        signed = "" if done.signed else " (unsigned)"
+        console.print(
+            f"{done.approval_id}: {done.act} by {done.actor}{place}{signed}, now {done.status}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+    def act(self, act: ProvableAct, body: dict[str, Any], receipt: type[R]) -> R:
+        target: Target[dict[str, Any], R] = Target(APPROVALS, act, dict[str, Any], receipt)
+        whole = self._signed(act, self.key_file, body) if self.key_file is not None else self._unsigned(body)
+        return ask(self.ingress, lambda client: client.call(target, whole, key=self.approval_id))
+
+    def _unsigned(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self.actor is None:
+            raise ConfigurationError("who acts? Name your --key-file, or an --actor where unsigned acts are taken")
+        return {**body, "actor": self.actor} | ({"groups": self.groups} if self.groups else {})
+
+    def _signed(self, act: ProvableAct, key_file: Path, body: dict[str, Any]) -> dict[str, Any]:
+        if self.groups:
+            raise ConfigurationError("--group is for unsigned acts: a key's groups are in its credential")
+        key = ActorKey.load(key_file)
+        try:
+            return sign_act(key, act, self.approval_id, self._shown(act), body, at=datetime.now(UTC))
+        except ValidationError as error:
+            raise ConfigurationError(invalid_input(error).message) from error
+
+    def _shown(self, act: ProvableAct) -> str:
+        """Return the digest of what the actor decides about: what the approval shows now."""
+        try:
+            return _status(self.ingress, self.approval_id).payload_digest
+        except IngressError as error:
+            if error.status_code == 404:
+                raise ConfigurationError(
+                    f"no approval '{self.approval_id}' has been opened, so there is nothing to {act} yet"
+                ) from error
+            raise
+
+
+def _status(ingress: str, approval_id: str) -> ApprovalStatus:
+    return ask(ingress, lambda client: client.call(approval_status, key=approval_id))
+
+
+def _end(text: str) -> datetime:
+    try:
+        return datetime.now(UTC) + _DURATION.validate_python(text)
+    except ValidationError:
+        pass
+    try:
+        moment = _MOMENT.validate_python(text)
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"--until: '{text}' is neither a moment (2030-01-31T12:00Z) nor a duration (PT8H)"
+        ) from error
+    return moment if moment.tzinfo is not None else moment.astimezone()

@@ -1,0 +1,98 @@
+"""Who someone is, in one spelling.
+
+``Ada@example.com`` and ``ada@example.com`` are one person. If they were two, someone could approve their own request,
+or decide twice, by writing their name in another way. So every name that comes in is brought to one form first.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Annotated, Final, TypeAlias
+
+from pydantic import AfterValidator, StringConstraints
+
+ANYONE: Final = "anyone"
+"""The inbox of approvals that anyone may decide; nobody can have it as a name."""
+
+GROUP_PREFIX: Final = "group:"
+"""What a group's name begins with where people and groups may stand; nobody's name begins with it."""
+
+# Letters and marks that are not seen although Unicode counts them as printable (Default_Ignorable_Code_Point).
+_INVISIBLE: Final = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+
+
+def canonical_person(name: str) -> str:
+    """Return a name in the form by which people are compared: no case, no look-alikes by encoding, nothing unseen.
+
+    Letters of different scripts that only look alike stay different.
+
+    Args:
+        name: The name as it was written, for example an e-mail address.
+
+    Returns:
+        The name, Unicode-normalised (NFKC), case-folded, with single spaces; may be empty.
+    """
+    while True:
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+        seen = "".join(_seen(character) for character in _INVISIBLE.sub("", folded))
+        person = " ".join(seen.split())
+        if person == name:
+            return person
+        name = person  # what was taken out may have parted what belongs together
+
+
+def _seen(character: str) -> str:
+    if character.isspace():
+        return " "
+    return character if character.isprintable() else ""
+
+
+def _somebody(name: str) -> str:
+    person = canonical_person(name)
+    if not person:
+        raise ValueError("a person's name may not be empty")
+    if person == ANYONE:
+        raise ValueError(f"'{ANYONE}' is nobody's name: it stands for the approvals that anyone may decide")
+    if is_group(person):
+        raise ValueError(f"'{person}' is a group, and a person is needed")
+    return person
+
+
+def is_group(name: str) -> bool:
+    """Tell if a canonical name is a group's, as in ``group:finance``."""
+    return name.startswith(GROUP_PREFIX)
+
+
+def group_of(name: str) -> str:
+    """Return the group's own name, ``finance`` for ``group:finance``."""
+    return canonical_person(name.removeprefix(GROUP_PREFIX))
+
+
+def _group(name: str) -> str:
+    group = canonical_person(name)
+    if not group or group == ANYONE or is_group(group):
+        raise ValueError("the name of a group is needed, without 'group:' before it")
+    return group
+
+
+def _approver(name: str) -> str:
+    folded = canonical_person(name)
+    return f"{GROUP_PREFIX}{_group(group_of(folded))}" if is_group(folded) else _somebody(name)
+
+
+def _veto_holder(name: str) -> str:
+    return ANYONE if canonical_person(name) == ANYONE else _approver(name)
+
+
+Person: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_somebody)]
+"""A person's name, 1 to 200 characters; kept in its canonical form."""
+
+GroupName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_group)]
+"""A group's own name, as ``finance``; kept in its canonical form."""
+
+Approver: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=206), AfterValidator(_approver)]
+"""A person, or a group as ``group:finance``: any of its members."""
+
+VetoHolder: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=206), AfterValidator(_veto_holder)]
+"""A person or a group, or ``anyone``: whoever may decide."""

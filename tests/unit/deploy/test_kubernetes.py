@@ -1,0 +1,141 @@
+"""The manifests of deploy/kubernetes, without a cluster: rendered, against the schemas, and for their sense."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+from services.launcher.topology import SERVICES
+
+ROOT = Path(__file__).parents[3] / "deploy" / "kubernetes"
+FOLDERS = ("base", "overlays/trial", "overlays/production")
+KUBERNETES = "1.36"
+
+Manifest = dict[str, Any]
+
+
+def raw() -> list[Manifest]:
+    """Return the base as it is written, with lists opened."""
+    names = yaml.safe_load((ROOT / "base" / "kustomization.yaml").read_text())["resources"]
+    documents = [each for name in names for each in yaml.safe_load_all((ROOT / "base" / name).read_text())]
+    return [item for each in documents for item in (each["items"] if each["kind"] == "List" else [each])]
+
+
+def rendered(folder: str) -> list[Manifest]:
+    """Return what kustomize makes of a folder."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("there is no kubectl here to render the overlays with: the base is checked as it is written")
+    done = subprocess.run([kubectl, "kustomize", ROOT / folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def of(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
+    return {each["metadata"]["name"]: each for each in manifests if each["kind"] == kind}
+
+
+def pods(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """Return the pod specifications, by the name of what they belong to."""
+    kinds = ("RestateDeployment", "Deployment", "Job")
+    return {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in manifests if each["kind"] in kinds}
+
+
+def as_deployment(manifest: Manifest) -> Manifest:
+    """Return a RestateDeployment as the Deployment that the operator makes of it, which Kubernetes has a schema for."""
+    spec = {name: manifest["spec"][name] for name in ("replicas", "selector", "template")}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": manifest["metadata"], "spec": spec}
+
+
+def against_the_schemas(manifests: list[Manifest]) -> None:
+    validator = pytest.importorskip("kubernetes_validate", reason="the package kubernetes-validate has the schemas")
+    for each in manifests:
+        if each["apiVersion"].partition("/")[0] in ("restate.dev", "monitoring.coreos.com"):
+            if each["kind"] == "RestateDeployment":
+                validator.validate(as_deployment(each), KUBERNETES, strict=True)
+            continue
+        validator.validate(each, KUBERNETES, strict=True)
+
+
+def test_the_base_keeps_to_the_schemas() -> None:
+    against_the_schemas(raw())
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_folder_renders_and_keeps_to_the_schemas(folder: str) -> None:
+    manifests = rendered(folder)
+    assert {each["metadata"]["name"] for each in manifests} == {each["metadata"]["name"] for each in raw()}
+    against_the_schemas(manifests)
+
+
+def test_each_service_is_deployed_scaled_and_kept() -> None:
+    manifests = raw()
+    names = {spec.name for spec in SERVICES}
+    deployments = of(manifests, "RestateDeployment")
+    assert set(deployments) == set(of(manifests, "HorizontalPodAutoscaler")) == names
+    assert set(of(manifests, "PodDisruptionBudget")) == names
+    for name, each in deployments.items():
+        (container,) = each["spec"]["template"]["spec"]["containers"]
+        assert container["args"] == ["serve", name]
+        variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+        assert variables[f"PERDURE_{name.upper()}_PORT"] == "9080"
+        assert each["spec"]["restate"]["register"] == {"cluster": "perdure-engine"}
+        scaler = of(manifests, "HorizontalPodAutoscaler")[name]["spec"]
+        assert scaler["scaleTargetRef"] == {"apiVersion": each["apiVersion"], "kind": each["kind"], "name": name}
+        labels = each["spec"]["template"]["metadata"]["labels"]
+        assert each["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        assert of(manifests, "PodDisruptionBudget")[name]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_every_pod_is_contained_and_probed() -> None:
+    for name, pod in pods(raw()).items():
+        assert pod["securityContext"]["runAsNonRoot"], name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert pod["automountServiceAccountToken"] is False, name
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+            assert container["resources"]["limits"]["memory"], name
+            assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}, name  # noqa: S108 - a mount
+            if name != "migrate":
+                assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container), name
+
+
+def test_who_uses_the_database_may_reach_it_and_nobody_else() -> None:
+    manifests = raw()
+    for each in manifests:
+        if each["kind"] not in ("RestateDeployment", "Deployment", "Job"):
+            continue
+        template = each["spec"]["template"]
+        variables = {variable["name"] for variable in template["spec"]["containers"][0]["env"]}
+        labelled = template["metadata"]["labels"].get("perdure.dev/uses-database") == "true"
+        assert labelled == ("PERDURE_DATABASE_URL" in variables), each["metadata"]["name"]
+    assert of(manifests, "NetworkPolicy")["default-deny"]["spec"] == {
+        "podSelector": {},
+        "policyTypes": ["Ingress", "Egress"],
+    }
+
+
+def test_no_secret_is_written_down() -> None:
+    assert of(raw(), "Secret") == {}
+    for pod in pods(raw()).values():
+        for variable in pod["containers"][0]["env"]:
+            if any(word in variable["name"] for word in ("URL", "TOKEN", "KEYS")):
+                assert "secretKeyRef" in variable["valueFrom"], variable["name"]
+
+
+def test_alerts_can_be_asked() -> None:
+    (rules,) = of(raw(), "PrometheusRule").values()
+    expressions = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+    assert expressions
+    for expression in expressions:
+        promql_parser.parse(expression)

@@ -1,0 +1,36 @@
+"""The locks of the image are parts of the one lock: the same versions, with the same hashes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+def pins(lock: str) -> dict[str, list[str]]:
+    """Return a lock's versions and hashes by package; on which systems it is wanted differs from lock to lock."""
+    entries = re.split(r"^(?=\S)", (ROOT / lock).read_text(), flags=re.MULTILINE)
+    found = [re.match(r"([\w.-]+)==([^\s;]+)", entry) for entry in entries]
+    return {
+        match[1]: [match[2], *re.findall(r"--hash=(\S+)", entry)]
+        for match, entry in zip(found, entries, strict=True)
+        if match is not None
+    }
+
+
+@pytest.mark.parametrize("name", ["runtime", "build"])
+def test_an_image_is_built_of_what_was_tested(name: str) -> None:
+    tested = pins("requirements.lock")
+    image = pins(f"deploy/docker/{name}.lock")
+    assert len(image) >= 5
+    assert {package: pin for package, pin in image.items() if tested.get(package) != pin} == {}, "run: make lock"
+    assert all(len(pin) > 1 for pin in image.values())
+
+
+def test_no_tool_gets_into_the_image() -> None:
+    image = set(pins("deploy/docker/runtime.lock"))
+    assert not {"pytest", "ruff", "mypy", "hatchling", "playwright", "setuptools", "pip"} & image
+    assert {"restate-sdk", "granian", "asyncpg", "pynacl"} <= image

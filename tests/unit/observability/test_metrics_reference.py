@@ -1,0 +1,50 @@
+"""The page about metrics says what the catalogue says, and the catalogue's names are what Prometheus sees."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from perdure.observability.reference import metrics_page
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
+
+# In a process of its own: what other tests counted is not to be seen here.
+EXPORTS_ALL = """
+from perdure.observability.metrics import CATALOGUE, CounterMetric, GaugeMetric, export_to_prometheus, prometheus_text
+export_to_prometheus()
+for metric in CATALOGUE:
+    labels = dict.fromkeys(metric.labels, "x")
+    if isinstance(metric, CounterMetric):
+        metric.count(**labels)
+    elif isinstance(metric, GaugeMetric):
+        metric.observe_with(lambda labels=labels: [(1.0, labels)])
+    else:
+        metric.record(1.0, **labels)
+names = {line.split("{")[0].split(" ")[0] for line in prometheus_text()[0].decode().splitlines()}
+missing = [m.prometheus_name for m in CATALOGUE if not {m.prometheus_name, m.prometheus_name + "_bucket"} & names]
+print(missing)
+"""
+
+
+def test_the_page_is_made_from_the_catalogue():
+    assert PAGE.read_text() == metrics_page(), "make reference"
+
+
+def test_prometheus_shows_every_metric_under_its_name():
+    done = subprocess.run([sys.executable, "-c", EXPORTS_ALL], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_counter_keeps_no_more_sets_of_labels_apart_than_it_should():
+    program = (
+        "from perdure.observability import metrics as m\n"
+        "metric = m.CounterMetric('perdure.test.bounded', 'For this test.', ('name',))\n"
+        "for number in range(m.MOST_LABEL_SETS + 500): metric.count(name=f'name {number}')\n"
+        "m.export_to_prometheus()\n"
+        "lines = [l for l in m.prometheus_text()[0].decode().splitlines() if l.startswith('perdure_test_bounded_total')]\n"
+        "print(len(lines), [l.split()[-1] for l in lines if 'other' in l])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1001 ['500.0']"

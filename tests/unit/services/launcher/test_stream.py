@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import pytest
+
+from services.launcher.stream import Stream
+
+
+@pytest.mark.parametrize(
+    ("ends", "pause"),
+    [
+        ([], 10.0),  # nothing at all
+        ([1.0, 2.0, 9.0], 7.0),
+        ([1.0, 9.5], 8.5),
+        ([4.0], 6.0),  # from the last one to the end of the look
+        ([6.0], 6.0),  # from the beginning to the first one
+        ([-5.0, 5.0, 15.0], 5.0),  # what lies outside doesn't count
+    ],
+)
+def test_a_pause_is_the_longest_time_without_a_trip(ends: list[float], pause: float) -> None:
+    stream = Stream("trip", [])
+    stream.ends.extend(ends)
+    assert stream.pause(0.0, 10.0) == pause

@@ -1,0 +1,305 @@
+"""Coroutines that run together: bounded, and the same commands at every replay, whatever arrives when.
+
+The engine here is a small one, made for that: news arrive in an order of their own, and waiting takes them in that
+order, as the SDK does. The real one is in tests/integration/test_concurrency.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perdure import _sdk
+from perdure.branches import Branches, Ended
+from perdure.errors import Cancelled, PerdureTerminalError, TerminalError, error_code
+
+
+class Suspended(BaseException):
+    """What the SDK raises when the attempt ends for now."""
+
+
+class _VM:
+    def __init__(self) -> None:
+        self.known: set[int] = set()
+
+    def is_completed(self, handle: int) -> bool:
+        return handle in self.known
+
+    def is_replaying(self) -> bool:
+        return False
+
+
+class Engine:
+    """One attempt of one invocation.
+
+    Args:
+        order: In which order commands get their answers: each number picks one of those that are open.
+        journal: The news of an attempt before, which are there at once.
+        news: Stop as suspended after this many.
+    """
+
+    def __init__(self, order: list[int], journal: list[int], news: int = 10**6, cancel_at: int | None = None) -> None:
+        self.vm = _VM()
+        self.commands: list[str] = []
+        self.journal = list(journal)
+        self._order = deque(order)
+        self._unread = deque(journal)
+        self._open: list[int] = [handle for handle in range(1000) if handle not in journal]
+        self._left = news
+        self._cancel_at = cancel_at
+
+    def command(self, name: str) -> Answer:
+        self.commands.append(name)
+        return Answer(self, len(self.commands) - 1)
+
+    async def create_poll_or_cancel_coroutine(self, wait: Any) -> None:
+        while not _sdk.is_over(self, wait):  # type: ignore[arg-type] # an engine of ours
+            if self._cancel_at is not None and len(self.vm.known) >= self._cancel_at:
+                self._cancel_at = None
+                raise TerminalError("cancelled", 409)
+            await asyncio.sleep(0)
+            if not self._unread:
+                self._arrive()
+            self.vm.known.add(self._unread.popleft())
+
+    def _arrive(self) -> None:
+        if not self._left:
+            raise Suspended
+        self._left -= 1
+        asked = [handle for handle in self._open if handle < len(self.commands)]
+        handle = asked[(self._order.popleft() if self._order else 0) % len(asked)]
+        self._open.remove(handle)
+        self.journal.append(handle)
+        self._unread.append(handle)
+
+
+class Answer:
+    """Awaited as the SDK's futures are: in a task that is started by the first who awaits it."""
+
+    def __init__(self, engine: Engine, handle: int) -> None:
+        self._engine, self._handle = engine, handle
+        self._task: asyncio.Task[int] | None = None
+
+    async def _fetch(self) -> int:
+        if not self._engine.vm.is_completed(self._handle):
+            await self._engine.create_poll_or_cancel_coroutine(_sdk.SingleUnresolvedFuture(self._handle))
+        return self._handle
+
+    async def _get(self) -> int:
+        if self._task is None:
+            self._task = asyncio.create_task(self._fetch())
+        return await self._task
+
+    def __await__(self) -> Generator[Any, Any, int]:
+        return self._get().__await__()
+
+
+Plan = list[int]
+"""How many steps each body takes."""
+
+
+async def attempt(engine: Engine, plan: Plan, limit: int, inside: Callable[[int], None] | None = None) -> Ended[str]:
+    def body(number: int, steps: int) -> Callable[[], Coroutine[Any, Any, str]]:
+        async def run() -> str:
+            if inside is not None:
+                inside(+1)
+            for step in range(steps):
+                await engine.command(f"{number}.{step}")
+            if inside is not None:
+                inside(-1)
+            return str(number)
+
+        return run
+
+    ctx: Any = engine
+    return await Branches(ctx, [body(number, steps) for number, steps in enumerate(plan)], limit).run()
+
+
+plans = st.lists(st.integers(0, 4), max_size=8)
+orders = st.lists(st.integers(0, 50), max_size=40)
+
+
+@settings(deadline=None)
+@given(plan=plans, order=orders, limit=st.integers(1, 9))
+async def test_results_are_in_order_the_bound_holds_and_is_used(plan, order, limit):
+    now, most = 0, 0
+
+    def inside(change: int) -> None:
+        nonlocal now, most
+        now += change
+        most = max(most, now)
+
+    ended = await attempt(Engine(order, []), plan, limit, inside)
+    assert ended.results == {number: str(number) for number in range(len(plan))}
+    assert most <= limit
+    if plan and min(plan) > 0:  # each waits at least once, so as many as may are under way together
+        assert most == min(limit, len(plan))
+
+
+@settings(deadline=None)
+@given(plan=plans, order=orders, limit=st.integers(1, 9), cuts=st.lists(st.integers(1, 6), max_size=6))
+async def test_every_replay_gives_the_same_commands_wherever_the_attempts_were_cut(plan, order, limit, cuts):
+    whole = Engine(order, [])
+    await attempt(whole, plan, limit)
+
+    journal: list[int] = []
+    for cut in cuts:  # each attempt gets a few more news, and is then suspended
+        engine = Engine(order[len(journal) :], journal, news=cut)
+        with contextlib.suppress(Suspended):
+            await attempt(engine, plan, limit)
+        assert engine.commands == whole.commands[: len(engine.commands)]
+        assert engine.journal == whole.journal[: len(engine.journal)]
+        journal = engine.journal
+    last = Engine([], whole.journal)
+    ended = await attempt(last, plan, limit)
+    assert last.commands == whole.commands
+    assert len(ended.results) == len(plan)
+
+
+async def test_it_is_the_journal_that_decides_so_another_order_gives_other_commands():
+    # Else the property above would hold for coroutines that run one after the other.
+    seen = set()
+    for order in ([0] * 9, [1] * 9, [2] * 9):
+        engine = Engine(order, [])
+        await attempt(engine, [3, 3, 3], 3)
+        seen.add(tuple(engine.commands))
+    assert len(seen) == 3
+
+
+async def run(engine: Engine, *bodies: Callable[[], Coroutine[Any, Any, Any]], limit: int = 9) -> Ended[Any]:
+    ctx: Any = engine
+    return await Branches(ctx, bodies, limit).run()
+
+
+async def test_a_failure_lets_those_under_way_end_and_no_other_begin():
+    engine = Engine([0, 0], [])
+
+    async def fails() -> None:
+        await engine.command("fails")
+        raise TerminalError("no", 410)
+
+    async def ends() -> str:
+        await engine.command("first")
+        await engine.command("second")
+        return "ended"
+
+    ended = await run(engine, fails, ends, ends, limit=2)
+    assert {index: error.status_code for index, error in ended.failures.items()} == {0: 410}
+    assert ended.results == {1: "ended"}
+
+
+async def test_a_cancel_reaches_all_that_wait_and_is_told():
+    engine, told = Engine([], [], cancel_at=1), []
+
+    async def body() -> str:
+        try:
+            await engine.command("a")
+            await engine.command("b")
+        except Cancelled as error:
+            told.append(error)
+            raise
+        return "not cancelled"
+
+    ended = await run(engine, body, body, body, body, limit=3)
+    assert ended.cancel is not None
+    assert len(told) == 3
+    assert len(set(map(id, told))) == 3
+    assert sorted(ended.failures) == [0, 1, 2]  # the fourth has never begun
+
+
+async def test_two_that_wait_for_the_same_thing_both_get_it():
+    engine = Engine([], [])
+    shared = engine.command("shared")
+
+    async def body() -> int:
+        return await shared + await engine.command("own")
+
+    assert (await run(engine, body, body)).results == {0: 1, 1: 2}
+
+
+async def test_branches_inside_a_branch():
+    engine = Engine([3, 1, 2, 0, 1, 2], [])
+
+    async def leaf() -> int:
+        return await engine.command("leaf")
+
+    async def inner() -> int:
+        await engine.command("before")
+        return len((await run(engine, leaf, leaf, leaf, limit=2)).results)
+
+    assert (await run(engine, inner, leaf, inner)).results == {0: 3, 1: 1, 2: 3}
+
+
+class BugError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("ending", [BugError, Suspended])
+async def test_what_is_no_terminal_error_ends_all_at_once_and_leaves_nothing_behind(ending):
+    # A warning of a coroutine that was never awaited, or of a task that was lost, would fail this.
+    engine, ended = Engine([], [], news=0 if ending is Suspended else 1), []
+
+    async def waits() -> None:
+        try:
+            await engine.command("waits")
+        except Exception:
+            ended.append("another's failure")
+            raise
+        finally:
+            ended.append("waits")
+            await engine.command("afterwards")
+
+    async def breaks() -> None:
+        await engine.command("breaks")
+        raise BugError
+
+    before = asyncio.all_tasks()
+    with pytest.raises(ending):
+        await run(engine, breaks, waits)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    assert ended == ["waits"]
+
+
+async def test_a_body_that_waits_for_something_else_holds_up_the_others_and_breaks_nothing():
+    engine, seen = Engine([], []), []
+
+    async def slow() -> None:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+        seen.append("slow")
+        await engine.command("a")
+
+    async def quick() -> None:
+        seen.append("quick")
+        await engine.command("b")
+
+    await run(engine, slow, quick)
+    assert seen == ["slow", "quick"]
+    assert engine.commands == ["a", "b"]
+
+
+@pytest.mark.parametrize("how", [asyncio.gather, lambda wait: asyncio.wait_for(wait, 5), asyncio.create_task])
+async def test_a_body_that_waits_through_asyncio_is_refused_instead_of_waiting_for_ever(how):
+    engine = Engine([], [])
+
+    async def wait() -> int:
+        return await engine.command("a")
+
+    async def body() -> None:
+        await how(wait())
+
+    before = asyncio.all_tasks()
+    with pytest.raises(PerdureTerminalError, match="Use perdure's gather") as refused:
+        await asyncio.wait_for(run(engine, wait, body), 5)
+    assert error_code(refused.value) == "not_deterministic"
+    await asyncio.sleep(0.01)
+    assert asyncio.all_tasks() == before

@@ -1,0 +1,138 @@
+"""Mapping of exceptions: the nearest rule counts, and what is terminal already stays as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from restate.exceptions import RetryableError, SuspendedException
+from restate.server_context import DisconnectedException  # noqa: TID251 - it must be left alone
+
+from perdure import ErrorMapping
+from perdure.error_mapping import current_mapping, mapped_errors
+from perdure.errors import (
+    Cancelled,
+    ConfigurationError,
+    Conflict,
+    InvalidInput,
+    PerdureTerminalError,
+    Refused,
+    StepFailed,
+    TerminalError,
+)
+
+
+def by_status(error: httpx.HTTPStatusError) -> Exception | None:
+    if error.response.status_code == 429:
+        return RetryableError("busy")
+    return Refused("declined", error.response.status_code) if error.response.is_client_error else None
+
+
+MAPPING = ErrorMapping(
+    {OSError: Conflict, ConnectionError: None, ValueError: InvalidInput, httpx.HTTPStatusError: by_status}
+)
+
+
+def answered(status: int) -> httpx.HTTPStatusError:
+    response = httpx.Response(status)
+    return httpx.HTTPStatusError("no", request=httpx.Request("GET", "http://x"), response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "status"),
+    [
+        (FileExistsError("there"), Conflict, 409),
+        (UnicodeError("bad text"), InvalidInput, 400),
+        (answered(402), Refused, 402),
+        (answered(429), RetryableError, 500),
+    ],
+    ids=repr,
+)
+def test_an_exception_becomes_what_its_nearest_rule_says(error: Exception, kind: type[Any], status: int):
+    translated: Any = MAPPING.translate(error)
+    assert type(translated) is kind
+    assert translated.status_code == status
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("gone"),  # an OSError, but a rule nearer by says that it is retried
+        KeyError("x"),
+        answered(503),
+        TerminalError("final"),
+        Cancelled("cancelled"),
+        RetryableError("later"),
+    ],
+    ids=repr,
+)
+def test_an_exception_without_a_rule_stays_what_it_is(error: Exception):
+    assert MAPPING.translate(error) is error
+
+
+def test_a_rule_for_everything_leaves_terminal_errors_alone():
+    everything = ErrorMapping({Exception: Conflict})
+    cancelled = Cancelled("cancelled")
+    assert everything.translate(cancelled) is cancelled
+    assert isinstance(everything.translate(KeyError("x")), Conflict)
+
+
+def test_a_rule_for_everything_leaves_alone_what_only_ends_an_attempt():
+    # A lost connection is an Exception; as a terminal error it would end an invocation that can go on.
+    everything = ErrorMapping({Exception: Conflict})
+    wrapped = ValueError("caught everything")
+    wrapped.__cause__ = SuspendedException()
+    for interruption in (DisconnectedException(), wrapped):
+        assert everything.translate(interruption) is interruption
+
+
+def test_the_terminal_error_says_what_it_came_from():
+    translated: Any = MAPPING.translate(FileExistsError("it is there"))
+    assert (translated.message, translated.metadata) == (
+        "it is there",
+        {"code": "conflict", "cause": "FileExistsError"},
+    )
+    assert str(MAPPING.translate(FileExistsError())) == "FileExistsError"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {OSError: TerminalError},
+        {OSError: StepFailed},
+        {OSError: 5},
+        {OSError: ValueError},
+        {"OSError": Conflict},
+        {BaseException: Conflict},
+    ],
+    ids=repr,
+)
+def test_a_rule_that_can_not_work_is_refused(rules: Any):
+    with pytest.raises(ConfigurationError, match="ErrorMapping"):
+        ErrorMapping(rules)
+
+
+def test_what_leaves_a_block_is_translated_and_keeps_its_cause():
+    cause = FileExistsError("there")
+    within = []
+    with pytest.raises(Conflict) as translated, mapped_errors(MAPPING):
+        raise cause
+    with mapped_errors(MAPPING):
+        within.append(current_mapping())
+    assert within == [MAPPING]
+    assert translated.value.__cause__ is cause
+    assert current_mapping() is None
+
+
+def test_an_error_that_stays_itself_has_no_new_cause():
+    error = PerdureTerminalError("final")
+    with pytest.raises(PerdureTerminalError) as same, mapped_errors(MAPPING):
+        raise error
+    assert same.value is error
+    assert error.__cause__ is None
+
+
+def test_without_a_mapping_nothing_is_translated():
+    with pytest.raises(FileExistsError), mapped_errors(None):
+        raise FileExistsError
