@@ -11,10 +11,10 @@ TOOLS := node_modules/.ready
 PLATFORM := $(BIN)/perdure-platform
 LOCK_INPUTS := framework/pyproject.toml services/pyproject.toml
 
-.PHONY: help run demo chaos audit test check lint types unit integration e2e bench format lock clean
+.PHONY: help run demo chaos cluster attack audit audit-deps sbom security test check lint types unit integration e2e examples bench format lock clean up down logs test-containers test-cluster browser observe observability prometheus reference
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(READY) ## start the platform, book a trip, stay up until Ctrl-C
 	@exec $(PLATFORM) run
@@ -25,21 +25,41 @@ demo: $(READY) ## play the scenarios on a fresh platform and compare what happen
 chaos: $(READY) ## kill processes and the engine while trips are booked; SEED=n repeats, TRIPS=n (300)
 	@exec $(PLATFORM) chaos $(if $(SEED),--seed $(SEED)) --trips $(or $(TRIPS),300)
 
+cluster: $(READY) ## book trips on three engine nodes while one is killed and another is stopped
+	@exec $(PLATFORM) cluster
+
+attack: $(READY) ## attack a fresh platform in every way of a table; all of them have to be refused
+	@exec $(PLATFORM) attack
+
 audit: $(READY) ## check the business invariants over the database, platform up or down
 	@exec $(PLATFORM) audit
 
 test: check unit integration e2e ## lint, types, and all tests on a real restate-server
 
-check: lint types ## lint and types, without running anything
+check: lint types security ## lint, types and the supply chain, without running anything
+
+security: $(READY) ## bandit over the code, pip-audit over what it depends on
+	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive framework/perdure services deploy
+	@$(BIN)/python -m deploy.supply_chain.audit --tolerate-silence
+	@echo "bandit: clean"
+
+audit-deps: $(READY) ## pip-audit alone; it fails when no database of vulnerabilities answers, too
+	@$(BIN)/python -m deploy.supply_chain.audit
+
+sbom: $(READY) ## a CycloneDX list of all that the image runs, in .local/sbom.json
+	@$(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject services/pyproject.toml --spec-version 1.6 --output-reproducible \
+	  --output-file .local/sbom.json deploy/docker/runtime.lock
+	@echo "sbom: .local/sbom.json"
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/lint-imports --no-cache >.local/lint-imports.log 2>&1 || { cat .local/lint-imports.log; exit 1; }
+	@$(BIN)/python deploy/grafana/build.py --check
 	@echo "lint: clean"
 
 types: $(READY) $(TOOLS)
-	@$(BIN)/mypy --no-error-summary -p perdure -p services -p benchmarks
+	@$(BIN)/mypy --no-error-summary -p perdure -p services -p benchmarks -p examples
 	@node_modules/.bin/pyright --pythonpath $(BIN)/python >.local/pyright.log || { cat .local/pyright.log; exit 1; }
 	@echo "types: mypy and pyright clean"
 
@@ -47,21 +67,67 @@ unit: $(READY)
 	@$(BIN)/pytest tests/unit tests/typing
 
 integration: $(READY)
-	@$(BIN)/pytest tests/integration
+	@$(BIN)/pytest tests/integration tests/examples
 
-e2e: $(READY)
+e2e: $(READY) browser
 	@$(BIN)/pytest tests/e2e
+
+up: ## the whole platform in containers; secrets are made on the first start, in volumes
+	@docker compose up --build --wait
+
+down: ## stop the containers; their data stays in volumes
+	@docker compose down
+
+logs: ## what the containers say, as it comes
+	@docker compose logs --follow --tail 50
+
+test-containers: $(READY) ## build and run the compose file, break it, check that nothing is lost
+	@$(BIN)/pytest -rs tests/containers
+
+test-cluster: $(READY) ## three engine nodes: one is killed, one is stopped, trips go on; an upgrade under load
+	@$(BIN)/pytest -rs tests/cluster
+
+examples: $(READY) ## play the sixteen patterns on one engine, a line each
+	@exec $(BIN)/python -m examples
+
+browser: ## install Debian's Chromium for the console's tests, when it is missing
+	@command -v chromium >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { \
+	    echo "chromium is missing: the console's tests drive it; as root on Debian: apt install chromium" >&2; exit 1; }; \
+	  mkdir -p .local; echo "installing chromium (once) ..."; \
+	  { apt-get update && apt-get install --yes --no-install-recommends chromium; } >.local/browser.log 2>&1 || { \
+	    tail -n 3 .local/browser.log >&2; echo "installing chromium failed; see .local/browser.log" >&2; exit 1; }; }
 
 bench: $(READY) ## a 3-step saga through perdure and by hand on the SDK, side by side
 	@exec $(BIN)/python -m benchmarks.saga
+
+observe: $(READY) ## play the scenarios, then show the trace of a trip and the value of every panel
+	@exec $(PLATFORM) observe
+
+observability: $(READY) ## a real Prometheus beside a real platform: every panel has data, every alert fires (see make prometheus)
+	@$(BIN)/pytest -rs tests/observability
+
+prometheus: ## fetch Debian's Prometheus into .local/prometheus, without installing or starting it
+	@command -v prometheus >/dev/null || test -x .local/prometheus/usr/bin/prometheus || { \
+	  command -v apt-get >/dev/null || { echo "there is no apt-get here: put prometheus and promtool on the PATH" >&2; exit 1; }; \
+	  mkdir -p .local/prometheus && cd .local/prometheus && apt-get download prometheus >../prometheus.log 2>&1 && \
+	  dpkg -x prometheus_*.deb . && rm prometheus_*.deb; } || { cat .local/prometheus.log >&2; exit 1; }
+
+reference: $(READY) ## make what is made from code: docs/reference/metrics.md, the dashboards
+	@$(BIN)/python -m perdure.observability.reference >docs/reference/metrics.md
+	@$(BIN)/python deploy/grafana/build.py
 
 format: $(READY) ## format the code and sort the imports
 	@$(BIN)/ruff check --quiet --fix
 	@$(BIN)/ruff format --quiet
 
-lock: $(READY) ## resolve the dependencies anew into requirements.lock (needs uv)
+lock: ## resolve the dependencies anew into requirements.lock and the locks of the image (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	  --no-header --no-emit-package perdure -o requirements.lock $(LOCK_INPUTS) --group dev --group build
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --no-header --no-emit-package perdure -c requirements.lock -o deploy/docker/runtime.lock $(LOCK_INPUTS)
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --no-header -c requirements.lock -o deploy/docker/build.lock --group pyproject.toml:build
 
 clean: ## remove what was built; the platform's data in .local/data stays
 	@rm -rf $(VENV) node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from perdure.errors import PerdureError
+from services.console.commands import app as console_app
 from services.data_plane.audit import audit as audit_database
+from services.launcher.attack import attack as attack_platform
 from services.launcher.chaos import chaos as play_chaos
+from services.launcher.cluster_trial import try_cluster
+from services.launcher.connections import admin_client
 from services.launcher.demo import demo as play
+from services.launcher.observe import observe as show_observed
 from services.launcher.platform import migrate_database
 from services.launcher.registration import register_all
 from services.launcher.reports import show_audit
 from services.launcher.run import run as run_platform
+from services.launcher.secret_files import make_secrets, read_environment_files
 from services.launcher.serve import serve as serve_service
 from services.launcher.settings import PlatformSettings
 from services.launcher.terminal import Terminal
+from services.launcher.topology import Topology
+from services.launcher.topology import service as find_service
+from services.launcher.upgrade import drain as drain_service
 
 # The launcher itself says what the library warns of while it finds and runs the engine; a service sets up its logs.
 logging.getLogger("perdure").addHandler(logging.NullHandler())
@@ -34,9 +45,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Settings are environment variables: PERDURE_LOCAL_DIR (default .local), PERDURE_DATABASE_URL, and a port "
-    "each for ingress, admin, node, orchestrator, saga, approvals, flights, hotels, payments and notifications, as in "
-    "PERDURE_INGRESS_PORT. RESTATE_SERVER_BIN names the engine to use.",
+    "each for ingress, admin, node, console, orchestrator, saga, approvals, flights, hotels, payments and "
+    "notifications, as in PERDURE_INGRESS_PORT. RESTATE_SERVER_BIN names the engine to use.",
 )
+
+app.add_typer(console_app, name="console")
+
+
+@app.callback()
+def _read_settings() -> None:
+    try:
+        read_environment_files(os.environ)
+    except PerdureError as error:
+        typer.echo(f"perdure-platform: {error}", err=True)
+        raise typer.Exit(1) from error
 
 
 @app.command()
@@ -64,6 +86,24 @@ def chaos(
     """Book trips while processes and the engine are killed at random; then check that nothing is lost or done twice."""
     chosen = secrets.randbelow(1_000_000) if seed is None else seed
     _exit_with(lambda: play_chaos(PlatformSettings.read(), Terminal(), seed=chosen, count=trips))
+
+
+@app.command()
+def observe() -> None:
+    """Play the scenarios, then show the trace of a trip, service by service, and what every panel shows."""
+    _exit_with(lambda: show_observed(PlatformSettings.read(), Terminal()))
+
+
+@app.command()
+def cluster() -> None:
+    """Book trips on three engine nodes while one is killed and another is stopped; then check that nothing is lost."""
+    _exit_with(lambda: try_cluster(PlatformSettings.read(), Terminal()))
+
+
+@app.command()
+def attack() -> None:
+    """Attack a platform of its own, in every way of a table; exit 1 if one gets through or changes anything."""
+    _exit_with(lambda: attack_platform(PlatformSettings.read(), Terminal()))
 
 
 @app.command()
@@ -105,6 +145,18 @@ def migrate() -> None:
     _exit_with(migrated)
 
 
+@app.command(name="secrets")
+def make_secret_files(folder: Annotated[Path, typer.Argument(help="Where they are kept, or go.")]) -> None:
+    """Make the secrets of a platform in containers that are missing, and end. What is there is left as it is."""
+
+    def made() -> int:
+        for path in make_secrets(folder):
+            typer.echo(f"made {path}")
+        return 0
+
+    _exit_with(made)
+
+
 @app.command()
 def register(
     admin_url: Annotated[
@@ -118,16 +170,41 @@ def register(
         ),
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the engine and the services answer.")] = 30,
+    *,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="A new version: what began on the old one, elsewhere, ends there.")
+    ] = False,
 ) -> None:
     """Tell the engine where services are, and end. Run it after each change of a service's handlers or address."""
 
     def registered() -> int:
-        done = asyncio.run(register_all(PlatformSettings.read(), admin_url, at or [], within=timedelta(seconds=wait)))
+        done = asyncio.run(
+            register_all(PlatformSettings.read(), admin_url, at or [], within=timedelta(seconds=wait), beside=beside)
+        )
         for each in done:
             typer.echo(f"registered {each.service.name} at {each.url}: {', '.join(each.service.serves)}")
         return 0
 
     _exit_with(registered)
+
+
+@app.command()
+def drain(
+    name: Annotated[str, typer.Argument(help="The service whose old versions are to go.")],
+    admin_url: Annotated[
+        str | None, typer.Option(envvar="PERDURE_ADMIN_URL", help="The engine's admin API; on this machine by default.")
+    ] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for what began on them.")] = 3600,
+) -> None:
+    """Wait until nothing needs a service's old versions, then have the engine forget them; see `register --beside`."""
+
+    async def drained() -> int:
+        async with admin_client(admin_url or Topology.from_settings(PlatformSettings.read()).admin_url) as admin:
+            gone = await drain_service(admin, find_service(name), within=timedelta(seconds=wait), tell=typer.echo)
+        typer.echo(f"stop what serves {', '.join(gone)}" if gone else f"{name} has one version only")
+        return 0
+
+    _exit_with(lambda: asyncio.run(drained()))
 
 
 def _exit_with(command: Callable[[], int]) -> NoReturn:

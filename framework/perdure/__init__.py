@@ -4,10 +4,27 @@ The public names, and nothing else. The parts are described where they live; `er
 """
 
 from perdure.admin import AdminClient
-from perdure.clients import CallFuture, ObjectClient, SentInvocation, ServiceClient, WorkflowClient
+from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
+from perdure.approvals.request import OnTimeout, Stage
+from perdure.binding import handler
+from perdure.clients import CallFuture, ObjectClient, SentInvocation, ServiceClient, WorkflowClient, WorkflowOutput
+from perdure.concurrency import (
+    FanOutResult,
+    RaceResult,
+    fan_out,
+    fan_out_fail,
+    for_each,
+    gather,
+    map_concurrent,
+    process_batch,
+    race,
+)
 from perdure.determinism import DeterministicHelpers, Time
+from perdure.error_mapping import ErrorMapping
 from perdure.idempotency import join_key, validate_idempotency_key
 from perdure.ingress import IngressClient
+from perdure.observability.hooks import ObservabilityHooks, add_hooks, default_hooks, remove_hooks
+from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
 from perdure.planes.control import ControlPlaneService
 from perdure.planes.data import DataPlaneContext, DataPlaneService
 from perdure.planes.orchestration import Orchestration
@@ -19,6 +36,9 @@ from perdure.runs import RunConfig, RunFuture, run_async, run_with_retry
 from perdure.saga.plan import CompensationStrategy, Outcome, SagaConfig
 from perdure.saga.recorder import Saga
 from perdure.saga.safe_step import SafeStep
+from perdure.security.config import SecurityConfig
+from perdure.security.middleware import SecurityMiddleware
+from perdure.security.validator import SecurityValidator
 from perdure.signals import (
     ExternalSignal,
     InternalSignal,
@@ -29,54 +49,93 @@ from perdure.signals import (
 )
 from perdure.state import MutableState, ReadOnlyState, State, clear_all
 from perdure.targets import Target
+from perdure.workflow.config import WorkflowConfig
+from perdure.workflow.loops import WorkflowLoop
+from perdure.workflow.schedule import ScheduleClient
+from perdure.workflow.state_size import monitor_state_size
 from perdure.workflow.status import StatusData, WorkflowStatus, update_status
+from perdure.workflow.status_changes import StatusChange, status_changes
+from perdure.workflow.timers import WorkflowTimer
 
 __all__ = [
     "AdminClient",
+    "ApprovalOutcome",
+    "ApprovalResult",
     "CallFuture",
     "CompensationStrategy",
     "ControlPlaneService",
     "DataPlaneContext",
     "DataPlaneService",
     "DeterministicHelpers",
+    "ErrorMapping",
     "ExternalSignal",
+    "FanOutResult",
     "IngressClient",
     "InternalSignal",
+    "LoggingConfig",
     "MutableState",
     "ObjectClient",
+    "ObservabilityHooks",
+    "OnTimeout",
     "Orchestration",
     "Outcome",
     "Phase",
     "Policy",
     "PromiseRaceResult",
+    "RaceResult",
     "ReadOnlyState",
     "RunConfig",
     "RunFuture",
     "SafeStep",
     "Saga",
     "SagaConfig",
+    "ScheduleClient",
+    "SecurityConfig",
+    "SecurityMiddleware",
+    "SecurityValidator",
     "SentInvocation",
     "ServiceClient",
+    "Stage",
     "State",
+    "StatusChange",
     "StatusData",
     "Step",
     "StepRetry",
     "Target",
     "Time",
     "WorkflowClient",
+    "WorkflowConfig",
+    "WorkflowLoop",
+    "WorkflowOutput",
     "WorkflowStatus",
+    "WorkflowTimer",
+    "add_hooks",
     "clear_all",
+    "configure_logging",
+    "default_hooks",
+    "fan_out",
+    "fan_out_fail",
+    "for_each",
+    "gather",
     "get_internal_signal",
+    "get_logger",
     "get_policy",
     "guardrail",
+    "handler",
     "join_key",
+    "map_concurrent",
+    "monitor_state_size",
+    "process_batch",
+    "race",
     "race_awakeable_with_timeout",
     "race_promise_with_timeout",
     "reject_external_signal",
+    "remove_hooks",
     "resolve_external_signal",
     "run_async",
     "run_with_retry",
     "set_policy",
+    "status_changes",
     "update_status",
     "validate_idempotency_key",
     "wait_for_external_signal",

@@ -10,7 +10,7 @@ import httpx
 
 from perdure.errors import EngineError
 
-InvocationAct = Literal["cancel", "kill", "pause", "resume", "purge"]
+InvocationAct = Literal["cancel", "kill", "pause", "resume", "restart-as-new", "purge"]
 
 
 class AdminClient:
@@ -108,11 +108,12 @@ class AdminClient:
         return list(response.json()["rows"])
 
     async def act(self, invocation_id: str, act: InvocationAct) -> None:
-        """Cancel, kill, pause, resume or purge an invocation.
+        """Cancel, kill, pause, resume, restart or purge an invocation.
 
         Args:
             invocation_id: The invocation.
-            act: What to do with it. A kill gives the handler no chance to compensate.
+            act: What to do with it. A kill gives the handler no chance to compensate; ``restart-as-new`` runs one that
+                ended again, as another invocation.
 
         Raises:
             EngineError: There is no such invocation, or it is in no state for that.

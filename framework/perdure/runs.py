@@ -22,6 +22,7 @@ from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
 from perdure.errors import Cancelled, ConfigurationError, RunExhausted, TerminalError
 from perdure.observability.activities import current
 from perdure.observability.lifecycle import watched_run
+from perdure.run_attempts import Companion, company_of
 from perdure.run_scope import refuse_inside_run
 from perdure.serdes import result_type, serde_for
 from perdure.waiting import settle, until_done
@@ -83,6 +84,13 @@ class RunConfig:
         bounds = " or ".join(spent) or "the invocation's own attempts"
         return RunExhausted(f"run exhausted retries ({bounds}) for {self.name}: {cause}", metadata={"run": self.name})
 
+    def delay_after(self, failures: int) -> timedelta:
+        """Return how long to wait after so many failures, as the engine does for a run that is alone."""
+        try:
+            return min(self.max_delay, self.initial_delay * self.backoff_factor ** (failures - 1))
+        except OverflowError:
+            return self.max_delay
+
 
 class _AttemptFailedError(Exception):
     """Marks the failure of one attempt.
@@ -105,20 +113,25 @@ class RunFuture(Awaitable[T], Generic[T]):
         future: The SDK's future, for `restate.select` and `restate.gather`. Take the result from this object: the SDK's
             future raises the SDK's own error when the attempts run out.
         config: The run's settings.
+        companion: The run among those that go on at the same time.
     """
 
-    def __init__(self, future: restate.RestateDurableFuture[T], config: RunConfig) -> None:
+    def __init__(self, future: restate.RestateDurableFuture[T], config: RunConfig, companion: Companion) -> None:
         self.future = future
         self._config = config
+        self._companion = companion
 
     def __await__(self) -> Generator[Any, Any, T]:
         refuse_inside_run(f"the future of run '{self._config.name}'")
         try:
-            return (yield from self.future.__await__())
+            result = yield from self.future.__await__()
         except TerminalError as error:
+            self._companion.leave()
             if error.message.startswith(_ATTEMPT_FAILED):
                 raise self._config.exhausted(error.message.removeprefix(_ATTEMPT_FAILED)) from error
             raise
+        self._companion.leave()
+        return result
 
 
 @overload
@@ -137,7 +150,12 @@ def run_async(
 def run_async(
     ctx: restate.Context, config: RunConfig | str, action: Callable[..., Any], /, *args: Any, returns: Any = None
 ) -> RunFuture[Any]:
-    """Start a run; the side effect happens when it, or anything else, is awaited.
+    """Start a run that goes on together with others; the side effect happens when it is waited for.
+
+    So wait for several at once, with `gather`, `fan_out` or `race`; awaited one after the other, they are done one
+    after the other. One that is never waited for is never done. Each has its own attempts and waits, as its settings
+    say. One that fails is tried again when those have ended that are being done meanwhile, so that it never interrupts
+    them. A crash loses count; what was going on together then ends after as many attempts as all of it may have.
 
     Args:
         ctx: The handler's context.
@@ -162,19 +180,6 @@ def run_async(
     mapping = settings.errors or current_mapping()
     within = current()
 
-    async def attempt() -> Any:
-        try:
-            with watched_run(ctx, settings.name, within), mapped_errors(mapping):
-                return await _perform(action, args)
-        except TerminalError:
-            raise
-        except Exception as error:
-            if isinstance(error, RetryableError) and error.retry_after is not None:
-                message = f"{_ATTEMPT_FAILED}{error!r}"
-                raise RetryableError(message, error.status_code, error.retry_after) from error
-            # A RetryableError that doesn't say when would lose the settings' delays in the SDK.
-            raise _AttemptFailedError(error) from error
-
     options: restate.RunOptions[Any] = restate.RunOptions(
         serde=serde,
         max_attempts=None if settings.max_retries is None else settings.max_retries + 1,
@@ -183,7 +188,40 @@ def run_async(
         max_retry_interval=settings.max_delay,
         retry_interval_factor=settings.backoff_factor,
     )
-    return RunFuture(ctx.run_typed(settings.name, attempt, options), settings)
+    companion = company_of(ctx).join(options)
+
+    async def attempt() -> Any:
+        try:
+            async with companion.attempt():
+                with watched_run(ctx, settings.name, within), mapped_errors(mapping):
+                    result = await _perform(action, args)
+        except TerminalError:
+            companion.ended()
+            raise
+        except Exception as error:
+            raise await _failure(settings, companion, error) from error
+        companion.ended()
+        return result
+
+    return RunFuture(ctx.run_typed(settings.name, attempt, options), settings, companion)
+
+
+async def _failure(settings: RunConfig, companion: Companion, error: Exception) -> Exception:
+    """Return what the SDK is to make of an attempt that failed."""
+    message = f"{_ATTEMPT_FAILED}{error!r}"
+    asked = error.retry_after if isinstance(error, RetryableError) else None
+    status = error.status_code if isinstance(error, RetryableError) else 500
+    failures = companion.failed()
+    if companion.accompanied:
+        if companion.spent(failures):
+            companion.ended()
+            return TerminalError(message, 500)
+        again = await companion.wait_for_others(settings.delay_after(failures) if asked is None else asked)
+        return RetryableError(message, status, again)
+    if asked is not None:
+        return RetryableError(message, status, asked)
+    # A RetryableError that doesn't say when would lose the settings' delays in the SDK.
+    return _AttemptFailedError(error)
 
 
 async def _perform(action: Callable[..., Any], args: tuple[Any, ...]) -> Any:

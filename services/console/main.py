@@ -12,6 +12,7 @@ import uvicorn
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 from perdure.errors import ConfigurationError
+from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import configure_logging
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
 from services.console.app import create_app
@@ -29,6 +30,7 @@ def main() -> int:
     """
     settings = ConsoleSettings.read()
     configure_logging()
+    watch_levels()
     app = create_app(settings)
     if configure_tracing("console"):
         # Links to approvals are secrets, and a span names the address.

@@ -8,15 +8,16 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from perdure.errors import ConfigurationError
 from perdure.security import PublicKey
+from perdure.security.secrets import SettingsWithSecretFiles
 
 _PREFIX = "PERDURE_CONSOLE_"
 
 
-class ConsoleSettings(BaseSettings):
+class ConsoleSettings(SettingsWithSecretFiles):
     """Settings from ``PERDURE_CONSOLE_*``, and the three that all processes share. Read them with `read`.
 
     Args:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from perdure.security.secrets import SettingsWithSecretFiles
 
 
-class DataPlaneSettings(BaseSettings):
+class DataPlaneSettings(SettingsWithSecretFiles):
     """Settings of one service: it adds the prefix of its variables, and its port.
 
     Args:

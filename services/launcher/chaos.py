@@ -195,7 +195,7 @@ class _Run:
 
     async def _book(self, number: int, what: TripRequest) -> None:
         """Send an order until the engine has taken it; a repeated one is the same trip."""
-        async with ingress_client(self._platform.topology.ingress_url) as ingress:
+        async with ingress_client(self._platform.topology.ingress_url, self._platform.codec) as ingress:
             while True:
                 try:
                     self._invocations[number] = await ingress.send(trips.book, what, key=self._trip(number))

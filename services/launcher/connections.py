@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
+from restate import JournalValueCodec
 
 from perdure import AdminClient, IngressClient
 
@@ -20,14 +21,15 @@ def local_http() -> httpx.AsyncClient:
 
 
 @asynccontextmanager
-async def ingress_client(url: str) -> AsyncIterator[IngressClient]:
+async def ingress_client(url: str, codec: JournalValueCodec | None = None) -> AsyncIterator[IngressClient]:
     """Open a client for an ingress of this machine.
 
     Args:
         url: The ingress.
+        codec: What the platform's journal is encrypted with; None when it is in clear.
     """
     async with local_http() as http:
-        yield IngressClient(url, http=http)
+        yield IngressClient(url, http=http, codec=codec)
 
 
 @asynccontextmanager

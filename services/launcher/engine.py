@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Mapping
+from dataclasses import replace
 
 from perdure.engine import EngineProcess, LocatedEngine
 from services.launcher.pidfiles import PidFile
@@ -18,10 +20,13 @@ class ManagedEngine(ManagedProcess):
     Args:
         engine: The binary.
         topology: Its ports and folders.
+        settings: More of the server's own settings, as its environment variables.
     """
 
-    def __init__(self, engine: LocatedEngine, topology: Topology) -> None:
-        self._process = EngineProcess(engine.path, topology.engine_config())
+    def __init__(self, engine: LocatedEngine, topology: Topology, settings: Mapping[str, str] | None = None) -> None:
+        config = topology.engine_config()
+        config = replace(config, extra={**config.extra, **(settings or {})})
+        self._process = EngineProcess(engine.path, config)
         self._pid_file = PidFile(topology.run_dir / f"{ENGINE}.pid")
 
     @property

@@ -16,6 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from perdure.engine import LocatedEngine
 from perdure.errors import ConfigurationError
+from perdure.observability.tracing_setup import engine_tracing
+from perdure.security.codec import SecretBoxCodec, codec_from_environment
 from services.data_plane.database import database_url
 from services.data_plane.migrations import migrate
 from services.launcher.connections import admin_client, answers, local_http
@@ -23,7 +25,8 @@ from services.launcher.engine import ManagedEngine
 from services.launcher.pidfiles import leftovers, stop
 from services.launcher.processes import STOP_WITHIN, ChildProcess, ManagedProcess, ProcessError
 from services.launcher.registration import Registration, register
-from services.launcher.topology import ENGINE, SERVICES, ServiceSpec, Topology
+from services.launcher.topology import CONSOLE, ENGINE, SERVICES, ServiceSpec, Topology
+from services.launcher.trust import make_trust
 
 _LOOK: Final = 0.2
 _RESTARTS: Final = 5
@@ -35,25 +38,38 @@ class Platform:
 
     Args:
         topology: Ports and folders.
-        engine: The binary of the engine.
+        engine: The binary of the engine; or the engine as it is to be run, such as a cluster of nodes.
         tell: Is told what happens, a line each.
         environment: What services inherit; this process's own environment by default.
+        console: Whether the console is one of its processes.
+
+    Raises:
+        ConfigurationError: A key can't be read or made.
     """
 
     def __init__(
         self,
         topology: Topology,
-        engine: LocatedEngine,
+        engine: LocatedEngine | ManagedProcess,
         *,
         tell: Callable[[str], None],
         environment: Mapping[str, str] | None = None,
+        console: bool = False,
     ) -> None:
         self.topology = topology
         self._tell = tell
         self._environment = os.environ if environment is None else environment
         self._http = local_http()
+        make_trust(topology, self._environment)  # the engine needs its key, too
         services = {spec.name: self._child(spec) for spec in SERVICES}
-        self._processes: dict[str, ManagedProcess] = {ENGINE: ManagedEngine(engine, topology), **services}
+        managed = (
+            engine
+            if isinstance(engine, ManagedProcess)
+            else ManagedEngine(engine, topology, engine_tracing(self._environment))
+        )
+        self._processes: dict[str, ManagedProcess] = {ENGINE: managed, **services}
+        if console:
+            self._processes[CONSOLE] = self._console()
 
     async def start(self) -> None:
         """Bring the database up to date, start everything, and register the services.
@@ -91,6 +107,15 @@ class Platform:
         await self._http.aclose()
         if failures:
             raise failures[0]
+
+    @property
+    def codec(self) -> SecretBoxCodec | None:
+        """What its journal is encrypted with; None when it is in clear.
+
+        Raises:
+            ConfigurationError: The keys can't be read.
+        """
+        return codec_from_environment(self._environment)
 
     def pid(self, name: str) -> int | None:
         """Return the id of a process, None when it isn't running.
@@ -154,15 +179,32 @@ class Platform:
             # -P: a folder `services` in the working directory is not to be taken for this one.
             [sys.executable, "-P", "-m", "services.launcher.serve", spec.name],
             ready=lambda: answers(self._http, url),
-            environment={**self._environment, **self.topology.service_environment(spec.name)},
+            environment=lambda: {
+                **self._environment,
+                **self.topology.service_environment(spec.name),
+                **make_trust(self.topology, self._environment).services,
+            },
             log_file=self.topology.log_dir / f"{spec.name}.log",
             pid_file=self.topology.run_dir / f"{spec.name}.pid",
         )
 
-    @staticmethod
-    def _tiers() -> list[list[str]]:
+    def _console(self) -> ChildProcess:
+        return ChildProcess(
+            CONSOLE,
+            [sys.executable, "-P", "-m", "services.console.main"],
+            ready=lambda: answers(self._http, f"{self.topology.console_url}/ready"),
+            environment=lambda: {
+                **self._environment,
+                **self.topology.console_environment(),
+                **make_trust(self.topology, self._environment).console,
+            },
+            log_file=self.topology.log_dir / f"{CONSOLE}.log",
+            pid_file=self.topology.run_dir / f"{CONSOLE}.pid",
+        )
+
+    def _tiers(self) -> list[list[str]]:
         control, data = ([spec.name for spec in SERVICES if spec.plane == plane] for plane in ("control", "data"))
-        return [control, data, [ENGINE]]
+        return [[name for name in (CONSOLE,) if name in self._processes], control, data, [ENGINE]]
 
 
 async def migrate_database(url: str) -> None:

@@ -75,7 +75,7 @@ class ChildProcess(ManagedProcess):
         name: Its name, for messages.
         command: Program and arguments.
         ready: Tells if it's ready; asked until it is.
-        environment: Its whole environment.
+        environment: Returns its whole environment; asked at each start, so that it can change in between.
         log_file: Takes its output, appended to.
         pid_file: Names it as long as it runs.
         ready_within: How long it may take to be ready.
@@ -88,7 +88,7 @@ class ChildProcess(ManagedProcess):
         command: Sequence[str],
         *,
         ready: Callable[[], Awaitable[bool]],
-        environment: Mapping[str, str],
+        environment: Callable[[], Mapping[str, str]],
         log_file: Path,
         pid_file: Path,
         ready_within: timedelta = timedelta(seconds=30),
@@ -187,7 +187,7 @@ class ChildProcess(ManagedProcess):
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=self._environment,
+                    env=self._environment(),
                     start_new_session=True,
                 )
             except OSError as error:

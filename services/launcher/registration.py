@@ -32,7 +32,7 @@ class Registration:
     url: str
 
 
-async def register(admin: AdminClient, registrations: Sequence[Registration]) -> None:
+async def register(admin: AdminClient, registrations: Sequence[Registration], *, beside: bool = False) -> None:
     """Register services, and move those that the engine knows at another address.
 
     Invocations stay with the deployment that they began on. So a service that comes back at another address keeps its
@@ -41,6 +41,8 @@ async def register(admin: AdminClient, registrations: Sequence[Registration]) ->
     Args:
         admin: The engine.
         registrations: What to register.
+        beside: Leave the deployment at the other address as it is: it is an older version that still runs there, see
+            `services.launcher.upgrade`.
 
     Raises:
         ProcessError: The engine refused one, does not reach it, or found other services there.
@@ -48,7 +50,7 @@ async def register(admin: AdminClient, registrations: Sequence[Registration]) ->
     for each in registrations:
         try:
             for deployment in await admin.deployments():
-                if _is_elsewhere(deployment, each):
+                if not beside and _is_elsewhere(deployment, each):
                     await admin.move_deployment(deployment["id"], each.url)
             found = await admin.register(each.url)
         except EngineError as error:
@@ -61,7 +63,7 @@ async def register(admin: AdminClient, registrations: Sequence[Registration]) ->
 
 
 async def register_all(
-    settings: PlatformSettings, admin_url: str | None, at: Sequence[str], *, within: timedelta
+    settings: PlatformSettings, admin_url: str | None, at: Sequence[str], *, within: timedelta, beside: bool = False
 ) -> list[Registration]:
     """Wait until the engine and the services answer, and register the services.
 
@@ -70,6 +72,7 @@ async def register_all(
         admin_url: The engine's admin API.
         at: Services that are elsewhere, as ``name=url``; then only these are registered.
         within: How long to wait.
+        beside: See `register`.
 
     Returns:
         What was registered.
@@ -84,7 +87,7 @@ async def register_all(
     ]
     async with admin_client(admin_url or topology.admin_url) as admin:
         await _until_reachable(admin, registrations, within)
-        await register(admin, registrations)
+        await register(admin, registrations, beside=beside)
     return registrations
 
 

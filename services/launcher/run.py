@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 from perdure.engine import LocatedEngine, locate_engine
@@ -14,7 +15,8 @@ from services.launcher.pidfiles import folder_lock
 from services.launcher.platform import Platform, stop_leftovers
 from services.launcher.settings import PlatformSettings
 from services.launcher.terminal import Terminal
-from services.launcher.topology import SERVICES, Topology
+from services.launcher.topology import CONSOLE, SERVICES, Topology
+from services.launcher.trust import describe_trust
 
 
 def run(settings: PlatformSettings, terminal: Terminal) -> int:
@@ -61,14 +63,15 @@ def find_engine(engine_dir: Path, terminal: Terminal) -> LocatedEngine:
 
 
 async def _run(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
-    platform = Platform(topology, engine, tell=terminal.say)
+    platform = Platform(topology, engine, tell=terminal.say, console=True)
     interrupts = Interrupts()
     with interrupts.listening():
         code: int | None = None
         try:
-            terminal.say(f"starting the engine and {len(SERVICES)} services; logs are in {topology.log_dir}")
+            what = f"the engine, {len(SERVICES)} services and the console"
+            terminal.say(f"starting {what}; logs are in {topology.log_dir}")
             await interrupts.unless_asked(platform.start())
-            await interrupts.unless_asked(_book_first_trip(topology, terminal))
+            await interrupts.unless_asked(_book_first_trip(platform, terminal))
             _say_where(topology, platform, terminal)
             code = 0
             await interrupts.unless_asked(platform.supervise())
@@ -81,10 +84,10 @@ async def _run(topology: Topology, engine: LocatedEngine, terminal: Terminal) ->
     return code
 
 
-async def _book_first_trip(topology: Topology, terminal: Terminal) -> None:
+async def _book_first_trip(platform: Platform, terminal: Terminal) -> None:
     trip_id = new_trip_id()
     terminal.say(f"booking trip {trip_id}")
-    async with ingress_client(topology.ingress_url) as ingress:
+    async with ingress_client(platform.topology.ingress_url, platform.codec) as ingress:
         try:
             with terminal.progress() as show:
                 confirmation = await book(ingress, trip_id, ORDINARY, show)
@@ -99,11 +102,17 @@ async def _book_first_trip(topology: Topology, terminal: Terminal) -> None:
 
 def _say_where(topology: Topology, platform: Platform, terminal: Terminal) -> None:
     terminal.say()
+    terminal.say(f"console        {topology.console_url}  (process {platform.pid(CONSOLE)})")
     terminal.say(f"ingress        {topology.ingress_url}")
     terminal.say(f"engine's UI    {topology.admin_url}/ui")
     for spec in SERVICES:
         terminal.say(f"{spec.name:<14} {topology.service_url(spec.name)}  (process {platform.pid(spec.name)})")
     terminal.say(f"data           {topology.home / 'data'}")
+    terminal.say("requests       signed by the engine; services refuse all others")
+    for line in describe_trust(os.environ):
+        terminal.say(line)
+    terminal.say()
+    terminal.say("the console's first administrator: perdure-platform console admin --name you@example.com")
     terminal.say()
     terminal.say("book the next trip:")
     terminal.say()

@@ -16,15 +16,15 @@ from typing import Any, Final, Literal, TypeAlias
 
 import httpx
 
-from perdure.approvals.messages import DecisionRequest
-from perdure.approvals.targets import approve, reject
+from perdure.approvals.messages import DecisionRequest, WithdrawalRequest
+from perdure.approvals.targets import approval_status, approve, reject, withdraw
 from perdure.errors import IngressError
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.launcher.booking import ORDINARY, new_trip_id
 from services.launcher.dead_letter_scenarios import unrepairable
 from services.launcher.orders import order
-from services.launcher.stage import Fact, Stage, describe_holdings, describe_told
+from services.launcher.stage import Fact, Stage, StageError, describe_holdings, describe_told
 
 Play: TypeAlias = Callable[[Stage], Awaitable[list[Fact]]]
 
@@ -33,6 +33,8 @@ NOTHING: Final = "nothing"
 
 _TAKEN: Final = "409 the workflow method was already invoked"
 """The engine's own answer to a trip id that was used before."""
+
+_OPENS_WITHIN: Final = 20.0
 
 _AT_ONCE: Final = 5.0
 """Seconds within which bad input is refused: a retry would take longer, and nothing that is not retried does."""
@@ -201,6 +203,44 @@ def over_the_limit(decision: Literal["approve", "reject"]) -> Play:
     return play_it
 
 
+async def withdrawn_by_the_traveller(stage: Stage) -> list[Fact]:
+    """Book a trip that has to be approved, and withdraw it before anybody decides."""
+    trip_id, before = new_trip_id(), await stage.stock()
+    what = order(amount_minor=250_000)
+    await stage.send(trip_id, what)
+    await stage.until_step(trip_id, "approval")
+    await _until_open(stage, trip_id)
+    wish = WithdrawalRequest(actor=what.traveller, reason="demo")
+    await stage.ingress.call(withdraw, wish, key=trip_id)
+    try:
+        await stage.ingress.call(approve, DecisionRequest(actor="grace@example.com"), key=trip_id)
+        late = "taken"
+    except IngressError as error:
+        late = f"{error.status_code} {error.code}, {error.metadata.get('outcome')}"
+    return [
+        Fact("answer", "409 approval_withdrawn, rolled_back", await stage.result(trip_id)),
+        Fact("a decision after it", "409 too_late, withdrawn", late),
+        *await _aftermath(stage, trip_id, "rolled_back"),
+        Fact("stock", "as before", _difference(before, await stage.stock())),
+    ]
+
+
+async def _until_open(stage: Stage, trip_id: str) -> None:
+    """Wait until a trip's approval is open: it is sent, not called, so the trip is in that step a little before."""
+    give_up = time.monotonic() + _OPENS_WITHIN
+    while True:
+        try:
+            await stage.ingress.call(approval_status, key=trip_id)
+        except IngressError as error:
+            if error.status_code != 404:
+                raise
+        else:
+            return
+        if time.monotonic() > give_up:
+            raise StageError(f"the approval of trip {trip_id} was not opened within {_OPENS_WITHIN:.0f} s")
+        await asyncio.sleep(0.02)
+
+
 @dataclass(frozen=True)
 class BadInput:
     """An order that is refused at once.
@@ -316,6 +356,7 @@ SCENARIOS: Final = (
     Scenario("orchestrator-killed", "kill -9 of the orchestrator in the middle of a trip", orchestrator_killed),
     Scenario("approved", "a trip over the limit is approved", over_the_limit("approve")),
     Scenario("rejected", "a trip over the limit is rejected", over_the_limit("reject")),
+    Scenario("withdrawn", "a trip over the limit is withdrawn by its traveller", withdrawn_by_the_traveller),
     Scenario("dead-letter", "the hotel can't be cancelled, then it is repaired", unrepairable("declined")),
     Scenario("dead-letter-cancel", "the same, after a cancel", unrepairable("cancelled")),
     Scenario("dead-letter-kill", "the same, after the orchestration was killed", unrepairable("killed")),

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Final, Self, TypeAlias
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from perdure.errors import ConfigurationError
+from perdure.security.secrets import SettingsWithSecretFiles
 
 _PREFIX: Final = "PERDURE_"
 _CHECKOUT: Final = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ def setting_name(field: str) -> str:
     return _PREFIX + field.upper()
 
 
-class PlatformSettings(BaseSettings):
+class PlatformSettings(SettingsWithSecretFiles):
     """Ports and folders of the platform on this machine. Read them with `read`.
 
     Args:
@@ -36,6 +37,7 @@ class PlatformSettings(BaseSettings):
         ingress_port: The engine's ingress, where calls come in.
         admin_port: The engine's admin API and web pages.
         node_port: The engine's port between nodes, and its metrics.
+        console_port: The console, where people work.
         orchestrator_port: The orchestrator; the other services likewise.
     """
 
@@ -48,6 +50,8 @@ class PlatformSettings(BaseSettings):
     ingress_port: Port = 8080
     admin_port: Port = 9070
     node_port: Port = 5122
+
+    console_port: Port = 8088
 
     orchestrator_port: Port = 9081
     saga_port: Port = 9082

@@ -30,6 +30,7 @@ from services.launcher.platform import Platform
 
 _LOOK: Final = 0.02
 _WITHIN: Final = timedelta(seconds=20)
+_JSON: Final = {"content-type": "application/json"}
 
 
 class StageError(PerdureError):
@@ -83,7 +84,7 @@ class Stage:
 
     def __init__(self, platform: Platform, http: httpx.AsyncClient, database: Database) -> None:
         self.platform = platform
-        self.ingress = IngressClient(platform.topology.ingress_url, http=http)
+        self.ingress = IngressClient(platform.topology.ingress_url, http=http, codec=platform.codec)
         self._http = http
         self._database = database
 
@@ -129,14 +130,15 @@ class Stage:
         return await answer(self.ingress.attach(trips.book, key=trip_id))
 
     async def post(self, trip_id: str, body: bytes) -> httpx.Response:
-        """Send a body, whatever it is, as an order for a trip.
+        """Send a body, whatever it is, as an order for a trip; sealed where the journal is encrypted.
 
         Args:
             trip_id: The trip's id, whatever it is.
             body: The body.
         """
+        codec = self.platform.codec
         url = f"{self.ingress.url}/Trips/{quote(trip_id, safe='')}/run"
-        return await self._http.post(url, content=body, headers={"content-type": "application/json"})
+        return await self._http.post(url, content=codec.encode(body) if codec else body, headers=_JSON)
 
     async def status(self, trip_id: str) -> StatusData:
         """Return a trip's status.

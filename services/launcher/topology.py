@@ -17,6 +17,9 @@ from services.launcher.settings import PlatformSettings, setting_name, sqlite_ur
 ENGINE: Final = "restate-server"
 """Name of the engine's process, as in ``.local/run/restate-server.pid``."""
 
+CONSOLE: Final = "console"
+"""Name of the console's process. It is no service: the engine does not know it."""
+
 HOST: Final = "127.0.0.1"
 """Where everything listens: neither engine nor handlers ask who calls them."""
 
@@ -60,8 +63,20 @@ SERVICES: Final = (
     _data("hotels"),
     _data("payments"),
     _data("notifications"),
-    _control("approvals", "Approvals", "ApprovalInbox"),
-    _control("saga", "Rollbacks", "RollbackRelay", "DeadLetters", "DeadLetterIndex", "Sentinel"),
+    _control("approvals", "Approvals", "ApprovalInbox", "ApprovalRelay", "ApprovalSentinel"),
+    _control(
+        "saga",
+        "Rollbacks",
+        "RollbackRelay",
+        "DeadLetters",
+        "DeadLetterIndex",
+        "Schedules",
+        "ScheduleIndex",
+        "ScheduleRelay",
+        "Sentinel",
+        "Alerts",
+        "AlertRelay",
+    ),
     _control("orchestrator", "Trips", "TripsCompensations"),
 )
 """Every service, in the order of starting: who is called before who calls."""
@@ -94,6 +109,7 @@ class Topology:
         ingress_port: The engine's ingress.
         admin_port: The engine's admin API.
         node_port: The engine's port between nodes.
+        console_port: The console's port.
         ports: The port of each service, by name.
     """
 
@@ -104,6 +120,7 @@ class Topology:
     ingress_port: int
     admin_port: int
     node_port: int
+    console_port: int
     ports: Mapping[str, int]
 
     @classmethod
@@ -122,6 +139,7 @@ class Topology:
             ingress_port=settings.ingress_port,
             admin_port=settings.admin_port,
             node_port=settings.node_port,
+            console_port=settings.console_port,
             ports={spec.name: getattr(settings, f"{spec.name}_port") for spec in SERVICES},
         )
 
@@ -133,7 +151,7 @@ class Topology:
             home: The folder.
             settings: Where the engine's binary and settings are; nothing else is taken from there.
         """
-        ingress, admin, node, *ports = free_ports(3 + len(SERVICES))
+        ingress, admin, node, console, *ports = free_ports(4 + len(SERVICES))
         home = home.resolve()
         return cls(
             home=home,
@@ -143,6 +161,7 @@ class Topology:
             ingress_port=ingress,
             admin_port=admin,
             node_port=node,
+            console_port=console,
             ports=dict(zip((spec.name for spec in SERVICES), ports, strict=True)),
         )
 
@@ -165,6 +184,21 @@ class Topology:
     def admin_url(self) -> str:
         """Address of the engine's admin API, and of its web pages under ``/ui``."""
         return f"http://{HOST}:{self.admin_port}"
+
+    @property
+    def console_url(self) -> str:
+        """Address of the console."""
+        return f"http://{HOST}:{self.console_port}"
+
+    @property
+    def keys_dir(self) -> Path:
+        """Where the platform's keys are, see `services.launcher.trust`."""
+        return self.home / "keys"
+
+    @property
+    def identity_key_file(self) -> Path:
+        """The private key with which the engine signs its requests to services."""
+        return self.keys_dir / "engine-identity.pem"
 
     def service_url(self, name: str) -> str:
         """Return where the engine reaches a service.
@@ -191,6 +225,7 @@ class Topology:
             ingress_port=self.ingress_port,
             admin_port=self.admin_port,
             node_port=self.node_port,
+            identity_key_file=self.identity_key_file,
             config_file=self.engine_config_file,
         )
 
@@ -204,14 +239,26 @@ class Topology:
         return {
             f"{prefix}_HOST": HOST,
             f"{prefix}_PORT": str(self.ports[name]),
+            "OTEL_SERVICE_NAME": name,
             "PERDURE_DATABASE_URL": self.database_url,
+            "PERDURE_ADMIN_URL": self.admin_url,
+            "PERDURE_INGRESS_URL": self.ingress_url,
+        }
+
+    def console_environment(self) -> dict[str, str]:
+        """Return the environment variables that the console is told its place by."""
+        return {
+            "OTEL_SERVICE_NAME": CONSOLE,
+            "PERDURE_CONSOLE_HOST": HOST,
+            "PERDURE_CONSOLE_PORT": str(self.console_port),
+            "PERDURE_LOCAL_DIR": str(self.home),
             "PERDURE_ADMIN_URL": self.admin_url,
             "PERDURE_INGRESS_URL": self.ingress_url,
         }
 
     def port_settings(self) -> dict[str, int]:
         """Return every port, by the environment variable that changes it."""
-        engine = {name: getattr(self, name) for name in ("ingress_port", "admin_port", "node_port")}
+        engine = {name: getattr(self, name) for name in ("ingress_port", "admin_port", "node_port", "console_port")}
         return {setting_name(name): port for name, port in engine.items()} | {
             spec.port_setting: self.ports[spec.name] for spec in SERVICES
         }

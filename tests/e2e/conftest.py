@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from perdure.engine import LocatedEngine, locate_engine
+from tests.e2e.consoled import browser, console, contexts, playwright
 from tests.e2e.launched import processes_of
+
+__all__ = ["browser", "console", "contexts", "playwright"]  # fixtures for several files
 
 
 @pytest.fixture(scope="session")

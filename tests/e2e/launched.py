@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from perdure.engine.watchdog import Watchdog
 from services.launcher.topology import SERVICES, free_ports
 
 PROGRAM = Path(sys.executable).with_name("perdure-platform")
@@ -20,6 +21,7 @@ PORT_VARIABLES = (
     "PERDURE_INGRESS_PORT",
     "PERDURE_ADMIN_PORT",
     "PERDURE_NODE_PORT",
+    "PERDURE_CONSOLE_PORT",
     *(spec.port_setting for spec in SERVICES),
 )
 
@@ -72,16 +74,20 @@ class Launched:
         self.env = env
         self._out = home.with_name(f"{home.name}.out")
         self._err = home.with_name(f"{home.name}.err")
+        # A session that is killed itself can't stop the platform; who watches it can.
+        self._watchdog = Watchdog(ending=signal.SIGTERM).start()
         with self._out.open("wb") as out, self._err.open("wb") as err:
             # A session of its own, as in a terminal: signals of the tests' own terminal don't reach it.
             self.process = subprocess.Popen(
                 [PROGRAM, "run"], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
             )
+        self._watchdog.watch(self.process.pid)
 
     def __enter__(self) -> Launched:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self._watchdog.dismiss()
         self.process.kill()
         self.process.wait()
         for pid in processes_of(self.home):

@@ -18,10 +18,10 @@ import pytest
 
 from services.launcher.pidfiles import started_at
 from services.launcher.scenarios import order
-from services.launcher.topology import ENGINE, SERVICES
+from services.launcher.topology import CONSOLE, ENGINE, SERVICES
 from tests.e2e.launched import Launched, command, environment, processes_of
 
-NAMES = {ENGINE, *(spec.name for spec in SERVICES)}
+NAMES = {ENGINE, CONSOLE, *(spec.name for spec in SERVICES)}
 
 
 def ask(launched: Launched, path: str, body: object = None) -> httpx.Response:

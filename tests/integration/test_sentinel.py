@@ -188,9 +188,13 @@ async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(s
         rollback = await on.rollback(key, Outcome.ROLLED_BACK)
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
     assert rollback.reason.startswith("the orchestration was lost: lost: [409] killed")
-    told = [each for each in webhook[1] if invocation in each]
+
+    async def heard() -> list[str]:
+        return [each for each in webhook[1] if invocation in each and "sentinel.acted" in each]
+
+    told = await eventually(heard, what="news of it")
     assert len(told) == 1
-    assert '"kind":"lost"' in told[0].replace(" ", "")
+    assert '"reason":"lost: [409] killed' in told[0]
 
     # It stays in the engine's books for a day; another look does nothing more.
     again = await on.ingress.call(sweep, key="all")

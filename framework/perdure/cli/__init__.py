@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from perdure.cli import actors, approvals, dead_letters, keys, sagas, schedules
+from perdure.cli import actors, approvals, dead_letters, doctor, keys, sagas, schedules, services
 from perdure.errors import PerdureError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Settings are environment variables: PERDURE_INGRESS_URL (default http://127.0.0.1:8080), PERDURE_ADMIN_URL "
-    "(default http://127.0.0.1:9070), PERDURE_ACTOR.",
+    "(default http://127.0.0.1:9070), PERDURE_ACTOR, PERDURE_KEY_FILE, PERDURE_SECURITY_ENCRYPTION_KEYS_FILE.",
 )
 app.add_typer(actors.app, name="actors")
 app.add_typer(approvals.app, name="approvals")
@@ -24,6 +24,8 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(keys.app, name="keys")
 app.add_typer(sagas.app, name="sagas")
 app.add_typer(schedules.app, name="schedules")
+app.command()(doctor.doctor)
+app.command()(services.services)
 
 
 def main() -> None:

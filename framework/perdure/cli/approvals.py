@@ -24,7 +24,16 @@ from perdure.approvals.proofs import ProvableAct, sign_act
 from perdure.approvals.rules import payload_digest
 from perdure.approvals.targets import APPROVALS, approval_status, page_inbox
 from perdure.approvals.trail import TrailCheck, verify_trail
-from perdure.cli.asking import DEFAULT_INGRESS, IngressOption, JsonOption, ReasonOption, ask, console, print_json
+from perdure.cli.asking import (
+    DEFAULT_INGRESS,
+    IngressOption,
+    JsonOption,
+    KeyFileOption,
+    ReasonOption,
+    ask,
+    console,
+    print_json,
+)
 from perdure.errors import ConfigurationError, IngressError
 from perdure.people import ANYONE, GROUP_PREFIX
 from perdure.security.acts import ActorKey
@@ -36,10 +45,6 @@ R = TypeVar("R")
 app = typer.Typer(help="Approvals: what waits for whom, decide it, check the trail.", no_args_is_help=True)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The approval; for a trip, the trip's id.")]
-KeyOption = Annotated[
-    Path | None,
-    typer.Option("--key-file", "-k", envvar="PERDURE_KEY_FILE", help="Your key file; the act is signed with it."),
-]
 UnsignedActorOption = Annotated[
     str | None,
     typer.Option("--actor", envvar="PERDURE_ACTOR", help="Who acts, where unsigned acts are taken; instead of a key."),
@@ -133,7 +138,7 @@ def _line(entry: AuditEntry) -> str:
 def approve(
     approval_id: IdArgument,
     *,
-    key_file: KeyOption = None,
+    key_file: KeyFileOption = None,
     actor: UnsignedActorOption = None,
     group: GroupsOption = None,
     reason: ReasonOption = "",
@@ -147,7 +152,7 @@ def approve(
 def reject(
     approval_id: IdArgument,
     *,
-    key_file: KeyOption = None,
+    key_file: KeyFileOption = None,
     actor: UnsignedActorOption = None,
     group: GroupsOption = None,
     reason: ReasonOption = "",
@@ -163,7 +168,7 @@ def delegate(
     *,
     to: Annotated[str, typer.Option(help="Who may decide in your place, once.")],
     until: Annotated[str, typer.Option(help="Until when: a moment (2030-01-31T12:00Z), or a duration (PT8H).")],
-    key_file: KeyOption = None,
+    key_file: KeyFileOption = None,
     actor: UnsignedActorOption = None,
     group: GroupsOption = None,
     reason: ReasonOption = "",
@@ -185,7 +190,7 @@ def delegate(
 def withdraw(
     approval_id: IdArgument,
     *,
-    key_file: KeyOption = None,
+    key_file: KeyFileOption = None,
     actor: UnsignedActorOption = None,
     reason: ReasonOption = "",
     ingress: IngressOption = DEFAULT_INGRESS,

@@ -16,6 +16,7 @@ from perdure.cli.asking import (
     ActorOption,
     IngressOption,
     JsonOption,
+    KeyFileOption,
     ReasonOption,
     ask,
     console,
@@ -23,6 +24,7 @@ from perdure.cli.asking import (
     read_payload,
 )
 from perdure.errors import ConfigurationError
+from perdure.security.acts import ActorKey
 from perdure.serdes import invalid_input
 from perdure.workflow.schedule.messages import (
     INDEX_KEY,
@@ -38,6 +40,7 @@ from perdure.workflow.schedule.messages import (
     status_target,
 )
 from perdure.workflow.schedule.plan import CatchUp, Overlap
+from perdure.workflow.schedule.proofs import sign_act, sign_setting
 
 app = typer.Typer(help="Schedules: what starts by itself, when, and what came of it.", no_args_is_help=True)
 
@@ -109,10 +112,13 @@ def set_(
     end: Annotated[datetime | None, typer.Option(help="None after this moment, in UTC.")] = None,
     description: Annotated[str, typer.Option(help="What it is for.")] = "",
     actor: ActorOption,
+    key_file: KeyFileOption = None,
     reason: ReasonOption = "",
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
     """Create a schedule, or replace the one of this name. A paused one stays paused."""
+    key = None if key_file is None else ActorKey.load(key_file)
+    who = actor if key is None else key.actor  # whose key it is, whatever else is said
     wanted: dict[str, Any] = {
         "target": _target(target),
         "cron": cron,
@@ -126,15 +132,18 @@ def set_(
         "start": None if start is None else f"{start.isoformat()}Z",
         "end": None if end is None else f"{end.isoformat()}Z",
         "description": description,
-        "actor": actor,
+        "actor": who,
         "reason": reason,
     }
     try:
         request = ScheduleRequest.model_validate(wanted)
     except ValidationError as error:
         raise ConfigurationError(invalid_input(error).message) from error
+    if key is not None:
+        proof = sign_setting(key, name, request.spec, reason=reason, at=datetime.now(UTC))
+        request = request.model_copy(update={"proof": proof})
     found = ask(ingress, lambda client: client.call(set_target, request, key=name))
-    console.print(f"{name}: set by {actor}, {found.state}, next {_time(found.next_at) or 'never'}", highlight=False)
+    console.print(f"{name}: set by {who}, {found.state}, next {_time(found.next_at) or 'never'}", highlight=False)
 
 
 def _act(act: ScheduleAct) -> None:
@@ -147,15 +156,25 @@ def _act(act: ScheduleAct) -> None:
     }
 
     def command(
-        name: NameArgument, *, actor: ActorOption, reason: ReasonOption = "", ingress: IngressOption = DEFAULT_INGRESS
+        name: NameArgument,
+        *,
+        actor: ActorOption,
+        key_file: KeyFileOption = None,
+        reason: ReasonOption = "",
+        ingress: IngressOption = DEFAULT_INGRESS,
     ) -> None:
-        request = ScheduleActRequest(actor=actor, reason=reason)
+        key = None if key_file is None else ActorKey.load(key_file)
+        who, proof = actor, None
+        if key is not None:
+            shown = ask(ingress, lambda client: client.call(status_target, key=name))
+            who, proof = key.actor, sign_act(key, act, shown, reason=reason, at=datetime.now(UTC))
+        request = ScheduleActRequest(actor=who, reason=reason, proof=proof)
         found = ask(ingress, lambda client: client.call(act_target(act), request, key=name))
         if act is ScheduleAct.REMOVE:
-            console.print(f"{name}: removed by {actor}", highlight=False)
+            console.print(f"{name}: removed by {who}", highlight=False)
             return
         left = f"{found.state}, next {_time(found.next_at) or 'never'}"
-        console.print(f"{name}: {act} by {actor}, now {left}", highlight=False)
+        console.print(f"{name}: {act} by {who}, now {left}", highlight=False)
 
     command.__doc__ = texts[act]
     app.command(act.value)(command)
@@ -193,7 +212,8 @@ def _draw(schedule: ScheduleStatus) -> None:
             )
         console.print(table)
     for entry in schedule.trail:
-        console.print(f"{_time(entry.at)}  {entry.actor}  {entry.act}  {entry.reason}", highlight=False)
+        proof = "unsigned" if entry.proof is None else "signed"
+        console.print(f"{_time(entry.at)}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})", highlight=False)
 
 
 def _time(moment: datetime | None) -> str:

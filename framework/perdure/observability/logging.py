@@ -112,12 +112,21 @@ def configure_logging(config: LoggingConfig | None = None, *, stream: TextIO | N
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(_level("level", config.level))
+    root.setLevel(level_number("level", config.level))
     for name, level in {**_QUIET, **config.levels}.items():
-        logging.getLogger(name).setLevel(_level(f"level of '{name}'", level))
+        logging.getLogger(name).setLevel(level_number(f"level of '{name}'", level))
 
 
-def _level(setting: str, name: str) -> int:
+def level_number(setting: str, name: str) -> int:
+    """Return the standard library's number of a level.
+
+    Args:
+        setting: Where it is set, for the error.
+        name: The level's name.
+
+    Raises:
+        ConfigurationError: There is no such level.
+    """
     known = {"debug", "info", "warning", "error", "critical"}
     if name.lower() not in known:
         raise ConfigurationError(f"log {setting}: '{name}' is unknown, take one of {', '.join(sorted(known))}")

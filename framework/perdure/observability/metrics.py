@@ -21,6 +21,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 LabelValues = tuple[str, ...]
 
+MOST_LABEL_SETS: Final = 1000
+"""How many sets of labels a counter keeps apart; what comes after counts as `OTHER`, so no name can fill memory."""
+
+OTHER: Final = "other"
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -88,6 +93,8 @@ class CounterMetric(Metric):
         key = self.values_of(labels)
         counts = _counts(self)
         with _lock:
+            if key not in counts and len(counts) >= MOST_LABEL_SETS:
+                key = (OTHER,) * len(key)
             counts[key] = counts.get(key, 0) + amount
 
     @property
@@ -151,8 +158,48 @@ class HistogramMetric(Metric):
 _lock = Lock()
 
 
+# --- what happens in handlers -----------------------------------------------------------------------------------------
+
 ATTEMPTS: Final = CounterMetric(
     "perdure.invocation.attempts", "Attempts of invocations, as the engine sent them.", ("service", "handler")
+)
+ATTEMPT_DURATION: Final = HistogramMetric(
+    "perdure.invocation.attempt.duration",
+    "How long attempts took, by how they ended: succeeded, failed (for good), retried, interrupted (suspended, or cut "
+    "off).",
+    ("service", "handler", "outcome"),
+    unit="s",
+    bounds=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+INVOCATIONS: Final = CounterMetric(
+    "perdure.invocations",
+    "Invocations that came to their end: succeeded, or failed with a terminal error.",
+    ("service", "handler", "outcome"),
+)
+RUNS: Final = CounterMetric(
+    "perdure.runs",
+    "Attempts of runs: succeeded, failed (with a terminal error), retried (with any other; the last one of a run that "
+    "is given up, too).",
+    ("service", "handler", "outcome"),
+)
+GUARDRAILS: Final = CounterMetric(
+    "perdure.guardrail.violations",
+    "Violations of guardrails, by the policy that was in force: strict refuses, warn lets it through.",
+    ("check", "policy"),
+)
+SECURITY_REFUSALS: Final = CounterMetric(
+    "perdure.security.refusals",
+    "Requests that broke a security rule; let through all the same while the mode is permissive.",
+    ("rule", "mode"),
+)
+
+# --- sagas ------------------------------------------------------------------------------------------------------------
+
+SAGAS: Final = CounterMetric("perdure.saga.started", "Sagas that recorded their first step.", ("service",))
+STEPS: Final = CounterMetric(
+    "perdure.saga.steps",
+    "Steps of sagas that came to their end: completed, or failed and not tried again.",
+    ("service", "step", "outcome"),
 )
 COMPENSATIONS: Final = CounterMetric(
     "perdure.saga.compensations",
@@ -161,11 +208,88 @@ COMPENSATIONS: Final = CounterMetric(
 )
 ROLLBACKS: Final = CounterMetric("perdure.saga.rollbacks", "Rollbacks that ended, by outcome.", ("service", "outcome"))
 ACTS: Final = CounterMetric("perdure.saga.acts", "Operators' acts on dead letters.", ("service", "act"))
+OPEN_SAGAS: Final = GaugeMetric(
+    "perdure.saga.open",
+    "Sagas that have not come to their end: running, paused, compensating, needs_attention, lost.",
+    ("service", "phase"),
+)
+OLDEST_SAGA: Final = GaugeMetric(
+    "perdure.saga.oldest",
+    "How long ago the oldest open saga of a phase was started.",
+    ("service", "phase"),
+    unit="s",
+)
+DEAD_LETTERS: Final = GaugeMetric(
+    "perdure.dead_letters.open", "Steps that could not be undone and wait for an operator.", ("service",)
+)
+OLDEST_DEAD_LETTER: Final = GaugeMetric(
+    "perdure.dead_letters.oldest", "How long the oldest dead letter has waited.", ("service",), unit="s"
+)
+
+# --- approvals --------------------------------------------------------------------------------------------------------
+
+APPROVALS_DECIDED: Final = CounterMetric(
+    "perdure.approvals.decided",
+    "Approvals that came to their end: approved, rejected, timed_out, withdrawn.",
+    ("outcome",),
+)
+OPEN_APPROVALS: Final = GaugeMetric("perdure.approvals.open", "Approvals that wait for somebody.")
+OLDEST_APPROVAL: Final = GaugeMetric(
+    "perdure.approvals.oldest", "How long the oldest open approval has waited; 0 when there is none.", unit="s"
+)
+OVERDUE_APPROVALS: Final = GaugeMetric(
+    "perdure.approvals.overdue", "Approvals that are open although the time of their stage is over."
+)
+
+# --- what the sentinel sees in the engine -----------------------------------------------------------------------------
+
+STUCK: Final = GaugeMetric(
+    "perdure.invocations.stuck",
+    "Invocations that don't get on: paused, or backing_off after two failed attempts or more.",
+    ("service", "status"),
+)
+OLDEST_STUCK: Final = GaugeMetric(
+    "perdure.invocations.stuck.oldest",
+    "How long ago the oldest of them was started.",
+    ("service", "status"),
+    unit="s",
+)
 SENTINEL_FINDS: Final = CounterMetric(
     "perdure.sentinel.finds", "What the sentinel found, and acted on.", ("service", "kind")
 )
+SENTINEL_LOOKED: Final = GaugeMetric(
+    "perdure.sentinel.looked", "When a sentinel last saw the engine's tables; seconds since 1970.", ("sentinel",), "s"
+)
+ALERTS: Final = CounterMetric(
+    "perdure.sentinel.alerts", "Alerts that the sentinel pushed: delivered, or given up.", ("kind", "outcome")
+)
 
-CATALOGUE: Final[tuple[Metric, ...]] = (ATTEMPTS, COMPENSATIONS, ROLLBACKS, ACTS, SENTINEL_FINDS)
+CATALOGUE: Final[tuple[Metric, ...]] = (
+    ATTEMPTS,
+    ATTEMPT_DURATION,
+    INVOCATIONS,
+    RUNS,
+    GUARDRAILS,
+    SECURITY_REFUSALS,
+    SAGAS,
+    STEPS,
+    COMPENSATIONS,
+    ROLLBACKS,
+    ACTS,
+    OPEN_SAGAS,
+    OLDEST_SAGA,
+    DEAD_LETTERS,
+    OLDEST_DEAD_LETTER,
+    APPROVALS_DECIDED,
+    OPEN_APPROVALS,
+    OLDEST_APPROVAL,
+    OVERDUE_APPROVALS,
+    STUCK,
+    OLDEST_STUCK,
+    SENTINEL_FINDS,
+    SENTINEL_LOOKED,
+    ALERTS,
+)
 
 
 @cache
@@ -192,8 +316,9 @@ def _readers(metric: GaugeMetric) -> list[Callable[[], Iterable[tuple[float, Map
             asked = list(readers)
         return [Observation(value, dict(labels)) for read in asked for value, labels in read()]
 
+    unit = "" if metric.unit == "1" else metric.unit  # Prometheus' exporter takes a gauge of 1 for a ratio
     metrics.get_meter("perdure").create_observable_gauge(
-        metric.name, callbacks=[observe], unit=metric.unit, description=metric.meaning
+        metric.name, callbacks=[observe], unit=unit, description=metric.meaning
     )
     return readers
 

@@ -9,7 +9,9 @@ import restate
 from restate.serde import BytesSerde
 
 from perdure.clients import ServiceClient
+from perdure.durations import scaled
 from perdure.errors import Cancelled, PerdureTerminalError, TerminalError
+from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.saga.messages import RollbackRequest
 from perdure.saga.plan import CompensationHandler, StepProgress, StepRecord
 from perdure.saga.relay import Start, explain_failure, start
@@ -47,7 +49,7 @@ class Attempt:
     async def _until_settled(self, invocation_id: str) -> None:
         """Wait for the step's action, which was running when its saga failed: an undo beside it could be overtaken."""
         action = self._ctx.attach_invocation(invocation_id, serde=BytesSerde())
-        limit = self._ctx.sleep(self._saga.config.settle_timeout, f"settle {self.step.step}")
+        limit = self._ctx.sleep(scaled(self._saga.config.settle_timeout), f"settle {self.step.step}")
         await _first(action, limit, f"the end of step '{self.step.step}'")
 
     async def _start(self, progress: StepProgress) -> None:
@@ -56,7 +58,7 @@ class Attempt:
             compensation=compensation,
             payload=progress.payload_for(self.step),
             idempotency_key=f"{self._saga.saga_id}/{self.step.position}/{progress.drive}.{progress.attempts}",
-            headers={"x-perdure-saga": self._saga.saga_id, "x-perdure-step": self.step.step},
+            headers={SAGA_HEADER: self._saga.saga_id, STEP_HEADER: self.step.step},
         )
         started = ServiceClient(self._ctx, start).call_async(request)
         await until_done(started.future, f"the start of the compensation of '{self.step.step}'")

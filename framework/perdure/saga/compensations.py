@@ -15,7 +15,9 @@ from pydantic import JsonValue
 from restate import InvocationRetryPolicy
 
 from perdure.binding import bind, read_signature
+from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, SagaError
+from perdure.observability.lifecycle import Role
 from perdure.saga.plan import CompensationHandler, compensation_handler, compensation_service
 from perdure.serdes import TypedSerde, serde_for
 from perdure.targets import register_target
@@ -56,9 +58,17 @@ class Compensations:
         owner: The service's name.
         retry_policy: How often a compensation that failed with a transient error is tried, within one attempt of the
             saga.
+        errors: What becomes of the exceptions of other libraries.
     """
 
-    def __init__(self, owner: str, retry_policy: InvocationRetryPolicy = TRANSIENT_RETRIES) -> None:
+    def __init__(
+        self,
+        owner: str,
+        retry_policy: InvocationRetryPolicy = TRANSIENT_RETRIES,
+        *,
+        errors: ErrorMapping | None = None,
+    ) -> None:
+        self._errors = errors
         self._definition = restate.Service(
             compensation_service(owner),
             description=f"What undoes the steps of {owner}; called by Rollbacks.",
@@ -82,11 +92,11 @@ class Compensations:
         handler = compensation_handler(name)
         if any(handler == known.handler.handler for known in self._by_name.values()):
             raise ConfigurationError(f"a compensation with the handler name '{handler}' is registered already")
-        signature = read_signature(function)
+        signature = read_signature(function).mapping(self._errors)
         if not signature.takes_input:
             raise ConfigurationError(f"compensation '{name}': it takes a context and the payload of its step")
 
-        target = bind(self._definition, handler, signature, signature.invoke, kind="service")
+        target = bind(self._definition, handler, signature, signature.invoke, kind="service", role=Role.COMPENSATION)
         register_target(function, target)
         entry = Compensation(
             name, CompensationHandler(service=self._definition.name, handler=handler), serde_for(signature.input)

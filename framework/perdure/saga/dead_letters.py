@@ -79,7 +79,7 @@ async def forget(ctx: restate.Context, letter_id: str) -> None:
     await ObjectClient(ctx, remove, _INDEX_KEY).send(letter_id)
 
 
-@handler(dead_letters, name="list")
+@handler(dead_letters, name="list", ingress_private=False)
 async def list_letters(ctx: restate.Context, request: ListRequest) -> DeadLetterPage:
     """List dead letters, oldest first, with the groups of equal failures."""
     fitting = [each for each in await _all(ctx) if request.matches(each)]
@@ -104,12 +104,12 @@ def _handler_for(act: Act) -> Callable[[restate.Context, ActRequest], Awaitable[
 
 
 redrive, skip, resolve, discard, annotate = (
-    handler(dead_letters, name=act.value)(_handler_for(act))
+    handler(dead_letters, name=act.value, ingress_private=False)(_handler_for(act))
     for act in (Act.REDRIVE, Act.SKIP, Act.RESOLVE, Act.DISCARD, Act.ANNOTATE)
 )
 
 
-@handler(dead_letters)
+@handler(dead_letters, ingress_private=False)
 async def act_on_many(ctx: restate.Context, request: ManyActRequest) -> ManyActReceipt:
     """Do the same to all dead letters that fit a filter."""
     if not request.filter.model_dump(exclude_none=True):
@@ -117,7 +117,8 @@ async def act_on_many(ctx: restate.Context, request: ManyActRequest) -> ManyActR
     done: list[str] = []
     refused: dict[str, str] = {}
     for letter in [each for each in await _all(ctx) if request.filter.matches(each)]:
-        one = ActRequest(id=letter.id, actor=request.actor, reason=request.reason)
+        proof = request.proofs.get(letter.id)
+        one = ActRequest(id=letter.id, actor=request.actor, reason=request.reason, proof=proof)
         try:
             await _act(ctx, request.act, one)
         except TerminalError as error:
@@ -143,6 +144,7 @@ async def _act(ctx: restate.Context, act: Act, request: ActRequest) -> ActReceip
         actor=request.actor,
         reason=request.reason,
         payload=request.payload,
+        proof=request.proof,
     )
     return await ObjectClient(ctx, act_on_step, saga_id).call(step_act)
 

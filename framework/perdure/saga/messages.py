@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from perdure.saga.acts import Act
 from perdure.saga.plan import CompensationHandler, Outcome, SagaConfig, StepRecord, StepState
+from perdure.security.acts import SignedAct
 from perdure.targets import Target
 
 
@@ -25,6 +26,7 @@ class RollbackRequest(BaseModel):
         reason: Why; the original error.
         awakeable: Who waits for the outcome.
         first_hand: Sent by the failed orchestration itself, which does so once; not by whoever found its record.
+        trace: A span of the orchestration (W3C traceparent), which the rollback's spans are linked to.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -38,6 +40,7 @@ class RollbackRequest(BaseModel):
     reason: str
     awakeable: str | None = None
     first_hand: bool = False
+    trace: str | None = None
 
 
 class RollbackReport(BaseModel):
@@ -109,6 +112,7 @@ class TrailEntry(BaseModel):
         before: The step's state before.
         after: The step's state after.
         payload: The new payload, when the act replaced it.
+        proof: The actor's signature; None when the act was taken unsigned, and the actor only said who they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -122,6 +126,7 @@ class TrailEntry(BaseModel):
     before: StepState
     after: StepState
     payload: JsonValue = None
+    proof: SignedAct | None = None
 
 
 class StepStatus(BaseModel):
@@ -170,6 +175,7 @@ class StepAct(_Input):
         actor: Who does it.
         reason: Why.
         payload: The new payload, with a redrive; None keeps the one there is.
+        proof: The actor's signature.
     """
 
     position: int
@@ -177,6 +183,7 @@ class StepAct(_Input):
     actor: Person
     reason: Reason = ""
     payload: JsonValue = None
+    proof: SignedAct | None = None
 
 
 class ActReceipt(BaseModel):
@@ -297,12 +304,14 @@ class ActRequest(_Input):
         actor: Who acts.
         reason: Why.
         payload: The new payload, with a redrive; None keeps the one there is.
+        proof: The actor's signature, see `perdure.saga.proofs.sign_act`; needed where acts must be signed.
     """
 
     id: str
     actor: Person
     reason: Reason = ""
     payload: JsonValue = None
+    proof: SignedAct | None = None
 
 
 class ManyActRequest(_Input):
@@ -313,12 +322,15 @@ class ManyActRequest(_Input):
         actor: Who acts.
         reason: Why.
         filter: Which ones; at least one field, so that nobody acts on all by accident.
+        proofs: The actor's signature for each dead letter, by its id; where acts must be signed, those that have none
+            are refused: they came after the actor had looked.
     """
 
     act: Act
     actor: Person
     reason: Reason = ""
     filter: DeadLetterFilter
+    proofs: dict[str, SignedAct] = Field(default={}, max_length=1000)
 
 
 class ManyActReceipt(BaseModel):

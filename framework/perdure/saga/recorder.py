@@ -8,6 +8,8 @@ import restate
 from pydantic import JsonValue, TypeAdapter
 
 from perdure.errors import SagaError, TerminalError
+from perdure.observability.events import SagaStarted, SagaStepAdded, SagaStepEnded, publish
+from perdure.observability.lifecycle import first_time, happens, invocation_of
 from perdure.saga.compensations import CompensationFunction, Compensations
 from perdure.saga.plan import CompensationHandler, StepRecord, canonical, state_key, step_id
 from perdure.serdes import serde_for
@@ -22,10 +24,12 @@ class Saga:
     Args:
         ctx: The workflow's (or exclusive object handler's) context, whose state holds the record.
         compensations: What can undo the steps.
+        saga_id: The saga's id, for hooks; the key of the workflow or object by default.
     """
 
-    def __init__(self, ctx: restate.ObjectContext, compensations: Compensations) -> None:
+    def __init__(self, ctx: restate.ObjectContext, compensations: Compensations, saga_id: str | None = None) -> None:
         self._ctx = ctx
+        self.saga_id = saga_id or ctx.key()
         self._compensations = compensations
         self._by_id: dict[str, StepRecord] = {}
         self.steps: list[StepRecord] = []
@@ -86,8 +90,18 @@ class Saga:
         )
         self._by_id[identity] = record
         self.steps.append(record)
+        self._tell(record)
         self._ctx.set(state_key(record.position), record, serde=_record_serde)
         return record
+
+    def _tell(self, record: StepRecord) -> None:
+        """Tell hooks of a step, once: its entry comes next, and a replay has it already."""
+        saga = self.saga_id
+        if record.position == 1 and happens(self._ctx, SagaStarted):
+            publish(SagaStarted(invocation_of(self._ctx), saga))
+        if happens(self._ctx, SagaStepAdded):
+            undo = None if record.compensation is None else str(record.compensation)
+            publish(SagaStepAdded(invocation_of(self._ctx), saga, record.step, undo))
 
     def start(self, record: StepRecord) -> None:
         """Remember that a step's action starts. Costs no journal entry: a replay comes to the same point."""
@@ -100,3 +114,16 @@ class Saga:
     def complete(self, record: StepRecord) -> None:
         """Remember that a step's action completed. Costs no journal entry, either."""
         self.completed[record.position] = True
+        self._tell_end(record, None)
+
+    def fail(self, record: StepRecord, error: TerminalError) -> None:
+        """Tell that a step's action failed, and is not tried again."""
+        self._tell_end(record, error)
+
+    def _tell_end(self, record: StepRecord, error: TerminalError | None) -> None:
+        """Tell of a step's end. It has no entry of its own in the journal, so that of a sibling may repeat it."""
+        if not happens(self._ctx, SagaStepEnded):
+            return
+        invocation = invocation_of(self._ctx)
+        if first_time(f"{invocation.id}/{record.position}"):
+            publish(SagaStepEnded(invocation, self.saga_id, record.step, error))

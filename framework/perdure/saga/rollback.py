@@ -22,9 +22,11 @@ from perdure._sdk import is_replaying
 from perdure.binding import handler
 from perdure.clients import ObjectClient
 from perdure.determinism import Time
+from perdure.durations import scaled
 from perdure.errors import Cancelled, Conflict, NotFound, TerminalError
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ACTS, COMPENSATIONS, ROLLBACKS
+from perdure.observability.tracing import annotate, link_to
 from perdure.saga.acts import Act, apply_act, error_signature
 from perdure.saga.attempt import Attempt
 from perdure.saga.dead_letters import forget, remember
@@ -51,6 +53,7 @@ from perdure.saga.plan import (
     next_steps,
     outcome,
 )
+from perdure.saga.proofs import check_act
 from perdure.serdes import serde_for
 from perdure.state import State
 from perdure.waiting import is_own_cancel
@@ -97,6 +100,8 @@ def _trail_state(ctx: Any, number: int) -> State[TrailEntry]:
 @handler(rollbacks, "shared", ingress_private=True)
 async def begin(ctx: restate.ObjectSharedContext, request: RollbackRequest) -> None:
     """Start a saga's rollback, out of reach of whatever happens to the caller."""
+    annotate(saga_id=ctx.key())
+    link_to(request.trace)
     if request.saga_id != ctx.key():
         raise Conflict(f"the saga '{request.saga_id}' was sent to the rollback of '{ctx.key()}'")
     await ObjectClient(ctx, run, ctx.key()).send(Pass(request=request))
@@ -105,10 +110,14 @@ async def begin(ctx: restate.ObjectSharedContext, request: RollbackRequest) -> N
 @handler(rollbacks, "exclusive", ingress_private=True)
 async def run(ctx: restate.ObjectContext, this: Pass) -> None:
     """Do one pass."""
+    annotate(saga_id=ctx.key())
+    link_to(None if this.request is None else this.request.trace)
     is_taken = this.request is None
     try:
         now = await _now(ctx)
         known, head = await _request_state(ctx).get(), await _head_state(ctx).get()
+        if known is not None and this.request is None:
+            link_to(known.trace)
         is_taken = True  # what takes it writes before it waits for anything
         await _run_pass(ctx, this, known, head, now)
     except TerminalError as error:
@@ -176,7 +185,7 @@ async def _work(
             await _progress_state(ctx, position).set(after)
             await _report(ctx, saga, attempt.step, after, now)
             if after.state is StepState.PENDING:
-                delay = max(delay or timedelta(0), saga.config.delay_after(after.attempts))
+                delay = max(delay or timedelta(0), scaled(saga.config.delay_after(after.attempts)))
         if delay is not None:
             await _come_back(ctx, head, now, delay)
             return
@@ -329,24 +338,27 @@ async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
     if saga is None or head is None or step is None:
         raise NotFound(f"no dead letter '{ctx.key()}/{request.position}'", metadata={"field": "id"})
     before = await _progress_state(ctx, step.position).get() or StepProgress()
+    checked = await check_act(ctx, request, payload=before.payload_for(step), redriven=before.drive, now=now)
     if request.act is Act.REDRIVE and step.compensation is None:
         raise Conflict(f"step '{step.step}' has no compensation to redrive: finish it by hand, then resolve it")
     after = apply_act(before, request.act, step.step, request.payload)
     later = head.model_copy(update={"acts": head.acts + 1, "updated_at": now})
+    await checked.keep(ctx)
     await _trail_state(ctx, later.acts).set(
         TrailEntry(
             number=later.acts,
             at=now,
-            actor=request.actor,
+            actor=checked.actor,
             act=request.act,
             step=step.step,
             reason=request.reason,
             before=before.state,
             after=after.state,
             payload=request.payload,
+            proof=request.proof,
         )
     )
-    log.info("saga.act", saga=saga.saga_id, step=step.step, act=request.act, actor=request.actor, state=after.state)
+    log.info("saga.act", saga=saga.saga_id, step=step.step, act=request.act, actor=checked.actor, state=after.state)
     if not is_replaying(ctx):
         ACTS.count(service=saga.service, act=request.act.value)
     letter_id = f"{saga.saga_id}/{step.position}"
@@ -379,7 +391,7 @@ def _dead_letter(saga: RollbackRequest, step: StepRecord, progress: StepProgress
     )
 
 
-@handler(rollbacks, "shared")
+@handler(rollbacks, "shared", ingress_private=False)
 async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
     """Show a saga's rollback, step by step."""
     request, head = await _request_state(ctx).get(), await _head_state(ctx).get()

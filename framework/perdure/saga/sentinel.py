@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-import httpx
 import restate
 from pydantic import BaseModel
+from restate import JournalValueCodec
 from restate.serde import BytesSerde
 
 from perdure._sdk import is_replaying
@@ -38,16 +38,19 @@ from perdure.errors import (
     EngineError,
     IngressError,
     PerdureTerminalError,
-    RunExhausted,
     TerminalError,
 )
 from perdure.ingress import IngressClient
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import SENTINEL_FINDS
 from perdure.runs import RunConfig, run_with_retry
+from perdure.saga.alerts import KEY as ALERTS_KEY
+from perdure.saga.alerts import Alert, Alerts, News, Trouble, look_target, tell_target
+from perdure.saga.census import count_sagas, saga_census
 from perdure.saga.messages import UndoRequest, roll_back_handler
 from perdure.saga.relay import Start, start
 from perdure.saga.rollback import resume
+from perdure.security.keys import PrivateKey
 from perdure.state import State
 from perdure.targets import Target
 from perdure.waiting import is_own_cancel
@@ -73,7 +76,10 @@ class SentinelConfig:
         interval: How often it looks.
         grace: How long an ended orchestration is left alone: a thread of its last step may still commit.
         paused_limit: How long an orchestration may be paused before it is killed and rolled back; None for ever.
-        webhook_url: Told of each find with a POST of JSON; nobody when None.
+        webhook_url: Told of trouble and of each find with a POST of JSON, see `perdure.saga.alerts`; nobody when None.
+        webhook_key: Signs what the webhook is told; unsigned when None.
+        alert_retries: After how many failed attempts an invocation is trouble.
+        codec: What the services' journal is encrypted with; None when it is in clear.
 
     Raises:
         ConfigurationError: An interval that is not positive.
@@ -85,6 +91,9 @@ class SentinelConfig:
     grace: timedelta = timedelta(seconds=5)
     paused_limit: timedelta | None = timedelta(hours=1)
     webhook_url: str | None = None
+    webhook_key: PrivateKey | None = None
+    alert_retries: int = 5
+    codec: JournalValueCodec | None = None
 
     def __post_init__(self) -> None:
         if self.interval <= timedelta(0):
@@ -215,16 +224,24 @@ class Sentinel:
         self._definition = restate.VirtualObject(
             "Sentinel", description="Hands sagas to Rollbacks that nobody looks after any more."
         )
-        handler(self._definition, "exclusive")(self.sweep)
+        handler(self._definition, "exclusive", ingress_private=False)(self.sweep)
+        self._census = saga_census()
+        self._alerts = Alerts(
+            config.admin_url,
+            webhook_url=config.webhook_url,
+            webhook_key=config.webhook_key,
+            retries=config.alert_retries,
+        )
         self._sweep: Target[None, SweepReport] = Target("Sentinel", "sweep", type(None), SweepReport)
 
     def definitions(self) -> list[Definition]:
         """Return what to serve."""
-        return [self._definition]
+        return [self._definition, *self._alerts.definitions()]
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Look at the interval, as long as the context is entered."""
+        self._census.publish()
         task = asyncio.create_task(self._watch(), name="sentinel")
         try:
             yield
@@ -235,17 +252,25 @@ class Sentinel:
 
     async def _watch(self) -> None:
         known: set[str] = set()
+        told: frozenset[str] = frozenset()
         reachable = True
-        async with AdminClient(self._config.admin_url) as admin, IngressClient(self._config.ingress_url) as ingress:
+        client = IngressClient(self._config.ingress_url, codec=self._config.codec)
+        async with AdminClient(self._config.admin_url) as admin, client as ingress:
             while True:
                 await asyncio.sleep(self._config.interval.total_seconds())
                 try:
+                    self._census.take(await count_sagas(admin, self._config.codec))
                     found = {find.id for find in await look(admin, self._config)}
                     if found - known:
                         report = await ingress.call(self._sweep, key=_KEY)
                         found -= set(report.failed)  # looked at again the next time
                     known = found
+                    seen = await self._alerts.seen(admin)
+                    if seen != told:
+                        await ingress.call(look_target, key=ALERTS_KEY)
+                    told = seen
                 except Exception as error:
+                    self._census.forget()
                     if not isinstance(error, EngineError | IngressError):
                         log.exception("sentinel.broken")  # and go on: nobody else looks
                     elif reachable:
@@ -345,16 +370,13 @@ class Sentinel:
             return True
 
     async def _tell(self, ctx: restate.ObjectContext, find: Find) -> None:
-        url = self._config.webhook_url
-        if url is None:
-            return
-
-        async def post(find: Find) -> None:
-            async with httpx.AsyncClient(timeout=10.0) as http:
-                response = await http.post(url, json={"event": "sentinel.acted", **find.model_dump()})
-            response.raise_for_status()
-
-        try:
-            await run_with_retry(ctx, RunConfig(f"tell {find.id}", max_retries=3), post, find)
-        except RunExhausted as error:  # the rollback matters more than who hears of it
-            log.warning("sentinel.webhook_failed", find=find.id, error=error.message)
+        trouble = Trouble.HANDED_OVER
+        alert = Alert(
+            id=f"{trouble}/{find.id}",
+            trouble=trouble,
+            invocation=find.id,
+            service=find.service,
+            key=find.key,
+            reason=f"{find.kind}: {find.reason}",
+        )
+        await ServiceClient(ctx, tell_target).send(News(event="sentinel.acted", alert=alert))

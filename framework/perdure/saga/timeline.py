@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
+from restate import JournalValueCodec
 
 from perdure.admin import AdminClient, sql_text
 from perdure.errors import EngineError, IngressError, NotFound
@@ -112,7 +113,12 @@ class JournalEntry(BaseModel):
 
 
 async def read_timeline(
-    admin: AdminClient, ingress: IngressClient, saga_id: str, *, service: str | None = None
+    admin: AdminClient,
+    ingress: IngressClient,
+    saga_id: str,
+    *,
+    service: str | None = None,
+    codec: JournalValueCodec | None = None,
 ) -> Timeline:
     """Ask the engine for a saga's timeline.
 
@@ -121,15 +127,17 @@ async def read_timeline(
         ingress: The ingress: the rollback.
         saga_id: The saga: its orchestration's key, or ``{service}:{key}``.
         service: The orchestration's service, when several have a saga of this id.
+        codec: What the journal is encrypted with; None when it is in clear.
 
     Raises:
+        UnreadableValue: The journal is encrypted with another key.
         EngineError: There is no orchestration of this saga, or its retention is over; or the admin API does not answer.
         IngressError: The ingress does not answer.
     """
     found = await _orchestration(admin, saga_id, service)
     where = f"service_name = {sql_text(found['service'])} and service_key = {sql_text(found['key'])}"
-    state = await admin.query(f"select key, value_utf8 from state where {where} and key like 'saga/0%'")
-    records = [StepRecord.model_validate_json(row["value_utf8"]) for row in state]
+    state = await admin.query(f"select value from state where {where} and key like 'saga/0%'")
+    records = [StepRecord.model_validate_json(await _opened(row["value"], codec)) for row in state]
     journal = await admin.query(
         "select entry_type, name, appended_at, entry_lite_json from sys_journal "
         f"where id = {sql_text(found['id'])} order by index"
@@ -153,6 +161,11 @@ async def read_timeline(
         steps=build_steps(records, entries, rollback),
         rollback=rollback,
     )
+
+
+async def _opened(value: str, codec: JournalValueCodec | None) -> bytes:
+    raw = bytes.fromhex(value)  # as the admin API writes bytes in JSON
+    return raw if codec is None else await codec.decode(raw)
 
 
 async def _orchestration(admin: AdminClient, saga_id: str, service: str | None) -> dict[str, Any]:

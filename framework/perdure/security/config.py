@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from perdure.durations import refuse_scaled_time
 from perdure.errors import ConfigurationError
 from perdure.security.codec import SecretBoxCodec
 from perdure.security.keys import PublicKey
-from perdure.security.secrets import KNOWN_PUBLIC_KEYS, SecretFiles, refuse_default_secrets
+from perdure.security.secrets import KNOWN_PUBLIC_KEYS, SettingsWithSecretFiles, refuse_default_secrets
 
 __all__ = ["Network", "SecurityConfig", "ValidationMode"]
 
@@ -82,7 +82,7 @@ Networks: TypeAlias = Annotated[
 _LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
-class SecurityConfig(BaseSettings):
+class SecurityConfig(SettingsWithSecretFiles):
     """Security settings, for production unless said otherwise; each is also ``PERDURE_SECURITY_{NAME}``.
 
     Lists are texts with commas between in the environment.
@@ -119,18 +119,6 @@ class SecurityConfig(BaseSettings):
     metrics_networks: Networks = _LOOPBACK
     metrics_token: SecretStr | None = None
     encryption_keys_file: Path | None = None
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings gives it by name
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments, then the environment, then files that the environment names."""
-        return init_settings, env_settings, SecretFiles(settings_cls)
 
     @classmethod
     def development(cls, **settings: Any) -> SecurityConfig:

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from perdure.errors import ConfigurationError
 
-__all__ = ["SecretFiles", "refuse_default_secrets"]
+__all__ = ["SecretFiles", "SettingsWithSecretFiles", "refuse_default_secrets"]
 
 _KNOWN: Final = frozenset(
     {
@@ -43,20 +43,36 @@ class SecretFiles(PydanticBaseSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return a field's value from its file, or None."""
-        path = os.environ.get(f"{self._prefix}{field_name}_FILE".upper())
+        named = field.validation_alias if isinstance(field.validation_alias, str) else f"{self._prefix}{field_name}"
+        variable = f"{named}_FILE".upper()
+        path = os.environ.get(variable)
         if not path or SecretStr not in (field.annotation, *getattr(field.annotation, "__args__", ())):
             return None, field_name, False
         try:
             return Path(path).read_text().strip(), field_name, False
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(
-                f"{self._prefix}{field_name}_FILE".upper() + f": {path} can't be read: {error}"
-            ) from error
+            raise ConfigurationError(f"{variable}: {path} can't be read: {error}") from error
 
     def __call__(self) -> dict[str, Any]:
         """Return all values that come from files."""
         found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in found.items() if value is not None}
+
+
+class SettingsWithSecretFiles(BaseSettings):
+    """Settings whose secrets may come from files: see `SecretFiles`. Arguments win, then the environment, then files."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings gives it by name
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the environment, then files that the environment names."""
+        return init_settings, env_settings, SecretFiles(settings_cls)
 
 
 def refuse_default_secrets(secrets: Mapping[str, SecretStr | str | None]) -> None:

@@ -15,6 +15,7 @@ from logging import shutdown as shutdown_logging
 from typing import Any, NoReturn, cast
 
 from perdure.errors import ConfigurationError
+from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
 from perdure.ports import ensure_free
@@ -70,6 +71,7 @@ def serve(
         ends the process with code 0, or 1 when the server failed. ``atexit`` hooks don't run; clean up in `lifespan`.
     """
     configure_logging(logging)
+    watch_levels()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             configure_tracing(_process_name(services))

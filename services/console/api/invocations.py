@@ -89,7 +89,7 @@ async def show_schedule(name: ScheduleName, _: Viewer, engine: EngineOf) -> Sche
 
 @router.post("/schedules/{name}/{steer}", operation_id="steer_schedule", tags=["schedules"])
 async def steer_schedule(
-    name: ScheduleName, steer: ScheduleSteer, what: Steering, signed_in: Operator, engine: EngineOf
+    name: ScheduleName, steer: ScheduleSteer, what: Steering, signed_in: Operator, found: PartsOf
 ) -> ScheduleStatus:
     """Pause or resume a schedule, start a run of it now, or remove it."""
-    return await schedules.steer(engine, name, steer, actor=signed_in.person.name, reason=what.reason)
+    return await schedules.steer(found.engine, found.signer, signed_in, name, steer, reason=what.reason)

@@ -94,9 +94,9 @@ async def steer_schedule(
     steer: ScheduleSteer,
     request: Request,
     signed_in: Operator,
-    engine: EngineOf,
+    found: PartsOf,
     reason: ReasonText = "",
 ) -> Response:
     """Pause or resume a schedule, start a run of it now, or remove it."""
-    await schedules.steer(engine, name, steer, actor=signed_in.person.name, reason=reason)
+    await schedules.steer(found.engine, found.signer, signed_in, name, steer, reason=reason)
     return await done(request, signed_in, f"{_DONE[steer]} {name}", "/schedules")

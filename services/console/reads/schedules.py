@@ -15,7 +15,11 @@ from perdure.workflow.schedule.messages import (
     list_target,
     status_target,
 )
+from perdure.workflow.schedule.proofs import sign_act
 from services.console.engine import Engine
+from services.console.people.persons import utc_now
+from services.console.people.sessions import SignedIn
+from services.console.signing import Signer
 
 PAGE_SIZE: Final = 50
 ScheduleSteer = Literal["pause", "resume", "trigger", "remove"]
@@ -47,17 +51,23 @@ async def one(engine: Engine, name: str) -> ScheduleStatus:
     return await engine.call(status_target, key=name)
 
 
-async def steer(engine: Engine, name: str, what: ScheduleSteer, *, actor: str, reason: str) -> ScheduleStatus:
-    """Pause or resume a schedule, start a run of it now, or remove it.
+async def steer(
+    engine: Engine, signer: Signer, signed_in: SignedIn, name: str, what: ScheduleSteer, *, reason: str
+) -> ScheduleStatus:
+    """Pause or resume a schedule, start a run of it now, or remove it, signed for who is signed in.
 
     Args:
         engine: The engine.
+        signer: Signs.
+        signed_in: Who does it.
         name: The schedule.
         what: What to do.
-        actor: Who does it.
         reason: Why.
 
     Raises:
         ConsoleError: It was refused, or nobody answers.
     """
-    return await engine.call(act_target(ScheduleAct(what)), ScheduleActRequest(actor=actor, reason=reason), key=name)
+    act = ScheduleAct(what)
+    proof = sign_act(signer.key(signed_in), act, await one(engine, name), reason=reason, at=utc_now())
+    request = ScheduleActRequest(actor=signed_in.person.name, reason=reason, proof=proof)
+    return await engine.call(act_target(act), request, key=name)

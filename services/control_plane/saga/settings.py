@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
@@ -10,6 +11,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from perdure.saga.sentinel import SentinelConfig
 from perdure.security.codec import codec_from_environment
+from perdure.security.keys import PrivateKey
 from services.control_plane.settings import ControlPlaneSettings
 
 
@@ -22,7 +24,8 @@ class SagaServiceSettings(ControlPlaneSettings):
         sentinel_interval: How often the sentinel looks.
         sentinel_grace: How long an ended orchestration is left alone before it is rolled back.
         sentinel_paused_limit: How long an orchestration may be paused before it is killed and rolled back.
-        sentinel_webhook_url: Told of each lost saga with a POST of JSON; nobody when left out.
+        sentinel_webhook_url: Told of trouble and of lost sagas with a POST of JSON; nobody when left out.
+        sentinel_webhook_key_file: Private key (`perdure keys new`) that signs what it is told; unsigned when left out.
         schedule_targets: Which handlers may be scheduled, as patterns of ``Service/handler`` with commas between. A
             schedule starts handlers that are private on the ingress, too, and whoever reaches the ingress can set one.
     """
@@ -36,6 +39,7 @@ class SagaServiceSettings(ControlPlaneSettings):
     sentinel_grace: timedelta = timedelta(seconds=5)
     sentinel_paused_limit: timedelta = timedelta(hours=1)
     sentinel_webhook_url: str | None = None
+    sentinel_webhook_key_file: Path | None = None
     schedule_targets: Annotated[tuple[str, ...], NoDecode] = ("Trips/run",)
 
     @field_validator("schedule_targets", mode="before")
@@ -47,7 +51,7 @@ class SagaServiceSettings(ControlPlaneSettings):
         """Return where the sentinel looks, and when it acts.
 
         Raises:
-            ConfigurationError: The keys of the journal can't be read.
+            ConfigurationError: The keys of the journal, or the webhook's, can't be read.
         """
         return SentinelConfig(
             admin_url=self.admin_url,
@@ -56,5 +60,8 @@ class SagaServiceSettings(ControlPlaneSettings):
             grace=self.sentinel_grace,
             paused_limit=self.sentinel_paused_limit,
             webhook_url=self.sentinel_webhook_url,
+            webhook_key=None
+            if self.sentinel_webhook_key_file is None
+            else PrivateKey.load(self.sentinel_webhook_key_file),
             codec=codec_from_environment(),
         )

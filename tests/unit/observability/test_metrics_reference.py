@@ -43,8 +43,9 @@ def test_a_counter_keeps_no_more_sets_of_labels_apart_than_it_should():
         "metric = m.CounterMetric('perdure.test.bounded', 'For this test.', ('name',))\n"
         "for number in range(m.MOST_LABEL_SETS + 500): metric.count(name=f'name {number}')\n"
         "m.export_to_prometheus()\n"
-        "lines = [l for l in m.prometheus_text()[0].decode().splitlines() if l.startswith('perdure_test_bounded_total')]\n"
-        "print(len(lines), [l.split()[-1] for l in lines if 'other' in l])\n"
+        "text = m.prometheus_text()[0].decode()\n"
+        "lines = [line for line in text.splitlines() if line.startswith('perdure_test_bounded_total')]\n"
+        "print(len(lines), [line.split()[-1] for line in lines if 'other' in line])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1001 ['500.0']"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, overload
 
 import restate
@@ -14,6 +14,7 @@ from perdure import _sdk
 from perdure.clients import NO_REQUEST, ObjectClient
 from perdure.errors import ConfigurationError
 from perdure.ingress import IngressClient
+from perdure.security.acts import ActorKey
 from perdure.serdes import invalid_input, serde_for
 from perdure.targets import Target, target_of
 from perdure.workflow.schedule.messages import (
@@ -21,15 +22,18 @@ from perdure.workflow.schedule.messages import (
     ScheduleAct,
     ScheduleActRequest,
     ScheduleListRequest,
+    ScheduleOrder,
     SchedulePage,
     ScheduleRequest,
     ScheduleStatus,
     act_target,
     list_target,
+    order_target,
     set_target,
     status_target,
 )
 from perdure.workflow.schedule.plan import CatchUp, Overlap, ScheduledTarget
+from perdure.workflow.schedule.proofs import sign_act, sign_setting
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
@@ -40,19 +44,28 @@ class ScheduleClient:
 
     Args:
         via: The context of a handler, or an `IngressClient`.
-        actor: Who acts, for the trail; from a handler, the handler itself by default.
+        actor: Who acts, for the trail; from a handler, the handler itself by default, with a key, whose it is.
+        key: Over the ingress, the key of an operator, which acts are signed with. A handler needs none: what comes
+            from inside the engine is taken as it is.
 
     Raises:
-        ConfigurationError: Over the ingress, nobody is named as the actor.
+        ConfigurationError: Over the ingress, neither an actor nor a key is given; or a handler gives a key.
     """
 
-    def __init__(self, via: restate.Context | IngressClient, *, actor: str | None = None) -> None:
+    def __init__(
+        self, via: restate.Context | IngressClient, *, actor: str | None = None, key: ActorKey | None = None
+    ) -> None:
+        if not isinstance(via, IngressClient):
+            if key is not None:
+                raise ConfigurationError("ScheduleClient(ctx, key=...): a handler signs nothing; leave the key away")
+            actor = actor or str(_sdk.handler_info(via))
+        elif key is not None:
+            actor = key.actor
         if actor is None:
-            if isinstance(via, IngressClient):
-                raise ConfigurationError("ScheduleClient(ingress, actor=...): name who acts, for the trail")
-            actor = str(_sdk.handler_info(via))
+            raise ConfigurationError("ScheduleClient(ingress, actor=...): name who acts, for the trail, or give a key")
         self._via = via
         self._actor = actor
+        self._key = key
 
     @overload
     async def set(
@@ -136,6 +149,12 @@ class ScheduleClient:
             )
         except ValidationError as error:
             raise invalid_input(error) from error
+        if not isinstance(self._via, IngressClient):
+            order = ScheduleOrder(act=ScheduleAct.SET, actor=wanted.actor, reason=reason, spec=wanted.spec)
+            return await self._ask(order_target, order, name)
+        if self._key is not None:
+            proof = sign_setting(self._key, name, wanted.spec, reason=reason, at=_now())
+            wanted = wanted.model_copy(update={"proof": proof})
         return await self._ask(set_target, wanted, name)
 
     async def pause(self, name: str, *, reason: str = "") -> ScheduleStatus:
@@ -195,9 +214,18 @@ class ScheduleClient:
         return await self._ask(list_target, ScheduleListRequest(page=page, page_size=page_size), INDEX_KEY)
 
     async def _act(self, act: ScheduleAct, name: str, reason: str) -> ScheduleStatus:
-        return await self._ask(act_target(act), ScheduleActRequest(actor=self._actor, reason=reason), name)
+        actor, proof = self._actor, None
+        if not isinstance(self._via, IngressClient):
+            return await self._ask(order_target, ScheduleOrder(act=act, actor=actor, reason=reason), name)
+        if self._key is not None:
+            proof = sign_act(self._key, act, await self.status(name), reason=reason, at=_now())
+        return await self._ask(act_target(act), ScheduleActRequest(actor=actor, reason=reason, proof=proof), name)
 
     async def _ask(self, target: Target[I, O], request: I, key: str) -> O:
         if isinstance(self._via, IngressClient):
             return await self._via.call(target, request, key=key)
         return await ObjectClient(self._via, target, key).call(request)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

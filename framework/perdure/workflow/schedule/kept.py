@@ -23,6 +23,7 @@ from perdure.workflow.schedule.messages import (
     fire_target,
 )
 from perdure.workflow.schedule.plan import ScheduleSpec
+from perdure.workflow.schedule.proofs import Admitted
 
 TRAIL: Final = 50
 """How many acts are kept."""
@@ -109,14 +110,15 @@ class KeptSchedule:
         self.past = self.past.model_copy(update={"generation": self.past.generation + 1})
         await State(self.ctx, "past", Past).set(self.past)
 
-    async def note(self, act: ScheduleAct, actor: str, reason: str, now: datetime) -> None:
+    async def note(self, act: ScheduleAct, by: Admitted, now: datetime) -> None:
         """Write an act into the trail."""
         self.past = self.past.model_copy(update={"acts": self.past.acts + 1})
         await State(self.ctx, "past", Past).set(self.past)
-        entry = ScheduleTrailEntry(number=self.past.acts, at=now, actor=actor, act=act, reason=reason)
+        number = self.past.acts
+        entry = ScheduleTrailEntry(number=number, at=now, actor=by.actor, act=act, reason=by.reason, proof=by.proof)
         trail = _trail(self.ctx)
         await trail.set([entry, *await trail.get()][:TRAIL])
-        log.info("schedule.act", schedule=self.name, act=act, actor=actor, reason=reason)
+        log.info("schedule.act", schedule=self.name, act=act, actor=by.actor, reason=by.reason)
 
     def send_firing(self, now: datetime) -> None:
         """Send the next firing on its way.

@@ -9,6 +9,7 @@ from typing import Annotated, Final, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from perdure.people import Person
+from perdure.security.acts import SignedAct
 from perdure.targets import Target
 from perdure.workflow.schedule.plan import ScheduledTarget, ScheduleSpec
 
@@ -75,17 +76,19 @@ class ScheduleRequest(ScheduleSpec):
     Args:
         actor: Who sets it; written into the trail.
         reason: Why.
+        proof: The actor's signature, see `perdure.workflow.schedule.proofs`; needed where acts must be signed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     actor: Person
     reason: Reason = ""
+    proof: SignedAct | None = None
 
     @property
     def spec(self) -> ScheduleSpec:
         """The schedule alone."""
-        return ScheduleSpec.model_validate(self.model_dump(exclude={"actor", "reason"}))
+        return ScheduleSpec.model_validate(self.model_dump(exclude={"actor", "reason", "proof"}))
 
 
 class ScheduleActRequest(_Input):
@@ -94,10 +97,28 @@ class ScheduleActRequest(_Input):
     Args:
         actor: Who.
         reason: Why.
+        proof: The actor's signature, see `perdure.workflow.schedule.proofs`; needed where acts must be signed.
     """
 
     actor: Person
     reason: Reason = ""
+    proof: SignedAct | None = None
+
+
+class ScheduleOrder(_Input):
+    """What a handler does to a schedule, from inside the engine, where nobody has to prove who they are.
+
+    Args:
+        act: What.
+        actor: The handler, or for whom it acts.
+        reason: Why.
+        spec: With ``set``: the schedule.
+    """
+
+    act: ScheduleAct
+    actor: Person
+    reason: Reason = ""
+    spec: ScheduleSpec | None = None
 
 
 class ScheduledRun(_Kept):
@@ -151,6 +172,7 @@ class ScheduleTrailEntry(_Kept):
         actor: Who.
         act: What.
         reason: Why.
+        proof: The signature that proved who it was; None for an act that was taken unsigned.
     """
 
     number: int
@@ -158,6 +180,7 @@ class ScheduleTrailEntry(_Kept):
     actor: str
     act: ScheduleAct
     reason: str = ""
+    proof: SignedAct | None = None
 
 
 class ScheduleStatus(_Kept):
@@ -282,6 +305,7 @@ status_target: Target[None, ScheduleStatus] = Target("Schedules", "status", _NOT
 list_target: Target[ScheduleListRequest, SchedulePage] = Target(
     "ScheduleIndex", "list", ScheduleListRequest, SchedulePage
 )
+order_target: Target[ScheduleOrder, ScheduleStatus] = Target("Schedules", "order", ScheduleOrder, ScheduleStatus)
 fire_target: Target[Firing, None] = Target("Schedules", "fire", Firing, _NOTHING)
 report_target: Target[RunReport, None] = Target("Schedules", "report", RunReport, _NOTHING)
 put_target: Target[str, None] = Target("ScheduleIndex", "put", str, _NOTHING)

@@ -8,7 +8,7 @@ the schedule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
@@ -36,6 +36,7 @@ from perdure.workflow.schedule.messages import (
     ScheduleActRequest,
     ScheduleCounts,
     ScheduledRun,
+    ScheduleOrder,
     ScheduleRequest,
     ScheduleStatus,
     drop_target,
@@ -45,6 +46,7 @@ from perdure.workflow.schedule.messages import (
     run_target,
 )
 from perdure.workflow.schedule.plan import MOST_AT_ONCE, Decision, Overlap, ScheduleSpec, decide, next_after, stamp
+from perdure.workflow.schedule.proofs import Admitted, admit, shown_schedule, shown_setting
 
 RECENT: Final = 20
 """How many ended runs a status shows."""
@@ -87,14 +89,11 @@ async def _status(ctx: restate.ObjectSharedContext) -> ScheduleStatus:
     return await (await KeptSchedule.read(ctx)).status()
 
 
-async def _set(targets: Sequence[str], ctx: restate.ObjectContext, request: ScheduleRequest) -> ScheduleStatus:
-    _check_name(ctx.key())
-    _check_target(request.spec, targets)
-    schedule, spec = await KeptSchedule.read(ctx), request.spec
+async def _set(schedule: KeptSchedule, spec: ScheduleSpec, by: Admitted) -> ScheduleStatus:
     if schedule.exists and schedule.spec == spec:
         return await schedule.status()
-    first = await _decided(ctx, partial(_first, spec, None))
-    await ObjectClient(ctx, put_target, INDEX_KEY).call(schedule.name)
+    first = await _decided(schedule.ctx, partial(_first, spec, None))
+    await ObjectClient(schedule.ctx, put_target, INDEX_KEY).call(schedule.name)
     head = Head(anchor=first.now, created_at=first.now, updated_at=first.now)
     if schedule.exists:
         head = schedule.head
@@ -103,7 +102,7 @@ async def _set(targets: Sequence[str], ctx: restate.ObjectContext, request: Sche
         elif head.next_at is not None:  # or one that is set anew again and again would never fire
             first = first.model_copy(update={"next_at": head.next_at})
     await _restart(schedule, spec, head, first)
-    await schedule.note(ScheduleAct.SET, request.actor, request.reason, first.now)
+    await schedule.note(ScheduleAct.SET, by, first.now)
     return await schedule.status()
 
 
@@ -115,37 +114,34 @@ async def _restart(schedule: KeptSchedule, spec: ScheduleSpec, head: Head, first
     schedule.send_firing(first.now)
 
 
-async def _pause(ctx: restate.ObjectContext, request: ScheduleActRequest) -> ScheduleStatus:
+async def _pause(schedule: KeptSchedule, by: Admitted) -> ScheduleStatus:
     """Let a schedule fire no more until it is resumed. Runs that are going on go on."""
-    schedule = await KeptSchedule.read(ctx)
     if schedule.head.paused:
         return await schedule.status()
-    now = await Time(ctx).now()
+    now = await Time(schedule.ctx).now()
     await _restart(schedule, schedule.spec, schedule.head.model_copy(update={"paused": True}), Decision(now=now))
-    await schedule.note(ScheduleAct.PAUSE, request.actor, request.reason, now)
+    await schedule.note(ScheduleAct.PAUSE, by, now)
     return await schedule.status()
 
 
-async def _resume(ctx: restate.ObjectContext, request: ScheduleActRequest) -> ScheduleStatus:
+async def _resume(schedule: KeptSchedule, by: Admitted) -> ScheduleStatus:
     """Let a paused schedule fire again; what fell into the pause is not caught up.
 
     One that is not paused begins anew: its next firing is sent again, and runs it believes to be going on are
     forgotten. That mends a schedule whose firing, or the watching of whose run, somebody killed.
     """
-    schedule = await KeptSchedule.read(ctx)
     spec, head = schedule.spec, schedule.head
-    first = await _decided(ctx, partial(_first, spec, head.anchor))
+    first = await _decided(schedule.ctx, partial(_first, spec, head.anchor))
     if not head.paused:
         lost = [each.model_copy(update={"state": RunState.UNKNOWN, "ended_at": first.now}) for each in head.active]
         head = head.model_copy(update={"active": [], "recent": [*reversed(lost), *head.recent][:RECENT]})
     await _restart(schedule, spec, head.model_copy(update={"paused": False}), first)
-    await schedule.note(ScheduleAct.RESUME, request.actor, request.reason, first.now)
+    await schedule.note(ScheduleAct.RESUME, by, first.now)
     return await schedule.status()
 
 
-async def _trigger(ctx: restate.ObjectContext, request: ScheduleActRequest) -> ScheduleStatus:
+async def _trigger(schedule: KeptSchedule, by: Admitted) -> ScheduleStatus:
     """Start a run now, paused or not; the next firing stays as it is."""
-    schedule = await KeptSchedule.read(ctx)
     spec, head = schedule.spec, schedule.head
     if _is_busy(spec, head):
         raise Conflict(
@@ -153,23 +149,30 @@ async def _trigger(ctx: restate.ObjectContext, request: ScheduleActRequest) -> S
             f"(overlap: {spec.overlap}); wait for it, or cancel {head.active[0].invocation_id or 'it'}",
             metadata={"run": head.active[0].id},
         )
-    now = await Time(ctx).now()
+    now = await Time(schedule.ctx).now()
     head = await _start(schedule, head, now, RunCause.TRIGGER, now)
     await schedule.write(spec, head.model_copy(update={"updated_at": now}))
-    await schedule.note(ScheduleAct.TRIGGER, request.actor, request.reason, now)
+    await schedule.note(ScheduleAct.TRIGGER, by, now)
     return await schedule.status()
 
 
-async def _remove(ctx: restate.ObjectContext, request: ScheduleActRequest) -> ScheduleStatus:
+async def _remove(schedule: KeptSchedule, by: Admitted) -> ScheduleStatus:
     """Remove a schedule, and return it as it was. Runs that are going on go on."""
-    schedule = await KeptSchedule.read(ctx)
     status = await schedule.status()
-    now = await Time(ctx).now()
+    now = await Time(schedule.ctx).now()
     await schedule.begin_generation()
-    await schedule.note(ScheduleAct.REMOVE, request.actor, request.reason, now)
+    await schedule.note(ScheduleAct.REMOVE, by, now)
     await schedule.clear()
-    await ObjectClient(ctx, drop_target, INDEX_KEY).call(schedule.name)
+    await ObjectClient(schedule.ctx, drop_target, INDEX_KEY).call(schedule.name)
     return status
+
+
+_STEERS: Final[dict[ScheduleAct, Callable[[KeptSchedule, Admitted], Awaitable[ScheduleStatus]]]] = {
+    ScheduleAct.PAUSE: _pause,
+    ScheduleAct.RESUME: _resume,
+    ScheduleAct.TRIGGER: _trigger,
+    ScheduleAct.REMOVE: _remove,
+}
 
 
 async def _fire(ctx: restate.ObjectContext, firing: Firing) -> None:
@@ -303,14 +306,39 @@ def build_schedules(targets: Sequence[str]) -> restate.VirtualObject:
 
     async def set_schedule(ctx: restate.ObjectContext, request: ScheduleRequest) -> ScheduleStatus:
         """Create or replace a schedule. A paused one stays paused; one equal to what is there stays as it is."""
-        return await _set(allowed, ctx, request)
+        spec = request.spec
+        _check_name(ctx.key())
+        _check_target(spec, allowed)
+        schedule = await KeptSchedule.read(ctx)
+        return await _set(schedule, spec, await admit(ctx, ScheduleAct.SET, request, shown_setting(spec)))
+
+    async def order(ctx: restate.ObjectContext, wanted: ScheduleOrder) -> ScheduleStatus:
+        """Do what a handler wants: what comes from inside the engine needs no proof."""
+        by = Admitted(wanted.actor, wanted.reason)
+        if wanted.act is not ScheduleAct.SET:
+            return await _STEERS[wanted.act](await KeptSchedule.read(ctx), by)
+        if wanted.spec is None:
+            raise InvalidInput("spec: to set a schedule, say which", metadata={"field": "spec"})
+        _check_name(ctx.key())
+        _check_target(wanted.spec, allowed)
+        return await _set(await KeptSchedule.read(ctx), wanted.spec, by)
 
     schedules = restate.VirtualObject("Schedules", description="Starts handlers at planned times, durably.")
     handler(schedules, "exclusive", name="set", ingress_private=False)(set_schedule)
-    for function, act in ((_pause, ScheduleAct.PAUSE), (_resume, ScheduleAct.RESUME), (_trigger, ScheduleAct.TRIGGER)):
-        handler(schedules, "exclusive", name=act.value, ingress_private=False)(function)
-    handler(schedules, "exclusive", name=ScheduleAct.REMOVE.value, ingress_private=False)(_remove)
+    for act in _STEERS:
+        handler(schedules, "exclusive", name=act.value, ingress_private=False)(_steering(act))
     handler(schedules, "shared", name="status", ingress_private=False)(_status)
+    handler(schedules, "exclusive", name="order", ingress_private=True)(order)
     handler(schedules, "exclusive", name="fire", ingress_private=True)(_fire)
     handler(schedules, "exclusive", name="report", ingress_private=True)(_report)
     return schedules
+
+
+def _steering(act: ScheduleAct) -> Callable[[restate.ObjectContext, ScheduleActRequest], Awaitable[ScheduleStatus]]:
+    async def steer(ctx: restate.ObjectContext, request: ScheduleActRequest) -> ScheduleStatus:
+        schedule = await KeptSchedule.read(ctx)
+        shown = shown_schedule(schedule.spec, schedule.past.generation)
+        return await _STEERS[act](schedule, await admit(ctx, act, request, shown))
+
+    steer.__doc__ = _STEERS[act].__doc__
+    return steer

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Restores a backup into a platform without data, and starts it:   deploy/backup/restore.sh FOLDER
+#
+# It refuses where the engine has data already: `docker compose down --volumes` forgets all of it. What was under way
+# when the backup was made goes on. What happened since is gone; a client that sends its order again, under the same
+# trip id, gets the trip then.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+[ $# -eq 1 ] || { echo "usage: $0 FOLDER" >&2; exit 2; }
+case $1 in /*) folder=$1 ;; *) folder=$OLDPWD/$1 ;; esac
+(cd "$folder" && sha256sum --quiet --check SHA256SUMS) || { echo "$folder is no whole backup" >&2; exit 1; }
+
+quietly() { "$@" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }; }
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# The folders of the secrets first: a password that is made anew would not fit the keys that were in use.
+quietly docker compose build
+held=$(docker compose run --rm --no-deps -T --entrypoint ls restate -A /restate-data 2>"$log") || { cat "$log" >&2; exit 1; }
+[ -z "$held" ] || { echo "the engine has data already; to forget all of it: docker compose down --volumes" >&2; exit 1; }
+quietly docker compose run --rm --no-deps -T --entrypoint tar secrets -C /secrets -xf - <"$folder/secrets.tar"
+quietly docker compose run --rm --no-deps -T --entrypoint tar restate -C /restate-data -xf - <"$folder/restate.tar"
+quietly docker compose up --detach --wait --no-build postgres
+quietly docker compose exec -T postgres pg_restore --username perdure --dbname perdure --clean --if-exists --no-owner \
+  --single-transaction <"$folder/database.dump"
+quietly docker compose up --detach --wait --no-build
+echo "restored from $folder, and started"

@@ -1,0 +1,106 @@
+"""Makes dashboards/*.json out of `panels.py`: python deploy/grafana/build.py [--check].
+
+With --check nothing is written: it says which files differ from what would be, and exits 1 if any does.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from grafana_foundation_sdk.builders import common, prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import dashboard as dashboards
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, SortOrder, TooltipDisplayMode
+from grafana_foundation_sdk.models.dashboard import (
+    DataSourceRef,
+    Threshold,
+    ThresholdsMode,
+    VariableRefresh,
+    VariableSort,
+)
+from panels import DASHBOARDS, Dashboard, Panel
+
+FOLDER = Path(__file__).parent / "dashboards"
+_SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
+
+
+def built(dashboard: Dashboard) -> str:
+    """Return a dashboard's JSON.
+
+    Args:
+        dashboard: What it shows.
+    """
+    builder = (
+        dashboards.Dashboard(dashboard.title)
+        .uid(dashboard.uid)
+        .tags(list(dashboard.tags))
+        .readonly()
+        .refresh("10s")
+        .time("now-1h", "now")
+        .timezone("browser")
+    )
+    if dashboard.by_service:
+        builder = builder.with_variable(
+            dashboards.QueryVariable("service")
+            .label("Service")
+            .query("label_values(perdure_invocations_total, service)")
+            .datasource(_SOURCE)
+            .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .sort(VariableSort.ALPHABETICAL_ASC)
+            .multi(True)
+            .include_all(True)
+        )
+    for number, panel in enumerate(dashboard.panels, 1):
+        builder = builder.with_panel(_panel(panel).id(number))
+    return JSONEncoder(sort_keys=True, indent=2).encode(builder.build()) + "\n"
+
+
+def _panel(panel: Panel) -> Any:
+    made: Any = stat.Panel() if panel.single else _graph()
+    made = made.title(panel.title).description(panel.meaning).unit(panel.unit).datasource(_SOURCE)
+    made = made.height(4).span(6) if panel.single else made.height(8).span(12)
+    if panel.single:
+        steps = [Threshold(value=None, color="green")]
+        if panel.red_above is not None:
+            steps.append(Threshold(value=panel.red_above, color="red"))
+        made = made.thresholds(dashboards.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
+        made = made.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    for letter, (legend, expression) in zip(ascii_uppercase, panel.queries.items(), strict=False):
+        query = prometheus.Dataquery().expr(expression).datasource(_SOURCE).ref_id(letter)
+        made = made.with_target(query.legend_format(legend) if legend else query)
+    return made
+
+
+def _graph() -> Any:
+    legend = common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
+    legend = legend.placement(LegendPlacement.BOTTOM).calcs([])
+    tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
+    return timeseries.Panel().fill_opacity(10).min(0).legend(legend).tooltip(tooltip)
+
+
+def main(check: bool) -> int:
+    """Write the files, or compare them; return the exit code.
+
+    Args:
+        check: Only compare.
+    """
+    wanted = {FOLDER / f"{each.uid}.json": built(each) for each in DASHBOARDS}
+    there = set(FOLDER.glob("*.json"))
+    differing = [path for path, text in wanted.items() if path not in there or path.read_text() != text]
+    differing += sorted(there - set(wanted))
+    if check:
+        for path in differing:
+            sys.stdout.write(f"{path.name} is not what deploy/grafana/panels.py says: make reference\n")
+        return 1 if differing else 0
+    for path in there - set(wanted):
+        path.unlink()
+    for path, text in wanted.items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

@@ -1,0 +1,37 @@
+"""`perdure-platform`, as its processes are started: a service pays for nothing that only people's commands need.
+
+`serve` is most of what a container does, and the whole command line costs it a second of CPU before it begins.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from perdure.errors import PerdureError
+
+
+def main() -> None:
+    """Run the command line; ``serve NAME`` without loading the rest of it."""
+    arguments = sys.argv[1:]
+    if len(arguments) == 2 and arguments[0] == "serve" and not arguments[1].startswith("-"):
+        sys.exit(_serve(arguments[1]))
+    from services.cli import app  # noqa: PLC0415 - this is what is not to be loaded above
+
+    app()
+
+
+def _serve(name: str) -> int:
+    from services.launcher.secret_files import read_environment_files  # noqa: PLC0415 - as above
+    from services.launcher.serve import serve  # noqa: PLC0415
+
+    try:
+        read_environment_files(os.environ)
+        return serve(name)
+    except PerdureError as error:
+        sys.stderr.write(f"perdure-platform: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    main()

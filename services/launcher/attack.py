@@ -1,0 +1,101 @@
+"""`perdure-platform attack`: every attack of the table, on a platform of its own with all its defences up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from rich.table import Table
+
+from perdure.engine import LocatedEngine
+from services.launcher.attacks import Outcome, attack_all
+from services.launcher.defended import Defended, defended_environment
+from services.launcher.interrupts import Interrupted, Interrupts, raising_interrupts
+from services.launcher.platform import Platform
+from services.launcher.run import find_engine
+from services.launcher.settings import PlatformSettings
+from services.launcher.terminal import Terminal
+from services.launcher.topology import Topology
+
+
+def attack(settings: PlatformSettings, terminal: Terminal) -> int:
+    """Try every attack on fresh data and free ports, and show how each was answered.
+
+    Args:
+        settings: Where npm's restate-server is, or goes.
+        terminal: Where to show it.
+
+    Returns:
+        The exit code: 0 when all were refused and nothing was changed, 1 when not, 128 and the signal's number when it
+        was stopped.
+
+    Raises:
+        PerdureError: The platform can't be run. Its data and logs are kept.
+    """
+    try:
+        with raising_interrupts():
+            engine = find_engine(Topology.from_settings(settings).engine_dir, terminal)
+    except Interrupted as interrupt:
+        return interrupt.exit_code
+    home = Path(tempfile.mkdtemp(prefix="perdure-attack-"))
+    keep = True
+    try:
+        code = asyncio.run(_attack(Topology.on_free_ports(home, settings), engine, terminal))
+        keep = code == 1
+    finally:
+        if keep:
+            terminal.say(f"data and logs are kept in {home}")
+        else:
+            shutil.rmtree(home)
+    return code
+
+
+async def _attack(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
+    environment = defended_environment(topology, os.environ)
+    platform = Platform(topology, engine, tell=terminal.say, environment=environment, console=True)
+    interrupts = Interrupts()
+    with interrupts.listening():
+        try:
+            terminal.say("starting a platform: requests signed, acts signed, the journal encrypted")
+            await interrupts.unless_asked(platform.start())
+            outcomes = await interrupts.unless_asked(_attacked(platform))
+        except Interrupted as interrupt:
+            return interrupt.exit_code
+        finally:
+            await platform.stop(interrupts.hurry)
+    terminal.draw(_table(outcomes))
+    through = [each for each in outcomes if not each.refused]
+    if through:
+        terminal.say(f"{len(through)} of {len(outcomes)} attacks were NOT refused as they should be", "bold red")
+        return 1
+    terminal.say(f"all {len(outcomes)} attacks were refused, and nothing was changed", "bold green")
+    return 0
+
+
+async def _attacked(platform: Platform) -> list[Outcome]:
+    async with Defended.on(platform) as defended:
+        return await attack_all(defended)
+
+
+def _table(outcomes: list[Outcome]) -> Table:
+    table = Table(title="attacks")
+    for column in ("at", "what", "expected", "answer", "data", ""):
+        table.add_column(column, overflow="fold")
+    boundary = ""
+    for each in outcomes:
+        if boundary and boundary != each.attack.boundary:
+            table.add_section()
+        table.add_row(
+            "" if each.attack.boundary == boundary else each.attack.boundary,
+            each.attack.name,
+            each.attack.expected,
+            each.observed,
+            "as before" if each.unchanged else "CHANGED",
+            "refused" if each.refused else "GOT THROUGH",
+            style=None if each.refused else "bold red",
+        )
+        boundary = each.attack.boundary
+    return table

@@ -1,0 +1,246 @@
+"""A platform with all its defences up, and with people in it whom an attacker would like to be."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Self
+from uuid import uuid4
+
+import httpx
+from sqlalchemy import Table as SqlTable
+from sqlalchemy import select
+
+from perdure.approvals.messages import ApprovalStatus
+from perdure.approvals.targets import approval_status
+from perdure.errors import IngressError
+from perdure.saga.messages import DeadLetter, DeadLetterPage, ListRequest
+from perdure.saga.plan import Outcome
+from perdure.security import ActorKey, PrivateKey, Role, mint_link, new_encryption_key
+from perdure.security.codec import ENCRYPTION_KEYS_FILE
+from perdure.targets import Target
+from services.console.people.api_keys import ApiKeys
+from services.console.people.database import Database as ConsoleDatabase
+from services.console.people.passwords import Passwords
+from services.console.people.persons import Persons
+from services.console.people.sessions import Sessions
+from services.console.settings import ConsoleSettings
+from services.data_plane.database import Database
+from services.data_plane.tables import Base
+from services.launcher.booking import new_trip_id
+from services.launcher.dead_letter_scenarios import HOTEL
+from services.launcher.orders import order
+from services.launcher.platform import Platform
+from services.launcher.stage import Stage, StageError, stage_environment
+from services.launcher.topology import Topology
+
+MAX_BODY: Final = 64 * 1024
+"""How much the gateway takes here."""
+
+BODY_WITHIN: Final = timedelta(seconds=1)
+"""How long the gateway waits for a body here."""
+
+_WITHIN: Final = 20.0
+_LETTERS: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+
+ADA, GRACE, OLGA, VERA = "ada@example.com", "grace@example.com", "olga@example.com", "vera@example.com"
+
+PEOPLE: Final[Mapping[str, tuple[Role, ...]]] = {
+    ADA: (Role.APPROVER,),  # who travels, and would approve it
+    GRACE: (Role.APPROVER,),
+    OLGA: (Role.OPERATOR,),
+    VERA: (Role.VIEWER,),
+}
+
+
+def defended_environment(topology: Topology, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what processes are told: signed acts, an encrypted journal, and short limits at the gateway.
+
+    Args:
+        topology: Where the platform keeps things; the keys of its journal are made there.
+        environment: This process's environment.
+
+    Raises:
+        ConfigurationError: The keys can't be made.
+    """
+    keys = topology.keys_dir / "journal.keys"
+    keys.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    new_encryption_key(keys)
+    return {
+        **stage_environment(environment),
+        "PERDURE_ACTS": "signed",
+        ENCRYPTION_KEYS_FILE: str(keys),
+        "PERDURE_CONSOLE_GATEWAY_MAX_BODY": str(MAX_BODY),
+        "PERDURE_CONSOLE_GATEWAY_BODY_WITHIN": f"PT{BODY_WITHIN.total_seconds():g}S",
+    }
+
+
+@dataclass
+class Defended:
+    """A running platform, seen by an attacker who knows a lot. Open it with `on`.
+
+    Args:
+        stage: The platform.
+        http: Connections of the attacker's.
+        waiting: A trip of ada's that waits for an approval.
+        letter: A dead letter.
+        link: A link to decide another approval, which was used already.
+        linked: That approval.
+        api_key: A key that may book trips and ask for their status, and nothing else.
+        sessions: Sessions' tokens, by person.
+        keys: Keys that sign acts, by person.
+        engine_key: What the engine signs its requests with.
+    """
+
+    stage: Stage
+    http: httpx.AsyncClient
+    waiting: str
+    letter: DeadLetter
+    link: str
+    linked: str
+    api_key: str
+    sessions: Mapping[str, str]
+    keys: Mapping[str, ActorKey]
+    engine_key: PrivateKey
+    _database: Database = field(repr=False)
+
+    @classmethod
+    @asynccontextmanager
+    async def on(cls, platform: Platform) -> AsyncIterator[Self]:
+        """Open one on a platform that was started with `defended_environment` and a console.
+
+        Args:
+            platform: The running platform.
+
+        Raises:
+            PerdureError: A trip didn't come to where it should.
+        """
+        topology = platform.topology
+        issuer = PrivateKey.load(topology.keys_dir / "console-issuer.pem")
+        now = datetime.now(UTC)
+        keys = {
+            person: ActorKey.issue(issuer, actor=person, roles=roles, groups=(), lifetime=timedelta(hours=1), now=now)
+            for person, roles in PEOPLE.items()
+        }
+        api_key, sessions = await _people(topology)
+        database = Database(topology.database_url)
+        try:
+            async with Stage.on(platform) as stage, httpx.AsyncClient(trust_env=False, timeout=30) as http:
+                waiting, linked = await _waiting(stage), await _waiting(stage)
+                link = await _used_link(stage, topology, linked)
+                yield cls(
+                    stage=stage,
+                    http=http,
+                    waiting=waiting,
+                    letter=await _dead_letter(stage),
+                    link=link,
+                    linked=linked,
+                    api_key=api_key,
+                    sessions=sessions,
+                    keys=keys,
+                    engine_key=PrivateKey.load(topology.identity_key_file),
+                    _database=database,
+                )
+        finally:
+            await database.dispose()
+
+    @property
+    def topology(self) -> Topology:
+        """Where everything is."""
+        return self.stage.platform.topology
+
+    async def approval(self) -> ApprovalStatus:
+        """Return the approval that is waited for."""
+        return await self.stage.ingress.call(approval_status, key=self.waiting)
+
+    async def letter_now(self) -> DeadLetter:
+        """Return the dead letter, as it stands."""
+        return (await self.stage.ingress.call(_LETTERS, ListRequest(saga_id=self.letter.saga_id))).items[0]
+
+    def seal(self, body: bytes) -> bytes:
+        """Seal a body, as somebody does who got hold of the journal's keys.
+
+        Args:
+            body: The body.
+        """
+        codec = self.stage.platform.codec
+        return body if codec is None else codec.encode(body)
+
+    async def standing(self) -> str:
+        """Return a digest of all that an attack must not change: the database, the approval and the dead letter."""
+        await self.stage.until_quiet()
+        digest = hashlib.sha256()
+        async with self._database.snapshot() as connection:
+            for table in Base.metadata.sorted_tables:
+                digest.update(repr(sorted(map(repr, await connection.execute(_everything(table))))).encode())
+        approval, letter = await self.approval(), await self.letter_now()
+        digest.update(repr((approval.status, approval.decisions)).encode())
+        digest.update(repr((letter.id, letter.redriven, letter.payload)).encode())
+        return digest.hexdigest()
+
+
+def _everything(table: SqlTable) -> Any:
+    return select(table)
+
+
+async def _people(topology: Topology) -> tuple[str, dict[str, str]]:
+    settings = ConsoleSettings(local_dir=topology.home)
+    database = ConsoleDatabase(settings.database)
+    try:
+        persons = Persons(database, Passwords())
+        sessions = Sessions(database, idle=settings.session_idle, length=settings.session_length)
+        tokens = {}
+        for person, roles in PEOPLE.items():
+            await persons.add(person, uuid4().hex, roles, by="the range")
+            tokens[person], _, _ = await sessions.begin(person, address="127.0.0.1", agent="the range")
+        secret, _ = await ApiKeys(database).add("shop", ["Trips/run", "Trips/status"], by="the range")
+    finally:
+        await database.dispose()
+    return secret, tokens
+
+
+async def _waiting(stage: Stage) -> str:
+    trip_id = new_trip_id()
+    await stage.send(trip_id, order(amount_minor=250_000))
+    await stage.until_step(trip_id, "approval")
+    give_up = time.monotonic() + _WITHIN
+    while True:
+        try:
+            await stage.ingress.call(approval_status, key=trip_id)
+        except IngressError as error:
+            if error.status_code != 404 or time.monotonic() > give_up:
+                raise
+        else:
+            return trip_id
+        await asyncio.sleep(0.02)
+
+
+async def _used_link(stage: Stage, topology: Topology, approval_id: str) -> str:
+    found = await stage.ingress.call(approval_status, key=approval_id)
+    token = mint_link(
+        PrivateKey.load(topology.keys_dir / "approval-links.pem"),
+        approval_id=approval_id,
+        person=GRACE,
+        payload_digest=found.payload_digest,
+        expires_at=datetime.now(UTC) + timedelta(hours=1),
+        nonce=uuid4().hex,
+    )
+    decide: Target[dict[str, Any], dict[str, Any]] = Target(
+        "Approvals", "decide_by_link", dict[str, Any], dict[str, Any]
+    )
+    await stage.ingress.call(decide, {"token": token, "approve": True}, key=approval_id)
+    if (answered := await stage.result(approval_id)) != "confirmed":
+        raise StageError(f"the trip {approval_id} was approved by a link, and then: {answered}")
+    return token
+
+
+async def _dead_letter(stage: Stage) -> DeadLetter:
+    trip_id = new_trip_id()
+    await stage.book(trip_id, order(hotel=HOTEL, account="acct-declined"))
+    await stage.until_rollback(trip_id, Outcome.NEEDS_ATTENTION)
+    return (await stage.ingress.call(_LETTERS, ListRequest(saga_id=trip_id))).items[0]

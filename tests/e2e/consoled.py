@@ -1,0 +1,167 @@
+"""A running platform with its console, and a browser to work in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
+
+from perdure.engine import LocatedEngine
+from services.launcher.scenarios import order
+from tests.e2e.launched import PROGRAM, Launched, environment, processes_of
+
+CHROMIUM = Path("/usr/bin/chromium")
+PASSWORD = "correct horse battery"  # noqa: S105 - of people who live as long as the test
+ADMINISTRATOR = "grace@example.com"  # ada travels, and can't decide about her own trips
+PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1280, "height": 800}
+
+expect.set_options(timeout=20_000)
+
+
+class Consoled:
+    """A platform with its console.
+
+    Args:
+        launched: The platform.
+    """
+
+    def __init__(self, launched: Launched) -> None:
+        self.launched = launched
+        self.url = f"http://127.0.0.1:{launched.env['PERDURE_CONSOLE_PORT']}"
+        self._http = httpx.Client(trust_env=False, timeout=30)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def run(self, *arguments: str, password: str = PASSWORD) -> subprocess.CompletedProcess[str]:
+        """Run a command of the console."""
+        return subprocess.run(
+            [PROGRAM, "console", *arguments],
+            env=dict(self.launched.env),
+            input=f"{password}\n",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def trip(self, trip_id: str, **changes: Any) -> None:
+        """Start a trip."""
+        body = order(**changes).model_dump(mode="json")
+        self._http.post(f"{self.launched.ingress}/Trips/{trip_id}/run/send", json=body).raise_for_status()
+
+    def phase(self, trip_id: str) -> str:
+        """Return where a trip stands."""
+        return str(self._http.post(f"{self.launched.ingress}/Trips/{trip_id}/status").json()["phase"])
+
+    def until(self, condition: Callable[[], bool], what: str, within: float = 20) -> None:
+        """Wait for something."""
+        deadline = time.monotonic() + within
+        while not condition():
+            assert time.monotonic() < deadline, f"within {within} s there was no {what}"
+            time.sleep(0.05)
+
+    def token(self, name: str = ADMINISTRATOR) -> str:
+        """Return a session's token of a person."""
+        answer = self._http.post(f"{self.url}/api/session", json={"name": name, "password": PASSWORD})
+        return str(answer.raise_for_status().json()["token"])
+
+    def api(self, method: str, path: str, *, by: str = ADMINISTRATOR, body: Any = None) -> httpx.Response:
+        """Ask the console's API as a person."""
+        headers = {"authorization": f"Bearer {self.token(by)}"}
+        return self._http.request(method, f"{self.url}{path}", json=body, headers=headers)
+
+
+@pytest.fixture(scope="session")
+def console(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consoled]:
+    """A platform whose console has an administrator, who is an approver and an operator too, and a viewer."""
+    home = tmp_path_factory.mktemp("console") / "platform"
+    env = {
+        **environment(home, engine.path),
+        "PERDURE_ORCHESTRATOR_UNDO_ATTEMPTS": "2",
+        "PERDURE_ORCHESTRATOR_UNDO_DELAY": "PT0.1S",
+        "PERDURE_ORCHESTRATOR_APPROVERS": f'["{ADMINISTRATOR}"]',
+    }
+    with Launched(home, env).up() as launched:
+        found = Consoled(launched)
+        try:
+            made = found.run(
+                "admin", "--name", ADMINISTRATOR, "--role", "approver", "--role", "operator", "--password-stdin"
+            )
+            assert made.returncode == 0, made.stderr
+            viewer = {"name": "vera@example.com", "password": PASSWORD, "roles": ["viewer"]}
+            assert found.api("POST", "/api/people", body=viewer).status_code == 201
+            yield found
+        finally:
+            found.close()
+    found.until(lambda: processes_of(home) == [], "end of all processes")
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    """Playwright, without any browser of its own."""
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """Debian's Chromium."""
+    if not CHROMIUM.exists():
+        pytest.fail(f"there is no {CHROMIUM}: `make browser` installs it")
+    # Chromium refuses to run as root in its sandbox, and CI is root.
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+    launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=sandbox)
+    yield launched
+    launched.close()
+
+
+@pytest.fixture
+def contexts(browser: Browser, console: Consoled) -> Iterator[Callable[..., BrowserContext]]:
+    """Makes browser windows that share nothing. What a page's scripts complain about fails the test."""
+    made: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def make(**options: Any) -> BrowserContext:
+        context = browser.new_context(base_url=console.url, viewport=options.pop("viewport", DESK), **options)
+        context.set_default_timeout(20_000)
+        context.on("weberror", lambda error: complaints.append(str(error.error)))
+        context.on(
+            "console",
+            lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None,
+        )
+        made.append(context)
+        return context
+
+    yield make
+    for context in made:
+        context.close()
+    assert complaints == []
+
+
+def sign_in(context: BrowserContext, name: str = ADMINISTRATOR) -> Page:
+    """Sign in with the keyboard, and return the page."""
+    page = context.new_page()
+    page.goto("/")
+    page.keyboard.type(name)  # the field has the focus
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/")
+    return page
+
+
+def keep(page: Page, name: str) -> Path:
+    """Keep a screenshot as an artefact."""
+    file = Path(__file__).parents[2] / ".local" / "screenshots" / f"{name}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(file))
+    return file

@@ -1,0 +1,34 @@
+"""A platform whose engine writes what it keeps as it is, and a search through it.
+
+Compressed, the engine's data would hide a text that nobody encrypted, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+from services.launcher.settings import PlatformSettings
+from services.launcher.topology import Topology
+
+_LEGIBLE = "rocksdb-disable-wal-compression = true\nrocksdb-disable-l0-l1-compression = true\n"
+
+
+def legible_topology(home: Path, *, tracing: str | None = None) -> Topology:
+    """Return a platform's topology on free ports, with an engine that compresses nothing, and sends spans if told."""
+    topology = Topology.on_free_ports(home, PlatformSettings())
+    config = home / "legible.toml"
+    traced = f'tracing-endpoint = "{tracing}"\n' if tracing else ""
+    config.write_text(_LEGIBLE + traced + topology.engine_config_file.read_text())
+    return dataclasses.replace(topology, engine_config_file=config)
+
+
+def found_in(folder: Path, texts: Iterable[str]) -> dict[str, list[str]]:
+    """Return the files of a folder, however deep, that hold a text, by text."""
+    contents = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        text: files
+        for text in texts
+        if (files := [path.name for path, content in contents.items() if text.encode() in content])
+    }

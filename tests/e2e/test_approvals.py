@@ -1,0 +1,240 @@
+"""Approvals on the running platform, where acts are signed: by command, by link, left alone, and after a kill -9."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+from sqlalchemy import select
+
+from perdure import AdminClient
+from perdure.approvals.messages import ApprovalStatus, LinkDecisionRequest
+from perdure.approvals.targets import approval_status, decide_by_link
+from perdure.engine import LocatedEngine
+from perdure.errors import IngressError
+from perdure.security import ActorKey, PrivateKey, Role
+from services.data_plane.database import Database
+from services.data_plane.notifications.model import ApprovalNoticeRow
+from services.launcher.booking import new_trip_id
+from services.launcher.orders import order
+from services.launcher.platform import Platform
+from services.launcher.settings import PlatformSettings
+from services.launcher.stage import Stage, stage_environment
+from services.launcher.topology import Topology
+from tests.support import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ADA, BOSS = "ada.lead@example.com", "boss@example.com"
+COSTLY = order(amount_minor=250_000)
+
+
+@dataclass
+class Office:
+    """A platform where acts are signed, and people with keys.
+
+    Args:
+        stage: The platform.
+        folder: Where the keys are.
+        forgotten: A trip that nobody is going to decide about.
+    """
+
+    stage: Stage
+    folder: Path
+    forgotten: str
+
+    async def perdure(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line against the platform."""
+        topology = self.stage.platform.topology
+        environment = {
+            **os.environ,
+            "PERDURE_INGRESS_URL": topology.ingress_url,
+            "PERDURE_ADMIN_URL": topology.admin_url,
+            "COLUMNS": "200",
+        }
+        command = [str(Path(sys.executable).with_name("perdure")), "approvals", *words]
+        return await asyncio.to_thread(
+            subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def key(self, name: str) -> str:
+        return str(self.folder / f"{name}.key")
+
+    async def waiting_trip(self) -> str:
+        """Book a trip over the limit; return its id once it waits for an approval."""
+        trip_id = new_trip_id()
+        await self.stage.send(trip_id, COSTLY)
+        await self.stage.until_step(trip_id, "approval")
+        await eventually(lambda: self.open(trip_id), what="an open approval")
+        return trip_id
+
+    async def open(self, trip_id: str) -> bool:
+        try:
+            return (await self.status(trip_id)).status == "open"
+        except IngressError as error:
+            if error.status_code != 404:
+                raise
+            return False
+
+    async def status(self, trip_id: str) -> ApprovalStatus:
+        return await self.stage.ingress.call(approval_status, key=trip_id)
+
+    async def verified(self, trip_id: str) -> None:
+        """Check with the command that a trail is as it was written."""
+        entries = len((await self.status(trip_id)).trail)
+        answer = await self.perdure("verify", trip_id)
+        assert (answer.returncode, answer.stdout) == (0, f"{entries} entries, chain intact\n")
+
+    async def notices(self, approval_id: str) -> dict[tuple[str, str], str]:
+        """Return what people were told of an approval: texts by kind and recipient."""
+        database = Database(self.stage.platform.topology.database_url)
+        try:
+            async with database.snapshot() as connection:
+                query = select(ApprovalNoticeRow.kind, ApprovalNoticeRow.recipient, ApprovalNoticeRow.text)
+                rows = await connection.execute(query.where(ApprovalNoticeRow.approval_id == approval_id))
+                return {(kind, recipient): text for kind, recipient, text in rows}
+        finally:
+            await database.dispose()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def office(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Office]:
+    folder = tmp_path_factory.mktemp("approvals")
+    issuer, links = PrivateKey.generate(), PrivateKey.generate()
+    links.save(folder / "links.pem")
+    for name, actor, who in [
+        ("ada", ADA, issuer),
+        ("eve", "eve@example.com", issuer),
+        ("mallory", ADA, PrivateKey.generate()),
+    ]:
+        key = ActorKey.issue(
+            who, actor=actor, roles=[Role.APPROVER], lifetime=timedelta(hours=1), now=datetime.now(UTC)
+        )
+        key.save(folder / f"{name}.key")
+    environment = {
+        **stage_environment(os.environ),
+        "PERDURE_ACTS": "signed",
+        "PERDURE_ISSUER_KEYS": issuer.public.id,
+        "PERDURE_APPROVALS_LINK_KEY_FILE": str(folder / "links.pem"),
+        "PERDURE_CONSOLE_URL": "https://console.example.com",
+        "PERDURE_ORCHESTRATOR_APPROVERS": json.dumps([ADA]),
+        "PERDURE_ORCHESTRATOR_APPROVAL_ESCALATE_TO": json.dumps([BOSS, ADA]),
+        "PERDURE_ORCHESTRATOR_APPROVAL_TIMEOUT": "PT45S",
+        "PERDURE_ORCHESTRATOR_APPROVAL_REMIND_EVERY": "PT9S",
+        "PERDURE_ORCHESTRATOR_APPROVAL_ESCALATE_AFTER": "PT25S",
+    }
+    topology = Topology.on_free_ports(folder, PlatformSettings())
+    platform = Platform(topology, engine, tell=print, environment=environment)
+    try:
+        await platform.start()
+        async with Stage.on(platform) as stage:
+            office = Office(stage, folder, new_trip_id())
+            await stage.send(office.forgotten, COSTLY)
+            yield office
+    finally:
+        await platform.stop(asyncio.Event())
+
+
+async def test_a_trip_is_approved_with_a_key_file_and_its_trail_verifies(office: Office):
+    trip_id = await office.waiting_trip()
+    listed = json.loads((await office.perdure("list", "--person", ADA, "--json")).stdout)
+    assert trip_id in [item["approval_id"] for item in listed["items"]]
+    approved = await office.perdure("approve", trip_id, "--key-file", office.key("ada"), "--reason", "within budget")
+    assert (approved.returncode, approved.stdout) == (0, f"{trip_id}: approve by {ADA}, now approved\n")
+    assert await office.stage.result(trip_id) == "confirmed"
+    for words, sentence in {
+        ("approve", trip_id, "--actor", ADA): "must be signed",
+        ("approve", trip_id, "-k", office.key("mallory")): "issuer that isn't trusted",
+        ("approve", trip_id, "-k", office.key("eve")): "not among the approvers",
+        ("approve", trip_id): "who acts?",
+        ("approve", "nothing", "-k", office.key("ada")): "no approval 'nothing' has been opened",
+        ("delegate", trip_id, "--to", "x", "--until", "soon", "-k", office.key("ada")): "neither a moment",
+    }.items():
+        answer = await office.perdure(*words)
+        assert answer.returncode == 1, words
+        assert sentence in answer.stderr
+        assert answer.stderr.count("\n") == 1
+    shown = (await office.perdure("show", trip_id)).stdout
+    for word in ("approved by", "within budget", "refused:unauthenticated", "approve (signed)"):
+        assert word in shown
+    await office.verified(trip_id)
+
+
+async def test_a_trail_that_was_changed_shows(office: Office):
+    trip_id = await office.waiting_trip()
+    assert (await office.perdure("reject", trip_id, "-k", office.key("ada"), "-m", "too much")).returncode == 0
+    assert await office.stage.result(trip_id) == "403 approval_rejected at approval, rolled_back"
+    admin_url = office.stage.platform.topology.admin_url
+    async with AdminClient(admin_url) as admin, httpx.AsyncClient() as http:
+        rows = await admin.query(
+            f"select key, value_utf8 from state where service_name = 'Approvals' and service_key = '{trip_id}'"
+        )
+        state = {row["key"]: row["value_utf8"] for row in rows}
+        (name,) = [key for key, value in state.items() if key.startswith("trail/") and "too much" in value]
+        forged = {**state, name: state[name].replace("too much", "fine with me")}
+        body = {"object_key": trip_id, "new_state": {key: list(value.encode()) for key, value in forged.items()}}
+        (await http.post(f"{admin_url}/services/Approvals/state", json=body)).raise_for_status()
+
+    async def shows() -> subprocess.CompletedProcess[str] | None:
+        answer = await office.perdure("verify", trip_id)
+        return answer if answer.returncode else None
+
+    found = await eventually(shows, what="a broken chain")
+    assert found.returncode == 1
+    assert f"entry {int(name.removeprefix('trail/'))} of " in found.stdout
+    assert "it, or what is before it, was changed" in found.stdout
+
+
+async def test_a_kill_of_the_service_loses_nothing(office: Office):
+    trip_id, platform = await office.waiting_trip(), office.stage.platform
+    until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    delegated = await office.perdure("delegate", trip_id, "--to", "cy", "--until", until, "-k", office.key("ada"))
+    assert "cy may decide in the place of ada.lead@example.com" in delegated.stdout
+    await platform.kill("approvals")
+    waiting = asyncio.create_task(office.perdure("approve", trip_id, "-k", office.key("ada")))
+    await platform.start_again("approvals")
+    assert (await waiting).returncode == 0
+    assert await office.stage.result(trip_id) == "confirmed"
+    status = await office.status(trip_id)
+    assert [(entry.act, entry.actor) for entry in status.trail if entry.actor is not None] == [
+        ("open", COSTLY.traveller),
+        ("delegate", ADA),
+        ("approve", ADA),
+    ]
+    await office.verified(trip_id)
+
+
+async def test_a_link_in_a_notice_decides(office: Office):
+    trip_id = await office.waiting_trip()
+
+    async def asked() -> str | None:
+        return (await office.notices(trip_id)).get(("asked", ADA))
+
+    text = await eventually(asked, what="a notice to the approver")
+    token = text.rpartition("https://console.example.com/l/")[2]
+    request = LinkDecisionRequest(token=token, approve=True, reason="by link")
+    receipt = await office.stage.ingress.call(decide_by_link, request, key=trip_id)
+    assert (receipt.actor, receipt.status) == (ADA, "approved")
+    assert await office.stage.result(trip_id) == "confirmed"
+
+
+async def test_an_approval_left_alone_reminds_escalates_and_times_out(office: Office):
+    assert await office.stage.result(office.forgotten) == "408 approval_timeout, rolled_back"
+    acts = [entry.act for entry in (await office.status(office.forgotten)).trail]
+    assert (acts[0], acts[-1]) == ("open", "expire")
+    assert acts[1:-1] == ["remind", "remind", "escalate", "remind", "remind"]
+    told = await office.notices(office.forgotten)
+    assert set(told) >= {("asked", ADA), ("reminder", ADA), ("escalated", BOSS), ("reminder", BOSS)}
+    assert "was not decided in time, and now waits for you" in told["escalated", BOSS]
+    await office.verified(office.forgotten)
+    assert await office.stage.audit() == "holds"

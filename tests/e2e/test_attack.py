@@ -1,0 +1,160 @@
+"""The table of attacks, on a running platform with all its defences up; and that nothing secret comes out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from uuid import uuid4
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from perdure.engine import LocatedEngine
+from services.launcher.attacks import ATTACKS, Attack, attack_all
+from services.launcher.attacks.acts import ACTS
+from services.launcher.booking import ORDINARY, new_trip_id
+from services.launcher.defended import GRACE, VERA, Defended, defended_environment
+from services.launcher.platform import Platform
+from services.launcher.receiver import TraceReceiver
+from services.launcher.topology import SERVICES
+from tests.e2e.legible import found_in, legible_topology
+from tests.support import eventually
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+
+METRICS_TOKEN = f"planted-{uuid4().hex}"
+
+
+@pytest.fixture(scope="module")
+def traces() -> Iterator[TraceReceiver]:
+    with TraceReceiver() as receiver:
+        yield receiver
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def defended(
+    engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory, traces: TraceReceiver
+) -> AsyncIterator[Defended]:
+    topology = legible_topology(tmp_path_factory.mktemp("defended"), tracing=traces.engine_endpoint)
+    environment = {
+        **defended_environment(topology, os.environ),
+        "PERDURE_SECURITY_METRICS_TOKEN": METRICS_TOKEN,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": traces.url,
+    }
+    platform = Platform(topology, engine, tell=print, environment=environment, console=True)
+    try:
+        await platform.start()
+        async with Defended.on(platform) as opened:
+            yield opened
+    finally:
+        await platform.stop(asyncio.Event())
+
+
+async def test_every_attack_is_refused_and_changes_nothing(defended: Defended):
+    assert len(ATTACKS) >= 50
+    assert {attack.boundary for attack in ATTACKS} == {"service", "engine", "act", "link", "console", "gateway"}
+    outcomes = await attack_all(defended)
+    assert [each for each in outcomes if not each.refused] == []
+
+
+async def test_who_may_look_sees_an_encrypted_saga_step_by_step_at_the_console(defended: Defended):
+    headers = {"authorization": f"Bearer {defended.sessions[VERA]}"}
+    url = defended.topology.console_url
+    saga = (await defended.http.get(f"{url}/api/sagas/{defended.linked}", headers=headers)).json()
+    steps = [step["step"] for step in saga["timeline"]["steps"]]
+    assert steps == ["order", "flight", "hotel", "approval", "payment"]
+    rows = (await defended.http.get(f"{url}/api/sagas", headers=headers)).json()["items"]
+    phases = {row["key"]: row["phase"] for row in rows}
+    assert phases[defended.linked] == "completed"
+    assert phases[defended.waiting] == "running"
+    assert phases[defended.letter.saga_id] == "needs_attention"
+    overview = (await defended.http.get(f"{url}/api/overview", headers=headers)).json()
+    assert overview["open_approvals"] == 1
+
+
+async def test_nothing_secret_comes_out(defended: Defended, traces: TraceReceiver):
+    planted = f"planted-{uuid4().hex}"
+    traveller = f"{uuid4().hex}@example.com"
+    order = ORDINARY.model_copy(update={"traveller": traveller}).model_dump(mode="json")
+    gateway = f"{defended.topology.console_url}/gateway/Trips/{new_trip_id()}"
+    key = {"authorization": f"Bearer {defended.api_key}"}
+    secrets = {
+        "cookie": f"session={planted}",
+        "x-api-key": planted,
+        "proxy-authorization": planted,
+        "x-secret": planted,
+    }
+    trace = uuid4().hex
+    headers = {**key, **secrets, "traceparent": f"00-{trace}-{uuid4().hex[:16]}-01"}
+    booked = await defended.http.post(f"{gateway}/run", json=order, headers=headers)
+    assert booked.json()["status"] == "confirmed", booked.text
+
+    failed = {"name": "vera@example.com", "password": planted}
+    answers = [
+        await defended.http.post(f"{defended.topology.console_url}/api/session", json=failed),
+        await defended.http.post(f"{gateway}/run", json={**order, "payment": planted}, headers=key),
+        await defended.http.post(f"{gateway}/run", json=order, headers={"authorization": f"Bearer pdk_{planted}"}),
+        await defended.http.get(f"{defended.topology.console_url}/l/{defended.link}"),
+        *[await defended.http.get(f"{defended.topology.service_url(spec.name)}/metrics") for spec in SERVICES],
+    ]
+    assert [answer.status_code for answer in answers[:3]] == [401, 409, 401]
+    keys = defended.topology.keys_dir
+    hidden = {
+        planted,
+        traveller,
+        METRICS_TOKEN,
+        defended.api_key,
+        defended.link,
+        *defended.sessions.values(),
+        (keys / "journal.keys").read_text().strip(),
+        *(pem.read_text().splitlines()[1] for pem in keys.glob("*.pem")),
+    }
+    assert len(hidden) == 13
+    assert [secret for secret in hidden for answer in answers if secret in answer.text] == []
+    assert found_in(defended.topology.log_dir, hidden) == {}
+
+    async def senders() -> bool:
+        return {"Restate", "Flights"} <= {span.service for span in traces.spans() if span.trace_id == trace}
+
+    await eventually(senders, what="spans of engine and services")
+    spans = "\n".join(map(repr, traces.spans()))
+    assert [secret for secret in hidden if secret in spans] == []
+    assert found_in(defended.topology.home / "data" / "restate", hidden) == {}
+    # The console's database has hashes of what lets people in.
+    assert found_in(defended.topology.home / "data", hidden - {traveller}) == {}
+    # And the search finds what isn't hidden: who calls is no secret, and neither is a trip's id.
+    assert found_in(defended.topology.home / "data" / "restate", ["key:shop", defended.waiting]).keys() == {
+        "key:shop",
+        defended.waiting,
+    }
+
+
+async def test_what_gets_through_is_told(defended: Defended):
+    """Let somebody do what they may, and expect that they may not: the table has to notice."""
+    genuine = next(each for each in ACTS if each.name == "the requester approves their own trip")
+
+    async def approve(at: Defended) -> str:
+        allowed = {**at.keys, "ada@example.com": at.keys[GRACE]}
+        at.keys = allowed
+        return await genuine.run(at)
+
+    (outcome,) = await attack_all(defended, [Attack("act", "an approver approves", "403", approve)])
+    assert (outcome.observed, outcome.unchanged, outcome.refused) == ("200", False, False)
+    assert await defended.stage.result(defended.waiting) == "confirmed"
+
+
+async def test_the_gateway_is_the_same_with_a_session_and_with_a_key(defended: Defended):
+    url = f"{defended.topology.console_url}/gateway/Trips/{defended.linked}"
+
+    async def asked(method: str, path: str, token: str) -> httpx.Response:
+        return await defended.http.request(method, f"{url}{path}", headers={"authorization": f"Bearer {token}"})
+
+    for token in (defended.api_key, defended.sessions[VERA]):
+        status = await asked("POST", "/status", token)
+        assert status.json()["phase"] == "completed"
+        assert status.headers["x-restate-id"].startswith("inv_")
+    attach = f"{defended.topology.console_url}/gateway/restate/workflow/Trips/{defended.linked}/attach"
+    confirmation = await defended.http.get(attach, headers={"authorization": f"Bearer {defended.api_key}"})
+    assert confirmation.json()["trip_id"] == defended.linked

@@ -1,0 +1,153 @@
+"""The platform's own keys: who gets in, what is public, and how a key is changed while trips are booked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from perdure.engine import LocatedEngine
+from perdure.security import PrivateKey
+from services.launcher.attacks.ports import signed_headers
+from services.launcher.platform import Platform
+from services.launcher.settings import PlatformSettings
+from services.launcher.stage import Stage, stage_environment
+from services.launcher.stream import Stream
+from services.launcher.topology import ENGINE, SERVICES, Topology
+from tests.support import eventually
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+
+PERDURE = Path(sys.executable).with_name("perdure")
+
+# Everything that whoever reaches the ingress may call. What changes something there asks for a signed act, or is a
+# customer's to do; what is missing here is private.
+PUBLIC = {
+    "ApprovalInbox/list",
+    "ApprovalSentinel/sweep",
+    "Approvals/approve",
+    "Approvals/decide_by_link",
+    "Approvals/delegate",
+    "Approvals/reject",
+    "Approvals/status",
+    "Approvals/withdraw",
+    "DeadLetters/act_on_many",
+    "DeadLetters/annotate",
+    "DeadLetters/discard",
+    "DeadLetters/list",
+    "DeadLetters/redrive",
+    "DeadLetters/resolve",
+    "DeadLetters/skip",
+    "Rollbacks/status",
+    "ScheduleIndex/list",
+    "Schedules/pause",
+    "Schedules/remove",
+    "Schedules/resume",
+    "Schedules/set",
+    "Schedules/status",
+    "Schedules/trigger",
+    "Sentinel/sweep",
+    "Trips/run",
+    "Trips/status",
+}
+
+
+def perdure(*arguments: str, check: bool = True) -> str:
+    """Run `perdure`."""
+    done = subprocess.run([PERDURE, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 or not check, done.stderr
+    return done.stdout
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def platform(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Platform]:
+    topology = Topology.on_free_ports(tmp_path_factory.mktemp("keys"), PlatformSettings())
+    started = Platform(topology, engine, tell=print, environment=stage_environment(os.environ))
+    try:
+        await started.start()
+        yield started
+    finally:
+        await started.stop(asyncio.Event())
+
+
+async def test_what_is_public_is_listed_and_nothing_else_is(platform: Platform):
+    asked = ("services", "--admin", platform.topology.admin_url)
+    listed = json.loads(await asyncio.to_thread(perdure, *asked, "--public", "--json"))["handlers"]
+    assert {f"{each['service']}/{each['handler']}" for each in listed} == PUBLIC
+    shown = await asyncio.to_thread(perdure, *asked)
+    assert "private" in shown
+    assert shown.rstrip().endswith(f"{len(PUBLIC)} of them public")
+
+
+async def test_the_private_keys_are_their_owners_alone(platform: Platform):
+    keys = {path.name: path for path in platform.topology.keys_dir.iterdir()}
+    assert keys.keys() == {"engine-identity.pem", "console-issuer.pem", "approval-links.pem"}
+    for path in keys.values():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        PrivateKey.load(path)
+
+
+async def test_the_engines_key_is_changed_while_trips_are_booked_and_none_fails(platform: Platform):
+    topology = platform.topology
+    file = topology.identity_key_file
+    old = PrivateKey.load(file)
+    async with Stream.on("rotation", [topology.ingress_url]) as stream:
+        await stream.flow(10)
+        await asyncio.to_thread(perdure, "keys", "rotate", str(file))
+        await _restart_services(platform, stream)
+        assert await _lets_in(topology, old)
+        await asyncio.to_thread(perdure, "keys", "rotate", str(file), "--activate")
+        await _restart(platform, [ENGINE], stream)
+        file.with_name(f"{file.name}.previous").unlink()
+        await _restart_services(platform, stream)
+    new = PrivateKey.load(file)
+    assert new.public != old.public
+    assert not await _lets_in(topology, old)
+    assert await _lets_in(topology, new)
+    async with Stage.on(platform) as stage:
+        assert await stage.audit() == "holds"
+
+
+async def _restart_services(platform: Platform, stream: Stream) -> None:
+    """Restart one plane after the other."""
+    for plane in ("data", "control"):
+        await _restart(platform, [spec.name for spec in SERVICES if spec.plane == plane], stream)
+
+
+async def _restart(platform: Platform, names: list[str], stream: Stream) -> None:
+    """Stop processes as an operator does, and start them again; trips go on."""
+
+    async def restart(name: str) -> None:
+        async def ended() -> str | None:
+            return platform.how_it_ended(name)
+
+        pid = platform.pid(name)
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)
+        await eventually(ended, what=f"end of {name}", within=20)
+        await platform.start_again(name)
+
+    await asyncio.gather(*map(restart, names))
+    await stream.flow(5)
+
+
+async def _lets_in(topology: Topology, key: PrivateKey) -> bool:
+    """Tell if every service lets in what a key signs; all of them have to say the same."""
+    headers = {**signed_headers(key, "/discover"), "accept": "application/vnd.restate.endpointmanifest.v4+json"}
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answers = {
+            (await http.get(f"{topology.service_url(spec.name)}/discover", headers=headers)).status_code
+            for spec in SERVICES
+        }
+    assert answers in ({200}, {401}), answers
+    return answers == {200}

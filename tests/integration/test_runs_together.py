@@ -1,0 +1,194 @@
+"""Runs that go on at the same time: each has its own attempts, its own waits, and is left alone when another fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import uuid4
+
+import restate as sdk
+
+from perdure import IngressClient, RunConfig, Target, fan_out, map_concurrent, run_async, run_attempts, run_with_retry
+from perdure.binding import handler
+from perdure.errors import error_code
+
+go = Target("Together", "go", str, str)
+
+
+def ms(count: float) -> timedelta:
+    return timedelta(milliseconds=count)
+
+
+QUICK = ms(5)
+
+
+def bounded(name: str, retries: int | None, delay: timedelta = QUICK, **settings) -> RunConfig:
+    return RunConfig(name, max_retries=retries, initial_delay=delay, max_delay=delay, **settings)
+
+
+async def played(restate, work) -> str:
+    service = sdk.Service("Together")
+
+    async def named(ctx: sdk.Context, key: str) -> str:
+        return await work(ctx)
+
+    handler(service, name="go")(named)
+    env = await restate.serve(service)
+    async with IngressClient(env.ingress) as ingress:
+        return await ingress.call(go, str(uuid4()))
+
+
+class Shop:
+    """Actions by name, that fail so many times; counts how often each was begun."""
+
+    def __init__(self) -> None:
+        self.began: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def failing(self, name: str, times: int) -> Callable[[], str]:
+        def action() -> str:
+            with self._lock:
+                self.began[name] += 1
+                number = self.began[name]
+            if number <= times:
+                raise OSError(f"{name} is closed")
+            return name
+
+        return action
+
+
+async def test_each_run_has_its_own_attempts(restate):
+    shop = Shop()
+    counts = {"never": (2, 99), "late": (4, 4), "soon": (0, 0), "once": (1, 1), "not at all": (0, 99)}
+
+    async def work(ctx: sdk.Context) -> str:
+        runs = [
+            run_async(ctx, bounded(name, retries), shop.failing(name, times))
+            for name, (retries, times) in counts.items()
+        ]
+        ended = await fan_out(ctx, runs)
+        return f"{ended.results} {[(index, error_code(error)) for index, error in ended.errors.items()]}"
+
+    said = await played(restate, work)
+    assert said == "(None, 'late', 'soon', 'once', None) [(0, 'run_exhausted'), (4, 'run_exhausted')]"
+    assert shop.began == {"never": 3, "late": 5, "soon": 1, "once": 2, "not at all": 1}
+
+
+async def test_a_run_begins_when_it_is_waited_for(restate):
+    shop = Shop()
+
+    async def work(ctx: sdk.Context) -> str:
+        first, second = (run_async(ctx, bounded(name, 0), shop.failing(name, 0)) for name in ("first", "second"))
+        await first
+        before = dict(shop.began)
+        await second
+        return str(before)
+
+    assert await played(restate, work) == "{'first': 1}", "the docstring of run_async and its example say so"
+
+
+async def test_a_run_is_left_alone_when_another_fails(restate):
+    shop = Shop()
+
+    def slowly() -> str:
+        shop.began["slow"] += 1
+        time.sleep(0.3)
+        return "slow"
+
+    async def work(ctx: sdk.Context) -> str:
+        slow = run_async(ctx, bounded("slow", 0), slowly)
+        quick = run_async(ctx, bounded("quick", 3), shop.failing("quick", 2))
+        return str((await fan_out(ctx, [quick, slow])).results)
+
+    assert await played(restate, work) == "('quick', 'slow')"
+    assert shop.began == {"slow": 1, "quick": 3}
+
+
+async def test_each_run_has_its_own_waits(restate):
+    times: dict[str, list[float]] = {"patient": [], "eager": []}
+
+    def failing(name: str, often: int) -> Callable[[], str]:
+        def action() -> str:
+            times[name].append(time.monotonic())
+            if len(times[name]) <= often:
+                raise OSError(f"{name} is closed")
+            return name
+
+        return action
+
+    async def work(ctx: sdk.Context) -> str:
+        patient = run_async(ctx, bounded("patient", 1, ms(1_500)), failing("patient", 1))
+        eager = run_async(ctx, bounded("eager", 4, ms(10)), failing("eager", 4))
+        return str((await fan_out(ctx, [patient, eager])).results)
+
+    assert await played(restate, work) == "('patient', 'eager')"
+    assert times["patient"][1] - times["patient"][0] >= 1.4
+    assert times["eager"][-1] - times["eager"][0] < 1.4, "it waited for the other's wait"
+
+
+async def test_a_run_without_a_bound_does_not_unbind_the_others_and_time_bounds_each(restate):
+    shop = Shop()
+
+    async def work(ctx: sdk.Context) -> str:
+        runs = [
+            run_async(ctx, bounded("endless", None), shop.failing("endless", 8)),
+            run_async(ctx, bounded("bounded", 2), shop.failing("bounded", 99)),
+            run_async(ctx, bounded("timed", None, ms(20), max_duration=ms(60)), shop.failing("timed", 99)),
+        ]
+        return str([error.message for error in (await fan_out(ctx, runs)).errors.values()])
+
+    assert await played(restate, work) == str(
+        [
+            "run exhausted retries (3 attempts) for bounded: OSError('bounded is closed')",
+            "run exhausted retries (0.06 s) for timed: OSError('timed is closed')",
+        ]
+    )
+    assert shop.began["endless"] == 9
+    assert shop.began["bounded"] == 3
+    assert 2 <= shop.began["timed"] <= 5
+
+
+async def test_branches_that_run_together_have_their_own_attempts(restate):
+    shop = Shop()
+    fails = [2, 0, 1, 0, 2]
+
+    async def work(ctx: sdk.Context) -> str:
+        async def branch(times: int, index: int) -> str:
+            first = await run_with_retry(ctx, bounded(f"first {index}", 2), shop.failing(f"first {index}", times))
+            await run_with_retry(ctx, bounded(f"second {index}", 0), shop.failing(f"second {index}", 0))
+            return first
+
+        return str(await map_concurrent(ctx, fails, branch, limit=3))
+
+    assert await played(restate, work) == str([f"first {index}" for index in range(5)])
+    assert shop.began == {f"first {i}": times + 1 for i, times in enumerate(fails)} | {
+        f"second {i}": 1 for i in range(5)
+    }
+
+
+async def test_a_run_after_the_others_is_counted_by_the_engine_again(restate):
+    shop = Shop()
+
+    async def work(ctx: sdk.Context) -> str:
+        runs = [run_async(ctx, bounded(name, 3), shop.failing(name, 1)) for name in ("a", "b")]
+        await fan_out(ctx, runs)
+        last = run_async(ctx, bounded("last", 1), shop.failing("last", 1))
+        return f"{await last} {last._companion.accompanied}"
+
+    assert await played(restate, work) == "last False"
+    assert shop.began == {"a": 2, "b": 2, "last": 2}
+
+
+async def test_runs_whose_counts_are_lost_in_crashes_end_all_the_same(restate, monkeypatch):
+    shop = Shop()
+    monkeypatch.setattr(run_attempts, "_tallies", run_attempts._Tallies(size=0))  # remembers nothing
+
+    async def work(ctx: sdk.Context) -> str:
+        runs = [run_async(ctx, bounded(name, 2), shop.failing(name, 99)) for name in ("a", "b")]
+        return str([error_code(error) for error in (await fan_out(ctx, runs)).errors.values()])
+
+    assert await played(restate, work) == "['run_exhausted', 'run_exhausted']"
+    assert max(shop.began.values()) <= 6, "the bound of both together"

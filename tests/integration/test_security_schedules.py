@@ -1,0 +1,176 @@
+"""Operators' acts on schedules where acts must be signed, on a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+from typer.testing import CliRunner
+
+from perdure import IngressClient, ScheduleClient, Target
+from perdure.binding import handler
+from perdure.cli import app
+from perdure.errors import ConfigurationError, IngressError
+from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, Role, SignedAct, Trust, set_act_rules
+from perdure.testing import Restate
+from perdure.workflow.schedule import ScheduleStatus, definitions
+from perdure.workflow.schedule.messages import (
+    ScheduleAct,
+    ScheduleActRequest,
+    ScheduleRequest,
+    ScheduleState,
+    act_target,
+    order_target,
+    set_target,
+)
+from perdure.workflow.schedule.plan import ScheduledTarget, ScheduleSpec
+from perdure.workflow.schedule.proofs import sign_act, sign_setting
+
+ISSUER = PrivateKey.generate()
+DAILY = timedelta(days=1)
+
+
+def key_of(actor: str, *roles: Role, issuer: PrivateKey = ISSUER) -> ActorKey:
+    return ActorKey.issue(issuer, actor=actor, roles=roles, lifetime=timedelta(hours=1), now=datetime.now(UTC))
+
+
+OLGA, VERA = key_of("Olga@example.com", Role.OPERATOR), key_of("vera@example.com", Role.VIEWER)
+MALLORY = key_of("olga@example.com", Role.OPERATOR, issuer=PrivateKey.generate())
+SPEC = ScheduleSpec(every=DAILY, target=ScheduledTarget(service="Reports", handler="build"), payload={"wörter": [1.5]})
+
+
+def reports() -> sdk.Service:
+    service = sdk.Service("Reports")
+
+    @handler(service)
+    async def build(ctx: sdk.Context, day: dict[str, Any]) -> None:
+        """Take what is given: it's the schedule that matters here."""
+
+    @handler(service)
+    async def declare(ctx: sdk.Context, name: str) -> ScheduleStatus:
+        schedules = ScheduleClient(ctx)
+        await schedules.set(name, every=DAILY, target=build, request={})
+        await schedules.pause(name)
+        return await schedules.resume(name, reason="declared")
+
+    return service
+
+
+@pytest.fixture
+def _signed() -> Iterator[None]:
+    set_act_rules(ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(ISSUER.public,))))
+    yield
+    set_act_rules(None)
+
+
+class Desk:
+    """What somebody does to one schedule, with a proof of their own making."""
+
+    def __init__(self, ingress: IngressClient, name: str) -> None:
+        self.ingress = ingress
+        self.name = name
+
+    async def set(self, proof: SignedAct | None, spec: ScheduleSpec = SPEC, **who: Any) -> ScheduleStatus:
+        facts = {"actor": "olga@example.com", **spec.model_dump(), **who}
+        return await self.ingress.call(set_target, ScheduleRequest(proof=proof, **facts), key=self.name)
+
+    async def act(self, act: ScheduleAct, proof: SignedAct | None, **who: Any) -> ScheduleStatus:
+        request = ScheduleActRequest(proof=proof, **{"actor": "olga@example.com", **who})
+        return await self.ingress.call(act_target(act), request, key=self.name)
+
+
+async def refused(act: Any) -> tuple[int, str]:
+    with pytest.raises(IngressError) as error:
+        await act
+    facts = error.value.metadata
+    return error.value.status_code, facts.get("why") or facts["role"]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.mark.usefixtures("_signed")
+async def test_only_an_operators_signature_steers_a_schedule_and_only_once(restate: Restate):
+    env = await restate.serve(reports(), *definitions())
+    name = f"signed {uuid4()}"
+    async with IngressClient(env.ingress) as ingress:
+        desk = Desk(ingress, name)
+        setting = sign_setting(OLGA, name, SPEC, at=now())
+        assert await refused(desk.set(None)) == (401, "unsigned")
+        assert await refused(desk.set(sign_setting(MALLORY, name, SPEC, at=now()))) == (401, "issuer")
+        by_vera = sign_setting(VERA, name, SPEC, at=now())
+        assert await refused(desk.set(by_vera, actor="vera@example.com")) == (403, "operator")
+        assert await refused(Desk(ingress, f"{name}/2").set(setting)) == (403, "target")
+        other = SPEC.model_copy(update={"payload": {"wörter": [1.6]}})
+        assert await refused(desk.set(setting, other)) == (409, "payload")
+        first = await desk.set(setting)
+        assert first.spec == SPEC
+        assert [(entry.actor, entry.proof) for entry in first.trail] == [("olga@example.com", setting)]
+        assert await refused(desk.set(setting)) == (409, "replayed")
+
+        pause = sign_act(OLGA, ScheduleAct.PAUSE, first, reason="holidays", at=now())
+        assert await refused(desk.act(ScheduleAct.PAUSE, None)) == (401, "unsigned")
+        assert await refused(desk.act(ScheduleAct.REMOVE, pause, reason="holidays")) == (403, "act")
+        assert await refused(desk.act(ScheduleAct.PAUSE, pause, reason="malice")) == (403, "reason")
+        assert await refused(desk.act(ScheduleAct.PAUSE, pause, reason="holidays", actor="vera@example.com")) == (
+            403,
+            "actor",
+        )
+        stale = sign_act(OLGA, ScheduleAct.REMOVE, first, at=now())
+        paused = await desk.act(ScheduleAct.PAUSE, pause, reason="holidays")
+        assert (paused.state, paused.trail[0].proof) == (ScheduleState.PAUSED, pause)
+        assert await refused(desk.act(ScheduleAct.REMOVE, stale)) == (409, "payload"), "it was shown as active"
+
+        olga = ScheduleClient(ingress, key=OLGA)
+        assert (await olga.resume(name)).state is ScheduleState.ACTIVE
+        await olga.remove(name, reason="done")
+        assert await refused(desk.set(setting)) == (409, "replayed"), "what was used outlives the schedule"
+        again = await olga.set(name, every=DAILY, target=Target("Reports", "build", dict, type(None)), request={})
+        assert again.trail[0].actor == "olga@example.com"
+        with pytest.raises(IngressError, match="must be signed"):
+            await ScheduleClient(ingress, actor="olga@example.com").trigger(name)
+        with pytest.raises(ConfigurationError, match="name who acts, for the trail, or give a key"):
+            ScheduleClient(ingress)
+
+
+@pytest.mark.usefixtures("_signed")
+async def test_a_handler_needs_no_signature_and_nobody_outside_passes_for_one(restate: Restate):
+    env = await restate.serve(reports(), *definitions())
+    name = f"declared {uuid4()}"
+    async with IngressClient(env.ingress) as ingress:
+        declared = await ingress.call(Target("Reports", "declare", str, ScheduleStatus), name)
+        acts = [(entry.actor, entry.act, entry.proof) for entry in declared.trail]
+        assert acts == [("reports/declare", act, None) for act in ("resume", "pause", "set")]
+        order = order_target.input(act=ScheduleAct.REMOVE, actor="olga@example.com")
+        with pytest.raises(IngressError) as private:
+            await ingress.call(order_target, order, key=name)
+        assert private.value.status_code in (400, 404)
+        await ScheduleClient(ingress, key=OLGA).remove(name)
+
+
+@pytest.mark.usefixtures("_signed")
+@pytest.mark.restate_modes("http2")
+async def test_the_command_signs_with_a_key_file(restate: Restate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    env = await restate.serve(reports(), *definitions())
+    name, file = f"typed-{uuid4()}", tmp_path / "olga.key"
+    OLGA.save(file)
+
+    async def typed(*words: str) -> str:
+        command = ["schedules", *words, "--ingress", env.ingress, "--actor", "mallory@example.com"]
+        result = await asyncio.to_thread(CliRunner().invoke, app, command)
+        return result.output or str(result.exception)
+
+    setting = ("set", name, "--every", "1d", "--target", "Reports/build", "--payload", "{}")
+    assert "must be signed" in await typed(*setting)
+    assert f"{name}: set by olga@example.com" in await typed(*setting, "--key-file", str(file))
+    assert "must be signed" in await typed("pause", name)
+    assert f"{name}: pause by olga@example.com" in await typed("pause", name, "-k", str(file), "-m", "holidays")
+    monkeypatch.setenv("PERDURE_KEY_FILE", str(file))
+    assert f"{name}: removed by olga@example.com" in await typed("remove", name)

@@ -1,0 +1,69 @@
+"""One trip is one trace, across processes: from the ingress through the orchestrator to the data plane's SQL."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.launcher.booking import ORDINARY, new_trip_id
+from services.launcher.scenarios import order
+from services.launcher.traces import TraceTree, lines, linked_to, trace_of
+from tests.observability.conftest import Observed
+from tests.support import eventually
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+
+
+async def tree_of(observed: Observed, trip_id: str) -> TraceTree:
+    async def found() -> TraceTree | None:
+        tree = trace_of(observed.receiver.spans(), trip_id)
+        return tree if tree and tree.complete and any(span.name.startswith("ingress") for span in tree.spans) else None
+
+    return await eventually(found, what=f"whole trace of {trip_id}", within=30)
+
+
+async def test_a_trip_from_the_ingress_to_the_sql(observed):
+    trip_id = new_trip_id()
+    assert await observed.stage.book(trip_id, ORDINARY) == "confirmed"
+    tree = await tree_of(observed, trip_id)
+    text = "\n".join(lines(tree))
+    assert {span.service for span in tree.spans} == {
+        "Restate",
+        "orchestrator",
+        "flights",
+        "hotels",
+        "payments",  # notifications are sent one-way, which begins a trace of its own
+    }, text
+    for service, handler, step in (
+        ("flights", "Flights/reserve", "flight"),
+        ("hotels", "Hotels/reserve", "hotel"),
+        ("payments", "Payments/charge", "payment"),
+    ):
+        statements = [span for span in tree.spans if span.service == service and "db.statement" in span.attributes]
+        assert any("INSERT" in span.attributes["db.statement"] for span in statements), text
+        names = [span.name for span in tree.path(statements[-1])]
+        assert names[:3] == [
+            "ingress Trips/{key}/run",
+            "invocation-start Trips/{key}/run",
+            "invocation-attempt Trips/{key}/run",
+        ], text
+        assert handler in names
+        assert any(name.startswith("run ") for name in names), text
+        (step_span,) = [span for span in tree.spans if span.name == f"step {step}"]
+        assert step_span.attributes["perdure.saga.id"] == trip_id
+    values = [value for span in tree.spans for value in span.attributes.values()]
+    assert not any("ada@example.com" in value for value in values), "a trace shows who travels"
+
+
+async def test_a_trip_that_is_undone_and_its_rollback(observed):
+    trip_id = new_trip_id()
+    answer = await observed.stage.book(trip_id, order(flight="PD100", account="acct-declined"))
+    assert answer != "confirmed"
+    tree = await tree_of(observed, trip_id)
+
+    async def rollback() -> TraceTree | None:
+        trees = linked_to(observed.receiver.spans(), tree)
+        found = [each for each in trees if any(span.name == "Rollbacks/run" for span in each.spans)]
+        return found[0] if found else None
+
+    undone = await eventually(rollback, what="rollback that is linked to the trip")
+    assert {span.attributes["perdure.saga.id"] for span in undone.spans if span.name == "Rollbacks/run"} == {trip_id}

@@ -1,0 +1,100 @@
+"""Who may use the gateway, before anything reaches an engine; and keys of programs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from services.console.people.roles import Role
+from services.console.problems import ConsoleError
+
+
+async def test_an_administrator_makes_a_key_and_only_its_hash_is_kept(desk, tmp_path):
+    token = await desk.add("ada@example.com", Role.ADMINISTRATOR)
+    async with desk.client(headers={"authorization": f"Bearer {token}"}) as client:
+        wanted = {"name": "shop", "handlers": ["Trips/run", "Trips/status", "Trips/run"], "days": 30}
+        made = await client.post("/api/keys", json=wanted)
+        assert made.status_code == 201
+        secret = made.json()["secret"]
+        assert secret.startswith("pdk_")
+        assert made.json()["key"]["handlers"] == ["Trips/run", "Trips/status"]
+        assert made.json()["key"]["created_by"] == "ada@example.com"
+        assert (await client.post("/api/keys", json=wanted)).status_code == 409
+
+        listed = await client.get("/api/keys")
+        assert [key["name"] for key in listed.json()] == ["shop"]
+        assert secret not in listed.text
+        found = await desk.parts.api_keys.find(secret)
+        assert found.allows("Trips/run")
+        assert not found.allows("Trips/roll_back")
+        assert not found.allows("TripsCompensations/run")
+        assert all(secret.encode() not in file.read_bytes() for file in tmp_path.rglob("console.db*"))
+
+        desk.clock.move(timedelta(days=30))
+        assert await desk.parts.api_keys.find(secret) is None
+
+    token = await desk.token("ada@example.com")
+    async with desk.client(headers={"authorization": f"Bearer {token}"}) as client:
+        assert (await client.delete("/api/keys/shop")).status_code == 204
+        assert (await client.delete("/api/keys/shop")).status_code == 404
+        acts = (await client.get("/api/people/acts")).json()
+        assert [(act["act"], act["person"]) for act in acts[:2]] == [("remove key", "shop"), ("key", "shop")]
+
+
+@pytest.mark.parametrize("handlers", [[], ["*"], ["*/*"], ["Trips"], ["Trips/r*"], ["Trips/run/send"], ["Tr[a]ps/run"]])
+async def test_a_key_says_exactly_what_it_is_for(desk, handlers):
+    with pytest.raises(ConsoleError, match="Service/handler"):
+        await desk.parts.api_keys.add("shop", handlers, by="a test")
+
+
+async def test_a_key_for_a_service_is_for_all_of_its_handlers_and_no_other(desk):
+    secret, _ = await desk.parts.api_keys.add("shop", ["Trips/*"], by="a test")
+    found = await desk.parts.api_keys.find(secret)
+    assert found.allows("Trips/run")
+    assert not found.allows("Trips2/run")
+    assert not found.allows("DeadLetters/list")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("authorization", "Bearer")],
+        [("authorization", "Bearer ")],
+        [("authorization", "Bearer pdk_")],
+        [("authorization", "Bearer pdk_unknown")],
+        [("authorization", "Bearer unknown")],
+        [("authorization", "Basic {key}")],
+        [("authorization", "{key}")],
+        [("x-api-key", "{key}")],
+        [("authorization", "Bearer {key}"), ("authorization", "Bearer {key}")],
+        [("cookie", "perdure-console={session}")],
+    ],
+)
+async def test_nobody_unknown_gets_past_the_gateway(desk, headers):
+    session = await desk.add("ada@example.com", *Role)
+    key, _ = await desk.parts.api_keys.add("shop", ["Trips/run"], by="a test")
+    sent = [(name, value.format(key=key, session=session)) for name, value in headers]
+    async with desk.client() as client:
+        answer = await client.post("/gateway/Trips/t1/run", headers=sent, json={})
+        assert (answer.status_code, answer.json()["code"]) == (401, "sign_in")
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_who_is_known_is_told_that_the_engine_is_down(desk):
+    session = await desk.add("ada@example.com", *Role)
+    key, _ = await desk.parts.api_keys.add("shop", ["Trips/run"], by="a test")
+    async with desk.client() as client:
+        for token in (session, key):
+            answer = await client.post("/gateway/Trips/t1/run", headers={"authorization": f"Bearer {token}"}, json={})
+            assert (answer.status_code, answer.json()["code"]) == (503, "engine_down")
+
+
+async def test_who_asks_too_often_is_told_to_slow_down(open_desk):
+    async with open_desk(gateway_per_second=0.01, gateway_burst=2) as desk:
+        key, _ = await desk.parts.api_keys.add("shop", ["Trips/run"], by="a test")
+        async with desk.client(headers={"authorization": f"Bearer {key}"}) as client:
+            statuses = [(await client.post("/gateway/Trips/t1/run")).status_code for _ in range(3)]
+            assert statuses == [503, 503, 429]
+            assert int((await client.post("/gateway/Trips/t1/run")).headers["retry-after"]) > 1
