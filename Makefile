@@ -110,8 +110,9 @@ observability: $(READY) ## a real Prometheus beside a real platform: every panel
 prometheus: ## fetch Debian's Prometheus into .local/prometheus, without installing or starting it
 	@command -v prometheus >/dev/null || test -x .local/prometheus/usr/bin/prometheus || { \
 	  command -v apt-get >/dev/null || { echo "there is no apt-get here: put prometheus and promtool on the PATH" >&2; exit 1; }; \
-	  mkdir -p .local/prometheus && cd .local/prometheus && apt-get download prometheus >../prometheus.log 2>&1 && \
-	  dpkg -x prometheus_*.deb . && rm prometheus_*.deb; } || { cat .local/prometheus.log >&2; exit 1; }
+	  mkdir -p .local/prometheus; \
+	  ( cd .local/prometheus && apt-get download prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb ) \
+	    >.local/prometheus.log 2>&1 || { tail -n 3 .local/prometheus.log >&2; exit 1; }; }
 
 reference: $(READY) ## make what is made from code: docs/reference/metrics.md, the dashboards
 	@$(BIN)/python -m perdure.observability.reference >docs/reference/metrics.md

@@ -5,11 +5,15 @@ python -m benchmarks.serve perdure calls Trips 9090
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import cast
+from typing import Final, cast
 
 from benchmarks.variants import Shape, Variant, definitions
-from perdure.serving import HttpVersion, serve
+from perdure.serving import HttpVersion, app, serve
+
+SILENT: Final = "PERDURE_BENCH_SILENT"
+"""Set, this process counts nothing of what happens in handlers."""
 
 
 def main(variant: str, shape: str, name: str, port: str, http: str = "auto") -> int:
@@ -26,6 +30,8 @@ def main(variant: str, shape: str, name: str, port: str, http: str = "auto") -> 
         The exit code.
     """
     services = definitions(Variant(variant), Shape(shape), name)
+    if os.environ.get(SILENT):
+        setattr(app, "record_metrics", lambda: None)  # noqa: B010 - no name of the module's own, for type checkers
     return serve(*services, port=int(port), http=cast("HttpVersion", http))
 
 

@@ -105,7 +105,7 @@ _OVERVIEW = Dashboard(
         _graph(
             "Runs tried again",
             "{{service}}",
-            'sum by (service) (rate(perdure_runs_total{outcome="retried"}[$__rate_interval]))',
+            'sum by (service) (rate(perdure_runs_total{outcome="retried"}[$__rate_interval])) or vector(0)',
             "Side effects that failed and are tried again: a database or a partner has trouble.",
             "ops",
         ),

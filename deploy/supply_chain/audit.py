@@ -53,7 +53,7 @@ class Verdict:
         lines = [f"VULNERABLE: {each}" for each in self.vulnerable]
         if not self.checked:
             lines.append(
-                "NOT AUDITED: no database of vulnerabilities answered from here, so nothing is known about any dependency"
+                "NOT AUDITED: no database of vulnerabilities answered from here; nothing is known of any dependency"
             )
         elif self.unknown:
             more = "" if len(self.unknown) <= _SHOWN else f" and {len(self.unknown) - _SHOWN} more"

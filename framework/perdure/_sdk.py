@@ -222,6 +222,15 @@ def ask_again(call: restate.RestateDurableCallFuture[Any]) -> None:
         call.invocation_id_future.task = None
 
 
+def entries_of(futures: Sequence[restate.RestateDurableFuture[Any]]) -> str:
+    """Return a text for the journal's entries of futures; the same at each replay.
+
+    Args:
+        futures: Futures of one context.
+    """
+    return ",".join(str(getattr(future, "handle", "?")) for future in futures)
+
+
 Wait = UnresolvedFuture
 """What somebody waits for: one entry of the journal, the first of several, or all of them."""
 

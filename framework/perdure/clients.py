@@ -14,16 +14,16 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar, cast, overload
 
 import restate
-from pydantic import ValidationError
 from restate.serde import Serde
 
 from perdure import _sdk
+from perdure.engine_ids import check_invocation_id
 from perdure.errors import CODE_KEY, Cancelled, InvalidInput, PerdureTerminalError, TerminalError
 from perdure.idempotency import check_idempotency_key
 from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
 from perdure.policy import guardrail
 from perdure.run_scope import refuse_inside_run
-from perdure.serdes import TypedSerde, serde_for
+from perdure.serdes import CheckedSerde, serde_for
 from perdure.targets import Target, target_of
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
@@ -36,7 +36,7 @@ NO_REQUEST: Any = None
 """The request of a handler that takes none."""
 
 
-class ResponseSerde(Serde[O], Generic[O]):
+class ResponseSerde(CheckedSerde[O], Generic[O]):
     """Reads a handler's response.
 
     One that does not fit is a terminal error: it is in the journal, so reading it again would never help, and any other
@@ -47,23 +47,16 @@ class ResponseSerde(Serde[O], Generic[O]):
     """
 
     def __init__(self, target: Target[Any, O]) -> None:
+        super().__init__(target.output)
         self._target = target
-        self._inner: TypedSerde[O] = serde_for(target.output)
 
-    def serialize(self, obj: O | None) -> bytes:
-        """Return the value as JSON."""
-        return self._inner.serialize(obj)
-
-    def deserialize(self, buf: bytes) -> O | None:
-        """Return the value, or raise a terminal error that names the handler and the type."""
-        try:
-            return self._inner.deserialize(buf)
-        except ValidationError as error:
-            name = getattr(self._target.output, "__qualname__", str(self._target.output))
-            raise PerdureTerminalError(
-                f"{self._target}: the response does not fit {name}: {error}. Caller and callee must name the same type",
-                metadata={CODE_KEY: "unreadable"},
-            ) from error
+    def unreadable(self, name: str, found: InvalidInput) -> Exception:
+        """Return a terminal error that names the handler and the type."""
+        return PerdureTerminalError(
+            f"{self._target}: the response does not fit {name}: {found.message}. Caller and callee must name the same "
+            "type",
+            metadata={CODE_KEY: "unreadable"},
+        )
 
 
 class CallFuture(Awaitable[O], Generic[O]):
@@ -309,6 +302,7 @@ class WorkflowClient(_Client[I, O]):
             invocation_id: What `submit` returned.
 
         Raises:
+            InvalidInput: No invocation has such an id.
             TerminalError: The workflow ended with one, or this invocation was cancelled.
         """
         return await self.attach_future(invocation_id)
@@ -318,9 +312,12 @@ class WorkflowClient(_Client[I, O]):
 
         Args:
             invocation_id: What `submit` returned.
+
+        Raises:
+            InvalidInput: No invocation has such an id.
         """
         refuse_inside_run(f"a client of {self.target}")
-        return self._ctx.attach_invocation(invocation_id, serde=self._output)
+        return self._ctx.attach_invocation(check_invocation_id(invocation_id), serde=self._output)
 
     async def output(self, invocation_id: str, *, within: timedelta = timedelta(seconds=1)) -> WorkflowOutput[O]:
         """Return the result of a workflow that was submitted, if it has one.
@@ -331,6 +328,7 @@ class WorkflowClient(_Client[I, O]):
                 attaching, and the answer for a workflow that has ended takes a round trip.
 
         Raises:
+            InvalidInput: No invocation has such an id.
             TerminalError: The workflow ended with one.
             Cancelled: This invocation was cancelled.
         """

@@ -30,6 +30,7 @@ from perdure import _sdk
 from perdure.branches import Branches, Ended
 from perdure.durables import Durable, Operation, operations_of, told
 from perdure.errors import Cancelled, InvalidInput, TerminalError
+from perdure.observability.activities import ActivityKind, activity
 from perdure.run_scope import refuse_inside_run
 from perdure.signals import ExternalSignal, InternalSignal
 
@@ -264,7 +265,9 @@ async def race(ctx: restate.Context, *operations: Durable[T], cancel_losers: boo
     found = operations_of("race", operations)
     if not found:
         raise InvalidInput("race requires at least one future", metadata={"field": "operations"})
-    (first, *_), pending = await _first(found, "race")
+    entries = _sdk.entries_of([operation.future for operation in found])
+    with activity(ctx, ActivityKind.RACE, f"{len(found)} operations", once=entries):
+        (first, *_), pending = await _first(found, "race")
     if cancel_losers:
         await _cancel(pending)
     try:

@@ -26,7 +26,7 @@
     ├─ EngineError                         restate-server could not be found, started, or asked
     ├─ IngressError                        a call over the ingress failed; tells who failed and if a retry is safe
     │  └─ NotReady                  470   the invocation whose output was asked for has not ended
-    ├─ UnreadableState                     state does not fit its type; retried, since a deploy can heal it
+    ├─ UnreadableState                     state or a promise does not fit its type; retried, as a deploy can heal it
     └─ UnreadableValue                     an encrypted value can't be opened; retried, until the key for it is there
 
 A terminal error crosses services as code, message and metadata only; its Python class does not. So each class puts its
@@ -309,7 +309,7 @@ class PerdureError(Exception):
 
 
 class UnreadableState(PerdureError):
-    """An entry of state does not fit the type that a handler reads it as. Retried until a deploy or a repair helps."""
+    """State, or a workflow's promise, doesn't fit the type it's read as. Retried until a deploy or a repair helps."""
 
 
 class ConfigurationError(PerdureError):

@@ -11,6 +11,7 @@ as all of them may have together.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import OrderedDict
@@ -132,6 +133,7 @@ class Companion:
         self._company = company
         self._id = (company.invocation_id, number)
         self._tally: _Tally | None = None
+        self._hurry = asyncio.Event()
 
     def leave(self) -> None:
         """Note that its result has been taken: what is started from now on isn't beside it."""
@@ -147,13 +149,21 @@ class Companion:
         """Do an attempt in this block; it begins when the wait after the one before is over."""
         self._tally = _tallies.find(self._id) or _Tally()
         if self._tally.due is not None:
-            await asyncio.sleep(self._tally.due - time.monotonic())
+            await self._until(self._tally.due)
         self._tally.due = None
         self._company.begin()
         try:
             yield
         finally:
             self._company.end()
+
+    async def _until(self, due: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), max(0, due - time.monotonic()))
+
+    def hurry(self) -> None:
+        """Wait no longer for the next attempt, which won't be made: the invocation was cancelled."""
+        self._hurry.set()
 
     def ended(self) -> None:
         """Note that it has its result, good or bad."""

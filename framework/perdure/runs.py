@@ -16,15 +16,16 @@ from typing import Any, Generic, TypeVar, overload
 
 import restate
 from restate.exceptions import RetryableError
+from restate.serde import Serde
 
 from perdure import _sdk
 from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
-from perdure.errors import Cancelled, ConfigurationError, RunExhausted, TerminalError
+from perdure.errors import CODE_KEY, Cancelled, ConfigurationError, PerdureTerminalError, RunExhausted, TerminalError
 from perdure.observability.activities import current
 from perdure.observability.lifecycle import watched_run
 from perdure.run_attempts import Companion, company_of
 from perdure.run_scope import refuse_inside_run
-from perdure.serdes import result_type, serde_for
+from perdure.serdes import ENGINE_MESSAGE_LIMIT, TypedSerde, result_type, serde_for
 from perdure.waiting import settle, until_done
 
 T = TypeVar("T")
@@ -106,6 +107,29 @@ class _AttemptFailedError(Exception):
         return str(self)
 
 
+class _ResultSerde(Serde[T], Generic[T]):
+    """Writes a run's result, or refuses one that the engine would not take: it would do the run again, and again."""
+
+    def __init__(self, inner: TypedSerde[T], run: str) -> None:
+        self._inner = inner
+        self._run = run
+
+    def serialize(self, obj: T | None) -> bytes:
+        """Return the value as JSON."""
+        written = self._inner.serialize(obj)
+        if len(written) > ENGINE_MESSAGE_LIMIT:
+            raise PerdureTerminalError(
+                f"run '{self._run}': its result has {len(written):,} bytes, and the engine takes "
+                f"{ENGINE_MESSAGE_LIMIT:,} in one message. Store it elsewhere inside the run, and return where",
+                metadata={CODE_KEY: "too_large", "run": self._run},
+            )
+        return written
+
+    def deserialize(self, buf: bytes) -> T | None:
+        """Return the value."""
+        return self._inner.deserialize(buf)
+
+
 class RunFuture(Awaitable[T], Generic[T]):
     """A run that has been started; await it for its result.
 
@@ -120,6 +144,11 @@ class RunFuture(Awaitable[T], Generic[T]):
         self.future = future
         self._config = config
         self._companion = companion
+
+    async def settle(self) -> None:
+        """After a cancel: wait until the action has come to its end, whatever further cancels say."""
+        self._companion.hurry()
+        await settle(self.future)
 
     def __await__(self) -> Generator[Any, Any, T]:
         refuse_inside_run(f"the future of run '{self._config.name}'")
@@ -176,7 +205,7 @@ def run_async(
         raise ConfigurationError("a run needs a name: RunConfig(name) or RunConfig(...).named(name)")
     refuse_inside_run(f"run '{settings.name}'")
     _sdk.guard(ctx)
-    serde = serde_for(result_type(action) if returns is None else returns)
+    serde = _ResultSerde(serde_for(result_type(action) if returns is None else returns), settings.name)
     mapping = settings.errors or current_mapping()
     within = current()
 
@@ -280,6 +309,6 @@ async def run_with_retry(
         await until_done(future.future, f"run '{config if isinstance(config, str) else config.name}'")
     except Cancelled:
         is_cancelled = True
-        await settle(future.future)
+        await future.settle()
         raise
     return await future

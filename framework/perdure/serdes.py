@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Hashable
 from functools import lru_cache
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -24,6 +24,9 @@ from restate.serde import Serde
 from perdure.errors import CODE_KEY, ConfigurationError, InvalidInput, PerdureTerminalError
 
 T = TypeVar("T")
+
+ENGINE_MESSAGE_LIMIT: Final = 32 * 1024 * 1024
+"""What the engine takes in one message, in bytes, unless it is set up otherwise. A result is one, and a state too."""
 
 # Without it, bytes that are no UTF-8 can't be written, and a float that is no number can't be read back. Models and
 # dataclasses have settings of their own, and pydantic refuses to mix the two.
@@ -90,6 +93,38 @@ class TypedSerde(Serde[T], Generic[T]):
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON schema of the type, for discovery."""
         return self._adapter.json_schema()
+
+
+class CheckedSerde(Serde[T], Generic[T]):
+    """Writes as the serde of a type does, and says in words of its own what can't be read as the type.
+
+    Args:
+        type_: The type.
+    """
+
+    def __init__(self, type_: type[T]) -> None:
+        self._inner = serde_for(type_)
+
+    def serialize(self, obj: T | None) -> bytes:
+        """Return the value as JSON."""
+        return self._inner.serialize(obj)
+
+    def deserialize(self, buf: bytes) -> T | None:
+        """Return the value, or raise what `unreadable` returns."""
+        try:
+            return self._inner.deserialize(buf)
+        except ValidationError as error:
+            name = getattr(self._inner.type, "__qualname__", str(self._inner.type))
+            raise self.unreadable(name, invalid_input(error, empty=not buf)) from error
+
+    def unreadable(self, name: str, found: InvalidInput) -> Exception:
+        """Return the error to raise.
+
+        Args:
+            name: The type's name.
+            found: What doesn't fit.
+        """
+        raise NotImplementedError
 
 
 class Unreadable:

@@ -5,42 +5,50 @@ from __future__ import annotations
 from typing import Generic, TypeVar, cast
 
 import restate
-from pydantic import ValidationError
-from restate.serde import Serde
 
-from perdure.errors import InvalidInput
+from perdure import _sdk
+from perdure.engine_ids import check_signal_id
+from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, UnreadableState
 from perdure.run_scope import refuse_inside_run
-from perdure.serdes import TypedSerde, invalid_input, serde_for
+from perdure.serdes import CheckedSerde, serde_for
 
 T = TypeVar("T")
 
 WorkflowContexts = restate.WorkflowContext | restate.WorkflowSharedContext
 
 
-class AnswerSerde(Serde[T], Generic[T]):
+class AnswerSerde(CheckedSerde[T], Generic[T]):
     """Reads the answer to an external signal, which may come from anywhere.
 
     One that does not fit is a terminal error: the signal has been answered, so waiting again would never help, and any
     other error would be retried for ever.
     """
 
-    def __init__(self, inner: TypedSerde[T]) -> None:
-        self._inner = inner
+    def unreadable(self, name: str, found: InvalidInput) -> Exception:
+        """Return a terminal 400 that names the field."""
+        message = f"the answer to an external signal does not fit {name}: {found.message}"
+        return InvalidInput(message, metadata=found.metadata)
 
-    def serialize(self, obj: T | None) -> bytes:
-        """Return the value as JSON."""
-        return self._inner.serialize(obj)
 
-    def deserialize(self, buf: bytes) -> T | None:
-        """Return the value, or raise a terminal 400 that names the field."""
-        try:
-            return self._inner.deserialize(buf)
-        except ValidationError as error:
-            found = invalid_input(error, empty=not buf)
-            name = getattr(self._inner.type, "__qualname__", str(self._inner.type))
-            raise InvalidInput(
-                f"the answer to an external signal does not fit {name}: {found.message}", metadata=found.metadata
-            ) from error
+class _PromiseSerde(CheckedSerde[T], Generic[T]):
+    """Reads the value of an internal signal, which the workflow's own code has written.
+
+    As with state, one that does not fit is a deploy's fault and heals with another: the main handler waits for that,
+    and a shared one says so at once.
+    """
+
+    def __init__(self, type_: type[T], handler: _sdk.HandlerInfo, name: str) -> None:
+        super().__init__(type_)
+        self._handler = handler
+        self._name = name
+
+    def unreadable(self, name: str, found: InvalidInput) -> Exception:
+        """Return an error that names handler, signal and type."""
+        message = f"{self._handler} can't read signal '{self._name}' as {name}: {found.message}. Deploy code that can"
+        if self._handler.writes_state:
+            return UnreadableState(message)
+        facts = {CODE_KEY: "unreadable_signal", "handler": str(self._handler), "signal": self._name}
+        return PerdureTerminalError(message, metadata=facts)
 
 
 class ExternalSignal(Generic[T]):
@@ -120,7 +128,7 @@ def wait_for_external_signal(ctx: restate.Context, type_: type[T]) -> ExternalSi
         The signal; pass its ``id`` on, then await ``result()``.
     """
     refuse_inside_run("wait_for_external_signal")
-    id_, future = ctx.awakeable(serde=AnswerSerde(serde_for(type_)))
+    id_, future = ctx.awakeable(serde=AnswerSerde(type_))
     return ExternalSignal(id_, future)
 
 
@@ -132,9 +140,12 @@ def resolve_external_signal(ctx: restate.Context, id_: str, value: T, type_: typ
         id_: The signal's id.
         value: The answer.
         type_: The answer's type; the value's own class by default.
+
+    Raises:
+        InvalidInput: No signal has such an id. One that nobody waits for any more is no error.
     """
     refuse_inside_run("resolve_external_signal")
-    ctx.resolve_awakeable(id_, value, serde=serde_for(type_ or type(value)))
+    ctx.resolve_awakeable(check_signal_id(id_), value, serde=serde_for(type_ or type(value)))
 
 
 def reject_external_signal(ctx: restate.Context, id_: str, reason: str, code: int = 500) -> None:
@@ -145,9 +156,12 @@ def reject_external_signal(ctx: restate.Context, id_: str, reason: str, code: in
         id_: The signal's id.
         reason: The error's message.
         code: Its HTTP status.
+
+    Raises:
+        InvalidInput: No signal has such an id. One that nobody waits for any more is no error.
     """
     refuse_inside_run("reject_external_signal")
-    ctx.reject_awakeable(id_, reason, code)
+    ctx.reject_awakeable(check_signal_id(id_), reason, code)
 
 
 def get_internal_signal(ctx: WorkflowContexts, name: str, type_: type[T]) -> InternalSignal[T]:
@@ -159,4 +173,5 @@ def get_internal_signal(ctx: WorkflowContexts, name: str, type_: type[T]) -> Int
         type_: The value's type.
     """
     refuse_inside_run("get_internal_signal")
-    return InternalSignal(cast("restate.WorkflowContext", ctx).promise(name, serde=serde_for(type_)))
+    serde = _PromiseSerde(type_, _sdk.handler_info(ctx), name)
+    return InternalSignal(cast("restate.WorkflowContext", ctx).promise(name, serde=serde))

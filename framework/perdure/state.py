@@ -7,11 +7,13 @@ retries and at last pauses the invocation. The guard looks at the handler's kind
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any, Generic, cast, overload
 
 import restate
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from restate.serde import BytesSerde, Serde
 from typing_extensions import TypeVar
 
@@ -76,7 +78,7 @@ class ReadOnlyState(Generic[T, D, C_co]):
         ctx: The context of a virtual object or workflow, exclusive or shared.
         key: The entry's name.
         type_: The value's type; anything that pydantic knows.
-        default: What `get` returns when there is no entry.
+        default: What `get` returns when there is no entry; a copy each time, where it's something that can be changed.
         default_factory: Makes that value; instead of ``default``.
 
     Raises:
@@ -131,7 +133,7 @@ class ReadOnlyState(Generic[T, D, C_co]):
         entry = await ctx.get(self.key, serde=self._entry_serde)
         if entry is not None:
             return cast("T", entry[0])
-        return cast("D", self._default if self._default_factory is None else self._default_factory())
+        return cast("D", _own(self._default) if self._default_factory is None else self._default_factory())
 
 
 class State(ReadOnlyState[T, D, C_co]):
@@ -227,6 +229,12 @@ async def clear_all(ctx: restate.ObjectContext) -> None:
     if happens(ctx, StateCleared):
         publish(StateCleared(invocation_of(ctx), "*"))
     ctx.clear_all()
+
+
+def _own(default: Any) -> Any:
+    """Return a default that may be changed: one list for all would carry what is one's to another."""
+    changes = isinstance(default, list | dict | set | bytearray | BaseModel) or is_dataclass(default)
+    return copy.deepcopy(default) if changes else default
 
 
 def _writable(ctx: Any, act: str, key: str) -> restate.ObjectContext:

@@ -72,7 +72,9 @@ class PidFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # The id last: a file that is there is complete.
         self._started.write_text(f"{started or 'ended'}\n")
-        self.path.write_text(f"{pid}\n")
+        draft = self.path.with_suffix(".draft")
+        draft.write_text(f"{pid}\n")
+        draft.replace(self.path)
 
     def remove(self) -> None:
         """Forget the process."""

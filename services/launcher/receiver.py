@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -89,7 +90,7 @@ class TraceReceiver:
         receiver = self
 
         class Handler(_Handler):
-            take = staticmethod(receiver._take)
+            take = staticmethod(receiver.take)
 
         self._server = _Server((_HOST, self._port), Handler)
         threading.Thread(target=self._server.serve_forever, name="perdure-traces", daemon=True).start()
@@ -107,7 +108,15 @@ class TraceReceiver:
         with self._lock:
             return list(self._spans)
 
-    def _take(self, body: bytes) -> None:
+    def take(self, body: bytes) -> None:
+        """Keep the spans of a request.
+
+        Args:
+            body: The request, as protobuf.
+
+        Raises:
+            DecodeError: It is none.
+        """
         spans = decoded(body)
         with self._lock:
             self._spans.extend(spans)
@@ -182,6 +191,11 @@ class _Server(ThreadingHTTPServer):
         with self._changes:
             self._open.discard(request)
         super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a sender that is gone, as at its end; of anything else what the base class says."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     def server_close(self) -> None:
         """Stop listening, and end what is open."""

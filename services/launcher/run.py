@@ -33,6 +33,7 @@ def run(settings: PlatformSettings, terminal: Terminal) -> int:
         PerdureError: It can't run, or can't go on; nothing is left running.
     """
     topology = Topology.from_settings(settings)
+    describe_trust(os.environ)  # a setting that doesn't fit is told before anything is started
     with folder_lock(topology.run_dir, "perdure-platform run"):
         try:
             with raising_interrupts():
@@ -103,19 +104,24 @@ async def _book_first_trip(platform: Platform, terminal: Terminal) -> None:
 def _say_where(topology: Topology, platform: Platform, terminal: Terminal) -> None:
     terminal.say()
     terminal.say(f"console        {topology.console_url}  (process {platform.pid(CONSOLE)})")
+    terminal.say(f"gateway        {topology.console_url}/gateway  (for who has a key or a session)")
     terminal.say(f"ingress        {topology.ingress_url}")
     terminal.say(f"engine's UI    {topology.admin_url}/ui")
     for spec in SERVICES:
         terminal.say(f"{spec.name:<14} {topology.service_url(spec.name)}  (process {platform.pid(spec.name)})")
     terminal.say(f"data           {topology.home / 'data'}")
-    terminal.say("requests       signed by the engine; services refuse all others")
     for line in describe_trust(os.environ):
         terminal.say(line)
     terminal.say()
     terminal.say("the console's first administrator: perdure-platform console admin --name you@example.com")
     terminal.say()
-    terminal.say("book the next trip:")
-    terminal.say()
-    terminal.say(curl(topology.ingress_url, new_trip_id(), ORDINARY))
+    if platform.codec is None:
+        terminal.say("book the next trip:")
+        terminal.say()
+        terminal.say(curl(topology.ingress_url, new_trip_id(), ORDINARY))
+    else:
+        terminal.say(
+            "the ingress takes encrypted orders only; the gateway encrypts them: SECURITY.md shows how to book"
+        )
     terminal.say()
     terminal.say("the platform is up; Ctrl-C stops it")

@@ -83,7 +83,7 @@ def make_trust(topology: Topology, environment: Mapping[str, str]) -> Trust:
 
 
 def describe_trust(environment: Mapping[str, str]) -> list[str]:
-    """Say in words, a line each, whose acts are taken and how the journal is kept.
+    """Say in words, a line each, whose requests and acts are taken, and how the journal is kept.
 
     Args:
         environment: What the user has set.
@@ -100,9 +100,14 @@ def describe_trust(environment: Mapping[str, str]) -> list[str]:
         if signed
         else f"UNSIGNED, as in development: whoever reaches the ingress may act as anybody; {_ACTS}=signed ends that"
     )
+    requests = (
+        f"taken from ANYBODY who reaches a service's port, as {PROFILE}=development says"
+        if environment.get(PROFILE) == "development"
+        else "signed by the engine; services refuse all others"
+    )
     keys = environment.get(ENCRYPTION_KEYS_FILE)
     journal = f"encrypted with the keys in {keys}" if keys else f"in clear; {ENCRYPTION_KEYS_FILE} encrypts it"
-    return [f"acts           {acts}", f"journal        {journal}"]
+    return [f"requests       {requests}", f"acts           {acts}", f"journal        {journal}"]
 
 
 def _believed(file: Path) -> list[PublicKey]:

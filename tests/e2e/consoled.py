@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -57,6 +58,14 @@ class Consoled:
         """Start a trip."""
         body = order(**changes).model_dump(mode="json")
         self._http.post(f"{self.launched.ingress}/Trips/{trip_id}/run/send", json=body).raise_for_status()
+
+    def schedule(self, name: str) -> None:
+        """Set a schedule that books a trip each New Year."""
+        target = {"service": "Trips", "handler": "run", "key": "{schedule}-{date}"}
+        when = {"cron": "0 2 1 1 *", "timezone": "Europe/Vienna", "description": "a trip each New Year"}
+        body = {**when, "target": target, "payload": order().model_dump(mode="json"), "actor": "olga@example.com"}
+        path = f"/Schedules/{quote(name, safe='')}/set"
+        self._http.post(f"{self.launched.ingress}{path}", json=body).raise_for_status()
 
     def phase(self, trip_id: str) -> str:
         """Return where a trip stands."""

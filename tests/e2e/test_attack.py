@@ -116,7 +116,8 @@ async def test_nothing_secret_comes_out(defended: Defended, traces: TraceReceive
     assert found_in(defended.topology.log_dir, hidden) == {}
 
     async def senders() -> bool:
-        return {"Restate", "Flights"} <= {span.service for span in traces.spans() if span.trace_id == trace}
+        found = {span.service for span in traces.spans() if span.trace_id == trace}
+        return {"Restate", "orchestrator", "flights", "console"} <= found
 
     await eventually(senders, what="spans of engine and services")
     spans = "\n".join(map(repr, traces.spans()))

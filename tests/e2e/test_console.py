@@ -210,6 +210,7 @@ def test_everything_can_be_reached_and_approved_by_keyboard_alone(console, conte
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_each_page_fits_a_phone_and_can_be_read_in_light_and_dark(console, contexts, scheme):
+    console.schedule("trips/new-year")
     page = sign_in(contexts(viewport=PHONE, color_scheme=scheme))
     for name, path in {
         "overview": "/",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -18,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.e2e.consoled import Consoled
+from tests.e2e.consoled import ADMINISTRATOR, Consoled
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -162,7 +163,10 @@ def test_a_paused_invocation_is_seen_with_its_reason_and_resumed(console: Consol
     httpx.patch(f"{admin}/invocations/{running['id']}/pause", trust_env=False).raise_for_status()
     console.until(lambda: [each["status"] for each in stuck()] == ["paused"], "paused trip")
     assert stuck()[0]["reason"] == "paused by hand, or after its last try"
-    assert console.api("GET", "/api/sagas?phase=paused").json()["items"][0]["key"] == "rests"
+    (found,) = console.api("GET", "/api/sagas?phase=paused").json()["items"]
+    assert found["key"] == "rests"
+    assert console.api("GET", "/api/sagas?search=rests&service=Trips").json()["items"] == [found]
+    assert console.api("GET", "/api/sagas?search=nowhere").json()["items"] == []
     assert console.api("GET", "/api/overview").json()["paused"] >= 1
 
     path = f"/api/invocations/{running['id']}"
@@ -176,6 +180,23 @@ def test_a_paused_invocation_is_seen_with_its_reason_and_resumed(console: Consol
         ("grace@example.com", "cancel", "Trips/rests/run: not wanted"),
         ("grace@example.com", "resume", "Trips/rests/run: go on"),
     ]
+
+
+def test_a_schedule_whatever_its_name_is_steered_by_an_operator_who_signs(console: Consoled):
+    name = "trips/nächtlich"
+    console.schedule(name)
+    path = f"/api/schedules/{quote(name)}"
+    assert console.api("GET", path).json()["name"] == name
+    assert console.api("POST", f"{path}/pause", by="vera@example.com", body={}).status_code == 403
+    paused = console.api("POST", f"{path}/pause", body={"reason": "holidays"})
+    assert paused.status_code == 200
+    entry = paused.json()["trail"][0]
+    assert (entry["actor"], entry["act"], entry["reason"]) == (ADMINISTRATOR, "pause", "holidays")
+    assert entry["proof"]["credential"]["actor"] == ADMINISTRATOR
+    assert console.api("POST", f"{path}/resume", body={}).json()["state"] == "active"
+    assert console.api("POST", f"{path}/remove", body={}).status_code == 200
+    assert console.api("GET", path).status_code == 404
+    assert console.api("POST", f"{path}/remove", body={}).status_code == 404
 
 
 def test_the_command_line_makes_administrators_and_says_what_is_wrong(console: Consoled):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 
 import pytest
@@ -46,6 +47,9 @@ async def test_all_scenarios_play_and_the_engines_data_holds_nothing_readable(tm
             assert refused.value.status_code == 400
     finally:
         await platform.stop(asyncio.Event())
+    # The sentinel looks into the engine's tables, where values are sealed: it found what was lost, and nothing else.
+    acted = [line for line in (topology.log_dir / "saga.log").read_text().splitlines() if "sentinel.acted" in line]
+    assert {json.loads(line)["kind"] for line in acted} == {"lost"}
     open_to_all = {clear.traveller, clear.payment.account, clear.flight.number}
     # What a failure says stays readable, and names the flight or the hotel that refused, or who had decided already
     # when somebody came too late; so these aren't looked for.

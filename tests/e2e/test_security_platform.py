@@ -33,6 +33,8 @@ PERDURE = Path(sys.executable).with_name("perdure")
 # Everything that whoever reaches the ingress may call. What changes something there asks for a signed act, or is a
 # customer's to do; what is missing here is private.
 PUBLIC = {
+    "Alerts/list",
+    "Alerts/look",
     "ApprovalInbox/list",
     "ApprovalSentinel/sweep",
     "Approvals/approve",

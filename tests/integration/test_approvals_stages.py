@@ -412,7 +412,7 @@ async def test_a_kill_before_it_was_opened_is_mended_even_twice(desk: Desk, monk
 
     class HeldTime(Time):
         async def now(self) -> datetime:
-            if self._ctx.key() == held:
+            if isinstance(self._ctx, sdk.ObjectContext) and self._ctx.key() == held:
                 await asyncio.to_thread(free.wait, 20)
             return await super().now()
 

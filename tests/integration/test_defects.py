@@ -38,13 +38,13 @@ DEFECTS: dict[str, list[str]] = {
     # --- 2: security
     "2: the signature scheme is invented, so that genuine requests are refused": [
         "unit/security/test_security_identity.py::test_decides_as_the_sdk_does",
-        "integration/test_security_identity.py::test_only_the_engine_gets_in",
+        "integration/test_security_signing_engine.py::test_only_the_engine_gets_in",
     ],
     "2: X-Restate-Server and X-Forwarded-Proto are believed of anyone": [
         "unit/security/test_security_config.py::test_https_is_believed_of_trusted_proxies_only",
     ],
     "2: RestrictPublicAccess is never read": [
-        "integration/test_security_identity.py::test_handlers_are_off_the_ingress_unless_declared_public",
+        "integration/test_security_signing_engine.py::test_handlers_are_off_the_ingress_unless_declared_public",
     ],
     # --- 4: workflow tools
     "4: the wall clock decides whether SleepUntil is journaled": [

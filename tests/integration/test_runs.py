@@ -430,3 +430,17 @@ async def test_an_applications_own_409_is_no_cancel(restate, did):
     error = await failure_of(restate, work)
     assert (error.status_code, error.message) == (409, "cancelled")
     assert did.all() == ["attempt"]
+
+
+async def test_a_result_that_the_engine_would_not_take_ends_the_run_instead_of_repeating_it(restate, did):
+    def read() -> bytes:
+        did.add("attempt")
+        return bytes(25 * 1024 * 1024)  # as base64 it's a third more
+
+    async def work(ctx: sdk.Context, key: str) -> str:
+        return str(len(await run_with_retry(ctx, RunConfig("read the file"), read)))
+
+    error = await failure_of(restate, work)
+    assert did.all() == ["attempt"]
+    assert error.message.startswith("run 'read the file': its result has 34,952,538 bytes, and the engine takes")
+    assert error.metadata == {"code": "too_large", "run": "read the file"}

@@ -9,11 +9,22 @@ from collections.abc import Callable
 from datetime import timedelta
 from uuid import uuid4
 
+import pytest
 import restate as sdk
 
-from perdure import IngressClient, RunConfig, Target, fan_out, map_concurrent, run_async, run_attempts, run_with_retry
-from perdure.binding import handler
-from perdure.errors import error_code
+from perdure import (
+    IngressClient,
+    RunConfig,
+    Target,
+    fan_out,
+    handler,
+    map_concurrent,
+    run_async,
+    run_attempts,
+    run_with_retry,
+)
+from perdure.errors import IngressError, error_code
+from tests.support import eventually
 
 go = Target("Together", "go", str, str)
 
@@ -77,17 +88,17 @@ async def test_each_run_has_its_own_attempts(restate):
     assert shop.began == {"never": 3, "late": 5, "soon": 1, "once": 2, "not at all": 1}
 
 
-async def test_a_run_begins_when_it_is_waited_for(restate):
-    shop = Shop()
-
+async def test_a_run_begins_when_it_is_waited_for(restate, did):
     async def work(ctx: sdk.Context) -> str:
-        first, second = (run_async(ctx, bounded(name, 0), shop.failing(name, 0)) for name in ("first", "second"))
+        first, second = (run_async(ctx, name, did.add, f"begin {name}") for name in ("first", "second"))
         await first
-        before = dict(shop.began)
+        did.add("first is there")
         await second
-        return str(before)
+        return "done"
 
-    assert await played(restate, work) == "{'first': 1}", "the docstring of run_async and its example say so"
+    assert await played(restate, work) == "done"
+    said = did.all()
+    assert said.index("first is there") < said.index("begin second"), "the docstring of run_async says so"
 
 
 async def test_a_run_is_left_alone_when_another_fails(restate):
@@ -127,6 +138,41 @@ async def test_each_run_has_its_own_waits(restate):
     assert await played(restate, work) == "('patient', 'eager')"
     assert times["patient"][1] - times["patient"][0] >= 1.4
     assert times["eager"][-1] - times["eager"][0] < 1.4, "it waited for the other's wait"
+
+
+# Where each wait ends the attempt, the handler learns of the eager run only when the patient one has been tried again.
+@pytest.mark.restate_modes("http2")
+async def test_a_cancel_does_not_wait_for_a_runs_next_attempt(restate, did):
+    shop = Shop()
+    fails = {"patient": (ms(60_000), 99), "eager": (ms(10), 3)}
+
+    async def work(ctx: sdk.Context) -> str:
+        async def branch(name: str, _: int) -> str:
+            delay, times = fails[name]
+            done = await run_with_retry(ctx, bounded(name, None, delay), shop.failing(name, times))
+            did.add(f"{name} is done")
+            return done
+
+        return str(await map_concurrent(ctx, list(fails), branch))
+
+    service = sdk.Service("Together")
+
+    async def named(ctx: sdk.Context, key: str) -> str:
+        return await work(ctx)
+
+    handler(service, name="go")(named)
+    env = await restate.serve(service)
+    async with IngressClient(env.ingress, admin_url=env.admin) as ingress:
+        invocation_id = await ingress.send(go, str(uuid4()))
+
+        async def only_the_patient_one_is_left() -> bool:
+            return did.count("eager is done") > 0
+
+        await eventually(only_the_patient_one_is_left, what="end of the eager run")
+        await ingress.cancel(invocation_id)
+        with pytest.raises(IngressError, match="cancelled during"):
+            await ingress.attach(go, invocation_id=invocation_id, timeout=timedelta(seconds=20))
+    assert shop.began["patient"] == 1
 
 
 async def test_a_run_without_a_bound_does_not_unbind_the_others_and_time_bounds_each(restate):

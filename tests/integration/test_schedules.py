@@ -292,7 +292,7 @@ async def test_only_the_firing_that_is_expected_fires_and_a_lost_one_is_begun_an
 
 async def test_schedules_are_declared_by_a_service_that_starts_and_the_wrong_ones_refused(restate, did):
     service, flow, to = reports(did, Gate())
-    env = await restate.serve(service, flow, *definitions(targets=["Reports/[bd]*", "Closing/*", "Sched*"]))
+    env = await restate.serve(service, flow, *definitions(targets=["Reports/[bd]*", "Closing/*", "Sched*", "Trips*"]))
     name = f"declared {uuid4()}"
     async with IngressClient(env.ingress) as ingress:
         first = await ingress.call(to["declare"], name)
@@ -306,6 +306,9 @@ async def test_schedules_are_declared_by_a_service_that_starts_and_the_wrong_one
         firing = Firing(generation=1, planned=datetime.now(UTC))
         with pytest.raises(IngressError, match="Schedules/fire is one of perdure's own handlers"):
             await schedules.set(name, every=FAR, target=fire_target, request=firing)
+        undo = Target("TripsCompensations", "cancel_flight", str, type(None))
+        with pytest.raises(IngressError, match="TripsCompensations/cancel_flight is one of perdure's own handlers"):
+            await schedules.set(name, every=FAR, target=undo, request="x")
         with pytest.raises(IngressError, match="1 to 128 printable characters; got 3, beginning with 'a"):
             await schedules.set("a\nb", every=FAR, target=to["build"], request="x")
         with pytest.raises(InvalidInput, match=r"'61 \* \* \* \*' is no cron expression: bad minute"):

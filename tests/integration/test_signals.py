@@ -19,6 +19,7 @@ from perdure import (
     resolve_external_signal,
     wait_for_external_signal,
 )
+from perdure.admin import sql_text
 from perdure.binding import handler
 from perdure.errors import IngressError
 from tests.support import Recording, eventually
@@ -240,3 +241,59 @@ async def test_a_broken_promise_is_a_terminal_error_with_its_reason_and_code(res
             with pytest.raises(IngressError) as failed:
                 await waiting
             assert (failed.value.status_code, failed.value.message) == (410, "not today")
+
+
+async def test_an_id_that_no_signal_can_have_is_refused_at_once(restate, did):
+    services, (wait, _, _, resolve, _, reject) = external(did)
+    env = await restate.serve(*services)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        await ingress.send(wait, key, idempotency_key=key)
+        real = await signal_id(did, key)
+        # As a web page might hand on what somebody typed. The engine would retry the handler for ever.
+        for id_ in ("", "bogus", "ü" * 44, real[:-1], real + "A", real[:-1] + "_", real.replace("sign_1", "sign_2")):
+            for act, answer in ((resolve, Answer(id=id_, verdict=YES)), (reject, Answer(id=id_, reason="no"))):
+                with pytest.raises(IngressError, match="is no id of an external signal") as failed:
+                    await ingress.call(act, answer)
+                assert (failed.value.status_code, failed.value.metadata["field"]) == (400, "id")
+        await ingress.call(resolve, Answer(id=real, verdict=YES))
+        assert await ingress.call(wait, key, idempotency_key=key) == YES
+
+
+async def test_a_promise_of_another_type_is_said_to_who_looks_and_waits_for_a_deploy_with_the_workflow(restate):
+    deployed: dict[str, Any] = {"type": int}
+    flow = sdk.Workflow("Misread")
+
+    @handler(flow, "main")
+    async def run(ctx: sdk.WorkflowContext) -> str:
+        return repr(await get_internal_signal(ctx, "word", deployed["type"]).result())
+
+    @handler(flow, "shared")
+    async def peek(ctx: sdk.WorkflowSharedContext) -> str:
+        return repr(await get_internal_signal(ctx, "word", deployed["type"]).peek())
+
+    @handler(flow, "shared")
+    async def say(ctx: sdk.WorkflowSharedContext, word: str) -> None:
+        await get_internal_signal(ctx, "word", str).resolve(word)
+
+    env = await restate.serve(flow)
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        key = str(uuid4())
+        invocation_id = await ingress.submit(run, key=key)
+        await ingress.call(say, "five", key=key)
+        with pytest.raises(
+            IngressError, match="Misread/peek can't read signal 'word' as int: invalid input: body"
+        ) as no:
+            await ingress.call(peek, key=key)
+        assert (no.value.status_code, no.value.metadata) == (
+            500,
+            {"code": "unreadable_signal", "handler": "Misread/peek", "signal": "word"},
+        )
+
+        async def failure() -> str | None:
+            rows = await admin.query(f"select last_failure from sys_invocation where id = {sql_text(invocation_id)}")
+            return rows[0].get("last_failure") if rows else None
+
+        assert "Misread/run can't read signal 'word' as int" in await eventually(failure, what="failed attempt")
+        deployed["type"] = str
+        assert await ingress.attach(run, key=key) == "'five'"

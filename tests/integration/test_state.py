@@ -314,3 +314,20 @@ async def test_an_entry_that_does_not_fit_is_said_at_once_to_who_looks_and_waits
         assert "Unreadable/work can't read state 'number' as int" in await eventually(failure, what="failed attempt")
         deployed["type"] = str
         assert await ingress.call(work, key=key, idempotency_key=key) == "'five'"
+
+
+async def test_a_default_that_is_changed_is_nobody_elses(restate):
+    default = [ITEMS[0].model_copy()]
+    noted = sdk.VirtualObject("Noted")
+
+    @handler(noted, "exclusive")
+    async def add(ctx: sdk.ObjectContext, name: str) -> list[str]:
+        items = await State(ctx, "items", list[Item], default=default).get()
+        items[0].name += name
+        items.append(items[0])
+        return [item.name for item in items]
+
+    env = await restate.serve(noted)
+    async with IngressClient(env.ingress) as ingress:
+        assert await ingress.call(add, " mine", key=str(uuid4())) == ["é mine"] * 2
+        assert await ingress.call(add, " yours", key=str(uuid4())) == ["é yours"] * 2

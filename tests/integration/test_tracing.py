@@ -29,6 +29,7 @@ from perdure import (
     ServiceClient,
     Step,
     Target,
+    race,
     race_awakeable_with_timeout,
     wait_for_external_signal,
 )
@@ -117,6 +118,10 @@ def factory(url: str, tried: Counter[str]) -> list[Any]:
         made.append(await cp.step("label", label, Part(name="d", order=cp.key)))
         signal = wait_for_external_signal(cp.ctx, str)
         assert await race_awakeable_with_timeout(cp.ctx, signal, TICK, "late") == ("late", True)
+        calls = [ServiceClient(cp.ctx, build).call_async(Part(name=name, order=cp.key)) for name in ("f", "g")]
+        await race(cp.ctx, *calls)
+        for call in calls:
+            await call
         await ServiceClient(cp.ctx, build).call(Part(name="e", order=cp.key, fails=fails))
         return made
 
@@ -150,15 +155,16 @@ async def test_one_order_is_one_trace_and_nothing_is_in_it_twice(receiver, trace
         made = await ingress.call(run_order, False, key=key)
     assert made == ["a!", "b!", "c!", "label of d"]
     tree = await tree_of(
-        receiver, key, ["POST", "ingress TracedOrders/{key}/run", "TracedOrders/run", *["TracedParts/build"] * 4]
+        receiver, key, ["POST", "ingress TracedOrders/{key}/run", "TracedOrders/run", *["TracedParts/build"] * 6]
     )
 
     names = Counter(span.name for span in ours(tree))
-    once = ("step a", "step b", "step c", "step label", "run label", "race")
+    once = ("step a", "step b", "step c", "step label", "run label")
     assert {name: names[name] for name in once} == dict.fromkeys(once, 1)
-    assert names["call TracedParts/build"] == 4
-    assert names["run press"] == 5  # one of them failed, and was tried again
-    assert names["GET"] == 4
+    assert names["race"] == 2
+    assert names["call TracedParts/build"] == 6
+    assert names["run press"] == 7  # one of them failed, and was tried again
+    assert names["GET"] == 6
     assert {span.attributes["perdure.key"] for span in ours(tree) if span.name == "TracedOrders/run"} == {key}
     attempts = [span for span in ours(tree) if span.name == "TracedOrders/run"]
     assert [int(span.attributes["perdure.attempt"]) for span in attempts] == list(range(1, len(attempts) + 1))

@@ -46,7 +46,7 @@ async def observed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPat
             "PERDURE_ORCHESTRATOR_APPROVAL_TIMEOUT": "PT18S",
             "PERDURE_APPROVALS_SENTINEL_INTERVAL": "PT0.5S",
         }
-        platform = Platform(topology, engine, tell=print, environment=environment)
+        platform = Platform(topology, engine, tell=print, environment=environment, console=True)
         binary = locate_prometheus(os.environ, pytestconfig.rootpath / ".local")
         prometheus = binary and Prometheus(binary, topology, tmp_path_factory.mktemp("prometheus") / "it", shorten=60)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
 from services.launcher.booking import ORDINARY, new_trip_id
@@ -67,3 +68,17 @@ async def test_a_trip_that_is_undone_and_its_rollback(observed):
 
     undone = await eventually(rollback, what="rollback that is linked to the trip")
     assert {span.attributes["perdure.saga.id"] for span in undone.spans if span.name == "Rollbacks/run"} == {trip_id}
+
+
+async def test_the_console_is_traced_but_for_links_which_are_secrets(observed):
+    url = observed.stage.platform.topology.console_url
+    async with httpx.AsyncClient(trust_env=False) as person:
+        await person.get(f"{url}/l/a-secret-link")
+        assert (await person.get(f"{url}/signin")).status_code == 200
+
+    async def shown() -> bool:
+        return any(span.service == "console" and span.name == "GET /signin" for span in observed.receiver.spans())
+
+    await eventually(shown, what="span of the console")
+    values = [value for span in observed.receiver.spans() for value in (span.name, *span.attributes.values())]
+    assert not any("a-secret-link" in value for value in values)

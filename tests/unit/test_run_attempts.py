@@ -57,8 +57,8 @@ async def test_a_failed_run_waits_for_those_that_are_being_done_and_asks_for_the
         order.append("ended")
         busy.ended()
 
-    waiting = [asyncio.create_task(fails(patient, MOST)), asyncio.create_task(fails(eager, timedelta(seconds=2)))]
     working = asyncio.create_task(succeeds())
+    waiting = [asyncio.create_task(fails(patient, MOST)), asyncio.create_task(fails(eager, timedelta(seconds=2)))]
     for _ in range(10):
         await asyncio.sleep(0)
     assert order == []

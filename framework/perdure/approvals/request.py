@@ -8,6 +8,7 @@ A request knows no other fields than its own: a rule that this version doesn't k
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from enum import StrEnum
@@ -24,6 +25,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import from_json
 
 from perdure.people import Approver, GroupName, Person, VetoHolder, canonical_person, group_of, is_group
 
@@ -31,6 +33,10 @@ MAX_ID_LENGTH: Final = 256
 MAX_APPROVERS: Final = 100
 MAX_STAGES: Final = 10
 MAX_REMINDERS: Final = 100
+MAX_PAYLOAD: Final = 256 * 1024
+"""Bytes of JSON: what is shown is copied into each approver's inbox."""
+_DEEPER: Final = 10
+"""How many levels of JSON lie around a payload where it is kept and shown; parsers take 200 in all."""
 MAX_TIMEOUT: Final = timedelta(days=3650)
 
 ApprovalId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -97,7 +103,7 @@ class ApprovalRequest(BaseModel):
         remind_every: They are reminded at this interval; never when left out.
         on_timeout: What the end of the time means: ``escalate`` when there are more stages, else ``error`` by default.
         escalation: The stages that follow, each after the time of the one before.
-        payload: What the approvers are shown.
+        payload: What the approvers are shown; at most 256 KiB of JSON.
         awakeable: Who waits for the outcome, an `ApprovalOutcome`.
         opener: The invocation that waits; when it is gone, so is its interest.
     """
@@ -142,6 +148,18 @@ class ApprovalRequest(BaseModel):
     @classmethod
     def _not_too_often(cls, interval: timedelta | None, info: ValidationInfo) -> timedelta | None:
         return _checked_interval(interval, info.data.get("timeout"))
+
+    @field_validator("payload")
+    @classmethod
+    def _can_be_shown(cls, payload: JsonValue) -> JsonValue:
+        text = json.dumps(payload, ensure_ascii=False).encode(errors="surrogatepass")
+        if len(text) > MAX_PAYLOAD:
+            raise ValueError(f"{len(text)} bytes of JSON are more than people read; show {MAX_PAYLOAD} at most")
+        try:
+            from_json(_DEEPER * b"[" + text + _DEEPER * b"]")
+        except ValueError as error:
+            raise ValueError(f"it can't be read back as JSON: {error}") from error
+        return payload
 
     @field_validator("escalation")
     @classmethod

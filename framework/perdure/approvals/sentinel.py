@@ -226,5 +226,7 @@ class ApprovalSentinel:
             try:
                 await admin.act(invocation_id, act)
             except EngineError as error:
-                if error.status_code not in (404, 409):  # somebody else resumed, ended or purged it
+                if not 400 <= error.status_code < 500:
                     raise
+                # Somebody else resumed, ended or purged it; what is left will be found again.
+                log.warning("approvals.sentinel.refused", id=invocation_id, act=act, why=str(error))

@@ -82,7 +82,7 @@ def handlers_of(found: list[dict[str, Any]], *, public_only: bool = False) -> Ha
     entries = [
         HandlerEntry(
             service=service["name"],
-            kind=_KINDS.get(service["ty"], service["ty"]),
+            kind=str(_KINDS.get(service["ty"], service["ty"])),
             handler=handler["name"],
             # A service that is private hides its handlers, whatever they say themselves.
             public=service.get("public", True) and handler.get("public", True),

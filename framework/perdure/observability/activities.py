@@ -20,7 +20,7 @@ import restate
 
 from perdure import _sdk
 from perdure.observability.events import Event, publish
-from perdure.observability.lifecycle import happens, invocation_of
+from perdure.observability.lifecycle import first_time, happens, invocation_of
 
 
 class ActivityKind(StrEnum):
@@ -49,8 +49,11 @@ class ActivityStarted(Event):
     facts: Mapping[str, str] = field(default_factory=dict)
 
     # Itself and nothing else: two calls of one handler, made at once, differ in nothing but that.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
 @dataclass(frozen=True)
@@ -119,13 +122,15 @@ def current() -> ActivityStarted | None:
     return _current.get()
 
 
-def begin(ctx: restate.Context, kind: ActivityKind, name: str, **facts: str) -> Activity:
+def begin(ctx: restate.Context, kind: ActivityKind, name: str, *, once: str | None = None, **facts: str) -> Activity:
     """Tell that something begins. Call it before its first entry in the journal is made.
 
     Args:
         ctx: The handler's context.
         kind: What sort it is.
         name: See `ActivityStarted`.
+        once: For what makes no entry of its own, so that a replay can't be told from it: a text that belongs to it
+            alone in its invocation, and is the same at each replay.
         facts: What else is known about it.
 
     Returns:
@@ -133,22 +138,27 @@ def begin(ctx: restate.Context, kind: ActivityKind, name: str, **facts: str) -> 
     """
     if not happens(ctx, ActivityStarted):
         return UNWATCHED
+    if once is not None and not first_time(f"{ctx.request().id}/{kind}/{once}"):
+        return UNWATCHED
     started = ActivityStarted(invocation_of(ctx), kind, name, _current.get(), facts)
     publish(started)
     return Activity(started)
 
 
 @contextmanager
-def activity(ctx: restate.Context, kind: ActivityKind, name: str, **facts: str) -> Iterator[None]:
+def activity(
+    ctx: restate.Context, kind: ActivityKind, name: str, *, once: str | None = None, **facts: str
+) -> Iterator[None]:
     """Tell that something begins, and ends with this block.
 
     Args:
         ctx: The handler's context.
         kind: What sort it is.
         name: See `ActivityStarted`.
+        once: See `begin`.
         facts: What else is known about it.
     """
-    under_way = begin(ctx, kind, name, **facts)
+    under_way = begin(ctx, kind, name, once=once, **facts)
     try:
         with under_way.around():
             yield

@@ -1,6 +1,6 @@
 """Log levels that change while a process runs: they are read from a file, again whenever it changes.
 
-PERDURE_LOG_LEVELS_FILE names the file. Each of its lines is a level for all loggers, or one for a logger and those below:
+PERDURE_LOG_LEVELS_FILE names the file. Each of its lines is a level for all loggers, or for one and those below it:
 
     # while we look into the double charge
     info

@@ -27,7 +27,7 @@ MOST_LABEL_SETS: Final = 1000
 OTHER: Final = "other"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is itself: they are looked up at every count
 class Metric:
     """What every metric has.
 
@@ -70,7 +70,7 @@ class Metric:
         return f"{name}_seconds" if self.unit == "s" else name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CounterMetric(Metric):
     """A number that only grows.
 
@@ -103,7 +103,7 @@ class CounterMetric(Metric):
         return f"{self.name.replace('.', '_')}_total"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GaugeMetric(Metric):
     """A number that goes up and down, and is as it is when somebody looks."""
 
@@ -129,7 +129,7 @@ class GaugeMetric(Metric):
         return stop
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HistogramMetric(Metric):
     """How many measurements fell below each bound.
 

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -115,6 +116,7 @@ def traceparent() -> str | None:
     return carrier.get("traceparent")
 
 
+@cache  # the SDK makes a new one at each call, which costs half as much as a span
 def _tracer() -> trace.Tracer:
     return trace.get_tracer("perdure")
 
@@ -126,21 +128,24 @@ def _attempt_started(event: AttemptStarted) -> None:
     request = ctx.request()
     headers = request.attempt_headers if "traceparent" in request.attempt_headers else request.headers
     invocation = event.invocation
-    saga = {"perdure.saga.id": SAGA_HEADER, "perdure.step": STEP_HEADER}  # what a compensation is told
+    number = _attempts.next(invocation.id)
     span = _tracer().start_span(
-        str(invocation.handler),
-        context=_propagator.extract(headers, context=Context()),
-        kind=SpanKind.SERVER,
-        attributes={
-            **_of(invocation),
-            "perdure.attempt": _attempts.next(invocation.id),
-            "perdure.replays": event.replays,
-            **{name: request.headers[header] for name, header in saga.items() if header in request.headers},
-        },
+        str(invocation.handler), context=_propagator.extract(headers, context=Context()), kind=SpanKind.SERVER
     )
-    _attempt.set(_AttemptSpans(span))
     # Not detached: the server gives each attempt a task, and so a context, of its own.
     otel_context.attach(trace.set_span_in_context(span))
+    if not span.is_recording():  # not sampled, and so is all that is in it
+        return
+    saga = {"perdure.saga.id": SAGA_HEADER, "perdure.step": STEP_HEADER}  # what a compensation is told
+    span.set_attributes(
+        {
+            **_of(invocation),
+            "perdure.attempt": number,
+            "perdure.replays": event.replays,
+            **{name: request.headers[header] for name, header in saga.items() if header in request.headers},
+        }
+    )
+    _attempt.set(_AttemptSpans(span))
 
 
 def _attempt_ended(event: AttemptEnded) -> None:
@@ -157,6 +162,8 @@ def _attempt_ended(event: AttemptEnded) -> None:
 
 
 def _run_started(event: RunAttemptStarted) -> None:
+    if _attempt.get() is None:
+        return
     span = _tracer().start_span(
         f"run {event.run}",
         context=_inside(event.within),

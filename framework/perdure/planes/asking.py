@@ -15,11 +15,11 @@ from perdure.approvals.targets import leave_approval, open_approval
 from perdure.clients import ObjectClient
 from perdure.errors import ApprovalTimeout, Cancelled, Refused
 from perdure.observability.activities import ActivityKind, activity
-from perdure.serdes import invalid_input, serde_for
+from perdure.serdes import invalid_input
 from perdure.signals import AnswerSerde
 from perdure.waiting import until_done
 
-_outcome_serde = AnswerSerde(serde_for(ApprovalOutcome))
+_outcome_serde = AnswerSerde(ApprovalOutcome)
 
 
 class AskOptions(TypedDict, total=False):

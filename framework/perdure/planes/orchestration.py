@@ -322,14 +322,14 @@ class Orchestration:
         if cancelled:
             await self._hand_over(error, running, awakeable=None)
             return self._closed(error, Phase.CANCELLED, "handed_over")
+        self.ctx.set(FAILED_KEY, error.message, serde=_text_serde)
         try:
             # In a run: a span is another one at each attempt, and what is sent must be the same at each replay.
             trace = await run_with_retry(self.ctx, "hand over", _trace, returns=str | None)
         except Cancelled as cancel:
             await self._hand_over(error, running, awakeable=None)
             return self._closed(cancel, Phase.CANCELLED, "handed_over")
-        id_, finished = self.ctx.awakeable(serde=AnswerSerde(serde_for(RollbackReport)))
-        self.ctx.set(FAILED_KEY, error.message, serde=_text_serde)
+        id_, finished = self.ctx.awakeable(serde=AnswerSerde(RollbackReport))
         await self._hand_over(error, running, awakeable=id_, trace=trace)
         try:
             await until_done(finished, "the rollback")

@@ -24,7 +24,7 @@ from perdure.saga.plan import CompensationHandler, CompensationStrategy, SagaCon
 from perdure.saga.recorder import Saga
 from perdure.serdes import result_type
 from perdure.targets import Target
-from perdure.waiting import is_own_cancel, settle
+from perdure.waiting import is_own_cancel
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
@@ -286,7 +286,7 @@ class _Attempt:
         if self._action is not None:
             self._runner.saga.lose_track(self._record)
         if isinstance(self._action, RunFuture):
-            await settle(self._action.future)
+            await self._action.settle()
         if self._action is not None:
             self._activity.end(self._runner.cancelled)
 

@@ -17,11 +17,10 @@ from perdure.saga.messages import (
     begin_target,
 )
 from perdure.saga.plan import Outcome, SagaConfig
-from perdure.serdes import serde_for
 from perdure.signals import AnswerSerde
 from perdure.state import ReadOnlyState
 
-_report_serde = AnswerSerde(serde_for(RollbackReport))
+_report_serde = AnswerSerde(RollbackReport)
 
 
 async def roll_back_ended(

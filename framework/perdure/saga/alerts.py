@@ -1,9 +1,9 @@
 """Alerts: invocations that are paused, killed or fail again and again are told to a webhook, once each.
 
 `Alerts` is a virtual object that knows what it has told: it asks the engine in SQL, compares, and sends what is new,
-and what is over, to its relay. The relay posts it, and is an invocation of its own for each piece of news: so the engine
-tries it again for a day, nothing waits for a receiver that is down, and a crash tells nothing twice but a post whose
-answer was lost.
+and what is over, to its relay. The relay posts it, and is an invocation of its own for each piece of news: so the
+engine tries it again for a day, nothing waits for a receiver that is down, and a crash tells nothing twice but a post
+whose answer was lost.
 
 A post is JSON, with these headers:
 

@@ -131,6 +131,16 @@ class SweepReport(BaseModel):
     failed: dict[str, str] = {}
 
 
+def _no_rollback(saga_id: str) -> str:
+    """Return the condition that a saga has no rollback.
+
+    Args:
+        saga_id: The saga's id in SQL, where the orchestration's own word for it is encrypted and can't be read.
+    """
+    return f"""not exists (select 1 from state r where r.service_name = 'Rollbacks' and r.key = 'head'
+              and r.service_key = coalesce(btrim(s.value_utf8, '"'), {saga_id}))"""
+
+
 def find_sql(config: SentinelConfig) -> dict[Kind, str]:
     """Return the queries that find what nobody looks after, by kind.
 
@@ -154,8 +164,8 @@ def find_sql(config: SentinelConfig) -> dict[Kind, str]:
       join state s on s.service_name = i.target_service_name and s.service_key = i.target_service_key
       where i.target_service_ty = 'workflow' and i.target_handler_name = 'run' and i.status = 'completed'
       and i.modified_at < now() - {grace} and s.key = 'saga/handed'
-      and not exists (select 1 from state r where r.service_name = 'Rollbacks' and r.key = 'head'
-              and r.service_key = btrim(s.value_utf8, '"'))""",
+      and {_no_rollback("i.target_service_key")}
+      and {_no_rollback("i.target_service_name || ':' || i.target_service_key")}""",
         "stalled": f"""
       select s.service_key as id, s.service_name as service, s.service_key as key, 'nothing is running' as reason
       from state s where s.service_name = 'Rollbacks' and s.key = 'open'

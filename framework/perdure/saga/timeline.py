@@ -136,7 +136,7 @@ async def read_timeline(
     """
     found = await _orchestration(admin, saga_id, service)
     where = f"service_name = {sql_text(found['service'])} and service_key = {sql_text(found['key'])}"
-    state = await admin.query(f"select value from state where {where} and key like 'saga/0%'")
+    state = await admin.query(f"select value from state where {where} and key like 'saga/0%' order by key")
     records = [StepRecord.model_validate_json(await _opened(row["value"], codec)) for row in state]
     journal = await admin.query(
         "select entry_type, name, appended_at, entry_lite_json from sys_journal "

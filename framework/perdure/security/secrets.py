@@ -42,25 +42,26 @@ class SecretFiles(PydanticBaseSettingsSource):
         self._prefix = str(settings.model_config.get("env_prefix") or "")
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return a field's value from its file, or None."""
-        named = field.validation_alias if isinstance(field.validation_alias, str) else f"{self._prefix}{field_name}"
-        variable = f"{named}_FILE".upper()
+        """Return a field's value from its file, or None; and the name that the settings class takes it by."""
+        alias = field.validation_alias if isinstance(field.validation_alias, str) else None
+        taken_by = alias or field_name
+        variable = f"{alias or self._prefix + field_name}_FILE".upper()
         path = os.environ.get(variable)
         if not path or SecretStr not in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            return None, field_name, False
+            return None, taken_by, False
         try:
-            return Path(path).read_text().strip(), field_name, False
+            return Path(path).read_text().strip(), taken_by, False
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{variable}: {path} can't be read: {error}") from error
 
     def __call__(self) -> dict[str, Any]:
         """Return all values that come from files."""
-        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
-        return {name: value for name, value in found.items() if value is not None}
+        found = (self.get_field_value(field, name) for name, field in self.settings_cls.model_fields.items())
+        return {name: value for value, name, _ in found if value is not None}
 
 
 class SettingsWithSecretFiles(BaseSettings):
-    """Settings whose secrets may come from files: see `SecretFiles`. Arguments win, then the environment, then files."""
+    """Settings whose secrets may come from files, see `SecretFiles`. Arguments win, then the environment."""
 
     @classmethod
     def settings_customise_sources(

@@ -17,10 +17,9 @@ import restate
 
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
+from perdure.serdes import ENGINE_MESSAGE_LIMIT
 
 MIB: Final = 1024 * 1024
-ENGINE_MESSAGE_LIMIT: Final = 32 * MIB
-"""What the engine takes in one message; the state comes to a handler in one, unless it is loaded lazily."""
 
 _DAY: Final = timedelta(days=1)
 

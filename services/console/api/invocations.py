@@ -81,13 +81,13 @@ async def list_schedules(_: Viewer, engine: EngineOf, page: PageNumber = 1) -> S
     return await schedules.page(engine, page)
 
 
-@router.get("/schedules/{name}", operation_id="show_schedule", tags=["schedules"])
+@router.get("/schedules/{name:path}", operation_id="show_schedule", tags=["schedules"])
 async def show_schedule(name: ScheduleName, _: Viewer, engine: EngineOf) -> ScheduleStatus:
     """Show a schedule."""
     return await schedules.one(engine, name)
 
 
-@router.post("/schedules/{name}/{steer}", operation_id="steer_schedule", tags=["schedules"])
+@router.post("/schedules/{name:path}/{steer}", operation_id="steer_schedule", tags=["schedules"])
 async def steer_schedule(
     name: ScheduleName, steer: ScheduleSteer, what: Steering, signed_in: Operator, found: PartsOf
 ) -> ScheduleStatus:

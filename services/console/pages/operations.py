@@ -88,7 +88,7 @@ async def list_schedules(
     return await page(request, signed_in, "schedules.html", found=found, missing=missing)
 
 
-@router.post("/schedules/{name}/{steer}")
+@router.post("/schedules/{name:path}/{steer}")
 async def steer_schedule(
     name: ScheduleName,
     steer: ScheduleSteer,

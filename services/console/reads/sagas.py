@@ -20,9 +20,12 @@ SagaPhase = Literal[
 ]
 PHASES: Final[tuple[SagaPhase, ...]] = get_args(SagaPhase)
 
+_ORCHESTRATIONS: Final = "i.target_service_ty = 'workflow' and i.target_handler_name = 'run'"
+
 # Where a saga stands is in three places: the engine's row of its orchestration, what the orchestration left behind
-# ('saga/closed'), and its rollback, which goes on after it. The joins are by equal keys, so that they stay cheap.
-_SAGAS: Final = r"""
+# ('saga/closed'), and its rollback, which goes on after it. The joins are by equal keys, so that they stay cheap; still
+# they read the state of all sagas, so it is asked only where phases are wanted.
+_SAGAS: Final = rf"""
 with sagas as (
   select i.id as id, i.target_service_name as service, i.target_service_key as key, i.status as engine_status,
     i.completion_failure as failure, i.created_at as started_at, i.completed_at as ended_at,
@@ -60,7 +63,15 @@ with sagas as (
       where service_name = 'DeadLetterIndex') d on d.saga = i.target_service_key
   left join (select distinct regexp_replace(key, '^[a-z]+/(.*)/[0-9]+$', '\1') as saga from state
       where service_name = 'DeadLetterIndex') e on e.saga = i.target_service_name || ':' || i.target_service_key
-  where i.target_service_ty = 'workflow' and i.target_handler_name = 'run'
+  where {_ORCHESTRATIONS}
+)
+"""
+
+# The same without phases: the state of thousands of sagas need not be read to show fifty of them.
+_KEYS: Final = f"""
+with sagas as (
+  select i.id as id, i.target_service_name as service, i.target_service_key as key, i.created_at as started_at
+  from sys_invocation_status i where {_ORCHESTRATIONS}
 )
 """
 
@@ -155,15 +166,19 @@ async def page(
     if service:
         wanted.append(f"service = {sql_text(service)}")
     where = " and ".join(wanted)
+    found = _SAGAS if phase else _KEYS
     counts = await engine.query(
-        f"{_SAGAS} select service, sum(case when {where} then 1 else 0 end) as fit from sagas "
+        f"{found} select service, sum(case when {where} then 1 else 0 end) as fit from sagas "
         "group by service order by service"
     )
     total = sum(row["fit"] for row in counts)
     pages = max(1, -(-total // PAGE_SIZE))
+    order = f"order by started_at desc, id limit {PAGE_SIZE} offset {(min(number, pages) - 1) * PAGE_SIZE}"
+    if phase is None:
+        ids = [row["id"] for row in await engine.query(f"{found} select id from sagas where {where} {order}")]
+        where, order = f"id in ({', '.join(map(sql_text, ids)) or 'null'})", "order by started_at desc, id"
     rows = await engine.query(
-        f"{_SAGAS} select id, service, key, phase, failure, started_at, ended_at from sagas where {where} "
-        f"order by started_at desc, id limit {PAGE_SIZE} offset {(min(number, pages) - 1) * PAGE_SIZE}"
+        f"{_SAGAS} select id, service, key, phase, failure, started_at, ended_at from sagas where {where} {order}"
     )
     return SagaPage(
         items=[SagaRow.model_validate({**row, "failure": plain(row.get("failure"))}) for row in rows],

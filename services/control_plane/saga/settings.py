@@ -27,7 +27,8 @@ class SagaServiceSettings(ControlPlaneSettings):
         sentinel_webhook_url: Told of trouble and of lost sagas with a POST of JSON; nobody when left out.
         sentinel_webhook_key_file: Private key (`perdure keys new`) that signs what it is told; unsigned when left out.
         schedule_targets: Which handlers may be scheduled, as patterns of ``Service/handler`` with commas between. A
-            schedule starts handlers that are private on the ingress, too, and whoever reaches the ingress can set one.
+            schedule starts handlers that are private on the ingress, too, and where acts need no signature, whoever
+            reaches the ingress can set one.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_prefix="PERDURE_SAGA_", populate_by_name=True)

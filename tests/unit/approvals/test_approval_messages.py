@@ -25,6 +25,13 @@ def refused_field(**changes: Any) -> str:
     return (invalid_input(caught.value).metadata or {})["field"]
 
 
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -41,6 +48,9 @@ def refused_field(**changes: Any) -> str:
         ("awakeable", ""),
         ("approvers", [f"p{n}" for n in range(101)]),
         ("payload", object()),
+        ("payload", {"scan": "ä" * (128 * 1024)}),
+        ("payload", nested(195)),
+        ("payload", "half a surrogate: \ud800"),
         ("veto", True),
         ("veto", ["group:"]),
         ("groups", {"finance": []}),

@@ -52,6 +52,8 @@ RECENT: Final = 20
 """How many ended runs a status shows."""
 INTERNAL: Final = frozenset(
     {
+        "AlertRelay",
+        "Alerts",
         "ApprovalInbox",
         "ApprovalRelay",
         "ApprovalSentinel",
@@ -67,6 +69,9 @@ INTERNAL: Final = frozenset(
     }
 )
 """Perdure's own services: whoever may set a schedule could do through them what only these, or an operator, may do."""
+
+COMPENSATIONS: Final = "Compensations"
+"""How the names of those end that undo the steps of sagas, which is for `Rollbacks` alone to start."""
 
 log = get_logger("perdure.schedule")
 
@@ -285,7 +290,7 @@ def _check_name(name: str) -> None:
 
 def _check_target(spec: ScheduleSpec, allowed: Sequence[str]) -> None:
     wanted = f"{spec.target.service}/{spec.target.handler}"
-    if spec.target.service in INTERNAL:
+    if spec.target.service in INTERNAL or spec.target.service.endswith(COMPENSATIONS):
         raise Refused(f"{wanted} is one of perdure's own handlers, which can't be scheduled", 403, "target_refused")
     if not any(fnmatchcase(wanted, pattern) for pattern in allowed):
         raise Refused(

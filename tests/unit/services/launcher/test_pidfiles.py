@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -136,3 +138,23 @@ def test_a_folder_that_can_not_be_made_is_told(tmp_path):
         folder_lock(tmp_path / "file" / "run", "this run"),
     ):
         pass
+
+
+def test_a_pid_file_that_is_there_is_complete(tmp_path):
+    file, done = PidFile(tmp_path / "flights.pid"), threading.Event()
+
+    def write() -> None:
+        for _ in range(300):
+            file.write(os.getpid())
+            file.remove()
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = set()
+    while not done.is_set():
+        with suppress(FileNotFoundError):
+            seen.add(file.path.read_text())
+    writer.join()
+    assert seen <= {f"{os.getpid()}\n"}
+    assert [path.name for path in tmp_path.iterdir()] == []

@@ -1,52 +1,102 @@
-"""The keys by which the console's people and links are believed."""
+"""The platform's keys: made once, merged with the user's own, and both believed while one takes over from another."""
 
 from __future__ import annotations
 
 import stat
+from pathlib import Path
 
 import pytest
 
 from perdure.errors import ConfigurationError
-from perdure.security import PrivateKey, PublicKey
+from perdure.security import PrivateKey, SecurityConfig
 from services.launcher.settings import PlatformSettings
 from services.launcher.topology import Topology
-from services.launcher.trust import make_trust
+from services.launcher.trust import describe_trust, make_trust
 
 
-def test_keys_are_made_once_for_their_owner_alone_and_each_side_is_told_its_half(tmp_path):
-    topology = Topology.on_free_ports(tmp_path, PlatformSettings())
+@pytest.fixture
+def topology(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Topology:
+    monkeypatch.setenv("PERDURE_LOCAL_DIR", str(tmp_path))
+    return Topology.from_settings(PlatformSettings.read())
+
+
+def test_keys_are_made_once_and_services_are_told_whom_to_believe(topology: Topology, monkeypatch: pytest.MonkeyPatch):
     trust = make_trust(topology, {})
     assert make_trust(topology, {}) == trust
-    issuer = PrivateKey.load(tmp_path / "keys" / "console-issuer.pem")
-    links = PrivateKey.load(tmp_path / "keys" / "approval-links.pem")
-    assert trust.services["PERDURE_ISSUER_KEYS"] == issuer.public.id
-    assert trust.console["PERDURE_CONSOLE_LINK_KEYS"] == links.public.id
-    assert trust.services["PERDURE_CONSOLE_URL"] == topology.console_url
-    for key in (tmp_path / "keys").iterdir():
-        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert [stat.S_IMODE(path.stat().st_mode) for path in topology.keys_dir.iterdir()] == [0o600] * 3
+    assert topology.engine_config().identity_key_file == topology.identity_key_file
+    engine = PrivateKey.load(topology.identity_key_file).public.id
+    for name, value in trust.services.items():
+        monkeypatch.setenv(name, value)
+    config = SecurityConfig.from_environment().check_start()
+    assert config.profile == "production"
+    assert config.signing_keys == (engine,)
+    assert config.restrict_public_access
+    secrets = {path.read_text().splitlines()[1] for path in topology.keys_dir.iterdir()}
+    assert not any(
+        secret in value for secret in secrets for value in (*trust.services.values(), *trust.console.values())
+    )
 
 
-def test_what_the_user_has_set_stays(tmp_path):
-    topology = Topology.on_free_ports(tmp_path, PlatformSettings())
-    own, other = PrivateKey.generate(), PrivateKey.generate()
-    own.save(tmp_path / "own.pem")
+def test_the_users_own_settings_win_and_their_keys_are_believed_besides(topology: Topology):
+    own = PrivateKey.generate().public.id
     trust = make_trust(
         topology,
         {
-            "PERDURE_CONSOLE_ISSUER_KEY_FILE": str(tmp_path / "own.pem"),
-            "PERDURE_ISSUER_KEYS": other.public.id,
-            "PERDURE_CONSOLE_URL": "https://console.example.com",
+            "PERDURE_SECURITY_PROFILE": "development",
+            "PERDURE_SECURITY_REQUIRE_HTTPS": "true",
+            "PERDURE_SECURITY_SIGNING_KEYS": f" {own} ,",
+            "PERDURE_ISSUER_KEYS": own,
         },
     )
-    believed = [PublicKey.parse(each) for each in trust.services["PERDURE_ISSUER_KEYS"].split(",")]
-    assert believed == [other.public, own.public]
-    assert trust.services["PERDURE_CONSOLE_URL"] == "https://console.example.com"
-    assert not (tmp_path / "keys" / "console-issuer.pem").exists()
+    assert trust.services["PERDURE_SECURITY_PROFILE"] == "development"
+    assert trust.services["PERDURE_SECURITY_REQUIRE_HTTPS"] == "true"
+    engine = PrivateKey.load(topology.identity_key_file).public.id
+    issuer = PrivateKey.load(topology.keys_dir / "console-issuer.pem").public.id
+    assert trust.services["PERDURE_SECURITY_SIGNING_KEYS"] == f"{own},{engine}"
+    assert trust.services["PERDURE_ISSUER_KEYS"] == f"{own},{issuer}"
 
 
-def test_a_key_that_others_may_read_is_not_used(tmp_path):
-    topology = Topology.on_free_ports(tmp_path, PlatformSettings())
+@pytest.mark.parametrize(
+    ("file", "variable"),
+    [
+        ("engine-identity.pem", "PERDURE_SECURITY_SIGNING_KEYS"),
+        ("console-issuer.pem", "PERDURE_ISSUER_KEYS"),
+        ("approval-links.pem", "PERDURE_APPROVALS_OLD_LINK_KEYS"),
+    ],
+)
+def test_while_a_key_is_changed_both_are_believed(topology: Topology, file: str, variable: str):
     make_trust(topology, {})
-    (tmp_path / "keys" / "console-issuer.pem").chmod(0o644)
-    with pytest.raises(ConfigurationError, match=r"console-issuer\.pem"):
+    path = topology.keys_dir / file
+    for suffix in ("next", "previous"):
+        beside = PrivateKey.generate()
+        beside.save(path.with_name(f"{file}.{suffix}"))
+        trust = make_trust(topology, {})
+        assert beside.public.id in trust.services[variable].split(",")
+        if file == "approval-links.pem":
+            assert beside.public.id in trust.console["PERDURE_CONSOLE_LINK_KEYS"].split(",")
+        path.with_name(f"{file}.{suffix}").unlink()
+        assert beside.public.id not in make_trust(topology, {}).services[variable]
+
+
+def test_a_key_that_others_may_read_is_refused(topology: Topology):
+    make_trust(topology, {})
+    topology.identity_key_file.chmod(0o644)
+    with pytest.raises(ConfigurationError, match=r"engine-identity\.pem"):
         make_trust(topology, {})
+
+
+def test_what_is_lax_is_said():
+    requests, unsigned, clear = describe_trust({})
+    assert "ANYBODY" not in requests
+    assert "ANYBODY" in describe_trust({"PERDURE_SECURITY_PROFILE": "development"})[0]
+    assert "UNSIGNED" in unsigned
+    assert "PERDURE_ACTS=signed" in unsigned
+    assert "in clear" in clear
+    _, signed, sealed = describe_trust(
+        {"PERDURE_ACTS": "signed", "PERDURE_SECURITY_ENCRYPTION_KEYS_FILE": "journal.keys"}
+    )
+    assert "UNSIGNED" not in signed
+    assert "journal.keys" in sealed
+    with pytest.raises(ConfigurationError, match="PERDURE_ACTS is 'signed' or 'unsigned', not 'sined'"):
+        describe_trust({"PERDURE_ACTS": "sined"})

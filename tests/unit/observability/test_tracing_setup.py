@@ -1,0 +1,81 @@
+"""Where spans go, and that nothing is sent unless somebody asks for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+
+from perdure._sdk import HandlerInfo
+from perdure.errors import ConfigurationError
+from perdure.observability.activities import ActivityKind, ActivityStarted
+from perdure.observability.events import Invocation
+from perdure.observability.tracing import annotate, link_to, traceparent
+from perdure.observability.tracing_setup import configure_tracing, engine_tracing, sends_spans, stop_tracing
+
+ANY = "http://collector:4318"
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ANY}, f"otlp+{ANY}/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": f"{ANY}/"}, f"otlp+{ANY}/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t/x", "OTEL_EXPORTER_OTLP_ENDPOINT": ANY}, "otlp+http://t/x"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ANY, "OTEL_SDK_DISABLED": "TRUE"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ANY, "OTEL_TRACES_EXPORTER": "none"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ANY, "RESTATE_TRACING_ENDPOINT": "http://g:4317"}, "http://g:4317"),
+    ],
+)
+def test_the_engine_sends_its_spans_where_the_services_send_theirs(variables, expected):
+    assert engine_tracing(variables) == ({} if expected is None else {"RESTATE_TRACING_ENDPOINT": expected})
+
+
+def test_nothing_is_sent_unless_somebody_says_where_to(monkeypatch):
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", raising=False)
+    assert not configure_tracing("x")
+    assert not sends_spans()
+    stop_tracing(timedelta(0))  # which has nothing to do
+
+
+def test_a_protocol_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    with pytest.raises(ConfigurationError, match=r"OTEL_EXPORTER_OTLP_PROTOCOL=grpc: spans are sent by http/protobuf"):
+        configure_tracing("x")
+
+
+def test_outside_of_a_handler_there_is_nothing_to_annotate_or_link():
+    annotate(saga_id="x")
+    link_to("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    assert traceparent() is None
+
+
+def test_two_activities_are_never_the_same():
+    invocation = Invocation("inv_1", HandlerInfo("S", "h", "service"), None)
+    one, other = (ActivityStarted(invocation, ActivityKind.CALL, "S/x") for _ in range(2))
+    assert one != other
+    assert len({one, other}) == 2
+
+
+def test_a_receiver_that_does_not_answer_does_not_hold_up_the_end_of_the_process():
+    program = """
+import os, socket, time
+from datetime import timedelta
+silent = socket.create_server(("127.0.0.1", 0))
+os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+from opentelemetry import trace
+from perdure.observability.tracing_setup import configure_tracing, stop_tracing
+assert configure_tracing("x")
+trace.get_tracer("x").start_span("y").end()
+began = time.monotonic()
+stop_tracing(timedelta(seconds=0.2))
+print(time.monotonic() - began, flush=True)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert 0.1 < float(done.stdout) < 5
