@@ -104,14 +104,14 @@ bench: $(READY) ## a 3-step saga through perdure and by hand on the SDK, side by
 observe: $(READY) ## play the scenarios, then show the trace of a trip and the value of every panel
 	@exec $(PLATFORM) observe
 
-observability: $(READY) ## a real Prometheus beside a real platform: every panel has data, every alert fires (see make prometheus)
+observability: $(READY) prometheus ## a real Prometheus beside a real platform: every panel has data, every alert fires
 	@$(BIN)/pytest -rs tests/observability
 
 prometheus: ## fetch Debian's Prometheus into .local/prometheus, without installing or starting it
 	@command -v prometheus >/dev/null || test -x .local/prometheus/usr/bin/prometheus || { \
 	  command -v apt-get >/dev/null || { echo "there is no apt-get here: put prometheus and promtool on the PATH" >&2; exit 1; }; \
 	  mkdir -p .local/prometheus; \
-	  ( cd .local/prometheus && apt-get download prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb ) \
+	  ( cd .local/prometheus && { apt-get update || true; } && apt-get download prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb ) \
 	    >.local/prometheus.log 2>&1 || { tail -n 3 .local/prometheus.log >&2; exit 1; }; }
 
 reference: $(READY) ## make what is made from code: docs/reference/metrics.md, the dashboards
