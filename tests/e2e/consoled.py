@@ -114,14 +114,16 @@ def console(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> 
     found.until(lambda: processes_of(home) == [], "end of all processes")
 
 
-@pytest.fixture(scope="session")
+# For one module, not for the session: as long as Playwright is there, its event loop is the running one of this thread,
+# and no other test could run one.
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
     """Playwright, without any browser of its own."""
     with sync_playwright() as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     """Debian's Chromium."""
     if not CHROMIUM.exists():
