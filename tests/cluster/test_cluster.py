@@ -43,7 +43,7 @@ class ObjectStore:
     """
 
     # It asks for a signature's form, and checks none.
-    _SIGNED = "AWS4-HMAC-SHA256 Credential=id/20260101/local/s3/aws4_request, SignedHeaders=host, Signature=0"
+    _SIGNED = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 
     def __init__(self, endpoint: str) -> None:
         self._http = httpx.Client(base_url=endpoint, trust_env=False, headers={"authorization": self._SIGNED})

@@ -110,7 +110,10 @@ def webhook():
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # an engine that many tests shared has much news at once
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/", told
@@ -156,18 +159,16 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(restate, did, webhook):
+async def scene(restate, did):
     scenes = []
 
     async def start(brake: Brake | None = None, **limits: Any) -> Scene:
         name = f"Mills{uuid4().hex[:8]}"
-        url, _ = webhook
         config = SentinelConfig(
             admin_url=restate.server.admin,
             ingress_url=restate.server.ingress,
             interval=timedelta(milliseconds=100),
             grace=timedelta(milliseconds=1),
-            webhook_url=url,
             **limits,
         )
         sentinel = Sentinel(config)
@@ -181,7 +182,7 @@ async def scene(restate, did, webhook):
 
 
 async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(scene, did, webhook):
-    on = await scene()
+    on = await scene(webhook_url=webhook[0])
     key, invocation = await on.started(did)
     async with on.sentinel.watching():
         await on.admin.act(invocation, "kill")
