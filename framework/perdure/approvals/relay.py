@@ -8,11 +8,9 @@ on, and gives up after a few attempts. A notice that is lost so is an invocation
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from uuid import NAMESPACE_OID, uuid5
 
 import restate
-from restate import InvocationRetryPolicy
 
 from perdure.approvals.approval import NewsKind
 from perdure.approvals.config import ApprovalsConfig
@@ -21,6 +19,7 @@ from perdure.binding import handler
 from perdure.clients import ServiceClient
 from perdure.determinism import DeterministicHelpers
 from perdure.people import ANYONE, is_group
+from perdure.relays import GIVE_UP_SOON
 from perdure.runs import run_with_retry
 from perdure.security.links import mint_link
 from perdure.targets import Target
@@ -43,13 +42,7 @@ class ApprovalRelay:
             RELAY,
             description="Tells people of approvals that wait for them.",
             ingress_private=True,
-            invocation_retry_policy=InvocationRetryPolicy(
-                initial_interval=timedelta(milliseconds=100),
-                exponentiation_factor=5.0,
-                max_interval=timedelta(seconds=10),
-                max_attempts=4,
-                on_max_attempts="kill",
-            ),
+            invocation_retry_policy=GIVE_UP_SOON,
         )
         handler(self.definition, name=tell_target.handler)(self.tell)
 

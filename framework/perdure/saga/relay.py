@@ -6,14 +6,13 @@ gives up after a few attempts, and `Rollbacks` sees that as a failed attempt of 
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, cast
 
 import restate
 from pydantic import BaseModel, JsonValue
-from restate import InvocationRetryPolicy
 
 from perdure.binding import handler
+from perdure.relays import GIVE_UP_SOON
 from perdure.saga.plan import CompensationHandler
 from perdure.serdes import TypedSerde, serde_for
 
@@ -23,13 +22,7 @@ relay = restate.Service(
     "RollbackRelay",
     description="Starts compensations for Rollbacks.",
     ingress_private=True,
-    invocation_retry_policy=InvocationRetryPolicy(
-        initial_interval=timedelta(milliseconds=100),
-        exponentiation_factor=5.0,
-        max_interval=timedelta(seconds=10),
-        max_attempts=4,
-        on_max_attempts="kill",
-    ),
+    invocation_retry_policy=GIVE_UP_SOON,
 )
 
 

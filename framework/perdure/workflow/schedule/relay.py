@@ -6,17 +6,16 @@ after a few attempts, and `run`, which called it, reports that as a run that cou
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, Final, cast
 
 import restate
 from pydantic import JsonValue
-from restate import InvocationRetryPolicy
 from restate.serde import BytesSerde
 
 from perdure.binding import handler
 from perdure.clients import ObjectClient, ServiceClient
 from perdure.errors import Cancelled, TerminalError
+from perdure.relays import GIVE_UP_SOON
 from perdure.serdes import TypedSerde, serde_for
 from perdure.waiting import until_done
 from perdure.workflow.schedule.messages import RunOrder, RunReport, RunState, report_target, start_target
@@ -25,13 +24,6 @@ from perdure.workflow.schedule.plan import ScheduledTarget, stamp
 _json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
 
 _LONGEST_ERROR: Final = 1000
-_FEW_ATTEMPTS = InvocationRetryPolicy(
-    initial_interval=timedelta(milliseconds=100),
-    exponentiation_factor=5.0,
-    max_interval=timedelta(seconds=10),
-    max_attempts=4,
-    on_max_attempts="kill",
-)
 
 
 async def _run(ctx: restate.Context, order: RunOrder) -> None:
@@ -111,5 +103,5 @@ def build_relay() -> restate.Service:
     """Return the relay's service."""
     relay = restate.Service("ScheduleRelay", description="Starts and watches runs of schedules.", ingress_private=True)
     handler(relay, name="run")(_run)
-    handler(relay, name="start", invocation_retry_policy=_FEW_ATTEMPTS)(_start)
+    handler(relay, name="start", invocation_retry_policy=GIVE_UP_SOON)(_start)
     return relay
