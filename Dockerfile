@@ -42,7 +42,8 @@ RUN /opt/perdure/bin/python -c "import asyncio, json; from importlib import impo
 ENV PATH=/opt/perdure/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    PYTHONSAFEPATH=1
+    PYTHONSAFEPATH=1 \
+    OTEL_RESOURCE_ATTRIBUTES=service.namespace=perdure,service.version=0.1.0
 USER 10001:10001
 WORKDIR /var/lib/perdure
 # The services drain on SIGTERM and end within 14 s at most: give them at least that before a SIGKILL.

@@ -11,7 +11,7 @@ TOOLS := node_modules/.ready
 PLATFORM := $(BIN)/perdure-platform
 LOCK_INPUTS := framework/pyproject.toml services/pyproject.toml
 
-.PHONY: help run demo chaos cluster attack audit audit-deps sbom security test check lint types unit integration e2e examples bench format lock clean up down logs test-containers test-cluster browser observe observability prometheus reference
+.PHONY: help run demo chaos cluster attack audit audit-deps sbom security test check lint types mypy pyright bandit pip-audit unit integration e2e examples bench format lock clean up down logs test-containers test-cluster browser observe observability prometheus reference
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,12 +36,17 @@ audit: $(READY) ## check the business invariants over the database, platform up 
 
 test: check unit integration e2e ## lint, types, and all tests on a real restate-server
 
+# Nothing in it waits for anything else, nor for `unit`: with --jobs they go side by side.
 check: lint types security ## lint, types and the supply chain, without running anything
 
-security: $(READY) ## bandit over the code, pip-audit over what it depends on
+security: bandit pip-audit ## bandit over the code, pip-audit over what it depends on
+
+bandit: $(READY)
 	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive framework/perdure services deploy
-	@$(BIN)/python -m deploy.supply_chain.audit --tolerate-silence
 	@echo "bandit: clean"
+
+pip-audit: $(READY)
+	@$(BIN)/python -m deploy.supply_chain.audit --tolerate-silence
 
 audit-deps: $(READY) ## pip-audit alone; it fails when no database of vulnerabilities answers, too
 	@$(BIN)/python -m deploy.supply_chain.audit
@@ -58,10 +63,15 @@ lint: $(READY)
 	@$(BIN)/python deploy/grafana/build.py --check
 	@echo "lint: clean"
 
-types: $(READY) $(TOOLS)
+types: pyright mypy
+
+mypy: $(READY)
 	@$(BIN)/mypy --no-error-summary -p perdure -p services -p benchmarks -p examples
+	@echo "mypy: clean"
+
+pyright: $(READY) $(TOOLS)
 	@node_modules/.bin/pyright --pythonpath $(BIN)/python >.local/pyright.log || { cat .local/pyright.log; exit 1; }
-	@echo "types: mypy and pyright clean"
+	@echo "pyright: clean"
 
 unit: $(READY)
 	@$(BIN)/pytest tests/unit tests/typing

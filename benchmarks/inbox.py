@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.load import BenchmarkError
-from perdure import AdminClient, IngressClient, ObjectClient, Target
+from perdure import AdminClient, IngressClient, ObjectClient, Target, handler
 from perdure.admin import sql_text
 from perdure.approvals.inbox_messages import InboxQuery
 from perdure.approvals.messages import DecisionRequest
@@ -25,7 +25,6 @@ from perdure.approvals.request import ApprovalRequest
 from perdure.approvals.sentinel import look
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import approve, list_inbox, open_approval, page_inbox
-from perdure.binding import handler
 from perdure.people import ANYONE
 from perdure.serving import build_app
 from perdure.testing.served import ServedApp

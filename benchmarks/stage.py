@@ -101,6 +101,32 @@ async def running_side(
         await process.stop(asyncio.Event())
 
 
+@asynccontextmanager
+async def running_sink(home: Path) -> AsyncIterator[str]:
+    """Run a receiver of spans as long as the context lasts, and yield its address.
+
+    Args:
+        home: Folder of its log.
+
+    Raises:
+        PerdureError: It could not be started.
+    """
+    (port,) = free_ports(1)
+    process = ChildProcess(
+        "sink",
+        [sys.executable, "-m", "benchmarks.sink", str(port)],
+        ready=lambda: _listens(port),
+        environment=lambda: os.environ,
+        log_file=home / "sink.log",
+        pid_file=home / "sink.pid",
+    )
+    await process.start()
+    try:
+        yield f"http://{_HOST}:{port}"
+    finally:
+        await process.stop(asyncio.Event())
+
+
 async def _listens(port: int) -> bool:
     # A request would have to know which protocol is spoken there.
     try:

@@ -1,12 +1,14 @@
-"""What tests share: a record of what handlers did, and waiting on conditions."""
+"""What tests share: a record of what handlers did, waiting on conditions, and reading a log."""
 
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -44,3 +46,9 @@ async def eventually(probe: Callable[[], Awaitable[T | None]], *, what: str, wit
         if time.monotonic() > deadline:
             raise AssertionError(f"within {within} s there was no {what}; the last answer was {answer!r}")
         await asyncio.sleep(0.02)
+
+
+def lines(log: io.StringIO, **facts: Any) -> list[dict[str, Any]]:
+    """Return the lines of a log in JSON that say all of this."""
+    found = [json.loads(line) for line in log.getvalue().splitlines()]
+    return [line for line in found if facts.items() <= line.items()]

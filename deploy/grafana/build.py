@@ -1,4 +1,4 @@
-"""Makes dashboards/*.json out of `panels.py`: python deploy/grafana/build.py [--check].
+"""Makes the dashboards of this folder's modules, and alerts for Kubernetes: python deploy/grafana/build.py [--check].
 
 With --check nothing is written: it says which files differ from what would be, and exits 1 if any does.
 """
@@ -8,8 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from string import ascii_uppercase
+from textwrap import indent
 from typing import Any
 
+from approvals import APPROVALS
+from engine import ENGINE
 from grafana_foundation_sdk.builders import common, prometheus, stat, timeseries
 from grafana_foundation_sdk.builders import dashboard as dashboards
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -21,9 +24,21 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableRefresh,
     VariableSort,
 )
-from panels import DASHBOARDS, Dashboard, Panel
+from overview import OVERVIEW
+from panels import Dashboard, Panel
+from sagas import SAGAS
+from service import SERVICE
 
-FOLDER = Path(__file__).parent / "dashboards"
+DASHBOARDS = (OVERVIEW, SAGAS, APPROVALS, SERVICE, ENGINE)
+DEPLOY = Path(__file__).parents[1]
+FOLDER = DEPLOY / "grafana" / "dashboards"
+_ALERTS = """\
+# Made of deploy/prometheus/rules/perdure.yml by `make reference`, for the Prometheus operator.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata: { name: perdure, namespace: perdure }
+spec:
+"""
 _SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
 
 
@@ -58,6 +73,12 @@ def built(dashboard: Dashboard) -> str:
     return JSONEncoder(sort_keys=True, indent=2).encode(builder.build()) + "\n"
 
 
+def alerts() -> str:
+    """Return the rules of Prometheus as a manifest of Kubernetes."""
+    rules = (DEPLOY / "prometheus" / "rules" / "perdure.yml").read_text()
+    return _ALERTS + indent(rules[rules.index("groups:") :], "  ")
+
+
 def _panel(panel: Panel) -> Any:
     made: Any = stat.Panel() if panel.single else _graph()
     made = made.title(panel.title).description(panel.meaning).unit(panel.unit).datasource(_SOURCE)
@@ -87,13 +108,14 @@ def main(check: bool) -> int:
     Args:
         check: Only compare.
     """
-    wanted = {FOLDER / f"{each.uid}.json": built(each) for each in DASHBOARDS}
-    there = set(FOLDER.glob("*.json"))
+    manifest = DEPLOY / "kubernetes" / "base" / "alerts.yaml"
+    wanted = {FOLDER / f"{each.uid}.json": built(each) for each in DASHBOARDS} | {manifest: alerts()}
+    there = {path for path in (*FOLDER.glob("*.json"), manifest) if path.exists()}
     differing = [path for path, text in wanted.items() if path not in there or path.read_text() != text]
     differing += sorted(there - set(wanted))
     if check:
         for path in differing:
-            sys.stdout.write(f"{path.name} is not what deploy/grafana/panels.py says: make reference\n")
+            sys.stdout.write(f"{path.name} is not what it is made of: make reference\n")
         return 1 if differing else 0
     for path in there - set(wanted):
         path.unlink()

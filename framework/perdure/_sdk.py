@@ -1,13 +1,13 @@
 """The only module that touches parts of the restate SDK that are not public.
 
-When an upgrade of the SDK breaks something, it breaks here, and tests/integration/test_sdk_facts.py says what.
+When an upgrade of the SDK breaks something, it breaks here, and tests/integration/test_sdk_private.py says what.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from random import Random
@@ -62,7 +62,32 @@ class HandlerInfo:
 def handler_info(ctx: restate.Context) -> HandlerInfo:
     """Return which handler a context belongs to; the SDK's runtime class is the same for all of them."""
     handler = cast("ServerInvocationContext", ctx).handler
-    return HandlerInfo(handler.service_tag.name, handler.name, handler.kind or "service")
+    return _handler_info(handler.service_tag.name, handler.name, handler.kind or "service")
+
+
+@functools.lru_cache(maxsize=1024)
+def _handler_info(service: str, handler: str, kind: HandlerKind) -> HandlerInfo:
+    return HandlerInfo(service, handler, kind)
+
+
+def invocation_of(ctx: restate.Context) -> tuple[str, str]:
+    """Return the id of the invocation, and the key of its object or workflow; the key is empty for a plain service.
+
+    Args:
+        ctx: The handler's context.
+    """
+    invocation = cast("ServerInvocationContext", ctx).invocation  # `ctx.request()` makes a copy of everything else, too
+    return invocation.invocation_id, invocation.key
+
+
+def headers_of(ctx: restate.Context) -> Mapping[str, str]:
+    """Return the headers of this attempt, and under them those that the invocation was started with.
+
+    Args:
+        ctx: The handler's context.
+    """
+    context: Any = ctx
+    return {**dict(context.invocation.headers), **context.attempt_headers}
 
 
 def has_key(ctx: restate.Context) -> bool:
@@ -72,7 +97,9 @@ def has_key(ctx: restate.Context) -> bool:
 
 def is_replaying(ctx: restate.Context) -> bool:
     """Tell if the handler is running through entries that its journal already has."""
-    return bool(cast("ServerInvocationContext", ctx).vm.is_replaying())
+    context: Any = ctx
+    replaying: bool = context.vm.vm.is_replaying()  # asked for at each event, so not through the SDK's wrapper
+    return replaying
 
 
 def is_interruption(error: BaseException) -> bool:
@@ -220,6 +247,15 @@ def ask_again(call: restate.RestateDurableCallFuture[Any]) -> None:
     """
     if isinstance(call, ServerCallDurableFuture):
         call.invocation_id_future.task = None
+
+
+def has_result(future: restate.RestateDurableFuture[Any]) -> bool:
+    """Tell if a future has its result, without waiting for it.
+
+    Args:
+        future: The SDK's future.
+    """
+    return bool(cast("Any", future).is_completed())  # of the class that the SDK makes; its public one doesn't say
 
 
 def entries_of(futures: Sequence[restate.RestateDurableFuture[Any]]) -> str:

@@ -132,7 +132,8 @@ class AdminClient:
         except (ValueError, AttributeError):
             message = response.text
         raise EngineError(
-            f"the engine refused {method} {path}: {response.status_code} {message}", status_code=response.status_code
+            f"the engine's admin API at {self.url} refused {method} {path}: {response.status_code} {message}",
+            status_code=response.status_code,
         )
 
 

@@ -103,8 +103,17 @@ class IngressRequests:
             try:
                 response = await self._http.request(method, self.url + path, content=body, headers=sent, **options)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:  # nothing was sent: always safe to repeat
-                problem = IngressError(f"no connection to the ingress at {self.url}: {error}")
+                problem = IngressError(
+                    f"no connection to the ingress at {self.url}: {error}; start the engine, or name its address"
+                )
                 safe = True
+            except httpx.UnsupportedProtocol as error:
+                raise IngressError(f"the ingress's address '{self.url}' is none: it begins with http://") from error
+            except httpx.TimeoutException as error:
+                problem = IngressError(
+                    f"{method} {path}: the ingress at {self.url} did not answer in time ({type(error).__name__})"
+                )
+                safe = repeatable
             except httpx.TransportError as error:
                 problem = IngressError(f"{method} {path}: the connection broke before an answer came: {error!r}")
                 safe = repeatable
@@ -190,6 +199,10 @@ def _problem(response: httpx.Response) -> IngressError:
         body = None
     if not isinstance(body, dict):
         body = {"message": response.text}
+        if source is None:  # the ingress says where an error comes from, and says it in JSON
+            asked = f"{response.request.method} {response.request.url}"
+            text = response.text.strip().partition("\n")[0] or response.reason_phrase
+            body["message"] = f"{asked} is not answered by an ingress: {response.status_code} {text[:200]}"
     # A handler that ran out of attempts leaves a Python stack trace here; people get its first line.
     message = f"\n{body.get('message') or ''}".partition("\nTraceback")[0].strip() or response.reason_phrase
     facts = body.get("metadata")

@@ -27,8 +27,10 @@ def reserve(host: str, port: int, setting: str) -> socket.socket:
         The bound socket; close it once the server has stopped.
 
     Raises:
-        ConfigurationError: The port is taken, or can't be bound by this user or on this host.
+        ConfigurationError: The port is none, is taken, or can't be bound by this user or on this host.
     """
+    if not 0 <= port <= 65535:  # getaddrinfo would take another one instead, without a word
+        raise ConfigurationError(f"port {port} ({setting}) is none: set {setting} to one of 1 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

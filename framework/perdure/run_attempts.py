@@ -15,7 +15,7 @@ import contextlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 import restate
 
 _SHORTEST = timedelta(milliseconds=1)
+_LOOK_AGAIN = 0.02  # seconds; an attempt that ends does so sooner
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Company:
         self._started = 0
         self._busy = 0
         self._idle = asyncio.Event()
+        self._ender: Companion | None = None  # the run whose failure ends this attempt of the invocation
 
     def join(self, options: restate.RunOptions[Any]) -> Companion:
         """Add a run that is started now.
@@ -99,8 +101,12 @@ class Company:
                 each.options.max_attempts = together
         return run
 
-    def begin(self) -> None:
-        """Note that a run is being done."""
+    async def begin(self) -> None:
+        """Note that a run is being done; never, where this attempt of the invocation is about to end."""
+        # Whatever began between the failure's report and its effect would be cut off, uncounted, and done again.
+        while self._ender is not None and not self._ender.has_result():  # noqa: ASYNC110 - the SDK doesn't tell when
+            await asyncio.sleep(_LOOK_AGAIN)
+        self._ender = None  # the engine gave that run its error instead: the attempt goes on
         self._busy += 1
         self._idle.clear()
 
@@ -110,10 +116,15 @@ class Company:
         if not self._busy:
             self._idle.set()
 
-    async def idle(self) -> None:
-        """Wait until no run is being done."""
+    async def end_attempt(self, ender: Companion) -> None:
+        """Wait until no run is being done, and let none begin.
+
+        Args:
+            ender: The run whose failure ends the attempt of the invocation.
+        """
         while self._busy:
             await self._idle.wait()
+        self._ender = ender
 
 
 class Companion:
@@ -130,6 +141,7 @@ class Companion:
         self.options = options
         self.bound = options.max_attempts
         self.accompanied = False
+        self.has_result: Callable[[], bool] = lambda: False  # asks the run's future, once there is one
         self._company = company
         self._id = (company.invocation_id, number)
         self._tally: _Tally | None = None
@@ -150,8 +162,8 @@ class Companion:
         self._tally = _tallies.find(self._id) or _Tally()
         if self._tally.due is not None:
             await self._until(self._tally.due)
+        await self._company.begin()
         self._tally.due = None
-        self._company.begin()
         try:
             yield
         finally:
@@ -199,7 +211,7 @@ class Companion:
         """
         if self._tally is not None:
             self._tally.due = time.monotonic() + delay.total_seconds()
-        await self._company.idle()
+        await self._company.end_attempt(self)
         dues = [each.due for each in self._company.open.values()]
         first = min((due for due in dues if due is not None), default=time.monotonic())
         return max(_SHORTEST, timedelta(seconds=first - time.monotonic()))

@@ -19,6 +19,7 @@ from restate.exceptions import RetryableError
 from restate.serde import Serde
 
 from perdure import _sdk
+from perdure.checking import check_types
 from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
 from perdure.errors import CODE_KEY, Cancelled, ConfigurationError, PerdureTerminalError, RunExhausted, TerminalError
 from perdure.observability.activities import current
@@ -48,7 +49,7 @@ class RunConfig:
         errors: What becomes of the exceptions of other libraries; what the handler's service says by default.
 
     Raises:
-        ConfigurationError: A value out of range.
+        ConfigurationError: A value out of range, or of another type.
     """
 
     name: str = ""
@@ -60,6 +61,7 @@ class RunConfig:
     errors: ErrorMapping | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.max_retries is not None and self.max_retries < 0:
             raise ConfigurationError(f"RunConfig.max_retries must be 0 or more, or None; got {self.max_retries}")
         if not _SHORTEST <= self.initial_delay <= self.max_delay:
@@ -157,6 +159,7 @@ class RunFuture(Awaitable[T], Generic[T]):
         except TerminalError as error:
             self._companion.leave()
             if error.message.startswith(_ATTEMPT_FAILED):
+                self._companion.ended()  # given up by the engine, which tells nobody
                 raise self._config.exhausted(error.message.removeprefix(_ATTEMPT_FAILED)) from error
             raise
         self._companion.leave()
@@ -232,7 +235,9 @@ def run_async(
         companion.ended()
         return result
 
-    return RunFuture(ctx.run_typed(settings.name, attempt, options), settings, companion)
+    future = ctx.run_typed(settings.name, attempt, options)
+    companion.has_result = lambda: _sdk.has_result(future)
+    return RunFuture(future, settings, companion)
 
 
 async def _failure(settings: RunConfig, companion: Companion, error: Exception) -> Exception:

@@ -197,7 +197,9 @@ def invalid_input(error: ValidationError, *, empty: bool = False) -> InvalidInpu
         if len(field) > _LONGEST_FIELD:  # an unknown field's name is the caller's, of any length
             field = f"{field[:_LONGEST_FIELD]}…"
         fields.append(field)
-        problems.append(f"{field}: {item['msg']}")
+        unknown = item["type"] == "extra_forbidden"
+        wrong = "there is no such field" if unknown else item["msg"].removeprefix("Value error, ")
+        problems.append(f"{field}: {wrong}")
     shown, more = problems[:5], len(problems) - 5
     text = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
     return InvalidInput(f"invalid input: {text}", metadata={"field": fields[0]})

@@ -82,19 +82,26 @@ def target_of(handler: Target[I, O] | Callable[..., Any]) -> Target[Any, Any]:
     Raises:
         ConfigurationError: The function is no handler.
     """
-    if isinstance(handler, Target):
-        return handler
-    try:
-        found = _registered.get(handler)
-    except TypeError:  # not even weakly referable, so no function
-        found = None
-    if found is not None:
-        return found
-    types = _sdk.sdk_handler_types(handler)
-    if types is None:
+    found = handler if isinstance(handler, Target) else handler_target(handler)
+    if found is None:
         raise ConfigurationError(
             f"{getattr(handler, '__qualname__', handler)} is not a handler: decorate it, "
             "or name it with Target(service, handler, ...)"
         )
-    service, name, input_type, output_type = types
-    return Target(service, name, input_type, output_type)
+    return found
+
+
+def handler_target(function: Callable[..., Any]) -> Target[Any, Any] | None:
+    """Return the target of a function that was registered as a handler; None when it is no handler.
+
+    Args:
+        function: Any callable.
+    """
+    try:
+        found = _registered.get(function)
+    except TypeError:  # not even weakly referable, so no function
+        found = None
+    if found is not None:
+        return found
+    types = _sdk.sdk_handler_types(function)
+    return None if types is None else Target(*types)

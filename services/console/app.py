@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from perdure.observability.logging import get_logger
 from perdure.security import codec_from_environment
+from services.console.api import alerts as alerts_api
 from services.console.api import approvals as approvals_api
 from services.console.api import dead_letters as dead_letters_api
 from services.console.api import invocations as invocations_api
@@ -25,6 +26,7 @@ from services.console.api import keys as keys_api
 from services.console.api import people as people_api
 from services.console.api import sagas as sagas_api
 from services.console.api import session as session_api
+from services.console.badge import Badge
 from services.console.engine import Engine
 from services.console.gateway.app import Gateway
 from services.console.gateway.paths import PREFIX as GATEWAY
@@ -32,7 +34,7 @@ from services.console.guard.access import CSRF_HEADER
 from services.console.guard.cookies import cookie_name
 from services.console.guard.headers import SecurityHeaders
 from services.console.guard.limits import BodyLimit
-from services.console.pages import approvals, dead_letters, links, operations, people, sagas, signin
+from services.console.pages import alerts, approvals, dead_letters, keys, links, operations, people, sagas, signin
 from services.console.pages.render import fragment, page
 from services.console.parts import Parts
 from services.console.people.api_keys import ApiKeys
@@ -77,6 +79,7 @@ def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = Non
                     sign_in=SignIn(database, persons, limits, now),
                     signer=Signer(load_key(settings.issuer_key), now),
                     api_keys=ApiKeys(database, now),
+                    badge=Badge(engine),
                 )
                 yield
         finally:
@@ -92,9 +95,18 @@ def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = Non
         lifespan=lifespan,
         swagger_ui_oauth2_redirect_url=None,
     )
-    for module in (session_api, sagas_api, approvals_api, dead_letters_api, invocations_api, people_api, keys_api):
+    for module in (
+        session_api,
+        sagas_api,
+        alerts_api,
+        approvals_api,
+        dead_letters_api,
+        invocations_api,
+        people_api,
+        keys_api,
+    ):
         app.include_router(module.router)
-    for shown in (signin, sagas, approvals, links, dead_letters, operations, people):
+    for shown in (signin, sagas, alerts, approvals, links, dead_letters, operations, people, keys):
         app.include_router(shown.router, include_in_schema=False)
     app.mount(GATEWAY, Gateway())
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")

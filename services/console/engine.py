@@ -9,9 +9,12 @@ from typing import Any, TypeVar
 import httpx
 
 from perdure import AdminClient, IngressClient, Target
-from perdure.admin import InvocationAct
-from perdure.errors import EngineError, IngressError
+from perdure.admin import InvocationAct, sql_text
+from perdure.errors import EngineError, IngressError, UnreadableValue
+from perdure.observability.census import decoded
+from perdure.saga.alerts import KILLED_WITHIN, RELAY, RETRIES, AlertList, read_alerts
 from perdure.saga.timeline import Timeline, read_timeline
+from perdure.saga.trouble import Survey, survey
 from perdure.security import SecretBoxCodec
 from services.console.problems import ConsoleError
 
@@ -52,7 +55,10 @@ class Engine:
             codec: See the class.
         """
         timeout = httpx.Timeout(_ANSWERS_WITHIN, connect=3.0)
-        async with httpx.AsyncClient(timeout=timeout, trust_env=False) as http:
+        # As many connections as are wanted: the gateway bounds each caller's, and what waits there must not keep
+        # people's pages from the engine.
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as http:
             yield cls(ingress_url, admin_url, http, codec)
 
     async def call(self, target: Target[I, O], request: I | None = None, *, key: str | None = None) -> O:
@@ -80,6 +86,21 @@ class Engine:
             ConsoleError: The engine does not answer, or refuses the query.
         """
         return await _told(self._admin.query(sql))
+
+    async def state(self, service: str, key: str, entry: str) -> bytes | None:
+        """Return an entry of the state of a virtual object or workflow, in clear; None when there is none.
+
+        Args:
+            service: The service.
+            key: The key.
+            entry: The entry's name.
+
+        Raises:
+            ConsoleError: It is encrypted with another key, or the engine does not answer.
+        """
+        where = f"service_name = {sql_text(service)} and service_key = {sql_text(key)} and key = {sql_text(entry)}"
+        rows = await self.query(f"select value from state where {where}")  # noqa: S608 - quoted
+        return await _told(decoded(rows[0]["value"], self.codec)) if rows else None
 
     async def services(self) -> list[dict[str, Any]]:
         """Return the registered services.
@@ -109,6 +130,22 @@ class Engine:
         """
         await _told(self._admin.act(invocation_id, act))
 
+    async def alerts(self) -> AlertList:
+        """Return what the sentinel told of. Its service isn't asked: it may be down, which is when this matters most.
+
+        Raises:
+            ConsoleError: The engine does not answer.
+        """
+        return await _told(read_alerts(self._admin, self.codec))
+
+    async def survey(self) -> Survey:
+        """Return what is wrong now, as the sentinel would find it.
+
+        Raises:
+            ConsoleError: The engine does not answer.
+        """
+        return await _told(survey(self._admin, RETRIES, KILLED_WITHIN, silent=RELAY))
+
     async def timeline(self, saga_id: str, service: str | None = None) -> Timeline:
         """Return a saga's timeline.
 
@@ -129,6 +166,8 @@ async def _told(answer: Awaitable[T]) -> T:
         raise _of_engine(error) from error
     except IngressError as error:
         raise _of_ingress(error) from error
+    except UnreadableValue as error:
+        raise ConsoleError(502, "unreadable", f"{error}; the console needs the keys that the services have") from error
 
 
 def _of_engine(error: EngineError) -> ConsoleError:

@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from services.console.badge import Badge
 from services.console.engine import Engine
 from services.console.people.api_keys import ApiKeys
 from services.console.people.database import Database
@@ -30,6 +31,7 @@ class Parts:
         sign_in: Checks who wants to sign in.
         signer: Signs the acts of who is signed in.
         api_keys: Keys of programs, for the gateway.
+        badge: How many alerts are open.
     """
 
     settings: ConsoleSettings
@@ -40,6 +42,7 @@ class Parts:
     sign_in: SignIn
     signer: Signer
     api_keys: ApiKeys
+    badge: Badge
 
 
 def parts(request: Request) -> Parts:

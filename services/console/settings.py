@@ -38,6 +38,8 @@ class ConsoleSettings(SettingsWithSecretFiles):
         link_keys: Public keys of links in notifications, comma-separated; a link that can't be checked shows nothing of
             what it is about.
         watch_interval: How often a live page looks at the engine.
+        runbooks_url: Where the pages of docs/how-to/runbooks are published; their place in the project is told, and not
+            linked, when left out.
         gateway_max_body: How many bytes a body at the gateway may have.
         gateway_body_within: How long it may take to arrive.
         gateway_answer_within: How long a handler may take; what takes longer is sent, and attached to.
@@ -64,6 +66,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
     trusted_proxies: str = ""
     link_keys: str = ""
     watch_interval: timedelta = Field(default=timedelta(milliseconds=500), gt=timedelta(0))
+    runbooks_url: str | None = None
     gateway_max_body: int = Field(default=1024 * 1024, ge=1)
     gateway_body_within: timedelta = Field(default=timedelta(seconds=10), gt=timedelta(0))
     gateway_answer_within: timedelta = Field(default=timedelta(minutes=1), gt=timedelta(0))
@@ -94,9 +97,11 @@ class ConsoleSettings(SettingsWithSecretFiles):
         """Refuse to take passwords over plain http from other machines.
 
         Raises:
-            ConfigurationError: The address isn't an http(s) one, or is plain http beyond this machine.
+            ConfigurationError: An address isn't an http(s) one, or is plain http beyond this machine.
         """
         self.minters  # noqa: B018 - a key that is none is told at the start
+        if self.runbooks_url and urlsplit(self.runbooks_url).scheme not in ("http", "https"):
+            raise ConfigurationError(f"{_PREFIX}RUNBOOKS_URL={self.runbooks_url}: it has to begin with https://")
         address = urlsplit(self.public_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ConfigurationError(f"{_PREFIX}URL={self.public_url}: write it as https://console.example.com")

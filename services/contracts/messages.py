@@ -6,28 +6,59 @@ runs.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, LiteralString, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+
+def _plainly(sentence: LiteralString) -> WrapValidator:
+    """Say what is needed in a sentence, instead of the pattern that doesn't match."""
+
+    def check(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return inner(value)
+        except ValidationError as error:
+            if error.errors()[0]["type"] != "string_pattern_mismatch":
+                raise
+            raise PydanticCustomError("string_pattern_mismatch", sentence) from error
+
+    return WrapValidator(check)
+
 
 # Control characters never belong in a name, and PostgreSQL stores no NUL at all.
 _PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
+_printable = _plainly("no line breaks and no other control characters are allowed")
 
-TripId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_PRINTABLE)]
+TripId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_PRINTABLE), _printable]
 """A trip's id: the caller's choice, and the key of the workflow, the saga and the approval."""
 
-OperationKey: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=_PRINTABLE)]
+OperationKey: TypeAlias = Annotated[
+    str, StringConstraints(min_length=1, max_length=512, pattern=_PRINTABLE), _printable
+]
 """The caller's idempotency key of one write, for example ``trip:T1:flight``. Its undo carries the same key."""
 
-Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE)]
+Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE), _printable]
 """The name of something in the catalogue: a flight number, a hotel, an account."""
 
 Email: TypeAlias = Annotated[
-    str, StringConstraints(max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$")
+    str,
+    StringConstraints(max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$"),
+    _plainly("an e-mail address is needed, such as ada@example.com"),
 ]
 """Something that looks like an e-mail address. Only delivery proves that it is one."""
 
-Currency: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+Currency: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[A-Z]{3}$"), _plainly("a currency's code is needed, such as EUR")
+]
 """An ISO 4217 code in capitals, for example ``EUR``."""
 
 AmountMinor: TypeAlias = Annotated[int, Field(strict=True, gt=0, le=1_000_000_000_000)]

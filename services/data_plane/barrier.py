@@ -96,17 +96,7 @@ class Barrier:
         """
         digest = _digest(request)
         async with self._database.transaction() as connection:
-            first = await insert_if_missing(
-                connection,
-                OperationRow,
-                service=self._service,
-                key=request.key,
-                trip_id=request.trip_id,
-                action=action,
-                state="performed",
-                request_digest=digest,
-            )
-            if first:
+            if await self._is_first(connection, action, request, state="performed", request_digest=digest):
                 outcome = await business(connection)
                 await connection.execute(self._row(request.key).values(result=outcome.model_dump_json()))
                 return outcome
@@ -154,18 +144,9 @@ class Barrier:
         """
         digest = _digest(request)
         async with self._database.transaction() as connection:
-            first = await insert_if_missing(
-                connection,
-                OperationRow,
-                service=self._service,
-                key=request.key,
-                trip_id=request.trip_id,
-                action=action,
-                state="voided",
-                undo_digest=digest,
-                undo_result=voided.model_dump_json(),
-            )
-            if first:
+            if await self._is_first(
+                connection, action, request, state="voided", undo_digest=digest, undo_result=voided.model_dump_json()
+            ):
                 return voided
             claim = await connection.execute(
                 self._row(request.key)
@@ -180,6 +161,18 @@ class Barrier:
             if operation.undo_digest != digest:
                 raise Conflict(f"'{request.key}' was already undone by another request")
             return type(voided).model_validate_json(operation.undo_result)
+
+    async def _is_first(self, connection: AsyncConnection, action: str, request: Write | Undo, **fields: str) -> bool:
+        """Write the row of a request's key, and tell if it is the first."""
+        return await insert_if_missing(
+            connection,
+            OperationRow,
+            service=self._service,
+            key=request.key,
+            trip_id=request.trip_id,
+            action=action,
+            **fields,
+        )
 
     def _row(self, key: str) -> Update:
         return update(OperationRow).where(OperationRow.service == self._service, OperationRow.key == key)

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
-from sqlalchemy import DateTime, MetaData, event, func, text
+from sqlalchemy import DateTime, MetaData, func, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from perdure.errors import ConfigurationError
 from perdure.observability.tracing_setup import sends_spans
+from services.sqlite import READ_ONLY, configure, make_file
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
-_READ_ONLY = "data_plane_read_only"
 
 
 class Base(DeclarativeBase):
@@ -92,6 +92,7 @@ class Database:
 
     def __init__(self, url: str, *, wait: timedelta = timedelta(seconds=5), connections: int = 8) -> None:
         self.url = database_url(url)
+        self._wait = wait
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.file = Path(self.url.database or "") if self.is_sqlite else None
         # SQLite lets one writer in at a time, and those who wait for its lock poll for it. A queue in front keeps the
@@ -109,22 +110,7 @@ class Database:
             pool_timeout=wait.total_seconds(),
             connect_args={"timeout": wait.total_seconds()},
         )
-
-        @event.listens_for(engine.sync_engine, "connect")
-        def configure(connection: Any, _record: Any) -> None:
-            connection.isolation_level = None  # the driver begins nothing by itself: `begin` below does
-            cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
-
-        @event.listens_for(engine.sync_engine, "begin")
-        def begin(connection: Connection) -> None:
-            # A write takes the lock first: a transaction that reads and then writes could otherwise fail half-way,
-            # on a snapshot that is too old, without ever waiting for the lock.
-            read_only = connection.get_execution_options().get(_READ_ONLY, False)
-            connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
+        configure(engine.sync_engine)
         return engine
 
     def _postgres_engine(self, wait: timedelta, connections: int) -> AsyncEngine:
@@ -143,6 +129,15 @@ class Database:
             },
         )
 
+    async def prepare(self) -> None:
+        """Make SQLite's file, if it is missing; PostgreSQL's databases are made by who runs the server.
+
+        Raises:
+            ConfigurationError: The file can't be made, or is no database.
+        """
+        if self.file is not None:
+            await make_file(self.file, wait=self._wait)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction for writing: committed at the end of the block, rolled back if the block raises.
@@ -158,7 +153,7 @@ class Database:
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._engine.connect())
             options: dict[str, Any] = (
-                {_READ_ONLY: True}
+                {READ_ONLY: True}
                 if self.is_sqlite
                 else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             )

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from pydantic import ValidationError
+from functools import partial
 
 from perdure import DataPlaneService
-from perdure.errors import ConfigurationError
-from perdure.observability.logging import configure_logging, get_logger
 from perdure.serving import serve
 from services.data_plane.database import Database
+from services.data_plane.migrations import check_schema
 from services.data_plane.settings import DataPlaneSettings
 from services.protection import security
-
-log = get_logger(__name__)
 
 
 def serve_data_plane(read: Callable[[], DataPlaneSettings], define: Callable[[Database], DataPlaneService]) -> int:
@@ -25,20 +21,19 @@ def serve_data_plane(read: Callable[[], DataPlaneSettings], define: Callable[[Da
         define: Makes the service on its database.
 
     Returns:
-        The exit code: 1 when the settings don't fit, else that of `perdure.serving.serve`.
+        The exit code of `perdure.serving.serve`.
+
+    Raises:
+        ValidationError: A setting doesn't fit.
+        ConfigurationError: The database's URL doesn't, or a secret can't be read.
     """
-    try:
-        settings = read()
-        database = Database(settings.database_url.get_secret_value())
-    except (ValidationError, ConfigurationError) as error:
-        configure_logging()
-        log.error("can't serve", reason=str(error))  # noqa: TRY400 - the message says it all, a traceback only hides it
-        return 1
+    settings = read()
+    database = Database(settings.database_url.get_secret_value())
     return serve(
         define(database),
         host=settings.host,
         port=settings.port,
-        readiness={"database": database.check},
+        readiness={"database": database.check, "schema": partial(check_schema, database)},
         lifespan=database.lifespan,
         security=security(),
     )

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import shutil
-import tempfile
-from pathlib import Path
 
 from rich.table import Table
 
 from perdure.engine import LocatedEngine
 from services.launcher.attacks import Outcome, attack_all
 from services.launcher.defended import Defended, defended_environment
-from services.launcher.interrupts import Interrupted, Interrupts, raising_interrupts
 from services.launcher.platform import Platform
-from services.launcher.run import find_engine
 from services.launcher.settings import PlatformSettings
 from services.launcher.terminal import Terminal
 from services.launcher.topology import Topology
+from services.launcher.trials import play_on, run_trial
 
 
 def attack(settings: PlatformSettings, terminal: Terminal) -> int:
@@ -35,37 +30,14 @@ def attack(settings: PlatformSettings, terminal: Terminal) -> int:
     Raises:
         PerdureError: The platform can't be run. Its data and logs are kept.
     """
-    try:
-        with raising_interrupts():
-            engine = find_engine(Topology.from_settings(settings).engine_dir, terminal)
-    except Interrupted as interrupt:
-        return interrupt.exit_code
-    home = Path(tempfile.mkdtemp(prefix="perdure-attack-"))
-    keep = True
-    try:
-        code = asyncio.run(_attack(Topology.on_free_ports(home, settings), engine, terminal))
-        keep = code == 1
-    finally:
-        if keep:
-            terminal.say(f"data and logs are kept in {home}")
-        else:
-            shutil.rmtree(home)
-    return code
+    return run_trial("attack", settings, terminal, lambda topology, engine: _attack(topology, engine, terminal))
 
 
 async def _attack(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
     environment = defended_environment(topology, os.environ)
     platform = Platform(topology, engine, tell=terminal.say, environment=environment, console=True)
-    interrupts = Interrupts()
-    with interrupts.listening():
-        try:
-            terminal.say("starting a platform: requests signed, acts signed, the journal encrypted")
-            await interrupts.unless_asked(platform.start())
-            outcomes = await interrupts.unless_asked(_attacked(platform))
-        except Interrupted as interrupt:
-            return interrupt.exit_code
-        finally:
-            await platform.stop(interrupts.hurry)
+    terminal.say("starting a platform: requests signed, acts signed, the journal encrypted")
+    outcomes = await play_on(platform, lambda: _attacked(platform), terminal)
     terminal.draw(_table(outcomes))
     through = [each for each in outcomes if not each.refused]
     if through:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from random import Random
 from typing import Final, Literal
 
@@ -22,20 +19,18 @@ from perdure import AdminClient
 from perdure.admin import sql_text
 from perdure.engine import LocatedEngine
 from perdure.errors import EngineError, IngressError
-from perdure.saga.sentinel import SentinelConfig, look
+from perdure.saga.finds import look
+from perdure.saga.sentinel_config import SentinelConfig
 from services.contracts import trips
 from services.contracts.trips import TripRequest
-from services.data_plane.audit import audit
 from services.launcher.connections import ingress_client
-from services.launcher.interrupts import Interrupted, Interrupts, raising_interrupts
 from services.launcher.orders import order
 from services.launcher.platform import Platform
-from services.launcher.reports import show_audit
-from services.launcher.run import find_engine
 from services.launcher.settings import PlatformSettings
 from services.launcher.stage import stage_environment
 from services.launcher.terminal import Terminal
 from services.launcher.topology import ENGINE, SERVICES, Topology
+from services.launcher.trials import conclude, play_on, run_trial
 
 _AT_ONCE: Final = 16
 _SETTLED_WITHIN: Final = timedelta(seconds=150)
@@ -123,44 +118,14 @@ def chaos(settings: PlatformSettings, terminal: Terminal, *, seed: int, count: i
         PerdureError: The platform can't be run. Its data and logs are kept.
     """
     terminal.say(f"seed {seed}, {count} trips; repeat the choices with: make chaos SEED={seed} TRIPS={count}")
-    try:
-        with raising_interrupts():
-            engine = find_engine(Topology.from_settings(settings).engine_dir, terminal)
-    except Interrupted as interrupt:
-        return interrupt.exit_code
-    home = Path(tempfile.mkdtemp(prefix="perdure-chaos-"))
-    keep = True
-    try:
-        code = asyncio.run(_chaos(Topology.on_free_ports(home, settings), engine, terminal, make_plan(seed, count)))
-        keep = code == 1
-    finally:
-        if keep:
-            terminal.say(f"data and logs are kept in {home}")
-        else:
-            shutil.rmtree(home)
-    return code
+    plan = make_plan(seed, count)
+    return run_trial("chaos", settings, terminal, lambda topology, engine: _chaos(topology, engine, terminal, plan))
 
 
 async def _chaos(topology: Topology, engine: LocatedEngine, terminal: Terminal, plan: ChaosPlan) -> int:
     platform = Platform(topology, engine, tell=terminal.say, environment=stage_environment(os.environ))
-    interrupts = Interrupts()
-    with interrupts.listening():
-        try:
-            await interrupts.unless_asked(platform.start())
-            problems = await interrupts.unless_asked(_Run(platform, terminal, plan).play())
-        except Interrupted as interrupt:
-            return interrupt.exit_code
-        finally:
-            await platform.stop(interrupts.hurry)
-    report = await audit(topology.database_url, settled=True)
-    show_audit(report, terminal)
-    for problem in problems:
-        terminal.say(problem, "bold red")
-    good = report.ok and not problems
-    terminal.say(
-        "nothing lost, nothing done twice" if good else "NOT everything holds", "bold green" if good else "bold red"
-    )
-    return 0 if good else 1
+    problems = await play_on(platform, lambda: _Run(platform, terminal, plan).play(), terminal)
+    return await conclude(topology, problems, terminal)
 
 
 class _Run:

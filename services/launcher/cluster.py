@@ -59,13 +59,16 @@ class Snapshots:
         }
 
 
-def node_configs(topology: Topology, snapshots: Snapshots | None = None) -> list[EngineConfig]:
+def node_configs(
+    topology: Topology, snapshots: Snapshots | None = None, more: Mapping[str, str] | None = None
+) -> list[EngineConfig]:
     """Return what each node is told. The first has the topology's ports, the others free ones.
 
     Args:
         topology: The platform's ports and folders.
         snapshots: Where snapshots are kept; without them, a node that lost its data folder can't come back once the
             log has been trimmed, and a cluster never trims its log.
+        more: More of the server's own settings, as its environment variables.
     """
     base = topology.engine_config()
     ports = free_ports(3 * (NODES - 1))
@@ -81,6 +84,8 @@ def node_configs(topology: Topology, snapshots: Snapshots | None = None) -> list
             data_dir=topology.home / "data" / f"restate-{number}",
             log_file=topology.log_dir / f"restate-server-{number}.log",
             extra={
+                **base.extra,
+                **(more or {}),
                 "RESTATE_CLUSTER_NAME": "perdure",
                 # One node makes the cluster; the others join it.
                 "RESTATE_AUTO_PROVISION": "true" if number == 1 else "false",

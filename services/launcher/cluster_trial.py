@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import shutil
-import tempfile
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
 from perdure.engine import LocatedEngine
+from perdure.observability.tracing_setup import engine_tracing
 from services.contracts import trips
-from services.data_plane.audit import audit
 from services.launcher.cluster import EngineCluster, Snapshots, node_configs
-from services.launcher.interrupts import Interrupted, Interrupts, raising_interrupts
 from services.launcher.platform import Platform
-from services.launcher.reports import show_audit
-from services.launcher.run import find_engine
 from services.launcher.settings import PlatformSettings
 from services.launcher.stage import Stage, stage_environment
 from services.launcher.stream import Stream
 from services.launcher.terminal import Terminal
 from services.launcher.topology import Topology
+from services.launcher.trials import conclude, play_on, run_trial
 
 LONGEST_PAUSE: Final = timedelta(seconds=30)
 """How long no trip may be confirmed after a node went: noticing takes the engine seconds, a busy machine more."""
@@ -46,47 +40,22 @@ def try_cluster(settings: PlatformSettings, terminal: Terminal, snapshots: Snaps
     Raises:
         PerdureError: The platform can't be run. Its data and logs are kept.
     """
-    try:
-        with raising_interrupts():
-            engine = find_engine(Topology.from_settings(settings).engine_dir, terminal)
-    except Interrupted as interrupt:
-        return interrupt.exit_code
-    home = Path(tempfile.mkdtemp(prefix="perdure-cluster-"))
-    keep = True
-    try:
-        code = asyncio.run(_try(Topology.on_free_ports(home, settings), engine, terminal, snapshots))
-        keep = code == 1
-    finally:
-        if keep:
-            terminal.say(f"data and logs are kept in {home}")
-        else:
-            shutil.rmtree(home)
-    return code
+    return run_trial(
+        "cluster", settings, terminal, lambda topology, engine: _try(topology, engine, terminal, snapshots)
+    )
 
 
 async def _try(topology: Topology, engine: LocatedEngine, terminal: Terminal, snapshots: Snapshots | None) -> int:
-    cluster = EngineCluster(engine, node_configs(topology, snapshots))
+    cluster = EngineCluster(engine, node_configs(topology, snapshots, engine_tracing(os.environ)))
     platform = Platform(topology, cluster, tell=terminal.say, environment=stage_environment(os.environ))
-    interrupts = Interrupts()
-    with interrupts.listening():
-        try:
-            began = time.monotonic()
-            await interrupts.unless_asked(platform.start())
-            terminal.say(f"three nodes and the services are up after {time.monotonic() - began:.1f} s")
-            problems = await interrupts.unless_asked(_play(platform, cluster, terminal))
-        except Interrupted as interrupt:
-            return interrupt.exit_code
-        finally:
-            await platform.stop(interrupts.hurry)
-    report = await audit(topology.database_url, settled=True)
-    show_audit(report, terminal)
-    for problem in problems:
-        terminal.say(problem, "bold red")
-    good = report.ok and not problems
-    terminal.say(
-        "nothing lost, nothing done twice" if good else "NOT everything holds", "bold green" if good else "red"
-    )
-    return 0 if good else 1
+    began = time.monotonic()
+
+    async def play() -> list[str]:
+        terminal.say(f"three nodes and the services are up after {time.monotonic() - began:.1f} s")
+        return await _play(platform, cluster, terminal)
+
+    problems = await play_on(platform, play, terminal)
+    return await conclude(topology, problems, terminal)
 
 
 async def _play(platform: Platform, cluster: EngineCluster, terminal: Terminal) -> list[str]:

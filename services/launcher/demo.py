@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
 import httpx
@@ -19,15 +16,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from perdure.engine import LocatedEngine
 from perdure.errors import PerdureError
 from services.data_plane.audit import audit
-from services.launcher.interrupts import Interrupted, Interrupts, raising_interrupts
 from services.launcher.platform import Platform
 from services.launcher.reports import show_audit
-from services.launcher.run import find_engine
 from services.launcher.scenarios import SCENARIOS, Scenario, play
 from services.launcher.settings import PlatformSettings
 from services.launcher.stage import Fact, Stage, stage_environment
 from services.launcher.terminal import Terminal
 from services.launcher.topology import Topology
+from services.launcher.trials import play_on, run_trial
 
 _LONGEST: Final = timedelta(seconds=60)
 
@@ -67,38 +63,15 @@ def demo(settings: PlatformSettings, terminal: Terminal) -> int:
         PerdureError: The platform can't be run. Its data and logs are kept.
     """
     began = time.monotonic()
-    try:
-        with raising_interrupts():
-            engine = find_engine(Topology.from_settings(settings).engine_dir, terminal)
-    except Interrupted as interrupt:
-        return interrupt.exit_code
-    home = Path(tempfile.mkdtemp(prefix="perdure-demo-"))
-    keep = True
-    try:
-        code = asyncio.run(_demo(Topology.on_free_ports(home, settings), engine, terminal))
-        keep = code == 1
-    finally:
-        if keep:
-            terminal.say(f"data and logs are kept in {home}")
-        else:
-            shutil.rmtree(home)
+    code = run_trial("demo", settings, terminal, lambda topology, engine: _demo(topology, engine, terminal))
     terminal.say(f"took {time.monotonic() - began:.0f} s")
     return code
 
 
 async def _demo(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
     platform = Platform(topology, engine, tell=terminal.say, environment=stage_environment(os.environ))
-    interrupts = Interrupts()
-    with interrupts.listening():
-        try:
-            terminal.say(f"starting a platform with fresh data in {topology.home}")
-            await interrupts.unless_asked(platform.start())
-            played = await interrupts.unless_asked(_play_all(platform, terminal))
-        except Interrupted as interrupt:
-            return interrupt.exit_code
-        finally:
-            terminal.say("stopping")
-            await platform.stop(interrupts.hurry)
+    terminal.say(f"starting a platform with fresh data in {topology.home}")
+    played = await play_on(platform, lambda: _play_all(platform, terminal), terminal)
     terminal.draw(_table(played))
     report = await audit(topology.database_url, settled=True)
     show_audit(report, terminal)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 import time
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -15,19 +14,18 @@ from perdure.engine import LocatedEngine
 from perdure.errors import PerdureError
 from services.launcher.booking import ORDINARY, new_trip_id
 from services.launcher.dead_letter_scenarios import HOTEL
-from services.launcher.interrupts import Interrupted, Interrupts, raising_interrupts
 from services.launcher.orders import order
 from services.launcher.panels import panel_lines
 from services.launcher.platform import Platform
 from services.launcher.prometheus import Prometheus, locate_prometheus
 from services.launcher.receiver import TraceReceiver
-from services.launcher.run import find_engine
 from services.launcher.scenarios import SCENARIOS, play
 from services.launcher.settings import PlatformSettings
 from services.launcher.stage import Stage, stage_environment
 from services.launcher.terminal import Terminal
 from services.launcher.topology import Topology
 from services.launcher.traces import TraceTree, lines, linked_to, trace_of
+from services.launcher.trials import play_on, run_trial
 
 _WITHIN: Final = timedelta(seconds=15)
 _LOOK: Final = 0.2
@@ -47,51 +45,35 @@ def observe(settings: PlatformSettings, terminal: Terminal) -> int:
     Raises:
         PerdureError: The platform can't be run. Its data and logs are kept.
     """
-    try:
-        with raising_interrupts():
-            engine = find_engine(Topology.from_settings(settings).engine_dir, terminal)
-    except Interrupted as interrupt:
-        return interrupt.exit_code
     binary = locate_prometheus(os.environ, settings.local_dir)
     if binary is None:
         terminal.say("there is no Prometheus, so only traces are shown: make prometheus fetches one")
-    home = Path(tempfile.mkdtemp(prefix="perdure-observe-"))
+    return run_trial(
+        "observe", settings, terminal, lambda topology, engine: _observe(topology, engine, binary, terminal)
+    )
+
+
+async def _observe(topology: Topology, engine: LocatedEngine, binary: Path | None, terminal: Terminal) -> int:
     with TraceReceiver() as receiver:
-        code = asyncio.run(_observe(Topology.on_free_ports(home, settings), engine, binary, receiver, terminal))
-    shutil.rmtree(home)
-    return code
-
-
-async def _observe(
-    topology: Topology, engine: LocatedEngine, binary: Path | None, receiver: TraceReceiver, terminal: Terminal
-) -> int:
-    environment = {
-        **stage_environment(os.environ),
-        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
-        "OTEL_BSP_SCHEDULE_DELAY": "200",
-    }
-    platform = Platform(topology, engine, tell=terminal.say, environment=environment)
-    prometheus = None if binary is None else Prometheus(binary, topology, topology.home / "prometheus")
-    interrupts = Interrupts()
-    with interrupts.listening():
-        try:
-            terminal.say("starting a platform with fresh data")
-            await interrupts.unless_asked(platform.start())
-            if prometheus is not None:
-                await interrupts.unless_asked(prometheus.start())
-            await interrupts.unless_asked(_show(platform, prometheus, receiver, terminal))
-        except Interrupted as interrupt:
-            return interrupt.exit_code
-        finally:
-            terminal.say("stopping")
-            if prometheus is not None:
-                await prometheus.stop()
-            await platform.stop(interrupts.hurry)
+        environment = {
+            **stage_environment(os.environ),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+        }
+        platform = Platform(topology, engine, tell=terminal.say, environment=environment)
+        terminal.say("starting a platform with fresh data")
+        await play_on(platform, lambda: _show(platform, binary, receiver, terminal), terminal)
     return 0
 
 
-async def _show(platform: Platform, prometheus: Prometheus | None, receiver: TraceReceiver, terminal: Terminal) -> None:
-    async with Stage.on(platform) as stage:
+async def _show(platform: Platform, binary: Path | None, receiver: TraceReceiver, terminal: Terminal) -> None:
+    async with AsyncExitStack() as stack:
+        prometheus = None
+        if binary is not None:
+            prometheus = Prometheus(binary, platform.topology, platform.topology.home / "prometheus")
+            stack.push_async_callback(prometheus.stop)
+            await prometheus.start()
+        stage = await stack.enter_async_context(Stage.on(platform))
         for scenario in SCENARIOS:
             terminal.say(f"playing: {scenario.title}")
             await play(scenario, stage)
@@ -107,7 +89,7 @@ async def _show(platform: Platform, prometheus: Prometheus | None, receiver: Tra
                 terminal.say(f"linked to it: {linked.spans[0].name}", "bold")
                 show_tree(linked, terminal)
         if prometheus is not None:
-            await asyncio.sleep(3)  # the next scrapes see what has just happened
+            await prometheus.scraped(within=_WITHIN)  # so they have seen what has just happened
             terminal.say(f"\nWhat the dashboards show, over the last {_WINDOW}", "bold")
             for line in await panel_lines(prometheus.query, _WINDOW):
                 terminal.say(line)
@@ -129,7 +111,7 @@ async def _whole(receiver: TraceReceiver, trip_id: str) -> TraceTree:
     give_up = time.monotonic() + _WITHIN.total_seconds()
     while True:
         tree = trace_of(receiver.spans(), trip_id)
-        if tree is not None and tree.complete and any(span.name.startswith("ingress") for span in tree.spans):
+        if tree is not None and tree.whole:
             return tree
         if time.monotonic() > give_up:
             raise PerdureError(f"the trace of {trip_id} is not complete after {_WITHIN.total_seconds():g} s")

@@ -5,11 +5,13 @@ It is found in PERDURE_PROMETHEUS_BIN, on the PATH, or where `make prometheus` p
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +28,7 @@ _CHECKOUT: Final = Path(__file__).parents[2]
 RULES: Final = _CHECKOUT / "deploy" / "prometheus" / "rules"
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LEAST: Final = 5
+_LOOK: Final = 0.1
 
 
 def locate_prometheus(environment: Mapping[str, str], local_dir: Path) -> Path | None:
@@ -77,6 +80,8 @@ class Prometheus:
         home: Where its data goes; nothing is there yet.
         interval: How often it scrapes, and evaluates the rules.
         shorten: The rules' times are divided by this.
+        node_ports: The ports of the engine's nodes, when it has more than the topology's one.
+        others: The ports of more processes of perdure's, by name.
     """
 
     def __init__(
@@ -87,11 +92,14 @@ class Prometheus:
         *,
         interval: timedelta = timedelta(seconds=1),
         shorten: float = 1,
+        node_ports: Sequence[int] = (),
+        others: Mapping[str, int] | None = None,
     ) -> None:
         (self._port,) = free_ports(1)
         self.url = f"http://{HOST}:{self._port}"
         self._home = home
-        self._topology = topology
+        self._node_ports = node_ports or (topology.node_port,)
+        self._ports = {spec.name: topology.ports[spec.name] for spec in SERVICES} | dict(others or {})
         self._interval = f"{interval // timedelta(milliseconds=1)}ms"
         self._shorten = shorten
         self._http = local_http()
@@ -130,10 +138,8 @@ class Prometheus:
 
     def configuration(self) -> dict[str, Any]:
         """Return what it is told: the jobs of deploy/prometheus/prometheus.yml, on this machine's ports."""
-        processes = [
-            {"targets": [f"{HOST}:{self._topology.ports[spec.name]}"], "labels": {"process": spec.name}}
-            for spec in SERVICES
-        ]
+        processes = [{"targets": [f"{HOST}:{port}"], "labels": {"process": name}} for name, port in self._ports.items()]
+        nodes = [f"{HOST}:{port}" for port in self._node_ports]
         return {
             "global": {
                 "scrape_interval": self._interval,
@@ -142,7 +148,7 @@ class Prometheus:
             },
             "rule_files": ["rules/*.yml"],
             "scrape_configs": [
-                {"job_name": "restate", "static_configs": [{"targets": [f"{HOST}:{self._topology.node_port}"]}]},
+                {"job_name": "restate", "static_configs": [{"targets": nodes, "labels": {"process": "restate"}}]},
                 {"job_name": "perdure", "static_configs": processes},
             ],
         }
@@ -157,6 +163,34 @@ class Prometheus:
             PerdureError: Prometheus does not answer, or refuses the query.
         """
         return await query(self._http, self.url, expression)
+
+    async def scraped(self, *, within: timedelta, times: int = 2) -> None:
+        """Wait until every target has been scraped again; a rate needs what is new at two scrapes.
+
+        Args:
+            within: How long to wait at most.
+            times: How often.
+
+        Raises:
+            PerdureError: That took too long.
+        """
+        give_up = time.monotonic() + within.total_seconds()
+        seen: dict[str, set[float]] = {}
+        began = time.time()
+        while True:
+            for labels, at in await self.query("timestamp(up)"):
+                scrapes = seen.setdefault(f"{labels['job']} {labels['instance']}", set())
+                if at > began:
+                    scrapes.add(at)
+            late = sorted(target for target, scrapes in seen.items() if len(scrapes) < times)
+            if seen and not late:
+                return
+            if time.monotonic() > give_up:
+                raise PerdureError(
+                    f"Prometheus at {self.url} did not scrape {', '.join(late) or 'anything'} {times} times within "
+                    f"{within.total_seconds():g} s"
+                )
+            await asyncio.sleep(_LOOK)
 
     async def firing(self) -> set[str]:
         """Return the names of the alerts that fire now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 from perdure.engine import LocatedEngine, locate_engine
@@ -113,7 +114,7 @@ def _say_where(topology: Topology, platform: Platform, terminal: Terminal) -> No
     for line in describe_trust(os.environ):
         terminal.say(line)
     terminal.say()
-    terminal.say("the console's first administrator: perdure-platform console admin --name you@example.com")
+    terminal.say(f"the console's first administrator: {sys.argv[0]} console admin --name you@example.com")
     terminal.say()
     if platform.codec is None:
         terminal.say("book the next trip:")

@@ -31,8 +31,13 @@ def serve(name: str) -> int:
     try:
         return main()
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise ConfigurationError(f"{name}: a setting does not fit: {problems}") from error
+        problems = "; ".join(f"{_variable(name, str(each['loc'][0]))}: {each['msg']}" for each in error.errors())
+        raise ConfigurationError(f"a setting of {name} does not fit: {problems}") from error
+
+
+def _variable(service_name: str, field: str) -> str:
+    """Return the variable that a field comes from; what several services share is named by it already."""
+    return field if field.startswith("PERDURE_") else f"PERDURE_{service_name}_{field}".upper()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from services.launcher.connections import local_http
 from services.launcher.orders import order
 
 _AGAIN: Final = 0.1
-_UNANSWERED: Final = (0, 429, 500, 502, 503, 504)
+# 404: a node that has just come back does not know the services for a moment.
+_UNANSWERED: Final = (0, 404, 429, 500, 502, 503, 504)
+_PATIENCE: Final = 120  # seconds; a trip that no node takes for so long is a failure
 _AT_ONCE: Final = 8
 
 
@@ -59,7 +61,7 @@ class Stream:
             The stream.
 
         Raises:
-            ExceptionGroup: A trip was refused.
+            ExceptionGroup: A trip was refused, or not confirmed for two minutes.
         """
         stream = cls(prefix, ingresses, what or order())
         async with local_http() as http, asyncio.TaskGroup() as bookers:
@@ -105,9 +107,10 @@ class Stream:
     async def _book_on(self, clients: Sequence[IngressClient]) -> None:
         while not self._ending:
             trip = f"{self.prefix}-{next(self._numbers):05d}"
-            for client in itertools.cycle(clients):
-                if await self._confirmed(client, trip):
-                    break
+            async with asyncio.timeout(_PATIENCE):
+                for client in itertools.cycle(clients):
+                    if await self._confirmed(client, trip):
+                        break
             self.ends.append(time.monotonic())
 
     async def _confirmed(self, client: IngressClient, trip: str) -> bool:

@@ -227,6 +227,7 @@ class Topology:
             node_port=self.node_port,
             identity_key_file=self.identity_key_file,
             config_file=self.engine_config_file,
+            extra={"OTEL_SERVICE_NAME": "Restate"},  # whatever this process is called
         )
 
     def service_environment(self, name: str) -> dict[str, str]:
@@ -240,6 +241,8 @@ class Topology:
             f"{prefix}_HOST": HOST,
             f"{prefix}_PORT": str(self.ports[name]),
             "OTEL_SERVICE_NAME": name,
+            # It follows the engine, with which each trace begins, and begins none.
+            "OTEL_TRACES_SAMPLER": "parentbased_always_off",
             "PERDURE_DATABASE_URL": self.database_url,
             "PERDURE_ADMIN_URL": self.admin_url,
             "PERDURE_INGRESS_URL": self.ingress_url,

@@ -30,6 +30,13 @@ class TraceTree:
         known = {span.span_id for span in self.spans}
         return sum(span.parent_id not in known for span in self.spans) == 1
 
+    @property
+    def whole(self) -> bool:
+        """True when it is complete from the ingress on, and every service that was called has sent its part, too."""
+        parents = {span.parent_id for span in self.spans}
+        answered = all(span.span_id in parents for span in self.spans if span.name.startswith("invocation-attempt"))
+        return self.complete and answered and any(span.name.startswith("ingress") for span in self.spans)
+
     def path(self, span: ReceivedSpan) -> list[ReceivedSpan]:
         """Return the spans from the root to a span, which is the last one.
 

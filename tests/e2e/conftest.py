@@ -1,11 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from perdure.engine import LocatedEngine, locate_engine
+from services.launcher.platform import Platform
+from services.launcher.settings import PlatformSettings
+from services.launcher.stage import Stage, stage_environment
+from services.launcher.topology import Topology
 from tests.e2e.consoled import browser, console, contexts, playwright
 from tests.e2e.launched import processes_of
 
@@ -16,6 +23,19 @@ __all__ = ["browser", "console", "contexts", "playwright"]  # fixtures for sever
 def engine(pytestconfig: pytest.Config) -> LocatedEngine:
     """The engine of this machine, or npm's."""
     return locate_engine(pytestconfig.rootpath / ".local" / "engine")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """A platform with fresh data on free ports."""
+    topology = Topology.on_free_ports(tmp_path_factory.mktemp("stage"), PlatformSettings())
+    platform = Platform(topology, engine, tell=print, environment=stage_environment(os.environ))
+    try:
+        await platform.start()
+        async with Stage.on(platform) as opened:
+            yield opened
+    finally:
+        await platform.stop(asyncio.Event())
 
 
 @pytest.fixture

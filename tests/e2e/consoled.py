@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -37,6 +38,7 @@ class Consoled:
     def __init__(self, launched: Launched) -> None:
         self.launched = launched
         self.url = f"http://127.0.0.1:{launched.env['PERDURE_CONSOLE_PORT']}"
+        self._admin = f"http://127.0.0.1:{launched.env['PERDURE_ADMIN_PORT']}"
         self._http = httpx.Client(trust_env=False, timeout=30)
 
     def close(self) -> None:
@@ -54,22 +56,41 @@ class Consoled:
             check=False,
         )
 
+    def ask(self, path: str, body: Any) -> None:
+        """Ask a handler at the ingress."""
+        self._http.post(f"{self.launched.ingress}{path}", json=body).raise_for_status()
+
+    @contextmanager
+    def deployed(self, url: str) -> Iterator[None]:
+        """Have more services, as long as the context lasts."""
+        answer = self._http.post(f"{self._admin}/deployments", json={"uri": url})
+        try:
+            yield
+        finally:
+            self._http.delete(f"{self._admin}/deployments/{answer.json()['id']}?force=true").raise_for_status()
+
     def trip(self, trip_id: str, **changes: Any) -> None:
         """Start a trip."""
-        body = order(**changes).model_dump(mode="json")
-        self._http.post(f"{self.launched.ingress}/Trips/{trip_id}/run/send", json=body).raise_for_status()
+        self.ask(f"/Trips/{trip_id}/run/send", order(**changes).model_dump(mode="json"))
 
-    def schedule(self, name: str) -> None:
+    def schedule(self, name: str, **changes: Any) -> None:
         """Set a schedule that books a trip each New Year."""
         target = {"service": "Trips", "handler": "run", "key": "{schedule}-{date}"}
         when = {"cron": "0 2 1 1 *", "timezone": "Europe/Vienna", "description": "a trip each New Year"}
         body = {**when, "target": target, "payload": order().model_dump(mode="json"), "actor": "olga@example.com"}
-        path = f"/Schedules/{quote(name, safe='')}/set"
-        self._http.post(f"{self.launched.ingress}{path}", json=body).raise_for_status()
+        body |= changes
+        self.ask(f"/Schedules/{quote(name, safe='')}/set", body)
 
     def phase(self, trip_id: str) -> str:
         """Return where a trip stands."""
         return str(self._http.post(f"{self.launched.ingress}/Trips/{trip_id}/status").json()["phase"])
+
+    def pause(self, trip_id: str) -> str:
+        """Pause a trip as it waits for its approval, and return its invocation."""
+        self.until(lambda: self.api("GET", f"/api/approvals/{trip_id}").status_code == 200, f"approval of {trip_id}")
+        (found,) = self.api("GET", f"/api/invocations?search=Trips/{trip_id}/").json()["items"]
+        self._http.patch(f"{self._admin}/invocations/{found['id']}/pause").raise_for_status()
+        return str(found["id"])
 
     def until(self, condition: Callable[[], bool], what: str, within: float = 20) -> None:
         """Wait for something."""
@@ -98,6 +119,8 @@ def console(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> 
         "PERDURE_ORCHESTRATOR_UNDO_ATTEMPTS": "2",
         "PERDURE_ORCHESTRATOR_UNDO_DELAY": "PT0.1S",
         "PERDURE_ORCHESTRATOR_APPROVERS": f'["{ADMINISTRATOR}"]',
+        "PERDURE_SAGA_SENTINEL_INTERVAL": "PT0.5S",
+        "PERDURE_SAGA_SENTINEL_GRACE": "PT1S",
     }
     with Launched(home, env).up() as launched:
         found = Consoled(launched)

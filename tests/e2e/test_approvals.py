@@ -46,11 +46,13 @@ class Office:
     Args:
         stage: The platform.
         folder: Where the keys are.
+        issuer: The public key that people are vouched for with.
         forgotten: A trip that nobody is going to decide about.
     """
 
     stage: Stage
     folder: Path
+    issuer: str
     forgotten: str
 
     async def perdure(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -60,6 +62,8 @@ class Office:
             **os.environ,
             "PERDURE_INGRESS_URL": topology.ingress_url,
             "PERDURE_ADMIN_URL": topology.admin_url,
+            "PERDURE_ACTS": "signed",
+            "PERDURE_ISSUER_KEYS": self.issuer,
             "COLUMNS": "200",
         }
         command = [str(Path(sys.executable).with_name("perdure")), "approvals", *words]
@@ -89,11 +93,13 @@ class Office:
     async def status(self, trip_id: str) -> ApprovalStatus:
         return await self.stage.ingress.call(approval_status, key=trip_id)
 
-    async def verified(self, trip_id: str) -> None:
-        """Check with the command that a trail is as it was written."""
+    async def verified(self, trip_id: str, *acts: str) -> None:
+        """Check with the command that a trail is as it was written, and who signed what in it."""
         entries = len((await self.status(trip_id)).trail)
         answer = await self.perdure("verify", trip_id)
-        assert (answer.returncode, answer.stdout) == (0, f"{entries} entries, chain intact\n")
+        chain, *lines = answer.stdout.splitlines()
+        assert (answer.returncode, chain) == (0, f"{entries} entries, chain intact")
+        assert [line.partition(": ")[2] for line in lines[: len(acts)]] == list(acts)
 
     async def notices(self, approval_id: str) -> dict[tuple[str, str], str]:
         """Return what people were told of an approval: texts by kind and recipient."""
@@ -138,7 +144,7 @@ async def office(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory
     try:
         await platform.start()
         async with Stage.on(platform) as stage:
-            office = Office(stage, folder, new_trip_id())
+            office = Office(stage, folder, issuer.public.id, new_trip_id())
             await stage.send(office.forgotten, COSTLY)
             yield office
     finally:
@@ -164,10 +170,14 @@ async def test_a_trip_is_approved_with_a_key_file_and_its_trail_verifies(office:
         assert answer.returncode == 1, words
         assert sentence in answer.stderr
         assert answer.stderr.count("\n") == 1
+    stranger = await office.perdure("verify", trip_id, "--issuer-keys", PrivateKey.generate().public.id)
+    assert stranger.returncode == 1
+    assert "BADLY SIGNED: as of" in stranger.stdout
+    assert "this credential is by an issuer that isn't trusted here" in stranger.stdout
     shown = (await office.perdure("show", trip_id)).stdout
     for word in ("approved by", "within budget", "refused:unauthenticated", "approve (signed)"):
         assert word in shown
-    await office.verified(trip_id)
+    await office.verified(trip_id, f"approve by {ADA}: signed")
 
 
 async def test_a_trail_that_was_changed_shows(office: Office):
@@ -211,7 +221,7 @@ async def test_a_kill_of_the_service_loses_nothing(office: Office):
         ("delegate", ADA),
         ("approve", ADA),
     ]
-    await office.verified(trip_id)
+    await office.verified(trip_id, f"delegate by {ADA}: signed", f"approve by {ADA}: signed")
 
 
 async def test_a_link_in_a_notice_decides(office: Office):
@@ -226,6 +236,7 @@ async def test_a_link_in_a_notice_decides(office: Office):
     receipt = await office.stage.ingress.call(decide_by_link, request, key=trip_id)
     assert (receipt.actor, receipt.status) == (ADA, "approved")
     assert await office.stage.result(trip_id) == "confirmed"
+    await office.verified(trip_id, f"approve by {ADA}: by link")
 
 
 async def test_an_approval_left_alone_reminds_escalates_and_times_out(office: Office):

@@ -150,7 +150,8 @@ def test_a_viewer_sees_everything_and_may_do_nothing(console, contexts):
     console.trip("viewed", amount_minor=250_000)
     console.until(lambda: console.api("GET", "/api/approvals/viewed").status_code == 200, "approval")
     page = sign_in(contexts(), "vera@example.com")
-    for path in ("/", "/sagas", "/approvals", "/dead-letters", "/invocations", "/services", "/schedules", "/account"):
+    pages = ("alerts", "sagas", "approvals", "dead-letters", "invocations", "services", "schedules", "account")
+    for path in ("/", *(f"/{name}" for name in pages)):
         page.goto(path)
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         expect(page.locator("main .problem")).to_have_count(0)
@@ -173,6 +174,42 @@ def test_a_viewer_sees_everything_and_may_do_nothing(console, contexts):
     assert "this needs the role" in refused[1]
     assert console.api("GET", "/api/approvals/viewed").json()["status"] == "open"
     keep(page, "viewer")
+
+
+def test_an_alert_arrives_without_a_reload_is_acted_on_by_keyboard_and_goes_over(console, contexts):
+    for trip in ("weary", "wearier"):
+        console.trip(trip, amount_minor=250_000)
+    page = sign_in(contexts())
+    page.goto("/alerts")
+    page.evaluate("window.loadedOnce = true")
+    console.pause("weary")
+    weary = page.locator("li.alert.paused", has_text="Trips/weary/run")
+    expect(weary).to_contain_text("paused by hand")
+    expect(page.locator("#alert-count")).to_have_text(re.compile(r"^[1-9]\d* open$"))
+
+    page.keyboard.press("j")
+    expect(weary.get_by_role("link")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(weary.get_by_role("button", name="Resume")).to_be_focused()
+    console.pause("wearier")
+    wearier = page.locator("li.alert.paused", has_text="Trips/wearier/run")
+    expect(wearier).to_be_visible()
+    keep(page, "alerts")
+    # Another alert has arrived, and the one that somebody is about to act on is still the one they act on.
+    expect(weary.get_by_role("button", name="Resume")).to_be_focused()
+    assert page.evaluate("window.loadedOnce") is True
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("resumed: inv_")
+    expect(page.locator("table.list tr", has_text="Trips/weary/run")).to_contain_text("paused")
+    expect(weary).to_have_count(0)
+
+    page.once("dialog", lambda dialog: dialog.accept())
+    wearier.get_by_role("button", name="Kill").click()
+    killed = page.locator("li.alert.killed", has_text="Trips/wearier/run")
+    expect(killed).to_be_visible()
+    expect(killed.get_by_role("button")).to_have_count(0)
+    killed.get_by_role("link").click()
+    expect(page.locator("#saga .headline")).to_contain_text("rolled back")
 
 
 def test_everything_can_be_reached_and_approved_by_keyboard_alone(console, contexts):
@@ -211,9 +248,13 @@ def test_everything_can_be_reached_and_approved_by_keyboard_alone(console, conte
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_each_page_fits_a_phone_and_can_be_read_in_light_and_dark(console, contexts, scheme):
     console.schedule("trips/new-year")
+    console.trip(f"rests-{scheme}", amount_minor=250_000)
+    paused = console.pause(f"rests-{scheme}")
+    console.until(lambda: paused in console.api("GET", "/api/alerts").text, "alert")
     page = sign_in(contexts(viewport=PHONE, color_scheme=scheme))
     for name, path in {
         "overview": "/",
+        "alerts": "/alerts",
         "sagas": "/sagas",
         "saga": "/sagas/lisbon",
         "approvals": "/approvals",
@@ -222,6 +263,7 @@ def test_each_page_fits_a_phone_and_can_be_read_in_light_and_dark(console, conte
         "services": "/services",
         "schedules": "/schedules",
         "people": "/people",
+        "keys": "/keys",
         "account": "/account",
     }.items():
         page.goto(path)

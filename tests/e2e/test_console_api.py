@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +20,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from examples.s12_status.app import orders
+from perdure.serving import build_app
+from perdure.testing.served import ServedApp
 from tests.e2e.consoled import ADMINISTRATOR, Consoled
 
 pytestmark = pytest.mark.timeout(300)
@@ -39,6 +43,7 @@ LEFT_OUT = {
     "change_person",
     "give_password",
     "end_sessions",
+    "watch_alerts",
     "watch_saga",
 }
 
@@ -65,7 +70,16 @@ def test_no_answer_to_whatever_is_asked_is_a_fault_or_undescribed(console: Conso
 
                 statuses.setdefault(name, set()).update(_ask(operation, mode, console.url, session, headers))
     # It was not only refused: what lists and shows has answered, and nobody was signed out on the way.
-    for name in ("overview", "list_sagas", "inbox", "list_dead_letters", "list_services", "list_people", "me"):
+    for name in (
+        "overview",
+        "list_alerts",
+        "list_sagas",
+        "inbox",
+        "list_dead_letters",
+        "list_services",
+        "list_people",
+        "me",
+    ):
         assert 200 in statuses[name], (name, statuses[name])
     assert not any(status == 401 for name, found in statuses.items() if name != "sign_in" for status in found)
     assert 404 in statuses["show_saga"]
@@ -99,28 +113,34 @@ def _can_be_wrong(operation: Any) -> bool:
     return bool(operation.body) or any(True for _ in operation.iter_parameters())
 
 
-def test_a_sagas_status_is_streamed_until_it_is_over(console: Consoled):
-    console.trip("watched", amount_minor=250_000)
-    console.until(lambda: console.api("GET", "/api/approvals/watched").status_code == 200, "approval")
+def watched(console: Consoled, workflow: str) -> Iterator[tuple[str, str]]:
+    """Watch a workflow, and give its events as they come."""
     headers = {"authorization": f"Bearer {console.token()}"}
-    events: list[tuple[str, str]] = []
-    decided = False
     with (
         httpx.Client(trust_env=False, timeout=30) as http,
-        http.stream("GET", f"{console.url}/api/sagas/watched/events", headers=headers) as stream,
+        http.stream("GET", f"{console.url}/api/sagas/{workflow}/events", headers=headers) as stream,
     ):
-        assert stream.headers["content-type"].startswith("text/event-stream")
+        assert stream.headers["content-type"].startswith("text/event-stream"), stream.read()
         name = ""
         for line in stream.iter_lines():
             if line.startswith("event: "):
                 name = line.removeprefix("event: ")
             elif line.startswith("data: "):
-                events.append((name, line.removeprefix("data: ")))
-                if not decided and json.loads(events[-1][1])["status"]["current_step"] == "approval":
-                    decided = True
-                    answer = console.api("POST", "/api/approvals/watched/approve", body={"reason": "yes"})
-                    assert answer.status_code == 200, answer.text
-                    assert answer.json()["signed"] is True
+                yield name, line.removeprefix("data: ")
+
+
+def test_a_sagas_status_is_streamed_until_it_is_over(console: Consoled):
+    console.trip("watched", amount_minor=250_000)
+    console.until(lambda: console.api("GET", "/api/approvals/watched").status_code == 200, "approval")
+    events: list[tuple[str, str]] = []
+    decided = False
+    for event in watched(console, "watched"):
+        events.append(event)
+        if not decided and json.loads(event[1])["status"]["current_step"] == "approval":
+            decided = True
+            answer = console.api("POST", "/api/approvals/watched/approve", body={"reason": "yes"})
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["signed"] is True
     *states, last = events
     assert last == ("end", "over")
     phases = [json.loads(data)["status"]["phase"] for name, data in states if name == "status"]
@@ -129,6 +149,31 @@ def test_a_sagas_status_is_streamed_until_it_is_over(console: Consoled):
     timeline = json.loads(states[-1][1])["timeline"]
     assert [step["step"] for step in timeline["steps"]] == ["order", "flight", "hotel", "approval", "payment"]
     assert console.api("GET", "/api/sagas/nobody/events").status_code == 404
+
+
+def test_what_a_workflow_without_steps_writes_of_itself_is_streamed_until_it_is_over(console: Consoled):
+    def statuses(order: str, at_payment: Callable[[], object]) -> list[dict[str, Any]]:
+        console.ask(f"/Orders/{order}/run/send", order)
+        console.until(lambda: console.api("GET", f"/api/sagas/{order}").status_code == 200, order)
+        found = [{"phase": "not_started"}]
+        for name, data in watched(console, order):
+            if name == "status":
+                found.append(json.loads(data)["status"])
+                if found[-1]["phase"] == "paying" != found[-2]["phase"]:
+                    at_payment()
+        return found
+
+    def kill(order: str) -> None:
+        (found,) = console.api("GET", f"/api/invocations?search=Orders/{order}/").json()["items"]
+        assert console.api("POST", f"/api/invocations/{found['id']}/kill", body={}).status_code == 204
+
+    with ServedApp(build_app(orders)) as served, console.deployed(served.url):
+        paid = statuses("tea", lambda: console.ask("/Orders/tea/pay", 12))
+        killed = statuses("coffee", lambda: kill("coffee"))
+    paying = next(each for each in paid if each["phase"] == "paying")
+    assert (paying["progress"], paying["current_step"], paying["completed_steps"]) == (0.5, "payment", ["inventory"])
+    assert (paid[-1]["phase"], paid[-1]["progress"], paid[-1]["is_complete"]) == ("completed", 1, True)
+    assert (killed[-1]["phase"], killed[-1]["error"], killed[-1]["is_complete"]) == ("failed", "killed", True)
 
 
 def test_what_a_handler_refuses_is_told_with_its_own_words(console: Consoled):
@@ -150,35 +195,32 @@ def test_what_a_handler_refuses_is_told_with_its_own_words(console: Consoled):
 
 
 def test_a_paused_invocation_is_seen_with_its_reason_and_resumed(console: Consoled):
-    console.trip("rests", amount_minor=250_000)
-    console.until(lambda: console.api("GET", "/api/approvals/rests").status_code == 200, "approval")
+    console.trip("halts", amount_minor=250_000)
+    paused = console.pause("halts")
 
     def stuck() -> list[dict[str, Any]]:
-        found = console.api("GET", "/api/invocations?stuck=true&search=Trips/rests/").json()["items"]
+        found = console.api("GET", "/api/invocations?stuck=true&search=Trips/halts/").json()["items"]
         assert isinstance(found, list)
         return found
 
-    (running,) = console.api("GET", "/api/invocations?search=Trips/rests/").json()["items"]
-    admin = f"http://127.0.0.1:{console.launched.env['PERDURE_ADMIN_PORT']}"
-    httpx.patch(f"{admin}/invocations/{running['id']}/pause", trust_env=False).raise_for_status()
     console.until(lambda: [each["status"] for each in stuck()] == ["paused"], "paused trip")
     assert stuck()[0]["reason"] == "paused by hand, or after its last try"
-    (found,) = console.api("GET", "/api/sagas?phase=paused").json()["items"]
-    assert found["key"] == "rests"
-    assert console.api("GET", "/api/sagas?search=rests&service=Trips").json()["items"] == [found]
+    others_too = console.api("GET", "/api/sagas?phase=paused").json()["items"]  # of the pages' tests
+    (found,) = (each for each in others_too if each["key"] == "halts")
+    assert console.api("GET", "/api/sagas?search=halts&service=Trips").json()["items"] == [found]
     assert console.api("GET", "/api/sagas?search=nowhere").json()["items"] == []
     assert console.api("GET", "/api/overview").json()["paused"] >= 1
 
-    path = f"/api/invocations/{running['id']}"
+    path = f"/api/invocations/{paused}"
     assert console.api("POST", f"{path}/resume", by="vera@example.com", body={}).status_code == 403
     assert console.api("POST", f"{path}/resume", body={"reason": "go on"}).status_code == 204
     console.until(lambda: stuck() == [], "end of the pause")
     assert console.api("POST", f"{path}/cancel", body={"reason": "not wanted"}).status_code == 204
-    console.until(lambda: console.phase("rests") == "cancelled", "end of the trip")
+    console.until(lambda: console.phase("halts") == "cancelled", "end of the trip")
     logged = console.api("GET", "/api/people/acts").json()[:2]
     assert [(each["actor"], each["act"], each["details"]) for each in logged] == [
-        ("grace@example.com", "cancel", "Trips/rests/run: not wanted"),
-        ("grace@example.com", "resume", "Trips/rests/run: go on"),
+        ("grace@example.com", "cancel", "Trips/halts/run: not wanted"),
+        ("grace@example.com", "resume", "Trips/halts/run: go on"),
     ]
 
 
@@ -194,6 +236,21 @@ def test_a_schedule_whatever_its_name_is_steered_by_an_operator_who_signs(consol
     assert (entry["actor"], entry["act"], entry["reason"]) == (ADMINISTRATOR, "pause", "holidays")
     assert entry["proof"]["credential"]["actor"] == ADMINISTRATOR
     assert console.api("POST", f"{path}/resume", body={}).json()["state"] == "active"
+
+    shown = console.api("GET", path).json()["shown"]
+    console.schedule(name, cron="* * * * *")
+    late = console.api("POST", f"{path}/trigger", body={"shown": shown})
+    assert (late.status_code, late.json()["code"]) == (409, "changed"), "nobody starts what they have not seen"
+    headers = {"authorization": f"Bearer {console.token()}"}
+    form = httpx.post(
+        f"{console.url}/schedules/{quote(name)}/trigger", data={"shown": shown}, headers=headers, trust_env=False
+    )
+    assert (form.status_code, "has changed since you looked" in form.text) == (409, True)
+    all_there_are = console.api("GET", "/api/schedules").json()["items"]  # the pages' tests left some
+    (listed,) = (each for each in all_there_are if each["name"] == name)
+    assert listed["spec"]["cron"] == "* * * * *"
+    again = console.api("POST", f"{path}/pause", body={"shown": listed["shown"]})
+    assert (again.status_code, again.json()["state"]) == (200, "paused")
     assert console.api("POST", f"{path}/remove", body={}).status_code == 200
     assert console.api("GET", path).status_code == 404
     assert console.api("POST", f"{path}/remove", body={}).status_code == 404

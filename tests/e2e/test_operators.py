@@ -7,37 +7,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from perdure.engine import LocatedEngine
 from perdure.saga.plan import Outcome
 from services.launcher.booking import ORDINARY, new_trip_id
 from services.launcher.orders import order
-from services.launcher.platform import Platform
-from services.launcher.settings import PlatformSettings
-from services.launcher.stage import Stage, stage_environment
-from services.launcher.topology import Topology
+from services.launcher.stage import Stage
+from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Perdure = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stage(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    """A platform with fresh data on free ports."""
-    topology = Topology.on_free_ports(tmp_path_factory.mktemp("operators"), PlatformSettings())
-    platform = Platform(topology, engine, tell=print, environment=stage_environment(os.environ))
-    try:
-        await platform.start()
-        async with Stage.on(platform) as opened:
-            yield opened
-    finally:
-        await platform.stop(asyncio.Event())
 
 
 @pytest.fixture
@@ -63,6 +46,13 @@ async def on(perdure: Perdure, *words: str) -> subprocess.CompletedProcess[str]:
     return await asyncio.to_thread(perdure, *words)
 
 
+async def listed_as(perdure: Perdure, trip_id: str, *options: str) -> str | None:
+    """Return where a saga stands in the list of sagas; None when it isn't there."""
+    listed = await on(perdure, "sagas", "list", "--limit", "1000", "--json", *options)
+    assert listed.returncode == 0, listed.stderr
+    return next((each["phase"] for each in json.loads(listed.stdout)["items"] if each["key"] == trip_id), None)
+
+
 async def test_a_dead_letter_is_listed_looked_at_annotated_and_redriven(stage: Stage, perdure: Perdure):
     trip_id = new_trip_id()
     await stage.book(trip_id, order(hotel="Fortress", account="acct-declined"))
@@ -75,12 +65,17 @@ async def test_a_dead_letter_is_listed_looked_at_annotated_and_redriven(stage: S
     page = json.loads((await on(perdure, "dead-letters", "list", "--saga", trip_id, "--json")).stdout)
     assert [each["id"] for each in page["items"]] == [letter]
 
+    assert await listed_as(perdure, trip_id) == "needs_attention"
+    assert f"perdure dead-letters show {letter}\n" in (await on(perdure, "sagas", "show", trip_id)).stdout
+    assert f"perdure dead-letters redrive {letter} " in (await on(perdure, "dead-letters", "show", letter)).stdout
     assert (await on(perdure, "dead-letters", "annotate", letter, "-m", "called the hotel")).returncode == 0
     async with stage.hotel_repaired("Fortress"):
         redriven = await on(perdure, "dead-letters", "redrive", letter, "-m", "repaired")
         assert (redriven.returncode, redriven.stdout) == (0, f"{letter}: redrive by olga@example.com, now pending\n")
         await stage.until_rollback(trip_id, Outcome.ROLLED_BACK)
 
+    assert await listed_as(perdure, trip_id) is None
+    assert await listed_as(perdure, trip_id, "--phase", "rolled_back") == "rolled_back"
     shown = await on(perdure, "sagas", "show", trip_id)
     assert shown.returncode == 0, shown.stderr
     assert f"saga {trip_id} of Trips: failure, rollback rolled_back" in shown.stdout
@@ -109,6 +104,22 @@ async def test_a_booked_trip_is_shown_without_a_rollback(stage: Stage, perdure: 
     assert "Payments/charge" in shown.stdout
 
 
+async def test_a_trip_that_waits_for_people_says_where_they_are_asked(stage: Stage, perdure: Perdure):
+    trip_id = new_trip_id()
+    await stage.send(trip_id, order(amount_minor=500_000))
+
+    async def asked() -> bool:
+        shown = await on(perdure, "sagas", "show", trip_id)
+        return f"people were asked: perdure approvals show {trip_id}\n" in shown.stdout
+
+    await eventually(asked, what="hint at the approval")
+    assert await listed_as(perdure, trip_id) == "running"
+    table = await on(perdure, "sagas", "list", "--service", "Trips")
+    assert trip_id in table.stdout
+    assert "perdure sagas show SAGA" in table.stdout
+    assert (await on(perdure, "approvals", "reject", trip_id)).returncode == 0
+
+
 async def test_what_does_not_exist_or_does_not_fit_is_one_sentence(perdure: Perdure):
     for words, sentence in {
         ("sagas", "show", "nobody"): "there is no saga 'nobody'",
@@ -116,7 +127,9 @@ async def test_what_does_not_exist_or_does_not_fit_is_one_sentence(perdure: Perd
         ("dead-letters", "redrive", "nobody/1"): "no dead letter 'nobody/1'",
         ("dead-letters", "redrive"): "name one dead letter, or a --signature",
         ("dead-letters", "redrive", "x/1", "--payload", "{"): "--payload is no JSON",
+        ("sagas", "list", "--admin", "http://127.0.0.1:1"): "does not answer",
         ("sagas", "show", "x", "--admin", "http://127.0.0.1:1"): "does not answer",
+        ("dead-letters", "list", "--ingress", "localhost:8080"): "it begins with http://",
     }.items():
         answer = await on(perdure, *words)
         assert answer.returncode == 1, words

@@ -187,7 +187,7 @@ def test_a_service_that_can_not_start_is_told_with_its_log_and_leaves_nothing_ru
     assert result.returncode == 1
     first, *log = result.stderr.splitlines()
     assert first.startswith("perdure-platform: orchestrator ended with code 1 before it was ready; the end of ")
-    assert any("approval_limit_minor" in line for line in log)
+    assert any("PERDURE_ORCHESTRATOR_APPROVAL_LIMIT_MINOR" in line for line in log)
     assert list((home / "run").glob("*.pid")) == []
     assert processes_of(home) == []
 

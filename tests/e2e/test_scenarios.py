@@ -6,37 +6,19 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
-import pytest_asyncio
 
-from perdure.engine import LocatedEngine
 from services.launcher.booking import ORDINARY, new_trip_id
-from services.launcher.platform import Platform
 from services.launcher.scenarios import SCENARIOS, Scenario, play
-from services.launcher.settings import PlatformSettings
-from services.launcher.stage import Stage, stage_environment
-from services.launcher.topology import SERVICES, Topology
+from services.launcher.stage import Stage
+from services.launcher.topology import SERVICES
 from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STOPS_WITHIN = timedelta(seconds=15)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stage(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    """A platform with fresh data on free ports."""
-    topology = Topology.on_free_ports(tmp_path_factory.mktemp("stage"), PlatformSettings())
-    platform = Platform(topology, engine, tell=print, environment=stage_environment(os.environ))
-    try:
-        await platform.start()
-        async with Stage.on(platform) as opened:
-            yield opened
-    finally:
-        await platform.stop(asyncio.Event())
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

@@ -9,19 +9,15 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
-import pytest_asyncio
 
-from perdure.engine import LocatedEngine
 from perdure.security import PrivateKey
 from services.launcher.attacks.ports import signed_headers
 from services.launcher.platform import Platform
-from services.launcher.settings import PlatformSettings
-from services.launcher.stage import Stage, stage_environment
+from services.launcher.stage import Stage
 from services.launcher.stream import Stream
 from services.launcher.topology import ENGINE, SERVICES, Topology
 from tests.support import eventually
@@ -71,15 +67,9 @@ def perdure(*arguments: str, check: bool = True) -> str:
     return done.stdout
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def platform(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Platform]:
-    topology = Topology.on_free_ports(tmp_path_factory.mktemp("keys"), PlatformSettings())
-    started = Platform(topology, engine, tell=print, environment=stage_environment(os.environ))
-    try:
-        await started.start()
-        yield started
-    finally:
-        await started.stop(asyncio.Event())
+@pytest.fixture
+def platform(stage: Stage) -> Platform:
+    return stage.platform
 
 
 async def test_what_is_public_is_listed_and_nothing_else_is(platform: Platform):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Self
 from uuid import uuid4
@@ -10,7 +12,8 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import ControlPlaneService, IngressClient, ObjectClient, Orchestration, Target
+from perdure import ControlPlaneService, IngressClient, ObjectClient, Orchestration, Target, handler
+from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.inbox_messages import InboxItem
 from perdure.approvals.messages import (
     ApprovalOutcome,
@@ -20,9 +23,13 @@ from perdure.approvals.messages import (
     DelegationReceipt,
     DelegationRequest,
     Leave,
+    ReminderDue,
     StageEnd,
 )
+from perdure.approvals.notices import ApprovalNotice
 from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
+from perdure.approvals.sentinel import ApprovalSentinel, ApprovalSentinelConfig
+from perdure.approvals.service import definitions
 from perdure.approvals.targets import (
     approval_status,
     approve,
@@ -32,12 +39,12 @@ from perdure.approvals.targets import (
     list_inbox,
     open_approval,
     reject,
+    remind,
 )
-from perdure.binding import handler
 from perdure.errors import IngressError
 from perdure.serdes import serde_for
-from perdure.testing import RestateEnvironment
-from tests.support import eventually
+from perdure.testing import Restate, RestateEnvironment
+from tests.support import Recording, eventually
 
 HOUR = timedelta(hours=1)
 
@@ -188,3 +195,35 @@ async def refused(call: Any) -> IngressError:
     with pytest.raises(IngressError) as caught:
         await call
     return caught.value
+
+
+async def told(did: Recording, desk: Desk, *expected: str) -> None:
+    async def look() -> bool:
+        return set(expected) <= set(did.of(desk.id))
+
+    await eventually(look, what=f"{expected} in the postbox, which has {did.of(desk.id)}")
+
+
+@asynccontextmanager
+async def full_desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
+    """Serve all there is around approvals: a postbox for notices, a bell that rings for reminders, the sentinel."""
+    postbox = sdk.Service("Postbox")
+
+    @handler(postbox)
+    async def put(ctx: sdk.Context, notice: ApprovalNotice) -> None:
+        did.add(f"{notice.kind} {notice.approval_id}/{notice.to}")
+
+    bell = sdk.VirtualObject("Bell")
+
+    @handler(bell, "exclusive")
+    async def ring(ctx: sdk.ObjectContext, due: ReminderDue) -> None:
+        await ObjectClient(ctx, remind, ctx.key()).call(due)
+
+    to_postbox: Target[ApprovalNotice, None] = Target("Postbox", "put", ApprovalNotice, type(None))
+    sentinel = ApprovalSentinel(
+        ApprovalSentinelConfig(restate.server.admin, restate.server.ingress, grace=timedelta(0))
+    )
+    config = ApprovalsConfig(notify=to_postbox)
+    env = await restate.serve(*definitions(config), sentinel, asking, gate, postbox, bell)
+    async with Desk(env) as desk:
+        yield desk

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 import restate as sdk
 
-from perdure import Target
+from perdure import Target, handler
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import DecisionReceipt, LinkDecisionRequest
 from perdure.approvals.notices import ApprovalNotice
@@ -18,7 +18,6 @@ from perdure.approvals.proofs import ProvableAct, sign_act
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import decide_by_link
 from perdure.approvals.trail import verify_trail
-from perdure.binding import handler
 from perdure.errors import IngressError
 from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, Role, Trust, mint_link, payload_digest
 from perdure.testing import Restate

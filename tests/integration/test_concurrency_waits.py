@@ -9,8 +9,7 @@ from uuid import uuid4
 
 import restate as sdk
 
-from perdure import IngressClient, _sdk, map_concurrent
-from perdure.binding import handler
+from perdure import IngressClient, _sdk, handler, map_concurrent
 
 ONE_ATTEMPT = sdk.InvocationRetryPolicy(max_attempts=1, on_max_attempts="kill")
 TICK = timedelta(milliseconds=2)

@@ -25,6 +25,7 @@ from perdure import (
     WorkflowStatus,
     clear_all,
     get_internal_signal,
+    handler,
     race_awakeable_with_timeout,
     race_promise_with_timeout,
     reject_external_signal,
@@ -34,7 +35,6 @@ from perdure import (
     update_status,
     wait_for_external_signal,
 )
-from perdure.binding import handler
 from perdure.errors import IngressError
 from tests.support import Recording
 

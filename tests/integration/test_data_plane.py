@@ -9,8 +9,7 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel, ConfigDict, Field
 
-from perdure import DataPlaneContext, DataPlaneService, IngressClient, RunConfig, ServiceClient
-from perdure.binding import handler
+from perdure import DataPlaneContext, DataPlaneService, IngressClient, RunConfig, ServiceClient, handler
 from perdure.errors import ConfigurationError, IngressError, Refused
 from tests.support import Recording
 

@@ -22,8 +22,8 @@ from perdure import (
     ServiceClient,
     StatusData,
     Target,
+    handler,
 )
-from perdure.binding import handler
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.saga.acts import Act

@@ -9,8 +9,7 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import DeterministicHelpers, IngressClient, Target, Time, run_with_retry
-from perdure.binding import handler
+from perdure import DeterministicHelpers, IngressClient, Target, Time, handler, run_with_retry
 from perdure.errors import IngressError
 from perdure.testing.served import Mode
 from tests.support import Recording

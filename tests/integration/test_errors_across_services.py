@@ -24,10 +24,10 @@ from perdure import (
     ServiceClient,
     State,
     Target,
+    handler,
     run_with_retry,
     wait_for_external_signal,
 )
-from perdure.binding import handler
 from perdure.errors import Cancelled, Conflict, IngressError, Refused, TerminalError, error_code
 from perdure.saga import hosting
 from perdure.saga.messages import rollback_status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import (
+    AdminClient,
     ControlPlaneService,
     DataPlaneContext,
     DataPlaneService,
@@ -28,9 +30,11 @@ from perdure import (
     Target,
     add_hooks,
     clear_all,
+    handler,
     remove_hooks,
+    run_async,
 )
-from perdure.binding import handler
+from perdure.admin import sql_text
 from perdure.errors import IngressError, Refused, TerminalError
 from perdure.observability import events
 from perdure.saga import hosting
@@ -260,6 +264,55 @@ async def test_attempts_are_counted_as_attempts_and_invocations_as_one(restate, 
     suspended = 0 if restate.mode is Mode.HTTP2 else 1
     assert outcomes == ["retried", *["interrupted"] * suspended, "succeeded"]
     assert replays == [False, False, *[True] * suspended]
+
+
+@pytest.mark.restate_modes("http2")
+async def test_a_workflows_key_that_is_used_again_is_another_beginning_and_another_end(restate, told):
+    flow = sdk.Workflow("HookAgain")
+
+    @handler(flow, "main")
+    async def run(ctx: sdk.WorkflowContext) -> None:
+        await ctx.sleep(TICK)
+
+    env = await restate.serve(flow)
+    key = uuid4().hex
+    again = Target("HookAgain", "run", type(None), type(None))
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        await ingress.call(again, key=key)
+        (row,) = await admin.query(f"select id from sys_invocation_status where target_service_key = {sql_text(key)}")
+        await admin.act(row["id"], "purge")  # as its retention does, and the id is the same then
+        await ingress.call(again, key=key)
+    assert told.counted(key) == dict.fromkeys(
+        ("on_invocation_start", "on_workflow_start", "on_workflow_end", "on_invocation_end"), 2
+    )
+
+
+@pytest.mark.restate_modes("http2")
+async def test_a_run_that_its_handler_leaves_behind_was_cut_off_and_has_not_succeeded(restate):
+    ended: list[events.RunAttemptEnded] = []
+    service = sdk.VirtualObject("HookLeft")
+    never = asyncio.Event()
+
+    @handler(service, "exclusive")
+    async def go(ctx: sdk.ObjectContext) -> str | None:
+        slow = run_async(ctx, "slow", never.wait)
+        quick = run_async(ctx, "quick", asyncio.sleep, 0, returns=type(None))
+        return (await sdk.select(slow=slow.future, quick=quick.future))[0]
+
+    env = await restate.serve(service)
+    key = uuid4().hex
+
+    async def both() -> dict[str, bool] | None:
+        mine = {event.run: event.cut_off for event in ended if event.invocation.key == key}
+        return mine if len(mine) == 2 else None
+
+    events.subscribe(events.RunAttemptEnded, ended.append)
+    try:
+        async with IngressClient(env.ingress) as ingress:
+            assert await ingress.call(Target("HookLeft", "go", type(None), str), key=key) == "quick"
+        assert await eventually(both, what="the end of both runs") == {"quick": False, "slow": True}
+    finally:
+        events.unsubscribe(events.RunAttemptEnded, ended.append)
 
 
 @pytest.mark.restate_modes("http2")

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
-import logging
-from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -18,39 +13,22 @@ from perdure import (
     DataPlaneContext,
     DataPlaneService,
     IngressClient,
-    LoggingConfig,
     Policy,
     ServiceClient,
     add_hooks,
-    configure_logging,
     default_hooks,
     get_logger,
+    handler,
     remove_hooks,
     run_with_retry,
     set_policy,
 )
-from perdure.binding import handler
 from perdure.errors import IngressError, Refused
+from tests.support import lines
 
 log = get_logger("tests.logging")
 TICK = timedelta(milliseconds=1)
 TRACE = "0af7651916cd43dd8448eb211c80319c"
-
-
-@pytest.fixture
-def logged() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    stream = io.StringIO()
-    configure_logging(LoggingConfig(level="debug", format="json"), stream=stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
-def lines(stream: io.StringIO, **facts: Any) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in stream.getvalue().splitlines()]
-    return [line for line in found if facts.items() <= line.items()]
 
 
 async def test_each_line_says_where_it_comes_from_and_is_logged_once(restate, logged):

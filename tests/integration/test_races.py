@@ -14,11 +14,11 @@ from pydantic import BaseModel
 from perdure import (
     IngressClient,
     get_internal_signal,
+    handler,
     race_awakeable_with_timeout,
     race_promise_with_timeout,
     wait_for_external_signal,
 )
-from perdure.binding import handler
 from perdure.errors import IngressError
 from tests.support import Recording, eventually
 

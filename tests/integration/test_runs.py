@@ -1,77 +1,22 @@
-"""Runs on a real engine: retried with the engine's backoff, journaled once, and never a place for the context."""
+"""Runs on a real engine: retried with the engine's backoff, journaled once, each setting with its effect."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import itertools
-import threading
 import time
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 import restate as sdk
-from pydantic import BaseModel
 from restate.exceptions import RetryableError
 
-from perdure import AdminClient, IngressClient, RunConfig, Target, run_async, run_with_retry
+from perdure import AdminClient, IngressClient, RunConfig, run_with_retry
 from perdure.admin import sql_text
-from perdure.binding import handler
-from perdure.errors import Cancelled, IngressError, Refused, TerminalError, error_code
-from tests.support import Recording, eventually
-
-QUICK = RunConfig("work", initial_delay=timedelta(milliseconds=5), max_delay=timedelta(milliseconds=20))
-
-
-class Part(BaseModel):
-    name: str
-    sizes: list[int] = []
-
-
-go = Target("Runs", "go", str, str)
-
-
-def serving(work: Callable[[sdk.Context, str], Awaitable[str]], **options: Any) -> sdk.Service:
-    """Return a service whose handler ``go`` does the work, given a key that is new for each test."""
-    service = sdk.Service("Runs")
-
-    async def named(ctx: sdk.Context, key: str) -> str:
-        return await work(ctx, key)
-
-    handler(service, name="go", **options)(named)
-    return service
-
-
-async def result_of(restate, work: Callable[[sdk.Context, str], Awaitable[str]]) -> str:
-    env = await restate.serve(serving(work))
-    async with IngressClient(env.ingress) as ingress:
-        return await ingress.call(go, str(uuid4()))
-
-
-async def failure_of(restate, work: Callable[[sdk.Context, str], Awaitable[str]]) -> IngressError:
-    with pytest.raises(IngressError) as failed:
-        await result_of(restate, work)
-    assert failed.value.source == "invocation"
-    return failed.value
-
-
-def failing(did: Recording, times: int, error: Exception) -> Callable[[], str]:
-    """Return an action that fails so many times, and records each attempt."""
-
-    def action() -> str:
-        did.add("attempt")
-        if did.count("attempt") <= times:
-            raise error
-        return "done"
-
-    return action
-
-
-# --- retries ---------------------------------------------------------------------------------------------------------
+from perdure.errors import Refused, TerminalError, error_code
+from tests.integration.run_cases import QUICK, failing, failure_of, go, result_of, serving
+from tests.support import eventually
 
 
 async def test_a_run_is_retried_until_it_succeeds_and_then_never_again(restate, did):
@@ -150,9 +95,6 @@ async def test_the_body_at_the_ingress_has_no_stack_trace(restate, did):
     assert "Traceback" not in response.text
 
 
-# --- each setting has an effect --------------------------------------------------------------------------------------
-
-
 async def waits(restate, config: RunConfig, failures: int) -> list[float]:
     """Return the seconds between the attempts of a run that fails so many times."""
     times: list[float] = []
@@ -226,221 +168,3 @@ async def test_a_run_without_a_name_is_said(restate, did):
     error = await failure_of(restate, work)
     assert error.message == "a run needs a name: RunConfig(name) or RunConfig(...).named(name)"
     assert did.all() == []
-
-
-# --- kinds of actions and results ------------------------------------------------------------------------------------
-
-
-def part(name: str) -> Part:
-    return Part(name=name)
-
-
-async def part_async(name: str) -> Part:
-    await asyncio.sleep(0)
-    return Part(name=name)
-
-
-def parts(count: int) -> list[Part]:
-    return [Part(name=str(number), sizes=[number]) for number in range(count)]
-
-
-def nothing() -> None: ...
-
-
-class Maker:
-    async def __call__(self, name: str) -> Part:
-        return Part(name=name)
-
-    def method(self, name: str) -> Part:
-        return Part(name=name)
-
-
-async def test_every_kind_of_action_gives_its_typed_result(restate):
-    maker = Maker()
-    seen: list[Any] = []
-
-    async def work(ctx: sdk.Context, key: str) -> str:
-        results = [
-            await run_with_retry(ctx, "sync", part, "a"),
-            await run_with_retry(ctx, "async", part_async, "a"),
-            await run_with_retry(ctx, "lambda of a coroutine", lambda: part_async("a"), returns=Part),
-            await run_with_retry(ctx, "partial", functools.partial(part_async, "a")),
-            await run_with_retry(ctx, "callable object", maker, "a"),
-            await run_with_retry(ctx, "method", maker.method, "a"),
-            await run_with_retry(ctx, "list of models", parts, 2),
-            await run_with_retry(ctx, "none", nothing),
-            await run_with_retry(ctx, "untyped", lambda: {"plain": [1, None]}),
-        ]
-        await ctx.sleep(timedelta(milliseconds=1))
-        seen.append(results)  # after a replay they come from the journal
-        return "done"
-
-    assert await result_of(restate, work) == "done"
-    assert seen == [[*[Part(name="a")] * 6, parts(2), None, {"plain": [1, None]}]]
-
-
-async def test_a_sync_action_does_not_block_the_event_loop(restate):
-    threads: list[threading.Thread] = []
-
-    async def work(ctx: sdk.Context, key: str) -> str:
-        loops = threading.current_thread()
-        await run_with_retry(ctx, "sync", lambda: threads.append(threading.current_thread()))
-        threads.append(loops)
-        return "done"
-
-    await result_of(restate, work)
-    assert threads[0] is not threads[-1]
-
-
-async def test_a_result_that_could_not_be_read_back_fails_the_run_once_and_for_good(restate, did):
-    def action() -> Part:
-        did.add("attempt")
-        return "no part"  # type: ignore[return-value] # the mistake under test
-
-    async def work(ctx: sdk.Context, key: str) -> str:
-        return (await run_with_retry(ctx, QUICK, action)).name
-
-    error = await failure_of(restate, work)
-    assert did.count("attempt") == 1
-    assert "a value of class str can't be written as Part" in error.message
-    assert error.metadata["code"] == "unwritable"
-
-
-async def test_an_error_with_metadata_that_is_no_text_still_ends_the_run(restate, did):
-    async def work(ctx: sdk.Context, key: str) -> str:
-        refusal = Refused("no seats left", metadata={"left": 0})  # type: ignore[dict-item] # the mistake under test
-        return await run_with_retry(ctx, QUICK, failing(did, 99, refusal))
-
-    error = await failure_of(restate, work)
-    assert (error.message, error.metadata["left"]) == ("no seats left", "0")
-
-
-async def test_runs_that_were_started_together_run_together(restate):
-    both = threading.Barrier(2)
-
-    def meet() -> int:
-        return both.wait(timeout=20)
-
-    async def work(ctx: sdk.Context, key: str) -> str:
-        one, two = run_async(ctx, "one", meet), run_async(ctx, "two", meet)
-        await sdk.gather(one.future, two.future)
-        return str(sorted([await one, await two]))
-
-    assert await result_of(restate, work) == "[0, 1]"
-
-
-async def test_a_run_is_waited_for_with_others(restate):
-    async def work(ctx: sdk.Context, key: str) -> str:
-        run = run_async(ctx, "work", lambda: "done", returns=str)
-        first, _ = await sdk.select(run=run.future, late=ctx.sleep(timedelta(hours=1)))
-        return f"{first} {await run}"
-
-    assert await result_of(restate, work) == "run done"
-
-
-# --- cancel ----------------------------------------------------------------------------------------------------------
-
-
-async def test_a_cancel_lets_the_running_action_end_and_is_told_from_an_applications_409(restate, did):
-    opened = threading.Event()
-
-    def action() -> str:
-        did.add("start")
-        assert opened.wait(20), "the test never opened the gate"
-        did.add("end")
-        return "done"
-
-    async def work(ctx: sdk.Context, key: str) -> str:
-        try:
-            return await run_with_retry(ctx, RunConfig("charge", max_retries=0), action)
-        except Cancelled as error:
-            did.add(f"cancelled: {error.message}")
-            raise
-
-    env = await restate.serve(serving(work))
-    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
-        invocation_id = await ingress.send(go, str(uuid4()))
-
-        async def started() -> bool:
-            return did.count("start") == 1
-
-        await eventually(started, what="start of the action")
-        await admin.act(invocation_id, "cancel")
-
-        async def gave_up() -> bool:
-            return len(did.all()) > 1
-
-        with pytest.raises(AssertionError):  # it must not, while the action is running
-            await eventually(gave_up, what="end of a handler that left its action alone", within=0.5)
-        opened.set()
-
-        async def failure() -> str | None:
-            rows = await admin.query(
-                f"select completion_failure from sys_invocation where id = {sql_text(invocation_id)}"
-            )
-            return rows[0].get("completion_failure") if rows else None
-
-        assert "cancelled during run 'charge'" in await eventually(failure, what="end of the invocation")
-    assert did.all()[:2] == ["start", "end"]
-    assert set(did.all()[2:]) == {"cancelled: cancelled during run 'charge'"}
-    assert did.count("start") == 1
-
-
-@pytest.mark.restate_modes("http2")
-async def test_a_crash_while_a_cancelled_run_settles_does_not_start_the_action_anew(restate, did):
-    opened = threading.Event()
-
-    def action() -> str:
-        did.add("start")
-        assert opened.wait(30), "the test never opened the gate"
-        return "done"
-
-    async def work(ctx: sdk.Context, key: str) -> str:
-        return await run_with_retry(ctx, RunConfig("charge", max_retries=0), action)
-
-    # The engine breaks off the attempt that settles, as a crash would, and starts another one.
-    second = timedelta(seconds=1)
-    env = await restate.serve(serving(work, inactivity_timeout=second, abort_timeout=second))
-    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
-        key = str(uuid4())
-        invocation_id = await ingress.send(go, key, idempotency_key=key)
-
-        async def started() -> bool:
-            return did.count("start") == 1
-
-        await eventually(started, what="start of the action")
-        await admin.act(invocation_id, "cancel")
-        try:
-            with pytest.raises(IngressError) as ended:
-                await ingress.call(go, key, idempotency_key=key)
-        finally:
-            opened.set()
-    assert (ended.value.status_code, ended.value.code) == (409, "cancelled")
-    assert did.count("start") == 1
-
-
-async def test_an_applications_own_409_is_no_cancel(restate, did):
-    async def work(ctx: sdk.Context, key: str) -> str:
-        try:
-            return await run_with_retry(ctx, QUICK, failing(did, 99, TerminalError("cancelled", 409)))
-        except Cancelled:
-            did.add("taken for a cancel")
-            raise
-
-    error = await failure_of(restate, work)
-    assert (error.status_code, error.message) == (409, "cancelled")
-    assert did.all() == ["attempt"]
-
-
-async def test_a_result_that_the_engine_would_not_take_ends_the_run_instead_of_repeating_it(restate, did):
-    def read() -> bytes:
-        did.add("attempt")
-        return bytes(25 * 1024 * 1024)  # as base64 it's a third more
-
-    async def work(ctx: sdk.Context, key: str) -> str:
-        return str(len(await run_with_retry(ctx, RunConfig("read the file"), read)))
-
-    error = await failure_of(restate, work)
-    assert did.all() == ["attempt"]
-    assert error.message.startswith("run 'read the file': its result has 34,952,538 bytes, and the engine takes")
-    assert error.metadata == {"code": "too_large", "run": "read the file"}

@@ -13,6 +13,7 @@ import pytest
 import restate as sdk
 
 from perdure import (
+    AdminClient,
     IngressClient,
     RunConfig,
     Target,
@@ -23,6 +24,7 @@ from perdure import (
     run_attempts,
     run_with_retry,
 )
+from perdure.admin import sql_text
 from perdure.errors import IngressError, error_code
 from tests.support import eventually
 
@@ -238,3 +240,27 @@ async def test_runs_whose_counts_are_lost_in_crashes_end_all_the_same(restate, m
 
     assert await played(restate, work) == "['run_exhausted', 'run_exhausted']"
     assert max(shop.began.values()) <= 6, "the bound of both together"
+
+
+@pytest.mark.restate_modes("http2")
+async def test_a_workflows_key_that_is_used_again_gives_its_runs_their_attempts_anew(restate):
+    shop = Shop()
+    flow = sdk.Workflow("TogetherAgain")
+    again = Target("TogetherAgain", "run", bool, str)
+
+    @handler(flow, "main")
+    async def run(ctx: sdk.WorkflowContext, closed: bool) -> str:
+        if closed:
+            return await run_with_retry(ctx, bounded("closed", 2), shop.failing("closed", 99))
+        runs = [run_async(ctx, bounded(name, 2), shop.failing(name, 1)) for name in ("a", "b")]
+        return "".join([await each for each in runs])
+
+    env = await restate.serve(flow)
+    key = str(uuid4())
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        with pytest.raises(IngressError, match="run exhausted"):
+            await ingress.call(again, True, key=key)
+        (row,) = await admin.query(f"select id from sys_invocation_status where target_service_key = {sql_text(key)}")
+        await admin.act(row["id"], "purge")  # as its retention does, and the id is the same then
+        assert await ingress.call(again, False, key=key) == "ab"
+    assert shop.began == {"closed": 3, "a": 2, "b": 2}

@@ -26,7 +26,7 @@ from perdure import (
 )
 from perdure.admin import sql_text
 from perdure.errors import EngineError, IngressError
-from perdure.observability.metrics import prometheus_text
+from perdure.observability.instruments import prometheus_text
 from perdure.saga import hosting
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.testing import Mode

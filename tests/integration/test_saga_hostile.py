@@ -24,23 +24,13 @@ from perdure.admin import sql_text
 from perdure.errors import Cancelled, IngressError, InvalidInput, Refused, TerminalError
 from perdure.saga.messages import ActReceipt, ActRequest, RollbackStatus
 from perdure.saga.plan import Outcome
-from perdure.saga.sentinel import Sentinel, SentinelConfig, SweepReport
+from perdure.saga.sentinel import Sentinel, SweepReport
+from perdure.saga.sentinel_config import SentinelConfig
 from perdure.serving import build_app
 from perdure.testing import Mode, ServedApp
+from tests.integration.saga_bench import QUICK, Bench, Task, do_task, run_step, undo_task
 from tests.integration.test_saga_cancel import attempts
-from tests.integration.test_saga_steps import QUICK, Bench, Task, do_task, run_step, undo_task
 from tests.support import eventually
-
-
-@pytest.fixture
-async def bench(restate, did):
-    bench = Bench(restate, did)
-    yield bench
-    await bench.close()
-
-
-def undone(bench: Bench, key: str) -> list[str]:
-    return [entry for entry in bench.did.of(key) if entry.startswith("undo")]
 
 
 async def start(bench: Bench, key: str, name: str = "") -> str:
@@ -63,6 +53,15 @@ async def entry(bench: Bench, text: str) -> None:
     await eventually(there, what=text)
 
 
+async def cancel_while_slow(bench: Bench, key: str) -> None:
+    """Start a saga, cancel it while its step 'slow' runs, and let the step end."""
+    invocation = await start(bench, key)
+    await entry(bench, f"do {key}/slow")
+    async with AdminClient(bench.admin_url) as admin:
+        await admin.act(invocation, "cancel")
+    bench.released.set()
+
+
 async def rolled_back(bench: Bench, key: str, outcome: Outcome = Outcome.ROLLED_BACK) -> RollbackStatus:
     async def probe() -> RollbackStatus | None:
         try:
@@ -82,7 +81,7 @@ async def test_a_key_that_is_used_again_after_its_retention_is_rolled_back_again
         await run_step(cp, "b", fails=-1)
 
     key, _ = await bench.run(main)
-    assert undone(bench, key) == ["undo b", "undo a"]
+    assert bench.undone(key) == ["undo b", "undo a"]
     async with AdminClient(bench.admin_url) as admin:
         rows = await admin.query("select id from sys_invocation where target_service_key = " + sql_text(key))
         for row in rows:
@@ -90,7 +89,7 @@ async def test_a_key_that_is_used_again_after_its_retention_is_rolled_back_again
     with pytest.raises(IngressError) as failed:
         await bench.ingress.call(Target(bench.name, "run", type(None), object), key=key)
     assert "step 'b' failed" in failed.value.message
-    assert undone(bench, key) == ["undo b", "undo a"] * 2
+    assert bench.undone(key) == ["undo b", "undo a"] * 2
 
 
 @pytest.mark.parametrize("local", [False, True], ids=["call", "run"])
@@ -109,11 +108,7 @@ async def test_a_step_that_completes_after_the_cancel_is_undone_even_if_only_com
 
     await bench.serve(main, strategy=CompensationStrategy.COMPLETED)
     key = str(uuid4())
-    invocation = await start(bench, key)
-    await entry(bench, f"do {key}/slow")
-    async with AdminClient(bench.admin_url) as admin:
-        await admin.act(invocation, "cancel")
-    bench.released.set()
+    await cancel_while_slow(bench, key)
     await rolled_back(bench, key)
     assert did.of(key) == ["do slow", "done slow", "undo slow"]
 
@@ -129,13 +124,9 @@ async def test_a_cancel_that_the_orchestration_wraps_is_still_a_cancel_and_costs
     await bench.serve(main, initial_delay=timedelta(seconds=1), max_delay=timedelta(seconds=1))
     key = str(uuid4())
     before = attempts(bench.name)
-    invocation = await start(bench, key)
-    await entry(bench, f"do {key}/slow")
-    async with AdminClient(bench.admin_url) as admin:
-        await admin.act(invocation, "cancel")
-    bench.released.set()
+    await cancel_while_slow(bench, key)
     await rolled_back(bench, key)
-    assert undone(bench, key) == ["undo slow", "undo a", "undo a", "undo a"]
+    assert bench.undone(key) == ["undo slow", "undo a", "undo a", "undo a"]
     assert (await status(bench, key)).phase == "cancelled"
     assert attempts(bench.name) - before < 25
 
@@ -151,11 +142,7 @@ async def test_a_cancel_that_the_orchestration_swallows_undoes_it_all_the_same(b
 
     await bench.serve(main)
     key = str(uuid4())
-    invocation = await start(bench, key)
-    await entry(bench, f"do {key}/slow")
-    async with AdminClient(bench.admin_url) as admin:
-        await admin.act(invocation, "cancel")
-    bench.released.set()
+    await cancel_while_slow(bench, key)
     await rolled_back(bench, key)
     assert (await status(bench, key)).phase == "cancelled"
     assert did.of(key) == ["do a", "done a", "do slow", "done slow", "undo slow", "undo a"]
@@ -174,7 +161,7 @@ async def test_a_child_that_refused_at_once_leaves_nothing_to_undo_and_no_dead_l
     nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
     key, error = await bench.run(main, nested)
     assert error.message == "step 'package' failed: invalid input: no"
-    assert undone(bench, key) == ["undo a"]
+    assert bench.undone(key) == ["undo a"]
     assert error.metadata["rollback"] == "rolled_back"
 
 
@@ -185,12 +172,12 @@ async def test_a_redriven_step_is_tried_although_another_step_was_undone_already
         raise Refused("enough", 410)
 
     key, error = await bench.run(main, strategy=CompensationStrategy.UNTIL_SUCCESS, max_attempts=1)
-    assert undone(bench, key) == ["undo b", "undo a"]
+    assert bench.undone(key) == ["undo b", "undo a"]
     assert error.metadata["rollback"] == "needs_attention"
     await act(bench, "redrive", f"{bench.name}:{key}/2")
     found = await rolled_back(bench, key)
     assert {each.step: each.state for each in found.steps} == {"a": "undone", "b": "undone"}
-    assert undone(bench, key) == ["undo b", "undo a", "undo b"]
+    assert bench.undone(key) == ["undo b", "undo a", "undo b"]
 
 
 @pytest.mark.parametrize("letter", ["nobody/" + "9" * 5000, "x" * 100_000 + "/1", "//1", "/", "a/-1", "a/²"])
@@ -225,12 +212,9 @@ async def test_a_rollback_whose_cancelled_step_has_long_ended_does_not_wait_for_
 
     await bench.serve(main, settle_timeout=timedelta(minutes=10), max_attempts=2)
     key = str(uuid4())
-    invocation = await start(bench, key)
-    await entry(bench, f"do {key}/slow")
+    await cancel_while_slow(bench, key)
+    await rolled_back(bench, key, Outcome.NEEDS_ATTENTION)
     async with AdminClient(bench.admin_url) as admin:
-        await admin.act(invocation, "cancel")
-        bench.released.set()
-        await rolled_back(bench, key, Outcome.NEEDS_ATTENTION)
         rows = await admin.query(
             "select id from sys_invocation where status = 'completed' and target_service_name = 'Tasks'"
         )
@@ -238,7 +222,7 @@ async def test_a_rollback_whose_cancelled_step_has_long_ended_does_not_wait_for_
             await admin.act(row["id"], "purge")
     await act(bench, "redrive", f"{bench.name}:{key}/1")
     await rolled_back(bench, key)
-    assert undone(bench, key) == ["undo slow"] * 3
+    assert bench.undone(key) == ["undo slow"] * 3
 
 
 async def test_two_services_with_one_saga_id_lose_nothing(bench, did):
@@ -269,7 +253,7 @@ async def test_two_services_with_one_saga_id_lose_nothing(bench, did):
             await bench.ingress.call(Target(name, "run", type(None), object), key=key)
 
     async def both() -> bool:
-        return sorted(undone(bench, key)) == ["undo x", "undo y"]
+        return sorted(bench.undone(key)) == ["undo x", "undo y"]
 
     await eventually(both, what="both undone", within=5)
 
@@ -284,7 +268,7 @@ async def test_the_news_that_nothing_is_held_is_not_told_of_what_is_still_held(b
     key, _ = await bench.run(main, max_attempts=1)
     await act(bench, act_name, f"{bench.name}:{key}/2")
     await rolled_back(bench, key)
-    assert undone(bench, key) == ["undo a"]
+    assert bench.undone(key) == ["undo a"]
 
 
 async def test_a_long_rollback_costs_attempts_in_proportion_to_its_steps_and_lets_operators_through(bench, did):
@@ -303,9 +287,9 @@ async def test_a_long_rollback_costs_attempts_in_proportion_to_its_steps_and_let
     await entry(bench, f"undo {key}/{steps - 2}")
     receipt = await act(bench, "annotate", f"{bench.name}:{key}/{steps}", reason="seen")
     assert receipt.number == 1
-    assert len(undone(bench, key)) < steps  # it did not have to wait for the whole rollback
+    assert len(bench.undone(key)) < steps  # it did not have to wait for the whole rollback
     await rolled_back(bench, key, Outcome.NEEDS_ATTENTION)
-    assert len(undone(bench, key)) == steps
+    assert len(bench.undone(key)) == steps
 
 
 @pytest.fixture

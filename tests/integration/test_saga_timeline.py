@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 
-from perdure import AdminClient, Orchestration
-from perdure.errors import EngineError
+from perdure import AdminClient, Orchestration, Target
+from perdure.errors import EngineError, IngressError, Refused
+from perdure.saga.plan import SagaConfig
 from perdure.saga.timeline import Timeline, read_timeline
-from tests.integration.test_saga_steps import Bench, Task, do_task, run_step, step
-
-
-@pytest.fixture
-async def bench(restate, did):
-    bench = Bench(restate, did)
-    yield bench
-    await bench.close()
+from tests.integration.saga_bench import Bench, Task, do_task, forget_runs, run_step, step
 
 
 async def timeline(bench: Bench, key: str) -> Timeline:
@@ -73,3 +68,51 @@ async def test_an_unknown_saga_is_said_to_be_unknown(bench):
     await bench.run(main)
     with pytest.raises(EngineError, match="there is no saga"):
         await timeline(bench, "nobody")
+
+
+async def test_a_run_under_a_key_that_was_used_before_is_not_told_what_became_of_the_earlier_one(bench, did):
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+        await run_step(cp, "b", fails=1)
+        if did.count(f"done {cp.key}/b") > 1:
+            raise Refused("enough", 410)
+
+    key, _ = await bench.run(main)
+    undos = []
+    async with AdminClient(bench.admin_url) as admin:
+        for _ in range(2):
+            await forget_runs(admin, key)
+            with suppress(IngressError):
+                await bench.ingress.call(Target(bench.name, "run", type(None), object), key=key)
+            undos.append([each.undo for each in (await timeline(bench, key)).steps])
+    assert undos == [[None, None], ["undone", "undone"]]
+    assert bench.undone(key) == ["undo b", "undo a"] * 2
+
+
+@pytest.mark.restate_modes("http2")
+async def test_a_saga_that_is_asked_for_by_its_key_has_its_rollback_too(bench):
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a", undo_fails=-1)
+        await run_step(cp, "b", fails=-1)
+
+    key, _ = await bench.run(main)
+    async with AdminClient(bench.admin_url) as admin:
+        saga = await read_timeline(admin, bench.ingress, key)
+    assert saga == await timeline(bench, key)
+    assert saga.saga_id == f"{bench.name}:{key}"  # its dead letters are called by that
+    assert [each.undo for each in saga.steps] == ["dead_letter", "undone"]
+
+
+@pytest.mark.restate_modes("http2")
+async def test_of_several_services_with_a_saga_of_the_key_one_has_to_be_named(bench):
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+
+    other = f"{bench.name}Too"
+    key, _ = await bench.run(main, bench.orchestration(other, main, SagaConfig()))
+    await bench.ingress.call(Target(other, "run", type(None), object), key=key)
+    async with AdminClient(bench.admin_url) as admin:
+        with pytest.raises(EngineError, match=f"several services have a saga '{key}': .* {bench.name}, {other}"):
+            await read_timeline(admin, bench.ingress, key)
+        for name in (bench.name, other):
+            assert (await read_timeline(admin, bench.ingress, key, service=name)).service == name

@@ -11,7 +11,7 @@ import pytest
 import restate as sdk
 from typer.testing import CliRunner, Result
 
-from perdure.binding import handler
+from perdure import handler
 from perdure.cli import app, asking
 from perdure.errors import ConfigurationError, IngressError
 from perdure.workflow.schedule import SchedulePage, ScheduleStatus, definitions

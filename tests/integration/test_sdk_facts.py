@@ -5,9 +5,7 @@ Each test says which part relies on it. The facts come from running the engine, 
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, cast
 from uuid import uuid4
@@ -17,49 +15,17 @@ import pytest
 import restate as sdk
 from restate.exceptions import TerminalError
 
-from perdure import AdminClient, IngressClient, Target, _sdk
-from perdure.admin import sql_text
-from perdure.errors import EngineError, IngressError
-from perdure.testing.served import Mode
+from perdure import AdminClient, IngressClient
+from perdure.errors import EngineError
+from tests.integration.raw_sdk import facts, failure_of, go, last_failure
 from tests.support import Recording, eventually
 
-go = Target("Facts", "go", str, str)
 TICK = timedelta(milliseconds=1)
+
+
 TWO_ATTEMPTS = sdk.InvocationRetryPolicy(
     initial_interval=timedelta(milliseconds=1), max_attempts=2, on_max_attempts="kill"
 )
-
-
-def facts(work: Callable[[sdk.Context, str], Awaitable[str]], **options: Any) -> sdk.Service:
-    """Return a service of the raw SDK whose handler ``go`` does the work."""
-    service = sdk.Service("Facts")
-
-    async def handler(ctx: sdk.Context, key: str) -> str:
-        return await work(ctx, key)
-
-    service.handler("go", **options)(handler)
-    return service
-
-
-async def failure_of(env: Any) -> IngressError:
-    async with IngressClient(env.ingress) as ingress:
-        with pytest.raises(IngressError) as failed:
-            await ingress.call(go, str(uuid4()))
-    return failed.value
-
-
-async def last_failure(env: Any, invocation_id: str) -> str:
-    """Wait until the engine has something to say about why an attempt failed."""
-    async with AdminClient(env.admin) as admin:
-
-        async def failed() -> str | None:
-            rows = await admin.query(f"select last_failure from sys_invocation where id = {sql_text(invocation_id)}")
-            return rows[0].get("last_failure") if rows else None
-
-        return await eventually(failed, what="failed attempt")
-
-
-# --- waiting and cancelling: perdure.waiting, perdure.runs ------------------------------------------------------------
 
 
 class Gate:
@@ -149,9 +115,6 @@ async def test_wait_completed_does_not_raise_what_the_future_holds(restate):
         assert await ingress.call(go, "x") == "then 409 cancelled"
 
 
-# --- errors: perdure.runs, perdure.errors, perdure.ingress ------------------------------------------------------------
-
-
 async def test_an_exhausted_run_is_a_terminal_500_with_the_repr_of_the_last_exception_and_no_metadata(restate, did):
     async def work(ctx: sdk.Context, key: str) -> str:
         def action() -> str:
@@ -214,9 +177,6 @@ async def test_a_serde_that_raises_on_input_is_a_500_so_ours_never_does(restate)
     assert response.json()["message"].startswith("Unable to parse an input argument")
 
 
-# --- what the guards are there for ------------------------------------------------------------------------------------
-
-
 async def test_a_write_to_state_from_a_shared_handler_is_retried_so_state_guards_against_it(restate):
     thing = sdk.VirtualObject("Facts")
 
@@ -271,9 +231,6 @@ async def test_negative_times_can_be_neither_slept_nor_sent_so_races_and_clients
         assert await ingress.call(go, "x") == "OverflowError OverflowError"
 
 
-# --- names and keys: perdure.targets, perdure.ingress -----------------------------------------------------------------
-
-
 @pytest.mark.restate_modes("http2")
 @pytest.mark.parametrize(
     ("service", "name", "taken"),
@@ -318,91 +275,3 @@ async def test_an_idempotency_key_must_be_ascii(restate):
         response = await http.post(f"{env.ingress}/Facts/go", content=b'"x"', headers=headers)
     assert response.status_code == 400
     assert "idempotency-key" in response.json()["message"]
-
-
-# --- private parts of the SDK: perdure._sdk ---------------------------------------------------------------------------
-
-
-async def test_the_handler_behind_a_context_is_known(restate):
-    service, thing, flow = sdk.Service("InfoService"), sdk.VirtualObject("InfoObject"), sdk.Workflow("InfoFlow")
-
-    async def describe(ctx: Any) -> str:
-        info = _sdk.handler_info(ctx)
-        return f"{info} {info.kind} writes={info.writes_state} key={_sdk.has_key(ctx)}"
-
-    @service.handler()
-    async def plain(ctx: sdk.Context) -> str:
-        return await describe(ctx)
-
-    @thing.handler()
-    async def exclusive(ctx: sdk.ObjectContext) -> str:
-        return await describe(ctx)
-
-    @thing.handler(kind="shared")
-    async def shared(ctx: sdk.ObjectSharedContext) -> str:
-        return await describe(ctx)
-
-    @flow.main()
-    async def run(ctx: sdk.WorkflowContext) -> str:
-        return await describe(ctx)
-
-    @flow.handler()
-    async def look(ctx: sdk.WorkflowSharedContext) -> str:
-        return await describe(ctx)
-
-    env = await restate.serve(service, thing, flow)
-    async with IngressClient(env.ingress) as ingress:
-        key = str(uuid4())
-        assert await ingress.call(plain) == "InfoService/plain service writes=False key=False"
-        assert await ingress.call(exclusive, key=key) == "InfoObject/exclusive exclusive writes=True key=True"
-        assert await ingress.call(shared, key=key) == "InfoObject/shared shared writes=False key=True"
-        assert await ingress.call(run, key=key) == "InfoFlow/run workflow writes=True key=True"
-        assert await ingress.call(look, key=key) == "InfoFlow/look shared writes=False key=True"
-
-
-async def test_replaying_is_known(restate, did):
-    async def work(ctx: sdk.Context, key: str) -> str:
-        did.add(f"before {_sdk.is_replaying(ctx)}")
-        await ctx.sleep(timedelta(milliseconds=20))
-        did.add(f"after {_sdk.is_replaying(ctx)}")
-        return "done"
-
-    env = await restate.serve(facts(work))
-    async with IngressClient(env.ingress) as ingress:
-        await ingress.call(go, "x")
-    if restate.mode is Mode.HTTP2:
-        assert did.all() == ["before False", "after False"]
-    else:
-        assert did.all() == ["before False", "before True", "after False"]
-
-
-@pytest.mark.restate_modes("http2")
-async def test_the_wait_for_a_calls_invocation_id_can_be_begun_anew(restate):
-    async def work(ctx: sdk.Context, key: str) -> str:
-        if key == "callee":
-            return "done"
-        call = ctx.generic_call("Facts", "go", b'"callee"')
-        waiting = call.invocation_id_future  # type: ignore[attr-defined] # the private part that _sdk uses
-        waiting.task = asyncio.get_running_loop().create_future()
-        waiting.task.set_exception(TerminalError("cancelled", 409))  # what a cancel of the caller leaves there
-        try:
-            await call.invocation_id()
-        except TerminalError:
-            _sdk.ask_again(call)
-        return await call.invocation_id()
-
-    env = await restate.serve(facts(work))
-    async with IngressClient(env.ingress) as ingress:
-        assert (await ingress.call(go, "caller")).startswith("inv_")
-
-
-def test_functions_of_the_sdks_own_decorators_are_known():
-    service = sdk.Service("Facts")
-
-    @service.handler("renamed")
-    async def handler(ctx: sdk.Context, number: int) -> str | None:
-        return str(number)
-
-    assert _sdk.sdk_handler_types(handler) == ("Facts", "renamed", int, str | None)
-    assert _sdk.sdk_handler_types(asyncio.sleep) is None
-    assert _sdk.sdk_handler_types(5) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,19 +30,10 @@ from perdure.saga.messages import (
     rollback_status,
 )
 from perdure.saga.proofs import sign_act
-from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, Role, SignedAct, Trust, set_act_rules
+from perdure.security import ActorKey, ActRules, SignedAct, Trust, set_act_rules
 from perdure.testing import Restate
+from tests.integration.signing_people import ISSUER, MALLORY, OLGA, VERA
 from tests.support import eventually
-
-ISSUER = PrivateKey.generate()
-
-
-def key_of(actor: str, *roles: Role, issuer: PrivateKey = ISSUER) -> ActorKey:
-    return ActorKey.issue(issuer, actor=actor, roles=roles, lifetime=timedelta(hours=1), now=datetime.now(UTC))
-
-
-OLGA, VERA = key_of("Olga@example.com", Role.OPERATOR), key_of("vera@example.com", Role.VIEWER)
-MALLORY = key_of("olga@example.com", Role.OPERATOR, issuer=PrivateKey.generate())
 
 letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
 many = Target("DeadLetters", "act_on_many", ManyActRequest, ManyActReceipt)
@@ -79,13 +69,6 @@ def jammed(name: str) -> list[Any]:
     return [batches, *hosting.definitions()]
 
 
-@pytest.fixture
-def _signed() -> Iterator[None]:
-    set_act_rules(ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(ISSUER.public,))))
-    yield
-    set_act_rules(None)
-
-
 class Desk:
     """What an operator does, with a proof of their own making."""
 
@@ -116,7 +99,7 @@ def sign(act: Act, letter: DeadLetter, key: ActorKey = OLGA, **more: Any) -> Sig
     return sign_act(key, act, letter, **{"reason": "mended", "at": datetime.now(UTC), **more})
 
 
-@pytest.mark.usefixtures("_signed")
+@pytest.mark.usefixtures("signed_acts")
 async def test_only_an_operators_signature_counts_and_counts_once(restate: Restate):
     name = fresh("Signed")
     env = await restate.serve(*jammed(name))
@@ -202,7 +185,7 @@ async def test_unsigned_acts_are_taken_in_development_and_are_marked(restate: Re
 
 
 @pytest.mark.restate_modes("http2")
-@pytest.mark.usefixtures("_signed")
+@pytest.mark.usefixtures("signed_acts")
 async def test_the_command_line_signs_with_a_key_file(restate: Restate, tmp_path: Path):
     name = fresh("Typed")
     env = await restate.serve(*jammed(name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import pytest
 import restate as sdk
 from typer.testing import CliRunner
 
-from perdure import IngressClient, ScheduleClient, Target
-from perdure.binding import handler
+from perdure import IngressClient, ScheduleClient, Target, handler
 from perdure.cli import app
 from perdure.errors import ConfigurationError, IngressError
-from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, Role, SignedAct, Trust, set_act_rules
+from perdure.security import SignedAct
 from perdure.testing import Restate
 from perdure.workflow.schedule import ScheduleStatus, definitions
 from perdure.workflow.schedule.messages import (
@@ -31,17 +29,9 @@ from perdure.workflow.schedule.messages import (
 )
 from perdure.workflow.schedule.plan import ScheduledTarget, ScheduleSpec
 from perdure.workflow.schedule.proofs import sign_act, sign_setting
+from tests.integration.signing_people import MALLORY, OLGA, VERA
 
-ISSUER = PrivateKey.generate()
 DAILY = timedelta(days=1)
-
-
-def key_of(actor: str, *roles: Role, issuer: PrivateKey = ISSUER) -> ActorKey:
-    return ActorKey.issue(issuer, actor=actor, roles=roles, lifetime=timedelta(hours=1), now=datetime.now(UTC))
-
-
-OLGA, VERA = key_of("Olga@example.com", Role.OPERATOR), key_of("vera@example.com", Role.VIEWER)
-MALLORY = key_of("olga@example.com", Role.OPERATOR, issuer=PrivateKey.generate())
 SPEC = ScheduleSpec(every=DAILY, target=ScheduledTarget(service="Reports", handler="build"), payload={"wörter": [1.5]})
 
 
@@ -60,13 +50,6 @@ def reports() -> sdk.Service:
         return await schedules.resume(name, reason="declared")
 
     return service
-
-
-@pytest.fixture
-def _signed() -> Iterator[None]:
-    set_act_rules(ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(ISSUER.public,))))
-    yield
-    set_act_rules(None)
 
 
 class Desk:
@@ -96,7 +79,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-@pytest.mark.usefixtures("_signed")
+@pytest.mark.usefixtures("signed_acts")
 async def test_only_an_operators_signature_steers_a_schedule_and_only_once(restate: Restate):
     env = await restate.serve(reports(), *definitions())
     name = f"signed {uuid4()}"
@@ -140,7 +123,7 @@ async def test_only_an_operators_signature_steers_a_schedule_and_only_once(resta
             ScheduleClient(ingress)
 
 
-@pytest.mark.usefixtures("_signed")
+@pytest.mark.usefixtures("signed_acts")
 async def test_a_handler_needs_no_signature_and_nobody_outside_passes_for_one(restate: Restate):
     env = await restate.serve(reports(), *definitions())
     name = f"declared {uuid4()}"
@@ -155,7 +138,7 @@ async def test_a_handler_needs_no_signature_and_nobody_outside_passes_for_one(re
         await ScheduleClient(ingress, key=OLGA).remove(name)
 
 
-@pytest.mark.usefixtures("_signed")
+@pytest.mark.usefixtures("signed_acts")
 @pytest.mark.restate_modes("http2")
 async def test_the_command_signs_with_a_key_file(restate: Restate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     env = await restate.serve(reports(), *definitions())

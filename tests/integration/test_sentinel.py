@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
 
@@ -27,11 +27,18 @@ from perdure import (
 from perdure.admin import sql_text
 from perdure.errors import EngineError, IngressError
 from perdure.saga import hosting
+from perdure.saga.finds import look
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.plan import Outcome
-from perdure.saga.sentinel import Sentinel, SentinelConfig, SweepReport, look
+from perdure.saga.sentinel import Sentinel, SweepReport
+from perdure.saga.sentinel_config import SentinelConfig
+from perdure.saga.trouble import FEW, Alert
+from perdure.security import PrivateKey
 from perdure.testing import Mode, Restate, RestateServer
+from tests.integration.alert_receiver import OK, Receiver, receiving
 from tests.support import Recording, eventually
+
+KEY = PrivateKey.generate()
 
 
 class Part(BaseModel):
@@ -97,29 +104,24 @@ def services(did: Recording, name: str, brake: Brake) -> list[Any]:
 
 
 @pytest.fixture
-def webhook():
-    """A real HTTP server that remembers what it was told."""
-    told: list[str] = []
+def webhook() -> Iterator[Receiver]:
+    with receiving(Receiver(KEY, lambda _: OK)) as receiver:
+        yield receiver
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append(self.rfile.read(int(self.headers["content-length"])).decode())
-            self.send_response(204)
-            self.end_headers()
 
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+@pytest.fixture(scope="module")
+def engine(restate_servers, restate_mode):
+    """An engine of these tests' own: a sentinel looks after all of an engine's sagas, and other tests lose hundreds."""
+    suspending = restate_mode is Mode.ALWAYS_SUSPENDING
+    with RestateServer(install_dir=restate_servers.install_dir, always_suspending=suspending) as server:
+        yield server
 
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 128  # an engine that many tests shared has much news at once
 
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/", told
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+@pytest.fixture
+async def restate(engine, restate_mode):
+    restate = Restate(engine, restate_mode)
+    yield restate
+    await restate.close()
 
 
 class Scene:
@@ -181,8 +183,12 @@ async def scene(restate, did):
         await each.close()
 
 
+def acted_on(webhook: Receiver, service: str) -> list[Alert]:
+    return [news.alert for news in webhook.took(service) if news.event == "sentinel.acted"]
+
+
 async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(scene, did, webhook):
-    on = await scene(webhook_url=webhook[0])
+    on = await scene(webhook_url=webhook.url, webhook_key=KEY)
     key, invocation = await on.started(did)
     async with on.sentinel.watching():
         await on.admin.act(invocation, "kill")
@@ -190,17 +196,40 @@ async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(s
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
     assert rollback.reason.startswith("the orchestration was lost: lost: [409] killed")
 
-    async def heard() -> list[str]:
-        return [each for each in webhook[1] if invocation in each and "sentinel.acted" in each]
+    async def heard() -> list[Alert] | None:
+        return [each for each in acted_on(webhook, on.name) if each.invocation == invocation] or None
 
-    told = await eventually(heard, what="news of it")
-    assert len(told) == 1
-    assert '"reason":"lost: [409] killed' in told[0]
+    (told,) = await eventually(heard, what="news of it")
+    assert told.reason.startswith("lost: [409] killed")
 
     # It stays in the engine's books for a day; another look does nothing more.
     again = await on.ingress.call(sweep, key="all")
     assert invocation not in {find.id for find in again.acted_on}
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
+
+
+@pytest.mark.restate_modes("http2")
+async def test_many_lost_at_once_are_all_rolled_back_and_told_in_a_few_pieces(scene, did, webhook):
+    on = await scene(webhook_url=webhook.url, webhook_key=KEY)
+    started = await asyncio.gather(*(on.started(did) for _ in range(FEW + 3)))
+    await asyncio.gather(*(on.admin.act(invocation, "kill") for _, invocation in started))
+
+    async def all_lost() -> bool:
+        return {invocation for _, invocation in started} <= {find.id for find in await look(on.admin, on.config)}
+
+    await eventually(all_lost, what="finds of all")
+    await on.ingress.call(sweep, key="all")
+    for key, _ in started:
+        await on.rollback(key, Outcome.ROLLED_BACK)
+
+    async def heard() -> list[Alert] | None:
+        mine = acted_on(webhook, on.name)
+        return mine if len(mine) > FEW else None
+
+    told = await eventually(heard, what="news of them")
+    assert sorted(each.number for each in told) == [1] * FEW + [3]
+    (many,) = (each for each in told if each.number == 3)
+    assert {each.invocation for each in told if each is not many} | set(many.some) == {each for _, each in started}
 
 
 async def test_a_running_or_closed_orchestration_is_left_alone(scene, did):
@@ -298,6 +327,34 @@ async def test_a_paused_relay_is_resumed(own_engine):
             assert await asyncio.wait_for(call, 20) == "x"
 
 
+@pytest.mark.restate_modes("http2")
+async def test_news_whose_telling_was_paused_is_told_on(scene, did):
+    on = await scene(webhook_url="http://127.0.0.1:9/")  # nobody listens there
+    _, invocation = await on.started(did)
+    await on.admin.act(invocation, "kill")
+    telling = "select id from sys_invocation where target_service_name = 'AlertRelay' and status = "
+
+    async def paused() -> str | None:
+        for row in await on.admin.query(f"{telling} 'backing-off'"):
+            await on.admin.act(row["id"], "pause")
+        rows = await on.admin.query(f"{telling} 'paused'")
+        return rows[0]["id"] if rows else None
+
+    await eventually(lambda: lost(on, invocation), what="find of the lost one")
+    await on.ingress.call(sweep, key="all")  # which tells
+    halted = await eventually(paused, what="pause of the telling")
+
+    async def goes_on() -> bool:
+        return not await on.admin.query(f"{telling} 'paused' and id = {sql_text(halted)}")
+
+    async with on.sentinel.watching():
+        await eventually(goes_on, what="end of the pause")
+
+
+async def lost(on: Scene, invocation: str) -> bool:
+    return invocation in {find.id for find in await look(on.admin, on.config)}
+
+
 async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(scene, did):
     brake = Brake()
     brake.held = "b"
@@ -322,3 +379,22 @@ async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(sc
     done = [entry for entry in did.of(key) if entry.startswith("scrap ")]
     assert done[-1] == "scrap a"
     assert done.count("scrap a") == 1
+
+
+@pytest.mark.restate_modes("http2")
+async def test_sagas_are_looked_after_while_alerts_cannot_be_told(scene, did):
+    on = await scene()
+    key, invocation = await on.started(did)
+
+    async def remember(alerts: dict[str, bytes]) -> None:
+        body = {"object_key": "all", "new_state": {name: list(value) for name, value in alerts.items()}}
+        async with httpx.AsyncClient() as http:
+            (await http.post(f"{on.config.admin_url}/services/Alerts/state", json=body)).raise_for_status()
+
+    await remember({"alert/paused/inv_1": b"of another version"})  # so `look` is tried until other code is deployed
+    try:
+        async with on.sentinel.watching():
+            await on.admin.act(invocation, "kill")
+            await on.rollback(key, Outcome.ROLLED_BACK)
+    finally:
+        await remember({})

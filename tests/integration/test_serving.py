@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import logging
 import os
 import time
-from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -18,11 +15,11 @@ import pytest
 import restate as sdk
 
 from perdure.admin import AdminClient, sql_text
-from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
+from perdure.observability.logging import get_logger
 from perdure.serving import build_app, listening
 from perdure.testing import Mode, Restate, RestateServer
 from perdure.testing.plugin import RestateServers
-from tests.support import eventually
+from tests.support import eventually, lines
 
 log = get_logger("tests.handlers")
 
@@ -52,22 +49,6 @@ async def add(ctx: sdk.ObjectContext, amount: int) -> int:
 @counter.handler()
 async def wait(ctx: sdk.ObjectContext, seconds: float) -> None:
     await ctx.sleep(timedelta(seconds=seconds))
-
-
-@pytest.fixture
-def logged() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    stream = io.StringIO()
-    configure_logging(LoggingConfig(format="json"), stream=stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
-def lines(stream: io.StringIO, **facts: Any) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in stream.getvalue().splitlines()]
-    return [line for line in found if facts.items() <= line.items()]
 
 
 async def test_a_service_answers(restate: Restate):

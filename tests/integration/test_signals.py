@@ -15,12 +15,12 @@ from perdure import (
     ExternalSignal,
     IngressClient,
     get_internal_signal,
+    handler,
     reject_external_signal,
     resolve_external_signal,
     wait_for_external_signal,
 )
 from perdure.admin import sql_text
-from perdure.binding import handler
 from perdure.errors import IngressError
 from tests.support import Recording, eventually
 

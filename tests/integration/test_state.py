@@ -13,9 +13,8 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import AdminClient, IngressClient, MutableState, ReadOnlyState, State, clear_all
+from perdure import AdminClient, IngressClient, MutableState, ReadOnlyState, State, clear_all, handler
 from perdure.admin import sql_text
-from perdure.binding import handler
 from perdure.errors import IngressError
 from tests.support import Recording, eventually
 

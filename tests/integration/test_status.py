@@ -9,8 +9,7 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import IngressClient, StatusData, WorkflowStatus, update_status
-from perdure.binding import handler
+from perdure import IngressClient, StatusData, WorkflowStatus, handler, update_status
 from perdure.errors import IngressError
 from perdure.testing.served import Mode
 from tests.support import Recording

@@ -26,9 +26,9 @@ from perdure import (
     SagaConfig,
     StepRetry,
     WorkflowTimer,
+    handler,
     race_promise_with_timeout,
 )
-from perdure.binding import handler
 from perdure.durations import scaled
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
@@ -164,15 +164,17 @@ def test_the_option_limits_the_modes_and_unknown_ones_are_refused(tmp_path, rest
 def test_the_example_of_the_documentation_runs_as_it_is_printed(tmp_path, restate_servers):
     text = (Path(__file__).parents[2] / "docs" / "how-to" / "testing.md").read_text(encoding="utf-8")
     files = dict(re.findall(r"```(?:python|ini)\n# (\S+)\n(.*?)```", text, flags=re.DOTALL))
-    assert sorted(files) == ["conftest.py", "pytest.ini", "test_greeter.py"]
+    assert sorted(files) == ["conftest.py", "orders.py", "pytest.ini", "test_greeter.py", "test_orders.py"]
     for name, content in files.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "test_greeter.py"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-k", "greeter or http2"]
     env = {**environment(restate_servers), "COLUMNS": "120"}
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=100)
     promised = re.findall(r"^test_greeter.py::.*PASSED$", text, flags=re.MULTILINE)
     assert re.findall(r"^(test_greeter.py::\S+ PASSED)", run.stdout, flags=re.MULTILINE) == promised, run.stdout
     assert len(promised) == 3
+    assert run.returncode == 0, run.stdout
+    assert len(re.findall(r"^test_orders.py::\S+\[http2\] PASSED", run.stdout, flags=re.MULTILINE)) == 2, run.stdout
 
 
 async def test_a_session_that_is_killed_leaves_no_engine_and_no_data(tmp_path, restate_servers):

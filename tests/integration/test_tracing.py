@@ -169,6 +169,10 @@ async def test_one_order_is_one_trace_and_nothing_is_in_it_twice(receiver, trace
     attempts = [span for span in ours(tree) if span.name == "TracedOrders/run"]
     assert [int(span.attributes["perdure.attempt"]) for span in attempts] == list(range(1, len(attempts) + 1))
     assert {span.attributes["perdure.saga.id"] for span in attempts} == {f"TracedOrders:{key}"}
+    called = [span for span in ours(tree) if span.attributes.get("perdure.service") == "TracedParts"]
+    of_step = {span.attributes.get("perdure.step"): span.attributes.get("perdure.saga.id") for span in called}
+    saga = f"TracedOrders:{key}"
+    assert of_step == {"a": saga, "b": saga, "c": saga, None: None}  # None: called by the orchestration itself
     if env.mode is Mode.HTTP2:
         assert len(attempts) == 1
     else:

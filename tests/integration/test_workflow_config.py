@@ -21,10 +21,10 @@ from perdure import (
     StatusData,
     Target,
     WorkflowConfig,
+    handler,
     monitor_state_size,
 )
 from perdure.admin import sql_text
-from perdure.binding import handler
 from perdure.errors import IngressError
 from perdure.testing.plugin import RestateServers
 from perdure.testing.served import Mode, Restate

@@ -19,10 +19,10 @@ from perdure import (
     WorkflowLoop,
     WorkflowTimer,
     get_internal_signal,
+    handler,
     run_with_retry,
 )
 from perdure.admin import sql_text
-from perdure.binding import handler
 from perdure.durations import scaling
 from perdure.errors import IngressError, Refused, TerminalError
 from perdure.testing.served import Mode

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180
 async def tree_of(observed: Observed, trip_id: str) -> TraceTree:
     async def found() -> TraceTree | None:
         tree = trace_of(observed.receiver.spans(), trip_id)
-        return tree if tree and tree.complete and any(span.name.startswith("ingress") for span in tree.spans) else None
+        return tree if tree is not None and tree.whole else None
 
     return await eventually(found, what=f"whole trace of {trip_id}", within=30)
 
@@ -68,6 +68,20 @@ async def test_a_trip_that_is_undone_and_its_rollback(observed):
 
     undone = await eventually(rollback, what="rollback that is linked to the trip")
     assert {span.attributes["perdure.saga.id"] for span in undone.spans if span.name == "Rollbacks/run"} == {trip_id}
+
+
+async def test_services_begin_no_trace_and_leave_no_piece_of_one_that_is_not_kept(observed):
+    unseen, seen = new_trip_id(), new_trip_id()
+    not_kept = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
+    async with httpx.AsyncClient(trust_env=False, base_url=observed.stage.platform.topology.ingress_url) as caller:
+        body = ORDINARY.model_dump(mode="json")
+        answer = await caller.post(f"/Trips/{unseen}/run", json=body, headers={"traceparent": not_kept}, timeout=30)
+    assert answer.json()["status"] == "confirmed"
+    assert await observed.stage.book(seen, ORDINARY) == "confirmed"
+    await tree_of(observed, seen)  # what came before it is there, too
+    spans = [span for span in observed.receiver.spans() if span.service != "Restate"]
+    assert [span for span in spans if unseen in span.attributes.values()] == []
+    assert {span.service for span in spans if span.parent_id is None} <= {"console"}
 
 
 async def test_the_console_is_traced_but_for_links_which_are_secrets(observed):

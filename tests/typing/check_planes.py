@@ -40,11 +40,12 @@ async def cancel(ctx: restate.Context, order: Order) -> None: ...
 async def book(cp: Orchestration, order: Order) -> Receipt:
     assert_type(await cp.step("a", reserve, order, compensate=cancel), Receipt)
     assert_type(await cp.step("b", local, order, compensate=cancel), Receipt)
+    assert_type(await cp.step("h", do_reserve, order, timeout=timedelta(seconds=1)), Receipt)
     assert_type(await cp.await_human_approval("a", timedelta(hours=1)), bool)
     assert_type(cp.generate_idempotency_key("x"), str)
     assert_type(cp.key, str)
 
-    await cp.step("c", reserve, "no order")  # type: ignore[misc]
+    await cp.step("c", reserve, "no order")  # type: ignore[arg-type]
     await cp.await_human_approval("a", 5)  # type: ignore[arg-type]
     return Receipt(text="x")
 

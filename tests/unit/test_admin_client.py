@@ -71,7 +71,7 @@ async def test_a_deployment_is_forgotten_by_force():
 )
 async def test_a_refusal_says_what_was_asked_and_why_not(answer, text):
     admin, _ = asking(answer)
-    with pytest.raises(EngineError, match=f"^the engine refused {text}$"):
+    with pytest.raises(EngineError, match=f"^the engine's admin API at {URL} refused {text}$"):
         await admin.query("select x")
 
 

@@ -1,7 +1,7 @@
 """Coroutines that run together: bounded, and the same commands at every replay, whatever arrives when.
 
 The engine here is a small one, made for that: news arrive in an order of their own, and waiting takes them in that
-order, as the SDK does. The real one is in tests/integration/test_concurrency.py.
+order, as the SDK does. The real one is in tests/integration/test_concurrency_items.py.
 """
 
 from __future__ import annotations

@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from perdure.observability.metrics import (
-    ATTEMPTS,
-    CATALOGUE,
+from perdure.observability.instruments import (
     CounterMetric,
     GaugeMetric,
     HistogramMetric,
     export_to_prometheus,
     prometheus_text,
 )
+from perdure.observability.metrics import ATTEMPTS, CATALOGUE
 
 
 def shown(name: str) -> dict[str, float]:
@@ -38,14 +38,35 @@ def test_a_counter_adds_up_by_its_labels():
 
 def test_what_is_counted_before_anybody_exports_is_not_lost():
     program = (
-        "from perdure.observability.metrics import ATTEMPTS, export_to_prometheus, prometheus_text\n"
+        "from perdure.observability.instruments import export_to_prometheus, prometheus_text\n"
+        "from perdure.observability.metrics import ATTEMPTS, ATTEMPT_DURATION\n"
         "ATTEMPTS.count(service='s', handler='h')\n"
+        "ATTEMPT_DURATION.record(0.1, service='s', handler='h', outcome='succeeded')\n"
         "export_to_prometheus()\n"
         "ATTEMPTS.count(service='s', handler='h')\n"
-        "print([line for line in prometheus_text()[0].decode().splitlines() if 'attempts_total{' in line])\n"
+        "lines = prometheus_text()[0].decode().splitlines()\n"
+        "print([line.split()[-1] for line in lines if 'attempts_total{' in line or 'seconds_count{' in line])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.rstrip().endswith(" 2.0']")
+    assert sorted(done.stdout.strip()[1:-1].split(", ")) == ["'1.0'", "'2.0'"]
+
+
+def test_with_a_provider_of_the_users_a_histogram_is_the_apis():
+    program = (
+        "from opentelemetry import metrics\n"
+        "from opentelemetry.sdk.metrics import MeterProvider\n"
+        "from opentelemetry.sdk.metrics.export import InMemoryMetricReader\n"
+        "reader = InMemoryMetricReader()\n"
+        "metrics.set_meter_provider(MeterProvider([reader]))\n"
+        "from perdure.observability.instruments import export_to_prometheus\n"
+        "from perdure.observability.metrics import ATTEMPT_DURATION\n"
+        "export_to_prometheus()\n"
+        "ATTEMPT_DURATION.record(0.1, service='s', handler='h', outcome='succeeded')\n"
+        "found = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics\n"
+        "print([(metric.name, point.count) for metric in found for point in metric.data.data_points])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[('perdure.invocation.attempt.duration', 1)]"
 
 
 @pytest.mark.parametrize("labels", [{}, {"service": "s"}, {"service": "s", "handler": "h", "key": "k"}, {"key": "k"}])
@@ -74,6 +95,41 @@ def test_a_histogram_counts_below_its_bounds():
         'le="1.0",service="s"': 3.0,
         'le="+Inf",service="s"': 4.0,
     }
+
+
+def test_threads_that_count_first_at_the_same_moment_are_all_counted():
+    metrics = [
+        (
+            CounterMetric(f"perdure.test.first.{number}", "For this test."),
+            HistogramMetric(f"perdure.test.first.time.{number}", "For this test.", bounds=(1.0,)),
+        )
+        for number in range(50)
+    ]
+    together = threading.Barrier(8)
+
+    def count() -> None:
+        for counter, histogram in metrics:
+            together.wait()
+            counter.count()
+            histogram.record(0.5)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=count) for _ in range(together.parties)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+    finally:
+        sys.setswitchinterval(interval)
+    export_to_prometheus()
+    lines = prometheus_text()[0].decode().splitlines()
+    for counter, histogram in metrics:
+        name = histogram.prometheus_name
+        assert f"{counter.prometheus_name} 8.0" in lines
+        assert f"{name}_count 8.0" in lines
+        assert lines.count(f"# TYPE {name} histogram") == 1, "Prometheus wants each metric once"
 
 
 def test_every_metric_has_a_name_of_its_own_and_says_what_it_means():

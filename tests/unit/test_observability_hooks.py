@@ -10,12 +10,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perdure import ObservabilityHooks, add_hooks, default_hooks, remove_hooks
 from perdure._sdk import HandlerInfo
 from perdure.errors import ConfigurationError, TerminalError
 from perdure.observability import events, hooks, lifecycle
 from perdure.observability.events import Failed, Invocation, InvocationStarted, StateRead, WorkflowStarted
+from perdure.observability.recent import Recent
 
 ORDER = Invocation("inv_1", HandlerInfo("Orders", "run", "workflow"), "o1")
 
@@ -104,7 +107,7 @@ def test_without_hooks_nothing_is_looked_at(monkeypatch):
         return "done"
 
     no_context: Any = object()  # a look at it would fail
-    assert not events.wanted()
+    assert not events.all_wanted()
     assert asyncio.run(lifecycle.watched(no_context, work(), lifecycle.Role.HANDLER)) == "done"
     assert not lifecycle.happens(no_context, StateRead)
     with lifecycle.watched_run(no_context, "work"):
@@ -112,29 +115,41 @@ def test_without_hooks_nothing_is_looked_at(monkeypatch):
 
 
 def test_a_beginning_and_an_end_are_remembered_once():
-    memory = lifecycle._Memory(size=2)
-    assert memory.begin("a")
-    assert not memory.begin("a")
-    first, duration = memory.end("a")
-    assert first
-    assert duration is not None
-    assert duration >= timedelta(0)
-    assert memory.end("a") == (False, None)
-    assert not memory.begin("a"), "it has ended"
+    life = lifecycle.Life()
+    assert life.attempt(1.0, replays=False)
+    assert not life.attempt(1.5, replays=False), "the first attempt failed before its first entry"
+    assert not life.attempt(2.0, replays=True)
+    assert life.attempts == 3
+    assert life.end(3.0) == (True, timedelta(seconds=2))
+    assert life.end(3.0) == (False, None)
+    assert life.attempt(4.0, replays=False), "another run of a workflow's key has the same id"
+    assert life.attempts == 1
+    assert life.end(5.0) == (True, timedelta(seconds=1))
 
 
 def test_an_end_whose_beginning_was_elsewhere_has_no_duration():
-    memory = lifecycle._Memory(size=2)
-    assert memory.end("a") == (True, None)
-    assert memory.end("a") == (False, None)
+    life = lifecycle.Life()
+    assert not life.attempt(1.0, replays=True)
+    assert life.end(2.0) == (True, None)
+    assert life.end(2.0) == (False, None)
 
 
-def test_the_memory_is_bounded():
-    memory = lifecycle._Memory(size=2)
-    for each in "abc":
-        assert memory.begin(each)
-    assert memory.begin("a"), "the oldest is forgotten"
-    assert not memory.begin("c")
+def test_the_life_of_an_invocation_is_one(monkeypatch):
+    monkeypatch.setattr(lifecycle, "_lives", Recent())
+    assert lifecycle.life_of("a") is lifecycle.life_of("a")
+    assert lifecycle.life_of("a") is not lifecycle.life_of("b")
+
+
+@given(st.integers(1, 5), st.lists(st.sampled_from("abcdefghijkl"), max_size=60))
+def test_the_last_keys_are_known_and_memory_is_bounded(size, keys):
+    recent: Recent[int] = Recent(size)
+    for number, key in enumerate(keys):
+        recent.put(key, number)
+    last = {key: number for number, key in enumerate(keys)}
+    for key in list(dict.fromkeys(reversed(keys)))[:size]:
+        assert recent.get(key) == last[key]
+    assert all(recent.get(key) in (None, last[key]) for key in last), "nothing older comes back"
+    assert sum(recent.get(key) is not None for key in last) <= 2 * size
 
 
 def test_the_default_hooks_are_those_of_the_original_and_say_what_they_know(caplog):

@@ -70,6 +70,30 @@ async def test_a_failed_run_waits_for_those_that_are_being_done_and_asks_for_the
     assert second <= timedelta(seconds=2)
 
 
+async def test_no_run_begins_once_a_failure_ends_the_attempt_unless_the_engine_lets_it_go_on():
+    fails, due = joined(Company("inv_5"), 1, 1)
+    has_result, began = False, asyncio.Event()
+    fails.has_result = lambda: has_result
+
+    async def begins() -> None:
+        async with due.attempt():
+            began.set()
+
+    async with fails.attempt():
+        pass
+    fails.failed()
+    await fails.wait_for_others(MOST)
+    beginning = asyncio.create_task(begins())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(beginning), 0.2)
+    assert not began.is_set(), "it would be cut off, and done again"
+    has_result = True
+    await asyncio.wait_for(beginning, 5)
+    assert began.is_set()
+    fails.ended()
+    due.ended()
+
+
 async def test_the_next_attempt_goes_on_counting_and_waits_until_it_is_due():
     delay = timedelta(milliseconds=30)
     clock = asyncio.get_running_loop()

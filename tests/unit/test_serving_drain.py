@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
+from types import MethodType
+from typing import cast
 
 from perdure.asgi import ASGIApp, Message, Receive, Scope, Send
 from perdure.serving import Drain
@@ -250,3 +254,23 @@ async def test_an_attempts_own_error_goes_to_the_server():
 
     assert isinstance(outcome, ValueError)
     assert drain.open_attempts == 0
+
+
+async def test_what_an_attempt_leaves_behind_is_freed_without_the_collector_of_cycles():
+    left: list[weakref.ref[object]] = []
+
+    async def app(_: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        left.append(weakref.ref(cast("MethodType", receive).__self__))
+        await send(LAST)
+
+    stream = Stream()
+    gc.disable()
+    try:
+        task = stream.open(Drain(app))
+        stream.incoming.put_nowait(CHUNK)
+        await asyncio.wait_for(task, 1)
+        await settled()
+        assert [each() for each in left] == [None]
+    finally:
+        gc.enable()

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration, Target
-from perdure.binding import handler
+from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration, Target, handler
 from perdure.errors import ConfigurationError
 from perdure.targets import target_of
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from perdure.approvals.notices import ApprovalNotice
+from perdure.checking import check_types
 from perdure.errors import ConfigurationError
 from perdure.security.keys import PrivateKey, PublicKey
 from perdure.security.rules import ActRules, get_act_rules
@@ -42,6 +43,7 @@ class ApprovalsConfig:
     retention: timedelta = RETENTION
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.link_key is not None and not self.console_url:
             raise ConfigurationError("approvals: links need the console's address, console_url")
         if self.retention <= timedelta(0):

@@ -6,6 +6,8 @@ from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
+from perdure.people import GroupName
+
 MAX_PAGE: Final = 500
 """How many approvals one page, or the plain list, holds at most."""
 
@@ -62,12 +64,14 @@ class InboxQuery(BaseModel):
     Args:
         limit: How many approvals at most.
         after: Where the page before ended; its `InboxPage.next`.
+        groups: In a person's list, what waits for these groups is shown, too: who belongs to them isn't known here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     limit: int = Field(default=100, ge=1, le=MAX_PAGE)
     after: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    groups: list[GroupName] = Field(default=[], max_length=100)
 
 
 class InboxPage(BaseModel):
@@ -76,7 +80,7 @@ class InboxPage(BaseModel):
     Args:
         items: The approvals.
         next: Where the next page begins; None when there is none.
-        total: How many approvals wait in this inbox.
+        total: How many approvals wait in all inboxes that were looked at; what the person asked for counts, too.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

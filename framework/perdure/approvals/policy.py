@@ -8,7 +8,7 @@ since it is recorded.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
@@ -143,7 +143,8 @@ def delegate(approval: Approval, delegation: Delegation, proof: SignedAct | None
         return Change(approval, error=unknown(approval))
     if approval.overdue(delegation.at):
         return end_stage(approval, delegation.at).then(partial(delegate, delegation=delegation, proof=proof))
-    details = {"to": delegation.to, "until": moment(delegation.until)}
+    # To the microsecond: it is part of what was signed.
+    details = {"to": delegation.to, "until": delegation.until.astimezone(UTC).isoformat()}
     attempt = Attempt(delegation.at, delegation.actor, "delegate", delegation.reason, details, proof)
     before = approval.delegation_of(delegation.actor)
     error = objection_to_delegating(approval, approval.rules, delegation)

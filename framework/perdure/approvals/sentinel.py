@@ -17,9 +17,8 @@ done.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -35,12 +34,14 @@ from perdure.approvals.messages import Leave
 from perdure.approvals.relay import RELAY
 from perdure.approvals.targets import APPROVALS, INBOX, leave_approval, mend, open_approval
 from perdure.binding import Definition, handler
+from perdure.checking import check_types
 from perdure.clients import ObjectClient
-from perdure.errors import ConfigurationError, EngineError, IngressError
+from perdure.errors import ConfigurationError, EngineError
 from perdure.ingress import IngressClient
 from perdure.observability.logging import get_logger
 from perdure.runs import RunConfig, run_with_retry
 from perdure.targets import Target
+from perdure.watch import ERRAND, Watch
 
 log = get_logger("perdure.approvals.sentinel")
 
@@ -70,6 +71,7 @@ class ApprovalSentinelConfig:
     codec: JournalValueCodec | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.interval <= timedelta(0):
             raise ConfigurationError(f"ApprovalSentinelConfig.interval must be positive; got {self.interval}")
 
@@ -159,10 +161,11 @@ class ApprovalSentinel:
     def __init__(self, config: ApprovalSentinelConfig) -> None:
         self._config = config
         self._definition = restate.VirtualObject(
-            SENTINEL, description="Sets approvals right that nobody looks after any more."
+            SENTINEL,
+            description="Sets approvals right that nobody looks after any more.",
+            invocation_retry_policy=ERRAND,
         )
         handler(self._definition, "exclusive", ingress_private=False)(self.sweep)
-        self._census = approval_census()
         self._sweep: Target[None, Sweep] = Target(SENTINEL, "sweep", type(None), Sweep)
 
     def definitions(self) -> list[Definition]:
@@ -171,35 +174,25 @@ class ApprovalSentinel:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Look at the interval, as long as the context is entered."""
-        self._census.publish()
-        task = asyncio.create_task(self._watch(), name="approval-sentinel")
-        try:
+        """Look at once, and then at the interval, as long as the context is entered."""
+        config = self._config
+        watch = Watch(
+            "approvals.sentinel",
+            log,
+            config.admin_url,
+            config.ingress_url,
+            config.interval,
+            config.codec,
+            approval_census(),
+            count_approvals,
+            self._look_and_act,
+        )
+        async with watch.watching():
             yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
-    async def _watch(self) -> None:
-        reachable = True
-        client = IngressClient(self._config.ingress_url, codec=self._config.codec)
-        async with AdminClient(self._config.admin_url) as admin, client as ingress:
-            while True:
-                await asyncio.sleep(self._config.interval.total_seconds())
-                try:
-                    self._census.take(await count_approvals(admin, self._config.codec))
-                    if await look(admin, self._config.grace):
-                        await ingress.call(self._sweep, key=_KEY)
-                except Exception as error:
-                    self._census.forget()
-                    if not isinstance(error, EngineError | IngressError):
-                        log.exception("approvals.sentinel.broken")  # and go on: nobody else looks
-                    elif reachable:
-                        log.warning("approvals.sentinel.blind", error=str(error))
-                    reachable = False
-                else:
-                    reachable = True
+    async def _look_and_act(self, admin: AdminClient, ingress: IngressClient) -> None:
+        if await look(admin, self._config.grace):
+            await ingress.call(self._sweep, key=_KEY)
 
     async def sweep(self, ctx: restate.ObjectContext) -> Sweep:
         """Set right what nobody looks after."""

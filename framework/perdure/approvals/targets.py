@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from perdure.approvals.inbox_messages import InboxItem, InboxPage, InboxQuery, InboxRemoval
 from perdure.approvals.messages import (
@@ -52,13 +52,12 @@ withdraw = Target(APPROVALS, "withdraw", WithdrawalRequest, WithdrawalReceipt)
 decide_by_link = Target(APPROVALS, "decide_by_link", LinkDecisionRequest, DecisionReceipt)
 approval_status = Target(APPROVALS, "status", type(None), ApprovalStatus)
 
-InboxAnswer: Any = list[InboxItem] | InboxPage
-
 list_inbox = Target(INBOX, "list", type(None), list[InboxItem])
-"""The most urgent open approvals that wait for a person, a group (``group:finance``) or `perdure.people.ANYONE`."""
+"""The most urgent open approvals that a person may decide; or those that wait for a group (``group:finance``), or for
+`perdure.people.ANYONE`."""
 
 page_inbox = Target(INBOX, "list", InboxQuery, InboxPage)
-"""The same, page by page."""
+"""The same, page by page, and with what waits for a person's groups."""
 
 add_to_inbox = Target(INBOX, "add", InboxItem, type(None))
 remove_from_inbox = Target(INBOX, "remove", InboxRemoval, type(None))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -26,6 +28,19 @@ app.add_typer(sagas.app, name="sagas")
 app.add_typer(schedules.app, name="schedules")
 app.command()(doctor.doctor)
 app.command()(services.services)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"perdure {version('perdure')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _perdure(
+    _: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Take what comes before a command."""
 
 
 def main() -> None:

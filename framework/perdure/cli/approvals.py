@@ -12,6 +12,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
+from perdure.approvals.evidence import check_approval
 from perdure.approvals.inbox_messages import InboxPage, InboxQuery
 from perdure.approvals.messages import (
     ApprovalStatus,
@@ -21,9 +22,7 @@ from perdure.approvals.messages import (
     WithdrawalReceipt,
 )
 from perdure.approvals.proofs import ProvableAct, sign_act
-from perdure.approvals.rules import payload_digest
 from perdure.approvals.targets import APPROVALS, approval_status, page_inbox
-from perdure.approvals.trail import TrailCheck, verify_trail
 from perdure.cli.asking import (
     DEFAULT_INGRESS,
     IngressOption,
@@ -37,6 +36,7 @@ from perdure.cli.asking import (
 from perdure.errors import ConfigurationError, IngressError
 from perdure.people import ANYONE, GROUP_PREFIX
 from perdure.security.acts import ActorKey
+from perdure.security.rules import ActRules, ActSettings
 from perdure.serdes import invalid_input
 from perdure.targets import Target
 
@@ -52,6 +52,10 @@ UnsignedActorOption = Annotated[
 GroupsOption = Annotated[
     list[str] | None, typer.Option("--group", help="A group of the actor's, with --actor; may be given several times.")
 ]
+IssuerKeysOption = Annotated[
+    str | None,
+    typer.Option(envvar="PERDURE_ISSUER_KEYS", help="Public keys of those who vouch for people, with commas between."),
+]
 
 _DURATION = TypeAdapter(timedelta)
 _MOMENT = TypeAdapter(datetime)
@@ -60,25 +64,33 @@ _MOMENT = TypeAdapter(datetime)
 @app.command("list")
 def list_(
     *,
-    person: Annotated[str | None, typer.Option(help="What waits for this person.")] = None,
-    group: Annotated[str | None, typer.Option(help="What waits for this group.")] = None,
+    person: Annotated[str | None, typer.Option(help="What this person may decide.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="What waits for this group; with --person, likewise: one of theirs.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
     after: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
     as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """List open approvals, the most urgent first: a person's, a group's, or those that anyone may decide."""
-    if person is not None and group is not None:
-        raise ConfigurationError("name a --person or a --group, and not both")
-    inbox = person or (f"{GROUP_PREFIX}{group.removeprefix(GROUP_PREFIX)}" if group is not None else ANYONE)
-    page: InboxPage = ask(
-        ingress, lambda client: client.call(page_inbox, InboxQuery(limit=limit, after=after), key=inbox)
-    )
+    """List open approvals, the most urgent first: a person's, a group's, or those that anyone may decide.
+
+    A person's are those that name them, those of the groups that are named here, and those that anyone may decide.
+    """
+    groups = [each.removeprefix(GROUP_PREFIX) for each in group or []]
+    if person is None and len(groups) > 1:
+        raise ConfigurationError("name one --group, or the --person who belongs to several")
+    inbox = person or (f"{GROUP_PREFIX}{groups[0]}" if groups else ANYONE)
+    try:
+        query = InboxQuery(limit=limit, after=after, groups=groups)
+    except ValidationError as error:
+        raise ConfigurationError(invalid_input(error).message) from error
+    page: InboxPage = ask(ingress, lambda client: client.call(page_inbox, query, key=inbox))
     if as_json:
         print_json(page)
         return
     whose = "anyone" if inbox == ANYONE else inbox
-    if not page.items:
+    if not page.items and page.next is None:
         console.print(f"nothing waits for {whose}", highlight=False, markup=False)
         return
     table = Table("id", "until", "needed", "asked by", "what")
@@ -201,34 +213,33 @@ def withdraw(
 
 
 @app.command()
-def verify(approval_id: IdArgument, *, as_json: JsonOption = False, ingress: IngressOption = DEFAULT_INGRESS) -> None:
-    """Check that an approval's trail is as it was written; exit code 1 when it isn't."""
-    found = _status(ingress, approval_id)
-    check = check_status(found)
+def verify(
+    approval_id: IdArgument,
+    *,
+    issuer_keys: IssuerKeysOption = None,
+    as_json: JsonOption = False,
+    ingress: IngressOption = DEFAULT_INGRESS,
+) -> None:
+    """Check that an approval's trail is as it was written, and who signed what in it; exit code 1 when one is bad.
+
+    Where PERDURE_ACTS is signed, as for the services, an act without a signature is bad, too.
+    """
+    rules = _rules(issuer_keys)
+    check = check_approval(_status(ingress, approval_id), rules)
     if as_json:
         print_json(check)
     else:
         console.print(str(check), highlight=False, markup=False, soft_wrap=True)
-    if not check.intact:
+    if not check.good:
         raise typer.Exit(1)
 
 
-def check_status(found: ApprovalStatus) -> TrailCheck:
-    """Check a trail's chain, and that the payload that is shown is the one that was asked about.
-
-    Args:
-        found: The approval, as the service shows it.
-    """
-    check = verify_trail(found.approval_id, found.trail, head=found.head)
-    if not check.intact:
-        return check
-    opened = next((entry for entry in found.trail if entry.result == "opened"), None)
-    if opened is None:
-        return TrailCheck(entries=check.entries, broken_at=1, why="no entry says that it was opened")
-    if not opened.details.get("payload_digest") == payload_digest(found.payload) == found.payload_digest:
-        why = "the payload is another one than it was opened with"
-        return TrailCheck(entries=check.entries, broken_at=opened.seq, why=why)
-    return check
+def _rules(issuer_keys: str | None) -> ActRules:
+    try:
+        settings = ActSettings() if issuer_keys is None else ActSettings(issuer_keys=issuer_keys)
+    except ValidationError as error:
+        raise ConfigurationError("PERDURE_ACTS is 'signed' or 'unsigned', and nothing else") from error
+    return settings.rules()
 
 
 @dataclass(frozen=True)

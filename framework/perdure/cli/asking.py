@@ -15,6 +15,7 @@ from rich.console import Console
 
 from perdure.errors import ConfigurationError
 from perdure.ingress import IngressClient
+from perdure.security.acts import ActorKey
 from perdure.security.codec import codec_from_environment
 
 T = TypeVar("T")
@@ -23,7 +24,12 @@ DEFAULT_INGRESS = "http://127.0.0.1:8080"
 
 IngressOption = Annotated[str, typer.Option("--ingress", envvar="PERDURE_INGRESS_URL", help="The engine's ingress.")]
 ActorOption = Annotated[
-    str, typer.Option("--actor", envvar=["PERDURE_ACTOR", "USER"], help="Who acts; written into the trail.")
+    str | None,
+    typer.Option(
+        "--actor",
+        envvar=["PERDURE_ACTOR", "USER"],
+        help="Who acts, for the trail, where unsigned acts are taken; with a key it is whose key it is.",
+    ),
 ]
 KeyFileOption = Annotated[
     Path | None,
@@ -52,6 +58,24 @@ def ask(ingress_url: str, question: Callable[[IngressClient], Awaitable[T]]) -> 
             return await question(ingress)
 
     return asyncio.run(asked())
+
+
+def who_acts(actor: str | None, key_file: Path | None) -> tuple[str, ActorKey | None]:
+    """Return who acts, and the key to sign with, if there is one: then it is whose key it is, whatever else is said.
+
+    Args:
+        actor: What ``--actor`` says.
+        key_file: What ``--key-file`` says.
+
+    Raises:
+        ConfigurationError: Neither says who acts, or the file can't be read.
+    """
+    if key_file is not None:
+        key = ActorKey.load(key_file)
+        return key.actor, key
+    if actor is None:
+        raise ConfigurationError("who acts? Name your --key-file, or an --actor where unsigned acts are taken")
+    return actor, None
 
 
 def print_json(answer: BaseModel) -> None:

@@ -20,6 +20,7 @@ from perdure.cli.asking import (
     console,
     print_json,
     read_payload,
+    who_acts,
 )
 from perdure.errors import ConfigurationError
 from perdure.saga.acts import Act
@@ -36,7 +37,6 @@ from perdure.saga.messages import (
     rollback_status,
 )
 from perdure.saga.proofs import sign_act
-from perdure.security.acts import ActorKey
 from perdure.targets import Target
 
 app = typer.Typer(help="Steps that could not be undone: list them, look at them, decide.", no_args_is_help=True)
@@ -126,6 +126,12 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
             console.print(
                 f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})", highlight=False
             )
+    console.print(
+        f"perdure dead-letters redrive {letter.id} tries again; resolve, skip and discard end it otherwise",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _act(act: Act) -> None:
@@ -141,7 +147,7 @@ def _act(act: Act) -> None:
     def command(
         letter_id: IdArgument = None,
         *,
-        actor: ActorOption,
+        actor: ActorOption = None,
         key_file: KeyFileOption = None,
         reason: ReasonOption = "",
         signature: SignatureOption = None,
@@ -150,8 +156,7 @@ def _act(act: Act) -> None:
     ) -> None:
         if (letter_id is None) == (signature is None):
             raise ConfigurationError("name one dead letter, or a --signature, and not both")
-        key = None if key_file is None else ActorKey.load(key_file)
-        who = actor if key is None else key.actor  # whose key it is, whatever else is said
+        who, key = who_acts(actor, key_file)
         if letter_id is not None:
             new_payload = read_payload(payload)
             proof = None

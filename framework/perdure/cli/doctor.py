@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -19,33 +18,22 @@ import typer
 
 from perdure.admin import AdminClient
 from perdure.cli.asking import IngressOption, console
-from perdure.errors import ConfigurationError, PerdureError
-from perdure.security.codec import ENCRYPTION_KEYS_FILE, codec_from_environment
-from perdure.security.keys import PrivateKey
+from perdure.cli.here import Finding, disk_finding, key_findings
+from perdure.errors import PerdureError
+from perdure.saga.trouble import Trouble, many_id, survey, with_reasons
 
 TESTED_ENGINE: Final = (1, 7)
 """Major and minor version of the engine that perdure is tested with."""
 
 _CLOCKS_APART: Final = timedelta(seconds=2)
-_LEAST_SPACE: Final = 0.05
+_HEADER_ROUNDED: Final = timedelta(seconds=1)
 _SENTINEL_SILENT: Final = timedelta(minutes=1)
+_SENTINEL_STARTING: Final = 3.0
 _PATIENCE: Final = 5.0
+_TRIES: Final = 2
+_LETTERS: Final = "DeadLetterIndex"
 
-
-@dataclass(frozen=True)
-class Finding:
-    """What one look found.
-
-    Args:
-        about: What was looked at.
-        trouble: Something is to be done.
-        text: What was found, and what to do.
-    """
-
-    about: str
-    trouble: bool
-    text: str
-
+Deployments = Sequence[Mapping[str, Any]]
 
 AdminOption = Annotated[str, typer.Option("--admin", envvar="PERDURE_ADMIN_URL", help="The engine's admin API.")]
 
@@ -57,7 +45,7 @@ def doctor(
         Path, typer.Option("--folder", envvar="PERDURE_LOCAL_DIR", help="Where data is; for the room on its disk.")
     ] = Path(),
 ) -> None:
-    """Look at engine, services, keys, clocks and disk; exit 1 if something is to be done."""
+    """Look at engine, services, what is stuck, keys, clocks and disk; exit 1 if something is to be done."""
     findings = asyncio.run(_all(ingress, admin, folder))
     width = max(len(each.about) for each in findings)
     for each in findings:
@@ -85,40 +73,67 @@ async def examine(ingress: str, admin: str, folder: Path, environment: Mapping[s
         What was found.
     """
     async with httpx.AsyncClient(timeout=_PATIENCE) as http:
-        yield await _answers(http, "ingress", f"{ingress.rstrip('/')}/restate/health", "PERDURE_INGRESS_URL")
-        engine = AdminClient(admin, http=http)
-        if not await engine.healthy():
-            yield Finding(
-                "engine", True, f"its admin API at {admin} does not answer: start it, or set PERDURE_ADMIN_URL"
-            )
-        else:
-            yield await _version(http, engine)
-            yield await _clocks(engine)
-            for look in (_deployments, _stuck, _sentinel):
-                async for finding in look(http, engine):
-                    yield finding
+        async for finding in _guarded("ingress", _ingress(http, ingress), "PERDURE_INGRESS_URL"):
+            yield finding
+        async for finding in _guarded("engine", _engine(http, AdminClient(admin, http=http)), "PERDURE_ADMIN_URL"):
+            yield finding
     for finding in key_findings(environment):
         yield finding
     yield disk_finding(folder)
 
 
-async def _answers(http: httpx.AsyncClient, about: str, url: str, setting: str) -> Finding:
+async def _guarded(about: str, looks: AsyncIterator[Finding], setting: str) -> AsyncIterator[Finding]:
+    """Let what goes wrong while something is looked at be a finding, too."""
+    try:
+        async for finding in looks:
+            yield finding
+    except (PerdureError, httpx.HTTPError) as error:
+        yield Finding(about, True, f"stopped answering: {str(error) or type(error).__name__}")
+    except httpx.InvalidURL as error:
+        yield Finding(about, True, f"its address is none ({error}): correct {setting}")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # an answer of some other shape
+        yield Finding(about, True, f"what answers there is something else ({error!r}): correct {setting}")
+
+
+async def _ingress(http: httpx.AsyncClient, ingress: str) -> AsyncIterator[Finding]:
+    url = f"{ingress.rstrip('/')}/restate/health"
     try:
         response = await http.get(url)
     except httpx.HTTPError as error:
-        why = f"{type(error).__name__}"
-        return Finding(about, True, f"{url} does not answer ({why}): start it, or set {setting}")
-    if not response.is_success:
-        return Finding(about, True, f"{url} answers {response.status_code}: see the engine's log")
-    return Finding(about, False, f"answers at {url}")
+        why = type(error).__name__
+        yield Finding("ingress", True, f"{url} does not answer ({why}): start it, or set PERDURE_INGRESS_URL")
+        return
+    if response.is_success:
+        yield Finding("ingress", False, f"answers at {url}")
+    else:
+        told = f"{url} answers {response.status_code}: if that is the ingress, see the engine's log; else correct"
+        yield Finding("ingress", True, f"{told} PERDURE_INGRESS_URL")
+
+
+async def _engine(http: httpx.AsyncClient, engine: AdminClient) -> AsyncIterator[Finding]:
+    if not await engine.healthy():
+        yield Finding(
+            "engine", True, f"its admin API at {engine.url} does not answer: start it, or set PERDURE_ADMIN_URL"
+        )
+        return
+    yield await _version(http, engine)
+    yield await _clocks(engine)
+    deployments = await engine.deployments()
+    yield _versions(deployments)
+    for looks in (
+        _deployments(http, deployments),
+        _orphans(engine, deployments),
+        _stuck(engine),
+        _left_over(engine, deployments),
+        _sentinels(http, deployments),
+    ):
+        async for finding in looks:
+            yield finding
 
 
 async def _version(http: httpx.AsyncClient, engine: AdminClient) -> Finding:
-    try:
-        version = str((await http.get(f"{engine.url}/version")).json()["version"])
-        major, minor = (int(part) for part in version.split(".")[:2])
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        return Finding("engine", True, f"it does not say its version: {error!r}")
+    version = str((await http.get(f"{engine.url}/version")).json()["version"])
+    major, minor = (int(part) for part in version.split(".")[:2])
     tested = ".".join(map(str, TESTED_ENGINE))
     if (major, minor) != TESTED_ENGINE:
         return Finding(
@@ -129,54 +144,88 @@ async def _version(http: httpx.AsyncClient, engine: AdminClient) -> Finding:
 
 async def _clocks(engine: AdminClient) -> Finding:
     before = datetime.now(UTC)
-    try:
-        row = (await engine.query("select now() as now"))[0]
-    except PerdureError as error:
-        return Finding("clocks", True, f"the engine does not answer queries: {error}")
+    row = (await engine.query("select now() as now"))[0]
     there = datetime.fromisoformat(str(row["now"]))
     there = there if there.tzinfo else there.replace(tzinfo=UTC)
-    after = datetime.now(UTC)
-    apart = max(there - after, before - there, timedelta(0))
+    apart = _apart(there, before, datetime.now(UTC))
     if apart > _CLOCKS_APART:
-        return Finding(
-            "clocks",
-            True,
-            f"the engine's clock and this one are {apart.total_seconds():.0f} s apart: set both by NTP, since "
-            "signatures and links expire by them",
-        )
+        return _skewed("the engine's clock", apart)
     return Finding("clocks", False, "the engine's and this one agree")
 
 
-async def _deployments(http: httpx.AsyncClient, engine: AdminClient) -> AsyncIterator[Finding]:
-    deployments = await engine.deployments()
+def _apart(there: datetime, before: datetime, after: datetime) -> timedelta:
+    return max(there - after, before - there, timedelta(0))
+
+
+def _skewed(whose: str, apart: timedelta) -> Finding:
+    seconds = f"{apart.total_seconds():.0f} s apart"
+    text = f"{whose} and this one are {seconds}: set both by NTP, since signatures and links expire by them"
+    return Finding("clocks", True, text)
+
+
+def _versions(deployments: Deployments) -> Finding:
+    """Tell if the services speak with the engine by one version of the SDK and of its protocol."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for each in deployments:
+        spoken = (
+            f"{each.get('sdk_version') or 'an unknown SDK'}, protocol {each.get('max_protocol_version', 'unknown')}"
+        )
+        found[spoken].append(_address(each))
+    if len(found) > 1:
+        told = "; ".join(f"{spoken} at {', '.join(uris)}" for spoken, uris in sorted(found.items()))
+        return Finding("versions", True, f"services differ: {told}. Finish the upgrade, and register what was upgraded")
+    return Finding("versions", False, next(iter(found), "no service is registered"))
+
+
+def _address(deployment: Mapping[str, Any]) -> str:
+    return str(deployment.get("uri") or deployment.get("arn") or deployment["id"]).rstrip("/")
+
+
+def _names(deployments: Deployments) -> set[str]:
+    return {each["name"] for deployment in deployments for each in deployment.get("services", [])}
+
+
+async def _deployments(http: httpx.AsyncClient, deployments: Deployments) -> AsyncIterator[Finding]:
     if not deployments:
         yield Finding("deployments", True, "none is registered: perdure-platform register, or restate deployments add")
     for deployment in deployments:
-        uri = str(deployment.get("uri") or "").rstrip("/")
-        names = ", ".join(sorted(each["name"] for each in deployment.get("services", [])))
-        if uri:
-            yield await _deployment(http, f"services at {uri}", uri, names, deployment)
+        uri = _address(deployment)
+        if not uri.startswith("http"):
+            continue
+        names = ", ".join(sorted(_names([deployment])))
+        about = f"services at {uri}"
+        try:
+            before = datetime.now(UTC)
+            ready = await http.get(f"{uri}/ready")
+            after = datetime.now(UTC)
+            offered = await _handlers_at(http, uri)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if isinstance(error, httpx.RemoteProtocolError) and "disconnected" not in str(error):
+                yield Finding(about, False, f"{names}; they speak HTTP/2 alone, so they can't be asked from here")
+                continue
+            why = type(error).__name__
+            text = f"({names}) do not answer ({why}): start them, or have the engine forget this deployment"
+            yield Finding(about, True, text)
+            continue
+        yield _deployment(about, names, deployment, ready, offered)
+        if (there := _date(ready)) and (apart := _apart(there, before, after)) > _CLOCKS_APART + _HEADER_ROUNDED:
+            yield _skewed(f"the clock of {uri}", apart)
 
 
-async def _deployment(
-    http: httpx.AsyncClient, about: str, uri: str, names: str, deployment: Mapping[str, Any]
+def _deployment(
+    about: str,
+    names: str,
+    deployment: Mapping[str, Any],
+    ready: httpx.Response,
+    offered: set[tuple[str, str]] | None,
 ) -> Finding:
-    try:
-        ready = await http.get(f"{uri}/ready")
-        offered = await _handlers_at(http, uri)
-    except httpx.HTTPError as error:
-        text = (
-            f"({names}) do not answer ({type(error).__name__}): start them, or have the engine forget this deployment"
-        )
-        return Finding(about, True, text)
     if ready.status_code == 503:
-        checks = ready.json().get("checks", {})
-        failed = ", ".join(f"{name} {what}" for name, what in checks.items() if what != "ok") or "it is draining"
-        return Finding(
-            about, True, f"({names}) are not ready: {failed}. Their log says more; migrate the database if need be"
-        )
+        failed = _failed_checks(ready)
+        advice = "migrate the database: perdure-platform migrate" if "SchemaBehind" in failed else "their log says more"
+        return Finding(about, True, f"({names}) are not ready: {failed}; {advice}")
+    is_ready = "ready" if ready.is_success else f"they answer {ready.status_code} when asked if they are ready"
     if offered is None:
-        return Finding(about, False, f"{names}; ready (their handlers can't be compared: only the engine may ask)")
+        return Finding(about, False, f"{names}; {is_ready} (handlers can't be compared: only the engine may ask)")
     registered = {
         (service["name"], handler["name"])
         for service in deployment.get("services", [])
@@ -187,7 +236,22 @@ async def _deployment(
         return Finding(
             about, True, f"serve other handlers than the engine knows ({', '.join(differing)}): register again"
         )
-    return Finding(about, False, f"{names}; ready, with the handlers that the engine knows")
+    return Finding(about, False, f"{names}; {is_ready}, with the handlers that the engine knows")
+
+
+def _failed_checks(ready: httpx.Response) -> str:
+    try:
+        checks = ready.json().get("checks", {})
+        return ", ".join(f"{name} {what}" for name, what in checks.items() if what != "ok") or "they are draining"
+    except (ValueError, AttributeError):  # not by perdure: a proxy in between
+        return f"503 {ready.text[:80]}".strip()
+
+
+def _date(response: httpx.Response) -> datetime | None:
+    try:
+        return parsedate_to_datetime(response.headers["date"]).astimezone(UTC)
+    except (KeyError, ValueError):
+        return None
 
 
 async def _handlers_at(http: httpx.AsyncClient, uri: str) -> set[tuple[str, str]] | None:
@@ -195,94 +259,92 @@ async def _handlers_at(http: httpx.AsyncClient, uri: str) -> set[tuple[str, str]
     response = await http.get(f"{uri}/discover", headers={"accept": "application/vnd.restate.endpointmanifest.v2+json"})
     if not response.is_success:
         return None
-    return {
-        (service["name"], handler["name"])
-        for service in response.json().get("services", [])
-        for handler in service.get("handlers", [])
-    }
+    try:
+        services = response.json().get("services", [])
+    except (ValueError, AttributeError):
+        return set()
+    return {(service["name"], handler["name"]) for service in services for handler in service.get("handlers", [])}
 
 
-async def _stuck(_: httpx.AsyncClient, engine: AdminClient) -> AsyncIterator[Finding]:
+async def _orphans(engine: AdminClient, deployments: Deployments) -> AsyncIterator[Finding]:
+    """Tell of invocations whose service no deployment has."""
     rows = await engine.query(
-        "select target_service_name as service, status, last_failure as why from sys_invocation "
-        "where status = 'paused' or (status = 'backing-off' and retry_count >= 2)"
+        "select target_service_name as service, count(*) as number from sys_invocation_status "
+        "where status != 'completed' group by target_service_name"
     )
-    if not rows:
+    known = _names(deployments)
+    for row in rows:
+        if row["service"] not in known:
+            text = f"{row['number']} of {row['service']} wait, and no deployment has that service: register it, or kill"
+            yield Finding("invocations", True, f"{text} them")
+
+
+async def _stuck(engine: AdminClient) -> AsyncIterator[Finding]:
+    found = await with_reasons(engine, await survey(engine, _TRIES, timedelta(0), silent=""))
+    if not found.alerts:
         yield Finding("invocations", False, "none is paused, none fails again and again")
-    for (service, status), number in Counter((row["service"], row["status"]) for row in rows).items():
-        why = next((str(row.get("why")) for row in rows if row["service"] == service and row.get("why")), "")
-        told = f": {' '.join(why.split())[:160]}" if why else ""
-        yield Finding(
-            "invocations",
-            True,
-            f"{number} of {service} {'are' if number > 1 else 'is'} {status}{told}. Correct that, then resume",
-        )
+    numbers = Counter(many_id(alert) for alert in found.alerts)
+    for alert in {many_id(each): each for each in reversed(found.alerts)}.values():
+        number = numbers[many_id(alert)] + found.more.get(many_id(alert), 0)
+        why = f": {' '.join(alert.reason.split())[:160]}" if alert.reason else ""
+        told = f"{number} of {alert.service} {'are' if number > 1 else 'is'}"
+        if alert.trouble is Trouble.PAUSED:
+            advice = f"Correct that, then resume: restate invocations resume {alert.invocation}"
+            yield Finding("invocations", True, f"{told} paused{why}. {advice}")
+        else:
+            yield Finding("invocations", True, f"{told} backing off{why}. Correct that; it goes on by itself")
 
 
-async def _sentinel(http: httpx.AsyncClient, engine: AdminClient) -> AsyncIterator[Finding]:
-    for deployment in await engine.deployments():
-        names = {each["name"] for each in deployment.get("services", [])}
-        for name, watches in (("Sentinel", "sagas"), ("ApprovalSentinel", "approvals")):
-            if name in names:
-                yield await _looked(http, f"{str(deployment.get('uri')).rstrip('/')}/metrics", watches)
+async def _left_over(engine: AdminClient, deployments: Deployments) -> AsyncIterator[Finding]:
+    """Tell of steps that could not be undone; nothing goes on with them by itself."""
+    if _LETTERS not in _names(deployments):
+        return
+    rows = await engine.query(f"select count(*) as number from state where service_name = '{_LETTERS}'")  # noqa: S608 - ours
+    number = rows[0]["number"]
+    if not number:
+        yield Finding("dead letters", False, "none is open")
+        return
+    waits = "1 waits" if number == 1 else f"{number} wait"
+    yield Finding("dead letters", True, f"{waits} for somebody: perdure dead-letters list, then redrive or resolve")
+
+
+async def _sentinels(http: httpx.AsyncClient, deployments: Deployments) -> AsyncIterator[Finding]:
+    for name, watched, watches in (("Sentinel", "Rollbacks", "sagas"), ("ApprovalSentinel", "Approvals", "approvals")):
+        holders = [each for each in deployments if name in _names([each])]
+        for deployment in holders:
+            yield await _looked(http, f"{_address(deployment)}/metrics", watches)
+        if not holders and watched in _names(deployments):
+            text = f"none is registered: nobody looks for lost {watches}; serve and register {name}"
+            yield Finding(f"sentinel of {watches}", True, text)
+    if any(name.endswith("Compensations") for name in _names(deployments)) and "Rollbacks" not in _names(deployments):
+        text = "none can be undone: no deployment has Rollbacks; start the saga service, and register it"
+        yield Finding("sagas", True, text)
 
 
 async def _looked(http: httpx.AsyncClient, url: str, watches: str) -> Finding:
     about = f"sentinel of {watches}"
-    try:
-        response = await http.get(url)
-    except httpx.HTTPError as error:
-        return Finding(about, True, f"{url} does not answer ({type(error).__name__}): nobody looks for lost {watches}")
-    if not response.is_success:
-        return Finding(about, False, f"can't be asked from here ({url} answers {response.status_code})")
-    found = re.search(
-        rf'^perdure_sentinel_looked_seconds\{{[^}}]*sentinel="{watches}"[^}}]*\}} (\S+)', response.text, re.MULTILINE
-    )
-    if found is None:
-        return Finding(about, True, "has seen nothing since it was started: its log says why (sentinel.blind)")
+    give_up = time.monotonic() + _SENTINEL_STARTING
+    while True:
+        try:
+            response = await http.get(url)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            text = f"{url} does not answer ({type(error).__name__}): nobody looks for lost {watches}; start it"
+            return Finding(about, True, text)
+        if not response.is_success:
+            return Finding(about, False, f"can't be asked from here ({url} answers {response.status_code})")
+        found = re.search(
+            rf'^perdure_sentinel_looked_seconds\{{[^}}]*sentinel="{watches}"[^}}]*\}} (\S+)',
+            response.text,
+            re.MULTILINE,
+        )
+        if found is not None:
+            break
+        if time.monotonic() > give_up:
+            return Finding(about, True, "has seen nothing since it was started: its log says why (sentinel.blind)")
+        await asyncio.sleep(0.2)  # it has just been started, perhaps, and before the engine
     silent = timedelta(seconds=max(0.0, time.time() - float(found[1])))
     if silent > _SENTINEL_SILENT:
         return Finding(
             about, True, f"has seen nothing for {silent.total_seconds():.0f} s: its log says why (sentinel.blind)"
         )
     return Finding(about, False, f"looked {silent.total_seconds():.0f} s ago")
-
-
-def key_findings(environment: Mapping[str, str]) -> list[Finding]:
-    """Look at the key files that variables name.
-
-    Args:
-        environment: The variables.
-    """
-    looks: list[tuple[str, Callable[[], object]]] = [
-        (name, lambda path=Path(path): PrivateKey.load(path))  # type: ignore[misc] # the default binds the path
-        for name, path in sorted(environment.items())
-        if name.startswith("PERDURE_") and name.endswith("_KEY_FILE") and path
-    ]
-    if environment.get(ENCRYPTION_KEYS_FILE):
-        looks.append((ENCRYPTION_KEYS_FILE, lambda: codec_from_environment(environment)))
-    findings = []
-    for name, look in looks:
-        try:
-            look()
-        except ConfigurationError as error:
-            findings.append(Finding("keys", True, f"{name}: {error}"))
-        else:
-            findings.append(Finding("keys", False, f"{name} can be read, and by its owner alone"))
-    return findings or [Finding("keys", False, "no variable of this shell names one")]
-
-
-def disk_finding(folder: Path) -> Finding:
-    """Look at the room on a disk.
-
-    Args:
-        folder: A folder on it.
-    """
-    try:
-        usage = shutil.disk_usage(folder)
-    except OSError as error:
-        return Finding("disk", True, f"{folder} can't be looked at: {error.strerror}; name another --folder")
-    left = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.0f} GB are free where {folder.resolve()} is"
-    if usage.free < _LEAST_SPACE * usage.total:
-        return Finding("disk", True, f"only {left}: make room, or the engine stops taking work")
-    return Finding("disk", False, left)

@@ -1,24 +1,29 @@
-"""`perdure sagas`: one saga, drawn in the terminal."""
+"""`perdure sagas`: those that are open, and one of them, drawn in the terminal."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
-from perdure.admin import AdminClient
+from perdure.admin import AdminClient, sql_text
+from perdure.approvals.targets import open_approval
 from perdure.cli.asking import DEFAULT_INGRESS, IngressOption, JsonOption, console, print_json
 from perdure.ingress import IngressClient
+from perdure.saga.standing import OPEN, SagaList, SagaPhase, list_sagas
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
 from perdure.security.codec import codec_from_environment
 
-app = typer.Typer(help="Sagas, step by step.", no_args_is_help=True)
+app = typer.Typer(help="Sagas: which are open, and each step of one.", no_args_is_help=True)
 
 AdminOption = Annotated[str, typer.Option("--admin", envvar="PERDURE_ADMIN_URL", help="The engine's admin API.")]
 
+_PHASE_STYLES = {"lost": "bold red", "needs_attention": "bold red", "paused": "yellow", "compensating": "yellow"}
 _UNDO_STYLES = {
     "pending": "yellow",
     "undone": "green",
@@ -28,9 +33,44 @@ _UNDO_STYLES = {
 }
 
 
-@app.callback()
-def _sagas() -> None:
-    """Keep ``show`` a command of its own, though it is the only one yet."""
+@app.command("list")
+def list_(
+    *,
+    phase: Annotated[SagaPhase | None, typer.Option(help="Those that stand here, instead of those not over.")] = None,
+    service: Annotated[str | None, typer.Option(help="Of this service only.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    as_json: JsonOption = False,
+    admin: AdminOption = "http://127.0.0.1:9070",
+) -> None:
+    """List sagas that are not over, the oldest first: what stands still is at the top."""
+
+    async def ask() -> SagaList:
+        async with AdminClient(admin) as engine:
+            return await list_sagas(engine, phases=OPEN if phase is None else (phase,), service=service, limit=limit)
+
+    found = asyncio.run(ask())
+    if as_json:
+        print_json(found)
+        return
+    if not found.items:
+        console.print("no such sagas" if phase or service else "no open sagas")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("saga", "service", "stands", "started", "because"):
+        table.add_column(column, overflow="fold")
+    for each in found.items:
+        table.add_row(
+            each.key,
+            each.service,
+            each.phase,
+            f"{each.started_at:%Y-%m-%d %H:%M:%S}",
+            each.failure or "",
+            style=_PHASE_STYLES.get(each.phase),
+        )
+    console.print(table)
+    if found.total > len(found.items):
+        console.print(f"{found.total - len(found.items)} more: --limit {min(found.total, 1000)}", highlight=False)
+    console.print("perdure sagas show SAGA says what each waits for", highlight=False)
 
 
 @app.command()
@@ -44,17 +84,59 @@ def show(
 ) -> None:
     """Draw a saga's timeline: each step, when and how long, how it ended, and what became of its undoing."""
 
-    async def ask() -> Timeline:
+    async def ask() -> tuple[Timeline, list[str]]:
         codec = codec_from_environment()
         client = IngressClient(ingress, timeout=timedelta(seconds=30), codec=codec)
         async with AdminClient(admin) as engine, client:
-            return await read_timeline(engine, client, saga_id, service=service, codec=codec)
+            found = await read_timeline(engine, client, saga_id, service=service, codec=codec)
+            return found, [] if as_json else await _held_up(engine, found)
 
-    found = asyncio.run(ask())
+    found, held_up = asyncio.run(ask())
     if as_json:
         print_json(found)
-    else:
-        draw(found)
+        return
+    draw(found)
+    for line in (*held_up, *_to_do(found)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+async def _held_up(engine: AdminClient, saga: Timeline) -> list[str]:
+    """Say what of a saga does not get on, and why: its orchestration, or what that has called and waits for."""
+    if saga.ended_at is not None:
+        return []
+    own = f"target_service_name = {sql_text(saga.service)} and target_service_key = {sql_text(saga.key)}"
+    itself = f"(select id from sys_invocation_status where {own} and target_handler_name = 'run')"  # noqa: S608 - quoted
+    rows = await engine.query(
+        "select id, target, status, retry_count, last_failure from sys_invocation where status != 'completed' "  # noqa: S608 - quoted
+        f"and (id in {itself} or invoked_by_id in {itself}) and (status = 'paused' or last_failure is not null)"
+    )
+    lines = []
+    for row in rows:
+        why = " ".join((row.get("last_failure") or "").partition("\nTraceback")[0].split())[:300]
+        if row["status"] == "paused":
+            then = f"`perdure doctor` says why; then: restate invocations resume {row['id']}"
+            lines.append(f"{row['target']} is paused: {then}")
+        else:
+            tries = f"{row['target']} fails ({row['retry_count']} tries)"
+            lines.append(f"{tries}: {why}. Correct that; it goes on by itself")
+    sent = await engine.query(
+        "select entry_lite_json as entry from sys_journal where entry_type = 'Command: OneWayCall' "  # noqa: S608 - quoted
+        f"and id in {itself}"
+    )
+    for row in sent:
+        (called,) = json.loads(row["entry"])["Command"]["OneWayCall"]["invocation_target"].values()
+        if (called["name"], called["handler"]) == (open_approval.service, open_approval.handler):
+            lines.append(f"people were asked: perdure approvals show {called['key']}")
+    return lines
+
+
+def _to_do(saga: Timeline) -> list[str]:
+    """Say what waits for a person."""
+    return [
+        f"{step.step} waits for somebody: perdure dead-letters show {saga.saga_id}/{step.position}"
+        for step in saga.steps
+        if step.undo == "dead_letter"
+    ]
 
 
 def draw(saga: Timeline) -> None:
@@ -69,24 +151,27 @@ def draw(saga: Timeline) -> None:
     )
     if saga.failure:
         console.print(f"because: {saga.failure}", highlight=False)
-    table = Table("", "step", "plane", "ran", "started", "took", "tries", "result", "undone", "tries", "error")
     begin = saga.started_at
+    # What a narrow terminal has room for: errors come below, and nothing has a column of its own that is rarely there.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "step", "ran", "started", "took", "result", "undone"):
+        table.add_column(column, overflow="fold")
     for step in saga.steps:
+        result = step.result or ("" if saga.ended_at or step.action == "wait" else "running")
         table.add_row(
             str(step.position),
             step.step,
-            step.plane,
             step.action,
             "" if step.started_at is None else f"+{(step.started_at - begin).total_seconds():.3f} s",
             _took(step),
-            "" if step.attempts is None else str(step.attempts),
-            step.result or ("" if saga.ended_at or step.action == "wait" else "running"),
-            step.undo or "",
-            str(step.undo_attempts) if step.undo_attempts else "",
-            step.error or "",
+            _tried(result, step.attempts or 1),
+            _tried(step.undo or "", step.undo_attempts),
             style=_UNDO_STYLES.get(step.undo or ""),
         )
     console.print(table)
+    for step in saga.steps:
+        if step.error:
+            console.print(f"undoing {step.step} failed: {step.error}", highlight=False, markup=False)
     console.print(f"started {begin:%Y-%m-%d %H:%M:%S %Z}, {_so_far(saga)}", highlight=False)
     for entry in saga.rollback.trail if saga.rollback else []:
         console.print(
@@ -94,6 +179,10 @@ def draw(saga: Timeline) -> None:
             f"{entry.reason}",
             highlight=False,
         )
+
+
+def _tried(result: str, times: int) -> str:
+    return f"{result} ({times} tries)" if times > 1 else result
 
 
 def _took(step: TimelineStep) -> str:

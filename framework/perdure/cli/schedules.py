@@ -22,9 +22,9 @@ from perdure.cli.asking import (
     console,
     print_json,
     read_payload,
+    who_acts,
 )
 from perdure.errors import ConfigurationError
-from perdure.security.acts import ActorKey
 from perdure.serdes import invalid_input
 from perdure.workflow.schedule.messages import (
     INDEX_KEY,
@@ -111,14 +111,13 @@ def set_(
     start: Annotated[datetime | None, typer.Option(help="None before this moment, in UTC.")] = None,
     end: Annotated[datetime | None, typer.Option(help="None after this moment, in UTC.")] = None,
     description: Annotated[str, typer.Option(help="What it is for.")] = "",
-    actor: ActorOption,
+    actor: ActorOption = None,
     key_file: KeyFileOption = None,
     reason: ReasonOption = "",
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
     """Create a schedule, or replace the one of this name. A paused one stays paused."""
-    key = None if key_file is None else ActorKey.load(key_file)
-    who = actor if key is None else key.actor  # whose key it is, whatever else is said
+    who, key = who_acts(actor, key_file)
     wanted: dict[str, Any] = {
         "target": _target(target),
         "cron": cron,
@@ -158,16 +157,16 @@ def _act(act: ScheduleAct) -> None:
     def command(
         name: NameArgument,
         *,
-        actor: ActorOption,
+        actor: ActorOption = None,
         key_file: KeyFileOption = None,
         reason: ReasonOption = "",
         ingress: IngressOption = DEFAULT_INGRESS,
     ) -> None:
-        key = None if key_file is None else ActorKey.load(key_file)
-        who, proof = actor, None
+        who, key = who_acts(actor, key_file)
+        proof = None
         if key is not None:
             shown = ask(ingress, lambda client: client.call(status_target, key=name))
-            who, proof = key.actor, sign_act(key, act, shown, reason=reason, at=datetime.now(UTC))
+            proof = sign_act(key, act, shown, reason=reason, at=datetime.now(UTC))
         request = ScheduleActRequest(actor=who, reason=reason, proof=proof)
         found = ask(ingress, lambda client: client.call(act_target(act), request, key=name))
         if act is ScheduleAct.REMOVE:

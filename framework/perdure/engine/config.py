@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from perdure.checking import check_types
+
 __all__ = ["LOOPBACK", "EngineConfig"]
 
 LOOPBACK: Final = "127.0.0.1"
@@ -36,6 +38,9 @@ class EngineConfig:
         config_file: A configuration file of restate-server (TOML); the settings above win over it.
         extra: More settings as the server's environment variables, for example
             ``{"RESTATE_TRACING_ENDPOINT": "http://127.0.0.1:4317"}``. They win over everything.
+
+    Raises:
+        ConfigurationError: A value of another type.
     """
 
     data_dir: Path
@@ -51,6 +56,9 @@ class EngineConfig:
     identity_key_file: Path | None = None
     config_file: Path | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     @property
     def ingress_url(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -32,7 +32,7 @@ class ActivityKind(StrEnum):
     RACE = "race"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class ActivityStarted(Event):
     """A handler began something that takes time.
 
@@ -56,7 +56,7 @@ class ActivityStarted(Event):
         return id(self)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ActivityEnded(Event):
     """It ended, in the attempt that it began in.
 
@@ -103,14 +103,21 @@ class Activity:
         """What was told of its beginning, while it is under way; None when nothing was."""
         return self._started
 
-    @contextmanager
-    def around(self) -> Iterator[None]:
-        """Make what begins in this block a part of this activity."""
-        token = _current.set(self._started)
-        try:
-            yield
-        finally:
-            _current.reset(token)
+    def around(self) -> AbstractContextManager[None]:
+        """Make what begins in a block a part of this activity."""
+        return _Around(self._started)
+
+
+class _Around:
+    # Not a generator: it is entered at each step, and that would cost several times as much.
+    def __init__(self, started: ActivityStarted | None) -> None:
+        self._started = started
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._started)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
 
 UNWATCHED: Final = Activity(None)

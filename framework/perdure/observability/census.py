@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 
 from restate import JournalValueCodec
 
-from perdure.observability.metrics import SENTINEL_LOOKED, GaugeMetric
+from perdure.observability.instruments import GaugeMetric
+from perdure.observability.metrics import SENTINEL_LOOKED
 
 __all__ = ["Census", "Sample", "age_of", "decoded", "started_of"]
 
@@ -31,11 +33,14 @@ class Census:
         self._samples: dict[str, list[tuple[float, Mapping[str, str]]]] = {}
         self._looked: float | None = None
 
-    def publish(self) -> None:
-        """Let this process's metrics have them from now on."""
-        for gauge in self._gauges:
-            gauge.observe_with(lambda name=gauge.name: self._samples.get(name, []))  # type: ignore[misc] # the default binds the name
-        SENTINEL_LOOKED.observe_with(self._last_look)
+    @contextmanager
+    def published(self) -> Iterator[None]:
+        """Let this process's metrics have them in this block."""
+        with ExitStack() as stops:
+            for gauge in self._gauges:
+                stops.callback(gauge.observe_with(lambda name=gauge.name: self._samples.get(name, [])))  # type: ignore[misc] # the default binds the name
+            stops.callback(SENTINEL_LOOKED.observe_with(self._last_look))
+            yield
 
     def take(self, samples: Iterable[Sample]) -> None:
         """Take the values of a look.
@@ -47,6 +52,9 @@ class Census:
         for gauge, value, labels in samples:
             found.setdefault(gauge.name, []).append((value, labels))
         self._samples = found
+
+    def looked(self) -> None:
+        """Note that a look is over, and that what was to be done about it could be done."""
         self._looked = time.time()
 
     def forget(self) -> None:

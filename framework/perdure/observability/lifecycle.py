@@ -7,21 +7,20 @@ it began and ended. That memory is for counting right, and nothing else relies o
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Awaitable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from enum import Enum
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import restate
 
 from perdure import _sdk
 from perdure.errors import TerminalError, is_terminal
 from perdure.observability import events
-from perdure.observability.events import AttemptOutcome, Event, Invocation, publish, wanted
+from perdure.observability.events import AttemptOutcome, Event, Invocation, all_wanted, publish, wanted
+from perdure.observability.recent import Recent
 
 T = TypeVar("T")
 
@@ -37,71 +36,66 @@ class Role(Enum):
     COMPENSATION = "compensation"
 
 
-class _Memory:
-    """The last invocations that began here, and those that ended.
-
-    Args:
-        size: How many of them; the oldest is forgotten first.
-    """
-
-    def __init__(self, size: int = 10_000) -> None:
-        self._size = size
-        self._began: OrderedDict[str, float | None] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def begin(self, invocation_id: str) -> bool:
-        """Remember a beginning; return False when it is remembered already."""
-        with self._lock:
-            if invocation_id in self._began:
-                return False
-            self._keep(invocation_id, time.monotonic())
-            return True
-
-    def end(self, invocation_id: str) -> tuple[bool, timedelta | None]:
-        """Remember an end; return False when it is remembered already, and the time since the beginning, if known."""
-        with self._lock:
-            known = invocation_id in self._began
-            began = self._began.get(invocation_id)
-            if known and began is None:
-                return False, None
-            self._keep(invocation_id, None)
-            return True, None if began is None else timedelta(seconds=time.monotonic() - began)
-
-    def _keep(self, invocation_id: str, began: float | None) -> None:
-        self._began[invocation_id] = began
-        self._began.move_to_end(invocation_id)
-        while len(self._began) > self._size:
-            self._began.popitem(last=False)
-
-
-_memory = _Memory()
+_told: Recent[bool] = Recent()
 _NOTHING = nullcontext()
+_INVOCATION = "perdure_invocation"  # kept at the context: it is asked for at each event
 
 
-class _Seen:
-    """The last things that were told of.
+class Life:
+    """What this process knows of an invocation.
 
-    Args:
-        size: How many of them; the oldest is forgotten first.
+    Attributes:
+        attempts: How many it has seen, since the invocation began.
     """
 
-    def __init__(self, size: int = 10_000) -> None:
-        self._size = size
-        self._seen: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.Lock()
+    __slots__ = ("_began", "_ended", "attempts")
 
-    def add(self, what: str) -> bool:
-        """Remember something; return False when it is remembered already."""
-        with self._lock:
-            if what in self._seen:
-                return False
-            self._seen[what] = None
-            if len(self._seen) > self._size:
-                self._seen.popitem(last=False)
-            return True
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._ended = False
+        self.attempts = 0
+
+    def attempt(self, now: float, *, replays: bool) -> bool:
+        """Count an attempt, and tell if the invocation begins with it.
+
+        What begins after its end is another run of a workflow's key, which has the same id.
+
+        Args:
+            now: By `time.monotonic`.
+            replays: The attempt begins with what the journal has already.
+        """
+        self.attempts += 1
+        if replays or (self._began is not None and not self._ended):
+            return False
+        self._began, self._ended, self.attempts = now, False, 1
+        return True
+
+    def end(self, now: float) -> tuple[bool, timedelta | None]:
+        """Return False when its end is known already, and the time since the beginning, if that was here.
+
+        Args:
+            now: By `time.monotonic`.
+        """
+        if self._ended:
+            return False, None
+        self._ended = True
+        return True, None if self._began is None else timedelta(seconds=now - self._began)
 
 
-_told = _Seen()
+_lives: Recent[Life] = Recent()
+
+
+def life_of(invocation_id: str) -> Life:
+    """Return what is known of an invocation, for its next attempt.
+
+    Args:
+        invocation_id: Its id.
+    """
+    life = _lives.get(invocation_id)
+    if life is None:
+        life = Life()
+        _lives.put(invocation_id, life)
+    return life
 
 
 def first_time(what: str) -> bool:
@@ -110,7 +104,10 @@ def first_time(what: str) -> bool:
     Args:
         what: What, in a text that is the same at each replay and belongs to one invocation.
     """
-    return _told.add(what)
+    if _told.get(what):
+        return False
+    _told.put(what, value=True)
+    return True
 
 
 def invocation_of(ctx: restate.Context) -> Invocation:
@@ -119,9 +116,13 @@ def invocation_of(ctx: restate.Context) -> Invocation:
     Args:
         ctx: A handler's context.
     """
-    info = _sdk.handler_info(ctx)
-    key = None if info.kind == "service" else cast("restate.ObjectContext", ctx).key()
-    return Invocation(ctx.request().id, info, key)
+    kept: Invocation | None = getattr(ctx, _INVOCATION, None)
+    if kept is None:
+        info = _sdk.handler_info(ctx)
+        invocation_id, key = _sdk.invocation_of(ctx)
+        kept = Invocation(invocation_id, info, None if info.kind == "service" else key)
+        setattr(ctx, _INVOCATION, kept)
+    return kept
 
 
 def happens(ctx: restate.Context, event: type[Event]) -> bool:
@@ -147,14 +148,17 @@ async def watched(ctx: restate.Context, work: Awaitable[T], role: Role) -> T:
     Returns:
         What the handler returned.
     """
-    if not wanted():
+    told = all_wanted()
+    if not told:
         return await work
     invocation = invocation_of(ctx)
     replays = _sdk.is_replaying(ctx)
     began = time.monotonic()
-    if not replays and _memory.begin(invocation.id):
+    life = life_of(invocation.id)
+    if life.attempt(began, replays=replays):
         _tell_start(ctx, invocation, role)
-    publish(events.AttemptStarted(invocation, replays))
+    if events.AttemptStarted in told:
+        publish(events.AttemptStarted(invocation, replays, life.attempts))
     outcome, failure = AttemptOutcome.INTERRUPTED, None
     try:
         result = await work
@@ -165,18 +169,19 @@ async def watched(ctx: restate.Context, work: Awaitable[T], role: Role) -> T:
             outcome = AttemptOutcome.FAILED if terminal else AttemptOutcome.RETRIED
             publish(events.Failed(invocation, error, terminal, None))
             if terminal:
-                _tell_end(ctx, invocation, role, error)
+                _tell_end(ctx, invocation, role, life, error)
         raise
     else:
         outcome = AttemptOutcome.SUCCEEDED
-        _tell_end(ctx, invocation, role, None)
+        _tell_end(ctx, invocation, role, life, None)
         return result
     finally:
-        duration = timedelta(seconds=time.monotonic() - began)
-        publish(events.AttemptEnded(invocation, outcome, failure, duration))
+        if events.AttemptEnded in all_wanted():
+            duration = timedelta(seconds=time.monotonic() - began)
+            publish(events.AttemptEnded(invocation, outcome, failure, duration))
 
 
-def watched_run(ctx: restate.Context, run: str, within: Event | None = None) -> AbstractContextManager[None]:
+def watched_run(ctx: restate.Context, run: str, within: Event | None = None) -> AbstractContextManager[object]:
     """Tell of an attempt of a run, which is done in a block.
 
     Args:
@@ -184,51 +189,62 @@ def watched_run(ctx: restate.Context, run: str, within: Event | None = None) -> 
         run: The run's name.
         within: The activity that it is a part of.
     """
-    if not wanted(events.RunAttemptStarted, events.RunAttemptEnded, events.Failed):
-        return _NOTHING
-    return _watched_run(ctx, run, within)
+    told = all_wanted()
+    if events.RunAttemptEnded in told or events.RunAttemptStarted in told or events.Failed in told:
+        return _WatchedRun(ctx, run, within)
+    return _NOTHING
 
 
-@contextmanager
-def _watched_run(ctx: restate.Context, run: str, within: Event | None) -> Iterator[None]:
-    invocation = invocation_of(ctx)
-    began = time.monotonic()
-    failure: BaseException | None = None
-    publish(events.RunAttemptStarted(invocation, run, within))
-    try:
-        yield
-    except Exception as error:
-        failure = error
-        publish(events.Failed(invocation, error, isinstance(error, TerminalError), run))
-        raise
-    finally:
-        duration = timedelta(seconds=time.monotonic() - began)
-        publish(events.RunAttemptEnded(invocation, run, failure, duration))
+class _WatchedRun:
+    # Not a generator: it is entered at each run, and that would cost several times as much.
+    def __init__(self, ctx: restate.Context, run: str, within: Event | None) -> None:
+        self._invocation = invocation_of(ctx)
+        self._run = run
+        self._within = within
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+        if events.RunAttemptStarted in all_wanted():
+            publish(events.RunAttemptStarted(self._invocation, self._run, self._within))
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        told = all_wanted()
+        failure = error if isinstance(error, Exception) else None
+        if failure is not None and events.Failed in told:
+            publish(events.Failed(self._invocation, failure, isinstance(failure, TerminalError), self._run))
+        if events.RunAttemptEnded in told:
+            duration = timedelta(seconds=time.monotonic() - self._began)
+            cut_off = failure is None and error is not None  # its task was cancelled
+            publish(events.RunAttemptEnded(self._invocation, self._run, failure, duration, cut_off))
 
 
 def _tell_start(ctx: restate.Context, invocation: Invocation, role: Role) -> None:
-    publish(events.InvocationStarted(invocation))
-    match role:
-        case Role.WORKFLOW:
-            publish(events.WorkflowStarted(invocation))
-        case Role.COMPENSATION:
-            saga, step = _undoes(ctx)
-            publish(events.CompensationStarted(invocation, saga, step))
+    told = all_wanted()
+    if events.InvocationStarted in told:
+        publish(events.InvocationStarted(invocation))
+    if role is Role.WORKFLOW and events.WorkflowStarted in told:
+        publish(events.WorkflowStarted(invocation))
+    elif role is Role.COMPENSATION and events.CompensationStarted in told:
+        publish(events.CompensationStarted(invocation, *_undoes(ctx)))
 
 
-def _tell_end(ctx: restate.Context, invocation: Invocation, role: Role, error: BaseException | None) -> None:
+def _tell_end(
+    ctx: restate.Context, invocation: Invocation, role: Role, life: Life, error: BaseException | None
+) -> None:
     if _sdk.is_replaying(ctx):  # the journal has the result already
         return
-    first, duration = _memory.end(invocation.id)
+    first, duration = life.end(time.monotonic())
+    _lives.put(invocation.id, life)  # remembered as long as what has just begun
     if not first:
         return
-    match role:
-        case Role.WORKFLOW:
-            publish(events.WorkflowEnded(invocation, error, duration))
-        case Role.COMPENSATION:
-            saga, step = _undoes(ctx)
-            publish(events.CompensationEnded(invocation, error, duration, saga, step))
-    publish(events.InvocationEnded(invocation, error, duration))
+    told = all_wanted()
+    if role is Role.WORKFLOW and events.WorkflowEnded in told:
+        publish(events.WorkflowEnded(invocation, error, duration))
+    elif role is Role.COMPENSATION and events.CompensationEnded in told:
+        publish(events.CompensationEnded(invocation, error, duration, *_undoes(ctx)))
+    if events.InvocationEnded in told:
+        publish(events.InvocationEnded(invocation, error, duration))
 
 
 def _undoes(ctx: restate.Context) -> tuple[str | None, str | None]:

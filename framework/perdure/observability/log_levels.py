@@ -59,6 +59,7 @@ class LevelFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._text = ""
+        self._unreadable = ""
         self._before: dict[str, int] = {}
 
     def apply(self) -> bool:
@@ -70,8 +71,11 @@ class LevelFile:
         try:
             text = self._path.read_text() if self._path.exists() else ""
         except (OSError, UnicodeDecodeError) as error:
-            log.warning("log levels can't be read", file=str(self._path), reason=str(error))
+            if str(error) != self._unreadable:
+                log.warning("log levels can't be read", file=str(self._path), reason=str(error))
+            self._unreadable = str(error)
             return False
+        self._unreadable = ""
         if text == self._text:
             return False
         self._text = text

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TextIO, cast
 
 import structlog
+from opentelemetry.trace import format_trace_id
 from restate.context import Request
 from restate.extensions import current_context
 from restate.logging import RestateLoggingFilter
@@ -25,7 +25,9 @@ from structlog.stdlib import BoundLogger, ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from perdure._sdk import handler_info
+from perdure.checking import check_types
 from perdure.errors import ConfigurationError
+from perdure.observability.trace_context import read_traceparent
 
 __all__ = ["LoggingConfig", "configure_logging", "get_logger"]
 
@@ -33,9 +35,6 @@ LogFormat = Literal["json", "console"]
 
 # Each of them logs a line for every request that it makes.
 _QUIET = {"httpx": "warning", "httpcore": "warning"}
-
-# Version, trace, span, flags; later versions may append to it.
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 _replay_filter = RestateLoggingFilter()
 
@@ -53,6 +52,9 @@ class LoggingConfig:
     level: str = "info"
     format: LogFormat | None = None
     levels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> LoggingConfig:
@@ -205,9 +207,9 @@ def trace_id_of(request: Request) -> str | None:
         request: What the SDK knows of the invocation.
     """
     for headers in (request.attempt_headers, request.headers):
-        found = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-        if found is not None and set(found[1]) != {"0"}:
-            return found[1]
+        context = read_traceparent(headers)
+        if context is not None:
+            return format_trace_id(context.trace_id)
     return None
 
 

@@ -28,31 +28,30 @@ def record_metrics() -> None:
     subscribe(SagaStepEnded, _step)
 
 
+# The labels' values are in the catalogue's order; a test compares.
+
+
 def _attempt(event: AttemptEnded) -> None:
     handler = event.invocation.handler
-    ATTEMPT_DURATION.record(
-        event.duration.total_seconds(), service=handler.service, handler=handler.handler, outcome=event.outcome.value
-    )
+    ATTEMPT_DURATION.record_at((handler.service, handler.handler, event.outcome), event.duration.total_seconds())
 
 
 def _invocation(event: InvocationEnded) -> None:
     handler = event.invocation.handler
-    outcome = "succeeded" if event.error is None else "failed"
-    INVOCATIONS.count(service=handler.service, handler=handler.handler, outcome=outcome)
+    INVOCATIONS.count_at((handler.service, handler.handler, "succeeded" if event.error is None else "failed"))
 
 
 def _run(event: RunAttemptEnded) -> None:
     handler = event.invocation.handler
-    outcome = "succeeded"
+    outcome = "interrupted" if event.cut_off else "succeeded"
     if event.error is not None:
         outcome = "failed" if isinstance(event.error, TerminalError) else "retried"
-    RUNS.count(service=handler.service, handler=handler.handler, outcome=outcome)
+    RUNS.count_at((handler.service, handler.handler, outcome))
 
 
 def _saga(event: SagaStarted) -> None:
-    SAGAS.count(service=event.invocation.handler.service)
+    SAGAS.count_at((event.invocation.handler.service,))
 
 
 def _step(event: SagaStepEnded) -> None:
-    outcome = "completed" if event.error is None else "failed"
-    STEPS.count(service=event.invocation.handler.service, step=event.step, outcome=outcome)
+    STEPS.count_at((event.invocation.handler.service, event.step, "completed" if event.error is None else "failed"))

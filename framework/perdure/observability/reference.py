@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from perdure.observability.metrics import CATALOGUE, MOST_LABEL_SETS, OTHER, HistogramMetric, Metric
+from perdure.observability.instruments import MOST_LABEL_SETS, OTHER, HistogramMetric, Metric
+from perdure.observability.metrics import CATALOGUE
 
 _UNITS = {"1": "a number", "s": "seconds"}
 

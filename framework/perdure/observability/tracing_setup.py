@@ -21,14 +21,13 @@ from datetime import timedelta
 from typing import ClassVar, Final
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from perdure.errors import ConfigurationError
+from perdure.observability.otlp import SpanExporter, SpanSender
+from perdure.observability.spans import HandlerTracerProvider
 from perdure.observability.tracing import trace_handlers
 
 __all__ = ["configure_tracing", "sends_spans", "stop_tracing"]
@@ -36,6 +35,7 @@ __all__ = ["configure_tracing", "sends_spans", "stop_tracing"]
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL: Final = "http/protobuf"
+_SHARED: Final = ("OTEL_TRACES_SAMPLER", "OTEL_BSP_")
 
 
 def configure_tracing(service: str) -> bool:
@@ -83,8 +83,8 @@ def _send_spans(service: str) -> None:
     if _Sending.stops:
         return
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or service})
-    provider = TracerProvider(resource=resource, id_generator=_Ids())
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider = HandlerTracerProvider(resource, _Ids())
+    provider.add_span_processor(SpanSender(SpanExporter()))
     trace.set_tracer_provider(provider)
     httpx = HTTPXClientInstrumentor()
     httpx.instrument()
@@ -92,7 +92,9 @@ def _send_spans(service: str) -> None:
 
 
 def engine_tracing(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings by which an engine sends its spans to where services with an environment send theirs.
+    """Return the settings by which an engine sends its spans as services with an environment do.
+
+    To the same place, at the same pace, and of the same part of the traces.
 
     Args:
         environment: The services' variables.
@@ -103,7 +105,10 @@ def engine_tracing(environment: Mapping[str, str]) -> dict[str, str]:
     chosen = environment.get("RESTATE_TRACING_ENDPOINT")
     if not chosen and (endpoint := _endpoint(environment)):
         chosen = f"otlp+{endpoint}"
-    return {"RESTATE_TRACING_ENDPOINT": chosen} if chosen else {}
+    if not chosen:
+        return {}
+    shared = {name: value for name, value in environment.items() if name.startswith(_SHARED)}
+    return {**shared, "RESTATE_TRACING_ENDPOINT": chosen}
 
 
 def _endpoint(environment: Mapping[str, str]) -> str | None:

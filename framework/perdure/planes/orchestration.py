@@ -10,29 +10,32 @@ import restate
 from typing_extensions import Unpack
 
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
-from perdure.clients import ObjectClient
-from perdure.errors import Cancelled, TerminalError
+from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError
 from perdure.idempotency import join_key
-from perdure.observability.tracing import traceparent
+from perdure.observability.lifecycle import SAGA_HEADER
 from perdure.planes.asking import AskOptions, ask
-from perdure.planes.progress import CLOSED_KEY, FAILED_KEY, HANDED_KEY, Closed, Phase
+from perdure.planes.handover import hand_over, make_run, outcome_of
+from perdure.planes.progress import CLOSED_KEY, FAILED_KEY, Closed, Phase
 from perdure.planes.steps import SAME, Step, StepRetry, StepRunner
 from perdure.run_scope import refuse_inside_run
-from perdure.runs import RunConfig, run_with_retry
+from perdure.runs import RunConfig
 from perdure.saga.compensations import CompensationFunction, Compensations
-from perdure.saga.messages import RollbackReport, RollbackRequest, begin_target, roll_back_handler
-from perdure.saga.plan import Outcome, SagaConfig
+from perdure.saga.messages import RollbackReport, RollbackRequest, roll_back_handler
+from perdure.saga.plan import Outcome, SagaConfig, run_key
 from perdure.saga.recorder import Saga
 from perdure.serdes import serde_for
 from perdure.signals import AnswerSerde
 from perdure.targets import Target, target_of
-from perdure.waiting import has_own_cancel, until_done
+from perdure.waiting import has_own_cancel
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
 T = TypeVar("T")
 
 NOTHING_TO_UNDO = "nothing_to_undo"
+
+_RAN_BEFORE = "the workflow method was already invoked"
+"""What the engine says of a workflow's key that is used a second time."""
 
 _closed_serde = serde_for(Closed)
 _text_serde = serde_for(str)
@@ -61,7 +64,7 @@ class Orchestration:
         idempotency_prefix: str,
     ) -> None:
         self.ctx = ctx
-        self.saga = Saga(ctx, compensations, saga_id)
+        self.saga = Saga(ctx, compensations, saga_id, ctx.request().headers.get(SAGA_HEADER, ""))
         self.saga_id = saga_id
         self._service = service
         self._config = config
@@ -82,7 +85,7 @@ class Orchestration:
     async def step(
         self,
         name: str,
-        action: Target[I, O],
+        action: Target[I, O] | Callable[[Any, I], Awaitable[O]],
         request: I,
         *,
         compensate: str | CompensationFunction | None = None,
@@ -120,7 +123,7 @@ class Orchestration:
 
         Args:
             name: The step's name, unique in this saga; it is in the status, the rollback and the error.
-            action: A target to call, or a coroutine function that runs here as a run of this name.
+            action: A target or handler to call, or a coroutine function that runs here as a run of this name.
             request: What the action is given.
             compensate: What undoes it: a function registered with ``@service.compensation()``, or its name.
             payload: What the compensation is given; the request by default.
@@ -156,16 +159,28 @@ class Orchestration:
             What the child returned.
 
         Raises:
-            StepFailed: The child ended with a terminal error; it has rolled itself back by then.
+            StepFailed: The child ended with a terminal error; it has rolled itself back by then. Or its key was used
+                before: then another run has it, which this saga never undoes.
             Cancelled: This invocation was cancelled; so is the child.
         """
         refuse_inside_run(f"child '{name}'")
         target = target_of(main)
         child_key = key or join_key(self.key, name)
         undo = roll_back_handler(target.service, child_key)
-        payload = {"reason": f"the parent saga '{self.saga_id}' is rolled back", "wait": True}
+        payload = {"reason": f"the parent saga '{self.saga_id}' is rolled back", "wait": True, "parent": self.saga_id}
         step: Step[I, O] = Step(name, target, request, undo, payload, child_key)
-        result: O = (await self._steps.run(step))[0]
+        try:
+            result: O = (await self._steps.run(step))[0]
+        except StepFailed as failed:
+            if failed.message != f"step '{name}' failed: {_RAN_BEFORE}":
+                raise
+            raise StepFailed(
+                name,
+                Conflict(
+                    f"the key '{child_key}' of {target.service} belongs to another run, which is left as it is: give "
+                    "each child a key of its own"
+                ),
+            ) from failed
         return result
 
     async def parallel(self, *steps: Step[Any, Any]) -> list[Any]:
@@ -289,6 +304,12 @@ class Orchestration:
     def generate_idempotency_key(self, suffix: str) -> str:
         """Return a key that is new for each call and the same on replay: prefix, suffix and a seeded UUID.
 
+        The seed is the invocation's id, and that is made of the workflow's key. So a workflow whose key is used again,
+        after its retention, makes the same keys again; and whoever still remembers one, as Perdure's services do for a
+        day and payment providers often for longer, gives the first run's answer. Where a key is used again, put what
+        tells the runs apart into the suffix (the order's number, say), or don't let `WorkflowConfig.retention` be
+        shorter than those who are called remember.
+
         Args:
             suffix: What the key is for.
         """
@@ -319,33 +340,30 @@ class Orchestration:
         # A call that still runs (cancelled, or past its time limit) is not awaited here: a cancelled invocation must
         # not suspend. The rollback waits for it instead.
         running = {position: await self._steps.id_of(call) for position, call in self._steps.running.items()}
+        request = self._request(error, running)
+        if not cancelled:
+            self.ctx.set(FAILED_KEY, error.message, serde=_text_serde)
+        made, cancel = await make_run(self.ctx)
+        if cancel is not None and not cancelled:
+            error, cancelled = cancel, True
+        request = request.model_copy(update={"runs": [made.run], "trace": made.trace})
+        self.ctx.set(run_key(made.run), self.saga_id, serde=_text_serde)
         if cancelled:
-            await self._hand_over(error, running, awakeable=None)
+            await hand_over(self.ctx, request)
             return self._closed(error, Phase.CANCELLED, "handed_over")
-        self.ctx.set(FAILED_KEY, error.message, serde=_text_serde)
-        try:
-            # In a run: a span is another one at each attempt, and what is sent must be the same at each replay.
-            trace = await run_with_retry(self.ctx, "hand over", _trace, returns=str | None)
-        except Cancelled as cancel:
-            await self._hand_over(error, running, awakeable=None)
-            return self._closed(cancel, Phase.CANCELLED, "handed_over")
         id_, finished = self.ctx.awakeable(serde=AnswerSerde(RollbackReport))
-        await self._hand_over(error, running, awakeable=id_, trace=trace)
         try:
-            await until_done(finished, "the rollback")
+            report = await outcome_of(self.ctx, request.model_copy(update={"awakeable": id_}), finished)
         except Cancelled as cancel:
             return self._closed(cancel, Phase.CANCELLED, "handed_over")
-        report = await finished
         phase = Phase.ROLLED_BACK if report.outcome is Outcome.ROLLED_BACK else Phase.NEEDS_ATTENTION
         facts = {"rollback_undone": ",".join(report.undone)}
         if report.dead_letters:
             facts["dead_letters"] = ",".join(report.dead_letters)
         return self._closed(error, phase, report.outcome.value, **facts)
 
-    async def _hand_over(
-        self, error: TerminalError, running: dict[int, str], *, awakeable: str | None, trace: str | None = None
-    ) -> None:
-        request = RollbackRequest(
+    def _request(self, error: TerminalError, running: dict[int, str]) -> RollbackRequest:
+        return RollbackRequest(
             saga_id=self.saga_id,
             service=self._service,
             config=self._config,
@@ -353,12 +371,8 @@ class Orchestration:
             completed=self.saga.completed,
             running=running,
             reason=error.message,
-            awakeable=awakeable,
             first_hand=True,
-            trace=trace,
         )
-        self.ctx.set(HANDED_KEY, self.saga_id, serde=_text_serde)
-        await ObjectClient(self.ctx, begin_target, self.saga_id).send(request)
 
     def _closed(self, error: TerminalError, phase: Phase, rollback: str, **facts: str) -> TerminalError:
         self.ctx.set(
@@ -369,7 +383,3 @@ class Orchestration:
         metadata = {**(error.metadata or {}), "saga": self.saga_id, "rollback": rollback, **facts}
         error.metadata = metadata
         return error
-
-
-async def _trace() -> str | None:
-    return traceparent()

@@ -19,8 +19,6 @@ from perdure.workflow.status import StatusData
 
 CLOSED_KEY = "saga/closed"
 FAILED_KEY = "saga/failed"
-HANDED_KEY = "saga/handed"
-"""The saga's id, once its rollback was asked for; so the sentinel finds one that never began."""
 _STEP_PREFIX = "saga/0"
 
 

@@ -14,16 +14,18 @@ from typing import Any, Generic, TypeVar
 import restate
 
 from perdure import _sdk
+from perdure.checking import check_types
 from perdure.clients import CallFuture, ObjectClient, ServiceClient
 from perdure.durations import scaled
 from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError
 from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
+from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.runs import RunConfig, RunFuture, run_async
 from perdure.saga.compensations import CompensationFunction
 from perdure.saga.plan import CompensationHandler, CompensationStrategy, SagaConfig, StepRecord
 from perdure.saga.recorder import Saga
 from perdure.serdes import result_type
-from perdure.targets import Target
+from perdure.targets import Target, handler_target
 from perdure.waiting import is_own_cancel
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
@@ -55,6 +57,7 @@ class StepRetry:
     on: frozenset[int] = frozenset({429, 500, 502, 503, 504})
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.max_attempts < 1 or self.initial_delay <= timedelta(0) or self.max_delay < self.initial_delay:
             raise ConfigurationError(f"StepRetry: at least 1 attempt, and 0 < initial_delay <= max_delay; got {self}")
 
@@ -69,7 +72,7 @@ class Step(Generic[I, O]):
 
     Args:
         name: The step's name, unique in its saga.
-        action: A target to call, or a coroutine function that runs here as a run of this name.
+        action: A target or handler to call, or a coroutine function that runs here as a run of this name.
         request: What the action is given.
         compensate: What undoes it: a function registered with ``@service.compensation()``, its name, or the handler of
             another service.
@@ -84,7 +87,7 @@ class Step(Generic[I, O]):
     """
 
     name: str
-    action: Target[I, O] | Callable[[I], Awaitable[O]]
+    action: Target[I, O] | Callable[[Any, I], Awaitable[O]] | Callable[[I], Awaitable[O]]
     request: I
     compensate: str | CompensationFunction | CompensationHandler | None = None
     payload: Any = field(default=SAME)
@@ -94,6 +97,8 @@ class Step(Generic[I, O]):
     timeout: timedelta | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.action, Target) and (called := handler_target(self.action)) is not None:
+            object.__setattr__(self, "action", called)  # as in a client: a handler's function stands for the handler
         is_call = isinstance(self.action, Target)
         if self.timeout is not None and not is_call:
             raise ConfigurationError(
@@ -231,7 +236,9 @@ class _Attempt:
         if isinstance(step.action, Target):
             client: ServiceClient[Any, Any] | ObjectClient[Any, Any]
             client = ServiceClient(ctx, step.action) if step.key is None else ObjectClient(ctx, step.action, step.key)
-            call = client.call_async(step.request)
+            # For traces only: so the spans of what a step does elsewhere tell whose saga they are.
+            told = {SAGA_HEADER: self._runner.saga.saga_id, STEP_HEADER: step.name}
+            call = client.call_async(step.request, headers=told)
             self._action = self._runner.running[self._record.position] = call
             if step.timeout is not None:
                 self._limit = ctx.sleep(scaled(step.timeout), f"time limit of {step.name}")
@@ -243,7 +250,7 @@ class _Attempt:
         # After a crash while settling, the replay meets the cancel first and would start the action anew.
         if self._runner.cancelled is not None:
             raise Cancelled("cancelled before the step started")
-        return await self.step.action(self.step.request)  # type: ignore[operator] # only a function gets here
+        return await self.step.action(self.step.request)  # type: ignore[operator, call-arg] # only a local function gets here
 
     def futures(self) -> list[restate.RestateDurableFuture[Any]]:
         """Return what this step waits for; nothing once it has ended."""

@@ -1,9 +1,9 @@
 """Alerts: invocations that are paused, killed or fail again and again are told to a webhook, once each.
 
-`Alerts` is a virtual object that knows what it has told: it asks the engine in SQL, compares, and sends what is new,
-and what is over, to its relay. The relay posts it, and is an invocation of its own for each piece of news: so the
-engine tries it again for a day, nothing waits for a receiver that is down, and a crash tells nothing twice but a post
-whose answer was lost.
+`Alerts` is a virtual object that knows what it has told: it asks the engine in SQL, compares (`perdure.saga.trouble`),
+and sends what is new, and what is over, to its relay. The relay posts it, and is an invocation of its own for each
+piece of news: so the engine tries it again for a day, nothing waits for a receiver that is down, and a crash tells
+nothing twice but a post whose answer was lost. Many invocations of one service with the same trouble are one piece.
 
 A post is JSON, with these headers:
 
@@ -20,30 +20,55 @@ may be given the same key. `verify_alert` is what a receiver calls.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 import httpx
 import restate
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
+from restate import JournalValueCodec
 
 from perdure._sdk import is_replaying
 from perdure.admin import AdminClient
 from perdure.binding import Definition, handler
 from perdure.clients import ServiceClient
 from perdure.determinism import Time
-from perdure.errors import RunExhausted
+from perdure.errors import PerdureError, RunExhausted
+from perdure.observability.census import decoded
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ALERTS
 from perdure.runs import RunConfig, run_with_retry
+from perdure.saga.trouble import Alert, News, Survey, Trouble, compare, survey, with_reasons
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
-from perdure.state import State
+from perdure.state import State, StateContext
 from perdure.targets import Target
+from perdure.watch import ERRAND
+
+__all__ = [
+    "BEAT",
+    "KEY",
+    "KILLED_WITHIN",
+    "RELAY",
+    "RETRIES",
+    "SERVICE",
+    "Alert",
+    "AlertList",
+    "Alerts",
+    "News",
+    "Trouble",
+    "list_alerts",
+    "look_target",
+    "read_alerts",
+    "send_news",
+    "tell_target",
+    "troubles",
+    "verify_alert",
+]
 
 log = get_logger("perdure.saga.alerts")
 
@@ -51,73 +76,52 @@ SERVICE = "Alerts"
 RELAY = "AlertRelay"
 KEY = "all"
 
+RETRIES = 5
+"""How many failed attempts are trouble, if nothing else is said."""
+KILLED_WITHIN = timedelta(hours=1)
+"""How long a kill is news, if nothing else is said."""
+BEAT = timedelta(minutes=1)
+"""How often `Alerts` is told that somebody looks, when there is no news."""
+
 _PREFIX = "alert/"
+_MANY = "many/"
+_MORE = "more"
+_LOOKED = "looked"
+_BEAT = "beat"
+_BEATS_MISSED = 3
 _MOST_KEPT = 200
 _KEPT = timedelta(days=1)
 _TOLD_WITHIN = timedelta(days=1)
 _FRESH = timedelta(minutes=5)
-
-
-class Trouble(StrEnum):
-    """What is wrong with an invocation."""
-
-    PAUSED = "paused"
-    BACKING_OFF = "backing_off"
-    KILLED = "killed"
-    HANDED_OVER = "handed_over"
-    """Nobody looked after its saga any more, and the sentinel acted."""
-
-
-class Alert(BaseModel):
-    """An alert.
-
-    Args:
-        id: What it is about: ``{trouble}/{invocation}``.
-        trouble: What is wrong.
-        invocation: The invocation.
-        service: Its service.
-        handler: Its handler.
-        key: Its key; empty for a plain service.
-        reason: What the engine says of it.
-        since: When it was seen first.
-        over: When it was seen no more; None as long as it lasts.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    id: str
-    trouble: Trouble
-    invocation: str
-    service: str
-    handler: str = ""
-    key: str = ""
-    reason: str = ""
-    since: AwareDatetime | None = None
-    over: AwareDatetime | None = None
+_POSTED_WITHIN = 10.0
+_STATE = "select key, encode(value, 'hex') as value from state where service_name = 'Alerts' and service_key = 'all'"
 
 
 class AlertList(BaseModel):
     """Alerts, the newest first.
 
     Args:
-        open: Those that last.
+        open: Those that last; of one service and trouble at most `perdure.saga.trouble.WINDOW`.
+        more: How many last beyond those. The engine's SQL has them all.
         over: Those that are over, of the last day.
+        looked: When `look` was called last; the sentinel calls it at each change, and once in a while without. None
+            when it never was.
+        beat: How often it is called at least.
     """
 
     open: list[Alert]
     over: list[Alert]
+    more: int = 0
+    looked: AwareDatetime | None = None
+    beat: timedelta = BEAT
 
+    def is_watched(self, now: datetime) -> bool:
+        """Tell whether somebody looks as often as they should; else what is listed may be old.
 
-class News(BaseModel):
-    """What the webhook is told.
-
-    Args:
-        event: ``alert.raised`` or ``alert.over``; ``sentinel.acted`` for what the sentinel did.
-        alert: The alert.
-    """
-
-    event: str
-    alert: Alert
+        Args:
+            now: The time.
+        """
+        return self.looked is not None and now - self.looked <= self.beat * _BEATS_MISSED
 
 
 list_alerts: Target[None, AlertList] = Target(SERVICE, "list", type(None), AlertList)
@@ -125,26 +129,8 @@ look_target: Target[None, int] = Target(SERVICE, "look", type(None), int)
 tell_target: Target[News, None] = Target(RELAY, "tell", News, type(None))
 
 
-def trouble_sql(retries: int, killed_within: timedelta) -> str:
-    """Return the query for everything that is wrong now.
-
-    Args:
-        retries: How many failed attempts are trouble.
-        killed_within: How long a kill is news.
-    """
-    recent = f"now() - interval '{int(killed_within.total_seconds())} seconds'"
-    columns = "id, target_service_name as service, target_handler_name as handler, target_service_key as key"
-    return f"""
-      select {columns}, status, last_failure as reason from sys_invocation
-      where target_service_name != '{RELAY}'
-      and (status = 'paused' or (status = 'backing-off' and retry_count >= {retries}))
-      union all
-      select {columns}, 'killed' as status, completion_failure as reason from sys_invocation
-      where status = 'completed' and completion_failure = '[409] killed' and modified_at > {recent}"""
-
-
 async def troubles(admin: AdminClient, retries: int, killed_within: timedelta) -> list[Alert]:
-    """Ask the engine what is wrong now.
+    """Ask the engine what is wrong now; of each service and trouble the oldest `perdure.saga.trouble.WINDOW`.
 
     Args:
         admin: The engine.
@@ -154,21 +140,7 @@ async def troubles(admin: AdminClient, retries: int, killed_within: timedelta) -
     Raises:
         EngineError: The engine does not answer, or refuses the query.
     """
-    found: list[Alert] = []
-    for row in await admin.query(trouble_sql(retries, killed_within)):
-        trouble = Trouble(row["status"].replace("-", "_"))
-        found.append(
-            Alert(
-                id=f"{trouble}/{row['id']}",
-                trouble=trouble,
-                invocation=row["id"],
-                service=row["service"],
-                handler=row.get("handler") or "",
-                key=row.get("key") or "",  # a column that is null is left out
-                reason=(row.get("reason") or "").partition("\n")[0][:500],
-            )
-        )
-    return found
+    return (await survey(admin, retries, killed_within, silent=RELAY)).alerts
 
 
 class Alerts:
@@ -180,6 +152,7 @@ class Alerts:
         webhook_key: Signs what is posted; unsigned when None.
         retries: How many failed attempts are trouble.
         killed_within: How long a kill is news.
+        beat: How often `look` is called at least.
     """
 
     def __init__(
@@ -188,15 +161,21 @@ class Alerts:
         *,
         webhook_url: str | None = None,
         webhook_key: PrivateKey | None = None,
-        retries: int = 5,
-        killed_within: timedelta = timedelta(hours=1),
+        retries: int = RETRIES,
+        killed_within: timedelta = KILLED_WITHIN,
+        beat: timedelta = BEAT,
     ) -> None:
         self._admin_url = admin_url
         self._url = webhook_url
         self._key = webhook_key
         self._retries = retries
         self._killed_within = killed_within
-        self._object = restate.VirtualObject(SERVICE, description="Which invocations are in trouble, told once each.")
+        self.beat = beat
+        self._object = restate.VirtualObject(
+            SERVICE,
+            description="Which invocations are in trouble, told once each.",
+            invocation_retry_policy=ERRAND,
+        )
         self._relay = restate.Service(RELAY, description="Tells a webhook, as often as it takes.")
         handler(self._object, "exclusive", name="look", ingress_private=False)(self.look)
         handler(self._object, "shared", name="list", ingress_private=False)(self.all)
@@ -207,7 +186,7 @@ class Alerts:
         return [self._object, self._relay]
 
     async def seen(self, admin: AdminClient) -> frozenset[str]:
-        """Ask the engine what is wrong now, and return the ids; when they change, `look` is to be called.
+        """Ask the engine what is wrong now, and return marks of it; when they change, `look` is to be called.
 
         Args:
             admin: The engine.
@@ -215,42 +194,46 @@ class Alerts:
         Raises:
             EngineError: The engine does not answer, or refuses the query.
         """
-        return frozenset(each.id for each in await troubles(admin, self._retries, self._killed_within))
+        return (await survey(admin, self._retries, self._killed_within, silent=RELAY)).marks()
 
     async def look(self, ctx: restate.ObjectContext) -> int:
-        """Tell what is new, and what is over; return how many alerts are open."""
+        """Tell what is new, and what is over; return how many invocations are in trouble.
+
+        Public on the ingress, where the sentinel calls it from. Whoever else calls it makes it look earlier, and no
+        more: it takes nothing from its caller, and tells nothing twice.
+        """
         found = await run_with_retry(ctx, RunConfig("look", max_retries=5), self._look)
         now = await Time(ctx).now()
-        names = [name for name in await ctx.state_keys() if name.startswith(_PREFIX)]
-        known = {name: await _alert(ctx, name).get() for name in sorted(names)}
-        wrong = {_PREFIX + each.id: each for each in found}
-        for name in sorted(wrong):
-            before = known.get(name)
-            if before is None or before.over is not None:
-                await self._note(ctx, name, "alert.raised", wrong[name].model_copy(update={"since": now}))
-        for name, alert in known.items():
-            if alert is not None and alert.over is None and name not in wrong:
-                await self._note(ctx, name, "alert.over", alert.model_copy(update={"over": now}))
-        ended = [(alert.over, name) for name, alert in known.items() if alert is not None and alert.over is not None]
+        known = await _read(ctx, _PREFIX)
+        changes = compare(known, await _read(ctx, _MANY), found, now)
+        # Told before it is remembered: killed in between, it is told by the next look, under the same idempotency key.
+        for news in changes.news:
+            alert = news.alert
+            log.warning(news.event, trouble=alert.trouble, about=alert.id, number=alert.number, reason=alert.reason)
+            await send_news(ctx, news)
+        for alert in changes.alerts:
+            await _alert(ctx, _PREFIX + alert.id).set(alert)
+            known[alert.id] = alert
+        for name, many in changes.many.items():
+            await (_alert(ctx, _MANY + name).clear() if many is None else _alert(ctx, _MANY + name).set(many))
+        ended = [(alert.over, alert.id) for alert in known.values() if alert.over is not None]
         for number, (over, name) in enumerate(sorted(ended, reverse=True)):
-            if name not in wrong and (number >= _MOST_KEPT or over < now - _KEPT):
-                await _alert(ctx, name).clear()
-        return len(wrong)
+            if number >= _MOST_KEPT or over < now - _KEPT:
+                await _alert(ctx, _PREFIX + name).clear()
+        more = sum(found.more.values())
+        await State(ctx, _MORE, int).set(more)
+        await State(ctx, _LOOKED, datetime).set(now)
+        await State(ctx, _BEAT, timedelta).set(self.beat)
+        return len(found.alerts) + more
 
     async def all(self, ctx: restate.ObjectSharedContext) -> AlertList:
         """List what is wrong, and what was within the last day."""
-        names = [name for name in await ctx.state_keys() if name.startswith(_PREFIX)]
-        found = [alert for name in names if (alert := await _alert(ctx, name).get()) is not None]
-        found.sort(key=lambda alert: (alert.since or datetime.min.replace(tzinfo=UTC), alert.id), reverse=True)
-        return AlertList(
-            open=[alert for alert in found if alert.over is None],
-            over=[each for each in found if each.over is not None],
+        return _listed(
+            (await _read(ctx, _PREFIX)).values(),
+            more=await State(ctx, _MORE, int, default=0).get(),
+            looked=await State(ctx, _LOOKED, datetime).get(),
+            beat=self.beat,
         )
-
-    async def _note(self, ctx: restate.ObjectContext, name: str, event: str, alert: Alert) -> None:
-        await _alert(ctx, name).set(alert)
-        log.warning(event, trouble=alert.trouble, about=alert.service, invocation=alert.invocation, reason=alert.reason)
-        await ServiceClient(ctx, tell_target).send(News(event=event, alert=alert))
 
     async def tell(self, ctx: restate.Context, news: News) -> None:
         """Post one piece of news, again and again for a day."""
@@ -274,14 +257,73 @@ class Alerts:
 
     async def _post(self, url: str, news: News, number: str) -> None:
         body = news.model_dump_json().encode()
-        headers = {"content-type": "application/json", "idempotency-key": number}
-        async with httpx.AsyncClient(timeout=10.0) as http:
-            response = await http.post(url, content=body, headers={**headers, **_signed(self._key, number, body)})
-        response.raise_for_status()
+        headers = {"content-type": "application/json", "idempotency-key": number, **_signed(self._key, number, body)}
+        # What it answers is not read: a receiver that sends without end, or a byte now and then, holds up nothing.
+        async with (
+            asyncio.timeout(_POSTED_WITHIN),
+            httpx.AsyncClient(timeout=_POSTED_WITHIN) as http,
+            http.stream("POST", url, content=body, headers=headers) as response,
+        ):
+            if not response.is_success:  # without its address, which may hold a secret
+                raise PerdureError(f"the webhook answers {response.status_code}")
 
-    async def _look(self) -> list[Alert]:
+    async def _look(self) -> Survey:
         async with AdminClient(self._admin_url) as admin:
-            return await troubles(admin, self._retries, self._killed_within)
+            found = await survey(admin, self._retries, self._killed_within, silent=RELAY)
+            return await with_reasons(admin, found)
+
+
+async def read_alerts(admin: AdminClient, codec: JournalValueCodec | None = None) -> AlertList:
+    """Return what `Alerts` knows without asking it, since its own service may be what is down.
+
+    Args:
+        admin: The engine.
+        codec: What the services' journal is encrypted with; None when it is in clear.
+
+    Raises:
+        UnreadableValue: The journal is encrypted with another key.
+        EngineError: The engine does not answer, or refuses the query.
+    """
+    rows = await admin.query(_STATE)
+    state = {row["key"]: await decoded(row["value"], codec) for row in rows}
+    alerts: list[Alert] = []
+    more = int(state.get(_MORE, b"0"))
+    for name in sorted(state):
+        if name.startswith(_PREFIX):
+            try:
+                alerts.append(Alert.model_validate_json(state[name]))
+            except ValidationError as error:  # of a version that this one can't read, and still not to be left out
+                log.warning("alerts.unreadable", alert=name, errors=error.error_count())
+                more += 1
+    return _listed(
+        alerts,
+        more=more,
+        looked=TypeAdapter(datetime).validate_json(state[_LOOKED]) if _LOOKED in state else None,
+        beat=TypeAdapter(timedelta).validate_json(state[_BEAT]) if _BEAT in state else BEAT,
+    )
+
+
+def _listed(alerts: Iterable[Alert], *, more: int, looked: datetime | None, beat: timedelta) -> AlertList:
+    found = sorted(alerts, key=lambda each: (each.since or datetime.min.replace(tzinfo=UTC), each.id), reverse=True)
+    return AlertList(
+        open=[alert for alert in found if alert.over is None],
+        over=[alert for alert in found if alert.over is not None],
+        more=more,
+        looked=looked,
+        beat=beat,
+    )
+
+
+async def send_news(ctx: restate.Context, news: News) -> None:
+    """Have the webhook told, durably; of the same news once.
+
+    Args:
+        ctx: The handler's context.
+        news: What is told.
+    """
+    alert = news.alert
+    same = f"{news.event}/{alert.id}/{alert.number}/{'' if alert.since is None else alert.since.isoformat()}"
+    await ServiceClient(ctx, tell_target).send(news, idempotency_key=same)
 
 
 def verify_alert(body: bytes, headers: Mapping[str, str], key: PublicKey, *, now: datetime | None = None) -> News:
@@ -322,3 +364,10 @@ def _message(stamp: str, number: str, body: bytes) -> bytes:
 
 def _alert(ctx: Any, name: str) -> State[Alert]:
     return State(ctx, name, Alert)
+
+
+async def _read(ctx: StateContext, prefix: str) -> dict[str, Alert]:
+    """Return the alerts in state whose names begin so, by the rest of their names."""
+    names = sorted(name for name in await ctx.state_keys() if name.startswith(prefix))
+    found = {name.removeprefix(prefix): await _alert(ctx, name).get() for name in names}
+    return {name: alert for name, alert in found.items() if alert is not None}

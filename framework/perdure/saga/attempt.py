@@ -10,9 +10,9 @@ from restate.serde import BytesSerde
 
 from perdure.clients import ServiceClient
 from perdure.durations import scaled
-from perdure.errors import Cancelled, PerdureTerminalError, TerminalError
+from perdure.errors import Cancelled, Conflict, PerdureTerminalError, TerminalError
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
-from perdure.saga.messages import RollbackRequest
+from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackRequest
 from perdure.saga.plan import CompensationHandler, StepProgress, StepRecord
 from perdure.saga.relay import Start, explain_failure, start
 from perdure.waiting import until_done
@@ -41,39 +41,72 @@ class Attempt:
     ) -> Attempt:
         """Start a step's compensation, after the step's own action has ended."""
         attempt = cls(ctx, saga, step)
+        never_completed: bool | None = progress.completed is False
         if progress.invocation_id is not None:
-            await attempt._until_settled(progress.invocation_id)
-        await attempt._start(progress)
+            never_completed = await attempt._was_killed(progress.invocation_id)
+        child = _compensation_of(step).key
+        if never_completed is None and child is not None:  # its record still grows: what came later would be left
+            attempt._not_started = (
+                f"the child '{child}' of step '{step.step}' still runs, {saga.config.settle_timeout} after it was "
+                "cancelled, so it can't be undone yet: see what holds it up, let it end or kill it, and redrive"
+            )
+            return attempt
+        await attempt._start(progress, never_completed=bool(never_completed))
         return attempt
 
-    async def _until_settled(self, invocation_id: str) -> None:
-        """Wait for the step's action, which was running when its saga failed: an undo beside it could be overtaken."""
+    async def _was_killed(self, invocation_id: str) -> bool | None:
+        """Wait for the step's action, which was running when its saga failed: an undo beside it could be overtaken.
+
+        Returns:
+            Whether it is known to have ended without a result: cancelled or killed. Any other error may be that the
+            engine does not know it any more. None when it has not ended in time.
+        """
         action = self._ctx.attach_invocation(invocation_id, serde=BytesSerde())
         limit = self._ctx.sleep(scaled(self._saga.config.settle_timeout), f"settle {self.step.step}")
-        await _first(action, limit, f"the end of step '{self.step.step}'")
+        if not await _first(action, limit, f"the end of step '{self.step.step}'"):
+            return None
+        try:
+            await action
+        except TerminalError as error:
+            return error.status_code == Conflict.default_status
+        return False
 
-    async def _start(self, progress: StepProgress) -> None:
+    async def _start(self, progress: StepProgress, *, never_completed: bool) -> None:
         compensation = _compensation_of(self.step)
+        headers = {SAGA_HEADER: self._saga.saga_id, STEP_HEADER: self.step.step}
+        if never_completed:
+            headers[NEVER_COMPLETED_HEADER] = "true"
         request = Start(
             compensation=compensation,
             payload=progress.payload_for(self.step),
             idempotency_key=f"{self._saga.saga_id}/{self.step.position}/{progress.drive}.{progress.attempts}",
-            headers={SAGA_HEADER: self._saga.saga_id, STEP_HEADER: self.step.step},
+            headers=headers,
         )
+        invocation_id = await self._started(request)
+        if invocation_id is not None:
+            self._compensation = self._ctx.attach_invocation(invocation_id, serde=BytesSerde())
+            self._limit = self._ctx.sleep(LOOK_AGAIN, f"look again at {self.step.step}")
+
+    async def _started(self, request: Start) -> str | None:
+        """Start the compensation and return its invocation; None when it can't be started.
+
+        A relay that somebody killed may have sent the compensation before. So that is no failed attempt, which would be
+        followed by one under another key, and the step undone twice: the next pass asks again under the same key, which
+        finds what was sent.
+        """
         started = ServiceClient(self._ctx, start).call_async(request)
         await until_done(started.future, f"the start of the compensation of '{self.step.step}'")
         try:
-            invocation_id = await started
+            return await started
         except TerminalError as error:
-            self._not_started = explain_failure(compensation, error.message)
-            return
-        self._compensation = self._ctx.attach_invocation(invocation_id, serde=BytesSerde())
-        self._limit = self._ctx.sleep(LOOK_AGAIN, f"look again at {self.step.step}")
+            if error.status_code != Conflict.default_status:
+                self._not_started = explain_failure(request.compensation, error.message)
+            return None
 
     async def ended(self) -> bool:
-        """Wait for the compensation to end, but no longer than a pass may last."""
+        """Wait for the compensation to end, but no longer than a pass may last; False if it may not even have begun."""
         if self._compensation is None or self._limit is None:
-            return True
+            return self._not_started is not None
         return await _first(self._compensation, self._limit, f"the compensation of '{self.step.step}'")
 
     async def error(self) -> str | None:

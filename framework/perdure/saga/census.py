@@ -24,40 +24,20 @@ from perdure.observability.metrics import (
     STUCK,
 )
 from perdure.saga.messages import DeadLetter
+from perdure.saga.standing import SAGAS
 
 log = get_logger("perdure.saga.census")
 
-# The joins are by equal keys, so that they stay cheap. A saga's id is its workflow's key with or without a prefix.
-_SAGAS: Final = """
-    select service, phase, count(*) as number, min(started_at) as oldest from (
-      select i.target_service_name as service, i.created_at as started_at, case
-        when r.service_key is not null or q.service_key is not null then 'compensating'
-        when i.status = 'paused' then 'paused'
-        when i.status != 'completed' and f.service_key is not null then 'compensating'
-        when i.status != 'completed' then 'running'
-        when c.service_key is null and s.service_key is not null and h.service_key is null and g.service_key is null
-          then 'lost'
-        else 'closed' end as phase
-      from sys_invocation_status i
-      left join (select service_key from state where service_name = 'Rollbacks' and key = 'open') r
-        on r.service_key = i.target_service_key
-      left join (select service_key from state where service_name = 'Rollbacks' and key = 'open') q
-        on q.service_key = i.target_service_name || ':' || i.target_service_key
-      left join (select service_key from state where service_name = 'Rollbacks' and key = 'head') h
-        on h.service_key = i.target_service_key
-      left join (select service_key from state where service_name = 'Rollbacks' and key = 'head') g
-        on g.service_key = i.target_service_name || ':' || i.target_service_key
-      left join (select service_name, service_key from state where key = 'saga/failed') f
-        on f.service_name = i.target_service_name and f.service_key = i.target_service_key
-      left join (select service_name, service_key from state where key = 'saga/closed') c
-        on c.service_name = i.target_service_name and c.service_key = i.target_service_key
-      left join (select service_name, service_key from state where key = 'saga/000001') s
-        on s.service_name = i.target_service_name and s.service_key = i.target_service_key
-      where i.target_service_ty = 'workflow' and i.target_handler_name = 'run')
-    where phase != 'closed' group by service, phase"""
+# What waits for somebody is counted by its dead letters.
+_OPEN: Final = f"""{SAGAS}
+    select service, phase, count(*) as number, min(started_at) as oldest from sagas
+    where phase in ('running', 'paused', 'compensating', 'lost') group by service, phase"""
 _STUCK: Final = """
-    select target_service_name as service, status, count(*) as number, min(created_at) as oldest from sys_invocation
-    where status = 'paused' or (status = 'backing-off' and retry_count >= 2) group by target_service_name, status"""
+    select service, status, count(*) as number, min(created_at) as oldest from (
+      select target_service_name as service, created_at,
+        case status when 'paused' then 'paused' else 'backing_off' end as status from sys_invocation
+      where status = 'paused' or (status != 'completed' and retry_count >= 2 and last_failure is not null))
+    group by service, status"""
 _LETTERS: Final = "select encode(value, 'hex') as value from state where service_name = 'DeadLetterIndex'"
 
 
@@ -79,12 +59,12 @@ async def count_sagas(admin: AdminClient, codec: JournalValueCodec | None) -> li
     """
     now = datetime.now(UTC)
     samples: list[Sample] = []
-    for row in await admin.query(_SAGAS):
+    for row in await admin.query(_OPEN):
         labels = {"service": row["service"], "phase": row["phase"]}
         samples.append((OPEN_SAGAS, row["number"], labels))
         samples.append((OLDEST_SAGA, age_of(started_of(row, "oldest"), now), labels))
     for row in await admin.query(_STUCK):
-        labels = {"service": row["service"], "status": row["status"].replace("-", "_")}
+        labels = {"service": row["service"], "status": row["status"]}
         samples.append((STUCK, row["number"], labels))
         samples.append((OLDEST_STUCK, age_of(started_of(row, "oldest"), now), labels))
     return [*samples, *await _dead_letters(admin, codec, now)]
@@ -92,15 +72,18 @@ async def count_sagas(admin: AdminClient, codec: JournalValueCodec | None) -> li
 
 async def _dead_letters(admin: AdminClient, codec: JournalValueCodec | None, now: datetime) -> list[Sample]:
     letters: defaultdict[str, list[DeadLetter]] = defaultdict(list)
+    unreadable = 0
     for row in await admin.query(_LETTERS):
         try:
             letter = DeadLetter.model_validate_json(await decoded(row["value"], codec))
-        except ValidationError as error:  # of a version that this one can't read, and still not to be left out
-            log.warning("saga.census.unreadable", errors=error.error_count())
-            letters["unknown"] = letters["unknown"]
+        except ValidationError:  # of a version that this one can't read, and still not to be left out
+            unreadable += 1
             continue
         letters[letter.service].append(letter)
     samples: list[Sample] = []
+    if unreadable:
+        log.warning("saga.census.unreadable", number=unreadable)
+        samples.append((DEAD_LETTERS, unreadable, {"service": "unknown"}))
     for service, found in letters.items():
         labels = {"service": service}
         oldest = min((each.since for each in found), default=None)

@@ -36,6 +36,11 @@ TRANSIENT_RETRIES = InvocationRetryPolicy(
 )
 
 
+REMEMBERED = timedelta(days=7)
+"""How long the engine knows what came of an attempt to undo a step. For so long may `Rollbacks` be down between an undo
+and writing it down without the step's being undone again; the engine's own is a day."""
+
+
 @dataclass(frozen=True)
 class Compensation:
     """A registered compensation.
@@ -74,6 +79,7 @@ class Compensations:
             description=f"What undoes the steps of {owner}; called by Rollbacks.",
             ingress_private=True,
             invocation_retry_policy=retry_policy,
+            idempotency_retention=REMEMBERED,
         )
         self._by_name: dict[str, Compensation] = {}
         self._by_function: dict[CompensationFunction, Compensation] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 import restate
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 from perdure.binding import handler
 from perdure.clients import ObjectClient
 from perdure.errors import InvalidInput, NotFound, TerminalError
-from perdure.saga.acts import Act
+from perdure.saga.acts import Act, error_signature
 from perdure.saga.messages import (
     ActReceipt,
     ActRequest,
@@ -26,9 +27,11 @@ from perdure.saga.messages import (
     ListRequest,
     ManyActReceipt,
     ManyActRequest,
+    RollbackRequest,
     StepAct,
     act_on_step,
 )
+from perdure.saga.plan import StepProgress, StepRecord
 from perdure.state import State
 from perdure.waiting import is_own_cancel
 
@@ -51,8 +54,11 @@ def _letter_state(ctx: Any, letter_id: str) -> State[DeadLetter]:
 
 @handler(index, "exclusive", enable_lazy_state=True)
 async def put(ctx: restate.ObjectContext, letter: DeadLetter) -> None:
-    """Add a dead letter; the same one again replaces it."""
-    await _letter_state(ctx, letter.id).set(letter)
+    """Add a dead letter; the same one again changes nothing."""
+    state = _letter_state(ctx, letter.id)
+    known = await state.get()
+    if known is None or known.redriven != letter.redriven:
+        await state.set(letter)
 
 
 @handler(index, "exclusive", enable_lazy_state=True)
@@ -69,9 +75,46 @@ async def all_letters(ctx: restate.ObjectSharedContext) -> _Letters:
     return _Letters(items=sorted((each for each in found if each), key=lambda each: (each.since, each.id)))
 
 
+def letter_of(saga: RollbackRequest, step: StepRecord, progress: StepProgress, now: datetime) -> DeadLetter:
+    """Return the dead letter of a step that could not be undone.
+
+    Args:
+        saga: The saga.
+        step: The step.
+        progress: How far the step's rollback came.
+        now: The time.
+    """
+    error = progress.error or ""
+    return DeadLetter(
+        id=f"{saga.saga_id}/{step.position}",
+        saga_id=saga.saga_id,
+        service=saga.service,
+        step=step.step,
+        position=step.position,
+        compensation=str(step.compensation or ""),
+        payload=progress.payload_for(step),
+        error=error,
+        signature=error_signature(error),
+        reason=saga.reason,
+        attempts=progress.attempts,
+        redriven=progress.drive,
+        since=now,
+    )
+
+
 async def remember(ctx: restate.Context, letter: DeadLetter) -> None:
     """Add a dead letter to the index, durably, without waiting for it."""
     await ObjectClient(ctx, put, _INDEX_KEY).send(letter)
+
+
+async def ensure(ctx: restate.Context, letter: DeadLetter) -> None:
+    """Add a dead letter to the index, and wait until it is there: a kill follows what was only sent.
+
+    Args:
+        ctx: A context.
+        letter: The dead letter.
+    """
+    await ObjectClient(ctx, put, _INDEX_KEY).call(letter)
 
 
 async def forget(ctx: restate.Context, letter_id: str) -> None:

@@ -12,6 +12,9 @@ from perdure.saga.plan import CompensationHandler, Outcome, SagaConfig, StepReco
 from perdure.security.acts import SignedAct
 from perdure.targets import Target
 
+NEVER_COMPLETED_HEADER = "x-perdure-never-completed"
+"""Sent along with a compensation whose action is known to have ended without a result."""
+
 
 class RollbackRequest(BaseModel):
     """A saga to roll back, as its orchestrator knows it.
@@ -26,6 +29,8 @@ class RollbackRequest(BaseModel):
         reason: Why; the original error.
         awakeable: Who waits for the outcome.
         first_hand: Sent by the failed orchestration itself, which does so once; not by whoever found its record.
+        runs: Ids of the runs whose steps these are, see `perdure.planes.handover`; empty when that is not known. A
+            workflow's key can be used again after its retention, and the rollback's key is the same then.
         trace: A span of the orchestration (W3C traceparent), which the rollback's spans are linked to.
     """
 
@@ -40,6 +45,7 @@ class RollbackRequest(BaseModel):
     reason: str
     awakeable: str | None = None
     first_hand: bool = False
+    runs: list[str] = []
     trace: str | None = None
 
 
@@ -65,12 +71,16 @@ class UndoRequest(BaseModel):
     Args:
         reason: Why.
         wait: Whether to wait for the end of the rollback, and to fail if it needs attention.
+        failed_children: Handlers that roll back children of which the engine knows that they ended without a result.
+        parent: The saga that has it as its child, and may undo only what it started itself; None for everybody else.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     reason: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
     wait: bool = True
+    parent: str | None = None
+    failed_children: list[CompensationHandler] = []
 
 
 class UndoReceipt(BaseModel):
@@ -155,6 +165,7 @@ class RollbackStatus(BaseModel):
     started_at: datetime
     updated_at: datetime
     steps: list[StepStatus]
+    runs: list[str] = []
     trail: list[TrailEntry] = []
 
 

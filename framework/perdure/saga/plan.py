@@ -13,7 +13,20 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from perdure.checking import unusable
+
+RUN_PREFIX = "saga/run/"
 
 
 class CompensationStrategy(StrEnum):
@@ -42,7 +55,10 @@ class SagaConfig(BaseModel):
         initial_delay: Wait before the second attempt.
         max_delay: Longest wait between two attempts; each is twice the one before.
         settle_timeout: How long a step that was running when the saga was cancelled may take to end before it is
-            undone.
+            undone. One that runs an orchestration of its own is not undone before it has ended.
+
+    Raises:
+        ConfigurationError: A value out of range.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +68,16 @@ class SagaConfig(BaseModel):
     initial_delay: timedelta = Field(default=timedelta(seconds=1), gt=timedelta(0))
     max_delay: timedelta = Field(default=timedelta(minutes=5), gt=timedelta(0))
     settle_timeout: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(0))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, given: Any, check: ModelWrapValidatorHandler[SagaConfig], info: ValidationInfo) -> SagaConfig:
+        try:
+            return check(given)
+        except ValidationError as error:
+            if info.mode == "json":  # it came with a message, which is what's wrong then
+                raise
+            raise unusable(cls.__name__, error) from error
 
     def delay_after(self, attempts: int) -> timedelta:
         """Return the wait after this many failed attempts (1 or more)."""
@@ -91,6 +117,7 @@ class StepRecord(BaseModel):
         group: The position of the first step of its parallel group; None for a step on its own.
         pivot: Marks the point after which nothing is undone any more; it is no step itself.
         after_others: Undone only if no other step was left undone, such as the news that nothing is held any more.
+        parent: With the first step of a child, the id of the saga that started it; empty when no saga did.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # a record of a later version still rolls back
@@ -103,6 +130,7 @@ class StepRecord(BaseModel):
     group: int | None = None
     pivot: bool = False
     after_others: bool = False
+    parent: str = ""
 
 
 class StepState(StrEnum):
@@ -181,6 +209,14 @@ def canonical(payload: bytes) -> str:
 def state_key(position: int) -> str:
     """Return the name of the state entry that holds a step, so that names sort in the order of the steps."""
     return f"saga/{position:06d}"
+
+
+def run_key(run: str) -> str:
+    """Return the name of the state entry that tells of a run that was handed over, and in `Rollbacks` of its arrival.
+
+    The id is in the name, since values may be encrypted, and the sentinel has to compare.
+    """
+    return f"{RUN_PREFIX}{run}"
 
 
 def compensation_service(service: str) -> str:

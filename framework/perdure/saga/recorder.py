@@ -25,12 +25,20 @@ class Saga:
         ctx: The workflow's (or exclusive object handler's) context, whose state holds the record.
         compensations: What can undo the steps.
         saga_id: The saga's id, for hooks; the key of the workflow or object by default.
+        parent: The id of the saga that started this one as its child; empty when none did.
     """
 
-    def __init__(self, ctx: restate.ObjectContext, compensations: Compensations, saga_id: str | None = None) -> None:
+    def __init__(
+        self,
+        ctx: restate.ObjectContext,
+        compensations: Compensations,
+        saga_id: str | None = None,
+        parent: str = "",
+    ) -> None:
         self._ctx = ctx
         self.saga_id = saga_id or ctx.key()
         self._compensations = compensations
+        self._parent = parent
         self._by_id: dict[str, StepRecord] = {}
         self.steps: list[StepRecord] = []
         self.completed: dict[int, bool] = {}
@@ -87,6 +95,7 @@ class Saga:
             group=group,
             pivot=pivot,
             after_others=after_others,
+            parent="" if self.steps else self._parent,
         )
         self._by_id[identity] = record
         self.steps.append(record)

@@ -13,10 +13,8 @@ again.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
 import restate
-from pydantic import BaseModel
 
 from perdure._sdk import is_replaying
 from perdure.binding import handler
@@ -27,12 +25,12 @@ from perdure.errors import Cancelled, Conflict, NotFound, TerminalError
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ACTS, COMPENSATIONS, ROLLBACKS
 from perdure.observability.tracing import annotate, link_to
-from perdure.saga.acts import Act, apply_act, error_signature
+from perdure.saga.acts import Act, apply_act
 from perdure.saga.attempt import Attempt
-from perdure.saga.dead_letters import forget, remember
+from perdure.saga.dead_letters import ensure, forget, letter_of, remember
+from perdure.saga.intake import take
 from perdure.saga.messages import (
     ActReceipt,
-    DeadLetter,
     Pass,
     RollbackReport,
     RollbackRequest,
@@ -48,14 +46,20 @@ from perdure.saga.plan import (
     StepState,
     after_failure,
     after_success,
-    initial_progress,
-    moved,
     next_steps,
     outcome,
 )
 from perdure.saga.proofs import check_act
+from perdure.saga.rollback_state import (
+    Head,
+    all_progress,
+    head_state,
+    open_mark,
+    progress_state,
+    request_state,
+    trail_state,
+)
 from perdure.serdes import serde_for
-from perdure.state import State
 from perdure.waiting import is_own_cancel
 
 ROUNDS_OF_A_PASS = 20
@@ -66,35 +70,6 @@ log = get_logger("perdure.saga")
 rollbacks = restate.VirtualObject(
     "Rollbacks", description="Undoes sagas, step by step, whatever happens to their orchestrators."
 )
-
-
-class _Head(BaseModel):
-    generation: int = 0
-    started_at: datetime
-    updated_at: datetime
-    waiters: list[str] = []
-    acts: int = 0
-
-
-def _request_state(ctx: Any) -> State[RollbackRequest]:
-    return State(ctx, "request", RollbackRequest)
-
-
-def _head_state(ctx: Any) -> State[_Head]:
-    return State(ctx, "head", _Head)
-
-
-def _open_mark(ctx: Any) -> State[bool]:
-    """There while a rollback is at work, so that the sentinel finds one that stands still."""
-    return State(ctx, "open", bool)
-
-
-def _progress_state(ctx: Any, position: int) -> State[StepProgress]:
-    return State(ctx, f"step/{position:06d}", StepProgress)
-
-
-def _trail_state(ctx: Any, number: int) -> State[TrailEntry]:
-    return State(ctx, f"trail/{number:06d}", TrailEntry)
 
 
 @handler(rollbacks, "shared", ingress_private=True)
@@ -115,7 +90,7 @@ async def run(ctx: restate.ObjectContext, this: Pass) -> None:
     is_taken = this.request is None
     try:
         now = await _now(ctx)
-        known, head = await _request_state(ctx).get(), await _head_state(ctx).get()
+        known, head = await request_state(ctx).get(), await head_state(ctx).get()
         if known is not None and this.request is None:
             link_to(known.trace)
         is_taken = True  # what takes it writes before it waits for anything
@@ -126,40 +101,42 @@ async def run(ctx: restate.ObjectContext, this: Pass) -> None:
         # A rollback is not to be lost by a cancel: an operator who wants a step left alone says so for that step.
         if not is_taken:
             await _send_pass(ctx, this, None)
-        elif (head := await _head_state(ctx).get()) is not None:
+        elif (head := await head_state(ctx).get()) is not None:
             await _send_pass(ctx, Pass(generation=head.generation), None)
 
 
 @handler(rollbacks, "exclusive", ingress_private=True)
 async def resume(ctx: restate.ObjectContext) -> None:
     """Go on with a rollback whose next pass was lost, as when somebody killed it."""
-    head = await _head_state(ctx).get()
+    head = await head_state(ctx).get()
     if head is not None:
         await _send_pass(ctx, Pass(generation=head.generation), None)
 
 
 async def _run_pass(
-    ctx: restate.ObjectContext, this: Pass, known: RollbackRequest | None, head: _Head | None, now: datetime
+    ctx: restate.ObjectContext, this: Pass, known: RollbackRequest | None, head: Head | None, now: datetime
 ) -> None:
-    if known is None or head is None:
-        if this.request is None:
+    if this.request is not None:
+        is_new = known is None
+        taken = await take(ctx, this.request, known, head, now)
+        known, head = taken.saga, taken.head
+        if taken.has_work and not is_new:  # the pass that is scheduled, if any, knows nothing of these steps
+            await _come_back(ctx, head, now, timedelta(0))
             return
-        known = this.request
-        head = await _open(ctx, known, now)
-    elif this.request is not None:
-        await _join(ctx, known, head, this.request, now)
+        if not taken.has_work:
+            progress = await all_progress(ctx, known) if taken.has_waiter else {}
+            if taken.has_waiter and outcome(known.steps, progress, known.config) is not Outcome.RUNNING:
+                await _finish(ctx, known, head, progress)
+            return
+    elif known is None or head is None or this.generation != head.generation:
         return
-    elif this.generation != head.generation:
-        return
-
-    progress = await _all_progress(ctx, known)
-    await _work(ctx, known, head, progress, now)
+    await _work(ctx, known, head, await all_progress(ctx, known), now)
 
 
 async def _work(
     ctx: restate.ObjectContext,
     saga: RollbackRequest,
-    head: _Head,
+    head: Head,
     progress: dict[int, StepProgress],
     now: datetime,
 ) -> None:
@@ -182,7 +159,7 @@ async def _work(
             before = progress[position]
             after = after_success(before) if error is None else after_failure(before, error, saga.config)
             progress[position] = after
-            await _progress_state(ctx, position).set(after)
+            await progress_state(ctx, position).set(after)
             await _report(ctx, saga, attempt.step, after, now)
             if after.state is StepState.PENDING:
                 delay = max(delay or timedelta(0), scaled(saga.config.delay_after(after.attempts)))
@@ -193,7 +170,7 @@ async def _work(
         for step in saga.steps:
             if step.after_others and progress[step.position].state is StepState.PENDING:
                 progress[step.position] = progress[step.position].with_(state=StepState.SKIPPED)
-                await _progress_state(ctx, step.position).set(progress[step.position])
+                await progress_state(ctx, step.position).set(progress[step.position])
     await _finish(ctx, saga, head, progress)
 
 
@@ -212,83 +189,12 @@ async def _report(
     if not is_replaying(ctx):
         COMPENSATIONS.count(service=saga.service, step=step.step, state=progress.state.value)
     if progress.state is StepState.DEAD_LETTER:
-        await remember(ctx, _dead_letter(saga, step, progress, now))
+        await remember(ctx, letter_of(saga, step, progress, now))
 
 
-async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> _Head:
-    await _request_state(ctx).set(request)
-    await _open_mark(ctx).set(True)
-    head = _Head(started_at=now, updated_at=now, waiters=[request.awakeable] if request.awakeable else [])
-    await _head_state(ctx).set(head)
-    await _set_out(ctx, request, now)
-    log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
-    return head
-
-
-async def _set_out(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> None:
-    progress = initial_progress(
-        request.steps,
-        request.config,
-        completed=request.completed,
-        running=request.running,
-        reason=request.reason,
-    )
-    for step in request.steps:
-        await _progress_state(ctx, step.position).set(progress[step.position])
-        if progress[step.position].state is StepState.DEAD_LETTER:
-            await remember(ctx, _dead_letter(request, step, progress[step.position], now))
-
-
-async def _join(
-    ctx: restate.ObjectContext, known: RollbackRequest, head: _Head, again: RollbackRequest, now: datetime
-) -> None:
-    """Take a second request for the same saga: it starts nothing anew, but its sender gets the outcome too.
-
-    An orchestration hands its own record over once, so a second one is of another run: the key was used again after its
-    retention, or two services share a prefix. Its steps are undone as well.
-    """
-    if again.first_hand:
-        await _append(ctx, known, head, again, now)
-        return
-    if again.awakeable is None or again.awakeable in head.waiters:
-        return
-    if again.service != known.service:
-        ctx.reject_awakeable(
-            again.awakeable,
-            f"the saga id '{known.saga_id}' belongs to {known.service}; {again.service} needs another saga_prefix",
-            409,
-        )
-        return
-    joined = head.model_copy(update={"waiters": [*head.waiters, again.awakeable]})
-    await _head_state(ctx).set(joined)
-    progress = await _all_progress(ctx, known)
-    if outcome(known.steps, progress, known.config) is not Outcome.RUNNING:
-        await _finish(ctx, known, joined, progress)
-
-
-async def _append(
-    ctx: restate.ObjectContext, known: RollbackRequest, head: _Head, again: RollbackRequest, now: datetime
-) -> None:
-    offset = max((step.position for step in known.steps), default=0)
-    added = again.model_copy(
-        update={
-            "steps": moved(again.steps, offset),
-            "completed": {position + offset: each for position, each in again.completed.items()},
-            "running": {position + offset: each for position, each in again.running.items()},
-        }
-    )
-    both = added.model_copy(update={"steps": [*known.steps, *added.steps], "awakeable": known.awakeable})
-    await _request_state(ctx).set(both)
-    await _set_out(ctx, added, now)
-    await _open_mark(ctx).set(True)
-    waiters = [*head.waiters, again.awakeable] if again.awakeable else head.waiters
-    log.warning("saga.rollback.again", saga=known.saga_id, steps=len(added.steps), reason=again.reason)
-    await _come_back(ctx, head.model_copy(update={"waiters": waiters}), now, timedelta(0))
-
-
-async def _come_back(ctx: restate.ObjectContext, head: _Head, now: datetime, delay: timedelta) -> None:
+async def _come_back(ctx: restate.ObjectContext, head: Head, now: datetime, delay: timedelta) -> None:
     later = head.model_copy(update={"generation": head.generation + 1, "updated_at": now})
-    await _head_state(ctx).set(later)
+    await head_state(ctx).set(later)
     await _send_pass(ctx, Pass(generation=later.generation), delay)
 
 
@@ -297,8 +203,9 @@ async def _send_pass(ctx: restate.ObjectContext, later: Pass, delay: timedelta |
 
 
 async def _finish(
-    ctx: restate.ObjectContext, saga: RollbackRequest, head: _Head, progress: dict[int, StepProgress]
+    ctx: restate.ObjectContext, saga: RollbackRequest, head: Head, progress: dict[int, StepProgress]
 ) -> None:
+    now = await _now(ctx)
     names = {step.position: step.step for step in saga.steps}
     in_order = sorted(progress, reverse=True)
     report = RollbackReport(
@@ -308,18 +215,16 @@ async def _finish(
     )
     for waiter in head.waiters:
         ctx.resolve_awakeable(waiter, report, serde=serde_for(RollbackReport))
-    await _open_mark(ctx).clear()
-    done = head.model_copy(update={"waiters": [], "updated_at": await _now(ctx)})
-    await _head_state(ctx).set(done)
+    for step in saga.steps:
+        if progress[step.position].state is StepState.DEAD_LETTER:
+            await ensure(ctx, letter_of(saga, step, progress[step.position], now))
+    await open_mark(ctx).clear()
+    done = head.model_copy(update={"waiters": [], "updated_at": now})
+    await head_state(ctx).set(done)
     if not is_replaying(ctx):
         ROLLBACKS.count(service=saga.service, outcome=report.outcome.value)
     event = "saga.compensation.completed" if report.outcome is Outcome.ROLLED_BACK else "saga.needs_attention"
     log.info(event, saga=saga.saga_id, undone=report.undone, dead_letters=report.dead_letters)
-
-
-async def _all_progress(ctx: Any, saga: RollbackRequest) -> dict[int, StepProgress]:
-    found = {step.position: await _progress_state(ctx, step.position).get() for step in saga.steps}
-    return {position: each or StepProgress() for position, each in found.items()}
 
 
 async def _now(ctx: restate.ObjectContext) -> datetime:
@@ -333,18 +238,21 @@ async def _now(ctx: restate.ObjectContext) -> datetime:
 async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
     """Do what an operator decided about a step that could not be undone, and write it into the trail."""
     now = await _now(ctx)
-    saga, head = await _request_state(ctx).get(), await _head_state(ctx).get()
+    saga, head = await request_state(ctx).get(), await head_state(ctx).get()
     step = next((each for each in saga.steps if each.position == request.position), None) if saga else None
     if saga is None or head is None or step is None:
         raise NotFound(f"no dead letter '{ctx.key()}/{request.position}'", metadata={"field": "id"})
-    before = await _progress_state(ctx, step.position).get() or StepProgress()
+    before = await progress_state(ctx, step.position).get() or StepProgress()
     checked = await check_act(ctx, request, payload=before.payload_for(step), redriven=before.drive, now=now)
     if request.act is Act.REDRIVE and step.compensation is None:
         raise Conflict(f"step '{step.step}' has no compensation to redrive: finish it by hand, then resolve it")
+    letter_id = f"{saga.saga_id}/{step.position}"
+    if before.state is not StepState.DEAD_LETTER:  # what was to remove it may have been killed
+        await forget(ctx, letter_id)
     after = apply_act(before, request.act, step.step, request.payload)
     later = head.model_copy(update={"acts": head.acts + 1, "updated_at": now})
     await checked.keep(ctx)
-    await _trail_state(ctx, later.acts).set(
+    await trail_state(ctx, later.acts).set(
         TrailEntry(
             number=later.acts,
             at=now,
@@ -361,43 +269,22 @@ async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
     log.info("saga.act", saga=saga.saga_id, step=step.step, act=request.act, actor=checked.actor, state=after.state)
     if not is_replaying(ctx):
         ACTS.count(service=saga.service, act=request.act.value)
-    letter_id = f"{saga.saga_id}/{step.position}"
-    if after == before:
-        await _head_state(ctx).set(later)
-    else:
-        await _progress_state(ctx, step.position).set(after)
+    await head_state(ctx).set(later)
+    if after != before:
+        await open_mark(ctx).set(True)  # first: killed after it, the rollback is set going again
+        await progress_state(ctx, step.position).set(after)
         await forget(ctx, letter_id)
-        await _open_mark(ctx).set(True)
         await _come_back(ctx, later, now, timedelta(0))
     return ActReceipt(id=letter_id, act=request.act, state=after.state, number=later.acts)
-
-
-def _dead_letter(saga: RollbackRequest, step: StepRecord, progress: StepProgress, now: datetime) -> DeadLetter:
-    error = progress.error or ""
-    return DeadLetter(
-        id=f"{saga.saga_id}/{step.position}",
-        saga_id=saga.saga_id,
-        service=saga.service,
-        step=step.step,
-        position=step.position,
-        compensation=str(step.compensation or ""),
-        payload=progress.payload_for(step),
-        error=error,
-        signature=error_signature(error),
-        reason=saga.reason,
-        attempts=progress.attempts,
-        redriven=progress.drive,
-        since=now,
-    )
 
 
 @handler(rollbacks, "shared", ingress_private=False)
 async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
     """Show a saga's rollback, step by step."""
-    request, head = await _request_state(ctx).get(), await _head_state(ctx).get()
+    request, head = await request_state(ctx).get(), await head_state(ctx).get()
     if request is None or head is None:
         raise NotFound(f"no rollback of a saga '{ctx.key()[:200]}'", metadata={"saga": ctx.key()[:200]})
-    progress = await _all_progress(ctx, request)
+    progress = await all_progress(ctx, request)
     return RollbackStatus(
         saga_id=request.saga_id,
         service=request.service,
@@ -421,5 +308,6 @@ async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
             )
             for step in request.steps
         ],
-        trail=[entry for number in range(1, head.acts + 1) if (entry := await _trail_state(ctx, number).get())],
+        runs=request.runs,
+        trail=[entry for number in range(1, head.acts + 1) if (entry := await trail_state(ctx, number).get())],
     )

@@ -18,8 +18,9 @@ from restate import JournalValueCodec
 from perdure.admin import AdminClient, sql_text
 from perdure.errors import EngineError, IngressError, NotFound
 from perdure.ingress import IngressClient
+from perdure.observability.census import decoded
 from perdure.saga.messages import RollbackStatus, StepStatus, rollback_status
-from perdure.saga.plan import StepRecord, state_key
+from perdure.saga.plan import RUN_PREFIX, StepRecord, state_key
 
 _moment = TypeAdapter(datetime)
 _STATE_PREFIX = "saga/"
@@ -126,31 +127,32 @@ async def read_timeline(
         admin: The engine's admin API: the orchestration, its journal and its record.
         ingress: The ingress: the rollback.
         saga_id: The saga: its orchestration's key, or ``{service}:{key}``.
-        service: The orchestration's service, when several have a saga of this id.
+        service: The orchestration's service, when several have a saga with this key.
         codec: What the journal is encrypted with; None when it is in clear.
 
     Raises:
         UnreadableValue: The journal is encrypted with another key.
-        EngineError: There is no orchestration of this saga, or its retention is over; or the admin API does not answer.
+        EngineError: There is no orchestration of this saga, or its retention is over; several services have one with
+            this key, and none was named; or the admin API does not answer.
         IngressError: The ingress does not answer.
     """
-    found = await _orchestration(admin, saga_id, service)
+    found = await _orchestration(admin, ingress, saga_id, service)
     where = f"service_name = {sql_text(found['service'])} and service_key = {sql_text(found['key'])}"
     state = await admin.query(f"select value from state where {where} and key like 'saga/0%' order by key")
-    records = [StepRecord.model_validate_json(await _opened(row["value"], codec)) for row in state]
+    records = [StepRecord.model_validate_json(await decoded(row["value"], codec)) for row in state]
     journal = await admin.query(
         "select entry_type, name, appended_at, entry_lite_json from sys_journal "
         f"where id = {sql_text(found['id'])} order by index"
     )
-    try:
-        rollback = await ingress.call(rollback_status, key=saga_id)
-    except IngressError as error:
-        if error.status_code != NotFound.default_status:
-            raise
-        rollback = None
+    # The rollback of a key that was used before may be an earlier run's. What a run leaves behind goes with the run.
+    handed_over = await admin.query(
+        f"select key from state where {where} and key like '{RUN_PREFIX}%' "
+        f"union all select key from sys_promise where {where} and key = 'saga/undo'"
+    )
+    rollback = await _rollback(ingress, saga_id, found["service"], found["key"]) if handed_over else None
     entries = [entry for row in journal if (entry := read_entry(row)) is not None]
     return Timeline(
-        saga_id=saga_id,
+        saga_id=saga_id if rollback is None else rollback.saga_id,
         service=found["service"],
         key=found["key"],
         status=found["status"],
@@ -158,17 +160,44 @@ async def read_timeline(
         failure=found.get("failure"),
         started_at=found["started_at"],
         ended_at=found.get("ended_at"),
-        steps=build_steps(records, entries, rollback),
+        steps=build_steps(records, entries, rollback and of_last_run(records, rollback)),
         rollback=rollback,
     )
 
 
-async def _opened(value: str, codec: JournalValueCodec | None) -> bytes:
-    raw = bytes.fromhex(value)  # as the admin API writes bytes in JSON
-    return raw if codec is None else await codec.decode(raw)
+async def _rollback(ingress: IngressClient, saga_id: str, service: str, key: str) -> RollbackStatus | None:
+    """Return a saga's rollback, whether it was asked for by its id or by its key: a service decides how they differ."""
+    for each in dict.fromkeys((saga_id, f"{service}:{key}", key)):
+        found = await _status(ingress, each)
+        if found is not None and found.service == service:  # and not of another service's saga with this key
+            return found
+    return None
 
 
-async def _orchestration(admin: AdminClient, saga_id: str, service: str | None) -> dict[str, Any]:
+async def _status(ingress: IngressClient, saga_id: str) -> RollbackStatus | None:
+    try:
+        return await ingress.call(rollback_status, key=saga_id)
+    except IngressError as error:
+        if error.status_code != NotFound.default_status:
+            raise
+        return None
+
+
+def of_last_run(records: list[StepRecord], rollback: RollbackStatus) -> RollbackStatus:
+    """Return a rollback with the steps of the last run alone, at its own positions.
+
+    Args:
+        records: The recorded steps of that run.
+        rollback: The saga's rollback; a key that was used before has the steps of the earlier runs in it, too.
+    """
+    before = max(0, len(rollback.steps) - len(records))
+    steps = [step.model_copy(update={"position": step.position - before}) for step in rollback.steps[before:]]
+    return rollback.model_copy(update={"steps": steps})
+
+
+async def _orchestration(
+    admin: AdminClient, ingress: IngressClient, saga_id: str, service: str | None
+) -> dict[str, Any]:
     prefix, _, key = saga_id.partition(":")
     named = f"target_service_name = {sql_text(prefix)} and target_service_key = {sql_text(key)}"
     plain = f"target_service_key = {sql_text(saga_id)}"
@@ -182,7 +211,14 @@ async def _orchestration(admin: AdminClient, saga_id: str, service: str | None) 
         raise EngineError(
             f"there is no saga '{saga_id}': it never began, or the retention of its workflow is over", status_code=404
         )
-    return rows[0]
+    if len(rows) == 1:
+        return rows[0]
+    rollback = await _status(ingress, saga_id)  # several services have this key; an id, as of a rollback, is one saga's
+    for row in rows:
+        if rollback is not None and row["service"] == rollback.service:
+            return row
+    several = ", ".join(sorted(row["service"] for row in rows))
+    raise EngineError(f"several services have a saga '{saga_id}': say which one, of {several}", status_code=409)
 
 
 def read_entry(row: dict[str, Any]) -> JournalEntry | None:

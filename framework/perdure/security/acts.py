@@ -303,7 +303,11 @@ class Trust:
     def _check_credential(self, credential: Credential, now: datetime) -> None:
         issuer = next((key for key in self.issuers if key.id == credential.issuer), None)
         if issuer is None:
-            raise Unauthenticated("this credential is by an issuer that isn't trusted here", metadata={"why": "issuer"})
+            raise Unauthenticated(
+                "this credential is by an issuer that isn't trusted here: "
+                f"PERDURE_ISSUER_KEYS doesn't name {credential.issuer}",
+                metadata={"why": "issuer"},
+            )
         try:
             credential.check_signature(issuer)
         except BadSignature:

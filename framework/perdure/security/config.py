@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from perdure.checking import unusable
 from perdure.durations import refuse_scaled_time
 from perdure.errors import ConfigurationError
 from perdure.security.codec import SecretBoxCodec
@@ -102,6 +110,9 @@ class SecurityConfig(SettingsWithSecretFiles):
         metrics_token: Bearer token with which everybody else may.
         encryption_keys_file: Keys with which what enters the journal is encrypted, see `SecretBoxCodec.load`; no file,
             no encryption.
+
+    Raises:
+        ConfigurationError: A setting can't be read; the message names it.
     """
 
     model_config = SettingsConfigDict(
@@ -120,6 +131,14 @@ class SecurityConfig(SettingsWithSecretFiles):
     metrics_token: SecretStr | None = None
     encryption_keys_file: Path | None = None
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return check(given)
+        except ValidationError as error:
+            raise unusable("SecurityConfig", error) from error
+
     @classmethod
     def development(cls, **settings: Any) -> SecurityConfig:
         """Return settings for a developer's machine: nothing is checked unless it is asked for.
@@ -136,11 +155,8 @@ class SecurityConfig(SettingsWithSecretFiles):
         Raises:
             ConfigurationError: A setting can't be read; the message names it.
         """
-        try:
-            chosen = cls()
-            return chosen if chosen.profile == "production" else _Development()
-        except ValueError as error:
-            raise ConfigurationError(f"the security settings can't be used: {error}") from error
+        chosen = cls()
+        return chosen if chosen.profile == "production" else _Development()
 
     @property
     def keys(self) -> tuple[PublicKey, ...]:

@@ -173,7 +173,7 @@ def get_act_rules() -> ActRules:
         try:
             _Current.rules = ActSettings().rules()
         except ValidationError as error:
-            raise ConfigurationError(f"PERDURE_ACTS is 'signed' or 'unsigned': {error}") from error
+            raise ConfigurationError("PERDURE_ACTS is 'signed' or 'unsigned', and nothing else") from error
         _announce(_Current.rules)
     return _Current.rules
 

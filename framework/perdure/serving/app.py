@@ -14,8 +14,9 @@ import restate
 
 from perdure.asgi import ASGIApp, Message, Receive, Scope, Send, respond, respond_json, sending_status_at_once
 from perdure.errors import ConfigurationError
+from perdure.observability.instruments import export_to_prometheus, prometheus_text
 from perdure.observability.logging import get_logger
-from perdure.observability.metrics import ATTEMPTS, export_to_prometheus, prometheus_text
+from perdure.observability.metrics import ATTEMPTS
 from perdure.observability.recording import record_metrics
 from perdure.security.config import SecurityConfig, ValidationMode
 from perdure.security.middleware import SecurityMiddleware
@@ -156,7 +157,7 @@ def _security(security: SecurityConfig | None, identity_keys: list[str]) -> Secu
                 validation_mode=ValidationMode.STRICT,
                 signing_keys=tuple(identity_keys),
             )
-        except ValueError as error:
+        except ConfigurationError as error:
             raise ConfigurationError(f"an identity key is malformed: {error}") from error
     if security is None:
         log.warning("handlers are served to anyone who can reach this port: no security settings are given")

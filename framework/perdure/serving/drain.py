@@ -110,7 +110,7 @@ class _Attempt:
         self._request_ended = asyncio.Event()
         self._input_ended = False
         self._abandoned = False
-        self._reader = asyncio.create_task(self._read())
+        self._reader: asyncio.Task[None] | None = asyncio.create_task(self._read())
 
     async def receive(self) -> Message:
         """ASGI ``receive`` for the app."""
@@ -144,7 +144,11 @@ class _Attempt:
 
     def close(self) -> None:
         """Stop reading. The app is done with the attempt."""
-        self._reader.cancel()
+        # Who keeps a cancelled task keeps its traceback, and in it themselves: all that an attempt leaves behind would
+        # wait for the collector of cycles, and the next one begin in memory that no cache knows.
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
 
     async def _read(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ __all__ = ["serve", "serve_async"]
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 _GRACE = timedelta(seconds=10)
+_NEW_OBJECTS = 20_000
 _CLEAN_UP = timedelta(seconds=3)
 _LAST_SPANS = timedelta(seconds=1)
 
@@ -75,6 +77,7 @@ def serve(
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             configure_tracing(_process_name(services))
+            _tune_collector()
             runner.run(
                 serve_async(
                     *services,
@@ -96,6 +99,17 @@ def serve(
             log.exception("serving failed")
             return _end_now(1)
         return _end_now(0)
+
+
+def _tune_collector() -> None:
+    """Let Python's collector of cycles look less often, and not at what is there for good.
+
+    By default it looks at each 700 new objects, which are a few sagas' worth, and every now and then at everything that
+    was ever imported: a tenth of the processor time of a service under load, a third of that with these settings.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS, 20, 20)
 
 
 async def serve_async(

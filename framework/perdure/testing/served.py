@@ -9,9 +9,11 @@ from enum import StrEnum
 from typing import Self
 
 from perdure.admin import AdminClient, sql_text
-from perdure.errors import EngineError
+from perdure.errors import ConfigurationError, EngineError
+from perdure.saga.plan import compensation_service
 from perdure.security.config import SecurityConfig
 from perdure.serving import HttpVersion, Servable, ServiceApp, build_app, listening
+from perdure.serving.app import definitions_of
 from perdure.testing.background import BackgroundLoop
 from perdure.testing.server import RestateServer
 
@@ -116,7 +118,7 @@ class Restate:
             Where to reach them.
 
         Raises:
-            ConfigurationError: They can't be served.
+            ConfigurationError: They can't be served, or nothing serves what would undo their sagas.
             EngineError: The engine refused them.
         """
         http1 = self.mode is Mode.REQUEST_RESPONSE
@@ -126,6 +128,7 @@ class Restate:
         served.__enter__()
         try:
             async with AdminClient(self.server.admin) as admin:
+                await _check_undoing(admin, services)
                 names = await admin.register(served.url, use_http_11=http1)
         except BaseException:
             served.__exit__()
@@ -152,6 +155,16 @@ class Restate:
                         await _forget(admin, environment)
             finally:
                 served.__exit__()
+
+
+async def _check_undoing(admin: AdminClient, services: Sequence[Servable]) -> None:
+    """Refuse sagas without `Rollbacks`: one that fails would wait for it for ever, and its test as well."""
+    names = {each.name for each in definitions_of(services)}
+    sagas = sorted(name for name in names if compensation_service(name) in names)
+    if sagas and "Rollbacks" not in names | {str(each["name"]) for each in await admin.services()}:
+        raise ConfigurationError(
+            f"nothing could undo the sagas of {', '.join(sagas)}: serve *perdure.saga.hosting.definitions() as well"
+        )
 
 
 async def _forget(admin: AdminClient, environment: RestateEnvironment) -> None:

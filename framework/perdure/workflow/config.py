@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 import restate
 
+from perdure.checking import check_types
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
 from perdure.serdes import ENGINE_MESSAGE_LIMIT
@@ -64,6 +65,7 @@ class WorkflowConfig:
     retry: restate.InvocationRetryPolicy | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.state_retention <= timedelta(0):
             raise ConfigurationError(
                 f"WorkflowConfig.state_retention must be more than 0, got {self.state_retention}: without any, nobody "

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from perdure.workflow.schedule.messages import SchedulePage, ScheduleStatus
 from services.console.api.approvals import ReasonField
 from services.console.api.errors import ENGINE
 from services.console.api.sagas import PageNumber
@@ -15,7 +14,7 @@ from services.console.guard.access import Operator, Viewer
 from services.console.parts import EngineOf, PartsOf
 from services.console.reads import invocations, schedules, services
 from services.console.reads.invocations import Invocation, InvocationSteer
-from services.console.reads.schedules import ScheduleSteer
+from services.console.reads.schedules import Schedule, Schedules, ScheduleSteer
 from services.console.reads.services import Services
 
 router = APIRouter(prefix="/api", responses=ENGINE)
@@ -31,7 +30,7 @@ class Invocations(BaseModel):
 
 
 class Steering(BaseModel):
-    """What goes with steering an invocation or a schedule.
+    """What goes with steering an invocation.
 
     Args:
         reason: Why.
@@ -40,6 +39,17 @@ class Steering(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     reason: ReasonField = ""
+
+
+class ScheduleSteering(Steering):
+    """What goes with steering a schedule.
+
+    Args:
+        reason: Why.
+        shown: `shown` of the schedule as it was looked at; refused when it has changed since.
+    """
+
+    shown: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 @router.get("/invocations", operation_id="list_invocations", tags=["invocations"])
@@ -63,7 +73,7 @@ async def list_invocations(
 async def steer_invocation(
     invocation_id: InvocationId, steer: InvocationSteer, what: Steering, signed_in: Operator, found: PartsOf
 ) -> None:
-    """Resume an invocation that is paused, or cancel one."""
+    """Resume an invocation that is paused, cancel or kill one."""
     await invocations.steer(
         found.engine, found.persons, invocation_id, steer, actor=signed_in.person.name, reason=what.reason
     )
@@ -76,20 +86,22 @@ async def list_services(_: Viewer, engine: EngineOf) -> Services:
 
 
 @router.get("/schedules", operation_id="list_schedules", tags=["schedules"])
-async def list_schedules(_: Viewer, engine: EngineOf, page: PageNumber = 1) -> SchedulePage:
+async def list_schedules(_: Viewer, engine: EngineOf, page: PageNumber = 1) -> Schedules:
     """List schedules, by name."""
     return await schedules.page(engine, page)
 
 
 @router.get("/schedules/{name:path}", operation_id="show_schedule", tags=["schedules"])
-async def show_schedule(name: ScheduleName, _: Viewer, engine: EngineOf) -> ScheduleStatus:
+async def show_schedule(name: ScheduleName, _: Viewer, engine: EngineOf) -> Schedule:
     """Show a schedule."""
     return await schedules.one(engine, name)
 
 
 @router.post("/schedules/{name:path}/{steer}", operation_id="steer_schedule", tags=["schedules"])
 async def steer_schedule(
-    name: ScheduleName, steer: ScheduleSteer, what: Steering, signed_in: Operator, found: PartsOf
-) -> ScheduleStatus:
+    name: ScheduleName, steer: ScheduleSteer, what: ScheduleSteering, signed_in: Operator, found: PartsOf
+) -> Schedule:
     """Pause or resume a schedule, start a run of it now, or remove it."""
-    return await schedules.steer(found.engine, found.signer, signed_in, name, steer, reason=what.reason)
+    return await schedules.steer(
+        found.engine, found.signer, signed_in, name, steer, reason=what.reason, shown=what.shown
+    )

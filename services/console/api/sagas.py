@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from sse_starlette import EventSourceResponse
 
+from perdure.saga.standing import SagaPhase
 from services.console.api.errors import ENGINE
 from services.console.guard.access import Viewer
 from services.console.live import watch_saga
@@ -14,7 +15,7 @@ from services.console.parts import EngineOf, PartsOf
 from services.console.people.persons import utc_now
 from services.console.reads import overview, sagas
 from services.console.reads.overview import Overview
-from services.console.reads.sagas import Saga, SagaPage, SagaPhase
+from services.console.reads.sagas import Saga, SagaPage
 
 router = APIRouter(prefix="/api", tags=["sagas"], responses=ENGINE)
 
@@ -51,7 +52,7 @@ async def list_sagas(
 async def watch(
     saga_id: str, request: Request, signed_in: Viewer, found: PartsOf, service: ServiceName = None
 ) -> EventSourceResponse:
-    """Watch a saga: an event `status` with its status and timeline at each change, and `end` when it is over."""
+    """Watch a saga or another workflow: an event `status` with status and timeline at each change; `end` at the end."""
     await sagas.one(found.engine, saga_id, service)  # so that what is not there is answered, not streamed
 
     async def as_json(saga: Saga) -> dict[str, str]:

@@ -48,7 +48,7 @@ async def _signed_in(request: Request, found: PartsOf) -> SignedIn:
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     by_bearer = scheme.lower() == "bearer" and bool(bearer)
     token = bearer.strip() if by_bearer else request.cookies.get(cookie_name(found.settings))
-    signed_in = await found.sessions.find(token) if token else None
+    signed_in = await found.sessions.find(token, uses=not _is_by_itself(request)) if token else None
     if signed_in is None:
         raise ConsoleError(401, "sign_in", "sign in first; your session may have ended")
     if request.method not in _SAFE and not by_bearer:  # what a browser sends by itself proves no intent
@@ -59,6 +59,15 @@ async def _signed_in(request: Request, found: PartsOf) -> SignedIn:
         if shown is None or not hmac.compare_digest(shown.encode(), signed_in.csrf.encode()):
             raise ConsoleError(403, "csrf", "the form is out of date or forged; load the page again and repeat")
     return signed_in
+
+
+def _is_by_itself(request: Request) -> bool:
+    """Tell if an open page fetches that by itself, which keeps no session alive from which its person went away.
+
+    A stream is opened again by the browser each time it was cut off.
+    """
+    is_stream = request.headers.get("accept") == "text/event-stream"
+    return request.method in _SAFE and (is_stream or "hx-request" in request.headers)
 
 
 def needs(role: Role) -> Callable[..., Awaitable[SignedIn]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
 from services.console.api.invocations import InvocationId, ScheduleName
@@ -20,9 +20,10 @@ from services.console.reads.schedules import ScheduleSteer
 
 router = APIRouter()
 
-_DONE = {
+DONE = {
     "resume": "resumed",
     "cancel": "asked to end",
+    "kill": "killed",
     "pause": "paused",
     "trigger": "started a run of",
     "remove": "removed",
@@ -50,6 +51,7 @@ async def list_invocations(
     )
 
 
+@router.post("/alerts/{invocation_id}/{steer}")
 @router.post("/invocations/{invocation_id}/{steer}")
 async def steer_invocation(
     invocation_id: InvocationId,
@@ -59,10 +61,11 @@ async def steer_invocation(
     found: PartsOf,
     reason: ReasonText = "",
 ) -> Response:
-    """Resume an invocation that is paused, or cancel one."""
+    """Resume an invocation that is paused, cancel or kill one; then show the page on which it was asked again."""
     actor = signed_in.person.name
     await invocations.steer(found.engine, found.persons, invocation_id, steer, actor=actor, reason=reason)
-    return await done(request, signed_in, f"{_DONE[steer]}: {invocation_id}", "/invocations")
+    asked_on = request.url.path.split("/")[1]
+    return await done(request, signed_in, f"{DONE[steer]}: {invocation_id}", f"/{asked_on}")
 
 
 @router.get("/services")
@@ -96,7 +99,8 @@ async def steer_schedule(
     signed_in: Operator,
     found: PartsOf,
     reason: ReasonText = "",
+    shown: Annotated[str, Form(max_length=64)] = "",
 ) -> Response:
     """Pause or resume a schedule, start a run of it now, or remove it."""
-    await schedules.steer(found.engine, found.signer, signed_in, name, steer, reason=reason)
-    return await done(request, signed_in, f"{_DONE[steer]} {name}", "/schedules")
+    await schedules.steer(found.engine, found.signer, signed_in, name, steer, reason=reason, shown=shown)
+    return await done(request, signed_in, f"{DONE[steer]} {name}", "/schedules")

@@ -48,6 +48,12 @@ def from_now(at: datetime | None) -> str:
     return f"in {words}" if away > timedelta(0) else f"{words} ago"
 
 
+def minutes(duration: timedelta) -> str:
+    """Return a duration as people read it, no finer than minutes: what is shown does not change at each look."""
+    whole = int(max(0.0, duration.total_seconds()) // 60)
+    return spoken(timedelta(minutes=whole)) if whole else "less than a minute"
+
+
 def _coarse(duration: timedelta) -> timedelta:
     return timedelta(seconds=max(1, round(duration.total_seconds())))
 
@@ -79,6 +85,7 @@ _environment.filters.update(
     path=path_of,
     query=urlencode,
     spoken=spoken,
+    minutes=minutes,
     money=money,
 )
 _environment.globals.update(Role=Role, may=may)
@@ -117,6 +124,7 @@ async def page(
         csrf="" if signed_in is None else signed_in.csrf,
         notice=notice,
         path_now=request.url.path,
+        alerts_open=None if signed_in is None else await found.badge.count(),
         **context,
     )
     return HTMLResponse(html, status_code=status)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from sse_starlette import EventSourceResponse
 
+from perdure.saga.standing import PHASES, SagaPhase
 from services.console.api.sagas import PageNumber, Search, ServiceName
 from services.console.guard.access import Viewer
 from services.console.live import digest, watch_saga
@@ -17,7 +18,7 @@ from services.console.parts import EngineOf, PartsOf
 from services.console.people.persons import utc_now
 from services.console.people.sessions import SignedIn
 from services.console.reads import approvals, overview, sagas
-from services.console.reads.sagas import PHASES, Saga, SagaPhase
+from services.console.reads.sagas import Saga
 
 router = APIRouter()
 

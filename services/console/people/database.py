@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event, text
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from perdure.errors import ConfigurationError
 from services.console.people.tables import bring_up_to_date
+from services.sqlite import READ_ONLY, configure, make_file
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
-_LOCK_WAIT = 5.0
+_LOCK_WAIT = timedelta(seconds=5)
 
 
 class Database:
@@ -35,11 +37,11 @@ class Database:
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         self._writers = asyncio.Semaphore(1 if self._is_sqlite else 8)
         options: dict[str, Any] = (
-            {"connect_args": {"timeout": _LOCK_WAIT}} if self._is_sqlite else {"pool_pre_ping": True}
+            {"connect_args": {"timeout": _LOCK_WAIT.total_seconds()}} if self._is_sqlite else {"pool_pre_ping": True}
         )
         self._engine = create_async_engine(self._url, **options)
         if self._is_sqlite:
-            _configure_sqlite(self._engine.sync_engine)
+            configure(self._engine.sync_engine)
 
     async def prepare(self) -> None:
         """Make the tables, or bring them up to date.
@@ -48,7 +50,8 @@ class Database:
             ConfigurationError: The database can't be reached or changed, or is a later program's.
         """
         if self._is_sqlite:
-            _make_file(Path(self._url.database or ""))
+            # It holds password hashes.
+            await make_file(Path(self._url.database or ""), wait=_LOCK_WAIT, mode=0o600)
         try:
             async with self.transaction() as connection:
                 await connection.run_sync(bring_up_to_date)
@@ -67,7 +70,7 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Open a connection for reading."""
         async with self._engine.connect() as connection:
-            await connection.execution_options(console_read_only=True)
+            await connection.execution_options(**{READ_ONLY: True})
             yield connection
 
     async def check(self) -> None:
@@ -84,14 +87,6 @@ class Database:
         await self._engine.dispose()
 
 
-def _make_file(file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)  # it holds password hashes
-    except OSError as error:
-        raise ConfigurationError(f"the console's database {file} can't be made: {error.strerror}") from error
-
-
 def _read(url: str) -> URL:
     try:
         parsed = make_url(url)
@@ -106,19 +101,3 @@ def _read(url: str) -> URL:
             "sqlite:///path/to/file.db or postgresql://user@host/name"
         )
     return parsed.set(drivername=driver)
-
-
-def _configure_sqlite(engine: Any) -> None:
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself: `begin` below does
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A write takes the lock first: one that reads before it writes could otherwise fail half-way.
-        reads_only = connection.get_execution_options().get("console_read_only", False)
-        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")

@@ -90,13 +90,14 @@ class Sessions:
             await connection.execute(insert(SessionRow).values(id=_hash(token), person=person, csrf=csrf, **values))
         return token, info, csrf
 
-    async def find(self, token: str) -> SignedIn | None:
+    async def find(self, token: str, *, uses: bool = True) -> SignedIn | None:
         """Return who is signed in with a token; None when nobody is, or not any more.
 
         Args:
             token: The session's token.
+            uses: Whether the session is used by that. A page that fetches a part of itself again is not.
         """
-        return await self._find(_hash(token))
+        return await self._find(_hash(token), uses=uses)
 
     async def still(self, signed_in: SignedIn) -> bool:
         """Tell if a session goes on, without using it; for a page that stays open.

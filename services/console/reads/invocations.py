@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
 from perdure.admin import sql_text
+from perdure.saga.standing import plain
 from services.console.engine import Engine
 from services.console.people.persons import Persons
 from services.console.problems import ConsoleError, not_found
-from services.console.reads.sagas import plain
 
 MOST: Final = 200
-InvocationSteer = Literal["resume", "cancel"]
+InvocationSteer = Literal["resume", "cancel", "kill"]
 
 _ID: Final = re.compile("inv_[a-zA-Z0-9]{16,64}")
 
@@ -67,12 +68,24 @@ async def stuck(engine: Engine) -> list[Invocation]:
         ConsoleError: The engine does not answer.
     """
     rows = await engine.query(_STUCK)
-    paused = [row["id"] for row in rows if row["status"] == "paused"]
-    why: dict[str, str] = {}
-    if paused:
-        for row in await engine.query(_WHY.format(ids=", ".join(map(sql_text, paused)))):
-            why[row["id"]] = _reason(row["event_json"])
+    why = await why_paused(engine, [row["id"] for row in rows if row["status"] == "paused"])
     return [_invocation(row, why.get(row["id"])) for row in rows]
+
+
+async def why_paused(engine: Engine, ids: Sequence[str]) -> dict[str, str]:
+    """Return why invocations are paused, by their ids.
+
+    Args:
+        engine: The engine.
+        ids: Invocations that are paused.
+
+    Raises:
+        ConsoleError: The engine does not answer.
+    """
+    if not ids:
+        return {}
+    rows = await engine.query(_WHY.format(ids=", ".join(map(sql_text, ids))))
+    return {row["id"]: _reason(row["event_json"]) for row in rows}
 
 
 async def under_way(engine: Engine, search: str = "") -> list[Invocation]:
@@ -97,7 +110,7 @@ async def under_way(engine: Engine, search: str = "") -> list[Invocation]:
 async def steer(
     engine: Engine, persons: Persons, invocation_id: str, what: InvocationSteer, *, actor: str, reason: str
 ) -> None:
-    """Resume an invocation that is paused, or cancel one. The engine asks not who does it, so the console remembers.
+    """Resume an invocation, cancel or kill one. The engine asks not who does it, so the console remembers.
 
     Args:
         engine: The engine.

@@ -82,7 +82,9 @@ async def read(engine: Engine, signed_in: SignedIn, now: datetime) -> Overview:
     if stuck is not None:
         found.paused = sum(each.status == "paused" for each in stuck)
         found.backing_off = len(stuck) - found.paused
-        found.oldest_stuck = max((now - each.created_at for each in stuck), default=None)
+        ages = [int((now - each.created_at).total_seconds()) for each in stuck]
+        # Whole seconds: RFC 3339's grammar of durations, which OpenAPI means, has no fractions.
+        found.oldest_stuck = timedelta(seconds=max(ages)) if ages else None
     if known is not None:
         found.deployments = len(known)
         found.healthy = sum(each.healthy for each in known)

@@ -2,100 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime
-from typing import Any, Final, Literal, get_args
+from typing import Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from perdure import Phase, StatusData, Target
 from perdure.admin import sql_text
+from perdure.saga.standing import ORCHESTRATIONS, PHASES, SAGAS, SagaPhase, SagaRow, plain
 from perdure.saga.timeline import Timeline
+from perdure.workflow.status import STATUS_KEY
 from services.console.engine import Engine
 from services.console.problems import ConsoleError
 
 PAGE_SIZE: Final = 50
-SagaPhase = Literal[
-    "running", "paused", "compensating", "needs_attention", "rolled_back", "cancelled", "failed", "lost", "completed"
-]
-PHASES: Final[tuple[SagaPhase, ...]] = get_args(SagaPhase)
-
-_ORCHESTRATIONS: Final = "i.target_service_ty = 'workflow' and i.target_handler_name = 'run'"
-
-# Where a saga stands is in three places: the engine's row of its orchestration, what the orchestration left behind
-# ('saga/closed'), and its rollback, which goes on after it. The joins are by equal keys, so that they stay cheap; still
-# they read the state of all sagas, so it is asked only where phases are wanted.
-_SAGAS: Final = rf"""
-with sagas as (
-  select i.id as id, i.target_service_name as service, i.target_service_key as key, i.status as engine_status,
-    i.completion_failure as failure, i.created_at as started_at, i.completed_at as ended_at,
-    case
-      when r.service_key is not null or q.service_key is not null then 'compensating'
-      when d.saga is not null or e.saga is not null then 'needs_attention'
-      when i.status = 'paused' then 'paused'
-      when i.status != 'completed' and f.key is not null then 'compensating'
-      when i.status != 'completed' then 'running'
-      when i.completion_result = 'success' then 'completed'
-      when c.phase = 'cancelled' then 'cancelled'
-      when c.rolls_back = 'true' or h.service_key is not null or g.service_key is not null then 'rolled_back'
-      when c.service_key is not null then 'failed'
-      when s.steps is not null then 'lost'
-      else 'failed' end as phase
-  from sys_invocation_status i
-  left join (select service_name, service_key,
-      (regexp_match(value_utf8, '"phase": ?"([a-z_]+)"'))[1] as phase,
-      (regexp_match(value_utf8, '"rolls_back": ?(true|false)'))[1] as rolls_back
-      from state where key = 'saga/closed') c
-    on c.service_name = i.target_service_name and c.service_key = i.target_service_key
-  left join (select service_name, service_key, key from state where key = 'saga/failed') f
-    on f.service_name = i.target_service_name and f.service_key = i.target_service_key
-  left join (select service_name, service_key, 1 as steps from state where key like 'saga/000%1') s
-    on s.service_name = i.target_service_name and s.service_key = i.target_service_key
-  left join (select service_key from state where service_name = 'Rollbacks' and key = 'open') r
-    on r.service_key = i.target_service_key
-  left join (select service_key from state where service_name = 'Rollbacks' and key = 'open') q
-    on q.service_key = i.target_service_name || ':' || i.target_service_key
-  left join (select service_key from state where service_name = 'Rollbacks' and key = 'head') h
-    on h.service_key = i.target_service_key
-  left join (select service_key from state where service_name = 'Rollbacks' and key = 'head') g
-    on g.service_key = i.target_service_name || ':' || i.target_service_key
-  left join (select distinct regexp_replace(key, '^[a-z]+/(.*)/[0-9]+$', '\1') as saga from state
-      where service_name = 'DeadLetterIndex') d on d.saga = i.target_service_key
-  left join (select distinct regexp_replace(key, '^[a-z]+/(.*)/[0-9]+$', '\1') as saga from state
-      where service_name = 'DeadLetterIndex') e on e.saga = i.target_service_name || ':' || i.target_service_key
-  where {_ORCHESTRATIONS}
-)
-"""
 
 # The same without phases: the state of thousands of sagas need not be read to show fifty of them.
 _KEYS: Final = f"""
 with sagas as (
   select i.id as id, i.target_service_name as service, i.target_service_key as key, i.created_at as started_at
-  from sys_invocation_status i where {_ORCHESTRATIONS}
+  from sys_invocation_status i where {ORCHESTRATIONS}
 )
 """
-
-
-class SagaRow(BaseModel):
-    """One saga of the list.
-
-    Args:
-        id: Its orchestration's invocation.
-        service: Its service.
-        key: Its key.
-        phase: Where it stands.
-        failure: Why it failed.
-        started_at: When it was started.
-        ended_at: When its orchestration ended; a rollback may go on.
-    """
-
-    id: str
-    service: str
-    key: str
-    phase: SagaPhase
-    failure: str | None = None
-    started_at: datetime
-    ended_at: datetime | None = None
 
 
 class SagaPage(BaseModel):
@@ -120,7 +47,8 @@ class Saga(BaseModel):
     """One saga.
 
     Args:
-        status: What its service says of it; None when it does not answer, or has no handler ``status``.
+        status: What its service says of it, or what a workflow without steps wrote with `perdure.update_status`; None
+            when there is neither.
         timeline: Its steps, from the engine's journal.
     """
 
@@ -131,6 +59,8 @@ class Saga(BaseModel):
     def phase(self) -> str:
         """Where it stands."""
         if self.status is not None and self.status.phase != Phase.NOT_STARTED:
+            if self._was_left:
+                return "lost"
             return "paused" if self.timeline.status == "paused" else self.status.phase
         if self.timeline.rollback is not None:
             return self.timeline.rollback.status.value
@@ -140,7 +70,16 @@ class Saga(BaseModel):
     def is_over(self) -> bool:
         """Whether nothing of it moves any more until somebody acts."""
         rollback = self.timeline.rollback
-        return self.timeline.ended_at is not None and (rollback is None or rollback.status != "running")
+        if self.timeline.ended_at is None or self._was_left:
+            return False
+        return rollback is None or rollback.status != "running"
+
+    @property
+    def _was_left(self) -> bool:
+        """Whether its orchestration is gone with steps that nobody has undone; the sentinel will have them undone."""
+        gone = self.timeline.ended_at is not None and self.timeline.result == "failure"
+        unfinished = self.status is not None and self.status.phase == Phase.RUNNING
+        return gone and unfinished and self.timeline.rollback is None and bool(self.timeline.steps)
 
 
 async def page(
@@ -166,7 +105,7 @@ async def page(
     if service:
         wanted.append(f"service = {sql_text(service)}")
     where = " and ".join(wanted)
-    found = _SAGAS if phase else _KEYS
+    found = SAGAS if phase else _KEYS
     counts = await engine.query(
         f"{found} select service, sum(case when {where} then 1 else 0 end) as fit from sagas "
         "group by service order by service"
@@ -178,10 +117,10 @@ async def page(
         ids = [row["id"] for row in await engine.query(f"{found} select id from sagas where {where} {order}")]
         where, order = f"id in ({', '.join(map(sql_text, ids)) or 'null'})", "order by started_at desc, id"
     rows = await engine.query(
-        f"{_SAGAS} select id, service, key, phase, failure, started_at, ended_at from sagas where {where} {order}"
+        f"{SAGAS} select id, service, key, phase, failure, started_at, ended_at from sagas where {where} {order}"
     )
     return SagaPage(
-        items=[SagaRow.model_validate({**row, "failure": plain(row.get("failure"))}) for row in rows],
+        items=[SagaRow.model_validate(row) for row in rows],
         total=total,
         page=min(number, pages),
         pages=pages,
@@ -198,7 +137,7 @@ async def count_by_phase(engine: Engine) -> dict[str, int]:
     Raises:
         ConsoleError: The engine does not answer.
     """
-    rows = await engine.query(f"{_SAGAS} select phase, count(*) as sagas from sagas group by phase")
+    rows = await engine.query(f"{SAGAS} select phase, count(*) as sagas from sagas group by phase")
     found = {row["phase"]: row["sagas"] for row in rows}
     return {phase: found[phase] for phase in PHASES if phase in found}
 
@@ -216,24 +155,31 @@ async def one(engine: Engine, saga_id: str, service: str | None = None) -> Saga:
     """
     timeline = await engine.timeline(saga_id, service)
     timeline = timeline.model_copy(update={"failure": plain(timeline.failure)})
-    return Saga(status=await _status(engine, timeline.service, timeline.key), timeline=timeline)
+    return Saga(status=await _status(engine, timeline), timeline=timeline)
 
 
-async def _status(engine: Engine, service: str, key: str) -> StatusData | None:
-    target: Target[None, StatusData] = Target(service, "status", type(None), StatusData)
+async def _status(engine: Engine, timeline: Timeline) -> StatusData | None:
+    """Return what its service says; of a workflow without steps, what it wrote of itself, and how it ended."""
+    target: Target[None, StatusData] = Target(timeline.service, "status", type(None), StatusData)
+    status: StatusData | None
     try:
-        return await engine.call(target, key=key)
+        status = await engine.call(target, key=timeline.key)
     except ConsoleError:
+        status = None
+    if timeline.steps:
+        return status
+    if status is None or status.phase == Phase.NOT_STARTED:
+        status = await _written(engine, timeline) or status
+    if status is not None and timeline.ended_at is not None and not status.is_complete:
+        end = Phase.COMPLETED if timeline.result == "success" else Phase.FAILED
+        error = status.error or timeline.failure
+        status = status.model_copy(update={"phase": end.value, "error": error, "is_complete": True})
+    return status
+
+
+async def _written(engine: Engine, timeline: Timeline) -> StatusData | None:
+    written = await engine.state(timeline.service, timeline.key, STATUS_KEY)
+    try:
+        return None if written is None else StatusData.model_validate_json(written)
+    except ValidationError:  # another program's entry of this name, or of a later version
         return None
-
-
-def plain(failure: Any) -> str | None:
-    """Return a failure as people read it: without the engine's number in front, and without a stack trace.
-
-    Args:
-        failure: What the engine keeps.
-    """
-    if not failure:
-        return None
-    text = str(failure).partition("\nTraceback")[0].strip()
-    return re.sub(r"^\[\d{3}[^\]]*\]\s*", "", text)

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from perdure.approvals.sentinel import ApprovalSentinel
 from perdure.approvals.service import definitions
-from perdure.errors import ConfigurationError
-from perdure.observability.logging import configure_logging, get_logger
+from perdure.observability.logging import configure_logging
 from perdure.serving import serve
 from services.control_plane.approvals.settings import ApprovalsSettings
 from services.protection import security
 
-log = get_logger(__name__)
-
 
 def main() -> int:
     """Serve approvals and their inboxes; return the exit code."""
-    configure_logging()
-    try:
-        settings = ApprovalsSettings()
-        served = definitions(settings.approvals())
-    except (ValidationError, ConfigurationError) as error:
-        log.error("can't serve", reason=str(error))  # noqa: TRY400 - the message says it all, a traceback only hides it
-        return 1
+    configure_logging()  # now, since it is logged whether acts must be signed
+    settings = ApprovalsSettings()
     sentinel = ApprovalSentinel(settings.sentinel())
     return serve(
-        *served,
+        *definitions(settings.approvals()),
         sentinel,
         host=settings.host,
         port=settings.port,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from perdure.saga.sentinel import SentinelConfig
+from perdure.saga.sentinel_config import SentinelConfig
 from perdure.security.codec import codec_from_environment
 from perdure.security.keys import PrivateKey
 from services.control_plane.settings import ControlPlaneSettings
@@ -60,7 +60,7 @@ class SagaServiceSettings(ControlPlaneSettings):
             interval=self.sentinel_interval,
             grace=self.sentinel_grace,
             paused_limit=self.sentinel_paused_limit,
-            webhook_url=self.sentinel_webhook_url,
+            webhook_url=self.sentinel_webhook_url or None,
             webhook_key=None
             if self.sentinel_webhook_key_file is None
             else PrivateKey.load(self.sentinel_webhook_key_file),

@@ -6,10 +6,12 @@ in the models, so neither can be changed without the other.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +19,34 @@ from services.data_plane.database import Database
 from services.data_plane.seed import seed
 
 _MIGRATION_LOCK = 0x70657264757265  # "perdure", as a number
+
+
+class SchemaBehind(Exception):
+    """The database's schema is older than the code: run `perdure-platform migrate`."""
+
+
+async def check_schema(database: Database) -> None:
+    """Ask the database for the version of its schema, for readiness.
+
+    One that this code does not know is a newer one, as during an upgrade, when the old version goes on serving.
+
+    Args:
+        database: The database.
+
+    Raises:
+        SchemaBehind: The schema is older than this code.
+        sqlalchemy.exc.SQLAlchemyError: The database gave no answer.
+    """
+    async with database.snapshot() as connection:
+        version = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
+    if version is None or version in _older_versions():
+        raise SchemaBehind(f"the schema's version is {version or 'none'}: run perdure-platform migrate")
+
+
+@cache
+def _older_versions() -> frozenset[str]:
+    scripts = ScriptDirectory(str(Path(__file__).parent))
+    return frozenset(each.revision for each in scripts.walk_revisions()) - frozenset(scripts.get_heads())
 
 
 async def migrate(url: str) -> None:
@@ -29,13 +59,12 @@ async def migrate(url: str) -> None:
         url: See `services.data_plane.database.database_url`. The folder of a SQLite file is made if it is missing.
 
     Raises:
-        ConfigurationError: The URL does not fit.
+        ConfigurationError: The URL does not fit, or SQLite's file can't be made.
         sqlalchemy.exc.SQLAlchemyError: The database can't be reached, or refuses.
     """
     database = Database(url)
     try:
-        if database.file is not None:
-            database.file.parent.mkdir(parents=True, exist_ok=True)
+        await database.prepare()
         async with database.transaction() as connection:
             await _lock(connection)
             await connection.run_sync(upgrade)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from perdure import DataPlaneService
 from services.data_plane.database import Database
 from services.data_plane.payments.handlers import define
@@ -20,7 +18,3 @@ def build(database: Database) -> DataPlaneService:
 def main() -> int:
     """Serve until told to stop, and return the exit code."""
     return serve_data_plane(PaymentsSettings, build)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

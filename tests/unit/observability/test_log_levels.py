@@ -44,6 +44,17 @@ def test_what_a_file_no_longer_says_is_as_before(tmp_path: Path):
     assert (level("levels.one"), level("levels.two")) == (logging.ERROR, logging.NOTSET)
 
 
+def test_a_file_that_cannot_be_read_is_said_once_and_not_at_each_look(tmp_path: Path, caplog):
+    path = tmp_path / "levels"
+    file = LevelFile(path)
+    for _ in range(2):
+        path.mkdir()
+        assert [file.apply() for _ in range(3)] == [False] * 3
+        path.rmdir()
+        assert not file.apply()
+    assert [record.getMessage().partition(" file=")[0] for record in caplog.records] == ["log levels can't be read"] * 2
+
+
 async def test_a_running_process_follows_its_file(tmp_path: Path):
     path = tmp_path / "levels"
     assert watch_levels({}) is None

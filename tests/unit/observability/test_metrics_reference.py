@@ -12,7 +12,8 @@ PAGE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 
 # In a process of its own: what other tests counted is not to be seen here.
 EXPORTS_ALL = """
-from perdure.observability.metrics import CATALOGUE, CounterMetric, GaugeMetric, export_to_prometheus, prometheus_text
+from perdure.observability.instruments import CounterMetric, GaugeMetric, export_to_prometheus, prometheus_text
+from perdure.observability.metrics import CATALOGUE
 export_to_prometheus()
 for metric in CATALOGUE:
     labels = dict.fromkeys(metric.labels, "x")
@@ -39,7 +40,7 @@ def test_prometheus_shows_every_metric_under_its_name():
 
 def test_a_counter_keeps_no_more_sets_of_labels_apart_than_it_should():
     program = (
-        "from perdure.observability import metrics as m\n"
+        "from perdure.observability import instruments as m\n"
         "metric = m.CounterMetric('perdure.test.bounded', 'For this test.', ('name',))\n"
         "for number in range(m.MOST_LABEL_SETS + 500): metric.count(name=f'name {number}')\n"
         "m.export_to_prometheus()\n"

@@ -34,6 +34,14 @@ def test_the_engine_sends_its_spans_where_the_services_send_theirs(variables, ex
     assert engine_tracing(variables) == ({} if expected is None else {"RESTATE_TRACING_ENDPOINT": expected})
 
 
+def test_the_engine_keeps_the_same_part_of_the_traces():
+    part = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
+    pace = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
+    told = engine_tracing({**part, **pace, "OTEL_EXPORTER_OTLP_ENDPOINT": ANY, "OTEL_SERVICE_NAME": "flights"})
+    assert told == {**part, **pace, "RESTATE_TRACING_ENDPOINT": f"otlp+{ANY}/v1/traces"}
+    assert engine_tracing(part) == {}
+
+
 def test_nothing_is_sent_unless_somebody_says_where_to(monkeypatch):
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", raising=False)

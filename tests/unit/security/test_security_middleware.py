@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from perdure.asgi import Message, Receive, Scope, Send, respond_json
 from perdure.errors import ConfigurationError
-from perdure.observability.metrics import export_to_prometheus, prometheus_text
+from perdure.observability.instruments import export_to_prometheus, prometheus_text
 from perdure.security import PrivateKey
 from perdure.security import middleware as module
 from perdure.security.config import SecurityConfig

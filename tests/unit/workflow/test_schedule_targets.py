@@ -6,7 +6,8 @@ from perdure.approvals import sentinel as approval_sentinel
 from perdure.approvals.service import definitions as approvals
 from perdure.saga import hosting
 from perdure.saga.plan import compensation_service
-from perdure.saga.sentinel import Sentinel, SentinelConfig
+from perdure.saga.sentinel import Sentinel
+from perdure.saga.sentinel_config import SentinelConfig
 from perdure.workflow.schedule import definitions
 from perdure.workflow.schedule.service import COMPENSATIONS, INTERNAL
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import restate
 from pydantic import ValidationError
@@ -37,6 +37,21 @@ from perdure.workflow.schedule.proofs import sign_act, sign_setting
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
+
+
+class ScheduleTiming(TypedDict, total=False):
+    """When a schedule fires, and what becomes of what it can't do; see `ScheduleSpec`, which has the defaults."""
+
+    cron: str | None
+    every: timedelta | None
+    timezone: str
+    catch_up: CatchUp
+    catch_up_limit: int
+    tolerance: timedelta
+    overlap: Overlap
+    start: datetime | None
+    end: datetime | None
+    description: str
 
 
 class ScheduleClient:
@@ -75,17 +90,8 @@ class ScheduleClient:
         target: Target[I, Any] | Callable[[Any, I], Awaitable[Any]],
         request: I = NO_REQUEST,
         key: str | None = None,
-        cron: str | None = None,
-        every: timedelta | None = None,
-        timezone: str = "UTC",
-        catch_up: CatchUp = CatchUp.SKIP,
-        catch_up_limit: int = 100,
-        tolerance: timedelta = timedelta(minutes=1),
-        overlap: Overlap = Overlap.SKIP,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        description: str = "",
         reason: str = "",
+        **timing: Unpack[ScheduleTiming],
     ) -> ScheduleStatus: ...
     @overload
     async def set(
@@ -94,17 +100,8 @@ class ScheduleClient:
         *,
         target: Callable[[Any], Awaitable[Any]],
         key: str | None = None,
-        cron: str | None = None,
-        every: timedelta | None = None,
-        timezone: str = "UTC",
-        catch_up: CatchUp = CatchUp.SKIP,
-        catch_up_limit: int = 100,
-        tolerance: timedelta = timedelta(minutes=1),
-        overlap: Overlap = Overlap.SKIP,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        description: str = "",
         reason: str = "",
+        **timing: Unpack[ScheduleTiming],
     ) -> ScheduleStatus: ...
     async def set(
         self,
@@ -114,7 +111,7 @@ class ScheduleClient:
         request: Any = NO_REQUEST,
         key: str | None = None,
         reason: str = "",
-        **timing: Any,
+        **timing: Unpack[ScheduleTiming],
     ) -> ScheduleStatus:
         """Create a schedule, or replace the one of this name.
 

@@ -155,7 +155,10 @@ class ScheduleSpec(BaseModel):
         try:
             fires = next(_cron(expression, _AGES_AGO), None)
         except CronSimError as error:
-            raise ValueError(f"'{expression}' is no cron expression: {str(error).lower()}") from error
+            raise ValueError(
+                f"'{expression}' is no cron expression: {str(error).lower()}; "
+                "write minute, hour, day, month and weekday, as in '30 2 * * *'"
+            ) from error
         if fires is None:
             raise ValueError(f"'{expression}' never fires: no date fits it")
         return expression

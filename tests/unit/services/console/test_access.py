@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
+import httpx
 import pytest
 
 from perdure.errors import ConfigurationError
@@ -30,6 +32,10 @@ ROUTES: dict[str, Role | None] = {
     "POST /signout-everywhere": VIEWER,
     "GET /account": VIEWER,
     "POST /account/password": VIEWER,
+    "GET /alerts": VIEWER,
+    "GET /alerts/live": VIEWER,
+    "GET /alerts/count": VIEWER,
+    "POST /alerts/{invocation_id}/{steer}": OPERATOR,
     "GET /sagas": VIEWER,
     "GET /sagas/{saga_id:path}/live": VIEWER,
     "GET /sagas/{saga_id:path}": VIEWER,
@@ -51,11 +57,16 @@ ROUTES: dict[str, Role | None] = {
     "POST /people": ADMINISTRATOR,
     "POST /people/{name}": ADMINISTRATOR,
     "POST /people/{name}/password": ADMINISTRATOR,
+    "GET /keys": ADMINISTRATOR,
+    "POST /keys": ADMINISTRATOR,
+    "POST /keys/{name}/remove": ADMINISTRATOR,
     "GET /api/session": VIEWER,
     "DELETE /api/session": VIEWER,
     "DELETE /api/sessions": VIEWER,
     "POST /api/password": VIEWER,
     "GET /api/overview": VIEWER,
+    "GET /api/alerts": VIEWER,
+    "GET /api/alerts/events": VIEWER,
     "GET /api/sagas": VIEWER,
     "GET /api/sagas/{saga_id:path}/events": VIEWER,
     "GET /api/sagas/{saga_id:path}": VIEWER,
@@ -85,6 +96,7 @@ ROUTES: dict[str, Role | None] = {
     "POST /api/keys": ADMINISTRATOR,
     "DELETE /api/keys/{name}": ADMINISTRATOR,
 }
+ENDLESS = {"GET /alerts/live", "GET /api/alerts/events"}
 SAMPLE = {"steer": "resume", "act": "skip", "verdict": "approve", "letter_id": "T1/2", "name": "nobody"}
 
 
@@ -110,11 +122,35 @@ def test_each_route_is_in_the_table_with_its_role(tmp_path):
 async def test_each_route_lets_in_who_has_its_role_and_nobody_else(desk):
     for role in Role:
         await desk.add(f"{role.value}@example.com", role)
+
+    async def begun(_, path, headers):
+        """Ask for a stream that has no end, and go away as soon as it has begun."""
+        answer = httpx.Response(500)
+        gone = asyncio.Event()
+
+        async def receive():
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            nonlocal answer
+            if message["type"] == "http.response.start":
+                answer = httpx.Response(message["status"], headers=message["headers"])
+            answer = httpx.Response(answer.status_code, content=answer.content + message.get("body", b""))
+            gone.set()
+
+        raw = [(key.encode(), value.encode()) for key, value in headers.items()]
+        scope = {"type": "http", "method": "GET", "path": path, "headers": raw, "query_string": b"", "root_path": ""}
+        async with asyncio.timeout(10):
+            await desk.app(scope, receive, send)
+        return answer
+
     async with desk.client() as client:
         for name, needed in ROUTES.items():
             if needed is ANYBODY:
                 continue
             method, path = name.split(" ")
+            ask = begun if name in ENDLESS else client.request
             strange = await client.request(method, path_of(path))
             is_api = path.startswith("/api")
             assert strange.status_code == (401 if is_api else 303), name
@@ -123,7 +159,7 @@ async def test_each_route_lets_in_who_has_its_role_and_nobody_else(desk):
             for role in Role:
                 token = await desk.token(f"{role.value}@example.com")  # some of the routes end all sessions
                 headers = {"authorization": f"Bearer {token}"}
-                answer = await client.request(method, path_of(path), headers=headers)
+                answer = await ask(method, path_of(path), headers=headers)
                 if may(frozenset({role}), needed):
                     assert answer.status_code not in (401, 403), (name, role, answer.text)
                     assert answer.status_code != 500, (name, role)
@@ -193,7 +229,17 @@ async def test_each_answer_tells_the_browser_to_be_strict(desk):
 async def test_no_page_needs_a_script_or_a_style_of_its_own(desk):
     token = await desk.add("ada@example.com", *Role)
     async with desk.client(cookies={"perdure-console": token}) as client:
-        for path in ("/", "/signin", "/sagas", "/approvals", "/schedules", "/people", "/account", "/invocations"):
+        for path in (
+            "/",
+            "/alerts",
+            "/signin",
+            "/sagas",
+            "/approvals",
+            "/schedules",
+            "/people",
+            "/account",
+            "/invocations",
+        ):
             html = (await client.get(path)).text
             assert "<h1" in html
             assert re.findall(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=|<style|javascript:", html) == []

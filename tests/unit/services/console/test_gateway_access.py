@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
 
 from services.console.people.roles import Role
 from services.console.problems import ConsoleError
+from tests.support import eventually
 
 
 async def test_an_administrator_makes_a_key_and_only_its_hash_is_kept(desk, tmp_path):
@@ -40,6 +46,24 @@ async def test_an_administrator_makes_a_key_and_only_its_hash_is_kept(desk, tmp_
         assert (await client.delete("/api/keys/shop")).status_code == 404
         acts = (await client.get("/api/people/acts")).json()
         assert [(act["act"], act["person"]) for act in acts[:2]] == [("remove key", "shop"), ("key", "shop")]
+
+
+async def test_a_key_that_is_made_on_the_page_is_shown_this_once_and_ended_there(desk):
+    token = await desk.add("ada@example.com", Role.ADMINISTRATOR)
+    async with desk.client(headers={"authorization": f"Bearer {token}"}) as client:
+        made = await client.post("/keys", data={"name": "shop", "handlers": "Trips/run\nTrips/status", "days": "30"})
+        assert made.status_code == 200
+        (secret,) = set(re.findall(r"pdk_[\w-]{20,}", made.text))
+        assert (await desk.parts.api_keys.find(secret)).handlers == ["Trips/run", "Trips/status"]
+        again = await client.get("/keys")
+        assert "Trips/<wbr>status" in again.text
+        assert secret not in again.text
+        for days in ("0", "soon", "3651"):
+            refused = await client.post("/keys", data={"name": "till", "handlers": "Trips/run", "days": days})
+            assert refused.status_code == 400
+            assert "1 to 3650 days" in refused.text
+        assert (await client.post("/keys/shop/remove")).status_code == 303
+        assert await desk.parts.api_keys.find(secret) is None
 
 
 @pytest.mark.parametrize("handlers", [[], ["*"], ["*/*"], ["Trips"], ["Trips/r*"], ["Trips/run/send"], ["Tr[a]ps/run"]])
@@ -98,3 +122,57 @@ async def test_who_asks_too_often_is_told_to_slow_down(open_desk):
             statuses = [(await client.post("/gateway/Trips/t1/run")).status_code for _ in range(3)]
             assert statuses == [503, 503, 429]
             assert int((await client.post("/gateway/Trips/t1/run")).headers["retry-after"]) > 1
+
+
+class SlowEngine:
+    """An engine that answers the console, and keeps whoever calls its one handler waiting."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.calls = 0
+        self.over = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls) -> AsyncIterator[SlowEngine]:
+        engine = cls()
+        server = await asyncio.start_server(engine._serve, "127.0.0.1", 0)
+        engine.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server:
+            yield engine
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+        if asked == b"/Slow/go":
+            self.calls += 1
+            await self.over.wait()
+        answer = {"rows": [], "services": [{"name": "Slow", "ty": "Service", "handlers": [{"name": "go"}]}]}
+        body = json.dumps(answer).encode()
+        head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+
+async def test_programs_that_wait_for_slow_handlers_leave_people_their_way_to_the_engine(open_desk):
+    async with (
+        SlowEngine.running() as engine,
+        open_desk(ingress_url=engine.url, admin_url=engine.url) as desk,
+        desk.client() as client,
+        asyncio.TaskGroup() as waiting,
+    ):
+        for name in ("shop", "till", "stock"):
+            key, _ = await desk.parts.api_keys.add(name, ["Slow/*"], by="a test")
+            for _ in range(desk.parts.settings.gateway_at_once):
+                headers = {"authorization": f"Bearer {key}"}
+                waiting.create_task(client.post("/gateway/Slow/go", headers=headers))
+
+        async def all_wait() -> bool:
+            return engine.calls == 3 * desk.parts.settings.gateway_at_once
+
+        await eventually(all_wait, what="calls that wait")
+        headers = {"authorization": f"Bearer {await desk.add('ada@example.com')}"}
+        async with asyncio.timeout(5):
+            alerts = await client.get("/api/alerts", headers=headers)
+        assert alerts.json()["problems"] == []
+        engine.over.set()

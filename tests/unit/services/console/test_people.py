@@ -104,6 +104,19 @@ async def test_a_session_ends_when_it_is_not_used_and_after_its_length(desk):
     assert await sessions.find(token) is None
 
 
+@pytest.mark.parametrize(
+    "headers", [{"hx-request": "true"}, {"accept": "text/event-stream"}], ids=["a part of it", "its stream, cut off"]
+)
+async def test_what_a_page_fetches_again_by_itself_keeps_no_session_alive(desk, headers):
+    token = await desk.add("ada@example.com")
+    async with desk.client(cookies={"perdure-console": token}) as client:
+        desk.clock.move(IDLE - timedelta(minutes=1))
+        assert (await client.get("/alerts/count", headers=headers)).status_code == 200
+        desk.clock.move(timedelta(minutes=1))
+        answer = await client.get("/alerts/count", headers={"hx-request": "true"})
+        assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/signin")
+
+
 async def test_tokens_are_not_kept(desk):
     token = await desk.add("ada@example.com")
     async with desk.parts.database.reading() as connection:

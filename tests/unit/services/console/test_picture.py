@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure import Phase, StatusData
+from perdure.saga.standing import plain
 from perdure.saga.timeline import Timeline, TimelineStep
 from services.console.pages.picture import SCALE, draw, rounded, spoken
 from services.console.pages.render import from_now, money, path_of
 from services.console.people.persons import utc_now
 from services.console.problems import ConsoleError
 from services.console.reads.dead_letters import difference, read_payload
-from services.console.reads.sagas import plain
+from services.console.reads.sagas import Saga
 
 BEGIN = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -45,6 +47,18 @@ def called(position: int, start: float, end: float | None, result: str | None = 
         ended_at=None if end is None else after(end),
         result=None if end is None else result,
     )
+
+
+def test_a_saga_whose_orchestration_was_killed_is_lost_and_still_moves():
+    step, running = called(1, 0, 1), StatusData(phase=Phase.RUNNING)
+    killed = Saga(status=running, timeline=saga(step, ended=2, result="failure"))
+    assert (killed.phase, killed.is_over) == ("lost", False)
+    nothing_to_undo = Saga(status=running, timeline=saga(ended=2, result="failure"))
+    assert nothing_to_undo.is_over
+    closed = Saga(status=StatusData(phase=Phase.CANCELLED), timeline=saga(step, ended=2, result="failure"))
+    assert (closed.phase, closed.is_over) == ("cancelled", True)
+    lives = Saga(status=running, timeline=saga(step))
+    assert (lives.phase, lives.is_over) == ("running", False)
 
 
 def test_bars_stand_where_and_as_long_as_the_steps_did():

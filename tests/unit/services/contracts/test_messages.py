@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from perdure.serdes import invalid_input
 from services.contracts import flights, hotels, notifications, payments, trips
 from services.contracts.payments import PaymentRequest
 from services.contracts.trips import TripConfirmation, TripRequest
@@ -143,3 +144,26 @@ def test_every_target_has_a_name_of_its_own() -> None:
 def test_every_request_refuses_unknown_fields(target: Any) -> None:
     assert target.input.model_config["extra"] == "forbid"
     assert target.input.model_config["frozen"] is True
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("traveller", "nobody", "an e-mail address is needed, such as ada@example.com"),
+        ("payment.currency", "euro", "a currency's code is needed, such as EUR"),
+        ("hotel.name", "Har\nbour", "no line breaks and no other control characters are allowed"),
+        ("hotel.name", "", "String should have at least 1 character"),
+        ("flight.number", 7, "Input should be a valid string"),
+        ("colour", "red", "there is no such field"),
+    ],
+)
+def test_a_value_that_is_refused_is_told_in_words(path: str, value: Any, sentence: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TripRequest.model_validate_json(json.dumps(changed(path, value)))
+    assert invalid_input(caught.value).message == f"invalid input: {path}: {sentence}"
+
+
+def test_what_a_name_must_look_like_is_in_the_schema_all_the_same() -> None:
+    schema = TripRequest.model_json_schema()
+    assert schema["properties"]["traveller"]["pattern"].startswith("^[^@")
+    assert schema["$defs"]["PaymentRequest"]["properties"]["currency"]["pattern"] == "^[A-Z]{3}$"

@@ -68,7 +68,7 @@ def test_a_port_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 async def start(name: str, **environment: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", f"services.data_plane.{name}.app"),
+        *(sys.executable, "-m", "services.launcher.serve", name),
         env={**os.environ, **environment},
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
@@ -78,7 +78,10 @@ async def start(name: str, **environment: str) -> asyncio.subprocess.Process:
 
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
-    [("PERDURE_DATABASE_URL", "mysql://h/db", "no support for databases by"), ("PERDURE_FLIGHTS_PORT", "x", "port")],
+    [
+        ("PERDURE_DATABASE_URL", "mysql://h/db", "no support for databases by"),
+        ("PERDURE_FLIGHTS_PORT", "x", "PERDURE_FLIGHTS_PORT"),
+    ],
 )
 async def test_settings_that_do_not_fit_end_the_start_with_one_reason(variable: str, value: str, said: str) -> None:
     process = await start("flights", **{variable: value})

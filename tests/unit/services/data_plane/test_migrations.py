@@ -12,7 +12,7 @@ from sqlalchemy import CheckConstraint, Connection, func, inspect, select, text,
 from services.data_plane.audit import audit
 from services.data_plane.database import Base, Database
 from services.data_plane.flights.model import FlightRow
-from services.data_plane.migrations import downgrade, migrate
+from services.data_plane.migrations import SchemaBehind, check_schema, downgrade, migrate
 from services.data_plane.payments.model import AccountRow, LedgerTransactionRow
 from services.data_plane.seed import CUSTOMERS, FLIGHTS, HOTELS
 
@@ -101,3 +101,18 @@ async def test_the_way_back_is_complete(database: Database) -> None:
         await connection.run_sync(downgrade, "base")
     async with database.snapshot() as connection:
         assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == ["alembic_version"]
+
+
+async def test_readiness_tells_a_schema_that_is_behind_from_one_of_a_newer_version(database: Database) -> None:
+    await check_schema(database)
+    async with database.transaction() as connection:
+        await connection.run_sync(downgrade, "-1")
+    with pytest.raises(SchemaBehind, match="run perdure-platform migrate"):
+        await check_schema(database)
+    async with database.transaction() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    await check_schema(database)
+    async with database.transaction() as connection:
+        await connection.execute(text("DELETE FROM alembic_version"))
+    with pytest.raises(SchemaBehind, match="version is none"):
+        await check_schema(database)

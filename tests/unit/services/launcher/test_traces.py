@@ -97,3 +97,10 @@ def test_a_receiver_takes_spans_and_nothing_else(path, body, encoding, status, k
         assert connection.getresponse().status == status
         connection.close()
     assert [(each.service, each.name, each.parent_id) for each in receiver.spans()] == [("flights", "run", None)] * kept
+
+
+def test_a_trace_is_whole_from_the_ingress_to_what_every_service_did():
+    spans = [span(1, name="ingress T/run"), span(2, 1, name="invocation-attempt T/run"), span(3, 2, name="T/run")]
+    assert tree_of(spans, "t").whole
+    assert not tree_of(spans[:2], "t").whole, "the service has not sent its part yet"
+    assert not tree_of(spans[1:], "t").whole, "the engine has not sent its beginning yet"

@@ -1,0 +1,162 @@
+"""Handing a saga over to `Rollbacks`, and waiting for what comes of it.
+
+A run of an orchestration has an id of ours, made when its record is handed over. The engine has none that would do: a
+workflow's key that is used again after its retention gives the same invocation id, the same seed and the same
+awakeables. The id is kept with the run, in its state or in a promise, which go with its retention. So `Rollbacks`
+knows a second request for the same run from one for another run, and asking again does no harm.
+
+What is to begin a rollback may be killed before it has written anything down, and then nobody would answer. So who
+waits asks again.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import cast
+from uuid import uuid4
+
+import restate
+from pydantic import BaseModel
+
+from perdure.clients import ObjectClient
+from perdure.durations import scaled
+from perdure.errors import Cancelled, TerminalError
+from perdure.observability.tracing import traceparent
+from perdure.planes.progress import read_rollback, undone_from_outside
+from perdure.runs import RunConfig, run_with_retry
+from perdure.saga.messages import RollbackReport, RollbackRequest, begin_target
+from perdure.saga.plan import RUN_PREFIX
+from perdure.signals import get_internal_signal
+from perdure.waiting import is_own_cancel
+
+ASK_AGAIN = timedelta(seconds=30)
+"""How long to wait for the end of a rollback before asking for it again; twice as long each time."""
+ASK_AGAIN_AT_MOST = timedelta(minutes=10)
+LOOK_AFTER = timedelta(milliseconds=50)
+"""How long a rollback may take to be on record before it is looked for; twice as long each time."""
+
+RUN_PROMISE = "saga/run"
+"""The run's id, when its record was handed over from outside: a shared handler can't write state."""
+
+
+class RunMade(BaseModel):
+    """What is another one at each attempt, so that the journal has to keep it.
+
+    Args:
+        run: The run's id.
+        trace: A span that the rollback's are linked to.
+    """
+
+    run: str
+    trace: str | None
+
+
+async def make_run(ctx: restate.Context) -> tuple[RunMade, Cancelled | None]:
+    """Make what tells a run of an orchestration from others; a run of the journal's, which ends by itself.
+
+    So a cancelled invocation may wait for it, too, which must wait for nothing else.
+
+    Args:
+        ctx: The orchestration's context.
+
+    Returns:
+        What was made, and the first cancel that came meanwhile.
+    """
+    cancel: Cancelled | None = None
+    while True:
+        try:
+            return await run_with_retry(ctx, "hand over", _made, returns=RunMade), cancel
+        except Cancelled as error:
+            cancel = cancel or error
+
+
+async def _made() -> RunMade:
+    return RunMade(run=await _new_run_id(), trace=traceparent())
+
+
+async def _new_run_id() -> str:
+    return uuid4().hex
+
+
+async def run_id(ctx: restate.WorkflowSharedContext) -> tuple[str | None, bool]:
+    """Return the id under which a run's record is handed over from outside, the same each time; made the first time.
+
+    Args:
+        ctx: A shared handler's context of the orchestration.
+
+    Returns:
+        The id, and whether it is new. None when the record was handed over without one.
+    """
+    for name in await ctx.state_keys():
+        if name.startswith(RUN_PREFIX):
+            return name.removeprefix(RUN_PREFIX), False
+    promise = get_internal_signal(ctx, RUN_PROMISE, str)
+    known = await promise.peek()
+    if known is not None or await undone_from_outside(ctx):
+        return known, False
+    made = await run_with_retry(cast("restate.Context", ctx), RunConfig("run id"), _new_run_id)
+    try:
+        await promise.resolve(made)
+    except TerminalError as error:  # somebody else asks for the same rollback at this moment, and was first
+        if is_own_cancel(error):
+            raise
+        return await promise.peek(), False
+    return made, True
+
+
+async def hand_over(ctx: restate.Context, request: RollbackRequest) -> None:
+    """Have a saga rolled back, out of reach of whatever happens to this invocation.
+
+    Args:
+        ctx: A context.
+        request: The saga.
+    """
+    await ObjectClient(ctx, begin_target, request.saga_id).send(request)
+
+
+async def begin(ctx: restate.WorkflowSharedContext, request: RollbackRequest) -> None:
+    """Have a saga rolled back, and wait until its rollback is on record.
+
+    Args:
+        ctx: A shared handler's context of the orchestration.
+        request: The saga.
+    """
+    caller = cast("restate.Context", ctx)
+    delay = LOOK_AFTER
+    while True:
+        await hand_over(caller, request)
+        await caller.sleep(scaled(delay), "the rollback begins")
+        found = await read_rollback(ctx, request.saga_id)
+        # One that knows no runs is kept by an earlier version.
+        if found is not None and (not found.runs or set(request.runs) <= set(found.runs)):
+            return
+        delay = min(delay * 2, ASK_AGAIN_AT_MOST)
+
+
+async def outcome_of(
+    ctx: restate.Context, request: RollbackRequest, finished: restate.RestateDurableFuture[RollbackReport]
+) -> RollbackReport:
+    """Have a saga rolled back, and wait for the end of it.
+
+    Args:
+        ctx: A context.
+        request: The saga, with the awakeable of ``finished`` and the run's id.
+        finished: The answer.
+
+    Raises:
+        Cancelled: This invocation was cancelled; the rollback goes on.
+        TerminalError: The saga's id belongs to another service.
+    """
+    delay = ASK_AGAIN
+    while True:
+        await hand_over(ctx, request)
+        late = ctx.sleep(scaled(delay), "before asking for the rollback again")
+        try:
+            done, _ = await restate.wait_completed(finished, late)
+        except TerminalError as error:
+            raise Cancelled("cancelled during the rollback", metadata={"during": "the rollback"}) from error
+        if finished in done:
+            return await finished
+        # A saga service of an earlier version, which knows no run ids, would take a second one for another run.
+        request = request.model_copy(update={"first_hand": False})
+        delay = min(delay * 2, ASK_AGAIN_AT_MOST)

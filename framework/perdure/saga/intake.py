@@ -1,0 +1,133 @@
+"""How a saga gets into `Rollbacks`: the first request opens its rollback, and later ones join it.
+
+A later request brings nothing new (somebody else waits for the outcome, or asks again since the answer is late), or
+another run of the same saga: the workflow's key was used again after its retention, or two services share a prefix.
+Its steps are undone as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import restate
+
+from perdure.observability.logging import get_logger
+from perdure.saga.dead_letters import letter_of, remember
+from perdure.saga.messages import RollbackRequest
+from perdure.saga.plan import StepState, initial_progress, moved
+from perdure.saga.rollback_state import Head, head_state, open_mark, progress_state, request_state, run_mark
+
+log = get_logger("perdure.saga")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A rollback after a request was taken.
+
+    Args:
+        saga: The saga.
+        head: How far its rollback is.
+        has_work: Whether there are steps that it did not have before.
+        has_waiter: Whether somebody waits who did not before.
+    """
+
+    saga: RollbackRequest
+    head: Head
+    has_work: bool = False
+    has_waiter: bool = False
+
+
+async def take(
+    ctx: restate.ObjectContext,
+    request: RollbackRequest,
+    known: RollbackRequest | None,
+    head: Head | None,
+    now: datetime,
+) -> Taken:
+    """Take a request: open the saga's rollback, or join it. Waits for nothing, so that no cancel comes between.
+
+    Args:
+        ctx: A context of the saga's rollback.
+        request: The request.
+        known: The saga, when its rollback is there already.
+        head: How far that is.
+        now: The time.
+    """
+    if known is None or head is None:
+        taken = await _open(ctx, request, now)
+    elif _is_another_run(known, request):
+        taken = await _append(ctx, known, head, request, now)
+    else:
+        taken = await _join(ctx, known, head, request)
+    for run in request.runs:  # after the steps: a kill may come between
+        await run_mark(ctx, run).set(True)
+    return taken
+
+
+def _is_another_run(known: RollbackRequest, request: RollbackRequest) -> bool:
+    # Without an id, only what an orchestration itself hands over is known to be another run: it does so once.
+    return not set(request.runs) <= set(known.runs) if request.runs else request.first_hand
+
+
+async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Taken:
+    await open_mark(ctx).set(True)
+    await _set_out(ctx, request, now)
+    await request_state(ctx).set(request)
+    head = Head(started_at=now, updated_at=now, waiters=[request.awakeable] if request.awakeable else [])
+    await head_state(ctx).set(head)  # last: killed before it, the rollback has not begun, and whoever asked asks again
+    log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
+    return Taken(request, head, has_work=True)
+
+
+async def _append(
+    ctx: restate.ObjectContext, known: RollbackRequest, head: Head, again: RollbackRequest, now: datetime
+) -> Taken:
+    """Add the steps of another run."""
+    offset = max((step.position for step in known.steps), default=0)
+    added = again.model_copy(
+        update={
+            "steps": moved(again.steps, offset),
+            "completed": {position + offset: each for position, each in again.completed.items()},
+            "running": {position + offset: each for position, each in again.running.items()},
+        }
+    )
+    steps, runs = [*known.steps, *added.steps], [*known.runs, *added.runs]
+    both = added.model_copy(update={"steps": steps, "runs": runs, "awakeable": known.awakeable})
+    await open_mark(ctx).set(True)
+    await _set_out(ctx, added, now)
+    await request_state(ctx).set(both)  # last, and steps and run in one entry: a kill can't come between
+    log.warning("saga.rollback.again", saga=known.saga_id, steps=len(added.steps), reason=again.reason)
+    waiters = [*head.waiters, again.awakeable] if again.awakeable else head.waiters
+    return Taken(both, head.model_copy(update={"waiters": waiters}), has_work=True)
+
+
+async def _join(ctx: restate.ObjectContext, known: RollbackRequest, head: Head, again: RollbackRequest) -> Taken:
+    """Let somebody else wait for the outcome."""
+    if again.awakeable is None or again.awakeable in head.waiters:
+        return Taken(known, head)
+    if again.service != known.service:
+        ctx.reject_awakeable(
+            again.awakeable,
+            f"the saga id '{known.saga_id}' belongs to {known.service}; {again.service} needs another saga_prefix",
+            409,
+        )
+        return Taken(known, head)
+    joined = head.model_copy(update={"waiters": [*head.waiters, again.awakeable]})
+    await head_state(ctx).set(joined)
+    return Taken(known, joined, has_waiter=True)
+
+
+async def _set_out(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> None:
+    """Write down where the rollback of each step of a request begins."""
+    progress = initial_progress(
+        request.steps,
+        request.config,
+        completed=request.completed,
+        running=request.running,
+        reason=request.reason,
+    )
+    for step in request.steps:
+        await progress_state(ctx, step.position).set(progress[step.position])
+        if progress[step.position].state is StepState.DEAD_LETTER:
+            await remember(ctx, letter_of(request, step, progress[step.position], now))

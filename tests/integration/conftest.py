@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from perdure import LoggingConfig, configure_logging
+from perdure.security import ActMode, ActRules, Trust, set_act_rules
+from perdure.testing import Restate
+from tests.integration.saga_bench import Bench
+from tests.integration.signing_people import ISSUER
+from tests.support import Recording
+
+
+@pytest.fixture
+async def bench(restate: Restate, did: Recording) -> AsyncIterator[Bench]:
+    """A bench for one orchestration."""
+    bench = Bench(restate, did)
+    yield bench
+    await bench.close()
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """What is logged, in JSON."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    configure_logging(LoggingConfig(level="debug", format="json"), stream=stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def signed_acts() -> Iterator[None]:
+    """Acts have to be signed, by whom the issuer of `signing_people` vouches for."""
+    set_act_rules(ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(ISSUER.public,))))
+    yield
+    set_act_rules(None)

@@ -1,0 +1,171 @@
+"""A bench for sagas: one orchestration, written by the test, over tasks that record what they do and fail as told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import restate as sdk
+from pydantic import BaseModel
+
+from perdure import (
+    AdminClient,
+    ControlPlaneService,
+    DataPlaneContext,
+    DataPlaneService,
+    IngressClient,
+    Orchestration,
+    RunConfig,
+    SagaConfig,
+    ServiceClient,
+    Step,
+    StepRetry,
+    Target,
+)
+from perdure.admin import sql_text
+from perdure.errors import IngressError, Refused
+from perdure.saga import hosting
+from perdure.saga.messages import RollbackStatus, rollback_status
+from tests.support import Recording, eventually
+
+
+class Task(BaseModel):
+    key: str
+    name: str
+    waits_for: str = ""
+    """Name of the task that has to have started before this one ends."""
+    fails: int = 0
+    """How often it fails; -1 for always."""
+    undo_fails: int = 0
+    hangs: bool = False
+
+
+do_task = Target("Tasks", "do", Task, str)
+undo_task = Target("Tasks", "undo", Task, type(None))
+
+Main = Callable[[Orchestration], Awaitable[Any]]
+QUICK = {"initial_delay": timedelta(milliseconds=10), "max_delay": timedelta(milliseconds=30)}
+
+
+class Bench:
+    """Runs one orchestration, written by the test, against services that record what they do."""
+
+    def __init__(self, restate: Any, did: Recording) -> None:
+        self._restate = restate
+        self._clients: list[IngressClient] = []
+        self.did = did
+        self.released = threading.Event()
+        self.admin_url = ""
+        self.name = f"Job{uuid4().hex[:8]}"
+
+    def services(self, main: Main, config: SagaConfig, name: str | None = None) -> list[Any]:
+        did, released = self.did, self.released
+        tasks = DataPlaneService("Tasks", run=RunConfig(max_retries=0))
+
+        async def do(task: Task) -> str:
+            did.add(f"do {task.key}/{task.name}")
+            if task.waits_for:
+                await eventually(truth(lambda: did.count(f"do {task.key}/{task.waits_for}") > 0), what=task.waits_for)
+            if task.hangs:
+                assert await asyncio.to_thread(released.wait, 30)
+            if task.fails < 0 or did.count(f"do {task.key}/{task.name}") <= task.fails:
+                raise Refused(f"{task.name} is out of order", 503, "out_of_order")
+            did.add(f"done {task.key}/{task.name}")
+            return task.name.upper()
+
+        @tasks.handler("do")
+        async def _do(ctx: DataPlaneContext, task: Task) -> str:
+            return await ctx.run("do", do, task)
+
+        @tasks.handler("undo")
+        async def _undo(ctx: DataPlaneContext, task: Task) -> None:
+            def undo() -> None:
+                did.add(f"undo {task.key}/{task.name}")
+                if task.undo_fails < 0 or did.count(f"undo {task.key}/{task.name}") <= task.undo_fails:
+                    raise Refused(f"{task.name} can't be undone", 503, "stuck")
+
+            await ctx.run("undo", undo)
+
+        jobs = self.orchestration(name or self.name, main, config)
+        return [tasks, jobs, *hosting.definitions()]
+
+    def orchestration(self, name: str, main: Main, config: SagaConfig) -> ControlPlaneService:
+        jobs = ControlPlaneService(name, saga=config)
+
+        @jobs.compensation()
+        async def undo(ctx: sdk.Context, task: Task) -> None:
+            await ServiceClient(ctx, undo_task).call(task)
+
+        @jobs.main()
+        async def run(cp: Orchestration) -> Any:
+            return await main(cp)
+
+        return jobs
+
+    async def serve(self, main: Main, *more: Any, **config: Any) -> IngressClient:
+        saga = SagaConfig(**{**QUICK, **config})
+        env = await self._restate.serve(*self.services(main, saga), *more)
+        self.admin_url = env.admin
+        self._clients.append(IngressClient(env.ingress))
+        return self._clients[-1]
+
+    async def run(self, main: Main, *more: Any, **config: Any) -> tuple[str, Any]:
+        """Run an orchestration; return its key, and its result or its error."""
+        ingress = await self.serve(main, *more, **config)
+        key = str(uuid4())
+        try:
+            return key, await ingress.call(Target(self.name, "run", type(None), object), key=key)
+        except IngressError as error:
+            return key, error
+
+    @property
+    def ingress(self) -> IngressClient:
+        return self._clients[-1]
+
+    async def rollback(self, key: str) -> RollbackStatus:
+        return await self.ingress.call(rollback_status, key=f"{self.name}:{key}")
+
+    def undone(self, key: str) -> list[str]:
+        """Return the compensations of one saga that were begun, in order."""
+        return [entry for entry in self.did.of(key) if entry.startswith("undo")]
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.close()
+
+
+def truth(check: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
+    """Make a probe for `eventually` of a plain question."""
+
+    async def probe() -> bool:
+        return check()
+
+    return probe
+
+
+def step(cp: Orchestration, name: str, **task: Any) -> Step[Task, str]:
+    return Step(name, do_task, Task(key=cp.key, name=name, **task), compensate="undo")
+
+
+async def run_step(cp: Orchestration, name: str, retry: StepRetry | None = None, **task: Any) -> str:
+    return await cp.step(name, do_task, Task(key=cp.key, name=name, **task), compensate="undo", retry=retry)
+
+
+async def forget_runs(admin: AdminClient, key: str) -> None:
+    """Let the engine forget whatever ran under a key, as it does when the retention of a workflow is over."""
+
+    async def forgotten() -> bool:
+        rows = await admin.query(
+            "select id, status from sys_invocation where target_service_name != 'Rollbacks' "
+            f"and target_service_key = {sql_text(key)}"
+        )
+        for row in rows:
+            if row["status"] == "completed":
+                await admin.act(row["id"], "purge")
+        return not rows
+
+    await eventually(forgotten, what="key that is free again")

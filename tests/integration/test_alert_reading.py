@@ -1,0 +1,24 @@
+"""What `Alerts` knows, read without asking it: from the engine's tables, as its own service may be down."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from perdure import AdminClient, IngressClient
+from perdure.saga.alerts import KEY, Alerts, list_alerts, look_target, read_alerts
+
+pytestmark = pytest.mark.restate_modes("http2")
+
+
+async def test_what_is_read_is_what_it_would_list(restate):
+    env = await restate.serve(Alerts(restate.server.admin, beat=timedelta(minutes=7)))
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        began = datetime.now(UTC)
+        await ingress.call(look_target, key=KEY)
+        read = await read_alerts(admin)
+        assert read == await ingress.call(list_alerts, key=KEY)
+    assert read.beat == timedelta(minutes=7)
+    assert began - timedelta(seconds=1) <= read.looked <= datetime.now(UTC) + timedelta(seconds=1)
+    assert read.is_watched(began)

@@ -1,0 +1,95 @@
+"""Inboxes of many: whatever the order of the decisions, they hold what is open, page by page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+import pytest_asyncio
+
+from perdure.approvals.inbox_messages import InboxQuery
+from perdure.approvals.messages import DecisionReceipt
+from perdure.approvals.targets import page_inbox
+from perdure.approvals.trail import verify_trail
+from perdure.errors import IngressError
+from perdure.testing import Restate
+from tests.integration.approvals_desk import HOUR, Desk, Question, full_desk, run_asking
+from tests.support import Recording, eventually
+
+
+@pytest_asyncio.fixture
+async def desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
+    async with full_desk(restate, did) as desk:
+        yield desk
+
+
+async def test_many_deciders_at_once_on_many_approvals(desk: Desk):
+    """Whatever the order, each approval has one outcome, and no inbox keeps what is decided or loses what is not."""
+    people = [desk.person(f"p{number}") for number in range(6)]
+    ids = [f"{desk.id}-{number}" for number in range(4)]
+    for approval_id in ids:
+        question = Question(approval_id=approval_id, approvers=people, quorum=3, requester="req")
+        await desk.client.send(run_asking, question, key=approval_id)
+
+    async def open_in(person: str) -> set[str]:
+        page = await desk.client.call(page_inbox, InboxQuery(limit=500), key=person)
+        return {item.approval_id for item in page.items} & set(ids)
+
+    async def settled(expected: dict[str, set[str]]) -> bool:
+        return {person: await open_in(person) for person in people} == expected
+
+    await eventually(lambda: settled({person: set(ids) for person in people}), what="all approvals in all inboxes")
+
+    async def decide(approval_id: str, number: int) -> DecisionReceipt | IngressError:
+        other = Desk(desk.env)
+        other.id, other.client = approval_id, desk.client
+        try:
+            # The last approval is never decided: only two of six say anything, and they approve.
+            approve = approval_id == ids[-1] or number % 2 == 0
+            return await (other.approve if approve else other.reject)(people[number])
+        except IngressError as error:
+            return error
+
+    acts = [(each, number) for each in ids for number in range(6) if each != ids[-1] or number < 2]
+    answers = await asyncio.gather(*(decide(each, number) for each, number in acts))
+    for approval_id in ids[:-1]:
+        desk.id = approval_id
+        status = await desk.status()
+        mine = [answer for (each, _), answer in zip(acts, answers, strict=True) if each == approval_id]
+        won = [answer for answer in mine if isinstance(answer, DecisionReceipt)]
+        assert {answer.code for answer in mine if isinstance(answer, IngressError)} <= {"too_late"}
+        assert status.status == "approved"  # three of three that approve; three rejections would leave three others
+        assert len(status.decisions) == len(won)
+        assert verify_trail(approval_id, status.trail, head=status.head).intact
+    left = {person: ({ids[-1]} if number >= 2 else set()) for number, person in enumerate(people)}
+    await eventually(lambda: settled(left), what="inboxes with what is not decided, and nothing else")
+
+
+@pytest.mark.restate_modes("http2")
+async def test_an_inbox_page_by_page(desk: Desk):
+    person = desk.person("ada")
+    ids = [f"{desk.id}-{number}" for number in range(5)]
+    for number, approval_id in enumerate(ids):
+        question = Question(approval_id=approval_id, approvers=[person], timeout=HOUR + timedelta(minutes=number))
+        await desk.client.send(run_asking, question, key=approval_id)
+
+    async def pages(limit: int) -> list[list[str]]:
+        found, after = [], None
+        while True:
+            page = await desk.client.call(page_inbox, InboxQuery(limit=limit, after=after), key=person.upper())
+            assert page.total >= len(page.items)
+            found.append([item.approval_id for item in page.items])
+            after = page.next
+            if after is None:
+                return found
+
+    async def all_there() -> bool:
+        (whole,) = await pages(500)
+        return [each for each in whole if each in ids] == ids
+
+    await eventually(all_there, what="five approvals in the inbox")
+    small = await pages(2)
+    assert max(map(len, small)) == 2
+    assert [each for page in small for each in page if each in ids] == ids

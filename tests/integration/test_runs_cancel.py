@@ -1,0 +1,107 @@
+"""A cancel while a run's action goes on: the action ends first, and is never begun anew."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+
+from perdure import AdminClient, IngressClient, RunConfig, run_with_retry
+from perdure.admin import sql_text
+from perdure.errors import Cancelled, IngressError, TerminalError
+from tests.integration.run_cases import QUICK, failing, failure_of, go, serving
+from tests.support import eventually
+
+
+async def test_a_cancel_lets_the_running_action_end_and_is_told_from_an_applications_409(restate, did):
+    opened = threading.Event()
+
+    def action() -> str:
+        did.add("start")
+        assert opened.wait(20), "the test never opened the gate"
+        did.add("end")
+        return "done"
+
+    async def work(ctx: sdk.Context, key: str) -> str:
+        try:
+            return await run_with_retry(ctx, RunConfig("charge", max_retries=0), action)
+        except Cancelled as error:
+            did.add(f"cancelled: {error.message}")
+            raise
+
+    env = await restate.serve(serving(work))
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        invocation_id = await ingress.send(go, str(uuid4()))
+
+        async def started() -> bool:
+            return did.count("start") == 1
+
+        await eventually(started, what="start of the action")
+        await admin.act(invocation_id, "cancel")
+
+        async def gave_up() -> bool:
+            return len(did.all()) > 1
+
+        with pytest.raises(AssertionError):  # it must not, while the action is running
+            await eventually(gave_up, what="end of a handler that left its action alone", within=0.5)
+        opened.set()
+
+        async def failure() -> str | None:
+            rows = await admin.query(
+                f"select completion_failure from sys_invocation where id = {sql_text(invocation_id)}"
+            )
+            return rows[0].get("completion_failure") if rows else None
+
+        assert "cancelled during run 'charge'" in await eventually(failure, what="end of the invocation")
+    assert did.all()[:2] == ["start", "end"]
+    assert set(did.all()[2:]) == {"cancelled: cancelled during run 'charge'"}
+    assert did.count("start") == 1
+
+
+@pytest.mark.restate_modes("http2")
+async def test_a_crash_while_a_cancelled_run_settles_does_not_start_the_action_anew(restate, did):
+    opened = threading.Event()
+
+    def action() -> str:
+        did.add("start")
+        assert opened.wait(30), "the test never opened the gate"
+        return "done"
+
+    async def work(ctx: sdk.Context, key: str) -> str:
+        return await run_with_retry(ctx, RunConfig("charge", max_retries=0), action)
+
+    # The engine breaks off the attempt that settles, as a crash would, and starts another one.
+    second = timedelta(seconds=1)
+    env = await restate.serve(serving(work, inactivity_timeout=second, abort_timeout=second))
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        key = str(uuid4())
+        invocation_id = await ingress.send(go, key, idempotency_key=key)
+
+        async def started() -> bool:
+            return did.count("start") == 1
+
+        await eventually(started, what="start of the action")
+        await admin.act(invocation_id, "cancel")
+        try:
+            with pytest.raises(IngressError) as ended:
+                await ingress.call(go, key, idempotency_key=key)
+        finally:
+            opened.set()
+    assert (ended.value.status_code, ended.value.code) == (409, "cancelled")
+    assert did.count("start") == 1
+
+
+async def test_an_applications_own_409_is_no_cancel(restate, did):
+    async def work(ctx: sdk.Context, key: str) -> str:
+        try:
+            return await run_with_retry(ctx, QUICK, failing(did, 99, TerminalError("cancelled", 409)))
+        except Cancelled:
+            did.add("taken for a cancel")
+            raise
+
+    error = await failure_of(restate, work)
+    assert (error.status_code, error.message) == (409, "cancelled")
+    assert did.all() == ["attempt"]

@@ -1,0 +1,142 @@
+"""What a run can do and give back: every kind of action, every kind of result, several at once."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from datetime import timedelta
+from typing import Any
+
+import restate as sdk
+from pydantic import BaseModel
+
+from perdure import RunConfig, run_async, run_with_retry
+from perdure.errors import Refused
+from tests.integration.run_cases import QUICK, failing, failure_of, result_of
+
+
+class Part(BaseModel):
+    name: str
+    sizes: list[int] = []
+
+
+def part(name: str) -> Part:
+    return Part(name=name)
+
+
+async def part_async(name: str) -> Part:
+    await asyncio.sleep(0)
+    return Part(name=name)
+
+
+def parts(count: int) -> list[Part]:
+    return [Part(name=str(number), sizes=[number]) for number in range(count)]
+
+
+def nothing() -> None: ...
+
+
+class Maker:
+    async def __call__(self, name: str) -> Part:
+        return Part(name=name)
+
+    def method(self, name: str) -> Part:
+        return Part(name=name)
+
+
+async def test_every_kind_of_action_gives_its_typed_result(restate):
+    maker = Maker()
+    seen: list[Any] = []
+
+    async def work(ctx: sdk.Context, key: str) -> str:
+        results = [
+            await run_with_retry(ctx, "sync", part, "a"),
+            await run_with_retry(ctx, "async", part_async, "a"),
+            await run_with_retry(ctx, "lambda of a coroutine", lambda: part_async("a"), returns=Part),
+            await run_with_retry(ctx, "partial", functools.partial(part_async, "a")),
+            await run_with_retry(ctx, "callable object", maker, "a"),
+            await run_with_retry(ctx, "method", maker.method, "a"),
+            await run_with_retry(ctx, "list of models", parts, 2),
+            await run_with_retry(ctx, "none", nothing),
+            await run_with_retry(ctx, "untyped", lambda: {"plain": [1, None]}),
+        ]
+        await ctx.sleep(timedelta(milliseconds=1))
+        seen.append(results)  # after a replay they come from the journal
+        return "done"
+
+    assert await result_of(restate, work) == "done"
+    assert seen == [[*[Part(name="a")] * 6, parts(2), None, {"plain": [1, None]}]]
+
+
+async def test_a_sync_action_does_not_block_the_event_loop(restate):
+    threads: list[threading.Thread] = []
+
+    async def work(ctx: sdk.Context, key: str) -> str:
+        loops = threading.current_thread()
+        await run_with_retry(ctx, "sync", lambda: threads.append(threading.current_thread()))
+        threads.append(loops)
+        return "done"
+
+    await result_of(restate, work)
+    assert threads[0] is not threads[-1]
+
+
+async def test_a_result_that_could_not_be_read_back_fails_the_run_once_and_for_good(restate, did):
+    def action() -> Part:
+        did.add("attempt")
+        return "no part"  # type: ignore[return-value] # the mistake under test
+
+    async def work(ctx: sdk.Context, key: str) -> str:
+        return (await run_with_retry(ctx, QUICK, action)).name
+
+    error = await failure_of(restate, work)
+    assert did.count("attempt") == 1
+    assert "a value of class str can't be written as Part" in error.message
+    assert error.metadata["code"] == "unwritable"
+
+
+async def test_an_error_with_metadata_that_is_no_text_still_ends_the_run(restate, did):
+    async def work(ctx: sdk.Context, key: str) -> str:
+        refusal = Refused("no seats left", metadata={"left": 0})  # type: ignore[dict-item] # the mistake under test
+        return await run_with_retry(ctx, QUICK, failing(did, 99, refusal))
+
+    error = await failure_of(restate, work)
+    assert (error.message, error.metadata["left"]) == ("no seats left", "0")
+
+
+async def test_runs_that_were_started_together_run_together(restate):
+    both = threading.Barrier(2)
+
+    def meet() -> int:
+        return both.wait(timeout=20)
+
+    async def work(ctx: sdk.Context, key: str) -> str:
+        one, two = run_async(ctx, "one", meet), run_async(ctx, "two", meet)
+        await sdk.gather(one.future, two.future)
+        return str(sorted([await one, await two]))
+
+    assert await result_of(restate, work) == "[0, 1]"
+
+
+async def test_a_run_is_waited_for_with_others(restate):
+    async def work(ctx: sdk.Context, key: str) -> str:
+        run = run_async(ctx, "work", lambda: "done", returns=str)
+        first, _ = await sdk.select(run=run.future, late=ctx.sleep(timedelta(hours=1)))
+        return f"{first} {await run}"
+
+    assert await result_of(restate, work) == "run done"
+
+
+async def test_a_result_that_the_engine_would_not_take_ends_the_run_instead_of_repeating_it(restate, did):
+    def read() -> bytes:
+        did.add("attempt")
+        return bytes(25 * 1024 * 1024)  # as base64 it's a third more
+
+    async def work(ctx: sdk.Context, key: str) -> str:
+        return str(len(await run_with_retry(ctx, RunConfig("read the file"), read)))
+
+    error = await failure_of(restate, work)
+    assert did.all() == ["attempt"]
+    assert error.message.startswith("run 'read the file': its result has 34,952,538 bytes, and the engine takes")
+    assert error.metadata == {"code": "too_large", "run": "read the file"}

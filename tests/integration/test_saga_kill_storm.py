@@ -1,0 +1,210 @@
+"""Whatever is under way is killed at random: orchestrations, children, rollbacks, relays. Nothing is lost.
+
+One seed is part of the suite. ``STORM_SEEDS=1,2,3`` runs others: a kill meets another moment each time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from random import Random
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from perdure import AdminClient, IngressClient, Orchestration, SagaConfig, StatusData, Target
+from perdure.admin import sql_text
+from perdure.errors import EngineError, Refused
+from perdure.planes import handover
+from perdure.saga import attempt
+from perdure.saga.finds import look
+from perdure.saga.sentinel import Sentinel
+from perdure.saga.sentinel_config import SentinelConfig
+from perdure.testing import Mode, Restate, RestateServer
+from tests.integration.saga_bench import QUICK, forget_runs, run_step
+from tests.support import Recording, eventually
+
+SEEDS = [int(seed) for seed in os.environ.get("STORM_SEEDS", "24").split(",")]
+SAGAS = 8
+KILLS = 30
+PATIENT = {**QUICK, "max_attempts": 100}
+VICTIMS = ("Rollbacks", "RollbackRelay", "Tasks")
+
+
+@pytest.fixture
+async def restate(restate_servers) -> AsyncIterator[Restate]:
+    """An engine of its own: the kills of this test are not to hit other tests' sagas."""
+    with RestateServer(install_dir=restate_servers.install_dir) as server:
+        restate = Restate(server, Mode.HTTP2)
+        yield restate
+        await restate.close()
+
+
+class Storm:
+    """Kills, and sees what becomes of it.
+
+    Args:
+        admin: The engine.
+        config: The sentinel's.
+        names: Whose invocations are killed; an orchestration and its child first.
+        random: Whom a kill hits.
+    """
+
+    def __init__(self, admin: AdminClient, config: SentinelConfig, names: list[str], random: Random) -> None:
+        self.admin = admin
+        # What was killed a moment ago is not over, either.
+        self._config = replace(config, grace=timedelta(0))
+        self._victims = ", ".join(sql_text(name) for name in names)
+        self._main = names[0]
+        self._random = random
+        self.hits = 0
+
+    async def strike(self) -> None:
+        """Kill (or cancel) one of the invocations that are under way."""
+        rows = await self.admin.query(
+            "select id, target from sys_invocation_status where status != 'completed' "
+            f"and target_service_name in ({self._victims}) order by target, id"
+        )
+        if not rows:
+            return
+        victim = self._random.choice(rows)
+        is_main = victim["target"].startswith(f"{self._main}/") and victim["target"].endswith("/run")
+        is_cancelled = is_main and self._random.random() < 0.5
+        try:
+            await self.admin.act(victim["id"], "cancel" if is_cancelled else "kill")
+        except EngineError as error:
+            if error.status_code not in (404, 409):  # it has ended by then
+                raise
+        else:
+            self.hits += 1
+
+    async def is_over(self) -> bool:
+        """Tell if nothing is under way, and nothing will be."""
+        if await self.admin.query(
+            "select id from sys_invocation_status where status != 'completed' and "
+            f"(target_service_name in ({self._victims}) or target_service_name like '%Compensations')"
+        ):
+            return False
+        if await self.admin.query("select key from state where service_name = 'Rollbacks' and key = 'open'"):
+            return False
+        seen = await self.admin.query("select key from state where service_name = 'Sentinel' and key like 'seen/%'")
+        marks = {row["key"].removeprefix("seen/") for row in seen}
+        return {find.mark for find in await look(self.admin, self._config)} <= marks
+
+    async def undone_twice(self) -> list[str]:
+        """Return the steps whose compensation succeeded more than once."""
+        rows = await self.admin.query(
+            "select idempotency_key as key from sys_invocation_status where target_service_name like '%Compensations' "
+            "and completion_result = 'success' and idempotency_key is not null"
+        )
+        steps = Counter(row["key"].rpartition("/")[0] for row in rows)
+        return [step for step, count in steps.items() if count > 1]
+
+    async def scene(self) -> str:
+        """Describe what is left under way, and who could set it going: why a storm does not end."""
+        open_sagas = "select service_key from state where service_name = 'Rollbacks' and key = 'open'"
+        asked = {
+            "under way": "select id, target, status, invoked_by_id, created_at, modified_at, retry_count, "
+            "next_retry_at, last_failure from sys_invocation where status != 'completed'",
+            "journals": "select j.id, j.index, j.entry_type, j.name, j.completed, j.invoked_target, j.invoked_id "
+            "from sys_journal j join sys_invocation_status i on i.id = j.id where i.status != 'completed' "
+            "and i.target_service_name != 'Alerts' order by j.id, j.index",
+            "killed last": "select id, target, completion_failure, invoked_by_id, created_at, modified_at "
+            "from sys_invocation where completion_result = 'failure' order by modified_at desc limit 30",
+            "state": "select service_name, service_key, key, value_utf8 from state "
+            f"where service_name in ('Sentinel', 'DeadLetterIndex') or service_key in ({open_sagas}) "
+            "order by service_name, service_key, key",
+        }
+        lines = [f"{self.hits} hits"]
+        for what, sql in asked.items():
+            rows = await self.admin.query(sql)
+            known = [{name: value for name, value in row.items() if value is not None} for row in rows]
+            lines += [f"{what}:", *map(json.dumps, known)]
+        return "\n".join([*lines, "finds:", *(find.model_dump_json() for find in await look(self.admin, self._config))])
+
+    async def until_over(self) -> None:
+        """Kill what is under way, and then let what is left come to its end."""
+        last = self.hits + KILLS
+
+        async def stops() -> bool:
+            await self.strike()
+            return self.hits >= last or await self.is_over()
+
+        try:
+            await eventually(stops, what=f"{KILLS} kills", within=60)
+            await eventually(self.is_over, what="end of all sagas", within=60)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{await self.scene()}") from None
+
+
+def held(entries: list[str], key: str) -> set[str]:
+    """Return the steps of a saga and its child that were done, and not undone since."""
+    steps: set[str] = set()
+    for verb, _, step in (entry.partition(" ") for entry in entries):
+        if step.startswith(key):
+            (steps.discard if verb == "undo" else steps.add)(step)
+    return steps
+
+
+async def assert_all_or_none(ingress: IngressClient, service: str, keys: list[str], entries: list[str]) -> None:
+    status = Target(service, "status", type(None), StatusData)
+    for key in keys:
+        # One that is killed in the moment after it has closed its saga has done all it was to do.
+        is_kept = (await ingress.call(status, key=key)).phase == "completed"
+        steps = {f"{key}{step}" for step in ("/a", "-child/c1", "-child/c2", "/b")}
+        told = [entry for entry in entries if key in entry]
+        assert held(entries, key) == (steps if is_kept else set()), f"kept: {is_kept}, {told}"
+        assert not (is_kept and key.endswith("refused"))
+
+
+@pytest.mark.restate_modes("http2")
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
+    restate, bench, did: Recording, monkeypatch, seed
+):
+    monkeypatch.setattr(handover, "ASK_AGAIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(attempt, "LOOK_AGAIN", timedelta(milliseconds=500))
+    child_name = f"{bench.name}Child"
+
+    async def child(cp: Orchestration) -> None:
+        await run_step(cp, "c1")
+        await run_step(cp, "c2")
+
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+        await cp.child("package", Target(child_name, "run", type(None), object), None, key=f"{cp.key}-child")
+        await run_step(cp, "b")
+        if cp.key.endswith("refused"):
+            raise Refused("enough", 410)
+
+    config = SentinelConfig(
+        admin_url=restate.server.admin,
+        ingress_url=restate.server.ingress,
+        interval=timedelta(milliseconds=300),
+        grace=timedelta(milliseconds=100),  # shorter than the interval: what dies again does so before the next look
+    )
+    sentinel = Sentinel(config)
+    run: Target[Any, Any] = Target(bench.name, "run", type(None), object)
+    keys = [f"{uuid4()}-{'refused' if number % 2 else 'kept'}" for number in range(SAGAS)]
+    nested = bench.orchestration(child_name, child, SagaConfig(**PATIENT))
+    ingress = await bench.serve(main, nested, sentinel, **PATIENT)
+    async with AdminClient(config.admin_url) as admin, sentinel.watching():
+        random = Random(seed)  # noqa: S311 - to be repeated, not to be secret
+        storm = Storm(admin, config, [bench.name, child_name, *VICTIMS], random)
+        for _ in range(2):  # the second time under keys that were used before
+            begin = len(did.all())
+            for key in keys:
+                await ingress.send(run, None, key=key)
+            await storm.until_over()
+            await assert_all_or_none(ingress, bench.name, keys, did.all()[begin:])
+            assert not await admin.query("select key from state where service_name = 'DeadLetterIndex'")
+            assert not await storm.undone_twice()
+            for key in keys:
+                await forget_runs(admin, key)
+                await forget_runs(admin, f"{key}-child")
+        assert storm.hits >= SAGAS

@@ -1,0 +1,268 @@
+"""Kills at the worst moment: of what was just set going again, of what is half written down, of what has passed on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+
+from perdure import AdminClient, Orchestration, SagaConfig
+from perdure.admin import sql_text
+from perdure.binding import handler
+from perdure.errors import IngressError, Refused
+from perdure.planes import handover
+from perdure.saga import hosting, intake, rollback, rollback_state
+from perdure.saga.finds import look
+from perdure.saga.messages import ActReceipt, ActRequest, DeadLetterPage, ListRequest, rollback_status
+from perdure.saga.plan import CompensationStrategy, Outcome, StepProgress, StepState
+from perdure.saga.relay import Start
+from perdure.saga.relay import start as start_compensation
+from perdure.saga.sentinel import Sentinel, SweepReport
+from perdure.saga.sentinel_config import SentinelConfig
+from perdure.targets import Target
+from perdure.testing import Mode, Restate, RestateServer
+from tests.integration.saga_bench import QUICK, Task, run_step
+from tests.integration.test_saga_kills import Brake, did_all, only_open, rolled_back, start
+from tests.support import eventually
+
+pytestmark = pytest.mark.restate_modes("http2")
+sweep = Target("Sentinel", "sweep", type(None), SweepReport)
+list_letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+redrive = Target("DeadLetters", "redrive", ActRequest, ActReceipt)
+
+
+@pytest.fixture(scope="module")
+def server(restate_servers):
+    """An engine of these tests' own: their relay and their sentinel are not to meet other tests' sagas."""
+    with RestateServer(install_dir=restate_servers.install_dir) as server:
+        yield server
+
+
+@pytest.fixture
+async def restate(server) -> AsyncIterator[Restate]:
+    restate = Restate(server, Mode.HTTP2)
+    yield restate
+    await restate.close()
+
+
+@pytest.fixture
+async def admin(server) -> AsyncIterator[AdminClient]:
+    async with AdminClient(server.admin) as admin:
+        yield admin
+
+
+def sentinel_of(server: RestateServer, **limits: Any) -> tuple[Sentinel, SentinelConfig]:
+    grace = timedelta(milliseconds=1)
+    config = SentinelConfig(admin_url=server.admin, ingress_url=server.ingress, grace=grace, **limits)
+    return Sentinel(config), config
+
+
+async def waiting_pass(admin: AdminClient, saga: str) -> str | None:
+    """Return the pass of a rollback that waits for a compensation; before, a kill would follow the relay to that."""
+    rows = await admin.query(
+        "select i.id from sys_invocation_status i join sys_journal j on j.id = i.id where i.status != 'completed' "
+        f"and i.target_service_name = 'Rollbacks' and i.target_service_key = {sql_text(saga)} "
+        "and j.entry_type = 'Command: AttachInvocation'"
+    )
+    return rows[0]["id"] if rows else None
+
+
+async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_not_forgotten(bench, did, admin, server):
+    sentinel, config = sentinel_of(server, interval=timedelta(seconds=1))
+    name = f"Alone{uuid4().hex[:8]}"
+
+    async def alone(cp: Orchestration) -> None:
+        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
+        raise Refused("enough", 410)
+
+    async def main(cp: Orchestration) -> None:
+        """Do nothing."""
+
+    service = bench.orchestration(name, alone, SagaConfig(**QUICK))
+    brake = Brake(did, service)
+    await bench.serve(main, service, sentinel)
+    key = str(uuid4())
+    saga = f"{name}:{key}"
+    await start(bench, name, key)
+    await did_all(bench, f"undoing {key}/a")
+    await admin.act(await eventually(lambda: waiting_pass(admin, saga), what="pass that waits"), "kill")
+
+    async def stalled() -> bool:
+        return saga in {find.id for find in await look(admin, config)}
+
+    await eventually(stalled, what="find of the rollback that stands still")
+    async with sentinel.watching():  # which looks at once, and then after a second
+        await admin.act(await eventually(lambda: waiting_pass(admin, saga), what="next pass that waits"), "kill")
+        brake.release()
+        await rolled_back(bench, saga)
+    assert did.count(f"undo {key}/a") == 1
+
+
+async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_anew(
+    bench, did, admin, server, monkeypatch
+):
+    monkeypatch.setattr(handover, "ASK_AGAIN", timedelta(milliseconds=500))
+    sentinel, _ = sentinel_of(server)
+
+    class Slow:
+        """Comes to write down a step much later than what was written before it."""
+
+        def __init__(self, ctx: sdk.ObjectContext, position: int) -> None:
+            self._ctx = ctx
+            self._state = rollback_state.progress_state(ctx, position)
+
+        async def set(self, progress: StepProgress) -> None:
+            await self._ctx.sleep(timedelta(minutes=1))
+            await self._state.set(progress)
+
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+        await run_step(cp, "b", fails=-1)
+
+    await bench.serve(main, sentinel, strategy=CompensationStrategy.COMPLETED)
+    key = str(uuid4())
+    saga = f"{bench.name}:{key}"
+
+    async def half_written() -> str | None:
+        rows = await admin.query(
+            "select i.id from sys_invocation_status i join sys_journal j on j.id = i.id "
+            f"where i.target_service_name = 'Rollbacks' and i.target_service_key = {sql_text(saga)} "
+            "and j.entry_type = 'Command: Sleep'"
+        )
+        return rows[0]["id"] if rows else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, "progress_state", Slow)
+        await start(bench, bench.name, key)
+        half = await eventually(half_written, what="rollback that is half written down")
+    await admin.act(half, "kill")
+
+    async def ended() -> bool:
+        await bench.ingress.call(sweep, key="all")
+        return not await admin.query(
+            f"select id from sys_invocation_status where target_service_key = {sql_text(key)} and status != 'completed'"
+        )
+
+    await eventually(ended, what="end of the saga")
+    await rolled_back(bench, saga)
+    assert bench.undone(key) == ["undo a"]  # what was known of b, that it never completed, is known still
+
+
+async def test_a_step_is_undone_once_however_often_the_relay_is_killed_that_had_it_undone(
+    bench, did, admin, monkeypatch
+):
+    kills = 5
+    relay = sdk.Service("RollbackRelay")
+    released = threading.Event()
+
+    @handler(relay, name="start")
+    async def start_and_wait(ctx: sdk.Context, request: Start) -> str:
+        sent = await start_compensation(ctx, request)
+        did.add(f"sent {request.idempotency_key}")
+        if len([entry for entry in did.all() if entry.startswith("sent ")]) <= kills:
+            assert await asyncio.to_thread(released.wait, 30)
+        return sent
+
+    monkeypatch.setattr(hosting, "relay", relay)
+
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+        raise Refused("enough", 410)
+
+    await bench.serve(main)
+    key = str(uuid4())
+    saga = f"{bench.name}:{key}"
+    await start(bench, bench.name, key)
+    under_way = "select target_service_name as service, id from sys_invocation_status where status != 'completed'"
+
+    async def held_relay(number: int) -> str | None:
+        """Return the relay that is held, once what it sent has ended: a kill follows sends."""
+        if len([entry for entry in did.all() if entry.startswith("sent ")]) < number:
+            return None
+        running = {row["service"]: row["id"] for row in await admin.query(under_way)}
+        return None if f"{bench.name}Compensations" in running else running.get("RollbackRelay")
+
+    for number in range(1, kills + 1):
+        held_one = await eventually(lambda number=number: held_relay(number), what=f"relay {number}")
+        await admin.act(held_one, "kill")
+    released.set()
+    await rolled_back(bench, saga)
+    (step,) = (await bench.ingress.call(rollback_status, key=saga)).steps
+    assert (step.state, step.attempts) == (StepState.UNDONE, 0)
+    assert bench.undone(key) == ["undo a"]
+
+
+class Held:
+    """Keeps what a rollback does next from being done, until that is killed."""
+
+    def __init__(self, ctx: sdk.ObjectContext, *_: Any) -> None:
+        self._ctx = ctx
+        self._state = rollback_state.progress_state(ctx, 1)
+
+    async def set(self, progress: StepProgress) -> None:
+        await self._state.set(progress)
+        await self._ctx.sleep(timedelta(minutes=1))
+
+
+async def dead_letter(admin: AdminClient, saga: str) -> bool:
+    """Tell if the first step of a saga is a dead letter."""
+    sql = f"select value_utf8 from state where service_key = {sql_text(saga)} and key = 'step/000001'"
+    return any(
+        StepProgress.model_validate_json(row["value_utf8"]).state is StepState.DEAD_LETTER
+        for row in await admin.query(sql)
+    )
+
+
+async def redriven(admin: AdminClient, saga: str) -> bool:
+    return not await dead_letter(admin, saga)
+
+
+async def test_neither_a_dead_letter_nor_what_is_decided_about_it_is_lost_by_a_kill(
+    bench, did, admin, server, monkeypatch
+):
+    sentinel, _ = sentinel_of(server)
+
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a", undo_fails=1)
+        raise Refused("enough", 410)
+
+    await bench.serve(main, sentinel, max_attempts=1)
+    key = str(uuid4())
+    saga = f"{bench.name}:{key}"
+    ask = ActRequest(id=f"{saga}/1", actor="ada", reason="mended")
+
+    async def letters(count: int) -> bool:
+        await bench.ingress.call(sweep, key="all")
+        return (await bench.ingress.call(list_letters, ListRequest(saga_id=saga))).total == count
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollback, "progress_state", Held)
+        await start(bench, bench.name, key)
+        await eventually(lambda: dead_letter(admin, saga), what="step that can't be undone")
+        await admin.act(await only_open(admin, "Rollbacks", "run", saga), "kill")
+    await eventually(lambda: letters(1), what="dead letter")
+
+    async def never(ctx: sdk.Context, _: str) -> None:
+        await ctx.sleep(timedelta(minutes=1))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollback, "forget", never)
+        await bench.ingress.send(redrive, ask)
+        await eventually(lambda: redriven(admin, saga), what="redrive")
+        await admin.act(await only_open(admin, "Rollbacks", "act", saga), "kill")
+
+    async def undone() -> bool:
+        await bench.ingress.call(sweep, key="all")
+        return (await bench.ingress.call(rollback_status, key=saga)).status is Outcome.ROLLED_BACK
+
+    await eventually(undone, what="end of the rollback")
+    with pytest.raises(IngressError, match="is no dead letter"):
+        await bench.ingress.call(redrive, ask)
+    await eventually(lambda: letters(0), what="end of the dead letter")
+    assert bench.undone(key) == ["undo a", "undo a"]

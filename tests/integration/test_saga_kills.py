@@ -1,0 +1,383 @@
+"""Sagas whose parts are killed: a run under a key that was used before, a child, a rollback before it is on record."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from uuid import uuid4
+
+import httpx
+import pytest
+import restate as sdk
+
+from perdure import AdminClient, ControlPlaneService, Orchestration, SagaConfig, Target
+from perdure.admin import sql_text
+from perdure.errors import IngressError
+from perdure.observability.metrics import OPEN_SAGAS
+from perdure.planes import handover
+from perdure.saga import salvage
+from perdure.saga.census import count_sagas
+from perdure.saga.messages import rollback_status
+from perdure.saga.plan import Outcome
+from perdure.saga.sentinel import Sentinel, SweepReport
+from perdure.saga.sentinel_config import SentinelConfig
+from tests.integration.saga_bench import QUICK, Bench, Task, forget_runs, run_step, truth
+from tests.support import Recording, eventually
+
+sweep = Target("Sentinel", "sweep", type(None), SweepReport)
+
+
+@pytest.fixture
+def sentinel(restate):
+    return Sentinel(
+        SentinelConfig(
+            admin_url=restate.server.admin, ingress_url=restate.server.ingress, grace=timedelta(milliseconds=1)
+        )
+    )
+
+
+@pytest.fixture
+async def admin(restate) -> AsyncIterator[AdminClient]:
+    async with AdminClient(restate.server.admin) as admin:
+        yield admin
+
+
+def run_of(service: str) -> Target[None, object]:
+    return Target(service, "run", type(None), object)
+
+
+async def start(bench: Bench, service: str, key: str) -> str:
+    return await bench.ingress.send(run_of(service), None, key=key)
+
+
+async def did_all(bench: Bench, *entries: str) -> None:
+    await eventually(truth(lambda: all(bench.did.count(each) for each in entries)), what=" and ".join(entries))
+
+
+async def rolled_back(bench: Bench, saga: str) -> None:
+    async def probe() -> bool:
+        try:
+            return (await bench.ingress.call(rollback_status, key=saga)).status is Outcome.ROLLED_BACK
+        except IngressError as error:
+            if error.status_code != 404:
+                raise
+            return False
+
+    await eventually(probe, what=f"end of the rollback of {saga}")
+
+
+async def only_open(admin: AdminClient, service: str, handler: str, key: str) -> str:
+    """Return the id of the one invocation of a handler that has not ended."""
+
+    async def probe() -> str | None:
+        rows = await admin.query(
+            f"select id from sys_invocation_status where target_service_name = {sql_text(service)} "
+            f"and target_handler_name = {sql_text(handler)} and target_service_key = {sql_text(key)} "
+            "and status != 'completed'"
+        )
+        return rows[0]["id"] if rows else None
+
+    return await eventually(probe, what=f"{service}/{key}/{handler}")
+
+
+async def on_record(admin: AdminClient, service: str, key: str) -> None:
+    async def probe() -> bool:
+        sql = f"select 1 from state where service_name = {sql_text(service)} and service_key = {sql_text(key)}"
+        return bool(await admin.query(sql))
+
+    await eventually(probe, what="recorded step")
+
+
+class Brake:
+    """A compensation that waits until it is let go."""
+
+    def __init__(self, did: Recording, service: ControlPlaneService) -> None:
+        self._did = did
+        self._released = threading.Event()
+        service.compensation("undo_slowly")(self._undo)
+
+    async def _undo(self, ctx: sdk.Context, task: Task) -> None:
+        async def undo() -> None:
+            self._did.add(f"undoing {task.key}/{task.name}")
+            assert await asyncio.to_thread(self._released.wait, 30)
+            self._did.add(f"undo {task.key}/{task.name}")
+
+        await ctx.run_typed("undo", undo)
+
+    def release(self) -> None:
+        self._released.set()
+
+    def pull(self) -> None:
+        self._released.clear()
+
+
+async def rollback_state(admin: AdminClient, saga: str) -> dict[str, list[int]]:
+    """Return what a rollback has written down, as the engine takes it back."""
+    rows = await admin.query(
+        "select key, encode(value, 'hex') as value from state "
+        f"where service_name = 'Rollbacks' and service_key = {sql_text(saga)}"
+    )
+    return {row["key"]: list(bytes.fromhex(row["value"])) for row in rows}
+
+
+async def lose_the_rollback(
+    admin: AdminClient, admin_url: str, saga: str, before: dict[str, list[int]] | None = None
+) -> None:
+    """Leave a rollback as it is when what was to begin it is killed before it has written anything down."""
+    await admin.act(await only_open(admin, "Rollbacks", "run", saga), "kill")
+    state = {"object_key": saga, "new_state": before or {}}
+    async with httpx.AsyncClient() as http:
+        wiped = await http.post(f"{admin_url}/services/Rollbacks/state", json=state)
+    assert wiped.is_success, wiped.text
+
+
+async def lost(admin: AdminClient, service: str) -> int:
+    """Return how many sagas of a service the census counts as lost."""
+    samples = await count_sagas(admin, None)
+    labels = {"service": service, "phase": "lost"}
+    return int(sum(number or 0 for metric, number, its in samples if metric is OPEN_SAGAS and its == labels))
+
+
+async def test_a_killed_run_under_a_key_that_was_used_before_is_undone_too(bench, did, admin, sentinel):
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+        _, never = cp.ctx.awakeable()
+        await never
+
+    await bench.serve(main, sentinel)
+    key = str(uuid4())
+    for number in (1, 2):
+        invocation = await start(bench, bench.name, key)
+        await eventually(
+            truth(lambda number=number: did.count(f"done {key}/a") == number), what=f"step of run {number}"
+        )
+        await admin.act(invocation, "kill")
+
+        async def counted() -> bool:
+            return await lost(admin, bench.name) == 1
+
+        await eventually(counted, what=f"lost run {number} in the census")
+
+        async def undone(number: int = number) -> bool:
+            await bench.ingress.call(sweep, key="all")
+            return did.count(f"undo {key}/a") == number
+
+        await eventually(undone, what=f"undo of run {number}")
+        await bench.ingress.call(sweep, key="all")
+        await rolled_back(bench, f"{bench.name}:{key}")
+        assert await lost(admin, bench.name) == 0
+        await forget_runs(admin, key)
+    assert bench.undone(key) == ["undo a"] * 2
+
+
+async def test_a_cancelled_run_under_a_key_that_was_used_before_is_undone_though_its_rollback_never_began(
+    bench, did, admin, sentinel
+):
+    async def alone(cp: Orchestration) -> None:
+        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
+        _, never = cp.ctx.awakeable()
+        await never
+
+    async def main(cp: Orchestration) -> None:
+        """Do nothing."""
+
+    name, key = f"Alone{uuid4().hex[:8]}", str(uuid4())
+    service = bench.orchestration(name, alone, SagaConfig(**QUICK))
+    brake = Brake(did, service)
+    await bench.serve(main, service, sentinel)
+
+    async def cancel_a_run() -> None:
+        invocation = await start(bench, name, key)
+        await on_record(admin, name, key)
+        await admin.act(invocation, "cancel")
+
+    brake.release()
+    await cancel_a_run()
+    await rolled_back(bench, f"{name}:{key}")
+    await forget_runs(admin, key)
+    before = await rollback_state(admin, f"{name}:{key}")
+    brake.pull()
+    await cancel_a_run()
+    await eventually(truth(lambda: did.count(f"undoing {key}/a") == 2), what="undoing of the second run")
+    await lose_the_rollback(admin, bench.admin_url, f"{name}:{key}", before)
+    brake.release()
+    assert await lost(admin, name) == 1
+
+    async def found_again() -> bool:
+        await bench.ingress.call(sweep, key="all")
+        return len((await bench.ingress.call(rollback_status, key=f"{name}:{key}")).steps) == 2
+
+    await eventually(found_again, what="second run in the rollback")
+    await rolled_back(bench, f"{name}:{key}")
+    assert await lost(admin, name) == 0
+    assert did.count(f"undo {key}/a") == 2
+
+
+async def test_a_child_under_a_key_that_was_used_before_is_undone_with_each_of_its_parents(bench, did, admin):
+    child_name, child_key = f"Child{uuid4().hex[:8]}", str(uuid4())
+
+    async def child(cp: Orchestration) -> None:
+        await run_step(cp, "c")
+
+    async def main(cp: Orchestration) -> None:
+        await cp.child("package", run_of(child_name), None, key=child_key)
+        await run_step(cp, "b", fails=-1)
+
+    await bench.serve(main, bench.orchestration(child_name, child, SagaConfig(**QUICK)))
+    for number in (1, 2):
+        with pytest.raises(IngressError) as failed:
+            await bench.ingress.call(run_of(bench.name), key=f"{child_key}-parent-{number}")
+        assert failed.value.metadata["rollback_undone"] == "b,package"
+        assert did.count(f"undo {child_key}/c") == number
+        await forget_runs(admin, child_key)
+
+
+async def test_a_parent_does_not_wait_for_ever_for_a_childs_rollback_that_never_began(bench, did, admin, monkeypatch):
+    monkeypatch.setattr(handover, "ASK_AGAIN", timedelta(milliseconds=100))
+    child_name = f"Child{uuid4().hex[:8]}"
+
+    async def child(cp: Orchestration) -> None:
+        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="c"))
+
+    async def main(cp: Orchestration) -> None:
+        await cp.child("package", run_of(child_name), None, key=f"{cp.key}-child")
+        await run_step(cp, "b", fails=-1)
+
+    nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
+    brake = Brake(did, nested)
+    await bench.serve(main, nested)
+    key = str(uuid4())
+    await start(bench, bench.name, key)
+    await did_all(bench, f"undoing {key}-child/c")
+    await lose_the_rollback(admin, bench.admin_url, f"{child_name}:{key}-child")
+    brake.release()
+    await rolled_back(bench, f"{bench.name}:{key}")
+    assert did.all().count(f"undo {key}-child/c") == 1
+
+
+async def test_an_orchestration_does_not_wait_for_ever_for_its_rollback_that_never_began(
+    bench, did, admin, monkeypatch
+):
+    monkeypatch.setattr(handover, "ASK_AGAIN", timedelta(milliseconds=100))
+    name = f"Alone{uuid4().hex[:8]}"
+
+    async def alone(cp: Orchestration) -> None:
+        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
+        await run_step(cp, "b", fails=-1)
+
+    async def main(cp: Orchestration) -> None:
+        """Do nothing."""
+
+    service = bench.orchestration(name, alone, SagaConfig(**QUICK))
+    brake = Brake(did, service)
+    await bench.serve(main, service)
+    key = str(uuid4())
+    call = asyncio.create_task(bench.ingress.call(run_of(name), key=key))
+    await did_all(bench, f"undoing {key}/a")
+    await lose_the_rollback(admin, bench.admin_url, f"{name}:{key}")
+    brake.release()
+    with pytest.raises(IngressError) as failed:
+        await call
+    assert failed.value.metadata["rollback_undone"] == "b,undo_slowly"
+    assert (did.count(f"undo {key}/b"), did.count(f"undo {key}/a")) == (1, 1)
+
+
+async def killed_while_it_waits(bench: Bench, admin: AdminClient, *, parent: bool, sentinel: Sentinel) -> str:
+    """Kill a child that has not recorded anything yet, or its parent with it; return the parent's key."""
+    child_name = f"Child{uuid4().hex[:8]}"
+
+    async def child(cp: Orchestration) -> None:
+        _, never = cp.ctx.awakeable()
+        await never
+
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+        await cp.child("package", run_of(child_name), None, key=f"{cp.key}-child")
+
+    await bench.serve(main, bench.orchestration(child_name, child, SagaConfig(**QUICK)), sentinel, max_attempts=1)
+    key = str(uuid4())
+    invocation = await start(bench, bench.name, key)
+    waiting = await only_open(admin, child_name, "run", f"{key}-child")
+    await admin.act(invocation if parent else waiting, "kill")
+
+    async def killed() -> bool:
+        rows = await admin.query(f"select status from sys_invocation_status where id = {sql_text(waiting)}")
+        return rows[0]["status"] == "completed"
+
+    await eventually(killed, what="end of the child")
+    return key
+
+
+async def test_a_child_that_was_killed_before_its_first_step_has_nothing_to_undo(bench, admin, sentinel):
+    key = await killed_while_it_waits(bench, admin, parent=False, sentinel=sentinel)
+    await rolled_back(bench, f"{bench.name}:{key}")
+    assert bench.undone(key) == ["undo a"]
+
+
+async def test_a_child_that_was_killed_with_its_parent_before_its_first_step_has_nothing_to_undo(
+    bench, admin, sentinel
+):
+    key = await killed_while_it_waits(bench, admin, parent=True, sentinel=sentinel)
+    await bench.ingress.call(sweep, key="all")
+    await rolled_back(bench, f"{bench.name}:{key}")
+    assert bench.undone(key) == ["undo a"]
+
+
+async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_over_again(
+    bench, did, admin, sentinel, monkeypatch
+):
+    monkeypatch.setattr(handover, "LOOK_AFTER", timedelta(seconds=1))
+    monkeypatch.setattr(salvage, "ANSWER_WITHIN", timedelta(seconds=30))
+
+    async def alone(cp: Orchestration) -> None:
+        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
+        _, never = cp.ctx.awakeable()
+        await never
+
+    async def main(cp: Orchestration) -> None:
+        """Do nothing."""
+
+    name = f"Alone{uuid4().hex[:8]}"
+    service = bench.orchestration(name, alone, SagaConfig(**QUICK))
+    brake = Brake(did, service)
+    await bench.serve(main, service, sentinel)
+    key = str(uuid4())
+    invocation = await start(bench, name, key)
+    await on_record(admin, name, key)
+    await admin.act(invocation, "kill")
+    handing_over = asyncio.create_task(bench.ingress.call(sweep, key="all"))
+    await did_all(bench, f"undoing {key}/a")
+    await lose_the_rollback(admin, bench.admin_url, f"{name}:{key}")
+    brake.release()
+    await rolled_back(bench, f"{name}:{key}")
+    assert invocation in {find.id for find in (await handing_over).acted_on}
+    assert did.count(f"undo {key}/a") == 1
+
+
+async def test_what_takes_a_lost_saga_back_may_be_killed_too(bench, did, admin, sentinel, monkeypatch):
+    monkeypatch.setattr(handover, "LOOK_AFTER", timedelta(minutes=1))
+    monkeypatch.setattr(salvage, "ANSWER_WITHIN", timedelta(milliseconds=200))
+
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+        _, never = cp.ctx.awakeable()
+        await never
+
+    await bench.serve(main, sentinel)
+    key = str(uuid4())
+    invocation = await start(bench, bench.name, key)
+    await did_all(bench, f"done {key}/a")
+    await admin.act(invocation, "kill")
+    await bench.ingress.call(sweep, key="all")
+    await admin.act(await only_open(admin, bench.name, "roll_back", key), "kill")
+    monkeypatch.undo()
+
+    async def handed_over() -> bool:
+        report = await bench.ingress.call(sweep, key="all")
+        return invocation in {find.id for find in report.acted_on}
+
+    await eventually(handed_over, what="sweep that hands it over")
+    await rolled_back(bench, f"{bench.name}:{key}")
+    assert bench.undone(key) == ["undo a"]

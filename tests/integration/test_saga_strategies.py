@@ -1,0 +1,92 @@
+"""What is undone, what is not, and in which order: strategies, the pivot, what comes after the others."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure import CompensationStrategy, Orchestration, Target
+from perdure.saga.messages import ActReceipt, ActRequest
+from perdure.saga.plan import Outcome
+from tests.integration.saga_bench import Task, do_task, run_step
+from tests.support import eventually
+
+
+async def test_past_the_pivot_steps_are_tried_again_and_nothing_is_undone(bench, did):
+    async def main(cp: Orchestration) -> str:
+        await run_step(cp, "a")
+        await cp.pivot()
+        return await cp.step("b", do_task, Task(key=cp.key, name="b", fails=2))
+
+    key, result = await bench.run(main)
+    assert result == "B"
+    assert did.of(key) == ["do a", "done a", "do b", "do b", "do b", "done b"]
+
+
+async def test_a_saga_that_fails_past_its_pivot_waits_for_somebody_to_finish_it(bench, did):
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+        await cp.pivot()
+        await cp.step("b", do_task, Task(key=cp.key, name="b", fails=-1))
+
+    key, error = await bench.run(main, max_attempts=2)
+    assert error.metadata["rollback"] == "needs_attention"
+    assert error.metadata["dead_letters"] == "pivot"
+    assert did.of(key) == ["do a", "done a", "do b", "do b"]
+    rollback = await bench.rollback(key)
+    assert {each.step: each.state for each in rollback.steps} == {
+        "a": "skipped",
+        "pivot": "dead_letter",
+        "b": "skipped",
+    }
+
+
+STRATEGIES: dict[CompensationStrategy, tuple[list[str], Outcome]] = {
+    # c's action failed, b's compensation always fails (two attempts), a's succeeds
+    CompensationStrategy.ALL: (["undo c", "undo b", "undo b", "undo a"], Outcome.NEEDS_ATTENTION),
+    CompensationStrategy.STOP: (["undo c", "undo b", "undo b"], Outcome.NEEDS_ATTENTION),
+    CompensationStrategy.COMPLETED: (["undo b", "undo b", "undo a"], Outcome.NEEDS_ATTENTION),
+    CompensationStrategy.BEST_EFFORT: (["undo c", "undo b", "undo b", "undo a"], Outcome.ROLLED_BACK),
+    CompensationStrategy.UNTIL_SUCCESS: (["undo c"], Outcome.ROLLED_BACK),
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_a_strategy_does_what_it_promises(bench, did, strategy):
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+        await run_step(cp, "b", undo_fails=-1)
+        await run_step(cp, "c", fails=-1)
+
+    key, error = await bench.run(main, strategy=strategy, max_attempts=2)
+    undone, outcome = STRATEGIES[strategy]
+    assert bench.undone(key) == undone
+    assert error.metadata["rollback"] == outcome
+
+
+async def test_forever_goes_on_past_any_number_of_attempts(bench, did):
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a", undo_fails=4)
+        await run_step(cp, "b", fails=-1)
+
+    key, error = await bench.run(main, strategy=CompensationStrategy.FOREVER, max_attempts=1)
+    assert did.of(key)[-5:] == ["undo a"] * 5
+    assert error.metadata["rollback"] == "rolled_back"
+
+
+async def test_what_comes_after_the_others_waits_until_no_dead_letter_is_left(bench, did):
+    async def main(cp: Orchestration) -> None:
+        await cp.add_compensation_step("undo", Task(key=cp.key, name="news"), step="news", after_others=True)
+        await run_step(cp, "a", undo_fails=1)
+        await run_step(cp, "b", fails=-1)
+
+    key, error = await bench.run(main, max_attempts=1)
+    assert error.metadata["dead_letters"] == "a"
+    assert bench.undone(key) == ["undo b", "undo a"]
+    act = Target("DeadLetters", "redrive", ActRequest, ActReceipt)
+    await bench.ingress.call(act, ActRequest(id=f"{bench.name}:{key}/2", actor="olga"))
+
+    async def closed() -> bool:
+        return (await bench.rollback(key)).status is Outcome.ROLLED_BACK
+
+    await eventually(closed, what="closed saga")
+    assert bench.undone(key) == ["undo b", "undo a", "undo a", "undo news"]

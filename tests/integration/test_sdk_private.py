@@ -1,0 +1,101 @@
+"""The private parts of the SDK are where `perdure._sdk` looks for them, and are what it takes them for."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+from restate.exceptions import TerminalError
+
+from perdure import IngressClient, _sdk
+from perdure.testing.served import Mode
+from tests.integration.raw_sdk import facts, go
+
+
+async def test_the_handler_behind_a_context_is_known(restate):
+    service, thing, flow = sdk.Service("InfoService"), sdk.VirtualObject("InfoObject"), sdk.Workflow("InfoFlow")
+
+    async def describe(ctx: Any) -> str:
+        info = _sdk.handler_info(ctx)
+        return f"{info} {info.kind} writes={info.writes_state} key={_sdk.has_key(ctx)}"
+
+    @service.handler()
+    async def plain(ctx: sdk.Context) -> str:
+        return await describe(ctx)
+
+    @thing.handler()
+    async def exclusive(ctx: sdk.ObjectContext) -> str:
+        return await describe(ctx)
+
+    @thing.handler(kind="shared")
+    async def shared(ctx: sdk.ObjectSharedContext) -> str:
+        return await describe(ctx)
+
+    @flow.main()
+    async def run(ctx: sdk.WorkflowContext) -> str:
+        return await describe(ctx)
+
+    @flow.handler()
+    async def look(ctx: sdk.WorkflowSharedContext) -> str:
+        return await describe(ctx)
+
+    env = await restate.serve(service, thing, flow)
+    async with IngressClient(env.ingress) as ingress:
+        key = str(uuid4())
+        assert await ingress.call(plain) == "InfoService/plain service writes=False key=False"
+        assert await ingress.call(exclusive, key=key) == "InfoObject/exclusive exclusive writes=True key=True"
+        assert await ingress.call(shared, key=key) == "InfoObject/shared shared writes=False key=True"
+        assert await ingress.call(run, key=key) == "InfoFlow/run workflow writes=True key=True"
+        assert await ingress.call(look, key=key) == "InfoFlow/look shared writes=False key=True"
+
+
+async def test_replaying_is_known(restate, did):
+    async def work(ctx: sdk.Context, key: str) -> str:
+        did.add(f"before {_sdk.is_replaying(ctx)}")
+        await ctx.sleep(timedelta(milliseconds=20))
+        did.add(f"after {_sdk.is_replaying(ctx)}")
+        return "done"
+
+    env = await restate.serve(facts(work))
+    async with IngressClient(env.ingress) as ingress:
+        await ingress.call(go, "x")
+    if restate.mode is Mode.HTTP2:
+        assert did.all() == ["before False", "after False"]
+    else:
+        assert did.all() == ["before False", "before True", "after False"]
+
+
+@pytest.mark.restate_modes("http2")
+async def test_the_wait_for_a_calls_invocation_id_can_be_begun_anew(restate):
+    async def work(ctx: sdk.Context, key: str) -> str:
+        if key == "callee":
+            return "done"
+        call = ctx.generic_call("Facts", "go", b'"callee"')
+        waiting = call.invocation_id_future  # type: ignore[attr-defined] # the private part that _sdk uses
+        waiting.task = asyncio.get_running_loop().create_future()
+        waiting.task.set_exception(TerminalError("cancelled", 409))  # what a cancel of the caller leaves there
+        try:
+            await call.invocation_id()
+        except TerminalError:
+            _sdk.ask_again(call)
+        return await call.invocation_id()
+
+    env = await restate.serve(facts(work))
+    async with IngressClient(env.ingress) as ingress:
+        assert (await ingress.call(go, "caller")).startswith("inv_")
+
+
+def test_functions_of_the_sdks_own_decorators_are_known():
+    service = sdk.Service("Facts")
+
+    @service.handler("renamed")
+    async def handler(ctx: sdk.Context, number: int) -> str | None:
+        return str(number)
+
+    assert _sdk.sdk_handler_types(handler) == ("Facts", "renamed", int, str | None)
+    assert _sdk.sdk_handler_types(asyncio.sleep) is None
+    assert _sdk.sdk_handler_types(5) is None

@@ -1,0 +1,26 @@
+"""A service of a user's with a mistake in it: a time in an idempotency key makes each repetition a call of its own."""
+
+from __future__ import annotations
+
+import sys
+
+import restate
+
+from perdure import ServiceClient, handler
+from perdure.serving import serve
+
+reports = restate.Service("Reports")
+
+
+@handler(reports)
+async def write(_ctx: restate.Context, at: int) -> str:
+    return f"report of {at}"
+
+
+@handler(reports)
+async def order(ctx: restate.Context, at: int) -> str:
+    return await ServiceClient(ctx, write).call(at, idempotency_key=f"report-{at}")
+
+
+if __name__ == "__main__":
+    sys.exit(serve(reports, port=int(sys.argv[1])))

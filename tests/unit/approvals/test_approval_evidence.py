@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from perdure.approvals import policy
+from perdure.approvals.approval import Approval, Change
+from perdure.approvals.evidence import ActCheck, Standing, check_approval
+from perdure.approvals.messages import ApprovalStatus, AuditEntry, Decision, Delegation
+from perdure.approvals.proofs import act_target, delegation_details
+from perdure.approvals.request import ApprovalRequest
+from perdure.approvals.rules import payload_digest
+from perdure.approvals.trail import chained
+from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, PublicKey, Role, SignedAct, Trust
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+ISSUER = PrivateKey.generate()
+PAYLOAD = {"amount": 5}
+SHOWN = payload_digest(PAYLOAD)
+
+
+def trusting(*issuers: PublicKey, mode: ActMode = ActMode.UNSIGNED) -> ActRules:
+    return ActRules(mode=mode, trust=Trust(issuers=issuers))
+
+
+RULES = trusting(ISSUER.public)
+
+
+def key_of(actor: str, role: Role = Role.APPROVER, issuer: PrivateKey = ISSUER) -> ActorKey:
+    return ActorKey.issue(issuer, actor=actor, roles=[role], lifetime=HOUR, now=NOON)
+
+
+ADA = key_of("ada")
+
+
+class Story:
+    """An approval, and its trail so far."""
+
+    def __init__(self) -> None:
+        self.approval = Approval(approval_id="T1")
+        self.trail: list[AuditEntry] = []
+
+    def then(self, change: Change) -> None:
+        self.approval = change.approval
+        self.trail.extend(change.entries)
+
+    def opened(self) -> Story:
+        request = ApprovalRequest(
+            approval_id="T1", title="?", requester="req", approvers=["ada", "bob"], quorum=2, timeout=HOUR,
+            payload=PAYLOAD, awakeable="a1", opener="inv_1",
+        )  # fmt: skip
+        self.then(policy.open_approval(self.approval, request, NOON))
+        return self
+
+    def decided(self, actor: str, proof: SignedAct | None, *, reason: str = "", by: str = "") -> Story:
+        digest = proof.payload_digest if proof is not None and self.approval.rules is None else None
+        decision = Decision(
+            actor=actor, approve=True, reason=reason, at=NOON, signed=bool(proof or by), payload_digest=digest
+        )
+        self.then(policy.decide(self.approval, decision, proof, by=by))
+        return self
+
+    @property
+    def status(self) -> ApprovalStatus:
+        return ApprovalStatus(
+            approval_id="T1", status=self.approval.state, title="?", requester="req", approvers=["ada", "bob"],
+            quorum=2, payload=PAYLOAD, payload_digest=SHOWN, opened_at=NOON, deadline=NOON + HOUR, decided_at=None,
+            decided_by=[], reason="", decisions=[], refusals=0, trail=self.trail, head=self.trail[-1].hash,
+        )  # fmt: skip
+
+    def rewritten(self, seq: int, **fields: object) -> Story:
+        """As whoever can write into the engine's storage would: an entry is another one, and the chain fits."""
+        self.trail[seq - 1] = self.trail[seq - 1].model_copy(update=fields)
+        for index, entry in enumerate(self.trail):
+            self.trail[index] = chained(entry, self.trail[index - 1].hash if index else "T1")
+        return self
+
+
+def signed(key: ActorKey = ADA, act: str = "approve", shown: str = SHOWN, reason: str = "") -> SignedAct:
+    return key.sign(act, act_target("T1"), shown, reason=reason, at=NOON)
+
+
+def acts(story: Story, rules: ActRules = RULES) -> list[tuple[int, Standing]]:
+    check = check_approval(story.status, rules)
+    assert check.trail.intact
+    return [(act.entry, act.standing) for act in check.acts]
+
+
+def test_each_act_of_a_person_stands_as_it_was_proved():
+    story = Story().opened().decided("ada", signed(reason="fine"), reason="fine").decided("bob", None)
+    check = check_approval(story.status, RULES)
+    assert check.good
+    assert str(check).splitlines() == [
+        "3 entries, chain intact",
+        "entry 2: approve by ada: signed",
+        "entry 3: approve by bob: unsigned",
+        "acts of people: 1 signed, 1 unsigned",
+    ]
+
+
+def test_a_link_is_no_signature_and_is_taken_for_what_it_is():
+    story = Story().opened().decided("ada", None, by="link")
+    assert acts(story, trusting(ISSUER.public, mode=ActMode.SIGNED)) == [(2, Standing.BY_LINK)]
+
+
+def test_an_unsigned_act_is_bad_where_acts_are_signed():
+    story = Story().opened().decided("ada", None)
+    check = check_approval(story.status, trusting(ISSUER.public, mode=ActMode.SIGNED))
+    assert not check.good
+    assert check.acts == [
+        ActCheck(
+            entry=2, actor="ada", act="approve", standing=Standing.BAD, why="it has no signature, though it needs one"
+        )
+    ]
+
+
+def test_without_issuers_it_says_that_it_checked_no_signature():
+    check = check_approval(Story().opened().decided("ada", signed()).status, ActRules())
+    assert check.good
+    assert "entry 2: approve by ada: signed, not checked" in str(check)
+    assert "--issuer-keys" in str(check)
+
+
+def test_a_decision_that_came_early_is_signed_once_and_counts_later():
+    story = Story().decided("ada", signed()).decided("bob", None).opened()
+    assert [(entry.act, entry.result) for entry in story.trail] == [
+        ("approve", "kept"),
+        ("approve", "kept"),
+        ("open", "opened"),
+        ("approve", "counted"),
+        ("approve", "approved"),
+    ]
+    assert acts(story) == [
+        (1, Standing.SIGNED),
+        (2, Standing.UNSIGNED),
+        (4, Standing.SIGNED),
+        (5, Standing.UNSIGNED),
+    ]
+
+
+def test_an_early_decision_about_something_else_is_signed_and_does_not_count():
+    story = Story().decided("ada", signed(shown="0" * 64)).opened()
+    assert acts(story) == [(1, Standing.SIGNED)]
+    story.rewritten(3, result="counted")
+    assert acts(story) == [(1, Standing.SIGNED), (3, Standing.BAD)]
+
+
+@pytest.mark.parametrize("until", [NOON + HOUR, NOON + timedelta(minutes=7, microseconds=123_456)])
+def test_whom_it_is_delegated_to_and_until_when_is_signed_too(until: datetime):
+    story = Story().opened()
+    proof = ADA.sign("delegate", act_target("T1"), SHOWN, details=delegation_details("cy", until), at=NOON)
+    story.then(policy.delegate(story.approval, Delegation(actor="ada", to="cy", until=until, at=NOON), proof))
+    assert acts(story) == [(2, Standing.SIGNED)]
+    assert acts(story.rewritten(2, details={**story.trail[1].details, "to": "eve"})) == [(2, Standing.BAD)]
+    assert acts(story.rewritten(2, details={})) == [(2, Standing.BAD)]
+
+
+def test_who_asked_withdraws_without_being_an_approver():
+    story = Story().opened()
+    proof = key_of("req", Role.VIEWER).sign("withdraw", act_target("T1"), SHOWN, at=NOON)
+    story.then(policy.withdraw(story.approval, "req", "", NOON, proof))
+    assert acts(story) == [(2, Standing.SIGNED)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"actor": "bob"}, "signed by ada"),
+        ({"act": "reject"}, "another act"),
+        ({"reason": "another"}, "another reason"),
+        ({"at": NOON + timedelta(minutes=20)}, "more than 300 s ago"),
+        ({"at": NOON + timedelta(hours=2)}, "expired"),
+        ({"proof": signed().model_copy(update={"signature": "A" * 86})}, "not signed by the key of its credential"),
+        ({"proof": signed(key_of("ada", issuer=PrivateKey.generate()))}, "issuer that isn't trusted"),
+        ({"proof": signed(key_of("ada", Role.VIEWER))}, "takes the role approver"),
+        ({"proof": signed(shown="0" * 64)}, "not what ada was shown"),
+        ({"proof": ADA.sign("approve", act_target("T2"), SHOWN, at=NOON)}, "another target"),
+    ],
+)
+def test_a_chain_that_was_written_anew_does_not_make_a_signature(fields: dict[str, object], why: str):
+    story = Story().opened().decided("ada", signed()).rewritten(2, **fields)
+    check = check_approval(story.status, RULES)
+    assert check.trail.intact
+    assert not check.good
+    assert why in str(check)
+    assert "acts of people: 1 BADLY SIGNED" in str(check)
+
+
+def test_a_credential_that_was_revoked_since_does_not_unmake_what_it_signed():
+    story = Story().opened().decided("ada", signed())
+    assert RULES.trust is not None
+    revoking = replace(RULES, trust=replace(RULES.trust, revoked=frozenset({ADA.credential.serial})))
+    assert acts(story, revoking) == [(2, Standing.SIGNED)]
+
+
+def test_what_was_refused_proves_nothing_and_is_left_out():
+    story = Story().opened().decided("eve", signed(key_of("eve")))
+    assert story.trail[-1].result == "refused:not_an_approver"
+    assert acts(story) == []
+
+
+def test_a_broken_chain_and_another_payload_are_bad_whatever_is_signed():
+    story = Story().opened().decided("ada", signed())
+    forged = story.status.model_copy(update={"payload": {"amount": 6}})
+    check = check_approval(forged, RULES)
+    assert (check.good, check.trail.broken_at) == (False, 1)
+    assert "the payload is another one" in str(check)
+    story.trail[1] = story.trail[1].model_copy(update={"reason": "another"})
+    assert check_approval(story.status, RULES).trail.broken_at == 2

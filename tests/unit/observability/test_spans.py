@@ -1,0 +1,267 @@
+"""Spans of handlers: they do what OpenTelemetry's API says, and are written as the SDK would write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    TraceState,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from perdure.observability.otlp import encode, write
+from perdure.observability.span_parts import SharedAttributes, SpanSort
+from perdure.observability.spans import HandlerSpan, HandlerTracerProvider
+from perdure.observability.trace_context import read_traceparent
+
+Made = tuple[Tracer, InMemorySpanExporter]
+
+
+def provider() -> HandlerTracerProvider:
+    return HandlerTracerProvider(Resource.create({"service.name": "x"}), RandomIdGenerator())
+
+
+@pytest.fixture
+def made() -> Iterator[Made]:
+    exporter, traces = InMemorySpanExporter(), provider()
+    traces.add_span_processor(SimpleSpanProcessor(exporter))
+    yield traces.get_tracer("perdure"), exporter
+    traces.shutdown()
+
+
+def under(span_context: SpanContext) -> Context:
+    return trace.set_span_in_context(trace.NonRecordingSpan(span_context), Context())
+
+
+def sent(flags: int, state: TraceState | None = None) -> SpanContext:
+    return SpanContext(trace_id=0xABC, span_id=0xDEF, is_remote=True, trace_flags=TraceFlags(flags), trace_state=state)
+
+
+# --- the API ----------------------------------------------------------------------------------------------------------
+
+
+class Greeter(SpanProcessor):
+    """Adds a fact to each span as it begins, and sees each that has ended."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        span.set_attribute("greeted", value=True)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.ended.append(span.name)
+
+
+@pytest.mark.parametrize("tracer", ["perdure", "httpx"])
+def test_a_users_processor_is_told_of_each_spans_beginning_and_end(made, tracer):
+    _, exporter = made
+    greeter, traces = Greeter(), provider()
+    traces.add_span_processor(greeter)
+    traces.add_span_processor(SimpleSpanProcessor(exporter))
+    with traces.get_tracer(tracer).start_as_current_span("outer"):
+        traces.get_tracer(tracer).start_span("inner").end()
+    traces.shutdown()
+    assert greeter.ended == ["inner", "outer"]
+    assert [span.attributes["greeted"] for span in exporter.get_finished_spans()] == [True, True]
+
+
+def test_a_span_hangs_under_what_was_sent_and_others_under_it(made: Made) -> None:
+    tracer, exporter = made
+    shared = SharedAttributes({"perdure.service": "S"})
+    with tracer.start_as_current_span("attempt", under(sent(1)), SpanKind.SERVER, shared) as attempt:
+        trace.get_current_span().set_attribute("mine", 1)  # as a user's code does
+        with tracer.start_as_current_span("run", attributes=shared):
+            pass
+    run, first = exporter.get_finished_spans()
+    assert (first.name, first.kind, first.attributes) == (
+        "attempt",
+        SpanKind.SERVER,
+        {"perdure.service": "S", "mine": 1},
+    )
+    assert first.parent is not None
+    assert (first.parent.span_id, first.parent.is_remote) == (0xDEF, True)
+    assert run.parent == attempt.get_span_context()
+    assert run.attributes == {"perdure.service": "S"}
+    assert attempt.get_span_context().trace_id == 0xABC
+    assert run.start_time is not None
+    assert run.end_time is not None
+    assert run.start_time <= run.end_time
+
+
+def test_a_trace_that_is_not_kept_has_no_spans(made: Made) -> None:
+    tracer, exporter = made
+    with tracer.start_as_current_span("attempt", under(sent(0))) as attempt:
+        assert not attempt.is_recording()
+        assert attempt.get_span_context().trace_id == 0xABC  # it goes on, for those who are called
+        tracer.start_span("run").end()
+    assert exporter.get_finished_spans() == ()
+
+
+def test_the_sampler_decides_about_a_trace_that_begins_here() -> None:
+    traces = HandlerTracerProvider(Resource.create({}), RandomIdGenerator(), ALWAYS_OFF)
+    assert not traces.get_tracer("perdure").start_span("attempt", Context()).is_recording()
+    assert provider().get_tracer("perdure").start_span("attempt", Context()).is_recording()
+
+
+def test_other_tracers_are_the_sdks(made: Made) -> None:
+    traces = provider()
+    assert not isinstance(traces.get_tracer("httpx").start_span("GET"), HandlerSpan)
+    assert isinstance(traces.get_tracer("perdure").start_span("run"), HandlerSpan)
+
+
+def test_what_is_said_after_the_end_is_not_heard(made: Made) -> None:
+    tracer, exporter = made
+    span = tracer.start_span("run", links=[trace.Link(sent(1))])
+    span.set_status(StatusCode.OK)
+    span.set_status(StatusCode.ERROR, "too late: what is well stays so")
+    span.end(5)
+    span.end(6)
+    span.set_attribute("late", 1)
+    span.set_attributes({"late": 1})
+    span.add_event("late")
+    span.add_link(sent(1))
+    span.update_name("late")
+    span.set_status(Status(StatusCode.ERROR))
+    assert not span.is_recording()
+    (only,) = exporter.get_finished_spans()
+    assert (only.name, only.attributes, only.events, len(only.links)) == ("run", {}, (), 1)
+    assert (only.end_time, only.status.status_code) == (5, StatusCode.OK)
+
+
+def test_an_exception_is_told_without_its_stack(made: Made) -> None:
+    tracer, exporter = made
+    with pytest.raises(OSError, match="gone"), tracer.start_as_current_span("run"):
+        raise OSError("gone")
+    (span,) = exporter.get_finished_spans()
+    (event,) = span.events
+    assert dict(event.attributes or {}) == {
+        "exception.type": "OSError",
+        "exception.message": "gone",
+        "exception.escaped": "False",
+    }
+    assert span.status.status_code is StatusCode.ERROR
+
+
+# --- on the wire ------------------------------------------------------------------------------------------------------
+
+names = st.text(max_size=200)  # more than 127 bytes: a length of two bytes
+plain: st.SearchStrategy[Any] = names | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
+keys = st.text(min_size=1, max_size=20)
+states = st.sampled_from([None, TraceState([("vendor", "1"), ("other", "2")])])
+statuses = st.sampled_from([None, Status(StatusCode.OK), Status(StatusCode.ERROR, "no seat"), Status(StatusCode.ERROR)])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            names,
+            st.sampled_from(list(SpanKind)),
+            st.dictionaries(keys, plain, max_size=4),
+            st.dictionaries(keys, plain | st.lists(names, max_size=2), max_size=2),
+            st.dictionaries(keys, plain, max_size=2),
+            st.dictionaries(keys, plain | st.lists(names, max_size=2), max_size=4),
+            states,
+            statuses,
+            st.booleans(),
+        ),
+        max_size=6,
+    )
+)
+def test_spans_are_written_as_the_sdk_writes_them(told: list[tuple[Any, ...]]) -> None:
+    traces = provider()
+    tracer = traces.get_tracer("perdure")
+    spans: list[Any] = []
+    for name, kind, shared_facts, more, of_sort, own, state, status, has_more in told:
+        shared = SharedAttributes(shared_facts).with_more(more)
+        for context in (under(sent(1, state)), Context()):
+            with tracer.start_as_current_span(name, context, kind, shared) as outer:
+                outer.set_attributes(own)
+                if status is not None:
+                    outer.set_status(status)
+                if has_more:
+                    outer.add_event("an event", {"a": 1})
+                    outer.add_link(sent(1))
+                inner = tracer.start_span(name, None, kind, own)  # not what others have, too
+                inner.end()
+                assert isinstance(outer, HandlerSpan)
+                part = outer.begin(SpanSort(name, kind, of_sort), shared)
+                part.set_attributes(own)
+                part.end()
+            theirs = traces.get_tracer("httpx").start_span("GET")
+            theirs.end()
+            spans += [outer, inner, part, theirs]
+    assert by_id(encode([write(span) or span for span in spans if isinstance(span, HandlerSpan)])) == by_id(
+        encode([span for span in spans if isinstance(span, HandlerSpan)])
+    )
+    assert by_id(encode(spans)) == by_id(encode_spans(spans).SerializeToString())
+
+
+def by_id(request: bytes) -> dict[bytes, Any]:
+    """Return what a receiver reads, whatever the order of spans, attributes and groups."""
+    found = {}
+    for resource_spans in ExportTraceServiceRequest.FromString(request).resource_spans:
+        for scope_spans in resource_spans.scope_spans:
+            around = (
+                resource_spans.resource.SerializeToString(),
+                resource_spans.schema_url,
+                scope_spans.scope.SerializeToString(),
+                scope_spans.schema_url,
+            )
+            for span in scope_spans.spans:
+                if not span.status.ByteSize():
+                    span.ClearField("status")
+                attributes = {each.key: each.value.SerializeToString() for each in span.attributes}
+                assert len(attributes) == len(span.attributes), "a name is told once"
+                span_id = span.span_id
+                del span.attributes[:]
+                found[span_id] = (around, attributes, span.SerializeToString())
+    return found
+
+
+@given(
+    st.one_of(
+        st.from_regex(r"[ \t]*[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?[ \t]*", fullmatch=True),
+        st.sampled_from(
+            [
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00",
+                "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+                "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+                "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-03-more",
+                "",
+            ]
+        ),
+        st.text(max_size=80),
+    ),
+    st.sampled_from([None, "", "vendor=1,other=2", "not a state"]),
+)
+def test_a_callers_trace_is_read_as_opentelemetry_reads_it(header: str, state: str | None) -> None:
+    headers = {"traceparent": header} | ({} if state is None else {"tracestate": state})
+    theirs = trace.get_current_span(TraceContextTextMapPropagator().extract(headers, Context())).get_span_context()
+    ours = read_traceparent(headers)
+    assert (ours or INVALID_SPAN_CONTEXT) == theirs
+    assert ours is None or (ours.is_remote, ours.trace_state) == (True, theirs.trace_state)

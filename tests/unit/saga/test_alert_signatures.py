@@ -1,0 +1,34 @@
+"""What the webhook is told is signed, and a receiver refuses what isn't, or was changed, or is late."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from perdure.saga.alerts import News, _signed, verify_alert
+from perdure.security import PrivateKey
+from perdure.security.keys import BadSignature
+
+
+def test_a_receiver_refuses_what_the_sentinel_did_not_sign():
+    key, other = PrivateKey.generate(), PrivateKey.generate()
+    body = (
+        News.model_validate(
+            {"event": "alert.raised", "alert": {"id": "x", "trouble": "paused", "invocation": "inv_1", "service": "S"}}
+        )
+        .model_dump_json()
+        .encode()
+    )
+    headers = {"idempotency-key": "n", **_signed(key, "n", body)}
+    assert verify_alert(body, headers, key.public).alert.service == "S"
+    for changed, given, by, now in (
+        (body.replace(b"inv_1", b"inv_2"), headers, key, None),
+        (body, {**headers, "idempotency-key": "m"}, key, None),
+        (body, headers, other, None),
+        (body, {"idempotency-key": "n"}, key, None),
+        (body, {**headers, "x-perdure-timestamp": "soon"}, key, None),
+        (body, headers, key, datetime.now(UTC) + timedelta(minutes=6)),
+    ):
+        with pytest.raises(BadSignature):
+            verify_alert(changed, given, by.public, now=now)

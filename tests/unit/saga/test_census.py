@@ -1,0 +1,66 @@
+"""What is counted of sagas and approvals: what this version can't read is counted, too."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from perdure.admin import AdminClient
+from perdure.approvals.census import count_approvals
+from perdure.observability.metrics import DEAD_LETTERS, OPEN_APPROVALS
+from perdure.saga.census import count_sagas
+from perdure.saga.messages import DeadLetter
+
+LETTER = DeadLetter(
+    id="trip-1/2",
+    saga_id="trip-1",
+    service="Trips",
+    step="hotel",
+    position=2,
+    compensation="TripsCompensations/cancel_hotel",
+    payload={},
+    error="no",
+    signature="no",
+    reason="declined",
+    attempts=5,
+    redriven=0,
+    since=datetime(2030, 1, 1, tzinfo=UTC),
+).model_dump_json()
+OF_ANOTHER_VERSION = '{"id": "trip-2/1"}'
+
+
+def engine(wanted: str, *entries: str) -> AdminClient:
+    """An engine that has these entries of state where a query asks for them, and nothing else."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked = json.loads(request.content)["query"]
+        rows: list[Any] = [{"value": each.encode().hex()} for each in entries] if wanted in asked else []
+        return httpx.Response(200, json={"rows": rows})
+
+    return AdminClient("http://admin.test", http=httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+async def test_a_dead_letter_that_cannot_be_read_is_an_open_one(caplog):
+    found = await count_sagas(
+        engine(
+            "as value from state where service_name = 'DeadLetterIndex'", LETTER, OF_ANOTHER_VERSION, OF_ANOTHER_VERSION
+        ),
+        None,
+    )
+    open_letters = {labels["service"]: number for gauge, number, labels in found if gauge is DEAD_LETTERS}
+    assert open_letters == {"Trips": 1, "unknown": 2}
+    assert warnings(caplog) == ["saga.census.unreadable number=2"], "once a look"
+
+
+async def test_an_approval_that_cannot_be_read_is_an_open_one(caplog):
+    found = await count_approvals(engine("'Approvals'", "{}", "{}"), None)
+    assert [number for gauge, number, _ in found if gauge is OPEN_APPROVALS] == [2]
+    assert warnings(caplog) == ["approvals.census.unreadable number=2"]

@@ -1,0 +1,26 @@
+"""What an earlier version wrote or sends is still read, and what goes to one has nothing in it that it refuses."""
+
+from __future__ import annotations
+
+from perdure.saga.messages import Pass, RollbackRequest, RollbackStatus, UndoRequest
+
+EARLIER = '{"saga_id":"s","service":"S","steps":[],"reason":"r","first_hand":true}'
+
+
+def test_a_rollback_of_an_earlier_version_belongs_to_no_known_run():
+    assert RollbackRequest.model_validate_json(EARLIER).runs == []
+    request = Pass.model_validate_json(f'{{"generation":0,"request":{EARLIER}}}').request
+    assert request is not None
+    assert request.first_hand
+
+
+def test_a_status_of_an_earlier_saga_service_knows_no_runs():
+    status = (
+        '{"saga_id":"s","service":"S","status":"running","strategy":"compensate-all","reason":"r",'
+        '"started_at":"2026-01-01T00:00:00Z","updated_at":"2026-01-01T00:00:00Z","steps":[]}'
+    )
+    assert RollbackStatus.model_validate_json(status).runs == []
+
+
+def test_a_request_to_undo_of_an_earlier_version_names_no_failed_children():
+    assert UndoRequest.model_validate_json('{"reason":"r","wait":true}').failed_children == []

@@ -1,0 +1,29 @@
+"""What the saga service is told by its environment, and how it refuses what can't be."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.errors import ConfigurationError
+from services.control_plane.saga.settings import SagaServiceSettings
+
+WEBHOOK = "PERDURE_SAGA_SENTINEL_WEBHOOK_URL"
+
+
+def test_an_empty_webhook_is_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(WEBHOOK, "")
+    assert SagaServiceSettings().sentinel().webhook_url is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "saying"),
+    [
+        (WEBHOOK, "hooks.example.com", "'hooks.example.com' is no address that can be posted to"),
+        (f"{WEBHOOK.removesuffix('URL')}KEY_FILE", "/nowhere/key.pem", "there is no file /nowhere/key.pem"),
+        ("PERDURE_SAGA_SENTINEL_INTERVAL", "PT0S", "interval must be positive"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_at_the_start(monkeypatch, name, value, saying):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=saying):
+        SagaServiceSettings().sentinel()

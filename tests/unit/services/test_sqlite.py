@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import ConfigurationError
+from services.sqlite import make_file
+
+WAIT = timedelta(seconds=5)
+
+
+def _mode(file: Path) -> str:
+    with closing(sqlite3.connect(file)) as connection:
+        return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+
+async def test_several_may_make_one_file_at_once(tmp_path: Path) -> None:
+    # Each connection has locks of its own, in one process as in several. Asked for at once and without patience, about
+    # one file in seven is refused to one of two.
+    for number in range(60):
+        file = tmp_path / "new" / f"{number}.db"
+        await asyncio.gather(*(make_file(file, wait=WAIT) for _ in range(4)))
+        assert _mode(file) == "wal"
+
+
+async def test_a_file_that_is_there_keeps_what_it_holds(tmp_path: Path) -> None:
+    file = tmp_path / "old.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE kept (x)")
+    await make_file(file, wait=WAIT)
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("kept",)]
+    assert _mode(file) == "wal"
+
+
+async def test_a_new_file_has_the_permissions_that_were_asked_for(tmp_path: Path) -> None:
+    await make_file(tmp_path / "secret.db", wait=WAIT, mode=0o600)
+    assert stat.S_IMODE((tmp_path / "secret.db").stat().st_mode) == 0o600
+
+
+async def test_what_stands_in_the_way_is_said(tmp_path: Path) -> None:
+    text, folder, locked = tmp_path / "text.db", tmp_path / "folder.db", tmp_path / "locked.db"
+    text.write_text("no database, and longer than the hundred bytes of the header of one " * 3)
+    folder.mkdir()
+    with pytest.raises(ConfigurationError, match=r"text\.db can't be made: file is not a database"):
+        await make_file(text, wait=WAIT)
+    with pytest.raises(ConfigurationError, match=r"folder\.db can't be made: unable to open"):
+        await make_file(folder, wait=WAIT)
+    with pytest.raises(ConfigurationError, match=r"below/new\.db can't be made: Not a directory"):
+        await make_file(text / "below" / "new.db", wait=WAIT)
+    with closing(sqlite3.connect(locked, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE x (y)")
+        connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ConfigurationError, match=r"locked\.db stayed locked for 0\.05 s: end what else uses it"):
+            await make_file(locked, wait=timedelta(milliseconds=50))

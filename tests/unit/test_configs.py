@@ -1,0 +1,96 @@
+"""Whatever is configured wrongly is refused where it is configured, in a sentence that names the field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from perdure import LoggingConfig, RunConfig, SagaConfig, SecurityConfig, StepRetry, WorkflowConfig
+from perdure.approvals.config import ApprovalsConfig
+from perdure.approvals.sentinel import ApprovalSentinelConfig
+from perdure.checking import check_types
+from perdure.engine.config import EngineConfig
+from perdure.errors import ConfigurationError
+from perdure.saga.messages import RollbackRequest
+from perdure.saga.sentinel_config import SentinelConfig
+
+WHERE = {"admin_url": "http://127.0.0.1:9070", "ingress_url": "http://127.0.0.1:8080"}
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value", "text"),
+    [
+        (RunConfig, "initial_delay", 5, "must be a timedelta, such as timedelta(seconds=5); got 5"),
+        (RunConfig, "max_duration", 0.5, "must be a timedelta, such as timedelta(seconds=0.5) or None; got 0.5"),
+        (RunConfig, "max_retries", "3", "must be a whole number or None; got str"),
+        (RunConfig, "max_retries", True, "must be a whole number or None; got bool"),
+        (RunConfig, "backoff_factor", "2", "must be a number; got str"),
+        (RunConfig, "max_delay", None, "must be a timedelta, such as timedelta(seconds=5); got None"),
+        (RunConfig, "errors", KeyError, "must be of type ErrorMapping or None; got type"),
+        (StepRetry, "initial_delay", 1, "must be a timedelta"),
+        (StepRetry, "max_attempts", 1.5, "must be a whole number; got 1.5"),
+        (SagaConfig, "max_attempts", 0, "must be 1 or more; got 0"),
+        (SagaConfig, "max_attempts", "many", ": it should be a valid integer"),
+        (SagaConfig, "initial_delay", timedelta(0), "must be more than 0 seconds; got 0:00:00"),
+        (SagaConfig, "strategy", "compensate-most", ": it should be 'compensate-all', 'compensate-stop'"),
+        (SagaConfig, "max_attempt", 3, ": there is no such setting"),
+        (WorkflowConfig, "state_retention", 30, "must be a timedelta, such as timedelta(seconds=30); got 30"),
+        (WorkflowConfig, "auto_cleanup", "yes", "must be True or False; got str"),
+        (WorkflowConfig, "max_state_size", 1e6, "must be a whole number; got 1000000.0"),
+        (WorkflowConfig, "retry", 3, "must be of type InvocationRetryPolicy or None; got 3"),
+        (partial(SentinelConfig, **WHERE), "interval", 5, "must be a timedelta"),
+        (partial(SentinelConfig, **WHERE), "grace", timedelta(seconds=-1), " and paused_limit must not be negative"),
+        (partial(SentinelConfig, **WHERE), "alert_retries", 0, "must be 1 or more; got 0"),
+        (partial(SentinelConfig, **WHERE), "webhook_key", "secret", "must be of type PrivateKey or None; got str"),
+        (partial(ApprovalSentinelConfig, **WHERE), "grace", 5, "must be a timedelta"),
+        (ApprovalsConfig, "retention", 30, "must be a timedelta"),
+        (ApprovalsConfig, "link_key", "secret", "must be of type PrivateKey or None; got str"),
+        (partial(EngineConfig, data_dir=Path("data")), "inactivity_timeout", 5, "must be a timedelta"),
+        (EngineConfig, "data_dir", "data", "must be of type Path; got str"),
+        (LoggingConfig, "level", 10, "must be text; got 10"),
+        (SecurityConfig, "profile", "test", ": it should be 'production' or 'development'"),
+        (SecurityConfig, "allowed_origins", ("*",), ".0: '*' is no origin; one looks like https://console.example.com"),
+        (SecurityConfig, "metrics_token", 5, ": it should be a valid string"),
+    ],
+)
+def test_a_value_that_cant_work_is_refused_by_the_name_of_its_field(
+    config: Callable[..., Any], field: str, value: Any, text: str
+):
+    name = (config.func if isinstance(config, partial) else config).__name__  # type: ignore[attr-defined] # classes only
+    with pytest.raises(ConfigurationError, match=rf"{name}\.{field}.?{re.escape(text)}"):
+        config(**{field: value})
+
+
+def test_what_is_given_is_shown_only_if_it_can_be_no_secret():
+    with pytest.raises(ConfigurationError) as refused:
+        SecurityConfig(metrics_token=("s3cret",))  # type: ignore[arg-type] # that's the point
+    assert "SecurityConfig.metrics_token: it should be" in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_the_settings_of_a_message_are_refused_with_the_message():
+    message = '{"saga_id":"s","service":"S","steps":[],"reason":"r","config":{"max_attempts":0}}'
+    with pytest.raises(ValidationError, match=r"config\.max_attempts"):
+        RollbackRequest.model_validate_json(message)
+
+
+def test_a_whole_number_will_do_where_a_number_is_wanted_and_any_collection_where_one_is():
+    RunConfig(backoff_factor=3)
+    StepRetry(on={429})  # type: ignore[arg-type] # worked before
+
+
+def test_a_field_that_may_be_anything_is_left_alone():
+    @dataclass
+    class Loose:
+        anything: Any = None
+        listed: list[int] | None = None
+
+    check_types(Loose(anything=object(), listed=[1]))

@@ -1,0 +1,139 @@
+"""What the ingress client repeats, and what it never does."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from perdure import IngressClient
+from perdure.errors import IngressError
+from tests.unit.scripted_ingress import OK, SENT, URL, Ingress, Order, Receipt, answer, book
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """Don't wait between attempts, but keep how long it would have been."""
+    waited: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("perdure.ingress_requests.asyncio.sleep", pause)
+    return waited
+
+
+BROKEN = [httpx.ReadError("broken"), httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("cut"), httpx.WriteError("x")]
+
+
+REFUSED = [httpx.ConnectError("refused"), httpx.ConnectTimeout("slow")]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+async def test_a_request_that_may_have_arrived_is_never_repeated(error):
+    ingress = Ingress(error)
+    async with ingress.client() as client:
+        for attempt in (client.call(book, Order(id="1"), key="t"), client.send(book, Order(id="1"), key="t")):
+            with pytest.raises(IngressError, match=r"the connection broke before|not answer in time") as failed:
+                await attempt
+            assert (failed.value.status_code, failed.value.source) == (0, None)
+    assert len(ingress.requests) == 2
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+async def test_a_submitted_workflow_is_repeated_since_it_starts_once_for_each_key(error):
+    ingress = Ingress(error, error, SENT)
+    async with ingress.client() as client:
+        assert await client.submit(book, Order(id="1"), key="t") == "inv_1"
+    assert [request.url.raw_path for request in ingress.requests] == [b"/Trips/t/run/send"] * 3
+    assert [request.content for request in ingress.requests] == [ingress.requests[0].content] * 3
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+async def test_with_an_idempotency_key_it_is_repeated(error):
+    ingress = Ingress(error, error, OK)
+    async with ingress.client() as client:
+        assert await client.call(book, Order(id="1"), idempotency_key="k") == Receipt(text="booked")
+    assert [request.headers["idempotency-key"] for request in ingress.requests] == ["k"] * 3
+    assert [request.content for request in ingress.requests] == [ingress.requests[0].content] * 3
+
+
+@pytest.mark.parametrize("error", REFUSED, ids=lambda error: type(error).__name__)
+async def test_a_request_that_never_left_is_repeated(error, pauses):
+    ingress = Ingress(error, error, OK)
+    async with ingress.client() as client:
+        assert await client.call(book, Order(id="1")) == Receipt(text="booked")
+    assert len(ingress.requests) == 3
+    assert pauses == [0.1, 0.2]
+
+
+async def test_attempts_are_bounded_and_the_last_problem_is_told(pauses):
+    ingress = Ingress(httpx.ConnectError("refused"))
+    async with ingress.client(retries=4) as client:
+        with pytest.raises(IngressError, match=f"no connection to the ingress at {URL}: refused"):
+            await client.call(book, Order(id="1"))
+    assert len(ingress.requests) == 5
+    assert pauses == [0.1, 0.2, 0.4, 0.8]
+
+
+async def test_a_pause_is_never_longer_than_five_seconds(pauses):
+    async with Ingress(httpx.ConnectError("refused")).client(retries=12) as client:
+        with pytest.raises(IngressError):
+            await client.call(book, Order(id="1"))
+    assert len(pauses) == 12
+    assert max(pauses) == 5.0
+
+
+async def test_without_retries_it_is_tried_once():
+    ingress = Ingress(httpx.ConnectError("refused"))
+    async with ingress.client(retries=0) as client:
+        with pytest.raises(IngressError):
+            await client.call(book, Order(id="1"))
+    assert len(ingress.requests) == 1
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 502, 503, 504])
+async def test_a_handlers_own_error_is_never_repeated(status):
+    ingress = Ingress(answer(status, "invocation"))
+    async with ingress.client() as client:
+        with pytest.raises(IngressError) as failed:
+            await client.call(book, Order(id="1"), idempotency_key="k")
+    assert (failed.value.status_code, failed.value.source) == (status, "invocation")
+    assert len(ingress.requests) == 1
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("source", ["ingress", None])
+async def test_trouble_of_the_ingress_is_repeated_only_where_that_is_safe(status, source):
+    ingress = Ingress(answer(status, source), OK)
+    async with ingress.client() as client:
+        assert await client.call(book, Order(id="1"), idempotency_key="k") == Receipt(text="booked")
+        assert len(ingress.requests) == 2
+    ingress = Ingress(answer(status, source), OK)
+    async with ingress.client() as client:
+        with pytest.raises(IngressError):
+            await client.call(book, Order(id="1"))
+        assert len(ingress.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 470, 500])
+async def test_an_answer_that_will_not_change_is_not_asked_for_again(status):
+    ingress = Ingress(answer(status, "ingress"))
+    async with ingress.client() as client:
+        with pytest.raises(IngressError):
+            await client.call(book, Order(id="1"), idempotency_key="k")
+    assert len(ingress.requests) == 1
+
+
+@pytest.mark.parametrize("error", [*BROKEN[:1], *REFUSED[:1]], ids=lambda error: type(error).__name__)
+async def test_questions_are_repeated(error):
+    ingress = Ingress(error, OK)
+    async with ingress.client() as client:
+        assert await client.attach(book, key="t") == Receipt(text="booked")
+        assert await client.output(book, key="t") == Receipt(text="booked")
+    assert [request.method for request in ingress.requests] == ["GET"] * 3
+
+
+async def test_an_address_that_is_none_is_refused_at_once():
+    async with IngressClient("localhost:8080") as client:
+        with pytest.raises(IngressError, match="address 'localhost:8080' is none: it begins with http://"):
+            await client.call(book, Order(id="1"), key="t")
