@@ -1,0 +1,26 @@
+"""The wheels have all that is in the tree: what is forgotten there is missed in the image only, at its start."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+ROOT = Path(__file__).parents[3]
+NOT_INSTALLED = {"pyproject.toml", "README.md"}
+
+
+@pytest.mark.parametrize(("project", "package"), [("framework", "framework/perdure"), ("services", "services")])
+def test_a_wheel_has_each_file_of_its_package(project, package, tmp_path):
+    (wheel,) = WheelBuilder(str(ROOT / project)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as opened:
+        packed = {name for name in opened.namelist() if ".dist-info/" not in name}
+    folder = ROOT / package
+    found = {path.relative_to(folder.parent).as_posix() for path in folder.rglob("*") if _is_installed(path)}
+    assert packed == found
+
+
+def _is_installed(path: Path) -> bool:
+    return path.is_file() and path.suffix != ".pyc" and path.name not in NOT_INSTALLED
