@@ -5,146 +5,37 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
-import restate as sdk
 
-from perdure import AdminClient, IngressClient, Target, handler
+from perdure import AdminClient, IngressClient
 from perdure.admin import sql_text
 from perdure.observability.metrics import ALERTS
 from perdure.ports import free_ports
 from perdure.saga import alerts as alerts_module
-from perdure.saga.alerts import KEY, RELAY, AlertList, Alerts, News, list_alerts, look_target
+from perdure.saga.alerts import KEY, RELAY, News, list_alerts, look_target
 from perdure.saga.trouble import FEW
 from perdure.security import PrivateKey
+from perdure.testing import Restate
 from tests.integration.alert_receiver import OK, Receiver, receiving
+from tests.integration.alert_scene import Patient, Start, scenes_of
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2", "always_suspending")
 
-TICK = timedelta(milliseconds=20)
-ADDRESSEE = "hush-hush"
-SOON = timedelta(minutes=1)
 PROCESS = Path(__file__).with_name("alerting_process.py")
 
 
-class Patient:
-    """A service that fails until it works: ``go`` is paused after its first attempts, ``go_on`` is tried for ever.
-
-    Args:
-        attempts: How often ``go`` is tried before it is paused.
-    """
-
-    def __init__(self, attempts: int = 2) -> None:
-        self.name = f"Fragile{uuid4().hex[:8]}"
-        self.works = threading.Event()
-        self.trying = threading.Event()
-        self.service = sdk.Service(self.name)
-        policy = sdk.InvocationRetryPolicy(
-            initial_interval=TICK, max_interval=TICK, max_attempts=attempts, on_max_attempts="pause"
-        )
-        for_ever = sdk.InvocationRetryPolicy(initial_interval=TICK, max_interval=TICK, max_attempts=100_000)
-        handler(self.service, name="go", invocation_retry_policy=policy)(self.go)
-        handler(self.service, name="go_on", invocation_retry_policy=for_ever)(self.go_on)
-
-    async def go(self, ctx: sdk.Context) -> str:
-        if not self.works.is_set():
-            raise OSError("the wire is cut")
-        return "done"
-
-    async def go_on(self, ctx: sdk.Context) -> str:
-        self.trying.set()
-        await asyncio.sleep(0.1)
-        self.trying.clear()
-        raise OSError("the wire is cut, again")
-
-    def target(self, name: str = "go") -> Target[None, str]:
-        return Target(self.name, name, type(None), str)
-
-
-class Scene:
-    """A service in trouble, and who tells of it."""
-
-    def __init__(self, patient: Patient, alerts: Alerts, receiver: Receiver, env: Any) -> None:
-        self.name = patient.name
-        self.patient = patient
-        self.alerts = alerts
-        self.receiver = receiver
-        self.ingress = IngressClient(env.ingress)
-        self.admin = AdminClient(env.admin)
-
-    async def seen(self) -> set[str]:
-        return set(await self.alerts.seen(self.admin))
-
-    async def until_seen(self, *ids: str) -> None:
-        async def probe() -> bool:
-            return set(ids) <= await self.seen()
-
-        await eventually(probe, what=f"trouble {ids[:3]}", within=30)
-
-    async def look(self) -> None:
-        await self.ingress.call(look_target, key=KEY)
-
-    async def told(self, number: int) -> list[News]:
-        """Return what was told, once it is that much; look again, and see that it stays that much."""
-
-        async def probe() -> bool:
-            return len(self.receiver.took(self.name)) >= number
-
-        await eventually(probe, what=f"{number} pieces of news", within=30)
-        await self.look()  # what comes after it is told after it
-        async with httpx.AsyncClient() as http:
-            await eventually(lambda: self._quiet(http), what="end of the relay's work")
-        news = self.receiver.took(self.name)
-        assert len(news) == number
-        return news
-
-    async def _quiet(self, http: httpx.AsyncClient) -> bool:
-        rows = await AdminClient(self.admin.url, http=http).query(
-            f"select id from sys_invocation where target_service_name = '{RELAY}' and status != 'completed'"
-        )
-        return not rows
-
-    async def listed(self) -> AlertList:
-        found = await self.ingress.call(list_alerts, key=KEY)
-        mine = [[alert for alert in each if alert.service == self.name] for each in (found.open, found.over)]
-        return AlertList(open=mine[0], over=mine[1])
-
-    async def close(self) -> None:
-        await self.ingress.close()
-        await self.admin.close()
-
-
 @pytest.fixture
-async def scene(restate) -> AsyncIterator[Callable[..., Any]]:
-    key = PrivateKey.generate()
-    scenes: list[Scene] = []
-    receivers: list[Any] = []
-
-    async def start(answer: Callable[[News], int] = lambda _: OK, **settings: Any) -> Scene:
-        receivers.append(receiving(Receiver(key, answer)))
-        receiver = receivers[-1].__enter__()
-        patient = Patient()
-        url = f"{receiver.url}?to={ADDRESSEE}"
-        alerts = Alerts(restate.server.admin, webhook_url=url, webhook_key=key, killed_within=SOON, **settings)
-        env = await restate.serve(patient.service, alerts)
-        scenes.append(Scene(patient, alerts, receiver, env))
-        return scenes[-1]
-
-    yield start
-    for each in scenes:
-        await each.close()
-    await restate.close()  # before its receiver is gone
-    for each in receivers:
-        each.__exit__(None, None, None)
+async def scene(restate: Restate) -> AsyncIterator[Start]:
+    async with scenes_of(restate) as start:
+        yield start
 
 
 def summary(news: list[News]) -> Counter[tuple[str, str]]:
@@ -273,17 +164,19 @@ async def test_a_receiver_that_hangs_for_one_holds_up_nothing_and_is_given_up_vi
 
 
 @pytest.mark.restate_modes("http2")
-async def test_the_address_of_a_webhook_that_refuses_is_not_told_since_it_may_hold_a_secret(scene, monkeypatch, caplog):
-    monkeypatch.setattr(alerts_module, "_TOLD_WITHIN", timedelta(seconds=1))
-    on = await scene(lambda _: 500)
+async def test_what_another_version_remembers_holds_up_no_news(scene):
+    on = await scene()
+    names = ("alert/paused/inv_of_another_version", "alert/paused/inv_more", f"many/paused/many/{on.name}")
+    body = {"object_key": KEY, "new_state": {name: list(b'{"trouble": "of another version"}') for name in names}}
+    async with httpx.AsyncClient() as http:
+        (await http.post(f"{on.admin.url}/services/Alerts/state", json=body)).raise_for_status()
+    assert (await on.ingress.call(list_alerts, key=KEY)).more == len(names)
     paused = await on.ingress.send(on.patient.target())
     await on.until_seen(f"paused/{paused}")
     await on.look()
-    await on.told(0)
-    said = [each.getMessage() for each in caplog.records if "sentinel.webhook_failed" in each.getMessage()]
-    (line,) = (each for each in said if f"paused/{paused}" in each)
-    assert "the webhook answers 500" in line
-    assert ADDRESSEE not in caplog.text
+    (news,) = await on.told(1)
+    assert news.alert.id == f"paused/{paused}"
+    assert (await on.ingress.call(list_alerts, key=KEY)).more == 0
 
 
 class Teller:

@@ -12,95 +12,28 @@ from uuid import uuid4
 import httpx
 import pytest
 import restate as sdk
-from pydantic import BaseModel
 
 from perdure import (
     AdminClient,
-    ControlPlaneService,
-    DataPlaneContext,
-    DataPlaneService,
     IngressClient,
-    Orchestration,
-    ServiceClient,
     Target,
 )
 from perdure.admin import sql_text
-from perdure.errors import EngineError, IngressError
-from perdure.saga import hosting
+from perdure.errors import EngineError
+from perdure.saga import sentinel as sentinel_module
+from perdure.saga.alerts import Alerts
 from perdure.saga.finds import look
-from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.plan import Outcome
-from perdure.saga.sentinel import Sentinel, SweepReport
+from perdure.saga.sentinel import Sentinel
 from perdure.saga.sentinel_config import SentinelConfig
-from perdure.saga.trouble import FEW, Alert
+from perdure.saga.trouble import FEW, Alert, Survey
 from perdure.security import PrivateKey
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.alert_receiver import OK, Receiver, receiving
-from tests.support import Recording, eventually
+from tests.integration.lost_sagas import Brake, Scene, services, sweep
+from tests.support import eventually
 
 KEY = PrivateKey.generate()
-
-
-class Part(BaseModel):
-    key: str
-    name: str
-
-
-make = Target("Mill", "make", Part, type(None))
-scrap = Target("Mill", "scrap", Part, type(None))
-sweep = Target("Sentinel", "sweep", type(None), SweepReport)
-
-
-class Brake:
-    """Holds back one undo until it is released."""
-
-    def __init__(self) -> None:
-        self.held = ""
-        self._released = threading.Event()
-
-    async def passed(self, name: str) -> None:
-        if name == self.held:
-            assert await asyncio.to_thread(self._released.wait, 30)
-
-    def release(self) -> None:
-        self._released.set()
-
-
-def services(did: Recording, name: str, brake: Brake) -> list[Any]:
-    mill = DataPlaneService("Mill")
-
-    @mill.handler("make")
-    async def _make(ctx: DataPlaneContext, part: Part) -> None:
-        await ctx.run("make", did.add, f"make {part.key}/{part.name}")
-
-    @mill.handler("scrap")
-    async def _scrap(ctx: DataPlaneContext, part: Part) -> None:
-        async def do() -> None:
-            did.add(f"scrapping {part.key}/{part.name}")
-            await brake.passed(part.name)
-            did.add(f"scrap {part.key}/{part.name}")
-
-        await ctx.run("scrap", do)
-
-    gives_up = sdk.InvocationRetryPolicy(
-        initial_interval=timedelta(milliseconds=10), max_attempts=2, on_max_attempts="pause"
-    )
-    orders = ControlPlaneService(name, invocation_retry_policy=gives_up)
-
-    @orders.compensation()
-    async def scrap_part(ctx: sdk.Context, part: Part) -> None:
-        await ServiceClient(ctx, scrap).call(part)
-
-    @orders.main()
-    async def run(cp: Orchestration, broken: bool) -> None:
-        for part in ("a", "b"):
-            await cp.step(part, make, Part(key=cp.key, name=part), compensate=scrap_part)
-        if broken:
-            raise RuntimeError("a bug that no retry mends")
-        _, never = cp.ctx.awakeable()
-        await never
-
-    return [mill, orders, *hosting.definitions()]
 
 
 @pytest.fixture
@@ -122,42 +55,6 @@ async def restate(engine, restate_mode):
     restate = Restate(engine, restate_mode)
     yield restate
     await restate.close()
-
-
-class Scene:
-    def __init__(self, env: Any, name: str, sentinel: Sentinel, config: SentinelConfig) -> None:
-        self.ingress = IngressClient(env.ingress)
-        self.admin = AdminClient(env.admin)
-        self.name = name
-        self.sentinel = sentinel
-        self.config = config
-
-    async def started(self, did: Recording, *, broken: bool = False) -> tuple[str, str]:
-        """Start an orchestration that waits for ever, or fails for ever, after two steps; return key and invocation."""
-        key = str(uuid4())
-        invocation = await self.ingress.send(Target(self.name, "run", bool, type(None)), broken, key=key)
-
-        async def waiting() -> bool:
-            return did.of(key) == ["make a", "make b"]
-
-        await eventually(waiting, what="both steps")
-        return key, invocation
-
-    async def rollback(self, key: str, status: Outcome) -> RollbackStatus:
-        async def probe() -> RollbackStatus | None:
-            try:
-                found = await self.ingress.call(rollback_status, key=f"{self.name}:{key}")
-            except IngressError as error:
-                if error.status_code == 404:
-                    return None
-                raise
-            return found if found.status is status else None
-
-        return await eventually(probe, what=f"rollback of {key} that is {status}")
-
-    async def close(self) -> None:
-        await self.ingress.close()
-        await self.admin.close()
 
 
 @pytest.fixture
@@ -230,6 +127,26 @@ async def test_many_lost_at_once_are_all_rolled_back_and_told_in_a_few_pieces(sc
     assert sorted(each.number for each in told) == [1] * FEW + [3]
     (many,) = (each for each in told if each.number == 3)
     assert {each.invocation for each in told if each is not many} | set(many.some) == {each for _, each in started}
+
+
+@pytest.mark.restate_modes("http2")
+async def test_what_one_sweep_leaves_the_next_ones_look_after(scene, did, monkeypatch):
+    monkeypatch.setattr(sentinel_module, "_MOST_AT_ONCE", 2)
+    on = await scene()
+    started = [await on.started(did) for _ in range(5)]
+    for _, invocation in started:
+        await on.admin.act(invocation, "kill")
+
+    async def all_lost() -> bool:
+        return {invocation for _, invocation in started} <= {find.id for find in await look(on.admin, on.config)}
+
+    await eventually(all_lost, what="finds of all")
+    report = await on.ingress.call(sweep, key="all")
+    assert len(report.acted_on) == 2
+    assert report.left >= 3
+    async with on.sentinel.watching():
+        for key, _ in started:
+            await on.rollback(key, Outcome.ROLLED_BACK)
 
 
 async def test_a_running_or_closed_orchestration_is_left_alone(scene, did):
@@ -382,19 +299,21 @@ async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(sc
 
 
 @pytest.mark.restate_modes("http2")
-async def test_sagas_are_looked_after_while_alerts_cannot_be_told(scene, did):
+async def test_sagas_are_looked_after_while_alerts_cannot_be_told(scene, did, monkeypatch):
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: Alerts) -> Survey:
+        asked.set()
+        await release.wait()
+        return Survey()
+
+    monkeypatch.setattr(Alerts, "_look", hang)
     on = await scene()
     key, invocation = await on.started(did)
-
-    async def remember(alerts: dict[str, bytes]) -> None:
-        body = {"object_key": "all", "new_state": {name: list(value) for name, value in alerts.items()}}
-        async with httpx.AsyncClient() as http:
-            (await http.post(f"{on.config.admin_url}/services/Alerts/state", json=body)).raise_for_status()
-
-    await remember({"alert/paused/inv_1": b"of another version"})  # so `look` is tried until other code is deployed
     try:
         async with on.sentinel.watching():
+            await asyncio.wait_for(asked.wait(), 30)
             await on.admin.act(invocation, "kill")
             await on.rollback(key, Outcome.ROLLED_BACK)
     finally:
-        await remember({})
+        release.set()

@@ -126,7 +126,7 @@ def write(span: HandlerSpan) -> Written | None:
     Args:
         span: The span.
     """
-    if span.events or span.links:
+    if span.events or span.links or span.dropped_attributes:
         return None
     sort, shared, own, local, above = span.sort, span.shared, span.own, span.local, span.above
     if local.encoded is None:

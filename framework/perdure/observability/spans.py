@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Event, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Event, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import DEFAULT_OFF, DEFAULT_ON, Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -50,6 +50,9 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)
 UNSET = Status(StatusCode.UNSET)
 
+_MOST: Final = 128
+"""How many attributes, events and links a span has at most, if OpenTelemetry's variables say nothing else."""
+_USUAL_LIMITS: Final = SpanLimits(_MOST, _MOST, _MOST, _MOST, _MOST, _MOST, SpanLimits.UNSET, SpanLimits.UNSET)
 
 # What processors have for `on_start` that do nothing there: it would be called for each span.
 _NOT_INTERESTED = (SpanProcessor.on_start, BatchSpanProcessor.on_start)
@@ -133,24 +136,27 @@ class HandlerSpan(Span):
         return self._context
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
-        """Add facts."""
+        """Add facts; of too many, the last ones stay."""
         if self.end_time is None:
             self.own.update(attributes)
+            if len(self.own) + len(self.shared) + len(self.sort.attributes) > _MOST:
+                self._drop_attributes()
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
-        """Add a fact."""
-        if self.end_time is None:
-            self.own[key] = value
+        """Add a fact, as `set_attributes` does."""
+        self.set_attributes({key: value})
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
-        """Add something that happened meanwhile."""
+        """Add something that happened meanwhile; of too much, the last stays."""
         if self.end_time is None:
-            self.events = (*self.events, Event(name, attributes, timestamp))
+            self.dropped_events += len(self.events) == _MOST
+            self.events = (*self.events[1 - _MOST :], Event(name, attributes, timestamp))
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
-        """Add a relation to another span."""
+        """Add a relation to another span; of too many, the last ones stay."""
         if self.end_time is None and context.is_valid:
-            self.links = (*self.links, Link(context, attributes))
+            self.dropped_links += len(self.links) == _MOST
+            self.links = (*self.links[1 - _MOST :], Link(context, attributes))
 
     def update_name(self, name: str) -> None:
         """Rename it."""
@@ -215,6 +221,14 @@ class HandlerSpan(Span):
 
     dropped_attributes = dropped_events = dropped_links = 0
 
+    def _drop_attributes(self) -> None:
+        known = {**self.shared, **self.sort.attributes}
+        fresh = [name for name in self.own if name not in known]
+        dropped = fresh[: max(0, len(known) + len(fresh) - _MOST)]
+        for name in dropped:
+            del self.own[name]
+        self.dropped_attributes += len(dropped)
+
 
 class HandlerTracer(Tracer):
     """Makes the spans of handlers.
@@ -263,7 +277,7 @@ class HandlerTracer(Tracer):
         span = self.begin(SpanSort(name, kind), shared, parent, start_time, context, links)
         if isinstance(span, HandlerSpan):
             if attributes and attributes is not shared:
-                span.own.update(attributes)
+                span.set_attributes(attributes)
             span.links = tuple(links or ())
         return span
 
@@ -354,6 +368,7 @@ class HandlerTracerProvider(TracerProvider):
         super().__init__(sampler=sampler, resource=resource, id_generator=ids)
         # The SDK's usual samplers follow a parent without a further question, which is dear to ask.
         self.follows = self.sampler is DEFAULT_ON or self.sampler is DEFAULT_OFF
+        self._is_limited = vars(SpanLimits()) != vars(_USUAL_LIMITS)
         self.starters: tuple[Callable[[SDKSpan, Context | None], None], ...] = ()
         self.enders: tuple[Callable[[Any], None], ...] = ()
 
@@ -375,7 +390,7 @@ class HandlerTracerProvider(TracerProvider):
         schema_url: str | None = None,
         attributes: Attributes = None,
     ) -> Tracer:
-        """Return a tracer."""
-        if instrumenting_module_name == SCOPE:
+        """Return a tracer; where limits are set, the SDK's for handlers too, which keeps all of them."""
+        if instrumenting_module_name == SCOPE and not self._is_limited:
             return HandlerTracer(self)
         return super().get_tracer(instrumenting_module_name, instrumenting_library_version, schema_url, attributes)

@@ -5,6 +5,7 @@ OTEL_EXPORTER_OTLP_ENDPOINT               the receiver's HTTP address, for examp
 OTEL_EXPORTER_OTLP_TRACES_ENDPOINT        the same for spans alone, with its path ``/v1/traces``
 OTEL_SERVICE_NAME                         the process's name in traces
 OTEL_TRACES_SAMPLER, …_SAMPLER_ARG        how many traces that begin here are kept; the engine's own choice is followed
+OTEL_SPAN_…_LIMIT, OTEL_ATTRIBUTE_…_LIMIT how much a span holds, and how long a fact may be; spans cost more with these
 OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER   ``true``, ``none``: no spans
 ========================================= ============================================================================
 
@@ -83,7 +84,10 @@ def _send_spans(service: str) -> None:
     if _Sending.stops:
         return
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or service})
-    provider = HandlerTracerProvider(resource, _Ids())
+    try:
+        provider = HandlerTracerProvider(resource, _Ids())
+    except ValueError as error:
+        raise ConfigurationError(f"OpenTelemetry's settings can't be used: {error}") from error
     provider.add_span_processor(SpanSender(SpanExporter()))
     trace.set_tracer_provider(provider)
     httpx = HTTPXClientInstrumentor()

@@ -30,8 +30,10 @@ from typing import Any
 
 import httpx
 import restate
+from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 from restate import JournalValueCodec
+from restate.serde import BytesSerde
 
 from perdure._sdk import is_replaying
 from perdure.admin import AdminClient
@@ -204,8 +206,11 @@ class Alerts:
         """
         found = await run_with_retry(ctx, RunConfig("look", max_retries=5), self._look)
         now = await Time(ctx).now()
-        known = await _read(ctx, _PREFIX)
-        changes = compare(known, await _read(ctx, _MANY), found, now)
+        known, many, unreadable = await _remembered(ctx)
+        for name in unreadable:  # found anew, if it lasts; at the relay, the same news has the same idempotency key
+            log.warning("alerts.unreadable", alert=name)
+            await _alert(ctx, name).clear()
+        changes = compare(known, many, found, now)
         # Told before it is remembered: killed in between, it is told by the next look, under the same idempotency key.
         for news in changes.news:
             alert = news.alert
@@ -214,8 +219,8 @@ class Alerts:
         for alert in changes.alerts:
             await _alert(ctx, _PREFIX + alert.id).set(alert)
             known[alert.id] = alert
-        for name, many in changes.many.items():
-            await (_alert(ctx, _MANY + name).clear() if many is None else _alert(ctx, _MANY + name).set(many))
+        for name, alike in changes.many.items():
+            await (_alert(ctx, _MANY + name).clear() if alike is None else _alert(ctx, _MANY + name).set(alike))
         ended = [(alert.over, alert.id) for alert in known.values() if alert.over is not None]
         for number, (over, name) in enumerate(sorted(ended, reverse=True)):
             if number >= _MOST_KEPT or over < now - _KEPT:
@@ -228,9 +233,10 @@ class Alerts:
 
     async def all(self, ctx: restate.ObjectSharedContext) -> AlertList:
         """List what is wrong, and what was within the last day."""
+        known, _, unreadable = await _remembered(ctx)
         return _listed(
-            (await _read(ctx, _PREFIX)).values(),
-            more=await State(ctx, _MORE, int, default=0).get(),
+            known.values(),
+            more=await State(ctx, _MORE, int, default=0).get() + len(unreadable),
             looked=await State(ctx, _LOOKED, datetime).get(),
             beat=self.beat,
         )
@@ -259,13 +265,15 @@ class Alerts:
         body = news.model_dump_json().encode()
         headers = {"content-type": "application/json", "idempotency-key": number, **_signed(self._key, number, body)}
         # What it answers is not read: a receiver that sends without end, or a byte now and then, holds up nothing.
-        async with (
-            asyncio.timeout(_POSTED_WITHIN),
-            httpx.AsyncClient(timeout=_POSTED_WITHIN) as http,
-            http.stream("POST", url, content=body, headers=headers) as response,
-        ):
-            if not response.is_success:  # without its address, which may hold a secret
-                raise PerdureError(f"the webhook answers {response.status_code}")
+        # Its address may hold a secret: it is in no message, and httpx makes no span, which would tell it.
+        with suppress_http_instrumentation():
+            async with (
+                asyncio.timeout(_POSTED_WITHIN),
+                httpx.AsyncClient(timeout=_POSTED_WITHIN) as http,
+                http.stream("POST", url, content=body, headers=headers) as response,
+            ):
+                if not response.is_success:
+                    raise PerdureError(f"the webhook answers {response.status_code}")
 
     async def _look(self) -> Survey:
         async with AdminClient(self._admin_url) as admin:
@@ -366,8 +374,23 @@ def _alert(ctx: Any, name: str) -> State[Alert]:
     return State(ctx, name, Alert)
 
 
-async def _read(ctx: StateContext, prefix: str) -> dict[str, Alert]:
-    """Return the alerts in state whose names begin so, by the rest of their names."""
-    names = sorted(name for name in await ctx.state_keys() if name.startswith(prefix))
-    found = {name.removeprefix(prefix): await _alert(ctx, name).get() for name in names}
-    return {name: alert for name, alert in found.items() if alert is not None}
+async def _remembered(ctx: StateContext) -> tuple[dict[str, Alert], dict[str, Alert], list[str]]:
+    """Return what is known of invocations and of many, by their ids, and the entries that this version can't read.
+
+    Nobody's news waits until one entry of another version can be read.
+    """
+    known: dict[str, Alert] = {}
+    many: dict[str, Alert] = {}
+    unreadable: list[str] = []
+    for name in sorted(await ctx.state_keys()):
+        alerts = known if name.startswith(_PREFIX) else many if name.startswith(_MANY) else None
+        if alerts is None:
+            continue
+        content = await ctx.get(name, serde=BytesSerde()) or b""
+        try:
+            alert = Alert.model_validate_json(content)
+        except ValidationError:
+            unreadable.append(name)
+        else:
+            alerts[alert.id] = alert
+    return known, many, unreadable

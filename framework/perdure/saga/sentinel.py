@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Set
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -60,6 +60,7 @@ log = get_logger("perdure.saga.sentinel")
 _KEY = "all"
 _SEEN = "seen/"
 _TRIED = "tried/"
+_MOST_AT_ONCE = 500
 
 
 class SweepReport(BaseModel):
@@ -68,10 +69,12 @@ class SweepReport(BaseModel):
     Args:
         acted_on: What was handed over or set going again.
         failed: What could not be, each with why.
+        left: How much was left to the next sweep, so that none grows too long to be replayed after a crash.
     """
 
     acted_on: list[Find] = []
     failed: dict[str, str] = {}
+    left: int = 0
 
 
 class Sentinel:
@@ -145,6 +148,8 @@ class Sentinel:
             report = await ingress.call(self._sweep, key=_KEY)
             marks = {find.mark for find in found if find.kind in HANDED_OVER}
             marks -= set(report.failed)  # looked at again the next time
+            if report.left:
+                marks.clear()
         self._known = marks
 
     async def sweep(self, ctx: restate.ObjectContext) -> SweepReport:
@@ -152,19 +157,21 @@ class Sentinel:
         found = await run_with_retry(ctx, RunConfig("look", max_retries=5), self._look)
         now = await Time(ctx).now()
         names = await ctx.state_keys()
-        seen = {name.removeprefix(_SEEN) for name in names if name.startswith(_SEEN)}
         marks = {find.mark for find in found}
         for name in sorted(name for name in names if name.partition("/")[2] not in marks):
             await State(ctx, name, bool).clear()
         report = SweepReport()
         silent: set[str] = set()
         told: defaultdict[str, list[Alert]] = defaultdict(list)
-        for find in found:
-            if find.mark in seen:
+        acts = 0
+        for find in _fresh(found, set(names)):
+            if acts == _MOST_AT_ONCE:
+                report.left += 1
                 continue
             try:
                 if find.service in silent:
                     raise SilentService(f"{find.service} does not answer")
+                acts += 1
                 await self._act(ctx, find)
             except TerminalError as error:
                 if is_own_cancel(error):
@@ -175,7 +182,6 @@ class Sentinel:
                 report.failed[find.mark] = error.message
                 continue
             report.acted_on.append(find)
-            seen.add(find.mark)
             if find.kind in HANDED_OVER:
                 await State(ctx, _SEEN + find.mark, bool).set(True)
             if not is_replaying(ctx):
@@ -239,6 +245,20 @@ class Sentinel:
                     raise
                 return False
             return True
+
+
+def _fresh(found: Iterable[Find], names: Set[str]) -> list[Find]:
+    """Return what was not handed over, each once. What failed before comes last, so that it holds up nothing else.
+
+    Args:
+        found: What was found.
+        names: The names of what is remembered.
+    """
+    fresh: dict[str, Find] = {}
+    for find in found:
+        if _SEEN + find.mark not in names:
+            fresh.setdefault(find.mark, find)
+    return sorted(fresh.values(), key=lambda find: _TRIED + find.mark in names)
 
 
 def _handed_over(find: Find, now: datetime) -> Alert:

@@ -52,7 +52,7 @@ class SentinelConfig:
         if self.alert_retries < 1:
             raise ConfigurationError(f"SentinelConfig.alert_retries must be 1 or more; got {self.alert_retries}")
         if self.webhook_url is not None and not self.webhook_url.startswith(("https://", "http://")):
+            host = self.webhook_url.partition("/")[0][:40]  # what comes after it may be a secret
             raise ConfigurationError(
-                f"SentinelConfig.webhook_url: '{self.webhook_url[:80]}' is no address that can be posted to; it would "
-                "begin with https://"
+                f"SentinelConfig.webhook_url: '{host}…' is no address that can be posted to; it would begin with https://"
             )

@@ -150,6 +150,61 @@ def test_what_is_said_after_the_end_is_not_heard(made: Made) -> None:
     assert (only.end_time, only.status.status_code) == (5, StatusCode.OK)
 
 
+LIMITS = {
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "4",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "2",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT": "1",
+    "OTEL_SPAN_LINK_COUNT_LIMIT": "1",
+}
+
+
+@pytest.mark.parametrize("variable", LIMITS)
+def test_limits_that_are_set_are_kept(monkeypatch, variable):
+    monkeypatch.setenv(variable, LIMITS[variable])
+    traces, exporter = provider(), InMemorySpanExporter()
+    traces.add_span_processor(SimpleSpanProcessor(exporter))
+    spans, others = ([traces.get_tracer(name).start_span("x") for _ in range(2)] for name in ("perdure", "another"))
+    for span in (*spans, *others):
+        fill(span, 3)
+        span.end()
+    held = [sizes(each) for each in exporter.get_finished_spans()]
+    assert len(held) == 4
+    assert held == [held[-1]] * 4
+    assert held[0] != (3, 3, 3, 26)
+    traces.shutdown()
+
+
+def test_a_span_holds_only_so_much(made: Made) -> None:
+    tracer, exporter = made
+    spans = [
+        tracer.start_span("x", attributes=SharedAttributes(shared="s")),
+        provider().get_tracer("another").start_span("x", attributes={"shared": "s"}),
+    ]
+    for span in spans:
+        fill(span, 200)
+        span.end()
+    (ours,), sdks = exporter.get_finished_spans(), spans[1]
+    assert sizes(ours)[:3] == sizes(sdks)[:3] == (128, 128, 128)
+    assert (ours.dropped_attributes, ours.dropped_events, ours.dropped_links) == (73, 72, 72)
+    assert ours.events[-1].name == "event 199"
+    assert "fact 199" in ours.attributes
+    (written,) = encode_spans([ours]).resource_spans[0].scope_spans[0].spans
+    assert ExportTraceServiceRequest.FromString(encode([ours])).resource_spans[0].scope_spans[0].spans[0] == written
+    assert written.dropped_attributes_count == 73
+
+
+def fill(span: trace.Span, number: int) -> None:
+    for each in range(number):
+        span.set_attribute(f"fact {each}", "abcdefghijklmnopqrstuvwxyz")
+        span.add_event(f"event {each}")
+        span.add_link(sent(1))
+
+
+def sizes(span: Any) -> tuple[int, int, int, int]:
+    longest = max(len(str(value)) for value in span.attributes.values())
+    return len(span.attributes), len(span.events), len(span.links), longest
+
+
 def test_an_exception_is_told_without_its_stack(made: Made) -> None:
     tracer, exporter = made
     with pytest.raises(OSError, match="gone"), tracer.start_as_current_span("run"):

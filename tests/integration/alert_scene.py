@@ -1,0 +1,140 @@
+"""A service in trouble, who tells of it, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import restate as sdk
+
+from perdure import AdminClient, IngressClient, Target, handler
+from perdure.saga.alerts import KEY, RELAY, AlertList, Alerts, News, list_alerts, look_target
+from perdure.security import PrivateKey
+from perdure.testing import Restate
+from tests.integration.alert_receiver import OK, Receiver, receiving
+from tests.support import eventually
+
+TICK = timedelta(milliseconds=20)
+ADDRESSEE = "hush-hush"
+SOON = timedelta(minutes=1)
+
+
+class Patient:
+    """A service that fails until it works: ``go`` is paused after its first attempts, ``go_on`` is tried for ever.
+
+    Args:
+        attempts: How often ``go`` is tried before it is paused.
+    """
+
+    def __init__(self, attempts: int = 2) -> None:
+        self.name = f"Fragile{uuid4().hex[:8]}"
+        self.works = threading.Event()
+        self.trying = threading.Event()
+        self.service = sdk.Service(self.name)
+        policy = sdk.InvocationRetryPolicy(
+            initial_interval=TICK, max_interval=TICK, max_attempts=attempts, on_max_attempts="pause"
+        )
+        for_ever = sdk.InvocationRetryPolicy(initial_interval=TICK, max_interval=TICK, max_attempts=100_000)
+        handler(self.service, name="go", invocation_retry_policy=policy)(self.go)
+        handler(self.service, name="go_on", invocation_retry_policy=for_ever)(self.go_on)
+
+    async def go(self, ctx: sdk.Context) -> str:
+        if not self.works.is_set():
+            raise OSError("the wire is cut")
+        return "done"
+
+    async def go_on(self, ctx: sdk.Context) -> str:
+        self.trying.set()
+        await asyncio.sleep(0.1)
+        self.trying.clear()
+        raise OSError("the wire is cut, again")
+
+    def target(self, name: str = "go") -> Target[None, str]:
+        return Target(self.name, name, type(None), str)
+
+
+class Scene:
+    """A service in trouble, and who tells of it."""
+
+    def __init__(self, patient: Patient, alerts: Alerts, receiver: Receiver, env: Any) -> None:
+        self.name = patient.name
+        self.patient = patient
+        self.alerts = alerts
+        self.receiver = receiver
+        self.ingress = IngressClient(env.ingress)
+        self.admin = AdminClient(env.admin)
+
+    async def seen(self) -> set[str]:
+        return set(await self.alerts.seen(self.admin))
+
+    async def until_seen(self, *ids: str) -> None:
+        async def probe() -> bool:
+            return set(ids) <= await self.seen()
+
+        await eventually(probe, what=f"trouble {ids[:3]}", within=30)
+
+    async def look(self) -> None:
+        await self.ingress.call(look_target, key=KEY)
+
+    async def told(self, number: int) -> list[News]:
+        """Return what was told, once it is that much; look again, and see that it stays that much."""
+
+        async def probe() -> bool:
+            return len(self.receiver.took(self.name)) >= number
+
+        await eventually(probe, what=f"{number} pieces of news", within=30)
+        await self.look()  # what comes after it is told after it
+        async with httpx.AsyncClient() as http:
+            await eventually(lambda: self._quiet(http), what="end of the relay's work")
+        news = self.receiver.took(self.name)
+        assert len(news) == number
+        return news
+
+    async def _quiet(self, http: httpx.AsyncClient) -> bool:
+        rows = await AdminClient(self.admin.url, http=http).query(
+            f"select id from sys_invocation where target_service_name = '{RELAY}' and status != 'completed'"
+        )
+        return not rows
+
+    async def listed(self) -> AlertList:
+        found = await self.ingress.call(list_alerts, key=KEY)
+        mine = [[alert for alert in each if alert.service == self.name] for each in (found.open, found.over)]
+        return AlertList(open=mine[0], over=mine[1])
+
+    async def close(self) -> None:
+        await self.ingress.close()
+        await self.admin.close()
+
+
+Start = Callable[..., Any]
+
+
+@asynccontextmanager
+async def scenes_of(restate: Restate) -> AsyncIterator[Start]:
+    """Give a function that sets up a scene, with what the receiver answers and more settings of `Alerts`."""
+    key = PrivateKey.generate()
+    scenes: list[Scene] = []
+    receivers: list[Any] = []
+
+    async def start(answer: Callable[[News], int] = lambda _: OK, **settings: Any) -> Scene:
+        receivers.append(receiving(Receiver(key, answer)))
+        receiver = receivers[-1].__enter__()
+        patient = Patient()
+        url = f"{receiver.url}?to={ADDRESSEE}"
+        alerts = Alerts(restate.server.admin, webhook_url=url, webhook_key=key, killed_within=SOON, **settings)
+        env = await restate.serve(patient.service, alerts)
+        scenes.append(Scene(patient, alerts, receiver, env))
+        return scenes[-1]
+
+    yield start
+    for each in scenes:
+        await each.close()
+    await restate.close()  # before its receiver is gone
+    for each in receivers:
+        each.__exit__(None, None, None)

@@ -1,0 +1,128 @@
+"""Orchestrations that wait or fail for ever after two steps, to be lost, and a sentinel that looks for them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import restate as sdk
+from pydantic import BaseModel
+
+from perdure import (
+    AdminClient,
+    ControlPlaneService,
+    DataPlaneContext,
+    DataPlaneService,
+    IngressClient,
+    Orchestration,
+    ServiceClient,
+    Target,
+)
+from perdure.errors import IngressError
+from perdure.saga import hosting
+from perdure.saga.messages import RollbackStatus, rollback_status
+from perdure.saga.plan import Outcome
+from perdure.saga.sentinel import Sentinel, SweepReport
+from perdure.saga.sentinel_config import SentinelConfig
+from tests.support import Recording, eventually
+
+
+class Part(BaseModel):
+    key: str
+    name: str
+
+
+make = Target("Mill", "make", Part, type(None))
+scrap = Target("Mill", "scrap", Part, type(None))
+sweep = Target("Sentinel", "sweep", type(None), SweepReport)
+
+
+class Brake:
+    """Holds back one undo until it is released."""
+
+    def __init__(self) -> None:
+        self.held = ""
+        self._released = threading.Event()
+
+    async def passed(self, name: str) -> None:
+        if name == self.held:
+            assert await asyncio.to_thread(self._released.wait, 30)
+
+    def release(self) -> None:
+        self._released.set()
+
+
+def services(did: Recording, name: str, brake: Brake) -> list[Any]:
+    mill = DataPlaneService("Mill")
+
+    @mill.handler("make")
+    async def _make(ctx: DataPlaneContext, part: Part) -> None:
+        await ctx.run("make", did.add, f"make {part.key}/{part.name}")
+
+    @mill.handler("scrap")
+    async def _scrap(ctx: DataPlaneContext, part: Part) -> None:
+        async def do() -> None:
+            did.add(f"scrapping {part.key}/{part.name}")
+            await brake.passed(part.name)
+            did.add(f"scrap {part.key}/{part.name}")
+
+        await ctx.run("scrap", do)
+
+    gives_up = sdk.InvocationRetryPolicy(
+        initial_interval=timedelta(milliseconds=10), max_attempts=2, on_max_attempts="pause"
+    )
+    orders = ControlPlaneService(name, invocation_retry_policy=gives_up)
+
+    @orders.compensation()
+    async def scrap_part(ctx: sdk.Context, part: Part) -> None:
+        await ServiceClient(ctx, scrap).call(part)
+
+    @orders.main()
+    async def run(cp: Orchestration, broken: bool) -> None:
+        for part in ("a", "b"):
+            await cp.step(part, make, Part(key=cp.key, name=part), compensate=scrap_part)
+        if broken:
+            raise RuntimeError("a bug that no retry mends")
+        _, never = cp.ctx.awakeable()
+        await never
+
+    return [mill, orders, *hosting.definitions()]
+
+
+class Scene:
+    def __init__(self, env: Any, name: str, sentinel: Sentinel, config: SentinelConfig) -> None:
+        self.ingress = IngressClient(env.ingress)
+        self.admin = AdminClient(env.admin)
+        self.name = name
+        self.sentinel = sentinel
+        self.config = config
+
+    async def started(self, did: Recording, *, broken: bool = False) -> tuple[str, str]:
+        """Start an orchestration that waits for ever, or fails for ever, after two steps; return key and invocation."""
+        key = str(uuid4())
+        invocation = await self.ingress.send(Target(self.name, "run", bool, type(None)), broken, key=key)
+
+        async def waiting() -> bool:
+            return did.of(key) == ["make a", "make b"]
+
+        await eventually(waiting, what="both steps")
+        return key, invocation
+
+    async def rollback(self, key: str, status: Outcome) -> RollbackStatus:
+        async def probe() -> RollbackStatus | None:
+            try:
+                found = await self.ingress.call(rollback_status, key=f"{self.name}:{key}")
+            except IngressError as error:
+                if error.status_code == 404:
+                    return None
+                raise
+            return found if found.status is status else None
+
+        return await eventually(probe, what=f"rollback of {key} that is {status}")
+
+    async def close(self) -> None:
+        await self.ingress.close()
+        await self.admin.close()
