@@ -10,11 +10,12 @@ import restate
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from perdure.clients import ObjectClient
-from perdure.errors import NotFound, TerminalError
+from perdure.errors import Conflict, NotFound, TerminalError
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.plan import Outcome, StepRecord
 from perdure.signals import get_internal_signal
 from perdure.state import ReadOnlyState
+from perdure.waiting import is_own_cancel
 from perdure.workflow.status import StatusData
 
 CLOSED_KEY = "saga/closed"
@@ -95,8 +96,13 @@ async def mark_undone_from_outside(ctx: restate.WorkflowSharedContext) -> None:
     Args:
         ctx: A shared handler's context.
     """
-    if not await undone_from_outside(ctx):
+    if await undone_from_outside(ctx):
+        return
+    try:
         await get_internal_signal(ctx, UNDO_PROMISE, bool).resolve(True)
+    except TerminalError as error:
+        if is_own_cancel(error) or error.status_code != Conflict.default_status:
+            raise  # a conflict is that somebody else has just said so
 
 
 async def read_steps(ctx: restate.WorkflowSharedContext) -> list[StepRecord]:

@@ -14,7 +14,7 @@ from perdure.errors import Cancelled, Conflict, PerdureTerminalError, TerminalEr
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackRequest
 from perdure.saga.plan import CompensationHandler, StepProgress, StepRecord
-from perdure.saga.relay import Start, explain_failure, start
+from perdure.saga.relay import Start, explain_failure, is_unknown, start
 from perdure.waiting import until_done
 
 LOOK_AGAIN = timedelta(seconds=30)
@@ -34,6 +34,8 @@ class Attempt:
         self._compensation: restate.RestateDurableFuture[bytes] | None = None
         self._limit: restate.RestateDurableFuture[None] | None = None
         self._not_started: str | None = None
+        self.doubt: str | None = None
+        """Why nobody can say whether the compensation was started; None when that is known."""
 
     @classmethod
     async def start(
@@ -79,7 +81,7 @@ class Attempt:
         request = Start(
             compensation=compensation,
             payload=progress.payload_for(self.step),
-            idempotency_key=f"{self._saga.saga_id}/{self.step.position}/{progress.drive}.{progress.attempts}",
+            idempotency_key=f"{self._saga.saga_id}/{self.step.position}/{progress.attempt}",
             headers=headers,
         )
         invocation_id = await self._started(request)
@@ -88,23 +90,30 @@ class Attempt:
             self._limit = self._ctx.sleep(LOOK_AGAIN, f"look again at {self.step.step}")
 
     async def _started(self, request: Start) -> str | None:
-        """Start the compensation and return its invocation; None when it can't be started.
+        """Start the compensation and return its invocation; None when it can't be started, or nobody can say.
 
-        A relay that somebody killed may have sent the compensation before. So that is no failed attempt, which would be
-        followed by one under another key, and the step undone twice: the next pass asks again under the same key, which
-        finds what was sent.
+        A relay may have sent the compensation before it was killed, or given up since its process was down. That is no
+        failed attempt, which would be followed by one under another key, and the step undone twice.
         """
         started = ServiceClient(self._ctx, start).call_async(request)
         await until_done(started.future, f"the start of the compensation of '{self.step.step}'")
         try:
             return await started
         except TerminalError as error:
-            if error.status_code != Conflict.default_status:
-                self._not_started = explain_failure(request.compensation, error.message)
+            explained = explain_failure(request.compensation, error.message)
+            if is_unknown(error.message):
+                self._not_started = explained
+            else:
+                self.doubt = explained
             return None
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the compensation is known to have been started."""
+        return self._compensation is not None
+
     async def ended(self) -> bool:
-        """Wait for the compensation to end, but no longer than a pass may last; False if it may not even have begun."""
+        """Wait for the compensation to end, but no longer than a pass may last. Not while there is doubt."""
         if self._compensation is None or self._limit is None:
             return self._not_started is not None
         return await _first(self._compensation, self._limit, f"the compensation of '{self.step.step}'")

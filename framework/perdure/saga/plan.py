@@ -27,6 +27,8 @@ from pydantic import (
 from perdure.checking import unusable
 
 RUN_PREFIX = "saga/run/"
+MOST_DOUBTS = 10
+"""After how many starts in doubt an attempt counts as failed; at the usual delays that is after eight minutes."""
 
 
 class CompensationStrategy(StrEnum):
@@ -156,6 +158,8 @@ class StepProgress(BaseModel):
         drive: How often an operator started the step's rollback anew.
         error: The last failure.
         payload: What the compensation is given instead of what was recorded, when an operator edited it.
+        doubts: How often in a row nobody could say whether the compensation was started.
+        doubted: The attempt in doubt, see `attempt`; it is asked for until its end is known.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -167,6 +171,13 @@ class StepProgress(BaseModel):
     drive: int = 0
     error: str | None = None
     payload: JsonValue = None
+    doubts: int = 0
+    doubted: str | None = None
+
+    @property
+    def attempt(self) -> str:
+        """What tells the next attempt from the step's others; an equal one finds what was started instead."""
+        return self.doubted or f"{self.drive}.{self.attempts}"
 
     def payload_for(self, step: StepRecord) -> JsonValue:
         """Return what the step's compensation is given: what an operator edited, or what was recorded."""
@@ -307,7 +318,7 @@ def next_steps(steps: list[StepRecord], progress: dict[int, StepProgress], confi
 
 def after_success(progress: StepProgress) -> StepProgress:
     """Return a step's progress after its compensation succeeded."""
-    return progress.with_(state=StepState.UNDONE, error=None)
+    return progress.with_(state=StepState.UNDONE, error=None, doubts=0, doubted=None)
 
 
 def after_failure(progress: StepProgress, error: str, config: SagaConfig) -> StepProgress:
@@ -319,12 +330,30 @@ def after_failure(progress: StepProgress, error: str, config: SagaConfig) -> Ste
         config: The saga's settings.
     """
     attempts = progress.attempts + 1
-    failed = progress.with_(attempts=attempts, error=error)
+    failed = progress.with_(attempts=attempts, error=error, doubts=0, doubted=None)
     if config.strategy is CompensationStrategy.FOREVER or attempts < config.max_attempts:
         return failed
     if config.strategy is CompensationStrategy.BEST_EFFORT:
         return failed.with_(state=StepState.FAILED)
     return failed.with_(state=StepState.DEAD_LETTER)
+
+
+def after_doubt(progress: StepProgress, error: str, config: SagaConfig) -> StepProgress:
+    """Return a step's progress after nobody could say whether its compensation was started: who was to start it failed.
+
+    The same attempt is asked for again, which finds what was started. So nothing is undone twice, an operator's redrive
+    included, and a restart of the saga service costs no attempt. After a while it counts as one that failed, so that
+    somebody is told.
+
+    Args:
+        progress: The step's progress before.
+        error: What is known.
+        config: The saga's settings.
+    """
+    doubts = progress.doubts + 1
+    if doubts < MOST_DOUBTS:
+        return progress.with_(doubts=doubts, doubted=progress.attempt)
+    return after_failure(progress, error, config).with_(doubted=progress.attempt)
 
 
 def outcome(steps: list[StepRecord], progress: dict[int, StepProgress], config: SagaConfig) -> Outcome:

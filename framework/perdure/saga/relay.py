@@ -56,6 +56,15 @@ async def start(ctx: restate.Context, request: Start) -> str:
     return await sent.invocation_id()
 
 
+def is_unknown(message: str) -> bool:
+    """Tell if the engine does not know the handler, so that nothing was sent.
+
+    Args:
+        message: What the engine said.
+    """
+    return "was not found" in message
+
+
 def explain_failure(compensation: CompensationHandler, message: str) -> str:
     """Return why a compensation could not be started, in words that say what to do.
 
@@ -63,9 +72,12 @@ def explain_failure(compensation: CompensationHandler, message: str) -> str:
         compensation: The handler.
         message: What the engine said.
     """
-    if "was not found" in message:
+    if is_unknown(message):
         return (
             f"the compensation's handler {compensation} does not exist any more: deploy a version of the service "
             "that has it and redrive, or undo the step by hand and resolve it"
         )
-    return f"the compensation {compensation} could not be started: {message}"
+    return (
+        f"the compensation {compensation} could not be started, or it was and nobody could say so: {message}. Redrive "
+        "once that is mended: nothing is started twice"
+    )

@@ -41,9 +41,11 @@ from perdure.saga.messages import (
 )
 from perdure.saga.plan import (
     Outcome,
+    SagaConfig,
     StepProgress,
     StepRecord,
     StepState,
+    after_doubt,
     after_failure,
     after_success,
     next_steps,
@@ -152,17 +154,18 @@ async def _work(
         delay: timedelta | None = None
         for attempt in attempts:
             position = attempt.step.position
-            if not await attempt.ended():
-                delay = timedelta(0) if delay is None else delay
+            after = await _after(attempt, progress[position], saga.config)
+            if after is None:
+                delay = delay or timedelta(0)
                 continue
-            error = await attempt.error()
-            before = progress[position]
-            after = after_success(before) if error is None else after_failure(before, error, saga.config)
             progress[position] = after
             await progress_state(ctx, position).set(after)
-            await _report(ctx, saga, attempt.step, after, now)
+            if after.doubts:
+                log.warning("saga.compensation.in_doubt", saga=saga.saga_id, step=attempt.step.step, why=attempt.doubt)
+            else:
+                await _report(ctx, saga, attempt.step, after, now)
             if after.state is StepState.PENDING:
-                delay = max(delay or timedelta(0), scaled(saga.config.delay_after(after.attempts)))
+                delay = max(delay or timedelta(0), scaled(saga.config.delay_after(after.doubts or after.attempts)))
         if delay is not None:
             await _come_back(ctx, head, now, delay)
             return
@@ -172,6 +175,19 @@ async def _work(
                 progress[step.position] = progress[step.position].with_(state=StepState.SKIPPED)
                 await progress_state(ctx, step.position).set(progress[step.position])
     await _finish(ctx, saga, head, progress)
+
+
+async def _after(attempt: Attempt, before: StepProgress, config: SagaConfig) -> StepProgress | None:
+    """Return a step's progress after an attempt; None when that goes on."""
+    if attempt.doubt is not None:
+        return after_doubt(before, attempt.doubt, config)
+    if not await attempt.ended():
+        return None
+    error = await attempt.error()
+    if error is None:
+        return after_success(before)
+    failed = after_failure(before, error, config)
+    return failed if attempt.is_started else failed.with_(doubted=before.doubted)
 
 
 async def _report(

@@ -1,0 +1,122 @@
+"""The saga service restarts while it rolls back: no step is undone twice, and none is given up for that."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+
+from perdure import AdminClient, Orchestration, Target, WorkflowClient
+from perdure.binding import handler
+from perdure.errors import Refused
+from perdure.relays import GIVE_UP_SOON
+from perdure.saga.messages import UndoReceipt, UndoRequest, rollback_status
+from perdure.saga.plan import StepState
+from perdure.saga.relay import Start
+from perdure.saga.relay import start as start_compensation
+from perdure.serving import build_app
+from perdure.testing import Mode, Restate, RestateServer
+from perdure.testing.served import ServedApp
+from tests.integration.saga_bench import run_step, truth
+from tests.integration.test_saga_kills import did_all, rolled_back, start
+from tests.support import eventually
+
+pytestmark = pytest.mark.restate_modes("http2")
+
+
+@pytest.fixture(scope="module")
+def server(restate_servers):
+    """An engine of these tests' own: their relay is not to meet other tests' sagas."""
+    with RestateServer(install_dir=restate_servers.install_dir) as server:
+        yield server
+
+
+@pytest.fixture
+async def restate(server) -> AsyncIterator[Restate]:
+    restate = Restate(server, Mode.HTTP2)
+    yield restate
+    await restate.close()
+
+
+@pytest.fixture
+async def admin(server) -> AsyncIterator[AdminClient]:
+    async with AdminClient(server.admin) as admin:
+        yield admin
+
+
+@pytest.mark.parametrize("max_attempts", [1, 5])
+@pytest.mark.parametrize("has_sent", [True, False])
+async def test_a_relay_that_goes_down_costs_no_attempt_and_no_second_undo(bench, did, admin, has_sent, max_attempts):
+    relay = sdk.Service("RollbackRelay", ingress_private=True, invocation_retry_policy=GIVE_UP_SOON)
+    reached, back = threading.Event(), threading.Event()
+
+    @handler(relay, name="start")
+    async def start_and_hang(ctx: sdk.Context, request: Start) -> str:
+        sent = await start_compensation(ctx, request) if has_sent or back.is_set() else ""
+        if not back.is_set():
+            reached.set()
+            await eventually(truth(back.is_set), what="end of the test", within=60)
+        return sent
+
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+        raise Refused("enough", 410)
+
+    await bench.serve(main, max_attempts=max_attempts)
+    key = str(uuid4())
+    with ServedApp(build_app(relay), http="2") as gone:
+        await admin.register(gone.url)
+        await start(bench, bench.name, key)
+        await eventually(truth(reached.is_set), what="relay that is at work")
+        if has_sent:
+            await did_all(bench, f"undo {key}/a")
+    (deployment,) = [each for each in await admin.deployments() if str(each["uri"]).rstrip("/") == gone.url]
+
+    async def given_up() -> list[Any] | None:
+        rows = await admin.query(
+            "select id from sys_invocation where target_service_name = 'RollbackRelay' "
+            "and completion_result = 'failure'"
+        )
+        return rows or None
+
+    relays = await eventually(given_up, what="relay that is given up")
+    back.set()
+    with ServedApp(build_app(relay), http="2") as again:
+        await admin.move_deployment(deployment["id"], again.url)
+        await rolled_back(bench, f"{bench.name}:{key}")
+        await admin.remove_deployment(deployment["id"])
+    for row in relays:
+        await admin.act(row["id"], "purge")
+    assert did.count(f"undo {key}/a") == 1
+    found = await bench.ingress.call(rollback_status, key=f"{bench.name}:{key}")
+    assert [(step.state, step.attempts) for step in found.steps] == [(StepState.UNDONE, 0)]
+
+
+async def test_a_saga_that_several_ask_to_roll_back_answers_each_of_them(bench, did, admin):
+    asker = sdk.Service(f"Asker{uuid4().hex[:8]}")
+
+    @handler(asker, name="ask")
+    async def ask(ctx: sdk.Context, key: str) -> None:
+        target = Target(bench.name, "roll_back", UndoRequest, UndoReceipt)
+        await WorkflowClient(ctx, target, key).call(UndoRequest(reason="lost", wait=False))
+
+    async def main(cp: Orchestration) -> None:
+        await run_step(cp, "a")
+        _, never = cp.ctx.awakeable()
+        await never
+
+    await bench.serve(main, asker)
+    for _ in range(10):
+        key = str(uuid4())
+        invocation = await start(bench, bench.name, key)
+        await did_all(bench, f"done {key}/a")
+        await admin.act(invocation, "kill")
+        target = Target(asker.name, "ask", str, type(None))
+        await asyncio.gather(*(bench.ingress.call(target, key) for _ in range(4)))
+        await rolled_back(bench, f"{bench.name}:{key}")
+        assert did.count(f"undo {key}/a") == 1
