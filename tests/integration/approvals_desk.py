@@ -12,7 +12,7 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import ControlPlaneService, IngressClient, ObjectClient, Orchestration, Target, handler
+from perdure import AdminClient, ControlPlaneService, IngressClient, ObjectClient, Orchestration, Target, handler
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.inbox_messages import InboxItem
 from perdure.approvals.messages import (
@@ -99,13 +99,23 @@ async def send_raw(ctx: sdk.WorkflowSharedContext, body: dict[str, Any]) -> Appr
 
 
 @handler(asking, "shared")
-async def send_end(ctx: sdk.WorkflowSharedContext, stage: int) -> None:
-    await ObjectClient(ctx, end_stage, ctx.key()).call(StageEnd(stage=stage))
+async def send_end(ctx: sdk.WorkflowSharedContext, due: StageEnd) -> None:
+    await ObjectClient(ctx, end_stage, ctx.key()).call(due)
 
 
 run_asking = Target("Asking", "run", Question, ApprovalOutcome)
 leave = Target("Asking", "leave_it", bool, type(None))
-end = Target("Asking", "send_end", int, type(None))
+end = Target("Asking", "send_end", StageEnd, type(None))
+
+bell = sdk.VirtualObject("Bell")
+
+
+@handler(bell, "exclusive", name="ring")
+async def ring_it(ctx: sdk.ObjectContext, due: ReminderDue) -> None:
+    await ObjectClient(ctx, remind, ctx.key()).call(due)
+
+
+ring = Target("Bell", "ring", ReminderDue, type(None))
 
 gate = ControlPlaneService("Gate")
 
@@ -191,6 +201,17 @@ class Desk:
         return f"{name}-{self.id.lower()}"
 
 
+async def left(desk: Desk, *names: str) -> None:
+    """Wait until the approval's state holds these entries, and nothing else."""
+
+    async def look() -> bool:
+        async with AdminClient(desk.env.admin) as admin:
+            sql = f"select key from state where service_name = 'Approvals' and service_key = '{desk.id}'"
+            return {row["key"] for row in await admin.query(sql)} == set(names)
+
+    await eventually(look, what=f"state of {names or 'nothing'} only")
+
+
 async def refused(call: Any) -> IngressError:
     with pytest.raises(IngressError) as caught:
         await call
@@ -212,12 +233,6 @@ async def full_desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
     @handler(postbox)
     async def put(ctx: sdk.Context, notice: ApprovalNotice) -> None:
         did.add(f"{notice.kind} {notice.approval_id}/{notice.to}")
-
-    bell = sdk.VirtualObject("Bell")
-
-    @handler(bell, "exclusive")
-    async def ring(ctx: sdk.ObjectContext, due: ReminderDue) -> None:
-        await ObjectClient(ctx, remind, ctx.key()).call(due)
 
     to_postbox: Target[ApprovalNotice, None] = Target("Postbox", "put", ApprovalNotice, type(None))
     sentinel = ApprovalSentinel(

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from perdure import AdminClient, Target
 from perdure.approvals.inbox_messages import InboxQuery
-from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, DecisionReceipt, DecisionRequest
+from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, DecisionReceipt, DecisionRequest, StageEnd
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import approve, list_inbox, page_inbox, reject
 from perdure.errors import IngressError
@@ -205,9 +205,9 @@ async def test_time_runs_out(desk: Desk):
 
 async def test_the_end_of_another_stage_does_nothing(desk: Desk):
     status = await desk.asked()
-    await desk.client.call(end, 1, key=desk.id)
+    await desk.client.call(end, StageEnd(stage=1, opened_at=status.opened_at), key=desk.id)
     assert await desk.status() == status
-    await desk.client.call(end, 0, key=desk.id)
+    await desk.client.call(end, StageEnd(stage=0, opened_at=status.opened_at), key=desk.id)
     assert (await desk.outcome()).outcome == "timed_out"
 
 

@@ -12,16 +12,17 @@ import restate as sdk
 
 from perdure import Target, handler
 from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.messages import DecisionReceipt, LinkDecisionRequest
+from perdure.approvals.messages import DecisionReceipt, LinkDecisionRequest, StageEnd
 from perdure.approvals.notices import ApprovalNotice
 from perdure.approvals.proofs import ProvableAct, sign_act
+from perdure.approvals.request import Stage
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import decide_by_link
 from perdure.approvals.trail import verify_trail
 from perdure.errors import IngressError
 from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, Role, Trust, mint_link, payload_digest
 from perdure.testing import Restate
-from tests.integration.approvals_desk import HOUR, Desk, asking, refused
+from tests.integration.approvals_desk import HOUR, Desk, asking, end, refused
 from tests.support import Recording, eventually
 
 ISSUER, STRANGER, LINKS = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.generate()
@@ -163,6 +164,37 @@ async def test_an_early_signed_decision_counts_for_what_was_shown_only(desk: Sig
     status = await desk.status_where(lambda _: True)
     assert [decision.actor for decision in status.decisions] == ["ada"]
     assert status.trail[-1].result == "refused:wrong_payload"
+
+
+@pytest.mark.restate_modes("http2")
+async def test_who_is_refused_without_end_keeps_nobody_else_from_deciding(
+    desk: SignedDesk, monkeypatch: pytest.MonkeyPatch
+):
+    for name, number in {"CROWDED": 4, "FOR_EACH": 2}.items():
+        monkeypatch.setattr(f"perdure.security.nonces.{name}", number)
+    await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
+    codes = [(await refused(desk.act(key_of("req"), "reject"))).code for _ in range(6)]
+    assert codes == ["own_request"] * 4 + ["too_many_acts"] * 2
+    eve = [key_of("eve", roles=(Role.VIEWER,)) for _ in range(3)]
+    codes = [(await refused(desk.act(key, "withdraw"))).code for key in eve]
+    assert codes == ["not_the_requester"] * 2 + ["too_many_acts"]
+    assert (await desk.act(key_of("ada"), "approve"))["status"] == "open"
+    by_link = mint_link(
+        LINKS, approval_id=desk.id, person="bob", payload_digest=SHOWN, expires_at=now() + HOUR, nonce="n" * 20
+    )
+    assert (await desk.by_link(by_link)).status == "approved"
+
+
+@pytest.mark.restate_modes("http2")
+async def test_an_act_that_was_refused_can_not_be_sent_again_when_it_would_be_allowed(desk: SignedDesk):
+    boss = key_of("boss")
+    escalation = [Stage(approvers=["boss"], timeout=HOUR)]
+    opened = await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada"], escalation=escalation)
+    copied = sign_act(boss, "approve", desk.id, SHOWN, {}, at=now())
+    assert why(await refused(desk.send_body("approve", copied))) == (403, "not_an_approver")
+    await desk.client.call(end, StageEnd(stage=0, opened_at=opened.opened_at), key=desk.id)
+    assert why(await refused(desk.send_body("approve", copied))) == (409, "replayed")
+    assert (await desk.act(boss, "approve"))["status"] == "approved"
 
 
 async def test_a_link_decides_once_for_one_person(desk: SignedDesk, did: Recording):

@@ -9,14 +9,16 @@ import pytest
 import pytest_asyncio
 
 from perdure import AdminClient, Target
+from perdure.approvals import relay as relay_module
 from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.messages import ReminderDue
+from perdure.approvals.messages import ReminderDue, StageEnd
 from perdure.approvals.notices import ApprovalNotice
 from perdure.approvals.request import OnTimeout, Stage
 from perdure.approvals.service import definitions
 from perdure.approvals.trail import verify_trail
+from perdure.relays import GIVE_UP_SOON
 from perdure.testing import Restate
-from tests.integration.approvals_desk import HOUR, Desk, asking, end, full_desk, refused, told
+from tests.integration.approvals_desk import HOUR, Desk, asking, end, full_desk, refused, ring, told
 from tests.support import Recording, eventually
 
 
@@ -61,15 +63,16 @@ async def test_left_alone_it_reminds_escalates_reminds_and_times_out(desk: Desk,
 
 async def test_who_may_decide_follows_the_stage(desk: Desk):
     ada, boss = desk.person("ada"), desk.person("boss")
-    await desk.asked(
+    opened = await desk.asked(
         approvers=[ada, "bob"], quorum=2, escalation=[Stage(approvers=[boss, ada], quorum=2, timeout=HOUR)]
     )
+    due = StageEnd(stage=0, opened_at=opened.opened_at)
     await desk.approve(ada, "fine")
     assert (await refused(desk.approve(boss))).code == "not_an_approver"
-    await desk.client.call(end, 0, key=desk.id)
+    await desk.client.call(end, due, key=desk.id)
     status = await desk.status()
     assert (status.status, status.stage, status.waits_for) == ("open", 1, [boss])
-    await desk.client.call(end, 0, key=desk.id)  # the end of the stage before comes late, and does nothing
+    await desk.client.call(end, due, key=desk.id)  # the end of the stage before comes late, and does nothing
     assert (await desk.status()).stage == 1
     assert (await refused(desk.approve("bob"))).code == "not_an_approver"
     (item,) = await desk.inbox_has(boss, 1)
@@ -89,15 +92,16 @@ async def test_what_silence_means(desk: Desk, meaning: OnTimeout, outcome: str):
 
 @pytest.mark.restate_modes("http2")
 async def test_a_reminder_that_is_not_the_next_does_nothing(desk: Desk):
-    await desk.asked(remind_every=timedelta(minutes=10))
-    ring: Target[ReminderDue, None] = Target("Bell", "ring", ReminderDue, type(None))
+    opened = await desk.asked(remind_every=timedelta(minutes=10))
     for stage, number in [(0, 2), (1, 1), (0, 1), (0, 1)]:
-        await desk.client.call(ring, ReminderDue(stage=stage, number=number), key=desk.id)
+        due = ReminderDue(stage=stage, number=number, opened_at=opened.opened_at)
+        await desk.client.call(ring, due, key=desk.id)
     assert [entry.act for entry in (await desk.status()).trail] == ["open", "remind"]
 
 
 @pytest.mark.restate_modes("http2")
-async def test_notices_to_nowhere_stop_nobody(restate: Restate):
+async def test_notices_to_nowhere_stop_nobody_and_are_given_up(restate: Restate, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(relay_module, "GIVE_UP_LATE", GIVE_UP_SOON)  # as it is, but within this test
     nowhere: Target[ApprovalNotice, None] = Target("Nowhere", "put", ApprovalNotice, type(None))
     env = await restate.serve(*definitions(ApprovalsConfig(notify=nowhere)), asking)
     async with Desk(env) as desk:

@@ -30,9 +30,9 @@ from perdure.saga.messages import (
     rollback_status,
 )
 from perdure.saga.proofs import sign_act
-from perdure.security import ActorKey, ActRules, SignedAct, Trust, set_act_rules
+from perdure.security import ActorKey, ActRules, Role, SignedAct, Trust, set_act_rules
 from perdure.testing import Restate
-from tests.integration.signing_people import ISSUER, MALLORY, OLGA, VERA
+from tests.integration.signing_people import ISSUER, MALLORY, OLGA, VERA, key_of
 from tests.support import eventually
 
 letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
@@ -161,6 +161,28 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
         ]
         assert trail[0].proof == note
         assert all(entry.proof is not None and entry.proof.credential == OLGA.credential for entry in trail)
+
+
+@pytest.mark.restate_modes("http2")
+@pytest.mark.usefixtures("signed_acts")
+async def test_who_signs_without_end_keeps_nobody_else_from_acting(restate: Restate, monkeypatch: pytest.MonkeyPatch):
+    for name, number in {"CROWDED": 3, "FOR_EACH": 1}.items():
+        monkeypatch.setattr(f"perdure.security.nonces.{name}", number)
+    name = fresh("Flooded")
+    env = await restate.serve(*jammed(name))
+    async with IngressClient(env.ingress) as ingress:
+        desk = Desk(ingress, name)
+        with pytest.raises(IngressError):
+            await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a"]), key=str(uuid4()))
+        [letter] = await desk.letters(1)
+        for _ in range(3):
+            await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
+        with pytest.raises(IngressError, match="no room for more") as error:
+            await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
+        assert (error.value.status_code, error.value.code) == (429, "too_many_acts")
+        otto = key_of("otto@example.com", Role.OPERATOR)
+        await desk.act("skip", letter, sign(Act.SKIP, letter, otto), actor="otto@example.com")
+        await desk.letters(0)
 
 
 @pytest.mark.restate_modes("http2")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from perdure import IngressClient, ScheduleClient, Target, handler
 from perdure.cli import app
 from perdure.errors import ConfigurationError, IngressError
-from perdure.security import SignedAct
+from perdure.security import Role, SignedAct
 from perdure.testing import Restate
 from perdure.workflow.schedule import ScheduleStatus, definitions
 from perdure.workflow.schedule.messages import (
@@ -29,7 +29,7 @@ from perdure.workflow.schedule.messages import (
 )
 from perdure.workflow.schedule.plan import ScheduledTarget, ScheduleSpec
 from perdure.workflow.schedule.proofs import sign_act, sign_setting
-from tests.integration.signing_people import MALLORY, OLGA, VERA
+from tests.integration.signing_people import MALLORY, OLGA, VERA, key_of
 
 DAILY = timedelta(days=1)
 SPEC = ScheduleSpec(every=DAILY, target=ScheduledTarget(service="Reports", handler="build"), payload={"wörter": [1.5]})
@@ -121,6 +121,25 @@ async def test_only_an_operators_signature_steers_a_schedule_and_only_once(resta
             await ScheduleClient(ingress, actor="olga@example.com").trigger(name)
         with pytest.raises(ConfigurationError, match="name who acts, for the trail, or give a key"):
             ScheduleClient(ingress)
+
+
+@pytest.mark.usefixtures("signed_acts")
+@pytest.mark.restate_modes("http2")
+async def test_who_signs_without_end_keeps_nobody_else_from_steering(restate: Restate, monkeypatch: pytest.MonkeyPatch):
+    for bound, number in {"CROWDED": 3, "FOR_EACH": 1}.items():
+        monkeypatch.setattr(f"perdure.security.nonces.{bound}", number)
+    env = await restate.serve(reports(), *definitions())
+    name = f"flooded {uuid4()}"
+    async with IngressClient(env.ingress) as ingress:
+        desk = Desk(ingress, name)
+        await desk.set(sign_setting(OLGA, name, SPEC, at=now()))
+        olga, otto = (ScheduleClient(ingress, key=key) for key in (OLGA, key_of("otto@example.com", Role.OPERATOR)))
+        await olga.pause(name)
+        await olga.resume(name)
+        with pytest.raises(IngressError, match="no room for more") as error:
+            await olga.pause(name)
+        assert (error.value.status_code, error.value.code) == (429, "too_many_acts")
+        assert (await otto.pause(name)).state is ScheduleState.PAUSED
 
 
 @pytest.mark.usefixtures("signed_acts")

@@ -5,7 +5,7 @@ State of one approval:
     approval            as far as it has come
     request             what was asked
     trail/000001 …      the trail
-    nonces              which proofs and links were used
+    nonces              which proofs and links were used; outlives the rest as long as one of them would be taken
     waiter/{inv}/{aw}   one for each who waits: the invocation, and the awakeable
     open                there while something is to be done still: set first, and cleared last; who asked first
 
@@ -24,27 +24,24 @@ from perdure.approvals import policy
 from perdure.approvals.approval import Approval, Change, News, waits_for
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.inbox_messages import InboxItem, InboxRemoval
-from perdure.approvals.messages import (
-    ApprovalOutcome,
-    ApprovalStatus,
-    AuditEntry,
-    ReminderDue,
-    RetentionEnd,
-    StageEnd,
-)
+from perdure.approvals.messages import ApprovalOutcome, ApprovalStatus, AuditEntry, RetentionEnd
 from perdure.approvals.notices import Recipient, Tell
 from perdure.approvals.relay import tell_target
 from perdure.approvals.request import ApprovalRequest
-from perdure.approvals.targets import add_to_inbox, end_stage, forget, remind, remove_from_inbox
+from perdure.approvals.targets import add_to_inbox, forget, remove_from_inbox
+from perdure.approvals.timers import next_reminder, send_timer, stage_end
 from perdure.clients import ObjectClient, ServiceClient
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import APPROVALS_DECIDED
 from perdure.security.nonces import NonceLog
 from perdure.serdes import serde_for
-from perdure.state import State
+from perdure.state import State, clear_all
 
 WAITER_PREFIX: Final = "waiter/"
 OPEN_KEY: Final = "open"
+
+_A_MOMENT: Final = timedelta(seconds=1)
+"""How long after the end of a nonce it is looked for: not every clock shows the same."""
 
 _outcome_serde = serde_for(ApprovalOutcome)
 
@@ -162,6 +159,33 @@ class Keeper:
                 ctx.clear(name)
         await self._close(ctx, approval)
 
+    async def forget(self, ctx: restate.ObjectContext, due: RetentionEnd, now: datetime) -> None:
+        """Forget an approval, and at last the nonces that it left.
+
+        A link that was used has to be known until it ends, which may be long after the approval: another approval of
+        the same id that asks the same would take it again.
+
+        Args:
+            ctx: The context.
+            due: What is to be forgotten.
+            now: The moment.
+        """
+        approval, nonces = await self.approval(ctx), self.nonces(ctx)
+        left = (await nonces.get()).fresh(now)
+        if due.nonces_until is None:
+            if approval.state == "open" or approval.closed_at != due.closed_at:
+                return
+            await clear_all(ctx)
+        until = max(left.used.values(), default=None)
+        if until is None:
+            await nonces.clear()
+            return
+        await nonces.set(left)
+        # What a later approval of this id has used, that one's end takes care of.
+        if due.nonces_until is None or until <= due.nonces_until:
+            later = RetentionEnd(closed_at=due.closed_at, nonces_until=until)
+            await ObjectClient(ctx, forget, ctx.key()).send(later, delay=until - now + _A_MOMENT)
+
     async def _mend_opening(
         self, ctx: restate.ObjectContext, approval: Approval, request: ApprovalRequest | None, now: datetime
     ) -> None:
@@ -177,20 +201,11 @@ class Keeper:
         self, ctx: restate.ObjectContext, before: Approval, after: Approval, request: ApprovalRequest, now: datetime
     ) -> None:
         """Set timers and inboxes as they belong to how an approval stands now."""
-        if after.outcome is None and after.deadline is not None and after.stage_rules is not None:
-            every = after.stage_rules.remind_every
+        if after.outcome is None:
             if before.rules is None or before.stage != after.stage:
-                await ObjectClient(ctx, end_stage, ctx.key()).send(
-                    StageEnd(stage=after.stage), delay=after.deadline - now
-                )
-            if every is not None and (
-                before.rules is None or (before.stage, before.reminders) != (after.stage, after.reminders)
-            ):
-                due = ReminderDue(stage=after.stage, number=after.reminders + 1)
-                # Not after the stage's end: a reminder that finds it over would do nothing.
-                at = _due(after, after.deadline, every, due.number)
-                if at < after.deadline:
-                    await ObjectClient(ctx, remind, ctx.key()).send(due, delay=at - now)
+                await send_timer(ctx, stage_end(after), now)
+            if before.rules is None or (before.stage, before.reminders) != (after.stage, after.reminders):
+                await send_timer(ctx, next_reminder(after), now)
         was, is_ = _places(before), _places(after)
         for name in sorted(set(was) - set(is_) | {each for each in was if was[each] != is_.get(each)}):
             await _remove(ctx, after, name, was[name].until)
@@ -244,12 +259,6 @@ async def read_status(ctx: restate.ObjectSharedContext) -> ApprovalStatus:
         trail=[entry for each in entries if (entry := await each) is not None],
         head=approval.head,
     )
-
-
-def _due(approval: Approval, deadline: datetime, every: timedelta, number: int) -> datetime:
-    stage = approval.stage_rules
-    timeout = timedelta(0) if stage is None else stage.timeout
-    return deadline - timeout + every * number
 
 
 def _places(approval: Approval) -> dict[str, Recipient]:

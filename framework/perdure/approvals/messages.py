@@ -270,9 +270,12 @@ class StageEnd(_Kept):
 
     Args:
         stage: The stage that it is about; when another one is under way, it does nothing.
+        opened_at: When the approval was opened; when that was at another moment, it is of an earlier approval of the
+            same id, and does nothing. None when the version before sent it.
     """
 
     stage: int
+    opened_at: AwareDatetime | None = None
 
 
 class ReminderDue(_Kept):
@@ -281,10 +284,12 @@ class ReminderDue(_Kept):
     Args:
         stage: The stage; when another one is under way, nothing happens.
         number: 1 for the first reminder of the stage; one that isn't the next does nothing.
+        opened_at: See `StageEnd`.
     """
 
     stage: int
     number: int
+    opened_at: AwareDatetime | None = None
 
 
 class RetentionEnd(_Kept):
@@ -292,9 +297,12 @@ class RetentionEnd(_Kept):
 
     Args:
         closed_at: When it had ended; None for one that was never opened. When it stands otherwise, nothing happens.
+        nonces_until: Until when nonces that it left have to be known: nothing but those that are over is forgotten
+            then. None when it is the approval that is forgotten.
     """
 
     closed_at: AwareDatetime | None
+    nonces_until: AwareDatetime | None = None
 
 
 class AuditEntry(_Kept):

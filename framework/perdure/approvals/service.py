@@ -2,7 +2,8 @@
 
 The object owns its timers: it sends itself the end of a stage and each reminder, with the number of the stage they
 belong to, so that a decision and the end of time meet here, one after the other, and whichever is first has decided.
-One that comes too late finds another stage, and does nothing. Whoever opened it only waits for the awakeable.
+One that comes too late finds another stage, or another approval of the same id, and does nothing. Whoever opened it
+only waits for the awakeable.
 
 Every act reads the clock before it touches state. That is the one wait in these handlers; what follows is a row of
 writes and sends that no cancel can cut in two. A kill can, since nothing is told of it: then `mend` sets right what is
@@ -45,12 +46,12 @@ from perdure.approvals.proofs import ProvableAct, Proven, check_act, check_link
 from perdure.approvals.relay import ApprovalRelay
 from perdure.approvals.request import MAX_ID_LENGTH, ApprovalRequest
 from perdure.approvals.targets import APPROVALS, approval_status, open_approval
+from perdure.approvals.timers import has_come
 from perdure.binding import Definition, handler
 from perdure.determinism import Time
 from perdure.errors import InvalidInput, PerdureTerminalError, TerminalError
 from perdure.observability.logging import get_logger
 from perdure.serdes import invalid_input
-from perdure.state import clear_all
 
 log = get_logger("perdure.approvals")
 
@@ -87,7 +88,7 @@ class Approvals:
         for inner in (self.leave, self.end_stage, self.remind, self.forget, self.mend):
             handler(self.definition, "exclusive", ingress_private=True)(inner)
         handler(self.definition, "exclusive", name=open_approval.handler, ingress_private=True)(self.open_)
-        handler(self.definition, "shared", name=approval_status.handler, ingress_private=False)(self.status)
+        handler(self.definition, "shared", name=approval_status.handler, reads=True, ingress_private=False)(self.status)
 
     async def open_(self, ctx: restate.ObjectContext, body: JsonValue) -> None:
         """Open an approval (`ApprovalRequest`), or join one that asks the same."""
@@ -123,7 +124,7 @@ class Approvals:
             link = check_link(self._config, request.token, ctx.key(), before.rules.payload_digest, now)
             attempt = Attempt(now, link.person, attempt.act, request.reason, {"by": "link"})
             nonces = await self._keeper.nonces(ctx).get()
-            nonces = nonces.use(f"link {link.nonce}", until=link.expires_at, now=now)
+            nonces = nonces.use_link(link.nonce, person=link.person, until=link.expires_at, now=now)
         except PerdureTerminalError as error:
             await self._refuse(ctx, before, attempt, error)
         await self._keeper.nonces(ctx).set(nonces)
@@ -176,20 +177,20 @@ class Approvals:
         """End a stage whose time is over: escalate, or end the approval."""
         now = await Time(ctx).now()
         before = await self._keeper.approval(ctx)
-        if before.stage == due.stage:
+        if before.stage == due.stage and await has_come(ctx, before, due, now):
             await self._keeper.keep(ctx, before, policy.end_stage(before, now), now)
 
     async def remind(self, ctx: restate.ObjectContext, due: ReminderDue) -> None:
         """Remind those whom the approval waits for."""
         now = await Time(ctx).now()
         before = await self._keeper.approval(ctx)
-        await self._keeper.keep(ctx, before, policy.remind(before, due.stage, due.number, now), now)
+        if await has_come(ctx, before, due, now):
+            await self._keeper.keep(ctx, before, policy.remind(before, due.stage, due.number, now), now)
 
     async def forget(self, ctx: restate.ObjectContext, due: RetentionEnd) -> None:
         """Forget an approval that ended long ago, or early decisions for one that nobody opened."""
-        approval = await self._keeper.approval(ctx)
-        if approval.state != "open" and approval.closed_at == due.closed_at:
-            await clear_all(ctx)
+        now = await Time(ctx).now()
+        await self._keeper.forget(ctx, due, now)
 
     async def mend(self, ctx: restate.ObjectContext) -> None:
         """Set right what a kill left undone: timers, inboxes, answers. Does no harm where nothing is missing."""
@@ -250,6 +251,9 @@ class Approvals:
         except PerdureTerminalError as error:
             attempt = Attempt(now, request.actor, act, request.reason, proof=request.proof)
             await self._refuse(ctx, before, attempt, error)
+        # Used up before the rules are asked, and so by an act that they refuse, too: an escalation or a delegation may
+        # allow it within minutes, and whoever has a copy could send it again then. It takes room from nobody else: see
+        # `perdure.security.nonces`.
         if proven.signed:
             await self._keeper.nonces(ctx).set(proven.nonces)
         return now, before, proven

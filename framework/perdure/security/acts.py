@@ -193,7 +193,7 @@ class VerifiedActor:
         key: The public key that they signed with.
         serial: Their credential.
         at: When they signed.
-        nonce: Give it, with `fresh_until`, to `perdure.security.nonces.NonceLog.use`.
+        nonce: Give it, with `fresh_until` and `actor`, to `perdure.security.nonces.NonceLog.use`.
         fresh_until: From then on the act is refused for its age.
     """
 

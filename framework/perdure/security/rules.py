@@ -94,7 +94,7 @@ class ActRules:
             Unauthenticated: A proof is needed and there is none, or it doesn't hold (401).
             Forbidden: It is for something else, by somebody else, or the role is missing (403).
             Conflict: It was used before, or what it is about has changed (409).
-            Refused: Too many acts within minutes (429).
+            Refused: Too many acts of this person's within minutes (429).
         """
         if proof is None:
             if self.mode is ActMode.SIGNED:
@@ -119,7 +119,7 @@ class ActRules:
             details=details,
             role=role,
         )
-        return found, nonces.use(found.nonce, until=found.fresh_until, now=now)
+        return found, nonces.use(found.nonce, until=found.fresh_until, now=now, by=found.actor)
 
 
 class ActSettings(BaseSettings):

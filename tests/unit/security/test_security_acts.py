@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from perdure.errors import ConfigurationError, Conflict, Forbidden, Refused, TerminalError, Unauthenticated
+from perdure.errors import ConfigurationError, Conflict, Forbidden, TerminalError, Unauthenticated
 from perdure.security import (
     ActMode,
     ActorKey,
@@ -26,7 +26,6 @@ from perdure.security import (
     payload_digest,
     set_act_rules,
 )
-from perdure.security.nonces import MAX_NONCES
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ISSUER, OTHER_ISSUER = PrivateKey(b"i" * 32), PrivateKey(b"o" * 32)
@@ -246,14 +245,6 @@ def test_the_nonce_of_one_person_is_not_anothers():
     mine = verify(act)
     assert mine.nonce == verify(act).nonce
     assert mine.nonce != act.nonce  # of this key
-
-
-def test_the_log_is_bounded():
-    log = NonceLog(used={str(number): NOW + MINUTE for number in range(MAX_NONCES)})
-    with pytest.raises(Refused) as refused:
-        log.use("one more", until=NOW + MINUTE, now=NOW)
-    assert refused.value.status_code == 429
-    assert len(log.use("one more", until=NOW + 3 * MINUTE, now=NOW + 2 * MINUTE).used) == 1
 
 
 # --- key files ---------------------------------------------------------------------------------------------------

@@ -55,9 +55,9 @@ def test_a_link_is_for_one_approval_and_for_what_was_shown():
 
 def test_a_link_counts_once():
     link = read(mint())
-    log = NonceLog().use(link.nonce, until=link.expires_at, now=NOW)
+    log = NonceLog().use_link(link.nonce, person=link.person, until=link.expires_at, now=NOW)
     with pytest.raises(Conflict):
-        log.use(link.nonce, until=link.expires_at, now=NOW)
+        log.use_link(link.nonce, person=link.person, until=link.expires_at, now=NOW)
 
 
 def test_a_link_ends():

@@ -1,0 +1,53 @@
+"""The how-to of approvals does what it says, with the very files that it prints."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from perdure import AdminClient, IngressClient, Target
+from perdure.approvals.messages import DecisionRequest
+from perdure.approvals.targets import reject
+from perdure.saga import hosting
+from tests.examples.test_tutorial import Program
+from tests.support import eventually
+
+TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "approvals.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, flags=re.DOTALL))
+run_purchase = Target("Purchases", "run", dict[str, object], bool)
+
+
+@pytest.mark.restate_modes("http2")
+async def test_people_are_told_by_a_handler_of_ones_own_and_decide(restate, tmp_path):
+    assert list(FILES) == ["purchases.py", "approvals.py"]
+    env = await restate.serve(*hosting.definitions())  # what `make run` serves, as far as this needs it
+    for name, content in FILES.items():
+        here = content.replace("http://127.0.0.1:9070", env.admin).replace("http://127.0.0.1:8080", env.ingress)
+        (tmp_path / name).write_text(here, encoding="utf-8")
+    approvals, purchases = Program(tmp_path, "approvals"), Program(tmp_path, "purchases")
+    async with AdminClient(env.admin) as admin, IngressClient(env.ingress) as ingress:
+        try:
+            with approvals.running(), purchases.running():
+                for program in (approvals, purchases):
+                    await eventually(program.ready, what="program", within=60)
+                    await admin.register(program.url)
+                order = {"what": "a crane", "price": 90_000, "buyer": "ada@example.com"}
+                bought = asyncio.create_task(ingress.call(run_purchase, order, key="17"))
+
+                async def told() -> bool:
+                    return bool(approvals.said("to grace@example.com: asked: Buy a crane for 90000 EUR"))
+
+                await eventually(told, what="notice")
+                assert approvals.said("to group:finance: asked: Buy a crane for 90000 EUR")
+                veto = DecisionRequest(actor="olga@example.com", reason="a crane?")
+                await ingress.call(reject, veto, key="purchase-17")
+                assert await bought is False
+        finally:
+            for program in (approvals, purchases):
+                program.dismiss()
+            for deployment in await admin.deployments():
+                if str(deployment["uri"]).rstrip("/") in (approvals.url, purchases.url):
+                    await admin.remove_deployment(deployment["id"])
