@@ -6,7 +6,7 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import restate
 
@@ -21,6 +21,9 @@ C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 Definition = restate.Service | restate.VirtualObject | restate.Workflow
+
+READS: Final = "perdure.reads"
+"""The engine is told by it, in a handler's metadata, that the handler only reads: ``"true"``."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,21 @@ def read_signature(function: Callable[..., Awaitable[Any]]) -> HandlerSignature[
     )
 
 
+def refuse_bare(given: object, decorator: str) -> None:
+    """Refuse a decorator that was used without its parentheses, and so has taken the function for its first argument.
+
+    Args:
+        given: Its first argument.
+        decorator: Its name.
+
+    Raises:
+        ConfigurationError: It is a function.
+    """
+    if callable(given):
+        name = getattr(given, "__qualname__", repr(given))
+        raise ConfigurationError(f"{name}: write @….{decorator}(), with parentheses")
+
+
 def bind(
     definition: Definition,
     name: str,
@@ -107,6 +125,7 @@ def bind(
     *,
     kind: str,
     role: Role = Role.HANDLER,
+    reads: bool = False,
     **options: Any,
 ) -> Target[Any, Any]:
     """Add a handler to a service of the SDK.
@@ -115,13 +134,18 @@ def bind(
         definition: The service, virtual object or workflow.
         name: The handler's name.
         signature: The user's function and its types.
-        invoke: Called with the SDK's context and the request (or `Unreadable`); returns the response.
+        invoke: Called with the SDK's context and the request (or `Unreadable`); returns the response, `written` or not.
         kind: ``service``, ``exclusive``, ``shared`` or ``main``.
         role: What hooks are told that the handler is; a workflow's main handler tells it by itself.
+        reads: Whether it changes nothing, here or elsewhere: not for ``exclusive`` and ``main``, which have state to
+            write.
         options: Passed to the SDK's decorator: retention, retry policy, ``ingress_private``.
 
     Returns:
         The target by which the handler can be called.
+
+    Raises:
+        ConfigurationError: The name is taken or can't be a handler's, or what has state to write is said to read.
     """
     if name in definition.handlers:
         raise ConfigurationError(f"{definition.name} has a handler '{name}' already; give each one a name of its own")
@@ -129,9 +153,14 @@ def bind(
     output: TypedSerde[Any] = serde_for(signature.output)
     if isinstance(definition, restate.Workflow) and kind == "main":
         role = Role.WORKFLOW
+    if reads:
+        if kind in ("exclusive", "main"):
+            raise ConfigurationError(f"{target}: reads=True is for what has no state to write, and it is {kind}")
+        options["metadata"] = {**(options.get("metadata") or {}), READS: "true"}
 
     async def work(ctx: Any, request: Any) -> Written:
-        return _written(await invoke(ctx, request), output, target)
+        response = await invoke(ctx, request)
+        return response if isinstance(response, Written) else written(response, output, target)
 
     if signature.takes_input:
 
@@ -167,7 +196,17 @@ def bind(
     return target
 
 
-def _written(response: Any, serde: TypedSerde[Any], target: Target[Any, Any]) -> Written:
+def written(response: Any, serde: TypedSerde[Any], target: Target[Any, Any]) -> Written:
+    """Return a handler's response as it is sent.
+
+    Args:
+        response: What the function returned.
+        serde: Of the handler's output.
+        target: The handler, for the error.
+
+    Raises:
+        PerdureTerminalError: It does not fit the type; terminal, 500.
+    """
     try:
         return Written(serde.serialize(response))
     except PerdureTerminalError as error:
@@ -181,6 +220,7 @@ def handler(
     *,
     name: str | None = None,
     errors: ErrorMapping | None = None,
+    reads: bool = False,
     **options: Any,
 ) -> Callable[[F], F]:
     """Decorate a function so that it becomes a handler of one of the SDK's services.
@@ -190,15 +230,19 @@ def handler(
         kind: ``service``, ``exclusive``, ``shared`` or ``main``.
         name: The handler's name; the function's by default.
         errors: What becomes of the exceptions of other libraries, here and in runs that have no mapping of their own.
+        reads: Whether it changes nothing, here or elsewhere, so that whoever may look may call it at the console's
+            gateway; a handler that resolves a promise or sends a message does change something.
         options: Passed to the SDK's decorator.
 
     Raises:
-        ConfigurationError: The function's signature or name can't be a handler's.
+        ConfigurationError: The function's signature or name can't be a handler's, or what has state to write is said to
+            read.
     """
 
     def decorate(function: F) -> F:
         signature = read_signature(function).mapping(errors)
-        target = bind(definition, name or function.__name__, signature, signature.invoke, kind=kind, **options)
+        called = name or function.__name__
+        target = bind(definition, called, signature, signature.invoke, kind=kind, reads=reads, **options)
         register_target(function, target)
         return function
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from perdure.errors import ConfigurationError
 
-__all__ = ["check_types", "unusable"]
+__all__ = ["check_types", "unusable", "wanted"]
 
 _NAMES: Final[dict[type, str]] = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
 _BOUNDS: Final = {
@@ -38,7 +38,7 @@ def check_types(settings: Any) -> None:
         if type(value) in allowed:
             continue
         if isinstance(value, bool) or not isinstance(value, allowed):  # True is an int to Python, and would pass for 1
-            raise ConfigurationError(f"{type(settings).__name__}.{name} must be {_wanted(allowed, value)}")
+            raise ConfigurationError(f"{type(settings).__name__}.{name} must be {wanted(allowed, value)}")
 
 
 def unusable(settings: str, error: ValidationError) -> ConfigurationError:
@@ -85,8 +85,13 @@ def _classes(hint: Any) -> tuple[type, ...]:
     return (float, int) if base is float else (base,)
 
 
-def _wanted(allowed: tuple[type, ...], value: Any) -> str:
-    """Say what a field may be, and what it was given: a number as it is; of the rest, which may be secret, the type."""
+def wanted(allowed: tuple[type, ...], value: Any) -> str:
+    """Say what a value may be, and what it is: a number as it is; of the rest, which may be secret, the type.
+
+    Args:
+        allowed: What it may be an instance of.
+        value: The value.
+    """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     names = []
     for each in allowed:

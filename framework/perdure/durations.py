@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
-from perdure.errors import ConfigurationError
+from perdure.checking import wanted
+from perdure.errors import ConfigurationError, InvalidInput
 
 __all__ = ["TIME_SCALE_SETTING", "refuse_scaled_time", "scaled", "scaling", "time_scale"]
 
@@ -49,7 +50,12 @@ def scaled(duration: timedelta) -> timedelta:
 
     Returns:
         The duration itself, or what is left of it under the scale; at least 1 ms.
+
+    Raises:
+        InvalidInput: It is no timedelta; a number says nothing of its unit.
     """
+    if not isinstance(duration, timedelta):
+        raise InvalidInput(f"a duration must be {wanted((timedelta,), duration)}")
     scale = time_scale()
     if scale == 1 or duration <= timedelta(0):
         return duration

@@ -3,6 +3,9 @@
 The engine answers a send to a handler that it does not know with a retry of the *sender*, without end. So what sends
 to a handler of somebody else's choice goes through a relay, a handler that is always there and has this policy: after
 a few attempts it is killed, and whoever called it sees that as a failure.
+
+It gives up as soon when its own process is down for a few seconds, and may have sent before. So a failure that doesn't
+say that the handler is unknown leaves that in doubt, and is asked again under the same idempotency key.
 """
 
 from __future__ import annotations
@@ -19,4 +22,22 @@ GIVE_UP_SOON: Final = InvocationRetryPolicy(
     max_attempts=4,
     on_max_attempts="kill",
 )
-"""Four attempts, over about three seconds."""
+"""Four attempts, over about three seconds. For what somebody waits for, and asks again."""
+
+GIVE_UP_LATE: Final = InvocationRetryPolicy(
+    initial_interval=timedelta(milliseconds=100),
+    exponentiation_factor=2.0,
+    max_interval=timedelta(seconds=30),
+    max_attempts=30,
+    on_max_attempts="kill",
+)
+"""Thirty attempts, over about ten minutes. For what nobody waits for, so that a restart loses nothing."""
+
+
+def is_unknown(message: str) -> bool:
+    """Tell if the engine does not know the handler, so that nothing was sent.
+
+    Args:
+        message: Why a relay was given up.
+    """
+    return "was not found" in message

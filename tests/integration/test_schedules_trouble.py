@@ -21,7 +21,8 @@ from perdure.serving import build_app
 from perdure.testing.plugin import RestateServers
 from perdure.testing.served import ServedApp
 from perdure.workflow.schedule import CatchUp, Overlap, ScheduleClient, ScheduleStatus, definitions
-from perdure.workflow.schedule.messages import Firing, RunState, ScheduleState, fire_target
+from perdure.workflow.schedule import relay as relay_module
+from perdure.workflow.schedule.messages import Firing, RunOrder, RunState, ScheduleState, fire_target
 from tests.integration.scheduled_reports import FAR, SOON, Gate, reports, state_of
 from tests.support import Recording, eventually
 
@@ -223,6 +224,44 @@ async def test_whoever_stops_the_watching_of_a_run_stops_neither_the_run_nor_the
         gate.open()
         await schedules.trigger(name)
         await state_of(schedules, name, succeeded=1)
+        await schedules.remove(name)
+
+
+@pytest.mark.restate_modes("http2")
+async def test_a_relay_that_is_lost_after_it_has_sent_starts_nothing_twice_and_the_run_is_watched(
+    restate, did, monkeypatch
+):
+    service, flow, to = reports(did, Gate())
+    held = threading.Event()
+    start = relay_module._start
+
+    async def start_and_hang(ctx: sdk.Context, order: RunOrder) -> str:
+        sent = await start(ctx, order)
+        if not held.is_set():
+            held.set()
+            await asyncio.Event().wait()
+        return sent
+
+    monkeypatch.setattr(relay_module, "_start", start_and_hang)
+    env = await restate.serve(service, flow, *definitions())
+    name = f"lost {uuid4()}"
+    async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
+        schedules = ScheduleClient(ingress, actor="ada")
+
+        async def sender() -> str | None:
+            rows = await admin.query(
+                "select id from sys_invocation where target_service_name = 'ScheduleRelay' and "
+                "target_handler_name = 'start' and status != 'completed'"
+            )
+            built = any(each.startswith(f"build {name}/") for each in did.all())
+            return rows[0]["id"] if built and rows else None
+
+        await schedules.set(name, every=FAR, target=to["build"], request=name)
+        await schedules.trigger(name)
+        await admin.act(await eventually(sender, what="relay that has sent"), "kill")
+        status = await state_of(schedules, name, succeeded=1)
+        assert (status.counts.failed, status.recent[0].state) == (0, RunState.SUCCEEDED)
+        assert len([each for each in did.all() if each.startswith(f"build {name}/")]) == 1
         await schedules.remove(name)
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration
 from perdure.binding import handler, read_signature
 from perdure.errors import ConfigurationError, InvalidInput
+from perdure.saga.rollback import rollbacks
 from perdure.serdes import InputSerde, Unreadable, serde_for
 
 if TYPE_CHECKING:
@@ -146,3 +147,54 @@ def test_the_documentation_goes_along():
         """Reserve seats."""
 
     assert service.handlers["reserve"].fn.__doc__ == "Reserve seats."
+
+
+READS = {"perdure.reads": "true"}
+
+
+def test_a_handler_that_only_reads_says_so_to_the_engine():
+    objects, plane, trips = restate.VirtualObject("Carts"), DataPlaneService("Stock"), ControlPlaneService("Trips")
+    handler(objects, "shared", name="show", reads=True)(no_input)
+    handler(objects, "shared", name="order", metadata={"team": "shop"})(no_input)
+    handler(objects, "shared", name="sum", reads=True, metadata={"team": "shop"})(no_input)
+    plane.handler("count", reads=True)(no_input)
+    plane.handler("take")(no_input)
+    trips.main()(book)
+    trips.handler("seats", reads=True)(shared)
+    trips.handler("review")(shared)
+    assert {name: each.metadata for name, each in objects.handlers.items()} == {
+        "show": READS,
+        "order": {"team": "shop"},
+        "sum": {**READS, "team": "shop"},
+    }
+    (stock,) = plane.definitions()
+    assert {name: each.metadata for name, each in stock.handlers.items()} == {"count": READS, "take": None}
+    assert {name: each.metadata for name, each in trips.definitions()[0].handlers.items()} == {
+        "run": None,
+        "status": READS,  # of the library's own
+        "roll_back": None,
+        "seats": READS,
+        "review": None,
+    }
+
+
+def test_a_name_of_the_librarys_own_makes_nobody_elses_handler_a_reader():
+    theirs = restate.VirtualObject("Rollbacks")
+    handler(theirs, "shared", name="status")(no_input)
+    assert theirs.handlers["status"].metadata is None
+    assert rollbacks.handlers["status"].metadata == READS
+    assert rollbacks.handlers["begin"].metadata is None
+
+
+def test_what_has_state_to_write_can_not_be_said_to_read():
+    for kind, definition in (("exclusive", restate.VirtualObject("Carts")), ("main", restate.Workflow("Trips"))):
+        with pytest.raises(ConfigurationError, match=f"/add: .* is {kind}"):
+            handler(definition, kind, name="add", reads=True)(no_input)
+    with pytest.raises(ConfigurationError, match=r"Trips/run: .* is main"):
+        ControlPlaneService("Trips").main(reads=True)(book)
+
+
+async def book(cp: Orchestration) -> None: ...
+
+
+async def shared(ctx: restate.WorkflowSharedContext) -> None: ...

@@ -2,7 +2,7 @@
 
 The engine answers a send to a handler that it does not know with a retry of the *sender*, without end, and the target
 of notices is the hosting service's choice. So `Approvals` sends to this relay, which is always there; the relay sends
-on, and gives up after a few attempts. A notice that is lost so is an invocation that was killed: the engine shows it.
+on, and gives up after ten minutes. A notice that is lost so is an invocation that was killed: the engine shows it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from perdure.binding import handler
 from perdure.clients import ServiceClient
 from perdure.determinism import DeterministicHelpers
 from perdure.people import ANYONE, is_group
-from perdure.relays import GIVE_UP_SOON
+from perdure.relays import GIVE_UP_LATE
 from perdure.runs import run_with_retry
 from perdure.security.links import mint_link
 from perdure.targets import Target
@@ -42,7 +42,7 @@ class ApprovalRelay:
             RELAY,
             description="Tells people of approvals that wait for them.",
             ingress_private=True,
-            invocation_retry_policy=GIVE_UP_SOON,
+            invocation_retry_policy=GIVE_UP_LATE,
         )
         handler(self.definition, name=tell_target.handler)(self.tell)
 

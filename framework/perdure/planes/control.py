@@ -11,16 +11,17 @@ from typing import Any, TypeVar
 
 import restate
 
-from perdure.binding import Definition, HandlerSignature, bind, read_signature
+from perdure.binding import Definition, HandlerSignature, bind, read_signature, refuse_bare, written
 from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, InvalidInput, TerminalError, causes
 from perdure.observability.tracing import annotate
 from perdure.planes.orchestration import Orchestration
 from perdure.planes.progress import read_status
 from perdure.planes.undoing import roll_back_ended
-from perdure.saga.compensations import CompensationFunction, Compensations
+from perdure.saga.compensations import TRANSIENT_RETRIES, CompensationFunction, Compensations
 from perdure.saga.messages import UndoReceipt, UndoRequest
 from perdure.saga.plan import SagaConfig
+from perdure.serdes import Written, serde_for
 from perdure.targets import Target, check_service_name, register_target
 from perdure.workflow.config import WorkflowConfig
 from perdure.workflow.status import StatusData
@@ -93,6 +94,7 @@ class ControlPlaneService:
         Raises:
             ConfigurationError: The name is taken, or the function's signature can't be a handler's.
         """
+        refuse_bare(name, "compensation")
 
         def decorate(function: C) -> C:
             self._compensations.register(name or function.__name__, function)
@@ -112,7 +114,7 @@ class ControlPlaneService:
         """
         self._compensations.register(name, function)
 
-    def main(self, *, steps: int | None = None, **options: Any) -> Callable[[F], F]:
+    def main(self, bare: None = None, /, *, steps: int | None = None, **options: Any) -> Callable[[F], F]:
         """Decorate the main handler, ``async def name(cp: Orchestration, request: Model) -> Result``.
 
         It runs once for each key.
@@ -120,23 +122,30 @@ class ControlPlaneService:
         When it ends with a terminal error, what it did is rolled back before the caller sees the error.
 
         Args:
+            bare: Nothing: the function, where the parentheses after ``main`` were forgotten, which is refused.
             steps: How many steps it has when all goes well, for the progress in its status.
             options: Passed to the SDK's decorator.
 
         Raises:
             ConfigurationError: There is a main handler already, or the function's signature can't be a handler's.
         """
+        refuse_bare(bare, "main")
 
         def decorate(function: F) -> F:
             if self._main is not None:
                 raise ConfigurationError(f"{self.name} has a main handler already: {self._main}")
             signature: HandlerSignature[Orchestration] = read_signature(function).mapping(self._errors)
 
-            async def invoke(ctx: restate.WorkflowContext, request: Any) -> Any:
-                return await self._orchestrate(ctx, signature, request)
+            output = serde_for(signature.output)
+
+            async def invoke(ctx: restate.WorkflowContext, request: Any) -> Written:
+                async def work(cp: Orchestration) -> Written:
+                    return written(await signature.invoke(cp, request), output, target)
+
+                return await self._orchestrate(ctx, work)
 
             self._expected_steps = steps
-            self._main = bind(
+            self._main = target = bind(
                 self._definition,
                 "run",
                 signature,
@@ -150,7 +159,9 @@ class ControlPlaneService:
 
         return decorate
 
-    def handler(self, name: str | None = None, *, public: bool = False, **options: Any) -> Callable[[F], F]:
+    def handler(
+        self, name: str | None = None, *, public: bool = False, reads: bool = False, **options: Any
+    ) -> Callable[[F], F]:
         """Decorate a handler, ``async def name(ctx: WorkflowSharedContext, request: Model) -> Result``.
 
         It runs beside the main handler; it can read state and complete promises, but not write state.
@@ -158,11 +169,14 @@ class ControlPlaneService:
         Args:
             name: The handler's name; the function's by default.
             public: Whether it can be called over the ingress.
+            reads: Whether it changes nothing, and completes no promise either, so that whoever may look may call it at
+                the console's gateway; others need an operator there.
             options: Passed to the SDK's decorator.
 
         Raises:
             ConfigurationError: The function's signature or name can't be a handler's.
         """
+        refuse_bare(name, "handler")
 
         def decorate(function: F) -> F:
             signature: HandlerSignature[restate.WorkflowSharedContext] = read_signature(function).mapping(self._errors)
@@ -172,6 +186,7 @@ class ControlPlaneService:
                 signature,
                 signature.invoke,
                 kind="shared",
+                reads=reads,
                 ingress_private=not public,
                 **options,
             )
@@ -191,8 +206,8 @@ class ControlPlaneService:
         return [self._definition, *self._compensations.definitions()]
 
     async def _orchestrate(
-        self, ctx: restate.WorkflowContext, signature: HandlerSignature[Orchestration], request: Any
-    ) -> Any:
+        self, ctx: restate.WorkflowContext, work: Callable[[Orchestration], Awaitable[Written]]
+    ) -> Written:
         self._check_key(ctx.key())
         saga_id = self._saga_prefix + ctx.key()
         annotate(saga_id=saga_id)
@@ -205,7 +220,7 @@ class ControlPlaneService:
             idempotency_prefix=self._prefix,
         )
         try:
-            result = await signature.invoke(cp, request)
+            result = await work(cp)  # and written: a result that can't be is a failure like others, to be rolled back
         except Exception as error:
             terminal = _terminal_cause(error)
             if terminal is None:  # transient, or the SDK's own: the engine tries again, and nothing may be undone
@@ -232,10 +247,22 @@ class ControlPlaneService:
             saga_id = self._saga_prefix + ctx.key()
             return await roll_back_ended(ctx, request, saga_id, self.name, self._saga_config)
 
-        for function, private in ((status, not self._public), (roll_back, True)):
+        # A roll_back that is paused answers nobody; one that was given up is asked for again, by its parent's rollback
+        # and by the sentinel.
+        for function, reads, private, gives_up in (
+            (status, True, not self._public, None),
+            (roll_back, False, True, TRANSIENT_RETRIES),
+        ):
             signature: HandlerSignature[restate.WorkflowSharedContext] = read_signature(function)
             bind(
-                self._definition, function.__name__, signature, signature.invoke, kind="shared", ingress_private=private
+                self._definition,
+                function.__name__,
+                signature,
+                signature.invoke,
+                kind="shared",
+                reads=reads,
+                ingress_private=private,
+                invocation_retry_policy=gives_up,
             )
 
     def _check_key(self, key: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Generic, cast, overload
 import restate
 from typing_extensions import TypeVar
 
-from perdure.binding import HandlerSignature, bind, read_signature
+from perdure.binding import HandlerSignature, bind, read_signature, refuse_bare
 from perdure.error_mapping import ErrorMapping, mapped_errors
 from perdure.errors import ConfigurationError
 from perdure.runs import RunConfig, run_with_retry
@@ -151,17 +151,22 @@ class DataPlaneService(Generic[I, O]):
         self._errors = errors
         self._definition = restate.Service(name, **options)
 
-    def handler(self, name: str | None = None, *, public: bool | None = None, **options: Any) -> Callable[[F], F]:
+    def handler(
+        self, name: str | None = None, *, public: bool | None = None, reads: bool = False, **options: Any
+    ) -> Callable[[F], F]:
         """Decorate a handler, ``async def name(ctx: DataPlaneContext, request: Model) -> Result``.
 
         Args:
             name: The handler's name; the function's by default.
             public: Whether it can be called over the ingress; the service's setting by default.
+            reads: Whether it changes nothing, here or elsewhere, so that whoever may look may call it at the console's
+                gateway; others need an operator there.
             options: Passed to the SDK's decorator.
 
         Raises:
             ConfigurationError: The function's signature or name can't be a handler's.
         """
+        refuse_bare(name, "handler")
 
         def decorate(function: F) -> F:
             signature: HandlerSignature[DataPlaneContext] = read_signature(function).mapping(self._errors)
@@ -176,6 +181,7 @@ class DataPlaneService(Generic[I, O]):
                 signature,
                 invoke,
                 kind="service",
+                reads=reads,
                 ingress_private=private,
                 **options,
             )
@@ -206,5 +212,11 @@ class DataPlaneService(Generic[I, O]):
         return cast("O", result)
 
     def definitions(self) -> list[restate.Service]:
-        """Return what to serve."""
+        """Return what to serve.
+
+        Raises:
+            ConfigurationError: There is no handler.
+        """
+        if not self._definition.handlers:
+            raise ConfigurationError(f"{self.name} has no handler to serve: decorate one with @service.handler()")
         return [self._definition]

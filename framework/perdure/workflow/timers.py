@@ -50,7 +50,7 @@ class WorkflowTimer:
         """
         refuse_inside_run("WorkflowTimer")
         # The SDK can't sleep a negative time, and fails at each attempt.
-        return self._ctx.sleep(scaled(max(duration, timedelta(0))), name)
+        return self._ctx.sleep(max(scaled(duration), timedelta(0)), name)
 
     async def sleep_until(self, moment: datetime, name: str | None = None) -> None:
         """Sleep until a moment; one that has passed is logged as a warning, and does not wait.

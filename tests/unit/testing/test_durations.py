@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from perdure import durations
 from perdure.durations import TIME_SCALE_SETTING, refuse_scaled_time, scaled, scaling, time_scale
-from perdure.errors import ConfigurationError
+from perdure.errors import ConfigurationError, InvalidInput
 from perdure.security import PrivateKey
 from perdure.security.config import SecurityConfig
 
@@ -85,3 +85,9 @@ def test_production_refuses_a_scale(monkeypatch):
 def test_production_takes_real_time():
     refuse_scaled_time("a service in production")
     SecurityConfig(signing_keys=(KEY,)).check_start()
+
+
+@pytest.mark.parametrize(("given", "said"), [(5, r"timedelta\(seconds=5\); got 5"), ("5s", "got str")])
+def test_what_is_no_duration_is_refused_with_what_to_write(given, said):
+    with pytest.raises(InvalidInput, match=f"a duration must be a timedelta, such as .*{said}"):
+        scaled(given)

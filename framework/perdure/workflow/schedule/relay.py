@@ -1,11 +1,13 @@
 """Starts what a schedule is to start, watches it, and reports, so that the schedule itself is never held up.
 
 The engine answers a send to a handler that it does not know with a retry of the *sender*, without end. `start` gives up
-after a few attempts, and `run`, which called it, reports that as a run that could not be started.
+after a few attempts, and `run`, which called it, reports that as a run that could not be started. It gives up as soon
+when its own process is down, and may have sent before: then `run` asks again, under the same idempotency key.
 """
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Final, cast
 
 import restate
@@ -14,8 +16,9 @@ from restate.serde import BytesSerde
 
 from perdure.binding import handler
 from perdure.clients import ObjectClient, ServiceClient
+from perdure.durations import scaled
 from perdure.errors import Cancelled, TerminalError
-from perdure.relays import GIVE_UP_SOON
+from perdure.relays import GIVE_UP_SOON, is_unknown
 from perdure.serdes import TypedSerde, serde_for
 from perdure.waiting import until_done
 from perdure.workflow.schedule.messages import RunOrder, RunReport, RunState, report_target, start_target
@@ -24,6 +27,9 @@ from perdure.workflow.schedule.plan import ScheduledTarget, stamp
 _json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
 
 _LONGEST_ERROR: Final = 1000
+_MOST_DOUBTS: Final = 10
+_FIRST_PAUSE: Final = timedelta(milliseconds=500)
+_LONGEST_PAUSE: Final = timedelta(minutes=2)
 
 
 async def _run(ctx: restate.Context, order: RunOrder) -> None:
@@ -37,13 +43,20 @@ async def _run(ctx: restate.Context, order: RunOrder) -> None:
 
 
 async def _watched(ctx: restate.Context, order: RunOrder) -> RunReport:
-    started = ServiceClient(ctx, start_target).call_async(order)
-    await until_done(started.future, f"the start of {order.target}")
-    try:
-        invocation_id = await started
-    except TerminalError as error:
-        why = explain_failure(order.target, _first_line(error))
-        return RunReport(run_id=order.run_id, state=RunState.NOT_STARTED, error=why)
+    doubts = 0
+    while True:
+        started = ServiceClient(ctx, start_target).call_async(order)
+        await until_done(started.future, f"the start of {order.target}")
+        try:
+            invocation_id = await started
+            break
+        except TerminalError as error:
+            doubts += 1
+            if is_unknown(error.message) or doubts == _MOST_DOUBTS:
+                why = explain_failure(order.target, _first_line(error))
+                return RunReport(run_id=order.run_id, state=RunState.NOT_STARTED, error=why)
+        pause = ctx.sleep(scaled(min(_FIRST_PAUSE * 2**doubts, _LONGEST_PAUSE)), f"start {order.target} again")
+        await until_done(pause, f"a pause before {order.target} is started again")
     await _tell(ctx, order, RunState.RUNNING, invocation_id=invocation_id)
     ended = ctx.attach_invocation(invocation_id, serde=BytesSerde())
     await until_done(ended, f"{order.target}")
@@ -87,12 +100,12 @@ def explain_failure(target: ScheduledTarget, message: str) -> str:
         target: The target.
         message: What the engine said.
     """
-    if "was not found" in message:
+    if is_unknown(message):
         return (
             f"{target} does not exist: deploy a version of the service that has it, or set the schedule anew with "
             "another target"
         )
-    return f"{target} could not be started: {message}"
+    return f"{target} could not be started, or it was and nobody could say so: {message}"
 
 
 def _first_line(error: TerminalError) -> str:

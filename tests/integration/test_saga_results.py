@@ -1,0 +1,44 @@
+"""A saga whose result can't be written has failed, and is rolled back as any other that fails."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+import restate as sdk
+
+from perdure import ControlPlaneService, Orchestration, SagaConfig, ServiceClient, Target
+from perdure.errors import IngressError
+from perdure.workflow.status import StatusData
+from tests.integration.saga_bench import QUICK, Task, run_step, undo_task
+from tests.integration.test_saga_kills import rolled_back
+
+pytestmark = pytest.mark.restate_modes("http2", "always_suspending")
+
+
+async def nothing(cp: Orchestration) -> None:
+    """Nothing."""
+
+
+async def test_a_result_of_another_type_rolls_the_saga_back(bench, did):
+    mistaken = ControlPlaneService(f"Mistaken{uuid4().hex[:8]}", saga=SagaConfig(**QUICK))
+
+    @mistaken.compensation()
+    async def undo(ctx: sdk.Context, task: Task) -> None:
+        await ServiceClient(ctx, undo_task).call(task)
+
+    @mistaken.main(steps=1)
+    async def run(cp: Orchestration) -> list[int]:
+        await run_step(cp, "a")
+        return {"a": 1}
+
+    await bench.serve(nothing, mistaken)
+    key = str(uuid4())
+    with pytest.raises(IngressError, match="can't be written as list") as failed:
+        await bench.ingress.call(Target(mistaken.name, "run", type(None), object), key=key)
+    assert failed.value.metadata["rollback_undone"] == "a"
+    await rolled_back(bench, f"{mistaken.name}:{key}")
+    assert did.of(key) == ["do a", "done a", "undo a"]
+    status = await bench.ingress.call(Target(mistaken.name, "status", type(None), StatusData), key=key)
+    assert status.phase == "rolled_back"
+    assert "can't be written" in status.error
