@@ -67,7 +67,7 @@ class Storm:
     async def strike(self) -> None:
         """Kill (or cancel) one of the invocations that are under way."""
         rows = await self.admin.query(
-            "select id, target from sys_invocation_status where status != 'completed' "
+            "select id, target from sys_invocation_status where status not in ('completed', 'scheduled') "
             f"and target_service_name in ({self._victims}) order by target, id"
         )
         if not rows:
@@ -86,7 +86,7 @@ class Storm:
     async def is_over(self) -> bool:
         """Tell if nothing is under way, and nothing will be."""
         if await self.admin.query(
-            "select id from sys_invocation_status where status != 'completed' and "
+            "select id from sys_invocation_status where status not in ('completed', 'scheduled') and "
             f"(target_service_name in ({self._victims}) or target_service_name like '%Compensations')"
         ):
             return False
@@ -110,7 +110,7 @@ class Storm:
         open_sagas = "select service_key from state where service_name = 'Rollbacks' and key = 'open'"
         asked = {
             "under way": "select id, target, status, invoked_by_id, created_at, modified_at, retry_count, "
-            "next_retry_at, last_failure from sys_invocation where status != 'completed'",
+            "next_retry_at, last_failure from sys_invocation where status not in ('completed', 'scheduled')",
             "journals": "select j.id, j.index, j.entry_type, j.name, j.completed, j.invoked_target, j.invoked_id "
             "from sys_journal j join sys_invocation_status i on i.id = j.id where i.status != 'completed' "
             "and i.target_service_name != 'Alerts' order by j.id, j.index",

@@ -207,7 +207,7 @@ async def test_a_cancelled_run_under_a_key_that_was_used_before_is_undone_though
 
     async def found_again() -> bool:
         await bench.ingress.call(sweep, key="all")
-        return len((await bench.ingress.call(rollback_status, key=f"{name}:{key}")).steps) == 2
+        return len((await bench.ingress.call(rollback_status, key=f"{name}:{key}")).runs) == 2
 
     await eventually(found_again, what="second run in the rollback")
     await rolled_back(bench, f"{name}:{key}")

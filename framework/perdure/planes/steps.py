@@ -80,7 +80,8 @@ class Step(Generic[I, O]):
         key: The key, when the target belongs to a virtual object or workflow.
         config: How a local run is retried; its name is the step's.
         retry: When the step is tried again after a terminal error; never when left out.
-        timeout: How long one attempt of a call may take.
+        timeout: How long one attempt of a call may take. One that takes longer is cancelled, and nobody waits for its
+            end but the rollback: it may act beside the next attempt or after it, so what is called twice must do once.
 
     Raises:
         ConfigurationError: A time limit for a local run, or a run's setting for a call.
@@ -125,6 +126,7 @@ class StepRunner:
         self.saga = saga
         self.past_pivot = False
         self.running: dict[int, CallFuture[Any]] = {}
+        """The last call of each step that may still run; `StepRecord.timed_out` has those before it."""
         self.cancelled: Cancelled | None = None
         self._config = config
         self._names: set[str] = set()
@@ -220,6 +222,7 @@ class _Attempt:
         self._record = record
         self._failed_attempts = 0
         self._action: RunFuture[Any] | CallFuture[Any] | None = None
+        self._timed_out: CallFuture[Any] | None = None
         self._limit: restate.RestateDurableSleepFuture | None = None
         self._pause: restate.RestateDurableSleepFuture | None = None
         self._activity: Activity = UNWATCHED
@@ -261,7 +264,10 @@ class _Attempt:
         """Go on, if one of the futures that are done is this step's."""
         if self._action is not None and self._action.future in done:
             action, self._action, self._limit = self._action, None, None
-            self._runner.running.pop(self._record.position, None)
+            if self._timed_out is None:
+                self._runner.running.pop(self._record.position, None)
+            else:
+                self._runner.running[self._record.position] = self._timed_out
             try:
                 self.result = await action
             except TerminalError as error:
@@ -271,12 +277,23 @@ class _Attempt:
                 self._runner.saga.complete(self._record)
         elif self._limit is not None and self._limit in done:
             call, self._action, self._limit = self._action, None, None
-            if isinstance(call, CallFuture):  # it stays in `running`, so that the rollback waits for its end
-                self._runner.ctx.cancel_invocation(await self._runner.id_of(call))
-            self._runner.saga.lose_track(self._record)
+            if isinstance(call, CallFuture):
+                await self._leave(call)
             self._failed(StepTimeout(f"no result within {self.step.timeout}"))
         elif self._pause is not None and self._pause in done:
             self.start()
+
+    async def _leave(self, call: CallFuture[Any]) -> None:
+        """Cancel a call that is over its time limit, and leave the wait for its end to the rollback, if there is one.
+
+        The next attempt does not wait for it. It could for ever, on a callee that hangs, and that is what the time
+        limit is to prevent. So several attempts may be under way at once, and the rollback is told of each: an undo
+        beside one of them could be overtaken by it.
+        """
+        invocation_id = await self._runner.id_of(call)
+        self._runner.ctx.cancel_invocation(invocation_id)
+        self._runner.saga.lose_track(self._record, timed_out=invocation_id)
+        self._timed_out = call
 
     def _failed(self, error: TerminalError) -> None:
         self._activity.end(error)

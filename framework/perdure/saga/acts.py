@@ -53,7 +53,7 @@ def apply_act(progress: StepProgress, act: Act, step: str, payload: JsonValue = 
     if progress.state is not StepState.DEAD_LETTER:
         raise Conflict(
             f"step '{step}' is no dead letter (it is {progress.state}), so it can't be {_PAST[act]}; "
-            "see Rollbacks/{saga}/status for what happened to it",
+            "perdure sagas show SAGA tells what happened to it",
             metadata={"state": progress.state.value},
         )
     if act is Act.REDRIVE:

@@ -180,7 +180,7 @@ class Alerts:
         )
         self._relay = restate.Service(RELAY, description="Tells a webhook, as often as it takes.")
         handler(self._object, "exclusive", name="look", ingress_private=False)(self.look)
-        handler(self._object, "shared", name="list", ingress_private=False)(self.all)
+        handler(self._object, "shared", name="list", reads=True, ingress_private=False)(self.all)
         handler(self._relay, name="tell", ingress_private=True)(self.tell)
 
     def definitions(self) -> list[Definition]:

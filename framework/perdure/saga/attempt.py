@@ -12,9 +12,10 @@ from perdure.clients import ServiceClient
 from perdure.durations import scaled
 from perdure.errors import Cancelled, Conflict, PerdureTerminalError, TerminalError
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
+from perdure.relays import is_unknown
 from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackRequest
 from perdure.saga.plan import CompensationHandler, StepProgress, StepRecord
-from perdure.saga.relay import Start, explain_failure, is_unknown, start
+from perdure.saga.relay import Start, explain_failure, start
 from perdure.waiting import until_done
 
 LOOK_AGAIN = timedelta(seconds=30)
@@ -44,8 +45,11 @@ class Attempt:
         """Start a step's compensation, after the step's own action has ended."""
         attempt = cls(ctx, saga, step)
         never_completed: bool | None = progress.completed is False
-        if progress.invocation_id is not None:
-            never_completed = await attempt._was_killed(progress.invocation_id)
+        # Several, where attempts that were over their time limit were left to themselves.
+        under_way = list(dict.fromkeys(each for each in (*step.timed_out, progress.invocation_id) if each is not None))
+        if under_way:
+            killed = await attempt._were_killed(under_way)
+            never_completed = killed and progress.completed is not True  # another attempt may have completed
         child = _compensation_of(step).key
         if never_completed is None and child is not None:  # its record still grows: what came later would be left
             attempt._not_started = (
@@ -56,22 +60,29 @@ class Attempt:
         await attempt._start(progress, never_completed=bool(never_completed))
         return attempt
 
-    async def _was_killed(self, invocation_id: str) -> bool | None:
-        """Wait for the step's action, which was running when its saga failed: an undo beside it could be overtaken.
+    async def _were_killed(self, invocation_ids: list[str]) -> bool | None:
+        """Wait for the step's actions, which were running when its saga failed: an undo beside one could be overtaken.
+
+        Args:
+            invocation_ids: The actions; the time in which they have to end is one for all of them.
 
         Returns:
-            Whether it is known to have ended without a result: cancelled or killed. Any other error may be that the
-            engine does not know it any more. None when it has not ended in time.
+            Whether all are known to have ended without a result: cancelled or killed. Any other error may be that the
+            engine does not know one any more. None when one has not ended in time.
         """
-        action = self._ctx.attach_invocation(invocation_id, serde=BytesSerde())
+        actions = [self._ctx.attach_invocation(each, serde=BytesSerde()) for each in invocation_ids]
         limit = self._ctx.sleep(scaled(self._saga.config.settle_timeout), f"settle {self.step.step}")
-        if not await _first(action, limit, f"the end of step '{self.step.step}'"):
-            return None
-        try:
-            await action
-        except TerminalError as error:
-            return error.status_code == Conflict.default_status
-        return False
+        killed = True
+        for action in actions:
+            if not await _first(action, limit, f"the end of step '{self.step.step}'"):
+                return None
+            try:
+                await action
+            except TerminalError as error:
+                killed = killed and error.status_code == Conflict.default_status
+            else:
+                killed = False
+        return killed
 
     async def _start(self, progress: StepProgress, *, never_completed: bool) -> None:
         compensation = _compensation_of(self.step)

@@ -15,11 +15,12 @@ from perdure.saga.alerts import RELAY as ALERT_RELAY
 from perdure.saga.plan import RUN_PREFIX
 from perdure.saga.sentinel_config import SentinelConfig
 
-__all__ = ["HANDED_OVER", "Find", "Kind", "look"]
+__all__ = ["HANDED_OVER", "Find", "Kind", "look", "sql_interval"]
 
 Kind = Literal["lost", "unopened", "paused", "stalled", "halted"]
-HANDED_OVER: Final[tuple[Kind, ...]] = ("lost", "unopened", "paused")
-"""Kinds that are acted on once. What is set going again may stop again before the next look, and is acted on then."""
+HANDED_OVER: Final[tuple[Kind, ...]] = ("lost", "unopened")
+"""Kinds that are acted on once. What is set going again may stop again before the next look, and is acted on then; what
+was paused and is killed for it is lost by then."""
 
 
 class Find(BaseModel):
@@ -27,7 +28,7 @@ class Find(BaseModel):
 
     Args:
         kind: A lost orchestration, one whose rollback never began, a paused one, a rollback that stands still, or one
-            whose pass is halted (paused).
+            of which something is halted (paused).
         id: The invocation, or the saga of a rollback.
         service: The service.
         key: Its key.
@@ -60,8 +61,17 @@ def _queries(config: SentinelConfig) -> dict[Kind, str]:
       and not exists (select 1 from state s where s.service_name = i.target_service_name
               and s.service_key = i.target_service_key and s.key = 'saga/closed')"""
     columns = "i.id as id, i.target_service_name as service, i.target_service_key as key, i.created_at as began"
-    grace = _sql_interval(config.grace)
+    grace = sql_interval(config.grace)
     queries: dict[Kind, str] = {
+        # First: what is resumed here may be what the others are to be handed over by.
+        "halted": f"""
+      select i.id as id, i.target_service_name as service, coalesce(i.target_service_key, '') as key,
+      i.target_handler_name || ' is paused' as reason from sys_invocation_status i
+      where (i.target_service_name in ('Rollbacks', 'RollbackRelay', 'DeadLetterIndex', '{ALERT_RELAY}')
+      or (i.target_service_ty = 'workflow' and i.target_handler_name = 'roll_back'
+      and i.invoked_by_service_name = 'RollbackRelay'))
+      and i.status = 'paused'
+      and i.modified_at < now() - {grace}""",
         "lost": f"""
       select {columns}, i.completion_failure as reason from sys_invocation_status i
       where i.target_service_ty = 'workflow' and i.target_handler_name = 'run' and i.status = 'completed'
@@ -80,22 +90,17 @@ def _queries(config: SentinelConfig) -> dict[Kind, str]:
       and not exists (select 1 from sys_invocation_status i where i.target_service_name = 'Rollbacks'
               and i.target_service_key = s.service_key and i.target_handler_name in ('run', 'resume')
               and (i.status != 'completed' or i.modified_at >= now() - {grace}))""",
-        "halted": f"""
-      select i.id as id, i.target_service_name as service, coalesce(i.target_service_key, '') as key,
-      i.target_handler_name || ' is paused' as reason from sys_invocation_status i
-      where i.target_service_name in ('Rollbacks', 'RollbackRelay', 'DeadLetterIndex', '{ALERT_RELAY}')
-      and i.status = 'paused'
-      and i.modified_at < now() - {grace}""",
     }
     if config.paused_limit is not None:
         queries["paused"] = f"""
       select {columns}, 'paused' as reason from sys_invocation_status i
       where i.target_service_ty = 'workflow' and i.target_handler_name = 'run' and i.status = 'paused'
-      and i.modified_at < now() - {_sql_interval(config.paused_limit)} and {open_saga}"""
+      and i.modified_at < now() - {sql_interval(config.paused_limit)} and {open_saga}"""
     return queries
 
 
-def _sql_interval(duration: timedelta) -> str:
+def sql_interval(duration: timedelta) -> str:
+    """Return a duration as the engine's SQL takes it."""
     return f"interval '{int(duration.total_seconds() * 1000)} milliseconds'"
 
 

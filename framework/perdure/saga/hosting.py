@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from perdure.binding import Definition
-from perdure.saga import dead_letters
+from perdure.saga import dead_letters, forgetting
 from perdure.saga.relay import relay
 from perdure.saga.rollback import rollbacks
 
 
-def definitions() -> list[Definition]:
-    """Return what to serve: `Rollbacks`, its relay, `DeadLetters` and its index, which belong together."""
+def definitions(*, forget_after: timedelta | None = forgetting.FORGET_AFTER) -> list[Definition]:
+    """Return what to serve: `Rollbacks`, its relay, `DeadLetters` and its index, which belong together.
+
+    Args:
+        forget_after: After how long a rollback that is over is forgotten, the trail of its operators' acts included;
+            None for never. It holds for the process.
+
+    Raises:
+        ConfigurationError: It is not longer than the engine remembers what came of undoing a step: 7 days.
+    """
+    forgetting.forget_after(forget_after)
     return [rollbacks, relay, *dead_letters.definitions()]

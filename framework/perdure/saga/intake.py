@@ -2,7 +2,7 @@
 
 A later request brings nothing new (somebody else waits for the outcome, or asks again since the answer is late), or
 another run of the same saga: the workflow's key was used again after its retention, or two services share a prefix.
-Its steps are undone as well.
+Its steps are undone as well, by themselves: see `perdure.saga.saga_runs`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import restate
 from perdure.observability.logging import get_logger
 from perdure.saga.dead_letters import letter_of, remember
 from perdure.saga.messages import RollbackRequest
-from perdure.saga.plan import StepState, initial_progress, moved
+from perdure.saga.plan import StepState, initial_progress
 from perdure.saga.rollback_state import Head, head_state, open_mark, progress_state, request_state, run_mark
+from perdure.saga.saga_runs import KeptSaga, number_of, runs_of, with_another_run
 
 log = get_logger("perdure.saga")
 
@@ -32,7 +33,7 @@ class Taken:
         has_waiter: Whether somebody waits who did not before.
     """
 
-    saga: RollbackRequest
+    saga: KeptSaga
     head: Head
     has_work: bool = False
     has_waiter: bool = False
@@ -41,7 +42,7 @@ class Taken:
 async def take(
     ctx: restate.ObjectContext,
     request: RollbackRequest,
-    known: RollbackRequest | None,
+    known: KeptSaga | None,
     head: Head | None,
     now: datetime,
 ) -> Taken:
@@ -54,7 +55,9 @@ async def take(
         head: How far that is.
         now: The time.
     """
-    if known is None or head is None:
+    if known is None and await _was_forgotten(ctx, request):
+        taken = await _recall(ctx, request, now)
+    elif known is None or head is None:
         taken = await _open(ctx, request, now)
     elif _is_another_run(known, request):
         taken = await _append(ctx, known, head, request, now)
@@ -65,55 +68,65 @@ async def take(
     return taken
 
 
-def _is_another_run(known: RollbackRequest, request: RollbackRequest) -> bool:
+def _is_another_run(known: KeptSaga, request: RollbackRequest) -> bool:
     # Without an id, only what an orchestration itself hands over is known to be another run: it does so once.
     return not set(request.runs) <= set(known.runs) if request.runs else request.first_hand
+
+
+async def _was_forgotten(ctx: restate.ObjectContext, request: RollbackRequest) -> bool:
+    # A run's mark comes after its steps, and is all that is left when they were undone and then forgotten.
+    return bool(request.runs) and all([await run_mark(ctx, run).get() for run in request.runs])
+
+
+async def _recall(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Taken:
+    """Answer for a run that was undone long ago, with nothing left to undo."""
+    saga = KeptSaga.of(request.model_copy(update={"steps": []}))
+    await request_state(ctx).set(saga)
+    head = Head(started_at=now, updated_at=now, ended=[1]).with_waiter(request.awakeable, 1)
+    await head_state(ctx).set(head)
+    log.info("saga.rollback.recalled", saga=request.saga_id, reason=request.reason)
+    return Taken(saga, head, has_waiter=request.awakeable is not None)
 
 
 async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Taken:
     await open_mark(ctx).set(True)
     await _set_out(ctx, request, now)
-    await request_state(ctx).set(request)
-    head = Head(started_at=now, updated_at=now, waiters=[request.awakeable] if request.awakeable else [])
+    saga = KeptSaga.of(request)
+    await request_state(ctx).set(saga)
+    head = Head(started_at=now, updated_at=now).with_waiter(request.awakeable, 1)
     await head_state(ctx).set(head)  # last: killed before it, the rollback has not begun, and whoever asked asks again
     log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
-    return Taken(request, head, has_work=True)
+    return Taken(saga, head, has_work=True)
 
 
 async def _append(
-    ctx: restate.ObjectContext, known: RollbackRequest, head: Head, again: RollbackRequest, now: datetime
+    ctx: restate.ObjectContext, known: KeptSaga, head: Head, again: RollbackRequest, now: datetime
 ) -> Taken:
     """Add the steps of another run."""
-    offset = max((step.position for step in known.steps), default=0)
-    added = again.model_copy(
-        update={
-            "steps": moved(again.steps, offset),
-            "completed": {position + offset: each for position, each in again.completed.items()},
-            "running": {position + offset: each for position, each in again.running.items()},
-        }
-    )
-    steps, runs = [*known.steps, *added.steps], [*known.runs, *added.runs]
-    both = added.model_copy(update={"steps": steps, "runs": runs, "awakeable": known.awakeable})
+    both, added = with_another_run(known, again)
+    number = len(both.earlier) + 1
+    if await open_mark(ctx).get() is None:  # an earlier version did not keep which runs have ended
+        head = head.model_copy(update={"ended": list(range(1, number))})
     await open_mark(ctx).set(True)
     await _set_out(ctx, added, now)
     await request_state(ctx).set(both)  # last, and steps and run in one entry: a kill can't come between
     log.warning("saga.rollback.again", saga=known.saga_id, steps=len(added.steps), reason=again.reason)
-    waiters = [*head.waiters, again.awakeable] if again.awakeable else head.waiters
-    return Taken(both, head.model_copy(update={"waiters": waiters}), has_work=True)
+    return Taken(both, head.with_waiter(again.awakeable, number), has_work=True)
 
 
-async def _join(ctx: restate.ObjectContext, known: RollbackRequest, head: Head, again: RollbackRequest) -> Taken:
+async def _join(ctx: restate.ObjectContext, known: KeptSaga, head: Head, again: RollbackRequest) -> Taken:
     """Let somebody else wait for the outcome."""
-    if again.awakeable is None or again.awakeable in head.waiters:
+    number = number_of(known, again.runs)
+    if again.awakeable is None or head.has_waiter(again.awakeable, number):
         return Taken(known, head)
-    if again.service != known.service:
+    if again.service != (known if number is None else runs_of(known)[number - 1]).service:
         ctx.reject_awakeable(
             again.awakeable,
             f"the saga id '{known.saga_id}' belongs to {known.service}; {again.service} needs another saga_prefix",
             409,
         )
         return Taken(known, head)
-    joined = head.model_copy(update={"waiters": [*head.waiters, again.awakeable]})
+    joined = head.with_waiter(again.awakeable, number)
     await head_state(ctx).set(joined)
     return Taken(known, joined, has_waiter=True)
 

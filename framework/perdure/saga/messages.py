@@ -118,6 +118,7 @@ class TrailEntry(BaseModel):
         actor: Who.
         act: What.
         step: On which step.
+        position: The step's position; 0 in a trail of an earlier version.
         reason: Why.
         before: The step's state before.
         after: The step's state after.
@@ -132,6 +133,7 @@ class TrailEntry(BaseModel):
     actor: str
     act: Act
     step: str
+    position: int = 0
     reason: str = ""
     before: StepState
     after: StepState
@@ -154,19 +156,38 @@ class StepStatus(BaseModel):
     invocation_id: str | None
 
 
-class RollbackStatus(BaseModel):
-    """A rollback, as it is shown."""
+class RunStatus(BaseModel):
+    """The rollback of one run of a saga, as it is shown."""
 
-    saga_id: str
     service: str
     status: Outcome
     strategy: str
     reason: str
-    started_at: datetime
-    updated_at: datetime
     steps: list[StepStatus]
     runs: list[str] = []
+
+
+class RollbackStatus(RunStatus):
+    """A rollback, as it is shown: the last run's, but for the ids, the trail and the times, which are of all runs.
+
+    Args:
+        earlier: The runs before it, each by itself, the first one first: a key can be used again after its retention.
+    """
+
+    saga_id: str
+    started_at: datetime
+    updated_at: datetime
+    earlier: list[RunStatus] = []
     trail: list[TrailEntry] = []
+
+    @property
+    def all_steps(self) -> list[StepStatus]:
+        """The steps of all runs, in order."""
+        return [step for run in (*self.earlier, self) for step in run.steps]
+
+    def trail_of(self, step: str, position: int) -> list[TrailEntry]:
+        """Return what was done about a step, and not about one of another run with its name."""
+        return [each for each in self.trail if each.step == step and each.position in (0, position)]
 
 
 Person = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -120,6 +120,8 @@ class StepRecord(BaseModel):
         pivot: Marks the point after which nothing is undone any more; it is no step itself.
         after_others: Undone only if no other step was left undone, such as the news that nothing is held any more.
         parent: With the first step of a child, the id of the saga that started it; empty when no saga did.
+        timed_out: Invocations of attempts that were over their time limit and may act yet, when the orchestration
+            itself hands the step over; their end is awaited first. Its state has none of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # a record of a later version still rolls back
@@ -133,6 +135,8 @@ class StepRecord(BaseModel):
     pivot: bool = False
     after_others: bool = False
     parent: str = ""
+    # Left out where there are none: a replay under this version must write the record as an earlier one wrote it.
+    timed_out: list[str] = Field(default=[], exclude_if=lambda ids: not ids)
 
 
 class StepState(StrEnum):
@@ -160,6 +164,7 @@ class StepProgress(BaseModel):
         payload: What the compensation is given instead of what was recorded, when an operator edited it.
         doubts: How often in a row nobody could say whether the compensation was started.
         doubted: The attempt in doubt, see `attempt`; it is asked for until its end is known.
+        due: When the next attempt is due; None when nothing was tried yet, or nothing is to be tried again.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -173,6 +178,7 @@ class StepProgress(BaseModel):
     payload: JsonValue = None
     doubts: int = 0
     doubted: str | None = None
+    due: datetime | None = None
 
     @property
     def attempt(self) -> str:
@@ -292,15 +298,16 @@ def next_steps(steps: list[StepRecord], progress: dict[int, StepProgress], confi
     """Return the positions of the steps to undo now, together; empty when there is nothing left to try.
 
     Args:
-        steps: All recorded steps.
-        progress: The rollback of each step, by position.
+        steps: All recorded steps of one run; what became of another run's changes nothing.
+        progress: The rollback of each step, by position; it may have those of other runs, too.
         config: The saga's settings.
     """
-    states = {item.state for item in progress.values()}
+    own = [progress[step.position] for step in steps]
+    states = {item.state for item in own}
     if config.strategy is CompensationStrategy.STOP and StepState.DEAD_LETTER in states:
         return []
     succeeded = config.strategy is CompensationStrategy.UNTIL_SUCCESS and StepState.UNDONE in states
-    blocked = any(item.is_left_undone() for item in progress.values())
+    blocked = any(item.is_left_undone() for item in own)
     pending = [
         step
         for step in steps
@@ -314,6 +321,18 @@ def next_steps(steps: list[StepRecord], progress: dict[int, StepProgress], confi
     if last.group is None or config.strategy is CompensationStrategy.UNTIL_SUCCESS:
         return [last.position]
     return sorted((step.position for step in pending if step.group == last.group), reverse=True)
+
+
+def wait_for(positions: list[int], progress: dict[int, StepProgress], now: datetime) -> timedelta:
+    """Return how long it is until steps are due that are tried together.
+
+    Args:
+        positions: The steps, see `next_steps`.
+        progress: The rollback of each step, by position.
+        now: The time.
+    """
+    dues = [due for position in positions if (due := progress[position].due) is not None]
+    return max(timedelta(0), max(dues, default=now) - now)
 
 
 def after_success(progress: StepProgress) -> StepProgress:
@@ -357,16 +376,16 @@ def after_doubt(progress: StepProgress, error: str, config: SagaConfig) -> StepP
 
 
 def outcome(steps: list[StepRecord], progress: dict[int, StepProgress], config: SagaConfig) -> Outcome:
-    """Return how a rollback stands.
+    """Return how the rollback of a run stands.
 
     Args:
-        steps: All recorded steps.
-        progress: The rollback of each step, by position.
+        steps: All recorded steps of the run.
+        progress: The rollback of each step, by position; it may have those of other runs, too.
         config: The saga's settings.
     """
     if next_steps(steps, progress, config):
         return Outcome.RUNNING
-    if any(item.state is StepState.DEAD_LETTER for item in progress.values()):
+    if any(progress[step.position].state is StepState.DEAD_LETTER for step in steps):
         return Outcome.NEEDS_ATTENTION
     # Past its pivot nothing was undone: somebody has finished the saga by hand.
     return Outcome.FINISHED_FORWARD if any(step.pivot for step in steps) else Outcome.ROLLED_BACK

@@ -42,6 +42,7 @@ class Saga:
         self._by_id: dict[str, StepRecord] = {}
         self.steps: list[StepRecord] = []
         self.completed: dict[int, bool] = {}
+        self._lost: set[int] = set()
 
     def add(
         self,
@@ -114,11 +115,25 @@ class Saga:
 
     def start(self, record: StepRecord) -> None:
         """Remember that a step's action starts. Costs no journal entry: a replay comes to the same point."""
-        self.completed[record.position] = False
+        if record.position not in self._lost:
+            self.completed[record.position] = False
 
-    def lose_track(self, record: StepRecord) -> None:
-        """Remember that a step's action may complete yet, or not: no strategy may take it for not completed."""
+    def lose_track(self, record: StepRecord, timed_out: str | None = None) -> None:
+        """Remember that a step's action may complete yet, or not: no strategy may take it for not completed.
+
+        That is for good: how another attempt ends says nothing of this one. Only one that completed does.
+
+        Args:
+            record: The step.
+            timed_out: The invocation of the attempt, when it is left to itself; the rollback awaits its end.
+        """
+        self._lost.add(record.position)
         self.completed.pop(record.position, None)
+        # What is not undone need not be awaited; past the pivot there may be attempts without end.
+        if timed_out is not None and record.compensation is not None:
+            # Only here, not in the state: the journal of a saga that is under way has no place for one more entry.
+            known = self.steps[record.position - 1]
+            self.steps[record.position - 1] = known.model_copy(update={"timed_out": [*known.timed_out, timed_out]})
 
     def complete(self, record: StepRecord) -> None:
         """Remember that a step's action completed. Costs no journal entry, either."""

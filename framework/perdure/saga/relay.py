@@ -12,7 +12,7 @@ import restate
 from pydantic import BaseModel, JsonValue
 
 from perdure.binding import handler
-from perdure.relays import GIVE_UP_SOON
+from perdure.relays import GIVE_UP_SOON, is_unknown
 from perdure.saga.plan import CompensationHandler
 from perdure.serdes import TypedSerde, serde_for
 
@@ -54,15 +54,6 @@ async def start(ctx: restate.Context, request: Start) -> str:
         headers=request.headers,
     )
     return await sent.invocation_id()
-
-
-def is_unknown(message: str) -> bool:
-    """Tell if the engine does not know the handler, so that nothing was sent.
-
-    Args:
-        message: What the engine said.
-    """
-    return "was not found" in message
 
 
 def explain_failure(compensation: CompensationHandler, message: str) -> str:

@@ -28,6 +28,7 @@ from perdure.observability.tracing import annotate, link_to
 from perdure.saga.acts import Act, apply_act
 from perdure.saga.attempt import Attempt
 from perdure.saga.dead_letters import ensure, forget, letter_of, remember
+from perdure.saga.forgetting import Forget, forget_unchanged, plan_to_forget
 from perdure.saga.intake import take
 from perdure.saga.messages import (
     ActReceipt,
@@ -35,6 +36,7 @@ from perdure.saga.messages import (
     RollbackReport,
     RollbackRequest,
     RollbackStatus,
+    RunStatus,
     StepAct,
     StepStatus,
     TrailEntry,
@@ -50,6 +52,7 @@ from perdure.saga.plan import (
     after_success,
     next_steps,
     outcome,
+    wait_for,
 )
 from perdure.saga.proofs import check_act
 from perdure.saga.rollback_state import (
@@ -61,6 +64,7 @@ from perdure.saga.rollback_state import (
     request_state,
     trail_state,
 )
+from perdure.saga.saga_runs import KeptSaga, is_over, number_at, report_of, runs_of
 from perdure.serdes import serde_for
 from perdure.waiting import is_own_cancel
 
@@ -116,7 +120,7 @@ async def resume(ctx: restate.ObjectContext) -> None:
 
 
 async def _run_pass(
-    ctx: restate.ObjectContext, this: Pass, known: RollbackRequest | None, head: Head | None, now: datetime
+    ctx: restate.ObjectContext, this: Pass, known: KeptSaga | None, head: Head | None, now: datetime
 ) -> None:
     if this.request is not None:
         is_new = known is None
@@ -126,9 +130,8 @@ async def _run_pass(
             await _come_back(ctx, head, now, timedelta(0))
             return
         if not taken.has_work:
-            progress = await all_progress(ctx, known) if taken.has_waiter else {}
-            if taken.has_waiter and outcome(known.steps, progress, known.config) is not Outcome.RUNNING:
-                await _finish(ctx, known, head, progress)
+            if taken.has_waiter:
+                await _answer(ctx, known, head, await all_progress(ctx, known))
             return
     elif known is None or head is None or this.generation != head.generation:
         return
@@ -136,20 +139,61 @@ async def _run_pass(
 
 
 async def _work(
+    ctx: restate.ObjectContext, saga: KeptSaga, head: Head, progress: dict[int, StepProgress], now: datetime
+) -> None:
+    """Undo what can be undone now, of the last run first; come back later for the rest, or finish."""
+    runs = runs_of(saga)
+    is_alone = sum(not is_over(each, progress) for each in runs) == 1
+    waits: list[timedelta] = []
+    for number, each in reversed(list(enumerate(runs, start=1))):
+        wait = await _undo(ctx, each, progress, now, is_alone=is_alone)
+        if wait is not None:
+            waits.append(wait)
+        elif number not in head.ended:
+            head = await _end(ctx, saga, number, head, progress)
+    if waits:
+        await _come_back(ctx, head, now, min(waits))
+        return
+    await _answer(ctx, saga, head, progress)
+    await open_mark(ctx).clear()
+    await plan_to_forget(ctx, head, report_of(runs, progress).outcome)
+
+
+@handler(rollbacks, "exclusive", name="forget", ingress_private=True)
+async def forget_rollback(ctx: restate.ObjectContext, this: Forget) -> bool:
+    """Forget a rollback that is over and has not changed since; tell if it did."""
+    return await forget_unchanged(ctx, this)
+
+
+async def _undo(
     ctx: restate.ObjectContext,
     saga: RollbackRequest,
-    head: Head,
     progress: dict[int, StepProgress],
     now: datetime,
-) -> None:
-    """Undo what can be undone now; come back later for the rest, or finish."""
+    *,
+    is_alone: bool,
+) -> timedelta | None:
+    """Undo what can be undone of one run now.
+
+    Args:
+        ctx: A context of the saga's rollback.
+        saga: The run.
+        progress: The rollback of each step, by position; changed.
+        now: The time.
+        is_alone: Whether no other run is at work, so that this pass can't have come for the sake of another.
+
+    Returns:
+        When to come back for the rest; None when there is nothing left to try.
+    """
     by_position = {step.position: step for step in saga.steps}
     rounds = 0
     while positions := next_steps(saga.steps, progress, saga.config):
+        early = timedelta(0) if is_alone else wait_for(positions, progress, now)
+        if early > timedelta(0):
+            return early
         rounds += 1
         if rounds > ROUNDS_OF_A_PASS:
-            await _come_back(ctx, head, now, timedelta(0))
-            return
+            return timedelta(0)
         attempts = [await Attempt.start(ctx, saga, by_position[each], progress[each]) for each in positions]
         delay: timedelta | None = None
         for attempt in attempts:
@@ -158,23 +202,19 @@ async def _work(
             if after is None:
                 delay = delay or timedelta(0)
                 continue
-            progress[position] = after
+            pause: timedelta | None = None
+            if after.state is StepState.PENDING:
+                pause = scaled(saga.config.delay_after(after.doubts or after.attempts))
+                delay = max(delay or timedelta(0), pause)
+            progress[position] = after = after.with_(due=None if pause is None else now + pause)
             await progress_state(ctx, position).set(after)
             if after.doubts:
                 log.warning("saga.compensation.in_doubt", saga=saga.saga_id, step=attempt.step.step, why=attempt.doubt)
             else:
                 await _report(ctx, saga, attempt.step, after, now)
-            if after.state is StepState.PENDING:
-                delay = max(delay or timedelta(0), scaled(saga.config.delay_after(after.doubts or after.attempts)))
         if delay is not None:
-            await _come_back(ctx, head, now, delay)
-            return
-    if outcome(saga.steps, progress, saga.config) is Outcome.ROLLED_BACK:
-        for step in saga.steps:
-            if step.after_others and progress[step.position].state is StepState.PENDING:
-                progress[step.position] = progress[step.position].with_(state=StepState.SKIPPED)
-                await progress_state(ctx, step.position).set(progress[step.position])
-    await _finish(ctx, saga, head, progress)
+            return delay
+    return None
 
 
 async def _after(attempt: Attempt, before: StepProgress, config: SagaConfig) -> StepProgress | None:
@@ -218,29 +258,48 @@ async def _send_pass(ctx: restate.ObjectContext, later: Pass, delay: timedelta |
     await ObjectClient(ctx, run, ctx.key()).send(later, delay=delay or None)
 
 
-async def _finish(
-    ctx: restate.ObjectContext, saga: RollbackRequest, head: Head, progress: dict[int, StepProgress]
-) -> None:
+async def _end(
+    ctx: restate.ObjectContext, saga: KeptSaga, number: int, head: Head, progress: dict[int, StepProgress]
+) -> Head:
+    """Tell of the end of a run, which an operator may take up again."""
     now = await _now(ctx)
-    names = {step.position: step.step for step in saga.steps}
-    in_order = sorted(progress, reverse=True)
-    report = RollbackReport(
-        outcome=outcome(saga.steps, progress, saga.config),
-        undone=[names[position] for position in in_order if progress[position].state is StepState.UNDONE],
-        dead_letters=[names[position] for position in in_order if progress[position].state is StepState.DEAD_LETTER],
-    )
-    for waiter in head.waiters:
-        ctx.resolve_awakeable(waiter, report, serde=serde_for(RollbackReport))
-    for step in saga.steps:
+    ended = runs_of(saga)[number - 1]
+    report = report_of([ended], progress)
+    if report.outcome is Outcome.ROLLED_BACK:
+        for step in ended.steps:
+            if step.after_others and progress[step.position].state is StepState.PENDING:
+                progress[step.position] = progress[step.position].with_(state=StepState.SKIPPED)
+                await progress_state(ctx, step.position).set(progress[step.position])
+    left = _resolve(ctx, saga, head, progress)
+    for step in ended.steps:
         if progress[step.position].state is StepState.DEAD_LETTER:
-            await ensure(ctx, letter_of(saga, step, progress[step.position], now))
-    await open_mark(ctx).clear()
-    done = head.model_copy(update={"waiters": [], "updated_at": now})
-    await head_state(ctx).set(done)
+            await ensure(ctx, letter_of(ended, step, progress[step.position], now))
+    later = left.model_copy(update={"ended": [*left.ended, number], "updated_at": now})
+    await head_state(ctx).set(later)
     if not is_replaying(ctx):
-        ROLLBACKS.count(service=saga.service, outcome=report.outcome.value)
+        ROLLBACKS.count(service=ended.service, outcome=report.outcome.value)
     event = "saga.compensation.completed" if report.outcome is Outcome.ROLLED_BACK else "saga.needs_attention"
     log.info(event, saga=saga.saga_id, undone=report.undone, dead_letters=report.dead_letters)
+    return later
+
+
+async def _answer(ctx: restate.ObjectContext, saga: KeptSaga, head: Head, progress: dict[int, StepProgress]) -> None:
+    left = _resolve(ctx, saga, head, progress)
+    if left != head:
+        await head_state(ctx).set(left)
+
+
+def _resolve(ctx: restate.ObjectContext, saga: KeptSaga, head: Head, progress: dict[int, StepProgress]) -> Head:
+    """Answer those who wait for a run that is over, or for all runs; return the head without them."""
+    runs, left = runs_of(saga), []
+    for waiter in head.waiters:
+        number = head.waits_for.get(waiter)
+        report = report_of(runs if number is None else [runs[number - 1]], progress)
+        if report.outcome is Outcome.RUNNING:
+            left.append(waiter)
+        else:
+            ctx.resolve_awakeable(waiter, report, serde=serde_for(RollbackReport))
+    return head.with_waiters(left)
 
 
 async def _now(ctx: restate.ObjectContext) -> datetime:
@@ -266,7 +325,9 @@ async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
     if before.state is not StepState.DEAD_LETTER:  # what was to remove it may have been killed
         await forget(ctx, letter_id)
     after = apply_act(before, request.act, step.step, request.payload)
-    later = head.model_copy(update={"acts": head.acts + 1, "updated_at": now})
+    number = number_at(saga, step.position)
+    ended = [each for each in head.ended if each != number or after == before]
+    later = head.model_copy(update={"acts": head.acts + 1, "updated_at": now, "ended": ended})
     await checked.keep(ctx)
     await trail_state(ctx, later.acts).set(
         TrailEntry(
@@ -275,6 +336,7 @@ async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
             actor=checked.actor,
             act=request.act,
             step=step.step,
+            position=step.position,
             reason=request.reason,
             before=before.state,
             after=after.state,
@@ -284,7 +346,7 @@ async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
     )
     log.info("saga.act", saga=saga.saga_id, step=step.step, act=request.act, actor=checked.actor, state=after.state)
     if not is_replaying(ctx):
-        ACTS.count(service=saga.service, act=request.act.value)
+        ACTS.count(service=runs_of(saga)[number - 1].service, act=request.act.value)
     await head_state(ctx).set(later)
     if after != before:
         await open_mark(ctx).set(True)  # first: killed after it, the rollback is set going again
@@ -294,21 +356,30 @@ async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
     return ActReceipt(id=letter_id, act=request.act, state=after.state, number=later.acts)
 
 
-@handler(rollbacks, "shared", ingress_private=False)
+@handler(rollbacks, "shared", reads=True, ingress_private=False)
 async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
     """Show a saga's rollback, step by step."""
     request, head = await request_state(ctx).get(), await head_state(ctx).get()
     if request is None or head is None:
         raise NotFound(f"no rollback of a saga '{ctx.key()[:200]}'", metadata={"saga": ctx.key()[:200]})
     progress = await all_progress(ctx, request)
+    *earlier, last = [_shown(each, progress) for each in runs_of(request)]
     return RollbackStatus(
+        **{**dict(last), "runs": request.runs},
         saga_id=request.saga_id,
-        service=request.service,
-        status=outcome(request.steps, progress, request.config),
-        strategy=request.config.strategy.value,
-        reason=request.reason,
         started_at=head.started_at,
         updated_at=head.updated_at,
+        earlier=earlier,
+        trail=[entry for number in range(1, head.acts + 1) if (entry := await trail_state(ctx, number).get())],
+    )
+
+
+def _shown(saga: RollbackRequest, progress: dict[int, StepProgress]) -> RunStatus:
+    return RunStatus(
+        service=saga.service,
+        status=outcome(saga.steps, progress, saga.config),
+        strategy=saga.config.strategy.value,
+        reason=saga.reason,
         steps=[
             StepStatus(
                 position=step.position,
@@ -322,8 +393,7 @@ async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
                 invocation_id=progress[step.position].invocation_id,
                 error=progress[step.position].error,
             )
-            for step in request.steps
+            for step in saga.steps
         ],
-        runs=request.runs,
-        trail=[entry for number in range(1, head.acts + 1) if (entry := await trail_state(ctx, number).get())],
+        runs=saga.runs,
     )

@@ -5,10 +5,15 @@ The engine knows them, so the sentinel asks it, in SQL, at an interval:
 
 - an orchestration that ended without closing its saga (killed, by a person or by its retry policy);
 - one that asked for its rollback, which then never began, since what was to begin it was killed;
-- one that is paused for longer than a limit; it is killed first, so that it can't go on beside its rollback;
+- one that is paused for longer than a limit; it is killed, so that it can't go on beside its rollback, and then lost;
 - a rollback that is open, but for which nothing is running or scheduled (killed, too);
-- an invocation of `Rollbacks`, its relay, the index of dead letters or the relay of alerts that is paused; it is
-  resumed.
+- an invocation of `Rollbacks`, its relay, the index of dead letters, the relay of alerts or a saga's ``roll_back`` that
+  is paused; it is resumed.
+
+No saga is handed over while something that its orchestration called still runs, since an undo could be overtaken by
+it: that is cancelled, and its end is waited for, one look after the other. A kill by the engine's retry policy leaves
+calls running; a kill by a person ends them, too, but a thread of theirs may still commit, so what has just ended is
+left alone for a while.
 
 Looking is a plain query by a process; only when it finds something does it call `sweep`, a durable handler that asks
 again by itself. So anybody may call `sweep`: it does nothing but what has to be done.
@@ -21,13 +26,13 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Set
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import restate
 from pydantic import BaseModel
 
 from perdure._sdk import is_replaying
-from perdure.admin import AdminClient, sql_text
+from perdure.admin import AdminClient, InvocationAct, sql_text
 from perdure.binding import Definition, handler
 from perdure.clients import ObjectClient
 from perdure.determinism import Time
@@ -45,9 +50,8 @@ from perdure.saga.alerts import KEY as ALERTS_KEY
 from perdure.saga.census import count_sagas, saga_census
 from perdure.saga.finds import HANDED_OVER, Find, look
 from perdure.saga.messages import roll_back_handler
-from perdure.saga.plan import CompensationHandler
 from perdure.saga.rollback import resume
-from perdure.saga.salvage import SilentService, failed_children, salvage
+from perdure.saga.salvage import LeftBehind, SilentService, left_behind, salvage
 from perdure.saga.sentinel_config import SentinelConfig
 from perdure.saga.trouble import FEW, Alert, News, Trouble
 from perdure.state import State
@@ -60,6 +64,9 @@ log = get_logger("perdure.saga.sentinel")
 _KEY = "all"
 _SEEN = "seen/"
 _TRIED = "tried/"
+_KILLED = "killed/"
+_CANCELLED = "cancelled/"
+_KILL_TAKES = timedelta(minutes=1)
 _MOST_AT_ONCE = 500
 
 
@@ -103,6 +110,7 @@ class Sentinel:
         self._known: set[str] = set()
         self._told: frozenset[str] = frozenset()
         self._beat_at = 0.0
+        self._telling: asyncio.Task[None] | None = None
 
     def definitions(self) -> list[Definition]:
         """Return what to serve."""
@@ -124,13 +132,24 @@ class Sentinel:
             count_sagas,
             self._look_and_act,
         )
-        async with watch.watching():
-            yield
+        try:
+            async with watch.watching():
+                yield
+        finally:
+            if (telling := self._telling) is not None:
+                self._telling = None
+                telling.cancel()
+                await asyncio.gather(telling, return_exceptions=True)
 
     async def _look_and_act(self, admin: AdminClient, ingress: IngressClient) -> None:
-        # Beside each other: either may wait for services that don't answer, or fail until other code is deployed.
-        both = (self._tell(admin, ingress), self._hand_over(admin, ingress))
-        failures = [each for each in await asyncio.gather(*both, return_exceptions=True) if each is not None]
+        # Beside each other: either may wait for services that don't answer, or fail until other code is deployed. The
+        # telling may do so over several looks, and the sagas are handed over all the same.
+        telling = self._telling = self._telling or asyncio.create_task(self._tell(admin, ingress))
+        tried = list(await asyncio.gather(self._hand_over(admin, ingress), return_exceptions=True))
+        if (await asyncio.wait([telling], timeout=self._config.interval.total_seconds()))[0]:
+            self._telling = None
+            tried += await asyncio.gather(telling, return_exceptions=True)
+        failures = [each for each in tried if each is not None]
         if failures:
             raise failures[0] from (failures[1] if len(failures) > 1 else None)
 
@@ -158,8 +177,7 @@ class Sentinel:
         now = await Time(ctx).now()
         names = await ctx.state_keys()
         marks = {find.mark for find in found}
-        for name in sorted(name for name in names if name.partition("/")[2] not in marks):
-            await State(ctx, name, bool).clear()
+        await self._forget(ctx, sorted(name for name in names if name.partition("/")[2] not in marks), now)
         report = SweepReport()
         silent: set[str] = set()
         told: defaultdict[str, list[Alert]] = defaultdict(list)
@@ -169,17 +187,18 @@ class Sentinel:
                 report.left += 1
                 continue
             try:
-                if find.service in silent:
+                if find.service in silent and find.kind in HANDED_OVER:
                     raise SilentService(f"{find.service} does not answer")
                 acts += 1
-                await self._act(ctx, find)
+                reason = await self._act(ctx, find, now)
             except TerminalError as error:
                 if is_own_cancel(error):
                     raise
                 if isinstance(error, SilentService):
                     silent.add(find.service)
-                log.warning("sentinel.failed", kind=find.kind, service=find.service, key=find.key, error=error.message)
-                report.failed[find.mark] = error.message
+                why = error.message.partition("\nTraceback")[0]
+                log.warning("sentinel.failed", kind=find.kind, service=find.service, key=find.key, error=why)
+                report.failed[find.mark] = why
                 continue
             report.acted_on.append(find)
             if find.kind in HANDED_OVER:
@@ -187,29 +206,47 @@ class Sentinel:
             if not is_replaying(ctx):
                 SENTINEL_FINDS.count(service=find.service, kind=find.kind)
             log.warning("sentinel.acted", kind=find.kind, service=find.service, key=find.key, reason=find.reason)
-            told[find.service].append(_handed_over(find, now))
+            if find.kind == "paused":
+                continue  # it is told of when it is handed over
+            told[find.service].append(_handed_over(find, reason, now))
             if len(told[find.service]) <= FEW:
                 await send_news(ctx, News(event="sentinel.acted", alert=told[find.service][-1]))
         await _tell_rest(ctx, told.values(), now)
         return report
 
-    async def _act(self, ctx: restate.ObjectContext, find: Find) -> None:
+    async def _act(self, ctx: restate.ObjectContext, find: Find, now: datetime) -> str:
+        """Do what has to be done about a find; return why, for people."""
+        reason = f"{find.kind}: {find.reason}"
         if find.kind == "stalled":
             await ObjectClient(ctx, resume, find.key).send()
-            return
-        if find.kind == "halted":
+        elif find.kind == "halted":
             await run_with_retry(ctx, f"resume {find.id}", self._resume_paused, find.id)
-            return
-        if find.kind == "paused" and not await run_with_retry(ctx, f"kill {find.id}", self._kill_paused, find.id):
-            # It was resumed or ended since, perhaps well; if it is lost, it is found as that.
-            raise Conflict("not paused any more")
+        elif find.kind == "paused":
+            if not await run_with_retry(ctx, f"kill {find.id}", self._kill_paused, find.id):
+                # It was resumed or ended since, perhaps well; if it is lost, it is found as that.
+                raise Conflict("not paused any more")
+            await State(ctx, _KILLED + find.mark, datetime).set(now)
+        else:
+            if await State(ctx, _KILLED + find.mark, datetime).get() is not None:
+                reason = f"paused: for longer than {self._config.paused_limit}, so it was killed"
+            await self._hand_over_lost(ctx, find, f"the orchestration was lost: {reason}")
+        return reason
+
+    async def _hand_over_lost(self, ctx: restate.ObjectContext, find: Find, reason: str) -> None:
+        left = await run_with_retry(ctx, f"calls of {find.id}", self._left_behind, find.id)
+        # Cancelled once: what is cancelled again may give up what it does to end well.
+        cancelled = State(ctx, _CANCELLED + find.mark, list[str])
+        before = await cancelled.get() or []
+        if running := [id_ for id_ in left.running if id_ not in before]:
+            await run_with_retry(ctx, f"cancel calls of {find.id}", self._cancel, running)
+            await cancelled.set(before + running)
+        if (why := left.explain()) is not None:
+            raise Conflict(why)
         tried = State(ctx, _TRIED + find.mark, int)
         number = await tried.get() or 0
-        children = await run_with_retry(ctx, f"children of {find.id}", self._failed_children, find.id)
-        reason = f"the orchestration was lost: {find.kind}: {find.reason}"
         undo, key = roll_back_handler(find.service, find.key), f"sentinel/{find.mark}/{number}"
         try:
-            await salvage(ctx, undo, reason=reason, children=children, idempotency_key=key)
+            await salvage(ctx, undo, reason=reason, children=left.failed_children, idempotency_key=key)
         except SilentService:
             raise
         except TerminalError as error:
@@ -217,9 +254,21 @@ class Sentinel:
                 await tried.set(number + 1)
             raise
 
-    async def _failed_children(self, invocation_id: str) -> list[CompensationHandler]:
+    async def _forget(self, ctx: restate.ObjectContext, names: list[str], now: datetime) -> None:
+        """Forget finds that are none any more, but not what was killed: it is none until its grace is over."""
+        for name in names:
+            killed_at = await State(ctx, name, datetime).get() if name.startswith(_KILLED) else None
+            if killed_at is None or now - killed_at > self._config.grace + _KILL_TAKES:
+                await State(ctx, name, bool).clear()
+
+    async def _left_behind(self, invocation_id: str) -> LeftBehind:
         async with AdminClient(self._config.admin_url) as admin:
-            return await failed_children(admin, invocation_id)
+            return await left_behind(admin, invocation_id, self._config.grace)
+
+    async def _cancel(self, invocation_ids: list[str]) -> None:
+        async with AdminClient(self._config.admin_url) as admin:
+            for each in invocation_ids:
+                await _act_on(admin, each, "cancel")
 
     async def _look(self) -> list[Find]:
         async with AdminClient(self._config.admin_url) as admin:
@@ -227,24 +276,23 @@ class Sentinel:
 
     async def _resume_paused(self, invocation_id: str) -> None:
         async with AdminClient(self._config.admin_url) as admin:
-            try:
-                await admin.act(invocation_id, "resume")
-            except EngineError as error:
-                if error.status_code not in (404, 409):  # somebody else resumed or ended it
-                    raise
+            await _act_on(admin, invocation_id, "resume")
 
     async def _kill_paused(self, invocation_id: str) -> bool:
         is_paused = "select id from sys_invocation_status where status = 'paused' and id = " + sql_text(invocation_id)
         async with AdminClient(self._config.admin_url) as admin:
-            if not await admin.query(is_paused):
-                return False
-            try:
-                await admin.act(invocation_id, "kill")
-            except EngineError as error:
-                if error.status_code not in (404, 409):
-                    raise
-                return False
-            return True
+            return bool(await admin.query(is_paused)) and await _act_on(admin, invocation_id, "kill")
+
+
+async def _act_on(admin: AdminClient, invocation_id: str, act: InvocationAct) -> bool:
+    """Do something with an invocation, unless somebody else was faster; tell if it was done."""
+    try:
+        await admin.act(invocation_id, act)
+    except EngineError as error:
+        if error.status_code not in (404, 409):
+            raise
+        return False
+    return True
 
 
 def _fresh(found: Iterable[Find], names: Set[str]) -> list[Find]:
@@ -261,7 +309,7 @@ def _fresh(found: Iterable[Find], names: Set[str]) -> list[Find]:
     return sorted(fresh.values(), key=lambda find: _TRIED + find.mark in names)
 
 
-def _handed_over(find: Find, now: datetime) -> Alert:
+def _handed_over(find: Find, reason: str, now: datetime) -> Alert:
     trouble = Trouble.HANDED_OVER
     return Alert(
         id=f"{trouble}/{find.id}",
@@ -269,7 +317,7 @@ def _handed_over(find: Find, now: datetime) -> Alert:
         invocation=find.id,
         service=find.service,
         key=find.key,
-        reason=f"{find.kind}: {find.reason}",
+        reason=reason,
         since=now,
     )
 

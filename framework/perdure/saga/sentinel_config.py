@@ -22,8 +22,9 @@ class SentinelConfig:
         admin_url: The engine's admin API.
         ingress_url: The engine's ingress.
         interval: How often it looks.
-        grace: How long an ended orchestration is left alone: a thread of its last step may still commit.
-        paused_limit: How long an orchestration may be paused before it is killed and rolled back; None for ever.
+        grace: How long an ended orchestration is left alone, and a call of it that failed: a thread may still commit.
+        paused_limit: How long an orchestration may be paused before it is killed, and rolled back after the grace; None
+            for ever.
         webhook_url: Told of trouble and of each find with a POST of JSON, see `perdure.saga.alerts`; nobody when None.
         webhook_key: Signs what the webhook is told; unsigned when None.
         alert_retries: After how many failed attempts an invocation is trouble.

@@ -30,7 +30,8 @@ ORCHESTRATIONS: Final = "i.target_service_ty = 'workflow' and i.target_handler_n
 # they read the state of all sagas, so it is asked only where phases are wanted. A saga's id is its workflow's key with
 # or without a prefix. An ended run is lost until its steps are in `Rollbacks`, where earlier runs of its key may be
 # already; what came from outside has its run's id in a promise, which may be encrypted, so there any rollback of the
-# key will do.
+# key will do. A key that was used before stands where the rollbacks and the dead letters of all its runs are: no name
+# of an entry tells these apart. Of a rollback that was forgotten the ids of its runs are left.
 SAGAS: Final = rf"""
 with sagas as (
   select i.id as id, i.target_service_name as service, i.target_service_key as key, i.completion_failure as failure,
@@ -69,9 +70,11 @@ with sagas as (
     on r.service_key = i.target_service_key
   left join (select service_key from state where service_name = 'Rollbacks' and key = 'open') q
     on q.service_key = i.target_service_name || ':' || i.target_service_key
-  left join (select service_key from state where service_name = 'Rollbacks' and key = 'head') h
+  left join (select distinct service_key from state where service_name = 'Rollbacks'
+      and (key = 'head' or key like '{RUN_PREFIX}%')) h
     on h.service_key = i.target_service_key
-  left join (select service_key from state where service_name = 'Rollbacks' and key = 'head') g
+  left join (select distinct service_key from state where service_name = 'Rollbacks'
+      and (key = 'head' or key like '{RUN_PREFIX}%')) g
     on g.service_key = i.target_service_name || ':' || i.target_service_key
   left join (select distinct regexp_replace(key, '^[a-z]+/(.*)/[0-9]+$', '\1') as saga from state
       where service_name = 'DeadLetterIndex') d on d.saga = i.target_service_key

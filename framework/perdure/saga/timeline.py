@@ -150,6 +150,8 @@ async def read_timeline(
         f"union all select key from sys_promise where {where} and key = 'saga/undo'"
     )
     rollback = await _rollback(ingress, saga_id, found["service"], found["key"]) if handed_over else None
+    runs = [row["key"].removeprefix(RUN_PREFIX) for row in handed_over if row["key"].startswith(RUN_PREFIX)]
+    own = None if rollback is None else of_run(records, rollback, runs)
     entries = [entry for row in journal if (entry := read_entry(row)) is not None]
     return Timeline(
         saga_id=saga_id if rollback is None else rollback.saga_id,
@@ -160,8 +162,8 @@ async def read_timeline(
         failure=found.get("failure"),
         started_at=found["started_at"],
         ended_at=found.get("ended_at"),
-        steps=build_steps(records, entries, rollback and of_last_run(records, rollback)),
-        rollback=rollback,
+        steps=build_steps(records, entries, own),
+        rollback=None if own is None else rollback,
     )
 
 
@@ -183,16 +185,25 @@ async def _status(ingress: IngressClient, saga_id: str) -> RollbackStatus | None
         return None
 
 
-def of_last_run(records: list[StepRecord], rollback: RollbackStatus) -> RollbackStatus:
-    """Return a rollback with the steps of the last run alone, at its own positions.
+def of_run(records: list[StepRecord], rollback: RollbackStatus, runs: list[str]) -> RollbackStatus | None:
+    """Return a rollback as that of one run, at its own positions; None when it has not begun for that run.
 
     Args:
-        records: The recorded steps of that run.
-        rollback: The saga's rollback; a key that was used before has the steps of the earlier runs in it, too.
+        records: The recorded steps of the run.
+        rollback: The saga's rollback; a key that was used before has those of the earlier runs in it, too.
+        runs: The run's id; empty when that is not known, and then it is the last run.
     """
-    before = max(0, len(rollback.steps) - len(records))
-    steps = [step.model_copy(update={"position": step.position - before}) for step in rollback.steps[before:]]
-    return rollback.model_copy(update={"steps": steps})
+    before = {each for run in rollback.earlier for each in run.runs}
+    last = rollback.model_copy(update={"runs": [each for each in rollback.runs if each not in before]})
+    known = [last, *rollback.earlier] if runs else [last]
+    # A saga service of an earlier version may know no ids, and puts runs together, of which this is the last.
+    found = next((run for run in known if not run.runs or not runs or set(runs) <= set(run.runs)), None)
+    if found is None:
+        return None
+    own = found.steps[max(0, len(found.steps) - len(records)) :]
+    offset = own[0].position - 1 if own else 0
+    steps = [step.model_copy(update={"position": step.position - offset}) for step in own]
+    return rollback.model_copy(update={"steps": steps, "runs": found.runs})
 
 
 async def _orchestration(

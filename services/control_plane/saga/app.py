@@ -15,7 +15,7 @@ def main() -> int:
     settings = SagaServiceSettings()
     sentinel = Sentinel(settings.sentinel())
     return serve(
-        *hosting.definitions(),
+        *hosting.definitions(forget_after=settings.forget_after),
         *schedule.definitions(targets=settings.schedule_targets),
         sentinel,
         host=settings.host,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from perdure.saga.forgetting import FORGET_AFTER
 from perdure.saga.sentinel_config import SentinelConfig
 from perdure.security.codec import codec_from_environment
 from perdure.security.keys import PrivateKey
@@ -26,6 +27,8 @@ class SagaServiceSettings(ControlPlaneSettings):
         sentinel_paused_limit: How long an orchestration may be paused before it is killed and rolled back.
         sentinel_webhook_url: Told of trouble and of lost sagas with a POST of JSON; nobody when left out.
         sentinel_webhook_key_file: Private key (`perdure keys new`) that signs what it is told; unsigned when left out.
+        forget_after: After how long a rollback that is over is forgotten, with what operators did about it; more than
+            7 days.
         schedule_targets: Which handlers may be scheduled, as patterns of ``Service/handler`` with commas between. A
             schedule starts handlers that are private on the ingress, too, and where acts need no signature, whoever
             reaches the ingress can set one.
@@ -41,6 +44,7 @@ class SagaServiceSettings(ControlPlaneSettings):
     sentinel_paused_limit: timedelta = timedelta(hours=1)
     sentinel_webhook_url: str | None = None
     sentinel_webhook_key_file: Path | None = None
+    forget_after: timedelta = FORGET_AFTER
     schedule_targets: Annotated[tuple[str, ...], NoDecode] = ("Trips/run",)
 
     @field_validator("schedule_targets", mode="before")

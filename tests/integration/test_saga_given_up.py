@@ -1,0 +1,277 @@
+"""Sagas whose orchestration the engine gave up or keeps paused: what it called may still run, and is let end first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from perdure import AdminClient, DataPlaneContext, DataPlaneService, Orchestration, SagaConfig, ServiceClient, Target
+from perdure.admin import sql_text
+from perdure.saga.sentinel import Sentinel
+from perdure.testing import Mode, Restate, RestateServer
+from tests.integration.given_up_sagas import (
+    MOMENT,
+    config_of,
+    did_it,
+    found,
+    given_up,
+    held_up,
+    nothing,
+    rollback_of,
+    rolled_back,
+    run_of,
+    status_of,
+    sweep,
+)
+from tests.integration.saga_bench import QUICK, Task, do_task, run_step
+from tests.support import eventually
+
+pytestmark = pytest.mark.restate_modes("http2", "always_suspending")
+
+
+@pytest.fixture(scope="module")
+def engine(restate_servers, restate_mode):
+    """An engine of these tests' own: their sentinel is not to meet other tests' sagas."""
+    suspending = restate_mode is Mode.ALWAYS_SUSPENDING
+    with RestateServer(install_dir=restate_servers.install_dir, always_suspending=suspending) as server:
+        yield server
+
+
+@pytest.fixture
+async def restate(engine, restate_mode) -> AsyncIterator[Restate]:
+    restate = Restate(engine, restate_mode)
+    yield restate
+    await restate.close()
+
+
+@pytest.fixture
+async def admin(engine) -> AsyncIterator[AdminClient]:
+    async with AdminClient(engine.admin) as admin:
+        yield admin
+
+
+class Bug:
+    """Fails an orchestration as often as the engine tries, from when it is let loose on one that waits."""
+
+    def __init__(self, admin: AdminClient) -> None:
+        self._admin = admin
+        self._loose = False
+
+    def bite(self) -> None:
+        if self._loose:
+            raise RuntimeError("a bug that no retry mends")
+
+    async def let_loose(self, invocation: str) -> None:
+        self._loose = True
+
+        async def tried_again() -> bool:
+            rows = await self._admin.query(f"select status from sys_invocation where id = {sql_text(invocation)}")
+            waits = rows[0]["status"] in ("paused", "suspended")
+            await self._admin.act(invocation, "resume" if waits else "pause")
+            return waits
+
+        await eventually(tried_again, what=f"another attempt of {invocation}")
+
+
+async def child_invocation(admin: AdminClient, name: str) -> str:
+    (row,) = await admin.query(
+        f"select id from sys_invocation_status where target_service_name = {sql_text(name)} "
+        "and target_handler_name = 'run'"
+    )
+    return row["id"]
+
+
+async def test_a_child_that_still_runs_when_its_parent_is_given_up_is_not_undone_from_a_part_of_its_record(
+    bench, did, admin, engine
+):
+    async def hang(task: Task) -> None:
+        did.add(f"do {task.key}/{task.name}")
+        assert await asyncio.to_thread(bench.released.wait, 30)
+        did.add(f"done {task.key}/{task.name}")
+
+    async def child(cp: Orchestration) -> None:
+        await run_step(cp, "c1")
+        await cp.step("slow", hang, Task(key=cp.key, name="slow"), compensate="undo")
+        await run_step(cp, "c2")
+
+    child_name, name, key, bug = f"Child{uuid4().hex[:8]}", f"Parent{uuid4().hex[:8]}", str(uuid4()), Bug(admin)
+
+    async def main(cp: Orchestration) -> None:
+        bug.bite()
+        await run_step(cp, "a")
+        await cp.child("package", run_of(child_name), None, key=f"{cp.key}-child")
+
+    nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
+    config = config_of(engine)
+    await bench.serve(nothing, given_up(name, main), nested, Sentinel(config))
+    invocation = await bench.ingress.send(run_of(name), None, key=key)
+    await did_it(did, f"do {key}-child/slow")
+    await bug.let_loose(invocation)
+    assert (await status_of(admin, invocation, "completed"))["completion_result"] == "failure"
+    await found(admin, config, invocation)
+    try:
+        why = await held_up(bench, invocation)
+        assert why.startswith(f"its calls still run, and were cancelled: {child_name}/{key}-child/run (")
+        assert (await held_up(bench, invocation)) == why
+        assert bench.undone(f"{key}-child") == []
+    finally:
+        bench.released.set()
+    await rolled_back(bench, f"{name}:{key}")
+    assert did.of(f"{key}-child") == ["do c1", "done c1", "do slow", "done slow", "undo slow", "undo c1"]
+    assert bench.undone(key) == ["undo a"]
+
+
+async def test_a_call_that_still_runs_when_its_orchestration_is_given_up_is_undone_after_it(bench, did, admin, engine):
+    name, key, bug = f"Solo{uuid4().hex[:8]}", str(uuid4()), Bug(admin)
+
+    async def main(cp: Orchestration) -> None:
+        bug.bite()
+        await run_step(cp, "slow", hangs=True)
+
+    config = config_of(engine)
+    await bench.serve(nothing, given_up(name, main), Sentinel(config))
+    invocation = await bench.ingress.send(run_of(name), None, key=key)
+    await did_it(did, f"do {key}/slow")
+    await bug.let_loose(invocation)
+    await status_of(admin, invocation, "completed")
+    await found(admin, config, invocation)
+    try:
+        assert "Tasks/do" in await held_up(bench, invocation)
+    finally:
+        bench.released.set()
+    await rolled_back(bench, f"{name}:{key}")
+    assert did.of(key) == ["do slow", "done slow", "undo slow"]
+
+
+async def test_what_an_orchestration_that_was_given_up_had_sent_goes_on_and_holds_nothing_up(bench, did, admin, engine):
+    name, key, bug = f"Solo{uuid4().hex[:8]}", str(uuid4()), Bug(admin)
+
+    async def main(cp: Orchestration) -> None:
+        await ServiceClient(cp.ctx, do_task).send(Task(key=cp.key, name="sent", hangs=True))
+        await run_step(cp, "a")
+        bug.bite()
+        _, never = cp.ctx.awakeable()
+        await never
+
+    config = config_of(engine)
+    await bench.serve(nothing, given_up(name, main), Sentinel(config))
+    invocation = await bench.ingress.send(run_of(name), None, key=key)
+    await did_it(did, f"do {key}/sent")
+    await bug.let_loose(invocation)
+    await status_of(admin, invocation, "completed")
+    await found(admin, config, invocation)
+    try:
+        report = await bench.ingress.call(sweep, key="all")
+        assert invocation in {find.id for find in report.acted_on}
+        await rolled_back(bench, f"{name}:{key}", sweeps=False)
+    finally:
+        bench.released.set()
+    await did_it(did, f"done {key}/sent")
+
+
+async def test_of_what_an_orchestration_without_a_journal_had_called_or_sent_the_end_is_waited_for(
+    bench, did, admin, engine
+):
+    name, key, bug = f"Solo{uuid4().hex[:8]}", str(uuid4()), Bug(admin)
+
+    async def main(cp: Orchestration) -> None:
+        await ServiceClient(cp.ctx, do_task).send(Task(key=cp.key, name="sent", hangs=True))
+        bug.bite()
+        await run_step(cp, "slow", hangs=True)
+
+    config = config_of(engine)
+    solo = given_up(name, main, journal_retention=timedelta(0))
+    await bench.serve(nothing, solo, Sentinel(config))
+    invocation = await bench.ingress.send(run_of(name), None, key=key)
+    await did_it(did, f"do {key}/sent")
+    await did_it(did, f"do {key}/slow")
+    await bug.let_loose(invocation)
+    await status_of(admin, invocation, "completed")
+    await found(admin, config, invocation)
+    try:
+        why = await held_up(bench, invocation)
+        assert why.startswith("its calls or what it sent still run: Tasks/do (")
+        assert why.count("Tasks/do") == 2
+    finally:
+        bench.released.set()
+    await rolled_back(bench, f"{name}:{key}")
+    assert (did.count(f"done {key}/sent"), did.count(f"done {key}/slow")) == (1, 1)
+    assert did.of(key)[-1] == "undo slow"
+
+
+async def test_what_a_child_that_was_given_up_too_had_called_is_let_end_before_either_is_undone(
+    bench, did, admin, engine
+):
+    parents_bug, childs_bug = Bug(admin), Bug(admin)
+    child_name, name, key = f"Child{uuid4().hex[:8]}", f"Parent{uuid4().hex[:8]}", str(uuid4())
+
+    async def child(cp: Orchestration) -> None:
+        childs_bug.bite()
+        await run_step(cp, "slow", hangs=True)
+
+    async def main(cp: Orchestration) -> None:
+        parents_bug.bite()
+        await cp.child("package", run_of(child_name), None, key=f"{cp.key}-child")
+
+    config = config_of(engine)
+    await bench.serve(nothing, given_up(name, main), given_up(child_name, child), Sentinel(config))
+    invocation = await bench.ingress.send(run_of(name), None, key=key)
+    await did_it(did, f"do {key}-child/slow")
+    await parents_bug.let_loose(invocation)
+    await status_of(admin, invocation, "completed")
+    childs = await child_invocation(admin, child_name)
+    await childs_bug.let_loose(childs)
+    await status_of(admin, childs, "completed")
+    await found(admin, config, invocation)
+    await found(admin, config, childs)
+    try:
+        assert "Tasks/do" in await held_up(bench, invocation)
+        assert "Tasks/do" in await held_up(bench, childs)
+    finally:
+        bench.released.set()
+    await rolled_back(bench, f"{name}:{key}")
+    await rolled_back(bench, f"{child_name}:{key}-child")
+    assert did.of(f"{key}-child") == ["do slow", "done slow", "undo slow"]
+
+
+async def test_a_paused_orchestration_is_given_the_grace_after_it_was_killed(bench, did, admin, engine):
+    bakery = DataPlaneService("Bakery")
+
+    def bake(task: Task) -> str:
+        did.add(f"do {task.key}/{task.name}")
+        assert bench.released.wait(30)
+        did.add(f"done {task.key}/{task.name}")
+        return "bread"
+
+    @bakery.handler("bake")
+    async def _bake(ctx: DataPlaneContext, task: Task) -> str:
+        return await ctx.run("bake", bake, task)  # in a thread, which a kill does not end
+
+    name, key, bug = f"Solo{uuid4().hex[:8]}", str(uuid4()), Bug(admin)
+
+    async def main(cp: Orchestration) -> None:
+        bug.bite()
+        await cp.step("slow", Target("Bakery", "bake", Task, str), Task(key=cp.key, name="slow"), compensate="undo")
+
+    config = config_of(engine, grace=timedelta(seconds=1), paused_limit=MOMENT)
+    await bench.serve(nothing, bakery, given_up(name, main, "pause"), Sentinel(config))
+    invocation = await bench.ingress.send(run_of(name), None, key=key)
+    await did_it(did, f"do {key}/slow")
+    await bug.let_loose(invocation)
+    await status_of(admin, invocation, "paused")
+    await found(admin, config, invocation, "paused")
+    try:
+        report = await bench.ingress.call(sweep, key="all")
+        assert invocation in {find.id for find in report.acted_on}
+        assert await rollback_of(bench, f"{name}:{key}") is None
+    finally:
+        bench.released.set()
+    ended = await status_of(admin, invocation, "completed")
+    rollback = await rolled_back(bench, f"{name}:{key}")
+    assert rollback.started_at - datetime.fromisoformat(ended["completed_at"]) >= config.grace
+    assert rollback.reason == "the orchestration was lost: paused: for longer than 0:00:00.001000, so it was killed"
+    assert did.of(key) == ["do slow", "done slow", "undo slow"]
