@@ -174,7 +174,9 @@ async def _problem(request: Request, error: ConsoleError) -> Response:
         if error.status == 401:
             return Response(status_code=401, headers={"hx-redirect": "/signin"})
         html = fragment("_problem.html", problem=error.problem, status=error.status)
-        return HTMLResponse(html, error.status, {**headers, "hx-retarget": "#problems", "hx-reswap": "innerHTML"})
+        # Not selected from as what was asked for would be: in a problem there is no list to be found.
+        htmx = {"hx-retarget": "#problems", "hx-reswap": "innerHTML", "hx-reselect": "unset"}
+        return HTMLResponse(html, error.status, headers | htmx)
     if error.status == 401:
         asked = path + (f"?{request.url.query}" if request.url.query else "")
         to = quote(asked, safe="") if request.method == "GET" else ""

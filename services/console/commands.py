@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from perdure.errors import PerdureError
+from perdure.errors import ConfigurationError, PerdureError
 from services.console.main import main as serve_console
 from services.console.people.database import Database
 from services.console.people.passwords import SHORTEST, Passwords
@@ -38,26 +39,28 @@ def admin(
     password_stdin: StdinOption = False,
 ) -> None:
     """Make an administrator, who can then add everybody else at the console."""
+    settings = _settings()
     password = _password(from_stdin=password_stdin)
     roles = {Role.ADMINISTRATOR, *(role or [])}
 
     async def add(persons: Persons) -> None:
         person = await persons.add(name, password, roles, group or [], by=_BY)
-        typer.echo(f"{person.name} may sign in at {ConsoleSettings.read().public_url} now")
+        typer.echo(f"{person.name} may sign in at {settings.public_url} now")
 
-    _run(add)
+    _run(settings, add)
 
 
 @app.command()
 def password(name: NameOption, *, password_stdin: StdinOption = False) -> None:
     """Give a person another password; it ends their sessions."""
+    settings = _settings()
     new = _password(from_stdin=password_stdin)
 
     async def change(persons: Persons) -> None:
         await persons.set_password(name, new, by=_BY)
         typer.echo(f"{name} has a new password")
 
-    _run(change)
+    _run(settings, change)
 
 
 @app.command()
@@ -72,9 +75,24 @@ def _password(*, from_stdin: bool) -> str:
     return str(typer.prompt(f"password ({SHORTEST} characters or more)", hide_input=True, confirmation_prompt=True))
 
 
-def _run(act: Callable[[Persons], Awaitable[None]]) -> NoReturn:
+def _settings() -> ConsoleSettings:
+    """Return the settings of the console that is here, before a password is asked for."""
+    try:
+        settings = ConsoleSettings.read()
+        # SQLite would make one that nobody serves, and its administrator could sign in nowhere.
+        if settings.database_url is None and not Path(settings.database.removeprefix("sqlite:///")).is_file():
+            raise ConfigurationError(
+                f"there is no console in {settings.local_dir.resolve()}: type this where the platform runs, "
+                "or set PERDURE_LOCAL_DIR"
+            )
+    except PerdureError as error:
+        _fail(error)
+    return settings
+
+
+def _run(settings: ConsoleSettings, act: Callable[[Persons], Awaitable[None]]) -> NoReturn:
     async def acted() -> None:
-        database = Database(ConsoleSettings.read().database)
+        database = Database(settings.database)
         try:
             await database.prepare()
             await act(Persons(database, Passwords()))
@@ -92,6 +110,10 @@ def _exit_with(command: Callable[[], int]) -> NoReturn:
     try:
         code = command()
     except PerdureError as error:
-        typer.echo(f"perdure-platform console: {error}", err=True)
-        code = 1
+        _fail(error)
     sys.exit(code)
+
+
+def _fail(error: PerdureError) -> NoReturn:
+    typer.echo(f"perdure-platform console: {error}", err=True)
+    sys.exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import httpx
 
@@ -22,7 +22,16 @@ I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
 T = TypeVar("T")
 
+NO_ANSWER_YET: Final = "no_answer_yet"
+"""The code of an act that nobody answered to, and that may be done all the same."""
+
 _ANSWERS_WITHIN = 15.0
+# The handlers by which the console looks; a call of any other one changes something.
+_READING: Final = frozenset({"list", "status"})
+# The ends of a request that the engine may have taken, as the ingress client says them; what it says of a connection
+# that there never was is another thing.
+_SILENT: Final = "did not answer in time (ReadTimeout)"
+_BROKEN: Final = "the connection broke before an answer came"
 
 
 class Engine:
@@ -70,11 +79,14 @@ class Engine:
             key: The key of a virtual object or workflow.
 
         Raises:
-            ConsoleError: The handler refused, is not deployed, or nobody answered.
+            ConsoleError: The handler refused, is not deployed, or nobody answered; if that leaves open whether it was
+                done, with 504.
         """
+        name = "/".join(part for part in (target.service, key, target.handler) if part)
+        act = None if target.handler in _READING else f"for {name} under Invocations, and at what it was to change,"
         if target.input is type(None):
-            return await _told(self._ingress.call(target, key=key))
-        return await _told(self._ingress.call(target, request, key=key))  # type: ignore[arg-type]  # input is not None
+            return await _told(self._ingress.call(target, key=key), act)
+        return await _told(self._ingress.call(target, request, key=key), act)  # type: ignore[arg-type]  # input is not None
 
     async def query(self, sql: str) -> list[dict[str, Any]]:
         """Ask in SQL.
@@ -126,9 +138,10 @@ class Engine:
             act: What to do with it.
 
         Raises:
-            ConsoleError: There is no such invocation, it is in no state for that, or the engine does not answer.
+            ConsoleError: There is no such invocation, it is in no state for that, or the engine does not answer; if
+                that leaves open whether it was done, with 504.
         """
-        await _told(self._admin.act(invocation_id, act))
+        await _told(self._admin.act(invocation_id, act), f"at {invocation_id}")
 
     async def alerts(self) -> AlertList:
         """Return what the sentinel told of. Its service isn't asked: it may be down, which is when this matters most.
@@ -159,30 +172,33 @@ class Engine:
         return await _told(read_timeline(self._admin, self._ingress, saga_id, service=service, codec=self.codec))
 
 
-async def _told(answer: Awaitable[T]) -> T:
+async def _told(answer: Awaitable[T], act: str | None = None) -> T:
+    """Return an answer, or raise what can be shown; with an act, say where to look whether it was done after all."""
     try:
         return await answer
     except EngineError as error:
-        raise _of_engine(error) from error
+        raise _of_engine(error, act) from error
     except IngressError as error:
-        raise _of_ingress(error) from error
+        raise _of_ingress(error, act) from error
     except UnreadableValue as error:
         raise ConsoleError(502, "unreadable", f"{error}; the console needs the keys that the services have") from error
 
 
-def _of_engine(error: EngineError) -> ConsoleError:
+def _of_engine(error: EngineError, act: str | None) -> ConsoleError:
     status = error.status_code
     if not status:
-        return ConsoleError(503, "engine_down", f"{error}; is the engine running?")
+        cause = error.__cause__
+        is_broken = isinstance(cause, httpx.ReadError | httpx.RemoteProtocolError)
+        return _unanswered(str(error), act, is_silent=isinstance(cause, httpx.ReadTimeout), is_broken=is_broken)
     if status in (400, 404, 409):
         return ConsoleError(status, "not_found" if status == 404 else "refused", str(error))
     return ConsoleError(502, "engine_refused", str(error))
 
 
-def _of_ingress(error: IngressError) -> ConsoleError:
-    status = error.status_code
+def _of_ingress(error: IngressError, act: str | None) -> ConsoleError:
+    status, told = error.status_code, error.message
     if not status:
-        return ConsoleError(503, "engine_down", f"{error.message}; is the engine running?")
+        return _unanswered(told, act, is_silent=_SILENT in told, is_broken=_BROKEN in told)
     if error.source != "invocation":
         if status == 404:
             return ConsoleError(503, "not_deployed", f"not deployed: {error.message}")
@@ -194,3 +210,16 @@ def _of_ingress(error: IngressError) -> ConsoleError:
         shown = status if status in (400, 403, 404, 409, 429) else {401: 403}.get(status, 409)
         return ConsoleError(shown, error.code or "refused", error.message)
     return ConsoleError(502, "handler_failed", error.message)
+
+
+def _unanswered(told: str, act: str | None, *, is_silent: bool, is_broken: bool) -> ConsoleError:
+    """Return the error for no answer: whoever has taken an act does it, if later, and it isn't to be done twice."""
+    within = f"no answer within {_ANSWERS_WITHIN:g} s"
+    if act is not None and (is_silent or is_broken):
+        taken = "the engine has the act, and it may still be done"
+        if is_broken:
+            within, taken = _BROKEN, "the engine may have the act, and still do it"
+        return ConsoleError(504, NO_ANSWER_YET, f"{within}; {taken}: look {act} before you repeat it")
+    if is_silent:
+        return ConsoleError(504, "no_answer", f"{within}; is the engine busy, or the service that was asked down?")
+    return ConsoleError(503, "engine_down", f"{told}; is the engine running?")

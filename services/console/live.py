@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from datetime import datetime
 from typing import NamedTuple
 
 from fastapi import Request
+from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from services.console.parts import Parts
+from services.console.people.persons import utc_now
 from services.console.people.sessions import SignedIn
 from services.console.problems import ConsoleError
 from services.console.reads import sagas
@@ -32,6 +35,20 @@ class Look(NamedTuple):
     is_over: bool = False
 
 
+class Away(BaseModel):
+    """What a stream says as long as nobody can look: what was sent last may be old.
+
+    Args:
+        code: For programs, for example ``engine_down``.
+        message: For people.
+        as_of: When somebody could look last; None when this stream never could.
+    """
+
+    code: str
+    message: str
+    as_of: datetime | None
+
+
 def digest(data: str) -> str:
     """Return what tells equal parts of a page apart from others.
 
@@ -51,6 +68,8 @@ def watch(
 ) -> EventSourceResponse:
     """Return a stream with an event at each change, until all is over, the session ends, or the client goes.
 
+    When nobody can look, an event `away` says why and of when what was sent is (see `Away`); `back` ends that.
+
     Args:
         request: The request.
         parts: The console's parts.
@@ -62,8 +81,12 @@ def watch(
 
     async def events() -> AsyncIterator[ServerSentEvent]:
         sent: dict[str, str] = {}
-        shown = set(seen)
+        # Who was cut off says what they show by now, which may be more than they began with.
+        last = request.headers.get("last-event-id")
+        shown = set(last.split(".") if last else seen)
         looks = quiet = 0
+        as_of: datetime | None = None
+        away: str | None = None
         interval = parts.settings.watch_interval.total_seconds()
         while not await request.is_disconnected():
             looks += 1
@@ -77,16 +100,20 @@ def watch(
                     yield ServerSentEvent(problem.message, event="end")
                     return
                 found = None  # the engine is away: it is asked again
+                if away != problem.message:
+                    away = problem.message
+                    told = Away(code=problem.problem.code, message=away, as_of=as_of)
+                    yield ServerSentEvent(told.model_dump_json(), event="away")
             if found is not None:
-                fresh = {
-                    name: data
-                    for name, data in found.events.items()
-                    if sent.get(name) != data and (name in sent or digest(data) not in shown)
-                }
+                as_of = utc_now()
+                if away is not None:
+                    away = None
+                    yield ServerSentEvent(as_of.isoformat(), event="back")
+                fresh = _fresh(found, sent, shown)
                 quiet = 0 if fresh else quiet + 1
                 for name, data in fresh.items():
-                    yield ServerSentEvent(data, event=name)
-                sent.update(found.events)
+                    sent[name] = data
+                    yield ServerSentEvent(data, event=name, id=".".join(map(digest, sent.values())))
                 if found.is_over:
                     yield ServerSentEvent("over", event="end")
                     return
@@ -94,6 +121,14 @@ def watch(
             await asyncio.sleep(interval * min(4, 1 + quiet // 20))
 
     return EventSourceResponse(events(), ping=_PING_SECONDS, headers={"x-accel-buffering": "no"})
+
+
+def _fresh(found: Look, sent: dict[str, str], shown: set[str]) -> dict[str, str]:
+    """Return what the client does not show, by name; what it shows from before counts as sent."""
+    for name, data in found.events.items():
+        if name not in sent and digest(data) in shown:
+            sent[name] = data
+    return {name: data for name, data in found.events.items() if sent.get(name) != data}
 
 
 def watch_saga(

@@ -31,8 +31,9 @@ class ConsoleSettings(SettingsWithSecretFiles):
             there on the first start.
         session_idle: A session ends when it isn't used for this long.
         session_length: A session ends after this long, used or not.
-        attempts_per_name: Failed sign-ins of one name within the window, before more are refused.
-        attempts_per_address: The same for one address.
+        attempts_per_name: Failed sign-ins of one name from one address within the window, before more are refused; from
+            everywhere, twenty times as many.
+        attempts_per_address: The same for one address, whatever the names.
         attempts_window: The window.
         trusted_proxies: Addresses whose ``X-Forwarded-For`` names the client, comma-separated.
         link_keys: Public keys of links in notifications, comma-separated; a link that can't be checked shows nothing of

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, Page, expect
 
 from perdure.security import PrivateKey, mint_link
-from tests.e2e.consoled import ADMINISTRATOR, PASSWORD, PHONE, keep, sign_in
+from tests.e2e.consoled import ADMINISTRATOR, PASSWORD, PHONE, Consoled, keep, sign_in
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -71,17 +71,22 @@ def test_the_inbox_rejects_with_a_reason_and_delegates(console, contexts):
     keep(page, "approval-delegated")
 
 
-def test_a_link_shows_without_deciding_and_decides_once(console, contexts):
-    console.trip("linked", amount_minor=250_000)
-    console.until(lambda: console.api("GET", "/api/approvals/linked").status_code == 200, "approval")
-    token = mint_link(
+def link_to(console: Consoled, trip_id: str) -> str:
+    """Return the token of a link by which the administrator decides about a trip."""
+    return mint_link(
         PrivateKey.load(console.launched.home / "keys" / "approval-links.pem"),
-        approval_id="linked",
+        approval_id=trip_id,
         person=ADMINISTRATOR,
-        payload_digest=console.api("GET", "/api/approvals/linked").json()["payload_digest"],
+        payload_digest=console.api("GET", f"/api/approvals/{trip_id}").json()["payload_digest"],
         expires_at=datetime.now(UTC) + timedelta(hours=1),
         nonce=uuid4().hex,
     )
+
+
+def test_a_link_shows_without_deciding_and_decides_once(console, contexts):
+    console.trip("linked", amount_minor=250_000)
+    console.until(lambda: console.api("GET", "/api/approvals/linked").status_code == 200, "approval")
+    token = link_to(console, "linked")
     page = contexts().new_page()  # nobody is signed in here
     assert page.goto(f"/l/{token}").headers["referrer-policy"] == "no-referrer"
     expect(page.get_by_role("heading", level=1)).to_contain_text("Trip of")
@@ -100,6 +105,53 @@ def test_a_link_shows_without_deciding_and_decides_once(console, contexts):
     forged = token[:-4] + ("AAAA" if token[-4:] != "AAAA" else "BBBB")
     assert page.goto(f"/l/{forged}").status == 403
     expect(page.get_by_text("this link is not one of ours")).to_be_visible()
+
+
+# What a browser presses or submits by itself while somebody types. It goes no further, so that the page stays.
+LISTEN = """() => {
+    window.pressed = [];
+    for (const name of ["click", "submit"])
+        document.addEventListener(name, (event) => {
+            if (window.pressed === null) return;
+            window.pressed.push(`${name} ${event.target.textContent.trim()}`);
+            event.preventDefault();
+            event.stopImmediatePropagation();
+        }, true);
+}"""
+
+
+def pressed_by_enter(page: Page, field: Locator) -> list[str]:
+    """Press Enter in a field, and return what that presses or submits."""
+    field.fill("not yet")
+    page.evaluate(LISTEN)
+    field.press("Enter")
+    pressed = page.evaluate("() => { const all = window.pressed; window.pressed = null; return all; }")
+    assert isinstance(pressed, list)
+    return pressed
+
+
+def test_enter_in_a_reason_decides_nothing_and_on_a_button_it_does(console, contexts):
+    for trip in ("unhurried", "unlinked"):
+        console.trip(trip, amount_minor=250_000)
+    for trip in ("unhurried", "unlinked"):
+        path = f"/api/approvals/{trip}"
+        console.until(lambda path=path: console.api("GET", path).status_code == 200, "approval")
+    page = sign_in(contexts())
+    # First, so that an Enter that presses nothing is known from one that was never heard of.
+    page.goto("/sagas")
+    assert pressed_by_enter(page, page.locator("[data-search]")) == ["click Filter"]
+    for path in ("/sagas/unhurried", f"/l/{link_to(console, 'unlinked')}", "/approvals/unhurried"):
+        page.goto(path)
+        reason = page.get_by_label("Reason").first
+        assert pressed_by_enter(page, reason) == [], path
+        reason.press("Tab")
+        expect(page.get_by_role("button", name="Approve")).to_be_focused()
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("button", name="Reject")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("rejected: unhurried")
+    expect(page.locator(".because")).to_contain_text("not yet")
+    assert console.api("GET", "/api/approvals/unlinked").json()["status"] == "open"
 
 
 def test_a_dead_letter_is_compared_redriven_and_resolved(console, contexts):
@@ -128,21 +180,34 @@ def test_a_dead_letter_is_compared_redriven_and_resolved(console, contexts):
     expect(page.locator(".diff .gone")).to_contain_text('"trip_id": "stumbles"')
     expect(page.locator(".diff .new")).to_contain_text('"trip_id": "somebody-else"')
     keep(page, "dead-letter-compared")
+    assert pressed_by_enter(page, page.get_by_label("Reason")) == []
     page.go_back()
 
+    stale = page.context.new_page()
+    stale.goto("/dead-letters?service=Trips")
+    assert pressed_by_enter(page, page.get_by_label("Reason").first) == []
     page.get_by_label("Reason").first.fill("the hotel answers again")
     page.get_by_role("button", name="Redrive", exact=True).click()
     expect(page.get_by_role("status")).to_contain_text("redriven: stumbles/")
     expect(page.locator("#saga .headline")).to_contain_text("rolled back")
     expect(page.locator("#saga table")).to_contain_text("the hotel answers again")
 
-    page.goto("/dead-letters")
-    page.get_by_label("Act").select_option("resolve")
+    # Both were in the group as it was shown there, so that nothing of it is done any more.
+    asked = []
+    for shown in (stale, page):
+        shown.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    stale.get_by_role("button", name="Discard all 2").click()
+    expect(stale.get_by_text("have changed since you looked, so nothing was done")).to_be_visible()
+    keep(stale, "dead-letters-changed")
+    page.goto("/dead-letters?service=Trips")
+    keep(page, "dead-letters")
+    assert pressed_by_enter(page, page.get_by_label("Reason")) == []
     page.get_by_label("Reason").fill("called the hotel")
-    page.once("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="All 1").click()
+    page.get_by_role("button", name="Resolve").click()
     expect(page.get_by_role("status")).to_contain_text("1 resolved")
     expect(page.get_by_text("There are none")).to_be_visible()
+    assert re.fullmatch(r"Discard all 2 dead letters of .*hotel.*, service Trips\?", asked[0])
+    assert re.fullmatch(r"Resolve the one dead letter of .*hotel.*, service Trips\?", asked[1])
     console.until(lambda: console.phase("stuck") == "rolled_back", "end of the rollback")
 
 

@@ -114,6 +114,7 @@ async def test_a_trip_that_waits_for_people_says_where_they_are_asked(stage: Sta
 
     await eventually(asked, what="hint at the approval")
     assert await listed_as(perdure, trip_id) == "running"
+    assert f"saga {trip_id} of Trips: running\n" in (await on(perdure, "sagas", "show", trip_id)).stdout
     table = await on(perdure, "sagas", "list", "--service", "Trips")
     assert trip_id in table.stdout
     assert "perdure sagas show SAGA" in table.stdout
@@ -130,6 +131,7 @@ async def test_what_does_not_exist_or_does_not_fit_is_one_sentence(perdure: Perd
         ("sagas", "list", "--admin", "http://127.0.0.1:1"): "does not answer",
         ("sagas", "show", "x", "--admin", "http://127.0.0.1:1"): "does not answer",
         ("dead-letters", "list", "--ingress", "localhost:8080"): "it begins with http://",
+        ("invocations", "resume", "nobody"): "there is no invocation 'nobody'",
     }.items():
         answer = await on(perdure, *words)
         assert answer.returncode == 1, words

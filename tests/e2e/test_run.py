@@ -59,6 +59,11 @@ def test_a_trip_is_booked_and_a_second_run_goes_on_with_the_kept_data(home, engi
             assert started_at(pid) is not None
             assert os.getsid(pid) == pid, "Ctrl-C in a terminal must not reach it"
 
+        for_perdure = first.line("export ")
+        assert f"PERDURE_INGRESS_URL=http://127.0.0.1:{env['PERDURE_INGRESS_PORT']} " in for_perdure
+        assert f"PERDURE_ADMIN_URL=http://127.0.0.1:{env['PERDURE_ADMIN_PORT']} " in for_perdure
+        assert "console admin --name you@example.com --role approver --role operator\n" in first.out
+
         if shutil.which("curl"):
             printed = subprocess.run(["/bin/sh", "-c", first.line("curl ")], capture_output=True, text=True, check=True)
             assert json.loads(printed.stdout)["status"] == "confirmed"

@@ -15,6 +15,8 @@ import httpx
 import pytest
 
 from perdure.security import PrivateKey
+from services.console.engine import Engine
+from services.console.gateway.directory import Directory
 from services.launcher.attacks.ports import signed_headers
 from services.launcher.platform import Platform
 from services.launcher.stage import Stage
@@ -59,6 +61,18 @@ PUBLIC = {
     "Trips/status",
 }
 
+# Those of them that a session may call at the gateway with any role: they are marked as reading, and change nothing.
+READING = {
+    "Alerts/list",
+    "ApprovalInbox/list",
+    "Approvals/status",
+    "DeadLetters/list",
+    "Rollbacks/status",
+    "ScheduleIndex/list",
+    "Schedules/status",
+    "Trips/status",
+}
+
 
 def perdure(*arguments: str, check: bool = True) -> str:
     """Run `perdure`."""
@@ -79,6 +93,13 @@ async def test_what_is_public_is_listed_and_nothing_else_is(platform: Platform):
     shown = await asyncio.to_thread(perdure, *asked)
     assert "private" in shown
     assert shown.rstrip().endswith(f"{len(PUBLIC)} of them public")
+
+
+async def test_what_only_reads_is_marked_and_nothing_else_is(platform: Platform):
+    async with Engine.open(platform.topology.ingress_url, platform.topology.admin_url) as engine:
+        known = await Directory(engine).known()
+    assert known.public == PUBLIC
+    assert known.reading == READING
 
 
 async def test_the_private_keys_are_their_owners_alone(platform: Platform):

@@ -14,9 +14,12 @@ from services.console.api.errors import ENGINE
 from services.console.guard.access import Operator, Viewer
 from services.console.parts import EngineOf, PartsOf
 from services.console.reads import dead_letters
-from services.console.reads.dead_letters import DeadLetterDetail, DiffLine
+from services.console.reads.dead_letters import DeadLetterDetail
+from services.console.reads.payloads import DiffLine
 
 router = APIRouter(prefix="/api/dead-letters", tags=["dead letters"], responses=ENGINE)
+
+Redriven = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class LetterAct(BaseModel):
@@ -32,7 +35,7 @@ class LetterAct(BaseModel):
 
     reason: ReasonField = ""
     payload: JsonValue = None
-    redriven: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    redriven: Redriven | None = None
 
 
 class LettersAct(BaseModel):
@@ -42,6 +45,8 @@ class LettersAct(BaseModel):
         act: What to do.
         filter: Which ones; at least one field.
         reason: Why.
+        letters: How often each of them had been redriven when they were looked at, by its id; refused when others fit
+            now, or one was redriven since. Null for those that fit now.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -49,6 +54,7 @@ class LettersAct(BaseModel):
     act: Act
     filter: DeadLetterFilter
     reason: ReasonField = ""
+    letters: Annotated[dict[str, Redriven], Field(max_length=dead_letters.MOST_AT_ONCE)] | None = None
 
 
 class NewPayload(BaseModel):
@@ -68,16 +74,17 @@ async def list_dead_letters(_: Viewer, engine: EngineOf, wanted: Annotated[ListR
 @router.post("", operation_id="act_on_dead_letters")
 async def act_on_many(what: LettersAct, signed_in: Operator, found: PartsOf) -> ManyActReceipt:
     """Do the same about all dead letters that fit a filter."""
+    shown = None if what.letters is None else dead_letters.shown_letters(what.letters)
     return await dead_letters.act_on_many(
-        found.engine, found.signer, signed_in, what.act, what.filter, reason=what.reason
+        found.engine, found.signer, signed_in, what.act, what.filter, reason=what.reason, shown=shown
     )
 
 
 @router.post("/{letter_id:path}/compare", operation_id="compare_payload")
-async def compare(letter_id: str, new: NewPayload, _: Viewer, engine: EngineOf) -> list[DiffLine]:
+async def compare(letter_id: str, new: NewPayload, _: Operator, engine: EngineOf) -> list[DiffLine]:
     """Tell how a payload would differ from the one there is; nothing is changed."""
-    detail = await dead_letters.one(engine, letter_id)
-    return dead_letters.difference(detail.letter.payload, new.payload)
+    _letter, lines = await dead_letters.compare(engine, letter_id, new.payload)
+    return lines
 
 
 @router.post("/{letter_id:path}/{act}", operation_id="act_on_dead_letter")

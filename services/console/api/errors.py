@@ -16,6 +16,7 @@ _TEXTS: Final = {
     429: "Too many",
     502: "A service failed",
     503: "The engine does not answer, or the service is not deployed",
+    504: "No answer came in time; an act may still be done",
 }
 
 
@@ -34,5 +35,5 @@ OPEN: Final = answers(400, 403, 422)
 OWN: Final = answers(400, 401, 403, 404, 409, 422)
 """Of a route that asks the console's own database only."""
 
-ENGINE: Final = answers(400, 401, 403, 404, 409, 422, 429, 502, 503)
+ENGINE: Final = answers(400, 401, 403, 404, 409, 422, 429, 502, 503, 504)
 """Of a route that asks the engine."""

@@ -52,7 +52,10 @@ async def list_sagas(
 async def watch(
     saga_id: str, request: Request, signed_in: Viewer, found: PartsOf, service: ServiceName = None
 ) -> EventSourceResponse:
-    """Watch a saga or another workflow: an event `status` with status and timeline at each change; `end` at the end."""
+    """Watch a saga or another workflow: an event `status` with status and timeline at each change; `end` at the end.
+
+    As long as the engine does not answer, what was sent may be old: `away` says why, and since when; `back` ends that.
+    """
     await sagas.one(found.engine, saga_id, service)  # so that what is not there is answered, not streamed
 
     async def as_json(saga: Saga) -> dict[str, str]:

@@ -78,7 +78,7 @@ class Caller:
             if not self.rights.allows(asked.name):
                 raise ConsoleError(403, "not_yours", f"this key may not call {asked.name}: it was made for others")
             return
-        # What only reads is for whoever may look; what changes something is an operator's.
+        # What says that it only reads is for whoever may look; all else may change something, and is an operator's.
         reads = asked.name in known.reading or asked.way in ("attach", "output")
         role = Role.VIEWER if reads else Role.OPERATOR
         if not may(self.rights.person.roles, role):

@@ -7,9 +7,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
+from perdure.binding import READS
 from services.console.engine import Engine
 
 _FRESH: Final = 5.0
+# Kinds of handlers that have state to write: no mark makes them readers.
+_WRITING: Final = ("Exclusive", "Workflow")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Known:
     Args:
         keyed: Services whose handlers have a key.
         public: Handlers that are declared public, as ``Service/handler``.
-        reading: Those of them that can't change anything: they run beside others, and have no state to write.
+        reading: Those of them that are marked as reading. That a handler is shared doesn't say so: it has no state to
+            write, but it may resolve what a workflow waits for, or send.
     """
 
     keyed: frozenset[str] = frozenset()
@@ -63,6 +67,7 @@ class Directory:
                 if not (service.get("public", True) and handler.get("public", True)):
                     continue
                 public.add(f"{name}/{handler['name']}")
-                if handler.get("ty") == "Shared":
+                marked = (handler.get("metadata") or {}).get(READS) == "true"
+                if marked and handler.get("ty") not in _WRITING:
                     reading.add(f"{name}/{handler['name']}")
         return Known(frozenset(keyed), frozenset(public), frozenset(reading))

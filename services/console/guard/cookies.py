@@ -57,8 +57,10 @@ def client_address(request: Request, settings: ConsoleSettings) -> str:
     address = request.client.host if request.client else "unknown"
     if address not in settings.proxies:
         return address
-    # Each proxy adds on the right what it saw; the first one from there that is no proxy of ours is the client.
-    for each in reversed(request.headers.get("x-forwarded-for", "").split(",")):
+    # Each proxy adds on the right what it saw, or in a line of its own; the first one from there that is no proxy of
+    # ours is the client. All lines count: the first one alone may be the stranger's own.
+    forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
+    for each in reversed(forwarded.split(",")):
         if each.strip() and each.strip() not in settings.proxies:
             return each.strip()[:64]
     return address

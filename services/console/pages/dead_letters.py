@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request
@@ -14,8 +15,9 @@ from services.console.guard.access import Operator, Viewer
 from services.console.pages.approvals import ReasonText
 from services.console.pages.render import done, page, path_of
 from services.console.parts import EngineOf, PartsOf
+from services.console.people.roles import Role, may
 from services.console.problems import invalid
-from services.console.reads import dead_letters
+from services.console.reads import dead_letters, payloads
 
 router = APIRouter()
 
@@ -28,6 +30,7 @@ _PAST = {
     Act.ANNOTATE: "annotated",
 }
 Filter = Annotated[str, Query(max_length=500)]
+FilterField = Annotated[str, Form(max_length=500)]
 PayloadText = Annotated[str, Form(max_length=1_000_000)]
 
 
@@ -52,10 +55,21 @@ async def list_dead_letters(
         page=number,
         page_size=PAGE_SIZE,
     )
-    found = await dead_letters.page(engine, wanted)
+    if may(signed_in.person.roles, Role.OPERATOR):
+        found, shown = await dead_letters.page_to_act_on(engine, wanted)
+    else:
+        found, shown = await dead_letters.page(engine, wanted), {}
     given = {name: value for name, value in filters.items() if value}
     return await page(
-        request, signed_in, "dead_letters.html", found=found, filters=filters, given=given, acts=list(Act)
+        request,
+        signed_in,
+        "dead_letters.html",
+        found=found,
+        shown=shown,
+        filters=filters,
+        given=given,
+        acts=list(Act),
+        most=dead_letters.MOST_AT_ONCE,
     )
 
 
@@ -65,14 +79,20 @@ async def act_on_group(
     signed_in: Operator,
     found: PartsOf,
     act: Annotated[Act, Form()],
-    signature: Annotated[str, Form(max_length=500)] = "",
+    saga: FilterField = "",
+    service: FilterField = "",
+    step: FilterField = "",
+    signature: FilterField = "",
     reason: ReasonText = "",
+    shown: Annotated[str, Form(max_length=64)] = "",
 ) -> Response:
-    """Do the same about all dead letters of a group."""
+    """Do the same about all dead letters of a group, within the page's filter, as they were shown."""
     if not signature:
         raise invalid("which group? Load the page again")
-    which = DeadLetterFilter(signature=signature)
-    receipt = await dead_letters.act_on_many(found.engine, found.signer, signed_in, act, which, reason=reason)
+    which = DeadLetterFilter(saga_id=saga or None, service=service or None, step=step or None, signature=signature)
+    receipt = await dead_letters.act_on_many(
+        found.engine, found.signer, signed_in, act, which, reason=reason, shown=shown
+    )
     refused = f"; {len(receipt.refused)} refused: {next(iter(receipt.refused.values()))}" if receipt.refused else ""
     return await done(request, signed_in, f"{len(receipt.done)} {_PAST[act]}{refused}", "/dead-letters")
 
@@ -82,12 +102,10 @@ async def compare(
     letter_id: str, request: Request, signed_in: Operator, engine: EngineOf, payload: PayloadText = ""
 ) -> HTMLResponse:
     """Show how an edited payload differs from the one there is, before it is sent."""
-    detail = await dead_letters.one(engine, letter_id)
-    edited = dead_letters.read_payload(payload)
-    lines = dead_letters.difference(detail.letter.payload, edited)
-    return await page(
-        request, signed_in, "compare.html", letter=detail.letter, lines=lines, edited=dead_letters.written(edited)
-    )
+    edited = payloads.read_payload(payload)
+    letter, lines = await dead_letters.compare(engine, letter_id, edited)
+    written = await asyncio.to_thread(payloads.written, edited)
+    return await page(request, signed_in, "compare.html", letter=letter, lines=lines, edited=written)
 
 
 @router.post("/dead-letters/{letter_id:path}/{act}")
@@ -102,7 +120,7 @@ async def act_on_one(
     redriven: Annotated[int | None, Form(ge=0)] = None,
 ) -> Response:
     """Do something about a dead letter."""
-    new = dead_letters.read_payload(payload) if payload and act is Act.REDRIVE else None
+    new = payloads.read_payload(payload) if payload and act is Act.REDRIVE else None
     receipt = await dead_letters.act(
         found.engine, found.signer, signed_in, letter_id, act, reason=reason, payload=new, redriven=redriven
     )
@@ -116,5 +134,5 @@ async def act_on_one(
 async def show_dead_letter(letter_id: str, request: Request, signed_in: Viewer, engine: EngineOf) -> HTMLResponse:
     """Show a dead letter, and what was done about it so far."""
     detail = await dead_letters.one(engine, letter_id)
-    written = dead_letters.written(detail.letter.payload)
+    written = await asyncio.to_thread(payloads.written, detail.letter.payload)
     return await page(request, signed_in, "dead_letter.html", letter=detail.letter, trail=detail.trail, written=written)

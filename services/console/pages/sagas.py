@@ -17,6 +17,7 @@ from services.console.pages.render import fragment, page
 from services.console.parts import EngineOf, PartsOf
 from services.console.people.persons import utc_now
 from services.console.people.sessions import SignedIn
+from services.console.problems import ConsoleError
 from services.console.reads import approvals, overview, sagas
 from services.console.reads.sagas import Saga
 
@@ -61,7 +62,13 @@ async def watch(
     seen: Annotated[str, Query(max_length=200)] = "",
 ) -> EventSourceResponse:
     """Stream the parts of a saga's page that change."""
-    await sagas.one(found.engine, saga_id, service)  # so that what is not there is answered, not streamed
+    try:
+        await sagas.one(found.engine, saga_id, service)
+    except ConsoleError as error:
+        # What is not there is answered, not streamed. But a browser whose stream is refused asks again after ever
+        # longer whiles: without an engine it is told so, and told at once when there is one.
+        if error.status < 500:
+            raise
 
     async def as_html(saga: Saga) -> dict[str, str]:
         return await _parts(found, signed_in, saga)

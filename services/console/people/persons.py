@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.people import ANYONE, canonical_person
+from services.console.people.attempts import forget
 from services.console.people.database import Database
 from services.console.people.passwords import Passwords
 from services.console.people.roles import Role
@@ -165,7 +166,7 @@ class Persons:
         return after
 
     async def set_password(self, name: str, password: str, *, by: str, old: str | None = None) -> None:
-        """Give a person another password. It ends their sessions.
+        """Give a person another password. It ends their sessions, and the wait after too many failed sign-ins.
 
         Args:
             name: The person.
@@ -185,6 +186,7 @@ class Persons:
                 update(PersonRow).where(PersonRow.name == person.name).values(password_hash=hashed)
             )
             await connection.execute(delete(SessionRow).where(SessionRow.person == person.name))
+            await forget(connection, person.name)
             await self._log(connection, by, "password", person.name, "")
 
     async def password_fits(self, name: str, password: str) -> bool:

@@ -1,17 +1,28 @@
-"""Signing in: at most so many failures a name and an address, and no telling whether a name is known."""
+"""Signing in: at most so many failures, and no telling whether a name is known.
+
+Failures are counted three times: of a name from one address, which is low, so that guessing is slow; from an address
+over all names; and of a name over all addresses, which is high. Were that one low, too, whoever can reach the console
+could keep anybody out of it.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from sqlalchemy import delete, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.people import canonical_person
+from services.console.people.attempts import of_address, of_name, of_name_from
 from services.console.people.database import Database
 from services.console.people.persons import Clock, Persons, utc_now
 from services.console.people.tables import AttemptRow
 from services.console.problems import ConsoleError
+
+_EVERYWHERE: Final = 20
 
 
 @dataclass(frozen=True)
@@ -19,7 +30,7 @@ class Limits:
     """How many failures are taken.
 
     Args:
-        per_name: Of one name, within the window.
+        per_name: Of one name from one address, within the window; of one name from everywhere, twenty times as many.
         per_address: From one address, within the window.
         window: The window.
     """
@@ -58,33 +69,43 @@ class SignIn:
         """
         person = canonical_person(name)[:200]
         # Counted before the password is checked, so that many at once are not each the first one.
-        await self._count(f"name {person}", self._limits.per_name, f"address {address}", self._limits.per_address)
+        await self._count(person, address)
         if not await self._persons.password_fits(person, password):
             raise ConsoleError(401, "wrong_credentials", "name and password do not belong together")
         async with self._database.transaction() as connection:
-            await connection.execute(delete(AttemptRow).where(AttemptRow.whose == f"name {person}"))
-            # This one was no failure; the others from there, of other names, stay counted.
-            this = select(func.max(AttemptRow.number)).where(AttemptRow.whose == f"address {address}").scalar_subquery()
-            await connection.execute(delete(AttemptRow).where(AttemptRow.number == this))
+            await connection.execute(delete(AttemptRow).where(AttemptRow.whose == of_name_from(person, address)))
+            # This one was no failure. What others did stays counted: of this name elsewhere, of other names from there.
+            for whose in (of_name(person), of_address(address)):
+                this = select(func.max(AttemptRow.number)).where(AttemptRow.whose == whose).scalar_subquery()
+                await connection.execute(delete(AttemptRow).where(AttemptRow.number == this))
         return person
 
-    async def _count(self, name: str, per_name: int, address: str, per_address: int) -> None:
-        now = self._now()
-        since = now - self._limits.window
+    async def _count(self, person: str, address: str) -> None:
+        now, limits = self._now(), self._limits
+        of_person = {
+            of_name_from(person, address): limits.per_name,
+            of_name(person): limits.per_name * _EVERYWHERE,
+        }
         async with self._database.transaction() as connection:
-            await connection.execute(delete(AttemptRow).where(AttemptRow.at <= since))
-            for whose, limit in ((name, per_name), (address, per_address)):
-                mine = select(func.count(), func.min(AttemptRow.at)).where(AttemptRow.whose == whose)
-                count, oldest = (await connection.execute(mine)).one()
-                if count >= limit:
-                    wait = max(1, round((oldest - since).total_seconds()))
-                    raise ConsoleError(
-                        429,
-                        "too_many_attempts",
-                        f"too many failed sign-ins; wait {_spoken(wait)}, or ask an administrator",
-                        retry_after=wait,
-                    )
-            await connection.execute(insert(AttemptRow), [{"whose": name, "at": now}, {"whose": address, "at": now}])
+            await connection.execute(delete(AttemptRow).where(AttemptRow.at <= now - limits.window))
+            by_address = await self._wait(connection, of_address(address), limits.per_address)
+            waits = [by_address, *[await self._wait(connection, *each) for each in of_person.items()]]
+            if wait := max(waits):
+                # Another password is a way out of the limits of a name, and of no address's.
+                told = f"too many failed sign-ins; wait {_spoken(wait)}, or ask an administrator"
+                if by_address:
+                    told = f"too many failed sign-ins from your address; wait {_spoken(wait)}"
+                raise ConsoleError(429, "too_many_attempts", told, retry_after=wait)
+            counted = [*of_person, of_address(address)]
+            await connection.execute(insert(AttemptRow), [{"whose": whose, "at": now} for whose in counted])
+
+    async def _wait(self, connection: AsyncConnection, whose: str, limit: int) -> int:
+        """Return for how many seconds no more tries are taken; 0 when one is."""
+        mine = select(func.count(), func.min(AttemptRow.at)).where(AttemptRow.whose == whose)
+        count, oldest = (await connection.execute(mine)).one()
+        if count < limit:
+            return 0
+        return max(1, math.ceil((oldest + self._limits.window - self._now()).total_seconds()))
 
 
 def _spoken(seconds: int) -> str:

@@ -92,7 +92,8 @@ class AlertsView(BaseModel):
         over: What is over, of the last day; the newest first, at most 100.
         looked: When the sentinel last said that it looks; it does so once a minute at least.
         is_watched: Whether it looks as often as it should. If not, nobody is told of trouble, and `open` is the
-            engine's own word.
+            engine's own word. None when that could not be read: then it may look, and `open` is the engine's word too.
+        unread: Why what the sentinel found could not be read; None when it could.
         problems: What could not be found out, and why.
     """
 
@@ -101,7 +102,8 @@ class AlertsView(BaseModel):
     same: list[SameTrouble]
     over: list[AlertView]
     looked: datetime | None
-    is_watched: bool
+    is_watched: bool | None
+    unread: str | None = None
     problems: list[str] = []
 
 
@@ -113,15 +115,17 @@ async def read(engine: Engine, now: datetime) -> AlertsView:
         now: The time.
     """
     problems: list[str] = []
-    told = AlertList(open=[], over=[])
+    told, unread = AlertList(open=[], over=[]), None
     try:
         told = await engine.alerts()
     except ConsoleError as error:
-        problems.append(error.message)
-    is_watched = told.is_watched(now)
+        unread = error.message
+        problems.append(unread)
+    # What can't be read is no sign that nobody looks.
+    is_watched = told.is_watched(now) if unread is None else None
     wrong: Sequence[Alert] | None = told.open
     more = told.more
-    if not is_watched:  # nobody looks, so the console does
+    if not is_watched:  # nobody looks, or nobody knows, so the console does
         try:
             found = await engine.survey()
             wrong = sorted(found.alerts, key=lambda one: one.since or now, reverse=True)
@@ -144,6 +148,7 @@ async def read(engine: Engine, now: datetime) -> AlertsView:
         over=[_view(alert) for alert in sorted(told.over, key=lambda one: one.over or now, reverse=True)[:MOST]],
         looked=told.looked,
         is_watched=is_watched,
+        unread=unread,
         problems=problems,
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import json
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 from pydantic import BaseModel, JsonValue
@@ -15,6 +16,7 @@ from perdure.saga.messages import (
     ActRequest,
     DeadLetter,
     DeadLetterFilter,
+    DeadLetterGroup,
     DeadLetterPage,
     ListRequest,
     ManyActReceipt,
@@ -23,10 +25,13 @@ from perdure.saga.messages import (
     rollback_status,
 )
 from perdure.saga.proofs import sign_act
+from perdure.security.encodings import payload_digest
 from services.console.engine import Engine
 from services.console.people.persons import utc_now
 from services.console.people.sessions import SignedIn
 from services.console.problems import ConsoleError, invalid, not_found
+from services.console.reads import payloads
+from services.console.reads.payloads import DiffLine
 from services.console.signing import Signer
 
 MOST_AT_ONCE: Final = 1000
@@ -61,6 +66,58 @@ async def page(engine: Engine, request: ListRequest) -> DeadLetterPage:
     return await engine.call(_list, request)
 
 
+async def page_to_act_on(engine: Engine, request: ListRequest) -> tuple[DeadLetterPage, dict[str, str]]:
+    """Return a page of dead letters for who may act on whole groups: with the digest of each, by its signature.
+
+    The page, its counts and the digests are of one look, so that what is counted is what will be acted on. When more
+    fit than can be done at once, there is no digest.
+
+    Args:
+        engine: The engine.
+        request: Which ones.
+
+    Raises:
+        ConsoleError: Nobody answers.
+    """
+    letters, total = await _fitting(engine, request)
+    if total > MOST_AT_ONCE:
+        return await page(engine, request), {}
+    groups: dict[str, dict[str, int]] = {}
+    for letter in letters:
+        groups.setdefault(letter.signature, {})[letter.id] = letter.redriven
+    begin = (request.page - 1) * request.page_size
+    counts = Counter({signature: len(those) for signature, those in groups.items()}).most_common()
+    found = DeadLetterPage(
+        items=letters[begin : begin + request.page_size],
+        total=len(letters),
+        page=request.page,
+        pages=max(1, -(-len(letters) // request.page_size)),
+        groups=[DeadLetterGroup(signature=signature, count=count) for signature, count in counts],
+    )
+    return found, {signature: shown_letters(those) for signature, those in groups.items()}
+
+
+async def _fitting(engine: Engine, which: DeadLetterFilter) -> tuple[list[DeadLetter], int]:
+    """Return all dead letters that fit, and how many there are; only some when more fit than can be done at once."""
+    fields = which.model_dump(include=set(DeadLetterFilter.model_fields))
+    first = await page(engine, ListRequest(**fields, page_size=_PAGE))
+    letters = {letter.id: letter for letter in first.items}
+    if first.total <= MOST_AT_ONCE:
+        for number in range(2, first.pages + 1):
+            more = await page(engine, ListRequest(**fields, page=number, page_size=_PAGE))
+            letters |= {letter.id: letter for letter in more.items}
+    return list(letters.values()), first.total
+
+
+def shown_letters(letters: Mapping[str, int]) -> str:
+    """Return the digest of dead letters as they are shown.
+
+    Args:
+        letters: How often each was redriven, by its id.
+    """
+    return payload_digest(dict(letters))
+
+
 async def one(engine: Engine, letter_id: str) -> DeadLetterDetail:
     """Return a dead letter.
 
@@ -73,7 +130,7 @@ async def one(engine: Engine, letter_id: str) -> DeadLetterDetail:
     """
     letter = await _letter(engine, letter_id)
     rollback = await engine.call(rollback_status, key=letter.saga_id)
-    return DeadLetterDetail(letter=letter, trail=[each for each in rollback.trail if each.step == letter.step])
+    return DeadLetterDetail(letter=letter, trail=rollback.trail_of(letter.step, letter.position))
 
 
 async def _letter(engine: Engine, letter_id: str) -> DeadLetter:
@@ -125,7 +182,14 @@ async def act(
 
 
 async def act_on_many(
-    engine: Engine, signer: Signer, signed_in: SignedIn, what: Act, which: DeadLetterFilter, *, reason: str
+    engine: Engine,
+    signer: Signer,
+    signed_in: SignedIn,
+    what: Act,
+    which: DeadLetterFilter,
+    *,
+    reason: str,
+    shown: str | None = None,
 ) -> ManyActReceipt:
     """Do the same about all dead letters that fit, each signed for who is signed in.
 
@@ -136,79 +200,41 @@ async def act_on_many(
         what: What to do.
         which: Which ones.
         reason: Why.
+        shown: The digest of those that they were shown, so that it is these, and no others, which they sign; None for
+            those that fit now.
 
     Raises:
-        ConsoleError: The filter is empty, there are more than can be signed at once, or nobody answers.
+        ConsoleError: The filter is empty, others fit than were shown, there are more than can be signed at once, or
+            nobody answers.
     """
-    fields = which.model_dump(exclude_none=True)
-    if not fields:
+    if not which.model_dump(exclude_none=True):
         raise invalid("say which ones: give at least one of saga_id, service, step and signature")
-    first = await page(engine, ListRequest(**fields, page_size=_PAGE))
-    if first.total > MOST_AT_ONCE:
+    letters, total = await _fitting(engine, which)
+    if total > MOST_AT_ONCE:
+        raise ConsoleError(409, "too_many", f"{total} fit, and {MOST_AT_ONCE} can be done at once: narrow it down")
+    if shown is not None and shown != shown_letters({letter.id: letter.redriven for letter in letters}):
         raise ConsoleError(
-            409, "too_many", f"{first.total} fit, and {MOST_AT_ONCE} can be done at once: narrow it down"
+            409,
+            "changed",
+            "the dead letters have changed since you looked, so nothing was done: load the list again, look, then "
+            "decide",
         )
-    letters = list(first.items)
-    for number in range(2, first.pages + 1):
-        letters += (await page(engine, ListRequest(**fields, page=number, page_size=_PAGE))).items
     key, now = signer.key(signed_in), utc_now()
     proofs = {letter.id: sign_act(key, what, letter, reason=reason, at=now) for letter in letters}
     actor = signed_in.person.name
     return await engine.call(_many, ManyActRequest(act=what, actor=actor, reason=reason, filter=which, proofs=proofs))
 
 
-def read_payload(text: str) -> JsonValue:
-    """Return an edited payload.
+async def compare(engine: Engine, letter_id: str, payload: JsonValue) -> tuple[DeadLetter, list[DiffLine]]:
+    """Return a dead letter, and how a payload differs from the one it has.
 
     Args:
-        text: JSON.
+        engine: The engine.
+        letter_id: The dead letter.
+        payload: The payload.
 
     Raises:
-        ConsoleError: It is none.
+        ConsoleError: It is no dead letter (any more), one of the payloads is too large, or nobody answers.
     """
-    try:
-        payload: JsonValue = json.loads(text, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise invalid(f"the payload is no JSON: {error}") from error
-    if payload is None:
-        raise invalid("the payload is null, which would keep the one there is: redrive without editing instead")
-    return payload
-
-
-def _no_number(name: str) -> JsonValue:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def written(payload: JsonValue) -> str:
-    """Return a payload as people edit it.
-
-    Args:
-        payload: The payload.
-    """
-    return json.dumps(payload, indent=2, ensure_ascii=False, sort_keys=False)
-
-
-class DiffLine(BaseModel):
-    """One line of the difference between two payloads.
-
-    Args:
-        kind: ``same``, ``gone`` or ``new``.
-        text: The line.
-    """
-
-    kind: str
-    text: str
-
-
-def difference(before: JsonValue, after: JsonValue) -> list[DiffLine]:
-    """Return how two payloads differ, line by line; empty when they don't.
-
-    Args:
-        before: What there is.
-        after: What is to be sent.
-    """
-    if before == after:
-        return []
-    kinds = {" ": "same", "-": "gone", "+": "new"}
-    lines = difflib.ndiff(written(before).splitlines(), written(after).splitlines())
-    return [DiffLine(kind=kinds[line[0]], text=line[2:]) for line in lines if line[0] in kinds]
+    letter = await _letter(engine, letter_id)
+    return letter, await asyncio.to_thread(payloads.difference, letter.payload, payload)

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from perdure.admin import sql_text
 from perdure.saga.standing import plain
-from services.console.engine import Engine
+from services.console.engine import NO_ANSWER_YET, Engine
 from services.console.people.persons import Persons
 from services.console.problems import ConsoleError, not_found
 
@@ -89,7 +89,7 @@ async def why_paused(engine: Engine, ids: Sequence[str]) -> dict[str, str]:
 
 
 async def under_way(engine: Engine, search: str = "") -> list[Invocation]:
-    """Return the invocations that have not ended; the oldest first, at most 200.
+    """Return the invocations that have not ended; the oldest first, what is yet to begin last, at most 200.
 
     Args:
         engine: The engine.
@@ -102,7 +102,8 @@ async def under_way(engine: Engine, search: str = "") -> list[Invocation]:
     fits = f"and (strpos(target, {wanted}) > 0 or strpos(id, {wanted}) > 0)" if search else ""
     rows = await engine.query(
         "select id, target, status, created_at, modified_at, retry_count, next_retry_at, last_failure "
-        f"from sys_invocation where status != 'completed' {fits} order by created_at limit {MOST}"
+        f"from sys_invocation where status != 'completed' {fits} "
+        f"order by case status when 'scheduled' then 1 else 0 end, created_at limit {MOST}"
     )
     return [_invocation(row, None) for row in rows]
 
@@ -121,14 +122,21 @@ async def steer(
         reason: Why.
 
     Raises:
-        ConsoleError: There is no such invocation, it is in no state for that, or the engine does not answer.
+        ConsoleError: There is no such invocation, it is in no state for that, or the engine does not answer; if that
+            leaves open whether it was done, with 504.
     """
     # The engine takes an id that can't be one for a broken query.
     known = _ID.fullmatch(invocation_id) and await _target(engine, invocation_id)
     if not known:
         raise not_found(f"there is no invocation '{invocation_id[:200]}' (any more)")
-    await engine.act(invocation_id, what)
-    await persons.record(actor, what, invocation_id[:300], f"{known}: {reason}")
+    done = f"{known}: {reason}"
+    try:
+        await engine.act(invocation_id, what)
+    except ConsoleError as error:
+        if error.problem.code == NO_ANSWER_YET:  # done all the same, perhaps: nobody else will know who did it
+            await persons.record(actor, what, invocation_id[:300], f"{done} (no answer came)")
+        raise
+    await persons.record(actor, what, invocation_id[:300], done)
 
 
 async def _target(engine: Engine, invocation_id: str) -> str | None:

@@ -59,11 +59,6 @@
     if (opener !== null) document.getElementById(opener.dataset.open).showModal();
   });
 
-  // A page that is live says when it no longer is.
-  const cutOff = (yes) => document.querySelectorAll("[data-cut-off]").forEach((notice) => (notice.hidden = !yes));
-  document.addEventListener("htmx:sseError", () => cutOff(true));
-  document.addEventListener("htmx:sseOpen", () => cutOff(false));
-
   // Ids differ from page to page; what is fetched again keeps the focus where it was by its address.
   document.addEventListener("htmx:beforeSwap", () => {
     const focused = document.activeElement;

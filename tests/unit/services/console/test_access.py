@@ -78,7 +78,7 @@ ROUTES: dict[str, Role | None] = {
     "GET /api/dead-letters": VIEWER,
     "GET /api/dead-letters/{letter_id:path}": VIEWER,
     "POST /api/dead-letters": OPERATOR,
-    "POST /api/dead-letters/{letter_id:path}/compare": VIEWER,
+    "POST /api/dead-letters/{letter_id:path}/compare": OPERATOR,
     "POST /api/dead-letters/{letter_id:path}/{act}": OPERATOR,
     "GET /api/invocations": VIEWER,
     "POST /api/invocations/{invocation_id}/{steer}": OPERATOR,
@@ -96,7 +96,7 @@ ROUTES: dict[str, Role | None] = {
     "POST /api/keys": ADMINISTRATOR,
     "DELETE /api/keys/{name}": ADMINISTRATOR,
 }
-ENDLESS = {"GET /alerts/live", "GET /api/alerts/events"}
+ENDLESS = {"GET /alerts/live", "GET /sagas/{saga_id:path}/live", "GET /api/alerts/events"}
 SAMPLE = {"steer": "resume", "act": "skip", "verdict": "approve", "letter_id": "T1/2", "name": "nobody"}
 
 

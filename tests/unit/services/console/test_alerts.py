@@ -204,8 +204,9 @@ async def test_without_an_engine_nobody_knows(desk):
     assert "is the engine running?" in html
     assert "All is well" not in html
     found = (await api(desk)).json()
-    assert (found["open"], found["total"], found["is_watched"]) == (None, None, False)
+    assert (found["open"], found["total"], found["is_watched"]) == (None, None, None)
     assert len(found["problems"]) == 1
+    assert "never looked" not in html
 
 
 async def test_a_flood_is_counted_and_not_listed_to_its_end(answering):
@@ -237,9 +238,37 @@ async def test_a_console_without_the_keys_says_so_on_the_page_and_shows_the_othe
         engine = Engine("http://ingress.test", "http://admin.test", http, SecretBoxCodec([b"k" * 32]))
         desk.app.state.parts = dataclasses.replace(desk.parts, engine=engine, badge=Badge(engine))
         html = await shown_to(desk, Role.VIEWER)
-        assert "the console needs the keys that the services have" in html
+        found = (await api(desk)).json()
+        assert html.count("the console needs the keys that the services have") == 1
         assert "RT0016" in html
         assert "nobody knows" in await shown_to(desk, Role.APPROVER, "/account")
+    assert_nobody_knows_whether_it_looks(html, found)
+    assert found["total"] == 1
+
+
+def assert_nobody_knows_whether_it_looks(html: str, found: dict[str, Any]) -> None:
+    """What can't be read says nothing of the sentinel: it may well look, and tell."""
+    assert "What the sentinel found could not be read." in html
+    assert "what is below the console asked the engine itself" in html
+    for verdict in ("never looked", "not looked", "Nobody is told", "lost sagas are not rolled back", "All is well"):
+        assert verdict not in html
+    assert found["is_watched"] is None
+    assert len(found["problems"]) == 1
+
+
+async def test_an_engine_that_refuses_the_question_tells_nothing_of_the_sentinel(answering):
+    class Refusing(Answers):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            if "from state" in json.loads(request.content)["query"]:
+                return httpx.Response(500, json={"message": "Resources exhausted: the query was <cancelled>"})
+            return super().__call__(request)
+
+    async with answering(Refusing(told(), [PAUSED])) as desk:
+        html = await shown_to(desk, Role.VIEWER)
+        found = (await api(desk)).json()
+    assert html.count("Resources exhausted: the query was &lt;cancelled&gt;") == 1
+    assert "RT0016" in html
+    assert_nobody_knows_whether_it_looks(html, found)
 
 
 async def test_all_pages_of_a_moment_ask_the_engine_once(answering):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
+import httpx
 import pytest
 
+from services.console.engine import Engine
 from services.console.people.roles import Role
 from services.console.problems import ConsoleError
 from tests.support import eventually
@@ -176,3 +180,78 @@ async def test_programs_that_wait_for_slow_handlers_leave_people_their_way_to_th
             alerts = await client.get("/api/alerts", headers=headers)
         assert alerts.json()["problems"] == []
         engine.over.set()
+
+
+MARK = {"perdure.reads": "true"}
+# What an engine says of its services.
+DISCOVERED: list[dict[str, Any]] = [
+    {
+        "name": "Documents",
+        "ty": "Workflow",
+        "handlers": [
+            {"name": "run", "ty": "Workflow", "metadata": MARK},  # it has state to write, whatever it says
+            {"name": "review", "ty": "Shared"},  # it resolves what the main handler waits for
+            {"name": "shelve", "ty": "Shared", "metadata": {"perdure.reads": "false", "team": "press"}},
+            {"name": "status", "ty": "Shared", "metadata": {**MARK, "team": "press"}},
+        ],
+    },
+    {
+        "name": "Carts",
+        "ty": "VirtualObject",
+        "handlers": [
+            {"name": "add", "ty": "Exclusive", "metadata": MARK},
+            {"name": "order", "ty": "Shared", "metadata": None},
+            {"name": "show", "ty": "Shared", "metadata": MARK},
+        ],
+    },
+    {
+        "name": "Stock",
+        "ty": "Service",
+        "handlers": [{"name": "take", "metadata": {}}, {"name": "count", "ty": None, "metadata": MARK}],
+    },
+]
+READS = ["Carts/c1/show", "Documents/d1/status", "Stock/count"]
+CHANGES = [
+    "Carts/c1/add",
+    "Carts/c1/order",
+    "Documents/d1/review",
+    "Documents/d1/run",
+    "Documents/d1/shelve",
+    "Stock/take",
+]
+
+
+async def test_a_session_of_any_role_calls_what_is_marked_as_reading_and_an_operators_the_rest(desk):
+    forwarded: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/services":
+            return httpx.Response(200, json={"services": DISCOVERED})
+        forwarded.append(request.url.path.removeprefix("/").removesuffix("/send"))
+        return httpx.Response(200, json={})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http, desk.client() as client:
+        engine = Engine("http://ingress.test", "http://admin.test", http)
+        desk.app.state.parts = dataclasses.replace(desk.parts, engine=engine)
+        for role in (Role.VIEWER, Role.APPROVER, Role.ADMINISTRATOR):
+            headers = {"authorization": f"Bearer {await desk.add(f'{role}@example.com', role)}"}
+            for path in CHANGES:
+                for way in ("", "/send"):
+                    refused = await client.post(f"/gateway/{path}{way}", headers=headers, json="approved")
+                    assert (refused.status_code, refused.json().get("role")) == (403, "operator"), path
+            assert forwarded == []
+            for path in READS:
+                assert (await client.post(f"/gateway/{path}", headers=headers)).status_code == 200, path
+            assert forwarded == READS
+            forwarded.clear()
+
+        headers = {"authorization": f"Bearer {await desk.add('olga@example.com', Role.OPERATOR)}"}
+        for path in (*CHANGES, *READS):
+            assert (await client.post(f"/gateway/{path}", headers=headers)).status_code == 200, path
+        assert forwarded == [*CHANGES, *READS]
+
+        # A key says by itself which handlers it is for.
+        key, _ = await desk.parts.api_keys.add("press", ["Documents/review"], by="a test")
+        headers = {"authorization": f"Bearer {key}"}
+        assert (await client.post("/gateway/Documents/d1/review", headers=headers)).status_code == 200
+        assert (await client.post("/gateway/Documents/d1/status", headers=headers)).status_code == 403

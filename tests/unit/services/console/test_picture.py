@@ -15,7 +15,7 @@ from services.console.pages.picture import SCALE, draw, rounded, spoken
 from services.console.pages.render import from_now, money, path_of
 from services.console.people.persons import utc_now
 from services.console.problems import ConsoleError
-from services.console.reads.dead_letters import difference, read_payload
+from services.console.reads.payloads import difference, read_payload
 from services.console.reads.sagas import Saga
 
 BEGIN = datetime(2026, 11, 24, 12, tzinfo=UTC)

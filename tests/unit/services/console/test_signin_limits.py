@@ -1,0 +1,164 @@
+"""How many failures signing in takes, of whom and from where; and that a stranger's keep nobody out."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from typer.testing import CliRunner
+
+from services.console.commands import app as commands
+from services.console.people.roles import Role
+from services.console.problems import ConsoleError
+from tests.unit.services.console.conftest import PASSWORD, Desk
+
+ADA, OFFICE, STRANGER = "ada@example.com", "10.0.1.1", "10.6.6.6"
+NEW = "another long one"
+
+
+async def refusal(awaitable) -> ConsoleError:
+    with pytest.raises(ConsoleError) as caught:
+        await awaitable
+    return caught.value
+
+
+async def fail(desk: Desk, times: int, *, name: str = ADA, address: str = STRANGER) -> list[int]:
+    """Try wrong passwords, one after the other, and return the statuses."""
+    check = desk.parts.sign_in.check
+    return [(await refusal(check(name, "wrong", address=address))).status for _ in range(times)]
+
+
+async def test_failed_sign_ins_are_limited_by_name_also_when_they_come_at_once(open_desk):
+    async with open_desk(attempts_per_name=3) as desk:
+        await desk.add(ADA)
+        await desk.add("bob@example.com")
+        check = desk.parts.sign_in.check
+        results = await asyncio.gather(
+            *(check(ADA, f"guess number {each}", address=OFFICE) for each in range(12)),
+            return_exceptions=True,
+        )
+        assert sorted(each.status for each in results) == [401] * 3 + [429] * 9
+        # The right password does not help any more, in whatever spelling; another name is not held up.
+        error = await refusal(check("ADA@example.com", PASSWORD, address=OFFICE))
+        assert (error.status, error.problem.code) == (429, "too_many_attempts")
+        assert await check("bob@example.com", PASSWORD, address=OFFICE) == "bob@example.com"
+        desk.clock.move(timedelta(minutes=15))
+        assert await check(ADA, PASSWORD, address=OFFICE) == ADA
+        await fail(desk, 2, address=OFFICE)
+        assert await check(ADA, PASSWORD, address=OFFICE) == ADA
+        assert await fail(desk, 3, address=OFFICE) == [401] * 3, "a sign-in that succeeds begins the count anew"
+
+
+async def test_failed_sign_ins_are_limited_by_address_over_all_names(open_desk):
+    async with open_desk(attempts_per_address=4) as desk:
+        await desk.add(ADA)
+        check = desk.parts.sign_in.check
+        for each in range(4):
+            assert await fail(desk, 1, name=f"guess-{each}", address="10.0.0.1") == [401]
+        error = await refusal(check(ADA, PASSWORD, address="10.0.0.1"))
+        assert error.status == 429
+        assert 0 < error.retry_after <= 900
+        assert await check(ADA, PASSWORD, address="10.0.0.2") == ADA
+
+
+async def test_sign_ins_that_succeed_do_not_fill_an_address(open_desk):
+    async with open_desk(attempts_per_address=3) as desk:
+        await desk.add(ADA)
+        for _ in range(8):
+            await desk.parts.sign_in.check(ADA, PASSWORD, address="10.0.0.1")
+
+
+async def test_a_stranger_keeps_nobody_out_who_comes_from_elsewhere(desk):
+    await desk.add(ADA)
+    guesses: list[int] = []
+    for _ in range(120):
+        guesses += await fail(desk, 6)
+        assert await desk.parts.sign_in.check(ADA, PASSWORD, address=OFFICE) == ADA
+        desk.clock.move(timedelta(seconds=30))
+    assert guesses.count(401) == 5 * 4, "an hour has four windows, and the stranger no way round the limit"
+
+
+async def test_a_name_is_limited_over_all_addresses_too_and_much_later(open_desk):
+    async with open_desk(attempts_per_name=3) as desk:
+        await desk.add(ADA)
+        await desk.add("bob@example.com")
+        for each in range(20):
+            assert await fail(desk, 3, address=f"10.7.0.{each}") == [401] * 3
+        # 60 failures from everywhere. A sign-in that succeeds says nothing about the others.
+        error = await refusal(desk.parts.sign_in.check(ADA, PASSWORD, address=OFFICE))
+        assert (error.status, error.problem.code) == (429, "too_many_attempts")
+        assert await desk.parts.sign_in.check("bob@example.com", PASSWORD, address=OFFICE) == "bob@example.com"
+        desk.clock.move(timedelta(minutes=15))
+        assert await desk.parts.sign_in.check(ADA, PASSWORD, address=OFFICE) == ADA
+
+
+async def test_a_sign_in_that_succeeds_pays_for_no_guesses_from_elsewhere(open_desk):
+    async with open_desk(attempts_per_name=3) as desk:
+        await desk.add(ADA)
+        for each in range(19):
+            await fail(desk, 3, address=f"10.7.0.{each}")
+        for _ in range(5):
+            assert await desk.parts.sign_in.check(ADA, PASSWORD, address=OFFICE) == ADA
+        assert await fail(desk, 3, address=STRANGER) == [401] * 3
+        assert await fail(desk, 1, address="10.7.1.1") == [429]
+
+
+@pytest.mark.parametrize("by", ["an administrator", "the command line"])
+async def test_a_new_password_ends_the_wait_of_its_name_and_of_no_other(open_desk, monkeypatch, tmp_path, by):
+    async with open_desk(attempts_per_name=2) as desk:
+        # Names that one could take for another: the beginning of one, and signs that a search would take for any.
+        others, wild = ("ada@example.com b", "ada"), ("a_a@example.com", "%@example.com")
+        token = await desk.add("root@example.com", Role.ADMINISTRATOR)
+        for name in (ADA, *others, *wild):
+            await desk.add(name)
+            assert await fail(desk, 3, name=name, address=OFFICE) == [401, 401, 429]
+        for each in range(40):
+            await fail(desk, 1, address=f"10.7.0.{each}")
+        for name in wild:
+            await desk.parts.persons.set_password(name, NEW, by="a test")
+            assert await desk.parts.sign_in.check(name, NEW, address=OFFICE) == name
+        error = await refusal(desk.parts.sign_in.check(ADA, PASSWORD, address="10.8.8.8"))
+        assert error.problem.message == "too many failed sign-ins; wait 15 minutes, or ask an administrator"
+
+        if by == "an administrator":
+            async with desk.client(headers={"authorization": f"Bearer {token}"}) as client:
+                given = await client.post(f"/api/people/{ADA}/password", json={"password": NEW})
+                assert given.status_code == 204, given.text
+        else:
+            monkeypatch.setenv("PERDURE_LOCAL_DIR", str(tmp_path))
+            arguments = ["password", "--name", "Ada@Example.com", "--password-stdin"]
+            told = await asyncio.to_thread(CliRunner().invoke, commands, arguments, input=f"{NEW}\n")
+            assert told.exit_code == 0, told.output
+        for address in (OFFICE, "10.8.8.8", "10.7.0.1"):
+            assert await desk.parts.sign_in.check(ADA, NEW, address=address) == ADA
+        for name in others:
+            assert (await refusal(desk.parts.sign_in.check(name, PASSWORD, address=OFFICE))).status == 429
+
+
+async def test_who_comes_from_an_address_with_too_many_failures_is_not_sent_to_an_administrator(open_desk):
+    async with open_desk(attempts_per_address=4, attempts_per_name=2) as desk:
+        await desk.add(ADA)
+        await fail(desk, 2, name="guess-1", address=OFFICE)
+        desk.clock.move(timedelta(minutes=5))
+        await fail(desk, 2, address=OFFICE)
+        # Of both waits the longer one is told: ada's own, and not the address's.
+        error = await refusal(desk.parts.sign_in.check(ADA, PASSWORD, address=OFFICE))
+        assert "wait 15 minutes" in error.problem.message
+        assert error.retry_after == 900
+        error = await refusal(desk.parts.sign_in.check("bob@example.com", PASSWORD, address=OFFICE))
+        assert error.problem.message == "too many failed sign-ins from your address; wait 10 minutes"
+        assert error.retry_after == 600
+
+
+async def test_the_addresses_of_one_network_of_ipv6_are_one(open_desk):
+    # Whoever has one of them has 2^64.
+    async with open_desk(attempts_per_name=3, attempts_per_address=5) as desk:
+        await desk.add(ADA)
+        tries = [(await fail(desk, 1, address=f"2001:db8:0:1::{each}"))[0] for each in range(4)]
+        assert tries == [401, 401, 401, 429]
+        tries = [(await fail(desk, 1, name=f"guess-{each}", address=f"2001:db8:0:1:{each}::"))[0] for each in range(3)]
+        assert tries == [401, 401, 429]
+        assert await desk.parts.sign_in.check(ADA, PASSWORD, address="2001:db8:0:2::1") == ADA
+        assert await fail(desk, 2, address="10.6.6.6") == [401, 401]
+        assert await fail(desk, 2, address="::ffff:10.6.6.6") == [401, 429]
