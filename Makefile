@@ -148,7 +148,7 @@ $(READY): requirements.lock $(LOCK_INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "perdure needs Python 3.11 or later; '$(PYTHON)' is not. Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@mkdir -p .local
-	@echo "setting up $(VENV) (once) ..."
+	@echo "setting up $(VENV) (once, a minute or two) ..."
 	@$(PYTHON) -m venv --clear $(VENV) >.local/setup.log 2>&1 || { \
 	  echo "'$(PYTHON) -m venv' failed (on Debian: apt install python3-venv); see .local/setup.log" >&2; exit 1; }
 	@$(BIN)/pip install --disable-pip-version-check --require-hashes -r requirements.lock >>.local/setup.log 2>&1 || { \

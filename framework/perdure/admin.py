@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
 import httpx
 
 from perdure.errors import EngineError
+
+_LONGEST_LINE: Final = 100
+_STARTING: Final = "node lookup for partition"
+"""What it says of its tables until each of its partitions has a leader."""
 
 InvocationAct = Literal["cancel", "kill", "pause", "resume", "restart-as-new", "purge"]
 
@@ -72,9 +76,21 @@ class AdminClient:
         return list(response.json()["services"])
 
     async def deployments(self) -> list[dict[str, Any]]:
-        """Return the registered deployments."""
+        """Return the registered deployments, with the names of their services."""
         response = await self._send("GET", "/deployments")
         return list(response.json()["deployments"])
+
+    async def deployment(self, deployment_id: str) -> dict[str, Any]:
+        """Return a registered deployment, with its services' handlers, which the list of all leaves out.
+
+        Args:
+            deployment_id: The deployment.
+
+        Raises:
+            EngineError: The engine does not know the deployment.
+        """
+        response = await self._send("GET", f"/deployments/{quote(deployment_id, safe='')}")
+        return dict(response.json())
 
     async def move_deployment(self, deployment_id: str, uri: str) -> None:
         """Tell the engine that a deployment, with the same code, is reached elsewhere now.
@@ -123,14 +139,20 @@ class AdminClient:
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = await self._http.request(method, self.url + path, **options)
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            like = "http://127.0.0.1:9070 in PERDURE_ADMIN_URL"
+            raise EngineError(f"the admin API's address '{self.url}' is none: write it as {like}") from error
         except httpx.TransportError as error:
-            raise EngineError(f"the engine's admin API at {self.url} does not answer: {error!r}") from error
+            silent = f"the engine's admin API at {self.url} does not answer ({type(error).__name__})"
+            raise EngineError(f"{silent}: start it, or set PERDURE_ADMIN_URL") from error
         if response.is_success:
             return response
         try:
-            message = response.json().get("message", response.text)
-        except (ValueError, AttributeError):
-            message = response.text
+            message = str(response.json()["message"])
+        except (ValueError, LookupError, TypeError):  # not by the engine: a whole page, perhaps
+            message = response.text.strip().partition("\n")[0][:_LONGEST_LINE]
+        if _STARTING in message:
+            message += "; it is still starting: try again in a moment"
         raise EngineError(
             f"the engine's admin API at {self.url} refused {method} {path}: {response.status_code} {message}",
             status_code=response.status_code,

@@ -102,9 +102,9 @@ class IngressRequests:
             problem: IngressError
             try:
                 response = await self._http.request(method, self.url + path, content=body, headers=sent, **options)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:  # nothing was sent: always safe to repeat
+            except (httpx.ConnectError, httpx.ConnectTimeout):  # nothing was sent: always safe to repeat
                 problem = IngressError(
-                    f"no connection to the ingress at {self.url}: {error}; start the engine, or name its address"
+                    f"no connection to the ingress at {self.url}: start the engine, or set PERDURE_INGRESS_URL"
                 )
                 safe = True
             except httpx.UnsupportedProtocol as error:
@@ -202,7 +202,7 @@ def _problem(response: httpx.Response) -> IngressError:
         if source is None:  # the ingress says where an error comes from, and says it in JSON
             asked = f"{response.request.method} {response.request.url}"
             text = response.text.strip().partition("\n")[0] or response.reason_phrase
-            body["message"] = f"{asked} is not answered by an ingress: {response.status_code} {text[:200]}"
+            body["message"] = f"{asked} is not answered by an ingress: {response.status_code} {text[:100]}"
     # A handler that ran out of attempts leaves a Python stack trace here; people get its first line.
     message = f"\n{body.get('message') or ''}".partition("\nTraceback")[0].strip() or response.reason_phrase
     facts = body.get("metadata")

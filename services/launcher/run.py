@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from perdure.cli.asking import DEFAULT_ADMIN, DEFAULT_INGRESS
 from perdure.engine import LocatedEngine, locate_engine
 from perdure.errors import IngressError, PerdureError
 from services.launcher.booking import ORDINARY, book, curl, new_trip_id
@@ -102,6 +103,18 @@ async def _book_first_trip(platform: Platform, terminal: Terminal) -> None:
             terminal.say(confirmation.model_dump_json(indent=2), "green")
 
 
+def for_perdure(topology: Topology) -> str | None:
+    """Return a line for a shell that tells the command `perdure` where the engine is; None where it looks anyway.
+
+    Args:
+        topology: Where things are.
+    """
+    if (topology.ingress_url, topology.admin_url) == (DEFAULT_INGRESS, DEFAULT_ADMIN):
+        return None
+    urls = f"PERDURE_INGRESS_URL={topology.ingress_url} PERDURE_ADMIN_URL={topology.admin_url}"
+    return f"export {urls}   # for the command perdure"
+
+
 def _say_where(topology: Topology, platform: Platform, terminal: Terminal) -> None:
     terminal.say()
     terminal.say(f"console        {topology.console_url}  (process {platform.pid(CONSOLE)})")
@@ -114,8 +127,13 @@ def _say_where(topology: Topology, platform: Platform, terminal: Terminal) -> No
     for line in describe_trust(os.environ):
         terminal.say(line)
     terminal.say()
-    terminal.say(f"the console's first administrator: {sys.argv[0]} console admin --name you@example.com")
+    # An administrator may decide nothing, unless it is said.
+    roles = "--role approver --role operator"
+    terminal.say(f"the console's first administrator: {sys.argv[0]} console admin --name you@example.com {roles}")
     terminal.say()
+    if export := for_perdure(topology):
+        terminal.say(export)
+        terminal.say()
     if platform.codec is None:
         terminal.say("book the next trip:")
         terminal.say()

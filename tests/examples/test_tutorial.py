@@ -25,6 +25,7 @@ from tests.support import eventually
 TEXT = (Path(__file__).parents[2] / "docs" / "tutorial" / "first-saga.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, flags=re.DOTALL))
 BODY = json.loads(re.search(r"Journeys/first/run .* -d '(.*)'", TEXT)[1])
+REGISTRATIONS = [json.loads(body) for body in re.findall(r":9070/deployments .* -d '(.*)'", TEXT)]
 run_journey = Target("Journeys", "run", dict[str, str], list[str])
 
 
@@ -77,9 +78,10 @@ async def test_a_journey_is_booked_is_undone_and_survives_a_kill(restate, tmp_pa
         try:
             with agency.running():
                 with journeys.running():
-                    for program in (agency, journeys):
+                    for program, registration in zip((agency, journeys), REGISTRATIONS, strict=True):
                         await eventually(program.ready, what="program", within=60)
-                        await admin.register(program.url)
+                        assert registration["force"], "without it, a second registration would change nothing"
+                        await admin.register(program.url, force=registration["force"])
                     assert await ingress.call(run_journey, BODY, key="first") == ["PD100-1", "Harbour-1"]
                     await _a_full_hotel(ingress, agency)
                     third = asyncio.create_task(ingress.call(run_journey, BODY, key="third"))

@@ -112,7 +112,7 @@ async def test_says_what_is_down_and_that_all_is_well_again(observed):
         )
         await admin.act(rows[0]["id"], "pause")
         lines = await ill(observed, "1 of Flights is paused")
-        resume = f"restate invocations resume {rows[0]['id']}"
+        resume = f"perdure invocations resume {rows[0]['id']}"
         assert f"then resume: {resume}" in lines[1]
         shown = await saga_shown(observed, trip_id)
         assert f"Flights/reserve is paused: `perdure doctor` says why; then: {resume}" in shown

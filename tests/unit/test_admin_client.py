@@ -55,6 +55,13 @@ async def test_an_act_goes_to_its_invocation_whatever_the_id_holds(act: Any):
     assert requests[1].url.raw_path.decode() == f"/invocations/..%2Fservices%2Fx%3Fy/{act}"
 
 
+async def test_one_deployment_is_asked_for_by_its_id():
+    admin, requests = asking(httpx.Response(200, json={"id": "dp_1", "services": [{"name": "A", "handlers": []}]}))
+    assert (await admin.deployment("dp_1"))["services"] == [{"name": "A", "handlers": []}]
+    await admin.deployment("../x")
+    assert [each.url.raw_path for each in requests] == [b"/deployments/dp_1", b"/deployments/..%2Fx"]
+
+
 async def test_a_deployment_is_forgotten_by_force():
     admin, requests = asking(httpx.Response(202))
     await admin.remove_deployment("dp_1")
@@ -67,6 +74,11 @@ async def test_a_deployment_is_forgotten_by_force():
         (httpx.Response(400, json={"message": "no such column"}), "POST /query: 400 no such column"),
         (httpx.Response(500, text="boom"), "POST /query: 500 boom"),
         (httpx.Response(500, json=["boom"]), r'POST /query: 500 \["boom"\]'),
+        (httpx.Response(404, text=f"\n<html>{'x' * 200}\n<body>no</body>"), f"POST /query: 404 <html>{'x' * 94}"),
+        (
+            httpx.Response(500, json={"message": "Datafusion error: node lookup for partition 3 failed"}),
+            "POST /query: 500 .* node lookup for partition 3 failed; it is still starting: try again in a moment",
+        ),
     ],
 )
 async def test_a_refusal_says_what_was_asked_and_why_not(answer, text):
@@ -77,9 +89,17 @@ async def test_a_refusal_says_what_was_asked_and_why_not(answer, text):
 
 async def test_an_engine_that_does_not_answer_is_said():
     admin, _ = asking(httpx.ConnectError("refused"))
-    with pytest.raises(EngineError, match=rf"^the engine's admin API at {URL} does not answer: ConnectError"):
+    silent = rf"^the engine's admin API at {URL} does not answer \(ConnectError\): start it, or set PERDURE_ADMIN_URL$"
+    with pytest.raises(EngineError, match=silent):
         await admin.services()
     assert not await admin.healthy()
+
+
+@pytest.mark.parametrize("url", ["localhost:9070", "http://127.0.0.1:port"])
+async def test_what_can_be_no_address_is_said(url):
+    async with AdminClient(url) as admin:
+        with pytest.raises(EngineError, match=r"' is none: write it as http://127.0.0.1:9070 in PERDURE_ADMIN_URL$"):
+            await admin.services()
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])

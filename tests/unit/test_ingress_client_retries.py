@@ -69,7 +69,8 @@ async def test_a_request_that_never_left_is_repeated(error, pauses):
 async def test_attempts_are_bounded_and_the_last_problem_is_told(pauses):
     ingress = Ingress(httpx.ConnectError("refused"))
     async with ingress.client(retries=4) as client:
-        with pytest.raises(IngressError, match=f"no connection to the ingress at {URL}: refused"):
+        told = f"^no connection to the ingress at {URL}: start the engine, or set PERDURE_INGRESS_URL$"
+        with pytest.raises(IngressError, match=told):
             await client.call(book, Order(id="1"))
     assert len(ingress.requests) == 5
     assert pauses == [0.1, 0.2, 0.4, 0.8]

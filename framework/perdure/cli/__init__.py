@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli import actors, approvals, dead_letters, doctor, keys, sagas, schedules, services
+from perdure.cli import actors, approvals, dead_letters, doctor, invocations, keys, sagas, schedules, services
 from perdure.errors import PerdureError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(actors.app, name="actors")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(invocations.app, name="invocations")
 app.add_typer(keys.app, name="keys")
 app.add_typer(sagas.app, name="sagas")
 app.add_typer(schedules.app, name="schedules")

@@ -21,7 +21,9 @@ from perdure.security.codec import codec_from_environment
 T = TypeVar("T")
 
 DEFAULT_INGRESS = "http://127.0.0.1:8080"
+DEFAULT_ADMIN = "http://127.0.0.1:9070"
 
+AdminOption = Annotated[str, typer.Option("--admin", envvar="PERDURE_ADMIN_URL", help="The engine's admin API.")]
 IngressOption = Annotated[str, typer.Option("--ingress", envvar="PERDURE_INGRESS_URL", help="The engine's ingress.")]
 ActorOption = Annotated[
     str | None,

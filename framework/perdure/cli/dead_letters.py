@@ -120,12 +120,11 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     }.items():
         facts.add_row(name, value)
     console.print(facts)
-    for entry in rollback.trail:
-        if entry.step == letter.step:
-            proof = "unsigned" if entry.proof is None else "signed"
-            console.print(
-                f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})", highlight=False
-            )
+    for entry in rollback.trail_of(letter.step, letter.position):
+        proof = "unsigned" if entry.proof is None else "signed"
+        console.print(
+            f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})", highlight=False
+        )
     console.print(
         f"perdure dead-letters redrive {letter.id} tries again; resolve, skip and discard end it otherwise",
         highlight=False,

@@ -17,9 +17,9 @@ import httpx
 import typer
 
 from perdure.admin import AdminClient
-from perdure.cli.asking import IngressOption, console
+from perdure.cli.asking import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption, console
 from perdure.cli.here import Finding, disk_finding, key_findings
-from perdure.errors import PerdureError
+from perdure.errors import EngineError, PerdureError
 from perdure.saga.trouble import Trouble, many_id, survey, with_reasons
 
 TESTED_ENGINE: Final = (1, 7)
@@ -33,14 +33,18 @@ _PATIENCE: Final = 5.0
 _TRIES: Final = 2
 _LETTERS: Final = "DeadLetterIndex"
 
-Deployments = Sequence[Mapping[str, Any]]
+# An older manifest can't say that a handler is private, so services that have such a handler refuse to make it.
+_MANIFESTS: Final = ", ".join(f"application/vnd.restate.endpointmanifest.v{version}+json" for version in (4, 3, 2))
+_ONLY_THE_ENGINE: Final = (401, 403)
 
-AdminOption = Annotated[str, typer.Option("--admin", envvar="PERDURE_ADMIN_URL", help="The engine's admin API.")]
+Deployments = Sequence[Mapping[str, Any]]
+Handlers = frozenset[tuple[str, str]]
+"""Handlers by their services and names."""
 
 
 def doctor(
-    ingress: IngressOption = "http://127.0.0.1:8080",
-    admin: AdminOption = "http://127.0.0.1:9070",
+    ingress: IngressOption = DEFAULT_INGRESS,
+    admin: AdminOption = DEFAULT_ADMIN,
     folder: Annotated[
         Path, typer.Option("--folder", envvar="PERDURE_LOCAL_DIR", help="Where data is; for the room on its disk.")
     ] = Path(),
@@ -121,7 +125,7 @@ async def _engine(http: httpx.AsyncClient, engine: AdminClient) -> AsyncIterator
     deployments = await engine.deployments()
     yield _versions(deployments)
     for looks in (
-        _deployments(http, deployments),
+        _deployments(http, engine, deployments),
         _orphans(engine, deployments),
         _stuck(engine),
         _left_over(engine, deployments),
@@ -185,9 +189,14 @@ def _names(deployments: Deployments) -> set[str]:
     return {each["name"] for deployment in deployments for each in deployment.get("services", [])}
 
 
-async def _deployments(http: httpx.AsyncClient, deployments: Deployments) -> AsyncIterator[Finding]:
+async def _deployments(
+    http: httpx.AsyncClient, engine: AdminClient, deployments: Deployments
+) -> AsyncIterator[Finding]:
     if not deployments:
-        yield Finding("deployments", True, "none is registered: perdure-platform register, or restate deployments add")
+        body = """-H 'content-type: application/json' -d '{"uri": "http://...", "force": true}'"""
+        by_hand = f"curl {engine.url}/deployments {body}"
+        yield Finding("deployments", True, f"none is registered: perdure-platform register, or {by_hand}")
+    closed = 0
     for deployment in deployments:
         uri = _address(deployment)
         if not uri.startswith("http"):
@@ -199,6 +208,8 @@ async def _deployments(http: httpx.AsyncClient, deployments: Deployments) -> Asy
             ready = await http.get(f"{uri}/ready")
             after = datetime.now(UTC)
             offered = await _handlers_at(http, uri)
+            # The list of all deployments has no handlers.
+            registered = _handlers({} if isinstance(offered, int) else await engine.deployment(deployment["id"]))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             if isinstance(error, httpx.RemoteProtocolError) and "disconnected" not in str(error):
                 yield Finding(about, False, f"{names}; they speak HTTP/2 alone, so they can't be asked from here")
@@ -207,35 +218,37 @@ async def _deployments(http: httpx.AsyncClient, deployments: Deployments) -> Asy
             text = f"({names}) do not answer ({why}): start them, or have the engine forget this deployment"
             yield Finding(about, True, text)
             continue
-        yield _deployment(about, names, deployment, ready, offered)
+        except EngineError as error:
+            if error.status_code != 404:
+                raise
+            continue  # it has just been forgotten
+        closed += offered in _ONLY_THE_ENGINE
+        yield _deployment(about, names, ready, registered, offered)
         if (there := _date(ready)) and (apart := _apart(there, before, after)) > _CLOCKS_APART + _HEADER_ROUNDED:
             yield _skewed(f"the clock of {uri}", apart)
+    if closed:
+        those = "those of 1 deployment" if closed == 1 else f"those of {closed} deployments"
+        text = f"{those} can't be compared with what the engine knows: only the engine may ask for them"
+        yield Finding("handlers", False, text)
 
 
 def _deployment(
-    about: str,
-    names: str,
-    deployment: Mapping[str, Any],
-    ready: httpx.Response,
-    offered: set[tuple[str, str]] | None,
+    about: str, names: str, ready: httpx.Response, registered: Handlers, offered: Handlers | int
 ) -> Finding:
     if ready.status_code == 503:
         failed = _failed_checks(ready)
         advice = "migrate the database: perdure-platform migrate" if "SchemaBehind" in failed else "their log says more"
         return Finding(about, True, f"({names}) are not ready: {failed}; {advice}")
     is_ready = "ready" if ready.is_success else f"they answer {ready.status_code} when asked if they are ready"
-    if offered is None:
-        return Finding(about, False, f"{names}; {is_ready} (handlers can't be compared: only the engine may ask)")
-    registered = {
-        (service["name"], handler["name"])
-        for service in deployment.get("services", [])
-        for handler in service.get("handlers", [])
-    }
+    if offered in _ONLY_THE_ENGINE:
+        return Finding(about, False, f"{names}; {is_ready}")
+    if isinstance(offered, int):
+        told = f"({names}) answer {offered} to /discover, so they can't be registered again; their log says why"
+        return Finding(about, True, told)
     differing = sorted(f"{service}/{handler}" for service, handler in registered ^ offered)
     if differing:
-        return Finding(
-            about, True, f"serve other handlers than the engine knows ({', '.join(differing)}): register again"
-        )
+        again = 'register again, with "force": true'  # without it the engine says yes, and keeps what it knew
+        return Finding(about, True, f"serve other handlers than the engine knows ({', '.join(differing)}): {again}")
     return Finding(about, False, f"{names}; {is_ready}, with the handlers that the engine knows")
 
 
@@ -254,16 +267,23 @@ def _date(response: httpx.Response) -> datetime | None:
         return None
 
 
-async def _handlers_at(http: httpx.AsyncClient, uri: str) -> set[tuple[str, str]] | None:
-    """Return what is served, or None when only the engine may ask."""
-    response = await http.get(f"{uri}/discover", headers={"accept": "application/vnd.restate.endpointmanifest.v2+json"})
+async def _handlers_at(http: httpx.AsyncClient, uri: str) -> Handlers | int:
+    """Return what is served, or the status that was answered instead."""
+    response = await http.get(f"{uri}/discover", headers={"accept": _MANIFESTS})
     if not response.is_success:
-        return None
+        return response.status_code
     try:
-        services = response.json().get("services", [])
+        return _handlers(response.json())
     except (ValueError, AttributeError):
-        return set()
-    return {(service["name"], handler["name"]) for service in services for handler in service.get("handlers", [])}
+        return frozenset()
+
+
+def _handlers(told: Mapping[str, Any]) -> Handlers:
+    return frozenset(
+        (service["name"], handler["name"])
+        for service in told.get("services", [])
+        for handler in service.get("handlers", [])
+    )
 
 
 async def _orphans(engine: AdminClient, deployments: Deployments) -> AsyncIterator[Finding]:
@@ -289,7 +309,7 @@ async def _stuck(engine: AdminClient) -> AsyncIterator[Finding]:
         why = f": {' '.join(alert.reason.split())[:160]}" if alert.reason else ""
         told = f"{number} of {alert.service} {'are' if number > 1 else 'is'}"
         if alert.trouble is Trouble.PAUSED:
-            advice = f"Correct that, then resume: restate invocations resume {alert.invocation}"
+            advice = f"Correct that, then resume: perdure invocations resume {alert.invocation}"
             yield Finding("invocations", True, f"{told} paused{why}. {advice}")
         else:
             yield Finding("invocations", True, f"{told} backing off{why}. Correct that; it goes on by itself")

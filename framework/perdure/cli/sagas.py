@@ -13,7 +13,15 @@ from rich.table import Table
 
 from perdure.admin import AdminClient, sql_text
 from perdure.approvals.targets import open_approval
-from perdure.cli.asking import DEFAULT_INGRESS, IngressOption, JsonOption, console, print_json
+from perdure.cli.asking import (
+    DEFAULT_ADMIN,
+    DEFAULT_INGRESS,
+    AdminOption,
+    IngressOption,
+    JsonOption,
+    console,
+    print_json,
+)
 from perdure.ingress import IngressClient
 from perdure.saga.standing import OPEN, SagaList, SagaPhase, list_sagas
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
@@ -21,7 +29,6 @@ from perdure.security.codec import codec_from_environment
 
 app = typer.Typer(help="Sagas: which are open, and each step of one.", no_args_is_help=True)
 
-AdminOption = Annotated[str, typer.Option("--admin", envvar="PERDURE_ADMIN_URL", help="The engine's admin API.")]
 
 _PHASE_STYLES = {"lost": "bold red", "needs_attention": "bold red", "paused": "yellow", "compensating": "yellow"}
 _UNDO_STYLES = {
@@ -40,7 +47,7 @@ def list_(
     service: Annotated[str | None, typer.Option(help="Of this service only.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
     as_json: JsonOption = False,
-    admin: AdminOption = "http://127.0.0.1:9070",
+    admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
     """List sagas that are not over, the oldest first: what stands still is at the top."""
 
@@ -80,7 +87,7 @@ def show(
     service: Annotated[str | None, typer.Option(help="Its service, when several have a saga of this id.")] = None,
     as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
-    admin: AdminOption = "http://127.0.0.1:9070",
+    admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
     """Draw a saga's timeline: each step, when and how long, how it ended, and what became of its undoing."""
 
@@ -114,7 +121,7 @@ async def _held_up(engine: AdminClient, saga: Timeline) -> list[str]:
     for row in rows:
         why = " ".join((row.get("last_failure") or "").partition("\nTraceback")[0].split())[:300]
         if row["status"] == "paused":
-            then = f"`perdure doctor` says why; then: restate invocations resume {row['id']}"
+            then = f"`perdure doctor` says why; then: perdure invocations resume {row['id']}"
             lines.append(f"{row['target']} is paused: {then}")
         else:
             tries = f"{row['target']} fails ({row['retry_count']} tries)"
@@ -146,9 +153,10 @@ def draw(saga: Timeline) -> None:
         saga: The timeline.
     """
     rolled = "" if saga.rollback is None else f", rollback {saga.rollback.status.value}"
-    console.print(
-        f"saga {saga.saga_id} of {saga.service}: {saga.result or saga.status}{rolled}", style="bold", highlight=False
-    )
+    # The engine has more words for what is not over, as invoked and suspended; the list of sagas has these two.
+    under_way = "paused" if saga.status == "paused" else "running"
+    stands = saga.result or under_way
+    console.print(f"saga {saga.saga_id} of {saga.service}: {stands}{rolled}", style="bold", highlight=False)
     if saga.failure:
         console.print(f"because: {saga.failure}", highlight=False)
     begin = saga.started_at

@@ -10,9 +10,7 @@ from pydantic import BaseModel
 from rich.table import Table
 
 from perdure.admin import AdminClient
-from perdure.cli.asking import JsonOption, console, print_json
-
-AdminOption = Annotated[str, typer.Option("--admin", envvar="PERDURE_ADMIN_URL", help="The engine's admin API.")]
+from perdure.cli.asking import DEFAULT_ADMIN, AdminOption, JsonOption, console, print_json
 
 _KINDS = {"Service": "service", "VirtualObject": "virtual object", "Workflow": "workflow"}
 
@@ -43,7 +41,7 @@ def services(
     *,
     public: Annotated[bool, typer.Option("--public", help="Only those that can be called over the ingress.")] = False,
     as_json: JsonOption = False,
-    admin: AdminOption = "http://127.0.0.1:9070",
+    admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
     """List handlers, and which of them are public on the ingress; who reaches the ingress may call those."""
 
