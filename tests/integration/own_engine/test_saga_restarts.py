@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, Orchestration, Target, WorkflowClient
+from perdure import Orchestration, Target, WorkflowClient
 from perdure.binding import handler
 from perdure.errors import Refused
 from perdure.relays import GIVE_UP_SOON
@@ -20,33 +19,12 @@ from perdure.saga.plan import StepState
 from perdure.saga.relay import Start
 from perdure.saga.relay import start as start_compensation
 from perdure.serving import build_app
-from perdure.testing import Mode, Restate, RestateServer
 from perdure.testing.served import ServedApp
 from tests.integration.saga_bench import run_step, truth
 from tests.integration.test_saga_kills import did_all, rolled_back, start
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2")
-
-
-@pytest.fixture(scope="module")
-def server(restate_servers):
-    """An engine of these tests' own: their relay is not to meet other tests' sagas."""
-    with RestateServer(install_dir=restate_servers.install_dir) as server:
-        yield server
-
-
-@pytest.fixture
-async def restate(server) -> AsyncIterator[Restate]:
-    restate = Restate(server, Mode.HTTP2)
-    yield restate
-    await restate.close()
-
-
-@pytest.fixture
-async def admin(server) -> AsyncIterator[AdminClient]:
-    async with AdminClient(server.admin) as admin:
-        yield admin
 
 
 @pytest.mark.parametrize("max_attempts", [1, 5])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from uuid import uuid4
 
@@ -12,7 +11,6 @@ import pytest
 from perdure import AdminClient, DataPlaneContext, DataPlaneService, Orchestration, SagaConfig, ServiceClient, Target
 from perdure.admin import sql_text
 from perdure.saga.sentinel import Sentinel
-from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.given_up_sagas import (
     MOMENT,
     config_of,
@@ -31,27 +29,6 @@ from tests.integration.saga_bench import QUICK, Task, do_task, run_step
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2", "always_suspending")
-
-
-@pytest.fixture(scope="module")
-def engine(restate_servers, restate_mode):
-    """An engine of these tests' own: their sentinel is not to meet other tests' sagas."""
-    suspending = restate_mode is Mode.ALWAYS_SUSPENDING
-    with RestateServer(install_dir=restate_servers.install_dir, always_suspending=suspending) as server:
-        yield server
-
-
-@pytest.fixture
-async def restate(engine, restate_mode) -> AsyncIterator[Restate]:
-    restate = Restate(engine, restate_mode)
-    yield restate
-    await restate.close()
-
-
-@pytest.fixture
-async def admin(engine) -> AsyncIterator[AdminClient]:
-    async with AdminClient(engine.admin) as admin:
-        yield admin
 
 
 class Bug:

@@ -42,21 +42,6 @@ def webhook() -> Iterator[Receiver]:
         yield receiver
 
 
-@pytest.fixture(scope="module")
-def engine(restate_servers, restate_mode):
-    """An engine of these tests' own: a sentinel looks after all of an engine's sagas, and other tests lose hundreds."""
-    suspending = restate_mode is Mode.ALWAYS_SUSPENDING
-    with RestateServer(install_dir=restate_servers.install_dir, always_suspending=suspending) as server:
-        yield server
-
-
-@pytest.fixture
-async def restate(engine, restate_mode):
-    restate = Restate(engine, restate_mode)
-    yield restate
-    await restate.close()
-
-
 @pytest.fixture
 async def scene(restate, did):
     scenes = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -26,7 +25,7 @@ from perdure.saga.relay import start as start_compensation
 from perdure.saga.sentinel import Sentinel, SweepReport
 from perdure.saga.sentinel_config import SentinelConfig
 from perdure.targets import Target
-from perdure.testing import Mode, Restate, RestateServer
+from perdure.testing import RestateServer
 from tests.integration.saga_bench import QUICK, Task, run_step
 from tests.integration.test_saga_kills import Brake, did_all, only_open, rolled_back, start
 from tests.support import eventually
@@ -37,29 +36,9 @@ list_letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
 redrive = Target("DeadLetters", "redrive", ActRequest, ActReceipt)
 
 
-@pytest.fixture(scope="module")
-def server(restate_servers):
-    """An engine of these tests' own: their relay and their sentinel are not to meet other tests' sagas."""
-    with RestateServer(install_dir=restate_servers.install_dir) as server:
-        yield server
-
-
-@pytest.fixture
-async def restate(server) -> AsyncIterator[Restate]:
-    restate = Restate(server, Mode.HTTP2)
-    yield restate
-    await restate.close()
-
-
-@pytest.fixture
-async def admin(server) -> AsyncIterator[AdminClient]:
-    async with AdminClient(server.admin) as admin:
-        yield admin
-
-
-def sentinel_of(server: RestateServer, **limits: Any) -> tuple[Sentinel, SentinelConfig]:
+def sentinel_of(engine: RestateServer, **limits: Any) -> tuple[Sentinel, SentinelConfig]:
     grace = timedelta(milliseconds=1)
-    config = SentinelConfig(admin_url=server.admin, ingress_url=server.ingress, grace=grace, **limits)
+    config = SentinelConfig(admin_url=engine.admin, ingress_url=engine.ingress, grace=grace, **limits)
     return Sentinel(config), config
 
 
@@ -73,8 +52,8 @@ async def waiting_pass(admin: AdminClient, saga: str) -> str | None:
     return rows[0]["id"] if rows else None
 
 
-async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_not_forgotten(bench, did, admin, server):
-    sentinel, config = sentinel_of(server, interval=timedelta(seconds=1))
+async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_not_forgotten(bench, did, admin, engine):
+    sentinel, config = sentinel_of(engine, interval=timedelta(seconds=1))
     name = f"Alone{uuid4().hex[:8]}"
 
     async def alone(cp: Orchestration) -> None:
@@ -105,10 +84,10 @@ async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_no
 
 
 async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_anew(
-    bench, did, admin, server, monkeypatch
+    bench, did, admin, engine, monkeypatch
 ):
     monkeypatch.setattr(handover, "ASK_AGAIN", timedelta(milliseconds=500))
-    sentinel, _ = sentinel_of(server)
+    sentinel, _ = sentinel_of(engine)
 
     class Slow:
         """Comes to write down a step much later than what was written before it."""
@@ -224,9 +203,9 @@ async def redriven(admin: AdminClient, saga: str) -> bool:
 
 
 async def test_neither_a_dead_letter_nor_what_is_decided_about_it_is_lost_by_a_kill(
-    bench, did, admin, server, monkeypatch
+    bench, did, admin, engine, monkeypatch
 ):
-    sentinel, _ = sentinel_of(server)
+    sentinel, _ = sentinel_of(engine)
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a", undo_fails=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from uuid import uuid4
 
@@ -15,7 +14,7 @@ from perdure.saga import salvage
 from perdure.saga.sentinel import Sentinel
 from perdure.saga.sentinel_config import SentinelConfig
 from perdure.serving import build_app
-from perdure.testing import Mode, Restate, RestateServer, ServedApp
+from perdure.testing import ServedApp
 from tests.integration.given_up_sagas import (
     config_of,
     did_it,
@@ -33,27 +32,6 @@ from tests.integration.saga_bench import Bench, run_step
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2", "always_suspending")
-
-
-@pytest.fixture(scope="module")
-def engine(restate_servers, restate_mode):
-    """An engine of these tests' own: their sentinel is not to meet other tests' sagas."""
-    suspending = restate_mode is Mode.ALWAYS_SUSPENDING
-    with RestateServer(install_dir=restate_servers.install_dir, always_suspending=suspending) as server:
-        yield server
-
-
-@pytest.fixture
-async def restate(engine, restate_mode) -> AsyncIterator[Restate]:
-    restate = Restate(engine, restate_mode)
-    yield restate
-    await restate.close()
-
-
-@pytest.fixture
-async def admin(engine) -> AsyncIterator[AdminClient]:
-    async with AdminClient(engine.admin) as admin:
-        yield admin
 
 
 class Away:
