@@ -18,13 +18,14 @@ from restate.serde import Serde
 
 from perdure import _sdk
 from perdure.engine_ids import check_invocation_id
-from perdure.errors import CODE_KEY, Cancelled, InvalidInput, PerdureTerminalError, TerminalError
+from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, TerminalError
 from perdure.idempotency import check_idempotency_key
 from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
 from perdure.policy import guardrail
 from perdure.run_scope import refuse_inside_run
 from perdure.serdes import CheckedSerde, serde_for
 from perdure.targets import Target, target_of
+from perdure.waiting import done_before
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
@@ -334,12 +335,7 @@ class WorkflowClient(_Client[I, O]):
         """
         result = self.attach_future(invocation_id)
         limit = self._ctx.sleep(max(within, timedelta(0)), f"output of {self.target}")
-        try:
-            done, _ = await restate.wait_completed(result, limit)
-        except TerminalError as error:
-            during = f"the output of {self.target}"
-            raise Cancelled(f"cancelled during {during}", metadata={"during": during}) from error
-        if result not in done:
+        if not await done_before(result, limit, f"the output of {self.target}"):
             return WorkflowOutput(None, ready=False)
         return WorkflowOutput(await result, ready=True)
 

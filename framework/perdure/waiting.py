@@ -30,6 +30,26 @@ async def until_done(future: restate.RestateDurableFuture[Any], what: str) -> No
         raise Cancelled(f"cancelled during {what}", metadata={"during": what}) from error
 
 
+async def done_before(
+    future: restate.RestateDurableFuture[Any], limit: restate.RestateDurableFuture[Any], what: str
+) -> bool:
+    """Wait for a future to have a result, but no longer than for another one; tell if the first has it.
+
+    Args:
+        future: What is awaited.
+        limit: A timer.
+        what: What is awaited, for the error.
+
+    Raises:
+        Cancelled: This invocation was cancelled meanwhile.
+    """
+    try:
+        done, _ = await restate.wait_completed(future, limit)
+    except TerminalError as error:
+        raise Cancelled(f"cancelled during {what}", metadata={"during": what}) from error
+    return future in done
+
+
 async def settle(future: restate.RestateDurableFuture[Any]) -> None:
     """Wait for a future to have a result, whatever further cancels say. Cancels are finite, so this ends."""
     while True:

@@ -16,10 +16,11 @@ import restate as sdk
 
 from perdure import AdminClient, CompensationStrategy, Orchestration, SagaConfig, ServiceClient, StatusData, Target
 from perdure.errors import IngressError, Refused
+from perdure.saga import rollback
 from perdure.saga.messages import ActReceipt, ActRequest, DeadLetterPage, ListRequest, RollbackStatus, rollback_status
 from perdure.saga.plan import Outcome
 from perdure.saga.timeline import Timeline, read_timeline
-from tests.integration.saga_bench import QUICK, Bench, Task, do_task, forget_runs, undo_task
+from tests.integration.saga_bench import QUICK, Bench, Task, do_task, forget_runs, truth, undo_task
 from tests.integration.test_saga_kills import rollback_state
 from tests.support import Recording, eventually
 
@@ -207,6 +208,32 @@ async def test_a_letter_of_the_first_run_is_redriven_while_the_second_waits_for_
     assert bench.undone(jobs.key)[-3:] == ["undo b2", "undo b1", "undo news1"]  # the redrive hurried nothing else
     assert await second == {"rollback": "rolled_back", "rollback_undone": "b,a,news"}
     assert jobs.undone(2) == ["b", "b", "a", "news"]
+
+
+async def test_a_run_whose_rollback_has_not_begun_does_not_show_the_one_before(bench, did, admin, monkeypatch):
+    jobs = Jobs(bench, did, Strategy.ALL)
+    jobs.mended.set()
+    await jobs.serve()
+    assert (await jobs.fail())["rollback"] == "rolled_back"
+    await jobs.next_run(admin)
+    asked, go_on = threading.Event(), threading.Event()
+    take = rollback.take
+
+    async def held(*args: Any) -> Any:
+        asked.set()
+        await eventually(truth(go_on.is_set), what="leave to go on")
+        return await take(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollback, "take", held)
+        failing = asyncio.create_task(jobs.fail())
+        await eventually(truth(asked.is_set), what="request for a rollback")
+        target = Target(jobs.name, "status", type(None), StatusData)
+        status = await bench.ingress.call(target, key=jobs.key)
+        go_on.set()
+        assert (await failing)["rollback_undone"] == "b,a,news"
+    assert (status.phase, status.is_complete) == ("compensating", False)
+    assert status.metadata == {"rollback": "pending"}
 
 
 async def test_what_is_shown_of_a_run_is_its_own(bench, did, admin):

@@ -27,7 +27,7 @@ from perdure.runs import RunConfig, run_with_retry
 from perdure.saga.messages import RollbackReport, RollbackRequest, begin_target
 from perdure.saga.plan import RUN_PREFIX
 from perdure.signals import get_internal_signal
-from perdure.waiting import is_own_cancel
+from perdure.waiting import done_before, is_own_cancel
 
 ASK_AGAIN = timedelta(seconds=30)
 """How long to wait for the end of a rollback before asking for it again; twice as long each time."""
@@ -127,8 +127,7 @@ async def begin(ctx: restate.WorkflowSharedContext, request: RollbackRequest) ->
         await hand_over(caller, request)
         await caller.sleep(scaled(delay), "the rollback begins")
         found = await read_rollback(ctx, request.saga_id)
-        # One that knows no runs is kept by an earlier version.
-        if found is not None and (not found.runs or set(request.runs) <= set(found.runs)):
+        if found is not None and found.has(request.runs):
             return
         delay = min(delay * 2, ASK_AGAIN_AT_MOST)
 
@@ -151,11 +150,7 @@ async def outcome_of(
     while True:
         await hand_over(ctx, request)
         late = ctx.sleep(scaled(delay), "before asking for the rollback again")
-        try:
-            done, _ = await restate.wait_completed(finished, late)
-        except TerminalError as error:
-            raise Cancelled("cancelled during the rollback", metadata={"during": "the rollback"}) from error
-        if finished in done:
+        if await done_before(finished, late, "the rollback"):
             return await finished
         # A saga service of an earlier version, which knows no run ids, would take a second one for another run.
         request = request.model_copy(update={"first_hand": False})

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from perdure.clients import ObjectClient
 from perdure.errors import Conflict, NotFound, TerminalError
 from perdure.saga.messages import RollbackStatus, rollback_status
-from perdure.saga.plan import Outcome, StepRecord
+from perdure.saga.plan import RUN_PREFIX, Outcome, StepRecord
 from perdure.signals import get_internal_signal
 from perdure.state import ReadOnlyState
-from perdure.waiting import is_own_cancel
+from perdure.waiting import done_before, is_own_cancel
 from perdure.workflow.status import StatusData
 
 CLOSED_KEY = "saga/closed"
@@ -78,7 +78,13 @@ async def read_status(ctx: restate.WorkflowSharedContext, saga_id: str, expected
     failed = await _read(ctx, FAILED_KEY, str)
     status = describe(_names(records, ended=closed is not None), closed, failed, expected_steps)
     rolls_back = failed is not None or (closed is not None and closed.rolls_back) or await undone_from_outside(ctx)
-    return describe_rollback(status, await read_rollback(ctx, saga_id)) if rolls_back else status
+    if not rolls_back:
+        return status
+    rollback = await read_rollback(ctx, saga_id)
+    runs = [name.removeprefix(RUN_PREFIX) for name in await ctx.state_keys() if name.startswith(RUN_PREFIX)]
+    if rollback is not None and not rollback.has(runs):  # it is that of an earlier run under this key
+        rollback = None
+    return describe_rollback(status, rollback)
 
 
 async def undone_from_outside(ctx: restate.WorkflowSharedContext) -> bool:
@@ -125,8 +131,8 @@ async def read_rollback(ctx: restate.WorkflowSharedContext, saga_id: str) -> Rol
     """
     caller = cast("restate.Context", ctx)
     asked = ObjectClient(caller, rollback_status, saga_id).call_async()
-    done, _ = await restate.wait_completed(asked.future, caller.sleep(ANSWER_WITHIN, "the rollback answers"))
-    if asked.future not in done:
+    late = caller.sleep(ANSWER_WITHIN, "the rollback answers")
+    if not await done_before(asked.future, late, "a question to the rollback"):
         return None
     try:
         return await asked

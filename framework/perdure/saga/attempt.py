@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import restate
 from restate.serde import BytesSerde
 
 from perdure.clients import ServiceClient
 from perdure.durations import scaled
-from perdure.errors import Cancelled, Conflict, PerdureTerminalError, TerminalError
+from perdure.errors import Conflict, PerdureTerminalError, TerminalError
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.relays import is_unknown
 from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackRequest
 from perdure.saga.plan import CompensationHandler, StepProgress, StepRecord
 from perdure.saga.relay import Start, explain_failure, start
-from perdure.waiting import until_done
+from perdure.waiting import done_before, until_done
 
 LOOK_AGAIN = timedelta(seconds=30)
 """How long a pass waits for a compensation before it ends and comes back, so that the object is never busy long."""
@@ -74,7 +73,7 @@ class Attempt:
         limit = self._ctx.sleep(scaled(self._saga.config.settle_timeout), f"settle {self.step.step}")
         killed = True
         for action in actions:
-            if not await _first(action, limit, f"the end of step '{self.step.step}'"):
+            if not await done_before(action, limit, f"the end of step '{self.step.step}'"):
                 return None
             try:
                 await action
@@ -127,7 +126,7 @@ class Attempt:
         """Wait for the compensation to end, but no longer than a pass may last. Not while there is doubt."""
         if self._compensation is None or self._limit is None:
             return self._not_started is not None
-        return await _first(self._compensation, self._limit, f"the compensation of '{self.step.step}'")
+        return await done_before(self._compensation, self._limit, f"the compensation of '{self.step.step}'")
 
     async def error(self) -> str | None:
         """Return why the compensation failed, or None when it succeeded. Only after it ended."""
@@ -144,14 +143,3 @@ def _compensation_of(step: StepRecord) -> CompensationHandler:
     if step.compensation is None:
         raise PerdureTerminalError(f"step '{step.step}' has no compensation, so its rollback can't be at work")
     return step.compensation
-
-
-async def _first(
-    wanted: restate.RestateDurableFuture[Any], limit: restate.RestateDurableFuture[Any], what: str
-) -> bool:
-    """Wait for a future, but no longer than another one; tell if the wanted one is done."""
-    try:
-        done, _ = await restate.wait_completed(wanted, limit)
-    except TerminalError as error:
-        raise Cancelled(f"cancelled during {what}") from error
-    return wanted in done

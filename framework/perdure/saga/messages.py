@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -179,6 +180,14 @@ class RollbackStatus(RunStatus):
     updated_at: datetime
     earlier: list[RunStatus] = []
     trail: list[TrailEntry] = []
+
+    def has(self, runs: Collection[str]) -> bool:
+        """Tell if a run's steps are here; of a rollback without ids, which an earlier version keeps, that is assumed.
+
+        Args:
+            runs: The run's id.
+        """
+        return not self.runs or set(runs) <= set(self.runs)
 
     @property
     def all_steps(self) -> list[StepStatus]:

@@ -12,11 +12,12 @@ from restate.serde import BytesSerde
 
 from perdure.admin import AdminClient, sql_text
 from perdure.clients import ServiceClient
-from perdure.errors import Cancelled, PerdureTerminalError, TerminalError
+from perdure.errors import PerdureTerminalError, TerminalError
 from perdure.saga.finds import sql_interval
 from perdure.saga.messages import UndoRequest, roll_back_handler
 from perdure.saga.plan import CompensationHandler
 from perdure.saga.relay import Start, start
+from perdure.waiting import done_before
 
 ANSWER_WITHIN = timedelta(seconds=5)
 """How long to wait for a service to take its saga back; one that is down must not hold up the others' sagas."""
@@ -163,9 +164,5 @@ async def salvage(
 async def _before(
     wanted: restate.RestateDurableFuture[Any], late: restate.RestateDurableFuture[None], service: str
 ) -> None:
-    try:
-        done, _ = await restate.wait_completed(wanted, late)
-    except TerminalError as error:
-        raise Cancelled("cancelled during a sweep") from error
-    if wanted not in done:
+    if not await done_before(wanted, late, "a sweep"):
         raise SilentService(f"{service} does not answer; its saga is rolled back as soon as it does: start it")

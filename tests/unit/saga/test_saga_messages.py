@@ -19,7 +19,20 @@ def test_a_status_of_an_earlier_saga_service_knows_no_runs():
         '{"saga_id":"s","service":"S","status":"running","strategy":"compensate-all","reason":"r",'
         '"started_at":"2026-01-01T00:00:00Z","updated_at":"2026-01-01T00:00:00Z","steps":[]}'
     )
-    assert RollbackStatus.model_validate_json(status).runs == []
+    found = RollbackStatus.model_validate_json(status)
+    assert found.runs == []
+    assert found.has(["one"])
+
+
+def test_a_status_says_which_runs_it_has():
+    status = (
+        '{"saga_id":"s","service":"S","status":"running","strategy":"compensate-all","reason":"r","runs":["one","two"],'
+        '"started_at":"2026-01-01T00:00:00Z","updated_at":"2026-01-01T00:00:00Z","steps":[]}'
+    )
+    found = RollbackStatus.model_validate_json(status)
+    assert found.has(["one"])
+    assert found.has([])
+    assert not found.has(["three"])
 
 
 def test_a_request_to_undo_of_an_earlier_version_names_no_failed_children():

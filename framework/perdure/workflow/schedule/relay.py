@@ -28,7 +28,7 @@ _json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
 
 _LONGEST_ERROR: Final = 1000
 _MOST_DOUBTS: Final = 10
-_FIRST_PAUSE: Final = timedelta(milliseconds=500)
+_FIRST_PAUSE: Final = timedelta(seconds=1)
 _LONGEST_PAUSE: Final = timedelta(minutes=2)
 
 
@@ -55,7 +55,7 @@ async def _watched(ctx: restate.Context, order: RunOrder) -> RunReport:
             if is_unknown(error.message) or doubts == _MOST_DOUBTS:
                 why = explain_failure(order.target, _first_line(error))
                 return RunReport(run_id=order.run_id, state=RunState.NOT_STARTED, error=why)
-        pause = ctx.sleep(scaled(min(_FIRST_PAUSE * 2**doubts, _LONGEST_PAUSE)), f"start {order.target} again")
+        pause = ctx.sleep(scaled(min(_FIRST_PAUSE * 2 ** (doubts - 1), _LONGEST_PAUSE)), f"start {order.target} again")
         await until_done(pause, f"a pause before {order.target} is started again")
     await _tell(ctx, order, RunState.RUNNING, invocation_id=invocation_id)
     ended = ctx.attach_invocation(invocation_id, serde=BytesSerde())
