@@ -100,9 +100,11 @@ class IngressRequests:
         attempt = 0
         while True:
             problem: IngressError
+            cause: httpx.TransportError | None = None
             try:
                 response = await self._http.request(method, self.url + path, content=body, headers=sent, **options)
-            except (httpx.ConnectError, httpx.ConnectTimeout):  # nothing was sent: always safe to repeat
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:  # nothing was sent: always safe to repeat
+                cause = error
                 problem = IngressError(
                     f"no connection to the ingress at {self.url}: start the engine, or set PERDURE_INGRESS_URL"
                 )
@@ -110,11 +112,13 @@ class IngressRequests:
             except httpx.UnsupportedProtocol as error:
                 raise IngressError(f"the ingress's address '{self.url}' is none: it begins with http://") from error
             except httpx.TimeoutException as error:
+                cause = error
                 problem = IngressError(
                     f"{method} {path}: the ingress at {self.url} did not answer in time ({type(error).__name__})"
                 )
                 safe = repeatable
             except httpx.TransportError as error:
+                cause = error
                 problem = IngressError(f"{method} {path}: the connection broke before an answer came: {error!r}")
                 safe = repeatable
             else:
@@ -123,7 +127,7 @@ class IngressRequests:
                 problem = _problem(response)
                 safe = problem.source != "invocation" and response.status_code in _RETRIED_STATUS and repeatable
             if not safe or attempt >= self._retries:
-                raise problem
+                raise problem from cause
             await asyncio.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt))
             attempt += 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -14,7 +14,7 @@ from perdure.errors import EngineError, IngressError, UnreadableValue
 from perdure.observability.census import decoded
 from perdure.saga.alerts import KILLED_WITHIN, RELAY, RETRIES, AlertList, read_alerts
 from perdure.saga.timeline import Timeline, read_timeline
-from perdure.saga.trouble import Survey, survey
+from perdure.saga.trouble import Survey, survey, why_paused
 from perdure.security import SecretBoxCodec
 from services.console.problems import ConsoleError
 
@@ -28,10 +28,6 @@ NO_ANSWER_YET: Final = "no_answer_yet"
 _ANSWERS_WITHIN = 15.0
 # The handlers by which the console looks; a call of any other one changes something.
 _READING: Final = frozenset({"list", "status"})
-# The ends of a request that the engine may have taken, as the ingress client says them; what it says of a connection
-# that there never was is another thing.
-_SILENT: Final = "did not answer in time (ReadTimeout)"
-_BROKEN: Final = "the connection broke before an answer came"
 
 
 class Engine:
@@ -159,6 +155,17 @@ class Engine:
         """
         return await _told(survey(self._admin, RETRIES, KILLED_WITHIN, silent=RELAY))
 
+    async def why_paused(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return why invocations are paused, by their ids; empty where by hand.
+
+        Args:
+            ids: Invocations that are paused.
+
+        Raises:
+            ConsoleError: The engine does not answer.
+        """
+        return await _told(why_paused(self._admin, ids))
+
     async def timeline(self, saga_id: str, service: str | None = None) -> Timeline:
         """Return a saga's timeline.
 
@@ -187,18 +194,16 @@ async def _told(answer: Awaitable[T], act: str | None = None) -> T:
 def _of_engine(error: EngineError, act: str | None) -> ConsoleError:
     status = error.status_code
     if not status:
-        cause = error.__cause__
-        is_broken = isinstance(cause, httpx.ReadError | httpx.RemoteProtocolError)
-        return _unanswered(str(error), act, is_silent=isinstance(cause, httpx.ReadTimeout), is_broken=is_broken)
+        return _unanswered(error, str(error), act)
     if status in (400, 404, 409):
         return ConsoleError(status, "not_found" if status == 404 else "refused", str(error))
     return ConsoleError(502, "engine_refused", str(error))
 
 
 def _of_ingress(error: IngressError, act: str | None) -> ConsoleError:
-    status, told = error.status_code, error.message
+    status = error.status_code
     if not status:
-        return _unanswered(told, act, is_silent=_SILENT in told, is_broken=_BROKEN in told)
+        return _unanswered(error, error.message, act)
     if error.source != "invocation":
         if status == 404:
             return ConsoleError(503, "not_deployed", f"not deployed: {error.message}")
@@ -212,13 +217,17 @@ def _of_ingress(error: IngressError, act: str | None) -> ConsoleError:
     return ConsoleError(502, "handler_failed", error.message)
 
 
-def _unanswered(told: str, act: str | None, *, is_silent: bool, is_broken: bool) -> ConsoleError:
+def _unanswered(error: EngineError | IngressError, told: str, act: str | None) -> ConsoleError:
     """Return the error for no answer: whoever has taken an act does it, if later, and it isn't to be done twice."""
+    # The ends of a request that the engine may have taken. That there never was a connection is another thing.
+    is_silent = isinstance(error.__cause__, httpx.ReadTimeout)
+    is_broken = isinstance(error.__cause__, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError)
     within = f"no answer within {_ANSWERS_WITHIN:g} s"
     if act is not None and (is_silent or is_broken):
         taken = "the engine has the act, and it may still be done"
         if is_broken:
-            within, taken = _BROKEN, "the engine may have the act, and still do it"
+            within = "the connection broke before an answer came"
+            taken = "the engine may have the act, and still do it"
         return ConsoleError(504, NO_ANSWER_YET, f"{within}; {taken}: look {act} before you repeat it")
     if is_silent:
         return ConsoleError(504, "no_answer", f"{within}; is the engine busy, or the service that was asked down?")

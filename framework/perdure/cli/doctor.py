@@ -20,7 +20,7 @@ from perdure.admin import AdminClient
 from perdure.cli.asking import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption, console
 from perdure.cli.here import Finding, disk_finding, key_findings
 from perdure.errors import EngineError, PerdureError
-from perdure.saga.trouble import Trouble, many_id, survey, with_reasons
+from perdure.saga.trouble import RETRIES_OF_STUCK, Trouble, many_id, survey, with_reasons
 
 TESTED_ENGINE: Final = (1, 7)
 """Major and minor version of the engine that perdure is tested with."""
@@ -30,7 +30,6 @@ _HEADER_ROUNDED: Final = timedelta(seconds=1)
 _SENTINEL_SILENT: Final = timedelta(minutes=1)
 _SENTINEL_STARTING: Final = 3.0
 _PATIENCE: Final = 5.0
-_TRIES: Final = 2
 _LETTERS: Final = "DeadLetterIndex"
 
 # An older manifest can't say that a handler is private, so services that have such a handler refuse to make it.
@@ -300,7 +299,7 @@ async def _orphans(engine: AdminClient, deployments: Deployments) -> AsyncIterat
 
 
 async def _stuck(engine: AdminClient) -> AsyncIterator[Finding]:
-    found = await with_reasons(engine, await survey(engine, _TRIES, timedelta(0), silent=""))
+    found = await with_reasons(engine, await survey(engine, RETRIES_OF_STUCK, timedelta(0), silent=""))
     if not found.alerts:
         yield Finding("invocations", False, "none is paused, none fails again and again")
     numbers = Counter(many_id(alert) for alert in found.alerts)

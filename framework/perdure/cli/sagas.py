@@ -25,6 +25,7 @@ from perdure.cli.asking import (
 from perdure.ingress import IngressClient
 from perdure.saga.standing import OPEN, SagaList, SagaPhase, list_sagas
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
+from perdure.saga.trouble import why_paused
 from perdure.security.codec import codec_from_environment
 
 app = typer.Typer(help="Sagas: which are open, and each step of one.", no_args_is_help=True)
@@ -117,12 +118,13 @@ async def _held_up(engine: AdminClient, saga: Timeline) -> list[str]:
         "select id, target, status, retry_count, last_failure from sys_invocation where status != 'completed' "  # noqa: S608 - quoted
         f"and (id in {itself} or invoked_by_id in {itself}) and (status = 'paused' or last_failure is not null)"
     )
+    paused = await why_paused(engine, [row["id"] for row in rows if row["status"] == "paused"])
     lines = []
     for row in rows:
         why = " ".join((row.get("last_failure") or "").partition("\nTraceback")[0].split())[:300]
         if row["status"] == "paused":
-            then = f"`perdure doctor` says why; then: perdure invocations resume {row['id']}"
-            lines.append(f"{row['target']} is paused: {then}")
+            stopped = f": {paused[row['id']]}. Correct that, then" if paused.get(row["id"]) else " by hand. To go on:"
+            lines.append(f"{row['target']} is paused{stopped} perdure invocations resume {row['id']}")
         else:
             tries = f"{row['target']} fails ({row['retry_count']} tries)"
             lines.append(f"{tries}: {why}. Correct that; it goes on by itself")

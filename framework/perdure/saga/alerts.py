@@ -24,7 +24,7 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -206,11 +206,14 @@ class Alerts:
         """
         found = await run_with_retry(ctx, RunConfig("look", max_retries=5), self._look)
         now = await Time(ctx).now()
-        known, many, unreadable = await _remembered(ctx)
-        for name in unreadable:  # found anew, if it lasts; at the relay, the same news has the same idempotency key
+        remembered = await _Remembered.read(ctx)
+        known = remembered.known
+        for (
+            name
+        ) in remembered.unreadable:  # found anew, if it lasts; at the relay, the same news has the same idempotency key
             log.warning("alerts.unreadable", alert=name)
             await _alert(ctx, name).clear()
-        changes = compare(known, many, found, now)
+        changes = compare(known, remembered.many, found, now)
         # Told before it is remembered: killed in between, it is told by the next look, under the same idempotency key.
         for news in changes.news:
             alert = news.alert
@@ -233,10 +236,8 @@ class Alerts:
 
     async def all(self, ctx: restate.ObjectSharedContext) -> AlertList:
         """List what is wrong, and what was within the last day."""
-        known, _, unreadable = await _remembered(ctx)
-        return _listed(
-            known.values(),
-            more=await State(ctx, _MORE, int, default=0).get() + len(unreadable),
+        return (await _Remembered.read(ctx)).listed(
+            more=await State(ctx, _MORE, int, default=0).get(),
             looked=await State(ctx, _LOOKED, datetime).get(),
             beat=self.beat,
         )
@@ -294,31 +295,10 @@ async def read_alerts(admin: AdminClient, codec: JournalValueCodec | None = None
     """
     rows = await admin.query(_STATE)
     state = {row["key"]: await decoded(row["value"], codec) for row in rows}
-    alerts: list[Alert] = []
-    more = int(state.get(_MORE, b"0"))
-    for name in sorted(state):
-        if name.startswith(_PREFIX):
-            try:
-                alerts.append(Alert.model_validate_json(state[name]))
-            except ValidationError as error:  # of a version that this one can't read, and still not to be left out
-                log.warning("alerts.unreadable", alert=name, errors=error.error_count())
-                more += 1
-    return _listed(
-        alerts,
-        more=more,
+    return _Remembered(state).listed(
+        more=int(state.get(_MORE, b"0")),
         looked=TypeAdapter(datetime).validate_json(state[_LOOKED]) if _LOOKED in state else None,
         beat=TypeAdapter(timedelta).validate_json(state[_BEAT]) if _BEAT in state else BEAT,
-    )
-
-
-def _listed(alerts: Iterable[Alert], *, more: int, looked: datetime | None, beat: timedelta) -> AlertList:
-    found = sorted(alerts, key=lambda each: (each.since or datetime.min.replace(tzinfo=UTC), each.id), reverse=True)
-    return AlertList(
-        open=[alert for alert in found if alert.over is None],
-        over=[alert for alert in found if alert.over is not None],
-        more=more,
-        looked=looked,
-        beat=beat,
     )
 
 
@@ -374,23 +354,44 @@ def _alert(ctx: Any, name: str) -> State[Alert]:
     return State(ctx, name, Alert)
 
 
-async def _remembered(ctx: StateContext) -> tuple[dict[str, Alert], dict[str, Alert], list[str]]:
-    """Return what is known of invocations and of many, by their ids, and the entries that this version can't read.
+class _Remembered:
+    """What `Alerts` keeps in its state. Nobody's news waits until an entry of another version can be read.
 
-    Nobody's news waits until one entry of another version can be read.
+    Args:
+        entries: The entries of its state, by name.
     """
-    known: dict[str, Alert] = {}
-    many: dict[str, Alert] = {}
-    unreadable: list[str] = []
-    for name in sorted(await ctx.state_keys()):
-        alerts = known if name.startswith(_PREFIX) else many if name.startswith(_MANY) else None
-        if alerts is None:
-            continue
-        content = await ctx.get(name, serde=BytesSerde()) or b""
-        try:
-            alert = Alert.model_validate_json(content)
-        except ValidationError:
-            unreadable.append(name)
-        else:
-            alerts[alert.id] = alert
-    return known, many, unreadable
+
+    def __init__(self, entries: Mapping[str, bytes]) -> None:
+        self.known: dict[str, Alert] = {}
+        """Of invocations, by the alert's id."""
+        self.many: dict[str, Alert] = {}
+        """Of many, by the alert's id."""
+        self.unreadable: list[str] = []
+        """Names of entries that this version can't read."""
+        for name in sorted(entries):
+            alerts = self.known if name.startswith(_PREFIX) else self.many if name.startswith(_MANY) else None
+            if alerts is None:
+                continue
+            try:
+                alert = Alert.model_validate_json(entries[name])
+            except ValidationError:
+                self.unreadable.append(name)
+            else:
+                alerts[alert.id] = alert
+
+    @classmethod
+    async def read(cls, ctx: StateContext) -> _Remembered:
+        """Read it in a handler."""
+        return cls({name: await ctx.get(name, serde=BytesSerde()) or b"" for name in sorted(await ctx.state_keys())})
+
+    def listed(self, *, more: int, looked: datetime | None, beat: timedelta) -> AlertList:
+        """List it; what can't be read is counted, and so not left out."""
+        oldest = datetime.min.replace(tzinfo=UTC)
+        newest = sorted(self.known.values(), key=lambda each: (each.since or oldest, each.id), reverse=True)
+        return AlertList(
+            open=[alert for alert in newest if alert.over is None],
+            over=[alert for alert in newest if alert.over is not None],
+            more=more + sum(name.startswith(_PREFIX) for name in self.unreadable),
+            looked=looked,
+            beat=beat,
+        )

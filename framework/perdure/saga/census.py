@@ -25,6 +25,7 @@ from perdure.observability.metrics import (
 )
 from perdure.saga.messages import DeadLetter
 from perdure.saga.standing import SAGAS
+from perdure.saga.trouble import RETRIES_OF_STUCK, failing_sql
 
 log = get_logger("perdure.saga.census")
 
@@ -32,11 +33,11 @@ log = get_logger("perdure.saga.census")
 _OPEN: Final = f"""{SAGAS}
     select service, phase, count(*) as number, min(started_at) as oldest from sagas
     where phase in ('running', 'paused', 'compensating', 'lost') group by service, phase"""
-_STUCK: Final = """
+_STUCK: Final = f"""
     select service, status, count(*) as number, min(created_at) as oldest from (
       select target_service_name as service, created_at,
         case status when 'paused' then 'paused' else 'backing_off' end as status from sys_invocation
-      where status = 'paused' or (status != 'completed' and retry_count >= 2 and last_failure is not null))
+      where status = 'paused' or {failing_sql(RETRIES_OF_STUCK)})
     group by service, status"""
 _LETTERS: Final = "select encode(value, 'hex') as value from state where service_name = 'DeadLetterIndex'"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -19,9 +19,11 @@ from typing import Any, Final
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from perdure.admin import AdminClient, sql_text
+from perdure.saga.standing import plain
 
 __all__ = [
     "FEW",
+    "RETRIES_OF_STUCK",
     "WINDOW",
     "Alert",
     "Changes",
@@ -29,9 +31,11 @@ __all__ = [
     "Survey",
     "Trouble",
     "compare",
+    "failing_sql",
     "many_id",
     "survey",
     "trouble_sql",
+    "why_paused",
     "with_reasons",
 ]
 
@@ -39,6 +43,9 @@ FEW: Final = 5
 """How many invocations of one service with the same trouble are told one by one."""
 WINDOW: Final = 500
 """How many of them are known by name; of the rest, how many they are."""
+
+RETRIES_OF_STUCK: Final = 2
+"""How many failed attempts make an invocation one that is stuck, for who looks; who is woken is woken later."""
 
 _GROWN: Final = 10
 _LONGEST_REASON: Final = 500
@@ -139,6 +146,18 @@ def many_id(alert: Alert) -> str:
     return f"{alert.trouble}/many/{alert.service}"
 
 
+def failing_sql(retries: int) -> str:
+    """Return the condition that a row of ``sys_invocation`` fails again and again.
+
+    While it is being tried it is running, and its trouble isn't over: that would be told at each attempt. It is over
+    when it got on, and then its last failure is gone.
+
+    Args:
+        retries: How many failed attempts that are.
+    """
+    return f"(status != 'completed' and retry_count >= {retries} and last_failure is not null)"
+
+
 def trouble_sql(retries: int, killed_within: timedelta, silent: str) -> str:
     """Return the query for everything that is wrong now.
 
@@ -148,8 +167,6 @@ def trouble_sql(retries: int, killed_within: timedelta, silent: str) -> str:
         silent: A service that is left out.
     """
     recent = f"now() - interval '{int(killed_within.total_seconds())} seconds'"
-    # While an invocation that fails is being tried it is running, and its trouble isn't over: that would be told at
-    # each attempt. It is over when it got on, and then its last failure is gone.
     return f"""
       select * from (
         select *, count(*) over (partition by service, trouble) as number,
@@ -160,7 +177,7 @@ def trouble_sql(retries: int, killed_within: timedelta, silent: str) -> str:
             substr(coalesce(last_failure, completion_failure, ''), 1, {_LONGEST_REASON}) as reason, modified_at as since
           from sys_invocation
           where target_service_name != {sql_text(silent)} and (status = 'paused'
-            or (status != 'completed' and retry_count >= {retries} and last_failure is not null)
+            or {failing_sql(retries)}
             or (status = 'completed' and completion_failure = '[409] killed' and modified_at > {recent}))))
       where place <= {WINDOW}"""
 
@@ -186,8 +203,27 @@ async def survey(admin: AdminClient, retries: int, killed_within: timedelta, *, 
     return found
 
 
+async def why_paused(admin: AdminClient, ids: Collection[str]) -> dict[str, str]:
+    """Return why invocations were paused, which is an event of their journals: by their ids, empty where by hand.
+
+    Args:
+        admin: The engine.
+        ids: Invocations that are paused.
+
+    Raises:
+        EngineError: The engine does not answer, or refuses the query.
+    """
+    if not ids:
+        return {}
+    rows = await admin.query(
+        "select id, event_json from sys_journal_events where event_type = 'Paused' "
+        f"and id in ({', '.join(map(sql_text, ids))}) order by appended_at"
+    )
+    return {row["id"]: _why_paused(row["event_json"]) for row in rows}
+
+
 async def with_reasons(admin: AdminClient, found: Survey) -> Survey:
-    """Add why invocations were paused, which is an event of their journals.
+    """Add why invocations were paused.
 
     Args:
         admin: The engine.
@@ -196,14 +232,7 @@ async def with_reasons(admin: AdminClient, found: Survey) -> Survey:
     Raises:
         EngineError: The engine does not answer, or refuses the query.
     """
-    paused = [each.invocation for each in found.alerts if each.trouble is Trouble.PAUSED]
-    if not paused:
-        return found
-    rows = await admin.query(
-        "select id, event_json from sys_journal_events where event_type = 'Paused' "
-        f"and id in ({', '.join(map(sql_text, paused))}) order by appended_at"
-    )
-    why = {row["id"]: _why_paused(row["event_json"]) for row in rows}
+    why = await why_paused(admin, [each.invocation for each in found.alerts if each.trouble is Trouble.PAUSED])
     alerts = [each.model_copy(update={"reason": why.get(each.invocation) or each.reason}) for each in found.alerts]
     return found.model_copy(update={"alerts": alerts})
 
@@ -224,7 +253,9 @@ def _alert(row: Mapping[str, Any]) -> Alert:
 def _why_paused(event: str) -> str:
     found = json.loads(event)
     failure = found.get("Paused", found).get("last_failure") or {}
-    return _first_line(failure.get("error_message"))
+    command = failure.get("related_command_name")
+    why = _first_line(plain(failure.get("error_message")))
+    return f"{why} (in {command})" if why and command else why
 
 
 def _first_line(text: object) -> str:

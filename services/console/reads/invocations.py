@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 
 from perdure.admin import sql_text
 from perdure.saga.standing import plain
+from perdure.saga.trouble import RETRIES_OF_STUCK, failing_sql
 from services.console.engine import NO_ANSWER_YET, Engine
 from services.console.people.persons import Persons
 from services.console.problems import ConsoleError, not_found
@@ -21,17 +21,11 @@ InvocationSteer = Literal["resume", "cancel", "kill"]
 
 _ID: Final = re.compile("inv_[a-zA-Z0-9]{16,64}")
 
-_STUCK: Final = """
-select i.id as id, i.target as target, i.status as status, i.created_at as created_at, i.modified_at as modified_at,
-  i.retry_count as retry_count, i.next_retry_at as next_retry_at, i.last_failure as last_failure,
-  i.last_failure_related_command_name as at_command
-from sys_invocation i
-where i.status = 'paused' or (i.status != 'completed' and i.retry_count >= 2 and i.last_failure is not null)
-order by i.created_at limit 200"""
-
-# A paused invocation has no last failure: why it was paused is an event of its journal.
-_WHY: Final = """
-select id, event_json from sys_journal_events where event_type = 'Paused' and id in ({ids}) order by appended_at"""
+_COLUMNS: Final = "id, target, status, created_at, modified_at, retry_count, next_retry_at, last_failure"
+_STUCK: Final = f"""
+select {_COLUMNS} from sys_invocation where status = 'paused' or {failing_sql(RETRIES_OF_STUCK)}
+order by created_at limit {MOST}"""
+_BY_HAND: Final = "paused by hand, or after its last try"
 
 
 class Invocation(BaseModel):
@@ -82,10 +76,8 @@ async def why_paused(engine: Engine, ids: Sequence[str]) -> dict[str, str]:
     Raises:
         ConsoleError: The engine does not answer.
     """
-    if not ids:
-        return {}
-    rows = await engine.query(_WHY.format(ids=", ".join(map(sql_text, ids))))
-    return {row["id"]: _reason(row["event_json"]) for row in rows}
+    found = await engine.why_paused(ids)
+    return {each: found.get(each) or _BY_HAND for each in ids}
 
 
 async def under_way(engine: Engine, search: str = "") -> list[Invocation]:
@@ -101,8 +93,7 @@ async def under_way(engine: Engine, search: str = "") -> list[Invocation]:
     wanted = sql_text(search)
     fits = f"and (strpos(target, {wanted}) > 0 or strpos(id, {wanted}) > 0)" if search else ""
     rows = await engine.query(
-        "select id, target, status, created_at, modified_at, retry_count, next_retry_at, last_failure "
-        f"from sys_invocation where status != 'completed' {fits} "
+        f"select {_COLUMNS} from sys_invocation where status != 'completed' {fits} "
         f"order by case status when 'scheduled' then 1 else 0 end, created_at limit {MOST}"
     )
     return [_invocation(row, None) for row in rows]
@@ -152,15 +143,3 @@ async def _target(engine: Engine, invocation_id: str) -> str | None:
 def _invocation(row: dict[str, Any], why: str | None) -> Invocation:
     failure = plain(row.get("last_failure"))
     return Invocation.model_validate({**row, "reason": why or failure})
-
-
-def _reason(event: str) -> str:
-    found = json.loads(event)
-    inner = found.get("Paused", found) if isinstance(found, dict) else {}
-    failure = inner.get("last_failure") if isinstance(inner, dict) else None
-    if isinstance(failure, dict):
-        message = failure.get("error_message") or failure.get("message")
-        command = failure.get("related_command_name")
-        if message:
-            return f"{plain(message)}{f' (in {command})' if command else ''}"
-    return "paused by hand, or after its last try"
