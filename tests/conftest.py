@@ -12,6 +12,11 @@ settings.load_profile("perdure")
 pytest_plugins = ["perdure.testing.plugin"]
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes after their argument: those made at import differ between the workers of one run."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def did() -> Recording:
     """A record of what handlers did."""

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
+import random
 import socket
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator
+from typing import Final
 
 from perdure.errors import ConfigurationError
 
 __all__ = ["ensure_free", "free_ports", "reserve"]
+
+# Below the ephemeral ports of every system: an outgoing connection never takes the port of a server that restarts.
+_RANGE: Final = range(20_000, 30_000)
+_BLOCK: Final = 50
 
 
 def reserve(host: str, port: int, setting: str) -> socket.socket:
@@ -66,21 +74,73 @@ def ensure_free(host: str, port: int, setting: str) -> None:
     reserve(host, port, setting).close()
 
 
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Return ports that are free at this moment, each a different one.
+def free_ports(count: int) -> list[int]:
+    """Return free ports of the loopback interface that no other process gets from this function.
+
+    A process leases blocks of ports until it ends, and returns each port of them once. So test workers and platforms
+    that start at the same time never choose the same port.
 
     Args:
         count: How many.
-        host: Address they are meant for.
 
     Returns:
-        The port numbers. Nothing holds them: another process may take one before you do.
+        The port numbers, all different and outside the range of ephemeral ports.
+
+    Raises:
+        ConfigurationError: All blocks are leased or in use.
     """
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((host, 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+    return _ports.take(count)
+
+
+class _Leases:
+    """Blocks of ports that this process has leased.
+
+    A bound socket on a block's first port is the lease. The kernel releases it when the process ends.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._held: list[socket.socket] = []
+        self._unused: Iterator[int] = iter(())
+
+    def take(self, count: int) -> list[int]:
+        with self._lock:
+            if self._pid != os.getpid():  # a fork inherits the blocks of its parent, which goes on using them
+                self._pid, self._unused = os.getpid(), iter(())
+            return [self._next() for _ in range(count)]
+
+    def _next(self) -> int:
+        while True:
+            for port in self._unused:
+                if (probe := _bound(port)) is not None:
+                    probe.close()
+                    return port
+            self._unused = iter(self._lease())
+
+    def _lease(self) -> range:
+        # Shuffled: a block that was just released may have ports that its last owner's processes still use.
+        for start in random.sample(_RANGE[::_BLOCK], len(_RANGE) // _BLOCK):
+            if (lease := _bound(start)) is not None:
+                self._held.append(lease)
+                return range(start + 1, start + _BLOCK)
+        raise ConfigurationError(
+            f"no port from {_RANGE.start} to {_RANGE.stop - 1} is free: end processes that listen there"
+        )
+
+
+_ports = _Leases()
+
+
+def _bound(port: int) -> socket.socket | None:
+    """Return a socket that is bound to a port, without SO_REUSEADDR and so exclusively; None when the port is taken."""
+    holder = socket.socket()
+    try:
+        holder.bind(("127.0.0.1", port))
+    except OSError:
+        holder.close()
+        return None
+    return holder
 
 
 def _why(error: OSError, host: str, port: int, setting: str) -> str:

@@ -15,10 +15,11 @@ import httpx
 
 from perdure.engine import EngineConfig, EngineProcess, LocatedEngine
 from perdure.errors import EngineError
+from perdure.ports import free_ports
 from services.launcher.connections import admin_client, local_http
 from services.launcher.platform import run_together
 from services.launcher.processes import STOP_WITHIN, ManagedProcess, ended
-from services.launcher.topology import HOST, Topology, free_ports
+from services.launcher.topology import HOST, Topology
 
 NODES: Final = 3
 """How many nodes a cluster has: with each entry on two of them, any one may go."""

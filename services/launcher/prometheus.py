@@ -19,9 +19,10 @@ from typing import Any, Final
 import httpx
 
 from perdure.errors import ConfigurationError, PerdureError
+from perdure.ports import free_ports
 from services.launcher.connections import answers, local_http
 from services.launcher.processes import ChildProcess
-from services.launcher.topology import HOST, SERVICES, Topology, free_ports
+from services.launcher.topology import HOST, SERVICES, Topology
 
 _VARIABLE: Final = "PERDURE_PROMETHEUS_BIN"
 _CHECKOUT: Final = Path(__file__).parents[2]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Final, Literal, Self
 
 from perdure.engine import EngineConfig
 from perdure.errors import ConfigurationError
-from perdure.ports import ensure_free
+from perdure.ports import ensure_free, free_ports
 from services.launcher.settings import PlatformSettings, setting_name, sqlite_url
 
 ENGINE: Final = "restate-server"
@@ -22,10 +20,6 @@ CONSOLE: Final = "console"
 
 HOST: Final = "127.0.0.1"
 """Where everything listens: neither engine nor handlers ask who calls them."""
-
-# Below every system's range of ephemeral ports: the port of a service that is killed and started again is then never
-# taken meanwhile by an outgoing connection, least of all by the engine's own attempts to reach it.
-_FREE_PORTS: Final = range(20_000, 30_000)
 
 
 @dataclass(frozen=True)
@@ -278,29 +272,3 @@ class Topology:
                 raise ConfigurationError(f"{settings[port]} and {setting} are both {port}: give each a port of its own")
             settings[port] = setting
             ensure_free(HOST, port, setting)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now, outside of the range that outgoing connections take theirs from.
-
-    Args:
-        count: How many.
-
-    Returns:
-        The port numbers, all different. Nothing holds them.
-
-    Raises:
-        ConfigurationError: There are not enough of them.
-    """
-    found: list[int] = []
-    # Shuffled, so that platforms started at the same time hardly ever choose the same ones.
-    for port in random.sample(_FREE_PORTS, len(_FREE_PORTS)):
-        if len(found) == count:
-            return found
-        with socket.socket() as probe:
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-        found.append(port)
-    raise ConfigurationError(f"fewer than {count} ports are free from {_FREE_PORTS.start} to {_FREE_PORTS.stop - 1}")

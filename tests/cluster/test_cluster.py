@@ -12,11 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from perdure.ports import free_ports
 from services.launcher.cluster import NODES, Snapshots, node_configs
 from services.launcher.cluster_trial import try_cluster
 from services.launcher.settings import PlatformSettings
 from services.launcher.terminal import Terminal
-from services.launcher.topology import Topology, free_ports
+from services.launcher.topology import Topology
 
 
 def test_the_nodes_share_nothing_but_the_cluster(tmp_path: Path) -> None:

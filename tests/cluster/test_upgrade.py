@@ -15,6 +15,7 @@ import pytest
 from perdure import AdminClient
 from perdure.approvals.messages import DecisionRequest
 from perdure.approvals.targets import approve
+from perdure.ports import free_ports
 from services.contracts import trips
 from services.data_plane.audit import audit
 from services.launcher.connections import answers, local_http
@@ -24,7 +25,7 @@ from services.launcher.processes import ChildProcess, ProcessError
 from services.launcher.registration import Registration, register
 from services.launcher.stage import Stage
 from services.launcher.stream import Stream
-from services.launcher.topology import free_ports, service
+from services.launcher.topology import service
 from services.launcher.upgrade import drain, old_versions
 from tests.cluster.conftest import Running
 

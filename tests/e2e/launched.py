@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.engine.watchdog import Watchdog
-from services.launcher.topology import SERVICES, free_ports
+from perdure.ports import free_ports
+from services.launcher.topology import SERVICES
 
 PROGRAM = Path(sys.executable).with_name("perdure-platform")
 

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from perdure.engine import locate_engine
+from perdure.ports import free_ports
 from services.launcher.connections import answers, local_http
 from services.launcher.platform import Platform
 from services.launcher.processes import ChildProcess
@@ -21,7 +22,7 @@ from services.launcher.prometheus import Prometheus, locate_prometheus
 from services.launcher.receiver import TraceReceiver
 from services.launcher.settings import PlatformSettings
 from services.launcher.stage import Stage, stage_environment
-from services.launcher.topology import Topology, free_ports
+from services.launcher.topology import Topology
 
 
 class Webhook:

@@ -10,8 +10,8 @@ import pytest
 from perdure import AdminClient
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
 from perdure.observability.tracing_setup import engine_tracing
+from perdure.ports import free_ports
 from services.launcher.receiver import TraceReceiver
-from services.launcher.topology import free_ports
 from tests.observability.conftest import mistaken
 from tests.support import eventually
 

@@ -57,7 +57,20 @@ class Actions:
         (Trip, Trip),
         (len, Any),
     ],
-    ids=str,
+    ids=[
+        "function",
+        "list",
+        "none",
+        "untyped",
+        "lambda",
+        "method",
+        "callable",
+        "partial",
+        "partial-of-partial",
+        "partial-of-callable",
+        "type",
+        "built-in",
+    ],
 )
 def test_the_result_type_is_what_the_signature_says(action: Callable[..., Any], expected: Any):
     assert result_type(action) == expected

@@ -130,7 +130,9 @@ def test_a_function_of_the_sdks_own_decorators_is_a_target():
     assert target_of(untyped) == Target("Raw", "untyped", Any, Any)
 
 
-@pytest.mark.parametrize("value", [lambda ctx: None, len, Order, 5, None], ids=str)
+@pytest.mark.parametrize(
+    "value", [lambda ctx: None, len, Order, 5, None], ids=["lambda", "built-in", "type", "int", "none"]
+)
 def test_what_is_no_handler_is_said(value):
     with pytest.raises(ConfigurationError, match="is not a handler: decorate it, or name it with Target"):
         target_of(value)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import socket
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
 from perdure.errors import ConfigurationError
+from perdure.ports import free_ports
 from services.control_plane.approvals.settings import ApprovalsSettings
 from services.control_plane.orchestrator.settings import OrchestratorSettings
 from services.control_plane.saga.settings import SagaServiceSettings
@@ -16,7 +16,7 @@ from services.data_plane.notifications.settings import NotificationsSettings
 from services.data_plane.payments.settings import PaymentsSettings
 from services.launcher.serve import serve
 from services.launcher.settings import PlatformSettings
-from services.launcher.topology import SERVICES, Topology, free_ports, service
+from services.launcher.topology import SERVICES, Topology, service
 
 SETTINGS_OF_SERVICES = {
     "flights": FlightsSettings,
@@ -110,17 +110,6 @@ def test_one_port_for_two_is_told_with_both_variables(monkeypatch):
     monkeypatch.setenv("PERDURE_FLIGHTS_PORT", "20001")
     with pytest.raises(ConfigurationError, match="PERDURE_FLIGHTS_PORT and PERDURE_SAGA_PORT are both 20001"):
         Topology.from_settings(PlatformSettings.read()).check_ports()
-
-
-def test_free_ports_are_free_and_outside_of_the_ephemeral_range():
-    ports = free_ports(20)
-    assert len(set(ports)) == 20
-    ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    lowest = int(ephemeral.read_text().split()[0]) if ephemeral.exists() else 49_152
-    for port in ports:
-        assert port < lowest
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
 
 
 def test_the_engine_takes_its_settings_from_the_checkout_or_from_a_file_that_is_named(monkeypatch, tmp_path):
