@@ -25,9 +25,9 @@ def engine(pytestconfig: pytest.Config) -> LocatedEngine:
     return locate_engine(pytestconfig.rootpath / ".local" / "engine")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stage(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    """A platform with fresh data on free ports."""
+    """A platform with fresh data on free ports. Its tests run in the session's loop, see `tests.plugins.parallel`."""
     topology = Topology.on_free_ports(tmp_path_factory.mktemp("stage"), PlatformSettings())
     platform = Platform(topology, engine, tell=print, environment=stage_environment(os.environ))
     try:

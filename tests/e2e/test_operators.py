@@ -18,7 +18,7 @@ from services.launcher.orders import order
 from services.launcher.stage import Stage
 from tests.support import eventually
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 Perdure = Callable[..., subprocess.CompletedProcess[str]]
 

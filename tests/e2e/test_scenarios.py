@@ -16,7 +16,7 @@ from services.launcher.stage import Stage
 from services.launcher.topology import SERVICES
 from tests.support import eventually
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 STOPS_WITHIN = timedelta(seconds=15)
 

@@ -24,7 +24,7 @@ from services.launcher.stream import Stream
 from services.launcher.topology import ENGINE, SERVICES, Topology
 from tests.support import eventually
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
 PERDURE = Path(sys.executable).with_name("perdure")
 

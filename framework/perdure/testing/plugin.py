@@ -15,8 +15,13 @@ and write:
     async def test_greets_otherwise(restate):   # served for this test only
         env = await restate.serve(greeter)
 
-    @pytest.mark.restate_modes("http2")         # only some of the modes; of a module with pytestmark
+    @pytest.mark.restate_modes("http2")         # these modes, instead of the session's; of a module with pytestmark
     async def test_in_one_mode(greeting): ...
+
+A test without the mark runs in the modes of the ini option ``perdure_modes``, which is ``all`` by default. The option
+``--restate-modes`` replaces that setting, and leaves out the marked modes that it doesn't name.
+
+With pytest-xdist, each worker has engines of its own.
 
 restate-server is taken from RESTATE_SERVER_BIN, from the PATH, or from npm. The first test that needs it starts it, and
 the end of the session stops it, however the session ends.
@@ -46,7 +51,9 @@ __all__ = ["RestateServers", "restate_fixture"]
 
 _MARK = "restate_modes"
 _OPTION = "--restate-modes"
+_DEFAULT_MODES = "perdure_modes"
 _INSTALL_DIR = "perdure_engine_dir"
+_ALL = "all"
 
 
 class RestateServers:
@@ -82,26 +89,34 @@ class RestateServers:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare where npm installs restate-server, and which modes a session runs."""
     parser.addini(_INSTALL_DIR, "folder for a restate-server from npm, relative to the root", default=".local/engine")
-    modes = ",".join(Mode)
+    parser.addini(_DEFAULT_MODES, f"modes of a test without the mark {_MARK}", type="args", default=[_ALL])
+    modes = ", ".join(Mode)
     parser.getgroup("perdure").addoption(
-        _OPTION, metavar="MODES", default=modes, help=f"run tests on a real engine in these modes only, of {modes}"
+        _OPTION, metavar="MODES", help=f"run tests on a real engine in these modes only, of {modes}; or in {_ALL}"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark."""
-    config.addinivalue_line("markers", f"{_MARK}(*modes): run a test on a real engine in these modes only")
+    config.addinivalue_line(
+        "markers", f"{_MARK}(*modes): run a test on a real engine in these modes; in all of them with '{_ALL}'"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test on a real engine once for each mode."""
     if "restate_mode" not in metafunc.fixturenames:
         return
-    wanted = _modes(_OPTION, str(metafunc.config.getoption(_OPTION)).split(","))
+    option: str | None = metafunc.config.getoption(_OPTION)
+    chosen = None if option is None else _modes(_OPTION, option.split(","))
     mark = metafunc.definition.get_closest_marker(_MARK)
     if mark is not None:
-        allowed = _modes(f"the mark {_MARK} of {metafunc.definition.nodeid}", mark.args)
-        wanted = [mode for mode in allowed if mode in wanted]
+        own = _modes(f"the mark {_MARK} of {metafunc.definition.nodeid}", mark.args)
+        wanted = own if chosen is None else [mode for mode in own if mode in chosen]
+    elif chosen is not None:
+        wanted = chosen
+    else:
+        wanted = _modes(f"the setting {_DEFAULT_MODES}", metafunc.config.getini(_DEFAULT_MODES))
     ids = [mode.value for mode in wanted]
     # With the scope of the module, pytest runs a module's tests mode by mode; so services are served once for each.
     metafunc.parametrize("restate_mode", wanted, indirect=True, ids=ids, scope="module")
@@ -173,7 +188,10 @@ def _loop() -> BackgroundLoop:
 
 
 def _modes(where: str, names: Sequence[str]) -> list[Mode]:
+    stripped = [name.strip() for name in names]
+    if stripped == [_ALL]:
+        return list(Mode)
     try:
-        return [Mode(name.strip()) for name in names]
+        return [Mode(name) for name in stripped]
     except ValueError as error:
-        raise pytest.UsageError(f"{where}: {error}; the modes are {', '.join(Mode)}") from error
+        raise pytest.UsageError(f"{where}: {error}; the modes are {', '.join(Mode)}, or {_ALL}") from error
