@@ -9,7 +9,7 @@ from tests.support import Recording
 settings.register_profile("perdure", deadline=None)
 settings.load_profile("perdure")
 
-pytest_plugins = ["perdure.testing.plugin", "tests.plugins.parallel"]
+pytest_plugins = ["perdure.testing.plugin", "tests.plugins.parallel", "tests.plugins.skips"]
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -43,6 +43,8 @@ from tests.integration.concurrent_jobs import (
 )
 from tests.support import eventually
 
+pytestmark = pytest.mark.restate_modes("all")
+
 
 async def test_results_are_values_in_the_order_of_the_input(restate, did):
     # DEFECT of the Go original: results stayed zero values, and the order of completion was taken for the index.

@@ -30,6 +30,8 @@ from perdure.errors import Cancelled, IngressError, RunExhausted, TerminalError
 from tests.integration.concurrent_jobs import Case, Job, Work, after, case, cases, lasting, ms, square
 from tests.support import eventually
 
+pytestmark = pytest.mark.restate_modes("all")
+
 
 async def test_a_failure_says_where_and_keeps_class_status_code_and_metadata(restate, did):
     seen: dict[str, TerminalError] = {}

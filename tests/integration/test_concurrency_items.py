@@ -17,6 +17,8 @@ from perdure import (
 )
 from tests.integration.concurrent_jobs import Crowd, Job, after, append, crowded, done, failure, ms, square
 
+pytestmark = pytest.mark.restate_modes("all")
+
 
 async def test_functions_of_many_steps_run_together_and_do_the_same_at_every_replay(restate, did):
     # Each item takes its own way through calls, runs, timers, state of others, and a nested map; the first ends last.

@@ -7,9 +7,12 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+import pytest
 import restate as sdk
 
 from perdure import IngressClient, _sdk, handler, map_concurrent
+
+pytestmark = pytest.mark.restate_modes("all")
 
 ONE_ATTEMPT = sdk.InvocationRetryPolicy(max_attempts=1, on_max_attempts="kill")
 TICK = timedelta(milliseconds=2)

@@ -18,6 +18,8 @@ from perdure.errors import IngressError, InvalidInput, NotReady, Refused
 from perdure.ports import free_ports
 from tests.support import Recording, eventually
 
+pytestmark = pytest.mark.restate_modes("all")
+
 
 class Order(BaseModel):
     key: str

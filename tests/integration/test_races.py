@@ -22,6 +22,8 @@ from perdure import (
 from perdure.errors import IngressError
 from tests.support import Recording, eventually
 
+pytestmark = pytest.mark.restate_modes("all")
+
 
 class Wait(BaseModel):
     key: str

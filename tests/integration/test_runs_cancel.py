@@ -15,6 +15,8 @@ from perdure.errors import Cancelled, IngressError, TerminalError
 from tests.integration.run_cases import QUICK, failing, failure_of, go, serving
 from tests.support import eventually
 
+pytestmark = pytest.mark.restate_modes("all")
+
 
 async def test_a_cancel_lets_the_running_action_end_and_is_told_from_an_applications_409(restate, did):
     opened = threading.Event()

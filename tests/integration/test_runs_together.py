@@ -28,6 +28,8 @@ from perdure.admin import sql_text
 from perdure.errors import IngressError, error_code
 from tests.support import eventually
 
+pytestmark = pytest.mark.restate_modes("all")
+
 go = Target("Together", "go", str, str)
 
 

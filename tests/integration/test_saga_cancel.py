@@ -32,6 +32,8 @@ from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.testing import Mode
 from tests.support import Recording, eventually
 
+pytestmark = pytest.mark.restate_modes("all")
+
 
 class Job(BaseModel):
     slow: str = ""

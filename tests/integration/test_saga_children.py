@@ -15,6 +15,8 @@ from perdure.saga.plan import Outcome, StepState
 from tests.integration.saga_bench import QUICK, Task, do_task, forget_runs, run_step, truth
 from tests.support import eventually
 
+pytestmark = pytest.mark.restate_modes("all")
+
 
 async def test_a_finished_child_is_undone_by_its_own_rollback(bench, did):
     child_name = f"Child{uuid4().hex[:8]}"

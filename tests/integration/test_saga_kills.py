@@ -26,6 +26,8 @@ from perdure.saga.sentinel_config import SentinelConfig
 from tests.integration.saga_bench import QUICK, Bench, Task, forget_runs, run_step, truth
 from tests.support import Recording, eventually
 
+pytestmark = pytest.mark.restate_modes("all")
+
 sweep = Target("Sentinel", "sweep", type(None), SweepReport)
 
 

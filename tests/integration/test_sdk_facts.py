@@ -20,6 +20,8 @@ from perdure.errors import EngineError
 from tests.integration.raw_sdk import facts, failure_of, go, last_failure
 from tests.support import Recording, eventually
 
+pytestmark = pytest.mark.restate_modes("all")
+
 TICK = timedelta(milliseconds=1)
 
 

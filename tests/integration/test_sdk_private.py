@@ -15,6 +15,8 @@ from perdure import IngressClient, _sdk
 from perdure.testing.served import Mode
 from tests.integration.raw_sdk import facts, go
 
+pytestmark = pytest.mark.restate_modes("all")
+
 
 async def test_the_handler_behind_a_context_is_known(restate):
     service, thing, flow = sdk.Service("InfoService"), sdk.VirtualObject("InfoObject"), sdk.Workflow("InfoFlow")

@@ -18,6 +18,8 @@ from perdure.testing import RestateServer, ServedApp
 from perdure.testing.plugin import RestateServers
 from tests.support import eventually
 
+pytestmark = pytest.mark.restate_modes("all")
+
 shy = sdk.Service("ShyGreeter")
 
 

@@ -21,6 +21,8 @@ from perdure.testing import Mode, Restate, RestateServer
 from perdure.testing.plugin import RestateServers
 from tests.support import eventually, lines
 
+pytestmark = pytest.mark.restate_modes("all")
+
 log = get_logger("tests.handlers")
 
 steps = sdk.Service("ServingSteps")

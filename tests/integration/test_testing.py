@@ -36,6 +36,8 @@ from perdure.testing import Mode, RestateEnvironment
 from perdure.testing.plugin import RestateServers, restate_fixture
 from tests.support import eventually
 
+pytestmark = pytest.mark.restate_modes("all")
+
 greeter = DataPlaneService("TestingGreeter", public=True)
 sleeper = sdk.Service("TestingSleeper")
 

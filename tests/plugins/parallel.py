@@ -1,6 +1,6 @@
 """Distribution of tests to workers: tests that share a running platform or served services go to one worker.
 
-pytest starts the workers with ``-n``. Tests are handed out in units, in the order of the command line: a unit is a module in
+pytest starts the workers with ``-n``. They get tests in units, in the order of the command line. A unit is a module in
 one mode of the engine, or all modules that share a platform.
 """
 
