@@ -9,9 +9,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TOOLS := node_modules/.ready
 PLATFORM := $(BIN)/perdure-platform
+# Tests run in WORKERS processes at once, mostly to wait side by side; MODES=all runs all modes of the engine.
+WORKERS ?= 4
+PYTEST := $(BIN)/pytest -n $(WORKERS) --durations=20 --durations-min=1 $(if $(MODES),--restate-modes=$(MODES))
 LOCK_INPUTS := framework/pyproject.toml services/pyproject.toml
 
-.PHONY: help run demo chaos cluster attack audit audit-deps sbom security test check lint types mypy pyright bandit pip-audit unit integration e2e examples bench format lock clean up down logs test-containers test-cluster browser observe observability prometheus reference
+.PHONY: help run demo chaos cluster attack audit audit-deps sbom security test tests nightly coverage pythons engine check lint types mypy pyright bandit pip-audit unit integration e2e examples bench format lock clean up down logs test-containers test-cluster tools observe observability prometheus reference
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,10 +37,14 @@ attack: $(READY) ## attack a fresh platform in every way of a table; all of them
 audit: $(READY) ## check the business invariants over the database, platform up or down
 	@exec $(PLATFORM) audit
 
-test: check unit integration e2e ## lint, types, and all tests on a real restate-server
+test: ## lint, types, and all tests on a real restate-server, in minutes
+	@.ci/stages check tests
 
-# Nothing in it waits for anything else, nor for `unit`: with --jobs they go side by side.
-check: lint types security ## lint, types and the supply chain, without running anything
+nightly: ## the tests in all modes of the engine with coverage, on each Python, and more chaos
+	@.ci/stages check coverage pythons "chaos test-cluster" observability
+
+check: $(READY) $(TOOLS) ## lint, types and the supply chain, without running anything
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types security
 
 security: bandit pip-audit ## bandit over the code, pip-audit over what it depends on
 
@@ -73,14 +80,36 @@ pyright: $(READY) $(TOOLS)
 	@node_modules/.bin/pyright --pythonpath $(BIN)/python >.local/pyright.log || { cat .local/pyright.log; exit 1; }
 	@echo "pyright: clean"
 
-unit: $(READY)
-	@$(BIN)/pytest tests/unit tests/typing
+unit: $(READY) $(TOOLS) ## tests that need no engine
+	@$(PYTEST) tests/typing tests/unit
 
-integration: $(READY)
-	@$(BIN)/pytest tests/integration tests/examples
+integration: $(READY) engine ## tests of the library on a real engine; MODES=all for all modes
+	@$(PYTEST) tests/integration tests/examples
 
-e2e: $(READY) browser
-	@$(BIN)/pytest tests/e2e
+e2e: $(READY) engine ## tests of the whole platform, and of the console in Chromium where it is installed
+	@$(PYTEST) tests/e2e
+
+# In one session, so that no worker idles while another one ends; platforms first, since they take longest.
+TESTS := tests/e2e tests/integration tests/examples tests/typing tests/unit
+
+tests: $(READY) $(TOOLS) engine
+	@$(PYTEST) $(TESTS)
+
+# Subprocesses are measured, too; their data is found by the absolute path.
+coverage: export COVERAGE_FILE := $(CURDIR)/.local/coverage/data
+coverage: $(READY) $(TOOLS) engine ## the tests in all modes of the engine, with the coverage of lines and branches
+	@rm -rf .local/coverage && mkdir -p .local/coverage
+	@$(BIN)/coverage run -m pytest -n $(WORKERS) --restate-modes=$(or $(MODES),all) --durations=20 --durations-min=1 $(TESTS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --include='services/*' --skip-covered --sort=cover
+	@$(BIN)/coverage report --include='framework/perdure/*' --skip-covered --sort=cover --fail-under=90
+
+pythons: $(READY) ## the unit tests on every supported Python that this machine has
+	@.ci/pythons
+
+# Before the tests, since an installation takes longer than a test may.
+engine: $(READY)
+	@$(BIN)/python -c 'from pathlib import Path; from perdure.engine import locate_engine; locate_engine(Path(".local/engine"))'
 
 up: ## the whole platform in containers; secrets are made on the first start, in volumes
 	@docker compose up --build --wait
@@ -94,19 +123,14 @@ logs: ## what the containers say, as it comes
 test-containers: $(READY) ## build and run the compose file, break it, check that nothing is lost
 	@$(BIN)/pytest -rs tests/containers
 
-test-cluster: $(READY) ## three engine nodes: one is killed, one is stopped, trips go on; an upgrade under load
+test-cluster: $(READY) prometheus ## three engine nodes: one is killed, one is stopped, trips go on; an upgrade under load
 	@$(BIN)/pytest -rs tests/cluster
 
 examples: $(READY) ## play the sixteen patterns on one engine, a line each
 	@exec $(BIN)/python -m examples
 
-browser: ## install Debian's Chromium for the console's tests, when it is missing
-	@command -v chromium >/dev/null || { \
-	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { \
-	    echo "chromium is missing: the console's tests drive it; as root on Debian: apt install chromium" >&2; exit 1; }; \
-	  mkdir -p .local; echo "installing chromium (once) ..."; \
-	  { apt-get update && apt-get install --yes --no-install-recommends chromium; } >.local/browser.log 2>&1 || { \
-	    tail -n 3 .local/browser.log >&2; echo "installing chromium failed; see .local/browser.log" >&2; exit 1; }; }
+tools: ## as root on Debian: install what tests compare with, where it is missing (Chromium, PostgreSQL, openssl, curl)
+	@.ci/tools
 
 bench: $(READY) ## a 3-step saga through perdure and by hand on the SDK, side by side
 	@exec $(BIN)/python -m benchmarks.saga

@@ -12,6 +12,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# A limit of a wait only ends a test that fails anyway, so it is long enough for a machine that does other work.
+PATIENCE = 60.0
+
 
 class Recording:
     """What handlers did, in order; written from other threads."""
@@ -36,16 +39,41 @@ class Recording:
         return [entry.replace(f"{key}/", "") for entry in self.all() if f"{key}/" in entry]
 
 
-async def eventually(probe: Callable[[], Awaitable[T | None]], *, what: str, within: float = 20.0) -> T:
-    """Ask until the answer is neither None nor False; fail with a sentence when time is over."""
+async def eventually(probe: Callable[[], Awaitable[T | None] | T | None], *, what: str, within: float = PATIENCE) -> T:
+    """Ask until the answer is true; fail with a sentence when time is over.
+
+    Args:
+        probe: Returns the answer, or an awaitable of it.
+        what: What is waited for, as in "there was no ...".
+        within: How many seconds it may take.
+
+    Returns:
+        The answer: the first one that is neither None nor False.
+    """
     deadline = time.monotonic() + within
     while True:
-        answer = await probe()
+        answer = probe()
+        if isinstance(answer, Awaitable):
+            answer = await answer
         if answer is not None and answer is not False:
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"within {within} s there was no {what}; the last answer was {answer!r}")
         await asyncio.sleep(0.02)
+
+
+def until(condition: Callable[[], object], what: str, within: float = PATIENCE) -> None:
+    """Block until a condition holds; fail with a sentence when time is over.
+
+    Args:
+        condition: What has to be true. An assertion of its own ends the wait at once.
+        what: What is waited for, as in "there was no ...".
+        within: How many seconds it may take.
+    """
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"within {within} s there was no {what}"
+        time.sleep(0.02)
 
 
 def lines(log: io.StringIO, **facts: Any) -> list[dict[str, Any]]:

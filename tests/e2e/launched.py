@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from perdure.engine.watchdog import Watchdog
 from perdure.ports import free_ports
 from services.launcher.topology import SERVICES
+from tests.support import until
 
 PROGRAM = Path(sys.executable).with_name("perdure-platform")
 
@@ -108,11 +108,16 @@ class Launched:
 
     def until(self, condition: Callable[[], bool], what: str, within: float = 60) -> Launched:
         """Wait for something, as long as the process runs."""
-        deadline = time.monotonic() + within
-        while not condition():
-            assert self.process.poll() is None, f"it ended before there was {what}:\n{self.out}\n{self.err}"
-            assert time.monotonic() < deadline, f"within {within} s there was no {what}:\n{self.out}\n{self.err}"
-            time.sleep(0.05)
+
+        def holds() -> bool:
+            assert self.process.poll() is None, f"it ended before there was {what}"
+            return condition()
+
+        try:
+            until(holds, what, within)
+        except AssertionError as error:
+            error.add_note(f"{self.out}\n{self.err}")
+            raise
         return self
 
     def up(self) -> Launched:

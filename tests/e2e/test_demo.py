@@ -1,4 +1,4 @@
-"""`perdure-platform demo` says no when a scenario goes otherwise. That it says yes is what `make demo` shows."""
+"""`perdure-platform demo` fails when a scenario differs. `test_commands` shows that it succeeds."""
 
 from __future__ import annotations
 

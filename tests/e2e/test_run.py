@@ -9,8 +9,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import time
-from collections.abc import Callable
 from contextlib import closing
 
 import httpx
@@ -20,6 +18,7 @@ from services.launcher.pidfiles import started_at
 from services.launcher.scenarios import order
 from services.launcher.topology import CONSOLE, ENGINE, SERVICES
 from tests.e2e.launched import Launched, command, environment, processes_of
+from tests.support import until
 
 NAMES = {ENGINE, CONSOLE, *(spec.name for spec in SERVICES)}
 
@@ -27,13 +26,6 @@ NAMES = {ENGINE, CONSOLE, *(spec.name for spec in SERVICES)}
 def ask(launched: Launched, path: str, body: object = None) -> httpx.Response:
     with httpx.Client(trust_env=False, timeout=30) as http:
         return http.post(f"{launched.ingress}{path}", json=body) if body else http.post(f"{launched.ingress}{path}")
-
-
-def eventually(probe: Callable[[], bool], what: str, within: float = 20) -> None:
-    deadline = time.monotonic() + within
-    while not probe():
-        assert time.monotonic() < deadline, f"within {within} s there was no {what}"
-        time.sleep(0.05)
 
 
 def one_sentence(text: str) -> str:
@@ -78,7 +70,7 @@ def test_a_trip_is_booked_and_a_second_run_goes_on_with_the_kept_data(home, engi
         assert [line.split()[1] for line in registered.stdout.splitlines()] == [spec.name for spec in SERVICES]
 
         ask(first, "/Trips/waits/run/send", expensive).raise_for_status()
-        eventually(lambda: ask(first, "/Trips/waits/status").json()["current_step"] == "approval", "wait for approval")
+        until(lambda: ask(first, "/Trips/waits/status").json()["current_step"] == "approval", "wait for approval")
 
         killed = first.pids()["hotels"]
         os.kill(killed, signal.SIGKILL)
@@ -86,7 +78,7 @@ def test_a_trip_is_booked_and_a_second_run_goes_on_with_the_kept_data(home, engi
         assert f"hotels: process {killed} was ended by SIGKILL; starting it again" in first.out
 
         ask(first, "/Trips/slow/run/send", slow).raise_for_status()
-        eventually(lambda: ask(first, "/Trips/slow/status").json()["current_step"] == "hotel", "trip in the middle")
+        until(lambda: ask(first, "/Trips/slow/status").json()["current_step"] == "hotel", "trip in the middle")
         pids = first.pids()
         assert first.stop(signal.SIGINT) == 0
         assert first.err == ""
@@ -99,10 +91,10 @@ def test_a_trip_is_booked_and_a_second_run_goes_on_with_the_kept_data(home, engi
         assert second.confirmation()["trip_id"] != booked["trip_id"]
         assert ask(second, f"/Trips/{booked['trip_id']}/status").json()["phase"] == "completed"
         # The trips of the first run go on, although every service is at another port now.
-        eventually(lambda: ask(second, "/Trips/slow/status").json()["phase"] == "completed", "end of the slow trip")
+        until(lambda: ask(second, "/Trips/slow/status").json()["phase"] == "completed", "end of the slow trip")
         decision = {"actor": "grace@example.com", "reason": "fine"}
         ask(second, "/Approvals/waits/approve", decision).raise_for_status()
-        eventually(lambda: ask(second, "/Trips/waits/status").json()["phase"] == "completed", "end of the waiting trip")
+        until(lambda: ask(second, "/Trips/waits/status").json()["phase"] == "completed", "end of the waiting trip")
 
         audit_while_up = command("audit", "--settled", env=moved)
         assert audit_while_up.returncode == 0, audit_while_up.stdout

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from perdure.admin import AdminClient
 from perdure.ports import free_ports, reserve
 from perdure.testing import Mode
 from perdure.testing.plugin import RestateServers
+from tests.support import eventually
 
 SCRIPT = Path(__file__).with_name("serving_process.py")
 LIMIT = 15.0
@@ -47,7 +48,7 @@ class Service:
 
     async def start(self, grace: float = 10, **environment: str) -> None:
         self.spawn(grace, **environment)
-        await until(self.ready, "the service is ready", 15)
+        await eventually(self.ready, what="ready service", within=15)
 
     async def ready(self) -> bool:
         assert self.process is not None
@@ -68,7 +69,7 @@ class Service:
     async def ended(self) -> None:
         assert self.process is not None
         process = self.process
-        await until(lambda: process.poll() is not None, "the process has ended", LIMIT + 5)
+        await eventually(lambda: process.poll() is not None, what="end of the process", within=LIMIT + 5)
 
     async def send(self, handler: str, value: object) -> None:
         (await self.http.post(f"{self.ingress}/StoppedWork/{handler}/send", json=value)).raise_for_status()
@@ -98,18 +99,6 @@ class Service:
         return bool(await self.admin.query(sql))
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
-    give_up = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return
-        assert time.monotonic() < give_up, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.01)
-
-
 @pytest.fixture
 async def service(restate_servers: RestateServers, tmp_path: Path) -> AsyncIterator[Service]:
     server = restate_servers.for_mode(Mode.HTTP2)
@@ -135,7 +124,7 @@ async def test_under_traffic_no_step_runs_twice(service: Service, http1: bool):
     await service.admin.register(service.url, use_http_11=http1)
     early = [service.send("three_steps", f"early-{n}") for n in range(200)]
     await asyncio.gather(*early)
-    await until(lambda: len(service.steps()) >= 100, "steps run")
+    await eventually(lambda: len(service.steps()) >= 100, what="hundred steps", within=30)
 
     late = asyncio.gather(*(service.send("three_steps", f"late-{n}") for n in range(100)))
     took = await service.stop()
@@ -147,7 +136,7 @@ async def test_under_traffic_no_step_runs_twice(service: Service, http1: bool):
     assert len(service.steps()) < 900, "the stop came too late to test anything"
     assert await service.unfinished() > 0
     await service.start()
-    await until(service.all_done, "all invocations are completed", 60)
+    await eventually(service.all_done, what="end of all invocations", within=60)
     counts = Counter(service.steps())
     assert [step for step, count in counts.items() if count > 1] == []
     assert len(counts) == 900
@@ -157,12 +146,12 @@ async def test_a_waiting_handler_is_suspended_and_goes_on_elsewhere(service: Ser
     await service.start()
     await service.admin.register(service.url)
     await service.send("sleeper", 2)
-    await until(service.sleeps, "the handler waits")
+    await eventually(service.sleeps, what="waiting handler", within=30)
 
     assert await service.stop() < 3, "a handler that only waits holds nothing up"
 
     await service.start()
-    await until(service.all_done, "the handler woke and ended")
+    await eventually(service.all_done, what="end of the handler", within=30)
     assert service.steps() == ["before", "after"]
 
 
@@ -171,7 +160,7 @@ async def test_a_step_longer_than_the_grace_time_is_abandoned_and_retried(servic
     await service.start(grace=1)
     await service.admin.register(service.url)
     await service.send(handler, 30)
-    await until(lambda: service.steps() == ["begin"], "the step runs")
+    await eventually(lambda: service.steps() == ["begin"], what="running step", within=30)
 
     took = await service.stop()
 
@@ -183,7 +172,7 @@ async def test_a_step_longer_than_the_grace_time_is_abandoned_and_retried(servic
     }
     assert service.journal.read_text().splitlines()[-1] == "closed", "resources are cleaned up"
     await service.start(grace=0)
-    await until(lambda: service.steps() == ["begin", "begin"], "the step is retried")
+    await eventually(lambda: service.steps() == ["begin", "begin"], what="retry of the step", within=30)
     await service.stop()
 
 
@@ -191,10 +180,10 @@ async def test_a_second_signal_ends_the_grace_time(service: Service):
     await service.start(grace=60)
     await service.admin.register(service.url)
     await service.send("slow_step", 60)
-    await until(lambda: service.steps() == ["begin"], "the step runs")
+    await eventually(lambda: service.steps() == ["begin"], what="running step", within=30)
     assert service.process is not None
     service.process.send_signal(signal.SIGTERM)
-    await until(service.draining, "it drains")
+    await eventually(service.draining, what="drain", within=30)
 
     assert await service.stop() < 4
 
@@ -205,10 +194,10 @@ async def test_while_draining_it_is_unready_and_refuses_attempts(service: Servic
     await service.start(grace=60)
     await service.admin.register(service.url)
     await service.send("slow_step", 60)
-    await until(lambda: service.steps() == ["begin"], "the step runs")
+    await eventually(lambda: service.steps() == ["begin"], what="running step", within=30)
     assert service.process is not None
     service.process.send_signal(signal.SIGTERM)
-    await until(service.draining, "it drains")
+    await eventually(service.draining, what="drain", within=30)
 
     attempt = await service.http.post(f"{service.url}/invoke/StoppedWork/three_steps", content=b"")
     health = await service.http.get(f"{service.url}/health")
@@ -230,7 +219,7 @@ async def test_ctrl_c_stops_it_too(service: Service):
 
 async def test_a_signal_during_the_start_ends_the_start(service: Service):
     service.spawn(STUCK_WHILE="opening")
-    await until(lambda: service.journal.read_text() == "opened\n", "it starts")
+    await eventually(lambda: service.journal.read_text() == "opened\n", what="start", within=30)
 
     assert await service.stop() < 3
 
@@ -280,12 +269,12 @@ async def test_killed_and_started_again_it_goes_on(service: Service):
     await service.start()
     await service.admin.register(service.url)
     await service.send("sleeper", 2)
-    await until(service.sleeps, "the handler waits")
+    await eventually(service.sleeps, what="waiting handler", within=30)
     assert service.process is not None
     service.process.kill()
     service.process.wait()
 
     await service.start()
 
-    await until(service.all_done, "the handler woke and ended")
+    await eventually(service.all_done, what="end of the handler", within=30)
     assert service.steps() == ["before", "after"]

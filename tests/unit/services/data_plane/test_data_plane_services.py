@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,14 @@ import restate
 from pydantic import ValidationError
 
 from perdure import Target
+from perdure.ports import free_ports
 from services.contracts import flights, hotels, notifications, payments
 from services.data_plane.database import Database
 from services.data_plane.flights.settings import FlightsSettings
 from services.data_plane.hotels.settings import HotelsSettings
 from services.data_plane.notifications.settings import NotificationsSettings
 from services.data_plane.payments.settings import PaymentsSettings
+from tests.support import eventually
 
 ROOT = Path(__file__).parents[4]
 
@@ -91,25 +92,22 @@ async def test_settings_that_do_not_fit_end_the_start_with_one_reason(variable: 
     assert "Traceback" not in output.decode()
 
 
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
-
-
 async def answer(url: str, process: asyncio.subprocess.Process) -> httpx.Response:
-    async with httpx.AsyncClient() as client, asyncio.timeout(20):
-        while True:
+    async with httpx.AsyncClient() as client:
+
+        async def got() -> httpx.Response | None:
             try:
                 return await client.get(url)
             except httpx.TransportError:
                 assert process.returncode is None, "the service ended"
-                await asyncio.sleep(0.02)
+                return None
+
+        return await eventually(got, what=f"answer of {url}")
 
 
 @pytest.mark.parametrize("name", SERVICES)
 async def test_a_service_is_ready_on_a_migrated_database_and_stops_on_sigterm(name: str, sqlite_template: Path) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     process = await start(
         name,
         **{"PERDURE_DATABASE_URL": f"sqlite:///{sqlite_template}", f"PERDURE_{name.upper()}_PORT": str(port)},
@@ -127,7 +125,7 @@ async def test_a_service_is_ready_on_a_migrated_database_and_stops_on_sigterm(na
 
 
 async def test_a_service_is_not_ready_on_a_database_that_was_never_migrated(tmp_path: Path) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     process = await start(
         "flights", PERDURE_DATABASE_URL=f"sqlite:///{tmp_path / 'none.db'}", PERDURE_FLIGHTS_PORT=str(port)
     )

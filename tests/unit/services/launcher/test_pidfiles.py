@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -16,6 +15,7 @@ import pytest
 from perdure.errors import ConfigurationError
 from services.launcher import pidfiles
 from services.launcher.pidfiles import PidFile, RunningProcess, folder_lock, leftovers, started_at, stop
+from tests.support import until
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
@@ -55,10 +55,8 @@ def test_two_processes_began_at_different_times_or_have_different_ids(spawn):
 def test_the_remains_of_a_process_are_no_process(spawn):
     process = spawn("pass")
     process.kill()
-    deadline = time.monotonic() + 10
-    while started_at(process.pid) is not None:  # it isn't waited for, so it stays as a zombie
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    # It isn't waited for, so it stays as a zombie.
+    until(lambda: started_at(process.pid) is None, "end of the process")
     assert started_at(2**22 + 1) is None
 
 

@@ -1,0 +1,43 @@
+"""Smoke tests of the commands `demo` and `attack`. Other tests play every scenario and every attack one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from perdure.engine import LocatedEngine
+from services import cli
+from services.launcher import attack, demo
+from services.launcher.attacks import ATTACKS, Outcome, attack_all
+from services.launcher.booking import ORDINARY
+from services.launcher.defended import Defended
+from services.launcher.scenarios import Scenario, confirmed
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: LocatedEngine) -> None:
+    monkeypatch.setenv("RESTATE_SERVER_BIN", str(engine.path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def test_demo_succeeds_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(demo, "SCENARIOS", (Scenario("good", "a good one", confirmed(ORDINARY)),))
+    result = CliRunner().invoke(cli.app, ["demo"])
+    assert result.exit_code == 0, result.output
+    assert "1 of 1 scenarios went as expected, and the audit holds" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_attack_succeeds_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def attack_once(at: Defended) -> list[Outcome]:
+        return await attack_all(at, ATTACKS[:1])
+
+    monkeypatch.setattr(attack, "attack_all", attack_once)
+    result = CliRunner().invoke(cli.app, ["attack"])
+    assert result.exit_code == 0, result.output
+    assert "all 1 attacks were refused, and nothing was changed" in result.output
+    assert list(tmp_path.iterdir()) == []
