@@ -48,7 +48,7 @@ class Service:
 
     async def start(self, grace: float = 10, **environment: str) -> None:
         self.spawn(grace, **environment)
-        await eventually(self.ready, what="ready service", within=15)
+        await eventually(self.ready, what="ready service")
 
     async def ready(self) -> bool:
         assert self.process is not None
@@ -124,7 +124,7 @@ async def test_under_traffic_no_step_runs_twice(service: Service, http1: bool):
     await service.admin.register(service.url, use_http_11=http1)
     early = [service.send("three_steps", f"early-{n}") for n in range(200)]
     await asyncio.gather(*early)
-    await eventually(lambda: len(service.steps()) >= 100, what="hundred steps", within=30)
+    await eventually(lambda: len(service.steps()) >= 100, what="hundred steps")
 
     late = asyncio.gather(*(service.send("three_steps", f"late-{n}") for n in range(100)))
     took = await service.stop()
@@ -136,7 +136,7 @@ async def test_under_traffic_no_step_runs_twice(service: Service, http1: bool):
     assert len(service.steps()) < 900, "the stop came too late to test anything"
     assert await service.unfinished() > 0
     await service.start()
-    await eventually(service.all_done, what="end of all invocations", within=60)
+    await eventually(service.all_done, what="end of all invocations")
     counts = Counter(service.steps())
     assert [step for step, count in counts.items() if count > 1] == []
     assert len(counts) == 900
@@ -146,12 +146,12 @@ async def test_a_waiting_handler_is_suspended_and_goes_on_elsewhere(service: Ser
     await service.start()
     await service.admin.register(service.url)
     await service.send("sleeper", 2)
-    await eventually(service.sleeps, what="waiting handler", within=30)
+    await eventually(service.sleeps, what="waiting handler")
 
     assert await service.stop() < 3, "a handler that only waits holds nothing up"
 
     await service.start()
-    await eventually(service.all_done, what="end of the handler", within=30)
+    await eventually(service.all_done, what="end of the handler")
     assert service.steps() == ["before", "after"]
 
 
@@ -160,7 +160,7 @@ async def test_a_step_longer_than_the_grace_time_is_abandoned_and_retried(servic
     await service.start(grace=1)
     await service.admin.register(service.url)
     await service.send(handler, 30)
-    await eventually(lambda: service.steps() == ["begin"], what="running step", within=30)
+    await eventually(lambda: service.steps() == ["begin"], what="running step")
 
     took = await service.stop()
 
@@ -172,7 +172,7 @@ async def test_a_step_longer_than_the_grace_time_is_abandoned_and_retried(servic
     }
     assert service.journal.read_text().splitlines()[-1] == "closed", "resources are cleaned up"
     await service.start(grace=0)
-    await eventually(lambda: service.steps() == ["begin", "begin"], what="retry of the step", within=30)
+    await eventually(lambda: service.steps() == ["begin", "begin"], what="retry of the step")
     await service.stop()
 
 
@@ -180,10 +180,10 @@ async def test_a_second_signal_ends_the_grace_time(service: Service):
     await service.start(grace=60)
     await service.admin.register(service.url)
     await service.send("slow_step", 60)
-    await eventually(lambda: service.steps() == ["begin"], what="running step", within=30)
+    await eventually(lambda: service.steps() == ["begin"], what="running step")
     assert service.process is not None
     service.process.send_signal(signal.SIGTERM)
-    await eventually(service.draining, what="drain", within=30)
+    await eventually(service.draining, what="drain")
 
     assert await service.stop() < 4
 
@@ -194,10 +194,10 @@ async def test_while_draining_it_is_unready_and_refuses_attempts(service: Servic
     await service.start(grace=60)
     await service.admin.register(service.url)
     await service.send("slow_step", 60)
-    await eventually(lambda: service.steps() == ["begin"], what="running step", within=30)
+    await eventually(lambda: service.steps() == ["begin"], what="running step")
     assert service.process is not None
     service.process.send_signal(signal.SIGTERM)
-    await eventually(service.draining, what="drain", within=30)
+    await eventually(service.draining, what="drain")
 
     attempt = await service.http.post(f"{service.url}/invoke/StoppedWork/three_steps", content=b"")
     health = await service.http.get(f"{service.url}/health")
@@ -219,7 +219,7 @@ async def test_ctrl_c_stops_it_too(service: Service):
 
 async def test_a_signal_during_the_start_ends_the_start(service: Service):
     service.spawn(STUCK_WHILE="opening")
-    await eventually(lambda: service.journal.read_text() == "opened\n", what="start", within=30)
+    await eventually(lambda: service.journal.read_text() == "opened\n", what="start")
 
     assert await service.stop() < 3
 
@@ -269,12 +269,12 @@ async def test_killed_and_started_again_it_goes_on(service: Service):
     await service.start()
     await service.admin.register(service.url)
     await service.send("sleeper", 2)
-    await eventually(service.sleeps, what="waiting handler", within=30)
+    await eventually(service.sleeps, what="waiting handler")
     assert service.process is not None
     service.process.kill()
     service.process.wait()
 
     await service.start()
 
-    await eventually(service.all_done, what="end of the handler", within=30)
+    await eventually(service.all_done, what="end of the handler")
     assert service.steps() == ["before", "after"]
