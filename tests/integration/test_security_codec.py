@@ -15,7 +15,8 @@ import restate as sdk
 
 from perdure import IngressClient, Target
 from perdure.admin import AdminClient
-from perdure.security.codec import SecretBoxCodec, new_encryption_key
+from perdure.places import OutputSource, Place
+from perdure.security.codec import JournalCodec, new_encryption_key
 from perdure.security.config import SecurityConfig
 from perdure.serving import build_app, listening
 from perdure.testing import RestateServer
@@ -105,20 +106,26 @@ class Served:
             listening(build_app(safe, flow, security=security), port=self.port, http="2") as listener,
             AdminClient(self.engine.admin) as admin,
         ):
-            if not self.port:
-                await admin.register(listener.url)
+            # Anew each time: with encryption on, each handler takes a body.
+            await admin.register(listener.url)
             self.port = listener.port
             yield admin
 
 
 async def post(
-    engine: RestateServer, path: str, codec: SecretBoxCodec | None, value: str | None = None
+    engine: RestateServer, path: str, codec: JournalCodec | None, value: str | None = None
 ) -> httpx.Response:
-    plain = b"" if value is None else json.dumps(value).encode()
-    headers = {} if value is None else {"content-type": "application/json"}
+    body = b"" if value is None else json.dumps(value).encode()
+    if codec:
+        _, service, key, handler, *_ = path.split("/")
+        body = codec.seal(body, Place.input(service, key, handler))
+    headers = {"content-type": "application/json"} if body else {}
     async with httpx.AsyncClient(timeout=20) as client:
-        body = codec.encode(plain) if codec else plain
         return await client.post(f"{engine.ingress}{path}", content=body, headers=headers)
+
+
+def answer_in(response: httpx.Response, codec: JournalCodec) -> str:
+    return json.loads(codec.open_output(response.content, OutputSource(response.headers["x-restate-id"])))
 
 
 def times_on_disk(engine: RestateServer, text: str) -> int:
@@ -148,25 +155,25 @@ async def test_nothing_readable_reaches_the_disk(
     key = uuid4().hex
     async with served(first):
         answer = await post(legible_engine, f"/SealedSafe/{key}/put", codec, sealed)
-        assert json.loads(codec.open(answer.content)) == EXPECTED.format(sealed)
+        assert answer_in(answer, codec) == EXPECTED.format(sealed)
         assert times_on_disk(legible_engine, sealed) == 0
 
         refused = await post(legible_engine, f"/SealedSafe/{key}/put", None, "in clear")
         assert refused.status_code == 400
-        assert "Failed to decode input" in refused.text
-        assert "this value is not encrypted" in caplog.text
+        assert "the value is not encrypted, and encryption is on" in refused.text
+        assert "the value is not encrypted, and encryption is on" in caplog.text
 
     # Rotation: the new key seals, the old one still opens what is there.
     first_key, second_key = first.read_text(), second.read_text()
     both = tmp_path / "both.key"
     both.write_text(f"# the newest first\n{second_key}{first_key}")
     both.chmod(0o600)
-    rotated = SecretBoxCodec.load(both)
+    rotated = JournalCodec.load(both)
     async with served(both):
         answer = await post(legible_engine, f"/SealedSafe/{key}/get", rotated)
-        assert json.loads(rotated.open(answer.content)) == f"state {sealed}"
+        assert answer_in(answer, rotated) == f"state {sealed}"
         answer = await post(legible_engine, f"/SealedSafe/{key}/put", rotated, again)
-        assert json.loads(rotated.open(answer.content)) == EXPECTED.format(again)
+        assert answer_in(answer, rotated) == EXPECTED.format(again)
     assert times_on_disk(legible_engine, again) == 0
 
     # Without the new key nothing is lost, and nothing fails: what needs it waits, and says for what.
