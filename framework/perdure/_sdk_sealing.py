@@ -219,7 +219,7 @@ async def _sealed_invocation(codec: ValueCodec) -> AsyncIterator[None]:
     try:
         opened = codec.open(invocation.input_buffer, Place.input(info.service, invocation.key, info.handler))
     except UnreadableValue as error:
-        # An invocation that is under way was begun with this input: it waits for a key that is missing.
+        # An invocation with commands in its journal was begun with this input: it waits for the missing key.
         if error.lacks_key and vm.is_replaying():
             raise
         raise RejectedValue(str(error)) from error

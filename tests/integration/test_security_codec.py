@@ -70,6 +70,7 @@ words = Words()
 
 @safe.handler()
 async def wait_for_word(ctx: sdk.ObjectContext) -> str:
+    await ctx.run_typed("begun", lambda: "here")
     name, word = ctx.awakeable(type_hint=str)
     words.ids.add(name)
     return await word
@@ -95,19 +96,20 @@ def legible_engine(restate_servers: RestateServers) -> Iterator[RestateServer]:
 class Served:
     """A process that is restarted with other settings, always at the same address."""
 
-    def __init__(self, engine: RestateServer) -> None:
+    def __init__(self, engine: RestateServer, *, http: str = "2") -> None:
         self.engine = engine
+        self.http = http
         self.port = 0
 
     @asynccontextmanager
     async def __call__(self, keys: Path | None) -> AsyncIterator[AdminClient]:
         security = SecurityConfig.development(encryption_keys_file=keys)
         async with (
-            listening(build_app(safe, flow, security=security), port=self.port, http="2") as listener,
+            listening(build_app(safe, flow, security=security), port=self.port, http=self.http) as listener,
             AdminClient(self.engine.admin) as admin,
         ):
             # Anew each time: with encryption on, each handler takes a body.
-            await admin.register(listener.url)
+            await admin.register(listener.url, use_http_11=self.http == "1")
             self.port = listener.port
             yield admin
 
@@ -213,3 +215,29 @@ async def test_an_ingress_client_with_the_keys_sees_plain_values(legible_engine:
         await ingress.resolve_awakeable(awakeable, text)
         assert await ingress.attach(Target("SealedSafe", "wait_for_word", type(None), str), invocation_id=asked) == text
     assert times_on_disk(legible_engine, text) == 0
+
+
+async def test_running_invocation_waits_for_a_missing_key(legible_engine: RestateServer, tmp_path: Path):
+    first, second, both = tmp_path / "first.key", tmp_path / "second.key", tmp_path / "both.key"
+    codec = new_encryption_key(first)
+    new_encryption_key(second)
+    both.write_text(second.read_text() + first.read_text())
+    both.chmod(0o600)
+    served = Served(legible_engine, http="1")  # whose waiting handlers hold no connection
+    wait = Target("SealedSafe", "wait_for_word", type(None), str)
+    async with IngressClient(legible_engine.ingress, codec=codec) as ingress:
+        async with served(first):
+            invocation = await ingress.send(wait, key=uuid4().hex)
+            awakeable = await eventually(words.pop, what="awakeable")
+        async with served(second) as admin:
+            await ingress.resolve_awakeable(awakeable, "word")
+
+            async def held_up() -> bool:
+                rows = await admin.query(f"select last_failure from sys_invocation where id = '{invocation}'")
+                return f"encrypted with the key {codec.key_ids[0]}" in rows[0].get("last_failure", "")
+
+            await eventually(held_up, what="reason in the engine")
+        async with served(both):
+            rotated = JournalCodec.load(both)
+            async with IngressClient(legible_engine.ingress, codec=rotated) as reader:
+                assert await reader.attach(wait, invocation_id=invocation) == "word"
