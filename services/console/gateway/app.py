@@ -233,7 +233,7 @@ def _returned(parts: Parts, asked: Asked, answer: httpx.Response) -> Response:
             source = OutputSource("", asked.service, asked.key or "", asked.handler)
             content = opened(answer, parts.engine.codec, source)
         except UnreadableValue as error:
-            raise ConsoleError(502, "unreadable", "the answer cannot be opened with the keys that are known here") from error
+            raise ConsoleError(502, "unreadable", "the answer cannot be opened with the keys known here") from error
     return Response(content, answer.status_code, headers)
 
 
