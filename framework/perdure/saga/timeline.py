@@ -139,7 +139,7 @@ async def read_timeline(
     found = await _orchestration(admin, ingress, saga_id, service)
     where = f"service_name = {sql_text(found['service'])} and service_key = {sql_text(found['key'])}"
     state = await admin.query(
-        "select service_name, service_key, key, value from state where {where} and key like 'saga/0%' order by key"
+        f"select service_name, service_key, key, value from state where {where} and key like 'saga/0%' order by key"
     )
     records = [StepRecord.model_validate_json(decoded(row, codec)) for row in state]
     journal = await admin.query(

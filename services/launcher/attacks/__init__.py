@@ -40,7 +40,7 @@ class Outcome:
     @property
     def refused(self) -> bool:
         """Whether it was refused as it should be, and changed nothing."""
-        return self.unchanged and self.observed.partition(" ")[0] == self.attack.expected.partition(" ")[0]
+        return self.unchanged and f"{self.observed} ".startswith(f"{self.attack.expected} ")
 
 
 async def attack_all(at: Defended, attacks: Iterable[Attack] = ATTACKS) -> list[Outcome]:
