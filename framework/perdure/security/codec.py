@@ -32,7 +32,7 @@ from perdure.observability.logging import get_logger
 from perdure.places import OutputSource, Place, PlaceKind, ValueCodec
 from perdure.security.encodings import base64url_decode, base64url_encode
 from perdure.security.keys import read_private_file, write_private_file
-from perdure.security.platform_id import DEFAULT_PLATFORM, check_platform, platform_from_environment
+from perdure.security.platform import DEFAULT_PLATFORM, platform_from_environment
 
 __all__ = ["ENCRYPTION_KEYS_FILE", "JournalCodec", "codec_from_environment", "new_encryption_key"]
 
@@ -57,7 +57,7 @@ class JournalCodec(ValueCodec):
         platform: The platform's ID. Values of another platform do not open, even with the same keys.
 
     Raises:
-        ConfigurationError: There is no key, one is twice there, one hasn't 32 bytes, or the platform's ID is none.
+        ConfigurationError: There is no key, one is twice there, or one hasn't 32 bytes.
     """
 
     def __init__(self, keys: Sequence[bytes], *, platform: str = DEFAULT_PLATFORM) -> None:
@@ -68,10 +68,7 @@ class JournalCodec(ValueCodec):
         self._boxes = {_id(key): Aead(bytes(key)) for key in keys}
         if len(self._boxes) != len(keys):
             raise ConfigurationError("an encryption key is there twice")
-        try:
-            self._platform = check_platform(platform).encode("ascii")
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
+        self._platform = platform.encode()
         first = _id(keys[0])
         self._head = _FORMAT + first
         self._box = self._boxes[first]
@@ -163,7 +160,8 @@ class JournalCodec(ValueCodec):
             )
         if len(head) < _HEAD or not head.startswith(_FORMAT):
             raise UnreadableValue(
-                f"{place}: the value is not encrypted, and encryption is on: write it through a client or service that has the keys"
+                f"{place}: the value is not encrypted, and encryption is on: "
+                "write it through a client or service that has the keys"
             )
         key_id = head[len(_FORMAT) :]
         box = self._boxes.get(key_id)

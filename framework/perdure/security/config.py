@@ -24,7 +24,7 @@ from perdure.durations import refuse_scaled_time
 from perdure.errors import ConfigurationError
 from perdure.security.codec import JournalCodec
 from perdure.security.keys import PublicKey
-from perdure.security.platform_id import DEFAULT_PLATFORM, PLATFORM, check_platform
+from perdure.security.platform import DEFAULT_PLATFORM, PLATFORM_SETTING, PlatformId
 from perdure.security.secrets import KNOWN_PUBLIC_KEYS, SettingsWithSecretFiles, refuse_default_secrets
 
 __all__ = ["Network", "SecurityConfig", "ValidationMode"]
@@ -110,16 +110,20 @@ class SecurityConfig(SettingsWithSecretFiles):
         trusted_proxies: Networks of proxies whose ``X-Forwarded-Proto`` is believed.
         metrics_networks: Networks that may read ``/metrics`` without a token: this machine by default.
         metrics_token: Bearer token with which everybody else may.
+        platform: The platform's id, ``PERDURE_PLATFORM``; what is signed or sealed for another platform is refused.
         encryption_keys_file: Keys with which what enters the journal is encrypted, see `JournalCodec.load`; no file,
             no encryption.
-        platform: The platform's ID, also ``PERDURE_PLATFORM``: what belongs to one platform is refused on another.
 
     Raises:
         ConfigurationError: A setting can't be read; the message names it.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="PERDURE_SECURITY_", frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True
+        env_prefix="PERDURE_SECURITY_",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        populate_by_name=True,
     )
 
     profile: Literal["production", "development"] = "production"
@@ -132,8 +136,8 @@ class SecurityConfig(SettingsWithSecretFiles):
     trusted_proxies: Networks = ()
     metrics_networks: Networks = _LOOPBACK
     metrics_token: SecretStr | None = None
+    platform: PlatformId = Field(default=DEFAULT_PLATFORM, validation_alias=PLATFORM_SETTING)
     encryption_keys_file: Path | None = None
-    platform: Annotated[str, AfterValidator(check_platform)] = Field(DEFAULT_PLATFORM, validation_alias=PLATFORM)
 
     @model_validator(mode="wrap")
     @classmethod

@@ -134,11 +134,9 @@ class Gateway:
             raise ConsoleError(405, "method_not_allowed", f"{asked.way} needs the method {asked.method}")
         headers = _headers(request, caller)
         body = await _body(request, parts.settings.gateway_max_body, parts.settings.gateway_body_within)
-        if body and request.headers.getlist("content-type") != ["application/json"]:
-            raise ConsoleError(415, "not_json", "send JSON, with content-type: application/json")
-        if asked.method == "POST" and parts.engine.codec is not None:
-            body = parts.engine.codec.seal(body, Place.input(asked.service, asked.key, asked.handler))
         if body:
+            if request.headers.getlist("content-type") != ["application/json"]:
+                raise ConsoleError(415, "not_json", "send JSON, with content-type: application/json")
             headers["content-type"] = "application/json"
         answer = await _ask(parts, asked, headers, body)
         return asked, answer.status_code, _returned(parts, asked, answer)
@@ -206,6 +204,9 @@ async def _body(request: Request, longest: int, within: timedelta) -> bytes:
 
 async def _ask(parts: Parts, asked: Asked, headers: dict[str, str], body: bytes) -> httpx.Response:
     engine, within = parts.engine, parts.settings.gateway_answer_within.total_seconds()
+    if asked.method == "POST" and engine.codec is not None:
+        body = engine.codec.seal(body, Place.input(asked.service, asked.key, asked.handler))
+        headers = {**headers, "content-type": "application/json"}  # sealed, an empty body is one, too
     try:
         return await engine.http.request(
             asked.method,
@@ -233,7 +234,7 @@ def _returned(parts: Parts, asked: Asked, answer: httpx.Response) -> Response:
             source = OutputSource("", asked.service, asked.key or "", asked.handler)
             content = opened(answer, parts.engine.codec, source)
         except UnreadableValue as error:
-            raise ConsoleError(502, "unreadable", "the answer cannot be opened with the keys known here") from error
+            raise ConsoleError(502, "unreadable", "the answer cannot be opened; the console's log says why") from error
     return Response(content, answer.status_code, headers)
 
 
