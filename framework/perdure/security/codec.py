@@ -19,10 +19,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
+from nacl.bindings import (
+    crypto_aead_xchacha20poly1305_ietf_decrypt,
+    crypto_aead_xchacha20poly1305_ietf_encrypt,
+)
 from nacl.exceptions import CryptoError
 from nacl.secret import Aead
 from nacl.utils import random
@@ -43,8 +48,9 @@ _FORMAT: Final = b"pd2"
 _UNBOUND_FORMAT: Final = b"pd1"
 _ID_BYTES: Final = 8
 _HEAD: Final = len(_FORMAT) + _ID_BYTES
-_LENGTH_BYTES: Final = 4
-_SHORTEST: Final = Aead.NONCE_SIZE + Aead.MACBYTES
+_NONCE_BYTES: Final = Aead.NONCE_SIZE
+_SHORTEST: Final = _NONCE_BYTES + Aead.MACBYTES
+_SHOWN: Final = struct.Struct(">4I")  # the lengths of the fields by which an output names its place
 
 log = get_logger(__name__)
 
@@ -65,13 +71,13 @@ class JournalCodec(ValueCodec):
             raise ConfigurationError("encryption needs at least one key")
         if any(len(key) != Aead.KEY_SIZE for key in keys):
             raise ConfigurationError(f"an encryption key has {Aead.KEY_SIZE} bytes")
-        self._boxes = {_id(key): Aead(bytes(key)) for key in keys}
-        if len(self._boxes) != len(keys):
+        self._keys = {_id(key): bytes(key) for key in keys}
+        if len(self._keys) != len(keys):
             raise ConfigurationError("an encryption key is there twice")
         self._platform = platform.encode()
         first = _id(keys[0])
         self._head = _FORMAT + first
-        self._box = self._boxes[first]
+        self._key = self._keys[first]
 
     @classmethod
     def load(cls, path: Path, *, platform: str = DEFAULT_PLATFORM, check_mode: bool = True) -> Self:
@@ -102,7 +108,7 @@ class JournalCodec(ValueCodec):
     @property
     def key_ids(self) -> tuple[str, ...]:
         """The keys' IDs, the one that seals first. They tell nothing about the keys."""
-        return tuple(each.hex() for each in self._boxes)
+        return tuple(each.hex() for each in self._keys)
 
     def seal(self, value: bytes, place: Place) -> bytes:
         """Seal a value for its place. An empty value is sealed like any other.
@@ -111,8 +117,11 @@ class JournalCodec(ValueCodec):
             value: The value.
             place: Where it belongs.
         """
-        shown = _fields(place.service, place.key, place.name, place.invocation) if _is_output(place) else b""
-        return b"".join((self._head, shown, self._box.encrypt(bytes(value), self._bound_to(self._head, place))))
+        shown = _packed(_texts(place)) if place.kind is PlaceKind.OUTPUT else b""
+        nonce = random(_NONCE_BYTES)
+        bound_to = self._bound_to(self._head, place)
+        sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(bytes(value), bound_to, nonce, self._key)
+        return b"".join((self._head, shown, nonce, sealed))
 
     def open(self, sealed: bytes, place: Place) -> bytes:
         """Open a value.
@@ -125,8 +134,8 @@ class JournalCodec(ValueCodec):
             UnreadableValue: It is not sealed, was changed, was sealed for another place, or its key is not known here.
         """
         try:
-            head, box = self._key_of(sealed, str(place))
-            return self._opened(head, box, bytes(sealed[_HEAD:]), place)
+            head, key = self._key_of(sealed, place)
+            return self._opened(head, key, bytes(sealed[_HEAD:]), place)
         except UnreadableValue as error:
             log.warning("a journal value cannot be opened", reason=str(error))
             raise
@@ -142,16 +151,16 @@ class JournalCodec(ValueCodec):
             UnreadableValue: As `open` raises it.
         """
         try:
-            head, box = self._key_of(sealed, str(source))
+            head, key = self._key_of(sealed, source)
             place, rest = _shown(bytes(sealed[_HEAD:]))
             if place is None or not source.matches(place):
-                raise _misplaced(str(source))
-            return self._opened(head, box, rest, place)
+                raise _misplaced(source)
+            return self._opened(head, key, rest, place)
         except UnreadableValue as error:
             log.warning("an output cannot be opened", reason=str(error))
             raise
 
-    def _key_of(self, sealed: bytes, place: str) -> tuple[bytes, Aead]:
+    def _key_of(self, sealed: bytes, place: Place | OutputSource) -> tuple[bytes, bytes]:
         head = bytes(sealed[:_HEAD])
         if head.startswith(_UNBOUND_FORMAT):
             raise UnreadableValue(
@@ -164,30 +173,27 @@ class JournalCodec(ValueCodec):
                 "write it through a client or service that has the keys"
             )
         key_id = head[len(_FORMAT) :]
-        box = self._boxes.get(key_id)
-        if box is None:
+        key = self._keys.get(key_id)
+        if key is None:
             raise UnreadableValue(
                 f"{place}: the value is encrypted with the key {key_id.hex()}, which is not known here; known are "
                 f"{', '.join(self.key_ids)}: keep old keys in the file as long as values that they sealed",
                 lacks_key=True,
             )
-        return head, box
+        return head, key
 
-    def _opened(self, head: bytes, box: Aead, sealed: bytes, place: Place) -> bytes:
+    def _opened(self, head: bytes, key: bytes, sealed: bytes, place: Place) -> bytes:
         if len(sealed) < _SHORTEST:
-            raise _misplaced(str(place))
+            raise _misplaced(place)
+        nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
         try:
-            return bytes(box.decrypt(sealed, self._bound_to(head, place)))
+            return crypto_aead_xchacha20poly1305_ietf_decrypt(ciphertext, self._bound_to(head, place), nonce, key)
         except CryptoError:
-            raise _misplaced(str(place)) from None
+            raise _misplaced(place) from None
 
     def _bound_to(self, head: bytes, place: Place) -> bytes:
-        """Return the associated data: each field with its length in front, so that no two places have the same."""
-        return _joined(
-            head,
-            self._platform,
-            *(part.encode() for part in (place.kind, place.service, place.key, place.name, place.invocation)),
-        )
+        """Return the associated data. It says how long each field is, so that no two places have the same."""
+        return _packed([head, self._platform, place.kind.encode(), *_texts(place)])
 
     def __repr__(self) -> str:
         return f"JournalCodec({', '.join(self.key_ids)})"
@@ -234,36 +240,32 @@ def _id(key: bytes) -> bytes:
     return hashlib.blake2b(key, digest_size=_ID_BYTES, person=b"perdure key id").digest()
 
 
-def _is_output(place: Place) -> bool:
-    return place.kind is PlaceKind.OUTPUT
+def _texts(place: Place) -> list[bytes]:
+    return [place.service.encode(), place.key.encode(), place.name.encode(), place.invocation.encode()]
 
 
-def _fields(*texts: str) -> bytes:
-    return _joined(*(text.encode() for text in texts))
-
-
-def _joined(*parts: bytes) -> bytes:
-    return b"".join(piece for part in parts for piece in (len(part).to_bytes(_LENGTH_BYTES, "big"), part))
+def _packed(fields: list[bytes]) -> bytes:
+    """Return the lengths of all fields, and then the fields."""
+    return struct.pack(f">{len(fields)}I", *map(len, fields)) + b"".join(fields)
 
 
 def _shown(content: bytes) -> tuple[Place | None, bytes]:
     """Return the place that an output names, and the rest of it; no place if none can be read."""
+    if len(content) < _SHOWN.size:
+        return None, b""
     texts = []
-    at = 0
-    for _ in range(4):
-        start = at + _LENGTH_BYTES
-        at = start + int.from_bytes(content[at:start], "big")
-        if at > len(content):
-            return None, b""
+    at = _SHOWN.size
+    for length in _SHOWN.unpack_from(content):
         try:
-            texts.append(content[start:at].decode())
+            texts.append(content[at : at + length].decode())
         except UnicodeDecodeError:
             return None, b""
+        at += length
     service, key, handler, invocation = texts
     return Place.output(service, key, handler, invocation), content[at:]
 
 
-def _misplaced(place: str) -> UnreadableValue:
+def _misplaced(place: Place | OutputSource) -> UnreadableValue:
     return UnreadableValue(
         f"{place}: the value was sealed for another place or platform, or was changed since; it is not used: "
         "write it anew through a client or service that has the keys"

@@ -87,7 +87,7 @@ def test_reject_unusable_platform_id(text: str, tmp_path: Path):
     new_encryption_key(tmp_path / "keys")
     with pytest.raises(ConfigurationError, match="1 to 64 printable ASCII characters"):
         codec_from_environment({ENCRYPTION_KEYS_FILE: str(tmp_path / "keys"), PLATFORM_SETTING: text})
-    with pytest.raises(ConfigurationError, match="SecurityConfig.platform"):
+    with pytest.raises(ConfigurationError, match=r"SecurityConfig\.platform"):
         SecurityConfig.development(platform=text)
 
 
