@@ -1,4 +1,4 @@
-"""The only module that touches parts of the restate SDK that are not public.
+"""The only module, with `perdure._sdk_sealing`, that touches parts of the restate SDK that are not public.
 
 When an upgrade of the SDK breaks something, it breaks here, and tests/integration/test_sdk_private.py says what.
 """
@@ -143,10 +143,6 @@ _COMMANDS = {
 }
 
 
-class _GuardedVM(VMWrapper):
-    """The SDK's way to the journal, closed inside a run."""
-
-
 def _closed_inside_run(command: Callable[..., Any], what: str) -> Callable[..., Any]:
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -156,8 +152,15 @@ def _closed_inside_run(command: Callable[..., Any], what: str) -> Callable[..., 
     return guarded
 
 
-for _name, _what in _COMMANDS.items():
-    setattr(_GuardedVM, _name, _closed_inside_run(getattr(VMWrapper, _name), _what))
+_guarded_classes: dict[type[VMWrapper], type[VMWrapper]] = {}
+
+
+def _guarded(vm: type[VMWrapper]) -> type[VMWrapper]:
+    """Return a class of the SDK's way to the journal that is closed inside a run."""
+    if vm not in _guarded_classes:
+        closed = {name: _closed_inside_run(getattr(vm, name), what) for name, what in _COMMANDS.items()}
+        _guarded_classes[vm] = type(f"Guarded{vm.__name__}", (vm,), closed)
+    return _guarded_classes[vm]
 
 
 class _GuardedContext(ServerInvocationContext):
@@ -209,7 +212,7 @@ def guard(ctx: restate.Context) -> None:
     context = cast("ServerInvocationContext", ctx)
     if type(context) is ServerInvocationContext:
         context.__class__ = _GuardedContext
-        context.vm.__class__ = _GuardedVM
+        context.vm.__class__ = _guarded(type(context.vm))
 
 
 def sdk_handler_types(function: Any) -> tuple[str, str, Any, Any] | None:

@@ -3,6 +3,7 @@
     restate.TerminalError                  ends an invocation; Restate never retries it
     └─ PerdureTerminalError                a terminal error with a machine-readable code in its metadata
        ├─ InvalidInput               400   the request itself is wrong; names the field
+       ├─ RejectedValue              400   an input or completion is not sealed for the place where it arrived
        ├─ GuardrailViolation         400   a guardrail failed under the policy "strict"
        ├─ ReadOnlyStateError         400   a write to state from a shared handler
        ├─ Unauthenticated            401   nobody knows who asks: no proof, or one that doesn't hold
@@ -59,6 +60,7 @@ __all__ = [
     "PerdureTerminalError",
     "ReadOnlyStateError",
     "Refused",
+    "RejectedValue",
     "RetryExhausted",
     "RunExhausted",
     "SagaError",
@@ -137,6 +139,16 @@ class InvalidInput(PerdureTerminalError):
     """The request is malformed. The message names the field; nothing was done."""
 
     code = "invalid_input"
+    default_status = 400
+
+
+class RejectedValue(PerdureTerminalError):
+    """An input or completion cannot be opened: it is not encrypted, or was sealed for another place.
+
+    It comes from outside, so it is terminal: a retry finds the same value again.
+    """
+
+    code = "rejected_value"
     default_status = 400
 
 
@@ -317,11 +329,19 @@ class ConfigurationError(PerdureError):
 
 
 class UnreadableValue(PerdureError):
-    """A value of the journal isn't encrypted, is damaged, or was encrypted with a key that isn't known here.
+    """A journal value cannot be opened: it is not encrypted, belongs to another place, or its key is not known here.
 
-    It is not terminal, though it is raised in handlers: a process that lacks a key must wait for it, and not fail, or
-    undo, what others have begun.
+    Handlers that find one in the journal are retried: a process that lacks a key must wait for it instead of undoing
+    work. Inputs and completions come from outside, and raise `RejectedValue`.
+
+    Args:
+        message: What cannot be opened, why, and what to do.
+        lacks_key: The key is not known here.
     """
+
+    def __init__(self, message: str, *, lacks_key: bool = False) -> None:
+        super().__init__(message)
+        self.lacks_key = lacks_key
 
 
 class IdentityError(PerdureError):

@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 import httpx
-from restate import JournalValueCodec
 
 from perdure.admin import AdminClient
 from perdure.clients import NO_REQUEST
 from perdure.errors import ConfigurationError, IngressError
 from perdure.idempotency import check_idempotency_key
 from perdure.ingress_requests import IngressRequests, check_header, path_of, path_of_invocation, read, segment
+from perdure.places import Place, ValueCodec
 from perdure.serdes import serde_for
 from perdure.targets import Target, target_of
 
@@ -32,8 +32,8 @@ class IngressClient:
         timeout: How long one request may take; None waits as long as the handler does.
         retries: How often a request that is safe to repeat is sent again.
         admin_url: The engine's admin API, for `cancel`; the ingress itself can't cancel.
-        codec: What encrypts the journal, where services are served with one (`perdure.security.SecretBoxCodec`): the
-            ingress takes nothing in clear then.
+        codec: Seals inputs and opens outputs, for services that encrypt their journal
+            (`perdure.security.codec_from_environment`): they refuse inputs in clear.
         http: A client to use instead of an own one; it is not closed.
     """
 
@@ -45,7 +45,7 @@ class IngressClient:
         timeout: timedelta | None = None,
         retries: int = 4,
         admin_url: str | None = None,
-        codec: JournalValueCodec | None = None,
+        codec: ValueCodec | None = None,
         http: httpx.AsyncClient | None = None,
     ) -> None:
         headers = {"authorization": f"Bearer {auth_token}"} if auth_token else {}
@@ -117,9 +117,15 @@ class IngressClient:
         """
         target = target_of(handler)
         response = await self._post(
-            path_of(target, key), target, request, idempotency_key=idempotency_key, headers=headers, timeout=timeout
+            path_of(target, key),
+            target,
+            key,
+            request,
+            idempotency_key=idempotency_key,
+            headers=headers,
+            timeout=timeout,
         )
-        return await read(target, response, self._codec)
+        return read(target, response, self._codec, key=key or "")
 
     @overload
     async def send(
@@ -268,7 +274,7 @@ class IngressClient:
         target = target_of(handler)
         path = path_of_invocation(target, key, idempotency_key, invocation_id) + "/attach"
         response = await self._requests.send("GET", path, repeatable=True, timeout=timeout)
-        return await read(target, response, self._codec)
+        return read(target, response, self._codec, key=key, invocation_id=invocation_id)
 
     @overload
     async def output(self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, key: str) -> O: ...
@@ -302,7 +308,7 @@ class IngressClient:
         target = target_of(handler)
         path = path_of_invocation(target, key, idempotency_key, invocation_id) + "/output"
         response = await self._requests.send("GET", path, repeatable=True)
-        return await read(target, response, self._codec)
+        return read(target, response, self._codec, key=key, invocation_id=invocation_id)
 
     async def cancel(self, invocation_id: str) -> None:
         """Cancel an invocation, with all that it calls. It gets to compensate, so this does not wait for its end.
@@ -332,7 +338,9 @@ class IngressClient:
             value: The answer.
             type_: The answer's type; the value's own class by default.
         """
-        body = self._sealed(serde_for(type_ or type(value)).serialize(value))
+        body = serde_for(type_ or type(value)).serialize(value)
+        if self._codec is not None:
+            body = self._codec.seal(body, Place.awakeable(id_))
         await self._requests.send("POST", f"/restate/awakeables/{segment(id_)}/resolve", body=body, repeatable=True)
 
     async def reject_awakeable(self, id_: str, reason: str) -> None:
@@ -356,6 +364,7 @@ class IngressClient:
         response = await self._post(
             f"{path_of(target, key)}/send{query}",
             target,
+            key,
             request,
             idempotency_key=idempotency_key,
             headers=headers,
@@ -367,13 +376,11 @@ class IngressClient:
             message = f"{target}: the answer to a send holds no invocation id: {response.text[:200]!r}"
             raise IngressError(message, status_code=response.status_code) from error
 
-    def _sealed(self, body: bytes) -> bytes:
-        return body if self._codec is None else self._codec.encode(body)
-
     async def _post(
         self,
         path: str,
         target: Target[Any, Any],
+        key: str | None,
         request: Any,
         *,
         idempotency_key: str | None,
@@ -386,10 +393,12 @@ class IngressClient:
             own["idempotency-key"] = check_header(check_idempotency_key(idempotency_key), "idempotency key")
         # The ingress refuses an empty body of a handler with input, also where the input may be None.
         body = None if target.input is type(None) else serde_for(target.input).serialize(request) or b"null"
+        if self._codec is not None:
+            body = self._codec.seal(body or b"", Place.input(target.service, key, target.handler))
         return await self._requests.send(
             "POST",
             path,
-            body=None if body is None else self._sealed(body),
+            body=body,
             headers=own,
             timeout=timeout,
             repeatable=repeatable or idempotency_key is not None,

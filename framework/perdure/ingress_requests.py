@@ -10,6 +10,7 @@ second call of a key is a conflict, so its answer would tell nothing about the f
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -17,10 +18,10 @@ from urllib.parse import quote
 
 import httpx
 from pydantic import ValidationError
-from restate import JournalValueCodec
 
-from perdure.errors import IngressError, InvalidInput, NotReady
+from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
 from perdure.idempotency import check_idempotency_key
+from perdure.places import OutputSource, ValueCodec
 from perdure.serdes import serde_for
 from perdure.targets import Target
 
@@ -28,6 +29,7 @@ _RETRIED_STATUS = frozenset({429, 502, 503, 504})
 _LONGEST_PAUSE = 5.0
 _CONNECT = 5.0
 _NOT_READY = 470
+_INVOCATION_ID = "x-restate-id"
 # What a segment of a path may hold as it is. The ingress does not decode an idempotency key that stands in a path.
 _PLAIN = "!$&'()*+,;=:@"
 
@@ -181,10 +183,52 @@ def check_header(value: str, what: str) -> str:
     return value
 
 
-async def read(target: Target[Any, Any], response: httpx.Response, codec: JournalValueCodec | None) -> Any:
-    """Return the result that an answer holds, in the handler's type; what encrypts the journal opens it first."""
+def opened(response: httpx.Response, codec: ValueCodec, source: OutputSource) -> bytes:
+    """Return the output that an answer holds.
+
+    Args:
+        response: The answer.
+        codec: Opens the output.
+        source: What is known about the invocation. Without an ID, the one that the answer names is taken.
+
+    Raises:
+        UnreadableValue: The output is not one of this invocation, or the answer does not say whose it is.
+    """
+    invocation = source.invocation or response.headers.get(_INVOCATION_ID, "")
+    if not invocation:
+        raise UnreadableValue(
+            f"{source}: the answer has no header {_INVOCATION_ID}, so its output cannot be checked: let the proxy in "
+            "front of the ingress pass this header on"
+        )
+    return codec.open_output(response.content, dataclasses.replace(source, invocation=invocation))
+
+
+def read(
+    target: Target[Any, Any],
+    response: httpx.Response,
+    codec: ValueCodec | None,
+    *,
+    key: str | None = None,
+    invocation_id: str | None = None,
+) -> Any:
+    """Return the result that an answer holds, in the handler's type.
+
+    Args:
+        target: The handler.
+        response: The answer.
+        codec: Opens the output; None when the journal is in clear.
+        key: The key of the virtual object or workflow; None when it is not known.
+        invocation_id: The invocation that was asked for; None for the one that the answer names.
+
+    Raises:
+        UnreadableValue: The output is not one of this invocation.
+        IngressError: The result does not fit the type.
+    """
     serde = serde_for(target.output)
-    content = response.content if codec is None else await codec.decode(response.content)
+    if codec is None:
+        content = response.content
+    else:
+        content = opened(response, codec, OutputSource(invocation_id or "", target.service, key, target.handler))
     try:
         return serde.deserialize(content)
     except ValidationError as error:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from restate import InvocationRetryPolicy, JournalValueCodec
+from restate import InvocationRetryPolicy
 from structlog.stdlib import BoundLogger
 
 from perdure.admin import AdminClient
 from perdure.errors import EngineError, IngressError
 from perdure.ingress import IngressClient
 from perdure.observability.census import Census, Sample
+from perdure.places import ValueCodec
 
 __all__ = ["ERRAND", "Watch"]
 
@@ -37,7 +38,7 @@ _ANSWERS_WITHIN: Final = timedelta(minutes=3)
 _STARTING: Final = timedelta(seconds=1)
 _MISSES_WHILE_STARTING: Final = 5
 
-Count = Callable[[AdminClient, JournalValueCodec | None], Awaitable[Iterable[Sample]]]
+Count = Callable[[AdminClient, ValueCodec | None], Awaitable[Iterable[Sample]]]
 Look = Callable[[AdminClient, IngressClient], Awaitable[None]]
 
 
@@ -66,7 +67,7 @@ class Watch:
     admin_url: str
     ingress_url: str
     interval: timedelta
-    codec: JournalValueCodec | None
+    codec: ValueCodec | None
     census: Census
     count: Count
     look: Look

@@ -15,7 +15,7 @@ from perdure.observability.census import decoded
 from perdure.saga.alerts import KILLED_WITHIN, RELAY, RETRIES, AlertList, read_alerts
 from perdure.saga.timeline import Timeline, read_timeline
 from perdure.saga.trouble import Survey, survey, why_paused
-from perdure.security import SecretBoxCodec
+from perdure.security import JournalCodec
 from services.console.problems import ConsoleError
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
@@ -41,7 +41,7 @@ class Engine:
     """
 
     def __init__(
-        self, ingress_url: str, admin_url: str, http: httpx.AsyncClient, codec: SecretBoxCodec | None = None
+        self, ingress_url: str, admin_url: str, http: httpx.AsyncClient, codec: JournalCodec | None = None
     ) -> None:
         self.http = http
         self.ingress_url = ingress_url.rstrip("/")
@@ -51,7 +51,7 @@ class Engine:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, ingress_url: str, admin_url: str, codec: SecretBoxCodec | None = None) -> AsyncIterator[Engine]:
+    async def open(cls, ingress_url: str, admin_url: str, codec: JournalCodec | None = None) -> AsyncIterator[Engine]:
         """Open connections, as long as the context is entered.
 
         Args:
@@ -104,11 +104,16 @@ class Engine:
             entry: The entry's name.
 
         Raises:
-            ConsoleError: It is encrypted with another key, or the engine does not answer.
+            ConsoleError: It cannot be opened, or the engine does not answer.
         """
         where = f"service_name = {sql_text(service)} and service_key = {sql_text(key)} and key = {sql_text(entry)}"
-        rows = await self.query(f"select value from state where {where}")  # noqa: S608 - quoted
-        return await _told(decoded(rows[0]["value"], self.codec)) if rows else None
+        rows = await self.query(f"select service_name, service_key, key, value from state where {where}")  # noqa: S608 - quoted
+        if not rows:
+            return None
+        try:
+            return decoded(rows[0], self.codec)
+        except UnreadableValue as error:
+            raise _unreadable(error) from error
 
     async def services(self) -> list[dict[str, Any]]:
         """Return the registered services.
@@ -188,7 +193,11 @@ async def _told(answer: Awaitable[T], act: str | None = None) -> T:
     except IngressError as error:
         raise _of_ingress(error, act) from error
     except UnreadableValue as error:
-        raise ConsoleError(502, "unreadable", f"{error}; the console needs the keys that the services have") from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: UnreadableValue) -> ConsoleError:
+    return ConsoleError(502, "unreadable", f"{error}; the console needs the keys and the platform ID of the services")
 
 
 def _of_engine(error: EngineError, act: str | None) -> ConsoleError:

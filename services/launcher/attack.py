@@ -1,7 +1,8 @@
-"""`perdure-platform attack`: every attack of the table, on a platform of its own with all its defences up."""
+"""`perdure-platform attack`: every attack of the table, on defended platforms: one in clear, one encrypted."""
 
 from __future__ import annotations
 
+import functools
 import os
 
 from rich.table import Table
@@ -30,15 +31,23 @@ def attack(settings: PlatformSettings, terminal: Terminal) -> int:
     Raises:
         PerdureError: The platform can't be run. Its data and logs are kept.
     """
-    return run_trial("attack", settings, terminal, lambda topology, engine: _attack(topology, engine, terminal))
+    return run_trial(
+        "attack", settings, terminal, lambda topology, engine: _attack(settings, topology, engine, terminal)
+    )
 
 
-async def _attack(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
-    environment = defended_environment(topology, os.environ)
-    platform = Platform(topology, engine, tell=terminal.say, environment=environment, console=True)
-    terminal.say("starting a platform: requests signed, acts signed, the journal encrypted")
-    outcomes = await play_on(platform, lambda: _attacked(platform), terminal)
-    terminal.draw(_table(outcomes))
+async def _attack(settings: PlatformSettings, topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
+    outcomes = []
+    for journal in ("in clear", "encrypted"):
+        home = topology.home / journal.replace(" ", "-")
+        home.mkdir(mode=0o700)
+        attacked = Topology.on_free_ports(home, settings)
+        environment = defended_environment(attacked, os.environ, encrypted=journal == "encrypted")
+        platform = Platform(attacked, engine, tell=terminal.say, environment=environment, console=True)
+        terminal.say(f"starting a platform: requests signed, actions signed, the journal {journal}")
+        answered = await play_on(platform, functools.partial(_attacked, platform), terminal)
+        terminal.draw(_table(f"attacks, journal {journal}", answered))
+        outcomes += answered
     through = [each for each in outcomes if not each.refused]
     if through:
         terminal.say(f"{len(through)} of {len(outcomes)} attacks were NOT refused as they should be", "bold red")
@@ -52,8 +61,8 @@ async def _attacked(platform: Platform) -> list[Outcome]:
         return await attack_all(defended)
 
 
-def _table(outcomes: list[Outcome]) -> Table:
-    table = Table(title="attacks")
+def _table(title: str, outcomes: list[Outcome]) -> Table:
+    table = Table(title=title)
     for column in ("at", "what", "expected", "answer", "data", ""):
         table.add_column(column, overflow="fold")
     boundary = ""

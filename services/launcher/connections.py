@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
-from restate import JournalValueCodec
 
 from perdure import AdminClient, IngressClient
+from perdure.places import ValueCodec
 
 
 def local_http() -> httpx.AsyncClient:
@@ -21,7 +21,7 @@ def local_http() -> httpx.AsyncClient:
 
 
 @asynccontextmanager
-async def ingress_client(url: str, codec: JournalValueCodec | None = None) -> AsyncIterator[IngressClient]:
+async def ingress_client(url: str, codec: ValueCodec | None = None) -> AsyncIterator[IngressClient]:
     """Open a client for an ingress of this machine.
 
     Args:

@@ -19,6 +19,7 @@ from sqlalchemy import select
 from perdure.approvals.messages import ApprovalStatus
 from perdure.approvals.targets import approval_status
 from perdure.errors import IngressError
+from perdure.places import Place
 from perdure.saga.messages import DeadLetter, DeadLetterPage, ListRequest
 from perdure.saga.plan import Outcome
 from perdure.security import ActorKey, PrivateKey, Role, mint_link, new_encryption_key
@@ -58,23 +59,29 @@ PEOPLE: Final[Mapping[str, tuple[Role, ...]]] = {
 }
 
 
-def defended_environment(topology: Topology, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what processes are told: signed acts, an encrypted journal, and short limits at the gateway.
+def defended_environment(
+    topology: Topology, environment: Mapping[str, str], *, encrypted: bool = True
+) -> dict[str, str]:
+    """Return the settings of a defended platform: signed actions, and short limits at the gateway.
 
     Args:
         topology: Where the platform keeps things; the keys of its journal are made there.
         environment: This process's environment.
+        encrypted: Whether its journal is encrypted.
 
     Raises:
         ConfigurationError: The keys can't be made.
     """
-    keys = topology.keys_dir / "journal.keys"
-    keys.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new_encryption_key(keys)
+    journal = {}
+    if encrypted:
+        keys = topology.keys_dir / "journal.keys"
+        keys.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new_encryption_key(keys)
+        journal = {ENCRYPTION_KEYS_FILE: str(keys)}
     return {
         **stage_environment(environment),
         "PERDURE_ACTS": "signed",
-        ENCRYPTION_KEYS_FILE: str(keys),
+        **journal,
         "PERDURE_CONSOLE_GATEWAY_MAX_BODY": str(MAX_BODY),
         "PERDURE_CONSOLE_GATEWAY_BODY_WITHIN": f"PT{BODY_WITHIN.total_seconds():g}S",
     }
@@ -162,14 +169,20 @@ class Defended:
         """Return the dead letter, as it stands."""
         return (await self.stage.ingress.call(_LETTERS, ListRequest(saga_id=self.letter.saga_id))).items[0]
 
-    def seal(self, body: bytes) -> bytes:
-        """Seal a body, as somebody does who got hold of the journal's keys.
+    @property
+    def encrypted(self) -> bool:
+        """Whether the journal is encrypted."""
+        return self.stage.platform.codec is not None
+
+    def seal(self, body: bytes, place: Place) -> bytes:
+        """Seal a body where the journal is encrypted, as an attacker does who has the journal's keys.
 
         Args:
             body: The body.
+            place: Where it is sent.
         """
         codec = self.stage.platform.codec
-        return body if codec is None else codec.encode(body)
+        return body if codec is None else codec.seal(body, place)
 
     async def standing(self) -> str:
         """Return a digest of all that an attack must not change: the database, the approval and the dead letter."""

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from perdure.engine import LocatedEngine
 from perdure.errors import ConfigurationError
 from perdure.observability.tracing_setup import engine_tracing
-from perdure.security.codec import SecretBoxCodec, codec_from_environment
+from perdure.security.codec import JournalCodec, codec_from_environment
 from services.data_plane.database import database_url
 from services.data_plane.migrations import migrate
 from services.launcher.connections import admin_client, answers, local_http
@@ -109,7 +109,7 @@ class Platform:
             raise failures[0]
 
     @property
-    def codec(self) -> SecretBoxCodec | None:
+    def codec(self) -> JournalCodec | None:
         """What its journal is encrypted with; None when it is in clear.
 
         Raises:

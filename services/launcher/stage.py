@@ -17,6 +17,7 @@ from sqlalchemy import func, select, update
 from perdure import AdminClient, IngressClient, StatusData
 from perdure.admin import sql_text
 from perdure.errors import IngressError, PerdureError
+from perdure.places import Place
 from perdure.saga.messages import rollback_status
 from perdure.saga.plan import Outcome
 from services.contracts import trips
@@ -138,7 +139,8 @@ class Stage:
         """
         codec = self.platform.codec
         url = f"{self.ingress.url}/Trips/{quote(trip_id, safe='')}/run"
-        return await self._http.post(url, content=codec.encode(body) if codec else body, headers=_JSON)
+        content = codec.seal(body, Place.input("Trips", trip_id, "run")) if codec else body
+        return await self._http.post(url, content=content, headers=_JSON)
 
     async def status(self, trip_id: str) -> StatusData:
         """Return a trip's status.

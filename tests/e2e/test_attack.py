@@ -54,8 +54,10 @@ async def defended(
 
 async def test_every_attack_is_refused_and_changes_nothing(defended: Defended):
     assert len(ATTACKS) >= 50
-    assert {attack.boundary for attack in ATTACKS} == {"service", "engine", "act", "link", "console", "gateway"}
+    boundaries = {"service", "engine", "act", "link", "console", "gateway", "encryption"}
+    assert {attack.boundary for attack in ATTACKS} == boundaries
     outcomes = await attack_all(defended)
+    assert len(outcomes) == len(ATTACKS)
     assert [each for each in outcomes if not each.refused] == []
 
 

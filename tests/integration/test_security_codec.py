@@ -15,7 +15,8 @@ import restate as sdk
 
 from perdure import IngressClient, Target
 from perdure.admin import AdminClient
-from perdure.security.codec import SecretBoxCodec, new_encryption_key
+from perdure.places import OutputSource, Place
+from perdure.security.codec import JournalCodec, new_encryption_key
 from perdure.security.config import SecurityConfig
 from perdure.serving import build_app, listening
 from perdure.testing import RestateServer
@@ -69,6 +70,7 @@ words = Words()
 
 @safe.handler()
 async def wait_for_word(ctx: sdk.ObjectContext) -> str:
+    await ctx.run_typed("begun", lambda: "here")
     name, word = ctx.awakeable(type_hint=str)
     words.ids.add(name)
     return await word
@@ -94,31 +96,38 @@ def legible_engine(restate_servers: RestateServers) -> Iterator[RestateServer]:
 class Served:
     """A process that is restarted with other settings, always at the same address."""
 
-    def __init__(self, engine: RestateServer) -> None:
+    def __init__(self, engine: RestateServer, *, http: str = "2") -> None:
         self.engine = engine
+        self.http = http
         self.port = 0
 
     @asynccontextmanager
     async def __call__(self, keys: Path | None) -> AsyncIterator[AdminClient]:
         security = SecurityConfig.development(encryption_keys_file=keys)
         async with (
-            listening(build_app(safe, flow, security=security), port=self.port, http="2") as listener,
+            listening(build_app(safe, flow, security=security), port=self.port, http=self.http) as listener,
             AdminClient(self.engine.admin) as admin,
         ):
-            if not self.port:
-                await admin.register(listener.url)
+            # Anew each time: with encryption on, each handler takes a body.
+            await admin.register(listener.url, use_http_11=self.http == "1")
             self.port = listener.port
             yield admin
 
 
 async def post(
-    engine: RestateServer, path: str, codec: SecretBoxCodec | None, value: str | None = None
+    engine: RestateServer, path: str, codec: JournalCodec | None, value: str | None = None
 ) -> httpx.Response:
-    plain = b"" if value is None else json.dumps(value).encode()
-    headers = {} if value is None else {"content-type": "application/json"}
+    body = b"" if value is None else json.dumps(value).encode()
+    if codec:
+        _, service, key, handler, *_ = path.split("/")
+        body = codec.seal(body, Place.input(service, key, handler))
+    headers = {"content-type": "application/json"} if body else {}
     async with httpx.AsyncClient(timeout=20) as client:
-        body = codec.encode(plain) if codec else plain
         return await client.post(f"{engine.ingress}{path}", content=body, headers=headers)
+
+
+def answer_in(response: httpx.Response, codec: JournalCodec) -> str:
+    return json.loads(codec.open_output(response.content, OutputSource(response.headers["x-restate-id"])))
 
 
 def times_on_disk(engine: RestateServer, text: str) -> int:
@@ -148,25 +157,25 @@ async def test_nothing_readable_reaches_the_disk(
     key = uuid4().hex
     async with served(first):
         answer = await post(legible_engine, f"/SealedSafe/{key}/put", codec, sealed)
-        assert json.loads(codec.open(answer.content)) == EXPECTED.format(sealed)
+        assert answer_in(answer, codec) == EXPECTED.format(sealed)
         assert times_on_disk(legible_engine, sealed) == 0
 
         refused = await post(legible_engine, f"/SealedSafe/{key}/put", None, "in clear")
         assert refused.status_code == 400
-        assert "Failed to decode input" in refused.text
-        assert "this value is not encrypted" in caplog.text
+        assert "the value is not encrypted, and encryption is on" in refused.text
+        assert "the value is not encrypted, and encryption is on" in caplog.text
 
     # Rotation: the new key seals, the old one still opens what is there.
     first_key, second_key = first.read_text(), second.read_text()
     both = tmp_path / "both.key"
     both.write_text(f"# the newest first\n{second_key}{first_key}")
     both.chmod(0o600)
-    rotated = SecretBoxCodec.load(both)
+    rotated = JournalCodec.load(both)
     async with served(both):
         answer = await post(legible_engine, f"/SealedSafe/{key}/get", rotated)
-        assert json.loads(rotated.open(answer.content)) == f"state {sealed}"
+        assert answer_in(answer, rotated) == f"state {sealed}"
         answer = await post(legible_engine, f"/SealedSafe/{key}/put", rotated, again)
-        assert json.loads(rotated.open(answer.content)) == EXPECTED.format(again)
+        assert answer_in(answer, rotated) == EXPECTED.format(again)
     assert times_on_disk(legible_engine, again) == 0
 
     # Without the new key nothing is lost, and nothing fails: what needs it waits, and says for what.
@@ -206,3 +215,29 @@ async def test_an_ingress_client_with_the_keys_sees_plain_values(legible_engine:
         await ingress.resolve_awakeable(awakeable, text)
         assert await ingress.attach(Target("SealedSafe", "wait_for_word", type(None), str), invocation_id=asked) == text
     assert times_on_disk(legible_engine, text) == 0
+
+
+async def test_running_invocation_waits_for_a_missing_key(legible_engine: RestateServer, tmp_path: Path):
+    first, second, both = tmp_path / "first.key", tmp_path / "second.key", tmp_path / "both.key"
+    codec = new_encryption_key(first)
+    new_encryption_key(second)
+    both.write_text(second.read_text() + first.read_text())
+    both.chmod(0o600)
+    served = Served(legible_engine, http="1")  # whose waiting handlers hold no connection
+    wait = Target("SealedSafe", "wait_for_word", type(None), str)
+    async with IngressClient(legible_engine.ingress, codec=codec) as ingress:
+        async with served(first):
+            invocation = await ingress.send(wait, key=uuid4().hex)
+            awakeable = await eventually(words.pop, what="awakeable")
+        async with served(second) as admin:
+            await ingress.resolve_awakeable(awakeable, "word")
+
+            async def held_up() -> bool:
+                rows = await admin.query(f"select last_failure from sys_invocation where id = '{invocation}'")
+                return f"encrypted with the key {codec.key_ids[0]}" in rows[0].get("last_failure", "")
+
+            await eventually(held_up, what="reason in the engine")
+        async with served(both):
+            rotated = JournalCodec.load(both)
+            async with IngressClient(legible_engine.ingress, codec=rotated) as reader:
+                assert await reader.attach(wait, invocation_id=invocation) == "word"

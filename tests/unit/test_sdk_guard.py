@@ -13,7 +13,7 @@ from restate.server_context import (  # noqa: TID251 - whether the guard covers 
 )
 from restate.vm import VMWrapper  # noqa: TID251 - likewise
 
-from perdure import _sdk
+from perdure import _sdk, _sdk_sealing
 from perdure.errors import PerdureTerminalError, TerminalError
 from perdure.run_scope import inside_run
 from perdure.waiting import has_own_cancel
@@ -44,9 +44,10 @@ def test_each_way_to_the_journal_is_closed_inside_a_run_or_known_to_be_the_sdks_
     assert ways == OF_THE_SDK | set(_sdk._COMMANDS)
 
 
+@pytest.mark.parametrize("vm", [VMWrapper, _sdk_sealing._SealedVM])
 @pytest.mark.parametrize("name", _sdk._COMMANDS)
-def test_what_is_closed_says_so_before_it_does_anything(name: str):
-    nothing: Any = object.__new__(_sdk._GuardedVM)  # no journal: getting as far as that would fail otherwise
+def test_what_is_closed_says_so_before_it_does_anything(name: str, vm: type[VMWrapper]):
+    nothing: Any = object.__new__(_sdk._guarded(vm))  # no journal: getting as far as that would fail otherwise
     with inside_run("charge"), pytest.raises(PerdureTerminalError, match="was used inside the run 'charge'"):
         getattr(nothing, name)()
 

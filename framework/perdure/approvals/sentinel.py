@@ -25,7 +25,6 @@ from typing import Literal
 
 import restate
 from pydantic import BaseModel
-from restate import JournalValueCodec
 
 from perdure.admin import AdminClient, InvocationAct
 from perdure.approvals.census import approval_census, count_approvals
@@ -39,6 +38,7 @@ from perdure.clients import ObjectClient
 from perdure.errors import ConfigurationError, EngineError
 from perdure.ingress import IngressClient
 from perdure.observability.logging import get_logger
+from perdure.places import ValueCodec
 from perdure.runs import RunConfig, run_with_retry
 from perdure.targets import Target
 from perdure.watch import ERRAND, Watch
@@ -68,7 +68,7 @@ class ApprovalSentinelConfig:
     ingress_url: str
     interval: timedelta = timedelta(seconds=10)
     grace: timedelta = timedelta(seconds=5)
-    codec: JournalValueCodec | None = None
+    codec: ValueCodec | None = None
 
     def __post_init__(self) -> None:
         check_types(self)

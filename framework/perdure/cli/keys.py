@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perdure.errors import ConfigurationError
-from perdure.security.codec import SecretBoxCodec, new_encryption_key
+from perdure.security.codec import JournalCodec, new_encryption_key
 from perdure.security.keys import PrivateKey
 
 app = typer.Typer(help="Keys of the engine, of issuers, and for encryption.", no_args_is_help=True)
@@ -41,7 +41,7 @@ def show(file: FileArgument) -> None:
         typer.echo(PrivateKey.load(file).public.id)
     except ConfigurationError as no_signing_key:
         try:
-            ids = SecretBoxCodec.load(file).key_ids
+            ids = JournalCodec.load(file).key_ids
         except ConfigurationError:
             raise no_signing_key from None
         for number, each in enumerate(ids):

@@ -8,10 +8,9 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 
-from restate import JournalValueCodec
-
 from perdure.observability.instruments import GaugeMetric
 from perdure.observability.metrics import SENTINEL_LOOKED
+from perdure.places import Place, ValueCodec
 
 __all__ = ["Census", "Sample", "age_of", "decoded", "started_of"]
 
@@ -65,15 +64,20 @@ class Census:
         return [] if self._looked is None else [(self._looked, {"sentinel": self._sentinel})]
 
 
-async def decoded(value: str | None, codec: JournalValueCodec | None) -> bytes:
-    """Return what is in an entry of state.
+def decoded(row: Mapping[str, Any], codec: ValueCodec | None) -> bytes:
+    """Return the value of a state entry.
 
     Args:
-        value: The entry, as ``encode(value, 'hex')`` gives it.
-        codec: What it is encrypted with; None when it is in clear.
+        row: The entry of the engine's table ``state``: its ``service_name``, ``service_key``, ``key`` and ``value``.
+        codec: Opens it; None when the journal is in clear.
+
+    Raises:
+        UnreadableValue: It is not sealed, belongs to another place, or its key is not known here.
     """
-    content = bytes.fromhex(value or "")
-    return content if codec is None else bytes(await codec.decode(content))
+    content = bytes.fromhex(row.get("value") or "")
+    if codec is None:
+        return content
+    return codec.open(content, Place.state(row["service_name"], row["service_key"], row["key"]))
 
 
 def started_of(row: Mapping[str, Any], column: str) -> datetime | None:

@@ -32,7 +32,6 @@ import httpx
 import restate
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
-from restate import JournalValueCodec
 from restate.serde import BytesSerde
 
 from perdure._sdk import is_replaying
@@ -44,6 +43,7 @@ from perdure.errors import PerdureError, RunExhausted
 from perdure.observability.census import decoded
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ALERTS
+from perdure.places import ValueCodec
 from perdure.runs import RunConfig, run_with_retry
 from perdure.saga.trouble import Alert, News, Survey, Trouble, compare, survey, with_reasons
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
@@ -96,7 +96,10 @@ _KEPT = timedelta(days=1)
 _TOLD_WITHIN = timedelta(days=1)
 _FRESH = timedelta(minutes=5)
 _POSTED_WITHIN = 10.0
-_STATE = "select key, encode(value, 'hex') as value from state where service_name = 'Alerts' and service_key = 'all'"
+_STATE = (
+    "select service_name, service_key, key, encode(value, 'hex') as value from state "
+    "where service_name = 'Alerts' and service_key = 'all'"
+)
 
 
 class AlertList(BaseModel):
@@ -282,7 +285,7 @@ class Alerts:
             return await with_reasons(admin, found)
 
 
-async def read_alerts(admin: AdminClient, codec: JournalValueCodec | None = None) -> AlertList:
+async def read_alerts(admin: AdminClient, codec: ValueCodec | None = None) -> AlertList:
     """Return what `Alerts` knows without asking it, since its own service may be what is down.
 
     Args:
@@ -294,7 +297,7 @@ async def read_alerts(admin: AdminClient, codec: JournalValueCodec | None = None
         EngineError: The engine does not answer, or refuses the query.
     """
     rows = await admin.query(_STATE)
-    state = {row["key"]: await decoded(row["value"], codec) for row in rows}
+    state = {row["key"]: decoded(row, codec) for row in rows}
     return _Remembered(state).listed(
         more=int(state.get(_MORE, b"0")),
         looked=TypeAdapter(datetime).validate_json(state[_LOOKED]) if _LOOKED in state else None,

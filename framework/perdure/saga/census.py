@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from pydantic import ValidationError
-from restate import JournalValueCodec
 
 from perdure.admin import AdminClient
+from perdure.errors import UnreadableValue
 from perdure.observability.census import Census, Sample, age_of, decoded, started_of
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import (
@@ -23,6 +23,7 @@ from perdure.observability.metrics import (
     OPEN_SAGAS,
     STUCK,
 )
+from perdure.places import ValueCodec
 from perdure.saga.messages import DeadLetter
 from perdure.saga.standing import SAGAS
 from perdure.saga.trouble import RETRIES_OF_STUCK, failing_sql
@@ -39,7 +40,10 @@ _STUCK: Final = f"""
         case status when 'paused' then 'paused' else 'backing_off' end as status from sys_invocation
       where status = 'paused' or {failing_sql(RETRIES_OF_STUCK)})
     group by service, status"""
-_LETTERS: Final = "select encode(value, 'hex') as value from state where service_name = 'DeadLetterIndex'"
+_LETTERS: Final = (
+    "select service_name, service_key, key, encode(value, 'hex') as value from state "
+    "where service_name = 'DeadLetterIndex'"
+)
 
 
 def saga_census() -> Census:
@@ -48,7 +52,7 @@ def saga_census() -> Census:
     return Census("sagas", *gauges)
 
 
-async def count_sagas(admin: AdminClient, codec: JournalValueCodec | None) -> list[Sample]:
+async def count_sagas(admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:
     """Ask the engine.
 
     Args:
@@ -71,13 +75,13 @@ async def count_sagas(admin: AdminClient, codec: JournalValueCodec | None) -> li
     return [*samples, *await _dead_letters(admin, codec, now)]
 
 
-async def _dead_letters(admin: AdminClient, codec: JournalValueCodec | None, now: datetime) -> list[Sample]:
+async def _dead_letters(admin: AdminClient, codec: ValueCodec | None, now: datetime) -> list[Sample]:
     letters: defaultdict[str, list[DeadLetter]] = defaultdict(list)
     unreadable = 0
     for row in await admin.query(_LETTERS):
         try:
-            letter = DeadLetter.model_validate_json(await decoded(row["value"], codec))
-        except ValidationError:  # of a version that this one can't read, and still not to be left out
+            letter = DeadLetter.model_validate_json(decoded(row, codec))
+        except (ValidationError, UnreadableValue):  # of another version, or sealed otherwise: counted all the same
             unreadable += 1
             continue
         letters[letter.service].append(letter)

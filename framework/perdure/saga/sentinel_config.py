@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from restate import JournalValueCodec
-
 from perdure.checking import check_types
 from perdure.errors import ConfigurationError
+from perdure.places import ValueCodec
 from perdure.security.keys import PrivateKey
 
 __all__ = ["SentinelConfig"]
@@ -42,7 +41,7 @@ class SentinelConfig:
     webhook_url: str | None = None
     webhook_key: PrivateKey | None = None
     alert_retries: int = 5
-    codec: JournalValueCodec | None = None
+    codec: ValueCodec | None = None
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
-from restate import JournalValueCodec
 
 from perdure.admin import AdminClient, sql_text
 from perdure.errors import EngineError, IngressError, NotFound
 from perdure.ingress import IngressClient
 from perdure.observability.census import decoded
+from perdure.places import ValueCodec
 from perdure.saga.messages import RollbackStatus, StepStatus, rollback_status
 from perdure.saga.plan import RUN_PREFIX, StepRecord, state_key
 
@@ -119,7 +119,7 @@ async def read_timeline(
     saga_id: str,
     *,
     service: str | None = None,
-    codec: JournalValueCodec | None = None,
+    codec: ValueCodec | None = None,
 ) -> Timeline:
     """Ask the engine for a saga's timeline.
 
@@ -138,8 +138,10 @@ async def read_timeline(
     """
     found = await _orchestration(admin, ingress, saga_id, service)
     where = f"service_name = {sql_text(found['service'])} and service_key = {sql_text(found['key'])}"
-    state = await admin.query(f"select value from state where {where} and key like 'saga/0%' order by key")
-    records = [StepRecord.model_validate_json(await decoded(row["value"], codec)) for row in state]
+    state = await admin.query(
+        f"select service_name, service_key, key, value from state where {where} and key like 'saga/0%' order by key"
+    )
+    records = [StepRecord.model_validate_json(decoded(row, codec)) for row in state]
     journal = await admin.query(
         "select entry_type, name, appended_at, entry_lite_json from sys_journal "
         f"where id = {sql_text(found['id'])} order by index"

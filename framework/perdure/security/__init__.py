@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.security.acts import ActorKey, SignedAct, Trust, VerifiedActor
-from perdure.security.codec import SecretBoxCodec, codec_from_environment, new_encryption_key
+from perdure.security.codec import JournalCodec, codec_from_environment, new_encryption_key
 from perdure.security.config import SecurityConfig, ValidationMode
 from perdure.security.credentials import Credential, Role, issue_credential
 from perdure.security.encodings import payload_digest
@@ -24,6 +24,7 @@ __all__ = [
     "BadSignature",
     "Credential",
     "IdentityVerifier",
+    "JournalCodec",
     "Link",
     "NonceLog",
     "PrivateKey",
@@ -31,7 +32,6 @@ __all__ = [
     "RequestFacts",
     "RequestValidationResult",
     "Role",
-    "SecretBoxCodec",
     "SecretFiles",
     "SecurityConfig",
     "SecurityMiddleware",

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Field,
     ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
@@ -21,8 +22,9 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from perdure.checking import unusable
 from perdure.durations import refuse_scaled_time
 from perdure.errors import ConfigurationError
-from perdure.security.codec import SecretBoxCodec
+from perdure.security.codec import JournalCodec
 from perdure.security.keys import PublicKey
+from perdure.security.platform import DEFAULT_PLATFORM, PLATFORM_SETTING, PlatformId
 from perdure.security.secrets import KNOWN_PUBLIC_KEYS, SettingsWithSecretFiles, refuse_default_secrets
 
 __all__ = ["Network", "SecurityConfig", "ValidationMode"]
@@ -108,7 +110,8 @@ class SecurityConfig(SettingsWithSecretFiles):
         trusted_proxies: Networks of proxies whose ``X-Forwarded-Proto`` is believed.
         metrics_networks: Networks that may read ``/metrics`` without a token: this machine by default.
         metrics_token: Bearer token with which everybody else may.
-        encryption_keys_file: Keys with which what enters the journal is encrypted, see `SecretBoxCodec.load`; no file,
+        platform: The platform's id, ``PERDURE_PLATFORM``; what is signed or sealed for another platform is refused.
+        encryption_keys_file: Keys with which what enters the journal is encrypted, see `JournalCodec.load`; no file,
             no encryption.
 
     Raises:
@@ -116,7 +119,11 @@ class SecurityConfig(SettingsWithSecretFiles):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="PERDURE_SECURITY_", frozen=True, extra="forbid", hide_input_in_errors=True
+        env_prefix="PERDURE_SECURITY_",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        populate_by_name=True,
     )
 
     profile: Literal["production", "development"] = "production"
@@ -129,6 +136,7 @@ class SecurityConfig(SettingsWithSecretFiles):
     trusted_proxies: Networks = ()
     metrics_networks: Networks = _LOOPBACK
     metrics_token: SecretStr | None = None
+    platform: PlatformId = Field(default=DEFAULT_PLATFORM, validation_alias=PLATFORM_SETTING)
     encryption_keys_file: Path | None = None
 
     @model_validator(mode="wrap")
@@ -163,7 +171,7 @@ class SecurityConfig(SettingsWithSecretFiles):
         """The engines' public keys."""
         return tuple(PublicKey.parse(text) for text in self.signing_keys)
 
-    def codec(self) -> SecretBoxCodec | None:
+    def codec(self) -> JournalCodec | None:
         """Return what encrypts the journal, or None when it is kept in clear.
 
         Raises:
@@ -171,7 +179,8 @@ class SecurityConfig(SettingsWithSecretFiles):
         """
         if self.encryption_keys_file is None:
             return None
-        return SecretBoxCodec.load(self.encryption_keys_file, check_mode=self.profile == "production")
+        check_mode = self.profile == "production"
+        return JournalCodec.load(self.encryption_keys_file, platform=self.platform, check_mode=check_mode)
 
     def check_start(self) -> Self:
         """Refuse settings that can't work or, in production, protect nobody.

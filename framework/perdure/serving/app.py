@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import restate
 
+from perdure import _sdk_sealing
 from perdure.asgi import ASGIApp, Message, Receive, Scope, Send, respond, respond_json, sending_status_at_once
 from perdure.errors import ConfigurationError
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
@@ -140,7 +141,10 @@ def build_app(
         definitions = [_kept_private(definition) for definition in definitions]
     # The signature is checked in front of all this, and not by the SDK, which knows only one of the three modes.
     codec = None if security is None else security.codec()
-    handlers = cast("ASGIApp", restate.app(definitions, journal_value_codec=codec))
+    if codec is not None:
+        definitions = [_sdk_sealing.sealed(definition, codec) for definition in definitions]
+    unsealed = None if codec is None else _sdk_sealing.UNSEALED_REFUSED
+    handlers = cast("ASGIApp", restate.app(definitions, journal_value_codec=unsealed))
     _leave_signals_alone(handlers)
     export_to_prometheus()
     record_metrics()

@@ -29,7 +29,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from perdure.errors import UnreadableValue
+from perdure.ingress_requests import opened
 from perdure.observability.logging import get_logger
+from perdure.places import OutputSource, Place
 from services.console.gateway.directory import Directory, Known
 from services.console.gateway.limits import RateLimits
 from services.console.gateway.paths import Asked, read_path
@@ -137,7 +139,7 @@ class Gateway:
                 raise ConsoleError(415, "not_json", "send JSON, with content-type: application/json")
             headers["content-type"] = "application/json"
         answer = await _ask(parts, asked, headers, body)
-        return asked, answer.status_code, await _returned(parts, asked, answer)
+        return asked, answer.status_code, _returned(parts, asked, answer)
 
     def _directory_of(self, parts: Parts) -> Directory:
         if self._directory is None or self._directory.engine is not parts.engine:
@@ -202,12 +204,14 @@ async def _body(request: Request, longest: int, within: timedelta) -> bytes:
 
 async def _ask(parts: Parts, asked: Asked, headers: dict[str, str], body: bytes) -> httpx.Response:
     engine, within = parts.engine, parts.settings.gateway_answer_within.total_seconds()
-    content = engine.codec.encode(body) if body and engine.codec is not None else body
+    if asked.method == "POST" and engine.codec is not None:
+        body = engine.codec.seal(body, Place.input(asked.service, asked.key, asked.handler))
+        headers = {**headers, "content-type": "application/json"}  # sealed, an empty body is one, too
     try:
         return await engine.http.request(
             asked.method,
             engine.ingress_url + asked.path,
-            content=content if asked.method == "POST" else None,
+            content=body if asked.method == "POST" else None,
             headers=headers,
             timeout=httpx.Timeout(within, connect=3.0),
             follow_redirects=False,
@@ -220,16 +224,17 @@ async def _ask(parts: Parts, asked: Asked, headers: dict[str, str], body: bytes)
         raise ConsoleError(503, "engine_down", "the engine does not answer") from error
 
 
-async def _returned(parts: Parts, asked: Asked, answer: httpx.Response) -> Response:
+def _returned(parts: Parts, asked: Asked, answer: httpx.Response) -> Response:
     headers = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
     content = answer.content
     if not answer.is_success:
         content = _without_trace(content)
     elif parts.engine.codec is not None and asked.way != "send":
         try:
-            content = await parts.engine.codec.decode(content)
+            source = OutputSource("", asked.service, asked.key or "", asked.handler)
+            content = opened(answer, parts.engine.codec, source)
         except UnreadableValue as error:
-            raise ConsoleError(502, "unreadable", "the answer is encrypted with a key that isn't known here") from error
+            raise ConsoleError(502, "unreadable", "the answer cannot be opened; the console's log says why") from error
     return Response(content, answer.status_code, headers)
 
 

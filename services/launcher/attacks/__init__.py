@@ -1,6 +1,7 @@
 """Attacks on a running platform, by somebody who knows a lot: each with the answer that is expected.
 
-They follow the boundaries of SECURITY.md: a service's port, the engine, acts, links, the console, the gateway.
+They follow the boundaries of SECURITY.md: a service's port, the engine, acts, links, the console, the gateway, and the
+journal's encryption.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from services.launcher.attacks.acts import ACTS, LINKS
 from services.launcher.attacks.attack import Attack
 from services.launcher.attacks.outside import CONSOLE, GATEWAY
 from services.launcher.attacks.ports import ENGINE, SERVICE
+from services.launcher.attacks.sealed import SEALED
 from services.launcher.defended import Defended
 
 __all__ = ["ATTACKS", "Attack", "Outcome", "attack_all"]
 
-ATTACKS: Final[tuple[Attack, ...]] = (*SERVICE, *ENGINE, *ACTS, *LINKS, *CONSOLE, *GATEWAY)
+ATTACKS: Final[tuple[Attack, ...]] = (*SERVICE, *ENGINE, *ACTS, *LINKS, *CONSOLE, *GATEWAY, *SEALED)
 """All of them."""
 
 
@@ -38,11 +40,11 @@ class Outcome:
     @property
     def refused(self) -> bool:
         """Whether it was refused as it should be, and changed nothing."""
-        return self.unchanged and self.observed.partition(" ")[0] == self.attack.expected.partition(" ")[0]
+        return self.unchanged and f"{self.observed} ".startswith(f"{self.attack.expected} ")
 
 
 async def attack_all(at: Defended, attacks: Iterable[Attack] = ATTACKS) -> list[Outcome]:
-    """Try attacks, one after the other.
+    """Try the attacks that apply to a platform, one after the other.
 
     Args:
         at: The platform.
@@ -51,6 +53,8 @@ async def attack_all(at: Defended, attacks: Iterable[Attack] = ATTACKS) -> list[
     outcomes = []
     before = await at.standing()
     for each in attacks:
+        if each.needs_encryption and not at.encrypted:
+            continue
         observed = await each.run(at)
         after = await at.standing()
         outcomes.append(Outcome(each, observed, after == before))

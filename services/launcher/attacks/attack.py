@@ -6,9 +6,11 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 
+from perdure.places import Place
 from services.launcher.defended import Defended
 
 Run = Callable[[Defended], Awaitable[str]]
@@ -23,12 +25,14 @@ class Attack:
         name: What is tried.
         expected: How it is to be refused: the status, or a word.
         run: Tries it, and returns how it was answered.
+        needs_encryption: It can be tried on a platform with an encrypted journal only.
     """
 
     boundary: str
     name: str
     expected: str
     run: Run
+    needs_encryption: bool = False
 
 
 def at_ingress(path: str, body: Any, *, sealed: bool = True) -> Run:
@@ -37,16 +41,22 @@ def at_ingress(path: str, body: Any, *, sealed: bool = True) -> Run:
     Args:
         path: Where to.
         body: The body.
-        sealed: Whether it is encrypted, as the platform's own clients do.
+        sealed: Whether it is encrypted for its place, where the journal is encrypted: as the platform's clients do.
     """
 
     async def run(at: Defended) -> str:
         raw = json.dumps(body).encode()
-        content = at.seal(raw) if sealed else raw
+        content = at.seal(raw, _input_at(path)) if sealed else raw
         url = at.topology.ingress_url + path
         return status_of(await at.http.post(url, content=content, headers={"content-type": "application/json"}))
 
     return run
+
+
+def _input_at(path: str) -> Place:
+    """Return the place of the input that a request to the ingress carries: ``/SERVICE/[KEY/]HANDLER``."""
+    service, *key, handler = (unquote(part) for part in path.removeprefix("/").split("/"))
+    return Place.input(service, key[0] if key else None, handler)
 
 
 def status_of(answer: httpx.Response) -> str:

@@ -14,7 +14,6 @@ from perdure.security import PrivateKey
 from perdure.security.encodings import base64url_encode
 from perdure.security.identity import SCHEME_HEADER, TOKEN_HEADER
 from services.launcher.attacks.attack import Attack, Run, at_ingress, status_of
-from services.launcher.booking import ORDINARY, new_trip_id
 from services.launcher.defended import Defended
 
 _CHARGE: Final = "/invoke/Payments/charge"
@@ -87,16 +86,9 @@ async def _from_another_address(at: Defended) -> str:
     return "no connection"
 
 
-_ORDER: Final = ORDINARY.model_dump(mode="json")
 ENGINE: Final = (
     Attack("engine", "ingress and admin API from another address", "no connection", _from_another_address),
     Attack("engine", "a private handler over the ingress", "400", at_ingress("/Payments/charge", {})),
     Attack("engine", "a compensation over the ingress", "400", at_ingress("/TripsCompensations/cancel_flight", {})),
     Attack("engine", "a rollback of a saga that runs", "400", at_ingress("/Trips/x/roll_back", {"actor": _OPERATOR})),
-    Attack(
-        "engine",
-        "an order that isn't encrypted",
-        "400",
-        at_ingress(f"/Trips/{new_trip_id()}/run", _ORDER, sealed=False),
-    ),
 )

@@ -4,44 +4,187 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from nacl.secret import SecretBox
 
 from perdure.errors import ConfigurationError, UnreadableValue, is_terminal
-from perdure.security.codec import SecretBoxCodec, new_encryption_key
+from perdure.places import OutputSource, Place, PlaceKind
+from perdure.security.codec import (
+    ENCRYPTION_KEYS_FILE,
+    JournalCodec,
+    codec_from_environment,
+    new_encryption_key,
+)
+from perdure.security.config import SecurityConfig
 from perdure.security.encodings import base64url_encode
+from perdure.security.platform import PLATFORM_SETTING
 
 FIRST, SECOND = b"1" * 32, b"2" * 32
+HERE = Place.state("Trips", "t1", "saga")
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+places = st.builds(Place, st.sampled_from(PlaceKind), texts, texts, texts, texts)
+other_kinds = places.filter(lambda place: place.kind is not PlaceKind.OUTPUT)
 
 
-@given(st.binary(max_size=200))
-async def test_what_is_sealed_comes_back_and_does_not_show(value: bytes):
-    codec = SecretBoxCodec([FIRST])
-    sealed = codec.encode(value)
-    assert await codec.decode(sealed) == value
+def source_of(place: Place) -> OutputSource:
+    return OutputSource(place.invocation, place.service, place.key, place.name)
+
+
+def opens(codec: JournalCodec, sealed: bytes, place: Place) -> bytes:
+    if place.kind is PlaceKind.OUTPUT:
+        return codec.open_output(sealed, source_of(place))
+    return codec.open(sealed, place)
+
+
+@given(st.binary(max_size=200), places)
+def test_sealed_value_opens_at_its_place(value: bytes, place: Place):
+    codec = JournalCodec([FIRST])
+    sealed = codec.seal(value, place)
+    assert opens(codec, sealed, place) == value
     if len(value) >= 8:
         assert value not in sealed
 
 
-async def test_nothing_stays_nothing():
-    codec = SecretBoxCodec([FIRST])
-    assert codec.encode(b"") == b""
-    assert await codec.decode(b"") == b""
+@given(st.binary(max_size=50), places, places)
+def test_sealed_value_opens_nowhere_else(value: bytes, place: Place, other: Place):
+    assume(place != other)
+    codec = JournalCodec([FIRST])
+    with pytest.raises(UnreadableValue):
+        opens(codec, codec.seal(value, place), other)
 
 
-def test_the_same_value_is_never_sealed_alike():
-    codec = SecretBoxCodec([FIRST])
-    assert codec.encode(b"value") != codec.encode(b"value")
+@given(places, st.integers(0, 4), st.data())
+def test_moving_a_boundary_changes_the_place(place: Place, at: int, data: st.DataObject):
+    """Fields that are the same when joined are other places: `a` of `bc` is not `ab` of `c`."""
+    fields = [place.service, place.key, place.name, place.invocation]
+    joined = "".join(fields)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(joined)), min_size=3, max_size=3)))
+    moved = [joined[a:b] for a, b in zip([0, *cuts], [*cuts, len(joined)], strict=True)]
+    assume(moved != fields)
+    codec = JournalCodec([FIRST])
+    with pytest.raises(UnreadableValue):
+        opens(codec, codec.seal(b"value", place), Place(place.kind, *moved))
 
 
-def test_the_first_key_seals_and_each_opens():
-    old, new = SecretBoxCodec([FIRST]), SecretBoxCodec([SECOND, FIRST])
-    between = SecretBoxCodec([FIRST, SECOND])  # the new key is known everywhere before it is used
-    assert new.open(old.encode(b"value")) == b"value"
-    assert between.open(new.encode(b"value")) == b"value"
+@given(st.sampled_from(PlaceKind), st.sampled_from(PlaceKind))
+def test_kinds_never_share_a_place(kind: PlaceKind, other: PlaceKind):
+    assume(kind != other)
+    codec = JournalCodec([FIRST])
+    with pytest.raises(UnreadableValue):
+        opens(codec, codec.seal(b"value", Place(kind, "S", "k", "n", "i")), Place(other, "S", "k", "n", "i"))
+
+
+def test_platforms_share_no_values():
+    ours, theirs = JournalCodec([FIRST]), JournalCodec([FIRST], platform="staging")
+    with pytest.raises(UnreadableValue, match="another place or platform"):
+        theirs.open(ours.seal(b"value", HERE), HERE)
+
+
+@pytest.mark.parametrize("text", ["ä", "a b", "a\n", "x" * 65])
+def test_reject_unusable_platform_id(text: str, tmp_path: Path):
+    new_encryption_key(tmp_path / "keys")
+    with pytest.raises(ConfigurationError, match="1 to 64 printable ASCII characters"):
+        codec_from_environment({ENCRYPTION_KEYS_FILE: str(tmp_path / "keys"), PLATFORM_SETTING: text})
+    with pytest.raises(ConfigurationError, match=r"SecurityConfig\.platform"):
+        SecurityConfig.development(platform=text)
+
+
+def test_clients_take_the_platform_from_the_environment(tmp_path: Path):
+    new_encryption_key(tmp_path / "keys")
+    environment = {ENCRYPTION_KEYS_FILE: str(tmp_path / "keys")}
+    named = codec_from_environment({**environment, PLATFORM_SETTING: "staging"})
+    default = codec_from_environment(environment)
+    assert named is not None
+    assert default is not None
+    assert JournalCodec.load(tmp_path / "keys", platform="staging").open(named.seal(b"v", HERE), HERE) == b"v"
+    assert JournalCodec.load(tmp_path / "keys", platform="perdure").open(default.seal(b"v", HERE), HERE) == b"v"
+    assert codec_from_environment({}) is None
+
+
+def test_output_opens_with_partial_knowledge():
+    codec = JournalCodec([FIRST])
+    sealed = codec.seal(b"value", Place.output("Trips", "t1", "run", "inv_1"))
+    for source in (
+        OutputSource("inv_1"),
+        OutputSource("inv_1", "Trips"),
+        OutputSource("inv_1", "Trips", handler="run"),
+        OutputSource("inv_1", "Trips", "t1", "run"),
+    ):
+        assert codec.open_output(sealed, source) == b"value"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        OutputSource("inv_2"),
+        OutputSource("inv_1", "Hotels"),
+        OutputSource("inv_1", "Trips", "t2"),
+        OutputSource("inv_1", "Trips", "t1", "status"),
+        OutputSource("inv_1", key=""),
+    ],
+)
+def test_reject_output_of_another_invocation(source: OutputSource):
+    codec = JournalCodec([FIRST])
+    sealed = codec.seal(b"value", Place.output("Trips", "t1", "run", "inv_1"))
+    with pytest.raises(UnreadableValue, match="another place"):
+        codec.open_output(sealed, source)
+
+
+def test_reject_output_whose_shown_place_was_changed():
+    codec = JournalCodec([FIRST])
+    sealed = codec.seal(b"value", Place.output("Trips", "t1", "run", "inv_1"))
+    forged = sealed.replace(b"t1", b"t2")
+    assert forged != sealed
+    with pytest.raises(UnreadableValue, match="another place"):
+        codec.open_output(forged, OutputSource("inv_1", "Trips", "t2", "run"))
+
+
+@given(st.binary(max_size=200))
+def test_reject_garbage_behind_a_genuine_head(rest: bytes):
+    codec = JournalCodec([FIRST])
+    head = codec.seal(b"value", HERE)[:11]
+    with pytest.raises(UnreadableValue):
+        codec.open(head + rest, HERE)
+    with pytest.raises(UnreadableValue):
+        codec.open_output(head + rest, OutputSource("inv_1"))
+
+
+def test_empty_value_is_sealed():
+    codec = JournalCodec([FIRST])
+    assert codec.seal(b"", HERE) != b""
+    assert codec.open(codec.seal(b"", HERE), HERE) == b""
+    with pytest.raises(UnreadableValue, match="is not encrypted"):
+        codec.open(b"", HERE)
+    with pytest.raises(UnreadableValue, match="is not encrypted"):
+        codec.open_output(b"", OutputSource("inv_1"))
+
+
+def test_same_value_never_seals_alike():
+    codec = JournalCodec([FIRST])
+    assert codec.seal(b"value", HERE) != codec.seal(b"value", HERE)
+
+
+def test_first_key_seals_and_each_opens():
+    old, new = JournalCodec([FIRST]), JournalCodec([SECOND, FIRST])
+    between = JournalCodec([FIRST, SECOND])  # the new key is known everywhere before it is used
+    assert new.open(old.seal(b"value", HERE), HERE) == b"value"
+    assert between.open(new.seal(b"value", HERE), HERE) == b"value"
     assert new.key_ids == tuple(reversed(between.key_ids))
-    with pytest.raises(UnreadableValue, match=f"the key {new.key_ids[0]}, which isn't known here; known are"):
-        old.open(new.encode(b"value"))
+    with pytest.raises(
+        UnreadableValue, match=f"the key {new.key_ids[0]}, which is not known here; known are"
+    ) as refused:
+        old.open(new.seal(b"value", HERE), HERE)
+    assert refused.value.lacks_key
+
+
+def test_reject_value_of_the_unbound_format():
+    old = b"pd1" + JournalCodec([FIRST]).seal(b"", HERE)[3:11] + bytes(SecretBox(FIRST).encrypt(b"value"))
+    with pytest.raises(
+        UnreadableValue, match="has the old format pd1, which is not bound to a place: it cannot be read"
+    ):
+        JournalCodec([FIRST]).open(old, HERE)
 
 
 @pytest.mark.parametrize(
@@ -49,28 +192,21 @@ def test_the_first_key_seals_and_each_opens():
     [
         (b'{"plain":1}', "is not encrypted"),
         (b"pd", "is not encrypted"),
-        (b"pd1", "which isn't known here"),
-        (b"pd1" + b"x" * 60, "which isn't known here"),
-        (SecretBoxCodec([FIRST]).encode(b"value")[:20], "is damaged"),
-        (SecretBoxCodec([FIRST]).encode(b"value")[:-1], "is damaged"),
-        (SecretBoxCodec([FIRST]).encode(b"value") + b"x", "is damaged"),
+        (b"pd2", "is not encrypted"),
+        (b"pd2" + b"x" * 60, "which is not known here"),
+        (JournalCodec([FIRST]).seal(b"value", HERE)[:20], "was changed since"),
+        (JournalCodec([FIRST]).seal(b"value", HERE)[:-1], "was changed since"),
+        (JournalCodec([FIRST]).seal(b"value", HERE) + b"x", "was changed since"),
     ],
 )
-async def test_what_cant_be_opened_is_said_and_retried(value: bytes, why: str, caplog: pytest.LogCaptureFixture):
+def test_unopenable_value_is_named_and_retried(value: bytes, why: str, caplog: pytest.LogCaptureFixture):
     with pytest.raises(UnreadableValue, match=why) as refused:
-        await SecretBoxCodec([FIRST]).decode(value)
+        JournalCodec([FIRST]).open(value, HERE)
     # Terminal, it would fail sagas, and undo them, where a process only lacks a key for a while.
     assert not is_terminal(refused.value)
-    assert "can't be read" in caplog.text
+    assert str(HERE) in str(refused.value)
+    assert "cannot be opened" in caplog.text
     assert "plain" not in caplog.text
-
-
-def test_plain_values_can_be_let_in_while_encryption_is_turned_on():
-    codec = SecretBoxCodec([FIRST], allow_plain=True)
-    assert codec.open(b'{"plain":1}') == b'{"plain":1}'
-    assert codec.open(codec.encode(b"value")) == b"value"
-    with pytest.raises(UnreadableValue):
-        codec.open(SecretBoxCodec([SECOND]).encode(b"value"))
 
 
 @pytest.mark.parametrize(
@@ -89,15 +225,15 @@ def test_a_file_that_holds_no_keys_is_refused_without_showing_it(tmp_path: Path,
     path.write_text(content)
     path.chmod(0o600)
     with pytest.raises(ConfigurationError, match=why) as refused:
-        SecretBoxCodec.load(path)
+        JournalCodec.load(path)
     assert base64url_encode(FIRST) not in str(refused.value)
 
 
 def test_keys_never_show_themselves(tmp_path: Path):
     codec = new_encryption_key(tmp_path / "keys")
-    assert SecretBoxCodec.load(tmp_path / "keys").key_ids == codec.key_ids
+    assert JournalCodec.load(tmp_path / "keys").key_ids == codec.key_ids
     assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "keys").read_text().strip() not in repr(codec)
-    assert repr(codec) == f"SecretBoxCodec({codec.key_ids[0]})"
+    assert repr(codec) == f"JournalCodec({codec.key_ids[0]})"
     with pytest.raises(TypeError, match="not to be pickled"):
         pickle.dumps(codec)

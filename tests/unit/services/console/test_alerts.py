@@ -18,7 +18,7 @@ import pytest
 
 from perdure.saga.alerts import BEAT, AlertList
 from perdure.saga.trouble import Alert, Trouble
-from perdure.security.codec import SecretBoxCodec
+from perdure.security.codec import JournalCodec
 from services.console.badge import Badge
 from services.console.engine import Engine
 from services.console.pages.render import minutes
@@ -79,7 +79,8 @@ class Answers:
         state |= {"more": str(told.more), "beat": json.dumps("PT60S")}
         if told.looked is not None:
             state["looked"] = json.dumps(told.looked.isoformat())
-        return [{"key": name, "value": value.encode().hex()} for name, value in state.items()]
+        of = {"service_name": "Alerts", "service_key": "all"}
+        return [{**of, "key": name, "value": value.encode().hex()} for name, value in state.items()]
 
 
 @pytest.fixture
@@ -235,11 +236,11 @@ async def test_an_alert_of_a_later_version_is_counted_and_no_page_fails(answerin
 async def test_a_console_without_the_keys_says_so_on_the_page_and_shows_the_others(answering):
     answers = Answers(told(PAUSED), [PAUSED])
     async with answering(answers) as desk, httpx.AsyncClient(transport=httpx.MockTransport(answers)) as http:
-        engine = Engine("http://ingress.test", "http://admin.test", http, SecretBoxCodec([b"k" * 32]))
+        engine = Engine("http://ingress.test", "http://admin.test", http, JournalCodec([b"k" * 32]))
         desk.app.state.parts = dataclasses.replace(desk.parts, engine=engine, badge=Badge(engine))
         html = await shown_to(desk, Role.VIEWER)
         found = (await api(desk)).json()
-        assert html.count("the console needs the keys that the services have") == 1
+        assert html.count("the console needs the keys and the platform ID of the services") == 1
         assert "RT0016" in html
         assert "nobody knows" in await shown_to(desk, Role.APPROVER, "/account")
     assert_nobody_knows_whether_it_looks(html, found)

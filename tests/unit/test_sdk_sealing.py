@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import pytest
+import restate as sdk
+from restate.server_context import ServerInvocationContext  # noqa: TID251 - the SDK's own is what becomes sealed
+from restate.vm import VMWrapper  # noqa: TID251 - likewise
+
+from perdure import _sdk, _sdk_sealing
+from perdure.errors import PerdureError
+from perdure.security.codec import JournalCodec
+
+CODEC = JournalCodec([b"k" * 32])
+FROM_THE_ENGINE = {"notify_input"}
+
+
+def test_every_value_that_leaves_is_sealed():
+    """A command of the SDK that takes a value as bytes has one of its own here; an upgrade that adds one is noticed."""
+    commands = inspect.getmembers(VMWrapper, inspect.isfunction)
+    values = {
+        name
+        for name, command in commands
+        if any(each.annotation is bytes for each in inspect.signature(command).parameters.values())
+    }
+    assert "sys_set_state" in values
+    assert values - FROM_THE_ENGINE <= vars(_sdk_sealing._SealedVM).keys()
+
+
+def test_reject_value_of_an_unknown_command(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(VMWrapper, "take_notification", lambda _self, _handle: b"in clear")
+    vm = object.__new__(_sdk_sealing._SealedVM)
+    vm.begin(CODEC, "Trips", "t1", "run", "inv_1")
+    with pytest.raises(PerdureError, match="does not know to open"):
+        vm.take_notification(7)
+
+
+async def test_unprepared_handler_seals_and_opens_nothing():
+    with pytest.raises(PerdureError, match="ran without sealing"):
+        _sdk_sealing.UNSEALED_REFUSED.encode(b"value")
+    with pytest.raises(PerdureError, match="ran without sealing"):
+        await _sdk_sealing.UNSEALED_REFUSED.decode(b"value")
+
+
+def test_guard_keeps_a_sealed_journal_sealed():
+    context: Any = object.__new__(ServerInvocationContext)
+    context.vm = object.__new__(VMWrapper)
+    context.vm.__class__ = _sdk_sealing._SealedVM
+    _sdk.guard(context)
+    assert isinstance(context.vm, _sdk_sealing._SealedVM)
+
+
+def test_sealing_leaves_the_original_service_alone():
+    service = sdk.Service("Sealed")
+
+    @service.handler()
+    async def work(ctx: sdk.Context) -> None: ...
+
+    before = {name: dataclasses.replace(each) for name, each in service.handlers.items()}
+    prepared = _sdk_sealing.sealed(service, CODEC)
+    assert service.handlers == before
+    assert prepared.handlers["work"].handler_io.input_type is None
+    assert len(prepared.handlers["work"].context_managers or []) == 1
