@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from perdure.observability.logging import get_logger
+from perdure.plain_text import INVISIBLE_CHARACTER
 from perdure.security import codec_from_environment
 from services.console.api import alerts as alerts_api
 from services.console.api import approvals as approvals_api
@@ -142,7 +143,8 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
         faults = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors()[:5])
-        return await _problem(request, ConsoleError(422, "invalid_input", f"this does not fit: {faults}"))
+        status = 400 if any(each["type"] == INVISIBLE_CHARACTER for each in error.errors()) else 422
+        return await _problem(request, ConsoleError(status, "invalid_input", f"this does not fit: {faults}"))
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:

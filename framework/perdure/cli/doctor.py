@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 
 import httpx
 import typer
+from rich.text import Text
 
 from perdure.admin import AdminClient
 from perdure.cli.asking import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption, console
@@ -52,9 +53,8 @@ def doctor(
     findings = asyncio.run(_all(ingress, admin, folder))
     width = max(len(each.about) for each in findings)
     for each in findings:
-        mark = "[red]!![/]" if each.trouble else "[green]ok[/]"
-        console.print(f"{mark} {each.about:<{width}}  ", end="", soft_wrap=True)
-        console.print(each.text, markup=False, soft_wrap=True, highlight=False)
+        mark = Text("!!", "red") if each.trouble else Text("ok", "green")
+        console.print(mark, f"{each.about:<{width}}  {each.text}", soft_wrap=True)
     if any(each.trouble for each in findings):
         raise typer.Exit(1)
 

@@ -30,7 +30,7 @@ def _act(act: Act) -> None:
 
     def command(invocation_id: IdArgument, *, admin: AdminOption = DEFAULT_ADMIN) -> None:
         asyncio.run(_done(admin, invocation_id, act))
-        console.print(f"{invocation_id}: {_DONE[act]}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"{invocation_id}: {_DONE[act]}")
 
     command.__doc__ = _TEXTS[act]
     app.command(act)(command)

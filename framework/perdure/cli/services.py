@@ -67,7 +67,7 @@ def services(
         before = each.service
     console.print(table)
     count = sum(each.public for each in found.handlers)
-    console.print(f"{len(found.handlers)} handlers, {count} of them public")
+    console.say(f"{len(found.handlers)} handlers, {count} of them public")
 
 
 def handlers_of(found: list[dict[str, Any]], *, public_only: bool = False) -> HandlerList:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
+from perdure.plain_text import Reason
 from perdure.saga.acts import Act
 from perdure.saga.plan import CompensationHandler, Outcome, SagaConfig, StepRecord, StepState
 from perdure.security.acts import SignedAct
@@ -200,7 +201,6 @@ class RollbackStatus(RunStatus):
 
 
 Person = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
-Reason = Annotated[str, StringConstraints(max_length=2000)]
 
 
 class _Input(BaseModel):

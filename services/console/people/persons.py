@@ -10,7 +10,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from perdure.people import ANYONE, canonical_person
+from perdure.people import ANYONE, canonical_person, check_name
 from services.console.people.attempts import forget
 from services.console.people.database import Database
 from services.console.people.passwords import Passwords
@@ -249,7 +249,10 @@ def _shown(person: Person) -> str:
 
 
 def _checked_name(name: str) -> str:
-    person = canonical_person(name)
+    try:
+        person = check_name(name)
+    except ValueError as error:
+        raise invalid(f"name: {error}") from error
     if not person or len(person) > 200 or person == ANYONE or person.startswith("group:"):
         raise invalid("a person's name has 1 to 200 characters, and is neither 'anyone' nor a group's")
     return person
@@ -263,7 +266,10 @@ def _checked_roles(roles: Iterable[Role]) -> frozenset[Role]:
 
 
 def _checked_groups(groups: Iterable[str]) -> list[str]:
-    names = sorted({canonical_person(each).removeprefix("group:") for each in groups} - {""})
+    try:
+        names = sorted({check_name(each).removeprefix("group:") for each in groups} - {""})
+    except ValueError as error:
+        raise invalid(f"groups: {error}") from error
     if len(names) > 50 or any(len(each) > 100 for each in names):
         raise invalid("at most 50 groups, each of at most 100 characters")
     return names
