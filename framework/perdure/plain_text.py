@@ -71,14 +71,15 @@ def _escaped(found: re.Match[str], keep: str) -> str:
     return 2 * str(found["before"]) + f"\\{letter}{code:0{digits}x}"
 
 
-def escape_json(text: str) -> str:
-    """Return JSON that means the same and holds visible characters, spaces and line breaks only.
+def escape_json(text: str, *, keep: str = "\n") -> str:
+    """Return JSON that means the same and holds visible characters only.
 
     Args:
-        text: JSON. Outside of strings it has no character that would have to be escaped.
+        text: JSON. Between its strings it has only such invisible characters as are kept.
+        keep: Invisible characters to leave as they are.
     """
     return _NOT_ASCII.sub(
-        lambda found: found[0] if found[0] == "\n" or is_visible(found[0]) else json.dumps(found[0])[1:-1], text
+        lambda found: found[0] if found[0] in keep or is_visible(found[0]) else json.dumps(found[0])[1:-1], text
     )
 
 

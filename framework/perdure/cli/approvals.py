@@ -31,7 +31,6 @@ from perdure.cli.asking import (
     KeyFileOption,
     ReasonOption,
     ask,
-    console,
     print_json,
 )
 from perdure.errors import ConfigurationError, IngressError
@@ -40,7 +39,7 @@ from perdure.security.acts import ActorKey
 from perdure.security.rules import ActRules, ActSettings
 from perdure.serdes import invalid_input
 from perdure.targets import Target
-from perdure.terminal import several_lines
+from perdure.terminal import console, several_lines
 
 R = TypeVar("R")
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from perdure.cli.asking import (
     DEFAULT_INGRESS,
@@ -17,7 +18,6 @@ from perdure.cli.asking import (
     KeyFileOption,
     ReasonOption,
     ask,
-    console,
     print_json,
     read_payload,
     who_acts,
@@ -38,7 +38,7 @@ from perdure.saga.messages import (
 )
 from perdure.saga.proofs import sign_act
 from perdure.targets import Target
-from perdure.terminal import several_lines
+from perdure.terminal import console, several_lines
 
 app = typer.Typer(help="Steps that could not be undone: list them, look at them, decide.", no_args_is_help=True)
 
@@ -109,7 +109,7 @@ def _find(ingress: str, letter_id: str) -> DeadLetter:
 
 def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     facts = Table(show_header=False, box=None)
-    for name, value in {
+    shown: dict[str, str | Text] = {
         "id": letter.id,
         "saga": f"{letter.saga_id} of {letter.service}, rolled back because: {letter.reason}",
         "step": letter.step,
@@ -118,7 +118,8 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
         "attempts": f"{letter.attempts}, redriven {letter.redriven} times before",
         "since": f"{letter.since:%Y-%m-%d %H:%M:%S %Z}",
         "payload": several_lines(json.dumps(letter.payload, indent=2, ensure_ascii=False)),
-    }.items():
+    }
+    for name, value in shown.items():
         facts.add_row(name, value)
     console.print(facts)
     for entry in rollback.trail_of(letter.step, letter.position):

@@ -18,10 +18,11 @@ import typer
 from rich.text import Text
 
 from perdure.admin import AdminClient
-from perdure.cli.asking import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption, console
+from perdure.cli.asking import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption
 from perdure.cli.here import Finding, disk_finding, key_findings
 from perdure.errors import EngineError, PerdureError
 from perdure.saga.trouble import RETRIES_OF_STUCK, Trouble, many_id, survey, with_reasons
+from perdure.terminal import console
 
 TESTED_ENGINE: Final = (1, 7)
 """Major and minor version of the engine that perdure is tested with."""

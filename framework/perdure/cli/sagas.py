@@ -19,7 +19,6 @@ from perdure.cli.asking import (
     AdminOption,
     IngressOption,
     JsonOption,
-    console,
     print_json,
 )
 from perdure.ingress import IngressClient
@@ -27,6 +26,7 @@ from perdure.saga.standing import OPEN, SagaList, SagaPhase, list_sagas
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
 from perdure.saga.trouble import why_paused
 from perdure.security.codec import codec_from_environment
+from perdure.terminal import console
 
 app = typer.Typer(help="Sagas: which are open, and each step of one.", no_args_is_help=True)
 

@@ -19,13 +19,13 @@ from perdure.cli.asking import (
     KeyFileOption,
     ReasonOption,
     ask,
-    console,
     print_json,
     read_payload,
     who_acts,
 )
 from perdure.errors import ConfigurationError
 from perdure.serdes import invalid_input
+from perdure.terminal import console
 from perdure.workflow.schedule.messages import (
     INDEX_KEY,
     ScheduleAct,

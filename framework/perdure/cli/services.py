@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from rich.table import Table
 
 from perdure.admin import AdminClient
-from perdure.cli.asking import DEFAULT_ADMIN, AdminOption, JsonOption, console, print_json
+from perdure.cli.asking import DEFAULT_ADMIN, AdminOption, JsonOption, print_json
+from perdure.terminal import console
 
 _KINDS = {"Service": "service", "VirtualObject": "virtual object", "Workflow": "workflow"}
 

@@ -40,7 +40,7 @@ class LineFormatter(ProcessorFormatter):
         processors = [ProcessorFormatter.remove_processors_meta, stamp, *renderers]
         super().__init__(foreign_pre_chain=before, processors=processors)
         self._encoding = getattr(target, "encoding", None) or "utf-8"
-        self._last = [stamp, *renderers]
+        self._last: list[Processor] = [stamp, *renderers]
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
