@@ -37,7 +37,7 @@ class LineFormatter(ProcessorFormatter):
 
     def __init__(self, target: TextIO, before: list[Processor], renderers: list[Processor]) -> None:
         stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
-        processors = [ProcessorFormatter.remove_processors_meta, stamp, *renderers]
+        processors: list[Processor] = [ProcessorFormatter.remove_processors_meta, stamp, *renderers]
         super().__init__(foreign_pre_chain=before, processors=processors)
         self._encoding = getattr(target, "encoding", None) or "utf-8"
         self._last: list[Processor] = [stamp, *renderers]
