@@ -32,6 +32,10 @@ def _rate(text: Any) -> Any:
         raise ValueError(f"'{text}' is no rate, such as 60/minute or 100/2 seconds") from error
 
 
+Rate: TypeAlias = Annotated[RateLimitItem, NoDecode, BeforeValidator(_rate)]
+"""How often something may be done, in the notation of the library ``limits``."""
+
+
 class ConsoleSettings(SettingsWithSecretFiles):
     """Settings from ``PERDURE_CONSOLE_*``, and the three that all processes share. Read them with `read`.
 
@@ -66,8 +70,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
         gateway_max_body: How many bytes a body at the gateway may have.
         gateway_body_within: How long it may take to arrive.
         gateway_answer_within: How long a handler may take; what takes longer is sent, and attached to.
-        gateway_per_second: How many requests a caller of the gateway may make a second.
-        gateway_burst: How many at once, after a pause.
+        gateway_rate: How many requests a caller of the gateway may make, as in ``100/2 seconds``.
         gateway_at_once: How many of a caller's may be open at a time.
         local_dir: ``PERDURE_LOCAL_DIR``: folder of the database and the key.
         ingress_url: ``PERDURE_INGRESS_URL``: the engine's ingress.
@@ -85,7 +88,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
     issuer_key_file: Path | None = None
     session_idle: timedelta = Field(default=timedelta(minutes=30), gt=timedelta(0))
     session_length: timedelta = Field(default=timedelta(hours=12), gt=timedelta(0))
-    sign_ins: Annotated[RateLimitItem, NoDecode, BeforeValidator(_rate)] = _rate("60/minute")
+    sign_ins: Rate = _rate("60/minute")
     attempts_per_name: int = Field(default=5, ge=1)
     attempts_per_address: int = Field(default=30, ge=1)
     attempts_window: timedelta = Field(default=timedelta(minutes=15), gt=timedelta(0))
@@ -100,8 +103,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
     gateway_max_body: int = Field(default=1024 * 1024, ge=1)
     gateway_body_within: timedelta = Field(default=timedelta(seconds=10), gt=timedelta(0))
     gateway_answer_within: timedelta = Field(default=timedelta(minutes=1), gt=timedelta(0))
-    gateway_per_second: float = Field(default=50, gt=0)
-    gateway_burst: int = Field(default=100, ge=1)
+    gateway_rate: Rate = _rate("100/2 seconds")
     gateway_at_once: int = Field(default=50, ge=1)
     local_dir: Path = Field(default=Path(".local"), validation_alias="PERDURE_LOCAL_DIR")
     ingress_url: str = Field(default="http://127.0.0.1:8080", validation_alias="PERDURE_INGRESS_URL")

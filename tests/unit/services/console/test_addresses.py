@@ -47,7 +47,7 @@ def written(address: object, header: str, port: int | None) -> str:
     header=st.sampled_from(HEADERS),
     data=st.data(),
 )
-def test_a_client_cannot_say_that_it_is_another(client, path, invention, ports, header, data):
+def test_a_client_cannot_say_that_it_is_another(client, path, invention, ports, header, data):  # noqa: PLR0917
     hops = [written(each, header, port) for each, port in zip([client, *path[:-1]], ports, strict=False)]
     cuts = data.draw(st.lists(st.booleans(), min_size=len(hops), max_size=len(hops)))
     lines = [*invention]

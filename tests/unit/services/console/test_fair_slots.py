@@ -25,6 +25,7 @@ class Work:
         self.slots = slots
         self.order: list[str] = []
         self.refused: list[int] = []
+        self.retry_after: set[int | None] = set()
         self.inside = 0
         self.most = 0
         self._step = asyncio.Event()
@@ -46,7 +47,7 @@ class Work:
                 finally:
                     self.inside -= 1
         except ConsoleError as error:
-            assert error.retry_after == 1
+            self.retry_after.add(error.retry_after)
             self.refused.append(error.status)
 
     async def finish(self) -> None:
@@ -61,6 +62,7 @@ async def work(slots: int = 2, **bounds: int) -> AsyncIterator[Work]:
     yield begun
     await begun.finish()
     assert begun.inside == 0
+    assert begun.retry_after <= {1}
     assert begun.slots._free == slots
     assert not begun.slots._known
     assert not begun.slots._strangers

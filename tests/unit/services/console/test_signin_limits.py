@@ -82,7 +82,7 @@ async def test_a_stranger_keeps_nobody_out_who_comes_from_elsewhere(open_desk):
 
 
 async def flood(desk: Desk) -> None:
-    """Fail 60 times to sign in as Ada, from twenty addresses; with three tries each, that is where strangers slow down."""
+    """Fail to sign in as Ada, three times from each of twenty addresses: from then on strangers are slowed down."""
     for each in range(20):
         assert await fail(desk, 3, address=f"10.7.0.{each}") == [401] * 3
 
