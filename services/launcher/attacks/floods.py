@@ -25,14 +25,20 @@ from services.launcher.defended import GRACE, OLGA, VERA, Defended
 _PAGES: Final = 120
 
 
+def _client() -> httpx.AsyncClient:
+    """Return a client of its own: one that signed in keeps the session's cookie, and is no stranger any more."""
+    return httpx.AsyncClient(trust_env=False, timeout=30, limits=httpx.Limits(max_connections=None))
+
+
 async def _sign_in(
     at: Defended, name: str, password: str, address: str, *, headers: dict[str, str] | None = None
 ) -> httpx.Response:
-    return await at.http.post(
-        f"{at.topology.console_url}/api/session",
-        json={"name": name, "password": password},
-        headers={"x-forwarded-for": address, **(headers or {})},
-    )
+    async with _client() as http:
+        return await http.post(
+            f"{at.topology.console_url}/api/session",
+            json={"name": name, "password": password},
+            headers={"x-forwarded-for": address, **(headers or {})},
+        )
 
 
 async def _somebody(at: Defended) -> tuple[str, str]:
@@ -99,9 +105,7 @@ async def _open_pages(at: Defended) -> str:
     headers = {"authorization": f"Bearer {at.sessions[VERA]}", "accept": "text/event-stream"}
     url = f"{at.topology.console_url}/api/alerts/events"
     async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(
-            httpx.AsyncClient(trust_env=False, timeout=30, limits=httpx.Limits(max_connections=None))
-        )
+        http = await stack.enter_async_context(_client())
         answers = await asyncio.gather(
             *(stack.enter_async_context(http.stream("GET", url, headers=headers)) for _ in range(_PAGES))
         )
@@ -111,7 +115,8 @@ async def _open_pages(at: Defended) -> str:
 
 
 async def _open_a_page_unseen(at: Defended) -> str:
-    return status_of(await at.http.get(f"{at.topology.console_url}/api/alerts/events"))
+    async with _client() as http, http.stream("GET", f"{at.topology.console_url}/api/alerts/events") as answer:
+        return str(answer.status_code)
 
 
 FLOODS: Final = (
