@@ -1,8 +1,8 @@
-"""The terminal as command lines write to it: whatever a text holds, it is printed as text.
+"""Terminal output in which untrusted text is inert.
 
 Error messages, names and reasons come from outside. On a terminal, an escape sequence in one of them could clear the
-screen or forge a line, and brackets would be read as Rich markup. So everything that a command prints goes through
-`TerminalConsole`, which escapes before it lays out: columns are as wide as what is shown.
+screen or forge a line, and Rich would read brackets as markup. All commands print through `TerminalConsole`. It escapes
+text before layout, so columns are aligned.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TerminalConsole(Console):
 
     Args:
         stderr: Print to standard error instead of standard output.
-        width: How many columns there are; what the terminal has when left out.
+        width: Number of columns; the terminal's own by default.
     """
 
     def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
@@ -57,7 +57,7 @@ class TerminalConsole(Console):
         return Text(escape_invisible(text), style=style, justify=justify, overflow=overflow)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render, and escape what a renderable other than a string may hold."""
+        """Render, and escape invisible characters of renderables that are not strings."""
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment
@@ -120,7 +120,7 @@ def run_command_line(program: str, commands: Callable[[], Any], arguments: Seque
     Args:
         program: The program's name, for messages.
         commands: Runs the commands.
-        arguments: What was typed; the process's arguments by default.
+        arguments: The command-line arguments; the process's own by default.
 
     Raises:
         SystemExit: With the exit code of a command that failed.

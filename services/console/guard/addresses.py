@@ -1,4 +1,4 @@
-"""Where a request comes from, through the proxies that are trusted to say so."""
+"""Client addresses behind trusted proxies."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def client_address(request: Request, settings: ConsoleSettings) -> str:
 
 
 def trace_back(peer: str, lines: Sequence[str], *, header: ForwardedHeader, trusted: Sequence[Network]) -> str:
-    """Return the first address, on the way back from the console, that is no trusted proxy's.
+    """Return the nearest address that is not a trusted proxy's.
 
-    Each proxy adds on the right whom it was asked by, or writes a line of its own. So the header is read from right to
-    left, and only as far as trusted proxies have written it: what stands before may be the client's own invention.
+    Each proxy appends the address of its peer, to the last line or in a line of its own. The header is therefore read
+    from right to left, and only as far as trusted proxies have written it. The client may have invented the rest.
 
     Args:
         peer: The connection's other end.
@@ -47,8 +47,8 @@ def trace_back(peer: str, lines: Sequence[str], *, header: ForwardedHeader, trus
         trusted: The networks of trusted proxies.
 
     Returns:
-        An address in its usual form, without a port. It is a proxy's when that proxy doesn't say whom it was asked by,
-        and whatever the server calls the peer when that is no address.
+        An address in its usual form, without a port. It is a proxy's when that proxy names no address, and the server's
+        name for the peer when that is not an address.
     """
     hop = _read(peer)
     if hop is None:
@@ -57,14 +57,14 @@ def trace_back(peer: str, lines: Sequence[str], *, header: ForwardedHeader, trus
         if not _is_within(hop, trusted):
             break
         before = _read(element)
-        if before is None:  # "unknown", or a name that only the proxy understands
+        if before is None:  # "unknown", or an obfuscated name
             break
         hop = before
     return str(hop)
 
 
 def _elements(lines: Sequence[str], header: ForwardedHeader) -> Iterator[str]:
-    """Return what a header says about each hop, from right to left."""
+    """Yield a header's elements, from right to left."""
     for element in reversed(",".join(lines).split(",")):
         if not element.strip():
             continue
@@ -110,7 +110,7 @@ _warned: set[str] = set()
 
 
 def _warn_once(peer: str, header: str) -> None:
-    """Tell operators of a proxy that isn't trusted: behind it, all clients are one to the limits."""
+    """Warn of a proxy that is not trusted: its clients share one limit."""
     if not _warned:
         _warned.add(peer)
         log.warning(

@@ -6,7 +6,7 @@ chosen by where it stands; templates need not think of it:
 
 ================================ ===================================================================================
 in the content of an element     invisible characters as escapes, and `<bdi>` around a value that isn't plain ASCII
-in an attribute that is shown    the same, with Unicode's isolates (as ``title``, or what a confirmation asks)
+in an attribute that is shown    the same with Unicode's isolates, for example ``title`` or ``data-confirm``
 in a title or an option          likewise: they take no elements
 in a text area                   invisible characters as JSON's escapes, which mean the same where it is sent back
 in any other attribute           nothing: it is an address or a value that has to come back as it is

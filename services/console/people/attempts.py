@@ -43,7 +43,7 @@ def of_address(address: str) -> str:
 
 
 def of_device(device: str) -> str:
-    """Return what the failures of a known device are counted under.
+    """Return the key under which failures of a known device are counted.
 
     Args:
         device: The device's id.
@@ -52,7 +52,7 @@ def of_device(device: str) -> str:
 
 
 def of_session(session: str) -> str:
-    """Return what is counted of a session that shows its person's password once more, to change it.
+    """Return the key under which wrong old passwords of a session are counted.
 
     Args:
         session: The session's id.

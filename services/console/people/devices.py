@@ -1,8 +1,7 @@
-"""Devices and addresses that a person signed in from, which floods by strangers don't keep out.
+"""Known browsers and addresses of people, as in OWASP's device cookies.
 
-A browser gets a token of its own with its first sign-in. It proves nothing but that this browser signed in before: a
-password is needed as ever. Its failures are counted for itself, so strangers who guess a person's password elsewhere,
-or from the same address, don't use up its tries (OWASP calls that device cookies).
+A browser gets a token with its first sign-in. The token replaces no password. It gives the browser a count of failures
+of its own, so strangers who guess the person's password, even from the same address, don't use up the browser's tries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Few slots for expensive work, shared among those who ask: no source of requests can keep another one waiting long."""
+"""Fair sharing of a few slots for expensive work."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ _RETRY_AFTER: Final = 1
 
 
 class FairSlots:
-    """Slots that are given to waiting sources in turn. Keep it in one event loop.
+    """Gives slots to waiting sources in turn, within one event loop.
 
-    A source has a short queue of its own, so a flood from one source is refused at once and delays another source's
-    request by the work that is in the slots, and by one request of each source before it. Known sources, such as a
-    browser that signed in before, are served first and have room of their own: a flood from any number of strangers
-    doesn't reach them.
+    Each source has a short queue of its own. A flood from one source is refused at once, and delays a request of
+    another source by the work in the slots and by one request of each waiting source. Known sources, such as a browser
+    that signed in before, have a separate queue that is served first, so strangers don't delay them.
 
     Args:
         slots: How many work at the same time.
@@ -39,7 +38,7 @@ class FairSlots:
         """Hold a slot as long as the context lasts.
 
         Args:
-            source: Who asks: an address, a device, a session.
+            source: The source, for example an address, a device or a session.
             known: Whether it is a known source.
 
         Raises:

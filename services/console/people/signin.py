@@ -1,9 +1,9 @@
 """Signing in: at most so many failures, and no telling whether a name is known.
 
-Failures are counted of a name from one address, which is low, so that guessing is slow; and from an address over all
-names. Of a name over all addresses they slow strangers down, and keep nobody out: were that a limit, whoever can reach
-the console could keep anybody from signing in. A browser that signed in before is counted for itself alone, so neither
-a flood from its own address nor one on its person's name reaches it.
+Three counts of failures bound guessing: of a name from one address, of an address over all names, and of a name over
+all addresses. The third slows strangers down and locks nobody out; as a limit, it would let anybody lock a person out.
+A browser that signed in before has a count of its own, so a flood from its address or on its person's name does not
+affect it.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class _Try:
     """One try of a password.
 
     Args:
-        counted: What it is counted under.
-        source: Who asks, for their turn.
+        counted: The keys of its counts.
+        source: The source that waits for a hashing slot.
     """
 
     counted: tuple[str, ...]
@@ -97,8 +97,8 @@ class SignIn:
             device: The browser's token, if it has one.
 
         Raises:
-            ConsoleError: Name and password don't belong together (401), there were too many failures or tries (429), or
-                too many people are signing in (503).
+            ConsoleError: Incorrect name or password (401), too many failures or tries (429), or too many people are
+                signing in (503).
         """
         person = canonical_person(name)[:200]
         known = await self._devices.find(person, device)
@@ -122,7 +122,7 @@ class SignIn:
     async def change_password(self, signed_in: SignedIn, old: str, new: str) -> None:
         """Let a person change their own password; see `Persons.set_password`.
 
-        Failures are counted of the session: whoever took it over can't guess on, and keeps its person from nothing.
+        Failures are counted for the session. A thief of the session is stopped, and the person can still sign in.
 
         Args:
             signed_in: Who.

@@ -26,7 +26,7 @@ _PAGES: Final = 120
 
 
 def _client() -> httpx.AsyncClient:
-    """Return a client of its own: one that signed in keeps the session's cookie, and is no stranger any more."""
+    """Return a client without cookies; a client that signed in would keep its session."""
     return httpx.AsyncClient(trust_env=False, timeout=30, limits=httpx.Limits(max_connections=None))
 
 
