@@ -219,3 +219,21 @@ async def test_the_database_is_its_owners_and_an_older_program_leaves_it_alone(t
 def test_a_database_that_will_not_do_is_refused_with_a_sentence(url):
     with pytest.raises(ConfigurationError, match="PERDURE_CONSOLE_DATABASE_URL"):
         Database(url)
+
+
+@pytest.mark.parametrize("text", ["eve\u202e@example.com", "eve\x1b[2J", "e\u200bve", "eve\nadmin", "eve\x9b"])
+async def test_names_groups_and_reasons_have_to_be_visible(desk, text):
+    admin = await desk.add("root@example.com", Role.ADMINISTRATOR, Role.APPROVER)
+    person = {"name": "eve@example.com", "password": PASSWORD, "roles": ["viewer"], "groups": []}
+    async with desk.client(headers={"authorization": f"Bearer {admin}"}) as client:
+        answers = {
+            "name": await client.post("/api/people", json={**person, "name": text}),
+            "groups": await client.post("/api/people", json={**person, "groups": [text]}),
+            "reason": await client.post("/api/approvals/trip-1/approve", json={"reason": text}),
+        }
+        form = await client.post("/approvals/trip-1/approve", data={"reason": text})
+    for field, answer in answers.items():
+        assert answer.status_code == 400
+        assert f"{field}: may not hold the invisible character U+" in answer.json()["message"]
+    assert form.status_code == 400
+    assert "reason: may not hold the invisible character U+" in form.text
