@@ -94,7 +94,7 @@ async def sign_out_everywhere(signed_in: Viewer, response: Response, found: Part
     clear_cookie(response, found.settings)
 
 
-@router.post("/password", status_code=204, responses={**OWN, **answers(429, 503)}, operation_id="change_password")
+@router.post("/password", status_code=204, responses=OWN, operation_id="change_password")
 async def change_password(password: NewPassword, signed_in: Viewer, response: Response, found: PartsOf) -> None:
     """Change one's own password; it ends all sessions."""
     await found.sign_in.change_password(signed_in, password.old, password.new)
