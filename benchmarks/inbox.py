@@ -13,7 +13,6 @@ from typing import Annotated, Final
 
 import restate
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.load import BenchmarkError
@@ -27,6 +26,7 @@ from perdure.approvals.service import definitions
 from perdure.approvals.targets import approve, list_inbox, open_approval, page_inbox
 from perdure.people import ANYONE
 from perdure.serving import build_app
+from perdure.terminal import TerminalConsole
 from perdure.testing.served import ServedApp
 from perdure.testing.server import RestateServer
 
@@ -73,7 +73,7 @@ async def _until(client: IngressClient, reached: Callable[[int], bool]) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _measure(server: RestateServer, url: str, count: int, console: Console) -> None:
+async def _measure(server: RestateServer, url: str, count: int, console: TerminalConsole) -> None:
     async with (
         AdminClient(server.admin) as admin,
         IngressClient(server.ingress, timeout=timedelta(minutes=5)) as client,
@@ -122,7 +122,7 @@ def main(
         RestateServer(install_dir=_CHECKOUT / ".local" / "engine") as server,
         ServedApp(build_app(*definitions(), filler)) as served,
     ):
-        asyncio.run(_measure(server, served.url, count, Console(width=120)))
+        asyncio.run(_measure(server, served.url, count, TerminalConsole(width=120)))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from benchmarks.variants import Shape, Variant
 from perdure.engine import EngineProcess, LocatedEngine, locate_engine
 from perdure.errors import PerdureError
 from perdure.observability.tracing_setup import engine_tracing
+from perdure.terminal import error_console
 from services.launcher.interrupts import Interrupted, Interrupts
 from services.launcher.settings import PlatformSettings
 from services.launcher.terminal import Terminal
@@ -183,7 +184,7 @@ def main(
         plan = Plan(starts, rounds, timedelta(seconds=seconds), tuple(clients or (1, 32)), traced, ours_alone)
         code = bench(plan, PlatformSettings.read(), Terminal())
     except PerdureError as error:
-        typer.echo(f"bench: {error}", err=True)
+        error_console.say_all(f"bench: {error}")
         code = 1
     sys.exit(code)
 

@@ -25,6 +25,7 @@ from benchmarks.stage import running_engine, running_side
 from benchmarks.variants import Shape, Variant
 from perdure.engine import LocatedEngine, locate_engine
 from perdure.errors import PerdureError
+from perdure.terminal import error_console
 from services.launcher.interrupts import Interrupted, Interrupts, raising_interrupts
 from services.launcher.settings import PlatformSettings
 from services.launcher.terminal import Terminal
@@ -212,7 +213,7 @@ def main(
     try:
         code = bench(plan, PlatformSettings.read(), Terminal())
     except PerdureError as error:
-        typer.echo(f"bench: {error}", err=True)
+        error_console.say_all(f"bench: {error}")
         code = 1
     sys.exit(code)
 

@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perdure.errors import PerdureError
+from perdure.terminal import console, error_console, run_command_line
 from services.console.commands import app as console_app
 from services.data_plane.audit import audit as audit_database
 from services.launcher.attack import attack as attack_platform
@@ -57,7 +58,7 @@ def _read_settings() -> None:
     try:
         read_environment_files(os.environ)
     except PerdureError as error:
-        typer.echo(f"perdure-platform: {error}", err=True)
+        error_console.say_all(f"perdure-platform: {error}")
         raise typer.Exit(1) from error
 
 
@@ -139,7 +140,7 @@ def migrate() -> None:
 
     def migrated() -> int:
         asyncio.run(migrate_database(PlatformSettings.read().database))
-        typer.echo("the database is up to date")
+        console.say("the database is up to date")
         return 0
 
     _exit_with(migrated)
@@ -151,7 +152,7 @@ def make_secret_files(folder: Annotated[Path, typer.Argument(help="Where they ar
 
     def made() -> int:
         for path in make_secrets(folder):
-            typer.echo(f"made {path}")
+            console.say(f"made {path}")
         return 0
 
     _exit_with(made)
@@ -182,7 +183,7 @@ def register(
             register_all(PlatformSettings.read(), admin_url, at or [], within=timedelta(seconds=wait), beside=beside)
         )
         for each in done:
-            typer.echo(f"registered {each.service.name} at {each.url}: {', '.join(each.service.serves)}")
+            console.say(f"registered {each.service.name} at {each.url}: {', '.join(each.service.serves)}")
         return 0
 
     _exit_with(registered)
@@ -200,8 +201,8 @@ def drain(
 
     async def drained() -> int:
         async with admin_client(admin_url or Topology.from_settings(PlatformSettings.read()).admin_url) as admin:
-            gone = await drain_service(admin, find_service(name), within=timedelta(seconds=wait), tell=typer.echo)
-        typer.echo(f"stop what serves {', '.join(gone)}" if gone else f"{name} has one version only")
+            gone = await drain_service(admin, find_service(name), within=timedelta(seconds=wait), tell=console.say)
+        console.say(f"stop what serves {', '.join(gone)}" if gone else f"{name} has one version only")
         return 0
 
     _exit_with(lambda: asyncio.run(drained()))
@@ -212,10 +213,10 @@ def _exit_with(command: Callable[[], int]) -> NoReturn:
     try:
         code = command()
     except PerdureError as error:
-        typer.echo(f"perdure-platform: {error}", err=True)
+        error_console.say_all(f"perdure-platform: {error}")
         code = 1
     sys.exit(code)
 
 
 if __name__ == "__main__":
-    app()
+    run_command_line("perdure-platform", app)

@@ -9,6 +9,7 @@ import os
 import sys
 
 from perdure.errors import PerdureError
+from perdure.plain_text import escape_invisible
 
 
 def main() -> None:
@@ -16,9 +17,10 @@ def main() -> None:
     arguments = sys.argv[1:]
     if len(arguments) == 2 and arguments[0] == "serve" and not arguments[1].startswith("-"):
         sys.exit(_serve(arguments[1]))
-    from services.cli import app  # noqa: PLC0415 - this is what is not to be loaded above
+    from perdure.terminal import run_command_line  # noqa: PLC0415 - this is what is not to be loaded above
+    from services.cli import app  # noqa: PLC0415 - likewise
 
-    app()
+    run_command_line("perdure-platform", app)
 
 
 def _serve(name: str) -> int:
@@ -29,7 +31,7 @@ def _serve(name: str) -> int:
         read_environment_files(os.environ)
         return serve(name)
     except PerdureError as error:
-        sys.stderr.write(f"perdure-platform: {error}\n")
+        sys.stderr.write(f"perdure-platform: {escape_invisible(str(error))}\n")  # noqa: TID251 - escaped
         return 1
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator, StringConstraints
 
+from perdure.plain_text import check_visible
+
 ANYONE: Final = "anyone"
 """The inbox of approvals that anyone may decide; nobody can have it as a name."""
 
@@ -48,8 +50,21 @@ def _seen(character: str) -> str:
     return character if character.isprintable() else ""
 
 
+def check_name(name: str) -> str:
+    """Return the canonical form of a name that somebody gives, and refuse one that does not show all that it holds.
+
+    Args:
+        name: The name as it was written.
+
+    Raises:
+        ValueError: It holds an invisible character, for example a line break, a zero-width space or an override of the
+            reading direction. Dropping it would make two names that were written differently the same.
+    """
+    return canonical_person(check_visible(name))
+
+
 def _somebody(name: str) -> str:
-    person = canonical_person(name)
+    person = check_name(name)
     if not person:
         raise ValueError("a person's name may not be empty")
     if person == ANYONE:
@@ -70,19 +85,19 @@ def group_of(name: str) -> str:
 
 
 def _group(name: str) -> str:
-    group = canonical_person(name)
+    group = check_name(name)
     if not group or group == ANYONE or is_group(group):
         raise ValueError("the name of a group is needed, without 'group:' before it")
     return group
 
 
 def _approver(name: str) -> str:
-    folded = canonical_person(name)
+    folded = check_name(name)
     return f"{GROUP_PREFIX}{_group(group_of(folded))}" if is_group(folded) else _somebody(name)
 
 
 def _veto_holder(name: str) -> str:
-    return ANYONE if canonical_person(name) == ANYONE else _approver(name)
+    return ANYONE if check_name(name) == ANYONE else _approver(name)
 
 
 Person: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_somebody)]

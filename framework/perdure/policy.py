@@ -15,6 +15,7 @@ from typing import Literal
 from perdure.errors import GuardrailViolation
 from perdure.observability.logging import get_logger, replaying
 from perdure.observability.metrics import GUARDRAILS
+from perdure.plain_text import escape_invisible
 
 log = get_logger("perdure.policy")
 
@@ -69,7 +70,8 @@ def policy_in(name: str, environment: Mapping[str, str]) -> Policy | None:
     try:
         return Policy(wanted)
     except ValueError:
-        sys.stderr.write(f"Warning: Unknown {name}=\"{wanted}\", defaulting to 'warn'\n")
+        shown = escape_invisible(wanted)
+        sys.stderr.write(f"Warning: Unknown {name}=\"{shown}\", defaulting to 'warn'\n")  # noqa: TID251 - escaped
         return Policy.WARN
 
 

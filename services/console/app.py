@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from perdure.observability.logging import get_logger
+from perdure.plain_text import INVISIBLE_CHARACTER
 from perdure.security import codec_from_environment
 from services.console.api import alerts as alerts_api
 from services.console.api import approvals as approvals_api
@@ -39,10 +40,12 @@ from services.console.pages.render import fragment, page
 from services.console.parts import Parts
 from services.console.people.api_keys import ApiKeys
 from services.console.people.database import Database
+from services.console.people.devices import Devices
 from services.console.people.passwords import Passwords
 from services.console.people.persons import Clock, Persons, utc_now
 from services.console.people.sessions import Sessions
 from services.console.people.signin import Limits, SignIn
+from services.console.people.streams import Streams
 from services.console.problems import ConsoleError, Problem
 from services.console.settings import ConsoleSettings
 from services.console.signing import Signer, load_key
@@ -67,7 +70,13 @@ def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = Non
         try:
             await database.prepare()
             persons = Persons(database, Passwords(hasher), now)
-            limits = Limits(settings.attempts_per_name, settings.attempts_per_address, settings.attempts_window)
+            devices = Devices(database, now)
+            limits = Limits(
+                rate=settings.sign_ins,
+                per_name=settings.attempts_per_name,
+                per_address=settings.attempts_per_address,
+                window=settings.attempts_window,
+            )
             codec = codec_from_environment()
             async with Engine.open(settings.ingress_url, settings.admin_url, codec) as engine:
                 app.state.parts = Parts(
@@ -76,10 +85,16 @@ def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = Non
                     database=database,
                     persons=persons,
                     sessions=Sessions(database, idle=settings.session_idle, length=settings.session_length, now=now),
-                    sign_in=SignIn(database, persons, limits, now),
+                    sign_in=SignIn(database, persons, devices, limits, now),
                     signer=Signer(load_key(settings.issuer_key), now),
                     api_keys=ApiKeys(database, now),
                     badge=Badge(engine),
+                    devices=devices,
+                    streams=Streams(
+                        per_session=settings.streams_per_session,
+                        per_person=settings.streams_per_person,
+                        most=settings.streams,
+                    ),
                 )
                 yield
         finally:
@@ -142,7 +157,8 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
         faults = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors()[:5])
-        return await _problem(request, ConsoleError(422, "invalid_input", f"this does not fit: {faults}"))
+        status = 400 if any(each["type"] == INVISIBLE_CHARACTER for each in error.errors()) else 422
+        return await _problem(request, ConsoleError(status, "invalid_input", f"this does not fit: {faults}"))
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:

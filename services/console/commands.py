@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perdure.errors import ConfigurationError, PerdureError
+from perdure.terminal import console, error_console
 from services.console.main import main as serve_console
 from services.console.people.database import Database
 from services.console.people.passwords import SHORTEST, Passwords
@@ -45,7 +46,7 @@ def admin(
 
     async def add(persons: Persons) -> None:
         person = await persons.add(name, password, roles, group or [], by=_BY)
-        typer.echo(f"{person.name} may sign in at {settings.public_url} now")
+        console.say(f"{person.name} may sign in at {settings.public_url} now")
 
     _run(settings, add)
 
@@ -58,7 +59,7 @@ def password(name: NameOption, *, password_stdin: StdinOption = False) -> None:
 
     async def change(persons: Persons) -> None:
         await persons.set_password(name, new, by=_BY)
-        typer.echo(f"{name} has a new password")
+        console.say(f"{name} has a new password")
 
     _run(settings, change)
 
@@ -115,5 +116,5 @@ def _exit_with(command: Callable[[], int]) -> NoReturn:
 
 
 def _fail(error: PerdureError) -> NoReturn:
-    typer.echo(f"perdure-platform console: {error}", err=True)
+    error_console.say_all(f"perdure-platform console: {error}")
     sys.exit(1)

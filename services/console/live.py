@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
 from fastapi import Request
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
+from starlette.types import Receive, Scope, Send
 
 from services.console.parts import Parts
 from services.console.people.persons import utc_now
@@ -20,6 +23,7 @@ from services.console.reads import sagas
 from services.console.reads.sagas import Saga
 
 _PING_SECONDS = 15
+_READS_WITHIN = 30  # seconds; who reads no slower may go on, and who reads nothing holds no place
 _SESSION_LOOKED_AT_EVERY = 20
 
 
@@ -120,7 +124,26 @@ def watch(
             # What has not moved for a while is looked at less often.
             await asyncio.sleep(interval * min(4, 1 + quiet // 20))
 
-    return EventSourceResponse(events(), ping=_PING_SECONDS, headers={"x-accel-buffering": "no"})
+    return _CountedStream(parts, signed_in, events())
+
+
+class _CountedStream(EventSourceResponse):
+    """A stream that counts as open as long as it is served, to whatever end it comes."""
+
+    def __init__(self, parts: Parts, signed_in: SignedIn, events: AsyncIterator[ServerSentEvent]) -> None:
+        headers = {"x-accel-buffering": "no"}
+        super().__init__(events, ping=_PING_SECONDS, send_timeout=_READS_WITHIN, headers=headers)
+        self._parts = parts
+        self._signed_in = signed_in
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve it.
+
+        Raises:
+            ConsoleError: Too many are open.
+        """
+        with self._parts.streams.opened(self._signed_in), suppress(SendTimeoutError):
+            await super().__call__(scope, receive, send)
 
 
 def _fresh(found: Look, sent: dict[str, str], shown: set[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from perdure.errors import ConfigurationError
 from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import configure_logging
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
+from perdure.plain_text import escape_invisible
 from services.console.app import create_app
 from services.console.settings import ConsoleSettings
 
@@ -57,4 +58,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except ConfigurationError as error:
-        sys.exit(f"console: {error}")
+        sys.exit(f"console: {escape_invisible(str(error))}")

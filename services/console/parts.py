@@ -11,9 +11,11 @@ from services.console.badge import Badge
 from services.console.engine import Engine
 from services.console.people.api_keys import ApiKeys
 from services.console.people.database import Database
+from services.console.people.devices import Devices
 from services.console.people.persons import Persons
 from services.console.people.sessions import Sessions
 from services.console.people.signin import SignIn
+from services.console.people.streams import Streams
 from services.console.settings import ConsoleSettings
 from services.console.signing import Signer
 
@@ -32,6 +34,8 @@ class Parts:
         signer: Signs the acts of who is signed in.
         api_keys: Keys of programs, for the gateway.
         badge: How many alerts are open.
+        devices: Browsers and addresses that people signed in from before.
+        streams: The live pages that are open.
     """
 
     settings: ConsoleSettings
@@ -43,6 +47,8 @@ class Parts:
     signer: Signer
     api_keys: ApiKeys
     badge: Badge
+    devices: Devices
+    streams: Streams
 
 
 def parts(request: Request) -> Parts:

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import SettingsConfigDict
+from limits import RateLimitItem
+from limits import parse as parse_rate
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from perdure.errors import ConfigurationError
 from perdure.security import PublicKey
+from perdure.security.config import Networks
 from perdure.security.secrets import SettingsWithSecretFiles
 
 _PREFIX = "PERDURE_CONSOLE_"
+
+ForwardedHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
+"""The header in which proxies say whom they were asked by."""
+
+
+def _rate(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    try:
+        return parse_rate(text)
+    except ValueError as error:
+        raise ValueError(f"'{text}' is no rate, such as 60/minute or 100/2 seconds") from error
+
+
+Rate: TypeAlias = Annotated[RateLimitItem, NoDecode, BeforeValidator(_rate)]
+"""How often something may be done, in the notation of the library ``limits``."""
 
 
 class ConsoleSettings(SettingsWithSecretFiles):
@@ -31,11 +50,18 @@ class ConsoleSettings(SettingsWithSecretFiles):
             there on the first start.
         session_idle: A session ends when it isn't used for this long.
         session_length: A session ends after this long, used or not.
-        attempts_per_name: Failed sign-ins of one name from one address within the window, before more are refused; from
-            everywhere, twenty times as many.
+        sign_ins: How many sign-ins one address may try, failed or not, as in ``60/minute``.
+        attempts_per_name: Failed sign-ins of one name from one address within the window, before more are refused.
+            After twenty times as many from everywhere, addresses that are new to the name may try it every 30 seconds.
         attempts_per_address: The same for one address, whatever the names.
         attempts_window: The window.
-        trusted_proxies: Addresses whose ``X-Forwarded-For`` names the client, comma-separated.
+        streams_per_session: How many live pages of one session are served at the same time.
+        streams_per_person: The same for one person, over all of their sessions.
+        streams: The same for all of them.
+        trusted_proxies: Networks of the proxies before the console, in CIDR notation, comma-separated. Where people
+            reach it over https there is one, so they have to be named.
+        forwarded_header: Which header those proxies write: ``x-forwarded-for`` or ``forwarded``. The other one is the
+            client's own invention.
         link_keys: Public keys of links in notifications, comma-separated; a link that can't be checked shows nothing of
             what it is about.
         watch_interval: How often a live page looks at the engine.
@@ -44,15 +70,16 @@ class ConsoleSettings(SettingsWithSecretFiles):
         gateway_max_body: How many bytes a body at the gateway may have.
         gateway_body_within: How long it may take to arrive.
         gateway_answer_within: How long a handler may take; what takes longer is sent, and attached to.
-        gateway_per_second: How many requests a caller of the gateway may make a second.
-        gateway_burst: How many at once, after a pause.
+        gateway_rate: How many requests a caller of the gateway may make, as in ``100/2 seconds``.
         gateway_at_once: How many of a caller's may be open at a time.
         local_dir: ``PERDURE_LOCAL_DIR``: folder of the database and the key.
         ingress_url: ``PERDURE_INGRESS_URL``: the engine's ingress.
         admin_url: ``PERDURE_ADMIN_URL``: the engine's admin API.
     """
 
-    model_config = SettingsConfigDict(frozen=True, env_prefix=_PREFIX, env_ignore_empty=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        frozen=True, arbitrary_types_allowed=True, env_prefix=_PREFIX, env_ignore_empty=True, populate_by_name=True
+    )
 
     host: str = "127.0.0.1"
     port: int = Field(default=8088, ge=1, le=65535)
@@ -61,18 +88,22 @@ class ConsoleSettings(SettingsWithSecretFiles):
     issuer_key_file: Path | None = None
     session_idle: timedelta = Field(default=timedelta(minutes=30), gt=timedelta(0))
     session_length: timedelta = Field(default=timedelta(hours=12), gt=timedelta(0))
+    sign_ins: Rate = _rate("60/minute")
     attempts_per_name: int = Field(default=5, ge=1)
     attempts_per_address: int = Field(default=30, ge=1)
     attempts_window: timedelta = Field(default=timedelta(minutes=15), gt=timedelta(0))
-    trusted_proxies: str = ""
+    streams_per_session: int = Field(default=12, ge=1)
+    streams_per_person: int = Field(default=24, ge=1)
+    streams: int = Field(default=500, ge=1)
+    trusted_proxies: Networks = ()
+    forwarded_header: ForwardedHeader = "x-forwarded-for"
     link_keys: str = ""
     watch_interval: timedelta = Field(default=timedelta(milliseconds=500), gt=timedelta(0))
     runbooks_url: str | None = None
     gateway_max_body: int = Field(default=1024 * 1024, ge=1)
     gateway_body_within: timedelta = Field(default=timedelta(seconds=10), gt=timedelta(0))
     gateway_answer_within: timedelta = Field(default=timedelta(minutes=1), gt=timedelta(0))
-    gateway_per_second: float = Field(default=50, gt=0)
-    gateway_burst: int = Field(default=100, ge=1)
+    gateway_rate: Rate = _rate("100/2 seconds")
     gateway_at_once: int = Field(default=50, ge=1)
     local_dir: Path = Field(default=Path(".local"), validation_alias="PERDURE_LOCAL_DIR")
     ingress_url: str = Field(default="http://127.0.0.1:8080", validation_alias="PERDURE_INGRESS_URL")
@@ -95,10 +126,11 @@ class ConsoleSettings(SettingsWithSecretFiles):
         return settings
 
     def check(self) -> None:
-        """Refuse to take passwords over plain http from other machines.
+        """Refuse to take passwords over plain http from other machines, or without telling clients apart.
 
         Raises:
-            ConfigurationError: An address isn't an http(s) one, or is plain http beyond this machine.
+            ConfigurationError: An address isn't an http(s) one, is plain http beyond this machine, or is https without
+                a trusted proxy.
         """
         self.minters  # noqa: B018 - a key that is none is told at the start
         if self.runbooks_url and urlsplit(self.runbooks_url).scheme not in ("http", "https"):
@@ -106,6 +138,12 @@ class ConsoleSettings(SettingsWithSecretFiles):
         address = urlsplit(self.public_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ConfigurationError(f"{_PREFIX}URL={self.public_url}: write it as https://console.example.com")
+        if address.scheme == "https" and not self.trusted_proxies:
+            raise ConfigurationError(
+                f"{_PREFIX}URL={self.public_url}: the console itself serves http, so a proxy ends https before it; "
+                f"name the proxy's network in {_PREFIX}TRUSTED_PROXIES, such as 10.0.0.5/32. Without it, all people "
+                "would share one limit of failed sign-ins"
+            )
         if address.scheme == "http" and not is_loopback(address.hostname):
             raise ConfigurationError(
                 f"{_PREFIX}URL={self.public_url}: passwords and sessions would go over the network in clear; put a "
@@ -138,11 +176,6 @@ class ConsoleSettings(SettingsWithSecretFiles):
     def minters(self) -> tuple[PublicKey, ...]:
         """The keys of links."""
         return tuple(PublicKey.parse(each.strip()) for each in self.link_keys.split(",") if each.strip())
-
-    @property
-    def proxies(self) -> frozenset[str]:
-        """The addresses of trusted proxies."""
-        return frozenset(each.strip() for each in self.trusted_proxies.split(",") if each.strip())
 
 
 def is_loopback(host: str) -> bool:

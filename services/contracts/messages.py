@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, LiteralString, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,6 +19,8 @@ from pydantic import (
     WrapValidator,
 )
 from pydantic_core import PydanticCustomError
+
+from perdure.plain_text import check_visible
 
 
 def _plainly(sentence: LiteralString) -> WrapValidator:
@@ -37,21 +40,28 @@ def _plainly(sentence: LiteralString) -> WrapValidator:
 # Control characters never belong in a name, and PostgreSQL stores no NUL at all.
 _PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
 _printable = _plainly("no line breaks and no other control characters are allowed")
+# Zero-width characters and overrides of the reading direction make one name look like another.
+_visible = AfterValidator(check_visible)
 
-TripId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_PRINTABLE), _printable]
+TripId: TypeAlias = Annotated[
+    str, StringConstraints(min_length=1, max_length=128, pattern=_PRINTABLE), _visible, _printable
+]
 """A trip's id: the caller's choice, and the key of the workflow, the saga and the approval."""
 
 OperationKey: TypeAlias = Annotated[
-    str, StringConstraints(min_length=1, max_length=512, pattern=_PRINTABLE), _printable
+    str, StringConstraints(min_length=1, max_length=512, pattern=_PRINTABLE), _visible, _printable
 ]
 """The caller's idempotency key of one write, for example ``trip:T1:flight``. Its undo carries the same key."""
 
-Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE), _printable]
+Name: TypeAlias = Annotated[
+    str, StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE), _visible, _printable
+]
 """The name of something in the catalogue: a flight number, a hotel, an account."""
 
 Email: TypeAlias = Annotated[
     str,
     StringConstraints(max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$"),
+    _visible,
     _plainly("an e-mail address is needed, such as ada@example.com"),
 ]
 """Something that looks like an e-mail address. Only delivery proves that it is one."""

@@ -82,6 +82,7 @@ def defended_environment(
         **stage_environment(environment),
         "PERDURE_ACTS": "signed",
         **journal,
+        "PERDURE_CONSOLE_TRUSTED_PROXIES": "127.0.0.0/8",
         "PERDURE_CONSOLE_GATEWAY_MAX_BODY": str(MAX_BODY),
         "PERDURE_CONSOLE_GATEWAY_BODY_WITHIN": f"PT{BODY_WITHIN.total_seconds():g}S",
     }

@@ -8,10 +8,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from perdure import StatusData
+from perdure.terminal import TerminalConsole
 
 _WIDTH_OF_A_FILE: Final = 150
 
@@ -31,19 +32,19 @@ class Terminal:
     """
 
     def __init__(self) -> None:
-        self._console = _Console(highlight=False, markup=False, emoji=False)
+        self._console = _Console()
         if not self._console.is_terminal and "COLUMNS" not in os.environ:
             self._console.width = _WIDTH_OF_A_FILE
 
     def say(self, line: str = "", style: str | None = None) -> None:
-        """Print a line as it is, however long.
+        """Print a line, however long. Of a text with several lines, those after the first are indented.
 
         Args:
             line: The line.
             style: How, in rich's words, on a terminal.
         """
         with self._while_anybody_listens():
-            self._console.print(line, style=style, soft_wrap=True)
+            self._console.say_all(line, style)
 
     def draw(self, what: RenderableType) -> None:
         """Print something that rich fits into the terminal's width, such as a table.
@@ -60,7 +61,7 @@ class Terminal:
         if not self._console.is_terminal:
             yield self._lines()
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task("starting", total=1.0)
             yield lambda status: progress.update(task, completed=status.progress, description=describe_status(status))
@@ -84,7 +85,7 @@ class Terminal:
             self._console.fall_silent()
 
 
-class _Console(Console):
+class _Console(TerminalConsole):
     def on_broken_pipe(self) -> None:
         """Go on in silence; rich would end the process here, with other processes still to be stopped."""
         self.fall_silent()

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from restate.exceptions import RetryableError, SuspendedException
-from restate.server_context import DisconnectedException  # noqa: TID251 - it must be left alone
+from restate.server_context import DisconnectedException
 
 from perdure import ErrorMapping
 from perdure.error_mapping import current_mapping, mapped_errors

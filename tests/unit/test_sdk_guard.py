@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from restate.exceptions import SdkInternalException, SuspendedException
-from restate.server_context import (  # noqa: TID251 - whether the guard covers these is what's tested
+from restate.server_context import (
     DisconnectedException,
     ServerInvocationContext,
 )
-from restate.vm import VMWrapper  # noqa: TID251 - likewise
+from restate.vm import VMWrapper
 
 from perdure import _sdk, _sdk_sealing
 from perdure.errors import PerdureTerminalError, TerminalError

@@ -76,7 +76,9 @@ class ApprovalCheck(BaseModel):
         """True when nothing was changed, and no signature is bad."""
         return self.trail.intact and all(act.standing is not Standing.BAD for act in self.acts)
 
-    def __str__(self) -> str:
+    @property
+    def lines(self) -> list[str]:
+        """The findings, one a line."""
         lines = [str(self.trail), *map(str, self.acts)]
         if self.acts:
             counts = Counter(act.standing for act in self.acts)
@@ -84,7 +86,10 @@ class ApprovalCheck(BaseModel):
             lines.append(f"acts of people: {found}")
         if any(act.standing is Standing.UNCHECKED for act in self.acts):
             lines.append("to check signatures, name the issuers' public keys: --issuer-keys, or PERDURE_ISSUER_KEYS")
-        return "\n".join(lines)
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 def check_approval(found: ApprovalStatus, rules: ActRules) -> ApprovalCheck:

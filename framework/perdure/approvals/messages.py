@@ -13,11 +13,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Str
 
 from perdure.approvals.request import Stage
 from perdure.people import GroupName, Person
+from perdure.plain_text import Reason
 from perdure.security.acts import SignedAct
 from perdure.security.links import MAX_TOKEN
-
-Reason: TypeAlias = Annotated[str, StringConstraints(max_length=2000)]
-"""Why, in a person's words; may be empty."""
 
 
 class ApprovalResult(StrEnum):

@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
-from perdure.people import Approver, GroupName, Person, VetoHolder, canonical_person, group_of, is_group
+from perdure.people import Approver, GroupName, Person, VetoHolder, check_name, group_of, is_group
 
 MAX_ID_LENGTH: Final = 256
 MAX_APPROVERS: Final = 100
@@ -112,7 +112,7 @@ class ApprovalRequest(BaseModel):
 
     approval_id: ApprovalId
     title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
-    requester: Annotated[str, StringConstraints(max_length=1000), AfterValidator(canonical_person)] = ""
+    requester: Annotated[str, StringConstraints(max_length=1000), AfterValidator(check_name)] = ""
     groups: dict[GroupName, list[Person]] = Field(default={}, max_length=MAX_APPROVERS)
     approvers: list[Approver] = Field(default=[], max_length=MAX_APPROVERS)
     quorum: int = Field(default=1, ge=1, le=MAX_APPROVERS, validate_default=True)

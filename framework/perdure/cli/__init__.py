@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from perdure.cli import actors, approvals, dead_letters, doctor, invocations, keys, sagas, schedules, services
-from perdure.errors import PerdureError
+from perdure.terminal import console, run_command_line
 
 app = typer.Typer(
     help="Look after sagas, approvals and schedules: what runs, what could not be undone, and what to do about it.",
@@ -33,7 +32,7 @@ app.command()(services.services)
 
 def _tell_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"perdure {version('perdure')}")
+        console.say(f"perdure {version('perdure')}")
         raise typer.Exit
 
 
@@ -46,8 +45,4 @@ def _perdure(
 
 def main() -> None:
     """Run the command line; what went wrong is one sentence on standard error, with exit code 1."""
-    try:
-        app()
-    except PerdureError as error:
-        sys.stderr.write(f"perdure: {error}\n")
-        sys.exit(1)
+    run_command_line("perdure", app)

@@ -16,6 +16,7 @@ from perdure.security.acts import ActorKey
 from perdure.security.credentials import Role
 from perdure.security.keys import PrivateKey
 from perdure.serdes import invalid_input
+from perdure.terminal import console
 
 app = typer.Typer(help="People's keys, with which their acts are signed.", no_args_is_help=True)
 
@@ -48,7 +49,7 @@ def issue(
     except ValidationError as error:
         raise ConfigurationError(str(invalid_input(error).message)) from error
     key.save(out)
-    typer.echo(f"{out}: {key.actor} may act as {', '.join(key.credential.roles)} {_until(key)}")
+    console.say(f"{out}: {key.actor} may act as {', '.join(key.credential.roles)} {_until(key)}")
 
 
 @app.command()
@@ -72,7 +73,7 @@ def show(
         "issuer": credential.issuer,
         "valid": f"from {credential.issued_at:%Y-%m-%d %H:%M:%S} UTC {_until(key)}",
     }.items():
-        typer.echo(f"{name:7} {value}")
+        console.say(f"{name:7} {value}")
 
 
 def _until(key: ActorKey) -> str:

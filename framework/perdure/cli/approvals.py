@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
+from rich.text import Text
 
 from perdure.approvals.evidence import check_approval
 from perdure.approvals.inbox_messages import InboxPage, InboxQuery
@@ -30,7 +31,6 @@ from perdure.cli.asking import (
     KeyFileOption,
     ReasonOption,
     ask,
-    console,
     print_json,
 )
 from perdure.errors import ConfigurationError, IngressError
@@ -39,6 +39,7 @@ from perdure.security.acts import ActorKey
 from perdure.security.rules import ActRules, ActSettings
 from perdure.serdes import invalid_input
 from perdure.targets import Target
+from perdure.terminal import console, several_lines
 
 R = TypeVar("R")
 
@@ -91,7 +92,7 @@ def list_(
         return
     whose = "anyone" if inbox == ANYONE else inbox
     if not page.items and page.next is None:
-        console.print(f"nothing waits for {whose}", highlight=False, markup=False)
+        console.say(f"nothing waits for {whose}")
         return
     table = Table("id", "until", "needed", "asked by", "what")
     for item in page.items:
@@ -99,10 +100,10 @@ def list_(
         table.add_row(
             item.approval_id, f"{item.deadline:%Y-%m-%d %H:%M:%S}", str(item.quorum), item.requester, item.title + place
         )
-    console.print(table, markup=False)
-    console.print(f"{len(page.items)} of {page.total} that wait for {whose}", highlight=False, markup=False)
+    console.print(table)
+    console.say(f"{len(page.items)} of {page.total} that wait for {whose}")
     if page.next is not None:
-        console.print(f"more: --after {page.next}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"more: --after {page.next}")
 
 
 @app.command()
@@ -115,13 +116,13 @@ def show(approval_id: IdArgument, *, as_json: JsonOption = False, ingress: Ingre
     facts = Table(show_header=False, box=None)
     for name, value in _facts(found).items():
         facts.add_row(name, value)
-    console.print(facts, markup=False)
+    console.print(facts)
     for entry in found.trail:
-        console.print(_line(entry), highlight=False, markup=False)
+        console.say(_line(entry))
 
 
-def _facts(found: ApprovalStatus) -> dict[str, str]:
-    facts = {
+def _facts(found: ApprovalStatus) -> dict[str, str | Text]:
+    facts: dict[str, str | Text] = {
         "id": found.approval_id,
         "status": found.status + (f" by {', '.join(found.decided_by)}" if found.decided_by else ""),
         "what": found.title,
@@ -133,7 +134,7 @@ def _facts(found: ApprovalStatus) -> dict[str, str]:
         "waits for": ", ".join(found.waits_for),
         "until": f"{found.deadline:%Y-%m-%d %H:%M:%S %Z}",
         "reason": found.reason,
-        "payload": json.dumps(found.payload, indent=2, ensure_ascii=False),
+        "payload": several_lines(json.dumps(found.payload, indent=2, ensure_ascii=False)),
         "digest": found.payload_digest,
     }
     return {name: value for name, value in facts.items() if value}
@@ -189,12 +190,9 @@ def delegate(
     """Let somebody decide in your place, once, until an end."""
     body = {"to": to, "until": _end(until).isoformat(), "reason": reason}
     done = _Desk(ingress, approval_id, key_file, actor, group).act("delegate", body, DelegationReceipt)
-    console.print(
+    console.say(
         f"{done.approval_id}: {done.to} may decide in the place of {done.actor} "
         f"until {done.until:%Y-%m-%d %H:%M:%S %Z}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -209,7 +207,7 @@ def withdraw(
 ) -> None:
     """Withdraw what you asked for yourself."""
     done = _Desk(ingress, approval_id, key_file, actor, None).act("withdraw", {"reason": reason}, WithdrawalReceipt)
-    console.print(f"{done.approval_id}: now {done.status}", highlight=False, markup=False)
+    console.say(f"{done.approval_id}: now {done.status}")
 
 
 @app.command()
@@ -229,7 +227,8 @@ def verify(
     if as_json:
         print_json(check)
     else:
-        console.print(str(check), highlight=False, markup=False, soft_wrap=True)
+        for line in check.lines:
+            console.say(line)
     if not check.good:
         raise typer.Exit(1)
 
@@ -256,11 +255,8 @@ class _Desk:
         done = self.act(act, {"reason": reason}, DecisionReceipt)
         place = f" in the place of {done.on_behalf_of}" if done.on_behalf_of else ""
         signed = "" if done.signed else " (unsigned)"
-        console.print(
+        console.say(
             f"{done.approval_id}: {done.act} by {done.actor}{place}{signed}, now {done.status}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
 
     def act(self, act: ProvableAct, body: dict[str, Any], receipt: type[R]) -> R:

@@ -11,12 +11,12 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 
 from perdure.errors import ConfigurationError
 from perdure.ingress import IngressClient
 from perdure.security.acts import ActorKey
 from perdure.security.codec import codec_from_environment
+from perdure.terminal import console
 
 T = TypeVar("T")
 
@@ -39,8 +39,6 @@ KeyFileOption = Annotated[
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; written into the trail.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-console = Console(soft_wrap=False)
 
 
 def ask(ingress_url: str, question: Callable[[IngressClient], Awaitable[T]]) -> T:
@@ -82,7 +80,7 @@ def who_acts(actor: str | None, key_file: Path | None) -> tuple[str, ActorKey | 
 
 def print_json(answer: BaseModel) -> None:
     """Print a model as JSON, for scripts."""
-    typer.echo(answer.model_dump_json(indent=2))
+    console.say_json(answer)
 
 
 def read_payload(text: str | None) -> Any:

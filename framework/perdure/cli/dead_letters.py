@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from perdure.cli.asking import (
     DEFAULT_INGRESS,
@@ -17,7 +18,6 @@ from perdure.cli.asking import (
     KeyFileOption,
     ReasonOption,
     ask,
-    console,
     print_json,
     read_payload,
     who_acts,
@@ -38,6 +38,7 @@ from perdure.saga.messages import (
 )
 from perdure.saga.proofs import sign_act
 from perdure.targets import Target
+from perdure.terminal import console, several_lines
 
 app = typer.Typer(help="Steps that could not be undone: list them, look at them, decide.", no_args_is_help=True)
 
@@ -69,7 +70,7 @@ def list_(
         print_json(found)
         return
     if not found.items:
-        console.print("no dead letters")
+        console.say("no dead letters")
         return
     table = Table("id", "step", "since", "tries", "error")
     for letter in found.items:
@@ -77,8 +78,8 @@ def list_(
         table.add_row(letter.id, letter.step, f"{letter.since:%Y-%m-%d %H:%M:%S}", tries, letter.error)
     console.print(table)
     for group in found.groups:
-        console.print(f"{group.count} x {group.signature}", highlight=False)
-    console.print(f"{found.total} in all, page {found.page} of {found.pages}", highlight=False)
+        console.say(f"{group.count} x {group.signature}")
+    console.say(f"{found.total} in all, page {found.page} of {found.pages}")
 
 
 @app.command()
@@ -108,7 +109,7 @@ def _find(ingress: str, letter_id: str) -> DeadLetter:
 
 def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     facts = Table(show_header=False, box=None)
-    for name, value in {
+    shown: dict[str, str | Text] = {
         "id": letter.id,
         "saga": f"{letter.saga_id} of {letter.service}, rolled back because: {letter.reason}",
         "step": letter.step,
@@ -116,20 +117,16 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
         "error": letter.error,
         "attempts": f"{letter.attempts}, redriven {letter.redriven} times before",
         "since": f"{letter.since:%Y-%m-%d %H:%M:%S %Z}",
-        "payload": json.dumps(letter.payload, indent=2, ensure_ascii=False),
-    }.items():
+        "payload": several_lines(json.dumps(letter.payload, indent=2, ensure_ascii=False)),
+    }
+    for name, value in shown.items():
         facts.add_row(name, value)
     console.print(facts)
     for entry in rollback.trail_of(letter.step, letter.position):
         proof = "unsigned" if entry.proof is None else "signed"
-        console.print(
-            f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})", highlight=False
-        )
-    console.print(
+        console.say(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})")
+    console.say(
         f"perdure dead-letters redrive {letter.id} tries again; resolve, skip and discard end it otherwise",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -165,7 +162,7 @@ def _act(act: Act) -> None:
             request = ActRequest(id=letter_id, actor=who, reason=reason, payload=new_payload, proof=proof)
             target: Target[ActRequest, ActReceipt] = Target("DeadLetters", act.value, ActRequest, ActReceipt)
             receipt = ask(ingress, lambda client: client.call(target, request))
-            console.print(f"{receipt.id}: {receipt.act} by {who}, now {receipt.state}", highlight=False)
+            console.say(f"{receipt.id}: {receipt.act} by {who}, now {receipt.state}")
             return
         wanted = ListRequest(signature=signature, page_size=500)
         letters = [] if key is None else ask(ingress, lambda client: client.call(_list, wanted)).items
@@ -179,9 +176,9 @@ def _act(act: Act) -> None:
             },
         )
         done = ask(ingress, lambda client: client.call(_many, many))
-        console.print(f"{act}: {len(done.done)} done, {len(done.refused)} refused", highlight=False)
+        console.say(f"{act}: {len(done.done)} done, {len(done.refused)} refused")
         for each, why in done.refused.items():
-            console.print(f"{each}: {why}", highlight=False)
+            console.say(f"{each}: {why}")
 
     command.__doc__ = texts[act]
     app.command(act.value)(command)

@@ -15,12 +15,14 @@ from typing import Annotated, Any, Final
 
 import httpx
 import typer
+from rich.text import Text
 
 from perdure.admin import AdminClient
-from perdure.cli.asking import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption, console
+from perdure.cli.asking import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption
 from perdure.cli.here import Finding, disk_finding, key_findings
 from perdure.errors import EngineError, PerdureError
 from perdure.saga.trouble import RETRIES_OF_STUCK, Trouble, many_id, survey, with_reasons
+from perdure.terminal import console
 
 TESTED_ENGINE: Final = (1, 7)
 """Major and minor version of the engine that perdure is tested with."""
@@ -52,9 +54,8 @@ def doctor(
     findings = asyncio.run(_all(ingress, admin, folder))
     width = max(len(each.about) for each in findings)
     for each in findings:
-        mark = "[red]!![/]" if each.trouble else "[green]ok[/]"
-        console.print(f"{mark} {each.about:<{width}}  ", end="", soft_wrap=True)
-        console.print(each.text, markup=False, soft_wrap=True, highlight=False)
+        mark = Text("!!", "red") if each.trouble else Text("ok", "green")
+        console.print(mark, f"{each.about:<{width}}  {each.text}", soft_wrap=True)
     if any(each.trouble for each in findings):
         raise typer.Exit(1)
 

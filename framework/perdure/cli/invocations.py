@@ -8,8 +8,9 @@ from typing import Annotated, Final, Literal
 import typer
 
 from perdure.admin import AdminClient
-from perdure.cli.asking import DEFAULT_ADMIN, AdminOption, console
+from perdure.cli.asking import DEFAULT_ADMIN, AdminOption
 from perdure.errors import ConfigurationError, EngineError
+from perdure.terminal import console
 
 app = typer.Typer(help="Invocations: go on with one that is paused, or end one.", no_args_is_help=True)
 
@@ -30,7 +31,7 @@ def _act(act: Act) -> None:
 
     def command(invocation_id: IdArgument, *, admin: AdminOption = DEFAULT_ADMIN) -> None:
         asyncio.run(_done(admin, invocation_id, act))
-        console.print(f"{invocation_id}: {_DONE[act]}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"{invocation_id}: {_DONE[act]}")
 
     command.__doc__ = _TEXTS[act]
     app.command(act)(command)

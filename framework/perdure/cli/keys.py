@@ -10,6 +10,7 @@ import typer
 from perdure.errors import ConfigurationError
 from perdure.security.codec import JournalCodec, new_encryption_key
 from perdure.security.keys import PrivateKey
+from perdure.terminal import console
 
 app = typer.Typer(help="Keys of the engine, of issuers, and for encryption.", no_args_is_help=True)
 
@@ -27,25 +28,25 @@ def new(
     """Make a key in a new file that only you can read, and show its public half; nothing is ever overwritten."""
     if encryption:
         codec = new_encryption_key(file)
-        typer.echo(f"encryption key {codec.key_ids[0]} in {file}: PERDURE_SECURITY_ENCRYPTION_KEYS_FILE={file}")
+        console.say(f"encryption key {codec.key_ids[0]} in {file}: PERDURE_SECURITY_ENCRYPTION_KEYS_FILE={file}")
         return
     key = PrivateKey.generate()
     key.save(file)
-    typer.echo(key.public.id)
+    console.say(key.public.id)
 
 
 @app.command()
 def show(file: FileArgument) -> None:
     """Show a key's public half; of a file of encryption keys, the keys' ids, the one in use first."""
     try:
-        typer.echo(PrivateKey.load(file).public.id)
+        console.say(PrivateKey.load(file).public.id)
     except ConfigurationError as no_signing_key:
         try:
             ids = JournalCodec.load(file).key_ids
         except ConfigurationError:
             raise no_signing_key from None
         for number, each in enumerate(ids):
-            typer.echo(f"{each}  {'seals and opens' if number == 0 else 'opens'}")
+            console.say(f"{each}  {'seals and opens' if number == 0 else 'opens'}")
 
 
 @app.command()
@@ -66,10 +67,10 @@ def rotate(
             raise ConfigurationError(f"a rotation is under way: go on with `perdure keys rotate {file} --activate`")
         key = PrivateKey.generate()
         key.save(following)
-        typer.echo(f"next key: {key.public.id} in {following}")
-        typer.echo(f"1. where signatures are checked, trust both, and restart: {current},{key.public.id}")
-        typer.echo("   (PERDURE_SECURITY_SIGNING_KEYS for the engine's key, PERDURE_ISSUER_KEYS for an issuer's)")
-        typer.echo(f"2. when all of them do: perdure keys rotate {file} --activate")
+        console.say(f"next key: {key.public.id} in {following}")
+        console.say(f"1. where signatures are checked, trust both, and restart: {current},{key.public.id}")
+        console.say("   (PERDURE_SECURITY_SIGNING_KEYS for the engine's key, PERDURE_ISSUER_KEYS for an issuer's)")
+        console.say(f"2. when all of them do: perdure keys rotate {file} --activate")
         return
     if not following.exists():
         raise ConfigurationError(f"there is no next key yet; first run: perdure keys rotate {file}")
@@ -80,10 +81,10 @@ def rotate(
     # A link, and not a rename: there is no moment without a key at FILE.
     previous.hardlink_to(file)
     following.replace(file)
-    typer.echo(f"in place: {key.public.id}")
-    typer.echo(f"3. restart what signs with {file}")
-    typer.echo(f"4. when nothing signed with {current} is under way any more, trust only: {key.public.id}")
-    typer.echo(f"5. remove {previous}")
+    console.say(f"in place: {key.public.id}")
+    console.say(f"3. restart what signs with {file}")
+    console.say(f"4. when nothing signed with {current} is under way any more, trust only: {key.public.id}")
+    console.say(f"5. remove {previous}")
 
 
 def _beside(file: Path, suffix: str) -> Path:

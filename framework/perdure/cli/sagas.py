@@ -19,7 +19,6 @@ from perdure.cli.asking import (
     AdminOption,
     IngressOption,
     JsonOption,
-    console,
     print_json,
 )
 from perdure.ingress import IngressClient
@@ -27,6 +26,7 @@ from perdure.saga.standing import OPEN, SagaList, SagaPhase, list_sagas
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
 from perdure.saga.trouble import why_paused
 from perdure.security.codec import codec_from_environment
+from perdure.terminal import console
 
 app = typer.Typer(help="Sagas: which are open, and each step of one.", no_args_is_help=True)
 
@@ -61,7 +61,7 @@ def list_(
         print_json(found)
         return
     if not found.items:
-        console.print("no such sagas" if phase or service else "no open sagas")
+        console.say("no such sagas" if phase or service else "no open sagas")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("saga", "service", "stands", "started", "because"):
@@ -77,8 +77,8 @@ def list_(
         )
     console.print(table)
     if found.total > len(found.items):
-        console.print(f"{found.total - len(found.items)} more: --limit {min(found.total, 1000)}", highlight=False)
-    console.print("perdure sagas show SAGA says what each waits for", highlight=False)
+        console.say(f"{found.total - len(found.items)} more: --limit {min(found.total, 1000)}")
+    console.say("perdure sagas show SAGA says what each waits for")
 
 
 @app.command()
@@ -105,7 +105,7 @@ def show(
         return
     draw(found)
     for line in (*held_up, *_to_do(found)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.say(line)
 
 
 async def _held_up(engine: AdminClient, saga: Timeline) -> list[str]:
@@ -158,9 +158,9 @@ def draw(saga: Timeline) -> None:
     # The engine has more words for what is not over, as invoked and suspended; the list of sagas has these two.
     under_way = "paused" if saga.status == "paused" else "running"
     stands = saga.result or under_way
-    console.print(f"saga {saga.saga_id} of {saga.service}: {stands}{rolled}", style="bold", highlight=False)
+    console.say(f"saga {saga.saga_id} of {saga.service}: {stands}{rolled}", style="bold")
     if saga.failure:
-        console.print(f"because: {saga.failure}", highlight=False)
+        console.say(f"because: {saga.failure}")
     begin = saga.started_at
     # What a narrow terminal has room for: errors come below, and nothing has a column of its own that is rarely there.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -181,13 +181,12 @@ def draw(saga: Timeline) -> None:
     console.print(table)
     for step in saga.steps:
         if step.error:
-            console.print(f"undoing {step.step} failed: {step.error}", highlight=False, markup=False)
-    console.print(f"started {begin:%Y-%m-%d %H:%M:%S %Z}, {_so_far(saga)}", highlight=False)
+            console.say(f"undoing {step.step} failed: {step.error}")
+    console.say(f"started {begin:%Y-%m-%d %H:%M:%S %Z}, {_so_far(saga)}")
     for entry in saga.rollback.trail if saga.rollback else []:
-        console.print(
+        console.say(
             f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act} {entry.step}: {entry.before} -> {entry.after}  "
             f"{entry.reason}",
-            highlight=False,
         )
 
 

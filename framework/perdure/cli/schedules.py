@@ -19,13 +19,13 @@ from perdure.cli.asking import (
     KeyFileOption,
     ReasonOption,
     ask,
-    console,
     print_json,
     read_payload,
     who_acts,
 )
 from perdure.errors import ConfigurationError
 from perdure.serdes import invalid_input
+from perdure.terminal import console
 from perdure.workflow.schedule.messages import (
     INDEX_KEY,
     ScheduleAct,
@@ -66,7 +66,7 @@ def list_(
         print_json(found)
         return
     if not found.items:
-        console.print("no schedules")
+        console.say("no schedules")
         return
     table = Table("name", "state", "when", "starts", "next", "runs", "failed", "last error")
     for each in found.items:
@@ -82,7 +82,7 @@ def list_(
             style=_STATE_STYLES.get(each.state),
         )
     console.print(table)
-    console.print(f"{found.total} in all, page {found.page} of {found.pages}", highlight=False)
+    console.say(f"{found.total} in all, page {found.page} of {found.pages}")
 
 
 @app.command()
@@ -142,7 +142,7 @@ def set_(
         proof = sign_setting(key, name, request.spec, reason=reason, at=datetime.now(UTC))
         request = request.model_copy(update={"proof": proof})
     found = ask(ingress, lambda client: client.call(set_target, request, key=name))
-    console.print(f"{name}: set by {who}, {found.state}, next {_time(found.next_at) or 'never'}", highlight=False)
+    console.say(f"{name}: set by {who}, {found.state}, next {_time(found.next_at) or 'never'}")
 
 
 def _act(act: ScheduleAct) -> None:
@@ -170,10 +170,10 @@ def _act(act: ScheduleAct) -> None:
         request = ScheduleActRequest(actor=who, reason=reason, proof=proof)
         found = ask(ingress, lambda client: client.call(act_target(act), request, key=name))
         if act is ScheduleAct.REMOVE:
-            console.print(f"{name}: removed by {who}", highlight=False)
+            console.say(f"{name}: removed by {who}")
             return
         left = f"{found.state}, next {_time(found.next_at) or 'never'}"
-        console.print(f"{name}: {act} by {who}, now {left}", highlight=False)
+        console.say(f"{name}: {act} by {who}, now {left}")
 
     command.__doc__ = texts[act]
     app.command(act.value)(command)
@@ -212,7 +212,7 @@ def _draw(schedule: ScheduleStatus) -> None:
         console.print(table)
     for entry in schedule.trail:
         proof = "unsigned" if entry.proof is None else "signed"
-        console.print(f"{_time(entry.at)}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})", highlight=False)
+        console.say(f"{_time(entry.at)}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})")
 
 
 def _time(moment: datetime | None) -> str:

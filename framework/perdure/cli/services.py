@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from rich.table import Table
 
 from perdure.admin import AdminClient
-from perdure.cli.asking import DEFAULT_ADMIN, AdminOption, JsonOption, console, print_json
+from perdure.cli.asking import DEFAULT_ADMIN, AdminOption, JsonOption, print_json
+from perdure.terminal import console
 
 _KINDS = {"Service": "service", "VirtualObject": "virtual object", "Workflow": "workflow"}
 
@@ -67,7 +68,7 @@ def services(
         before = each.service
     console.print(table)
     count = sum(each.public for each in found.handlers)
-    console.print(f"{len(found.handlers)} handlers, {count} of them public")
+    console.say(f"{len(found.handlers)} handlers, {count} of them public")
 
 
 def handlers_of(found: list[dict[str, Any]], *, public_only: bool = False) -> HandlerList:

@@ -21,12 +21,13 @@ from opentelemetry.trace import format_trace_id
 from restate.context import Request
 from restate.extensions import current_context
 from restate.logging import RestateLoggingFilter
-from structlog.stdlib import BoundLogger, ProcessorFormatter
+from structlog.stdlib import BoundLogger
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from perdure._sdk import handler_info
 from perdure.checking import check_types
 from perdure.errors import ConfigurationError
+from perdure.observability.log_lines import LineFormatter, fill_in, json_renderers, terminal_renderers
 from perdure.observability.trace_context import read_traceparent
 
 __all__ = ["LoggingConfig", "configure_logging", "get_logger"]
@@ -87,7 +88,7 @@ def get_logger(name: str | None = None) -> BoundLogger:
                 _with_invocation,
                 structlog.stdlib.add_logger_name,
                 structlog.stdlib.add_log_level,
-                structlog.stdlib.PositionalArgumentsFormatter(),
+                fill_in,
                 _hand_over,
             ],
             wrapper_class=BoundLogger,
@@ -106,7 +107,7 @@ def configure_logging(config: LoggingConfig | None = None, *, stream: TextIO | N
         ConfigurationError: An unknown level or format.
     """
     config = config or LoggingConfig.from_environment()
-    target = stream or sys.stdout
+    target = stream or sys.stdout  # noqa: TID251 - lines are escaped, see `log_lines`
     handler = logging.StreamHandler(target)
     handler.addFilter(_passes)
     handler.setFormatter(_formatter(config.format or ("console" if target.isatty() else "json"), target))
@@ -136,27 +137,20 @@ def level_number(setting: str, name: str) -> int:
 
 
 def _formatter(kind: str, target: TextIO) -> logging.Formatter:
-    renderer: list[Processor]
     match kind:
         case "json":
-            renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+            renderers = json_renderers()
         case "console":
-            renderer = [structlog.dev.ConsoleRenderer(colors=target.isatty())]
+            renderers = terminal_renderers(colors=target.isatty())
         case _:
             raise ConfigurationError(f"log format: '{kind}' is unknown, take json or console")
-    return ProcessorFormatter(
-        foreign_pre_chain=[
-            structlog.stdlib.add_logger_name,
-            structlog.stdlib.add_log_level,
-            structlog.stdlib.ExtraAdder(),
-            _with_invocation,
-        ],
-        processors=[
-            ProcessorFormatter.remove_processors_meta,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *renderer,
-        ],
-    )
+    before: list[Processor] = [
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        _with_invocation,
+    ]
+    return LineFormatter(target, before, renderers)
 
 
 class _Event(dict[str, Any]):

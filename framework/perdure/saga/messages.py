@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
+from perdure.people import Person
+from perdure.plain_text import Reason
 from perdure.saga.acts import Act
 from perdure.saga.plan import CompensationHandler, Outcome, SagaConfig, StepRecord, StepState
 from perdure.security.acts import SignedAct
@@ -197,10 +199,6 @@ class RollbackStatus(RunStatus):
     def trail_of(self, step: str, position: int) -> list[TrailEntry]:
         """Return what was done about a step, and not about one of another run with its name."""
         return [each for each in self.trail if each.step == step and each.position in (0, position)]
-
-
-Person = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
-Reason = Annotated[str, StringConstraints(max_length=2000)]
 
 
 class _Input(BaseModel):

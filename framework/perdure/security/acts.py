@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints, Valida
 
 from perdure.errors import ConfigurationError, Conflict, Forbidden, Unauthenticated
 from perdure.people import canonical_person
+from perdure.plain_text import Reason
 from perdure.security.credentials import Credential, Moment, Role, Serial, Signed, issue_credential, new_serial
 from perdure.security.encodings import payload_digest as digest_of
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey, read_private_file, write_private_file
@@ -47,7 +48,7 @@ class SignedAct(Signed):
     target: Annotated[str, StringConstraints(min_length=1, max_length=600)]
     payload_digest: Digest
     details_digest: Digest
-    reason: Annotated[str, StringConstraints(max_length=2000)] = ""
+    reason: Reason = ""
     at: Moment
     nonce: Serial
     credential: Credential

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Self, TypeAlias
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints, model_validator
 
 from perdure.errors import ConfigurationError
-from perdure.people import Person, canonical_person
+from perdure.people import Person, check_name
 from perdure.security.encodings import base64url_decode, base64url_encode, canonical_json
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 
@@ -52,7 +52,7 @@ def _as_public_key(text: str) -> str:
 
 
 def _as_group(name: str) -> str:
-    group = canonical_person(name)
+    group = check_name(name)
     if not group:
         raise ValueError("a group's name may not be empty")
     return group

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from perdure.plain_text import Reason
 from services.console.api.errors import ENGINE
 from services.console.guard.access import Approver, Viewer
 from services.console.parts import EngineOf, PartsOf
@@ -14,8 +15,6 @@ from services.console.reads import approvals
 from services.console.reads.approvals import ApprovalView, DecisionReceipt, DelegationReceipt, Inbox, Verdict
 
 router = APIRouter(prefix="/api/approvals", tags=["approvals"], responses=ENGINE)
-
-ReasonField = Annotated[str, Field(max_length=2000)]
 
 
 class Decision(BaseModel):
@@ -28,7 +27,7 @@ class Decision(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: ReasonField = ""
+    reason: Reason = ""
     payload_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
@@ -45,7 +44,7 @@ class Delegation(BaseModel):
 
     to: Annotated[str, Field(min_length=1, max_length=200)]
     until: AwareDatetime
-    reason: ReasonField = ""
+    reason: Reason = ""
 
 
 @router.get("", operation_id="inbox")

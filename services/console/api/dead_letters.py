@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from perdure.plain_text import Reason
 from perdure.saga.acts import Act
 from perdure.saga.messages import ActReceipt, DeadLetterFilter, DeadLetterPage, ListRequest, ManyActReceipt
-from services.console.api.approvals import ReasonField
 from services.console.api.errors import ENGINE
 from services.console.guard.access import Operator, Viewer
 from services.console.parts import EngineOf, PartsOf
@@ -33,7 +33,7 @@ class LetterAct(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: ReasonField = ""
+    reason: Reason = ""
     payload: JsonValue = None
     redriven: Redriven | None = None
 
@@ -53,7 +53,7 @@ class LettersAct(BaseModel):
 
     act: Act
     filter: DeadLetterFilter
-    reason: ReasonField = ""
+    reason: Reason = ""
     letters: Annotated[dict[str, Redriven], Field(max_length=dead_letters.MOST_AT_ONCE)] | None = None
 
 

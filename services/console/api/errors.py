@@ -15,7 +15,7 @@ _TEXTS: Final = {
     422: "A field of the request does not fit",
     429: "Too many",
     502: "A service failed",
-    503: "The engine does not answer, or the service is not deployed",
+    503: "The engine does not answer, the service is not deployed, or too many people are signing in",
     504: "No answer came in time; an act may still be done",
 }
 
@@ -32,7 +32,7 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
 OPEN: Final = answers(400, 403, 422)
 """Of a route that anybody may take, and that does not ask the engine."""
 
-OWN: Final = answers(400, 401, 403, 404, 409, 422)
+OWN: Final = answers(400, 401, 403, 404, 409, 422, 429, 503)
 """Of a route that asks the console's own database only."""
 
 ENGINE: Final = answers(400, 401, 403, 404, 409, 422, 429, 502, 503, 504)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.console.api.approvals import ReasonField
+from perdure.plain_text import Reason
 from services.console.api.errors import ENGINE
 from services.console.api.sagas import PageNumber
 from services.console.guard.access import Operator, Viewer
@@ -38,7 +38,7 @@ class Steering(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: ReasonField = ""
+    reason: Reason = ""
 
 
 class ScheduleSteering(Steering):

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.console.api.errors import OPEN, OWN, answers
 from services.console.guard.access import Viewer, check_same_origin
-from services.console.guard.cookies import clear_cookie, client_address, set_cookie
+from services.console.guard.addresses import client_address
+from services.console.guard.cookies import clear_cookie, device_cookie_name, set_cookie
 from services.console.parts import PartsOf
 from services.console.people.persons import Person
 from services.console.people.sessions import SessionInfo
@@ -57,12 +58,14 @@ class NewPassword(BaseModel):
     new: Annotated[str, Field(max_length=200)]
 
 
-@router.post("/session", status_code=201, responses={**OPEN, **answers(401, 429)}, operation_id="sign_in")
+@router.post("/session", status_code=201, responses={**OPEN, **answers(401, 429, 503)}, operation_id="sign_in")
 async def sign_in(credentials: Credentials, request: Request, response: Response, found: PartsOf) -> NewSession:
     """Sign in."""
     check_same_origin(request)
     address = client_address(request, found.settings)
-    person = await found.sign_in.check(credentials.name, credentials.password, address=address)
+    device = request.cookies.get(device_cookie_name(found.settings))
+    person = await found.sign_in.check(credentials.name, credentials.password, address=address, device=device)
+    await found.devices.remember(person, address, device, browser=False)
     agent = request.headers.get("user-agent", "")
     token, info, csrf = await found.sessions.begin(person, address=address, agent=agent)
     set_cookie(response, found.settings, token, info)
@@ -94,5 +97,5 @@ async def sign_out_everywhere(signed_in: Viewer, response: Response, found: Part
 @router.post("/password", status_code=204, responses=OWN, operation_id="change_password")
 async def change_password(password: NewPassword, signed_in: Viewer, response: Response, found: PartsOf) -> None:
     """Change one's own password; it ends all sessions."""
-    await found.persons.set_password(signed_in.person.name, password.new, by=signed_in.person.name, old=password.old)
+    await found.sign_in.change_password(signed_in, password.old, password.new)
     clear_cookie(response, found.settings)

@@ -116,7 +116,7 @@ class Gateway:
 
     async def _answer(self, request: Request, parts: Parts) -> Response:
         caller = await _caller(request, parts)
-        with self._limits_of(parts).taken(caller.name):
+        async with self._limits_of(parts).taken(caller.name):
             try:
                 asked, status, answer = await self._forward(request, parts, caller)
             except ConsoleError as error:
@@ -149,9 +149,7 @@ class Gateway:
     def _limits_of(self, parts: Parts) -> RateLimits:
         if self._limits is None:
             chosen = parts.settings
-            self._limits = RateLimits(
-                per_second=chosen.gateway_per_second, burst=chosen.gateway_burst, at_once=chosen.gateway_at_once
-            )
+            self._limits = RateLimits(chosen.gateway_rate, at_once=chosen.gateway_at_once)
         return self._limits
 
 

@@ -1,9 +1,10 @@
-"""The session's cookie."""
+"""The cookies: a session's, and that of a known browser."""
 
 from __future__ import annotations
 
-from fastapi import Request, Response
+from fastapi import Response
 
+from services.console.people.devices import LIFETIME
 from services.console.people.sessions import SessionInfo
 from services.console.settings import ConsoleSettings
 
@@ -47,20 +48,29 @@ def clear_cookie(response: Response, settings: ConsoleSettings) -> None:
     response.delete_cookie(cookie_name(settings), path="/", secure=settings.is_https, httponly=True, samesite="lax")
 
 
-def client_address(request: Request, settings: ConsoleSettings) -> str:
-    """Return where a request comes from: the connection's other end, or what a trusted proxy says.
+def device_cookie_name(settings: ConsoleSettings) -> str:
+    """Return the name of the cookie by which a browser is known again, see `services.console.people.devices`.
 
     Args:
-        request: The request.
-        settings: Which proxies are trusted.
+        settings: How people reach the console.
     """
-    address = request.client.host if request.client else "unknown"
-    if address not in settings.proxies:
-        return address
-    # Each proxy adds on the right what it saw, or in a line of its own; the first one from there that is no proxy of
-    # ours is the client. All lines count: the first one alone may be the stranger's own.
-    forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
-    for each in reversed(forwarded.split(",")):
-        if each.strip() and each.strip() not in settings.proxies:
-            return each.strip()[:64]
-    return address
+    return "__Host-perdure-device" if settings.is_https else "perdure-console-device"
+
+
+def set_device_cookie(response: Response, settings: ConsoleSettings, token: str) -> None:
+    """Give a browser its token as a known device.
+
+    Args:
+        response: The answer.
+        settings: How people reach the console.
+        token: The token.
+    """
+    response.set_cookie(
+        device_cookie_name(settings),
+        token,
+        max_age=round(LIFETIME.total_seconds()),
+        path="/",
+        secure=settings.is_https,
+        httponly=True,
+        samesite="strict",
+    )

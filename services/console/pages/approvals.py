@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, Response
 
+from perdure.plain_text import Reason
 from services.console.guard.access import Approver, Viewer
 from services.console.pages.render import done, fragment, page, path_of
 from services.console.parts import EngineOf, PartsOf
@@ -18,7 +19,7 @@ from services.console.reads.approvals import Verdict
 
 router = APIRouter()
 
-ReasonText = Annotated[str, Form(max_length=2000)]
+ReasonText = Annotated[Reason, Form()]
 _PAST = {"approve": "approved", "reject": "rejected"}
 
 

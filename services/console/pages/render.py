@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from services.console.pages.isolation import Isolation
 from services.console.pages.picture import spoken
 from services.console.parts import Parts, parts
 from services.console.people.persons import utc_now
@@ -26,6 +27,7 @@ _environment: Final = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    extensions=[Isolation],
 )
 
 

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from services.console.guard.access import Viewer, check_same_origin
-from services.console.guard.cookies import clear_cookie, client_address, set_cookie
+from services.console.guard.addresses import client_address
+from services.console.guard.cookies import clear_cookie, device_cookie_name, set_cookie, set_device_cookie
 from services.console.pages.render import page
 from services.console.parts import PartsOf
 from services.console.problems import ConsoleError
@@ -41,7 +42,8 @@ async def sign_in(request: Request, found: PartsOf, name: Text = "", password: T
     check_same_origin(request)
     address = client_address(request, found.settings)
     try:
-        person = await found.sign_in.check(name, password, address=address)
+        device = request.cookies.get(device_cookie_name(found.settings))
+        person = await found.sign_in.check(name, password, address=address, device=device)
     except ConsoleError as error:
         answer = await page(
             request, None, "signin.html", status=error.status, to=local_path(to), name=name, problem=error.message
@@ -53,6 +55,9 @@ async def sign_in(request: Request, found: PartsOf, name: Text = "", password: T
     token, info, _ = await found.sessions.begin(person, address=address, agent=agent)
     response = RedirectResponse(quote(local_path(to), safe="/%?&=+:;,@~!$'()*"), status_code=303)
     set_cookie(response, found.settings, token, info)
+    new_device = await found.devices.remember(person, address, device, browser=True)
+    if new_device is not None:
+        set_device_cookie(response, found.settings, new_device)
     return response
 
 
@@ -81,7 +86,7 @@ async def show_account(request: Request, signed_in: Viewer, found: PartsOf) -> H
 @router.post("/account/password")
 async def change_password(signed_in: Viewer, found: PartsOf, old: Text = "", new: Text = "") -> Response:
     """Change one's own password; it ends all sessions."""
-    await found.persons.set_password(signed_in.person.name, new, by=signed_in.person.name, old=old)
+    await found.sign_in.change_password(signed_in, old, new)
     return _signed_out(found)
 
 

@@ -30,7 +30,7 @@ def of_name_from(person: str, address: str) -> str:
         address: The address.
     """
     # No canonical name has a line break, so where the name ends is beyond doubt.
-    return f"{of_name(person)}\n{_place(address)}"
+    return f"{of_name(person)}\n{place(address)}"
 
 
 def of_address(address: str) -> str:
@@ -39,7 +39,25 @@ def of_address(address: str) -> str:
     Args:
         address: The address.
     """
-    return f"address {_place(address)}"
+    return f"address {place(address)}"
+
+
+def of_device(device: str) -> str:
+    """Return the key under which failures of a known device are counted.
+
+    Args:
+        device: The device's id.
+    """
+    return f"device {device}"
+
+
+def of_session(session: str) -> str:
+    """Return the key under which wrong old passwords of a session are counted.
+
+    Args:
+        session: The session's id.
+    """
+    return f"session {session}"
 
 
 async def forget(connection: AsyncConnection, person: str) -> None:
@@ -53,8 +71,12 @@ async def forget(connection: AsyncConnection, person: str) -> None:
     await connection.execute(delete(AttemptRow).where(or_(AttemptRow.whose == of_name(person), everywhere)))
 
 
-def _place(address: str) -> str:
-    """Return an address; of IPv6 its network, for who has one address there has all of them."""
+def place(address: str) -> str:
+    """Return an address as it is counted: of IPv6 its network, for who has one address there has all of them.
+
+    Args:
+        address: The address.
+    """
     try:
         read = ipaddress.ip_address(address)
     except ValueError:  # a proxy may name its clients as it likes

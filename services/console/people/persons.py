@@ -10,12 +10,12 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from perdure.people import ANYONE, canonical_person
+from perdure.people import ANYONE, canonical_person, check_name
 from services.console.people.attempts import forget
 from services.console.people.database import Database
-from services.console.people.passwords import Passwords
+from services.console.people.passwords import Passwords, Source
 from services.console.people.roles import Role
-from services.console.people.tables import ActRow, PersonRow, SessionRow
+from services.console.people.tables import ActRow, DeviceRow, PersonRow, SessionRow
 from services.console.problems import ConsoleError, invalid, not_found
 
 Clock = Callable[[], datetime]
@@ -112,7 +112,7 @@ class Persons:
             disabled=False,
             created_at=self._now(),
         )
-        hashed = await self._passwords.hash(password)
+        hashed = await self._passwords.hash(password, Source(f"person {by}", known=True))
         try:
             async with self._database.transaction() as connection:
                 await connection.execute(insert(PersonRow).values(**_row(person), password_hash=hashed))
@@ -165,41 +165,45 @@ class Persons:
             await self._log(connection, by, "change", after.name, _shown(after))
         return after
 
-    async def set_password(self, name: str, password: str, *, by: str, old: str | None = None) -> None:
-        """Give a person another password. It ends their sessions, and the wait after too many failed sign-ins.
+    async def set_password(self, name: str, password: str, *, by: str) -> None:
+        """Give a person another password.
+
+        It ends their sessions, and the wait after too many failed sign-ins, and no device of theirs is known any more.
 
         Args:
             name: The person.
             password: The new password.
             by: Who does it.
-            old: The password so far, when the person does it; None for an administrator.
 
         Raises:
-            ConsoleError: Nobody has the name, the old password is wrong, or the new one too weak.
+            ConsoleError: Nobody has the name, or the new password is too weak.
         """
         person = await self.get(name)
-        if old is not None and not await self.password_fits(person.name, old):
-            raise ConsoleError(400, "wrong_password", "the old password is wrong")
-        hashed = await self._passwords.hash(password)
+        hashed = await self._passwords.hash(password, Source(f"person {by}", known=True))
         async with self._database.transaction() as connection:
             await connection.execute(
                 update(PersonRow).where(PersonRow.name == person.name).values(password_hash=hashed)
             )
             await connection.execute(delete(SessionRow).where(SessionRow.person == person.name))
+            await connection.execute(delete(DeviceRow).where(DeviceRow.person == person.name))
             await forget(connection, person.name)
             await self._log(connection, by, "password", person.name, "")
 
-    async def password_fits(self, name: str, password: str) -> bool:
+    async def password_fits(self, name: str, password: str, source: Source) -> bool:
         """Tell if a password is a person's, in the same time for a name that nobody has.
 
         Args:
             name: The name.
             password: The password.
+            source: Who asks.
+
+        Raises:
+            ConsoleError: Too many are waiting.
         """
         async with self._database.reading() as connection:
             found = select(PersonRow.password_hash, PersonRow.disabled).where(PersonRow.name == canonical_person(name))
             row = (await connection.execute(found)).first()
-        fits = await self._passwords.fits(None if row is None else row.password_hash, password)
+        fits = await self._passwords.fits(None if row is None else row.password_hash, password, source)
         return fits and row is not None and not row.disabled
 
     async def acts(self, limit: int = 50) -> list[PeopleAct]:
@@ -249,7 +253,10 @@ def _shown(person: Person) -> str:
 
 
 def _checked_name(name: str) -> str:
-    person = canonical_person(name)
+    try:
+        person = check_name(name)
+    except ValueError as error:
+        raise invalid(f"name: {error}") from error
     if not person or len(person) > 200 or person == ANYONE or person.startswith("group:"):
         raise invalid("a person's name has 1 to 200 characters, and is neither 'anyone' nor a group's")
     return person
@@ -263,7 +270,10 @@ def _checked_roles(roles: Iterable[Role]) -> frozenset[Role]:
 
 
 def _checked_groups(groups: Iterable[str]) -> list[str]:
-    names = sorted({canonical_person(each).removeprefix("group:") for each in groups} - {""})
+    try:
+        names = sorted({check_name(each).removeprefix("group:") for each in groups} - {""})
+    except ValueError as error:
+        raise invalid(f"groups: {error}") from error
     if len(names) > 50 or any(len(each) > 100 for each in names):
         raise invalid("at most 50 groups, each of at most 100 characters")
     return names

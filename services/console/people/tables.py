@@ -76,6 +76,16 @@ class AttemptRow(Base):
     at: Mapped[datetime] = mapped_column(Moment)
 
 
+class DeviceRow(Base):
+    """A browser or an address from which a person signed in; of a browser's token, the hash."""
+
+    __tablename__ = "devices"
+
+    person: Mapped[str] = mapped_column(String(200), primary_key=True)
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    seen_at: Mapped[datetime] = mapped_column(Moment)
+
+
 class ApiKeyRow(Base):
     """A key of a program. The hash is what is kept of it."""
 
@@ -114,7 +124,11 @@ def _add_api_keys(connection: Connection) -> None:
     ApiKeyRow.metadata.tables[ApiKeyRow.__tablename__].create(connection)
 
 
-UPGRADES: Final[tuple[Callable[[Connection], None], ...]] = (_add_api_keys,)
+def _add_devices(connection: Connection) -> None:
+    DeviceRow.metadata.tables[DeviceRow.__tablename__].create(connection)
+
+
+UPGRADES: Final[tuple[Callable[[Connection], None], ...]] = (_add_api_keys, _add_devices)
 """What leads from each version to the next; the first one from version 1 to 2."""
 
 VERSION: Final = 1 + len(UPGRADES)

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, cast
 from pydantic import AwareDatetime, BaseModel, Field, JsonValue
 
 from perdure import Target
-from perdure.people import ANYONE, canonical_person
+from perdure.people import ANYONE, check_name
 from services.console.engine import Engine
 from services.console.people.sessions import SignedIn
 from services.console.problems import ConsoleError, invalid
@@ -303,7 +303,10 @@ async def delegate(
     Raises:
         ConsoleError: It was refused, or nobody answers.
     """
-    deputy = canonical_person(to)
+    try:
+        deputy = check_name(to)
+    except ValueError as error:
+        raise invalid(f"to: {error}") from error
     if not deputy:
         raise invalid("to whom? The name of a person is needed")
     moment = until.astimezone(UTC).isoformat()

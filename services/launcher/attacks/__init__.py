@@ -12,14 +12,16 @@ from typing import Final
 
 from services.launcher.attacks.acts import ACTS, LINKS
 from services.launcher.attacks.attack import Attack
+from services.launcher.attacks.floods import FLOODS
 from services.launcher.attacks.outside import CONSOLE, GATEWAY
 from services.launcher.attacks.ports import ENGINE, SERVICE
 from services.launcher.attacks.sealed import SEALED
+from services.launcher.attacks.text import TEXT
 from services.launcher.defended import Defended
 
 __all__ = ["ATTACKS", "Attack", "Outcome", "attack_all"]
 
-ATTACKS: Final[tuple[Attack, ...]] = (*SERVICE, *ENGINE, *ACTS, *LINKS, *CONSOLE, *GATEWAY, *SEALED)
+ATTACKS: Final[tuple[Attack, ...]] = (*SERVICE, *ENGINE, *ACTS, *LINKS, *CONSOLE, *GATEWAY, *SEALED, *TEXT, *FLOODS)
 """All of them."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from restate._internal import (  # noqa: TID251 - the verifier to agree with
+from restate._internal import (
     IdentityVerificationException,
     PyIdentityVerifier,
 )

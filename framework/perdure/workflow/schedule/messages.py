@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Final, TypeAlias
+from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from perdure.people import Person
+from perdure.plain_text import Reason
 from perdure.security.acts import SignedAct
 from perdure.targets import Target
 from perdure.workflow.schedule.plan import ScheduledTarget, ScheduleSpec
@@ -16,9 +17,6 @@ from perdure.workflow.schedule.plan import ScheduledTarget, ScheduleSpec
 INDEX_KEY: Final = "all"
 MAX_NAME_LENGTH: Final = 128
 OVERDUE: Final = timedelta(minutes=1)
-
-Reason: TypeAlias = Annotated[str, StringConstraints(max_length=2000)]
-"""Why, in a person's words; may be empty."""
 
 
 class ScheduleState(StrEnum):

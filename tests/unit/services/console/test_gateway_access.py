@@ -120,7 +120,7 @@ async def test_who_is_known_is_told_that_the_engine_is_down(desk):
 
 
 async def test_who_asks_too_often_is_told_to_slow_down(open_desk):
-    async with open_desk(gateway_per_second=0.01, gateway_burst=2) as desk:
+    async with open_desk(gateway_rate="2/hour") as desk:
         key, _ = await desk.parts.api_keys.add("shop", ["Trips/run"], by="a test")
         async with desk.client(headers={"authorization": f"Bearer {key}"}) as client:
             statuses = [(await client.post("/gateway/Trips/t1/run")).status_code for _ in range(3)]

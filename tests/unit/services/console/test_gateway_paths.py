@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from urllib.parse import quote, unquote, urlsplit
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from limits import parse
 
 from services.console.gateway.limits import RateLimits
 from services.console.gateway.paths import read_path
@@ -138,51 +140,39 @@ def test_a_key_arrives_as_it_is_or_not_at_all(key: str):
     assert unquote(asked.path.split("/")[2]) == key
 
 
-class Moments:
-    """A clock that is moved by hand."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def limits(clock: Moments) -> RateLimits:
-    return RateLimits(per_second=2, burst=3, at_once=2, clock=clock)
-
-
-def refused(found: RateLimits, caller: str) -> ConsoleError:
-    with pytest.raises(ConsoleError) as error, found.taken(caller):
-        pass
+async def refused(found: RateLimits, caller: str) -> ConsoleError:
+    with pytest.raises(ConsoleError) as error:
+        async with found.taken(caller):
+            pass
     assert error.value.status == 429
     return error.value
 
 
-def test_a_burst_is_taken_then_a_steady_rate_and_each_caller_has_their_own():
-    clock = Moments()
-    found = limits(clock)
-    for _ in range(3):
-        with found.taken("ada"):
+async def take(found: RateLimits, caller: str, times: int = 1) -> None:
+    for _ in range(times):
+        async with found.taken(caller):
             pass
-    assert refused(found, "ada").retry_after == 1
-    with found.taken("bob"):
-        pass
-    clock.now = 0.5
-    with found.taken("ada"):
-        pass
-    refused(found, "ada")
-    clock.now = 100
-    for _ in range(3):
-        with found.taken("ada"):
-            pass
-    refused(found, "ada")
 
 
-def test_so_many_are_open_at_a_time_and_an_error_closes_one():
-    found = limits(Moments())
-    with found.taken("ada"):
-        with suppress(RuntimeError), found.taken("ada"):
-            assert "open already" in refused(found, "ada").message
-            raise RuntimeError
-        with found.taken("ada"):
-            pass
+async def test_each_caller_has_a_rate_of_their_own(monkeypatch):
+    now = 1_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    found = RateLimits(parse("3/2 seconds"), at_once=2)
+    await take(found, "ada", 3)
+    error = await refused(found, "ada")
+    assert 1 <= error.retry_after <= 2
+    assert error.message == "at most 3 per 2 second: slow down"
+    await take(found, "bob")
+    now += 4
+    await take(found, "ada", 3)
+    await refused(found, "ada")
+
+
+async def test_so_many_are_open_at_a_time_and_an_error_closes_one():
+    found = RateLimits(parse("100/second"), at_once=2)
+    async with found.taken("ada"):
+        with suppress(RuntimeError):
+            async with found.taken("ada"):
+                assert "open already" in (await refused(found, "ada")).message
+                raise RuntimeError
+        await take(found, "ada")

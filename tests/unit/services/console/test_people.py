@@ -11,13 +11,15 @@ from sqlalchemy import insert, select, text, update
 
 from perdure.errors import ConfigurationError
 from services.console.people.database import Database
-from services.console.people.passwords import Passwords
+from services.console.people.passwords import Passwords, Source
 from services.console.people.roles import Role
 from services.console.people.tables import ActRow, PersonRow, SchemaRow, SessionRow
 from services.console.problems import ConsoleError
 from tests.unit.services.console.conftest import CHEAP, PASSWORD
 
 IDLE, LENGTH = timedelta(minutes=30), timedelta(hours=12)
+
+HERE = Source("a test")
 
 
 async def code_of(awaitable) -> tuple[int, str]:
@@ -33,10 +35,10 @@ async def test_a_password_is_kept_as_argon2id_and_checked(desk):
         (kept,) = await connection.scalars(select(PersonRow.password_hash))
     assert kept.startswith("$argon2id$")
     assert PASSWORD not in kept
-    assert await persons.password_fits("  ADA@example.com ", PASSWORD)
-    assert not await persons.password_fits("ada@example.com", PASSWORD + "!")
-    assert not await persons.password_fits("ada@example.com", "")
-    assert not await persons.password_fits("nobody@example.com", PASSWORD)
+    assert await persons.password_fits("  ADA@example.com ", PASSWORD, HERE)
+    assert not await persons.password_fits("ada@example.com", PASSWORD + "!", HERE)
+    assert not await persons.password_fits("ada@example.com", "", HERE)
+    assert not await persons.password_fits("nobody@example.com", PASSWORD, HERE)
 
 
 async def test_an_unknown_name_costs_a_verification_too(monkeypatch):
@@ -50,12 +52,12 @@ async def test_an_unknown_name_costs_a_verification_too(monkeypatch):
 
     passwords = Passwords(Counting(time_cost=1, memory_cost=8, parallelism=1))
     known = CHEAP.hash(PASSWORD)
-    assert await passwords.fits(known, PASSWORD)
-    assert not await passwords.fits(None, PASSWORD)
+    assert await passwords.fits(known, PASSWORD, HERE)
+    assert not await passwords.fits(None, PASSWORD, HERE)
     assert len(checked) == 2
     assert checked[0] == known
     assert checked[1].startswith("$argon2id$")
-    assert not await passwords.fits("no hash at all", PASSWORD)
+    assert not await passwords.fits("no hash at all", PASSWORD, HERE)
 
 
 @pytest.mark.parametrize("password", ["", "short", "x" * 11, "x" * 201, "abababababababab"])
@@ -140,17 +142,18 @@ async def test_signing_out_everywhere_and_a_change_of_rights_end_all_sessions(de
         changed = await persons.change("ada@example.com", **change, by="root@example.com")
         assert await sessions.find(token) is None
     assert (changed.roles, changed.groups, changed.disabled) == ({Role.OPERATOR}, ["finance"], True)
-    assert not await persons.password_fits("ada@example.com", PASSWORD), "who is disabled can't sign in"
+    assert not await persons.password_fits("ada@example.com", PASSWORD, HERE), "who is disabled can't sign in"
     assert await sessions.find(await desk.token("ada@example.com")) is None
 
     await persons.change("ada@example.com", disabled=False, by="root@example.com")
     token = await desk.token("ada@example.com")
-    wrong = persons.set_password("ada@example.com", "another long one", by="ada@example.com", old="wrong")
+    signed_in = await sessions.find(token)
+    wrong = desk.parts.sign_in.change_password(signed_in, "wrong", "another long one")
     assert await code_of(wrong) == (400, "wrong_password")
     assert await sessions.find(token) is not None
-    await persons.set_password("ada@example.com", "another long one", by="ada@example.com", old=PASSWORD)
+    await desk.parts.sign_in.change_password(signed_in, PASSWORD, "another long one")
     assert await sessions.find(token) is None
-    assert await persons.password_fits("ada@example.com", "another long one")
+    assert await persons.password_fits("ada@example.com", "another long one", HERE)
     assert [act.act for act in await persons.acts()][:3] == ["password", "change", "change"]
 
 
@@ -170,7 +173,7 @@ async def test_the_last_administrator_stays(desk):
         ("", "6.6.6.6", "127.0.0.1"),
         ("127.0.0.1", "10.1.1.1", "10.1.1.1"),
         ("127.0.0.1", "6.6.6.6, 10.1.1.1", "10.1.1.1"),
-        ("127.0.0.1,10.9.9.9", "6.6.6.6, 10.1.1.1, 10.9.9.9", "10.1.1.1"),
+        ("127.0.0.1,10.9.0.0/16", "6.6.6.6, 10.1.1.1, 10.9.9.9", "10.1.1.1"),
         ("127.0.0.1", "", "127.0.0.1"),
         # A proxy that writes a line of its own leaves the stranger's before it; all lines are one list.
         ("127.0.0.1", "6.6.6.6\n10.1.1.1", "10.1.1.1"),
@@ -216,3 +219,21 @@ async def test_the_database_is_its_owners_and_an_older_program_leaves_it_alone(t
 def test_a_database_that_will_not_do_is_refused_with_a_sentence(url):
     with pytest.raises(ConfigurationError, match="PERDURE_CONSOLE_DATABASE_URL"):
         Database(url)
+
+
+@pytest.mark.parametrize("text", ["eve\u202e@example.com", "eve\x1b[2J", "e\u200bve", "eve\nadmin", "eve\x9b"])
+async def test_names_groups_and_reasons_have_to_be_visible(desk, text):
+    admin = await desk.add("root@example.com", Role.ADMINISTRATOR, Role.APPROVER)
+    person = {"name": "eve@example.com", "password": PASSWORD, "roles": ["viewer"], "groups": []}
+    async with desk.client(headers={"authorization": f"Bearer {admin}"}) as client:
+        answers = {
+            "name": await client.post("/api/people", json={**person, "name": text}),
+            "groups": await client.post("/api/people", json={**person, "groups": [text]}),
+            "reason": await client.post("/api/approvals/trip-1/approve", json={"reason": text}),
+        }
+        form = await client.post("/approvals/trip-1/approve", data={"reason": text})
+    for field, answer in answers.items():
+        assert answer.status_code == 400
+        assert f"{field}: may not hold the invisible character U+" in answer.json()["message"]
+    assert form.status_code == 400
+    assert "reason: may not hold the invisible character U+" in form.text

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.console.people.fair_slots import FairSlots
+from services.console.problems import ConsoleError
+
+
+async def settle() -> None:
+    """Let every task run until it waits."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+class Work:
+    """Requests whose end the test decides."""
+
+    def __init__(self, slots: FairSlots) -> None:
+        self.slots = slots
+        self.order: list[str] = []
+        self.refused: list[int] = []
+        self.retry_after: set[int | None] = set()
+        self.inside = 0
+        self.most = 0
+        self._step = asyncio.Event()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def ask(self, source: str, *, known: bool = False) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._ask(source, known))
+        self.tasks.append(task)
+        return task
+
+    async def _ask(self, source: str, known: bool) -> None:
+        try:
+            async with self.slots.slot(source, known=known):
+                self.order.append(source)
+                self.inside += 1
+                self.most = max(self.most, self.inside)
+                try:
+                    await self._step.wait()
+                finally:
+                    self.inside -= 1
+        except ConsoleError as error:
+            self.retry_after.add(error.retry_after)
+            self.refused.append(error.status)
+
+    async def finish(self) -> None:
+        """Let whoever has a slot go on, and their successors too, until nobody waits."""
+        self._step.set()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def work(slots: int = 2, **bounds: int) -> AsyncIterator[Work]:
+    begun = Work(FairSlots(slots, **bounds))
+    yield begun
+    await begun.finish()
+    assert begun.inside == 0
+    assert begun.retry_after <= {1}
+    assert begun.slots._free == slots
+    assert not begun.slots._known
+    assert not begun.slots._strangers
+
+
+async def test_a_flood_from_one_source_is_refused_at_once():
+    async with work(waiting_per_source=4) as begun:
+        for _ in range(40):
+            begun.ask("flood")
+        await settle()
+        assert begun.refused == [429] * 34
+
+
+async def test_another_source_waits_for_one_of_the_flood_only():
+    async with work(waiting_per_source=4) as begun:
+        for _ in range(40):
+            begun.ask("flood")
+        begun.ask("ada")
+        await settle()
+        await begun.finish()
+        assert begun.order.index("ada") <= 3, "two in the slots, and one of the flood's queue"
+        assert begun.most == 2
+
+
+async def test_sources_are_served_in_turn():
+    async with work(slots=1) as begun:
+        for source in ("a", "a", "a", "b", "b", "c"):
+            begun.ask(source)
+        await settle()
+        await begun.finish()
+        assert begun.order == ["a", "a", "b", "c", "a", "b"]
+
+
+async def test_known_sources_come_first_and_have_room_of_their_own():
+    async with work(slots=1, waiting=3) as begun:
+        for each in range(6):
+            begun.ask(f"stranger {each}")
+        await settle()
+        assert begun.refused == [503] * 2
+        begun.ask("ada", known=True)
+        await settle()
+        await begun.finish()
+        assert begun.order[:2] == ["stranger 0", "ada"]
+        assert begun.refused == [503] * 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_who_gives_up_leaves_no_gap(known):
+    async with work(slots=1) as begun:
+        begun.ask("first")
+        await settle()
+        gone = begun.ask("gone", known=known)
+        begun.ask("ada")
+        await settle()
+        gone.cancel()
+        await settle()
+        await begun.finish()
+        assert begun.order == ["first", "ada"]
+
+
+async def test_a_turn_that_comes_to_who_gives_up_goes_on():
+    slots = FairSlots(1)
+    first = slots.slot("first")
+    await first.__aenter__()
+    gone = asyncio.create_task(slots.slot("gone").__aenter__())
+    await settle()
+    await first.__aexit__(None, None, None)  # the turn of the one that is cancelled before it runs again
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    async with asyncio.timeout(1), slots.slot("ada"):
+        pass
+
+
+@given(
+    asked=st.lists(st.tuples(st.sampled_from("abcd"), st.booleans(), st.sampled_from(["go", "cancel"])), max_size=40),
+    slots=st.integers(1, 3),
+)
+def test_slots_are_never_lost_or_doubled(asked, slots):
+    async def play() -> None:
+        async with work(slots, waiting_per_source=3, waiting=8) as begun:
+            for source, known, then in asked:
+                task = begun.ask(source, known=known)
+                await asyncio.sleep(0)
+                if then == "cancel":
+                    task.cancel()
+            await settle()
+        assert begun.most <= slots
+
+    asyncio.run(play())

@@ -1,0 +1,166 @@
+"""Floods of requests to a console that is really served: what they get, and what others notice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from perdure.ports import free_ports
+from services.console.app import create_app
+from services.console.parts import Parts
+from services.console.people.roles import Role
+from tests.unit.services.console.conftest import CHEAP, PASSWORD, settings_of
+
+ADA, BOB = "ada@example.com", "bob@example.com"
+
+
+class Served:
+    """A console in this process, behind a port.
+
+    Args:
+        url: Where it is.
+        parts: Its parts.
+    """
+
+    def __init__(self, url: str, parts: Parts) -> None:
+        self.url = url
+        self.parts = parts
+
+    async def session(self, name: str) -> str:
+        token, _, _ = await self.parts.sessions.begin(name, address="127.0.0.1", agent="a test")
+        return token
+
+    async def until(self, open_streams: int) -> None:
+        """Wait until so many streams are open."""
+        async with asyncio.timeout(20):
+            while self.parts.streams.count != open_streams:  # noqa: ASYNC110 - a count of the server's
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Callable[..., Any]:
+    @asynccontextmanager
+    async def served(hasher: Any = CHEAP, **changes: Any) -> AsyncIterator[Served]:
+        (port,) = free_ports(1)
+        app = create_app(settings_of(tmp_path, **changes), hasher=hasher)
+        server = uvicorn.Server(
+            uvicorn.Config(app, port=port, log_config=None, proxy_headers=False, timeout_graceful_shutdown=1)
+        )
+        running = asyncio.create_task(server.serve())
+        try:
+            async with asyncio.timeout(20):
+                while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+                    await asyncio.sleep(0.01)
+            for name in (ADA, BOB):
+                await app.state.parts.persons.add(name, PASSWORD, [Role.VIEWER], by="a test")
+            yield Served(f"http://127.0.0.1:{port}", app.state.parts)
+        finally:
+            server.should_exit = True
+            await running
+
+    return served
+
+
+@asynccontextmanager
+async def clients() -> AsyncIterator[httpx.AsyncClient]:
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(trust_env=False, timeout=30, limits=limits) as http:
+        yield http
+
+
+async def open_streams(
+    stack: AsyncExitStack, http: httpx.AsyncClient, served: Served, token: str, count: int
+) -> list[httpx.Response]:
+    headers = {"authorization": f"Bearer {token}", "accept": "text/event-stream"}
+
+    async def one() -> httpx.Response:
+        return await stack.enter_async_context(http.stream("GET", f"{served.url}/api/alerts/events", headers=headers))
+
+    return [await one() for _ in range(count)]
+
+
+async def test_streams_are_bounded_by_session_and_person(serve):
+    async with serve(streams_per_session=3, streams_per_person=5) as served, clients() as http:
+        first, second, bobs = [await served.session(name) for name in (ADA, ADA, BOB)]
+        async with AsyncExitStack() as stack:
+            answers = await open_streams(stack, http, served, first, 5)
+            assert [each.status_code for each in answers] == [200] * 3 + [429] * 2
+            assert answers[-1].headers["retry-after"] == "10"
+            assert "close one" in (await answers[-1].aread()).decode()
+            answers = await open_streams(stack, http, served, second, 3)
+            assert [each.status_code for each in answers] == [200] * 2 + [429]
+            answers = await open_streams(stack, http, served, bobs, 1)
+            assert [each.status_code for each in answers] == [200]
+            await served.until(6)
+        await served.until(0)
+        async with AsyncExitStack() as stack:
+            answers = await open_streams(stack, http, served, first, 3)
+            assert [each.status_code for each in answers] == [200] * 3
+
+
+async def test_streams_are_bounded_in_all(serve):
+    async with serve(streams=4) as served, clients() as http:
+        ada, bob = await served.session(ADA), await served.session(BOB)
+        async with AsyncExitStack() as stack:
+            await open_streams(stack, http, served, ada, 4)
+            (answer,) = await open_streams(stack, http, served, bob, 1)
+            assert answer.status_code == 503
+            async with http.stream("GET", f"{served.url}/health") as health:
+                assert health.status_code == 200
+
+
+async def test_a_flood_of_streams_at_once_gets_its_bound(serve):
+    async with serve(streams_per_session=12) as served, clients() as http:
+        token = await served.session(ADA)
+        async with AsyncExitStack() as stack:
+            answers = await asyncio.gather(*(open_streams(stack, http, served, token, 1) for _ in range(120)))
+            assert Counter(each.status_code for (each,) in answers) == {200: 12, 429: 108}
+            assert served.parts.streams.count == 12
+            other = await served.session(BOB)
+            me = await http.get(f"{served.url}/api/session", headers={"authorization": f"Bearer {other}"})
+            assert me.status_code == 200
+        await served.until(0)
+
+
+async def test_a_flood_of_guesses_lets_others_sign_in(serve):
+    """Forty guesses at once, with the hashes of production, held both slots for ten seconds."""
+    async with serve(None, url="https://c.test", trusted_proxies="127.0.0.1/32") as served, clients() as http:
+
+        async def sign_in(name: str, password: str, address: str) -> httpx.Response:
+            return await http.post(
+                f"{served.url}/api/session",
+                json={"name": name, "password": password},
+                headers={"x-forwarded-for": address},
+            )
+
+        flood = [asyncio.create_task(sign_in(f"guess-{each}", "wrong", "6.6.6.6")) for each in range(40)]
+        answer = await sign_in(ADA, PASSWORD, "10.1.1.1")
+        assert answer.status_code == 201
+        statuses = Counter(each.status_code for each in await asyncio.gather(*flood))
+        assert statuses.keys() == {401, 429}
+        assert statuses[429] >= 10
+        assert all("retry-after" in each.result().headers for each in flood if each.result().status_code == 429)
+
+
+async def test_a_proxy_that_many_come_through_locks_nobody_out(serve):
+    async with serve(trusted_proxies="127.0.0.0/8", forwarded_header="forwarded") as served, clients() as http:
+
+        async def sign_in(password: str, address: str) -> int:
+            answer = await http.post(
+                f"{served.url}/api/session",
+                json={"name": ADA, "password": password},
+                # The other header is the client's own invention here.
+                headers={"forwarded": f"for=9.9.9.9, for={address};proto=https", "x-forwarded-for": "10.1.1.1"},
+            )
+            return answer.status_code
+
+        assert [await sign_in("wrong", "6.6.6.6") for _ in range(30)] == [401] * 5 + [429] * 25
+        assert await sign_in(PASSWORD, "10.1.1.1") == 201

@@ -1,0 +1,54 @@
+"""Inputs of the library that name people, or give a reason, refuse text that does not show what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from perdure.approvals import inbox_messages, request
+from perdure.approvals import messages as approvals
+from perdure.saga import messages as sagas
+from perdure.security import acts, credentials, links
+from perdure.workflow.schedule import messages as schedules
+
+FIELDS = ("actor", "groups", "person", "requester", "to")
+HOSTILE = ("ada\x1b[2J", "ada\u202e", "ada\u200b", "ada\nok", "ada\x9b", "ada\u2028", "ada\r", "ada\u2066")
+
+
+def inputs() -> Iterator[Any]:
+    for module in (approvals, inbox_messages, request, sagas, schedules, acts, credentials, links):
+        for name, model in vars(module).items():
+            if isinstance(model, type) and issubclass(model, BaseModel) and model.__module__ == module.__name__:
+                if model.model_config.get("extra") != "forbid":
+                    continue
+                for field, info in model.model_fields.items():
+                    if field in FIELDS or (field == "reason" and model is not sagas.UndoRequest):
+                        yield pytest.param(field, info, id=f"{name}.{field}")
+
+
+def checked(field: str, info: FieldInfo, text: str) -> object:
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[(info.annotation, *info.metadata)])
+    if field != "groups":
+        return adapter.validate_python(text)
+    try:
+        return adapter.validate_python([text])
+    except ValidationError as error:
+        if error.errors()[0]["type"] != "dict_type":
+            raise
+        return adapter.validate_python({text: ["ada"]})
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize(("field", "info"), list(inputs()))
+def test_inputs_refuse_invisible_characters(field: str, info: FieldInfo, text: str):
+    assert checked(field, info, "ada")
+    with pytest.raises(ValidationError, match=r"invisible character U\+"):
+        checked(field, info, text)
+
+
+def test_the_inputs_are_found():
+    assert len(list(inputs())) >= 25
