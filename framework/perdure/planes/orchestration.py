@@ -10,6 +10,7 @@ import restate
 from typing_extensions import Unpack
 
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
+from perdure.callers import Caller
 from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError
 from perdure.idempotency import join_key
 from perdure.observability.lifecycle import SAGA_HEADER
@@ -64,6 +65,8 @@ class Orchestration:
         idempotency_prefix: str,
     ) -> None:
         self.ctx = ctx
+        self.caller: Caller | None = None
+        """The authenticated caller of this execution; None when no caller is authenticated. See `perdure.callers`."""
         self.saga = Saga(ctx, compensations, saga_id, ctx.request().headers.get(SAGA_HEADER, ""))
         self.saga_id = saga_id
         self._service = service

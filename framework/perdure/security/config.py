@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Field,
     ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
@@ -23,6 +24,7 @@ from perdure.durations import refuse_scaled_time
 from perdure.errors import ConfigurationError
 from perdure.security.codec import SecretBoxCodec
 from perdure.security.keys import PublicKey
+from perdure.security.platform import DEFAULT_PLATFORM, PLATFORM_SETTING, PlatformId
 from perdure.security.secrets import KNOWN_PUBLIC_KEYS, SettingsWithSecretFiles, refuse_default_secrets
 
 __all__ = ["Network", "SecurityConfig", "ValidationMode"]
@@ -108,6 +110,7 @@ class SecurityConfig(SettingsWithSecretFiles):
         trusted_proxies: Networks of proxies whose ``X-Forwarded-Proto`` is believed.
         metrics_networks: Networks that may read ``/metrics`` without a token: this machine by default.
         metrics_token: Bearer token with which everybody else may.
+        platform: The platform's id, ``PERDURE_PLATFORM``; what is signed for another platform is refused.
         encryption_keys_file: Keys with which what enters the journal is encrypted, see `SecretBoxCodec.load`; no file,
             no encryption.
 
@@ -116,7 +119,11 @@ class SecurityConfig(SettingsWithSecretFiles):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="PERDURE_SECURITY_", frozen=True, extra="forbid", hide_input_in_errors=True
+        env_prefix="PERDURE_SECURITY_",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        populate_by_name=True,
     )
 
     profile: Literal["production", "development"] = "production"
@@ -129,6 +136,7 @@ class SecurityConfig(SettingsWithSecretFiles):
     trusted_proxies: Networks = ()
     metrics_networks: Networks = _LOOPBACK
     metrics_token: SecretStr | None = None
+    platform: PlatformId = Field(default=DEFAULT_PLATFORM, validation_alias=PLATFORM_SETTING)
     encryption_keys_file: Path | None = None
 
     @model_validator(mode="wrap")
