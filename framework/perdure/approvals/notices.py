@@ -7,6 +7,16 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from perdure.approvals.approval import NewsKind
 
 
+def described(requester: str, *, verified: bool) -> str:
+    """Return a requester's name as people are told it, with a word of warning when nothing proves it.
+
+    Args:
+        requester: The name.
+        verified: Whether the requester was authenticated.
+    """
+    return requester if verified or not requester else f"{requester} (unverified)"
+
+
 class Recipient(BaseModel):
     """Somebody to tell.
 
@@ -31,6 +41,8 @@ class Tell(BaseModel):
         approval_id: The approval.
         title: What is to be decided.
         requester: Who asks.
+        requester_verified: Whether the requester was authenticated.
+        subject: The person whom the business is about, by the caller's word.
         payload_digest: What they are shown.
         stage: Which stage is under way.
         number: Which reminder it is.
@@ -43,6 +55,8 @@ class Tell(BaseModel):
     approval_id: str
     title: str
     requester: str
+    requester_verified: bool = False
+    subject: str = ""
     payload_digest: str
     stage: int
     number: int = 0
@@ -59,6 +73,8 @@ class ApprovalNotice(BaseModel):
         to: A person, a group as ``group:finance``, or ``anyone``.
         title: What is to be decided.
         requester: Who asks; empty when it's nobody in particular.
+        requester_verified: Whether the requester was authenticated.
+        subject: The person whom the business is about, by the caller's word.
         until: Until when they may decide.
         in_place_of: Who delegated it to them; None when it is their own right.
         link: Where they can decide without signing in; persons only, when links are configured. It is a secret.
@@ -72,6 +88,8 @@ class ApprovalNotice(BaseModel):
     to: str
     title: str
     requester: str
+    requester_verified: bool = False
+    subject: str = ""
     until: AwareDatetime
     in_place_of: str | None = None
     link: str | None = None
@@ -85,7 +103,8 @@ class ApprovalNotice(BaseModel):
             "escalated": "An approval was not decided in time, and now waits for you",
             "delegated": f"{self.in_place_of} asks you to decide in their place",
         }[self.kind]
-        asks = f", asked by {self.requester}" if self.requester else ""
+        asks = f", asked by {described(self.requester, verified=self.requester_verified)}" if self.requester else ""
+        asks += f", for {self.subject}" if self.subject not in ("", self.requester) else ""
         lines = [f"{why}: {self.title}{asks}.", f"It can be decided until {self.until:%Y-%m-%d %H:%M} UTC."]
         if self.link is not None:
             lines.append(f"Decide here: {self.link}")

@@ -260,9 +260,10 @@ class Orchestration:
         Args:
             approval_id: The approval's id; people decide at ``/Approvals/{id}/approve|reject``.
             timeout: How long the first ones who are asked have; durable.
-            options: ``title``: what is to be decided, in a sentence. ``requester``: who asks; may not decide.
-                ``approvers``: who may decide, people and groups (``group:finance``); anyone but the requester when left
-                out. ``groups``: members of groups, by name; of others, whoever proves it. ``quorum``: how many
+            options: ``title``: what is to be decided, in a sentence. ``subject``: the person whom the business is
+                about; may not decide. Neither may the requester, which is `caller`, or the subject when no caller is
+                authenticated. ``approvers``: who may decide, people and groups (``group:finance``); anyone else when
+                left out. ``groups``: members of groups, by name; of others, whoever proves it. ``quorum``: how many
                 approvals are needed. ``veto``: whose single rejection ends it. ``remind_every``: interval of reminders.
                 ``on_timeout``: what the end of the time means, ``error`` (the default), ``reject`` or ``approve``.
                 ``escalation``: `perdure.approvals.request.Stage`s that follow when the time is over. ``payload``: what
@@ -276,11 +277,13 @@ class Orchestration:
             Refused: Somebody withdrew the approval; terminal, 409.
             Cancelled: This invocation was cancelled; the approval is withdrawn.
             InvalidInput: The quorum can't be reached, or a name or text is too long.
+            Unauthenticated: Acts have to be signed, and no caller is authenticated; terminal, 401. See
+                `perdure.approvals.config.ApprovalsConfig`.
         """
         refuse_inside_run("request_approval")
         self.saga.add("approval")
         try:
-            return await ask(self.ctx, approval_id, timeout, options)
+            return await ask(self.ctx, approval_id, timeout, options, self.caller)
         except Cancelled as cancel:
             self._steps.cancelled = cancel
             raise

@@ -40,8 +40,9 @@ class IdentityVerifier:
 
     It decides as the SDK's own verifier does, and refuses a little more: a token without a known ``kid`` or without
     ``iat`` (restate-server sends both, and the key should be chosen by what is signed), one that was made more than a
-    minute from now, one that lasts longer than two minutes, one with ``crit`` extensions (RFC 7515: who doesn't know them must refuse), one whose JSON has a
-    field twice or is no UTF-8, and a request with one of the two headers twice: two readers might choose differently.
+    minute from now or lasts longer than two minutes, one with ``crit`` extensions (RFC 7515: who doesn't know them must
+    refuse), one whose JSON has a field twice or is no UTF-8, and a request with one of the two headers twice: two
+    readers might choose differently.
 
     Args:
         keys: The engines' keys; several while one takes over from another.
