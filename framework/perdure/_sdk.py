@@ -106,15 +106,6 @@ async def input_of(ctx: restate.Context) -> bytes | None:
     return body if context.journal_codec is None else bytes(await context.journal_codec.decode(body))
 
 
-def idempotency_key_of(ctx: restate.Context) -> str | None:
-    """Return the idempotency key that the invocation was started with.
-
-    Args:
-        ctx: The handler's context.
-    """
-    return cast("ServerInvocationContext", ctx).invocation.idempotency_key
-
-
 def has_key(ctx: restate.Context) -> bool:
     """Tell if a context belongs to a virtual object or a workflow."""
     return handler_info(ctx).kind != "service"

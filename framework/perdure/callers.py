@@ -34,7 +34,7 @@ async def caller(ctx: restate.Context) -> Caller | None:
         return None
     info, (_, key) = _sdk.handler_info(ctx), _sdk.invocation_of(ctx)
     target = CallTarget.model_construct(service=info.service, handler=info.handler, key=key)
-    body, idempotency_key = await _sdk.input_of(ctx), _sdk.idempotency_key_of(ctx)
+    body = await _sdk.input_of(ctx)
 
     def check() -> Caller:
         trust = get_act_rules().trust
@@ -43,8 +43,6 @@ async def caller(ctx: restate.Context) -> Caller | None:
                 f"this call has a token in {CALLER_HEADER}, and this service can't check it: set PERDURE_ISSUER_KEYS",
                 metadata={"why": "no_issuers"},
             )
-        return verify_call(
-            trust, token, target=target, body=body, idempotency_key=idempotency_key, now=datetime.now(UTC)
-        )
+        return verify_call(trust, token, target=target, body=body, now=datetime.now(UTC))
 
     return await run_with_retry(ctx, "authenticate-caller", check)

@@ -5,16 +5,7 @@ from __future__ import annotations
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from perdure.approvals.approval import NewsKind
-
-
-def described(requester: str, *, verified: bool) -> str:
-    """Return a requester's name as people are told it, with a word of warning when nothing proves it.
-
-    Args:
-        requester: The name.
-        verified: Whether the requester was authenticated.
-    """
-    return requester if verified or not requester else f"{requester} (unverified)"
+from perdure.approvals.request import asked_by
 
 
 class Recipient(BaseModel):
@@ -103,8 +94,8 @@ class ApprovalNotice(BaseModel):
             "escalated": "An approval was not decided in time, and now waits for you",
             "delegated": f"{self.in_place_of} asks you to decide in their place",
         }[self.kind]
-        asks = f", asked by {described(self.requester, verified=self.requester_verified)}" if self.requester else ""
-        asks += f", for {self.subject}" if self.subject not in ("", self.requester) else ""
+        asker = asked_by(self.requester, verified=self.requester_verified, subject=self.subject)
+        asks = f", asked by {asker}" if asker else ""
         lines = [f"{why}: {self.title}{asks}.", f"It can be decided until {self.until:%Y-%m-%d %H:%M} UTC."]
         if self.link is not None:
             lines.append(f"Decide here: {self.link}")

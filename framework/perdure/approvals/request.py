@@ -217,6 +217,18 @@ class ApprovalRequest(BaseModel):
         ]
 
 
+def asked_by(requester: str, *, verified: bool, subject: str = "") -> str:
+    """Return who asks for an approval and for whom, as people are told it; empty when it's nobody in particular.
+
+    Args:
+        requester: The requester.
+        verified: Whether the requester was authenticated.
+        subject: The person whom the business is about.
+    """
+    asker = requester if verified or not requester else f"{requester} (unverified)"
+    return f"{asker}, for {subject}".removeprefix(", ") if subject not in ("", requester) else asker
+
+
 def people_of(
     approvers: Iterable[str], groups: Mapping[str, Iterable[str]], excluded: Iterable[str]
 ) -> frozenset[str] | None:

@@ -3,8 +3,9 @@
 The ingress passes any header on, so a header alone proves nothing. The console's gateway signs a token with the
 issuer's key for each request that it forwards. A client that holds a credential signs a token with its own key.
 
-The engine keeps the headers of an invocation in clear, so a token is worth nothing for another handler, key, body or
-idempotency key, and it ends. A copy can only repeat the same request.
+The engine keeps the headers of an invocation in clear, so a token is worth nothing for another handler, key or body,
+and it ends. Until then a copy can repeat the same request: the engine doesn't tell handlers the idempotency key, so a
+token can't be bound to it.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class CallTarget(BaseModel):
         key: The key of the virtual object or workflow; empty for a plain service.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")  # frozen, so that it can be a key
 
     service: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     handler: Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -99,7 +100,6 @@ class SignedCall(Signed):
         owner: The person who made the program's API key.
         target: The handler.
         body_digest: SHA-256 of the body before it is encrypted.
-        idempotency_key: The idempotency key that it is sent with.
         at: When it was signed.
         expires_at: Until when the invocation may begin, not included.
         signer: The public key that signs it.
@@ -113,7 +113,6 @@ class SignedCall(Signed):
     owner: Person | None = None
     target: CallTarget
     body_digest: Digest
-    idempotency_key: Annotated[str, StringConstraints(max_length=1024)] | None = None
     at: Moment
     expires_at: Moment
     signer: KeyId
@@ -145,7 +144,6 @@ def vouch_for_call(
     target: CallTarget,
     body: bytes,
     *,
-    idempotency_key: str | None = None,
     delay: timedelta = timedelta(0),
     at: datetime,
     platform: str | None = None,
@@ -157,7 +155,6 @@ def vouch_for_call(
         caller: The caller.
         target: The handler.
         body: The body before it is encrypted.
-        idempotency_key: The idempotency key that it is sent with.
         delay: How much later a send begins.
         at: Now.
         platform: The platform that it is for; this process's by default.
@@ -172,7 +169,6 @@ def vouch_for_call(
         target,
         body,
         credential=None,
-        idempotency_key=idempotency_key,
         at=at,
         expires_at=at + delay + CALL_WAITS,
         platform=platform_from_environment() if platform is None else platform,
@@ -184,7 +180,6 @@ def sign_call(
     target: CallTarget,
     body: bytes,
     *,
-    idempotency_key: str | None = None,
     at: datetime,
 ) -> str:
     """Return a token for a call that a person signs with their own key. Not in handlers.
@@ -193,7 +188,6 @@ def sign_call(
         key: The person's key.
         target: The handler.
         body: The body before it is encrypted.
-        idempotency_key: The idempotency key that it is sent with.
         at: Now.
 
     Raises:
@@ -206,7 +200,6 @@ def sign_call(
         target,
         body,
         credential=key.credential,
-        idempotency_key=idempotency_key,
         at=at,
         expires_at=at + CALL_WAITS,
         platform=key.credential.platform,
@@ -219,7 +212,6 @@ def verify_call(
     *,
     target: CallTarget,
     body: bytes | None,
-    idempotency_key: str | None,
     now: datetime,
 ) -> Caller:
     """Return the caller that a token proves. Pure.
@@ -229,7 +221,6 @@ def verify_call(
         token: The token, as it came in.
         target: The handler that is called.
         body: The body as the handler has it; None for a handler that takes no input.
-        idempotency_key: The idempotency key of the invocation.
         now: The moment.
 
     Raises:
@@ -240,12 +231,11 @@ def verify_call(
         trust.check_credential(signed.credential, now)
     expected = {
         "target": (signed.target, target),
-        "idempotency_key": (signed.idempotency_key, idempotency_key),
         "body": (signed.body_digest, signed.body_digest if body is None else hashlib.sha256(body).hexdigest()),
     }
     for name, (said, found) in expected.items():
         if said != found:
-            raise _refused(f"is for another {name.replace('_', ' ')}", name)
+            raise _refused(f"is for another {name}", name)
     if signed.at > now + trust.clock_skew:
         raise _refused(f"is signed at {signed.at:%Y-%m-%d %H:%M:%S} UTC, in the future: set the clock", "future")
     if now >= signed.expires_at + trust.clock_skew or (
@@ -290,7 +280,6 @@ def _token(
     body: bytes,
     *,
     credential: Credential | None,
-    idempotency_key: str | None,
     at: datetime,
     expires_at: datetime,
     platform: str,
@@ -303,7 +292,6 @@ def _token(
         owner=caller.owner,
         target=target,
         body_digest=hashlib.sha256(body).hexdigest(),
-        idempotency_key=idempotency_key,
         at=at,
         expires_at=expires_at,
         signer=key.public.id,

@@ -28,12 +28,12 @@ ADA = ActorKey.issue(
 
 
 def token(caller: Caller = SHOP, issuer: PrivateKey = ISSUER, **changes: Any) -> str:
-    facts = {"target": TARGET, "body": BODY, "idempotency_key": "k1", "at": NOW, "platform": "shop", **changes}
+    facts = {"target": TARGET, "body": BODY, "at": NOW, "platform": "shop", **changes}
     return vouch_for_call(issuer, caller, **facts)
 
 
 def check(text: str, trust: Trust = TRUST, **changes: Any) -> Caller:
-    asked = {"target": TARGET, "body": BODY, "idempotency_key": "k1", "now": NOW, **changes}
+    asked = {"target": TARGET, "body": BODY, "now": NOW, **changes}
     return verify_call(trust, text, **asked)
 
 
@@ -50,7 +50,7 @@ def test_gateway_token_names_program_and_owner():
 
 def test_person_signs_own_call():
     signed = sign_call(ADA, TARGET, BODY, at=NOW)
-    assert check(signed, idempotency_key=None) == Caller(name="ada@example.com")
+    assert check(signed) == Caller(name="ada@example.com")
 
 
 @pytest.mark.parametrize(
@@ -62,18 +62,15 @@ def test_person_signs_own_call():
         ("target", {"target": CallTarget(service="Trips", handler="run")}),
         ("body", {"body": BODY + b" "}),
         ("body", {"body": b""}),
-        ("idempotency_key", {"idempotency_key": None}),
-        ("idempotency_key", {"idempotency_key": "k2"}),
         ("expired", {"now": NOW + CALL_WAITS + timedelta(seconds=30)}),
         ("future", {"now": NOW - timedelta(seconds=31)}),
     ],
 )
 def test_refuse_token_for_another_call(reason: str, changes: dict[str, Any]):
     assert why(token(), **changes) == reason
-    if reason != "idempotency_key":
-        now = changes.get("now", NOW)
-        expected = {"credential_expired", "credential_early"} if now != NOW else {reason}
-        assert why(sign_call(ADA, TARGET, BODY, at=NOW), **{"idempotency_key": None, **changes}) in expected
+    now = changes.get("now", NOW)
+    expected = {"credential_expired", "credential_early"} if now != NOW else {reason}
+    assert why(sign_call(ADA, TARGET, BODY, at=NOW), **changes) in expected
 
 
 def test_delayed_send_may_begin_later():
@@ -91,13 +88,13 @@ def test_refuse_signers_that_are_not_trusted():
     stranger = ActorKey.issue(
         OTHER, actor="ada@example.com", roles=["operator"], lifetime=timedelta(hours=1), now=NOW, platform="shop"
     )
-    assert why(sign_call(stranger, TARGET, BODY, at=NOW), idempotency_key=None) == "issuer"
+    assert why(sign_call(stranger, TARGET, BODY, at=NOW)) == "issuer"
     assert why(token(), Trust(issuers=(ISSUER.public,), platform="shop", revoked=frozenset({ISSUER.public.id}))) == (
         "revoked"
     )
     for revoked in (ADA.credential.serial, ADA.credential.key):
         trust = Trust(issuers=(ISSUER.public,), platform="shop", revoked=frozenset({revoked}))
-        assert why(sign_call(ADA, TARGET, BODY, at=NOW), trust, idempotency_key=None) == "revoked"
+        assert why(sign_call(ADA, TARGET, BODY, at=NOW), trust) == "revoked"
 
 
 def test_person_can_not_speak_as_a_program():
@@ -113,7 +110,7 @@ def test_person_can_not_speak_as_a_program():
 def test_refuse_person_token_that_lasts_too_long():
     fields = _fields(sign_call(ADA, TARGET, BODY, at=NOW)) | {"expires_at": NOW + timedelta(days=30)}
     long = SignedCall.signed_by(ADA.private_key, **fields, signer=ADA.credential.key, credential=ADA.credential)
-    assert why(long.token(), idempotency_key=None) == "expired"
+    assert why(long.token()) == "expired"
 
 
 def _fields(text: str) -> dict[str, Any]:
@@ -136,7 +133,6 @@ changes = st.one_of(
     st.builds(lambda to: {"kind": to}, st.sampled_from(["person", "program"])),
     st.builds(lambda to: {"target": {"service": "Trips", "handler": "run", "key": to}}, texts),
     st.builds(lambda to: {"body_digest": to}, st.text(alphabet="0123456789abcdef", min_size=64, max_size=64)),
-    st.builds(lambda to: {"idempotency_key": to}, st.one_of(st.none(), texts)),
     st.builds(lambda to: {"at": NOW + timedelta(seconds=to)}, st.integers(-1000, 1000)),
     st.builds(lambda to: {"expires_at": NOW + timedelta(seconds=to)}, st.integers(1, 10**7)),
     st.builds(lambda to: {"signer": to.public.id}, st.sampled_from([ISSUER, OTHER])),
@@ -160,7 +156,6 @@ def test_no_changed_field_passes(text: str, change: dict[str, Any]):
             changed.token(),
             target=changed.target,
             body=None,
-            idempotency_key=changed.idempotency_key,
             now=NOW,
         )
     except (Unauthenticated, Forbidden):
@@ -173,7 +168,7 @@ def test_no_changed_character_passes(text: str, place: int, shift: int):
     at = place % len(text)
     changed = text[:at] + chr((ord(text[at]) + shift) % 128) + text[at + 1 :]
     with pytest.raises(Unauthenticated):
-        check(changed, body=None, idempotency_key="k1" if text is TOKENS[0] else None)
+        check(changed, body=None)
 
 
 @pytest.mark.parametrize("text", ["", ".", "x", "a.b", "e30.e30", TOKENS[0] + "=", TOKENS[0] + ".", "A" * 20_000])
@@ -203,7 +198,7 @@ def test_refuse_token_that_is_too_long():
 def test_refuse_signatures_of_another_platform():
     elsewhere = Trust(issuers=(ISSUER.public,), platform="bank")
     assert why(token(), elsewhere) == "platform"
-    assert why(sign_call(ADA, TARGET, BODY, at=NOW), elsewhere, idempotency_key=None) == "platform"
+    assert why(sign_call(ADA, TARGET, BODY, at=NOW), elsewhere) == "platform"
     act = ADA.sign("approve", "Approvals/t1", "0" * 64, at=NOW)
     asked: dict[str, Any] = {
         "act": "approve", "target": "Approvals/t1", "payload_digest": "0" * 64, "now": NOW, "actor": ADA.actor
