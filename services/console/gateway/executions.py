@@ -25,7 +25,8 @@ _MOST: Final = 10_000
 # The headers come first in an entry, and may be long; what follows is the body.
 _HEADERS_WITHIN: Final = 256 * 1024
 # Not to be found inside of a value, where quotes are escaped.
-_TOKEN: Final = re.compile(rf'\{{"name":"{CALLER_HEADER}","value":"([A-Za-z0-9_.-]*)"\}}')
+_NAME: Final = f'{{"name":"{CALLER_HEADER}",'
+_TOKEN: Final = re.compile(rf'{re.escape(_NAME)}"value":"([A-Za-z0-9_.-]*)"\}}')
 
 
 @dataclass
@@ -72,11 +73,12 @@ class Executions:
             f"and i.target_service_key = {sql_text(target.key)} "
             f"and i.target_handler_name = {sql_text(target.handler)} and j.index = 0"
         )
-        tokens = [token for row in rows for token in _TOKEN.findall(row.get("entry") or "")]
-        if len(tokens) != 1:
+        entry = "".join(row.get("entry") or "" for row in rows)
+        token = _TOKEN.search(entry)
+        if token is None or entry.count(_NAME) != 1:
             return None
         try:
-            call = read_call(self.trust, tokens[0])
+            call = read_call(self.trust, token[1])
         except Unauthenticated:
             return None
         return call.caller if call.target == target else None

@@ -33,6 +33,7 @@ _UNITS: Final = {
     "h": timedelta(hours=1),
     "d": timedelta(days=1),
 }
+_LONGEST_DELAY: Final = timedelta(days=3650)
 _PART: Final = re.compile(r"(\d{1,9})(ms|[smhd])")
 _PARTS: Final = re.compile(rf"(?:{_PART.pattern})+")
 _ISO: Final = TypeAdapter(timedelta)
@@ -106,7 +107,7 @@ def read_path(raw_path: bytes, query: bytes, keyed: frozenset[str]) -> Asked:
     try:
         _duration(delay[1].decode())
     except (ValueError, OverflowError) as error:
-        raise _refused("write the delay as 10s, 1h30m or PT10S") from error
+        raise _refused("write the delay as 10s, 1h30m or PT10S, up to ten years") from error
     return Asked(asked.way, asked.service, asked.key, asked.handler, delay[1].decode())
 
 
@@ -114,13 +115,14 @@ def _duration(text: str) -> timedelta:
     """Return a duration as the ingress reads it, in parts or in ISO 8601.
 
     Raises:
-        ValueError: It is written in another way, or negative.
-        OverflowError: It is too long.
+        ValueError: It is written in another way, negative, or too long.
+        OverflowError: It is far too long.
     """
     if _PARTS.fullmatch(text):
-        return sum((int(number) * _UNITS[unit] for number, unit in _PART.findall(text)), timedelta(0))
-    duration = _ISO.validate_python(text) if text.startswith("P") else None
-    if duration is None or duration < timedelta(0):
+        duration = sum((int(number) * _UNITS[unit] for number, unit in _PART.findall(text)), timedelta(0))
+    else:
+        duration = _ISO.validate_python(text if text.startswith("P") else None)
+    if not timedelta(0) <= duration <= _LONGEST_DELAY:
         raise ValueError(text)
     return duration
 
