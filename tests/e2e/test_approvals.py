@@ -121,6 +121,7 @@ async def office(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory
     for name, actor, who in [
         ("ada", ADA, issuer),
         ("eve", "eve@example.com", issuer),
+        ("olga", "olga@example.com", issuer),
         ("mallory", ADA, PrivateKey.generate()),
     ]:
         key = ActorKey.issue(
@@ -143,7 +144,8 @@ async def office(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory
     platform = Platform(topology, engine, tell=print, environment=environment)
     try:
         await platform.start()
-        async with Stage.on(platform) as stage:
+        # Where acts are signed, a trip over the limit needs a caller who is known.
+        async with Stage.on(platform, ActorKey.load(folder / "olga.key")) as stage:
             office = Office(stage, folder, issuer.public.id, new_trip_id())
             await stage.send(office.forgotten, COSTLY)
             yield office
