@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from perdure.approvals.messages import ApprovalOutcome, ApprovalStatus
 from perdure.approvals.proofs import sign_act
 from perdure.approvals.service import definitions as approvals
 from perdure.approvals.targets import approval_status
+from perdure.callers import PARENT_HEADER
 from perdure.errors import IngressError
 from perdure.saga.hosting import definitions as rollbacks
 from perdure.security import (
@@ -90,6 +92,7 @@ class Platform:
 def served(did: Recording) -> list[Any]:
     told, thing, wait = sdk.Service("Told"), sdk.VirtualObject("Thing"), sdk.Workflow("Wait")
     buying, private = ControlPlaneService("Buying"), ControlPlaneService("Quiet")
+    parent, child = ControlPlaneService("Parent"), ControlPlaneService("Child", public=False)
 
     @handler(told)
     async def who(ctx: sdk.Context, text: str) -> Caller | None:
@@ -123,7 +126,16 @@ def served(did: Recording) -> list[Any]:
     async def hush(cp: Orchestration, subject: str) -> Caller | None:
         return cp.caller
 
-    return [told, thing, wait, buying, private, *rollbacks()]
+    @child.main()
+    async def play(cp: Orchestration, subject: str) -> Caller | None:
+        return cp.caller
+
+    @parent.main()
+    async def raise_(cp: Orchestration, subject: str) -> list[Caller | None]:
+        of_private = await cp.child("private", play, subject)
+        return [of_private, await cp.child("public", hush, subject, key=f"{cp.key}-public")]
+
+    return [told, thing, wait, buying, private, parent, child, *rollbacks()]
 
 
 @pytest_asyncio.fixture
@@ -287,3 +299,23 @@ async def test_caller_is_known_where_the_journal_is_encrypted(restate: Restate, 
             assert Caller.model_validate_json(answer) == SHOP
     finally:
         set_act_rules(None)
+
+
+async def test_private_child_has_its_parents_caller(platform: Platform):
+    for who in (SHOP, Caller(name="zoë@example.com"), None):
+        key = str(uuid4())
+        target = CallTarget(service="Parent", handler="run", key=key)
+        token = None if who is None else gateway(target, b'"x"', who)
+        answer = await platform.send(f"/Parent/{key}/run", b'"x"', token)
+        found = [each and Caller.model_validate(each) for each in answer.json()]
+        assert found == [who, None]
+
+
+@pytest.mark.restate_modes("http2")
+async def test_public_saga_believes_no_parent(platform: Platform):
+    claimed = {PARENT_HEADER: json.dumps(SHOP.model_dump(mode="json")), "content-type": "application/json"}
+    answer = await platform.http.post(f"{platform.env.ingress}/Quiet/{uuid4()}/run", content=b'"x"', headers=claimed)
+    assert (answer.status_code, answer.content) in ((200, b""), (200, b"null"))
+    refused = await platform.http.post(f"{platform.env.ingress}/Child/{uuid4()}/run", content=b'"x"', headers=claimed)
+    assert refused.status_code == 400
+    assert "not public" in refused.text

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import restate
 
 from perdure.binding import Definition, HandlerSignature, bind, read_signature, refuse_bare, written
-from perdure.callers import caller
+from perdure.callers import caller, inherited_caller
 from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, InvalidInput, TerminalError, causes
 from perdure.observability.tracing import annotate
@@ -222,6 +222,8 @@ class ControlPlaneService:
         )
         try:
             cp.caller = await caller(ctx)
+            if cp.caller is None and not self._public:
+                cp.caller = inherited_caller(ctx)
             result = await work(cp)  # and written: a result that can't be is a failure like others, to be rolled back
         except Exception as error:
             terminal = _terminal_cause(error)

@@ -10,7 +10,7 @@ import restate
 from typing_extensions import Unpack
 
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
-from perdure.callers import Caller
+from perdure.callers import Caller, told_to_child
 from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError
 from perdure.idempotency import join_key
 from perdure.observability.lifecycle import SAGA_HEADER
@@ -152,6 +152,9 @@ class Orchestration:
     ) -> O:
         """Run another orchestration as one step: when this saga is rolled back, the child's own rollback undoes it.
 
+        A child whose main handler is private has this saga's caller. A public one has none: anybody who reaches the
+        ingress could claim a parent.
+
         Args:
             name: The step's name, unique in this saga.
             main: The child's main handler, or its target.
@@ -172,6 +175,7 @@ class Orchestration:
         undo = roll_back_handler(target.service, child_key)
         payload = {"reason": f"the parent saga '{self.saga_id}' is rolled back", "wait": True, "parent": self.saga_id}
         step: Step[I, O] = Step(name, target, request, undo, payload, child_key)
+        self._steps.headers[name] = told_to_child(self.caller)
         try:
             result: O = (await self._steps.run(step))[0]
         except StepFailed as failed:
