@@ -31,7 +31,7 @@ purchases = ControlPlaneService("Purchases")
 async def buy(cp: Orchestration, purchase: Purchase) -> str:
     """Ask, wait for as long as it takes, and buy."""
     approved = await cp.await_human_approval(
-        cp.key, purchase.decide_within, title=f"Buy {purchase.what}?", requester=purchase.by
+        cp.key, purchase.decide_within, title=f"Buy {purchase.what}?", subject=purchase.by
     )
     if not approved:
         raise Refused("approval denied", 403, "approval_denied")

@@ -7,6 +7,7 @@ from perdure.admin import AdminClient
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.approvals.request import OnTimeout, Stage
 from perdure.binding import handler
+from perdure.callers import Caller, caller
 from perdure.clients import CallFuture, ObjectClient, SentInvocation, ServiceClient, WorkflowClient, WorkflowOutput
 from perdure.concurrency import (
     FanOutResult,
@@ -62,6 +63,7 @@ __all__ = [
     "ApprovalOutcome",
     "ApprovalResult",
     "CallFuture",
+    "Caller",
     "CompensationStrategy",
     "ControlPlaneService",
     "DataPlaneContext",
@@ -110,6 +112,7 @@ __all__ = [
     "WorkflowStatus",
     "WorkflowTimer",
     "add_hooks",
+    "caller",
     "clear_all",
     "configure_logging",
     "default_hooks",

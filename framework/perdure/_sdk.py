@@ -32,6 +32,7 @@ from restate.vm import (
 
 from perdure.errors import Cancelled, PerdureTerminalError, TerminalError, causes
 from perdure.run_scope import inside_run, refuse_inside_run
+from perdure.serdes import input_bytes
 
 HandlerKind = Literal["service", "exclusive", "shared", "workflow"]
 
@@ -88,6 +89,21 @@ def headers_of(ctx: restate.Context) -> Mapping[str, str]:
     """
     context: Any = ctx
     return {**dict(context.invocation.headers), **context.attempt_headers}
+
+
+async def input_of(ctx: restate.Context) -> bytes | None:
+    """Return the body that the invocation was started with, decrypted; None for a handler that takes no input.
+
+    Args:
+        ctx: The handler's context.
+    """
+    context = cast("ServerInvocationContext", ctx)
+    if context.handler.arity < 2:
+        return None
+    if (read := input_bytes.get()) is not None:
+        return read
+    body = bytes(context.invocation.input_buffer)  # a handler of the SDK alone: perdure has not read its input
+    return body if context.journal_codec is None else bytes(await context.journal_codec.decode(body))
 
 
 def has_key(ctx: restate.Context) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -11,10 +11,12 @@ import httpx
 
 from perdure.admin import AdminClient
 from perdure.clients import NO_REQUEST
-from perdure.errors import ConfigurationError, IngressError
+from perdure.errors import ConfigurationError, IngressError, InvalidInput
 from perdure.idempotency import check_idempotency_key
 from perdure.ingress_requests import IngressRequests, check_header, path_of, path_of_invocation, read, segment
 from perdure.places import Place, ValueCodec
+from perdure.security.acts import ActorKey
+from perdure.security.callers import CALL_WAITS, CALLER_HEADER, CallTarget, sign_call
 from perdure.serdes import serde_for
 from perdure.targets import Target, target_of
 
@@ -34,6 +36,7 @@ class IngressClient:
         admin_url: The engine's admin API, for `cancel`; the ingress itself can't cancel.
         codec: Seals inputs and opens outputs, for services that encrypt their journal
             (`perdure.security.codec_from_environment`): they refuse inputs in clear.
+        actor_key: Signs each call and send, so that the handler knows its caller (`perdure.caller`).
         http: A client to use instead of an own one; it is not closed.
     """
 
@@ -46,12 +49,14 @@ class IngressClient:
         retries: int = 4,
         admin_url: str | None = None,
         codec: ValueCodec | None = None,
+        actor_key: ActorKey | None = None,
         http: httpx.AsyncClient | None = None,
     ) -> None:
         headers = {"authorization": f"Bearer {auth_token}"} if auth_token else {}
         self._requests = IngressRequests(url, headers=headers, timeout=timeout, retries=retries, http=http)
         self._admin_url = admin_url
         self._codec = codec
+        self._actor_key = actor_key
 
     @property
     def url(self) -> str:
@@ -360,6 +365,8 @@ class IngressClient:
         repeatable: bool = False,
     ) -> str:
         target = target_of(handler)
+        if self._actor_key is not None and delay is not None and delay > CALL_WAITS:
+            raise InvalidInput(f"a signed call begins within {CALL_WAITS}, and this one is sent for later: {delay}")
         query = "" if delay is None else f"?delay={max(0, round(delay.total_seconds() * 1000))}ms"
         response = await self._post(
             f"{path_of(target, key)}/send{query}",
@@ -393,6 +400,9 @@ class IngressClient:
             own["idempotency-key"] = check_header(check_idempotency_key(idempotency_key), "idempotency key")
         # The ingress refuses an empty body of a handler with input, also where the input may be None.
         body = None if target.input is type(None) else serde_for(target.input).serialize(request) or b"null"
+        if self._actor_key is not None:
+            called = CallTarget(service=target.service, handler=target.handler, key=key or "")
+            own[CALLER_HEADER] = sign_call(self._actor_key, called, body or b"", at=datetime.now(UTC))
         if self._codec is not None:
             body = self._codec.seal(body or b"", Place.input(target.service, key, target.handler))
         return await self._requests.send(

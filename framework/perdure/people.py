@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator, StringConstraints
@@ -19,6 +20,9 @@ ANYONE: Final = "anyone"
 
 GROUP_PREFIX: Final = "group:"
 """What a group's name begins with where people and groups may stand; nobody's name begins with it."""
+
+PROGRAM_PREFIX: Final = "key:"
+"""What the name of a program begins with that calls with an API key, ``key:shop``; nobody's name begins with it."""
 
 # Letters and marks that are not seen although Unicode counts them as printable (Default_Ignorable_Code_Point).
 _INVISIBLE: Final = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
@@ -71,7 +75,34 @@ def _somebody(name: str) -> str:
         raise ValueError(f"'{ANYONE}' is nobody's name: it stands for the approvals that anyone may decide")
     if is_group(person):
         raise ValueError(f"'{person}' is a group, and a person is needed")
+    if person.startswith(PROGRAM_PREFIX):
+        raise ValueError(f"'{person}' is a program, and a person is needed")
     return person
+
+
+def mailbox_of(name: str) -> str:
+    """Return the mailbox behind a canonical name: ``ada@example.com`` for ``ada+trips@example.com`` (RFC 5233).
+
+    It is for telling that two names belong to one person, never for telling that a person is who they say they are:
+    not every mail server reads the ``+`` so. Other aliases are unknown here, such as dots that some servers ignore.
+
+    Args:
+        name: The name; one that is no e-mail address is returned as it is.
+    """
+    local, at, domain = name.rpartition("@")
+    mailbox, plus, _ = local.partition("+")
+    return f"{mailbox}{at}{domain}" if plus and mailbox else name
+
+
+def is_one_of(person: str, names: Iterable[str]) -> bool:
+    """Tell if a person is among some people, also under an alias of their mailbox.
+
+    Args:
+        person: The person's canonical name.
+        names: Canonical names; the empty one is nobody's.
+    """
+    mailbox = mailbox_of(person)
+    return any(name and mailbox_of(name) == mailbox for name in names)
 
 
 def is_group(name: str) -> bool:

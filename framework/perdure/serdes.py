@@ -12,6 +12,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Hashable
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -138,6 +139,10 @@ class Unreadable:
         self.error = error
 
 
+input_bytes: ContextVar[bytes | None] = ContextVar("perdure_input_bytes", default=None)
+"""The body that the running handler was started with, decrypted. It is set in the task that runs the handler."""
+
+
 class InputSerde(Serde[Any]):
     """The serde of a handler's input: never raises on reading, gives `Unreadable` for a body that does not fit.
 
@@ -154,6 +159,7 @@ class InputSerde(Serde[Any]):
 
     def deserialize(self, buf: bytes) -> Any:
         """Return the value, or `Unreadable` with the error to raise."""
+        input_bytes.set(bytes(buf))
         try:
             return self._inner.deserialize(buf)
         except ValidationError as error:

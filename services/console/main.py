@@ -17,6 +17,7 @@ from perdure.observability.logging import configure_logging
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
 from perdure.plain_text import escape_invisible
 from services.console.app import create_app
+from services.console.guard.framing import UnambiguousHttp
 from services.console.settings import ConsoleSettings
 
 _STOPS_WITHIN = 3
@@ -41,6 +42,7 @@ def main() -> int:
             app,
             host=settings.host,
             port=settings.port,
+            http=UnambiguousHttp,
             log_config=None,
             access_log=False,  # addresses of links are secrets
             server_header=False,

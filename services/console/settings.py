@@ -48,6 +48,8 @@ class ConsoleSettings(SettingsWithSecretFiles):
             password.
         issuer_key_file: The Ed25519 key that vouches for who is signed in; in the local folder when left out, and made
             there on the first start.
+        issuer_keys: ``PERDURE_ISSUER_KEYS``: public keys of the issuers that the platform trusts. The gateway knows by
+            them who started an execution before its issuer's key was changed.
         session_idle: A session ends when it isn't used for this long.
         session_length: A session ends after this long, used or not.
         sign_ins: How many sign-ins one address may try, failed or not, as in ``60/minute``.
@@ -86,6 +88,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
     url: str | None = None
     database_url: SecretStr | None = None
     issuer_key_file: Path | None = None
+    issuer_keys: str = Field(default="", validation_alias="PERDURE_ISSUER_KEYS")
     session_idle: timedelta = Field(default=timedelta(minutes=30), gt=timedelta(0))
     session_length: timedelta = Field(default=timedelta(hours=12), gt=timedelta(0))
     sign_ins: Rate = _rate("60/minute")
@@ -132,7 +135,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
             ConfigurationError: An address isn't an http(s) one, is plain http beyond this machine, or is https without
                 a trusted proxy.
         """
-        self.minters  # noqa: B018 - a key that is none is told at the start
+        self.minters, self.issuers  # noqa: B018 - a key that is none is told at the start
         if self.runbooks_url and urlsplit(self.runbooks_url).scheme not in ("http", "https"):
             raise ConfigurationError(f"{_PREFIX}RUNBOOKS_URL={self.runbooks_url}: it has to begin with https://")
         address = urlsplit(self.public_url)
@@ -175,7 +178,16 @@ class ConsoleSettings(SettingsWithSecretFiles):
     @property
     def minters(self) -> tuple[PublicKey, ...]:
         """The keys of links."""
-        return tuple(PublicKey.parse(each.strip()) for each in self.link_keys.split(",") if each.strip())
+        return _keys(self.link_keys)
+
+    @property
+    def issuers(self) -> tuple[PublicKey, ...]:
+        """The keys of the issuers that the platform trusts, besides the console's own."""
+        return _keys(self.issuer_keys)
+
+
+def _keys(listed: str) -> tuple[PublicKey, ...]:
+    return tuple(PublicKey.parse(each.strip()) for each in listed.split(",") if each.strip())
 
 
 def is_loopback(host: str) -> bool:

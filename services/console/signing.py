@@ -13,7 +13,8 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from perdure.errors import ConfigurationError
-from perdure.security import ActorKey, PrivateKey, PublicKey
+from perdure.security import ActorKey, Caller, CallTarget, PrivateKey, PublicKey
+from perdure.security.callers import vouch_for_call
 from services.console.people.persons import Clock, utc_now
 from services.console.people.sessions import SignedIn
 
@@ -63,6 +64,17 @@ class Signer:
         key = self.key(signed_in)
         signed = key.sign(act, target, payload_digest, reason=reason, details=details, at=self._now())
         return signed.model_dump(mode="json")
+
+    def vouch(self, caller: Caller, target: CallTarget, body: bytes, *, delay: timedelta = timedelta(0)) -> str:
+        """Return a token that tells a handler who calls it through the gateway.
+
+        Args:
+            caller: The caller, whom the gateway has authenticated.
+            target: The handler.
+            body: The body before it is encrypted.
+            delay: How much later a send begins.
+        """
+        return vouch_for_call(self._issuer, caller, target, body, delay=delay, at=self._now())
 
     def forget(self, signed_in: SignedIn) -> None:
         """Forget the key of a session that ends.

@@ -50,12 +50,16 @@ _WITHIN: Final = 20.0
 _LETTERS: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
 
 ADA, GRACE, OLGA, VERA = "ada@example.com", "grace@example.com", "olga@example.com", "vera@example.com"
+KIM = "kim@example.com"
+MALLORY = "mallory@example.com"
 
 PEOPLE: Final[Mapping[str, tuple[Role, ...]]] = {
     ADA: (Role.APPROVER,),  # who travels, and would approve it
     GRACE: (Role.APPROVER,),
     OLGA: (Role.OPERATOR,),
     VERA: (Role.VIEWER,),
+    KIM: (Role.ADMINISTRATOR, Role.APPROVER),  # who made the shop's key, and would approve what it books
+    MALLORY: (Role.OPERATOR, Role.APPROVER),  # who may book and approve, but not the same trip
 }
 
 
@@ -95,11 +99,13 @@ class Defended:
     Args:
         stage: The platform.
         http: Connections of the attacker's.
-        waiting: A trip of ada's that waits for an approval.
+        waiting: A trip of ada's that the shop booked, and that waits for an approval.
+        disguised: A trip that mallory booked in ada's name, and that waits for an approval.
         letter: A dead letter.
         link: A link to decide another approval, which was used already.
         linked: That approval.
-        api_key: A key that may book trips and ask for their status, and nothing else.
+        api_key: The shop's key, which may book trips and ask for their status, and nothing else.
+        other_key: Another shop's key for the same.
         sessions: Sessions' tokens, by person.
         keys: Keys that sign acts, by person.
         engine_key: What the engine signs its requests with.
@@ -108,10 +114,12 @@ class Defended:
     stage: Stage
     http: httpx.AsyncClient
     waiting: str
+    disguised: str
     letter: DeadLetter
     link: str
     linked: str
     api_key: str
+    other_key: str
     sessions: Mapping[str, str]
     keys: Mapping[str, ActorKey]
     engine_key: PrivateKey
@@ -135,20 +143,24 @@ class Defended:
             person: ActorKey.issue(issuer, actor=person, roles=roles, groups=(), lifetime=timedelta(hours=1), now=now)
             for person, roles in PEOPLE.items()
         }
-        api_key, sessions = await _people(topology)
+        api_key, other_key, sessions = await _people(topology)
         database = Database(topology.database_url)
         try:
             async with Stage.on(platform) as stage, httpx.AsyncClient(trust_env=False, timeout=30) as http:
-                waiting, linked = await _waiting(stage), await _waiting(stage)
+                waiting, linked, disguised = [
+                    await _waiting(stage, http, token) for token in (api_key, api_key, sessions[MALLORY])
+                ]
                 link = await _used_link(stage, topology, linked)
                 yield cls(
                     stage=stage,
                     http=http,
                     waiting=waiting,
+                    disguised=disguised,
                     letter=await _dead_letter(stage),
                     link=link,
                     linked=linked,
                     api_key=api_key,
+                    other_key=other_key,
                     sessions=sessions,
                     keys=keys,
                     engine_key=PrivateKey.load(topology.identity_key_file),
@@ -162,9 +174,13 @@ class Defended:
         """Where everything is."""
         return self.stage.platform.topology
 
-    async def approval(self) -> ApprovalStatus:
-        """Return the approval that is waited for."""
-        return await self.stage.ingress.call(approval_status, key=self.waiting)
+    async def approval(self, approval_id: str | None = None) -> ApprovalStatus:
+        """Return an approval that is waited for.
+
+        Args:
+            approval_id: The approval; that of the shop's trip by default.
+        """
+        return await self.stage.ingress.call(approval_status, key=approval_id or self.waiting)
 
     async def letter_now(self) -> DeadLetter:
         """Return the dead letter, as it stands."""
@@ -192,8 +208,9 @@ class Defended:
         async with self._database.snapshot() as connection:
             for table in Base.metadata.sorted_tables:
                 digest.update(repr(sorted(map(repr, await connection.execute(_everything(table))))).encode())
-        approval, letter = await self.approval(), await self.letter_now()
-        digest.update(repr((approval.status, approval.decisions)).encode())
+        for approval in (await self.approval(), await self.approval(self.disguised)):
+            digest.update(repr((approval.status, approval.decisions, approval.delegations)).encode())
+        letter = await self.letter_now()
         digest.update(repr((letter.id, letter.redriven, letter.payload)).encode())
         return digest.hexdigest()
 
@@ -202,7 +219,7 @@ def _everything(table: SqlTable) -> Any:
     return select(table)
 
 
-async def _people(topology: Topology) -> tuple[str, dict[str, str]]:
+async def _people(topology: Topology) -> tuple[str, str, dict[str, str]]:
     settings = ConsoleSettings(local_dir=topology.home)
     database = ConsoleDatabase(settings.database)
     try:
@@ -212,15 +229,23 @@ async def _people(topology: Topology) -> tuple[str, dict[str, str]]:
         for person, roles in PEOPLE.items():
             await persons.add(person, uuid4().hex, roles, by="the range")
             tokens[person], _, _ = await sessions.begin(person, address="127.0.0.1", agent="the range")
-        secret, _ = await ApiKeys(database).add("shop", ["Trips/run", "Trips/status"], by="the range")
+        api_keys, rights = ApiKeys(database), ["Trips/run", "Trips/status"]
+        secret, _ = await api_keys.add("shop", rights, by=KIM)
+        other, _ = await api_keys.add("other-shop", rights, by=KIM)
     finally:
         await database.dispose()
-    return secret, tokens
+    return secret, other, tokens
 
 
-async def _waiting(stage: Stage) -> str:
+async def _waiting(stage: Stage, http: httpx.AsyncClient, token: str) -> str:
     trip_id = new_trip_id()
-    await stage.send(trip_id, order(amount_minor=250_000))
+    answer = await http.post(
+        f"{stage.platform.topology.console_url}/gateway/Trips/{trip_id}/run/send",
+        json=order(amount_minor=250_000).model_dump(mode="json"),
+        headers={"authorization": f"Bearer {token}"},
+    )
+    if not answer.is_success:
+        raise StageError(f"the gateway took no trip: {answer.status_code} {answer.text[:200]}")
     await stage.until_step(trip_id, "approval")
     give_up = time.monotonic() + _WITHIN
     while True:

@@ -20,6 +20,7 @@ from perdure.errors import IngressError, PerdureError
 from perdure.places import Place
 from perdure.saga.messages import rollback_status
 from perdure.saga.plan import Outcome
+from perdure.security import ActorKey
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.data_plane.audit import audit
@@ -81,26 +82,32 @@ class Stage:
         platform: The running platform.
         http: For requests that no well-behaved client would make.
         database: The data plane's database, to look at.
+        actor_key: Signs the calls; unsigned calls when left out.
     """
 
-    def __init__(self, platform: Platform, http: httpx.AsyncClient, database: Database) -> None:
+    def __init__(
+        self, platform: Platform, http: httpx.AsyncClient, database: Database, actor_key: ActorKey | None = None
+    ) -> None:
         self.platform = platform
-        self.ingress = IngressClient(platform.topology.ingress_url, http=http, codec=platform.codec)
+        self.ingress = IngressClient(
+            platform.topology.ingress_url, http=http, codec=platform.codec, actor_key=actor_key
+        )
         self._http = http
         self._database = database
 
     @classmethod
     @asynccontextmanager
-    async def on(cls, platform: Platform) -> AsyncIterator[Self]:
+    async def on(cls, platform: Platform, actor_key: ActorKey | None = None) -> AsyncIterator[Self]:
         """Open a stage on a platform.
 
         Args:
             platform: The running platform.
+            actor_key: Signs the calls; unsigned calls when left out.
         """
         database = Database(platform.topology.database_url)
         try:
             async with local_http() as http:
-                yield cls(platform, http, database)
+                yield cls(platform, http, database, actor_key)
         finally:
             await database.dispose()
 

@@ -77,6 +77,7 @@ def make_trust(topology: Topology, environment: Mapping[str, str]) -> Trust:
         },
         console={
             _ISSUER_FILE: str(issuer_file),
+            _ISSUERS: _merged(environment.get(_ISSUERS, ""), _believed(issuer_file)),
             "PERDURE_CONSOLE_LINK_KEYS": _merged("", links),
         },
     )

@@ -15,7 +15,8 @@ from perdure.engine import LocatedEngine
 from services.launcher.attacks import ATTACKS, Attack, attack_all
 from services.launcher.attacks.acts import ACTS
 from services.launcher.booking import ORDINARY, new_trip_id
-from services.launcher.defended import GRACE, VERA, Defended, defended_environment
+from services.launcher.defended import ADA, GRACE, KIM, MALLORY, VERA, Defended, defended_environment
+from services.launcher.orders import order
 from services.launcher.platform import Platform
 from services.launcher.receiver import TraceReceiver
 from services.launcher.topology import SERVICES
@@ -54,7 +55,7 @@ async def defended(
 
 async def test_every_attack_is_refused_and_changes_nothing(defended: Defended):
     assert len(ATTACKS) >= 50
-    boundaries = {"service", "engine", "act", "link", "console", "gateway", "encryption"}
+    boundaries = {"service", "engine", "act", "link", "console", "gateway", "encryption", "identity"}
     assert {attack.boundary for attack in ATTACKS} == boundaries
     outcomes = await attack_all(defended)
     assert len(outcomes) == len(ATTACKS)
@@ -73,7 +74,7 @@ async def test_who_may_look_sees_an_encrypted_saga_step_by_step_at_the_console(d
     assert phases[defended.waiting] == "running"
     assert phases[defended.letter.saga_id] == "needs_attention"
     overview = (await defended.http.get(f"{url}/api/overview", headers=headers)).json()
-    assert overview["open_approvals"] == 1
+    assert overview["open_approvals"] == 2
 
 
 async def test_nothing_secret_comes_out(defended: Defended, traces: TraceReceiver):
@@ -108,12 +109,13 @@ async def test_nothing_secret_comes_out(defended: Defended, traces: TraceReceive
         traveller,
         METRICS_TOKEN,
         defended.api_key,
+        defended.other_key,
         defended.link,
         *defended.sessions.values(),
         (keys / "journal.keys").read_text().strip(),
         *(pem.read_text().splitlines()[1] for pem in keys.glob("*.pem")),
     }
-    assert len(hidden) == 13
+    assert len(hidden) == 16
     assert [secret for secret in hidden for answer in answers if secret in answer.text] == []
     assert found_in(defended.topology.log_dir, hidden) == {}
 
@@ -161,3 +163,18 @@ async def test_the_gateway_is_the_same_with_a_session_and_with_a_key(defended: D
     attach = f"{defended.topology.console_url}/gateway/restate/workflow/Trips/{defended.linked}/attach"
     confirmation = await defended.http.get(attach, headers={"authorization": f"Bearer {defended.api_key}"})
     assert confirmation.json()["trip_id"] == defended.linked
+
+
+async def test_unauthenticated_trip_over_the_limit_is_refused(defended: Defended):
+    answer = await defended.stage.book(new_trip_id(), order(amount_minor=900_000))
+    assert answer.startswith("401 ")
+    assert "the requester is not authenticated" in answer
+    assert answer.endswith("rolled_back")
+
+
+async def test_approval_names_requester_owner_and_subject(defended: Defended):
+    shops, mallorys = await defended.approval(), await defended.approval(defended.disguised)
+    found = [
+        (each.requester, each.requester_verified, each.requester_owner, each.subject) for each in (shops, mallorys)
+    ]
+    assert found == [("key:shop", True, KIM, ADA), (MALLORY, True, "", ADA)]

@@ -54,6 +54,9 @@ class Question(BaseModel):
 
     approval_id: str
     requester: str = ""
+    requester_verified: bool = False
+    requester_owner: str = ""
+    subject: str = ""
     approvers: list[str] = []
     quorum: int = 1
     timeout: timedelta = HOUR
@@ -127,7 +130,7 @@ class GateRequest(BaseModel):
 @gate.main()
 async def pass_gate(cp: Orchestration, request: GateRequest) -> bool:
     return await cp.await_human_approval(
-        f"gate-{cp.key}", request.timeout, title="May it pass?", requester="req", payload={"key": cp.key}
+        f"gate-{cp.key}", request.timeout, title="May it pass?", subject="req", payload={"key": cp.key}
     )
 
 

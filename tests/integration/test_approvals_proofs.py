@@ -43,6 +43,9 @@ def key_of(
 class SignedDesk(Desk):
     """A desk where everything is signed."""
 
+    async def ask(self, by: str = "", **question: Any) -> str:
+        return await super().ask(by, **{"requester_verified": True, **question})
+
     async def act(self, key: ActorKey, act: ProvableAct, shown: str = SHOWN, **request: Any) -> dict[str, Any]:
         return await self.send_body(act, sign_act(key, act, self.id, shown, request, at=now()))
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import restate as sdk
-from restate.server_context import ServerInvocationContext  # noqa: TID251 - the SDK's own is what becomes sealed
-from restate.vm import VMWrapper  # noqa: TID251 - likewise
+from restate.server_context import ServerInvocationContext
+from restate.vm import VMWrapper
 
 from perdure import _sdk, _sdk_sealing
 from perdure.errors import PerdureError

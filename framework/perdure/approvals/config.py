@@ -27,6 +27,8 @@ class ApprovalsConfig:
         link_key: Signs links that decide; None for no links.
         old_link_keys: Keys of links that were sent before the key was changed.
         console_url: Where the console is; a link's address is ``{console_url}/l/{token}``.
+        allow_unverified_requester: Open approvals whose requester isn't authenticated although acts have to be signed.
+            A caller who may decide can then ask in another name, and decide.
         notify: Who is told of approvals that wait; nobody when None. It is sent an `ApprovalNotice`, at least once,
             with the notice's key as idempotency key.
         retention: How long an approval that ended is kept; early decisions for one that is never opened, too.
@@ -39,6 +41,7 @@ class ApprovalsConfig:
     link_key: PrivateKey | None = None
     old_link_keys: tuple[PublicKey, ...] = ()
     console_url: str = ""
+    allow_unverified_requester: bool = False
     notify: Target[ApprovalNotice, Any] | None = None
     retention: timedelta = RETENTION
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from perdure.people import GroupName
+from perdure.people import GroupName, is_one_of
 
 MAX_PAGE: Final = 500
 """How many approvals one page, or the plain list, holds at most."""
@@ -19,6 +19,9 @@ class InboxItem(BaseModel):
         approval_id: The approval; decide at ``/Approvals/{approval_id}/approve`` or ``reject``.
         title: What is to be decided.
         requester: Who asks.
+        requester_verified: Whether the requester was authenticated.
+        requester_owner: The person who made the requesting program's API key.
+        subject: The person whom the business is about, by the caller's word.
         quorum: How many approvals are needed.
         opened_at: When it was opened.
         deadline: Until when it can be decided; in somebody's place, until when the delegation holds, if that is sooner.
@@ -34,6 +37,9 @@ class InboxItem(BaseModel):
     approval_id: str
     title: str
     requester: str
+    requester_verified: bool = False
+    requester_owner: str = ""
+    subject: str = ""
     quorum: int
     opened_at: AwareDatetime
     deadline: AwareDatetime
@@ -42,6 +48,14 @@ class InboxItem(BaseModel):
     stage: int = 0
     for_whom: str = ""
     in_place_of: str | None = None
+
+    def excludes(self, person: str) -> bool:
+        """Tell if a person may not decide because it is their own request or business.
+
+        Args:
+            person: The person's canonical name.
+        """
+        return is_one_of(person, (self.requester, self.requester_owner, self.subject))
 
 
 class InboxRemoval(BaseModel):

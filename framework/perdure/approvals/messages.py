@@ -337,8 +337,11 @@ class ApprovalStatus(_Kept):
         approval_id: The approval.
         status: ``open``, or how it ended.
         title: What is to be decided.
-        requester: Who asks; empty when it's nobody in particular.
-        approvers: Who may decide in this stage, people and groups; empty when anyone but the requester may.
+        requester: Who asks, a person or a program such as ``key:shop``; empty when it's nobody in particular.
+        requester_verified: Whether the requester was authenticated.
+        requester_owner: The person who made the requesting program's API key.
+        subject: The person whom the business is about, by the caller's word.
+        approvers: Who may decide in this stage, people and groups; empty when anyone but requester and subject may.
         groups: Members of groups, as far as the request names them.
         veto: Whose single rejection ends it.
         quorum: How many approvals are needed in this stage.
@@ -364,6 +367,9 @@ class ApprovalStatus(_Kept):
     status: ApprovalState
     title: str
     requester: str
+    requester_verified: bool = False
+    requester_owner: str = ""
+    subject: str = ""
     approvers: list[str]
     groups: dict[str, list[str]] = {}
     veto: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from perdure.approvals.approval import NewsKind
+from perdure.approvals.request import asked_by
 
 
 class Recipient(BaseModel):
@@ -31,6 +32,8 @@ class Tell(BaseModel):
         approval_id: The approval.
         title: What is to be decided.
         requester: Who asks.
+        requester_verified: Whether the requester was authenticated.
+        subject: The person whom the business is about, by the caller's word.
         payload_digest: What they are shown.
         stage: Which stage is under way.
         number: Which reminder it is.
@@ -43,6 +46,8 @@ class Tell(BaseModel):
     approval_id: str
     title: str
     requester: str
+    requester_verified: bool = False
+    subject: str = ""
     payload_digest: str
     stage: int
     number: int = 0
@@ -59,6 +64,8 @@ class ApprovalNotice(BaseModel):
         to: A person, a group as ``group:finance``, or ``anyone``.
         title: What is to be decided.
         requester: Who asks; empty when it's nobody in particular.
+        requester_verified: Whether the requester was authenticated.
+        subject: The person whom the business is about, by the caller's word.
         until: Until when they may decide.
         in_place_of: Who delegated it to them; None when it is their own right.
         link: Where they can decide without signing in; persons only, when links are configured. It is a secret.
@@ -72,6 +79,8 @@ class ApprovalNotice(BaseModel):
     to: str
     title: str
     requester: str
+    requester_verified: bool = False
+    subject: str = ""
     until: AwareDatetime
     in_place_of: str | None = None
     link: str | None = None
@@ -85,7 +94,8 @@ class ApprovalNotice(BaseModel):
             "escalated": "An approval was not decided in time, and now waits for you",
             "delegated": f"{self.in_place_of} asks you to decide in their place",
         }[self.kind]
-        asks = f", asked by {self.requester}" if self.requester else ""
+        asker = asked_by(self.requester, verified=self.requester_verified, subject=self.subject)
+        asks = f", asked by {asker}" if asker else ""
         lines = [f"{why}: {self.title}{asks}.", f"It can be decided until {self.until:%Y-%m-%d %H:%M} UTC."]
         if self.link is not None:
             lines.append(f"Decide here: {self.link}")

@@ -9,6 +9,7 @@ from perdure.approvals.approval import Approval, deciders
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Decision, Delegation
 from perdure.approvals.rules import Rules
 from perdure.errors import Conflict, InvalidInput, PerdureTerminalError, Refused
+from perdure.people import is_one_of
 
 MAX_EARLY_DECISIONS: Final = 100
 """How many people can decide before an approval is opened; anyone can send these, for any id."""
@@ -28,8 +29,8 @@ def _seated(approval: Approval, decision: Decision, at: datetime) -> Decision | 
     rules, actor = approval.rules, decision.actor
     if rules is None:
         return decision
-    if actor == rules.requester:
-        return Refused(f"{actor} asked for this approval and may not decide it", 403, "own_request")
+    if rules.excludes(actor):
+        return Refused(f"{_own(rules, actor)} and may not decide it", 403, "own_request")
     obstacle: PerdureTerminalError | None = None
     if rules.entitled(approval.stage, actor, decision.groups, approve=decision.approve):
         used = approval.decision_at(actor)
@@ -54,6 +55,15 @@ def _seated(approval: Approval, decision: Decision, at: datetime) -> Decision | 
             return decision.model_copy(update={"on_behalf_of": delegation.actor, "groups": delegation.groups})
     later = f" any more, since it was escalated (stage {approval.stage})" if approval.stage else ""
     return obstacle or Refused(f"{actor} is not among the approvers{later}", 403, "not_an_approver")
+
+
+def _own(rules: Rules, person: str) -> str:
+    """Say in which way an approval is a person's own."""
+    if is_one_of(person, [rules.requester]):
+        return f"{person} asked for this approval"
+    if is_one_of(person, [rules.requester_owner]):
+        return f"{person} answers for {rules.requester}, which asked for this approval,"
+    return f"{person} is the subject of this approval"
 
 
 def _seat_taken(approval: Approval, seat: str, used: Decision) -> Conflict:
@@ -93,12 +103,10 @@ def _objection(approval: Approval, decision: Decision) -> PerdureTerminalError |
 def objection_to_delegating(approval: Approval, rules: Rules, delegation: Delegation) -> PerdureTerminalError | None:
     """Return why somebody may not delegate so; None when they may."""
     actor, to = delegation.actor, delegation.to
-    if actor == rules.requester:
-        return Refused(f"{actor} asked for this approval and has nothing to delegate", 403, "own_request")
-    if to == rules.requester:
-        return Refused(
-            f"{to} asked for this approval and may not decide it for anybody", 403, "delegation_to_requester"
-        )
+    if rules.excludes(actor):
+        return Refused(f"{_own(rules, actor)} and has nothing to delegate", 403, "own_request")
+    if rules.excludes(to):
+        return Refused(f"{_own(rules, to)} and may not decide it for anybody", 403, "delegation_to_requester")
     if not rules.entitled(approval.stage, actor, delegation.groups, approve=False):
         return Refused(
             f"{actor} is not among the approvers, and what was delegated can't be passed on", 403, "not_an_approver"

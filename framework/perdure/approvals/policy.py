@@ -77,9 +77,7 @@ def open_approval(approval: Approval, request: ApprovalRequest, at: datetime) ->
     if approval.overdue(at):
         return end_stage(approval, at).then(partial(open_approval, request=request, at=at))
     rules = Rules.of(request)
-    attempt = Attempt(
-        at, request.requester or None, "open", request.title, details={"payload_digest": rules.payload_digest}
-    )
+    attempt = Attempt(at, request.requester or None, "open", request.title, details=_opening(request, rules))
     if approval.rules is not None:
         return _join(approval, approval.rules, request, rules, attempt)
     opened = approval.model_copy(
@@ -98,6 +96,16 @@ def open_approval(approval: Approval, request: ApprovalRequest, at: datetime) ->
             partial(_decide, decision=early, attempt=Attempt(at, early.actor, early.act, early.reason, facts))
         )
     return replace(change, error=None)  # an early decision that is dropped is no fault of the opener
+
+
+def _opening(request: ApprovalRequest, rules: Rules) -> dict[str, str]:
+    """Return what the audit log says of who asks: whether that is known, and whom it is about."""
+    facts = {
+        "requester": ("verified" if request.requester_verified else "unverified") if request.requester else "",
+        "owner": request.requester_owner,
+        "subject": request.subject,
+    }
+    return {"payload_digest": rules.payload_digest, **{name: fact for name, fact in facts.items() if fact}}
 
 
 def decide(approval: Approval, decision: Decision, proof: SignedAct | None = None, *, by: str = "") -> Change:
@@ -215,7 +223,7 @@ def withdraw(approval: Approval, actor: str, reason: str, at: datetime, proof: S
 
     Args:
         approval: The approval before.
-        actor: Who; only the requester may.
+        actor: Who; only the requester may, and for a program the owner of its API key.
         reason: Why.
         at: When.
         proof: The act as it was signed, for the trail.
@@ -228,7 +236,7 @@ def withdraw(approval: Approval, actor: str, reason: str, at: datetime, proof: S
     if approval.overdue(at):
         return end_stage(approval, at).then(partial(withdraw, actor=actor, reason=reason, at=at, proof=proof))
     attempt = Attempt(at, actor, "withdraw", reason, proof=proof)
-    if actor != approval.rules.requester:
+    if actor not in (approval.rules.requester, approval.rules.requester_owner):
         return refuse(approval, attempt, Refused(f"{actor} did not ask for this approval", 403, "not_the_requester"))
     if approval.outcome is not None:
         if approval.outcome.outcome is ApprovalResult.WITHDRAWN:
@@ -313,8 +321,8 @@ def _decide(approval: Approval, decision: Decision, attempt: Attempt) -> Change:
 def _join(approval: Approval, rules: Rules, request: ApprovalRequest, asked: Rules, attempt: Attempt) -> Change:
     if not rules.asks_the_same(asked):
         error = Conflict(
-            f"approval '{approval.approval_id}' is already about something else: its requester, approvers, quorum, "
-            "veto, stages or payload differ; give each question an id of its own",
+            f"approval '{approval.approval_id}' is already about something else: its requester, subject, approvers, "
+            "quorum, veto, stages or payload differ; give each question an id of its own",
             metadata={"code": "another_question"},
         )
         return refuse(approval, attempt, error)

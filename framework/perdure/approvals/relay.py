@@ -94,6 +94,8 @@ def notice_for(news: Tell, recipient: Recipient, link: str | None) -> ApprovalNo
         to=recipient.name,
         title=news.title,
         requester=news.requester,
+        requester_verified=news.requester_verified,
+        subject=news.subject,
         until=recipient.until,
         in_place_of=recipient.in_place_of,
         link=link,

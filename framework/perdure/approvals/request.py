@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
-from perdure.people import Approver, GroupName, Person, VetoHolder, check_name, group_of, is_group
+from perdure.people import Approver, GroupName, Person, VetoHolder, check_name, group_of, is_group, is_one_of
 
 MAX_ID_LENGTH: Final = 256
 MAX_APPROVERS: Final = 100
@@ -38,9 +38,14 @@ MAX_PAYLOAD: Final = 256 * 1024
 _DEEPER: Final = 10
 """How many levels of JSON lie around a payload where it is kept and shown; parsers take 200 in all."""
 MAX_TIMEOUT: Final = timedelta(days=3650)
+_EXCLUDED: Final = ("requester", "requester_owner", "subject")
 
 ApprovalId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
 """An approval's id: the opener's choice, and the key of the object."""
+
+
+Name: TypeAlias = Annotated[str, StringConstraints(max_length=1000), AfterValidator(check_name)]
+"""The canonical name of a person or program that may not decide; may be empty."""
 
 
 class OnTimeout(StrEnum):
@@ -60,7 +65,7 @@ class Stage(BaseModel):
     Who decided before keeps their decision; it counts here when they are approvers here, too.
 
     Args:
-        approvers: Who may decide from then on, people and groups; anyone but the requester when empty.
+        approvers: Who may decide from then on, people and groups; anyone when empty, but never requester and subject.
         quorum: How many approvals are needed.
         timeout: How long they have.
         remind_every: They are reminded at this interval; never when left out.
@@ -92,10 +97,14 @@ class ApprovalRequest(BaseModel):
     Args:
         approval_id: The approval; the object's key.
         title: What is to be decided, in a sentence.
-        requester: Who asks, and so may not decide; empty when it's nobody in particular.
+        requester: The authenticated caller that asks, a person or a program such as ``key:shop``; without one, the
+            subject. May not decide.
+        requester_verified: Whether the requester was authenticated. The library sets it, see `Orchestration.caller`.
+        requester_owner: The person who made the requesting program's API key; empty for a person. May not decide.
+        subject: The person whom the business is about, by the caller's word; may be empty. May not decide.
         groups: Members of groups, by the group's name. A group that is not in here has as members who can prove it.
-        approvers: Who may decide, people and groups (``group:finance``); anyone but the requester when empty. Who is
-            named twice counts once.
+        approvers: Who may decide, people and groups (``group:finance``); anyone when empty. Requester, owner and
+            subject never may. Who is named twice counts once.
         quorum: How many approvals are needed, of different people.
         veto: Whose single rejection ends it, whatever the quorum; they may reject at every stage. ``anyone`` stands for
             whoever may decide.
@@ -112,7 +121,10 @@ class ApprovalRequest(BaseModel):
 
     approval_id: ApprovalId
     title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
-    requester: Annotated[str, StringConstraints(max_length=1000), AfterValidator(check_name)] = ""
+    requester: Name = ""
+    requester_verified: bool = False
+    requester_owner: Name = ""
+    subject: Name = ""
     groups: dict[GroupName, list[Person]] = Field(default={}, max_length=MAX_APPROVERS)
     approvers: list[Approver] = Field(default=[], max_length=MAX_APPROVERS)
     quorum: int = Field(default=1, ge=1, le=MAX_APPROVERS, validate_default=True)
@@ -178,6 +190,11 @@ class ApprovalRequest(BaseModel):
         return self
 
     @property
+    def excluded(self) -> tuple[str, ...]:
+        """Those who may not decide: the requester, who answers for it, and the subject."""
+        return tuple(dict.fromkeys(filter(None, (self.requester, self.requester_owner, self.subject))))
+
+    @property
     def time_in_all(self) -> timedelta:
         """How long people have, all stages taken together."""
         return sum((stage.timeout for stage in self.escalation), self.timeout)
@@ -200,13 +217,27 @@ class ApprovalRequest(BaseModel):
         ]
 
 
-def people_of(approvers: Iterable[str], groups: Mapping[str, Iterable[str]], requester: str) -> frozenset[str] | None:
+def asked_by(requester: str, *, verified: bool, subject: str = "") -> str:
+    """Return who asks for an approval and for whom, as people are told it; empty when it's nobody in particular.
+
+    Args:
+        requester: The requester.
+        verified: Whether the requester was authenticated.
+        subject: The person whom the business is about.
+    """
+    asker = requester if verified or not requester else f"{requester} (unverified)"
+    return f"{asker}, for {subject}".removeprefix(", ") if subject not in ("", requester) else asker
+
+
+def people_of(
+    approvers: Iterable[str], groups: Mapping[str, Iterable[str]], excluded: Iterable[str]
+) -> frozenset[str] | None:
     """Return everybody who may decide, when that can be told.
 
     Args:
         approvers: People and groups.
         groups: The members of groups, as far as they are known.
-        requester: Who may not.
+        excluded: Those who may not, also under an alias of their mailbox.
 
     Returns:
         The people; None when anyone may, or a group's members are not known.
@@ -219,19 +250,22 @@ def people_of(approvers: Iterable[str], groups: Mapping[str, Iterable[str]], req
             people.update(groups[group_of(name)])
         else:
             return None
-    return frozenset(people - {requester}) if people else None
+    names = tuple(excluded)
+    return frozenset(person for person in people if not is_one_of(person, names)) if people else None
 
 
 def _check_quorum(quorum: int, approvers: list[str], data: Mapping[str, object]) -> None:
-    groups, requester = data.get("groups"), data.get("requester")
-    if not approvers or not isinstance(groups, dict) or not isinstance(requester, str):
+    groups = data.get("groups")
+    excluded = [name for each in _EXCLUDED if isinstance(name := data.get(each), str)]
+    if not approvers or not isinstance(groups, dict) or len(excluded) < len(_EXCLUDED):
         return  # anyone may decide, or what is wrong is named already
-    able = people_of(approvers, groups, requester)
+    able = people_of(approvers, groups, excluded)
     if able is None:
         return
     if quorum > len(able):
         raise ValueError(
-            f"{quorum} approvals are needed, but only {len(able)} approvers may decide (the requester never may)"
+            f"{quorum} approvals are needed, but only {len(able)} approvers may decide (the requester and the subject "
+            "never may)"
         )
     if len(able) > MAX_APPROVERS:
         raise ValueError(

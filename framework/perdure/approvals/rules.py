@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from perdure.approvals.messages import ApprovalResult, Decision
 from perdure.approvals.request import ApprovalRequest, OnTimeout, people_of
-from perdure.people import ANYONE, group_of, is_group
+from perdure.people import ANYONE, group_of, is_group, is_one_of
 from perdure.saga.plan import canonical
 from perdure.serdes import serde_for
 
@@ -23,7 +23,7 @@ class StageRules(BaseModel):
     """Who may decide in one stage, and how many must agree.
 
     Args:
-        approvers: People and groups; anyone but the requester when empty.
+        approvers: People and groups; anyone when empty, but never requester and subject.
         quorum: How many approvals are needed.
         timeout: How long the stage lasts.
         remind_every: Interval of reminders; None for none.
@@ -43,7 +43,10 @@ class Rules(BaseModel):
     """Who may decide one approval, and how many must agree.
 
     Args:
-        requester: Who asked; empty when it was nobody in particular.
+        requester: The one who asked; empty when it was nobody in particular.
+        requester_verified: Whether the requester was authenticated.
+        requester_owner: The person who made the requesting program's API key.
+        subject: The person whom the business is about.
         stages: The stages, at least one.
         groups: Members of groups, as far as the request names them.
         veto: Whose single rejection ends it.
@@ -53,6 +56,9 @@ class Rules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     requester: str
+    requester_verified: bool = False
+    requester_owner: str = ""
+    subject: str = ""
     stages: tuple[StageRules, ...]
     groups: Mapping[str, tuple[str, ...]] = {}
     veto: tuple[str, ...] = ()
@@ -73,6 +79,9 @@ class Rules(BaseModel):
         )
         return cls(
             requester=request.requester,
+            requester_verified=request.requester_verified,
+            requester_owner=request.requester_owner,
+            subject=request.subject,
             stages=stages,
             groups={group: tuple(sorted(members)) for group, members in request.groups.items()},
             veto=tuple(sorted(request.veto)),
@@ -84,9 +93,23 @@ class Rules(BaseModel):
 
         def question(rules: Rules) -> tuple[object, ...]:
             stages = [(stage.approvers, stage.quorum, stage.on_timeout) for stage in rules.stages]
-            return rules.requester, stages, dict(rules.groups), rules.veto, rules.payload_digest
+            asker = (rules.requester, rules.requester_verified, rules.requester_owner, rules.subject)
+            return asker, stages, dict(rules.groups), rules.veto, rules.payload_digest
 
         return question(self) == question(other)
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Those who may not decide: the requester, the owner of its API key, and the subject."""
+        return tuple(filter(None, (self.requester, self.requester_owner, self.subject)))
+
+    def excludes(self, person: str) -> bool:
+        """Tell if a person may not decide because it is their own request or business, also under an alias.
+
+        Args:
+            person: The person.
+        """
+        return is_one_of(person, self.excluded)
 
     def entitled(self, stage: int, person: str, groups: Iterable[str], *, approve: bool) -> bool:
         """Tell if someone may decide so in their own right.
@@ -97,7 +120,7 @@ class Rules(BaseModel):
             groups: What they have proved to belong to.
             approve: How they want to decide; who only has a veto may only reject.
         """
-        if person == self.requester:
+        if self.excludes(person):
             return False
         approvers = self.stages[stage].approvers
         if not approvers or self._named(approvers, person, groups):
@@ -128,7 +151,7 @@ class Rules(BaseModel):
 
     def able(self, stage: int) -> frozenset[str] | None:
         """Return everybody who may approve in a stage; None when nobody can tell who they are."""
-        return people_of(self.stages[stage].approvers, self.groups, self.requester)
+        return people_of(self.stages[stage].approvers, self.groups, self.excluded)
 
     def deciding(self, stage: int, decisions: Sequence[Decision]) -> tuple[ApprovalResult, list[Decision]] | None:
         """Return what decisions of different people come to, and which of them made it so; None while more are needed.
@@ -163,7 +186,7 @@ class Rules(BaseModel):
                 names.update(self.groups[group_of(name)])
             elif name != ANYONE:
                 names.add(name)
-        return frozenset(names - {self.requester})
+        return frozenset(name for name in names if not self.excludes(name))
 
 
 def payload_digest(payload: JsonValue) -> str:

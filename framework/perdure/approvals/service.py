@@ -49,8 +49,9 @@ from perdure.approvals.targets import APPROVALS, approval_status, open_approval
 from perdure.approvals.timers import has_come
 from perdure.binding import Definition, handler
 from perdure.determinism import Time
-from perdure.errors import InvalidInput, PerdureTerminalError, TerminalError
+from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, TerminalError, Unauthenticated
 from perdure.observability.logging import get_logger
+from perdure.security.rules import ActMode
 from perdure.serdes import invalid_input
 
 log = get_logger("perdure.approvals")
@@ -95,7 +96,7 @@ class Approvals:
         # Its sender waits for the awakeable and not for this handler, so a refusal has to reach it there.
         awakeable = body.get("awakeable") if isinstance(body, dict) else None
         try:
-            request = _read_request(ctx, body)
+            request = self._read_request(ctx, body)
             now = await Time(ctx).now()
             before = await self._keeper.approval(ctx)
             await self._keeper.keep(ctx, before, policy.open_approval(before, request, now), now, opened_by=request)
@@ -258,6 +259,25 @@ class Approvals:
             await self._keeper.nonces(ctx).set(proven.nonces)
         return now, before, proven
 
+    def _read_request(self, ctx: restate.ObjectContext, body: JsonValue) -> ApprovalRequest:
+        try:
+            request = ApprovalRequest.model_validate(body)
+        except ValidationError as error:
+            raise invalid_input(error) from error
+        if request.approval_id != ctx.key():
+            raise InvalidInput(
+                f"a request for approval '{request.approval_id}' was sent to another one",
+                metadata={"field": "approval_id"},
+            )
+        is_signed = self._config.rules.mode is ActMode.SIGNED
+        if is_signed and not request.requester_verified and not self._config.allow_unverified_requester:
+            raise Unauthenticated(
+                "the requester is not authenticated, so nothing keeps them from deciding their own request: start it "
+                "through the gateway or with a signed call, or set PERDURE_APPROVALS_ALLOW_UNVERIFIED_REQUESTER=true",
+                metadata={CODE_KEY: "unauthenticated_requester"},
+            )
+        return request
+
     async def _refuse(
         self, ctx: restate.ObjectContext, before: Approval, attempt: Attempt, error: PerdureTerminalError
     ) -> NoReturn:
@@ -265,18 +285,6 @@ class Approvals:
         if before.entries:
             await self._keeper.keep(ctx, before, policy.refuse(before, attempt, error), attempt.at)
         raise error
-
-
-def _read_request(ctx: restate.ObjectContext, body: JsonValue) -> ApprovalRequest:
-    try:
-        request = ApprovalRequest.model_validate(body)
-    except ValidationError as error:
-        raise invalid_input(error) from error
-    if request.approval_id != ctx.key():
-        raise InvalidInput(
-            f"a request for approval '{request.approval_id}' was sent to another one", metadata={"field": "approval_id"}
-        )
-    return request
 
 
 def _check_id(key: str) -> None:

@@ -23,6 +23,7 @@ from perdure.approvals.messages import (
     WithdrawalReceipt,
 )
 from perdure.approvals.proofs import ProvableAct, sign_act
+from perdure.approvals.request import asked_by
 from perdure.approvals.targets import APPROVALS, approval_status, page_inbox
 from perdure.cli.asking import (
     DEFAULT_INGRESS,
@@ -98,7 +99,11 @@ def list_(
     for item in page.items:
         place = f" (in the place of {item.in_place_of})" if item.in_place_of else ""
         table.add_row(
-            item.approval_id, f"{item.deadline:%Y-%m-%d %H:%M:%S}", str(item.quorum), item.requester, item.title + place
+            item.approval_id,
+            f"{item.deadline:%Y-%m-%d %H:%M:%S}",
+            str(item.quorum),
+            asked_by(item.requester, verified=item.requester_verified, subject=item.subject),
+            item.title + place,
         )
     console.print(table)
     console.say(f"{len(page.items)} of {page.total} that wait for {whose}")
@@ -126,9 +131,11 @@ def _facts(found: ApprovalStatus) -> dict[str, str | Text]:
         "id": found.approval_id,
         "status": found.status + (f" by {', '.join(found.decided_by)}" if found.decided_by else ""),
         "what": found.title,
-        "asked by": found.requester or "nobody in particular",
+        "asked by": asked_by(found.requester, verified=found.requester_verified, subject=found.subject)
+        or "nobody in particular",
+        "owner": found.requester_owner,
         "stage": f"{found.stage + 1} of {len(found.stages)}",
-        "approvers": ", ".join(found.approvers) or "anyone but who asks",
+        "approvers": ", ".join(found.approvers) or "anyone but requester and subject",
         "needed": str(found.quorum),
         "veto": ", ".join(found.veto),
         "waits for": ", ".join(found.waits_for),

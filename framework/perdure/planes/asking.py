@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Leave
 from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
 from perdure.approvals.targets import leave_approval, open_approval
+from perdure.callers import Caller
 from perdure.clients import ObjectClient
 from perdure.errors import ApprovalTimeout, Cancelled, Refused
 from perdure.observability.activities import ActivityKind, activity
@@ -22,11 +23,18 @@ from perdure.waiting import until_done
 _outcome_serde = AnswerSerde(ApprovalOutcome)
 
 
+def _requester(caller: Caller | None, subject: str) -> dict[str, Any]:
+    """Return the fields of a request that say who asks: the authenticated caller, else the subject, unverified."""
+    if caller is None:
+        return {"requester": subject, "requester_verified": False, "requester_owner": ""}
+    return {"requester": caller.name, "requester_verified": True, "requester_owner": caller.owner or ""}
+
+
 class AskOptions(TypedDict, total=False):
     """How people are asked; each one is a field of `perdure.approvals.request.ApprovalRequest`."""
 
     title: str
-    requester: str
+    subject: str
     approvers: Sequence[str]
     groups: Mapping[str, Sequence[str]]
     quorum: int
@@ -37,18 +45,23 @@ class AskOptions(TypedDict, total=False):
     payload: Any
 
 
-async def ask(ctx: restate.Context, approval_id: str, timeout: timedelta, options: AskOptions) -> ApprovalOutcome:
+async def ask(
+    ctx: restate.Context, approval_id: str, timeout: timedelta, options: AskOptions, caller: Caller | None
+) -> ApprovalOutcome:
     """Open an approval and wait for its outcome; see `Orchestration.request_approval`."""
     with activity(ctx, ActivityKind.APPROVAL, approval_id):
-        return await _ask(ctx, approval_id, timeout, options)
+        return await _ask(ctx, approval_id, timeout, options, caller)
 
 
-async def _ask(ctx: restate.Context, approval_id: str, timeout: timedelta, options: AskOptions) -> ApprovalOutcome:
+async def _ask(
+    ctx: restate.Context, approval_id: str, timeout: timedelta, options: AskOptions, caller: Caller | None
+) -> ApprovalOutcome:
     awakeable, decided = ctx.awakeable(serde=_outcome_serde)
     try:
         request = ApprovalRequest.model_validate(
             {
                 **options,
+                **_requester(caller, options.get("subject", "")),
                 "approval_id": approval_id,
                 "title": options.get("title") or approval_id,
                 "timeout": timeout,

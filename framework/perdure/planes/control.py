@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import restate
 
 from perdure.binding import Definition, HandlerSignature, bind, read_signature, refuse_bare, written
+from perdure.callers import caller, inherited_caller
 from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, InvalidInput, TerminalError, causes
 from perdure.observability.tracing import annotate
@@ -220,6 +221,9 @@ class ControlPlaneService:
             idempotency_prefix=self._prefix,
         )
         try:
+            cp.caller = await caller(ctx)
+            if cp.caller is None and not self._public:
+                cp.caller = inherited_caller(ctx)
             result = await work(cp)  # and written: a result that can't be is a failure like others, to be rolled back
         except Exception as error:
             terminal = _terminal_cause(error)

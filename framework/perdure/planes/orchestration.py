@@ -10,6 +10,7 @@ import restate
 from typing_extensions import Unpack
 
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
+from perdure.callers import Caller, told_to_child
 from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError
 from perdure.idempotency import join_key
 from perdure.observability.lifecycle import SAGA_HEADER
@@ -64,6 +65,8 @@ class Orchestration:
         idempotency_prefix: str,
     ) -> None:
         self.ctx = ctx
+        self.caller: Caller | None = None
+        """The authenticated caller of this execution; None when no caller is authenticated. See `perdure.callers`."""
         self.saga = Saga(ctx, compensations, saga_id, ctx.request().headers.get(SAGA_HEADER, ""))
         self.saga_id = saga_id
         self._service = service
@@ -149,6 +152,9 @@ class Orchestration:
     ) -> O:
         """Run another orchestration as one step: when this saga is rolled back, the child's own rollback undoes it.
 
+        A child whose main handler is private has this saga's caller. A public one has none: anybody who reaches the
+        ingress could claim a parent.
+
         Args:
             name: The step's name, unique in this saga.
             main: The child's main handler, or its target.
@@ -169,6 +175,7 @@ class Orchestration:
         undo = roll_back_handler(target.service, child_key)
         payload = {"reason": f"the parent saga '{self.saga_id}' is rolled back", "wait": True, "parent": self.saga_id}
         step: Step[I, O] = Step(name, target, request, undo, payload, child_key)
+        self._steps.headers[name] = told_to_child(self.caller)
         try:
             result: O = (await self._steps.run(step))[0]
         except StepFailed as failed:
@@ -257,9 +264,10 @@ class Orchestration:
         Args:
             approval_id: The approval's id; people decide at ``/Approvals/{id}/approve|reject``.
             timeout: How long the first ones who are asked have; durable.
-            options: ``title``: what is to be decided, in a sentence. ``requester``: who asks; may not decide.
-                ``approvers``: who may decide, people and groups (``group:finance``); anyone but the requester when left
-                out. ``groups``: members of groups, by name; of others, whoever proves it. ``quorum``: how many
+            options: ``title``: what is to be decided, in a sentence. ``subject``: the person whom the business is
+                about; may not decide. Neither may the requester, which is `caller`, or the subject when no caller is
+                authenticated. ``approvers``: who may decide, people and groups (``group:finance``); anyone else when
+                left out. ``groups``: members of groups, by name; of others, whoever proves it. ``quorum``: how many
                 approvals are needed. ``veto``: whose single rejection ends it. ``remind_every``: interval of reminders.
                 ``on_timeout``: what the end of the time means, ``error`` (the default), ``reject`` or ``approve``.
                 ``escalation``: `perdure.approvals.request.Stage`s that follow when the time is over. ``payload``: what
@@ -273,11 +281,13 @@ class Orchestration:
             Refused: Somebody withdrew the approval; terminal, 409.
             Cancelled: This invocation was cancelled; the approval is withdrawn.
             InvalidInput: The quorum can't be reached, or a name or text is too long.
+            Unauthenticated: Acts have to be signed, and no caller is authenticated; terminal, 401. See
+                `perdure.approvals.config.ApprovalsConfig`.
         """
         refuse_inside_run("request_approval")
         self.saga.add("approval")
         try:
-            return await ask(self.ctx, approval_id, timeout, options)
+            return await ask(self.ctx, approval_id, timeout, options, self.caller)
         except Cancelled as cancel:
             self._steps.cancelled = cancel
             raise

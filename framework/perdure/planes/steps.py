@@ -6,7 +6,7 @@ by the order in which this process happens to be woken, which a replay does not 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -130,6 +130,8 @@ class StepRunner:
         self.cancelled: Cancelled | None = None
         self._config = config
         self._names: set[str] = set()
+        self.headers: dict[str, Mapping[str, str]] = {}
+        """Headers that the calls of steps carry besides, by the step's name."""
 
     def pivot(self) -> None:
         """Mark the point after which nothing is undone any more."""
@@ -241,6 +243,7 @@ class _Attempt:
             client = ServiceClient(ctx, step.action) if step.key is None else ObjectClient(ctx, step.action, step.key)
             # For traces only: so the spans of what a step does elsewhere tell whose saga they are.
             told = {SAGA_HEADER: self._runner.saga.saga_id, STEP_HEADER: step.name}
+            told |= self._runner.headers.get(step.name, {})
             call = client.call_async(step.request, headers=told)
             self._action = self._runner.running[self._record.position] = call
             if step.timeout is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perdure.security.acts import ActorKey, SignedAct, Trust, VerifiedActor
+from perdure.security.callers import CALLER_HEADER, Caller, CallerKind, CallTarget, sign_call, verify_call
 from perdure.security.codec import JournalCodec, codec_from_environment, new_encryption_key
 from perdure.security.config import SecurityConfig, ValidationMode
 from perdure.security.credentials import Credential, Role, issue_credential
@@ -17,11 +18,15 @@ from perdure.security.secrets import SecretFiles, refuse_default_secrets
 from perdure.security.validator import RequestFacts, RequestValidationResult, SecurityValidator
 
 __all__ = [
+    "CALLER_HEADER",
     "ActMode",
     "ActRules",
     "ActSettings",
     "ActorKey",
     "BadSignature",
+    "CallTarget",
+    "Caller",
+    "CallerKind",
     "Credential",
     "IdentityVerifier",
     "JournalCodec",
@@ -49,4 +54,6 @@ __all__ = [
     "read_link",
     "refuse_default_secrets",
     "set_act_rules",
+    "sign_call",
+    "verify_call",
 ]

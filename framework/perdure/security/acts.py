@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
@@ -22,6 +22,7 @@ from perdure.plain_text import Reason
 from perdure.security.credentials import Credential, Moment, Role, Serial, Signed, issue_credential, new_serial
 from perdure.security.encodings import payload_digest as digest_of
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey, read_private_file, write_private_file
+from perdure.security.platform import platform_from_environment
 
 __all__ = ["ActorKey", "Digest", "SignedAct", "Trust", "VerifiedActor"]
 
@@ -95,13 +96,26 @@ class ActorKey:
         groups: Iterable[str] = (),
         lifetime: timedelta,
         now: datetime,
+        platform: str | None = None,
     ) -> Self:
         """Make a new key for someone, with a credential. See `issue_credential` for the arguments and errors."""
         key = PrivateKey.generate()
         credential = issue_credential(
-            issuer, actor=actor, key=key.public, roles=roles, groups=groups, lifetime=lifetime, now=now
+            issuer,
+            actor=actor,
+            key=key.public,
+            roles=roles,
+            groups=groups,
+            lifetime=lifetime,
+            now=now,
+            platform=platform,
         )
         return cls(key, credential)
+
+    @property
+    def private_key(self) -> PrivateKey:
+        """The private key."""
+        return self._key
 
     @property
     def actor(self) -> str:
@@ -233,12 +247,14 @@ class Trust:
         max_age: How long after its signature an act is taken.
         clock_skew: How far the actor's clock may be ahead, or the issuer's.
         revoked: Serials of credentials, or public keys of actors, that are taken no longer.
+        platform: The platform whose signatures are taken; this process's by default. Those for another one are refused.
     """
 
     issuers: tuple[PublicKey, ...]
     max_age: timedelta = timedelta(minutes=5)
     clock_skew: timedelta = timedelta(seconds=30)
     revoked: frozenset[str] = frozenset()
+    platform: str = field(default_factory=platform_from_environment)
 
     def verify(
         self,
@@ -271,7 +287,7 @@ class Trust:
             Forbidden: It is genuine, but for something else, by somebody else, or by somebody without the role.
             Conflict: What it is about has changed since the actor was shown it.
         """
-        self._check_credential(signed.credential, now)
+        self.check_credential(signed.credential, now)
         try:
             signed.check_signature(PublicKey.parse(signed.credential.key))
         except BadSignature:
@@ -280,9 +296,9 @@ class Trust:
             ) from None
         self._check_age(signed, now)
         expected = {"act": act, "target": target, "reason": reason, "details_digest": digest_of(details)}
-        for field, value in expected.items():
-            if getattr(signed, field) != value:
-                name = field.removesuffix("_digest")
+        for each, value in expected.items():
+            if getattr(signed, each) != value:
+                name = each.removesuffix("_digest")
                 raise Forbidden(
                     f"this act was signed for another {name} than the one asked for", metadata={"why": name}
                 )
@@ -301,20 +317,56 @@ class Trust:
             found.require(role)
         return found
 
-    def _check_credential(self, credential: Credential, now: datetime) -> None:
-        issuer = next((key for key in self.issuers if key.id == credential.issuer), None)
-        if issuer is None:
+    def issuer(self, key_id: str) -> PublicKey:
+        """Return the key of a trusted issuer.
+
+        Args:
+            key_id: The key as text.
+
+        Raises:
+            Unauthenticated: No trusted issuer has this key.
+        """
+        found = next((key for key in self.issuers if key.id == key_id), None)
+        if found is None:
             raise Unauthenticated(
-                "this credential is by an issuer that isn't trusted here: "
-                f"PERDURE_ISSUER_KEYS doesn't name {credential.issuer}",
+                f"this is signed by an issuer that isn't trusted here: PERDURE_ISSUER_KEYS doesn't name {key_id}",
                 metadata={"why": "issuer"},
             )
+        return found
+
+    def check_platform(self, platform: str) -> None:
+        """Refuse what was signed for another platform.
+
+        Args:
+            platform: The platform that it was signed for.
+
+        Raises:
+            Unauthenticated: It isn't this one.
+        """
+        if platform != self.platform:
+            raise Unauthenticated(
+                f"this was signed for the platform '{platform}', and this is '{self.platform}' (PERDURE_PLATFORM)",
+                metadata={"why": "platform"},
+            )
+
+    def check_credential(self, credential: Credential, now: datetime) -> None:
+        """Refuse a credential that doesn't hold.
+
+        Args:
+            credential: The credential.
+            now: The moment.
+
+        Raises:
+            Unauthenticated: It is not signed by a trusted issuer, for another platform, revoked, or not valid now.
+        """
+        issuer = self.issuer(credential.issuer)
         try:
             credential.check_signature(issuer)
         except BadSignature:
             raise Unauthenticated(
                 "this credential is not signed by its issuer", metadata={"why": "credential_signature"}
             ) from None
+        self.check_platform(credential.platform)
         if credential.serial in self.revoked or credential.key in self.revoked:
             raise Unauthenticated(f"the credential of {credential.actor} is revoked", metadata={"why": "revoked"})
         if now + self.clock_skew < credential.issued_at:

@@ -6,6 +6,7 @@ A credential ends by its date; one that has to end before is named in `perdure.s
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from perdure.errors import ConfigurationError
 from perdure.people import Person, check_name
 from perdure.security.encodings import base64url_decode, base64url_encode, canonical_json
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
+from perdure.security.platform import PlatformId, platform_from_environment
 
 __all__ = ["Credential", "Group", "KeyId", "Moment", "Role", "Serial", "Signature", "Signed", "issue_credential"]
 
@@ -109,6 +111,33 @@ class Signed(BaseModel):
             raise BadSignature("the signature is misspelled") from error
         key.verify(self.signed_bytes(), signature)
 
+    def token(self) -> str:
+        """Return this as text for a header or an address; `from_token` reads it."""
+        content = canonical_json(self.model_dump(mode="json", exclude={"signature"}))
+        return f"{base64url_encode(content)}.{self.signature}"
+
+    @classmethod
+    def from_token(cls, token: str, *, longest: int) -> Self | None:
+        """Return what a token says, without checking its signature; None when `token` has not written it.
+
+        Args:
+            token: The token.
+            longest: The number of characters that it may have.
+        """
+        content, dot, signature = token.partition(".")
+        if not dot or len(token) > longest:
+            return None
+        try:
+            body = base64url_decode(content)
+            fields = json.loads(body)
+            if not isinstance(fields, dict):
+                return None
+            found = cls.model_validate({**fields, "signature": signature})
+        except (ValueError, RecursionError):  # pydantic's error is a ValueError, too
+            return None
+        # Only the spelling that was signed is taken.
+        return found if canonical_json(found.model_dump(mode="json", exclude={"signature"})) == body else None
+
     @classmethod
     def signed_by(cls, signer: PrivateKey, /, **fields: Any) -> Self:
         """Make one, and sign it.
@@ -136,6 +165,7 @@ class Credential(Signed):
         roles: What they may do.
         groups: What they belong to.
         key: The public key that they sign with.
+        platform: The platform that it is for; everything that is signed under it is for that platform only.
         serial: This credential, and no other.
         issued_at: From when it holds.
         expires_at: Until when, not included.
@@ -147,6 +177,7 @@ class Credential(Signed):
     roles: Annotated[tuple[Role, ...], AfterValidator(_sorted_once)]
     groups: Annotated[tuple[Group, ...], AfterValidator(_sorted_once)] = ()
     key: KeyId
+    platform: PlatformId
     serial: Serial
     issued_at: Moment
     expires_at: Moment
@@ -162,7 +193,7 @@ class Credential(Signed):
 
     @classmethod
     def _kind(cls) -> bytes:
-        return b"perdure credential 1"
+        return b"perdure credential 2"
 
 
 def issue_credential(
@@ -174,6 +205,7 @@ def issue_credential(
     groups: Iterable[str] = (),
     lifetime: timedelta,
     now: datetime,
+    platform: str | None = None,
 ) -> Credential:
     """Say who someone is.
 
@@ -185,12 +217,14 @@ def issue_credential(
         groups: What they belong to.
         lifetime: How long the credential holds.
         now: From when; aware.
+        platform: The platform that it is for; this process's by default, see `perdure.security.platform`.
 
     Returns:
         The credential, signed.
 
     Raises:
-        ValidationError: A name is none, a role is unknown, or the lifetime isn't positive.
+        ConfigurationError: This process's platform has an invalid id.
+        ValidationError: A name or the platform's id is invalid, a role is unknown, or the lifetime isn't positive.
     """
     return Credential.signed_by(
         issuer,
@@ -198,6 +232,7 @@ def issue_credential(
         roles=tuple(roles),
         groups=tuple(groups),
         key=key.id,
+        platform=platform_from_environment() if platform is None else platform,
         serial=new_serial(),
         issued_at=now,
         expires_at=now + lifetime,

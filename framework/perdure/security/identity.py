@@ -31,6 +31,8 @@ _LONGEST_TOKEN: Final = 256 * 1024
 _KEPT_TOKEN: Final = 4096
 _IAT_SKEW: Final = 60
 _SEEN: Final = 512
+_LONGEST_LIFE: Final = 120
+"""Seconds from the beginning of a token to its end; restate-server makes them that long."""
 
 
 class IdentityVerifier:
@@ -38,8 +40,9 @@ class IdentityVerifier:
 
     It decides as the SDK's own verifier does, and refuses a little more: a token without a known ``kid`` or without
     ``iat`` (restate-server sends both, and the key should be chosen by what is signed), one that was made more than a
-    minute from now, one with ``crit`` extensions (RFC 7515: who doesn't know them must refuse), one whose JSON has a
-    field twice or is no UTF-8, and a request with one of the two headers twice: two readers might choose differently.
+    minute from now or lasts longer than two minutes, one with ``crit`` extensions (RFC 7515: who doesn't know them must
+    refuse), one whose JSON has a field twice or is no UTF-8, and a request with one of the two headers twice: two
+    readers might choose differently.
 
     Args:
         keys: The engines' keys; several while one takes over from another.
@@ -184,9 +187,12 @@ def _check_claims(claims: dict[str, Any], path: str, now: int) -> None:
     audiences = audience if isinstance(audience, list) else [audience]
     if not all(isinstance(each, str) for each in audiences) or path not in audiences:
         raise IdentityError("the token is for another path")
-    if now > _seconds(claims, "exp"):
+    end, begin, made = (_seconds(claims, name) for name in ("exp", "nbf", "iat"))
+    if end - begin > _LONGEST_LIFE or end - made > _LONGEST_LIFE:
+        raise IdentityError(f"the token lasts longer than {_LONGEST_LIFE} s, which no engine's does")
+    if now > end:
         raise IdentityError("the token has expired, or this machine's clock is ahead of the engine's")
-    if _seconds(claims, "nbf") > now or _seconds(claims, "iat") > now + _IAT_SKEW:
+    if begin > now or made > now + _IAT_SKEW:
         raise IdentityError("the token is not valid yet: this machine's clock is behind the engine's")
 
 

@@ -6,9 +6,7 @@ behind it shows what it is about, and a person's POST decides.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Final
 
@@ -18,8 +16,8 @@ from perdure.errors import Conflict, Forbidden, Unauthenticated
 from perdure.people import Person
 from perdure.security.acts import Digest
 from perdure.security.credentials import Moment, Signed
-from perdure.security.encodings import base64url_decode, base64url_encode, canonical_json
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
+from perdure.security.platform import PlatformId, platform_from_environment
 
 __all__ = ["Link", "mint_link", "read_link"]
 
@@ -35,6 +33,7 @@ class Link(Signed):
         payload_digest: Digest of what the person is shown.
         expires_at: Until when, not included.
         nonce: This link, and no other; it counts once, see `perdure.security.nonces.NonceLog`.
+        platform: The platform that it is for.
         signature: The minter's.
     """
 
@@ -43,10 +42,11 @@ class Link(Signed):
     payload_digest: Digest
     expires_at: Moment
     nonce: Annotated[str, StringConstraints(min_length=16, max_length=64)]
+    platform: PlatformId
 
     @classmethod
     def _kind(cls) -> bytes:
-        return b"perdure link 1"
+        return b"perdure link 2"
 
     def check(self, *, approval_id: str, payload_digest: str) -> None:
         """Refuse a link that is about something else. Use its nonce afterwards.
@@ -69,7 +69,14 @@ class Link(Signed):
 
 
 def mint_link(
-    key: PrivateKey, *, approval_id: str, person: str, payload_digest: str, expires_at: datetime, nonce: str
+    key: PrivateKey,
+    *,
+    approval_id: str,
+    person: str,
+    payload_digest: str,
+    expires_at: datetime,
+    nonce: str,
+    platform: str | None = None,
 ) -> str:
     """Make a link's token, for an address. The same arguments give the same token, as a replay needs it.
 
@@ -80,6 +87,7 @@ def mint_link(
         payload_digest: Digest of what they are shown.
         expires_at: Until when; aware.
         nonce: 16 to 64 characters that nobody can guess; in a handler of `DeterministicHelpers.uuid`.
+        platform: The platform that it is for; this process's by default, see `perdure.security.platform`.
 
     Raises:
         ValidationError: An argument is not as `Link` says.
@@ -91,22 +99,26 @@ def mint_link(
         payload_digest=payload_digest,
         expires_at=expires_at,
         nonce=nonce,
+        platform=platform_from_environment() if platform is None else platform,
     )
-    return f"{base64url_encode(canonical_json(link.model_dump(mode='json', exclude={'signature'})))}.{link.signature}"
+    return link.token()
 
 
-def read_link(token: str, keys: Iterable[PublicKey], *, now: datetime) -> Link:
+def read_link(token: str, keys: Iterable[PublicKey], *, now: datetime, platform: str | None = None) -> Link:
     """Check a link's token. Check also what it is about, and use its nonce: see `Link.check`.
 
     Args:
         token: The token, as it came in.
         keys: The minters' keys; several while one takes over from another.
         now: The moment.
+        platform: The platform that it has to be for; this process's by default.
 
     Raises:
-        Unauthenticated: It is forged, misspelled, or expired.
+        Unauthenticated: It is forged, misspelled, for another platform, or expired.
     """
-    link = _parse(token)
+    link = Link.from_token(token, longest=MAX_TOKEN)
+    if link is None:
+        raise Unauthenticated("this is no link of ours: it may have been cut off", metadata={"why": "link"})
     for key in keys:
         try:
             link.check_signature(key)
@@ -115,29 +127,11 @@ def read_link(token: str, keys: Iterable[PublicKey], *, now: datetime) -> Link:
             continue
     else:
         raise Unauthenticated("this link is not one of ours", metadata={"why": "link_signature"})
+    if link.platform != (platform_from_environment() if platform is None else platform):
+        raise Unauthenticated(f"this link is for the platform '{link.platform}'", metadata={"why": "platform"})
     if now >= link.expires_at:
         raise Unauthenticated(
             f"this link expired at {link.expires_at:%Y-%m-%d %H:%M:%S} UTC: ask for a new one",
             metadata={"why": "link_expired"},
         )
     return link
-
-
-def _parse(token: str) -> Link:
-    content, dot, signature = token.partition(".")
-    link: Link | None = None
-    if dot and len(token) <= MAX_TOKEN:
-        with suppress(ValueError, RecursionError):  # pydantic's error is a ValueError, too
-            link = _link_of(base64url_decode(content), signature)
-    if link is None:
-        raise Unauthenticated("this is no link of ours: it may have been cut off", metadata={"why": "link"})
-    return link
-
-
-def _link_of(body: bytes, signature: str) -> Link | None:
-    """Return what a token says, if it says it in the spelling that was signed."""
-    fields = json.loads(body)
-    if not isinstance(fields, dict):
-        return None
-    link = Link.model_validate({**fields, "signature": signature})
-    return link if canonical_json(link.model_dump(mode="json", exclude={"signature"})) == body else None

@@ -141,7 +141,7 @@ class ActSettings(BaseSettings):
         """Return the rules.
 
         Raises:
-            ConfigurationError: A key is none, or acts must be signed and no issuer is known.
+            ConfigurationError: A key or the platform's id is invalid, or acts must be signed and no issuer is known.
         """
         issuers = tuple(PublicKey.parse(text) for text in _listed(self.issuer_keys))
         trust = Trust(issuers=issuers, revoked=frozenset(_listed(self.revoked))) if issuers else None

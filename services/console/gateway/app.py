@@ -13,11 +13,16 @@ GET  /gateway/restate/workflow/{Service}/{key}/output   its result, when it has 
 
 What arrives at the handler is written anew: of the headers, those that are named below; no others reach the journal.
 Where the journal is encrypted, the gateway seals and opens.
+
+The gateway signs who calls which handler with which body, see `perdure.security.callers`. By that signature a caller
+can attach to, and read the status of, only the executions that it has started; an operator, who may steer each
+invocation, can read all of them. Idempotency keys are a caller's own: two callers' equal keys are different ones.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,8 +36,13 @@ from starlette.types import Receive, Scope, Send
 from perdure.errors import UnreadableValue
 from perdure.ingress_requests import opened
 from perdure.observability.logging import get_logger
+from perdure.people import PROGRAM_PREFIX
 from perdure.places import OutputSource, Place
+from perdure.security import CALLER_HEADER, CallerKind, CallTarget, Trust
+from perdure.security import Caller as SignedCaller
+from perdure.security.encodings import canonical_json
 from services.console.gateway.directory import Directory, Known
+from services.console.gateway.executions import Executions
 from services.console.gateway.limits import RateLimits
 from services.console.gateway.paths import Asked, read_path
 from services.console.parts import Parts
@@ -44,9 +54,9 @@ from services.console.problems import ConsoleError
 
 log = get_logger(__name__)
 
-_FORWARDED: Final = ("idempotency-key", "traceparent", "tracestate")
+_IDEMPOTENCY_KEY: Final = "idempotency-key"
+_FORWARDED: Final = (_IDEMPOTENCY_KEY, "traceparent", "tracestate")
 _RETURNED: Final = ("content-type", "x-restate-id", "x-restate-error-source")
-_CALLER: Final = "x-perdure-caller"
 _LONGEST_VALUE: Final = 512
 # So much of a body that is too long is read and thrown away: many clients read no answer while they are sending.
 _PATIENCE: Final = 4 * 1024 * 1024
@@ -57,12 +67,34 @@ class Caller:
     """Who calls.
 
     Args:
-        name: For the log, for limits, and for the handler: ``key:shop`` or ``person:ada@example.com``.
         rights: The key or the session that they have.
     """
 
-    name: str
     rights: ApiKey | SignedIn
+
+    @property
+    def identity(self) -> SignedCaller:
+        """The caller, as handlers are told it."""
+        if isinstance(self.rights, ApiKey):
+            name = f"{PROGRAM_PREFIX}{self.rights.name}"
+            return SignedCaller(name=name, kind=CallerKind.PROGRAM, owner=self.rights.created_by)
+        return SignedCaller(name=self.rights.person.name)
+
+    @property
+    def name(self) -> str:
+        """The caller's name, for logs and limits; no person has a program's name."""
+        return self.identity.name
+
+    def needs_own(self, asked: Asked, known: Known) -> bool:
+        """Tell if what they ask for is the result or status of an execution, and theirs only if they started it.
+
+        Args:
+            asked: What they ask for.
+            known: The handlers.
+        """
+        if isinstance(self.rights, ApiKey):
+            return asked.way in ("attach", "output") or (asked.service in known.mains and asked.name in known.reading)
+        return asked.way in ("attach", "output") and not may(self.rights.person.roles, Role.OPERATOR)
 
     def check(self, asked: Asked, known: Known) -> None:
         """Refuse what they may not ask for.
@@ -80,7 +112,7 @@ class Caller:
             if not self.rights.allows(asked.name):
                 raise ConsoleError(403, "not_yours", f"this key may not call {asked.name}: it was made for others")
             return
-        # What says that it only reads is for whoever may look; all else may change something, and is an operator's.
+        # What says that it only reads is for all roles; all else may change something, and is an operator's.
         reads = asked.name in known.reading or asked.way in ("attach", "output")
         role = Role.VIEWER if reads else Role.OPERATOR
         if not may(self.rights.person.roles, role):
@@ -96,6 +128,7 @@ class Gateway:
     def __init__(self) -> None:
         self._directory: Directory | None = None
         self._limits: RateLimits | None = None
+        self._executions: Executions | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -132,14 +165,35 @@ class Gateway:
         caller.check(asked, known)
         if request.method != asked.method:
             raise ConsoleError(405, "method_not_allowed", f"{asked.way} needs the method {asked.method}")
+        if caller.needs_own(asked, known):
+            await self._check_own(parts, caller, asked, known)
         headers = _headers(request, caller)
         body = await _body(request, parts.settings.gateway_max_body, parts.settings.gateway_body_within)
         if body:
             if request.headers.getlist("content-type") != ["application/json"]:
                 raise ConsoleError(415, "not_json", "send JSON, with content-type: application/json")
             headers["content-type"] = "application/json"
+        if asked.method == "POST":
+            target = CallTarget(service=asked.service, handler=asked.handler, key=asked.key or "")
+            headers[CALLER_HEADER] = parts.signer.vouch(caller.identity, target, body, delay=asked.waits)
         answer = await _ask(parts, asked, headers, body)
         return asked, answer.status_code, _returned(parts, asked, answer)
+
+    async def _check_own(self, parts: Parts, caller: Caller, asked: Asked, known: Known) -> None:
+        main = known.mains.get(asked.service, asked.handler)
+        target = CallTarget(service=asked.service, handler=main, key=asked.key or "")
+        if await self._executions_of(parts).starter(target) != caller.name:
+            raise ConsoleError(
+                404,
+                "no_execution",
+                f"you have started no execution {asked.service}/{(asked.key or '')[:200]} that the engine still knows",
+            )
+
+    def _executions_of(self, parts: Parts) -> Executions:
+        if self._executions is None or self._executions.engine is not parts.engine:
+            trust = Trust(issuers=(parts.signer.issuer, *parts.settings.issuers))
+            self._executions = Executions(parts.engine, trust)
+        return self._executions
 
     def _directory_of(self, parts: Parts) -> Directory:
         if self._directory is None or self._directory.engine is not parts.engine:
@@ -159,14 +213,14 @@ async def _caller(request: Request, parts: Parts) -> Caller:
     if scheme.lower() == "bearer" and token:
         if token.startswith(KEY_PREFIX):
             if (key := await parts.api_keys.find(token)) is not None:
-                return Caller(f"key:{key.name}", key)
+                return Caller(key)
         elif (signed_in := await parts.sessions.find(token)) is not None:
-            return Caller(f"person:{signed_in.person.name}", signed_in)
+            return Caller(signed_in)
     raise ConsoleError(401, "sign_in", "send a key, or a session's token, as Authorization: Bearer")
 
 
 def _headers(request: Request, caller: Caller) -> dict[str, str]:
-    headers = {_CALLER: caller.name}
+    headers = {}
     for name in _FORWARDED:
         values = request.headers.getlist(name)
         if not values:
@@ -176,6 +230,9 @@ def _headers(request: Request, caller: Caller) -> dict[str, str]:
                 400, "header_refused", f"send {name} once, in at most {_LONGEST_VALUE} printable ASCII characters"
             )
         headers[name] = values[0]
+    if _IDEMPOTENCY_KEY in headers:
+        own = canonical_json([caller.name, headers[_IDEMPOTENCY_KEY]])
+        headers[_IDEMPOTENCY_KEY] = hashlib.sha256(own).hexdigest()
     return headers
 
 

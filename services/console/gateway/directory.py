@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,11 +25,13 @@ class Known:
         public: Handlers that are declared public, as ``Service/handler``.
         reading: Those of them that are marked as reading. That a handler is shared doesn't say so: it has no state to
             write, but it may resolve what a workflow waits for, or send.
+        mains: The main handlers of workflows, by service.
     """
 
     keyed: frozenset[str] = frozenset()
     public: frozenset[str] = frozenset()
     reading: frozenset[str] = frozenset()
+    mains: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,11 +61,14 @@ class Directory:
 
     async def _ask(self) -> Known:
         keyed, public, reading = set(), set(), set()
+        mains: dict[str, str] = {}
         for service in await self.engine.services():
             name = service["name"]
             if service.get("ty") != "Service":
                 keyed.add(name)
             for handler in service["handlers"]:
+                if handler.get("ty") == "Workflow":
+                    mains[name] = handler["name"]
                 # A service that is private hides its handlers, whatever they say themselves.
                 if not (service.get("public", True) and handler.get("public", True)):
                     continue
@@ -70,4 +76,4 @@ class Directory:
                 marked = (handler.get("metadata") or {}).get(READS) == "true"
                 if marked and handler.get("ty") not in _WRITING:
                     reading.add(f"{name}/{handler['name']}")
-        return Known(frozenset(keyed), frozenset(public), frozenset(reading))
+        return Known(frozenset(keyed), frozenset(public), frozenset(reading), mains)

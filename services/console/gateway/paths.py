@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, Literal
 from urllib.parse import unquote_to_bytes
+
+from pydantic import TypeAdapter
 
 from perdure.ingress_requests import segment
 from services.console.problems import ConsoleError
@@ -23,6 +26,17 @@ _ALLOWED: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2}
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _DELAY: Final = re.compile(rb"delay=([A-Za-z0-9.]{1,32})")
 _RESTATE: Final = "restate"
+_UNITS: Final = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
+_LONGEST_DELAY: Final = timedelta(days=3650)
+_PART: Final = re.compile(r"(\d{1,9})(ms|[smhd])")
+_PARTS: Final = re.compile(rf"(?:{_PART.pattern})+")
+_ISO: Final = TypeAdapter(timedelta)
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,7 @@ class Asked:
         service: The service.
         key: The key of a virtual object or workflow; None without one.
         handler: The handler; for the last two ways it is the workflow's ``run``.
-        delay: When to begin what is sent, as the ingress reads it; None for now.
+        delay: How much later what is sent begins, as the ingress reads it; None for now.
     """
 
     way: Way
@@ -42,6 +56,11 @@ class Asked:
     key: str | None
     handler: str
     delay: str | None = None
+
+    @property
+    def waits(self) -> timedelta:
+        """How much later what is sent begins."""
+        return timedelta(0) if self.delay is None else _duration(self.delay)
 
     @property
     def name(self) -> str:
@@ -85,7 +104,27 @@ def read_path(raw_path: bytes, query: bytes, keyed: frozenset[str]) -> Asked:
     delay = _DELAY.fullmatch(query)
     if delay is None or asked.way != "send":
         raise _refused("a query may be nothing but ?delay=10s, of what is sent")
+    try:
+        _duration(delay[1].decode())
+    except (ValueError, OverflowError) as error:
+        raise _refused("write the delay as 10s, 1h30m or PT10S, up to ten years") from error
     return Asked(asked.way, asked.service, asked.key, asked.handler, delay[1].decode())
+
+
+def _duration(text: str) -> timedelta:
+    """Return a duration as the ingress reads it, in parts or in ISO 8601.
+
+    Raises:
+        ValueError: It is written in another way, negative, or too long.
+        OverflowError: It is far too long.
+    """
+    if _PARTS.fullmatch(text):
+        duration = sum((int(number) * _UNITS[unit] for number, unit in _PART.findall(text)), timedelta(0))
+    else:
+        duration = _ISO.validate_python(text if text.startswith("P") else None)
+    if not timedelta(0) <= duration <= _LONGEST_DELAY:
+        raise ValueError(text)
+    return duration
 
 
 def _segments(raw_path: bytes) -> list[str]:

@@ -10,7 +10,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from perdure.people import ANYONE, canonical_person, check_name
+from perdure.people import ANYONE, PROGRAM_PREFIX, canonical_person, check_name
 from services.console.people.attempts import forget
 from services.console.people.database import Database
 from services.console.people.passwords import Passwords, Source
@@ -257,8 +257,8 @@ def _checked_name(name: str) -> str:
         person = check_name(name)
     except ValueError as error:
         raise invalid(f"name: {error}") from error
-    if not person or len(person) > 200 or person == ANYONE or person.startswith("group:"):
-        raise invalid("a person's name has 1 to 200 characters, and is neither 'anyone' nor a group's")
+    if not person or len(person) > 200 or person == ANYONE or person.startswith(("group:", PROGRAM_PREFIX)):
+        raise invalid("a person's name has 1 to 200 characters, and is neither 'anyone' nor a group's or program's")
     return person
 
 

@@ -9,7 +9,8 @@ from typing import Any, Final, Literal, cast
 from pydantic import AwareDatetime, BaseModel, Field, JsonValue
 
 from perdure import Target
-from perdure.people import ANYONE, check_name
+from perdure.approvals.request import asked_by
+from perdure.people import ANYONE, check_name, is_one_of
 from services.console.engine import Engine
 from services.console.people.sessions import SignedIn
 from services.console.problems import ConsoleError, invalid
@@ -19,13 +20,41 @@ MOST: Final = 200
 Verdict = Literal["approve", "reject"]
 
 
-class InboxItem(BaseModel):
+class Asked(BaseModel):
+    """Who asks for an approval.
+
+    Args:
+        requester: The authenticated caller, or the subject when no caller is authenticated.
+        requester_verified: Whether the requester was authenticated.
+        requester_owner: The person who made the requesting program's API key.
+        subject: The person whom the business is about, by the caller's word.
+    """
+
+    requester: str = ""
+    requester_verified: bool = False
+    requester_owner: str = ""
+    subject: str = ""
+
+    @property
+    def asked_by(self) -> str:
+        """Who asks and for whom, as people are told it."""
+        return asked_by(self.requester, verified=self.requester_verified, subject=self.subject)
+
+    def excludes(self, person: str) -> bool:
+        """Tell if a person may not decide because it is their own request or business.
+
+        Args:
+            person: The person's canonical name.
+        """
+        return is_one_of(person, (self.requester, self.requester_owner, self.subject))
+
+
+class InboxItem(Asked):
     """An open approval that waits for somebody.
 
     Args:
         approval_id: The approval.
         title: What is to be decided.
-        requester: Who asks.
         quorum: How many approvals are needed.
         opened_at: When it was opened.
         deadline: Until when it can be decided.
@@ -37,7 +66,6 @@ class InboxItem(BaseModel):
 
     approval_id: str
     title: str
-    requester: str
     quorum: int = 1
     opened_at: AwareDatetime
     deadline: AwareDatetime
@@ -105,13 +133,12 @@ class TrailView(BaseModel):
     hash: str | None = None
 
 
-class ApprovalView(BaseModel):
+class ApprovalView(Asked):
     """An approval, as it is shown."""
 
     approval_id: str
     status: str
     title: str = ""
-    requester: str = ""
     approvers: list[str] = []
     waits_for: list[str] = []
     veto: list[str] = []
@@ -197,7 +224,7 @@ async def inbox(engine: Engine, signed_in: SignedIn) -> Inbox:
     found: dict[str, InboxItem] = {}
     for key, page in zip(keys, pages, strict=True):
         for item in page.items:
-            if item.requester != person.name:
+            if not item.excludes(person.name):
                 found.setdefault(item.approval_id, item.model_copy(update={"for_whom": item.for_whom or key}))
     items = sorted(found.values(), key=lambda item: (item.deadline, item.approval_id))
     shown = sum(len(page.items) for page in pages)

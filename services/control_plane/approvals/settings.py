@@ -25,6 +25,7 @@ class ApprovalsSettings(ControlPlaneSettings):
         link_key_file: Private key that signs links; without it, notices have none.
         old_link_keys: Public keys of links that were sent before the key was changed, separated by commas.
         console_url: Address of the console, for links (``PERDURE_CONSOLE_URL``).
+        allow_unverified_requester: See `ApprovalsConfig`; a trip over the limit then needs no authenticated caller.
         retention: How long an approval that ended is kept.
         sentinel_interval: How often the sentinel looks for approvals that nobody looks after.
     """
@@ -39,6 +40,7 @@ class ApprovalsSettings(ControlPlaneSettings):
     link_key_file: Path | None = None
     old_link_keys: str = ""
     console_url: str = Field(default="http://127.0.0.1:8088", validation_alias="PERDURE_CONSOLE_URL")
+    allow_unverified_requester: bool = False
     retention: timedelta = Field(default=RETENTION, gt=timedelta(0))
     sentinel_interval: timedelta = Field(default=timedelta(seconds=10), gt=timedelta(0))
 
@@ -53,6 +55,7 @@ class ApprovalsSettings(ControlPlaneSettings):
             link_key=None if self.link_key_file is None else PrivateKey.load(self.link_key_file),
             old_link_keys=tuple(PublicKey.parse(key) for key in old),
             console_url=self.console_url,
+            allow_unverified_requester=self.allow_unverified_requester,
             notify=tell_approver,
             retention=self.retention,
         )

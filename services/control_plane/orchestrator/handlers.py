@@ -75,7 +75,7 @@ async def _ask(cp: Orchestration, plan: TripPlan, settings: OrchestratorSettings
     """Wait until somebody approves the trip; refuse it when they don't."""
     timeout, options = settings.asking()
     options["title"] = plan.approval_title()
-    options["requester"] = plan.request.traveller
+    options["subject"] = plan.request.traveller
     options["payload"] = plan.request.model_dump(mode="json")
     outcome = await cp.request_approval(plan.trip_id, timeout, **options)
     if outcome.outcome is not ApprovalResult.APPROVED:

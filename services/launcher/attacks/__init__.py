@@ -1,7 +1,7 @@
 """Attacks on a running platform, by somebody who knows a lot: each with the answer that is expected.
 
-They follow the boundaries of SECURITY.md: a service's port, the engine, acts, links, the console, the gateway, and the
-journal's encryption.
+They follow the boundaries of SECURITY.md: a service's port, the engine, acts, links, the console, the gateway, callers, and
+the journal's encryption.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final
 from services.launcher.attacks.acts import ACTS, LINKS
 from services.launcher.attacks.attack import Attack
 from services.launcher.attacks.floods import FLOODS
+from services.launcher.attacks.identity import IDENTITY
 from services.launcher.attacks.outside import CONSOLE, GATEWAY
 from services.launcher.attacks.ports import ENGINE, SERVICE
 from services.launcher.attacks.sealed import SEALED
@@ -21,7 +22,18 @@ from services.launcher.defended import Defended
 
 __all__ = ["ATTACKS", "Attack", "Outcome", "attack_all"]
 
-ATTACKS: Final[tuple[Attack, ...]] = (*SERVICE, *ENGINE, *ACTS, *LINKS, *CONSOLE, *GATEWAY, *SEALED, *TEXT, *FLOODS)
+ATTACKS: Final[tuple[Attack, ...]] = (
+    *SERVICE,
+    *ENGINE,
+    *ACTS,
+    *LINKS,
+    *CONSOLE,
+    *GATEWAY,
+    *SEALED,
+    *TEXT,
+    *FLOODS,
+    *IDENTITY,
+)
 """All of them."""
 
 

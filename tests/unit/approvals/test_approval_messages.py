@@ -147,12 +147,13 @@ def test_a_notice_says_what_to_do_until_when_and_where():
         to="cy",
         title="Trip of ada",
         requester="ada",
+        subject="zoe",
         until=datetime(2030, 1, 1, 12, tzinfo=UTC),
         in_place_of="bob",
         link="https://console.example.com/l/token",
     )
     assert notice.text == (
-        "bob asks you to decide in their place: Trip of ada, asked by ada.\n"
+        "bob asks you to decide in their place: Trip of ada, asked by ada (unverified), for zoe.\n"
         "It can be decided until 2030-01-01 12:00 UTC.\n"
         "Decide here: https://console.example.com/l/token"
     )

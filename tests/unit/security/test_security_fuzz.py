@@ -100,7 +100,7 @@ def fuzz(test: Callable[[Mutation], None]) -> Callable[[], None]:
 def jwt(key: PrivateKey, path: str) -> bytes:
     now = int(NOW.timestamp())
     head = base64url_encode(json.dumps({"typ": "JWT", "alg": "EdDSA", "kid": key.public.id}).encode())
-    claims = base64url_encode(json.dumps({"aud": path, "iat": now, "nbf": now - 60, "exp": now + 600}).encode())
+    claims = base64url_encode(json.dumps({"aud": path, "iat": now, "nbf": now - 60, "exp": now + 60}).encode())
     return f"{head}.{claims}.{base64url_encode(key.sign(f'{head}.{claims}'.encode()))}".encode()
 
 
