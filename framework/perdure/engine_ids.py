@@ -17,6 +17,7 @@ _SIGNAL_PREFIX: Final = "sign_1"  # the engine takes "prom_1", too: the results 
 _INVOCATION_BYTES: Final = 24
 _SIGNAL_BYTES: Final = 28  # an invocation's id, and which of its signals
 _FIRST_AWAKEABLE: Final = 17  # the signals before are the engine's own; 1 cancels the invocation
+_DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _INVOCATION: Final = re.compile(r"inv_1[0-9A-Za-z]{33}")
 
 
@@ -50,6 +51,49 @@ def _is_awakeable(text: str) -> bool:
     if len(content) != _SIGNAL_BYTES or base64.urlsafe_b64encode(content).decode().rstrip("=") != text:
         return False
     return int.from_bytes(content[_INVOCATION_BYTES:], "big") >= _FIRST_AWAKEABLE
+
+
+def signal_id(invocation_id: str, number: int = _FIRST_AWAKEABLE) -> str:
+    """Return the id of an invocation's signal, as anybody can who knows the invocation's id.
+
+    Args:
+        invocation_id: The invocation.
+        number: Which signal: 17 is the first awakeable, 1 cancels the invocation.
+
+    Raises:
+        InvalidInput: No invocation has such an id.
+    """
+    return f"{_SIGNAL_PREFIX}{_encoded(invocation_id, number)}"
+
+
+def pending_id(invocation_id: str, number: int) -> str:
+    """Return the id under which engine 1.7 takes the result of a call or promise that an invocation waits for.
+
+    It is for tests of that weakness. The same id of a sleep or a run stops the engine.
+
+    Args:
+        invocation_id: The invocation.
+        number: Number of the awaited result in the invocation's journal.
+
+    Raises:
+        InvalidInput: No invocation has such an id.
+    """
+    return f"prom_1{_encoded(invocation_id, number)}"
+
+
+def _encoded(invocation_id: str, number: int) -> str:
+    digits = check_invocation_id(invocation_id).removeprefix("inv_1")
+    parts = b"".join(
+        _from_base62(digits[part]).to_bytes(size, "little") for part, size in ((slice(11), 8), (slice(11, None), 16))
+    )
+    return base64.urlsafe_b64encode(parts + number.to_bytes(4, "big")).decode().rstrip("=")
+
+
+def _from_base62(text: str) -> int:
+    value = 0
+    for digit in text:
+        value = value * len(_DIGITS) + _DIGITS.index(digit)
+    return value
 
 
 def check_invocation_id(id_: str) -> str:

@@ -20,7 +20,7 @@ from perdure.observability.logging import get_logger
 from perdure.runs import RunConfig, run_with_retry
 
 READ_AGAIN: Final = timedelta(seconds=1)
-"""How long a waiter that was woken without reason waits before it reads after the next wake-up; doubles each time."""
+"""How long a waiter pauses that was woken without reason; doubles each time."""
 READ_AGAIN_AT_MOST: Final = timedelta(minutes=1)
 
 _anything = BytesSerde()
@@ -77,21 +77,17 @@ class WakeUps:
         self._what = what
         self._pause: timedelta | None = None
 
-    async def pause(self) -> None:
-        """Wait before the next reading if an earlier wake-up was without reason.
+    async def was_early(self) -> None:
+        """Pause after a wake-up without an outcome: 1 second the first time, twice as long each time.
 
         Raises:
             Cancelled: This invocation was cancelled.
         """
-        if self._pause is not None:
-            await self._ctx.sleep(scaled(self._pause), f"before reading {self._what}")
-
-    def was_early(self) -> None:
-        """Note a wake-up without an outcome."""
-        if self._pause is None:
+        if self._pause is None:  # logged once: the sleep that follows is in the journal
             log.warning(
                 "wait.woken_early",
                 what=self._what,
                 why="an awakeable was completed before there was an outcome: somebody may be forging completions",
             )
         self._pause = READ_AGAIN if self._pause is None else min(2 * self._pause, READ_AGAIN_AT_MOST)
+        await self._ctx.sleep(scaled(self._pause), f"woken early while waiting for {self._what}")

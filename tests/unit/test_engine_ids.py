@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.engine_ids import check_invocation_id, check_signal_id
+from perdure.engine_ids import check_invocation_id, check_signal_id, pending_id, signal_id
 from perdure.errors import InvalidInput
 
 
@@ -30,6 +30,12 @@ def test_the_id_of_a_signal_is_what_it_was(invocation, number):
 def test_reject_ids_of_pending_calls(invocation, number):
     with pytest.raises(InvalidInput, match="is no id of an external signal"):
         check_signal_id("prom_1" + encoded(invocation + number.to_bytes(4, "big")))
+
+
+def test_awakeables_follow_from_the_invocation():
+    invocation = "inv_1aCrLf7fTjVL3KvBA0mNaOIQnblQu9BnGJ"  # an engine gave both
+    assert signal_id(invocation) == "sign_14eVx2L38snvdHRK5tRd3KAlLZIRj6Dd7AAAAEQ"
+    assert pending_id(invocation, 17) == "prom_14eVx2L38snvdHRK5tRd3KAlLZIRj6Dd7AAAAEQ"
 
 
 @given(INVOCATIONS, st.integers(0, 16))

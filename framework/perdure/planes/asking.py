@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import restate
 from pydantic import ValidationError
 
-from perdure.approvals.messages import ApprovalAnswer, ApprovalOutcome, ApprovalResult, Leave, Listen
+from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Leave, Listen
 from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
 from perdure.approvals.targets import leave_approval, listen_to_approval, open_approval
 from perdure.clients import ObjectClient
@@ -91,21 +91,14 @@ async def outcome_of(
         TerminalError: `Approvals` refused the request, or has deleted the approval since.
     """
     approval_id, wait = request.approval_id, request.wait
-    wake_ups = WakeUps(ctx, f"approval '{approval_id}'")
+    what = f"approval '{approval_id}'"
+    wake_ups = WakeUps(ctx, what)
     answer = await ObjectClient(ctx, open_approval, approval_id).call(request)
-    while (outcome := _outcome_in(answer, request)) is None:
-        await until_done(woken, f"approval '{approval_id}'")
-        await wake_ups.pause()
+    while answer.wait != wait or answer.outcome is None:
+        if answer.wait == wait:  # a forged answer says nothing, not even that there is something to wait for
+            await until_done(woken, what)
         awakeable, woken = new_awakeable(ctx)
         answer = await ObjectClient(ctx, listen_to_approval, approval_id).call(Listen(wait=wait, awakeable=awakeable))
-        if _outcome_in(answer, request) is None:
-            wake_ups.was_early()
-    return outcome
-
-
-def _outcome_in(answer: ApprovalAnswer, request: ApprovalRequest) -> ApprovalOutcome | None:
-    """Return the outcome in an answer, unless the answer is forged."""
-    outcome = answer.outcome
-    if answer.wait != request.wait or outcome is None or outcome.approval_id != request.approval_id:
-        return None
-    return outcome
+        if answer.wait != wait or answer.outcome is None:
+            await wake_ups.was_early()
+    return answer.outcome

@@ -158,13 +158,11 @@ async def outcome_of(ctx: restate.Context, request: RollbackRequest, wait: str) 
         await hand_over(ctx, request.model_copy(update={"waiter": waiter}))
         late = ctx.sleep(scaled(delay), "before asking for the rollback again")
         is_woken = await done_before(woken, late, "the rollback")
-        if is_woken:
-            await wake_ups.pause()
         answer = await ObjectClient(ctx, read_report, request.saga_id).call(query)
         if answer.report is not None and answer.wait == wait:
             return answer.report
         if is_woken:
-            wake_ups.was_early()
+            await wake_ups.was_early()
         else:
             delay = min(delay * 2, ASK_AGAIN_AT_MOST)
         request = request.model_copy(update={"first_hand": False})
