@@ -47,6 +47,7 @@ async def fill(ctx: restate.Context, numbers: list[int]) -> None:
             requester="ada@example.com",
             timeout=timedelta(hours=24, seconds=number % 3600),
             payload={"traveller": "ada@example.com", "note": "x" * 400},
+            wait="benchmark",
             awakeable=awakeable,
         )
         await ObjectClient(ctx, open_approval, request.approval_id).send(request)

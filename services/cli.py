@@ -15,9 +15,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from perdure.errors import PerdureError
+from perdure.security.codec import codec_from_environment
 from perdure.terminal import console, error_console, run_command_line
 from services.console.commands import app as console_app
-from services.data_plane.audit import audit as audit_database
+from services.launcher.approval_audit import audit_platform
 from services.launcher.attack import attack as attack_platform
 from services.launcher.chaos import chaos as play_chaos
 from services.launcher.cluster_trial import try_cluster
@@ -114,10 +115,17 @@ def audit(
         bool, typer.Option("--settled", help="Claim that no trip is on its way: what an open trip holds is a breach.")
     ] = False,
 ) -> None:
-    """Check the invariants over the database, with the platform up or down; exit 1 if one is broken."""
+    """Check the invariants over the database, with the platform up or down; exit 1 if one is broken.
+
+    With the platform up, trips over the limit are compared with the approvals' audit logs, too.
+    """
 
     def checked() -> int:
-        report = asyncio.run(audit_database(PlatformSettings.read().database, settled=settled))
+        settings = PlatformSettings.read()
+        topology, codec = Topology.from_settings(settings), codec_from_environment()
+        report = asyncio.run(
+            audit_platform(topology, os.environ, codec, settled=settled, database_url=settings.database)
+        )
         show_audit(report, Terminal())
         return 0 if report.ok else 1
 

@@ -1,4 +1,4 @@
-"""A card that is good, a card that is not, and a review."""
+"""A card that is good, a card that is not, a forged receipt, and a review."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ async def play(stage: Stage) -> None:
     """Play the example."""
     receipt = await stage.ingress.call(pay, Charge(card="good", amount=70))
     stage.say(f"paid, receipt {receipt.number}")
-    error = await stage.refusal(stage.ingress.call(pay, Charge(card="stolen", amount=70)))
-    stage.say(f"{error.status_code}: {error.message}")
+    for card in ("stolen", "forged"):
+        error = await stage.refusal(stage.ingress.call(pay, Charge(card=card, amount=70)))
+        stage.say(f"{error.status_code}: {error.message.partition(',')[0]}")
 
     key = stage.key("design")
     await stage.ingress.send(publish, "Design", key=key)

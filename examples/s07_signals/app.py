@@ -1,6 +1,10 @@
-"""Signals: from outside (awakeables), answered by who has the id; inside a workflow (promises), by name."""
+"""Signals: from outside (awakeables), answered by anybody with the id; inside a workflow (promises), by name."""
 
 from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
 
 import restate
 from pydantic import BaseModel
@@ -36,9 +40,25 @@ class Receipt(BaseModel):
 
     Args:
         number: The receipt's number.
+        signature: The provider's signature over the number.
     """
 
     number: str
+    signature: str
+
+
+WEBHOOK_SECRET = secrets.token_bytes(32)
+"""Shared with the provider. A real one comes from your secret store, and is the same in each process."""
+
+
+def signature_of(number: str) -> str:
+    """Return the provider's signature over a receipt's number."""
+    return hmac.new(WEBHOOK_SECRET, number.encode(), hashlib.sha256).hexdigest()
+
+
+def is_genuine(receipt: Receipt) -> bool:
+    """Tell if a receipt is the provider's. Anybody who knows the signal's id can send one."""
+    return hmac.compare_digest(receipt.signature, signature_of(receipt.number))
 
 
 shop = restate.Service("Shop")
@@ -48,7 +68,7 @@ provider = restate.Service("Provider")
 @handler(shop)
 async def pay(ctx: restate.Context, charge: Charge) -> Receipt:
     """Hand a signal's id to the provider, and wait. Nothing is kept in memory, however long that takes."""
-    signal = wait_for_external_signal(ctx, Receipt)
+    signal = wait_for_external_signal(ctx, Receipt, check=is_genuine)
     await ServiceClient(ctx, call_back).send(charge.model_copy(update={"answer_to": signal.id}))
     return await signal.result()
 
@@ -56,10 +76,13 @@ async def pay(ctx: restate.Context, charge: Charge) -> Receipt:
 @handler(provider)
 async def call_back(ctx: restate.Context, charge: Charge) -> None:
     """Answer through the signal. A real provider's webhook posts to /restate/awakeables/{id}/resolve instead."""
+    number = f"R-{charge.amount}"
     if charge.card == "stolen":
         reject_external_signal(ctx, charge.answer_to, "the card is blocked", 402)
+    elif charge.card == "forged":
+        resolve_external_signal(ctx, charge.answer_to, Receipt(number=number, signature="a guess"))
     else:
-        resolve_external_signal(ctx, charge.answer_to, Receipt(number=f"R-{charge.amount}"))
+        resolve_external_signal(ctx, charge.answer_to, Receipt(number=number, signature=signature_of(number)))
 
 
 documents = ControlPlaneService("Documents")

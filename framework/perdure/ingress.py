@@ -11,9 +11,10 @@ import httpx
 
 from perdure.admin import AdminClient
 from perdure.clients import NO_REQUEST
+from perdure.engine_ids import check_signal_id
 from perdure.errors import ConfigurationError, IngressError, InvalidInput
 from perdure.idempotency import check_idempotency_key
-from perdure.ingress_requests import IngressRequests, check_header, path_of, path_of_invocation, read, segment
+from perdure.ingress_requests import IngressRequests, check_header, path_of, path_of_invocation, read
 from perdure.places import Place, ValueCodec
 from perdure.security.acts import ActorKey
 from perdure.security.callers import CALL_WAITS, CALLER_HEADER, CallTarget, sign_call
@@ -342,15 +343,27 @@ class IngressClient:
             id_: The signal's id.
             value: The answer.
             type_: The answer's type; the value's own class by default.
+
+        Raises:
+            InvalidInput: No signal has such an id.
         """
         body = serde_for(type_ or type(value)).serialize(value)
         if self._codec is not None:
             body = self._codec.seal(body, Place.awakeable(id_))
-        await self._requests.send("POST", f"/restate/awakeables/{segment(id_)}/resolve", body=body, repeatable=True)
+        path = f"/restate/awakeables/{check_signal_id(id_)}/resolve"
+        await self._requests.send("POST", path, body=body, repeatable=True)
 
     async def reject_awakeable(self, id_: str, reason: str) -> None:
-        """Fail an external signal: who waits gets a terminal error with the reason."""
-        path = f"/restate/awakeables/{segment(id_)}/reject"
+        """Fail an external signal: the waiter gets a terminal error with the reason.
+
+        Args:
+            id_: The signal's id.
+            reason: The error's message.
+
+        Raises:
+            InvalidInput: No signal has such an id.
+        """
+        path = f"/restate/awakeables/{check_signal_id(id_)}/reject"
         await self._requests.send("POST", path, body=reason.encode(), content_type="text/plain", repeatable=True)
 
     async def _send(

@@ -66,6 +66,8 @@ async def race_awakeable_with_timeout(
 ) -> tuple[T, bool]:
     """Wait for an external signal, but no longer than the timeout.
 
+    The answer is checked if the signal has a check; without one, it comes from anybody who knows the signal's id.
+
     Args:
         ctx: The handler's context.
         signal: What `wait_for_external_signal` returned.
@@ -76,6 +78,7 @@ async def race_awakeable_with_timeout(
         The value and False, or ``timeout_value`` and True.
 
     Raises:
+        Refused: The answer failed the signal's check. Terminal, 403.
         TerminalError: The signal was rejected, or this invocation was cancelled.
     """
     refuse_inside_run("race_awakeable_with_timeout")

@@ -1,18 +1,29 @@
-"""Signals: external ones are awakeables, answered by who has the id; internal ones a workflow's durable promises."""
+"""Signals: external ones are awakeables, internal ones a workflow's durable promises.
+
+An answer to an external signal is not authenticated. The engine's ingress takes it from anybody who knows the signal's
+id, and the id follows from the invocation's id, which `IngressClient.send` returns and the admin API lists. Check the
+answer (``check``), or take it as a wake-up and read the result from its owner with a call. Rejections carry no proof
+either: treat one as "ask again", and never as a fact.
+"""
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar, cast
+import inspect
+from collections.abc import Callable
+from typing import Generic, TypeAlias, TypeVar, cast
 
 import restate
 
 from perdure import _sdk
 from perdure.engine_ids import check_signal_id
-from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, UnreadableState
+from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, Refused, UnreadableState
 from perdure.run_scope import refuse_inside_run
 from perdure.serdes import CheckedSerde, serde_for
 
 T = TypeVar("T")
+
+Check: TypeAlias = Callable[[T], bool]
+"""Tells if an answer is genuine. It gives the same verdict for the same answer each time: a replay asks it again."""
 
 WorkflowContexts = restate.WorkflowContext | restate.WorkflowSharedContext
 
@@ -22,7 +33,27 @@ class AnswerSerde(CheckedSerde[T], Generic[T]):
 
     One that does not fit is a terminal error: the signal has been answered, so waiting again would never help, and any
     other error would be retried for ever.
+
+    Args:
+        type_: The answer's type.
+        check: Tells if an answer is genuine; without it, every answer is.
     """
+
+    def __init__(self, type_: type[T], check: Check[T] | None = None) -> None:
+        super().__init__(type_)
+        self._check = check
+
+    def deserialize(self, buf: bytes) -> T | None:
+        """Return the answer, or raise a terminal error: it does not fit the type, or fails the check."""
+        answer = super().deserialize(buf)
+        if self._check is not None and self._check(cast("T", answer)) is not True:
+            raise Refused(
+                "the answer to an external signal failed its check, so it was not used; a signal can be answered only "
+                "once: ask again with a new signal",
+                403,
+                "unproved_answer",
+            )
+        return answer
 
     def unreadable(self, name: str, found: InvalidInput) -> Exception:
         """Return a terminal 400 that names the field."""
@@ -67,8 +98,9 @@ class ExternalSignal(Generic[T]):
         """Wait for the answer.
 
         Raises:
-            InvalidInput: The answer does not fit the type.
-            TerminalError: The signal was rejected.
+            InvalidInput: The answer does not fit the type. Terminal, 400.
+            Refused: The answer failed the signal's check. Terminal, 403, with the code ``unproved_answer``.
+            TerminalError: The signal was rejected, by anybody who knows its id.
             Cancelled: This invocation was cancelled.
         """
         refuse_inside_run("an external signal")
@@ -117,18 +149,32 @@ class InternalSignal(Generic[T]):
         await self._promise.reject(reason, code)
 
 
-def wait_for_external_signal(ctx: restate.Context, type_: type[T]) -> ExternalSignal[T]:
+def wait_for_external_signal(
+    ctx: restate.Context, type_: type[T], *, check: Check[T] | None = None
+) -> ExternalSignal[T]:
     """Make a signal that the outside world answers.
+
+    Without a check, the answer comes from anybody who knows the signal's id: do nothing with it that needs a proof.
+
+    Example:
+        signal = wait_for_external_signal(ctx, Receipt, check=lambda receipt: verify(receipt.body, receipt.signature))
 
     Args:
         ctx: The handler's context.
         type_: The answer's type.
+        check: Tells if an answer is genuine, for example by the signature in it. A plain function without side effects
+            that gives the same verdict for the same answer each time. An answer that fails it is a `Refused` error.
 
     Returns:
         The signal; pass its ``id`` on, then await ``result()``.
+
+    Raises:
+        PerdureTerminalError: The check is a coroutine function.
     """
     refuse_inside_run("wait_for_external_signal")
-    id_, future = ctx.awakeable(serde=AnswerSerde(type_))
+    if inspect.iscoroutinefunction(check):
+        raise PerdureTerminalError("wait_for_external_signal: check must be a plain function, not a coroutine function")
+    id_, future = ctx.awakeable(serde=AnswerSerde(type_, check))
     return ExternalSignal(id_, future)
 
 

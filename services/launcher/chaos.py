@@ -23,6 +23,7 @@ from perdure.saga.finds import look
 from perdure.saga.sentinel_config import SentinelConfig
 from services.contracts import trips
 from services.contracts.trips import TripRequest
+from services.launcher.approval_audit import unapproved
 from services.launcher.connections import ingress_client
 from services.launcher.orders import order
 from services.launcher.platform import Platform
@@ -153,7 +154,7 @@ class _Run:
                     await self._strike(blow)
         self._say("all trips are sent; waiting until nothing is under way")
         problems = await self._until_settled()
-        return [*problems, *await self._undone_twice()]
+        return [*problems, *await self._undone_twice(), *await unapproved(self._platform)]
 
     def _say(self, text: str) -> None:
         self._terminal.say(f"{time.monotonic() - self._began:6.1f} s  {text}")

@@ -10,6 +10,7 @@ from typing import Final
 from perdure.engine import LocatedEngine
 from perdure.observability.tracing_setup import engine_tracing
 from services.contracts import trips
+from services.launcher.approval_audit import unapproved
 from services.launcher.cluster import EngineCluster, Snapshots, node_configs
 from services.launcher.platform import Platform
 from services.launcher.settings import PlatformSettings
@@ -89,4 +90,4 @@ async def _play(platform: Platform, cluster: EngineCluster, terminal: Terminal) 
     terminal.say(f"{stream.confirmed} trips were booked, and all are confirmed")
     async with Stage.on(platform) as stage:
         await stage.until_quiet()
-    return problems
+    return [*problems, *await unapproved(platform)]

@@ -109,6 +109,11 @@ class Platform:
             raise failures[0]
 
     @property
+    def environment(self) -> Mapping[str, str]:
+        """What its services inherit."""
+        return self._environment
+
+    @property
     def codec(self) -> JournalCodec | None:
         """What its journal is encrypted with; None when it is in clear.
 

@@ -11,7 +11,7 @@ _FINDINGS: Final = 20
 
 
 def show_audit(report: AuditReport, terminal: Terminal) -> None:
-    """Print each invariant, what breaks it, and how many trips there are.
+    """Print each invariant, what breaks it, what was not checked, and how many trips there are.
 
     Args:
         report: The report.
@@ -24,4 +24,6 @@ def show_audit(report: AuditReport, terminal: Terminal) -> None:
             terminal.say(f"          {finding.subject}: {finding.detail}", "red")
         if (more := len(invariant.findings) - _FINDINGS) > 0:
             terminal.say(f"          and {more} more", "red")
+    for remark in report.remarks:
+        terminal.say(f"        {remark}", "yellow")
     terminal.say(f"trips: {report.confirmed} confirmed, {report.refused} refused, {report.open} open")

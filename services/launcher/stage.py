@@ -23,10 +23,10 @@ from perdure.saga.plan import Outcome
 from perdure.security import ActorKey
 from services.contracts import trips
 from services.contracts.trips import TripRequest
-from services.data_plane.audit import audit
 from services.data_plane.audit.trips import Trip, load
 from services.data_plane.database import Database
 from services.data_plane.tables import FlightRow, HotelRow, LedgerTransactionRow
+from services.launcher.approval_audit import audit_platform
 from services.launcher.connections import local_http
 from services.launcher.platform import Platform
 
@@ -276,9 +276,12 @@ class Stage:
                 await asyncio.sleep(_LOOK)
 
     async def audit(self) -> str:
-        """Audit the database, with the claim that no trip is on its way; return the names of broken invariants."""
+        """Audit the platform, with the claim that no trip is on its way; return the names of broken invariants."""
         await self.until_quiet()
-        report = await audit(self.platform.topology.database_url, settled=True)
+        platform = self.platform
+        report = await audit_platform(platform.topology, platform.environment, platform.codec, settled=True)
+        if report.remarks:
+            return "; ".join(report.remarks)
         broken = [invariant.name for invariant in report.invariants if not invariant.ok]
         return f"broken: {', '.join(broken)}" if broken else "holds"
 

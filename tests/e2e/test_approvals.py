@@ -15,16 +15,18 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from perdure import AdminClient
 from perdure.approvals.messages import ApprovalStatus, LinkDecisionRequest
 from perdure.approvals.targets import approval_status, decide_by_link
 from perdure.engine import LocatedEngine
+from perdure.engine_ids import signal_id
 from perdure.errors import IngressError
 from perdure.security import ActorKey, PrivateKey, Role
 from services.data_plane.database import Database
 from services.data_plane.notifications.model import ApprovalNoticeRow
+from services.data_plane.payments.model import ChargeRow
 from services.launcher.booking import new_trip_id
 from services.launcher.orders import order
 from services.launcher.platform import Platform
@@ -245,6 +247,52 @@ async def test_a_link_in_a_notice_decides(office: Office):
     assert (receipt.actor, receipt.status) == (ADA, "approved")
     assert await office.stage.result(trip_id) == "confirmed"
     await office.verified(trip_id, f"approve by {ADA}: by link")
+
+
+async def test_forged_completion_confirms_no_trip(office: Office):
+    """With one request of somebody who knows the trip's id, and nothing else."""
+    trip_id, url = await office.waiting_trip(), office.stage.platform.topology.ingress_url
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        sent = await http.post(f"/Trips/{trip_id}/run/send", json=COSTLY.model_dump(mode="json"))
+        outcome = {"approval_id": trip_id, "outcome": "approved", "decided_by": [ADA], "reason": "forged"}
+        path = f"/restate/awakeables/{signal_id(sent.json()['invocationId'])}/resolve"
+        (await http.post(path, json=outcome)).raise_for_status()
+
+    async def has_read() -> bool:
+        async with AdminClient(office.stage.platform.topology.admin_url) as admin:
+            sql = f"""select id from sys_invocation_status where target_service_key = '{trip_id}'
+                and target_handler_name = 'listen' and status = 'completed'"""
+            return bool(await admin.query(sql))
+
+    await eventually(has_read, what="reading of the outcome")
+    assert (await office.stage.status(trip_id)).current_step == "approval"
+    assert (await office.status(trip_id)).status == "open"
+    assert await office.stage.charges_ever(trip_id) == 0
+    answer = await office.perdure("reject", trip_id, "--key-file", office.key("ada"), "--reason", "forged")
+    assert answer.returncode == 0, answer.stderr
+    assert (await office.stage.result(trip_id)).startswith("403 approval_rejected")
+
+
+async def test_audit_finds_a_trip_without_approval(office: Office):
+    trip_id = new_trip_id()
+    assert await office.stage.book(trip_id, order(amount_minor=50_000)) == "confirmed"
+    topology = office.stage.platform.topology
+
+    async def charge(amount: int) -> None:
+        database = Database(topology.database_url)
+        try:
+            async with database.transaction() as connection:
+                await connection.execute(
+                    update(ChargeRow).where(ChargeRow.trip_id == trip_id).values(amount_minor=amount)
+                )
+        finally:
+            await database.dispose()
+
+    await charge(900_000)
+    try:
+        assert "trips-approved" in await office.stage.audit()
+    finally:
+        await charge(50_000)
 
 
 async def test_an_approval_left_alone_reminds_escalates_and_times_out(office: Office):

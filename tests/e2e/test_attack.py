@@ -55,8 +55,17 @@ async def defended(
 
 async def test_every_attack_is_refused_and_changes_nothing(defended: Defended):
     assert len(ATTACKS) >= 50
-    boundaries = {"service", "engine", "act", "link", "console", "gateway", "encryption", "identity"}
-    assert {attack.boundary for attack in ATTACKS} == boundaries
+    assert {attack.boundary for attack in ATTACKS} == {
+        "service",
+        "engine",
+        "completion",
+        "act",
+        "link",
+        "console",
+        "gateway",
+        "encryption",
+        "identity",
+    }
     outcomes = await attack_all(defended)
     assert len(outcomes) == len(ATTACKS)
     assert [each for each in outcomes if not each.refused] == []

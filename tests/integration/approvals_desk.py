@@ -42,8 +42,10 @@ from perdure.approvals.targets import (
     remind,
 )
 from perdure.errors import IngressError
+from perdure.planes.asking import outcome_of
 from perdure.serdes import serde_for
 from perdure.testing import Restate, RestateEnvironment
+from perdure.wake_ups import new_awakeable
 from tests.support import Recording, eventually
 
 HOUR = timedelta(hours=1)
@@ -73,32 +75,33 @@ asking = sdk.Workflow("Asking")
 
 @handler(asking, "main")
 async def run(ctx: sdk.WorkflowContext, question: Question) -> ApprovalOutcome:
-    id_, decided = ctx.awakeable(serde=serde_for(ApprovalOutcome))
+    awakeable, woken = new_awakeable(ctx)
+    wait = ctx.uuid().hex
     request = ApprovalRequest(
-        title=f"Question {question.approval_id}", awakeable=id_, opener=ctx.request().id, **dict(question)
+        title=f"Question {question.approval_id}",
+        wait=wait,
+        awakeable=awakeable,
+        opener=ctx.request().id,
+        **dict(question),
     )
-    await ObjectClient(ctx, open_approval, question.approval_id).send(request)
-    ctx.set("awakeable", id_, serde=serde_for(str))
-    return await decided
+    ctx.set("wait", wait, serde=serde_for(str))
+    return await outcome_of(ctx, request, woken)
 
 
 @handler(asking, "shared")
 async def leave_it(ctx: sdk.WorkflowSharedContext, everyone: bool) -> None:
-    id_ = await ctx.get("awakeable", serde=serde_for(str))
-    assert id_ is not None
-    request = None if everyone else Leave(awakeable=id_, reason="no longer needed")
+    wait = await ctx.get("wait", serde=serde_for(str))
+    assert wait is not None
+    request = None if everyone else Leave(wait=wait, reason="no longer needed")
     approval_id = ctx.key().partition("/")[0]
     await ObjectClient(ctx, leave_approval, approval_id).send(request)
 
 
 @handler(asking, "shared")
-async def send_raw(ctx: sdk.WorkflowSharedContext, body: dict[str, Any]) -> ApprovalOutcome:
-    """Send a request as another version of perdure might, and wait for the answer."""
-    id_, decided = ctx.awakeable(serde=serde_for(ApprovalOutcome))
-    body["awakeable"] = id_
+async def send_raw(ctx: sdk.WorkflowSharedContext, body: dict[str, Any]) -> None:
+    """Open an approval with any body."""
     raw = serde_for(Any).serialize(body)
-    ctx.generic_send(open_approval.service, open_approval.handler, raw, key=ctx.key())
-    return await decided
+    await ctx.generic_call(open_approval.service, open_approval.handler, raw, key=ctx.key())
 
 
 @handler(asking, "shared")

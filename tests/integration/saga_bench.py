@@ -41,6 +41,8 @@ class Task(BaseModel):
     fails: int = 0
     """How often it fails; -1 for always."""
     undo_fails: int = 0
+    undo_hangs: bool = False
+    """Whether its compensation waits until the bench is released."""
     hangs: bool = False
 
 
@@ -85,6 +87,8 @@ class Bench:
         async def _undo(ctx: DataPlaneContext, task: Task) -> None:
             def undo() -> None:
                 did.add(f"undo {task.key}/{task.name}")
+                if task.undo_hangs:
+                    assert released.wait(30)
                 if task.undo_fails < 0 or did.count(f"undo {task.key}/{task.name}") <= task.undo_fails:
                     raise Refused(f"{task.name} can't be undone", 503, "stuck")
 

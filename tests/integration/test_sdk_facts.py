@@ -5,7 +5,9 @@ Each test says which part relies on it. The facts come from running the engine, 
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 from uuid import uuid4
@@ -16,7 +18,8 @@ import restate as sdk
 from restate.exceptions import TerminalError
 
 from perdure import AdminClient, IngressClient
-from perdure.errors import EngineError
+from perdure.engine_ids import pending_id, signal_id
+from perdure.errors import EngineError, IngressError
 from tests.integration.raw_sdk import facts, failure_of, go, last_failure
 from tests.support import Recording, eventually
 
@@ -277,3 +280,53 @@ async def test_an_idempotency_key_must_be_ascii(restate):
         response = await http.post(f"{env.ingress}/Facts/go", content=b'"x"', headers=headers)
     assert response.status_code == 400
     assert "idempotency-key" in response.json()["message"]
+
+
+async def completed_from_outside(env: Any, did: Recording, forged_id: Callable[[str], str]) -> str:
+    """Complete something that an invocation waits for as a stranger does; return what the invocation's caller gets."""
+    async with IngressClient(env.ingress) as ingress, httpx.AsyncClient(base_url=env.ingress) as http:
+        key = str(uuid4())
+        invocation = await ingress.send(go, key, idempotency_key=key)
+
+        async def waits() -> bool:
+            return did.count("waits") > 0
+
+        await eventually(waits, what="wait")
+        path = f"/restate/awakeables/{forged_id(invocation)}/resolve"
+        response = await http.post(path, content=b'"forged"', headers={"content-type": "application/json"})
+        assert response.status_code == 202
+        return await ingress.call(go, key, idempotency_key=key)
+
+
+async def test_ingress_takes_results_of_pending_calls(restate, did):
+    """Why outcomes carry a random id (`perdure.wake_ups`), and why `check_signal_id` refuses such ids."""
+    gate = Gate()
+
+    async def work(ctx: sdk.Context, key: str) -> str:
+        return (await ctx.generic_call("Slow", "wait", b"")).decode()
+
+    slow = sdk.Service("Slow")
+
+    @slow.handler("wait")
+    async def wait(ctx: sdk.Context) -> str:
+        did.add("waits")
+        return await asyncio.to_thread(gate.passed)
+
+    env = await restate.serve(facts(work), slow)
+    try:
+        assert await completed_from_outside(env, did, lambda invocation: pending_id(invocation, 2)) == '"forged"'
+    finally:
+        gate.open()
+
+
+async def test_ingress_cancels_by_signal_one(restate, did):
+    """Why whoever reaches the engine's ingress can end an invocation, see SECURITY.md."""
+
+    async def work(ctx: sdk.Context, key: str) -> str:
+        did.add("waits")
+        await ctx.awakeable()[1]
+        return "not cancelled"
+
+    env = await restate.serve(facts(work))
+    with pytest.raises(IngressError, match="cancelled"):
+        await completed_from_outside(env, did, lambda invocation: signal_id(invocation, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -14,8 +15,11 @@ from perdure import (
     AdminClient,
     ExternalSignal,
     IngressClient,
+    engine_ids,
+    gather,
     get_internal_signal,
     handler,
+    race_awakeable_with_timeout,
     reject_external_signal,
     resolve_external_signal,
     wait_for_external_signal,
@@ -81,7 +85,7 @@ async def signal_id(did: Recording, key: str) -> str:
     return await eventually(seen, what="awakeable")
 
 
-YES = Verdict(approved=True, by=["ada", "grace"])
+YES, NO = Verdict(approved=True, by=["ada", "grace"]), Verdict(approved=False)
 
 
 async def test_a_signal_is_answered_by_a_handler_or_over_the_ingress(restate, did):
@@ -162,6 +166,68 @@ async def test_an_answer_from_outside_that_does_not_fit_ends_the_wait_instead_of
     error = failed.value
     assert (error.status_code, error.code, error.metadata["field"]) == (400, "invalid_input", field)
     assert error.source == "invocation"
+
+
+PROOF = "what only the provider can write"
+
+
+def checked() -> tuple[sdk.Service, list[Any]]:
+    waits = sdk.Service("ChecksAnswers")
+
+    def is_genuine(verdict: Verdict) -> bool:
+        return PROOF in verdict.by
+
+    @handler(waits)
+    async def wait(ctx: sdk.Context) -> Verdict:
+        return await wait_for_external_signal(ctx, Verdict, check=is_genuine).result()
+
+    @handler(waits)
+    async def race(ctx: sdk.Context) -> Verdict:
+        signal = wait_for_external_signal(ctx, Verdict, check=is_genuine)
+        found, timed_out = await race_awakeable_with_timeout(ctx, signal, timedelta(minutes=1), NO)
+        assert not timed_out
+        return found
+
+    @handler(waits)
+    async def gather_one(ctx: sdk.Context) -> Verdict:
+        (found,) = await gather(ctx, wait_for_external_signal(ctx, Verdict, check=is_genuine))
+        return found
+
+    @handler(waits)
+    async def asynchronous(ctx: sdk.Context) -> Verdict:
+        async def later(verdict: Verdict) -> bool:
+            return is_genuine(verdict)
+
+        check: Any = later
+        return await wait_for_external_signal(ctx, Verdict, check=check).result()
+
+    return waits, [wait, race, gather_one, asynchronous]
+
+
+async def test_check_refuses_unproved_answers(restate):
+    service, (*waiters, _) = checked()
+    env = await restate.serve(service)
+    async with IngressClient(env.ingress) as ingress:
+        for waiter in waiters:
+            for verdict, is_genuine in ((YES, False), (Verdict(approved=True, by=[PROOF]), True)):
+                key = str(uuid4())
+                invocation = await ingress.send(waiter, idempotency_key=key)
+                await ingress.resolve_awakeable(engine_ids.signal_id(invocation), verdict)
+                if is_genuine:
+                    assert await ingress.call(waiter, idempotency_key=key) == verdict
+                    continue
+                with pytest.raises(IngressError, match="failed its check") as failed:
+                    await ingress.call(waiter, idempotency_key=key)
+                assert (failed.value.status_code, failed.value.code) == (403, "unproved_answer")
+
+
+@pytest.mark.restate_modes("http2")
+async def test_check_must_be_a_plain_function(restate):
+    service, (*_, asynchronous) = checked()
+    env = await restate.serve(service)
+    async with IngressClient(env.ingress) as ingress:
+        with pytest.raises(IngressError, match="check must be a plain function"):
+            await ingress.call(asynchronous)
 
 
 async def test_a_cancel_ends_the_wait(restate, did):
@@ -251,7 +317,7 @@ async def test_an_id_that_no_signal_can_have_is_refused_at_once(restate, did):
         await ingress.send(wait, key, idempotency_key=key)
         real = await signal_id(did, key)
         # As a web page might hand on what somebody typed. The engine would retry the handler for ever.
-        for id_ in ("", "bogus", "ü" * 44, real[:-1], real + "A", real[:-1] + "_", real.replace("sign_1", "sign_2")):
+        for id_ in ("", "bogus", "ü" * 44, real[:-1], real + "A", real[:-1] + "_", real.replace("sign_1", "prom_1")):
             for act, answer in ((resolve, Answer(id=id_, verdict=YES)), (reject, Answer(id=id_, reason="no"))):
                 with pytest.raises(IngressError, match="is no id of an external signal") as failed:
                     await ingress.call(act, answer)

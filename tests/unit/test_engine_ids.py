@@ -8,25 +8,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.engine_ids import check_invocation_id, check_signal_id
+from perdure.engine_ids import check_invocation_id, check_signal_id, pending_id, signal_id
 from perdure.errors import InvalidInput
-
-PREFIXES = st.sampled_from(["sign_1", "prom_1"])
 
 
 def encoded(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
-@given(PREFIXES, st.binary(min_size=28, max_size=28))
-def test_the_id_of_a_signal_is_what_it_was(prefix, content):
-    assert check_signal_id(prefix + encoded(content)) == prefix + encoded(content)
+INVOCATIONS = st.binary(min_size=24, max_size=24)
+AWAKEABLES = st.integers(17, 2**32 - 1)
 
 
-@given(PREFIXES, st.binary(max_size=60).filter(lambda content: len(content) != 28))
-def test_an_id_of_another_length_is_refused(prefix, content):
+@given(INVOCATIONS, AWAKEABLES)
+def test_the_id_of_a_signal_is_what_it_was(invocation, number):
+    id_ = "sign_1" + encoded(invocation + number.to_bytes(4, "big"))
+    assert check_signal_id(id_) == id_
+
+
+@given(INVOCATIONS, AWAKEABLES)
+def test_reject_ids_of_pending_calls(invocation, number):
     with pytest.raises(InvalidInput, match="is no id of an external signal"):
-        check_signal_id(prefix + encoded(content))
+        check_signal_id("prom_1" + encoded(invocation + number.to_bytes(4, "big")))
+
+
+def test_awakeables_follow_from_the_invocation():
+    invocation = "inv_1aCrLf7fTjVL3KvBA0mNaOIQnblQu9BnGJ"  # an engine gave both
+    assert signal_id(invocation) == "sign_14eVx2L38snvdHRK5tRd3KAlLZIRj6Dd7AAAAEQ"
+    assert pending_id(invocation, 17) == "prom_14eVx2L38snvdHRK5tRd3KAlLZIRj6Dd7AAAAEQ"
+
+
+@given(INVOCATIONS, st.integers(0, 16))
+def test_reject_signals_of_the_engine(invocation, number):
+    """Signal 1 cancels the invocation."""
+    with pytest.raises(InvalidInput, match="is no id of an external signal"):
+        check_signal_id("sign_1" + encoded(invocation + number.to_bytes(4, "big")))
+
+
+@given(st.binary(max_size=60).filter(lambda content: len(content) != 28))
+def test_an_id_of_another_length_is_refused(content):
+    with pytest.raises(InvalidInput, match="is no id of an external signal"):
+        check_signal_id("sign_1" + encoded(content))
 
 
 @given(st.text())
@@ -47,7 +69,7 @@ def test_an_invocation_has_33_letters_and_digits(id_):
 
 
 def test_bits_that_the_last_character_has_too_many_are_refused():
-    id_ = "sign_1" + encoded(bytes(28))
-    assert id_.endswith("A")
+    id_ = "sign_1" + encoded(bytes(27) + b"\x20")
+    assert check_signal_id(id_)
     with pytest.raises(InvalidInput):
-        check_signal_id(id_[:-1] + "B")
+        check_signal_id(id_[:-1] + chr(ord(id_[-1]) + 1))

@@ -100,17 +100,20 @@ async def test_no_two_keys_share_a_path_and_the_handler_stays_the_same(key):
     assert httpx.URL(f"{URL}{before}").path.removeprefix("/Trips/") == key
 
 
+SIGNAL = "sign_14eVx2L38snvdHRK5tRd3KAlLZIRj6Dd7AAAAEQ"
+
+
 async def test_awakeables_are_resolved_with_json_and_rejected_with_text():
     ingress = Ingress(httpx.Response(202))
     async with ingress.client() as client:
-        await client.resolve_awakeable("sign_1", [Order(id="1")], list[Order])
-        await client.resolve_awakeable("sign_1", None)
-        await client.reject_awakeable("sign_1", "nein, „nie“")
+        await client.resolve_awakeable(SIGNAL, [Order(id="1")], list[Order])
+        await client.resolve_awakeable(SIGNAL, None)
+        await client.reject_awakeable(SIGNAL, "nein, „nie“")
     resolved, nothing, rejected = ingress.requests
-    assert resolved.url.path == "/restate/awakeables/sign_1/resolve"
+    assert resolved.url.path == f"/restate/awakeables/{SIGNAL}/resolve"
     assert json.loads(resolved.content) == [{"id": "1"}]
     assert nothing.content == b""
-    assert rejected.url.path == "/restate/awakeables/sign_1/reject"
+    assert rejected.url.path == f"/restate/awakeables/{SIGNAL}/reject"
     assert rejected.content.decode() == "nein, „nie“"
     assert rejected.headers["content-type"].startswith("text/plain")
 

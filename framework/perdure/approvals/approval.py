@@ -39,7 +39,8 @@ class Approval(BaseModel):
         closed_at: When it ended.
         decisions: What was decided, one for each person; until it is opened, not yet checked against the rules.
         delegations: Who may decide in whose place; the latest of each person.
-        waiters: Awakeables of those who wait for the outcome.
+        waiters: Those who wait for the outcome: the id of each wait, and the awakeable that wakes it.
+        answered: Ids of the waits that were open when it ended, and so may read its outcome.
         outcome: How it ended; None until then, and never changed again.
         entries: How long the trail is.
         head: Hash of the trail's last entry.
@@ -57,7 +58,8 @@ class Approval(BaseModel):
     closed_at: AwareDatetime | None = None
     decisions: tuple[Decision, ...] = ()
     delegations: tuple[Delegation, ...] = ()
-    waiters: tuple[str, ...] = ()
+    waiters: dict[str, str] = {}
+    answered: tuple[str, ...] = ()
     outcome: ApprovalOutcome | None = None
     entries: int = 0
     head: str = ""
@@ -122,14 +124,14 @@ class Change:
     Args:
         approval: The approval afterwards.
         entries: What to add to the trail.
-        answer: Awakeables of those who are to be told the outcome now.
+        wake: Awakeables of those who wait for the outcome, which is there now.
         news: What people are to be told.
         error: What to raise, once the rest is recorded; None when the act was accepted.
     """
 
     approval: Approval
     entries: tuple[AuditEntry, ...] = ()
-    answer: tuple[str, ...] = ()
+    wake: tuple[str, ...] = ()
     news: tuple[News, ...] = ()
     error: PerdureTerminalError | None = None
 
@@ -139,7 +141,7 @@ class Change:
         return replace(
             later,
             entries=self.entries + later.entries,
-            answer=self.answer + later.answer,
+            wake=self.wake + later.wake,
             news=self.news + later.news,
         )
 

@@ -6,8 +6,8 @@ State of one approval:
     request             what was asked
     trail/000001 …      the trail
     nonces              which proofs and links were used; outlives the rest as long as one of them would be taken
-    waiter/{inv}/{aw}   one for each who waits: the invocation, and the awakeable
-    open                there while something is to be done still: set first, and cleared last; who asked first
+    waiter/{inv}/{wait} one for each open wait: the invocation, and the wait's id; the value is the awakeable
+    open                there while something is to be done still: set first, and cleared last
 
 The names of the last two are read by `perdure.approvals.sentinel`, which can't read values (they may be encrypted).
 """
@@ -24,7 +24,7 @@ from perdure.approvals import policy
 from perdure.approvals.approval import Approval, Change, News, waits_for
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.inbox_messages import InboxItem, InboxRemoval
-from perdure.approvals.messages import ApprovalOutcome, ApprovalStatus, AuditEntry, RetentionEnd
+from perdure.approvals.messages import ApprovalStatus, AuditEntry, Listen, RetentionEnd
 from perdure.approvals.notices import Recipient, Tell
 from perdure.approvals.relay import tell_target
 from perdure.approvals.request import ApprovalRequest
@@ -36,14 +36,13 @@ from perdure.observability.metrics import APPROVALS_DECIDED
 from perdure.security.nonces import NonceLog
 from perdure.serdes import serde_for
 from perdure.state import State, clear_all
+from perdure.wake_ups import wake_up
 
 WAITER_PREFIX: Final = "waiter/"
 OPEN_KEY: Final = "open"
 
 _A_MOMENT: Final = timedelta(seconds=1)
 """How long after the end of a nonce it is looked for: not every clock shows the same."""
-
-_outcome_serde = serde_for(ApprovalOutcome)
 
 log = get_logger("perdure.approvals")
 
@@ -95,7 +94,7 @@ class Keeper:
             await self._follow(ctx, before, after, request, now)
             for news in change.news if after.outcome is None else ():
                 await _tell(ctx, after, request, news)
-        self._answer(ctx, before, change, names)
+        await self._wake(ctx, before, change, names)
         if after.outcome is not None and before.outcome is None:
             if not is_replaying(ctx):
                 APPROVALS_DECIDED.count(outcome=after.outcome.outcome.value)
@@ -109,10 +108,10 @@ class Keeper:
         self, ctx: restate.ObjectContext, before: Approval, after: Approval, request: ApprovalRequest
     ) -> None:
         if before.rules is None:
-            await State(ctx, OPEN_KEY, str).set(request.awakeable)
+            await _open_mark(ctx).set(True)
             await _request_state(ctx).set(request)
-        if request.awakeable in after.waiters and request.awakeable not in before.waiters:
-            await _waiter_state(ctx, request.opener, request.awakeable).set(True)
+        if request.wait in after.waiters and request.wait not in before.waiters:
+            await _waiter_state(ctx, f"{WAITER_PREFIX}{request.opener}/{request.wait}").set(request.awakeable)
 
     async def _record(self, ctx: restate.ObjectContext, before: Approval, change: Change) -> None:
         if change.approval != before:
@@ -121,15 +120,33 @@ class Keeper:
             await _trail_state(ctx, entry.seq).set(entry)
             log.info("approval.act", act=entry.act, result=entry.result, actor=entry.actor)
 
-    def _answer(self, ctx: restate.ObjectContext, before: Approval, change: Change, names: list[str]) -> None:
-        after = change.approval
-        if after.outcome is not None:
-            for awakeable in change.answer:
-                ctx.resolve_awakeable(awakeable, after.outcome, serde=_outcome_serde)
-        gone = set(before.waiters) - set(after.waiters)
+    async def _wake(self, ctx: restate.ObjectContext, before: Approval, change: Change, names: list[str]) -> None:
+        for awakeable in change.wake:
+            wake_up(ctx, awakeable)
+        gone = set(before.waiters) - set(change.approval.waiters)
         for name in names:
             if name.startswith(WAITER_PREFIX) and name.rpartition("/")[2] in gone:
-                ctx.clear(name)
+                await _waiter_state(ctx, name).clear()
+
+    async def listen(self, ctx: restate.ObjectContext, before: Approval, wish: Listen, now: datetime) -> Approval:
+        """Have a waiter woken by another awakeable; return the approval, which may have an outcome already.
+
+        Args:
+            ctx: The context.
+            before: The approval.
+            wish: Which wait, and what wakes it now.
+            now: The moment.
+
+        Raises:
+            NotFound: The approval does not know the wait.
+        """
+        names = [name for name in await ctx.state_keys() if name.rpartition("/")[2] == wish.wait]
+        change = policy.listen(before, wish, now)
+        await self.keep(ctx, before, change, now)
+        if wish.wait in change.approval.waiters:
+            for name in names:
+                await _waiter_state(ctx, name).set(wish.awakeable)
+        return change.approval
 
     async def mend(self, ctx: restate.ObjectContext, approval: Approval, now: datetime) -> None:
         """Do again what follows from how an approval stands.
@@ -155,8 +172,10 @@ class Keeper:
             return
         for name in names:
             if name.startswith(WAITER_PREFIX):
-                ctx.resolve_awakeable(name.rpartition("/")[2], approval.outcome, serde=_outcome_serde)
-                ctx.clear(name)
+                awakeable = await _waiter_state(ctx, name).get()
+                if awakeable is not None:
+                    wake_up(ctx, awakeable)
+                await _waiter_state(ctx, name).clear()
         await self._close(ctx, approval)
 
     async def forget(self, ctx: restate.ObjectContext, due: RetentionEnd, now: datetime) -> None:
@@ -192,10 +211,7 @@ class Keeper:
         if request is not None:
             await self.keep(ctx, approval, policy.open_approval(approval, request, now), now, opened_by=request)
             return
-        awakeable = await State(ctx, OPEN_KEY, str).get()
-        if awakeable is not None:  # what was asked is lost, so whoever asked has to ask again
-            ctx.reject_awakeable(awakeable, "the approval could not be opened: that was cut off, so ask again", 500)
-            await State(ctx, OPEN_KEY, str).clear()
+        await _open_mark(ctx).clear()  # what was asked is lost; the caller of `open` got an error
 
     async def _follow(
         self, ctx: restate.ObjectContext, before: Approval, after: Approval, request: ApprovalRequest, now: datetime
@@ -214,7 +230,7 @@ class Keeper:
 
     async def _close(self, ctx: restate.ObjectContext, approval: Approval) -> None:
         await self._forget_later(ctx, approval.closed_at)
-        await State(ctx, OPEN_KEY, str).clear()
+        await _open_mark(ctx).clear()
 
     async def _forget_later(self, ctx: restate.ObjectContext, closed_at: datetime | None) -> None:
         await ObjectClient(ctx, forget, ctx.key()).send(RetentionEnd(closed_at=closed_at), delay=self._retention)
@@ -344,5 +360,9 @@ def _trail_state(ctx: Any, seq: int) -> State[AuditEntry]:
     return State(ctx, _trail_key(seq), AuditEntry)
 
 
-def _waiter_state(ctx: Any, invocation_id: str, awakeable: str) -> State[bool]:
-    return State(ctx, f"{WAITER_PREFIX}{invocation_id}/{awakeable}", bool)
+def _open_mark(ctx: Any) -> State[bool]:
+    return State(ctx, OPEN_KEY, bool)
+
+
+def _waiter_state(ctx: Any, name: str) -> State[str]:
+    return State(ctx, name, str)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from perdure.approvals.request import Stage
+from perdure.approvals.request import AwakeableId, Stage, WaitId
 from perdure.people import GroupName, Person
 from perdure.plain_text import Reason
 from perdure.security.acts import SignedAct
@@ -58,6 +58,30 @@ class ApprovalOutcome(_Kept):
     outcome: ApprovalResult
     decided_by: list[str] = []
     reason: str = ""
+
+
+class ApprovalAnswer(_Kept):
+    """What `Approvals` tells a waiter.
+
+    Args:
+        wait: The id of the wait, which the waiter sent. An answer with another id is forged.
+        outcome: How the approval ended; None while it is open.
+    """
+
+    wait: str
+    outcome: ApprovalOutcome | None = None
+
+
+class Listen(_Input):
+    """Asks for the outcome of an approval that was opened or joined before.
+
+    Args:
+        wait: The id of the wait, as it was opened.
+        awakeable: Wakes the waiter from now on, while the approval is open.
+    """
+
+    wait: WaitId
+    awakeable: AwakeableId
 
 
 class ActRequest(_Input):
@@ -255,11 +279,11 @@ class Leave(_Input):
     """The end of a waiter's interest in an approval.
 
     Args:
-        awakeable: Who no longer waits; the approval is withdrawn when it was the last one. None withdraws it for all.
+        wait: The wait that ends; the approval is withdrawn when it was the last one. None withdraws it for all.
         reason: Why.
     """
 
-    awakeable: str | None = None
+    wait: str | None = None
     reason: Reason = ""
 
 

@@ -19,6 +19,7 @@ from perdure.approvals.messages import (
     Decision,
     Delegation,
     Leave,
+    Listen,
 )
 from perdure.approvals.objections import (
     MAX_DELEGATIONS,
@@ -44,6 +45,7 @@ __all__ = [
     "delegate",
     "end_stage",
     "leave",
+    "listen",
     "open_approval",
     "payload_digest",
     "refuse",
@@ -85,7 +87,7 @@ def open_approval(approval: Approval, request: ApprovalRequest, at: datetime) ->
             "rules": rules,
             "opened_at": at,
             "deadline": at + request.timeout,
-            "waiters": (request.awakeable,),
+            "waiters": {request.wait: request.awakeable},
             "decisions": (),
         }
     )
@@ -265,13 +267,43 @@ def leave(approval: Approval, wish: Leave, at: datetime) -> Change:
     if approval.outcome is not None:
         return Change(approval)
     attempt = Attempt(at, None, "leave", wish.reason)
-    if wish.awakeable is not None:
-        if wish.awakeable not in approval.waiters:
+    if wish.wait is not None:
+        if wish.wait not in approval.waiters:
             return Change(approval)
-        left = tuple(waiter for waiter in approval.waiters if waiter != wish.awakeable)
+        left = {wait: awakeable for wait, awakeable in approval.waiters.items() if wait != wish.wait}
         if left:
             return attempt.recorded(approval.model_copy(update={"waiters": left}), "left")
     return _closed(approval, attempt, ApprovalResult.WITHDRAWN, [], wish.reason or "withdrawn by who asked")
+
+
+def listen(approval: Approval, wish: Listen, at: datetime) -> Change:
+    """Have a waiter woken by another awakeable; the one before was completed, perhaps by a stranger.
+
+    It leaves no audit entry: whoever completes awakeables could make the audit log grow.
+
+    Args:
+        approval: The approval before.
+        wish: Which wait, and what wakes it now.
+        at: When.
+
+    Returns:
+        The change; its error is `NotFound` when the approval does not know the wait. An approval that was deleted, or
+        another one of the same id, has no outcome for it.
+    """
+    if approval.overdue(at):
+        return end_stage(approval, at).then(partial(listen, wish=wish, at=at))
+    if wish.wait in approval.waiters:
+        return Change(approval.model_copy(update={"waiters": {**approval.waiters, wish.wait: wish.awakeable}}))
+    if wish.wait in approval.answered:
+        return Change(approval)
+    return Change(
+        approval,
+        error=NotFound(
+            f"approval '{approval.approval_id}' does not know who waits: the approval that was asked for has been "
+            "deleted since, so its outcome is unknown; start again, with another approval id",
+            metadata={"approval": approval.approval_id, "code": "unknown_wait"},
+        ),
+    )
 
 
 def refuse(approval: Approval, attempt: Attempt, error: PerdureTerminalError) -> Change:
@@ -326,11 +358,10 @@ def _join(approval: Approval, rules: Rules, request: ApprovalRequest, asked: Rul
             metadata={"code": "another_question"},
         )
         return refuse(approval, attempt, error)
-    if approval.outcome is not None:
-        return Change(approval, answer=(request.awakeable,))
-    if request.awakeable in approval.waiters:
+    if approval.outcome is not None or request.wait in approval.waiters:
         return Change(approval)
-    return attempt.recorded(approval.model_copy(update={"waiters": (*approval.waiters, request.awakeable)}), "joined")
+    waiters = {**approval.waiters, request.wait: request.awakeable}
+    return attempt.recorded(approval.model_copy(update={"waiters": waiters}), "joined")
 
 
 def _decided(approval: Approval, attempt: Attempt, result: ApprovalResult, deciding: list[Decision]) -> Change:
@@ -339,8 +370,9 @@ def _decided(approval: Approval, attempt: Attempt, result: ApprovalResult, decid
 
 def _closed(approval: Approval, attempt: Attempt, result: ApprovalResult, by: list[str], reason: str) -> Change:
     outcome = ApprovalOutcome(approval_id=approval.approval_id, outcome=result, decided_by=by, reason=reason)
-    closed = approval.model_copy(update={"outcome": outcome, "closed_at": attempt.at, "waiters": ()})
-    return replace(attempt.recorded(closed, result.value), answer=approval.waiters)
+    facts = {"outcome": outcome, "closed_at": attempt.at, "waiters": {}, "answered": tuple(approval.waiters)}
+    closed = approval.model_copy(update=facts)
+    return replace(attempt.recorded(closed, result.value), wake=tuple(approval.waiters.values()))
 
 
 def _reasons(decisions: list[Decision]) -> str:

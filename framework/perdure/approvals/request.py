@@ -40,6 +40,8 @@ _DEEPER: Final = 10
 MAX_TIMEOUT: Final = timedelta(days=3650)
 _EXCLUDED: Final = ("requester", "requester_owner", "subject")
 
+WaitId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+AwakeableId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 ApprovalId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
 """An approval's id: the opener's choice, and the key of the object."""
 
@@ -113,7 +115,8 @@ class ApprovalRequest(BaseModel):
         on_timeout: What the end of the time means: ``escalate`` when there are more stages, else ``error`` by default.
         escalation: The stages that follow, each after the time of the one before.
         payload: What the approvers are shown; at most 256 KiB of JSON.
-        awakeable: Who waits for the outcome, an `ApprovalOutcome`.
+        wait: Random id of this wait, which `Approvals` returns with the outcome to prove where it comes from.
+        awakeable: Wakes the waiter when there is an outcome. It carries no data: anybody may complete it.
         opener: The invocation that waits; when it is gone, so is its interest.
     """
 
@@ -134,7 +137,8 @@ class ApprovalRequest(BaseModel):
     on_timeout: OnTimeout | None = None
     escalation: list[Stage] = Field(default=[], max_length=MAX_STAGES - 1)
     payload: JsonValue = None
-    awakeable: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+    wait: WaitId
+    awakeable: AwakeableId
     opener: Annotated[str, StringConstraints(max_length=500)] = ""
 
     @field_validator("approvers", "veto")

@@ -5,7 +5,6 @@ an interval:
 
 - somebody waits whose invocation has ended, as after a kill of an orchestrator: it leaves, and when it was the last
   one, the approval is withdrawn, so that nobody decides for nobody;
-- an approval was killed before it was opened, and who asked waits: it is opened, by a restart of what was killed;
 - an approval is open and the end of its stage is not scheduled, as after a kill while it was opened or decided: it is
   mended;
 - an invocation of the approvals' own services is paused: it is resumed.
@@ -26,12 +25,12 @@ from typing import Literal
 import restate
 from pydantic import BaseModel
 
-from perdure.admin import AdminClient, InvocationAct
+from perdure.admin import AdminClient
 from perdure.approvals.census import approval_census, count_approvals
 from perdure.approvals.keeping import OPEN_KEY, WAITER_PREFIX
 from perdure.approvals.messages import Leave
 from perdure.approvals.relay import RELAY
-from perdure.approvals.targets import APPROVALS, INBOX, leave_approval, mend, open_approval
+from perdure.approvals.targets import APPROVALS, INBOX, leave_approval, mend
 from perdure.binding import Definition, handler
 from perdure.checking import check_types
 from perdure.clients import ObjectClient
@@ -80,17 +79,14 @@ class Neglected(BaseModel):
     """What nobody looks after.
 
     Args:
-        kind: Somebody waits who has ended, an approval that never was opened, a stage whose end isn't scheduled, or an
-            invocation that is paused.
+        kind: Somebody waits who has ended, a stage whose end isn't scheduled, or an invocation that is paused.
         id: The approval; of a paused invocation, its id.
-        awakeable: What the ended one waits on.
-        invocation: What was to open it, and was killed.
+        wait: The wait of the ended invocation.
     """
 
-    kind: Literal["abandoned", "unopened", "unscheduled", "halted"]
+    kind: Literal["abandoned", "unscheduled", "halted"]
     id: str
-    awakeable: str = ""
-    invocation: str = ""
+    wait: str = ""
 
 
 class Sweep(BaseModel):
@@ -115,17 +111,6 @@ async def look(admin: AdminClient, grace: timedelta) -> list[Neglected]:
       left join sys_invocation_status i on i.id = split_part(s.key, '/', 2)
       where s.service_name = '{APPROVALS}' and s.key like '{WAITER_PREFIX}inv_%'
       and (i.id is null or (i.status = 'completed' and i.modified_at < {past}))"""
-    # Of several restarts, all are of the first one, whose asker is known. One that succeeded is enough.
-    unopened = f"""
-      select i.id as invocation, i.target_service_key as id from sys_invocation_status i
-      join sys_invocation_status a on a.id = i.invoked_by_id and a.status != 'completed'
-      where i.target_service_name = '{APPROVALS}' and i.target_handler_name = '{open_approval.handler}'
-      and i.status = 'completed' and i.completion_failure = '[409] killed' and i.modified_at < {past}
-      and not exists (select 1 from state s where s.service_name = '{APPROVALS}'
-        and s.service_key = i.target_service_key and s.key like '{WAITER_PREFIX}inv_%'
-        and split_part(s.key, '/', 2) = i.invoked_by_id)
-      and not exists (select 1 from sys_invocation_status r where r.restarted_from = i.id
-        and (r.status != 'completed' or r.completion_result = 'success'))"""
     unscheduled = f"""
       select s.service_key as id from state s where s.service_name = '{APPROVALS}' and s.key = '{OPEN_KEY}'
       and not exists (select 1 from sys_invocation_status i where i.target_service_name = '{APPROVALS}'
@@ -134,19 +119,12 @@ async def look(admin: AdminClient, grace: timedelta) -> list[Neglected]:
     halted = f"""
       select i.id as id from sys_invocation_status i where i.status = 'paused' and i.modified_at < {past}
       and i.target_service_name in ('{APPROVALS}', '{INBOX}', '{RELAY}', '{SENTINEL}')"""
-    lost = [Neglected(kind="unopened", **row) for row in await admin.query(unopened)]
-    to_open = {each.id for each in lost}
     return [
-        *lost,
         *(
-            Neglected(kind="abandoned", id=row["id"], awakeable=row["entry"].rpartition("/")[2])
+            Neglected(kind="abandoned", id=row["id"], wait=row["entry"].rpartition("/")[2])
             for row in await admin.query(abandoned)
         ),
-        *(
-            Neglected(kind="unscheduled", id=row["id"])
-            for row in await admin.query(unscheduled)
-            if row["id"] not in to_open
-        ),
+        *(Neglected(kind="unscheduled", id=row["id"]) for row in await admin.query(unscheduled)),
         *(Neglected(kind="halted", id=row["id"]) for row in await admin.query(halted)),
     ]
 
@@ -200,26 +178,24 @@ class ApprovalSentinel:
         for each in found:
             log.warning("approvals.sentinel.found", kind=each.kind, id=each.id)
             if each.kind == "abandoned":
-                wish = Leave(awakeable=each.awakeable, reason="who asked has ended")
+                wish = Leave(wait=each.wait, reason="who asked has ended")
                 await ObjectClient(ctx, leave_approval, each.id).send(wish)
             elif each.kind == "unscheduled":
                 await ObjectClient(ctx, mend, each.id).send()
-            elif each.kind == "unopened":
-                await run_with_retry(ctx, f"restart {each.invocation}", self._act, each.invocation, "restart-as-new")
             else:
-                await run_with_retry(ctx, f"resume {each.id}", self._act, each.id, "resume")
+                await run_with_retry(ctx, f"resume {each.id}", self._resume, each.id)
         return Sweep(done=found)
 
     async def _look(self) -> list[Neglected]:
         async with AdminClient(self._config.admin_url) as admin:
             return await look(admin, self._config.grace)
 
-    async def _act(self, invocation_id: str, act: InvocationAct) -> None:
+    async def _resume(self, invocation_id: str) -> None:
         async with AdminClient(self._config.admin_url) as admin:
             try:
-                await admin.act(invocation_id, act)
+                await admin.act(invocation_id, "resume")
             except EngineError as error:
                 if not 400 <= error.status_code < 500:
                     raise
                 # Somebody else resumed, ended or purged it; what is left will be found again.
-                log.warning("approvals.sentinel.refused", id=invocation_id, act=act, why=str(error))
+                log.warning("approvals.sentinel.refused", id=invocation_id, act="resume", why=str(error))

@@ -2,8 +2,8 @@
 
 The object owns its timers: it sends itself the end of a stage and each reminder, with the number of the stage they
 belong to, so that a decision and the end of time meet here, one after the other, and whichever is first has decided.
-One that comes too late finds another stage, or another approval of the same id, and does nothing. Whoever opened it
-only waits for the awakeable.
+One that comes too late finds another stage, or another approval of the same id, and does nothing. A waiter is woken
+through its awakeable, which anybody may complete, and then reads the outcome with a call of `listen`.
 
 Every act reads the clock before it touches state. That is the one wait in these handlers; what follows is a row of
 writes and sends that no cancel can cut in two. A kill can, since nothing is told of it: then `mend` sets right what is
@@ -18,7 +18,6 @@ from datetime import datetime
 from typing import NoReturn
 
 import restate
-from pydantic import JsonValue, ValidationError
 
 from perdure.approvals import policy
 from perdure.approvals.approval import Approval, Attempt, Change
@@ -27,6 +26,7 @@ from perdure.approvals.inbox import inboxes
 from perdure.approvals.keeping import Keeper, read_status
 from perdure.approvals.messages import (
     ActRequest,
+    ApprovalAnswer,
     ApprovalStatus,
     Decision,
     DecisionReceipt,
@@ -36,6 +36,7 @@ from perdure.approvals.messages import (
     DelegationRequest,
     Leave,
     LinkDecisionRequest,
+    Listen,
     ReminderDue,
     RetentionEnd,
     StageEnd,
@@ -49,10 +50,9 @@ from perdure.approvals.targets import APPROVALS, approval_status, open_approval
 from perdure.approvals.timers import has_come
 from perdure.binding import Definition, handler
 from perdure.determinism import Time
-from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, TerminalError, Unauthenticated
+from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, Unauthenticated
 from perdure.observability.logging import get_logger
 from perdure.security.rules import ActMode
-from perdure.serdes import invalid_input
 
 log = get_logger("perdure.approvals")
 
@@ -86,24 +86,36 @@ class Approvals:
         )
         for act in (self.approve, self.reject, self.delegate, self.withdraw, self.decide_by_link):
             handler(self.definition, "exclusive", ingress_private=False)(act)
-        for inner in (self.leave, self.end_stage, self.remind, self.forget, self.mend):
+        for inner in (self.leave, self.listen, self.end_stage, self.remind, self.forget, self.mend):
             handler(self.definition, "exclusive", ingress_private=True)(inner)
         handler(self.definition, "exclusive", name=open_approval.handler, ingress_private=True)(self.open_)
         handler(self.definition, "shared", name=approval_status.handler, reads=True, ingress_private=False)(self.status)
 
-    async def open_(self, ctx: restate.ObjectContext, body: JsonValue) -> None:
-        """Open an approval (`ApprovalRequest`), or join one that asks the same."""
-        # Its sender waits for the awakeable and not for this handler, so a refusal has to reach it there.
-        awakeable = body.get("awakeable") if isinstance(body, dict) else None
-        try:
-            request = self._read_request(ctx, body)
-            now = await Time(ctx).now()
-            before = await self._keeper.approval(ctx)
-            await self._keeper.keep(ctx, before, policy.open_approval(before, request, now), now, opened_by=request)
-        except TerminalError as error:
-            if isinstance(awakeable, str):
-                ctx.reject_awakeable(awakeable, f"the approval could not be opened: {error.message}", error.status_code)
-            raise
+    async def open_(self, ctx: restate.ObjectContext, request: ApprovalRequest) -> ApprovalAnswer:
+        """Open an approval, or join one that asks the same."""
+        if request.approval_id != ctx.key():
+            raise InvalidInput(
+                f"a request for approval '{request.approval_id}' was sent to another one",
+                metadata={"field": "approval_id"},
+            )
+        is_signed = self._config.rules.mode is ActMode.SIGNED
+        if is_signed and not request.requester_verified and not self._config.allow_unverified_requester:
+            raise Unauthenticated(
+                "the requester is not authenticated, so nothing keeps them from deciding their own request: start it "
+                "through the gateway or with a signed call, or set PERDURE_APPROVALS_ALLOW_UNVERIFIED_REQUESTER=true",
+                metadata={CODE_KEY: "unauthenticated_requester"},
+            )
+        now = await Time(ctx).now()
+        before = await self._keeper.approval(ctx)
+        change = policy.open_approval(before, request, now)
+        await self._keeper.keep(ctx, before, change, now, opened_by=request)
+        return ApprovalAnswer(wait=request.wait, outcome=change.approval.outcome)
+
+    async def listen(self, ctx: restate.ObjectContext, wish: Listen) -> ApprovalAnswer:
+        """Return the outcome for a waiter that was woken; while there is none, wake it by another awakeable."""
+        now = await Time(ctx).now()
+        after = await self._keeper.listen(ctx, await self._keeper.approval(ctx), wish, now)
+        return ApprovalAnswer(wait=wish.wait, outcome=after.outcome)
 
     async def approve(self, ctx: restate.ObjectContext, request: DecisionRequest) -> DecisionReceipt:
         """Approve, as one person; also before the approval is opened."""
@@ -258,25 +270,6 @@ class Approvals:
         if proven.signed:
             await self._keeper.nonces(ctx).set(proven.nonces)
         return now, before, proven
-
-    def _read_request(self, ctx: restate.ObjectContext, body: JsonValue) -> ApprovalRequest:
-        try:
-            request = ApprovalRequest.model_validate(body)
-        except ValidationError as error:
-            raise invalid_input(error) from error
-        if request.approval_id != ctx.key():
-            raise InvalidInput(
-                f"a request for approval '{request.approval_id}' was sent to another one",
-                metadata={"field": "approval_id"},
-            )
-        is_signed = self._config.rules.mode is ActMode.SIGNED
-        if is_signed and not request.requester_verified and not self._config.allow_unverified_requester:
-            raise Unauthenticated(
-                "the requester is not authenticated, so nothing keeps them from deciding their own request: start it "
-                "through the gateway or with a signed call, or set PERDURE_APPROVALS_ALLOW_UNVERIFIED_REQUESTER=true",
-                metadata={CODE_KEY: "unauthenticated_requester"},
-            )
-        return request
 
     async def _refuse(
         self, ctx: restate.ObjectContext, before: Approval, attempt: Attempt, error: PerdureTerminalError

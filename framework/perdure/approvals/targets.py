@@ -6,6 +6,7 @@ from typing import Final, cast
 
 from perdure.approvals.inbox_messages import InboxItem, InboxPage, InboxQuery, InboxRemoval
 from perdure.approvals.messages import (
+    ApprovalAnswer,
     ApprovalStatus,
     DecisionReceipt,
     DecisionRequest,
@@ -13,6 +14,7 @@ from perdure.approvals.messages import (
     DelegationRequest,
     Leave,
     LinkDecisionRequest,
+    Listen,
     ReminderDue,
     RetentionEnd,
     StageEnd,
@@ -25,8 +27,11 @@ from perdure.targets import Target
 APPROVALS: Final = "Approvals"
 INBOX: Final = "ApprovalInbox"
 
-open_approval = Target(APPROVALS, "open", ApprovalRequest, type(None))
-"""Open an approval, and have its outcome sent to the request's awakeable. Not public."""
+open_approval = Target(APPROVALS, "open", ApprovalRequest, ApprovalAnswer)
+"""Open or join an approval; the answer carries the outcome if there is one already. Not public."""
+
+listen_to_approval = Target(APPROVALS, "listen", Listen, ApprovalAnswer)
+"""Return the outcome for a waiter that opened or joined the approval before. Not public."""
 
 leave_approval: Target[Leave | None, None] = Target(
     APPROVALS, "leave", cast("type[Leave | None]", Leave | None), type(None)

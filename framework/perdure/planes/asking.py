@@ -9,18 +9,16 @@ from typing import Any, TypedDict
 import restate
 from pydantic import ValidationError
 
-from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Leave
+from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Leave, Listen
 from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
-from perdure.approvals.targets import leave_approval, open_approval
+from perdure.approvals.targets import leave_approval, listen_to_approval, open_approval
 from perdure.callers import Caller
 from perdure.clients import ObjectClient
 from perdure.errors import ApprovalTimeout, Cancelled, Refused
 from perdure.observability.activities import ActivityKind, activity
 from perdure.serdes import invalid_input
-from perdure.signals import AnswerSerde
 from perdure.waiting import until_done
-
-_outcome_serde = AnswerSerde(ApprovalOutcome)
+from perdure.wake_ups import WakeUps, make_wait_id, new_awakeable
 
 
 def _requester(caller: Caller | None, subject: str) -> dict[str, Any]:
@@ -56,7 +54,8 @@ async def ask(
 async def _ask(
     ctx: restate.Context, approval_id: str, timeout: timedelta, options: AskOptions, caller: Caller | None
 ) -> ApprovalOutcome:
-    awakeable, decided = ctx.awakeable(serde=_outcome_serde)
+    wait = await make_wait_id(ctx, "approval")
+    awakeable, woken = new_awakeable(ctx)
     try:
         request = ApprovalRequest.model_validate(
             {
@@ -65,20 +64,19 @@ async def _ask(
                 "approval_id": approval_id,
                 "title": options.get("title") or approval_id,
                 "timeout": timeout,
+                "wait": wait,
                 "awakeable": awakeable,
                 "opener": ctx.request().id,
             }
         )
     except ValidationError as error:
         raise invalid_input(error) from error
-    await ObjectClient(ctx, open_approval, approval_id).send(request)
     try:
-        await until_done(decided, f"approval '{approval_id}'")
+        outcome = await outcome_of(ctx, request, woken)
     except Cancelled:
-        wish = Leave(awakeable=awakeable, reason="the orchestration was cancelled")
+        wish = Leave(wait=wait, reason="the orchestration was cancelled")
         await ObjectClient(ctx, leave_approval, approval_id).send(wish)
         raise
-    outcome = await decided
     if outcome.outcome is ApprovalResult.TIMED_OUT:
         raise ApprovalTimeout(f"approval timeout after {request.time_in_all}", metadata={"approval": approval_id})
     if outcome.outcome is ApprovalResult.WITHDRAWN:
@@ -89,3 +87,31 @@ async def _ask(
             {"approval": approval_id},
         )
     return outcome
+
+
+async def outcome_of(
+    ctx: restate.Context, request: ApprovalRequest, woken: restate.RestateDurableFuture[Any]
+) -> ApprovalOutcome:
+    """Open an approval, and read its outcome from `Approvals` whenever the awakeable is completed.
+
+    Args:
+        ctx: The orchestration's context.
+        request: What is asked.
+        woken: The future of the request's awakeable.
+
+    Raises:
+        Cancelled: This invocation was cancelled.
+        TerminalError: `Approvals` refused the request, or has deleted the approval since.
+    """
+    approval_id, wait = request.approval_id, request.wait
+    what = f"approval '{approval_id}'"
+    wake_ups = WakeUps(ctx, what)
+    answer = await ObjectClient(ctx, open_approval, approval_id).call(request)
+    while answer.wait != wait or answer.outcome is None:
+        if answer.wait == wait:  # a forged answer says nothing, not even that there is something to wait for
+            await until_done(woken, what)
+        awakeable, woken = new_awakeable(ctx)
+        answer = await ObjectClient(ctx, listen_to_approval, approval_id).call(Listen(wait=wait, awakeable=awakeable))
+        if answer.wait != wait or answer.outcome is None:
+            await wake_ups.was_early()
+    return answer.outcome

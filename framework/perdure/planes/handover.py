@@ -24,10 +24,11 @@ from perdure.errors import Cancelled, TerminalError
 from perdure.observability.tracing import traceparent
 from perdure.planes.progress import read_rollback, undone_from_outside
 from perdure.runs import RunConfig, run_with_retry
-from perdure.saga.messages import RollbackReport, RollbackRequest, begin_target
+from perdure.saga.messages import ReportQuery, RollbackReport, RollbackRequest, Waiter, begin_target, read_report
 from perdure.saga.plan import RUN_PREFIX
 from perdure.signals import get_internal_signal
 from perdure.waiting import done_before, is_own_cancel
+from perdure.wake_ups import WakeUps, new_awakeable, new_wait_id
 
 ASK_AGAIN = timedelta(seconds=30)
 """How long to wait for the end of a rollback before asking for it again; twice as long each time."""
@@ -44,10 +45,12 @@ class RunMade(BaseModel):
 
     Args:
         run: The run's id.
+        wait: Random id of the wait for the rollback's end.
         trace: A span that the rollback's are linked to.
     """
 
     run: str
+    wait: str
     trace: str | None
 
 
@@ -71,7 +74,7 @@ async def make_run(ctx: restate.Context) -> tuple[RunMade, Cancelled | None]:
 
 
 async def _made() -> RunMade:
-    return RunMade(run=await _new_run_id(), trace=traceparent())
+    return RunMade(run=await _new_run_id(), wait=await new_wait_id(), trace=traceparent())
 
 
 async def _new_run_id() -> str:
@@ -132,26 +135,34 @@ async def begin(ctx: restate.WorkflowSharedContext, request: RollbackRequest) ->
         delay = min(delay * 2, ASK_AGAIN_AT_MOST)
 
 
-async def outcome_of(
-    ctx: restate.Context, request: RollbackRequest, finished: restate.RestateDurableFuture[RollbackReport]
-) -> RollbackReport:
-    """Have a saga rolled back, and wait for the end of it.
+async def outcome_of(ctx: restate.Context, request: RollbackRequest, wait: str) -> RollbackReport:
+    """Start a saga's rollback, and wait for the end of it.
+
+    The awakeable only wakes this invocation; the report is read from `Rollbacks`.
 
     Args:
         ctx: A context.
-        request: The saga, with the awakeable of ``finished`` and the run's id.
-        finished: The answer.
+        request: The saga, with the id of the execution if it is known.
+        wait: Random id of this wait, see `perdure.wake_ups.make_wait_id`.
 
     Raises:
         Cancelled: This invocation was cancelled; the rollback goes on.
-        TerminalError: The saga's id belongs to another service.
+        Conflict: The saga's id belongs to another service. Terminal, 409.
     """
+    query = ReportQuery(wait=wait, service=request.service, runs=request.runs)
+    wake_ups = WakeUps(ctx, f"the rollback of saga '{request.saga_id}'")
     delay = ASK_AGAIN
     while True:
-        await hand_over(ctx, request)
+        awakeable, woken = new_awakeable(ctx)
+        waiter = Waiter(invocation=ctx.request().id, awakeable=awakeable)
+        await hand_over(ctx, request.model_copy(update={"waiter": waiter}))
         late = ctx.sleep(scaled(delay), "before asking for the rollback again")
-        if await done_before(finished, late, "the rollback"):
-            return await finished
-        # A saga service of an earlier version, which knows no run ids, would take a second one for another run.
+        is_woken = await done_before(woken, late, "the rollback")
+        answer = await ObjectClient(ctx, read_report, request.saga_id).call(query)
+        if answer.report is not None and answer.wait == wait:
+            return answer.report
+        if is_woken:
+            await wake_ups.was_early()
+        else:
+            delay = min(delay * 2, ASK_AGAIN_AT_MOST)
         request = request.model_copy(update={"first_hand": False})
-        delay = min(delay * 2, ASK_AGAIN_AT_MOST)

@@ -21,11 +21,10 @@ from perdure.planes.steps import SAME, Step, StepRetry, StepRunner
 from perdure.run_scope import refuse_inside_run
 from perdure.runs import RunConfig
 from perdure.saga.compensations import CompensationFunction, Compensations
-from perdure.saga.messages import RollbackReport, RollbackRequest, roll_back_handler
+from perdure.saga.messages import RollbackRequest, roll_back_handler
 from perdure.saga.plan import Outcome, SagaConfig, run_key
 from perdure.saga.recorder import Saga
 from perdure.serdes import serde_for
-from perdure.signals import AnswerSerde
 from perdure.targets import Target, target_of
 from perdure.waiting import has_own_cancel
 
@@ -361,9 +360,8 @@ class Orchestration:
         if cancelled:
             await hand_over(self.ctx, request)
             return self._closed(error, Phase.CANCELLED, "handed_over")
-        id_, finished = self.ctx.awakeable(serde=AnswerSerde(RollbackReport))
         try:
-            report = await outcome_of(self.ctx, request.model_copy(update={"awakeable": id_}), finished)
+            report = await outcome_of(self.ctx, request, made.wait)
         except Cancelled as cancel:
             return self._closed(cancel, Phase.CANCELLED, "handed_over")
         phase = Phase.ROLLED_BACK if report.outcome is Outcome.ROLLED_BACK else Phase.NEEDS_ATTENTION

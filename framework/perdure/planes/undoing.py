@@ -11,16 +11,13 @@ from perdure.planes.handover import begin, outcome_of, run_id
 from perdure.planes.progress import CLOSED_KEY, Closed, mark_undone_from_outside, read_rollback, read_steps
 from perdure.saga.messages import (
     NEVER_COMPLETED_HEADER,
-    RollbackReport,
     RollbackRequest,
     UndoReceipt,
     UndoRequest,
 )
 from perdure.saga.plan import Outcome, SagaConfig
-from perdure.signals import AnswerSerde
 from perdure.state import ReadOnlyState
-
-_report_serde = AnswerSerde(RollbackReport)
+from perdure.wake_ups import make_wait_id
 
 
 async def roll_back_ended(
@@ -65,7 +62,6 @@ async def roll_back_ended(
     run, is_new = await run_id(ctx) if steps else (None, False)
     await mark_undone_from_outside(ctx)
     receipt = UndoReceipt(saga_id=saga_id, started=is_new or before is None)
-    awakeable, finished = caller.awakeable(serde=_report_serde) if request.wait else (None, None)
     handed_over = RollbackRequest(
         saga_id=saga_id,
         service=service,
@@ -73,13 +69,12 @@ async def roll_back_ended(
         steps=steps,
         completed={step.position: False for step in steps if step.compensation in request.failed_children},
         reason=request.reason,
-        awakeable=awakeable,
         runs=[] if run is None else [run],
     )
-    if finished is None:
+    if not request.wait:
         await begin(ctx, handed_over)
         return receipt
-    report = await outcome_of(caller, handed_over, finished)
+    report = await outcome_of(caller, handed_over, await make_wait_id(caller, "the rollback"))
     if report.outcome is not Outcome.ROLLED_BACK:
         raise SagaError(
             f"the rollback of saga '{saga_id}' needs attention: {', '.join(report.dead_letters)}",

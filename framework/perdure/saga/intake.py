@@ -18,6 +18,7 @@ from perdure.saga.messages import RollbackRequest
 from perdure.saga.plan import StepState, initial_progress
 from perdure.saga.rollback_state import Head, head_state, open_mark, progress_state, request_state, run_mark
 from perdure.saga.saga_runs import KeptSaga, number_of, runs_of, with_another_run
+from perdure.wake_ups import wake_up
 
 log = get_logger("perdure.saga")
 
@@ -82,10 +83,10 @@ async def _recall(ctx: restate.ObjectContext, request: RollbackRequest, now: dat
     """Answer for a run that was undone long ago, with nothing left to undo."""
     saga = KeptSaga.of(request.model_copy(update={"steps": []}))
     await request_state(ctx).set(saga)
-    head = Head(started_at=now, updated_at=now, ended=[1]).with_waiter(request.awakeable, 1)
+    head = Head(started_at=now, updated_at=now, ended=[1]).with_waiter(request.waiter, 1)
     await head_state(ctx).set(head)
     log.info("saga.rollback.recalled", saga=request.saga_id, reason=request.reason)
-    return Taken(saga, head, has_waiter=request.awakeable is not None)
+    return Taken(saga, head, has_waiter=request.waiter is not None)
 
 
 async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Taken:
@@ -93,7 +94,7 @@ async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datet
     await _set_out(ctx, request, now)
     saga = KeptSaga.of(request)
     await request_state(ctx).set(saga)
-    head = Head(started_at=now, updated_at=now).with_waiter(request.awakeable, 1)
+    head = Head(started_at=now, updated_at=now).with_waiter(request.waiter, 1)
     await head_state(ctx).set(head)  # last: killed before it, the rollback has not begun, and whoever asked asks again
     log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
     return Taken(saga, head, has_work=True)
@@ -111,22 +112,20 @@ async def _append(
     await _set_out(ctx, added, now)
     await request_state(ctx).set(both)  # last, and steps and run in one entry: a kill can't come between
     log.warning("saga.rollback.again", saga=known.saga_id, steps=len(added.steps), reason=again.reason)
-    return Taken(both, head.with_waiter(again.awakeable, number), has_work=True)
+    return Taken(both, head.with_waiter(again.waiter, number), has_work=True)
 
 
 async def _join(ctx: restate.ObjectContext, known: KeptSaga, head: Head, again: RollbackRequest) -> Taken:
     """Let somebody else wait for the outcome."""
     number = number_of(known, again.runs)
-    if again.awakeable is None or head.has_waiter(again.awakeable, number):
+    if again.waiter is None:
         return Taken(known, head)
     if again.service != (known if number is None else runs_of(known)[number - 1]).service:
-        ctx.reject_awakeable(
-            again.awakeable,
-            f"the saga id '{known.saga_id}' belongs to {known.service}; {again.service} needs another saga_prefix",
-            409,
-        )
+        wake_up(ctx, again.waiter.awakeable)  # it reads the conflict
         return Taken(known, head)
-    joined = head.with_waiter(again.awakeable, number)
+    joined = head.with_waiter(again.waiter, number)
+    if joined == head:
+        return Taken(known, head)
     await head_state(ctx).set(joined)
     return Taken(known, joined, has_waiter=True)
 

@@ -19,6 +19,20 @@ NEVER_COMPLETED_HEADER = "x-perdure-never-completed"
 """Sent along with a compensation whose action is known to have ended without a result."""
 
 
+class Waiter(BaseModel):
+    """An invocation that waits for the end of a rollback.
+
+    Args:
+        invocation: Its id.
+        awakeable: Wakes it. It carries no data: anybody may complete it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    invocation: str
+    awakeable: str
+
+
 class RollbackRequest(BaseModel):
     """A saga to roll back, as its orchestrator knows it.
 
@@ -30,7 +44,7 @@ class RollbackRequest(BaseModel):
         completed: Whether a step's action completed, by position; no entry when that is not known, as after a kill.
         running: Invocations of actions that were still running, by position; their end is awaited first.
         reason: Why; the original error.
-        awakeable: Who waits for the outcome.
+        waiter: The invocation that waits for the outcome.
         first_hand: Sent by the failed orchestration itself, which does so once; not by whoever found its record.
         runs: Ids of the runs whose steps these are, see `perdure.planes.handover`; empty when that is not known. A
             workflow's key can be used again after its retention, and the rollback's key is the same then.
@@ -46,7 +60,7 @@ class RollbackRequest(BaseModel):
     completed: dict[int, bool] = {}
     running: dict[int, str] = {}
     reason: str
-    awakeable: str | None = None
+    waiter: Waiter | None = None
     first_hand: bool = False
     runs: list[str] = []
     trace: str | None = None
@@ -66,6 +80,36 @@ class RollbackReport(BaseModel):
     outcome: Outcome
     undone: list[str] = []
     dead_letters: list[str] = []
+
+
+class ReportQuery(BaseModel):
+    """Asks how a rollback ended.
+
+    Args:
+        wait: Random id, which the answer carries, too.
+        service: The orchestrator's service.
+        runs: Ids of the executions; empty for all that the rollback has.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wait: str
+    service: str
+    runs: list[str] = []
+
+
+class ReportAnswer(BaseModel):
+    """Tells how a rollback ended.
+
+    Args:
+        wait: The id in the query. An answer with another id is forged.
+        report: How it ended; None while it runs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    wait: str
+    report: RollbackReport | None = None
 
 
 class UndoRequest(BaseModel):
@@ -390,5 +434,6 @@ def roll_back_handler(service: str, key: str) -> CompensationHandler:
 
 
 begin_target: Target[RollbackRequest, None] = Target("Rollbacks", "begin", RollbackRequest, type(None))
+read_report: Target[ReportQuery, ReportAnswer] = Target("Rollbacks", "report", ReportQuery, ReportAnswer)
 rollback_status: Target[None, RollbackStatus] = Target("Rollbacks", "status", type(None), RollbackStatus)
 act_on_step: Target[StepAct, ActReceipt] = Target("Rollbacks", "act", StepAct, ActReceipt)

@@ -33,7 +33,8 @@ from perdure.saga.intake import take
 from perdure.saga.messages import (
     ActReceipt,
     Pass,
-    RollbackReport,
+    ReportAnswer,
+    ReportQuery,
     RollbackRequest,
     RollbackStatus,
     RunStatus,
@@ -65,7 +66,7 @@ from perdure.saga.rollback_state import (
     trail_state,
 )
 from perdure.saga.saga_runs import KeptSaga, is_over, number_at, report_of, runs_of
-from perdure.serdes import serde_for
+from perdure.saga.waits import report_for, wake_waiters
 from perdure.waiting import is_own_cancel
 
 ROUNDS_OF_A_PASS = 20
@@ -131,7 +132,7 @@ async def _run_pass(
             return
         if not taken.has_work:
             if taken.has_waiter:
-                await _answer(ctx, known, head, await all_progress(ctx, known))
+                await wake_waiters(ctx, known, head)
             return
     elif known is None or head is None or this.generation != head.generation:
         return
@@ -154,7 +155,6 @@ async def _work(
     if waits:
         await _come_back(ctx, head, now, min(waits))
         return
-    await _answer(ctx, saga, head, progress)
     await open_mark(ctx).clear()
     await plan_to_forget(ctx, head, report_of(runs, progress).outcome)
 
@@ -264,42 +264,22 @@ async def _end(
     """Tell of the end of a run, which an operator may take up again."""
     now = await _now(ctx)
     ended = runs_of(saga)[number - 1]
-    report = report_of([ended], progress)
-    if report.outcome is Outcome.ROLLED_BACK:
+    found = report_of([ended], progress)
+    if found.outcome is Outcome.ROLLED_BACK:
         for step in ended.steps:
             if step.after_others and progress[step.position].state is StepState.PENDING:
                 progress[step.position] = progress[step.position].with_(state=StepState.SKIPPED)
                 await progress_state(ctx, step.position).set(progress[step.position])
-    left = _resolve(ctx, saga, head, progress)
     for step in ended.steps:
         if progress[step.position].state is StepState.DEAD_LETTER:
             await ensure(ctx, letter_of(ended, step, progress[step.position], now))
-    later = left.model_copy(update={"ended": [*left.ended, number], "updated_at": now})
-    await head_state(ctx).set(later)
+    later = head.model_copy(update={"ended": [*head.ended, number], "updated_at": now})
+    later = await wake_waiters(ctx, saga, later)
     if not is_replaying(ctx):
-        ROLLBACKS.count(service=ended.service, outcome=report.outcome.value)
-    event = "saga.compensation.completed" if report.outcome is Outcome.ROLLED_BACK else "saga.needs_attention"
-    log.info(event, saga=saga.saga_id, undone=report.undone, dead_letters=report.dead_letters)
+        ROLLBACKS.count(service=ended.service, outcome=found.outcome.value)
+    event = "saga.compensation.completed" if found.outcome is Outcome.ROLLED_BACK else "saga.needs_attention"
+    log.info(event, saga=saga.saga_id, undone=found.undone, dead_letters=found.dead_letters)
     return later
-
-
-async def _answer(ctx: restate.ObjectContext, saga: KeptSaga, head: Head, progress: dict[int, StepProgress]) -> None:
-    left = _resolve(ctx, saga, head, progress)
-    if left != head:
-        await head_state(ctx).set(left)
-
-
-def _resolve(ctx: restate.ObjectContext, saga: KeptSaga, head: Head, progress: dict[int, StepProgress]) -> Head:
-    """Answer those who wait for a run that is over, or for all runs; return the head without them."""
-    runs, left = runs_of(saga), []
-    for waiter in head.waiters:
-        number = head.waits_for.get(waiter)
-        report = report_of(runs if number is None else [runs[number - 1]], progress)
-        if report.outcome is Outcome.RUNNING:
-            left.append(waiter)
-        else:
-            ctx.resolve_awakeable(waiter, report, serde=serde_for(RollbackReport))
-    return head.with_waiters(left)
 
 
 async def _now(ctx: restate.ObjectContext) -> datetime:
@@ -354,6 +334,12 @@ async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
         await forget(ctx, letter_id)
         await _come_back(ctx, later, now, timedelta(0))
     return ActReceipt(id=letter_id, act=request.act, state=after.state, number=later.acts)
+
+
+@handler(rollbacks, "shared", ingress_private=True)
+async def report(ctx: restate.ObjectSharedContext, query: ReportQuery) -> ReportAnswer:
+    """Tell a waiter how an execution's rollback ended."""
+    return await report_for(ctx, query)
 
 
 @handler(rollbacks, "shared", reads=True, ingress_private=False)

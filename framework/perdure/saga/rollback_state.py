@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel
 
-from perdure.saga.messages import TrailEntry
+from perdure.saga.messages import TrailEntry, Waiter
 from perdure.saga.plan import StepProgress, run_key
 from perdure.saga.saga_runs import KeptSaga
 from perdure.state import State
@@ -20,46 +21,46 @@ class Head(BaseModel):
         generation: Which pass is the current one.
         started_at: When it was asked for first.
         updated_at: When it was last worked on.
-        waiters: Awakeables of those who wait for its end.
+        waiters: Invocations that wait for its end, each with the awakeable that wakes it.
         acts: How many acts of operators its trail has.
-        waits_for: Which run a waiter waits for; no entry when that is not known, and then it is the end of all.
+        waits_for: Which run an invocation waits for; no entry when that is not known, and then it is the end of all.
         ended: The runs whose end was told of, by number.
     """
 
     generation: int = 0
     started_at: datetime
     updated_at: datetime
-    waiters: list[str] = []
+    waiters: dict[str, str] = {}
     acts: int = 0
     waits_for: dict[str, int] = {}
     ended: list[int] = []
 
-    def with_waiter(self, awakeable: str | None, run: int | None) -> Head:
-        """Return a head with somebody more who waits for a run's end.
+    def with_waiter(self, waiter: Waiter | None, run: int | None) -> Head:
+        """Return a head with one more waiter for an execution's end; an invocation is there once.
 
         Args:
-            awakeable: Their awakeable; None when nobody waits. A run under a key that was used before has those of the
-                run before it.
-            run: The run's number; None when it is not known.
+            waiter: The waiter, if there is one.
+            run: The execution's number; None when it is not known.
         """
-        if awakeable is None:
+        if waiter is None:
             return self
-        kept = {each: number for each, number in self.waits_for.items() if each != awakeable}
-        return self.model_copy(
+        left = self.without_waiters({waiter.invocation})
+        return left.model_copy(
             update={
-                "waiters": [*(each for each in self.waiters if each != awakeable), awakeable],
-                "waits_for": kept if run is None else {**kept, awakeable: run},
+                "waiters": {**left.waiters, waiter.invocation: waiter.awakeable},
+                "waits_for": left.waits_for if run is None else {**left.waits_for, waiter.invocation: run},
             }
         )
 
-    def has_waiter(self, awakeable: str, run: int | None) -> bool:
-        """Tell if somebody waits already for a run's end, or for whatever end when the run is not known."""
-        return awakeable in self.waiters and run in (None, self.waits_for.get(awakeable))
+    def without_waiters(self, invocations: Collection[str]) -> Head:
+        """Return a head without some waiters.
 
-    def with_waiters(self, awakeables: list[str]) -> Head:
-        """Return a head with no other waiters than these, of those it has."""
-        waits_for = {each: number for each, number in self.waits_for.items() if each in awakeables}
-        return self.model_copy(update={"waiters": awakeables, "waits_for": waits_for})
+        Args:
+            invocations: Their ids.
+        """
+        waiters = {each: awakeable for each, awakeable in self.waiters.items() if each not in invocations}
+        waits_for = {each: number for each, number in self.waits_for.items() if each in waiters}
+        return self.model_copy(update={"waiters": waiters, "waits_for": waits_for})
 
 
 def request_state(ctx: Any) -> State[KeptSaga]:

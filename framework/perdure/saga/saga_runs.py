@@ -46,7 +46,7 @@ class KeptSaga(RollbackRequest):
     @classmethod
     def of(cls, request: RollbackRequest) -> KeptSaga:
         """Return a saga of one run."""
-        return cls(**dict(request))
+        return cls(**{**dict(request), "waiter": None})
 
 
 def runs_of(saga: KeptSaga) -> list[RollbackRequest]:
@@ -99,7 +99,6 @@ def with_another_run(saga: KeptSaga, again: RollbackRequest) -> tuple[KeptSaga, 
     both = {
         "steps": [*saga.steps, *added.steps],
         "runs": [*saga.runs, *added.runs],
-        "awakeable": saga.awakeable,
         "earlier": [*saga.earlier, earlier],
     }
     return KeptSaga.of(added).model_copy(update=both), added

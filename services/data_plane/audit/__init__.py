@@ -1,7 +1,8 @@
 """The audit: does the database alone prove what the platform promises?
 
-It asks no service and no engine, so it works with the platform up (in one snapshot) or down. How a trip ended is read
-from what its traveller was told:
+It asks no service and no engine, so it works with the platform up (in one snapshot) or down. What it cannot show, that
+trips over the limit were approved, `services.launcher.approval_audit` adds. How a trip ended is read from what its
+traveller was told:
 
     confirmed   a ``trip-confirmed`` notification exists: the trip holds exactly one seat set, one room and one charge
     refused     a ``trip-refused`` notification exists: the trip holds nothing
@@ -10,6 +11,8 @@ from what its traveller was told:
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect
@@ -22,7 +25,7 @@ from services.data_plane.audit.report import AuditReport, Finding, Invariant
 from services.data_plane.database import Database
 from services.data_plane.tables import Base
 
-__all__ = ["AuditReport", "Finding", "Invariant", "audit", "audit_snapshot"]
+__all__ = ["AuditReport", "Finding", "Invariant", "audit", "audit_snapshot", "confirmed_charges"]
 
 
 async def audit(url: str, *, settled: bool = False) -> AuditReport:
@@ -35,6 +38,26 @@ async def audit(url: str, *, settled: bool = False) -> AuditReport:
     Raises:
         ConfigurationError: There is no such database, it can't be read, or it was never migrated.
     """
+    async with _snapshot(url) as connection:
+        return await audit_snapshot(connection, settled=settled)
+
+
+async def confirmed_charges(url: str, *, over_minor: int) -> list[trips.ConfirmedCharge]:
+    """Return the charges of confirmed trips, to be compared with what was approved.
+
+    Args:
+        url: See `services.data_plane.database.database_url`.
+        over_minor: Only charges above this amount, in minor units.
+
+    Raises:
+        ConfigurationError: There is no such database, it can't be read, or it was never migrated.
+    """
+    async with _snapshot(url) as connection:
+        return await trips.load_charges(connection, over_minor=over_minor)
+
+
+@asynccontextmanager
+async def _snapshot(url: str) -> AsyncIterator[AsyncConnection]:
     database = Database(url)
     shown = database.url.render_as_string(hide_password=True)
     _check_file(database.file)
@@ -45,7 +68,7 @@ async def audit(url: str, *, settled: bool = False) -> AuditReport:
                 raise ConfigurationError(
                     f"the database at {shown} lacks the tables {', '.join(missing)}: run the migrations first"
                 )
-            return await audit_snapshot(connection, settled=settled)
+            yield connection
     except (OSError, SQLAlchemyError) as error:
         raise ConfigurationError(f"the database at {shown} can't be read: {error}") from error
     finally:

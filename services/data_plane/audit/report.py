@@ -41,7 +41,15 @@ class Invariant(BaseModel):
 
 
 class AuditReport(BaseModel):
-    """Every invariant, and how many trips there are of each outcome."""
+    """Every invariant, and how many trips there are of each outcome.
+
+    Args:
+        invariants: The invariants that were checked.
+        confirmed: How many trips are confirmed.
+        refused: How many are refused.
+        open: How many have no outcome yet.
+        remarks: What was not checked, and why.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,11 +57,12 @@ class AuditReport(BaseModel):
     confirmed: int
     refused: int
     open: int
+    remarks: tuple[str, ...] = ()
 
     @computed_field  # type: ignore[prop-decorator] # mypy knows no decorator on top of property
     @property
     def ok(self) -> bool:
-        """Tell if all invariants hold."""
+        """Tell if all invariants hold that were checked."""
         return all(invariant.ok for invariant in self.invariants)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -37,6 +38,43 @@ class Trip:
 
     def __str__(self) -> str:
         return f"holds {self.seat_sets} seat sets, {self.rooms} rooms and {self.charges} charges"
+
+
+@dataclass(frozen=True)
+class ConfirmedCharge:
+    """What a confirmed trip was charged.
+
+    Args:
+        trip_id: The trip.
+        account: The account that was charged.
+        amount_minor: How much, in minor units.
+        charged_at: When.
+    """
+
+    trip_id: str
+    account: str
+    amount_minor: int
+    charged_at: datetime
+
+
+async def load_charges(connection: AsyncConnection, *, over_minor: int) -> list[ConfirmedCharge]:
+    """Read the charges of confirmed trips.
+
+    Args:
+        connection: See `Database.snapshot`.
+        over_minor: Only charges above this amount, in minor units.
+    """
+    confirmed = select(NotificationRow.trip_id).where(NotificationRow.kind == "trip-confirmed")
+    query = (
+        select(ChargeRow.trip_id, ChargeRow.account_id, ChargeRow.amount_minor, ChargeRow.created_at)
+        .where(ChargeRow.amount_minor > over_minor, ChargeRow.status == "charged", ChargeRow.trip_id.in_(confirmed))
+        .order_by(ChargeRow.trip_id)
+    )
+    return [
+        # SQLite has no time zones; what it stores is UTC.
+        ConfirmedCharge(trip_id, account, amount, at if at.tzinfo else at.replace(tzinfo=UTC))
+        for trip_id, account, amount, at in await connection.execute(query)
+    ]
 
 
 async def load(connection: AsyncConnection) -> dict[str, Trip]:

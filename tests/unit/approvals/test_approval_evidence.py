@@ -50,7 +50,7 @@ class Story:
     def opened(self) -> Story:
         request = ApprovalRequest(
             approval_id="T1", title="?", requester="req", approvers=["ada", "bob"], quorum=2, timeout=HOUR,
-            payload=PAYLOAD, awakeable="a1", opener="inv_1",
+            payload=PAYLOAD, wait="a1", awakeable="wa1", opener="inv_1",
         )  # fmt: skip
         self.then(policy.open_approval(self.approval, request, NOON))
         return self

@@ -9,8 +9,8 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.approvals.messages import ApprovalResult, AuditEntry, Decision, Leave
-from perdure.approvals.policy import Approval, Change, decide, end_stage, leave, open_approval, waits_for
+from perdure.approvals.messages import ApprovalResult, AuditEntry, Decision, Leave, Listen
+from perdure.approvals.policy import Approval, Change, decide, end_stage, leave, listen, open_approval, waits_for
 from perdure.approvals.request import ApprovalRequest
 from perdure.people import ANYONE
 
@@ -34,6 +34,7 @@ def requests(draw: st.DrawFn) -> ApprovalRequest:
         approvers=approvers,
         quorum=quorum,
         timeout=TIMEOUT,
+        wait="a1",
         awakeable="a1",
     )
 
@@ -42,6 +43,7 @@ acts = st.one_of(
     st.tuples(st.just("decide"), st.sampled_from(PEOPLE), st.booleans()),
     st.tuples(st.just("decide"), st.sampled_from(PEOPLE), st.booleans()),
     st.tuples(st.just("open"), st.sampled_from(["a1", "a2", "a3"]), st.booleans()),
+    st.tuples(st.just("listen"), st.sampled_from(["a1", "a2", "a3"]), st.booleans()),
     st.tuples(st.just("withdraw"), st.sampled_from(["a1", "a2", "a3"]), st.just(value=False)),
     st.tuples(st.just("expire"), st.just(""), st.just(value=False)),
 )
@@ -55,11 +57,13 @@ def act_on(approval: Approval, request: ApprovalRequest, act: tuple[str, str, bo
             return decide(approval, Decision(actor=name, approve=flag, at=at))
         case "open":
             asked = request.model_copy(
-                update={"awakeable": name, "payload": "another" if flag and name == "a3" else None}
+                update={"wait": name, "awakeable": name, "payload": "another" if flag and name == "a3" else None}
             )
             return open_approval(approval, asked, at)
+        case "listen":
+            return listen(approval, Listen(wait=name, awakeable=f"{name}-{flag}"), at)
         case "withdraw":
-            return leave(approval, Leave(awakeable=name), at)
+            return leave(approval, Leave(wait=name), at)
         case _:
             return end_stage(approval, at)
 
@@ -137,11 +141,17 @@ def test_laws(request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], 
             assert approval.decisions[: len(before.decisions)] == before.decisions
         if change.error is not None and not before.overdue(at):
             assert approval.outcome == before.outcome
-            assert change.answer == ()
+            assert change.wake == ()
 
         if act[0] == "open" and change.error is None:
             asking.add(act[1])
-        answered.update(change.answer)
+            if approval.outcome is not None:
+                answered[act[1]] += 1  # the call's own answer
+        if act[0] == "listen":
+            known = act[1] in {**approval.waiters, **dict.fromkeys(approval.answered)}
+            assert (change.error is None) is known, "only who was waiting may read the outcome"
+            assert before.overdue(at) or not change.entries, "completions of awakeables leave no audit entries"
+        answered.update(awakeable.partition("-")[0] for awakeable in change.wake)
         assert approval.outcome is not None or not answered, "nobody is answered before the end"
         if approval.outcome is not None:
             assert not approval.waiters

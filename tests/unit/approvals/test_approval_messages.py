@@ -15,7 +15,14 @@ from perdure.serdes import invalid_input, serde_for
 
 
 def request(**changes: Any) -> ApprovalRequest:
-    fields = {"approval_id": "T1", "title": "Trip", "timeout": timedelta(hours=1), "awakeable": "sign_1", **changes}
+    fields = {
+        "approval_id": "T1",
+        "title": "Trip",
+        "timeout": timedelta(hours=1),
+        "wait": "sign_1",
+        "awakeable": "wsign_1",
+        **changes,
+    }
     return ApprovalRequest(**fields)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perdure.approvals.messages import Decision, Leave
+from perdure.approvals.messages import Decision, Leave, Listen
 from perdure.approvals.policy import (
     MAX_EARLY_DECISIONS,
     MAX_RECORDED_REFUSALS,
@@ -16,6 +16,7 @@ from perdure.approvals.policy import (
     decide,
     end_stage,
     leave,
+    listen,
     open_approval,
     payload_digest,
     waits_for,
@@ -29,7 +30,15 @@ HOUR = timedelta(hours=1)
 
 
 def asked(**changes: Any) -> ApprovalRequest:
-    fields = {"approval_id": "T1", "title": "Trip", "requester": "req", "timeout": HOUR, "awakeable": "a1", **changes}
+    fields = {
+        "approval_id": "T1",
+        "title": "Trip",
+        "requester": "req",
+        "timeout": HOUR,
+        "wait": "a1",
+        "awakeable": "w1",
+        **changes,
+    }
     return ApprovalRequest(**fields)
 
 
@@ -54,7 +63,7 @@ def results(change: Change) -> list[str]:
 def test_the_first_decision_of_anyone_decides():
     change = vote(opened(), "ada", reason="fine")
     assert change.approval.state == "approved"
-    assert change.answer == ("a1",)
+    assert change.wake == ("w1",)
     assert change.approval.outcome is not None
     assert (change.approval.outcome.decided_by, change.approval.outcome.reason) == (["ada"], "fine")
     assert vote(opened(), "ada", approve=False).approval.state == "rejected"
@@ -74,10 +83,10 @@ def test_only_approvers_decide():
 def test_two_of_three():
     approval = opened(approvers=["ada", "bob", "cy"], quorum=2)
     first = vote(approval, "ada", reason="yes")
-    assert (first.approval.state, results(first), first.answer) == ("open", ["counted"], ())
+    assert (first.approval.state, results(first), first.wake) == ("open", ["counted"], ())
     assert waits_for(first.approval) == {"bob", "cy"}
     second = vote(first.approval, "cy", reason="ok")
-    assert (second.approval.state, results(second), second.answer) == ("approved", ["approved"], ("a1",))
+    assert (second.approval.state, results(second), second.wake) == ("approved", ["approved"], ("w1",))
     assert second.approval.outcome is not None
     assert second.approval.outcome.reason == "ada: yes; cy: ok"
     assert waits_for(second.approval) == set()
@@ -149,7 +158,7 @@ def test_early_decisions_count_at_opening():
     early = vote(Approval(approval_id="T1"), "ada", reason="go", minutes=-5)
     assert (early.approval.state, results(early)) == ("expected", ["kept"])
     change = open_approval(early.approval, asked(), NOON)
-    assert (change.approval.state, change.answer) == ("approved", ("a1",))
+    assert (change.approval.state, change.wake) == ("approved", ("w1",))
     assert results(change) == ["opened", "approved"]
     assert change.approval.closed_at == NOON
     assert change.approval.decisions[0].at == NOON - timedelta(minutes=5)
@@ -187,7 +196,7 @@ def test_early_decisions_also_come_once_per_person_and_are_bounded():
 
 def test_the_deadline_ends_it():
     change = end_stage(vote(opened(approvers=["ada", "bob"], quorum=2), "ada").approval, NOON + HOUR)
-    assert (change.approval.state, change.answer, results(change)) == ("timed_out", ("a1",), ["timed_out"])
+    assert (change.approval.state, change.wake, results(change)) == ("timed_out", ("w1",), ["timed_out"])
     assert change.approval.outcome is not None
     assert change.approval.outcome.decided_by == []
     assert change.approval.outcome.reason == "time was over at 2030-01-01T13:00:00+00:00 with 1 of 2 approvals"
@@ -198,7 +207,7 @@ def test_a_decision_at_the_deadline_finds_it_timed_out_although_nobody_ended_it(
     approval = opened()
     assert vote(approval, "ada", minutes=59).approval.state == "approved"
     change = vote(approval, "ada", minutes=60)
-    assert (change.approval.state, change.answer) == ("timed_out", ("a1",))
+    assert (change.approval.state, change.wake) == ("timed_out", ("w1",))
     assert results(change) == ["timed_out", "refused:too_late"]
     assert refusal(change) == (409, "too_late")
     assert change.error is not None
@@ -212,7 +221,7 @@ def test_nothing_expires_that_is_not_open():
 
 
 def test_withdrawn_by_the_only_one_who_waits():
-    change = leave(opened(), Leave(awakeable="a1", reason="trip cancelled"), NOON)
+    change = leave(opened(), Leave(wait="a1", reason="trip cancelled"), NOON)
     assert (change.approval.state, results(change)) == ("withdrawn", ["withdrawn"])
     assert change.approval.outcome is not None
     assert change.approval.outcome.reason == "trip cancelled"
@@ -220,18 +229,18 @@ def test_withdrawn_by_the_only_one_who_waits():
 
 
 def test_one_of_two_who_wait_leaves_and_the_other_goes_on():
-    both = open_approval(opened(), asked(awakeable="a2"), NOON).approval
-    left = leave(both, Leave(awakeable="a1"), NOON)
-    assert (left.approval.state, left.answer, results(left)) == ("open", (), ["left"])
-    assert vote(left.approval, "ada").answer == ("a2",)
+    both = open_approval(opened(), asked(wait="a2", awakeable="w2"), NOON).approval
+    left = leave(both, Leave(wait="a1"), NOON)
+    assert (left.approval.state, left.wake, results(left)) == ("open", (), ["left"])
+    assert vote(left.approval, "ada").wake == ("w2",)
     everyone = leave(both, Leave(), NOON)
-    assert (everyone.approval.state, everyone.answer) == ("withdrawn", ("a1", "a2"))
+    assert (everyone.approval.state, everyone.wake) == ("withdrawn", ("w1", "w2"))
 
 
 def test_withdrawing_twice_too_late_or_from_nothing():
-    gone = leave(opened(), Leave(awakeable="a1"), NOON).approval
-    assert leave(gone, Leave(awakeable="a1"), NOON) == Change(gone)
-    assert leave(opened(), Leave(awakeable="stranger"), NOON) == Change(opened())
+    gone = leave(opened(), Leave(wait="a1"), NOON).approval
+    assert leave(gone, Leave(wait="a1"), NOON) == Change(gone)
+    assert leave(opened(), Leave(wait="stranger"), NOON) == Change(opened())
     assert leave(opened(), Leave(), NOON + HOUR).approval.state == "timed_out"
     assert refusal(leave(Approval(approval_id="T1"), Leave(), NOON)) == (404, "not_found")
 
@@ -239,17 +248,38 @@ def test_withdrawing_twice_too_late_or_from_nothing():
 def test_opening_again_is_idempotent_and_another_one_joins():
     approval = opened()
     assert open_approval(approval, asked(), NOON) == Change(approval)
-    joined = open_approval(approval, asked(awakeable="a2", title="other words"), NOON)
+    joined = open_approval(approval, asked(wait="a2", awakeable="w2", title="other words"), NOON)
     assert (joined.error, results(joined)) == (None, ["joined"])
     assert joined.approval.deadline == approval.deadline
-    assert vote(joined.approval, "ada").answer == ("a1", "a2")
+    assert vote(joined.approval, "ada").wake == ("w1", "w2")
 
 
 def test_who_opens_it_after_its_end_is_told_at_once():
     ended = vote(opened(), "ada").approval
-    assert open_approval(ended, asked(awakeable="a2"), NOON + 2 * HOUR) == Change(ended, answer=("a2",))
-    overdue = open_approval(opened(), asked(awakeable="a2"), NOON + HOUR)
-    assert (overdue.approval.state, overdue.answer) == ("timed_out", ("a1", "a2"))
+    assert open_approval(ended, asked(wait="a2", awakeable="w2"), NOON + 2 * HOUR) == Change(ended)
+    overdue = open_approval(opened(), asked(wait="a2", awakeable="w2"), NOON + HOUR)
+    assert (overdue.approval.state, overdue.wake) == ("timed_out", ("w1",))
+
+
+def test_woken_waiter_waits_on_another_awakeable():
+    again = listen(opened(), Listen(wait="a1", awakeable="w9"), NOON)
+    assert (again.entries, again.error) == ((), None)
+    assert vote(again.approval, "ada").wake == ("w9",)
+    ended = vote(again.approval, "ada").approval
+    assert listen(ended, Listen(wait="a1", awakeable="w10"), NOON + 2 * HOUR) == Change(ended)
+
+
+@pytest.mark.parametrize("approval", [Approval(approval_id="T1"), opened(), vote(opened(), "ada").approval])
+def test_unknown_wait_reads_no_outcome(approval: Approval):
+    """Of a deleted approval, and of another one under the same id."""
+    change = listen(approval, Listen(wait="stranger", awakeable="w9"), NOON)
+    assert (change.approval, change.wake) == (approval, ())
+    assert refusal(change) == (404, "unknown_wait")
+
+
+def test_listening_ends_an_overdue_approval():
+    change = listen(opened(), Listen(wait="a1", awakeable="w9"), NOON + HOUR)
+    assert (change.approval.state, results(change), change.error) == ("timed_out", ["timed_out"], None)
 
 
 @pytest.mark.parametrize(
@@ -258,10 +288,10 @@ def test_who_opens_it_after_its_end_is_told_at_once():
 )
 def test_the_same_id_for_another_question_is_a_conflict(other: dict[str, Any]):
     approval = opened(payload=1)
-    change = open_approval(approval, asked(**{"payload": 1, "awakeable": "a2", **other}), NOON)
+    change = open_approval(approval, asked(**{"payload": 1, "wait": "a2", "awakeable": "w2", **other}), NOON)
     assert refusal(change) == (409, "another_question")
-    assert change.approval.waiters == ("a1",)
-    assert change.answer == ()
+    assert change.approval.waiters == {"a1": "w1"}
+    assert change.wake == ()
 
 
 def test_the_order_of_approvers_makes_no_other_question():

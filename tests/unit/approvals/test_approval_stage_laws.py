@@ -64,7 +64,8 @@ def requests(draw: st.DrawFn) -> ApprovalRequest:
         if len(chain) == 1
         else None,
         escalation=chain[1:],
-        awakeable="a1",
+        wait="a1",
+        awakeable="wa1",
     )
 
 
@@ -89,9 +90,9 @@ def perform(  # noqa: PLR0911 - one for each act
             until = at + timedelta(minutes=1 if flag else 30)
             return delegate(approval, Delegation(actor=who, to=other, until=until, at=at, groups=groups))
         case "open":
-            return open_approval(approval, request.model_copy(update={"awakeable": f"a-{who}"}), at)
+            return open_approval(approval, request.model_copy(update={"wait": f"a-{who}", "awakeable": f"a-{who}"}), at)
         case "leave":
-            return leave(approval, Leave(awakeable=f"a-{who}"), at)
+            return leave(approval, Leave(wait=f"a-{who}"), at)
         case "withdraw":
             return withdraw(approval, who, "", at)
         case "end":
@@ -113,7 +114,7 @@ class Story:
         change = perform(self.approval, self.request, act, at)
         self.approval = change.approval
         self.trail += change.entries
-        self.answered.update(change.answer)
+        self.answered.update(change.wake)
         return change
 
 
@@ -147,7 +148,7 @@ def check_outcome(story: Story) -> None:
     if approval.outcome is None or approval.rules is None:
         return
     assert waits_for(approval) == set()
-    assert approval.waiters == ()
+    assert approval.waiters == {}
     counted = approval.rules.counted(approval.stage, approval.decisions)
     stage = approval.rules.stages[approval.stage]
     approving = {decision.actor for decision in counted if decision.approve}

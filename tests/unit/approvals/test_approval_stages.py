@@ -30,7 +30,15 @@ HOUR = timedelta(hours=1)
 
 
 def opened(**changes: Any) -> Approval:
-    fields = {"approval_id": "T1", "title": "Trip", "requester": "req", "timeout": HOUR, "awakeable": "a1", **changes}
+    fields = {
+        "approval_id": "T1",
+        "title": "Trip",
+        "requester": "req",
+        "timeout": HOUR,
+        "wait": "a1",
+        "awakeable": "w1",
+        **changes,
+    }
     return open_approval(Approval(approval_id="T1"), ApprovalRequest(**fields), NOON).approval
 
 
@@ -178,7 +186,7 @@ def test_escalation_asks_others_with_a_time_and_a_quorum_of_their_own():
     assert yes.state == "rejected"
     first = vote(approval, "ada").approval
     change = end_stage(first, NOON + HOUR)
-    assert (change.news, change.answer) == ((News("escalated"),), ())
+    assert (change.news, change.wake) == ((News("escalated"),), ())
     assert [(entry.act, entry.result, entry.details["stage"]) for entry in change.entries] == [
         ("escalate", "escalated", "1")
     ]
@@ -223,7 +231,7 @@ def test_reminders_count_within_their_stage():
 )
 def test_what_the_end_of_the_time_means(meaning: str, state: str):
     change = end_stage(opened(on_timeout=meaning), NOON + HOUR)
-    assert (change.approval.state, change.answer, change.entries[0].act) == (state, ("a1",), "expire")
+    assert (change.approval.state, change.wake, change.entries[0].act) == (state, ("w1",), "expire")
     assert end_stage(change.approval, NOON + HOUR) == Change(change.approval)
 
 
@@ -232,7 +240,7 @@ def test_only_the_requester_withdraws():
     assert refusal(withdraw(approval, "ada", "", NOON)) == (403, "not_the_requester")
     assert refusal(withdraw(opened(requester=""), "ada", "", NOON)) == (403, "not_the_requester")
     gone = withdraw(approval, "req", "", NOON)
-    assert (gone.approval.state, gone.answer) == ("withdrawn", ("a1",))
+    assert (gone.approval.state, gone.wake) == ("withdrawn", ("w1",))
     assert gone.approval.outcome is not None
     assert (gone.approval.outcome.decided_by, gone.approval.outcome.reason) == (["req"], "withdrawn by req")
     assert withdraw(gone.approval, "req", "", NOON + HOUR) == Change(gone.approval)
@@ -248,7 +256,14 @@ def test_an_early_decision_about_something_else_is_dropped():
     early = Decision(actor="ada", approve=True, at=NOON - HOUR, signed=True, payload_digest=shown)
     before = decide(Approval(approval_id="T1"), early).approval
     for payload, state in [({"amount": 1}, "approved"), ({"amount": 2}, "open")]:
-        fields = {"approval_id": "T1", "title": "Trip", "timeout": HOUR, "awakeable": "a1", "payload": payload}
+        fields = {
+            "approval_id": "T1",
+            "title": "Trip",
+            "timeout": HOUR,
+            "wait": "a1",
+            "awakeable": "w1",
+            "payload": payload,
+        }
         change = open_approval(before, ApprovalRequest.model_validate(fields), NOON)
         assert change.approval.state == state
     assert change.entries[-1].result == "refused:wrong_payload"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure import CompensationStrategy, Outcome, SagaConfig
-from perdure.saga.messages import RollbackReport, RollbackRequest, RollbackStatus, RunStatus, StepStatus
+from perdure.saga.messages import RollbackReport, RollbackRequest, RollbackStatus, RunStatus, StepStatus, Waiter
 from perdure.saga.plan import (
     CompensationHandler,
     StepProgress,
@@ -143,7 +143,7 @@ def requests(draw: st.DrawFn) -> list[RollbackRequest]:
             steps=draw(a_run(least=1)),
             reason=f"reason {number}",
             completed={1: True},
-            awakeable=f"awakeable {number}",
+            waiter=Waiter(invocation=f"inv {number}", awakeable=f"awakeable {number}"),
             runs=[f"run {number}"],
             trace=f"trace {number}",
         )
@@ -226,17 +226,16 @@ def test_a_run_without_steps_is_a_run(steps):
 # --- who waits for which run -----------------------------------------------------------------------------------------
 
 
-def test_a_waiter_waits_for_the_run_that_it_asked_for_last_and_for_all_when_that_is_not_known():
-    head = Head(started_at=NOW, updated_at=NOW).with_waiter("mine", 1).with_waiter("somebody's", None)
-    assert (head.waiters, head.waits_for) == (["mine", "somebody's"], {"mine": 1})
-    again = head.with_waiter("mine", 2)  # the same awakeable, as it is under a key that was used before
-    assert (again.waiters, again.waits_for) == (["somebody's", "mine"], {"mine": 2})
-    assert [head.has_waiter("mine", run) for run in (1, 2, None)] == [True, False, True]
-    assert [head.has_waiter("somebody's", run) for run in (1, None)] == [False, True]
-    assert not head.has_waiter("nobody's", None)
+def test_invocation_waits_for_one_execution():
+    mine, other = Waiter(invocation="mine", awakeable="a1"), Waiter(invocation="other", awakeable="a2")
+    head = Head(started_at=NOW, updated_at=NOW).with_waiter(mine, 1).with_waiter(other, None)
+    assert (head.waiters, head.waits_for) == ({"mine": "a1", "other": "a2"}, {"mine": 1})
+    again = head.with_waiter(Waiter(invocation="mine", awakeable="a3"), 2)
+    assert (again.waiters, again.waits_for) == ({"other": "a2", "mine": "a3"}, {"mine": 2})
+    assert head.with_waiter(mine, 1) == head
     assert head.with_waiter(None, 2) is head
-    left = again.with_waiters(["somebody's"])
-    assert (left.waiters, left.waits_for) == (["somebody's"], {})
+    left = again.without_waiters({"mine", "stranger"})
+    assert (left.waiters, left.waits_for) == ({"other": "a2"}, {})
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------
