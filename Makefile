@@ -104,7 +104,7 @@ browser: ## install Debian's Chromium for the console's tests, when it is missin
 	@command -v chromium >/dev/null || { \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { \
 	    echo "chromium is missing: the console's tests drive it; as root on Debian: apt install chromium" >&2; exit 1; }; \
-	  mkdir -p .local; echo "installing chromium (once) ..."; \
+	  mkdir -m 700 -p .local; echo "installing chromium (once) ..."; \
 	  { apt-get update && apt-get install --yes --no-install-recommends chromium; } >.local/browser.log 2>&1 || { \
 	    tail -n 3 .local/browser.log >&2; echo "installing chromium failed; see .local/browser.log" >&2; exit 1; }; }
 
@@ -147,7 +147,7 @@ clean: ## remove what was built; the platform's data in .local/data stays
 $(READY): requirements.lock $(LOCK_INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "perdure needs Python 3.11 or later; '$(PYTHON)' is not. Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@mkdir -p .local
+	@mkdir -m 700 -p .local
 	@echo "setting up $(VENV) (once, a minute or two) ..."
 	@$(PYTHON) -m venv --clear $(VENV) >.local/setup.log 2>&1 || { \
 	  echo "'$(PYTHON) -m venv' failed (on Debian: apt install python3-venv); see .local/setup.log" >&2; exit 1; }
@@ -159,6 +159,6 @@ $(READY): requirements.lock $(LOCK_INPUTS)
 
 $(TOOLS): package.json package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: it brings the type checker pyright; install Node.js with npm" >&2; exit 1; }
-	@mkdir -p .local
+	@mkdir -m 700 -p .local
 	@npm ci --ignore-scripts --no-audit --no-fund >.local/npm.log 2>&1 || { tail -n 3 .local/npm.log >&2; exit 1; }
 	@touch $@

@@ -9,10 +9,12 @@ import os
 import sys
 
 from perdure.errors import PerdureError
+from perdure.private_files import set_private_umask
 
 
 def main() -> None:
     """Run the command line; ``serve NAME`` without loading the rest of it."""
+    set_private_umask()
     arguments = sys.argv[1:]
     if len(arguments) == 2 and arguments[0] == "serve" and not arguments[1].startswith("-"):
         sys.exit(_serve(arguments[1]))

@@ -44,6 +44,7 @@ from services.console.people.persons import Clock, Persons, utc_now
 from services.console.people.sessions import Sessions
 from services.console.people.signin import Limits, SignIn
 from services.console.problems import ConsoleError, Problem
+from services.console.rights import RightsSender
 from services.console.settings import ConsoleSettings
 from services.console.signing import Signer, load_key
 
@@ -69,7 +70,11 @@ def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = Non
             persons = Persons(database, Passwords(hasher), now)
             limits = Limits(settings.attempts_per_name, settings.attempts_per_address, settings.attempts_window)
             codec = codec_from_environment()
-            async with Engine.open(settings.ingress_url, settings.admin_url, codec) as engine:
+            signer = Signer(load_key(settings.issuer_key), now)
+            async with (
+                Engine.open(settings.ingress_url, settings.admin_url, codec) as engine,
+                RightsSender(persons, engine, signer).sending(),
+            ):
                 app.state.parts = Parts(
                     settings=settings,
                     engine=engine,
@@ -77,7 +82,7 @@ def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = Non
                     persons=persons,
                     sessions=Sessions(database, idle=settings.session_idle, length=settings.session_length, now=now),
                     sign_in=SignIn(database, persons, limits, now),
-                    signer=Signer(load_key(settings.issuer_key), now),
+                    signer=signer,
                     api_keys=ApiKeys(database, now),
                     badge=Badge(engine),
                 )

@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from perdure.errors import ConfigurationError
 from perdure.security import PublicKey
+from perdure.security.keys import parse_keys
 from perdure.security.secrets import SettingsWithSecretFiles
 
 _PREFIX = "PERDURE_CONSOLE_"
@@ -36,8 +37,8 @@ class ConsoleSettings(SettingsWithSecretFiles):
         attempts_per_address: The same for one address, whatever the names.
         attempts_window: The window.
         trusted_proxies: Addresses whose ``X-Forwarded-For`` names the client, comma-separated.
-        link_keys: Public keys of links in notifications, comma-separated; a link that can't be checked shows nothing of
-            what it is about.
+        link_keys: ``PERDURE_LINK_KEYS``: public keys of links in notifications, comma-separated; a link that can't be
+            checked shows nothing of what it is about.
         watch_interval: How often a live page looks at the engine.
         runbooks_url: Where the pages of docs/how-to/runbooks are published; their place in the project is told, and not
             linked, when left out.
@@ -65,7 +66,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
     attempts_per_address: int = Field(default=30, ge=1)
     attempts_window: timedelta = Field(default=timedelta(minutes=15), gt=timedelta(0))
     trusted_proxies: str = ""
-    link_keys: str = ""
+    link_keys: str = Field(default="", validation_alias="PERDURE_LINK_KEYS")
     watch_interval: timedelta = Field(default=timedelta(milliseconds=500), gt=timedelta(0))
     runbooks_url: str | None = None
     gateway_max_body: int = Field(default=1024 * 1024, ge=1)
@@ -137,7 +138,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
     @property
     def minters(self) -> tuple[PublicKey, ...]:
         """The keys of links."""
-        return tuple(PublicKey.parse(each.strip()) for each in self.link_keys.split(",") if each.strip())
+        return parse_keys(self.link_keys)
 
     @property
     def proxies(self) -> frozenset[str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from perdure.errors import ConfigurationError, PerdureError
+from perdure.private_files import PRIVATE_FOLDER
 
 _POLL: Final = 0.05
 _PROC: Final = Path("/proc")
@@ -195,7 +196,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         ConfigurationError: Another process holds it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         lock = (folder / "launcher.lock").open("a+")
     except OSError as error:
         raise ConfigurationError(

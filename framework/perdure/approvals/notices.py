@@ -34,6 +34,7 @@ class Tell(BaseModel):
         payload_digest: What they are shown.
         stage: Which stage is under way.
         number: Which reminder it is.
+        at: When.
         recipients: Whom.
     """
 
@@ -46,11 +47,15 @@ class Tell(BaseModel):
     payload_digest: str
     stage: int
     number: int = 0
+    at: AwareDatetime
     recipients: list[Recipient]
 
 
 class ApprovalNotice(BaseModel):
     """What one recipient is told, as a hosting service's target gets it.
+
+    A notice holds no link, so that neither the journal nor a database has one. The service that delivers the notice
+    mints the link at that moment: see `perdure.approvals.links.LinkMinter`.
 
     Args:
         key: The same for the same notice, whoever sends it again.
@@ -59,9 +64,10 @@ class ApprovalNotice(BaseModel):
         to: A person, a group as ``group:finance``, or ``anyone``.
         title: What is to be decided.
         requester: Who asks; empty when it's nobody in particular.
+        payload_digest: Digest of what they are shown.
+        at: When the notice was made.
         until: Until when they may decide.
         in_place_of: Who delegated it to them; None when it is their own right.
-        link: Where they can decide without signing in; persons only, when links are configured. It is a secret.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -72,9 +78,10 @@ class ApprovalNotice(BaseModel):
     to: str
     title: str
     requester: str
+    payload_digest: str
+    at: AwareDatetime
     until: AwareDatetime
     in_place_of: str | None = None
-    link: str | None = None
 
     @property
     def text(self) -> str:
@@ -86,7 +93,4 @@ class ApprovalNotice(BaseModel):
             "delegated": f"{self.in_place_of} asks you to decide in their place",
         }[self.kind]
         asks = f", asked by {self.requester}" if self.requester else ""
-        lines = [f"{why}: {self.title}{asks}.", f"It can be decided until {self.until:%Y-%m-%d %H:%M} UTC."]
-        if self.link is not None:
-            lines.append(f"Decide here: {self.link}")
-        return "\n".join(lines)
+        return f"{why}: {self.title}{asks}.\nIt can be decided until {self.until:%Y-%m-%d %H:%M} UTC."

@@ -10,6 +10,7 @@ import typer
 
 from perdure.cli import actors, approvals, dead_letters, doctor, invocations, keys, sagas, schedules, services
 from perdure.errors import PerdureError
+from perdure.private_files import set_private_umask
 
 app = typer.Typer(
     help="Look after sagas, approvals and schedules: what runs, what could not be undone, and what to do about it.",
@@ -46,6 +47,7 @@ def _perdure(
 
 def main() -> None:
     """Run the command line; what went wrong is one sentence on standard error, with exit code 1."""
+    set_private_umask()
     try:
         app()
     except PerdureError as error:

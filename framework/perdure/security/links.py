@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Final
 
 from pydantic import StringConstraints
@@ -25,6 +25,9 @@ __all__ = ["Link", "mint_link", "read_link"]
 
 MAX_TOKEN: Final = 4096
 
+CLOCK_SKEW: Final = timedelta(seconds=30)
+"""How far the minter's clock may be ahead."""
+
 
 class Link(Signed):
     """What a link stands for.
@@ -33,6 +36,7 @@ class Link(Signed):
         approval_id: The approval.
         person: Who decides with it.
         payload_digest: Digest of what the person is shown.
+        issued_at: When the link was made. A revocation ends the links that were issued before it.
         expires_at: Until when, not included.
         nonce: This link, and no other; it counts once, see `perdure.security.nonces.NonceLog`.
         signature: The minter's.
@@ -41,6 +45,7 @@ class Link(Signed):
     approval_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     person: Person
     payload_digest: Digest
+    issued_at: Moment
     expires_at: Moment
     nonce: Annotated[str, StringConstraints(min_length=16, max_length=64)]
 
@@ -69,7 +74,14 @@ class Link(Signed):
 
 
 def mint_link(
-    key: PrivateKey, *, approval_id: str, person: str, payload_digest: str, expires_at: datetime, nonce: str
+    key: PrivateKey,
+    *,
+    approval_id: str,
+    person: str,
+    payload_digest: str,
+    issued_at: datetime,
+    expires_at: datetime,
+    nonce: str,
 ) -> str:
     """Make a link's token, for an address. The same arguments give the same token, as a replay needs it.
 
@@ -78,8 +90,9 @@ def mint_link(
         approval_id: The approval.
         person: Who is to decide.
         payload_digest: Digest of what they are shown.
+        issued_at: The moment; aware.
         expires_at: Until when; aware.
-        nonce: 16 to 64 characters that nobody can guess; in a handler of `DeterministicHelpers.uuid`.
+        nonce: 16 to 64 characters that nobody can guess.
 
     Raises:
         ValidationError: An argument is not as `Link` says.
@@ -89,6 +102,7 @@ def mint_link(
         approval_id=approval_id,
         person=person,
         payload_digest=payload_digest,
+        issued_at=issued_at,
         expires_at=expires_at,
         nonce=nonce,
     )
@@ -104,7 +118,7 @@ def read_link(token: str, keys: Iterable[PublicKey], *, now: datetime) -> Link:
         now: The moment.
 
     Raises:
-        Unauthenticated: It is forged, misspelled, or expired.
+        Unauthenticated: It is forged, misspelled, expired, or issued in the future.
     """
     link = _parse(token)
     for key in keys:
@@ -115,6 +129,11 @@ def read_link(token: str, keys: Iterable[PublicKey], *, now: datetime) -> Link:
             continue
     else:
         raise Unauthenticated("this link is not one of ours", metadata={"why": "link_signature"})
+    if link.issued_at > now + CLOCK_SKEW:
+        raise Unauthenticated(
+            f"this link is issued at {link.issued_at:%Y-%m-%d %H:%M:%S} UTC, which is in the future: set the clock",
+            metadata={"why": "link_early"},
+        )
     if now >= link.expires_at:
         raise Unauthenticated(
             f"this link expired at {link.expires_at:%Y-%m-%d %H:%M:%S} UTC: ask for a new one",
