@@ -127,7 +127,7 @@ async def test_a_link_that_was_used_counts_in_no_second_life(desk: SecondDesk):
     await desk.ask(by="again", payload=PAYLOAD, approvers=["ada"])
     await desk.status_where(lambda status: status.status == "open")
     error = await refused(desk.by_link(token))
-    assert (error.status_code, error.metadata["why"]) == (409, "replayed")
+    assert (error.status_code, error.metadata["why"]) == (403, "earlier_approval")
     assert (await desk.by_link(desk.link("ada", "b"))).status == "approved"
 
 
