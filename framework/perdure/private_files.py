@@ -17,6 +17,7 @@ __all__ = [
     "make_private_folder",
     "open_private",
     "set_private_umask",
+    "write_private",
 ]
 
 PRIVATE_UMASK: Final = 0o077
@@ -40,6 +41,20 @@ def open_private(path: str, flags: int) -> int:
         flags: How to open it.
     """
     return os.open(path, flags, _PRIVATE_FILE)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a text file that is for its owner alone, or replace the content of one.
+
+    Args:
+        path: The file.
+        text: What to write.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    with open(path, "w", encoding="utf-8", opener=open_private) as file:
+        file.write(text)
 
 
 def make_private_folder(folder: Path) -> None:

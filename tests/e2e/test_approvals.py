@@ -243,7 +243,7 @@ async def test_mailed_link_decides_and_is_kept_nowhere(office: Office):
     trip_id = await office.waiting_trip()
 
     async def asked() -> str | None:
-        mails = [mail.get_content() for mail in office.box.to(ADA) if mail["Subject"].endswith(COSTLY.traveller)]
+        mails = [mail.get_content() for mail in office.box.to(ADA)]
         return next((text for text in mails if token_of(text, trip_id)), None)
 
     text = await eventually(asked, what="mail to the approver")

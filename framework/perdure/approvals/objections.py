@@ -131,6 +131,12 @@ def _obstacle_to_delegating(
     approval: Approval, rules: Rules, delegation: Delegation, longest: timedelta
 ) -> PerdureTerminalError | None:
     actor, to = delegation.actor, delegation.to
+    if delegation.until > delegation.at + longest:
+        return InvalidInput(
+            f"until: a delegation lasts at most {longest.total_seconds() / 86_400:g} days, so until "
+            f"{moment(delegation.at + longest)}; got {moment(delegation.until)}",
+            metadata={"field": "until"},
+        )
     if (used := approval.decision_at(actor)) is not None:
         return _seat_taken(approval, actor, used)
     if rules.entitled(approval.stage, to, [], approve=True) or approval.decision_of(to) is not None:
@@ -140,12 +146,6 @@ def _obstacle_to_delegating(
         )
     if delegation.until <= delegation.at:
         return InvalidInput(f"until: {moment(delegation.until)} is over already", metadata={"field": "until"})
-    if delegation.until > delegation.at + longest:
-        return InvalidInput(
-            f"until: a delegation lasts at most {longest.total_seconds() / 86_400:g} days, so until "
-            f"{moment(delegation.at + longest)}; got {moment(delegation.until)}",
-            metadata={"field": "until"},
-        )
     if approval.delegation_of(actor) is None and len(approval.delegations) >= MAX_DELEGATIONS:
         return Refused(f"{MAX_DELEGATIONS} people have delegated already", 429, "too_many_delegations")
     return None

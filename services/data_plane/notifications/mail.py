@@ -51,16 +51,17 @@ class MailServer:
         Raises:
             ConfigurationError: It is no such URL. The message holds nothing of it.
         """
+        unfit = ConfigurationError(
+            "PERDURE_NOTIFICATIONS_SMTP_URL is no address of a mail server: write smtp://user:password@host:587, "
+            "or smtps://"
+        )
         try:
             parts = urlsplit(url.get_secret_value())
             host, port = parts.hostname, parts.port
         except ValueError:
-            host = port = None
+            raise unfit from None  # the error would show the password
         if not host or parts.scheme not in _PORTS:
-            raise ConfigurationError(
-                "PERDURE_NOTIFICATIONS_SMTP_URL is no address of a mail server: write smtp://user:password@host:587, "
-                "or smtps://"
-            )
+            raise unfit
         return cls(
             host=host,
             port=port or _PORTS[parts.scheme],

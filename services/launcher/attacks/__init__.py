@@ -13,11 +13,12 @@ from services.launcher.attacks.acts import ACTS, LINKS
 from services.launcher.attacks.attack import Attack
 from services.launcher.attacks.outside import CONSOLE, GATEWAY
 from services.launcher.attacks.ports import ENGINE, SERVICE
+from services.launcher.attacks.rights import RIGHTS
 from services.launcher.defended import Defended
 
 __all__ = ["ATTACKS", "Attack", "Outcome", "attack_all"]
 
-ATTACKS: Final[tuple[Attack, ...]] = (*SERVICE, *ENGINE, *ACTS, *LINKS, *CONSOLE, *GATEWAY)
+ATTACKS: Final[tuple[Attack, ...]] = (*SERVICE, *ENGINE, *ACTS, *LINKS, *RIGHTS, *CONSOLE, *GATEWAY)
 """All of them."""
 
 
