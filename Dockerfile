@@ -32,7 +32,7 @@ RUN pip uninstall --yes --root-user-action ignore pip >/dev/null \
 RUN groupadd --gid 10001 perdure \
  && useradd --uid 10001 --gid perdure --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin perdure \
  && install --directory --owner perdure --group perdure --mode 0750 \
-      /var/lib/perdure /secrets /secrets/database /secrets/engine /secrets/services /secrets/approvals \
+      /var/lib/perdure /secrets /secrets/database /secrets/engine /secrets/services /secrets/links \
       /secrets/console /secrets/grafana
 COPY --from=build /opt/perdure /opt/perdure
 # The base image has no byte code of the standard library, and a read-only root file system will never get any: what the

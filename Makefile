@@ -171,7 +171,7 @@ clean: ## remove what was built; the platform's data in .local/data stays
 $(READY): requirements.lock $(LOCK_INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "perdure needs Python 3.11 or later; '$(PYTHON)' is not. Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@mkdir -p .local
+	@mkdir -m 700 -p .local
 	@echo "setting up $(VENV) (once, a minute or two) ..."
 	@$(PYTHON) -m venv --clear $(VENV) >.local/setup.log 2>&1 || { \
 	  echo "'$(PYTHON) -m venv' failed (on Debian: apt install python3-venv); see .local/setup.log" >&2; exit 1; }
@@ -183,6 +183,6 @@ $(READY): requirements.lock $(LOCK_INPUTS)
 
 $(TOOLS): package.json package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: it brings the type checker pyright; install Node.js with npm" >&2; exit 1; }
-	@mkdir -p .local
+	@mkdir -m 700 -p .local
 	@npm ci --ignore-scripts --no-audit --no-fund >.local/npm.log 2>&1 || { tail -n 3 .local/npm.log >&2; exit 1; }
 	@touch $@

@@ -10,10 +10,12 @@ import sys
 
 from perdure.errors import PerdureError
 from perdure.plain_text import escape_invisible
+from perdure.private_files import set_private_umask
 
 
 def main() -> None:
     """Run the command line; ``serve NAME`` without loading the rest of it."""
+    set_private_umask()
     arguments = sys.argv[1:]
     if len(arguments) == 2 and arguments[0] == "serve" and not arguments[1].startswith("-"):
         sys.exit(_serve(arguments[1]))

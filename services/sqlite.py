@@ -14,6 +14,8 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Connection
 
 from perdure.errors import ConfigurationError
+from perdure.private_files import PRIVATE_FOLDER
+from perdure.security.keys import PRIVATE_MODE
 
 READ_ONLY: Final = "sqlite_read_only"
 """The execution option of a connection that only reads, and so waits for no writer."""
@@ -21,8 +23,10 @@ READ_ONLY: Final = "sqlite_read_only"
 _POLL = 0.02
 
 
-async def make_file(file: Path, *, wait: timedelta, mode: int = 0o666) -> None:
+async def make_file(file: Path, *, wait: timedelta) -> None:
     """Make a database's file and its folder, unless they are there, and let readers and a writer work side by side.
+
+    A file that is made is for its owner alone, and so are the logs that SQLite keeps beside it.
 
     That is the write-ahead log, which a file keeps once it has it. SQLite makes no process wait that asks for it while
     another one does the same: one of them is told at once that the file is locked, whatever its timeout. So this waits,
@@ -31,14 +35,13 @@ async def make_file(file: Path, *, wait: timedelta, mode: int = 0o666) -> None:
     Args:
         file: The file.
         wait: How long to wait for others that use the file.
-        mode: The permissions of a new file, less the process's umask.
 
     Raises:
         ConfigurationError: The file can't be made, is no database, or stayed locked.
     """
     deadline = asyncio.get_running_loop().time() + wait.total_seconds()
     try:
-        _touch(file, mode)
+        _touch(file)
         while not await asyncio.to_thread(_write_ahead, file, wait):
             if asyncio.get_running_loop().time() >= deadline:
                 raise ConfigurationError(
@@ -50,9 +53,9 @@ async def make_file(file: Path, *, wait: timedelta, mode: int = 0o666) -> None:
         raise ConfigurationError(f"the database {file} can't be made: {reason}") from error
 
 
-def _touch(file: Path, mode: int) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.touch(mode=mode)
+def _touch(file: Path) -> None:
+    file.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    file.touch(mode=PRIVATE_MODE)
 
 
 def _write_ahead(file: Path, wait: timedelta) -> bool:

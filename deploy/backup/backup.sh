@@ -25,7 +25,7 @@ docker compose stop restate >/dev/null 2>&1
 docker compose run --rm --no-deps -T --entrypoint tar restate -C /restate-data -cf - . >"$folder/restate.tar" 2>"$folder/log"
 docker compose exec -T postgres pg_dump --username perdure --format custom perdure >"$folder/database.dump" 2>>"$folder/log"
 docker compose run --rm --no-deps -T --entrypoint tar secrets -C /secrets -cf - \
-  database engine services approvals console grafana >"$folder/secrets.tar" 2>>"$folder/log"
+  database engine services links console grafana >"$folder/secrets.tar" 2>>"$folder/log"
 docker compose up --detach --no-deps --no-build --wait restate >/dev/null 2>&1
 trap - EXIT
 rm "$folder/log"

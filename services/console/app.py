@@ -47,6 +47,7 @@ from services.console.people.sessions import Sessions
 from services.console.people.signin import Limits, SignIn
 from services.console.people.streams import Streams
 from services.console.problems import ConsoleError, Problem
+from services.console.rights import RightsSender
 from services.console.settings import ConsoleSettings
 from services.console.signing import Signer, load_key
 
@@ -78,7 +79,11 @@ def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = Non
                 window=settings.attempts_window,
             )
             codec = codec_from_environment()
-            async with Engine.open(settings.ingress_url, settings.admin_url, codec) as engine:
+            signer = Signer(load_key(settings.issuer_key), now)
+            async with (
+                Engine.open(settings.ingress_url, settings.admin_url, codec) as engine,
+                RightsSender(persons, engine, signer).sending(),
+            ):
                 app.state.parts = Parts(
                     settings=settings,
                     engine=engine,
@@ -86,7 +91,7 @@ def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = Non
                     persons=persons,
                     sessions=Sessions(database, idle=settings.session_idle, length=settings.session_length, now=now),
                     sign_in=SignIn(database, persons, devices, limits, now),
-                    signer=Signer(load_key(settings.issuer_key), now),
+                    signer=signer,
                     api_keys=ApiKeys(database, now),
                     badge=Badge(engine),
                     devices=devices,

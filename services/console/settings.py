@@ -15,6 +15,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from perdure.errors import ConfigurationError
 from perdure.security import PublicKey
 from perdure.security.config import Networks
+from perdure.security.keys import parse_keys
 from perdure.security.secrets import SettingsWithSecretFiles
 
 _PREFIX = "PERDURE_CONSOLE_"
@@ -64,8 +65,8 @@ class ConsoleSettings(SettingsWithSecretFiles):
             reach it over https there is one, so they have to be named.
         forwarded_header: Which header those proxies write: ``x-forwarded-for`` or ``forwarded``. The other one is the
             client's own invention.
-        link_keys: Public keys of links in notifications, comma-separated; a link that can't be checked shows nothing of
-            what it is about.
+        link_keys: ``PERDURE_LINK_KEYS``: public keys of links in notifications, comma-separated; a link that can't be
+            checked shows nothing of what it is about.
         watch_interval: How often a live page looks at the engine.
         runbooks_url: Where the pages of docs/how-to/runbooks are published; their place in the project is told, and not
             linked, when left out.
@@ -100,7 +101,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
     streams: int = Field(default=500, ge=1)
     trusted_proxies: Networks = ()
     forwarded_header: ForwardedHeader = "x-forwarded-for"
-    link_keys: str = ""
+    link_keys: str = Field(default="", validation_alias="PERDURE_LINK_KEYS")
     watch_interval: timedelta = Field(default=timedelta(milliseconds=500), gt=timedelta(0))
     runbooks_url: str | None = None
     gateway_max_body: int = Field(default=1024 * 1024, ge=1)
@@ -178,16 +179,12 @@ class ConsoleSettings(SettingsWithSecretFiles):
     @property
     def minters(self) -> tuple[PublicKey, ...]:
         """The keys of links."""
-        return _keys(self.link_keys)
+        return parse_keys(self.link_keys)
 
     @property
     def issuers(self) -> tuple[PublicKey, ...]:
         """The keys of the issuers that the platform trusts, besides the console's own."""
-        return _keys(self.issuer_keys)
-
-
-def _keys(listed: str) -> tuple[PublicKey, ...]:
-    return tuple(PublicKey.parse(each.strip()) for each in listed.split(",") if each.strip())
+        return parse_keys(self.issuer_keys)
 
 
 def is_loopback(host: str) -> bool:

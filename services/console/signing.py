@@ -12,13 +12,18 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
+from perdure.approvals.principals import sign_principal_action
 from perdure.errors import ConfigurationError
-from perdure.security import ActorKey, Caller, CallTarget, PrivateKey, PublicKey
+from perdure.security import ActorKey, Caller, CallTarget, PrivateKey, PublicKey, Role
 from perdure.security.callers import vouch_for_call
-from services.console.people.persons import Clock, utc_now
+from services.console.people.persons import Clock, StatedRights, utc_now
 from services.console.people.sessions import SignedIn
 
 LIFETIME: Final = timedelta(hours=1)
+CONSOLE: Final = "perdure console"
+"""The name under which the console itself acts."""
+
+_STATEMENT_LIFETIME: Final = timedelta(minutes=5)
 _MARGIN: Final = timedelta(minutes=2)
 _MOST: Final = 10_000
 
@@ -75,6 +80,25 @@ class Signer:
             delay: How much later a send begins.
         """
         return vouch_for_call(self._issuer, caller, target, body, delay=delay, at=self._now())
+
+    def sign_rights(self, stated: StatedRights) -> dict[str, Any]:
+        """Return the body that states a person's rights to `Principals`, signed by the console itself.
+
+        Args:
+            stated: What is stated.
+        """
+        now = self._now()
+        key = ActorKey.issue(
+            self._issuer, actor=CONSOLE, roles=[Role.ADMINISTRATOR], lifetime=_STATEMENT_LIFETIME, now=now
+        )
+        request = {
+            "roles": stated.roles,
+            "active": stated.active,
+            "revoked_before": stated.revoked_before,
+            "as_of": stated.changed_at,
+            "reason": f"changed by {stated.changed_by}",
+        }
+        return sign_principal_action(key, stated.person, request, at=now, action="put")
 
     def forget(self, signed_in: SignedIn) -> None:
         """Forget the key of a session that ends.

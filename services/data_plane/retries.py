@@ -14,3 +14,11 @@ WRITES = RunConfig(
     max_delay=timedelta(seconds=5),
     max_duration=timedelta(minutes=5),
 )
+
+# What leaves the platform waits for another one's outage: a mail server's, of a day.
+DELIVERIES = RunConfig(
+    max_retries=None,
+    initial_delay=timedelta(milliseconds=100),
+    max_delay=timedelta(minutes=1),
+    max_duration=timedelta(days=1),
+)

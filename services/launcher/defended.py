@@ -266,6 +266,7 @@ async def _used_link(stage: Stage, topology: Topology, approval_id: str) -> str:
         approval_id=approval_id,
         person=GRACE,
         payload_digest=found.payload_digest,
+        issued_at=datetime.now(UTC),
         expires_at=datetime.now(UTC) + timedelta(hours=1),
         nonce=uuid4().hex,
     )

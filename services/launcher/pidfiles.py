@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from perdure.errors import ConfigurationError, PerdureError
+from perdure.private_files import PRIVATE_FOLDER, open_private, write_private
 
 _POLL: Final = 0.05
 _PROC: Final = Path("/proc")
@@ -69,11 +70,11 @@ class PidFile:
             pid: Its id.
         """
         started = started_at(pid)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         # The id last: a file that is there is complete.
-        self._started.write_text(f"{started or 'ended'}\n")
+        write_private(self._started, f"{started or 'ended'}\n")
         draft = self.path.with_suffix(".draft")
-        draft.write_text(f"{pid}\n")
+        write_private(draft, f"{pid}\n")
         draft.replace(self.path)
 
     def remove(self) -> None:
@@ -195,8 +196,8 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         ConfigurationError: Another process holds it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "launcher.lock").open("a+")
+        folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        lock = open(folder / "launcher.lock", "a+", encoding="utf-8", opener=open_private)  # noqa: SIM115 - held below
     except OSError as error:
         raise ConfigurationError(
             f"{folder} can't be used ({error.strerror}): set PERDURE_LOCAL_DIR to a folder that can be written"

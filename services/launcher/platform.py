@@ -60,6 +60,7 @@ class Platform:
         self._tell = tell
         self._environment = os.environ if environment is None else environment
         self._http = local_http()
+        topology.close_home()
         make_trust(topology, self._environment)  # the engine needs its key, too
         services = {spec.name: self._child(spec) for spec in SERVICES}
         managed = (
@@ -179,16 +180,18 @@ class Platform:
 
     def _child(self, spec: ServiceSpec) -> ChildProcess:
         url = f"{self.topology.service_url(spec.name)}/ready"
+
+        def environment() -> dict[str, str]:
+            trust = make_trust(self.topology, self._environment)
+            own = trust.notifications if spec.name == "notifications" else {}
+            return {**self._environment, **self.topology.service_environment(spec.name), **trust.services, **own}
+
         return ChildProcess(
             spec.name,
             # -P: a folder `services` in the working directory is not to be taken for this one.
             [sys.executable, "-P", "-m", "services.launcher.serve", spec.name],
             ready=lambda: answers(self._http, url),
-            environment=lambda: {
-                **self._environment,
-                **self.topology.service_environment(spec.name),
-                **make_trust(self.topology, self._environment).services,
-            },
+            environment=environment,
             log_file=self.topology.log_dir / f"{spec.name}.log",
             pid_file=self.topology.run_dir / f"{spec.name}.pid",
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from perdure.errors import PerdureError
+from perdure.private_files import PRIVATE_UMASK, open_private
 from services.launcher.pidfiles import PidFile
 
 STOP_WITHIN: Final = timedelta(seconds=15)
@@ -179,7 +180,7 @@ class ChildProcess(ManagedProcess):
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as log:
+        with open(self.log_file, "ab", opener=open_private) as log:
             self._log_start = log.tell()
             try:
                 process = subprocess.Popen(
@@ -189,6 +190,7 @@ class ChildProcess(ManagedProcess):
                     stderr=log,
                     env=self._environment(),
                     start_new_session=True,
+                    umask=PRIVATE_UMASK,
                 )
             except OSError as error:
                 raise ProcessError(f"{self.name} can't be run: {self._command[0]}: {error.strerror}") from error

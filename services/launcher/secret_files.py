@@ -5,7 +5,7 @@ Each folder is a volume of its own, mounted only where its files are needed:
     database   postgres_password, environment       PostgreSQL, the data plane, the migration
     engine     request-identity.pem                 the engine, which signs its requests with it
     services   environment, metrics_token           the services: whose signatures they believe, and Prometheus' token
-    approvals  links.pem                            the approvals service, which signs links with it
+    links      links.pem                            the service Notifications, which signs links with it
     console    issuer.pem                           the console, which vouches with it for who is signed in
     grafana    admin_password                       Grafana
 
@@ -75,7 +75,7 @@ def make_secrets(folder: Path) -> list[Path]:
     believed = {
         "PERDURE_SECURITY_SIGNING_KEYS": public_half("engine/request-identity.pem"),
         "PERDURE_ISSUER_KEYS": public_half("console/issuer.pem"),
-        "PERDURE_CONSOLE_LINK_KEYS": public_half("approvals/links.pem"),
+        "PERDURE_LINK_KEYS": public_half("links/links.pem"),
     }
     token = once("services/metrics_token", _OWNER_AND_GROUP, _password)
     environment = folder / "services" / "environment"

@@ -12,6 +12,7 @@ from importlib import import_module
 from pydantic import ValidationError
 
 from perdure.errors import ConfigurationError
+from perdure.private_files import set_private_umask
 from services.launcher.topology import service
 
 
@@ -41,6 +42,7 @@ def _variable(service_name: str, field: str) -> str:
 
 
 if __name__ == "__main__":
+    set_private_umask()
     try:
         sys.exit(serve(*sys.argv[1:2] or [""]))
     except ConfigurationError as error:

@@ -10,6 +10,7 @@ from typing import Final, Literal, Self
 from perdure.engine import EngineConfig
 from perdure.errors import ConfigurationError
 from perdure.ports import ensure_free, free_ports
+from perdure.private_files import close_folder, make_private_folder
 from services.launcher.settings import PlatformSettings, setting_name, sqlite_url
 
 ENGINE: Final = "restate-server"
@@ -57,7 +58,7 @@ SERVICES: Final = (
     _data("hotels"),
     _data("payments"),
     _data("notifications"),
-    _control("approvals", "Approvals", "ApprovalInbox", "ApprovalRelay", "ApprovalSentinel"),
+    _control("approvals", "Approvals", "ApprovalInbox", "Principals", "ApprovalRelay", "ApprovalSentinel"),
     _control(
         "saga",
         "Rollbacks",
@@ -168,6 +169,19 @@ class Topology:
     def run_dir(self) -> Path:
         """Where each process's id is, as ``<name>.pid``."""
         return self.home / "run"
+
+    def close_home(self) -> None:
+        """Make the folder private, with data, logs and process ids.
+
+        A key that others could read is not closed here: it is refused when it is read, since it may be known.
+
+        Raises:
+            ConfigurationError: A folder can't be made or closed.
+        """
+        for folder in (self.home, self.keys_dir):
+            make_private_folder(folder)
+        for folder in (self.home / "data", self.log_dir, self.run_dir):
+            close_folder(folder)
 
     @property
     def ingress_url(self) -> str:

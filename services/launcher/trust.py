@@ -4,7 +4,7 @@ Three keys are in the folder ``keys``, each readable by its owner alone:
 
     engine-identity.pem   the engine signs its requests to services with it
     console-issuer.pem    the console vouches with it for who is signed in
-    approval-links.pem    the approvals service signs links with it
+    approval-links.pem    the service Notifications signs links with it as it delivers notices
 
 A key that `perdure keys rotate` has put beside its file, as ``.next`` or ``.previous``, is believed as well. So a key
 changes without a stop: rotate, start the services again one by one, activate, start again what signs.
@@ -25,8 +25,8 @@ from services.launcher.topology import Topology
 from services.protection import PROFILE
 
 _ISSUER_FILE = "PERDURE_CONSOLE_ISSUER_KEY_FILE"
-_LINK_FILE = "PERDURE_APPROVALS_LINK_KEY_FILE"
-_OLD_LINKS = "PERDURE_APPROVALS_OLD_LINK_KEYS"
+_LINK_FILE = "PERDURE_NOTIFICATIONS_LINK_KEY_FILE"
+_LINKS = "PERDURE_LINK_KEYS"
 _ISSUERS = "PERDURE_ISSUER_KEYS"
 _ENGINES = "PERDURE_SECURITY_SIGNING_KEYS"
 _HTTPS = "PERDURE_SECURITY_REQUIRE_HTTPS"
@@ -38,11 +38,13 @@ class Trust:
     """Which variables tell whom to believe.
 
     Args:
-        services: Those of the services: the public halves of the keys, and the key of links.
+        services: Those of all services: the public halves of the keys.
+        notifications: Those of Notifications besides: the key of links.
         console: Those of the console: its key, and the public half of the key of links.
     """
 
     services: dict[str, str]
+    notifications: dict[str, str]
     console: dict[str, str]
 
 
@@ -61,7 +63,7 @@ def make_trust(topology: Topology, environment: Mapping[str, str]) -> Trust:
     """
     issuer_file = Path(environment.get(_ISSUER_FILE) or topology.keys_dir / "console-issuer.pem")
     link_file = Path(environment.get(_LINK_FILE) or topology.keys_dir / "approval-links.pem")
-    links = _believed(link_file)
+    links = {_LINKS: _merged(environment.get(_LINKS, ""), _believed(link_file))}
     shared = {
         PROFILE: environment.get(PROFILE) or "production",
         _HTTPS: environment.get(_HTTPS) or "false",
@@ -70,15 +72,15 @@ def make_trust(topology: Topology, environment: Mapping[str, str]) -> Trust:
     return Trust(
         services={
             **shared,
+            **links,
             _ISSUERS: _merged(environment.get(_ISSUERS, ""), _believed(issuer_file)),
-            _LINK_FILE: str(link_file),
-            _OLD_LINKS: _merged(environment.get(_OLD_LINKS, ""), links[1:]),
             "PERDURE_CONSOLE_URL": environment.get("PERDURE_CONSOLE_URL") or topology.console_url,
         },
+        notifications={_LINK_FILE: str(link_file)},
         console={
+            **links,
             _ISSUER_FILE: str(issuer_file),
             _ISSUERS: _merged(environment.get(_ISSUERS, ""), _believed(issuer_file)),
-            "PERDURE_CONSOLE_LINK_KEYS": _merged("", links),
         },
     )
 

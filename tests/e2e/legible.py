@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
+from perdure.private_files import write_private
 from services.launcher.settings import PlatformSettings
 from services.launcher.topology import Topology
 
@@ -20,7 +21,7 @@ def legible_topology(home: Path, *, tracing: str | None = None) -> Topology:
     topology = Topology.on_free_ports(home, PlatformSettings())
     config = home / "legible.toml"
     traced = f'tracing-endpoint = "{tracing}"\n' if tracing else ""
-    config.write_text(_LEGIBLE + traced + topology.engine_config_file.read_text())
+    write_private(config, _LEGIBLE + traced + topology.engine_config_file.read_text())
     return dataclasses.replace(topology, engine_config_file=config)
 
 

@@ -24,6 +24,7 @@ from perdure.engine import LocatedEngine
 from perdure.engine_ids import signal_id
 from perdure.errors import IngressError
 from perdure.security import ActorKey, PrivateKey, Role
+from perdure.security.encodings import base64url_decode
 from services.data_plane.database import Database
 from services.data_plane.notifications.model import ApprovalNoticeRow
 from services.data_plane.payments.model import ChargeRow
@@ -33,6 +34,8 @@ from services.launcher.platform import Platform
 from services.launcher.settings import PlatformSettings
 from services.launcher.stage import Stage, stage_environment
 from services.launcher.topology import Topology
+from tests.e2e.legible import found_in
+from tests.mailbox import Mailbox, mailbox
 from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -50,12 +53,14 @@ class Office:
         folder: Where the keys are.
         issuer: The public key that people are vouched for with.
         forgotten: A trip that nobody is going to decide about.
+        box: Where mail to approvers arrives.
     """
 
     stage: Stage
     folder: Path
     issuer: str
     forgotten: str
+    box: Mailbox
 
     async def perdure(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the command line against the platform."""
@@ -116,7 +121,15 @@ class Office:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def office(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Office]:
+async def box() -> AsyncIterator[Mailbox]:
+    async with mailbox() as box:
+        yield box
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def office(
+    engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory, box: Mailbox
+) -> AsyncIterator[Office]:
     folder = tmp_path_factory.mktemp("approvals")
     issuer, links = PrivateKey.generate(), PrivateKey.generate()
     links.save(folder / "links.pem")
@@ -134,7 +147,9 @@ async def office(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory
         **stage_environment(os.environ),
         "PERDURE_ACTS": "signed",
         "PERDURE_ISSUER_KEYS": issuer.public.id,
-        "PERDURE_APPROVALS_LINK_KEY_FILE": str(folder / "links.pem"),
+        "PERDURE_NOTIFICATIONS_LINK_KEY_FILE": str(folder / "links.pem"),
+        "PERDURE_NOTIFICATIONS_SMTP_URL": box.url,
+        "PERDURE_NOTIFICATIONS_SMTP_FROM": "trips@example.com",
         "PERDURE_CONSOLE_URL": "https://console.example.com",
         "PERDURE_ORCHESTRATOR_APPROVERS": json.dumps([ADA]),
         "PERDURE_ORCHESTRATOR_APPROVAL_ESCALATE_TO": json.dumps([BOSS, ADA]),
@@ -148,7 +163,7 @@ async def office(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory
         await platform.start()
         # Where acts are signed, a trip over the limit needs a caller who is known.
         async with Stage.on(platform, ActorKey.load(folder / "olga.key")) as stage:
-            office = Office(stage, folder, issuer.public.id, new_trip_id())
+            office = Office(stage, folder, issuer.public.id, new_trip_id(), box)
             await stage.send(office.forgotten, COSTLY)
             yield office
     finally:
@@ -234,19 +249,66 @@ async def test_a_kill_of_the_service_loses_nothing(office: Office):
     await office.verified(trip_id, f"delegate by {ADA}: signed", f"approve by {ADA}: signed")
 
 
-async def test_a_link_in_a_notice_decides(office: Office):
+async def test_mailed_link_decides_and_is_kept_nowhere(office: Office):
     trip_id = await office.waiting_trip()
 
     async def asked() -> str | None:
+        mails = [mail.get_content() for mail in office.box.to(ADA)]
+        return next((text for text in mails if token_of(text, trip_id)), None)
+
+    text = await eventually(asked, what="mail to the approver")
+    token = token_of(text, trip_id)
+    assert token is not None
+
+    async def recorded() -> str | None:
         return (await office.notices(trip_id)).get(("asked", ADA))
 
-    text = await eventually(asked, what="a notice to the approver")
-    token = text.rpartition("https://console.example.com/l/")[2]
+    assert "/l/" not in await eventually(recorded, what="a record of the notice")
+    home = office.stage.platform.topology.home
+    secrets = {token, token.rpartition(".")[2]}
+    assert found_in(home / "data", secrets) == {}, "before it is used"
     request = LinkDecisionRequest(token=token, approve=True, reason="by link")
     receipt = await office.stage.ingress.call(decide_by_link, request, key=trip_id)
     assert (receipt.actor, receipt.status) == (ADA, "approved")
     assert await office.stage.result(trip_id) == "confirmed"
     await office.verified(trip_id, f"approve by {ADA}: by link")
+    assert found_in(home / "logs", secrets) == {}
+
+
+def token_of(text: str, trip_id: str) -> str | None:
+    """Return the token of the link in a mail, if it is about a trip."""
+    token = text.rpartition("https://console.example.com/l/")[2].strip()
+    content = base64url_decode(token.partition(".")[0]).decode()
+    return token if f'"approval_id":"{trip_id}"' in content else None
+
+
+async def test_link_command_prints_a_link(office: Office):
+    trip_id = await office.waiting_trip()
+    words = ("--person", ADA, "--link-key-file", str(office.folder / "links.pem"), "--console-url", "https://c.example")
+    printed = await office.perdure("link", trip_id, *words)
+    assert printed.returncode == 0, printed.stderr
+    token = printed.stdout.strip().removeprefix("https://c.example/l/")
+    request = LinkDecisionRequest(token=token, approve=True)
+    revoked = await office.perdure("revoke-links", trip_id, "--person", ADA, "-k", office.key("ada"), "-m", "lost")
+    assert (revoked.returncode, revoked.stdout.startswith(f"{trip_id}: the links of {ADA}")) == (0, True), revoked
+    with pytest.raises(IngressError, match="this link was revoked at"):
+        await office.stage.ingress.call(decide_by_link, request, key=trip_id)
+    again = (await office.perdure("link", trip_id, *words)).stdout.strip().rpartition("/")[2]
+    everywhere = await office.perdure("revoke-links", "--person", ADA, "-k", office.key("ada"))
+    assert everywhere.stdout.startswith(f"{ADA}: links, delegations and keys from before"), everywhere
+    with pytest.raises(IngressError, match=f"the rights of {ADA} changed or were revoked"):
+        await office.stage.ingress.call(decide_by_link, request.model_copy(update={"token": again}), key=trip_id)
+    # Her key file is as old as the link.
+    refused = await office.perdure("approve", trip_id, "-k", office.key("ada"))
+    assert refused.returncode == 1
+    assert "the credential was issued before the rights" in refused.stderr
+    for words_, sentence in {("revoke-links",): "whose links?", ("revoke-links", trip_id): "who acts?"}.items():
+        answer = await office.perdure(*words_)
+        assert (answer.returncode, sentence in answer.stderr) == (1, True)
+    last = (await office.perdure("link", trip_id, *words)).stdout.strip().rpartition("/")[2]
+    receipt = await office.stage.ingress.call(decide_by_link, request.model_copy(update={"token": last}), key=trip_id)
+    assert receipt.status == "approved"
+    await office.verified(trip_id, f"revoke_links by {ADA}: signed", f"approve by {ADA}: by link")
 
 
 async def test_forged_completion_confirms_no_trip(office: Office):

@@ -61,6 +61,8 @@ async def test_every_attack_is_refused_and_changes_nothing(defended: Defended):
         "completion",
         "act",
         "link",
+        "rights",
+        "files",
         "console",
         "gateway",
         "encryption",

@@ -78,6 +78,7 @@ def link_to(console: Consoled, trip_id: str) -> str:
         approval_id=trip_id,
         person=ADMINISTRATOR,
         payload_digest=console.api("GET", f"/api/approvals/{trip_id}").json()["payload_digest"],
+        issued_at=datetime.now(UTC),
         expires_at=datetime.now(UTC) + timedelta(hours=1),
         nonce=uuid4().hex,
     )

@@ -12,6 +12,7 @@ import restate as sdk
 
 from perdure import Target, handler
 from perdure.approvals.config import ApprovalsConfig
+from perdure.approvals.links import LinkMinter
 from perdure.approvals.messages import DecisionReceipt, LinkDecisionRequest, StageEnd
 from perdure.approvals.notices import ApprovalNotice
 from perdure.approvals.proofs import ProvableAct, sign_act
@@ -26,6 +27,7 @@ from tests.integration.approvals_desk import HOUR, Desk, asking, end, refused
 from tests.support import Recording, eventually
 
 ISSUER, STRANGER, LINKS = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.generate()
+MINTER = LinkMinter(LINKS, "https://console.example.com/")
 PAYLOAD = {"amount": 150_000}
 SHOWN = payload_digest(PAYLOAD)
 
@@ -68,12 +70,11 @@ async def desk(restate: Restate, did: Recording) -> AsyncIterator[SignedDesk]:
 
     @handler(postbox)
     async def put(ctx: sdk.Context, notice: ApprovalNotice) -> None:
-        did.add(f"{notice.to} {notice.approval_id}/{notice.link}")
+        did.add(f"{notice.to} {notice.approval_id}/{MINTER.link(notice)}")
 
     config = ApprovalsConfig(
         acts=ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(ISSUER.public,))),
-        link_key=LINKS,
-        console_url="https://console.example.com/",
+        link_keys=(LINKS.public,),
         notify=Target("Postbox", "put", ApprovalNotice, type(None)),
     )
     env = await restate.serve(*definitions(config), asking, postbox)
@@ -183,7 +184,13 @@ async def test_who_is_refused_without_end_keeps_nobody_else_from_deciding(
     assert codes == ["not_the_requester"] * 2 + ["too_many_acts"]
     assert (await desk.act(key_of("ada"), "approve"))["status"] == "open"
     by_link = mint_link(
-        LINKS, approval_id=desk.id, person="bob", payload_digest=SHOWN, expires_at=now() + HOUR, nonce="n" * 20
+        LINKS,
+        approval_id=desk.id,
+        person="bob",
+        payload_digest=SHOWN,
+        issued_at=now(),
+        expires_at=now() + HOUR,
+        nonce="n" * 20,
     )
     assert (await desk.by_link(by_link)).status == "approved"
 
@@ -212,7 +219,8 @@ async def test_a_link_decides_once_for_one_person(desk: SignedDesk, did: Recordi
     to_bob = await eventually(lambda: link(bob), what="a link for bob")
 
     def minted(**changes: Any) -> str:
-        fields = {"approval_id": desk.id, "person": ada, "payload_digest": SHOWN, "expires_at": now() + HOUR}
+        fields = {"approval_id": desk.id, "person": ada, "payload_digest": SHOWN, "issued_at": now()}
+        fields |= {"expires_at": now() + HOUR}
         return mint_link(changes.pop("key", LINKS), **{**fields, "nonce": "n" * 20, **changes})
 
     for token, expected in [

@@ -54,6 +54,7 @@ class SecondDesk(Desk):
             approval_id=self.id,
             person=person,
             payload_digest=payload_digest(PAYLOAD),
+            issued_at=datetime.now(UTC),
             expires_at=datetime.now(UTC) + lasts,
             nonce=nonce * 20,
         )
@@ -64,9 +65,7 @@ class SecondDesk(Desk):
 
 @pytest_asyncio.fixture
 async def desk(restate: Restate) -> AsyncIterator[SecondDesk]:
-    config = ApprovalsConfig(
-        retention=timedelta(milliseconds=300), link_key=LINKS, console_url="https://console.example.com/"
-    )
+    config = ApprovalsConfig(retention=timedelta(milliseconds=300), link_keys=(LINKS.public,))
     env = await restate.serve(*definitions(config), asking, bell, mender)
     async with SecondDesk(env) as desk:
         yield desk
@@ -128,7 +127,7 @@ async def test_a_link_that_was_used_counts_in_no_second_life(desk: SecondDesk):
     await desk.ask(by="again", payload=PAYLOAD, approvers=["ada"])
     await desk.status_where(lambda status: status.status == "open")
     error = await refused(desk.by_link(token))
-    assert (error.status_code, error.metadata["why"]) == (409, "replayed")
+    assert (error.status_code, error.metadata["why"]) == (403, "earlier_approval")
     assert (await desk.by_link(desk.link("ada", "b"))).status == "approved"
 
 

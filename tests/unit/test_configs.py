@@ -52,7 +52,7 @@ WHERE = {"admin_url": "http://127.0.0.1:9070", "ingress_url": "http://127.0.0.1:
         (partial(SentinelConfig, **WHERE), "webhook_key", "secret", "must be of type PrivateKey or None; got str"),
         (partial(ApprovalSentinelConfig, **WHERE), "grace", 5, "must be a timedelta"),
         (ApprovalsConfig, "retention", 30, "must be a timedelta"),
-        (ApprovalsConfig, "link_key", "secret", "must be of type PrivateKey or None; got str"),
+        (ApprovalsConfig, "max_delegation", 30, "must be a timedelta"),
         (partial(EngineConfig, data_dir=Path("data")), "inactivity_timeout", 5, "must be a timedelta"),
         (EngineConfig, "data_dir", "data", "must be of type Path; got str"),
         (LoggingConfig, "level", 10, "must be text; got 10"),

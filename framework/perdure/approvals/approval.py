@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -45,6 +45,7 @@ class Approval(BaseModel):
         entries: How long the trail is.
         head: Hash of the trail's last entry.
         refusals: How many acts were refused.
+        links_revoked: Until when links were issued that decide no longer, by person, and under `ANYONE` for all.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -64,6 +65,7 @@ class Approval(BaseModel):
     entries: int = 0
     head: str = ""
     refusals: int = 0
+    links_revoked: dict[str, AwareDatetime] = {}
 
     @property
     def state(self) -> ApprovalState:
@@ -89,6 +91,13 @@ class Approval(BaseModel):
         """Return to whom someone delegated, if to anybody."""
         return next((delegation for delegation in self.delegations if delegation.actor == person), None)
 
+    def last_deadline(self) -> datetime | None:
+        """Return when it ends at the latest, if each stage takes all of its time; None until it is opened."""
+        if self.rules is None or self.deadline is None:
+            return None
+        later = self.rules.stages[self.stage + 1 :]
+        return self.deadline + sum((stage.timeout for stage in later), timedelta(0))
+
     def overdue(self, at: datetime) -> bool:
         """Tell if this stage is open still, though its time is over."""
         return self.outcome is None and self.deadline is not None and at >= self.deadline
@@ -96,6 +105,8 @@ class Approval(BaseModel):
     def grants(self, delegation: Delegation) -> bool:
         """Tell if a delegation could be used in this stage, its end aside: who delegated may decide, and has not."""
         if self.rules is None or self.outcome is not None or self.decision_at(delegation.actor) is not None:
+            return False
+        if delegation.revoked_at is not None:
             return False
         return self.rules.entitled(
             self.stage, delegation.actor, delegation.groups, approve=False

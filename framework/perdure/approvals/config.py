@@ -7,9 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 from perdure.approvals.notices import ApprovalNotice
+from perdure.approvals.policy import MAX_DELEGATION
 from perdure.checking import check_types
 from perdure.errors import ConfigurationError
-from perdure.security.keys import PrivateKey, PublicKey
+from perdure.security.keys import PublicKey
 from perdure.security.rules import ActRules, get_act_rules
 from perdure.targets import Target
 
@@ -24,40 +25,34 @@ class ApprovalsConfig:
     Args:
         acts: Whether acts must be signed, and whose word counts; the process's rules when left out, see
             `perdure.security.rules`.
-        link_key: Signs links that decide; None for no links.
-        old_link_keys: Keys of links that were sent before the key was changed.
-        console_url: Where the console is; a link's address is ``{console_url}/l/{token}``.
+        link_keys: Public keys by which links that decide are checked; without any, no link decides. The private key
+            belongs to the service that delivers notices, see `perdure.approvals.links`.
         allow_unverified_requester: Open approvals whose requester isn't authenticated although acts have to be signed.
             A caller who may decide can then ask in another name, and decide.
         notify: Who is told of approvals that wait; nobody when None. It is sent an `ApprovalNotice`, at least once,
             with the notice's key as idempotency key.
         retention: How long an approval that ended is kept; early decisions for one that is never opened, too.
+        max_delegation: How long a delegation may last.
 
     Raises:
-        ConfigurationError: Links without an address, or no retention.
+        ConfigurationError: A duration is not positive.
     """
 
     acts: ActRules | None = None
-    link_key: PrivateKey | None = None
-    old_link_keys: tuple[PublicKey, ...] = ()
-    console_url: str = ""
+    link_keys: tuple[PublicKey, ...] = ()
     allow_unverified_requester: bool = False
     notify: Target[ApprovalNotice, Any] | None = None
     retention: timedelta = RETENTION
+    max_delegation: timedelta = MAX_DELEGATION
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.link_key is not None and not self.console_url:
-            raise ConfigurationError("approvals: links need the console's address, console_url")
         if self.retention <= timedelta(0):
             raise ConfigurationError(f"approvals: the retention must be positive; got {self.retention}")
+        if self.max_delegation <= timedelta(0):
+            raise ConfigurationError(f"approvals: max_delegation must be positive; got {self.max_delegation}")
 
     @property
     def rules(self) -> ActRules:
         """Whether acts must be signed, and whose word counts."""
         return self.acts or get_act_rules()
-
-    @property
-    def link_keys(self) -> tuple[PublicKey, ...]:
-        """The keys by which links are checked."""
-        return self.old_link_keys if self.link_key is None else (self.link_key.public, *self.old_link_keys)

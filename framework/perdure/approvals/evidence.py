@@ -7,19 +7,20 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Final, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from perdure.approvals.messages import ApprovalStatus, AuditEntry
-from perdure.approvals.proofs import ProvableAct, act_target
+from perdure.approvals.proofs import ProvableAct, act_target, role_for
 from perdure.approvals.rules import payload_digest
 from perdure.approvals.trail import TrailCheck, verify_trail
 from perdure.errors import PerdureTerminalError
-from perdure.security.credentials import Role
 from perdure.security.rules import ActMode, ActRules
 
 __all__ = ["ActCheck", "ApprovalCheck", "Standing", "check_approval"]
 
 _PROVABLE: Final = frozenset(get_args(ProvableAct))
+
+_DETAILS: Final = {"delegate": ("to", "until"), "revoke_links": ("person",)}
 
 
 class Standing(StrEnum):
@@ -152,9 +153,15 @@ def _judge(found: ApprovalStatus, entry: AuditEntry, signed: AuditEntry, rules: 
             now=signed.at,
             actor=entry.actor or "",
             reason=entry.reason,
-            details={each: entry.details.get(each) for each in ("to", "until")} if entry.act == "delegate" else None,
-            role=None if entry.act == "withdraw" else Role.APPROVER,
+            details=_signed_details(entry),
+            role=role_for(entry.act),
         )
     except PerdureTerminalError as error:
         return Standing.BAD, f"as of {signed.at:%Y-%m-%d %H:%M:%S %Z}, {error.message}"
     return Standing.SIGNED, ""
+
+
+def _signed_details(entry: AuditEntry) -> JsonValue:
+    """Return what an entry's signature is over besides the act."""
+    fields = _DETAILS.get(entry.act)
+    return None if fields is None else {field: entry.details.get(field) for field in fields}

@@ -93,7 +93,7 @@ class Keeper:
         if request is not None:
             await self._follow(ctx, before, after, request, now)
             for news in change.news if after.outcome is None else ():
-                await _tell(ctx, after, request, news)
+                await _tell(ctx, after, request, news, now)
         await self._wake(ctx, before, change, names)
         if after.outcome is not None and before.outcome is None:
             if not is_replaying(ctx):
@@ -315,7 +315,9 @@ def _item(approval: Approval, request: ApprovalRequest, place: Recipient) -> Inb
     )
 
 
-async def _tell(ctx: restate.ObjectContext, approval: Approval, request: ApprovalRequest, news: News) -> None:
+async def _tell(
+    ctx: restate.ObjectContext, approval: Approval, request: ApprovalRequest, news: News, now: datetime
+) -> None:
     places = _places(approval)
     recipients = [places[name] for name in sorted(places) if news.to in (None, name)]
     if not recipients or approval.rules is None:
@@ -331,6 +333,7 @@ async def _tell(ctx: restate.ObjectContext, approval: Approval, request: Approva
             payload_digest=approval.rules.payload_digest,
             stage=approval.stage,
             number=news.number,
+            at=now,
             recipients=recipients,
         )
     )

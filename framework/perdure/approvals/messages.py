@@ -6,15 +6,18 @@ silence. What is kept or shown ignores fields of later versions.
 
 from __future__ import annotations
 
+from datetime import UTC
 from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from perdure.approvals.request import AwakeableId, Stage, WaitId
+from perdure.approvals.rights import Principal
 from perdure.people import GroupName, Person
 from perdure.plain_text import Reason
 from perdure.security.acts import SignedAct
+from perdure.security.credentials import Role
 from perdure.security.links import MAX_TOKEN
 
 
@@ -31,7 +34,17 @@ ApprovalState: TypeAlias = Literal["expected", "open"] | ApprovalResult
 """``expected``: decisions are in, but nobody has opened it yet. ``open``: it can be decided. Else how it ended."""
 
 ActName: TypeAlias = Literal[
-    "open", "approve", "reject", "delegate", "remind", "escalate", "expire", "leave", "withdraw"
+    "open",
+    "approve",
+    "reject",
+    "delegate",
+    "revoke_links",
+    "revoke_delegation",
+    "remind",
+    "escalate",
+    "expire",
+    "leave",
+    "withdraw",
 ]
 """What happens to an approval."""
 
@@ -145,6 +158,73 @@ class WithdrawalRequest(ActRequest):
     """
 
 
+class LinkRevocationRequest(ActRequest):
+    """A wish that links to this approval, as far as they were sent, no longer decide.
+
+    Args:
+        actor: The person whose links they are, the requester, an operator or an administrator.
+        person: The person whose links end; everybody's when left out.
+        reason: Why.
+        groups: See `ActRequest`.
+        proof: See `ActRequest`; the act ``revoke_links``, its details see `perdure.approvals.proofs.link_details`.
+    """
+
+    person: Person | None = None
+
+
+class PrincipalRequest(_Input):
+    """What each action on a person's rights says.
+
+    Args:
+        actor: The person or program that acts.
+        reason: Why.
+        proof: The action, signed by the actor; its target is ``Principals/{person}``.
+    """
+
+    actor: Person
+    reason: Reason = ""
+    proof: SignedAct | None = None
+
+
+class PrincipalStatement(PrincipalRequest):
+    """A directory's statement of a person's rights.
+
+    Args:
+        actor: See `PrincipalRequest`.
+        roles: The person's roles.
+        active: False for a person who is disabled.
+        revoked_before: What was issued up to this moment no longer holds; None revokes nothing.
+        as_of: The moment of the statement. A statement that is older than a known one does not replace it.
+        reason: Why.
+        proof: See `PrincipalRequest`; the act ``put``, its details are the statement.
+    """
+
+    roles: list[Role]
+    active: bool
+    revoked_before: AwareDatetime | None = None
+    as_of: AwareDatetime
+
+    @property
+    def principal(self) -> Principal:
+        """The rights that are stated."""
+        return Principal(
+            roles=tuple(sorted(set(self.roles))),
+            active=self.active,
+            revoked_before=None if self.revoked_before is None else self.revoked_before.astimezone(UTC),
+            as_of=self.as_of.astimezone(UTC),
+        )
+
+
+class RevocationRequest(PrincipalRequest):
+    """A wish that every link, delegation and credential of a person, as far as they were issued, ends now.
+
+    Args:
+        actor: The person, or an administrator.
+        reason: Why.
+        proof: See `PrincipalRequest`; the act ``revoke``, without details.
+    """
+
+
 class LinkDecisionRequest(_Input):
     """A decision by somebody who was sent a link.
 
@@ -204,6 +284,7 @@ class Delegation(_Kept):
         reason: Why.
         groups: What the delegating person belongs to.
         signed: The delegating person proved who they are.
+        revoked_at: When it was found to be revoked; None as long as it holds.
     """
 
     actor: str
@@ -213,6 +294,7 @@ class Delegation(_Kept):
     reason: str = ""
     groups: list[str] = []
     signed: bool = False
+    revoked_at: AwareDatetime | None = None
 
 
 class DecisionReceipt(_Kept):
@@ -255,6 +337,24 @@ class DelegationReceipt(_Kept):
     actor: str
     to: str
     until: AwareDatetime
+    at: AwareDatetime
+    status: ApprovalState
+
+
+class LinkRevocationReceipt(_Kept):
+    """What a person gets for a revocation of links.
+
+    Args:
+        approval_id: The approval.
+        actor: The person who revoked them.
+        person: The person whose links they were; None for everybody's.
+        at: When. Links that are issued later decide.
+        status: How the approval stands.
+    """
+
+    approval_id: str
+    actor: str
+    person: str | None
     at: AwareDatetime
     status: ApprovalState
 
@@ -337,7 +437,8 @@ class AuditEntry(_Kept):
         act: What was done, or tried.
         reason: Why, in the actor's words.
         result: What came of it: ``opened``, ``joined``, ``kept`` (until it is opened), ``counted``, ``delegated``,
-            ``reminded``, ``escalated``, ``left``, how the approval ended, or ``refused:`` and the code of the refusal.
+            ``reminded``, ``escalated``, ``left``, ``revoked``, how the approval ended, or ``refused:`` and the code of
+            the refusal.
         details: More facts.
         proof: The act as the actor signed it.
         hash: SHA-256 over this entry and the one before.

@@ -37,6 +37,7 @@ class Tell(BaseModel):
         payload_digest: What they are shown.
         stage: Which stage is under way.
         number: Which reminder it is.
+        at: When.
         recipients: Whom.
     """
 
@@ -51,11 +52,15 @@ class Tell(BaseModel):
     payload_digest: str
     stage: int
     number: int = 0
+    at: AwareDatetime
     recipients: list[Recipient]
 
 
 class ApprovalNotice(BaseModel):
     """What one recipient is told, as a hosting service's target gets it.
+
+    A notice holds no link, so that neither the journal nor a database has one. The service that delivers the notice
+    mints the link at that moment: see `perdure.approvals.links.LinkMinter`.
 
     Args:
         key: The same for the same notice, whoever sends it again.
@@ -66,9 +71,10 @@ class ApprovalNotice(BaseModel):
         requester: Who asks; empty when it's nobody in particular.
         requester_verified: Whether the requester was authenticated.
         subject: The person whom the business is about, by the caller's word.
+        payload_digest: Digest of what they are shown.
+        at: When the notice was made.
         until: Until when they may decide.
         in_place_of: Who delegated it to them; None when it is their own right.
-        link: Where they can decide without signing in; persons only, when links are configured. It is a secret.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -81,9 +87,10 @@ class ApprovalNotice(BaseModel):
     requester: str
     requester_verified: bool = False
     subject: str = ""
+    payload_digest: str
+    at: AwareDatetime
     until: AwareDatetime
     in_place_of: str | None = None
-    link: str | None = None
 
     @property
     def text(self) -> str:
@@ -96,7 +103,4 @@ class ApprovalNotice(BaseModel):
         }[self.kind]
         asker = asked_by(self.requester, verified=self.requester_verified, subject=self.subject)
         asks = f", asked by {asker}" if asker else ""
-        lines = [f"{why}: {self.title}{asks}.", f"It can be decided until {self.until:%Y-%m-%d %H:%M} UTC."]
-        if self.link is not None:
-            lines.append(f"Decide here: {self.link}")
-        return "\n".join(lines)
+        return f"{why}: {self.title}{asks}.\nIt can be decided until {self.until:%Y-%m-%d %H:%M} UTC."

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from perdure.approvals.approval import Approval, deciders
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Decision, Delegation
 from perdure.approvals.rules import Rules
 from perdure.errors import Conflict, InvalidInput, PerdureTerminalError, Refused
-from perdure.people import is_one_of
+from perdure.people import ANYONE, is_one_of
 
 MAX_EARLY_DECISIONS: Final = 100
 """How many people can decide before an approval is opened; anyone can send these, for any id."""
 
 MAX_DELEGATIONS: Final = 100
 """How many people can delegate on one approval."""
+
+MAX_REVOCATIONS: Final = 100
+"""How many people's links can be revoked one by one on one approval."""
 
 
 def admitted(approval: Approval, decision: Decision, at: datetime) -> Decision | PerdureTerminalError:
@@ -45,6 +48,12 @@ def _seated(approval: Approval, decision: Decision, at: datetime) -> Decision | 
         used = approval.decision_at(delegation.actor)
         if used is not None:
             obstacle = obstacle or _seat_taken(approval, delegation.actor, used)
+        elif delegation.revoked_at is not None:
+            obstacle = obstacle or Refused(
+                f"{actor} could decide in the place of {delegation.actor}, but that delegation is revoked",
+                403,
+                "delegation_revoked",
+            )
         elif at >= delegation.until:
             obstacle = obstacle or Refused(
                 f"{actor} could decide in the place of {delegation.actor} until {moment(delegation.until)} only",
@@ -100,8 +109,17 @@ def _objection(approval: Approval, decision: Decision) -> PerdureTerminalError |
     return None
 
 
-def objection_to_delegating(approval: Approval, rules: Rules, delegation: Delegation) -> PerdureTerminalError | None:
-    """Return why somebody may not delegate so; None when they may."""
+def objection_to_delegating(
+    approval: Approval, rules: Rules, delegation: Delegation, longest: timedelta
+) -> PerdureTerminalError | None:
+    """Return why somebody may not delegate so; None when they may.
+
+    Args:
+        approval: The approval.
+        rules: Its rules.
+        delegation: The delegation.
+        longest: How long a delegation may last.
+    """
     actor, to = delegation.actor, delegation.to
     if rules.excludes(actor):
         return Refused(f"{_own(rules, actor)} and has nothing to delegate", 403, "own_request")
@@ -113,11 +131,19 @@ def objection_to_delegating(approval: Approval, rules: Rules, delegation: Delega
         )
     if approval.outcome is not None:
         return too_late(approval, approval.outcome)
-    return _obstacle_to_delegating(approval, rules, delegation)
+    return _obstacle_to_delegating(approval, rules, delegation, longest)
 
 
-def _obstacle_to_delegating(approval: Approval, rules: Rules, delegation: Delegation) -> PerdureTerminalError | None:
+def _obstacle_to_delegating(
+    approval: Approval, rules: Rules, delegation: Delegation, longest: timedelta
+) -> PerdureTerminalError | None:
     actor, to = delegation.actor, delegation.to
+    if delegation.until > delegation.at + longest:
+        return InvalidInput(
+            f"until: a delegation lasts at most {longest.total_seconds() / 86_400:g} days, so until "
+            f"{moment(delegation.at + longest)}; got {moment(delegation.until)}",
+            metadata={"field": "until"},
+        )
     if (used := approval.decision_at(actor)) is not None:
         return _seat_taken(approval, actor, used)
     if rules.entitled(approval.stage, to, [], approve=True) or approval.decision_of(to) is not None:
@@ -151,3 +177,58 @@ def too_late(approval: Approval, outcome: ApprovalOutcome) -> Conflict:
 def moment(at: datetime) -> str:
     """Return a moment as people are told it."""
     return at.isoformat(timespec="seconds")
+
+
+def objection_to_revoking(
+    approval: Approval, rules: Rules, actor: str, person: str | None, *, may_revoke: bool
+) -> PerdureTerminalError | None:
+    """Return why somebody may not revoke links to an approval; None when they may.
+
+    Args:
+        approval: The approval.
+        rules: Its rules.
+        actor: Who wants it.
+        person: The person whose links are meant; None for everybody's.
+        may_revoke: Whether the actor's role allows to revoke links of others.
+    """
+    if not (may_revoke or actor in (rules.requester, person)):
+        return Refused(
+            f"{actor} may not revoke links of others: that takes the requester or the role operator or administrator",
+            403,
+            "not_allowed_to_revoke",
+        )
+    if approval.outcome is not None:
+        return too_late(approval, approval.outcome)
+    if person is not None and person not in approval.links_revoked and len(approval.links_revoked) >= MAX_REVOCATIONS:
+        return Refused(
+            f"the links of {MAX_REVOCATIONS} people are revoked already: revoke everybody's, without a person",
+            429,
+            "too_many_revocations",
+        )
+    return None
+
+
+def objection_to_link(approval: Approval, person: str, issued_at: datetime) -> PerdureTerminalError | None:
+    """Return why a link no longer decides an approval; None when it does.
+
+    Args:
+        approval: The approval.
+        person: The person whose link it is.
+        issued_at: When it was issued.
+    """
+    if approval.opened_at is not None and issued_at < approval.opened_at:
+        return Refused(
+            "this link was issued for an earlier approval of the same id: ask for a new one",
+            403,
+            "link_revoked",
+            metadata={"why": "earlier_approval"},
+        )
+    revoked = [at for name, at in approval.links_revoked.items() if name in (person, ANYONE)]
+    if revoked and issued_at <= max(revoked):
+        return Refused(
+            f"this link was revoked at {moment(max(revoked))}: ask for a new one",
+            403,
+            "link_revoked",
+            metadata={"why": "revoked"},
+        )
+    return None

@@ -8,7 +8,7 @@ since it is recorded.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -28,14 +28,17 @@ from perdure.approvals.objections import (
     contrary,
     moment,
     objection_to_delegating,
+    objection_to_revoking,
     too_late,
 )
 from perdure.approvals.request import ApprovalRequest, OnTimeout
 from perdure.approvals.rules import Rules, payload_digest
 from perdure.errors import Conflict, NotFound, PerdureTerminalError, Refused, error_code
+from perdure.people import ANYONE
 from perdure.security.acts import SignedAct
 
 __all__ = [
+    "MAX_DELEGATION",
     "MAX_DELEGATIONS",
     "MAX_EARLY_DECISIONS",
     "Approval",
@@ -50,10 +53,15 @@ __all__ = [
     "payload_digest",
     "refuse",
     "remind",
+    "revoke_delegation",
+    "revoke_links",
     "unknown",
     "waits_for",
     "withdraw",
 ]
+
+MAX_DELEGATION: Final = timedelta(days=30)
+"""How long a delegation may last, unless it is said otherwise."""
 
 MAX_RECORDED_REFUSALS: Final = 200
 """How many refused acts one trail holds; later ones are only counted, so that nobody can fill the state with them."""
@@ -133,8 +141,14 @@ def decide(approval: Approval, decision: Decision, proof: SignedAct | None = Non
     )
 
 
-def delegate(approval: Approval, delegation: Delegation, proof: SignedAct | None = None) -> Change:
-    """Let somebody decide in an approver's place, once, until an end.
+def delegate(
+    approval: Approval,
+    delegation: Delegation,
+    proof: SignedAct | None = None,
+    *,
+    longest: timedelta = MAX_DELEGATION,
+) -> Change:
+    """Let somebody decide in an approver's place, once, until an end, and never longer than the approval lasts.
 
     It replaces a delegation that the same person made before. It can't be passed on, and it isn't given to the
     requester or to somebody who may decide anyway: nobody has two votes. Whichever of the two decides first uses it.
@@ -143,24 +157,33 @@ def delegate(approval: Approval, delegation: Delegation, proof: SignedAct | None
         approval: The approval before.
         delegation: Who delegates to whom, until when.
         proof: The act as it was signed, for the trail.
+        longest: How long a delegation may last.
 
     Returns:
-        The change; its error is `NotFound`, `InvalidInput` (an end in the past), `Refused` 403 (``own_request``,
-        ``not_an_approver``, ``delegation_to_requester``), `Conflict` 409 (``seat_taken``, ``delegate_may_decide``,
-        ``too_late``) or `Refused` 429 (``too_many_delegations``).
+        The change; its error is `NotFound`, `InvalidInput` (an end in the past, or too far ahead), `Refused` 403
+        (``own_request``, ``not_an_approver``, ``delegation_to_requester``), `Conflict` 409 (``seat_taken``,
+        ``delegate_may_decide``, ``too_late``) or `Refused` 429 (``too_many_delegations``).
     """
     if approval.rules is None:
         return Change(approval, error=unknown(approval))
     if approval.overdue(delegation.at):
-        return end_stage(approval, delegation.at).then(partial(delegate, delegation=delegation, proof=proof))
+        return end_stage(approval, delegation.at).then(
+            partial(delegate, delegation=delegation, proof=proof, longest=longest)
+        )
     # To the microsecond: it is part of what was signed.
     details = {"to": delegation.to, "until": delegation.until.astimezone(UTC).isoformat()}
     attempt = Attempt(delegation.at, delegation.actor, "delegate", delegation.reason, details, proof)
     before = approval.delegation_of(delegation.actor)
-    error = objection_to_delegating(approval, approval.rules, delegation)
+    error = objection_to_delegating(approval, approval.rules, delegation, longest)
     if error is not None:
         return refuse(approval, attempt, error)
-    if before is not None and (before.to, before.until) == (delegation.to, delegation.until):
+    if (last := approval.last_deadline()) is not None:
+        delegation = delegation.model_copy(update={"until": min(delegation.until, last)})
+    if (
+        before is not None
+        and before.revoked_at is None
+        and (before.to, before.until) == (delegation.to, delegation.until)
+    ):
         return Change(approval)
     others = tuple(each for each in approval.delegations if each.actor != delegation.actor)
     change = attempt.recorded(approval.model_copy(update={"delegations": (*others, delegation)}), "delegated")
@@ -245,6 +268,69 @@ def withdraw(approval: Approval, actor: str, reason: str, at: datetime, proof: S
             return Change(approval)
         return refuse(approval, attempt, too_late(approval, approval.outcome))
     return _closed(approval, attempt, ApprovalResult.WITHDRAWN, [actor], reason or f"withdrawn by {actor}")
+
+
+def revoke_delegation(approval: Approval, actor: str, why: str, at: datetime) -> Change:
+    """Mark a delegation as revoked, since the rights of the person who delegated, or of the delegate, were withdrawn.
+
+    Nothing happens unless the delegation can be used still. It stays revoked, also when the rights are given back; a
+    new delegation replaces it.
+
+    Args:
+        approval: The approval before.
+        actor: The person who delegated.
+        why: Why, for the audit log.
+        at: When it was found.
+    """
+    revoked = approval.delegation_of(actor)
+    if revoked is None or not approval.grants(revoked):
+        return Change(approval)
+    attempt = Attempt(at, None, "revoke_delegation", why, details={"of": actor, "to": revoked.to})
+    others = tuple(
+        each.model_copy(update={"revoked_at": at}) if each is revoked else each for each in approval.delegations
+    )
+    return attempt.recorded(approval.model_copy(update={"delegations": others}), "revoked")
+
+
+def revoke_links(
+    approval: Approval,
+    actor: str,
+    person: str | None,
+    at: datetime,
+    *,
+    reason: str = "",
+    proof: SignedAct | None = None,
+    may_revoke: bool,
+) -> Change:
+    """End the links to an approval that were issued up to now: one person's, or everybody's.
+
+    Args:
+        approval: The approval before.
+        actor: Who revokes them.
+        person: The person whose links end; None for everybody's.
+        at: When. Links that are issued later decide.
+        reason: Why.
+        proof: The action as it was signed, for the audit log.
+        may_revoke: Whether the actor's role allows to revoke links of others.
+
+    Returns:
+        The change; its error is `NotFound`, `Refused` 403 (``not_allowed_to_revoke``) or `Conflict` 409
+        (``too_late``).
+    """
+    if approval.rules is None:
+        return Change(approval, error=unknown(approval))
+    if approval.overdue(at):
+        return end_stage(approval, at).then(
+            partial(revoke_links, actor=actor, person=person, reason=reason, at=at, proof=proof, may_revoke=may_revoke)
+        )
+    attempt = Attempt(at, actor, "revoke_links", reason, {} if person is None else {"person": person}, proof)
+    error = objection_to_revoking(approval, approval.rules, actor, person, may_revoke=may_revoke)
+    if error is not None:
+        return refuse(approval, attempt, error)
+    revoked = {**approval.links_revoked, person or ANYONE: at}
+    if person is None:  # everybody's up to now, so what is known of single persons adds nothing
+        revoked = {ANYONE: at}
+    return attempt.recorded(approval.model_copy(update={"links_revoked": revoked}), "revoked")
 
 
 def leave(approval: Approval, wish: Leave, at: datetime) -> Change:

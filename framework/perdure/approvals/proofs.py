@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import JsonValue
 
 from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.messages import ActRequest, DelegationRequest
+from perdure.approvals.messages import ActRequest, DelegationRequest, LinkRevocationRequest
 from perdure.errors import Refused
 from perdure.security.acts import ActorKey, SignedAct
 from perdure.security.credentials import Role
@@ -21,7 +21,10 @@ from perdure.security.links import Link, read_link
 from perdure.security.nonces import NonceLog
 from perdure.security.rules import ActRules
 
-ProvableAct: TypeAlias = Literal["approve", "reject", "delegate", "withdraw"]
+ProvableAct: TypeAlias = Literal["approve", "reject", "delegate", "withdraw", "revoke_links"]
+
+ACTS_OF_APPROVERS: Final = frozenset({"approve", "reject", "delegate"})
+"""The acts that need the role approver."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,21 @@ class Proven:
         signed: They proved who they are.
         nonces: The log of what was used, with this proof.
         proof: The proof, for the trail.
+        roles: The roles of the credential; empty without one.
+        issued_at: When the credential was issued; None without one.
     """
 
     groups: list[str]
     signed: bool
     nonces: NonceLog
     proof: SignedAct | None
+    roles: frozenset[Role] = frozenset()
+    issued_at: datetime | None = None
+
+    @property
+    def may_revoke(self) -> bool:
+        """Whether the role allows to revoke links of others; without a signature any role is claimed."""
+        return not self.signed or bool(self.roles & {Role.OPERATOR, Role.ADMINISTRATOR})
 
 
 def act_target(approval_id: str) -> str:
@@ -56,6 +68,24 @@ def delegation_details(to: str, until: datetime) -> dict[str, JsonValue]:
     return {"to": to, "until": until.astimezone(UTC).isoformat()}
 
 
+def link_details(person: str | None) -> dict[str, JsonValue]:
+    """Return what a signed revocation of links says besides: whose links.
+
+    Args:
+        person: The person's canonical name; None for everybody.
+    """
+    return {"person": person}
+
+
+def role_for(act: str) -> Role | None:
+    """Return the role that an act on an approval needs; None when the approval's own rules say who may.
+
+    Args:
+        act: The act.
+    """
+    return Role.APPROVER if act in ACTS_OF_APPROVERS else None
+
+
 def sign_act(
     key: ActorKey, act: ProvableAct, approval_id: str, payload_digest: str, request: dict[str, Any], *, at: datetime
 ) -> dict[str, Any]:
@@ -69,7 +99,7 @@ def sign_act(
         request: The body without ``actor`` and ``proof``: the reason, and what a delegation says.
         at: Now.
     """
-    kind = DelegationRequest if act == "delegate" else ActRequest
+    kind = _KINDS.get(act, ActRequest)
     body = kind.model_validate({**request, "actor": key.actor})
     proof = key.sign(act, act_target(approval_id), payload_digest, reason=body.reason, details=_details(body), at=at)
     return body.model_copy(update={"proof": proof}).model_dump(mode="json", exclude_defaults=True)
@@ -112,7 +142,7 @@ def check_act(
         actor=request.actor,
         reason=request.reason,
         details=_details(request),
-        role=None if act == "withdraw" else Role.APPROVER,
+        role=role_for(act),
         nonces=nonces,
     )
     if found is None:
@@ -124,7 +154,10 @@ def check_act(
             403,
             "groups_not_proven",
         )
-    return Proven(sorted(found.groups), signed=True, nonces=nonces, proof=request.proof)
+    issued_at = None if request.proof is None else request.proof.credential.issued_at
+    return Proven(
+        sorted(found.groups), signed=True, nonces=nonces, proof=request.proof, roles=found.roles, issued_at=issued_at
+    )
 
 
 def check_link(config: ApprovalsConfig, token: str, approval_id: str, payload_digest: str, now: datetime) -> Link:
@@ -150,4 +183,9 @@ def check_link(config: ApprovalsConfig, token: str, approval_id: str, payload_di
 def _details(request: ActRequest) -> JsonValue:
     if isinstance(request, DelegationRequest):
         return delegation_details(request.to, request.until)
+    if isinstance(request, LinkRevocationRequest):
+        return link_details(request.person)
     return None
+
+
+_KINDS: Final[dict[str, type[ActRequest]]] = {"delegate": DelegationRequest, "revoke_links": LinkRevocationRequest}

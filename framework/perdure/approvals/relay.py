@@ -17,11 +17,7 @@ from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.notices import ApprovalNotice, Recipient, Tell
 from perdure.binding import handler
 from perdure.clients import ServiceClient
-from perdure.determinism import DeterministicHelpers
-from perdure.people import ANYONE, is_group
 from perdure.relays import GIVE_UP_LATE
-from perdure.runs import run_with_retry
-from perdure.security.links import mint_link
 from perdure.targets import Target
 
 RELAY = "ApprovalRelay"
@@ -30,10 +26,10 @@ tell_target = Target(RELAY, "tell", Tell, type(None))
 
 
 class ApprovalRelay:
-    """Mints links, and sends notices on.
+    """Sends notices on.
 
     Args:
-        config: Whom to send to, and the key of links.
+        config: Whom to send to.
     """
 
     def __init__(self, config: ApprovalsConfig) -> None:
@@ -47,45 +43,20 @@ class ApprovalRelay:
         handler(self.definition, name=tell_target.handler)(self.tell)
 
     async def tell(self, ctx: restate.Context, news: Tell) -> None:
-        """Send each recipient a notice, with a link when it is a person."""
+        """Send each recipient a notice."""
         if self._config.notify is None:
             return
-        nonces = {each.name: DeterministicHelpers(ctx).uuid().hex for each in news.recipients}
-        # In a run, since a replay under another key would mint other links than those that were sent.
-        links: dict[str, str] = await run_with_retry(
-            ctx, "mint links", self._mint, news, nonces, returns=dict[str, str]
-        )
         for recipient in news.recipients:
-            notice = notice_for(news, recipient, links.get(recipient.name))
+            notice = notice_for(news, recipient)
             await ServiceClient(ctx, self._config.notify).send(notice, idempotency_key=notice.key)
 
-    async def _mint(self, news: Tell, nonces: dict[str, str]) -> dict[str, str]:
-        key = self._config.link_key
-        if key is None:
-            return {}
-        address = self._config.console_url.rstrip("/")
-        return {
-            each.name: f"{address}/l/"
-            + mint_link(
-                key,
-                approval_id=news.approval_id,
-                person=each.name,
-                payload_digest=news.payload_digest,
-                expires_at=each.until,
-                nonce=nonces[each.name],
-            )
-            for each in news.recipients
-            if each.name != ANYONE and not is_group(each.name)
-        }
 
-
-def notice_for(news: Tell, recipient: Recipient, link: str | None) -> ApprovalNotice:
+def notice_for(news: Tell, recipient: Recipient) -> ApprovalNotice:
     """Return what one recipient is told.
 
     Args:
         news: What happened.
         recipient: Whom to tell.
-        link: Where they can decide.
     """
     return ApprovalNotice(
         key=notice_key(news.approval_id, news.kind, news.stage, news.number, recipient),
@@ -96,9 +67,10 @@ def notice_for(news: Tell, recipient: Recipient, link: str | None) -> ApprovalNo
         requester=news.requester,
         requester_verified=news.requester_verified,
         subject=news.subject,
+        payload_digest=news.payload_digest,
+        at=news.at,
         until=recipient.until,
         in_place_of=recipient.in_place_of,
-        link=link,
     )
 
 

@@ -5,16 +5,17 @@ belong to, so that a decision and the end of time meet here, one after the other
 One that comes too late finds another stage, or another approval of the same id, and does nothing. A waiter is woken
 through its awakeable, which anybody may complete, and then reads the outcome with a call of `listen`.
 
-Every act reads the clock before it touches state. That is the one wait in these handlers; what follows is a row of
-writes and sends that no cancel can cut in two. A kill can, since nothing is told of it: then `mend` sets right what is
-missing, and `perdure.approvals.sentinel` finds where.
+Every act reads the clock, and the present rights of the people in it, before it changes state. Those are the only waits
+in these handlers; what follows is a row of writes and sends that no cancel can cut in two. A kill can, since nothing is
+told of it: then `mend` sets right what is missing, and `perdure.approvals.sentinel` finds where.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import NoReturn
 
 import restate
@@ -36,6 +37,8 @@ from perdure.approvals.messages import (
     DelegationRequest,
     Leave,
     LinkDecisionRequest,
+    LinkRevocationReceipt,
+    LinkRevocationRequest,
     Listen,
     ReminderDue,
     RetentionEnd,
@@ -43,22 +46,26 @@ from perdure.approvals.messages import (
     WithdrawalReceipt,
     WithdrawalRequest,
 )
-from perdure.approvals.proofs import ProvableAct, Proven, check_act, check_link
+from perdure.approvals.objections import objection_to_link
+from perdure.approvals.principals import Principals, principal_of
+from perdure.approvals.proofs import ProvableAct, Proven, check_act, check_link, role_for
 from perdure.approvals.relay import ApprovalRelay
 from perdure.approvals.request import MAX_ID_LENGTH, ApprovalRequest
+from perdure.approvals.rights import Principal
 from perdure.approvals.targets import APPROVALS, approval_status, open_approval
 from perdure.approvals.timers import has_come
 from perdure.binding import Definition, handler
 from perdure.determinism import Time
 from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, Unauthenticated
 from perdure.observability.logging import get_logger
+from perdure.security.credentials import Role
 from perdure.security.rules import ActMode
 
 log = get_logger("perdure.approvals")
 
 
 def definitions(config: ApprovalsConfig | None = None) -> list[Definition]:
-    """Return what to serve: `Approvals`, `ApprovalInbox` and `ApprovalRelay`, which belong together.
+    """Return what to serve: `Approvals`, `ApprovalInbox`, `Principals` and `ApprovalRelay`, which belong together.
 
     Args:
         config: Whose word is taken, who is told, and how long things are kept.
@@ -68,7 +75,25 @@ def definitions(config: ApprovalsConfig | None = None) -> list[Definition]:
     """
     chosen = config or ApprovalsConfig()
     chosen = replace(chosen, acts=chosen.rules)  # read now: a setting that doesn't fit is told at the start
-    return [Approvals(chosen).definition, inboxes, ApprovalRelay(chosen).definition]
+    return [
+        Approvals(chosen).definition,
+        inboxes,
+        Principals(chosen.rules).definition,
+        ApprovalRelay(chosen).definition,
+    ]
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """A delegation that no longer holds.
+
+    Args:
+        actor: The person who delegated.
+        why: Why it does not hold.
+    """
+
+    actor: str
+    why: str
 
 
 class Approvals:
@@ -84,7 +109,14 @@ class Approvals:
         self.definition = restate.VirtualObject(
             APPROVALS, description="Approvals: who may decide, how many must, until when, and who said what."
         )
-        for act in (self.approve, self.reject, self.delegate, self.withdraw, self.decide_by_link):
+        for act in (
+            self.approve,
+            self.reject,
+            self.delegate,
+            self.withdraw,
+            self.revoke_links,
+            self.decide_by_link,
+        ):
             handler(self.definition, "exclusive", ingress_private=False)(act)
         for inner in (self.leave, self.listen, self.end_stage, self.remind, self.forget, self.mend):
             handler(self.definition, "exclusive", ingress_private=True)(inner)
@@ -136,17 +168,24 @@ class Approvals:
         try:
             link = check_link(self._config, request.token, ctx.key(), before.rules.payload_digest, now)
             attempt = Attempt(now, link.person, attempt.act, request.reason, {"by": "link"})
+            if (objection := objection_to_link(before, link.person, link.issued_at)) is not None:
+                raise objection
+            principal = await self._present(
+                ctx, link.person, role=Role.APPROVER, issued_at=link.issued_at, what="this link"
+            )
             nonces = await self._keeper.nonces(ctx).get()
             nonces = nonces.use_link(link.nonce, person=link.person, until=link.expires_at, now=now)
+            await self._keeper.nonces(ctx).set(nonces)
         except PerdureTerminalError as error:
             await self._refuse(ctx, before, attempt, error)
-        await self._keeper.nonces(ctx).set(nonces)
         decision = Decision(actor=link.person, approve=request.approve, reason=request.reason, at=now, signed=True)
-        return await self._take(ctx, before, decision, lambda there: policy.decide(there, decision, by="link"))
+        revoked = await self._revoked_delegations(ctx, before, link.person, principal)
+        return await self._take(ctx, before, decision, revoked, lambda there: policy.decide(there, decision, by="link"))
 
     async def delegate(self, ctx: restate.ObjectContext, request: DelegationRequest) -> DelegationReceipt:
         """Let somebody decide in one's place, once, until an end."""
-        now, before, proven = await self._admit(ctx, request, "delegate")
+        now, before, proven, _ = await self._admit(ctx, request, "delegate")
+        to = await principal_of(ctx, request.to)
         delegation = Delegation(
             actor=request.actor,
             to=request.to,
@@ -156,7 +195,11 @@ class Approvals:
             groups=proven.groups,
             signed=proven.signed,
         )
-        change = policy.delegate(before, delegation, proven.proof)
+        objection = to.objection(request.to, role=Role.APPROVER, issued_at=None, what="a delegation to them")
+        if objection is not None:
+            attempt = Attempt(now, request.actor, "delegate", request.reason, {"to": request.to}, proven.proof)
+            await self._refuse(ctx, before, attempt, objection)
+        change = policy.delegate(before, delegation, proven.proof, longest=self._config.max_delegation)
         await self._keeper.keep(ctx, before, change, now)
         kept = change.approval.delegation_of(request.actor) or delegation
         return DelegationReceipt(
@@ -170,7 +213,7 @@ class Approvals:
 
     async def withdraw(self, ctx: restate.ObjectContext, request: WithdrawalRequest) -> WithdrawalReceipt:
         """End the approval, as who asked for it."""
-        now, before, proven = await self._admit(ctx, request, "withdraw")
+        now, before, proven, _ = await self._admit(ctx, request, "withdraw")
         change = policy.withdraw(before, request.actor, request.reason, now, proven.proof)
         await self._keeper.keep(ctx, before, change, now)
         return WithdrawalReceipt(
@@ -178,6 +221,23 @@ class Approvals:
             actor=request.actor,
             at=change.approval.closed_at or now,
             status=change.approval.state,
+        )
+
+    async def revoke_links(self, ctx: restate.ObjectContext, request: LinkRevocationRequest) -> LinkRevocationReceipt:
+        """End the links to this approval that were sent so far: one person's, or everybody's."""
+        now, before, proven, _ = await self._admit(ctx, request, "revoke_links")
+        change = policy.revoke_links(
+            before,
+            request.actor,
+            request.person,
+            now,
+            reason=request.reason,
+            proof=proven.proof,
+            may_revoke=proven.may_revoke,
+        )
+        await self._keeper.keep(ctx, before, change, now)
+        return LinkRevocationReceipt(
+            approval_id=ctx.key(), actor=request.actor, person=request.person, at=now, status=change.approval.state
         )
 
     async def leave(self, ctx: restate.ObjectContext, wish: Leave | None) -> None:
@@ -216,7 +276,7 @@ class Approvals:
         return await read_status(ctx)
 
     async def _decide(self, ctx: restate.ObjectContext, request: DecisionRequest, *, approve: bool) -> DecisionReceipt:
-        now, before, proven = await self._admit(ctx, request, "approve" if approve else "reject")
+        now, before, proven, principal = await self._admit(ctx, request, "approve" if approve else "reject")
         early = before.rules is None and request.proof is not None
         decision = Decision(
             actor=request.actor,
@@ -227,12 +287,39 @@ class Approvals:
             signed=proven.signed,
             payload_digest=request.proof.payload_digest if early and request.proof is not None else None,
         )
-        return await self._take(ctx, before, decision, lambda there: policy.decide(there, decision, proven.proof))
+        revoked = await self._revoked_delegations(ctx, before, request.actor, principal)
+        return await self._take(
+            ctx, before, decision, revoked, lambda there: policy.decide(there, decision, proven.proof)
+        )
+
+    async def _revoked_delegations(
+        self, ctx: restate.ObjectContext, approval: Approval, delegate: str, present: Principal
+    ) -> list[Revoked]:
+        """Return the delegations to a person that no longer hold, each with the reason."""
+        found: list[Revoked] = []
+        for delegation in approval.delegations:
+            if delegation.to != delegate or not approval.grants(delegation):
+                continue
+            delegator = await principal_of(ctx, delegation.actor)
+            objection = delegator.objection(
+                delegation.actor, role=Role.APPROVER, issued_at=delegation.at, what="their delegation"
+            ) or present.objection(delegate, role=None, issued_at=delegation.at, what="the delegation to them")
+            if objection is not None:
+                found.append(Revoked(delegation.actor, objection.message))
+        return found
 
     async def _take(
-        self, ctx: restate.ObjectContext, before: Approval, decision: Decision, act: Callable[[Approval], Change]
+        self,
+        ctx: restate.ObjectContext,
+        before: Approval,
+        decision: Decision,
+        revoked: list[Revoked],
+        act: Callable[[Approval], Change],
     ) -> DecisionReceipt:
-        change = act(before)
+        change = Change(before)
+        for each in revoked:
+            change = change.then(partial(policy.revoke_delegation, actor=each.actor, why=each.why, at=decision.at))
+        change = change.then(act)
         await self._keeper.keep(ctx, before, change, decision.at)
         counted = change.approval.decision_of(decision.actor) or decision
         return DecisionReceipt(
@@ -248,12 +335,15 @@ class Approvals:
 
     async def _admit(
         self, ctx: restate.ObjectContext, request: ActRequest, act: ProvableAct
-    ) -> tuple[datetime, Approval, Proven]:
-        """Return the moment, the approval, and what is proved of who acts; refuse who proves nothing."""
+    ) -> tuple[datetime, Approval, Proven, Principal]:
+        """Return the moment, the approval, what is proved of the actor, and the actor's present rights.
+
+        An actor who proves nothing, or whose rights were withdrawn, is refused.
+        """
         _check_id(ctx.key())
         now = await Time(ctx).now()
         before = await self._keeper.approval(ctx)
-        if before.rules is None and act in ("delegate", "withdraw"):
+        if before.rules is None and act in ("delegate", "withdraw", "revoke_links"):
             raise policy.unknown(before)
         digest = None if before.rules is None else before.rules.payload_digest
         try:
@@ -261,15 +351,27 @@ class Approvals:
             proven = check_act(
                 self._config.rules, request, act, ctx.key(), payload_digest=digest, nonces=nonces, now=now
             )
+            # Used up before the rules are asked, and so by an act that they refuse, too: an escalation or a delegation
+            # may allow it within minutes, and a copy of it could be sent again then. It takes room from nobody else:
+            # see `perdure.security.nonces`.
+            if proven.signed:
+                await self._keeper.nonces(ctx).set(proven.nonces)
+            principal = await self._present(
+                ctx, request.actor, role=role_for(act), issued_at=proven.issued_at, what="the credential"
+            )
         except PerdureTerminalError as error:
             attempt = Attempt(now, request.actor, act, request.reason, proof=request.proof)
             await self._refuse(ctx, before, attempt, error)
-        # Used up before the rules are asked, and so by an act that they refuse, too: an escalation or a delegation may
-        # allow it within minutes, and whoever has a copy could send it again then. It takes room from nobody else: see
-        # `perdure.security.nonces`.
-        if proven.signed:
-            await self._keeper.nonces(ctx).set(proven.nonces)
-        return now, before, proven
+        return now, before, proven, principal
+
+    async def _present(
+        self, ctx: restate.ObjectContext, person: str, *, role: Role | None, issued_at: datetime | None, what: str
+    ) -> Principal:
+        """Return a person's present rights; refuse a person whose rights were withdrawn."""
+        principal = await principal_of(ctx, person)
+        if (objection := principal.objection(person, role=role, issued_at=issued_at, what=what)) is not None:
+            raise objection
+        return principal
 
     async def _refuse(
         self, ctx: restate.ObjectContext, before: Approval, attempt: Attempt, error: PerdureTerminalError

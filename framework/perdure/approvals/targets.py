@@ -14,18 +14,24 @@ from perdure.approvals.messages import (
     DelegationRequest,
     Leave,
     LinkDecisionRequest,
+    LinkRevocationReceipt,
+    LinkRevocationRequest,
     Listen,
+    PrincipalStatement,
     ReminderDue,
     RetentionEnd,
+    RevocationRequest,
     StageEnd,
     WithdrawalReceipt,
     WithdrawalRequest,
 )
 from perdure.approvals.request import ApprovalRequest
+from perdure.approvals.rights import Principal
 from perdure.targets import Target
 
 APPROVALS: Final = "Approvals"
 INBOX: Final = "ApprovalInbox"
+PRINCIPALS: Final = "Principals"
 
 open_approval = Target(APPROVALS, "open", ApprovalRequest, ApprovalAnswer)
 """Open or join an approval; the answer carries the outcome if there is one already. Not public."""
@@ -54,6 +60,7 @@ approve = Target(APPROVALS, "approve", DecisionRequest, DecisionReceipt)
 reject = Target(APPROVALS, "reject", DecisionRequest, DecisionReceipt)
 delegate = Target(APPROVALS, "delegate", DelegationRequest, DelegationReceipt)
 withdraw = Target(APPROVALS, "withdraw", WithdrawalRequest, WithdrawalReceipt)
+revoke_links = Target(APPROVALS, "revoke_links", LinkRevocationRequest, LinkRevocationReceipt)
 decide_by_link = Target(APPROVALS, "decide_by_link", LinkDecisionRequest, DecisionReceipt)
 approval_status = Target(APPROVALS, "status", type(None), ApprovalStatus)
 
@@ -66,3 +73,12 @@ page_inbox = Target(INBOX, "list", InboxQuery, InboxPage)
 
 add_to_inbox = Target(INBOX, "add", InboxItem, type(None))
 remove_from_inbox = Target(INBOX, "remove", InboxRemoval, type(None))
+
+put_principal = Target(PRINCIPALS, "put", PrincipalStatement, Principal)
+"""State a person's rights, as a directory does."""
+
+revoke_principal = Target(PRINCIPALS, "revoke", RevocationRequest, Principal)
+"""End what a person was given so far."""
+
+principal_status = Target(PRINCIPALS, "status", type(None), Principal)
+"""Return a person's present rights."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from perdure.cli import actors, approvals, dead_letters, doctor, invocations, keys, sagas, schedules, services
+from perdure.private_files import set_private_umask
 from perdure.terminal import console, run_command_line
 
 app = typer.Typer(
@@ -45,4 +46,5 @@ def _perdure(
 
 def main() -> None:
     """Run the command line; what went wrong is one sentence on standard error, with exit code 1."""
+    set_private_umask()
     run_command_line("perdure", app)

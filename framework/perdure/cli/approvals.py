@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,16 +16,20 @@ from rich.text import Text
 
 from perdure.approvals.evidence import check_approval
 from perdure.approvals.inbox_messages import InboxPage, InboxQuery
+from perdure.approvals.links import LinkMinter
 from perdure.approvals.messages import (
     ApprovalStatus,
     AuditEntry,
     DecisionReceipt,
     DelegationReceipt,
+    LinkRevocationReceipt,
     WithdrawalReceipt,
 )
+from perdure.approvals.principals import sign_principal_action
 from perdure.approvals.proofs import ProvableAct, sign_act
 from perdure.approvals.request import asked_by
-from perdure.approvals.targets import APPROVALS, approval_status, page_inbox
+from perdure.approvals.rights import Principal
+from perdure.approvals.targets import APPROVALS, PRINCIPALS, approval_status, page_inbox
 from perdure.cli.asking import (
     DEFAULT_INGRESS,
     IngressOption,
@@ -35,8 +40,9 @@ from perdure.cli.asking import (
     print_json,
 )
 from perdure.errors import ConfigurationError, IngressError
-from perdure.people import ANYONE, GROUP_PREFIX
+from perdure.people import ANYONE, GROUP_PREFIX, canonical_person
 from perdure.security.acts import ActorKey
+from perdure.security.keys import PrivateKey
 from perdure.security.rules import ActRules, ActSettings
 from perdure.serdes import invalid_input
 from perdure.targets import Target
@@ -215,6 +221,83 @@ def withdraw(
     """Withdraw what you asked for yourself."""
     done = _Desk(ingress, approval_id, key_file, actor, None).act("withdraw", {"reason": reason}, WithdrawalReceipt)
     console.say(f"{done.approval_id}: now {done.status}")
+
+
+@app.command("revoke-links")
+def revoke_links(
+    approval_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The approval; left out, every approval of the --person.")
+    ] = None,
+    *,
+    person: Annotated[
+        str | None, typer.Option(help="Whose links; left out, everybody's links to the approval.")
+    ] = None,
+    key_file: KeyFileOption = None,
+    actor: UnsignedActorOption = None,
+    reason: ReasonOption = "",
+    ingress: IngressOption = DEFAULT_INGRESS,
+) -> None:
+    """Revoke the links of notices that were sent so far. Without ID, the person's delegations and keys end, too."""
+    if approval_id is None:
+        _revoke_person(ingress, person, key_file, actor, reason)
+        return
+    body: dict[str, Any] = {"reason": reason}
+    if person is not None:
+        body["person"] = canonical_person(person)
+    done = _Desk(ingress, approval_id, key_file, actor, None).act("revoke_links", body, LinkRevocationReceipt)
+    whose = "all links" if done.person is None else f"the links of {done.person}"
+    console.say(
+        f"{done.approval_id}: {whose} from before {done.at:%Y-%m-%d %H:%M:%S %Z} no longer decide"
+    )
+
+
+def _revoke_person(ingress: str, person: str | None, key_file: Path | None, actor: str | None, reason: str) -> None:
+    if person is None:
+        raise ConfigurationError("whose links? Name the approval's ID, or a --person")
+    name = canonical_person(person)
+    if key_file is not None:
+        body = sign_principal_action(ActorKey.load(key_file), name, {"reason": reason}, at=datetime.now(UTC))
+    elif actor is not None:
+        body = {"actor": actor, "reason": reason}
+    else:
+        raise ConfigurationError("who acts? Name your --key-file, or an --actor where unsigned acts are taken")
+    target: Target[dict[str, Any], Principal] = Target(PRINCIPALS, "revoke", dict[str, Any], Principal)
+    done = ask(ingress, lambda client: client.call(target, body, key=name))
+    console.say(
+        f"{name}: links, delegations and keys from before {done.revoked_before:%Y-%m-%d %H:%M:%S %Z} no longer hold"
+    )
+
+
+@app.command()
+def link(
+    approval_id: IdArgument,
+    *,
+    person: Annotated[str, typer.Option(help="Who decides with it, once.")],
+    link_key_file: Annotated[
+        Path,
+        typer.Option(
+            envvar="PERDURE_NOTIFICATIONS_LINK_KEY_FILE",
+            help="The private key of links, as the service has it that delivers notices.",
+        ),
+    ],
+    console_url: Annotated[str, typer.Option(envvar="PERDURE_CONSOLE_URL", help="Address of the console.")],
+    ingress: IngressOption = DEFAULT_INGRESS,
+) -> None:
+    """Print a link by which a person decides, as a notice has it. The link is a secret."""
+    minter = LinkMinter(PrivateKey.load(link_key_file), console_url)
+    found = _status(ingress, approval_id)
+    try:
+        address = minter.mint(
+            approval_id,
+            person,
+            payload_digest=found.payload_digest,
+            issued_at=max(datetime.now(UTC), found.opened_at),  # this clock may be behind
+            expires_at=found.deadline,
+            nonce=secrets.token_hex(16),
+        )
+    except ValidationError as error:
+        raise ConfigurationError(invalid_input(error).message) from error
+    console.say(address)
 
 
 @app.command()

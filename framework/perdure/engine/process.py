@@ -18,6 +18,7 @@ import httpx
 from perdure.engine.config import LOOPBACK, EngineConfig
 from perdure.errors import EngineError
 from perdure.ports import ensure_free
+from perdure.private_files import PRIVATE_UMASK, make_private_folder, open_private
 
 __all__ = ["EngineProcess"]
 
@@ -133,12 +134,13 @@ class EngineProcess:
             return ""
 
     def _spawn(self) -> int:
-        self.config.data_dir.mkdir(parents=True, exist_ok=True)
+        # The engine's data and log hold what is under way, in clear unless it is encrypted.
+        make_private_folder(self.config.data_dir)
         self.config.log_path.parent.mkdir(parents=True, exist_ok=True)
         # Settings in the caller's own environment were meant for another server, and would win over ours.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RESTATE_")}
         try:
-            with self.config.log_path.open("ab") as log:
+            with open(self.config.log_path, "ab", opener=open_private) as log:
                 self._process = subprocess.Popen(  # noqa: S603 - the binary is the one that was located, no shell
                     [self.binary, "--no-logo"],
                     stdin=subprocess.DEVNULL,
@@ -147,6 +149,7 @@ class EngineProcess:
                     env=inherited | self.config.environment(),
                     cwd=self.config.data_dir,
                     start_new_session=True,
+                    umask=PRIVATE_UMASK,
                 )
         except OSError as error:
             raise EngineError(f"restate-server at {self.binary} can't be run: {error.strerror}") from error

@@ -18,9 +18,18 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from perdure.errors import ConfigurationError
+from perdure.private_files import PRIVATE_FOLDER
 from perdure.security.encodings import base58_decode, base58_encode
 
-__all__ = ["PRIVATE_MODE", "BadSignature", "PrivateKey", "PublicKey", "read_private_file", "write_private_file"]
+__all__ = [
+    "PRIVATE_MODE",
+    "BadSignature",
+    "PrivateKey",
+    "PublicKey",
+    "parse_keys",
+    "read_private_file",
+    "write_private_file",
+]
 
 PRIVATE_MODE: Final = 0o600
 """The mode of a file with something secret in it."""
@@ -200,6 +209,18 @@ class PrivateKey:
         raise TypeError("a private key is not to be pickled: it would end up where it can be read")
 
 
+def parse_keys(text: str) -> tuple[PublicKey, ...]:
+    """Return the public keys that a setting lists with commas between.
+
+    Args:
+        text: The setting.
+
+    Raises:
+        ConfigurationError: One of them is no public key.
+    """
+    return tuple(PublicKey.parse(each.strip()) for each in text.split(",") if each.strip())
+
+
 def write_private_file(path: Path, content: bytes) -> None:
     """Write something secret to a new file that its owner alone may read.
 
@@ -211,7 +232,7 @@ def write_private_file(path: Path, content: bytes) -> None:
         ConfigurationError: It exists, or can't be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         # Created with its mode: a chmod afterwards would leave a moment in which others can open it.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_MODE)
     except FileExistsError as error:

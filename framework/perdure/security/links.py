@@ -7,7 +7,7 @@ behind it shows what it is about, and a person's POST decides.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Final
 
 from pydantic import StringConstraints
@@ -23,6 +23,9 @@ __all__ = ["Link", "mint_link", "read_link"]
 
 MAX_TOKEN: Final = 4096
 
+CLOCK_SKEW: Final = timedelta(seconds=30)
+"""How far the minter's clock may be ahead."""
+
 
 class Link(Signed):
     """What a link stands for.
@@ -31,6 +34,7 @@ class Link(Signed):
         approval_id: The approval.
         person: Who decides with it.
         payload_digest: Digest of what the person is shown.
+        issued_at: When the link was made. A revocation ends the links that were issued before it.
         expires_at: Until when, not included.
         nonce: This link, and no other; it counts once, see `perdure.security.nonces.NonceLog`.
         platform: The platform that it is for.
@@ -40,6 +44,7 @@ class Link(Signed):
     approval_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     person: Person
     payload_digest: Digest
+    issued_at: Moment
     expires_at: Moment
     nonce: Annotated[str, StringConstraints(min_length=16, max_length=64)]
     platform: PlatformId
@@ -74,6 +79,7 @@ def mint_link(
     approval_id: str,
     person: str,
     payload_digest: str,
+    issued_at: datetime,
     expires_at: datetime,
     nonce: str,
     platform: str | None = None,
@@ -85,8 +91,9 @@ def mint_link(
         approval_id: The approval.
         person: Who is to decide.
         payload_digest: Digest of what they are shown.
+        issued_at: The moment; aware.
         expires_at: Until when; aware.
-        nonce: 16 to 64 characters that nobody can guess; in a handler of `DeterministicHelpers.uuid`.
+        nonce: 16 to 64 characters that nobody can guess.
         platform: The platform that it is for; this process's by default, see `perdure.security.platform`.
 
     Raises:
@@ -97,6 +104,7 @@ def mint_link(
         approval_id=approval_id,
         person=person,
         payload_digest=payload_digest,
+        issued_at=issued_at,
         expires_at=expires_at,
         nonce=nonce,
         platform=platform_from_environment() if platform is None else platform,
@@ -114,7 +122,7 @@ def read_link(token: str, keys: Iterable[PublicKey], *, now: datetime, platform:
         platform: The platform that it has to be for; this process's by default.
 
     Raises:
-        Unauthenticated: It is forged, misspelled, for another platform, or expired.
+        Unauthenticated: It is forged, misspelled, for another platform, expired, or issued in the future.
     """
     link = Link.from_token(token, longest=MAX_TOKEN)
     if link is None:
@@ -129,6 +137,11 @@ def read_link(token: str, keys: Iterable[PublicKey], *, now: datetime, platform:
         raise Unauthenticated("this link is not one of ours", metadata={"why": "link_signature"})
     if link.platform != (platform_from_environment() if platform is None else platform):
         raise Unauthenticated(f"this link is for the platform '{link.platform}'", metadata={"why": "platform"})
+    if link.issued_at > now + CLOCK_SKEW:
+        raise Unauthenticated(
+            f"this link is issued at {link.issued_at:%Y-%m-%d %H:%M:%S} UTC, which is in the future: set the clock",
+            metadata={"why": "link_early"},
+        )
     if now >= link.expires_at:
         raise Unauthenticated(
             f"this link expired at {link.expires_at:%Y-%m-%d %H:%M:%S} UTC: ask for a new one",

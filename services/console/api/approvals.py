@@ -12,7 +12,14 @@ from services.console.api.errors import ENGINE
 from services.console.guard.access import Approver, Viewer
 from services.console.parts import EngineOf, PartsOf
 from services.console.reads import approvals
-from services.console.reads.approvals import ApprovalView, DecisionReceipt, DelegationReceipt, Inbox, Verdict
+from services.console.reads.approvals import (
+    ApprovalView,
+    DecisionReceipt,
+    DelegationReceipt,
+    Inbox,
+    LinkRevocationReceipt,
+    Verdict,
+)
 
 router = APIRouter(prefix="/api/approvals", tags=["approvals"], responses=ENGINE)
 
@@ -47,6 +54,20 @@ class Delegation(BaseModel):
     reason: Reason = ""
 
 
+class LinkRevocation(BaseModel):
+    """A revocation of links.
+
+    Args:
+        person: Whose links; everybody's when left out.
+        reason: Why.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    person: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    reason: Reason = ""
+
+
 @router.get("", operation_id="inbox")
 async def show_inbox(signed_in: Viewer, engine: EngineOf) -> Inbox:
     """List what waits for who is signed in, the most urgent first."""
@@ -64,6 +85,21 @@ async def delegate(approval_id: str, delegation: Delegation, signed_in: Approver
         to=delegation.to,
         until=delegation.until,
         reason=delegation.reason,
+    )
+
+
+@router.post("/{approval_id:path}/revoke-links", operation_id="revoke_links")
+async def revoke_links(
+    approval_id: str, revocation: LinkRevocation, signed_in: Viewer, found: PartsOf
+) -> LinkRevocationReceipt:
+    """End the links that were sent so far: one's own, or with the right to it another person's or everybody's."""
+    return await approvals.revoke_links(
+        found.engine,
+        found.signer,
+        signed_in,
+        approval_id,
+        person=revocation.person or "",
+        reason=revocation.reason,
     )
 
 

@@ -69,10 +69,16 @@ async def add_person(new: NewPerson, signed_in: Administrator, found: PartsOf) -
 
 @router.patch("/{name}", operation_id="change_person")
 async def change_person(name: Name, change: PersonChange, signed_in: Administrator, found: PartsOf) -> Person:
-    """Change a person's roles or groups, or whether they may sign in; it ends their sessions."""
+    """Change a person's roles or groups, or whether they may sign in; it ends sessions, links and delegations."""
     return await found.persons.change(
         name, roles=change.roles, groups=change.groups, disabled=change.disabled, by=signed_in.person.name
     )
+
+
+@router.post("/{name}/revoke-links", status_code=204, operation_id="revoke_links_of")
+async def revoke_links(name: Name, signed_in: Administrator, found: PartsOf) -> None:
+    """End the links, delegations and key files that a person has now; roles and sessions stay."""
+    await found.persons.revoke_links(name, by=signed_in.person.name)
 
 
 @router.post("/{name}/password", status_code=204, operation_id="give_password")

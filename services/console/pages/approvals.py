@@ -47,6 +47,24 @@ async def delegate(
     return await done(request, signed_in, notice, f"/approvals/{path_of(approval_id)}")
 
 
+@router.post("/approvals/{approval_id:path}/revoke-links")
+async def revoke_links(
+    approval_id: str,
+    request: Request,
+    signed_in: Viewer,
+    found: PartsOf,
+    person: Annotated[str, Form(max_length=200)] = "",
+    reason: ReasonText = "",
+) -> Response:
+    """End the links that were sent so far."""
+    receipt = await approvals.revoke_links(
+        found.engine, found.signer, signed_in, approval_id, person=person, reason=reason
+    )
+    whose = "All links" if receipt.person is None else f"The links of {receipt.person}"
+    notice = f"{whose} that were sent so far no longer decide {approval_id}"
+    return await done(request, signed_in, notice, f"/approvals/{path_of(approval_id)}")
+
+
 @router.post("/approvals/{approval_id:path}/{verdict}")
 async def decide(
     approval_id: str,

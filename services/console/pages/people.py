@@ -24,7 +24,8 @@ GroupsText = Annotated[str, Form(max_length=2000)]
 async def list_people(request: Request, signed_in: Administrator, found: PartsOf) -> HTMLResponse:
     """Show who may sign in, and what was done to persons."""
     people, acts = await found.persons.all(), await found.persons.acts(30)
-    return await page(request, signed_in, "people.html", people=people, acts=acts, roles=list(Role))
+    unsent = {each.person for each in await found.persons.unsent_rights()}
+    return await page(request, signed_in, "people.html", people=people, acts=acts, roles=list(Role), unsent=unsent)
 
 
 @router.post("/people")
@@ -59,6 +60,13 @@ async def change_person(
         name, roles=roles, groups=groups.split(","), disabled=disabled, by=signed_in.person.name
     )
     return await done(request, signed_in, f"{person.name} was changed, and has to sign in again", "/people")
+
+
+@router.post("/people/{name}/revoke-links")
+async def revoke_links(name: Name, request: Request, signed_in: Administrator, found: PartsOf) -> Response:
+    """End a person's links, delegations and key files."""
+    await found.persons.revoke_links(name, by=signed_in.person.name)
+    return await done(request, signed_in, f"Links and delegations of {name} from before no longer hold", "/people")
 
 
 @router.post("/people/{name}/password")

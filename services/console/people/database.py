@@ -50,8 +50,7 @@ class Database:
             ConfigurationError: The database can't be reached or changed, or is a later program's.
         """
         if self._is_sqlite:
-            # It holds password hashes.
-            await make_file(Path(self._url.database or ""), wait=_LOCK_WAIT, mode=0o600)
+            await make_file(Path(self._url.database or ""), wait=_LOCK_WAIT)
         try:
             async with self.transaction() as connection:
                 await connection.run_sync(bring_up_to_date)

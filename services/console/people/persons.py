@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import delete, insert, select, update
@@ -15,7 +18,7 @@ from services.console.people.attempts import forget
 from services.console.people.database import Database
 from services.console.people.passwords import Passwords, Source
 from services.console.people.roles import Role
-from services.console.people.tables import ActRow, DeviceRow, PersonRow, SessionRow
+from services.console.people.tables import ActRow, DeviceRow, PersonRow, RightsRow, SessionRow
 from services.console.problems import ConsoleError, invalid, not_found
 
 Clock = Callable[[], datetime]
@@ -54,6 +57,26 @@ class PeopleAct(BaseModel):
     details: str
 
 
+class StatedRights(BaseModel):
+    """What the engine is told of a person's rights.
+
+    Args:
+        person: The person.
+        roles: The person's roles.
+        active: False for a person who is disabled.
+        revoked_before: Links, delegations and credentials from up to this moment no longer hold.
+        changed_at: The moment of the latest change.
+        changed_by: The person who made it.
+    """
+
+    person: str
+    roles: list[Role]
+    active: bool
+    revoked_before: datetime | None
+    changed_at: datetime
+    changed_by: str
+
+
 class Persons:
     """The persons in the console's database.
 
@@ -67,6 +90,7 @@ class Persons:
         self._database = database
         self._passwords = passwords
         self._now = now
+        self._changed = asyncio.Event()
 
     async def all(self) -> list[Person]:
         """Return all persons, by name."""
@@ -117,8 +141,10 @@ class Persons:
             async with self._database.transaction() as connection:
                 await connection.execute(insert(PersonRow).values(**_row(person), password_hash=hashed))
                 await self._log(connection, by, "add", person.name, _shown(person))
+                await self._state(connection, person.name, by=by)
         except IntegrityError as error:
             raise ConsoleError(409, "name_taken", f"there is a person '{person.name}' already") from error
+        self._changed.set()
         return person
 
     async def change(
@@ -130,7 +156,7 @@ class Persons:
         disabled: bool | None = None,
         by: str,
     ) -> Person:
-        """Change what a person may do. It ends their sessions, so that nothing goes on under the old rights.
+        """Change what a person may do. It ends their sessions, links and delegations: nothing goes on under old rights.
 
         Args:
             name: The person.
@@ -163,7 +189,58 @@ class Persons:
             await connection.execute(update(PersonRow).where(PersonRow.name == after.name).values(**_row(after)))
             await connection.execute(delete(SessionRow).where(SessionRow.person == after.name))
             await self._log(connection, by, "change", after.name, _shown(after))
+            await self._state(connection, after.name, by=by, revokes=True)
+        self._changed.set()
         return after
+
+    async def revoke_links(self, name: str, *, by: str) -> None:
+        """End the links, delegations and key files that a person has now. The person's roles and sessions stay.
+
+        Args:
+            name: The person.
+            by: Who does it.
+
+        Raises:
+            ConsoleError: Nobody has the name.
+        """
+        person = await self.get(name)
+        async with self._database.transaction() as connection:
+            await self._log(connection, by, "revoke links", person.name, "")
+            await self._state(connection, person.name, by=by, revokes=True)
+        self._changed.set()
+
+    async def unsent_rights(self) -> list[StatedRights]:
+        """Return the rights that the engine does not have as they are now, in the order of the changes."""
+        is_unsent = RightsRow.sent.is_(None) | (RightsRow.sent < RightsRow.changed_at)
+        query = (
+            select(RightsRow.__table__, PersonRow.roles, PersonRow.disabled)
+            .join(PersonRow, PersonRow.name == RightsRow.person)
+            .where(is_unsent)
+            .order_by(RightsRow.changed_at)
+        )
+        async with self._database.reading() as connection:
+            rows = await connection.execute(query)
+            return [StatedRights.model_validate({**row._asdict(), "active": not row.disabled}) for row in rows]
+
+    async def rights_sent(self, stated: StatedRights) -> None:
+        """Record that the engine has what was stated.
+
+        Args:
+            stated: What was sent. A change since then is still to be sent.
+        """
+        async with self._database.transaction() as connection:
+            sent = update(RightsRow).where(RightsRow.person == stated.person, RightsRow.changed_at == stated.changed_at)
+            await connection.execute(sent.values(sent=stated.changed_at))
+
+    async def rights_changed(self, within: timedelta) -> None:
+        """Wait for the next change of a person by this process.
+
+        Args:
+            within: How long at most.
+        """
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), within.total_seconds())
+        self._changed.clear()
 
     async def set_password(self, name: str, password: str, *, by: str) -> None:
         """Give a person another password.
@@ -227,6 +304,19 @@ class Persons:
         """
         async with self._database.transaction() as connection:
             await self._log(connection, actor, act, what, details)
+
+    async def _state(self, connection: AsyncConnection, person: str, *, by: str, revokes: bool = False) -> None:
+        """Have the engine told of a change, in the transaction of the change."""
+        found = await connection.execute(select(RightsRow.__table__).where(RightsRow.person == person))
+        before = found.first()
+        at = self._now()
+        if before is not None:  # later than the one before, whatever the clock says
+            at = max(at, before.changed_at + timedelta(microseconds=1))
+        values: dict[str, Any] = {"changed_at": at, "changed_by": by} | ({"revoked_before": at} if revokes else {})
+        if before is None:
+            await connection.execute(insert(RightsRow).values(person=person, **values))
+        else:
+            await connection.execute(update(RightsRow).where(RightsRow.person == person).values(**values))
 
     async def _log(self, connection: AsyncConnection, actor: str, act: str, person: str, details: str) -> None:
         entry = {"at": self._now(), "actor": actor, "act": act, "person": person, "details": details}

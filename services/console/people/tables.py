@@ -6,7 +6,20 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, Connection, Dialect, Index, MetaData, String, Text, insert, select, update
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Connection,
+    Dialect,
+    Index,
+    MetaData,
+    String,
+    Text,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -112,6 +125,18 @@ class ActRow(Base):
     details: Mapped[str] = mapped_column(Text)
 
 
+class RightsRow(Base):
+    """What the engine has to know of a person's rights: one row for each person, sent until the engine has it."""
+
+    __tablename__ = "rights"
+
+    person: Mapped[str] = mapped_column(String(200), primary_key=True)
+    changed_at: Mapped[datetime] = mapped_column(Moment)
+    changed_by: Mapped[str] = mapped_column(String(200))
+    revoked_before: Mapped[datetime | None] = mapped_column(Moment)
+    sent: Mapped[datetime | None] = mapped_column(Moment)
+
+
 class SchemaRow(Base):
     """Which version the tables have."""
 
@@ -128,7 +153,13 @@ def _add_devices(connection: Connection) -> None:
     DeviceRow.metadata.tables[DeviceRow.__tablename__].create(connection)
 
 
-UPGRADES: Final[tuple[Callable[[Connection], None], ...]] = (_add_api_keys, _add_devices)
+def _add_rights(connection: Connection) -> None:
+    RightsRow.metadata.tables[RightsRow.__tablename__].create(connection)
+    known = select(PersonRow.name, literal(datetime.now(UTC), Moment), literal("an upgrade"))
+    connection.execute(insert(RightsRow).from_select(["person", "changed_at", "changed_by"], known))
+
+
+UPGRADES: Final[tuple[Callable[[Connection], None], ...]] = (_add_api_keys, _add_devices, _add_rights)
 """What leads from each version to the next; the first one from version 1 to 2."""
 
 VERSION: Final = 1 + len(UPGRADES)

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, Field, JsonValue
 
 from perdure import Target
 from perdure.approvals.request import asked_by
-from perdure.people import ANYONE, check_name, is_one_of
+from perdure.people import ANYONE, canonical_person, check_name, is_one_of
 from services.console.engine import Engine
 from services.console.people.sessions import SignedIn
 from services.console.problems import ConsoleError, invalid
@@ -118,6 +118,7 @@ class DelegationView(BaseModel):
     to: str
     until: AwareDatetime
     reason: str = ""
+    revoked_at: AwareDatetime | None = None
 
 
 class TrailView(BaseModel):
@@ -200,11 +201,24 @@ class DelegationReceipt(BaseModel):
     status: str
 
 
+class LinkRevocationReceipt(BaseModel):
+    """What a revocation of links led to."""
+
+    approval_id: str
+    actor: str
+    person: str | None = None
+    at: AwareDatetime
+    status: str
+
+
 # Messages of the console's own: they ask for what it shows, so that a service that tells more breaks no page.
 _Body = cast("type[dict[str, Any]]", dict[str, Any])
 _status: Target[None, ApprovalView] = Target("Approvals", "status", type(None), ApprovalView)
 _inbox: Target[InboxQuery, _InboxPage] = Target("ApprovalInbox", "list", InboxQuery, _InboxPage)
 _delegate: Target[dict[str, Any], DelegationReceipt] = Target("Approvals", "delegate", _Body, DelegationReceipt)
+_revoke_links: Target[dict[str, Any], LinkRevocationReceipt] = Target(
+    "Approvals", "revoke_links", _Body, LinkRevocationReceipt
+)
 _by_link: Target[dict[str, Any], DecisionReceipt] = Target("Approvals", "decide_by_link", _Body, DecisionReceipt)
 
 
@@ -348,6 +362,36 @@ async def delegate(
     )
     body = {**_body(signed_in, reason, proof), "to": deputy, "until": moment}
     return await engine.call(_delegate, body, key=approval_id)
+
+
+async def revoke_links(
+    engine: Engine, signer: Signer, signed_in: SignedIn, approval_id: str, *, person: str = "", reason: str = ""
+) -> LinkRevocationReceipt:
+    """End the links to an approval that were sent so far.
+
+    Args:
+        engine: The engine.
+        signer: Signs.
+        signed_in: Who revokes them.
+        approval_id: The approval.
+        person: The person whose links they are; everybody's when empty.
+        reason: Why.
+
+    Raises:
+        ConsoleError: It was refused, or nobody answers.
+    """
+    whose = canonical_person(person) or None
+    digest = (await one(engine, approval_id)).payload_digest
+    proof = signer.sign(
+        signed_in,
+        "revoke_links",
+        f"Approvals/{approval_id}",
+        payload_digest=digest,
+        reason=reason,
+        details={"person": whose},
+    )
+    body = {**_body(signed_in, reason, proof), "person": whose}
+    return await engine.call(_revoke_links, body, key=approval_id)
 
 
 async def decide_by_link(

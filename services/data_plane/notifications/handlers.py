@@ -6,7 +6,7 @@ from perdure import DataPlaneContext, DataPlaneService
 from perdure.approvals.notices import ApprovalNotice
 from services.contracts.notifications import ApprovalNoticeReceipt, Notification, SendNotification
 from services.data_plane.notifications.model import Outbox
-from services.data_plane.retries import WRITES
+from services.data_plane.retries import DELIVERIES, WRITES
 
 
 def define(outbox: Outbox) -> DataPlaneService:
@@ -25,6 +25,6 @@ def define(outbox: Outbox) -> DataPlaneService:
     @service.handler()
     async def tell_approver(ctx: DataPlaneContext, notice: ApprovalNotice) -> ApprovalNoticeReceipt:
         """Tell somebody of an approval that waits for them."""
-        return await ctx.run("tell_approver", outbox.tell_approver, notice)
+        return await ctx.run("tell_approver", outbox.tell_approver, notice, config=DELIVERIES)
 
     return service

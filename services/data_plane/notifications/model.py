@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from sqlalchemy import CheckConstraint, Index, Text, insert
+from sqlalchemy import CheckConstraint, Index, Text, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -12,6 +12,7 @@ from perdure.approvals.notices import ApprovalNotice
 from services.contracts.notifications import ApprovalNoticeReceipt, Notification, SendNotification
 from services.data_plane.barrier import Barrier
 from services.data_plane.database import Base, Database, Timestamped, insert_if_missing
+from services.data_plane.notifications.mail import Mail
 
 
 class NotificationRow(Timestamped, Base):
@@ -32,7 +33,7 @@ class NotificationRow(Timestamped, Base):
 
 
 class ApprovalNoticeRow(Timestamped, Base):
-    """A message to an approver in the outbox. Its text may hold a link that decides, so it is a secret."""
+    """A notice to an approver that was delivered. A link that decides is in the mail, and not here."""
 
     __tablename__ = "approval_notices"
 
@@ -48,10 +49,12 @@ class Outbox:
 
     Args:
         database: Where messages are kept.
+        mail: Sends approvers their notices; None for no mail.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, mail: Mail | None = None) -> None:
         self._database = database
+        self._mail = mail
         self._barrier = Barrier(database, "Notifications")
 
     async def notify(self, request: SendNotification) -> Notification:
@@ -81,13 +84,19 @@ class Outbox:
         return await self._barrier.perform("notify", request, put, Notification)
 
     async def tell_approver(self, notice: ApprovalNotice) -> ApprovalNoticeReceipt:
-        """Put a message to an approver into the outbox; one with a key that is there already is there already.
+        """Deliver a notice to an approver, and record that. A notice that is recorded is not delivered again.
 
-        It needs no barrier: nothing undoes it, so its own key is enough.
+        A crash between mail and record sends the mail again, with the same Message-ID and the same link. No
+        idempotency table is needed: there is no compensation, and the notice has a key.
 
         Args:
             notice: What to say to whom.
+
+        Raises:
+            OSError: The mail server does not take it.
         """
+        if self._mail is not None and not await self._is_recorded(notice.key):
+            await self._mail.deliver(notice)
         async with self._database.transaction() as connection:
             await insert_if_missing(
                 connection,
@@ -99,3 +108,8 @@ class Outbox:
                 text=notice.text,
             )
         return ApprovalNoticeReceipt(key=notice.key)
+
+    async def _is_recorded(self, key: str) -> bool:
+        async with self._database.snapshot() as connection:
+            found = await connection.scalar(select(ApprovalNoticeRow.key).where(ApprovalNoticeRow.key == key))
+        return found is not None

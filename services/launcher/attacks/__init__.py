@@ -17,6 +17,7 @@ from services.launcher.attacks.floods import FLOODS
 from services.launcher.attacks.identity import IDENTITY
 from services.launcher.attacks.outside import CONSOLE, GATEWAY
 from services.launcher.attacks.ports import ENGINE, SERVICE
+from services.launcher.attacks.rights import RIGHTS
 from services.launcher.attacks.sealed import SEALED
 from services.launcher.attacks.text import TEXT
 from services.launcher.defended import Defended
@@ -29,6 +30,7 @@ ATTACKS: Final[tuple[Attack, ...]] = (
     *COMPLETIONS,
     *ACTS,
     *LINKS,
+    *RIGHTS,
     *CONSOLE,
     *GATEWAY,
     *SEALED,

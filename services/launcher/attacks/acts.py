@@ -132,6 +132,7 @@ def _forged(at: Defended, digest: str) -> str:
         approval_id=at.waiting,
         person=GRACE,
         payload_digest=digest,
+        issued_at=datetime.now(UTC),
         expires_at=datetime.now(UTC) + timedelta(hours=1),
         nonce=uuid4().hex,
     )

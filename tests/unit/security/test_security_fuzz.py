@@ -143,8 +143,19 @@ def test_no_mutated_act_is_taken(mutation: Mutation):
     assert who.actor == "ada"
 
 
-LINK = mint_link(KEY, approval_id="t1", person="ada", payload_digest=DIGEST, expires_at=NOW, nonce="n" * 36).encode()
-OTHER_LINK = mint_link(OTHER, approval_id="t1", person="eve", payload_digest=DIGEST, expires_at=NOW, nonce="m" * 36)
+def link_by(key: PrivateKey, person: str) -> str:
+    return mint_link(
+        key,
+        approval_id="t1",
+        person=person,
+        payload_digest=DIGEST,
+        issued_at=NOW - timedelta(hours=1),
+        expires_at=NOW,
+        nonce=person[0] * 36,
+    )
+
+
+LINK, OTHER_LINK = link_by(KEY, "ada").encode(), link_by(OTHER, "eve")
 
 
 @fuzz

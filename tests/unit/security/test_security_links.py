@@ -21,6 +21,7 @@ def mint(key: PrivateKey = KEY, **changes: Any) -> str:
         "approval_id": "trip 1/ä",
         "person": "Ada@example.com",
         "payload_digest": DIGEST,
+        "issued_at": NOW,
         "expires_at": NOW + timedelta(hours=1),
         "nonce": "6e4c1a52-52f0-4b5b-8c3e-1f2d3c4b5a69",
     }
@@ -66,6 +67,12 @@ def test_a_link_ends():
         read(mint(), NOW + timedelta(hours=1))
 
 
+def test_reject_link_from_the_future():
+    assert read(mint(issued_at=NOW + timedelta(seconds=30)))
+    with pytest.raises(Unauthenticated, match="in the future"):
+        read(mint(issued_at=NOW + timedelta(seconds=31)))
+
+
 def rewritten(token: str, **changes: Any) -> str:
     """Change what a token says and keep its signature."""
     body, _, signature = token.partition(".")
@@ -83,6 +90,7 @@ good = mint()
         rewritten(good, person="eve@example.com"),
         rewritten(good, approval_id="trip 2"),
         rewritten(good, expires_at="2036-03-01T13:00:00Z"),
+        rewritten(good, issued_at="2026-03-01T12:00:01Z"),
         rewritten(good, payload_digest="0" * 64),
         rewritten(good, signature="A" * 86),
         rewritten(good, more=1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -49,18 +48,16 @@ def test_the_whole_time_is_what_it_says_whatever_the_escalation(monkeypatch: pyt
     assert [stage.timeout.seconds for stage in asked(OrchestratorSettings()).stages] == [10]  # never
 
 
-def test_links_have_a_key_and_an_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert ApprovalsSettings().approvals().link_key is None
-    key, old = PrivateKey.generate(), PrivateKey.generate()
-    key.save(tmp_path / "links.pem")
-    monkeypatch.setenv("PERDURE_APPROVALS_LINK_KEY_FILE", str(tmp_path / "links.pem"))
-    monkeypatch.setenv("PERDURE_APPROVALS_OLD_LINK_KEYS", f" {old.public.id}, ")
-    monkeypatch.setenv("PERDURE_CONSOLE_URL", "https://console.example.com")
+def test_read_link_keys_and_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ApprovalsSettings().approvals().link_keys == ()
+    key, old = PrivateKey.generate().public, PrivateKey.generate().public
+    monkeypatch.setenv("PERDURE_LINK_KEYS", f"{key.id}, {old.id}, ")
     monkeypatch.setenv("PERDURE_APPROVALS_RETENTION", "P7D")
+    monkeypatch.setenv("PERDURE_APPROVALS_MAX_DELEGATION", "P2D")
     config = ApprovalsSettings().approvals()
-    assert config.link_keys == (key.public, old.public)
-    assert (config.console_url, config.retention) == ("https://console.example.com", timedelta(days=7))
-    monkeypatch.setenv("PERDURE_APPROVALS_OLD_LINK_KEYS", "nonsense")
+    assert config.link_keys == (key, old)
+    assert (config.retention, config.max_delegation) == (timedelta(days=7), timedelta(days=2))
+    monkeypatch.setenv("PERDURE_LINK_KEYS", "nonsense")
     with pytest.raises(ConfigurationError):
         ApprovalsSettings().approvals()
     monkeypatch.setenv("PERDURE_APPROVALS_RETENTION", "PT0S")

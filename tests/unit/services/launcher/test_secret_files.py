@@ -16,7 +16,7 @@ ALL = {
     "engine/request-identity.pem",
     "services/environment",
     "services/metrics_token",
-    "approvals/links.pem",
+    "links/links.pem",
     "console/issuer.pem",
     "grafana/admin_password",
 }
@@ -24,7 +24,7 @@ ALL = {
 KEYS = {
     "PERDURE_SECURITY_SIGNING_KEYS": "engine/request-identity.pem",
     "PERDURE_ISSUER_KEYS": "console/issuer.pem",
-    "PERDURE_CONSOLE_LINK_KEYS": "approvals/links.pem",
+    "PERDURE_LINK_KEYS": "links/links.pem",
 }
 
 

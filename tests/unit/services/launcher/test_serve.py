@@ -13,7 +13,7 @@ from services.launcher.serve import serve
         ("PERDURE_APPROVALS_RETENTION", "long", "approvals", "PERDURE_APPROVALS_RETENTION: Input should be a valid"),
         ("PERDURE_SAGA_SENTINEL_INTERVAL", "x", "saga", "a setting of saga does not fit: PERDURE_SAGA_SENTINEL_"),
         ("PERDURE_DATABASE_URL", "mysql://x", "hotels", "no support for databases by 'mysql'"),
-        ("PERDURE_APPROVALS_LINK_KEY_FILE", "/nowhere", "approvals", "there is no file /nowhere"),
+        ("PERDURE_NOTIFICATIONS_LINK_KEY_FILE", "/nowhere", "notifications", "there is no file /nowhere"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_told_by_its_variable(

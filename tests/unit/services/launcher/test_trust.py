@@ -62,7 +62,7 @@ def test_the_users_own_settings_win_and_their_keys_are_believed_besides(topology
     [
         ("engine-identity.pem", "PERDURE_SECURITY_SIGNING_KEYS"),
         ("console-issuer.pem", "PERDURE_ISSUER_KEYS"),
-        ("approval-links.pem", "PERDURE_APPROVALS_OLD_LINK_KEYS"),
+        ("approval-links.pem", "PERDURE_LINK_KEYS"),
     ],
 )
 def test_while_a_key_is_changed_both_are_believed(topology: Topology, file: str, variable: str):
@@ -74,7 +74,7 @@ def test_while_a_key_is_changed_both_are_believed(topology: Topology, file: str,
         trust = make_trust(topology, {})
         assert beside.public.id in trust.services[variable].split(",")
         if file == "approval-links.pem":
-            assert beside.public.id in trust.console["PERDURE_CONSOLE_LINK_KEYS"].split(",")
+            assert beside.public.id in trust.console["PERDURE_LINK_KEYS"].split(",")
         path.with_name(f"{file}.{suffix}").unlink()
         assert beside.public.id not in make_trust(topology, {}).services[variable]
 
