@@ -344,7 +344,7 @@ class IngressClient:
         await self._requests.send("POST", f"/restate/awakeables/{segment(id_)}/resolve", body=body, repeatable=True)
 
     async def reject_awakeable(self, id_: str, reason: str) -> None:
-        """Fail an external signal: who waits gets a terminal error with the reason."""
+        """Fail an external signal: its waiter gets a terminal error with the reason, which is never encrypted."""
         path = f"/restate/awakeables/{segment(id_)}/reject"
         await self._requests.send("POST", path, body=reason.encode(), content_type="text/plain", repeatable=True)
 
