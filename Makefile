@@ -31,7 +31,7 @@ chaos: $(READY) ## kill processes and the engine while trips are booked; SEED=n 
 cluster: $(READY) ## book trips on three engine nodes while one is killed and another is stopped
 	@exec $(PLATFORM) cluster
 
-attack: $(READY) ## attack a fresh platform in every way of a table; all of them have to be refused
+attack: $(READY) ## attack a fresh platform, in clear and encrypted, in every way of a table; all must be refused
 	@exec $(PLATFORM) attack
 
 audit: $(READY) ## check the business invariants over the database, platform up or down

@@ -354,7 +354,7 @@ class IngressClient:
         await self._requests.send("POST", path, body=body, repeatable=True)
 
     async def reject_awakeable(self, id_: str, reason: str) -> None:
-        """Fail an external signal: the waiter gets a terminal error with the reason.
+        """Fail an external signal: its waiter gets a terminal error with the reason, which is never encrypted.
 
         Args:
             id_: The signal's id.

@@ -140,7 +140,7 @@ def _say_where(topology: Topology, platform: Platform, terminal: Terminal) -> No
         terminal.say(curl(topology.ingress_url, new_trip_id(), ORDINARY))
     else:
         terminal.say(
-            "the ingress takes encrypted orders only; the gateway encrypts them: SECURITY.md shows how to book"
+            "the ingress takes encrypted requests only; the gateway encrypts them: SECURITY.md shows how to book"
         )
     terminal.say()
     terminal.say("the platform is up; Ctrl-C stops it")

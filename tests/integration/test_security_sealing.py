@@ -210,6 +210,14 @@ async def test_every_kind_of_value_arrives(sealed: Sealed):
     assert await sealed.ingress.output(WRITE, invocation_id=invocation) == expected
 
 
+async def test_restarted_invocation_opens_its_input(sealed: Sealed):
+    key = uuid4().hex
+    invocation = await sealed.ingress.send(COUNT, "x", key=key)
+    assert await sealed.ingress.attach(COUNT, invocation_id=invocation) == 1
+    await sealed.admin.act(invocation, "restart-as-new")
+    assert await sealed.ingress.call(COUNT, "x", key=key) == 3
+
+
 async def test_copied_input_starts_nothing_elsewhere(sealed: Sealed):
     key, other = uuid4().hex, uuid4().hex
     values = await sealed.copied(key)

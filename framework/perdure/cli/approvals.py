@@ -246,9 +246,7 @@ def revoke_links(
         body["person"] = canonical_person(person)
     done = _Desk(ingress, approval_id, key_file, actor, None).act("revoke_links", body, LinkRevocationReceipt)
     whose = "all links" if done.person is None else f"the links of {done.person}"
-    console.say(
-        f"{done.approval_id}: {whose} from before {done.at:%Y-%m-%d %H:%M:%S %Z} no longer decide"
-    )
+    console.say(f"{done.approval_id}: {whose} from before {done.at:%Y-%m-%d %H:%M:%S %Z} no longer decide")
 
 
 def _revoke_person(ingress: str, person: str | None, key_file: Path | None, actor: str | None, reason: str) -> None:
