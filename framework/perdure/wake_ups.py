@@ -1,4 +1,4 @@
-"""Internal waits: an awakeable wakes the waiter, and a call reads what it waits for.
+"""Internal waits: an awakeable wakes the waiter, and a call reads the outcome.
 
 The engine's ingress lets anybody complete an awakeable, and its id follows from the invocation's id, which is public.
 So a completion is a wake-up without data. The waiter then calls the service that owns the outcome. The call carries a
@@ -59,7 +59,7 @@ async def make_wait_id(ctx: restate.Context, what: str) -> str:
 
     Args:
         ctx: The waiter's context.
-        what: What is waited for.
+        what: The awaited outcome, for the run's name.
     """
     return await run_with_retry(ctx, RunConfig(f"wait for {what}"), new_wait_id)
 
@@ -69,7 +69,7 @@ class WakeUps:
 
     Args:
         ctx: The waiter's context.
-        what: What is waited for, for the log.
+        what: The awaited outcome, for the log.
     """
 
     def __init__(self, ctx: restate.Context, what: str) -> None:

@@ -114,7 +114,7 @@ async def unapproved(platform: Platform) -> list[str]:
 def judge_approvals(
     charges: Iterable[ConfirmedCharge], found: Mapping[str, ApprovalStatus], rules: ActRules
 ) -> list[tuple[str, str]]:
-    """Return each trip that was confirmed without an approval of exactly its charge, and what is wrong.
+    """Return the trips that were confirmed without an approval of exactly their charge, each with the fault.
 
     Args:
         charges: Charges of confirmed trips, over the limit.

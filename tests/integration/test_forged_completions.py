@@ -15,16 +15,27 @@ import pytest
 import pytest_asyncio
 import restate as sdk
 
-from perdure import AdminClient, Orchestration, SagaConfig, Target
+from perdure import (
+    AdminClient,
+    ControlPlaneService,
+    Orchestration,
+    SagaConfig,
+    ServiceClient,
+    Target,
+    WorkflowClient,
+    handler,
+)
 from perdure.admin import sql_text
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.service import definitions
 from perdure.determinism import Time
 from perdure.engine_ids import pending_id, signal_id
+from perdure.errors import Refused
+from perdure.saga.messages import UndoReceipt, UndoRequest
 from perdure.saga.plan import Outcome, StepState
 from perdure.testing import Restate
 from tests.integration.approvals_desk import Desk, GateRequest, gate, refused, run_gate
-from tests.integration.saga_bench import QUICK, run_step, truth
+from tests.integration.saga_bench import QUICK, Task, run_step, truth, undo_task
 from tests.support import eventually, lines
 
 RETENTION = timedelta(milliseconds=100)
@@ -251,3 +262,39 @@ async def test_forged_report_undoes_no_child(bench, did):
     error = await refused(ingress.attach(target, key=key))
     assert error.metadata["rollback_undone"] == "b,package"
     assert did.count(f"undo {key}-child/c") == 1
+
+
+async def test_other_service_reads_no_report(bench):
+    """Two services with one saga prefix: the rollback of one says nothing about the other's saga."""
+    prefix, names = f"shared{uuid4().hex[:8]}:", [f"Job{uuid4().hex[:8]}" for _ in range(2)]
+    callers = sdk.Service("Callers")
+
+    @handler(callers)
+    async def ask(ctx: sdk.Context, key: str) -> UndoReceipt:
+        roll_back = Target(names[1], "roll_back", UndoRequest, UndoReceipt)
+        return await WorkflowClient(ctx, roll_back, key).call(UndoRequest(reason="test"))
+
+    def service(name: str) -> ControlPlaneService:
+        jobs = ControlPlaneService(name, saga=SagaConfig(**QUICK), saga_prefix=prefix)
+
+        @jobs.compensation()
+        async def undo(ctx: sdk.Context, task: Task) -> None:
+            await ServiceClient(ctx, undo_task).call(task)
+
+        @jobs.main()
+        async def run(cp: Orchestration) -> None:
+            await run_step(cp, "a")
+            raise Refused("no", 410)
+
+        return jobs
+
+    async def main(cp: Orchestration) -> None:
+        """Do nothing."""
+
+    ingress = await bench.serve(main, *map(service, names), callers)
+    key = str(uuid4())
+    error = await refused(ingress.call(Target(names[0], "run", type(None), type(None)), key=key))
+    assert error.metadata["rollback"] == "rolled_back"
+    error = await refused(ingress.call(ask, key))
+    assert (error.status_code, error.code) == (409, "conflict")
+    assert f"belongs to {names[0]}; {names[1]} needs another saga_prefix" in error.message

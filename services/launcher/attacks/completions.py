@@ -1,4 +1,4 @@
-"""Attacks on what waits: awakeables that a stranger completes with an outcome of their own."""
+"""Attacks on waiting sagas: awakeables that a stranger completes with an outcome of their own."""
 
 from __future__ import annotations
 
