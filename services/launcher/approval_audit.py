@@ -14,14 +14,13 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings
-from restate import JournalValueCodec
 
 from perdure import IngressClient
 from perdure.approvals.evidence import Standing, check_approval
 from perdure.approvals.messages import ApprovalResult, ApprovalStatus
 from perdure.approvals.targets import approval_status
 from perdure.errors import ConfigurationError, IngressError
-from perdure.security import Trust
+from perdure.security import JournalCodec, Trust
 from perdure.security.keys import PrivateKey, PublicKey
 from perdure.security.rules import ActMode, ActRules
 from services.control_plane.approvals.settings import ApprovalsSettings
@@ -40,7 +39,7 @@ _ANSWER_WITHIN: Final = timedelta(seconds=10)
 async def audit_platform(
     topology: Topology,
     environment: Mapping[str, str],
-    codec: JournalValueCodec | None,
+    codec: JournalCodec | None,
     *,
     settled: bool = False,
     database_url: str | None = None,
@@ -66,7 +65,7 @@ async def audit_platform(
 
 
 async def compare_approvals(
-    database_url: str, topology: Topology, environment: Mapping[str, str], codec: JournalValueCodec | None
+    database_url: str, topology: Topology, environment: Mapping[str, str], codec: JournalCodec | None
 ) -> Invariant | str:
     """Compare each confirmed trip over the approval limit with its approval.
 

@@ -22,6 +22,7 @@ from perdure.approvals.service import definitions as approvals
 from perdure.approvals.targets import approval_status
 from perdure.callers import PARENT_HEADER
 from perdure.errors import IngressError
+from perdure.places import OutputSource, Place
 from perdure.saga.hosting import definitions as rollbacks
 from perdure.security import (
     CALLER_HEADER,
@@ -68,14 +69,22 @@ class Platform:
         await self.http.aclose()
 
     async def send(self, path: str, body: bytes, token: str | None = None) -> httpx.Response:
-        headers = {"content-type": "application/json"} if body else {}
+        headers = {"content-type": "application/json"} if body or self.codec is not None else {}
         headers |= {} if token is None else {CALLER_HEADER: token}
-        content = body if self.codec is None else self.codec.encode(body)
+        service, *key, handler_name = path.removesuffix("/send").strip("/").split("/")
+        place = Place.input(service, key[0] if key else None, handler_name)
+        content = body if self.codec is None else self.codec.seal(body, place)
         return await self.http.post(self.env.ingress + path, content=content, headers=headers)
 
     async def said(self, response: httpx.Response) -> bytes:
         assert response.status_code == 200, response.text
-        return response.content if self.codec is None else await self.codec.decode(response.content)
+        if self.codec is None:
+            return response.content
+        source = OutputSource(invocation=response.headers["x-restate-id"])
+        opened: bytes = self.codec.open_output(response.content, source)
+            response.content, OutputSource(invocation=response.headers["x-restate-id"])
+        )
+        return opened
 
     async def asked(self, key: str) -> ApprovalStatus:
         async def look() -> ApprovalStatus | None:

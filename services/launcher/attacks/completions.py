@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from perdure.admin import sql_text
 from perdure.approvals.targets import listen_to_approval
 from perdure.engine_ids import signal_id
+from perdure.places import Place
 from services.contracts import trips
 from services.launcher.attacks.attack import Attack, Run
 from services.launcher.connections import admin_client
@@ -29,9 +30,10 @@ def _complete(how: Literal["resolve", "reject"], *, sealed: bool) -> Run:
         invocation = await at.stage.ingress.send(trips.book, order(amount_minor=250_000), key=at.waiting)
         before = await _readings(at)
         body = json.dumps(_approved(at)).encode()
-        content = at.seal(body) if sealed else body
         for number in range(_FIRST, _FIRST + _HOW_MANY):
-            url = f"{at.topology.ingress_url}/restate/awakeables/{signal_id(invocation, number)}/{how}"
+            id_ = signal_id(invocation, number)
+            url = f"{at.topology.ingress_url}/restate/awakeables/{id_}/{how}"
+            content = at.seal(body, Place.awakeable(id_)) if sealed else body
             (await at.http.post(url, content=content, headers={"content-type": "application/json"})).raise_for_status()
         give_up = time.monotonic() + _WITHIN
         while await _readings(at) <= before:

@@ -13,6 +13,7 @@ import httpx
 
 from perdure.admin import AdminClient, sql_text
 from perdure.approvals.proofs import delegation_details, sign_act
+from perdure.places import Place
 from perdure.security import (
     CALLER_HEADER,
     ActorKey,
@@ -84,6 +85,7 @@ async def _link_of_the_subject(at: Defended) -> str:
         approval_id=at.waiting,
         person="Ada+trips@example.com",
         payload_digest=(await at.approval()).payload_digest,
+        issued_at=_now(),
         expires_at=_now() + timedelta(hours=1),
         nonce=uuid4().hex,
     )
@@ -96,6 +98,7 @@ async def _link_of_another_platform(at: Defended) -> str:
         approval_id=at.waiting,
         person=GRACE,
         payload_digest=(await at.approval()).payload_digest,
+        issued_at=_now(),
         expires_at=_now() + timedelta(hours=1),
         nonce=uuid4().hex,
         platform="another",
@@ -113,7 +116,8 @@ def _book(token: Forge, *, body: bytes = _COSTLY) -> Run:
         target = CallTarget(service="Trips", handler="run", key=new_trip_id())
         headers = {"content-type": "application/json", CALLER_HEADER: await token(at, target)}
         url = f"{at.topology.ingress_url}/Trips/{target.key}/run"
-        return status_of(await at.http.post(url, content=at.seal(body), headers=headers))
+        content = at.seal(body, Place.input(target.service, target.key, target.handler))
+        return status_of(await at.http.post(url, content=content, headers=headers))
 
     return run
 
