@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,12 +9,10 @@ from tests.containers.compose import Docker, NoDocker, Project, find_docker
 
 @pytest.fixture(scope="session")
 def docker(request: pytest.FixtureRequest) -> Docker:
-    """The Docker engine. Without an engine the tests are skipped, unless they are said to be needed."""
+    """The Docker engine. Without an engine the tests are skipped, which CI refuses."""
     try:
         docker = find_docker()
     except NoDocker as error:
-        if os.environ.get("PERDURE_CONTAINERS") == "required":
-            pytest.fail(f"the container tests are required here, but {error}")
         pytest.skip(f"no container is tested: {error}")
     reporter = request.config.pluginmanager.getplugin("terminalreporter")
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
