@@ -82,8 +82,6 @@ class Platform:
             return response.content
         source = OutputSource(invocation=response.headers["x-restate-id"])
         opened: bytes = self.codec.open_output(response.content, source)
-            response.content, OutputSource(invocation=response.headers["x-restate-id"])
-        )
         return opened
 
     async def asked(self, key: str) -> ApprovalStatus:

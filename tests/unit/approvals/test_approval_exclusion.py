@@ -92,7 +92,7 @@ def test_requester_and_subject_are_both_excluded():
     assert approve(approval, BOB).approval.state == "approved"
 
 
-def test_owner_of_a_key_is_excluded_and_may_withdraw():
+def test_key_owner_is_excluded_and_may_withdraw():
     approval = opened(requester=SHOP, requester_owner=CY, subject=ADA)
     refused = approve(approval, CY).error
     assert refused is not None

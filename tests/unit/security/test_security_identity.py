@@ -288,7 +288,7 @@ def test_a_token_lasts_from_nbf_to_exp(later: float, ok: bool):
     st.integers(-500, 500),
     st.integers(-500, 500),
 )
-def test_no_token_is_taken_for_longer_than_two_minutes(begin: int, made: int, end: int, first: int, second: int):
+def test_no_token_lasts_longer_than_two_minutes(begin: int, made: int, end: int, first: int, second: int):
     moment = 1_000_000
     headers = sent(token(nbf=moment + begin, iat=moment + made, exp=moment + end))
     taken = []

@@ -234,7 +234,7 @@ async def test_start_before_a_change_of_keys_counts(desk):
         assert await Executions(desk.app.state.parts.engine, both).starter(target) == "key:shop"
 
 
-async def test_known_starter_is_not_asked_for_again_at_once(desk):
+async def test_known_starter_is_remembered_briefly(desk):
     async with gateway(desk) as (engine, _):
         now = 0.0
         target = CallTarget(service="Trips", handler="run", key="t'1")
