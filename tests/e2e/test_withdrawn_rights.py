@@ -84,6 +84,10 @@ class Rights:
         url = f"{self.console.url}/l/{token}"
         return httpx.post(url, data={"verdict": verdict}, timeout=30, trust_env=False)
 
+    def look(self, token: str) -> httpx.Response:
+        """Open a link's page."""
+        return httpx.get(f"{self.console.url}/l/{token}", timeout=30, trust_env=False)
+
     def trail(self) -> list[tuple[str, str]]:
         entries = self.console.api("GET", f"/api/approvals/{self.trip}").json()["trail"]
         return [(entry["act"], entry["result"]) for entry in entries[1:]]
@@ -103,9 +107,9 @@ def test_link_of_disabled_person_is_refused(rights: Callable[[str], Rights]):
     with_link.waiting()
     token = with_link.link(with_link.person)
     with_link.change(disabled=True)
-    answer = with_link.decide(token)
-    assert answer.status_code == 403
-    assert f"{with_link.person} is disabled" in answer.text
+    for answer in (with_link.look(token), with_link.decide(token)):
+        assert answer.status_code == 403
+        assert f"{with_link.person} is disabled" in answer.text
     with_link.change(disabled=False)
     answer = with_link.decide(token)
     assert answer.status_code == 403
@@ -162,6 +166,9 @@ def test_revoke_links_at_the_console(console: Consoled, rights: Callable[[str], 
     revoked = console.api("POST", url, by=holder.person, body={"person": holder.person, "reason": "lost my phone"})
     assert revoked.status_code == 200, revoked.text
     assert "this link was revoked" in holder.decide(tokens[0]).text
+    page = holder.look(tokens[1])
+    assert (page.status_code, "the link was revoked" in page.text, "Trip of" in page.text) == (200, True, False)
+    assert "Trip of" in holder.look(holder.link(holder.person)).text
     # Of every approval, by an administrator.
     newer = holder.link(holder.person)
     assert console.api("POST", f"/api/people/{holder.person}/revoke-links").status_code == 204

@@ -162,7 +162,9 @@ class Keeper:
             await self._mend_opening(ctx, approval, request, now)
             return
         # As if nobody had decided yet: in whose inboxes it may be still.
-        everywhere = _places(approval.model_copy(update={"outcome": None, "decisions": ()}))
+        delegations = tuple(each.model_copy(update={"revoked_at": None}) for each in approval.delegations)
+        undecided = {"outcome": None, "decisions": (), "delegations": delegations}
+        everywhere = _places(approval.model_copy(update=undecided))
         for name in sorted(set(everywhere) - set(_places(approval))):
             await _remove(ctx, approval, name, everywhere[name].until)
         if approval.outcome is None:
@@ -277,6 +279,7 @@ async def read_status(ctx: restate.ObjectSharedContext) -> ApprovalStatus:
         refusals=approval.refusals,
         trail=[entry for each in entries if (entry := await each) is not None],
         head=approval.head,
+        links_revoked=approval.links_revoked,
     )
 
 

@@ -486,6 +486,7 @@ class ApprovalStatus(_Kept):
         refusals: How many acts were refused; the trail holds the first ones of them.
         trail: Everything that happened, in order.
         head: Hash of the trail's last entry.
+        links_revoked: Up to when links no longer decide, by person, and under ``anyone`` for everybody's.
     """
 
     approval_id: str
@@ -515,3 +516,4 @@ class ApprovalStatus(_Kept):
     refusals: int
     trail: list[AuditEntry]
     head: str = ""
+    links_revoked: dict[str, AwareDatetime] = {}

@@ -30,7 +30,7 @@ from perdure.approvals.census import approval_census, count_approvals
 from perdure.approvals.keeping import OPEN_KEY, WAITER_PREFIX
 from perdure.approvals.messages import Leave
 from perdure.approvals.relay import RELAY
-from perdure.approvals.targets import APPROVALS, INBOX, leave_approval, mend
+from perdure.approvals.targets import APPROVALS, INBOX, PRINCIPALS, leave_approval, mend
 from perdure.binding import Definition, handler
 from perdure.checking import check_types
 from perdure.clients import ObjectClient
@@ -118,7 +118,7 @@ async def look(admin: AdminClient, grace: timedelta) -> list[Neglected]:
         and ((i.target_handler_name = 'end_stage' and i.status != 'completed') or i.modified_at >= {past}))"""
     halted = f"""
       select i.id as id from sys_invocation_status i where i.status = 'paused' and i.modified_at < {past}
-      and i.target_service_name in ('{APPROVALS}', '{INBOX}', '{RELAY}', '{SENTINEL}')"""
+      and i.target_service_name in ('{APPROVALS}', '{INBOX}', '{PRINCIPALS}', '{RELAY}', '{SENTINEL}')"""
     return [
         *(
             Neglected(kind="abandoned", id=row["id"], wait=row["entry"].rpartition("/")[2])

@@ -57,9 +57,12 @@ def _unchecked(token: str) -> Link:
 async def show_link(token: str, request: Request, found: PartsOf) -> HTMLResponse:
     """Show what a link is about. It decides nothing: what scans mail opens links too."""
     link, checked = about(token, found.settings)
-    approval = await approvals.one(found.engine, link.approval_id) if checked else None
-    if approval is not None and not (approval.is_open and approval.payload_digest == link.payload_digest):
-        approval = None  # decided, or not what the link was made for
+    approval = None
+    if checked:
+        await approvals.check_rights(found.engine, link)
+        approval = await approvals.one(found.engine, link.approval_id)
+    if approval is not None and not approval.takes_link(link):
+        approval = None  # decided, revoked, or not what the link was made for
     answer = await page(
         request, None, "link.html", link=link, token=token, approval=approval, checked=checked, decided=None
     )

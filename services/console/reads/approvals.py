@@ -10,7 +10,9 @@ from pydantic import AwareDatetime, BaseModel, Field, JsonValue
 
 from perdure import Target
 from perdure.approvals.request import asked_by
+from perdure.approvals.rights import Principal
 from perdure.people import ANYONE, canonical_person, check_name, is_one_of
+from perdure.security import Link, Role
 from services.console.engine import Engine
 from services.console.people.sessions import SignedIn
 from services.console.problems import ConsoleError, invalid
@@ -159,6 +161,18 @@ class ApprovalView(Asked):
     refusals: int = 0
     trail: list[TrailView] = []
     head: str | None = None
+    links_revoked: dict[str, AwareDatetime] = {}
+
+    def takes_link(self, link: Link) -> bool:
+        """Tell if a link still decides it, the rights of the link's person aside.
+
+        Args:
+            link: The link.
+        """
+        revoked = [self.links_revoked[name] for name in (link.person, ANYONE) if name in self.links_revoked]
+        is_older = self.opened_at is None or link.issued_at < self.opened_at
+        is_revoked = any(link.issued_at <= at for at in revoked)
+        return self.is_open and self.payload_digest == link.payload_digest and not (is_older or is_revoked)
 
     @property
     def is_open(self) -> bool:
@@ -216,6 +230,7 @@ _Body = cast("type[dict[str, Any]]", dict[str, Any])
 _status: Target[None, ApprovalView] = Target("Approvals", "status", type(None), ApprovalView)
 _inbox: Target[InboxQuery, _InboxPage] = Target("ApprovalInbox", "list", InboxQuery, _InboxPage)
 _delegate: Target[dict[str, Any], DelegationReceipt] = Target("Approvals", "delegate", _Body, DelegationReceipt)
+_principal: Target[None, Principal] = Target("Principals", "status", type(None), Principal)
 _revoke_links: Target[dict[str, Any], LinkRevocationReceipt] = Target(
     "Approvals", "revoke_links", _Body, LinkRevocationReceipt
 )
@@ -392,6 +407,22 @@ async def revoke_links(
     )
     body = {**_body(signed_in, reason, proof), "person": whose}
     return await engine.call(_revoke_links, body, key=approval_id)
+
+
+async def check_rights(engine: Engine, link: Link) -> None:
+    """Refuse to show anything to a person whose rights ended since a link was issued.
+
+    Args:
+        engine: The engine.
+        link: The link.
+
+    Raises:
+        ConsoleError: The rights ended, or nobody answers.
+    """
+    present = await engine.call(_principal, key=link.person)
+    objection = present.objection(link.person, role=Role.APPROVER, issued_at=link.issued_at, what="this link")
+    if objection is not None:
+        raise ConsoleError(403, "rights_withdrawn", objection.message)
 
 
 async def decide_by_link(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import stat
 from contextlib import closing
@@ -39,9 +40,17 @@ async def test_a_file_that_is_there_keeps_what_it_holds(tmp_path: Path) -> None:
     assert _mode(file) == "wal"
 
 
-async def test_a_new_file_has_the_permissions_that_were_asked_for(tmp_path: Path) -> None:
-    await make_file(tmp_path / "secret.db", wait=WAIT, mode=0o600)
-    assert stat.S_IMODE((tmp_path / "secret.db").stat().st_mode) == 0o600
+async def test_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        file = tmp_path / "new" / "secret.db"
+        await make_file(file, wait=WAIT)
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("CREATE TABLE t (x)")
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (file.parent, *file.parent.iterdir())}
+    finally:
+        os.umask(before)
+    assert modes == {"new": 0o700, "secret.db": 0o600, "secret.db-wal": 0o600, "secret.db-shm": 0o600}
 
 
 async def test_what_stands_in_the_way_is_said(tmp_path: Path) -> None:
