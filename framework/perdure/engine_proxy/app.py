@@ -61,23 +61,22 @@ log = get_logger(__name__)
 
 
 class EngineProxy:
-    """Forwards what no web page has sent. `close` it at the end.
+    """Forwards what no web page has sent.
 
     Args:
         name: What is behind it, ``ingress`` or ``admin``, for the log.
         upstream: Where that is.
+        connections: Connections to it, see `Upstream.connections`.
         rules: Which requests are refused.
     """
 
-    def __init__(self, name: str, upstream: Upstream, rules: BrowserRules) -> None:
+    def __init__(
+        self, name: str, upstream: Upstream, connections: httpcore.AsyncConnectionPool, rules: BrowserRules
+    ) -> None:
         self._name = name
         self._upstream = upstream
+        self._pool = connections
         self._rules = rules
-        self._pool = upstream.pool()
-
-    async def close(self) -> None:
-        """Close the connections to the engine."""
-        await self._pool.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -163,9 +162,7 @@ class _Body:
             pass
 
 
-async def _unless_gone(
-    pool: httpcore.AsyncConnectionPool, request: httpcore.Request, body: _Body
-) -> httpcore.Response:
+async def _unless_gone(pool: httpcore.AsyncConnectionPool, request: httpcore.Request, body: _Body) -> httpcore.Response:
     """Send a request and return the head of its answer. A client that goes closes the connection to the engine."""
     answer = asyncio.ensure_future(pool.handle_async_request(request))
     gone = asyncio.ensure_future(body.until_gone())
@@ -188,9 +185,7 @@ async def _returned(response: httpcore.Response, send: Send, *, allowed: bool) -
     headers = [
         (name, value)
         for name, value in ((name.lower(), value) for name, value in response.headers)
-        if name not in dropped
-        and name not in (_CREDENTIALS, _PROXY_HEADER)
-        and (allowed or not name.startswith(_CORS))
+        if name not in dropped and name not in (_CREDENTIALS, _PROXY_HEADER) and (allowed or not name.startswith(_CORS))
     ]
     lengths = headers_named(headers, b"content-length")
     expected = int(lengths[0]) if lengths else None

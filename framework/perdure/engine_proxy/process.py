@@ -69,8 +69,9 @@ async def serve_proxy_async(settings: ProxySettings, stop: asyncio.Event) -> Non
         for name, upstream, rules, port in wanted:
             setting = f"PERDURE_PROXY_{name.upper()}_PORT"
             ensure_free(settings.host, port, setting)
-            proxy = EngineProxy(name, Upstream.parse(upstream), rules)
-            stack.push_async_callback(proxy.close)
+            place = Upstream.parse(upstream)
+            connections = await stack.enter_async_context(place.connections())
+            proxy = EngineProxy(name, place, connections, rules)
             server = listening(proxy, host=settings.host, port=port, setting=setting)
             listeners.append(await stack.enter_async_context(server))
         log.info("serving", urls=[each.url for each in listeners], upstreams=[str(each[1]) for each in wanted])

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from perdure.checking import unusable
 from perdure.engine_proxy.upstream import Upstream
 from perdure.errors import ConfigurationError
 from perdure.security.browsers import LOOPBACK_HOSTS, BrowserRules
-from perdure.security.config import Origins
+from perdure.security.config import HostNames, Origins
 
 __all__ = ["ProxySettings"]
-
-
-def _listed(value: Any) -> Any:
-    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
 def _upstream(text: str) -> str:
@@ -27,16 +23,6 @@ def _upstream(text: str) -> str:
         raise ValueError(str(error)) from error
 
 
-def _hosts(names: tuple[str, ...]) -> tuple[str, ...]:
-    lowered = tuple(name.lower() for name in names)
-    try:
-        BrowserRules(hosts=frozenset(lowered))
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
-    return lowered
-
-
-Hosts: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_hosts)]
 Listener: TypeAlias = Annotated[str, AfterValidator(_upstream)]
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 
@@ -64,7 +50,7 @@ class ProxySettings(BaseSettings):
     host: str = "127.0.0.1"
     ingress_port: Port = 8080
     admin_port: Port = 9070
-    allowed_hosts: Hosts = ()
+    allowed_hosts: HostNames = ()
     allowed_origins: Origins = Field(default=(), validation_alias="PERDURE_SECURITY_ALLOWED_ORIGINS")
 
     @classmethod

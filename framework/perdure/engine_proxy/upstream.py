@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -11,13 +12,11 @@ from urllib.parse import urlsplit
 import httpcore
 
 from perdure.errors import ConfigurationError
+from perdure.ports import connectable
 
-__all__ = ["Upstream", "connectable_path"]
+__all__ = ["Upstream"]
 
 _UNIX: Final = "unix:"
-# Linux takes 107 bytes, macOS 103.
-_LONGEST_PATH: Final = 103
-_OPEN_FILES: Final = Path("/proc/self/fd")
 _IDLE: Final = 256
 
 
@@ -67,38 +66,15 @@ class Upstream:
         """
         return httpcore.URL(scheme=b"http", host=self.host.encode(), port=self.port, target=target)
 
-    def pool(self) -> httpcore.AsyncConnectionPool:
-        """Return a pool of connections. It has no limit: each waiting call holds a connection.
+    @asynccontextmanager
+    async def connections(self) -> AsyncIterator[httpcore.AsyncConnectionPool]:
+        """Open a pool of connections. It has no limit: each waiting call holds a connection.
 
         Raises:
-            ConfigurationError: The socket's path is too long on this system.
+            ConfigurationError: The socket's path is too long on this system, or its folder is missing.
         """
-        uds = None if self.socket is None else connectable_path(self.socket)
-        return httpcore.AsyncConnectionPool(max_connections=None, max_keepalive_connections=_IDLE, uds=uds)
-
-
-def connectable_path(socket: Path) -> str:
-    """Return a path of a Unix socket that is short enough to connect to.
-
-    A system takes about 100 bytes. Linux reaches a socket in a longer path through an open file of its folder. That
-    file stays open as long as the process lives.
-
-    Args:
-        socket: The socket. Its folder exists.
-
-    Raises:
-        ConfigurationError: The path is too long, and this system has no way around.
-    """
-    path = str(socket)
-    if len(os.fsencode(path)) <= _LONGEST_PATH:
-        return path
-    if not _OPEN_FILES.is_dir():
-        raise ConfigurationError(
-            f"the path of the engine's socket is longer than {_LONGEST_PATH} bytes: {path}; use a shorter data folder "
-            "(PERDURE_LOCAL_DIR)"
-        )
-    try:
-        folder = os.open(socket.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigurationError(f"the folder of the engine's socket can't be opened: {error}") from error
-    return str(_OPEN_FILES / str(folder) / socket.name)
+        with nullcontext() if self.socket is None else connectable(self.socket) as uds:
+            async with httpcore.AsyncConnectionPool(
+                max_connections=None, max_keepalive_connections=_IDLE, uds=uds
+            ) as pool:
+                yield pool

@@ -24,6 +24,7 @@ __all__ = [
     "host_name",
     "is_rebindable",
     "is_sent_by_page",
+    "names_of",
 ]
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
@@ -32,6 +33,8 @@ LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)\.?(?::[0-9]{1,5})?", re.ASCII)
 _READS: Final = re.compile(rb"/restate/(?:health|invocation|workflow|attach|output|lookup)(?:/|\Z)")
 _OWN_PAGES: Final = re.compile(rb"/ui(?:/|\Z)")
+
+_PRIVATE_DOMAINS: Final = frozenset({"internal", "local", "localhost", "test"})
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -122,6 +125,23 @@ class BrowserRules:
         return opened == [[b"navigate"], [b"document"]] and _OWN_PAGES.match(path) is not None
 
 
+def names_of(hosts: Iterable[str]) -> tuple[str, ...]:
+    """Return host names of a setting in lower case.
+
+    Args:
+        hosts: Names without a port.
+
+    Raises:
+        ValueError: One is no host name.
+    """
+    lowered = tuple(host.lower() for host in hosts)
+    try:
+        BrowserRules(hosts=frozenset(lowered))
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+    return lowered
+
+
 def headers_named(headers: Headers, name: bytes) -> list[bytes]:
     """Return all values of a header.
 
@@ -143,17 +163,20 @@ def host_name(host: bytes) -> str | None:
 
 
 def is_rebindable(host: str) -> bool:
-    """Tell if an attacker could have pointed a host name at this machine: it is neither an address nor ``localhost``.
+    """Tell if an attacker could have pointed a host name at this machine.
+
+    That takes a name in the public DNS: no address, no name without a dot, none under a domain that is reserved for
+    private networks.
 
     Args:
         host: See `host_name`.
     """
-    if host == "localhost" or host.endswith(".localhost"):
+    if host.rpartition(".")[2] in _PRIVATE_DOMAINS or host.endswith(".home.arpa"):
         return False
     try:
         ip_address(host.strip("[]"))
     except ValueError:
-        return True
+        return "." in host
     return False
 
 
