@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from perdure.engine_proxy import ProxySettings, serve_proxy
 from perdure.errors import PerdureError
 from services.console.commands import app as console_app
 from services.data_plane.audit import audit as audit_database
@@ -131,6 +132,12 @@ def serve(
 ) -> None:
     """Serve one service in this process until SIGTERM; its port is PERDURE_<NAME>_PORT."""
     _exit_with(lambda: serve_service(name))
+
+
+@app.command(name="engine-proxy")
+def engine_proxy() -> None:
+    """Serve the engine's ports to programs, and refuse web pages; settings are PERDURE_PROXY_…."""
+    _exit_with(lambda: serve_proxy(ProxySettings.read()))
 
 
 @app.command()

@@ -12,10 +12,12 @@ from perdure.errors import PerdureError
 
 
 def main() -> None:
-    """Run the command line; ``serve NAME`` without loading the rest of it."""
+    """Run the command line; ``serve NAME`` and ``engine-proxy`` without loading the rest of it."""
     arguments = sys.argv[1:]
     if len(arguments) == 2 and arguments[0] == "serve" and not arguments[1].startswith("-"):
         sys.exit(_serve(arguments[1]))
+    if arguments == ["engine-proxy"]:
+        sys.exit(_serve_proxy())
     from services.cli import app  # noqa: PLC0415 - this is what is not to be loaded above
 
     app()
@@ -28,6 +30,16 @@ def _serve(name: str) -> int:
     try:
         read_environment_files(os.environ)
         return serve(name)
+    except PerdureError as error:
+        sys.stderr.write(f"perdure-platform: {error}\n")
+        return 1
+
+
+def _serve_proxy() -> int:
+    from perdure.engine_proxy import ProxySettings, serve_proxy  # noqa: PLC0415 - as above
+
+    try:
+        return serve_proxy(ProxySettings.read())
     except PerdureError as error:
         sys.stderr.write(f"perdure-platform: {error}\n")
         return 1

@@ -121,6 +121,51 @@ def test_secrets_are_seen_only_where_they_are_needed(stack: Project) -> None:
         stack.inside("orchestrator", "ls", "/run/secrets/request-identity.pem")
 
 
+def reaches(stack: Project, service: str, host: str, port: int) -> bool:
+    """Tell if a container gets a connection to a port of another one."""
+    connect = f"import socket; socket.create_connection(('{host}', {port}), 2)"
+    try:
+        stack.inside(service, "python", "-c", connect)
+    except AssertionError as error:
+        assert re.search("Name or service not known|Connection refused|timed out|name resolution", str(error)), error  # noqa: PT017
+        return False
+    return True
+
+
+def addresses(stack: Project, service: str) -> list[str]:
+    networks = stack.inspect(service)["NetworkSettings"]["Networks"]
+    return [each["IPAddress"] for each in networks.values()]
+
+
+def test_only_processes_that_need_it_reach_admin_api(stack: Project) -> None:
+    hosts = [*addresses(stack, "restate"), *addresses(stack, "engine-proxy"), "restate", "engine", "engine-proxy"]
+    for service in ("saga", "approvals", "console"):
+        assert reaches(stack, service, "engine", 9070), service
+    for service in ("orchestrator", "flights", "hotels", "payments", "notifications"):
+        reached = [(host, port) for host in hosts for port in (9070, 8080, 5122) if reaches(stack, service, host, port)]
+        assert reached == [], service
+    # Prometheus has no Python; its shell's wget tells a connection by the answer of the metrics, which it may read.
+    for host in hosts:
+        with pytest.raises(AssertionError):
+            stack.inside("prometheus", "wget", "-q", "-T", "2", "-O", "/dev/null", f"http://{host}:9070/health")
+    stack.inside("prometheus", "wget", "-q", "-T", "5", "-O", "/dev/null", "http://engine-nodes:5122/metrics")
+
+
+async def test_published_ports_refuse_web_pages(stack: Project) -> None:
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+        for url in (f"{stack.ingress}/restate/health", f"{stack.url('ADMIN')}/services"):
+            assert (await http.get(url)).status_code == 200
+            for headers in ({"origin": "https://evil.example.com"}, {"host": "evil.example.com"}):
+                answer = await http.get(url, headers=headers)
+                assert (answer.status_code, answer.headers["x-perdure-proxy"]) == (403, "refused")
+
+
+def test_versions_stand_in_one_place() -> None:
+    files = (*ROOT.glob("docker-compose*.yml"), ROOT / "deploy" / "cluster" / "compose.yml")
+    images = {image for file in files for image in re.findall(r"^ *image: *(\S+)", file.read_text(), re.MULTILINE)}
+    assert {image for image in images if not image.startswith(("perdure-", "${PERDURE_IMAGE:-perdure-"))} == set()
+
+
 async def test_books_a_trip(stack: Project, ingress: IngressClient) -> None:
     confirmation = await booked(ingress, "first", order())
 

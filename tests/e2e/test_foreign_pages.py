@@ -20,7 +20,10 @@ pytestmark = pytest.mark.timeout(180)
 
 ORDER = json.dumps(ORDINARY.model_dump(mode="json"))
 
-INGRESS = {"reads": ["/restate/health"], "acts": ["/Trips/stolen/run", "/Trips/stolen/run/send", "/Trips/stolen/status"]}
+INGRESS = {
+    "reads": ["/restate/health"],
+    "acts": ["/Trips/stolen/run", "/Trips/stolen/run/send", "/Trips/stolen/status"],
+}
 ADMIN = {"reads": ["/services", "/deployments"], "acts": ["/query"]}
 SERVICE = {"reads": ["/metrics", "/health", "/ready", "/discover"], "acts": ["/invoke/Payments/charge"]}
 QUERY = json.dumps({"query": "select target from sys_invocation"})
