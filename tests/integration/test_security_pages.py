@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import httpx
-import pytest
 import restate
 from pydantic import BaseModel
 

@@ -1,6 +1,6 @@
 """Attacks on a running platform, by somebody who knows a lot: each with the answer that is expected.
 
-They follow the boundaries of SECURITY.md: a service's port, the engine, acts, links, the console, the gateway.
+They follow the boundaries of SECURITY.md: a service's port, the engine, acts, links, the console, the gateway, pages.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Final
 
 from services.launcher.attacks.acts import ACTS, LINKS
 from services.launcher.attacks.attack import Attack
+from services.launcher.attacks.browser import BROWSER
 from services.launcher.attacks.outside import CONSOLE, GATEWAY
 from services.launcher.attacks.ports import ENGINE, SERVICE
 from services.launcher.defended import Defended
 
 __all__ = ["ATTACKS", "Attack", "Outcome", "attack_all"]
 
-ATTACKS: Final[tuple[Attack, ...]] = (*SERVICE, *ENGINE, *ACTS, *LINKS, *CONSOLE, *GATEWAY)
+ATTACKS: Final[tuple[Attack, ...]] = (*SERVICE, *ENGINE, *ACTS, *LINKS, *CONSOLE, *GATEWAY, *BROWSER)
 """All of them."""
 
 
