@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Playwright, expect
+from playwright.sync_api import Browser, Playwright
 
 from perdure.testing.server import RestateServer
 from services.launcher.booking import ORDINARY
@@ -101,7 +101,6 @@ def test_engine_ui_works_in_browser(console, browser):
     with page.expect_response("**/query") as queried, page.expect_response("**/services") as listed:
         page.goto(f"http://localhost:{console.launched.env['PERDURE_ADMIN_PORT']}/ui/")
     assert (queried.value.request.method, queried.value.status, listed.value.status) == ("POST", 200, 200)
-    expect(page.get_by_text("HEALTHY")).to_be_visible(timeout=20_000)
     page.close()
 
 
