@@ -39,8 +39,8 @@ async def say(_: restate.Context, text: str) -> str:
 
 
 @asynccontextmanager
-async def _proxy(server: RestateServer) -> AsyncIterator[str]:
-    """Run the proxy as a process, as the launcher does, and yield its address."""
+async def _proxy(server: RestateServer) -> AsyncIterator[tuple[str, int]]:
+    """Run the proxy as a process, as the launcher does, and yield its address and process id."""
     (port,) = free_ports(1)
     settings = {
         "PERDURE_PROXY_INGRESS_UPSTREAM": f"unix:{server.engine.config.ingress_socket}",
@@ -56,7 +56,7 @@ async def _proxy(server: RestateServer) -> AsyncIterator[str]:
                 if process.poll() is not None or time.monotonic() > give_up:
                     raise BenchmarkError("the proxy did not start")
                 await asyncio.sleep(0.05)
-        yield url
+        yield url, process.pid
     finally:
         process.terminate()
         process.wait()
@@ -64,6 +64,12 @@ async def _proxy(server: RestateServer) -> AsyncIterator[str]:
 
 def _started(settings: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "perdure.engine_proxy"], env={**os.environ, **settings})
+
+
+def _processor_time(pid: int) -> float:
+    """Return the seconds of processor time that a process has used; Linux only."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def _answers(http: httpx.AsyncClient, url: str) -> bool:
@@ -93,10 +99,11 @@ async def _round(url: str, calls: int, at_once: int) -> tuple[list[float], float
 
 
 async def _measure(server: RestateServer, services: str, calls: int, rounds: int, console: Console) -> None:
-    async with AdminClient(server.admin) as admin, _proxy(server) as proxied:
+    async with AdminClient(server.admin) as admin, _proxy(server) as (proxied, pid):
         await admin.register(services)
-        table = Table("clients", "way", "median", "99th percentile", "calls/s", "against direct")
+        table = Table("clients", "way", "median", "99th percentile", "calls/s", "against direct", "proxy's CPU a call")
         for at_once in (1, 32):
+            spent = _processor_time(pid)
             took: dict[str, list[float]] = {}
             rates: dict[str, list[float]] = {}
             for _ in range(rounds):
@@ -105,11 +112,12 @@ async def _measure(server: RestateServer, services: str, calls: int, rounds: int
                     took.setdefault(way, []).extend(each)
                     rates.setdefault(way, []).append(rate)
             ratio = statistics.median(p / d for p, d in zip(rates["proxy"], rates["direct"], strict=True))
+            spent = (_processor_time(pid) - spent) / (calls * rounds)
             for way, values in took.items():
                 median, late = statistics.median(values), statistics.quantiles(values, n=100)[98]
                 rate = statistics.median(rates[way])
-                shown = f"{ratio:.2f}" if way == "proxy" else ""
-                table.add_row(str(at_once), way, f"{median:.2f} ms", f"{late:.2f} ms", f"{rate:.0f}", shown)
+                shown = (f"{ratio:.2f}", f"{spent * 1000:.2f} ms") if way == "proxy" else ("", "")
+                table.add_row(str(at_once), way, f"{median:.2f} ms", f"{late:.2f} ms", f"{rate:.0f}", *shown)
         console.print(table)
 
 

@@ -20,19 +20,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpcore
 
 from perdure.asgi import Message, Receive, Scope, Send
-from perdure.engine_proxy.upstream import Upstream
+from perdure.engine_proxy.upstream import Connections, Upstream
 from perdure.observability.logging import get_logger
 from perdure.proxy_answers import PROXY_HEADER, ProxyAnswer
 from perdure.security.browsers import BrowserRules, Headers, Refusal, headers_named
 
 __all__ = ["EngineProxy"]
+
+T = TypeVar("T")
 
 _CONNECT_WITHIN: Final = 5.0
 _TIMEOUT: Final = {"timeout": {"connect": _CONNECT_WITHIN, "read": None, "write": None, "pool": None}}
@@ -70,12 +72,10 @@ class EngineProxy:
         rules: Which requests are refused.
     """
 
-    def __init__(
-        self, name: str, upstream: Upstream, connections: httpcore.AsyncConnectionPool, rules: BrowserRules
-    ) -> None:
+    def __init__(self, name: str, upstream: Upstream, connections: Connections, rules: BrowserRules) -> None:
         self._name = name
         self._upstream = upstream
-        self._pool = connections
+        self._connections = connections
         self._rules = rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,7 +107,7 @@ class EngineProxy:
             extensions=_TIMEOUT,
         )
         try:
-            response = await _unless_gone(self._pool, request, body)
+            response, connection = await _unless_gone(self._connections.send(request), body)
         except (httpcore.ConnectError, httpcore.ConnectTimeout):
             log.warning("proxy.not_sent", listener=self._name, upstream=str(self._upstream))
             message = "the engine takes no connection; the request was not sent: try again"
@@ -120,7 +120,10 @@ class EngineProxy:
             message = "the connection to the engine broke before its answer; the request may have been started"
             await _answer(send, 502, "unknown_outcome", message, ProxyAnswer.UNKNOWN_OUTCOME)
         else:
-            await _returned(response, send, allowed=bool(headers_named(headers, b"origin")))
+            try:
+                await _returned(response, send, allowed=bool(headers_named(headers, b"origin")))
+            finally:
+                await self._connections.release(response, connection)
         if not body.is_read:
             await _take_rest(receive)
 
@@ -162,9 +165,9 @@ class _Body:
             pass
 
 
-async def _unless_gone(pool: httpcore.AsyncConnectionPool, request: httpcore.Request, body: _Body) -> httpcore.Response:
-    """Send a request and return the head of its answer. A client that goes closes the connection to the engine."""
-    answer = asyncio.ensure_future(pool.handle_async_request(request))
+async def _unless_gone(sent: Coroutine[Any, Any, T], body: _Body) -> T:
+    """Wait for the head of an answer. A client that goes closes the connection to the engine."""
+    answer = asyncio.ensure_future(sent)
     gone = asyncio.ensure_future(body.until_gone())
     try:
         await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -189,17 +192,14 @@ async def _returned(response: httpcore.Response, send: Send, *, allowed: bool) -
     ]
     lengths = headers_named(headers, b"content-length")
     expected = int(lengths[0]) if lengths else None
-    try:
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        taken, ended = 0, False
-        async for chunk in response.aiter_stream():
-            taken += len(chunk)
-            ended = taken == expected
-            await send({"type": "http.response.body", "body": chunk, "more_body": not ended})
-        if not ended:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-    finally:
-        await response.aclose()
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    taken, ended = 0, False
+    async for chunk in response.aiter_stream():
+        taken += len(chunk)
+        ended = taken == expected
+        await send({"type": "http.response.body", "body": chunk, "more_body": not ended})
+    if not ended:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _dropped(headers: Headers) -> frozenset[bytes]:

@@ -14,7 +14,7 @@ import httpcore
 from perdure.errors import ConfigurationError
 from perdure.ports import connectable
 
-__all__ = ["Upstream"]
+__all__ = ["Connections", "Upstream"]
 
 _UNIX: Final = "unix:"
 _IDLE: Final = 256
@@ -67,14 +67,76 @@ class Upstream:
         return httpcore.URL(scheme=b"http", host=self.host.encode(), port=self.port, target=target)
 
     @asynccontextmanager
-    async def connections(self) -> AsyncIterator[httpcore.AsyncConnectionPool]:
-        """Open a pool of connections. It has no limit: each waiting call holds a connection.
+    async def connections(self) -> AsyncIterator[Connections]:
+        """Open a place for connections to it; they are closed when the context is left.
 
         Raises:
             ConfigurationError: The socket's path is too long on this system, or its folder is missing.
         """
         with nullcontext() if self.socket is None else connectable(self.socket) as uds:
-            async with httpcore.AsyncConnectionPool(
-                max_connections=None, max_keepalive_connections=_IDLE, uds=uds
-            ) as pool:
-                yield pool
+            connections = Connections(self, uds)
+            try:
+                yield connections
+            finally:
+                await connections.close()
+
+
+class Connections:
+    """Connections to one listener, each for one request at a time, kept for the next.
+
+    There is no limit, since each waiting call holds one. `httpcore.AsyncConnectionPool` looks at all of its connections
+    for each request, which a thousand waiting calls would make slow.
+
+    Args:
+        upstream: The listener.
+        uds: A path of its socket that is short enough; None for TCP.
+    """
+
+    def __init__(self, upstream: Upstream, uds: str | None) -> None:
+        self._origin = upstream.url(b"/").origin
+        self._uds = uds
+        self._idle: list[httpcore.AsyncHTTPConnection] = []
+
+    async def send(self, request: httpcore.Request) -> tuple[httpcore.Response, httpcore.AsyncHTTPConnection]:
+        """Send a request, and return the head of its answer with the connection; hand that to `release`.
+
+        Args:
+            request: The request.
+
+        Raises:
+            httpcore.ConnectError: There is no connection; nothing was sent.
+            httpcore.NetworkError: The connection broke.
+            httpcore.ProtocolError: One side does not keep to HTTP.
+        """
+        connection = await self._take()
+        try:
+            return await connection.handle_async_request(request), connection
+        except BaseException:
+            await connection.aclose()
+            raise
+
+    async def release(self, response: httpcore.Response, connection: httpcore.AsyncHTTPConnection) -> None:
+        """Keep a connection for the next request, or close it when its answer was not read to the end.
+
+        Args:
+            response: What `send` returned.
+            connection: What `send` returned.
+        """
+        await response.aclose()
+        if connection.is_idle() and len(self._idle) < _IDLE:
+            self._idle.append(connection)
+        else:
+            await connection.aclose()
+
+    async def close(self) -> None:
+        """Close what is kept."""
+        while self._idle:
+            await self._idle.pop().aclose()
+
+    async def _take(self) -> httpcore.AsyncHTTPConnection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.has_expired():  # the engine has closed it, or it broke
+                return connection
+            await connection.aclose()
+        return httpcore.AsyncHTTPConnection(self._origin, uds=self._uds)
