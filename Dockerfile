@@ -1,11 +1,39 @@
+# Every image of the platform, and with it every version that is not ours. Compose builds each as a target of this file.
+# A tag may be moved; `docs/how-to/deploy.md` says how to pin a digest beside it.
+FROM python:3.12.13-slim-bookworm AS base
+FROM prom/prometheus:v3.13.3 AS prometheus
+FROM grafana/grafana:12.4.4 AS grafana
+FROM jaegertracing/jaeger:2.19.0 AS jaeger
+FROM chrislusf/seaweedfs:4.47 AS objects
+
+# restate-server as a user of its own. The official image runs as root; all that it needs to do without is a data folder
+# that the user may write to: a new volume takes the owner of the folder that it is mounted on.
+FROM docker.restate.dev/restatedev/restate:1.7.12 AS restate
+RUN install --directory --owner 10001 --group 10001 --mode 0700 /restate-data
+COPY deploy/restate/restate.toml /etc/restate/restate.toml
+COPY deploy/docker/restate-start /usr/local/bin/restate-start
+ENV RESTATE_CONFIG=/etc/restate/restate.toml \
+    RESTATE_BASE_DIR=/restate-data \
+    RESTATE_LISTEN_MODE=tcp
+USER 10001:10001
+WORKDIR /restate-data
+ENTRYPOINT ["restate-start"]
+
+# PostgreSQL that never runs as root, not even to begin with: its data folder is made here, so the entry point has no
+# owner to change and needs no capability.
+FROM postgres:17.10-bookworm AS postgres
+# A tmpfs takes the mode of the folder that it is mounted on when its container is started again: the socket's folder has
+# to be one that postgres may write to, whatever the base image says.
+RUN install --directory --owner postgres --group postgres --mode 0700 /var/lib/postgresql/perdure \
+ && install --directory --owner postgres --group postgres --mode 3777 /var/run/postgresql
+ENV PGDATA=/var/lib/postgresql/perdure
+USER postgres
+
 # One image for every service of the platform; the command picks the service: `serve flights`, `migrate`, `register` …
 #
 # In it: Python, the locked packages and the two distributions of this workspace, compiled to byte code, in one virtual
 # environment that root owns. Not in it: pip, a compiler, curl, the tests, the tools. It runs as a user of its own and
 # writes nothing, so its root file system can be read-only.
-#
-FROM python:3.12.13-slim-bookworm AS base
-
 FROM base AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build

@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from perdure.engine_proxy import ProxySettings, serve_proxy
 from perdure.errors import PerdureError
 from perdure.security.codec import codec_from_environment
 from perdure.terminal import console, error_console, run_command_line
@@ -140,6 +141,12 @@ def serve(
 ) -> None:
     """Serve one service in this process until SIGTERM; its port is PERDURE_<NAME>_PORT."""
     _exit_with(lambda: serve_service(name))
+
+
+@app.command(name="engine-proxy")
+def engine_proxy() -> None:
+    """Serve the engine's ports to programs, and refuse web pages; settings are PERDURE_PROXY_…."""
+    _exit_with(lambda: serve_proxy(ProxySettings.read()))
 
 
 @app.command()

@@ -14,11 +14,13 @@ from perdure.private_files import set_private_umask
 
 
 def main() -> None:
-    """Run the command line; ``serve NAME`` without loading the rest of it."""
+    """Run the command line; ``serve NAME`` and ``engine-proxy`` without loading the rest of it."""
     set_private_umask()
     arguments = sys.argv[1:]
     if len(arguments) == 2 and arguments[0] == "serve" and not arguments[1].startswith("-"):
         sys.exit(_serve(arguments[1]))
+    if arguments == ["engine-proxy"]:
+        sys.exit(_serve_proxy())
     from perdure.terminal import run_command_line  # noqa: PLC0415 - this is what is not to be loaded above
     from services.cli import app  # noqa: PLC0415 - likewise
 
@@ -34,6 +36,16 @@ def _serve(name: str) -> int:
         return serve(name)
     except PerdureError as error:
         sys.stderr.write(f"perdure-platform: {escape_invisible(str(error))}\n")  # noqa: TID251 - escaped
+        return 1
+
+
+def _serve_proxy() -> int:
+    from perdure.engine_proxy import ProxySettings, serve_proxy  # noqa: PLC0415 - as above
+
+    try:
+        return serve_proxy(ProxySettings.read())
+    except PerdureError as error:
+        sys.stderr.write(f"perdure-platform: {error}\n")
         return 1
 
 

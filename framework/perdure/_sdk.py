@@ -106,6 +106,19 @@ async def input_of(ctx: restate.Context) -> bytes | None:
     return body if context.journal_codec is None else bytes(await context.journal_codec.decode(body))
 
 
+def started_with(ctx: restate.Context, name: str) -> str | None:
+    """Return a header that the invocation was started with, None when there is none.
+
+    Args:
+        ctx: The handler's context.
+        name: The header, in lower case.
+    """
+    for each, value in cast("ServerInvocationContext", ctx).invocation.headers:
+        if each == name or each.lower() == name:
+            return value
+    return None
+
+
 def has_key(ctx: restate.Context) -> bool:
     """Tell if a context belongs to a virtual object or a workflow."""
     return handler_info(ctx).kind != "service"

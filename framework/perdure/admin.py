@@ -9,6 +9,7 @@ from urllib.parse import quote
 import httpx
 
 from perdure.errors import EngineError
+from perdure.proxy_answers import ProxyAnswer, proxy_answer
 
 _LONGEST_LINE: Final = 100
 _STARTING: Final = "node lookup for partition"
@@ -147,6 +148,8 @@ class AdminClient:
             raise EngineError(f"{silent}: start it, or set PERDURE_ADMIN_URL") from error
         if response.is_success:
             return response
+        if (said := proxy_answer(response)) in (ProxyAnswer.NOT_SENT, ProxyAnswer.UNKNOWN_OUTCOME):
+            raise EngineError(f"the engine's admin API behind {self.url} does not answer ({said}): start the engine")
         try:
             message = str(response.json()["message"])
         except (ValueError, LookupError, TypeError):  # not by the engine: a whole page, perhaps

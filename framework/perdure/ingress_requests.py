@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
 from perdure.idempotency import check_idempotency_key
 from perdure.places import OutputSource, ValueCodec
+from perdure.proxy_answers import ProxyAnswer, proxy_answer
 from perdure.serdes import serde_for
 from perdure.targets import Target
 
@@ -127,7 +128,8 @@ class IngressRequests:
                 if response.is_success:
                     return response
                 problem = _problem(response)
-                safe = problem.source != "invocation" and response.status_code in _RETRIED_STATUS and repeatable
+                retried = problem.source != "invocation" and response.status_code in _RETRIED_STATUS
+                safe = (retried and repeatable) or proxy_answer(response) is ProxyAnswer.NOT_SENT
             if not safe or attempt >= self._retries:
                 raise problem from cause
             await asyncio.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt))
@@ -240,6 +242,7 @@ def read(
 
 def _problem(response: httpx.Response) -> IngressError:
     source = response.headers.get("x-restate-error-source")
+    proxy = proxy_answer(response)
     body: Any
     try:
         body = response.json()
@@ -256,4 +259,6 @@ def _problem(response: httpx.Response) -> IngressError:
     facts = body.get("metadata")
     metadata = {str(name): str(value) for name, value in facts.items()} if isinstance(facts, dict) else {}
     kind = NotReady if response.status_code == _NOT_READY and source == "ingress" else IngressError
-    return kind(message, status_code=response.status_code, source=source, metadata=metadata)
+    # No answer of the engine's came, as if the connection to it had failed.
+    unanswered = proxy in (ProxyAnswer.NOT_SENT, ProxyAnswer.UNKNOWN_OUTCOME)
+    return kind(message, status_code=0 if unanswered else response.status_code, source=source, metadata=metadata)

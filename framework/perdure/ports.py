@@ -1,4 +1,4 @@
-"""TCP ports: find free ones, and say clearly when one is taken."""
+"""TCP ports and Unix sockets: find free ports, say clearly when one is taken, reach a socket in a deep folder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from perdure.errors import ConfigurationError
 
-__all__ = ["ensure_free", "free_ports", "reserve"]
+__all__ = ["connectable", "ensure_free", "free_ports", "reserve"]
+
+# Linux takes 107 bytes, macOS 103.
+_LONGEST_PATH: Final = 103
+_OPEN_FILES: Final = Path("/proc/self/fd")
 
 # Below the ephemeral ports of every system: an outgoing connection never takes the port of a server that restarts.
 _RANGE: Final = range(20_000, 30_000)
@@ -141,6 +147,36 @@ def _bound(port: int) -> socket.socket | None:
         holder.close()
         return None
     return holder
+
+
+@contextmanager
+def connectable(path: Path) -> Iterator[str]:
+    """Yield a path of a Unix socket that is short enough to connect to, good until the context is left.
+
+    A system takes about 100 bytes. Linux reaches a socket in a longer path through an open file of its folder.
+
+    Args:
+        path: The socket. Its folder exists.
+
+    Raises:
+        ConfigurationError: The path is too long, and this system has no way around.
+    """
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
+        yield str(path)
+        return
+    if not _OPEN_FILES.is_dir():
+        raise ConfigurationError(
+            f"the path of the engine's socket is longer than {_LONGEST_PATH} bytes: {path}; use a shorter data folder "
+            "(PERDURE_LOCAL_DIR)"
+        )
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigurationError(f"the folder of the engine's socket can't be opened: {error}") from error
+    try:
+        yield str(_OPEN_FILES / str(folder) / path.name)
+    finally:
+        os.close(folder)
 
 
 def _why(error: OSError, host: str, port: int, setting: str) -> str:

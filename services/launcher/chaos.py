@@ -30,7 +30,7 @@ from services.launcher.platform import Platform
 from services.launcher.settings import PlatformSettings
 from services.launcher.stage import stage_environment
 from services.launcher.terminal import Terminal
-from services.launcher.topology import ENGINE, SERVICES, Topology
+from services.launcher.topology import ENGINE, ENGINE_PROXY, SERVICES, Topology
 from services.launcher.trials import conclude, play_on, run_trial
 
 _AT_ONCE: Final = 16
@@ -51,7 +51,7 @@ ORDERS: Final[dict[str, TripRequest]] = {
 }
 _WEIGHTS: Final = (8, 1, 2, 2, 1, 3, 1)
 
-VICTIMS: Final = (*(spec.name for spec in SERVICES), ENGINE)
+VICTIMS: Final = (*(spec.name for spec in SERVICES), ENGINE, ENGINE_PROXY)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def node_configs(
             log has been trimmed, and a cluster never trims its log.
         more: More of the server's own settings, as its environment variables.
     """
-    base = topology.engine_config()
+    base = replace(topology.engine_config(), sockets=False)
     ports = free_ports(3 * (NODES - 1))
     configs = [base]
     for number in range(1, NODES):

@@ -25,7 +25,7 @@ from services.launcher.engine import ManagedEngine
 from services.launcher.pidfiles import leftovers, stop
 from services.launcher.processes import STOP_WITHIN, ChildProcess, ManagedProcess, ProcessError
 from services.launcher.registration import Registration, register
-from services.launcher.topology import CONSOLE, ENGINE, SERVICES, ServiceSpec, Topology
+from services.launcher.topology import CONSOLE, ENGINE, ENGINE_PROXY, SERVICES, ServiceSpec, Topology
 from services.launcher.trust import make_trust
 
 _LOOK: Final = 0.2
@@ -69,6 +69,8 @@ class Platform:
             else ManagedEngine(engine, topology, engine_tracing(self._environment))
         )
         self._processes: dict[str, ManagedProcess] = {ENGINE: managed, **services}
+        if isinstance(managed, ManagedEngine):  # the nodes of a cluster listen on ports of their own
+            self._processes[ENGINE_PROXY] = self._proxy()
         if console:
             self._processes[CONSOLE] = self._console()
 
@@ -210,9 +212,26 @@ class Platform:
             pid_file=self.topology.run_dir / f"{CONSOLE}.pid",
         )
 
+    def _proxy(self) -> ChildProcess:
+        topology = self.topology
+        probes = (f"{topology.ingress_url}/restate/health", f"{topology.admin_url}/health")
+
+        async def ready() -> bool:
+            return all([await answers(self._http, probe) for probe in probes])
+
+        return ChildProcess(
+            ENGINE_PROXY,
+            [sys.executable, "-P", "-m", "perdure.engine_proxy"],
+            ready=ready,
+            environment=lambda: {**self._environment, **topology.proxy_environment()},
+            log_file=topology.log_dir / f"{ENGINE_PROXY}.log",
+            pid_file=topology.run_dir / f"{ENGINE_PROXY}.pid",
+        )
+
     def _tiers(self) -> list[list[str]]:
         control, data = ([spec.name for spec in SERVICES if spec.plane == plane] for plane in ("control", "data"))
-        return [[name for name in (CONSOLE,) if name in self._processes], control, data, [ENGINE]]
+        tiers = [[CONSOLE], control, data, [ENGINE_PROXY], [ENGINE]]
+        return [[name for name in tier if name in self._processes] for tier in tiers]
 
 
 async def migrate_database(url: str) -> None:

@@ -16,6 +16,9 @@ from services.launcher.settings import PlatformSettings, setting_name, sqlite_ur
 ENGINE: Final = "restate-server"
 """Name of the engine's process, as in ``.local/run/restate-server.pid``."""
 
+ENGINE_PROXY: Final = "engine-proxy"
+"""Name of the process that listens on the engine's ports, and keeps web pages away from it."""
+
 CONSOLE: Final = "console"
 """Name of the console's process. It is no service: the engine does not know it."""
 
@@ -217,7 +220,7 @@ class Topology:
         return f"http://{HOST}:{self.ports[name]}"
 
     def engine_config(self) -> EngineConfig:
-        """Return what the engine is told.
+        """Return what the engine is told: it listens on Unix sockets, and the proxy on its ports.
 
         Raises:
             ConfigurationError: The file with its settings is missing.
@@ -233,6 +236,7 @@ class Topology:
             ingress_port=self.ingress_port,
             admin_port=self.admin_port,
             node_port=self.node_port,
+            sockets=True,
             identity_key_file=self.identity_key_file,
             config_file=self.engine_config_file,
             extra={"OTEL_SERVICE_NAME": "Restate"},  # whatever this process is called
@@ -254,6 +258,17 @@ class Topology:
             "PERDURE_DATABASE_URL": self.database_url,
             "PERDURE_ADMIN_URL": self.admin_url,
             "PERDURE_INGRESS_URL": self.ingress_url,
+        }
+
+    def proxy_environment(self) -> dict[str, str]:
+        """Return the environment variables that the engine proxy is told its place by."""
+        engine = self.engine_config()
+        return {
+            "PERDURE_PROXY_HOST": HOST,
+            "PERDURE_PROXY_INGRESS_PORT": str(self.ingress_port),
+            "PERDURE_PROXY_ADMIN_PORT": str(self.admin_port),
+            "PERDURE_PROXY_INGRESS_UPSTREAM": f"unix:{engine.ingress_socket}",
+            "PERDURE_PROXY_ADMIN_UPSTREAM": f"unix:{engine.admin_socket}",
         }
 
     def console_environment(self) -> dict[str, str]:

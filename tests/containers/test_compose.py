@@ -121,6 +121,65 @@ def test_secrets_are_seen_only_where_they_are_needed(stack: Project) -> None:
         stack.inside("orchestrator", "ls", "/run/secrets/request-identity.pem")
 
 
+CONNECT = """
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+
+def reached(place):
+    host, port = place.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), 2).close()
+    except OSError:
+        return ""
+    return place
+
+with ThreadPoolExecutor(64) as pool:
+    print(*filter(None, pool.map(reached, sys.argv[1:])))
+"""
+
+
+def reached(stack: Project, service: str, places: list[str]) -> list[str]:
+    """Return the places that a container gets a connection to."""
+    return stack.inside(service, "python", "-c", CONNECT, *places).split()
+
+
+def networks(stack: Project, service: str) -> dict[str, str]:
+    """Return the address of a container in each of its networks, by the network's name in the compose file."""
+    found = stack.inspect(service)["NetworkSettings"]["Networks"]
+    return {name.removeprefix(f"{stack.name}_"): each["IPAddress"] for name, each in found.items()}
+
+
+def addresses(stack: Project, service: str) -> list[str]:
+    return list(networks(stack, service).values())
+
+
+def test_only_processes_that_need_it_reach_admin_api(stack: Project) -> None:
+    hosts = [*addresses(stack, "restate"), *addresses(stack, "engine-proxy"), "restate", "engine", "engine-proxy"]
+    for service in ("saga", "approvals", "console"):
+        assert reached(stack, service, ["engine:9070", "engine:8080"]) == ["engine:9070", "engine:8080"], service
+    places = [f"{host}:{port}" for host in hosts for port in (9070, 8080, 5122)]
+    for service in ("orchestrator", "flights", "hotels", "payments", "notifications"):
+        assert reached(stack, service, places) == [], service
+    assert "engine" not in networks(stack, "prometheus")
+    own = [f"{address}:9070" for address in addresses(stack, "restate")]
+    assert reached(stack, "saga", own) == [f"{networks(stack, 'restate')['engine']}:9070"]
+
+
+async def test_published_ports_refuse_web_pages(stack: Project) -> None:
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+        for url in (f"{stack.ingress}/restate/health", f"{stack.url('ADMIN')}/services"):
+            assert (await http.get(url)).status_code == 200
+            for headers in ({"origin": "https://evil.example.com"}, {"host": "evil.example.com"}):
+                answer = await http.get(url, headers=headers)
+                assert (answer.status_code, answer.headers["x-perdure-proxy"]) == (403, "refused")
+
+
+def test_versions_stand_in_one_place() -> None:
+    files = (*ROOT.glob("docker-compose*.yml"), ROOT / "deploy" / "cluster" / "compose.yml")
+    images = {image for file in files for image in re.findall(r"^ *image: *(\S+)", file.read_text(), re.MULTILINE)}
+    assert {image for image in images if not image.startswith(("perdure-", "${PERDURE_IMAGE:-perdure-"))} == set()
+
+
 async def test_books_a_trip(stack: Project, ingress: IngressClient) -> None:
     confirmation = await booked(ingress, "first", order())
 

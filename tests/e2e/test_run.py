@@ -16,11 +16,11 @@ import pytest
 
 from services.launcher.pidfiles import started_at
 from services.launcher.scenarios import order
-from services.launcher.topology import CONSOLE, ENGINE, SERVICES
+from services.launcher.topology import CONSOLE, ENGINE, ENGINE_PROXY, SERVICES
 from tests.e2e.launched import Launched, command, environment, processes_of
 from tests.support import until
 
-NAMES = {ENGINE, CONSOLE, *(spec.name for spec in SERVICES)}
+NAMES = {ENGINE, ENGINE_PROXY, CONSOLE, *(spec.name for spec in SERVICES)}
 
 
 def ask(launched: Launched, path: str, body: object = None) -> httpx.Response:
@@ -76,6 +76,9 @@ def test_a_trip_is_booked_and_a_second_run_goes_on_with_the_kept_data(home, engi
         os.kill(killed, signal.SIGKILL)
         first.until(lambda: "hotels runs again" in first.out, "restart of the killed service")
         assert f"hotels: process {killed} was ended by SIGKILL; starting it again" in first.out
+
+        os.kill(first.pids()[ENGINE_PROXY], signal.SIGKILL)
+        first.until(lambda: f"{ENGINE_PROXY} runs again" in first.out, "restart of the killed proxy")
 
         ask(first, "/Trips/slow/run/send", slow).raise_for_status()
         until(lambda: ask(first, "/Trips/slow/status").json()["current_step"] == "hotel", "trip in the middle")

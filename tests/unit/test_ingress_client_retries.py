@@ -138,3 +138,28 @@ async def test_an_address_that_is_none_is_refused_at_once():
     async with IngressClient("localhost:8080") as client:
         with pytest.raises(IngressError, match="address 'localhost:8080' is none: it begins with http://"):
             await client.call(book, Order(id="1"), key="t")
+
+
+def of_proxy(status, kind):
+    return httpx.Response(
+        status,
+        json={"code": status, "message": "the engine takes no connection", "metadata": {"code": "engine_unreachable"}},
+        headers={"x-perdure-proxy": kind},
+    )
+
+
+async def test_request_that_proxy_did_not_send_is_repeated():
+    ingress = Ingress(of_proxy(503, "not-sent"), of_proxy(503, "not-sent"), OK)
+    async with ingress.client() as client:
+        assert await client.call(book, Order(id="1"), key="t") == Receipt(text="booked")
+    assert len(ingress.requests) == 3
+
+
+@pytest.mark.parametrize(("status", "kind"), [(502, "unknown-outcome"), (403, "refused"), (503, "something")])
+async def test_other_proxy_answers_are_not_repeated(status, kind):
+    ingress = Ingress(of_proxy(status, kind))
+    async with ingress.client() as client:
+        with pytest.raises(IngressError) as failed:
+            await client.call(book, Order(id="1"), key="t")
+    assert failed.value.status_code == (0 if kind == "unknown-outcome" else status)
+    assert failed.value.source is None

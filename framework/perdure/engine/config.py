@@ -26,6 +26,8 @@ class EngineConfig:
         ingress_port: Port of the ingress, where calls come in.
         admin_port: Port of the admin API.
         node_port: Port between nodes, and of ``/metrics``.
+        sockets: Listen for the ingress and the admin API on Unix sockets in the data folder, and on no port. No browser
+            reaches a socket; `perdure.engine_proxy` makes it a port that refuses web pages.
         node_name: Name of the node. It must stay the same for kept data, so it isn't the host's name, which may change.
         partitions: Partitions of a new data folder; None leaves it to the configuration file or to the server (24).
             Kept data keeps its number.
@@ -48,6 +50,7 @@ class EngineConfig:
     ingress_port: int = 8080
     admin_port: int = 9070
     node_port: int = 5122
+    sockets: bool = False
     node_name: str = "perdure"
     partitions: int | None = None
     inactivity_timeout: timedelta | None = None
@@ -59,6 +62,16 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+
+    @property
+    def ingress_socket(self) -> Path:
+        """The ingress's Unix socket, where `sockets` says so."""
+        return self.data_dir.resolve() / self.node_name / "ingress.sock"
+
+    @property
+    def admin_socket(self) -> Path:
+        """The admin API's Unix socket, where `sockets` says so."""
+        return self.data_dir.resolve() / self.node_name / "admin.sock"
 
     @property
     def ingress_url(self) -> str:
@@ -76,8 +89,9 @@ class EngineConfig:
         return self.log_file or self.data_dir.with_name("restate-server.log")
 
     def ports(self) -> dict[str, int]:
-        """Return the ports by the name of their setting."""
-        return {"ingress_port": self.ingress_port, "admin_port": self.admin_port, "node_port": self.node_port}
+        """Return the ports that it listens on, by the name of their setting."""
+        ports = {} if self.sockets else {"ingress_port": self.ingress_port, "admin_port": self.admin_port}
+        return {**ports, "node_port": self.node_port}
 
     def environment(self) -> dict[str, str]:
         """Return the settings as the environment variables that restate-server reads.
@@ -95,13 +109,15 @@ class EngineConfig:
             "RESTATE_ADMIN__BIND_ADDRESS": f"{LOOPBACK}:{self.admin_port}",
             "RESTATE_BIND_ADDRESS": f"{LOOPBACK}:{self.node_port}",
             "RESTATE_ADVERTISED_HOST": LOOPBACK,
-            # A path of a Unix socket is limited to about 100 bytes, which a data folder soon exceeds.
+            # The node's port is always TCP: its metrics are read there.
             "RESTATE_LISTEN_MODE": "tcp",
             "RESTATE_DISABLE_TELEMETRY": "true",
             "RESTATE_LOG_FORMAT": "compact",
             "RESTATE_LOG_DISABLE_ANSI_CODES": "true",
             "RESTATE_SHUTDOWN_TIMEOUT": _duration(self.shutdown_timeout),
         }
+        if self.sockets:
+            variables["RESTATE_INGRESS__LISTEN_MODE"] = variables["RESTATE_ADMIN__LISTEN_MODE"] = "unix"
         if self.config_file is not None:
             variables["RESTATE_CONFIG"] = str(self.config_file.resolve())
         if self.partitions is not None:

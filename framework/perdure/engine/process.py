@@ -7,7 +7,8 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ import httpx
 
 from perdure.engine.config import LOOPBACK, EngineConfig
 from perdure.errors import EngineError
-from perdure.ports import ensure_free
+from perdure.ports import connectable, ensure_free
 from perdure.private_files import PRIVATE_UMASK, make_private_folder, open_private
 
 __all__ = ["EngineProcess"]
@@ -136,6 +137,8 @@ class EngineProcess:
     def _spawn(self) -> int:
         # The engine's data and log hold what is under way, in clear unless it is encrypted.
         make_private_folder(self.config.data_dir)
+        if self.config.sockets:  # the folder of the sockets, so that it can be opened before they are there
+            make_private_folder(self.config.ingress_socket.parent)
         self.config.log_path.parent.mkdir(parents=True, exist_ok=True)
         # Settings in the caller's own environment were meant for another server, and would win over ours.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RESTATE_")}
@@ -156,21 +159,31 @@ class EngineProcess:
         return self._process.pid
 
     async def _ready(self, limit: timedelta) -> None:
-        probes = [f"{self.admin_url}/health", f"{self.ingress_url}/restate/health"]
         give_up = time.monotonic() + limit.total_seconds()
-        async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
-            while probes:
-                self._fail_if_ended()
-                if await _healthy(http, probes[0]):
-                    probes.pop(0)
-                elif time.monotonic() > give_up:
-                    raise EngineError(
-                        f"restate-server wasn't ready within {limit.total_seconds():g} s ({probes[0]} doesn't answer); "
-                        f"the end of {self.config.log_path}:\n{self.log_tail()}"
-                    )
-                else:
+        probes = (
+            (f"{self.admin_url}/health", self.config.admin_socket),
+            (f"{self.ingress_url}/restate/health", self.config.ingress_socket),
+        )
+        for url, path in probes:
+            async with self._probe(path) as http:
+                while not await _healthy(http, url):
+                    self._fail_if_ended()
+                    if time.monotonic() > give_up:
+                        place = str(path) if self.config.sockets else url
+                        raise EngineError(
+                            f"restate-server wasn't ready within {limit.total_seconds():g} s ({place} doesn't answer); "
+                            f"the end of {self.config.log_path}:\n{self.log_tail()}"
+                        )
                     await asyncio.sleep(_POLL)
         self._fail_if_ended()
+
+    @asynccontextmanager
+    async def _probe(self, path: Path) -> AsyncIterator[httpx.AsyncClient]:
+        """Open a client that asks one listener: at its port, or at its socket."""
+        with connectable(path) if self.config.sockets else nullcontext() as uds:
+            transport = httpx.AsyncHTTPTransport(uds=uds)
+            async with httpx.AsyncClient(timeout=2, trust_env=False, transport=transport) as http:
+                yield http
 
     def _fail_if_ended(self) -> None:
         code = self._process.poll() if self._process else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -22,12 +22,13 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from perdure.checking import unusable
 from perdure.durations import refuse_scaled_time
 from perdure.errors import ConfigurationError
+from perdure.security.browsers import names_of
 from perdure.security.codec import JournalCodec
 from perdure.security.keys import PublicKey
 from perdure.security.platform import DEFAULT_PLATFORM, PLATFORM_SETTING, PlatformId
 from perdure.security.secrets import KNOWN_PUBLIC_KEYS, SettingsWithSecretFiles, refuse_default_secrets
 
-__all__ = ["Network", "SecurityConfig", "ValidationMode"]
+__all__ = ["LOOPBACK", "HostNames", "Network", "Origins", "SecurityConfig", "ValidationMode"]
 
 T = TypeVar("T")
 
@@ -83,13 +84,15 @@ Origins: TypeAlias = Annotated[
     NoDecode,
     BeforeValidator(_listed),
 ]
+HostNames: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(names_of)]
 Networks: TypeAlias = Annotated[
     tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)], ...],
     NoDecode,
     BeforeValidator(_listed),
 ]
 
-_LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+"""The networks of this machine alone."""
 
 
 class SecurityConfig(SettingsWithSecretFiles):
@@ -103,8 +106,10 @@ class SecurityConfig(SettingsWithSecretFiles):
         signing_keys: Public keys (``publickeyv1_…``) of the engines that may call; several while one takes over from
             another.
         require_https: Take requests over HTTPS only, ended here or at a trusted proxy.
-        allowed_origins: Browser pages that may call. A request without an ``Origin``, as the engine sends it, isn't
-            from a page; with an empty list no page may call.
+        allowed_origins: Origins of web pages that may call, here and over the ingress. Pages are refused in every mode
+            but ``disabled``, in development too. With an empty list, the default, no page may call.
+        allowed_hosts: Names in the public DNS under which programs of this machine call this process, through a tunnel
+            for example. Any other is refused there, since DNS rebinding gives a web page such a name.
         restrict_public_access: Keep handlers off the ingress unless they are declared public.
         validation_mode: What becomes of requests that break a rule.
         trusted_proxies: Networks of proxies whose ``X-Forwarded-Proto`` is believed.
@@ -131,10 +136,11 @@ class SecurityConfig(SettingsWithSecretFiles):
     signing_keys: Keys = ()
     require_https: bool = True
     allowed_origins: Origins = ()
+    allowed_hosts: HostNames = ()
     restrict_public_access: bool = True
     validation_mode: ValidationMode = ValidationMode.STRICT
     trusted_proxies: Networks = ()
-    metrics_networks: Networks = _LOOPBACK
+    metrics_networks: Networks = LOOPBACK
     metrics_token: SecretStr | None = None
     platform: PlatformId = Field(default=DEFAULT_PLATFORM, validation_alias=PLATFORM_SETTING)
     encryption_keys_file: Path | None = None

@@ -10,10 +10,11 @@ from typing import Final
 from perdure.asgi import ASGIApp, Receive, Scope, Send
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import SECURITY_REFUSALS
-from perdure.security.config import SecurityConfig, ValidationMode
+from perdure.security.browsers import host_name, is_rebindable, is_sent_by_page
+from perdure.security.config import LOOPBACK, SecurityConfig, ValidationMode
 from perdure.security.validator import RequestFacts, SecurityValidator, is_within
 
-__all__ = ["OPEN_PATHS", "SecurityMiddleware"]
+__all__ = ["OPEN_PATHS", "PageGuard", "SecurityMiddleware"]
 
 OPEN_PATHS: Final = frozenset({"/health", "/ready"})
 """What everybody may ask: who starts and stops processes has no key. The answers tell nothing about the business."""
@@ -94,6 +95,59 @@ class SecurityMiddleware:
         if self._token is None or len(given) != 1:
             return False
         return hmac.compare_digest(given[0], b"Bearer " + self._token.encode())
+
+
+class PageGuard:
+    """Refuses requests that a web page has caused, whatever the profile: a browser sends those to this machine, too.
+
+    A page is known by ``Origin`` or ``Sec-Fetch-Site``; after DNS rebinding, by a ``Host`` in the public DNS on a
+    connection from this machine, where the engine's signature doesn't tell who calls.
+
+    Args:
+        app: What is protected.
+        config: Which pages and hosts may call; None lets no page in.
+    """
+
+    def __init__(self, app: ASGIApp, config: SecurityConfig | None) -> None:
+        self._app = app
+        self._origins = frozenset(config.allowed_origins if config else ())
+        self._hosts = frozenset(config.allowed_hosts if config else ())
+        mode = config.validation_mode if config else ValidationMode.PERMISSIVE
+        self._off = mode is ValidationMode.DISABLED
+        self._verified = mode is ValidationMode.STRICT and config is not None and config.enable_request_validation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or refuse it."""
+        if self._off or scope["type"] != "http" or not (why := self._reason(scope)):
+            await self._app(scope, receive, send)
+            return
+        SECURITY_REFUSALS.count(rule="origin", mode=ValidationMode.STRICT.value)
+        log.warning("refused a request of a web page", reason=why, path=scope["path"][:200])
+        await _refuse(receive, send, 403, why)
+
+    def _reason(self, scope: Scope) -> str:
+        origins, hosts, from_page = [], [], False
+        for name, value in scope["headers"]:
+            if name == b"origin":
+                origins.append(value.decode("latin-1").lower())
+            elif name == b"host":
+                hosts.append(value)
+            elif name == b"sec-fetch-site":
+                from_page = from_page or is_sent_by_page([(name, value)])
+        if len(origins) == 1 and origins[0] in self._origins:
+            return ""
+        if origins or from_page:
+            return "web pages may not call this address (PERDURE_SECURITY_ALLOWED_ORIGINS)"
+        if self._verified and scope["path"] != _METRICS and scope["path"] not in OPEN_PATHS:
+            return ""
+        client = scope.get("client")
+        names = [host_name(host) for host in hosts]
+        if client and is_within(client[0], LOOPBACK) and any(self._is_foreign(name) for name in names):
+            return "this host name is not served here: use localhost, or PERDURE_SECURITY_ALLOWED_HOSTS"
+        return ""
+
+    def _is_foreign(self, host: str | None) -> bool:
+        return host is None or (is_rebindable(host) and host not in self._hosts)
 
 
 async def _refuse(receive: Receive, send: Send, status: int, message: str) -> None:

@@ -20,7 +20,8 @@ from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ATTEMPTS
 from perdure.observability.recording import record_metrics
 from perdure.security.config import SecurityConfig, ValidationMode
-from perdure.security.middleware import SecurityMiddleware
+from perdure.security.invocations import refusing_pages
+from perdure.security.middleware import PageGuard, SecurityMiddleware
 from perdure.serving.drain import Drain
 
 __all__ = ["HasDefinitions", "ReadinessCheck", "Servable", "ServiceApp", "build_app"]
@@ -71,7 +72,8 @@ class ServiceApp:
         self.drain = Drain(handlers)
         self._handlers = handlers
         self._readiness = readiness
-        self._entrance = self._serve if security is None else SecurityMiddleware(self._serve, security)
+        inner = PageGuard(self._serve, security)
+        self._entrance = inner if security is None else SecurityMiddleware(inner, security)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -137,8 +139,7 @@ def build_app(
     names = [definition.name for definition in definitions]
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigurationError(f"two services have the same name: {', '.join(doubles)}")
-    if security is not None and security.restrict_public_access:
-        definitions = [_kept_private(definition) for definition in definitions]
+    definitions = [_protected(definition, security) for definition in definitions]
     # The signature is checked in front of all this, and not by the SDK, which knows only one of the three modes.
     codec = None if security is None else security.codec()
     if codec is not None:
@@ -168,13 +169,22 @@ def _security(security: SecurityConfig | None, identity_keys: list[str]) -> Secu
     return security
 
 
-def _kept_private(definition: Definition) -> Definition:
-    """Return a service whose handlers are off the ingress unless they say that they are public."""
+def _protected(definition: Definition, security: SecurityConfig | None) -> Definition:
+    """Return a service whose handlers refuse web pages, and stay off the ingress unless they say that they are public.
+
+    The latter is a setting; the former holds without one, unless all checks are disabled.
+    """
+    keeps_private = security is not None and security.restrict_public_access
+    takes_pages = security is not None and security.validation_mode is ValidationMode.DISABLED
+    origins = frozenset(security.allowed_origins if security else ())
+
+    def protected(each: Any) -> Any:
+        private = True if keeps_private and each.ingress_private is None else each.ingress_private
+        function = each.fn if takes_pages else refusing_pages(each.fn, origins)
+        return dataclasses.replace(each, ingress_private=private, fn=function)
+
     kept = copy.copy(definition)  # the original may be served elsewhere with other settings
-    kept.handlers = {
-        name: each if each.ingress_private is not None else dataclasses.replace(each, ingress_private=True)
-        for name, each in definition.handlers.items()
-    }
+    kept.handlers = {name: protected(each) for name, each in definition.handlers.items()}
     return kept
 
 

@@ -24,7 +24,7 @@ from perdure.security.config import SecurityConfig
 from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app, definitions_of
 from perdure.serving.server import HttpVersion, Listener, listening
 
-__all__ = ["serve", "serve_async"]
+__all__ = ["end_now", "loop_factory", "serve", "serve_async", "stopping_on_signals"]
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -74,7 +74,7 @@ def serve(
     """
     configure_logging(logging)
     watch_levels()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             configure_tracing(_process_name(services))
             _tune_collector()
@@ -97,8 +97,8 @@ def serve(
             return 1
         except Exception:
             log.exception("serving failed")
-            return _end_now(1)
-        return _end_now(0)
+            return end_now(1)
+        return end_now(0)
 
 
 def _tune_collector() -> None:
@@ -167,6 +167,15 @@ async def serve_async(
             await _closed(stack)
         log.info("stopped")
     return abandoned
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[asyncio.Event]:
+    """Yield an event that SIGTERM and SIGINT set."""
+    stopper = _Stopper(None)
+    stopper.started()
+    with stopper.on_signals():
+        yield stopper.asked
 
 
 class _Stopper:
@@ -250,7 +259,7 @@ def _process_name(services: Iterable[Servable]) -> str:
     return names[0] if names else "perdure"
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return uvloop's event loop where that's installed: it needs up to a fifth less CPU for an invocation."""
     try:
         return cast("Callable[[], asyncio.AbstractEventLoop]", import_module("uvloop").new_event_loop)
@@ -258,7 +267,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
 
 
-def _end_now(code: int) -> NoReturn:
+def end_now(code: int) -> NoReturn:
     """End the process without taking the interpreter down first.
 
     That would wait for the threads of abandoned steps, which nothing can stop; and granian's threads, which may outlive

@@ -1,7 +1,7 @@
 """Attacks on a running platform, by somebody who knows a lot: each with the answer that is expected.
 
 They follow the boundaries of SECURITY.md: a service's port, the engine, completions of awakeables, acts, links, the
-console, the gateway, callers, and the journal's encryption.
+console, the gateway, callers, the journal's encryption, and web pages.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final
 
 from services.launcher.attacks.acts import ACTS, LINKS
 from services.launcher.attacks.attack import Attack
+from services.launcher.attacks.browser import BROWSER
 from services.launcher.attacks.completions import COMPLETIONS
 from services.launcher.attacks.floods import FLOODS
 from services.launcher.attacks.identity import IDENTITY
@@ -27,6 +28,7 @@ __all__ = ["ATTACKS", "Attack", "Outcome", "attack_all"]
 ATTACKS: Final[tuple[Attack, ...]] = (
     *SERVICE,
     *ENGINE,
+    *BROWSER,
     *COMPLETIONS,
     *ACTS,
     *LINKS,

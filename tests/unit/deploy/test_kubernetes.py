@@ -125,6 +125,29 @@ def test_who_uses_the_database_may_reach_it_and_nobody_else() -> None:
     }
 
 
+def test_admin_api_is_reached_by_labelled_pods() -> None:
+    manifests = raw()
+    templates = {
+        each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"]
+        for each in manifests
+        if each["kind"] in ("RestateDeployment", "Deployment", "Job")
+    }
+    callers = {name for name, labels in templates.items() if labels.get("perdure.dev/calls-admin") == "true"}
+    assert callers == {"approvals", "saga", "console", "engine-proxy"}
+    (rule,) = of(manifests, "NetworkPolicy")["engine-proxy"]["spec"]["ingress"]
+    assert [each["port"] for each in rule["ports"]] == [8080]
+    peers = of(manifests, "RestateCluster")["perdure-engine"]["spec"]["security"]["networkPeers"]
+    assert [each["podSelector"]["matchLabels"] for each in peers["admin"]] == [{"perdure.dev/calls-admin": "true"}]
+
+
+def test_proxy_probes_name_served_host() -> None:
+    (container,) = pods(raw())["engine-proxy"]["containers"]
+    assert container["args"] == ["engine-proxy"]
+    assert container["readinessProbe"]["httpGet"]["httpHeaders"] == [{"name": "Host", "value": "localhost"}]
+    values = {each["name"]: each["value"] for each in container["env"]}
+    assert "engine-proxy.perdure.svc" in values["PERDURE_PROXY_ALLOWED_HOSTS"].split(",")
+
+
 def test_no_secret_is_written_down() -> None:
     assert of(raw(), "Secret") == {}
     for pod in pods(raw()).values():
