@@ -16,13 +16,13 @@ from typing import Annotated, Final
 import httpx
 import restate
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.load import BenchmarkError
 from perdure import AdminClient, handler
 from perdure.ports import free_ports
 from perdure.serving import build_app
+from perdure.terminal import TerminalConsole
 from perdure.testing.served import ServedApp
 from perdure.testing.server import RestateServer
 
@@ -98,7 +98,7 @@ async def _round(url: str, calls: int, at_once: int) -> tuple[list[float], float
         return took, calls / (time.perf_counter() - began)
 
 
-async def _measure(server: RestateServer, services: str, calls: int, rounds: int, console: Console) -> None:
+async def _measure(server: RestateServer, services: str, calls: int, rounds: int, console: TerminalConsole) -> None:
     async with AdminClient(server.admin) as admin, _proxy(server) as (proxied, pid):
         await admin.register(services)
         table = Table("clients", "way", "median", "99th percentile", "calls/s", "against direct", "proxy's CPU a call")
@@ -126,7 +126,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each way, in turn.")] = 5,
 ) -> None:
     """Measure calls of a handler without steps, directly and through the proxy, in turn."""
-    console = Console()
+    console = TerminalConsole()
     settings = {"RESTATE_INGRESS__LISTEN_MODE": "all"}
     with (
         RestateServer(install_dir=_CHECKOUT / ".local" / "engine", settings=settings) as server,

@@ -45,7 +45,7 @@ def _serve_proxy() -> int:
     try:
         return serve_proxy(ProxySettings.read())
     except PerdureError as error:
-        sys.stderr.write(f"perdure-platform: {error}\n")
+        sys.stderr.write(f"perdure-platform: {escape_invisible(str(error))}\n")  # noqa: TID251 - escaped
         return 1
 
 

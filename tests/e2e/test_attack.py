@@ -58,6 +58,10 @@ async def test_every_attack_is_refused_and_changes_nothing(defended: Defended):
     assert {attack.boundary for attack in ATTACKS} == {
         "service",
         "engine",
+        "page",
+        "page at ingress",
+        "page at admin API",
+        "page at a service",
         "completion",
         "act",
         "link",

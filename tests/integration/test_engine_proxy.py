@@ -14,6 +14,7 @@ import restate
 
 from perdure import AdminClient, IngressClient, Target
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
+from perdure.engine_ids import pending_id, signal_id
 from perdure.engine_proxy import ProxySettings
 from perdure.engine_proxy.process import serve_proxy_async
 from perdure.errors import ConfigurationError, EngineError, IngressError
@@ -171,6 +172,23 @@ async def test_long_call_outlives_clients_that_leave(guarded):
             await guarded.http.post(f"{guarded.ingress}/Echo/wait", timeout=httpx.Timeout(20, read=0.2))
         await client.resolve_awakeable(id_, "answered")
         assert (await call).text == '"answered"'
+
+
+@pytest.mark.parametrize(
+    "prefix", ["/restate/awakeables", "/restate/a", "/restate/%61wakeables", "//restate/a", "/%72estate/a"]
+)
+async def test_completion_of_other_results_is_refused(guarded, prefix):
+    sent = await guarded.http.post(guarded.ingress + "/Echo/wait/send")
+    invocation, awakeable = sent.json()["invocationId"], await waiting.get()
+    for forged in (pending_id(invocation, 1), signal_id(invocation, 1), signal_id(invocation, 16)):
+        for ending in ("resolve", "reject"):
+            answer = await guarded.http.post(f"{guarded.ingress}{prefix}/{forged}/{ending}", json="forged")
+            assert (answer.status_code, answer.headers["x-perdure-proxy"]) == (403, "refused")
+    assert signal_id(invocation) == awakeable
+    answer = await guarded.http.post(f"{guarded.ingress}/restate/awakeables/{awakeable}/resolve", json="genuine")
+    assert answer.status_code == 202
+    result = await guarded.http.get(f"{guarded.ingress}/restate/invocation/{invocation}/attach")
+    assert result.json() == "genuine"
 
 
 async def test_silent_engine_is_told_apart(guarded):

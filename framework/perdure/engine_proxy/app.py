@@ -2,6 +2,7 @@
 
 The engine reflects every ``Origin`` with credentials, and takes every ``Host``. So its listeners are kept where no
 browser reaches them, and this app stands in front. It refuses requests of web pages (`perdure.security.browsers`), and
+completions of anything but an awakeable (`perdure.engine_proxy.completions`). It
 passes no ``access-control-*`` header of the engine's on unless the page is allowed. Everything else goes through as it
 came. A call may wait as long as its handler takes.
 
@@ -27,6 +28,7 @@ from typing import Any, Final, TypeVar
 import httpcore
 
 from perdure.asgi import Message, Receive, Scope, Send
+from perdure.engine_proxy.completions import completion_refusal
 from perdure.engine_proxy.upstream import Connections, Upstream
 from perdure.observability.logging import get_logger
 from perdure.proxy_answers import PROXY_HEADER, ProxyAnswer
@@ -70,13 +72,17 @@ class EngineProxy:
         upstream: Where that is.
         connections: Connections to it, see `Upstream.connections`.
         rules: Which requests are refused.
+        is_ingress: Whether it is the ingress, where completions of anything but an awakeable are refused, too.
     """
 
-    def __init__(self, name: str, upstream: Upstream, connections: Connections, rules: BrowserRules) -> None:
+    def __init__(
+        self, name: str, upstream: Upstream, connections: Connections, rules: BrowserRules, *, is_ingress: bool = False
+    ) -> None:
         self._name = name
         self._upstream = upstream
         self._connections = connections
         self._rules = rules
+        self._is_ingress = is_ingress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -84,7 +90,10 @@ class EngineProxy:
             raise NotImplementedError(f"{scope['type']} is not served")
         path: bytes = scope.get("raw_path") or scope["path"].encode()
         headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
-        if (refusal := self._rules.refusal(scope["method"], path, headers)) is not None:
+        refusal = self._rules.refusal(scope["method"], path, headers)
+        if refusal is None and self._is_ingress:
+            refusal = completion_refusal(path)
+        if refusal is not None:
             log.warning("proxy.refused", listener=self._name, code=refusal.code, method=scope["method"])
             await _refuse(send, refusal)
             await _take_rest(receive)

@@ -71,7 +71,7 @@ async def serve_proxy_async(settings: ProxySettings, stop: asyncio.Event) -> Non
             ensure_free(settings.host, port, setting)
             place = Upstream.parse(upstream)
             connections = await stack.enter_async_context(place.connections())
-            proxy = EngineProxy(name, place, connections, rules)
+            proxy = EngineProxy(name, place, connections, rules, is_ingress=name == "ingress")
             server = listening(proxy, host=settings.host, port=port, setting=setting)
             listeners.append(await stack.enter_async_context(server))
         log.info("serving", urls=[each.url for each in listeners], upstreams=[str(each[1]) for each in wanted])

@@ -50,7 +50,7 @@ class Refusal:
     """
 
     status: int
-    code: Literal["ambiguous_request", "foreign_host", "browser_origin", "method_not_allowed"]
+    code: Literal["ambiguous_request", "foreign_host", "browser_origin", "method_not_allowed", "not_an_awakeable"]
     message: str
 
 

@@ -46,15 +46,19 @@ def at_ingress(path: str, body: Any, *, sealed: bool = True) -> Run:
 
     async def run(at: Defended) -> str:
         raw = json.dumps(body).encode()
-        content = at.seal(raw, _input_at(path)) if sealed else raw
+        content = at.seal(raw, input_at(path)) if sealed else raw
         url = at.topology.ingress_url + path
         return status_of(await at.http.post(url, content=content, headers={"content-type": "application/json"}))
 
     return run
 
 
-def _input_at(path: str) -> Place:
-    """Return the place of the input that a request to the ingress carries: ``/SERVICE/[KEY/]HANDLER``."""
+def input_at(path: str) -> Place:
+    """Return the place of the input that a request to the ingress carries.
+
+    Args:
+        path: ``/SERVICE/[KEY/]HANDLER``.
+    """
     service, *key, handler = (unquote(part) for part in path.removeprefix("/").split("/"))
     return Place.input(service, key[0] if key else None, handler)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
-from services.launcher.attacks.attack import Attack, Run, status_of
+from services.launcher.attacks.attack import Attack, Run, input_at, status_of
 from services.launcher.attacks.raw_http import raw_answer
 from services.launcher.booking import ORDINARY
 from services.launcher.defended import Defended
@@ -33,7 +33,7 @@ def _address(at: Defended, port: _Port) -> str:
 
 def _sent(port: _Port, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> Run:
     async def run(at: Defended) -> str:
-        content = at.seal(body) if body and port == "ingress" else body
+        content = at.seal(body, input_at(path)) if body and port == "ingress" else body
         answer = await at.http.request(method, _address(at, port) + path, headers=headers, content=content)
         if answer.is_success and (leaked := answer.headers.get("access-control-allow-origin")):
             return f"{answer.status_code} readable by {leaked}"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from perdure.admin import sql_text
 from perdure.approvals.targets import listen_to_approval
-from perdure.engine_ids import signal_id
+from perdure.engine_ids import pending_id, signal_id
 from perdure.places import Place
 from services.contracts import trips
-from services.launcher.attacks.attack import Attack, Run
+from services.launcher.attacks.attack import Attack, Run, status_of
 from services.launcher.connections import admin_client
 from services.launcher.defended import GRACE, Defended
 from services.launcher.orders import order
@@ -46,6 +47,17 @@ def _complete(how: Literal["resolve", "reject"], *, sealed: bool) -> Run:
     return run
 
 
+def _complete_other(make: Callable[[str], str], prefix: str = "/restate/awakeables") -> Run:
+    """Return what completes something of the waiting trip that is no awakeable."""
+
+    async def run(at: Defended) -> str:
+        invocation = await at.stage.ingress.send(trips.book, order(amount_minor=250_000), key=at.waiting)
+        url = f"{at.topology.ingress_url}{prefix}/{make(invocation)}/resolve"
+        return status_of(await at.http.post(url, content=b"{}", headers={"content-type": "application/json"}))
+
+    return run
+
+
 def _approved(at: Defended) -> dict[str, Any]:
     return {"approval_id": at.waiting, "outcome": "approved", "decided_by": [GRACE], "reason": "forged"}
 
@@ -65,4 +77,20 @@ COMPLETIONS: Final = (
     Attack("completion", "an approval, sealed with the journal's keys", "waits", _complete("resolve", sealed=True)),
     Attack("completion", "an approval in clear", "waits", _complete("resolve", sealed=False)),
     Attack("completion", "a rejected awakeable", "waits", _complete("reject", sealed=False)),
+    Attack(
+        "completion", "a forged result of a pending call", "403", _complete_other(lambda id_: pending_id(id_, 10_000))
+    ),
+    Attack(
+        "completion",
+        "a forged result at the other path",
+        "403",
+        _complete_other(lambda id_: pending_id(id_, 10_000), "/restate/a"),
+    ),
+    Attack(
+        "completion",
+        "a forged result at an encoded path",
+        "403",
+        _complete_other(lambda id_: pending_id(id_, 10_000), "/restate/%61wakeables"),
+    ),
+    Attack("completion", "a cancel by signal", "403", _complete_other(lambda id_: signal_id(id_, 1))),
 )
