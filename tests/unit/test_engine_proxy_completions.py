@@ -29,7 +29,6 @@ def test_other_results_are_never_completed(signal, number, place):
     for id_ in (signal_id(INVOCATION, signal), pending_id(INVOCATION, number)):
         for sent in (
             id_,
-            quote(id_, safe=""),
             id_.replace("_", "%5F"),
             f"%{ord(id_[0]):02x}{id_[1:]}",
             f"{id_}/..",

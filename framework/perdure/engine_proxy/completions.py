@@ -1,7 +1,7 @@
 """Refuses completions of anything but an awakeable.
 
-The ingress takes more ids under ``/restate/awakeables/`` than those of awakeables (engine 1.7.12): with an invocation's id,
-a caller can derive ids that complete its pending calls and promises, that cancel it, or that stop the partition.
+The ingress takes more ids under ``/restate/awakeables/`` than those of awakeables (engine 1.7.12). A caller that knows
+an invocation's id can derive ids that complete its pending calls and promises, cancel it, or stop the partition.
 """
 
 from __future__ import annotations

@@ -58,6 +58,10 @@ def _complete_other(make: Callable[[str], str], prefix: str = "/restate/awakeabl
     return run
 
 
+def _pending(invocation: str) -> str:
+    return pending_id(invocation, 10_000)  # a number that is not in the journal, should it get through
+
+
 def _approved(at: Defended) -> dict[str, Any]:
     return {"approval_id": at.waiting, "outcome": "approved", "decided_by": [GRACE], "reason": "forged"}
 
@@ -77,20 +81,9 @@ COMPLETIONS: Final = (
     Attack("completion", "an approval, sealed with the journal's keys", "waits", _complete("resolve", sealed=True)),
     Attack("completion", "an approval in clear", "waits", _complete("resolve", sealed=False)),
     Attack("completion", "a rejected awakeable", "waits", _complete("reject", sealed=False)),
-    Attack(
-        "completion", "a forged result of a pending call", "403", _complete_other(lambda id_: pending_id(id_, 10_000))
-    ),
-    Attack(
-        "completion",
-        "a forged result at the other path",
-        "403",
-        _complete_other(lambda id_: pending_id(id_, 10_000), "/restate/a"),
-    ),
-    Attack(
-        "completion",
-        "a forged result at an encoded path",
-        "403",
-        _complete_other(lambda id_: pending_id(id_, 10_000), "/restate/%61wakeables"),
+    *(
+        Attack("completion", f"a forged result of a pending call at {prefix}", "403", _complete_other(_pending, prefix))
+        for prefix in ("/restate/awakeables", "/restate/a", "/restate/%61wakeables")
     ),
     Attack("completion", "a cancel by signal", "403", _complete_other(lambda id_: signal_id(id_, 1))),
 )
