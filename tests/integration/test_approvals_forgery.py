@@ -1,7 +1,7 @@
 """A state machine that attacks an approval through the ingress, without any credential that it may use.
 
-Whatever it sends, in any order, the approval stays open, no vote is counted, and the waiting workflow waits. At the end of
-each sequence a genuine signature still decides.
+Whatever it sends, in any order, the approval stays open, no vote is counted, and the waiting workflow waits. At the end
+of each sequence a genuine signature still decides.
 """
 
 from __future__ import annotations
