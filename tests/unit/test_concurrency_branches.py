@@ -287,7 +287,7 @@ async def test_a_body_that_waits_for_something_else_holds_up_the_others_and_brea
     assert engine.commands == ["a", "b"]
 
 
-@pytest.mark.parametrize("how", [asyncio.gather, lambda wait: asyncio.wait_for(wait, 5), asyncio.create_task])
+@pytest.mark.parametrize("how", [asyncio.gather, asyncio.shield, asyncio.create_task])
 async def test_a_body_that_waits_through_asyncio_is_refused_instead_of_waiting_for_ever(how):
     engine = Engine([], [])
 

@@ -17,6 +17,7 @@ from uuid import uuid4
 import asyncpg  # type: ignore[import-untyped] # it has no annotations
 import pytest
 
+from perdure.engine.watchdog import Watchdog
 from tests.support import until
 
 
@@ -61,6 +62,7 @@ def running_postgres() -> Iterator[Postgres]:
         account = next(user.pw_name for user in pwd.getpwall() if user.pw_name in ("postgres", "nobody"))
         shutil.chown(folder, account)
     server: subprocess.Popen[bytes] | None = None
+    watchdog = Watchdog(folder, ending=signal.SIGINT).start()
     log = folder / "log"
     try:
         data = folder / "data"
@@ -99,6 +101,7 @@ def running_postgres() -> Iterator[Postgres]:
                 cwd=folder,
                 user=account,
             )
+        watchdog.watch(server.pid)
         postgres = Postgres(folder)
         _wait_until_ready(postgres, server, log)
         yield postgres
@@ -110,6 +113,7 @@ def running_postgres() -> Iterator[Postgres]:
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+        watchdog.dismiss()
         shutil.rmtree(folder)
 
 
