@@ -52,6 +52,10 @@ async def new_wait_id() -> str:
     return secrets.token_hex(16)
 
 
+WAIT_RUN_PREFIX: Final = "perdure:wait:"
+"""Begins the name of the run that makes a wait's id. What a step does after it belongs to the wait."""
+
+
 async def make_wait_id(ctx: restate.Context, what: str) -> str:
     """Return a random id, the same on replay.
 
@@ -61,7 +65,7 @@ async def make_wait_id(ctx: restate.Context, what: str) -> str:
         ctx: The waiter's context.
         what: The awaited outcome, for the run's name.
     """
-    return await run_with_retry(ctx, RunConfig(f"wait for {what}"), new_wait_id)
+    return await run_with_retry(ctx, RunConfig(f"{WAIT_RUN_PREFIX}{what}"), new_wait_id)
 
 
 class WakeUps:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+from pydantic import BaseModel
 from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -45,6 +46,15 @@ class Terminal:
         """
         with self._while_anybody_listens():
             self._console.say_all(line, style)
+
+    def say_json(self, answer: BaseModel) -> None:
+        """Print a model as JSON.
+
+        Args:
+            answer: The model.
+        """
+        with self._while_anybody_listens():
+            self._console.say_json(answer)
 
     def draw(self, what: RenderableType) -> None:
         """Print something that rich fits into the terminal's width, such as a table.

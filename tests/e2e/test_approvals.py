@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -44,6 +45,12 @@ ADA, BOSS = "ada.lead@example.com", "boss@example.com"
 COSTLY = order(amount_minor=250_000)
 
 
+def key_of(actor: str, issuer: PrivateKey) -> ActorKey:
+    return ActorKey.issue(
+        issuer, actor=actor, roles=[Role.APPROVER], lifetime=timedelta(hours=1), now=datetime.now(UTC)
+    )
+
+
 @dataclass
 class Office:
     """A platform where acts are signed, and people with keys.
@@ -52,6 +59,7 @@ class Office:
         stage: The platform.
         folder: Where the keys are.
         issuer: The public key that people are vouched for with.
+        people: Their names, and their issuers, by the names of their keys.
         forgotten: A trip that nobody is going to decide about.
         box: Where mail to approvers arrives.
     """
@@ -59,6 +67,7 @@ class Office:
     stage: Stage
     folder: Path
     issuer: str
+    people: dict[str, tuple[str, PrivateKey]]
     forgotten: str
     box: Mailbox
 
@@ -79,7 +88,10 @@ class Office:
         )
 
     def key(self, name: str) -> str:
-        return str(self.folder / f"{name}.key")
+        """Issue a person's key, which no earlier revocation ends; return its file."""
+        path = self.folder / f"{name}-{uuid4().hex}.key"
+        key_of(*self.people[name]).save(path)
+        return str(path)
 
     async def waiting_trip(self) -> str:
         """Book a trip over the limit; return its id once it waits for an approval."""
@@ -133,16 +145,13 @@ async def office(
     folder = tmp_path_factory.mktemp("approvals")
     issuer, links = PrivateKey.generate(), PrivateKey.generate()
     links.save(folder / "links.pem")
-    for name, actor, who in [
-        ("ada", ADA, issuer),
-        ("eve", "eve@example.com", issuer),
-        ("olga", "olga@example.com", issuer),
-        ("mallory", ADA, PrivateKey.generate()),
-    ]:
-        key = ActorKey.issue(
-            who, actor=actor, roles=[Role.APPROVER], lifetime=timedelta(hours=1), now=datetime.now(UTC)
-        )
-        key.save(folder / f"{name}.key")
+    olga = ("olga@example.com", issuer)
+    people = {
+        "ada": (ADA, issuer),
+        "eve": ("eve@example.com", issuer),
+        "olga": olga,
+        "mallory": (ADA, PrivateKey.generate()),
+    }
     environment = {
         **stage_environment(os.environ),
         "PERDURE_ACTS": "signed",
@@ -162,8 +171,8 @@ async def office(
     try:
         await platform.start()
         # Where acts are signed, a trip over the limit needs a caller who is known.
-        async with Stage.on(platform, ActorKey.load(folder / "olga.key")) as stage:
-            office = Office(stage, folder, issuer.public.id, new_trip_id(), box)
+        async with Stage.on(platform, key_of(*olga)) as stage:
+            office = Office(stage, folder, issuer.public.id, people, new_trip_id(), box)
             await stage.send(office.forgotten, COSTLY)
             yield office
     finally:

@@ -53,12 +53,12 @@ async def defended(
         await platform.stop(asyncio.Event())
 
 
+@pytest.mark.timeout(400)
 async def test_every_attack_is_refused_and_changes_nothing(defended: Defended):
     assert len(ATTACKS) >= 50
     assert {attack.boundary for attack in ATTACKS} == {
         "service",
         "engine",
-        "page",
         "page at ingress",
         "page at admin API",
         "page at a service",
@@ -70,6 +70,8 @@ async def test_every_attack_is_refused_and_changes_nothing(defended: Defended):
         "console",
         "gateway",
         "encryption",
+        "floods",
+        "text",
         "identity",
     }
     outcomes = await attack_all(defended)
@@ -182,9 +184,7 @@ async def test_the_gateway_is_the_same_with_a_session_and_with_a_key(defended: D
 
 async def test_unauthenticated_trip_over_the_limit_is_refused(defended: Defended):
     answer = await defended.stage.book(new_trip_id(), order(amount_minor=900_000))
-    assert answer.startswith("401 ")
-    assert "the requester is not authenticated" in answer
-    assert answer.endswith("rolled_back")
+    assert answer == "401 unauthenticated_requester, rolled_back"
 
 
 async def test_approval_names_requester_owner_and_subject(defended: Defended):

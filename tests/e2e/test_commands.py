@@ -39,5 +39,5 @@ def test_attack_succeeds_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(attack, "attack_all", attack_once)
     result = CliRunner().invoke(cli.app, ["attack"])
     assert result.exit_code == 0, result.output
-    assert "all 1 attacks were refused, and nothing was changed" in result.output
+    assert "all 2 attacks were refused, and nothing was changed" in result.output
     assert list(tmp_path.iterdir()) == []

@@ -239,7 +239,7 @@ async def test_a_late_decision_is_told_what_was_decided_by_whom_and_when(desk: D
 
 async def test_who_may_not_decide(desk: Desk):
     await desk.asked(requester="req@example.com", approvers=["ada"])
-    for spelling in ("req@example.com", "REQ@example.com ", "req\u200b@example.com"):
+    for spelling in ("req@example.com", "REQ@example.com ", "req+me@example.com"):
         error = await refused(desk.approve(spelling))
         assert (error.status_code, error.code) == (403, "own_request")
     error = await refused(desk.approve("mallory"))

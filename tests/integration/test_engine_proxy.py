@@ -44,7 +44,7 @@ async def repeat(ctx: restate.Context, count: int) -> str:
 @service.handler()
 async def wait(ctx: restate.Context) -> str:
     id_, promise = ctx.awakeable()
-    await ctx.run_typed("publish", lambda: waiting.put_nowait(id_))
+    await ctx.run_typed("publish", lambda: waiting.append(id_))
     return str(await promise)
 
 
@@ -54,7 +54,13 @@ async def hold(ctx: restate.Context) -> str:
     return str(await promise)
 
 
-waiting: asyncio.Queue[str] = asyncio.Queue()
+waiting: list[str] = []
+
+
+async def published(before: int) -> str:
+    """Return the awakeable of the call that is the first to wait after so many."""
+    await eventually(lambda: len(waiting) > before, what="a waiting call")
+    return waiting[before]
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +178,12 @@ async def test_allowed_page_gets_cors_without_credentials(guarded):
 
 async def test_long_call_outlives_clients_that_leave(guarded):
     async with IngressClient(guarded.ingress) as client:
+        before = len(waiting)
         call = asyncio.create_task(guarded.http.post(f"{guarded.ingress}/Echo/wait", timeout=None))
-        id_ = await waiting.get()
+        id_ = await published(before)
         with pytest.raises(httpx.ReadTimeout):
             await guarded.http.post(f"{guarded.ingress}/Echo/wait", timeout=httpx.Timeout(20, read=0.2))
+        await published(before + 1)
         await client.resolve_awakeable(id_, "answered")
         assert (await call).text == '"answered"'
 
@@ -211,8 +219,9 @@ async def test_silent_engine_is_told_apart(guarded):
 
 
 async def test_engine_that_dies_leaves_outcome_unknown(guarded):
+    before = len(waiting)
     call = asyncio.create_task(guarded.http.post(f"{guarded.ingress}/Echo/wait", timeout=None))
-    await waiting.get()
+    await published(before)
     await guarded.engine.kill()
     answer = await call
     assert (answer.status_code, answer.headers["x-perdure-proxy"]) == (502, "unknown-outcome")

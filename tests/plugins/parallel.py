@@ -20,7 +20,10 @@ SHARED_PLATFORMS: Final = {
         "tests/e2e/test_console.py",
         "tests/e2e/test_console_api.py",
         "tests/e2e/test_console_outage.py",
+        "tests/e2e/test_foreign_pages.py",
         "tests/e2e/test_gateway.py",
+        "tests/e2e/test_private_files.py",
+        "tests/e2e/test_withdrawn_rights.py",
     ),
     "stage": (
         "tests/e2e/test_operators.py",

@@ -31,7 +31,8 @@ def inputs() -> Iterator[Any]:
 
 
 def checked(field: str, info: FieldInfo, text: str) -> object:
-    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[(info.annotation, *info.metadata)])
+    kind = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
     if field != "groups":
         return adapter.validate_python(text)
     try:

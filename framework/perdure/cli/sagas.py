@@ -129,11 +129,11 @@ async def _held_up(engine: AdminClient, saga: Timeline) -> list[str]:
             tries = f"{row['target']} fails ({row['retry_count']} tries)"
             lines.append(f"{tries}: {why}. Correct that; it goes on by itself")
     sent = await engine.query(
-        "select entry_lite_json as entry from sys_journal where entry_type = 'Command: OneWayCall' "  # noqa: S608 - quoted
+        "select entry_lite_json as entry from sys_journal where entry_type = 'Command: Call' "  # noqa: S608 - quoted
         f"and id in {itself}"
     )
     for row in sent:
-        (called,) = json.loads(row["entry"])["Command"]["OneWayCall"]["invocation_target"].values()
+        (called,) = json.loads(row["entry"])["Command"]["Call"]["invocation_target"].values()
         if (called["name"], called["handler"]) == (open_approval.service, open_approval.handler):
             lines.append(f"people were asked: perdure approvals show {called['key']}")
     return lines

@@ -21,6 +21,7 @@ from perdure.observability.census import decoded
 from perdure.places import ValueCodec
 from perdure.saga.messages import RollbackStatus, StepStatus, rollback_status
 from perdure.saga.plan import RUN_PREFIX, StepRecord, state_key
+from perdure.wake_ups import WAIT_RUN_PREFIX
 
 _moment = TypeAdapter(datetime)
 _STATE_PREFIX = "saga/"
@@ -284,14 +285,17 @@ def _actions_by_step(records: list[StepRecord], journal: list[JournalEntry]) -> 
     """Return the actions that each step started: those between its record and the next one's.
 
     The steps of a parallel group are recorded together and then started in their order, so what comes first is theirs
-    one by one; what is started after that is another attempt of one of them, and goes to the group's last step.
+    one by one; what is started after that is another attempt of one of them, and goes to the group's last step. A step
+    that waits has no action: its calls only ask for what it waits for.
     """
     by_state = {state_key(record.position): record for record in records}
     found: dict[int, list[JournalEntry]] = {record.position: [] for record in records}
     recorded: list[StepRecord] = []
     waiting: list[StepRecord] = []
+    waits = False
     for entry in journal:
         if entry.kind == "recorded":
+            waits = False
             record = by_state.get(entry.state)
             if record is None:  # the mark of a failure, or of the end: what follows belongs to no step
                 recorded, waiting = [], []
@@ -300,7 +304,9 @@ def _actions_by_step(records: list[StepRecord], journal: list[JournalEntry]) -> 
                 waiting.append(record)
             else:
                 recorded, waiting = [record], [record]
-        elif entry.kind == "started" and recorded:
+        elif entry.kind == "started" and entry.action[1].startswith(WAIT_RUN_PREFIX):
+            waits = True
+        elif entry.kind == "started" and recorded and not waits:
             owner = waiting.pop(0) if waiting else recorded[-1]
             found[owner.position].append(entry)
     return found

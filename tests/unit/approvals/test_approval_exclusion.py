@@ -22,7 +22,8 @@ ADA, BOB, CY, SHOP = "ada@example.com", "bob@example.com", "cy@example.com", "ke
 
 
 def request(**changes: object) -> ApprovalRequest:
-    facts = {"approval_id": "T1", "title": "t", "timeout": HOUR, "awakeable": "a1", "requester_verified": True}
+    names = {"approval_id": "T1", "wait": "w1", "awakeable": "a1"}
+    facts = {**names, "title": "t", "timeout": HOUR, "requester_verified": True}
     return ApprovalRequest.model_validate({**facts, **changes})
 
 
@@ -109,7 +110,7 @@ def test_unverified_requester_may_withdraw():
 def test_another_caller_does_not_join():
     approval = opened(requester=CY, subject=ADA)
     for other in ({"requester": BOB}, {"requester_verified": False}, {"requester_owner": BOB}, {"subject": BOB}):
-        asked = request(**{"requester": CY, "subject": ADA, "awakeable": "a2", **other})
+        asked = request(**{"requester": CY, "subject": ADA, "wait": "w2", "awakeable": "a2", **other})
         assert code(open_approval(approval, asked, LATER)) == "another_question"
 
 

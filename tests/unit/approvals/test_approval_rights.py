@@ -110,7 +110,7 @@ def test_reject_statement_from_the_future():
 
 def opened(**changes: Any) -> Approval:
     fields = {"approval_id": "T1", "title": "t", "requester": "req", "approvers": ["ada", "bob"], "quorum": 2}
-    fields |= {"timeout": HOUR, "awakeable": "a1"}
+    fields |= {"timeout": HOUR, "wait": "w1", "awakeable": "a1"}
     return open_approval(Approval(approval_id="T1"), ApprovalRequest(**{**fields, **changes}), START).approval
 
 

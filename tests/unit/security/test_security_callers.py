@@ -211,6 +211,7 @@ def test_refuse_signatures_of_another_platform():
         approval_id="t1",
         person="ada",
         payload_digest="0" * 64,
+        issued_at=NOW,
         expires_at=NOW + timedelta(hours=1),
         nonce="n" * 20,
         platform="shop",

@@ -60,6 +60,7 @@ INTERNAL: Final = frozenset(
         "Approvals",
         "DeadLetterIndex",
         "DeadLetters",
+        "Principals",
         "RollbackRelay",
         "Rollbacks",
         "ScheduleIndex",

@@ -133,7 +133,7 @@ async def test_upgrade_states_everybody(desk):
     database: Database = desk.parts.database
     async with database.transaction() as connection:
         await connection.execute(text("DROP TABLE rights"))
-        await connection.execute(update(SchemaRow).values(version=2))
+        await connection.execute(update(SchemaRow).values(version=3))
     await database.prepare()
     (stated,) = await desk.parts.persons.unsent_rights()
     assert (stated.person, stated.roles, stated.revoked_before) == (ADA, [Role.APPROVER], None)
