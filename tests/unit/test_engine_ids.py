@@ -21,7 +21,7 @@ AWAKEABLES = st.integers(17, 2**32 - 1)
 
 
 @given(INVOCATIONS, AWAKEABLES)
-def test_the_id_of_a_signal_is_what_it_was(invocation, number):
+def test_accept_awakeable_ids(invocation, number):
     id_ = "sign_1" + encoded(invocation + number.to_bytes(4, "big"))
     assert check_signal_id(id_) == id_
 

@@ -46,7 +46,7 @@ def test_each_way_to_the_journal_is_closed_inside_a_run_or_known_to_be_the_sdks_
 
 @pytest.mark.parametrize("vm", [VMWrapper, _sdk_sealing._SealedVM])
 @pytest.mark.parametrize("name", _sdk._COMMANDS)
-def test_what_is_closed_says_so_before_it_does_anything(name: str, vm: type[VMWrapper]):
+def test_guarded_operations_refuse_inside_run(name: str, vm: type[VMWrapper]):
     nothing: Any = object.__new__(_sdk._guarded(vm))  # no journal: getting as far as that would fail otherwise
     with inside_run("charge"), pytest.raises(PerdureTerminalError, match="was used inside the run 'charge'"):
         getattr(nothing, name)()

@@ -56,7 +56,7 @@ async def list_(ctx: restate.ObjectSharedContext, query: InboxQuery | None) -> l
         names += [*dict.fromkeys(f"{GROUP_PREFIX}{group}" for group in asked.groups), ANYONE]
     pages = await fan_out_fail(ctx, [ObjectClient(ctx, _page, name).call_async(asked) for name in names])
     whole = merged(pages, asked.limit)
-    # Nobody decides about their own request or business, so it doesn't wait for them.
+    # A requester or subject cannot decide, so their inbox does not list it.
     items = [item for item in whole.items if not item.excludes(person)]
     return items if query is None else whole.model_copy(update={"items": items})
 

@@ -213,7 +213,7 @@ class Keeper:
         if request is not None:
             await self.keep(ctx, approval, policy.open_approval(approval, request, now), now, opened_by=request)
             return
-        await _open_mark(ctx).clear()  # what was asked is lost; the caller of `open` got an error
+        await _open_mark(ctx).clear()  # the request is lost; the caller of `open` got an error
 
     async def _follow(
         self, ctx: restate.ObjectContext, before: Approval, after: Approval, request: ApprovalRequest, now: datetime

@@ -112,7 +112,7 @@ def _objection(approval: Approval, decision: Decision) -> PerdureTerminalError |
 def objection_to_delegating(
     approval: Approval, rules: Rules, delegation: Delegation, longest: timedelta
 ) -> PerdureTerminalError | None:
-    """Return why somebody may not delegate so; None when they may.
+    """Return why a person may not delegate so; None when they may.
 
     Args:
         approval: The approval.
@@ -182,7 +182,7 @@ def moment(at: datetime) -> str:
 def objection_to_revoking(
     approval: Approval, rules: Rules, actor: str, person: str | None, *, may_revoke: bool
 ) -> PerdureTerminalError | None:
-    """Return why somebody may not revoke links to an approval; None when they may.
+    """Return why a person may not revoke links to an approval; None when they may.
 
     Args:
         approval: The approval.

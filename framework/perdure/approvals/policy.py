@@ -328,7 +328,7 @@ def revoke_links(
     if error is not None:
         return refuse(approval, attempt, error)
     revoked = {**approval.links_revoked, person or ANYONE: at}
-    if person is None:  # everybody's up to now, so what is known of single persons adds nothing
+    if person is None:  # covers all links so far, those of single people included
         revoked = {ANYONE: at}
     return attempt.recorded(approval.model_copy(update={"links_revoked": revoked}), "revoked")
 

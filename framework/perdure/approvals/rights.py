@@ -1,7 +1,7 @@
 """What a person may do now, and what no longer holds: pure data and functions, no engine.
 
 A link, a delegation and a credential state a right for a time to come. They are compared with the person's present
-rights when they are used. A person whom no directory has named keeps the right that was given, until it is revoked.
+rights when they are used. The rights of a person outside every directory hold until they are revoked.
 """
 
 from __future__ import annotations

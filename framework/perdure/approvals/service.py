@@ -183,7 +183,7 @@ class Approvals:
         return await self._take(ctx, before, decision, revoked, lambda there: policy.decide(there, decision, by="link"))
 
     async def delegate(self, ctx: restate.ObjectContext, request: DelegationRequest) -> DelegationReceipt:
-        """Let somebody decide in one's place, once, until an end."""
+        """Delegate a vote to another person, once, until an end."""
         now, before, proven, _ = await self._admit(ctx, request, "delegate")
         to = await principal_of(ctx, request.to)
         delegation = Delegation(

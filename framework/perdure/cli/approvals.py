@@ -200,7 +200,7 @@ def delegate(
     reason: ReasonOption = "",
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """Let somebody decide in your place, once, until an end."""
+    """Delegate your vote to another person, once, until an end."""
     body = {"to": to, "until": _end(until).isoformat(), "reason": reason}
     done = _Desk(ingress, approval_id, key_file, actor, group).act("delegate", body, DelegationReceipt)
     console.say(

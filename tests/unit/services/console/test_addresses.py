@@ -90,7 +90,7 @@ def test_any_header_can_be_read(peer, lines, header):
         ("x-forwarded-for", ",".join(["6.6.6.6", *["10.0.0.1"] * 100]), "10.0.0.1"),
     ],
 )
-def test_what_a_proxy_says_is_read_as_far_as_it_goes(header, line, found):
+def test_forwarded_header_is_read_right_to_left(header, line, found):
     assert trace_back("10.0.0.9", [line], header=header, trusted=TRUSTED) == found
 
 
@@ -117,7 +117,7 @@ def test_settings_that_do_not_fit_are_told(monkeypatch, variable, value, told):
         ConsoleSettings.read()
 
 
-async def test_a_proxy_that_is_not_trusted_is_told_once(open_desk, capsys, monkeypatch):
+async def test_untrusted_proxy_is_logged_once(open_desk, capsys, monkeypatch):
     told = []
     monkeypatch.setattr("services.console.guard.addresses._warned", set())
     monkeypatch.setattr("services.console.guard.addresses.log.warning", lambda event, **facts: told.append(facts))

@@ -68,7 +68,7 @@ async def work(slots: int = 2, **bounds: int) -> AsyncIterator[Work]:
     assert not begun.slots._strangers
 
 
-async def test_a_flood_from_one_source_is_refused_at_once():
+async def test_flood_from_one_source_is_refused():
     async with work(waiting_per_source=4) as begun:
         for _ in range(40):
             begun.ask("flood")
@@ -76,7 +76,7 @@ async def test_a_flood_from_one_source_is_refused_at_once():
         assert begun.refused == [429] * 34
 
 
-async def test_another_source_waits_for_one_of_the_flood_only():
+async def test_other_source_waits_for_one_turn():
     async with work(waiting_per_source=4) as begun:
         for _ in range(40):
             begun.ask("flood")
@@ -96,7 +96,7 @@ async def test_sources_are_served_in_turn():
         assert begun.order == ["a", "a", "b", "c", "a", "b"]
 
 
-async def test_known_sources_come_first_and_have_room_of_their_own():
+async def test_known_sources_have_reserved_turns():
     async with work(slots=1, waiting=3) as begun:
         for each in range(6):
             begun.ask(f"stranger {each}")
@@ -123,7 +123,7 @@ async def test_who_gives_up_leaves_no_gap(known):
         assert begun.order == ["first", "ada"]
 
 
-async def test_a_turn_that_comes_to_who_gives_up_goes_on():
+async def test_abandoned_turn_passes_to_next():
     slots = FairSlots(1)
     first = slots.slot("first")
     await first.__aenter__()

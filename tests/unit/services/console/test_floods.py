@@ -117,7 +117,7 @@ async def test_streams_are_bounded_in_all(serve):
                 assert health.status_code == 200
 
 
-async def test_a_flood_of_streams_at_once_gets_its_bound(serve):
+async def test_flood_of_streams_is_bounded(serve):
     async with serve(streams_per_session=12) as served, clients() as http:
         token = await served.session(ADA)
         async with AsyncExitStack() as stack:
@@ -150,7 +150,7 @@ async def test_a_flood_of_guesses_lets_others_sign_in(serve):
         assert all("retry-after" in each.result().headers for each in flood if each.result().status_code == 429)
 
 
-async def test_a_proxy_that_many_come_through_locks_nobody_out(serve):
+async def test_shared_proxy_causes_no_lockout(serve):
     async with serve(trusted_proxies="127.0.0.0/8", forwarded_header="forwarded") as served, clients() as http:
 
         async def sign_in(password: str, address: str) -> int:

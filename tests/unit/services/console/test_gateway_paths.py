@@ -168,7 +168,7 @@ async def test_each_caller_has_a_rate_of_their_own(monkeypatch):
     await refused(found, "ada")
 
 
-async def test_so_many_are_open_at_a_time_and_an_error_closes_one():
+async def test_error_frees_gateway_slot():
     found = RateLimits(parse("100/second"), at_once=2)
     async with found.taken("ada"):
         with suppress(RuntimeError):

@@ -70,7 +70,7 @@ async def test_sign_ins_that_succeed_do_not_fill_an_address(open_desk):
             await desk.parts.sign_in.check(ADA, PASSWORD, address="10.0.0.1")
 
 
-async def test_a_stranger_keeps_nobody_out_who_comes_from_elsewhere(open_desk):
+async def test_stranger_locks_out_no_other_address(open_desk):
     async with open_desk(sign_ins="1000000/minute") as desk:
         await desk.add(ADA)
         guesses: list[int] = []
@@ -87,7 +87,7 @@ async def flood(desk: Desk) -> None:
         assert await fail(desk, 3, address=f"10.7.0.{each}") == [401] * 3
 
 
-async def test_a_name_under_attack_is_slowed_down_for_strangers(open_desk):
+async def test_strangers_are_slowed_for_attacked_name(open_desk):
     async with open_desk(attempts_per_name=3) as desk:
         await desk.add(ADA)
         await desk.add("bob@example.com")
@@ -105,7 +105,7 @@ async def test_a_name_under_attack_is_slowed_down_for_strangers(open_desk):
         assert await desk.parts.sign_in.check(ADA, PASSWORD, address=OFFICE) == ADA
 
 
-async def test_a_known_browser_or_address_is_not_slowed_down(open_desk):
+async def test_known_browser_or_address_is_not_slowed(open_desk):
     async with open_desk(attempts_per_name=3) as desk:
         await desk.add(ADA)
         await desk.add("bob@example.com")
@@ -122,7 +122,7 @@ async def test_a_known_browser_or_address_is_not_slowed_down(open_desk):
         assert await devices.find("bob@example.com", token) is None
 
 
-async def test_a_known_browser_is_no_way_round_the_limit(open_desk):
+async def test_known_browser_is_limited_too(open_desk):
     async with open_desk(attempts_per_name=3) as desk:
         await desk.add(ADA)
         token = await desk.parts.devices.remember(ADA, OFFICE, None, browser=True)
@@ -184,7 +184,7 @@ async def test_guesses_of_ones_own_password_are_counted(open_desk):
         assert await desk.parts.sign_in.check(ADA, NEW, address=OFFICE) == ADA
 
 
-async def test_wrong_passwords_behind_a_proxy_close_nothing_for_others(open_desk):
+async def test_wrong_passwords_behind_proxy_block_no_others(open_desk):
     """The lock-out as it was found: thirty wrong passwords through the proxy that everybody comes through."""
     async with open_desk(url="https://console.test", trusted_proxies="127.0.0.0/8") as desk:
         await desk.add(ADA)
@@ -205,7 +205,7 @@ async def test_wrong_passwords_behind_a_proxy_close_nothing_for_others(open_desk
             assert await sign_in(ADA, PASSWORD, STRANGER) == 429
 
 
-async def test_a_browser_is_known_by_a_cookie_of_its_own(open_desk):
+async def test_browser_is_known_by_its_cookie(open_desk):
     async with open_desk(url="https://console.test", trusted_proxies="127.0.0.1/32") as desk:
         await desk.add(ADA)
         async with desk.client() as client:

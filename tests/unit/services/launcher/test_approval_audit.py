@@ -80,7 +80,7 @@ def test_changed_audit_log_is_a_breach(change: Callable[[ApprovalStatus], Approv
     assert (trip, why in detail) == ("T1", True), detail
 
 
-def test_unsigned_approval_is_a_breach_where_actions_are_signed():
+def test_audit_refuses_unsigned_approval_in_signed_mode():
     rules = ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(PrivateKey.generate().public,)))
     ((trip, detail),) = judged(approval(), rules)
     assert (trip, "no signature" in detail) == ("T1", True), detail
