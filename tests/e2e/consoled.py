@@ -25,7 +25,7 @@ ADMINISTRATOR = "grace@example.com"  # ada travels, and can't decide about her o
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 800}
 
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=60_000)
 
 
 class Consoled:
@@ -163,7 +163,7 @@ def contexts(browser: Browser, console: Consoled) -> Iterator[Callable[..., Brow
 
     def make(**options: Any) -> BrowserContext:
         context = browser.new_context(base_url=console.url, viewport=options.pop("viewport", DESK), **options)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         context.on("weberror", lambda error: complaints.append(str(error.error)))
         context.on(
             "console",

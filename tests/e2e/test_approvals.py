@@ -303,12 +303,12 @@ async def test_link_command_prints_a_link(office: Office):
     with pytest.raises(IngressError, match="this link was revoked at"):
         await office.stage.ingress.call(decide_by_link, request, key=trip_id)
     again = (await office.perdure("link", trip_id, *words)).stdout.strip().rpartition("/")[2]
+    as_old_as_the_link = office.key("ada")
     everywhere = await office.perdure("revoke-links", "--person", ADA, "-k", office.key("ada"))
     assert everywhere.stdout.startswith(f"{ADA}: links, delegations and keys from before"), everywhere
     with pytest.raises(IngressError, match=f"the rights of {ADA} changed or were revoked"):
         await office.stage.ingress.call(decide_by_link, request.model_copy(update={"token": again}), key=trip_id)
-    # Her key file is as old as the link.
-    refused = await office.perdure("approve", trip_id, "-k", office.key("ada"))
+    refused = await office.perdure("approve", trip_id, "-k", as_old_as_the_link)
     assert refused.returncode == 1
     assert "the credential was issued before the rights" in refused.stderr
     for words_, sentence in {("revoke-links",): "whose links?", ("revoke-links", trip_id): "who acts?"}.items():

@@ -6,7 +6,7 @@ or removed is missed here. Tests that had no better place follow below.
 
 from __future__ import annotations
 
-import ast
+import re
 from collections import Counter
 from datetime import timedelta
 from functools import cache
@@ -154,8 +154,8 @@ DEFECTS: dict[str, list[str]] = {
 
 @cache
 def defined_in(file: str) -> set[str]:
-    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    # No syntax tree: Python 3.11 fails to build one now and then while other threads run ("recursion depth mismatch").
+    return set(re.findall(r"^(?:async )?def (\w+)\(", (TESTS / file).read_text(encoding="utf-8"), re.MULTILINE))
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
