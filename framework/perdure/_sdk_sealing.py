@@ -193,7 +193,7 @@ class _SealedVM(VMWrapper):
         try:
             return self.codec.open(found, place)
         except UnreadableValue as error:
-            # The same at each replay, so that a handler which goes on from there does so each time.
+            # The decision is the same at each replay, as the handler that catches the error needs.
             if place.kind in _COMPLETED_FROM_OUTSIDE:
                 raise RejectedValue(str(error)) from error
             raise
@@ -229,7 +229,7 @@ async def _sealed_invocation(codec: ValueCodec) -> AsyncIterator[None]:
 
 
 def sealed(definition: Definition, codec: ValueCodec) -> Definition:
-    """Return a service whose handlers take sealed inputs, and seal what they write.
+    """Return a service whose handlers take sealed inputs and seal their values.
 
     Args:
         definition: The service; it stays as it is, since it may be served elsewhere with other settings.

@@ -24,7 +24,7 @@ _INVOCATION: Final = re.compile(r"inv_1[0-9A-Za-z]{33}")
 def check_signal_id(id_: str) -> str:
     """Return the id of an external signal.
 
-    Completing anything else is an attack: the engine also takes ids that cancel an invocation, or that stand for the
+    Any other ID is refused: the engine also takes IDs that cancel an invocation, or that stand for the
     result of a call that it waits for.
 
     Args:

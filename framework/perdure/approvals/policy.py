@@ -109,7 +109,7 @@ def open_approval(approval: Approval, request: ApprovalRequest, at: datetime) ->
 
 
 def _opening(request: ApprovalRequest, rules: Rules) -> dict[str, str]:
-    """Return what the audit log says of who asks: whether that is known, and whom it is about."""
+    """Return the audit details of a request: requester verified or not, the owner of its API key, the subject."""
     facts = {
         "requester": ("verified" if request.requester_verified else "unverified") if request.requester else "",
         "owner": request.requester_owner,
@@ -148,7 +148,7 @@ def delegate(
     *,
     longest: timedelta = MAX_DELEGATION,
 ) -> Change:
-    """Let somebody decide in an approver's place, once, until an end, and never longer than the approval lasts.
+    """Delegate an approver's vote to another person, once, until an end, and never longer than the approval lasts.
 
     It replaces a delegation that the same person made before. It can't be passed on, and it isn't given to the
     requester or to somebody who may decide anyway: nobody has two votes. Whichever of the two decides first uses it.
@@ -365,7 +365,7 @@ def leave(approval: Approval, wish: Leave, at: datetime) -> Change:
 def listen(approval: Approval, wish: Listen, at: datetime) -> Change:
     """Have a waiter woken by another awakeable; the one before was completed, perhaps by a stranger.
 
-    It leaves no audit entry: whoever completes awakeables could make the audit log grow.
+    It adds no audit entry: a client that completes awakeables could otherwise make the audit log grow.
 
     Args:
         approval: The approval before.

@@ -86,7 +86,7 @@ class Principals:
     async def _admit(
         self, ctx: restate.ObjectContext, request: PrincipalRequest, action: str, now: datetime, *, role: Role | None
     ) -> VerifiedActor | None:
-        """Return who acts, if that is proved; refuse an action without the right to it."""
+        """Return the verified actor, None when actions are unsigned; refuse an actor without the right to act."""
         _check_name(ctx.key())
         nonces = State(ctx, "nonces", NonceLog, default=NonceLog())
         found, used = self._rules.check(

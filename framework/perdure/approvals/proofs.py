@@ -78,7 +78,7 @@ def link_details(person: str | None) -> dict[str, JsonValue]:
 
 
 def role_for(act: str) -> Role | None:
-    """Return the role that an act on an approval needs; None when the approval's own rules say who may.
+    """Return the role that an action on an approval needs; None when the approval's own rules decide.
 
     Args:
         act: The act.

@@ -195,7 +195,7 @@ class ApprovalRequest(BaseModel):
 
     @property
     def excluded(self) -> tuple[str, ...]:
-        """Those who may not decide: the requester, who answers for it, and the subject."""
+        """People excluded from deciding: the requester, the owner of its API key, and the subject."""
         return tuple(dict.fromkeys(filter(None, (self.requester, self.requester_owner, self.subject))))
 
     @property
@@ -222,7 +222,7 @@ class ApprovalRequest(BaseModel):
 
 
 def asked_by(requester: str, *, verified: bool, subject: str = "") -> str:
-    """Return who asks for an approval and for whom, as people are told it; empty when it's nobody in particular.
+    """Return the requester and the subject in one phrase for people; empty when an approval has neither.
 
     Args:
         requester: The requester.

@@ -46,7 +46,7 @@ class Principal(BaseModel):
         return (self if is_older else said).model_copy(update={"revoked_before": revoked})
 
     def revoked(self, before: datetime | None) -> Principal:
-        """Return the rights after a revocation. What was revoked stays revoked.
+        """Return the rights after a revocation. A revocation is permanent.
 
         Args:
             before: What was issued up to this moment no longer holds.
@@ -55,7 +55,7 @@ class Principal(BaseModel):
         return self.model_copy(update={"revoked_before": max(known, default=None)})
 
     def has_revoked(self, issued_at: datetime) -> bool:
-        """Tell if what was issued at a moment no longer holds.
+        """Tell if a link, delegation or credential issued at a moment is revoked.
 
         Args:
             issued_at: The moment.

@@ -100,7 +100,7 @@ class Rules(BaseModel):
 
     @property
     def excluded(self) -> tuple[str, ...]:
-        """Those who may not decide: the requester, the owner of its API key, and the subject."""
+        """People excluded from deciding: the requester, the owner of its API key, and the subject."""
         return tuple(filter(None, (self.requester, self.requester_owner, self.subject)))
 
     def excludes(self, person: str) -> bool:

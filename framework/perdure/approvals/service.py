@@ -336,7 +336,7 @@ class Approvals:
     async def _admit(
         self, ctx: restate.ObjectContext, request: ActRequest, act: ProvableAct
     ) -> tuple[datetime, Approval, Proven, Principal]:
-        """Return the moment, the approval, what is proved of the actor, and the actor's present rights.
+        """Return the moment, the approval, the actor's verified identity, and the actor's present rights.
 
         An actor who proves nothing, or whose rights were withdrawn, is refused.
         """
@@ -352,7 +352,7 @@ class Approvals:
                 self._config.rules, request, act, ctx.key(), payload_digest=digest, nonces=nonces, now=now
             )
             # Used up before the rules are asked, and so by an act that they refuse, too: an escalation or a delegation
-            # may allow it within minutes, and a copy of it could be sent again then. It takes room from nobody else:
+            # may allow it within minutes, and a copy of it could be sent again then. Nonces are bounded per person:
             # see `perdure.security.nonces`.
             if proven.signed:
                 await self._keeper.nonces(ctx).set(proven.nonces)

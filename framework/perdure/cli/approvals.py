@@ -270,7 +270,7 @@ def _revoke_person(ingress: str, person: str | None, key_file: Path | None, acto
 def link(
     approval_id: IdArgument,
     *,
-    person: Annotated[str, typer.Option(help="Who decides with it, once.")],
+    person: Annotated[str, typer.Option(help="The person for whom the link decides, once.")],
     link_key_file: Annotated[
         Path,
         typer.Option(

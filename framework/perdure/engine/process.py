@@ -135,7 +135,7 @@ class EngineProcess:
             return ""
 
     def _spawn(self) -> int:
-        # The engine's data and log hold what is under way, in clear unless it is encrypted.
+        # The engine's data and log hold requests and results, in clear unless the journal is encrypted.
         make_private_folder(self.config.data_dir)
         if self.config.sockets:  # the folder of the sockets, so that it can be opened before they are there
             make_private_folder(self.config.ingress_socket.parent)

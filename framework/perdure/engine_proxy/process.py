@@ -12,7 +12,7 @@ from perdure.errors import ConfigurationError
 from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import configure_logging, get_logger
 from perdure.ports import ensure_free
-from perdure.serving.process import end_now, loop_factory, stopping_on_signals
+from perdure.serving.process import end_now, loop_factory, stopping_on_signals, until_asked
 from perdure.serving.server import Listener, listening
 
 __all__ = ["serve_proxy", "serve_proxy_async"]
@@ -75,16 +75,5 @@ async def serve_proxy_async(settings: ProxySettings, stop: asyncio.Event) -> Non
             server = listening(proxy, host=settings.host, port=port, setting=setting)
             listeners.append(await stack.enter_async_context(server))
         log.info("serving", urls=[each.url for each in listeners], upstreams=[str(each[1]) for each in wanted])
-        await _until_asked(stop, listeners)
+        await until_asked(stop, *listeners)
         log.info("stopping")
-
-
-async def _until_asked(stop: asyncio.Event, listeners: list[Listener]) -> None:
-    waits = {asyncio.create_task(stop.wait()), *(asyncio.create_task(each.failed()) for each in listeners)}
-    try:
-        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for each in done:
-            each.result()
-    finally:
-        for each in waits:
-            each.cancel()

@@ -157,7 +157,7 @@ async def serve_async(
             listener = await stack.enter_async_context(listening(app, host=host, port=port, http=http))
             stopper.started()
             log.info("serving", url=listener.url, services=list(app.names), pid=os.getpid())
-            await _until_asked(stopper.asked, listener)
+            await until_asked(stopper.asked, listener)
             abandoned = await _drain(app, drain_grace, stopper.hurry)
         except asyncio.CancelledError:
             if not stopper.interrupted_start():
@@ -221,8 +221,17 @@ class _Stopper:
             self._starting.cancel()
 
 
-async def _until_asked(asked: asyncio.Event, listener: Listener) -> None:
-    waits = {asyncio.create_task(asked.wait()), asyncio.create_task(listener.failed())}
+async def until_asked(asked: asyncio.Event, *listeners: Listener) -> None:
+    """Wait until the process is asked to stop.
+
+    Args:
+        asked: Set when it is.
+        listeners: Servers whose failure ends the wait.
+
+    Raises:
+        PerdureError: A server ended by itself.
+    """
+    waits = {asyncio.create_task(asked.wait()), *(asyncio.create_task(each.failed()) for each in listeners)}
     try:
         done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for each in done:
