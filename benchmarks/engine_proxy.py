@@ -20,9 +20,9 @@ from rich.table import Table
 
 from benchmarks.load import BenchmarkError
 from perdure import AdminClient, handler
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 from perdure.serving import build_app
-from perdure.terminal import TerminalConsole
+from perdure.cli.terminal import TerminalConsole
 from perdure.testing.served import ServedApp
 from perdure.testing.server import RestateServer
 
@@ -63,7 +63,7 @@ async def _proxy(server: RestateServer) -> AsyncIterator[tuple[str, int]]:
 
 
 def _started(settings: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "perdure.engine_proxy"], env={**os.environ, **settings})
+    return subprocess.Popen([sys.executable, "-m", "perdure.engine.proxy"], env={**os.environ, **settings})
 
 
 def _processor_time(pid: int) -> float:

@@ -33,10 +33,10 @@ from benchmarks.variants import Shape, Variant
 from perdure.engine import EngineProcess, LocatedEngine, locate_engine
 from perdure.errors import PerdureError
 from perdure.observability.tracing_setup import engine_tracing
-from perdure.terminal import error_console
-from services.launcher.interrupts import Interrupted, Interrupts
-from services.launcher.settings import PlatformSettings
-from services.launcher.terminal import Terminal
+from perdure.cli.terminal import error_console
+from perdure.dev.interrupts import Interrupted, Interrupts
+from services.runtime.settings import PlatformSettings
+from perdure.dev.terminal import Terminal
 
 _WARM_UP: Final = timedelta(seconds=3)
 

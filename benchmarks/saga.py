@@ -25,10 +25,10 @@ from benchmarks.stage import running_engine, running_side
 from benchmarks.variants import Shape, Variant
 from perdure.engine import LocatedEngine, locate_engine
 from perdure.errors import PerdureError
-from perdure.terminal import error_console
-from services.launcher.interrupts import Interrupted, Interrupts, raising_interrupts
-from services.launcher.settings import PlatformSettings
-from services.launcher.terminal import Terminal
+from perdure.cli.terminal import error_console
+from perdure.dev.interrupts import Interrupted, Interrupts, raising_interrupts
+from services.runtime.settings import PlatformSettings
+from perdure.dev.terminal import Terminal
 
 _WARM_UP: Final = timedelta(seconds=3)
 _START_AND_STOP: Final = timedelta(seconds=10)

@@ -17,8 +17,8 @@ from benchmarks.variants import Shape, Variant
 from perdure import AdminClient, IngressClient, Target
 from perdure.engine import EngineConfig, EngineProcess
 from perdure.errors import IngressError
-from perdure.ports import free_ports
-from services.launcher.processes import ChildProcess
+from perdure._runtime.ports import free_ports
+from perdure.dev.processes import ChildProcess
 
 _HOST: Final = "127.0.0.1"
 _ORDER: Final = Trip(traveller="ada@example.com")

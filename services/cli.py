@@ -14,29 +14,29 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from perdure.engine_proxy import ProxySettings, serve_proxy
+from perdure.engine.proxy import ProxySettings, serve_proxy
 from perdure.errors import PerdureError
 from perdure.security.codec import codec_from_environment
-from perdure.terminal import console, error_console, run_command_line
+from perdure.cli.terminal import console, error_console, run_command_line
 from services.console.commands import app as console_app
-from services.launcher.approval_audit import audit_platform
-from services.launcher.attack import attack as attack_platform
-from services.launcher.chaos import chaos as play_chaos
-from services.launcher.cluster_trial import try_cluster
-from services.launcher.connections import admin_client
-from services.launcher.demo import demo as play
-from services.launcher.observe import observe as show_observed
-from services.launcher.platform import migrate_database
-from services.launcher.registration import register_all
-from services.launcher.reports import show_audit
-from services.launcher.run import run as run_platform
-from services.launcher.secret_files import make_secrets, read_environment_files
-from services.launcher.serve import serve as serve_service
-from services.launcher.settings import PlatformSettings
-from services.launcher.terminal import Terminal
-from services.launcher.topology import Topology
-from services.launcher.topology import service as find_service
-from services.launcher.upgrade import drain as drain_service
+from services.runtime.approval_audit import audit_platform
+from tests.system.attacks.command import attack as attack_platform
+from tests.system.chaos.chaos import chaos as play_chaos
+from tests.system.cluster.command import try_cluster
+from services.runtime.connections import admin_client
+from tests.system.scenarios.demo import demo as play
+from tests.system.observability.observe import observe as show_observed
+from services.runtime.platform import migrate_database
+from services.runtime.registration import register_all
+from services.runtime.reports import show_audit
+from services.runtime.run import run as run_platform
+from services.runtime.secret_files import make_secrets, read_environment_files
+from services.runtime.serve import serve as serve_service
+from services.runtime.settings import PlatformSettings
+from perdure.dev.terminal import Terminal
+from services.runtime.topology import Topology
+from services.runtime.topology import service as find_service
+from services.runtime.upgrade import drain as drain_service
 
 # The launcher itself says what the library warns of while it finds and runs the engine; a service sets up its logs.
 logging.getLogger("perdure").addHandler(logging.NullHandler())

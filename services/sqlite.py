@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Connection
 
 from perdure.errors import ConfigurationError
-from perdure.private_files import PRIVATE_FOLDER
+from perdure.security.private_files import PRIVATE_FOLDER
 from perdure.security.keys import PRIVATE_MODE
 
 READ_ONLY: Final = "sqlite_read_only"

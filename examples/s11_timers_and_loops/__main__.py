@@ -18,7 +18,7 @@ from examples.s11_timers_and_loops.app import (
     send_digest,
 )
 from perdure import ScheduleClient
-from perdure.workflow.schedule import definitions as schedules
+from perdure.schedules import definitions as schedules
 
 
 async def play(stage: Stage) -> None:

@@ -3,10 +3,10 @@
 The public names, and nothing else. The parts are described where they live; `errors` opens with the tree of exceptions.
 """
 
-from perdure.admin import AdminClient
+from perdure.engine.admin import AdminClient
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.approvals.request import OnTimeout, Stage
-from perdure.binding import handler
+from perdure._runtime.handlers import handler
 from perdure.callers import Caller, caller
 from perdure.clients import CallFuture, ObjectClient, SentInvocation, ServiceClient, WorkflowClient, WorkflowOutput
 from perdure.concurrency import (
@@ -23,18 +23,18 @@ from perdure.concurrency import (
 from perdure.determinism import DeterministicHelpers, Time
 from perdure.error_mapping import ErrorMapping
 from perdure.idempotency import join_key, validate_idempotency_key
-from perdure.ingress import IngressClient
+from perdure.engine.ingress import IngressClient
 from perdure.observability.hooks import ObservabilityHooks, add_hooks, default_hooks, remove_hooks
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
-from perdure.planes.control import ControlPlaneService
-from perdure.planes.data import DataPlaneContext, DataPlaneService
-from perdure.planes.orchestration import Orchestration
-from perdure.planes.progress import Phase
-from perdure.planes.steps import Step, StepRetry
-from perdure.policy import Policy, get_policy, guardrail, set_policy
-from perdure.races import PromiseRaceResult, race_awakeable_with_timeout, race_promise_with_timeout
+from perdure.control_plane import ControlPlaneService
+from perdure.data_plane import DataPlaneContext, DataPlaneService
+from perdure.saga.orchestration import Orchestration
+from perdure.saga.progress import Phase
+from perdure.saga.steps import Step, StepRetry
+from perdure.guardrails import Policy, get_policy, guardrail, set_policy
+from perdure._races import PromiseRaceResult, race_awakeable_with_timeout, race_promise_with_timeout
 from perdure.runs import RunConfig, RunFuture, run_async, run_with_retry
-from perdure.saga.plan import CompensationStrategy, Outcome, SagaConfig
+from perdure.saga.policy import CompensationStrategy, Outcome, SagaConfig
 from perdure.saga.recorder import Saga
 from perdure.saga.safe_step import SafeStep
 from perdure.security.config import SecurityConfig
@@ -50,13 +50,13 @@ from perdure.signals import (
 )
 from perdure.state import MutableState, ReadOnlyState, State, clear_all
 from perdure.targets import Target
-from perdure.workflow.config import WorkflowConfig
-from perdure.workflow.loops import WorkflowLoop
-from perdure.workflow.schedule import ScheduleClient
-from perdure.workflow.state_size import monitor_state_size
-from perdure.workflow.status import StatusData, WorkflowStatus, update_status
-from perdure.workflow.status_changes import StatusChange, status_changes
-from perdure.workflow.timers import WorkflowTimer
+from perdure.workflow_config import WorkflowConfig
+from perdure.loops import WorkflowLoop
+from perdure.schedules import ScheduleClient
+from perdure._state_size import monitor_state_size
+from perdure.status import StatusData, WorkflowStatus, update_status
+from perdure._status_changes import StatusChange, status_changes
+from perdure.timers import WorkflowTimer
 
 __all__ = [
     "AdminClient",

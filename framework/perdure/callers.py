@@ -10,12 +10,12 @@ from typing import Final
 import restate
 from pydantic import ValidationError
 
-from perdure import _sdk
+from perdure._runtime import sdk
 from perdure.errors import Unauthenticated
-from perdure.run_scope import refuse_inside_run
+from perdure._runtime.run_scope import refuse_inside_run
 from perdure.runs import run_with_retry
 from perdure.security.callers import CALLER_HEADER, Caller, CallTarget, verify_call
-from perdure.security.rules import get_act_rules
+from perdure.security.signing_rules import get_act_rules
 
 __all__ = ["PARENT_HEADER", "Caller", "caller", "inherited_caller", "told_to_child"]
 
@@ -36,12 +36,12 @@ async def caller(ctx: restate.Context) -> Caller | None:
         Unauthenticated: There is a token and it proves nothing; terminal, 401. A token is never ignored.
     """
     refuse_inside_run("caller")
-    token = _sdk.headers_of(ctx).get(CALLER_HEADER)
+    token = sdk.headers_of(ctx).get(CALLER_HEADER)
     if token is None:
         return None
-    info, (_, key) = _sdk.handler_info(ctx), _sdk.invocation_of(ctx)
+    info, (_, key) = sdk.handler_info(ctx), sdk.invocation_of(ctx)
     target = CallTarget.model_construct(service=info.service, handler=info.handler, key=key)
-    body = await _sdk.input_of(ctx)
+    body = await sdk.input_of(ctx)
 
     def check() -> Caller:
         trust = get_act_rules().trust
@@ -75,7 +75,7 @@ def inherited_caller(ctx: restate.Context) -> Caller | None:
     Raises:
         Unauthenticated: The header can't be read; terminal, 401.
     """
-    said = _sdk.headers_of(ctx).get(PARENT_HEADER)
+    said = sdk.headers_of(ctx).get(PARENT_HEADER)
     if said is None:
         return None
     try:

@@ -16,16 +16,16 @@ from typing import Any, Generic, TypeVar, cast, overload
 import restate
 from restate.serde import Serde
 
-from perdure import _sdk
-from perdure.engine_ids import check_invocation_id
+from perdure._runtime import sdk
+from perdure._runtime.invocation_ids import check_invocation_id
 from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, TerminalError
 from perdure.idempotency import check_idempotency_key
 from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
-from perdure.policy import guardrail
-from perdure.run_scope import refuse_inside_run
-from perdure.serdes import CheckedSerde, serde_for
+from perdure.guardrails import guardrail
+from perdure._runtime.run_scope import refuse_inside_run
+from perdure._runtime.serdes import CheckedSerde, serde_for
 from perdure.targets import Target, target_of
-from perdure.waiting import done_before
+from perdure._runtime.waiting import done_before
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
@@ -211,7 +211,7 @@ class _Client(Generic[I, O]):
         if idempotency_key is None:
             return
         check_idempotency_key(idempotency_key)
-        caller = _sdk.handler_info(self._ctx)
+        caller = sdk.handler_info(self._ctx)
         if call and (caller.service, caller.handler) == (self.target.service, self.target.handler):
             guardrail(
                 "RedundantIdempotencyKey",

@@ -26,12 +26,12 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 import restate
 
-from perdure import _sdk
-from perdure.branches import Branches, Ended
-from perdure.durables import Durable, Operation, operations_of, told
+from perdure._runtime import sdk
+from perdure._runtime.branches import Branches, Ended
+from perdure._durables import Durable, Operation, operations_of, told
 from perdure.errors import Cancelled, InvalidInput, TerminalError
 from perdure.observability.activities import ActivityKind, activity
-from perdure.run_scope import refuse_inside_run
+from perdure._runtime.run_scope import refuse_inside_run
 from perdure.signals import ExternalSignal, InternalSignal
 
 A = TypeVar("A")
@@ -265,7 +265,7 @@ async def race(ctx: restate.Context, *operations: Durable[T], cancel_losers: boo
     found = operations_of("race", operations)
     if not found:
         raise InvalidInput("race requires at least one future", metadata={"field": "operations"})
-    entries = _sdk.entries_of([operation.future for operation in found])
+    entries = sdk.entries_of([operation.future for operation in found])
     with activity(ctx, ActivityKind.RACE, f"{len(found)} operations", once=entries):
         (first, *_), pending = await _first(found, "race")
     if cancel_losers:
@@ -318,7 +318,7 @@ async def gather(ctx: restate.Context, /, *operations: Durable[Any]) -> tuple[An
 
 def _enter(ctx: restate.Context, what: str) -> None:
     refuse_inside_run(what)
-    _sdk.guard(ctx)  # also where the handler is the SDK's own: a cancel can then be told from an item's failure
+    sdk.guard(ctx)  # also where the handler is the SDK's own: a cancel can then be told from an item's failure
 
 
 async def _run(

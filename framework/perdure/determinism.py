@@ -11,7 +11,7 @@ from uuid import UUID
 import restate
 
 from perdure.errors import InvalidInput
-from perdure.run_scope import refuse_inside_run
+from perdure._runtime.run_scope import refuse_inside_run
 from perdure.runs import run_with_retry
 
 T = TypeVar("T")

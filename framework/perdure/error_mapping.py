@@ -17,7 +17,7 @@ from typing import Any
 
 from restate.exceptions import RetryableError
 
-from perdure._sdk import is_interruption
+from perdure._runtime.sdk import is_interruption
 from perdure.errors import ConfigurationError, PerdureTerminalError, TerminalError
 
 Rule = type[PerdureTerminalError] | Callable[[Any], Exception | None] | None

@@ -6,7 +6,7 @@ import os
 import re
 
 from perdure.errors import InvalidInput
-from perdure.policy import Policy, guardrail, policy_in
+from perdure.guardrails import Policy, guardrail, policy_in
 
 _TIMESTAMP = re.compile(r"\d{10,}")
 # One random UUID in sixty has ten digits in a row.

@@ -18,16 +18,16 @@ import restate
 from restate.exceptions import RetryableError
 from restate.serde import Serde
 
-from perdure import _sdk
-from perdure.checking import check_types
+from perdure._runtime import sdk
+from perdure._runtime.checks import check_types
 from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
 from perdure.errors import CODE_KEY, Cancelled, ConfigurationError, PerdureTerminalError, RunExhausted, TerminalError
 from perdure.observability.activities import current
 from perdure.observability.lifecycle import watched_run
-from perdure.run_attempts import Companion, company_of
-from perdure.run_scope import refuse_inside_run
-from perdure.serdes import ENGINE_MESSAGE_LIMIT, TypedSerde, result_type, serde_for
-from perdure.waiting import settle, until_done
+from perdure._runtime.run_attempts import Companion, company_of
+from perdure._runtime.run_scope import refuse_inside_run
+from perdure._runtime.serdes import ENGINE_MESSAGE_LIMIT, TypedSerde, result_type, serde_for
+from perdure._runtime.waiting import settle, until_done
 
 T = TypeVar("T")
 
@@ -207,7 +207,7 @@ def run_async(
     if not settings.name:
         raise ConfigurationError("a run needs a name: RunConfig(name) or RunConfig(...).named(name)")
     refuse_inside_run(f"run '{settings.name}'")
-    _sdk.guard(ctx)
+    sdk.guard(ctx)
     serde = _ResultSerde(serde_for(result_type(action) if returns is None else returns), settings.name)
     mapping = settings.errors or current_mapping()
     within = current()
@@ -236,7 +236,7 @@ def run_async(
         return result
 
     future = ctx.run_typed(settings.name, attempt, options)
-    companion.has_result = lambda: _sdk.has_result(future)
+    companion.has_result = lambda: sdk.has_result(future)
     return RunFuture(future, settings, companion)
 
 

@@ -14,11 +14,11 @@ from typing import Generic, TypeAlias, TypeVar, cast
 
 import restate
 
-from perdure import _sdk
-from perdure.engine_ids import check_signal_id
+from perdure._runtime import sdk
+from perdure._runtime.invocation_ids import check_signal_id
 from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, Refused, UnreadableState
-from perdure.run_scope import refuse_inside_run
-from perdure.serdes import CheckedSerde, serde_for
+from perdure._runtime.run_scope import refuse_inside_run
+from perdure._runtime.serdes import CheckedSerde, serde_for
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class _PromiseSerde(CheckedSerde[T], Generic[T]):
     and a shared one says so at once.
     """
 
-    def __init__(self, type_: type[T], handler: _sdk.HandlerInfo, name: str) -> None:
+    def __init__(self, type_: type[T], handler: sdk.HandlerInfo, name: str) -> None:
         super().__init__(type_)
         self._handler = handler
         self._name = name
@@ -219,5 +219,5 @@ def get_internal_signal(ctx: WorkflowContexts, name: str, type_: type[T]) -> Int
         type_: The value's type.
     """
     refuse_inside_run("get_internal_signal")
-    serde = _PromiseSerde(type_, _sdk.handler_info(ctx), name)
+    serde = _PromiseSerde(type_, sdk.handler_info(ctx), name)
     return InternalSignal(cast("restate.WorkflowContext", ctx).promise(name, serde=serde))

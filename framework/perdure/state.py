@@ -17,12 +17,12 @@ from pydantic import BaseModel, ValidationError
 from restate.serde import BytesSerde, Serde
 from typing_extensions import TypeVar
 
-from perdure import _sdk
+from perdure._runtime import sdk
 from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, ReadOnlyStateError, UnreadableState
 from perdure.observability.events import StateCleared, StateRead, StateWritten, publish
 from perdure.observability.lifecycle import happens, invocation_of
-from perdure.run_scope import refuse_inside_run
-from perdure.serdes import TypedSerde, invalid_input, serde_for
+from perdure._runtime.run_scope import refuse_inside_run
+from perdure._runtime.serdes import TypedSerde, invalid_input, serde_for
 
 T = TypeVar("T")
 D = TypeVar("D", default=None)  # what `get` returns when there is no entry
@@ -44,7 +44,7 @@ class _EntrySerde(Serde[tuple[Any]]):
     shared handler only looks; for it, an error at once is better than none for hours.
     """
 
-    def __init__(self, inner: TypedSerde[Any], handler: _sdk.HandlerInfo, key: str) -> None:
+    def __init__(self, inner: TypedSerde[Any], handler: sdk.HandlerInfo, key: str) -> None:
         self._inner = inner
         self._handler = handler
         self._key = key
@@ -105,7 +105,7 @@ class ReadOnlyState(Generic[T, D, C_co]):
         default: Any = None,
         default_factory: Callable[[], Any] | None = None,
     ) -> None:
-        info = _sdk.handler_info(cast("restate.Context", ctx))
+        info = sdk.handler_info(cast("restate.Context", ctx))
         if info.kind == "service":
             raise InvalidInput(
                 f"state '{key}': {info} is a plain service and has no state; use a virtual object or a workflow",
@@ -239,7 +239,7 @@ def _own(default: Any) -> Any:
 
 def _writable(ctx: Any, act: str, key: str) -> restate.ObjectContext:
     refuse_inside_run(f"state '{key}'")
-    info = _sdk.handler_info(ctx)
+    info = sdk.handler_info(ctx)
     if not info.writes_state:
         raise ReadOnlyStateError(
             f"{act} called from read-only context: {info} is a shared handler, so it can't write state '{key}'; "

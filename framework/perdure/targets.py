@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from perdure import _sdk
+from perdure._runtime import sdk
 from perdure.errors import ConfigurationError
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
@@ -103,5 +103,5 @@ def handler_target(function: Callable[..., Any]) -> Target[Any, Any] | None:
         found = None
     if found is not None:
         return found
-    types = _sdk.sdk_handler_types(function)
+    types = sdk.sdk_handler_types(function)
     return None if types is None else Target(*types)

@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from perdure.plain_text import check_visible
+from perdure._runtime.plain_text import check_visible
 
 
 def _plainly(sentence: LiteralString) -> WrapValidator:

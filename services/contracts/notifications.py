@@ -1,6 +1,6 @@
 """Notifications: a traveller is told how a trip ended, an approver what waits for them. Nothing can untell it.
 
-What approvers are told is perdure's own message, `perdure.approvals.notices.ApprovalNotice`.
+What approvers are told is perdure's own message, `perdure.approvals.notifications.ApprovalNotice`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import StringConstraints
 
 from perdure import Target
-from perdure.approvals.notices import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotice
 from services.contracts.messages import Email, Message, TripId, Write
 
 NotificationKind: TypeAlias = Literal["trip-confirmed", "trip-refused"]

@@ -9,10 +9,10 @@ import pytest
 import pytest_asyncio
 
 from perdure.engine import LocatedEngine, locate_engine
-from services.launcher.platform import Platform
-from services.launcher.settings import PlatformSettings
-from services.launcher.stage import Stage, stage_environment
-from services.launcher.topology import Topology
+from services.runtime.platform import Platform
+from services.runtime.settings import PlatformSettings
+from tests.system.scenarios.harness import Stage, stage_environment
+from services.runtime.topology import Topology
 from tests.e2e.consoled import browser, console, contexts, playwright
 from tests.e2e.launched import processes_of
 

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
 from perdure.engine import LocatedEngine
-from services.launcher.scenarios import order
+from tests.system.scenarios.scenarios import order
 from tests.e2e.launched import PROGRAM, Launched, environment, processes_of
 from tests.support import until
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.engine.watchdog import Watchdog
-from perdure.ports import free_ports
-from services.launcher.topology import SERVICES
+from perdure._runtime.ports import free_ports
+from services.runtime.topology import SERVICES
 from tests.support import until
 
 PROGRAM = Path(sys.executable).with_name("perdure-platform")

@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from perdure.private_files import write_private
-from services.launcher.settings import PlatformSettings
-from services.launcher.topology import Topology
+from perdure.security.private_files import write_private
+from services.runtime.settings import PlatformSettings
+from services.runtime.topology import Topology
 
 _LEGIBLE = "rocksdb-disable-wal-compression = true\nrocksdb-disable-l0-l1-compression = true\n"
 

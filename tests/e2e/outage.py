@@ -18,7 +18,7 @@ import httpx
 from playwright.sync_api import BrowserContext
 
 from perdure.engine.watchdog import Watchdog
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 from tests.e2e.consoled import ADMINISTRATOR, PASSWORD, Consoled
 from tests.e2e.launched import PROGRAM
 

@@ -12,14 +12,14 @@ import pytest
 import pytest_asyncio
 
 from perdure.engine import LocatedEngine
-from services.launcher.attacks import ATTACKS, Attack, attack_all
-from services.launcher.attacks.acts import ACTS
-from services.launcher.booking import ORDINARY, new_trip_id
-from services.launcher.defended import ADA, GRACE, KIM, MALLORY, VERA, Defended, defended_environment
-from services.launcher.orders import order
-from services.launcher.platform import Platform
-from services.launcher.receiver import TraceReceiver
-from services.launcher.topology import SERVICES
+from tests.system.attacks import ATTACKS, Attack, attack_all
+from tests.system.attacks.signed_actions import ACTS
+from services.runtime.booking import ORDINARY, new_trip_id
+from tests.system.attacks.platform import ADA, GRACE, KIM, MALLORY, VERA, Defended, defended_environment
+from tests.system.scenarios.orders import order
+from services.runtime.platform import Platform
+from tests.system.observability.receiver import TraceReceiver
+from services.runtime.topology import SERVICES
 from tests.e2e.legible import found_in, legible_topology
 from tests.support import eventually
 

@@ -9,11 +9,12 @@ from typer.testing import CliRunner
 
 from perdure.engine import LocatedEngine
 from services import cli
-from services.launcher import attack, demo
-from services.launcher.attacks import ATTACKS, Outcome, attack_all
-from services.launcher.booking import ORDINARY
-from services.launcher.defended import Defended
-from services.launcher.scenarios import Scenario, confirmed
+from tests.system.attacks import command
+from tests.system.scenarios import demo
+from tests.system.attacks import ATTACKS, Outcome, attack_all
+from services.runtime.booking import ORDINARY
+from tests.system.attacks.platform import Defended
+from tests.system.scenarios.scenarios import Scenario, confirmed
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -36,7 +37,7 @@ def test_attack_succeeds_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp
     async def attack_once(at: Defended) -> list[Outcome]:
         return await attack_all(at, ATTACKS[:1])
 
-    monkeypatch.setattr(attack, "attack_all", attack_once)
+    monkeypatch.setattr(command, "attack_all", attack_once)
     result = CliRunner().invoke(cli.app, ["attack"])
     assert result.exit_code == 0, result.output
     assert "all 2 attacks were refused, and nothing was changed" in result.output

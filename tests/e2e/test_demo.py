@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import PerdureError
-from services.launcher import demo as module
-from services.launcher.booking import ORDINARY
-from services.launcher.demo import demo
-from services.launcher.scenarios import Scenario, confirmed, order
-from services.launcher.settings import PlatformSettings
-from services.launcher.stage import Fact, Stage
-from services.launcher.terminal import Terminal
+from tests.system.scenarios import demo as module
+from services.runtime.booking import ORDINARY
+from tests.system.scenarios.demo import demo
+from tests.system.scenarios.scenarios import Scenario, confirmed, order
+from services.runtime.settings import PlatformSettings
+from tests.system.scenarios.harness import Fact, Stage
+from perdure.dev.terminal import Terminal
 from tests.e2e.launched import processes_of
 
 

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Playwright
 
 from perdure.testing.server import RestateServer
-from services.launcher.booking import ORDINARY
+from services.runtime.booking import ORDINARY
 from tests.e2e.consoled import CHROMIUM, Consoled
 from tests.e2e.foreign_page import REBOUND, attack, attackers_site, rebound_page, refused
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from perdure.saga.plan import Outcome
-from services.launcher.booking import ORDINARY, new_trip_id
-from services.launcher.orders import order
-from services.launcher.stage import Stage
+from perdure.saga.policy import Outcome
+from services.runtime.booking import ORDINARY, new_trip_id
+from tests.system.scenarios.orders import order
+from tests.system.scenarios.harness import Stage
 from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -14,9 +14,9 @@ from contextlib import closing
 import httpx
 import pytest
 
-from services.launcher.pidfiles import started_at
-from services.launcher.scenarios import order
-from services.launcher.topology import CONSOLE, ENGINE, ENGINE_PROXY, SERVICES
+from perdure.dev.pidfiles import started_at
+from tests.system.scenarios.scenarios import order
+from services.runtime.topology import CONSOLE, ENGINE, ENGINE_PROXY, SERVICES
 from tests.e2e.launched import Launched, command, environment, processes_of
 from tests.support import until
 

@@ -10,10 +10,10 @@ from datetime import timedelta
 
 import pytest
 
-from services.launcher.booking import ORDINARY, new_trip_id
-from services.launcher.scenarios import SCENARIOS, Scenario, play
-from services.launcher.stage import Stage
-from services.launcher.topology import SERVICES
+from services.runtime.booking import ORDINARY, new_trip_id
+from tests.system.scenarios.scenarios import SCENARIOS, Scenario, play
+from tests.system.scenarios.harness import Stage
+from services.runtime.topology import SERVICES
 from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -9,15 +9,15 @@ import os
 import pytest
 
 from perdure.errors import IngressError
-from perdure.ingress import IngressClient
+from perdure.engine.ingress import IngressClient
 from perdure.security import new_encryption_key
 from perdure.security.codec import ENCRYPTION_KEYS_FILE
 from services.contracts import trips
-from services.launcher.booking import ORDINARY, new_trip_id
-from services.launcher.orders import order
-from services.launcher.platform import Platform
-from services.launcher.scenarios import SCENARIOS, play
-from services.launcher.stage import Stage, stage_environment
+from services.runtime.booking import ORDINARY, new_trip_id
+from tests.system.scenarios.orders import order
+from services.runtime.platform import Platform
+from tests.system.scenarios.scenarios import SCENARIOS, play
+from tests.system.scenarios.harness import Stage, stage_environment
 from tests.e2e.legible import found_in, legible_topology
 
 

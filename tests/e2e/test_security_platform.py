@@ -17,11 +17,11 @@ import pytest
 from perdure.security import PrivateKey
 from services.console.engine import Engine
 from services.console.gateway.directory import Directory
-from services.launcher.attacks.ports import signed_headers
-from services.launcher.platform import Platform
-from services.launcher.stage import Stage
-from services.launcher.stream import Stream
-from services.launcher.topology import ENGINE, SERVICES, Topology
+from tests.system.attacks.ports import signed_headers
+from services.runtime.platform import Platform
+from tests.system.scenarios.harness import Stage
+from tests.system.scenarios.load import Stream
+from services.runtime.topology import ENGINE, SERVICES, Topology
 from tests.support import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]

@@ -18,7 +18,7 @@ import pytest
 from perdure import AdminClient, IngressClient, Target
 from perdure.engine.watchdog import Watchdog
 from perdure.errors import IngressError
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 from perdure.saga import hosting
 from tests.support import eventually
 

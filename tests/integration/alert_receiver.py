@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from perdure.saga.alerts import News, verify_alert
+from perdure.alerts.service import News, verify_alert
 from perdure.security import PrivateKey
 
 OK = 204

@@ -14,7 +14,7 @@ import httpx
 import restate as sdk
 
 from perdure import AdminClient, IngressClient, Target, handler
-from perdure.saga.alerts import KEY, RELAY, AlertList, Alerts, News, list_alerts, look_target
+from perdure.alerts.service import KEY, RELAY, AlertList, Alerts, News, list_alerts, look_target
 from perdure.security import PrivateKey
 from perdure.testing import Restate
 from tests.integration.alert_receiver import OK, Receiver, receiving

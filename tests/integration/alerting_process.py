@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from perdure.saga.alerts import Alerts
+from perdure.alerts.service import Alerts
 from perdure.security import PrivateKey
 from perdure.serving import serve
 

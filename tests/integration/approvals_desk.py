@@ -26,9 +26,9 @@ from perdure.approvals.messages import (
     ReminderDue,
     StageEnd,
 )
-from perdure.approvals.notices import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotice
 from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
-from perdure.approvals.sentinel import ApprovalSentinel, ApprovalSentinelConfig
+from perdure.approvals.reconciler import ApprovalSentinel, ApprovalSentinelConfig
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import (
     approval_status,
@@ -42,10 +42,10 @@ from perdure.approvals.targets import (
     remind,
 )
 from perdure.errors import IngressError
-from perdure.planes.asking import outcome_of
-from perdure.serdes import serde_for
+from perdure.saga.approval_steps import outcome_of
+from perdure._runtime.serdes import serde_for
 from perdure.testing import Restate, RestateEnvironment
-from perdure.wake_ups import new_awakeable
+from perdure._wake_ups import new_awakeable
 from tests.support import Recording, eventually
 
 HOUR = timedelta(hours=1)

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import restate as sdk
 
 from perdure import AdminClient, ControlPlaneService, Orchestration, SagaConfig, ServiceClient, Target
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.errors import IngressError
-from perdure.saga.finds import look
+from perdure.saga.orphans import look
 from perdure.saga.messages import RollbackStatus, rollback_status
-from perdure.saga.plan import Outcome
-from perdure.saga.sentinel import SweepReport
-from perdure.saga.sentinel_config import SentinelConfig
+from perdure.saga.policy import Outcome
+from perdure.saga.reconciler import SweepReport
+from perdure.saga.reconciler_config import SentinelConfig
 from perdure.testing import RestateServer
 from tests.integration.saga_bench import QUICK, Bench, Task, truth, undo_task
 from tests.support import Recording, eventually

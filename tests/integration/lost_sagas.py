@@ -24,9 +24,9 @@ from perdure import (
 from perdure.errors import IngressError
 from perdure.saga import hosting
 from perdure.saga.messages import RollbackStatus, rollback_status
-from perdure.saga.plan import Outcome
-from perdure.saga.sentinel import Sentinel, SweepReport
-from perdure.saga.sentinel_config import SentinelConfig
+from perdure.saga.policy import Outcome
+from perdure.saga.reconciler import Sentinel, SweepReport
+from perdure.saga.reconciler_config import SentinelConfig
 from tests.support import Recording, eventually
 
 

@@ -10,7 +10,7 @@ import pytest
 import restate as sdk
 
 from perdure import AdminClient, IngressClient, Target
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.errors import IngressError
 from tests.support import eventually
 

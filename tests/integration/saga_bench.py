@@ -26,7 +26,7 @@ from perdure import (
     StepRetry,
     Target,
 )
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.saga.messages import RollbackStatus, rollback_status

@@ -11,7 +11,7 @@ import restate as sdk
 
 from perdure import handler
 from perdure.errors import Refused
-from perdure.workflow.schedule import ScheduleClient, ScheduleStatus
+from perdure.schedules import ScheduleClient, ScheduleStatus
 from tests.support import Recording, eventually
 
 FAR = timedelta(days=1)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from perdure import AdminClient, IngressClient
-from perdure.saga.alerts import KEY, Alerts, list_alerts, look_target, read_alerts
+from perdure.alerts.service import KEY, Alerts, list_alerts, look_target, read_alerts
 
 pytestmark = pytest.mark.restate_modes("http2")
 

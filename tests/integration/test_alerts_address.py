@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from perdure.saga import alerts as alerts_module
+from perdure.alerts import service as alerts_module
 from perdure.testing import Restate
 from tests.integration.alert_scene import ADDRESSEE, Start, scenes_of
 

@@ -17,7 +17,7 @@ from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Decision
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import approve, list_inbox, page_inbox, reject
 from perdure.errors import IngressError
-from perdure.people import ANYONE
+from perdure.security.user_names import ANYONE
 from perdure.testing import Restate
 from tests.integration.approvals_desk import (
     HOUR,

@@ -22,9 +22,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from perdure import ControlPlaneService, Orchestration
 from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.proofs import sign_act
+from perdure.approvals.signatures import sign_act
 from perdure.approvals.service import definitions
-from perdure.engine_ids import signal_id
+from perdure._runtime.invocation_ids import signal_id
 from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, Role, Trust, mint_link, payload_digest
 from perdure.testing import Restate, RestateEnvironment
 

@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from perdure import AdminClient, DataPlaneContext, DataPlaneService
-from perdure.asgi import Receive, Scope, Send
-from perdure.cli import app, asking
+from perdure._runtime.asgi import Receive, Scope, Send
+from perdure.cli.main.main import app
+from perdure.cli.main import options
 from perdure.serving import Servable, build_app, listening
 from perdure.testing import Mode, RestateServer
 from perdure.testing.plugin import RestateServers
@@ -58,7 +59,7 @@ async def admin(server: RestateServer) -> AsyncIterator[AdminClient]:
 @pytest.fixture
 def server(restate_servers: RestateServers, monkeypatch: pytest.MonkeyPatch) -> RestateServer:
     """An engine, and a terminal that breaks no line."""
-    monkeypatch.setattr(asking.console, "_width", 400)
+    monkeypatch.setattr(options.console, "_width", 400)
     return restate_servers.for_mode(Mode.HTTP2)
 
 

@@ -13,8 +13,8 @@ import pytest
 import restate as sdk
 
 from perdure import handler
-from perdure.plain_text import escape_invisible, is_visible
-from perdure.workflow.schedule import definitions
+from perdure._runtime.plain_text import escape_invisible, is_visible
+from perdure.schedules import definitions
 
 TEXTS = {
     "path": "reads [/srv/in] each night",
@@ -39,7 +39,7 @@ def jobs() -> sdk.Service:
 async def perdure(*words: str, ingress: str) -> tuple[int, str, str]:
     environment = {**os.environ, "PERDURE_INGRESS_URL": ingress, "COLUMNS": "400"}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from perdure.cli import main; main()", *words),
+        *(sys.executable, "-c", "from perdure.cli.main import main; main()", *words),
         env=environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -26,7 +26,7 @@ from perdure import (
     run_async,
     wait_for_external_signal,
 )
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, TerminalError, error_code
 from tests.integration.concurrent_jobs import (
     ONE_ATTEMPT,

@@ -10,7 +10,8 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import IngressClient, _sdk, handler, map_concurrent
+from perdure import IngressClient, handler, map_concurrent
+from perdure._runtime import sdk
 
 pytestmark = pytest.mark.restate_modes("all")
 
@@ -87,19 +88,19 @@ def waiting(
 
 async def test_no_wait_goes_past_the_one_method(restate):
     async def how(ctx: Any, ways: dict[str, Callable[[], Awaitable[Any]]]) -> list[str]:
-        _sdk.divert_waits(ctx)
+        sdk.divert_waits(ctx)
         past = []
         for name, wait in ways.items():
             taken: list[Any] = []
 
             async def take(what: Any, taken: list[Any] = taken) -> None:
                 taken.append(what)
-                _sdk.waits_go_to.set(None)  # of the task in which the SDK waits, or of this one
-                await _sdk.wait_for_first(ctx, [what])
+                sdk.waits_go_to.set(None)  # of the task in which the SDK waits, or of this one
+                await sdk.wait_for_first(ctx, [what])
 
-            _sdk.waits_go_to.set(take)
+            sdk.waits_go_to.set(take)
             await wait()
-            _sdk.waits_go_to.set(None)
+            sdk.waits_go_to.set(None)
             if not taken:
                 past.append(name)
         return past

@@ -22,7 +22,7 @@ from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.saga.compensations import TRANSIENT_RETRIES, Compensations
 from perdure.saga.messages import rollback_status
-from perdure.saga.plan import StepState
+from perdure.saga.policy import StepState
 from tests.integration.saga_bench import forget_runs
 
 TESTS = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ import pytest
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
 from perdure.engine.npm import NPM_VERSION
 from perdure.errors import ConfigurationError, EngineError
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 from perdure.testing.plugin import RestateServers
 
 ROOT = Path(__file__).parents[2]

@@ -25,14 +25,14 @@ from perdure import (
     WorkflowClient,
     handler,
 )
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.service import definitions
 from perdure.determinism import Time
-from perdure.engine_ids import pending_id, signal_id
+from perdure._runtime.invocation_ids import pending_id, signal_id
 from perdure.errors import Refused
 from perdure.saga.messages import UndoReceipt, UndoRequest
-from perdure.saga.plan import Outcome, StepState
+from perdure.saga.policy import Outcome, StepState
 from perdure.testing import Restate
 from tests.integration.approvals_desk import Desk, GateRequest, gate, refused, run_gate
 from tests.integration.saga_bench import QUICK, Task, run_step, truth, undo_task

@@ -34,7 +34,7 @@ from perdure import (
     remove_hooks,
     run_async,
 )
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused, TerminalError
 from perdure.observability import events
 from perdure.saga import hosting

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from perdure import IngressClient, Target, handler, run_with_retry
 from perdure.errors import IngressError, InvalidInput, NotReady, Refused
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 from tests.support import Recording, eventually
 
 pytestmark = pytest.mark.restate_modes("all")

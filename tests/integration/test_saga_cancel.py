@@ -24,7 +24,7 @@ from perdure import (
     StatusData,
     Target,
 )
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.errors import EngineError, IngressError
 from perdure.observability.instruments import prometheus_text
 from perdure.saga import hosting

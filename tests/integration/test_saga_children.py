@@ -11,7 +11,7 @@ import pytest
 from perdure import AdminClient, Orchestration, SagaConfig, Target
 from perdure.errors import IngressError
 from perdure.saga.messages import ActReceipt, ActRequest
-from perdure.saga.plan import Outcome, StepState
+from perdure.saga.policy import Outcome, StepState
 from tests.integration.saga_bench import QUICK, Task, do_task, forget_runs, run_step, truth
 from tests.support import eventually
 

@@ -12,13 +12,13 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import AdminClient, ObjectClient, Orchestration, Target, WorkflowClient
-from perdure.admin import sql_text
-from perdure.binding import handler
+from perdure.engine.admin import sql_text
+from perdure._runtime.handlers import handler
 from perdure.errors import IngressError, Refused
-from perdure.saga import forgetting
-from perdure.saga.forgetting import Forget, forget_target
+from perdure.saga import retention
+from perdure.saga.retention import Forget, forget_target
 from perdure.saga.messages import ActReceipt, ActRequest, UndoReceipt, UndoRequest
-from perdure.saga.plan import RUN_PREFIX, Outcome
+from perdure.saga.policy import RUN_PREFIX, Outcome
 from perdure.saga.rollback_state import Head
 from tests.integration.saga_bench import Bench, forget_runs, run_step
 from tests.integration.test_saga_kills import rollback_state
@@ -42,8 +42,8 @@ async def admin(restate) -> AsyncIterator[AdminClient]:
 @pytest.fixture
 def soon(monkeypatch) -> None:
     """Rollbacks are forgotten soon, which no configuration allows."""
-    monkeypatch.setattr(forgetting, "forget_after", lambda _duration: None)
-    monkeypatch.setattr(forgetting, "_after", timedelta(milliseconds=200))
+    monkeypatch.setattr(retention, "forget_after", lambda _duration: None)
+    monkeypatch.setattr(retention, "_after", timedelta(milliseconds=200))
 
 
 async def main(cp: Orchestration) -> None:

@@ -20,12 +20,12 @@ from perdure import (
     StatusData,
     Target,
 )
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.errors import Cancelled, IngressError, InvalidInput, Refused, TerminalError
 from perdure.saga.messages import ActReceipt, ActRequest, RollbackStatus
-from perdure.saga.plan import Outcome
-from perdure.saga.sentinel import Sentinel, SweepReport
-from perdure.saga.sentinel_config import SentinelConfig
+from perdure.saga.policy import Outcome
+from perdure.saga.reconciler import Sentinel, SweepReport
+from perdure.saga.reconciler_config import SentinelConfig
 from perdure.serving import build_app
 from perdure.testing import Mode, ServedApp
 from tests.integration.saga_bench import QUICK, Bench, Task, do_task, run_step, undo_task

@@ -18,13 +18,13 @@ from uuid import uuid4
 import pytest
 
 from perdure import AdminClient, IngressClient, Orchestration, SagaConfig, StatusData, Target
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.errors import EngineError, Refused
-from perdure.planes import handover
-from perdure.saga import attempt
-from perdure.saga.finds import look
-from perdure.saga.sentinel import Sentinel
-from perdure.saga.sentinel_config import SentinelConfig
+from perdure.saga import submission
+from perdure.saga import dispatch
+from perdure.saga.orphans import look
+from perdure.saga.reconciler import Sentinel
+from perdure.saga.reconciler_config import SentinelConfig
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.saga_bench import QUICK, forget_runs, run_step
 from tests.support import Recording, eventually
@@ -167,8 +167,8 @@ async def assert_all_or_none(ingress: IngressClient, service: str, keys: list[st
 async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
     restate, bench, did: Recording, monkeypatch, seed
 ):
-    monkeypatch.setattr(handover, "ASK_AGAIN", timedelta(milliseconds=500))
-    monkeypatch.setattr(attempt, "LOOK_AGAIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(dispatch, "LOOK_AGAIN", timedelta(milliseconds=500))
     child_name = f"{bench.name}Child"
 
     async def child(cp: Orchestration) -> None:

@@ -13,16 +13,16 @@ import pytest
 import restate as sdk
 
 from perdure import AdminClient, ControlPlaneService, Orchestration, SagaConfig, Target
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.errors import IngressError
 from perdure.observability.metrics import OPEN_SAGAS
-from perdure.planes import handover
-from perdure.saga import salvage
-from perdure.saga.census import count_sagas
+from perdure.saga import submission
+from perdure.saga import recovery
+from perdure.saga.gauges import count_sagas
 from perdure.saga.messages import rollback_status
-from perdure.saga.plan import Outcome
-from perdure.saga.sentinel import Sentinel, SweepReport
-from perdure.saga.sentinel_config import SentinelConfig
+from perdure.saga.policy import Outcome
+from perdure.saga.reconciler import Sentinel, SweepReport
+from perdure.saga.reconciler_config import SentinelConfig
 from tests.integration.saga_bench import QUICK, Bench, Task, forget_runs, run_step, truth
 from tests.support import Recording, eventually
 
@@ -237,7 +237,7 @@ async def test_a_child_under_a_key_that_was_used_before_is_undone_with_each_of_i
 
 
 async def test_a_parent_does_not_wait_for_ever_for_a_childs_rollback_that_never_began(bench, did, admin, monkeypatch):
-    monkeypatch.setattr(handover, "ASK_AGAIN", timedelta(milliseconds=100))
+    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=100))
     child_name = f"Child{uuid4().hex[:8]}"
 
     async def child(cp: Orchestration) -> None:
@@ -262,7 +262,7 @@ async def test_a_parent_does_not_wait_for_ever_for_a_childs_rollback_that_never_
 async def test_an_orchestration_does_not_wait_for_ever_for_its_rollback_that_never_began(
     bench, did, admin, monkeypatch
 ):
-    monkeypatch.setattr(handover, "ASK_AGAIN", timedelta(milliseconds=100))
+    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=100))
     name = f"Alone{uuid4().hex[:8]}"
 
     async def alone(cp: Orchestration) -> None:
@@ -330,8 +330,8 @@ async def test_a_child_that_was_killed_with_its_parent_before_its_first_step_has
 async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_over_again(
     bench, did, admin, sentinel, monkeypatch
 ):
-    monkeypatch.setattr(handover, "LOOK_AFTER", timedelta(seconds=1))
-    monkeypatch.setattr(salvage, "ANSWER_WITHIN", timedelta(seconds=30))
+    monkeypatch.setattr(submission, "LOOK_AFTER", timedelta(seconds=1))
+    monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(seconds=30))
 
     async def alone(cp: Orchestration) -> None:
         await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
@@ -359,8 +359,8 @@ async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_ov
 
 
 async def test_what_takes_a_lost_saga_back_may_be_killed_too(bench, did, admin, sentinel, monkeypatch):
-    monkeypatch.setattr(handover, "LOOK_AFTER", timedelta(minutes=1))
-    monkeypatch.setattr(salvage, "ANSWER_WITHIN", timedelta(milliseconds=200))
+    monkeypatch.setattr(submission, "LOOK_AFTER", timedelta(minutes=1))
+    monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(milliseconds=200))
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")

@@ -9,7 +9,7 @@ import restate as sdk
 
 from perdure import ControlPlaneService, Orchestration, SagaConfig, ServiceClient, Target
 from perdure.errors import IngressError
-from perdure.workflow.status import StatusData
+from perdure.status import StatusData
 from tests.integration.saga_bench import QUICK, Task, run_step, undo_task
 from tests.integration.test_saga_kills import rolled_back
 

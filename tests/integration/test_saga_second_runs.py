@@ -18,7 +18,7 @@ from perdure import AdminClient, CompensationStrategy, Orchestration, SagaConfig
 from perdure.errors import IngressError, Refused
 from perdure.saga import rollback
 from perdure.saga.messages import ActReceipt, ActRequest, DeadLetterPage, ListRequest, RollbackStatus, rollback_status
-from perdure.saga.plan import Outcome
+from perdure.saga.policy import Outcome
 from perdure.saga.timeline import Timeline, read_timeline
 from tests.integration.saga_bench import QUICK, Bench, Task, do_task, forget_runs, truth, undo_task
 from tests.integration.test_saga_kills import rollback_state

@@ -6,7 +6,7 @@ import pytest
 
 from perdure import CompensationStrategy, Orchestration, Target
 from perdure.saga.messages import ActReceipt, ActRequest
-from perdure.saga.plan import Outcome
+from perdure.saga.policy import Outcome
 from tests.integration.saga_bench import Task, do_task, run_step
 from tests.support import eventually
 

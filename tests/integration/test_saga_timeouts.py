@@ -24,11 +24,11 @@ from perdure import (
     StepRetry,
     Target,
 )
-from perdure.admin import sql_text
-from perdure.binding import handler
+from perdure.engine.admin import sql_text
+from perdure._runtime.handlers import handler
 from perdure.errors import IngressError, Refused
 from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackStatus
-from perdure.saga.plan import CompensationHandler, Outcome, StepState
+from perdure.saga.policy import CompensationHandler, Outcome, StepState
 from tests.integration.saga_bench import Bench, Task, run_step, step, truth
 from tests.support import Recording, eventually
 

@@ -10,11 +10,11 @@ from uuid import uuid4
 import pytest
 
 from perdure import IngressClient, Target
-from perdure.durations import scaling
+from perdure._runtime.time_scale import scaling
 from perdure.errors import IngressError, InvalidInput
-from perdure.workflow.schedule import Overlap, ScheduleClient, ScheduleStatus, definitions
-from perdure.workflow.schedule.messages import Firing, RunCause, RunState, ScheduleState, fire_target
-from perdure.workflow.schedule.plan import stamp
+from perdure.schedules import Overlap, ScheduleClient, ScheduleStatus, definitions
+from perdure.schedules.messages import Firing, RunCause, RunState, ScheduleState, fire_target
+from perdure.schedules.recurrence import stamp
 from tests.integration.scheduled_reports import FAR, SOON, Gate, reports, state_of
 from tests.support import eventually
 

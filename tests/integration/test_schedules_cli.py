@@ -12,10 +12,11 @@ import restate as sdk
 from typer.testing import CliRunner, Result
 
 from perdure import handler
-from perdure.cli import app, asking
+from perdure.cli.main.main import app
+from perdure.cli.main import options
 from perdure.errors import ConfigurationError, IngressError
-from perdure.workflow.schedule import SchedulePage, ScheduleStatus, definitions
-from perdure.workflow.schedule.plan import CatchUp
+from perdure.schedules import SchedulePage, ScheduleStatus, definitions
+from perdure.schedules.recurrence import CatchUp
 from tests.support import Recording, eventually
 
 
@@ -33,7 +34,7 @@ def reports(did: Recording) -> sdk.Service:
 async def test_a_schedule_is_set_looked_at_steered_and_removed(
     restate, did, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(asking.console, "_width", 300)  # so that no cell is broken into lines
+    monkeypatch.setattr(options.console, "_width", 300)  # so that no cell is broken into lines
     env = await restate.serve(reports(did), *definitions())
     name = f"nightly-{uuid4()}"
     rows = tmp_path / "rows.json"

@@ -13,16 +13,16 @@ import pytest
 import restate as sdk
 
 from perdure import AdminClient, IngressClient, ObjectClient, Target, handler
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
 from perdure.errors import IngressError
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 from perdure.serving import build_app
 from perdure.testing.plugin import RestateServers
 from perdure.testing.served import ServedApp
-from perdure.workflow.schedule import CatchUp, Overlap, ScheduleClient, ScheduleStatus, definitions
-from perdure.workflow.schedule import relay as relay_module
-from perdure.workflow.schedule.messages import Firing, RunOrder, RunState, ScheduleState, fire_target
+from perdure.schedules import CatchUp, Overlap, ScheduleClient, ScheduleStatus, definitions
+from perdure.schedules import dispatcher as relay_module
+from perdure.schedules.messages import Firing, RunOrder, RunState, ScheduleState, fire_target
 from tests.integration.scheduled_reports import FAR, SOON, Gate, reports, state_of
 from tests.support import Recording, eventually
 
@@ -283,7 +283,7 @@ async def test_a_firing_that_is_cancelled_comes_again(restate, did, monkeypatch)
         first = await schedules.set(
             name, every=timedelta(seconds=1), target=to["build"], request="x", catch_up=CatchUp.LATEST
         )
-        monkeypatch.setattr("perdure.workflow.schedule.service._utc_now", slow_clock)
+        monkeypatch.setattr("perdure.schedules.service._utc_now", slow_clock)
         await eventually(deciding, what="firing that reads the clock")
         rows = await admin.query(
             "select id from sys_invocation where target_service_name = 'Schedules' and target_handler_name = 'fire' "

@@ -18,7 +18,7 @@ import restate as sdk
 from restate.exceptions import TerminalError
 
 from perdure import AdminClient, IngressClient
-from perdure.engine_ids import pending_id, signal_id
+from perdure._runtime.invocation_ids import pending_id, signal_id
 from perdure.errors import EngineError, IngressError
 from tests.integration.raw_sdk import facts, failure_of, go, last_failure
 from tests.support import Recording, eventually
@@ -299,7 +299,7 @@ async def completed_from_outside(env: Any, did: Recording, forged_id: Callable[[
 
 
 async def test_ingress_takes_results_of_pending_calls(restate, did):
-    """Why outcomes carry a random id (`perdure.wake_ups`), and why `check_signal_id` refuses such ids."""
+    """Why outcomes carry a random id (`perdure._wake_ups`), and why `check_signal_id` refuses such ids."""
     gate = Gate()
 
     async def work(ctx: sdk.Context, key: str) -> str:

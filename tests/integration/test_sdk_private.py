@@ -1,4 +1,4 @@
-"""The private parts of the SDK are where `perdure._sdk` looks for them, and are what it takes them for."""
+"""The private parts of the SDK are where `perdure._runtime.sdk` looks for them, and are what it takes them for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import restate as sdk
 from restate.exceptions import TerminalError
 
-from perdure import IngressClient, _sdk
+from perdure import IngressClient
+from perdure._runtime import sdk
 from perdure.testing.served import Mode
 from tests.integration.raw_sdk import facts, go
 
@@ -22,7 +23,7 @@ async def test_the_handler_behind_a_context_is_known(restate):
     service, thing, flow = sdk.Service("InfoService"), sdk.VirtualObject("InfoObject"), sdk.Workflow("InfoFlow")
 
     async def describe(ctx: Any) -> str:
-        info = _sdk.handler_info(ctx)
+        info = sdk.handler_info(ctx)
         return f"{info} {info.kind} writes={info.writes_state} key={_sdk.has_key(ctx)}"
 
     @service.handler()
@@ -83,7 +84,7 @@ async def test_the_wait_for_a_calls_invocation_id_can_be_begun_anew(restate):
         try:
             await call.invocation_id()
         except TerminalError:
-            _sdk.ask_again(call)
+            sdk.ask_again(call)
         return await call.invocation_id()
 
     env = await restate.serve(facts(work))
@@ -98,6 +99,6 @@ def test_functions_of_the_sdks_own_decorators_are_known():
     async def handler(ctx: sdk.Context, number: int) -> str | None:
         return str(number)
 
-    assert _sdk.sdk_handler_types(handler) == ("Facts", "renamed", int, str | None)
-    assert _sdk.sdk_handler_types(asyncio.sleep) is None
-    assert _sdk.sdk_handler_types(5) is None
+    assert sdk.sdk_handler_types(handler) == ("Facts", "renamed", int, str | None)
+    assert sdk.sdk_handler_types(asyncio.sleep) is None
+    assert sdk.sdk_handler_types(5) is None

@@ -14,10 +14,10 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from perdure import ControlPlaneService, IngressClient, Orchestration, SagaConfig, Target
-from perdure.cli import app
+from perdure.cli.main import app
 from perdure.errors import IngressError, PerdureError, Refused
 from perdure.saga import hosting
-from perdure.saga.acts import Act
+from perdure.saga.operator_actions import Act
 from perdure.saga.messages import (
     ActReceipt,
     ActRequest,
@@ -29,7 +29,7 @@ from perdure.saga.messages import (
     ManyActRequest,
     rollback_status,
 )
-from perdure.saga.proofs import sign_act
+from perdure.saga.signatures import sign_act
 from perdure.security import ActorKey, ActRules, Role, SignedAct, Trust, set_act_rules
 from perdure.testing import Restate
 from tests.integration.signing_people import ISSUER, MALLORY, OLGA, VERA, key_of

@@ -13,12 +13,12 @@ import restate as sdk
 from typer.testing import CliRunner
 
 from perdure import IngressClient, ScheduleClient, Target, handler
-from perdure.cli import app
+from perdure.cli.main import app
 from perdure.errors import ConfigurationError, IngressError
 from perdure.security import Role, SignedAct
 from perdure.testing import Restate
-from perdure.workflow.schedule import ScheduleStatus, definitions
-from perdure.workflow.schedule.messages import (
+from perdure.schedules import ScheduleStatus, definitions
+from perdure.schedules.messages import (
     ScheduleAct,
     ScheduleActRequest,
     ScheduleRequest,
@@ -27,8 +27,8 @@ from perdure.workflow.schedule.messages import (
     order_target,
     set_target,
 )
-from perdure.workflow.schedule.plan import ScheduledTarget, ScheduleSpec
-from perdure.workflow.schedule.proofs import sign_act, sign_setting
+from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
+from perdure.schedules.signatures import sign_act, sign_setting
 from tests.integration.signing_people import MALLORY, OLGA, VERA, key_of
 
 DAILY = timedelta(days=1)

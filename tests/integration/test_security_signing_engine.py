@@ -9,7 +9,7 @@ import httpx
 import pytest
 import restate as sdk
 
-from perdure.admin import AdminClient
+from perdure.engine.admin import AdminClient
 from perdure.errors import EngineError
 from perdure.security import PrivateKey
 from perdure.security.config import SecurityConfig, ValidationMode

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import restate as sdk
 
-from perdure.admin import AdminClient, sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.observability.logging import get_logger
 from perdure.serving import build_app, listening
 from perdure.testing import Mode, Restate, RestateServer

@@ -11,20 +11,9 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import (
-    AdminClient,
-    ExternalSignal,
-    IngressClient,
-    engine_ids,
-    gather,
-    get_internal_signal,
-    handler,
-    race_awakeable_with_timeout,
-    reject_external_signal,
-    resolve_external_signal,
-    wait_for_external_signal,
-)
-from perdure.admin import sql_text
+from perdure import AdminClient, ExternalSignal, IngressClient, gather, get_internal_signal, handler, race_awakeable_with_timeout, reject_external_signal, resolve_external_signal, wait_for_external_signal
+from perdure._runtime import invocation_ids
+from perdure.engine.admin import sql_text
 from perdure.errors import IngressError
 from tests.support import Recording, eventually
 
@@ -212,7 +201,7 @@ async def test_check_refuses_unproved_answers(restate):
             for verdict, is_genuine in ((YES, False), (Verdict(approved=True, by=[PROOF]), True)):
                 key = str(uuid4())
                 invocation = await ingress.send(waiter, idempotency_key=key)
-                await ingress.resolve_awakeable(engine_ids.signal_id(invocation), verdict)
+                await ingress.resolve_awakeable(invocation_ids.signal_id(invocation), verdict)
                 if is_genuine:
                     assert await ingress.call(waiter, idempotency_key=key) == verdict
                     continue

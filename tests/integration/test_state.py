@@ -14,7 +14,7 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import AdminClient, IngressClient, MutableState, ReadOnlyState, State, clear_all, handler
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.errors import IngressError
 from tests.support import Recording, eventually
 

@@ -29,7 +29,7 @@ from perdure import (
     handler,
     race_promise_with_timeout,
 )
-from perdure.durations import scaled
+from perdure._runtime.time_scale import scaled
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.testing import Mode, RestateEnvironment

@@ -40,8 +40,8 @@ from perdure.saga import hosting
 from perdure.testing import Mode
 from perdure.testing.served import Restate
 from perdure.testing.server import RestateServer
-from services.launcher.receiver import ReceivedSpan, TraceReceiver
-from services.launcher.traces import TraceTree, trace_of
+from tests.system.observability.receiver import ReceivedSpan, TraceReceiver
+from tests.system.observability.traces import TraceTree, trace_of
 from tests.support import eventually
 
 TICK = timedelta(milliseconds=1)

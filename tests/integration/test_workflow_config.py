@@ -24,7 +24,7 @@ from perdure import (
     handler,
     monitor_state_size,
 )
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.errors import IngressError
 from perdure.testing.plugin import RestateServers
 from perdure.testing.served import Mode, Restate

@@ -22,7 +22,7 @@ from perdure import (
     update_status,
 )
 from perdure.observability.events import InvocationEnded, StateWritten
-from perdure.workflow.schedule import ScheduleClient, SchedulePage, ScheduleStatus
+from perdure.schedules import ScheduleClient, SchedulePage, ScheduleStatus
 
 SECOND = timedelta(seconds=1)
 MOMENT = datetime(2030, 1, 1, tzinfo=UTC)

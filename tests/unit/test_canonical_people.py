@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from perdure.people import Approver, GroupName, Person, VetoHolder, canonical_person
+from perdure.security.user_names import Approver, GroupName, Person, VetoHolder, canonical_person
 
 person = TypeAdapter(Person)
 

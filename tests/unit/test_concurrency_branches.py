@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure import _sdk
-from perdure.branches import Branches, Ended
+from perdure._runtime import sdk
+from perdure._runtime.branches import Branches, Ended
 from perdure.errors import Cancelled, PerdureTerminalError, TerminalError, error_code
 
 
@@ -60,7 +60,7 @@ class Engine:
         return Answer(self, len(self.commands) - 1)
 
     async def create_poll_or_cancel_coroutine(self, wait: Any) -> None:
-        while not _sdk.is_over(self, wait):  # type: ignore[arg-type] # an engine of ours
+        while not sdk.is_over(self, wait):  # type: ignore[arg-type] # an engine of ours
             if self._cancel_at is not None and len(self.vm.known) >= self._cancel_at:
                 self._cancel_at = None
                 raise TerminalError("cancelled", 409)
@@ -89,7 +89,7 @@ class Answer:
 
     async def _fetch(self) -> int:
         if not self._engine.vm.is_completed(self._handle):
-            await self._engine.create_poll_or_cancel_coroutine(_sdk.SingleUnresolvedFuture(self._handle))
+            await self._engine.create_poll_or_cancel_coroutine(sdk.SingleUnresolvedFuture(self._handle))
         return self._handle
 
     async def _get(self) -> int:

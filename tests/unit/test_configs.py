@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 from perdure import LoggingConfig, RunConfig, SagaConfig, SecurityConfig, StepRetry, WorkflowConfig
 from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.sentinel import ApprovalSentinelConfig
-from perdure.checking import check_types
+from perdure.approvals.reconciler import ApprovalSentinelConfig
+from perdure._runtime.checks import check_types
 from perdure.engine.config import EngineConfig
 from perdure.errors import ConfigurationError
 from perdure.saga.messages import RollbackRequest
-from perdure.saga.sentinel_config import SentinelConfig
+from perdure.saga.reconciler_config import SentinelConfig
 
 WHERE = {"admin_url": "http://127.0.0.1:9070", "ingress_url": "http://127.0.0.1:8080"}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.engine_ids import check_invocation_id, check_signal_id, pending_id, signal_id
+from perdure._runtime.invocation_ids import check_invocation_id, check_signal_id, pending_id, signal_id
 from perdure.errors import InvalidInput
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.engine_ids import pending_id, signal_id
-from perdure.engine_proxy.completions import completion_refusal
+from perdure._runtime.invocation_ids import pending_id, signal_id
+from perdure.engine.proxy.completions import completion_refusal
 
 INVOCATION = "inv_1fcocvNP6Lvi5nwVkzr9cz2SgHhoc7xOWG"
 

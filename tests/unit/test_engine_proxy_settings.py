@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from perdure.engine_proxy import ProxySettings, Upstream
+from perdure.engine.proxy import ProxySettings, Upstream
 from perdure.errors import ConfigurationError
-from perdure.ports import connectable
-from services.launcher.settings import PlatformSettings
-from services.launcher.topology import Topology
+from perdure._runtime.ports import connectable
+from services.runtime.settings import PlatformSettings
+from services.runtime.topology import Topology
 
 SOCKET = "unix:/data/perdure/ingress.sock"
 

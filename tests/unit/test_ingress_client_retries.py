@@ -18,7 +18,7 @@ def pauses(monkeypatch):
     async def pause(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr("perdure.ingress_requests.asyncio.sleep", pause)
+    monkeypatch.setattr("perdure.engine.ingress_requests.asyncio.sleep", pause)
     return waited
 
 

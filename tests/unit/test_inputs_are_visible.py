@@ -12,15 +12,15 @@ from pydantic.fields import FieldInfo
 from perdure.approvals import inbox_messages, request
 from perdure.approvals import messages as approvals
 from perdure.saga import messages as sagas
-from perdure.security import acts, credentials, links
-from perdure.workflow.schedule import messages as schedules
+from perdure.security import signed_actions, credentials, links
+from perdure.schedules import messages as schedules
 
 FIELDS = ("actor", "groups", "person", "requester", "to")
 HOSTILE = ("ada\x1b[2J", "ada\u202e", "ada\u200b", "ada\nok", "ada\x9b", "ada\u2028", "ada\r", "ada\u2066")
 
 
 def inputs() -> Iterator[Any]:
-    for module in (approvals, inbox_messages, request, sagas, schedules, acts, credentials, links):
+    for module in (approvals, inbox_messages, request, sagas, schedules, signed_actions, credentials, links):
         for name, model in vars(module).items():
             if isinstance(model, type) and issubclass(model, BaseModel) and model.__module__ == module.__name__:
                 if model.model_config.get("extra") != "forbid":

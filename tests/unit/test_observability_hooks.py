@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import ObservabilityHooks, add_hooks, default_hooks, remove_hooks
-from perdure._sdk import HandlerInfo
+from perdure._runtime.sdk import HandlerInfo
 from perdure.errors import ConfigurationError, TerminalError
 from perdure.observability import events, hooks, lifecycle
 from perdure.observability.events import Failed, Invocation, InvocationStarted, StateRead, WorkflowStarted

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from perdure.plain_text import Reason, check_visible, escape_invisible, escape_json
+from perdure._runtime.plain_text import Reason, check_visible, escape_invisible, escape_json
 
 INVISIBLE = ("\x00", "\b", "\n", "\r", "\t", "\x1b", "\x7f", "\x9b", "\u00ad", "\u061c", "\u200b", "\u200d", "\u200e")
 INVISIBLE += ("\u202e", "\u2028", "\u2029", "\u2066", "\ufeff", "\ufe0f", "\u3164", "\ud800", "\U000e0041")

@@ -6,7 +6,7 @@ import pytest
 
 from perdure import get_policy, guardrail, set_policy
 from perdure.errors import GuardrailViolation
-from perdure.policy import Policy, policy_from_environment
+from perdure.guardrails import Policy, policy_from_environment
 
 
 @pytest.fixture(autouse=True)

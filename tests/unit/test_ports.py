@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import ConfigurationError
-from perdure.ports import ensure_free, free_ports
+from perdure._runtime.ports import ensure_free, free_ports
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])
@@ -49,7 +49,7 @@ def test_free_ports_skip_a_port_in_use():
 
 
 def test_processes_get_different_free_ports():
-    ask = "from perdure.ports import free_ports; import sys; print(*free_ports(60), flush=True); sys.stdin.read()"
+    ask = "from perdure._runtime.ports import free_ports; import sys; print(*free_ports(60), flush=True); sys.stdin.read()"
     asked = [
         subprocess.Popen([sys.executable, "-c", ask], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(4)
@@ -66,7 +66,7 @@ def test_processes_get_different_free_ports():
 
 _FORK = """
 import os
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 free_ports(1)
 if (child := os.fork()) == 0:
     print(*free_ports(40), flush=True)

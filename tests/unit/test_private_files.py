@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import ConfigurationError
-from perdure.private_files import close_folder, make_private_folder, open_private
-from services.launcher.settings import PlatformSettings
-from services.launcher.topology import Topology
+from perdure.security.private_files import close_folder, make_private_folder, open_private
+from services.runtime.settings import PlatformSettings
+from services.runtime.topology import Topology
 
 
 def mode(path: Path) -> int:
@@ -90,15 +90,15 @@ def test_platform_closes_its_home(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "start",
     [
-        "runpy.run_module('services.entrance', run_name='__main__')",
-        "runpy.run_module('services.launcher.serve', run_name='__main__')",
+        "runpy.run_module('services.runtime.entrance', run_name='__main__')",
+        "runpy.run_module('services.runtime.serve', run_name='__main__')",
         "runpy.run_module('services.console.main', run_name='__main__')",
-        "perdure.cli.main()",
+        "perdure.cli.main.main()",
     ],
 )
 def test_each_entry_point_sets_the_umask(start: str) -> None:
     code = f"""
-import os, runpy, sys, perdure.cli
+import os, runpy, sys, perdure.cli.main
 os.umask(0o022)
 sys.argv = ["program", "--help"]
 try:

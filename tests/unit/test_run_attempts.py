@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import RunConfig
-from perdure.run_attempts import Companion, Company
+from perdure._runtime.run_attempts import Companion, Company
 
 MOST = timedelta(seconds=30)
 

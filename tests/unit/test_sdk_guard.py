@@ -13,10 +13,10 @@ from restate.server_context import (
 )
 from restate.vm import VMWrapper
 
-from perdure import _sdk, _sdk_sealing
+from perdure._runtime import sdk, sealing
 from perdure.errors import PerdureTerminalError, TerminalError
-from perdure.run_scope import inside_run
-from perdure.waiting import has_own_cancel
+from perdure._runtime.run_scope import inside_run
+from perdure._runtime.waiting import has_own_cancel
 
 # What the SDK itself does with the journal: at the beginning and end of an attempt, and around a run.
 OF_THE_SDK = {
@@ -41,13 +41,13 @@ OF_THE_SDK = {
 
 def test_each_way_to_the_journal_is_closed_inside_a_run_or_known_to_be_the_sdks_own():
     ways = {name for name, _ in inspect.getmembers(VMWrapper, inspect.isfunction) if not name.startswith("_")}
-    assert ways == OF_THE_SDK | set(_sdk._COMMANDS)
+    assert ways == OF_THE_SDK | set(sdk._COMMANDS)
 
 
-@pytest.mark.parametrize("vm", [VMWrapper, _sdk_sealing._SealedVM])
-@pytest.mark.parametrize("name", _sdk._COMMANDS)
+@pytest.mark.parametrize("vm", [VMWrapper, sealing._SealedVM])
+@pytest.mark.parametrize("name", sdk._COMMANDS)
 def test_guarded_operations_refuse_inside_run(name: str, vm: type[VMWrapper]):
-    nothing: Any = object.__new__(_sdk._guarded(vm))  # no journal: getting as far as that would fail otherwise
+    nothing: Any = object.__new__(sdk._guarded(vm))  # no journal: getting as far as that would fail otherwise
     with inside_run("charge"), pytest.raises(PerdureTerminalError, match="was used inside the run 'charge'"):
         getattr(nothing, name)()
 
@@ -55,9 +55,9 @@ def test_guarded_operations_refuse_inside_run(name: str, vm: type[VMWrapper]):
 def test_a_context_is_guarded_once_and_stays_the_sdks():
     context: Any = object.__new__(ServerInvocationContext)
     context.vm = object.__new__(VMWrapper)
-    _sdk.guard(context)
+    sdk.guard(context)
     guarded = type(context)
-    _sdk.guard(context)
+    sdk.guard(context)
     assert type(context) is guarded
     assert isinstance(context, ServerInvocationContext)
     assert isinstance(context.vm, VMWrapper)
@@ -84,12 +84,12 @@ def wrapping(cause: BaseException) -> Exception:
     ids=lambda value: type(value).__name__,
 )
 def test_an_interruption_is_told_from_a_failure(error: BaseException, expected: bool):
-    assert _sdk.is_interruption(error) is expected
+    assert sdk.is_interruption(error) is expected
 
 
 def test_errors_that_cause_themselves_are_looked_at_once():
     final, transient = TerminalError("x"), ValueError("y")
     final.__cause__, transient.__cause__ = final, transient
     for error in (final, transient):
-        assert not _sdk.is_interruption(error)
+        assert not sdk.is_interruption(error)
         assert not has_own_cancel(error)

@@ -9,7 +9,7 @@ import restate as sdk
 from restate.server_context import ServerInvocationContext
 from restate.vm import VMWrapper
 
-from perdure import _sdk, _sdk_sealing
+from perdure._runtime import sdk, sealing
 from perdure.errors import PerdureError
 from perdure.security.codec import JournalCodec
 
@@ -26,12 +26,12 @@ def test_every_value_that_leaves_is_sealed():
         if any(each.annotation is bytes for each in inspect.signature(command).parameters.values())
     }
     assert "sys_set_state" in values
-    assert values - FROM_THE_ENGINE <= vars(_sdk_sealing._SealedVM).keys()
+    assert values - FROM_THE_ENGINE <= vars(sealing._SealedVM).keys()
 
 
 def test_reject_value_of_an_unknown_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(VMWrapper, "take_notification", lambda _self, _handle: b"in clear")
-    vm = object.__new__(_sdk_sealing._SealedVM)
+    vm = object.__new__(sealing._SealedVM)
     vm.begin(CODEC, "Trips", "t1", "run", "inv_1")
     with pytest.raises(PerdureError, match="does not know to open"):
         vm.take_notification(7)
@@ -39,17 +39,17 @@ def test_reject_value_of_an_unknown_command(monkeypatch: pytest.MonkeyPatch):
 
 async def test_unprepared_handler_seals_and_opens_nothing():
     with pytest.raises(PerdureError, match="ran without sealing"):
-        _sdk_sealing.UNSEALED_REFUSED.encode(b"value")
+        sealing.UNSEALED_REFUSED.encode(b"value")
     with pytest.raises(PerdureError, match="ran without sealing"):
-        await _sdk_sealing.UNSEALED_REFUSED.decode(b"value")
+        await sealing.UNSEALED_REFUSED.decode(b"value")
 
 
 def test_guard_keeps_a_sealed_journal_sealed():
     context: Any = object.__new__(ServerInvocationContext)
     context.vm = object.__new__(VMWrapper)
-    context.vm.__class__ = _sdk_sealing._SealedVM
-    _sdk.guard(context)
-    assert isinstance(context.vm, _sdk_sealing._SealedVM)
+    context.vm.__class__ = sealing._SealedVM
+    sdk.guard(context)
+    assert isinstance(context.vm, sealing._SealedVM)
 
 
 def test_sealing_leaves_the_original_service_alone():
@@ -59,7 +59,7 @@ def test_sealing_leaves_the_original_service_alone():
     async def work(ctx: sdk.Context) -> None: ...
 
     before = {name: dataclasses.replace(each) for name, each in service.handlers.items()}
-    prepared = _sdk_sealing.sealed(service, CODEC)
+    prepared = sealing.sealed(service, CODEC)
     assert service.handlers == before
     assert prepared.handlers["work"].handler_io.input_type is None
     assert len(prepared.handlers["work"].context_managers or []) == 1

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from perdure.errors import ConfigurationError, InvalidInput, TerminalError
-from perdure.serdes import InputSerde, TypedSerde, Unreadable, invalid_input, serde_for
+from perdure._runtime.serdes import InputSerde, TypedSerde, Unreadable, invalid_input, serde_for
 
 
 class Colour(Enum):

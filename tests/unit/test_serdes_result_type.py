@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from perdure.errors import ConfigurationError
-from perdure.serdes import result_type
+from perdure._runtime.serdes import result_type
 
 
 class Trip(BaseModel):

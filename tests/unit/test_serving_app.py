@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import restate as sdk
 
-from perdure.asgi import Message
+from perdure._runtime.asgi import Message
 from perdure.errors import ConfigurationError
 from perdure.serving import ServiceApp, build_app
 from perdure.serving import app as serving_app

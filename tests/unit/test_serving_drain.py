@@ -10,7 +10,7 @@ from datetime import timedelta
 from types import MethodType
 from typing import cast
 
-from perdure.asgi import ASGIApp, Message, Receive, Scope, Send
+from perdure._runtime.asgi import ASGIApp, Message, Receive, Scope, Send
 from perdure.serving import Drain
 from tests.support import eventually
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 
 PROGRAM = """
 import gc, json, os, signal, sys

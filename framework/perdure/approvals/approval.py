@@ -18,9 +18,9 @@ from perdure.approvals.messages import (
     Delegation,
 )
 from perdure.approvals.rules import Rules, StageRules
-from perdure.approvals.trail import chained
+from perdure.approvals.audit_log import chained
 from perdure.errors import PerdureTerminalError
-from perdure.security.acts import SignedAct
+from perdure.security.signed_actions import SignedAct
 
 NewsKind: TypeAlias = Literal["asked", "reminder", "escalated", "delegated"]
 """Why somebody is told of an approval."""
@@ -206,7 +206,7 @@ def waits_for(approval: Approval) -> frozenset[str]:
         approval: The approval.
 
     Returns:
-        People, groups as ``group:finance``, or `perdure.people.ANYONE`; nobody unless it is open. Delegations count
+        People, groups as ``group:finance``, or `perdure.security.user_names.ANYONE`; nobody unless it is open. Delegations count
         whether or not their time is over: that ends by itself.
     """
     if approval.rules is None or approval.outcome is not None:

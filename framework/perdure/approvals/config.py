@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from perdure.approvals.notices import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotice
 from perdure.approvals.policy import MAX_DELEGATION
-from perdure.checking import check_types
+from perdure._runtime.checks import check_types
 from perdure.errors import ConfigurationError
 from perdure.security.keys import PublicKey
-from perdure.security.rules import ActRules, get_act_rules
+from perdure.security.signing_rules import ActRules, get_act_rules
 from perdure.targets import Target
 
 RETENTION = timedelta(days=30)
@@ -24,7 +24,7 @@ class ApprovalsConfig:
 
     Args:
         acts: Whether acts must be signed, and whose word counts; the process's rules when left out, see
-            `perdure.security.rules`.
+            `perdure.security.signing_rules`.
         link_keys: Public keys by which links that decide are checked; without any, no link decides. The private key
             belongs to the service that delivers notices, see `perdure.approvals.links`.
         allow_unverified_requester: Open approvals whose requester isn't authenticated although acts have to be signed.

@@ -1,6 +1,6 @@
 """`ApprovalInbox`: what waits for a person or a group, keyed by the name.
 
-Approvals that anyone may decide are kept in the inbox `perdure.people.ANYONE`, once, and not in everyone's. Those for a
+Approvals that anyone may decide are kept in the inbox `perdure.security.user_names.ANYONE`, once, and not in everyone's. Those for a
 group whose members the request doesn't name are in the group's, ``group:finance``. A person's list has them, too: it is
 merged when it is asked for.
 
@@ -19,13 +19,13 @@ import restate
 
 from perdure.approvals.inbox_messages import MAX_PAGE, InboxItem, InboxPage, InboxQuery, InboxRemoval
 from perdure.approvals.targets import INBOX, add_to_inbox, list_inbox, remove_from_inbox
-from perdure.binding import handler
+from perdure._runtime.handlers import handler
 from perdure.clients import ObjectClient
 from perdure.concurrency import fan_out_fail
 from perdure.determinism import Time
 from perdure.errors import InvalidInput
-from perdure.people import ANYONE, GROUP_PREFIX, canonical_person, is_group
-from perdure.serdes import serde_for
+from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_person, is_group
+from perdure._runtime.serdes import serde_for
 from perdure.state import State
 from perdure.targets import Target
 
@@ -45,7 +45,7 @@ async def list_(ctx: restate.ObjectSharedContext, query: InboxQuery | None) -> l
     """Show the open approvals that a person may decide, the most urgent first; with a query, a page of them.
 
     They are those that name the person, those of the groups that the query names, and those that anyone else than who
-    asks may decide. Of a group, or of `perdure.people.ANYONE`, only what is in that inbox is shown.
+    asks may decide. Of a group, or of `perdure.security.user_names.ANYONE`, only what is in that inbox is shown.
     """
     person = canonical_person(ctx.key())
     if not person:

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from perdure.people import GroupName, is_one_of
+from perdure.security.user_names import GroupName, is_one_of
 
 MAX_PAGE: Final = 500
 """How many approvals one page, or the plain list, holds at most."""

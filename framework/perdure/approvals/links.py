@@ -10,9 +10,9 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
-from perdure.approvals.notices import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotice
 from perdure.errors import ConfigurationError
-from perdure.people import ANYONE, is_group
+from perdure.security.user_names import ANYONE, is_group
 from perdure.security.keys import PrivateKey
 from perdure.security.links import mint_link
 

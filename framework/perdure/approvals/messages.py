@@ -14,9 +14,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Str
 
 from perdure.approvals.request import AwakeableId, Stage, WaitId
 from perdure.approvals.rights import Principal
-from perdure.people import GroupName, Person
-from perdure.plain_text import Reason
-from perdure.security.acts import SignedAct
+from perdure.security.user_names import GroupName, Person
+from perdure._runtime.plain_text import Reason
+from perdure.security.signed_actions import SignedAct
 from perdure.security.credentials import Role
 from perdure.security.links import MAX_TOKEN
 
@@ -134,7 +134,7 @@ class DelegationRequest(ActRequest):
         until: Until when.
         reason: Why.
         groups: See `ActRequest`.
-        proof: See `ActRequest`; the act ``delegate``, its details see `perdure.approvals.proofs.delegation_details`.
+        proof: See `ActRequest`; the act ``delegate``, its details see `perdure.approvals.signatures.delegation_details`.
     """
 
     to: Person
@@ -166,7 +166,7 @@ class LinkRevocationRequest(ActRequest):
         person: The person whose links end; everybody's when left out.
         reason: Why.
         groups: See `ActRequest`.
-        proof: See `ActRequest`; the act ``revoke_links``, its details see `perdure.approvals.proofs.link_details`.
+        proof: See `ActRequest`; the act ``revoke_links``, its details see `perdure.approvals.signatures.link_details`.
     """
 
     person: Person | None = None
@@ -428,7 +428,7 @@ class RetentionEnd(_Kept):
 
 
 class AuditEntry(_Kept):
-    """One entry of an approval's trail. Entries are added, never changed; `perdure.approvals.trail` checks that.
+    """One entry of an approval's trail. Entries are added, never changed; `perdure.approvals.audit_log` checks that.
 
     Args:
         seq: 1 for the first entry.

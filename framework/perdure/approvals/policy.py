@@ -21,7 +21,7 @@ from perdure.approvals.messages import (
     Leave,
     Listen,
 )
-from perdure.approvals.objections import (
+from perdure.approvals.eligibility import (
     MAX_DELEGATIONS,
     MAX_EARLY_DECISIONS,
     admitted,
@@ -34,8 +34,8 @@ from perdure.approvals.objections import (
 from perdure.approvals.request import ApprovalRequest, OnTimeout
 from perdure.approvals.rules import Rules, payload_digest
 from perdure.errors import Conflict, NotFound, PerdureTerminalError, Refused, error_code
-from perdure.people import ANYONE
-from perdure.security.acts import SignedAct
+from perdure.security.user_names import ANYONE
+from perdure.security.signed_actions import SignedAct
 
 __all__ = [
     "MAX_DELEGATION",

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from perdure.approvals.messages import ApprovalResult, Decision
 from perdure.approvals.request import ApprovalRequest, OnTimeout, people_of
-from perdure.people import ANYONE, group_of, is_group, is_one_of
-from perdure.saga.plan import canonical
-from perdure.serdes import serde_for
+from perdure.security.user_names import ANYONE, group_of, is_group, is_one_of
+from perdure.saga.policy import canonical
+from perdure._runtime.serdes import serde_for
 
 
 class StageRules(BaseModel):

@@ -7,7 +7,7 @@ through its awakeable, which anybody may complete, and then reads the outcome wi
 
 Every act reads the clock, and the present rights of the people in it, before it changes state. Those are the only waits
 in these handlers; what follows is a row of writes and sends that no cancel can cut in two. A kill can, since nothing is
-told of it: then `mend` sets right what is missing, and `perdure.approvals.sentinel` finds where.
+told of it: then `mend` sets right what is missing, and `perdure.approvals.reconciler` finds where.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from perdure.approvals import policy
 from perdure.approvals.approval import Approval, Attempt, Change
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.inbox import inboxes
-from perdure.approvals.keeping import Keeper, read_status
+from perdure.approvals.store import Keeper, read_status
 from perdure.approvals.messages import (
     ActRequest,
     ApprovalAnswer,
@@ -46,20 +46,20 @@ from perdure.approvals.messages import (
     WithdrawalReceipt,
     WithdrawalRequest,
 )
-from perdure.approvals.objections import objection_to_link
+from perdure.approvals.eligibility import objection_to_link
 from perdure.approvals.principals import Principals, principal_of
-from perdure.approvals.proofs import ProvableAct, Proven, check_act, check_link, role_for
-from perdure.approvals.relay import ApprovalRelay
+from perdure.approvals.signatures import ProvableAct, Proven, check_act, check_link, role_for
+from perdure.approvals.dispatcher import ApprovalRelay
 from perdure.approvals.request import MAX_ID_LENGTH, ApprovalRequest
 from perdure.approvals.rights import Principal
 from perdure.approvals.targets import APPROVALS, approval_status, open_approval
 from perdure.approvals.timers import has_come
-from perdure.binding import Definition, handler
+from perdure._runtime.handlers import Definition, handler
 from perdure.determinism import Time
 from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, Unauthenticated
 from perdure.observability.logging import get_logger
 from perdure.security.credentials import Role
-from perdure.security.rules import ActMode
+from perdure.security.signing_rules import ActMode
 
 log = get_logger("perdure.approvals")
 
@@ -71,7 +71,7 @@ def definitions(config: ApprovalsConfig | None = None) -> list[Definition]:
         config: Whose word is taken, who is told, and how long things are kept.
 
     Raises:
-        ConfigurationError: It can't be told whether acts must be signed; see `perdure.security.rules`.
+        ConfigurationError: It can't be told whether acts must be signed; see `perdure.security.signing_rules`.
     """
     chosen = config or ApprovalsConfig()
     chosen = replace(chosen, acts=chosen.rules)  # read now: a setting that doesn't fit is told at the start

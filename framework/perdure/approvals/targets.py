@@ -66,7 +66,7 @@ approval_status = Target(APPROVALS, "status", type(None), ApprovalStatus)
 
 list_inbox = Target(INBOX, "list", type(None), list[InboxItem])
 """The most urgent open approvals that a person may decide; or those that wait for a group (``group:finance``), or for
-`perdure.people.ANYONE`."""
+`perdure.security.user_names.ANYONE`."""
 
 page_inbox = Target(INBOX, "list", InboxQuery, InboxPage)
 """The same, page by page, and with what waits for a person's groups."""

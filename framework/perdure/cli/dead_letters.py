@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from perdure.cli.asking import (
+from perdure.cli.options import (
     DEFAULT_INGRESS,
     ActorOption,
     IngressOption,
@@ -23,7 +23,7 @@ from perdure.cli.asking import (
     who_acts,
 )
 from perdure.errors import ConfigurationError
-from perdure.saga.acts import Act
+from perdure.saga.operator_actions import Act
 from perdure.saga.messages import (
     ActReceipt,
     ActRequest,
@@ -36,9 +36,9 @@ from perdure.saga.messages import (
     RollbackStatus,
     rollback_status,
 )
-from perdure.saga.proofs import sign_act
+from perdure.saga.signatures import sign_act
 from perdure.targets import Target
-from perdure.terminal import console, several_lines
+from perdure.cli.terminal import console, several_lines
 
 app = typer.Typer(help="Steps that could not be undone: list them, look at them, decide.", no_args_is_help=True)
 

@@ -11,9 +11,9 @@ import typer
 from rich import box
 from rich.table import Table
 
-from perdure.admin import AdminClient, sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.approvals.targets import open_approval
-from perdure.cli.asking import (
+from perdure.cli.options import (
     DEFAULT_ADMIN,
     DEFAULT_INGRESS,
     AdminOption,
@@ -21,12 +21,12 @@ from perdure.cli.asking import (
     JsonOption,
     print_json,
 )
-from perdure.ingress import IngressClient
-from perdure.saga.standing import OPEN, SagaList, SagaPhase, list_sagas
+from perdure.engine.ingress import IngressClient
+from perdure.saga.queries import OPEN, SagaList, SagaPhase, list_sagas
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
-from perdure.saga.trouble import why_paused
+from perdure.alerts.conditions import why_paused
 from perdure.security.codec import codec_from_environment
-from perdure.terminal import console
+from perdure.cli.terminal import console
 
 app = typer.Typer(help="Sagas: which are open, and each step of one.", no_args_is_help=True)
 

@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from perdure.cli.asking import (
+from perdure.cli.options import (
     DEFAULT_INGRESS,
     ActorOption,
     IngressOption,
@@ -24,9 +24,9 @@ from perdure.cli.asking import (
     who_acts,
 )
 from perdure.errors import ConfigurationError
-from perdure.serdes import invalid_input
-from perdure.terminal import console
-from perdure.workflow.schedule.messages import (
+from perdure._runtime.serdes import invalid_input
+from perdure.cli.terminal import console
+from perdure.schedules.messages import (
     INDEX_KEY,
     ScheduleAct,
     ScheduleActRequest,
@@ -39,8 +39,8 @@ from perdure.workflow.schedule.messages import (
     set_target,
     status_target,
 )
-from perdure.workflow.schedule.plan import CatchUp, Overlap
-from perdure.workflow.schedule.proofs import sign_act, sign_setting
+from perdure.schedules.recurrence import CatchUp, Overlap
+from perdure.schedules.signatures import sign_act, sign_setting
 
 app = typer.Typer(help="Schedules: what starts by itself, when, and what came of it.", no_args_is_help=True)
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from perdure.checking import check_types
+from perdure._runtime.checks import check_types
 
 __all__ = ["LOOPBACK", "EngineConfig"]
 
@@ -27,7 +27,7 @@ class EngineConfig:
         admin_port: Port of the admin API.
         node_port: Port between nodes, and of ``/metrics``.
         sockets: Listen for the ingress and the admin API on Unix sockets in the data folder, and on no port. No browser
-            reaches a socket; `perdure.engine_proxy` makes it a port that refuses web pages.
+            reaches a socket; `perdure.engine.proxy` makes it a port that refuses web pages.
         node_name: Name of the node. It must stay the same for kept data, so it isn't the host's name, which may change.
         partitions: Partitions of a new data folder; None leaves it to the configuration file or to the server (24).
             Kept data keeps its number.

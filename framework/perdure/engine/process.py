@@ -18,8 +18,8 @@ import httpx
 
 from perdure.engine.config import LOOPBACK, EngineConfig
 from perdure.errors import EngineError
-from perdure.ports import connectable, ensure_free
-from perdure.private_files import PRIVATE_UMASK, make_private_folder, open_private
+from perdure._runtime.ports import connectable, ensure_free
+from perdure.security.private_files import PRIVATE_UMASK, make_private_folder, open_private
 
 __all__ = ["EngineProcess"]
 

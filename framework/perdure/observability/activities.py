@@ -18,7 +18,7 @@ from typing import Final
 
 import restate
 
-from perdure import _sdk
+from perdure._runtime import sdk
 from perdure.observability.events import Event, publish
 from perdure.observability.lifecycle import first_time, happens, invocation_of
 
@@ -170,7 +170,7 @@ def activity(
         with under_way.around():
             yield
     except Exception as error:
-        if not _sdk.is_interruption(error):  # else it goes on in another attempt, and this one's end is its end here
+        if not sdk.is_interruption(error):  # else it goes on in another attempt, and this one's end is its end here
             under_way.end(error)
         raise
     else:

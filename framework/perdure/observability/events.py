@@ -18,7 +18,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, TypeVar
 
-from perdure._sdk import HandlerInfo
+from perdure._runtime.sdk import HandlerInfo
 from perdure.observability.logging import get_logger
 
 log = get_logger("perdure.events")

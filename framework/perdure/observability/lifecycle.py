@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import restate
 
-from perdure import _sdk
+from perdure._runtime import sdk
 from perdure.errors import TerminalError, is_terminal
 from perdure.observability import events
 from perdure.observability.events import AttemptOutcome, Event, Invocation, all_wanted, publish, wanted
@@ -118,8 +118,8 @@ def invocation_of(ctx: restate.Context) -> Invocation:
     """
     kept: Invocation | None = getattr(ctx, _INVOCATION, None)
     if kept is None:
-        info = _sdk.handler_info(ctx)
-        invocation_id, key = _sdk.invocation_of(ctx)
+        info = sdk.handler_info(ctx)
+        invocation_id, key = sdk.invocation_of(ctx)
         kept = Invocation(invocation_id, info, None if info.kind == "service" else key)
         setattr(ctx, _INVOCATION, kept)
     return kept
@@ -134,7 +134,7 @@ def happens(ctx: restate.Context, event: type[Event]) -> bool:
         ctx: A handler's context.
         event: The event's class.
     """
-    return wanted(event) and not _sdk.is_replaying(ctx)
+    return wanted(event) and not sdk.is_replaying(ctx)
 
 
 async def watched(ctx: restate.Context, work: Awaitable[T], role: Role) -> T:
@@ -152,7 +152,7 @@ async def watched(ctx: restate.Context, work: Awaitable[T], role: Role) -> T:
     if not told:
         return await work
     invocation = invocation_of(ctx)
-    replays = _sdk.is_replaying(ctx)
+    replays = sdk.is_replaying(ctx)
     began = time.monotonic()
     life = life_of(invocation.id)
     if life.attempt(began, replays=replays):
@@ -163,7 +163,7 @@ async def watched(ctx: restate.Context, work: Awaitable[T], role: Role) -> T:
     try:
         result = await work
     except Exception as error:
-        if not _sdk.is_interruption(error):
+        if not sdk.is_interruption(error):
             failure = error
             terminal = is_terminal(error)
             outcome = AttemptOutcome.FAILED if terminal else AttemptOutcome.RETRIED
@@ -232,7 +232,7 @@ def _tell_start(ctx: restate.Context, invocation: Invocation, role: Role) -> Non
 def _tell_end(
     ctx: restate.Context, invocation: Invocation, role: Role, life: Life, error: BaseException | None
 ) -> None:
-    if _sdk.is_replaying(ctx):  # the journal has the result already
+    if sdk.is_replaying(ctx):  # the journal has the result already
         return
     first, duration = life.end(time.monotonic())
     _lives.put(invocation.id, life)  # remembered as long as what has just begun

@@ -17,7 +17,7 @@ import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from perdure.plain_text import escape_invisible
+from perdure._runtime.plain_text import escape_invisible
 
 __all__ = ["LineFormatter", "fill_in", "json_renderers", "terminal_renderers"]
 

@@ -59,7 +59,7 @@ COMPENSATIONS: Final = CounterMetric(
     ("service", "step", "state"),
 )
 ROLLBACKS: Final = CounterMetric("perdure.saga.rollbacks", "Rollbacks that ended, by outcome.", ("service", "outcome"))
-ACTS: Final = CounterMetric("perdure.saga.acts", "Operators' acts on dead letters.", ("service", "act"))
+ACTS: Final = CounterMetric("perdure.saga.operator_actions", "Operators' acts on dead letters.", ("service", "act"))
 OPEN_SAGAS: Final = GaugeMetric(
     "perdure.saga.open",
     "Sagas that have not come to their end: running, paused, compensating, needs_attention, lost.",

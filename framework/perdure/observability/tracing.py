@@ -26,7 +26,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from restate.extensions import current_context
 
-from perdure._sdk import headers_of
+from perdure._runtime.sdk import headers_of
 from perdure.errors import TerminalError
 from perdure.observability.activities import ActivityEnded, ActivityKind, ActivityStarted
 from perdure.observability.events import (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from perdure.binding import Definition
-from perdure.saga import dead_letters, forgetting
-from perdure.saga.relay import relay
+from perdure._runtime.handlers import Definition
+from perdure.saga import dead_letters, retention
+from perdure.saga.dispatcher import relay
 from perdure.saga.rollback import rollbacks
 
 
-def definitions(*, forget_after: timedelta | None = forgetting.FORGET_AFTER) -> list[Definition]:
+def definitions(*, forget_after: timedelta | None = retention.FORGET_AFTER) -> list[Definition]:
     """Return what to serve: `Rollbacks`, its relay, `DeadLetters` and its index, which belong together.
 
     Args:
@@ -20,5 +20,5 @@ def definitions(*, forget_after: timedelta | None = forgetting.FORGET_AFTER) -> 
     Raises:
         ConfigurationError: It is not longer than the engine remembers what came of undoing a step: 7 days.
     """
-    forgetting.forget_after(forget_after)
+    retention.forget_after(forget_after)
     return [rollbacks, relay, *dead_letters.definitions()]

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from perdure.people import Person
-from perdure.plain_text import Reason
-from perdure.saga.acts import Act
-from perdure.saga.plan import CompensationHandler, Outcome, SagaConfig, StepRecord, StepState
-from perdure.security.acts import SignedAct
+from perdure.security.user_names import Person
+from perdure._runtime.plain_text import Reason
+from perdure.saga.operator_actions import Act
+from perdure.saga.policy import CompensationHandler, Outcome, SagaConfig, StepRecord, StepState
+from perdure.security.signed_actions import SignedAct
 from perdure.targets import Target
 
 NEVER_COMPLETED_HEADER = "x-perdure-never-completed"
@@ -46,7 +46,7 @@ class RollbackRequest(BaseModel):
         reason: Why; the original error.
         waiter: The invocation that waits for the outcome.
         first_hand: Sent by the failed orchestration itself, which does so once; not by whoever found its record.
-        runs: Ids of the runs whose steps these are, see `perdure.planes.handover`; empty when that is not known. A
+        runs: Ids of the runs whose steps these are, see `perdure.saga.submission`; empty when that is not known. A
             workflow's key can be used again after its retention, and the rollback's key is the same then.
         trace: A span of the orchestration (W3C traceparent), which the rollback's spans are linked to.
     """
@@ -387,7 +387,7 @@ class ActRequest(_Input):
         actor: Who acts.
         reason: Why.
         payload: The new payload, with a redrive; None keeps the one there is.
-        proof: The actor's signature, see `perdure.saga.proofs.sign_act`; needed where acts must be signed.
+        proof: The actor's signature, see `perdure.saga.signatures.sign_act`; needed where acts must be signed.
     """
 
     id: str

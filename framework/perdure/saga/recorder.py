@@ -11,8 +11,8 @@ from perdure.errors import SagaError, TerminalError
 from perdure.observability.events import SagaStarted, SagaStepAdded, SagaStepEnded, publish
 from perdure.observability.lifecycle import first_time, happens, invocation_of
 from perdure.saga.compensations import CompensationFunction, Compensations
-from perdure.saga.plan import CompensationHandler, StepRecord, canonical, state_key, step_id
-from perdure.serdes import serde_for
+from perdure.saga.policy import CompensationHandler, StepRecord, canonical, state_key, step_id
+from perdure._runtime.serdes import serde_for
 
 _json: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 _record_serde = serde_for(StepRecord)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from perdure.errors import SagaError
 from perdure.saga.compensations import CompensationFunction
-from perdure.saga.plan import StepRecord
+from perdure.saga.policy import StepRecord
 from perdure.saga.recorder import Saga
 
 T = TypeVar("T")

@@ -8,10 +8,10 @@ import restate
 
 from perdure.errors import Conflict
 from perdure.saga.messages import ReportAnswer, ReportQuery, RollbackReport
-from perdure.saga.plan import StepProgress
+from perdure.saga.policy import StepProgress
 from perdure.saga.rollback_state import Head, all_progress, head_state, request_state
-from perdure.saga.saga_runs import KeptSaga, number_of, report_of, runs_of
-from perdure.wake_ups import wake_up
+from perdure.saga.executions import KeptSaga, number_of, report_of, runs_of
+from perdure._wake_ups import wake_up
 
 
 async def wake_waiters(ctx: restate.ObjectContext, saga: KeptSaga, head: Head) -> Head:

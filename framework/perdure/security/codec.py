@@ -2,9 +2,9 @@
 
 Inputs, outputs, results of runs, state, promises, awakeables, signals, and the parameters and responses of calls are
 sealed. Keys, names, headers and the messages of failures are not: put no secrets there. The engine cannot read
-payloads, so its user interface shows bytes. Callers need the keys (`perdure.ingress.IngressClient`, the gateway).
+payloads, so its user interface shows bytes. Callers need the keys (`perdure.engine.ingress.IngressClient`, the gateway).
 
-Each value is bound to its `perdure.places.Place` on its platform: the place is the associated data of the AEAD. A
+Each value is bound to its `perdure._runtime.places.Place` on its platform: the place is the associated data of the AEAD. A
 sealed value that is copied to another place does not open there.
 
 A sealed value is ``pd2``, the ID of the key (8 bytes), for an output its place, a nonce (24) and the ciphertext with
@@ -34,7 +34,7 @@ from nacl.utils import random
 
 from perdure.errors import ConfigurationError, UnreadableValue
 from perdure.observability.logging import get_logger
-from perdure.places import OutputSource, Place, PlaceKind, ValueCodec
+from perdure._runtime.places import OutputSource, Place, PlaceKind, ValueCodec
 from perdure.security.encodings import base64url_decode, base64url_encode
 from perdure.security.keys import read_private_file, write_private_file
 from perdure.security.platform import DEFAULT_PLATFORM, platform_from_environment

@@ -19,8 +19,8 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from perdure.checking import unusable
-from perdure.durations import refuse_scaled_time
+from perdure._runtime.checks import unusable
+from perdure._runtime.time_scale import refuse_scaled_time
 from perdure.errors import ConfigurationError
 from perdure.security.browsers import names_of
 from perdure.security.codec import JournalCodec

@@ -1,7 +1,7 @@
 """Credentials: an issuer says who someone is, what they may do, and with which key they act.
 
 They work as OpenSSH's certificates do: whoever checks an act needs the issuers' public keys and no directory of people.
-A credential ends by its date; one that has to end before is named in `perdure.security.acts.Trust.revoked`.
+A credential ends by its date; one that has to end before is named in `perdure.security.signed_actions.Trust.revoked`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Self, TypeAlias
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints, model_validator
 
 from perdure.errors import ConfigurationError
-from perdure.people import Person, check_name
+from perdure.security.user_names import Person, check_name
 from perdure.security.encodings import base64url_decode, base64url_encode, canonical_json
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.security.platform import PlatformId, platform_from_environment

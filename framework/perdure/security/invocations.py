@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
-from perdure import _sdk
+from perdure._runtime import sdk
 from perdure.errors import Forbidden
 
 __all__ = ["refusing_pages"]
@@ -27,8 +27,8 @@ def refusing_pages(function: Callable[..., Awaitable[Any]], origins: Collection[
 
     async def guarded(ctx: Any, *request: Any) -> Any:
         # An attempt after the first has passed this check, perhaps under an earlier list.
-        origin = _sdk.started_with(ctx, "origin")
-        if origin is not None and origin.lower() not in origins and not _sdk.is_replaying(ctx):
+        origin = sdk.started_with(ctx, "origin")
+        if origin is not None and origin.lower() not in origins and not sdk.is_replaying(ctx):
             raise Forbidden(
                 "a web page may not call this handler: call it from a program, or add the page's origin to "
                 "PERDURE_SECURITY_ALLOWED_ORIGINS",

@@ -18,7 +18,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from perdure.errors import ConfigurationError
-from perdure.private_files import PRIVATE_FOLDER
+from perdure.security.private_files import PRIVATE_FOLDER
 from perdure.security.encodings import base58_decode, base58_encode
 
 __all__ = [

@@ -7,7 +7,7 @@ import hmac
 from datetime import timedelta
 from typing import Final
 
-from perdure.asgi import ASGIApp, Receive, Scope, Send
+from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import SECURITY_REFUSALS
 from perdure.security.browsers import host_name, is_rebindable, is_sent_by_page

@@ -12,8 +12,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import restate
 
-from perdure import _sdk_sealing
-from perdure.asgi import ASGIApp, Message, Receive, Scope, Send, respond, respond_json, sending_status_at_once
+from perdure._runtime import sealing
+from perdure._runtime.asgi import ASGIApp, Message, Receive, Scope, Send, respond, respond_json, sending_status_at_once
 from perdure.errors import ConfigurationError
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
 from perdure.observability.logging import get_logger
@@ -143,8 +143,8 @@ def build_app(
     # The signature is checked in front of all this, and not by the SDK, which knows only one of the three modes.
     codec = None if security is None else security.codec()
     if codec is not None:
-        definitions = [_sdk_sealing.sealed(definition, codec) for definition in definitions]
-    unsealed = None if codec is None else _sdk_sealing.UNSEALED_REFUSED
+        definitions = [sealing.sealed(definition, codec) for definition in definitions]
+    unsealed = None if codec is None else sealing.UNSEALED_REFUSED
     handlers = cast("ASGIApp", restate.app(definitions, journal_value_codec=unsealed))
     _leave_signals_alone(handlers)
     export_to_prometheus()

@@ -16,7 +16,7 @@ import asyncio
 from collections import deque
 from datetime import timedelta
 
-from perdure.asgi import ASGIApp, Message, Receive, Scope, Send, is_final_body
+from perdure._runtime.asgi import ASGIApp, Message, Receive, Scope, Send, is_final_body
 
 __all__ = ["Drain"]
 

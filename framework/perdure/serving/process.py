@@ -19,7 +19,7 @@ from perdure.errors import ConfigurationError
 from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
-from perdure.ports import ensure_free
+from perdure._runtime.ports import ensure_free
 from perdure.security.config import SecurityConfig
 from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app, definitions_of
 from perdure.serving.server import HttpVersion, Listener, listening

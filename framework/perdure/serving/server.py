@@ -12,10 +12,10 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server.embed import Server
 
-from perdure.asgi import ASGIApp, Receive, Scope, Send
+from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send
 from perdure.errors import PerdureError
 from perdure.observability.logging import get_logger
-from perdure.ports import reserve
+from perdure._runtime.ports import reserve
 
 __all__ = ["HttpVersion", "Listener", "listening"]
 

@@ -40,7 +40,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from perdure.durations import scaling
+from perdure._runtime.time_scale import scaling
 from perdure.security.config import SecurityConfig
 from perdure.serving import Servable
 from perdure.testing.background import BackgroundLoop

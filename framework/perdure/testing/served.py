@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
-from perdure.admin import AdminClient, sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import ConfigurationError, EngineError
-from perdure.saga.plan import compensation_service
+from perdure.saga.policy import compensation_service
 from perdure.security.config import SecurityConfig
 from perdure.serving import HttpVersion, Servable, ServiceApp, build_app, listening
 from perdure.serving.app import definitions_of

@@ -13,7 +13,7 @@ from typing import Self
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
 from perdure.engine.watchdog import Watchdog
 from perdure.errors import ConfigurationError
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 from perdure.testing.background import BackgroundLoop
 
 __all__ = ["RestateServer"]

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from perdure.plain_text import Reason
+from perdure._runtime.plain_text import Reason
 from services.console.api.errors import ENGINE
 from services.console.guard.access import Approver, Viewer
 from services.console.parts import EngineOf, PartsOf

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from perdure.plain_text import Reason
-from perdure.saga.acts import Act
+from perdure._runtime.plain_text import Reason
+from perdure.saga.operator_actions import Act
 from perdure.saga.messages import ActReceipt, DeadLetterFilter, DeadLetterPage, ListRequest, ManyActReceipt
 from services.console.api.errors import ENGINE
 from services.console.guard.access import Operator, Viewer

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from perdure.plain_text import Reason
+from perdure._runtime.plain_text import Reason
 from services.console.api.errors import ENGINE
 from services.console.api.sagas import PageNumber
 from services.console.guard.access import Operator, Viewer

@@ -34,10 +34,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from perdure.errors import UnreadableValue
-from perdure.ingress_requests import opened
+from perdure.engine.ingress_requests import opened
 from perdure.observability.logging import get_logger
-from perdure.people import PROGRAM_PREFIX
-from perdure.places import OutputSource, Place
+from perdure.security.user_names import PROGRAM_PREFIX
+from perdure._runtime.places import OutputSource, Place
 from perdure.security import CALLER_HEADER, CallerKind, CallTarget, Trust
 from perdure.security import Caller as SignedCaller
 from perdure.security.encodings import canonical_json

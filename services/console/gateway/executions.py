@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from perdure.admin import sql_text
+from perdure.engine.admin import sql_text
 from perdure.errors import Unauthenticated
 from perdure.security import Trust
 from perdure.security.callers import CALLER_HEADER, CallTarget, read_call

@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from pydantic import TypeAdapter
 
-from perdure.ingress_requests import segment
+from perdure.engine.ingress_requests import segment
 from services.console.problems import ConsoleError
 
 PREFIX: Final = "/gateway"

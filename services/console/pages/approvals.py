@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, Response
 
-from perdure.plain_text import Reason
+from perdure._runtime.plain_text import Reason
 from services.console.guard.access import Approver, Viewer
 from services.console.pages.render import done, fragment, page, path_of
 from services.console.parts import EngineOf, PartsOf

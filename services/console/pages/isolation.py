@@ -24,7 +24,7 @@ from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 from markupsafe import Markup
 
-from perdure.plain_text import escape_invisible, escape_json
+from perdure._runtime.plain_text import escape_invisible, escape_json
 
 __all__ = ["SHOWN_ATTRIBUTES", "Isolation"]
 

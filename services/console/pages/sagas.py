@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from sse_starlette import EventSourceResponse
 
-from perdure.saga.standing import PHASES, SagaPhase
+from perdure.saga.queries import PHASES, SagaPhase
 from services.console.api.sagas import PageNumber, Search, ServiceName
 from services.console.guard.access import Viewer
 from services.console.live import digest, watch_saga

@@ -13,7 +13,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from perdure.people import ANYONE, PROGRAM_PREFIX, canonical_person, check_name
+from perdure.security.user_names import ANYONE, PROGRAM_PREFIX, canonical_person, check_name
 from services.console.people.attempts import forget
 from services.console.people.database import Database
 from services.console.people.passwords import Passwords, Source

@@ -20,7 +20,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from perdure.people import canonical_person
+from perdure.security.user_names import canonical_person
 from services.console.people.attempts import of_address, of_device, of_name, of_name_from, of_session, place
 from services.console.people.database import Database
 from services.console.people.devices import Devices

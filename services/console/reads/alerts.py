@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from perdure.admin import sql_text
-from perdure.saga.alerts import Alert, AlertList, Trouble
-from perdure.saga.standing import plain
+from perdure.engine.admin import sql_text
+from perdure.alerts.service import Alert, AlertList, Trouble
+from perdure.saga.queries import plain
 from services.console.engine import Engine
 from services.console.problems import ConsoleError
 from services.console.reads import invocations

@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import BaseModel, JsonValue
 
 from perdure import Target
-from perdure.saga.acts import Act
+from perdure.saga.operator_actions import Act
 from perdure.saga.messages import (
     ActReceipt,
     ActRequest,
@@ -24,7 +24,7 @@ from perdure.saga.messages import (
     TrailEntry,
     rollback_status,
 )
-from perdure.saga.proofs import sign_act
+from perdure.saga.signatures import sign_act
 from perdure.security.encodings import payload_digest
 from services.console.engine import Engine
 from services.console.people.persons import utc_now

@@ -9,9 +9,9 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
-from perdure.admin import sql_text
-from perdure.saga.standing import plain
-from perdure.saga.trouble import RETRIES_OF_STUCK, failing_sql
+from perdure.engine.admin import sql_text
+from perdure.saga.queries import plain
+from perdure.alerts.conditions import RETRIES_OF_STUCK, failing_sql
 from services.console.engine import NO_ANSWER_YET, Engine
 from services.console.people.persons import Persons
 from services.console.problems import ConsoleError, not_found

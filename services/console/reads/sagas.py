@@ -7,10 +7,10 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 from perdure import Phase, StatusData, Target
-from perdure.admin import sql_text
-from perdure.saga.standing import ORCHESTRATIONS, PHASES, SAGAS, SagaPhase, SagaRow, plain
+from perdure.engine.admin import sql_text
+from perdure.saga.queries import ORCHESTRATIONS, PHASES, SAGAS, SagaPhase, SagaRow, plain
 from perdure.saga.timeline import Timeline
-from perdure.workflow.status import STATUS_KEY
+from perdure.status import STATUS_KEY
 from services.console.engine import Engine
 from services.console.problems import ConsoleError
 

@@ -6,7 +6,7 @@ from typing import Final, Literal, Self
 
 from pydantic import BaseModel
 
-from perdure.workflow.schedule.messages import (
+from perdure.schedules.messages import (
     INDEX_KEY,
     ScheduleAct,
     ScheduleActRequest,
@@ -16,7 +16,7 @@ from perdure.workflow.schedule.messages import (
     list_target,
     status_target,
 )
-from perdure.workflow.schedule.proofs import shown_schedule, sign_act
+from perdure.schedules.signatures import shown_schedule, sign_act
 from services.console.engine import Engine
 from services.console.people.persons import utc_now
 from services.console.people.sessions import SignedIn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.approvals.sentinel import ApprovalSentinel
+from perdure.approvals.reconciler import ApprovalSentinel
 from perdure.approvals.service import definitions
 from perdure.observability.logging import configure_logging
 from perdure.serving import serve

@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from perdure.approvals.config import RETENTION, ApprovalsConfig
 from perdure.approvals.policy import MAX_DELEGATION
-from perdure.approvals.sentinel import ApprovalSentinelConfig
+from perdure.approvals.reconciler import ApprovalSentinelConfig
 from perdure.security.codec import codec_from_environment
 from perdure.security.keys import parse_keys
 from services.contracts.notifications import tell_approver
@@ -44,7 +44,7 @@ class ApprovalsSettings(ControlPlaneSettings):
     sentinel_interval: timedelta = Field(default=timedelta(seconds=10), gt=timedelta(0))
 
     def approvals(self) -> ApprovalsConfig:
-        """Return how approvals are served; whether acts must be signed is said by `perdure.security.rules`.
+        """Return how approvals are served; whether acts must be signed is said by `perdure.security.signing_rules`.
 
         Raises:
             ConfigurationError: A key can't be read.

@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from perdure import SagaConfig
 from perdure.approvals.request import Stage
-from perdure.planes.asking import AskOptions
+from perdure.saga.approval_steps import AskOptions
 from services.control_plane.settings import ControlPlaneSettings
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from perdure.saga import hosting
-from perdure.saga.sentinel import Sentinel
+from perdure.saga.reconciler import Sentinel
 from perdure.serving import serve
-from perdure.workflow import schedule
+from perdure import schedules
 from services.control_plane.saga.settings import SagaServiceSettings
 from services.protection import security
 
@@ -16,7 +16,7 @@ def main() -> int:
     sentinel = Sentinel(settings.sentinel())
     return serve(
         *hosting.definitions(forget_after=settings.forget_after),
-        *schedule.definitions(targets=settings.schedule_targets),
+        *schedules.definitions(targets=settings.schedule_targets),
         sentinel,
         host=settings.host,
         port=settings.port,

@@ -1,7 +1,7 @@
 """The audit: does the database alone prove what the platform promises?
 
 It asks no service and no engine, so it works with the platform up (in one snapshot) or down. What it cannot show, that
-trips over the limit were approved, `services.launcher.approval_audit` adds. How a trip ended is read from what its
+trips over the limit were approved, `services.runtime.approval_audit` adds. How a trip ended is read from what its
 traveller was told:
 
     confirmed   a ``trip-confirmed`` notification exists: the trip holds exactly one seat set, one room and one charge

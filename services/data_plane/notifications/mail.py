@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from perdure.approvals.links import LinkMinter
-from perdure.approvals.notices import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotice
 from perdure.errors import ConfigurationError
 
 _PORTS: Final = {"smtp": 587, "smtps": 465}

@@ -8,7 +8,7 @@ from sqlalchemy import CheckConstraint, Index, Text, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
-from perdure.approvals.notices import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotice
 from services.contracts.notifications import ApprovalNoticeReceipt, Notification, SendNotification
 from services.data_plane.barrier import Barrier
 from services.data_plane.database import Base, Database, Timestamped, insert_if_missing

@@ -8,11 +8,11 @@ from uuid import uuid4
 import pytest
 
 from perdure import AdminClient, Orchestration
-from perdure.admin import sql_text
-from perdure.planes import control
-from perdure.saga import salvage
-from perdure.saga.sentinel import Sentinel
-from perdure.saga.sentinel_config import SentinelConfig
+from perdure.engine.admin import sql_text
+from perdure import control_plane
+from perdure.saga import recovery
+from perdure.saga.reconciler import Sentinel
+from perdure.saga.reconciler_config import SentinelConfig
 from perdure.serving import build_app
 from perdure.testing import ServedApp
 from tests.integration.given_up_sagas import (
@@ -88,8 +88,8 @@ class Away:
 async def test_a_saga_whose_roll_back_was_given_up_is_handed_over_once_its_service_is_back(
     bench, did, admin, engine, monkeypatch
 ):
-    monkeypatch.setattr(salvage, "ANSWER_WITHIN", timedelta(milliseconds=500))
-    monkeypatch.setattr(control, "TRANSIENT_RETRIES", policy("kill"))
+    monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(control_plane, "TRANSIENT_RETRIES", policy("kill"))
     config = config_of(engine)
     away = Away(bench, admin)
     await bench.serve(nothing, Sentinel(config))
@@ -106,7 +106,7 @@ async def test_a_saga_whose_roll_back_was_given_up_is_handed_over_once_its_servi
 
 
 async def test_a_roll_back_that_was_paused_is_resumed(bench, did, admin, engine, monkeypatch):
-    monkeypatch.setattr(salvage, "ANSWER_WITHIN", timedelta(seconds=1))
+    monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(seconds=1))
     config = config_of(engine)
     away = Away(bench, admin, is_old=True)
     await bench.serve(nothing, Sentinel(config))
@@ -121,7 +121,7 @@ async def test_a_roll_back_that_was_paused_is_resumed(bench, did, admin, engine,
 
 
 async def test_a_parents_rollback_tries_again_when_its_childs_roll_back_was_given_up(bench, did, admin, monkeypatch):
-    monkeypatch.setattr(control, "TRANSIENT_RETRIES", policy("kill"))
+    monkeypatch.setattr(control_plane, "TRANSIENT_RETRIES", policy("kill"))
     away, key = Away(bench, admin, ends=True), str(uuid4())
 
     async def main(cp: Orchestration) -> None:

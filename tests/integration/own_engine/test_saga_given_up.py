@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 
 from perdure import AdminClient, DataPlaneContext, DataPlaneService, Orchestration, SagaConfig, ServiceClient, Target
-from perdure.admin import sql_text
-from perdure.saga.sentinel import Sentinel
+from perdure.engine.admin import sql_text
+from perdure.saga.reconciler import Sentinel
 from tests.integration.given_up_sagas import (
     MOMENT,
     config_of,

@@ -12,18 +12,18 @@ import pytest
 import restate as sdk
 
 from perdure import AdminClient, Orchestration, SagaConfig
-from perdure.admin import sql_text
-from perdure.binding import handler
+from perdure.engine.admin import sql_text
+from perdure._runtime.handlers import handler
 from perdure.errors import IngressError, Refused
-from perdure.planes import handover
-from perdure.saga import hosting, intake, rollback, rollback_state
-from perdure.saga.finds import look
+from perdure.saga import submission
+from perdure.saga import hosting, admission, rollback, rollback_state
+from perdure.saga.orphans import look
 from perdure.saga.messages import ActReceipt, ActRequest, DeadLetterPage, ListRequest, rollback_status
-from perdure.saga.plan import CompensationStrategy, Outcome, StepProgress, StepState
-from perdure.saga.relay import Start
-from perdure.saga.relay import start as start_compensation
-from perdure.saga.sentinel import Sentinel, SweepReport
-from perdure.saga.sentinel_config import SentinelConfig
+from perdure.saga.policy import CompensationStrategy, Outcome, StepProgress, StepState
+from perdure.saga.dispatcher import Start
+from perdure.saga.dispatcher import start as start_compensation
+from perdure.saga.reconciler import Sentinel, SweepReport
+from perdure.saga.reconciler_config import SentinelConfig
 from perdure.targets import Target
 from perdure.testing import RestateServer
 from tests.integration.saga_bench import QUICK, Task, run_step
@@ -86,7 +86,7 @@ async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_no
 async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_anew(
     bench, did, admin, engine, monkeypatch
 ):
-    monkeypatch.setattr(handover, "ASK_AGAIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=500))
     sentinel, _ = sentinel_of(engine)
 
     class Slow:
@@ -117,7 +117,7 @@ async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_ane
         return rows[0]["id"] if rows else None
 
     with monkeypatch.context() as patch:
-        patch.setattr(intake, "progress_state", Slow)
+        patch.setattr(admission, "progress_state", Slow)
         await start(bench, bench.name, key)
         half = await eventually(half_written, what="rollback that is half written down")
     await admin.act(half, "kill")

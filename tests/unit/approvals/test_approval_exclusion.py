@@ -13,7 +13,7 @@ from perdure.approvals.messages import Decision, Delegation
 from perdure.approvals.policy import Approval, Change, decide, delegate, open_approval, waits_for, withdraw
 from perdure.approvals.request import ApprovalRequest, asked_by
 from perdure.errors import error_code
-from perdure.people import canonical_person, is_one_of, mailbox_of
+from perdure.security.user_names import canonical_person, is_one_of, mailbox_of
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = START + timedelta(minutes=1)

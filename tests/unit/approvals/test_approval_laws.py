@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from perdure.approvals.messages import ApprovalResult, AuditEntry, Decision, Leave, Listen
 from perdure.approvals.policy import Approval, Change, decide, end_stage, leave, listen, open_approval, waits_for
 from perdure.approvals.request import ApprovalRequest
-from perdure.people import ANYONE
+from perdure.security.user_names import ANYONE
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 PEOPLE = ["req", "ada", "bob", "cy", "dee", "eve"]

@@ -23,7 +23,7 @@ from perdure.approvals.policy import (
 )
 from perdure.approvals.request import ApprovalRequest
 from perdure.errors import error_code
-from perdure.people import ANYONE
+from perdure.security.user_names import ANYONE
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

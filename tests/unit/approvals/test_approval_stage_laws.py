@@ -25,8 +25,8 @@ from perdure.approvals.policy import (
     withdraw,
 )
 from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
-from perdure.approvals.trail import verify_trail
-from perdure.people import is_group
+from perdure.approvals.audit_log import verify_trail
+from perdure.security.user_names import is_group
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 PEOPLE = ["req", "ada", "bob", "cy", "dee", "eve"]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.approvals.messages import AuditEntry
-from perdure.approvals.trail import chained, verify_trail
-from perdure.serdes import serde_for
+from perdure.approvals.audit_log import chained, verify_trail
+from perdure._runtime.serdes import serde_for
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 

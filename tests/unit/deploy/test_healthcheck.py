@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 
 SCRIPT = Path(__file__).parents[3] / "deploy" / "docker" / "healthcheck.py"
 

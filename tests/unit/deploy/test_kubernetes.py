@@ -11,7 +11,7 @@ import promql_parser
 import pytest
 import yaml
 
-from services.launcher.topology import SERVICES
+from services.runtime.topology import SERVICES
 
 ROOT = Path(__file__).parents[3] / "deploy" / "kubernetes"
 FOLDERS = ("base", "overlays/trial", "overlays/production")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from services.launcher.topology import CONSOLE, SERVICES
+from services.runtime.topology import CONSOLE, SERVICES
 from tests.unit.deploy.test_kubernetes import ROOT, of, pods, raw
 
 CHECKOUT = ROOT.parents[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perdure._sdk import HandlerInfo
+from perdure._runtime.sdk import HandlerInfo
 from perdure.errors import TerminalError
 from perdure.observability import events
 from perdure.observability.events import AttemptOutcome, Invocation

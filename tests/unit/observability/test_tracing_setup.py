@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from perdure._sdk import HandlerInfo
+from perdure._runtime.sdk import HandlerInfo
 from perdure.errors import ConfigurationError
 from perdure.observability.activities import ActivityKind, ActivityStarted
 from perdure.observability.events import Invocation

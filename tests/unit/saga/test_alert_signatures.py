@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from perdure.saga.alerts import News, _signed, verify_alert
+from perdure.alerts.service import News, _signed, verify_alert
 from perdure.security import PrivateKey
 from perdure.security.keys import BadSignature
 

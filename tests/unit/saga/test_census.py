@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.admin import AdminClient
-from perdure.approvals.census import count_approvals
+from perdure.engine.admin import AdminClient
+from perdure.approvals.gauges import count_approvals
 from perdure.observability.metrics import DEAD_LETTERS, OPEN_APPROVALS
-from perdure.saga.census import count_sagas
+from perdure.saga.gauges import count_sagas
 from perdure.saga.messages import DeadLetter
 
 LETTER = DeadLetter(

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import CompensationStrategy, SagaConfig
-from perdure.saga.acts import Act, apply_act
-from perdure.saga.plan import MOST_DOUBTS, StepProgress, StepState, after_doubt, after_failure, after_success
+from perdure.saga.operator_actions import Act, apply_act
+from perdure.saga.policy import MOST_DOUBTS, StepProgress, StepState, after_doubt, after_failure, after_success
 
 events = st.lists(st.sampled_from(["doubt", "failure"]), max_size=60)
 configs = st.builds(

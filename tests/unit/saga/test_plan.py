@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from perdure import CompensationStrategy, Outcome, SagaConfig
 from perdure.errors import ConfigurationError
-from perdure.saga.plan import (
+from perdure.saga.policy import (
     CompensationHandler,
     StepProgress,
     StepRecord,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from perdure.errors import Conflict
-from perdure.saga.acts import Act, apply_act
-from perdure.saga.plan import StepProgress, StepState
+from perdure.saga.operator_actions import Act, apply_act
+from perdure.saga.policy import StepProgress, StepState
 
 
 def test_what_is_no_dead_letter_says_which_command_tells_more():

@@ -8,14 +8,14 @@ from datetime import timedelta
 import pytest
 
 from perdure.errors import ConfigurationError
-from perdure.saga import forgetting, hosting
+from perdure.saga import retention, hosting
 from perdure.saga.compensations import REMEMBERED
 
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
     yield
-    forgetting.forget_after(forgetting.FORGET_AFTER)
+    retention.forget_after(retention.FORGET_AFTER)
 
 
 @pytest.mark.parametrize("duration", [timedelta(0), timedelta(days=-1), REMEMBERED])
@@ -27,6 +27,6 @@ def test_what_is_shorter_than_undos_are_remembered_is_refused(duration):
 @pytest.mark.parametrize("duration", [None, timedelta(days=8)])
 def test_it_is_ninety_days_unless_the_saga_service_is_told_otherwise(duration):
     hosting.definitions(forget_after=duration)
-    assert forgetting._after == duration
+    assert retention._after == duration
     hosting.definitions()
-    assert forgetting._after == timedelta(days=90)
+    assert retention._after == timedelta(days=90)

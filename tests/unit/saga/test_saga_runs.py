@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from perdure import CompensationStrategy, Outcome, SagaConfig
 from perdure.saga.messages import RollbackReport, RollbackRequest, RollbackStatus, RunStatus, StepStatus, Waiter
-from perdure.saga.plan import (
+from perdure.saga.policy import (
     CompensationHandler,
     StepProgress,
     StepRecord,
@@ -24,7 +24,7 @@ from perdure.saga.plan import (
     wait_for,
 )
 from perdure.saga.rollback_state import Head
-from perdure.saga.saga_runs import (
+from perdure.saga.executions import (
     EarlierRun,
     KeptSaga,
     is_over,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.saga.salvage import LeftBehind
+from perdure.saga.recovery import LeftBehind
 
 
 def test_a_lost_orchestration_that_left_nothing_running_can_be_taken_back():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.saga.messages import RollbackRequest
-from perdure.saga.plan import StepRecord
+from perdure.saga.policy import StepRecord
 
 RECORDED = (
     '{"position":1,"step":"a","step_id":"0","compensation":null,"payload":null,"group":null,"pivot":false,'

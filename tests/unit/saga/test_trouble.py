@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.saga.trouble import FEW, WINDOW, Alert, News, Survey, Trouble, compare, many_id
+from perdure.alerts.conditions import FEW, WINDOW, Alert, News, Survey, Trouble, compare, many_id
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from perdure.cli import app
+from perdure.cli.main import app
 from perdure.errors import ConfigurationError
 from perdure.security import ActorKey, PrivateKey, Role
 

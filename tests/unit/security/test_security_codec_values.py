@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nacl.secret import SecretBox
 
 from perdure.errors import ConfigurationError, UnreadableValue, is_terminal
-from perdure.places import OutputSource, Place, PlaceKind
+from perdure._runtime.places import OutputSource, Place, PlaceKind
 from perdure.security.codec import (
     ENCRYPTION_KEYS_FILE,
     JournalCodec,

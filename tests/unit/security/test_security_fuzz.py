@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from perdure.errors import Conflict, Forbidden, IdentityError, Unauthenticated, UnreadableValue
-from perdure.places import Place
+from perdure._runtime.places import Place
 from perdure.security import ActorKey, PrivateKey, SignedAct, Trust, mint_link, payload_digest, read_link
 from perdure.security.codec import JournalCodec
 from perdure.security.encodings import base64url_encode

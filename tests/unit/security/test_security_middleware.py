@@ -10,7 +10,7 @@ import pytest
 import restate as sdk
 from pydantic import SecretStr
 
-from perdure.asgi import Message, Receive, Scope, Send, respond_json
+from perdure._runtime.asgi import Message, Receive, Scope, Send, respond_json
 from perdure.errors import ConfigurationError
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
 from perdure.security import PrivateKey

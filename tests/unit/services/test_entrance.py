@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-X", "importtime", "-m", "services.entrance", *arguments]
+    command = [sys.executable, "-X", "importtime", "-m", "services.runtime.entrance", *arguments]
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
 
 
@@ -23,7 +23,7 @@ def test_a_service_loads_nothing_of_the_command_line() -> None:
     done = run("serve", "flights", PERDURE_FLIGHTS_PORT="0")
     assert done.returncode == 1
     assert "services.data_plane.process" in loaded(done)
-    assert not {"typer", "services.cli", "services.launcher.chaos", "services.console.app"} & loaded(done)
+    assert not {"typer", "services.cli", "tests.system.chaos.chaos", "services.console.app"} & loaded(done)
 
 
 def test_an_unknown_service_is_told() -> None:

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings
 from perdure.errors import ConfigurationError
 from services.console.settings import ConsoleSettings
 from services.data_plane.flights.settings import FlightsSettings
-from services.launcher.settings import PlatformSettings
+from services.runtime.settings import PlatformSettings
 
 URL = "postgresql://perdure:a-secret-from-a-file@db/trips"
 

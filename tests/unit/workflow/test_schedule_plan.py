@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from perdure.workflow.schedule import plan
-from perdure.workflow.schedule.plan import (
+from perdure.schedules import recurrence
+from perdure.schedules.recurrence import (
     CatchUp,
     Overlap,
     ScheduledTarget,
@@ -236,7 +236,7 @@ def test_every_planned_time_is_run_or_missed_and_none_twice(of, begin, late, lon
         every.append(following)
     with pytest.MonkeyPatch.context() as patched:
         if long:  # as if the outage were too long to go through one by one
-            patched.setattr(plan, "_WALK", 0)
+            patched.setattr(recurrence, "_WALK", 0)
         found = decide(timing, planned, now, ANCHOR)
     assert found.due == every[len(every) - len(found.due) :]
     assert found.next_at is not None

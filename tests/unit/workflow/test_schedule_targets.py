@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from perdure.approvals import sentinel as approval_sentinel
+from perdure.approvals import reconciler as approval_sentinel
 from perdure.approvals.service import definitions as approvals
 from perdure.saga import hosting
-from perdure.saga.plan import compensation_service
-from perdure.saga.sentinel import Sentinel
-from perdure.saga.sentinel_config import SentinelConfig
-from perdure.workflow.schedule import definitions
-from perdure.workflow.schedule.service import COMPENSATIONS, INTERNAL
+from perdure.saga.policy import compensation_service
+from perdure.saga.reconciler import Sentinel
+from perdure.saga.reconciler_config import SentinelConfig
+from perdure.schedules import definitions
+from perdure.schedules.service import COMPENSATIONS, INTERNAL
 
 
 def test_each_of_perdures_own_services_is_on_the_list_of_those_that_can_not_be_scheduled():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from restate import InvocationRetryPolicy
 
 from perdure.errors import ConfigurationError
-from perdure.workflow.config import MIB, WorkflowConfig
+from perdure.workflow_config import MIB, WorkflowConfig
 
 DAY = timedelta(days=1)
 

@@ -11,7 +11,7 @@ import pytest
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 from services.console.app import create_app
 from services.console.parts import Parts
 from services.console.people.roles import Role

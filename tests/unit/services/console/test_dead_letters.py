@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.saga.acts import Act
+from perdure.saga.operator_actions import Act
 from perdure.saga.messages import DeadLetter, DeadLetterFilter
 from services.console.badge import Badge
 from services.console.engine import Engine

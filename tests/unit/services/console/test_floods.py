@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 from services.console.app import create_app
 from services.console.parts import Parts
 from services.console.people.roles import Role

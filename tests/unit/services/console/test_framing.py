@@ -11,7 +11,7 @@ import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 from services.console.guard.framing import UnambiguousHttp, ambiguity
 from tests.support import eventually
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import DictLoader, Environment, TemplateSyntaxError, nodes, select_autoescape
 
-from perdure.plain_text import is_visible
+from perdure._runtime.plain_text import is_visible
 from services.console.pages import render
 from services.console.pages.isolation import SHOWN_ATTRIBUTES, Isolation
 from services.console.people.roles import Role

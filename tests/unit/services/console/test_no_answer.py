@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.workflow.schedule.messages import (
+from perdure.schedules.messages import (
     ScheduleAct,
     ScheduleActRequest,
     ScheduleCounts,
@@ -19,7 +19,7 @@ from perdure.workflow.schedule.messages import (
     act_target,
     list_target,
 )
-from perdure.workflow.schedule.plan import ScheduledTarget, ScheduleSpec
+from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
 from services.console.badge import Badge
 from services.console.engine import Engine
 from services.console.people.roles import Role

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import Phase, StatusData
-from perdure.saga.standing import plain
+from perdure.saga.queries import plain
 from perdure.saga.timeline import Timeline, TimelineStep
 from services.console.pages.picture import SCALE, draw, rounded, spoken
 from services.console.pages.render import from_now, money, path_of

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from perdure.serdes import invalid_input
+from perdure._runtime.serdes import invalid_input
 from services.contracts import flights, hotels, notifications, payments, trips
 from services.contracts.payments import PaymentRequest
 from services.contracts.trips import TripConfirmation, TripRequest

@@ -16,7 +16,7 @@ import restate
 from pydantic import ValidationError
 
 from perdure import Target
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 from services.contracts import flights, hotels, notifications, payments
 from services.data_plane.database import Database
 from services.data_plane.flights.settings import FlightsSettings
@@ -69,7 +69,7 @@ def test_a_port_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 async def start(name: str, **environment: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.launcher.serve", name),
+        *(sys.executable, "-m", "services.runtime.serve", name),
         env={**os.environ, **environment},
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,

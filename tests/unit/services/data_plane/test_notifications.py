@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from perdure.approvals.links import LinkMinter
-from perdure.approvals.notices import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotice
 from perdure.errors import ConfigurationError, Conflict
 from perdure.security import PrivateKey, payload_digest, read_link
 from services.contracts.notifications import SendNotification

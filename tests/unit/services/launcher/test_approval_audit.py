@@ -13,7 +13,7 @@ from perdure.approvals.request import ApprovalRequest
 from perdure.approvals.rules import payload_digest
 from perdure.security import ActMode, ActRules, PrivateKey, Trust
 from services.data_plane.audit.trips import ConfirmedCharge
-from services.launcher.approval_audit import judge_approvals
+from services.runtime.approval_audit import judge_approvals
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 ORDER = {"payment": {"account": "acct-ada", "amount_minor": 900_000, "currency": "EUR"}}

@@ -4,7 +4,7 @@ import json
 import shlex
 
 from services.contracts.trips import TripRequest
-from services.launcher.booking import ORDINARY, curl, new_trip_id
+from services.runtime.booking import ORDINARY, curl, new_trip_id
 
 
 def test_the_curl_line_is_one_line_that_a_shell_takes_apart_rightly():

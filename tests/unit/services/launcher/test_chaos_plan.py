@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.launcher.chaos import ORDERS, VICTIMS, make_plan
+from tests.system.chaos.chaos import ORDERS, VICTIMS, make_plan
 
 seeds = st.integers(min_value=0, max_value=2**32)
 

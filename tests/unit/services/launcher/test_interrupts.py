@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from services.launcher.interrupts import SIGNALS, Interrupted, Interrupts, raising_interrupts
+from perdure.dev.interrupts import SIGNALS, Interrupted, Interrupts, raising_interrupts
 
 
 @pytest.mark.parametrize("number", SIGNALS)

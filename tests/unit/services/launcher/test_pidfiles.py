@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import ConfigurationError
-from services.launcher import pidfiles
-from services.launcher.pidfiles import PidFile, RunningProcess, folder_lock, leftovers, started_at, stop
+from perdure.dev import pidfiles
+from perdure.dev.pidfiles import PidFile, RunningProcess, folder_lock, leftovers, started_at, stop
 from tests.support import until
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -109,7 +109,7 @@ def test_what_an_earlier_run_left_is_killed_when_it_is_stubborn(spawn, tmp_path)
 
 def hold(folder: Path) -> str:
     return (
-        "from pathlib import Path; from services.launcher.pidfiles import folder_lock; "
+        "from pathlib import Path; from perdure.dev.pidfiles import folder_lock; "
         f"lock = folder_lock(Path({str(folder)!r}), 'the other run'); lock.__enter__()"
     )
 

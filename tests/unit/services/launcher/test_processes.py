@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import pytest
 
-from services.launcher.pidfiles import PidFile, started_at
-from services.launcher.platform import run_together
-from services.launcher.processes import ChildProcess, ProcessError, describe_end
+from perdure.dev.pidfiles import PidFile, started_at
+from services.runtime.platform import run_together
+from perdure.dev.processes import ChildProcess, ProcessError, describe_end
 from tests.support import eventually
 
 T = TypeVar("T")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from services.launcher.run import for_perdure
-from services.launcher.settings import PlatformSettings
-from services.launcher.topology import Topology
+from services.runtime.run import for_perdure
+from services.runtime.settings import PlatformSettings
+from services.runtime.topology import Topology
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from perdure.errors import ConfigurationError
-from services.launcher.serve import serve
+from services.runtime.serve import serve
 
 
 @pytest.mark.parametrize(

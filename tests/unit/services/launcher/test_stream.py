@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.launcher.stream import Stream
+from tests.system.scenarios.load import Stream
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 from perdure import StatusData
 from services.data_plane.audit import AuditReport, Finding, Invariant
-from services.launcher.reports import show_audit
-from services.launcher.terminal import Terminal, describe_status
+from services.runtime.reports import show_audit
+from perdure.dev.terminal import Terminal, describe_status
 
 
 def test_lines_are_printed_as_they_are_however_long(capsys):

@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 
 from perdure.errors import ConfigurationError
-from perdure.ports import free_ports
+from perdure._runtime.ports import free_ports
 from services.control_plane.approvals.settings import ApprovalsSettings
 from services.control_plane.orchestrator.settings import OrchestratorSettings
 from services.control_plane.saga.settings import SagaServiceSettings
@@ -14,9 +14,9 @@ from services.data_plane.flights.settings import FlightsSettings
 from services.data_plane.hotels.settings import HotelsSettings
 from services.data_plane.notifications.settings import NotificationsSettings
 from services.data_plane.payments.settings import PaymentsSettings
-from services.launcher.serve import serve
-from services.launcher.settings import PlatformSettings
-from services.launcher.topology import SERVICES, Topology, service
+from services.runtime.serve import serve
+from services.runtime.settings import PlatformSettings
+from services.runtime.topology import SERVICES, Topology, service
 
 SETTINGS_OF_SERVICES = {
     "flights": FlightsSettings,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from services.launcher.receiver import PATH, ReceivedSpan, TraceReceiver
-from services.launcher.traces import TraceTree, lines, linked_to, trace_of, tree_of
+from tests.system.observability.receiver import PATH, ReceivedSpan, TraceReceiver
+from tests.system.observability.traces import TraceTree, lines, linked_to, trace_of, tree_of
 
 
 def span(number: int, parent: int | None = None, **changes: object) -> ReceivedSpan:

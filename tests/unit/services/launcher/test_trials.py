@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from perdure.engine import LocatedEngine
-from services.launcher.interrupts import Interrupts
-from services.launcher.settings import PlatformSettings
-from services.launcher.terminal import Terminal
-from services.launcher.topology import Topology
-from services.launcher.trials import run_trial
+from perdure.dev.interrupts import Interrupts
+from services.runtime.settings import PlatformSettings
+from perdure.dev.terminal import Terminal
+from services.runtime.topology import Topology
+from tests.system.scenarios.platforms import run_trial
 
 Play = Callable[[Topology, LocatedEngine], Coroutine[Any, Any, int]]
 

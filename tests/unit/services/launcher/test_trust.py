@@ -9,9 +9,9 @@ import pytest
 
 from perdure.errors import ConfigurationError
 from perdure.security import PrivateKey, SecurityConfig
-from services.launcher.settings import PlatformSettings
-from services.launcher.topology import Topology
-from services.launcher.trust import describe_trust, make_trust
+from services.runtime.settings import PlatformSettings
+from services.runtime.topology import Topology
+from services.runtime.trusted_keys import describe_trust, make_trust
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Private parts of perdure. Nothing here is meant to be imported by applications."""

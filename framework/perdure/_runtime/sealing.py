@@ -1,0 +1,251 @@
+"""Sealing of journal values in the SDK, each for its place.
+
+The SDK's own hook, `JournalValueCodec`, sees bytes and not where they belong. The SDK's state machine sees both, so
+sealing happens there: a command's value is sealed for the place that the command names, and a result is opened at the
+place that its command named.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, NoReturn, cast
+
+import restate
+from restate import JournalValueCodec
+from restate.server_context import ServerInvocationContext, current_context
+from restate.vm import NotificationType, Run, Suspended, VMWrapper
+
+from perdure._runtime import sdk
+from perdure.errors import PerdureError, RejectedValue, UnreadableValue
+from perdure._runtime.places import OutputSource, Place, PlaceKind, ValueCodec
+
+__all__ = ["UNSEALED_REFUSED", "sealed"]
+
+Definition = restate.Service | restate.VirtualObject | restate.Workflow
+
+_COMPLETED_FROM_OUTSIDE: Final = frozenset({PlaceKind.AWAKEABLE, PlaceKind.SIGNAL})
+
+
+class _Unsealed(JournalValueCodec):
+    """Given to the SDK for all handlers: what reaches it was not prepared by `sealed`."""
+
+    def encode(self, buf: bytes) -> bytes:  # noqa: ARG002 - the SDK's signature
+        self._refuse()
+
+    async def decode(self, buf: bytes) -> bytes:  # noqa: ARG002 - the SDK's signature
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise PerdureError("a handler ran without sealing its values, though encryption is on: serve it by build_app")
+
+
+UNSEALED_REFUSED: Final[JournalValueCodec] = _Unsealed()
+"""Give it to the SDK's app. With a codec, the SDK leaves out its payload checks, which sealed values would not pass."""
+
+
+class _OpenedInput(JournalValueCodec):
+    """Gives the SDK an input that is open already; then it steps aside, since the journal's values arrive open."""
+
+    def __init__(self, context: ServerInvocationContext, opened: bytes) -> None:
+        self._context = context
+        self._opened = opened
+
+    def encode(self, buf: bytes) -> bytes:
+        return buf  # the output, which is sealed on its way to the journal
+
+    async def decode(self, buf: bytes) -> bytes:  # noqa: ARG002 - the sealed input
+        self._context.journal_codec = None
+        return self._opened
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """The result of a call, which is bound to an invocation whose ID arrives on its own."""
+
+    service: str
+    key: str
+    handler: str
+    invocation_id_handle: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Expected:
+    """The result that a command waits for.
+
+    Args:
+        place: Where it belongs.
+        may_lack: There may be no value: of a state entry that is not set, or a promise that is only looked at.
+    """
+
+    place: Place | OutputSource | _Call
+    may_lack: bool = False
+
+
+class _SealedVM(VMWrapper):
+    """The SDK's state machine, which seals and opens. The SDK's own object becomes an instance of it."""
+
+    codec: ValueCodec
+    service: str
+    key: str
+    handler: str
+    invocation: str
+    expected: dict[int, _Expected]
+    invocation_ids: dict[int, str]
+
+    def begin(self, codec: ValueCodec, service: str, key: str, handler: str, invocation: str) -> None:
+        self.codec = codec
+        self.service, self.key, self.handler, self.invocation = service, key, handler, invocation
+        self.expected = {}
+        self.invocation_ids = {}
+
+    def sys_write_output_success(self, output: bytes) -> None:
+        place = Place.output(self.service, self.key, self.handler, self.invocation)
+        super().sys_write_output_success(self.codec.seal(output, place))
+
+    def sys_get_state(self, name: str, entry_name: str | None = None) -> int:
+        handle = super().sys_get_state(name, entry_name)
+        return self._expect(handle, Place.state(self.service, self.key, name), may_lack=True)
+
+    def sys_set_state(self, name: str, value: bytes, entry_name: str | None = None) -> None:
+        super().sys_set_state(name, self.codec.seal(value, Place.state(self.service, self.key, name)), entry_name)
+
+    def sys_run(self, name: str) -> Run:
+        run = super().sys_run(name)
+        self._expect(run.handle, Place.run(self.service, self.key, name, self.invocation))
+        return run
+
+    def propose_run_completion_success(self, handle: int, output: bytes) -> None:
+        place = cast("Place", self.expected[handle].place)
+        super().propose_run_completion_success(handle, self.codec.seal(output, place))
+
+    def sys_get_promise(self, name: str) -> int:
+        return self._expect(super().sys_get_promise(name), Place.promise(self.service, self.key, name))
+
+    def sys_peek_promise(self, name: str) -> int:
+        place = Place.promise(self.service, self.key, name)
+        return self._expect(super().sys_peek_promise(name), place, may_lack=True)
+
+    def sys_complete_promise_success(self, name: str, value: bytes) -> int:
+        place = Place.promise(self.service, self.key, name)
+        return super().sys_complete_promise_success(name, self.codec.seal(value, place))
+
+    def sys_awakeable(self) -> tuple[str, int]:
+        id_, handle = super().sys_awakeable()
+        return id_, self._expect(handle, Place.awakeable(id_))
+
+    def sys_resolve_awakeable(self, name: str, value: bytes) -> None:
+        super().sys_resolve_awakeable(name, self.codec.seal(value, Place.awakeable(name)))
+
+    def sys_signal(self, signal_name: str) -> int:
+        return self._expect(super().sys_signal(signal_name), Place.signal(self.invocation, signal_name))
+
+    def sys_resolve_signal(self, invocation_id: str, signal_name: str, value: bytes) -> None:
+        sealed_value = self.codec.seal(value, Place.signal(invocation_id, signal_name))
+        super().sys_resolve_signal(invocation_id, signal_name, sealed_value)
+
+    def sys_call(
+        self, service: str, handler: str, parameter: bytes, key: str | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        sealed_input = self.codec.seal(parameter, Place.input(service, key, handler))
+        call = super().sys_call(service, handler, sealed_input, key, *args, **kwargs)
+        self._expect(call.result_handle, _Call(service, key or "", handler, call.invocation_id_handle))
+        return call
+
+    def sys_send(
+        self, service: str, handler: str, parameter: bytes, key: str | None = None, *args: Any, **kwargs: Any
+    ) -> int:
+        sealed_input = self.codec.seal(parameter, Place.input(service, key, handler))
+        return super().sys_send(service, handler, sealed_input, key, *args, **kwargs)
+
+    def attach_invocation(self, invocation_id: str) -> int:
+        return self._expect(super().attach_invocation(invocation_id), OutputSource(invocation_id))
+
+    def is_completed(self, handle: int) -> bool:
+        return handle in self.invocation_ids or super().is_completed(handle)
+
+    def take_notification(self, handle: int) -> NotificationType | Exception | Suspended:
+        if (known := self.invocation_ids.get(handle)) is not None:
+            return known
+        found = super().take_notification(handle)
+        expected = self.expected.get(handle)
+        if expected is None:
+            if isinstance(found, bytes):
+                raise PerdureError("the SDK reads a value that perdure does not know to open: see _sdk_sealing")
+            return found
+        if found is None and not expected.may_lack:
+            found = b""  # an empty value, which no sealed one is
+        return self._opened(found, expected.place) if isinstance(found, bytes) else found
+
+    def _expect(self, handle: int, place: Place | OutputSource | _Call, *, may_lack: bool = False) -> int:
+        self.expected[handle] = _Expected(place, may_lack)
+        return handle
+
+    def _opened(self, found: bytes, place: Place | OutputSource | _Call) -> bytes:
+        if isinstance(place, _Call):
+            invocation = self._invocation_id(place.invocation_id_handle)
+            place = OutputSource(invocation, place.service, place.key, place.handler)
+        if isinstance(place, OutputSource):
+            return self.codec.open_output(found, place)
+        try:
+            return self.codec.open(found, place)
+        except UnreadableValue as error:
+            # The decision is the same at each replay, as the handler that catches the error needs.
+            if place.kind in _COMPLETED_FROM_OUTSIDE:
+                raise RejectedValue(str(error)) from error
+            raise
+
+    def _invocation_id(self, handle: int) -> str:
+        """Return the ID of a call's invocation. The engine tells it before the call's result."""
+        if handle not in self.invocation_ids:
+            found = super().take_notification(handle)
+            if not isinstance(found, str):
+                raise PerdureError(f"the engine gave a call's result before its invocation ID, but {found!r}")
+            self.invocation_ids[handle] = found
+        return self.invocation_ids[handle]
+
+
+@asynccontextmanager
+async def _sealed_invocation(codec: ValueCodec) -> AsyncIterator[None]:
+    """Open an invocation's input, and have everything that its handler writes sealed."""
+    context = cast("ServerInvocationContext", current_context())
+    invocation, info = context.invocation, sdk.handler_info(cast("restate.Context", context))
+    context.vm.__class__ = _SealedVM
+    vm = cast("_SealedVM", context.vm)
+    vm.begin(codec, info.service, invocation.key, info.handler, invocation.invocation_id)
+    try:
+        opened = codec.open(invocation.input_buffer, Place.input(info.service, invocation.key, info.handler))
+    except UnreadableValue as error:
+        # An invocation with commands in its journal was begun with this input: it waits for the missing key.
+        if error.lacks_key and vm.is_replaying():
+            raise
+        raise RejectedValue(str(error)) from error
+    invocation.input_buffer = opened
+    context.journal_codec = _OpenedInput(context, opened) if context.handler.arity == 2 else None
+    yield
+
+
+def sealed(definition: Definition, codec: ValueCodec) -> Definition:
+    """Return a service whose handlers take sealed inputs and seal their values.
+
+    Args:
+        definition: The service; it stays as it is, since it may be served elsewhere with other settings.
+        codec: Seals and opens.
+    """
+    begin = functools.partial(_sealed_invocation, codec)
+    prepared = copy.copy(definition)
+    prepared.handlers = {
+        name: dataclasses.replace(
+            each,
+            context_managers=[begin, *(each.context_managers or [])],
+            # Without it the engine takes no body for a handler without input; a sealed input always has one.
+            handler_io=dataclasses.replace(each.handler_io, input_type=None)
+            if each.handler_io.input_type is not None and each.handler_io.input_type.is_void
+            else each.handler_io,
+        )
+        for name, each in definition.handlers.items()
+    }
+    return prepared

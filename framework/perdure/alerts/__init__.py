@@ -1,0 +1,1 @@
+"""Alerts: conditions that need attention, sent to a webhook."""

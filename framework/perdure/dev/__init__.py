@@ -1,0 +1,1 @@
+"""Run services and an engine on one machine during development."""

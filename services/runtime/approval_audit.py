@@ -1,0 +1,199 @@
+"""Compares what was charged with what was approved: the database with the approvals' audit logs.
+
+The database cannot show that a trip over the approval limit was approved; `Approvals` can, and is asked through the
+engine's ingress. So this part of the audit needs a running platform.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_settings import BaseSettings
+
+from perdure import IngressClient
+from perdure.approvals.verification import Standing, check_approval
+from perdure.approvals.messages import ApprovalResult, ApprovalStatus
+from perdure.approvals.targets import approval_status
+from perdure.errors import ConfigurationError, IngressError
+from perdure.security import JournalCodec, Trust
+from perdure.security.keys import PrivateKey, PublicKey
+from perdure.security.signing_rules import ActMode, ActRules
+from services.control_plane.approvals.settings import ApprovalsSettings
+from services.control_plane.orchestrator.settings import OrchestratorSettings
+from services.data_plane.audit import AuditReport, Invariant, audit, confirmed_charges
+from services.data_plane.audit.report import invariant
+from services.data_plane.audit.trips import ConfirmedCharge
+from services.runtime.connections import ingress_client
+from services.runtime.platform import Platform
+from services.runtime.topology import Topology
+
+_AT_ONCE: Final = 16
+_ANSWER_WITHIN: Final = timedelta(seconds=10)
+
+
+async def audit_platform(
+    topology: Topology,
+    environment: Mapping[str, str],
+    codec: JournalCodec | None,
+    *,
+    settled: bool = False,
+    database_url: str | None = None,
+) -> AuditReport:
+    """Check every invariant over the database, and compare it with the approvals if the engine answers.
+
+    Args:
+        topology: The platform.
+        environment: The environment of its services.
+        codec: What its journal is encrypted with; None when it is in clear.
+        settled: See `services.data_plane.audit.audit`.
+        database_url: Its database; the topology's by default.
+
+    Raises:
+        ConfigurationError: The database can't be read, or a setting can't.
+    """
+    url = database_url or topology.database_url
+    report = await audit(url, settled=settled)
+    compared = await compare_approvals(url, topology, environment, codec)
+    if isinstance(compared, str):
+        return report.model_copy(update={"remarks": (*report.remarks, compared)})
+    return report.model_copy(update={"invariants": (*report.invariants, compared)})
+
+
+async def compare_approvals(
+    database_url: str, topology: Topology, environment: Mapping[str, str], codec: JournalCodec | None
+) -> Invariant | str:
+    """Compare each confirmed trip over the approval limit with its approval.
+
+    Args:
+        database_url: The database.
+        topology: The platform.
+        environment: The environment of its services.
+        codec: What its journal is encrypted with; None when it is in clear.
+
+    Returns:
+        The invariant; or, when the engine does not answer, a sentence that says so.
+
+    Raises:
+        ConfigurationError: The database can't be read, or a setting can't.
+    """
+    limit, retention, rules = _settings(topology, environment)
+    charges = await confirmed_charges(database_url, over_minor=limit)
+    kept = [each for each in charges if each.charged_at > datetime.now(UTC) - retention]
+    url = environment.get("PERDURE_INGRESS_URL") or topology.ingress_url
+    try:
+        async with ingress_client(url, codec) as ingress:
+            found = await _read(ingress, [each.trip_id for each in kept])
+    except IngressError as error:
+        return f"approvals were NOT compared with {len(kept)} confirmed trips: {error}"
+    older = len(charges) - len(kept)
+    promise = "each confirmed trip over the limit was approved as charged, and its approval's audit log is intact"
+    if older:
+        promise += f"; {older} older ones left out, whose approvals may be deleted"
+    return invariant("trips-approved", promise, len(kept), judge_approvals(kept, found, rules))
+
+
+async def unapproved(platform: Platform) -> list[str]:
+    """Return what does not hold of the trips on a running platform that needed an approval.
+
+    Args:
+        platform: The platform; no trip is on its way any more.
+    """
+    topology = platform.topology
+    compared = await compare_approvals(topology.database_url, topology, platform.environment, platform.codec)
+    if isinstance(compared, str):
+        return [compared]
+    return [f"trip {finding.subject}: {finding.detail}" for finding in compared.findings]
+
+
+def judge_approvals(
+    charges: Iterable[ConfirmedCharge], found: Mapping[str, ApprovalStatus], rules: ActRules
+) -> list[tuple[str, str]]:
+    """Return the trips that were confirmed without an approval of exactly their charge, each with the fault.
+
+    Args:
+        charges: Charges of confirmed trips, over the limit.
+        found: The approvals that exist, by trip id.
+        rules: Whose signatures count.
+    """
+    breaches = []
+    for charge in charges:
+        approval = found.get(charge.trip_id)
+        fault = f"charged {charge.amount_minor} minor units without an approval"
+        if approval is not None:
+            fault = _fault_of(charge, approval, rules)
+        if fault:
+            breaches.append((charge.trip_id, fault))
+    return breaches
+
+
+def _fault_of(charge: ConfirmedCharge, approval: ApprovalStatus, rules: ActRules) -> str:
+    if approval.status != ApprovalResult.APPROVED:
+        return f"charged {charge.amount_minor} minor units, and its approval is {approval.status}"
+    last = next((entry for entry in approval.trail if entry.result == ApprovalResult.APPROVED), None)
+    if last is None:
+        return "its approval's audit log has no entry that approves it"
+    check = check_approval(approval, rules)
+    if not check.trail.intact:
+        return f"its approval's audit log was changed: {check.trail}"
+    bad = [act for act in check.acts if act.standing is Standing.BAD]
+    if bad:
+        return f"its approval's audit log has {bad[0]}"
+    if _ordered(approval.payload) != (charge.account, charge.amount_minor):
+        return f"charged {charge.amount_minor} minor units to {charge.account}, and something else was approved"
+    return ""
+
+
+def _ordered(payload: Any) -> tuple[Any, Any]:
+    """Return the account and the amount in the order that was approved."""
+    payment = payload.get("payment") if isinstance(payload, dict) else None
+    return (payment.get("account"), payment.get("amount_minor")) if isinstance(payment, dict) else (None, None)
+
+
+async def _read(ingress: IngressClient, trip_ids: list[str]) -> dict[str, ApprovalStatus]:
+    """Return the approvals of trips, by trip id; those that do not exist are left out."""
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def read(trip_id: str) -> ApprovalStatus | None:
+        async with limit:
+            try:
+                return await ingress.call(approval_status, key=trip_id, timeout=_ANSWER_WITHIN)
+            except IngressError as error:
+                if error.status_code == 404 and error.source == "invocation":
+                    return None
+                raise
+
+    statuses = await asyncio.gather(*map(read, trip_ids))
+    return {trip_id: status for trip_id, status in zip(trip_ids, statuses, strict=True) if status is not None}
+
+
+def _settings(topology: Topology, environment: Mapping[str, str]) -> tuple[int, timedelta, ActRules]:
+    """Return the approval limit, how long approvals are stored, and whose signatures count."""
+    limit: int = _setting(environment, OrchestratorSettings, "PERDURE_ORCHESTRATOR_", "approval_limit_minor")
+    retention: timedelta = _setting(environment, ApprovalsSettings, "PERDURE_APPROVALS_", "retention")
+    texts = (part.strip() for part in environment.get("PERDURE_ISSUER_KEYS", "").split(","))
+    keys = [PublicKey.parse(text) for text in texts if text]
+    file = Path(environment.get("PERDURE_CONSOLE_ISSUER_KEY_FILE") or topology.keys_dir / "console-issuer.pem")
+    if file.exists():
+        keys.append(PrivateKey.load(file).public)
+    if not keys:
+        return limit, retention, ActRules()
+    is_signed = environment.get("PERDURE_ACTS") == ActMode.SIGNED
+    mode = ActMode.SIGNED if is_signed else ActMode.UNSIGNED
+    return limit, retention, ActRules(mode=mode, trust=Trust(issuers=tuple(keys)))
+
+
+def _setting(environment: Mapping[str, str], settings: type[BaseSettings], prefix: str, name: str) -> Any:
+    """Return one setting of a service as its environment has it; the others may not fit this process."""
+    field, variable = settings.model_fields[name], f"{prefix}{name.upper()}"
+    text = environment.get(variable)
+    if not text:
+        return field.default
+    try:
+        return TypeAdapter[Any](field.rebuild_annotation()).validate_strings(text)
+    except ValidationError as error:
+        raise ConfigurationError(f"{variable}={text}: {error.errors()[0]['msg']}") from error

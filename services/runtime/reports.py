@@ -1,0 +1,29 @@
+"""The audit's report, for people."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from services.data_plane.audit import AuditReport
+from perdure.dev.terminal import Terminal
+
+_FINDINGS: Final = 20
+
+
+def show_audit(report: AuditReport, terminal: Terminal) -> None:
+    """Print each invariant, what breaks it, what was not checked, and how many trips there are.
+
+    Args:
+        report: The report.
+        terminal: Where to.
+    """
+    for invariant in report.invariants:
+        mark, style = ("holds ", "green") if invariant.ok else ("BROKEN", "bold red")
+        terminal.say(f"{mark}  {invariant.name}: {invariant.promise} ({invariant.checked} checked)", style)
+        for finding in invariant.findings[:_FINDINGS]:
+            terminal.say(f"          {finding.subject}: {finding.detail}", "red")
+        if (more := len(invariant.findings) - _FINDINGS) > 0:
+            terminal.say(f"          and {more} more", "red")
+    for remark in report.remarks:
+        terminal.say(f"        {remark}", "yellow")
+    terminal.say(f"trips: {report.confirmed} confirmed, {report.refused} refused, {report.open} open")

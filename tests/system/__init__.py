@@ -1,0 +1,1 @@
+"""System tests: the whole platform under scenarios, faults and attacks."""

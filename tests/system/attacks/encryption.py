@@ -1,0 +1,175 @@
+"""Attacks on an encrypted journal: values in clear, and sealed values that are copied from one place to another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from nacl.secret import SecretBox
+from nacl.utils import random
+
+from perdure import AdminClient
+from perdure.engine.admin import sql_text
+from perdure._runtime.places import Place
+from perdure.security import JournalCodec
+from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
+from services.runtime.booking import ORDINARY, new_trip_id
+from tests.system.attacks.platform import Defended
+
+_ORDER: Final = ORDINARY.model_dump(mode="json")
+_SEALED: Final = b"pd2"
+_WITHIN: Final = 20.0
+
+
+async def _post(at: Defended, path: str, body: bytes) -> str:
+    headers = {"content-type": "application/json"} if body else {}
+    return status_of(await at.http.post(at.topology.ingress_url + path, content=body, headers=headers))
+
+
+def _empty(path: Callable[[Defended], str]) -> Run:
+    async def run(at: Defended) -> str:
+        return await _post(at, path(at), b"")
+
+    return run
+
+
+async def _input_of(at: Defended, service: str, key: str, handler: str) -> bytes:
+    """Return the sealed input of an invocation, as the engine's journal shows it: the end of its first entry."""
+    async with AdminClient(at.topology.admin_url) as admin:
+        rows = await admin.query(
+            "select j.raw from sys_journal j join sys_invocation i on j.id = i.id "  # noqa: S608 - quoted
+            f"where i.target_service_name = {sql_text(service)} and i.target_service_key = {sql_text(key)} "
+            f"and i.target_handler_name = {sql_text(handler)} and j.index = 0"
+        )
+    raw = bytes.fromhex(rows[0]["raw"])
+    return raw[raw.index(_SEALED) :]
+
+
+async def _state_of(at: Defended, service: str, key: str) -> dict[str, bytes]:
+    async with AdminClient(at.topology.admin_url) as admin:
+        rows = await admin.query(
+            f"select key, value from state where service_name = {sql_text(service)} "  # noqa: S608 - quoted
+            f"and service_key = {sql_text(key)}"
+        )
+    return {row["key"]: bytes.fromhex(row["value"]) for row in rows}
+
+
+async def _copied_order(at: Defended) -> str:
+    """Book with the sealed order of a trip that was approved, under another id."""
+    return await _post(at, f"/Trips/{new_trip_id()}/run", await _input_of(at, "Trips", at.linked, "run"))
+
+
+async def _copied_decision(at: Defended) -> str:
+    """Decide the approval that waits with the sealed decision of another one."""
+    decision = await _input_of(at, "Approvals", at.linked, "decide_by_link")
+    return await _post(at, f"/Approvals/{at.waiting}/decide_by_link", decision)
+
+
+async def _decision_for_another_handler(at: Defended) -> str:
+    """Send the sealed decision of a link to the handler that approves without one."""
+    decision = await _input_of(at, "Approvals", at.linked, "decide_by_link")
+    return await _post(at, f"/Approvals/{at.linked}/approve", decision)
+
+
+async def _copied_state_as_input(at: Defended) -> str:
+    state = await _state_of(at, "Approvals", at.linked)
+    return await _post(at, f"/Approvals/{at.waiting}/approve", state["approval"])
+
+
+async def _output_as_input(at: Defended) -> str:
+    asked = at.seal(b"", Place.input("Approvals", at.linked, "status"))
+    url = f"{at.topology.ingress_url}/Approvals/{at.linked}/status"
+    answer = await at.http.post(url, content=asked, headers={"content-type": "application/json"})
+    return await _post(at, f"/Approvals/{at.waiting}/approve", answer.content)
+
+
+async def _copied_state(at: Defended) -> str:
+    """Give the approval that waits the sealed state of one that was approved, and read it."""
+    genuine, approved = await _state_of(at, "Approvals", at.waiting), await _state_of(at, "Approvals", at.linked)
+    await _put_state(at, {**genuine, "approval": approved["approval"]})
+    asked = at.seal(b"", Place.input("Approvals", at.waiting, "status"))
+    url = f"{at.topology.ingress_url}/Approvals/{at.waiting}/status/send"
+    sent = await at.http.post(url, content=asked, headers={"content-type": "application/json"})
+    invocation = sent.json()["invocationId"]
+    try:
+        return await _answer_of(at, invocation)
+    finally:
+        await _put_state(at, genuine)
+
+
+async def _put_state(at: Defended, state: dict[str, bytes]) -> None:
+    body = {"object_key": at.waiting, "new_state": {name: list(value) for name, value in state.items()}}
+    (await at.http.post(f"{at.topology.admin_url}/services/Approvals/state", json=body)).raise_for_status()
+    deadline = time.monotonic() + _WITHIN
+    while await _state_of(at, "Approvals", at.waiting) != state:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the engine did not take the state")
+        await asyncio.sleep(0.02)
+
+
+async def _answer_of(at: Defended, invocation: str) -> str:
+    """Return how an invocation ended, or ``refused`` when it is held up by a value that does not open."""
+    deadline = time.monotonic() + _WITHIN
+    async with AdminClient(at.topology.admin_url) as admin:
+        while time.monotonic() < deadline:
+            (row,) = await admin.query(
+                "select status, completion_result, last_failure from sys_invocation "  # noqa: S608 - quoted
+                f"where id = {sql_text(invocation)}"
+            )
+            if row["status"] == "completed":
+                return str(row["completion_result"])
+            if "sealed for another place" in str(row.get("last_failure")):
+                await admin.act(invocation, "kill")
+                return "refused"
+            await asyncio.sleep(0.02)
+    return "no answer"
+
+
+def _sealed_otherwise(seal: Callable[[Defended, bytes, Place], bytes]) -> Run:
+    async def run(at: Defended) -> str:
+        trip_id = new_trip_id()
+        body = seal(at, json.dumps(_ORDER).encode(), Place.input("Trips", trip_id, "run"))
+        return await _post(at, f"/Trips/{trip_id}/run", body)
+
+    return run
+
+
+def _of_another_platform(at: Defended, body: bytes, place: Place) -> bytes:
+    return JournalCodec.load(at.topology.keys_dir / "journal.keys", platform="another").seal(body, place)
+
+
+def _under_an_own_key(_at: Defended, body: bytes, place: Place) -> bytes:
+    return JournalCodec([random(SecretBox.KEY_SIZE)]).seal(body, place)
+
+
+def _changed(at: Defended, body: bytes, place: Place) -> bytes:
+    sealed = at.seal(body, place)
+    return sealed[:-1] + bytes([sealed[-1] ^ 1])
+
+
+def _of_the_old_format(at: Defended, body: bytes, place: Place) -> bytes:
+    return at.seal(body, place).replace(_SEALED, b"pd1", 1)
+
+
+def _attack(name: str, run: Callable[[Defended], Awaitable[Any]], expected: str = "400 rejected_value") -> Attack:
+    return Attack("encryption", name, expected, run, needs_encryption=True)
+
+
+SEALED: Final = (
+    _attack("an order in clear", at_ingress(f"/Trips/{new_trip_id()}/run", _ORDER, sealed=False)),
+    _attack("an empty body for a handler without input", _empty(lambda at: f"/Trips/{at.waiting}/status"), "400"),
+    _attack("an empty body for a handler with input", _empty(lambda at: f"/Approvals/{at.waiting}/approve")),
+    _attack("another trip's sealed order", _copied_order),
+    _attack("another approval's sealed decision", _copied_decision),
+    _attack("a sealed decision, for another handler", _decision_for_another_handler),
+    _attack("an approval's sealed state as a decision", _copied_state_as_input),
+    _attack("a sealed answer as a decision", _output_as_input),
+    _attack("an approved approval's sealed state for one that waits", _copied_state, "refused"),
+    _attack("an order sealed for another platform", _sealed_otherwise(_of_another_platform)),
+    _attack("an order sealed under the attacker's own key", _sealed_otherwise(_under_an_own_key)),
+    _attack("a sealed order with one bit changed", _sealed_otherwise(_changed)),
+    _attack("an order in the format without places", _sealed_otherwise(_of_the_old_format)),
+)

@@ -1,0 +1,153 @@
+"""Attacks on what people do: acts that are signed, and links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import uuid4
+
+from perdure.approvals.signatures import sign_act as sign_approval
+from perdure.saga.operator_actions import Act
+from perdure.saga.signatures import sign_act as sign_letter_act
+from perdure.security import ActorKey, PrivateKey, Role, mint_link
+from tests.system.attacks.attack import Attack, Run, at_ingress
+from tests.system.attacks.platform import ADA, GRACE, OLGA, VERA, Defended
+
+
+def _approve(body: Callable[[Defended, str], dict[str, Any]]) -> Run:
+    async def run(at: Defended) -> str:
+        digest = (await at.approval()).payload_digest
+        return await at_ingress(f"/Approvals/{at.waiting}/approve", body(at, digest))(at)
+
+    return run
+
+
+def _signed(key: ActorKey, approval_id: str, digest: str, *, age: timedelta = timedelta(0)) -> dict[str, Any]:
+    return sign_approval(key, "approve", approval_id, digest, {"reason": "attack"}, at=datetime.now(UTC) - age)
+
+
+def _stranger() -> ActorKey:
+    return ActorKey.issue(
+        PrivateKey.generate(),
+        actor=GRACE,
+        roles=[Role.APPROVER],
+        groups=(),
+        lifetime=timedelta(hours=1),
+        now=datetime.now(UTC),
+    )
+
+
+def _redrive(key: Callable[[Defended], ActorKey]) -> Run:
+    async def run(at: Defended) -> str:
+        who, letter = key(at), await at.letter_now()
+        proof = sign_letter_act(who, Act.REDRIVE, letter, reason="attack", at=datetime.now(UTC))
+        body = {"id": letter.id, "actor": who.actor, "reason": "attack", "proof": proof.model_dump(mode="json")}
+        return await at_ingress("/DeadLetters/redrive", body)(at)
+
+    return run
+
+
+async def _replayed_annotation(at: Defended) -> str:
+    """Let olga write a note, and send the same bytes again."""
+    letter = await at.letter_now()
+    proof = sign_letter_act(at.keys[OLGA], Act.ANNOTATE, letter, reason="a note", at=datetime.now(UTC))
+    body = {"id": letter.id, "actor": OLGA, "reason": "a note", "proof": proof.model_dump(mode="json")}
+    send = at_ingress("/DeadLetters/annotate", body)
+    if not (first := await send(at)).startswith("200"):
+        return f"{first}, the first time"
+    return await send(at)
+
+
+async def _changed_payload(at: Defended) -> str:
+    """Send olga's signed redrive with another payload than the one she signed."""
+    letter = await at.letter_now()
+    proof = sign_letter_act(at.keys[OLGA], Act.REDRIVE, letter, reason="", at=datetime.now(UTC))
+    body = {"id": letter.id, "actor": OLGA, "payload": {"x": 1}, "proof": proof.model_dump(mode="json")}
+    return await at_ingress("/DeadLetters/redrive", body)(at)
+
+
+ACTS: Final = (
+    Attack("act", "an approval without a proof", "401", _approve(lambda _at, _digest: {"actor": GRACE})),
+    Attack(
+        "act",
+        "an approval vouched for by an unknown issuer",
+        "401",
+        _approve(lambda at, digest: _signed(_stranger(), at.waiting, digest)),
+    ),
+    Attack(
+        "act",
+        "the requester approves their own trip",
+        "403",
+        _approve(lambda at, digest: _signed(at.keys[ADA], at.waiting, digest)),
+    ),
+    Attack(
+        "act",
+        "an operator, who is no approver, approves",
+        "403",
+        _approve(lambda at, digest: _signed(at.keys[OLGA], at.waiting, digest)),
+    ),
+    Attack(
+        "act",
+        "a proof for another approval",
+        "403",
+        _approve(lambda at, digest: _signed(at.keys[GRACE], at.linked, digest)),
+    ),
+    Attack(
+        "act",
+        "a genuine proof, sent by somebody else",
+        "403",
+        _approve(lambda at, digest: {**_signed(at.keys[GRACE], at.waiting, digest), "actor": OLGA}),
+    ),
+    Attack(
+        "act",
+        "a proof about another order",
+        "409",
+        _approve(lambda at, _digest: _signed(at.keys[GRACE], at.waiting, "0" * 64)),
+    ),
+    Attack(
+        "act",
+        "a proof of an hour ago",
+        "401",
+        _approve(lambda at, digest: _signed(at.keys[GRACE], at.waiting, digest, age=timedelta(minutes=59))),
+    ),
+    Attack("act", "a viewer redrives a dead letter", "403", _redrive(lambda at: at.keys[VERA])),
+    Attack("act", "an approver redrives a dead letter", "403", _redrive(lambda at: at.keys[GRACE])),
+    Attack("act", "a redrive with another payload than was signed", "403", _changed_payload),
+    Attack("act", "a proof that was used before", "409", _replayed_annotation),
+)
+
+
+def _by_link(token: Callable[[Defended, str], str], approval: Callable[[Defended], str]) -> Run:
+    async def run(at: Defended) -> str:
+        body = {"token": token(at, (await at.approval()).payload_digest), "approve": True}
+        return await at_ingress(f"/Approvals/{approval(at)}/decide_by_link", body)(at)
+
+    return run
+
+
+def _forged(at: Defended, digest: str) -> str:
+    return mint_link(
+        PrivateKey.generate(),
+        approval_id=at.waiting,
+        person=GRACE,
+        payload_digest=digest,
+        issued_at=datetime.now(UTC),
+        expires_at=datetime.now(UTC) + timedelta(hours=1),
+        nonce=uuid4().hex,
+    )
+
+
+LINKS: Final = (
+    Attack("link", "a link that was used before", "409", _by_link(lambda at, _: at.link, lambda at: at.linked)),
+    Attack("link", "a link for another approval", "403", _by_link(lambda at, _: at.link, lambda at: at.waiting)),
+    Attack("link", "a link that the attacker signed", "401", _by_link(_forged, lambda at: at.waiting)),
+    Attack(
+        "link",
+        "a genuine link with one letter changed",
+        "401",
+        _by_link(
+            lambda at, _: at.link[:-3] + ("A" if at.link[-3] != "A" else "B") + at.link[-2:], lambda at: at.linked
+        ),
+    ),
+)

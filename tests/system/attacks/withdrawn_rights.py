@@ -1,0 +1,193 @@
+"""Attacks with rights that were withdrawn, and on what a platform keeps in files."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import uuid4
+
+from perdure.approvals.principals import sign_principal_action
+from perdure.approvals.signatures import ProvableAct, sign_act
+from perdure.security import ActorKey, PrivateKey, Role, mint_link
+from perdure.targets import Target
+from tests.system.attacks.attack import Attack, Run, at_ingress
+from tests.system.attacks.platform import GRACE, OLGA, VERA, Defended
+
+_Body = dict[str, Any]
+
+
+def _someone() -> str:
+    return f"{uuid4().hex[:8]}@example.com"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _key(at: Defended, person: str, *roles: Role) -> ActorKey:
+    """Issue a key, as the console does."""
+    issuer = PrivateKey.load(at.topology.keys_dir / "console-issuer.pem")
+    return ActorKey.issue(issuer, actor=person, roles=roles, lifetime=timedelta(hours=1), now=_now())
+
+
+async def _state(at: Defended, person: str, *roles: Role, active: bool = True, revokes: bool = False) -> None:
+    """State somebody's rights, as the console does."""
+    now = _now()
+    request = {"roles": list(roles), "active": active, "as_of": now, "revoked_before": now if revokes else None}
+    body = sign_principal_action(_key(at, "perdure console", Role.ADMINISTRATOR), person, request, at=now, action="put")
+    target: Target[_Body, _Body] = Target("Principals", "put", _Body, _Body)
+    await at.stage.ingress.call(target, body, key=person)
+
+
+async def _link(at: Defended, person: str, *, age: timedelta = timedelta(0), expires: timedelta | None = None) -> str:
+    """Mint a link, as the service does that delivers notices."""
+    return mint_link(
+        PrivateKey.load(at.topology.keys_dir / "approval-links.pem"),
+        approval_id=at.waiting,
+        person=person,
+        payload_digest=(await at.approval()).payload_digest,
+        issued_at=_now() - age,
+        expires_at=_now() + (expires or timedelta(hours=1)),
+        nonce=uuid4().hex,
+    )
+
+
+async def _decide(at: Defended, token: str) -> str:
+    return await at_ingress(f"/Approvals/{at.waiting}/decide_by_link", {"token": token, "approve": True})(at)
+
+
+async def _act(at: Defended, key: ActorKey, act: ProvableAct, **request: Any) -> str:
+    digest = (await at.approval()).payload_digest
+    body = sign_act(key, act, at.waiting, digest, request, at=_now())
+    return await at_ingress(f"/Approvals/{at.waiting}/{act}", body)(at)
+
+
+def _link_after(*, active: bool = True, roles: tuple[Role, ...] = (Role.APPROVER,), given_back: bool = False) -> Run:
+    """Decide by a link whose owner's rights have changed since it was issued."""
+
+    async def run(at: Defended) -> str:
+        person = _someone()
+        token = await _link(at, person)
+        await _state(at, person, *roles, active=active, revokes=True)
+        if given_back:
+            await _state(at, person, Role.APPROVER)
+        return await _decide(at, token)
+
+    return run
+
+
+async def _viewers_link(at: Defended) -> str:
+    person = _someone()
+    await _state(at, person, Role.VIEWER)
+    return await _decide(at, await _link(at, person))
+
+
+async def _revoked_link(at: Defended) -> str:
+    token = await _link(at, GRACE)
+    if not (first := await _act(at, at.keys[OLGA], "revoke_links")).startswith("200"):
+        return f"{first}, as an operator revoked the links"
+    return await _decide(at, token)
+
+
+async def _link_from_the_future(at: Defended) -> str:
+    return await _decide(at, await _link(at, GRACE, age=-timedelta(minutes=30)))
+
+
+async def _link_of_an_earlier_approval(at: Defended) -> str:
+    return await _decide(at, await _link(at, GRACE, age=timedelta(days=1)))
+
+
+async def _old_key_file(at: Defended) -> str:
+    person = _someone()
+    key = _key(at, person, Role.APPROVER)
+    await _state(at, person, Role.APPROVER, revokes=True)
+    return await _act(at, key, "approve")
+
+
+def _states(request: Callable[[Defended], tuple[str, _Body]]) -> Run:
+    async def run(at: Defended) -> str:
+        person, body = request(at)
+        return await at_ingress(f"/Principals/{person}/put", body)(at)
+
+    return run
+
+
+def _statement(**changes: Any) -> _Body:
+    return {"roles": ["approver"], "active": True, "as_of": _now().isoformat(), **changes}
+
+
+def _changed_statement(at: Defended) -> tuple[str, _Body]:
+    """Return a genuine demotion of vera that an attacker made a promotion."""
+    admin = _key(at, "perdure console", Role.ADMINISTRATOR)
+    body = sign_principal_action(admin, VERA, _statement(roles=["viewer"]), at=_now(), action="put")
+    return VERA, {**body, "roles": ["approver"]}
+
+
+def _own_promotion(at: Defended) -> tuple[str, _Body]:
+    return VERA, sign_principal_action(at.keys[VERA], VERA, _statement(), at=_now(), action="put")
+
+
+def _for_somebody_else(at: Defended) -> tuple[str, _Body]:
+    admin = _key(at, "perdure console", Role.ADMINISTRATOR)
+    return VERA, sign_principal_action(admin, OLGA, _statement(), at=_now(), action="put")
+
+
+async def _links_of_others(at: Defended) -> str:
+    return await _act(at, at.keys[VERA], "revoke_links", person=GRACE)
+
+
+async def _rights_of_others(at: Defended) -> str:
+    body = sign_principal_action(at.keys[OLGA], GRACE, {}, at=_now())
+    return await at_ingress(f"/Principals/{GRACE}/revoke", body)(at)
+
+
+async def _endless_delegation(at: Defended) -> str:
+    until = (_now() + timedelta(days=3650)).isoformat()
+    return await _act(at, at.keys[GRACE], "delegate", to=_someone(), until=until)
+
+
+async def _open_files(at: Defended) -> str:
+    """Look for what another user of this machine could read."""
+    home = at.topology.home
+    found = [
+        path.relative_to(home).as_posix()
+        for path in (home, *home.rglob("*"))
+        if not path.is_symlink() and stat.S_IMODE(path.lstat().st_mode) & 0o077
+    ]
+    return f"readable: {', '.join(found[:3])}" if found else "none"
+
+
+async def _links_at_rest(at: Defended) -> str:
+    """Look for links that decide in everything that the platform keeps."""
+    home = at.topology.home
+    files = [path for folder in ("data", "logs") for path in (home / folder).rglob("*") if path.is_file()]
+    found = [path.name for path in files if b"/l/eyJ" in path.read_bytes()]
+    return f"found in {', '.join(found[:3])}" if found else "none"
+
+
+RIGHTS: Final = (
+    Attack("rights", "a link of somebody who was disabled since", "403", _link_after(active=False)),
+    Attack("rights", "a link of somebody who lost the role since", "403", _link_after(roles=(Role.VIEWER,))),
+    Attack(
+        "rights",
+        "a link from before somebody was disabled, after the rights were given back",
+        "403",
+        _link_after(active=False, given_back=True),
+    ),
+    Attack("rights", "a viewer's link", "403", _viewers_link),
+    Attack("rights", "a link that an operator revoked", "403", _revoked_link),
+    Attack("rights", "a link that is issued in the future, to outlast its revocation", "401", _link_from_the_future),
+    Attack("rights", "a link from before the approval was opened", "403", _link_of_an_earlier_approval),
+    Attack("rights", "a key file from before the rights changed", "403", _old_key_file),
+    Attack("rights", "a person is promoted without a proof", "401", _states(lambda _: (VERA, _statement(actor=VERA)))),
+    Attack("rights", "a viewer promotes herself", "403", _states(_own_promotion)),
+    Attack("rights", "a signed demotion becomes a promotion", "403", _states(_changed_statement)),
+    Attack("rights", "a statement about another person", "403", _states(_for_somebody_else)),
+    Attack("rights", "a viewer revokes the links of another person", "403", _links_of_others),
+    Attack("rights", "an operator revokes the rights of another person", "403", _rights_of_others),
+    Attack("rights", "a delegation for ten years", "400", _endless_delegation),
+    Attack("files", "another user reads a file of the platform", "none", _open_files),
+    Attack("files", "a link that decides, in data and logs", "none", _links_at_rest),
+)

@@ -1,0 +1,93 @@
+"""`perdure-platform cluster`: trips are booked on three engine nodes while one is killed, and another is stopped."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import timedelta
+from typing import Final
+
+from perdure.engine import LocatedEngine
+from perdure.observability.tracing_setup import engine_tracing
+from services.contracts import trips
+from services.runtime.approval_audit import unapproved
+from tests.system.cluster.nodes import EngineCluster, Snapshots, node_configs
+from services.runtime.platform import Platform
+from services.runtime.settings import PlatformSettings
+from tests.system.scenarios.harness import Stage, stage_environment
+from tests.system.scenarios.load import Stream
+from perdure.dev.terminal import Terminal
+from services.runtime.topology import Topology
+from tests.system.scenarios.platforms import conclude, play_on, run_trial
+
+LONGEST_PAUSE: Final = timedelta(seconds=30)
+"""How long no trip may be confirmed after a node went: noticing takes the engine seconds, a busy machine more."""
+
+_STEADY: Final = 40
+_AFTER: Final = 60
+
+
+def try_cluster(settings: PlatformSettings, terminal: Terminal, snapshots: Snapshots | None = None) -> int:
+    """Play the trial on a platform of its own, with fresh data on free ports.
+
+    Args:
+        settings: Where npm's restate-server is, or goes.
+        terminal: Where to show it.
+        snapshots: An object store for the nodes' snapshots; without one, they make none.
+
+    Returns:
+        The exit code: 0 when nothing is lost, 1 when something is, 128 and the signal's number when it was stopped.
+
+    Raises:
+        PerdureError: The platform can't be run. Its data and logs are kept.
+    """
+    return run_trial(
+        "cluster", settings, terminal, lambda topology, engine: _try(topology, engine, terminal, snapshots)
+    )
+
+
+async def _try(topology: Topology, engine: LocatedEngine, terminal: Terminal, snapshots: Snapshots | None) -> int:
+    cluster = EngineCluster(engine, node_configs(topology, snapshots, engine_tracing(os.environ)))
+    platform = Platform(topology, cluster, tell=terminal.say, environment=stage_environment(os.environ))
+    began = time.monotonic()
+
+    async def play() -> list[str]:
+        terminal.say(f"three nodes and the services are up after {time.monotonic() - began:.1f} s")
+        return await _play(platform, cluster, terminal)
+
+    problems = await play_on(platform, play, terminal)
+    return await conclude(topology, problems, terminal)
+
+
+async def _play(platform: Platform, cluster: EngineCluster, terminal: Terminal) -> list[str]:
+    """Strike two blows while trips are booked; return what does not hold."""
+    problems: list[str] = []
+    await cluster.until_known(trips.book.service)
+    async with Stream.on("cluster", cluster.ingress_urls) as stream:
+        await stream.flow(_STEADY)  # the first ones warm everything up
+        began = time.monotonic()
+        await stream.flow(_STEADY)
+        steady = stream.pause(began, time.monotonic())
+        terminal.say(f"steady: at most {steady:.2f} s between two confirmed trips")
+        for what in ("kill -9", "stop"):
+            index = await cluster.busiest()
+            node, leads = cluster.nodes[index], (await cluster.leaders())[index]
+            began = time.monotonic()
+            await (node.kill() if what == "kill -9" else node.stop())
+            await stream.flow(_AFTER, within=120)
+            pause = stream.pause(began, time.monotonic())
+            terminal.say(
+                f"{what} {node.config.node_name}, which led {leads} partitions: "
+                f"no trip was confirmed for {pause:.2f} s, then {_AFTER} were, on two nodes"
+            )
+            if pause > LONGEST_PAUSE.total_seconds():
+                problems.append(f"after {what}, no trip was confirmed for {pause:.1f} s")
+            began = time.monotonic()
+            await node.start()
+            back = time.monotonic() - began
+            await stream.flow(_STEADY)
+            terminal.say(f"{node.config.node_name} is back after {back:.1f} s, and trips go on")
+    terminal.say(f"{stream.confirmed} trips were booked, and all are confirmed")
+    async with Stage.on(platform) as stage:
+        await stage.until_quiet()
+    return [*problems, *await unapproved(platform)]

@@ -1,0 +1,184 @@
+"""Three engine nodes as processes of this machine: a cluster that one of them can be taken from."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+
+import httpx
+
+from perdure.engine import EngineConfig, EngineProcess, LocatedEngine
+from perdure.errors import EngineError
+from perdure._runtime.ports import free_ports
+from services.runtime.connections import admin_client, local_http
+from services.runtime.platform import run_together
+from perdure.dev.processes import STOP_WITHIN, ManagedProcess, ended
+from services.runtime.topology import HOST, Topology
+
+NODES: Final = 3
+"""How many nodes a cluster has: with each entry on two of them, any one may go."""
+
+_LOOK: Final = 0.1
+_LEADERS: Final = re.compile(r"^restate_num_active_partition_leaders(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Where the nodes keep snapshots of their partitions: an S3-compatible object store.
+
+    Args:
+        endpoint: Its address.
+        destination: Bucket and prefix, ``s3://bucket/prefix``.
+        access_key: The key's id.
+        secret_key: The key.
+        every: After how many log records a partition's leader makes one.
+    """
+
+    endpoint: str
+    destination: str
+    access_key: str
+    secret_key: str
+    every: int = 1000
+
+    def environment(self) -> dict[str, str]:
+        """Return the settings as the environment variables that restate-server reads."""
+        prefix = "RESTATE_WORKER__SNAPSHOTS__"
+        return {
+            f"{prefix}DESTINATION": self.destination,
+            f"{prefix}SNAPSHOT_INTERVAL_NUM_RECORDS": str(self.every),
+            f"{prefix}AWS_ENDPOINT_URL": self.endpoint,
+            f"{prefix}AWS_ALLOW_HTTP": "true",
+            f"{prefix}AWS_REGION": "local",
+            f"{prefix}AWS_ACCESS_KEY_ID": self.access_key,
+            f"{prefix}AWS_SECRET_ACCESS_KEY": self.secret_key,
+        }
+
+
+def node_configs(
+    topology: Topology, snapshots: Snapshots | None = None, more: Mapping[str, str] | None = None
+) -> list[EngineConfig]:
+    """Return what each node is told. The first has the topology's ports, the others free ones.
+
+    Args:
+        topology: The platform's ports and folders.
+        snapshots: Where snapshots are kept; without them, a node that lost its data folder can't come back once the
+            log has been trimmed, and a cluster never trims its log.
+        more: More of the server's own settings, as its environment variables.
+    """
+    base = replace(topology.engine_config(), sockets=False)
+    ports = free_ports(3 * (NODES - 1))
+    configs = [base]
+    for number in range(1, NODES):
+        ingress, admin, node = ports[3 * (number - 1) : 3 * number]
+        configs.append(replace(base, ingress_port=ingress, admin_port=admin, node_port=node))
+    addresses = json.dumps([f"http://{HOST}:{config.node_port}" for config in configs])
+    return [
+        replace(
+            config,
+            node_name=f"node-{number}",
+            data_dir=topology.home / "data" / f"restate-{number}",
+            log_file=topology.log_dir / f"restate-server-{number}.log",
+            extra={
+                **base.extra,
+                **(more or {}),
+                "RESTATE_CLUSTER_NAME": "perdure",
+                # One node makes the cluster; the others join it.
+                "RESTATE_AUTO_PROVISION": "true" if number == 1 else "false",
+                "RESTATE_DEFAULT_REPLICATION": "2",
+                "RESTATE_METADATA_CLIENT__ADDRESSES": addresses,
+                **(snapshots.environment() if snapshots else {}),
+            },
+        )
+        for number, config in enumerate(configs, start=1)
+    ]
+
+
+class EngineCluster(ManagedProcess):
+    """The nodes of a cluster; as a whole it takes the engine's place in a `Platform`.
+
+    Args:
+        engine: The binary.
+        configs: See `node_configs`.
+    """
+
+    def __init__(self, engine: LocatedEngine, configs: list[EngineConfig]) -> None:
+        self.nodes = [EngineProcess(engine.path, config) for config in configs]
+
+    @property
+    def pid(self) -> int | None:
+        """The first running node's process id, None when none runs."""
+        return next((node.pid for node in self.nodes if node.running), None)
+
+    @property
+    def ingress_urls(self) -> list[str]:
+        """The ingress of each node."""
+        return [node.ingress_url for node in self.nodes]
+
+    async def start(self) -> None:
+        """Start all nodes at once, and wait until each has joined and answers.
+
+        Raises:
+            PerdureError: One can't be started.
+        """
+        await run_together(node.start() for node in self.nodes if not node.running)
+
+    async def stop(self, hurry: asyncio.Event) -> bool:
+        """Stop all nodes at once, since the last of three could no longer write. See `ManagedProcess.stop`."""
+        if hurry.is_set():
+            await self.kill()
+            return False
+        await asyncio.gather(*(node.stop(STOP_WITHIN) for node in self.nodes))
+        return await ended(lambda: self.pid is None, STOP_WITHIN, hurry)
+
+    async def kill(self) -> None:
+        """End all nodes at once (SIGKILL)."""
+        await asyncio.gather(*(node.kill() for node in self.nodes))
+
+    def how_it_ended(self) -> str | None:
+        """Say that a node ended by itself; None as long as all run or were stopped from here."""
+        gone = [node for node in self.nodes if node.pid is not None and not node.running]
+        return f"{gone[0].config.node_name} ended; its log is {gone[0].config.log_path}" if gone else None
+
+    async def until_known(self, service: str, within: timedelta = timedelta(seconds=30)) -> None:
+        """Wait until every node knows a service: a registration is one node's, and reaches the others seconds later.
+
+        Args:
+            service: A registered service.
+            within: How long to wait.
+
+        Raises:
+            EngineError: A node doesn't know it in time.
+        """
+        give_up = time.monotonic() + within.total_seconds()
+        for node in self.nodes:
+            async with admin_client(node.admin_url) as admin:
+                while service not in {each["name"] for each in await admin.services()}:
+                    if time.monotonic() > give_up:
+                        raise EngineError(f"{node.config.node_name} doesn't know the service {service} yet")
+                    await asyncio.sleep(_LOOK)
+
+    async def leaders(self) -> Mapping[int, int]:
+        """Return how many partitions each running node leads, by its index."""
+        async with local_http() as http:
+            running = [index for index, node in enumerate(self.nodes) if node.running]
+            return {index: await _leaders(http, self.nodes[index]) for index in running}
+
+    async def busiest(self) -> int:
+        """Return the index of the node whose loss would be noticed most: the one that leads most partitions."""
+        leaders = await self.leaders()
+        return max(leaders, key=lambda index: leaders[index])
+
+
+async def _leaders(http: httpx.AsyncClient, node: EngineProcess) -> int:
+    url = f"http://{HOST}:{node.config.node_port}/metrics"
+    try:
+        text = (await http.get(url, timeout=5.0)).text
+    except httpx.TransportError as error:
+        raise EngineError(f"{node.config.node_name} shows no metrics at {url}: {error!r}") from error
+    return sum(int(float(value)) for value in _LEADERS.findall(text))

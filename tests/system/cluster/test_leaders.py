@@ -1,0 +1,53 @@
+"""Two engine nodes of three are gone: nobody leads some partitions any more, and an alert says so."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from perdure.engine import LocatedEngine
+from tests.system.cluster.nodes import EngineCluster, node_configs
+from tests.system.observability.prometheus import Prometheus, locate_prometheus
+from services.runtime.settings import PlatformSettings
+from services.runtime.topology import Topology
+from services.runtime.trusted_keys import make_trust
+from tests.support import eventually
+
+ALERT = "PerdurePartitionsWithoutLeader"
+
+
+@pytest.mark.timeout(120)
+async def test_partitions_without_a_leader_are_told(engine: LocatedEngine, tmp_path: Path) -> None:
+    settings = PlatformSettings.read()
+    binary = locate_prometheus(os.environ, settings.local_dir)
+    if binary is None:
+        pytest.skip("there is no Prometheus: make prometheus")
+    topology = Topology.on_free_ports(tmp_path, settings)
+    make_trust(topology, {})  # the nodes' key
+    cluster = EngineCluster(engine, node_configs(topology))
+    ports = [node.config.node_port for node in cluster.nodes]
+    prometheus = Prometheus(binary, topology, tmp_path / "prometheus", shorten=120, node_ports=ports)
+
+    async def all_led() -> bool:
+        values = await prometheus.query(
+            "count(up == 1) == 3 and max(restate_num_partitions) == sum(restate_num_active_partition_leaders)"
+        )
+        return bool(values) and ALERT not in await prometheus.firing()
+
+    async def told() -> bool:
+        return ALERT in await prometheus.firing()
+
+    try:
+        await cluster.start()
+        await prometheus.start()
+        await eventually(all_led, what="cluster in which each partition is led", within=40)
+        busiest = await cluster.busiest()
+        gone = [busiest, (busiest + 1) % 3]
+        await asyncio.gather(*(cluster.nodes[index].kill() for index in gone))
+        await eventually(told, what=ALERT, within=30)
+    finally:
+        await prometheus.stop()
+        await cluster.kill()

@@ -1,0 +1,163 @@
+"""Docker as the tests use it: found or explained, and a compose project of their own that leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from perdure._runtime.ports import free_ports
+
+ROOT = Path(__file__).parents[2]
+PORTS = ("INGRESS", "ADMIN", "CONSOLE", "PROMETHEUS", "GRAFANA", "JAEGER")
+
+# Where official images can't be pulled, a machine may bring stand-ins for them beside the checkout.
+_PREPARE = ROOT.parent / "shared" / "containers" / "prepare"
+
+
+class NoDocker(Exception):
+    """There is no Docker engine to test with; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Docker:
+    """A Docker engine to test with.
+
+    Args:
+        program: The docker command.
+        environment: What to run it in.
+        note: What there is to know of its images.
+    """
+
+    program: str
+    environment: Mapping[str, str]
+    note: str
+
+
+def find_docker() -> Docker:
+    """Return this machine's Docker engine, with stand-ins for images where it brings them.
+
+    Raises:
+        NoDocker: There is no engine, or no Compose.
+    """
+    environment = dict(os.environ)
+    note = "official images"
+    if os.access(_PREPARE, os.X_OK):
+        done = subprocess.run([_PREPARE, ROOT], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NoDocker(f"{_PREPARE} failed: {done.stderr.strip().splitlines()[-1:]}")
+        exports = Path(done.stdout.split()[-1]).read_text()
+        environment |= dict(re.findall(r"export (DOCKER_CONFIG)=(\S+)", exports))
+        environment["PATH"] = f"/usr/bin:{environment['PATH']}"
+        note = "stand-ins for the official images: Grafana and Jaeger are placeholders"
+    program = shutil.which("docker", path=environment["PATH"])
+    if program is None:
+        raise NoDocker("there is no docker command on the PATH")
+    for command, lacks in (("info", "the Docker engine does not answer"), ("compose version", "Compose v2 is missing")):
+        done = subprocess.run([program, *command.split()], env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NoDocker(f"{lacks}: {done.stderr.strip()[:200]}")
+    return Docker(program, environment, note)
+
+
+class Project:
+    """One compose project with a name, ports and an image of its own, from the checkout's unmodified files.
+
+    Args:
+        docker: The engine.
+        files: The compose files, relative to the checkout.
+    """
+
+    def __init__(self, docker: Docker, files: Sequence[str] = ("docker-compose.yml",)) -> None:
+        self.name = f"perdure-test-{uuid4().hex[:8]}"
+        self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        self.image = f"{self.name}:test"
+        self._files = files
+        self._program = docker.program
+        self._environment = {
+            **docker.environment,
+            "PERDURE_IMAGE": self.image,
+            **{f"PERDURE_{name}_PORT": str(port) for name, port in self.ports.items()},
+        }
+
+    @property
+    def ingress(self) -> str:
+        return self.url("INGRESS")
+
+    def url(self, port: str) -> str:
+        return f"http://127.0.0.1:{self.ports[port]}"
+
+    def docker(self, *arguments: str, within: float = 120) -> str:
+        """Run docker; return its output, or fail with what it said."""
+        done = subprocess.run(
+            [self._program, *arguments],
+            cwd=ROOT,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=within,
+        )
+        if done.returncode:
+            raise AssertionError(
+                f"docker {' '.join(arguments)} ended with {done.returncode}:\n"
+                f"{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
+            )
+        return done.stdout
+
+    def compose(self, *arguments: str, within: float = 120) -> str:
+        """Run docker compose on this project."""
+        files = [argument for file in self._files for argument in ("-f", file)]
+        return self.docker("compose", "-p", self.name, "--ansi", "never", *files, *arguments, within=within)
+
+    def script(self, *command: str, within: float = 300) -> str:
+        """Run one of the checkout's scripts on this project; return what it said."""
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**self._environment, "COMPOSE_PROJECT_NAME": self.name},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=within,
+        )
+        if done.returncode:
+            raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr[-3000:]}")
+        return done.stdout
+
+    def up(self) -> None:
+        """Build what is not built, start everything, wait until it is healthy."""
+        try:
+            self.compose("up", "--build", "--wait", "--quiet-pull", within=600)
+        except AssertionError as error:
+            logs = self.compose("logs", "--tail", "15", "--no-color")
+            raise AssertionError(f"{error}\n{logs[-6000:]}") from error
+
+    def remove(self) -> None:
+        """Remove its containers, networks, volumes and images, and fail if something of it stays."""
+        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "20", within=180)
+        self.docker("image", "rm", "--force", self.image)
+        for kind in ("container", "volume", "network"):
+            everything = ("--all",) if kind == "container" else ()
+            left = self.docker(kind, "ls", *everything, "--quiet", "--filter", f"name={self.name}")
+            assert not left.strip(), f"{kind}s of {self.name} were left behind: {left}"
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        """Return what docker knows of a service's container."""
+        number = self.compose("ps", "--all", "--quiet", service).strip()
+        return dict(json.loads(self.docker("inspect", number))[0])
+
+    def inside(self, service: str, *command: str) -> str:
+        """Run a command in a service's container."""
+        return self.compose("exec", "-T", service, *command)
+
+    def service_names(self) -> list[str]:
+        """Return the services of its files, without those of a profile."""
+        return self.compose("config", "--services").split()

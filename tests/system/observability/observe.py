@@ -1,0 +1,118 @@
+"""`perdure-platform observe`: plays the scenarios, then shows the trace of one trip and what every panel shows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from perdure.engine import LocatedEngine
+from perdure.errors import PerdureError
+from services.runtime.booking import ORDINARY, new_trip_id
+from tests.system.scenarios.dead_letters import HOTEL
+from tests.system.scenarios.orders import order
+from tests.system.observability.panels import panel_lines
+from services.runtime.platform import Platform
+from tests.system.observability.prometheus import Prometheus, locate_prometheus
+from tests.system.observability.receiver import TraceReceiver
+from tests.system.scenarios.scenarios import SCENARIOS, play
+from services.runtime.settings import PlatformSettings
+from tests.system.scenarios.harness import Stage, stage_environment
+from perdure.dev.terminal import Terminal
+from services.runtime.topology import Topology
+from tests.system.observability.traces import TraceTree, lines, linked_to, trace_of
+from tests.system.scenarios.platforms import play_on, run_trial
+
+_WITHIN: Final = timedelta(seconds=15)
+_LOOK: Final = 0.2
+_WINDOW: Final = "5m"
+
+
+def observe(settings: PlatformSettings, terminal: Terminal) -> int:
+    """Play the scenarios on a platform of its own that sends its spans to this process, and show what can be seen.
+
+    Args:
+        settings: Where npm's restate-server, and `make prometheus`' Prometheus, are.
+        terminal: Where to show it.
+
+    Returns:
+        The exit code: 0, or 128 and the signal's number when it was stopped.
+
+    Raises:
+        PerdureError: The platform can't be run. Its data and logs are kept.
+    """
+    binary = locate_prometheus(os.environ, settings.local_dir)
+    if binary is None:
+        terminal.say("there is no Prometheus, so only traces are shown: make prometheus fetches one")
+    return run_trial(
+        "observe", settings, terminal, lambda topology, engine: _observe(topology, engine, binary, terminal)
+    )
+
+
+async def _observe(topology: Topology, engine: LocatedEngine, binary: Path | None, terminal: Terminal) -> int:
+    with TraceReceiver() as receiver:
+        environment = {
+            **stage_environment(os.environ),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+        }
+        platform = Platform(topology, engine, tell=terminal.say, environment=environment)
+        terminal.say("starting a platform with fresh data")
+        await play_on(platform, lambda: _show(platform, binary, receiver, terminal), terminal)
+    return 0
+
+
+async def _show(platform: Platform, binary: Path | None, receiver: TraceReceiver, terminal: Terminal) -> None:
+    async with AsyncExitStack() as stack:
+        prometheus = None
+        if binary is not None:
+            prometheus = Prometheus(binary, platform.topology, platform.topology.home / "prometheus")
+            stack.push_async_callback(prometheus.stop)
+            await prometheus.start()
+        stage = await stack.enter_async_context(Stage.on(platform))
+        for scenario in SCENARIOS:
+            terminal.say(f"playing: {scenario.title}")
+            await play(scenario, stage)
+        booked, undone, waiting = (new_trip_id() for _ in range(3))
+        await stage.book(booked, ORDINARY)
+        await stage.book(undone, order(hotel=HOTEL, account="acct-declined"))  # leaves a dead letter
+        await stage.send(waiting, order(amount_minor=250_000))  # leaves an approval
+        for trip_id, what in ((booked, "booked"), (undone, "undone, as far as it went")):
+            tree = await _whole(receiver, trip_id)
+            terminal.say(f"\nThe trace of {trip_id}, which was {what}", "bold")
+            show_tree(tree, terminal)
+            for linked in linked_to(receiver.spans(), tree):
+                terminal.say(f"linked to it: {linked.spans[0].name}", "bold")
+                show_tree(linked, terminal)
+        if prometheus is not None:
+            await prometheus.scraped(within=_WITHIN)  # so they have seen what has just happened
+            terminal.say(f"\nWhat the dashboards show, over the last {_WINDOW}", "bold")
+            for line in await panel_lines(prometheus.query, _WINDOW):
+                terminal.say(line)
+
+
+def show_tree(tree: TraceTree, terminal: Terminal) -> None:
+    """Show a trace, a line for each span.
+
+    Args:
+        tree: The trace.
+        terminal: Where to.
+    """
+    for line in lines(tree):
+        terminal.say(f"  {line}", "red" if "FAILED" in line else None)
+
+
+async def _whole(receiver: TraceReceiver, trip_id: str) -> TraceTree:
+    """Wait until all of a trip's spans are there: each process sends its own when it likes."""
+    give_up = time.monotonic() + _WITHIN.total_seconds()
+    while True:
+        tree = trace_of(receiver.spans(), trip_id)
+        if tree is not None and tree.whole:
+            return tree
+        if time.monotonic() > give_up:
+            raise PerdureError(f"the trace of {trip_id} is not complete after {_WITHIN.total_seconds():g} s")
+        await asyncio.sleep(_LOOK)

@@ -1,0 +1,55 @@
+"""One setting says which part of the traces is kept: the engine goes by it, and services go by the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from perdure import AdminClient
+from perdure.engine import EngineConfig, EngineProcess, locate_engine
+from perdure.observability.tracing_setup import engine_tracing
+from perdure._runtime.ports import free_ports
+from tests.system.observability.receiver import TraceReceiver
+from tests.system.observability.conftest import mistaken
+from tests.support import eventually
+
+KEPT = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.timeout(90)
+async def test_a_trace_is_kept_by_all_or_by_none(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    ingress, admin, node = free_ports(3)
+    with TraceReceiver() as receiver:
+        shared = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        none = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
+        config = EngineConfig(
+            data_dir=tmp_path / "data",
+            ingress_port=ingress,
+            admin_port=admin,
+            node_port=node,
+            partitions=1,
+            extra=engine_tracing({**shared, **none}),
+        )
+        engine = EngineProcess(locate_engine(pytestconfig.rootpath / ".local" / "engine").path, config)
+        follows = {"OTEL_TRACES_SAMPLER": "parentbased_always_off", "OTEL_SERVICE_NAME": "reports"}
+        async with mistaken(tmp_path, **shared, **follows) as port:
+            try:
+                await engine.start()
+                async with AdminClient(config.admin_url) as client:
+                    await client.register(f"http://127.0.0.1:{port}")
+                async with httpx.AsyncClient(trust_env=False, base_url=config.ingress_url) as caller:
+                    for number in range(5):
+                        (await caller.post("/Reports/order", json=number)).raise_for_status()
+                    parent = f"00-{KEPT}-00f067aa0ba902b7-01"
+                    answer = await caller.post("/Reports/order", json=5, headers={"traceparent": parent})
+                    answer.raise_for_status()
+
+                async def both_sent() -> bool:
+                    return {span.service for span in receiver.spans()} == {"Restate", "reports"}
+
+                await eventually(both_sent, what="spans of engine and service")
+                assert {span.trace_id for span in receiver.spans()} == {KEPT}
+            finally:
+                await engine.kill()

@@ -1,0 +1,71 @@
+"""Scenarios of trips whose hotel can't be cancelled, until it is repaired and an operator redrives."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal
+
+from perdure import Target
+from perdure.saga.messages import (
+    ActReceipt,
+    ActRequest,
+    DeadLetterPage,
+    ListRequest,
+    rollback_status,
+)
+from perdure.saga.policy import Outcome
+from services.runtime.booking import new_trip_id
+from tests.system.scenarios.orders import order
+from tests.system.scenarios.harness import Fact, Stage, describe_holdings, describe_told
+
+HOTEL: Final = "Fortress"
+"""Its seed data says that it never cancels."""
+
+Ending = Literal["declined", "cancelled", "killed"]
+
+_letters: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+_redrive: Target[ActRequest, ActReceipt] = Target("DeadLetters", "redrive", ActRequest, ActReceipt)
+
+
+def unrepairable(ending: Ending) -> Callable[[Stage], Awaitable[list[Fact]]]:
+    """Book a trip at the hotel that never cancels, and let it fail.
+
+    Args:
+        ending: How it fails: its card is declined, it is cancelled, or its orchestration is killed in the engine.
+    """
+
+    async def play_it(stage: Stage) -> list[Fact]:
+        trip_id = new_trip_id()
+        if ending == "declined":
+            answered = await stage.book(trip_id, order(hotel=HOTEL, account="acct-declined"))
+            facts = [Fact("answer", "402 card_declined at payment, needs_attention", answered)]
+        else:
+            await stage.send(trip_id, order(hotel=HOTEL, amount_minor=250_000))
+            await stage.until_step(trip_id, "approval")
+            await stage.act_on_trip(trip_id, "cancel" if ending == "cancelled" else "kill")
+            facts = []
+        await stage.until_rollback(trip_id, Outcome.NEEDS_ATTENTION)
+        page = await stage.ingress.call(_letters, ListRequest(saga_id=trip_id))
+        trip = await stage.trip(trip_id)
+        facts += [
+            Fact("dead letters", "hotel", ", ".join(letter.step for letter in page.items)),
+            Fact("holds until then", "seat sets: 0, rooms: 1, charges: 0", describe_holdings(trip)),
+            Fact("told until then", "nothing", describe_told(trip)),
+        ]
+        async with stage.hotel_repaired(HOTEL):
+            request = ActRequest(id=page.items[0].id, actor="olga@example.com", reason="the hotel is repaired")
+            await stage.ingress.call(_redrive, request)
+            await stage.until_rollback(trip_id, Outcome.ROLLED_BACK)
+        await stage.until_quiet()
+        trip = await stage.trip(trip_id)
+        trail = (await stage.ingress.call(rollback_status, key=trip_id)).trail
+        phase = "cancelled" if ending == "cancelled" else "rolled_back"
+        return [
+            *facts,
+            Fact("status", phase, (await stage.status(trip_id)).phase),
+            Fact("holds", "nothing", describe_holdings(trip)),
+            Fact("told", "trip-refused", describe_told(trip)),
+            Fact("trail", "redrive by olga@example.com", ", ".join(f"{each.act} by {each.actor}" for each in trail)),
+        ]
+
+    return play_it

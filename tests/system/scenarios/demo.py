@@ -1,0 +1,128 @@
+"""`perdure-platform demo`: every scenario, on a platform of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import httpx
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from perdure.engine import LocatedEngine
+from perdure.errors import PerdureError
+from services.data_plane.audit import AuditReport
+from services.runtime.approval_audit import audit_platform
+from services.runtime.platform import Platform
+from services.runtime.reports import show_audit
+from tests.system.scenarios.scenarios import SCENARIOS, Scenario, play
+from services.runtime.settings import PlatformSettings
+from tests.system.scenarios.harness import Fact, Stage, stage_environment
+from perdure.dev.terminal import Terminal
+from services.runtime.topology import Topology
+from tests.system.scenarios.platforms import play_on, run_trial
+
+_LONGEST: Final = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Played:
+    """A scenario that was played.
+
+    Args:
+        scenario: Which one.
+        facts: What was expected and observed.
+        took: How long it took.
+    """
+
+    scenario: Scenario
+    facts: list[Fact]
+    took: timedelta
+
+    @property
+    def agrees(self) -> bool:
+        """True when all facts are as expected."""
+        return all(fact.agrees for fact in self.facts)
+
+
+def demo(settings: PlatformSettings, terminal: Terminal) -> int:
+    """Play every scenario on fresh data and free ports, and show what was expected and what happened.
+
+    Args:
+        settings: Where npm's restate-server is, or goes.
+        terminal: Where to show it.
+
+    Returns:
+        The exit code: 0 when all scenarios agree and the audit holds, 1 when not, 128 and the signal's number when it
+        was stopped.
+
+    Raises:
+        PerdureError: The platform can't be run. Its data and logs are kept.
+    """
+    began = time.monotonic()
+    code = run_trial("demo", settings, terminal, lambda topology, engine: _demo(topology, engine, terminal))
+    terminal.say(f"took {time.monotonic() - began:.0f} s")
+    return code
+
+
+async def _demo(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
+    platform = Platform(topology, engine, tell=terminal.say, environment=stage_environment(os.environ))
+    terminal.say(f"starting a platform with fresh data in {topology.home}")
+    played, report = await play_on(platform, lambda: _play_all(platform, terminal), terminal)
+    terminal.draw(_table(played))
+    show_audit(report, terminal)
+    agreeing = sum(each.agrees for each in played)
+    holds = report.ok and not report.remarks
+    good = agreeing == len(played) and holds
+    verdict = "holds" if holds else "does NOT hold"
+    terminal.say(
+        f"{agreeing} of {len(played)} scenarios went as expected, and the audit {verdict}",
+        "bold green" if good else "bold red",
+    )
+    return 0 if good else 1
+
+
+async def _play_all(platform: Platform, terminal: Terminal) -> tuple[list[Played], AuditReport]:
+    async with Stage.on(platform) as stage:
+        played = []
+        for scenario in SCENARIOS:
+            began = time.monotonic()
+            facts = await _facts(scenario, stage)
+            each = Played(scenario, facts, timedelta(seconds=time.monotonic() - began))
+            terminal.say(
+                f"{'ok    ' if each.agrees else 'FAILED'}  {scenario.title} ({each.took.total_seconds():.1f} s)"
+            )
+            played.append(each)
+        await stage.until_quiet()
+    report = await audit_platform(platform.topology, platform.environment, platform.codec, settled=True)
+    return played, report
+
+
+async def _facts(scenario: Scenario, stage: Stage) -> list[Fact]:
+    try:
+        async with asyncio.timeout(_LONGEST.total_seconds()):
+            return await play(scenario, stage)
+    except TimeoutError:
+        return [Fact("end", "in time", f"not within {_LONGEST.total_seconds():g} s")]
+    except (PerdureError, httpx.HTTPError, SQLAlchemyError) as error:
+        return [Fact("end", "played to its end", f"{type(error).__name__}: {error}")]
+
+
+def _table(played: list[Played]) -> Table:
+    table = Table(title="expected and observed")
+    for column in ("scenario", "what", "expected", "observed", ""):
+        table.add_column(column, overflow="fold")
+    for each in played:
+        title = each.scenario.title
+        for fact in each.facts:
+            style = None if fact.agrees else "bold red"
+            table.add_row(
+                title, fact.what, fact.expected, fact.observed, "ok" if fact.agrees else "DIFFERS", style=style
+            )
+            title = ""
+        table.add_section()
+    return table

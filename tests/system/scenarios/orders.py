@@ -1,0 +1,34 @@
+"""Orders that scenarios and chaos place."""
+
+from __future__ import annotations
+
+from services.contracts.flights import FlightRequest
+from services.contracts.hotels import HotelRequest
+from services.contracts.payments import PaymentRequest
+from services.contracts.trips import TripRequest
+from services.runtime.booking import ORDINARY
+
+
+def order(
+    *,
+    flight: str = ORDINARY.flight.number,
+    seats: int = 1,
+    hotel: str = ORDINARY.hotel.name,
+    account: str = ORDINARY.payment.account,
+    amount_minor: int = ORDINARY.payment.amount_minor,
+) -> TripRequest:
+    """Return an order that differs from the ordinary one in what is given.
+
+    Args:
+        flight: Flight number.
+        seats: How many seats.
+        hotel: Hotel.
+        account: Account to charge.
+        amount_minor: The price in minor units.
+    """
+    return TripRequest(
+        traveller=ORDINARY.traveller,
+        flight=FlightRequest(number=flight, seats=seats),
+        hotel=HotelRequest(name=hotel, nights=ORDINARY.hotel.nights),
+        payment=PaymentRequest(account=account, amount_minor=amount_minor, currency=ORDINARY.payment.currency),
+    )
