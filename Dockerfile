@@ -66,7 +66,7 @@ COPY --from=build /opt/perdure /opt/perdure
 # The base image has no byte code of the standard library, and a read-only root file system will never get any: what the
 # services import is compiled here, which halves the time to start.
 RUN /opt/perdure/bin/python -c "import asyncio, json; from importlib import import_module; \
-      from services.runtime.topology import SERVICES; [import_module(each.module) for each in SERVICES]; import services.cli, services.console.app"
+      from services.runtime.topology import SERVICES; [import_module(each.module) for each in SERVICES]; import services.runtime.cli, services.console.app"
 ENV PATH=/opt/perdure/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

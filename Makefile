@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TOOLS := node_modules/.ready
 PLATFORM := $(BIN)/perdure-platform
+SYSTEM := $(BIN)/python -m tests.system
 # Tests run in WORKERS processes at once, mostly to wait side by side; MODES=all runs all modes of the engine.
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -n $(WORKERS) --durations=20 --durations-min=1 $(if $(MODES),--restate-modes=$(MODES))
@@ -23,16 +24,16 @@ run: $(READY) ## start the platform, book a trip, stay up until Ctrl-C
 	@exec $(PLATFORM) run
 
 demo: $(READY) ## play the scenarios on a fresh platform and compare what happened with what should
-	@exec $(PLATFORM) demo
+	@exec $(SYSTEM) demo
 
 chaos: $(READY) ## kill processes and the engine while trips are booked; SEED=n repeats, TRIPS=n (300)
-	@exec $(PLATFORM) chaos $(if $(SEED),--seed $(SEED)) --trips $(or $(TRIPS),300)
+	@exec $(SYSTEM) chaos $(if $(SEED),--seed $(SEED)) --trips $(or $(TRIPS),300)
 
 cluster: $(READY) ## book trips on three engine nodes while one is killed and another is stopped
-	@exec $(PLATFORM) cluster
+	@exec $(SYSTEM) cluster
 
 attack: $(READY) ## attack a fresh platform, in clear and encrypted, in every way of a table; all must be refused
-	@exec $(PLATFORM) attack
+	@exec $(SYSTEM) attack
 
 audit: $(READY) ## check the business invariants over the database, platform up or down
 	@exec $(PLATFORM) audit
@@ -121,10 +122,10 @@ logs: ## what the containers say, as it comes
 	@docker compose logs --follow --tail 50
 
 test-containers: $(READY) ## build and run the compose file, break it, check that nothing is lost
-	@$(BIN)/pytest -rs tests/containers
+	@$(BIN)/pytest -rs tests/system/containers
 
 test-cluster: $(READY) prometheus ## three engine nodes: one is killed, one is stopped, trips go on; an upgrade under load
-	@$(BIN)/pytest -rs tests/cluster
+	@$(BIN)/pytest -rs tests/system/cluster
 
 examples: $(READY) ## play the sixteen patterns on one engine, a line each
 	@exec $(BIN)/python -m examples
@@ -136,10 +137,10 @@ bench: $(READY) ## a 3-step saga through perdure and by hand on the SDK, side by
 	@exec $(BIN)/python -m benchmarks.saga
 
 observe: $(READY) ## play the scenarios, then show the trace of a trip and the value of every panel
-	@exec $(PLATFORM) observe
+	@exec $(SYSTEM) observe
 
 observability: $(READY) prometheus ## a real Prometheus beside a real platform: every panel has data, every alert fires
-	@$(BIN)/pytest -rs tests/observability
+	@$(BIN)/pytest -rs tests/system/observability
 
 prometheus: ## fetch Debian's Prometheus into .local/prometheus, without installing or starting it
 	@command -v prometheus >/dev/null || test -x .local/prometheus/usr/bin/prometheus || { \

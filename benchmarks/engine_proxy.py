@@ -22,7 +22,7 @@ from benchmarks.load import BenchmarkError
 from perdure import AdminClient, handler
 from perdure._runtime.ports import free_ports
 from perdure.serving import build_app
-from perdure.cli.terminal import TerminalConsole
+from perdure.terminal import TerminalConsole
 from perdure.testing.served import ServedApp
 from perdure.testing.server import RestateServer
 

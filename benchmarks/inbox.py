@@ -17,16 +17,16 @@ from rich.table import Table
 
 from benchmarks.load import BenchmarkError
 from perdure import AdminClient, IngressClient, ObjectClient, Target, handler
-from perdure.engine.admin import sql_text
 from perdure.approvals.inbox_messages import InboxQuery
 from perdure.approvals.messages import DecisionRequest
-from perdure.approvals.request import ApprovalRequest
 from perdure.approvals.reconciler import look
+from perdure.approvals.request import ApprovalRequest
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import approve, list_inbox, open_approval, page_inbox
+from perdure.engine.admin import sql_text
 from perdure.security.user_names import ANYONE
 from perdure.serving import build_app
-from perdure.cli.terminal import TerminalConsole
+from perdure.terminal import TerminalConsole
 from perdure.testing.served import ServedApp
 from perdure.testing.server import RestateServer
 

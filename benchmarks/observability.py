@@ -30,13 +30,13 @@ from benchmarks.report import report, table, warnings
 from benchmarks.serve import SILENT
 from benchmarks.stage import running_engine, running_side, running_sink
 from benchmarks.variants import Shape, Variant
+from perdure.dev.interrupts import Interrupted, Interrupts
+from perdure.dev.terminal import Terminal
 from perdure.engine import EngineProcess, LocatedEngine, locate_engine
 from perdure.errors import PerdureError
 from perdure.observability.tracing_setup import engine_tracing
-from perdure.cli.terminal import error_console
-from perdure.dev.interrupts import Interrupted, Interrupts
+from perdure.terminal import error_console
 from services.runtime.settings import PlatformSettings
-from perdure.dev.terminal import Terminal
 
 _WARM_UP: Final = timedelta(seconds=3)
 

@@ -23,12 +23,12 @@ from benchmarks.measure import Sample, Side, alternate
 from benchmarks.report import Report, report, table, warnings
 from benchmarks.stage import running_engine, running_side
 from benchmarks.variants import Shape, Variant
+from perdure.dev.interrupts import Interrupted, Interrupts, raising_interrupts
+from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine, locate_engine
 from perdure.errors import PerdureError
-from perdure.cli.terminal import error_console
-from perdure.dev.interrupts import Interrupted, Interrupts, raising_interrupts
+from perdure.terminal import error_console
 from services.runtime.settings import PlatformSettings
-from perdure.dev.terminal import Terminal
 
 _WARM_UP: Final = timedelta(seconds=3)
 _START_AND_STOP: Final = timedelta(seconds=10)

@@ -15,10 +15,10 @@ from benchmarks.measure import Side
 from benchmarks.messages import STEPS, Confirmation, Trip
 from benchmarks.variants import Shape, Variant
 from perdure import AdminClient, IngressClient, Target
-from perdure.engine import EngineConfig, EngineProcess
-from perdure.errors import IngressError
 from perdure._runtime.ports import free_ports
 from perdure.dev.processes import ChildProcess
+from perdure.engine import EngineConfig, EngineProcess
+from perdure.errors import IngressError
 
 _HOST: Final = "127.0.0.1"
 _ORDER: Final = Trip(traveller="ada@example.com")

@@ -14,8 +14,8 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Connection
 
 from perdure.errors import ConfigurationError
-from perdure.security.private_files import PRIVATE_FOLDER
 from perdure.security.keys import PRIVATE_MODE
+from perdure.security.private_files import PRIVATE_FOLDER
 
 READ_ONLY: Final = "sqlite_read_only"
 """The execution option of a connection that only reads, and so waits for no writer."""

@@ -3,10 +3,8 @@
 The public names, and nothing else. The parts are described where they live; `errors` opens with the tree of exceptions.
 """
 
-from perdure.engine.admin import AdminClient
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.approvals.request import OnTimeout, Stage
-from perdure._runtime.handlers import handler
 from perdure.callers import Caller, caller
 from perdure.clients import CallFuture, ObjectClient, SentInvocation, ServiceClient, WorkflowClient, WorkflowOutput
 from perdure.concurrency import (
@@ -20,43 +18,45 @@ from perdure.concurrency import (
     process_batch,
     race,
 )
-from perdure.determinism import DeterministicHelpers, Time
-from perdure.error_mapping import ErrorMapping
-from perdure.idempotency import join_key, validate_idempotency_key
-from perdure.engine.ingress import IngressClient
-from perdure.observability.hooks import ObservabilityHooks, add_hooks, default_hooks, remove_hooks
-from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
 from perdure.control_plane import ControlPlaneService
 from perdure.data_plane import DataPlaneContext, DataPlaneService
-from perdure.saga.orchestration import Orchestration
-from perdure.saga.progress import Phase
-from perdure.saga.steps import Step, StepRetry
+from perdure.determinism import DeterministicHelpers, Time
+from perdure.engine.admin import AdminClient
+from perdure.engine.ingress import IngressClient
+from perdure.error_mapping import ErrorMapping
 from perdure.guardrails import Policy, get_policy, guardrail, set_policy
-from perdure._races import PromiseRaceResult, race_awakeable_with_timeout, race_promise_with_timeout
+from perdure.handlers import handler
+from perdure.idempotency import join_key, validate_idempotency_key
+from perdure.loops import WorkflowLoop
+from perdure.observability.hooks import ObservabilityHooks, add_hooks, default_hooks, remove_hooks
+from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
 from perdure.runs import RunConfig, RunFuture, run_async, run_with_retry
+from perdure.saga.orchestration import Orchestration
 from perdure.saga.policy import CompensationStrategy, Outcome, SagaConfig
+from perdure.saga.progress import Phase
 from perdure.saga.recorder import Saga
 from perdure.saga.safe_step import SafeStep
+from perdure.saga.steps import Step, StepRetry
+from perdure.schedules import ScheduleClient
 from perdure.security.config import SecurityConfig
 from perdure.security.middleware import SecurityMiddleware
 from perdure.security.validator import SecurityValidator
 from perdure.signals import (
     ExternalSignal,
     InternalSignal,
+    PromiseRaceResult,
     get_internal_signal,
+    race_awakeable_with_timeout,
+    race_promise_with_timeout,
     reject_external_signal,
     resolve_external_signal,
     wait_for_external_signal,
 )
-from perdure.state import MutableState, ReadOnlyState, State, clear_all
+from perdure.state import MutableState, ReadOnlyState, State, clear_all, monitor_state_size
+from perdure.status import StatusChange, StatusData, WorkflowStatus, status_changes, update_status
 from perdure.targets import Target
-from perdure.workflow_config import WorkflowConfig
-from perdure.loops import WorkflowLoop
-from perdure.schedules import ScheduleClient
-from perdure._state_size import monitor_state_size
-from perdure.status import StatusData, WorkflowStatus, update_status
-from perdure._status_changes import StatusChange, status_changes
 from perdure.timers import WorkflowTimer
+from perdure.workflow_config import WorkflowConfig
 
 __all__ = [
     "AdminClient",

@@ -11,8 +11,8 @@ import restate
 from pydantic import ValidationError
 
 from perdure._runtime import sdk
-from perdure.errors import Unauthenticated
 from perdure._runtime.run_scope import refuse_inside_run
+from perdure.errors import Unauthenticated
 from perdure.runs import run_with_retry
 from perdure.security.callers import CALLER_HEADER, Caller, CallTarget, verify_call
 from perdure.security.signing_rules import get_act_rules

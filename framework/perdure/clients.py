@@ -18,14 +18,14 @@ from restate.serde import Serde
 
 from perdure._runtime import sdk
 from perdure._runtime.invocation_ids import check_invocation_id
-from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, TerminalError
-from perdure.idempotency import check_idempotency_key
-from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
-from perdure.guardrails import guardrail
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.serdes import CheckedSerde, serde_for
-from perdure.targets import Target, target_of
 from perdure._runtime.waiting import done_before
+from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, TerminalError
+from perdure.guardrails import guardrail
+from perdure.idempotency import check_idempotency_key
+from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
+from perdure.targets import Target, target_of
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output

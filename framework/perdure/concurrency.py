@@ -26,12 +26,12 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 import restate
 
+from perdure._durables import Durable, Operation, operations_of, told
 from perdure._runtime import sdk
 from perdure._runtime.branches import Branches, Ended
-from perdure._durables import Durable, Operation, operations_of, told
+from perdure._runtime.run_scope import refuse_inside_run
 from perdure.errors import Cancelled, InvalidInput, TerminalError
 from perdure.observability.activities import ActivityKind, activity
-from perdure._runtime.run_scope import refuse_inside_run
 from perdure.signals import ExternalSignal, InternalSignal
 
 A = TypeVar("A")

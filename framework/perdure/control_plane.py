@@ -11,21 +11,21 @@ from typing import Any, TypeVar
 
 import restate
 
-from perdure._runtime.handlers import Definition, HandlerSignature, bind, read_signature, refuse_bare, written
+from perdure._runtime.serdes import Written, serde_for
 from perdure.callers import caller, inherited_caller
 from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, InvalidInput, TerminalError, causes
+from perdure.handlers import Definition, HandlerSignature, bind, read_signature, refuse_bare, written
 from perdure.observability.tracing import annotate
-from perdure.saga.orchestration import Orchestration
-from perdure.saga.progress import read_status
-from perdure.saga.external_rollback import roll_back_ended
 from perdure.saga.compensations import TRANSIENT_RETRIES, CompensationFunction, Compensations
+from perdure.saga.external_rollback import roll_back_ended
 from perdure.saga.messages import UndoReceipt, UndoRequest
+from perdure.saga.orchestration import Orchestration
 from perdure.saga.policy import SagaConfig
-from perdure._runtime.serdes import Written, serde_for
+from perdure.saga.progress import read_status
+from perdure.status import StatusData
 from perdure.targets import Target, check_service_name, register_target
 from perdure.workflow_config import WorkflowConfig
-from perdure.status import StatusData
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 C = TypeVar("C", bound=CompensationFunction)

@@ -12,9 +12,9 @@ from typing import Any, Generic, cast, overload
 import restate
 from typing_extensions import TypeVar
 
-from perdure._runtime.handlers import HandlerSignature, bind, read_signature, refuse_bare
 from perdure.error_mapping import ErrorMapping, mapped_errors
 from perdure.errors import ConfigurationError
+from perdure.handlers import HandlerSignature, bind, read_signature, refuse_bare
 from perdure.runs import RunConfig, run_with_retry
 from perdure.targets import check_service_name, register_target
 

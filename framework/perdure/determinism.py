@@ -10,8 +10,8 @@ from uuid import UUID
 
 import restate
 
-from perdure.errors import InvalidInput
 from perdure._runtime.run_scope import refuse_inside_run
+from perdure.errors import InvalidInput
 from perdure.runs import run_with_retry
 
 T = TypeVar("T")

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal
 
+from perdure._runtime.plain_text import escape_invisible
 from perdure.errors import GuardrailViolation
 from perdure.observability.logging import get_logger, replaying
 from perdure.observability.metrics import GUARDRAILS
-from perdure._runtime.plain_text import escape_invisible
 
 log = get_logger("perdure.guardrails")
 

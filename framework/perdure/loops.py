@@ -14,9 +14,9 @@ from typing import Any, Final, TypeVar, cast, overload
 
 import restate
 
+from perdure._runtime.waiting import is_own_cancel
 from perdure.errors import InvalidInput, LoopFailed, LoopLimitReached, RetryExhausted, TerminalError
 from perdure.observability.logging import get_logger
-from perdure._runtime.waiting import is_own_cancel
 from perdure.timers import WorkflowTimer
 
 T = TypeVar("T")

@@ -20,14 +20,14 @@ from restate.serde import Serde
 
 from perdure._runtime import sdk
 from perdure._runtime.checks import check_types
-from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
-from perdure.errors import CODE_KEY, Cancelled, ConfigurationError, PerdureTerminalError, RunExhausted, TerminalError
-from perdure.observability.activities import current
-from perdure.observability.lifecycle import watched_run
 from perdure._runtime.run_attempts import Companion, company_of
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.serdes import ENGINE_MESSAGE_LIMIT, TypedSerde, result_type, serde_for
 from perdure._runtime.waiting import settle, until_done
+from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
+from perdure.errors import CODE_KEY, Cancelled, ConfigurationError, PerdureTerminalError, RunExhausted, TerminalError
+from perdure.observability.activities import current
+from perdure.observability.lifecycle import watched_run
 
 T = TypeVar("T")
 

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 import restate
 
-from perdure.determinism import Time
-from perdure._runtime.time_scale import scaled
-from perdure.observability.logging import get_logger
 from perdure._runtime.run_scope import refuse_inside_run
+from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import until_done
+from perdure.determinism import Time
+from perdure.observability.logging import get_logger
 
 log = get_logger("perdure.workflow")
 

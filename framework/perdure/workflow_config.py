@@ -16,9 +16,9 @@ from typing import Any, Final, Self
 import restate
 
 from perdure._runtime.checks import check_types
+from perdure._runtime.serdes import ENGINE_MESSAGE_LIMIT
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
-from perdure._runtime.serdes import ENGINE_MESSAGE_LIMIT
 
 MIB: Final = 1024 * 1024
 

@@ -16,8 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from perdure.observability.logging import get_logger
 from perdure._runtime.plain_text import INVISIBLE_CHARACTER
+from perdure.observability.logging import get_logger
 from perdure.security import codec_from_environment
 from services.console.api import alerts as alerts_api
 from services.console.api import approvals as approvals_api

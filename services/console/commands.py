@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perdure.errors import ConfigurationError, PerdureError
-from perdure.cli.terminal import console, error_console
+from perdure.terminal import console, error_console
 from services.console.main import main as serve_console
 from services.console.people.database import Database
 from services.console.people.passwords import SHORTEST, Passwords

@@ -9,12 +9,12 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from perdure import AdminClient, IngressClient, Target
+from perdure.alerts.conditions import Survey, survey, why_paused
+from perdure.alerts.service import KILLED_WITHIN, RELAY, RETRIES, AlertList, read_alerts
 from perdure.engine.admin import InvocationAct, sql_text
 from perdure.errors import EngineError, IngressError, UnreadableValue
 from perdure.observability.gauge_collector import decoded
-from perdure.alerts.service import KILLED_WITHIN, RELAY, RETRIES, AlertList, read_alerts
 from perdure.saga.timeline import Timeline, read_timeline
-from perdure.alerts.conditions import Survey, survey, why_paused
 from perdure.security import JournalCodec
 from services.console.problems import ConsoleError
 

@@ -16,9 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings
 
 from perdure import IngressClient
-from perdure.approvals.verification import Standing, check_approval
 from perdure.approvals.messages import ApprovalResult, ApprovalStatus
 from perdure.approvals.targets import approval_status
+from perdure.approvals.verification import Standing, check_approval
 from perdure.errors import ConfigurationError, IngressError
 from perdure.security import JournalCodec, Trust
 from perdure.security.keys import PrivateKey, PublicKey

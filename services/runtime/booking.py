@@ -11,12 +11,12 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from perdure import IngressClient
+from perdure.dev.terminal import ShowStatus
 from services.contracts import trips
 from services.contracts.flights import FlightRequest
 from services.contracts.hotels import HotelRequest
 from services.contracts.payments import PaymentRequest
 from services.contracts.trips import TripConfirmation, TripRequest
-from perdure.dev.terminal import ShowStatus
 
 _LOOK: Final = timedelta(milliseconds=50)
 

@@ -8,9 +8,9 @@ import signal
 from collections.abc import Mapping
 from dataclasses import replace
 
-from perdure.engine import EngineProcess, LocatedEngine
 from perdure.dev.pidfiles import PidFile
 from perdure.dev.processes import STOP_WITHIN, ManagedProcess, ended
+from perdure.engine import EngineProcess, LocatedEngine
 from services.runtime.topology import ENGINE, Topology
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-from perdure.errors import PerdureError
 from perdure._runtime.plain_text import escape_invisible
+from perdure.errors import PerdureError
 from perdure.security.private_files import set_private_umask
 
 
@@ -21,8 +21,8 @@ def main() -> None:
         sys.exit(_serve(arguments[1]))
     if arguments == ["engine-proxy"]:
         sys.exit(_serve_proxy())
-    from perdure.cli.terminal import run_command_line  # noqa: PLC0415 - this is what is not to be loaded above
-    from services.cli import app  # noqa: PLC0415 - likewise
+    from perdure.terminal import run_command_line  # noqa: PLC0415 - this is what is not to be loaded above
+    from services.runtime.cli import app  # noqa: PLC0415 - likewise
 
     run_command_line("perdure-platform", app)
 

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from perdure.dev.pidfiles import leftovers, stop
+from perdure.dev.processes import STOP_WITHIN, ChildProcess, ManagedProcess, ProcessError
 from perdure.engine import LocatedEngine
 from perdure.errors import ConfigurationError
 from perdure.observability.tracing_setup import engine_tracing
@@ -22,8 +24,6 @@ from services.data_plane.database import database_url
 from services.data_plane.migrations import migrate
 from services.runtime.connections import admin_client, answers, local_http
 from services.runtime.engine import ManagedEngine
-from perdure.dev.pidfiles import leftovers, stop
-from perdure.dev.processes import STOP_WITHIN, ChildProcess, ManagedProcess, ProcessError
 from services.runtime.registration import Registration, register
 from services.runtime.topology import CONSOLE, ENGINE, ENGINE_PROXY, SERVICES, ServiceSpec, Topology
 from services.runtime.trusted_keys import make_trust

@@ -10,9 +10,9 @@ from datetime import timedelta
 from typing import Any
 
 from perdure import AdminClient
+from perdure.dev.processes import ProcessError
 from perdure.errors import ConfigurationError, EngineError
 from services.runtime.connections import admin_client, answers, local_http
-from perdure.dev.processes import ProcessError
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import SERVICES, ServiceSpec, Topology, service
 

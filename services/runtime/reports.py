@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.data_plane.audit import AuditReport
 from perdure.dev.terminal import Terminal
+from services.data_plane.audit import AuditReport
 
 _FINDINGS: Final = 20
 

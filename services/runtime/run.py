@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS
+from perdure.dev.interrupts import Interrupted, Interrupts, raising_interrupts
+from perdure.dev.pidfiles import folder_lock
+from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine, locate_engine
 from perdure.errors import IngressError, PerdureError
 from services.runtime.booking import ORDINARY, book, curl, new_trip_id
 from services.runtime.connections import ingress_client
-from perdure.dev.interrupts import Interrupted, Interrupts, raising_interrupts
-from perdure.dev.pidfiles import folder_lock
 from services.runtime.platform import Platform, stop_leftovers
 from services.runtime.settings import PlatformSettings
-from perdure.dev.terminal import Terminal
 from services.runtime.topology import CONSOLE, SERVICES, Topology
 from services.runtime.trusted_keys import describe_trust
 

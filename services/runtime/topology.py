@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
 
+from perdure._runtime.ports import ensure_free, free_ports
 from perdure.engine import EngineConfig
 from perdure.errors import ConfigurationError
-from perdure._runtime.ports import ensure_free, free_ports
 from perdure.security.private_files import close_folder, make_private_folder
 from services.runtime.settings import PlatformSettings, setting_name, sqlite_url
 

@@ -21,8 +21,8 @@ from perdure.security import PrivateKey, PublicKey
 from perdure.security.codec import ENCRYPTION_KEYS_FILE
 from perdure.security.signing_rules import ActMode
 from services.console.signing import load_key
-from services.runtime.topology import Topology
 from services.protection import PROFILE
+from services.runtime.topology import Topology
 
 _ISSUER_FILE = "PERDURE_CONSOLE_ISSUER_KEY_FILE"
 _LINK_FILE = "PERDURE_NOTIFICATIONS_LINK_KEY_FILE"

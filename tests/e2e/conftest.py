@@ -11,10 +11,10 @@ import pytest_asyncio
 from perdure.engine import LocatedEngine, locate_engine
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
-from tests.system.scenarios.harness import Stage, stage_environment
 from services.runtime.topology import Topology
 from tests.e2e.consoled import browser, console, contexts, playwright
 from tests.e2e.launched import processes_of
+from tests.system.scenarios.harness import Stage, stage_environment
 
 __all__ = ["browser", "console", "contexts", "playwright"]  # fixtures for several files
 

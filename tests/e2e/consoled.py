@@ -15,9 +15,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
 from perdure.engine import LocatedEngine
-from tests.system.scenarios.scenarios import order
 from tests.e2e.launched import PROGRAM, Launched, environment, processes_of
 from tests.support import until
+from tests.system.scenarios.scenarios import order
 
 CHROMIUM = Path("/usr/bin/chromium")
 PASSWORD = "correct horse battery"  # noqa: S105 - of people who live as long as the test

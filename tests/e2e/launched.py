@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from perdure.engine.watchdog import Watchdog
 from perdure._runtime.ports import free_ports
+from perdure.engine.watchdog import Watchdog
 from services.runtime.topology import SERVICES
 from tests.support import until
 

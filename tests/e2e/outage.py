@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import BrowserContext
 
-from perdure.engine.watchdog import Watchdog
 from perdure._runtime.ports import free_ports
+from perdure.engine.watchdog import Watchdog
 from tests.e2e.consoled import ADMINISTRATOR, PASSWORD, Consoled
 from tests.e2e.launched import PROGRAM
 

@@ -19,10 +19,10 @@ import pytest_asyncio
 from sqlalchemy import select, update
 
 from perdure import AdminClient
+from perdure._runtime.invocation_ids import signal_id
 from perdure.approvals.messages import ApprovalStatus, LinkDecisionRequest
 from perdure.approvals.targets import approval_status, decide_by_link
 from perdure.engine import LocatedEngine
-from perdure._runtime.invocation_ids import signal_id
 from perdure.errors import IngressError
 from perdure.security import ActorKey, PrivateKey, Role
 from perdure.security.encodings import base64url_decode
@@ -30,14 +30,14 @@ from services.data_plane.database import Database
 from services.data_plane.notifications.model import ApprovalNoticeRow
 from services.data_plane.payments.model import ChargeRow
 from services.runtime.booking import new_trip_id
-from tests.system.scenarios.orders import order
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
-from tests.system.scenarios.harness import Stage, stage_environment
 from services.runtime.topology import Topology
 from tests.e2e.legible import found_in
 from tests.mailbox import Mailbox, mailbox
 from tests.support import eventually
+from tests.system.scenarios.harness import Stage, stage_environment
+from tests.system.scenarios.orders import order
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

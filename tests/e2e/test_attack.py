@@ -12,16 +12,16 @@ import pytest
 import pytest_asyncio
 
 from perdure.engine import LocatedEngine
-from tests.system.attacks import ATTACKS, Attack, attack_all
-from tests.system.attacks.signed_actions import ACTS
 from services.runtime.booking import ORDINARY, new_trip_id
-from tests.system.attacks.platform import ADA, GRACE, KIM, MALLORY, VERA, Defended, defended_environment
-from tests.system.scenarios.orders import order
 from services.runtime.platform import Platform
-from tests.system.observability.receiver import TraceReceiver
 from services.runtime.topology import SERVICES
 from tests.e2e.legible import found_in, legible_topology
 from tests.support import eventually
+from tests.system.attacks import ATTACKS, Attack, attack_all
+from tests.system.attacks.platform import ADA, GRACE, KIM, MALLORY, VERA, Defended, defended_environment
+from tests.system.attacks.signed_actions import ACTS
+from tests.system.observability.receiver import TraceReceiver
+from tests.system.scenarios.orders import order
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 

@@ -8,12 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from perdure.engine import LocatedEngine
-from services import cli
-from tests.system.attacks import command
-from tests.system.scenarios import demo
-from tests.system.attacks import ATTACKS, Outcome, attack_all
 from services.runtime.booking import ORDINARY
+from tests.system.__main__ import app
+from tests.system.attacks import ATTACKS, Outcome, attack_all, command
 from tests.system.attacks.platform import Defended
+from tests.system.scenarios import demo
 from tests.system.scenarios.scenarios import Scenario, confirmed
 
 pytestmark = pytest.mark.timeout(180)
@@ -27,7 +26,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: Locate
 
 def test_demo_succeeds_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(demo, "SCENARIOS", (Scenario("good", "a good one", confirmed(ORDINARY)),))
-    result = CliRunner().invoke(cli.app, ["demo"])
+    result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 0, result.output
     assert "1 of 1 scenarios went as expected, and the audit holds" in result.output
     assert list(tmp_path.iterdir()) == []
@@ -38,7 +37,7 @@ def test_attack_succeeds_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp
         return await attack_all(at, ATTACKS[:1])
 
     monkeypatch.setattr(command, "attack_all", attack_once)
-    result = CliRunner().invoke(cli.app, ["attack"])
+    result = CliRunner().invoke(app, ["attack"])
     assert result.exit_code == 0, result.output
     assert "all 2 attacks were refused, and nothing was changed" in result.output
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`perdure-platform demo` fails when a scenario differs. `test_commands` shows that it succeeds."""
+"""`python -m tests.system demo` fails when a scenario differs. `test_commands` shows that it succeeds."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from perdure.errors import PerdureError
-from tests.system.scenarios import demo as module
-from services.runtime.booking import ORDINARY
-from tests.system.scenarios.demo import demo
-from tests.system.scenarios.scenarios import Scenario, confirmed, order
-from services.runtime.settings import PlatformSettings
-from tests.system.scenarios.harness import Fact, Stage
 from perdure.dev.terminal import Terminal
+from perdure.errors import PerdureError
+from services.runtime.booking import ORDINARY
+from services.runtime.settings import PlatformSettings
 from tests.e2e.launched import processes_of
+from tests.system.scenarios import demo as module
+from tests.system.scenarios.demo import demo
+from tests.system.scenarios.harness import Fact, Stage
+from tests.system.scenarios.scenarios import Scenario, confirmed, order
 
 
 async def breaks_down(stage: Stage) -> list[Fact]:

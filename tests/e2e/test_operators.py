@@ -14,9 +14,9 @@ import pytest
 
 from perdure.saga.policy import Outcome
 from services.runtime.booking import ORDINARY, new_trip_id
-from tests.system.scenarios.orders import order
-from tests.system.scenarios.harness import Stage
 from tests.support import eventually
+from tests.system.scenarios.harness import Stage
+from tests.system.scenarios.orders import order
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -15,10 +15,10 @@ import httpx
 import pytest
 
 from perdure.dev.pidfiles import started_at
-from tests.system.scenarios.scenarios import order
 from services.runtime.topology import CONSOLE, ENGINE, ENGINE_PROXY, SERVICES
 from tests.e2e.launched import Launched, command, environment, processes_of
 from tests.support import until
+from tests.system.scenarios.scenarios import order
 
 NAMES = {ENGINE, ENGINE_PROXY, CONSOLE, *(spec.name for spec in SERVICES)}
 

@@ -11,10 +11,10 @@ from datetime import timedelta
 import pytest
 
 from services.runtime.booking import ORDINARY, new_trip_id
-from tests.system.scenarios.scenarios import SCENARIOS, Scenario, play
-from tests.system.scenarios.harness import Stage
 from services.runtime.topology import SERVICES
 from tests.support import eventually
+from tests.system.scenarios.harness import Stage
+from tests.system.scenarios.scenarios import SCENARIOS, Scenario, play
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -8,17 +8,17 @@ import os
 
 import pytest
 
-from perdure.errors import IngressError
 from perdure.engine.ingress import IngressClient
+from perdure.errors import IngressError
 from perdure.security import new_encryption_key
 from perdure.security.codec import ENCRYPTION_KEYS_FILE
 from services.contracts import trips
 from services.runtime.booking import ORDINARY, new_trip_id
-from tests.system.scenarios.orders import order
 from services.runtime.platform import Platform
-from tests.system.scenarios.scenarios import SCENARIOS, play
-from tests.system.scenarios.harness import Stage, stage_environment
 from tests.e2e.legible import found_in, legible_topology
+from tests.system.scenarios.harness import Stage, stage_environment
+from tests.system.scenarios.orders import order
+from tests.system.scenarios.scenarios import SCENARIOS, play
 
 
 @pytest.mark.timeout(240)

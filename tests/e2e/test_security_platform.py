@@ -17,12 +17,12 @@ import pytest
 from perdure.security import PrivateKey
 from services.console.engine import Engine
 from services.console.gateway.directory import Directory
-from tests.system.attacks.ports import signed_headers
 from services.runtime.platform import Platform
-from tests.system.scenarios.harness import Stage
-from tests.system.scenarios.load import Stream
 from services.runtime.topology import ENGINE, SERVICES, Topology
 from tests.support import eventually
+from tests.system.attacks.ports import signed_headers
+from tests.system.scenarios.harness import Stage
+from tests.system.scenarios.load import Stream
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 

@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from perdure import AdminClient, IngressClient, Target
+from perdure._runtime.ports import free_ports
 from perdure.engine.watchdog import Watchdog
 from perdure.errors import IngressError
-from perdure._runtime.ports import free_ports
 from perdure.saga import hosting
 from tests.support import eventually
 

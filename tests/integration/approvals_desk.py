@@ -13,6 +13,8 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import AdminClient, ControlPlaneService, IngressClient, ObjectClient, Orchestration, Target, handler
+from perdure._runtime.serdes import serde_for
+from perdure._wake_ups import new_awakeable
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.inbox_messages import InboxItem
 from perdure.approvals.messages import (
@@ -27,8 +29,8 @@ from perdure.approvals.messages import (
     StageEnd,
 )
 from perdure.approvals.notifications import ApprovalNotice
-from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
 from perdure.approvals.reconciler import ApprovalSentinel, ApprovalSentinelConfig
+from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import (
     approval_status,
@@ -43,9 +45,7 @@ from perdure.approvals.targets import (
 )
 from perdure.errors import IngressError
 from perdure.saga.approval_steps import outcome_of
-from perdure._runtime.serdes import serde_for
 from perdure.testing import Restate, RestateEnvironment
-from perdure._wake_ups import new_awakeable
 from tests.support import Recording, eventually
 
 HOUR = timedelta(hours=1)

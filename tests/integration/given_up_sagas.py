@@ -10,8 +10,8 @@ import restate as sdk
 from perdure import AdminClient, ControlPlaneService, Orchestration, SagaConfig, ServiceClient, Target
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError
-from perdure.saga.orphans import look
 from perdure.saga.messages import RollbackStatus, rollback_status
+from perdure.saga.orphans import look
 from perdure.saga.policy import Outcome
 from perdure.saga.reconciler import SweepReport
 from perdure.saga.reconciler_config import SentinelConfig

@@ -15,12 +15,12 @@ import httpx
 import pytest
 
 from perdure import AdminClient, IngressClient
-from perdure.engine.admin import sql_text
-from perdure.observability.metrics import ALERTS
 from perdure._runtime.ports import free_ports
 from perdure.alerts import service as alerts_module
-from perdure.alerts.service import KEY, RELAY, News, list_alerts, look_target, read_alerts
 from perdure.alerts.conditions import FEW
+from perdure.alerts.service import KEY, RELAY, News, list_alerts, look_target, read_alerts
+from perdure.engine.admin import sql_text
+from perdure.observability.metrics import ALERTS
 from perdure.security import PrivateKey
 from perdure.testing import Restate
 from tests.integration.alert_receiver import OK, Receiver, receiving

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from perdure import ControlPlaneService, Orchestration
-from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.signatures import sign_act
-from perdure.approvals.service import definitions
 from perdure._runtime.invocation_ids import signal_id
+from perdure.approvals.config import ApprovalsConfig
+from perdure.approvals.service import definitions
+from perdure.approvals.signatures import sign_act
 from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, Role, Trust, mint_link, payload_digest
 from perdure.testing import Restate, RestateEnvironment
 

@@ -9,10 +9,10 @@ from datetime import timedelta
 import pytest
 import pytest_asyncio
 
+from perdure.approvals.audit_log import verify_trail
 from perdure.approvals.inbox_messages import InboxQuery
 from perdure.approvals.messages import DecisionReceipt
 from perdure.approvals.targets import page_inbox
-from perdure.approvals.audit_log import verify_trail
 from perdure.errors import IngressError
 from perdure.testing import Restate
 from tests.integration.approvals_desk import HOUR, Desk, Question, full_desk, run_asking

@@ -11,15 +11,15 @@ import pytest_asyncio
 import restate as sdk
 
 from perdure import Target, handler
+from perdure.approvals.audit_log import verify_trail
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.links import LinkMinter
 from perdure.approvals.messages import DecisionReceipt, LinkDecisionRequest, StageEnd
 from perdure.approvals.notifications import ApprovalNotice
-from perdure.approvals.signatures import ProvableAct, sign_act
 from perdure.approvals.request import Stage
 from perdure.approvals.service import definitions
+from perdure.approvals.signatures import ProvableAct, sign_act
 from perdure.approvals.targets import decide_by_link
-from perdure.approvals.audit_log import verify_trail
 from perdure.errors import IngressError
 from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, Role, Trust, mint_link, payload_digest
 from perdure.testing import Restate

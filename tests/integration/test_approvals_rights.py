@@ -11,13 +11,13 @@ import pytest_asyncio
 
 from perdure import Target
 from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.verification import check_approval
 from perdure.approvals.links import LinkMinter
 from perdure.approvals.principals import sign_principal_action
-from perdure.approvals.signatures import sign_act
 from perdure.approvals.rights import Principal
 from perdure.approvals.service import definitions
+from perdure.approvals.signatures import sign_act
 from perdure.approvals.targets import principal_status
+from perdure.approvals.verification import check_approval
 from perdure.security import ActMode, ActorKey, ActRules, Role, Trust
 from perdure.testing import Restate
 from tests.integration.approvals_desk import HOUR, asking, refused

@@ -12,8 +12,8 @@ import restate as sdk
 from perdure import AdminClient, ObjectClient, Target, handler
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import DecisionReceipt, LinkDecisionRequest, ReminderDue, StageEnd
-from perdure.approvals.request import OnTimeout
 from perdure.approvals.reconciler import look
+from perdure.approvals.request import OnTimeout
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import decide_by_link, mend
 from perdure.security import PrivateKey, mint_link, payload_digest

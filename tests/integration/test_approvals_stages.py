@@ -9,14 +9,14 @@ import pytest
 import pytest_asyncio
 
 from perdure import AdminClient, Target
+from perdure._runtime.dispatch import GIVE_UP_SOON
 from perdure.approvals import dispatcher as relay_module
+from perdure.approvals.audit_log import verify_trail
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import ReminderDue, StageEnd
 from perdure.approvals.notifications import ApprovalNotice
 from perdure.approvals.request import OnTimeout, Stage
 from perdure.approvals.service import definitions
-from perdure.approvals.audit_log import verify_trail
-from perdure._runtime.dispatch import GIVE_UP_SOON
 from perdure.testing import Restate
 from tests.integration.approvals_desk import HOUR, Desk, asking, end, full_desk, refused, ring, told
 from tests.support import Recording, eventually

@@ -15,14 +15,14 @@ import pytest_asyncio
 import restate as sdk
 
 from perdure import AdminClient, Caller, ControlPlaneService, IngressClient, Orchestration, Target, caller, handler
+from perdure._runtime.places import OutputSource, Place
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import ApprovalOutcome, ApprovalStatus
-from perdure.approvals.signatures import sign_act
 from perdure.approvals.service import definitions as approvals
+from perdure.approvals.signatures import sign_act
 from perdure.approvals.targets import approval_status
 from perdure.callers import PARENT_HEADER
 from perdure.errors import IngressError
-from perdure._runtime.places import OutputSource, Place
 from perdure.saga.hosting import definitions as rollbacks
 from perdure.security import (
     CALLER_HEADER,

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from perdure import AdminClient, DataPlaneContext, DataPlaneService
 from perdure._runtime.asgi import Receive, Scope, Send
-from perdure.cli.main.main import app
-from perdure.cli.main import options
+from perdure.cli import options
+from perdure.cli.main import app
 from perdure.serving import Servable, build_app, listening
 from perdure.testing import Mode, RestateServer
 from perdure.testing.plugin import RestateServers

@@ -12,8 +12,8 @@ import restate as sdk
 from typer.testing import CliRunner, Result
 
 from perdure import AdminClient, IngressClient, Target, handler
-from perdure.engine.admin import sql_text
 from perdure.cli.main import app
+from perdure.engine.admin import sql_text
 from perdure.errors import EngineError
 from tests.support import Recording, eventually
 

@@ -8,14 +8,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-import restate as sdk
+import restate
 
 from perdure import IngressClient, handler, map_concurrent
 from perdure._runtime import sdk
 
 pytestmark = pytest.mark.restate_modes("all")
 
-ONE_ATTEMPT = sdk.InvocationRetryPolicy(max_attempts=1, on_max_attempts="kill")
+ONE_ATTEMPT = restate.InvocationRetryPolicy(max_attempts=1, on_max_attempts="kill")
 TICK = timedelta(milliseconds=2)
 
 
@@ -23,7 +23,7 @@ def ways_to_wait(ctx: Any, callee: Any) -> dict[str, Callable[[], Awaitable[Any]
     """Return all that a handler can wait for, by name."""
     futures: dict[str, Callable[[], Any]] = {
         "sleep": lambda: ctx.sleep(TICK),
-        "run": lambda: ctx.run_typed("run", lambda: 1, sdk.RunOptions(type_hint=int)),
+        "run": lambda: ctx.run_typed("run", lambda: 1, restate.RunOptions(type_hint=int)),
         "time": ctx.time,
         "call": lambda: ctx.service_call(callee, 5),
     }
@@ -50,13 +50,13 @@ def ways_to_wait(ctx: Any, callee: Any) -> dict[str, Callable[[], Awaitable[Any]
         await ctx.promise("none", type_hint=str).peek()
 
     async def all_of() -> None:
-        await sdk.gather(ctx.sleep(TICK), ctx.sleep(TICK))
+        await restate.gather(ctx.sleep(TICK), ctx.sleep(TICK))
 
     async def first_of() -> None:
-        await sdk.select(first=ctx.sleep(TICK), second=ctx.sleep(timedelta(hours=1)))
+        await restate.select(first=ctx.sleep(TICK), second=ctx.sleep(timedelta(hours=1)))
 
     async def completed() -> None:
-        await sdk.wait_completed(ctx.sleep(TICK), ctx.sleep(TICK))
+        await restate.wait_completed(ctx.sleep(TICK), ctx.sleep(TICK))
 
     def awaiting(make: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:
         async def wait() -> None:
@@ -73,14 +73,14 @@ def ways_to_wait(ctx: Any, callee: Any) -> dict[str, Callable[[], Awaitable[Any]
 def waiting(
     how: Callable[[Any, dict[str, Callable[[], Awaitable[Any]]]], Awaitable[list[str]]],
 ) -> tuple[list[Any], Any]:
-    service, flow = sdk.Service("Awaited"), sdk.Workflow("Waiting")
+    service, flow = restate.Service("Awaited"), restate.Workflow("Waiting")
 
     @service.handler()
-    async def callee(ctx: sdk.Context, number: int) -> int:
+    async def callee(ctx: restate.Context, number: int) -> int:
         return number
 
     @handler(flow, "main", invocation_retry_policy=ONE_ATTEMPT)
-    async def run(ctx: sdk.WorkflowContext) -> list[str]:
+    async def run(ctx: restate.WorkflowContext) -> list[str]:
         return await how(ctx, ways_to_wait(ctx, callee))
 
     return [service, flow], run

@@ -26,7 +26,6 @@ from perdure import (
 )
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
-from perdure.saga.operator_actions import Act
 from perdure.saga.messages import (
     ActReceipt,
     ActRequest,
@@ -40,6 +39,7 @@ from perdure.saga.messages import (
     begin_target,
     rollback_status,
 )
+from perdure.saga.operator_actions import Act
 from perdure.saga.policy import CompensationHandler, Outcome, StepRecord
 from tests.support import Recording, eventually
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from perdure._runtime.ports import free_ports
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
 from perdure.engine.npm import NPM_VERSION
 from perdure.errors import ConfigurationError, EngineError
-from perdure._runtime.ports import free_ports
 from perdure.testing.plugin import RestateServers
 
 ROOT = Path(__file__).parents[2]

@@ -13,12 +13,12 @@ import pytest
 import restate
 
 from perdure import AdminClient, IngressClient, Target
-from perdure.engine import EngineConfig, EngineProcess, locate_engine
 from perdure._runtime.invocation_ids import pending_id, signal_id
+from perdure._runtime.ports import free_ports
+from perdure.engine import EngineConfig, EngineProcess, locate_engine
 from perdure.engine.proxy import ProxySettings
 from perdure.engine.proxy.process import serve_proxy_async
 from perdure.errors import ConfigurationError, EngineError, IngressError
-from perdure._runtime.ports import free_ports
 from perdure.serving import build_app
 from perdure.serving.server import listening
 from perdure.testing.plugin import RestateServers

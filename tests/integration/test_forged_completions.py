@@ -25,11 +25,11 @@ from perdure import (
     WorkflowClient,
     handler,
 )
-from perdure.engine.admin import sql_text
+from perdure._runtime.invocation_ids import pending_id, signal_id
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.service import definitions
 from perdure.determinism import Time
-from perdure._runtime.invocation_ids import pending_id, signal_id
+from perdure.engine.admin import sql_text
 from perdure.errors import Refused
 from perdure.saga.messages import UndoReceipt, UndoRequest
 from perdure.saga.policy import Outcome, StepState

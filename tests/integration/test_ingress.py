@@ -14,8 +14,8 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import IngressClient, Target, handler, run_with_retry
-from perdure.errors import IngressError, InvalidInput, NotReady, Refused
 from perdure._runtime.ports import free_ports
+from perdure.errors import IngressError, InvalidInput, NotReady, Refused
 from tests.support import Recording, eventually
 
 pytestmark = pytest.mark.restate_modes("all")

@@ -12,7 +12,17 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, IngressClient, RunConfig, Target, fan_out, handler, map_concurrent, run_async, run_with_retry
+from perdure import (
+    AdminClient,
+    IngressClient,
+    RunConfig,
+    Target,
+    fan_out,
+    handler,
+    map_concurrent,
+    run_async,
+    run_with_retry,
+)
 from perdure._runtime import run_attempts
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, error_code

@@ -13,12 +13,12 @@ from pydantic import BaseModel
 
 from perdure import AdminClient, ObjectClient, Orchestration, Target, WorkflowClient
 from perdure.engine.admin import sql_text
-from perdure._runtime.handlers import handler
 from perdure.errors import IngressError, Refused
+from perdure.handlers import handler
 from perdure.saga import retention
-from perdure.saga.retention import Forget, forget_target
 from perdure.saga.messages import ActReceipt, ActRequest, UndoReceipt, UndoRequest
 from perdure.saga.policy import RUN_PREFIX, Outcome
+from perdure.saga.retention import Forget, forget_target
 from perdure.saga.rollback_state import Head
 from tests.integration.saga_bench import Bench, forget_runs, run_step
 from tests.integration.test_saga_kills import rollback_state

@@ -20,8 +20,7 @@ import pytest
 from perdure import AdminClient, IngressClient, Orchestration, SagaConfig, StatusData, Target
 from perdure.engine.admin import sql_text
 from perdure.errors import EngineError, Refused
-from perdure.saga import submission
-from perdure.saga import dispatch
+from perdure.saga import dispatch, submission
 from perdure.saga.orphans import look
 from perdure.saga.reconciler import Sentinel
 from perdure.saga.reconciler_config import SentinelConfig

@@ -16,8 +16,7 @@ from perdure import AdminClient, ControlPlaneService, Orchestration, SagaConfig,
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError
 from perdure.observability.metrics import OPEN_SAGAS
-from perdure.saga import submission
-from perdure.saga import recovery
+from perdure.saga import recovery, submission
 from perdure.saga.gauges import count_sagas
 from perdure.saga.messages import rollback_status
 from perdure.saga.policy import Outcome

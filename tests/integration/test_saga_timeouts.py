@@ -25,8 +25,8 @@ from perdure import (
     Target,
 )
 from perdure.engine.admin import sql_text
-from perdure._runtime.handlers import handler
 from perdure.errors import IngressError, Refused
+from perdure.handlers import handler
 from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackStatus
 from perdure.saga.policy import CompensationHandler, Outcome, StepState
 from tests.integration.saga_bench import Bench, Task, run_step, step, truth

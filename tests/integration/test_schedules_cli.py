@@ -12,8 +12,8 @@ import restate as sdk
 from typer.testing import CliRunner, Result
 
 from perdure import handler
-from perdure.cli.main.main import app
-from perdure.cli.main import options
+from perdure.cli import options
+from perdure.cli.main import app
 from perdure.errors import ConfigurationError, IngressError
 from perdure.schedules import SchedulePage, ScheduleStatus, definitions
 from perdure.schedules.recurrence import CatchUp

@@ -13,16 +13,16 @@ import pytest
 import restate as sdk
 
 from perdure import AdminClient, IngressClient, ObjectClient, Target, handler
-from perdure.engine.admin import sql_text
-from perdure.engine import EngineConfig, EngineProcess, locate_engine
-from perdure.errors import IngressError
 from perdure._runtime.ports import free_ports
-from perdure.serving import build_app
-from perdure.testing.plugin import RestateServers
-from perdure.testing.served import ServedApp
+from perdure.engine import EngineConfig, EngineProcess, locate_engine
+from perdure.engine.admin import sql_text
+from perdure.errors import IngressError
 from perdure.schedules import CatchUp, Overlap, ScheduleClient, ScheduleStatus, definitions
 from perdure.schedules import dispatcher as relay_module
 from perdure.schedules.messages import Firing, RunOrder, RunState, ScheduleState, fire_target
+from perdure.serving import build_app
+from perdure.testing.plugin import RestateServers
+from perdure.testing.served import ServedApp
 from tests.integration.scheduled_reports import FAR, SOON, Gate, reports, state_of
 from tests.support import Recording, eventually
 

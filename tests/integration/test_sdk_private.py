@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-import restate as sdk
+import restate
 from restate.exceptions import TerminalError
 
 from perdure import IngressClient
@@ -20,30 +20,34 @@ pytestmark = pytest.mark.restate_modes("all")
 
 
 async def test_the_handler_behind_a_context_is_known(restate):
-    service, thing, flow = sdk.Service("InfoService"), sdk.VirtualObject("InfoObject"), sdk.Workflow("InfoFlow")
+    service, thing, flow = (
+        restate.Service("InfoService"),
+        restate.VirtualObject("InfoObject"),
+        restate.Workflow("InfoFlow"),
+    )
 
     async def describe(ctx: Any) -> str:
         info = sdk.handler_info(ctx)
-        return f"{info} {info.kind} writes={info.writes_state} key={_sdk.has_key(ctx)}"
+        return f"{info} {info.kind} writes={info.writes_state} key={sdk.has_key(ctx)}"
 
     @service.handler()
-    async def plain(ctx: sdk.Context) -> str:
+    async def plain(ctx: restate.Context) -> str:
         return await describe(ctx)
 
     @thing.handler()
-    async def exclusive(ctx: sdk.ObjectContext) -> str:
+    async def exclusive(ctx: restate.ObjectContext) -> str:
         return await describe(ctx)
 
     @thing.handler(kind="shared")
-    async def shared(ctx: sdk.ObjectSharedContext) -> str:
+    async def shared(ctx: restate.ObjectSharedContext) -> str:
         return await describe(ctx)
 
     @flow.main()
-    async def run(ctx: sdk.WorkflowContext) -> str:
+    async def run(ctx: restate.WorkflowContext) -> str:
         return await describe(ctx)
 
     @flow.handler()
-    async def look(ctx: sdk.WorkflowSharedContext) -> str:
+    async def look(ctx: restate.WorkflowSharedContext) -> str:
         return await describe(ctx)
 
     env = await restate.serve(service, thing, flow)
@@ -57,10 +61,10 @@ async def test_the_handler_behind_a_context_is_known(restate):
 
 
 async def test_replaying_is_known(restate, did):
-    async def work(ctx: sdk.Context, key: str) -> str:
-        did.add(f"before {_sdk.is_replaying(ctx)}")
+    async def work(ctx: restate.Context, key: str) -> str:
+        did.add(f"before {sdk.is_replaying(ctx)}")
         await ctx.sleep(timedelta(milliseconds=20))
-        did.add(f"after {_sdk.is_replaying(ctx)}")
+        did.add(f"after {sdk.is_replaying(ctx)}")
         return "done"
 
     env = await restate.serve(facts(work))
@@ -74,7 +78,7 @@ async def test_replaying_is_known(restate, did):
 
 @pytest.mark.restate_modes("http2")
 async def test_the_wait_for_a_calls_invocation_id_can_be_begun_anew(restate):
-    async def work(ctx: sdk.Context, key: str) -> str:
+    async def work(ctx: restate.Context, key: str) -> str:
         if key == "callee":
             return "done"
         call = ctx.generic_call("Facts", "go", b'"callee"')
@@ -93,10 +97,10 @@ async def test_the_wait_for_a_calls_invocation_id_can_be_begun_anew(restate):
 
 
 def test_functions_of_the_sdks_own_decorators_are_known():
-    service = sdk.Service("Facts")
+    service = restate.Service("Facts")
 
     @service.handler("renamed")
-    async def handler(ctx: sdk.Context, number: int) -> str | None:
+    async def handler(ctx: restate.Context, number: int) -> str | None:
         return str(number)
 
     assert sdk.sdk_handler_types(handler) == ("Facts", "renamed", int, str | None)

@@ -14,8 +14,8 @@ import pytest
 import restate as sdk
 
 from perdure import IngressClient, Target
-from perdure.engine.admin import AdminClient
 from perdure._runtime.places import OutputSource, Place
+from perdure.engine.admin import AdminClient
 from perdure.security.codec import JournalCodec, new_encryption_key
 from perdure.security.config import SecurityConfig
 from perdure.serving import build_app, listening

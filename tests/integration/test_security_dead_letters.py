@@ -17,7 +17,6 @@ from perdure import ControlPlaneService, IngressClient, Orchestration, SagaConfi
 from perdure.cli.main import app
 from perdure.errors import IngressError, PerdureError, Refused
 from perdure.saga import hosting
-from perdure.saga.operator_actions import Act
 from perdure.saga.messages import (
     ActReceipt,
     ActRequest,
@@ -29,6 +28,7 @@ from perdure.saga.messages import (
     ManyActRequest,
     rollback_status,
 )
+from perdure.saga.operator_actions import Act
 from perdure.saga.signatures import sign_act
 from perdure.security import ActorKey, ActRules, Role, SignedAct, Trust, set_act_rules
 from perdure.testing import Restate

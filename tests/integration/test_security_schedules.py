@@ -15,8 +15,6 @@ from typer.testing import CliRunner
 from perdure import IngressClient, ScheduleClient, Target, handler
 from perdure.cli.main import app
 from perdure.errors import ConfigurationError, IngressError
-from perdure.security import Role, SignedAct
-from perdure.testing import Restate
 from perdure.schedules import ScheduleStatus, definitions
 from perdure.schedules.messages import (
     ScheduleAct,
@@ -29,6 +27,8 @@ from perdure.schedules.messages import (
 )
 from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
 from perdure.schedules.signatures import sign_act, sign_setting
+from perdure.security import Role, SignedAct
+from perdure.testing import Restate
 from tests.integration.signing_people import MALLORY, OLGA, VERA, key_of
 
 DAILY = timedelta(days=1)

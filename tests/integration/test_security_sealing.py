@@ -16,8 +16,8 @@ from nacl.secret import SecretBox
 from restate.serde import BytesSerde
 
 from perdure import AdminClient, IngressClient, Target
-from perdure.errors import IngressError, UnreadableValue
 from perdure._runtime.places import OutputSource, Place
+from perdure.errors import IngressError, UnreadableValue
 from perdure.security.codec import JournalCodec, new_encryption_key
 from perdure.security.config import SecurityConfig
 from perdure.security.encodings import base64url_decode

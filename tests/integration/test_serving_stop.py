@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.engine.admin import AdminClient
 from perdure._runtime.ports import free_ports, reserve
+from perdure.engine.admin import AdminClient
 from perdure.testing import Mode
 from perdure.testing.plugin import RestateServers
 from tests.support import eventually

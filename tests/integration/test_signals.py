@@ -11,7 +11,18 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import AdminClient, ExternalSignal, IngressClient, gather, get_internal_signal, handler, race_awakeable_with_timeout, reject_external_signal, resolve_external_signal, wait_for_external_signal
+from perdure import (
+    AdminClient,
+    ExternalSignal,
+    IngressClient,
+    gather,
+    get_internal_signal,
+    handler,
+    race_awakeable_with_timeout,
+    reject_external_signal,
+    resolve_external_signal,
+    wait_for_external_signal,
+)
 from perdure._runtime import invocation_ids
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError

@@ -40,9 +40,9 @@ from perdure.saga import hosting
 from perdure.testing import Mode
 from perdure.testing.served import Restate
 from perdure.testing.server import RestateServer
+from tests.support import eventually
 from tests.system.observability.receiver import ReceivedSpan, TraceReceiver
 from tests.system.observability.traces import TraceTree, trace_of
-from tests.support import eventually
 
 TICK = timedelta(milliseconds=1)
 QUICK = RunConfig(initial_delay=TICK, max_delay=TICK)

@@ -22,8 +22,8 @@ from perdure import (
     handler,
     run_with_retry,
 )
-from perdure.engine.admin import sql_text
 from perdure._runtime.time_scale import scaling
+from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused, TerminalError
 from perdure.testing.served import Mode
 from tests.support import Recording, eventually

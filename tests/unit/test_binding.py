@@ -9,10 +9,10 @@ import restate
 from pydantic import BaseModel, Field
 
 from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration
-from perdure._runtime.handlers import handler, read_signature
-from perdure.errors import ConfigurationError, InvalidInput
-from perdure.saga.rollback import rollbacks
 from perdure._runtime.serdes import InputSerde, Unreadable, serde_for
+from perdure.errors import ConfigurationError, InvalidInput
+from perdure.handlers import handler, read_signature
+from perdure.saga.rollback import rollbacks
 
 if TYPE_CHECKING:
     from somewhere import Elsewhere

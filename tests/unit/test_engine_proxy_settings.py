@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from perdure._runtime.ports import connectable
 from perdure.engine.proxy import ProxySettings, Upstream
 from perdure.errors import ConfigurationError
-from perdure._runtime.ports import connectable
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 

@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 from perdure.approvals import inbox_messages, request
 from perdure.approvals import messages as approvals
 from perdure.saga import messages as sagas
-from perdure.security import signed_actions, credentials, links
 from perdure.schedules import messages as schedules
+from perdure.security import credentials, links, signed_actions
 
 FIELDS = ("actor", "groups", "person", "requester", "to")
 HOSTILE = ("ada\x1b[2J", "ada\u202e", "ada\u200b", "ada\nok", "ada\x9b", "ada\u2028", "ada\r", "ada\u2066")

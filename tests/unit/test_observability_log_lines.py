@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure._runtime.plain_text import is_visible
 from perdure.observability.log_lines import LineFormatter, json_renderers, terminal_renderers, written
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
-from perdure._runtime.plain_text import is_visible
 
 
 class Unreadable:

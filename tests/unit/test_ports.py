@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure.errors import ConfigurationError
 from perdure._runtime.ports import ensure_free, free_ports
+from perdure.errors import ConfigurationError
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])
@@ -49,7 +49,8 @@ def test_free_ports_skip_a_port_in_use():
 
 
 def test_processes_get_different_free_ports():
-    ask = "from perdure._runtime.ports import free_ports; import sys; print(*free_ports(60), flush=True); sys.stdin.read()"
+    ask = "import sys; from perdure._runtime.ports import free_ports; print(*free_ports(60), flush=True); "
+    ask += "sys.stdin.read()"
     asked = [
         subprocess.Popen([sys.executable, "-c", ask], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(4)

@@ -14,9 +14,9 @@ from restate.server_context import (
 from restate.vm import VMWrapper
 
 from perdure._runtime import sdk, sealing
-from perdure.errors import PerdureTerminalError, TerminalError
 from perdure._runtime.run_scope import inside_run
 from perdure._runtime.waiting import has_own_cancel
+from perdure.errors import PerdureTerminalError, TerminalError
 
 # What the SDK itself does with the journal: at the beginning and end of an attempt, and around a run.
 OF_THE_SDK = {

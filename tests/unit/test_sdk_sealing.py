@@ -5,7 +5,7 @@ import inspect
 from typing import Any
 
 import pytest
-import restate as sdk
+import restate
 from restate.server_context import ServerInvocationContext
 from restate.vm import VMWrapper
 
@@ -53,10 +53,10 @@ def test_guard_keeps_a_sealed_journal_sealed():
 
 
 def test_sealing_leaves_the_original_service_alone():
-    service = sdk.Service("Sealed")
+    service = restate.Service("Sealed")
 
     @service.handler()
-    async def work(ctx: sdk.Context) -> None: ...
+    async def work(ctx: restate.Context) -> None: ...
 
     before = {name: dataclasses.replace(each) for name, each in service.handlers.items()}
     prepared = sealing.sealed(service, CODEC)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from perdure.errors import ConfigurationError, InvalidInput, TerminalError
 from perdure._runtime.serdes import InputSerde, TypedSerde, Unreadable, invalid_input, serde_for
+from perdure.errors import ConfigurationError, InvalidInput, TerminalError
 
 
 class Colour(Enum):

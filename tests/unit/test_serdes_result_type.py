@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from perdure.errors import ConfigurationError
 from perdure._runtime.serdes import result_type
+from perdure.errors import ConfigurationError
 
 
 class Trip(BaseModel):

@@ -12,9 +12,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from perdure.errors import PerdureError
 from perdure._runtime.plain_text import escape_invisible, is_visible
-from perdure.cli.terminal import TerminalConsole, console, run_command_line, several_lines
+from perdure.errors import PerdureError
+from perdure.terminal import TerminalConsole, console, run_command_line, several_lines
 
 HOSTILE = "[red]a[/red] :smile: \x1b[2J\x9b1m\b\r\n\u202eowned\u2028\u200b"
 SHOWN = r"[red]a[/red] :smile: \x1b[2J\x9b1m\x08\x0d\x0a\u202eowned\u2028\u200b"

@@ -9,11 +9,11 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from perdure.engine.polling import Watch
 from perdure.errors import EngineError, IngressError
 from perdure.observability.gauge_collector import Census
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
 from perdure.observability.metrics import OPEN_APPROVALS, SENTINEL_LOOKED
-from perdure.engine.polling import Watch
 from tests.support import eventually
 
 COUNTED = OPEN_APPROVALS.prometheus_name

@@ -30,9 +30,9 @@ from restate.vm import (
     VMWrapper,
 )
 
-from perdure.errors import Cancelled, PerdureTerminalError, TerminalError, causes
 from perdure._runtime.run_scope import inside_run, refuse_inside_run
 from perdure._runtime.serdes import input_bytes
+from perdure.errors import Cancelled, PerdureTerminalError, TerminalError, causes
 
 HandlerKind = Literal["service", "exclusive", "shared", "workflow"]
 

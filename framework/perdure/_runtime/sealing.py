@@ -20,8 +20,8 @@ from restate.server_context import ServerInvocationContext, current_context
 from restate.vm import NotificationType, Run, Suspended, VMWrapper
 
 from perdure._runtime import sdk
-from perdure.errors import PerdureError, RejectedValue, UnreadableValue
 from perdure._runtime.places import OutputSource, Place, PlaceKind, ValueCodec
+from perdure.errors import PerdureError, RejectedValue, UnreadableValue
 
 __all__ = ["UNSEALED_REFUSED", "sealed"]
 

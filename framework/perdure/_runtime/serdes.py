@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import types
 import typing
 from collections.abc import Callable, Hashable
@@ -326,3 +327,8 @@ def _takes_none(adapter: TypeAdapter[Any]) -> bool:
 def is_model(type_: Any) -> bool:
     """Tell if a type is a pydantic model."""
     return isinstance(type_, type) and issubclass(type_, BaseModel)
+
+
+def compact_json(payload: bytes) -> str:
+    """Return a JSON document with sorted keys and without white space; the empty payload becomes ``null``."""
+    return json.dumps(json.loads(payload or b"null"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,8 +1,8 @@
 """Waiting so that a cancel of this invocation says what it met, and what it met can still be waited for.
 
 To the engine, a cancel, a kill and an application's own 409 differ in nothing but the text. Perdure's contexts raise
-`Cancelled` for this invocation's own cancel (see `perdure._runtime.sdk.guard`), and for nothing else. After a plain await has
-raised it, the future no longer settles; `restate.wait_completed` can be repeated.
+`Cancelled` for this invocation's own cancel (see `perdure._runtime.sdk.guard`), and for nothing else. After a plain
+await has raised it, the future no longer settles; `restate.wait_completed` can be repeated.
 """
 
 from __future__ import annotations

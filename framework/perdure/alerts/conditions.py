@@ -18,8 +18,7 @@ from typing import Any, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from perdure.engine.admin import AdminClient, sql_text
-from perdure.saga.queries import plain
+from perdure.engine.admin import AdminClient, failure_message, sql_text
 
 __all__ = [
     "FEW",
@@ -254,7 +253,7 @@ def _why_paused(event: str) -> str:
     found = json.loads(event)
     failure = found.get("Paused", found).get("last_failure") or {}
     command = failure.get("related_command_name")
-    why = _first_line(plain(failure.get("error_message")))
+    why = _first_line(failure_message(failure.get("error_message")))
     return f"{why} (in {command})" if why and command else why
 
 

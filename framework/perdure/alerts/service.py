@@ -1,9 +1,10 @@
 """Alerts: invocations that are paused, killed or fail again and again are told to a webhook, once each.
 
-`Alerts` is a virtual object that knows what it has told: it asks the engine in SQL, compares (`perdure.alerts.conditions`),
-and sends what is new, and what is over, to its relay. The relay posts it, and is an invocation of its own for each
-piece of news: so the engine tries it again for a day, nothing waits for a receiver that is down, and a crash tells
-nothing twice but a post whose answer was lost. Many invocations of one service with the same trouble are one piece.
+`Alerts` is a virtual object that knows what it has told: it asks the engine in SQL, compares
+(`perdure.alerts.conditions`), and sends what is new, and what is over, to its relay. The relay posts it, and is an
+invocation of its own for each piece of news: so the engine tries it again for a day, nothing waits for a receiver
+that is down, and a crash tells nothing twice but a post whose answer was lost. Many invocations of one service with
+the same trouble are one piece.
 
 A post is JSON, with these headers:
 
@@ -34,22 +35,22 @@ from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 from restate.serde import BytesSerde
 
+from perdure._runtime.places import ValueCodec
 from perdure._runtime.sdk import is_replaying
-from perdure.engine.admin import AdminClient
-from perdure._runtime.handlers import Definition, handler
+from perdure.alerts.conditions import Alert, News, Survey, Trouble, compare, survey, with_reasons
 from perdure.clients import ServiceClient
 from perdure.determinism import Time
+from perdure.engine.admin import AdminClient
+from perdure.engine.polling import ERRAND
 from perdure.errors import PerdureError, RunExhausted
+from perdure.handlers import Definition, handler
 from perdure.observability.gauge_collector import decoded
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ALERTS
-from perdure._runtime.places import ValueCodec
 from perdure.runs import RunConfig, run_with_retry
-from perdure.alerts.conditions import Alert, News, Survey, Trouble, compare, survey, with_reasons
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.state import State, StateContext
 from perdure.targets import Target
-from perdure.engine.polling import ERRAND
 
 __all__ = [
     "BEAT",

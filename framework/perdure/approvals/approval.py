@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from perdure.approvals.audit_log import chained
 from perdure.approvals.messages import (
     ActName,
     ApprovalOutcome,
@@ -18,7 +19,6 @@ from perdure.approvals.messages import (
     Delegation,
 )
 from perdure.approvals.rules import Rules, StageRules
-from perdure.approvals.audit_log import chained
 from perdure.errors import PerdureTerminalError
 from perdure.security.signed_actions import SignedAct
 
@@ -206,8 +206,8 @@ def waits_for(approval: Approval) -> frozenset[str]:
         approval: The approval.
 
     Returns:
-        People, groups as ``group:finance``, or `perdure.security.user_names.ANYONE`; nobody unless it is open. Delegations count
-        whether or not their time is over: that ends by itself.
+        People, groups as ``group:finance``, or `perdure.security.user_names.ANYONE`; nobody unless it is open.
+        Delegations count whether or not their time is over: that ends by itself.
     """
     if approval.rules is None or approval.outcome is not None:
         return frozenset()

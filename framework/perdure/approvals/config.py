@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from perdure._runtime.checks import check_types
 from perdure.approvals.notifications import ApprovalNotice
 from perdure.approvals.policy import MAX_DELEGATION
-from perdure._runtime.checks import check_types
 from perdure.errors import ConfigurationError
 from perdure.security.keys import PublicKey
 from perdure.security.signing_rules import ActRules, get_act_rules

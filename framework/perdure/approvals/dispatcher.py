@@ -12,12 +12,12 @@ from uuid import NAMESPACE_OID, uuid5
 
 import restate
 
+from perdure._runtime.dispatch import GIVE_UP_LATE
 from perdure.approvals.approval import NewsKind
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.notifications import ApprovalNotice, Recipient, Tell
-from perdure._runtime.handlers import handler
 from perdure.clients import ServiceClient
-from perdure._runtime.dispatch import GIVE_UP_LATE
+from perdure.handlers import handler
 from perdure.targets import Target
 
 RELAY = "ApprovalRelay"

@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from perdure.engine.admin import AdminClient
+from perdure._runtime.places import ValueCodec
 from perdure.approvals.approval import Approval
 from perdure.approvals.store import OPEN_KEY
 from perdure.approvals.targets import APPROVALS
+from perdure.engine.admin import AdminClient
 from perdure.errors import UnreadableValue
 from perdure.observability.gauge_collector import Census, Sample, age_of, decoded
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import OLDEST_APPROVAL, OPEN_APPROVALS, OVERDUE_APPROVALS
-from perdure._runtime.places import ValueCodec
 
 log = get_logger("perdure.approvals.gauges")
 

@@ -1,8 +1,8 @@
 """`ApprovalInbox`: what waits for a person or a group, keyed by the name.
 
-Approvals that anyone may decide are kept in the inbox `perdure.security.user_names.ANYONE`, once, and not in everyone's. Those for a
-group whose members the request doesn't name are in the group's, ``group:finance``. A person's list has them, too: it is
-merged when it is asked for.
+Approvals that anyone may decide are kept in the inbox `perdure.security.user_names.ANYONE`, once, and not in
+everyone's. Those for a group whose members the request doesn't name are in the group's, ``group:finance``. A person's
+list has them, too: it is merged when it is asked for.
 
 Each approval is a state entry of its own, so that adding one costs the same however many there are. The entry's name
 begins with the deadline, and the state is loaded on demand: a page costs the names of all entries (about 70 bytes each)
@@ -17,15 +17,15 @@ from typing import Final
 
 import restate
 
+from perdure._runtime.serdes import serde_for
 from perdure.approvals.inbox_messages import MAX_PAGE, InboxItem, InboxPage, InboxQuery, InboxRemoval
 from perdure.approvals.targets import INBOX, add_to_inbox, list_inbox, remove_from_inbox
-from perdure._runtime.handlers import handler
 from perdure.clients import ObjectClient
 from perdure.concurrency import fan_out_fail
 from perdure.determinism import Time
 from perdure.errors import InvalidInput
+from perdure.handlers import handler
 from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_person, is_group
-from perdure._runtime.serdes import serde_for
 from perdure.state import State
 from perdure.targets import Target
 

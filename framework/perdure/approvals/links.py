@@ -12,9 +12,9 @@ from datetime import datetime
 
 from perdure.approvals.notifications import ApprovalNotice
 from perdure.errors import ConfigurationError
-from perdure.security.user_names import ANYONE, is_group
 from perdure.security.keys import PrivateKey
 from perdure.security.links import mint_link
+from perdure.security.user_names import ANYONE, is_group
 
 __all__ = ["LinkMinter"]
 

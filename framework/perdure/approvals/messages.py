@@ -12,13 +12,13 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
+from perdure._runtime.plain_text import Reason
 from perdure.approvals.request import AwakeableId, Stage, WaitId
 from perdure.approvals.rights import Principal
-from perdure.security.user_names import GroupName, Person
-from perdure._runtime.plain_text import Reason
-from perdure.security.signed_actions import SignedAct
 from perdure.security.credentials import Role
 from perdure.security.links import MAX_TOKEN
+from perdure.security.signed_actions import SignedAct
+from perdure.security.user_names import GroupName, Person
 
 
 class ApprovalResult(StrEnum):
@@ -134,7 +134,7 @@ class DelegationRequest(ActRequest):
         until: Until when.
         reason: Why.
         groups: See `ActRequest`.
-        proof: See `ActRequest`; the act ``delegate``, its details see `perdure.approvals.signatures.delegation_details`.
+        proof: See `ActRequest`; the act ``delegate``, details see `perdure.approvals.signatures.delegation_details`.
     """
 
     to: Person

@@ -13,14 +13,6 @@ from functools import partial
 from typing import Final
 
 from perdure.approvals.approval import Approval, Attempt, Change, News, waits_for
-from perdure.approvals.messages import (
-    ApprovalOutcome,
-    ApprovalResult,
-    Decision,
-    Delegation,
-    Leave,
-    Listen,
-)
 from perdure.approvals.eligibility import (
     MAX_DELEGATIONS,
     MAX_EARLY_DECISIONS,
@@ -31,11 +23,19 @@ from perdure.approvals.eligibility import (
     objection_to_revoking,
     too_late,
 )
+from perdure.approvals.messages import (
+    ApprovalOutcome,
+    ApprovalResult,
+    Decision,
+    Delegation,
+    Leave,
+    Listen,
+)
 from perdure.approvals.request import ApprovalRequest, OnTimeout
 from perdure.approvals.rules import Rules, payload_digest
 from perdure.errors import Conflict, NotFound, PerdureTerminalError, Refused, error_code
-from perdure.security.user_names import ANYONE
 from perdure.security.signed_actions import SignedAct
+from perdure.security.user_names import ANYONE
 
 __all__ = [
     "MAX_DELEGATION",

@@ -16,17 +16,17 @@ from pydantic import JsonValue
 from perdure.approvals.messages import PrincipalRequest, PrincipalStatement, RevocationRequest
 from perdure.approvals.rights import Principal, check_moments
 from perdure.approvals.targets import PRINCIPALS, principal_status, put_principal, revoke_principal
-from perdure._runtime.handlers import handler
 from perdure.clients import ObjectClient
 from perdure.determinism import Time
 from perdure.errors import Forbidden, InvalidInput
+from perdure.handlers import handler
 from perdure.observability.logging import get_logger
-from perdure.security.user_names import canonical_person
-from perdure.security.signed_actions import ActorKey, VerifiedActor
 from perdure.security.credentials import Role
 from perdure.security.encodings import payload_digest
 from perdure.security.nonces import NonceLog
+from perdure.security.signed_actions import ActorKey, VerifiedActor
 from perdure.security.signing_rules import ActRules
+from perdure.security.user_names import canonical_person
 from perdure.state import State
 
 __all__ = ["Principals", "principal_of", "sign_principal_action"]

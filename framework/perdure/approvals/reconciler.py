@@ -25,22 +25,22 @@ from typing import Literal
 import restate
 from pydantic import BaseModel
 
-from perdure.engine.admin import AdminClient
-from perdure.approvals.gauges import approval_census, count_approvals
-from perdure.approvals.store import OPEN_KEY, WAITER_PREFIX
-from perdure.approvals.messages import Leave
-from perdure.approvals.dispatcher import RELAY
-from perdure.approvals.targets import APPROVALS, INBOX, PRINCIPALS, leave_approval, mend
-from perdure._runtime.handlers import Definition, handler
 from perdure._runtime.checks import check_types
-from perdure.clients import ObjectClient
-from perdure.errors import ConfigurationError, EngineError
-from perdure.engine.ingress import IngressClient
-from perdure.observability.logging import get_logger
 from perdure._runtime.places import ValueCodec
+from perdure.approvals.dispatcher import RELAY
+from perdure.approvals.gauges import approval_census, count_approvals
+from perdure.approvals.messages import Leave
+from perdure.approvals.store import OPEN_KEY, WAITER_PREFIX
+from perdure.approvals.targets import APPROVALS, INBOX, PRINCIPALS, leave_approval, mend
+from perdure.clients import ObjectClient
+from perdure.engine.admin import AdminClient
+from perdure.engine.ingress import IngressClient
+from perdure.engine.polling import ERRAND, Watch
+from perdure.errors import ConfigurationError, EngineError
+from perdure.handlers import Definition, handler
+from perdure.observability.logging import get_logger
 from perdure.runs import RunConfig, run_with_retry
 from perdure.targets import Target
-from perdure.engine.polling import ERRAND, Watch
 
 log = get_logger("perdure.approvals.reconciler")
 

@@ -27,7 +27,16 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
-from perdure.security.user_names import Approver, GroupName, Person, VetoHolder, check_name, group_of, is_group, is_one_of
+from perdure.security.user_names import (
+    Approver,
+    GroupName,
+    Person,
+    VetoHolder,
+    check_name,
+    group_of,
+    is_group,
+    is_one_of,
+)
 
 MAX_ID_LENGTH: Final = 256
 MAX_APPROVERS: Final = 100

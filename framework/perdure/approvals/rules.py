@@ -12,11 +12,10 @@ from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from perdure._runtime.serdes import compact_json, serde_for
 from perdure.approvals.messages import ApprovalResult, Decision
 from perdure.approvals.request import ApprovalRequest, OnTimeout, people_of
 from perdure.security.user_names import ANYONE, group_of, is_group, is_one_of
-from perdure.saga.policy import canonical
-from perdure._runtime.serdes import serde_for
 
 
 class StageRules(BaseModel):
@@ -191,4 +190,4 @@ class Rules(BaseModel):
 
 def payload_digest(payload: JsonValue) -> str:
     """Return the SHA-256 of a payload's canonical JSON, in hexadecimal: the order of keys does not matter."""
-    return hashlib.sha256(canonical(serde_for(object).serialize(payload)).encode()).hexdigest()
+    return hashlib.sha256(compact_json(serde_for(object).serialize(payload)).encode()).hexdigest()

@@ -23,8 +23,9 @@ import restate
 from perdure.approvals import policy
 from perdure.approvals.approval import Approval, Attempt, Change
 from perdure.approvals.config import ApprovalsConfig
+from perdure.approvals.dispatcher import ApprovalRelay
+from perdure.approvals.eligibility import objection_to_link
 from perdure.approvals.inbox import inboxes
-from perdure.approvals.store import Keeper, read_status
 from perdure.approvals.messages import (
     ActRequest,
     ApprovalAnswer,
@@ -46,17 +47,16 @@ from perdure.approvals.messages import (
     WithdrawalReceipt,
     WithdrawalRequest,
 )
-from perdure.approvals.eligibility import objection_to_link
 from perdure.approvals.principals import Principals, principal_of
-from perdure.approvals.signatures import ProvableAct, Proven, check_act, check_link, role_for
-from perdure.approvals.dispatcher import ApprovalRelay
 from perdure.approvals.request import MAX_ID_LENGTH, ApprovalRequest
 from perdure.approvals.rights import Principal
+from perdure.approvals.signatures import ProvableAct, Proven, check_act, check_link, role_for
+from perdure.approvals.store import Keeper, read_status
 from perdure.approvals.targets import APPROVALS, approval_status, open_approval
 from perdure.approvals.timers import has_come
-from perdure._runtime.handlers import Definition, handler
 from perdure.determinism import Time
 from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, Unauthenticated
+from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
 from perdure.security.credentials import Role
 from perdure.security.signing_rules import ActMode

@@ -15,10 +15,10 @@ from pydantic import JsonValue
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import ActRequest, DelegationRequest, LinkRevocationRequest
 from perdure.errors import Refused
-from perdure.security.signed_actions import ActorKey, SignedAct
 from perdure.security.credentials import Role
 from perdure.security.links import Link, read_link
 from perdure.security.nonces import NonceLog
+from perdure.security.signed_actions import ActorKey, SignedAct
 from perdure.security.signing_rules import ActRules
 
 ProvableAct: TypeAlias = Literal["approve", "reject", "delegate", "withdraw", "revoke_links"]

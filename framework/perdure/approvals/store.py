@@ -20,13 +20,15 @@ from typing import Any, Final
 import restate
 
 from perdure._runtime.sdk import is_replaying
+from perdure._runtime.serdes import serde_for
+from perdure._wake_ups import wake_up
 from perdure.approvals import policy
 from perdure.approvals.approval import Approval, Change, News, waits_for
 from perdure.approvals.config import ApprovalsConfig
+from perdure.approvals.dispatcher import tell_target
 from perdure.approvals.inbox_messages import InboxItem, InboxRemoval
 from perdure.approvals.messages import ApprovalStatus, AuditEntry, Listen, RetentionEnd
 from perdure.approvals.notifications import Recipient, Tell
-from perdure.approvals.dispatcher import tell_target
 from perdure.approvals.request import ApprovalRequest
 from perdure.approvals.targets import add_to_inbox, forget, remove_from_inbox
 from perdure.approvals.timers import next_reminder, send_timer, stage_end
@@ -34,9 +36,7 @@ from perdure.clients import ObjectClient, ServiceClient
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import APPROVALS_DECIDED
 from perdure.security.nonces import NonceLog
-from perdure._runtime.serdes import serde_for
 from perdure.state import State, clear_all
-from perdure._wake_ups import wake_up
 
 WAITER_PREFIX: Final = "waiter/"
 OPEN_KEY: Final = "open"

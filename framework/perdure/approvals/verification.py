@@ -9,10 +9,10 @@ from typing import Final, get_args
 
 from pydantic import BaseModel, JsonValue
 
-from perdure.approvals.messages import ApprovalStatus, AuditEntry
-from perdure.approvals.signatures import ProvableAct, act_target, role_for
-from perdure.approvals.rules import payload_digest
 from perdure.approvals.audit_log import TrailCheck, verify_trail
+from perdure.approvals.messages import ApprovalStatus, AuditEntry
+from perdure.approvals.rules import payload_digest
+from perdure.approvals.signatures import ProvableAct, act_target, role_for
 from perdure.errors import PerdureTerminalError
 from perdure.security.signing_rules import ActMode, ActRules
 

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from perdure._runtime.serdes import invalid_input
 from perdure.cli.options import JsonOption, print_json
 from perdure.errors import ConfigurationError
-from perdure.security.signed_actions import ActorKey
 from perdure.security.credentials import Role
 from perdure.security.keys import PrivateKey
-from perdure._runtime.serdes import invalid_input
-from perdure.cli.terminal import console
+from perdure.security.signed_actions import ActorKey
+from perdure.terminal import console
 
 app = typer.Typer(help="People's keys, with which their acts are signed.", no_args_is_help=True)
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 from rich.text import Text
 
-from perdure.approvals.verification import check_approval
+from perdure._runtime.serdes import invalid_input
 from perdure.approvals.inbox_messages import InboxPage, InboxQuery
 from perdure.approvals.links import LinkMinter
 from perdure.approvals.messages import (
@@ -26,10 +26,11 @@ from perdure.approvals.messages import (
     WithdrawalReceipt,
 )
 from perdure.approvals.principals import sign_principal_action
-from perdure.approvals.signatures import ProvableAct, sign_act
 from perdure.approvals.request import asked_by
 from perdure.approvals.rights import Principal
+from perdure.approvals.signatures import ProvableAct, sign_act
 from perdure.approvals.targets import APPROVALS, PRINCIPALS, approval_status, page_inbox
+from perdure.approvals.verification import check_approval
 from perdure.cli.options import (
     DEFAULT_INGRESS,
     IngressOption,
@@ -40,13 +41,12 @@ from perdure.cli.options import (
     print_json,
 )
 from perdure.errors import ConfigurationError, IngressError
-from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_person
-from perdure.security.signed_actions import ActorKey
 from perdure.security.keys import PrivateKey
+from perdure.security.signed_actions import ActorKey
 from perdure.security.signing_rules import ActRules, ActSettings
-from perdure._runtime.serdes import invalid_input
+from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_person
 from perdure.targets import Target
-from perdure.cli.terminal import console, several_lines
+from perdure.terminal import console, several_lines
 
 R = TypeVar("R")
 

@@ -23,7 +23,6 @@ from perdure.cli.options import (
     who_acts,
 )
 from perdure.errors import ConfigurationError
-from perdure.saga.operator_actions import Act
 from perdure.saga.messages import (
     ActReceipt,
     ActRequest,
@@ -36,9 +35,10 @@ from perdure.saga.messages import (
     RollbackStatus,
     rollback_status,
 )
+from perdure.saga.operator_actions import Act
 from perdure.saga.signatures import sign_act
 from perdure.targets import Target
-from perdure.cli.terminal import console, several_lines
+from perdure.terminal import console, several_lines
 
 app = typer.Typer(help="Steps that could not be undone: list them, look at them, decide.", no_args_is_help=True)
 

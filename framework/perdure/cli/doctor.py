@@ -17,12 +17,12 @@ import httpx
 import typer
 from rich.text import Text
 
-from perdure.engine.admin import AdminClient
-from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption
-from perdure.cli.local_checks import Finding, disk_finding, key_findings
-from perdure.errors import EngineError, PerdureError
 from perdure.alerts.conditions import RETRIES_OF_STUCK, Trouble, many_id, survey, with_reasons
-from perdure.cli.terminal import console
+from perdure.cli.local_checks import Finding, disk_finding, key_findings
+from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption
+from perdure.engine.admin import AdminClient
+from perdure.errors import EngineError, PerdureError
+from perdure.terminal import console
 
 TESTED_ENGINE: Final = (1, 7)
 """Major and minor version of the engine that perdure is tested with."""

@@ -7,10 +7,10 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from perdure.engine.admin import AdminClient
 from perdure.cli.options import DEFAULT_ADMIN, AdminOption
+from perdure.engine.admin import AdminClient
 from perdure.errors import ConfigurationError, EngineError
-from perdure.cli.terminal import console
+from perdure.terminal import console
 
 app = typer.Typer(help="Invocations: go on with one that is paused, or end one.", no_args_is_help=True)
 

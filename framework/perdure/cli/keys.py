@@ -10,7 +10,7 @@ import typer
 from perdure.errors import ConfigurationError
 from perdure.security.codec import JournalCodec, new_encryption_key
 from perdure.security.keys import PrivateKey
-from perdure.cli.terminal import console
+from perdure.terminal import console
 
 app = typer.Typer(help="Keys of the engine, of issuers, and for encryption.", no_args_is_help=True)
 

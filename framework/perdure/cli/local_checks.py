@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from perdure.errors import ConfigurationError
-from perdure.security.signed_actions import ActorKey
 from perdure.security.codec import ENCRYPTION_KEYS_FILE, codec_from_environment
 from perdure.security.keys import PrivateKey
+from perdure.security.signed_actions import ActorKey
 
 _ACTOR_KEY_FILE: Final = "PERDURE_KEY_FILE"
 _LEAST_SPACE: Final = 0.05

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli.main import actors, approvals, dead_letters, doctor, invocations, keys, sagas, schedules, services
+from perdure.cli import actors, approvals, dead_letters, doctor, invocations, keys, sagas, schedules, services
 from perdure.security.private_files import set_private_umask
-from perdure.cli.terminal import console, run_command_line
+from perdure.terminal import console, run_command_line
 
 app = typer.Typer(
     help="Look after sagas, approvals and schedules: what runs, what could not be undone, and what to do about it.",

@@ -12,11 +12,11 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel
 
-from perdure.errors import ConfigurationError
 from perdure.engine.ingress import IngressClient
-from perdure.security.signed_actions import ActorKey
+from perdure.errors import ConfigurationError
 from perdure.security.codec import codec_from_environment
-from perdure.cli.terminal import console
+from perdure.security.signed_actions import ActorKey
+from perdure.terminal import console
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from perdure.engine.admin import AdminClient, sql_text
+from perdure.alerts.conditions import why_paused
 from perdure.approvals.targets import open_approval
 from perdure.cli.options import (
     DEFAULT_ADMIN,
@@ -21,12 +21,12 @@ from perdure.cli.options import (
     JsonOption,
     print_json,
 )
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.ingress import IngressClient
 from perdure.saga.queries import OPEN, SagaList, SagaPhase, list_sagas
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
-from perdure.alerts.conditions import why_paused
 from perdure.security.codec import codec_from_environment
-from perdure.cli.terminal import console
+from perdure.terminal import console
 
 app = typer.Typer(help="Sagas: which are open, and each step of one.", no_args_is_help=True)
 

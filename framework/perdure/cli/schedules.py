@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
+from perdure._runtime.serdes import invalid_input
 from perdure.cli.options import (
     DEFAULT_INGRESS,
     ActorOption,
@@ -24,8 +25,6 @@ from perdure.cli.options import (
     who_acts,
 )
 from perdure.errors import ConfigurationError
-from perdure._runtime.serdes import invalid_input
-from perdure.cli.terminal import console
 from perdure.schedules.messages import (
     INDEX_KEY,
     ScheduleAct,
@@ -41,6 +40,7 @@ from perdure.schedules.messages import (
 )
 from perdure.schedules.recurrence import CatchUp, Overlap
 from perdure.schedules.signatures import sign_act, sign_setting
+from perdure.terminal import console
 
 app = typer.Typer(help="Schedules: what starts by itself, when, and what came of it.", no_args_is_help=True)
 

@@ -9,9 +9,9 @@ import typer
 from pydantic import BaseModel
 from rich.table import Table
 
-from perdure.engine.admin import AdminClient
 from perdure.cli.options import DEFAULT_ADMIN, AdminOption, JsonOption, print_json
-from perdure.cli.terminal import console
+from perdure.engine.admin import AdminClient
+from perdure.terminal import console
 
 _KINDS = {"Service": "service", "VirtualObject": "virtual object", "Workflow": "workflow"}
 

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from perdure import StatusData
-from perdure.cli.terminal import TerminalConsole
+from perdure.terminal import TerminalConsole
 
 _WIDTH_OF_A_FILE: Final = 150
 

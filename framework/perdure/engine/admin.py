@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
 import httpx
 
-from perdure.errors import EngineError
 from perdure.engine.proxy_answers import ProxyAnswer, proxy_answer
+from perdure.errors import EngineError
 
 _LONGEST_LINE: Final = 100
 _STARTING: Final = "node lookup for partition"
@@ -165,3 +166,15 @@ class AdminClient:
 def sql_text(value: str) -> str:
     """Return a value as a quoted SQL literal."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def failure_message(failure: Any) -> str | None:
+    """Return a failure's message without the engine's status code in front and without a stack trace.
+
+    Args:
+        failure: The text that the engine stores.
+    """
+    if not failure:
+        return None
+    text = str(failure).partition("\nTraceback")[0].strip()
+    return re.sub(r"^\[\d{3}[^\]]*\]\s*", "", text)

@@ -9,16 +9,16 @@ from typing import Any, Self, TypeVar, overload
 
 import httpx
 
-from perdure.engine.admin import AdminClient
-from perdure.clients import NO_REQUEST
 from perdure._runtime.invocation_ids import check_signal_id
+from perdure._runtime.places import Place, ValueCodec
+from perdure._runtime.serdes import serde_for
+from perdure.clients import NO_REQUEST
+from perdure.engine.admin import AdminClient
+from perdure.engine.ingress_requests import IngressRequests, check_header, path_of, path_of_invocation, read
 from perdure.errors import ConfigurationError, IngressError, InvalidInput
 from perdure.idempotency import check_idempotency_key
-from perdure.engine.ingress_requests import IngressRequests, check_header, path_of, path_of_invocation, read
-from perdure._runtime.places import Place, ValueCodec
-from perdure.security.signed_actions import ActorKey
 from perdure.security.callers import CALL_WAITS, CALLER_HEADER, CallTarget, sign_call
-from perdure._runtime.serdes import serde_for
+from perdure.security.signed_actions import ActorKey
 from perdure.targets import Target, target_of
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it

@@ -19,11 +19,11 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
+from perdure._runtime.places import OutputSource, ValueCodec
+from perdure._runtime.serdes import serde_for
+from perdure.engine.proxy_answers import ProxyAnswer, proxy_answer
 from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
 from perdure.idempotency import check_idempotency_key
-from perdure._runtime.places import OutputSource, ValueCodec
-from perdure.engine.proxy_answers import ProxyAnswer, proxy_answer
-from perdure._runtime.serdes import serde_for
 from perdure.targets import Target
 
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})

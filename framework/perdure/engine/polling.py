@@ -16,11 +16,11 @@ from typing import Final
 from restate import InvocationRetryPolicy
 from structlog.stdlib import BoundLogger
 
-from perdure.engine.admin import AdminClient
-from perdure.errors import EngineError, IngressError
-from perdure.engine.ingress import IngressClient
-from perdure.observability.gauge_collector import Census, Sample
 from perdure._runtime.places import ValueCodec
+from perdure.engine.admin import AdminClient
+from perdure.engine.ingress import IngressClient
+from perdure.errors import EngineError, IngressError
+from perdure.observability.gauge_collector import Census, Sample
 
 __all__ = ["ERRAND", "Watch"]
 

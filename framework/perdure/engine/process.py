@@ -16,9 +16,9 @@ from typing import Self
 
 import httpx
 
+from perdure._runtime.ports import connectable, ensure_free
 from perdure.engine.config import LOOPBACK, EngineConfig
 from perdure.errors import EngineError
-from perdure._runtime.ports import connectable, ensure_free
 from perdure.security.private_files import PRIVATE_UMASK, make_private_folder, open_private
 
 __all__ = ["EngineProcess"]

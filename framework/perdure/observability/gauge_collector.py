@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 
+from perdure._runtime.places import Place, ValueCodec
 from perdure.observability.instruments import GaugeMetric
 from perdure.observability.metrics import SENTINEL_LOOKED
-from perdure._runtime.places import Place, ValueCodec
 
 __all__ = ["Census", "Sample", "age_of", "decoded", "started_of"]
 

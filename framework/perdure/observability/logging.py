@@ -24,8 +24,8 @@ from restate.logging import RestateLoggingFilter
 from structlog.stdlib import BoundLogger
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from perdure._runtime.sdk import handler_info
 from perdure._runtime.checks import check_types
+from perdure._runtime.sdk import handler_info
 from perdure.errors import ConfigurationError
 from perdure.observability.log_lines import LineFormatter, fill_in, json_renderers, terminal_renderers
 from perdure.observability.trace_context import read_traceparent

@@ -12,13 +12,13 @@ from datetime import datetime
 
 import restate
 
+from perdure._wake_ups import wake_up
 from perdure.observability.logging import get_logger
 from perdure.saga.dead_letters import letter_of, remember
+from perdure.saga.executions import KeptSaga, number_of, runs_of, with_another_run
 from perdure.saga.messages import RollbackRequest
 from perdure.saga.policy import StepState, initial_progress
 from perdure.saga.rollback_state import Head, head_state, open_mark, progress_state, request_state, run_mark
-from perdure.saga.executions import KeptSaga, number_of, runs_of, with_another_run
-from perdure._wake_ups import wake_up
 
 log = get_logger("perdure.saga")
 

@@ -9,6 +9,9 @@ from typing import Any, TypedDict
 import restate
 from pydantic import ValidationError
 
+from perdure._runtime.serdes import invalid_input
+from perdure._runtime.waiting import until_done
+from perdure._wake_ups import WakeUps, make_wait_id, new_awakeable
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Leave, Listen
 from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
 from perdure.approvals.targets import leave_approval, listen_to_approval, open_approval
@@ -16,9 +19,6 @@ from perdure.callers import Caller
 from perdure.clients import ObjectClient
 from perdure.errors import ApprovalTimeout, Cancelled, Refused
 from perdure.observability.activities import ActivityKind, activity
-from perdure._runtime.serdes import invalid_input
-from perdure._runtime.waiting import until_done
-from perdure._wake_ups import WakeUps, make_wait_id, new_awakeable
 
 
 def _requester(caller: Caller | None, subject: str) -> dict[str, Any]:

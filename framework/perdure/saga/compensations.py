@@ -14,12 +14,12 @@ import restate
 from pydantic import JsonValue
 from restate import InvocationRetryPolicy
 
-from perdure._runtime.handlers import bind, read_signature
+from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, SagaError
+from perdure.handlers import bind, read_signature
 from perdure.observability.lifecycle import Role
 from perdure.saga.policy import CompensationHandler, compensation_handler, compensation_service
-from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure.targets import register_target
 
 CompensationFunction = Callable[[restate.Context, Any], Awaitable[None]]

@@ -14,10 +14,10 @@ from typing import Any
 import restate
 from pydantic import BaseModel
 
-from perdure._runtime.handlers import handler
+from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient
 from perdure.errors import InvalidInput, NotFound, TerminalError
-from perdure.saga.operator_actions import Act, error_signature
+from perdure.handlers import handler
 from perdure.saga.messages import (
     ActReceipt,
     ActRequest,
@@ -31,9 +31,9 @@ from perdure.saga.messages import (
     StepAct,
     act_on_step,
 )
+from perdure.saga.operator_actions import Act, error_signature
 from perdure.saga.policy import StepProgress, StepRecord
 from perdure.state import State
-from perdure._runtime.waiting import is_own_cancel
 
 _PREFIX = "letter/"
 _INDEX_KEY = "all"

@@ -7,15 +7,15 @@ from datetime import timedelta
 import restate
 from restate.serde import BytesSerde
 
-from perdure.clients import ServiceClient
+from perdure._runtime.dispatch import is_unknown
 from perdure._runtime.time_scale import scaled
+from perdure._runtime.waiting import done_before, until_done
+from perdure.clients import ServiceClient
 from perdure.errors import Conflict, PerdureTerminalError, TerminalError
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
-from perdure._runtime.dispatch import is_unknown
+from perdure.saga.dispatcher import Start, explain_failure, start
 from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackRequest
 from perdure.saga.policy import CompensationHandler, StepProgress, StepRecord
-from perdure.saga.dispatcher import Start, explain_failure, start
-from perdure._runtime.waiting import done_before, until_done
 
 LOOK_AGAIN = timedelta(seconds=30)
 """How long a pass waits for a compensation before it ends and comes back, so that the object is never busy long."""

@@ -11,10 +11,10 @@ from typing import Any, cast
 import restate
 from pydantic import BaseModel, JsonValue
 
-from perdure._runtime.handlers import handler
 from perdure._runtime.dispatch import GIVE_UP_SOON, is_unknown
-from perdure.saga.policy import CompensationHandler
 from perdure._runtime.serdes import TypedSerde, serde_for
+from perdure.handlers import handler
+from perdure.saga.policy import CompensationHandler
 
 _json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
 

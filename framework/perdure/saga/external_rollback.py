@@ -6,9 +6,8 @@ from typing import cast
 
 import restate
 
+from perdure._wake_ups import make_wait_id
 from perdure.errors import Conflict, NotFound, SagaError
-from perdure.saga.submission import begin, outcome_of, run_id
-from perdure.saga.progress import CLOSED_KEY, Closed, mark_undone_from_outside, read_rollback, read_steps
 from perdure.saga.messages import (
     NEVER_COMPLETED_HEADER,
     RollbackRequest,
@@ -16,8 +15,9 @@ from perdure.saga.messages import (
     UndoRequest,
 )
 from perdure.saga.policy import Outcome, SagaConfig
+from perdure.saga.progress import CLOSED_KEY, Closed, mark_undone_from_outside, read_rollback, read_steps
+from perdure.saga.submission import begin, outcome_of, run_id
 from perdure.state import ReadOnlyState
-from perdure._wake_ups import make_wait_id
 
 
 async def roll_back_ended(

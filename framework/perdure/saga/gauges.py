@@ -11,6 +11,8 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from perdure._runtime.places import ValueCodec
+from perdure.alerts.conditions import RETRIES_OF_STUCK, failing_sql
 from perdure.engine.admin import AdminClient
 from perdure.errors import UnreadableValue
 from perdure.observability.gauge_collector import Census, Sample, age_of, decoded, started_of
@@ -23,10 +25,8 @@ from perdure.observability.metrics import (
     OPEN_SAGAS,
     STUCK,
 )
-from perdure._runtime.places import ValueCodec
 from perdure.saga.messages import DeadLetter
 from perdure.saga.queries import SAGAS
-from perdure.alerts.conditions import RETRIES_OF_STUCK, failing_sql
 
 log = get_logger("perdure.saga.gauges")
 

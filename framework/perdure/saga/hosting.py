@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from perdure._runtime.handlers import Definition
+from perdure.handlers import Definition
 from perdure.saga import dead_letters, retention
 from perdure.saga.dispatcher import relay
 from perdure.saga.rollback import rollbacks

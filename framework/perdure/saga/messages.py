@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from perdure.security.user_names import Person
 from perdure._runtime.plain_text import Reason
 from perdure.saga.operator_actions import Act
 from perdure.saga.policy import CompensationHandler, Outcome, SagaConfig, StepRecord, StepState
 from perdure.security.signed_actions import SignedAct
+from perdure.security.user_names import Person
 from perdure.targets import Target
 
 NEVER_COMPLETED_HEADER = "x-perdure-never-completed"

@@ -9,24 +9,24 @@ from typing import Any, TypeVar, overload
 import restate
 from typing_extensions import Unpack
 
+from perdure._runtime.run_scope import refuse_inside_run
+from perdure._runtime.serdes import serde_for
+from perdure._runtime.waiting import has_own_cancel
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
 from perdure.callers import Caller, told_to_child
 from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError
 from perdure.idempotency import join_key
 from perdure.observability.lifecycle import SAGA_HEADER
-from perdure.saga.approval_steps import AskOptions, ask
-from perdure.saga.submission import hand_over, make_run, outcome_of
-from perdure.saga.progress import CLOSED_KEY, FAILED_KEY, Closed, Phase
-from perdure.saga.steps import SAME, Step, StepRetry, StepRunner
-from perdure._runtime.run_scope import refuse_inside_run
 from perdure.runs import RunConfig
+from perdure.saga.approval_steps import AskOptions, ask
 from perdure.saga.compensations import CompensationFunction, Compensations
 from perdure.saga.messages import RollbackRequest, roll_back_handler
 from perdure.saga.policy import Outcome, SagaConfig, run_key
+from perdure.saga.progress import CLOSED_KEY, FAILED_KEY, Closed, Phase
 from perdure.saga.recorder import Saga
-from perdure._runtime.serdes import serde_for
+from perdure.saga.steps import SAME, Step, StepRetry, StepRunner
+from perdure.saga.submission import hand_over, make_run, outcome_of
 from perdure.targets import Target, target_of
-from perdure._runtime.waiting import has_own_cancel
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output

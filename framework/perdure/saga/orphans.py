@@ -1,6 +1,7 @@
-"""What nobody looks after, out of the engine's tables: sagas that were killed or stand still, and their rollbacks.
+"""Queries for orphaned sagas and rollbacks: those that were killed, or that stand still.
 
-What `perdure.saga.reconciler` acts on. Where every saga stands, for people, is another question: `perdure.saga.queries`.
+What `perdure.saga.reconciler` acts on. Where every saga stands, for people, is another question:
+`perdure.saga.queries`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel
 
-from perdure.engine.admin import AdminClient
 from perdure.alerts.service import RELAY as ALERT_RELAY
+from perdure.engine.admin import AdminClient
 from perdure.saga.policy import RUN_PREFIX
 from perdure.saga.reconciler_config import SentinelConfig
 

@@ -8,7 +8,6 @@ failure and every strategy can be tested without a server.
 from __future__ import annotations
 
 import hashlib
-import json
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -25,6 +24,7 @@ from pydantic import (
 )
 
 from perdure._runtime.checks import unusable
+from perdure._runtime.serdes import compact_json
 
 RUN_PREFIX = "saga/run/"
 MOST_DOUBTS = 10
@@ -215,12 +215,7 @@ def step_id(name: str, payload: bytes) -> str:
         name: The compensation's name.
         payload: The payload as JSON; the order of its keys does not matter.
     """
-    return hashlib.sha256(f"{name}:{canonical(payload)}".encode()).digest()[:16].hex()
-
-
-def canonical(payload: bytes) -> str:
-    """Return JSON with sorted keys and no white space; the empty payload is ``null``."""
-    return json.dumps(json.loads(payload or b"null"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(f"{name}:{compact_json(payload)}".encode()).digest()[:16].hex()
 
 
 def state_key(position: int) -> str:

@@ -9,13 +9,13 @@ from typing import Any, cast
 import restate
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from perdure._runtime.waiting import done_before, is_own_cancel
 from perdure.clients import ObjectClient
 from perdure.errors import Conflict, NotFound, TerminalError
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.policy import RUN_PREFIX, Outcome, StepRecord
 from perdure.signals import get_internal_signal
 from perdure.state import ReadOnlyState
-from perdure._runtime.waiting import done_before, is_own_cancel
 from perdure.status import StatusData
 
 CLOSED_KEY = "saga/closed"

@@ -5,14 +5,13 @@ What the sentinel acts on, after a grace and once each, it asks for by itself: `
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, field_validator
 
-from perdure.engine.admin import AdminClient, sql_text
+from perdure.engine.admin import AdminClient, failure_message, sql_text
 from perdure.saga.policy import RUN_PREFIX, state_key
 
 SagaPhase = Literal[
@@ -109,8 +108,8 @@ class SagaRow(BaseModel):
 
     @field_validator("failure", mode="before")
     @classmethod
-    def _plain(cls, failure: Any) -> str | None:
-        return plain(failure)
+    def _failure_message(cls, failure: Any) -> str | None:
+        return failure_message(failure)
 
 
 class SagaList(BaseModel):
@@ -148,15 +147,3 @@ async def list_sagas(
         f"order by started_at, id limit {limit}"
     )
     return SagaList(items=[SagaRow.model_validate(row) for row in rows], total=counted[0]["number"])
-
-
-def plain(failure: Any) -> str | None:
-    """Return a failure as people read it: without the engine's number in front, and without a stack trace.
-
-    Args:
-        failure: What the engine keeps.
-    """
-    if not failure:
-        return None
-    text = str(failure).partition("\nTraceback")[0].strip()
-    return re.sub(r"^\[\d{3}[^\]]*\]\s*", "", text)

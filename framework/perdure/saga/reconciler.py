@@ -32,32 +32,32 @@ import restate
 from pydantic import BaseModel
 
 from perdure._runtime.sdk import is_replaying
-from perdure.engine.admin import AdminClient, InvocationAct, sql_text
-from perdure._runtime.handlers import Definition, handler
+from perdure._runtime.waiting import is_own_cancel
+from perdure.alerts.conditions import FEW, Alert, News, Trouble
+from perdure.alerts.service import BEAT, Alerts, look_target, send_news
+from perdure.alerts.service import KEY as ALERTS_KEY
 from perdure.clients import ObjectClient
 from perdure.determinism import Time
+from perdure.engine.admin import AdminClient, InvocationAct, sql_text
+from perdure.engine.ingress import IngressClient
+from perdure.engine.polling import ERRAND, Watch
 from perdure.errors import (
     Conflict,
     EngineError,
     TerminalError,
 )
-from perdure.engine.ingress import IngressClient
+from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import SENTINEL_FINDS
 from perdure.runs import RunConfig, run_with_retry
-from perdure.alerts.service import BEAT, Alerts, look_target, send_news
-from perdure.alerts.service import KEY as ALERTS_KEY
 from perdure.saga.gauges import count_sagas, saga_census
-from perdure.saga.orphans import HANDED_OVER, Find, look
 from perdure.saga.messages import roll_back_handler
-from perdure.saga.rollback import resume
-from perdure.saga.recovery import LeftBehind, SilentService, left_behind, salvage
+from perdure.saga.orphans import HANDED_OVER, Find, look
 from perdure.saga.reconciler_config import SentinelConfig
-from perdure.alerts.conditions import FEW, Alert, News, Trouble
+from perdure.saga.recovery import LeftBehind, SilentService, left_behind, salvage
+from perdure.saga.rollback import resume
 from perdure.state import State
 from perdure.targets import Target
-from perdure._runtime.waiting import is_own_cancel
-from perdure.engine.polling import ERRAND, Watch
 
 log = get_logger("perdure.saga.reconciler")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from perdure._runtime.checks import check_types
-from perdure.errors import ConfigurationError
 from perdure._runtime.places import ValueCodec
+from perdure.errors import ConfigurationError
 from perdure.security.keys import PrivateKey
 
 __all__ = ["SentinelConfig"]
@@ -24,7 +24,7 @@ class SentinelConfig:
         grace: How long an ended orchestration is left alone, and a call of it that failed: a thread may still commit.
         paused_limit: How long an orchestration may be paused before it is killed, and rolled back after the grace; None
             for ever.
-        webhook_url: Told of trouble and of each find with a POST of JSON, see `perdure.alerts.service`; nobody when None.
+        webhook_url: Told of trouble and of each find with a POST of JSON, see `perdure.alerts.service`.
         webhook_key: Signs what the webhook is told; unsigned when None.
         alert_retries: After how many failed attempts an invocation is trouble.
         codec: What the services' journal is encrypted with; None when it is in clear.

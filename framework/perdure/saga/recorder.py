@@ -7,12 +7,12 @@ from typing import Any
 import restate
 from pydantic import JsonValue, TypeAdapter
 
+from perdure._runtime.serdes import compact_json, serde_for
 from perdure.errors import SagaError, TerminalError
 from perdure.observability.events import SagaStarted, SagaStepAdded, SagaStepEnded, publish
 from perdure.observability.lifecycle import first_time, happens, invocation_of
 from perdure.saga.compensations import CompensationFunction, Compensations
-from perdure.saga.policy import CompensationHandler, StepRecord, canonical, state_key, step_id
-from perdure._runtime.serdes import serde_for
+from perdure.saga.policy import CompensationHandler, StepRecord, state_key, step_id
 
 _json: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 _record_serde = serde_for(StepRecord)
@@ -92,7 +92,7 @@ class Saga:
             step=step,
             step_id=identity,
             compensation=handler,
-            payload=_json.validate_json(canonical(content)),
+            payload=_json.validate_json(compact_json(content)),
             group=group,
             pivot=pivot,
             after_others=after_others,

@@ -10,14 +10,14 @@ import restate
 from pydantic import BaseModel
 from restate.serde import BytesSerde
 
-from perdure.engine.admin import AdminClient, sql_text
-from perdure.clients import ServiceClient
-from perdure.errors import PerdureTerminalError, TerminalError
-from perdure.saga.orphans import sql_interval
-from perdure.saga.messages import UndoRequest, roll_back_handler
-from perdure.saga.policy import CompensationHandler
-from perdure.saga.dispatcher import Start, start
 from perdure._runtime.waiting import done_before
+from perdure.clients import ServiceClient
+from perdure.engine.admin import AdminClient, sql_text
+from perdure.errors import PerdureTerminalError, TerminalError
+from perdure.saga.dispatcher import Start, start
+from perdure.saga.messages import UndoRequest, roll_back_handler
+from perdure.saga.orphans import sql_interval
+from perdure.saga.policy import CompensationHandler
 
 ANSWER_WITHIN = timedelta(seconds=5)
 """How long to wait for a service to take its saga back; one that is down must not hold up the others' sagas."""

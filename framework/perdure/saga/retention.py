@@ -13,14 +13,14 @@ from typing import Final
 import restate
 from pydantic import BaseModel, ConfigDict
 
-from perdure.clients import ObjectClient
 from perdure._runtime.time_scale import scaled
+from perdure.clients import ObjectClient
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
 from perdure.saga.compensations import REMEMBERED
+from perdure.saga.executions import report_of, runs_of
 from perdure.saga.policy import RUN_PREFIX, Outcome
 from perdure.saga.rollback_state import Head, all_progress, head_state, open_mark, request_state
-from perdure.saga.executions import report_of, runs_of
 from perdure.state import State
 from perdure.targets import Target
 

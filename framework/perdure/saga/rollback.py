@@ -17,19 +17,19 @@ from datetime import datetime, timedelta
 import restate
 
 from perdure._runtime.sdk import is_replaying
-from perdure._runtime.handlers import handler
+from perdure._runtime.time_scale import scaled
+from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient
 from perdure.determinism import Time
-from perdure._runtime.time_scale import scaled
 from perdure.errors import Cancelled, Conflict, NotFound, TerminalError
+from perdure.handlers import handler
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ACTS, COMPENSATIONS, ROLLBACKS
 from perdure.observability.tracing import annotate, link_to
-from perdure.saga.operator_actions import Act, apply_act
-from perdure.saga.dispatch import Attempt
-from perdure.saga.dead_letters import ensure, forget, letter_of, remember
-from perdure.saga.retention import Forget, forget_unchanged, plan_to_forget
 from perdure.saga.admission import take
+from perdure.saga.dead_letters import ensure, forget, letter_of, remember
+from perdure.saga.dispatch import Attempt
+from perdure.saga.executions import KeptSaga, is_over, number_at, report_of, runs_of
 from perdure.saga.messages import (
     ActReceipt,
     Pass,
@@ -42,6 +42,7 @@ from perdure.saga.messages import (
     StepStatus,
     TrailEntry,
 )
+from perdure.saga.operator_actions import Act, apply_act
 from perdure.saga.policy import (
     Outcome,
     SagaConfig,
@@ -55,7 +56,7 @@ from perdure.saga.policy import (
     outcome,
     wait_for,
 )
-from perdure.saga.signatures import check_act
+from perdure.saga.retention import Forget, forget_unchanged, plan_to_forget
 from perdure.saga.rollback_state import (
     Head,
     all_progress,
@@ -65,9 +66,8 @@ from perdure.saga.rollback_state import (
     request_state,
     trail_state,
 )
-from perdure.saga.executions import KeptSaga, is_over, number_at, report_of, runs_of
+from perdure.saga.signatures import check_act
 from perdure.saga.waits import report_for, wake_waiters
-from perdure._runtime.waiting import is_own_cancel
 
 ROUNDS_OF_A_PASS = 20
 """How many steps, or groups, one pass undoes: where each wait is a replay, a pass costs the square of its length."""

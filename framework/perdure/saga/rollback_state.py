@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from perdure.saga.executions import KeptSaga
 from perdure.saga.messages import TrailEntry, Waiter
 from perdure.saga.policy import StepProgress, run_key
-from perdure.saga.executions import KeptSaga
 from perdure.state import State
 
 

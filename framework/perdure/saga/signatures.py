@@ -12,12 +12,12 @@ from typing import Any
 import restate
 from pydantic import JsonValue
 
-from perdure.saga.operator_actions import Act
 from perdure.saga.messages import DeadLetter, StepAct
-from perdure.security.signed_actions import ActorKey, SignedAct
+from perdure.saga.operator_actions import Act
 from perdure.security.credentials import Role
 from perdure.security.encodings import payload_digest
 from perdure.security.nonces import NonceLog
+from perdure.security.signed_actions import ActorKey, SignedAct
 from perdure.security.signing_rules import get_act_rules
 from perdure.state import State
 

@@ -15,8 +15,10 @@ import restate
 
 from perdure._runtime import sdk
 from perdure._runtime.checks import check_types
-from perdure.clients import CallFuture, ObjectClient, ServiceClient
+from perdure._runtime.serdes import result_type
 from perdure._runtime.time_scale import scaled
+from perdure._runtime.waiting import is_own_cancel
+from perdure.clients import CallFuture, ObjectClient, ServiceClient
 from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError
 from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
@@ -24,9 +26,7 @@ from perdure.runs import RunConfig, RunFuture, run_async
 from perdure.saga.compensations import CompensationFunction
 from perdure.saga.policy import CompensationHandler, CompensationStrategy, SagaConfig, StepRecord
 from perdure.saga.recorder import Saga
-from perdure._runtime.serdes import result_type
 from perdure.targets import Target, handler_target
-from perdure._runtime.waiting import is_own_cancel
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output

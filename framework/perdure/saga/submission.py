@@ -18,17 +18,17 @@ from uuid import uuid4
 import restate
 from pydantic import BaseModel
 
-from perdure.clients import ObjectClient
 from perdure._runtime.time_scale import scaled
+from perdure._runtime.waiting import done_before, is_own_cancel
+from perdure._wake_ups import WakeUps, new_awakeable, new_wait_id
+from perdure.clients import ObjectClient
 from perdure.errors import Cancelled, TerminalError
 from perdure.observability.tracing import traceparent
-from perdure.saga.progress import read_rollback, undone_from_outside
 from perdure.runs import RunConfig, run_with_retry
 from perdure.saga.messages import ReportQuery, RollbackReport, RollbackRequest, Waiter, begin_target, read_report
 from perdure.saga.policy import RUN_PREFIX
+from perdure.saga.progress import read_rollback, undone_from_outside
 from perdure.signals import get_internal_signal
-from perdure._runtime.waiting import done_before, is_own_cancel
-from perdure._wake_ups import WakeUps, new_awakeable, new_wait_id
 
 ASK_AGAIN = timedelta(seconds=30)
 """How long to wait for the end of a rollback before asking for it again; twice as long each time."""

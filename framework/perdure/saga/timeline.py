@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
-from perdure.engine.admin import AdminClient, sql_text
-from perdure.errors import EngineError, IngressError, NotFound
-from perdure.engine.ingress import IngressClient
-from perdure.observability.gauge_collector import decoded
 from perdure._runtime.places import ValueCodec
+from perdure._wake_ups import WAIT_RUN_PREFIX
+from perdure.engine.admin import AdminClient, sql_text
+from perdure.engine.ingress import IngressClient
+from perdure.errors import EngineError, IngressError, NotFound
+from perdure.observability.gauge_collector import decoded
 from perdure.saga.messages import RollbackStatus, StepStatus, rollback_status
 from perdure.saga.policy import RUN_PREFIX, StepRecord, state_key
-from perdure._wake_ups import WAIT_RUN_PREFIX
 
 _moment = TypeAdapter(datetime)
 _STATE_PREFIX = "saga/"

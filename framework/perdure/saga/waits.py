@@ -6,12 +6,12 @@ from typing import Any
 
 import restate
 
+from perdure._wake_ups import wake_up
 from perdure.errors import Conflict
+from perdure.saga.executions import KeptSaga, number_of, report_of, runs_of
 from perdure.saga.messages import ReportAnswer, ReportQuery, RollbackReport
 from perdure.saga.policy import StepProgress
 from perdure.saga.rollback_state import Head, all_progress, head_state, request_state
-from perdure.saga.executions import KeptSaga, number_of, report_of, runs_of
-from perdure._wake_ups import wake_up
 
 
 async def wake_waiters(ctx: restate.ObjectContext, saga: KeptSaga, head: Head) -> Head:

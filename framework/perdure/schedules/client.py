@@ -11,12 +11,10 @@ import restate
 from pydantic import ValidationError
 
 from perdure._runtime import sdk
-from perdure.clients import NO_REQUEST, ObjectClient
-from perdure.errors import ConfigurationError
-from perdure.engine.ingress import IngressClient
-from perdure.security.signed_actions import ActorKey
 from perdure._runtime.serdes import invalid_input, serde_for
-from perdure.targets import Target, target_of
+from perdure.clients import NO_REQUEST, ObjectClient
+from perdure.engine.ingress import IngressClient
+from perdure.errors import ConfigurationError
 from perdure.schedules.messages import (
     INDEX_KEY,
     ScheduleAct,
@@ -34,6 +32,8 @@ from perdure.schedules.messages import (
 )
 from perdure.schedules.recurrence import CatchUp, Overlap, ScheduledTarget
 from perdure.schedules.signatures import sign_act, sign_setting
+from perdure.security.signed_actions import ActorKey
+from perdure.targets import Target, target_of
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output

@@ -14,13 +14,13 @@ import restate
 from pydantic import JsonValue
 from restate.serde import BytesSerde
 
-from perdure._runtime.handlers import handler
-from perdure.clients import ObjectClient, ServiceClient
-from perdure._runtime.time_scale import scaled
-from perdure.errors import Cancelled, TerminalError
 from perdure._runtime.dispatch import GIVE_UP_SOON, is_unknown
 from perdure._runtime.serdes import TypedSerde, serde_for
+from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import until_done
+from perdure.clients import ObjectClient, ServiceClient
+from perdure.errors import Cancelled, TerminalError
+from perdure.handlers import handler
 from perdure.schedules.messages import RunOrder, RunReport, RunState, report_target, start_target
 from perdure.schedules.recurrence import ScheduledTarget, stamp
 

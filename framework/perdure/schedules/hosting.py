@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure._runtime.handlers import Definition
-from perdure.schedules.index import build_index
+from perdure.handlers import Definition
 from perdure.schedules.dispatcher import build_relay
+from perdure.schedules.index import build_index
 from perdure.schedules.service import build_schedules
 
 

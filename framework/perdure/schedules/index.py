@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import restate
 
-from perdure._runtime.handlers import handler
 from perdure.clients import ObjectClient
 from perdure.errors import NotFound, TerminalError
-from perdure.state import State
+from perdure.handlers import handler
 from perdure.schedules.messages import ScheduleListRequest, SchedulePage, status_target
+from perdure.state import State
 
 _PREFIX = "schedule/"
 

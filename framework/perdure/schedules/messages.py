@@ -8,11 +8,11 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from perdure.security.user_names import Person
 from perdure._runtime.plain_text import Reason
-from perdure.security.signed_actions import SignedAct
-from perdure.targets import Target
 from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
+from perdure.security.signed_actions import SignedAct
+from perdure.security.user_names import Person
+from perdure.targets import Target
 
 INDEX_KEY: Final = "all"
 MAX_NAME_LENGTH: Final = 128

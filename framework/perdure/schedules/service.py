@@ -16,14 +16,13 @@ from typing import Any, Final
 
 import restate
 
-from perdure._runtime.handlers import handler
+from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient, ServiceClient
 from perdure.determinism import Time
 from perdure.errors import Conflict, InvalidInput, Refused, TerminalError
+from perdure.handlers import handler
 from perdure.observability.logging import get_logger
 from perdure.runs import run_with_retry
-from perdure._runtime.waiting import is_own_cancel
-from perdure.schedules.store import Head, KeptSchedule
 from perdure.schedules.messages import (
     INDEX_KEY,
     MAX_NAME_LENGTH,
@@ -47,6 +46,7 @@ from perdure.schedules.messages import (
 )
 from perdure.schedules.recurrence import MOST_AT_ONCE, Decision, Overlap, ScheduleSpec, decide, next_after, stamp
 from perdure.schedules.signatures import Admitted, admit, shown_schedule, shown_setting
+from perdure.schedules.store import Head, KeptSchedule
 
 RECENT: Final = 20
 """How many ended runs a status shows."""

@@ -14,14 +14,14 @@ import restate
 from pydantic import JsonValue
 
 from perdure.determinism import Time
-from perdure.security.signed_actions import ActorKey, SignedAct
+from perdure.schedules.messages import ScheduleAct, ScheduleStatus
+from perdure.schedules.recurrence import ScheduleSpec
 from perdure.security.credentials import Role
 from perdure.security.encodings import payload_digest
 from perdure.security.nonces import NonceLog
+from perdure.security.signed_actions import ActorKey, SignedAct
 from perdure.security.signing_rules import get_act_rules
 from perdure.state import State
-from perdure.schedules.messages import ScheduleAct, ScheduleStatus
-from perdure.schedules.recurrence import ScheduleSpec
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from perdure._runtime.serdes import serde_for
 from perdure._runtime.time_scale import scaled
 from perdure.errors import NotFound
 from perdure.observability.logging import get_logger
-from perdure._runtime.serdes import serde_for
-from perdure.state import State
 from perdure.schedules.messages import (
     Firing,
     ScheduleAct,
@@ -24,6 +23,7 @@ from perdure.schedules.messages import (
 )
 from perdure.schedules.recurrence import ScheduleSpec
 from perdure.schedules.signatures import Admitted
+from perdure.state import State
 
 TRAIL: Final = 50
 """How many acts are kept."""

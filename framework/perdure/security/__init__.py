@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from perdure.security.signed_actions import ActorKey, SignedAct, Trust, VerifiedActor
 from perdure.security.callers import CALLER_HEADER, Caller, CallerKind, CallTarget, sign_call, verify_call
 from perdure.security.codec import JournalCodec, codec_from_environment, new_encryption_key
 from perdure.security.config import SecurityConfig, ValidationMode
@@ -13,8 +12,9 @@ from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.security.links import Link, mint_link, read_link
 from perdure.security.middleware import SecurityMiddleware
 from perdure.security.nonces import NonceLog
-from perdure.security.signing_rules import ActMode, ActRules, ActSettings, get_act_rules, set_act_rules
 from perdure.security.secrets import SecretFiles, refuse_default_secrets
+from perdure.security.signed_actions import ActorKey, SignedAct, Trust, VerifiedActor
+from perdure.security.signing_rules import ActMode, ActRules, ActSettings, get_act_rules, set_act_rules
 from perdure.security.validator import RequestFacts, RequestValidationResult, SecurityValidator
 
 __all__ = [

@@ -18,11 +18,11 @@ from typing import Annotated, Final, Self
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 from perdure.errors import InvalidInput, Unauthenticated
-from perdure.security.user_names import PROGRAM_PREFIX, Person
-from perdure.security.signed_actions import ActorKey, Digest, Trust
 from perdure.security.credentials import Credential, KeyId, Moment, Signed
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.security.platform import PlatformId, platform_from_environment
+from perdure.security.signed_actions import ActorKey, Digest, Trust
+from perdure.security.user_names import PROGRAM_PREFIX, Person
 
 __all__ = [
     "CALLER_HEADER",

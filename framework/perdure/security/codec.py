@@ -2,10 +2,11 @@
 
 Inputs, outputs, results of runs, state, promises, awakeables, signals, and the parameters and responses of calls are
 sealed. Keys, names, headers and the messages of failures are not: put no secrets there. The engine cannot read
-payloads, so its user interface shows bytes. Callers need the keys (`perdure.engine.ingress.IngressClient`, the gateway).
+payloads, so its user interface shows bytes. Callers need the keys
+(`perdure.engine.ingress.IngressClient`, the gateway).
 
-Each value is bound to its `perdure._runtime.places.Place` on its platform: the place is the associated data of the AEAD. A
-sealed value that is copied to another place does not open there.
+Each value is bound to its `perdure._runtime.places.Place` on its platform: the place is the associated data of the
+AEAD. A sealed value that is copied to another place does not open there.
 
 A sealed value is ``pd2``, the ID of the key (8 bytes), for an output its place, a nonce (24) and the ciphertext with
 its tag (16). Nonces are random. With 192 bits they do not repeat, however many values one key seals.
@@ -32,9 +33,9 @@ from nacl.exceptions import CryptoError
 from nacl.secret import Aead
 from nacl.utils import random
 
+from perdure._runtime.places import OutputSource, Place, PlaceKind, ValueCodec
 from perdure.errors import ConfigurationError, UnreadableValue
 from perdure.observability.logging import get_logger
-from perdure._runtime.places import OutputSource, Place, PlaceKind, ValueCodec
 from perdure.security.encodings import base64url_decode, base64url_encode
 from perdure.security.keys import read_private_file, write_private_file
 from perdure.security.platform import DEFAULT_PLATFORM, platform_from_environment

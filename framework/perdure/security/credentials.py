@@ -16,10 +16,10 @@ from typing import Annotated, Any, Final, Self, TypeAlias
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints, model_validator
 
 from perdure.errors import ConfigurationError
-from perdure.security.user_names import Person, check_name
 from perdure.security.encodings import base64url_decode, base64url_encode, canonical_json
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.security.platform import PlatformId, platform_from_environment
+from perdure.security.user_names import Person, check_name
 
 __all__ = ["Credential", "Group", "KeyId", "Moment", "Role", "Serial", "Signature", "Signed", "issue_credential"]
 

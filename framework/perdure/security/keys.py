@@ -18,8 +18,8 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from perdure.errors import ConfigurationError
-from perdure.security.private_files import PRIVATE_FOLDER
 from perdure.security.encodings import base58_decode, base58_encode
+from perdure.security.private_files import PRIVATE_FOLDER
 
 __all__ = [
     "PRIVATE_MODE",

@@ -13,11 +13,11 @@ from typing import Annotated, Final
 from pydantic import StringConstraints
 
 from perdure.errors import Conflict, Forbidden, Unauthenticated
-from perdure.security.user_names import Person
-from perdure.security.signed_actions import Digest
 from perdure.security.credentials import Moment, Signed
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.security.platform import PlatformId, platform_from_environment
+from perdure.security.signed_actions import Digest
+from perdure.security.user_names import Person
 
 __all__ = ["Link", "mint_link", "read_link"]
 

@@ -16,13 +16,13 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints, ValidationError
 
-from perdure.errors import ConfigurationError, Conflict, Forbidden, Unauthenticated
-from perdure.security.user_names import canonical_person
 from perdure._runtime.plain_text import Reason
+from perdure.errors import ConfigurationError, Conflict, Forbidden, Unauthenticated
 from perdure.security.credentials import Credential, Moment, Role, Serial, Signed, issue_credential, new_serial
 from perdure.security.encodings import payload_digest as digest_of
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey, read_private_file, write_private_file
 from perdure.security.platform import platform_from_environment
+from perdure.security.user_names import canonical_person
 
 __all__ = ["ActorKey", "Digest", "SignedAct", "Trust", "VerifiedActor"]
 

@@ -17,10 +17,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from perdure.errors import ConfigurationError, Unauthenticated
 from perdure.observability.logging import get_logger
-from perdure.security.signed_actions import SignedAct, Trust, VerifiedActor
 from perdure.security.credentials import Role
 from perdure.security.keys import PublicKey
 from perdure.security.nonces import NonceLog
+from perdure.security.signed_actions import SignedAct, Trust, VerifiedActor
 
 __all__ = ["ActMode", "ActRules", "ActSettings", "get_act_rules", "set_act_rules"]
 

@@ -15,11 +15,11 @@ from importlib import import_module
 from logging import shutdown as shutdown_logging
 from typing import Any, NoReturn, cast
 
+from perdure._runtime.ports import ensure_free
 from perdure.errors import ConfigurationError
 from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
-from perdure._runtime.ports import ensure_free
 from perdure.security.config import SecurityConfig
 from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app, definitions_of
 from perdure.serving.server import HttpVersion, Listener, listening

@@ -13,9 +13,9 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 
 from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send
+from perdure._runtime.ports import reserve
 from perdure.errors import PerdureError
 from perdure.observability.logging import get_logger
-from perdure._runtime.ports import reserve
 
 __all__ = ["HttpVersion", "Listener", "listening"]
 

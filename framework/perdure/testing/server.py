@@ -10,10 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
+from perdure._runtime.ports import free_ports
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
 from perdure.engine.watchdog import Watchdog
 from perdure.errors import ConfigurationError
-from perdure._runtime.ports import free_ports
 from perdure.testing.background import BackgroundLoop
 
 __all__ = ["RestateServer"]

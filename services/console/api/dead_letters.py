@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from perdure._runtime.plain_text import Reason
-from perdure.saga.operator_actions import Act
 from perdure.saga.messages import ActReceipt, DeadLetterFilter, DeadLetterPage, ListRequest, ManyActReceipt
+from perdure.saga.operator_actions import Act
 from services.console.api.errors import ENGINE
 from services.console.guard.access import Operator, Viewer
 from services.console.parts import EngineOf, PartsOf

@@ -33,14 +33,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from perdure.errors import UnreadableValue
-from perdure.engine.ingress_requests import opened
-from perdure.observability.logging import get_logger
-from perdure.security.user_names import PROGRAM_PREFIX
 from perdure._runtime.places import OutputSource, Place
+from perdure.engine.ingress_requests import opened
+from perdure.errors import UnreadableValue
+from perdure.observability.logging import get_logger
 from perdure.security import CALLER_HEADER, CallerKind, CallTarget, Trust
 from perdure.security import Caller as SignedCaller
 from perdure.security.encodings import canonical_json
+from perdure.security.user_names import PROGRAM_PREFIX
 from services.console.gateway.directory import Directory, Known
 from services.console.gateway.executions import Executions
 from services.console.gateway.limits import RateLimits

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from perdure._runtime.handlers import READS
+from perdure.handlers import READS
 from services.console.engine import Engine
 
 _FRESH: Final = 5.0

@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
-from perdure.saga.operator_actions import Act
 from perdure.saga.messages import DeadLetterFilter, ListRequest
+from perdure.saga.operator_actions import Act
 from services.console.api.sagas import PageNumber
 from services.console.guard.access import Operator, Viewer
 from services.console.pages.approvals import ReasonText

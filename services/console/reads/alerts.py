@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from perdure.engine.admin import sql_text
 from perdure.alerts.service import Alert, AlertList, Trouble
-from perdure.saga.queries import plain
+from perdure.engine.admin import failure_message, sql_text
 from services.console.engine import Engine
 from services.console.problems import ConsoleError
 from services.console.reads import invocations
@@ -186,7 +185,9 @@ def _view(alert: Alert, row: dict[str, Any] | None = None, why: str | None = Non
             "next_try_at": row.get("next_retry_at"),
             "is_saga": row.get("type") == "workflow" and alert.handler == "run",
         }
-    reason = why or plain(None if row is None else row.get("last_failure")) or plain(alert.reason) or ""
+    reason = (
+        why or failure_message(None if row is None else row.get("last_failure")) or failure_message(alert.reason) or ""
+    )
     return AlertView(
         **alert.model_dump(include=_SHOWN), **details, reason=reason, runbook=f"{_RUNBOOKS[alert.trouble]}.md"
     )

@@ -11,8 +11,8 @@ from pydantic import AwareDatetime, BaseModel, Field, JsonValue
 from perdure import Target
 from perdure.approvals.request import asked_by
 from perdure.approvals.rights import Principal
-from perdure.security.user_names import ANYONE, canonical_person, check_name, is_one_of
 from perdure.security import Link, Role
+from perdure.security.user_names import ANYONE, canonical_person, check_name, is_one_of
 from services.console.engine import Engine
 from services.console.people.sessions import SignedIn
 from services.console.problems import ConsoleError, invalid

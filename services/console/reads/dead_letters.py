@@ -10,7 +10,6 @@ from typing import Final
 from pydantic import BaseModel, JsonValue
 
 from perdure import Target
-from perdure.saga.operator_actions import Act
 from perdure.saga.messages import (
     ActReceipt,
     ActRequest,
@@ -24,6 +23,7 @@ from perdure.saga.messages import (
     TrailEntry,
     rollback_status,
 )
+from perdure.saga.operator_actions import Act
 from perdure.saga.signatures import sign_act
 from perdure.security.encodings import payload_digest
 from services.console.engine import Engine

@@ -9,9 +9,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
-from perdure.engine.admin import sql_text
-from perdure.saga.queries import plain
 from perdure.alerts.conditions import RETRIES_OF_STUCK, failing_sql
+from perdure.engine.admin import failure_message, sql_text
 from services.console.engine import NO_ANSWER_YET, Engine
 from services.console.people.persons import Persons
 from services.console.problems import ConsoleError, not_found
@@ -141,5 +140,5 @@ async def _target(engine: Engine, invocation_id: str) -> str | None:
 
 
 def _invocation(row: dict[str, Any], why: str | None) -> Invocation:
-    failure = plain(row.get("last_failure"))
+    failure = failure_message(row.get("last_failure"))
     return Invocation.model_validate({**row, "reason": why or failure})

@@ -7,8 +7,8 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 from perdure import Phase, StatusData, Target
-from perdure.engine.admin import sql_text
-from perdure.saga.queries import ORCHESTRATIONS, PHASES, SAGAS, SagaPhase, SagaRow, plain
+from perdure.engine.admin import failure_message, sql_text
+from perdure.saga.queries import ORCHESTRATIONS, PHASES, SAGAS, SagaPhase, SagaRow
 from perdure.saga.timeline import Timeline
 from perdure.status import STATUS_KEY
 from services.console.engine import Engine
@@ -154,7 +154,7 @@ async def one(engine: Engine, saga_id: str, service: str | None = None) -> Saga:
         ConsoleError: There is no such saga, or the engine does not answer.
     """
     timeline = await engine.timeline(saga_id, service)
-    timeline = timeline.model_copy(update={"failure": plain(timeline.failure)})
+    timeline = timeline.model_copy(update={"failure": failure_message(timeline.failure)})
     return Saga(status=await _status(engine, timeline), timeline=timeline)
 
 

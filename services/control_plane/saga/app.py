@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from perdure import schedules
 from perdure.saga import hosting
 from perdure.saga.reconciler import Sentinel
 from perdure.serving import serve
-from perdure import schedules
 from services.control_plane.saga.settings import SagaServiceSettings
 from services.protection import security
 

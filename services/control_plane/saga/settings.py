@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from perdure.saga.retention import FORGET_AFTER
 from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.retention import FORGET_AFTER
 from perdure.security.codec import codec_from_environment
 from perdure.security.keys import PrivateKey
 from services.control_plane.settings import ControlPlaneSettings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from perdure import DataPlaneService
 from services.data_plane.database import Database
-from services.data_plane.flights.service import define
 from services.data_plane.flights.model import Seats
+from services.data_plane.flights.service import define
 from services.data_plane.flights.settings import FlightsSettings
 from services.data_plane.process import serve_data_plane
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from perdure import DataPlaneService
 from services.data_plane.database import Database
-from services.data_plane.hotels.service import define
 from services.data_plane.hotels.model import Rooms
+from services.data_plane.hotels.service import define
 from services.data_plane.hotels.settings import HotelsSettings
 from services.data_plane.process import serve_data_plane
 

@@ -6,9 +6,9 @@ from functools import partial
 
 from perdure import DataPlaneService
 from services.data_plane.database import Database
-from services.data_plane.notifications.service import define
 from services.data_plane.notifications.mail import Mail
 from services.data_plane.notifications.model import Outbox
+from services.data_plane.notifications.service import define
 from services.data_plane.notifications.settings import NotificationsSettings
 from services.data_plane.process import serve_data_plane
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from perdure import DataPlaneService
 from services.data_plane.database import Database
-from services.data_plane.payments.service import define
 from services.data_plane.payments.model import Payments
+from services.data_plane.payments.service import define
 from services.data_plane.payments.settings import PaymentsSettings
 from services.data_plane.process import serve_data_plane
 

@@ -7,9 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from perdure import AdminClient, Orchestration
+from perdure import AdminClient, Orchestration, control_plane
 from perdure.engine.admin import sql_text
-from perdure import control_plane
 from perdure.saga import recovery
 from perdure.saga.reconciler import Sentinel
 from perdure.saga.reconciler_config import SentinelConfig

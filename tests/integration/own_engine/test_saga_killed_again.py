@@ -13,15 +13,14 @@ import restate as sdk
 
 from perdure import AdminClient, Orchestration, SagaConfig
 from perdure.engine.admin import sql_text
-from perdure._runtime.handlers import handler
 from perdure.errors import IngressError, Refused
-from perdure.saga import submission
-from perdure.saga import hosting, admission, rollback, rollback_state
-from perdure.saga.orphans import look
-from perdure.saga.messages import ActReceipt, ActRequest, DeadLetterPage, ListRequest, rollback_status
-from perdure.saga.policy import CompensationStrategy, Outcome, StepProgress, StepState
+from perdure.handlers import handler
+from perdure.saga import admission, hosting, rollback, rollback_state, submission
 from perdure.saga.dispatcher import Start
 from perdure.saga.dispatcher import start as start_compensation
+from perdure.saga.messages import ActReceipt, ActRequest, DeadLetterPage, ListRequest, rollback_status
+from perdure.saga.orphans import look
+from perdure.saga.policy import CompensationStrategy, Outcome, StepProgress, StepState
 from perdure.saga.reconciler import Sentinel, SweepReport
 from perdure.saga.reconciler_config import SentinelConfig
 from perdure.targets import Target

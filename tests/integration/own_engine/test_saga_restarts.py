@@ -11,13 +11,13 @@ import pytest
 import restate as sdk
 
 from perdure import Orchestration, Target, WorkflowClient
-from perdure._runtime.handlers import handler
-from perdure.errors import Refused
 from perdure._runtime.dispatch import GIVE_UP_SOON
-from perdure.saga.messages import UndoReceipt, UndoRequest, rollback_status
-from perdure.saga.policy import StepState
+from perdure.errors import Refused
+from perdure.handlers import handler
 from perdure.saga.dispatcher import Start
 from perdure.saga.dispatcher import start as start_compensation
+from perdure.saga.messages import UndoReceipt, UndoRequest, rollback_status
+from perdure.saga.policy import StepState
 from perdure.serving import build_app
 from perdure.testing.served import ServedApp
 from tests.integration.saga_bench import run_step, truth

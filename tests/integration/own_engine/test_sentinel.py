@@ -18,15 +18,15 @@ from perdure import (
     IngressClient,
     Target,
 )
+from perdure.alerts.conditions import FEW, Alert, Survey
+from perdure.alerts.service import Alerts
 from perdure.engine.admin import sql_text
 from perdure.errors import EngineError
 from perdure.saga import reconciler as sentinel_module
-from perdure.alerts.service import Alerts
 from perdure.saga.orphans import look
 from perdure.saga.policy import Outcome
 from perdure.saga.reconciler import Sentinel
 from perdure.saga.reconciler_config import SentinelConfig
-from perdure.alerts.conditions import FEW, Alert, Survey
 from perdure.security import PrivateKey
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.alert_receiver import OK, Receiver, receiving

@@ -10,18 +10,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from tests.system.attacks.signed_actions import ACTS, LINKS
 from tests.system.attacks.attack import Attack
 from tests.system.attacks.browser import BROWSER
-from tests.system.attacks.completions import COMPLETIONS
-from tests.system.attacks.floods import FLOODS
 from tests.system.attacks.callers import IDENTITY
-from tests.system.attacks.outside import CONSOLE, GATEWAY
-from tests.system.attacks.ports import ENGINE, SERVICE
-from tests.system.attacks.withdrawn_rights import RIGHTS
+from tests.system.attacks.completions import COMPLETIONS
 from tests.system.attacks.encryption import SEALED
-from tests.system.attacks.untrusted_text import TEXT
+from tests.system.attacks.floods import FLOODS
+from tests.system.attacks.outside import CONSOLE, GATEWAY
 from tests.system.attacks.platform import Defended
+from tests.system.attacks.ports import ENGINE, SERVICE
+from tests.system.attacks.signed_actions import ACTS, LINKS
+from tests.system.attacks.untrusted_text import TEXT
+from tests.system.attacks.withdrawn_rights import RIGHTS
 
 __all__ = ["ATTACKS", "Attack", "Outcome", "attack_all"]
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
-from tests.system.attacks.attack import Attack, Run, input_at, status_of
-from tests.system.attacks.raw_http import raw_answer
 from services.runtime.booking import ORDINARY
+from tests.system.attacks.attack import Attack, Run, input_at, status_of
 from tests.system.attacks.platform import Defended
+from tests.system.attacks.raw_http import raw_answer
 
 _ORDER: Final = ORDINARY.model_dump_json().encode()
 _QUERY: Final = json.dumps({"query": "select id from sys_invocation"}).encode()

@@ -11,9 +11,9 @@ from uuid import uuid4
 
 import httpx
 
-from perdure.engine.admin import AdminClient, sql_text
-from perdure.approvals.signatures import delegation_details, sign_act
 from perdure._runtime.places import Place
+from perdure.approvals.signatures import delegation_details, sign_act
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.security import (
     CALLER_HEADER,
     ActorKey,
@@ -26,10 +26,10 @@ from perdure.security import (
     sign_call,
 )
 from perdure.security.callers import vouch_for_call
-from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
-from tests.system.attacks.raw_http import raw_answer
 from services.runtime.booking import new_trip_id
+from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
 from tests.system.attacks.platform import ADA, GRACE, KIM, MALLORY, VERA, Defended
+from tests.system.attacks.raw_http import raw_answer
 from tests.system.scenarios.orders import order
 
 _COSTLY: Final = json.dumps(order(amount_minor=900_000).model_dump(mode="json")).encode()
@@ -133,7 +133,7 @@ async def _of_the_journal(at: Defended, _target: CallTarget) -> str:
     """Copy the token of a trip that the shop has booked out of the engine's journal."""
     async with AdminClient(at.topology.admin_url) as admin:
         rows = await admin.query(
-            "select j.entry_json from sys_journal j join sys_invocation_status i on i.id = j.id "  # noqa: S608 - quoted
+            "select j.entry_json from sys_journal j join sys_invocation_status i on i.id = j.id "
             f"where i.target_service_key = {sql_text(at.waiting)} and i.target_handler_name = 'run' and j.index = 0"
         )
     headers = json.loads(rows[0]["entry_json"])["Command"]["Input"]["headers"]

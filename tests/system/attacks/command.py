@@ -1,4 +1,4 @@
-"""`perdure-platform attack`: every attack of the table, on defended platforms: one in clear, one encrypted."""
+"""`python -m tests.system attack`: every attack of the table, on defended platforms: one in clear, one encrypted."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 
 from rich.table import Table
 
+from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
-from tests.system.attacks import Outcome, attack_all
-from tests.system.attacks.platform import Defended, defended_environment
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
-from perdure.dev.terminal import Terminal
 from services.runtime.topology import Topology
+from tests.system.attacks import Outcome, attack_all
+from tests.system.attacks.platform import Defended, defended_environment
 from tests.system.scenarios.platforms import play_on, run_trial
 
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
-from perdure.engine.admin import sql_text
-from perdure.approvals.targets import listen_to_approval
 from perdure._runtime.invocation_ids import pending_id, signal_id
 from perdure._runtime.places import Place
+from perdure.approvals.targets import listen_to_approval
+from perdure.engine.admin import sql_text
 from services.contracts import trips
-from tests.system.attacks.attack import Attack, Run, status_of
 from services.runtime.connections import admin_client
+from tests.system.attacks.attack import Attack, Run, status_of
 from tests.system.attacks.platform import GRACE, Defended
 from tests.system.scenarios.orders import order
 
@@ -70,7 +70,7 @@ async def _readings(at: Defended) -> int:
     """Return how often the trip has asked for the outcome since it waits."""
     async with admin_client(at.topology.admin_url) as admin:
         rows = await admin.query(
-            f"select id from sys_invocation_status where target_service_name = '{listen_to_approval.service}' "  # noqa: S608 - constants, and quoted
+            f"select id from sys_invocation_status where target_service_name = '{listen_to_approval.service}' "
             f"and target_handler_name = '{listen_to_approval.handler}' and status = 'completed' "
             f"and target_service_key = {sql_text(at.waiting)}"
         )

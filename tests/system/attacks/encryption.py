@@ -12,11 +12,11 @@ from nacl.secret import SecretBox
 from nacl.utils import random
 
 from perdure import AdminClient
-from perdure.engine.admin import sql_text
 from perdure._runtime.places import Place
+from perdure.engine.admin import sql_text
 from perdure.security import JournalCodec
-from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
 from services.runtime.booking import ORDINARY, new_trip_id
+from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
 from tests.system.attacks.platform import Defended
 
 _ORDER: Final = ORDINARY.model_dump(mode="json")
@@ -40,7 +40,7 @@ async def _input_of(at: Defended, service: str, key: str, handler: str) -> bytes
     """Return the sealed input of an invocation, as the engine's journal shows it: the end of its first entry."""
     async with AdminClient(at.topology.admin_url) as admin:
         rows = await admin.query(
-            "select j.raw from sys_journal j join sys_invocation i on j.id = i.id "  # noqa: S608 - quoted
+            "select j.raw from sys_journal j join sys_invocation i on j.id = i.id "
             f"where i.target_service_name = {sql_text(service)} and i.target_service_key = {sql_text(key)} "
             f"and i.target_handler_name = {sql_text(handler)} and j.index = 0"
         )
@@ -51,8 +51,7 @@ async def _input_of(at: Defended, service: str, key: str, handler: str) -> bytes
 async def _state_of(at: Defended, service: str, key: str) -> dict[str, bytes]:
     async with AdminClient(at.topology.admin_url) as admin:
         rows = await admin.query(
-            f"select key, value from state where service_name = {sql_text(service)} "  # noqa: S608 - quoted
-            f"and service_key = {sql_text(key)}"
+            f"select key, value from state where service_name = {sql_text(service)} and service_key = {sql_text(key)}"
         )
     return {row["key"]: bytes.fromhex(row["value"]) for row in rows}
 
@@ -116,8 +115,7 @@ async def _answer_of(at: Defended, invocation: str) -> str:
     async with AdminClient(at.topology.admin_url) as admin:
         while time.monotonic() < deadline:
             (row,) = await admin.query(
-                "select status, completion_result, last_failure from sys_invocation "  # noqa: S608 - quoted
-                f"where id = {sql_text(invocation)}"
+                f"select status, completion_result, last_failure from sys_invocation where id = {sql_text(invocation)}"
             )
             if row["status"] == "completed":
                 return str(row["completion_result"])

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Final
 
-from tests.system.attacks.attack import Attack, Run, status_of
-from tests.system.attacks.raw_http import raw_answer
 from services.runtime.booking import ORDINARY
+from tests.system.attacks.attack import Attack, Run, status_of
 from tests.system.attacks.platform import ADA, MAX_BODY, OLGA, VERA, Defended
+from tests.system.attacks.raw_http import raw_answer
 
 _ORDER: Final = ORDINARY.model_dump(mode="json")
 

@@ -16,10 +16,10 @@ import httpx
 from sqlalchemy import Table as SqlTable
 from sqlalchemy import select
 
+from perdure._runtime.places import Place
 from perdure.approvals.messages import ApprovalStatus
 from perdure.approvals.targets import approval_status
 from perdure.errors import IngressError
-from perdure._runtime.places import Place
 from perdure.saga.messages import DeadLetter, DeadLetterPage, ListRequest
 from perdure.saga.policy import Outcome
 from perdure.security import ActorKey, PrivateKey, Role, mint_link, new_encryption_key
@@ -34,11 +34,11 @@ from services.console.settings import ConsoleSettings
 from services.data_plane.database import Database
 from services.data_plane.tables import Base
 from services.runtime.booking import new_trip_id
-from tests.system.scenarios.dead_letters import HOTEL
-from tests.system.scenarios.orders import order
 from services.runtime.platform import Platform
-from tests.system.scenarios.harness import Stage, StageError, stage_environment
 from services.runtime.topology import Topology
+from tests.system.scenarios.dead_letters import HOTEL
+from tests.system.scenarios.harness import Stage, StageError, stage_environment
+from tests.system.scenarios.orders import order
 
 MAX_BODY: Final = 64 * 1024
 """How much the gateway takes here."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, Final
 from uuid import uuid4
 
-from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
 from services.runtime.booking import ORDINARY
+from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
 from tests.system.attacks.platform import GRACE, OLGA, Defended
 
 ESCAPE: Final = "\x1b[2J\x1b[31mowned"

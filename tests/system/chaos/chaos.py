@@ -1,4 +1,4 @@
-"""`perdure-platform chaos`: trips are booked while processes and the engine are killed; then all is checked.
+"""`python -m tests.system chaos`: trips are booked while processes and the engine are killed; then all is checked.
 
 What is booked, cancelled and killed, and after which trip, follows from the seed alone. What the machine makes of it
 does not: the moment at which a kill hits a step is the scheduler's.
@@ -16,8 +16,9 @@ from random import Random
 from typing import Final, Literal
 
 from perdure import AdminClient
-from perdure.engine.admin import sql_text
+from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
+from perdure.engine.admin import sql_text
 from perdure.errors import EngineError, IngressError
 from perdure.saga.orphans import look
 from perdure.saga.reconciler_config import SentinelConfig
@@ -25,12 +26,11 @@ from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.approval_audit import unapproved
 from services.runtime.connections import ingress_client
-from tests.system.scenarios.orders import order
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
-from tests.system.scenarios.harness import stage_environment
-from perdure.dev.terminal import Terminal
 from services.runtime.topology import ENGINE, ENGINE_PROXY, SERVICES, Topology
+from tests.system.scenarios.harness import stage_environment
+from tests.system.scenarios.orders import order
 from tests.system.scenarios.platforms import conclude, play_on, run_trial
 
 _AT_ONCE: Final = 16
@@ -216,7 +216,7 @@ class _Run:
 
     @staticmethod
     async def _has_rollback(admin: AdminClient, saga_id: str) -> bool:
-        sql = f"select 1 from state where service_name = 'Rollbacks' and key = 'head' and service_key = {sql_text(saga_id)}"  # noqa: S608, E501 - quoted
+        sql = f"select 1 from state where service_name = 'Rollbacks' and key = 'head' and service_key = {sql_text(saga_id)}"  # noqa: E501 - quoted
         return bool(await admin.query(sql))
 
     async def _ended(self, admin: AdminClient) -> list[str]:

@@ -1,4 +1,4 @@
-"""`perdure-platform cluster`: trips are booked on three engine nodes while one is killed, and another is stopped."""
+"""Trips on three engine nodes while one is killed and another is stopped: ``python -m tests.system cluster``."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 from datetime import timedelta
 from typing import Final
 
+from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
 from perdure.observability.tracing_setup import engine_tracing
 from services.contracts import trips
 from services.runtime.approval_audit import unapproved
-from tests.system.cluster.nodes import EngineCluster, Snapshots, node_configs
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
+from services.runtime.topology import Topology
+from tests.system.cluster.nodes import EngineCluster, Snapshots, node_configs
 from tests.system.scenarios.harness import Stage, stage_environment
 from tests.system.scenarios.load import Stream
-from perdure.dev.terminal import Terminal
-from services.runtime.topology import Topology
 from tests.system.scenarios.platforms import conclude, play_on, run_trial
 
 LONGEST_PAUSE: Final = timedelta(seconds=30)

@@ -11,8 +11,8 @@ import pytest
 from perdure.engine import LocatedEngine, locate_engine
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
-from tests.system.scenarios.harness import stage_environment
 from services.runtime.topology import Topology
+from tests.system.scenarios.harness import stage_environment
 
 Running = Callable[[Path], AbstractAsyncContextManager[Platform]]
 

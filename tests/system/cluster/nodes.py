@@ -13,12 +13,12 @@ from typing import Final
 
 import httpx
 
+from perdure._runtime.ports import free_ports
+from perdure.dev.processes import STOP_WITHIN, ManagedProcess, ended
 from perdure.engine import EngineConfig, EngineProcess, LocatedEngine
 from perdure.errors import EngineError
-from perdure._runtime.ports import free_ports
 from services.runtime.connections import admin_client, local_http
 from services.runtime.platform import run_together
-from perdure.dev.processes import STOP_WITHIN, ManagedProcess, ended
 from services.runtime.topology import HOST, Topology
 
 NODES: Final = 3

@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from perdure._runtime.ports import free_ports
-from tests.system.cluster.nodes import NODES, Snapshots, node_configs
-from tests.system.cluster.command import try_cluster
-from services.runtime.settings import PlatformSettings
 from perdure.dev.terminal import Terminal
+from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
+from tests.system.cluster.command import try_cluster
+from tests.system.cluster.nodes import NODES, Snapshots, node_configs
 
 
 def test_the_nodes_share_nothing_but_the_cluster(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from perdure.engine import LocatedEngine
-from tests.system.cluster.nodes import EngineCluster, node_configs
-from tests.system.observability.prometheus import Prometheus, locate_prometheus
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 from services.runtime.trusted_keys import make_trust
 from tests.support import eventually
+from tests.system.cluster.nodes import EngineCluster, node_configs
+from tests.system.observability.prometheus import Prometheus, locate_prometheus
 
 ALERT = "PerdurePartitionsWithoutLeader"
 

@@ -13,21 +13,21 @@ from pathlib import Path
 import pytest
 
 from perdure import AdminClient
+from perdure._runtime.ports import free_ports
 from perdure.approvals.messages import DecisionRequest
 from perdure.approvals.targets import approve
-from perdure._runtime.ports import free_ports
+from perdure.dev.processes import ChildProcess, ProcessError
 from services.contracts import trips
 from services.data_plane.audit import audit
 from services.runtime.connections import answers, local_http
-from tests.system.scenarios.orders import order
 from services.runtime.platform import Platform
-from perdure.dev.processes import ChildProcess, ProcessError
 from services.runtime.registration import Registration, register
-from tests.system.scenarios.harness import Stage
-from tests.system.scenarios.load import Stream
 from services.runtime.topology import service
 from services.runtime.upgrade import drain, old_versions
 from tests.system.cluster.conftest import Running
+from tests.system.scenarios.harness import Stage
+from tests.system.scenarios.load import Stream
+from tests.system.scenarios.orders import order
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from perdure._runtime.ports import free_ports
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PORTS = ("INGRESS", "ADMIN", "CONSOLE", "PROMETHEUS", "GRAFANA", "JAEGER")
 
 # Where official images can't be pulled, a machine may bring stand-ins for them beside the checkout.

@@ -16,9 +16,9 @@ from perdure import IngressClient
 from perdure.errors import IngressError
 from services.contracts import trips
 from services.contracts.trips import TripConfirmation, TripRequest
-from tests.system.scenarios.orders import order
-from tests.system.containers.compose import ROOT, Docker, Project
 from tests.support import eventually
+from tests.system.containers.compose import ROOT, Docker, Project
+from tests.system.scenarios.orders import order
 
 pytestmark = pytest.mark.timeout(900)
 

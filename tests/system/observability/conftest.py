@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from perdure.engine import locate_engine
 from perdure._runtime.ports import free_ports
+from perdure.dev.processes import ChildProcess
+from perdure.engine import locate_engine
 from services.runtime.connections import answers, local_http
 from services.runtime.platform import Platform
-from perdure.dev.processes import ChildProcess
+from services.runtime.settings import PlatformSettings
+from services.runtime.topology import Topology
 from tests.system.observability.prometheus import Prometheus, locate_prometheus
 from tests.system.observability.receiver import TraceReceiver
-from services.runtime.settings import PlatformSettings
 from tests.system.scenarios.harness import Stage, stage_environment
-from services.runtime.topology import Topology
 
 
 class Webhook:

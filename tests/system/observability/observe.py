@@ -1,4 +1,4 @@
-"""`perdure-platform observe`: plays the scenarios, then shows the trace of one trip and what every panel shows."""
+"""Scenarios, then the trace of one trip and the value of every panel: ``python -m tests.system observe``."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
 from perdure.errors import PerdureError
 from services.runtime.booking import ORDINARY, new_trip_id
-from tests.system.scenarios.dead_letters import HOTEL
-from tests.system.scenarios.orders import order
-from tests.system.observability.panels import panel_lines
 from services.runtime.platform import Platform
+from services.runtime.settings import PlatformSettings
+from services.runtime.topology import Topology
+from tests.system.observability.panels import panel_lines
 from tests.system.observability.prometheus import Prometheus, locate_prometheus
 from tests.system.observability.receiver import TraceReceiver
-from tests.system.scenarios.scenarios import SCENARIOS, play
-from services.runtime.settings import PlatformSettings
-from tests.system.scenarios.harness import Stage, stage_environment
-from perdure.dev.terminal import Terminal
-from services.runtime.topology import Topology
 from tests.system.observability.traces import TraceTree, lines, linked_to, trace_of
+from tests.system.scenarios.dead_letters import HOTEL
+from tests.system.scenarios.harness import Stage, stage_environment
+from tests.system.scenarios.orders import order
 from tests.system.scenarios.platforms import play_on, run_trial
+from tests.system.scenarios.scenarios import SCENARIOS, play
 
 _WITHIN: Final = timedelta(seconds=15)
 _LOOK: Final = 0.2

@@ -11,7 +11,7 @@ from typing import Final
 
 from perdure.errors import ConfigurationError
 
-FOLDER: Final = Path(__file__).parents[2] / "deploy" / "grafana" / "dashboards"
+FOLDER: Final = Path(__file__).parents[3] / "deploy" / "grafana" / "dashboards"
 _NOTHING_IS_GOOD: Final = " or vector(0)"
 
 Ask = Callable[[str], Awaitable[list[tuple[dict[str, str], float]]]]

@@ -18,14 +18,14 @@ from typing import Any, Final
 
 import httpx
 
-from perdure.errors import ConfigurationError, PerdureError
 from perdure._runtime.ports import free_ports
-from services.runtime.connections import answers, local_http
 from perdure.dev.processes import ChildProcess
+from perdure.errors import ConfigurationError, PerdureError
+from services.runtime.connections import answers, local_http
 from services.runtime.topology import HOST, SERVICES, Topology
 
 _VARIABLE: Final = "PERDURE_PROMETHEUS_BIN"
-_CHECKOUT: Final = Path(__file__).parents[2]
+_CHECKOUT: Final = Path(__file__).parents[3]
 RULES: Final = _CHECKOUT / "deploy" / "prometheus" / "rules"
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LEAST: Final = 5

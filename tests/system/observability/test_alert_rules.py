@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.system.observability.prometheus import RULES, locate_prometheus, shortened
 from services.runtime.topology import SERVICES
+from tests.system.observability.prometheus import RULES, locate_prometheus, shortened
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ALERTS = {
     rule["alert"]: rule
     for group in yaml.safe_load((RULES / "perdure.yml").read_text())["groups"]

@@ -14,20 +14,20 @@ import restate as sdk
 from typer.testing import CliRunner, Result
 
 from perdure import AdminClient, IngressClient, Target
-from perdure.cli.main.main import app
-from perdure.cli.main import options, local_checks
+from perdure.cli import local_checks, options
 from perdure.cli.local_checks import disk_finding, key_findings
+from perdure.cli.main import app
 from perdure.saga.policy import Outcome
 from perdure.security import PrivateKey
 from perdure.security.signed_actions import ActorKey
 from perdure.serving import build_app
 from perdure.testing import ServedApp
 from services.runtime.booking import ORDINARY, new_trip_id
-from tests.system.scenarios.orders import order
 from services.runtime.topology import SERVICES
+from tests.support import eventually
 from tests.system.observability.conftest import Observed
 from tests.system.observability.meddler import meddling
-from tests.support import eventually
+from tests.system.scenarios.orders import order
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -1,4 +1,4 @@
-"""`perdure-platform observe`: one command shows a trip's trace, service by service, and the value of every panel."""
+"""`observe` prints a trace of a trip, service by service, and the value of every panel."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 
 import pytest
 
+from perdure.dev.terminal import Terminal
 from perdure.engine import locate_engine
+from services.runtime.settings import PlatformSettings
+from tests.e2e.launched import processes_of
 from tests.system.observability import observe as module
 from tests.system.observability.observe import observe
 from tests.system.observability.panels import panel_queries
 from tests.system.scenarios.scenarios import SCENARIOS
-from services.runtime.settings import PlatformSettings
-from perdure.dev.terminal import Terminal
-from tests.e2e.launched import processes_of
 
 
 @pytest.mark.timeout(180)

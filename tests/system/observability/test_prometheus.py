@@ -22,14 +22,14 @@ from perdure.engine.admin import sql_text
 from perdure.saga.policy import Outcome
 from services.data_plane.database import database_url
 from services.runtime.booking import ORDINARY, new_trip_id
-from tests.system.scenarios.dead_letters import HOTEL
-from tests.system.scenarios.orders import order
+from services.runtime.topology import ENGINE, SERVICES
+from tests.support import eventually
+from tests.system.observability.conftest import Observed
 from tests.system.observability.panels import panel_queries
 from tests.system.observability.prometheus import Prometheus
+from tests.system.scenarios.dead_letters import HOTEL
+from tests.system.scenarios.orders import order
 from tests.system.scenarios.scenarios import SCENARIOS, play
-from services.runtime.topology import ENGINE, SERVICES
-from tests.system.observability.conftest import Observed
-from tests.support import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 

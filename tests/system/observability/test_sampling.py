@@ -8,12 +8,12 @@ import httpx
 import pytest
 
 from perdure import AdminClient
+from perdure._runtime.ports import free_ports
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
 from perdure.observability.tracing_setup import engine_tracing
-from perdure._runtime.ports import free_ports
-from tests.system.observability.receiver import TraceReceiver
-from tests.system.observability.conftest import mistaken
 from tests.support import eventually
+from tests.system.observability.conftest import mistaken
+from tests.system.observability.receiver import TraceReceiver
 
 KEPT = "4bf92f3577b34da6a3ce929d0e0e4736"
 

@@ -6,10 +6,10 @@ import httpx
 import pytest
 
 from services.runtime.booking import ORDINARY, new_trip_id
-from tests.system.scenarios.scenarios import order
-from tests.system.observability.traces import TraceTree, lines, linked_to, trace_of
-from tests.system.observability.conftest import Observed
 from tests.support import eventually
+from tests.system.observability.conftest import Observed
+from tests.system.observability.traces import TraceTree, lines, linked_to, trace_of
+from tests.system.scenarios.scenarios import order
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 

@@ -15,8 +15,8 @@ from perdure.saga.messages import (
 )
 from perdure.saga.policy import Outcome
 from services.runtime.booking import new_trip_id
-from tests.system.scenarios.orders import order
 from tests.system.scenarios.harness import Fact, Stage, describe_holdings, describe_told
+from tests.system.scenarios.orders import order
 
 HOTEL: Final = "Fortress"
 """Its seed data says that it never cancels."""

@@ -1,4 +1,4 @@
-"""`perdure-platform demo`: every scenario, on a platform of its own."""
+"""`python -m tests.system demo`: every scenario, on a platform of its own."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import httpx
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
+from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
 from perdure.errors import PerdureError
 from services.data_plane.audit import AuditReport
 from services.runtime.approval_audit import audit_platform
 from services.runtime.platform import Platform
 from services.runtime.reports import show_audit
-from tests.system.scenarios.scenarios import SCENARIOS, Scenario, play
 from services.runtime.settings import PlatformSettings
-from tests.system.scenarios.harness import Fact, Stage, stage_environment
-from perdure.dev.terminal import Terminal
 from services.runtime.topology import Topology
+from tests.system.scenarios.harness import Fact, Stage, stage_environment
 from tests.system.scenarios.platforms import play_on, run_trial
+from tests.system.scenarios.scenarios import SCENARIOS, Scenario, play
 
 _LONGEST: Final = timedelta(seconds=60)
 

@@ -15,9 +15,9 @@ import httpx
 from sqlalchemy import func, select, update
 
 from perdure import AdminClient, IngressClient, StatusData
+from perdure._runtime.places import Place
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, PerdureError
-from perdure._runtime.places import Place
 from perdure.saga.messages import rollback_status
 from perdure.saga.policy import Outcome
 from perdure.security import ActorKey
@@ -213,7 +213,7 @@ class Stage:
         """
         async with AdminClient(self.platform.topology.admin_url) as admin:
             rows = await admin.query(
-                "select id from sys_invocation_status where target_service_name = 'Trips' "  # noqa: S608 - quoted
+                "select id from sys_invocation_status where target_service_name = 'Trips' "
                 f"and target_handler_name = 'run' and target_service_key = {sql_text(trip_id)}"
             )
             await admin.act(rows[0]["id"], act)

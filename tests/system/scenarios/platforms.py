@@ -9,14 +9,14 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from perdure.dev.interrupts import Interrupted, Interrupts, raising_interrupts
+from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
 from services.data_plane.audit import audit
-from perdure.dev.interrupts import Interrupted, Interrupts, raising_interrupts
 from services.runtime.platform import Platform
 from services.runtime.reports import show_audit
 from services.runtime.run import find_engine
 from services.runtime.settings import PlatformSettings
-from perdure.dev.terminal import Terminal
 from services.runtime.topology import Topology
 
 T = TypeVar("T")

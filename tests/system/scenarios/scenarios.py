@@ -23,8 +23,8 @@ from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.booking import ORDINARY, new_trip_id
 from tests.system.scenarios.dead_letters import unrepairable
-from tests.system.scenarios.orders import order
 from tests.system.scenarios.harness import Fact, Stage, StageError, describe_holdings, describe_told
+from tests.system.scenarios.orders import order
 
 Play: TypeAlias = Callable[[Stage], Awaitable[list[Fact]]]
 

@@ -7,12 +7,12 @@ import pytest
 
 from perdure.approvals import policy
 from perdure.approvals.approval import Approval, Change
-from perdure.approvals.verification import ActCheck, Standing, check_approval
+from perdure.approvals.audit_log import chained
 from perdure.approvals.messages import ApprovalStatus, AuditEntry, Decision, Delegation
-from perdure.approvals.signatures import act_target, delegation_details
 from perdure.approvals.request import ApprovalRequest
 from perdure.approvals.rules import payload_digest
-from perdure.approvals.audit_log import chained
+from perdure.approvals.signatures import act_target, delegation_details
+from perdure.approvals.verification import ActCheck, Standing, check_approval
 from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, PublicKey, Role, SignedAct, Trust
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from perdure._runtime.serdes import invalid_input, serde_for
+from perdure.approvals.dispatcher import notice_key
 from perdure.approvals.links import LinkMinter
 from perdure.approvals.messages import DecisionRequest, DelegationRequest
 from perdure.approvals.notifications import ApprovalNotice, Recipient
-from perdure.approvals.dispatcher import notice_key
 from perdure.approvals.request import ApprovalRequest
 from perdure.errors import ConfigurationError
 from perdure.idempotency import check_idempotency_key
 from perdure.security import PrivateKey, payload_digest, read_link
-from perdure._runtime.serdes import invalid_input, serde_for
 
 
 def request(**changes: Any) -> ApprovalRequest:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.approvals.messages import Delegation
+from perdure.approvals.audit_log import verify_trail
 from perdure.approvals.eligibility import MAX_REVOCATIONS, objection_to_link
+from perdure.approvals.messages import Delegation
 from perdure.approvals.policy import (
     Approval,
     Change,
@@ -24,7 +25,6 @@ from perdure.approvals.policy import (
 )
 from perdure.approvals.request import ApprovalRequest, Stage
 from perdure.approvals.rights import Principal, check_moments
-from perdure.approvals.audit_log import verify_trail
 from perdure.errors import InvalidInput, error_code
 from perdure.security import Role
 from tests.unit.approvals.test_approval_policy import NOON as START

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.approvals.approval import deciders
+from perdure.approvals.audit_log import verify_trail
 from perdure.approvals.messages import ApprovalResult, AuditEntry, Decision, Delegation, Leave
 from perdure.approvals.policy import (
     Approval,
@@ -25,7 +26,6 @@ from perdure.approvals.policy import (
     withdraw,
 )
 from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
-from perdure.approvals.audit_log import verify_trail
 from perdure.security.user_names import is_group
 
 START = datetime(2030, 1, 1, tzinfo=UTC)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.approvals.messages import AuditEntry
-from perdure.approvals.audit_log import chained, verify_trail
 from perdure._runtime.serdes import serde_for
+from perdure.approvals.audit_log import chained, verify_trail
+from perdure.approvals.messages import AuditEntry
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import Phase
-from perdure.saga.progress import Closed, describe, describe_rollback
 from perdure.saga.messages import RollbackStatus
 from perdure.saga.policy import Outcome
+from perdure.saga.progress import Closed, describe, describe_rollback
 
 STEPS = ["flight", "hotel", "payment"]
 

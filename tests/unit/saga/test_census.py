@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.engine.admin import AdminClient
 from perdure.approvals.gauges import count_approvals
+from perdure.engine.admin import AdminClient
 from perdure.observability.metrics import DEAD_LETTERS, OPEN_APPROVALS
 from perdure.saga.gauges import count_sagas
 from perdure.saga.messages import DeadLetter

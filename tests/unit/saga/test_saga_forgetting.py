@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from perdure.errors import ConfigurationError
-from perdure.saga import retention, hosting
+from perdure.saga import hosting, retention
 from perdure.saga.compensations import REMEMBERED
 
 

@@ -9,6 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure import CompensationStrategy, Outcome, SagaConfig
+from perdure.saga.executions import (
+    EarlierRun,
+    KeptSaga,
+    is_over,
+    number_at,
+    number_of,
+    report_of,
+    runs_of,
+    with_another_run,
+)
 from perdure.saga.messages import RollbackReport, RollbackRequest, RollbackStatus, RunStatus, StepStatus, Waiter
 from perdure.saga.policy import (
     CompensationHandler,
@@ -24,16 +34,6 @@ from perdure.saga.policy import (
     wait_for,
 )
 from perdure.saga.rollback_state import Head
-from perdure.saga.executions import (
-    EarlierRun,
-    KeptSaga,
-    is_over,
-    number_at,
-    number_of,
-    report_of,
-    runs_of,
-    with_another_run,
-)
 from perdure.saga.timeline import of_run
 
 UNDO = CompensationHandler(service="TripsCompensations", handler="undo")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from perdure._wake_ups import WAIT_RUN_PREFIX
 from perdure.saga.policy import StepRecord, state_key
 from perdure.saga.timeline import JournalEntry, build_steps
-from perdure._wake_ups import WAIT_RUN_PREFIX
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 

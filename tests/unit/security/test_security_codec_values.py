@@ -8,8 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from nacl.secret import SecretBox
 
-from perdure.errors import ConfigurationError, UnreadableValue, is_terminal
 from perdure._runtime.places import OutputSource, Place, PlaceKind
+from perdure.errors import ConfigurationError, UnreadableValue, is_terminal
 from perdure.security.codec import (
     ENCRYPTION_KEYS_FILE,
     JournalCodec,

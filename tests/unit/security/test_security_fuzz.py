@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from perdure.errors import Conflict, Forbidden, IdentityError, Unauthenticated, UnreadableValue
 from perdure._runtime.places import Place
+from perdure.errors import Conflict, Forbidden, IdentityError, Unauthenticated, UnreadableValue
 from perdure.security import ActorKey, PrivateKey, SignedAct, Trust, mint_link, payload_digest, read_link
 from perdure.security.codec import JournalCodec
 from perdure.security.encodings import base64url_encode

@@ -23,7 +23,7 @@ def test_a_service_loads_nothing_of_the_command_line() -> None:
     done = run("serve", "flights", PERDURE_FLIGHTS_PORT="0")
     assert done.returncode == 1
     assert "services.data_plane.process" in loaded(done)
-    assert not {"typer", "services.cli", "tests.system.chaos.chaos", "services.console.app"} & loaded(done)
+    assert not {"typer", "services.runtime.cli", "tests.system.chaos.chaos", "services.console.app"} & loaded(done)
 
 
 def test_an_unknown_service_is_told() -> None:
@@ -48,4 +48,4 @@ def test_everything_else_is_the_command_line() -> None:
     done = run("serve", "--help")
     assert done.returncode == 0
     assert "Serve one service in this process" in done.stdout
-    assert "services.cli" in loaded(done)
+    assert "services.runtime.cli" in loaded(done)

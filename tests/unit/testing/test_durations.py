@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure._runtime import time_scale
+import perdure._runtime.time_scale as scale_module
 from perdure._runtime.time_scale import TIME_SCALE_SETTING, refuse_scaled_time, scaled, scaling, time_scale
 from perdure.errors import ConfigurationError, InvalidInput
 from perdure.security import PrivateKey
@@ -23,7 +23,7 @@ scales = st.floats(min_value=1e-3, max_value=1e9)
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(TIME_SCALE_SETTING, raising=False)
-    monkeypatch.setattr(time_scale, "_scale", None)
+    monkeypatch.setattr(scale_module, "_scale", None)
 
 
 @settings(deadline=None)

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.status import StatusData
-from perdure._status_changes import ChangeKind, StatusChange, status_changes
+from perdure.status import ChangeKind, StatusChange, StatusData, status_changes
 
 names = st.sampled_from(["flight", "hotel", "payment"])
 statuses = st.builds(

@@ -30,8 +30,8 @@ import httpcore
 from perdure._runtime.asgi import Message, Receive, Scope, Send
 from perdure.engine.proxy.completions import completion_refusal
 from perdure.engine.proxy.upstream import Connections, Upstream
-from perdure.observability.logging import get_logger
 from perdure.engine.proxy_answers import PROXY_HEADER, ProxyAnswer
+from perdure.observability.logging import get_logger
 from perdure.security.browsers import BrowserRules, Headers, Refusal, headers_named
 
 __all__ = ["EngineProxy"]

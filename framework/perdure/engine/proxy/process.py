@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
+from perdure._runtime.ports import ensure_free
 from perdure.engine.proxy.app import EngineProxy
 from perdure.engine.proxy.settings import ProxySettings
 from perdure.engine.proxy.upstream import Upstream
 from perdure.errors import ConfigurationError
 from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import configure_logging, get_logger
-from perdure._runtime.ports import ensure_free
 from perdure.serving.process import end_now, loop_factory, stopping_on_signals, until_asked
 from perdure.serving.server import Listener, listening
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import httpcore
 
-from perdure.errors import ConfigurationError
 from perdure._runtime.ports import connectable
+from perdure.errors import ConfigurationError
 
 __all__ = ["Connections", "Upstream"]
 

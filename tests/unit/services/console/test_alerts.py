@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.alerts.service import BEAT, AlertList
 from perdure.alerts.conditions import Alert, Trouble
+from perdure.alerts.service import BEAT, AlertList
 from perdure.security.codec import JournalCodec
 from services.console.badge import Badge
 from services.console.engine import Engine

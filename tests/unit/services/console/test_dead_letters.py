@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.saga.operator_actions import Act
 from perdure.saga.messages import DeadLetter, DeadLetterFilter
+from perdure.saga.operator_actions import Act
 from services.console.badge import Badge
 from services.console.engine import Engine
 from services.console.people.roles import Role

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import Phase, StatusData
-from perdure.saga.queries import plain
+from perdure.engine.admin import failure_message
 from perdure.saga.timeline import Timeline, TimelineStep
 from services.console.pages.picture import SCALE, draw, rounded, spoken
 from services.console.pages.render import from_now, money, path_of
@@ -123,8 +123,8 @@ def test_what_is_made_for_the_eye():
     assert money({"amount_minor": 250_050, "currency": "EUR"}) == "2,500.50 EUR"
     assert money({"amount_minor": "250", "currency": "EUR"}) == ""
     assert path_of("a/b c?d#e%") == "a/b%20c%3Fd%23e%25"
-    assert plain("[500] it broke\nTraceback (most recent call last)\n  File x") == "it broke"
-    assert plain(None) is None
+    assert failure_message("[500] it broke\nTraceback (most recent call last)\n  File x") == "it broke"
+    assert failure_message(None) is None
 
 
 def test_a_payload_is_compared_line_by_line():

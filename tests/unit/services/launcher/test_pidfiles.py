@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure.errors import ConfigurationError
 from perdure.dev import pidfiles
 from perdure.dev.pidfiles import PidFile, RunningProcess, folder_lock, leftovers, started_at, stop
+from perdure.errors import ConfigurationError
 from tests.support import until
 
 Spawn = Callable[..., "subprocess.Popen[str]"]

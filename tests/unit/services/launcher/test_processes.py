@@ -12,8 +12,8 @@ from typing import TypeVar
 import pytest
 
 from perdure.dev.pidfiles import PidFile, started_at
-from services.runtime.platform import run_together
 from perdure.dev.processes import ChildProcess, ProcessError, describe_end
+from services.runtime.platform import run_together
 from tests.support import eventually
 
 T = TypeVar("T")

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from perdure import StatusData
+from perdure.dev.terminal import Terminal, describe_status
 from services.data_plane.audit import AuditReport, Finding, Invariant
 from services.runtime.reports import show_audit
-from perdure.dev.terminal import Terminal, describe_status
 
 
 def test_lines_are_printed_as_they_are_however_long(capsys):

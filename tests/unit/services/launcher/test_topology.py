@@ -5,8 +5,8 @@ from importlib import import_module
 
 import pytest
 
-from perdure.errors import ConfigurationError
 from perdure._runtime.ports import free_ports
+from perdure.errors import ConfigurationError
 from services.control_plane.approvals.settings import ApprovalsSettings
 from services.control_plane.orchestrator.settings import OrchestratorSettings
 from services.control_plane.saga.settings import SagaServiceSettings

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from perdure.engine import LocatedEngine
 from perdure.dev.interrupts import Interrupts
-from services.runtime.settings import PlatformSettings
 from perdure.dev.terminal import Terminal
+from perdure.engine import LocatedEngine
+from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 from tests.system.scenarios.platforms import run_trial
 

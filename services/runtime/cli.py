@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,18 +13,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from perdure.dev.terminal import Terminal
 from perdure.engine.proxy import ProxySettings, serve_proxy
 from perdure.errors import PerdureError
 from perdure.security.codec import codec_from_environment
-from perdure.cli.terminal import console, error_console, run_command_line
+from perdure.terminal import console, error_console, run_command_line
 from services.console.commands import app as console_app
 from services.runtime.approval_audit import audit_platform
-from tests.system.attacks.command import attack as attack_platform
-from tests.system.chaos.chaos import chaos as play_chaos
-from tests.system.cluster.command import try_cluster
 from services.runtime.connections import admin_client
-from tests.system.scenarios.demo import demo as play
-from tests.system.observability.observe import observe as show_observed
 from services.runtime.platform import migrate_database
 from services.runtime.registration import register_all
 from services.runtime.reports import show_audit
@@ -33,7 +28,6 @@ from services.runtime.run import run as run_platform
 from services.runtime.secret_files import make_secrets, read_environment_files
 from services.runtime.serve import serve as serve_service
 from services.runtime.settings import PlatformSettings
-from perdure.dev.terminal import Terminal
 from services.runtime.topology import Topology
 from services.runtime.topology import service as find_service
 from services.runtime.upgrade import drain as drain_service
@@ -71,42 +65,6 @@ def run() -> None:
     Data is kept in .local/data, logs in .local/logs, process ids in .local/run.
     """
     _exit_with(lambda: run_platform(PlatformSettings.read(), Terminal()))
-
-
-@app.command()
-def demo() -> None:
-    """Play every scenario on a platform of its own, with fresh data on free ports; exit 1 if one goes otherwise."""
-    _exit_with(lambda: play(PlatformSettings.read(), Terminal()))
-
-
-@app.command()
-def chaos(
-    seed: Annotated[
-        int | None, typer.Option(help="Where the choices come from; a run with the same seed makes the same. [random]")
-    ] = None,
-    trips: Annotated[int, typer.Option(min=1, max=2000, help="How many trips to book.")] = 300,
-) -> None:
-    """Book trips while processes and the engine are killed at random; then check that nothing is lost or done twice."""
-    chosen = secrets.randbelow(1_000_000) if seed is None else seed
-    _exit_with(lambda: play_chaos(PlatformSettings.read(), Terminal(), seed=chosen, count=trips))
-
-
-@app.command()
-def observe() -> None:
-    """Play the scenarios, then show the trace of a trip, service by service, and what every panel shows."""
-    _exit_with(lambda: show_observed(PlatformSettings.read(), Terminal()))
-
-
-@app.command()
-def cluster() -> None:
-    """Book trips on three engine nodes while one is killed and another is stopped; then check that nothing is lost."""
-    _exit_with(lambda: try_cluster(PlatformSettings.read(), Terminal()))
-
-
-@app.command()
-def attack() -> None:
-    """Attack a platform of its own, in every way of a table; exit 1 if one gets through or changes anything."""
-    _exit_with(lambda: attack_platform(PlatformSettings.read(), Terminal()))
 
 
 @app.command()

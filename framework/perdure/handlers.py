@@ -11,10 +11,10 @@ from typing import Any, Final, Generic, TypeVar
 import restate
 
 from perdure._runtime import sdk
+from perdure._runtime.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
 from perdure.error_mapping import ErrorMapping, mapped_errors
 from perdure.errors import ConfigurationError, PerdureTerminalError
 from perdure.observability.lifecycle import Role, watched
-from perdure._runtime.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
 from perdure.targets import Target, register_target
 
 C = TypeVar("C")

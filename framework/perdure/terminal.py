@@ -22,8 +22,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from perdure.errors import PerdureError
 from perdure._runtime.plain_text import check_visible, escape_invisible, escape_json, is_visible
+from perdure.errors import PerdureError
 
 __all__ = ["TerminalConsole", "console", "error_console", "run_command_line", "several_lines"]
 
