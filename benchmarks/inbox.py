@@ -111,7 +111,7 @@ async def _measure(server: RestateServer, url: str, count: int, console: Termina
         table.add_row(
             "decide 400 at once", f"{seconds:.1f} s, {400 / seconds:.0f}/s; gone from the inbox after {gone:.1f} s"
         )
-        table.add_row("a look of the sentinel", await _timed(lambda: look(admin, timedelta(seconds=5)), 5))
+        table.add_row("a look of the reconciler", await _timed(lambda: look(admin, timedelta(seconds=5)), 5))
         console.print(table)
 
 

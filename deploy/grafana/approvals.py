@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from panels import Dashboard, graph, number, sentinel_looked
+from panels import Dashboard, graph, number, reconciler_looked
 
 APPROVALS = Dashboard(
     "perdure-approvals",
@@ -16,7 +16,7 @@ APPROVALS = Dashboard(
             "Open although their time is over: what ends them does not run.",
             red_above=1,
         ),
-        sentinel_looked("approvals"),
+        reconciler_looked("approvals"),
         graph("Open approvals", "waiting", "max(perdure_approvals_open)", "How many wait for somebody, over time."),
         graph(
             "Decided",

@@ -1,6 +1,7 @@
 """What a dashboard is made of. Each dashboard has a module; `build.py` makes Grafana's JSON of them.
 
-Gauges of the sentinels are the same from each process of a service, hence `max by`. `or vector(0)` stands where nothing
+Gauges of the reconcilers are the same from each process of a service, hence `max by`.
+`or vector(0)` stands where nothing
 at all is good news, which Prometheus would show as "no data".
 """
 
@@ -58,16 +59,16 @@ def graph(title: str, legend: str, query: str, meaning: str, unit: str = "short"
     return Panel(title, {legend: query}, meaning, unit)
 
 
-def sentinel_looked(sentinel: str) -> Panel:
-    """Return the panel that says how fresh the gauges of a sentinel are.
+def reconciler_looked(reconciler: str) -> Panel:
+    """Return the panel that says how fresh the gauges of a reconciler are.
 
     Args:
-        sentinel: What it looks after.
+        reconciler: What it looks after.
     """
     return number(
-        "Sentinel looked",
-        f'time() - max(perdure_sentinel_looked_seconds{{sentinel="{sentinel}"}})',
-        "How long ago the sentinel last saw the engine's tables. The gauges here are what it saw.",
+        "SagaReconciler looked",
+        f'time() - max(perdure_reconciler_looked_seconds{{reconciler="{reconciler}"}})',
+        "How long ago the reconciler last saw the engine's tables. The gauges here are what it saw.",
         unit="s",
         red_above=60,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from panels import DEAD_LETTERS, Dashboard, graph, number, sentinel_looked
+from panels import DEAD_LETTERS, Dashboard, graph, number, reconciler_looked
 
 SAGAS = Dashboard(
     "perdure-sagas",
@@ -20,12 +20,12 @@ SAGAS = Dashboard(
             'sum(max by (service) (perdure_saga_open{phase="compensating"})) or vector(0)',
             "Sagas that are being rolled back.",
         ),
-        sentinel_looked("sagas"),
+        reconciler_looked("sagas"),
         graph(
             "Sagas open",
             "{{service}} {{phase}}",
             "max by (service, phase) (perdure_saga_open)",
-            "By phase. lost: the orchestration is gone and nothing has been undone yet; the sentinel acts on it.",
+            "By phase. lost: the orchestration is gone and nothing has been undone yet; the reconciler acts on it.",
         ),
         graph(
             "Oldest open saga",
@@ -69,16 +69,16 @@ SAGAS = Dashboard(
             "What operators did about dead letters.",
         ),
         graph(
-            "What the sentinel found",
+            "What the reconciler found",
             "{{service}} {{kind}}",
-            "sum by (service, kind) (increase(perdure_sentinel_finds_total[$__rate_interval]))",
+            "sum by (service, kind) (increase(perdure_reconciler_finds_total[$__rate_interval]))",
             "Sagas that nobody looked after any more, handed over or set going again.",
         ),
         graph(
             "News for the webhook",
             "{{kind}} {{outcome}}",
-            "sum by (kind, outcome) (increase(perdure_sentinel_alerts_total[$__rate_interval]))",
-            "Invocations in trouble, told to the webhook. given_up: it did not take it for a day.",
+            "sum by (kind, outcome) (increase(perdure_reconciler_alerts_total[$__rate_interval]))",
+            "Invocations in trouble, told to the webhook. exhausted: it did not take it for a day.",
         ),
     ),
 )

@@ -53,7 +53,7 @@ async def _schedule(stage: Stage) -> None:
 
     await stage.until(sent_three_times)
     paused = await client.pause(often, reason="enough for now")
-    stage.say(f"{often}: sent three times and more, now {paused.state} by {paused.trail[0].actor}")
+    stage.say(f"{often}: sent three times and more, now {paused.state} by {paused.audit_log[0].actor}")
 
     vienna = ZoneInfo("Europe/Vienna")
     await client.set(nightly, cron="0 2 * * *", timezone=vienna.key, target=send_digest, request=nightly)

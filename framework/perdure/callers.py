@@ -15,7 +15,7 @@ from perdure._runtime.run_scope import refuse_inside_run
 from perdure.errors import Unauthenticated
 from perdure.runs import run_with_retry
 from perdure.security.callers import CALLER_HEADER, Caller, CallTarget, verify_call
-from perdure.security.signing_rules import get_act_rules
+from perdure.security.signing_rules import get_signing_rules
 
 __all__ = ["PARENT_HEADER", "Caller", "caller", "inherited_caller", "told_to_child"]
 
@@ -44,7 +44,7 @@ async def caller(ctx: restate.Context) -> Caller | None:
     body = await sdk.input_of(ctx)
 
     def check() -> Caller:
-        trust = get_act_rules().trust
+        trust = get_signing_rules().trust
         if trust is None:
             raise Unauthenticated(
                 f"this call has a token in {CALLER_HEADER}, and this service can't check it: set PERDURE_ISSUER_KEYS",

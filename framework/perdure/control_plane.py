@@ -19,7 +19,7 @@ from perdure.handlers import Definition, HandlerSignature, bind, read_signature,
 from perdure.observability.tracing import annotate
 from perdure.saga.compensations import TRANSIENT_RETRIES, CompensationFunction, Compensations
 from perdure.saga.external_rollback import roll_back_ended
-from perdure.saga.messages import UndoReceipt, UndoRequest
+from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest
 from perdure.saga.orchestration import Orchestration
 from perdure.saga.policy import SagaConfig
 from perdure.saga.progress import read_status
@@ -246,13 +246,15 @@ class ControlPlaneService:
             self._check_key(ctx.key())
             return await read_status(ctx, self._saga_prefix + ctx.key(), self._expected_steps)
 
-        async def roll_back(ctx: restate.WorkflowSharedContext, request: UndoRequest) -> UndoReceipt:
+        async def roll_back(
+            ctx: restate.WorkflowSharedContext, request: ExternalRollbackRequest
+        ) -> ExternalRollbackReceipt:
             """Roll back a saga that has ended, or was lost. A running one is cancelled instead."""
             saga_id = self._saga_prefix + ctx.key()
             return await roll_back_ended(ctx, request, saga_id, self.name, self._saga_config)
 
         # A roll_back that is paused answers nobody; one that was given up is asked for again, by its parent's rollback
-        # and by the sentinel.
+        # and by the reconciler.
         for function, reads, private, gives_up in (
             (status, True, not self._public, None),
             (roll_back, False, True, TRANSIENT_RETRIES),

@@ -42,7 +42,7 @@ from services.console.people.api_keys import ApiKeys
 from services.console.people.database import Database
 from services.console.people.devices import Devices
 from services.console.people.passwords import Passwords
-from services.console.people.persons import Clock, Persons, utc_now
+from services.console.people.persons import Clock, Users, utc_now
 from services.console.people.sessions import Sessions
 from services.console.people.signin import Limits, SignIn
 from services.console.people.streams import Streams
@@ -70,7 +70,7 @@ def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = Non
         database = Database(settings.database)
         try:
             await database.prepare()
-            persons = Persons(database, Passwords(hasher), now)
+            persons = Users(database, Passwords(hasher), now)
             devices = Devices(database, now)
             limits = Limits(
                 rate=settings.sign_ins,
@@ -97,7 +97,7 @@ def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = Non
                     devices=devices,
                     streams=Streams(
                         per_session=settings.streams_per_session,
-                        per_person=settings.streams_per_person,
+                        per_person=settings.streams_per_user,
                         most=settings.streams,
                     ),
                 )

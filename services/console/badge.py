@@ -28,7 +28,7 @@ class Badge:
         self._known_until = 0.0
 
     async def count(self) -> int | None:
-        """Return how many alerts are open; None when nobody knows: the sentinel does not look, or nobody answers."""
+        """Return how many alerts are open; None when nobody knows: the reconciler does not look, or nobody answers."""
         async with self._asking:
             if time.monotonic() >= self._known_until:
                 self._known = await self._ask()

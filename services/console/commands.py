@@ -15,7 +15,7 @@ from perdure.terminal import console, error_console
 from services.console.main import main as serve_console
 from services.console.people.database import Database
 from services.console.people.passwords import SHORTEST, Passwords
-from services.console.people.persons import Persons
+from services.console.people.persons import Users
 from services.console.people.roles import Role
 from services.console.settings import ConsoleSettings
 
@@ -44,7 +44,7 @@ def admin(
     password = _password(from_stdin=password_stdin)
     roles = {Role.ADMINISTRATOR, *(role or [])}
 
-    async def add(persons: Persons) -> None:
+    async def add(persons: Users) -> None:
         person = await persons.add(name, password, roles, group or [], by=_BY)
         console.say(f"{person.name} may sign in at {settings.public_url} now")
 
@@ -57,7 +57,7 @@ def password(name: NameOption, *, password_stdin: StdinOption = False) -> None:
     settings = _settings()
     new = _password(from_stdin=password_stdin)
 
-    async def change(persons: Persons) -> None:
+    async def change(persons: Users) -> None:
         await persons.set_password(name, new, by=_BY)
         console.say(f"{name} has a new password")
 
@@ -91,12 +91,12 @@ def _settings() -> ConsoleSettings:
     return settings
 
 
-def _run(settings: ConsoleSettings, act: Callable[[Persons], Awaitable[None]]) -> NoReturn:
+def _run(settings: ConsoleSettings, act: Callable[[Users], Awaitable[None]]) -> NoReturn:
     async def acted() -> None:
         database = Database(settings.database)
         try:
             await database.prepare()
-            await act(Persons(database, Passwords()))
+            await act(Users(database, Passwords()))
         finally:
             await database.dispose()
 

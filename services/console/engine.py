@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from perdure import AdminClient, IngressClient, Target
-from perdure.alerts.conditions import Survey, survey, why_paused
-from perdure.alerts.service import KILLED_WITHIN, RELAY, RETRIES, AlertList, read_alerts
-from perdure.engine.admin import InvocationAct, sql_text
+from perdure.alerts.conditions import Snapshot, survey, why_paused
+from perdure.alerts.service import DISPATCHER, KILLED_WITHIN, RETRIES, AlertList, read_alerts
+from perdure.engine.admin import InvocationAction, sql_text
 from perdure.errors import EngineError, IngressError, UnreadableValue
 from perdure.observability.gauge_collector import decoded
 from perdure.saga.timeline import Timeline, read_timeline
@@ -131,7 +131,7 @@ class Engine:
         """
         return await _told(self._admin.deployments())
 
-    async def act(self, invocation_id: str, act: InvocationAct) -> None:
+    async def act(self, invocation_id: str, act: InvocationAction) -> None:
         """Steer an invocation.
 
         Args:
@@ -145,20 +145,20 @@ class Engine:
         await _told(self._admin.act(invocation_id, act), f"at {invocation_id}")
 
     async def alerts(self) -> AlertList:
-        """Return what the sentinel told of. Its service isn't asked: it may be down, which is when this matters most.
+        """Return what the reconciler told of. Its service isn't asked: it may be down, which is when this matters most.
 
         Raises:
             ConsoleError: The engine does not answer.
         """
         return await _told(read_alerts(self._admin, self.codec))
 
-    async def survey(self) -> Survey:
-        """Return what is wrong now, as the sentinel would find it.
+    async def survey(self) -> Snapshot:
+        """Return what is wrong now, as the reconciler would find it.
 
         Raises:
             ConsoleError: The engine does not answer.
         """
-        return await _told(survey(self._admin, RETRIES, KILLED_WITHIN, silent=RELAY))
+        return await _told(survey(self._admin, RETRIES, KILLED_WITHIN, silent=DISPATCHER))
 
     async def why_paused(self, ids: Sequence[str]) -> dict[str, str]:
         """Return why invocations are paused, by their ids; empty where by hand.

@@ -12,7 +12,7 @@ from services.console.engine import Engine
 from services.console.people.api_keys import ApiKeys
 from services.console.people.database import Database
 from services.console.people.devices import Devices
-from services.console.people.persons import Persons
+from services.console.people.persons import Users
 from services.console.people.sessions import Sessions
 from services.console.people.signin import SignIn
 from services.console.people.streams import Streams
@@ -41,7 +41,7 @@ class Parts:
     settings: ConsoleSettings
     engine: Engine
     database: Database
-    persons: Persons
+    persons: Users
     sessions: Sessions
     sign_in: SignIn
     signer: Signer

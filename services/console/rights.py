@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from perdure import Target
 from perdure.observability.logging import get_logger
 from services.console.engine import Engine
-from services.console.people.persons import Persons
+from services.console.people.persons import Users
 from services.console.problems import ConsoleError
 from services.console.signing import Signer
 
@@ -44,7 +44,7 @@ class RightsSender:
         every: How often it looks for changes of another process; its own changes are sent at once.
     """
 
-    def __init__(self, persons: Persons, engine: Engine, signer: Signer, every: timedelta = _EVERY) -> None:
+    def __init__(self, persons: Users, engine: Engine, signer: Signer, every: timedelta = _EVERY) -> None:
         self._persons = persons
         self._engine = engine
         self._signer = signer

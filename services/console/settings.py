@@ -59,7 +59,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
         attempts_per_address: The same for one address, whatever the names.
         attempts_window: The window.
         streams_per_session: How many live pages of one session are served at the same time.
-        streams_per_person: The same for one person, over all of their sessions.
+        streams_per_user: The same for one person, over all of their sessions.
         streams: The same for all of them.
         trusted_proxies: Networks of the proxies before the console, in CIDR notation, comma-separated. Where people
             reach it over https there is one, so they have to be named.
@@ -97,7 +97,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
     attempts_per_address: int = Field(default=30, ge=1)
     attempts_window: timedelta = Field(default=timedelta(minutes=15), gt=timedelta(0))
     streams_per_session: int = Field(default=12, ge=1)
-    streams_per_person: int = Field(default=24, ge=1)
+    streams_per_user: int = Field(default=24, ge=1)
     streams: int = Field(default=500, ge=1)
     trusted_proxies: Networks = ()
     forwarded_header: ForwardedHeader = "x-forwarded-for"

@@ -28,7 +28,7 @@ from services.contracts.messages import Undo, Write
 from services.data_plane.database import Base, Database, Timestamped, insert_if_missing
 
 Result = TypeVar("Result", bound=BaseModel)
-Undone = TypeVar("Undone", bound=BaseModel)
+Compensated = TypeVar("Compensated", bound=BaseModel)
 
 
 class OperationRow(Timestamped, Base):
@@ -44,8 +44,8 @@ class OperationRow(Timestamped, Base):
     state: Mapped[str] = mapped_column(Text)
     request_digest: Mapped[str | None] = mapped_column(Text)
     result: Mapped[str | None] = mapped_column(Text)
-    undo_digest: Mapped[str | None] = mapped_column(Text)
-    undo_result: Mapped[str | None] = mapped_column(Text)
+    compensation_digest: Mapped[str | None] = mapped_column(Text)
+    compensation_result: Mapped[str | None] = mapped_column(Text)
 
 
 class _Operation(NamedTuple):
@@ -56,11 +56,11 @@ class _Operation(NamedTuple):
     state: str
     request_digest: str
     result: str
-    undo_digest: str
-    undo_result: str
+    compensation_digest: str
+    compensation_result: str
 
 
-class Barrier:
+class IdempotencyTable:
     """The operations of one service.
 
     Args:
@@ -122,10 +122,10 @@ class Barrier:
         self,
         action: str,
         request: Undo,
-        business: Callable[[AsyncConnection, Result], Awaitable[Undone]],
+        business: Callable[[AsyncConnection, Result], Awaitable[Compensated]],
         performed: type[Result],
-        voided: Undone,
-    ) -> Undone:
+        voided: Compensated,
+    ) -> Compensated:
         """Undo a write once, or see to it that it never happens.
 
         Args:
@@ -145,22 +145,27 @@ class Barrier:
         digest = _digest(request)
         async with self._database.transaction() as connection:
             if await self._is_first(
-                connection, action, request, state="voided", undo_digest=digest, undo_result=voided.model_dump_json()
+                connection,
+                action,
+                request,
+                state="voided",
+                compensation_digest=digest,
+                compensation_result=voided.model_dump_json(),
             ):
                 return voided
             claim = await connection.execute(
                 self._row(request.key)
                 .where(OperationRow.state == "performed")
-                .values(state="undone", undo_digest=digest)
+                .values(state="undone", compensation_digest=digest)
             )
             operation = await self._winner(connection, action, request)
             if claim.rowcount == 1:
                 outcome = await business(connection, performed.model_validate_json(operation.result))
-                await connection.execute(self._row(request.key).values(undo_result=outcome.model_dump_json()))
+                await connection.execute(self._row(request.key).values(compensation_result=outcome.model_dump_json()))
                 return outcome
-            if operation.undo_digest != digest:
+            if operation.compensation_digest != digest:
                 raise Conflict(f"'{request.key}' was already undone by another request")
-            return type(voided).model_validate_json(operation.undo_result)
+            return type(voided).model_validate_json(operation.compensation_result)
 
     async def _is_first(self, connection: AsyncConnection, action: str, request: Write | Undo, **fields: str) -> bool:
         """Write the row of a request's key, and tell if it is the first."""
@@ -184,8 +189,8 @@ class Barrier:
             OperationRow.state,
             OperationRow.request_digest,
             OperationRow.result,
-            OperationRow.undo_digest,
-            OperationRow.undo_result,
+            OperationRow.compensation_digest,
+            OperationRow.compensation_result,
         ).where(OperationRow.service == self._service, OperationRow.key == request.key)
         operation = _Operation._make((await connection.execute(query)).one())
         if operation.trip_id != request.trip_id:

@@ -18,11 +18,11 @@ from pydantic_settings import BaseSettings
 from perdure import IngressClient
 from perdure.approvals.messages import ApprovalResult, ApprovalStatus
 from perdure.approvals.targets import approval_status
-from perdure.approvals.verification import Standing, check_approval
+from perdure.approvals.verification import VerificationSummary, check_approval
 from perdure.errors import ConfigurationError, IngressError
-from perdure.security import JournalCodec, Trust
+from perdure.security import JournalCodec, TrustedKeys
 from perdure.security.keys import PrivateKey, PublicKey
-from perdure.security.signing_rules import ActMode, ActRules
+from perdure.security.signing_rules import SigningMode, SigningRules
 from services.control_plane.approvals.settings import ApprovalsSettings
 from services.control_plane.orchestrator.settings import OrchestratorSettings
 from services.data_plane.audit import AuditReport, Invariant, audit, confirmed_charges
@@ -111,7 +111,7 @@ async def unapproved(platform: Platform) -> list[str]:
 
 
 def judge_approvals(
-    charges: Iterable[ConfirmedCharge], found: Mapping[str, ApprovalStatus], rules: ActRules
+    charges: Iterable[ConfirmedCharge], found: Mapping[str, ApprovalStatus], rules: SigningRules
 ) -> list[tuple[str, str]]:
     """Return the trips that were confirmed without an approval of exactly their charge, each with the fault.
 
@@ -131,16 +131,16 @@ def judge_approvals(
     return breaches
 
 
-def _fault_of(charge: ConfirmedCharge, approval: ApprovalStatus, rules: ActRules) -> str:
+def _fault_of(charge: ConfirmedCharge, approval: ApprovalStatus, rules: SigningRules) -> str:
     if approval.status != ApprovalResult.APPROVED:
         return f"charged {charge.amount_minor} minor units, and its approval is {approval.status}"
-    last = next((entry for entry in approval.trail if entry.result == ApprovalResult.APPROVED), None)
+    last = next((entry for entry in approval.audit_log if entry.result == ApprovalResult.APPROVED), None)
     if last is None:
         return "its approval's audit log has no entry that approves it"
     check = check_approval(approval, rules)
-    if not check.trail.intact:
-        return f"its approval's audit log was changed: {check.trail}"
-    bad = [act for act in check.acts if act.standing is Standing.BAD]
+    if not check.audit_log.intact:
+        return f"its approval's audit log was changed: {check.audit_log}"
+    bad = [act for act in check.acts if act.standing is VerificationSummary.BAD]
     if bad:
         return f"its approval's audit log has {bad[0]}"
     if _ordered(approval.payload) != (charge.account, charge.amount_minor):
@@ -171,7 +171,7 @@ async def _read(ingress: IngressClient, trip_ids: list[str]) -> dict[str, Approv
     return {trip_id: status for trip_id, status in zip(trip_ids, statuses, strict=True) if status is not None}
 
 
-def _settings(topology: Topology, environment: Mapping[str, str]) -> tuple[int, timedelta, ActRules]:
+def _settings(topology: Topology, environment: Mapping[str, str]) -> tuple[int, timedelta, SigningRules]:
     """Return the approval limit, how long approvals are stored, and whose signatures count."""
     limit: int = _setting(environment, OrchestratorSettings, "PERDURE_ORCHESTRATOR_", "approval_limit_minor")
     retention: timedelta = _setting(environment, ApprovalsSettings, "PERDURE_APPROVALS_", "retention")
@@ -181,10 +181,10 @@ def _settings(topology: Topology, environment: Mapping[str, str]) -> tuple[int, 
     if file.exists():
         keys.append(PrivateKey.load(file).public)
     if not keys:
-        return limit, retention, ActRules()
-    is_signed = environment.get("PERDURE_ACTS") == ActMode.SIGNED
-    mode = ActMode.SIGNED if is_signed else ActMode.UNSIGNED
-    return limit, retention, ActRules(mode=mode, trust=Trust(issuers=tuple(keys)))
+        return limit, retention, SigningRules()
+    is_signed = environment.get("PERDURE_ACTS") == SigningMode.SIGNED
+    mode = SigningMode.SIGNED if is_signed else SigningMode.UNSIGNED
+    return limit, retention, SigningRules(mode=mode, trust=TrustedKeys(issuers=tuple(keys)))
 
 
 def _setting(environment: Mapping[str, str], settings: type[BaseSettings], prefix: str, name: str) -> Any:

@@ -26,7 +26,7 @@ from services.runtime.connections import admin_client, answers, local_http
 from services.runtime.engine import ManagedEngine
 from services.runtime.registration import Registration, register
 from services.runtime.topology import CONSOLE, ENGINE, ENGINE_PROXY, SERVICES, ServiceSpec, Topology
-from services.runtime.trusted_keys import make_trust
+from services.runtime.trusted_keys import make_trusted_keys
 
 _LOOK: Final = 0.2
 _RESTARTS: Final = 5
@@ -61,7 +61,7 @@ class Platform:
         self._environment = os.environ if environment is None else environment
         self._http = local_http()
         topology.close_home()
-        make_trust(topology, self._environment)  # the engine needs its key, too
+        make_trusted_keys(topology, self._environment)  # the engine needs its key, too
         services = {spec.name: self._child(spec) for spec in SERVICES}
         managed = (
             engine
@@ -184,7 +184,7 @@ class Platform:
         url = f"{self.topology.service_url(spec.name)}/ready"
 
         def environment() -> dict[str, str]:
-            trust = make_trust(self.topology, self._environment)
+            trust = make_trusted_keys(self.topology, self._environment)
             own = trust.notifications if spec.name == "notifications" else {}
             return {**self._environment, **self.topology.service_environment(spec.name), **trust.services, **own}
 
@@ -206,7 +206,7 @@ class Platform:
             environment=lambda: {
                 **self._environment,
                 **self.topology.console_environment(),
-                **make_trust(self.topology, self._environment).console,
+                **make_trusted_keys(self.topology, self._environment).console,
             },
             log_file=self.topology.log_dir / f"{CONSOLE}.log",
             pid_file=self.topology.run_dir / f"{CONSOLE}.pid",

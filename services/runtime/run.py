@@ -18,7 +18,7 @@ from services.runtime.connections import ingress_client
 from services.runtime.platform import Platform, stop_leftovers
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import CONSOLE, SERVICES, Topology
-from services.runtime.trusted_keys import describe_trust
+from services.runtime.trusted_keys import describe_trusted_keys
 
 
 def run(settings: PlatformSettings, terminal: Terminal) -> int:
@@ -35,7 +35,7 @@ def run(settings: PlatformSettings, terminal: Terminal) -> int:
         PerdureError: It can't run, or can't go on; nothing is left running.
     """
     topology = Topology.from_settings(settings)
-    describe_trust(os.environ)  # a setting that doesn't fit is told before anything is started
+    describe_trusted_keys(os.environ)  # a setting that doesn't fit is told before anything is started
     with folder_lock(topology.run_dir, "perdure-platform run"):
         try:
             with raising_interrupts():
@@ -124,7 +124,7 @@ def _say_where(topology: Topology, platform: Platform, terminal: Terminal) -> No
     for spec in SERVICES:
         terminal.say(f"{spec.name:<14} {topology.service_url(spec.name)}  (process {platform.pid(spec.name)})")
     terminal.say(f"data           {topology.home / 'data'}")
-    for line in describe_trust(os.environ):
+    for line in describe_trusted_keys(os.environ):
         terminal.say(line)
     terminal.say()
     # An administrator may decide nothing, unless it is said.

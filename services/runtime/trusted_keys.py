@@ -19,7 +19,7 @@ from pathlib import Path
 from perdure.errors import ConfigurationError
 from perdure.security import PrivateKey, PublicKey
 from perdure.security.codec import ENCRYPTION_KEYS_FILE
-from perdure.security.signing_rules import ActMode
+from perdure.security.signing_rules import SigningMode
 from services.console.signing import load_key
 from services.protection import PROFILE
 from services.runtime.topology import Topology
@@ -34,7 +34,7 @@ _ACTS = "PERDURE_ACTS"
 
 
 @dataclass(frozen=True)
-class Trust:
+class TrustedKeys:
     """Which variables tell whom to believe.
 
     Args:
@@ -48,7 +48,7 @@ class Trust:
     console: dict[str, str]
 
 
-def make_trust(topology: Topology, environment: Mapping[str, str]) -> Trust:
+def make_trusted_keys(topology: Topology, environment: Mapping[str, str]) -> TrustedKeys:
     """Return the variables of a platform, after making the keys that are missing.
 
     Services are in the production profile, whatever stage the platform is at: they serve signed requests only, and
@@ -69,7 +69,7 @@ def make_trust(topology: Topology, environment: Mapping[str, str]) -> Trust:
         _HTTPS: environment.get(_HTTPS) or "false",
         _ENGINES: _merged(environment.get(_ENGINES, ""), _believed(topology.identity_key_file)),
     }
-    return Trust(
+    return TrustedKeys(
         services={
             **shared,
             **links,
@@ -85,7 +85,7 @@ def make_trust(topology: Topology, environment: Mapping[str, str]) -> Trust:
     )
 
 
-def describe_trust(environment: Mapping[str, str]) -> list[str]:
+def describe_trusted_keys(environment: Mapping[str, str]) -> list[str]:
     """Say in words, a line each, whose requests and acts are taken, and how the journal is kept.
 
     Args:
@@ -95,7 +95,7 @@ def describe_trust(environment: Mapping[str, str]) -> list[str]:
         ConfigurationError: ``PERDURE_ACTS`` is neither of its two values.
     """
     try:
-        signed = ActMode(environment.get(_ACTS) or ActMode.UNSIGNED) is ActMode.SIGNED
+        signed = SigningMode(environment.get(_ACTS) or SigningMode.UNSIGNED) is SigningMode.SIGNED
     except ValueError as error:
         raise ConfigurationError(f"{_ACTS} is 'signed' or 'unsigned', not '{environment[_ACTS]}'") from error
     acts = (

@@ -36,7 +36,7 @@ from services.runtime.topology import Topology
 from tests.e2e.legible import found_in
 from tests.mailbox import Mailbox, mailbox
 from tests.support import eventually
-from tests.system.scenarios.harness import Stage, stage_environment
+from tests.system.scenarios.harness import Stage, harness_environment
 from tests.system.scenarios.orders import order
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -113,8 +113,8 @@ class Office:
         return await self.stage.ingress.call(approval_status, key=trip_id)
 
     async def verified(self, trip_id: str, *acts: str) -> None:
-        """Check with the command that a trail is as it was written, and who signed what in it."""
-        entries = len((await self.status(trip_id)).trail)
+        """Check with the command that an audit log is as it was written, and who signed what in it."""
+        entries = len((await self.status(trip_id)).audit_log)
         answer = await self.perdure("verify", trip_id)
         chain, *lines = answer.stdout.splitlines()
         assert (answer.returncode, chain) == (0, f"{entries} entries, chain intact")
@@ -153,7 +153,7 @@ async def office(
         "mallory": (ADA, PrivateKey.generate()),
     }
     environment = {
-        **stage_environment(os.environ),
+        **harness_environment(os.environ),
         "PERDURE_ACTS": "signed",
         "PERDURE_ISSUER_KEYS": issuer.public.id,
         "PERDURE_NOTIFICATIONS_LINK_KEY_FILE": str(folder / "links.pem"),
@@ -179,7 +179,7 @@ async def office(
         await platform.stop(asyncio.Event())
 
 
-async def test_a_trip_is_approved_with_a_key_file_and_its_trail_verifies(office: Office):
+async def test_a_trip_is_approved_with_a_key_file_and_its_audit_log_verifies(office: Office):
     trip_id = await office.waiting_trip()
     listed = json.loads((await office.perdure("list", "--person", ADA, "--json")).stdout)
     assert trip_id in [item["approval_id"] for item in listed["items"]]
@@ -214,7 +214,7 @@ async def test_a_trip_is_approved_with_a_key_file_and_its_trail_verifies(office:
     await office.verified(trip_id, f"approve by {ADA}: signed")
 
 
-async def test_a_trail_that_was_changed_shows(office: Office):
+async def test_a_audit_log_that_was_changed_shows(office: Office):
     trip_id = await office.waiting_trip()
     assert (await office.perdure("reject", trip_id, "-k", office.key("ada"), "-m", "too much")).returncode == 0
     assert await office.stage.result(trip_id) == "403 approval_rejected at approval, rolled_back"
@@ -224,7 +224,7 @@ async def test_a_trail_that_was_changed_shows(office: Office):
             f"select key, value_utf8 from state where service_name = 'Approvals' and service_key = '{trip_id}'"
         )
         state = {row["key"]: row["value_utf8"] for row in rows}
-        (name,) = [key for key, value in state.items() if key.startswith("trail/") and "too much" in value]
+        (name,) = [key for key, value in state.items() if key.startswith("audit_log/") and "too much" in value]
         forged = {**state, name: state[name].replace("too much", "fine with me")}
         body = {"object_key": trip_id, "new_state": {key: list(value.encode()) for key, value in forged.items()}}
         (await http.post(f"{admin_url}/services/Approvals/state", json=body)).raise_for_status()
@@ -235,7 +235,7 @@ async def test_a_trail_that_was_changed_shows(office: Office):
 
     found = await eventually(shows, what="a broken chain")
     assert found.returncode == 1
-    assert f"entry {int(name.removeprefix('trail/'))} of " in found.stdout
+    assert f"entry {int(name.removeprefix('audit_log/'))} of " in found.stdout
     assert "it, or what is before it, was changed" in found.stdout
 
 
@@ -250,7 +250,7 @@ async def test_a_kill_of_the_service_loses_nothing(office: Office):
     assert (await waiting).returncode == 0
     assert await office.stage.result(trip_id) == "confirmed"
     status = await office.status(trip_id)
-    assert [(entry.act, entry.actor) for entry in status.trail if entry.actor is not None] == [
+    assert [(entry.act, entry.actor) for entry in status.audit_log if entry.actor is not None] == [
         ("open", "olga@example.com"),
         ("delegate", ADA),
         ("approve", ADA),
@@ -368,7 +368,7 @@ async def test_audit_finds_a_trip_without_approval(office: Office):
 
 async def test_an_approval_left_alone_reminds_escalates_and_times_out(office: Office):
     assert await office.stage.result(office.forgotten) == "408 approval_timeout, rolled_back"
-    acts = [entry.act for entry in (await office.status(office.forgotten)).trail]
+    acts = [entry.act for entry in (await office.status(office.forgotten)).audit_log]
     assert (acts[0], acts[-1]) == ("open", "expire")
     assert acts[1:-1] == ["remind", "remind", "escalate", "remind", "remind"]
     told = await office.notices(office.forgotten)

@@ -18,7 +18,7 @@ from services.runtime.topology import SERVICES
 from tests.e2e.legible import found_in, legible_topology
 from tests.support import eventually
 from tests.system.attacks import ATTACKS, Attack, attack_all
-from tests.system.attacks.platform import ADA, GRACE, KIM, MALLORY, VERA, Defended, defended_environment
+from tests.system.attacks.platform import ADA, GRACE, KIM, MALLORY, VERA, DefendedPlatform, defended_environment
 from tests.system.attacks.signed_actions import ACTS
 from tests.system.observability.receiver import TraceReceiver
 from tests.system.scenarios.orders import order
@@ -37,7 +37,7 @@ def traces() -> Iterator[TraceReceiver]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def defended(
     engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory, traces: TraceReceiver
-) -> AsyncIterator[Defended]:
+) -> AsyncIterator[DefendedPlatform]:
     topology = legible_topology(tmp_path_factory.mktemp("defended"), tracing=traces.engine_endpoint)
     environment = {
         **defended_environment(topology, os.environ),
@@ -47,14 +47,14 @@ async def defended(
     platform = Platform(topology, engine, tell=print, environment=environment, console=True)
     try:
         await platform.start()
-        async with Defended.on(platform) as opened:
+        async with DefendedPlatform.on(platform) as opened:
             yield opened
     finally:
         await platform.stop(asyncio.Event())
 
 
 @pytest.mark.timeout(400)
-async def test_every_attack_is_refused_and_changes_nothing(defended: Defended):
+async def test_every_attack_is_refused_and_changes_nothing(defended: DefendedPlatform):
     assert len(ATTACKS) >= 50
     assert {attack.boundary for attack in ATTACKS} == {
         "service",
@@ -79,7 +79,7 @@ async def test_every_attack_is_refused_and_changes_nothing(defended: Defended):
     assert [each for each in outcomes if not each.refused] == []
 
 
-async def test_who_may_look_sees_an_encrypted_saga_step_by_step_at_the_console(defended: Defended):
+async def test_who_may_look_sees_an_encrypted_saga_step_by_step_at_the_console(defended: DefendedPlatform):
     headers = {"authorization": f"Bearer {defended.sessions[VERA]}"}
     url = defended.topology.console_url
     saga = (await defended.http.get(f"{url}/api/sagas/{defended.linked}", headers=headers)).json()
@@ -94,7 +94,7 @@ async def test_who_may_look_sees_an_encrypted_saga_step_by_step_at_the_console(d
     assert overview["open_approvals"] == 2
 
 
-async def test_nothing_secret_comes_out(defended: Defended, traces: TraceReceiver):
+async def test_nothing_secret_comes_out(defended: DefendedPlatform, traces: TraceReceiver):
     planted = f"planted-{uuid4().hex}"
     traveller = f"{uuid4().hex}@example.com"
     order = ORDINARY.model_copy(update={"traveller": traveller}).model_dump(mode="json")
@@ -153,11 +153,11 @@ async def test_nothing_secret_comes_out(defended: Defended, traces: TraceReceive
     }
 
 
-async def test_what_gets_through_is_told(defended: Defended):
+async def test_what_gets_through_is_told(defended: DefendedPlatform):
     """Let somebody do what they may, and expect that they may not: the table has to notice."""
     genuine = next(each for each in ACTS if each.name == "the requester approves their own trip")
 
-    async def approve(at: Defended) -> str:
+    async def approve(at: DefendedPlatform) -> str:
         allowed = {**at.keys, "ada@example.com": at.keys[GRACE]}
         at.keys = allowed
         return await genuine.run(at)
@@ -167,7 +167,7 @@ async def test_what_gets_through_is_told(defended: Defended):
     assert await defended.stage.result(defended.waiting) == "confirmed"
 
 
-async def test_the_gateway_is_the_same_with_a_session_and_with_a_key(defended: Defended):
+async def test_the_gateway_is_the_same_with_a_session_and_with_a_key(defended: DefendedPlatform):
     url = f"{defended.topology.console_url}/gateway/Trips/{defended.linked}"
 
     async def asked(method: str, path: str, token: str) -> httpx.Response:
@@ -182,12 +182,12 @@ async def test_the_gateway_is_the_same_with_a_session_and_with_a_key(defended: D
     assert confirmation.json()["trip_id"] == defended.linked
 
 
-async def test_unauthenticated_trip_over_the_limit_is_refused(defended: Defended):
+async def test_unauthenticated_trip_over_the_limit_is_refused(defended: DefendedPlatform):
     answer = await defended.stage.book(new_trip_id(), order(amount_minor=900_000))
     assert answer == "401 unauthenticated_requester, rolled_back"
 
 
-async def test_approval_names_requester_owner_and_subject(defended: Defended):
+async def test_approval_names_requester_owner_and_subject(defended: DefendedPlatform):
     shops, mallorys = await defended.approval(), await defended.approval(defended.disguised)
     found = [
         (each.requester, each.requester_verified, each.requester_owner, each.subject) for each in (shops, mallorys)

@@ -11,7 +11,7 @@ from perdure.engine import LocatedEngine
 from services.runtime.booking import ORDINARY
 from tests.system.__main__ import app
 from tests.system.attacks import ATTACKS, Outcome, attack_all, command
-from tests.system.attacks.platform import Defended
+from tests.system.attacks.platform import DefendedPlatform
 from tests.system.scenarios import demo
 from tests.system.scenarios.scenarios import Scenario, confirmed
 
@@ -33,7 +33,7 @@ def test_demo_succeeds_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_attack_succeeds_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    async def attack_once(at: Defended) -> list[Outcome]:
+    async def attack_once(at: DefendedPlatform) -> list[Outcome]:
         return await attack_all(at, ATTACKS[:1])
 
     monkeypatch.setattr(command, "attack_all", attack_once)

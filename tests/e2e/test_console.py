@@ -45,8 +45,8 @@ def test_a_waiting_trip_is_approved_and_confirmed_on_the_page_without_a_reload(c
 
     page.goto("/approvals/lisbon")
     expect(page.locator(".headline")).to_contain_text("approved")
-    expect(page.locator("table.trail")).to_contain_text(ADMINISTRATOR)
-    expect(page.locator("table.trail")).to_contain_text("a fair price")
+    expect(page.locator("table.audit_log")).to_contain_text(ADMINISTRATOR)
+    expect(page.locator("table.audit_log")).to_contain_text("a fair price")
 
 
 def test_the_inbox_rejects_with_a_reason_and_delegates(console, contexts):

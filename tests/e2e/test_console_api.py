@@ -40,8 +40,8 @@ LEFT_OUT = {
     "sign_out",
     "sign_out_everywhere",
     "change_password",
-    "change_person",
-    "give_password",
+    "change_user",
+    "set_password",
     "end_sessions",
     "watch_alerts",
     "watch_saga",
@@ -77,7 +77,7 @@ def test_no_answer_to_whatever_is_asked_is_a_fault_or_undescribed(console: Conso
         "inbox",
         "list_dead_letters",
         "list_services",
-        "list_people",
+        "list_users",
         "me",
     ):
         assert 200 in statuses[name], (name, statuses[name])
@@ -186,8 +186,8 @@ def test_what_a_handler_refuses_is_told_with_its_own_words(console: Consoled):
     assert console.api("POST", "/api/approvals/twice/reject", body={"reason": "no"}).status_code == 200
     late = console.api("POST", "/api/approvals/twice/approve", body={})
     assert (late.status_code, late.json()["code"]) == (409, "contrary_decision") or late.json()["code"] == "too_late"
-    trail = console.api("GET", "/api/approvals/twice").json()["trail"]
-    assert [entry["result"].partition(":")[0] for entry in trail].count("refused") == 2
+    audit_log = console.api("GET", "/api/approvals/twice").json()["audit_log"]
+    assert [entry["result"].partition(":")[0] for entry in audit_log].count("refused") == 2
     missing = console.api("POST", "/api/dead-letters/twice/2/redrive", body={"reason": "x"})
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
     denied = console.api("POST", "/api/dead-letters/twice/2/redrive", by="vera@example.com", body={"reason": "x"})
@@ -232,7 +232,7 @@ def test_a_schedule_whatever_its_name_is_steered_by_an_operator_who_signs(consol
     assert console.api("POST", f"{path}/pause", by="vera@example.com", body={}).status_code == 403
     paused = console.api("POST", f"{path}/pause", body={"reason": "holidays"})
     assert paused.status_code == 200
-    entry = paused.json()["trail"][0]
+    entry = paused.json()["audit_log"][0]
     assert (entry["actor"], entry["act"], entry["reason"]) == (ADMINISTRATOR, "pause", "holidays")
     assert entry["proof"]["credential"]["actor"] == ADMINISTRATOR
     assert console.api("POST", f"{path}/resume", body={}).json()["state"] == "active"

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from examples.s07_signals.app import documents
-from perdure.security import ActRules, PrivateKey, Trust, set_act_rules
+from perdure.security import PrivateKey, SigningRules, TrustedKeys, set_signing_rules
 from perdure.serving import build_app
 from perdure.testing.served import ServedApp
 from tests.e2e.consoled import ADMINISTRATOR, Consoled
@@ -53,9 +53,9 @@ def attach(console: Consoled, key: str, authorization: str, way: str = "attach")
 def trusting(console: Consoled) -> Iterator[None]:
     """What this process serves believes the console."""
     issuer = PrivateKey.load(console.launched.home / "keys" / "console-issuer.pem")
-    set_act_rules(ActRules(trust=Trust(issuers=(issuer.public,))))
+    set_signing_rules(SigningRules(trust=TrustedKeys(issuers=(issuer.public,))))
     yield
-    set_act_rules(None)
+    set_signing_rules(None)
 
 
 @pytest.mark.usefixtures("trusting")

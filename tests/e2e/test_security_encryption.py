@@ -16,7 +16,7 @@ from services.contracts import trips
 from services.runtime.booking import ORDINARY, new_trip_id
 from services.runtime.platform import Platform
 from tests.e2e.legible import found_in, legible_topology
-from tests.system.scenarios.harness import Stage, stage_environment
+from tests.system.scenarios.harness import Stage, harness_environment
 from tests.system.scenarios.orders import order
 from tests.system.scenarios.scenarios import SCENARIOS, play
 
@@ -26,7 +26,7 @@ async def test_all_scenarios_play_and_the_engines_data_holds_nothing_readable(tm
     keys = tmp_path / "journal.keys"
     new_encryption_key(keys)
     topology = legible_topology(tmp_path)
-    environment = {**stage_environment(os.environ), ENCRYPTION_KEYS_FILE: str(keys)}
+    environment = {**harness_environment(os.environ), ENCRYPTION_KEYS_FILE: str(keys)}
     platform = Platform(topology, engine, tell=print, environment=environment)
     try:
         await platform.start()
@@ -47,8 +47,8 @@ async def test_all_scenarios_play_and_the_engines_data_holds_nothing_readable(tm
             assert refused.value.status_code == 400
     finally:
         await platform.stop(asyncio.Event())
-    # The sentinel looks into the engine's tables, where values are sealed: it found what was lost, and nothing else.
-    acted = [line for line in (topology.log_dir / "saga.log").read_text().splitlines() if "sentinel.acted" in line]
+    # The reconciler looks into the engine's tables, where values are sealed: it found what was lost, and nothing else.
+    acted = [line for line in (topology.log_dir / "saga.log").read_text().splitlines() if "reconciler.acted" in line]
     assert {json.loads(line)["kind"] for line in acted} == {"lost"}
     open_to_all = {clear.traveller, clear.payment.account, clear.flight.number}
     # What a failure says stays readable, and names the flight or the hotel that refused, or who had decided already

@@ -34,7 +34,7 @@ PUBLIC = {
     "Alerts/list",
     "Alerts/look",
     "ApprovalInbox/list",
-    "ApprovalSentinel/sweep",
+    "ApprovalReconciler/sweep",
     "Approvals/approve",
     "Approvals/decide_by_link",
     "Approvals/delegate",
@@ -60,7 +60,7 @@ PUBLIC = {
     "Schedules/set",
     "Schedules/status",
     "Schedules/trigger",
-    "Sentinel/sweep",
+    "SagaReconciler/sweep",
     "Trips/run",
     "Trips/status",
 }

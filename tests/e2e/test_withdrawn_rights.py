@@ -88,8 +88,8 @@ class Rights:
         """Open a link's page."""
         return httpx.get(f"{self.console.url}/l/{token}", timeout=30, trust_env=False)
 
-    def trail(self) -> list[tuple[str, str]]:
-        entries = self.console.api("GET", f"/api/approvals/{self.trip}").json()["trail"]
+    def audit_log(self) -> list[tuple[str, str]]:
+        entries = self.console.api("GET", f"/api/approvals/{self.trip}").json()["audit_log"]
         return [(entry["act"], entry["result"]) for entry in entries[1:]]
 
     def status(self) -> str:
@@ -114,7 +114,7 @@ def test_link_of_disabled_person_is_refused(rights: Callable[[str], Rights]):
     answer = with_link.decide(token)
     assert answer.status_code == 403
     assert "was issued before the rights" in answer.text
-    assert with_link.trail() == [("approve", "refused:rights_withdrawn")] * 2
+    assert with_link.audit_log() == [("approve", "refused:rights_withdrawn")] * 2
     assert with_link.status() == "open"
 
 
@@ -146,7 +146,7 @@ def test_delegation_of_demoted_person_is_refused(console: Consoled, rights: Call
     loser.change(roles=before)
     answer = console.api("POST", f"/api/approvals/{deputy.trip}/approve", by=deputy.person, body={})
     assert (answer.status_code, answer.json()["code"]) == (403, "delegation_revoked")
-    assert deputy.trail() == [
+    assert deputy.audit_log() == [
         ("delegate", "delegated"),
         ("revoke_delegation", "revoked"),
         ("approve", "refused:delegation_revoked"),
@@ -177,7 +177,7 @@ def test_revoke_links_at_the_console(console: Consoled, rights: Callable[[str], 
         return "was issued before the rights" in holder.decide(newer).text
 
     console.until(ended, "end of a link")
-    assert ("approve", "rejected") not in holder.trail()
+    assert ("approve", "rejected") not in holder.audit_log()
     acts = console.api("GET", "/api/people/acts").json()
     assert ("revoke links", holder.person) in [(act["act"], act["person"]) for act in acts]
     assert holder.status() == "open"

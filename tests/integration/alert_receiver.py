@@ -18,7 +18,7 @@ class Receiver:
     """What arrived.
 
     Args:
-        key: What the sentinel signs with.
+        key: What the reconciler signs with.
         answer: Returns the status for a piece of news; may block, or raise ConnectionError to say nothing.
     """
 

@@ -14,7 +14,7 @@ import httpx
 import restate as sdk
 
 from perdure import AdminClient, IngressClient, Target, handler
-from perdure.alerts.service import KEY, RELAY, AlertList, Alerts, News, list_alerts, look_target
+from perdure.alerts.service import DISPATCHER, KEY, AlertList, Alerts, News, list_alerts, look_target
 from perdure.security import PrivateKey
 from perdure.testing import Restate
 from tests.integration.alert_receiver import OK, Receiver, receiving
@@ -91,14 +91,14 @@ class Scene:
         await eventually(probe, what=f"{number} pieces of news", within=30)
         await self.look()  # what comes after it is told after it
         async with httpx.AsyncClient() as http:
-            await eventually(lambda: self._quiet(http), what="end of the relay's work")
+            await eventually(lambda: self._quiet(http), what="end of the dispatcher's work")
         news = self.receiver.took(self.name)
         assert len(news) == number
         return news
 
     async def _quiet(self, http: httpx.AsyncClient) -> bool:
         rows = await AdminClient(self.admin.url, http=http).query(
-            f"select id from sys_invocation where target_service_name = '{RELAY}' and status != 'completed'"
+            f"select id from sys_invocation where target_service_name = '{DISPATCHER}' and status != 'completed'"
         )
         return not rows
 

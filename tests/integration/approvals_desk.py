@@ -29,7 +29,7 @@ from perdure.approvals.messages import (
     StageEnd,
 )
 from perdure.approvals.notifications import ApprovalNotice
-from perdure.approvals.reconciler import ApprovalSentinel, ApprovalSentinelConfig
+from perdure.approvals.reconciler import ApprovalReconciler, ApprovalReconcilerConfig
 from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import (
@@ -233,7 +233,7 @@ async def told(did: Recording, desk: Desk, *expected: str) -> None:
 
 @asynccontextmanager
 async def full_desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
-    """Serve all there is around approvals: a postbox for notices, a bell that rings for reminders, the sentinel."""
+    """Serve all there is around approvals: a postbox for notices, a bell that rings for reminders, the reconciler."""
     postbox = sdk.Service("Postbox")
 
     @handler(postbox)
@@ -241,10 +241,10 @@ async def full_desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
         did.add(f"{notice.kind} {notice.approval_id}/{notice.to}")
 
     to_postbox: Target[ApprovalNotice, None] = Target("Postbox", "put", ApprovalNotice, type(None))
-    sentinel = ApprovalSentinel(
-        ApprovalSentinelConfig(restate.server.admin, restate.server.ingress, grace=timedelta(0))
+    reconciler = ApprovalReconciler(
+        ApprovalReconcilerConfig(restate.server.admin, restate.server.ingress, grace=timedelta(0))
     )
     config = ApprovalsConfig(notify=to_postbox)
-    env = await restate.serve(*definitions(config), sentinel, asking, gate, postbox, bell)
+    env = await restate.serve(*definitions(config), reconciler, asking, gate, postbox, bell)
     async with Desk(env) as desk:
         yield desk

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from perdure import LoggingConfig, configure_logging
-from perdure.security import ActMode, ActRules, Trust, set_act_rules
+from perdure.security import SigningMode, SigningRules, TrustedKeys, set_signing_rules
 from perdure.testing import Restate
 from tests.integration.saga_bench import Bench
 from tests.integration.signing_people import ISSUER
@@ -37,6 +37,6 @@ def logged() -> Iterator[io.StringIO]:
 @pytest.fixture
 def signed_acts() -> Iterator[None]:
     """Acts have to be signed, by whom the issuer of `signing_people` vouches for."""
-    set_act_rules(ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(ISSUER.public,))))
+    set_signing_rules(SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,))))
     yield
-    set_act_rules(None)
+    set_signing_rules(None)

@@ -1,4 +1,4 @@
-"""Orchestrations that the engine tries twice and then gives up or pauses, and what a sentinel makes of them."""
+"""Orchestrations that the engine tries twice and then gives up or pauses, and what a reconciler makes of them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from perdure.errors import IngressError
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.orphans import look
 from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import SweepReport
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler import ScanReport
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 from perdure.testing import RestateServer
 from tests.integration.saga_bench import QUICK, Bench, Task, truth, undo_task
 from tests.support import Recording, eventually
 
-sweep = Target("Sentinel", "sweep", type(None), SweepReport)
+sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
 MOMENT = timedelta(milliseconds=1)
 
 
-def config_of(engine: RestateServer, **limits: Any) -> SentinelConfig:
-    return SentinelConfig(**{"admin_url": engine.admin, "ingress_url": engine.ingress, "grace": MOMENT, **limits})
+def config_of(engine: RestateServer, **limits: Any) -> SagaReconcilerConfig:
+    return SagaReconcilerConfig(**{"admin_url": engine.admin, "ingress_url": engine.ingress, "grace": MOMENT, **limits})
 
 
 def run_of(service: str) -> Target[None, object]:
@@ -35,7 +35,7 @@ def policy(then: Literal["kill", "pause"]) -> sdk.InvocationRetryPolicy:
     return sdk.InvocationRetryPolicy(initial_interval=10 * MOMENT, max_attempts=2, on_max_attempts=then)
 
 
-def given_up(name: str, main: Any, then: Literal["kill", "pause"] = "kill", **options: Any) -> ControlPlaneService:
+def exhausted(name: str, main: Any, then: Literal["kill", "pause"] = "kill", **options: Any) -> ControlPlaneService:
     """Make an orchestration that the engine tries twice."""
     jobs = ControlPlaneService(name, saga=SagaConfig(**QUICK), invocation_retry_policy=policy(then), **options)
 
@@ -65,7 +65,7 @@ async def status_of(admin: AdminClient, invocation: str, status: str) -> dict[st
     return await eventually(probe, what=f"{invocation} that is {status}")
 
 
-async def found(admin: AdminClient, config: SentinelConfig, invocation: str, kind: str = "lost") -> None:
+async def found(admin: AdminClient, config: SagaReconcilerConfig, invocation: str, kind: str = "lost") -> None:
     async def probe() -> bool:
         return any(find.id == invocation and find.kind == kind for find in await look(admin, config))
 

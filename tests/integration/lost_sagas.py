@@ -1,4 +1,4 @@
-"""Orchestrations that wait or fail for ever after two steps, to be lost, and a sentinel that looks for them."""
+"""Orchestrations that wait or fail for ever after two steps, to be lost, and a reconciler that looks for them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from perdure.errors import IngressError
 from perdure.saga import hosting
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import Sentinel, SweepReport
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler import SagaReconciler, ScanReport
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 from tests.support import Recording, eventually
 
 
@@ -37,7 +37,7 @@ class Part(BaseModel):
 
 make = Target("Mill", "make", Part, type(None))
 scrap = Target("Mill", "scrap", Part, type(None))
-sweep = Target("Sentinel", "sweep", type(None), SweepReport)
+sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
 
 
 class Brake:
@@ -93,11 +93,11 @@ def services(did: Recording, name: str, brake: Brake) -> list[Any]:
 
 
 class Scene:
-    def __init__(self, env: Any, name: str, sentinel: Sentinel, config: SentinelConfig) -> None:
+    def __init__(self, env: Any, name: str, reconciler: SagaReconciler, config: SagaReconcilerConfig) -> None:
         self.ingress = IngressClient(env.ingress)
         self.admin = AdminClient(env.admin)
         self.name = name
-        self.sentinel = sentinel
+        self.reconciler = reconciler
         self.config = config
 
     async def started(self, did: Recording, *, broken: bool = False) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from perdure import AdminClient, IngressClient
 from perdure._runtime.ports import free_ports
 from perdure.alerts import service as alerts_module
 from perdure.alerts.conditions import FEW
-from perdure.alerts.service import KEY, RELAY, News, list_alerts, look_target, read_alerts
+from perdure.alerts.service import DISPATCHER, KEY, News, list_alerts, look_target, read_alerts
 from perdure.engine.admin import sql_text
 from perdure.observability.metrics import ALERTS
 from perdure.security import PrivateKey
@@ -158,8 +158,8 @@ async def test_a_receiver_that_hangs_for_one_holds_up_nothing_and_is_given_up_vi
     (news,) = await on.told(1)
     assert news.alert.invocation == heard
     assert len(set(on.receiver.ids(on.name))) == 2
-    assert ALERTS._counts["paused", "given_up"] - before["paused", "given_up"] == 1
-    (line,) = (each for each in caplog.records if "sentinel.webhook_failed" in each.getMessage())
+    assert ALERTS._counts["paused", "exhausted"] - before["paused", "exhausted"] == 1
+    (line,) = (each for each in caplog.records if "reconciler.webhook_failed" in each.getMessage())
     assert f"paused/{hung[0]}" in line.getMessage()
 
 
@@ -214,7 +214,7 @@ class Teller:
 
     async def telling(self, because: str = "") -> list[dict[str, Any]]:
         return await self._admin.query(
-            f"select id from sys_invocation where target_service_name = '{RELAY}' and status != 'completed' "
+            f"select id from sys_invocation where target_service_name = '{DISPATCHER}' and status != 'completed' "
             f"and coalesce(last_failure, '') like '%{because}%'"
         )
 

@@ -31,7 +31,7 @@ async def test_the_address_of_a_webhook_that_refuses_is_in_no_log_line(scene, mo
     await on.until_seen(f"paused/{paused}")
     await on.look()
     await on.told(0)
-    said = [each.getMessage() for each in caplog.records if "sentinel.webhook_failed" in each.getMessage()]
+    said = [each.getMessage() for each in caplog.records if "reconciler.webhook_failed" in each.getMessage()]
     (line,) = (each for each in said if f"paused/{paused}" in each)
     assert "the webhook answers 500" in line
     assert ADDRESSEE not in caplog.text

@@ -61,7 +61,7 @@ async def test_an_approval_is_asked_decided_and_answered(desk: Desk):
     status = await desk.status()
     assert (status.status, status.decided_by, status.reason) == ("approved", ["ada@example.com"], "within budget")
     assert status.decided_at == receipt.at
-    assert [(e.seq, e.act, e.actor, e.result) for e in status.trail] == [
+    assert [(e.seq, e.act, e.actor, e.result) for e in status.audit_log] == [
         (1, "open", "req@example.com", "opened"),
         (2, "approve", "ada@example.com", "approved"),
     ]
@@ -81,7 +81,7 @@ async def test_decisions_before_the_approval_is_opened_count(desk: Desk):
     await desk.ask(requester="req", approvers=["ada", "bob", "req"], quorum=2)
     status = await desk.status_where(lambda _: True)
     assert (status.status, status.refusals) == ("open", 1)
-    assert [entry.result for entry in status.trail] == ["kept", "kept", "opened", "counted", "refused:own_request"]
+    assert [entry.result for entry in status.audit_log] == ["kept", "kept", "opened", "counted", "refused:own_request"]
     await desk.approve("ada")
     assert (await desk.outcome()).decided_by == ["bob", "ada"]
 
@@ -110,8 +110,8 @@ async def test_two_approvers_racing_for_one_decision(desk: Desk):
     assert {error.code for error in lost} == {"too_late"}
     assert all(f"was approved by {status.decided_by[0]}" in error.message for error in lost)
     assert [decision.actor for decision in status.decisions][-1:] == status.decided_by
-    assert [entry.seq for entry in status.trail] == list(range(1, len(status.trail) + 1))
-    assert len(status.trail) == 1 + len(people)
+    assert [entry.seq for entry in status.audit_log] == list(range(1, len(status.audit_log) + 1))
+    assert len(status.audit_log) == 1 + len(people)
     assert (await desk.outcome()).decided_by == status.decided_by
 
 
@@ -120,7 +120,7 @@ async def test_the_same_person_deciding_twice_at_once_counts_once(desk: Desk):
     receipts = await asyncio.gather(*(desk.approve("ada", "same") for _ in range(6)))
     assert all(receipt == receipts[0] for receipt in receipts)
     status = await desk.status()
-    assert (status.status, len(status.decisions), len(status.trail)) == ("open", 1, 2)
+    assert (status.status, len(status.decisions), len(status.audit_log)) == ("open", 1, 2)
     error = await refused(desk.reject("ada"))
     assert (error.status_code, error.code) == (409, "contrary_decision")
 
@@ -233,7 +233,7 @@ async def test_a_late_decision_is_told_what_was_decided_by_whom_and_when(desk: D
     assert error.metadata["decided_at"] == when
     again = await desk.approve("ada", "said twice")
     assert again == receipt
-    last = (await desk.status()).trail[-1]
+    last = (await desk.status()).audit_log[-1]
     assert (last.actor, last.act, last.reason, last.result) == ("bob", "reject", "I disagree", "refused:too_late")
 
 
@@ -246,13 +246,13 @@ async def test_who_may_not_decide(desk: Desk):
     assert (error.status_code, error.code) == (403, "not_an_approver")
     status = await desk.status()
     assert (status.status, status.refusals) == ("open", 4)
-    assert [entry.result for entry in status.trail[1:]] == ["refused:own_request"] * 3 + ["refused:not_an_approver"]
+    assert [entry.result for entry in status.audit_log[1:]] == ["refused:own_request"] * 3 + ["refused:not_an_approver"]
 
 
 async def test_two_orchestrations_that_ask_the_same_get_the_same_answer(desk: Desk):
     await desk.asked(by="one", payload=1)
     await desk.ask(by="two", payload=1)
-    await desk.status_where(lambda status: len(status.trail) == 2)
+    await desk.status_where(lambda status: len(status.audit_log) == 2)
     await desk.ask(by="three", payload=2)
     error = await refused(desk.outcome("three"))
     assert error.status_code == 409
@@ -268,10 +268,10 @@ async def test_a_withdrawal_ends_it_only_when_nobody_else_waits(desk: Desk):
     await desk.ask(by="one", approvers=[person])
     await desk.status_where(lambda _: True)
     await desk.ask(by="two", approvers=[person])
-    await desk.status_where(lambda status: len(status.trail) == 2)
+    await desk.status_where(lambda status: len(status.audit_log) == 2)
     await desk.client.call(leave, False, key=f"{desk.id}/one")
-    status = await desk.status_where(lambda status: len(status.trail) == 3)
-    assert (status.status, status.trail[-1].result) == ("open", "left")
+    status = await desk.status_where(lambda status: len(status.audit_log) == 3)
+    assert (status.status, status.audit_log[-1].result) == ("open", "left")
     await desk.client.call(leave, False, key=f"{desk.id}/two")
     assert (await desk.outcome("two")).outcome == "withdrawn"
     await desk.inbox_has(person, 0)
@@ -283,7 +283,7 @@ async def test_a_withdrawal_for_everyone_answers_everyone(desk: Desk):
     await desk.ask(by="one")
     await desk.status_where(lambda _: True)
     await desk.ask(by="two")
-    await desk.status_where(lambda status: len(status.trail) == 2)
+    await desk.status_where(lambda status: len(status.audit_log) == 2)
     await desk.client.call(leave, True, key=f"{desk.id}/one")
     assert {(await desk.outcome(by)).outcome for by in ("one", "two")} == {"withdrawn"}
 
@@ -330,7 +330,7 @@ async def test_bad_input_and_what_is_not_public(desk: Desk):
         for private in (
             f"/Approvals/{desk.id}/open",
             *(f"/Approvals/{desk.id}/{name}" for name in ("leave", "listen", "end_stage", "remind", "forget", "mend")),
-            "/ApprovalRelay/tell",
+            "/ApprovalDispatcher/tell",
             "/ApprovalInbox/ada/add",
             "/ApprovalInbox/ada/remove",
             "/ApprovalInbox/ada/page",

@@ -24,8 +24,17 @@ from perdure import ControlPlaneService, Orchestration
 from perdure._runtime.invocation_ids import signal_id
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.service import definitions
-from perdure.approvals.signatures import sign_act
-from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, Role, Trust, mint_link, payload_digest
+from perdure.approvals.signatures import sign_action
+from perdure.security import (
+    ActorKey,
+    PrivateKey,
+    Role,
+    SigningMode,
+    SigningRules,
+    TrustedKeys,
+    mint_link,
+    payload_digest,
+)
 from perdure.testing import Restate, RestateEnvironment
 
 HOUR = timedelta(hours=1)
@@ -61,7 +70,7 @@ def signed(
     request: dict[str, Any] = {"reason": "because"}
     if action == "delegate":
         request |= {"to": "eve", "until": (datetime.now(UTC) + HOUR / 2).isoformat()}
-    return sign_act(key, action, approval, digest, request, at=datetime.now(UTC) - age)
+    return sign_action(key, action, approval, digest, request, at=datetime.now(UTC) - age)
 
 
 def completions_of(invocation: str) -> list[str]:
@@ -205,7 +214,7 @@ class Forger(RuleBasedStateMachine):
 
 @pytest_asyncio.fixture
 async def env(restate: Restate) -> AsyncIterator[RestateEnvironment]:
-    rules = ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(ISSUER.public,)))
+    rules = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,)))
     config = ApprovalsConfig(acts=rules, link_keys=(LINKS.public,), allow_unverified_requester=True)
     yield await restate.serve(*definitions(config), payments)
 

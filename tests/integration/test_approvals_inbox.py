@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 import pytest_asyncio
 
-from perdure.approvals.audit_log import verify_trail
+from perdure.approvals.audit_log import verify_audit_log
 from perdure.approvals.inbox_messages import InboxQuery
 from perdure.approvals.messages import DecisionReceipt
 from perdure.approvals.targets import page_inbox
@@ -62,7 +62,7 @@ async def test_many_deciders_at_once_on_many_approvals(desk: Desk):
         assert {answer.code for answer in mine if isinstance(answer, IngressError)} <= {"too_late"}
         assert status.status == "approved"  # three of three that approve; three rejections would leave three others
         assert len(status.decisions) == len(won)
-        assert verify_trail(approval_id, status.trail, head=status.head).intact
+        assert verify_audit_log(approval_id, status.audit_log, head=status.head).intact
     left = {person: ({ids[-1]} if number >= 2 else set()) for number, person in enumerate(people)}
     await eventually(lambda: settled(left), what="inboxes with what is not decided, and nothing else")
 

@@ -1,4 +1,4 @@
-"""What kills leave of an approval is found by the sentinel and mended; what ended is forgotten."""
+"""What kills leave of an approval is found by the reconciler and mended; what ended is forgotten."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
         yield desk
 
 
-sweep: Any = Target("ApprovalSentinel", "sweep", type(None), dict[str, Any])
+sweep: Any = Target("ApprovalReconciler", "sweep", type(None), dict[str, Any])
 
 
 async def test_an_approval_whose_asker_was_killed_is_withdrawn(desk: Desk):
@@ -49,7 +49,7 @@ async def test_an_approval_whose_asker_was_killed_is_withdrawn(desk: Desk):
         await desk.client.call(sweep, key="all")
         return (await desk.status()).status == "withdrawn"
 
-    await eventually(withdrawn, what="a withdrawal by the sentinel")
+    await eventually(withdrawn, what="a withdrawal by the reconciler")
     assert (await desk.status()).reason == "who asked has ended"
     desk.id = other
     assert (await desk.status()).status == "open"  # what others wait for stays
@@ -113,11 +113,11 @@ async def test_a_kill_between_the_end_and_its_answers_is_mended(desk: Desk):
         assert [name for name in state if name.startswith("waiter/inv_")]
         decision = Decision(actor=person, approve=True, reason="cut off", at=datetime.now(UTC))
         change = decide(Approval.model_validate_json(state["approval"]), decision)
-        trail = {"trail/000002": change.entries[0].model_dump_json()}
-        return {**state, **trail, "approval": change.approval.model_dump_json()}
+        audit_log = {"audit_log/000002": change.entries[0].model_dump_json()}
+        return {**state, **audit_log, "approval": change.approval.model_dump_json()}
 
     await cut_off(desk, decided)
-    await mended(desk, "approval", "request", "trail/000001", "trail/000002")
+    await mended(desk, "approval", "request", "audit_log/000001", "audit_log/000002")
     assert (await desk.outcome()).reason == "cut off"
     await desk.inbox_has(person, 0)
 
@@ -126,7 +126,7 @@ async def test_a_kill_while_it_was_opened_is_mended(desk: Desk):
     """The question is written, and nothing else; then not even the question."""
     await desk.asked(payload=1)
     await cut_off(desk, lambda state: {name: state[name] for name in ("open", "request")})
-    await mended(desk, "approval", "open", "request", "trail/000001")
+    await mended(desk, "approval", "open", "request", "audit_log/000001")
     assert (await desk.approve("bob")).status == "approved"
     assert (await desk.outcome()).decided_by == ["bob"]
     desk.id = f"{desk.id}-2"

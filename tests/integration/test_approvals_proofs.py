@@ -11,17 +11,26 @@ import pytest_asyncio
 import restate as sdk
 
 from perdure import Target, handler
-from perdure.approvals.audit_log import verify_trail
+from perdure.approvals.audit_log import verify_audit_log
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.links import LinkMinter
 from perdure.approvals.messages import DecisionReceipt, LinkDecisionRequest, StageEnd
 from perdure.approvals.notifications import ApprovalNotice
 from perdure.approvals.request import Stage
 from perdure.approvals.service import definitions
-from perdure.approvals.signatures import ProvableAct, sign_act
+from perdure.approvals.signatures import SignableAction, sign_action
 from perdure.approvals.targets import decide_by_link
 from perdure.errors import IngressError
-from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, Role, Trust, mint_link, payload_digest
+from perdure.security import (
+    ActorKey,
+    PrivateKey,
+    Role,
+    SigningMode,
+    SigningRules,
+    TrustedKeys,
+    mint_link,
+    payload_digest,
+)
 from perdure.testing import Restate
 from tests.integration.approvals_desk import HOUR, Desk, asking, end, refused
 from tests.support import Recording, eventually
@@ -48,8 +57,8 @@ class SignedDesk(Desk):
     async def ask(self, by: str = "", **question: Any) -> str:
         return await super().ask(by, **{"requester_verified": True, **question})
 
-    async def act(self, key: ActorKey, act: ProvableAct, shown: str = SHOWN, **request: Any) -> dict[str, Any]:
-        return await self.send_body(act, sign_act(key, act, self.id, shown, request, at=now()))
+    async def act(self, key: ActorKey, act: SignableAction, shown: str = SHOWN, **request: Any) -> dict[str, Any]:
+        return await self.send_body(act, sign_action(key, act, self.id, shown, request, at=now()))
 
     async def send_body(self, act: str, body: dict[str, Any]) -> dict[str, Any]:
         target: Any = Target("Approvals", act, dict[str, Any], dict[str, Any])
@@ -73,7 +82,7 @@ async def desk(restate: Restate, did: Recording) -> AsyncIterator[SignedDesk]:
         did.add(f"{notice.to} {notice.approval_id}/{MINTER.link(notice)}")
 
     config = ApprovalsConfig(
-        acts=ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(ISSUER.public,))),
+        acts=SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,))),
         link_keys=(LINKS.public,),
         notify=Target("Postbox", "put", ApprovalNotice, type(None)),
     )
@@ -92,17 +101,17 @@ async def test_a_signed_decision_counts_and_its_signature_is_kept(desk: SignedDe
     receipt = await desk.act(cy, "approve")
     assert (receipt["on_behalf_of"], receipt["status"]) == ("bob", "approved")
     status = await desk.status()
-    assert [(entry.act, entry.proof.credential.actor if entry.proof else None) for entry in status.trail] == [
+    assert [(entry.act, entry.proof.credential.actor if entry.proof else None) for entry in status.audit_log] == [
         ("open", None),
         ("approve", "ada"),
         ("delegate", "bob"),
         ("approve", "cy"),
     ]
-    assert verify_trail(desk.id, status.trail, head=status.head).intact
+    assert verify_audit_log(desk.id, status.audit_log, head=status.head).intact
     # The kept signature is evidence of its own: it can be checked by who has the issuer's key only.
-    kept = status.trail[1].proof
+    kept = status.audit_log[1].proof
     assert kept is not None
-    verified = Trust(issuers=(ISSUER.public,)).verify(
+    verified = TrustedKeys(issuers=(ISSUER.public,)).verify(
         kept, act="approve", target=f"Approvals/{desk.id}", payload_digest=SHOWN, now=now(), actor="ada", reason="fine"
     )
     assert verified.actor == "ada"
@@ -112,8 +121,8 @@ async def test_what_does_not_prove_it_is_refused_and_recorded(desk: SignedDesk):
     await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
     ada = key_of("ada")
 
-    def signed(key: ActorKey, act: ProvableAct = "approve", target: str = "", **more: Any) -> dict[str, Any]:
-        return sign_act(key, act, target or desk.id, SHOWN, {}, at=more.pop("at", now())) | more
+    def signed(key: ActorKey, act: SignableAction = "approve", target: str = "", **more: Any) -> dict[str, Any]:
+        return sign_action(key, act, target or desk.id, SHOWN, {}, at=more.pop("at", now())) | more
 
     good = signed(ada)
     forged = {**good, "proof": {**good["proof"], "signature": "A" * 86}}
@@ -130,7 +139,11 @@ async def test_what_does_not_prove_it_is_refused_and_recorded(desk: SignedDesk):
         ("approve", {**good, "reason": "another"}, (403, "reason")),
         ("approve", {**good, "groups": ["finance"]}, (403, "groups_not_proven")),
         ("approve", signed(key_of("ada", roles=(Role.VIEWER,))), (403, "forbidden")),
-        ("approve", sign_act(ada, "approve", desk.id, payload_digest({"amount": 1}), {}, at=now()), (409, "payload")),
+        (
+            "approve",
+            sign_action(ada, "approve", desk.id, payload_digest({"amount": 1}), {}, at=now()),
+            (409, "payload"),
+        ),
         ("delegate", {"actor": "ada", "to": "eve", "until": (now() + HOUR).isoformat()}, (401, "unsigned")),
         ("withdraw", {"actor": "req"}, (401, "unsigned")),
     ]
@@ -138,18 +151,18 @@ async def test_what_does_not_prove_it_is_refused_and_recorded(desk: SignedDesk):
         error = await refused(desk.send_body(act, body))
         assert why(error) == expected, (act, expected, error.message)
     until = (now() + HOUR).isoformat()
-    to_cy = sign_act(ada, "delegate", desk.id, SHOWN, {"to": "cy", "until": until}, at=now())
+    to_cy = sign_action(ada, "delegate", desk.id, SHOWN, {"to": "cy", "until": until}, at=now())
     assert why(await refused(desk.send_body("delegate", {**to_cy, "to": "eve"}))) == (403, "details")
 
     await desk.send_body("approve", good)
     assert why(await refused(desk.send_body("approve", good))) == (409, "replayed")
     status = await desk.status()
     assert (status.status, len(status.decisions), status.refusals) == ("open", 1, len(cases) + 2)
-    refusals = [entry for entry in status.trail if entry.result.startswith("refused:")]
+    refusals = [entry for entry in status.audit_log if entry.result.startswith("refused:")]
     assert len(refusals) == len(cases) + 2
     assert refusals[1].details["why"] == "act_signature"
     assert refusals[1].proof is not None
-    assert verify_trail(desk.id, status.trail, head=status.head).intact
+    assert verify_audit_log(desk.id, status.audit_log, head=status.head).intact
 
 
 @pytest.mark.restate_modes("http2")
@@ -167,7 +180,7 @@ async def test_an_early_signed_decision_counts_for_what_was_shown_only(desk: Sig
     await desk.ask(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
     status = await desk.status_where(lambda _: True)
     assert [decision.actor for decision in status.decisions] == ["ada"]
-    assert status.trail[-1].result == "refused:wrong_payload"
+    assert status.audit_log[-1].result == "refused:wrong_payload"
 
 
 @pytest.mark.restate_modes("http2")
@@ -200,7 +213,7 @@ async def test_an_act_that_was_refused_can_not_be_sent_again_when_it_would_be_al
     boss = key_of("boss")
     escalation = [Stage(approvers=["boss"], timeout=HOUR)]
     opened = await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada"], escalation=escalation)
-    copied = sign_act(boss, "approve", desk.id, SHOWN, {}, at=now())
+    copied = sign_action(boss, "approve", desk.id, SHOWN, {}, at=now())
     assert why(await refused(desk.send_body("approve", copied))) == (403, "not_an_approver")
     await desk.client.call(end, StageEnd(stage=0, opened_at=opened.opened_at), key=desk.id)
     assert why(await refused(desk.send_body("approve", copied))) == (409, "replayed")
@@ -240,6 +253,6 @@ async def test_a_link_decides_once_for_one_person(desk: SignedDesk, did: Recordi
     assert (await desk.by_link(to_bob)).status == "approved"
     status = await desk.status()
     assert (status.refusals, status.decided_by) == (9, [ada, bob])
-    assert [entry.details.get("by") for entry in status.trail if entry.result in ("counted", "approved")] == [
+    assert [entry.details.get("by") for entry in status.audit_log if entry.result in ("counted", "approved")] == [
         "link"
     ] * 2

@@ -15,15 +15,15 @@ from perdure.approvals.links import LinkMinter
 from perdure.approvals.principals import sign_principal_action
 from perdure.approvals.rights import Principal
 from perdure.approvals.service import definitions
-from perdure.approvals.signatures import sign_act
+from perdure.approvals.signatures import sign_action
 from perdure.approvals.targets import principal_status
 from perdure.approvals.verification import check_approval
-from perdure.security import ActMode, ActorKey, ActRules, Role, Trust
+from perdure.security import ActorKey, Role, SigningMode, SigningRules, TrustedKeys
 from perdure.testing import Restate
 from tests.integration.approvals_desk import HOUR, asking, refused
 from tests.integration.test_approvals_proofs import ISSUER, LINKS, PAYLOAD, SHOWN, SignedDesk, key_of, now, why
 
-RULES = ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(ISSUER.public,)))
+RULES = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,)))
 ADMIN = key_of("admin", roles=(Role.ADMINISTRATOR,))
 MINTER = LinkMinter(LINKS, "https://console.example.com")
 
@@ -83,7 +83,7 @@ async def test_link_ends_with_the_right(desk: RightsDesk):
     await desk.put(ada, Role.VIEWER)
     assert why(await refused(desk.by_link(desk.link(ada)))) == (403, "role")
     status = await desk.status()
-    assert [(entry.act, entry.actor, entry.result, entry.details.get("why")) for entry in status.trail[1:]] == [
+    assert [(entry.act, entry.actor, entry.result, entry.details.get("why")) for entry in status.audit_log[1:]] == [
         ("approve", ada, "refused:rights_withdrawn", reason) for reason in ("disabled", "revoked", "role")
     ]
     await desk.put(ada, Role.APPROVER)
@@ -116,7 +116,7 @@ async def test_links_of_one_approval_are_revoked(desk: RightsDesk):
     assert (await desk.by_link(desk.link(bob))).status == "approved"
     status = await desk.status()
     assert check_approval(status, RULES).good
-    assert [(entry.result, entry.details) for entry in status.trail if entry.act == "revoke_links"] == [
+    assert [(entry.result, entry.details) for entry in status.audit_log if entry.act == "revoke_links"] == [
         ("refused:not_allowed_to_revoke", {"person": bob}),
         ("revoked", {"person": ada}),
         ("revoked", {}),
@@ -126,7 +126,7 @@ async def test_links_of_one_approval_are_revoked(desk: RightsDesk):
 
 async def test_reject_forged_revocation(desk: RightsDesk):
     (ada,) = await desk.open_for("ada")
-    body = sign_act(desk.key(ada), "revoke_links", desk.id, SHOWN, {"person": ada}, at=now())
+    body = sign_action(desk.key(ada), "revoke_links", desk.id, SHOWN, {"person": ada}, at=now())
     for forged in (
         {"actor": ada, "person": ada},
         {**body, "person": desk.person("bob")},
@@ -157,11 +157,11 @@ async def test_delegation_ends_with_the_right(desk: RightsDesk, whose: str):
     assert (error.status_code, error.code) == (403, "delegation_revoked")
     await desk.inbox_has(cy, 0)
     status = await desk.status()
-    assert [(entry.act, entry.result) for entry in status.trail[2:]] == [
+    assert [(entry.act, entry.result) for entry in status.audit_log[2:]] == [
         ("revoke_delegation", "revoked"),
         ("approve", "refused:delegation_revoked"),
     ]
-    assert withdrawn in status.trail[2].reason
+    assert withdrawn in status.audit_log[2].reason
     assert status.delegations[0].revoked_at is not None
     assert why(await refused(desk.by_link(desk.link(cy)))) == (403, "delegation_revoked")
     await desk.act(desk.key(ada), "delegate", to=cy, until=(now() + HOUR).isoformat())

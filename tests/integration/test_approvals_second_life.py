@@ -97,9 +97,9 @@ async def test_timers_of_the_version_before_do_nothing_until_their_time(desk: Se
     assert await desk.status() == opened
     assert (await desk.outcome()).outcome == "rejected"  # they came again, in time
     status = await desk.status()
-    assert [entry.act for entry in status.trail] == ["open", "remind", "expire"]
-    assert status.trail[1].at > opened.opened_at + timedelta(seconds=3.9)
-    assert status.trail[2].at > opened.deadline - timedelta(milliseconds=50)
+    assert [entry.act for entry in status.audit_log] == ["open", "remind", "expire"]
+    assert status.audit_log[1].at > opened.opened_at + timedelta(seconds=3.9)
+    assert status.audit_log[2].at > opened.deadline - timedelta(milliseconds=50)
 
 
 @pytest.mark.restate_modes("http2")

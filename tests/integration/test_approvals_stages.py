@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 
 from perdure import AdminClient, Target
-from perdure._runtime.dispatch import GIVE_UP_SOON
-from perdure.approvals import dispatcher as relay_module
-from perdure.approvals.audit_log import verify_trail
+from perdure._runtime.dispatch import SHORT_RETRIES
+from perdure.approvals import dispatcher as dispatcher_module
+from perdure.approvals.audit_log import verify_audit_log
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import ReminderDue, StageEnd
 from perdure.approvals.notifications import ApprovalNotice
@@ -43,7 +43,7 @@ async def test_left_alone_it_reminds_escalates_reminds_and_times_out(desk: Desk,
     )
     assert (await desk.outcome()).outcome == "timed_out"
     status = await desk.status()
-    assert [(entry.act, entry.result) for entry in status.trail] == [
+    assert [(entry.act, entry.result) for entry in status.audit_log] == [
         ("open", "opened"),
         ("remind", "reminded"),
         ("remind", "reminded"),
@@ -52,7 +52,7 @@ async def test_left_alone_it_reminds_escalates_reminds_and_times_out(desk: Desk,
         ("expire", "timed_out"),
     ]
     assert (status.stage, status.approvers, status.reminders) == (1, [boss], 1)
-    assert verify_trail(desk.id, status.trail, head=status.head).intact
+    assert verify_audit_log(desk.id, status.audit_log, head=status.head).intact
     await told(did, desk, f"asked {ada}", f"reminder {ada}", f"escalated {boss}", f"reminder {boss}")
     assert sorted(did.of(desk.id)) == sorted(
         [f"asked {ada}", f"reminder {ada}", f"reminder {ada}", f"escalated {boss}", f"reminder {boss}"]
@@ -96,12 +96,12 @@ async def test_a_reminder_that_is_not_the_next_does_nothing(desk: Desk):
     for stage, number in [(0, 2), (1, 1), (0, 1), (0, 1)]:
         due = ReminderDue(stage=stage, number=number, opened_at=opened.opened_at)
         await desk.client.call(ring, due, key=desk.id)
-    assert [entry.act for entry in (await desk.status()).trail] == ["open", "remind"]
+    assert [entry.act for entry in (await desk.status()).audit_log] == ["open", "remind"]
 
 
 @pytest.mark.restate_modes("http2")
 async def test_notices_to_nowhere_stop_nobody_and_are_given_up(restate: Restate, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(relay_module, "GIVE_UP_LATE", GIVE_UP_SOON)  # as it is, but within this test
+    monkeypatch.setattr(dispatcher_module, "LONG_RETRIES", SHORT_RETRIES)  # as it is, but within this test
     nowhere: Target[ApprovalNotice, None] = Target("Nowhere", "put", ApprovalNotice, type(None))
     env = await restate.serve(*definitions(ApprovalsConfig(notify=nowhere)), asking)
     async with Desk(env) as desk:
@@ -109,10 +109,10 @@ async def test_notices_to_nowhere_stop_nobody_and_are_given_up(restate: Restate,
         await desk.approve(desk.person("ada"))
         assert (await desk.outcome()).outcome == "approved"
 
-        async def given_up() -> bool:
+        async def exhausted() -> bool:
             async with AdminClient(env.admin) as admin:
                 sql = """select completion_result as result from sys_invocation_status
-                    where target_service_name = 'ApprovalRelay' and status = 'completed'"""
+                    where target_service_name = 'ApprovalDispatcher' and status = 'completed'"""
                 return any(row["result"] == "failure" for row in await admin.query(sql))
 
-        await eventually(given_up, what="a relay that gave up")
+        await eventually(exhausted, what="a dispatcher that gave up")

@@ -19,23 +19,23 @@ from perdure._runtime.places import OutputSource, Place
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import ApprovalOutcome, ApprovalStatus
 from perdure.approvals.service import definitions as approvals
-from perdure.approvals.signatures import sign_act
+from perdure.approvals.signatures import sign_action
 from perdure.approvals.targets import approval_status
 from perdure.callers import PARENT_HEADER
 from perdure.errors import IngressError
 from perdure.saga.hosting import definitions as rollbacks
 from perdure.security import (
     CALLER_HEADER,
-    ActMode,
     ActorKey,
-    ActRules,
     CallerKind,
     CallTarget,
     PrivateKey,
     Role,
     SecurityConfig,
-    Trust,
-    set_act_rules,
+    SigningMode,
+    SigningRules,
+    TrustedKeys,
+    set_signing_rules,
     sign_call,
 )
 from perdure.security.callers import vouch_for_call
@@ -49,7 +49,7 @@ ADA = "ada@example.com"
 ADAS_KEY = ActorKey.issue(
     ISSUER, actor="Zoë@example.com", roles=[Role.OPERATOR], lifetime=timedelta(hours=1), now=datetime.now(UTC)
 )
-TRUSTING = ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(ISSUER.public,)))
+TRUSTING = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,)))
 
 
 class Platform:
@@ -147,11 +147,11 @@ def served(did: Recording) -> list[Any]:
 
 @pytest_asyncio.fixture
 async def platform(restate: Restate, did: Recording) -> AsyncIterator[Platform]:
-    set_act_rules(TRUSTING)
+    set_signing_rules(TRUSTING)
     env = await restate.serve(*approvals(ApprovalsConfig()), *served(did))
     async with Platform(env) as platform:
         yield platform
-    set_act_rules(None)
+    set_signing_rules(None)
 
 
 def gateway(target: CallTarget, body: bytes, who: Caller = SHOP, **changes: Any) -> str:
@@ -226,7 +226,7 @@ async def test_requester_is_the_caller_and_not_the_subject(platform: Platform):
         approver = ActorKey.issue(
             ISSUER, actor=person, roles=[Role.APPROVER], lifetime=timedelta(hours=1), now=datetime.now(UTC)
         )
-        body = sign_act(approver, "approve", key, found.payload_digest, {}, at=datetime.now(UTC))
+        body = sign_action(approver, "approve", key, found.payload_digest, {}, at=datetime.now(UTC))
         target: Any = Target("Approvals", "approve", dict[str, Any], dict[str, Any])
         with pytest.raises(IngressError) as refused:
             await platform.client.call(target, body, key=key)
@@ -244,19 +244,19 @@ async def test_signed_mode_refuses_unauthenticated_requesters(platform: Platform
 
 
 @pytest.mark.restate_modes("http2")
-@pytest.mark.parametrize("mode", list(ActMode))
-async def test_unverified_requesters_are_marked(restate: Restate, did: Recording, mode: ActMode):
-    set_act_rules(ActRules(mode=mode, trust=TRUSTING.trust))
+@pytest.mark.parametrize("mode", list(SigningMode))
+async def test_unverified_requesters_are_marked(restate: Restate, did: Recording, mode: SigningMode):
+    set_signing_rules(SigningRules(mode=mode, trust=TRUSTING.trust))
     try:
-        allowed = ApprovalsConfig(allow_unverified_requester=mode is ActMode.SIGNED)
+        allowed = ApprovalsConfig(allow_unverified_requester=mode is SigningMode.SIGNED)
         env, key = await restate.serve(*approvals(allowed), *served(did)), str(uuid4())
         async with Platform(env) as platform:
             await platform.send(f"/Buying/{key}/run/send", BODY)
             found = await platform.asked(key)
         assert (found.requester, found.requester_verified, found.subject) == (ADA, False, ADA)
-        assert found.trail[0].details["requester"] == "unverified"
+        assert found.audit_log[0].details["requester"] == "unverified"
     finally:
-        set_act_rules(None)
+        set_signing_rules(None)
 
 
 async def test_caller_stays_known_after_keys_have_changed(platform: Platform):
@@ -274,25 +274,25 @@ async def test_caller_stays_known_after_keys_have_changed(platform: Platform):
             return bool(rows)
 
     await eventually(known, what="the caller in the journal")
-    set_act_rules(ActRules(trust=Trust(issuers=(LINKS.public,))))
+    set_signing_rules(SigningRules(trust=TrustedKeys(issuers=(LINKS.public,))))
     await platform.send(f"/Wait/{key}/go", b"")
     answer = await platform.http.get(f"{platform.env.ingress}/restate/workflow/Wait/{key}/attach")
     assert [Caller.model_validate(each) for each in answer.json()] == [SHOP]
 
 
 async def test_service_without_issuers_refuses_tokens(restate: Restate, did: Recording):
-    set_act_rules(ActRules())
+    set_signing_rules(SigningRules())
     try:
         target = CallTarget(service="Told", handler="who")
         async with Platform(await restate.serve(*served(did))) as platform:
             assert failed(await platform.send("/Told/who", b'"x"', gateway(target, b'"x"'))) == (401, "no_issuers")
             assert await platform.said(await platform.send("/Told/who", b'"x"')) in (b"", b"null")
     finally:
-        set_act_rules(None)
+        set_signing_rules(None)
 
 
 async def test_caller_is_known_where_the_journal_is_encrypted(restate: Restate, did: Recording, tmp_path: Path):
-    set_act_rules(TRUSTING)
+    set_signing_rules(TRUSTING)
     try:
         codec = new_encryption_key(tmp_path / "journal.keys")
         security = SecurityConfig.development(encryption_keys_file=tmp_path / "journal.keys")
@@ -305,7 +305,7 @@ async def test_caller_is_known_where_the_journal_is_encrypted(restate: Restate, 
             answer = await platform.said(await platform.send("/Told/nothing", b"", gateway(nothing, b"")))
             assert Caller.model_validate_json(answer) == SHOP
     finally:
-        set_act_rules(None)
+        set_signing_rules(None)
 
 
 async def test_private_child_has_its_parents_caller(platform: Platform):

@@ -27,13 +27,13 @@ from perdure import (
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.saga.messages import (
-    ActReceipt,
+    ActionReceipt,
     ActRequest,
+    BulkActionReceipt,
+    BulkActionRequest,
     DeadLetterFilter,
     DeadLetterPage,
     ListRequest,
-    ManyActReceipt,
-    ManyActRequest,
     RollbackRequest,
     RollbackStatus,
     begin_target,
@@ -72,11 +72,11 @@ class Batch(BaseModel):
 make = Target("Press", "make", Item, type(None))
 scrap = Target("Press", "scrap", Item, type(None))
 letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
-many = Target("DeadLetters", "act_on_many", ManyActRequest, ManyActReceipt)
+many = Target("DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt)
 
 
-def act_target(act: str) -> Target[ActRequest, ActReceipt]:
-    return Target("DeadLetters", act, ActRequest, ActReceipt)
+def action_target(act: str) -> Target[ActRequest, ActionReceipt]:
+    return Target("DeadLetters", act, ActRequest, ActionReceipt)
 
 
 def services(did: Recording, press: Jammed, name: str, strategy: CompensationStrategy) -> list[Any]:
@@ -143,9 +143,9 @@ class Plant:
 
         return await eventually(probe, what=f"list of {count} dead letters")
 
-    async def act(self, act: str, letter: str, **more: Any) -> ActReceipt:
+    async def act(self, act: str, letter: str, **more: Any) -> ActionReceipt:
         return await self.ingress.call(
-            act_target(act), ActRequest(id=letter, actor="olga@example.com", reason="repaired", **more)
+            action_target(act), ActRequest(id=letter, actor="olga@example.com", reason="repaired", **more)
         )
 
     async def hand_over(self, saga_id: str, *steps: StepRecord) -> None:
@@ -183,7 +183,7 @@ async def plant(restate, did, request):
         await client.close()
 
 
-async def test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_trail(plant, did):
+async def test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_audit_log(plant, did):
     works, press = await plant()
     key, error = await works.fail(a=1, big=11, c=1)
     assert (error.metadata["rollback"], error.metadata["dead_letters"]) == ("needs_attention", "big")
@@ -206,7 +206,7 @@ async def test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_trail(pl
     await works.act("redrive", letter.id)
     closed = await works.rollback(key, Outcome.ROLLED_BACK)
     assert did.of(key)[3:] == ["scrap c", "scrap a", "scrap big"]
-    assert [(entry.act, entry.actor, entry.after) for entry in closed.trail] == [
+    assert [(entry.act, entry.actor, entry.after) for entry in closed.audit_log] == [
         ("annotate", "olga@example.com", "dead_letter"),
         ("redrive", "olga@example.com", "pending"),
         ("redrive", "olga@example.com", "pending"),
@@ -223,7 +223,7 @@ async def test_a_redrive_with_an_edited_payload_uses_it(plant, did):
     await works.act("redrive", letter.id, payload={"key": key, "name": "big-cut-up", "size": 5})
     closed = await works.rollback(key, Outcome.ROLLED_BACK)
     assert did.of(key) == ["make big", "scrap big-cut-up"]
-    assert closed.trail[0].payload == {"key": key, "name": "big-cut-up", "size": 5}
+    assert closed.audit_log[0].payload == {"key": key, "name": "big-cut-up", "size": 5}
 
 
 @pytest.mark.parametrize(("act", "state"), [("skip", "skipped"), ("resolve", "resolved"), ("discard", "discarded")])
@@ -262,7 +262,7 @@ async def test_many_are_grouped_by_what_they_have_in_common_and_redriven_togethe
     press.repair()
     receipt = await works.ingress.call(
         many,
-        ManyActRequest(
+        BulkActionRequest(
             act=Act.REDRIVE,
             actor="olga@example.com",
             filter=DeadLetterFilter(service=works.name, signature=group.signature),
@@ -278,7 +278,7 @@ async def test_many_are_grouped_by_what_they_have_in_common_and_redriven_togethe
 async def test_an_act_on_all_by_accident_or_on_nothing_is_refused(plant):
     works, _ = await plant()
     with pytest.raises(IngressError) as everything:
-        await works.ingress.call(many, ManyActRequest(act=Act.DISCARD, actor="olga", filter=DeadLetterFilter()))
+        await works.ingress.call(many, BulkActionRequest(act=Act.DISCARD, actor="olga", filter=DeadLetterFilter()))
     assert (everything.value.status_code, everything.value.metadata["field"]) == (400, "filter")
     for wrong in ("nonsense", f"{works.name}:none/1"):
         with pytest.raises(IngressError) as nothing:

@@ -70,7 +70,7 @@ DEFECTS: dict[str, list[str]] = {
     ],
     "6: there is one slot for dead letters, in the failed workflow's state; no list, no redrive": [
         "integration/test_dead_letters.py::test_many_are_grouped_by_what_they_have_in_common_and_redriven_together",
-        "integration/test_dead_letters.py::test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_trail",
+        "integration/test_dead_letters.py::test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_audit_log",
         "integration/test_saga_hostile.py::test_a_key_that_is_used_again_after_its_retention_is_rolled_back_again",
     ],
     "6: a dead letter stops the rest of the rollback": [
@@ -110,7 +110,7 @@ DEFECTS: dict[str, list[str]] = {
         "unit/test_idempotency.py::test_two_different_lists_never_give_the_same_key",
         f"{HERE}::test_generated_keys_are_the_same_on_replay_and_never_collide",
     ],
-    "7: an approval has no approver, reason, quorum or trail": [
+    "7: an approval has no approver, reason, quorum or audit log": [
         "integration/test_approvals.py::test_two_of_three_and_its_inboxes",
     ],
     # --- 8: runs and determinism

@@ -37,7 +37,7 @@ TICK = timedelta(milliseconds=1)
 QUICK = RunConfig("work", initial_delay=TICK, max_delay=TICK)
 
 ask = Target("ErrorsBack", "ask", str, str)
-relay = Target("ErrorsFront", "relay", str, str)
+dispatcher = Target("ErrorsFront", "dispatcher", str, str)
 
 
 async def test_a_refusal_keeps_status_code_and_metadata_on_its_way_through_services(restate):
@@ -51,8 +51,8 @@ async def test_a_refusal_keeps_status_code_and_metadata_on_its_way_through_servi
 
         return await ctx.run("reserve", refuse)
 
-    @handler(front, name="relay")
-    async def _relay(ctx: sdk.Context, flight: str) -> str:
+    @handler(front, name="dispatcher")
+    async def _dispatcher(ctx: sdk.Context, flight: str) -> str:
         try:
             return await ServiceClient(ctx, ask).call(flight)
         except TerminalError as error:
@@ -63,7 +63,7 @@ async def test_a_refusal_keeps_status_code_and_metadata_on_its_way_through_servi
     env = await restate.serve(back, front)
     async with IngressClient(env.ingress) as ingress:
         with pytest.raises(IngressError) as refused:
-            await ingress.call(relay, "PD100")
+            await ingress.call(dispatcher, "PD100")
     error = refused.value
     assert (error.status_code, error.message, error.source) == (410, "no seats left", "invocation")
     assert error.metadata == {"code": "seats_sold_out", "flight": "PD100"}

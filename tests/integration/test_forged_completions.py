@@ -31,7 +31,7 @@ from perdure.approvals.service import definitions
 from perdure.determinism import Time
 from perdure.engine.admin import sql_text
 from perdure.errors import Refused
-from perdure.saga.messages import UndoReceipt, UndoRequest
+from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest
 from perdure.saga.policy import Outcome, StepState
 from perdure.testing import Restate
 from tests.integration.approvals_desk import Desk, GateRequest, gate, refused, run_gate
@@ -133,7 +133,7 @@ async def test_flood_of_forgeries_is_slowed_down(desk: GateDesk):
     assert await desk.readings() <= 5
     assert await desk.count(f"sys_journal where id = '{desk.invocation}'") < 80
     status = await desk.status()
-    assert [entry.act for entry in status.trail] == ["open", "approve"]
+    assert [entry.act for entry in status.audit_log] == ["open", "approve"]
 
 
 async def test_cancel_while_slowed_down_withdraws(desk: GateDesk):
@@ -270,9 +270,9 @@ async def test_other_service_reads_no_report(bench):
     callers = sdk.Service("Callers")
 
     @handler(callers)
-    async def ask(ctx: sdk.Context, key: str) -> UndoReceipt:
-        roll_back = Target(names[1], "roll_back", UndoRequest, UndoReceipt)
-        return await WorkflowClient(ctx, roll_back, key).call(UndoRequest(reason="test"))
+    async def ask(ctx: sdk.Context, key: str) -> ExternalRollbackReceipt:
+        roll_back = Target(names[1], "roll_back", ExternalRollbackRequest, ExternalRollbackReceipt)
+        return await WorkflowClient(ctx, roll_back, key).call(ExternalRollbackRequest(reason="test"))
 
     def service(name: str) -> ControlPlaneService:
         jobs = ControlPlaneService(name, saga=SagaConfig(**QUICK), saga_prefix=prefix)

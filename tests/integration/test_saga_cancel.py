@@ -65,7 +65,7 @@ def attempts(*services: str) -> int:
     )
 
 
-ALL_SERVICES = ("Jobs", "Works", "JobsCompensations", "Rollbacks", "RollbackRelay")
+ALL_SERVICES = ("Jobs", "Works", "JobsCompensations", "Rollbacks", "RollbackDispatcher")
 MOST_ATTEMPTS = {Mode.HTTP2: 20, Mode.REQUEST_RESPONSE: 45, Mode.ALWAYS_SUSPENDING: 50}  # seen: 13-16, 27-34, 29-35
 
 
@@ -176,7 +176,8 @@ async def test_a_cancel_during_a_step_lets_it_end_and_then_undoes_each_step_once
         await rolled_back(ingress, key)
         assert did.of(key) == ["start a", "end a", "start b", "end b", "undo b", "undo a"]
         assert (await ingress.call(job_status, key=key)).phase == "cancelled"
-    # Orchestration, three calls, rollback, relays, compensations: each wait is one more attempt, and no wait spins.
+    # Orchestration, three calls, rollback, dispatchers, compensations: each wait is one more attempt, and no wait
+    # spins.
     assert attempts(*ALL_SERVICES) - before <= MOST_ATTEMPTS[restate.mode]
 
 

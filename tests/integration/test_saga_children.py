@@ -10,7 +10,7 @@ import pytest
 
 from perdure import AdminClient, Orchestration, SagaConfig, Target
 from perdure.errors import IngressError
-from perdure.saga.messages import ActReceipt, ActRequest
+from perdure.saga.messages import ActionReceipt, ActRequest
 from perdure.saga.policy import Outcome, StepState
 from tests.integration.saga_bench import QUICK, Task, do_task, forget_runs, run_step, truth
 from tests.support import eventually
@@ -156,7 +156,7 @@ async def test_a_child_that_does_not_end_in_time_is_not_undone_from_a_part_of_it
         bench.released.set()
     await eventually(truth(lambda: len(bench.undone(f"{key}-child")) == 2), what="rollback of the child itself")
     letter = ActRequest(id=f"{bench.name}:{key}/2", actor="olga@example.com")
-    await ingress.call(Target("DeadLetters", "redrive", ActRequest, ActReceipt), letter)
+    await ingress.call(Target("DeadLetters", "redrive", ActRequest, ActionReceipt), letter)
     await eventually(dead_no_more, what="end of the rollback")
     assert bench.undone(f"{key}-child") == ["undo slow", "undo c1"]
     assert bench.undone(key) == ["undo a"]

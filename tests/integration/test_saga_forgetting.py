@@ -16,9 +16,9 @@ from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
 from perdure.saga import retention
-from perdure.saga.messages import ActReceipt, ActRequest, UndoReceipt, UndoRequest
+from perdure.saga.messages import ActionReceipt, ActRequest, ExternalRollbackReceipt, ExternalRollbackRequest
 from perdure.saga.policy import RUN_PREFIX, Outcome
-from perdure.saga.retention import Forget, forget_target
+from perdure.saga.retention import Purge, purge_target
 from perdure.saga.rollback_state import Head
 from tests.integration.saga_bench import Bench, forget_runs, run_step
 from tests.integration.test_saga_kills import rollback_state
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.restate_modes("http2", "always_suspending")
 
 class Asked(BaseModel):
     saga: str
-    forget: Forget = Forget(generation=0, acts=0)
+    forget: Purge = Purge(generation=0, acts=0)
     wait: bool = False
 
 
@@ -90,14 +90,14 @@ class Asker:
         handler(self.service, name="undo")(self._undo)
 
     async def _forget(self, ctx: sdk.Context, request: Asked) -> bool:
-        return await ObjectClient(ctx, forget_target, request.saga).call(request.forget)
+        return await ObjectClient(ctx, purge_target, request.saga).call(request.forget)
 
     async def _undo(self, ctx: sdk.Context, request: Asked) -> None:
         service, _, key = request.saga.partition(":")
-        target = Target(service, "roll_back", UndoRequest, UndoReceipt)
-        await WorkflowClient(ctx, target, key).call(UndoRequest(reason="once more", wait=request.wait))
+        target = Target(service, "roll_back", ExternalRollbackRequest, ExternalRollbackReceipt)
+        await WorkflowClient(ctx, target, key).call(ExternalRollbackRequest(reason="once more", wait=request.wait))
 
-    async def forget(self, bench: Bench, saga: str, this: Forget) -> bool:
+    async def forget(self, bench: Bench, saga: str, this: Purge) -> bool:
         return await bench.ingress.call(Target(self.name, "forget", Asked, bool), Asked(saga=saga, forget=this))
 
     async def undo(self, bench: Bench, saga: str, *, wait: bool) -> None:
@@ -105,14 +105,14 @@ class Asker:
 
 
 async def act(bench: Bench, what: str, saga: str) -> None:
-    target = Target("DeadLetters", what, ActRequest, ActReceipt)
+    target = Target("DeadLetters", what, ActRequest, ActionReceipt)
     await bench.ingress.call(target, ActRequest(id=f"{saga}/1", actor="olga"))
 
 
-async def stands(admin: AdminClient, saga: str) -> Forget:
+async def stands(admin: AdminClient, saga: str) -> Purge:
     """Return what a rollback that stands as it does now would be forgotten by."""
     head = Head.model_validate_json(bytes((await rollback_state(admin, saga))["head"]))
-    return Forget(generation=head.generation, acts=head.acts)
+    return Purge(generation=head.generation, acts=head.acts)
 
 
 async def test_a_rollback_is_forgotten_after_a_while_and_the_next_run_of_its_key_has_its_own(bench, did, admin, soon):

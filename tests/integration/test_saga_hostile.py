@@ -22,10 +22,10 @@ from perdure import (
 )
 from perdure.engine.admin import sql_text
 from perdure.errors import Cancelled, IngressError, InvalidInput, Refused, TerminalError
-from perdure.saga.messages import ActReceipt, ActRequest, RollbackStatus
+from perdure.saga.messages import ActionReceipt, ActRequest, RollbackStatus
 from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import Sentinel, SweepReport
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler import SagaReconciler, ScanReport
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 from perdure.serving import build_app
 from perdure.testing import Mode, ServedApp
 from tests.integration.saga_bench import QUICK, Bench, Task, do_task, run_step, undo_task
@@ -41,8 +41,8 @@ async def status(bench: Bench, key: str) -> StatusData:
     return await bench.ingress.call(Target(bench.name, "status", type(None), StatusData), key=key)
 
 
-async def act(bench: Bench, what: str, letter: str, **more: Any) -> ActReceipt:
-    target = Target("DeadLetters", what, ActRequest, ActReceipt)
+async def act(bench: Bench, what: str, letter: str, **more: Any) -> ActionReceipt:
+    target = Target("DeadLetters", what, ActRequest, ActionReceipt)
     return await bench.ingress.call(target, ActRequest(id=letter, actor="olga", **more))
 
 
@@ -293,17 +293,17 @@ async def test_a_long_rollback_costs_attempts_in_proportion_to_its_steps_and_let
 
 
 @pytest.fixture
-async def sentinel(restate):
-    config = SentinelConfig(
+async def reconciler(restate):
+    config = SagaReconcilerConfig(
         admin_url=restate.server.admin, ingress_url=restate.server.ingress, grace=timedelta(milliseconds=1)
     )
-    return Sentinel(config)
+    return SagaReconciler(config)
 
 
-sweep = Target("Sentinel", "sweep", type(None), SweepReport)
+sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
 
 
-async def test_a_service_that_is_down_does_not_hold_up_the_sagas_of_others(restate, bench, did, sentinel):
+async def test_a_service_that_is_down_does_not_hold_up_the_sagas_of_others(restate, bench, did, reconciler):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
         _, never = cp.ctx.awakeable()
@@ -314,7 +314,7 @@ async def test_a_service_that_is_down_does_not_hold_up_the_sagas_of_others(resta
         build_app(*bench.orchestration(down, main, SagaConfig(**QUICK)).definitions()),
         http="1" if restate.mode is Mode.REQUEST_RESPONSE else "2",
     )
-    await bench.serve(main, sentinel)
+    await bench.serve(main, reconciler)
     async with AdminClient(bench.admin_url) as admin:
         with gone:
             await admin.register(gone.url, use_http_11=restate.mode is Mode.REQUEST_RESPONSE)
@@ -343,12 +343,12 @@ async def test_a_service_that_is_down_does_not_hold_up_the_sagas_of_others(resta
                 await admin.remove_deployment(deployment["id"])
 
 
-async def test_an_orchestration_that_was_resumed_since_it_was_found_paused_is_left_alone(bench, did, sentinel):
+async def test_an_orchestration_that_was_resumed_since_it_was_found_paused_is_left_alone(bench, did, reconciler):
     async def main(cp: Orchestration) -> str:
         await run_step(cp, "a")
         return "booked"
 
-    await bench.serve(main, sentinel)
+    await bench.serve(main, reconciler)
     key = str(uuid4())
     invocation = await start(bench, key)
     await entry(bench, f"done {key}/a")
@@ -357,4 +357,4 @@ async def test_an_orchestration_that_was_resumed_since_it_was_found_paused_is_le
         return (await status(bench, key)).is_complete
 
     await eventually(completed, what="end")
-    assert not await sentinel._kill_paused(invocation)
+    assert not await reconciler._kill_paused(invocation)

@@ -1,4 +1,4 @@
-"""Whatever is under way is killed at random: orchestrations, children, rollbacks, relays. Nothing is lost.
+"""Whatever is under way is killed at random: orchestrations, children, rollbacks, dispatchers. Nothing is lost.
 
 One seed is part of the suite. ``STORM_SEEDS=1,2,3`` runs others: a kill meets another moment each time.
 """
@@ -22,8 +22,8 @@ from perdure.engine.admin import sql_text
 from perdure.errors import EngineError, Refused
 from perdure.saga import dispatch, submission
 from perdure.saga.orphans import look
-from perdure.saga.reconciler import Sentinel
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler import SagaReconciler
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.saga_bench import QUICK, forget_runs, run_step
 from tests.support import Recording, eventually
@@ -32,7 +32,7 @@ SEEDS = [int(seed) for seed in os.environ.get("STORM_SEEDS", "24").split(",")]
 SAGAS = 8
 KILLS = 30
 PATIENT = {**QUICK, "max_attempts": 100}
-VICTIMS = ("Rollbacks", "RollbackRelay", "Tasks")
+VICTIMS = ("Rollbacks", "RollbackDispatcher", "Tasks")
 
 
 @pytest.fixture
@@ -49,12 +49,12 @@ class Storm:
 
     Args:
         admin: The engine.
-        config: The sentinel's.
+        config: The reconciler's.
         names: Whose invocations are killed; an orchestration and its child first.
         random: Whom a kill hits.
     """
 
-    def __init__(self, admin: AdminClient, config: SentinelConfig, names: list[str], random: Random) -> None:
+    def __init__(self, admin: AdminClient, config: SagaReconcilerConfig, names: list[str], random: Random) -> None:
         self.admin = admin
         # What was killed a moment ago is not over, either.
         self._config = replace(config, grace=timedelta(0))
@@ -91,7 +91,9 @@ class Storm:
             return False
         if await self.admin.query("select key from state where service_name = 'Rollbacks' and key = 'open'"):
             return False
-        seen = await self.admin.query("select key from state where service_name = 'Sentinel' and key like 'seen/%'")
+        seen = await self.admin.query(
+            "select key from state where service_name = 'SagaReconciler' and key like 'seen/%'"
+        )
         marks = {row["key"].removeprefix("seen/") for row in seen}
         return {find.mark for find in await look(self.admin, self._config)} <= marks
 
@@ -116,7 +118,7 @@ class Storm:
             "killed last": "select id, target, completion_failure, invoked_by_id, created_at, modified_at "
             "from sys_invocation where completion_result = 'failure' order by modified_at desc limit 30",
             "state": "select service_name, service_key, key, value_utf8 from state "
-            f"where service_name in ('Sentinel', 'DeadLetterIndex') or service_key in ({open_sagas}) "
+            f"where service_name in ('SagaReconciler', 'DeadLetterIndex') or service_key in ({open_sagas}) "
             "order by service_name, service_key, key",
         }
         lines = [f"{self.hits} hits"]
@@ -181,18 +183,18 @@ async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
         if cp.key.endswith("refused"):
             raise Refused("enough", 410)
 
-    config = SentinelConfig(
+    config = SagaReconcilerConfig(
         admin_url=restate.server.admin,
         ingress_url=restate.server.ingress,
         interval=timedelta(milliseconds=300),
         grace=timedelta(milliseconds=100),  # shorter than the interval: what dies again does so before the next look
     )
-    sentinel = Sentinel(config)
+    reconciler = SagaReconciler(config)
     run: Target[Any, Any] = Target(bench.name, "run", type(None), object)
     keys = [f"{uuid4()}-{'refused' if number % 2 else 'kept'}" for number in range(SAGAS)]
     nested = bench.orchestration(child_name, child, SagaConfig(**PATIENT))
-    ingress = await bench.serve(main, nested, sentinel, **PATIENT)
-    async with AdminClient(config.admin_url) as admin, sentinel.watching():
+    ingress = await bench.serve(main, nested, reconciler, **PATIENT)
+    async with AdminClient(config.admin_url) as admin, reconciler.watching():
         random = Random(seed)  # noqa: S311 - to be repeated, not to be secret
         storm = Storm(admin, config, [bench.name, child_name, *VICTIMS], random)
         for _ in range(2):  # the second time under keys that were used before

@@ -20,20 +20,20 @@ from perdure.saga import recovery, submission
 from perdure.saga.gauges import count_sagas
 from perdure.saga.messages import rollback_status
 from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import Sentinel, SweepReport
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler import SagaReconciler, ScanReport
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 from tests.integration.saga_bench import QUICK, Bench, Task, forget_runs, run_step, truth
 from tests.support import Recording, eventually
 
 pytestmark = pytest.mark.restate_modes("all")
 
-sweep = Target("Sentinel", "sweep", type(None), SweepReport)
+sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
 
 
 @pytest.fixture
-def sentinel(restate):
-    return Sentinel(
-        SentinelConfig(
+def reconciler(restate):
+    return SagaReconciler(
+        SagaReconcilerConfig(
             admin_url=restate.server.admin, ingress_url=restate.server.ingress, grace=timedelta(milliseconds=1)
         )
     )
@@ -141,13 +141,13 @@ async def lost(admin: AdminClient, service: str) -> int:
     return int(sum(number or 0 for metric, number, its in samples if metric is OPEN_SAGAS and its == labels))
 
 
-async def test_a_killed_run_under_a_key_that_was_used_before_is_undone_too(bench, did, admin, sentinel):
+async def test_a_killed_run_under_a_key_that_was_used_before_is_undone_too(bench, did, admin, reconciler):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
         _, never = cp.ctx.awakeable()
         await never
 
-    await bench.serve(main, sentinel)
+    await bench.serve(main, reconciler)
     key = str(uuid4())
     for number in (1, 2):
         invocation = await start(bench, bench.name, key)
@@ -174,7 +174,7 @@ async def test_a_killed_run_under_a_key_that_was_used_before_is_undone_too(bench
 
 
 async def test_a_cancelled_run_under_a_key_that_was_used_before_is_undone_though_its_rollback_never_began(
-    bench, did, admin, sentinel
+    bench, did, admin, reconciler
 ):
     async def alone(cp: Orchestration) -> None:
         await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
@@ -187,7 +187,7 @@ async def test_a_cancelled_run_under_a_key_that_was_used_before_is_undone_though
     name, key = f"Alone{uuid4().hex[:8]}", str(uuid4())
     service = bench.orchestration(name, alone, SagaConfig(**QUICK))
     brake = Brake(did, service)
-    await bench.serve(main, service, sentinel)
+    await bench.serve(main, service, reconciler)
 
     async def cancel_a_run() -> None:
         invocation = await start(bench, name, key)
@@ -285,7 +285,7 @@ async def test_an_orchestration_does_not_wait_for_ever_for_its_rollback_that_nev
     assert (did.count(f"undo {key}/b"), did.count(f"undo {key}/a")) == (1, 1)
 
 
-async def killed_while_it_waits(bench: Bench, admin: AdminClient, *, parent: bool, sentinel: Sentinel) -> str:
+async def killed_while_it_waits(bench: Bench, admin: AdminClient, *, parent: bool, reconciler: SagaReconciler) -> str:
     """Kill a child that has not recorded anything yet, or its parent with it; return the parent's key."""
     child_name = f"Child{uuid4().hex[:8]}"
 
@@ -297,7 +297,7 @@ async def killed_while_it_waits(bench: Bench, admin: AdminClient, *, parent: boo
         await run_step(cp, "a")
         await cp.child("package", run_of(child_name), None, key=f"{cp.key}-child")
 
-    await bench.serve(main, bench.orchestration(child_name, child, SagaConfig(**QUICK)), sentinel, max_attempts=1)
+    await bench.serve(main, bench.orchestration(child_name, child, SagaConfig(**QUICK)), reconciler, max_attempts=1)
     key = str(uuid4())
     invocation = await start(bench, bench.name, key)
     waiting = await only_open(admin, child_name, "run", f"{key}-child")
@@ -311,23 +311,23 @@ async def killed_while_it_waits(bench: Bench, admin: AdminClient, *, parent: boo
     return key
 
 
-async def test_a_child_that_was_killed_before_its_first_step_has_nothing_to_undo(bench, admin, sentinel):
-    key = await killed_while_it_waits(bench, admin, parent=False, sentinel=sentinel)
+async def test_a_child_that_was_killed_before_its_first_step_has_nothing_to_undo(bench, admin, reconciler):
+    key = await killed_while_it_waits(bench, admin, parent=False, reconciler=reconciler)
     await rolled_back(bench, f"{bench.name}:{key}")
     assert bench.undone(key) == ["undo a"]
 
 
 async def test_a_child_that_was_killed_with_its_parent_before_its_first_step_has_nothing_to_undo(
-    bench, admin, sentinel
+    bench, admin, reconciler
 ):
-    key = await killed_while_it_waits(bench, admin, parent=True, sentinel=sentinel)
+    key = await killed_while_it_waits(bench, admin, parent=True, reconciler=reconciler)
     await bench.ingress.call(sweep, key="all")
     await rolled_back(bench, f"{bench.name}:{key}")
     assert bench.undone(key) == ["undo a"]
 
 
 async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_over_again(
-    bench, did, admin, sentinel, monkeypatch
+    bench, did, admin, reconciler, monkeypatch
 ):
     monkeypatch.setattr(submission, "LOOK_AFTER", timedelta(seconds=1))
     monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(seconds=30))
@@ -343,7 +343,7 @@ async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_ov
     name = f"Alone{uuid4().hex[:8]}"
     service = bench.orchestration(name, alone, SagaConfig(**QUICK))
     brake = Brake(did, service)
-    await bench.serve(main, service, sentinel)
+    await bench.serve(main, service, reconciler)
     key = str(uuid4())
     invocation = await start(bench, name, key)
     await on_record(admin, name, key)
@@ -357,7 +357,7 @@ async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_ov
     assert did.count(f"undo {key}/a") == 1
 
 
-async def test_what_takes_a_lost_saga_back_may_be_killed_too(bench, did, admin, sentinel, monkeypatch):
+async def test_what_takes_a_lost_saga_back_may_be_killed_too(bench, did, admin, reconciler, monkeypatch):
     monkeypatch.setattr(submission, "LOOK_AFTER", timedelta(minutes=1))
     monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(milliseconds=200))
 
@@ -366,7 +366,7 @@ async def test_what_takes_a_lost_saga_back_may_be_killed_too(bench, did, admin, 
         _, never = cp.ctx.awakeable()
         await never
 
-    await bench.serve(main, sentinel)
+    await bench.serve(main, reconciler)
     key = str(uuid4())
     invocation = await start(bench, bench.name, key)
     await did_all(bench, f"done {key}/a")

@@ -17,7 +17,14 @@ import restate as sdk
 from perdure import AdminClient, CompensationStrategy, Orchestration, SagaConfig, ServiceClient, StatusData, Target
 from perdure.errors import IngressError, Refused
 from perdure.saga import rollback
-from perdure.saga.messages import ActReceipt, ActRequest, DeadLetterPage, ListRequest, RollbackStatus, rollback_status
+from perdure.saga.messages import (
+    ActionReceipt,
+    ActRequest,
+    DeadLetterPage,
+    ListRequest,
+    RollbackStatus,
+    rollback_status,
+)
 from perdure.saga.policy import Outcome
 from perdure.saga.timeline import Timeline, read_timeline
 from tests.integration.saga_bench import QUICK, Bench, Task, do_task, forget_runs, truth, undo_task
@@ -110,8 +117,8 @@ class Jobs:
 
         return await eventually(probe, what=f"runs that are {wanted}")
 
-    async def act(self, what: str, position: int) -> ActReceipt:
-        target = Target("DeadLetters", what, ActRequest, ActReceipt)
+    async def act(self, what: str, position: int) -> ActionReceipt:
+        target = Target("DeadLetters", what, ActRequest, ActionReceipt)
         letter = f"{self.name}:{self.key}/{position}"
         return await self.bench.ingress.call(target, ActRequest(id=letter, actor="olga"))
 
@@ -171,7 +178,7 @@ async def test_a_second_run_is_undone_and_answered_for_whatever_was_left_of_the_
     assert jobs.undone(1) == undone_later
     assert jobs.undone(2) == SECOND[strategy]
     assert await jobs.letters() == []
-    assert [(each.step, each.position) for each in found.trail] == [("b", 3)] * len(found.trail)
+    assert [(each.step, each.position) for each in found.audit_log] == [("b", 3)] * len(found.audit_log)
 
 
 WITH_LETTERS = [strategy for strategy, (outcome, _, _) in FIRST.items() if outcome == "needs_attention"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure import CompensationStrategy, Orchestration, Target
-from perdure.saga.messages import ActReceipt, ActRequest
+from perdure.saga.messages import ActionReceipt, ActRequest
 from perdure.saga.policy import Outcome
 from tests.integration.saga_bench import Task, do_task, run_step
 from tests.support import eventually
@@ -82,7 +82,7 @@ async def test_what_comes_after_the_others_waits_until_no_dead_letter_is_left(be
     key, error = await bench.run(main, max_attempts=1)
     assert error.metadata["dead_letters"] == "a"
     assert bench.undone(key) == ["undo b", "undo a"]
-    act = Target("DeadLetters", "redrive", ActRequest, ActReceipt)
+    act = Target("DeadLetters", "redrive", ActRequest, ActionReceipt)
     await bench.ingress.call(act, ActRequest(id=f"{bench.name}:{key}/2", actor="olga"))
 
     async def closed() -> bool:

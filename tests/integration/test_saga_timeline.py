@@ -36,7 +36,11 @@ async def test_each_step_says_where_when_and_how_long_it_ran_and_how_it_was_undo
         ("here", "control", "run", 1, "success"),
         ("b", "data", "Tasks/do", 1, "failure"),
     ]
-    assert [(each.undo, each.undo_attempts) for each in saga.steps] == [("undone", 1), ("skipped", 0), ("undone", 0)]
+    assert [(each.undo, each.compensation_attempts) for each in saga.steps] == [
+        ("undone", 1),
+        ("skipped", 0),
+        ("undone", 0),
+    ]
     begins = [each.started_at for each in saga.steps]
     assert begins == sorted(begins)
     assert all(each.took is not None and each.took >= timedelta(0) for each in saga.steps)

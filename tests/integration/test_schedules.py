@@ -58,7 +58,7 @@ async def test_a_schedule_fires_at_its_planned_times_and_can_be_steered(restate,
         resumed = await schedules.resume(name)
         assert resumed.state is ScheduleState.ACTIVE
         assert resumed.next_at is not None
-        assert [(entry.act.value, entry.actor, entry.reason) for entry in resumed.trail] == [
+        assert [(entry.act.value, entry.actor, entry.reason) for entry in resumed.audit_log] == [
             ("resume", "ada@example.com", ""),
             ("trigger", "ada@example.com", "the board asked"),
             ("set", "ada@example.com", ""),
@@ -81,7 +81,7 @@ async def test_schedules_are_declared_by_a_service_that_starts_and_the_wrong_one
     name = f"declared {uuid4()}"
     async with IngressClient(env.ingress) as ingress:
         first = await ingress.call(to["declare"], name)
-        assert [(entry.actor, entry.reason) for entry in first.trail] == [("reports/declare", "declared")]
+        assert [(entry.actor, entry.reason) for entry in first.audit_log] == [("reports/declare", "declared")]
         assert await ingress.call(to["declare"], name) == first, "what is there already stays as it is"
 
         schedules = ScheduleClient(ingress, actor="ada")

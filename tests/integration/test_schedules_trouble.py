@@ -18,7 +18,7 @@ from perdure.engine import EngineConfig, EngineProcess, locate_engine
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError
 from perdure.schedules import CatchUp, Overlap, ScheduleClient, ScheduleStatus, definitions
-from perdure.schedules import dispatcher as relay_module
+from perdure.schedules import dispatcher as dispatcher_module
 from perdure.schedules.messages import Firing, RunOrder, RunState, ScheduleState, fire_target
 from perdure.serving import build_app
 from perdure.testing.plugin import RestateServers
@@ -188,7 +188,7 @@ async def test_whoever_stops_the_watching_of_a_run_stops_neither_the_run_nor_the
 
         async def watcher() -> str | None:
             rows = await admin.query(
-                "select id from sys_invocation where target_service_name = 'ScheduleRelay' and "
+                "select id from sys_invocation where target_service_name = 'ScheduleDispatcher' and "
                 "target_handler_name = 'run' and status != 'completed'"
             )
             return rows[0]["id"] if len(rows) == 1 and did.count(f"slow {name}") == len(seen) + 1 else None
@@ -228,12 +228,12 @@ async def test_whoever_stops_the_watching_of_a_run_stops_neither_the_run_nor_the
 
 
 @pytest.mark.restate_modes("http2")
-async def test_a_relay_that_is_lost_after_it_has_sent_starts_nothing_twice_and_the_run_is_watched(
+async def test_a_dispatcher_that_is_lost_after_it_has_sent_starts_nothing_twice_and_the_run_is_watched(
     restate, did, monkeypatch
 ):
     service, flow, to = reports(did, Gate())
     held = threading.Event()
-    start = relay_module._start
+    start = dispatcher_module._start
 
     async def start_and_hang(ctx: sdk.Context, order: RunOrder) -> str:
         sent = await start(ctx, order)
@@ -242,7 +242,7 @@ async def test_a_relay_that_is_lost_after_it_has_sent_starts_nothing_twice_and_t
             await asyncio.Event().wait()
         return sent
 
-    monkeypatch.setattr(relay_module, "_start", start_and_hang)
+    monkeypatch.setattr(dispatcher_module, "_start", start_and_hang)
     env = await restate.serve(service, flow, *definitions())
     name = f"lost {uuid4()}"
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
@@ -250,7 +250,7 @@ async def test_a_relay_that_is_lost_after_it_has_sent_starts_nothing_twice_and_t
 
         async def sender() -> str | None:
             rows = await admin.query(
-                "select id from sys_invocation where target_service_name = 'ScheduleRelay' and "
+                "select id from sys_invocation where target_service_name = 'ScheduleDispatcher' and "
                 "target_handler_name = 'start' and status != 'completed'"
             )
             built = any(each.startswith(f"build {name}/") for each in did.all())
@@ -258,7 +258,7 @@ async def test_a_relay_that_is_lost_after_it_has_sent_starts_nothing_twice_and_t
 
         await schedules.set(name, every=FAR, target=to["build"], request=name)
         await schedules.trigger(name)
-        await admin.act(await eventually(sender, what="relay that has sent"), "kill")
+        await admin.act(await eventually(sender, what="dispatcher that has sent"), "kill")
         status = await state_of(schedules, name, succeeded=1)
         assert (status.counts.failed, status.recent[0].state) == (0, RunState.SUCCEEDED)
         assert len([each for each in did.all() if each.startswith(f"build {name}/")]) == 1

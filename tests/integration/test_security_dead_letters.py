@@ -18,25 +18,25 @@ from perdure.cli.main import app
 from perdure.errors import IngressError, PerdureError, Refused
 from perdure.saga import hosting
 from perdure.saga.messages import (
-    ActReceipt,
+    ActionReceipt,
     ActRequest,
+    BulkActionReceipt,
+    BulkActionRequest,
     DeadLetter,
     DeadLetterFilter,
     DeadLetterPage,
     ListRequest,
-    ManyActReceipt,
-    ManyActRequest,
     rollback_status,
 )
 from perdure.saga.operator_actions import Act
-from perdure.saga.signatures import sign_act
-from perdure.security import ActorKey, ActRules, Role, SignedAct, Trust, set_act_rules
+from perdure.saga.signatures import sign_action
+from perdure.security import ActorKey, Role, SignedAction, SigningRules, TrustedKeys, set_signing_rules
 from perdure.testing import Restate
 from tests.integration.signing_people import ISSUER, MALLORY, OLGA, VERA, key_of
 from tests.support import eventually
 
 letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
-many = Target("DeadLetters", "act_on_many", ManyActRequest, ManyActReceipt)
+many = Target("DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt)
 
 
 class Parts(BaseModel):
@@ -83,20 +83,20 @@ class Desk:
 
         return await eventually(probe, what=f"list of {count} dead letters")
 
-    async def act(self, act: str, letter: DeadLetter, proof: SignedAct | None, **more: Any) -> ActReceipt:
-        target = Target("DeadLetters", act, ActRequest, ActReceipt)
+    async def act(self, act: str, letter: DeadLetter, proof: SignedAction | None, **more: Any) -> ActionReceipt:
+        target = Target("DeadLetters", act, ActRequest, ActionReceipt)
         facts = {"actor": "olga@example.com", "reason": "mended", **more}
         return await self.ingress.call(target, ActRequest(id=letter.id, proof=proof, **facts))
 
-    async def refused(self, act: str, letter: DeadLetter, proof: SignedAct | None, **more: Any) -> tuple[int, str]:
+    async def refused(self, act: str, letter: DeadLetter, proof: SignedAction | None, **more: Any) -> tuple[int, str]:
         with pytest.raises(IngressError) as error:
             await self.act(act, letter, proof, **more)
         facts = error.value.metadata
         return error.value.status_code, facts.get("why") or facts["role"]
 
 
-def sign(act: Act, letter: DeadLetter, key: ActorKey = OLGA, **more: Any) -> SignedAct:
-    return sign_act(key, act, letter, **{"reason": "mended", "at": datetime.now(UTC), **more})
+def sign(act: Act, letter: DeadLetter, key: ActorKey = OLGA, **more: Any) -> SignedAction:
+    return sign_action(key, act, letter, **{"reason": "mended", "at": datetime.now(UTC), **more})
 
 
 @pytest.mark.usefixtures("signed_acts")
@@ -143,7 +143,7 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
         # Many at once: each with a signature of its own, and none without.
         found = await ingress.call(
             many,
-            ManyActRequest(
+            BulkActionRequest(
                 act=Act.RESOLVE,
                 actor="olga@example.com",
                 reason="mended",
@@ -155,12 +155,12 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
         assert list(found.refused) == [before[2].id]
         assert "must be signed" in found.refused[before[2].id]
 
-        trail = (await ingress.call(rollback_status, key=f"{name}:{saga}")).trail
-        assert [(entry.act, entry.actor) for entry in trail] == [
+        audit_log = (await ingress.call(rollback_status, key=f"{name}:{saga}")).audit_log
+        assert [(entry.act, entry.actor) for entry in audit_log] == [
             (act, "olga@example.com") for act in ("annotate", "redrive", "resolve")
         ]
-        assert trail[0].proof == note
-        assert all(entry.proof is not None and entry.proof.credential == OLGA.credential for entry in trail)
+        assert audit_log[0].proof == note
+        assert all(entry.proof is not None and entry.proof.credential == OLGA.credential for entry in audit_log)
 
 
 @pytest.mark.restate_modes("http2")
@@ -189,7 +189,7 @@ async def test_who_signs_without_end_keeps_nobody_else_from_acting(restate: Rest
 async def test_unsigned_acts_are_taken_in_development_and_are_marked(restate: Restate):
     name = fresh("Unsigned")
     env = await restate.serve(*jammed(name))
-    set_act_rules(ActRules(trust=Trust(issuers=(ISSUER.public,))))
+    set_signing_rules(SigningRules(trust=TrustedKeys(issuers=(ISSUER.public,))))
     try:
         async with IngressClient(env.ingress) as ingress:
             desk = Desk(ingress, name)
@@ -200,10 +200,10 @@ async def test_unsigned_acts_are_taken_in_development_and_are_marked(restate: Re
             await desk.act("annotate", letter, None)
             assert await desk.refused("annotate", letter, sign(Act.ANNOTATE, letter, MALLORY)) == (401, "issuer")
             await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
-            trail = (await ingress.call(rollback_status, key=f"{name}:{saga}")).trail
-            assert [entry.proof is None for entry in trail] == [True, False]
+            audit_log = (await ingress.call(rollback_status, key=f"{name}:{saga}")).audit_log
+            assert [entry.proof is None for entry in audit_log] == [True, False]
     finally:
-        set_act_rules(None)
+        set_signing_rules(None)
 
 
 @pytest.mark.restate_modes("http2")
@@ -230,5 +230,5 @@ async def test_the_command_line_signs_with_a_key_file(restate: Restate, tmp_path
         assert "redrive by olga@example.com, now pending" in await perdure("redrive", first.id, "--payload", '"mended"')
         await desk.letters(1)
         assert "1 done, 0 refused" in await perdure("resolve", "--signature", second.signature)
-        trail = (await ingress.call(rollback_status, key=f"{name}:{saga}")).trail
-        assert [(entry.actor, entry.proof is None) for entry in trail] == [("olga@example.com", False)] * 2
+        audit_log = (await ingress.call(rollback_status, key=f"{name}:{saga}")).audit_log
+        assert [(entry.actor, entry.proof is None) for entry in audit_log] == [("olga@example.com", False)] * 2

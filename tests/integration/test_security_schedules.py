@@ -17,17 +17,17 @@ from perdure.cli.main import app
 from perdure.errors import ConfigurationError, IngressError
 from perdure.schedules import ScheduleStatus, definitions
 from perdure.schedules.messages import (
-    ScheduleAct,
-    ScheduleActRequest,
+    ScheduleAction,
+    ScheduleActionRequest,
     ScheduleRequest,
     ScheduleState,
-    act_target,
+    action_target,
     order_target,
     set_target,
 )
 from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
-from perdure.schedules.signatures import sign_act, sign_setting
-from perdure.security import Role, SignedAct
+from perdure.schedules.signatures import sign_action, sign_setting
+from perdure.security import Role, SignedAction
 from perdure.testing import Restate
 from tests.integration.signing_people import MALLORY, OLGA, VERA, key_of
 
@@ -59,13 +59,13 @@ class Desk:
         self.ingress = ingress
         self.name = name
 
-    async def set(self, proof: SignedAct | None, spec: ScheduleSpec = SPEC, **who: Any) -> ScheduleStatus:
+    async def set(self, proof: SignedAction | None, spec: ScheduleSpec = SPEC, **who: Any) -> ScheduleStatus:
         facts = {"actor": "olga@example.com", **spec.model_dump(), **who}
         return await self.ingress.call(set_target, ScheduleRequest(proof=proof, **facts), key=self.name)
 
-    async def act(self, act: ScheduleAct, proof: SignedAct | None, **who: Any) -> ScheduleStatus:
-        request = ScheduleActRequest(proof=proof, **{"actor": "olga@example.com", **who})
-        return await self.ingress.call(act_target(act), request, key=self.name)
+    async def act(self, act: ScheduleAction, proof: SignedAction | None, **who: Any) -> ScheduleStatus:
+        request = ScheduleActionRequest(proof=proof, **{"actor": "olga@example.com", **who})
+        return await self.ingress.call(action_target(act), request, key=self.name)
 
 
 async def refused(act: Any) -> tuple[int, str]:
@@ -95,31 +95,31 @@ async def test_only_an_operators_signature_steers_a_schedule_and_only_once(resta
         assert await refused(desk.set(setting, other)) == (409, "payload")
         first = await desk.set(setting)
         assert first.spec == SPEC
-        assert [(entry.actor, entry.proof) for entry in first.trail] == [("olga@example.com", setting)]
+        assert [(entry.actor, entry.proof) for entry in first.audit_log] == [("olga@example.com", setting)]
         assert await refused(desk.set(setting)) == (409, "replayed")
 
-        pause = sign_act(OLGA, ScheduleAct.PAUSE, first, reason="holidays", at=now())
-        assert await refused(desk.act(ScheduleAct.PAUSE, None)) == (401, "unsigned")
-        assert await refused(desk.act(ScheduleAct.REMOVE, pause, reason="holidays")) == (403, "act")
-        assert await refused(desk.act(ScheduleAct.PAUSE, pause, reason="malice")) == (403, "reason")
-        assert await refused(desk.act(ScheduleAct.PAUSE, pause, reason="holidays", actor="vera@example.com")) == (
+        pause = sign_action(OLGA, ScheduleAction.PAUSE, first, reason="holidays", at=now())
+        assert await refused(desk.act(ScheduleAction.PAUSE, None)) == (401, "unsigned")
+        assert await refused(desk.act(ScheduleAction.REMOVE, pause, reason="holidays")) == (403, "act")
+        assert await refused(desk.act(ScheduleAction.PAUSE, pause, reason="malice")) == (403, "reason")
+        assert await refused(desk.act(ScheduleAction.PAUSE, pause, reason="holidays", actor="vera@example.com")) == (
             403,
             "actor",
         )
-        stale = sign_act(OLGA, ScheduleAct.REMOVE, first, at=now())
-        paused = await desk.act(ScheduleAct.PAUSE, pause, reason="holidays")
-        assert (paused.state, paused.trail[0].proof) == (ScheduleState.PAUSED, pause)
-        assert await refused(desk.act(ScheduleAct.REMOVE, stale)) == (409, "payload"), "it was shown as active"
+        stale = sign_action(OLGA, ScheduleAction.REMOVE, first, at=now())
+        paused = await desk.act(ScheduleAction.PAUSE, pause, reason="holidays")
+        assert (paused.state, paused.audit_log[0].proof) == (ScheduleState.PAUSED, pause)
+        assert await refused(desk.act(ScheduleAction.REMOVE, stale)) == (409, "payload"), "it was shown as active"
 
         olga = ScheduleClient(ingress, key=OLGA)
         assert (await olga.resume(name)).state is ScheduleState.ACTIVE
         await olga.remove(name, reason="done")
         assert await refused(desk.set(setting)) == (409, "replayed"), "what was used outlives the schedule"
         again = await olga.set(name, every=DAILY, target=Target("Reports", "build", dict, type(None)), request={})
-        assert again.trail[0].actor == "olga@example.com"
+        assert again.audit_log[0].actor == "olga@example.com"
         with pytest.raises(IngressError, match="must be signed"):
             await ScheduleClient(ingress, actor="olga@example.com").trigger(name)
-        with pytest.raises(ConfigurationError, match="name who acts, for the trail, or give a key"):
+        with pytest.raises(ConfigurationError, match="name who acts, for the audit log, or give a key"):
             ScheduleClient(ingress)
 
 
@@ -148,9 +148,9 @@ async def test_a_handler_needs_no_signature_and_nobody_outside_passes_for_one(re
     name = f"declared {uuid4()}"
     async with IngressClient(env.ingress) as ingress:
         declared = await ingress.call(Target("Reports", "declare", str, ScheduleStatus), name)
-        acts = [(entry.actor, entry.act, entry.proof) for entry in declared.trail]
+        acts = [(entry.actor, entry.act, entry.proof) for entry in declared.audit_log]
         assert acts == [("reports/declare", act, None) for act in ("resume", "pause", "set")]
-        order = order_target.input(act=ScheduleAct.REMOVE, actor="olga@example.com")
+        order = order_target.input(act=ScheduleAction.REMOVE, actor="olga@example.com")
         with pytest.raises(IngressError) as private:
             await ingress.call(order_target, order, key=name)
         assert private.value.status_code in (400, 404)

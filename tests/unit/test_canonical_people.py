@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from perdure.security.user_names import Approver, GroupName, Person, VetoHolder, canonical_person
+from perdure.security.user_names import Approver, GroupName, Person, VetoHolder, canonical_user
 
 person = TypeAdapter(Person)
 
@@ -47,26 +47,26 @@ def test_names_with_invisible_characters_are_refused(kind: object, written: str)
 
 
 def test_composed_and_decomposed_letters_are_the_same():
-    assert canonical_person("Zoe\u0308") == canonical_person("zo\u00eb") == "zo\u00eb"
+    assert canonical_user("Zoe\u0308") == canonical_user("zo\u00eb") == "zo\u00eb"
 
 
 def test_a_joiner_between_a_letter_and_its_mark_makes_no_second_person():
-    assert canonical_person("zoe\u200d\u0308") == "zo\u00eb"
+    assert canonical_user("zoe\u200d\u0308") == "zo\u00eb"
 
 
 def test_different_people_stay_different():
-    assert canonical_person("ada@example.com") != canonical_person("\u0430da@example.com")  # Cyrillic a
-    assert canonical_person("ada b") != canonical_person("adab")
+    assert canonical_user("ada@example.com") != canonical_user("\u0430da@example.com")  # Cyrillic a
+    assert canonical_user("ada b") != canonical_user("adab")
 
 
 @given(st.text(max_size=30))
 def test_canonical_is_final(name: str):
-    assert canonical_person(canonical_person(name)) == canonical_person(name)
+    assert canonical_user(canonical_user(name)) == canonical_user(name)
 
 
 @given(st.text(max_size=30))
 def test_case_makes_no_second_person(name: str):
-    assert canonical_person(name) == canonical_person(name.casefold())
+    assert canonical_user(name) == canonical_user(name.casefold())
 
 
 @pytest.mark.parametrize("name", ["", " ", "\u200b", "\u3164", "anyone", "ANYONE", "any\u00adone", "a" * 201])

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from perdure import LoggingConfig, RunConfig, SagaConfig, SecurityConfig, StepRetry, WorkflowConfig
 from perdure._runtime.checks import check_types
 from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.reconciler import ApprovalSentinelConfig
+from perdure.approvals.reconciler import ApprovalReconcilerConfig
 from perdure.engine.config import EngineConfig
 from perdure.errors import ConfigurationError
 from perdure.saga.messages import RollbackRequest
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 
 WHERE = {"admin_url": "http://127.0.0.1:9070", "ingress_url": "http://127.0.0.1:8080"}
 
@@ -46,11 +46,21 @@ WHERE = {"admin_url": "http://127.0.0.1:9070", "ingress_url": "http://127.0.0.1:
         (WorkflowConfig, "auto_cleanup", "yes", "must be True or False; got str"),
         (WorkflowConfig, "max_state_size", 1e6, "must be a whole number; got 1000000.0"),
         (WorkflowConfig, "retry", 3, "must be of type InvocationRetryPolicy or None; got 3"),
-        (partial(SentinelConfig, **WHERE), "interval", 5, "must be a timedelta"),
-        (partial(SentinelConfig, **WHERE), "grace", timedelta(seconds=-1), " and paused_limit must not be negative"),
-        (partial(SentinelConfig, **WHERE), "alert_retries", 0, "must be 1 or more; got 0"),
-        (partial(SentinelConfig, **WHERE), "webhook_key", "secret", "must be of type PrivateKey or None; got str"),
-        (partial(ApprovalSentinelConfig, **WHERE), "grace", 5, "must be a timedelta"),
+        (partial(SagaReconcilerConfig, **WHERE), "interval", 5, "must be a timedelta"),
+        (
+            partial(SagaReconcilerConfig, **WHERE),
+            "grace",
+            timedelta(seconds=-1),
+            " and paused_limit must not be negative",
+        ),
+        (partial(SagaReconcilerConfig, **WHERE), "alert_retries", 0, "must be 1 or more; got 0"),
+        (
+            partial(SagaReconcilerConfig, **WHERE),
+            "webhook_key",
+            "secret",
+            "must be of type PrivateKey or None; got str",
+        ),
+        (partial(ApprovalReconcilerConfig, **WHERE), "grace", 5, "must be a timedelta"),
         (ApprovalsConfig, "retention", 30, "must be a timedelta"),
         (ApprovalsConfig, "max_delegation", 30, "must be a timedelta"),
         (partial(EngineConfig, data_dir=Path("data")), "inactivity_timeout", 5, "must be a timedelta"),

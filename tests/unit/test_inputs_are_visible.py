@@ -26,7 +26,7 @@ def inputs() -> Iterator[Any]:
                 if model.model_config.get("extra") != "forbid":
                     continue
                 for field, info in model.model_fields.items():
-                    if field in FIELDS or (field == "reason" and model is not sagas.UndoRequest):
+                    if field in FIELDS or (field == "reason" and model is not sagas.ExternalRollbackRequest):
                         yield pytest.param(field, info, id=f"{name}.{field}")
 
 

@@ -11,13 +11,13 @@ from structlog.testing import capture_logs
 
 from perdure.engine.polling import Watch
 from perdure.errors import EngineError, IngressError
-from perdure.observability.gauge_collector import Census
+from perdure.observability.gauge_collector import GaugeCollector
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
-from perdure.observability.metrics import OPEN_APPROVALS, SENTINEL_LOOKED
+from perdure.observability.metrics import OPEN_APPROVALS, RECONCILER_LOOKED
 from tests.support import eventually
 
 COUNTED = OPEN_APPROVALS.prometheus_name
-LOOKED = SENTINEL_LOOKED.prometheus_name
+LOOKED = RECONCILER_LOOKED.prometheus_name
 
 
 class Eyes:
@@ -27,7 +27,7 @@ class Eyes:
         self.looks = 0
         self.problem: Exception | None = None
         self.acting_fails: Exception | None = None
-        self.census = Census("test", OPEN_APPROVALS)
+        self.census = GaugeCollector("test", OPEN_APPROVALS)
 
     async def count(self, *_: object) -> list:
         self.looks += 1
@@ -84,7 +84,7 @@ async def test_has_not_looked_when_it_could_not_act_on_what_it_saw(problem):
     eyes.acting_fails = problem
     async with eyes.watching(timedelta(milliseconds=1)):
         await eyes.see(5)
-        assert shown() == [COUNTED], "the alert about a blind sentinel asks for the other one"
+        assert shown() == [COUNTED], "the alert about a blind reconciler asks for the other one"
         eyes.acting_fails = None
         await eyes.see(2)
         assert shown() == [COUNTED, LOOKED]

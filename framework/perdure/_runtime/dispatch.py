@@ -1,8 +1,8 @@
-"""How a relay gives up.
+"""How a dispatcher gives up.
 
 The engine answers a send to a handler that it does not know with a retry of the *sender*, without end. So what sends
-to a handler of somebody else's choice goes through a relay, a handler that is always there and has this policy: after
-a few attempts it is killed, and whoever called it sees that as a failure.
+to a handler of somebody else's choice goes through a dispatcher, a handler that is always there and has this policy:
+after a few attempts it is killed, and whoever called it sees that as a failure.
 
 It gives up as soon when its own process is down for a few seconds, and may have sent before. So a failure that doesn't
 say that the handler is unknown leaves that in doubt, and is asked again under the same idempotency key.
@@ -15,7 +15,7 @@ from typing import Final
 
 from restate import InvocationRetryPolicy
 
-GIVE_UP_SOON: Final = InvocationRetryPolicy(
+SHORT_RETRIES: Final = InvocationRetryPolicy(
     initial_interval=timedelta(milliseconds=100),
     exponentiation_factor=5.0,
     max_interval=timedelta(seconds=10),
@@ -24,7 +24,7 @@ GIVE_UP_SOON: Final = InvocationRetryPolicy(
 )
 """Four attempts, over about three seconds. For what somebody waits for, and asks again."""
 
-GIVE_UP_LATE: Final = InvocationRetryPolicy(
+LONG_RETRIES: Final = InvocationRetryPolicy(
     initial_interval=timedelta(milliseconds=100),
     exponentiation_factor=2.0,
     max_interval=timedelta(seconds=30),
@@ -38,6 +38,6 @@ def is_unknown(message: str) -> bool:
     """Tell if the engine does not know the handler, so that nothing was sent.
 
     Args:
-        message: Why a relay was given up.
+        message: Why a dispatcher was given up.
     """
     return "was not found" in message

@@ -27,7 +27,7 @@ __all__ = [
     "Alert",
     "Changes",
     "News",
-    "Survey",
+    "Snapshot",
     "Trouble",
     "compare",
     "failing_sql",
@@ -57,7 +57,7 @@ class Trouble(StrEnum):
     BACKING_OFF = "backing_off"
     KILLED = "killed"
     HANDED_OVER = "handed_over"
-    """Nobody looked after its saga any more, and the sentinel acted."""
+    """Nobody looked after its saga any more, and the reconciler acted."""
 
 
 class Alert(BaseModel):
@@ -116,7 +116,7 @@ class News(BaseModel):
     """What the webhook is told.
 
     Args:
-        event: ``alert.raised`` or ``alert.over``; ``sentinel.acted`` for what the sentinel did.
+        event: ``alert.raised`` or ``alert.over``; ``reconciler.acted`` for what the reconciler did.
         alert: The alert.
     """
 
@@ -124,7 +124,7 @@ class News(BaseModel):
     alert: Alert
 
 
-class Survey(BaseModel):
+class Snapshot(BaseModel):
     """What is wrong now.
 
     Args:
@@ -181,7 +181,7 @@ def trouble_sql(retries: int, killed_within: timedelta, silent: str) -> str:
       where place <= {WINDOW}"""
 
 
-async def survey(admin: AdminClient, retries: int, killed_within: timedelta, *, silent: str) -> Survey:
+async def survey(admin: AdminClient, retries: int, killed_within: timedelta, *, silent: str) -> Snapshot:
     """Ask the engine what is wrong now.
 
     Args:
@@ -193,7 +193,7 @@ async def survey(admin: AdminClient, retries: int, killed_within: timedelta, *, 
     Raises:
         EngineError: The engine does not answer, or refuses the query.
     """
-    found = Survey()
+    found = Snapshot()
     for row in await admin.query(trouble_sql(retries, killed_within, silent)):
         alert = _alert(row)
         found.alerts.append(alert)
@@ -221,7 +221,7 @@ async def why_paused(admin: AdminClient, ids: Collection[str]) -> dict[str, str]
     return {row["id"]: _why_paused(row["event_json"]) for row in rows}
 
 
-async def with_reasons(admin: AdminClient, found: Survey) -> Survey:
+async def with_reasons(admin: AdminClient, found: Snapshot) -> Snapshot:
     """Add why invocations were paused.
 
     Args:
@@ -276,7 +276,7 @@ class Changes:
     many: dict[str, Alert | None]
 
 
-def compare(known: Mapping[str, Alert], many: Mapping[str, Alert], found: Survey, now: datetime) -> Changes:
+def compare(known: Mapping[str, Alert], many: Mapping[str, Alert], found: Snapshot, now: datetime) -> Changes:
     """Return what is news.
 
     Args:

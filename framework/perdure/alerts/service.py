@@ -1,7 +1,7 @@
 """Alerts: invocations that are paused, killed or fail again and again are told to a webhook, once each.
 
-`Alerts` is a virtual object that knows what it has told: it asks the engine in SQL, compares
-(`perdure.alerts.conditions`), and sends what is new, and what is over, to its relay. The relay posts it, and is an
+`Alerts` is a virtual object. It queries the engine, compares the snapshot with the alerts that it has sent
+(`perdure.alerts.conditions`), and passes what is new, and what is over, to its dispatcher. The dispatcher posts it, and is an
 invocation of its own for each piece of news: so the engine tries it again for a day, nothing waits for a receiver
 that is down, and a crash tells nothing twice but a post whose answer was lost. Many invocations of one service with
 the same trouble are one piece.
@@ -15,7 +15,7 @@ x-perdure-key                the public key that the signature is checked with, 
 x-perdure-signature          Ed25519, in base64, over ``{timestamp}.{idempotency-key}.{body}``
 ============================ =========================================================================================
 
-Ed25519 and no shared secret: what a receiver has is public, so that no receiver can speak for the sentinel, and each
+Ed25519 and no shared secret: what a receiver has is public, so that no receiver can speak for the reconciler, and each
 may be given the same key. `verify_alert` is what a receiver calls.
 """
 
@@ -37,11 +37,11 @@ from restate.serde import BytesSerde
 
 from perdure._runtime.places import ValueCodec
 from perdure._runtime.sdk import is_replaying
-from perdure.alerts.conditions import Alert, News, Survey, Trouble, compare, survey, with_reasons
+from perdure.alerts.conditions import Alert, News, Snapshot, Trouble, compare, survey, with_reasons
 from perdure.clients import ServiceClient
 from perdure.determinism import Time
 from perdure.engine.admin import AdminClient
-from perdure.engine.polling import ERRAND
+from perdure.engine.polling import BACKGROUND_CALL_RETRIES
 from perdure.errors import PerdureError, RunExhausted
 from perdure.handlers import Definition, handler
 from perdure.observability.gauge_collector import decoded
@@ -54,9 +54,9 @@ from perdure.targets import Target
 
 __all__ = [
     "BEAT",
+    "DISPATCHER",
     "KEY",
     "KILLED_WITHIN",
-    "RELAY",
     "RETRIES",
     "SERVICE",
     "Alert",
@@ -76,7 +76,7 @@ __all__ = [
 log = get_logger("perdure.alerts.service")
 
 SERVICE = "Alerts"
-RELAY = "AlertRelay"
+DISPATCHER = "AlertDispatcher"
 KEY = "all"
 
 RETRIES = 5
@@ -110,7 +110,7 @@ class AlertList(BaseModel):
         open: Those that last; of one service and trouble at most `perdure.alerts.conditions.WINDOW`.
         more: How many last beyond those. The engine's SQL has them all.
         over: Those that are over, of the last day.
-        looked: When `look` was called last; the sentinel calls it at each change, and once in a while without. None
+        looked: When `look` was called last; the reconciler calls it at each change, and once in a while without. None
             when it never was.
         beat: How often it is called at least.
     """
@@ -132,7 +132,7 @@ class AlertList(BaseModel):
 
 list_alerts: Target[None, AlertList] = Target(SERVICE, "list", type(None), AlertList)
 look_target: Target[None, int] = Target(SERVICE, "look", type(None), int)
-tell_target: Target[News, None] = Target(RELAY, "tell", News, type(None))
+tell_target: Target[News, None] = Target(DISPATCHER, "tell", News, type(None))
 
 
 async def troubles(admin: AdminClient, retries: int, killed_within: timedelta) -> list[Alert]:
@@ -146,7 +146,7 @@ async def troubles(admin: AdminClient, retries: int, killed_within: timedelta) -
     Raises:
         EngineError: The engine does not answer, or refuses the query.
     """
-    return (await survey(admin, retries, killed_within, silent=RELAY)).alerts
+    return (await survey(admin, retries, killed_within, silent=DISPATCHER)).alerts
 
 
 class Alerts:
@@ -180,16 +180,16 @@ class Alerts:
         self._object = restate.VirtualObject(
             SERVICE,
             description="Which invocations are in trouble, told once each.",
-            invocation_retry_policy=ERRAND,
+            invocation_retry_policy=BACKGROUND_CALL_RETRIES,
         )
-        self._relay = restate.Service(RELAY, description="Tells a webhook, as often as it takes.")
+        self._dispatcher = restate.Service(DISPATCHER, description="Tells a webhook, as often as it takes.")
         handler(self._object, "exclusive", name="look", ingress_private=False)(self.look)
         handler(self._object, "shared", name="list", reads=True, ingress_private=False)(self.all)
-        handler(self._relay, name="tell", ingress_private=True)(self.tell)
+        handler(self._dispatcher, name="tell", ingress_private=True)(self.tell)
 
     def definitions(self) -> list[Definition]:
         """Return what to serve."""
-        return [self._object, self._relay]
+        return [self._object, self._dispatcher]
 
     async def seen(self, admin: AdminClient) -> frozenset[str]:
         """Ask the engine what is wrong now, and return marks of it; when they change, `look` is to be called.
@@ -200,21 +200,21 @@ class Alerts:
         Raises:
             EngineError: The engine does not answer, or refuses the query.
         """
-        return (await survey(admin, self._retries, self._killed_within, silent=RELAY)).marks()
+        return (await survey(admin, self._retries, self._killed_within, silent=DISPATCHER)).marks()
 
     async def look(self, ctx: restate.ObjectContext) -> int:
         """Tell what is new, and what is over; return how many invocations are in trouble.
 
-        Public on the ingress, where the sentinel calls it from. Whoever else calls it makes it look earlier, and no
+        Public on the ingress, where the reconciler calls it from. Whoever else calls it makes it look earlier, and no
         more: it takes nothing from its caller, and tells nothing twice.
         """
         found = await run_with_retry(ctx, RunConfig("look", max_retries=5), self._look)
         now = await Time(ctx).now()
         remembered = await _Remembered.read(ctx)
         known = remembered.known
-        for (
-            name
-        ) in remembered.unreadable:  # found anew, if it lasts; at the relay, the same news has the same idempotency key
+        for name in (
+            remembered.unreadable
+        ):  # found anew, if it lasts; at the dispatcher, the same news has the same idempotency key
             log.warning("alerts.unreadable", alert=name)
             await _alert(ctx, name).clear()
         changes = compare(known, remembered.many, found, now)
@@ -261,8 +261,8 @@ class Alerts:
         try:
             await run_with_retry(ctx, config, self._post, self._url, news, ctx.request().id)
         except RunExhausted as error:
-            outcome = "given_up"
-            log.error("sentinel.webhook_failed", alert=news.alert.id, error=error.message)  # noqa: TRY400 - it says it all
+            outcome = "exhausted"
+            log.error("reconciler.webhook_failed", alert=news.alert.id, error=error.message)  # noqa: TRY400 - it says it all
         if not is_replaying(ctx):
             ALERTS.count(kind=news.alert.trouble.value, outcome=outcome)
 
@@ -280,9 +280,9 @@ class Alerts:
                 if not response.is_success:
                     raise PerdureError(f"the webhook answers {response.status_code}")
 
-    async def _look(self) -> Survey:
+    async def _look(self) -> Snapshot:
         async with AdminClient(self._admin_url) as admin:
-            found = await survey(admin, self._retries, self._killed_within, silent=RELAY)
+            found = await survey(admin, self._retries, self._killed_within, silent=DISPATCHER)
             return await with_reasons(admin, found)
 
 
@@ -324,11 +324,11 @@ def verify_alert(body: bytes, headers: Mapping[str, str], key: PublicKey, *, now
     Args:
         body: The request's body, as it came.
         headers: The request's headers, names in lower case.
-        key: The sentinel's public key, known from elsewhere than this request.
+        key: The reconciler's public key, known from elsewhere than this request.
         now: The time, for tests; the clock's by default.
 
     Raises:
-        BadSignature: It is not from the sentinel, was changed, or is older than five minutes.
+        BadSignature: It is not from the reconciler, was changed, or is older than five minutes.
     """
     try:
         stamp, number = headers["x-perdure-timestamp"], headers["idempotency-key"]

@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from perdure.approvals.audit_log import chained
 from perdure.approvals.messages import (
-    ActName,
+    ActionName,
     ApprovalOutcome,
     ApprovalState,
     AuditEntry,
@@ -20,7 +20,7 @@ from perdure.approvals.messages import (
 )
 from perdure.approvals.rules import Rules, StageRules
 from perdure.errors import PerdureTerminalError
-from perdure.security.signed_actions import SignedAct
+from perdure.security.signed_actions import SignedAction
 
 NewsKind: TypeAlias = Literal["asked", "reminder", "escalated", "delegated"]
 """Why somebody is told of an approval."""
@@ -42,8 +42,8 @@ class Approval(BaseModel):
         waiters: Those who wait for the outcome: the id of each wait, and the awakeable that wakes it.
         answered: Ids of the waits that were open when it ended, and so may read its outcome.
         outcome: How it ended; None until then, and never changed again.
-        entries: How long the trail is.
-        head: Hash of the trail's last entry.
+        entries: How long the audit log is.
+        head: Hash of the audit log's last entry.
         refusals: How many acts were refused.
         links_revoked: Until when links were issued that decide no longer, by person, and under `ANYONE` for all.
     """
@@ -134,7 +134,7 @@ class Change:
 
     Args:
         approval: The approval afterwards.
-        entries: What to add to the trail.
+        entries: What to add to the audit log.
         wake: Awakeables of those who wait for the outcome, which is there now.
         news: What people are to be told.
         error: What to raise, once the rest is recorded; None when the act was accepted.
@@ -159,7 +159,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Who does what, when, and why: the part of a trail's entry that is known before the result.
+    """Who does what, when, and why: the part of an audit log's entry that is known before the result.
 
     Args:
         at: When.
@@ -172,13 +172,13 @@ class Attempt:
 
     at: datetime
     actor: str | None
-    act: ActName
+    act: ActionName
     reason: str = ""
     details: dict[str, str] | None = None
-    proof: SignedAct | None = None
+    proof: SignedAction | None = None
 
     def recorded(self, approval: Approval, result: str, **details: str) -> Change:
-        """Return an approval with one more entry in its trail.
+        """Return an approval with one more entry in its audit log.
 
         Args:
             approval: The approval.

@@ -1,8 +1,8 @@
-"""The chain of a trail: each entry carries a hash over itself and the hash of the one before.
+"""The chain of an audit log: each entry carries a hash over itself and the hash of the one before.
 
 Whoever changes, removes or inserts an entry changes every hash after it, so one hash that is noted elsewhere (in a
-report, or on paper) proves the whole trail up to there. The idea is that of Haber and Stornetta, How to Time-Stamp a
-Digital Document (1991). Against somebody who can rewrite the whole state, the signatures in the entries hold.
+report, or on paper) proves the whole audit log up to there. The idea is that of Haber and Stornetta, How to Time-Stamp
+a Digital Document (1991). Against somebody who can rewrite the whole state, the signatures in the entries hold.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from perdure.approvals.messages import AuditEntry
 from perdure.security.encodings import canonical_json
 
 
-class TrailCheck(BaseModel):
-    """What a check of a trail found.
+class AuditLogCheck(BaseModel):
+    """What a check of an audit log found.
 
     Args:
         entries: How many entries were looked at.
@@ -62,12 +62,12 @@ def entry_hash(entry: AuditEntry, previous: str) -> str:
     return hashlib.sha256(canonical_json({"entry": content, "previous": previous})).hexdigest()
 
 
-def verify_trail(approval_id: str, trail: Sequence[AuditEntry], *, head: str | None = None) -> TrailCheck:
-    """Check that a trail is as it was written.
+def verify_audit_log(approval_id: str, audit_log: Sequence[AuditEntry], *, head: str | None = None) -> AuditLogCheck:
+    """Check that an audit log is as it was written.
 
     Args:
         approval_id: The approval; its id is the beginning of the chain.
-        trail: Its entries, in order.
+        audit_log: Its entries, in order.
         head: The last entry's hash, as it was noted elsewhere; without it, entries that were cut off at the end don't
             show.
 
@@ -75,15 +75,15 @@ def verify_trail(approval_id: str, trail: Sequence[AuditEntry], *, head: str | N
         What was found.
     """
     previous = approval_id
-    for seq, entry in enumerate(trail, start=1):
+    for seq, entry in enumerate(audit_log, start=1):
         if entry.seq != seq:
             why = f"it says that it is entry {entry.seq}; one was removed, added or moved"
-            return TrailCheck(entries=len(trail), broken_at=seq, why=why)
+            return AuditLogCheck(entries=len(audit_log), broken_at=seq, why=why)
         if entry.hash != entry_hash(entry, previous):
             why = "it, or what is before it, was changed: its hash is another one"
-            return TrailCheck(entries=len(trail), broken_at=seq, why=why)
+            return AuditLogCheck(entries=len(audit_log), broken_at=seq, why=why)
         previous = entry.hash
-    if head is not None and head != (trail[-1].hash if trail else ""):
-        why = "the trail ends elsewhere than it did: entries were cut off, or added"
-        return TrailCheck(entries=len(trail), broken_at=len(trail) + 1, why=why)
-    return TrailCheck(entries=len(trail))
+    if head is not None and head != (audit_log[-1].hash if audit_log else ""):
+        why = "the audit log ends elsewhere than it did: entries were cut off, or added"
+        return AuditLogCheck(entries=len(audit_log), broken_at=len(audit_log) + 1, why=why)
+    return AuditLogCheck(entries=len(audit_log))

@@ -11,7 +11,7 @@ from perdure.approvals.notifications import ApprovalNotice
 from perdure.approvals.policy import MAX_DELEGATION
 from perdure.errors import ConfigurationError
 from perdure.security.keys import PublicKey
-from perdure.security.signing_rules import ActRules, get_act_rules
+from perdure.security.signing_rules import SigningRules, get_signing_rules
 from perdure.targets import Target
 
 RETENTION = timedelta(days=30)
@@ -38,7 +38,7 @@ class ApprovalsConfig:
         ConfigurationError: A duration is not positive.
     """
 
-    acts: ActRules | None = None
+    acts: SigningRules | None = None
     link_keys: tuple[PublicKey, ...] = ()
     allow_unverified_requester: bool = False
     notify: Target[ApprovalNotice, Any] | None = None
@@ -53,6 +53,6 @@ class ApprovalsConfig:
             raise ConfigurationError(f"approvals: max_delegation must be positive; got {self.max_delegation}")
 
     @property
-    def rules(self) -> ActRules:
+    def rules(self) -> SigningRules:
         """Whether acts must be signed, and whose word counts."""
-        return self.acts or get_act_rules()
+        return self.acts or get_signing_rules()

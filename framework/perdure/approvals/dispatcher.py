@@ -1,8 +1,9 @@
-"""`ApprovalRelay`: tells people of approvals, on behalf of `Approvals`.
+"""`ApprovalDispatcher`: tells people of approvals, on behalf of `Approvals`.
 
 The engine answers a send to a handler that it does not know with a retry of the *sender*, without end, and the target
-of notices is the hosting service's choice. So `Approvals` sends to this relay, which is always there; the relay sends
-on, and gives up after ten minutes. A notice that is lost so is an invocation that was killed: the engine shows it.
+of notices is the hosting service's choice. So `Approvals` sends to this dispatcher, which is always there; the
+dispatcher sends on, and gives up after ten minutes. A notice that is lost so is an invocation that was killed: the
+engine shows it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 import restate
 
-from perdure._runtime.dispatch import GIVE_UP_LATE
+from perdure._runtime.dispatch import LONG_RETRIES
 from perdure.approvals.approval import NewsKind
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.notifications import ApprovalNotice, Recipient, Tell
@@ -20,12 +21,12 @@ from perdure.clients import ServiceClient
 from perdure.handlers import handler
 from perdure.targets import Target
 
-RELAY = "ApprovalRelay"
+DISPATCHER = "ApprovalDispatcher"
 
-tell_target = Target(RELAY, "tell", Tell, type(None))
+tell_target = Target(DISPATCHER, "tell", Tell, type(None))
 
 
-class ApprovalRelay:
+class ApprovalDispatcher:
     """Sends notices on.
 
     Args:
@@ -35,10 +36,10 @@ class ApprovalRelay:
     def __init__(self, config: ApprovalsConfig) -> None:
         self._config = config
         self.definition = restate.Service(
-            RELAY,
+            DISPATCHER,
             description="Tells people of approvals that wait for them.",
             ingress_private=True,
-            invocation_retry_policy=GIVE_UP_LATE,
+            invocation_retry_policy=LONG_RETRIES,
         )
         handler(self.definition, name=tell_target.handler)(self.tell)
 

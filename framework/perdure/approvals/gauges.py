@@ -12,7 +12,7 @@ from perdure.approvals.store import OPEN_KEY
 from perdure.approvals.targets import APPROVALS
 from perdure.engine.admin import AdminClient
 from perdure.errors import UnreadableValue
-from perdure.observability.gauge_collector import Census, Sample, age_of, decoded
+from perdure.observability.gauge_collector import GaugeCollector, Sample, age_of, decoded
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import OLDEST_APPROVAL, OPEN_APPROVALS, OVERDUE_APPROVALS
 
@@ -24,9 +24,9 @@ _OPEN = f"""
     where o.service_name = '{APPROVALS}' and o.key = '{OPEN_KEY}' and a.key = 'approval'"""
 
 
-def approval_census() -> Census:
+def approval_gauges() -> GaugeCollector:
     """Return an empty census of approvals."""
-    return Census("approvals", OPEN_APPROVALS, OLDEST_APPROVAL, OVERDUE_APPROVALS)
+    return GaugeCollector("approvals", OPEN_APPROVALS, OLDEST_APPROVAL, OVERDUE_APPROVALS)
 
 
 async def count_approvals(admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:

@@ -25,7 +25,7 @@ from perdure.concurrency import fan_out_fail
 from perdure.determinism import Time
 from perdure.errors import InvalidInput
 from perdure.handlers import handler
-from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_person, is_group
+from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_user, is_group
 from perdure.state import State
 from perdure.targets import Target
 
@@ -47,7 +47,7 @@ async def list_(ctx: restate.ObjectSharedContext, query: InboxQuery | None) -> l
     They are those that name the person, those of the groups that the query names, and those that anyone else than who
     asks may decide. Of a group, or of `perdure.security.user_names.ANYONE`, only what is in that inbox is shown.
     """
-    person = canonical_person(ctx.key())
+    person = canonical_user(ctx.key())
     if not person:
         raise InvalidInput("whose inbox? The name of a person is needed", metadata={"field": "person"})
     asked = query or InboxQuery(limit=MAX_PAGE)

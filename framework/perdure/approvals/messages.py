@@ -17,7 +17,7 @@ from perdure.approvals.request import AwakeableId, Stage, WaitId
 from perdure.approvals.rights import Principal
 from perdure.security.credentials import Role
 from perdure.security.links import MAX_TOKEN
-from perdure.security.signed_actions import SignedAct
+from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import GroupName, Person
 
 
@@ -33,7 +33,7 @@ class ApprovalResult(StrEnum):
 ApprovalState: TypeAlias = Literal["expected", "open"] | ApprovalResult
 """``expected``: decisions are in, but nobody has opened it yet. ``open``: it can be decided. Else how it ended."""
 
-ActName: TypeAlias = Literal[
+ActionName: TypeAlias = Literal[
     "open",
     "approve",
     "reject",
@@ -111,7 +111,7 @@ class ActRequest(_Input):
     actor: Person
     reason: Reason = ""
     groups: list[GroupName] = Field(default=[], max_length=100)
-    proof: SignedAct | None = None
+    proof: SignedAction | None = None
 
 
 class DecisionRequest(ActRequest):
@@ -183,7 +183,7 @@ class PrincipalRequest(_Input):
 
     actor: Person
     reason: Reason = ""
-    proof: SignedAct | None = None
+    proof: SignedAction | None = None
 
 
 class PrincipalStatement(PrincipalRequest):
@@ -428,7 +428,7 @@ class RetentionEnd(_Kept):
 
 
 class AuditEntry(_Kept):
-    """One entry of an approval's trail. Entries are added, never changed; `perdure.approvals.audit_log` checks that.
+    """One entry of an approval's audit log. Entries are never changed; `perdure.approvals.audit_log` checks that.
 
     Args:
         seq: 1 for the first entry.
@@ -447,11 +447,11 @@ class AuditEntry(_Kept):
     seq: int
     at: AwareDatetime
     actor: str | None
-    act: ActName
+    act: ActionName
     reason: str = ""
     result: str
     details: dict[str, str] = {}
-    proof: SignedAct | None = None
+    proof: SignedAction | None = None
     hash: str = ""
 
 
@@ -483,9 +483,9 @@ class ApprovalStatus(_Kept):
         delegations: Who may decide in whose place.
         waits_for: Whose inboxes it is in.
         reminders: How many reminders were sent in this stage.
-        refusals: How many acts were refused; the trail holds the first ones of them.
-        trail: Everything that happened, in order.
-        head: Hash of the trail's last entry.
+        refusals: How many acts were refused; the audit log holds the first ones of them.
+        audit_log: Everything that happened, in order.
+        head: Hash of the audit log's last entry.
         links_revoked: Up to when links no longer decide, by person, and under ``anyone`` for everybody's.
     """
 
@@ -514,6 +514,6 @@ class ApprovalStatus(_Kept):
     waits_for: list[str] = []
     reminders: int = 0
     refusals: int
-    trail: list[AuditEntry]
+    audit_log: list[AuditEntry]
     head: str = ""
     links_revoked: dict[str, AwareDatetime] = {}

@@ -25,7 +25,7 @@ class Recipient(BaseModel):
 
 
 class Tell(BaseModel):
-    """People to tell of one approval, on the way to the relay.
+    """People to tell of one approval, on the way to the dispatcher.
 
     Args:
         kind: Why.

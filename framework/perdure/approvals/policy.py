@@ -1,8 +1,8 @@
 """What happens to an approval, act by act: pure functions, no engine.
 
 Each function takes an approval as far as it has come and returns a `Change`: the approval afterwards, what to add to
-its trail, whose wait is over, whom to tell, and the error to raise when the act was refused. A refusal is a change too,
-since it is recorded.
+its audit log, whose wait is over, whom to tell, and the error to raise when the act was refused. A refusal is a change
+too, since it is recorded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from perdure.approvals.messages import (
 from perdure.approvals.request import ApprovalRequest, OnTimeout
 from perdure.approvals.rules import Rules, payload_digest
 from perdure.errors import Conflict, NotFound, PerdureTerminalError, Refused, error_code
-from perdure.security.signed_actions import SignedAct
+from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import ANYONE
 
 __all__ = [
@@ -64,7 +64,7 @@ MAX_DELEGATION: Final = timedelta(days=30)
 """How long a delegation may last, unless it is said otherwise."""
 
 MAX_RECORDED_REFUSALS: Final = 200
-"""How many refused acts one trail holds; later ones are only counted, so that nobody can fill the state with them."""
+"""Maximum number of refused actions in one audit log; further ones are only counted, to bound the state."""
 
 _ENDS_AS: Final = {
     OnTimeout.ERROR: ApprovalResult.TIMED_OUT,
@@ -118,7 +118,7 @@ def _opening(request: ApprovalRequest, rules: Rules) -> dict[str, str]:
     return {"payload_digest": rules.payload_digest, **{name: fact for name, fact in facts.items() if fact}}
 
 
-def decide(approval: Approval, decision: Decision, proof: SignedAct | None = None, *, by: str = "") -> Change:
+def decide(approval: Approval, decision: Decision, proof: SignedAction | None = None, *, by: str = "") -> Change:
     """Take a person's decision.
 
     The same decision again changes nothing and is no error, also after the approval's end. A decision after the
@@ -127,8 +127,8 @@ def decide(approval: Approval, decision: Decision, proof: SignedAct | None = Non
     Args:
         approval: The approval before.
         decision: Who decides what, when; in whose place is found here.
-        proof: The act as it was signed, for the trail.
-        by: By what means, for the trail; ``link``, or nothing.
+        proof: The act as it was signed, for the audit log.
+        by: By what means, for the audit log; ``link``, or nothing.
 
     Returns:
         The change; its error is `Refused` 403 (``own_request``, ``not_an_approver``), `Conflict` 409
@@ -144,7 +144,7 @@ def decide(approval: Approval, decision: Decision, proof: SignedAct | None = Non
 def delegate(
     approval: Approval,
     delegation: Delegation,
-    proof: SignedAct | None = None,
+    proof: SignedAction | None = None,
     *,
     longest: timedelta = MAX_DELEGATION,
 ) -> Change:
@@ -156,7 +156,7 @@ def delegate(
     Args:
         approval: The approval before.
         delegation: Who delegates to whom, until when.
-        proof: The act as it was signed, for the trail.
+        proof: The act as it was signed, for the audit log.
         longest: How long a delegation may last.
 
     Returns:
@@ -243,7 +243,7 @@ def remind(approval: Approval, stage: int, number: int, at: datetime) -> Change:
     return replace(attempt.recorded(reminded, "reminded"), news=(News("reminder", number=number),))
 
 
-def withdraw(approval: Approval, actor: str, reason: str, at: datetime, proof: SignedAct | None = None) -> Change:
+def withdraw(approval: Approval, actor: str, reason: str, at: datetime, proof: SignedAction | None = None) -> Change:
     """End an approval because who asked for it no longer wants it. The same again is no error.
 
     Args:
@@ -251,7 +251,7 @@ def withdraw(approval: Approval, actor: str, reason: str, at: datetime, proof: S
         actor: Who; only the requester may, and for a program the owner of its API key.
         reason: Why.
         at: When.
-        proof: The act as it was signed, for the trail.
+        proof: The act as it was signed, for the audit log.
 
     Returns:
         The change; its error is `NotFound`, `Refused` 403 (``not_the_requester``) or `Conflict` 409 (``too_late``).
@@ -299,7 +299,7 @@ def revoke_links(
     at: datetime,
     *,
     reason: str = "",
-    proof: SignedAct | None = None,
+    proof: SignedAction | None = None,
     may_revoke: bool,
 ) -> Change:
     """End the links to an approval that were issued up to now: one person's, or everybody's.

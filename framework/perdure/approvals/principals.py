@@ -25,8 +25,8 @@ from perdure.security.credentials import Role
 from perdure.security.encodings import payload_digest
 from perdure.security.nonces import NonceLog
 from perdure.security.signed_actions import ActorKey, VerifiedActor
-from perdure.security.signing_rules import ActRules
-from perdure.security.user_names import canonical_person
+from perdure.security.signing_rules import SigningRules
+from perdure.security.user_names import canonical_user
 from perdure.state import State
 
 __all__ = ["Principals", "principal_of", "sign_principal_action"]
@@ -41,7 +41,7 @@ class Principals:
         rules: Whether actions must be signed, and which issuers are trusted.
     """
 
-    def __init__(self, rules: ActRules) -> None:
+    def __init__(self, rules: SigningRules) -> None:
         self._rules = rules
         self.definition = restate.VirtualObject(
             PRINCIPALS, description="Principals: each person's present roles, and the moment of the latest revocation."
@@ -161,9 +161,9 @@ def _details(request: PrincipalRequest) -> JsonValue:
 
 
 def _check_name(key: str) -> None:
-    if not key or canonical_person(key) != key:
+    if not key or canonical_user(key) != key:
         raise InvalidInput(
-            f"'{key[:200]}' is no person's canonical name; write '{canonical_person(key)[:200]}'",
+            f"'{key[:200]}' is no person's canonical name; write '{canonical_user(key)[:200]}'",
             metadata={"field": "person"},
         )
 

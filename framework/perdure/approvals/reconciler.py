@@ -27,15 +27,15 @@ from pydantic import BaseModel
 
 from perdure._runtime.checks import check_types
 from perdure._runtime.places import ValueCodec
-from perdure.approvals.dispatcher import RELAY
-from perdure.approvals.gauges import approval_census, count_approvals
+from perdure.approvals.dispatcher import DISPATCHER
+from perdure.approvals.gauges import approval_gauges, count_approvals
 from perdure.approvals.messages import Leave
 from perdure.approvals.store import OPEN_KEY, WAITER_PREFIX
 from perdure.approvals.targets import APPROVALS, INBOX, PRINCIPALS, leave_approval, mend
 from perdure.clients import ObjectClient
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
-from perdure.engine.polling import ERRAND, Watch
+from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Watch
 from perdure.errors import ConfigurationError, EngineError
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
@@ -44,13 +44,13 @@ from perdure.targets import Target
 
 log = get_logger("perdure.approvals.reconciler")
 
-SENTINEL = "ApprovalSentinel"
+RECONCILER = "ApprovalReconciler"
 _KEY = "all"
 
 
 @dataclass(frozen=True)
-class ApprovalSentinelConfig:
-    """Where the sentinel looks, and how often.
+class ApprovalReconcilerConfig:
+    """Where the reconciler looks, and how often.
 
     Args:
         admin_url: The engine's admin API.
@@ -72,10 +72,10 @@ class ApprovalSentinelConfig:
     def __post_init__(self) -> None:
         check_types(self)
         if self.interval <= timedelta(0):
-            raise ConfigurationError(f"ApprovalSentinelConfig.interval must be positive; got {self.interval}")
+            raise ConfigurationError(f"ApprovalReconcilerConfig.interval must be positive; got {self.interval}")
 
 
-class Neglected(BaseModel):
+class Orphaned(BaseModel):
     """What nobody looks after.
 
     Args:
@@ -89,13 +89,13 @@ class Neglected(BaseModel):
     wait: str = ""
 
 
-class Sweep(BaseModel):
+class ReconcilerScan(BaseModel):
     """What a sweep set right."""
 
-    done: list[Neglected] = []
+    done: list[Orphaned] = []
 
 
-async def look(admin: AdminClient, grace: timedelta) -> list[Neglected]:
+async def look(admin: AdminClient, grace: timedelta) -> list[Orphaned]:
     """Ask the engine what nobody looks after.
 
     Args:
@@ -118,33 +118,33 @@ async def look(admin: AdminClient, grace: timedelta) -> list[Neglected]:
         and ((i.target_handler_name = 'end_stage' and i.status != 'completed') or i.modified_at >= {past}))"""
     halted = f"""
       select i.id as id from sys_invocation_status i where i.status = 'paused' and i.modified_at < {past}
-      and i.target_service_name in ('{APPROVALS}', '{INBOX}', '{PRINCIPALS}', '{RELAY}', '{SENTINEL}')"""
+      and i.target_service_name in ('{APPROVALS}', '{INBOX}', '{PRINCIPALS}', '{DISPATCHER}', '{RECONCILER}')"""
     return [
         *(
-            Neglected(kind="abandoned", id=row["id"], wait=row["entry"].rpartition("/")[2])
+            Orphaned(kind="abandoned", id=row["id"], wait=row["entry"].rpartition("/")[2])
             for row in await admin.query(abandoned)
         ),
-        *(Neglected(kind="unscheduled", id=row["id"]) for row in await admin.query(unscheduled)),
-        *(Neglected(kind="halted", id=row["id"]) for row in await admin.query(halted)),
+        *(Orphaned(kind="unscheduled", id=row["id"]) for row in await admin.query(unscheduled)),
+        *(Orphaned(kind="halted", id=row["id"]) for row in await admin.query(halted)),
     ]
 
 
-class ApprovalSentinel:
+class ApprovalReconciler:
     """Watches one engine's approvals.
 
     Args:
         config: Where to look, and how often.
     """
 
-    def __init__(self, config: ApprovalSentinelConfig) -> None:
+    def __init__(self, config: ApprovalReconcilerConfig) -> None:
         self._config = config
         self._definition = restate.VirtualObject(
-            SENTINEL,
+            RECONCILER,
             description="Sets approvals right that nobody looks after any more.",
-            invocation_retry_policy=ERRAND,
+            invocation_retry_policy=BACKGROUND_CALL_RETRIES,
         )
         handler(self._definition, "exclusive", ingress_private=False)(self.sweep)
-        self._sweep: Target[None, Sweep] = Target(SENTINEL, "sweep", type(None), Sweep)
+        self._sweep: Target[None, ReconcilerScan] = Target(RECONCILER, "sweep", type(None), ReconcilerScan)
 
     def definitions(self) -> list[Definition]:
         """Return what to serve."""
@@ -155,13 +155,13 @@ class ApprovalSentinel:
         """Look at once, and then at the interval, as long as the context is entered."""
         config = self._config
         watch = Watch(
-            "approvals.sentinel",
+            "approvals.reconciler",
             log,
             config.admin_url,
             config.ingress_url,
             config.interval,
             config.codec,
-            approval_census(),
+            approval_gauges(),
             count_approvals,
             self._look_and_act,
         )
@@ -172,11 +172,11 @@ class ApprovalSentinel:
         if await look(admin, self._config.grace):
             await ingress.call(self._sweep, key=_KEY)
 
-    async def sweep(self, ctx: restate.ObjectContext) -> Sweep:
+    async def sweep(self, ctx: restate.ObjectContext) -> ReconcilerScan:
         """Set right what nobody looks after."""
         found = await run_with_retry(ctx, RunConfig("look", max_retries=5), self._look)
         for each in found:
-            log.warning("approvals.sentinel.found", kind=each.kind, id=each.id)
+            log.warning("approvals.reconciler.found", kind=each.kind, id=each.id)
             if each.kind == "abandoned":
                 wish = Leave(wait=each.wait, reason="who asked has ended")
                 await ObjectClient(ctx, leave_approval, each.id).send(wish)
@@ -184,9 +184,9 @@ class ApprovalSentinel:
                 await ObjectClient(ctx, mend, each.id).send()
             else:
                 await run_with_retry(ctx, f"resume {each.id}", self._resume, each.id)
-        return Sweep(done=found)
+        return ReconcilerScan(done=found)
 
-    async def _look(self) -> list[Neglected]:
+    async def _look(self) -> list[Orphaned]:
         async with AdminClient(self._config.admin_url) as admin:
             return await look(admin, self._config.grace)
 
@@ -198,4 +198,4 @@ class ApprovalSentinel:
                 if not 400 <= error.status_code < 500:
                     raise
                 # Somebody else resumed, ended or purged it; what is left will be found again.
-                log.warning("approvals.sentinel.refused", id=invocation_id, act="resume", why=str(error))
+                log.warning("approvals.reconciler.refused", id=invocation_id, act="resume", why=str(error))

@@ -23,7 +23,7 @@ import restate
 from perdure.approvals import policy
 from perdure.approvals.approval import Approval, Attempt, Change
 from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.dispatcher import ApprovalRelay
+from perdure.approvals.dispatcher import ApprovalDispatcher
 from perdure.approvals.eligibility import objection_to_link
 from perdure.approvals.inbox import inboxes
 from perdure.approvals.messages import (
@@ -50,8 +50,8 @@ from perdure.approvals.messages import (
 from perdure.approvals.principals import Principals, principal_of
 from perdure.approvals.request import MAX_ID_LENGTH, ApprovalRequest
 from perdure.approvals.rights import Principal
-from perdure.approvals.signatures import ProvableAct, Proven, check_act, check_link, role_for
-from perdure.approvals.store import Keeper, read_status
+from perdure.approvals.signatures import Proven, SignableAction, check_action, check_link, role_for
+from perdure.approvals.store import ApprovalStore, read_status
 from perdure.approvals.targets import APPROVALS, approval_status, open_approval
 from perdure.approvals.timers import has_come
 from perdure.determinism import Time
@@ -59,13 +59,13 @@ from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, Unauthe
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
 from perdure.security.credentials import Role
-from perdure.security.signing_rules import ActMode
+from perdure.security.signing_rules import SigningMode
 
 log = get_logger("perdure.approvals")
 
 
 def definitions(config: ApprovalsConfig | None = None) -> list[Definition]:
-    """Return what to serve: `Approvals`, `ApprovalInbox`, `Principals` and `ApprovalRelay`, which belong together.
+    """Return what to serve: `Approvals`, `ApprovalInbox`, `Principals` and `ApprovalDispatcher`, which belong together.
 
     Args:
         config: Whose word is taken, who is told, and how long things are kept.
@@ -79,7 +79,7 @@ def definitions(config: ApprovalsConfig | None = None) -> list[Definition]:
         Approvals(chosen).definition,
         inboxes,
         Principals(chosen.rules).definition,
-        ApprovalRelay(chosen).definition,
+        ApprovalDispatcher(chosen).definition,
     ]
 
 
@@ -105,7 +105,7 @@ class Approvals:
 
     def __init__(self, config: ApprovalsConfig) -> None:
         self._config = config
-        self._keeper = Keeper(config)
+        self._keeper = ApprovalStore(config)
         self.definition = restate.VirtualObject(
             APPROVALS, description="Approvals: who may decide, how many must, until when, and who said what."
         )
@@ -130,7 +130,7 @@ class Approvals:
                 f"a request for approval '{request.approval_id}' was sent to another one",
                 metadata={"field": "approval_id"},
             )
-        is_signed = self._config.rules.mode is ActMode.SIGNED
+        is_signed = self._config.rules.mode is SigningMode.SIGNED
         if is_signed and not request.requester_verified and not self._config.allow_unverified_requester:
             raise Unauthenticated(
                 "the requester is not authenticated, so nothing keeps them from deciding their own request: start it "
@@ -271,7 +271,7 @@ class Approvals:
         await self._keeper.mend(ctx, await self._keeper.approval(ctx), now)
 
     async def status(self, ctx: restate.ObjectSharedContext) -> ApprovalStatus:
-        """Show an approval, with its trail."""
+        """Show an approval, with its audit log."""
         _check_id(ctx.key())
         return await read_status(ctx)
 
@@ -334,7 +334,7 @@ class Approvals:
         )
 
     async def _admit(
-        self, ctx: restate.ObjectContext, request: ActRequest, act: ProvableAct
+        self, ctx: restate.ObjectContext, request: ActRequest, act: SignableAction
     ) -> tuple[datetime, Approval, Proven, Principal]:
         """Return the moment, the approval, the actor's verified identity, and the actor's present rights.
 
@@ -348,7 +348,7 @@ class Approvals:
         digest = None if before.rules is None else before.rules.payload_digest
         try:
             nonces = await self._keeper.nonces(ctx).get()
-            proven = check_act(
+            proven = check_action(
                 self._config.rules, request, act, ctx.key(), payload_digest=digest, nonces=nonces, now=now
             )
             # Used up before the rules are asked, and so by an act that they refuse, too: an escalation or a delegation

@@ -18,12 +18,12 @@ from perdure.errors import Refused
 from perdure.security.credentials import Role
 from perdure.security.links import Link, read_link
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, SignedAct
-from perdure.security.signing_rules import ActRules
+from perdure.security.signed_actions import ActorKey, SignedAction
+from perdure.security.signing_rules import SigningRules
 
-ProvableAct: TypeAlias = Literal["approve", "reject", "delegate", "withdraw", "revoke_links"]
+SignableAction: TypeAlias = Literal["approve", "reject", "delegate", "withdraw", "revoke_links"]
 
-ACTS_OF_APPROVERS: Final = frozenset({"approve", "reject", "delegate"})
+APPROVER_ACTIONS: Final = frozenset({"approve", "reject", "delegate"})
 """The acts that need the role approver."""
 
 
@@ -35,7 +35,7 @@ class Proven:
         groups: What they belong to: proved when `signed`, else by their own word.
         signed: They proved who they are.
         nonces: The log of what was used, with this proof.
-        proof: The proof, for the trail.
+        proof: The proof, for the audit log.
         roles: The roles of the credential; empty without one.
         issued_at: When the credential was issued; None without one.
     """
@@ -43,7 +43,7 @@ class Proven:
     groups: list[str]
     signed: bool
     nonces: NonceLog
-    proof: SignedAct | None
+    proof: SignedAction | None
     roles: frozenset[Role] = frozenset()
     issued_at: datetime | None = None
 
@@ -53,7 +53,7 @@ class Proven:
         return not self.signed or bool(self.roles & {Role.OPERATOR, Role.ADMINISTRATOR})
 
 
-def act_target(approval_id: str) -> str:
+def action_target(approval_id: str) -> str:
     """Return what acts on an approval are signed for."""
     return f"Approvals/{approval_id}"
 
@@ -83,11 +83,11 @@ def role_for(act: str) -> Role | None:
     Args:
         act: The act.
     """
-    return Role.APPROVER if act in ACTS_OF_APPROVERS else None
+    return Role.APPROVER if act in APPROVER_ACTIONS else None
 
 
-def sign_act(
-    key: ActorKey, act: ProvableAct, approval_id: str, payload_digest: str, request: dict[str, Any], *, at: datetime
+def sign_action(
+    key: ActorKey, act: SignableAction, approval_id: str, payload_digest: str, request: dict[str, Any], *, at: datetime
 ) -> dict[str, Any]:
     """Return the body of an act with its proof. Not in handlers.
 
@@ -101,14 +101,14 @@ def sign_act(
     """
     kind = _KINDS.get(act, ActRequest)
     body = kind.model_validate({**request, "actor": key.actor})
-    proof = key.sign(act, act_target(approval_id), payload_digest, reason=body.reason, details=_details(body), at=at)
+    proof = key.sign(act, action_target(approval_id), payload_digest, reason=body.reason, details=_details(body), at=at)
     return body.model_copy(update={"proof": proof}).model_dump(mode="json", exclude_defaults=True)
 
 
-def check_act(
-    rules: ActRules,
+def check_action(
+    rules: SigningRules,
     request: ActRequest,
-    act: ProvableAct,
+    act: SignableAction,
     approval_id: str,
     *,
     payload_digest: str | None,
@@ -136,7 +136,7 @@ def check_act(
     found, nonces = rules.check(
         request.proof,
         act=act,
-        target=act_target(approval_id),
+        target=action_target(approval_id),
         payload_digest=payload_digest or shown,
         now=now,
         actor=request.actor,

@@ -4,7 +4,7 @@ State of one approval:
 
     approval            as far as it has come
     request             what was asked
-    trail/000001 …      the trail
+    audit_log/000001 …      the audit log
     nonces              which proofs and links were used; outlives the rest as long as one of them would be taken
     waiter/{inv}/{wait} one for each open wait: the invocation, and the wait's id; the value is the awakeable
     open                there while something is to be done still: set first, and cleared last
@@ -47,7 +47,7 @@ _A_MOMENT: Final = timedelta(seconds=1)
 log = get_logger("perdure.approvals")
 
 
-class Keeper:
+class ApprovalStore:
     """Makes changes durable.
 
     Args:
@@ -117,7 +117,7 @@ class Keeper:
         if change.approval != before:
             await _approval_state(ctx).set(change.approval)
         for entry in change.entries:
-            await _trail_state(ctx, entry.seq).set(entry)
+            await _audit_log_state(ctx, entry.seq).set(entry)
             log.info("approval.act", act=entry.act, result=entry.result, actor=entry.actor)
 
     async def _wake(self, ctx: restate.ObjectContext, before: Approval, change: Change, names: list[str]) -> None:
@@ -250,7 +250,7 @@ async def read_status(ctx: restate.ObjectSharedContext) -> ApprovalStatus:
     if request is None or rules is None or stage is None or approval.opened_at is None or approval.deadline is None:
         raise policy.unknown(approval)
     outcome = approval.outcome
-    entries = [ctx.get(_trail_key(seq), serde=_entry_serde) for seq in range(1, approval.entries + 1)]
+    entries = [ctx.get(_audit_log_key(seq), serde=_entry_serde) for seq in range(1, approval.entries + 1)]
     return ApprovalStatus(
         approval_id=approval.approval_id,
         status=approval.state,
@@ -277,7 +277,7 @@ async def read_status(ctx: restate.ObjectSharedContext) -> ApprovalStatus:
         waits_for=sorted(waits_for(approval)),
         reminders=approval.reminders,
         refusals=approval.refusals,
-        trail=[entry for each in entries if (entry := await each) is not None],
+        audit_log=[entry for each in entries if (entry := await each) is not None],
         head=approval.head,
         links_revoked=approval.links_revoked,
     )
@@ -358,12 +358,12 @@ def _approval_state(ctx: Any) -> State[Approval]:
     return State(ctx, "approval", Approval)
 
 
-def _trail_key(seq: int) -> str:
-    return f"trail/{seq:06d}"
+def _audit_log_key(seq: int) -> str:
+    return f"audit_log/{seq:06d}"
 
 
-def _trail_state(ctx: Any, seq: int) -> State[AuditEntry]:
-    return State(ctx, _trail_key(seq), AuditEntry)
+def _audit_log_state(ctx: Any, seq: int) -> State[AuditEntry]:
+    return State(ctx, _audit_log_key(seq), AuditEntry)
 
 
 def _open_mark(ctx: Any) -> State[bool]:

@@ -1,4 +1,4 @@
-"""What an approval's trail proves: that it is as it was written, and who signed what in it."""
+"""What an approval's audit log proves: that it is as it was written, and who signed what in it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Final, get_args
 
 from pydantic import BaseModel, JsonValue
 
-from perdure.approvals.audit_log import TrailCheck, verify_trail
+from perdure.approvals.audit_log import AuditLogCheck, verify_audit_log
 from perdure.approvals.messages import ApprovalStatus, AuditEntry
 from perdure.approvals.rules import payload_digest
-from perdure.approvals.signatures import ProvableAct, act_target, role_for
+from perdure.approvals.signatures import SignableAction, action_target, role_for
 from perdure.errors import PerdureTerminalError
-from perdure.security.signing_rules import ActMode, ActRules
+from perdure.security.signing_rules import SigningMode, SigningRules
 
-__all__ = ["ActCheck", "ApprovalCheck", "Standing", "check_approval"]
+__all__ = ["ActionCheck", "ApprovalCheck", "VerificationSummary", "check_approval"]
 
-_PROVABLE: Final = frozenset(get_args(ProvableAct))
+_PROVABLE: Final = frozenset(get_args(SignableAction))
 
 _DETAILS: Final = {"delegate": ("to", "until"), "revoke_links": ("person",)}
 
 
-class Standing(StrEnum):
+class VerificationSummary(StrEnum):
     """What is known of who did something."""
 
     SIGNED = "signed"
@@ -38,7 +38,7 @@ class Standing(StrEnum):
     """The signature isn't what the entry says, or is missing though one is needed."""
 
 
-class ActCheck(BaseModel):
+class ActionCheck(BaseModel):
     """What a check found of one person's act.
 
     Args:
@@ -52,7 +52,7 @@ class ActCheck(BaseModel):
     entry: int
     actor: str
     act: str
-    standing: Standing
+    standing: VerificationSummary
     why: str = ""
 
     def __str__(self) -> str:
@@ -65,27 +65,29 @@ class ApprovalCheck(BaseModel):
     """What a check of an approval found.
 
     Args:
-        trail: What was found of the trail's chain.
+        audit_log: What was found of the audit log's chain.
         acts: What was found of what people did, in order. Refused acts are left out: nothing came of them.
     """
 
-    trail: TrailCheck
-    acts: list[ActCheck]
+    audit_log: AuditLogCheck
+    acts: list[ActionCheck]
 
     @property
     def good(self) -> bool:
         """True when nothing was changed, and no signature is bad."""
-        return self.trail.intact and all(act.standing is not Standing.BAD for act in self.acts)
+        return self.audit_log.intact and all(act.standing is not VerificationSummary.BAD for act in self.acts)
 
     @property
     def lines(self) -> list[str]:
         """The findings, one a line."""
-        lines = [str(self.trail), *map(str, self.acts)]
+        lines = [str(self.audit_log), *map(str, self.acts)]
         if self.acts:
             counts = Counter(act.standing for act in self.acts)
-            found = ", ".join(f"{counts[standing]} {standing}" for standing in Standing if standing in counts)
+            found = ", ".join(
+                f"{counts[standing]} {standing}" for standing in VerificationSummary if standing in counts
+            )
             lines.append(f"acts of people: {found}")
-        if any(act.standing is Standing.UNCHECKED for act in self.acts):
+        if any(act.standing is VerificationSummary.UNCHECKED for act in self.acts):
             lines.append("to check signatures, name the issuers' public keys: --issuer-keys, or PERDURE_ISSUER_KEYS")
         return lines
 
@@ -93,8 +95,8 @@ class ApprovalCheck(BaseModel):
         return "\n".join(self.lines)
 
 
-def check_approval(found: ApprovalStatus, rules: ActRules) -> ApprovalCheck:
-    """Check the trail's chain, that the payload is the one that was asked about, and each signature in the trail.
+def check_approval(found: ApprovalStatus, rules: SigningRules) -> ApprovalCheck:
+    """Check the audit log's chain, the payload's digest and each signature.
 
     A signature is judged as of the moment of its entry, as the service did: a credential that has expired or was
     revoked since then doesn't unmake what was signed with it.
@@ -103,26 +105,26 @@ def check_approval(found: ApprovalStatus, rules: ActRules) -> ApprovalCheck:
         found: The approval, as the service shows it.
         rules: Whose word counts; and whether an act without a signature is a bad one.
     """
-    return ApprovalCheck(trail=_check_trail(found), acts=_check_acts(found, rules))
+    return ApprovalCheck(audit_log=_check_audit_log(found), acts=_check_acts(found, rules))
 
 
-def _check_trail(found: ApprovalStatus) -> TrailCheck:
-    check = verify_trail(found.approval_id, found.trail, head=found.head)
+def _check_audit_log(found: ApprovalStatus) -> AuditLogCheck:
+    check = verify_audit_log(found.approval_id, found.audit_log, head=found.head)
     if not check.intact:
         return check
-    opened = next((entry for entry in found.trail if entry.result == "opened"), None)
+    opened = next((entry for entry in found.audit_log if entry.result == "opened"), None)
     if opened is None:
-        return TrailCheck(entries=check.entries, broken_at=1, why="no entry says that it was opened")
+        return AuditLogCheck(entries=check.entries, broken_at=1, why="no entry says that it was opened")
     if not opened.details.get("payload_digest") == payload_digest(found.payload) == found.payload_digest:
         why = "the payload is another one than it was opened with"
-        return TrailCheck(entries=check.entries, broken_at=opened.seq, why=why)
+        return AuditLogCheck(entries=check.entries, broken_at=opened.seq, why=why)
     return check
 
 
-def _check_acts(found: ApprovalStatus, rules: ActRules) -> list[ActCheck]:
+def _check_acts(found: ApprovalStatus, rules: SigningRules) -> list[ActionCheck]:
     checks = []
     early: dict[tuple[str, str], AuditEntry] = {}
-    for entry in found.trail:
+    for entry in found.audit_log:
         if entry.actor is None or entry.act not in _PROVABLE or entry.result.startswith("refused:"):
             continue
         # A decision that came early has two entries: it was signed with the first, and counts with the second.
@@ -130,24 +132,30 @@ def _check_acts(found: ApprovalStatus, rules: ActRules) -> list[ActCheck]:
             early[entry.actor, entry.act] = entry
         signed = early.get((entry.actor, entry.act), entry) if entry.proof is None else entry
         standing, why = _judge(found, entry, signed, rules)
-        checks.append(ActCheck(entry=entry.seq, actor=entry.actor, act=entry.act, standing=standing, why=why))
+        checks.append(ActionCheck(entry=entry.seq, actor=entry.actor, act=entry.act, standing=standing, why=why))
     return checks
 
 
-def _judge(found: ApprovalStatus, entry: AuditEntry, signed: AuditEntry, rules: ActRules) -> tuple[Standing, str]:
+def _judge(
+    found: ApprovalStatus, entry: AuditEntry, signed: AuditEntry, rules: SigningRules
+) -> tuple[VerificationSummary, str]:
     proof = signed.proof
     if entry.details.get("by") == "link":
-        return Standing.BY_LINK, ""
+        return VerificationSummary.BY_LINK, ""
     if proof is None:
-        needed = rules.mode is ActMode.SIGNED
-        return (Standing.BAD, "it has no signature, though it needs one") if needed else (Standing.UNSIGNED, "")
+        needed = rules.mode is SigningMode.SIGNED
+        return (
+            (VerificationSummary.BAD, "it has no signature, though it needs one")
+            if needed
+            else (VerificationSummary.UNSIGNED, "")
+        )
     if rules.trust is None:
-        return Standing.UNCHECKED, ""
+        return VerificationSummary.UNCHECKED, ""
     try:
         replace(rules.trust, revoked=frozenset()).verify(
             proof,
             act=entry.act,
-            target=act_target(found.approval_id),
+            target=action_target(found.approval_id),
             # As long as it is only kept, it may be about anything.
             payload_digest=proof.payload_digest if entry.result == "kept" else found.payload_digest,
             now=signed.at,
@@ -157,8 +165,8 @@ def _judge(found: ApprovalStatus, entry: AuditEntry, signed: AuditEntry, rules: 
             role=role_for(entry.act),
         )
     except PerdureTerminalError as error:
-        return Standing.BAD, f"as of {signed.at:%Y-%m-%d %H:%M:%S %Z}, {error.message}"
-    return Standing.SIGNED, ""
+        return VerificationSummary.BAD, f"as of {signed.at:%Y-%m-%d %H:%M:%S %Z}, {error.message}"
+    return VerificationSummary.SIGNED, ""
 
 
 def _signed_details(entry: AuditEntry) -> JsonValue:

@@ -1,4 +1,4 @@
-"""`perdure approvals`: what waits for whom, decide it, and check that its trail is as it was written."""
+"""`perdure approvals`: what waits for whom, decide it, and check that its audit log is as it was written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from perdure.approvals.messages import (
 from perdure.approvals.principals import sign_principal_action
 from perdure.approvals.request import asked_by
 from perdure.approvals.rights import Principal
-from perdure.approvals.signatures import ProvableAct, sign_act
+from perdure.approvals.signatures import SignableAction, sign_action
 from perdure.approvals.targets import APPROVALS, PRINCIPALS, approval_status, page_inbox
 from perdure.approvals.verification import check_approval
 from perdure.cli.options import (
@@ -43,14 +43,14 @@ from perdure.cli.options import (
 from perdure.errors import ConfigurationError, IngressError
 from perdure.security.keys import PrivateKey
 from perdure.security.signed_actions import ActorKey
-from perdure.security.signing_rules import ActRules, ActSettings
-from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_person
+from perdure.security.signing_rules import SigningRules, SigningSettings
+from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_user
 from perdure.targets import Target
 from perdure.terminal import console, several_lines
 
 R = TypeVar("R")
 
-app = typer.Typer(help="Approvals: what waits for whom, decide it, check the trail.", no_args_is_help=True)
+app = typer.Typer(help="Approvals: what waits for whom, decide it, check the audit log.", no_args_is_help=True)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The approval; for a trip, the trip's id.")]
 UnsignedActorOption = Annotated[
@@ -119,7 +119,7 @@ def list_(
 
 @app.command()
 def show(approval_id: IdArgument, *, as_json: JsonOption = False, ingress: IngressOption = DEFAULT_INGRESS) -> None:
-    """Show an approval: what is asked, who decided, and its trail."""
+    """Show an approval: what is asked, who decided, and its audit log."""
     found = _status(ingress, approval_id)
     if as_json:
         print_json(found)
@@ -128,7 +128,7 @@ def show(approval_id: IdArgument, *, as_json: JsonOption = False, ingress: Ingre
     for name, value in _facts(found).items():
         facts.add_row(name, value)
     console.print(facts)
-    for entry in found.trail:
+    for entry in found.audit_log:
         console.say(_line(entry))
 
 
@@ -243,7 +243,7 @@ def revoke_links(
         return
     body: dict[str, Any] = {"reason": reason}
     if person is not None:
-        body["person"] = canonical_person(person)
+        body["person"] = canonical_user(person)
     done = _Desk(ingress, approval_id, key_file, actor, None).act("revoke_links", body, LinkRevocationReceipt)
     whose = "all links" if done.person is None else f"the links of {done.person}"
     console.say(f"{done.approval_id}: {whose} from before {done.at:%Y-%m-%d %H:%M:%S %Z} no longer decide")
@@ -252,7 +252,7 @@ def revoke_links(
 def _revoke_person(ingress: str, person: str | None, key_file: Path | None, actor: str | None, reason: str) -> None:
     if person is None:
         raise ConfigurationError("whose links? Name the approval's ID, or a --person")
-    name = canonical_person(person)
+    name = canonical_user(person)
     if key_file is not None:
         body = sign_principal_action(ActorKey.load(key_file), name, {"reason": reason}, at=datetime.now(UTC))
     elif actor is not None:
@@ -306,7 +306,7 @@ def verify(
     as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """Check that an approval's trail is as it was written, and who signed what in it; exit code 1 when one is bad.
+    """Check that an approval's audit log is as it was written, and who signed what in it; exit code 1 when one is bad.
 
     Where PERDURE_ACTS is signed, as for the services, an act without a signature is bad, too.
     """
@@ -321,9 +321,9 @@ def verify(
         raise typer.Exit(1)
 
 
-def _rules(issuer_keys: str | None) -> ActRules:
+def _rules(issuer_keys: str | None) -> SigningRules:
     try:
-        settings = ActSettings() if issuer_keys is None else ActSettings(issuer_keys=issuer_keys)
+        settings = SigningSettings() if issuer_keys is None else SigningSettings(issuer_keys=issuer_keys)
     except ValidationError as error:
         raise ConfigurationError("PERDURE_ACTS is 'signed' or 'unsigned', and nothing else") from error
     return settings.rules()
@@ -347,7 +347,7 @@ class _Desk:
             f"{done.approval_id}: {done.act} by {done.actor}{place}{signed}, now {done.status}",
         )
 
-    def act(self, act: ProvableAct, body: dict[str, Any], receipt: type[R]) -> R:
+    def act(self, act: SignableAction, body: dict[str, Any], receipt: type[R]) -> R:
         target: Target[dict[str, Any], R] = Target(APPROVALS, act, dict[str, Any], receipt)
         whole = self._signed(act, self.key_file, body) if self.key_file is not None else self._unsigned(body)
         return ask(self.ingress, lambda client: client.call(target, whole, key=self.approval_id))
@@ -357,16 +357,16 @@ class _Desk:
             raise ConfigurationError("who acts? Name your --key-file, or an --actor where unsigned acts are taken")
         return {**body, "actor": self.actor} | ({"groups": self.groups} if self.groups else {})
 
-    def _signed(self, act: ProvableAct, key_file: Path, body: dict[str, Any]) -> dict[str, Any]:
+    def _signed(self, act: SignableAction, key_file: Path, body: dict[str, Any]) -> dict[str, Any]:
         if self.groups:
             raise ConfigurationError("--group is for unsigned acts: a key's groups are in its credential")
         key = ActorKey.load(key_file)
         try:
-            return sign_act(key, act, self.approval_id, self._shown(act), body, at=datetime.now(UTC))
+            return sign_action(key, act, self.approval_id, self._shown(act), body, at=datetime.now(UTC))
         except ValidationError as error:
             raise ConfigurationError(invalid_input(error).message) from error
 
-    def _shown(self, act: ProvableAct) -> str:
+    def _shown(self, act: SignableAction) -> str:
         """Return the digest of what the actor decides about: what the approval shows now."""
         try:
             return _status(self.ingress, self.approval_id).payload_digest

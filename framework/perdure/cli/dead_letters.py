@@ -17,33 +17,35 @@ from perdure.cli.options import (
     JsonOption,
     KeyFileOption,
     ReasonOption,
+    actor_option,
     ask,
     print_json,
     read_payload,
-    who_acts,
 )
 from perdure.errors import ConfigurationError
 from perdure.saga.messages import (
-    ActReceipt,
+    ActionReceipt,
     ActRequest,
+    BulkActionReceipt,
+    BulkActionRequest,
     DeadLetter,
     DeadLetterFilter,
     DeadLetterPage,
     ListRequest,
-    ManyActReceipt,
-    ManyActRequest,
     RollbackStatus,
     rollback_status,
 )
 from perdure.saga.operator_actions import Act
-from perdure.saga.signatures import sign_act
+from perdure.saga.signatures import sign_action
 from perdure.targets import Target
 from perdure.terminal import console, several_lines
 
 app = typer.Typer(help="Steps that could not be undone: list them, look at them, decide.", no_args_is_help=True)
 
 _list: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
-_many: Target[ManyActRequest, ManyActReceipt] = Target("DeadLetters", "act_on_many", ManyActRequest, ManyActReceipt)
+_many: Target[BulkActionRequest, BulkActionReceipt] = Target(
+    "DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt
+)
 
 IdArgument = Annotated[str | None, typer.Argument(help="The dead letter, as `list` shows it; or use --signature.")]
 SignatureOption = Annotated[
@@ -122,7 +124,7 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     for name, value in shown.items():
         facts.add_row(name, value)
     console.print(facts)
-    for entry in rollback.trail_of(letter.step, letter.position):
+    for entry in rollback.audit_log_of(letter.step, letter.position):
         proof = "unsigned" if entry.proof is None else "signed"
         console.say(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})")
     console.say(
@@ -137,7 +139,7 @@ def _act(act: Act) -> None:
         Act.SKIP: "Leave the step as it is, and let the rollback go on.",
         Act.RESOLVE: "Say that the step was undone by hand.",
         Act.DISCARD: "Close the step without its being undone.",
-        Act.ANNOTATE: "Only write into the trail.",
+        Act.ANNOTATE: "Only write into the audit log.",
     }
 
     def command(
@@ -152,27 +154,29 @@ def _act(act: Act) -> None:
     ) -> None:
         if (letter_id is None) == (signature is None):
             raise ConfigurationError("name one dead letter, or a --signature, and not both")
-        who, key = who_acts(actor, key_file)
+        who, key = actor_option(actor, key_file)
         if letter_id is not None:
             new_payload = read_payload(payload)
             proof = None
             if key is not None:
                 letter, now = _find(ingress, letter_id), datetime.now(UTC)
-                proof = sign_act(key, act, letter, reason=reason, payload=new_payload, at=now)
+                proof = sign_action(key, act, letter, reason=reason, payload=new_payload, at=now)
             request = ActRequest(id=letter_id, actor=who, reason=reason, payload=new_payload, proof=proof)
-            target: Target[ActRequest, ActReceipt] = Target("DeadLetters", act.value, ActRequest, ActReceipt)
+            target: Target[ActRequest, ActionReceipt] = Target("DeadLetters", act.value, ActRequest, ActionReceipt)
             receipt = ask(ingress, lambda client: client.call(target, request))
             console.say(f"{receipt.id}: {receipt.act} by {who}, now {receipt.state}")
             return
         wanted = ListRequest(signature=signature, page_size=500)
         letters = [] if key is None else ask(ingress, lambda client: client.call(_list, wanted)).items
-        many = ManyActRequest(
+        many = BulkActionRequest(
             act=act,
             actor=who,
             reason=reason,
             filter=DeadLetterFilter(signature=signature),
             proofs={
-                letter.id: sign_act(key, act, letter, reason=reason, at=datetime.now(UTC)) for letter in letters if key
+                letter.id: sign_action(key, act, letter, reason=reason, at=datetime.now(UTC))
+                for letter in letters
+                if key
             },
         )
         done = ask(ingress, lambda client: client.call(_many, many))

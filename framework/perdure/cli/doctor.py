@@ -29,8 +29,8 @@ TESTED_ENGINE: Final = (1, 7)
 
 _CLOCKS_APART: Final = timedelta(seconds=2)
 _HEADER_ROUNDED: Final = timedelta(seconds=1)
-_SENTINEL_SILENT: Final = timedelta(minutes=1)
-_SENTINEL_STARTING: Final = 3.0
+_RECONCILER_SILENT: Final = timedelta(minutes=1)
+_RECONCILER_STARTING: Final = 3.0
 _PATIENCE: Final = 5.0
 _LETTERS: Final = "DeadLetterIndex"
 
@@ -129,7 +129,7 @@ async def _engine(http: httpx.AsyncClient, engine: AdminClient) -> AsyncIterator
         _orphans(engine, deployments),
         _stuck(engine),
         _left_over(engine, deployments),
-        _sentinels(http, deployments),
+        _reconcilers(http, deployments),
     ):
         async for finding in looks:
             yield finding
@@ -328,22 +328,25 @@ async def _left_over(engine: AdminClient, deployments: Deployments) -> AsyncIter
     yield Finding("dead letters", True, f"{waits} for somebody: perdure dead-letters list, then redrive or resolve")
 
 
-async def _sentinels(http: httpx.AsyncClient, deployments: Deployments) -> AsyncIterator[Finding]:
-    for name, watched, watches in (("Sentinel", "Rollbacks", "sagas"), ("ApprovalSentinel", "Approvals", "approvals")):
+async def _reconcilers(http: httpx.AsyncClient, deployments: Deployments) -> AsyncIterator[Finding]:
+    for name, watched, watches in (
+        ("SagaReconciler", "Rollbacks", "sagas"),
+        ("ApprovalReconciler", "Approvals", "approvals"),
+    ):
         holders = [each for each in deployments if name in _names([each])]
         for deployment in holders:
             yield await _looked(http, f"{_address(deployment)}/metrics", watches)
         if not holders and watched in _names(deployments):
             text = f"none is registered: nobody looks for lost {watches}; serve and register {name}"
-            yield Finding(f"sentinel of {watches}", True, text)
+            yield Finding(f"reconciler of {watches}", True, text)
     if any(name.endswith("Compensations") for name in _names(deployments)) and "Rollbacks" not in _names(deployments):
         text = "none can be undone: no deployment has Rollbacks; start the saga service, and register it"
         yield Finding("sagas", True, text)
 
 
 async def _looked(http: httpx.AsyncClient, url: str, watches: str) -> Finding:
-    about = f"sentinel of {watches}"
-    give_up = time.monotonic() + _SENTINEL_STARTING
+    about = f"reconciler of {watches}"
+    give_up = time.monotonic() + _RECONCILER_STARTING
     while True:
         try:
             response = await http.get(url)
@@ -353,18 +356,18 @@ async def _looked(http: httpx.AsyncClient, url: str, watches: str) -> Finding:
         if not response.is_success:
             return Finding(about, False, f"can't be asked from here ({url} answers {response.status_code})")
         found = re.search(
-            rf'^perdure_sentinel_looked_seconds\{{[^}}]*sentinel="{watches}"[^}}]*\}} (\S+)',
+            rf'^perdure_reconciler_looked_seconds\{{[^}}]*reconciler="{watches}"[^}}]*\}} (\S+)',
             response.text,
             re.MULTILINE,
         )
         if found is not None:
             break
         if time.monotonic() > give_up:
-            return Finding(about, True, "has seen nothing since it was started: its log says why (sentinel.blind)")
+            return Finding(about, True, "has seen nothing since it was started: its log says why (reconciler.blind)")
         await asyncio.sleep(0.2)  # it has just been started, perhaps, and before the engine
     silent = timedelta(seconds=max(0.0, time.time() - float(found[1])))
-    if silent > _SENTINEL_SILENT:
+    if silent > _RECONCILER_SILENT:
         return Finding(
-            about, True, f"has seen nothing for {silent.total_seconds():.0f} s: its log says why (sentinel.blind)"
+            about, True, f"has seen nothing for {silent.total_seconds():.0f} s: its log says why (reconciler.blind)"
         )
     return Finding(about, False, f"looked {silent.total_seconds():.0f} s ago")

@@ -30,14 +30,14 @@ ActorOption = Annotated[
     typer.Option(
         "--actor",
         envvar=["PERDURE_ACTOR", "USER"],
-        help="Who acts, for the trail, where unsigned acts are taken; with a key it is whose key it is.",
+        help="Who acts, for the audit log, where unsigned acts are taken; with a key it is whose key it is.",
     ),
 ]
 KeyFileOption = Annotated[
     Path | None,
     typer.Option("--key-file", "-k", envvar="PERDURE_KEY_FILE", help="Your key file; the act is signed with it."),
 ]
-ReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; written into the trail.")]
+ReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; written into the audit log.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -60,7 +60,7 @@ def ask(ingress_url: str, question: Callable[[IngressClient], Awaitable[T]]) -> 
     return asyncio.run(asked())
 
 
-def who_acts(actor: str | None, key_file: Path | None) -> tuple[str, ActorKey | None]:
+def actor_option(actor: str | None, key_file: Path | None) -> tuple[str, ActorKey | None]:
     """Return who acts, and the key to sign with, if there is one: then it is whose key it is, whatever else is said.
 
     Args:

@@ -175,7 +175,7 @@ def draw(saga: Timeline) -> None:
             "" if step.started_at is None else f"+{(step.started_at - begin).total_seconds():.3f} s",
             _took(step),
             _tried(result, step.attempts or 1),
-            _tried(step.undo or "", step.undo_attempts),
+            _tried(step.undo or "", step.compensation_attempts),
             style=_UNDO_STYLES.get(step.undo or ""),
         )
     console.print(table)
@@ -183,7 +183,7 @@ def draw(saga: Timeline) -> None:
         if step.error:
             console.say(f"undoing {step.step} failed: {step.error}")
     console.say(f"started {begin:%Y-%m-%d %H:%M:%S %Z}, {_so_far(saga)}")
-    for entry in saga.rollback.trail if saga.rollback else []:
+    for entry in saga.rollback.audit_log if saga.rollback else []:
         console.say(
             f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act} {entry.step}: {entry.before} -> {entry.after}  "
             f"{entry.reason}",

@@ -19,27 +19,27 @@ from perdure.cli.options import (
     JsonOption,
     KeyFileOption,
     ReasonOption,
+    actor_option,
     ask,
     print_json,
     read_payload,
-    who_acts,
 )
 from perdure.errors import ConfigurationError
 from perdure.schedules.messages import (
     INDEX_KEY,
-    ScheduleAct,
-    ScheduleActRequest,
+    ScheduleAction,
+    ScheduleActionRequest,
     ScheduledRun,
     ScheduleListRequest,
     ScheduleRequest,
     ScheduleStatus,
-    act_target,
+    action_target,
     list_target,
     set_target,
     status_target,
 )
 from perdure.schedules.recurrence import CatchUp, Overlap
-from perdure.schedules.signatures import sign_act, sign_setting
+from perdure.schedules.signatures import sign_action, sign_setting
 from perdure.terminal import console
 
 app = typer.Typer(help="Schedules: what starts by itself, when, and what came of it.", no_args_is_help=True)
@@ -117,7 +117,7 @@ def set_(
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
     """Create a schedule, or replace the one of this name. A paused one stays paused."""
-    who, key = who_acts(actor, key_file)
+    who, key = actor_option(actor, key_file)
     wanted: dict[str, Any] = {
         "target": _target(target),
         "cron": cron,
@@ -145,13 +145,13 @@ def set_(
     console.say(f"{name}: set by {who}, {found.state}, next {_time(found.next_at) or 'never'}")
 
 
-def _act(act: ScheduleAct) -> None:
+def _act(act: ScheduleAction) -> None:
     """Add the command for one act."""
     texts = {
-        ScheduleAct.PAUSE: "Let it fire no more until it is resumed. Runs that are going on go on.",
-        ScheduleAct.RESUME: "Let it fire again. One that is not paused begins anew, which mends a lost firing.",
-        ScheduleAct.TRIGGER: "Start a run now.",
-        ScheduleAct.REMOVE: "Remove it. Runs that are going on go on.",
+        ScheduleAction.PAUSE: "Let it fire no more until it is resumed. Runs that are going on go on.",
+        ScheduleAction.RESUME: "Let it fire again. One that is not paused begins anew, which mends a lost firing.",
+        ScheduleAction.TRIGGER: "Start a run now.",
+        ScheduleAction.REMOVE: "Remove it. Runs that are going on go on.",
     }
 
     def command(
@@ -162,14 +162,14 @@ def _act(act: ScheduleAct) -> None:
         reason: ReasonOption = "",
         ingress: IngressOption = DEFAULT_INGRESS,
     ) -> None:
-        who, key = who_acts(actor, key_file)
+        who, key = actor_option(actor, key_file)
         proof = None
         if key is not None:
             shown = ask(ingress, lambda client: client.call(status_target, key=name))
-            proof = sign_act(key, act, shown, reason=reason, at=datetime.now(UTC))
-        request = ScheduleActRequest(actor=who, reason=reason, proof=proof)
-        found = ask(ingress, lambda client: client.call(act_target(act), request, key=name))
-        if act is ScheduleAct.REMOVE:
+            proof = sign_action(key, act, shown, reason=reason, at=datetime.now(UTC))
+        request = ScheduleActionRequest(actor=who, reason=reason, proof=proof)
+        found = ask(ingress, lambda client: client.call(action_target(act), request, key=name))
+        if act is ScheduleAction.REMOVE:
             console.say(f"{name}: removed by {who}")
             return
         left = f"{found.state}, next {_time(found.next_at) or 'never'}"
@@ -179,7 +179,7 @@ def _act(act: ScheduleAct) -> None:
     app.command(act.value)(command)
 
 
-for _each in (ScheduleAct.PAUSE, ScheduleAct.RESUME, ScheduleAct.TRIGGER, ScheduleAct.REMOVE):
+for _each in (ScheduleAction.PAUSE, ScheduleAction.RESUME, ScheduleAction.TRIGGER, ScheduleAction.REMOVE):
     _act(_each)
 
 
@@ -210,7 +210,7 @@ def _draw(schedule: ScheduleStatus) -> None:
                 _time(run.planned), run.cause, run.state, _took(run), run.invocation_id or "", run.error or ""
             )
         console.print(table)
-    for entry in schedule.trail:
+    for entry in schedule.audit_log:
         proof = "unsigned" if entry.proof is None else "signed"
         console.say(f"{_time(entry.at)}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})")
 

@@ -16,7 +16,7 @@ _LONGEST_LINE: Final = 100
 _STARTING: Final = "node lookup for partition"
 """What it says of its tables until each of its partitions has a leader."""
 
-InvocationAct = Literal["cancel", "kill", "pause", "resume", "restart-as-new", "purge"]
+InvocationAction = Literal["cancel", "kill", "pause", "resume", "restart-as-new", "purge"]
 
 
 class AdminClient:
@@ -125,7 +125,7 @@ class AdminClient:
         response = await self._send("POST", "/query", json={"query": sql}, headers={"accept": "application/json"})
         return list(response.json()["rows"])
 
-    async def act(self, invocation_id: str, act: InvocationAct) -> None:
+    async def act(self, invocation_id: str, act: InvocationAction) -> None:
         """Cancel, kill, pause, resume, restart or purge an invocation.
 
         Args:

@@ -1,6 +1,6 @@
 """Watching an engine from a process: count, look, act on what is seen, and look again after a while.
 
-What sentinels are made of. A process can die at any moment, and so can a watch: what it does about what it sees is
+What reconcilers are made of. A process can die at any moment, and so can a watch: what it does about what it sees is
 asked of a durable handler, which looks again by itself.
 """
 
@@ -20,11 +20,11 @@ from perdure._runtime.places import ValueCodec
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
 from perdure.errors import EngineError, IngressError
-from perdure.observability.gauge_collector import Census, Sample
+from perdure.observability.gauge_collector import GaugeCollector, Sample
 
-__all__ = ["ERRAND", "Watch"]
+__all__ = ["BACKGROUND_CALL_RETRIES", "Watch"]
 
-ERRAND: Final = InvocationRetryPolicy(
+BACKGROUND_CALL_RETRIES: Final = InvocationRetryPolicy(
     initial_interval=timedelta(milliseconds=100),
     exponentiation_factor=2.0,
     max_interval=timedelta(seconds=10),
@@ -51,7 +51,7 @@ class Watch:
     often it looks in between.
 
     Args:
-        name: What its log lines begin with, such as ``sentinel``.
+        name: What its log lines begin with, such as ``reconciler``.
         log: Where they go.
         admin_url: The engine's admin API.
         ingress_url: The engine's ingress.
@@ -68,7 +68,7 @@ class Watch:
     ingress_url: str
     interval: timedelta
     codec: ValueCodec | None
-    census: Census
+    census: GaugeCollector
     count: Count
     look: Look
 

@@ -10,24 +10,24 @@ from typing import Any
 
 from perdure._runtime.places import Place, ValueCodec
 from perdure.observability.instruments import GaugeMetric
-from perdure.observability.metrics import SENTINEL_LOOKED
+from perdure.observability.metrics import RECONCILER_LOOKED
 
-__all__ = ["Census", "Sample", "age_of", "decoded", "started_of"]
+__all__ = ["GaugeCollector", "Sample", "age_of", "decoded", "started_of"]
 
 Sample = tuple[GaugeMetric, float, Mapping[str, str]]
 """A gauge, its value, and its labels."""
 
 
-class Census:
+class GaugeCollector:
     """The values of the last look. After a look that failed there are none: an old number would look like a new one.
 
     Args:
-        sentinel: Who looks; the label of `SENTINEL_LOOKED`.
+        reconciler: Who looks; the label of `RECONCILER_LOOKED`.
         gauges: What is looked up.
     """
 
-    def __init__(self, sentinel: str, *gauges: GaugeMetric) -> None:
-        self._sentinel = sentinel
+    def __init__(self, reconciler: str, *gauges: GaugeMetric) -> None:
+        self._reconciler = reconciler
         self._gauges = gauges
         self._samples: dict[str, list[tuple[float, Mapping[str, str]]]] = {}
         self._looked: float | None = None
@@ -38,7 +38,7 @@ class Census:
         with ExitStack() as stops:
             for gauge in self._gauges:
                 stops.callback(gauge.observe_with(lambda name=gauge.name: self._samples.get(name, [])))  # type: ignore[misc] # the default binds the name
-            stops.callback(SENTINEL_LOOKED.observe_with(self._last_look))
+            stops.callback(RECONCILER_LOOKED.observe_with(self._last_look))
             yield
 
     def take(self, samples: Iterable[Sample]) -> None:
@@ -61,7 +61,7 @@ class Census:
         self._samples = {}
 
     def _last_look(self) -> list[tuple[float, Mapping[str, str]]]:
-        return [] if self._looked is None else [(self._looked, {"sentinel": self._sentinel})]
+        return [] if self._looked is None else [(self._looked, {"reconciler": self._reconciler})]
 
 
 def decoded(row: Mapping[str, Any], codec: ValueCodec | None) -> bytes:

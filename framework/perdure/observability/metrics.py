@@ -93,7 +93,8 @@ OVERDUE_APPROVALS: Final = GaugeMetric(
     "perdure.approvals.overdue", "Approvals that are open although the time of their stage is over."
 )
 
-# --- what the sentinel sees in the engine -----------------------------------------------------------------------------
+# --- what the reconciler sees in the engine
+# -----------------------------------------------------------------------------
 
 STUCK: Final = GaugeMetric(
     "perdure.invocations.stuck",
@@ -106,17 +107,17 @@ OLDEST_STUCK: Final = GaugeMetric(
     ("service", "status"),
     unit="s",
 )
-SENTINEL_FINDS: Final = CounterMetric(
-    "perdure.sentinel.finds", "What the sentinel found, and acted on.", ("service", "kind")
+RECONCILER_FINDS: Final = CounterMetric(
+    "perdure.reconciler.finds", "What the reconciler found, and acted on.", ("service", "kind")
 )
-SENTINEL_LOOKED: Final = GaugeMetric(
-    "perdure.sentinel.looked",
-    "When a sentinel last saw the engine's tables, and could act on what it saw; seconds since 1970.",
-    ("sentinel",),
+RECONCILER_LOOKED: Final = GaugeMetric(
+    "perdure.reconciler.looked",
+    "When a reconciler last saw the engine's tables, and could act on what it saw; seconds since 1970.",
+    ("reconciler",),
     "s",
 )
 ALERTS: Final = CounterMetric(
-    "perdure.sentinel.alerts", "Alerts that the sentinel pushed: delivered, or given up.", ("kind", "outcome")
+    "perdure.reconciler.alerts", "Alerts that the reconciler pushed: delivered, or given up.", ("kind", "outcome")
 )
 
 CATALOGUE: Final[tuple[Metric, ...]] = (
@@ -141,7 +142,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     OVERDUE_APPROVALS,
     STUCK,
     OLDEST_STUCK,
-    SENTINEL_FINDS,
-    SENTINEL_LOOKED,
+    RECONCILER_FINDS,
+    RECONCILER_LOOKED,
     ALERTS,
 )

@@ -22,10 +22,10 @@ replayed; twice only when a process dies, or loses its connection, before the en
 comes from code is a label, an id never is; a counter that would keep more than {MOST_LABEL_SETS} sets of labels apart
 counts the rest as `{OTHER}`.
 
-The gauges are what a sentinel saw in the engine's tables when it last looked, every few seconds: those of approvals
+The gauges are what a reconciler saw in the engine's tables when it last looked, every few seconds: those of approvals
 are served by the approvals service, the others by the saga service. When the engine can't be asked, they are gone,
-and `perdure_sentinel_looked_seconds` tells since when. Where a service runs more than once, each of its processes says
-the same, so take their maximum, not their sum.
+and `perdure_reconciler_looked_seconds` tells since when. Where a service runs more than once, each of its processes
+says the same, so take their maximum, not their sum.
 
 | metric | kind | unit | labels | what it tells |
 |---|---|---|---|---|

@@ -15,7 +15,7 @@ import restate
 from perdure._wake_ups import wake_up
 from perdure.observability.logging import get_logger
 from perdure.saga.dead_letters import letter_of, remember
-from perdure.saga.executions import KeptSaga, number_of, runs_of, with_another_run
+from perdure.saga.executions import StoredSaga, number_of, runs_of, with_another_run
 from perdure.saga.messages import RollbackRequest
 from perdure.saga.policy import StepState, initial_progress
 from perdure.saga.rollback_state import Head, head_state, open_mark, progress_state, request_state, run_mark
@@ -34,7 +34,7 @@ class Taken:
         has_waiter: Whether somebody waits who did not before.
     """
 
-    saga: KeptSaga
+    saga: StoredSaga
     head: Head
     has_work: bool = False
     has_waiter: bool = False
@@ -43,7 +43,7 @@ class Taken:
 async def take(
     ctx: restate.ObjectContext,
     request: RollbackRequest,
-    known: KeptSaga | None,
+    known: StoredSaga | None,
     head: Head | None,
     now: datetime,
 ) -> Taken:
@@ -69,7 +69,7 @@ async def take(
     return taken
 
 
-def _is_another_run(known: KeptSaga, request: RollbackRequest) -> bool:
+def _is_another_run(known: StoredSaga, request: RollbackRequest) -> bool:
     # Without an id, only what an orchestration itself hands over is known to be another run: it does so once.
     return not set(request.runs) <= set(known.runs) if request.runs else request.first_hand
 
@@ -81,7 +81,7 @@ async def _was_forgotten(ctx: restate.ObjectContext, request: RollbackRequest) -
 
 async def _recall(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Taken:
     """Answer for a run that was undone long ago, with nothing left to undo."""
-    saga = KeptSaga.of(request.model_copy(update={"steps": []}))
+    saga = StoredSaga.of(request.model_copy(update={"steps": []}))
     await request_state(ctx).set(saga)
     head = Head(started_at=now, updated_at=now, ended=[1]).with_waiter(request.waiter, 1)
     await head_state(ctx).set(head)
@@ -92,7 +92,7 @@ async def _recall(ctx: restate.ObjectContext, request: RollbackRequest, now: dat
 async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Taken:
     await open_mark(ctx).set(True)
     await _set_out(ctx, request, now)
-    saga = KeptSaga.of(request)
+    saga = StoredSaga.of(request)
     await request_state(ctx).set(saga)
     head = Head(started_at=now, updated_at=now).with_waiter(request.waiter, 1)
     await head_state(ctx).set(head)  # last: killed before it, the rollback has not begun, and whoever asked asks again
@@ -101,7 +101,7 @@ async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datet
 
 
 async def _append(
-    ctx: restate.ObjectContext, known: KeptSaga, head: Head, again: RollbackRequest, now: datetime
+    ctx: restate.ObjectContext, known: StoredSaga, head: Head, again: RollbackRequest, now: datetime
 ) -> Taken:
     """Add the steps of another run."""
     both, added = with_another_run(known, again)
@@ -115,7 +115,7 @@ async def _append(
     return Taken(both, head.with_waiter(again.waiter, number), has_work=True)
 
 
-async def _join(ctx: restate.ObjectContext, known: KeptSaga, head: Head, again: RollbackRequest) -> Taken:
+async def _join(ctx: restate.ObjectContext, known: StoredSaga, head: Head, again: RollbackRequest) -> Taken:
     """Let somebody else wait for the outcome."""
     number = number_of(known, again.runs)
     if again.waiter is None:

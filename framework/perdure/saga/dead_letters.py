@@ -1,7 +1,7 @@
 """`DeadLetters`: what could not be undone, and what operators do about it.
 
 Each rollback keeps its own steps; the index only knows which of them wait for somebody. Nothing leaves it without an
-operator's act, and each act is in the rollback's trail with who, when and why.
+operator's act, and each act is in the rollback's audit log with who, when and why.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from perdure.clients import ObjectClient
 from perdure.errors import InvalidInput, NotFound, TerminalError
 from perdure.handlers import handler
 from perdure.saga.messages import (
-    ActReceipt,
+    ActionReceipt,
     ActRequest,
+    BulkActionReceipt,
+    BulkActionRequest,
     DeadLetter,
     DeadLetterGroup,
     DeadLetterPage,
     ListRequest,
-    ManyActReceipt,
-    ManyActRequest,
     RollbackRequest,
-    StepAct,
+    StepAction,
     act_on_step,
 )
 from perdure.saga.operator_actions import Act, error_signature
@@ -137,8 +137,8 @@ async def list_letters(ctx: restate.Context, request: ListRequest) -> DeadLetter
     )
 
 
-def _handler_for(act: Act) -> Callable[[restate.Context, ActRequest], Awaitable[ActReceipt]]:
-    async def act_on_one(ctx: restate.Context, request: ActRequest) -> ActReceipt:
+def _handler_for(act: Act) -> Callable[[restate.Context, ActRequest], Awaitable[ActionReceipt]]:
+    async def act_on_one(ctx: restate.Context, request: ActRequest) -> ActionReceipt:
         return await _act(ctx, act, request)
 
     act_on_one.__name__ = act_on_one.__qualname__ = act.value
@@ -153,7 +153,7 @@ redrive, skip, resolve, discard, annotate = (
 
 
 @handler(dead_letters, ingress_private=False)
-async def act_on_many(ctx: restate.Context, request: ManyActRequest) -> ManyActReceipt:
+async def act_on_many(ctx: restate.Context, request: BulkActionRequest) -> BulkActionReceipt:
     """Do the same to all dead letters that fit a filter."""
     if not request.filter.model_dump(exclude_none=True):
         raise InvalidInput("invalid input: filter: give at least one field", metadata={"field": "filter"})
@@ -170,18 +170,18 @@ async def act_on_many(ctx: restate.Context, request: ManyActRequest) -> ManyActR
             refused[letter.id] = error.message
         else:
             done.append(letter.id)
-    return ManyActReceipt(done=done, refused=refused)
+    return BulkActionReceipt(done=done, refused=refused)
 
 
 async def _all(ctx: restate.Context) -> list[DeadLetter]:
     return (await ObjectClient(ctx, all_letters, _INDEX_KEY).call()).items
 
 
-async def _act(ctx: restate.Context, act: Act, request: ActRequest) -> ActReceipt:
+async def _act(ctx: restate.Context, act: Act, request: ActRequest) -> ActionReceipt:
     saga_id, _, position = request.id.rpartition("/")
     if not saga_id or not position.isdecimal() or len(position) > 9:  # no saga has that many steps
         raise NotFound(f"no dead letter '{request.id[:200]}': an id is {{saga}}/{{position}}", metadata={"field": "id"})
-    step_act = StepAct(
+    step_action = StepAction(
         position=int(position),
         act=act,
         actor=request.actor,
@@ -189,7 +189,7 @@ async def _act(ctx: restate.Context, act: Act, request: ActRequest) -> ActReceip
         payload=request.payload,
         proof=request.proof,
     )
-    return await ObjectClient(ctx, act_on_step, saga_id).call(step_act)
+    return await ObjectClient(ctx, act_on_step, saga_id).call(step_action)
 
 
 def definitions() -> list[restate.Service | restate.VirtualObject]:

@@ -102,8 +102,8 @@ class Attempt:
     async def _started(self, request: Start) -> str | None:
         """Start the compensation and return its invocation; None when it can't be started, or nobody can say.
 
-        A relay may have sent the compensation before it was killed, or given up since its process was down. That is no
-        failed attempt, which would be followed by one under another key, and the step undone twice.
+        A dispatcher may have sent the compensation before it was killed, or given up since its process was down. That
+        is no failed attempt, which would be followed by one under another key, and the step undone twice.
         """
         started = ServiceClient(self._ctx, start).call_async(request)
         await until_done(started.future, f"the start of the compensation of '{self.step.step}'")

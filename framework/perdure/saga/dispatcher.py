@@ -11,18 +11,18 @@ from typing import Any, cast
 import restate
 from pydantic import BaseModel, JsonValue
 
-from perdure._runtime.dispatch import GIVE_UP_SOON, is_unknown
+from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure.handlers import handler
 from perdure.saga.policy import CompensationHandler
 
 _json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
 
-relay = restate.Service(
-    "RollbackRelay",
+dispatcher = restate.Service(
+    "RollbackDispatcher",
     description="Starts compensations for Rollbacks.",
     ingress_private=True,
-    invocation_retry_policy=GIVE_UP_SOON,
+    invocation_retry_policy=SHORT_RETRIES,
 )
 
 
@@ -42,7 +42,7 @@ class Start(BaseModel):
     headers: dict[str, str] = {}
 
 
-@handler(relay)
+@handler(dispatcher)
 async def start(ctx: restate.Context, request: Start) -> str:
     """Start a compensation and return its invocation's id."""
     sent = ctx.generic_send(

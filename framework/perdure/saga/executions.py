@@ -34,7 +34,7 @@ class EarlierRun(BaseModel):
     runs: list[str] = []
 
 
-class KeptSaga(RollbackRequest):
+class StoredSaga(RollbackRequest):
     """A saga as `Rollbacks` keeps it: its last run, but with the steps and the ids of all runs.
 
     Args:
@@ -44,12 +44,12 @@ class KeptSaga(RollbackRequest):
     earlier: list[EarlierRun] = Field(default=[])
 
     @classmethod
-    def of(cls, request: RollbackRequest) -> KeptSaga:
+    def of(cls, request: RollbackRequest) -> StoredSaga:
         """Return a saga of one run."""
         return cls(**{**dict(request), "waiter": None})
 
 
-def runs_of(saga: KeptSaga) -> list[RollbackRequest]:
+def runs_of(saga: StoredSaga) -> list[RollbackRequest]:
     """Return the runs of a saga, the first one first: each with its own steps, settings, reason and ids.
 
     Args:
@@ -73,7 +73,7 @@ def runs_of(saga: KeptSaga) -> list[RollbackRequest]:
     return [*found, saga.model_copy(update=last)]
 
 
-def with_another_run(saga: KeptSaga, again: RollbackRequest) -> tuple[KeptSaga, RollbackRequest]:
+def with_another_run(saga: StoredSaga, again: RollbackRequest) -> tuple[StoredSaga, RollbackRequest]:
     """Return a saga with another run behind those it has, and that run alone, with its positions there.
 
     Args:
@@ -101,15 +101,15 @@ def with_another_run(saga: KeptSaga, again: RollbackRequest) -> tuple[KeptSaga, 
         "runs": [*saga.runs, *added.runs],
         "earlier": [*saga.earlier, earlier],
     }
-    return KeptSaga.of(added).model_copy(update=both), added
+    return StoredSaga.of(added).model_copy(update=both), added
 
 
-def number_at(saga: KeptSaga, position: int) -> int:
+def number_at(saga: StoredSaga, position: int) -> int:
     """Return which run has a step: 1 for the first."""
     return 1 + sum(run.last < position for run in saga.earlier)
 
 
-def number_of(saga: KeptSaga, ids: list[str]) -> int | None:
+def number_of(saga: StoredSaga, ids: list[str]) -> int | None:
     """Return which run has these ids; None when that can't be told, as of a request that has none."""
     for number, run in enumerate(runs_of(saga), start=1):
         if ids and set(ids) <= set(run.runs):

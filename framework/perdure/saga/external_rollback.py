@@ -10,9 +10,9 @@ from perdure._wake_ups import make_wait_id
 from perdure.errors import Conflict, NotFound, SagaError
 from perdure.saga.messages import (
     NEVER_COMPLETED_HEADER,
+    ExternalRollbackReceipt,
+    ExternalRollbackRequest,
     RollbackRequest,
-    UndoReceipt,
-    UndoRequest,
 )
 from perdure.saga.policy import Outcome, SagaConfig
 from perdure.saga.progress import CLOSED_KEY, Closed, mark_undone_from_outside, read_rollback, read_steps
@@ -21,8 +21,8 @@ from perdure.state import ReadOnlyState
 
 
 async def roll_back_ended(
-    ctx: restate.WorkflowSharedContext, request: UndoRequest, saga_id: str, service: str, config: SagaConfig
-) -> UndoReceipt:
+    ctx: restate.WorkflowSharedContext, request: ExternalRollbackRequest, saga_id: str, service: str, config: SagaConfig
+) -> ExternalRollbackReceipt:
     """Hand the record that an orchestration left behind to `Rollbacks`.
 
     The caller answers for its having ended: an undo beside a running orchestration could be overtaken by it.
@@ -50,9 +50,9 @@ async def roll_back_ended(
                 "key of its own; see by hand if there is anything to undo, and resolve this",
                 metadata={"saga": saga_id},
             )
-        return UndoReceipt(saga_id=saga_id, started=False)
+        return ExternalRollbackReceipt(saga_id=saga_id, started=False)
     if not steps and (await _ended_without_steps(ctx) or (before is None and _never_completed(ctx))):
-        return UndoReceipt(saga_id=saga_id, started=False)
+        return ExternalRollbackReceipt(saga_id=saga_id, started=False)
     if not steps and before is None:
         raise NotFound(
             f"saga '{saga_id}' left no record: it never began, or the retention of its workflow is over",
@@ -61,7 +61,7 @@ async def roll_back_ended(
     # Without a record it is about a rollback that is there already.
     run, is_new = await run_id(ctx) if steps else (None, False)
     await mark_undone_from_outside(ctx)
-    receipt = UndoReceipt(saga_id=saga_id, started=is_new or before is None)
+    receipt = ExternalRollbackReceipt(saga_id=saga_id, started=is_new or before is None)
     handed_over = RollbackRequest(
         saga_id=saga_id,
         service=service,

@@ -15,7 +15,7 @@ from perdure._runtime.places import ValueCodec
 from perdure.alerts.conditions import RETRIES_OF_STUCK, failing_sql
 from perdure.engine.admin import AdminClient
 from perdure.errors import UnreadableValue
-from perdure.observability.gauge_collector import Census, Sample, age_of, decoded, started_of
+from perdure.observability.gauge_collector import GaugeCollector, Sample, age_of, decoded, started_of
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import (
     DEAD_LETTERS,
@@ -46,10 +46,10 @@ _LETTERS: Final = (
 )
 
 
-def saga_census() -> Census:
+def saga_gauges() -> GaugeCollector:
     """Return an empty census of sagas."""
     gauges = (OPEN_SAGAS, OLDEST_SAGA, DEAD_LETTERS, OLDEST_DEAD_LETTER, STUCK, OLDEST_STUCK)
-    return Census("sagas", *gauges)
+    return GaugeCollector("sagas", *gauges)
 
 
 async def count_sagas(admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:

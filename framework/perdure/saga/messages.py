@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from perdure._runtime.plain_text import Reason
 from perdure.saga.operator_actions import Act
 from perdure.saga.policy import CompensationHandler, Outcome, SagaConfig, StepRecord, StepState
-from perdure.security.signed_actions import SignedAct
+from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import Person
 from perdure.targets import Target
 
@@ -112,7 +112,7 @@ class ReportAnswer(BaseModel):
     report: RollbackReport | None = None
 
 
-class UndoRequest(BaseModel):
+class ExternalRollbackRequest(BaseModel):
     """Asks a control-plane service to roll back one of its sagas, finished or lost.
 
     Args:
@@ -130,7 +130,7 @@ class UndoRequest(BaseModel):
     failed_children: list[CompensationHandler] = []
 
 
-class UndoReceipt(BaseModel):
+class ExternalRollbackReceipt(BaseModel):
     """What became of a request to roll back.
 
     Args:
@@ -156,7 +156,7 @@ class Pass(BaseModel):
     request: RollbackRequest | None = None
 
 
-class TrailEntry(BaseModel):
+class AuditEntry(BaseModel):
     """One operator's act on a rollback. Entries are only ever added.
 
     Args:
@@ -165,7 +165,7 @@ class TrailEntry(BaseModel):
         actor: Who.
         act: What.
         step: On which step.
-        position: The step's position; 0 in a trail of an earlier version.
+        position: The step's position; 0 in an audit log of an earlier version.
         reason: Why.
         before: The step's state before.
         after: The step's state after.
@@ -185,7 +185,7 @@ class TrailEntry(BaseModel):
     before: StepState
     after: StepState
     payload: JsonValue = None
-    proof: SignedAct | None = None
+    proof: SignedAction | None = None
 
 
 class StepStatus(BaseModel):
@@ -215,7 +215,7 @@ class RunStatus(BaseModel):
 
 
 class RollbackStatus(RunStatus):
-    """A rollback, as it is shown: the last run's, but for the ids, the trail and the times, which are of all runs.
+    """A rollback, as it is shown: the last run's, but for the ids, the audit log and the times, which are of all runs.
 
     Args:
         earlier: The runs before it, each by itself, the first one first: a key can be used again after its retention.
@@ -225,7 +225,7 @@ class RollbackStatus(RunStatus):
     started_at: datetime
     updated_at: datetime
     earlier: list[RunStatus] = []
-    trail: list[TrailEntry] = []
+    audit_log: list[AuditEntry] = []
 
     def has(self, runs: Collection[str]) -> bool:
         """Tell if a run's steps are here; of a rollback without ids, which an earlier version keeps, that is assumed.
@@ -240,16 +240,16 @@ class RollbackStatus(RunStatus):
         """The steps of all runs, in order."""
         return [step for run in (*self.earlier, self) for step in run.steps]
 
-    def trail_of(self, step: str, position: int) -> list[TrailEntry]:
+    def audit_log_of(self, step: str, position: int) -> list[AuditEntry]:
         """Return what was done about a step, and not about one of another run with its name."""
-        return [each for each in self.trail if each.step == step and each.position in (0, position)]
+        return [each for each in self.audit_log if each.step == step and each.position in (0, position)]
 
 
 class _Input(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class StepAct(_Input):
+class StepAction(_Input):
     """An operator's act on a step, as `Rollbacks` takes it.
 
     Args:
@@ -266,17 +266,17 @@ class StepAct(_Input):
     actor: Person
     reason: Reason = ""
     payload: JsonValue = None
-    proof: SignedAct | None = None
+    proof: SignedAction | None = None
 
 
-class ActReceipt(BaseModel):
+class ActionReceipt(BaseModel):
     """What an act led to.
 
     Args:
         id: The dead letter.
         act: What was done.
         state: The step's state now.
-        number: The number of the act in the trail.
+        number: The number of the act in the audit log.
     """
 
     id: str
@@ -387,17 +387,17 @@ class ActRequest(_Input):
         actor: Who acts.
         reason: Why.
         payload: The new payload, with a redrive; None keeps the one there is.
-        proof: The actor's signature, see `perdure.saga.signatures.sign_act`; needed where acts must be signed.
+        proof: The actor's signature, see `perdure.saga.signatures.sign_action`; needed where acts must be signed.
     """
 
     id: str
     actor: Person
     reason: Reason = ""
     payload: JsonValue = None
-    proof: SignedAct | None = None
+    proof: SignedAction | None = None
 
 
-class ManyActRequest(_Input):
+class BulkActionRequest(_Input):
     """An operator's act on all dead letters that fit a filter.
 
     Args:
@@ -413,10 +413,10 @@ class ManyActRequest(_Input):
     actor: Person
     reason: Reason = ""
     filter: DeadLetterFilter
-    proofs: dict[str, SignedAct] = Field(default={}, max_length=1000)
+    proofs: dict[str, SignedAction] = Field(default={}, max_length=1000)
 
 
-class ManyActReceipt(BaseModel):
+class BulkActionReceipt(BaseModel):
     """What an act on many led to.
 
     Args:
@@ -436,4 +436,4 @@ def roll_back_handler(service: str, key: str) -> CompensationHandler:
 begin_target: Target[RollbackRequest, None] = Target("Rollbacks", "begin", RollbackRequest, type(None))
 read_report: Target[ReportQuery, ReportAnswer] = Target("Rollbacks", "report", ReportQuery, ReportAnswer)
 rollback_status: Target[None, RollbackStatus] = Target("Rollbacks", "status", type(None), RollbackStatus)
-act_on_step: Target[StepAct, ActReceipt] = Target("Rollbacks", "act", StepAct, ActReceipt)
+act_on_step: Target[StepAction, ActionReceipt] = Target("Rollbacks", "act", StepAction, ActionReceipt)

@@ -16,7 +16,7 @@ class Act(StrEnum):
 
     ``REDRIVE`` tries the compensation anew, with a full set of attempts and, if given, an edited payload; ``SKIP``
     leaves the step as it is and lets the rollback go on; ``RESOLVE`` says that the step was undone by hand; ``DISCARD``
-    closes it without its being undone; ``ANNOTATE`` only adds to the trail.
+    closes it without its being undone; ``ANNOTATE`` only adds to the audit log.
     """
 
     REDRIVE = "redrive"
@@ -33,7 +33,7 @@ _STATE_AFTER = {
 }
 
 
-def apply_act(progress: StepProgress, act: Act, step: str, payload: JsonValue = None) -> StepProgress:
+def apply_action(progress: StepProgress, act: Act, step: str, payload: JsonValue = None) -> StepProgress:
     """Return a step's progress after an operator's act.
 
     Args:

@@ -11,12 +11,12 @@ from typing import Final, Literal
 
 from pydantic import BaseModel
 
-from perdure.alerts.service import RELAY as ALERT_RELAY
+from perdure.alerts.service import DISPATCHER as ALERT_DISPATCHER
 from perdure.engine.admin import AdminClient
 from perdure.saga.policy import RUN_PREFIX
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 
-__all__ = ["HANDED_OVER", "Find", "Kind", "look", "sql_interval"]
+__all__ = ["HANDED_OVER", "Kind", "OrphanedSaga", "look", "sql_interval"]
 
 Kind = Literal["lost", "unopened", "paused", "stalled", "halted"]
 HANDED_OVER: Final[tuple[Kind, ...]] = ("lost", "unopened")
@@ -24,8 +24,8 @@ HANDED_OVER: Final[tuple[Kind, ...]] = ("lost", "unopened")
 was paused and is killed for it is lost by then."""
 
 
-class Find(BaseModel):
-    """What the sentinel found.
+class OrphanedSaga(BaseModel):
+    """What the reconciler found.
 
     Args:
         kind: A lost orchestration, one whose rollback never began, a paused one, a rollback that stands still, or one
@@ -50,7 +50,7 @@ class Find(BaseModel):
         return f"{self.id}@{self.began}" if self.began else self.id
 
 
-def _queries(config: SentinelConfig) -> dict[Kind, str]:
+def _queries(config: SagaReconcilerConfig) -> dict[Kind, str]:
     """Return the queries that find what nobody looks after, by kind.
 
     Args:
@@ -68,9 +68,9 @@ def _queries(config: SentinelConfig) -> dict[Kind, str]:
         "halted": f"""
       select i.id as id, i.target_service_name as service, coalesce(i.target_service_key, '') as key,
       i.target_handler_name || ' is paused' as reason from sys_invocation_status i
-      where (i.target_service_name in ('Rollbacks', 'RollbackRelay', 'DeadLetterIndex', '{ALERT_RELAY}')
+      where (i.target_service_name in ('Rollbacks', 'RollbackDispatcher', 'DeadLetterIndex', '{ALERT_DISPATCHER}')
       or (i.target_service_ty = 'workflow' and i.target_handler_name = 'roll_back'
-      and i.invoked_by_service_name = 'RollbackRelay'))
+      and i.invoked_by_service_name = 'RollbackDispatcher'))
       and i.status = 'paused'
       and i.modified_at < now() - {grace}""",
         "lost": f"""
@@ -105,7 +105,7 @@ def sql_interval(duration: timedelta) -> str:
     return f"interval '{int(duration.total_seconds() * 1000)} milliseconds'"
 
 
-async def look(admin: AdminClient, config: SentinelConfig) -> list[Find]:
+async def look(admin: AdminClient, config: SagaReconcilerConfig) -> list[OrphanedSaga]:
     """Ask the engine what nobody looks after.
 
     Args:
@@ -116,7 +116,7 @@ async def look(admin: AdminClient, config: SentinelConfig) -> list[Find]:
         EngineError: The engine does not answer, or refuses the query.
     """
     return [
-        Find(kind=kind, **{**row, "reason": row["reason"] or ""})
+        OrphanedSaga(kind=kind, **{**row, "reason": row["reason"] or ""})
         for kind, sql in _queries(config).items()
         for row in await admin.query(sql)
     ]

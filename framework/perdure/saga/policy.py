@@ -191,8 +191,8 @@ class StepProgress(BaseModel):
 
     def is_left_undone(self) -> bool:
         """Tell if undoing the step was tried in vain, and is not about to be tried again."""
-        given_up = (StepState.DEAD_LETTER, StepState.FAILED, StepState.DISCARDED)
-        return self.state in given_up or (self.state is StepState.SKIPPED and self.error is not None)
+        exhausted = (StepState.DEAD_LETTER, StepState.FAILED, StepState.DISCARDED)
+        return self.state in exhausted or (self.state is StepState.SKIPPED and self.error is not None)
 
     def with_(self, **changes: Any) -> StepProgress:
         """Return a copy with some facts changed."""
@@ -226,7 +226,7 @@ def state_key(position: int) -> str:
 def run_key(run: str) -> str:
     """Return the name of the state entry that tells of a run that was handed over, and in `Rollbacks` of its arrival.
 
-    The id is in the name, since values may be encrypted, and the sentinel has to compare.
+    The id is in the name, since values may be encrypted, and the reconciler has to compare.
     """
     return f"{RUN_PREFIX}{run}"
 

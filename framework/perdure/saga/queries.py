@@ -1,6 +1,6 @@
 """Where sagas stand, in a word each, out of the engine's tables: for lists, pages and metrics.
 
-What the sentinel acts on, after a grace and once each, it asks for by itself: `perdure.saga.orphans`.
+What the reconciler acts on, after a grace and once each, it asks for by itself: `perdure.saga.orphans`.
 """
 
 from __future__ import annotations

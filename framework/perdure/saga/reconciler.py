@@ -1,13 +1,14 @@
-"""The sentinel: finds sagas that nobody looks after any more, and hands them to `Rollbacks`.
+"""The reconciler: finds sagas that nobody looks after any more, and hands them to `Rollbacks`.
 
 A kill delivers nothing to a handler, and a paused invocation waits for ever; both leave a saga half done and silent.
-The engine knows them, so the sentinel asks it, in SQL, at an interval:
+The engine knows them, so the reconciler asks it, in SQL, at an interval:
 
 - an orchestration that ended without closing its saga (killed, by a person or by its retry policy);
 - one that asked for its rollback, which then never began, since what was to begin it was killed;
 - one that is paused for longer than a limit; it is killed, so that it can't go on beside its rollback, and then lost;
 - a rollback that is open, but for which nothing is running or scheduled (killed, too);
-- an invocation of `Rollbacks`, its relay, the index of dead letters, the relay of alerts or a saga's ``roll_back`` that
+- an invocation of `Rollbacks`, its dispatcher, the index of dead letters, the dispatcher of alerts or a saga's
+``roll_back`` that
   is paused; it is resumed.
 
 No saga is handed over while something that its orchestration called still runs, since an undo could be overtaken by
@@ -38,9 +39,9 @@ from perdure.alerts.service import BEAT, Alerts, look_target, send_news
 from perdure.alerts.service import KEY as ALERTS_KEY
 from perdure.clients import ObjectClient
 from perdure.determinism import Time
-from perdure.engine.admin import AdminClient, InvocationAct, sql_text
+from perdure.engine.admin import AdminClient, InvocationAction, sql_text
 from perdure.engine.ingress import IngressClient
-from perdure.engine.polling import ERRAND, Watch
+from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Watch
 from perdure.errors import (
     Conflict,
     EngineError,
@@ -48,12 +49,12 @@ from perdure.errors import (
 )
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
-from perdure.observability.metrics import SENTINEL_FINDS
+from perdure.observability.metrics import RECONCILER_FINDS
 from perdure.runs import RunConfig, run_with_retry
-from perdure.saga.gauges import count_sagas, saga_census
+from perdure.saga.gauges import count_sagas, saga_gauges
 from perdure.saga.messages import roll_back_handler
-from perdure.saga.orphans import HANDED_OVER, Find, look
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.orphans import HANDED_OVER, OrphanedSaga, look
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 from perdure.saga.recovery import LeftBehind, SilentService, left_behind, salvage
 from perdure.saga.rollback import resume
 from perdure.state import State
@@ -70,7 +71,7 @@ _KILL_TAKES = timedelta(minutes=1)
 _MOST_AT_ONCE = 500
 
 
-class SweepReport(BaseModel):
+class ScanReport(BaseModel):
     """What a sweep did.
 
     Args:
@@ -79,24 +80,24 @@ class SweepReport(BaseModel):
         left: How much was left to the next sweep, so that none grows too long to be replayed after a crash.
     """
 
-    acted_on: list[Find] = []
+    acted_on: list[OrphanedSaga] = []
     failed: dict[str, str] = {}
     left: int = 0
 
 
-class Sentinel:
+class SagaReconciler:
     """Watches one engine's sagas.
 
     Args:
         config: Where to look, and when to act.
     """
 
-    def __init__(self, config: SentinelConfig) -> None:
+    def __init__(self, config: SagaReconcilerConfig) -> None:
         self._config = config
         self._definition = restate.VirtualObject(
-            "Sentinel",
+            "SagaReconciler",
             description="Hands sagas to Rollbacks that nobody looks after any more.",
-            invocation_retry_policy=ERRAND,
+            invocation_retry_policy=BACKGROUND_CALL_RETRIES,
         )
         handler(self._definition, "exclusive", ingress_private=False)(self.sweep)
         self._alerts = Alerts(
@@ -106,7 +107,7 @@ class Sentinel:
             retries=config.alert_retries,
             beat=max(BEAT, config.interval),
         )
-        self._sweep: Target[None, SweepReport] = Target("Sentinel", "sweep", type(None), SweepReport)
+        self._sweep: Target[None, ScanReport] = Target("SagaReconciler", "sweep", type(None), ScanReport)
         self._known: set[str] = set()
         self._told: frozenset[str] = frozenset()
         self._beat_at = 0.0
@@ -122,13 +123,13 @@ class Sentinel:
         config = self._config
         self._known, self._told, self._beat_at = set(), frozenset(), 0.0
         watch = Watch(
-            "sentinel",
+            "reconciler",
             log,
             config.admin_url,
             config.ingress_url,
             config.interval,
             config.codec,
-            saga_census(),
+            saga_gauges(),
             count_sagas,
             self._look_and_act,
         )
@@ -171,14 +172,14 @@ class Sentinel:
                 marks.clear()
         self._known = marks
 
-    async def sweep(self, ctx: restate.ObjectContext) -> SweepReport:
+    async def sweep(self, ctx: restate.ObjectContext) -> ScanReport:
         """Hand over what nobody looks after, each find once."""
         found = await run_with_retry(ctx, RunConfig("look", max_retries=5), self._look)
         now = await Time(ctx).now()
         names = await ctx.state_keys()
         marks = {find.mark for find in found}
         await self._forget(ctx, sorted(name for name in names if name.partition("/")[2] not in marks), now)
-        report = SweepReport()
+        report = ScanReport()
         silent: set[str] = set()
         told: defaultdict[str, list[Alert]] = defaultdict(list)
         acts = 0
@@ -197,24 +198,24 @@ class Sentinel:
                 if isinstance(error, SilentService):
                     silent.add(find.service)
                 why = error.message.partition("\nTraceback")[0]
-                log.warning("sentinel.failed", kind=find.kind, service=find.service, key=find.key, error=why)
+                log.warning("reconciler.failed", kind=find.kind, service=find.service, key=find.key, error=why)
                 report.failed[find.mark] = why
                 continue
             report.acted_on.append(find)
             if find.kind in HANDED_OVER:
                 await State(ctx, _SEEN + find.mark, bool).set(True)
             if not is_replaying(ctx):
-                SENTINEL_FINDS.count(service=find.service, kind=find.kind)
-            log.warning("sentinel.acted", kind=find.kind, service=find.service, key=find.key, reason=find.reason)
+                RECONCILER_FINDS.count(service=find.service, kind=find.kind)
+            log.warning("reconciler.acted", kind=find.kind, service=find.service, key=find.key, reason=find.reason)
             if find.kind == "paused":
                 continue  # it is told of when it is handed over
             told[find.service].append(_handed_over(find, reason, now))
             if len(told[find.service]) <= FEW:
-                await send_news(ctx, News(event="sentinel.acted", alert=told[find.service][-1]))
+                await send_news(ctx, News(event="reconciler.acted", alert=told[find.service][-1]))
         await _tell_rest(ctx, told.values(), now)
         return report
 
-    async def _act(self, ctx: restate.ObjectContext, find: Find, now: datetime) -> str:
+    async def _act(self, ctx: restate.ObjectContext, find: OrphanedSaga, now: datetime) -> str:
         """Do what has to be done about a find; return why, for people."""
         reason = f"{find.kind}: {find.reason}"
         if find.kind == "stalled":
@@ -232,7 +233,7 @@ class Sentinel:
             await self._hand_over_lost(ctx, find, f"the orchestration was lost: {reason}")
         return reason
 
-    async def _hand_over_lost(self, ctx: restate.ObjectContext, find: Find, reason: str) -> None:
+    async def _hand_over_lost(self, ctx: restate.ObjectContext, find: OrphanedSaga, reason: str) -> None:
         left = await run_with_retry(ctx, f"calls of {find.id}", self._left_behind, find.id)
         # Cancelled once: what is cancelled again may give up what it does to end well.
         cancelled = State(ctx, _CANCELLED + find.mark, list[str])
@@ -244,7 +245,7 @@ class Sentinel:
             raise Conflict(why)
         tried = State(ctx, _TRIED + find.mark, int)
         number = await tried.get() or 0
-        undo, key = roll_back_handler(find.service, find.key), f"sentinel/{find.mark}/{number}"
+        undo, key = roll_back_handler(find.service, find.key), f"reconciler/{find.mark}/{number}"
         try:
             await salvage(ctx, undo, reason=reason, children=left.failed_children, idempotency_key=key)
         except SilentService:
@@ -270,7 +271,7 @@ class Sentinel:
             for each in invocation_ids:
                 await _act_on(admin, each, "cancel")
 
-    async def _look(self) -> list[Find]:
+    async def _look(self) -> list[OrphanedSaga]:
         async with AdminClient(self._config.admin_url) as admin:
             return await look(admin, self._config)
 
@@ -284,7 +285,7 @@ class Sentinel:
             return bool(await admin.query(is_paused)) and await _act_on(admin, invocation_id, "kill")
 
 
-async def _act_on(admin: AdminClient, invocation_id: str, act: InvocationAct) -> bool:
+async def _act_on(admin: AdminClient, invocation_id: str, act: InvocationAction) -> bool:
     """Do something with an invocation, unless somebody else was faster; tell if it was done."""
     try:
         await admin.act(invocation_id, act)
@@ -295,21 +296,21 @@ async def _act_on(admin: AdminClient, invocation_id: str, act: InvocationAct) ->
     return True
 
 
-def _fresh(found: Iterable[Find], names: Set[str]) -> list[Find]:
+def _fresh(found: Iterable[OrphanedSaga], names: Set[str]) -> list[OrphanedSaga]:
     """Return what was not handed over, each once. What failed before comes last, so that it holds up nothing else.
 
     Args:
         found: What was found.
         names: The names of what is remembered.
     """
-    fresh: dict[str, Find] = {}
+    fresh: dict[str, OrphanedSaga] = {}
     for find in found:
         if _SEEN + find.mark not in names:
             fresh.setdefault(find.mark, find)
     return sorted(fresh.values(), key=lambda find: _TRIED + find.mark in names)
 
 
-def _handed_over(find: Find, reason: str, now: datetime) -> Alert:
+def _handed_over(find: OrphanedSaga, reason: str, now: datetime) -> Alert:
     trouble = Trouble.HANDED_OVER
     return Alert(
         id=f"{trouble}/{find.id}",
@@ -327,4 +328,4 @@ async def _tell_rest(ctx: restate.ObjectContext, told: Iterable[list[Alert]], no
     for alerts in told:
         if rest := alerts[FEW:]:
             many = Alert.of_many(rest, len(rest)).model_copy(update={"since": now})
-            await send_news(ctx, News(event="sentinel.acted", alert=many))
+            await send_news(ctx, News(event="reconciler.acted", alert=many))

@@ -1,4 +1,4 @@
-"""Where the sentinel of sagas looks, and when it acts."""
+"""Where the reconciler of sagas looks, and when it acts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from perdure._runtime.places import ValueCodec
 from perdure.errors import ConfigurationError
 from perdure.security.keys import PrivateKey
 
-__all__ = ["SentinelConfig"]
+__all__ = ["SagaReconcilerConfig"]
 
 
 @dataclass(frozen=True)
-class SentinelConfig:
-    """Where the sentinel looks, and when it acts.
+class SagaReconcilerConfig:
+    """Where the reconciler looks, and when it acts.
 
     Args:
         admin_url: The engine's admin API.
@@ -46,13 +46,13 @@ class SentinelConfig:
     def __post_init__(self) -> None:
         check_types(self)
         if self.interval <= timedelta(0):
-            raise ConfigurationError(f"SentinelConfig.interval must be positive; got {self.interval}")
+            raise ConfigurationError(f"SagaReconcilerConfig.interval must be positive; got {self.interval}")
         if self.grace < timedelta(0) or (self.paused_limit or timedelta(0)) < timedelta(0):
-            raise ConfigurationError("SentinelConfig.grace and paused_limit must not be negative")
+            raise ConfigurationError("SagaReconcilerConfig.grace and paused_limit must not be negative")
         if self.alert_retries < 1:
-            raise ConfigurationError(f"SentinelConfig.alert_retries must be 1 or more; got {self.alert_retries}")
+            raise ConfigurationError(f"SagaReconcilerConfig.alert_retries must be 1 or more; got {self.alert_retries}")
         if self.webhook_url is not None and not self.webhook_url.startswith(("https://", "http://")):
             host = self.webhook_url.partition("/")[0][:40]  # what comes after it may be a secret
             raise ConfigurationError(
-                f"SentinelConfig.webhook_url: '{host}…' is no address that can be posted to; it would begin with https://"
+                f"SagaReconcilerConfig.webhook_url: '{host}…' is no address that can be posted to; it would begin with https://"
             )

@@ -15,7 +15,7 @@ from perdure.clients import ServiceClient
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import PerdureTerminalError, TerminalError
 from perdure.saga.dispatcher import Start, start
-from perdure.saga.messages import UndoRequest, roll_back_handler
+from perdure.saga.messages import ExternalRollbackRequest, roll_back_handler
 from perdure.saga.orphans import sql_interval
 from perdure.saga.policy import CompensationHandler
 
@@ -143,9 +143,9 @@ async def salvage(
         SilentService: It does not answer, or is not there any more.
         TerminalError: It refuses, or tried in vain.
     """
-    request = UndoRequest(reason=reason[:2000], wait=False, failed_children=children)
-    # Through the relay, since a call to a service that was removed is tried for ever. A service of an earlier version
-    # refuses a field that it does not know, so what is empty is left out.
+    request = ExternalRollbackRequest(reason=reason[:2000], wait=False, failed_children=children)
+    # Through the dispatcher, since a call to a service that was removed is tried for ever. A service of an earlier
+    # version refuses a field that it does not know, so what is empty is left out.
     payload = request.model_dump(mode="json", exclude=None if children else {"failed_children"})
     late = ctx.sleep(ANSWER_WITHIN, f"{undo.service} answers")
     started = ServiceClient(ctx, start).call_async(

@@ -1,6 +1,6 @@
-"""Forgetting rollbacks that are over: what is kept of them would only grow, and the sentinel reads it at each look.
+"""Forgetting rollbacks that are over: what is kept of them would only grow, and the reconciler reads it at each look.
 
-A rollback that ends with nothing left to do sends itself a `Forget`, which comes a good while later and clears what it
+A rollback that ends with nothing left to do sends itself a `Purge`, which comes a good while later and clears what it
 kept, unless something has changed since. The ids of its runs stay, a few bytes each: they tell a run that was undone
 from one that never was, as long as a workflow remembers its run. So nothing is undone again.
 """
@@ -33,12 +33,12 @@ log = get_logger("perdure.saga")
 _after: timedelta | None = FORGET_AFTER
 
 
-class Forget(BaseModel):
+class Purge(BaseModel):
     """Asks a rollback to forget itself.
 
     Args:
         generation: Which pass was its last.
-        acts: How many acts of operators its trail had.
+        acts: How many acts of operators its audit log had.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -47,7 +47,7 @@ class Forget(BaseModel):
     acts: int
 
 
-forget_target: Target[Forget, bool] = Target("Rollbacks", "forget", Forget, bool)
+purge_target: Target[Purge, bool] = Target("Rollbacks", "forget", Purge, bool)
 
 
 def forget_after(duration: timedelta | None) -> None:
@@ -69,7 +69,7 @@ def forget_after(duration: timedelta | None) -> None:
     _after = duration
 
 
-async def plan_to_forget(ctx: restate.ObjectContext, head: Head, outcome: Outcome) -> None:
+async def plan_purge(ctx: restate.ObjectContext, head: Head, outcome: Outcome) -> None:
     """Have a rollback forgotten after a while, if there is nothing left to do.
 
     Args:
@@ -78,11 +78,11 @@ async def plan_to_forget(ctx: restate.ObjectContext, head: Head, outcome: Outcom
         outcome: How all its runs together stand.
     """
     if _after is not None and outcome in _CLOSED:
-        this = Forget(generation=head.generation, acts=head.acts)
-        await ObjectClient(ctx, forget_target, ctx.key()).send(this, delay=scaled(_after))
+        this = Purge(generation=head.generation, acts=head.acts)
+        await ObjectClient(ctx, purge_target, ctx.key()).send(this, delay=scaled(_after))
 
 
-async def forget_unchanged(ctx: restate.ObjectContext, this: Forget) -> bool:
+async def purge_unchanged(ctx: restate.ObjectContext, this: Purge) -> bool:
     """Clear what is kept of a rollback, unless something has changed since; tell if it was cleared.
 
     Args:

@@ -4,10 +4,10 @@ It works in passes. A pass undoes what it can; when it has to wait (a compensati
 later, or takes long) it ends and sends itself the next pass with a delay. Between passes the object is free, so status
 and an operator's act get through at once; each pass carries a generation, so a stale one does nothing.
 
-Orchestrators reach it through `begin`, a relay: a kill follows calls and sends down the tree, and the tree of the relay
-ends with the relay. Compensations go out as one-way sends with an idempotency key for each attempt, and are then
-attached to, so that a cancel of this object never cancels a compensation, and running a pass again runs no compensation
-again.
+Orchestrators reach it through `begin`, a dispatcher: a kill follows calls and sends down the tree, and the tree of the
+dispatcher ends with the dispatcher. Compensations go out as one-way sends with an idempotency key for each attempt, and
+are then attached to, so that a cancel of this object never cancels a compensation, and running a pass again runs no
+compensation again.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from perdure.observability.tracing import annotate, link_to
 from perdure.saga.admission import take
 from perdure.saga.dead_letters import ensure, forget, letter_of, remember
 from perdure.saga.dispatch import Attempt
-from perdure.saga.executions import KeptSaga, is_over, number_at, report_of, runs_of
+from perdure.saga.executions import StoredSaga, is_over, number_at, report_of, runs_of
 from perdure.saga.messages import (
-    ActReceipt,
+    ActionReceipt,
+    AuditEntry,
     Pass,
     ReportAnswer,
     ReportQuery,
     RollbackRequest,
     RollbackStatus,
     RunStatus,
-    StepAct,
+    StepAction,
     StepStatus,
-    TrailEntry,
 )
-from perdure.saga.operator_actions import Act, apply_act
+from perdure.saga.operator_actions import Act, apply_action
 from perdure.saga.policy import (
     Outcome,
     SagaConfig,
@@ -56,17 +56,17 @@ from perdure.saga.policy import (
     outcome,
     wait_for,
 )
-from perdure.saga.retention import Forget, forget_unchanged, plan_to_forget
+from perdure.saga.retention import Purge, plan_purge, purge_unchanged
 from perdure.saga.rollback_state import (
     Head,
     all_progress,
+    audit_log_state,
     head_state,
     open_mark,
     progress_state,
     request_state,
-    trail_state,
 )
-from perdure.saga.signatures import check_act
+from perdure.saga.signatures import check_action
 from perdure.saga.waits import report_for, wake_waiters
 
 ROUNDS_OF_A_PASS = 20
@@ -121,7 +121,7 @@ async def resume(ctx: restate.ObjectContext) -> None:
 
 
 async def _run_pass(
-    ctx: restate.ObjectContext, this: Pass, known: KeptSaga | None, head: Head | None, now: datetime
+    ctx: restate.ObjectContext, this: Pass, known: StoredSaga | None, head: Head | None, now: datetime
 ) -> None:
     if this.request is not None:
         is_new = known is None
@@ -140,7 +140,7 @@ async def _run_pass(
 
 
 async def _work(
-    ctx: restate.ObjectContext, saga: KeptSaga, head: Head, progress: dict[int, StepProgress], now: datetime
+    ctx: restate.ObjectContext, saga: StoredSaga, head: Head, progress: dict[int, StepProgress], now: datetime
 ) -> None:
     """Undo what can be undone now, of the last run first; come back later for the rest, or finish."""
     runs = runs_of(saga)
@@ -156,13 +156,13 @@ async def _work(
         await _come_back(ctx, head, now, min(waits))
         return
     await open_mark(ctx).clear()
-    await plan_to_forget(ctx, head, report_of(runs, progress).outcome)
+    await plan_purge(ctx, head, report_of(runs, progress).outcome)
 
 
 @handler(rollbacks, "exclusive", name="forget", ingress_private=True)
-async def forget_rollback(ctx: restate.ObjectContext, this: Forget) -> bool:
+async def purge_rollback(ctx: restate.ObjectContext, this: Purge) -> bool:
     """Forget a rollback that is over and has not changed since; tell if it did."""
-    return await forget_unchanged(ctx, this)
+    return await purge_unchanged(ctx, this)
 
 
 async def _undo(
@@ -259,7 +259,7 @@ async def _send_pass(ctx: restate.ObjectContext, later: Pass, delay: timedelta |
 
 
 async def _end(
-    ctx: restate.ObjectContext, saga: KeptSaga, number: int, head: Head, progress: dict[int, StepProgress]
+    ctx: restate.ObjectContext, saga: StoredSaga, number: int, head: Head, progress: dict[int, StepProgress]
 ) -> Head:
     """Tell of the end of a run, which an operator may take up again."""
     now = await _now(ctx)
@@ -290,27 +290,27 @@ async def _now(ctx: restate.ObjectContext) -> datetime:
 
 
 @handler(rollbacks, "exclusive", ingress_private=True)
-async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
-    """Do what an operator decided about a step that could not be undone, and write it into the trail."""
+async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
+    """Do what an operator decided about a step that could not be undone, and write it into the audit log."""
     now = await _now(ctx)
     saga, head = await request_state(ctx).get(), await head_state(ctx).get()
     step = next((each for each in saga.steps if each.position == request.position), None) if saga else None
     if saga is None or head is None or step is None:
         raise NotFound(f"no dead letter '{ctx.key()}/{request.position}'", metadata={"field": "id"})
     before = await progress_state(ctx, step.position).get() or StepProgress()
-    checked = await check_act(ctx, request, payload=before.payload_for(step), redriven=before.drive, now=now)
+    checked = await check_action(ctx, request, payload=before.payload_for(step), redriven=before.drive, now=now)
     if request.act is Act.REDRIVE and step.compensation is None:
         raise Conflict(f"step '{step.step}' has no compensation to redrive: finish it by hand, then resolve it")
     letter_id = f"{saga.saga_id}/{step.position}"
     if before.state is not StepState.DEAD_LETTER:  # what was to remove it may have been killed
         await forget(ctx, letter_id)
-    after = apply_act(before, request.act, step.step, request.payload)
+    after = apply_action(before, request.act, step.step, request.payload)
     number = number_at(saga, step.position)
     ended = [each for each in head.ended if each != number or after == before]
     later = head.model_copy(update={"acts": head.acts + 1, "updated_at": now, "ended": ended})
     await checked.keep(ctx)
-    await trail_state(ctx, later.acts).set(
-        TrailEntry(
+    await audit_log_state(ctx, later.acts).set(
+        AuditEntry(
             number=later.acts,
             at=now,
             actor=checked.actor,
@@ -333,7 +333,7 @@ async def act(ctx: restate.ObjectContext, request: StepAct) -> ActReceipt:
         await progress_state(ctx, step.position).set(after)
         await forget(ctx, letter_id)
         await _come_back(ctx, later, now, timedelta(0))
-    return ActReceipt(id=letter_id, act=request.act, state=after.state, number=later.acts)
+    return ActionReceipt(id=letter_id, act=request.act, state=after.state, number=later.acts)
 
 
 @handler(rollbacks, "shared", ingress_private=True)
@@ -356,7 +356,7 @@ async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
         started_at=head.started_at,
         updated_at=head.updated_at,
         earlier=earlier,
-        trail=[entry for number in range(1, head.acts + 1) if (entry := await trail_state(ctx, number).get())],
+        audit_log=[entry for number in range(1, head.acts + 1) if (entry := await audit_log_state(ctx, number).get())],
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from perdure.saga.executions import KeptSaga
-from perdure.saga.messages import TrailEntry, Waiter
+from perdure.saga.executions import StoredSaga
+from perdure.saga.messages import AuditEntry, Waiter
 from perdure.saga.policy import StepProgress, run_key
 from perdure.state import State
 
@@ -22,7 +22,7 @@ class Head(BaseModel):
         started_at: When it was asked for first.
         updated_at: When it was last worked on.
         waiters: Invocations that wait for its end, each with the awakeable that wakes it.
-        acts: How many acts of operators its trail has.
+        acts: How many acts of operators its audit log has.
         waits_for: Which run an invocation waits for; no entry when that is not known, and then it is the end of all.
         ended: The runs whose end was told of, by number.
     """
@@ -63,9 +63,9 @@ class Head(BaseModel):
         return self.model_copy(update={"waiters": waiters, "waits_for": waits_for})
 
 
-def request_state(ctx: Any) -> State[KeptSaga]:
+def request_state(ctx: Any) -> State[StoredSaga]:
     """The saga, with the steps of all its runs."""
-    return State(ctx, "request", KeptSaga)
+    return State(ctx, "request", StoredSaga)
 
 
 def head_state(ctx: Any) -> State[Head]:
@@ -74,12 +74,12 @@ def head_state(ctx: Any) -> State[Head]:
 
 
 def open_mark(ctx: Any) -> State[bool]:
-    """There while a rollback is at work, so that the sentinel finds one that stands still."""
+    """There while a rollback is at work, so that the reconciler finds one that stands still."""
     return State(ctx, "open", bool)
 
 
 def run_mark(ctx: Any, run: str) -> State[bool]:
-    """There once a run's steps are, so that the sentinel finds a run whose rollback never began."""
+    """There once a run's steps are, so that the reconciler finds a run whose rollback never began."""
     return State(ctx, run_key(run), bool)
 
 
@@ -88,12 +88,12 @@ def progress_state(ctx: Any, position: int) -> State[StepProgress]:
     return State(ctx, f"step/{position:06d}", StepProgress)
 
 
-def trail_state(ctx: Any, number: int) -> State[TrailEntry]:
+def audit_log_state(ctx: Any, number: int) -> State[AuditEntry]:
     """One act of an operator."""
-    return State(ctx, f"trail/{number:06d}", TrailEntry)
+    return State(ctx, f"audit_log/{number:06d}", AuditEntry)
 
 
-async def all_progress(ctx: Any, saga: KeptSaga) -> dict[int, StepProgress]:
+async def all_progress(ctx: Any, saga: StoredSaga) -> dict[int, StepProgress]:
     """Return the rollback of each step, by position.
 
     Args:

@@ -12,19 +12,19 @@ from typing import Any
 import restate
 from pydantic import JsonValue
 
-from perdure.saga.messages import DeadLetter, StepAct
+from perdure.saga.messages import DeadLetter, StepAction
 from perdure.saga.operator_actions import Act
 from perdure.security.credentials import Role
 from perdure.security.encodings import payload_digest
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, SignedAct
-from perdure.security.signing_rules import get_act_rules
+from perdure.security.signed_actions import ActorKey, SignedAction
+from perdure.security.signing_rules import get_signing_rules
 from perdure.state import State
 
-__all__ = ["CheckedAct", "check_act", "sign_act"]
+__all__ = ["CheckedAction", "check_action", "sign_action"]
 
 
-class CheckedAct:
+class CheckedAction:
     """An act that may be done.
 
     Args:
@@ -42,9 +42,9 @@ class CheckedAct:
             await _nonces(ctx).set(self._nonces)
 
 
-def sign_act(
+def sign_action(
     key: ActorKey, act: Act, letter: DeadLetter, *, reason: str = "", payload: JsonValue = None, at: datetime
-) -> SignedAct:
+) -> SignedAction:
     """Sign an act on a dead letter, for the ``proof`` of `ActRequest`.
 
     Args:
@@ -65,9 +65,9 @@ def sign_act(
     )
 
 
-async def check_act(
-    ctx: restate.ObjectContext, request: StepAct, *, payload: JsonValue, redriven: int, now: datetime
-) -> CheckedAct:
+async def check_action(
+    ctx: restate.ObjectContext, request: StepAction, *, payload: JsonValue, redriven: int, now: datetime
+) -> CheckedAction:
     """Check who acts on a step; writes nothing.
 
     Args:
@@ -86,7 +86,7 @@ async def check_act(
     if request.proof is not None:
         nonces = await _nonces(ctx).get() or nonces
     letter = f"{ctx.key()}/{request.position}"
-    who, nonces = get_act_rules().check(
+    who, nonces = get_signing_rules().check(
         request.proof,
         act=request.act.value,
         target=_target(letter),
@@ -99,8 +99,8 @@ async def check_act(
         nonces=nonces,
     )
     if who is None:
-        return CheckedAct(request.actor, None)
-    return CheckedAct(who.actor, nonces)
+        return CheckedAction(request.actor, None)
+    return CheckedAction(who.actor, nonces)
 
 
 def _target(letter_id: str) -> str:

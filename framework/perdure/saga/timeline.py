@@ -41,7 +41,7 @@ class TimelineStep(BaseModel):
         result: How the action ended; None while it runs.
         compensation: The handler that undoes it; None when nothing has to.
         undo: How its undoing stands; None when the saga is not rolled back.
-        undo_attempts: How often undoing it failed.
+        compensation_attempts: How often undoing it failed.
         error: Why undoing it failed last.
     """
 
@@ -55,7 +55,7 @@ class TimelineStep(BaseModel):
     result: Literal["success", "failure"] | None = None
     compensation: str | None = None
     undo: str | None = None
-    undo_attempts: int = 0
+    compensation_attempts: int = 0
     error: str | None = None
 
     @property
@@ -335,5 +335,5 @@ def _step(
         step.ended_at = None if end is None else end.at
         step.result = None if end is None else ("success" if end.ok else "failure")
     if undoing is not None:
-        step.undo, step.undo_attempts, step.error = undoing.state.value, undoing.attempts, undoing.error
+        step.undo, step.compensation_attempts, step.error = undoing.state.value, undoing.attempts, undoing.error
     return step

@@ -8,13 +8,13 @@ import restate
 
 from perdure._wake_ups import wake_up
 from perdure.errors import Conflict
-from perdure.saga.executions import KeptSaga, number_of, report_of, runs_of
+from perdure.saga.executions import StoredSaga, number_of, report_of, runs_of
 from perdure.saga.messages import ReportAnswer, ReportQuery, RollbackReport
 from perdure.saga.policy import StepProgress
 from perdure.saga.rollback_state import Head, all_progress, head_state, request_state
 
 
-async def wake_waiters(ctx: restate.ObjectContext, saga: KeptSaga, head: Head) -> Head:
+async def wake_waiters(ctx: restate.ObjectContext, saga: StoredSaga, head: Head) -> Head:
     """Store a head without the waiters whose execution has ended, and wake these; return the head.
 
     It is stored first, since a waiter that is awake reads it.
@@ -59,12 +59,12 @@ async def report_for(ctx: Any, query: ReportQuery) -> ReportAnswer:
     return ReportAnswer(wait=query.wait, report=_report(saga, number, await all_progress(ctx, saga)))
 
 
-def _has_ended(saga: KeptSaga, head: Head, number: int | None) -> bool:
+def _has_ended(saga: StoredSaga, head: Head, number: int | None) -> bool:
     """Tell if an execution has been rolled back as far as it can be; without a number, if all have."""
     numbers = range(1, len(runs_of(saga)) + 1) if number is None else [number]
     return set(numbers) <= set(head.ended)
 
 
-def _report(saga: KeptSaga, number: int | None, progress: dict[int, StepProgress]) -> RollbackReport:
+def _report(saga: StoredSaga, number: int | None, progress: dict[int, StepProgress]) -> RollbackReport:
     runs = runs_of(saga)
     return report_of(runs if number is None else [runs[number - 1]], progress)

@@ -17,21 +17,21 @@ from perdure.engine.ingress import IngressClient
 from perdure.errors import ConfigurationError
 from perdure.schedules.messages import (
     INDEX_KEY,
-    ScheduleAct,
-    ScheduleActRequest,
+    ScheduleAction,
+    ScheduleActionRequest,
     ScheduleListRequest,
     ScheduleOrder,
     SchedulePage,
     ScheduleRequest,
     ScheduleStatus,
-    act_target,
+    action_target,
     list_target,
     order_target,
     set_target,
     status_target,
 )
 from perdure.schedules.recurrence import CatchUp, Overlap, ScheduledTarget
-from perdure.schedules.signatures import sign_act, sign_setting
+from perdure.schedules.signatures import sign_action, sign_setting
 from perdure.security.signed_actions import ActorKey
 from perdure.targets import Target, target_of
 
@@ -59,7 +59,7 @@ class ScheduleClient:
 
     Args:
         via: The context of a handler, or an `IngressClient`.
-        actor: Who acts, for the trail; from a handler, the handler itself by default, with a key, whose it is.
+        actor: Who acts, for the audit log; from a handler, the handler itself by default, with a key, whose it is.
         key: Over the ingress, the key of an operator, which acts are signed with. A handler needs none: what comes
             from inside the engine is taken as it is.
 
@@ -77,7 +77,9 @@ class ScheduleClient:
         elif key is not None:
             actor = key.actor
         if actor is None:
-            raise ConfigurationError("ScheduleClient(ingress, actor=...): name who acts, for the trail, or give a key")
+            raise ConfigurationError(
+                "ScheduleClient(ingress, actor=...): name who acts, for the audit log, or give a key"
+            )
         self._via = via
         self._actor = actor
         self._key = key
@@ -124,7 +126,7 @@ class ScheduleClient:
             request: What it is given at each run.
             key: The key, when the handler belongs to a virtual object or workflow; ``{planned}`` and ``{date}`` in it
                 are filled in.
-            reason: Why, for the trail.
+            reason: Why, for the audit log.
             timing: ``cron`` with its ``timezone``, or ``every``; ``catch_up``, ``catch_up_limit``, ``tolerance``,
                 ``overlap``, ``start``, ``end``, ``description``.
 
@@ -147,7 +149,7 @@ class ScheduleClient:
         except ValidationError as error:
             raise invalid_input(error) from error
         if not isinstance(self._via, IngressClient):
-            order = ScheduleOrder(act=ScheduleAct.SET, actor=wanted.actor, reason=reason, spec=wanted.spec)
+            order = ScheduleOrder(act=ScheduleAction.SET, actor=wanted.actor, reason=reason, spec=wanted.spec)
             return await self._ask(order_target, order, name)
         if self._key is not None:
             proof = sign_setting(self._key, name, wanted.spec, reason=reason, at=_now())
@@ -159,39 +161,39 @@ class ScheduleClient:
 
         Args:
             name: The schedule.
-            reason: Why, for the trail.
+            reason: Why, for the audit log.
         """
-        return await self._act(ScheduleAct.PAUSE, name, reason)
+        return await self._act(ScheduleAction.PAUSE, name, reason)
 
     async def resume(self, name: str, *, reason: str = "") -> ScheduleStatus:
         """Let a paused schedule fire again; one that is not paused begins anew, see `Schedules`.
 
         Args:
             name: The schedule.
-            reason: Why, for the trail.
+            reason: Why, for the audit log.
         """
-        return await self._act(ScheduleAct.RESUME, name, reason)
+        return await self._act(ScheduleAction.RESUME, name, reason)
 
     async def trigger(self, name: str, *, reason: str = "") -> ScheduleStatus:
         """Start a run now.
 
         Args:
             name: The schedule.
-            reason: Why, for the trail.
+            reason: Why, for the audit log.
         """
-        return await self._act(ScheduleAct.TRIGGER, name, reason)
+        return await self._act(ScheduleAction.TRIGGER, name, reason)
 
     async def remove(self, name: str, *, reason: str = "") -> ScheduleStatus:
         """Remove a schedule.
 
         Args:
             name: The schedule.
-            reason: Why, for the trail.
+            reason: Why, for the audit log.
 
         Returns:
             The schedule as it was.
         """
-        return await self._act(ScheduleAct.REMOVE, name, reason)
+        return await self._act(ScheduleAction.REMOVE, name, reason)
 
     async def status(self, name: str) -> ScheduleStatus:
         """Show one schedule.
@@ -210,13 +212,13 @@ class ScheduleClient:
         """
         return await self._ask(list_target, ScheduleListRequest(page=page, page_size=page_size), INDEX_KEY)
 
-    async def _act(self, act: ScheduleAct, name: str, reason: str) -> ScheduleStatus:
+    async def _act(self, act: ScheduleAction, name: str, reason: str) -> ScheduleStatus:
         actor, proof = self._actor, None
         if not isinstance(self._via, IngressClient):
             return await self._ask(order_target, ScheduleOrder(act=act, actor=actor, reason=reason), name)
         if self._key is not None:
-            proof = sign_act(self._key, act, await self.status(name), reason=reason, at=_now())
-        return await self._ask(act_target(act), ScheduleActRequest(actor=actor, reason=reason, proof=proof), name)
+            proof = sign_action(self._key, act, await self.status(name), reason=reason, at=_now())
+        return await self._ask(action_target(act), ScheduleActionRequest(actor=actor, reason=reason, proof=proof), name)
 
     async def _ask(self, target: Target[I, O], request: I, key: str) -> O:
         if isinstance(self._via, IngressClient):

@@ -14,7 +14,7 @@ import restate
 from pydantic import JsonValue
 from restate.serde import BytesSerde
 
-from perdure._runtime.dispatch import GIVE_UP_SOON, is_unknown
+from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import until_done
@@ -112,9 +112,11 @@ def _first_line(error: TerminalError) -> str:
     return error.message.partition("\nTraceback")[0][:_LONGEST_ERROR]
 
 
-def build_relay() -> restate.Service:
-    """Return the relay's service."""
-    relay = restate.Service("ScheduleRelay", description="Starts and watches runs of schedules.", ingress_private=True)
-    handler(relay, name="run")(_run)
-    handler(relay, name="start", invocation_retry_policy=GIVE_UP_SOON)(_start)
-    return relay
+def build_dispatcher() -> restate.Service:
+    """Return the dispatcher's service."""
+    dispatcher = restate.Service(
+        "ScheduleDispatcher", description="Starts and watches runs of schedules.", ingress_private=True
+    )
+    handler(dispatcher, name="run")(_run)
+    handler(dispatcher, name="start", invocation_retry_policy=SHORT_RETRIES)(_start)
+    return dispatcher

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from perdure._runtime.plain_text import Reason
 from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
-from perdure.security.signed_actions import SignedAct
+from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import Person
 from perdure.targets import Target
 
@@ -27,7 +27,7 @@ class ScheduleState(StrEnum):
     FINISHED = "finished"
 
 
-class ScheduleAct(StrEnum):
+class ScheduleAction(StrEnum):
     """What can be done to a schedule."""
 
     SET = "set"
@@ -72,7 +72,7 @@ class ScheduleRequest(ScheduleSpec):
     """Creates or replaces a schedule; one that is equal to what is there changes nothing.
 
     Args:
-        actor: Who sets it; written into the trail.
+        actor: Who sets it; written into the audit log.
         reason: Why.
         proof: The actor's signature, see `perdure.schedules.signatures`; needed where acts must be signed.
     """
@@ -81,7 +81,7 @@ class ScheduleRequest(ScheduleSpec):
 
     actor: Person
     reason: Reason = ""
-    proof: SignedAct | None = None
+    proof: SignedAction | None = None
 
     @property
     def spec(self) -> ScheduleSpec:
@@ -89,7 +89,7 @@ class ScheduleRequest(ScheduleSpec):
         return ScheduleSpec.model_validate(self.model_dump(exclude={"actor", "reason", "proof"}))
 
 
-class ScheduleActRequest(_Input):
+class ScheduleActionRequest(_Input):
     """What somebody does to a schedule.
 
     Args:
@@ -100,7 +100,7 @@ class ScheduleActRequest(_Input):
 
     actor: Person
     reason: Reason = ""
-    proof: SignedAct | None = None
+    proof: SignedAction | None = None
 
 
 class ScheduleOrder(_Input):
@@ -113,7 +113,7 @@ class ScheduleOrder(_Input):
         spec: With ``set``: the schedule.
     """
 
-    act: ScheduleAct
+    act: ScheduleAction
     actor: Person
     reason: Reason = ""
     spec: ScheduleSpec | None = None
@@ -161,7 +161,7 @@ class ScheduleCounts(_Kept):
     overlapped: int = 0
 
 
-class ScheduleTrailEntry(_Kept):
+class ScheduleAuditEntry(_Kept):
     """One act on a schedule.
 
     Args:
@@ -176,9 +176,9 @@ class ScheduleTrailEntry(_Kept):
     number: int
     at: datetime
     actor: str
-    act: ScheduleAct
+    act: ScheduleAction
     reason: str = ""
-    proof: SignedAct | None = None
+    proof: SignedAction | None = None
 
 
 class ScheduleStatus(_Kept):
@@ -195,7 +195,7 @@ class ScheduleStatus(_Kept):
         last_error: What the last failed run said.
         active: Runs that are going on.
         recent: Runs that have ended, the latest first.
-        trail: Who did what to it, the latest first.
+        audit_log: Who did what to it, the latest first.
         created_at: When it was first set.
         updated_at: When anything about it last changed.
     """
@@ -209,7 +209,7 @@ class ScheduleStatus(_Kept):
     last_error: str | None
     active: list[ScheduledRun]
     recent: list[ScheduledRun]
-    trail: list[ScheduleTrailEntry]
+    audit_log: list[ScheduleAuditEntry]
     created_at: datetime
     updated_at: datetime
 
@@ -263,7 +263,7 @@ class Firing(_Kept):
 
 
 class RunOrder(_Kept):
-    """A run, as the relay is told of it.
+    """A run, as the dispatcher is told of it.
 
     Args:
         schedule: The schedule's name.
@@ -281,7 +281,7 @@ class RunOrder(_Kept):
 
 
 class RunReport(_Kept):
-    """What the relay tells a schedule about a run.
+    """What the dispatcher tells a schedule about a run.
 
     Args:
         run_id: The run.
@@ -309,14 +309,14 @@ report_target: Target[RunReport, None] = Target("Schedules", "report", RunReport
 put_target: Target[str, None] = Target("ScheduleIndex", "put", str, _NOTHING)
 drop_target: Target[str, None] = Target("ScheduleIndex", "drop", str, _NOTHING)
 
-run_target: Target[RunOrder, None] = Target("ScheduleRelay", "run", RunOrder, _NOTHING)
-start_target: Target[RunOrder, str] = Target("ScheduleRelay", "start", RunOrder, str)
+run_target: Target[RunOrder, None] = Target("ScheduleDispatcher", "run", RunOrder, _NOTHING)
+start_target: Target[RunOrder, str] = Target("ScheduleDispatcher", "start", RunOrder, str)
 
 
-def act_target(act: ScheduleAct) -> Target[ScheduleActRequest, ScheduleStatus]:
+def action_target(act: ScheduleAction) -> Target[ScheduleActionRequest, ScheduleStatus]:
     """Return the target of an act other than ``set``.
 
     Args:
         act: The act; its name is the handler's.
     """
-    return Target("Schedules", act.value, ScheduleActRequest, ScheduleStatus)
+    return Target("Schedules", act.value, ScheduleActionRequest, ScheduleStatus)

@@ -2,8 +2,8 @@
 
 A firing carries the schedule's generation; pausing, resuming, replacing and removing raise it, so what was on its way
 before does nothing. The clock is read and the decision made in one run, so a replay sees the same even after an update
-of the time zones. What a firing starts goes through the relay: neither a target that is gone nor a slow one holds up
-the schedule.
+of the time zones. What a firing starts goes through the dispatcher: neither a target that is gone nor a slow one holds
+up the schedule.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from perdure.schedules.messages import (
     RunOrder,
     RunReport,
     RunState,
-    ScheduleAct,
-    ScheduleActRequest,
+    ScheduleAction,
+    ScheduleActionRequest,
     ScheduleCounts,
     ScheduledRun,
     ScheduleOrder,
@@ -46,27 +46,27 @@ from perdure.schedules.messages import (
 )
 from perdure.schedules.recurrence import MOST_AT_ONCE, Decision, Overlap, ScheduleSpec, decide, next_after, stamp
 from perdure.schedules.signatures import Admitted, admit, shown_schedule, shown_setting
-from perdure.schedules.store import Head, KeptSchedule
+from perdure.schedules.store import Head, StoredSchedule
 
 RECENT: Final = 20
 """How many ended runs a status shows."""
 INTERNAL: Final = frozenset(
     {
-        "AlertRelay",
+        "AlertDispatcher",
         "Alerts",
         "ApprovalInbox",
-        "ApprovalRelay",
-        "ApprovalSentinel",
+        "ApprovalDispatcher",
+        "ApprovalReconciler",
         "Approvals",
         "DeadLetterIndex",
         "DeadLetters",
         "Principals",
-        "RollbackRelay",
+        "RollbackDispatcher",
         "Rollbacks",
         "ScheduleIndex",
-        "ScheduleRelay",
+        "ScheduleDispatcher",
         "Schedules",
-        "Sentinel",
+        "SagaReconciler",
     }
 )
 """Perdure's own services: whoever may set a schedule could do through them what only these, or an operator, may do."""
@@ -92,10 +92,10 @@ def _first(spec: ScheduleSpec, anchor: datetime | None, now: datetime) -> Decisi
 
 async def _status(ctx: restate.ObjectSharedContext) -> ScheduleStatus:
     """Show a schedule."""
-    return await (await KeptSchedule.read(ctx)).status()
+    return await (await StoredSchedule.read(ctx)).status()
 
 
-async def _set(schedule: KeptSchedule, spec: ScheduleSpec, by: Admitted) -> ScheduleStatus:
+async def _set(schedule: StoredSchedule, spec: ScheduleSpec, by: Admitted) -> ScheduleStatus:
     if schedule.exists and schedule.spec == spec:
         return await schedule.status()
     first = await _decided(schedule.ctx, partial(_first, spec, None))
@@ -108,11 +108,11 @@ async def _set(schedule: KeptSchedule, spec: ScheduleSpec, by: Admitted) -> Sche
         elif head.next_at is not None:  # or one that is set anew again and again would never fire
             first = first.model_copy(update={"next_at": head.next_at})
     await _restart(schedule, spec, head, first)
-    await schedule.note(ScheduleAct.SET, by, first.now)
+    await schedule.note(ScheduleAction.SET, by, first.now)
     return await schedule.status()
 
 
-async def _restart(schedule: KeptSchedule, spec: ScheduleSpec, head: Head, first: Decision) -> None:
+async def _restart(schedule: StoredSchedule, spec: ScheduleSpec, head: Head, first: Decision) -> None:
     """Begin a generation, with its first firing unless the schedule is paused."""
     await schedule.begin_generation()
     next_at = None if head.paused else first.next_at
@@ -120,17 +120,17 @@ async def _restart(schedule: KeptSchedule, spec: ScheduleSpec, head: Head, first
     schedule.send_firing(first.now)
 
 
-async def _pause(schedule: KeptSchedule, by: Admitted) -> ScheduleStatus:
+async def _pause(schedule: StoredSchedule, by: Admitted) -> ScheduleStatus:
     """Let a schedule fire no more until it is resumed. Runs that are going on go on."""
     if schedule.head.paused:
         return await schedule.status()
     now = await Time(schedule.ctx).now()
     await _restart(schedule, schedule.spec, schedule.head.model_copy(update={"paused": True}), Decision(now=now))
-    await schedule.note(ScheduleAct.PAUSE, by, now)
+    await schedule.note(ScheduleAction.PAUSE, by, now)
     return await schedule.status()
 
 
-async def _resume(schedule: KeptSchedule, by: Admitted) -> ScheduleStatus:
+async def _resume(schedule: StoredSchedule, by: Admitted) -> ScheduleStatus:
     """Let a paused schedule fire again; what fell into the pause is not caught up.
 
     One that is not paused begins anew: its next firing is sent again, and runs it believes to be going on are
@@ -142,11 +142,11 @@ async def _resume(schedule: KeptSchedule, by: Admitted) -> ScheduleStatus:
         lost = [each.model_copy(update={"state": RunState.UNKNOWN, "ended_at": first.now}) for each in head.active]
         head = head.model_copy(update={"active": [], "recent": [*reversed(lost), *head.recent][:RECENT]})
     await _restart(schedule, spec, head.model_copy(update={"paused": False}), first)
-    await schedule.note(ScheduleAct.RESUME, by, first.now)
+    await schedule.note(ScheduleAction.RESUME, by, first.now)
     return await schedule.status()
 
 
-async def _trigger(schedule: KeptSchedule, by: Admitted) -> ScheduleStatus:
+async def _trigger(schedule: StoredSchedule, by: Admitted) -> ScheduleStatus:
     """Start a run now, paused or not; the next firing stays as it is."""
     spec, head = schedule.spec, schedule.head
     if _is_busy(spec, head):
@@ -158,32 +158,32 @@ async def _trigger(schedule: KeptSchedule, by: Admitted) -> ScheduleStatus:
     now = await Time(schedule.ctx).now()
     head = await _start(schedule, head, now, RunCause.TRIGGER, now)
     await schedule.write(spec, head.model_copy(update={"updated_at": now}))
-    await schedule.note(ScheduleAct.TRIGGER, by, now)
+    await schedule.note(ScheduleAction.TRIGGER, by, now)
     return await schedule.status()
 
 
-async def _remove(schedule: KeptSchedule, by: Admitted) -> ScheduleStatus:
+async def _remove(schedule: StoredSchedule, by: Admitted) -> ScheduleStatus:
     """Remove a schedule, and return it as it was. Runs that are going on go on."""
     status = await schedule.status()
     now = await Time(schedule.ctx).now()
     await schedule.begin_generation()
-    await schedule.note(ScheduleAct.REMOVE, by, now)
+    await schedule.note(ScheduleAction.REMOVE, by, now)
     await schedule.clear()
     await ObjectClient(schedule.ctx, drop_target, INDEX_KEY).call(schedule.name)
     return status
 
 
-_STEERS: Final[dict[ScheduleAct, Callable[[KeptSchedule, Admitted], Awaitable[ScheduleStatus]]]] = {
-    ScheduleAct.PAUSE: _pause,
-    ScheduleAct.RESUME: _resume,
-    ScheduleAct.TRIGGER: _trigger,
-    ScheduleAct.REMOVE: _remove,
+_STEERS: Final[dict[ScheduleAction, Callable[[StoredSchedule, Admitted], Awaitable[ScheduleStatus]]]] = {
+    ScheduleAction.PAUSE: _pause,
+    ScheduleAction.RESUME: _resume,
+    ScheduleAction.TRIGGER: _trigger,
+    ScheduleAction.REMOVE: _remove,
 }
 
 
 async def _fire(ctx: restate.ObjectContext, firing: Firing) -> None:
     """Start what is due, and send the next firing on its way."""
-    schedule = await KeptSchedule.read(ctx)
+    schedule = await StoredSchedule.read(ctx)
     if not schedule.exists or (firing.generation, firing.planned) != (schedule.past.generation, schedule.head.next_at):
         return
     spec, head = schedule.spec, schedule.head
@@ -221,8 +221,8 @@ def _is_busy(spec: ScheduleSpec, head: Head) -> bool:
     return len(head.active) >= (1 if spec.overlap is Overlap.SKIP else MOST_AT_ONCE)
 
 
-async def _start(schedule: KeptSchedule, head: Head, planned: datetime, cause: RunCause, now: datetime) -> Head:
-    """Send a run to the relay, and return the schedule's head with it."""
+async def _start(schedule: StoredSchedule, head: Head, planned: datetime, cause: RunCause, now: datetime) -> Head:
+    """Send a run to the dispatcher, and return the schedule's head with it."""
     spec = schedule.spec
     suffix = f"/{cause}" if cause is RunCause.TRIGGER else ""
     run = ScheduledRun(
@@ -244,8 +244,8 @@ async def _start(schedule: KeptSchedule, head: Head, planned: datetime, cause: R
 
 
 async def _report(ctx: restate.ObjectContext, report: RunReport) -> None:
-    """Take what the relay tells about a run."""
-    schedule = await KeptSchedule.read(ctx)
+    """Take what the dispatcher tells about a run."""
+    schedule = await StoredSchedule.read(ctx)
     run = next((each for each in schedule.head.active if each.id == report.run_id), None) if schedule.exists else None
     if run is None:  # the schedule was removed, or began anew
         return
@@ -315,19 +315,19 @@ def build_schedules(targets: Sequence[str]) -> restate.VirtualObject:
         spec = request.spec
         _check_name(ctx.key())
         _check_target(spec, allowed)
-        schedule = await KeptSchedule.read(ctx)
-        return await _set(schedule, spec, await admit(ctx, ScheduleAct.SET, request, shown_setting(spec)))
+        schedule = await StoredSchedule.read(ctx)
+        return await _set(schedule, spec, await admit(ctx, ScheduleAction.SET, request, shown_setting(spec)))
 
     async def order(ctx: restate.ObjectContext, wanted: ScheduleOrder) -> ScheduleStatus:
         """Do what a handler wants: what comes from inside the engine needs no proof."""
         by = Admitted(wanted.actor, wanted.reason)
-        if wanted.act is not ScheduleAct.SET:
-            return await _STEERS[wanted.act](await KeptSchedule.read(ctx), by)
+        if wanted.act is not ScheduleAction.SET:
+            return await _STEERS[wanted.act](await StoredSchedule.read(ctx), by)
         if wanted.spec is None:
             raise InvalidInput("spec: to set a schedule, say which", metadata={"field": "spec"})
         _check_name(ctx.key())
         _check_target(wanted.spec, allowed)
-        return await _set(await KeptSchedule.read(ctx), wanted.spec, by)
+        return await _set(await StoredSchedule.read(ctx), wanted.spec, by)
 
     schedules = restate.VirtualObject("Schedules", description="Starts handlers at planned times, durably.")
     handler(schedules, "exclusive", name="set", ingress_private=False)(set_schedule)
@@ -340,9 +340,11 @@ def build_schedules(targets: Sequence[str]) -> restate.VirtualObject:
     return schedules
 
 
-def _steering(act: ScheduleAct) -> Callable[[restate.ObjectContext, ScheduleActRequest], Awaitable[ScheduleStatus]]:
-    async def steer(ctx: restate.ObjectContext, request: ScheduleActRequest) -> ScheduleStatus:
-        schedule = await KeptSchedule.read(ctx)
+def _steering(
+    act: ScheduleAction,
+) -> Callable[[restate.ObjectContext, ScheduleActionRequest], Awaitable[ScheduleStatus]]:
+    async def steer(ctx: restate.ObjectContext, request: ScheduleActionRequest) -> ScheduleStatus:
+        schedule = await StoredSchedule.read(ctx)
         shown = shown_schedule(schedule.spec, schedule.past.generation)
         return await _STEERS[act](schedule, await admit(ctx, act, request, shown))
 

@@ -14,13 +14,13 @@ import restate
 from pydantic import JsonValue
 
 from perdure.determinism import Time
-from perdure.schedules.messages import ScheduleAct, ScheduleStatus
+from perdure.schedules.messages import ScheduleAction, ScheduleStatus
 from perdure.schedules.recurrence import ScheduleSpec
 from perdure.security.credentials import Role
 from perdure.security.encodings import payload_digest
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, SignedAct
-from perdure.security.signing_rules import get_act_rules
+from perdure.security.signed_actions import ActorKey, SignedAction
+from perdure.security.signing_rules import get_signing_rules
 from perdure.state import State
 
 
@@ -36,7 +36,7 @@ class Admitted:
 
     actor: str
     reason: str
-    proof: SignedAct | None = None
+    proof: SignedAction | None = None
 
 
 class _Request(Protocol):
@@ -45,11 +45,13 @@ class _Request(Protocol):
     @property
     def reason(self) -> str: ...
     @property
-    def proof(self) -> SignedAct | None: ...
+    def proof(self) -> SignedAction | None: ...
 
 
-def sign_act(key: ActorKey, act: ScheduleAct, schedule: ScheduleStatus, *, reason: str = "", at: datetime) -> SignedAct:
-    """Sign an act on a schedule other than ``set``, for the ``proof`` of `ScheduleActRequest`.
+def sign_action(
+    key: ActorKey, act: ScheduleAction, schedule: ScheduleStatus, *, reason: str = "", at: datetime
+) -> SignedAction:
+    """Sign an act on a schedule other than ``set``, for the ``proof`` of `ScheduleActionRequest`.
 
     Args:
         key: The operator's key.
@@ -62,7 +64,7 @@ def sign_act(key: ActorKey, act: ScheduleAct, schedule: ScheduleStatus, *, reaso
     return key.sign(act.value, _target(schedule.name), shown, reason=reason, at=at)
 
 
-def sign_setting(key: ActorKey, name: str, spec: ScheduleSpec, *, reason: str = "", at: datetime) -> SignedAct:
+def sign_setting(key: ActorKey, name: str, spec: ScheduleSpec, *, reason: str = "", at: datetime) -> SignedAction:
     """Sign that a schedule is set, for the ``proof`` of `ScheduleRequest`.
 
     Args:
@@ -72,10 +74,10 @@ def sign_setting(key: ActorKey, name: str, spec: ScheduleSpec, *, reason: str = 
         reason: Why.
         at: Now.
     """
-    return key.sign(ScheduleAct.SET.value, _target(name), shown_setting(spec), reason=reason, at=at)
+    return key.sign(ScheduleAction.SET.value, _target(name), shown_setting(spec), reason=reason, at=at)
 
 
-async def admit(ctx: restate.ObjectContext, act: ScheduleAct, request: _Request, shown: str) -> Admitted:
+async def admit(ctx: restate.ObjectContext, act: ScheduleAction, request: _Request, shown: str) -> Admitted:
     """Check who acts on a schedule, and use the signature up.
 
     Args:
@@ -90,7 +92,7 @@ async def admit(ctx: restate.ObjectContext, act: ScheduleAct, request: _Request,
         Conflict: The signature was used before, or the schedule has changed since it was shown (409).
     """
     nonces = State(ctx, "nonces", NonceLog, default=NonceLog())
-    who, used = get_act_rules().check(
+    who, used = get_signing_rules().check(
         request.proof,
         act=act.value,
         target=_target(ctx.key()),

@@ -13,19 +13,19 @@ from perdure.errors import NotFound
 from perdure.observability.logging import get_logger
 from perdure.schedules.messages import (
     Firing,
-    ScheduleAct,
+    ScheduleAction,
+    ScheduleAuditEntry,
     ScheduleCounts,
     ScheduledRun,
     ScheduleState,
     ScheduleStatus,
-    ScheduleTrailEntry,
     fire_target,
 )
 from perdure.schedules.recurrence import ScheduleSpec
 from perdure.schedules.signatures import Admitted
 from perdure.state import State
 
-TRAIL: Final = 50
+AUDIT_LOG: Final = 50
 """How many acts are kept."""
 
 _firing_serde = serde_for(Firing)
@@ -54,7 +54,7 @@ class Head(BaseModel):
     recent: list[ScheduledRun] = []
 
 
-class KeptSchedule:
+class StoredSchedule:
     """One schedule's state, read at the start of a handler and written at its end."""
 
     def __init__(self, ctx: Any, spec: ScheduleSpec | None, head: Head | None, past: Past) -> None:
@@ -65,7 +65,7 @@ class KeptSchedule:
         self.past = past
 
     @classmethod
-    async def read(cls, ctx: Any) -> KeptSchedule:
+    async def read(cls, ctx: Any) -> StoredSchedule:
         """Read what is kept, which may be nothing."""
         spec = await State(ctx, "spec", ScheduleSpec).get()
         head = await State(ctx, "head", Head).get()
@@ -110,14 +110,14 @@ class KeptSchedule:
         self.past = self.past.model_copy(update={"generation": self.past.generation + 1})
         await State(self.ctx, "past", Past).set(self.past)
 
-    async def note(self, act: ScheduleAct, by: Admitted, now: datetime) -> None:
-        """Write an act into the trail."""
+    async def note(self, act: ScheduleAction, by: Admitted, now: datetime) -> None:
+        """Write an act into the audit log."""
         self.past = self.past.model_copy(update={"acts": self.past.acts + 1})
         await State(self.ctx, "past", Past).set(self.past)
         number = self.past.acts
-        entry = ScheduleTrailEntry(number=number, at=now, actor=by.actor, act=act, reason=by.reason, proof=by.proof)
-        trail = _trail(self.ctx)
-        await trail.set([entry, *await trail.get()][:TRAIL])
+        entry = ScheduleAuditEntry(number=number, at=now, actor=by.actor, act=act, reason=by.reason, proof=by.proof)
+        audit_log = _audit_log(self.ctx)
+        await audit_log.set([entry, *await audit_log.get()][:AUDIT_LOG])
         log.info("schedule.act", schedule=self.name, act=act, actor=by.actor, reason=by.reason)
 
     def send_firing(self, now: datetime) -> None:
@@ -151,11 +151,11 @@ class KeptSchedule:
             last_error=head.last_error,
             active=head.active,
             recent=head.recent,
-            trail=await _trail(self.ctx).get(),
+            audit_log=await _audit_log(self.ctx).get(),
             created_at=head.created_at,
             updated_at=head.updated_at,
         )
 
 
-def _trail(ctx: Any) -> State[list[ScheduleTrailEntry], list[ScheduleTrailEntry]]:
-    return State(ctx, "trail", list[ScheduleTrailEntry], default_factory=list)
+def _audit_log(ctx: Any) -> State[list[ScheduleAuditEntry], list[ScheduleAuditEntry]]:
+    return State(ctx, "audit_log", list[ScheduleAuditEntry], default_factory=list)

@@ -13,15 +13,18 @@ from perdure.security.links import Link, mint_link, read_link
 from perdure.security.middleware import SecurityMiddleware
 from perdure.security.nonces import NonceLog
 from perdure.security.secrets import SecretFiles, refuse_default_secrets
-from perdure.security.signed_actions import ActorKey, SignedAct, Trust, VerifiedActor
-from perdure.security.signing_rules import ActMode, ActRules, ActSettings, get_act_rules, set_act_rules
+from perdure.security.signed_actions import ActorKey, SignedAction, TrustedKeys, VerifiedActor
+from perdure.security.signing_rules import (
+    SigningMode,
+    SigningRules,
+    SigningSettings,
+    get_signing_rules,
+    set_signing_rules,
+)
 from perdure.security.validator import RequestFacts, RequestValidationResult, SecurityValidator
 
 __all__ = [
     "CALLER_HEADER",
-    "ActMode",
-    "ActRules",
-    "ActSettings",
     "ActorKey",
     "BadSignature",
     "CallTarget",
@@ -41,19 +44,22 @@ __all__ = [
     "SecurityConfig",
     "SecurityMiddleware",
     "SecurityValidator",
-    "SignedAct",
-    "Trust",
+    "SignedAction",
+    "SigningMode",
+    "SigningRules",
+    "SigningSettings",
+    "TrustedKeys",
     "ValidationMode",
     "VerifiedActor",
     "codec_from_environment",
-    "get_act_rules",
+    "get_signing_rules",
     "issue_credential",
     "mint_link",
     "new_encryption_key",
     "payload_digest",
     "read_link",
     "refuse_default_secrets",
-    "set_act_rules",
+    "set_signing_rules",
     "sign_call",
     "verify_call",
 ]

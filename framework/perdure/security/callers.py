@@ -21,7 +21,7 @@ from perdure.errors import InvalidInput, Unauthenticated
 from perdure.security.credentials import Credential, KeyId, Moment, Signed
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.security.platform import PlatformId, platform_from_environment
-from perdure.security.signed_actions import ActorKey, Digest, Trust
+from perdure.security.signed_actions import ActorKey, Digest, TrustedKeys
 from perdure.security.user_names import PROGRAM_PREFIX, Person
 
 __all__ = [
@@ -207,7 +207,7 @@ def sign_call(
 
 
 def verify_call(
-    trust: Trust,
+    trust: TrustedKeys,
     token: str,
     *,
     target: CallTarget,
@@ -245,7 +245,7 @@ def verify_call(
     return Caller(name=signed.caller, kind=signed.kind, owner=signed.owner)
 
 
-def read_call(trust: Trust, token: str) -> SignedCall:
+def read_call(trust: TrustedKeys, token: str) -> SignedCall:
     """Return a token's call if a trusted issuer signed it, or a key whose credential a trusted issuer signed.
 
     It tells who has started an invocation, however long ago. Whether an invocation may begin takes `verify_call`.

@@ -1,7 +1,8 @@
 """Credentials: an issuer says who someone is, what they may do, and with which key they act.
 
 They work as OpenSSH's certificates do: whoever checks an act needs the issuers' public keys and no directory of people.
-A credential ends by its date; one that has to end before is named in `perdure.security.signed_actions.Trust.revoked`.
+A credential ends by its date; one that has to end before is named in
+`perdure.security.signed_actions.TrustedKeys.revoked`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Signed acts: who did what to what, when and why, under the actor's own key.
 
-The ingress knows nobody, so an act that needs a right brings its proof along. `Trust` checks it with the issuers'
+The ingress knows nobody, so an act that needs a right brings its proof along. `TrustedKeys` checks it with the issuers'
 public keys and nothing else. What is signed is the act whole: its target, what the actor was shown (as a digest), the
 reason, what else was asked for, and the moment. A proof counts once: see `perdure.security.nonces`.
 """
@@ -22,16 +22,16 @@ from perdure.security.credentials import Credential, Moment, Role, Serial, Signe
 from perdure.security.encodings import payload_digest as digest_of
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey, read_private_file, write_private_file
 from perdure.security.platform import platform_from_environment
-from perdure.security.user_names import canonical_person
+from perdure.security.user_names import canonical_user
 
-__all__ = ["ActorKey", "Digest", "SignedAct", "Trust", "VerifiedActor"]
+__all__ = ["ActorKey", "Digest", "SignedAction", "TrustedKeys", "VerifiedActor"]
 
 Digest: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 of a value's canonical JSON, in hexadecimal; see `perdure.security.encodings.payload_digest`."""
 
 
-class SignedAct(Signed):
-    """One act of one person, signed by them. It is its own evidence: a trail that keeps it needs nothing else.
+class SignedAction(Signed):
+    """One act of one person, signed by them. It is its own evidence: an audit log that keeps it needs nothing else.
 
     Args:
         act: What, for example ``approve``.
@@ -131,11 +131,11 @@ class ActorKey:
         reason: str = "",
         details: JsonValue = None,
         at: datetime,
-    ) -> SignedAct:
+    ) -> SignedAction:
         """Sign an act. Not in handlers: each signed act has a nonce that is drawn anew.
 
         Args:
-            act: What, see `SignedAct`.
+            act: What, see `SignedAction`.
             target: To what.
             payload_digest: Digest of what the actor was shown.
             reason: Why.
@@ -143,9 +143,9 @@ class ActorKey:
             at: Now.
 
         Raises:
-            ValidationError: A field is not as `SignedAct` says.
+            ValidationError: A field is not as `SignedAction` says.
         """
-        return SignedAct.signed_by(
+        return SignedAction.signed_by(
             self._key,
             act=act,
             target=target,
@@ -239,7 +239,7 @@ class VerifiedActor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trust:
+class TrustedKeys:
     """Whose word is taken for who someone is, and how old an act may be.
 
     Args:
@@ -258,7 +258,7 @@ class Trust:
 
     def verify(
         self,
-        signed: SignedAct,
+        signed: SignedAction,
         *,
         act: str,
         target: str,
@@ -302,7 +302,7 @@ class Trust:
                 raise Forbidden(
                     f"this act was signed for another {name} than the one asked for", metadata={"why": name}
                 )
-        if canonical_person(actor) != signed.credential.actor:
+        if canonical_user(actor) != signed.credential.actor:
             raise Forbidden(
                 f"this act is signed by {signed.credential.actor}, so nobody else can have done it",
                 metadata={"why": "actor"},
@@ -381,7 +381,7 @@ class Trust:
                 metadata={"why": "credential_expired"},
             )
 
-    def _check_age(self, signed: SignedAct, now: datetime) -> None:
+    def _check_age(self, signed: SignedAction, now: datetime) -> None:
         if signed.at > now + self.clock_skew:
             raise Unauthenticated(
                 f"this act is signed at {signed.at:%Y-%m-%d %H:%M:%S} UTC, which is still to come: set the clock",
@@ -395,7 +395,7 @@ class Trust:
             )
 
 
-def _verified(signed: SignedAct, fresh_until: datetime) -> VerifiedActor:
+def _verified(signed: SignedAction, fresh_until: datetime) -> VerifiedActor:
     credential = signed.credential
     return VerifiedActor(
         actor=credential.actor,

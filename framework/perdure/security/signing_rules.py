@@ -1,6 +1,6 @@
 """Whether acts must be signed in this process, and whose word counts; one place for approvals and dead letters.
 
-The rules come from `set_act_rules`, else from the environment: ``PERDURE_ACTS`` (``signed`` or ``unsigned``),
+The rules come from `set_signing_rules`, else from the environment: ``PERDURE_ACTS`` (``signed`` or ``unsigned``),
 ``PERDURE_ISSUER_KEYS`` and ``PERDURE_REVOKED`` (texts with commas between). Nothing set means unsigned acts, as in
 development: an actor is then who the caller says, and each such act is logged and marked.
 """
@@ -20,14 +20,14 @@ from perdure.observability.logging import get_logger
 from perdure.security.credentials import Role
 from perdure.security.keys import PublicKey
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import SignedAct, Trust, VerifiedActor
+from perdure.security.signed_actions import SignedAction, TrustedKeys, VerifiedActor
 
-__all__ = ["ActMode", "ActRules", "ActSettings", "get_act_rules", "set_act_rules"]
+__all__ = ["SigningMode", "SigningRules", "SigningSettings", "get_signing_rules", "set_signing_rules"]
 
 log = get_logger(__name__)
 
 
-class ActMode(StrEnum):
+class SigningMode(StrEnum):
     """What is asked of an act."""
 
     SIGNED = "signed"
@@ -37,7 +37,7 @@ class ActMode(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActRules:
+class SigningRules:
     """What a process asks of acts.
 
     Args:
@@ -48,12 +48,12 @@ class ActRules:
         ConfigurationError: Proofs are needed, but nobody's word counts.
     """
 
-    mode: ActMode = ActMode.UNSIGNED
-    trust: Trust | None = None
+    mode: SigningMode = SigningMode.UNSIGNED
+    trust: TrustedKeys | None = None
 
     def __post_init__(self) -> None:
         """Refuse rules that would refuse everyone."""
-        if self.mode is ActMode.SIGNED and (self.trust is None or not self.trust.issuers):
+        if self.mode is SigningMode.SIGNED and (self.trust is None or not self.trust.issuers):
             raise ConfigurationError(
                 "acts must be signed, but no issuer's key is known, so all of them would be refused: "
                 "set PERDURE_ISSUER_KEYS"
@@ -61,7 +61,7 @@ class ActRules:
 
     def check(
         self,
-        proof: SignedAct | None,
+        proof: SignedAction | None,
         *,
         act: str,
         target: str,
@@ -77,14 +77,14 @@ class ActRules:
 
         Args:
             proof: What the act brought along.
-            act: See `Trust.verify`.
-            target: See `Trust.verify`.
-            payload_digest: See `Trust.verify`.
-            now: See `Trust.verify`.
-            actor: See `Trust.verify`.
-            reason: See `Trust.verify`.
-            details: See `Trust.verify`.
-            role: See `Trust.verify`.
+            act: See `TrustedKeys.verify`.
+            target: See `TrustedKeys.verify`.
+            payload_digest: See `TrustedKeys.verify`.
+            now: See `TrustedKeys.verify`.
+            actor: See `TrustedKeys.verify`.
+            reason: See `TrustedKeys.verify`.
+            details: See `TrustedKeys.verify`.
+            role: See `TrustedKeys.verify`.
             nonces: What was used before on this target.
 
         Returns:
@@ -97,7 +97,7 @@ class ActRules:
             Refused: Too many acts of this person's within minutes (429).
         """
         if proof is None:
-            if self.mode is ActMode.SIGNED:
+            if self.mode is SigningMode.SIGNED:
                 raise Unauthenticated(
                     f"'{act}' on {target} must be signed: send a proof, as the console and `--key-file` do",
                     metadata={"why": "unsigned"},
@@ -122,7 +122,7 @@ class ActRules:
         return found, nonces.use(found.nonce, until=found.fresh_until, now=now, by=found.actor)
 
 
-class ActSettings(BaseSettings):
+class SigningSettings(BaseSettings):
     """The rules, as the environment has them.
 
     Args:
@@ -133,26 +133,26 @@ class ActSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PERDURE_", extra="ignore")
 
-    acts: ActMode = ActMode.UNSIGNED
+    acts: SigningMode = SigningMode.UNSIGNED
     issuer_keys: Annotated[str, NoDecode] = ""
     revoked: Annotated[str, NoDecode] = ""
 
-    def rules(self) -> ActRules:
+    def rules(self) -> SigningRules:
         """Return the rules.
 
         Raises:
             ConfigurationError: A key or the platform's id is invalid, or acts must be signed and no issuer is known.
         """
         issuers = tuple(PublicKey.parse(text) for text in _listed(self.issuer_keys))
-        trust = Trust(issuers=issuers, revoked=frozenset(_listed(self.revoked))) if issuers else None
-        return ActRules(mode=self.acts, trust=trust)
+        trust = TrustedKeys(issuers=issuers, revoked=frozenset(_listed(self.revoked))) if issuers else None
+        return SigningRules(mode=self.acts, trust=trust)
 
 
 class _Current:
-    rules: ActRules | None = None
+    rules: SigningRules | None = None
 
 
-def set_act_rules(rules: ActRules | None) -> None:
+def set_signing_rules(rules: SigningRules | None) -> None:
     """Set this process's rules, before it serves.
 
     Args:
@@ -163,7 +163,7 @@ def set_act_rules(rules: ActRules | None) -> None:
         _announce(rules)
 
 
-def get_act_rules() -> ActRules:
+def get_signing_rules() -> SigningRules:
     """Return this process's rules; the environment is read once.
 
     Raises:
@@ -171,15 +171,15 @@ def get_act_rules() -> ActRules:
     """
     if _Current.rules is None:
         try:
-            _Current.rules = ActSettings().rules()
+            _Current.rules = SigningSettings().rules()
         except ValidationError as error:
             raise ConfigurationError("PERDURE_ACTS is 'signed' or 'unsigned', and nothing else") from error
         _announce(_Current.rules)
     return _Current.rules
 
 
-def _announce(rules: ActRules) -> None:
-    if rules.mode is ActMode.UNSIGNED:
+def _announce(rules: SigningRules) -> None:
+    if rules.mode is SigningMode.UNSIGNED:
         log.warning("acts are taken unsigned: an actor is who the caller says (development)")
     else:
         issuers = [] if rules.trust is None else [key.id for key in rules.trust.issuers]

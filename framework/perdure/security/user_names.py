@@ -28,7 +28,7 @@ PROGRAM_PREFIX: Final = "key:"
 _INVISIBLE: Final = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
-def canonical_person(name: str) -> str:
+def canonical_user(name: str) -> str:
     """Return a name in the form by which people are compared: no case, no look-alikes by encoding, nothing unseen.
 
     Letters of different scripts that only look alike stay different.
@@ -64,7 +64,7 @@ def check_name(name: str) -> str:
         ValueError: It holds an invisible character, for example a line break, a zero-width space or an override of the
             reading direction. Dropping it would make two names that were written differently the same.
     """
-    return canonical_person(check_visible(name))
+    return canonical_user(check_visible(name))
 
 
 def _somebody(name: str) -> str:
@@ -112,7 +112,7 @@ def is_group(name: str) -> bool:
 
 def group_of(name: str) -> str:
     """Return the group's own name, ``finance`` for ``group:finance``."""
-    return canonical_person(name.removeprefix(GROUP_PREFIX))
+    return canonical_user(name.removeprefix(GROUP_PREFIX))
 
 
 def _group(name: str) -> str:

@@ -131,5 +131,5 @@ async def reject(approval_id: str, decision: Decision, signed_in: Approver, foun
 
 @router.get("/{approval_id:path}", operation_id="show_approval")
 async def show_approval(approval_id: str, _: Viewer, engine: EngineOf) -> ApprovalView:
-    """Show an approval, with its decisions and its trail."""
+    """Show an approval, with its decisions and its audit log."""
     return await approvals.one(engine, approval_id)

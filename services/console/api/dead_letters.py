@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from perdure._runtime.plain_text import Reason
-from perdure.saga.messages import ActReceipt, DeadLetterFilter, DeadLetterPage, ListRequest, ManyActReceipt
+from perdure.saga.messages import ActionReceipt, BulkActionReceipt, DeadLetterFilter, DeadLetterPage, ListRequest
 from perdure.saga.operator_actions import Act
 from services.console.api.errors import ENGINE
 from services.console.guard.access import Operator, Viewer
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/api/dead-letters", tags=["dead letters"], responses=
 Redriven = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
-class LetterAct(BaseModel):
+class DeadLetterAction(BaseModel):
     """What to do about one dead letter.
 
     Args:
@@ -38,7 +38,7 @@ class LetterAct(BaseModel):
     redriven: Redriven | None = None
 
 
-class LettersAct(BaseModel):
+class DeadLettersAction(BaseModel):
     """What to do about all dead letters that fit.
 
     Args:
@@ -72,7 +72,7 @@ async def list_dead_letters(_: Viewer, engine: EngineOf, wanted: Annotated[ListR
 
 
 @router.post("", operation_id="act_on_dead_letters")
-async def act_on_many(what: LettersAct, signed_in: Operator, found: PartsOf) -> ManyActReceipt:
+async def act_on_many(what: DeadLettersAction, signed_in: Operator, found: PartsOf) -> BulkActionReceipt:
     """Do the same about all dead letters that fit a filter."""
     shown = None if what.letters is None else dead_letters.shown_letters(what.letters)
     return await dead_letters.act_on_many(
@@ -88,7 +88,9 @@ async def compare(letter_id: str, new: NewPayload, _: Operator, engine: EngineOf
 
 
 @router.post("/{letter_id:path}/{act}", operation_id="act_on_dead_letter")
-async def act_on_one(letter_id: str, act: Act, what: LetterAct, signed_in: Operator, found: PartsOf) -> ActReceipt:
+async def act_on_one(
+    letter_id: str, act: Act, what: DeadLetterAction, signed_in: Operator, found: PartsOf
+) -> ActionReceipt:
     """Redrive, skip, resolve, discard or annotate a dead letter."""
     return await dead_letters.act(
         found.engine,

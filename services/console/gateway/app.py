@@ -37,7 +37,7 @@ from perdure._runtime.places import OutputSource, Place
 from perdure.engine.ingress_requests import opened
 from perdure.errors import UnreadableValue
 from perdure.observability.logging import get_logger
-from perdure.security import CALLER_HEADER, CallerKind, CallTarget, Trust
+from perdure.security import CALLER_HEADER, CallerKind, CallTarget, TrustedKeys
 from perdure.security import Caller as SignedCaller
 from perdure.security.encodings import canonical_json
 from perdure.security.user_names import PROGRAM_PREFIX
@@ -191,7 +191,7 @@ class Gateway:
 
     def _executions_of(self, parts: Parts) -> Executions:
         if self._executions is None or self._executions.engine is not parts.engine:
-            trust = Trust(issuers=(parts.signer.issuer, *parts.settings.issuers))
+            trust = TrustedKeys(issuers=(parts.signer.issuer, *parts.settings.issuers))
             self._executions = Executions(parts.engine, trust)
         return self._executions
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from perdure.engine.admin import sql_text
 from perdure.errors import Unauthenticated
-from perdure.security import Trust
+from perdure.security import TrustedKeys
 from perdure.security.callers import CALLER_HEADER, CallTarget, read_call
 from services.console.engine import Engine
 
@@ -40,7 +40,7 @@ class Executions:
     """
 
     engine: Engine
-    trust: Trust
+    trust: TrustedKeys
     clock: Callable[[], float] = time.monotonic
     _known: dict[CallTarget, tuple[str, float]] = field(default_factory=dict, init=False)
 

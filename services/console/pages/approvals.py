@@ -93,7 +93,7 @@ async def decide(
 
 @router.get("/approvals/{approval_id:path}")
 async def show_approval(approval_id: str, request: Request, signed_in: Viewer, engine: EngineOf) -> HTMLResponse:
-    """Show an approval with its trail."""
+    """Show an approval with its audit log."""
     approval = await approvals.one(engine, approval_id)
     tomorrow = utc_now() + timedelta(days=1)
     return await page(request, signed_in, "approval.html", approval=approval, tomorrow=tomorrow)

@@ -135,4 +135,6 @@ async def show_dead_letter(letter_id: str, request: Request, signed_in: Viewer, 
     """Show a dead letter, and what was done about it so far."""
     detail = await dead_letters.one(engine, letter_id)
     written = await asyncio.to_thread(payloads.written, detail.letter.payload)
-    return await page(request, signed_in, "dead_letter.html", letter=detail.letter, trail=detail.trail, written=written)
+    return await page(
+        request, signed_in, "dead_letter.html", letter=detail.letter, audit_log=detail.audit_log, written=written
+    )

@@ -21,7 +21,7 @@ GroupsText = Annotated[str, Form(max_length=2000)]
 
 
 @router.get("/people")
-async def list_people(request: Request, signed_in: Administrator, found: PartsOf) -> HTMLResponse:
+async def list_users(request: Request, signed_in: Administrator, found: PartsOf) -> HTMLResponse:
     """Show who may sign in, and what was done to persons."""
     people, acts = await found.persons.all(), await found.persons.acts(30)
     unsent = {each.person for each in await found.persons.unsent_rights()}
@@ -29,7 +29,7 @@ async def list_people(request: Request, signed_in: Administrator, found: PartsOf
 
 
 @router.post("/people")
-async def add_person(
+async def add_user(
     request: Request,
     signed_in: Administrator,
     found: PartsOf,
@@ -45,7 +45,7 @@ async def add_person(
 
 
 @router.post("/people/{name}")
-async def change_person(
+async def change_user(
     name: Name,
     request: Request,
     signed_in: Administrator,
@@ -70,7 +70,7 @@ async def revoke_links(name: Name, request: Request, signed_in: Administrator, f
 
 
 @router.post("/people/{name}/password")
-async def give_password(
+async def set_password(
     name: Name, request: Request, signed_in: Administrator, found: PartsOf, password: Text = ""
 ) -> Response:
     """Give a person another password; it ends their sessions."""

@@ -113,7 +113,7 @@ def _look(
 
 def _bar(step: TimelineStep, look: Look, x: float, width: float) -> Bar:
     undo = (step.undo or "").replace("_", " ")
-    tries = f", {step.undo_attempts} failed tries" if step.undo_attempts > 1 else ""
+    tries = f", {step.compensation_attempts} failed tries" if step.compensation_attempts > 1 else ""
     return Bar(
         name=step.step,
         detail="" if step.action in ("wait", "run") else step.action,

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.console.people.database import Database
 from services.console.people.persons import Clock, utc_now
-from services.console.people.tables import ActRow, ApiKeyRow
+from services.console.people.tables import ActionRow, ApiKeyRow
 from services.console.problems import ConsoleError, invalid, not_found
 
 PREFIX: Final = "pdk_"
@@ -96,7 +96,7 @@ class ApiKeys:
         try:
             async with self._database.transaction() as connection:
                 await connection.execute(insert(ApiKeyRow).values(hash=_hash(secret), **key.model_dump()))
-                await connection.execute(insert(ActRow).values(**_act(now, by, "key", name, ", ".join(allowed))))
+                await connection.execute(insert(ActionRow).values(**_act(now, by, "key", name, ", ".join(allowed))))
         except IntegrityError as error:
             raise ConsoleError(409, "name_taken", f"there is a key '{name}' already") from error
         return secret, key
@@ -134,7 +134,7 @@ class ApiKeys:
             done = await connection.execute(delete(ApiKeyRow).where(ApiKeyRow.name == name))
             if not done.rowcount:
                 raise not_found(f"there is no key '{name[:100]}'")
-            await connection.execute(insert(ActRow).values(**_act(self._now(), by, "remove key", name, "")))
+            await connection.execute(insert(ActionRow).values(**_act(self._now(), by, "remove key", name, "")))
 
 
 def _hash(secret: str) -> str:

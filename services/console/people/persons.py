@@ -13,12 +13,12 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from perdure.security.user_names import ANYONE, PROGRAM_PREFIX, canonical_person, check_name
+from perdure.security.user_names import ANYONE, PROGRAM_PREFIX, canonical_user, check_name
 from services.console.people.attempts import forget
 from services.console.people.database import Database
 from services.console.people.passwords import Passwords, Source
 from services.console.people.roles import Role
-from services.console.people.tables import ActRow, DeviceRow, PersonRow, RightsRow, SessionRow
+from services.console.people.tables import ActionRow, DeviceRow, RightsRow, SessionRow, UserRow
 from services.console.problems import ConsoleError, invalid, not_found
 
 Clock = Callable[[], datetime]
@@ -47,8 +47,8 @@ class Person(BaseModel):
     created_at: datetime
 
 
-class PeopleAct(BaseModel):
-    """One entry of the log: what was done to a person or, for want of a trail of its own, to an invocation."""
+class UserAction(BaseModel):
+    """One entry of the log: what was done to a person or, for want of an audit log of its own, to an invocation."""
 
     at: datetime
     actor: str
@@ -77,7 +77,7 @@ class StatedRights(BaseModel):
     changed_by: str
 
 
-class Persons:
+class Users:
     """The persons in the console's database.
 
     Args:
@@ -95,7 +95,7 @@ class Persons:
     async def all(self) -> list[Person]:
         """Return all persons, by name."""
         async with self._database.reading() as connection:
-            rows = await connection.execute(select(PersonRow.__table__).order_by(PersonRow.name))
+            rows = await connection.execute(select(UserRow.__table__).order_by(UserRow.name))
             return [_person(row) for row in rows]
 
     async def get(self, name: str) -> Person:
@@ -108,7 +108,7 @@ class Persons:
             ConsoleError: Nobody has it.
         """
         async with self._database.reading() as connection:
-            rows = await connection.execute(select(PersonRow.__table__).where(PersonRow.name == canonical_person(name)))
+            rows = await connection.execute(select(UserRow.__table__).where(UserRow.name == canonical_user(name)))
             row = rows.first()
         if row is None:
             raise not_found(f"there is no person '{name[:200]}'")
@@ -139,7 +139,7 @@ class Persons:
         hashed = await self._passwords.hash(password, Source(f"person {by}", known=True))
         try:
             async with self._database.transaction() as connection:
-                await connection.execute(insert(PersonRow).values(**_row(person), password_hash=hashed))
+                await connection.execute(insert(UserRow).values(**_row(person), password_hash=hashed))
                 await self._log(connection, by, "add", person.name, _shown(person))
                 await self._state(connection, person.name, by=by)
         except IntegrityError as error:
@@ -169,9 +169,9 @@ class Persons:
             ConsoleError: Nobody has the name; or nobody would be left who may change persons.
         """
         async with self._database.transaction() as connection:
-            rows = list(await connection.execute(select(PersonRow.__table__)))
+            rows = list(await connection.execute(select(UserRow.__table__)))
             everybody = {row.name: _person(row) for row in rows}
-            before = everybody.get(canonical_person(name))
+            before = everybody.get(canonical_user(name))
             if before is None:
                 raise not_found(f"there is no person '{name[:200]}'")
             after = before.model_copy(
@@ -186,7 +186,7 @@ class Persons:
                 raise ConsoleError(
                     409, "last_administrator", "nobody would be left who may change persons: name another one first"
                 )
-            await connection.execute(update(PersonRow).where(PersonRow.name == after.name).values(**_row(after)))
+            await connection.execute(update(UserRow).where(UserRow.name == after.name).values(**_row(after)))
             await connection.execute(delete(SessionRow).where(SessionRow.person == after.name))
             await self._log(connection, by, "change", after.name, _shown(after))
             await self._state(connection, after.name, by=by, revokes=True)
@@ -213,8 +213,8 @@ class Persons:
         """Return the rights that the engine does not have as they are now, in the order of the changes."""
         is_unsent = RightsRow.sent.is_(None) | (RightsRow.sent < RightsRow.changed_at)
         query = (
-            select(RightsRow.__table__, PersonRow.roles, PersonRow.disabled)
-            .join(PersonRow, PersonRow.name == RightsRow.person)
+            select(RightsRow.__table__, UserRow.roles, UserRow.disabled)
+            .join(UserRow, UserRow.name == RightsRow.person)
             .where(is_unsent)
             .order_by(RightsRow.changed_at)
         )
@@ -258,9 +258,7 @@ class Persons:
         person = await self.get(name)
         hashed = await self._passwords.hash(password, Source(f"person {by}", known=True))
         async with self._database.transaction() as connection:
-            await connection.execute(
-                update(PersonRow).where(PersonRow.name == person.name).values(password_hash=hashed)
-            )
+            await connection.execute(update(UserRow).where(UserRow.name == person.name).values(password_hash=hashed))
             await connection.execute(delete(SessionRow).where(SessionRow.person == person.name))
             await connection.execute(delete(DeviceRow).where(DeviceRow.person == person.name))
             await forget(connection, person.name)
@@ -278,20 +276,20 @@ class Persons:
             ConsoleError: Too many are waiting.
         """
         async with self._database.reading() as connection:
-            found = select(PersonRow.password_hash, PersonRow.disabled).where(PersonRow.name == canonical_person(name))
+            found = select(UserRow.password_hash, UserRow.disabled).where(UserRow.name == canonical_user(name))
             row = (await connection.execute(found)).first()
         fits = await self._passwords.fits(None if row is None else row.password_hash, password, source)
         return fits and row is not None and not row.disabled
 
-    async def acts(self, limit: int = 50) -> list[PeopleAct]:
+    async def acts(self, limit: int = 50) -> list[UserAction]:
         """Return what was done to persons, the newest first.
 
         Args:
             limit: How many at most.
         """
         async with self._database.reading() as connection:
-            rows = await connection.execute(select(ActRow.__table__).order_by(ActRow.number.desc()).limit(limit))
-            return [PeopleAct.model_validate(row._asdict()) for row in rows]
+            rows = await connection.execute(select(ActionRow.__table__).order_by(ActionRow.number.desc()).limit(limit))
+            return [UserAction.model_validate(row._asdict()) for row in rows]
 
     async def record(self, actor: str, act: str, what: str, details: str = "") -> None:
         """Keep an act of which the engine does not know who did it.
@@ -320,7 +318,7 @@ class Persons:
 
     async def _log(self, connection: AsyncConnection, actor: str, act: str, person: str, details: str) -> None:
         entry = {"at": self._now(), "actor": actor, "act": act, "person": person, "details": details}
-        await connection.execute(insert(ActRow).values(**entry))
+        await connection.execute(insert(ActionRow).values(**entry))
 
 
 def _person(row: object) -> Person:

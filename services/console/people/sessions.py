@@ -13,7 +13,7 @@ from sqlalchemy import Row, delete, insert, select, update
 
 from services.console.people.database import Database
 from services.console.people.persons import Clock, Person, utc_now
-from services.console.people.tables import PersonRow, SessionRow
+from services.console.people.tables import SessionRow, UserRow
 
 _SEEN_EVERY = timedelta(minutes=1)
 
@@ -109,8 +109,8 @@ class Sessions:
 
     async def _find(self, session_id: str, *, uses: bool = True) -> SignedIn | None:
         now = self._now()
-        both = select(SessionRow.__table__, PersonRow.__table__).join_from(
-            SessionRow, PersonRow, SessionRow.person == PersonRow.name
+        both = select(SessionRow.__table__, UserRow.__table__).join_from(
+            SessionRow, UserRow, SessionRow.person == UserRow.name
         )
         async with self._database.reading() as connection:
             row = (await connection.execute(both.where(SessionRow.id == session_id))).first()

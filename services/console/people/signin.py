@@ -20,12 +20,12 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from perdure.security.user_names import canonical_person
+from perdure.security.user_names import canonical_user
 from services.console.people.attempts import of_address, of_device, of_name, of_name_from, of_session, place
 from services.console.people.database import Database
 from services.console.people.devices import Devices
 from services.console.people.passwords import Source, check_strength
-from services.console.people.persons import Clock, Persons, utc_now
+from services.console.people.persons import Clock, Users, utc_now
 from services.console.people.sessions import SignedIn
 from services.console.people.tables import AttemptRow
 from services.console.problems import ConsoleError
@@ -78,7 +78,7 @@ class SignIn:
     """
 
     def __init__(
-        self, database: Database, persons: Persons, devices: Devices, limits: Limits, now: Clock = utc_now
+        self, database: Database, persons: Users, devices: Devices, limits: Limits, now: Clock = utc_now
     ) -> None:
         self._database = database
         self._persons = persons
@@ -100,7 +100,7 @@ class SignIn:
             ConsoleError: Incorrect name or password (401), too many failures or tries (429), or too many people are
                 signing in (503).
         """
-        person = canonical_person(name)[:200]
+        person = canonical_user(name)[:200]
         known = await self._devices.find(person, device)
         if known is not None:
             async with self._database.reading() as connection:
@@ -120,7 +120,7 @@ class SignIn:
         return person
 
     async def change_password(self, signed_in: SignedIn, old: str, new: str) -> None:
-        """Let a person change their own password; see `Persons.set_password`.
+        """Let a person change their own password; see `Users.set_password`.
 
         Failures are counted for the session. A thief of the session is stopped, and the person can still sign in.
 

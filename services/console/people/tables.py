@@ -49,7 +49,7 @@ class Base(DeclarativeBase):
     metadata = MetaData()
 
 
-class PersonRow(Base):
+class UserRow(Base):
     """Somebody who may sign in."""
 
     __tablename__ = "persons"
@@ -112,7 +112,7 @@ class ApiKeyRow(Base):
     expires_at: Mapped[datetime | None] = mapped_column(Moment)
 
 
-class ActRow(Base):
+class ActionRow(Base):
     """What was done to persons and invocations, by whom; rows are only added."""
 
     __tablename__ = "acts"
@@ -155,7 +155,7 @@ def _add_devices(connection: Connection) -> None:
 
 def _add_rights(connection: Connection) -> None:
     RightsRow.metadata.tables[RightsRow.__tablename__].create(connection)
-    known = select(PersonRow.name, literal(datetime.now(UTC), Moment), literal("an upgrade"))
+    known = select(UserRow.name, literal(datetime.now(UTC), Moment), literal("an upgrade"))
     connection.execute(insert(RightsRow).from_select(["person", "changed_at", "changed_by"], known))
 
 

@@ -89,10 +89,10 @@ class AlertsView(BaseModel):
         total: How many invocations are in trouble.
         same: How many of which kind, the most frequent first, as far as they are known one by one.
         over: What is over, of the last day; the newest first, at most 100.
-        looked: When the sentinel last said that it looks; it does so once a minute at least.
+        looked: When the reconciler last said that it looks; it does so once a minute at least.
         is_watched: Whether it looks as often as it should. If not, nobody is told of trouble, and `open` is the
             engine's own word. None when that could not be read: then it may look, and `open` is the engine's word too.
-        unread: Why what the sentinel found could not be read; None when it could.
+        unread: Why what the reconciler found could not be read; None when it could.
         problems: What could not be found out, and why.
     """
 

@@ -1,4 +1,4 @@
-"""Approvals: what waits for a person and their groups, one approval with its trail, and deciding it."""
+"""Approvals: what waits for a person and their groups, one approval with its audit log, and deciding it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perdure import Target
 from perdure.approvals.request import asked_by
 from perdure.approvals.rights import Principal
 from perdure.security import Link, Role
-from perdure.security.user_names import ANYONE, canonical_person, check_name, is_one_of
+from perdure.security.user_names import ANYONE, canonical_user, check_name, is_one_of
 from services.console.engine import Engine
 from services.console.people.sessions import SignedIn
 from services.console.problems import ConsoleError, invalid
@@ -123,8 +123,8 @@ class DelegationView(BaseModel):
     revoked_at: AwareDatetime | None = None
 
 
-class TrailView(BaseModel):
-    """One entry of an approval's trail."""
+class AuditLogView(BaseModel):
+    """One entry of an approval's audit log."""
 
     seq: int
     at: AwareDatetime
@@ -159,7 +159,7 @@ class ApprovalView(Asked):
     delegations: list[DelegationView] = []
     reminders: int = 0
     refusals: int = 0
-    trail: list[TrailView] = []
+    audit_log: list[AuditLogView] = []
     head: str | None = None
     links_revoked: dict[str, AwareDatetime] = {}
 
@@ -395,7 +395,7 @@ async def revoke_links(
     Raises:
         ConsoleError: It was refused, or nobody answers.
     """
-    whose = canonical_person(person) or None
+    whose = canonical_user(person) or None
     digest = (await one(engine, approval_id)).payload_digest
     proof = signer.sign(
         signed_in,

@@ -11,20 +11,20 @@ from pydantic import BaseModel, JsonValue
 
 from perdure import Target
 from perdure.saga.messages import (
-    ActReceipt,
+    ActionReceipt,
     ActRequest,
+    AuditEntry,
+    BulkActionReceipt,
+    BulkActionRequest,
     DeadLetter,
     DeadLetterFilter,
     DeadLetterGroup,
     DeadLetterPage,
     ListRequest,
-    ManyActReceipt,
-    ManyActRequest,
-    TrailEntry,
     rollback_status,
 )
 from perdure.saga.operator_actions import Act
-from perdure.saga.signatures import sign_act
+from perdure.saga.signatures import sign_action
 from perdure.security.encodings import payload_digest
 from services.console.engine import Engine
 from services.console.people.persons import utc_now
@@ -38,7 +38,9 @@ MOST_AT_ONCE: Final = 1000
 _PAGE: Final = 500
 
 _list: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
-_many: Target[ManyActRequest, ManyActReceipt] = Target("DeadLetters", "act_on_many", ManyActRequest, ManyActReceipt)
+_many: Target[BulkActionRequest, BulkActionReceipt] = Target(
+    "DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt
+)
 
 
 class DeadLetterDetail(BaseModel):
@@ -46,11 +48,11 @@ class DeadLetterDetail(BaseModel):
 
     Args:
         letter: The dead letter.
-        trail: The acts on its step, in order.
+        audit_log: The acts on its step, in order.
     """
 
     letter: DeadLetter
-    trail: list[TrailEntry]
+    audit_log: list[AuditEntry]
 
 
 async def page(engine: Engine, request: ListRequest) -> DeadLetterPage:
@@ -130,7 +132,7 @@ async def one(engine: Engine, letter_id: str) -> DeadLetterDetail:
     """
     letter = await _letter(engine, letter_id)
     rollback = await engine.call(rollback_status, key=letter.saga_id)
-    return DeadLetterDetail(letter=letter, trail=rollback.trail_of(letter.step, letter.position))
+    return DeadLetterDetail(letter=letter, audit_log=rollback.audit_log_of(letter.step, letter.position))
 
 
 async def _letter(engine: Engine, letter_id: str) -> DeadLetter:
@@ -154,7 +156,7 @@ async def act(
     reason: str,
     payload: JsonValue = None,
     redriven: int | None = None,
-) -> ActReceipt:
+) -> ActionReceipt:
     """Do something about a dead letter, signed for who is signed in.
 
     Args:
@@ -174,8 +176,8 @@ async def act(
     letter = await _letter(engine, letter_id)
     if redriven is not None and letter.redriven != redriven:
         raise ConsoleError(409, "changed", "somebody has redriven it since you looked: look again, then decide")
-    proof = sign_act(signer.key(signed_in), what, letter, reason=reason, payload=payload, at=utc_now())
-    target: Target[ActRequest, ActReceipt] = Target("DeadLetters", what.value, ActRequest, ActReceipt)
+    proof = sign_action(signer.key(signed_in), what, letter, reason=reason, payload=payload, at=utc_now())
+    target: Target[ActRequest, ActionReceipt] = Target("DeadLetters", what.value, ActRequest, ActionReceipt)
     actor = signed_in.person.name
     request = ActRequest(id=letter_id, actor=actor, reason=reason, payload=payload, proof=proof)
     return await engine.call(target, request)
@@ -190,7 +192,7 @@ async def act_on_many(
     *,
     reason: str,
     shown: str | None = None,
-) -> ManyActReceipt:
+) -> BulkActionReceipt:
     """Do the same about all dead letters that fit, each signed for who is signed in.
 
     Args:
@@ -220,9 +222,11 @@ async def act_on_many(
             "decide",
         )
     key, now = signer.key(signed_in), utc_now()
-    proofs = {letter.id: sign_act(key, what, letter, reason=reason, at=now) for letter in letters}
+    proofs = {letter.id: sign_action(key, what, letter, reason=reason, at=now) for letter in letters}
     actor = signed_in.person.name
-    return await engine.call(_many, ManyActRequest(act=what, actor=actor, reason=reason, filter=which, proofs=proofs))
+    return await engine.call(
+        _many, BulkActionRequest(act=what, actor=actor, reason=reason, filter=which, proofs=proofs)
+    )
 
 
 async def compare(engine: Engine, letter_id: str, payload: JsonValue) -> tuple[DeadLetter, list[DiffLine]]:

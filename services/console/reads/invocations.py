@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from perdure.alerts.conditions import RETRIES_OF_STUCK, failing_sql
 from perdure.engine.admin import failure_message, sql_text
 from services.console.engine import NO_ANSWER_YET, Engine
-from services.console.people.persons import Persons
+from services.console.people.persons import Users
 from services.console.problems import ConsoleError, not_found
 
 MOST: Final = 200
@@ -99,7 +99,7 @@ async def under_way(engine: Engine, search: str = "") -> list[Invocation]:
 
 
 async def steer(
-    engine: Engine, persons: Persons, invocation_id: str, what: InvocationSteer, *, actor: str, reason: str
+    engine: Engine, persons: Users, invocation_id: str, what: InvocationSteer, *, actor: str, reason: str
 ) -> None:
     """Resume an invocation, cancel or kill one. The engine asks not who does it, so the console remembers.
 

@@ -76,7 +76,7 @@ class Saga(BaseModel):
 
     @property
     def _was_left(self) -> bool:
-        """Whether its orchestration is gone with steps that nobody has undone; the sentinel will have them undone."""
+        """Whether its orchestration is gone with steps that nobody has undone; the reconciler will have them undone."""
         gone = self.timeline.ended_at is not None and self.timeline.result == "failure"
         unfinished = self.status is not None and self.status.phase == Phase.RUNNING
         return gone and unfinished and self.timeline.rollback is None and bool(self.timeline.steps)

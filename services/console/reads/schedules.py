@@ -8,15 +8,15 @@ from pydantic import BaseModel
 
 from perdure.schedules.messages import (
     INDEX_KEY,
-    ScheduleAct,
-    ScheduleActRequest,
+    ScheduleAction,
+    ScheduleActionRequest,
     ScheduleListRequest,
     ScheduleStatus,
-    act_target,
+    action_target,
     list_target,
     status_target,
 )
-from perdure.schedules.signatures import shown_schedule, sign_act
+from perdure.schedules.signatures import shown_schedule, sign_action
 from services.console.engine import Engine
 from services.console.people.persons import utc_now
 from services.console.people.sessions import SignedIn
@@ -116,9 +116,9 @@ async def steer(
     Raises:
         ConsoleError: It has changed since it was shown, it was refused, or nobody answers.
     """
-    act, found = ScheduleAct(what), await one(engine, name)
+    act, found = ScheduleAction(what), await one(engine, name)
     if shown is not None and shown != found.shown:
         raise ConsoleError(409, "changed", f"'{name}' has changed since you looked: look again, then decide")
-    proof = sign_act(signer.key(signed_in), act, found, reason=reason, at=utc_now())
-    request = ScheduleActRequest(actor=signed_in.person.name, reason=reason, proof=proof)
-    return Schedule.of(await engine.call(act_target(act), request, key=name))
+    proof = sign_action(signer.key(signed_in), act, found, reason=reason, at=utc_now())
+    request = ScheduleActionRequest(actor=signed_in.person.name, reason=reason, proof=proof)
+    return Schedule.of(await engine.call(action_target(act), request, key=name))

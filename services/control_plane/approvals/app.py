@@ -1,8 +1,8 @@
-"""The approvals service's process: it hosts the library's `Approvals` and `ApprovalInbox`, and a sentinel watches."""
+"""The approvals service's process: it hosts the library's `Approvals` and `ApprovalInbox`, and a reconciler watches."""
 
 from __future__ import annotations
 
-from perdure.approvals.reconciler import ApprovalSentinel
+from perdure.approvals.reconciler import ApprovalReconciler
 from perdure.approvals.service import definitions
 from perdure.observability.logging import configure_logging
 from perdure.serving import serve
@@ -14,12 +14,12 @@ def main() -> int:
     """Serve approvals and their inboxes; return the exit code."""
     configure_logging()  # now, since it is logged whether acts must be signed
     settings = ApprovalsSettings()
-    sentinel = ApprovalSentinel(settings.sentinel())
+    reconciler = ApprovalReconciler(settings.reconciler())
     return serve(
         *definitions(settings.approvals()),
-        sentinel,
+        reconciler,
         host=settings.host,
         port=settings.port,
-        lifespan=sentinel.watching,
+        lifespan=reconciler.watching,
         security=security(),
     )

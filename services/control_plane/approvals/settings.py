@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from perdure.approvals.config import RETENTION, ApprovalsConfig
 from perdure.approvals.policy import MAX_DELEGATION
-from perdure.approvals.reconciler import ApprovalSentinelConfig
+from perdure.approvals.reconciler import ApprovalReconcilerConfig
 from perdure.security.codec import codec_from_environment
 from perdure.security.keys import parse_keys
 from services.contracts.notifications import tell_approver
@@ -20,14 +20,14 @@ class ApprovalsSettings(ControlPlaneSettings):
     """Settings from ``PERDURE_APPROVALS_*``; what other services share has no service's name in its variable.
 
     Args:
-        admin_url: The engine's admin API, where the sentinel looks (``PERDURE_ADMIN_URL``).
+        admin_url: The engine's admin API, where the reconciler looks (``PERDURE_ADMIN_URL``).
         ingress_url: The engine's ingress (``PERDURE_INGRESS_URL``).
         link_keys: Public keys by which links are checked, separated by commas (``PERDURE_LINK_KEYS``); without any, no
             link decides.
         allow_unverified_requester: See `ApprovalsConfig`; a trip over the limit then needs no authenticated caller.
         retention: How long an approval that ended is kept.
         max_delegation: How long a delegation may last.
-        sentinel_interval: How often the sentinel looks for approvals that nobody looks after.
+        reconciler_interval: How often the reconciler looks for approvals that nobody looks after.
     """
 
     model_config = SettingsConfigDict(
@@ -41,7 +41,7 @@ class ApprovalsSettings(ControlPlaneSettings):
     allow_unverified_requester: bool = False
     retention: timedelta = Field(default=RETENTION, gt=timedelta(0))
     max_delegation: timedelta = Field(default=MAX_DELEGATION, gt=timedelta(0))
-    sentinel_interval: timedelta = Field(default=timedelta(seconds=10), gt=timedelta(0))
+    reconciler_interval: timedelta = Field(default=timedelta(seconds=10), gt=timedelta(0))
 
     def approvals(self) -> ApprovalsConfig:
         """Return how approvals are served; whether acts must be signed is said by `perdure.security.signing_rules`.
@@ -57,15 +57,15 @@ class ApprovalsSettings(ControlPlaneSettings):
             max_delegation=self.max_delegation,
         )
 
-    def sentinel(self) -> ApprovalSentinelConfig:
-        """Return where the sentinel looks.
+    def reconciler(self) -> ApprovalReconcilerConfig:
+        """Return where the reconciler looks.
 
         Raises:
             ConfigurationError: The keys of the journal can't be read.
         """
-        return ApprovalSentinelConfig(
+        return ApprovalReconcilerConfig(
             admin_url=self.admin_url,
             ingress_url=self.ingress_url,
-            interval=self.sentinel_interval,
+            interval=self.reconciler_interval,
             codec=codec_from_environment(),
         )

@@ -26,8 +26,8 @@ class OrchestratorSettings(ControlPlaneSettings):
         approval_escalate_after: When nobody decided by then, it is escalated; two thirds of the whole time by default.
             As much as the whole time, or more, escalates never.
         approval_escalate_to: Who may approve then; anyone but the traveller when empty.
-        undo_attempts: How often a step is undone in vain before it becomes a dead letter.
-        undo_delay: How long to wait before the second attempt; each wait is twice the one before.
+        compensation_attempts: How often a step is undone in vain before it becomes a dead letter.
+        compensation_delay: How long to wait before the second attempt; each wait is twice the one before.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_prefix="PERDURE_ORCHESTRATOR_")
@@ -41,8 +41,8 @@ class OrchestratorSettings(ControlPlaneSettings):
     approval_remind_every: timedelta | None = Field(default=None, gt=timedelta(0))
     approval_escalate_after: timedelta | None = Field(default=None, gt=timedelta(0))
     approval_escalate_to: list[str] = Field(default_factory=list)
-    undo_attempts: int = Field(default=5, ge=1)
-    undo_delay: timedelta = Field(default=timedelta(seconds=1), gt=timedelta(0))
+    compensation_attempts: int = Field(default=5, ge=1)
+    compensation_delay: timedelta = Field(default=timedelta(seconds=1), gt=timedelta(0))
 
     def asking(self) -> tuple[timedelta, AskOptions]:
         """Return how long those have who are asked first, and how they are asked."""
@@ -59,4 +59,4 @@ class OrchestratorSettings(ControlPlaneSettings):
 
     def saga(self) -> SagaConfig:
         """Return how failed trips are rolled back."""
-        return SagaConfig(max_attempts=self.undo_attempts, initial_delay=self.undo_delay)
+        return SagaConfig(max_attempts=self.compensation_attempts, initial_delay=self.compensation_delay)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 from perdure.saga.retention import FORGET_AFTER
 from perdure.security.codec import codec_from_environment
 from perdure.security.keys import PrivateKey
@@ -20,13 +20,13 @@ class SagaServiceSettings(ControlPlaneSettings):
     """Settings from ``PERDURE_SAGA_*``; the engine's addresses from ``PERDURE_ADMIN_URL`` and ``PERDURE_INGRESS_URL``.
 
     Args:
-        admin_url: The engine's admin API, where the sentinel looks for lost sagas.
+        admin_url: The engine's admin API, where the reconciler looks for lost sagas.
         ingress_url: The engine's ingress.
-        sentinel_interval: How often the sentinel looks.
-        sentinel_grace: How long an ended orchestration is left alone before it is rolled back.
-        sentinel_paused_limit: How long an orchestration may be paused before it is killed and rolled back.
-        sentinel_webhook_url: Told of trouble and of lost sagas with a POST of JSON; nobody when left out.
-        sentinel_webhook_key_file: Private key (`perdure keys new`) that signs what it is told; unsigned when left out.
+        reconciler_interval: How often the reconciler looks.
+        reconciler_grace: How long an ended orchestration is left alone before it is rolled back.
+        reconciler_paused_limit: How long an orchestration may be paused before it is killed and rolled back.
+        reconciler_webhook_url: Told of trouble and of lost sagas with a POST of JSON; nobody when left out.
+        reconciler_webhook_key_file: Private key (`perdure keys new`) that signs alerts; unsigned when left out.
         forget_after: After how long a rollback that is over is forgotten, with what operators did about it; more than
             7 days.
         schedule_targets: Which handlers may be scheduled, as patterns of ``Service/handler`` with commas between. A
@@ -39,11 +39,11 @@ class SagaServiceSettings(ControlPlaneSettings):
     port: int = Field(default=9082, ge=1, le=65535)
     admin_url: str = Field(default="http://127.0.0.1:9070", validation_alias="PERDURE_ADMIN_URL")
     ingress_url: str = Field(default="http://127.0.0.1:8080", validation_alias="PERDURE_INGRESS_URL")
-    sentinel_interval: timedelta = timedelta(seconds=5)
-    sentinel_grace: timedelta = timedelta(seconds=5)
-    sentinel_paused_limit: timedelta = timedelta(hours=1)
-    sentinel_webhook_url: str | None = None
-    sentinel_webhook_key_file: Path | None = None
+    reconciler_interval: timedelta = timedelta(seconds=5)
+    reconciler_grace: timedelta = timedelta(seconds=5)
+    reconciler_paused_limit: timedelta = timedelta(hours=1)
+    reconciler_webhook_url: str | None = None
+    reconciler_webhook_key_file: Path | None = None
     forget_after: timedelta = FORGET_AFTER
     schedule_targets: Annotated[tuple[str, ...], NoDecode] = ("Trips/run",)
 
@@ -52,21 +52,21 @@ class SagaServiceSettings(ControlPlaneSettings):
     def _by_commas(cls, value: Any) -> Any:
         return tuple(part for each in value.split(",") if (part := each.strip())) if isinstance(value, str) else value
 
-    def sentinel(self) -> SentinelConfig:
-        """Return where the sentinel looks, and when it acts.
+    def reconciler(self) -> SagaReconcilerConfig:
+        """Return where the reconciler looks, and when it acts.
 
         Raises:
             ConfigurationError: The keys of the journal, or the webhook's, can't be read.
         """
-        return SentinelConfig(
+        return SagaReconcilerConfig(
             admin_url=self.admin_url,
             ingress_url=self.ingress_url,
-            interval=self.sentinel_interval,
-            grace=self.sentinel_grace,
-            paused_limit=self.sentinel_paused_limit,
-            webhook_url=self.sentinel_webhook_url or None,
+            interval=self.reconciler_interval,
+            grace=self.reconciler_grace,
+            paused_limit=self.reconciler_paused_limit,
+            webhook_url=self.reconciler_webhook_url or None,
             webhook_key=None
-            if self.sentinel_webhook_key_file is None
-            else PrivateKey.load(self.sentinel_webhook_key_file),
+            if self.reconciler_webhook_key_file is None
+            else PrivateKey.load(self.reconciler_webhook_key_file),
             codec=codec_from_environment(),
         )

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from perdure.errors import NotFound, PerdureTerminalError, Refused
 from services.contracts.flights import CancelSeats, ReserveSeats, SeatCancellation, SeatReservation
-from services.data_plane.barrier import Barrier
+from services.data_plane.barrier import IdempotencyTable
 from services.data_plane.database import Base, Database, Timestamped
 
 
@@ -51,7 +51,7 @@ class Seats:
     """
 
     def __init__(self, database: Database) -> None:
-        self._barrier = Barrier(database, "Flights")
+        self._barrier = IdempotencyTable(database, "Flights")
 
     async def reserve(self, request: ReserveSeats) -> SeatReservation:
         """Hold seats for a trip.
@@ -62,7 +62,7 @@ class Seats:
         Raises:
             NotFound: No such flight.
             Refused: ``seats_sold_out``: fewer seats are left than the trip wants.
-            Conflict: See `Barrier.perform`.
+            Conflict: See `IdempotencyTable.perform`.
         """
 
         async def take(connection: AsyncConnection) -> SeatReservation:
@@ -96,7 +96,7 @@ class Seats:
             request: Trip, and the key of its reservation.
 
         Raises:
-            Conflict: See `Barrier.undo`.
+            Conflict: See `IdempotencyTable.undo`.
         """
 
         async def give_back(connection: AsyncConnection, reservation: SeatReservation) -> SeatCancellation:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from perdure.errors import NotFound, PerdureTerminalError, Refused
 from services.contracts.hotels import CancelRoom, HotelRequest, ReserveRoom, RoomCancellation, RoomReservation
-from services.data_plane.barrier import Barrier
+from services.data_plane.barrier import IdempotencyTable
 from services.data_plane.database import Base, Database, Timestamped
 
 
@@ -63,7 +63,7 @@ class Rooms:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._barrier = Barrier(database, "Hotels")
+        self._barrier = IdempotencyTable(database, "Hotels")
 
     async def reserve(self, request: ReserveRoom) -> RoomReservation:
         """Hold a room for a trip, as quickly as the hotel answers.
@@ -74,7 +74,7 @@ class Rooms:
         Raises:
             NotFound: No such hotel.
             Refused: ``hotel_full``: no room is left.
-            Conflict: See `Barrier.perform`.
+            Conflict: See `IdempotencyTable.perform`.
         """
 
         async def take(connection: AsyncConnection) -> RoomReservation:
@@ -112,7 +112,7 @@ class Rooms:
 
         Raises:
             Refused: ``cancellation_failed``: the hotel is marked as failing; the room is still held.
-            Conflict: See `Barrier.undo`.
+            Conflict: See `IdempotencyTable.undo`.
         """
 
         async def give_back(connection: AsyncConnection, reservation: RoomReservation) -> RoomCancellation:

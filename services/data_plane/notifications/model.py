@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from perdure.approvals.notifications import ApprovalNotice
 from services.contracts.notifications import ApprovalNoticeReceipt, Notification, SendNotification
-from services.data_plane.barrier import Barrier
+from services.data_plane.barrier import IdempotencyTable
 from services.data_plane.database import Base, Database, Timestamped, insert_if_missing
 from services.data_plane.notifications.mail import Mail
 
@@ -55,7 +55,7 @@ class Outbox:
     def __init__(self, database: Database, mail: Mail | None = None) -> None:
         self._database = database
         self._mail = mail
-        self._barrier = Barrier(database, "Notifications")
+        self._barrier = IdempotencyTable(database, "Notifications")
 
     async def notify(self, request: SendNotification) -> Notification:
         """Put a message into the outbox.
@@ -64,7 +64,7 @@ class Outbox:
             request: Trip, kind, recipient and text, under the caller's key.
 
         Raises:
-            Conflict: See `Barrier.perform`.
+            Conflict: See `IdempotencyTable.perform`.
         """
 
         async def put(connection: AsyncConnection) -> Notification:

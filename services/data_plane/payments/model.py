@@ -15,7 +15,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from perdure.errors import InvalidInput, NotFound, PerdureTerminalError, Refused
 from services.contracts.payments import Charge, ChargeAccount, PaymentRequest, Refund, RefundCharge
-from services.data_plane.barrier import Barrier
+from services.data_plane.barrier import IdempotencyTable
 from services.data_plane.database import Base, Database, Timestamped
 
 
@@ -90,7 +90,7 @@ class Payments:
     """
 
     def __init__(self, database: Database) -> None:
-        self._barrier = Barrier(database, "Payments")
+        self._barrier = IdempotencyTable(database, "Payments")
 
     async def charge(self, request: ChargeAccount) -> Charge:
         """Take money from a customer's account.
@@ -102,7 +102,7 @@ class Payments:
             NotFound: No such customer account.
             InvalidInput: The account is in another currency.
             Refused: ``account_frozen``, ``card_declined`` or ``insufficient_funds``.
-            Conflict: See `Barrier.perform`.
+            Conflict: See `IdempotencyTable.perform`.
         """
 
         async def take(connection: AsyncConnection) -> Charge:
@@ -137,7 +137,7 @@ class Payments:
             request: Trip, and the key of its charge.
 
         Raises:
-            Conflict: See `Barrier.undo`.
+            Conflict: See `IdempotencyTable.undo`.
         """
 
         async def give_back(connection: AsyncConnection, charge: Charge) -> Refund:

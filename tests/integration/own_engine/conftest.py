@@ -1,4 +1,4 @@
-"""An engine of each module's own: a sentinel looks after all of an engine's sagas, and other tests lose hundreds."""
+"""An engine of each module's own: a reconciler looks after all of an engine's sagas, and other tests lose hundreds."""
 
 from __future__ import annotations
 

@@ -10,15 +10,15 @@ import pytest
 from perdure import AdminClient, Orchestration, control_plane
 from perdure.engine.admin import sql_text
 from perdure.saga import recovery
-from perdure.saga.reconciler import Sentinel
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler import SagaReconciler
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 from perdure.serving import build_app
 from perdure.testing import ServedApp
 from tests.integration.given_up_sagas import (
     config_of,
     did_it,
+    exhausted,
     found,
-    given_up,
     held_up,
     nothing,
     policy,
@@ -47,7 +47,7 @@ class Away:
         self._ends = ends
 
     def app(self) -> ServedApp:
-        jobs = given_up(self.name, self._main, "pause")
+        jobs = exhausted(self.name, self._main, "pause")
         if self._is_old:
             jobs.definitions()[0].handlers["roll_back"].invocation_retry_policy = None
         return ServedApp(build_app(*jobs.definitions()))
@@ -58,7 +58,7 @@ class Away:
             _, never = cp.ctx.awakeable()
             await never
 
-    async def lost(self, config: SentinelConfig) -> tuple[str, str, str]:
+    async def lost(self, config: SagaReconcilerConfig) -> tuple[str, str, str]:
         """Start it, kill it, and go away; return key, invocation and deployment."""
         key = str(uuid4())
         with self.app() as app:
@@ -91,16 +91,16 @@ async def test_a_saga_whose_roll_back_was_given_up_is_handed_over_once_its_servi
     monkeypatch.setattr(control_plane, "TRANSIENT_RETRIES", policy("kill"))
     config = config_of(engine)
     away = Away(bench, admin)
-    await bench.serve(nothing, Sentinel(config))
+    await bench.serve(nothing, SagaReconciler(config))
     key, _, deployment = await away.lost(config)
     await bench.ingress.call(sweep, key="all")
-    given_up = await away.roll_back_that_is("completed")
+    exhausted = await away.roll_back_that_is("completed")
     with away.app() as back:
         await admin.move_deployment(deployment, back.url)
         await rolled_back(bench, f"{away.name}:{key}")
         await admin.remove_deployment(deployment)
     assert did.count(f"undo {key}/a") == 1
-    (row,) = await admin.query(f"select completion_result from sys_invocation_status where id = {sql_text(given_up)}")
+    (row,) = await admin.query(f"select completion_result from sys_invocation_status where id = {sql_text(exhausted)}")
     assert row["completion_result"] == "failure"
 
 
@@ -108,7 +108,7 @@ async def test_a_roll_back_that_was_paused_is_resumed(bench, did, admin, engine,
     monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(seconds=1))
     config = config_of(engine)
     away = Away(bench, admin, is_old=True)
-    await bench.serve(nothing, Sentinel(config))
+    await bench.serve(nothing, SagaReconciler(config))
     key, invocation, deployment = await away.lost(config)
     assert (await held_up(bench, invocation)).startswith(f"{away.name} does not answer")
     await away.roll_back_that_is("paused")

@@ -10,13 +10,13 @@ import pytest
 
 from perdure import AdminClient, DataPlaneContext, DataPlaneService, Orchestration, SagaConfig, ServiceClient, Target
 from perdure.engine.admin import sql_text
-from perdure.saga.reconciler import Sentinel
+from perdure.saga.reconciler import SagaReconciler
 from tests.integration.given_up_sagas import (
     MOMENT,
     config_of,
     did_it,
+    exhausted,
     found,
-    given_up,
     held_up,
     nothing,
     rollback_of,
@@ -84,7 +84,7 @@ async def test_a_child_that_still_runs_when_its_parent_is_given_up_is_not_undone
 
     nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
     config = config_of(engine)
-    await bench.serve(nothing, given_up(name, main), nested, Sentinel(config))
+    await bench.serve(nothing, exhausted(name, main), nested, SagaReconciler(config))
     invocation = await bench.ingress.send(run_of(name), None, key=key)
     await did_it(did, f"do {key}-child/slow")
     await bug.let_loose(invocation)
@@ -110,7 +110,7 @@ async def test_a_call_that_still_runs_when_its_orchestration_is_given_up_is_undo
         await run_step(cp, "slow", hangs=True)
 
     config = config_of(engine)
-    await bench.serve(nothing, given_up(name, main), Sentinel(config))
+    await bench.serve(nothing, exhausted(name, main), SagaReconciler(config))
     invocation = await bench.ingress.send(run_of(name), None, key=key)
     await did_it(did, f"do {key}/slow")
     await bug.let_loose(invocation)
@@ -135,7 +135,7 @@ async def test_what_an_orchestration_that_was_given_up_had_sent_goes_on_and_hold
         await never
 
     config = config_of(engine)
-    await bench.serve(nothing, given_up(name, main), Sentinel(config))
+    await bench.serve(nothing, exhausted(name, main), SagaReconciler(config))
     invocation = await bench.ingress.send(run_of(name), None, key=key)
     await did_it(did, f"do {key}/sent")
     await bug.let_loose(invocation)
@@ -161,8 +161,8 @@ async def test_of_what_an_orchestration_without_a_journal_had_called_or_sent_the
         await run_step(cp, "slow", hangs=True)
 
     config = config_of(engine)
-    solo = given_up(name, main, journal_retention=timedelta(0))
-    await bench.serve(nothing, solo, Sentinel(config))
+    solo = exhausted(name, main, journal_retention=timedelta(0))
+    await bench.serve(nothing, solo, SagaReconciler(config))
     invocation = await bench.ingress.send(run_of(name), None, key=key)
     await did_it(did, f"do {key}/sent")
     await did_it(did, f"do {key}/slow")
@@ -195,7 +195,7 @@ async def test_what_a_child_that_was_given_up_too_had_called_is_let_end_before_e
         await cp.child("package", run_of(child_name), None, key=f"{cp.key}-child")
 
     config = config_of(engine)
-    await bench.serve(nothing, given_up(name, main), given_up(child_name, child), Sentinel(config))
+    await bench.serve(nothing, exhausted(name, main), exhausted(child_name, child), SagaReconciler(config))
     invocation = await bench.ingress.send(run_of(name), None, key=key)
     await did_it(did, f"do {key}-child/slow")
     await parents_bug.let_loose(invocation)
@@ -235,7 +235,7 @@ async def test_a_paused_orchestration_is_given_the_grace_after_it_was_killed(ben
         await cp.step("slow", Target("Bakery", "bake", Task, str), Task(key=cp.key, name="slow"), compensate="undo")
 
     config = config_of(engine, grace=timedelta(seconds=1), paused_limit=MOMENT)
-    await bench.serve(nothing, bakery, given_up(name, main, "pause"), Sentinel(config))
+    await bench.serve(nothing, bakery, exhausted(name, main, "pause"), SagaReconciler(config))
     invocation = await bench.ingress.send(run_of(name), None, key=key)
     await did_it(did, f"do {key}/slow")
     await bug.let_loose(invocation)

@@ -18,11 +18,11 @@ from perdure.handlers import handler
 from perdure.saga import admission, hosting, rollback, rollback_state, submission
 from perdure.saga.dispatcher import Start
 from perdure.saga.dispatcher import start as start_compensation
-from perdure.saga.messages import ActReceipt, ActRequest, DeadLetterPage, ListRequest, rollback_status
+from perdure.saga.messages import ActionReceipt, ActRequest, DeadLetterPage, ListRequest, rollback_status
 from perdure.saga.orphans import look
 from perdure.saga.policy import CompensationStrategy, Outcome, StepProgress, StepState
-from perdure.saga.reconciler import Sentinel, SweepReport
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler import SagaReconciler, ScanReport
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 from perdure.targets import Target
 from perdure.testing import RestateServer
 from tests.integration.saga_bench import QUICK, Task, run_step
@@ -30,19 +30,19 @@ from tests.integration.test_saga_kills import Brake, did_all, only_open, rolled_
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2")
-sweep = Target("Sentinel", "sweep", type(None), SweepReport)
+sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
 list_letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
-redrive = Target("DeadLetters", "redrive", ActRequest, ActReceipt)
+redrive = Target("DeadLetters", "redrive", ActRequest, ActionReceipt)
 
 
-def sentinel_of(engine: RestateServer, **limits: Any) -> tuple[Sentinel, SentinelConfig]:
+def reconciler_of(engine: RestateServer, **limits: Any) -> tuple[SagaReconciler, SagaReconcilerConfig]:
     grace = timedelta(milliseconds=1)
-    config = SentinelConfig(admin_url=engine.admin, ingress_url=engine.ingress, grace=grace, **limits)
-    return Sentinel(config), config
+    config = SagaReconcilerConfig(admin_url=engine.admin, ingress_url=engine.ingress, grace=grace, **limits)
+    return SagaReconciler(config), config
 
 
 async def waiting_pass(admin: AdminClient, saga: str) -> str | None:
-    """Return the pass of a rollback that waits for a compensation; before, a kill would follow the relay to that."""
+    """Return the pass of a rollback that waits for a compensation."""
     rows = await admin.query(
         "select i.id from sys_invocation_status i join sys_journal j on j.id = i.id where i.status != 'completed' "
         f"and i.target_service_name = 'Rollbacks' and i.target_service_key = {sql_text(saga)} "
@@ -52,7 +52,7 @@ async def waiting_pass(admin: AdminClient, saga: str) -> str | None:
 
 
 async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_not_forgotten(bench, did, admin, engine):
-    sentinel, config = sentinel_of(engine, interval=timedelta(seconds=1))
+    reconciler, config = reconciler_of(engine, interval=timedelta(seconds=1))
     name = f"Alone{uuid4().hex[:8]}"
 
     async def alone(cp: Orchestration) -> None:
@@ -64,7 +64,7 @@ async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_no
 
     service = bench.orchestration(name, alone, SagaConfig(**QUICK))
     brake = Brake(did, service)
-    await bench.serve(main, service, sentinel)
+    await bench.serve(main, service, reconciler)
     key = str(uuid4())
     saga = f"{name}:{key}"
     await start(bench, name, key)
@@ -75,7 +75,7 @@ async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_no
         return saga in {find.id for find in await look(admin, config)}
 
     await eventually(stalled, what="find of the rollback that stands still")
-    async with sentinel.watching():  # which looks at once, and then after a second
+    async with reconciler.watching():  # which looks at once, and then after a second
         await admin.act(await eventually(lambda: waiting_pass(admin, saga), what="next pass that waits"), "kill")
         brake.release()
         await rolled_back(bench, saga)
@@ -86,7 +86,7 @@ async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_ane
     bench, did, admin, engine, monkeypatch
 ):
     monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=500))
-    sentinel, _ = sentinel_of(engine)
+    reconciler, _ = reconciler_of(engine)
 
     class Slow:
         """Comes to write down a step much later than what was written before it."""
@@ -103,7 +103,7 @@ async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_ane
         await run_step(cp, "a")
         await run_step(cp, "b", fails=-1)
 
-    await bench.serve(main, sentinel, strategy=CompensationStrategy.COMPLETED)
+    await bench.serve(main, reconciler, strategy=CompensationStrategy.COMPLETED)
     key = str(uuid4())
     saga = f"{bench.name}:{key}"
 
@@ -132,14 +132,14 @@ async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_ane
     assert bench.undone(key) == ["undo a"]  # what was known of b, that it never completed, is known still
 
 
-async def test_a_step_is_undone_once_however_often_the_relay_is_killed_that_had_it_undone(
+async def test_a_step_is_undone_once_however_often_the_dispatcher_is_killed_that_had_it_undone(
     bench, did, admin, monkeypatch
 ):
     kills = 5
-    relay = sdk.Service("RollbackRelay")
+    dispatcher = sdk.Service("RollbackDispatcher")
     released = threading.Event()
 
-    @handler(relay, name="start")
+    @handler(dispatcher, name="start")
     async def start_and_wait(ctx: sdk.Context, request: Start) -> str:
         sent = await start_compensation(ctx, request)
         did.add(f"sent {request.idempotency_key}")
@@ -147,7 +147,7 @@ async def test_a_step_is_undone_once_however_often_the_relay_is_killed_that_had_
             assert await asyncio.to_thread(released.wait, 30)
         return sent
 
-    monkeypatch.setattr(hosting, "relay", relay)
+    monkeypatch.setattr(hosting, "dispatcher", dispatcher)
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
@@ -159,15 +159,15 @@ async def test_a_step_is_undone_once_however_often_the_relay_is_killed_that_had_
     await start(bench, bench.name, key)
     under_way = "select target_service_name as service, id from sys_invocation_status where status != 'completed'"
 
-    async def held_relay(number: int) -> str | None:
-        """Return the relay that is held, once what it sent has ended: a kill follows sends."""
+    async def held_dispatcher(number: int) -> str | None:
+        """Return the dispatcher that is held, once what it sent has ended: a kill follows sends."""
         if len([entry for entry in did.all() if entry.startswith("sent ")]) < number:
             return None
         running = {row["service"]: row["id"] for row in await admin.query(under_way)}
-        return None if f"{bench.name}Compensations" in running else running.get("RollbackRelay")
+        return None if f"{bench.name}Compensations" in running else running.get("RollbackDispatcher")
 
     for number in range(1, kills + 1):
-        held_one = await eventually(lambda number=number: held_relay(number), what=f"relay {number}")
+        held_one = await eventually(lambda number=number: held_dispatcher(number), what=f"dispatcher {number}")
         await admin.act(held_one, "kill")
     released.set()
     await rolled_back(bench, saga)
@@ -204,13 +204,13 @@ async def redriven(admin: AdminClient, saga: str) -> bool:
 async def test_neither_a_dead_letter_nor_what_is_decided_about_it_is_lost_by_a_kill(
     bench, did, admin, engine, monkeypatch
 ):
-    sentinel, _ = sentinel_of(engine)
+    reconciler, _ = reconciler_of(engine)
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a", undo_fails=1)
         raise Refused("enough", 410)
 
-    await bench.serve(main, sentinel, max_attempts=1)
+    await bench.serve(main, reconciler, max_attempts=1)
     key = str(uuid4())
     saga = f"{bench.name}:{key}"
     ask = ActRequest(id=f"{saga}/1", actor="ada", reason="mended")

@@ -11,12 +11,12 @@ import pytest
 import restate as sdk
 
 from perdure import Orchestration, Target, WorkflowClient
-from perdure._runtime.dispatch import GIVE_UP_SOON
+from perdure._runtime.dispatch import SHORT_RETRIES
 from perdure.errors import Refused
 from perdure.handlers import handler
 from perdure.saga.dispatcher import Start
 from perdure.saga.dispatcher import start as start_compensation
-from perdure.saga.messages import UndoReceipt, UndoRequest, rollback_status
+from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest, rollback_status
 from perdure.saga.policy import StepState
 from perdure.serving import build_app
 from perdure.testing.served import ServedApp
@@ -29,11 +29,13 @@ pytestmark = pytest.mark.restate_modes("http2")
 
 @pytest.mark.parametrize("max_attempts", [1, 5])
 @pytest.mark.parametrize("has_sent", [True, False])
-async def test_a_relay_that_goes_down_costs_no_attempt_and_no_second_undo(bench, did, admin, has_sent, max_attempts):
-    relay = sdk.Service("RollbackRelay", ingress_private=True, invocation_retry_policy=GIVE_UP_SOON)
+async def test_a_dispatcher_that_goes_down_costs_no_attempt_and_no_second_undo(
+    bench, did, admin, has_sent, max_attempts
+):
+    dispatcher = sdk.Service("RollbackDispatcher", ingress_private=True, invocation_retry_policy=SHORT_RETRIES)
     reached, back = threading.Event(), threading.Event()
 
-    @handler(relay, name="start")
+    @handler(dispatcher, name="start")
     async def start_and_hang(ctx: sdk.Context, request: Start) -> str:
         sent = await start_compensation(ctx, request) if has_sent or back.is_set() else ""
         if not back.is_set():
@@ -47,28 +49,28 @@ async def test_a_relay_that_goes_down_costs_no_attempt_and_no_second_undo(bench,
 
     await bench.serve(main, max_attempts=max_attempts)
     key = str(uuid4())
-    with ServedApp(build_app(relay), http="2") as gone:
+    with ServedApp(build_app(dispatcher), http="2") as gone:
         await admin.register(gone.url)
         await start(bench, bench.name, key)
-        await eventually(truth(reached.is_set), what="relay that is at work")
+        await eventually(truth(reached.is_set), what="dispatcher that is at work")
         if has_sent:
             await did_all(bench, f"undo {key}/a")
     (deployment,) = [each for each in await admin.deployments() if str(each["uri"]).rstrip("/") == gone.url]
 
-    async def given_up() -> list[Any] | None:
+    async def exhausted() -> list[Any] | None:
         rows = await admin.query(
-            "select id from sys_invocation where target_service_name = 'RollbackRelay' "
+            "select id from sys_invocation where target_service_name = 'RollbackDispatcher' "
             "and completion_result = 'failure'"
         )
         return rows or None
 
-    relays = await eventually(given_up, what="relay that is given up")
+    dispatchers = await eventually(exhausted, what="dispatcher that is given up")
     back.set()
-    with ServedApp(build_app(relay), http="2") as again:
+    with ServedApp(build_app(dispatcher), http="2") as again:
         await admin.move_deployment(deployment["id"], again.url)
         await rolled_back(bench, f"{bench.name}:{key}")
         await admin.remove_deployment(deployment["id"])
-    for row in relays:
+    for row in dispatchers:
         await admin.act(row["id"], "purge")
     assert did.count(f"undo {key}/a") == 1
     found = await bench.ingress.call(rollback_status, key=f"{bench.name}:{key}")
@@ -80,8 +82,8 @@ async def test_a_saga_that_several_ask_to_roll_back_answers_each_of_them(bench, 
 
     @handler(asker, name="ask")
     async def ask(ctx: sdk.Context, key: str) -> None:
-        target = Target(bench.name, "roll_back", UndoRequest, UndoReceipt)
-        await WorkflowClient(ctx, target, key).call(UndoRequest(reason="lost", wait=False))
+        target = Target(bench.name, "roll_back", ExternalRollbackRequest, ExternalRollbackReceipt)
+        await WorkflowClient(ctx, target, key).call(ExternalRollbackRequest(reason="lost", wait=False))
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")

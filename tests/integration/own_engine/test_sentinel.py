@@ -1,4 +1,4 @@
-"""The sentinel on a real engine: killed and paused orchestrations and killed rollbacks are looked after."""
+"""The reconciler on a real engine: killed and paused orchestrations and killed rollbacks are looked after."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from perdure import (
     IngressClient,
     Target,
 )
-from perdure.alerts.conditions import FEW, Alert, Survey
+from perdure.alerts.conditions import FEW, Alert, Snapshot
 from perdure.alerts.service import Alerts
 from perdure.engine.admin import sql_text
 from perdure.errors import EngineError
-from perdure.saga import reconciler as sentinel_module
+from perdure.saga import reconciler as reconciler_module
 from perdure.saga.orphans import look
 from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import Sentinel
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler import SagaReconciler
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 from perdure.security import PrivateKey
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.alert_receiver import OK, Receiver, receiving
@@ -48,16 +48,16 @@ async def scene(restate, did):
 
     async def start(brake: Brake | None = None, **limits: Any) -> Scene:
         name = f"Mills{uuid4().hex[:8]}"
-        config = SentinelConfig(
+        config = SagaReconcilerConfig(
             admin_url=restate.server.admin,
             ingress_url=restate.server.ingress,
             interval=timedelta(milliseconds=100),
             grace=timedelta(milliseconds=1),
             **limits,
         )
-        sentinel = Sentinel(config)
-        env = await restate.serve(*services(did, name, brake or Brake()), sentinel)
-        scenes.append(Scene(env, name, sentinel, config))
+        reconciler = SagaReconciler(config)
+        env = await restate.serve(*services(did, name, brake or Brake()), reconciler)
+        scenes.append(Scene(env, name, reconciler, config))
         return scenes[-1]
 
     yield start
@@ -66,13 +66,13 @@ async def scene(restate, did):
 
 
 def acted_on(webhook: Receiver, service: str) -> list[Alert]:
-    return [news.alert for news in webhook.took(service) if news.event == "sentinel.acted"]
+    return [news.alert for news in webhook.took(service) if news.event == "reconciler.acted"]
 
 
 async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(scene, did, webhook):
     on = await scene(webhook_url=webhook.url, webhook_key=KEY)
     key, invocation = await on.started(did)
-    async with on.sentinel.watching():
+    async with on.reconciler.watching():
         await on.admin.act(invocation, "kill")
         rollback = await on.rollback(key, Outcome.ROLLED_BACK)
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
@@ -116,7 +116,7 @@ async def test_many_lost_at_once_are_all_rolled_back_and_told_in_a_few_pieces(sc
 
 @pytest.mark.restate_modes("http2")
 async def test_what_one_sweep_leaves_the_next_ones_look_after(scene, did, monkeypatch):
-    monkeypatch.setattr(sentinel_module, "_MOST_AT_ONCE", 2)
+    monkeypatch.setattr(reconciler_module, "_MOST_AT_ONCE", 2)
     on = await scene()
     started = [await on.started(did) for _ in range(5)]
     for _, invocation in started:
@@ -129,7 +129,7 @@ async def test_what_one_sweep_leaves_the_next_ones_look_after(scene, did, monkey
     report = await on.ingress.call(sweep, key="all")
     assert len(report.acted_on) == 2
     assert report.left >= 3
-    async with on.sentinel.watching():
+    async with on.reconciler.watching():
         for key, _ in started:
             await on.rollback(key, Outcome.ROLLED_BACK)
 
@@ -153,7 +153,7 @@ async def test_an_orchestration_that_is_paused_too_long_is_killed_and_rolled_bac
         return rows[0]["status"] == "paused"
 
     await eventually(paused, what="pause")
-    async with on.sentinel.watching():
+    async with on.reconciler.watching():
         rollback = await on.rollback(key, Outcome.ROLLED_BACK)
     assert rollback.reason.startswith("the orchestration was lost: paused")
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
@@ -177,45 +177,45 @@ async def test_a_rollback_that_was_asked_for_and_never_began_is_begun(scene, did
         return finds.get(invocation) == "unopened"
 
     await eventually(unopened, what="find of the saga without a rollback")
-    async with on.sentinel.watching():
+    async with on.reconciler.watching():
         await on.rollback(key, Outcome.ROLLED_BACK)
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]  # by the same invocations: once
 
 
 @pytest.fixture
 async def own_engine(restate_servers):
-    """An engine of its own: the relay of this test is not the one that other tests' rollbacks need."""
+    """An engine of its own: the dispatcher of this test is not the one that other tests' rollbacks need."""
     with RestateServer(install_dir=restate_servers.install_dir) as server:
         restate = Restate(server, Mode.HTTP2)
         yield restate
         await restate.close()
 
 
-async def test_a_paused_relay_is_resumed(own_engine):
-    relay = sdk.Service(
-        "RollbackRelay",
+async def test_a_paused_dispatcher_is_resumed(own_engine):
+    dispatcher = sdk.Service(
+        "RollbackDispatcher",
         invocation_retry_policy=sdk.InvocationRetryPolicy(
             initial_interval=timedelta(milliseconds=10), max_attempts=1, on_max_attempts="pause"
         ),
     )
     mended = threading.Event()
 
-    @relay.handler()
+    @dispatcher.handler()
     async def start(ctx: sdk.Context, name: str) -> str:
         if not mended.is_set():
             raise RuntimeError("a bug that a deployment mends")
         return name
 
-    config = SentinelConfig(
+    config = SagaReconcilerConfig(
         admin_url=own_engine.server.admin,
         ingress_url=own_engine.server.ingress,
         interval=timedelta(milliseconds=100),
         grace=timedelta(milliseconds=1),
     )
-    sentinel = Sentinel(config)
-    env = await own_engine.serve(relay, sentinel)
+    reconciler = SagaReconciler(config)
+    env = await own_engine.serve(dispatcher, reconciler)
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
-        call = asyncio.create_task(ingress.call(Target("RollbackRelay", "start", str, str), "x"))
+        call = asyncio.create_task(ingress.call(Target("RollbackDispatcher", "start", str, str), "x"))
 
         async def halted() -> bool:
             try:
@@ -223,9 +223,9 @@ async def test_a_paused_relay_is_resumed(own_engine):
             except EngineError:  # an engine that has just started refuses queries for a moment
                 return False
 
-        await eventually(halted, what="find of the paused relay")
+        await eventually(halted, what="find of the paused dispatcher")
         mended.set()
-        async with sentinel.watching():
+        async with reconciler.watching():
             assert await asyncio.wait_for(call, 20) == "x"
 
 
@@ -234,7 +234,7 @@ async def test_news_whose_telling_was_paused_is_told_on(scene, did):
     on = await scene(webhook_url="http://127.0.0.1:9/")  # nobody listens there
     _, invocation = await on.started(did)
     await on.admin.act(invocation, "kill")
-    telling = "select id from sys_invocation where target_service_name = 'AlertRelay' and status = "
+    telling = "select id from sys_invocation where target_service_name = 'AlertDispatcher' and status = "
 
     async def paused() -> str | None:
         for row in await on.admin.query(f"{telling} 'backing-off'"):
@@ -249,7 +249,7 @@ async def test_news_whose_telling_was_paused_is_told_on(scene, did):
     async def goes_on() -> bool:
         return not await on.admin.query(f"{telling} 'paused' and id = {sql_text(halted)}")
 
-    async with on.sentinel.watching():
+    async with on.reconciler.watching():
         await eventually(goes_on, what="end of the pause")
 
 
@@ -276,7 +276,7 @@ async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(sc
     rollback = await eventually(held, what="rollback that undoes step b")
     await on.admin.act(rollback, "kill")
     brake.release()
-    async with on.sentinel.watching():
+    async with on.reconciler.watching():
         await on.rollback(key, Outcome.ROLLED_BACK)
     done = [entry for entry in did.of(key) if entry.startswith("scrap ")]
     assert done[-1] == "scrap a"
@@ -287,16 +287,16 @@ async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(sc
 async def test_sagas_are_looked_after_while_alerts_cannot_be_told(scene, did, monkeypatch):
     asked, release = asyncio.Event(), asyncio.Event()
 
-    async def hang(_: Alerts) -> Survey:
+    async def hang(_: Alerts) -> Snapshot:
         asked.set()
         await release.wait()
-        return Survey()
+        return Snapshot()
 
     monkeypatch.setattr(Alerts, "_look", hang)
     on = await scene()
     key, invocation = await on.started(did)
     try:
-        async with on.sentinel.watching():
+        async with on.reconciler.watching():
             await asyncio.wait_for(asked.wait(), 30)
             await on.admin.act(invocation, "kill")
             await on.rollback(key, Outcome.ROLLED_BACK)

@@ -17,7 +17,7 @@ from tests.system.attacks.completions import COMPLETIONS
 from tests.system.attacks.encryption import SEALED
 from tests.system.attacks.floods import FLOODS
 from tests.system.attacks.outside import CONSOLE, GATEWAY
-from tests.system.attacks.platform import Defended
+from tests.system.attacks.platform import DefendedPlatform
 from tests.system.attacks.ports import ENGINE, SERVICE
 from tests.system.attacks.signed_actions import ACTS, LINKS
 from tests.system.attacks.untrusted_text import TEXT
@@ -63,7 +63,7 @@ class Outcome:
         return self.unchanged and f"{self.observed} ".startswith(f"{self.attack.expected} ")
 
 
-async def attack_all(at: Defended, attacks: Iterable[Attack] = ATTACKS) -> list[Outcome]:
+async def attack_all(at: DefendedPlatform, attacks: Iterable[Attack] = ATTACKS) -> list[Outcome]:
     """Try the attacks that apply to a platform, one after the other.
 
     Args:

@@ -11,9 +11,9 @@ from urllib.parse import unquote
 import httpx
 
 from perdure._runtime.places import Place
-from tests.system.attacks.platform import Defended
+from tests.system.attacks.platform import DefendedPlatform
 
-Run = Callable[[Defended], Awaitable[str]]
+Run = Callable[[DefendedPlatform], Awaitable[str]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def at_ingress(path: str, body: Any, *, sealed: bool = True) -> Run:
         sealed: Whether it is encrypted for its place, where the journal is encrypted: as the platform's clients do.
     """
 
-    async def run(at: Defended) -> str:
+    async def run(at: DefendedPlatform) -> str:
         raw = json.dumps(body).encode()
         content = at.seal(raw, input_at(path)) if sealed else raw
         url = at.topology.ingress_url + path

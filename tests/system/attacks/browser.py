@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from services.runtime.booking import ORDINARY
 from tests.system.attacks.attack import Attack, Run, input_at, status_of
-from tests.system.attacks.platform import Defended
+from tests.system.attacks.platform import DefendedPlatform
 from tests.system.attacks.raw_http import raw_answer
 
 _ORDER: Final = ORDINARY.model_dump_json().encode()
@@ -24,7 +24,7 @@ _PREFLIGHT: Final = {**_EVIL, "access-control-request-method": "POST", "access-c
 _Port = Literal["ingress", "admin", "service"]
 
 
-def _address(at: Defended, port: _Port) -> str:
+def _address(at: DefendedPlatform, port: _Port) -> str:
     topology = at.topology
     return {"ingress": topology.ingress_url, "admin": topology.admin_url, "service": topology.service_url("payments")}[
         port
@@ -32,7 +32,7 @@ def _address(at: Defended, port: _Port) -> str:
 
 
 def _sent(port: _Port, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> Run:
-    async def run(at: Defended) -> str:
+    async def run(at: DefendedPlatform) -> str:
         content = at.seal(body, input_at(path)) if body and port == "ingress" else body
         answer = await at.http.request(method, _address(at, port) + path, headers=headers, content=content)
         if answer.is_success and (leaked := answer.headers.get("access-control-allow-origin")):
@@ -45,15 +45,15 @@ def _sent(port: _Port, method: str, path: str, headers: Mapping[str, str], body:
 def _of_page_beside(port: _Port, method: str, path: str) -> Run:
     """Send what a page of another port of this machine sends: the same site, and another origin."""
 
-    async def run(at: Defended) -> str:
+    async def run(at: DefendedPlatform) -> str:
         headers = {**_JSON, "origin": at.topology.console_url, "sec-fetch-site": "same-site"}
         return await _sent(port, method, path, headers, _QUERY)(at)
 
     return run
 
 
-def _raw(lines: Callable[[Defended], list[str]]) -> Run:
-    async def run(at: Defended) -> str:
+def _raw(lines: Callable[[DefendedPlatform], list[str]]) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         return await raw_answer(
             at.topology.ingress_port, "".join(f"{each}\r\n" for each in lines(at)).encode() + b"\r\n"
         )
@@ -61,7 +61,7 @@ def _raw(lines: Callable[[Defended], list[str]]) -> Run:
     return run
 
 
-def _upgrade(_: Defended) -> list[str]:
+def _upgrade(_: DefendedPlatform) -> list[str]:
     return [
         "GET /restate/health HTTP/1.1",
         "host: localhost",
@@ -73,15 +73,15 @@ def _upgrade(_: Defended) -> list[str]:
     ]
 
 
-def _two_hosts(_: Defended) -> list[str]:
+def _two_hosts(_: DefendedPlatform) -> list[str]:
     return ["GET /restate/health HTTP/1.1", "host: localhost", "host: evil.example.com", "connection: close"]
 
 
-def _two_lengths(_: Defended) -> list[str]:
+def _two_lengths(_: DefendedPlatform) -> list[str]:
     return ["POST /Trips/x/run HTTP/1.1", "host: localhost", "content-length: 0", "content-length: 5"]
 
 
-async def _resolves_awakeable(at: Defended) -> str:
+async def _resolves_awakeable(at: DefendedPlatform) -> str:
     path = f"/restate/awakeables/sign_1{'A' * 30}/resolve"
     return await _sent("ingress", "POST", path, {**_FORM}, b"true")(at)
 

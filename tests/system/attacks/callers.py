@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 
 from perdure._runtime.places import Place
-from perdure.approvals.signatures import delegation_details, sign_act
+from perdure.approvals.signatures import delegation_details, sign_action
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.security import (
     CALLER_HEADER,
@@ -28,7 +28,7 @@ from perdure.security import (
 from perdure.security.callers import vouch_for_call
 from services.runtime.booking import new_trip_id
 from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
-from tests.system.attacks.platform import ADA, GRACE, KIM, MALLORY, VERA, Defended
+from tests.system.attacks.platform import ADA, GRACE, KIM, MALLORY, VERA, DefendedPlatform
 from tests.system.attacks.raw_http import raw_answer
 from tests.system.scenarios.orders import order
 
@@ -40,11 +40,11 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _issuer(at: Defended) -> PrivateKey:
+def _issuer(at: DefendedPlatform) -> PrivateKey:
     return PrivateKey.load(at.topology.keys_dir / "console-issuer.pem")
 
 
-def _person(at: Defended, actor: str, *, platform: str | None = None) -> ActorKey:
+def _person(at: DefendedPlatform, actor: str, *, platform: str | None = None) -> ActorKey:
     """Return a key for a person whom the platform knows under another name, or on another platform."""
     lifetime = timedelta(hours=1)
     return ActorKey.issue(
@@ -52,34 +52,34 @@ def _person(at: Defended, actor: str, *, platform: str | None = None) -> ActorKe
     )
 
 
-def _approve(key: Callable[[Defended], ActorKey], *, approve: bool = True) -> Run:
-    async def run(at: Defended) -> str:
+def _approve(key: Callable[[DefendedPlatform], ActorKey], *, approve: bool = True) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         who, act = key(at), "approve" if approve else "reject"
         digest = (await at.approval()).payload_digest
-        body = sign_act(who, "approve" if approve else "reject", at.waiting, digest, {}, at=_now())
+        body = sign_action(who, "approve" if approve else "reject", at.waiting, digest, {}, at=_now())
         return await at_ingress(f"/Approvals/{at.waiting}/{act}", body)(at)
 
     return run
 
 
-def _delegate(key: Callable[[Defended], ActorKey], to: str) -> Run:
-    async def run(at: Defended) -> str:
+def _delegate(key: Callable[[DefendedPlatform], ActorKey], to: str) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         digest = (await at.approval()).payload_digest
         details = delegation_details(to, _now() + timedelta(hours=1))
-        body = sign_act(key(at), "delegate", at.waiting, digest, details, at=_now())
+        body = sign_action(key(at), "delegate", at.waiting, digest, details, at=_now())
         return await at_ingress(f"/Approvals/{at.waiting}/delegate", body)(at)
 
     return run
 
 
-async def _own_booking(at: Defended) -> str:
+async def _own_booking(at: DefendedPlatform) -> str:
     """Approve as mallory what mallory has booked in ada's name."""
     digest = (await at.approval(at.disguised)).payload_digest
-    body = sign_act(at.keys[MALLORY], "approve", at.disguised, digest, {}, at=_now())
+    body = sign_action(at.keys[MALLORY], "approve", at.disguised, digest, {}, at=_now())
     return await at_ingress(f"/Approvals/{at.disguised}/approve", body)(at)
 
 
-async def _link_of_the_subject(at: Defended) -> str:
+async def _link_of_the_subject(at: DefendedPlatform) -> str:
     token = mint_link(
         PrivateKey.load(at.topology.keys_dir / "approval-links.pem"),
         approval_id=at.waiting,
@@ -92,7 +92,7 @@ async def _link_of_the_subject(at: Defended) -> str:
     return await at_ingress(f"/Approvals/{at.waiting}/decide_by_link", {"token": token, "approve": True})(at)
 
 
-async def _link_of_another_platform(at: Defended) -> str:
+async def _link_of_another_platform(at: DefendedPlatform) -> str:
     token = mint_link(
         PrivateKey.load(at.topology.keys_dir / "approval-links.pem"),
         approval_id=at.waiting,
@@ -106,13 +106,13 @@ async def _link_of_another_platform(at: Defended) -> str:
     return await at_ingress(f"/Approvals/{at.waiting}/decide_by_link", {"token": token, "approve": True})(at)
 
 
-Forge = Callable[[Defended, CallTarget], Awaitable[str]]
+Forge = Callable[[DefendedPlatform, CallTarget], Awaitable[str]]
 
 
 def _book(token: Forge, *, body: bytes = _COSTLY) -> Run:
     """Return what books a trip over the limit at the ingress, with a token."""
 
-    async def run(at: Defended) -> str:
+    async def run(at: DefendedPlatform) -> str:
         target = CallTarget(service="Trips", handler="run", key=new_trip_id())
         headers = {"content-type": "application/json", CALLER_HEADER: await token(at, target)}
         url = f"{at.topology.ingress_url}/Trips/{target.key}/run"
@@ -122,14 +122,14 @@ def _book(token: Forge, *, body: bytes = _COSTLY) -> Run:
     return run
 
 
-def _forged(make: Callable[[Defended, CallTarget], str]) -> Forge:
-    async def forge(at: Defended, target: CallTarget) -> str:
+def _forged(make: Callable[[DefendedPlatform, CallTarget], str]) -> Forge:
+    async def forge(at: DefendedPlatform, target: CallTarget) -> str:
         return make(at, target)
 
     return forge
 
 
-async def _of_the_journal(at: Defended, _target: CallTarget) -> str:
+async def _of_the_journal(at: DefendedPlatform, _target: CallTarget) -> str:
     """Copy the token of a trip that the shop has booked out of the engine's journal."""
     async with AdminClient(at.topology.admin_url) as admin:
         rows = await admin.query(
@@ -140,29 +140,29 @@ async def _of_the_journal(at: Defended, _target: CallTarget) -> str:
     return next(str(each["value"]) for each in headers if each["name"] == CALLER_HEADER)
 
 
-def _unsigned(at: Defended, target: CallTarget) -> str:
+def _unsigned(at: DefendedPlatform, target: CallTarget) -> str:
     """Write a token as the gateway does, with a signature of zeros."""
     genuine = vouch_for_call(_issuer(at), _SHOP, target, _COSTLY, at=_now())
     return f"{genuine.partition('.')[0]}.{base64.urlsafe_b64encode(bytes(64)).decode().rstrip('=')}"
 
 
-def _genuine(at: Defended, target: CallTarget) -> str:
+def _genuine(at: DefendedPlatform, target: CallTarget) -> str:
     return vouch_for_call(_issuer(at), _SHOP, target, _COSTLY, at=_now())
 
 
-def _outdated(at: Defended, target: CallTarget) -> str:
+def _outdated(at: DefendedPlatform, target: CallTarget) -> str:
     return vouch_for_call(_issuer(at), _SHOP, target, _COSTLY, at=_now() - timedelta(days=2))
 
 
-def _read(path: str, token: Callable[[Defended], str], *, method: str = "GET") -> Run:
-    async def run(at: Defended) -> str:
+def _read(path: str, token: Callable[[DefendedPlatform], str], *, method: str = "GET") -> Run:
+    async def run(at: DefendedPlatform) -> str:
         url = f"{at.topology.console_url}/gateway{path.format(at.waiting)}"
         return status_of(await at.http.request(method, url, headers={"authorization": f"Bearer {token(at)}"}))
 
     return run
 
 
-async def _another_idempotency_key(at: Defended) -> str:
+async def _another_idempotency_key(at: DefendedPlatform) -> str:
     """Send what another caller has sent, under the same idempotency key, and see whose answer comes."""
 
     async def asked(token: str) -> httpx.Response:
@@ -180,7 +180,7 @@ async def _another_idempotency_key(at: Defended) -> str:
 
 
 def _raw(*lines: str, body: bytes) -> Run:
-    async def run(at: Defended) -> str:
+    async def run(at: DefendedPlatform) -> str:
         head = ("POST /gateway/Trips/attack/run HTTP/1.1", "host: x", f"authorization: Bearer {at.api_key}", *lines)
         request = "".join(f"{line}\r\n" for line in head).encode() + b"\r\n" + body
         return await raw_answer(at.topology.console_port, request)

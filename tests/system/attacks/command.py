@@ -13,7 +13,7 @@ from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 from tests.system.attacks import Outcome, attack_all
-from tests.system.attacks.platform import Defended, defended_environment
+from tests.system.attacks.platform import DefendedPlatform, defended_environment
 from tests.system.scenarios.platforms import play_on, run_trial
 
 
@@ -57,7 +57,7 @@ async def _attack(settings: PlatformSettings, topology: Topology, engine: Locate
 
 
 async def _attacked(platform: Platform) -> list[Outcome]:
-    async with Defended.on(platform) as defended:
+    async with DefendedPlatform.on(platform) as defended:
         return await attack_all(defended)
 
 

@@ -15,7 +15,7 @@ from perdure.engine.admin import sql_text
 from services.contracts import trips
 from services.runtime.connections import admin_client
 from tests.system.attacks.attack import Attack, Run, status_of
-from tests.system.attacks.platform import GRACE, Defended
+from tests.system.attacks.platform import GRACE, DefendedPlatform
 from tests.system.scenarios.orders import order
 
 _FIRST: Final = 17
@@ -26,7 +26,7 @@ _WITHIN: Final = 30.0
 def _complete(how: Literal["resolve", "reject"], *, sealed: bool) -> Run:
     """Return what completes every awakeable that the waiting trip has or makes soon, as who knows its id can."""
 
-    async def run(at: Defended) -> str:
+    async def run(at: DefendedPlatform) -> str:
         # Sending the order again tells the invocation's id to anybody.
         invocation = await at.stage.ingress.send(trips.book, order(amount_minor=250_000), key=at.waiting)
         before = await _readings(at)
@@ -50,7 +50,7 @@ def _complete(how: Literal["resolve", "reject"], *, sealed: bool) -> Run:
 def _complete_other(make: Callable[[str], str], prefix: str = "/restate/awakeables") -> Run:
     """Return what completes something of the waiting trip that is no awakeable."""
 
-    async def run(at: Defended) -> str:
+    async def run(at: DefendedPlatform) -> str:
         invocation = await at.stage.ingress.send(trips.book, order(amount_minor=250_000), key=at.waiting)
         url = f"{at.topology.ingress_url}{prefix}/{make(invocation)}/resolve"
         return status_of(await at.http.post(url, content=b"{}", headers={"content-type": "application/json"}))
@@ -62,11 +62,11 @@ def _pending(invocation: str) -> str:
     return pending_id(invocation, 10_000)  # a number that is not in the journal, should it get through
 
 
-def _approved(at: Defended) -> dict[str, Any]:
+def _approved(at: DefendedPlatform) -> dict[str, Any]:
     return {"approval_id": at.waiting, "outcome": "approved", "decided_by": [GRACE], "reason": "forged"}
 
 
-async def _readings(at: Defended) -> int:
+async def _readings(at: DefendedPlatform) -> int:
     """Return how often the trip has asked for the outcome since it waits."""
     async with admin_client(at.topology.admin_url) as admin:
         rows = await admin.query(

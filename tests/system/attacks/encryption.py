@@ -17,26 +17,26 @@ from perdure.engine.admin import sql_text
 from perdure.security import JournalCodec
 from services.runtime.booking import ORDINARY, new_trip_id
 from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
-from tests.system.attacks.platform import Defended
+from tests.system.attacks.platform import DefendedPlatform
 
 _ORDER: Final = ORDINARY.model_dump(mode="json")
 _SEALED: Final = b"pd2"
 _WITHIN: Final = 20.0
 
 
-async def _post(at: Defended, path: str, body: bytes) -> str:
+async def _post(at: DefendedPlatform, path: str, body: bytes) -> str:
     headers = {"content-type": "application/json"} if body else {}
     return status_of(await at.http.post(at.topology.ingress_url + path, content=body, headers=headers))
 
 
-def _empty(path: Callable[[Defended], str]) -> Run:
-    async def run(at: Defended) -> str:
+def _empty(path: Callable[[DefendedPlatform], str]) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         return await _post(at, path(at), b"")
 
     return run
 
 
-async def _input_of(at: Defended, service: str, key: str, handler: str) -> bytes:
+async def _input_of(at: DefendedPlatform, service: str, key: str, handler: str) -> bytes:
     """Return the sealed input of an invocation, as the engine's journal shows it: the end of its first entry."""
     async with AdminClient(at.topology.admin_url) as admin:
         rows = await admin.query(
@@ -48,7 +48,7 @@ async def _input_of(at: Defended, service: str, key: str, handler: str) -> bytes
     return raw[raw.index(_SEALED) :]
 
 
-async def _state_of(at: Defended, service: str, key: str) -> dict[str, bytes]:
+async def _state_of(at: DefendedPlatform, service: str, key: str) -> dict[str, bytes]:
     async with AdminClient(at.topology.admin_url) as admin:
         rows = await admin.query(
             f"select key, value from state where service_name = {sql_text(service)} and service_key = {sql_text(key)}"
@@ -56,36 +56,36 @@ async def _state_of(at: Defended, service: str, key: str) -> dict[str, bytes]:
     return {row["key"]: bytes.fromhex(row["value"]) for row in rows}
 
 
-async def _copied_order(at: Defended) -> str:
+async def _copied_order(at: DefendedPlatform) -> str:
     """Book with the sealed order of a trip that was approved, under another id."""
     return await _post(at, f"/Trips/{new_trip_id()}/run", await _input_of(at, "Trips", at.linked, "run"))
 
 
-async def _copied_decision(at: Defended) -> str:
+async def _copied_decision(at: DefendedPlatform) -> str:
     """Decide the approval that waits with the sealed decision of another one."""
     decision = await _input_of(at, "Approvals", at.linked, "decide_by_link")
     return await _post(at, f"/Approvals/{at.waiting}/decide_by_link", decision)
 
 
-async def _decision_for_another_handler(at: Defended) -> str:
+async def _decision_for_another_handler(at: DefendedPlatform) -> str:
     """Send the sealed decision of a link to the handler that approves without one."""
     decision = await _input_of(at, "Approvals", at.linked, "decide_by_link")
     return await _post(at, f"/Approvals/{at.linked}/approve", decision)
 
 
-async def _copied_state_as_input(at: Defended) -> str:
+async def _copied_state_as_input(at: DefendedPlatform) -> str:
     state = await _state_of(at, "Approvals", at.linked)
     return await _post(at, f"/Approvals/{at.waiting}/approve", state["approval"])
 
 
-async def _output_as_input(at: Defended) -> str:
+async def _output_as_input(at: DefendedPlatform) -> str:
     asked = at.seal(b"", Place.input("Approvals", at.linked, "status"))
     url = f"{at.topology.ingress_url}/Approvals/{at.linked}/status"
     answer = await at.http.post(url, content=asked, headers={"content-type": "application/json"})
     return await _post(at, f"/Approvals/{at.waiting}/approve", answer.content)
 
 
-async def _copied_state(at: Defended) -> str:
+async def _copied_state(at: DefendedPlatform) -> str:
     """Give the approval that waits the sealed state of one that was approved, and read it."""
     genuine, approved = await _state_of(at, "Approvals", at.waiting), await _state_of(at, "Approvals", at.linked)
     await _put_state(at, {**genuine, "approval": approved["approval"]})
@@ -99,7 +99,7 @@ async def _copied_state(at: Defended) -> str:
         await _put_state(at, genuine)
 
 
-async def _put_state(at: Defended, state: dict[str, bytes]) -> None:
+async def _put_state(at: DefendedPlatform, state: dict[str, bytes]) -> None:
     body = {"object_key": at.waiting, "new_state": {name: list(value) for name, value in state.items()}}
     (await at.http.post(f"{at.topology.admin_url}/services/Approvals/state", json=body)).raise_for_status()
     deadline = time.monotonic() + _WITHIN
@@ -109,7 +109,7 @@ async def _put_state(at: Defended, state: dict[str, bytes]) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _answer_of(at: Defended, invocation: str) -> str:
+async def _answer_of(at: DefendedPlatform, invocation: str) -> str:
     """Return how an invocation ended, or ``refused`` when it is held up by a value that does not open."""
     deadline = time.monotonic() + _WITHIN
     async with AdminClient(at.topology.admin_url) as admin:
@@ -126,8 +126,8 @@ async def _answer_of(at: Defended, invocation: str) -> str:
     return "no answer"
 
 
-def _sealed_otherwise(seal: Callable[[Defended, bytes, Place], bytes]) -> Run:
-    async def run(at: Defended) -> str:
+def _sealed_otherwise(seal: Callable[[DefendedPlatform, bytes, Place], bytes]) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         trip_id = new_trip_id()
         body = seal(at, json.dumps(_ORDER).encode(), Place.input("Trips", trip_id, "run"))
         return await _post(at, f"/Trips/{trip_id}/run", body)
@@ -135,24 +135,26 @@ def _sealed_otherwise(seal: Callable[[Defended, bytes, Place], bytes]) -> Run:
     return run
 
 
-def _of_another_platform(at: Defended, body: bytes, place: Place) -> bytes:
+def _of_another_platform(at: DefendedPlatform, body: bytes, place: Place) -> bytes:
     return JournalCodec.load(at.topology.keys_dir / "journal.keys", platform="another").seal(body, place)
 
 
-def _under_an_own_key(_at: Defended, body: bytes, place: Place) -> bytes:
+def _under_an_own_key(_at: DefendedPlatform, body: bytes, place: Place) -> bytes:
     return JournalCodec([random(SecretBox.KEY_SIZE)]).seal(body, place)
 
 
-def _changed(at: Defended, body: bytes, place: Place) -> bytes:
+def _changed(at: DefendedPlatform, body: bytes, place: Place) -> bytes:
     sealed = at.seal(body, place)
     return sealed[:-1] + bytes([sealed[-1] ^ 1])
 
 
-def _of_the_old_format(at: Defended, body: bytes, place: Place) -> bytes:
+def _of_the_old_format(at: DefendedPlatform, body: bytes, place: Place) -> bytes:
     return at.seal(body, place).replace(_SEALED, b"pd1", 1)
 
 
-def _attack(name: str, run: Callable[[Defended], Awaitable[Any]], expected: str = "400 rejected_value") -> Attack:
+def _attack(
+    name: str, run: Callable[[DefendedPlatform], Awaitable[Any]], expected: str = "400 rejected_value"
+) -> Attack:
     return Attack("encryption", name, expected, run, needs_encryption=True)
 
 

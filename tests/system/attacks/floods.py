@@ -16,11 +16,11 @@ import httpx
 
 from services.console.people.database import Database
 from services.console.people.passwords import Passwords
-from services.console.people.persons import Persons
+from services.console.people.persons import Users
 from services.console.people.roles import Role
 from services.console.settings import ConsoleSettings
 from tests.system.attacks.attack import Attack, status_of
-from tests.system.attacks.platform import GRACE, OLGA, VERA, Defended
+from tests.system.attacks.platform import GRACE, OLGA, VERA, DefendedPlatform
 
 _PAGES: Final = 120
 
@@ -31,7 +31,7 @@ def _client() -> httpx.AsyncClient:
 
 
 async def _sign_in(
-    at: Defended, name: str, password: str, address: str, *, headers: dict[str, str] | None = None
+    at: DefendedPlatform, name: str, password: str, address: str, *, headers: dict[str, str] | None = None
 ) -> httpx.Response:
     async with _client() as http:
         return await http.post(
@@ -41,25 +41,25 @@ async def _sign_in(
         )
 
 
-async def _somebody(at: Defended) -> tuple[str, str]:
+async def _somebody(at: DefendedPlatform) -> tuple[str, str]:
     """Add a person whose password is known here, and return both."""
     name, password = f"{uuid4().hex}@example.com", uuid4().hex
     database = Database(ConsoleSettings(local_dir=at.topology.home).database)
     try:
-        await Persons(database, Passwords()).add(name, password, [Role.VIEWER], by="the range")
+        await Users(database, Passwords()).add(name, password, [Role.VIEWER], by="the range")
     finally:
         await database.dispose()
     return name, password
 
 
-async def _lock_out_behind_a_proxy(at: Defended) -> str:
+async def _lock_out_behind_a_proxy(at: DefendedPlatform) -> str:
     name, password = await _somebody(at)
     for each in range(35):
         await _sign_in(at, f"guess-{each}", "wrong", "203.0.113.1")
     return status_of(await _sign_in(at, name, password, "198.51.100.1"))
 
 
-async def _lock_out_of_a_name(at: Defended) -> str:
+async def _lock_out_of_a_name(at: DefendedPlatform) -> str:
     name, password = await _somebody(at)
     await _sign_in(at, name, password, "198.51.100.2")
     for network in range(21):
@@ -68,7 +68,7 @@ async def _lock_out_of_a_name(at: Defended) -> str:
     return status_of(await _sign_in(at, name, password, "198.51.100.2"))
 
 
-async def _lock_out_by_hashing(at: Defended) -> str:
+async def _lock_out_by_hashing(at: DefendedPlatform) -> str:
     name, password = await _somebody(at)
     flood = [asyncio.create_task(_sign_in(at, f"guess-{each}", "wrong", "203.0.113.2")) for each in range(40)]
     answer = await _sign_in(at, name, password, "198.51.100.3")
@@ -76,7 +76,7 @@ async def _lock_out_by_hashing(at: Defended) -> str:
     return status_of(answer)
 
 
-async def _guess_on(at: Defended, *, invented: bool) -> str:
+async def _guess_on(at: DefendedPlatform, *, invented: bool) -> str:
     """Guess Grace's password, pretending to be another browser each time, or another client; return the last answer."""
     seen = "203.0.113.4" if invented else "203.0.113.5"
     answers = [
@@ -92,7 +92,7 @@ async def _guess_on(at: Defended, *, invented: bool) -> str:
     return status_of(answers[-1])
 
 
-async def _guess_ones_own_password(at: Defended) -> str:
+async def _guess_ones_own_password(at: DefendedPlatform) -> str:
     headers = {"authorization": f"Bearer {at.sessions[OLGA]}"}
     body = {"old": "a guess of a password", "new": "another password of mine"}
     url = f"{at.topology.console_url}/api/password"
@@ -101,7 +101,7 @@ async def _guess_ones_own_password(at: Defended) -> str:
     return "429" if counts[429] == 5 else f"{dict(counts)}"
 
 
-async def _open_pages(at: Defended) -> str:
+async def _open_pages(at: DefendedPlatform) -> str:
     headers = {"authorization": f"Bearer {at.sessions[VERA]}", "accept": "text/event-stream"}
     url = f"{at.topology.console_url}/api/alerts/events"
     async with AsyncExitStack() as stack:
@@ -114,7 +114,7 @@ async def _open_pages(at: Defended) -> str:
         return "429" if counts == {200: bound, 429: _PAGES - bound} else f"{dict(counts)}"
 
 
-async def _open_a_page_unseen(at: Defended) -> str:
+async def _open_a_page_unseen(at: DefendedPlatform) -> str:
     async with _client() as http, http.stream("GET", f"{at.topology.console_url}/api/alerts/events") as answer:
         return str(answer.status_code)
 

@@ -8,14 +8,14 @@ from typing import Final
 
 from services.runtime.booking import ORDINARY
 from tests.system.attacks.attack import Attack, Run, status_of
-from tests.system.attacks.platform import ADA, MAX_BODY, OLGA, VERA, Defended
+from tests.system.attacks.platform import ADA, MAX_BODY, OLGA, VERA, DefendedPlatform
 from tests.system.attacks.raw_http import raw_answer
 
 _ORDER: Final = ORDINARY.model_dump(mode="json")
 
 
-def _console(method: str, path: Callable[[Defended], str], *, by: str | None, cookie: bool = False) -> Run:
-    async def run(at: Defended) -> str:
+def _console(method: str, path: Callable[[DefendedPlatform], str], *, by: str | None, cookie: bool = False) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         headers = {}
         if by is not None:
             token = at.sessions[by]
@@ -27,7 +27,7 @@ def _console(method: str, path: Callable[[Defended], str], *, by: str | None, co
     return run
 
 
-def _redrive_path(at: Defended) -> str:
+def _redrive_path(at: DefendedPlatform) -> str:
     return f"/api/dead-letters/{at.letter.id}/redrive"
 
 
@@ -51,9 +51,9 @@ CONSOLE: Final = (
 
 
 def _gateway(
-    path: str, *, token: Callable[[Defended], str | None] = lambda at: at.api_key, body: bytes | None = None
+    path: str, *, token: Callable[[DefendedPlatform], str | None] = lambda at: at.api_key, body: bytes | None = None
 ) -> Run:
-    async def run(at: Defended) -> str:
+    async def run(at: DefendedPlatform) -> str:
         given = token(at)
         headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {given}"} if given else {})
         content = json.dumps(_ORDER).encode() if body is None else body
@@ -64,20 +64,20 @@ def _gateway(
     return run
 
 
-def _raw(request: Callable[[Defended], bytes]) -> Run:
-    async def run(at: Defended) -> str:
+def _raw(request: Callable[[DefendedPlatform], bytes]) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         return await raw_answer(at.topology.console_port, request(at))
 
     return run
 
 
-def _lines(at: Defended, path: str, *more: str) -> bytes:
+def _lines(at: DefendedPlatform, path: str, *more: str) -> bytes:
     lines = (f"POST {path} HTTP/1.1", "host: x", f"authorization: Bearer {at.api_key}", *more)
     return "".join(f"{line}\r\n" for line in lines).encode("latin-1") + b"\r\n"
 
 
 def _trick(path: str, expected: str = "400") -> Attack:
-    def request(at: Defended) -> bytes:
+    def request(at: DefendedPlatform) -> bytes:
         return _lines(at, path, "content-length: 0", "connection: close")
 
     return Attack("gateway", f"path {path}", expected, _raw(request))

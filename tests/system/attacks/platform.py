@@ -28,7 +28,7 @@ from perdure.targets import Target
 from services.console.people.api_keys import ApiKeys
 from services.console.people.database import Database as ConsoleDatabase
 from services.console.people.passwords import Passwords
-from services.console.people.persons import Persons
+from services.console.people.persons import Users
 from services.console.people.sessions import Sessions
 from services.console.settings import ConsoleSettings
 from services.data_plane.database import Database
@@ -37,7 +37,7 @@ from services.runtime.booking import new_trip_id
 from services.runtime.platform import Platform
 from services.runtime.topology import Topology
 from tests.system.scenarios.dead_letters import HOTEL
-from tests.system.scenarios.harness import Stage, StageError, stage_environment
+from tests.system.scenarios.harness import HarnessError, Stage, harness_environment
 from tests.system.scenarios.orders import order
 
 MAX_BODY: Final = 64 * 1024
@@ -83,7 +83,7 @@ def defended_environment(
         new_encryption_key(keys)
         journal = {ENCRYPTION_KEYS_FILE: str(keys)}
     return {
-        **stage_environment(environment),
+        **harness_environment(environment),
         "PERDURE_ACTS": "signed",
         **journal,
         "PERDURE_CONSOLE_TRUSTED_PROXIES": "127.0.0.0/8",
@@ -93,7 +93,7 @@ def defended_environment(
 
 
 @dataclass
-class Defended:
+class DefendedPlatform:
     """A running platform, seen by an attacker who knows a lot. Open it with `on`.
 
     Args:
@@ -223,7 +223,7 @@ async def _people(topology: Topology) -> tuple[str, str, dict[str, str]]:
     settings = ConsoleSettings(local_dir=topology.home)
     database = ConsoleDatabase(settings.database)
     try:
-        persons = Persons(database, Passwords())
+        persons = Users(database, Passwords())
         sessions = Sessions(database, idle=settings.session_idle, length=settings.session_length)
         tokens = {}
         for person, roles in PEOPLE.items():
@@ -245,7 +245,7 @@ async def _waiting(stage: Stage, http: httpx.AsyncClient, token: str) -> str:
         headers={"authorization": f"Bearer {token}"},
     )
     if not answer.is_success:
-        raise StageError(f"the gateway took no trip: {answer.status_code} {answer.text[:200]}")
+        raise HarnessError(f"the gateway took no trip: {answer.status_code} {answer.text[:200]}")
     await stage.until_step(trip_id, "approval")
     give_up = time.monotonic() + _WITHIN
     while True:
@@ -275,7 +275,7 @@ async def _used_link(stage: Stage, topology: Topology, approval_id: str) -> str:
     )
     await stage.ingress.call(decide, {"token": token, "approve": True}, key=approval_id)
     if (answered := await stage.result(approval_id)) != "confirmed":
-        raise StageError(f"the trip {approval_id} was approved by a link, and then: {answered}")
+        raise HarnessError(f"the trip {approval_id} was approved by a link, and then: {answered}")
     return token
 
 

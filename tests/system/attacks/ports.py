@@ -14,14 +14,14 @@ from perdure.security import PrivateKey
 from perdure.security.encodings import base64url_encode
 from perdure.security.identity import SCHEME_HEADER, TOKEN_HEADER
 from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
-from tests.system.attacks.platform import Defended
+from tests.system.attacks.platform import DefendedPlatform
 
 _CHARGE: Final = "/invoke/Payments/charge"
 _OPERATOR: Final = "olga@example.com"
 
 
-def _invoke(headers: Callable[[Defended], dict[str, str]], path: str = _CHARGE) -> Run:
-    async def run(at: Defended) -> str:
+def _invoke(headers: Callable[[DefendedPlatform], dict[str, str]], path: str = _CHARGE) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         method = "GET" if path == "/discover" else "POST"
         url = at.topology.service_url("payments") + path
         return status_of(await at.http.request(method, url, headers=headers(at), content=b""))
@@ -75,7 +75,7 @@ SERVICE: Final = (
 )
 
 
-async def _from_another_address(at: Defended) -> str:
+async def _from_another_address(at: DefendedPlatform) -> str:
     """Try the engine's ports at an address of this machine that they aren't bound to."""
     for port in (at.topology.admin_port, at.topology.ingress_port, at.topology.node_port):
         try:

@@ -7,16 +7,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
-from perdure.approvals.signatures import sign_act as sign_approval
+from perdure.approvals.signatures import sign_action as sign_approval
 from perdure.saga.operator_actions import Act
-from perdure.saga.signatures import sign_act as sign_letter_act
+from perdure.saga.signatures import sign_action as sign_letter_act
 from perdure.security import ActorKey, PrivateKey, Role, mint_link
 from tests.system.attacks.attack import Attack, Run, at_ingress
-from tests.system.attacks.platform import ADA, GRACE, OLGA, VERA, Defended
+from tests.system.attacks.platform import ADA, GRACE, OLGA, VERA, DefendedPlatform
 
 
-def _approve(body: Callable[[Defended, str], dict[str, Any]]) -> Run:
-    async def run(at: Defended) -> str:
+def _approve(body: Callable[[DefendedPlatform, str], dict[str, Any]]) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         digest = (await at.approval()).payload_digest
         return await at_ingress(f"/Approvals/{at.waiting}/approve", body(at, digest))(at)
 
@@ -38,8 +38,8 @@ def _stranger() -> ActorKey:
     )
 
 
-def _redrive(key: Callable[[Defended], ActorKey]) -> Run:
-    async def run(at: Defended) -> str:
+def _redrive(key: Callable[[DefendedPlatform], ActorKey]) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         who, letter = key(at), await at.letter_now()
         proof = sign_letter_act(who, Act.REDRIVE, letter, reason="attack", at=datetime.now(UTC))
         body = {"id": letter.id, "actor": who.actor, "reason": "attack", "proof": proof.model_dump(mode="json")}
@@ -48,7 +48,7 @@ def _redrive(key: Callable[[Defended], ActorKey]) -> Run:
     return run
 
 
-async def _replayed_annotation(at: Defended) -> str:
+async def _replayed_annotation(at: DefendedPlatform) -> str:
     """Let olga write a note, and send the same bytes again."""
     letter = await at.letter_now()
     proof = sign_letter_act(at.keys[OLGA], Act.ANNOTATE, letter, reason="a note", at=datetime.now(UTC))
@@ -59,7 +59,7 @@ async def _replayed_annotation(at: Defended) -> str:
     return await send(at)
 
 
-async def _changed_payload(at: Defended) -> str:
+async def _changed_payload(at: DefendedPlatform) -> str:
     """Send olga's signed redrive with another payload than the one she signed."""
     letter = await at.letter_now()
     proof = sign_letter_act(at.keys[OLGA], Act.REDRIVE, letter, reason="", at=datetime.now(UTC))
@@ -118,15 +118,15 @@ ACTS: Final = (
 )
 
 
-def _by_link(token: Callable[[Defended, str], str], approval: Callable[[Defended], str]) -> Run:
-    async def run(at: Defended) -> str:
+def _by_link(token: Callable[[DefendedPlatform, str], str], approval: Callable[[DefendedPlatform], str]) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         body = {"token": token(at, (await at.approval()).payload_digest), "approve": True}
         return await at_ingress(f"/Approvals/{approval(at)}/decide_by_link", body)(at)
 
     return run
 
 
-def _forged(at: Defended, digest: str) -> str:
+def _forged(at: DefendedPlatform, digest: str) -> str:
     return mint_link(
         PrivateKey.generate(),
         approval_id=at.waiting,

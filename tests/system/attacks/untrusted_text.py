@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from services.runtime.booking import ORDINARY
 from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
-from tests.system.attacks.platform import GRACE, OLGA, Defended
+from tests.system.attacks.platform import GRACE, OLGA, DefendedPlatform
 
 ESCAPE: Final = "\x1b[2J\x1b[31mowned"
 OVERRIDE: Final = "\u202egnp.exe"
@@ -17,7 +17,7 @@ FORGED: Final = "ok\n2026-11-30 [info] all signatures hold"
 
 
 def _approval(handler: str, **changes: Any) -> Run:
-    async def run(at: Defended) -> str:
+    async def run(at: DefendedPlatform) -> str:
         body = {"actor": GRACE, "reason": "", **changes}
         return await at_ingress(f"/Approvals/{at.waiting}/{handler}", body)(at)
 
@@ -25,7 +25,7 @@ def _approval(handler: str, **changes: Any) -> Run:
 
 
 def _letter(**changes: Any) -> Run:
-    async def run(at: Defended) -> str:
+    async def run(at: DefendedPlatform) -> str:
         body = {"id": at.letter.id, "actor": OLGA, "reason": "", **changes}
         return await at_ingress("/DeadLetters/annotate", body)(at)
 
@@ -33,7 +33,7 @@ def _letter(**changes: Any) -> Run:
 
 
 def _trip(change: Callable[[dict[str, Any]], None]) -> Run:
-    async def run(at: Defended) -> str:
+    async def run(at: DefendedPlatform) -> str:
         trip = ORDINARY.model_dump(mode="json")
         change(trip)
         return status_of(
@@ -47,8 +47,8 @@ def _trip(change: Callable[[dict[str, Any]], None]) -> Run:
     return run
 
 
-def _at_console(path: Callable[[Defended], str], by: str, body: dict[str, Any]) -> Run:
-    async def run(at: Defended) -> str:
+def _at_console(path: Callable[[DefendedPlatform], str], by: str, body: dict[str, Any]) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         headers = {"authorization": f"Bearer {at.sessions[by]}"}
         return status_of(await at.http.post(at.topology.console_url + path(at), headers=headers, json=body))
 

@@ -9,11 +9,11 @@ from typing import Any, Final
 from uuid import uuid4
 
 from perdure.approvals.principals import sign_principal_action
-from perdure.approvals.signatures import ProvableAct, sign_act
+from perdure.approvals.signatures import SignableAction, sign_action
 from perdure.security import ActorKey, PrivateKey, Role, mint_link
 from perdure.targets import Target
 from tests.system.attacks.attack import Attack, Run, at_ingress
-from tests.system.attacks.platform import GRACE, OLGA, VERA, Defended
+from tests.system.attacks.platform import GRACE, OLGA, VERA, DefendedPlatform
 
 _Body = dict[str, Any]
 
@@ -26,13 +26,13 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _key(at: Defended, person: str, *roles: Role) -> ActorKey:
+def _key(at: DefendedPlatform, person: str, *roles: Role) -> ActorKey:
     """Issue a key, as the console does."""
     issuer = PrivateKey.load(at.topology.keys_dir / "console-issuer.pem")
     return ActorKey.issue(issuer, actor=person, roles=roles, lifetime=timedelta(hours=1), now=_now())
 
 
-async def _state(at: Defended, person: str, *roles: Role, active: bool = True, revokes: bool = False) -> None:
+async def _state(at: DefendedPlatform, person: str, *roles: Role, active: bool = True, revokes: bool = False) -> None:
     """State somebody's rights, as the console does."""
     now = _now()
     request = {"roles": list(roles), "active": active, "as_of": now, "revoked_before": now if revokes else None}
@@ -41,7 +41,9 @@ async def _state(at: Defended, person: str, *roles: Role, active: bool = True, r
     await at.stage.ingress.call(target, body, key=person)
 
 
-async def _link(at: Defended, person: str, *, age: timedelta = timedelta(0), expires: timedelta | None = None) -> str:
+async def _link(
+    at: DefendedPlatform, person: str, *, age: timedelta = timedelta(0), expires: timedelta | None = None
+) -> str:
     """Mint a link, as the service does that delivers notices."""
     return mint_link(
         PrivateKey.load(at.topology.keys_dir / "approval-links.pem"),
@@ -54,20 +56,20 @@ async def _link(at: Defended, person: str, *, age: timedelta = timedelta(0), exp
     )
 
 
-async def _decide(at: Defended, token: str) -> str:
+async def _decide(at: DefendedPlatform, token: str) -> str:
     return await at_ingress(f"/Approvals/{at.waiting}/decide_by_link", {"token": token, "approve": True})(at)
 
 
-async def _act(at: Defended, key: ActorKey, act: ProvableAct, **request: Any) -> str:
+async def _act(at: DefendedPlatform, key: ActorKey, act: SignableAction, **request: Any) -> str:
     digest = (await at.approval()).payload_digest
-    body = sign_act(key, act, at.waiting, digest, request, at=_now())
+    body = sign_action(key, act, at.waiting, digest, request, at=_now())
     return await at_ingress(f"/Approvals/{at.waiting}/{act}", body)(at)
 
 
 def _link_after(*, active: bool = True, roles: tuple[Role, ...] = (Role.APPROVER,), given_back: bool = False) -> Run:
     """Decide by a link whose owner's rights have changed since it was issued."""
 
-    async def run(at: Defended) -> str:
+    async def run(at: DefendedPlatform) -> str:
         person = _someone()
         token = await _link(at, person)
         await _state(at, person, *roles, active=active, revokes=True)
@@ -78,36 +80,36 @@ def _link_after(*, active: bool = True, roles: tuple[Role, ...] = (Role.APPROVER
     return run
 
 
-async def _viewers_link(at: Defended) -> str:
+async def _viewers_link(at: DefendedPlatform) -> str:
     person = _someone()
     await _state(at, person, Role.VIEWER)
     return await _decide(at, await _link(at, person))
 
 
-async def _revoked_link(at: Defended) -> str:
+async def _revoked_link(at: DefendedPlatform) -> str:
     token = await _link(at, GRACE)
     if not (first := await _act(at, at.keys[OLGA], "revoke_links")).startswith("200"):
         return f"{first}, as an operator revoked the links"
     return await _decide(at, token)
 
 
-async def _link_from_the_future(at: Defended) -> str:
+async def _link_from_the_future(at: DefendedPlatform) -> str:
     return await _decide(at, await _link(at, GRACE, age=-timedelta(minutes=30)))
 
 
-async def _link_of_an_earlier_approval(at: Defended) -> str:
+async def _link_of_an_earlier_approval(at: DefendedPlatform) -> str:
     return await _decide(at, await _link(at, GRACE, age=timedelta(days=1)))
 
 
-async def _old_key_file(at: Defended) -> str:
+async def _old_key_file(at: DefendedPlatform) -> str:
     person = _someone()
     key = _key(at, person, Role.APPROVER)
     await _state(at, person, Role.APPROVER, revokes=True)
     return await _act(at, key, "approve")
 
 
-def _states(request: Callable[[Defended], tuple[str, _Body]]) -> Run:
-    async def run(at: Defended) -> str:
+def _states(request: Callable[[DefendedPlatform], tuple[str, _Body]]) -> Run:
+    async def run(at: DefendedPlatform) -> str:
         person, body = request(at)
         return await at_ingress(f"/Principals/{person}/put", body)(at)
 
@@ -118,37 +120,37 @@ def _statement(**changes: Any) -> _Body:
     return {"roles": ["approver"], "active": True, "as_of": _now().isoformat(), **changes}
 
 
-def _changed_statement(at: Defended) -> tuple[str, _Body]:
+def _changed_statement(at: DefendedPlatform) -> tuple[str, _Body]:
     """Return a genuine demotion of vera that an attacker made a promotion."""
     admin = _key(at, "perdure console", Role.ADMINISTRATOR)
     body = sign_principal_action(admin, VERA, _statement(roles=["viewer"]), at=_now(), action="put")
     return VERA, {**body, "roles": ["approver"]}
 
 
-def _own_promotion(at: Defended) -> tuple[str, _Body]:
+def _own_promotion(at: DefendedPlatform) -> tuple[str, _Body]:
     return VERA, sign_principal_action(at.keys[VERA], VERA, _statement(), at=_now(), action="put")
 
 
-def _for_somebody_else(at: Defended) -> tuple[str, _Body]:
+def _for_somebody_else(at: DefendedPlatform) -> tuple[str, _Body]:
     admin = _key(at, "perdure console", Role.ADMINISTRATOR)
     return VERA, sign_principal_action(admin, OLGA, _statement(), at=_now(), action="put")
 
 
-async def _links_of_others(at: Defended) -> str:
+async def _links_of_others(at: DefendedPlatform) -> str:
     return await _act(at, at.keys[VERA], "revoke_links", person=GRACE)
 
 
-async def _rights_of_others(at: Defended) -> str:
+async def _rights_of_others(at: DefendedPlatform) -> str:
     body = sign_principal_action(at.keys[OLGA], GRACE, {}, at=_now())
     return await at_ingress(f"/Principals/{GRACE}/revoke", body)(at)
 
 
-async def _endless_delegation(at: Defended) -> str:
+async def _endless_delegation(at: DefendedPlatform) -> str:
     until = (_now() + timedelta(days=3650)).isoformat()
     return await _act(at, at.keys[GRACE], "delegate", to=_someone(), until=until)
 
 
-async def _open_files(at: Defended) -> str:
+async def _open_files(at: DefendedPlatform) -> str:
     """Look for what another user of this machine could read."""
     home = at.topology.home
     found = [
@@ -159,7 +161,7 @@ async def _open_files(at: Defended) -> str:
     return f"readable: {', '.join(found[:3])}" if found else "none"
 
 
-async def _links_at_rest(at: Defended) -> str:
+async def _links_at_rest(at: DefendedPlatform) -> str:
     """Look for links that decide in everything that the platform keeps."""
     home = at.topology.home
     files = [path for folder in ("data", "logs") for path in (home / folder).rglob("*") if path.is_file()]

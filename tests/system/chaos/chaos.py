@@ -21,7 +21,7 @@ from perdure.engine import LocatedEngine
 from perdure.engine.admin import sql_text
 from perdure.errors import EngineError, IngressError
 from perdure.saga.orphans import look
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.approval_audit import unapproved
@@ -29,7 +29,7 @@ from services.runtime.connections import ingress_client
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import ENGINE, ENGINE_PROXY, SERVICES, Topology
-from tests.system.scenarios.harness import stage_environment
+from tests.system.scenarios.harness import harness_environment
 from tests.system.scenarios.orders import order
 from tests.system.scenarios.platforms import conclude, play_on, run_trial
 
@@ -55,7 +55,7 @@ VICTIMS: Final = (*(spec.name for spec in SERVICES), ENGINE, ENGINE_PROXY)
 
 
 @dataclass(frozen=True)
-class Blow:
+class Fault:
     """What happens to the platform after a trip was sent.
 
     Args:
@@ -81,7 +81,7 @@ class ChaosPlan:
 
     seed: int
     orders: list[str]
-    blows: list[Blow]
+    blows: list[Fault]
 
 
 def make_plan(seed: int, count: int) -> ChaosPlan:
@@ -98,11 +98,11 @@ def make_plan(seed: int, count: int) -> ChaosPlan:
     pending = random.sample(VICTIMS, len(VICTIMS))
     for number in range(1, count + 1):
         if number % max(1, count // 16) == 0:
-            blows.append(Blow(number, "kill -9", pending.pop() if pending else random.choice(VICTIMS)))
+            blows.append(Fault(number, "kill -9", pending.pop() if pending else random.choice(VICTIMS)))
         if random.random() < 0.06:
-            blows.append(Blow(number, "cancel", str(random.randint(max(1, number - 5), number))))
+            blows.append(Fault(number, "cancel", str(random.randint(max(1, number - 5), number))))
         if random.random() < 0.04:
-            blows.append(Blow(number, "kill", str(random.randint(max(1, number - 5), number))))
+            blows.append(Fault(number, "kill", str(random.randint(max(1, number - 5), number))))
     return ChaosPlan(seed, orders, blows)
 
 
@@ -127,7 +127,7 @@ def chaos(settings: PlatformSettings, terminal: Terminal, *, seed: int, count: i
 
 
 async def _chaos(topology: Topology, engine: LocatedEngine, terminal: Terminal, plan: ChaosPlan) -> int:
-    platform = Platform(topology, engine, tell=terminal.say, environment=stage_environment(os.environ))
+    platform = Platform(topology, engine, tell=terminal.say, environment=harness_environment(os.environ))
     problems = await play_on(platform, lambda: _Run(platform, terminal, plan).play(), terminal)
     return await conclude(topology, problems, terminal)
 
@@ -175,7 +175,7 @@ class _Run:
                 else:
                     return
 
-    async def _strike(self, blow: Blow) -> None:
+    async def _strike(self, blow: Fault) -> None:
         if blow.act == "kill -9":
             self._say(f"after trip {blow.after}: kill -9 {blow.victim}")
             await self._platform.kill(blow.victim)
@@ -194,7 +194,9 @@ class _Run:
 
     async def _until_settled(self) -> list[str]:
         topology = self._platform.topology
-        config = SentinelConfig(admin_url=topology.admin_url, ingress_url=topology.ingress_url, grace=timedelta(0))
+        config = SagaReconcilerConfig(
+            admin_url=topology.admin_url, ingress_url=topology.ingress_url, grace=timedelta(0)
+        )
         give_up = time.monotonic() + _SETTLED_WITHIN.total_seconds()
         async with AdminClient(topology.admin_url) as admin:
             while True:

@@ -16,7 +16,7 @@ from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 from tests.system.cluster.nodes import EngineCluster, Snapshots, node_configs
-from tests.system.scenarios.harness import Stage, stage_environment
+from tests.system.scenarios.harness import Stage, harness_environment
 from tests.system.scenarios.load import Stream
 from tests.system.scenarios.platforms import conclude, play_on, run_trial
 
@@ -48,7 +48,7 @@ def try_cluster(settings: PlatformSettings, terminal: Terminal, snapshots: Snaps
 
 async def _try(topology: Topology, engine: LocatedEngine, terminal: Terminal, snapshots: Snapshots | None) -> int:
     cluster = EngineCluster(engine, node_configs(topology, snapshots, engine_tracing(os.environ)))
-    platform = Platform(topology, cluster, tell=terminal.say, environment=stage_environment(os.environ))
+    platform = Platform(topology, cluster, tell=terminal.say, environment=harness_environment(os.environ))
     began = time.monotonic()
 
     async def play() -> list[str]:

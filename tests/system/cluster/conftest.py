@@ -12,7 +12,7 @@ from perdure.engine import LocatedEngine, locate_engine
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
-from tests.system.scenarios.harness import stage_environment
+from tests.system.scenarios.harness import harness_environment
 
 Running = Callable[[Path], AbstractAsyncContextManager[Platform]]
 
@@ -30,7 +30,7 @@ def running(engine: LocatedEngine) -> Running:
     @asynccontextmanager
     async def run(home: Path) -> AsyncIterator[Platform]:
         topology = Topology.on_free_ports(home, PlatformSettings.read())
-        platform = Platform(topology, engine, tell=print, environment=stage_environment(os.environ))
+        platform = Platform(topology, engine, tell=print, environment=harness_environment(os.environ))
         try:
             await platform.start()
             yield platform

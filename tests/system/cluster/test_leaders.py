@@ -11,7 +11,7 @@ import pytest
 from perdure.engine import LocatedEngine
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
-from services.runtime.trusted_keys import make_trust
+from services.runtime.trusted_keys import make_trusted_keys
 from tests.support import eventually
 from tests.system.cluster.nodes import EngineCluster, node_configs
 from tests.system.observability.prometheus import Prometheus, locate_prometheus
@@ -26,7 +26,7 @@ async def test_partitions_without_a_leader_are_told(engine: LocatedEngine, tmp_p
     if binary is None:
         pytest.skip("there is no Prometheus: make prometheus")
     topology = Topology.on_free_ports(tmp_path, settings)
-    make_trust(topology, {})  # the nodes' key
+    make_trusted_keys(topology, {})  # the nodes' key
     cluster = EngineCluster(engine, node_configs(topology))
     ports = [node.config.node_port for node in cluster.nodes]
     prometheus = Prometheus(binary, topology, tmp_path / "prometheus", shorten=120, node_ports=ports)

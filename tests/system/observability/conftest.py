@@ -22,11 +22,11 @@ from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 from tests.system.observability.prometheus import Prometheus, locate_prometheus
 from tests.system.observability.receiver import TraceReceiver
-from tests.system.scenarios.harness import Stage, stage_environment
+from tests.system.scenarios.harness import Stage, harness_environment
 
 
 class Webhook:
-    """What the sentinel's news is posted to. It takes none until `takes` is set."""
+    """What the reconciler's news is posted to. It takes none until `takes` is set."""
 
     def __init__(self) -> None:
         self.takes = threading.Event()
@@ -64,7 +64,7 @@ class Observed:
         stage: Where scenarios are played.
         receiver: Where its spans go.
         prometheus: What scrapes it; None where there is none.
-        webhook: Where the sentinel's news goes.
+        webhook: Where the reconciler's news goes.
         reports_url: A user's service beside it, see `mistaken`; the engine has not been told of it.
     """
 
@@ -107,13 +107,13 @@ async def observed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPat
     topology = Topology.on_free_ports(tmp_path_factory.mktemp("observed"), PlatformSettings())
     with TraceReceiver() as receiver, Webhook().listening() as webhook:
         environment = {
-            **stage_environment(os.environ),
+            **harness_environment(os.environ),
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
             "OTEL_BSP_SCHEDULE_DELAY": "200",
             # An approval's first stage ends after two thirds of it.
             "PERDURE_ORCHESTRATOR_APPROVAL_TIMEOUT": "PT12S",
-            "PERDURE_APPROVALS_SENTINEL_INTERVAL": "PT0.5S",
-            "PERDURE_SAGA_SENTINEL_WEBHOOK_URL": webhook.url,
+            "PERDURE_APPROVALS_RECONCILER_INTERVAL": "PT0.5S",
+            "PERDURE_SAGA_RECONCILER_WEBHOOK_URL": webhook.url,
         }
         platform = Platform(topology, engine, tell=print, environment=environment, console=True)
         binary = locate_prometheus(os.environ, pytestconfig.rootpath / ".local")

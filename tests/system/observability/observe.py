@@ -22,7 +22,7 @@ from tests.system.observability.prometheus import Prometheus, locate_prometheus
 from tests.system.observability.receiver import TraceReceiver
 from tests.system.observability.traces import TraceTree, lines, linked_to, trace_of
 from tests.system.scenarios.dead_letters import HOTEL
-from tests.system.scenarios.harness import Stage, stage_environment
+from tests.system.scenarios.harness import Stage, harness_environment
 from tests.system.scenarios.orders import order
 from tests.system.scenarios.platforms import play_on, run_trial
 from tests.system.scenarios.scenarios import SCENARIOS, play
@@ -56,7 +56,7 @@ def observe(settings: PlatformSettings, terminal: Terminal) -> int:
 async def _observe(topology: Topology, engine: LocatedEngine, binary: Path | None, terminal: Terminal) -> int:
     with TraceReceiver() as receiver:
         environment = {
-            **stage_environment(os.environ),
+            **harness_environment(os.environ),
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         }

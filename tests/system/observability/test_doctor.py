@@ -95,7 +95,7 @@ async def test_says_what_is_down_and_that_all_is_well_again(observed):
     output = (await well(observed)).output
     for spec in SERVICES:
         assert f"services at {platform.topology.service_url(spec.name)}" in output
-    assert "sentinel of sagas" in output
+    assert "reconciler of sagas" in output
     assert "restate-sdk-python/" in output
 
     await platform.kill("flights")
@@ -141,13 +141,13 @@ async def test_says_that_dead_letters_wait_for_somebody(observed):
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_is_right_as_soon_as_a_sentinel_has_been_started(observed):
+async def test_is_right_as_soon_as_a_reconciler_has_been_started(observed):
     platform = observed.stage.platform
     await well(observed)
     for name, watched in (("saga", "sagas"), ("approvals", "approvals")):
         await platform.kill(name)
         lines = ill_lines(await doctor(observed))
-        assert any(f"sentinel of {watched}" in line and "does not answer" in line for line in lines), lines
+        assert any(f"reconciler of {watched}" in line and "does not answer" in line for line in lines), lines
         await platform.start_again(name)
         assert ill_lines(await doctor(observed)) == []
 
@@ -209,7 +209,7 @@ def nothing_registered(path: str, answer: Any) -> Any:
 def without_watchers(path: str, answer: Any) -> Any:
     if path == "/deployments":
         for each in answer["deployments"]:
-            gone = ("Sentinel", "ApprovalSentinel")
+            gone = ("SagaReconciler", "ApprovalReconciler")
             each["services"] = [service for service in each["services"] if service["name"] not in gone]
     return answer
 
@@ -228,7 +228,7 @@ def without_watchers(path: str, answer: Any) -> Any:
             "versions                                services differ: restate-sdk-python/0.9.0, protocol 4 at",
         ),
         (nothing_registered, "none is registered: perdure-platform register"),
-        (without_watchers, "none is registered: nobody looks for lost sagas; serve and register Sentinel"),
+        (without_watchers, "none is registered: nobody looks for lost sagas; serve and register SagaReconciler"),
         (lambda _, __: [], "what answers there is something else"),
         (lambda path, answer: {} if path == "/query" else answer, "correct PERDURE_ADMIN_URL"),
     ],

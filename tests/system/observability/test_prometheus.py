@@ -162,15 +162,15 @@ async def test_an_engine_that_does_not_answer_and_is_behind_when_it_does_again(o
         await observed.stage.send(new_trip_id(), ORDINARY)
     os.kill(pid, signal.SIGSTOP)
     try:
-        await fires(prometheus, "PerdureSentinelBlind", "PerdureTargetDown", "PerdureProcessMissing")
+        await fires(prometheus, "PerdureReconcilerBlind", "PerdureTargetDown", "PerdureProcessMissing")
     finally:
         os.kill(pid, signal.SIGCONT)
     await fires(prometheus, "PerdureEngineBehind")
 
     async def sees_again() -> bool:
-        return "PerdureSentinelBlind" not in await prometheus.firing()
+        return "PerdureReconcilerBlind" not in await prometheus.firing()
 
-    await eventually(sees_again, what="sentinel that sees", within=60)
+    await eventually(sees_again, what="reconciler that sees", within=60)
 
 
 async def test_behind_every_panel_there_is_data(observed, prometheus):

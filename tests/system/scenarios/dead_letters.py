@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from perdure import Target
 from perdure.saga.messages import (
-    ActReceipt,
+    ActionReceipt,
     ActRequest,
     DeadLetterPage,
     ListRequest,
@@ -24,7 +24,7 @@ HOTEL: Final = "Fortress"
 Ending = Literal["declined", "cancelled", "killed"]
 
 _letters: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
-_redrive: Target[ActRequest, ActReceipt] = Target("DeadLetters", "redrive", ActRequest, ActReceipt)
+_redrive: Target[ActRequest, ActionReceipt] = Target("DeadLetters", "redrive", ActRequest, ActionReceipt)
 
 
 def unrepairable(ending: Ending) -> Callable[[Stage], Awaitable[list[Fact]]]:
@@ -58,14 +58,18 @@ def unrepairable(ending: Ending) -> Callable[[Stage], Awaitable[list[Fact]]]:
             await stage.until_rollback(trip_id, Outcome.ROLLED_BACK)
         await stage.until_quiet()
         trip = await stage.trip(trip_id)
-        trail = (await stage.ingress.call(rollback_status, key=trip_id)).trail
+        audit_log = (await stage.ingress.call(rollback_status, key=trip_id)).audit_log
         phase = "cancelled" if ending == "cancelled" else "rolled_back"
         return [
             *facts,
             Fact("status", phase, (await stage.status(trip_id)).phase),
             Fact("holds", "nothing", describe_holdings(trip)),
             Fact("told", "trip-refused", describe_told(trip)),
-            Fact("trail", "redrive by olga@example.com", ", ".join(f"{each.act} by {each.actor}" for each in trail)),
+            Fact(
+                "audit_log",
+                "redrive by olga@example.com",
+                ", ".join(f"{each.act} by {each.actor}" for each in audit_log),
+            ),
         ]
 
     return play_it

@@ -22,7 +22,7 @@ from services.runtime.platform import Platform
 from services.runtime.reports import show_audit
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
-from tests.system.scenarios.harness import Fact, Stage, stage_environment
+from tests.system.scenarios.harness import Fact, Stage, harness_environment
 from tests.system.scenarios.platforms import play_on, run_trial
 from tests.system.scenarios.scenarios import SCENARIOS, Scenario, play
 
@@ -70,7 +70,7 @@ def demo(settings: PlatformSettings, terminal: Terminal) -> int:
 
 
 async def _demo(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
-    platform = Platform(topology, engine, tell=terminal.say, environment=stage_environment(os.environ))
+    platform = Platform(topology, engine, tell=terminal.say, environment=harness_environment(os.environ))
     terminal.say(f"starting a platform with fresh data in {topology.home}")
     played, report = await play_on(platform, lambda: _play_all(platform, terminal), terminal)
     terminal.draw(_table(played))

@@ -35,7 +35,7 @@ _WITHIN: Final = timedelta(seconds=20)
 _JSON: Final = {"content-type": "application/json"}
 
 
-class StageError(PerdureError):
+class HarnessError(PerdureError):
     """A scenario waited for something that did not happen."""
 
 
@@ -59,7 +59,7 @@ class Fact:
         return self.expected == self.observed
 
 
-def stage_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def harness_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what the services of a stage are told: nothing of the user's own platform, and to wait less.
 
     Args:
@@ -70,8 +70,8 @@ def stage_environment(environment: Mapping[str, str]) -> dict[str, str]:
         **without,
         "PERDURE_ORCHESTRATOR_UNDO_ATTEMPTS": "3",
         "PERDURE_ORCHESTRATOR_UNDO_DELAY": "PT0.1S",
-        "PERDURE_SAGA_SENTINEL_INTERVAL": "PT0.5S",
-        "PERDURE_SAGA_SENTINEL_GRACE": "PT1S",
+        "PERDURE_SAGA_RECONCILER_INTERVAL": "PT0.5S",
+        "PERDURE_SAGA_RECONCILER_GRACE": "PT1S",
     }
 
 
@@ -165,7 +165,7 @@ class Stage:
             step: The step's name.
 
         Raises:
-            StageError: It doesn't get there in time, or has ended.
+            HarnessError: It doesn't get there in time, or has ended.
         """
         give_up = time.monotonic() + _WITHIN.total_seconds()
         while True:
@@ -173,7 +173,7 @@ class Stage:
             if status.current_step == step and not status.is_complete:
                 return
             if status.is_complete or time.monotonic() > give_up:
-                raise StageError(f"trip {trip_id} did not come to step '{step}': {status.model_dump_json()}")
+                raise HarnessError(f"trip {trip_id} did not come to step '{step}': {status.model_dump_json()}")
             await asyncio.sleep(_LOOK)
 
     async def trip(self, trip_id: str) -> Trip:
@@ -226,7 +226,7 @@ class Stage:
             outcome: How it is to stand.
 
         Raises:
-            StageError: It doesn't in time.
+            HarnessError: It doesn't in time.
         """
         give_up = time.monotonic() + _WITHIN.total_seconds()
         while True:
@@ -239,7 +239,7 @@ class Stage:
             if found == outcome:
                 return
             if time.monotonic() > give_up:
-                raise StageError(f"the rollback of trip {trip_id} is not {outcome} but {found}")
+                raise HarnessError(f"the rollback of trip {trip_id} is not {outcome} but {found}")
             await asyncio.sleep(_LOOK)
 
     @asynccontextmanager
@@ -263,7 +263,7 @@ class Stage:
         """Wait until all news is out: it is sent, not called, so a trip has ended when its news is still on its way.
 
         Raises:
-            StageError: Some is still on its way when time is over.
+            HarnessError: Some is still on its way when time is over.
         """
         on_its_way = (
             "select id from sys_invocation_status where target_service_name = 'Notifications' and status != 'completed'"
@@ -272,7 +272,7 @@ class Stage:
         async with AdminClient(self.platform.topology.admin_url) as admin:
             while rows := await admin.query(on_its_way):
                 if time.monotonic() > give_up:
-                    raise StageError(f"{len(rows)} notifications are still on their way")
+                    raise HarnessError(f"{len(rows)} notifications are still on their way")
                 await asyncio.sleep(_LOOK)
 
     async def audit(self) -> str:

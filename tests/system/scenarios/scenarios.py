@@ -23,7 +23,7 @@ from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.booking import ORDINARY, new_trip_id
 from tests.system.scenarios.dead_letters import unrepairable
-from tests.system.scenarios.harness import Fact, Stage, StageError, describe_holdings, describe_told
+from tests.system.scenarios.harness import Fact, HarnessError, Stage, describe_holdings, describe_told
 from tests.system.scenarios.orders import order
 
 Play: TypeAlias = Callable[[Stage], Awaitable[list[Fact]]]
@@ -237,7 +237,7 @@ async def _until_open(stage: Stage, trip_id: str) -> None:
         else:
             return
         if time.monotonic() > give_up:
-            raise StageError(f"the approval of trip {trip_id} was not opened within {_OPENS_WITHIN:.0f} s")
+            raise HarnessError(f"the approval of trip {trip_id} was not opened within {_OPENS_WITHIN:.0f} s")
         await asyncio.sleep(0.02)
 
 

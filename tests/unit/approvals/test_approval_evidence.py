@@ -11,9 +11,9 @@ from perdure.approvals.audit_log import chained
 from perdure.approvals.messages import ApprovalStatus, AuditEntry, Decision, Delegation
 from perdure.approvals.request import ApprovalRequest
 from perdure.approvals.rules import payload_digest
-from perdure.approvals.signatures import act_target, delegation_details
-from perdure.approvals.verification import ActCheck, Standing, check_approval
-from perdure.security import ActMode, ActorKey, ActRules, PrivateKey, PublicKey, Role, SignedAct, Trust
+from perdure.approvals.signatures import action_target, delegation_details
+from perdure.approvals.verification import ActionCheck, VerificationSummary, check_approval
+from perdure.security import ActorKey, PrivateKey, PublicKey, Role, SignedAction, SigningMode, SigningRules, TrustedKeys
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -22,8 +22,8 @@ PAYLOAD = {"amount": 5}
 SHOWN = payload_digest(PAYLOAD)
 
 
-def trusting(*issuers: PublicKey, mode: ActMode = ActMode.UNSIGNED) -> ActRules:
-    return ActRules(mode=mode, trust=Trust(issuers=issuers))
+def trusting(*issuers: PublicKey, mode: SigningMode = SigningMode.UNSIGNED) -> SigningRules:
+    return SigningRules(mode=mode, trust=TrustedKeys(issuers=issuers))
 
 
 RULES = trusting(ISSUER.public)
@@ -37,15 +37,15 @@ ADA = key_of("ada")
 
 
 class Story:
-    """An approval, and its trail so far."""
+    """An approval, and its audit log so far."""
 
     def __init__(self) -> None:
         self.approval = Approval(approval_id="T1")
-        self.trail: list[AuditEntry] = []
+        self.audit_log: list[AuditEntry] = []
 
     def then(self, change: Change) -> None:
         self.approval = change.approval
-        self.trail.extend(change.entries)
+        self.audit_log.extend(change.entries)
 
     def opened(self) -> Story:
         request = ApprovalRequest(
@@ -55,7 +55,7 @@ class Story:
         self.then(policy.open_approval(self.approval, request, NOON))
         return self
 
-    def decided(self, actor: str, proof: SignedAct | None, *, reason: str = "", by: str = "") -> Story:
+    def decided(self, actor: str, proof: SignedAction | None, *, reason: str = "", by: str = "") -> Story:
         digest = proof.payload_digest if proof is not None and self.approval.rules is None else None
         decision = Decision(
             actor=actor, approve=True, reason=reason, at=NOON, signed=bool(proof or by), payload_digest=digest
@@ -68,24 +68,24 @@ class Story:
         return ApprovalStatus(
             approval_id="T1", status=self.approval.state, title="?", requester="req", approvers=["ada", "bob"],
             quorum=2, payload=PAYLOAD, payload_digest=SHOWN, opened_at=NOON, deadline=NOON + HOUR, decided_at=None,
-            decided_by=[], reason="", decisions=[], refusals=0, trail=self.trail, head=self.trail[-1].hash,
+            decided_by=[], reason="", decisions=[], refusals=0, audit_log=self.audit_log, head=self.audit_log[-1].hash,
         )  # fmt: skip
 
     def rewritten(self, seq: int, **fields: object) -> Story:
         """As whoever can write into the engine's storage would: an entry is another one, and the chain fits."""
-        self.trail[seq - 1] = self.trail[seq - 1].model_copy(update=fields)
-        for index, entry in enumerate(self.trail):
-            self.trail[index] = chained(entry, self.trail[index - 1].hash if index else "T1")
+        self.audit_log[seq - 1] = self.audit_log[seq - 1].model_copy(update=fields)
+        for index, entry in enumerate(self.audit_log):
+            self.audit_log[index] = chained(entry, self.audit_log[index - 1].hash if index else "T1")
         return self
 
 
-def signed(key: ActorKey = ADA, act: str = "approve", shown: str = SHOWN, reason: str = "") -> SignedAct:
-    return key.sign(act, act_target("T1"), shown, reason=reason, at=NOON)
+def signed(key: ActorKey = ADA, act: str = "approve", shown: str = SHOWN, reason: str = "") -> SignedAction:
+    return key.sign(act, action_target("T1"), shown, reason=reason, at=NOON)
 
 
-def acts(story: Story, rules: ActRules = RULES) -> list[tuple[int, Standing]]:
+def acts(story: Story, rules: SigningRules = RULES) -> list[tuple[int, VerificationSummary]]:
     check = check_approval(story.status, rules)
-    assert check.trail.intact
+    assert check.audit_log.intact
     return [(act.entry, act.standing) for act in check.acts]
 
 
@@ -103,22 +103,26 @@ def test_each_act_of_a_person_stands_as_it_was_proved():
 
 def test_a_link_is_no_signature_and_is_taken_for_what_it_is():
     story = Story().opened().decided("ada", None, by="link")
-    assert acts(story, trusting(ISSUER.public, mode=ActMode.SIGNED)) == [(2, Standing.BY_LINK)]
+    assert acts(story, trusting(ISSUER.public, mode=SigningMode.SIGNED)) == [(2, VerificationSummary.BY_LINK)]
 
 
 def test_an_unsigned_act_is_bad_where_acts_are_signed():
     story = Story().opened().decided("ada", None)
-    check = check_approval(story.status, trusting(ISSUER.public, mode=ActMode.SIGNED))
+    check = check_approval(story.status, trusting(ISSUER.public, mode=SigningMode.SIGNED))
     assert not check.good
     assert check.acts == [
-        ActCheck(
-            entry=2, actor="ada", act="approve", standing=Standing.BAD, why="it has no signature, though it needs one"
+        ActionCheck(
+            entry=2,
+            actor="ada",
+            act="approve",
+            standing=VerificationSummary.BAD,
+            why="it has no signature, though it needs one",
         )
     ]
 
 
 def test_without_issuers_it_says_that_it_checked_no_signature():
-    check = check_approval(Story().opened().decided("ada", signed()).status, ActRules())
+    check = check_approval(Story().opened().decided("ada", signed()).status, SigningRules())
     assert check.good
     assert "entry 2: approve by ada: signed, not checked" in str(check)
     assert "--issuer-keys" in str(check)
@@ -126,7 +130,7 @@ def test_without_issuers_it_says_that_it_checked_no_signature():
 
 def test_a_decision_that_came_early_is_signed_once_and_counts_later():
     story = Story().decided("ada", signed()).decided("bob", None).opened()
-    assert [(entry.act, entry.result) for entry in story.trail] == [
+    assert [(entry.act, entry.result) for entry in story.audit_log] == [
         ("approve", "kept"),
         ("approve", "kept"),
         ("open", "opened"),
@@ -134,35 +138,37 @@ def test_a_decision_that_came_early_is_signed_once_and_counts_later():
         ("approve", "approved"),
     ]
     assert acts(story) == [
-        (1, Standing.SIGNED),
-        (2, Standing.UNSIGNED),
-        (4, Standing.SIGNED),
-        (5, Standing.UNSIGNED),
+        (1, VerificationSummary.SIGNED),
+        (2, VerificationSummary.UNSIGNED),
+        (4, VerificationSummary.SIGNED),
+        (5, VerificationSummary.UNSIGNED),
     ]
 
 
 def test_an_early_decision_about_something_else_is_signed_and_does_not_count():
     story = Story().decided("ada", signed(shown="0" * 64)).opened()
-    assert acts(story) == [(1, Standing.SIGNED)]
+    assert acts(story) == [(1, VerificationSummary.SIGNED)]
     story.rewritten(3, result="counted")
-    assert acts(story) == [(1, Standing.SIGNED), (3, Standing.BAD)]
+    assert acts(story) == [(1, VerificationSummary.SIGNED), (3, VerificationSummary.BAD)]
 
 
 @pytest.mark.parametrize("until", [NOON + HOUR, NOON + timedelta(minutes=7, microseconds=123_456)])
 def test_whom_it_is_delegated_to_and_until_when_is_signed_too(until: datetime):
     story = Story().opened()
-    proof = ADA.sign("delegate", act_target("T1"), SHOWN, details=delegation_details("cy", until), at=NOON)
+    proof = ADA.sign("delegate", action_target("T1"), SHOWN, details=delegation_details("cy", until), at=NOON)
     story.then(policy.delegate(story.approval, Delegation(actor="ada", to="cy", until=until, at=NOON), proof))
-    assert acts(story) == [(2, Standing.SIGNED)]
-    assert acts(story.rewritten(2, details={**story.trail[1].details, "to": "eve"})) == [(2, Standing.BAD)]
-    assert acts(story.rewritten(2, details={})) == [(2, Standing.BAD)]
+    assert acts(story) == [(2, VerificationSummary.SIGNED)]
+    assert acts(story.rewritten(2, details={**story.audit_log[1].details, "to": "eve"})) == [
+        (2, VerificationSummary.BAD)
+    ]
+    assert acts(story.rewritten(2, details={})) == [(2, VerificationSummary.BAD)]
 
 
 def test_who_asked_withdraws_without_being_an_approver():
     story = Story().opened()
-    proof = key_of("req", Role.VIEWER).sign("withdraw", act_target("T1"), SHOWN, at=NOON)
+    proof = key_of("req", Role.VIEWER).sign("withdraw", action_target("T1"), SHOWN, at=NOON)
     story.then(policy.withdraw(story.approval, "req", "", NOON, proof))
-    assert acts(story) == [(2, Standing.SIGNED)]
+    assert acts(story) == [(2, VerificationSummary.SIGNED)]
 
 
 @pytest.mark.parametrize(
@@ -177,13 +183,13 @@ def test_who_asked_withdraws_without_being_an_approver():
         ({"proof": signed(key_of("ada", issuer=PrivateKey.generate()))}, "issuer that isn't trusted"),
         ({"proof": signed(key_of("ada", Role.VIEWER))}, "takes the role approver"),
         ({"proof": signed(shown="0" * 64)}, "not what ada was shown"),
-        ({"proof": ADA.sign("approve", act_target("T2"), SHOWN, at=NOON)}, "another target"),
+        ({"proof": ADA.sign("approve", action_target("T2"), SHOWN, at=NOON)}, "another target"),
     ],
 )
 def test_a_chain_that_was_written_anew_does_not_make_a_signature(fields: dict[str, object], why: str):
     story = Story().opened().decided("ada", signed()).rewritten(2, **fields)
     check = check_approval(story.status, RULES)
-    assert check.trail.intact
+    assert check.audit_log.intact
     assert not check.good
     assert why in str(check)
     assert "acts of people: 1 BADLY SIGNED" in str(check)
@@ -193,12 +199,12 @@ def test_a_credential_that_was_revoked_since_does_not_unmake_what_it_signed():
     story = Story().opened().decided("ada", signed())
     assert RULES.trust is not None
     revoking = replace(RULES, trust=replace(RULES.trust, revoked=frozenset({ADA.credential.serial})))
-    assert acts(story, revoking) == [(2, Standing.SIGNED)]
+    assert acts(story, revoking) == [(2, VerificationSummary.SIGNED)]
 
 
 def test_what_was_refused_proves_nothing_and_is_left_out():
     story = Story().opened().decided("eve", signed(key_of("eve")))
-    assert story.trail[-1].result == "refused:not_an_approver"
+    assert story.audit_log[-1].result == "refused:not_an_approver"
     assert acts(story) == []
 
 
@@ -206,7 +212,7 @@ def test_a_broken_chain_and_another_payload_are_bad_whatever_is_signed():
     story = Story().opened().decided("ada", signed())
     forged = story.status.model_copy(update={"payload": {"amount": 6}})
     check = check_approval(forged, RULES)
-    assert (check.good, check.trail.broken_at) == (False, 1)
+    assert (check.good, check.audit_log.broken_at) == (False, 1)
     assert "the payload is another one" in str(check)
-    story.trail[1] = story.trail[1].model_copy(update={"reason": "another"})
-    assert check_approval(story.status, RULES).trail.broken_at == 2
+    story.audit_log[1] = story.audit_log[1].model_copy(update={"reason": "another"})
+    assert check_approval(story.status, RULES).audit_log.broken_at == 2

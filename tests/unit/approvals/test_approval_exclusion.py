@@ -13,7 +13,7 @@ from perdure.approvals.messages import Decision, Delegation
 from perdure.approvals.policy import Approval, Change, decide, delegate, open_approval, waits_for, withdraw
 from perdure.approvals.request import ApprovalRequest, asked_by
 from perdure.errors import error_code
-from perdure.security.user_names import canonical_person, is_one_of, mailbox_of
+from perdure.security.user_names import canonical_user, is_one_of, mailbox_of
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = START + timedelta(minutes=1)
@@ -37,7 +37,7 @@ def code(change: Change) -> str | None:
 
 def approve(approval: Approval, person: str, **more: object) -> Change:
     return decide(
-        approval, Decision.model_validate({"actor": canonical_person(person), "approve": True, "at": LATER, **more})
+        approval, Decision.model_validate({"actor": canonical_user(person), "approve": True, "at": LATER, **more})
     )
 
 
@@ -59,15 +59,15 @@ def aliases(draw: st.DrawFn) -> str:
 
 @given(roles, aliases(), aliases(), st.booleans())
 def test_no_alias_of_an_excluded_person_decides(role: str, named: str, acting: str, verified: bool):
-    people = [ADA, BOB, CY, canonical_person(acting)]
+    people = [ADA, BOB, CY, canonical_user(acting)]
     approval = opened(
         **{role: named},
         requester_verified=verified,
-        groups={"finance": [BOB, canonical_person(acting)]},
+        groups={"finance": [BOB, canonical_user(acting)]},
         approvers=[*people, "group:finance", "group:legal"],
-        veto=[canonical_person(acting)],
+        veto=[canonical_user(acting)],
     )
-    me = canonical_person(acting)
+    me = canonical_user(acting)
     assert code(approve(approval, acting)) == "own_request"
     assert code(approve(approval, acting, groups=["legal"])) == "own_request"
     assert code(decide(approval, Decision(actor=me, approve=False, at=LATER))) == "own_request"
@@ -81,7 +81,7 @@ def test_no_alias_of_an_excluded_person_decides(role: str, named: str, acting: s
 
 @given(roles, aliases())
 def test_aliases_do_not_fill_a_quorum(role: str, named: str):
-    people = [ADA, canonical_person(named), BOB]
+    people = [ADA, canonical_user(named), BOB]
     with pytest.raises(ValidationError, match="2 approvals are needed, but only 1 approvers may decide"):
         request(**{role: named}, approvers=people, quorum=2)
     assert code(approve(opened(**{role: named}, approvers=people), BOB)) is None

@@ -116,7 +116,7 @@ def check_shape(request: ApprovalRequest, approval: Approval) -> None:
 @given(requests(), st.lists(acts, max_size=25), times)
 def test_laws(request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], minutes: list[int]):
     approval = Approval(approval_id="T1")
-    trail: list[AuditEntry] = []
+    audit_log: list[AuditEntry] = []
     answered: Counter[str] = Counter()
     asking: set[str] = set()
     at = START
@@ -127,8 +127,8 @@ def test_laws(request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], 
         approval = change.approval
         check_shape(request_, approval)
 
-        trail += change.entries
-        assert [entry.seq for entry in trail] == list(range(1, approval.entries + 1)), "append-only, without gaps"
+        audit_log += change.entries
+        assert [entry.seq for entry in audit_log] == list(range(1, approval.entries + 1)), "append-only, without gaps"
         assert all(entry.at == at for entry in change.entries)
         refused = [entry for entry in change.entries if entry.result.startswith("refused:")]
         assert approval.refusals - before.refusals == len(refused)
@@ -166,7 +166,7 @@ def test_laws(request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], 
 
     assert set(answered) <= asking
     if approval.outcome is not None:
-        left = [entry for entry in trail if entry.result == "left"]
+        left = [entry for entry in audit_log if entry.result == "left"]
         assert len(asking) - len(answered) <= len(left), "who asked and did not leave is answered"
 
 

@@ -301,13 +301,13 @@ def test_the_order_of_approvers_makes_no_other_question():
 
 def test_refusals_are_recorded_up_to_a_bound_and_counted_beyond():
     approval = opened()
-    trail = 0
+    audit_log = 0
     for _ in range(MAX_RECORDED_REFUSALS + 5):
         change = vote(approval, "req")
         assert refusal(change) == (403, "own_request")
-        trail += len(change.entries)
+        audit_log += len(change.entries)
         approval = change.approval
-    assert (trail, approval.refusals) == (MAX_RECORDED_REFUSALS, MAX_RECORDED_REFUSALS + 5)
+    assert (audit_log, approval.refusals) == (MAX_RECORDED_REFUSALS, MAX_RECORDED_REFUSALS + 5)
     assert vote(approval, "ada").entries[0].seq == approval.entries + 1
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.approvals.audit_log import verify_trail
+from perdure.approvals.audit_log import verify_audit_log
 from perdure.approvals.eligibility import MAX_REVOCATIONS, objection_to_link
 from perdure.approvals.messages import Delegation
 from perdure.approvals.policy import (
@@ -179,7 +179,7 @@ def test_links_end_when_they_are_revoked():
         (end("olga", None, may_revoke=True), {"ada", "bob"}),
     ):
         assert change.error is None
-        assert verify_trail("T1", change.entries, head=change.approval.head).broken_at in (None, 1)
+        assert verify_audit_log("T1", change.entries, head=change.approval.head).broken_at in (None, 1)
         for person in ("ada", "bob"):
             assert (objection_to_link(change.approval, person, at) is not None) == (person in ended)
             assert objection_to_link(change.approval, person, at + timedelta(microseconds=1)) is None

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.approvals.approval import deciders
-from perdure.approvals.audit_log import verify_trail
+from perdure.approvals.audit_log import verify_audit_log
 from perdure.approvals.messages import ApprovalResult, AuditEntry, Decision, Delegation, Leave
 from perdure.approvals.policy import (
     Approval,
@@ -107,13 +107,13 @@ class Story:
 
     request: ApprovalRequest
     approval: Approval = field(default_factory=lambda: Approval(approval_id="T1"))
-    trail: list[AuditEntry] = field(default_factory=list)
+    audit_log: list[AuditEntry] = field(default_factory=list)
     answered: Counter[str] = field(default_factory=Counter)
 
     def perform(self, act: Act, at: datetime) -> Change:
         change = perform(self.approval, self.request, act, at)
         self.approval = change.approval
-        self.trail += change.entries
+        self.audit_log += change.entries
         self.answered.update(change.wake)
         return change
 
@@ -162,7 +162,7 @@ def check_outcome(story: Story) -> None:
         case ApprovalResult.TIMED_OUT:
             assert stage.on_timeout is OnTimeout.ERROR
         case ApprovalResult.WITHDRAWN:
-            assert story.trail[-1].act in ("withdraw", "leave") or "refused" in story.trail[-1].result
+            assert story.audit_log[-1].act in ("withdraw", "leave") or "refused" in story.audit_log[-1].result
         case _:
             assert stage.on_timeout.value in ("approve", "reject")
 
@@ -186,7 +186,7 @@ def test_laws(request_: ApprovalRequest, sequence: list[Act], minutes: list[int]
         if change.error is None and act[0] != "remind":
             repeated = perform(after, request_, act, at)
             assert (repeated.approval, repeated.entries, repeated.error) == (after, (), None), "a repeat does nothing"
-    assert verify_trail("T1", story.trail, head=story.approval.head).intact
+    assert verify_audit_log("T1", story.audit_log, head=story.approval.head).intact
     assert all(count == 1 or story.approval.outcome is not None for count in story.answered.values())
 
 

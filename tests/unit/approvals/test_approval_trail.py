@@ -7,33 +7,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure._runtime.serdes import serde_for
-from perdure.approvals.audit_log import chained, verify_trail
+from perdure.approvals.audit_log import chained, verify_audit_log
 from perdure.approvals.messages import AuditEntry
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
-def trail_of(length: int, approval_id: str = "T1") -> list[AuditEntry]:
-    trail: list[AuditEntry] = []
+def audit_log_of(length: int, approval_id: str = "T1") -> list[AuditEntry]:
+    audit_log: list[AuditEntry] = []
     for seq in range(1, length + 1):
         at = NOON + timedelta(minutes=seq, microseconds=seq)
         entry = AuditEntry(seq=seq, at=at, actor=f"p{seq}", act="approve", reason="r", result="counted")
-        trail.append(chained(entry, trail[-1].hash if trail else approval_id))
-    return trail
+        audit_log.append(chained(entry, audit_log[-1].hash if audit_log else approval_id))
+    return audit_log
 
 
 def test_what_was_written_is_intact_also_after_its_journey():
     serde = serde_for(list[AuditEntry])
-    trail = trail_of(5)
-    read = serde.deserialize(serde.serialize(trail))
+    audit_log = audit_log_of(5)
+    read = serde.deserialize(serde.serialize(audit_log))
     assert read is not None
-    check = verify_trail("T1", read, head=trail[-1].hash)
+    check = verify_audit_log("T1", read, head=audit_log[-1].hash)
     assert (check.intact, str(check)) == (True, "5 entries, chain intact")
-    assert verify_trail("T1", []).intact
+    assert verify_audit_log("T1", []).intact
 
 
 def test_the_hash_is_that_of_the_canonical_json_of_entry_and_predecessor():
-    """Pinned: another way of hashing would make every trail that was ever written look changed."""
+    """Pinned: another way of hashing would make every audit log that was ever written look changed."""
     entry = AuditEntry(seq=1, at=NOON, actor="ada", act="approve", reason="é", result="approved")
     # sha256 of {"entry":{"act":"approve","actor":"ada","at":"2030-01-01T12:00:00Z","reason":"é","result":"approved",
     # "seq":1},"previous":"T1"}
@@ -54,27 +54,27 @@ def test_the_hash_is_that_of_the_canonical_json_of_entry_and_predecessor():
 )
 @given(st.integers(0, 4))
 def test_a_changed_entry_shows_where_it_is(change: dict[str, object], position: int):
-    trail = trail_of(5)
-    trail[position] = trail[position].model_copy(update=change)
-    assert verify_trail("T1", trail, head=trail[-1].hash).broken_at == position + 1
+    audit_log = audit_log_of(5)
+    audit_log[position] = audit_log[position].model_copy(update=change)
+    assert verify_audit_log("T1", audit_log, head=audit_log[-1].hash).broken_at == position + 1
 
 
 @given(st.integers(0, 4), st.data())
 def test_entries_that_were_taken_away_added_or_moved_show(position: int, data: st.DataObject):
-    trail, head = trail_of(5), trail_of(5)[-1].hash
-    missing = trail[:position] + trail[position + 1 :]
-    assert not verify_trail("T1", missing, head=head).intact
-    assert not verify_trail("T1", [*trail, trail[position]], head=head).intact
+    audit_log, head = audit_log_of(5), audit_log_of(5)[-1].hash
+    missing = audit_log[:position] + audit_log[position + 1 :]
+    assert not verify_audit_log("T1", missing, head=head).intact
+    assert not verify_audit_log("T1", [*audit_log, audit_log[position]], head=head).intact
     other = data.draw(st.integers(0, 4).filter(lambda number: number != position))
-    trail[position], trail[other] = trail[other], trail[position]
-    assert verify_trail("T1", trail, head=head).broken_at == min(position, other) + 1
+    audit_log[position], audit_log[other] = audit_log[other], audit_log[position]
+    assert verify_audit_log("T1", audit_log, head=head).broken_at == min(position, other) + 1
 
 
-def test_a_trail_belongs_to_its_approval_and_can_be_cut_off_only_without_its_head():
-    trail = trail_of(3)
-    assert verify_trail("T2", trail).broken_at == 1
-    assert verify_trail("T1", trail[:2]).intact
-    check = verify_trail("T1", trail[:2], head=trail[-1].hash)
+def test_a_audit_log_belongs_to_its_approval_and_can_be_cut_off_only_without_its_head():
+    audit_log = audit_log_of(3)
+    assert verify_audit_log("T2", audit_log).broken_at == 1
+    assert verify_audit_log("T1", audit_log[:2]).intact
+    check = verify_audit_log("T1", audit_log[:2], head=audit_log[-1].hash)
     assert (check.broken_at, "ends elsewhere" in check.why) == (3, True)
-    renumbered = [trail[0], trail[2].model_copy(update={"seq": 2})]
-    assert verify_trail("T1", renumbered).broken_at == 2
+    renumbered = [audit_log[0], audit_log[2].model_copy(update={"seq": 2})]
+    assert verify_audit_log("T1", renumbered).broken_at == 2

@@ -11,7 +11,7 @@ from perdure.security import PrivateKey
 from perdure.security.keys import BadSignature
 
 
-def test_a_receiver_refuses_what_the_sentinel_did_not_sign():
+def test_a_receiver_refuses_what_the_reconciler_did_not_sign():
     key, other = PrivateKey.generate(), PrivateKey.generate()
     body = (
         News.model_validate(

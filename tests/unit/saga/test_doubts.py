@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import CompensationStrategy, SagaConfig
-from perdure.saga.operator_actions import Act, apply_act
+from perdure.saga.operator_actions import Act, apply_action
 from perdure.saga.policy import MOST_DOUBTS, StepProgress, StepState, after_doubt, after_failure, after_success
 
 events = st.lists(st.sampled_from(["doubt", "failure"]), max_size=60)
@@ -23,14 +23,14 @@ def test_another_attempt_begins_only_after_the_end_of_the_one_in_doubt(happened,
     for event in happened:
         asked = progress.attempt
         if event == "doubt":
-            progress = after_doubt(progress, "the relay was killed", config)
+            progress = after_doubt(progress, "the dispatcher was killed", config)
             assert progress.attempt == asked
         else:
             progress = after_failure(progress, "stuck", config)
             assert progress.attempt != asked
         if progress.state is StepState.DEAD_LETTER:
             in_doubt = progress.attempt
-            progress = apply_act(progress, Act.REDRIVE, "a")
+            progress = apply_action(progress, Act.REDRIVE, "a")
             assert (progress.attempt == asked) == (event == "doubt" and in_doubt == asked)
     assert after_success(progress).doubts == 0
 
@@ -39,10 +39,10 @@ def test_another_attempt_begins_only_after_the_end_of_the_one_in_doubt(happened,
 def test_doubts_count_as_a_failed_attempt_after_a_while(config):
     progress = StepProgress()
     for _ in range(MOST_DOUBTS - 1):
-        progress = after_doubt(progress, "the relay was killed", config)
+        progress = after_doubt(progress, "the dispatcher was killed", config)
         assert (progress.attempts, progress.error, progress.state) == (0, None, StepState.PENDING)
-    progress = after_doubt(progress, "the relay was killed", config)
-    assert (progress.attempts, progress.error, progress.doubts) == (1, "the relay was killed", 0)
+    progress = after_doubt(progress, "the dispatcher was killed", config)
+    assert (progress.attempts, progress.error, progress.doubts) == (1, "the dispatcher was killed", 0)
 
 
 def test_what_an_earlier_version_kept_goes_on_under_its_own_name():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.saga.messages import Pass, RollbackRequest, RollbackStatus, UndoRequest
+from perdure.saga.messages import ExternalRollbackRequest, Pass, RollbackRequest, RollbackStatus
 
 EARLIER = '{"saga_id":"s","service":"S","steps":[],"reason":"r","first_hand":true}'
 
@@ -36,4 +36,4 @@ def test_a_status_says_which_runs_it_has():
 
 
 def test_a_request_to_undo_of_an_earlier_version_names_no_failed_children():
-    assert UndoRequest.model_validate_json('{"reason":"r","wait":true}').failed_children == []
+    assert ExternalRollbackRequest.model_validate_json('{"reason":"r","wait":true}').failed_children == []

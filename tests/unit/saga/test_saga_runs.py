@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from perdure import CompensationStrategy, Outcome, SagaConfig
 from perdure.saga.executions import (
     EarlierRun,
-    KeptSaga,
+    StoredSaga,
     is_over,
     number_at,
     number_of,
@@ -151,8 +151,8 @@ def requests(draw: st.DrawFn) -> list[RollbackRequest]:
     ]
 
 
-def put_together(handed_over: list[RollbackRequest]) -> KeptSaga:
-    saga = KeptSaga.of(handed_over[0])
+def put_together(handed_over: list[RollbackRequest]) -> StoredSaga:
+    saga = StoredSaga.of(handed_over[0])
     for each in handed_over[1:]:
         saga = with_another_run(saga, each)[0]
     return saga
@@ -161,7 +161,7 @@ def put_together(handed_over: list[RollbackRequest]) -> KeptSaga:
 @settings(deadline=None)
 @given(requests())
 def test_each_run_is_got_back_as_it_was_handed_over_behind_the_others(handed_over):
-    saga = KeptSaga.model_validate_json(put_together(handed_over).model_dump_json())
+    saga = StoredSaga.model_validate_json(put_together(handed_over).model_dump_json())
     runs = runs_of(saga)
     assert [step for run in runs for step in run.steps] == saga.steps
     assert [step.position for step in saga.steps] == list(range(1, len(saga.steps) + 1))
@@ -198,7 +198,7 @@ def test_the_report_of_several_runs_is_no_better_than_the_worst_of_them(data, ha
 def test_what_an_earlier_version_wrote_is_one_run_and_so_it_stays():
     steps = [StepRecord(position=position, step=f"{position}", step_id="x", compensation=UNDO) for position in (1, 2)]
     stored = RollbackRequest(saga_id="s", service="S", steps=steps, reason="r", runs=["1", "2"])
-    saga = KeptSaga.model_validate_json(stored.model_dump_json())
+    saga = StoredSaga.model_validate_json(stored.model_dump_json())
     assert runs_of(saga) == [saga]
     progress = {
         1: StepProgress(state=StepState.DEAD_LETTER),
@@ -217,7 +217,7 @@ def test_what_an_earlier_version_wrote_is_one_run_and_so_it_stays():
 
 @pytest.mark.parametrize("steps", [[], [StepRecord(position=1, step="a", step_id="x")]])
 def test_a_run_without_steps_is_a_run(steps):
-    none = KeptSaga(saga_id="s", service="S", steps=[], reason="r", runs=["1"])
+    none = StoredSaga(saga_id="s", service="S", steps=[], reason="r", runs=["1"])
     both, _ = with_another_run(none, none.model_copy(update={"runs": ["2"], "steps": steps}))
     assert [run.steps for run in runs_of(both)] == [[], steps]
     assert report_of(runs_of(both)[:1], {}).outcome is Outcome.ROLLED_BACK
@@ -309,13 +309,13 @@ def test_steps_that_are_tried_together_wait_for_the_one_that_has_to_wait_longest
     assert wait_for(list(progress), progress, NOW) == timedelta(seconds=max(0, longest))
 
 
-def test_a_status_of_an_earlier_saga_service_has_no_earlier_runs_and_its_trail_no_positions():
+def test_a_status_of_an_earlier_saga_service_has_no_earlier_runs_and_its_audit_log_no_positions():
     status = RollbackStatus.model_validate_json(
         '{"saga_id":"s","service":"S","status":"running","strategy":"compensate-all","reason":"r",'
         '"started_at":"2026-01-01T00:00:00Z","updated_at":"2026-01-01T00:00:00Z","steps":[],'
-        '"trail":[{"number":1,"at":"2026-01-01T00:00:00Z","actor":"o","act":"skip","step":"a",'
+        '"audit_log":[{"number":1,"at":"2026-01-01T00:00:00Z","actor":"o","act":"skip","step":"a",'
         '"before":"dead_letter","after":"skipped"}]}'
     )
     assert status.earlier == []
-    assert [entry.number for entry in status.trail_of("a", 7)] == [1]
-    assert status.trail_of("b", 7) == []
+    assert [entry.number for entry in status.audit_log_of("a", 7)] == [1]
+    assert status.audit_log_of("b", 7) == []

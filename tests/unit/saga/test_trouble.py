@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.alerts.conditions import FEW, WINDOW, Alert, News, Survey, Trouble, compare, many_id
+from perdure.alerts.conditions import FEW, WINDOW, Alert, News, Snapshot, Trouble, compare, many_id
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -18,9 +18,9 @@ def alert(trouble: Trouble, service: str, number: int, minute: int = 0) -> Alert
     return Alert(id=f"{trouble}/{invocation}", trouble=trouble, invocation=invocation, service=service, since=since)
 
 
-def paused(*numbers: int, more: int = 0) -> Survey:
+def paused(*numbers: int, more: int = 0) -> Snapshot:
     alerts = [alert(Trouble.PAUSED, "Trips", number) for number in numbers]
-    return Survey(alerts=alerts, more={many_id(alerts[0]): more} if more else {})
+    return Snapshot(alerts=alerts, more={many_id(alerts[0]): more} if more else {})
 
 
 class Desk:
@@ -32,7 +32,7 @@ class Desk:
         self.many: dict[str, Alert] = {}
         self.believed: dict[str, Alert] = {}
 
-    def look(self, found: Survey) -> list[News]:
+    def look(self, found: Snapshot) -> list[News]:
         self.now += timedelta(minutes=1)
         changes = compare(self.known, self.many, found, self.now)
         self.known |= {each.id: each for each in changes.alerts}
@@ -66,7 +66,7 @@ wrong = st.builds(
     st.integers(0, 3),
 )
 surveys = st.builds(
-    lambda alerts, more: Survey(alerts=alerts, more={many_id(alerts[0]): more} if alerts and more else {}),
+    lambda alerts, more: Snapshot(alerts=alerts, more={many_id(alerts[0]): more} if alerts and more else {}),
     st.lists(wrong, unique_by=lambda each: each.id, max_size=30),
     st.sampled_from([0, 0, 0, 1, 100]),
 )
@@ -88,7 +88,7 @@ def test_whatever_happens_everything_is_told_little_at_a_time_nothing_twice_and_
         # What is believed is true.
         assert set(desk.believed) <= {each.id for each in survey.alerts} | groups
         assert desk.look(survey) == []
-    desk.look(Survey())
+    desk.look(Snapshot())
     assert not desk.believed
     assert not desk.many
     assert not desk.open()
@@ -136,20 +136,20 @@ def test_another_kill_under_the_same_id_is_news():
     killed = alert(Trouble.KILLED, "Trips", 1)
     again = killed.model_copy(update={"since": BEGIN + timedelta(minutes=5)})
     known = {killed.id: killed}
-    assert compare(known, {}, Survey(alerts=[killed]), BEGIN).news == []
-    (news,) = compare(known, {}, Survey(alerts=[again]), BEGIN).news
+    assert compare(known, {}, Snapshot(alerts=[killed]), BEGIN).news == []
+    (news,) = compare(known, {}, Snapshot(alerts=[again]), BEGIN).news
     assert (news.event, news.alert.since) == ("alert.raised", again.since)
 
 
 def test_one_that_is_killed_again_among_many_is_over_by_itself():
     desk = Desk()
-    desk.look(Survey(alerts=[alert(Trouble.KILLED, "Trips", 0)]))
-    news = desk.look(Survey(alerts=[alert(Trouble.KILLED, "Trips", number, minute=1) for number in range(FEW + 1)]))
+    desk.look(Snapshot(alerts=[alert(Trouble.KILLED, "Trips", 0)]))
+    news = desk.look(Snapshot(alerts=[alert(Trouble.KILLED, "Trips", number, minute=1) for number in range(FEW + 1)]))
     assert [(each.event, each.alert.id, each.alert.number) for each in news] == [
         ("alert.over", "killed/inv_Trips0000", 1),
         ("alert.raised", "killed/many/Trips", FEW + 1),
     ]
-    assert [each.alert.id for each in desk.look(Survey())] == ["killed/many/Trips"]
+    assert [each.alert.id for each in desk.look(Snapshot())] == ["killed/many/Trips"]
 
 
 def test_alerts_of_an_earlier_version_are_read():

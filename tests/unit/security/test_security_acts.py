@@ -12,24 +12,24 @@ from pydantic import ValidationError
 
 from perdure.errors import ConfigurationError, Conflict, Forbidden, TerminalError, Unauthenticated
 from perdure.security import (
-    ActMode,
     ActorKey,
-    ActRules,
-    ActSettings,
     NonceLog,
     PrivateKey,
     Role,
-    SignedAct,
-    Trust,
-    get_act_rules,
+    SignedAction,
+    SigningMode,
+    SigningRules,
+    SigningSettings,
+    TrustedKeys,
+    get_signing_rules,
     issue_credential,
     payload_digest,
-    set_act_rules,
+    set_signing_rules,
 )
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ISSUER, OTHER_ISSUER = PrivateKey(b"i" * 32), PrivateKey(b"o" * 32)
-TRUST = Trust(issuers=(ISSUER.public,))
+TRUST = TrustedKeys(issuers=(ISSUER.public,))
 DIGEST = payload_digest({"amount": 5})
 
 
@@ -46,18 +46,18 @@ def key_of(actor: str = "Ada@example.com", issuer: PrivateKey = ISSUER, **change
 ADA = key_of()
 
 
-def signed(key: ActorKey = ADA, **changes: Any) -> SignedAct:
+def signed(key: ActorKey = ADA, **changes: Any) -> SignedAction:
     facts = {"act": "approve", "target": "Approvals/t1", "payload_digest": DIGEST, "reason": "fine", "at": NOW}
     return key.sign(**{**facts, **changes})
 
 
-def verify(proof: SignedAct, trust: Trust = TRUST, /, **changes: Any) -> Any:
+def verify(proof: SignedAction, trust: TrustedKeys = TRUST, /, **changes: Any) -> Any:
     asked = {"act": "approve", "target": "Approvals/t1", "payload_digest": DIGEST, "reason": "fine", "now": NOW}
     return trust.verify(proof, **{**asked, "actor": "ada@example.com", **changes})
 
 
 def test_a_genuine_act_says_who_it_was():
-    travelled = SignedAct.model_validate_json(signed().model_dump_json())
+    travelled = SignedAction.model_validate_json(signed().model_dump_json())
     who = verify(travelled, role=Role.APPROVER)
     assert (who.actor, who.roles, who.groups) == ("ada@example.com", {Role.APPROVER}, {"finance"})
     assert (who.key, who.at) == (ADA.credential.key, NOW)
@@ -67,11 +67,11 @@ def test_an_actors_name_is_compared_as_people_are():
     assert verify(signed(), actor="ADA@example.com ").actor == "ada@example.com"
 
 
-def changed(act: SignedAct, /, **fields: Any) -> SignedAct:
+def changed(act: SignedAction, /, **fields: Any) -> SignedAction:
     return act.model_copy(update=fields)
 
 
-def with_credential(act: SignedAct, /, **fields: Any) -> SignedAct:
+def with_credential(act: SignedAction, /, **fields: Any) -> SignedAction:
     return act.model_copy(update={"credential": act.credential.model_copy(update=fields)})
 
 
@@ -116,7 +116,7 @@ MINUTE = timedelta(minutes=1)
         ("administrator", Forbidden, signed(), {"role": Role.ADMINISTRATOR}),
     ],
 )
-def test_anything_else_is_refused(why: str, error: type[TerminalError], act: SignedAct, asked: dict[str, Any]):
+def test_anything_else_is_refused(why: str, error: type[TerminalError], act: SignedAction, asked: dict[str, Any]):
     with pytest.raises(error) as refused:
         verify(act, **asked)
     facts = refused.value.metadata or {}
@@ -135,11 +135,11 @@ def test_limits_of_time():
 def test_a_revoked_credential_or_key_is_refused():
     for revoked in (ADA.credential.serial, ADA.credential.key):
         with pytest.raises(Unauthenticated, match="is revoked"):
-            verify(signed(), Trust(issuers=(ISSUER.public,), revoked=frozenset({revoked})))
+            verify(signed(), TrustedKeys(issuers=(ISSUER.public,), revoked=frozenset({revoked})))
 
 
 def test_two_issuers_while_one_takes_over():
-    both = Trust(issuers=(OTHER_ISSUER.public, ISSUER.public))
+    both = TrustedKeys(issuers=(OTHER_ISSUER.public, ISSUER.public))
     assert verify(signed(), both)
     assert verify(signed(key_of(issuer=OTHER_ISSUER)), both)
 
@@ -157,7 +157,7 @@ def test_a_moment_elsewhere_is_the_same_moment():
     there = NOW.astimezone(timezone(timedelta(hours=9)))
     act = signed(at=there)
     assert act.at.utcoffset() == timedelta(0)
-    assert verify(SignedAct.model_validate_json(act.model_dump_json().replace("12:00:00Z", "14:00:00+02:00")))
+    assert verify(SignedAction.model_validate_json(act.model_dump_json().replace("12:00:00Z", "14:00:00+02:00")))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_what_no_act_looks_like_is_not_signed(change: dict[str, Any]):
 )
 def test_what_no_act_looks_like_is_not_read(change: Callable[[dict[str, Any]], dict[str, Any]]):
     with pytest.raises(ValidationError):
-        SignedAct.model_validate_json(json.dumps(change(json.loads(signed().model_dump_json()))))
+        SignedAction.model_validate_json(json.dumps(change(json.loads(signed().model_dump_json()))))
 
 
 def test_a_signature_has_one_spelling():
@@ -294,7 +294,7 @@ def test_a_console_issues_for_its_sessions():
 # --- rules -------------------------------------------------------------------------------------------------------
 
 
-def check(rules: ActRules, proof: SignedAct | None, nonces: NonceLog | None = None) -> Any:
+def check(rules: SigningRules, proof: SignedAction | None, nonces: NonceLog | None = None) -> Any:
     return rules.check(
         proof,
         act="approve",
@@ -309,7 +309,7 @@ def check(rules: ActRules, proof: SignedAct | None, nonces: NonceLog | None = No
 
 
 def test_signed_mode_wants_a_proof_and_uses_it_up():
-    rules = ActRules(mode=ActMode.SIGNED, trust=TRUST)
+    rules = SigningRules(mode=SigningMode.SIGNED, trust=TRUST)
     with pytest.raises(Unauthenticated, match="must be signed"):
         check(rules, None)
     proof = signed()
@@ -320,41 +320,41 @@ def test_signed_mode_wants_a_proof_and_uses_it_up():
 
 
 def test_unsigned_mode_takes_all_but_a_wrong_proof():
-    rules = ActRules(trust=TRUST)
+    rules = SigningRules(trust=TRUST)
     assert check(rules, None) == (None, NonceLog())
     with pytest.raises(Unauthenticated):
         check(rules, changed(signed(), signature="A" * 86))
     with pytest.raises(Unauthenticated, match="can't check it: set PERDURE_ISSUER_KEYS"):
-        check(ActRules(), signed())
+        check(SigningRules(), signed())
 
 
 def test_rules_that_refuse_everyone_are_refused():
     with pytest.raises(ConfigurationError, match="set PERDURE_ISSUER_KEYS"):
-        ActRules(mode=ActMode.SIGNED)
+        SigningRules(mode=SigningMode.SIGNED)
     with pytest.raises(ConfigurationError, match="set PERDURE_ISSUER_KEYS"):
-        ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=()))
+        SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=()))
 
 
 def test_rules_come_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in os.environ if name.startswith("PERDURE_")]:
         monkeypatch.delenv(name)
-    assert ActSettings().rules() == ActRules()
+    assert SigningSettings().rules() == SigningRules()
     monkeypatch.setenv("PERDURE_ACTS", "signed")
     monkeypatch.setenv("PERDURE_ISSUER_KEYS", f" {ISSUER.public.id}, {OTHER_ISSUER.public.id},")
     monkeypatch.setenv("PERDURE_REVOKED", "abc,")
-    set_act_rules(None)
+    set_signing_rules(None)
     try:
-        rules = get_act_rules()
-        assert rules.mode is ActMode.SIGNED
-        assert rules.trust == Trust(issuers=(ISSUER.public, OTHER_ISSUER.public), revoked=frozenset({"abc"}))
-        assert get_act_rules() is rules
+        rules = get_signing_rules()
+        assert rules.mode is SigningMode.SIGNED
+        assert rules.trust == TrustedKeys(issuers=(ISSUER.public, OTHER_ISSUER.public), revoked=frozenset({"abc"}))
+        assert get_signing_rules() is rules
         monkeypatch.setenv("PERDURE_ACTS", "sometimes")
-        set_act_rules(None)
+        set_signing_rules(None)
         with pytest.raises(ConfigurationError, match="'signed' or 'unsigned'"):
-            get_act_rules()
+            get_signing_rules()
         monkeypatch.setenv("PERDURE_ACTS", "signed")
         monkeypatch.setenv("PERDURE_ISSUER_KEYS", "nonsense")
         with pytest.raises(ConfigurationError, match="is no public key"):
-            get_act_rules()
+            get_signing_rules()
     finally:
-        set_act_rules(None)
+        set_signing_rules(None)

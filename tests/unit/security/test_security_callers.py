@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from perdure.errors import ConfigurationError, Forbidden, InvalidInput, Unauthenticated
-from perdure.security import ActorKey, Caller, CallerKind, CallTarget, PrivateKey, Trust, sign_call, verify_call
+from perdure.security import ActorKey, Caller, CallerKind, CallTarget, PrivateKey, TrustedKeys, sign_call, verify_call
 from perdure.security.callers import CALL_WAITS, MAX_CALLER_TOKEN, SignedCall, vouch_for_call
 from perdure.security.links import mint_link, read_link
 from perdure.security.platform import platform_from_environment
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ISSUER, OTHER = PrivateKey(b"i" * 32), PrivateKey(b"o" * 32)
-TRUST = Trust(issuers=(ISSUER.public,), platform="shop")
+TRUST = TrustedKeys(issuers=(ISSUER.public,), platform="shop")
 TARGET = CallTarget(service="Trips", handler="run", key="T1")
 BODY = b'{"traveller":"ada@example.com"}'
 SHOP = Caller(name="key:shop", kind=CallerKind.PROGRAM, owner="olga@example.com")
@@ -32,12 +32,12 @@ def token(caller: Caller = SHOP, issuer: PrivateKey = ISSUER, **changes: Any) ->
     return vouch_for_call(issuer, caller, **facts)
 
 
-def check(text: str, trust: Trust = TRUST, **changes: Any) -> Caller:
+def check(text: str, trust: TrustedKeys = TRUST, **changes: Any) -> Caller:
     asked = {"target": TARGET, "body": BODY, "now": NOW, **changes}
     return verify_call(trust, text, **asked)
 
 
-def why(text: str, trust: Trust = TRUST, **changes: Any) -> str:
+def why(text: str, trust: TrustedKeys = TRUST, **changes: Any) -> str:
     with pytest.raises(Unauthenticated) as refused:
         check(text, trust, **changes)
     assert refused.value.status_code == 401
@@ -89,11 +89,11 @@ def test_refuse_signers_that_are_not_trusted():
         OTHER, actor="ada@example.com", roles=["operator"], lifetime=timedelta(hours=1), now=NOW, platform="shop"
     )
     assert why(sign_call(stranger, TARGET, BODY, at=NOW)) == "issuer"
-    assert why(token(), Trust(issuers=(ISSUER.public,), platform="shop", revoked=frozenset({ISSUER.public.id}))) == (
-        "revoked"
-    )
+    assert why(
+        token(), TrustedKeys(issuers=(ISSUER.public,), platform="shop", revoked=frozenset({ISSUER.public.id}))
+    ) == ("revoked")
     for revoked in (ADA.credential.serial, ADA.credential.key):
-        trust = Trust(issuers=(ISSUER.public,), platform="shop", revoked=frozenset({revoked}))
+        trust = TrustedKeys(issuers=(ISSUER.public,), platform="shop", revoked=frozenset({revoked}))
         assert why(sign_call(ADA, TARGET, BODY, at=NOW), trust) == "revoked"
 
 
@@ -196,7 +196,7 @@ def test_refuse_token_that_is_too_long():
 
 
 def test_refuse_signatures_of_another_platform():
-    elsewhere = Trust(issuers=(ISSUER.public,), platform="bank")
+    elsewhere = TrustedKeys(issuers=(ISSUER.public,), platform="bank")
     assert why(token(), elsewhere) == "platform"
     assert why(sign_call(ADA, TARGET, BODY, at=NOW), elsewhere) == "platform"
     act = ADA.sign("approve", "Approvals/t1", "0" * 64, at=NOW)
@@ -227,7 +227,7 @@ def test_platform_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PERDURE_PLATFORM", "shop-eu")
     assert platform_from_environment() == "shop-eu"
     key = ActorKey.issue(ISSUER, actor="ada", roles=["viewer"], lifetime=timedelta(hours=1), now=NOW)
-    assert key.credential.platform == Trust(issuers=()).platform == "shop-eu"
+    assert key.credential.platform == TrustedKeys(issuers=()).platform == "shop-eu"
     for wrong in ("a b", "x" * 65, "zoë"):
         with pytest.raises(ConfigurationError, match="PERDURE_PLATFORM"):
             platform_from_environment({"PERDURE_PLATFORM": wrong})

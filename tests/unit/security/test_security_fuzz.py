@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from perdure._runtime.places import Place
 from perdure.errors import Conflict, Forbidden, IdentityError, Unauthenticated, UnreadableValue
-from perdure.security import ActorKey, PrivateKey, SignedAct, Trust, mint_link, payload_digest, read_link
+from perdure.security import ActorKey, PrivateKey, SignedAction, TrustedKeys, mint_link, payload_digest, read_link
 from perdure.security.codec import JournalCodec
 from perdure.security.encodings import base64url_encode
 from perdure.security.identity import SCHEME_HEADER, TOKEN_HEADER, IdentityVerifier
@@ -125,14 +125,14 @@ DIGEST = payload_digest({"amount": 5})
 ACT = ACTOR.sign("approve", "Approvals/t1", DIGEST, reason="fine", at=NOW)
 OTHER_ACT = MALLORY.sign("approve", "Approvals/t1", DIGEST, reason="fine", at=NOW)
 ACT_TEXT, OTHER_TEXT = ACT.model_dump_json().encode(), OTHER_ACT.model_dump_json().encode()
-trust = Trust(issuers=(KEY.public,))
+trust = TrustedKeys(issuers=(KEY.public,))
 
 
 @fuzz
 def test_no_mutated_act_is_taken(mutation: Mutation):
     text = mutate(ACT_TEXT, OTHER_TEXT, mutation)
     try:
-        act = SignedAct.model_validate_json(text)
+        act = SignedAction.model_validate_json(text)
         who = trust.verify(
             act, act=act.act, target=act.target, payload_digest=DIGEST, now=NOW, actor="ada", reason=act.reason
         )

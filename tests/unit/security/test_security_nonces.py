@@ -8,14 +8,23 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from perdure.errors import Conflict, Refused
-from perdure.security import ActMode, ActorKey, ActRules, NonceLog, PrivateKey, Role, Trust, payload_digest
+from perdure.security import (
+    ActorKey,
+    NonceLog,
+    PrivateKey,
+    Role,
+    SigningMode,
+    SigningRules,
+    TrustedKeys,
+    payload_digest,
+)
 from perdure.security import nonces as bounds
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 ISSUER = PrivateKey(b"i" * 32)
-TRUST = Trust(issuers=(ISSUER.public,))
-RULES = ActRules(mode=ActMode.SIGNED, trust=TRUST)
+TRUST = TrustedKeys(issuers=(ISSUER.public,))
+RULES = SigningRules(mode=SigningMode.SIGNED, trust=TRUST)
 DIGEST = payload_digest(None)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from perdure.approvals import reconciler as approval_sentinel
+from perdure.approvals import reconciler as approval_reconciler
 from perdure.approvals.service import definitions as approvals
 from perdure.saga import hosting
 from perdure.saga.policy import compensation_service
-from perdure.saga.reconciler import Sentinel
-from perdure.saga.reconciler_config import SentinelConfig
+from perdure.saga.reconciler import SagaReconciler
+from perdure.saga.reconciler_config import SagaReconcilerConfig
 from perdure.schedules import definitions
 from perdure.schedules.service import COMPENSATIONS, INTERNAL
 
@@ -17,9 +17,9 @@ def test_each_of_perdures_own_services_is_on_the_list_of_those_that_can_not_be_s
         *hosting.definitions(),
         *definitions(),
         *approvals(),
-        *Sentinel(SentinelConfig("http://admin", "http://ingress")).definitions(),
+        *SagaReconciler(SagaReconcilerConfig("http://admin", "http://ingress")).definitions(),
     ]
-    assert {each.name for each in served} | {approval_sentinel.SENTINEL} == INTERNAL
+    assert {each.name for each in served} | {approval_reconciler.RECONCILER} == INTERNAL
 
 
 def test_what_undoes_the_steps_of_sagas_is_told_by_its_name():

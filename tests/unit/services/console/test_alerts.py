@@ -1,6 +1,6 @@
-"""What is wrong, as the page shows it: with a sentinel that looks, with one that does not, and without an engine.
+"""What is wrong, as the page shows it: with a reconciler that looks, with one that does not, and without an engine.
 
-The engine's answers are written down here: a sentinel that has been silent for hours would take hours to come by.
+The engine's answers are written down here: a reconciler that has been silent for hours would take hours to come by.
 tests/e2e has the page on a real platform.
 """
 
@@ -181,18 +181,20 @@ async def test_what_is_over_stays_for_a_while(answering):
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (told(looked=timedelta(hours=2)), "The sentinel has not looked for 2 h"),
-        (told(looked=timedelta(hours=2)).model_copy(update={"looked": None}), "The sentinel has never looked."),
-        (None, "The sentinel has never looked."),
+        (told(looked=timedelta(hours=2)), "The reconciler has not looked for 2 h"),
+        (told(looked=timedelta(hours=2)).model_copy(update={"looked": None}), "The reconciler has never looked."),
+        (None, "The reconciler has never looked."),
     ],
 )
-async def test_a_sentinel_that_does_not_look_is_told_on_every_page_and_the_engine_asked_itself(answering, answer, says):
+async def test_a_reconciler_that_does_not_look_is_told_on_every_page_and_the_engine_asked_itself(
+    answering, answer, says
+):
     async with answering(Answers(answer, [PAUSED])) as desk:
         html = await shown_to(desk, Role.VIEWER)
         found = (await api(desk)).json()
         account = await shown_to(desk, Role.APPROVER, "/account")
     assert says in html
-    assert "docs/how-to/runbooks/sentinel-blind.md" in html
+    assert "docs/how-to/runbooks/reconciler-blind.md" in html
     assert "All is well" not in html
     assert "RT0016" in html
     assert (found["is_watched"], found["total"]) == (False, 1)
@@ -248,8 +250,8 @@ async def test_a_console_without_the_keys_says_so_on_the_page_and_shows_the_othe
 
 
 def assert_nobody_knows_whether_it_looks(html: str, found: dict[str, Any]) -> None:
-    """What can't be read says nothing of the sentinel: it may well look, and tell."""
-    assert "What the sentinel found could not be read." in html
+    """What can't be read says nothing of the reconciler: it may well look, and tell."""
+    assert "What the reconciler found could not be read." in html
     assert "what is below the console asked the engine itself" in html
     for verdict in ("never looked", "not looked", "Nobody is told", "lost sagas are not rolled back", "All is well"):
         assert verdict not in html
@@ -257,7 +259,7 @@ def assert_nobody_knows_whether_it_looks(html: str, found: dict[str, Any]) -> No
     assert len(found["problems"]) == 1
 
 
-async def test_an_engine_that_refuses_the_question_tells_nothing_of_the_sentinel(answering):
+async def test_an_engine_that_refuses_the_question_tells_nothing_of_the_reconciler(answering):
     class Refusing(Answers):
         def __call__(self, request: httpx.Request) -> httpx.Response:
             if "from state" in json.loads(request.content)["query"]:

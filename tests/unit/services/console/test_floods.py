@@ -88,7 +88,7 @@ async def open_streams(
 
 
 async def test_streams_are_bounded_by_session_and_person(serve):
-    async with serve(streams_per_session=3, streams_per_person=5) as served, clients() as http:
+    async with serve(streams_per_session=3, streams_per_user=5) as served, clients() as http:
         first, second, bobs = [await served.session(name) for name in (ADA, ADA, BOB)]
         async with AsyncExitStack() as stack:
             answers = await open_streams(stack, http, served, first, 5)

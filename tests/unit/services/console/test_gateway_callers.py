@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.security import CALLER_HEADER, Caller, CallerKind, CallTarget, PrivateKey, Trust, verify_call
+from perdure.security import CALLER_HEADER, Caller, CallerKind, CallTarget, PrivateKey, TrustedKeys, verify_call
 from perdure.security.callers import SignedCall, vouch_for_call
 from services.console.engine import Engine
 from services.console.gateway.executions import Executions
@@ -85,8 +85,8 @@ async def session_of(desk: Any, name: str, *roles: Role) -> dict[str, str]:
     return {"authorization": f"Bearer {await desk.add(name, *roles)}"}
 
 
-def trust(desk: Any) -> Trust:
-    return Trust(issuers=(desk.parts.signer.issuer,))
+def trust(desk: Any) -> TrustedKeys:
+    return TrustedKeys(issuers=(desk.parts.signer.issuer,))
 
 
 async def test_handler_is_told_who_calls_what(desk):
@@ -230,7 +230,7 @@ async def test_start_before_a_change_of_keys_counts(desk):
     target = CallTarget(service="Trips", handler="run", key="t1")
     async with gateway(desk) as (engine, _):
         engine.journal["t1"] = [(CALLER_HEADER, Signer(old, desk.clock).vouch(shop, target, b""))]
-        both = Trust(issuers=(desk.parts.signer.issuer, old.public))
+        both = TrustedKeys(issuers=(desk.parts.signer.issuer, old.public))
         assert await Executions(desk.app.state.parts.engine, both).starter(target) == "key:shop"
 
 

@@ -10,13 +10,13 @@ import httpx
 import pytest
 
 from perdure.schedules.messages import (
-    ScheduleAct,
-    ScheduleActRequest,
+    ScheduleAction,
+    ScheduleActionRequest,
     ScheduleCounts,
     ScheduleListRequest,
     ScheduleState,
     ScheduleStatus,
-    act_target,
+    action_target,
     list_target,
 )
 from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
@@ -38,12 +38,12 @@ STATUS = ScheduleStatus(
     last_error=None,
     active=[],
     recent=[],
-    trail=[],
+    audit_log=[],
     created_at=NOON,
     updated_at=NOON,
 )
-TRIGGER = act_target(ScheduleAct.TRIGGER)
-REQUEST = ScheduleActRequest(actor="olga@example.com")
+TRIGGER = action_target(ScheduleAction.TRIGGER)
+REQUEST = ScheduleActionRequest(actor="olga@example.com")
 SILENT = [
     (httpx.ReadTimeout(""), "no answer within 15 s; the engine has the act, and it may still be done"),
     (httpx.ReadError(""), "the connection broke before an answer came; the engine may have the act, and still do it"),

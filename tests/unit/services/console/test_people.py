@@ -13,7 +13,7 @@ from perdure.errors import ConfigurationError
 from services.console.people.database import Database
 from services.console.people.passwords import Passwords, Source
 from services.console.people.roles import Role
-from services.console.people.tables import ActRow, PersonRow, SchemaRow, SessionRow
+from services.console.people.tables import ActionRow, SchemaRow, SessionRow, UserRow
 from services.console.problems import ConsoleError
 from tests.unit.services.console.conftest import CHEAP, PASSWORD
 
@@ -32,7 +32,7 @@ async def test_a_password_is_kept_as_argon2id_and_checked(desk):
     await desk.add("ada@example.com")
     persons = desk.parts.persons
     async with desk.parts.database.reading() as connection:
-        (kept,) = await connection.scalars(select(PersonRow.password_hash))
+        (kept,) = await connection.scalars(select(UserRow.password_hash))
     assert kept.startswith("$argon2id$")
     assert PASSWORD not in kept
     assert await persons.password_fits("  ADA@example.com ", PASSWORD, HERE)
@@ -206,7 +206,7 @@ async def test_the_database_is_its_owners_and_an_older_program_leaves_it_alone(t
     async with database.transaction() as connection:
         await connection.execute(update(SchemaRow).values(version=99))
         await connection.execute(
-            insert(ActRow).values(at=None, actor="x", act="x", person="x", details="x").prefix_with("OR IGNORE")
+            insert(ActionRow).values(at=None, actor="x", act="x", person="x", details="x").prefix_with("OR IGNORE")
         )
     with pytest.raises(ConfigurationError, match="run the newer program"):
         await database.prepare()

@@ -13,11 +13,11 @@ from sqlalchemy import delete, text, update
 
 from perdure.approvals.messages import PrincipalStatement
 from perdure.approvals.principals import NOTHING_SHOWN, principal_target
-from perdure.security import Role, Trust
+from perdure.security import Role, TrustedKeys
 from services.console.engine import Engine
 from services.console.people.database import Database
 from services.console.people.passwords import Passwords
-from services.console.people.persons import Persons
+from services.console.people.persons import Users
 from services.console.people.tables import RightsRow, SchemaRow
 from services.console.problems import ConsoleError
 from services.console.rights import RightsSender
@@ -77,7 +77,7 @@ async def test_statement_is_signed_and_sent_once(desk):
     statement = PrincipalStatement.model_validate(json.loads(got[0].content))
     assert (statement.roles, statement.active, statement.reason) == ([Role.APPROVER], True, "changed by a test")
     assert statement.proof is not None
-    found = Trust(issuers=(desk.parts.signer.issuer,)).verify(
+    found = TrustedKeys(issuers=(desk.parts.signer.issuer,)).verify(
         statement.proof,
         act="put",
         target=principal_target(ADA),
@@ -123,7 +123,7 @@ async def test_change_while_sending_is_sent_next(desk):
 
 
 async def test_change_wakes_the_sender(desk):
-    persons = Persons(desk.parts.database, Passwords(CHEAP))  # of its own: the console's sender takes what it is told
+    persons = Users(desk.parts.database, Passwords(CHEAP))  # of its own: the console's sender takes what it is told
     await persons.add(ADA, PASSWORD, [Role.APPROVER], by="a test")
     await persons.rights_changed(within=timedelta(minutes=5))  # at once: else the test's own limit ends it
 

@@ -7,16 +7,16 @@ from datetime import timedelta
 import pytest
 
 from perdure.errors import Forbidden, Unauthenticated
-from perdure.security import PrivateKey, Role, SignedAct, Trust, payload_digest
+from perdure.security import PrivateKey, Role, SignedAction, TrustedKeys, payload_digest
 from services.console.signing import LIFETIME, Signer, load_key
 
 DIGEST = payload_digest({"amount": 1})
 
 
-def check(trust: Trust, signed: dict, desk, **changes):
+def check(trust: TrustedKeys, signed: dict, desk, **changes):
     wanted = {"act": "approve", "target": "Approvals/T1", "payload_digest": DIGEST, "reason": "fine"}
     wanted = {**wanted, "actor": "ada@example.com", **changes}
-    return trust.verify(SignedAct.model_validate(signed), now=desk.clock(), **wanted)
+    return trust.verify(SignedAction.model_validate(signed), now=desk.clock(), **wanted)
 
 
 async def signed_in_as(desk, *roles: Role, groups: tuple[str, ...] = ()):
@@ -27,14 +27,14 @@ async def test_an_act_proves_who_did_what_with_which_rights(desk):
     ada = await signed_in_as(desk, Role.APPROVER, groups=("finance",))
     signer = desk.parts.signer
     signed = signer.sign(ada, "approve", "Approvals/T1", payload_digest=DIGEST, reason="fine")
-    trust = Trust(issuers=(signer.issuer,))
+    trust = TrustedKeys(issuers=(signer.issuer,))
     actor = check(trust, signed, desk)
     assert (actor.actor, actor.roles, actor.groups) == ("ada@example.com", {Role.APPROVER}, {"finance"})
     for wrong in ({"act": "reject"}, {"target": "Approvals/T2"}, {"reason": "else"}, {"actor": "eve@example.com"}):
         with pytest.raises(Forbidden):
             check(trust, signed, desk, **wrong)
     with pytest.raises(Unauthenticated):
-        check(Trust(issuers=(PrivateKey.generate().public,)), signed, desk)
+        check(TrustedKeys(issuers=(PrivateKey.generate().public,)), signed, desk)
 
 
 async def test_a_sessions_key_is_its_own_ends_soon_and_is_made_anew(desk):

@@ -9,12 +9,12 @@ import pytest
 from perdure.errors import ConfigurationError
 from services.control_plane.saga.settings import SagaServiceSettings
 
-WEBHOOK = "PERDURE_SAGA_SENTINEL_WEBHOOK_URL"
+WEBHOOK = "PERDURE_SAGA_RECONCILER_WEBHOOK_URL"
 
 
 def test_an_empty_webhook_is_none(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(WEBHOOK, "")
-    assert SagaServiceSettings().sentinel().webhook_url is None
+    assert SagaServiceSettings().reconciler().webhook_url is None
 
 
 def test_rollbacks_that_are_over_are_forgotten_after_ninety_days_unless_it_says_otherwise(monkeypatch):
@@ -28,10 +28,10 @@ def test_rollbacks_that_are_over_are_forgotten_after_ninety_days_unless_it_says_
     [
         (WEBHOOK, "hooks.example.com", "'hooks.example.com…' is no address that can be posted to"),
         (f"{WEBHOOK.removesuffix('URL')}KEY_FILE", "/nowhere/key.pem", "there is no file /nowhere/key.pem"),
-        ("PERDURE_SAGA_SENTINEL_INTERVAL", "PT0S", "interval must be positive"),
+        ("PERDURE_SAGA_RECONCILER_INTERVAL", "PT0S", "interval must be positive"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_at_the_start(monkeypatch, name, value, saying):
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=saying):
-        SagaServiceSettings().sentinel()
+        SagaServiceSettings().reconciler()

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.errors import Conflict, Refused, error_code
 from services.contracts.messages import Message, Undo, Write
-from services.data_plane.barrier import Barrier, OperationRow
+from services.data_plane.barrier import IdempotencyTable, OperationRow
 from services.data_plane.database import Database
 from services.data_plane.flights.model import FlightRow
 
@@ -50,7 +50,7 @@ class Counter:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.barrier = Barrier(database, "Counter")
+        self.barrier = IdempotencyTable(database, "Counter")
 
     async def take(self, request: Take, *, refused: bool = False) -> Taken:
         async def business(connection: AsyncConnection) -> Taken:
@@ -149,7 +149,7 @@ async def test_keys_of_different_services_never_meet(counter: Counter, database:
         return Taken(serial=99)
 
     await counter.take(take())
-    assert await Barrier(database, "Other").perform("take", take(), other, Taken) == Taken(serial=99)
+    assert await IdempotencyTable(database, "Other").perform("take", take(), other, Taken) == Taken(serial=99)
 
 
 async def test_an_undo_acts_once(counter: Counter) -> None:
@@ -207,7 +207,7 @@ class Expected:
     state: str | None = None
     payload: str = ""
     result: Taken | None = None
-    undo_result: GivenBack | None = None
+    compensation_result: GivenBack | None = None
 
 
 @dataclass(frozen=True)
@@ -258,14 +258,14 @@ class Story:
             with pytest.raises(Refused):
                 await call
         elif known.state == "performed":
-            known.state, known.undo_result = "undone", await call
+            known.state, known.compensation_result = "undone", await call
             assert known.result is not None
-            assert known.undo_result == GivenBack(outcome="undone", serial=known.result.serial)
+            assert known.compensation_result == GivenBack(outcome="undone", serial=known.result.serial)
         elif known.state is None:
-            known.state, known.undo_result = "voided", await call
-            assert known.undo_result == GivenBack(outcome="voided")
+            known.state, known.compensation_result = "voided", await call
+            assert known.compensation_result == GivenBack(outcome="voided")
         else:
-            assert await call == known.undo_result
+            assert await call == known.compensation_result
 
 
 @PROPERTY

@@ -11,7 +11,7 @@ from perdure.approvals.approval import Approval
 from perdure.approvals.messages import ApprovalStatus, Decision
 from perdure.approvals.request import ApprovalRequest
 from perdure.approvals.rules import payload_digest
-from perdure.security import ActMode, ActRules, PrivateKey, Trust
+from perdure.security import PrivateKey, SigningMode, SigningRules, TrustedKeys
 from services.data_plane.audit.trips import ConfirmedCharge
 from services.runtime.approval_audit import judge_approvals
 
@@ -31,23 +31,23 @@ def approval(*, approve: bool | None = True, payload: Any = ORDER) -> ApprovalSt
     return ApprovalStatus(
         approval_id="T1", status=change.approval.state, title="?", requester="", approvers=[], quorum=1,
         payload=payload, payload_digest=payload_digest(payload), opened_at=NOON, deadline=NOON, decided_at=None,
-        decided_by=[], reason="", decisions=[], refusals=0, trail=list(change.entries), head=change.approval.head,
+        decided_by=[], reason="", decisions=[], refusals=0, audit_log=list(change.entries), head=change.approval.head,
     )  # fmt: skip
 
 
-def judged(found: ApprovalStatus | None, rules: ActRules | None = None) -> list[tuple[str, str]]:
-    return judge_approvals([CHARGE], {} if found is None else {"T1": found}, rules or ActRules())
+def judged(found: ApprovalStatus | None, rules: SigningRules | None = None) -> list[tuple[str, str]]:
+    return judge_approvals([CHARGE], {} if found is None else {"T1": found}, rules or SigningRules())
 
 
 def changed_reason(found: ApprovalStatus) -> ApprovalStatus:
-    last = found.trail[-1].model_copy(update={"reason": "another"})
-    return found.model_copy(update={"trail": [*found.trail[:-1], last]})
+    last = found.audit_log[-1].model_copy(update={"reason": "another"})
+    return found.model_copy(update={"audit_log": [*found.audit_log[:-1], last]})
 
 
 def without_approval(found: ApprovalStatus) -> ApprovalStatus:
-    """As whoever can write the approval's state would: the trail of one that nobody decided."""
+    """As whoever can write the approval's state would: the audit log of one that nobody decided."""
     opened = approval(approve=None)
-    return found.model_copy(update={"trail": opened.trail, "head": opened.head})
+    return found.model_copy(update={"audit_log": opened.audit_log, "head": opened.head})
 
 
 def test_approved_charge_holds():
@@ -81,6 +81,6 @@ def test_changed_audit_log_is_a_breach(change: Callable[[ApprovalStatus], Approv
 
 
 def test_audit_refuses_unsigned_approval_in_signed_mode():
-    rules = ActRules(mode=ActMode.SIGNED, trust=Trust(issuers=(PrivateKey.generate().public,)))
+    rules = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(PrivateKey.generate().public,)))
     ((trip, detail),) = judged(approval(), rules)
     assert (trip, "no signature" in detail) == ("T1", True), detail

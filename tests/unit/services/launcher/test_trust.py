@@ -11,7 +11,7 @@ from perdure.errors import ConfigurationError
 from perdure.security import PrivateKey, SecurityConfig
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
-from services.runtime.trusted_keys import describe_trust, make_trust
+from services.runtime.trusted_keys import describe_trusted_keys, make_trusted_keys
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def topology(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Topology:
 
 
 def test_keys_are_made_once_and_services_are_told_whom_to_believe(topology: Topology, monkeypatch: pytest.MonkeyPatch):
-    trust = make_trust(topology, {})
-    assert make_trust(topology, {}) == trust
+    trust = make_trusted_keys(topology, {})
+    assert make_trusted_keys(topology, {}) == trust
     assert [stat.S_IMODE(path.stat().st_mode) for path in topology.keys_dir.iterdir()] == [0o600] * 3
     assert topology.engine_config().identity_key_file == topology.identity_key_file
     engine = PrivateKey.load(topology.identity_key_file).public.id
@@ -40,7 +40,7 @@ def test_keys_are_made_once_and_services_are_told_whom_to_believe(topology: Topo
 
 def test_the_users_own_settings_win_and_their_keys_are_believed_besides(topology: Topology):
     own = PrivateKey.generate().public.id
-    trust = make_trust(
+    trust = make_trusted_keys(
         topology,
         {
             "PERDURE_SECURITY_PROFILE": "development",
@@ -66,37 +66,37 @@ def test_the_users_own_settings_win_and_their_keys_are_believed_besides(topology
     ],
 )
 def test_while_a_key_is_changed_both_are_believed(topology: Topology, file: str, variable: str):
-    make_trust(topology, {})
+    make_trusted_keys(topology, {})
     path = topology.keys_dir / file
     for suffix in ("next", "previous"):
         beside = PrivateKey.generate()
         beside.save(path.with_name(f"{file}.{suffix}"))
-        trust = make_trust(topology, {})
+        trust = make_trusted_keys(topology, {})
         assert beside.public.id in trust.services[variable].split(",")
         if file == "approval-links.pem":
             assert beside.public.id in trust.console["PERDURE_LINK_KEYS"].split(",")
         path.with_name(f"{file}.{suffix}").unlink()
-        assert beside.public.id not in make_trust(topology, {}).services[variable]
+        assert beside.public.id not in make_trusted_keys(topology, {}).services[variable]
 
 
 def test_a_key_that_others_may_read_is_refused(topology: Topology):
-    make_trust(topology, {})
+    make_trusted_keys(topology, {})
     topology.identity_key_file.chmod(0o644)
     with pytest.raises(ConfigurationError, match=r"engine-identity\.pem"):
-        make_trust(topology, {})
+        make_trusted_keys(topology, {})
 
 
 def test_what_is_lax_is_said():
-    requests, unsigned, clear = describe_trust({})
+    requests, unsigned, clear = describe_trusted_keys({})
     assert "ANYBODY" not in requests
-    assert "ANYBODY" in describe_trust({"PERDURE_SECURITY_PROFILE": "development"})[0]
+    assert "ANYBODY" in describe_trusted_keys({"PERDURE_SECURITY_PROFILE": "development"})[0]
     assert "UNSIGNED" in unsigned
     assert "PERDURE_ACTS=signed" in unsigned
     assert "in clear" in clear
-    _, signed, sealed = describe_trust(
+    _, signed, sealed = describe_trusted_keys(
         {"PERDURE_ACTS": "signed", "PERDURE_SECURITY_ENCRYPTION_KEYS_FILE": "journal.keys"}
     )
     assert "UNSIGNED" not in signed
     assert "journal.keys" in sealed
     with pytest.raises(ConfigurationError, match="PERDURE_ACTS is 'signed' or 'unsigned', not 'sined'"):
-        describe_trust({"PERDURE_ACTS": "sined"})
+        describe_trusted_keys({"PERDURE_ACTS": "sined"})
