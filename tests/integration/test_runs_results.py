@@ -106,7 +106,7 @@ async def test_an_error_with_metadata_that_is_no_text_still_ends_the_run(restate
 
 
 async def test_runs_that_were_started_together_run_together(restate):
-    both = threading.IdempotencyTable(2)
+    both = threading.Barrier(2)
 
     def meet() -> int:
         return both.wait(timeout=20)

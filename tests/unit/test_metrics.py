@@ -105,7 +105,7 @@ def test_threads_that_count_first_at_the_same_moment_are_all_counted():
         )
         for number in range(50)
     ]
-    together = threading.IdempotencyTable(8)
+    together = threading.Barrier(8)
 
     def count() -> None:
         for counter, histogram in metrics:

@@ -1,10 +1,8 @@
 """Alerts: invocations that are paused, killed or fail again and again are told to a webhook, once each.
 
-`Alerts` is a virtual object. It queries the engine, compares the snapshot with the alerts that it has sent
-(`perdure.alerts.conditions`), and passes what is new, and what is over, to its dispatcher. The dispatcher posts it, and is an
-invocation of its own for each piece of news: so the engine tries it again for a day, nothing waits for a receiver
-that is down, and a crash tells nothing twice but a post whose answer was lost. Many invocations of one service with
-the same trouble are one piece.
+`Alerts` is a virtual object. It queries the engine, compares the snapshot with the alerts that it has sent, and passes
+new and resolved alerts to its dispatcher. Each post is an invocation of its own, so the engine retries it for a day. A
+crash repeats a post only if its answer was lost. Invocations of one service with the same condition share one alert.
 
 A post is JSON, with these headers:
 
