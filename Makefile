@@ -15,7 +15,7 @@ WORKERS ?= 4
 PYTEST := $(BIN)/pytest -n $(WORKERS) --durations=20 --durations-min=1 $(if $(MODES),--restate-modes=$(MODES))
 LOCK_INPUTS := framework/pyproject.toml services/pyproject.toml
 
-.PHONY: help run demo chaos cluster attack audit audit-deps sbom security test tests nightly coverage pythons engine check lint types mypy pyright bandit pip-audit unit integration e2e examples bench format lock clean up down logs test-containers test-cluster tools observe observability prometheus reference
+.PHONY: help run demo chaos cluster attack audit audit-deps dist sbom security test tests nightly coverage pythons engine check lint types mypy pyright bandit pip-audit unit integration e2e examples bench format lock clean up down logs test-containers test-cluster tools observe observability prometheus reference
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,7 @@ lint: $(READY)
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/lint-imports --no-cache >.local/lint-imports.log 2>&1 || { cat .local/lint-imports.log; exit 1; }
 	@$(BIN)/python deploy/grafana/build.py --check
+	@$(BIN)/python -m deploy.supply_chain.licences --check
 	@echo "lint: clean"
 
 types: pyright mypy
@@ -112,6 +113,9 @@ pythons: $(READY) ## the unit tests on every supported Python that this machine 
 engine: $(READY)
 	@$(BIN)/python -c 'from pathlib import Path; from perdure.engine import locate_engine; locate_engine(Path(".local/engine"))'
 
+dist: $(READY) ## build sdist and wheel into dist/, and check that they install and run on their own
+	@.ci/dist
+
 up: ## the whole platform in containers; secrets are made on the first start, in volumes
 	@docker compose up --build --wait
 
@@ -149,8 +153,9 @@ prometheus: ## fetch Debian's Prometheus into .local/prometheus, without install
 	  ( cd .local/prometheus && { apt-get update || true; } && apt-get download prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb ) \
 	    >.local/prometheus.log 2>&1 || { tail -n 3 .local/prometheus.log >&2; exit 1; }; }
 
-reference: $(READY) ## make what is made from code: docs/reference/metrics.md, the dashboards
+reference: $(READY) ## write the generated pages of docs/reference and the dashboards
 	@$(BIN)/python -m perdure.observability.reference >docs/reference/metrics.md
+	@$(BIN)/python -m deploy.supply_chain.licences
 	@$(BIN)/python deploy/grafana/build.py
 
 format: $(READY) ## format the code and sort the imports
