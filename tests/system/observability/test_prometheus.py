@@ -162,13 +162,13 @@ async def test_an_engine_that_does_not_answer_and_is_behind_when_it_does_again(o
         await observed.stage.send(new_trip_id(), ORDINARY)
     os.kill(pid, signal.SIGSTOP)
     try:
-        await fires(prometheus, "PerdureReconcilerBlind", "PerdureTargetDown", "PerdureProcessMissing")
+        await fires(prometheus, "PerdureReconcilerStale", "PerdureTargetDown", "PerdureProcessMissing")
     finally:
         os.kill(pid, signal.SIGCONT)
     await fires(prometheus, "PerdureEngineBehind")
 
     async def sees_again() -> bool:
-        return "PerdureReconcilerBlind" not in await prometheus.firing()
+        return "PerdureReconcilerStale" not in await prometheus.firing()
 
     await eventually(sees_again, what="reconciler that sees", within=60)
 

@@ -194,7 +194,7 @@ async def test_a_reconciler_that_does_not_look_is_told_on_every_page_and_the_eng
         found = (await api(desk)).json()
         account = await shown_to(desk, Role.APPROVER, "/account")
     assert says in html
-    assert "docs/how-to/runbooks/reconciler-blind.md" in html
+    assert "docs/how-to/runbooks/reconciler-stale.md" in html
     assert "All is well" not in html
     assert "RT0016" in html
     assert (found["is_watched"], found["total"]) == (False, 1)
