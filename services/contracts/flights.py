@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from perdure import Target
-from services.contracts.messages import Message, Name, OperationKey, SeatCount, TripId, Undo, Write
+from services.contracts.messages import CompensationRequest, Message, Name, OperationKey, SeatCount, TripId, Write
 
 
 class FlightRequest(Message):
@@ -34,7 +34,7 @@ class SeatReservation(Message):
     flight: FlightRequest
 
 
-class CancelSeats(Undo):
+class CancelSeats(CompensationRequest):
     """Give the seats back that were reserved under this key."""
 
 

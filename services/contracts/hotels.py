@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from perdure import Target
-from services.contracts.messages import Message, Name, NightCount, OperationKey, TripId, Undo, Write
+from services.contracts.messages import CompensationRequest, Message, Name, NightCount, OperationKey, TripId, Write
 
 
 class HotelRequest(Message):
@@ -34,7 +34,7 @@ class RoomReservation(Message):
     hotel: HotelRequest
 
 
-class CancelRoom(Undo):
+class CancelRoom(CompensationRequest):
     """Give the room back that was reserved under this key."""
 
 

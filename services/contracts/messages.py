@@ -94,7 +94,7 @@ class Write(Message):
     trip_id: TripId
 
 
-class Undo(Message):
+class CompensationRequest(Message):
     """A request to undo the write that carries the same key, whether or not that write arrived, or arrives later."""
 
     key: OperationKey

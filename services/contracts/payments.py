@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 from perdure import Target
-from services.contracts.messages import AmountMinor, Currency, Message, Name, OperationKey, TripId, Undo, Write
+from services.contracts.messages import (
+    AmountMinor,
+    CompensationRequest,
+    Currency,
+    Message,
+    Name,
+    OperationKey,
+    TripId,
+    Write,
+)
 
 
 class PaymentRequest(Message):
@@ -36,7 +45,7 @@ class Charge(Message):
     payment: PaymentRequest
 
 
-class RefundCharge(Undo):
+class RefundCharge(CompensationRequest):
     """Give the money back that was charged under this key."""
 
 

@@ -31,9 +31,10 @@ from typing import NamedTuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.data_plane.database import insert_if_missing
-from services.data_plane.flights.model import FlightRow
-from services.data_plane.hotels.model import HotelRow
-from services.data_plane.payments.model import AccountRow, credit, merchant_account, record
+from services.data_plane.flights.tables import FlightRow
+from services.data_plane.hotels.tables import HotelRow
+from services.data_plane.payments.model import credit, merchant_account, record
+from services.data_plane.payments.tables import AccountRow
 
 
 class Hotel(NamedTuple):

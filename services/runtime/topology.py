@@ -49,7 +49,7 @@ class ServiceSpec:
 
 
 def _data(name: str) -> ServiceSpec:
-    return ServiceSpec(name, f"services.data_plane.{name}.app", "data", (name.capitalize(),))
+    return ServiceSpec(name, f"services.data_plane.{name}.service", "data", (name.capitalize(),))
 
 
 def _control(name: str, *serves: str) -> ServiceSpec:

@@ -27,8 +27,8 @@ from perdure.errors import IngressError
 from perdure.security import ActorKey, PrivateKey, Role
 from perdure.security.encodings import base64url_decode
 from services.data_plane.database import Database
-from services.data_plane.notifications.model import ApprovalNoticeRow
-from services.data_plane.payments.model import ChargeRow
+from services.data_plane.notifications.tables import ApprovalNoticeRow
+from services.data_plane.payments.tables import ChargeRow
 from services.runtime.booking import new_trip_id
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings

@@ -26,7 +26,7 @@ class _Row(NamedTuple):
     state: str
 
 
-_STATES = {"active": "performed", "charged": "performed", "cancelled": "undone", "refunded": "undone"}
+_STATES = {"active": "performed", "charged": "performed", "cancelled": "compensated", "refunded": "compensated"}
 
 
 async def check(connection: AsyncConnection) -> Invariant:

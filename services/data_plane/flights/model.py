@@ -4,43 +4,14 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import Mapped, mapped_column
 
 from perdure.errors import NotFound, PerdureTerminalError, Refused
 from services.contracts.flights import CancelSeats, ReserveSeats, SeatCancellation, SeatReservation
-from services.data_plane.barrier import IdempotencyTable
-from services.data_plane.database import Base, Database, Timestamped
-
-
-class FlightRow(Base):
-    """A flight of the catalogue."""
-
-    __tablename__ = "flights"
-    __table_args__ = (CheckConstraint("seats_left >= 0 AND seats_left <= seats", name="seats_left"),)
-
-    number: Mapped[str] = mapped_column(Text, primary_key=True)
-    seats: Mapped[int]
-    seats_left: Mapped[int]
-
-
-class SeatReservationRow(Timestamped, Base):
-    """Seats held for a trip, or given back."""
-
-    __tablename__ = "seat_reservations"
-    __table_args__ = (
-        CheckConstraint("status IN ('active', 'cancelled')", name="status"),
-        CheckConstraint("seats > 0", name="seats"),
-        Index("uq_seat_reservations_key", "key", unique=True),
-    )
-
-    reservation_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    key: Mapped[str] = mapped_column(Text)
-    trip_id: Mapped[str] = mapped_column(Text, index=True)
-    flight: Mapped[str] = mapped_column(Text, ForeignKey(FlightRow.number))
-    seats: Mapped[int]
-    status: Mapped[str] = mapped_column(Text, default="active")
+from services.data_plane.database import Database
+from services.data_plane.flights.tables import FlightRow, SeatReservationRow
+from services.data_plane.idempotency import IdempotencyTable
 
 
 class Seats:
@@ -51,7 +22,7 @@ class Seats:
     """
 
     def __init__(self, database: Database) -> None:
-        self._barrier = IdempotencyTable(database, "Flights")
+        self._operations = IdempotencyTable(database, "Flights")
 
     async def reserve(self, request: ReserveSeats) -> SeatReservation:
         """Hold seats for a trip.
@@ -87,7 +58,7 @@ class Seats:
             )
             return reservation
 
-        return await self._barrier.perform("reserve", request, take, SeatReservation)
+        return await self._operations.perform("reserve", request, take, SeatReservation)
 
     async def cancel(self, request: CancelSeats) -> SeatCancellation:
         """Give the seats back that were reserved under this key, or see to it that they never will be.
@@ -96,7 +67,7 @@ class Seats:
             request: Trip, and the key of its reservation.
 
         Raises:
-            Conflict: See `IdempotencyTable.undo`.
+            Conflict: See `IdempotencyTable.compensate`.
         """
 
         async def give_back(connection: AsyncConnection, reservation: SeatReservation) -> SeatCancellation:
@@ -113,7 +84,7 @@ class Seats:
             return SeatCancellation(key=request.key, outcome="cancelled", reservation_id=reservation.reservation_id)
 
         voided = SeatCancellation(key=request.key, outcome="voided")
-        return await self._barrier.undo("reserve", request, give_back, SeatReservation, voided)
+        return await self._operations.compensate("reserve", request, give_back, SeatReservation, voided)
 
 
 async def _refusal(connection: AsyncConnection, request: ReserveSeats) -> PerdureTerminalError:

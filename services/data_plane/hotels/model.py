@@ -5,53 +5,14 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import Mapped, mapped_column
 
 from perdure.errors import NotFound, PerdureTerminalError, Refused
 from services.contracts.hotels import CancelRoom, HotelRequest, ReserveRoom, RoomCancellation, RoomReservation
-from services.data_plane.barrier import IdempotencyTable
-from services.data_plane.database import Base, Database, Timestamped
-
-
-class HotelRow(Base):
-    """A hotel of the catalogue, with the faults it has for trying things out.
-
-    ``latency_ms`` is how long it takes to answer a reservation. ``fails_cancellations`` is how many
-    cancellations will still fail, -1 for all of them.
-    """
-
-    __tablename__ = "hotels"
-    __table_args__ = (
-        CheckConstraint("rooms_left >= 0 AND rooms_left <= rooms", name="rooms_left"),
-        CheckConstraint("latency_ms >= 0", name="latency_ms"),
-        CheckConstraint("fails_cancellations >= -1", name="fails_cancellations"),
-    )
-
-    name: Mapped[str] = mapped_column(Text, primary_key=True)
-    rooms: Mapped[int]
-    rooms_left: Mapped[int]
-    latency_ms: Mapped[int]
-    fails_cancellations: Mapped[int]
-
-
-class RoomReservationRow(Timestamped, Base):
-    """A room held for a trip, or given back."""
-
-    __tablename__ = "room_reservations"
-    __table_args__ = (
-        CheckConstraint("status IN ('active', 'cancelled')", name="status"),
-        CheckConstraint("nights > 0", name="nights"),
-        Index("uq_room_reservations_key", "key", unique=True),
-    )
-
-    reservation_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    key: Mapped[str] = mapped_column(Text)
-    trip_id: Mapped[str] = mapped_column(Text, index=True)
-    hotel: Mapped[str] = mapped_column(Text, ForeignKey(HotelRow.name))
-    nights: Mapped[int]
-    status: Mapped[str] = mapped_column(Text, default="active")
+from services.data_plane.database import Database
+from services.data_plane.hotels.tables import HotelRow, RoomReservationRow
+from services.data_plane.idempotency import IdempotencyTable
 
 
 class Rooms:
@@ -63,7 +24,7 @@ class Rooms:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._barrier = IdempotencyTable(database, "Hotels")
+        self._operations = IdempotencyTable(database, "Hotels")
 
     async def reserve(self, request: ReserveRoom) -> RoomReservation:
         """Hold a room for a trip, as quickly as the hotel answers.
@@ -102,7 +63,7 @@ class Rooms:
 
         # Before the transaction: a slow hotel holds no lock, and a process killed meanwhile has changed nothing.
         await self._hotel_answers(request.hotel.name)
-        return await self._barrier.perform("reserve", request, take, RoomReservation)
+        return await self._operations.perform("reserve", request, take, RoomReservation)
 
     async def cancel(self, request: CancelRoom) -> RoomCancellation:
         """Give the room back that was reserved under this key, or see to it that it never will be.
@@ -112,7 +73,7 @@ class Rooms:
 
         Raises:
             Refused: ``cancellation_failed``: the hotel is marked as failing; the room is still held.
-            Conflict: See `IdempotencyTable.undo`.
+            Conflict: See `IdempotencyTable.compensate`.
         """
 
         async def give_back(connection: AsyncConnection, reservation: RoomReservation) -> RoomCancellation:
@@ -130,7 +91,7 @@ class Rooms:
 
         await self._hotel_cancels(request.key)
         voided = RoomCancellation(key=request.key, outcome="voided")
-        return await self._barrier.undo("reserve", request, give_back, RoomReservation, voided)
+        return await self._operations.compensate("reserve", request, give_back, RoomReservation, voided)
 
     async def _hotel_answers(self, name: str) -> None:
         async with self._database.snapshot() as connection:

@@ -9,77 +9,14 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import Mapped, mapped_column
 
 from perdure.errors import InvalidInput, NotFound, PerdureTerminalError, Refused
 from services.contracts.payments import Charge, ChargeAccount, PaymentRequest, Refund, RefundCharge
-from services.data_plane.barrier import IdempotencyTable
-from services.data_plane.database import Base, Database, Timestamped
-
-
-class AccountRow(Base):
-    """An account in one currency.
-
-    ``customer`` accounts are charged, ``merchant`` accounts take the money in, ``equity`` accounts are where opening
-    balances come from, and the only ones that may be below zero. A frozen account, and one whose card is declined,
-    refuses charges but takes refunds.
-    """
-
-    __tablename__ = "accounts"
-    __table_args__ = (
-        CheckConstraint("kind IN ('customer', 'merchant', 'equity')", name="kind"),
-        CheckConstraint("balance_minor >= 0 OR kind = 'equity'", name="balance_minor"),
-    )
-
-    account_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    kind: Mapped[str] = mapped_column(Text)
-    currency: Mapped[str] = mapped_column(Text)
-    balance_minor: Mapped[int] = mapped_column(BigInteger, default=0)
-    frozen: Mapped[bool] = mapped_column(default=False)
-    card_declined: Mapped[bool] = mapped_column(default=False)
-
-
-class LedgerTransactionRow(Timestamped, Base):
-    """One movement of money: an opening balance, a charge or a refund."""
-
-    __tablename__ = "ledger_transactions"
-    __table_args__ = (CheckConstraint("kind IN ('opening', 'charge', 'refund')", name="kind"),)
-
-    transaction_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    kind: Mapped[str] = mapped_column(Text)
-    trip_id: Mapped[str | None] = mapped_column(Text)
-
-
-class PostingRow(Base):
-    """One line of a transaction: what an account gained, or lost if negative."""
-
-    __tablename__ = "ledger_postings"
-
-    transaction_id: Mapped[str] = mapped_column(Text, ForeignKey(LedgerTransactionRow.transaction_id), primary_key=True)
-    account_id: Mapped[str] = mapped_column(Text, ForeignKey(AccountRow.account_id), primary_key=True)
-    amount_minor: Mapped[int] = mapped_column(BigInteger)
-
-
-class ChargeRow(Timestamped, Base):
-    """Money that a trip took from an account, and the transactions that prove it."""
-
-    __tablename__ = "charges"
-    __table_args__ = (
-        CheckConstraint("status IN ('charged', 'refunded')", name="status"),
-        CheckConstraint("amount_minor > 0", name="amount_minor"),
-        Index("uq_charges_key", "key", unique=True),
-    )
-
-    payment_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    key: Mapped[str] = mapped_column(Text)
-    trip_id: Mapped[str] = mapped_column(Text, index=True)
-    account_id: Mapped[str] = mapped_column(Text, ForeignKey(AccountRow.account_id))
-    amount_minor: Mapped[int] = mapped_column(BigInteger)
-    status: Mapped[str] = mapped_column(Text, default="charged")
-    charge_transaction: Mapped[str] = mapped_column(Text, ForeignKey(LedgerTransactionRow.transaction_id))
-    refund_transaction: Mapped[str | None] = mapped_column(Text, ForeignKey(LedgerTransactionRow.transaction_id))
+from services.data_plane.database import Database
+from services.data_plane.idempotency import IdempotencyTable
+from services.data_plane.payments.tables import AccountRow, ChargeRow, LedgerTransactionRow, PostingRow
 
 
 class Payments:
@@ -90,7 +27,7 @@ class Payments:
     """
 
     def __init__(self, database: Database) -> None:
-        self._barrier = IdempotencyTable(database, "Payments")
+        self._operations = IdempotencyTable(database, "Payments")
 
     async def charge(self, request: ChargeAccount) -> Charge:
         """Take money from a customer's account.
@@ -128,7 +65,7 @@ class Payments:
             )
             return charge
 
-        return await self._barrier.perform("charge", request, take, Charge)
+        return await self._operations.perform("charge", request, take, Charge)
 
     async def refund(self, request: RefundCharge) -> Refund:
         """Give the money back that was charged under this key, or see to it that it is never charged.
@@ -137,7 +74,7 @@ class Payments:
             request: Trip, and the key of its charge.
 
         Raises:
-            Conflict: See `IdempotencyTable.undo`.
+            Conflict: See `IdempotencyTable.compensate`.
         """
 
         async def give_back(connection: AsyncConnection, charge: Charge) -> Refund:
@@ -158,7 +95,9 @@ class Payments:
             )
             return Refund(key=request.key, outcome="refunded", payment_id=charge.payment_id)
 
-        return await self._barrier.undo("charge", request, give_back, Charge, Refund(key=request.key, outcome="voided"))
+        return await self._operations.compensate(
+            "charge", request, give_back, Charge, Refund(key=request.key, outcome="voided")
+        )
 
 
 def merchant_account(currency: str) -> str:

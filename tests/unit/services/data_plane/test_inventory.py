@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import select, update
 
 from perdure.errors import NotFound, Refused, error_code
-from services.data_plane.flights.model import FlightRow
-from services.data_plane.hotels.model import HotelRow
+from services.data_plane.flights.tables import FlightRow
+from services.data_plane.hotels.tables import HotelRow
 from tests.unit.services.data_plane.agency import Agency
 
 ROOT = Path(__file__).parents[4]

@@ -11,9 +11,9 @@ from sqlalchemy import CheckConstraint, Connection, func, inspect, select, text,
 
 from services.data_plane.audit import audit
 from services.data_plane.database import Base, Database
-from services.data_plane.flights.model import FlightRow
+from services.data_plane.flights.tables import FlightRow
 from services.data_plane.migrations import SchemaBehind, check_schema, downgrade, migrate
-from services.data_plane.payments.model import AccountRow, LedgerTransactionRow
+from services.data_plane.payments.tables import AccountRow, LedgerTransactionRow
 from services.data_plane.seed import CUSTOMERS, FLIGHTS, HOTELS
 
 Tamper = Callable[..., None]

@@ -10,7 +10,8 @@ from sqlalchemy import func, select
 
 from perdure.errors import InvalidInput, NotFound, Refused, TerminalError, error_code
 from services.data_plane.audit import audit
-from services.data_plane.payments.model import AccountRow, ChargeRow, LedgerTransactionRow, PostingRow, credit, record
+from services.data_plane.payments.model import credit, record
+from services.data_plane.payments.tables import AccountRow, ChargeRow, LedgerTransactionRow, PostingRow
 from tests.unit.services.data_plane.agency import Agency
 
 _examples = count()

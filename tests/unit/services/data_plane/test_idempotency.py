@@ -12,10 +12,10 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.errors import Conflict, Refused, error_code
-from services.contracts.messages import Message, Undo, Write
-from services.data_plane.barrier import IdempotencyTable, OperationRow
+from services.contracts.messages import CompensationRequest, Message, Write
 from services.data_plane.database import Database
-from services.data_plane.flights.model import FlightRow
+from services.data_plane.flights.tables import FlightRow
+from services.data_plane.idempotency import IdempotencyTable, OperationRow
 
 PROPERTY = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -41,7 +41,7 @@ class Taken(Message):
 class GivenBack(Message):
     """The answer to an undo."""
 
-    outcome: Literal["undone", "voided"]
+    outcome: Literal["compensated", "voided"]
     serial: int = 0
 
 
@@ -50,7 +50,7 @@ class Counter:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.barrier = IdempotencyTable(database, "Counter")
+        self.operations = IdempotencyTable(database, "Counter")
 
     async def take(self, request: Take, *, refused: bool = False) -> Taken:
         async def business(connection: AsyncConnection) -> Taken:
@@ -59,16 +59,16 @@ class Counter:
                 raise Refused("not today", 409, "refused_after_writing")
             return Taken(serial=next(_serials))
 
-        return await self.barrier.perform("take", request, business, Taken)
+        return await self.operations.perform("take", request, business, Taken)
 
-    async def give_back(self, request: Undo, *, refused: bool = False) -> GivenBack:
+    async def give_back(self, request: CompensationRequest, *, refused: bool = False) -> GivenBack:
         async def business(connection: AsyncConnection, taken: Taken) -> GivenBack:
             await self._add(connection, 1)
             if refused:
                 raise Refused("not today", 503, "refused_after_writing")
-            return GivenBack(outcome="undone", serial=taken.serial)
+            return GivenBack(outcome="compensated", serial=taken.serial)
 
-        return await self.barrier.undo("take", request, business, Taken, GivenBack(outcome="voided"))
+        return await self.operations.compensate("take", request, business, Taken, GivenBack(outcome="voided"))
 
     async def taken(self) -> int:
         async with self.database.snapshot() as connection:
@@ -104,8 +104,8 @@ def take(key: str = "k", **fields: str) -> Take:
     return Take(key=key, trip_id=fields.pop("trip_id", "T1"), **fields)
 
 
-def undo(key: str = "k", trip_id: str = "T1") -> Undo:
-    return Undo(key=key, trip_id=trip_id)
+def undo(key: str = "k", trip_id: str = "T1") -> CompensationRequest:
+    return CompensationRequest(key=key, trip_id=trip_id)
 
 
 async def test_a_repeat_gets_the_stored_result(counter: Counter) -> None:
@@ -116,7 +116,7 @@ async def test_a_repeat_gets_the_stored_result(counter: Counter) -> None:
 
 async def test_another_payload_under_the_same_key_is_a_conflict(counter: Counter) -> None:
     await counter.take(take())
-    with pytest.raises(Conflict, match="already stands for another"):
+    with pytest.raises(Conflict, match="was used for a different"):
         await counter.take(take(payload="b"))
     assert await counter.taken() == 1
 
@@ -127,7 +127,7 @@ async def test_a_field_at_its_default_does_not_make_another_payload(counter: Cou
 
 
 @pytest.mark.parametrize("request_", [take(trip_id="T2"), undo(trip_id="T2")], ids=["write", "undo"])
-async def test_a_key_belongs_to_one_trip(counter: Counter, request_: Take | Undo) -> None:
+async def test_a_key_belongs_to_one_trip(counter: Counter, request_: Take | CompensationRequest) -> None:
     await counter.take(take())
     with pytest.raises(Conflict, match="belongs to trip 'T1', not to 'T2'"):
         await (counter.take(request_) if isinstance(request_, Take) else counter.give_back(request_))
@@ -141,7 +141,7 @@ async def test_a_key_stands_for_one_action(counter: Counter) -> None:
 
     await counter.take(take())
     with pytest.raises(Conflict, match="stands for Counter/take, not for other"):
-        await counter.barrier.perform("other", take(), other, Taken)
+        await counter.operations.perform("other", take(), other, Taken)
 
 
 async def test_keys_of_different_services_never_meet(counter: Counter, database: Database) -> None:
@@ -155,7 +155,7 @@ async def test_keys_of_different_services_never_meet(counter: Counter, database:
 async def test_an_undo_acts_once(counter: Counter) -> None:
     taken = await counter.take(take())
     answer = await counter.give_back(undo())
-    assert answer == GivenBack(outcome="undone", serial=taken.serial)
+    assert answer == GivenBack(outcome="compensated", serial=taken.serial)
     assert await counter.give_back(undo()) == answer
     assert await counter.taken() == 0
 
@@ -175,7 +175,7 @@ async def test_a_write_after_its_undo_is_refused(counter: Counter) -> None:
     await counter.give_back(undo())
     with pytest.raises(Conflict, match="done and undone") as caught:
         await counter.take(take())
-    assert error_code(caught.value) == "operation_undone"
+    assert error_code(caught.value) == "operation_compensated"
     assert await counter.taken() == 0
 
 
@@ -194,7 +194,7 @@ async def test_a_failed_undo_leaves_the_write_done(counter: Counter) -> None:
         await counter.give_back(undo(), refused=True)
     assert await counter.state("k") == "performed"
     assert await counter.taken() == 1
-    assert (await counter.give_back(undo())).outcome == "undone"
+    assert (await counter.give_back(undo())).outcome == "compensated"
 
 
 # --- properties
@@ -202,7 +202,7 @@ async def test_a_failed_undo_leaves_the_write_done(counter: Counter) -> None:
 
 @dataclass
 class Expected:
-    """What the barrier has to know of a key, in plain Python."""
+    """Model of one key: the state that the table must hold."""
 
     state: str | None = None
     payload: str = ""
@@ -241,7 +241,7 @@ class Story:
 
     async def _write(self, step: Step, known: Expected, payload: str) -> None:
         call = self.counter.take(take(self.prefix + step.key, payload=payload), refused=step.refused)
-        if known.state in ("voided", "undone") or (known.state == "performed" and known.payload != payload):
+        if known.state in ("voided", "compensated") or (known.state == "performed" and known.payload != payload):
             with pytest.raises(Conflict):
                 await call
         elif known.state == "performed":
@@ -258,9 +258,9 @@ class Story:
             with pytest.raises(Refused):
                 await call
         elif known.state == "performed":
-            known.state, known.compensation_result = "undone", await call
+            known.state, known.compensation_result = "compensated", await call
             assert known.result is not None
-            assert known.compensation_result == GivenBack(outcome="undone", serial=known.result.serial)
+            assert known.compensation_result == GivenBack(outcome="compensated", serial=known.result.serial)
         elif known.state is None:
             known.state, known.compensation_result = "voided", await call
             assert known.compensation_result == GivenBack(outcome="voided")
@@ -306,7 +306,7 @@ async def test_any_race_ends_in_one_story(
     if undos:
         assert await counter.taken() == before
         assert await counter.state(key) == given_back[0].outcome
-        assert bool(taken) <= (given_back[0].outcome == "undone")
+        assert bool(taken) <= (given_back[0].outcome == "compensated")
         with pytest.raises(Conflict):
             await second_counter.take(take(key))
     else:

@@ -1,14 +1,13 @@
-"""The barrier: each write happens once, whatever is repeated, reordered or raced.
+"""Idempotency table of the data plane: a write takes effect once per key.
 
-A write carries its caller's key, and its undo carries the same key. The row ``(service, key)`` decides what a request
-may do:
+A write carries its caller's key, and its compensation carries the same key. The row ``(service, key)`` has one state:
 
-    performed   the write is done: a repeat gets the stored result, an undo undoes it
-    undone      it was done and undone: a repeated undo gets the stored answer, a late write is refused
-    voided      the undo came first: the write that may still be on its way is refused when it arrives
+    performed     The write is committed. A repeat returns the stored result; a compensation reverses it.
+    compensated   The write was reversed. A repeated compensation returns the stored answer; a late write is refused.
+    voided        The compensation came first. The write is refused when it arrives.
 
-Row and business change commit together or not at all, and the row's primary key decides every race: insert first, then
-look at what won. A write that a business rule refuses leaves no row, so its key is free.
+The row and the business change commit in one transaction. Concurrent requests race for the row's primary key: each
+The row and the business change commit in one transaction. Concurrent requests race for the primary key of the row: each
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
 from perdure.errors import Conflict
-from services.contracts.messages import Undo, Write
+from services.contracts.messages import CompensationRequest, Write
 from services.data_plane.database import Base, Database, Timestamped, insert_if_missing
 
 Result = TypeVar("Result", bound=BaseModel)
@@ -32,10 +31,10 @@ Compensated = TypeVar("Compensated", bound=BaseModel)
 
 
 class OperationRow(Timestamped, Base):
-    """What became of one write."""
+    """State of one write."""
 
     __tablename__ = "operations"
-    __table_args__ = (CheckConstraint("state IN ('performed', 'undone', 'voided')", name="state"),)
+    __table_args__ = (CheckConstraint("state IN ('performed', 'compensated', 'voided')", name="state"),)
 
     service: Mapped[str] = mapped_column(Text, primary_key=True)
     key: Mapped[str] = mapped_column(Text, primary_key=True)
@@ -49,7 +48,7 @@ class OperationRow(Timestamped, Base):
 
 
 class _Operation(NamedTuple):
-    """A row as stored. Its state says which of the last four are null, and those are not read."""
+    """A stored row. The state determines which of the last four columns are null; those are never read."""
 
     trip_id: str
     action: str
@@ -61,11 +60,11 @@ class _Operation(NamedTuple):
 
 
 class IdempotencyTable:
-    """The operations of one service.
+    """Idempotency table of one service.
 
     Args:
-        database: Where the service keeps its rows; the barrier's are beside them.
-        service: The service's name: keys of different services never meet.
+        database: The service's database.
+        service: The service's name. Keys of different services are independent.
     """
 
     def __init__(self, database: Database, service: str) -> None:
@@ -79,20 +78,19 @@ class IdempotencyTable:
         business: Callable[[AsyncConnection], Awaitable[Result]],
         result: type[Result],
     ) -> Result:
-        """Do a write once.
+        """Perform a write once per key.
 
         Args:
-            action: What is done, for example ``"reserve"``; part of what must be equal in a repeat.
-            request: The caller's request, with its key.
-            business: The change itself, inside the transaction it is given. What it raises is raised here, and nothing
-                is kept.
-            result: The type of what ``business`` returns.
+            action: Name of the write, for example ``"reserve"``. A repeat must name the same action.
+            request: The request with its key.
+            business: Makes the change in the given transaction. Its exceptions roll the transaction back.
+            result: Type of the result of ``business``.
 
         Returns:
-            What ``business`` returned the first time.
+            The result of the first execution.
 
         Raises:
-            Conflict: The key stands for another request, or its write was undone, or voided before it started.
+            Conflict: The key belongs to another request, or the write was compensated or voided.
         """
         digest = _digest(request)
         async with self._database.transaction() as connection:
@@ -103,44 +101,43 @@ class IdempotencyTable:
             operation = await self._winner(connection, action, request)
             if operation.state == "voided":
                 raise Conflict(
-                    f"'{request.key}' was cancelled before it started: {self._service}/{action} can't be done any more",
+                    f"key '{request.key}' was cancelled before its {self._service}/{action} arrived: use a new key",
                     metadata={"code": "operation_voided"},
                 )
             if operation.request_digest != digest:
                 raise Conflict(
-                    f"key: '{request.key}' already stands for another {self._service}/{action} request; "
-                    "a new request needs a key of its own"
+                    f"key: '{request.key}' was used for a different {self._service}/{action} request: use a new key"
                 )
-            if operation.state == "undone":
+            if operation.state == "compensated":
                 raise Conflict(
-                    f"'{request.key}' was done and undone: {self._service}/{action} can't be done any more",
-                    metadata={"code": "operation_undone"},
+                    f"key '{request.key}' was compensated: {self._service}/{action} cannot run again under it",
+                    metadata={"code": "operation_compensated"},
                 )
             return result.model_validate_json(operation.result)
 
-    async def undo(
+    async def compensate(
         self,
         action: str,
-        request: Undo,
+        request: CompensationRequest,
         business: Callable[[AsyncConnection, Result], Awaitable[Compensated]],
         performed: type[Result],
         voided: Compensated,
     ) -> Compensated:
-        """Undo a write once, or see to it that it never happens.
+        """Compensate a write once, or void its key if the write has not arrived.
 
         Args:
-            action: The write that is undone, for example ``"reserve"``.
-            request: The caller's request, with the key of the write.
-            business: The change itself, inside the transaction it is given, with the result of the write. What it
-                raises is raised here, and the write stays done.
-            performed: The type of the write's result.
-            voided: The answer when there was nothing to undo.
+            action: Name of the write, for example ``"reserve"``.
+            request: The request with the key of the write.
+            business: Reverses the change in the given transaction; receives the result of the write. Its exceptions
+                roll the transaction back.
+            performed: Type of the write's result.
+            voided: The answer when the write has not arrived.
 
         Returns:
-            What ``business`` returned the first time, or ``voided``.
+            The result of the first execution of ``business``, or ``voided``.
 
         Raises:
-            Conflict: The key stands for another trip or action, or was undone by another request.
+            Conflict: The key belongs to another trip or action, or another request compensated the write.
         """
         digest = _digest(request)
         async with self._database.transaction() as connection:
@@ -156,7 +153,7 @@ class IdempotencyTable:
             claim = await connection.execute(
                 self._row(request.key)
                 .where(OperationRow.state == "performed")
-                .values(state="undone", compensation_digest=digest)
+                .values(state="compensated", compensation_digest=digest)
             )
             operation = await self._winner(connection, action, request)
             if claim.rowcount == 1:
@@ -164,11 +161,13 @@ class IdempotencyTable:
                 await connection.execute(self._row(request.key).values(compensation_result=outcome.model_dump_json()))
                 return outcome
             if operation.compensation_digest != digest:
-                raise Conflict(f"'{request.key}' was already undone by another request")
+                raise Conflict(f"key '{request.key}' was compensated by a different request")
             return type(voided).model_validate_json(operation.compensation_result)
 
-    async def _is_first(self, connection: AsyncConnection, action: str, request: Write | Undo, **fields: str) -> bool:
-        """Write the row of a request's key, and tell if it is the first."""
+    async def _is_first(
+        self, connection: AsyncConnection, action: str, request: Write | CompensationRequest, **fields: str
+    ) -> bool:
+        """Insert the row of a key; return False if it exists."""
         return await insert_if_missing(
             connection,
             OperationRow,
@@ -182,7 +181,9 @@ class IdempotencyTable:
     def _row(self, key: str) -> Update:
         return update(OperationRow).where(OperationRow.service == self._service, OperationRow.key == key)
 
-    async def _winner(self, connection: AsyncConnection, action: str, request: Write | Undo) -> _Operation:
+    async def _winner(
+        self, connection: AsyncConnection, action: str, request: Write | CompensationRequest
+    ) -> _Operation:
         query = select(
             OperationRow.trip_id,
             OperationRow.action,
@@ -196,12 +197,12 @@ class IdempotencyTable:
         if operation.trip_id != request.trip_id:
             raise Conflict(f"key: '{request.key}' belongs to trip '{operation.trip_id}', not to '{request.trip_id}'")
         if operation.action != action:
-            raise Conflict(f"key: '{request.key}' stands for {self._service}/{operation.action}, not for {action}")
+            raise Conflict(f"key: '{request.key}' belongs to {self._service}/{operation.action}, not to {action}")
         return operation
 
 
 def _digest(request: BaseModel) -> str:
-    # Without defaults, so that a field added to a message later leaves the digests of running trips alone.
+    # Without defaults, so that adding a field to a message does not change the digests of running trips.
     content = request.model_dump(mode="json", exclude_defaults=True)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
