@@ -66,7 +66,7 @@ def find_engine(engine_dir: Path, terminal: Terminal) -> LocatedEngine:
 
 
 async def _run(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
-    platform = Platform(topology, engine, tell=terminal.say, console=True)
+    platform = Platform(topology, engine, report=terminal.say, console=True)
     interrupts = Interrupts()
     with interrupts.listening():
         code: int | None = None

@@ -219,11 +219,14 @@ class Topology:
         """
         return f"http://{HOST}:{self.ports[name]}"
 
-    def engine_config(self) -> EngineConfig:
-        """Return what the engine is told: it listens on Unix sockets, and the proxy on its ports.
+    def engine_config(self, settings: Mapping[str, str] | None = None) -> EngineConfig:
+        """Return the engine's configuration: it listens on Unix sockets, and the proxy on its ports.
+
+        Args:
+            settings: Further settings of the server, as its environment variables.
 
         Raises:
-            ConfigurationError: The file with its settings is missing.
+            ConfigurationError: The configuration file is missing.
         """
         if not self.engine_config_file.is_file():
             raise ConfigurationError(
@@ -239,7 +242,7 @@ class Topology:
             sockets=True,
             identity_key_file=self.identity_key_file,
             config_file=self.engine_config_file,
-            extra={"OTEL_SERVICE_NAME": "Restate"},  # whatever this process is called
+            extra={"OTEL_SERVICE_NAME": "Restate", **(settings or {})},
         )
 
     def service_environment(self, name: str) -> dict[str, str]:

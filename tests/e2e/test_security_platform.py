@@ -147,13 +147,13 @@ async def _restart(platform: Platform, names: list[str], stream: Stream) -> None
 
     async def restart(name: str) -> None:
         async def ended() -> str | None:
-            return platform.how_it_ended(name)
+            return platform.exit_reason(name)
 
         pid = platform.pid(name)
         assert pid is not None
         os.kill(pid, signal.SIGTERM)
         await eventually(ended, what=f"end of {name}", within=20)
-        await platform.start_again(name)
+        await platform.restart(name)
 
     await asyncio.gather(*map(restart, names))
     await stream.flow(5)

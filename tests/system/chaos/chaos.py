@@ -127,7 +127,7 @@ def chaos(settings: PlatformSettings, terminal: Terminal, *, seed: int, count: i
 
 
 async def _chaos(topology: Topology, engine: LocatedEngine, terminal: Terminal, plan: ChaosPlan) -> int:
-    platform = Platform(topology, engine, tell=terminal.say, environment=harness_environment(os.environ))
+    platform = Platform(topology, engine, report=terminal.say, environment=harness_environment(os.environ))
     problems = await play_on(platform, lambda: _Run(platform, terminal, plan).play(), terminal)
     return await conclude(topology, problems, terminal)
 
@@ -179,7 +179,7 @@ class _Run:
         if blow.act == "kill -9":
             self._say(f"after trip {blow.after}: kill -9 {blow.victim}")
             await self._platform.kill(blow.victim)
-            await self._platform.start_again(blow.victim)
+            await self._platform.restart(blow.victim)
             return
         invocation = self._invocations.get(int(blow.victim))
         if invocation is None:  # not taken yet, since the engine was down

@@ -115,7 +115,7 @@ async def observed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPat
             "PERDURE_APPROVALS_RECONCILER_INTERVAL": "PT0.5S",
             "PERDURE_SAGA_RECONCILER_WEBHOOK_URL": webhook.url,
         }
-        platform = Platform(topology, engine, tell=print, environment=environment, console=True)
+        platform = Platform(topology, engine, report=print, environment=environment, console=True)
         binary = locate_prometheus(os.environ, pytestconfig.rootpath / ".local")
         prometheus = None
         try:

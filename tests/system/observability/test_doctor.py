@@ -119,7 +119,7 @@ async def test_says_what_is_down_and_that_all_is_well_again(observed):
         assert "Flights/reserve is paused: " in shown
         assert "Connection refused" in shown
         assert f"Correct that, then {resume}" in shown
-        await platform.start_again("flights")
+        await platform.restart("flights")
         await admin.act(rows[0]["id"], "resume")
     assert await observed.stage.result(trip_id) == "confirmed"
     assert "Flights/reserve is" not in await saga_shown(observed, trip_id)
@@ -148,7 +148,7 @@ async def test_is_right_as_soon_as_a_reconciler_has_been_started(observed):
         await platform.kill(name)
         lines = ill_lines(await doctor(observed))
         assert any(f"reconciler of {watched}" in line and "does not answer" in line for line in lines), lines
-        await platform.start_again(name)
+        await platform.restart(name)
         assert ill_lines(await doctor(observed)) == []
 
 

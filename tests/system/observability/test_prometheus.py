@@ -145,7 +145,7 @@ async def test_a_service_that_is_down(observed, prometheus):
         "PerdureErrorBudgetBurnsFast",
         "PerdureErrorBudgetBurnsSlowly",
     )
-    await platform.start_again("hotels")
+    await platform.restart("hotels")
 
     async def better() -> bool:
         ended = {"PerdureTargetDown", "PerdureProcessMissing", "PerdureInvocationsBackingOff"}
@@ -234,5 +234,5 @@ async def test_behind_every_panel_there_is_data(observed, prometheus):
     try:
         await eventually(all_have_data, what="data", within=30)
     finally:
-        await observed.stage.platform.start_again("hotels")
+        await observed.stage.platform.restart("hotels")
         assert empty == set()

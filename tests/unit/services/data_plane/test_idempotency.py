@@ -140,7 +140,7 @@ async def test_a_key_stands_for_one_action(counter: Counter) -> None:
         raise AssertionError("must not run")
 
     await counter.take(take())
-    with pytest.raises(Conflict, match="stands for Counter/take, not for other"):
+    with pytest.raises(Conflict, match="belongs to Counter/take, not to other"):
         await counter.operations.perform("other", take(), other, Taken)
 
 
@@ -164,7 +164,7 @@ async def test_an_undo_without_its_write_bars_the_late_write(counter: Counter) -
     answer = await counter.give_back(undo())
     assert answer == GivenBack(outcome="voided")
     assert await counter.give_back(undo()) == answer
-    with pytest.raises(Conflict, match="cancelled before it started") as caught:
+    with pytest.raises(Conflict, match="was cancelled before") as caught:
         await counter.take(take())
     assert error_code(caught.value) == "operation_voided"
     assert await counter.taken() == 0
@@ -173,7 +173,7 @@ async def test_an_undo_without_its_write_bars_the_late_write(counter: Counter) -
 async def test_a_write_after_its_undo_is_refused(counter: Counter) -> None:
     await counter.take(take())
     await counter.give_back(undo())
-    with pytest.raises(Conflict, match="done and undone") as caught:
+    with pytest.raises(Conflict, match="was compensated") as caught:
         await counter.take(take())
     assert error_code(caught.value) == "operation_compensated"
     assert await counter.taken() == 0

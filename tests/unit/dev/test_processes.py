@@ -12,8 +12,8 @@ from typing import TypeVar
 import pytest
 
 from perdure.dev.pidfiles import PidFile, started_at
-from perdure.dev.processes import ChildProcess, ProcessError, describe_end
-from services.runtime.platform import run_together
+from perdure.dev.processes import ChildProcess, ProcessError, describe_exit
+from perdure.dev.supervisor import run_together
 from tests.support import eventually
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ async def test_a_child_runs_in_a_session_of_its_own_with_a_log_and_a_pid_file(ch
     assert (children.folder / "run" / "child.pid").read_text() == f"{pid}\n"
     assert PidFile(children.folder / "run" / "child.pid").running() is not None
     assert child.log_tail() == "hello"
-    assert child.how_it_ended() is None
+    assert child.exit_reason() is None
     assert await child.stop(asyncio.Event())
     assert gone(pid)
     assert child.pid is None
@@ -89,8 +89,8 @@ async def test_a_child_that_ends_before_it_is_ready_is_told_with_the_end_of_this
 
 
 async def test_a_child_that_is_never_ready_is_told_and_not_left(children):
-    child = children.child("print(__import__('os').getpid(), flush=True); WAIT", ready_within=timedelta(seconds=1))
-    with pytest.raises(ProcessError, match=r"^child wasn't ready within 1 s; the end of "):
+    child = children.child("print(__import__('os').getpid(), flush=True); WAIT", ready_timeout=timedelta(seconds=1))
+    with pytest.raises(ProcessError, match=r"^child was not ready within 1 s; the end of "):
         await child.start()
     assert gone(int(child.log_tail()))
     assert children.traces() == []
@@ -108,14 +108,14 @@ async def test_a_program_that_is_not_there_is_told(tmp_path):
         log_file=tmp_path / "child.log",
         pid_file=tmp_path / "child.pid",
     )
-    with pytest.raises(ProcessError, match=r"child can't be run: .*missing: No such file or directory"):
+    with pytest.raises(ProcessError, match=r"child cannot be run: .*missing: No such file or directory"):
         await child.start()
     assert not (tmp_path / "child.pid").exists()
 
 
 async def test_a_stubborn_child_is_killed_when_its_time_is_over(children):
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); READY; WAIT"
-    child = children.child(stubborn, stop_within=timedelta(seconds=0.5))
+    child = children.child(stubborn, stop_timeout=timedelta(seconds=0.5))
     await child.start()
     pid, began = child.pid, time.monotonic()
     assert not await child.stop(asyncio.Event())
@@ -126,7 +126,7 @@ async def test_a_stubborn_child_is_killed_when_its_time_is_over(children):
 
 async def test_hurry_kills_a_stubborn_child_at_once(children):
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); READY; WAIT"
-    child = children.child(stubborn, stop_within=timedelta(seconds=60))
+    child = children.child(stubborn, stop_timeout=timedelta(seconds=60))
     await child.start()
     hurry = asyncio.Event()
     asyncio.get_running_loop().call_later(0.2, hurry.set)
@@ -153,7 +153,7 @@ async def test_a_child_that_was_killed_says_so_and_starts_again(children):
     first = child.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    how = await eventually(lambda: answered(child.how_it_ended()), what="end of the child")
+    how = await eventually(lambda: answered(child.exit_reason()), what="end of the child")
     assert how == f"process {first} was ended by SIGKILL"
     await child.start()
     assert child.pid not in (None, first)
@@ -164,7 +164,7 @@ async def test_a_child_that_was_killed_says_so_and_starts_again(children):
 async def test_a_running_child_is_not_started_twice(children):
     child = children.child("READY; WAIT")
     await child.start()
-    with pytest.raises(ProcessError, match=rf"child runs already \(process {child.pid}\)"):
+    with pytest.raises(ProcessError, match=rf"child already runs as process {child.pid}"):
         await child.start()
     assert await child.stop(asyncio.Event())
     assert await child.stop(asyncio.Event()), "a second stop has nothing to do"
@@ -198,4 +198,4 @@ async def test_a_start_that_is_cancelled_leaves_nothing_running(children):
     [(0, "ended with code 0"), (7, "ended with code 7"), (-9, "was ended by SIGKILL"), (-99, "was ended by signal 99")],
 )
 def test_ends_in_words(code, words):
-    assert describe_end(code) == words
+    assert describe_exit(code) == words
