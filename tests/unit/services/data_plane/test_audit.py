@@ -149,7 +149,7 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "trips-refused": "refused: holds 0 seat sets, 1 rooms",
             "inventory": "hotel Harbour: capacity 100000, left 99998, held 3",
-            "keys": "Hotels trip:refused:hotel: is undone",
+            "keys": "Hotels trip:refused:hotel: is compensated",
         },
     ),
     "a seat is sold that was not there": (
@@ -210,7 +210,7 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "trips-refused": "refused: holds 0 seat sets, 0 rooms and 1 charges",
             "charges": "is charged, but the ledger says otherwise",
-            "keys": "Payments trip:refused:payment: is undone",
+            "keys": "Payments trip:refused:payment: is compensated",
         },
     ),
     "a charge shows another amount than was taken": (
