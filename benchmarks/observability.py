@@ -113,7 +113,7 @@ def bench(plan: Plan, settings: PlatformSettings, terminal: Terminal) -> int:
 async def _interruptible(plan: Plan, place: _Place, terminal: Terminal) -> list[list[Sample]]:
     interrupts = Interrupts()
     with interrupts.listening():
-        return await interrupts.unless_asked(_measured(plan, place, terminal))
+        return await interrupts.run_until_stopped(_measured(plan, place, terminal))
 
 
 async def _measured(plan: Plan, place: _Place, terminal: Terminal) -> list[list[Sample]]:

@@ -123,7 +123,7 @@ async def _interruptible(
 ) -> list[list[Sample]]:
     interrupts = Interrupts()
     with interrupts.listening():
-        return await interrupts.unless_asked(_measured(plan, config_file, engine, home, terminal))
+        return await interrupts.run_until_stopped(_measured(plan, config_file, engine, home, terminal))
 
 
 async def _measured(

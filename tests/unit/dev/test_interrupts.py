@@ -24,10 +24,10 @@ async def test_a_signal_cancels_the_work_and_waits_for_its_cleaning_up(number):
     interrupts = Interrupts()
     with interrupts.listening(), pytest.raises(Interrupted) as caught:
         async with asyncio.timeout(10):
-            await interrupts.unless_asked(work())
+            await interrupts.run_until_stopped(work())
     assert cleaned == ["up"]
     assert caught.value.exit_code == 128 + number
-    assert interrupts.asked.is_set()
+    assert interrupts.stop.is_set()
     assert not interrupts.hurry.is_set()
 
 
@@ -36,11 +36,11 @@ async def test_a_second_signal_asks_to_hurry():
     with interrupts.listening():
         os.kill(os.getpid(), signal.SIGTERM)
         async with asyncio.timeout(10):
-            await interrupts.asked.wait()
+            await interrupts.stop.wait()
             os.kill(os.getpid(), signal.SIGINT)
             await interrupts.hurry.wait()
         with pytest.raises(Interrupted) as caught:
-            await interrupts.unless_asked(asyncio.sleep(60))
+            await interrupts.run_until_stopped(asyncio.sleep(60))
     assert caught.value.exit_code == 128 + signal.SIGTERM, "the first one counts"
 
 
@@ -53,9 +53,9 @@ async def test_without_a_signal_the_work_gives_its_result_or_its_error():
 
     interrupts = Interrupts()
     with interrupts.listening():
-        assert await interrupts.unless_asked(answer()) == 42
+        assert await interrupts.run_until_stopped(answer()) == 42
         with pytest.raises(LookupError, match="nothing there"):
-            await interrupts.unless_asked(fail())
+            await interrupts.run_until_stopped(fail())
 
 
 def test_a_signal_interrupts_what_blocks_and_the_old_handlers_come_back():

@@ -117,7 +117,7 @@ def hold(folder: Path) -> str:
 def test_a_folder_is_held_by_one_and_free_again_however_its_holder_ends(spawn, tmp_path):
     holder = spawn(hold(tmp_path / "run"))
     with (
-        pytest.raises(ConfigurationError, match=rf"^the other run \(process {holder.pid}\) runs already in {tmp_path}"),
+        pytest.raises(ConfigurationError, match=rf"^the other run \(process {holder.pid}\) already runs in {tmp_path}"),
         folder_lock(tmp_path / "run", "this run"),
     ):
         pass
@@ -132,7 +132,7 @@ def test_a_folder_is_held_by_one_and_free_again_however_its_holder_ends(spawn, t
 def test_a_folder_that_can_not_be_made_is_told(tmp_path):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(ConfigurationError, match=r"can't be used .* set PERDURE_LOCAL_DIR"),
+        pytest.raises(ConfigurationError, match=r"is not usable .* set PERDURE_LOCAL_DIR"),
         folder_lock(tmp_path / "file" / "run", "this run"),
     ):
         pass

@@ -61,7 +61,7 @@ def test_a_trial_that_is_stopped_leaves_nothing(tmp_path):
         interrupts = Interrupts()
         with interrupts.listening():
             os.kill(os.getpid(), signal.SIGTERM)
-            await interrupts.unless_asked(interrupts.hurry.wait())
+            await interrupts.run_until_stopped(interrupts.hurry.wait())
         return 0
 
     assert run_trial("t", PlatformSettings(), Terminal(), stopped) == 128 + signal.SIGTERM

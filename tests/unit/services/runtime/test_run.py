@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.runtime.run import for_perdure
+from services.runtime.run import export_line
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 
@@ -24,4 +24,4 @@ def test_the_command_perdure_is_told_where_the_engine_is_unless_it_looks_there_a
     for name in ("PERDURE_INGRESS_PORT", "PERDURE_ADMIN_PORT"):
         monkeypatch.delenv(name, raising=False)
     line = urls and f"export PERDURE_INGRESS_URL={urls[0]} PERDURE_ADMIN_URL={urls[1]}   # for the command perdure"
-    assert for_perdure(Topology.from_settings(PlatformSettings(**ports))) == line
+    assert export_line(Topology.from_settings(PlatformSettings(**ports))) == line

@@ -86,10 +86,10 @@ def test_a_key_that_others_may_read_is_refused(topology: Topology):
         make_trusted_keys(topology, {})
 
 
-def test_what_is_lax_is_said():
+def test_unsafe_settings_are_reported():
     requests, unsigned, clear = describe_trusted_keys({})
-    assert "ANYBODY" not in requests
-    assert "ANYBODY" in describe_trusted_keys({"PERDURE_SECURITY_PROFILE": "development"})[0]
+    assert "UNSIGNED" not in requests
+    assert "UNSIGNED" in describe_trusted_keys({"PERDURE_SECURITY_PROFILE": "development"})[0]
     assert "UNSIGNED" in unsigned
     assert "PERDURE_ACTS=signed" in unsigned
     assert "in clear" in clear
@@ -98,5 +98,5 @@ def test_what_is_lax_is_said():
     )
     assert "UNSIGNED" not in signed
     assert "journal.keys" in sealed
-    with pytest.raises(ConfigurationError, match="PERDURE_ACTS is 'signed' or 'unsigned', not 'sined'"):
+    with pytest.raises(ConfigurationError, match="PERDURE_ACTS must be 'signed' or 'unsigned', not 'sined'"):
         describe_trusted_keys({"PERDURE_ACTS": "sined"})
