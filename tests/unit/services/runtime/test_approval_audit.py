@@ -63,10 +63,10 @@ def test_charge_without_approval_is_a_breach():
     [
         (approval(approve=None), "its approval is open"),
         (approval(approve=False), "its approval is rejected"),
-        (approval(payload={"payment": {**ORDER["payment"], "amount_minor": 90}}), "something else was approved"),
-        (approval(payload={"payment": {**ORDER["payment"], "account": "acct-bob"}}), "something else was approved"),
-        (approval(payload="a trip"), "something else was approved"),
-        (approval(payload=None), "something else was approved"),
+        (approval(payload={"payment": {**ORDER["payment"], "amount_minor": 90}}), "a different payment was approved"),
+        (approval(payload={"payment": {**ORDER["payment"], "account": "acct-bob"}}), "a different payment was approved"),
+        (approval(payload="a trip"), "a different payment was approved"),
+        (approval(payload=None), "a different payment was approved"),
     ],
 )
 def test_other_outcome_is_a_breach(found: ApprovalStatus, why: str):

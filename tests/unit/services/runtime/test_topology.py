@@ -119,13 +119,13 @@ def test_the_engine_takes_its_settings_from_the_checkout_or_from_a_file_that_is_
     assert config.data_dir == tmp_path / "data" / "restate"
     monkeypatch.setenv("PERDURE_ENGINE_CONFIG", str(tmp_path / "missing.toml"))
     with pytest.raises(
-        ConfigurationError, match=r"settings are not in .*missing.toml: name a .* PERDURE_ENGINE_CONFIG"
+        ConfigurationError, match=r"configuration file .*missing.toml does not exist: set PERDURE_ENGINE_CONFIG"
     ):
         Topology.from_settings(PlatformSettings.read()).engine_config()
 
 
 def test_an_unknown_service_is_told_with_those_that_exist():
-    with pytest.raises(ConfigurationError, match="no service 'flight': take one of flights, hotels"):
+    with pytest.raises(ConfigurationError, match="no service 'flight': choose one of flights, hotels"):
         service("flight")
     with pytest.raises(ConfigurationError, match="no service 'flight'"):
         serve("flight")
