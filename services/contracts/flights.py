@@ -1,4 +1,4 @@
-"""Flights: seats are reserved, and given back."""
+"""Contract of Flights: reserve and cancel seats."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from services.contracts.messages import CompensationRequest, Message, Name, Oper
 
 
 class FlightRequest(Message):
-    """The flight that a traveller wants.
+    """A flight to book.
 
     Args:
         number: Flight number, for example ``PD100``.
-        seats: How many seats.
+        seats: Number of seats.
     """
 
     number: Name
@@ -27,7 +27,7 @@ class ReserveSeats(Write):
 
 
 class SeatReservation(Message):
-    """Seats that are held for a trip."""
+    """Reserved seats of a trip."""
 
     reservation_id: str
     trip_id: TripId
@@ -35,16 +35,16 @@ class SeatReservation(Message):
 
 
 class CancelSeats(CompensationRequest):
-    """Give the seats back that were reserved under this key."""
+    """Cancel the reservation under a key."""
 
 
 class SeatCancellation(Message):
-    """What a cancellation found.
+    """Result of a cancellation.
 
     Args:
         key: The key of the reservation.
-        outcome: ``cancelled``: the seats are free again. ``voided``: nothing was reserved, and nothing can be any more.
-        reservation_id: The cancelled reservation, None for a voided one.
+        outcome: ``cancelled`` if the seats were released, ``voided`` if nothing was reserved under the key.
+        reservation_id: The cancelled reservation; None if voided.
     """
 
     key: OperationKey

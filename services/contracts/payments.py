@@ -1,4 +1,4 @@
-"""Payments: an account is charged, and refunded."""
+"""Contract of Payments: charge and refund an account."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.contracts.messages import (
 
 
 class PaymentRequest(Message):
-    """The money that a trip costs.
+    """The price of a trip.
 
     Args:
         account: The account to charge, for example ``acct-ada``.
@@ -38,7 +38,7 @@ class ChargeAccount(Write):
 
 
 class Charge(Message):
-    """Money that was taken from an account."""
+    """Charge of an account."""
 
     payment_id: str
     trip_id: TripId
@@ -46,16 +46,16 @@ class Charge(Message):
 
 
 class RefundCharge(CompensationRequest):
-    """Give the money back that was charged under this key."""
+    """Refund the charge under a key."""
 
 
 class Refund(Message):
-    """What a refund found.
+    """Result of a refund.
 
     Args:
         key: The key of the charge.
-        outcome: ``refunded``: the money is back. ``voided``: nothing was charged, and nothing can be any more.
-        payment_id: The refunded charge, None for a voided one.
+        outcome: ``refunded`` if the charge was reversed, ``voided`` if nothing was charged under the key.
+        payment_id: The refunded charge; None if voided.
     """
 
     key: OperationKey

@@ -1,4 +1,4 @@
-"""Trips: the order that a traveller places, and its confirmation."""
+"""Contract of Trips: book a trip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every table of the data plane: importing this module makes the metadata complete."""
+"""All tables of the data plane. Importing this module completes the metadata."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
     async def book(cp: Orchestration, request: TripRequest) -> TripConfirmation:
         """Book a trip: flight, hotel, approval over the limit, payment, notification."""
         plan = TripPlan(cp.key, request)
-        await cp.add_compensation_step("refuse_order", plan.tell_refused, step="order", after_others=True)
+        await cp.add_compensation_step("refuse_order", plan.notify_refused, step="order", after_others=True)
         seats = await cp.step(
             "flight", flights.reserve, plan.reserve_seats, compensate=cancel_flight, payload=plan.cancel_seats
         )
@@ -60,7 +60,7 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
         charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund_payment, payload=plan.refund)
         # Sent, not called: a trip that is booked and paid for is not undone because a mail could not go out. Nothing is
         # awaited after it, so no cancel can come between the news and the end of the trip.
-        await ServiceClient(cp.ctx, notifications.notify).send(plan.tell_confirmed)
+        await ServiceClient(cp.ctx, notifications.notify).send(plan.notify_confirmed)
         return TripConfirmation(
             trip_id=cp.key,
             flight_reservation_id=seats.reservation_id,
@@ -73,7 +73,7 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
 
 async def _ask(cp: Orchestration, plan: TripPlan, settings: OrchestratorSettings) -> None:
     """Wait until somebody approves the trip; refuse it when they don't."""
-    timeout, options = settings.asking()
+    timeout, options = settings.approval()
     options["title"] = plan.approval_title()
     options["subject"] = plan.request.traveller
     options["payload"] = plan.request.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Seats: an inventory of flights, and who holds how many of their seats."""
+"""Seat reservations on flights."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from services.data_plane.idempotency import IdempotencyTable
 
 
 class Seats:
-    """Reserve seats and give them back.
+    """Reserve seats and release them.
 
     Args:
-        database: Where flights and reservations are kept.
+        database: The data plane's database.
     """
 
     def __init__(self, database: Database) -> None:
         self._operations = IdempotencyTable(database, "Flights")
 
     async def reserve(self, request: ReserveSeats) -> SeatReservation:
-        """Hold seats for a trip.
+        """Reserve seats for a trip.
 
         Args:
-            request: Trip, flight and seats, under the caller's key.
+            request: Trip, flight, seats and key.
 
         Raises:
-            NotFound: No such flight.
-            Refused: ``seats_sold_out``: fewer seats are left than the trip wants.
+            NotFound: The flight does not exist.
+            Refused: ``seats_sold_out``: the flight has fewer free seats.
             Conflict: See `IdempotencyTable.perform`.
         """
 
         async def take(connection: AsyncConnection) -> SeatReservation:
             wanted = request.flight
-            # One conditional update, so that two trips that race for the last seat can't both find it free.
+            # One conditional update, so that two concurrent trips cannot both take the last seat.
             taken = await connection.execute(
                 update(FlightRow)
                 .where(FlightRow.number == wanted.number, FlightRow.seats_left >= wanted.seats)
@@ -61,16 +61,16 @@ class Seats:
         return await self._operations.perform("reserve", request, take, SeatReservation)
 
     async def cancel(self, request: CancelSeats) -> SeatCancellation:
-        """Give the seats back that were reserved under this key, or see to it that they never will be.
+        """Release the seats reserved under a key, or void the key.
 
         Args:
-            request: Trip, and the key of its reservation.
+            request: Trip and key of the reservation.
 
         Raises:
             Conflict: See `IdempotencyTable.compensate`.
         """
 
-        async def give_back(connection: AsyncConnection, reservation: SeatReservation) -> SeatCancellation:
+        async def release(connection: AsyncConnection, reservation: SeatReservation) -> SeatCancellation:
             await connection.execute(
                 update(SeatReservationRow)
                 .where(SeatReservationRow.reservation_id == reservation.reservation_id)
@@ -84,11 +84,11 @@ class Seats:
             return SeatCancellation(key=request.key, outcome="cancelled", reservation_id=reservation.reservation_id)
 
         voided = SeatCancellation(key=request.key, outcome="voided")
-        return await self._operations.compensate("reserve", request, give_back, SeatReservation, voided)
+        return await self._operations.compensate("reserve", request, release, SeatReservation, voided)
 
 
 async def _refusal(connection: AsyncConnection, request: ReserveSeats) -> PerdureTerminalError:
-    """Say why a flight gave no seats."""
+    """Return the error for a flight without enough free seats."""
     wanted = request.flight
     left = (
         await connection.execute(select(FlightRow.seats_left).where(FlightRow.number == wanted.number))
@@ -96,5 +96,5 @@ async def _refusal(connection: AsyncConnection, request: ReserveSeats) -> Perdur
     if left is None:
         return NotFound(f"flight.number: there is no flight '{wanted.number}'", metadata={"field": "flight.number"})
     return Refused(
-        f"flight '{wanted.number}' has {left} seats left, and the trip wants {wanted.seats}", 409, "seats_sold_out"
+        f"flight '{wanted.number}' has {left} seats left, but the trip needs {wanted.seats}", 409, "seats_sold_out"
     )

@@ -15,28 +15,28 @@ def define(seats: Seats) -> DataPlaneService:
     """Define the service.
 
     Args:
-        seats: The business behind it.
+        seats: The business logic.
     """
     service = DataPlaneService("Flights", run=WRITES)
 
     @service.handler()
     async def reserve(ctx: DataPlaneContext, request: ReserveSeats) -> SeatReservation:
-        """Hold seats for a trip."""
+        """Reserve seats."""
         return await ctx.run("reserve", seats.reserve, request)
 
     @service.handler()
     async def cancel(ctx: DataPlaneContext, request: CancelSeats) -> SeatCancellation:
-        """Give seats back."""
+        """Release seats."""
         return await ctx.run("cancel", seats.cancel, request)
 
     return service
 
 
 def build(database: Database) -> DataPlaneService:
-    """Make the service on a database."""
+    """Define the service on a database."""
     return define(Seats(database))
 
 
 def main() -> int:
-    """Serve until told to stop, and return the exit code."""
+    """Serve until SIGTERM, and return the exit code."""
     return serve_data_plane(FlightsSettings, build)

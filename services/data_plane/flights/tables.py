@@ -20,7 +20,7 @@ class FlightRow(Base):
 
 
 class SeatReservationRow(Timestamped, Base):
-    """Seats held for a trip, or given back."""
+    """Seats reserved for a trip, or released."""
 
     __tablename__ = "seat_reservations"
     __table_args__ = (

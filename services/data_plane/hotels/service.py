@@ -15,7 +15,7 @@ def define(rooms: Rooms) -> DataPlaneService:
     """Define the service.
 
     Args:
-        rooms: The business behind it.
+        rooms: The business logic.
     """
     service = DataPlaneService("Hotels", run=WRITES)
 
@@ -33,10 +33,10 @@ def define(rooms: Rooms) -> DataPlaneService:
 
 
 def build(database: Database) -> DataPlaneService:
-    """Make the service on a database."""
+    """Define the service on a database."""
     return define(Rooms(database))
 
 
 def main() -> int:
-    """Serve until told to stop, and return the exit code."""
+    """Serve until SIGTERM, and return the exit code."""
     return serve_data_plane(HotelsSettings, build)

@@ -9,10 +9,10 @@ from services.data_plane.database import Base, Timestamped
 
 
 class HotelRow(Base):
-    """A hotel of the catalogue, with the faults it has for trying things out.
+    """A hotel of the catalogue, with its faults.
 
-    ``latency_ms`` is how long it takes to answer a reservation. ``fails_cancellations`` is how many
-    cancellations will still fail, -1 for all of them.
+    ``latency_ms`` delays reservations. ``fails_cancellations`` is the number of cancellations that will fail; -1 means
+    all.
     """
 
     __tablename__ = "hotels"
@@ -30,7 +30,7 @@ class HotelRow(Base):
 
 
 class RoomReservationRow(Timestamped, Base):
-    """A room held for a trip, or given back."""
+    """A room reserved for a trip, or released."""
 
     __tablename__ = "room_reservations"
     __table_args__ = (

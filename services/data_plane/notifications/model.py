@@ -1,4 +1,4 @@
-"""Notifications: what travellers and approvers were told, each thing once."""
+"""Notifications to travellers and approvers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from services.data_plane.notifications.tables import ApprovalNoticeRow, Notifica
 
 
 class Outbox:
-    """Tell travellers how their trips ended, and approvers what waits for them.
+    """Send notifications to travellers and approvers.
 
     Args:
-        database: Where messages are kept.
-        mail: Sends approvers their notices; None for no mail.
+        database: The data plane's database.
+        mail: Delivers notices to approvers by mail; None for no mail.
     """
 
     def __init__(self, database: Database, mail: Mail | None = None) -> None:
@@ -29,10 +29,10 @@ class Outbox:
         self._operations = IdempotencyTable(database, "Notifications")
 
     async def notify(self, request: SendNotification) -> Notification:
-        """Put a message into the outbox.
+        """Write a notification to a traveller into the outbox.
 
         Args:
-            request: Trip, kind, recipient and text, under the caller's key.
+            request: Trip, kind, recipient, text and key.
 
         Raises:
             Conflict: See `IdempotencyTable.perform`.
@@ -61,10 +61,10 @@ class Outbox:
         idempotency table is needed: there is no compensation, and the notice has a key.
 
         Args:
-            notice: What to say to whom.
+            notice: The notice.
 
         Raises:
-            OSError: The mail server does not take it.
+            OSError: The mail server rejects it or is unreachable.
         """
         if self._mail is not None and not await self._is_recorded(notice.key):
             await self._mail.deliver(notice)

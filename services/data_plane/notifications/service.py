@@ -19,29 +19,29 @@ def define(outbox: Outbox) -> DataPlaneService:
     """Define the service.
 
     Args:
-        outbox: The business behind it.
+        outbox: The business logic.
     """
     service = DataPlaneService("Notifications", run=WRITES)
 
     @service.handler()
     async def notify(ctx: DataPlaneContext, request: SendNotification) -> Notification:
-        """Tell a traveller how a trip ended."""
+        """Notify a traveller of the outcome of a trip."""
         return await ctx.run("notify", outbox.notify, request)
 
     @service.handler()
     async def tell_approver(ctx: DataPlaneContext, notice: ApprovalNotice) -> ApprovalNoticeReceipt:
-        """Tell somebody of an approval that waits for them."""
+        """Notify an approver of a pending approval."""
         return await ctx.run("tell_approver", outbox.tell_approver, notice, config=DELIVERIES)
 
     return service
 
 
 def build(database: Database, mail: Mail | None = None) -> DataPlaneService:
-    """Make the service on a database."""
+    """Define the service on a database."""
     return define(Outbox(database, mail))
 
 
 def main() -> int:
-    """Serve until told to stop, and return the exit code."""
+    """Serve until SIGTERM, and return the exit code."""
     settings = NotificationsSettings()
     return serve_data_plane(lambda: settings, partial(build, mail=settings.mail()))

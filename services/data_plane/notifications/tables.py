@@ -9,7 +9,7 @@ from services.data_plane.database import Base, Timestamped
 
 
 class NotificationRow(Timestamped, Base):
-    """A message in the outbox. How a trip ended is read from here."""
+    """A notification in the outbox. The audit reads the outcome of a trip from it."""
 
     __tablename__ = "notifications"
     __table_args__ = (
@@ -26,7 +26,7 @@ class NotificationRow(Timestamped, Base):
 
 
 class ApprovalNoticeRow(Timestamped, Base):
-    """A notice to an approver that was delivered. A link that decides is in the mail, and not here."""
+    """A delivered notice to an approver, without the link in the mail."""
 
     __tablename__ = "approval_notices"
 

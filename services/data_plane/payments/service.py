@@ -15,7 +15,7 @@ def define(payments: Payments) -> DataPlaneService:
     """Define the service.
 
     Args:
-        payments: The business behind it.
+        payments: The business logic.
     """
     service = DataPlaneService("Payments", run=WRITES)
 
@@ -33,10 +33,10 @@ def define(payments: Payments) -> DataPlaneService:
 
 
 def build(database: Database) -> DataPlaneService:
-    """Make the service on a database."""
+    """Define the service on a database."""
     return define(Payments(database))
 
 
 def main() -> int:
-    """Serve until told to stop, and return the exit code."""
+    """Serve until SIGTERM, and return the exit code."""
     return serve_data_plane(PaymentsSettings, build)

@@ -31,7 +31,7 @@ class AccountRow(Base):
 
 
 class LedgerTransactionRow(Timestamped, Base):
-    """One movement of money: an opening balance, a charge or a refund."""
+    """A movement of money: an opening balance, a charge or a refund."""
 
     __tablename__ = "ledger_transactions"
     __table_args__ = (CheckConstraint("kind IN ('opening', 'charge', 'refund')", name="kind"),)
@@ -42,7 +42,7 @@ class LedgerTransactionRow(Timestamped, Base):
 
 
 class PostingRow(Base):
-    """One line of a transaction: what an account gained, or lost if negative."""
+    """A line of a transaction: the amount added to an account; negative for a debit."""
 
     __tablename__ = "ledger_postings"
 
@@ -52,7 +52,7 @@ class PostingRow(Base):
 
 
 class ChargeRow(Timestamped, Base):
-    """Money that a trip took from an account, and the transactions that prove it."""
+    """A charge of a trip, with its ledger transactions."""
 
     __tablename__ = "charges"
     __table_args__ = (

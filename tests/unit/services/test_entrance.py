@@ -41,11 +41,13 @@ def test_settings_come_from_the_files_that_the_environment_names(tmp_path: Path)
 
     missing = run("serve", "flights", PERDURE_ENVIRONMENT_FILES=str(tmp_path / "other"))
     assert missing.returncode == 1
-    assert said(missing)[0].startswith(f"perdure-platform: PERDURE_ENVIRONMENT_FILES names {tmp_path / 'other'}, which")
+    assert said(missing)[0].startswith(
+        f"perdure-platform: {tmp_path / 'other'} in PERDURE_ENVIRONMENT_FILES cannot be read"
+    )
 
 
 def test_everything_else_is_the_command_line() -> None:
     done = run("serve", "--help")
     assert done.returncode == 0
-    assert "Serve one service in this process" in done.stdout
+    assert "Serve one service until SIGTERM" in done.stdout
     assert "services.runtime.cli" in loaded(done)

@@ -1,4 +1,4 @@
-"""The tables of the trips platform: catalogue, reservations, ledger, outbox, and the barrier's operations."""
+"""The tables of the trips platform: catalogue, reservations, ledger, outbox, and the idempotency table."""
 
 from __future__ import annotations
 

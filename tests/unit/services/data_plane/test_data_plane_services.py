@@ -80,7 +80,7 @@ async def start(name: str, **environment: str) -> asyncio.subprocess.Process:
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("PERDURE_DATABASE_URL", "mysql://h/db", "no support for databases by"),
+        ("PERDURE_DATABASE_URL", "mysql://h/db", "databases are not supported"),
         ("PERDURE_FLIGHTS_PORT", "x", "PERDURE_FLIGHTS_PORT"),
     ],
 )

@@ -64,7 +64,10 @@ def test_charge_without_approval_is_a_breach():
         (approval(approve=None), "its approval is open"),
         (approval(approve=False), "its approval is rejected"),
         (approval(payload={"payment": {**ORDER["payment"], "amount_minor": 90}}), "a different payment was approved"),
-        (approval(payload={"payment": {**ORDER["payment"], "account": "acct-bob"}}), "a different payment was approved"),
+        (
+            approval(payload={"payment": {**ORDER["payment"], "account": "acct-bob"}}),
+            "a different payment was approved",
+        ),
         (approval(payload="a trip"), "a different payment was approved"),
         (approval(payload=None), "a different payment was approved"),
     ],
