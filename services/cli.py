@@ -1,5 +1,9 @@
-"""`perdure-platform`: run the platform, see it work, and check what it left in its database."""
+"""`perdure-platform`: run the platform, see it work, and check what it left in its database.
 
+A command imports what it needs itself: all of it together takes three seconds to load.
+"""
+
+# ruff: noqa: PLC0415 - see above
 from __future__ import annotations
 
 import asyncio
@@ -14,29 +18,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from perdure.engine_proxy import ProxySettings, serve_proxy
 from perdure.errors import PerdureError
-from perdure.security.codec import codec_from_environment
 from perdure.terminal import console, error_console, run_command_line
 from services.console.commands import app as console_app
-from services.launcher.approval_audit import audit_platform
-from services.launcher.attack import attack as attack_platform
-from services.launcher.chaos import chaos as play_chaos
-from services.launcher.cluster_trial import try_cluster
-from services.launcher.connections import admin_client
-from services.launcher.demo import demo as play
-from services.launcher.observe import observe as show_observed
-from services.launcher.platform import migrate_database
-from services.launcher.registration import register_all
-from services.launcher.reports import show_audit
-from services.launcher.run import run as run_platform
 from services.launcher.secret_files import make_secrets, read_environment_files
-from services.launcher.serve import serve as serve_service
 from services.launcher.settings import PlatformSettings
-from services.launcher.terminal import Terminal
-from services.launcher.topology import Topology
-from services.launcher.topology import service as find_service
-from services.launcher.upgrade import drain as drain_service
 
 # The launcher itself says what the library warns of while it finds and runs the engine; a service sets up its logs.
 logging.getLogger("perdure").addHandler(logging.NullHandler())
@@ -70,12 +56,18 @@ def run() -> None:
 
     Data is kept in .local/data, logs in .local/logs, process ids in .local/run.
     """
+    from services.launcher.run import run as run_platform
+    from services.launcher.terminal import Terminal
+
     _exit_with(lambda: run_platform(PlatformSettings.read(), Terminal()))
 
 
 @app.command()
 def demo() -> None:
     """Play every scenario on a platform of its own, with fresh data on free ports; exit 1 if one goes otherwise."""
+    from services.launcher.demo import demo as play
+    from services.launcher.terminal import Terminal
+
     _exit_with(lambda: play(PlatformSettings.read(), Terminal()))
 
 
@@ -87,6 +79,9 @@ def chaos(
     trips: Annotated[int, typer.Option(min=1, max=2000, help="How many trips to book.")] = 300,
 ) -> None:
     """Book trips while processes and the engine are killed at random; then check that nothing is lost or done twice."""
+    from services.launcher.chaos import chaos as play_chaos
+    from services.launcher.terminal import Terminal
+
     chosen = secrets.randbelow(1_000_000) if seed is None else seed
     _exit_with(lambda: play_chaos(PlatformSettings.read(), Terminal(), seed=chosen, count=trips))
 
@@ -94,18 +89,27 @@ def chaos(
 @app.command()
 def observe() -> None:
     """Play the scenarios, then show the trace of a trip, service by service, and what every panel shows."""
+    from services.launcher.observe import observe as show_observed
+    from services.launcher.terminal import Terminal
+
     _exit_with(lambda: show_observed(PlatformSettings.read(), Terminal()))
 
 
 @app.command()
 def cluster() -> None:
     """Book trips on three engine nodes while one is killed and another is stopped; then check that nothing is lost."""
+    from services.launcher.cluster_trial import try_cluster
+    from services.launcher.terminal import Terminal
+
     _exit_with(lambda: try_cluster(PlatformSettings.read(), Terminal()))
 
 
 @app.command()
 def attack() -> None:
     """Attack a platform of its own, in every way of a table; exit 1 if one gets through or changes anything."""
+    from services.launcher.attack import attack as attack_platform
+    from services.launcher.terminal import Terminal
+
     _exit_with(lambda: attack_platform(PlatformSettings.read(), Terminal()))
 
 
@@ -120,6 +124,11 @@ def audit(
 
     With the platform up, trips over the limit are compared with the approvals' audit logs, too.
     """
+    from perdure.security.codec import codec_from_environment
+    from services.launcher.approval_audit import audit_platform
+    from services.launcher.reports import show_audit
+    from services.launcher.terminal import Terminal
+    from services.launcher.topology import Topology
 
     def checked() -> int:
         settings = PlatformSettings.read()
@@ -140,18 +149,23 @@ def serve(
     ],
 ) -> None:
     """Serve one service in this process until SIGTERM; its port is PERDURE_<NAME>_PORT."""
+    from services.launcher.serve import serve as serve_service
+
     _exit_with(lambda: serve_service(name))
 
 
 @app.command(name="engine-proxy")
 def engine_proxy() -> None:
     """Serve the engine's ports to programs, and refuse web pages; settings are PERDURE_PROXY_…."""
+    from perdure.engine_proxy import ProxySettings, serve_proxy
+
     _exit_with(lambda: serve_proxy(ProxySettings.read()))
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database to the newest schema, fill in the seed data that is missing, and end."""
+    from services.launcher.platform import migrate_database
 
     def migrated() -> int:
         asyncio.run(migrate_database(PlatformSettings.read().database))
@@ -192,6 +206,7 @@ def register(
     ] = False,
 ) -> None:
     """Tell the engine where services are, and end. Run it after each change of a service's handlers or address."""
+    from services.launcher.registration import register_all
 
     def registered() -> int:
         done = asyncio.run(
@@ -213,6 +228,10 @@ def drain(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for what began on them.")] = 3600,
 ) -> None:
     """Wait until nothing needs a service's old versions, then have the engine forget them; see `register --beside`."""
+    from services.launcher.connections import admin_client
+    from services.launcher.topology import Topology
+    from services.launcher.topology import service as find_service
+    from services.launcher.upgrade import drain as drain_service
 
     async def drained() -> int:
         async with admin_client(admin_url or Topology.from_settings(PlatformSettings.read()).admin_url) as admin:

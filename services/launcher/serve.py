@@ -11,6 +11,7 @@ from importlib import import_module
 
 from pydantic import ValidationError
 
+from perdure._lazy import paused_collector
 from perdure.errors import ConfigurationError
 from perdure.private_files import set_private_umask
 from services.launcher.topology import service
@@ -28,7 +29,8 @@ def serve(name: str) -> int:
     Raises:
         ConfigurationError: There is no such service, or one of its settings does not fit.
     """
-    main: Callable[[], int] = import_module(service(name).module).main
+    with paused_collector():
+        main: Callable[[], int] = import_module(service(name).module).main
     try:
         return main()
     except ValidationError as error:

@@ -42,7 +42,7 @@ from perdure.workflow.schedule.messages import (
 from perdure.workflow.schedule.plan import CatchUp, Overlap
 from perdure.workflow.schedule.proofs import sign_act, sign_setting
 
-app = typer.Typer(help="Schedules: what starts by itself, when, and what came of it.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The schedule.")]
 
