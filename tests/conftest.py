@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from functools import cache
+
+import httpx
 import pytest
 from hypothesis import settings
 
@@ -8,6 +11,9 @@ from tests.support import Recording
 # How long an example takes says more about the machine's other work than about the code.
 settings.register_profile("perdure", deadline=None)
 settings.load_profile("perdure")
+
+# Reading the certificates takes 30 ms of CPU for each client that a test opens, and no test has any of its own.
+httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
 
 pytest_plugins = ["perdure.testing.plugin", "tests.plugins.parallel", "tests.plugins.skips"]
 

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
+from perdure._tls import tls_context
 from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
 from perdure.idempotency import check_idempotency_key
 from perdure.places import OutputSource, ValueCodec
@@ -60,6 +61,7 @@ class IngressRequests:
         self._retries = retries
         self._owned = http is None
         self._http = http or httpx.AsyncClient(
+            verify=tls_context(),
             timeout=httpx.Timeout(None if timeout is None else timeout.total_seconds(), connect=_CONNECT),
             limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),
         )

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import httpx
 
 from perdure import AdminClient, IngressClient
+from perdure._tls import tls_context
 from perdure.places import ValueCodec
 
 
@@ -15,6 +16,7 @@ def local_http() -> httpx.AsyncClient:
     """Return a client that goes straight to this machine, whatever proxy the environment names, and waits for ever."""
     return httpx.AsyncClient(
         trust_env=False,
+        verify=tls_context(),
         timeout=httpx.Timeout(None, connect=5.0),
         limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),
     )

@@ -35,6 +35,7 @@ from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 from restate.serde import BytesSerde
 
 from perdure._sdk import is_replaying
+from perdure._tls import tls_context
 from perdure.admin import AdminClient
 from perdure.binding import Definition, handler
 from perdure.clients import ServiceClient
@@ -273,7 +274,7 @@ class Alerts:
         with suppress_http_instrumentation():
             async with (
                 asyncio.timeout(_POSTED_WITHIN),
-                httpx.AsyncClient(timeout=_POSTED_WITHIN) as http,
+                httpx.AsyncClient(timeout=_POSTED_WITHIN, verify=tls_context()) as http,
                 http.stream("POST", url, content=body, headers=headers) as response,
             ):
                 if not response.is_success:
