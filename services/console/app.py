@@ -70,7 +70,7 @@ def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = Non
         database = Database(settings.database)
         try:
             await database.prepare()
-            persons = Persons(database, Passwords(hasher), now)
+            persons = Persons(database, Passwords(hasher or settings.hasher), now)
             devices = Devices(database, now)
             limits = Limits(
                 rate=settings.sign_ins,

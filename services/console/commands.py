@@ -102,7 +102,7 @@ def _run(settings: ConsoleSettings, act: Callable[[Persons], Awaitable[None]]) -
         database = Database(settings.database)
         try:
             await database.prepare()
-            await act(Persons(database, Passwords()))
+            await act(Persons(database, Passwords(settings.hasher)))
         finally:
             await database.dispose()
 

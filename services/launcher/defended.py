@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 from uuid import uuid4
 
 import httpx
+from argon2 import PasswordHasher
 from sqlalchemy import Table as SqlTable
 from sqlalchemy import select
 
@@ -37,7 +38,7 @@ from services.launcher.booking import new_trip_id
 from services.launcher.dead_letter_scenarios import HOTEL
 from services.launcher.orders import order
 from services.launcher.platform import Platform
-from services.launcher.stage import Stage, StageError, stage_environment
+from services.launcher.stage import PASSWORD_MEMORY, Stage, StageError, stage_environment
 from services.launcher.topology import Topology
 
 MAX_BODY: Final = 64 * 1024
@@ -45,6 +46,9 @@ MAX_BODY: Final = 64 * 1024
 
 BODY_WITHIN: Final = timedelta(seconds=1)
 """How long the gateway waits for a body here."""
+
+HASHER: Final = PasswordHasher(memory_cost=PASSWORD_MEMORY)
+"""Hashes passwords as the console does here."""
 
 _WITHIN: Final = 20.0
 _LETTERS: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
@@ -223,7 +227,7 @@ async def _people(topology: Topology) -> tuple[str, str, dict[str, str]]:
     settings = ConsoleSettings(local_dir=topology.home)
     database = ConsoleDatabase(settings.database)
     try:
-        persons = Persons(database, Passwords())
+        persons = Persons(database, Passwords(HASHER))
         sessions = Sessions(database, idle=settings.session_idle, length=settings.session_length)
         tokens = {}
         for person, roles in PEOPLE.items():

@@ -20,7 +20,7 @@ from services.console.people.persons import Persons
 from services.console.people.roles import Role
 from services.console.settings import ConsoleSettings
 from services.launcher.attacks.attack import Attack, status_of
-from services.launcher.defended import GRACE, OLGA, VERA, Defended
+from services.launcher.defended import GRACE, HASHER, OLGA, VERA, Defended
 
 _PAGES: Final = 120
 
@@ -46,7 +46,7 @@ async def _somebody(at: Defended) -> tuple[str, str]:
     name, password = f"{uuid4().hex}@example.com", uuid4().hex
     database = Database(ConsoleSettings(local_dir=at.topology.home).database)
     try:
-        await Persons(database, Passwords()).add(name, password, [Role.VIEWER], by="the range")
+        await Persons(database, Passwords(HASHER)).add(name, password, [Role.VIEWER], by="the range")
     finally:
         await database.dispose()
     return name, password
