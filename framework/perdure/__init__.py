@@ -1,62 +1,136 @@
 """Perdure: durable microservices in Python, on Restate.
 
 The public names, and nothing else. The parts are described where they live; `errors` opens with the tree of exceptions.
+A name's module is imported when the name is first used.
 """
 
-from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
-from perdure.approvals.request import OnTimeout, Stage
-from perdure.callers import Caller, caller
-from perdure.clients import CallFuture, ObjectClient, SentInvocation, ServiceClient, WorkflowClient, WorkflowOutput
-from perdure.concurrency import (
-    FanOutResult,
-    RaceResult,
-    fan_out,
-    fan_out_fail,
-    for_each,
-    gather,
-    map_concurrent,
-    process_batch,
-    race,
-)
-from perdure.control_plane import ControlPlaneService
-from perdure.data_plane import DataPlaneContext, DataPlaneService
-from perdure.determinism import DeterministicHelpers, Time
-from perdure.engine.admin import AdminClient
-from perdure.engine.ingress import IngressClient
-from perdure.error_mapping import ErrorMapping
-from perdure.guardrails import Policy, get_policy, guardrail, set_policy
-from perdure.handlers import handler
-from perdure.idempotency import join_key, validate_idempotency_key
-from perdure.loops import WorkflowLoop
-from perdure.observability.hooks import ObservabilityHooks, add_hooks, default_hooks, remove_hooks
-from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
-from perdure.runs import RunConfig, RunFuture, run_async, run_with_retry
-from perdure.saga.orchestration import Orchestration
-from perdure.saga.policy import CompensationStrategy, Outcome, SagaConfig
-from perdure.saga.progress import Phase
-from perdure.saga.recorder import Saga
-from perdure.saga.safe_step import SafeStep
-from perdure.saga.steps import Step, StepRetry
-from perdure.schedules import ScheduleClient
-from perdure.security.config import SecurityConfig
-from perdure.security.middleware import SecurityMiddleware
-from perdure.security.validator import SecurityValidator
-from perdure.signals import (
-    ExternalSignal,
-    InternalSignal,
-    PromiseRaceResult,
-    get_internal_signal,
-    race_awakeable_with_timeout,
-    race_promise_with_timeout,
-    reject_external_signal,
-    resolve_external_signal,
-    wait_for_external_signal,
-)
-from perdure.state import MutableState, ReadOnlyState, State, clear_all, monitor_state_size
-from perdure.status import StatusChange, StatusData, WorkflowStatus, status_changes, update_status
-from perdure.targets import Target
-from perdure.timers import WorkflowTimer
-from perdure.workflow_config import WorkflowConfig
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perdure._runtime.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
+    from perdure.approvals.request import OnTimeout, Stage
+    from perdure.callers import Caller, caller
+    from perdure.clients import CallFuture, ObjectClient, SentInvocation, ServiceClient, WorkflowClient, WorkflowOutput
+    from perdure.concurrency import (
+        FanOutResult,
+        RaceResult,
+        fan_out,
+        fan_out_fail,
+        for_each,
+        gather,
+        map_concurrent,
+        process_batch,
+        race,
+    )
+    from perdure.control_plane import ControlPlaneService
+    from perdure.data_plane import DataPlaneContext, DataPlaneService
+    from perdure.determinism import DeterministicHelpers, Time
+    from perdure.engine.admin import AdminClient
+    from perdure.engine.ingress import IngressClient
+    from perdure.error_mapping import ErrorMapping
+    from perdure.guardrails import Policy, get_policy, guardrail, set_policy
+    from perdure.handlers import handler
+    from perdure.idempotency import join_key, validate_idempotency_key
+    from perdure.loops import WorkflowLoop
+    from perdure.observability.hooks import ObservabilityHooks, add_hooks, default_hooks, remove_hooks
+    from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
+    from perdure.runs import RunConfig, RunFuture, run_async, run_with_retry
+    from perdure.saga.orchestration import Orchestration
+    from perdure.saga.policy import CompensationStrategy, Outcome, SagaConfig
+    from perdure.saga.progress import Phase
+    from perdure.saga.recorder import Saga
+    from perdure.saga.safe_step import SafeStep
+    from perdure.saga.steps import Step, StepRetry
+    from perdure.schedules import ScheduleClient
+    from perdure.security.config import SecurityConfig
+    from perdure.security.middleware import SecurityMiddleware
+    from perdure.security.validator import SecurityValidator
+    from perdure.signals import (
+        ExternalSignal,
+        InternalSignal,
+        PromiseRaceResult,
+        get_internal_signal,
+        race_awakeable_with_timeout,
+        race_promise_with_timeout,
+        reject_external_signal,
+        resolve_external_signal,
+        wait_for_external_signal,
+    )
+    from perdure.state import MutableState, ReadOnlyState, State, clear_all, monitor_state_size
+    from perdure.status import StatusChange, StatusData, WorkflowStatus, status_changes, update_status
+    from perdure.targets import Target
+    from perdure.timers import WorkflowTimer
+    from perdure.workflow_config import WorkflowConfig
+
+_MODULES = {
+    "perdure.approvals.messages": ("ApprovalOutcome", "ApprovalResult"),
+    "perdure.approvals.request": ("OnTimeout", "Stage"),
+    "perdure.callers": ("Caller", "caller"),
+    "perdure.clients": (
+        "CallFuture",
+        "ObjectClient",
+        "SentInvocation",
+        "ServiceClient",
+        "WorkflowClient",
+        "WorkflowOutput",
+    ),
+    "perdure.concurrency": (
+        "FanOutResult",
+        "RaceResult",
+        "fan_out",
+        "fan_out_fail",
+        "for_each",
+        "gather",
+        "map_concurrent",
+        "process_batch",
+        "race",
+    ),
+    "perdure.control_plane": ("ControlPlaneService",),
+    "perdure.data_plane": ("DataPlaneContext", "DataPlaneService"),
+    "perdure.determinism": ("DeterministicHelpers", "Time"),
+    "perdure.engine.admin": ("AdminClient",),
+    "perdure.engine.ingress": ("IngressClient",),
+    "perdure.error_mapping": ("ErrorMapping",),
+    "perdure.guardrails": ("Policy", "get_policy", "guardrail", "set_policy"),
+    "perdure.handlers": ("handler",),
+    "perdure.idempotency": ("join_key", "validate_idempotency_key"),
+    "perdure.loops": ("WorkflowLoop",),
+    "perdure.observability.hooks": ("ObservabilityHooks", "add_hooks", "default_hooks", "remove_hooks"),
+    "perdure.observability.logging": ("LoggingConfig", "configure_logging", "get_logger"),
+    "perdure.runs": ("RunConfig", "RunFuture", "run_async", "run_with_retry"),
+    "perdure.saga.orchestration": ("Orchestration",),
+    "perdure.saga.policy": ("CompensationStrategy", "Outcome", "SagaConfig"),
+    "perdure.saga.progress": ("Phase",),
+    "perdure.saga.recorder": ("Saga",),
+    "perdure.saga.safe_step": ("SafeStep",),
+    "perdure.saga.steps": ("Step", "StepRetry"),
+    "perdure.schedules": ("ScheduleClient",),
+    "perdure.security.config": ("SecurityConfig",),
+    "perdure.security.middleware": ("SecurityMiddleware",),
+    "perdure.security.validator": ("SecurityValidator",),
+    "perdure.signals": (
+        "PromiseRaceResult",
+        "race_awakeable_with_timeout",
+        "race_promise_with_timeout",
+        "ExternalSignal",
+        "InternalSignal",
+        "get_internal_signal",
+        "reject_external_signal",
+        "resolve_external_signal",
+        "wait_for_external_signal",
+    ),
+    "perdure.state": ("MutableState", "ReadOnlyState", "State", "clear_all", "monitor_state_size"),
+    "perdure.status": ("StatusData", "WorkflowStatus", "update_status", "StatusChange", "status_changes"),
+    "perdure.targets": ("Target",),
+    "perdure.timers": ("WorkflowTimer",),
+    "perdure.workflow_config": ("WorkflowConfig",),
+}
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [
     "AdminClient",

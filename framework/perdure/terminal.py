@@ -13,9 +13,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel
 from rich.console import Console, ConsoleOptions, JustifyMethod, OverflowMethod, RenderableType
 from rich.highlighter import Highlighter
 from rich.segment import Segment
@@ -23,7 +22,9 @@ from rich.style import Style
 from rich.text import Text
 
 from perdure._runtime.plain_text import check_visible, escape_invisible, escape_json, is_visible
-from perdure.errors import PerdureError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 __all__ = ["TerminalConsole", "console", "error_console", "run_command_line", "several_lines"]
 
@@ -138,7 +139,12 @@ def run_command_line(program: str, commands: Callable[[], Any], arguments: Seque
             sys.exit(2)
     try:
         commands()
-    except PerdureError as error:
+    except Exception as error:
+        # Imported here, since it loads Restate's SDK, and a help text needs none.
+        from perdure.errors import PerdureError  # noqa: PLC0415
+
+        if not isinstance(error, PerdureError):
+            raise
         error_console.say_all(f"{program}: {error}")
         sys.exit(1)
 

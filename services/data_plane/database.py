@@ -7,15 +7,14 @@ connection, a serialization failure, an exhausted pool) are raised as the driver
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from sqlalchemy import DateTime, MetaData, func, text
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -174,17 +173,23 @@ class Database:
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Trace statements while the process serves, if tracing is on, and close all connections at the end."""
-        instrumentor = SQLAlchemyInstrumentor()
-        if traced := sends_spans():
-            # The instrumentation declares support for SQLAlchemy below 2.1 only. A test in tests/system/observability
-            # verifies it with the pinned version.
-            instrumentor.instrument(engine=self._engine.sync_engine, skip_dep_check=True)
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.dispose)
+            if sends_spans():
+                stack.callback(self._trace_statements())
             yield
-        finally:
-            if traced:
-                instrumentor.uninstrument()
-            await self.dispose()
+
+    def _trace_statements(self) -> Callable[[], object]:
+        """Record a span for each statement, until the returned function is called."""
+        # Imported here, since only processes that send spans need it.
+        from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor  # noqa: PLC0415
+
+        instrumentor = SQLAlchemyInstrumentor()
+        # The instrumentation says that it knows SQLAlchemy below 2.1 only; the trace of a trip in
+        # tests/observability shows that it does with ours.
+        instrumentor.instrument(engine=self._engine.sync_engine, skip_dep_check=True)
+        uninstrument: Callable[[], object] = instrumentor.uninstrument
+        return uninstrument
 
     async def dispose(self) -> None:
         """Close all connections."""
@@ -199,10 +204,7 @@ async def insert_if_missing(connection: AsyncConnection, table: type[Base], **va
         table: The table.
         **values: The row.
     """
-    statement = (
-        sqlite.insert(table).values(**values).on_conflict_do_nothing()
-        if connection.dialect.name == "sqlite"
-        else postgresql.insert(table).values(**values).on_conflict_do_nothing()
-    )
-    result = await connection.execute(statement)
+    # A process imports the dialect of its database only.
+    dialect = import_module(f"sqlalchemy.dialects.{connection.dialect.name}")
+    result = await connection.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
     return result.rowcount == 1

@@ -1,4 +1,9 @@
-"""`perdure-platform`: run the trips platform, operate it, and audit its database."""
+"""`perdure-platform`: run the trips platform, operate it, and audit its database.
+
+Each command imports what it needs, because importing everything takes seconds.
+"""
+
+# ruff: noqa: PLC0415 - see above
 
 from __future__ import annotations
 
@@ -13,24 +18,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from perdure.dev.terminal import Terminal
-from perdure.engine.proxy import ProxySettings, serve_proxy
 from perdure.errors import PerdureError
-from perdure.security.codec import codec_from_environment
 from perdure.terminal import console, error_console, run_command_line
 from services.console.commands import app as console_app
-from services.runtime.approval_audit import audit_platform
-from services.runtime.connections import admin_client
-from services.runtime.platform import migrate_database
-from services.runtime.registration import register_all
-from services.runtime.reports import show_audit
-from services.runtime.run import run as run_platform
 from services.runtime.secret_files import make_secrets, read_environment_files
-from services.runtime.serve import serve as serve_service
 from services.runtime.settings import PlatformSettings
-from services.runtime.topology import Topology
-from services.runtime.topology import service as find_service
-from services.runtime.upgrade import drain as drain_service
 
 # This command prints the library's warnings itself. A service configures its own logging.
 logging.getLogger("perdure").addHandler(logging.NullHandler())
@@ -64,6 +56,9 @@ def run() -> None:
 
     Data is in .local/data, logs in .local/logs, process ids in .local/run.
     """
+    from perdure.dev.terminal import Terminal
+    from services.runtime.run import run as run_platform
+
     _exit_with(lambda: run_platform(PlatformSettings.read(), Terminal()))
 
 
@@ -78,6 +73,11 @@ def audit(
 
     If the platform is up, trips over the limit are compared with the approvals' audit logs as well.
     """
+    from perdure.dev.terminal import Terminal
+    from perdure.security.codec import codec_from_environment
+    from services.runtime.approval_audit import audit_platform
+    from services.runtime.reports import show_audit
+    from services.runtime.topology import Topology
 
     def run_audit() -> int:
         settings = PlatformSettings.read()
@@ -98,18 +98,23 @@ def serve(
     ],
 ) -> None:
     """Serve one service until SIGTERM on port PERDURE_<NAME>_PORT."""
+    from services.runtime.serve import serve as serve_service
+
     _exit_with(lambda: serve_service(name))
 
 
 @app.command(name="engine-proxy")
 def engine_proxy() -> None:
     """Run the proxy that rejects requests of web pages to the engine. Settings: PERDURE_PROXY_*."""
+    from perdure.engine.proxy import ProxySettings, serve_proxy
+
     _exit_with(lambda: serve_proxy(ProxySettings.read()))
 
 
 @app.command()
 def migrate() -> None:
     """Migrate the database to the newest schema and insert missing seed data."""
+    from services.runtime.platform import migrate_database
 
     def run_migration() -> int:
         asyncio.run(migrate_database(PlatformSettings.read().database))
@@ -153,6 +158,7 @@ def register(
     ] = False,
 ) -> None:
     """Register services with the engine. Run it after a change of handlers or addresses."""
+    from services.runtime.registration import register_all
 
     def run_registration() -> int:
         done = asyncio.run(
@@ -174,6 +180,10 @@ def drain(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for open invocations.")] = 3600,
 ) -> None:
     """Wait until a service's old versions have no open invocations, then remove their deployments."""
+    from services.runtime.connections import admin_client
+    from services.runtime.topology import Topology
+    from services.runtime.topology import service as find_service
+    from services.runtime.upgrade import drain as drain_service
 
     async def run_drain() -> int:
         async with admin_client(admin_url or Topology.from_settings(PlatformSettings.read()).admin_url) as admin:

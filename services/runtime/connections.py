@@ -9,12 +9,14 @@ import httpx
 
 from perdure import AdminClient, IngressClient
 from perdure._runtime.places import ValueCodec
+from perdure._runtime.tls import tls_context
 
 
 def local_http() -> httpx.AsyncClient:
     """Return a client without a timeout for answers, which ignores the proxy settings of the environment."""
     return httpx.AsyncClient(
         trust_env=False,
+        verify=tls_context(),
         timeout=httpx.Timeout(None, connect=5.0),
         limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),
     )

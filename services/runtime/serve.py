@@ -11,6 +11,7 @@ from importlib import import_module
 
 from pydantic import ValidationError
 
+from perdure._runtime.lazy import paused_collector
 from perdure.errors import ConfigurationError
 from perdure.security.private_files import set_private_umask
 from services.runtime.topology import service
@@ -25,7 +26,8 @@ def serve(name: str) -> int:
     Raises:
         ConfigurationError: The service does not exist, or one of its settings is invalid.
     """
-    main: Callable[[], int] = import_module(service(name).module).main
+    with paused_collector():
+        main: Callable[[], int] = import_module(service(name).module).main
     try:
         return main()
     except ValidationError as error:

@@ -21,7 +21,7 @@ def _policy_of_the_environment():
     set_policy(None)
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=10 * settings.default.max_examples, deadline=None)
 @given(PARTS, PARTS)
 def test_two_different_lists_never_give_the_same_key(one, other):
     assume(one != other)

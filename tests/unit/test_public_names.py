@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 import perdure
+import perdure.security
 
 MODULES = sorted(
     name
@@ -25,14 +26,22 @@ def test_the_list_is_sorted_and_has_no_name_twice():
     assert perdure.__all__ == sorted(set(perdure.__all__))
 
 
-def test_every_name_on_the_list_is_there_and_every_public_name_is_on_the_list():
-    imported = {
-        alias.asname or alias.name
-        for node in ast.walk(ast.parse(Path(perdure.__file__).read_text(encoding="utf-8")))
+@pytest.mark.parametrize("package", [perdure, perdure.security])
+def test_lazy_names_are_those_of_the_list(package):
+    blocks = [node for node in ast.parse(inspect.getsource(package)).body if isinstance(node, ast.If)]
+    typed = {
+        node.module: tuple(alias.name for alias in node.names)
+        for block in blocks
+        for node in block.body
         if isinstance(node, ast.ImportFrom)
-        for alias in node.names
     }
-    assert imported == set(perdure.__all__)
+    assert typed == package._MODULES
+    assert sorted(name for names in typed.values() for name in names) == sorted(package.__all__)
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
+        package.nothing  # noqa: B018 - the access is the test
+
+
+def test_every_name_on_the_list_is_there():
     namespace: dict[str, object] = {}
     exec("from perdure import *", namespace)  # noqa: S102 - that's what the list is for
     assert set(perdure.__all__) <= set(namespace)

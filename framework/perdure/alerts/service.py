@@ -35,6 +35,7 @@ from restate.serde import BytesSerde
 
 from perdure._runtime.places import ValueCodec
 from perdure._runtime.sdk import is_replaying
+from perdure._runtime.tls import tls_context
 from perdure.alerts.conditions import Alert, News, Snapshot, Trouble, compare, survey, with_reasons
 from perdure.clients import ServiceClient
 from perdure.determinism import Time
@@ -272,7 +273,7 @@ class Alerts:
         with suppress_http_instrumentation():
             async with (
                 asyncio.timeout(_POSTED_WITHIN),
-                httpx.AsyncClient(timeout=_POSTED_WITHIN) as http,
+                httpx.AsyncClient(timeout=_POSTED_WITHIN, verify=tls_context()) as http,
                 http.stream("POST", url, content=body, headers=headers) as response,
             ):
                 if not response.is_success:

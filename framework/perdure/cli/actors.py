@@ -18,7 +18,7 @@ from perdure.security.keys import PrivateKey
 from perdure.security.signed_actions import ActorKey
 from perdure.terminal import console
 
-app = typer.Typer(help="People's keys, with which their acts are signed.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _DURATION = re.compile(r"([1-9]\d{0,5})([mhd])")

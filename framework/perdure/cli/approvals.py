@@ -50,7 +50,7 @@ from perdure.terminal import console, several_lines
 
 R = TypeVar("R")
 
-app = typer.Typer(help="Approvals: what waits for whom, decide it, check the audit log.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The approval; for a trip, the trip's id.")]
 UnsignedActorOption = Annotated[

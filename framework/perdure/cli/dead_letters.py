@@ -40,7 +40,7 @@ from perdure.saga.signatures import sign_action
 from perdure.targets import Target
 from perdure.terminal import console, several_lines
 
-app = typer.Typer(help="Steps that could not be undone: list them, look at them, decide.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 _list: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
 _many: Target[BulkActionRequest, BulkActionReceipt] = Target(

@@ -17,6 +17,7 @@ import httpx
 import typer
 from rich.text import Text
 
+from perdure._runtime.tls import tls_context
 from perdure.alerts.conditions import RETRIES_OF_STUCK, Trouble, many_id, survey, with_reasons
 from perdure.cli.local_checks import Finding, disk_finding, key_findings
 from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption
@@ -76,7 +77,7 @@ async def examine(ingress: str, admin: str, folder: Path, environment: Mapping[s
     Yields:
         What was found.
     """
-    async with httpx.AsyncClient(timeout=_PATIENCE) as http:
+    async with httpx.AsyncClient(timeout=_PATIENCE, verify=tls_context()) as http:
         async for finding in _guarded("ingress", _ingress(http, ingress), "PERDURE_INGRESS_URL"):
             yield finding
         async for finding in _guarded("engine", _engine(http, AdminClient(admin, http=http)), "PERDURE_ADMIN_URL"):

@@ -12,7 +12,7 @@ from perdure.engine.admin import AdminClient
 from perdure.errors import ConfigurationError, EngineError
 from perdure.terminal import console
 
-app = typer.Typer(help="Invocations: go on with one that is paused, or end one.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Act = Literal["resume", "cancel", "kill"]
 

@@ -12,7 +12,7 @@ from perdure.security.codec import JournalCodec, new_encryption_key
 from perdure.security.keys import PrivateKey
 from perdure.terminal import console
 
-app = typer.Typer(help="Keys of the engine, of issuers, and for encryption.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The private key's file.", show_default=False)]
 

@@ -28,7 +28,7 @@ from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
 from perdure.security.codec import codec_from_environment
 from perdure.terminal import console
 
-app = typer.Typer(help="Sagas: which are open, and each step of one.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 _PHASE_STYLES = {"lost": "bold red", "needs_attention": "bold red", "paused": "yellow", "compensating": "yellow"}

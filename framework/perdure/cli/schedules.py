@@ -42,7 +42,7 @@ from perdure.schedules.recurrence import CatchUp, Overlap
 from perdure.schedules.signatures import sign_action, sign_setting
 from perdure.terminal import console
 
-app = typer.Typer(help="Schedules: what starts by itself, when, and what came of it.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The schedule.")]
 

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from perdure._runtime.places import OutputSource, ValueCodec
 from perdure._runtime.serdes import serde_for
+from perdure._runtime.tls import tls_context
 from perdure.engine.proxy_answers import ProxyAnswer, proxy_answer
 from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
 from perdure.idempotency import check_idempotency_key
@@ -60,6 +61,7 @@ class IngressRequests:
         self._retries = retries
         self._owned = http is None
         self._http = http or httpx.AsyncClient(
+            verify=tls_context(),
             timeout=httpx.Timeout(None if timeout is None else timeout.total_seconds(), connect=_CONNECT),
             limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),
         )

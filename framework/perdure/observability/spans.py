@@ -19,6 +19,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Event, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import DEFAULT_OFF, DEFAULT_ON, Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
@@ -57,6 +58,17 @@ _USUAL_LIMITS: Final = SpanLimits(_MOST, _MOST, _MOST, _MOST, _MOST, _MOST, Span
 # What processors have for `on_start` that do nothing there: it would be called for each span.
 _NOT_INTERESTED = (SpanProcessor.on_start, BatchSpanProcessor.on_start)
 _NOWHERE = Context()
+
+
+class TraceIds(RandomIdGenerator):
+    """Random ids without the flag of Trace Context's level 2 that says that they are random.
+
+    The engine (1.7.12) ignores a whole ``traceparent`` with a flag that it doesn't know, and begins a trace of its own.
+    """
+
+    def is_trace_id_random(self) -> bool:
+        """Return False, so that the flag is not set."""
+        return False
 
 
 class HandlerSpan(Span):

@@ -21,15 +21,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import ClassVar, Final
 
-from opentelemetry import trace
-from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-
 from perdure.errors import ConfigurationError
-from perdure.observability.otlp import SpanExporter, SpanSender
-from perdure.observability.spans import HandlerTracerProvider
-from perdure.observability.tracing import trace_handlers
 
 __all__ = ["configure_tracing", "sends_spans", "stop_tracing"]
 
@@ -64,16 +56,6 @@ def configure_tracing(service: str) -> bool:
     return True
 
 
-class _Ids(RandomIdGenerator):
-    """Makes ids as always, but doesn't set the flag of Trace Context's level 2 that says that they are random.
-
-    The engine (1.7.12) ignores a whole ``traceparent`` with a flag that it doesn't know, and begins a trace of its own.
-    """
-
-    def is_trace_id_random(self) -> bool:
-        return False
-
-
 class _Sending:
     """What was set up in this process, so that it can be ended."""
 
@@ -83,9 +65,18 @@ class _Sending:
 def _send_spans(service: str) -> None:
     if _Sending.stops:
         return
+    # Loading these takes a tenth of a service's start, and only processes that send spans need them.
+    from opentelemetry import trace  # noqa: PLC0415
+    from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor  # noqa: PLC0415
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+
+    from perdure.observability.otlp import SpanExporter, SpanSender  # noqa: PLC0415
+    from perdure.observability.spans import HandlerTracerProvider, TraceIds  # noqa: PLC0415
+    from perdure.observability.tracing import trace_handlers  # noqa: PLC0415
+
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or service})
     try:
-        provider = HandlerTracerProvider(resource, _Ids())
+        provider = HandlerTracerProvider(resource, TraceIds())
     except ValueError as error:
         raise ConfigurationError(f"OpenTelemetry's settings can't be used: {error}") from error
     provider.add_span_processor(SpanSender(SpanExporter()))

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.data_plane.database import Database
 from services.data_plane.seed import seed
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _MIGRATION_LOCK = 0x70657264757265  # "perdure", as a number
 
@@ -44,8 +45,9 @@ async def check_schema(database: Database) -> None:
 
 @cache
 def _older_versions() -> frozenset[str]:
-    scripts = ScriptDirectory(str(Path(__file__).parent))
-    return frozenset(each.revision for each in scripts.walk_revisions()) - frozenset(scripts.get_heads())
+    # Read from the names of the files, so that a service need not import Alembic.
+    *older, _newest = sorted(path.name.partition("_")[0] for path in (Path(__file__).parent / "versions").glob("*.py"))
+    return frozenset(older)
 
 
 async def migrate(url: str) -> None:
@@ -80,15 +82,21 @@ async def _lock(connection: AsyncConnection) -> None:
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
     """Apply missing revisions in the transaction of the connection."""
+    from alembic import command  # noqa: PLC0415 - services import this module and do not migrate
+
     command.upgrade(_config(connection), revision)
 
 
 def downgrade(connection: Connection, revision: str) -> None:
     """Revert revisions in the transaction of the connection; ``"base"`` reverts all and deletes all data."""
+    from alembic import command  # noqa: PLC0415 - likewise
+
     command.downgrade(_config(connection), revision)
 
 
 def _config(connection: Connection) -> Config:
+    from alembic.config import Config  # noqa: PLC0415 - likewise
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection

@@ -1,8 +1,8 @@
 """Charges of trips, on a double-entry ledger in integer minor units.
 
 Each movement of money is one transaction of postings that sum to zero. Postings are immutable: a refund is another
-transaction. An account stores the sum of its postings as ``balance_minor``, so that one conditional update can check and
-debit it; the audit compares both.
+transaction. An account stores the sum of its postings as ``balance_minor``, so that one conditional update can check
+and debit it; the audit compares both.
 """
 
 from __future__ import annotations

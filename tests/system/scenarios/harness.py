@@ -30,6 +30,9 @@ from services.runtime.approval_audit import audit_platform
 from services.runtime.connections import local_http
 from services.runtime.platform import Platform
 
+PASSWORD_MEMORY: Final = 64
+"""How many KiB a password's hash takes at the console of a stage: little, since it signs in often."""
+
 _LOOK: Final = 0.02
 _WITHIN: Final = timedelta(seconds=20)
 _JSON: Final = {"content-type": "application/json"}
@@ -70,8 +73,9 @@ def harness_environment(environment: Mapping[str, str]) -> dict[str, str]:
         **without,
         "PERDURE_ORCHESTRATOR_UNDO_ATTEMPTS": "3",
         "PERDURE_ORCHESTRATOR_UNDO_DELAY": "PT0.1S",
-        "PERDURE_SAGA_RECONCILER_INTERVAL": "PT0.5S",
+        "PERDURE_SAGA_RECONCILER_INTERVAL": "PT2S",
         "PERDURE_SAGA_RECONCILER_GRACE": "PT1S",
+        "PERDURE_CONSOLE_PASSWORD_MEMORY": str(PASSWORD_MEMORY),
     }
 
 
