@@ -30,13 +30,14 @@ from perdure.idempotency import join_key, validate_idempotency_key
 from perdure.loops import WorkflowLoop
 from perdure.observability.hooks import ObservabilityHooks, add_hooks, default_hooks, remove_hooks
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
+from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, RunFuture, run_async, run_with_retry
 from perdure.saga.orchestration import Orchestration
 from perdure.saga.policy import CompensationStrategy, Outcome, SagaConfig
 from perdure.saga.progress import Phase
 from perdure.saga.recorder import Saga
 from perdure.saga.safe_step import SafeStep
-from perdure.saga.steps import Step, StepRetry
+from perdure.saga.steps import Step
 from perdure.schedules import ScheduleClient
 from perdure.security.config import SecurityConfig
 from perdure.security.middleware import SecurityMiddleware
@@ -86,6 +87,7 @@ __all__ = [
     "PromiseRaceResult",
     "RaceResult",
     "ReadOnlyState",
+    "RetryPolicy",
     "RunConfig",
     "RunFuture",
     "SafeStep",
@@ -102,7 +104,6 @@ __all__ = [
     "StatusChange",
     "StatusData",
     "Step",
-    "StepRetry",
     "Target",
     "Time",
     "WorkflowClient",

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final, Self
-
-import restate
+from typing import Any, Final, Literal, Self
 
 from perdure._runtime.checks import check_types
 from perdure._runtime.serdes import ENGINE_MESSAGE_LIMIT
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
+from perdure.retry import RetryPolicy
 
 MIB: Final = 1024 * 1024
 
@@ -48,7 +47,8 @@ class WorkflowConfig:
         inactivity_timeout: How long an attempt may be silent before the engine asks it to suspend; None leaves it to
             the engine (a minute).
         abort_timeout: How long after that the attempt is aborted; None leaves it to the engine (ten minutes).
-        retry: How the engine retries attempts that fail; None leaves it to the engine.
+        retry: Retries of failed attempts; None leaves them to the engine.
+        on_exhausted: What the engine does after the last attempt of ``retry``; None leaves it to the engine.
 
     Raises:
         ConfigurationError: A value out of range.
@@ -62,7 +62,8 @@ class WorkflowConfig:
     idempotency_retention: timedelta | None = None
     inactivity_timeout: timedelta | None = None
     abort_timeout: timedelta | None = None
-    retry: restate.InvocationRetryPolicy | None = None
+    retry: RetryPolicy | None = None
+    on_exhausted: Literal["pause", "kill"] | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -138,7 +139,7 @@ class WorkflowConfig:
             else self.idempotency_retention,
             "inactivity_timeout": self.inactivity_timeout,
             "abort_timeout": self.abort_timeout,
-            "invocation_retry_policy": self.retry,
+            "invocation_retry_policy": None if self.retry is None else self.retry.for_invocations(self.on_exhausted),
         }
         return {name: value for name, value in wanted.items() if value is not None}
 

@@ -46,7 +46,7 @@ class Engine:
         self.http = http
         self.ingress_url = ingress_url.rstrip("/")
         self.codec = codec
-        self._ingress = IngressClient(ingress_url, http=http, retries=1, codec=codec)
+        self._ingress = IngressClient(ingress_url, http=http, max_attempts=2, codec=codec)
         self._admin = AdminClient(admin_url, http=http)
 
     @classmethod

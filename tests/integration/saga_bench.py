@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -23,13 +23,14 @@ from perdure import (
     SagaConfig,
     ServiceClient,
     Step,
-    StepRetry,
     Target,
 )
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused
+from perdure.retry import RetryPolicy
 from perdure.saga import hosting
 from perdure.saga.messages import RollbackStatus, rollback_status
+from perdure.saga.steps import RETRIED_STATUSES
 from tests.support import Recording, eventually
 
 
@@ -155,8 +156,15 @@ def step(cp: Orchestration, name: str, **task: Any) -> Step[Task, str]:
     return Step(name, do_task, Task(key=cp.key, name=name, **task), compensate="undo")
 
 
-async def run_step(cp: Orchestration, name: str, retry: StepRetry | None = None, **task: Any) -> str:
-    return await cp.step(name, do_task, Task(key=cp.key, name=name, **task), compensate="undo", retry=retry)
+async def run_step(
+    cp: Orchestration,
+    name: str,
+    retry: RetryPolicy | None = None,
+    retry_on: Collection[int] = RETRIED_STATUSES,
+    **task: Any,
+) -> str:
+    details = Task(key=cp.key, name=name, **task)
+    return await cp.step(name, do_task, details, compensate="undo", retry=retry, retry_on=retry_on)
 
 
 async def forget_runs(admin: AdminClient, key: str) -> None:

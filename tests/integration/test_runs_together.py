@@ -23,7 +23,7 @@ from perdure import (
     run_async,
     run_with_retry,
 )
-from perdure._runtime import run_attempts
+from perdure._runtime import concurrent_runs
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, error_code
 from tests.support import eventually
@@ -234,7 +234,7 @@ async def test_a_run_after_the_others_is_counted_by_the_engine_again(restate):
 
 async def test_runs_whose_counts_are_lost_in_crashes_end_all_the_same(restate, monkeypatch):
     shop = Shop()
-    monkeypatch.setattr(run_attempts, "_tallies", run_attempts._Tallies(size=0))  # remembers nothing
+    monkeypatch.setattr(concurrent_runs, "_store", concurrent_runs._AttemptStore(size=0))  # remembers nothing
 
     async def work(ctx: sdk.Context) -> str:
         runs = [run_async(ctx, bounded(name, 2), shop.failing(name, 99)) for name in ("a", "b")]

@@ -20,6 +20,7 @@ import pytest
 from perdure import AdminClient, IngressClient, Orchestration, SagaConfig, StatusData, Target
 from perdure.engine.admin import sql_text
 from perdure.errors import EngineError, Refused
+from perdure.retry import RetryPolicy
 from perdure.saga import dispatch, submission
 from perdure.saga.orphans import look
 from perdure.saga.reconciler import SagaReconciler
@@ -168,7 +169,7 @@ async def assert_all_or_none(ingress: IngressClient, service: str, keys: list[st
 async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
     restate, bench, did: Recording, monkeypatch, seed
 ):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(submission, "OUTCOME_POLLS", RetryPolicy(timedelta(milliseconds=500), max_attempts=None))
     monkeypatch.setattr(dispatch, "LOOK_AGAIN", timedelta(milliseconds=500))
     child_name = f"{bench.name}Child"
 

@@ -21,19 +21,19 @@ from perdure import (
     Orchestration,
     RunConfig,
     Step,
-    StepRetry,
     Target,
 )
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
+from perdure.retry import RetryPolicy
 from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackStatus
 from perdure.saga.policy import CompensationHandler, Outcome, StepState
 from tests.integration.saga_bench import Bench, Task, run_step, step, truth
 from tests.support import Recording, eventually
 
 LIMIT = timedelta(seconds=1)  # what ends by itself takes less, even on a busy machine
-AGAIN = StepRetry(max_attempts=2, initial_delay=timedelta(milliseconds=10), on=frozenset({408}))
+AGAIN = RetryPolicy(initial_interval=timedelta(milliseconds=10), max_attempts=2)
 
 slowly = Target("Slow", "do", Task, str)
 
@@ -76,9 +76,9 @@ class Slow:
         return slow
 
 
-def slow_step(cp: Orchestration, retry: StepRetry = AGAIN) -> Step[Task, str]:
+def slow_step(cp: Orchestration, retry: RetryPolicy = AGAIN) -> Step[Task, str]:
     task = Task(key=cp.key, name="slow")
-    return Step("slow", slowly, task, compensate="undo", timeout=LIMIT, retry=retry)
+    return Step("slow", slowly, task, compensate="undo", timeout=LIMIT, retry=retry, retry_on={408})
 
 
 async def do_slowly(cp: Orchestration) -> str:

@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import pytest
 import restate as sdk
-from restate import InvocationRetryPolicy
 
 from perdure import (
     AdminClient,
@@ -26,6 +25,7 @@ from perdure import (
 )
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError
+from perdure.retry import RetryPolicy
 from perdure.testing.plugin import RestateServers
 from perdure.testing.served import Mode, Restate
 from perdure.testing.server import RestateServer
@@ -36,7 +36,8 @@ CONFIG = WorkflowConfig(
     journal_retention=timedelta(hours=2),
     inactivity_timeout=timedelta(seconds=90),
     abort_timeout=timedelta(minutes=3),
-    retry=InvocationRetryPolicy(max_attempts=7, on_max_attempts="kill"),
+    retry=RetryPolicy(max_attempts=7),
+    on_exhausted="kill",
 )
 
 

@@ -46,7 +46,7 @@ class Ingress:
 
     def client(self, **options: Any) -> IngressClient:
         http = httpx.AsyncClient(transport=httpx.MockTransport(self))
-        return IngressClient(URL, http=http, **{"retries": 2, **options})
+        return IngressClient(URL, http=http, **{"max_attempts": 3, **options})
 
 
 OK = httpx.Response(200, json={"text": "booked"})

@@ -13,24 +13,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from restate import InvocationRetryPolicy
+from perdure.retry import RetryPolicy
 
-SHORT_RETRIES: Final = InvocationRetryPolicy(
-    initial_interval=timedelta(milliseconds=100),
-    exponentiation_factor=5.0,
-    max_interval=timedelta(seconds=10),
-    max_attempts=4,
-    on_max_attempts="kill",
-)
+SHORT_RETRIES: Final = RetryPolicy(
+    initial_interval=timedelta(milliseconds=100), factor=5.0, max_interval=timedelta(seconds=10), max_attempts=4
+).for_invocations("kill")
 """Four attempts, over about three seconds. For what somebody waits for, and asks again."""
 
-LONG_RETRIES: Final = InvocationRetryPolicy(
-    initial_interval=timedelta(milliseconds=100),
-    exponentiation_factor=2.0,
-    max_interval=timedelta(seconds=30),
-    max_attempts=30,
-    on_max_attempts="kill",
-)
+LONG_RETRIES: Final = RetryPolicy(
+    initial_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=30), max_attempts=30
+).for_invocations("kill")
 """Thirty attempts, over about ten minutes. For what nobody waits for, so that a restart loses nothing."""
 
 

@@ -281,6 +281,11 @@ def ask_again(call: restate.RestateDurableCallFuture[Any]) -> None:
         call.invocation_id_future.task = None
 
 
+def limit_attempts(options: restate.RunOptions[Any], max_attempts: int | None) -> None:
+    """Change the attempts of a run that has been started: the SDK reads its options when the run's attempt ends."""
+    options.max_attempts = max_attempts
+
+
 def has_result(future: restate.RestateDurableFuture[Any]) -> bool:
     """Tell if a future has its result, without waiting for it.
 

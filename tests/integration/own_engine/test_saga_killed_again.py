@@ -15,6 +15,7 @@ from perdure import AdminClient, Orchestration, SagaConfig
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
+from perdure.retry import RetryPolicy
 from perdure.saga import admission, hosting, rollback, rollback_state, submission
 from perdure.saga.dispatcher import Start
 from perdure.saga.dispatcher import start as start_compensation
@@ -85,7 +86,7 @@ async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_no
 async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_anew(
     bench, did, admin, engine, monkeypatch
 ):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(submission, "OUTCOME_POLLS", RetryPolicy(timedelta(milliseconds=500), max_attempts=None))
     reconciler, _ = reconciler_of(engine)
 
     class Slow:

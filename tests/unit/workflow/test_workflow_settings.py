@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from restate import InvocationRetryPolicy
 
 from perdure.errors import ConfigurationError
+from perdure.retry import RetryPolicy
 from perdure.workflow_config import MIB, WorkflowConfig
 
 DAY = timedelta(days=1)
@@ -27,15 +27,15 @@ def test_the_three_sets_of_defaults_are_the_go_frameworks():
 def test_the_engine_is_told_what_was_set_and_nothing_else():
     assert WorkflowConfig().options() == {"idempotency_retention": 30 * DAY}
     assert WorkflowConfig().main_options() == {"workflow_retention": 30 * DAY}
-    policy = InvocationRetryPolicy(max_attempts=3)
+    policy = RetryPolicy(max_attempts=4)
     settings: dict[str, Any] = {
         "journal_retention": timedelta(0),
         "idempotency_retention": DAY,
         "inactivity_timeout": timedelta(0),
         "abort_timeout": timedelta(minutes=2),
     }
-    full = WorkflowConfig(**settings, retry=policy)
-    assert full.options() == {**settings, "invocation_retry_policy": policy}
+    full = WorkflowConfig(**settings, retry=policy, on_exhausted="kill")
+    assert full.options() == {**settings, "invocation_retry_policy": policy.for_invocations("kill")}
 
 
 def test_clean_up_shortens_how_long_everything_is_kept_and_never_lengthens_it():
