@@ -19,8 +19,9 @@ import typer
 from rich.table import Table
 
 from benchmarks.load import BenchmarkError
-from perdure import AdminClient, handler
+from perdure import handler
 from perdure._runtime.ports import free_ports
+from perdure.engine.admin import AdminClient
 from perdure.serving import build_app
 from perdure.terminal import TerminalConsole
 from perdure.testing.served import ServedApp

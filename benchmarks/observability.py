@@ -184,7 +184,7 @@ def main(
         plan = Plan(starts, rounds, timedelta(seconds=seconds), tuple(clients or (1, 32)), traced, ours_alone)
         code = bench(plan, PlatformSettings.read(), Terminal())
     except PerdureError as error:
-        error_console.say_all(f"bench: {error}")
+        error_console.print_lines(f"bench: {error}")
         code = 1
     sys.exit(code)
 

@@ -213,7 +213,7 @@ def main(
     try:
         code = bench(plan, PlatformSettings.read(), Terminal())
     except PerdureError as error:
-        error_console.say_all(f"bench: {error}")
+        error_console.print_lines(f"bench: {error}")
         code = 1
     sys.exit(code)
 

@@ -14,10 +14,11 @@ from benchmarks.load import BenchmarkError, Saga
 from benchmarks.measure import Side
 from benchmarks.messages import STEPS, Confirmation, Trip
 from benchmarks.variants import Shape, Variant
-from perdure import AdminClient, IngressClient, Target
+from perdure import IngressClient, Target
 from perdure._runtime.ports import free_ports
 from perdure.dev.processes import ChildProcess
 from perdure.engine import EngineConfig, EngineProcess
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 
 _HOST: Final = "127.0.0.1"

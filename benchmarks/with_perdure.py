@@ -26,7 +26,7 @@ def definitions(name: str, *, calls: bool) -> list[Servable]:
     """
     data_plane = f"{name}Bookings"
     book_target = Target(data_plane, "book", Booking, Booked)
-    cancel_target = Target(data_plane, "cancel", Booking, type(None))
+    cancel_target = Target(data_plane, "cancel", Booking, None)
 
     bookings = DataPlaneService(data_plane)
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from perdure import IngressClient, LoggingConfig, configure_logging
+from perdure import IngressClient
 from perdure.errors import IngressError
+from perdure.observability.logging import LoggingConfig, configure_logging
 from perdure.serving import Servable
 from perdure.testing import Mode, Restate, RestateServer
 

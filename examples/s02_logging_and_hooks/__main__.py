@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from examples._stage import Example, Stage
 from examples.s02_logging_and_hooks.app import visit, visits
-from perdure import ObservabilityHooks, add_hooks, remove_hooks
+from perdure import ObservabilityHooks
 from perdure.observability.events import InvocationEnded, InvocationStarted, StateWritten
+from perdure.observability.hooks import add_hooks, remove_hooks
 
 
 async def play(stage: Stage) -> None:

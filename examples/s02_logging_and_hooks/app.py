@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import restate
 
-from perdure import State, get_logger, handler
+from perdure import State, handler
+from perdure.observability.logging import get_logger
 
 log = get_logger("examples.visits")
 visits = restate.VirtualObject("Visits")

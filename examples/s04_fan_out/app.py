@@ -7,18 +7,8 @@ from datetime import timedelta
 import restate
 from pydantic import BaseModel
 
-from perdure import (
-    CallFuture,
-    ServiceClient,
-    fan_out,
-    fan_out_fail,
-    for_each,
-    gather,
-    handler,
-    map_concurrent,
-    process_batch,
-    race,
-)
+from perdure import ServiceClient, fan_out, fan_out_fail, for_each, gather, handler, map_concurrent, process_batch, race
+from perdure.clients import CallFuture
 from perdure.errors import Refused
 
 

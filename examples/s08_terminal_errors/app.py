@@ -8,7 +8,8 @@ from datetime import timedelta
 import restate
 from pydantic import BaseModel, Field
 
-from perdure import DataPlaneContext, DataPlaneService, ErrorMapping, RunConfig, ServiceClient, handler
+from perdure import DataPlaneContext, DataPlaneService, RunConfig, ServiceClient, handler
+from perdure.error_mapping import ErrorMapping
 from perdure.errors import NotFound, Refused, TerminalError, error_code
 
 

@@ -24,7 +24,7 @@ async def release(ctx: DataPlaneContext, booking: Booking) -> None:
 
 
 reserve_target = Target("Agency", "reserve", Booking, str)
-release_target = Target("Agency", "release", Booking, type(None))
+release_target = Target("Agency", "release", Booking, None)
 
 # The control plane decides.
 journeys = ControlPlaneService("Journeys", idempotency_prefix="journey")

@@ -17,7 +17,7 @@ from examples.s11_timers_and_loops.app import (
     reminded,
     send_digest,
 )
-from perdure import ScheduleClient
+from perdure.schedules import ScheduleClient
 from perdure.schedules import definitions as schedules
 
 

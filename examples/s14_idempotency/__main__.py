@@ -6,8 +6,8 @@ import sys
 
 from examples._stage import Example, Stage
 from examples.s14_idempotency.app import Charge, charge_once, charged, payments, renew, subscriptions
-from perdure import join_key, validate_idempotency_key
 from perdure.errors import InvalidInput
+from perdure.idempotency import join_key, validate_idempotency_key
 
 
 async def play(stage: Stage) -> None:

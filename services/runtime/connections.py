@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from perdure import AdminClient, IngressClient
+from perdure import IngressClient
 from perdure._runtime.places import ValueCodec
+from perdure.engine.admin import AdminClient
 
 
 def local_http() -> httpx.AsyncClient:

@@ -100,7 +100,7 @@ async def _book_first_trip(platform: Platform, terminal: Terminal) -> None:
             # The platform works; it's the kept data or the settings that have no room for this trip.
             terminal.say(f"the trip was refused: {error.message}", "bold red")
         else:
-            terminal.say_json(confirmation)
+            terminal.print_model(confirmation)
 
 
 def for_perdure(topology: Topology) -> str | None:

@@ -33,25 +33,25 @@ slow_echo = Target("Callees", "slow_echo", Order, Receipt)
 many = Target("Callees", "many", list[Order], list[Receipt])
 
 
-nothing = Target("Callees", "nothing", type(None), type(None))
+nothing = Target("Callees", "nothing", None, None)
 
 
 refuse = Target("Callees", "refuse", Order, Receipt)
 
 
-note = Target("Callees", "note", Order, type(None))
+note = Target("Callees", "note", Order, None)
 
 
 add = Target("Sums", "add", int, int)
 
 
-total = Target("Sums", "total", type(None), int)
+total = Target("Sums", "total", None, int)
 
 
 wait_flow = Target("Flows", "run", Order, Receipt)
 
 
-release = Target("Flows", "release", str, type(None))
+release = Target("Flows", "release", str, None)
 
 
 def callees(did: Recording) -> list[Any]:

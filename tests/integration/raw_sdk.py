@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, IngressClient, Target
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, Target
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from tests.support import eventually
 

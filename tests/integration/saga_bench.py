@@ -13,7 +13,6 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import (
-    AdminClient,
     ControlPlaneService,
     DataPlaneContext,
     DataPlaneService,
@@ -25,7 +24,7 @@ from perdure import (
     Step,
     Target,
 )
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.retry import RetryPolicy
 from perdure.saga import hosting
@@ -48,7 +47,7 @@ class Task(BaseModel):
 
 
 do_task = Target("Tasks", "do", Task, str)
-undo_task = Target("Tasks", "undo", Task, type(None))
+undo_task = Target("Tasks", "undo", Task, None)
 
 Main = Callable[[Orchestration], Awaitable[Any]]
 QUICK = {"initial_delay": timedelta(milliseconds=10), "max_delay": timedelta(milliseconds=30)}
@@ -123,7 +122,7 @@ class Bench:
         ingress = await self.serve(main, *more, **config)
         key = str(uuid4())
         try:
-            return key, await ingress.call(Target(self.name, "run", type(None), object), key=key)
+            return key, await ingress.call(Target(self.name, "run", None, object), key=key)
         except IngressError as error:
             return key, error
 

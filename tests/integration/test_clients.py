@@ -86,7 +86,7 @@ async def test_a_request_of_another_type_is_refused_before_anything_is_sent(rest
         did.add("attempt")
         return [await ServiceClient(ctx, echo).call(NotAnOrder(something="x"))]  # type: ignore[arg-type] # the mistake
 
-    with pytest.raises(IngressError, match="a value of class NotAnOrder can't be written as Order") as failed:
+    with pytest.raises(IngressError, match="cannot write a value of class NotAnOrder as Order") as failed:
         await done(restate, did, work)
     assert failed.value.metadata["code"] == "unwritable"
     assert did.all() == ["attempt"]
@@ -142,8 +142,8 @@ async def test_a_response_of_another_type_is_a_terminal_error_and_not_retried_fo
 
     said = "invalid input: body: Input should be a valid integer. Caller and callee must name the same type"
     assert await done(restate, did, work) == [
-        f"('Callees/echo: the response does not fit int: {said}', 'unreadable')",
-        f"('Flows/run: the response does not fit int: {said}', 'unreadable')",
+        f"('Callees/echo: the response does not match int: {said}', 'unreadable')",
+        f"('Flows/run: the response does not match int: {said}', 'unreadable')",
     ]
 
 

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import restate as sdk
 
-from perdure import AdminClient, IngressClient, ServiceClient, WorkflowClient
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, ServiceClient, WorkflowClient
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import TerminalError
 from tests.integration.callees import Order, callees, calling, done, note, wait_flow
 from tests.support import Recording, eventually

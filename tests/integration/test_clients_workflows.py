@@ -74,7 +74,7 @@ async def test_a_signal_goes_to_the_same_workflow_only(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         return [await WorkflowClient(ctx, wait_flow, key).signal(echo, Order(key=key))]
 
-    with pytest.raises(IngressError, match="a client of Flows/run can't signal Callees/echo") as refused:
+    with pytest.raises(IngressError, match="a client of Flows/run cannot signal Callees/echo") as refused:
         await done(restate, did, work)
     assert (refused.value.status_code, refused.value.metadata["field"]) == (400, "handler")
 

@@ -14,7 +14,6 @@ import pytest
 import restate as sdk
 
 from perdure import (
-    AdminClient,
     IngressClient,
     ServiceClient,
     fan_out,
@@ -26,7 +25,7 @@ from perdure import (
     run_async,
     wait_for_external_signal,
 )
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, TerminalError, error_code
 from tests.integration.concurrent_jobs import (
     ONE_ATTEMPT,

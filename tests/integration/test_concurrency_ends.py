@@ -221,15 +221,14 @@ async def test_what_can_not_be_done_right_is_refused_with_what_to_do_instead(res
     }  # fmt: skip
     env = await restate.serve(*cases(did, **works))
     start_it_first = (
-        "operation 1 is the coroutine _Client.call, which is no durable future. "
-        "Start it first, with call_async or run_async"
+        "operation 1 is the coroutine _Client.call, not a durable future. Start it first, with call_async or run_async"
     )
     async with IngressClient(env.ingress) as ingress:
         for name, status, code, message in (
             ("coroutine", 500, "not_durable", start_it_first),
             ("nobody", 400, "invalid_input", "race requires at least one future"),
-            ("no_limit", 400, "invalid_input", "the limit is 1 or more, not 0"),
-            ("no_size", 400, "invalid_input", "a chunk has 1 item or more, not 0"),
+            ("no_limit", 400, "invalid_input", "limit must be 1 or more, not 0"),
+            ("no_size", 400, "invalid_input", "size must be 1 or more, not 0"),
             ("asyncios", 500, "not_deterministic", "Use perdure's gather, race or map_concurrent"),
             ("inside_run", 500, "context_inside_run", "map_concurrent was used inside the run 'outer'"),
         ):  # fmt: skip

@@ -88,19 +88,19 @@ def waiting(
 
 async def test_no_wait_goes_past_the_one_method(restate):
     async def how(ctx: Any, ways: dict[str, Callable[[], Awaitable[Any]]]) -> list[str]:
-        sdk.divert_waits(ctx)
+        sdk.intercept_waits(ctx)
         past = []
         for name, wait in ways.items():
             taken: list[Any] = []
 
             async def take(what: Any, taken: list[Any] = taken) -> None:
                 taken.append(what)
-                sdk.waits_go_to.set(None)  # of the task in which the SDK waits, or of this one
+                sdk.wait_interceptor.set(None)  # of the task in which the SDK waits, or of this one
                 await sdk.wait_for_first(ctx, [what])
 
-            sdk.waits_go_to.set(take)
+            sdk.wait_interceptor.set(take)
             await wait()
-            sdk.waits_go_to.set(None)
+            sdk.wait_interceptor.set(None)
             if not taken:
                 past.append(name)
         return past

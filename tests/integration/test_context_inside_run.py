@@ -40,7 +40,7 @@ from tests.support import Recording
 
 SECOND = timedelta(seconds=1)
 
-other = Target("Insides", "nothing", type(None), type(None))
+other = Target("Insides", "nothing", None, None)
 
 
 def action() -> int:
@@ -202,7 +202,7 @@ async def test_every_use_of_the_context_inside_a_run_is_refused_at_once(restate,
                 error = refused
             else:
                 pytest.fail(f"{act}: {answer}")
-            assert "inside the run 'outer'. A run may not use the context: do it before or after" in error.message, act
+            assert "inside the run 'outer'. A run must not use the context" in error.message, act
             assert error.metadata["code"] == "context_inside_run", act
             assert error.metadata["run"] == "outer", act
             assert did.count(act) == 1, f"{act} was tried again"

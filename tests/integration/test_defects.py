@@ -17,7 +17,8 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import AdminClient, ControlPlaneService, IngressClient, Orchestration, SagaConfig, Target
+from perdure import ControlPlaneService, IngressClient, Orchestration, SagaConfig, Target
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.saga.compensations import TRANSIENT_RETRIES, Compensations
@@ -208,7 +209,7 @@ async def test_a_compensation_that_only_ever_fails_transiently_becomes_a_dead_le
     key = str(uuid4())
     async with IngressClient(env.ingress) as ingress:
         with pytest.raises(IngressError, match="step 'pay' failed: no money") as failed:
-            await ingress.call(Target("DefectOrders", "run", type(None), type(None)), key=key)
+            await ingress.call(Target("DefectOrders", "run", None, None), key=key)
         rollback = await ingress.call(rollback_status, key=f"DefectOrders:{key}")
     assert failed.value.metadata["rollback"] == "needs_attention"
     shipped = next(step for step in rollback.steps if step.step == "ship")
@@ -246,7 +247,7 @@ async def test_generated_keys_are_the_same_on_replay_and_never_collide(restate, 
         return keys
 
     env = await restate.serve(service)
-    target = Target("DefectKeys", "run", type(None), Keys)
+    target = Target("DefectKeys", "run", None, Keys)
     async with IngressClient(env.ingress) as ingress:
         one = await ingress.call(target, key=str(uuid4()))
         assert set(did.all()) == {one.model_dump_json()}, "a replay made other keys"

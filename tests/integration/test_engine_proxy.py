@@ -12,10 +12,11 @@ import httpx
 import pytest
 import restate
 
-from perdure import AdminClient, IngressClient, Target
+from perdure import IngressClient, Target
 from perdure._runtime.invocation_ids import pending_id, signal_id
 from perdure._runtime.ports import free_ports
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
+from perdure.engine.admin import AdminClient
 from perdure.engine.proxy import ProxySettings
 from perdure.engine.proxy.process import serve_proxy_async
 from perdure.errors import ConfigurationError, EngineError, IngressError

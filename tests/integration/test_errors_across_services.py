@@ -12,11 +12,9 @@ import restate as sdk
 from restate.exceptions import RetryableError
 
 from perdure import (
-    AdminClient,
     ControlPlaneService,
     DataPlaneContext,
     DataPlaneService,
-    ErrorMapping,
     IngressClient,
     Orchestration,
     RunConfig,
@@ -28,6 +26,8 @@ from perdure import (
     run_with_retry,
     wait_for_external_signal,
 )
+from perdure.engine.admin import AdminClient
+from perdure.error_mapping import ErrorMapping
 from perdure.errors import Cancelled, Conflict, IngressError, Refused, TerminalError, error_code
 from perdure.saga import hosting
 from perdure.saga.messages import rollback_status
@@ -122,7 +122,7 @@ async def test_what_a_library_raises_is_final_or_tried_again_as_the_mapping_says
 
 WAITS = {
     "sleep": lambda ctx: ctx.sleep(timedelta(hours=1)),
-    "call": lambda ctx: ServiceClient(ctx, Target("ErrorsWaiting", "for_ever", type(None), type(None))).call(),
+    "call": lambda ctx: ServiceClient(ctx, Target("ErrorsWaiting", "for_ever", None, None)).call(),
     "sdk call": lambda ctx: ctx.generic_call("ErrorsWaiting", "for_ever", b""),
     "signal": lambda ctx: wait_for_external_signal(ctx, str).result(),
     "select": lambda ctx: sdk.select(one=ctx.sleep(timedelta(hours=1)), other=ctx.awakeable()[1]),
@@ -146,7 +146,7 @@ async def test_a_cancel_is_a_cancelled_wherever_it_is_met_and_an_applications_40
     async def go(ctx: sdk.Context, what: str) -> str:
         if what == "refusal":
             try:
-                await ServiceClient(ctx, Target("ErrorsWaiting", "refuse", type(None), type(None))).call()
+                await ServiceClient(ctx, Target("ErrorsWaiting", "refuse", None, None)).call()
             except Cancelled:
                 return "taken for a cancel"
             except TerminalError as error:
@@ -267,7 +267,7 @@ async def test_an_orchestration_maps_what_its_local_steps_and_compensations_rais
     key = str(uuid4())
     async with IngressClient(env.ingress) as ingress:
         with pytest.raises(IngressError, match="step 'send' failed: 'no such road'") as failed:
-            await ingress.call(Target("ErrorsOrders", "run", type(None), type(None)), key=key)
+            await ingress.call(Target("ErrorsOrders", "run", None, None), key=key)
         rollback = await ingress.call(rollback_status, key=f"ErrorsOrders:{key}")
     assert (failed.value.code, failed.value.metadata["rollback"]) == ("refused", "needs_attention")
     assert {step.step: step.error for step in rollback.steps if step.error} == {"load": "the lorry is still there"}

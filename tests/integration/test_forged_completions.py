@@ -15,21 +15,12 @@ import pytest
 import pytest_asyncio
 import restate as sdk
 
-from perdure import (
-    AdminClient,
-    ControlPlaneService,
-    Orchestration,
-    SagaConfig,
-    ServiceClient,
-    Target,
-    WorkflowClient,
-    handler,
-)
+from perdure import ControlPlaneService, Orchestration, SagaConfig, ServiceClient, Target, WorkflowClient, handler
 from perdure._runtime.invocation_ids import pending_id, signal_id
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.service import definitions
 from perdure.determinism import Time
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Refused
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest
 from perdure.saga.policy import Outcome, StepState
@@ -219,7 +210,7 @@ async def test_forged_report_ends_no_rollback(bench, did, how):
         await run_step(cp, "b", fails=-1)
 
     ingress = await bench.serve(main)
-    key, target = str(uuid4()), Target(bench.name, "run", type(None), object)
+    key, target = str(uuid4()), Target(bench.name, "run", None, object)
     invocation = await ingress.submit(target, key=key)
     await eventually(truth(lambda: did.count(f"undo {key}/a") > 0), what="compensation that hangs")
     await complete(ingress.url, signal_id(invocation), how, REPORT)
@@ -242,12 +233,12 @@ async def test_forged_report_undoes_no_child(bench, did):
         return "child"
 
     async def main(cp: Orchestration) -> None:
-        await cp.child("package", Target(child_name, "run", type(None), object), None, key=f"{cp.key}-child")
+        await cp.child("package", Target(child_name, "run", None, object), None, key=f"{cp.key}-child")
         await run_step(cp, "b", fails=-1)
 
     nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
     ingress = await bench.serve(main, nested)
-    key, target = str(uuid4()), Target(bench.name, "run", type(None), object)
+    key, target = str(uuid4()), Target(bench.name, "run", None, object)
     await ingress.send(target, key=key)
     await eventually(truth(lambda: did.count(f"undo {key}-child/c") > 0), what="compensation that hangs")
     async with AdminClient(bench.admin_url) as admin:
@@ -293,7 +284,7 @@ async def test_other_service_reads_no_report(bench):
 
     ingress = await bench.serve(main, *map(service, names), callers)
     key = str(uuid4())
-    error = await refused(ingress.call(Target(names[0], "run", type(None), type(None)), key=key))
+    error = await refused(ingress.call(Target(names[0], "run", None, None), key=key))
     assert error.metadata["rollback"] == "rolled_back"
     error = await refused(ingress.call(ask, key))
     assert (error.status_code, error.code) == (409, "conflict")

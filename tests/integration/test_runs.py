@@ -12,8 +12,8 @@ import pytest
 import restate as sdk
 from restate.exceptions import RetryableError
 
-from perdure import AdminClient, IngressClient, RunConfig, run_with_retry
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, RunConfig, run_with_retry
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Refused, TerminalError, error_code
 from tests.integration.run_cases import QUICK, failing, failure_of, go, result_of, serving
 from tests.support import eventually

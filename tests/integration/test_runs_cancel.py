@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, IngressClient, RunConfig, run_with_retry
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, RunConfig, run_with_retry
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Cancelled, IngressError, TerminalError
 from tests.integration.run_cases import QUICK, failing, failure_of, go, serving
 from tests.support import eventually

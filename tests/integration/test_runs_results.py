@@ -92,7 +92,7 @@ async def test_a_result_that_could_not_be_read_back_fails_the_run_once_and_for_g
 
     error = await failure_of(restate, work)
     assert did.count("attempt") == 1
-    assert "a value of class str can't be written as Part" in error.message
+    assert "cannot write a value of class str as Part" in error.message
     assert error.metadata["code"] == "unwritable"
 
 

@@ -12,19 +12,9 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import (
-    AdminClient,
-    IngressClient,
-    RunConfig,
-    Target,
-    fan_out,
-    handler,
-    map_concurrent,
-    run_async,
-    run_with_retry,
-)
+from perdure import IngressClient, RunConfig, Target, fan_out, handler, map_concurrent, run_async, run_with_retry
 from perdure._runtime import concurrent_runs
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, error_code
 from tests.support import eventually
 
@@ -226,7 +216,7 @@ async def test_a_run_after_the_others_is_counted_by_the_engine_again(restate):
         runs = [run_async(ctx, bounded(name, 3), shop.failing(name, 1)) for name in ("a", "b")]
         await fan_out(ctx, runs)
         last = run_async(ctx, bounded("last", 1), shop.failing("last", 1))
-        return f"{await last} {last._companion.accompanied}"
+        return f"{await last} {last._member.is_concurrent}"
 
     assert await played(restate, work) == "last False"
     assert shop.began == {"a": 2, "b": 2, "last": 2}

@@ -12,8 +12,8 @@ import httpx
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, ControlPlaneService, Orchestration, SagaConfig, Target
-from perdure.engine.admin import sql_text
+from perdure import ControlPlaneService, Orchestration, SagaConfig, Target
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from perdure.observability.metrics import OPEN_SAGAS
 from perdure.retry import RetryPolicy
@@ -28,7 +28,7 @@ from tests.support import Recording, eventually
 
 pytestmark = pytest.mark.restate_modes("all")
 
-sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
+sweep = Target("SagaReconciler", "sweep", None, ScanReport)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ async def admin(restate) -> AsyncIterator[AdminClient]:
 
 
 def run_of(service: str) -> Target[None, object]:
-    return Target(service, "run", type(None), object)
+    return Target(service, "run", None, object)
 
 
 async def start(bench: Bench, service: str, key: str) -> str:

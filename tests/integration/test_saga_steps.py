@@ -83,7 +83,7 @@ async def test_a_step_over_its_time_limit_fails_and_is_undone_after_it_ended(ben
 
     ingress = await bench.serve(main)
     key = str(uuid4())
-    run = Target(bench.name, "run", type(None), object)
+    run = Target(bench.name, "run", None, object)
     call = asyncio.create_task(ingress.call(run, key=key))
 
     async def handed_over() -> bool:

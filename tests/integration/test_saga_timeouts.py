@@ -13,17 +13,8 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import (
-    AdminClient,
-    CompensationStrategy,
-    DataPlaneContext,
-    DataPlaneService,
-    Orchestration,
-    RunConfig,
-    Step,
-    Target,
-)
-from perdure.engine.admin import sql_text
+from perdure import CompensationStrategy, DataPlaneContext, DataPlaneService, Orchestration, RunConfig, Step, Target
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
 from perdure.retry import RetryPolicy
@@ -87,7 +78,7 @@ async def do_slowly(cp: Orchestration) -> str:
 
 def begin(bench: Bench) -> tuple[str, asyncio.Task[Any]]:
     key = str(uuid4())
-    return key, asyncio.create_task(bench.ingress.call(Target(bench.name, "run", type(None), object), key=key))
+    return key, asyncio.create_task(bench.ingress.call(Target(bench.name, "run", None, object), key=key))
 
 
 async def awaited(bench: Bench, key: str) -> list[str]:

@@ -17,8 +17,9 @@ import pytest
 import restate as sdk
 from restate.exceptions import TerminalError
 
-from perdure import AdminClient, IngressClient
+from perdure import IngressClient
 from perdure._runtime.invocation_ids import pending_id, signal_id
+from perdure.engine.admin import AdminClient
 from perdure.errors import EngineError, IngressError
 from tests.integration.raw_sdk import facts, failure_of, go, last_failure
 from tests.support import Recording, eventually

@@ -88,7 +88,7 @@ async def test_the_wait_for_a_calls_invocation_id_can_be_begun_anew(restate):
         try:
             await call.invocation_id()
         except TerminalError:
-            sdk.ask_again(call)
+            sdk.retry_invocation_id(call)
         return await call.invocation_id()
 
     env = await restate.serve(facts(work))

@@ -12,8 +12,6 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import (
-    AdminClient,
-    ExternalSignal,
     IngressClient,
     gather,
     get_internal_signal,
@@ -24,8 +22,9 @@ from perdure import (
     wait_for_external_signal,
 )
 from perdure._runtime import invocation_ids
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
+from perdure.signals import ExternalSignal
 from tests.support import Recording, eventually
 
 
@@ -161,7 +160,7 @@ async def test_an_answer_from_outside_that_does_not_fit_ends_the_wait_instead_of
         await ingress.send(wait, key, idempotency_key=key)
         url = f"{env.ingress}/restate/awakeables/{await signal_id(did, key)}/resolve"
         (await http.post(url, content=body, headers={"content-type": "application/json"})).raise_for_status()
-        with pytest.raises(IngressError, match="the answer to an external signal does not fit Verdict") as failed:
+        with pytest.raises(IngressError, match="the answer to an external signal does not match Verdict") as failed:
             await ingress.call(wait, key, idempotency_key=key)
     error = failed.value
     assert (error.status_code, error.code, error.metadata["field"]) == (400, "invalid_input", field)
@@ -319,7 +318,7 @@ async def test_an_id_that_no_signal_can_have_is_refused_at_once(restate, did):
         # As a web page might hand on what somebody typed. The engine would retry the handler for ever.
         for id_ in ("", "bogus", "ü" * 44, real[:-1], real + "A", real[:-1] + "_", real.replace("sign_1", "prom_1")):
             for act, answer in ((resolve, Answer(id=id_, verdict=YES)), (reject, Answer(id=id_, reason="no"))):
-                with pytest.raises(IngressError, match="is no id of an external signal") as failed:
+                with pytest.raises(IngressError, match="is not the ID of an external signal") as failed:
                     await ingress.call(act, answer)
                 assert (failed.value.status_code, failed.value.metadata["field"]) == (400, "id")
         await ingress.call(resolve, Answer(id=real, verdict=YES))
@@ -348,7 +347,7 @@ async def test_a_promise_of_another_type_is_said_to_who_looks_and_waits_for_a_de
         invocation_id = await ingress.submit(run, key=key)
         await ingress.call(say, "five", key=key)
         with pytest.raises(
-            IngressError, match="Misread/peek can't read signal 'word' as int: invalid input: body"
+            IngressError, match="Misread/peek cannot read signal 'word' as int: invalid input: body"
         ) as no:
             await ingress.call(peek, key=key)
         assert (no.value.status_code, no.value.metadata) == (
@@ -360,6 +359,6 @@ async def test_a_promise_of_another_type_is_said_to_who_looks_and_waits_for_a_de
             rows = await admin.query(f"select last_failure from sys_invocation where id = {sql_text(invocation_id)}")
             return rows[0].get("last_failure") if rows else None
 
-        assert "Misread/run can't read signal 'word' as int" in await eventually(failure, what="failed attempt")
+        assert "Misread/run cannot read signal 'word' as int" in await eventually(failure, what="failed attempt")
         deployed["type"] = str
         assert await ingress.attach(run, key=key) == "'five'"

@@ -13,8 +13,8 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import AdminClient, IngressClient, MutableState, ReadOnlyState, State, clear_all, handler
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, MutableState, ReadOnlyState, State, clear_all, handler
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from tests.support import Recording, eventually
 
@@ -117,7 +117,7 @@ async def test_a_value_of_another_type_is_refused_at_once_and_changes_nothing(re
     async with IngressClient(env.ingress) as ingress:
         key = str(uuid4())
         await ingress.call(write, UNSET.model_copy(update={"number": 5}), key=key)
-        with pytest.raises(IngressError, match="a value of class str can't be written as int") as refused:
+        with pytest.raises(IngressError, match="cannot write a value of class str as int") as refused:
             await ingress.call(write_wrong, key=key)
         assert refused.value.metadata["code"] == "unwritable"
         assert (await ingress.call(read, key=key)).number == 5
@@ -297,7 +297,7 @@ async def test_an_entry_that_does_not_fit_is_said_at_once_to_who_looks_and_waits
             await ingress.call(look, key=key)
         error = unreadable.value
         assert error.message.startswith(
-            "Unreadable/look can't read state 'number' as int: invalid input: body: Input should be a valid integer"
+            "Unreadable/look cannot read state 'number' as int: invalid input: body: Input should be a valid integer"
         )
         assert (error.status_code, error.metadata) == (
             500,
@@ -310,7 +310,7 @@ async def test_an_entry_that_does_not_fit_is_said_at_once_to_who_looks_and_waits
             rows = await admin.query(f"select last_failure from sys_invocation where id = {sql_text(invocation_id)}")
             return rows[0].get("last_failure") if rows else None
 
-        assert "Unreadable/work can't read state 'number' as int" in await eventually(failure, what="failed attempt")
+        assert "Unreadable/work cannot read state 'number' as int" in await eventually(failure, what="failed attempt")
         deployed["type"] = str
         assert await ingress.call(work, key=key, idempotency_key=key) == "'five'"
 

@@ -12,7 +12,6 @@ import pytest
 import restate as sdk
 
 from perdure import (
-    AdminClient,
     ControlPlaneService,
     IngressClient,
     Orchestration,
@@ -21,11 +20,11 @@ from perdure import (
     Target,
     WorkflowConfig,
     handler,
-    monitor_state_size,
 )
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from perdure.retry import RetryPolicy
+from perdure.state import monitor_state_size
 from perdure.testing.plugin import RestateServers
 from perdure.testing.served import Mode, Restate
 from perdure.testing.server import RestateServer
@@ -57,7 +56,7 @@ def flow_of(name: str, config: WorkflowConfig) -> tuple[ControlPlaneService, Tar
         await State(cp.ctx, "note", str).set("kept")
         return "done"
 
-    return service, Target(name, "run", type(None), str)
+    return service, Target(name, "run", None, str)
 
 
 @pytest.mark.restate_modes("http2")
@@ -126,7 +125,7 @@ async def test_what_ended_is_gone_after_its_retention_and_not_before(tidy):
             with pytest.raises(IngressError) as forgotten:
                 await ingress.output(run_short, key=key)
             assert forgotten.value.status_code == 404
-            status = Target("LongFlow", "status", type(None), StatusData)
+            status = Target("LongFlow", "status", None, StatusData)
             assert (await ingress.call(status, key=key)).phase == "completed"
     finally:
         await restate.close()

@@ -12,7 +12,6 @@ import pytest
 import restate as sdk
 
 from perdure import (
-    AdminClient,
     IngressClient,
     Target,
     Time,
@@ -23,7 +22,7 @@ from perdure import (
     run_with_retry,
 )
 from perdure._runtime.time_scale import scaling
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused, TerminalError
 from perdure.testing.served import Mode
 from tests.support import Recording, eventually

@@ -11,16 +11,13 @@ from pydantic import BaseModel
 
 from perdure import (
     DeterministicHelpers,
-    ErrorMapping,
     MutableState,
     ObservabilityHooks,
     PromiseRaceResult,
     ReadOnlyState,
     RunConfig,
-    RunFuture,
     State,
     Time,
-    add_hooks,
     clear_all,
     get_internal_signal,
     race_awakeable_with_timeout,
@@ -29,8 +26,11 @@ from perdure import (
     run_with_retry,
     wait_for_external_signal,
 )
+from perdure.error_mapping import ErrorMapping
 from perdure.errors import Conflict, Refused
 from perdure.observability.events import Failed
+from perdure.observability.hooks import add_hooks
+from perdure.runs import RunFuture
 
 SECOND = timedelta(seconds=1)
 

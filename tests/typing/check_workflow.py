@@ -37,7 +37,7 @@ class Report(BaseModel):
 
 
 build = Target("Reports", "build", Day, Report)
-clean = Target("Reports", "clean", type(None), type(None))
+clean = Target("Reports", "clean", None, None)
 
 
 async def make(day: Day) -> Report:

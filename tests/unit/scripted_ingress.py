@@ -24,7 +24,7 @@ class Receipt(BaseModel):
 book = Target("Trips", "run", Order, Receipt)
 
 
-ping = Target("Trips", "ping", type(None), type(None))
+ping = Target("Trips", "ping", None, None)
 
 
 Reaction = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]

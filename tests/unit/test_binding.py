@@ -87,15 +87,15 @@ async def keywords(ctx: DataPlaneContext, **request: int) -> None: ...
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (not_async, "not_async: a handler is a coroutine function"),
-        (no_parameter, "no_parameter: a handler takes a context and at most one request, not 0 values"),
-        (three, "three: a handler takes a context and at most one request, not 3 values"),
-        (untyped_request, "untyped_request: give the parameter 'request' a type"),
-        (untyped_result, "untyped_result: say what it returns"),
-        (checker_only, "checker_only: the type 'Elsewhere' can't be resolved at run time"),
-        (keyword_only, "keyword_only: .*'request' can't be passed by position"),
-        (variadic, "variadic: .*'requests' can't be passed by position"),
-        (keywords, "keywords: .*'request' can't be passed by position"),
+        (not_async, "not_async: a handler must be a coroutine function"),
+        (no_parameter, "no_parameter: a handler takes a context and at most one request, not 0 parameters"),
+        (three, "three: a handler takes a context and at most one request, not 3 parameters"),
+        (untyped_request, "untyped_request: annotate the parameter 'request'"),
+        (untyped_result, "untyped_result: annotate the type of the response"),
+        (checker_only, "checker_only: the type 'Elsewhere' cannot be resolved at run time"),
+        (keyword_only, "keyword_only: .*'request' must accept that"),
+        (variadic, "variadic: .*'requests' must accept that"),
+        (keywords, "keywords: .*'request' must accept that"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -111,7 +111,7 @@ def test_two_handlers_of_one_name_are_refused():
     @service.handler("reserve")
     async def first(ctx: DataPlaneContext) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="Flights has a handler 'reserve' already"):
+    with pytest.raises(ConfigurationError, match="Flights already has a handler 'reserve'"):
 
         @service.handler("reserve")
         async def second(ctx: DataPlaneContext) -> None: ...
@@ -149,18 +149,18 @@ def test_the_documentation_goes_along():
     assert service.handlers["reserve"].fn.__doc__ == "Reserve seats."
 
 
-READS = {"perdure.reads": "true"}
+READS = {"perdure.read_only": "true"}
 
 
 def test_a_handler_that_only_reads_says_so_to_the_engine():
     objects, plane, trips = restate.VirtualObject("Carts"), DataPlaneService("Stock"), ControlPlaneService("Trips")
-    handler(objects, "shared", name="show", reads=True)(no_input)
+    handler(objects, "shared", name="show", read_only=True)(no_input)
     handler(objects, "shared", name="order", metadata={"team": "shop"})(no_input)
-    handler(objects, "shared", name="sum", reads=True, metadata={"team": "shop"})(no_input)
-    plane.handler("count", reads=True)(no_input)
+    handler(objects, "shared", name="sum", read_only=True, metadata={"team": "shop"})(no_input)
+    plane.handler("count", read_only=True)(no_input)
     plane.handler("take")(no_input)
     trips.main()(book)
-    trips.handler("seats", reads=True)(shared)
+    trips.handler("seats", read_only=True)(shared)
     trips.handler("review")(shared)
     assert {name: each.metadata for name, each in objects.handlers.items()} == {
         "show": READS,
@@ -188,10 +188,10 @@ def test_a_name_of_the_librarys_own_makes_nobody_elses_handler_a_reader():
 
 def test_what_has_state_to_write_can_not_be_said_to_read():
     for kind, definition in (("exclusive", restate.VirtualObject("Carts")), ("main", restate.Workflow("Trips"))):
-        with pytest.raises(ConfigurationError, match=f"/add: .* is {kind}"):
-            handler(definition, kind, name="add", reads=True)(no_input)
-    with pytest.raises(ConfigurationError, match=r"Trips/run: .* is main"):
-        ControlPlaneService("Trips").main(reads=True)(book)
+        with pytest.raises(ConfigurationError, match=f"/add: a handler of kind '{kind}' writes state"):
+            handler(definition, kind, name="add", read_only=True)(no_input)
+    with pytest.raises(ConfigurationError, match="Trips/run: a handler of kind 'main' writes state"):
+        ControlPlaneService("Trips").main(read_only=True)(book)
 
 
 async def book(cp: Orchestration) -> None: ...

@@ -10,6 +10,8 @@ import restate
 
 from perdure._runtime.concurrent_runs import GroupedRun, RunGroup
 
+MOST = timedelta(seconds=30)
+
 
 def joined(group: RunGroup, *bounds: int | None) -> list[GroupedRun]:
     return [group.join(restate.RunOptions(max_attempts=bound)) for bound in bounds]

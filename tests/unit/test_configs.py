@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from perdure import LoggingConfig, RunConfig, SagaConfig, SecurityConfig, WorkflowConfig
+from perdure import RunConfig, SagaConfig, SecurityConfig, WorkflowConfig
 from perdure._runtime.checks import check_types
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.reconciler import ApprovalReconcilerConfig
 from perdure.engine.config import EngineConfig
 from perdure.errors import ConfigurationError
+from perdure.observability.logging import LoggingConfig
 from perdure.retry import RetryPolicy
 from perdure.saga.messages import RollbackRequest
 from perdure.saga.reconciler_config import SagaReconcilerConfig

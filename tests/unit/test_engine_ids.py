@@ -28,7 +28,7 @@ def test_accept_awakeable_ids(invocation, number):
 
 @given(INVOCATIONS, AWAKEABLES)
 def test_reject_ids_of_pending_calls(invocation, number):
-    with pytest.raises(InvalidInput, match="is no id of an external signal"):
+    with pytest.raises(InvalidInput, match="is not the ID of an external signal"):
         check_signal_id("prom_1" + encoded(invocation + number.to_bytes(4, "big")))
 
 
@@ -41,13 +41,13 @@ def test_awakeables_follow_from_the_invocation():
 @given(INVOCATIONS, st.integers(0, 16))
 def test_reject_signals_of_the_engine(invocation, number):
     """Signal 1 cancels the invocation."""
-    with pytest.raises(InvalidInput, match="is no id of an external signal"):
+    with pytest.raises(InvalidInput, match="is not the ID of an external signal"):
         check_signal_id("sign_1" + encoded(invocation + number.to_bytes(4, "big")))
 
 
 @given(st.binary(max_size=60).filter(lambda content: len(content) != 28))
 def test_an_id_of_another_length_is_refused(content):
-    with pytest.raises(InvalidInput, match="is no id of an external signal"):
+    with pytest.raises(InvalidInput, match="is not the ID of an external signal"):
         check_signal_id("sign_1" + encoded(content))
 
 
@@ -64,7 +64,7 @@ def test_a_text_that_is_no_id_is_refused_with_a_400(text):
 )
 def test_an_invocation_has_33_letters_and_digits(id_):
     assert check_invocation_id("inv_1" + "aZ0" * 11)
-    with pytest.raises(InvalidInput, match="is no id of an invocation"):
+    with pytest.raises(InvalidInput, match="is not the ID of an invocation"):
         check_invocation_id(id_)
 
 

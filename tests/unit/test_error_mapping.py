@@ -9,8 +9,7 @@ import pytest
 from restate.exceptions import RetryableError, SuspendedException
 from restate.server_context import DisconnectedException
 
-from perdure import ErrorMapping
-from perdure.error_mapping import current_mapping, mapped_errors
+from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
 from perdure.errors import (
     Cancelled,
     ConfigurationError,

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from perdure import join_key, validate_idempotency_key
 from perdure.errors import GuardrailViolation, InvalidInput
 from perdure.guardrails import Policy, set_policy
-from perdure.idempotency import MAX_KEY_LENGTH, check_idempotency_key
+from perdure.idempotency import MAX_KEY_LENGTH, check_idempotency_key, join_key, validate_idempotency_key
 
 # Few letters, so that collisions would be found if there were any.
 PARTS = st.lists(st.text("a:\\/.", max_size=4), min_size=1, max_size=4)

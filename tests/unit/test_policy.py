@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from perdure import get_policy, guardrail, set_policy
+from perdure import guardrail, set_policy
 from perdure.errors import GuardrailViolation
-from perdure.guardrails import Policy, policy_from_environment
+from perdure.guardrails import Policy, get_policy, policy_from_environment
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from perdure.errors import ConfigurationError
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])
 def test_a_port_that_is_none_is_refused_and_not_taken_for_another(port):
-    with pytest.raises(ConfigurationError, match=rf"port {port} \(port\) is none: set port to one of 1 to 65535"):
+    with pytest.raises(ConfigurationError, match=rf"port {port} \(port\) is not a port: set port to 1 to 65535"):
         ensure_free("127.0.0.1", port, "port")
 
 

@@ -33,7 +33,7 @@ def test_reject_value_of_an_unknown_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(VMWrapper, "take_notification", lambda _self, _handle: b"in clear")
     vm = object.__new__(sealing._SealedVM)
     vm.begin(CODEC, "Trips", "t1", "run", "inv_1")
-    with pytest.raises(PerdureError, match="does not know to open"):
+    with pytest.raises(PerdureError, match="a value of an unknown command"):
         vm.take_notification(7)
 
 

@@ -195,7 +195,7 @@ def test_a_value_that_could_not_be_read_back_is_refused_for_good_when_written(ty
     # Once in the journal it would fail each replay; as an ordinary error it would repeat the side effect.
     with pytest.raises(TerminalError) as refused:
         serde_for(type_).serialize(value)
-    assert "can't be written" in refused.value.message
+    assert "cannot write a value" in refused.value.message
     assert refused.value.metadata is not None
     assert refused.value.metadata["code"] == "unwritable"
 

@@ -51,9 +51,9 @@ def test_handler_names_are_those_that_the_engine_takes(name):
         ("", "run", "service name ''"),
         ("-x", "run", "service name '-x'"),
         ("1x", "run", "service name '1x'"),
-        ("Restate", "run", "Restate keeps names"),
-        ("restate_x", "run", "Restate keeps names"),
-        ("openapi", "run", "Restate keeps names"),
+        ("Restate", "run", "Restate reserves names"),
+        ("restate_x", "run", "Restate reserves names"),
+        ("openapi", "run", "Restate reserves names"),
         ("Orders", "cancel-flight", "handler name 'cancel-flight'"),
         ("Orders", "", "handler name ''"),
     ],
@@ -64,10 +64,10 @@ def test_a_name_that_restate_would_refuse_is_said(service, name, text):
 
 
 def test_a_target_reads_as_a_path_and_is_a_value():
-    target = Target("Orders", "run", Order, type(None))
+    target = Target("Orders", "run", Order, None)
     assert str(target) == "Orders/run"
-    assert target == Target("Orders", "run", Order, type(None))
-    assert len({target, Target("Orders", "run", Order, type(None))}) == 1
+    assert target == Target("Orders", "run", Order, None)
+    assert len({target, Target("Orders", "run", Order, None)}) == 1
     assert target_of(target) is target
 
 
@@ -82,7 +82,7 @@ def test_a_function_of_the_data_plane_is_a_target():
     async def ping(ctx: DataPlaneContext) -> None: ...
 
     assert target_of(reserve) == Target("Flights", "reserve_seats", Order, list[Order])
-    assert target_of(ping) == Target("Flights", "ping", type(None), type(None))
+    assert target_of(ping) == Target("Flights", "ping", None, None)
 
 
 def test_a_function_of_the_control_plane_is_a_target():
@@ -126,7 +126,7 @@ def test_a_function_of_the_sdks_own_decorators_is_a_target():
     assert target_of(takes) == Target("Raw", "other_name", Order, str)
     # The SDK keeps only Order of `Order | None`, and an answer of None could not be read.
     assert target_of(maybe) == Target("Raw", "maybe", Optional[int], Order | None)  # noqa: UP045
-    assert target_of(nothing) == Target("Raw", "nothing", type(None), type(None))
+    assert target_of(nothing) == Target("Raw", "nothing", None, None)
     assert target_of(untyped) == Target("Raw", "untyped", Any, Any)
 
 

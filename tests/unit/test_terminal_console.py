@@ -14,7 +14,7 @@ from rich.text import Text
 
 from perdure._runtime.plain_text import escape_invisible, is_visible
 from perdure.errors import PerdureError
-from perdure.terminal import TerminalConsole, console, run_command_line, several_lines
+from perdure.terminal import TerminalConsole, console, multiline_text, run_command_line
 
 HOSTILE = "[red]a[/red] :smile: \x1b[2J\x9b1m\b\r\n\u202eowned\u2028\u200b"
 SHOWN = r"[red]a[/red] :smile: \x1b[2J\x9b1m\x08\x0d\x0a\u202eowned\u2028\u200b"
@@ -55,13 +55,13 @@ def test_columns_fit_what_is_shown(capsys: pytest.CaptureFixture[str]):
 
 
 def test_lines_of_ours_cannot_be_forged(capsys: pytest.CaptureFixture[str]):
-    console.say_all("failed: a\nok  all signatures hold\r\nmore")
+    console.print_lines("failed: a\nok  all signatures hold\r\nmore")
     assert capsys.readouterr().out == "failed: a\n  ok  all signatures hold\\x0d\n  more\n"
 
 
 def test_cells_keep_line_breaks_of_ours(capsys: pytest.CaptureFixture[str]):
     table = Table(show_header=False, box=None)
-    table.add_row("payload", several_lines('{\n  "a": "\x1b"\n}'))
+    table.add_row("payload", multiline_text('{\n  "a": "\x1b"\n}'))
     TerminalConsole(width=80).print(table)
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["payload", "{"],
@@ -75,7 +75,7 @@ def test_json_is_complete_and_harmless(text: str):
     stream, old = io.StringIO(), sys.stdout
     sys.stdout = stream
     try:
-        console.say_json(Answer(text=text))
+        console.print_model(Answer(text=text))
     finally:
         sys.stdout = old
     assert json.loads(stream.getvalue()) == {"text": text}

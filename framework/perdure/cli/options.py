@@ -80,7 +80,7 @@ def actor_option(actor: str | None, key_file: Path | None) -> tuple[str, ActorKe
 
 def print_json(answer: BaseModel) -> None:
     """Print a model as JSON, for scripts."""
-    console.say_json(answer)
+    console.print_model(answer)
 
 
 def read_payload(text: str | None) -> Any:

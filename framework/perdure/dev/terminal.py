@@ -45,16 +45,16 @@ class Terminal:
             style: How, in rich's words, on a terminal.
         """
         with self._while_anybody_listens():
-            self._console.say_all(line, style)
+            self._console.print_lines(line, style)
 
-    def say_json(self, answer: BaseModel) -> None:
+    def print_model(self, answer: BaseModel) -> None:
         """Print a model as JSON.
 
         Args:
             answer: The model.
         """
         with self._while_anybody_listens():
-            self._console.say_json(answer)
+            self._console.print_model(answer)
 
     def draw(self, what: RenderableType) -> None:
         """Print something that rich fits into the terminal's width, such as a table.

@@ -37,7 +37,7 @@ class IngressClient:
         admin_url: The engine's admin API, for `cancel`; the ingress itself can't cancel.
         codec: Seals inputs and opens outputs, for services that encrypt their journal
             (`perdure.security.codec_from_environment`): they refuse inputs in clear.
-        actor_key: Signs each call and send, so that the handler knows its caller (`perdure.caller`).
+        actor_key: Signs each call and send, so that the handler knows its caller (`perdure.callers.caller`).
         http: A client to use instead of an own one; it is not closed.
     """
 

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from perdure._runtime.checks import unusable
+from perdure._runtime.checks import invalid_settings
 from perdure._runtime.serdes import compact_json
 from perdure.retry import SHORTEST, RetryPolicy
 
@@ -80,7 +80,7 @@ class SagaConfig(BaseModel):
         except ValidationError as error:
             if info.mode == "json":  # it came with a message, which is what's wrong then
                 raise
-            raise unusable(cls.__name__, error) from error
+            raise invalid_settings(cls.__name__, error) from error
 
     @property
     def retry(self) -> RetryPolicy:

@@ -342,7 +342,7 @@ async def report(ctx: restate.ObjectSharedContext, query: ReportQuery) -> Report
     return await report_for(ctx, query)
 
 
-@handler(rollbacks, "shared", reads=True, ingress_private=False)
+@handler(rollbacks, "shared", read_only=True, ingress_private=False)
 async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
     """Show a saga's rollback, step by step."""
     request, head = await request_state(ctx).get(), await head_state(ctx).get()

@@ -176,7 +176,7 @@ class StepRunner:
                 if not is_own_cancel(error):
                     raise
                 self.cancelled = self.cancelled or Cancelled("cancelled while a step was ended")
-                sdk.ask_again(call.future)
+                sdk.retry_invocation_id(call.future)
 
     def tries_again(self, step: Step[Any, Any], error: TerminalError, attempts: int) -> timedelta | None:
         """Return how long to wait before the next attempt of a failed step, or None when there is none."""

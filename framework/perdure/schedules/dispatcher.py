@@ -14,7 +14,7 @@ import restate
 from pydantic import JsonValue
 from restate.serde import BytesSerde
 
-from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown
+from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown_handler
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import until_done
@@ -51,7 +51,7 @@ async def _watched(ctx: restate.Context, order: RunOrder) -> RunReport:
             break
         except TerminalError as error:
             doubts += 1
-            if is_unknown(error.message) or not _RETRIES.permits(doubts):
+            if is_unknown_handler(error.message) or not _RETRIES.permits(doubts):
                 why = explain_failure(order.target, _first_line(error))
                 return RunReport(run_id=order.run_id, state=RunState.NOT_STARTED, error=why)
         pause = ctx.sleep(scaled(_RETRIES.delay_after(doubts)), f"start {order.target} again")
@@ -99,7 +99,7 @@ def explain_failure(target: ScheduledTarget, message: str) -> str:
         target: The target.
         message: What the engine said.
     """
-    if is_unknown(message):
+    if is_unknown_handler(message):
         return (
             f"{target} does not exist: deploy a version of the service that has it, or set the schedule anew with "
             "another target"

@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, Orchestration, SagaConfig
-from perdure.engine.admin import sql_text
+from perdure import Orchestration, SagaConfig
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
 from perdure.retry import RetryPolicy
@@ -31,7 +31,7 @@ from tests.integration.test_saga_kills import Brake, did_all, only_open, rolled_
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2")
-sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
+sweep = Target("SagaReconciler", "sweep", None, ScanReport)
 list_letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
 redrive = Target("DeadLetters", "redrive", ActRequest, ActionReceipt)
 

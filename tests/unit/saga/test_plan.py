@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from perdure import CompensationStrategy, Outcome, SagaConfig
+from perdure import CompensationStrategy, SagaConfig
 from perdure._runtime.serdes import compact_json
 from perdure.errors import ConfigurationError
 from perdure.saga.policy import (
     CompensationHandler,
+    Outcome,
     StepProgress,
     StepRecord,
     StepState,

@@ -73,7 +73,7 @@ def test_a_value_out_of_range_is_refused_and_named(wrong, problem):
         (WorkflowConfig(state_retention=400 * DAY), ["400 days is over 60 days"]),  # no limit of the engine's
         (WorkflowConfig(state_retention=3 * DAY), ["under 7 days", "under 30 days without auto_cleanup"]),
         (WorkflowConfig(max_state_size=0), ["unbounded, over 5 MiB"]),
-        (WorkflowConfig().with_auto_cleanup(31 * DAY), ["cleanup_grace of 31 days is over the state_retention"]),
+        (WorkflowConfig().with_auto_cleanup(31 * DAY), ["cleanup_grace of 31 days exceeds the state_retention"]),
         (WorkflowConfig().with_auto_cleanup(timedelta(minutes=5)), ["cleanup_grace of 0:05:00 is under an hour"]),
     ],
 )
