@@ -1,4 +1,4 @@
-"""Services for tests of clients to call, and a handler that calls them."""
+"""Services that tests of clients call, and a handler that calls them."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def callees(did: Recording) -> list[Any]:
 
 
 def calling(work: Any) -> tuple[sdk.Service, Target[str, list[str]]]:
-    """Return a service whose handler does the work, and how to call it with a key that is new for each test."""
+    """Return a service whose handler runs the function, and a way to call it with a fresh key."""
     service = sdk.Service("Callers")
 
     async def go(ctx: sdk.Context, key: str) -> list[str]:

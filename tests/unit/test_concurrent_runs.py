@@ -1,4 +1,4 @@
-"""Runs beside each other, without an engine: their bounds, and how long an attempt of the invocation waits."""
+"""Attempts and waits of concurrent runs, without an engine."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def joined(group: RunGroup, *bounds: int | None) -> list[GroupedRun]:
 @pytest.mark.parametrize(
     ("bounds", "together"), [((3, 1), 4), ((3, None), None), ((None, None), None), ((1, 2, 3), 6), ((0, 0), 0)]
 )
-def test_together_the_engine_lets_them_have_the_attempts_of_all(bounds, together):
+def test_concurrent_runs_share_sum_of_attempts(bounds, together):
     runs = joined(RunGroup("inv_1"), *bounds)
     assert all(run.is_concurrent for run in runs)
     assert [run.options.max_attempts for run in runs] == [together] * len(bounds)
     assert [run.max_attempts for run in runs] == list(bounds), "each keeps its own"
 
 
-def test_a_run_after_one_whose_result_was_taken_is_alone():
+def test_finished_run_leaves_group():
     group = RunGroup("inv_2")
     (first,) = joined(group, 3)
     first.leave()
@@ -35,7 +35,7 @@ def test_a_run_after_one_whose_result_was_taken_is_alone():
     assert (first.is_concurrent, second.is_concurrent, second.options.max_attempts) == (False, False, 3)
 
 
-async def test_a_failed_run_waits_for_those_that_are_being_done_and_asks_for_the_earliest_retry():
+async def test_failed_run_waits_for_running_actions():
     patient, eager, busy = joined(RunGroup("inv_3"), 5, 5, 5)
     order: list[str] = []
     done = asyncio.Event()
@@ -67,7 +67,7 @@ async def test_a_failed_run_waits_for_those_that_are_being_done_and_asks_for_the
     assert second <= timedelta(seconds=2)
 
 
-async def test_no_run_begins_once_a_failure_ends_the_attempt_unless_the_engine_lets_it_go_on():
+async def test_no_action_starts_while_attempt_ends():
     fails, due = joined(RunGroup("inv_5"), 1, 1)
     has_result, began = False, asyncio.Event()
     fails.has_result = lambda: has_result
@@ -83,7 +83,7 @@ async def test_no_run_begins_once_a_failure_ends_the_attempt_unless_the_engine_l
     beginning = asyncio.create_task(begins())
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(beginning), 0.2)
-    assert not began.is_set(), "it would be cut off, and done again"
+    assert not began.is_set(), "it would be interrupted and repeated"
     has_result = True
     await asyncio.wait_for(beginning, 5)
     assert began.is_set()
@@ -91,10 +91,10 @@ async def test_no_run_begins_once_a_failure_ends_the_attempt_unless_the_engine_l
     due.finish()
 
 
-async def test_the_next_attempt_goes_on_counting_and_waits_until_it_is_due():
+async def test_next_attempt_continues_count_and_waits():
     delay = timedelta(milliseconds=30)
     clock = asyncio.get_running_loop()
-    for number in (1, 2, 3):  # as the engine starts the invocation again and again
+    for number in (1, 2, 3):  # as repeated attempts of the invocation
         run, _ = joined(RunGroup("inv_4"), 3, 3)
         before = clock.time()
         async with run.attempt():

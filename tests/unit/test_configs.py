@@ -1,4 +1,4 @@
-"""Whatever is configured wrongly is refused where it is configured, in a sentence that names the field."""
+"""Validation of settings: errors name the field."""
 
 from __future__ import annotations
 
@@ -73,33 +73,31 @@ WHERE = {"admin_url": "http://127.0.0.1:9070", "ingress_url": "http://127.0.0.1:
         (SecurityConfig, "metrics_token", 5, ": it should be a valid string"),
     ],
 )
-def test_a_value_that_cant_work_is_refused_by_the_name_of_its_field(
-    config: Callable[..., Any], field: str, value: Any, text: str
-):
+def test_reject_invalid_value_by_field_name(config: Callable[..., Any], field: str, value: Any, text: str):
     name = (config.func if isinstance(config, partial) else config).__name__  # type: ignore[attr-defined] # classes only
     with pytest.raises(ConfigurationError, match=rf"{name}\.{field}.?{re.escape(text)}"):
         config(**{field: value})
 
 
-def test_what_is_given_is_shown_only_if_it_can_be_no_secret():
+def test_hide_value_that_may_be_secret():
     with pytest.raises(ConfigurationError) as refused:
         SecurityConfig(metrics_token=("s3cret",))  # type: ignore[arg-type] # that's the point
     assert "SecurityConfig.metrics_token: it should be" in str(refused.value)
     assert "s3cret" not in str(refused.value)
 
 
-def test_the_settings_of_a_message_are_refused_with_the_message():
+def test_reject_message_with_invalid_settings():
     message = '{"saga_id":"s","service":"S","steps":[],"reason":"r","config":{"max_attempts":0}}'
     with pytest.raises(ValidationError, match=r"config\.max_attempts"):
         RollbackRequest.model_validate_json(message)
 
 
-def test_a_whole_number_will_do_where_a_number_is_wanted_and_any_collection_where_one_is():
+def test_accept_int_as_float():
     RunConfig(backoff_factor=3)
     RetryPolicy(factor=3)
 
 
-def test_a_field_that_may_be_anything_is_left_alone():
+def test_accept_any_value_for_any_field():
     @dataclass
     class Loose:
         anything: Any = None
