@@ -1,4 +1,4 @@
-"""Clients take their types from targets and from functions, and a wrong payload is refused."""
+"""Types of clients from targets and functions."""
 
 from __future__ import annotations
 

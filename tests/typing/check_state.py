@@ -1,4 +1,4 @@
-"""State, signals, races and runs give the type that was asked for."""
+"""Types of state, signals, races and runs."""
 
 from __future__ import annotations
 
@@ -121,4 +121,4 @@ async def determinism(ctx: restate.Context) -> None:
     assert_type(DeterministicHelpers(ctx).uuid(), UUID)
     assert_type(DeterministicHelpers(ctx).rand_choice(["a"]), str)
     assert_type(await Time(ctx).now(), datetime)
-    assert_type(await Time(ctx).since(datetime.now()), timedelta)  # noqa: DTZ005 - only its type matters
+    assert_type(await Time(ctx).since(datetime.now()), timedelta)  # noqa: DTZ005 - only the type matters

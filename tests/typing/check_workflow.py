@@ -1,4 +1,4 @@
-"""Timers, loops, schedules and sagas by hand infer their types, and what doesn't fit is refused."""
+"""Types of timers, loops, schedules and explicit sagas."""
 
 from __future__ import annotations
 
