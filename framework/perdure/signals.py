@@ -50,7 +50,7 @@ class AnswerSerde(CheckedSerde[T], Generic[T]):
         answer = super().deserialize(buf)
         if self._check is not None and self._check(cast("T", answer)) is not True:
             raise Refused(
-                "the answer to an external signal failed its check and was discarded; a signal accepts one answer, so "
+                "the answer to an external signal failed its check, so it was discarded; a signal accepts one answer: "
                 "create a new signal",
                 403,
                 "unproved_answer",

@@ -2,23 +2,23 @@
 
 An upgrade of the SDK that changes one of them fails the test in the last column (U: tests/unit, I: tests/integration).
 
-| Private part                                   | Purpose                               | Test                      |
-|------------------------------------------------|---------------------------------------|---------------------------|
-| `ServerInvocationContext.handler`              | handler and kind of a context         | I/test_sdk_private        |
-| `.invocation`, `.attempt_headers`              | ID, key, headers, input               | I/test_callers            |
-| `.journal_codec`                               | decrypted input                       | I/test_security_codec     |
-| `.vm.vm.is_replaying`                          | logs and metrics once per event       | I/test_sdk_private        |
-| `.create_poll_or_cancel_coroutine`             | `Cancelled`, coroutines               | I/test_concurrency_waits  |
-| `.run_coros_to_execute`                        | errors for use inside a run           | I/test_context_inside_run |
-| `VMWrapper` and its methods                    | the same; encryption per place        | U/test_sdk_guard          |
-| `UnresolvedFuture` and its classes             | waits of concurrent coroutines        | U/test_branches           |
-| `update_restate_context_is_replaying`          | the SDK's logging in coroutines       | I/test_concurrency        |
-| `DisconnectedException`                        | interruption of an attempt            | U/test_sdk_guard          |
-| `ServerCallDurableFuture.invocation_id_future` | invocation ID after a cancel          | I/test_sdk_private        |
-| future's `handle`, `is_completed`              | journal index, result without waiting | I/test_runs_together      |
-| `RunOptions` read when an attempt ends         | limit of concurrent runs              | I/test_runs_together      |
-| `handler_from_callable`                        | targets of the SDK's own handlers     | I/test_sdk_private        |
-| signal handling of the SDK's app               | the server stops on SIGTERM           | I/test_serving_stop       |
+| Private part                           | Purpose                               | Test                      |
+|----------------------------------------|---------------------------------------|---------------------------|
+| `ServerInvocationContext.handler`      | handler and kind of a context         | I/test_sdk_private        |
+| `.invocation`, `.attempt_headers`      | ID, key, headers, input               | I/test_callers            |
+| `.journal_codec`                       | decrypted input                       | I/test_security_codec     |
+| `.vm.vm.is_replaying`                  | logs and metrics once per event       | I/test_sdk_private        |
+| `.create_poll_or_cancel_coroutine`     | `Cancelled`, coroutines               | I/test_concurrency_waits  |
+| `.run_coros_to_execute`                | errors for use inside a run           | I/test_context_inside_run |
+| `VMWrapper` and its methods            | the same; encryption per place        | U/_runtime/test_sdk       |
+| `UnresolvedFuture` and its classes     | waits of concurrent coroutines        | U/_runtime/test_branches  |
+| `update_restate_context_is_replaying`  | the SDK's logging in coroutines       | I/test_concurrency        |
+| `DisconnectedException`                | interruption of an attempt            | U/_runtime/test_sdk       |
+| `ServerCallDurableFuture`'s ID future  | invocation ID after a cancel          | I/test_sdk_private        |
+| `handle`, `is_completed` of futures    | journal index, result without waiting | I/test_runs_together      |
+| `RunOptions` read when an attempt ends | limit of concurrent runs              | I/test_runs_together      |
+| `handler_from_callable`                | targets of the SDK's own handlers     | I/test_sdk_private        |
+| signal handling of the SDK's app       | the server stops on SIGTERM           | I/test_serving_stop       |
 """
 
 from __future__ import annotations
