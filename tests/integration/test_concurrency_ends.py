@@ -221,7 +221,7 @@ async def test_reject_misuse_with_alternative(restate, did):
     }  # fmt: skip
     env = await restate.serve(*cases(did, **works))
     start_it_first = (
-        "operation 1 is the coroutine _Client.call, not a durable future. Start it first, with call_async or run_async"
+        "operation 1 is the coroutine _Client.call, not a durable future. Start the operation with call_async or run_async"
     )
     async with IngressClient(env.ingress) as ingress:
         for name, status, code, message in (

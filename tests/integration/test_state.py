@@ -200,7 +200,7 @@ async def test_service_has_no_state(restate, did):
     async with IngressClient(env.ingress) as ingress:
         for kind in ("State", "ReadOnlyState", "MutableState"):
             with pytest.raises(
-                IngressError, match=r"state 'number': Plain/go is a plain service and has no state"
+                IngressError, match=r"state 'number': Plain/go belongs to a service, which has no state"
             ) as no:
                 await ingress.call(go, kind)
             assert no.value.status_code == 400
