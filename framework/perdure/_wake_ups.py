@@ -9,7 +9,6 @@ that begin with ``prom_1``), and a caller of the ingress can't read the random i
 from __future__ import annotations
 
 import secrets
-from datetime import timedelta
 from typing import Any, Final
 
 import restate
@@ -17,11 +16,11 @@ from restate.serde import BytesSerde
 
 from perdure._runtime.time_scale import scaled
 from perdure.observability.logging import get_logger
+from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, run_with_retry
 
-READ_AGAIN: Final = timedelta(seconds=1)
-"""How long a waiter pauses that was woken without reason; doubles each time."""
-READ_AGAIN_AT_MOST: Final = timedelta(minutes=1)
+_PAUSES: Final = RetryPolicy(max_attempts=None)
+"""Pauses of a waiter after wake-ups without an outcome."""
 
 _anything = BytesSerde()
 
@@ -79,7 +78,7 @@ class WakeUps:
     def __init__(self, ctx: restate.Context, what: str) -> None:
         self._ctx = ctx
         self._what = what
-        self._pause: timedelta | None = None
+        self._early = 0
 
     async def was_early(self) -> None:
         """Pause after a wake-up without an outcome: 1 second the first time, twice as long each time.
@@ -87,11 +86,11 @@ class WakeUps:
         Raises:
             Cancelled: This invocation was cancelled.
         """
-        if self._pause is None:  # logged once: the sleep that follows is in the journal
+        self._early += 1
+        if self._early == 1:  # logged once: the sleep that follows is in the journal
             log.warning(
                 "wait.woken_early",
                 what=self._what,
                 why="an awakeable was completed before there was an outcome: somebody may be forging completions",
             )
-        self._pause = READ_AGAIN if self._pause is None else min(2 * self._pause, READ_AGAIN_AT_MOST)
-        await self._ctx.sleep(scaled(self._pause), f"woken early while waiting for {self._what}")
+        await self._ctx.sleep(scaled(_PAUSES.delay_after(self._early)), f"woken early while waiting for {self._what}")

@@ -15,7 +15,7 @@ from perdure._runtime.serdes import Written, serde_for
 from perdure.callers import caller, inherited_caller
 from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, InvalidInput, TerminalError, causes
-from perdure.handlers import Definition, HandlerSignature, bind, read_signature, refuse_bare, written
+from perdure.handlers import Definition, HandlerSignature, bind, read_signature, require_parentheses, serialize_response
 from perdure.observability.tracing import annotate
 from perdure.saga.compensations import TRANSIENT_RETRIES, CompensationFunction, Compensations
 from perdure.saga.external_rollback import roll_back_ended
@@ -95,7 +95,7 @@ class ControlPlaneService:
         Raises:
             ConfigurationError: The name is taken, or the function's signature can't be a handler's.
         """
-        refuse_bare(name, "compensation")
+        require_parentheses(name, "compensation")
 
         def decorate(function: C) -> C:
             self._compensations.register(name or function.__name__, function)
@@ -130,7 +130,7 @@ class ControlPlaneService:
         Raises:
             ConfigurationError: There is a main handler already, or the function's signature can't be a handler's.
         """
-        refuse_bare(bare, "main")
+        require_parentheses(bare, "main")
 
         def decorate(function: F) -> F:
             if self._main is not None:
@@ -141,7 +141,7 @@ class ControlPlaneService:
 
             async def invoke(ctx: restate.WorkflowContext, request: Any) -> Written:
                 async def work(cp: Orchestration) -> Written:
-                    return written(await signature.invoke(cp, request), output, target)
+                    return serialize_response(await signature.invoke(cp, request), output, target)
 
                 return await self._orchestrate(ctx, work)
 
@@ -161,7 +161,7 @@ class ControlPlaneService:
         return decorate
 
     def handler(
-        self, name: str | None = None, *, public: bool = False, reads: bool = False, **options: Any
+        self, name: str | None = None, *, public: bool = False, read_only: bool = False, **options: Any
     ) -> Callable[[F], F]:
         """Decorate a handler, ``async def name(ctx: WorkflowSharedContext, request: Model) -> Result``.
 
@@ -170,14 +170,14 @@ class ControlPlaneService:
         Args:
             name: The handler's name; the function's by default.
             public: Whether it can be called over the ingress.
-            reads: Whether it changes nothing, and completes no promise either, so that whoever may look may call it at
-                the console's gateway; others need an operator there.
+            read_only: The handler changes nothing, not even promises. Viewers may call it at the console's gateway,
+                which otherwise requires operators.
             options: Passed to the SDK's decorator.
 
         Raises:
             ConfigurationError: The function's signature or name can't be a handler's.
         """
-        refuse_bare(name, "handler")
+        require_parentheses(name, "handler")
 
         def decorate(function: F) -> F:
             signature: HandlerSignature[restate.WorkflowSharedContext] = read_signature(function).mapping(self._errors)
@@ -187,7 +187,7 @@ class ControlPlaneService:
                 signature,
                 signature.invoke,
                 kind="shared",
-                reads=reads,
+                read_only=read_only,
                 ingress_private=not public,
                 **options,
             )
@@ -255,7 +255,7 @@ class ControlPlaneService:
 
         # A roll_back that is paused answers nobody; one that was given up is asked for again, by its parent's rollback
         # and by the reconciler.
-        for function, reads, private, gives_up in (
+        for function, read_only, private, gives_up in (
             (status, True, not self._public, None),
             (roll_back, False, True, TRANSIENT_RETRIES),
         ):
@@ -266,7 +266,7 @@ class ControlPlaneService:
                 signature,
                 signature.invoke,
                 kind="shared",
-                reads=reads,
+                read_only=read_only,
                 ingress_private=private,
                 invocation_retry_policy=gives_up,
             )

@@ -122,5 +122,5 @@ def _exit_with(command: Callable[[], int]) -> NoReturn:
 
 
 def _fail(error: PerdureError) -> NoReturn:
-    error_console.say_all(f"perdure-platform console: {error}")
+    error_console.print_lines(f"perdure-platform console: {error}")
     sys.exit(1)

@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from perdure import AdminClient, IngressClient, Target
+from perdure import IngressClient, Target
 from perdure.alerts.conditions import Snapshot, survey, why_paused
 from perdure.alerts.service import DISPATCHER, KILLED_WITHIN, RETRIES, AlertList, read_alerts
-from perdure.engine.admin import InvocationAction, sql_text
+from perdure.engine.admin import AdminClient, InvocationAction, sql_text
 from perdure.errors import EngineError, IngressError, UnreadableValue
 from perdure.observability.gauge_collector import decoded
 from perdure.saga.timeline import Timeline, read_timeline
@@ -46,7 +46,7 @@ class Engine:
         self.http = http
         self.ingress_url = ingress_url.rstrip("/")
         self.codec = codec
-        self._ingress = IngressClient(ingress_url, http=http, retries=1, codec=codec)
+        self._ingress = IngressClient(ingress_url, http=http, max_attempts=2, codec=codec)
         self._admin = AdminClient(admin_url, http=http)
 
     @classmethod

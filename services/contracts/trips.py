@@ -38,4 +38,4 @@ class TripConfirmation(Message):
 
 
 book = Target("Trips", "run", TripRequest, TripConfirmation)
-status: Target[None, StatusData] = Target("Trips", "status", type(None), StatusData)
+status: Target[None, StatusData] = Target("Trips", "status", None, StatusData)

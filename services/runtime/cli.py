@@ -46,7 +46,7 @@ def _read_settings() -> None:
     try:
         read_environment_files(os.environ)
     except PerdureError as error:
-        error_console.say_all(f"perdure-platform: {error}")
+        error_console.print_lines(f"perdure-platform: {error}")
         raise typer.Exit(1) from error
 
 
@@ -199,7 +199,7 @@ def _exit_with(command: Callable[[], int]) -> NoReturn:
     try:
         code = command()
     except PerdureError as error:
-        error_console.say_all(f"perdure-platform: {error}")
+        error_console.print_lines(f"perdure-platform: {error}")
         code = 1
     sys.exit(code)
 

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from perdure import AdminClient, IngressClient
+from perdure import IngressClient
 from perdure._runtime.places import ValueCodec
 from perdure._runtime.tls import tls_context
+from perdure.engine.admin import AdminClient
 
 
 def local_http() -> httpx.AsyncClient:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from perdure import AdminClient
 from perdure.dev.processes import ProcessError
+from perdure.engine.admin import AdminClient
 from perdure.errors import ConfigurationError, EngineError
 from services.runtime.connections import admin_client, answers, local_http
 from services.runtime.settings import PlatformSettings

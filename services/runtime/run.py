@@ -100,7 +100,7 @@ async def _book_first_trip(platform: Platform, terminal: Terminal) -> None:
             # The platform works. The stored data or the settings do not allow this trip.
             terminal.say(f"the trip was refused: {error.message}", "bold red")
         else:
-            terminal.say_json(confirmation)
+            terminal.print_model(confirmation)
 
 
 def export_line(topology: Topology) -> str | None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from perdure import AdminClient
 from perdure.dev.processes import ProcessError
+from perdure.engine.admin import AdminClient
 from services.runtime.topology import ServiceSpec
 
 _POLL: Final = 0.5

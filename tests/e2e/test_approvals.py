@@ -18,11 +18,11 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import select, update
 
-from perdure import AdminClient
 from perdure._runtime.invocation_ids import signal_id
 from perdure.approvals.messages import ApprovalStatus, LinkDecisionRequest
 from perdure.approvals.targets import approval_status, decide_by_link
 from perdure.engine import LocatedEngine
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.security import ActorKey, PrivateKey, Role
 from perdure.security.encodings import base64url_decode

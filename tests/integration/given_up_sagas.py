@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import restate as sdk
 
-from perdure import AdminClient, ControlPlaneService, Orchestration, SagaConfig, ServiceClient, Target
-from perdure.engine.admin import sql_text
+from perdure import ControlPlaneService, Orchestration, SagaConfig, ServiceClient, Target
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.orphans import look
@@ -19,7 +19,7 @@ from perdure.testing import RestateServer
 from tests.integration.saga_bench import QUICK, Bench, Task, truth, undo_task
 from tests.support import Recording, eventually
 
-sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
+sweep = Target("SagaReconciler", "sweep", None, ScanReport)
 MOMENT = timedelta(milliseconds=1)
 
 
@@ -28,7 +28,7 @@ def config_of(engine: RestateServer, **limits: Any) -> SagaReconcilerConfig:
 
 
 def run_of(service: str) -> Target[None, object]:
-    return Target(service, "run", type(None), object)
+    return Target(service, "run", None, object)
 
 
 def policy(then: Literal["kill", "pause"]) -> sdk.InvocationRetryPolicy:

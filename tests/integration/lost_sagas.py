@@ -12,7 +12,6 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import (
-    AdminClient,
     ControlPlaneService,
     DataPlaneContext,
     DataPlaneService,
@@ -21,6 +20,7 @@ from perdure import (
     ServiceClient,
     Target,
 )
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.saga import hosting
 from perdure.saga.messages import RollbackStatus, rollback_status
@@ -35,9 +35,9 @@ class Part(BaseModel):
     name: str
 
 
-make = Target("Mill", "make", Part, type(None))
-scrap = Target("Mill", "scrap", Part, type(None))
-sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
+make = Target("Mill", "make", Part, None)
+scrap = Target("Mill", "scrap", Part, None)
+sweep = Target("SagaReconciler", "sweep", None, ScanReport)
 
 
 class Brake:
@@ -103,7 +103,7 @@ class Scene:
     async def started(self, did: Recording, *, broken: bool = False) -> tuple[str, str]:
         """Start an orchestration that waits for ever, or fails for ever, after two steps; return key and invocation."""
         key = str(uuid4())
-        invocation = await self.ingress.send(Target(self.name, "run", bool, type(None)), broken, key=key)
+        invocation = await self.ingress.send(Target(self.name, "run", bool, None), broken, key=key)
 
         async def waiting() -> bool:
             return did.of(key) == ["make a", "make b"]

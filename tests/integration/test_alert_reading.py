@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from perdure import AdminClient, IngressClient
+from perdure import IngressClient
 from perdure.alerts.service import KEY, Alerts, list_alerts, look_target, read_alerts
+from perdure.engine.admin import AdminClient
 
 pytestmark = pytest.mark.restate_modes("http2")
 

@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure import AdminClient, IngressClient
+from perdure import IngressClient
 from perdure._runtime.ports import free_ports
 from perdure.alerts import service as alerts_module
 from perdure.alerts.conditions import FEW
 from perdure.alerts.service import DISPATCHER, KEY, News, list_alerts, look_target, read_alerts
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.observability.metrics import ALERTS
 from perdure.security import PrivateKey
 from perdure.testing import Restate

@@ -14,14 +14,15 @@ import pytest
 import pytest_asyncio
 import restate as sdk
 
-from perdure import AdminClient, Caller, ControlPlaneService, IngressClient, Orchestration, Target, caller, handler
+from perdure import ControlPlaneService, IngressClient, Orchestration, Target, handler
 from perdure._runtime.places import OutputSource, Place
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import ApprovalOutcome, ApprovalStatus
 from perdure.approvals.service import definitions as approvals
 from perdure.approvals.signatures import sign_action
 from perdure.approvals.targets import approval_status
-from perdure.callers import PARENT_HEADER
+from perdure.callers import PARENT_HEADER, Caller, caller
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.saga.hosting import definitions as rollbacks
 from perdure.security import (

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 import pytest
 from typer.testing import CliRunner
 
-from perdure import AdminClient, DataPlaneContext, DataPlaneService
+from perdure import DataPlaneContext, DataPlaneService
 from perdure._runtime.asgi import Receive, Scope, Send
 from perdure.cli import options
 from perdure.cli.main import app
+from perdure.engine.admin import AdminClient
 from perdure.serving import Servable, build_app, listening
 from perdure.testing import Mode, RestateServer
 from perdure.testing.plugin import RestateServers

@@ -11,9 +11,9 @@ import pytest
 import restate as sdk
 from typer.testing import CliRunner, Result
 
-from perdure import AdminClient, IngressClient, Target, handler
+from perdure import IngressClient, Target, handler
 from perdure.cli.main import app
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import EngineError
 from tests.support import Recording, eventually
 

@@ -82,5 +82,5 @@ async def test_answers_of_the_engine_are_inert_errors(restate):
     code, out, err = await perdure("schedules", "show", "\x1b[2J", ingress=env.ingress)
     assert (code, out) == (2, "")
     assert err == (
-        "perdure: the argument '\\x1b[2J' may not hold the invisible character U+001B, at position 1: remove it\n"
+        "perdure: the argument '\\x1b[2J' must not contain the invisible character U+001B at position 1: remove it\n"
     )

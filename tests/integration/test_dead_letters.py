@@ -69,8 +69,8 @@ class Batch(BaseModel):
     strategy: str = "all"
 
 
-make = Target("Press", "make", Item, type(None))
-scrap = Target("Press", "scrap", Item, type(None))
+make = Target("Press", "make", Item, None)
+scrap = Target("Press", "scrap", Item, None)
 letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
 many = Target("DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt)
 
@@ -119,7 +119,7 @@ async def hand_over(ctx: sdk.Context, request: RollbackRequest) -> None:
     await ObjectClient(ctx, begin_target, request.saga_id).call(request)
 
 
-hand_over_target = Target("Starter", "hand_over", RollbackRequest, type(None))
+hand_over_target = Target("Starter", "hand_over", RollbackRequest, None)
 
 
 class Plant:
@@ -131,7 +131,7 @@ class Plant:
 
     async def fail(self, **sizes: int) -> tuple[str, IngressError]:
         key = str(uuid4())
-        run = Target(self.name, "run", Batch, type(None))
+        run = Target(self.name, "run", Batch, None)
         with pytest.raises(IngressError) as failed:
             await self.ingress.call(run, Batch(sizes=sizes), key=key)
         return key, failed.value
@@ -212,7 +212,7 @@ async def test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_audit_lo
         ("redrive", "olga@example.com", "pending"),
     ]
     await works.list(0)
-    status = await works.ingress.call(Target(works.name, "status", type(None), StatusData), key=key)
+    status = await works.ingress.call(Target(works.name, "status", None, StatusData), key=key)
     assert status.phase == "rolled_back"
 
 

@@ -17,7 +17,8 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import AdminClient, ControlPlaneService, IngressClient, Orchestration, SagaConfig, Target
+from perdure import ControlPlaneService, IngressClient, Orchestration, SagaConfig, Target
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.saga.compensations import TRANSIENT_RETRIES, Compensations
@@ -31,11 +32,13 @@ HERE, SAGAS = "integration/test_defects.py", "integration/test_sagas.py"
 DEFECTS: dict[str, list[str]] = {
     # --- 1: policy
     "1: the redundant key's error is dropped, so that strict never fails": [
-        "unit/test_policy.py::test_strict_fails_for_information_too",
-        "integration/test_clients.py::test_guardrails_of_keys",
+        "unit/test_guardrails.py::test_strict_fails_for_info_severity",
+        "integration/test_clients.py::test_guardrails_check_idempotency_keys",
         "integration/test_logging.py::test_a_guardrail_under_warn_is_logged_once_and_under_strict_refuses",
     ],
-    "1: every call counts as one to the same handler": ["integration/test_clients.py::test_guardrails_of_keys"],
+    "1: every call counts as one to the same handler": [
+        "integration/test_clients.py::test_guardrails_check_idempotency_keys"
+    ],
     # --- 2: security
     "2: the signature scheme is invented, so that genuine requests are refused": [
         "unit/security/test_security_identity.py::test_decides_as_the_sdk_does",
@@ -49,24 +52,24 @@ DEFECTS: dict[str, list[str]] = {
     ],
     # --- 4: workflow tools
     "4: the wall clock decides whether SleepUntil is journaled": [
-        "integration/test_workflow_tools.py::test_sleeps_are_the_same_when_they_are_replayed_after_the_moment_has_passed",
+        "integration/test_workflow_tools.py::test_sleep_until_replays_after_deadline",
     ],
     "4: progress is not validated": [
-        "integration/test_status.py::test_a_status_with_an_impossible_progress_can_not_be_made",
+        "integration/test_status.py::test_reject_progress_out_of_range",
     ],
     "4: the time in a status is the wall clock's, so that its replay differs": [
-        "integration/test_status.py::test_a_status_is_written_with_the_journaled_time_and_read_back",
+        "integration/test_status.py::test_update_and_read_status",
     ],
     # --- 5: state
     "5: the guard against writes from shared handlers never fires": [
-        "integration/test_state.py::test_a_write_from_a_shared_handler_is_refused_at_once_and_names_handler_and_state",
+        "integration/test_state.py::test_reject_write_from_shared_handler",
     ],
     # --- 6: sagas
     "6: SafeStep never adds its step, so that its compensation never runs": [
         "integration/test_saga_by_hand.py::test_a_safe_step_keeps_the_order_of_compensation_and_action",
     ],
     "6: the dead letter is written with the context inside a run": [
-        "integration/test_context_inside_run.py::test_every_use_of_the_context_inside_a_run_is_refused_at_once",
+        "integration/test_context_inside_run.py::test_refuse_context_inside_run",
     ],
     "6: there is one slot for dead letters, in the failed workflow's state; no list, no redrive": [
         "integration/test_dead_letters.py::test_many_are_grouped_by_what_they_have_in_common_and_redriven_together",
@@ -106,8 +109,8 @@ DEFECTS: dict[str, list[str]] = {
     ],
     # --- 7: planes
     "7: keys are joined as paths, so that different parts give one key": [
-        "unit/test_idempotency.py::test_what_the_go_original_confused_is_told_apart",
-        "unit/test_idempotency.py::test_two_different_lists_never_give_the_same_key",
+        "unit/test_idempotency.py::test_distinguish_parts_with_path_separators",
+        "unit/test_idempotency.py::test_different_parts_give_different_keys",
         f"{HERE}::test_generated_keys_are_the_same_on_replay_and_never_collide",
     ],
     "7: an approval has no approver, reason, quorum or audit log": [
@@ -116,7 +119,7 @@ DEFECTS: dict[str, list[str]] = {
     # --- 8: runs and determinism
     "8: BackoffFactor is ignored": ["integration/test_runs.py::test_initial_delay_and_backoff_factor"],
     "8: after a replay the time is zero": [
-        "integration/test_determinism.py::test_what_was_drawn_before_a_wait_is_the_same_after_it",
+        "integration/test_determinism.py::test_random_values_survive_replay",
     ],
     # --- 9: observability
     "9: replays are counted and told": [
@@ -129,25 +132,25 @@ DEFECTS: dict[str, list[str]] = {
     ],
     # --- 10: clients
     "10: a failed validation of a key panics, or is skipped for short keys": [
-        "unit/test_idempotency.py::test_a_timestamp_in_a_key_is_refused",
-        "unit/test_idempotency.py::test_an_empty_key_is_refused",
+        "unit/test_idempotency.py::test_reject_timestamp_in_key",
+        "unit/test_idempotency.py::test_reject_empty_key",
     ],
-    "10: Call ignores its options": ["integration/test_clients.py::test_a_call_takes_its_options"],
+    "10: Call ignores its options": ["integration/test_clients.py::test_call_passes_key_and_headers"],
     "10: Attach runs the handler again, with a zero input": [
-        "integration/test_clients_workflows.py::test_a_workflow_is_submitted_then_attached_to",
+        "integration/test_clients_workflows.py::test_submit_and_attach_to_workflow",
     ],
-    "10: WrapTerminalError ignores the status": ["unit/test_errors.py::test_a_status_of_ones_own_is_kept"],
+    "10: WrapTerminalError ignores the status": ["unit/test_errors.py::test_keep_given_status"],
     # --- 11: workflow settings
-    "11: settings have no effect": ["integration/test_workflow_config.py::test_the_engine_is_told_of_each_setting"],
+    "11: settings have no effect": ["integration/test_workflow_config.py::test_engine_receives_workflow_settings"],
     # --- 12: concurrency
     "12: results stay zero values": [
-        "integration/test_concurrency.py::test_results_are_values_in_the_order_of_the_input",
+        "integration/test_concurrency.py::test_results_keep_order_of_input",
     ],
     "12: the order of completion is taken for the index": [
-        "integration/test_concurrency.py::test_results_are_values_in_the_order_of_the_input",
+        "integration/test_concurrency.py::test_results_keep_order_of_input",
     ],
     "12: calls are made inside a run": [
-        "integration/test_context_inside_run.py::test_every_use_of_the_context_inside_a_run_is_refused_at_once",
+        "integration/test_context_inside_run.py::test_refuse_context_inside_run",
     ],
 }
 
@@ -208,7 +211,7 @@ async def test_a_compensation_that_only_ever_fails_transiently_becomes_a_dead_le
     key = str(uuid4())
     async with IngressClient(env.ingress) as ingress:
         with pytest.raises(IngressError, match="step 'pay' failed: no money") as failed:
-            await ingress.call(Target("DefectOrders", "run", type(None), type(None)), key=key)
+            await ingress.call(Target("DefectOrders", "run", None, None), key=key)
         rollback = await ingress.call(rollback_status, key=f"DefectOrders:{key}")
     assert failed.value.metadata["rollback"] == "needs_attention"
     shipped = next(step for step in rollback.steps if step.step == "ship")
@@ -246,7 +249,7 @@ async def test_generated_keys_are_the_same_on_replay_and_never_collide(restate, 
         return keys
 
     env = await restate.serve(service)
-    target = Target("DefectKeys", "run", type(None), Keys)
+    target = Target("DefectKeys", "run", None, Keys)
     async with IngressClient(env.ingress) as ingress:
         one = await ingress.call(target, key=str(uuid4()))
         assert set(did.all()) == {one.model_dump_json()}, "a replay made other keys"

@@ -16,7 +16,6 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import (
-    AdminClient,
     ControlPlaneService,
     DataPlaneContext,
     DataPlaneService,
@@ -28,15 +27,14 @@ from perdure import (
     ServiceClient,
     State,
     Target,
-    add_hooks,
     clear_all,
     handler,
-    remove_hooks,
     run_async,
 )
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused, TerminalError
 from perdure.observability import events
+from perdure.observability.hooks import add_hooks, remove_hooks
 from perdure.saga import hosting
 from perdure.testing import Mode
 from tests.support import eventually
@@ -90,7 +88,7 @@ class Part(BaseModel):
 
 
 build = Target("HookParts", "build", Part, str)
-scrap = Target("HookParts", "scrap", Part, type(None))
+scrap = Target("HookParts", "scrap", Part, None)
 run_order = Target("HookOrders", "run", Order, list[str])
 
 
@@ -250,7 +248,7 @@ async def test_attempts_are_counted_as_attempts_and_invocations_as_one(restate, 
     key = uuid4().hex
     try:
         async with IngressClient(env.ingress) as ingress:
-            assert await ingress.call(Target("HookAttempts", "go", type(None), str), key=key) == "done"
+            assert await ingress.call(Target("HookAttempts", "go", None, str), key=key) == "done"
     finally:
         for event in (events.AttemptStarted, events.AttemptEnded):
             events.unsubscribe(event, seen.append)
@@ -276,7 +274,7 @@ async def test_a_workflows_key_that_is_used_again_is_another_beginning_and_anoth
 
     env = await restate.serve(flow)
     key = uuid4().hex
-    again = Target("HookAgain", "run", type(None), type(None))
+    again = Target("HookAgain", "run", None, None)
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
         await ingress.call(again, key=key)
         (row,) = await admin.query(f"select id from sys_invocation_status where target_service_key = {sql_text(key)}")
@@ -309,7 +307,7 @@ async def test_a_run_that_its_handler_leaves_behind_was_cut_off_and_has_not_succ
     events.subscribe(events.RunAttemptEnded, ended.append)
     try:
         async with IngressClient(env.ingress) as ingress:
-            assert await ingress.call(Target("HookLeft", "go", type(None), str), key=key) == "quick"
+            assert await ingress.call(Target("HookLeft", "go", None, str), key=key) == "quick"
         assert await eventually(both, what="the end of both runs") == {"quick": False, "slow": True}
     finally:
         events.unsubscribe(events.RunAttemptEnded, ended.append)
@@ -331,7 +329,9 @@ async def test_a_request_and_a_response_that_do_not_fit_are_failures_too(restate
         with pytest.raises(IngressError) as unwritable:
             await ingress.call(Target("HookMisfits", "go", int, int), 1, key=key)
     assert refused.value.code == "invalid_input"
-    assert unwritable.value.message.startswith("the response of HookMisfits/go: a value of class str can't be written")
+    assert unwritable.value.message.startswith(
+        "the response of HookMisfits/go: a value of class str cannot write a value"
+    )
     assert unwritable.value.metadata == {"code": "unwritable", "handler": "HookMisfits/go"}
     assert told.counted(key) == {"on_invocation_start": 2, "on_invocation_end": 2, "on_error": 2}
     assert all(event.error is not None for event in told.of("on_invocation_end", key))

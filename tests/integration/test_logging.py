@@ -13,17 +13,15 @@ from perdure import (
     DataPlaneContext,
     DataPlaneService,
     IngressClient,
-    Policy,
     ServiceClient,
-    add_hooks,
-    default_hooks,
-    get_logger,
     handler,
-    remove_hooks,
     run_with_retry,
     set_policy,
 )
 from perdure.errors import IngressError, Refused
+from perdure.guardrails import Policy
+from perdure.observability.hooks import add_hooks, default_hooks, remove_hooks
+from perdure.observability.logging import get_logger
 from tests.support import lines
 
 log = get_logger("tests.logging")

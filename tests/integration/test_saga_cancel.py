@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
 from perdure import (
-    AdminClient,
     ControlPlaneService,
     DataPlaneContext,
     DataPlaneService,
@@ -24,7 +23,7 @@ from perdure import (
     StatusData,
     Target,
 )
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import EngineError, IngressError
 from perdure.observability.instruments import prometheus_text
 from perdure.saga import hosting
@@ -48,9 +47,9 @@ class Part(BaseModel):
 
 
 start = Target("Works", "start", Part, str)
-undo = Target("Works", "undo", Part, type(None))
+undo = Target("Works", "undo", Part, None)
 run_job = Target("Jobs", "run", Job, str)
-job_status = Target("Jobs", "status", type(None), StatusData)
+job_status = Target("Jobs", "status", None, StatusData)
 
 
 def attempts(*services: str) -> int:

@@ -8,7 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from perdure import AdminClient, Orchestration, SagaConfig, Target
+from perdure import Orchestration, SagaConfig, Target
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.saga.messages import ActionReceipt, ActRequest
 from perdure.saga.policy import Outcome, StepState
@@ -28,7 +29,7 @@ async def test_a_finished_child_is_undone_by_its_own_rollback(bench, did):
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
-        await cp.child("package", Target(child_name, "run", type(None), object), None, key=f"{cp.key}-child")
+        await cp.child("package", Target(child_name, "run", None, object), None, key=f"{cp.key}-child")
         await run_step(cp, "b", fails=-1)
 
     nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
@@ -47,7 +48,7 @@ async def test_a_child_that_failed_has_rolled_itself_back_and_is_not_undone_twic
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
-        await cp.child("package", Target(child_name, "run", type(None), object), None, key=f"{cp.key}-child")
+        await cp.child("package", Target(child_name, "run", None, object), None, key=f"{cp.key}-child")
 
     nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
     key, error = await bench.run(main, nested)
@@ -65,12 +66,12 @@ async def test_a_cancel_of_the_parent_while_a_child_runs_undoes_both_once(bench,
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
-        await cp.child("package", Target(child_name, "run", type(None), object), None, key=f"{cp.key}-child")
+        await cp.child("package", Target(child_name, "run", None, object), None, key=f"{cp.key}-child")
 
     nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
     ingress = await bench.serve(main, nested)
     key = str(uuid4())
-    invocation = await ingress.send(Target(bench.name, "run", type(None), object), key=key)
+    invocation = await ingress.send(Target(bench.name, "run", None, object), key=key)
     await eventually(truth(lambda: did.count(f"do {key}-child/slow") == 1), what="slow step of the child")
     async with AdminClient(bench.admin_url) as admin:
         await admin.act(invocation, "cancel")
@@ -99,12 +100,12 @@ async def test_a_parent_does_not_undo_a_child_that_another_parent_started(bench,
     async def main(cp: Orchestration) -> None:
         key, _, is_second = cp.key.partition("/")
         await run_step(cp, "a")
-        await cp.child("package", Target(child_name, "run", type(None), object), None, key=f"{key}-child")
+        await cp.child("package", Target(child_name, "run", None, object), None, key=f"{key}-child")
         assert not is_second
 
     ingress = await bench.serve(main, bench.orchestration(child_name, child, SagaConfig(**QUICK)))
     key = str(uuid4())
-    run = Target(bench.name, "run", type(None), object)
+    run = Target(bench.name, "run", None, object)
     await ingress.call(run, key=key)
     with pytest.raises(IngressError) as failed:
         await ingress.call(run, key=f"{key}/second")
@@ -126,12 +127,12 @@ async def test_a_child_that_does_not_end_in_time_is_not_undone_from_a_part_of_it
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
-        await cp.child("package", Target(child_name, "run", type(None), object), None, key=f"{cp.key}-child")
+        await cp.child("package", Target(child_name, "run", None, object), None, key=f"{cp.key}-child")
 
     nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
     ingress = await bench.serve(main, nested, settle_timeout=timedelta(milliseconds=100), max_attempts=2)
     key = str(uuid4())
-    invocation = await ingress.send(Target(bench.name, "run", type(None), object), key=key)
+    invocation = await ingress.send(Target(bench.name, "run", None, object), key=key)
     await eventually(truth(lambda: did.count(f"do {key}-child/slow") == 1), what="slow step of the child")
     async with AdminClient(bench.admin_url) as admin:
         await admin.act(invocation, "cancel")
@@ -169,13 +170,13 @@ async def test_a_childs_run_of_another_parent_is_not_undone_in_place_of_ones_own
         await run_step(cp, "c")
 
     async def main(cp: Orchestration) -> None:
-        await cp.child("package", Target(child_name, "run", type(None), object), None, key=key)
+        await cp.child("package", Target(child_name, "run", None, object), None, key=key)
         if cp.key.endswith("first"):
             await run_step(cp, "b", hangs=True, fails=-1)
 
     nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
     ingress = await bench.serve(main, nested, max_attempts=1)
-    run = Target(bench.name, "run", type(None), object)
+    run = Target(bench.name, "run", None, object)
     await ingress.send(run, key=f"{key}-first")
     await eventually(truth(lambda: did.count(f"do {key}-first/b") == 1), what="second step of the first parent")
     async with AdminClient(bench.admin_url) as admin:

@@ -11,8 +11,8 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import AdminClient, ObjectClient, Orchestration, Target, WorkflowClient
-from perdure.engine.admin import sql_text
+from perdure import ObjectClient, Orchestration, Target, WorkflowClient
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
 from perdure.saga import retention
@@ -53,7 +53,7 @@ async def main(cp: Orchestration) -> None:
 
 async def fail(bench: Bench, key: str) -> str:
     with pytest.raises(IngressError) as failed:
-        await bench.ingress.call(Target(bench.name, "run", type(None), object), key=key)
+        await bench.ingress.call(Target(bench.name, "run", None, object), key=key)
     return failed.value.metadata["rollback"]
 
 
@@ -101,7 +101,7 @@ class Asker:
         return await bench.ingress.call(Target(self.name, "forget", Asked, bool), Asked(saga=saga, forget=this))
 
     async def undo(self, bench: Bench, saga: str, *, wait: bool) -> None:
-        await bench.ingress.call(Target(self.name, "undo", Asked, type(None)), Asked(saga=saga, wait=wait))
+        await bench.ingress.call(Target(self.name, "undo", Asked, None), Asked(saga=saga, wait=wait))
 
 
 async def act(bench: Bench, what: str, saga: str) -> None:

@@ -11,7 +11,6 @@ import pytest
 import restate as sdk
 
 from perdure import (
-    AdminClient,
     CompensationStrategy,
     ControlPlaneService,
     Orchestration,
@@ -20,7 +19,7 @@ from perdure import (
     StatusData,
     Target,
 )
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Cancelled, IngressError, InvalidInput, Refused, TerminalError
 from perdure.saga.messages import ActionReceipt, ActRequest, RollbackStatus
 from perdure.saga.policy import Outcome
@@ -34,11 +33,11 @@ from tests.support import eventually
 
 
 async def start(bench: Bench, key: str, name: str = "") -> str:
-    return await bench.ingress.send(Target(name or bench.name, "run", type(None), object), None, key=key)
+    return await bench.ingress.send(Target(name or bench.name, "run", None, object), None, key=key)
 
 
 async def status(bench: Bench, key: str) -> StatusData:
-    return await bench.ingress.call(Target(bench.name, "status", type(None), StatusData), key=key)
+    return await bench.ingress.call(Target(bench.name, "status", None, StatusData), key=key)
 
 
 async def act(bench: Bench, what: str, letter: str, **more: Any) -> ActionReceipt:
@@ -87,7 +86,7 @@ async def test_a_key_that_is_used_again_after_its_retention_is_rolled_back_again
         for row in rows:
             await admin.act(row["id"], "purge")
     with pytest.raises(IngressError) as failed:
-        await bench.ingress.call(Target(bench.name, "run", type(None), object), key=key)
+        await bench.ingress.call(Target(bench.name, "run", None, object), key=key)
     assert "step 'b' failed" in failed.value.message
     assert bench.undone(key) == ["undo b", "undo a"] * 2
 
@@ -156,7 +155,7 @@ async def test_a_child_that_refused_at_once_leaves_nothing_to_undo_and_no_dead_l
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
-        await cp.child("package", Target(child_name, "run", type(None), object), None)
+        await cp.child("package", Target(child_name, "run", None, object), None)
 
     nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
     key, error = await bench.run(main, nested)
@@ -200,7 +199,7 @@ async def test_strange_keys_and_names_survive_rollback_dead_letter_and_redrive(b
     await bench.serve(main, max_attempts=1)
     key = ("ü/7:%2F💥 ?#" + str(uuid4())).ljust(128, "/")
     with pytest.raises(IngressError) as failed:
-        await bench.ingress.call(Target(bench.name, "run", type(None), object), key=key)
+        await bench.ingress.call(Target(bench.name, "run", None, object), key=key)
     assert failed.value.metadata["rollback"] == "needs_attention"
     await act(bench, "redrive", f"{bench.name}:{key}/1")
     await rolled_back(bench, key)
@@ -250,7 +249,7 @@ async def test_two_services_with_one_saga_id_lose_nothing(bench, did):
     key = str(uuid4())
     for name in (other_name, other_name + "b"):
         with pytest.raises(IngressError):
-            await bench.ingress.call(Target(name, "run", type(None), object), key=key)
+            await bench.ingress.call(Target(name, "run", None, object), key=key)
 
     async def both() -> bool:
         return sorted(bench.undone(key)) == ["undo x", "undo y"]
@@ -300,7 +299,7 @@ async def reconciler(restate):
     return SagaReconciler(config)
 
 
-sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
+sweep = Target("SagaReconciler", "sweep", None, ScanReport)
 
 
 async def test_a_service_that_is_down_does_not_hold_up_the_sagas_of_others(restate, bench, did, reconciler):

@@ -17,9 +17,10 @@ from uuid import uuid4
 
 import pytest
 
-from perdure import AdminClient, IngressClient, Orchestration, SagaConfig, StatusData, Target
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, Orchestration, SagaConfig, StatusData, Target
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import EngineError, Refused
+from perdure.retry import RetryPolicy
 from perdure.saga import dispatch, submission
 from perdure.saga.orphans import look
 from perdure.saga.reconciler import SagaReconciler
@@ -153,7 +154,7 @@ def held(entries: list[str], key: str) -> set[str]:
 
 
 async def assert_all_or_none(ingress: IngressClient, service: str, keys: list[str], entries: list[str]) -> None:
-    status = Target(service, "status", type(None), StatusData)
+    status = Target(service, "status", None, StatusData)
     for key in keys:
         # One that is killed in the moment after it has closed its saga has done all it was to do.
         is_kept = (await ingress.call(status, key=key)).phase == "completed"
@@ -168,7 +169,7 @@ async def assert_all_or_none(ingress: IngressClient, service: str, keys: list[st
 async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
     restate, bench, did: Recording, monkeypatch, seed
 ):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(submission, "OUTCOME_POLLS", RetryPolicy(timedelta(milliseconds=500), max_attempts=None))
     monkeypatch.setattr(dispatch, "LOOK_AGAIN", timedelta(milliseconds=500))
     child_name = f"{bench.name}Child"
 
@@ -178,7 +179,7 @@ async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
-        await cp.child("package", Target(child_name, "run", type(None), object), None, key=f"{cp.key}-child")
+        await cp.child("package", Target(child_name, "run", None, object), None, key=f"{cp.key}-child")
         await run_step(cp, "b")
         if cp.key.endswith("refused"):
             raise Refused("enough", 410)
@@ -190,7 +191,7 @@ async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
         grace=timedelta(milliseconds=100),  # shorter than the interval: what dies again does so before the next look
     )
     reconciler = SagaReconciler(config)
-    run: Target[Any, Any] = Target(bench.name, "run", type(None), object)
+    run: Target[Any, Any] = Target(bench.name, "run", None, object)
     keys = [f"{uuid4()}-{'refused' if number % 2 else 'kept'}" for number in range(SAGAS)]
     nested = bench.orchestration(child_name, child, SagaConfig(**PATIENT))
     ingress = await bench.serve(main, nested, reconciler, **PATIENT)

@@ -12,10 +12,11 @@ import httpx
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, ControlPlaneService, Orchestration, SagaConfig, Target
-from perdure.engine.admin import sql_text
+from perdure import ControlPlaneService, Orchestration, SagaConfig, Target
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from perdure.observability.metrics import OPEN_SAGAS
+from perdure.retry import RetryPolicy
 from perdure.saga import recovery, submission
 from perdure.saga.gauges import count_sagas
 from perdure.saga.messages import rollback_status
@@ -27,7 +28,7 @@ from tests.support import Recording, eventually
 
 pytestmark = pytest.mark.restate_modes("all")
 
-sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
+sweep = Target("SagaReconciler", "sweep", None, ScanReport)
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ async def admin(restate) -> AsyncIterator[AdminClient]:
 
 
 def run_of(service: str) -> Target[None, object]:
-    return Target(service, "run", type(None), object)
+    return Target(service, "run", None, object)
 
 
 async def start(bench: Bench, service: str, key: str) -> str:
@@ -236,7 +237,7 @@ async def test_a_child_under_a_key_that_was_used_before_is_undone_with_each_of_i
 
 
 async def test_a_parent_does_not_wait_for_ever_for_a_childs_rollback_that_never_began(bench, did, admin, monkeypatch):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=100))
+    monkeypatch.setattr(submission, "OUTCOME_POLLS", RetryPolicy(timedelta(milliseconds=100), max_attempts=None))
     child_name = f"Child{uuid4().hex[:8]}"
 
     async def child(cp: Orchestration) -> None:
@@ -261,7 +262,7 @@ async def test_a_parent_does_not_wait_for_ever_for_a_childs_rollback_that_never_
 async def test_an_orchestration_does_not_wait_for_ever_for_its_rollback_that_never_began(
     bench, did, admin, monkeypatch
 ):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=100))
+    monkeypatch.setattr(submission, "OUTCOME_POLLS", RetryPolicy(timedelta(milliseconds=100), max_attempts=None))
     name = f"Alone{uuid4().hex[:8]}"
 
     async def alone(cp: Orchestration) -> None:
@@ -329,7 +330,7 @@ async def test_a_child_that_was_killed_with_its_parent_before_its_first_step_has
 async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_over_again(
     bench, did, admin, reconciler, monkeypatch
 ):
-    monkeypatch.setattr(submission, "LOOK_AFTER", timedelta(seconds=1))
+    monkeypatch.setattr(submission, "RECORD_POLLS", RetryPolicy(timedelta(seconds=1), max_attempts=None))
     monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(seconds=30))
 
     async def alone(cp: Orchestration) -> None:
@@ -358,7 +359,7 @@ async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_ov
 
 
 async def test_what_takes_a_lost_saga_back_may_be_killed_too(bench, did, admin, reconciler, monkeypatch):
-    monkeypatch.setattr(submission, "LOOK_AFTER", timedelta(minutes=1))
+    monkeypatch.setattr(submission, "RECORD_POLLS", RetryPolicy(timedelta(minutes=1), max_attempts=None))
     monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(milliseconds=200))
 
     async def main(cp: Orchestration) -> None:

@@ -14,7 +14,8 @@ import httpx
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, CompensationStrategy, Orchestration, SagaConfig, ServiceClient, StatusData, Target
+from perdure import CompensationStrategy, Orchestration, SagaConfig, ServiceClient, StatusData, Target
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError, Refused
 from perdure.saga import rollback
 from perdure.saga.messages import (
@@ -79,7 +80,7 @@ class Jobs:
 
     @property
     def run(self) -> Target[None, object]:
-        return Target(self.name, "run", type(None), object)
+        return Target(self.name, "run", None, object)
 
     async def fail(self) -> dict[str, str]:
         """Run it; return what is said of its rollback."""
@@ -235,7 +236,7 @@ async def test_a_run_whose_rollback_has_not_begun_does_not_show_the_one_before(b
         patch.setattr(rollback, "take", held)
         failing = asyncio.create_task(jobs.fail())
         await eventually(truth(asked.is_set), what="request for a rollback")
-        target = Target(jobs.name, "status", type(None), StatusData)
+        target = Target(jobs.name, "status", None, StatusData)
         status = await bench.ingress.call(target, key=jobs.key)
         go_on.set()
         assert (await failing)["rollback_undone"] == "b,a,news"
@@ -250,7 +251,7 @@ async def test_what_is_shown_of_a_run_is_its_own(bench, did, admin):
 
     async def shown() -> tuple[Timeline, StatusData]:
         saga = await read_timeline(admin, bench.ingress, f"{jobs.name}:{jobs.key}")
-        return saga, await bench.ingress.call(Target(jobs.name, "status", type(None), StatusData), key=jobs.key)
+        return saga, await bench.ingress.call(Target(jobs.name, "status", None, StatusData), key=jobs.key)
 
     await jobs.fail()
     saga, status = await shown()

@@ -18,10 +18,10 @@ from perdure import (
     Orchestration,
     RunConfig,
     Step,
-    StepRetry,
     Target,
 )
 from perdure.errors import ConfigurationError, IngressError, SagaError
+from perdure.retry import RetryPolicy
 from tests.integration.saga_bench import Task, do_task, run_step, step, truth
 from tests.support import eventually
 
@@ -67,8 +67,8 @@ async def test_local_parallel_steps_run_together(bench, did):
 
 async def test_a_step_is_tried_again_only_as_told(bench, did):
     async def main(cp: Orchestration) -> str:
-        await run_step(cp, "a", StepRetry(max_attempts=3, initial_delay=MILLISECONDS_10), fails=2)
-        await run_step(cp, "b", StepRetry(on=frozenset({429})), fails=1)
+        await run_step(cp, "a", RetryPolicy(initial_interval=MILLISECONDS_10), fails=2)
+        await run_step(cp, "b", RetryPolicy(), retry_on={429}, fails=1)
         return "never reached"
 
     key, error = await bench.run(main)
@@ -83,7 +83,7 @@ async def test_a_step_over_its_time_limit_fails_and_is_undone_after_it_ended(ben
 
     ingress = await bench.serve(main)
     key = str(uuid4())
-    run = Target(bench.name, "run", type(None), object)
+    run = Target(bench.name, "run", None, object)
     call = asyncio.create_task(ingress.call(run, key=key))
 
     async def handed_over() -> bool:

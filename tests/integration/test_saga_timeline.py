@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from perdure import AdminClient, Orchestration, Target
+from perdure import Orchestration, Target
+from perdure.engine.admin import AdminClient
 from perdure.errors import EngineError, IngressError, Refused
 from perdure.saga.policy import SagaConfig
 from perdure.saga.timeline import Timeline, read_timeline
@@ -87,7 +88,7 @@ async def test_a_run_under_a_key_that_was_used_before_is_not_told_what_became_of
         for _ in range(2):
             await forget_runs(admin, key)
             with suppress(IngressError):
-                await bench.ingress.call(Target(bench.name, "run", type(None), object), key=key)
+                await bench.ingress.call(Target(bench.name, "run", None, object), key=key)
             undos.append([each.undo for each in (await timeline(bench, key)).steps])
     assert undos == [[None, None], ["undone", "undone"]]
     assert bench.undone(key) == ["undo b", "undo a"] * 2
@@ -114,7 +115,7 @@ async def test_of_several_services_with_a_saga_of_the_key_one_has_to_be_named(be
 
     other = f"{bench.name}Too"
     key, _ = await bench.run(main, bench.orchestration(other, main, SagaConfig()))
-    await bench.ingress.call(Target(other, "run", type(None), object), key=key)
+    await bench.ingress.call(Target(other, "run", None, object), key=key)
     async with AdminClient(bench.admin_url) as admin:
         with pytest.raises(EngineError, match=f"several services have a saga '{key}': .* {bench.name}, {other}"):
             await read_timeline(admin, bench.ingress, key)

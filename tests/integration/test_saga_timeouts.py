@@ -13,27 +13,18 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import (
-    AdminClient,
-    CompensationStrategy,
-    DataPlaneContext,
-    DataPlaneService,
-    Orchestration,
-    RunConfig,
-    Step,
-    StepRetry,
-    Target,
-)
-from perdure.engine.admin import sql_text
+from perdure import CompensationStrategy, DataPlaneContext, DataPlaneService, Orchestration, RunConfig, Step, Target
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
+from perdure.retry import RetryPolicy
 from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackStatus
 from perdure.saga.policy import CompensationHandler, Outcome, StepState
 from tests.integration.saga_bench import Bench, Task, run_step, step, truth
 from tests.support import Recording, eventually
 
 LIMIT = timedelta(seconds=1)  # what ends by itself takes less, even on a busy machine
-AGAIN = StepRetry(max_attempts=2, initial_delay=timedelta(milliseconds=10), on=frozenset({408}))
+AGAIN = RetryPolicy(initial_interval=timedelta(milliseconds=10), max_attempts=2)
 
 slowly = Target("Slow", "do", Task, str)
 
@@ -76,9 +67,9 @@ class Slow:
         return slow
 
 
-def slow_step(cp: Orchestration, retry: StepRetry = AGAIN) -> Step[Task, str]:
+def slow_step(cp: Orchestration, retry: RetryPolicy = AGAIN) -> Step[Task, str]:
     task = Task(key=cp.key, name="slow")
-    return Step("slow", slowly, task, compensate="undo", timeout=LIMIT, retry=retry)
+    return Step("slow", slowly, task, compensate="undo", timeout=LIMIT, retry=retry, retry_on={408})
 
 
 async def do_slowly(cp: Orchestration) -> str:
@@ -87,7 +78,7 @@ async def do_slowly(cp: Orchestration) -> str:
 
 def begin(bench: Bench) -> tuple[str, asyncio.Task[Any]]:
     key = str(uuid4())
-    return key, asyncio.create_task(bench.ingress.call(Target(bench.name, "run", type(None), object), key=key))
+    return key, asyncio.create_task(bench.ingress.call(Target(bench.name, "run", None, object), key=key))
 
 
 async def awaited(bench: Bench, key: str) -> list[str]:

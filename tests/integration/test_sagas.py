@@ -50,9 +50,9 @@ class Done(BaseModel):
 QUICK = SagaConfig(max_attempts=3, initial_delay=timedelta(milliseconds=20), max_delay=timedelta(milliseconds=50))
 
 build = Target("Parts", "build", Part, str)
-scrap = Target("Parts", "scrap", Part, type(None))
+scrap = Target("Parts", "scrap", Part, None)
 run_order = Target("Orders", "run", Order, Done)
-order_status = Target("Orders", "status", type(None), StatusData)
+order_status = Target("Orders", "status", None, StatusData)
 
 
 def services(did: Recording) -> list[Any]:
@@ -168,13 +168,13 @@ async def test_the_status_is_told_while_the_saga_service_is_down(restate, did):
 
     env = await restate.serve(alone)
     async with IngressClient(env.ingress) as ingress:
-        await ingress.send(Target(name, "run", type(None), type(None)), key="k")
+        await ingress.send(Target(name, "run", None, None), key="k")
 
         async def started() -> bool:
             return did.count("first") == 1
 
         await eventually(started, what="first step")
-        status = await ingress.call(Target(name, "status", type(None), StatusData), key="k")
+        status = await ingress.call(Target(name, "status", None, StatusData), key="k")
     assert (status.phase, status.current_step) == ("running", "first")
 
 

@@ -91,7 +91,7 @@ async def test_schedules_are_declared_by_a_service_that_starts_and_the_wrong_one
         firing = Firing(generation=1, planned=datetime.now(UTC))
         with pytest.raises(IngressError, match="Schedules/fire is one of perdure's own handlers"):
             await schedules.set(name, every=FAR, target=fire_target, request=firing)
-        undo = Target("TripsCompensations", "cancel_flight", str, type(None))
+        undo = Target("TripsCompensations", "cancel_flight", str, None)
         with pytest.raises(IngressError, match="TripsCompensations/cancel_flight is one of perdure's own handlers"):
             await schedules.set(name, every=FAR, target=undo, request="x")
         with pytest.raises(IngressError, match="1 to 128 printable characters; got 3, beginning with 'a"):

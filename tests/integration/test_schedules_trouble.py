@@ -12,10 +12,10 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, IngressClient, ObjectClient, Target, handler
+from perdure import IngressClient, ObjectClient, Target, handler
 from perdure._runtime.ports import free_ports
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from perdure.schedules import CatchUp, Overlap, ScheduleClient, ScheduleStatus, definitions
 from perdure.schedules import dispatcher as dispatcher_module
@@ -34,7 +34,7 @@ async def test_neither_a_failing_nor_a_slow_nor_a_vanished_target_holds_up_a_sch
     run = str(uuid4())
     async with IngressClient(env.ingress) as ingress:
         schedules = ScheduleClient(ingress, actor="ada")
-        gone: Target[str, None] = Target("Reports", "gone", str, type(None))
+        gone: Target[str, None] = Target("Reports", "gone", str, None)
         await schedules.set(f"{run} a gone", every=SOON, target=gone, request="x", overlap=Overlap.ALLOW)
         await schedules.set(f"{run} broken", every=SOON, target=to["broken"], request="x")
         await schedules.set(f"{run} slow", every=SOON, target=to["slow"], request=run)

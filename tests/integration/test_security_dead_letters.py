@@ -107,7 +107,7 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
         desk = Desk(ingress, name)
         saga = str(uuid4())
         with pytest.raises(IngressError):
-            await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a", "b", "c"]), key=saga)
+            await ingress.call(Target(name, "run", Parts, None), Parts(names=["a", "b", "c"]), key=saga)
         before = await desk.letters(3)
         letter, other = before[0], before[1]
 
@@ -173,7 +173,7 @@ async def test_who_signs_without_end_keeps_nobody_else_from_acting(restate: Rest
     async with IngressClient(env.ingress) as ingress:
         desk = Desk(ingress, name)
         with pytest.raises(IngressError):
-            await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a"]), key=str(uuid4()))
+            await ingress.call(Target(name, "run", Parts, None), Parts(names=["a"]), key=str(uuid4()))
         [letter] = await desk.letters(1)
         for _ in range(3):
             await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
@@ -195,7 +195,7 @@ async def test_unsigned_acts_are_taken_in_development_and_are_marked(restate: Re
             desk = Desk(ingress, name)
             saga = str(uuid4())
             with pytest.raises(IngressError):
-                await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a"]), key=saga)
+                await ingress.call(Target(name, "run", Parts, None), Parts(names=["a"]), key=saga)
             [letter] = await desk.letters(1)
             await desk.act("annotate", letter, None)
             assert await desk.refused("annotate", letter, sign(Act.ANNOTATE, letter, MALLORY)) == (401, "issuer")
@@ -224,7 +224,7 @@ async def test_the_command_line_signs_with_a_key_file(restate: Restate, tmp_path
         desk = Desk(ingress, name)
         saga = str(uuid4())
         with pytest.raises(IngressError):
-            await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a", "b"]), key=saga)
+            await ingress.call(Target(name, "run", Parts, None), Parts(names=["a", "b"]), key=saga)
         first, second = await desk.letters(2)
         assert "it takes the role operator" in await perdure("skip", first.id, key="vera.key")
         assert "redrive by olga@example.com, now pending" in await perdure("redrive", first.id, "--payload", '"mended"')

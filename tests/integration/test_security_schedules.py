@@ -12,10 +12,10 @@ import pytest
 import restate as sdk
 from typer.testing import CliRunner
 
-from perdure import IngressClient, ScheduleClient, Target, handler
+from perdure import IngressClient, Target, handler
 from perdure.cli.main import app
 from perdure.errors import ConfigurationError, IngressError
-from perdure.schedules import ScheduleStatus, definitions
+from perdure.schedules import ScheduleClient, ScheduleStatus, definitions
 from perdure.schedules.messages import (
     ScheduleAction,
     ScheduleActionRequest,
@@ -115,7 +115,7 @@ async def test_only_an_operators_signature_steers_a_schedule_and_only_once(resta
         assert (await olga.resume(name)).state is ScheduleState.ACTIVE
         await olga.remove(name, reason="done")
         assert await refused(desk.set(setting)) == (409, "replayed"), "what was used outlives the schedule"
-        again = await olga.set(name, every=DAILY, target=Target("Reports", "build", dict, type(None)), request={})
+        again = await olga.set(name, every=DAILY, target=Target("Reports", "build", dict, None), request={})
         assert again.audit_log[0].actor == "olga@example.com"
         with pytest.raises(IngressError, match="must be signed"):
             await ScheduleClient(ingress, actor="olga@example.com").trigger(name)

@@ -24,13 +24,13 @@ from perdure import (
     IngressClient,
     Orchestration,
     SagaConfig,
-    StepRetry,
     WorkflowTimer,
     handler,
     race_promise_with_timeout,
 )
 from perdure._runtime.time_scale import scaled
 from perdure.errors import IngressError, Refused
+from perdure.retry import RetryPolicy
 from perdure.saga import hosting
 from perdure.testing import Mode, RestateEnvironment
 from perdure.testing.plugin import RestateServers, restate_fixture
@@ -75,7 +75,8 @@ async def wait(cp: Orchestration) -> None:
         raise Refused("never", 503)
 
     await race_promise_with_timeout(cp.ctx, "nobody", timedelta(hours=1), str)
-    await cp.step("fails", fail, cp.key, compensate=undo, retry=StepRetry(2, timedelta(hours=1), timedelta(hours=1)))
+    retry = RetryPolicy(timedelta(hours=1), max_interval=timedelta(hours=1), max_attempts=2)
+    await cp.step("fails", fail, cp.key, compensate=undo, retry=retry)
 
 
 services = restate_fixture(greeter, sleeper, patient, *hosting.definitions())

@@ -244,7 +244,7 @@ async def test_an_approval_is_a_span_and_an_attempt_that_fails_says_why(receiver
     env = await traced.serve(service, *approvals())
     key = uuid4().hex
     async with IngressClient(env.ingress) as ingress:
-        answer = asyncio.ensure_future(ingress.call(Target("TracedPermits", "run", type(None), bool), key=key))
+        answer = asyncio.ensure_future(ingress.call(Target("TracedPermits", "run", None, bool), key=key))
         decide = Target("Approvals", "approve", dict[str, str], Any)
 
         async def decided() -> bool:

@@ -1,4 +1,4 @@
-"""Timers, loops, schedules and sagas by hand infer their types, and what doesn't fit is refused."""
+"""Types of timers, loops, schedules and explicit sagas."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Report(BaseModel):
 
 
 build = Target("Reports", "build", Day, Report)
-clean = Target("Reports", "clean", type(None), type(None))
+clean = Target("Reports", "clean", None, None)
 
 
 async def make(day: Day) -> Report:

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure import ObservabilityHooks, add_hooks, default_hooks, remove_hooks
+from perdure import ObservabilityHooks
 from perdure._runtime.sdk import HandlerInfo
 from perdure.errors import ConfigurationError, TerminalError
 from perdure.observability import events, hooks, lifecycle
 from perdure.observability.events import Failed, Invocation, InvocationStarted, StateRead, WorkflowStarted
+from perdure.observability.hooks import add_hooks, default_hooks, remove_hooks
 from perdure.observability.recent import Recent
 
 ORDER = Invocation("inv_1", HandlerInfo("Orders", "run", "workflow"), "o1")

@@ -129,9 +129,9 @@ class AlertList(BaseModel):
         return self.looked is not None and now - self.looked <= self.beat * _BEATS_MISSED
 
 
-list_alerts: Target[None, AlertList] = Target(SERVICE, "list", type(None), AlertList)
-look_target: Target[None, int] = Target(SERVICE, "look", type(None), int)
-tell_target: Target[News, None] = Target(DISPATCHER, "tell", News, type(None))
+list_alerts: Target[None, AlertList] = Target(SERVICE, "list", None, AlertList)
+look_target: Target[None, int] = Target(SERVICE, "look", None, int)
+tell_target: Target[News, None] = Target(DISPATCHER, "tell", News, None)
 
 
 async def troubles(admin: AdminClient, retries: int, killed_within: timedelta) -> list[Alert]:
@@ -183,7 +183,7 @@ class Alerts:
         )
         self._dispatcher = restate.Service(DISPATCHER, description="Tells a webhook, as often as it takes.")
         handler(self._object, "exclusive", name="look", ingress_private=False)(self.look)
-        handler(self._object, "shared", name="list", reads=True, ingress_private=False)(self.all)
+        handler(self._object, "shared", name="list", read_only=True, ingress_private=False)(self.all)
         handler(self._dispatcher, name="tell", ingress_private=True)(self.tell)
 
     def definitions(self) -> list[Definition]:

@@ -46,7 +46,7 @@ from perdure.security.signed_actions import ActorKey
 from perdure.security.signing_rules import SigningRules, SigningSettings
 from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_user
 from perdure.targets import Target
-from perdure.terminal import console, several_lines
+from perdure.terminal import console, multiline_text
 
 R = TypeVar("R")
 
@@ -147,7 +147,7 @@ def _facts(found: ApprovalStatus) -> dict[str, str | Text]:
         "waits for": ", ".join(found.waits_for),
         "until": f"{found.deadline:%Y-%m-%d %H:%M:%S %Z}",
         "reason": found.reason,
-        "payload": several_lines(json.dumps(found.payload, indent=2, ensure_ascii=False)),
+        "payload": multiline_text(json.dumps(found.payload, indent=2, ensure_ascii=False)),
         "digest": found.payload_digest,
     }
     return {name: value for name, value in facts.items() if value}

@@ -38,7 +38,7 @@ from perdure.saga.messages import (
 from perdure.saga.operator_actions import Act
 from perdure.saga.signatures import sign_action
 from perdure.targets import Target
-from perdure.terminal import console, several_lines
+from perdure.terminal import console, multiline_text
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -119,7 +119,7 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
         "error": letter.error,
         "attempts": f"{letter.attempts}, redriven {letter.redriven} times before",
         "since": f"{letter.since:%Y-%m-%d %H:%M:%S %Z}",
-        "payload": several_lines(json.dumps(letter.payload, indent=2, ensure_ascii=False)),
+        "payload": multiline_text(json.dumps(letter.payload, indent=2, ensure_ascii=False)),
     }
     for name, value in shown.items():
         facts.add_row(name, value)

@@ -54,7 +54,7 @@ def ask(ingress_url: str, question: Callable[[IngressClient], Awaitable[T]]) -> 
 
     async def asked() -> T:
         codec = codec_from_environment()
-        async with IngressClient(ingress_url, timeout=timedelta(seconds=30), retries=1, codec=codec) as ingress:
+        async with IngressClient(ingress_url, timeout=timedelta(seconds=30), max_attempts=2, codec=codec) as ingress:
             return await question(ingress)
 
     return asyncio.run(asked())
@@ -80,7 +80,7 @@ def actor_option(actor: str | None, key_file: Path | None) -> tuple[str, ActorKe
 
 def print_json(answer: BaseModel) -> None:
     """Print a model as JSON, for scripts."""
-    console.say_json(answer)
+    console.print_model(answer)
 
 
 def read_payload(text: str | None) -> Any:

@@ -44,16 +44,16 @@ class Terminal:
             style: Rich style, used on a terminal.
         """
         with self._ignoring_closed_output():
-            self._console.say_all(line, style)
+            self._console.print_lines(line, style)
 
-    def say_json(self, answer: BaseModel) -> None:
+    def print_model(self, answer: BaseModel) -> None:
         """Print a model as JSON.
 
         Args:
             answer: The model.
         """
         with self._ignoring_closed_output():
-            self._console.say_json(answer)
+            self._console.print_model(answer)
 
     def draw(self, renderable: RenderableType) -> None:
         """Print a Rich renderable, such as a table, fitted to the width of the terminal.

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from restate import InvocationRetryPolicy
 from structlog.stdlib import BoundLogger
 
 from perdure._runtime.places import ValueCodec
@@ -21,16 +20,13 @@ from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
 from perdure.errors import EngineError, IngressError
 from perdure.observability.gauge_collector import GaugeCollector, Sample
+from perdure.retry import RetryPolicy
 
 __all__ = ["BACKGROUND_CALL_RETRIES", "Watch"]
 
-BACKGROUND_CALL_RETRIES: Final = InvocationRetryPolicy(
-    initial_interval=timedelta(milliseconds=100),
-    exponentiation_factor=2.0,
-    max_interval=timedelta(seconds=10),
-    max_attempts=20,
-    on_max_attempts="kill",
-)
+BACKGROUND_CALL_RETRIES: Final = RetryPolicy(
+    initial_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=10), max_attempts=20
+).for_invocations("kill")
 """For handlers that a watch calls: tried for two minutes, so that a restart interrupts none, and then given up instead
 of paused. One that is paused would hold up all that follow; one that is given up is called again at the next look."""
 
@@ -89,7 +85,7 @@ class Watch:
         patience = _MISSES_WHILE_STARTING
         said: str | None = None
         # Not sent again at once: the next look asks anew, if there still is need.
-        client = IngressClient(self.ingress_url, codec=self.codec, retries=0, timeout=_ANSWERS_WITHIN)
+        client = IngressClient(self.ingress_url, codec=self.codec, max_attempts=1, timeout=_ANSWERS_WITHIN)
         async with AdminClient(self.admin_url) as admin, client as ingress:
             while True:
                 try:

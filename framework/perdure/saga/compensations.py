@@ -19,6 +19,7 @@ from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, SagaError
 from perdure.handlers import bind, read_signature
 from perdure.observability.lifecycle import Role
+from perdure.retry import RetryPolicy
 from perdure.saga.policy import CompensationHandler, compensation_handler, compensation_service
 from perdure.targets import register_target
 
@@ -26,14 +27,10 @@ CompensationFunction = Callable[[restate.Context, Any], Awaitable[None]]
 
 _any_json: TypedSerde[Any] = serde_for(cast("Any", JsonValue))
 
-TRANSIENT_RETRIES = InvocationRetryPolicy(
-    initial_interval=timedelta(milliseconds=200),
-    exponentiation_factor=2.0,
-    max_interval=timedelta(seconds=30),
-    max_attempts=12,
-    # With "pause" whoever waits for the compensation would wait for ever; killed, it counts as one failed attempt.
-    on_max_attempts="kill",
-)
+# A paused compensation would block its rollback forever. A killed one counts as one failed attempt.
+TRANSIENT_RETRIES = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200), max_interval=timedelta(seconds=30), max_attempts=12
+).for_invocations("kill")
 
 
 REMEMBERED = timedelta(days=7)

@@ -122,7 +122,7 @@ async def forget(ctx: restate.Context, letter_id: str) -> None:
     await ObjectClient(ctx, remove, _INDEX_KEY).send(letter_id)
 
 
-@handler(dead_letters, name="list", reads=True, ingress_private=False)
+@handler(dead_letters, name="list", read_only=True, ingress_private=False)
 async def list_letters(ctx: restate.Context, request: ListRequest) -> DeadLetterPage:
     """List dead letters, oldest first, with the groups of equal failures."""
     fitting = [each for each in await _all(ctx) if request.matches(each)]

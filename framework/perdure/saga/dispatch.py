@@ -7,7 +7,7 @@ from datetime import timedelta
 import restate
 from restate.serde import BytesSerde
 
-from perdure._runtime.dispatch import is_unknown
+from perdure._runtime.dispatch import is_unknown_handler
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import done_before, until_done
 from perdure.clients import ServiceClient
@@ -111,7 +111,7 @@ class Attempt:
             return await started
         except TerminalError as error:
             explained = explain_failure(request.compensation, error.message)
-            if is_unknown(error.message):
+            if is_unknown_handler(error.message):
                 self._not_started = explained
             else:
                 self.doubt = explained

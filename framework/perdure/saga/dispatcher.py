@@ -11,7 +11,7 @@ from typing import Any, cast
 import restate
 from pydantic import BaseModel, JsonValue
 
-from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown
+from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown_handler
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure.handlers import handler
 from perdure.saga.policy import CompensationHandler
@@ -63,7 +63,7 @@ def explain_failure(compensation: CompensationHandler, message: str) -> str:
         compensation: The handler.
         message: What the engine said.
     """
-    if is_unknown(message):
+    if is_unknown_handler(message):
         return (
             f"the compensation's handler {compensation} does not exist any more: deploy a version of the service "
             "that has it and redrive, or undo the step by hand and resolve it"

@@ -433,7 +433,7 @@ def roll_back_handler(service: str, key: str) -> CompensationHandler:
     return CompensationHandler(service=service, handler="roll_back", key=key)
 
 
-begin_target: Target[RollbackRequest, None] = Target("Rollbacks", "begin", RollbackRequest, type(None))
+begin_target: Target[RollbackRequest, None] = Target("Rollbacks", "begin", RollbackRequest, None)
 read_report: Target[ReportQuery, ReportAnswer] = Target("Rollbacks", "report", ReportQuery, ReportAnswer)
-rollback_status: Target[None, RollbackStatus] = Target("Rollbacks", "status", type(None), RollbackStatus)
+rollback_status: Target[None, RollbackStatus] = Target("Rollbacks", "status", None, RollbackStatus)
 act_on_step: Target[StepAction, ActionReceipt] = Target("Rollbacks", "act", StepAction, ActionReceipt)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 from typing import Any, TypeVar, overload
 
@@ -17,6 +17,7 @@ from perdure.callers import Caller, told_to_child
 from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError
 from perdure.idempotency import join_key
 from perdure.observability.lifecycle import SAGA_HEADER
+from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig
 from perdure.saga.approval_steps import AskOptions, ask
 from perdure.saga.compensations import CompensationFunction, Compensations
@@ -24,7 +25,7 @@ from perdure.saga.messages import RollbackRequest, roll_back_handler
 from perdure.saga.policy import Outcome, SagaConfig, run_key
 from perdure.saga.progress import CLOSED_KEY, FAILED_KEY, Closed, Phase
 from perdure.saga.recorder import Saga
-from perdure.saga.steps import SAME, Step, StepRetry, StepRunner
+from perdure.saga.steps import RETRIED_STATUSES, SAME, Step, StepRunner
 from perdure.saga.submission import hand_over, make_run, outcome_of
 from perdure.targets import Target, target_of
 
@@ -93,7 +94,8 @@ class Orchestration:
         compensate: str | CompensationFunction | None = None,
         payload: Any = ...,
         key: str | None = None,
-        retry: StepRetry | None = None,
+        retry: RetryPolicy | None = None,
+        retry_on: Collection[int] = RETRIED_STATUSES,
         timeout: timedelta | None = None,
     ) -> O: ...
     @overload
@@ -106,7 +108,8 @@ class Orchestration:
         compensate: str | CompensationFunction | None = None,
         payload: Any = ...,
         config: RunConfig | None = None,
-        retry: StepRetry | None = None,
+        retry: RetryPolicy | None = None,
+        retry_on: Collection[int] = RETRIED_STATUSES,
     ) -> O: ...
     async def step(
         self,
@@ -118,7 +121,8 @@ class Orchestration:
         payload: Any = SAME,
         key: str | None = None,
         config: RunConfig | None = None,
-        retry: StepRetry | None = None,
+        retry: RetryPolicy | None = None,
+        retry_on: Collection[int] = RETRIED_STATUSES,
         timeout: timedelta | None = None,
     ) -> Any:
         """Do one step: record how to undo it, then do it.
@@ -131,7 +135,8 @@ class Orchestration:
             payload: What the compensation is given; the request by default.
             key: The key, when the target belongs to a virtual object or workflow.
             config: How a local run is retried; its name is the step's.
-            retry: When the step is tried again after a terminal error; never by default.
+            retry: Retries of the step after a terminal error; none by default.
+            retry_on: HTTP statuses that ``retry`` applies to.
             timeout: How long one attempt of a call may take.
 
         Returns:
@@ -143,7 +148,7 @@ class Orchestration:
             SagaError: The name was used before, or the compensation does not fit; nothing was done.
         """
         refuse_inside_run(f"step '{name}'")
-        step = Step(name, action, request, compensate, payload, key, config, retry, timeout)
+        step = Step(name, action, request, compensate, payload, key, config, retry, timeout, retry_on)
         return (await self._steps.run(step))[0]
 
     async def child(

@@ -23,8 +23,9 @@ from pydantic import (
     model_validator,
 )
 
-from perdure._runtime.checks import unusable
+from perdure._runtime.checks import invalid_settings
 from perdure._runtime.serdes import compact_json
+from perdure.retry import SHORTEST, RetryPolicy
 
 RUN_PREFIX = "saga/run/"
 MOST_DOUBTS = 10
@@ -67,8 +68,8 @@ class SagaConfig(BaseModel):
 
     strategy: CompensationStrategy = CompensationStrategy.ALL
     max_attempts: int = Field(default=5, ge=1)
-    initial_delay: timedelta = Field(default=timedelta(seconds=1), gt=timedelta(0))
-    max_delay: timedelta = Field(default=timedelta(minutes=5), gt=timedelta(0))
+    initial_delay: timedelta = Field(default=timedelta(seconds=1), ge=SHORTEST)
+    max_delay: timedelta = Field(default=timedelta(minutes=5), ge=SHORTEST)
     settle_timeout: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(0))
 
     @model_validator(mode="wrap")
@@ -79,13 +80,16 @@ class SagaConfig(BaseModel):
         except ValidationError as error:
             if info.mode == "json":  # it came with a message, which is what's wrong then
                 raise
-            raise unusable(cls.__name__, error) from error
+            raise invalid_settings(cls.__name__, error) from error
 
-    def delay_after(self, attempts: int) -> timedelta:
-        """Return the wait after this many failed attempts (1 or more)."""
-        doublings = min(attempts - 1, 30)
-        seconds = self.initial_delay.total_seconds() * 2**doublings
-        return timedelta(seconds=min(self.max_delay.total_seconds(), seconds))
+    @property
+    def retry(self) -> RetryPolicy:
+        """The retry policy of a compensation."""
+        return RetryPolicy(
+            initial_interval=min(self.initial_delay, self.max_delay),
+            max_interval=self.max_delay,
+            max_attempts=None if self.strategy is CompensationStrategy.FOREVER else self.max_attempts,
+        )
 
 
 class CompensationHandler(BaseModel):
@@ -345,7 +349,7 @@ def after_failure(progress: StepProgress, error: str, config: SagaConfig) -> Ste
     """
     attempts = progress.attempts + 1
     failed = progress.with_(attempts=attempts, error=error, doubts=0, doubted=None)
-    if config.strategy is CompensationStrategy.FOREVER or attempts < config.max_attempts:
+    if config.retry.permits(attempts):
         return failed
     if config.strategy is CompensationStrategy.BEST_EFFORT:
         return failed.with_(state=StepState.FAILED)

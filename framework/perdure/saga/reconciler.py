@@ -107,7 +107,7 @@ class SagaReconciler:
             retries=config.alert_retries,
             beat=max(BEAT, config.interval),
         )
-        self._sweep: Target[None, ScanReport] = Target("SagaReconciler", "sweep", type(None), ScanReport)
+        self._sweep: Target[None, ScanReport] = Target("SagaReconciler", "sweep", None, ScanReport)
         self._known: set[str] = set()
         self._told: frozenset[str] = frozenset()
         self._beat_at = 0.0

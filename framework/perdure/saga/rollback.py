@@ -204,7 +204,7 @@ async def _undo(
                 continue
             pause: timedelta | None = None
             if after.state is StepState.PENDING:
-                pause = scaled(saga.config.delay_after(after.doubts or after.attempts))
+                pause = scaled(saga.config.retry.delay_after(after.doubts or after.attempts))
                 delay = max(delay or timedelta(0), pause)
             progress[position] = after = after.with_(due=None if pause is None else now + pause)
             await progress_state(ctx, position).set(after)
@@ -342,7 +342,7 @@ async def report(ctx: restate.ObjectSharedContext, query: ReportQuery) -> Report
     return await report_for(ctx, query)
 
 
-@handler(rollbacks, "shared", reads=True, ingress_private=False)
+@handler(rollbacks, "shared", read_only=True, ingress_private=False)
 async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
     """Show a saga's rollback, step by step."""
     request, head = await request_state(ctx).get(), await head_state(ctx).get()

@@ -6,15 +6,14 @@ by the order in which this process happens to be woken, which a replay does not 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import restate
 
 from perdure._runtime import sdk
-from perdure._runtime.checks import check_types
 from perdure._runtime.serdes import result_type
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import is_own_cancel
@@ -22,9 +21,10 @@ from perdure.clients import CallFuture, ObjectClient, ServiceClient
 from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError
 from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
+from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, RunFuture, run_async
 from perdure.saga.compensations import CompensationFunction
-from perdure.saga.policy import CompensationHandler, CompensationStrategy, SagaConfig, StepRecord
+from perdure.saga.policy import CompensationHandler, SagaConfig, StepRecord
 from perdure.saga.recorder import Saga
 from perdure.targets import Target, handler_target
 
@@ -35,35 +35,7 @@ SAME: Any = object()
 """The payload of a compensation that is given what the action was given."""
 
 
-@dataclass(frozen=True)
-class StepRetry:
-    """When and how often a step is tried again after a terminal error.
-
-    Transient errors need none of this: the engine retries them inside the called handler or the run.
-
-    Args:
-        max_attempts: Attempts in all.
-        initial_delay: Wait before the second one; durable.
-        max_delay: Longest wait between two attempts; each is twice the one before.
-        on: The HTTP statuses that are worth another attempt.
-
-    Raises:
-        ConfigurationError: A value out of range.
-    """
-
-    max_attempts: int = 3
-    initial_delay: timedelta = timedelta(seconds=1)
-    max_delay: timedelta = timedelta(minutes=1)
-    on: frozenset[int] = frozenset({429, 500, 502, 503, 504})
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        if self.max_attempts < 1 or self.initial_delay <= timedelta(0) or self.max_delay < self.initial_delay:
-            raise ConfigurationError(f"StepRetry: at least 1 attempt, and 0 < initial_delay <= max_delay; got {self}")
-
-    def delay_after(self, attempts: int) -> timedelta:
-        """Return the wait after this many failed attempts (1 or more)."""
-        return min(self.max_delay, self.initial_delay * float(2 ** min(attempts - 1, 30)))
+RETRIED_STATUSES: Final = frozenset({429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
@@ -79,9 +51,10 @@ class Step(Generic[I, O]):
         payload: What the compensation is given; the request when left out.
         key: The key, when the target belongs to a virtual object or workflow.
         config: How a local run is retried; its name is the step's.
-        retry: When the step is tried again after a terminal error; never when left out.
+        retry: Retries of the step after a terminal error; none by default. The engine retries other errors by itself.
         timeout: How long one attempt of a call may take. One that takes longer is cancelled, and nobody waits for its
             end but the rollback: it may act beside the next attempt or after it, so what is called twice must do once.
+        retry_on: HTTP statuses that ``retry`` applies to.
 
     Raises:
         ConfigurationError: A time limit for a local run, or a run's setting for a call.
@@ -94,10 +67,13 @@ class Step(Generic[I, O]):
     payload: Any = field(default=SAME)
     key: str | None = None
     config: RunConfig | None = None
-    retry: StepRetry | None = None
+    retry: RetryPolicy | None = None
     timeout: timedelta | None = None
+    retry_on: Collection[int] = RETRIED_STATUSES
 
     def __post_init__(self) -> None:
+        if self.retry is not None and self.retry.max_duration is not None:
+            raise ConfigurationError(f"step '{self.name}': limit its retries by max_attempts instead of max_duration")
         if not isinstance(self.action, Target) and (called := handler_target(self.action)) is not None:
             object.__setattr__(self, "action", called)  # as in a client: a handler's function stands for the handler
         is_call = isinstance(self.action, Target)
@@ -200,15 +176,14 @@ class StepRunner:
                 if not is_own_cancel(error):
                     raise
                 self.cancelled = self.cancelled or Cancelled("cancelled while a step was ended")
-                sdk.ask_again(call.future)
+                sdk.retry_invocation_id(call.future)
 
     def tries_again(self, step: Step[Any, Any], error: TerminalError, attempts: int) -> timedelta | None:
         """Return how long to wait before the next attempt of a failed step, or None when there is none."""
         if self.past_pivot:
-            forever = self._config.strategy is CompensationStrategy.FOREVER
-            if forever or attempts < self._config.max_attempts:
-                return self._config.delay_after(attempts)
-        elif step.retry is not None and attempts < step.retry.max_attempts and error.status_code in step.retry.on:
+            if self._config.retry.permits(attempts):
+                return self._config.retry.delay_after(attempts)
+        elif step.retry is not None and step.retry.permits(attempts) and error.status_code in step.retry_on:
             return step.retry.delay_after(attempts)
         return None
 

@@ -11,6 +11,7 @@ waits asks again.
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 from typing import cast
 from uuid import uuid4
@@ -24,17 +25,21 @@ from perdure._wake_ups import WakeUps, new_awakeable, new_wait_id
 from perdure.clients import ObjectClient
 from perdure.errors import Cancelled, TerminalError
 from perdure.observability.tracing import traceparent
+from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, run_with_retry
 from perdure.saga.messages import ReportQuery, RollbackReport, RollbackRequest, Waiter, begin_target, read_report
 from perdure.saga.policy import RUN_PREFIX
 from perdure.saga.progress import read_rollback, undone_from_outside
 from perdure.signals import get_internal_signal
 
-ASK_AGAIN = timedelta(seconds=30)
-"""How long to wait for the end of a rollback before asking for it again; twice as long each time."""
-ASK_AGAIN_AT_MOST = timedelta(minutes=10)
-LOOK_AFTER = timedelta(milliseconds=50)
-"""How long a rollback may take to be on record before it is looked for; twice as long each time."""
+OUTCOME_POLLS = RetryPolicy(
+    initial_interval=timedelta(seconds=30), max_interval=timedelta(minutes=10), max_attempts=None
+)
+"""Waits for the end of a rollback before it is requested again."""
+RECORD_POLLS = RetryPolicy(
+    initial_interval=timedelta(milliseconds=50), max_interval=timedelta(minutes=10), max_attempts=None
+)
+"""Waits until a rollback is recorded before it is requested again."""
 
 RUN_PROMISE = "saga/run"
 """The run's id, when its record was handed over from outside: a shared handler can't write state."""
@@ -125,14 +130,12 @@ async def begin(ctx: restate.WorkflowSharedContext, request: RollbackRequest) ->
         request: The saga.
     """
     caller = cast("restate.Context", ctx)
-    delay = LOOK_AFTER
-    while True:
+    for attempt in itertools.count(1):
         await hand_over(caller, request)
-        await caller.sleep(scaled(delay), "the rollback begins")
+        await caller.sleep(scaled(RECORD_POLLS.delay_after(attempt)), "the rollback begins")
         found = await read_rollback(ctx, request.saga_id)
         if found is not None and found.has(request.runs):
             return
-        delay = min(delay * 2, ASK_AGAIN_AT_MOST)
 
 
 async def outcome_of(ctx: restate.Context, request: RollbackRequest, wait: str) -> RollbackReport:
@@ -151,12 +154,12 @@ async def outcome_of(ctx: restate.Context, request: RollbackRequest, wait: str) 
     """
     query = ReportQuery(wait=wait, service=request.service, runs=request.runs)
     wake_ups = WakeUps(ctx, f"the rollback of saga '{request.saga_id}'")
-    delay = ASK_AGAIN
+    attempt = 1
     while True:
         awakeable, woken = new_awakeable(ctx)
         waiter = Waiter(invocation=ctx.request().id, awakeable=awakeable)
         await hand_over(ctx, request.model_copy(update={"waiter": waiter}))
-        late = ctx.sleep(scaled(delay), "before asking for the rollback again")
+        late = ctx.sleep(scaled(OUTCOME_POLLS.delay_after(attempt)), "before asking for the rollback again")
         is_woken = await done_before(woken, late, "the rollback")
         answer = await ObjectClient(ctx, read_report, request.saga_id).call(query)
         if answer.report is not None and answer.wait == wait:
@@ -164,5 +167,5 @@ async def outcome_of(ctx: restate.Context, request: RollbackRequest, wait: str) 
         if is_woken:
             await wake_ups.was_early()
         else:
-            delay = min(delay * 2, ASK_AGAIN_AT_MOST)
+            attempt += 1
         request = request.model_copy(update={"first_hand": False})

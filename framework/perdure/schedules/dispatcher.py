@@ -14,22 +14,21 @@ import restate
 from pydantic import JsonValue
 from restate.serde import BytesSerde
 
-from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown
+from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown_handler
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import until_done
 from perdure.clients import ObjectClient, ServiceClient
 from perdure.errors import Cancelled, TerminalError
 from perdure.handlers import handler
+from perdure.retry import RetryPolicy
 from perdure.schedules.messages import RunOrder, RunReport, RunState, report_target, start_target
 from perdure.schedules.recurrence import ScheduledTarget, stamp
 
 _json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
 
 _LONGEST_ERROR: Final = 1000
-_MOST_DOUBTS: Final = 10
-_FIRST_PAUSE: Final = timedelta(seconds=1)
-_LONGEST_PAUSE: Final = timedelta(minutes=2)
+_RETRIES: Final = RetryPolicy(max_interval=timedelta(minutes=2), max_attempts=10)
 
 
 async def _run(ctx: restate.Context, order: RunOrder) -> None:
@@ -52,10 +51,10 @@ async def _watched(ctx: restate.Context, order: RunOrder) -> RunReport:
             break
         except TerminalError as error:
             doubts += 1
-            if is_unknown(error.message) or doubts == _MOST_DOUBTS:
+            if is_unknown_handler(error.message) or not _RETRIES.permits(doubts):
                 why = explain_failure(order.target, _first_line(error))
                 return RunReport(run_id=order.run_id, state=RunState.NOT_STARTED, error=why)
-        pause = ctx.sleep(scaled(min(_FIRST_PAUSE * 2 ** (doubts - 1), _LONGEST_PAUSE)), f"start {order.target} again")
+        pause = ctx.sleep(scaled(_RETRIES.delay_after(doubts)), f"start {order.target} again")
         await until_done(pause, f"a pause before {order.target} is started again")
     await _tell(ctx, order, RunState.RUNNING, invocation_id=invocation_id)
     ended = ctx.attach_invocation(invocation_id, serde=BytesSerde())
@@ -100,7 +99,7 @@ def explain_failure(target: ScheduledTarget, message: str) -> str:
         target: The target.
         message: What the engine said.
     """
-    if is_unknown(message):
+    if is_unknown_handler(message):
         return (
             f"{target} does not exist: deploy a version of the service that has it, or set the schedule anew with "
             "another target"

@@ -44,5 +44,5 @@ def build_index() -> restate.VirtualObject:
     index = restate.VirtualObject("ScheduleIndex", description="Which schedules there are.", enable_lazy_state=True)
     handler(index, "exclusive", name="put", ingress_private=True)(_put)
     handler(index, "exclusive", name="drop", ingress_private=True)(_drop)
-    handler(index, "shared", name="list", reads=True, ingress_private=False)(_list)
+    handler(index, "shared", name="list", read_only=True, ingress_private=False)(_list)
     return index

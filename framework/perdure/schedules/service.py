@@ -333,7 +333,7 @@ def build_schedules(targets: Sequence[str]) -> restate.VirtualObject:
     handler(schedules, "exclusive", name="set", ingress_private=False)(set_schedule)
     for act in _STEERS:
         handler(schedules, "exclusive", name=act.value, ingress_private=False)(_steering(act))
-    handler(schedules, "shared", name="status", reads=True, ingress_private=False)(_status)
+    handler(schedules, "shared", name="status", read_only=True, ingress_private=False)(_status)
     handler(schedules, "exclusive", name="order", ingress_private=True)(order)
     handler(schedules, "exclusive", name="fire", ingress_private=True)(_fire)
     handler(schedules, "exclusive", name="report", ingress_private=True)(_report)

@@ -6,8 +6,9 @@ from typing import Final
 
 from pydantic import BaseModel, ValidationError
 
-from perdure import Phase, StatusData, Target
+from perdure import StatusData, Target
 from perdure.engine.admin import failure_message, sql_text
+from perdure.saga.progress import Phase
 from perdure.saga.queries import ORCHESTRATIONS, PHASES, SAGAS, SagaPhase, SagaRow
 from perdure.saga.timeline import Timeline
 from perdure.status import STATUS_KEY
@@ -160,7 +161,7 @@ async def one(engine: Engine, saga_id: str, service: str | None = None) -> Saga:
 
 async def _status(engine: Engine, timeline: Timeline) -> StatusData | None:
     """Return what its service says; of a workflow without steps, what it wrote of itself, and how it ended."""
-    target: Target[None, StatusData] = Target(timeline.service, "status", type(None), StatusData)
+    target: Target[None, StatusData] = Target(timeline.service, "status", None, StatusData)
     status: StatusData | None
     try:
         status = await engine.call(target, key=timeline.key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perdure import join_key
+from perdure.idempotency import join_key
 from services.contracts.flights import CancelSeats, ReserveSeats
 from services.contracts.hotels import CancelRoom, ReserveRoom
 from services.contracts.notifications import SendNotification

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from perdure import AdminClient, Orchestration, control_plane
-from perdure.engine.admin import sql_text
+from perdure import Orchestration, control_plane
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.saga import recovery
 from perdure.saga.reconciler import SagaReconciler
 from perdure.saga.reconciler_config import SagaReconcilerConfig

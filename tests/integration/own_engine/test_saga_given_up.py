@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from perdure import AdminClient, DataPlaneContext, DataPlaneService, Orchestration, SagaConfig, ServiceClient, Target
-from perdure.engine.admin import sql_text
+from perdure import DataPlaneContext, DataPlaneService, Orchestration, SagaConfig, ServiceClient, Target
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.saga.reconciler import SagaReconciler
 from tests.integration.given_up_sagas import (
     MOMENT,

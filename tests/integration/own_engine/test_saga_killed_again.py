@@ -11,10 +11,11 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, Orchestration, SagaConfig
-from perdure.engine.admin import sql_text
+from perdure import Orchestration, SagaConfig
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
+from perdure.retry import RetryPolicy
 from perdure.saga import admission, hosting, rollback, rollback_state, submission
 from perdure.saga.dispatcher import Start
 from perdure.saga.dispatcher import start as start_compensation
@@ -30,7 +31,7 @@ from tests.integration.test_saga_kills import Brake, did_all, only_open, rolled_
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2")
-sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
+sweep = Target("SagaReconciler", "sweep", None, ScanReport)
 list_letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
 redrive = Target("DeadLetters", "redrive", ActRequest, ActionReceipt)
 
@@ -85,7 +86,7 @@ async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_no
 async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_anew(
     bench, did, admin, engine, monkeypatch
 ):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(submission, "OUTCOME_POLLS", RetryPolicy(timedelta(milliseconds=500), max_attempts=None))
     reconciler, _ = reconciler_of(engine)
 
     class Slow:

@@ -96,7 +96,7 @@ async def test_a_saga_that_several_ask_to_roll_back_answers_each_of_them(bench, 
         invocation = await start(bench, bench.name, key)
         await did_all(bench, f"done {key}/a")
         await admin.act(invocation, "kill")
-        target = Target(asker.name, "ask", str, type(None))
+        target = Target(asker.name, "ask", str, None)
         await asyncio.gather(*(bench.ingress.call(target, key) for _ in range(4)))
         await rolled_back(bench, f"{bench.name}:{key}")
         assert did.count(f"undo {key}/a") == 1

@@ -13,14 +13,10 @@ import httpx
 import pytest
 import restate as sdk
 
-from perdure import (
-    AdminClient,
-    IngressClient,
-    Target,
-)
+from perdure import IngressClient, Target
 from perdure.alerts.conditions import FEW, Alert, Snapshot
 from perdure.alerts.service import Alerts
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import EngineError
 from perdure.saga import reconciler as reconciler_module
 from perdure.saga.orphans import look

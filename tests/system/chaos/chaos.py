@@ -15,10 +15,9 @@ from datetime import timedelta
 from random import Random
 from typing import Final, Literal
 
-from perdure import AdminClient
 from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import EngineError, IngressError
 from perdure.saga.orphans import look
 from perdure.saga.reconciler_config import SagaReconcilerConfig

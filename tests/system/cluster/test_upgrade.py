@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from perdure import AdminClient
 from perdure._runtime.ports import free_ports
 from perdure.approvals.messages import DecisionRequest
 from perdure.approvals.targets import approve
 from perdure.dev.processes import ChildProcess, ProcessError
+from perdure.engine.admin import AdminClient
 from services.contracts import trips
 from services.data_plane.audit import audit
 from services.runtime.connections import answers, local_http

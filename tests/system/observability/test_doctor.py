@@ -13,10 +13,11 @@ import pytest
 import restate as sdk
 from typer.testing import CliRunner, Result
 
-from perdure import AdminClient, IngressClient, Target
+from perdure import IngressClient, Target
 from perdure.cli import local_checks, options
 from perdure.cli.local_checks import disk_finding, key_findings
 from perdure.cli.main import app
+from perdure.engine.admin import AdminClient
 from perdure.saga.policy import Outcome
 from perdure.security import PrivateKey
 from perdure.security.signed_actions import ActorKey
@@ -184,7 +185,7 @@ async def test_says_whose_service_is_gone_while_invocations_wait(observed):
     async with AdminClient(topology.admin_url) as admin, IngressClient(topology.ingress_url) as ingress:
         with ServedApp(build_app(ghost)) as served:
             await admin.register(served.url)
-            invocation = await ingress.send(Target("Ghost", "haunt", type(None), type(None)))
+            invocation = await ingress.send(Target("Ghost", "haunt", None, None))
             assert "Ghost; they speak HTTP/2 alone" in (await well(observed)).output
             for each in await admin.deployments():
                 if str(each["uri"]).rstrip("/") == served.url:

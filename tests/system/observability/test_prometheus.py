@@ -17,8 +17,7 @@ import threading
 import httpx
 import pytest
 
-from perdure import AdminClient
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.saga.policy import Outcome
 from services.data_plane.database import database_url
 from services.runtime.booking import ORDINARY, new_trip_id

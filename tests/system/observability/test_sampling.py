@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from perdure import AdminClient
 from perdure._runtime.ports import free_ports
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
+from perdure.engine.admin import AdminClient
 from perdure.observability.tracing_setup import engine_tracing
 from tests.support import eventually
 from tests.system.observability.conftest import mistaken

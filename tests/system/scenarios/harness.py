@@ -14,9 +14,9 @@ from urllib.parse import quote
 import httpx
 from sqlalchemy import func, select, update
 
-from perdure import AdminClient, IngressClient, StatusData
+from perdure import IngressClient, StatusData
 from perdure._runtime.places import Place
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, PerdureError
 from perdure.saga.messages import rollback_status
 from perdure.saga.policy import Outcome

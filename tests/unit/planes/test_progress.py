@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure import Phase
 from perdure.saga.messages import RollbackStatus
 from perdure.saga.policy import Outcome
-from perdure.saga.progress import Closed, describe, describe_rollback
+from perdure.saga.progress import Closed, Phase, describe, describe_rollback
 
 STEPS = ["flight", "hotel", "payment"]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure import CompensationStrategy, Outcome, SagaConfig
+from perdure import CompensationStrategy, SagaConfig
 from perdure.saga.executions import (
     EarlierRun,
     StoredSaga,
@@ -22,6 +22,7 @@ from perdure.saga.executions import (
 from perdure.saga.messages import RollbackReport, RollbackRequest, RollbackStatus, RunStatus, StepStatus, Waiter
 from perdure.saga.policy import (
     CompensationHandler,
+    Outcome,
     StepProgress,
     StepRecord,
     StepState,

@@ -1,12 +1,12 @@
-"""Guardrails: strict refuses, warn logs, disabled says nothing."""
+"""Guardrails under the policies strict, warn and disabled."""
 
 from __future__ import annotations
 
 import pytest
 
-from perdure import get_policy, guardrail, set_policy
+from perdure import guardrail, set_policy
 from perdure.errors import GuardrailViolation
-from perdure.guardrails import Policy, policy_from_environment
+from perdure.guardrails import Policy, get_policy, policy_from_environment
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def _policy_of_the_environment():
         ({}, Policy.WARN),
         ({"CI": ""}, Policy.WARN),
         ({"CI": "true"}, Policy.STRICT),
-        ({"CI": "false"}, Policy.STRICT),  # set is set, as in the Go original
+        ({"CI": "false"}, Policy.STRICT),  # any value counts
         ({"GITHUB_ACTIONS": "1"}, Policy.STRICT),
         ({"PERDURE_POLICY": "disabled", "CI": "true"}, Policy.DISABLED),
         ({"PERDURE_POLICY": "strict"}, Policy.STRICT),
@@ -30,17 +30,17 @@ def _policy_of_the_environment():
         ({"PERDURE_POLICY": "", "CI": "true"}, Policy.STRICT),
     ],
 )
-def test_the_environment_decides(environment, expected, capsys):
+def test_environment_sets_policy(environment, expected, capsys):
     assert policy_from_environment(environment) is expected
     assert capsys.readouterr().err == ""
 
 
-def test_an_unknown_policy_is_said_and_means_warn(capsys):
+def test_unknown_policy_means_warn(capsys):
     assert policy_from_environment({"PERDURE_POLICY": "lax", "CI": "true"}) is Policy.WARN
     assert capsys.readouterr().err == "Warning: Unknown PERDURE_POLICY=\"lax\", defaulting to 'warn'\n"
 
 
-def test_the_process_environment_is_read_once_until_reset(monkeypatch):
+def test_read_environment_once_until_reset(monkeypatch):
     monkeypatch.setenv("PERDURE_POLICY", "disabled")
     assert get_policy() is Policy.DISABLED
     monkeypatch.setenv("PERDURE_POLICY", "strict")
@@ -50,20 +50,20 @@ def test_the_process_environment_is_read_once_until_reset(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [Policy.STRICT, "strict"])
-def test_a_policy_is_set_by_value_or_name(value, monkeypatch):
+def test_set_policy_by_value_or_name(value, monkeypatch):
     monkeypatch.setenv("PERDURE_POLICY", "disabled")
     set_policy(value)
     assert get_policy() is Policy.STRICT
 
 
-def test_an_unknown_name_is_refused_and_changes_nothing():
+def test_reject_unknown_policy_name():
     set_policy("disabled")
     with pytest.raises(ValueError, match="lax"):
         set_policy("lax")
     assert get_policy() is Policy.DISABLED
 
 
-def test_strict_raises_a_terminal_400_with_check_and_message():
+def test_strict_raises_terminal_400():
     set_policy("strict")
     with pytest.raises(GuardrailViolation) as violation:
         guardrail("SideEffect", "a call outside a run", severity="error")
@@ -73,14 +73,14 @@ def test_strict_raises_a_terminal_400_with_check_and_message():
     assert error.metadata == {"code": "guardrail", "check": "SideEffect", "severity": "error"}
 
 
-def test_strict_fails_for_information_too():
-    # The Go original dropped the error of its own redundant-key check.
+def test_strict_fails_for_info_severity():
+    # Information is a violation, too.
     set_policy("strict")
     with pytest.raises(GuardrailViolation):
         guardrail("RedundantIdempotencyKey", "unnecessary", severity="info")
 
 
-def test_warn_logs_once_and_goes_on(caplog):
+def test_warn_logs_once(caplog):
     set_policy("warn")
     guardrail("SideEffect", "a call outside a run")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -95,13 +95,13 @@ def test_warn_logs_once_and_goes_on(caplog):
         assert part in text
 
 
-def test_disabled_says_nothing(caplog):
+def test_disabled_ignores_violations(caplog):
     set_policy("disabled")
     guardrail("SideEffect", "a call outside a run", severity="error")
     assert caplog.records == []
 
 
-def test_an_override_wins_over_the_policy(caplog):
+def test_override_replaces_policy(caplog):
     set_policy("strict")
     guardrail("SideEffect", "x", override=Policy.DISABLED)
     assert caplog.records == []

@@ -1,4 +1,4 @@
-"""What may be scheduled: none of perdure's own services, however wide the patterns are."""
+"""Perdure's own services cannot be scheduled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perdure.schedules import definitions
 from perdure.schedules.service import COMPENSATIONS, INTERNAL
 
 
-def test_each_of_perdures_own_services_is_on_the_list_of_those_that_can_not_be_scheduled():
+def test_internal_services_cannot_be_scheduled():
     served = [
         *hosting.definitions(),
         *definitions(),
@@ -22,5 +22,5 @@ def test_each_of_perdures_own_services_is_on_the_list_of_those_that_can_not_be_s
     assert {each.name for each in served} | {approval_reconciler.RECONCILER} == INTERNAL
 
 
-def test_what_undoes_the_steps_of_sagas_is_told_by_its_name():
+def test_recognise_compensation_services_by_name():
     assert compensation_service("Trips").endswith(COMPENSATIONS)

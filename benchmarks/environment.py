@@ -1,4 +1,4 @@
-"""Where sides are measured: an engine with the platform's settings, and the services of each side as a process."""
+"""Environment of a benchmark: an engine with the platform's settings, and a process with the services of each side."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from benchmarks.load import BenchmarkError, Saga
 from benchmarks.measure import Side
 from benchmarks.messages import STEPS, Confirmation, Trip
 from benchmarks.variants import Shape, Variant
-from perdure import AdminClient, IngressClient, Target
+from perdure import IngressClient, Target
 from perdure._runtime.ports import free_ports
 from perdure.dev.processes import ChildProcess
 from perdure.engine import EngineConfig, EngineProcess
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 
 _HOST: Final = "127.0.0.1"
@@ -28,13 +29,13 @@ _ORDER: Final = Trip(traveller="ada@example.com")
 async def running_engine(
     binary: Path, config_file: Path, home: Path, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[EngineProcess]:
-    """Run an engine with fresh data as long as the context lasts.
+    """Run an engine with new data in a block.
 
     Args:
-        binary: The engine.
-        config_file: Its settings: the platform's.
-        home: Folder of its data and log.
-        settings: More of its settings, as its environment variables.
+        binary: Path of the engine.
+        config_file: The platform's settings.
+        home: Folder for data and log.
+        settings: More settings, as environment variables.
     """
     ingress, admin, node = free_ports(3)
     config = EngineConfig(
@@ -62,21 +63,21 @@ async def running_side(
     http: str = "auto",
     environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Side]:
-    """Run the services of a side as long as the context lasts, registered, and seen to work.
+    """Run, register and check the services of a side in a block.
 
     Args:
-        engine: Where to register them.
-        home: Folder of their log.
-        label: What the side is called in the results.
-        variant: How the saga is written.
-        shape: What its steps are.
-        workflow: The workflow's name, which no other side of this engine has.
-        http: The protocol they speak, see `perdure.serving.serve`.
-        environment: More environment variables for the process.
+        engine: The engine.
+        home: Folder for the log.
+        label: Name in the results.
+        variant: The variant.
+        shape: Kind of the steps.
+        workflow: The workflow's name, unique on this engine.
+        http: The protocol, see `perdure.serving.serve`.
+        environment: More environment variables of the process.
 
     Raises:
-        BenchmarkError: A saga doesn't come out as it should.
-        PerdureError: The process could not be started, or the engine refused it.
+        BenchmarkError: A saga has another result than expected.
+        PerdureError: The process did not start, or the engine rejected it.
     """
     (port,) = free_ports(1)
     process = ChildProcess(
@@ -97,19 +98,19 @@ async def running_side(
         saga = Saga(engine.ingress_url, workflow, _ORDER.model_dump_json().encode(), answer)
         yield Side(label, saga, process.pid, engine.pid)
     finally:
-        # Nothing is under way any more, or nobody cares how it ends.
+        # No saga is running, or its result does not matter.
         await process.stop(asyncio.Event())
 
 
 @asynccontextmanager
 async def running_sink(home: Path) -> AsyncIterator[str]:
-    """Run a receiver of spans as long as the context lasts, and yield its address.
+    """Run a receiver of spans in a block and yield its address.
 
     Args:
-        home: Folder of its log.
+        home: Folder for its log.
 
     Raises:
-        PerdureError: It could not be started.
+        PerdureError: The process did not start.
     """
     (port,) = free_ports(1)
     process = ChildProcess(
@@ -128,7 +129,7 @@ async def running_sink(home: Path) -> AsyncIterator[str]:
 
 
 async def _listens(port: int) -> bool:
-    # A request would have to know which protocol is spoken there.
+    # A request would depend on the protocol.
     try:
         _, writer = await asyncio.open_connection(_HOST, port)
     except OSError:
@@ -138,7 +139,7 @@ async def _listens(port: int) -> bool:
 
 
 async def _checked(ingress_url: str, workflow: str) -> bytes:
-    """Check that the saga does what it should, done or refused; return the answer of one that is done."""
+    """Check a successful and a failing saga; return the response of the successful one."""
     run = Target(workflow, "run", Trip, Confirmation)
     expected = Confirmation(references=[f"{step} for {_ORDER.traveller}" for step in STEPS])
     async with IngressClient(ingress_url) as ingress:

@@ -1,4 +1,4 @@
-"""A function becomes a handler: its types are read once, and what can't work is said when it's declared."""
+"""Handler definition: types from signatures, validated declarations."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ async def no_input(ctx: DataPlaneContext) -> str:
 async def constrained(ctx: DataPlaneContext, seats: Annotated[int, Field(ge=1)]) -> None: ...
 
 
-def test_types_come_from_the_signature():
+def test_read_types_from_signature():
     signature = read_signature(full)
     assert (signature.input, signature.output, signature.takes_input) == (Order, list[Order], True)
     signature = read_signature(no_input)
     assert (signature.input, signature.output, signature.takes_input) == (type(None), str, False)
 
 
-def test_constraints_of_an_annotation_are_kept():
+def test_keep_constraints_of_annotation():
     error = InputSerde(serde_for(read_signature(constrained).input)).deserialize(b"0").error
     assert "greater than or equal to 1" in error.message
 
 
-async def test_the_function_is_given_what_it_takes():
+async def test_pass_request_only_if_declared():
     assert await read_signature(full).invoke(None, Order(id="1")) == [Order(id="1")]
     assert await read_signature(no_input).invoke(None, None) == "pong"
 
 
-async def test_a_request_that_could_not_be_read_is_refused_before_the_function_runs():
+async def test_reject_unreadable_request_before_function_runs():
     error = InvalidInput("seats: too many")
     with pytest.raises(InvalidInput) as refused:
         await read_signature(full).invoke(None, Unreadable(error))
@@ -87,37 +87,37 @@ async def keywords(ctx: DataPlaneContext, **request: int) -> None: ...
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (not_async, "not_async: a handler is a coroutine function"),
-        (no_parameter, "no_parameter: a handler takes a context and at most one request, not 0 values"),
-        (three, "three: a handler takes a context and at most one request, not 3 values"),
-        (untyped_request, "untyped_request: give the parameter 'request' a type"),
-        (untyped_result, "untyped_result: say what it returns"),
-        (checker_only, "checker_only: the type 'Elsewhere' can't be resolved at run time"),
-        (keyword_only, "keyword_only: .*'request' can't be passed by position"),
-        (variadic, "variadic: .*'requests' can't be passed by position"),
-        (keywords, "keywords: .*'request' can't be passed by position"),
+        (not_async, "not_async: a handler must be a coroutine function"),
+        (no_parameter, "no_parameter: a handler takes a context and at most one request, not 0 parameters"),
+        (three, "three: a handler takes a context and at most one request, not 3 parameters"),
+        (untyped_request, "untyped_request: annotate the parameter 'request'"),
+        (untyped_result, "untyped_result: annotate the type of the response"),
+        (checker_only, "checker_only: the type 'Elsewhere' cannot be resolved at run time"),
+        (keyword_only, "keyword_only: .*'request' must accept that"),
+        (variadic, "variadic: .*'requests' must accept that"),
+        (keywords, "keywords: .*'request' must accept that"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_a_signature_that_is_no_handlers_is_said(function, text):
+def test_reject_invalid_handler_signature(function, text):
     with pytest.raises(ConfigurationError, match=text):
         read_signature(function)
 
 
-def test_two_handlers_of_one_name_are_refused():
-    # The SDK would silently keep the second one.
+def test_reject_duplicate_handler_name():
+    # The SDK would silently use the second one.
     service = DataPlaneService("Flights")
 
     @service.handler("reserve")
     async def first(ctx: DataPlaneContext) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="Flights has a handler 'reserve' already"):
+    with pytest.raises(ConfigurationError, match="Flights already has a handler 'reserve'"):
 
         @service.handler("reserve")
         async def second(ctx: DataPlaneContext) -> None: ...
 
 
-def test_two_main_handlers_are_refused():
+def test_reject_second_main_handler():
     trips = ControlPlaneService("Trips")
 
     @trips.main()
@@ -129,17 +129,17 @@ def test_two_main_handlers_are_refused():
         async def book_again(cp: Orchestration) -> None: ...
 
 
-def test_a_name_that_restate_would_refuse_is_said():
+def test_reject_name_invalid_in_restate():
     with pytest.raises(ConfigurationError, match="handler name 'cancel-flight'"):
         handler(restate.Service("Flights"), name="cancel-flight")(no_input)
 
 
-def test_the_decorated_function_can_still_be_called():
+def test_decorated_function_stays_callable():
     service = DataPlaneService("Flights")
     assert service.handler()(no_input) is no_input
 
 
-def test_the_documentation_goes_along():
+def test_keep_docstring_of_handler():
     service = restate.Service("Flights")
 
     @handler(service)
@@ -149,18 +149,18 @@ def test_the_documentation_goes_along():
     assert service.handlers["reserve"].fn.__doc__ == "Reserve seats."
 
 
-READS = {"perdure.reads": "true"}
+READS = {"perdure.read_only": "true"}
 
 
-def test_a_handler_that_only_reads_says_so_to_the_engine():
+def test_publish_read_only_handlers_in_metadata():
     objects, plane, trips = restate.VirtualObject("Carts"), DataPlaneService("Stock"), ControlPlaneService("Trips")
-    handler(objects, "shared", name="show", reads=True)(no_input)
+    handler(objects, "shared", name="show", read_only=True)(no_input)
     handler(objects, "shared", name="order", metadata={"team": "shop"})(no_input)
-    handler(objects, "shared", name="sum", reads=True, metadata={"team": "shop"})(no_input)
-    plane.handler("count", reads=True)(no_input)
+    handler(objects, "shared", name="sum", read_only=True, metadata={"team": "shop"})(no_input)
+    plane.handler("count", read_only=True)(no_input)
     plane.handler("take")(no_input)
     trips.main()(book)
-    trips.handler("seats", reads=True)(shared)
+    trips.handler("seats", read_only=True)(shared)
     trips.handler("review")(shared)
     assert {name: each.metadata for name, each in objects.handlers.items()} == {
         "show": READS,
@@ -178,7 +178,7 @@ def test_a_handler_that_only_reads_says_so_to_the_engine():
     }
 
 
-def test_a_name_of_the_librarys_own_makes_nobody_elses_handler_a_reader():
+def test_library_names_do_not_imply_read_only():
     theirs = restate.VirtualObject("Rollbacks")
     handler(theirs, "shared", name="status")(no_input)
     assert theirs.handlers["status"].metadata is None
@@ -186,12 +186,12 @@ def test_a_name_of_the_librarys_own_makes_nobody_elses_handler_a_reader():
     assert rollbacks.handlers["begin"].metadata is None
 
 
-def test_what_has_state_to_write_can_not_be_said_to_read():
+def test_reject_read_only_for_writing_handlers():
     for kind, definition in (("exclusive", restate.VirtualObject("Carts")), ("main", restate.Workflow("Trips"))):
-        with pytest.raises(ConfigurationError, match=f"/add: .* is {kind}"):
-            handler(definition, kind, name="add", reads=True)(no_input)
-    with pytest.raises(ConfigurationError, match=r"Trips/run: .* is main"):
-        ControlPlaneService("Trips").main(reads=True)(book)
+        with pytest.raises(ConfigurationError, match=f"/add: a handler of kind '{kind}' writes state"):
+            handler(definition, kind, name="add", read_only=True)(no_input)
+    with pytest.raises(ConfigurationError, match="Trips/run: a handler of kind 'main' writes state"):
+        ControlPlaneService("Trips").main(read_only=True)(book)
 
 
 async def book(cp: Orchestration) -> None: ...

@@ -1,7 +1,7 @@
-"""Coroutines that run together: bounded, and the same commands at every replay, whatever arrives when.
+"""Concurrent coroutines: limited, with the same commands at every replay.
 
-The engine here is a small one, made for that: news arrive in an order of their own, and waiting takes them in that
-order, as the SDK does. The real one is in tests/integration/test_concurrency_items.py.
+A simulated engine delivers notifications in a chosen order. tests/integration/test_concurrency_items.py uses the real
+engine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from perdure.errors import Cancelled, PerdureTerminalError, TerminalError, error
 
 
 class Suspended(BaseException):
-    """What the SDK raises when the attempt ends for now."""
+    """The SDK's signal that the attempt is suspended."""
 
 
 class _VM:
@@ -37,22 +37,22 @@ class _VM:
 
 
 class Engine:
-    """One attempt of one invocation.
+    """One attempt of an invocation.
 
     Args:
-        order: In which order commands get their answers: each number picks one of those that are open.
-        journal: The news of an attempt before, which are there at once.
-        news: Stop as suspended after this many.
+        order: Order of results: each number picks one of the open commands.
+        journal: Notifications of previous attempts, delivered at once.
+        limit: Number of notifications before the attempt is suspended.
     """
 
-    def __init__(self, order: list[int], journal: list[int], news: int = 10**6, cancel_at: int | None = None) -> None:
+    def __init__(self, order: list[int], journal: list[int], limit: int = 10**6, cancel_at: int | None = None) -> None:
         self.vm = _VM()
         self.commands: list[str] = []
         self.journal = list(journal)
         self._order = deque(order)
         self._unread = deque(journal)
         self._open: list[int] = [handle for handle in range(1000) if handle not in journal]
-        self._left = news
+        self._left = limit
         self._cancel_at = cancel_at
 
     def command(self, name: str) -> Answer:
@@ -81,7 +81,7 @@ class Engine:
 
 
 class Answer:
-    """Awaited as the SDK's futures are: in a task that is started by the first who awaits it."""
+    """A future like the SDK's: its first await starts a task."""
 
     def __init__(self, engine: Engine, handle: int) -> None:
         self._engine, self._handle = engine, handle
@@ -102,7 +102,7 @@ class Answer:
 
 
 Plan = list[int]
-"""How many steps each body takes."""
+"""Numbers of steps of the bodies."""
 
 
 async def attempt(engine: Engine, plan: Plan, limit: int, inside: Callable[[int], None] | None = None) -> Ended[str]:
@@ -128,7 +128,7 @@ orders = st.lists(st.integers(0, 50), max_size=40)
 
 @settings(deadline=None)
 @given(plan=plans, order=orders, limit=st.integers(1, 9))
-async def test_results_are_in_order_the_bound_holds_and_is_used(plan, order, limit):
+async def test_order_results_and_respect_limit(plan, order, limit):
     now, most = 0, 0
 
     def inside(change: int) -> None:
@@ -139,19 +139,19 @@ async def test_results_are_in_order_the_bound_holds_and_is_used(plan, order, lim
     ended = await attempt(Engine(order, []), plan, limit, inside)
     assert ended.results == {number: str(number) for number in range(len(plan))}
     assert most <= limit
-    if plan and min(plan) > 0:  # each waits at least once, so as many as may are under way together
+    if plan and min(plan) > 0:  # each body waits at least once, so the limit is reached
         assert most == min(limit, len(plan))
 
 
 @settings(deadline=None)
 @given(plan=plans, order=orders, limit=st.integers(1, 9), cuts=st.lists(st.integers(1, 6), max_size=6))
-async def test_every_replay_gives_the_same_commands_wherever_the_attempts_were_cut(plan, order, limit, cuts):
+async def test_replays_repeat_commands_after_any_cut(plan, order, limit, cuts):
     whole = Engine(order, [])
     await attempt(whole, plan, limit)
 
     journal: list[int] = []
-    for cut in cuts:  # each attempt gets a few more news, and is then suspended
-        engine = Engine(order[len(journal) :], journal, news=cut)
+    for cut in cuts:  # each attempt receives more notifications and is then suspended
+        engine = Engine(order[len(journal) :], journal, limit=cut)
         with contextlib.suppress(Suspended):
             await attempt(engine, plan, limit)
         assert engine.commands == whole.commands[: len(engine.commands)]
@@ -163,8 +163,8 @@ async def test_every_replay_gives_the_same_commands_wherever_the_attempts_were_c
     assert len(ended.results) == len(plan)
 
 
-async def test_it_is_the_journal_that_decides_so_another_order_gives_other_commands():
-    # Else the property above would hold for coroutines that run one after the other.
+async def test_journal_order_determines_commands():
+    # Otherwise the property above would hold for sequential coroutines.
     seen = set()
     for order in ([0] * 9, [1] * 9, [2] * 9):
         engine = Engine(order, [])
@@ -178,7 +178,7 @@ async def run(engine: Engine, *bodies: Callable[[], Coroutine[Any, Any, Any]], l
     return await Branches(ctx, bodies, limit).run()
 
 
-async def test_a_failure_lets_those_under_way_end_and_no_other_begin():
+async def test_failure_ends_running_branches_and_starts_none():
     engine = Engine([0, 0], [])
 
     async def fails() -> None:
@@ -195,7 +195,7 @@ async def test_a_failure_lets_those_under_way_end_and_no_other_begin():
     assert ended.results == {1: "ended"}
 
 
-async def test_a_cancel_reaches_all_that_wait_and_is_told():
+async def test_cancel_reaches_all_waiting_branches():
     engine, told = Engine([], [], cancel_at=1), []
 
     async def body() -> str:
@@ -211,10 +211,10 @@ async def test_a_cancel_reaches_all_that_wait_and_is_told():
     assert ended.cancel is not None
     assert len(told) == 3
     assert len(set(map(id, told))) == 3
-    assert sorted(ended.failures) == [0, 1, 2]  # the fourth has never begun
+    assert sorted(ended.failures) == [0, 1, 2]  # the fourth never starts
 
 
-async def test_two_that_wait_for_the_same_thing_both_get_it():
+async def test_branches_share_awaited_future():
     engine = Engine([], [])
     shared = engine.command("shared")
 
@@ -224,7 +224,7 @@ async def test_two_that_wait_for_the_same_thing_both_get_it():
     assert (await run(engine, body, body)).results == {0: 1, 1: 2}
 
 
-async def test_branches_inside_a_branch():
+async def test_nest_branches():
     engine = Engine([3, 1, 2, 0, 1, 2], [])
 
     async def leaf() -> int:
@@ -242,9 +242,9 @@ class BugError(Exception):
 
 
 @pytest.mark.parametrize("ending", [BugError, Suspended])
-async def test_what_is_no_terminal_error_ends_all_at_once_and_leaves_nothing_behind(ending):
-    # A warning of a coroutine that was never awaited, or of a task that was lost, would fail this.
-    engine, ended = Engine([], [], news=0 if ending is Suspended else 1), []
+async def test_transient_error_ends_all_branches(ending):
+    # A warning about a coroutine or task that is never awaited would fail the test.
+    engine, ended = Engine([], [], limit=0 if ending is Suspended else 1), []
 
     async def waits() -> None:
         try:
@@ -269,7 +269,7 @@ async def test_what_is_no_terminal_error_ends_all_at_once_and_leaves_nothing_beh
     assert ended == ["waits"]
 
 
-async def test_a_body_that_waits_for_something_else_holds_up_the_others_and_breaks_nothing():
+async def test_foreign_wait_blocks_other_branches():
     engine, seen = Engine([], []), []
 
     async def slow() -> None:
@@ -288,7 +288,7 @@ async def test_a_body_that_waits_for_something_else_holds_up_the_others_and_brea
 
 
 @pytest.mark.parametrize("how", [asyncio.gather, asyncio.shield, asyncio.create_task])
-async def test_a_body_that_waits_through_asyncio_is_refused_instead_of_waiting_for_ever(how):
+async def test_reject_durable_wait_through_asyncio(how):
     engine = Engine([], [])
 
     async def wait() -> int:

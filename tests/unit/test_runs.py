@@ -1,4 +1,4 @@
-"""RunConfig: what can't work is refused when it's written down. How runs behave is for the integration tests."""
+"""Validation of RunConfig. tests/integration/test_runs.py tests runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perdure.errors import ConfigurationError, error_code
 ONE = timedelta(seconds=1)
 
 
-def test_the_defaults_are_the_contracts():
+def test_defaults_match_contract():
     config = RunConfig("charge")
     assert (config.max_retries, config.initial_delay, config.max_delay, config.backoff_factor) == (
         3,
@@ -39,7 +39,7 @@ def test_the_defaults_are_the_contracts():
         ({"max_duration": -ONE}, "max_duration must be 1 ms or more"),
     ],
 )
-def test_a_value_out_of_range_is_refused(settings, text):
+def test_reject_value_out_of_range(settings, text):
     with pytest.raises(ConfigurationError, match=text):
         RunConfig("charge", **settings)
 
@@ -54,11 +54,11 @@ def test_a_value_out_of_range_is_refused(settings, text):
         {"max_duration": ONE},
     ],
 )
-def test_a_value_at_the_edge_is_taken(settings):
+def test_accept_boundary_values(settings):
     RunConfig("charge", **settings)
 
 
-def test_a_renamed_config_keeps_its_settings():
+def test_renamed_config_keeps_settings():
     config = RunConfig("a", max_retries=7, max_duration=ONE)
     assert config.named("b") == RunConfig("b", max_retries=7, max_duration=ONE)
     assert config.name == "a"
@@ -74,7 +74,7 @@ def test_a_renamed_config_keeps_its_settings():
         ({"max_retries": None}, "the invocation's own attempts"),
     ],
 )
-def test_an_exhausted_run_names_itself_its_bounds_and_the_last_cause(settings, bounds):
+def test_exhausted_run_names_limits_and_cause(settings, bounds):
     error = RunConfig("charge", **settings).exhausted("OSError('gone')")
     assert error.message == f"run exhausted retries ({bounds}) for charge: OSError('gone')"
     assert (error.status_code, error_code(error)) == (500, "run_exhausted")

@@ -17,8 +17,8 @@ CODEC = JournalCodec([b"k" * 32])
 FROM_THE_ENGINE = {"notify_input"}
 
 
-def test_every_value_that_leaves_is_sealed():
-    """A command of the SDK that takes a value as bytes has one of its own here; an upgrade that adds one is noticed."""
+def test_seal_every_outgoing_value():
+    """Detects commands with values that an upgrade of the SDK adds."""
     commands = inspect.getmembers(VMWrapper, inspect.isfunction)
     values = {
         name
@@ -29,15 +29,15 @@ def test_every_value_that_leaves_is_sealed():
     assert values - FROM_THE_ENGINE <= vars(sealing._SealedVM).keys()
 
 
-def test_reject_value_of_an_unknown_command(monkeypatch: pytest.MonkeyPatch):
+def test_reject_value_of_unknown_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(VMWrapper, "take_notification", lambda _self, _handle: b"in clear")
     vm = object.__new__(sealing._SealedVM)
     vm.begin(CODEC, "Trips", "t1", "run", "inv_1")
-    with pytest.raises(PerdureError, match="does not know to open"):
+    with pytest.raises(PerdureError, match="a value of an unknown command"):
         vm.take_notification(7)
 
 
-async def test_unprepared_handler_seals_and_opens_nothing():
+async def test_refuse_handlers_without_sealing():
     with pytest.raises(PerdureError, match="ran without sealing"):
         sealing.UNSEALED_REFUSED.encode(b"value")
     with pytest.raises(PerdureError, match="ran without sealing"):
@@ -52,7 +52,7 @@ def test_guard_keeps_a_sealed_journal_sealed():
     assert isinstance(context.vm, sealing._SealedVM)
 
 
-def test_sealing_leaves_the_original_service_alone():
+def test_sealing_copies_the_service():
     service = restate.Service("Sealed")
 
     @service.handler()

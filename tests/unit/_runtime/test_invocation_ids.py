@@ -1,4 +1,4 @@
-"""Ids of the engine: what it could have given is let through, anything else is refused before the engine sees it."""
+"""Validation and construction of the engine's IDs."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_accept_awakeable_ids(invocation, number):
 
 @given(INVOCATIONS, AWAKEABLES)
 def test_reject_ids_of_pending_calls(invocation, number):
-    with pytest.raises(InvalidInput, match="is no id of an external signal"):
+    with pytest.raises(InvalidInput, match="is not the ID of an external signal"):
         check_signal_id("prom_1" + encoded(invocation + number.to_bytes(4, "big")))
 
 
-def test_awakeables_follow_from_the_invocation():
-    invocation = "inv_1aCrLf7fTjVL3KvBA0mNaOIQnblQu9BnGJ"  # an engine gave both
+def test_derive_awakeable_from_invocation():
+    invocation = "inv_1aCrLf7fTjVL3KvBA0mNaOIQnblQu9BnGJ"  # IDs of a real engine
     assert signal_id(invocation) == "sign_14eVx2L38snvdHRK5tRd3KAlLZIRj6Dd7AAAAEQ"
     assert pending_id(invocation, 17) == "prom_14eVx2L38snvdHRK5tRd3KAlLZIRj6Dd7AAAAEQ"
 
@@ -41,34 +41,34 @@ def test_awakeables_follow_from_the_invocation():
 @given(INVOCATIONS, st.integers(0, 16))
 def test_reject_signals_of_the_engine(invocation, number):
     """Signal 1 cancels the invocation."""
-    with pytest.raises(InvalidInput, match="is no id of an external signal"):
+    with pytest.raises(InvalidInput, match="is not the ID of an external signal"):
         check_signal_id("sign_1" + encoded(invocation + number.to_bytes(4, "big")))
 
 
 @given(st.binary(max_size=60).filter(lambda content: len(content) != 28))
-def test_an_id_of_another_length_is_refused(content):
-    with pytest.raises(InvalidInput, match="is no id of an external signal"):
+def test_reject_id_of_other_length(content):
+    with pytest.raises(InvalidInput, match="is not the ID of an external signal"):
         check_signal_id("sign_1" + encoded(content))
 
 
 @given(st.text())
-def test_a_text_that_is_no_id_is_refused_with_a_400(text):
+def test_reject_malformed_signal_id(text):
     for check in (check_signal_id, check_invocation_id):
         with pytest.raises(InvalidInput) as refused:
             check(text)
-        assert len(refused.value.message) < 800, "whatever somebody typed is not repeated in full"
+        assert len(refused.value.message) < 800, "long input is truncated"
 
 
 @pytest.mark.parametrize(
     "id_", ["inv_1" + "a" * 32, "inv_1" + "a" * 34, "inv_1" + "a" * 32 + "-", "inv_1" + "a" * 33 + "\n"]
 )
-def test_an_invocation_has_33_letters_and_digits(id_):
+def test_invocation_id_has_33_characters(id_):
     assert check_invocation_id("inv_1" + "aZ0" * 11)
-    with pytest.raises(InvalidInput, match="is no id of an invocation"):
+    with pytest.raises(InvalidInput, match="is not the ID of an invocation"):
         check_invocation_id(id_)
 
 
-def test_bits_that_the_last_character_has_too_many_are_refused():
+def test_reject_surplus_bits_of_last_character():
     id_ = "sign_1" + encoded(bytes(27) + b"\x20")
     assert check_signal_id(id_)
     with pytest.raises(InvalidInput):

@@ -1,4 +1,4 @@
-"""What changed between two looks at a status."""
+"""Changes between two statuses of a workflow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def told(changes: list[StatusChange]) -> list[tuple[str, object]]:
     return [(change.kind.value, change.value) for change in changes]
 
 
-def test_a_workflow_is_told_from_its_beginning_to_its_end():
+def test_report_changes_of_whole_workflow():
     first = StatusData(phase="running", current_step="flight")
     second = StatusData(
         phase="running", progress=0.5, current_step="hotel", completed_steps=["flight"], metadata={"seats": 2}
@@ -49,26 +49,26 @@ def test_a_workflow_is_told_from_its_beginning_to_its_end():
     ]
 
 
-def test_a_failure_is_told_with_its_error():
+def test_report_failure_with_error():
     running = StatusData(phase="running")
     failed = StatusData(phase="failed", error="no seats", is_complete=True)
     assert told(status_changes(running, failed)) == [("phase", "failed"), ("failed", "no seats"), ("completed", False)]
 
 
-def test_a_step_that_comes_twice_is_told_twice():
+def test_report_repeated_step_twice():
     once = StatusData(phase="running", completed_steps=["poll"])
     twice = StatusData(phase="running", completed_steps=["poll", "poll"])
     assert told(status_changes(once, twice)) == [("step_completed", "poll")]
 
 
 @given(statuses)
-def test_nothing_is_told_when_nothing_but_the_time_changed(status):
+def test_ignore_change_of_time_alone(status):
     later = status.model_copy(update={"updated_at": datetime(2030, 1, 1, tzinfo=UTC)})
     assert status_changes(status, later) == []
 
 
 @given(statuses, statuses)
-def test_each_kind_is_told_once_except_for_steps(before, after):
+def test_report_each_kind_once_except_steps(before, after):
     kinds = [change.kind for change in status_changes(before, after)]
     others = [kind for kind in kinds if kind is not ChangeKind.STEP_COMPLETED]
     assert len(others) == len(set(others))

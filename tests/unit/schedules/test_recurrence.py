@@ -1,4 +1,4 @@
-"""When schedules fire, and what becomes of missed firings: pure, with clocks that tests set."""
+"""Recurrence of schedules and handling of missed firings."""
 
 from __future__ import annotations
 
@@ -48,25 +48,25 @@ def local(moment: datetime | None, zone: ZoneInfo = VIENNA) -> str:
 # --- cron and clocks that change -------------------------------------------------------------------------------------
 
 
-def test_a_daily_time_that_does_not_exist_fires_once_right_after_the_gap():
+def test_fire_skipped_daily_time_after_gap():
     nightly = spec(cron="30 2 * * *", timezone="Europe/Vienna")
     found = firings(nightly, datetime(2026, 3, 28, 0, 0, tzinfo=VIENNA), 3)
     assert [local(each) for each in found] == [
         "2026-03-28T02:30:00+01:00",
-        "2026-03-29T03:00:00+02:00",  # 02:00 to 03:00 was left out
+        "2026-03-29T03:00:00+02:00",  # 02:00 to 03:00 does not exist
         "2026-03-30T02:30:00+02:00",
     ]
 
 
-def test_a_daily_time_that_comes_twice_fires_once_the_first_time():
+def test_fire_repeated_daily_time_once():
     nightly = spec(cron="30 2 * * *", timezone="Europe/Vienna")
     found = firings(nightly, datetime(2026, 10, 24, 12, 0, tzinfo=VIENNA), 2)
     assert [local(each) for each in found] == ["2026-10-25T02:30:00+02:00", "2026-10-26T02:30:00+01:00"]
-    between = datetime(2026, 10, 25, 2, 10, fold=1, tzinfo=VIENNA)  # in the hour's second pass
+    between = datetime(2026, 10, 25, 2, 10, fold=1, tzinfo=VIENNA)  # in the repeated hour
     assert local(next_after(nightly, between, ANCHOR)) == "2026-10-26T02:30:00+01:00"
 
 
-def test_an_hourly_time_follows_the_time_that_passes():
+def test_hourly_schedule_follows_elapsed_time():
     hourly = spec(cron="30 * * * *", timezone="Europe/Vienna")
     found = firings(hourly, datetime(2026, 10, 25, 0, 0, tzinfo=VIENNA), 6)
     assert {later - earlier for earlier, later in pairwise(found)} == {timedelta(hours=1)}
@@ -84,14 +84,14 @@ def test_an_hourly_time_follows_the_time_that_passes():
         ("0 9 * * MON-FRI", "2026-11-27T12:00:00Z", "2026-11-30T09:00:00Z"),
         ("0 0 L * *", "2026-02-01T00:00:00Z", "2026-02-28T00:00:00Z"),
         ("0 0 13 * FRI", "2026-11-01T00:00:00Z", "2026-11-06T00:00:00Z"),  # day of month or day of week
-        ("*/15 * * * *", "2026-11-24T10:15:00Z", "2026-11-24T10:30:00Z"),  # the moment itself is not after it
+        ("*/15 * * * *", "2026-11-24T10:15:00Z", "2026-11-24T10:30:00Z"),  # the next firing is after the given time
         ("* * * * * *", "2026-11-24T10:15:00.5Z", "2026-11-24T10:15:01Z"),
         ("0 0 29 2 *", "2026-11-24T00:00:00Z", "2028-02-29T00:00:00Z"),
         ("@Daily", "2026-11-24T10:15:00Z", "2026-11-25T00:00:00Z"),
         ("@hourly", "2026-11-24T10:15:00Z", "2026-11-24T11:00:00Z"),
     ],
 )
-def test_expressions_are_read_as_cron_reads_them(expression, after, expected):
+def test_parse_cron_expressions(expression, after, expected):
     found = next_after(spec(cron=expression), datetime.fromisoformat(after), ANCHOR)
     assert found == datetime.fromisoformat(expected)
 
@@ -116,7 +116,7 @@ moments = st.integers(0, 4 * 366 * 86_400).map(
 
 @given(expressions, zones, moments)
 @example("45 2 * * *", "Europe/Vienna", datetime(2026, 10, 25, 1, 30, tzinfo=UTC))
-def test_firings_come_in_order_and_none_is_left_out_by_beginning_later(expression, zone, moment):
+def test_firings_are_ordered_and_complete(expression, zone, moment):
     timing = spec(cron=expression, timezone=zone)
     found = firings(timing, moment, 4)
     assert found == sorted(set(found))
@@ -134,7 +134,7 @@ def test_firings_come_in_order_and_none_is_left_out_by_beginning_later(expressio
     moment=moments,
     start=st.none() | moments,
 )
-def test_an_interval_keeps_its_phase(every, moment, start):
+def test_interval_keeps_phase(every, moment, start):
     timing = spec(every=every, start=start)
     found = next_after(timing, moment, ANCHOR)
     begin = ANCHOR if start is None else start
@@ -144,7 +144,7 @@ def test_an_interval_keeps_its_phase(every, moment, start):
     assert found - moment <= every or found == begin + (timedelta(0) if start else every)
 
 
-def test_nothing_fires_before_the_start_or_after_the_end():
+def test_fire_only_between_start_and_end():
     start, end = datetime(2026, 5, 1, 9, tzinfo=VIENNA), datetime(2026, 5, 3, 9, tzinfo=VIENNA)
     daily = spec(cron="0 9 * * *", timezone="Europe/Vienna", start=start, end=end)
     assert firings(daily, ANCHOR, 9) == [start + timedelta(days=number) for number in range(3)]
@@ -153,10 +153,10 @@ def test_nothing_fires_before_the_start_or_after_the_end():
     assert next_after(two_hours, end, ANCHOR) is None
 
 
-# --- what was missed -------------------------------------------------------------------------------------------------
+# --- missed firings -------------------------------------------------------------------------------------------------
 
 
-def test_a_firing_on_time_runs_under_each_policy():
+def test_timely_firing_runs_under_each_policy():
     planned = datetime(2026, 11, 24, 2, tzinfo=UTC)
     for policy in CatchUp:
         nightly = spec(cron="0 2 * * *", catch_up=policy)
@@ -168,7 +168,7 @@ def test_a_firing_on_time_runs_under_each_policy():
     ("policy", "due", "missed"),
     [(CatchUp.SKIP, [], 3), (CatchUp.LATEST, [26], 2), (CatchUp.ALL, [25, 26], 1)],
 )
-def test_after_an_outage_of_days_each_policy_does_its_own(policy, due, missed):
+def test_each_policy_handles_long_outage(policy, due, missed):
     nightly = spec(cron="0 2 * * *", catch_up=policy, catch_up_limit=2)
     planned, now = datetime(2026, 11, 24, 2, tzinfo=UTC), datetime(2026, 11, 26, 9, tzinfo=UTC)
     found = decide(nightly, planned, now, ANCHOR)
@@ -176,13 +176,13 @@ def test_after_an_outage_of_days_each_policy_does_its_own(policy, due, missed):
     assert (found.missed, found.next_at) == (missed, datetime(2026, 11, 27, 2, tzinfo=UTC))
 
 
-def test_a_firing_that_comes_early_by_clocks_that_differ_is_on_time_and_does_not_come_again():
+def test_early_firing_by_clock_skew_runs_once():
     planned = datetime(2026, 11, 24, 2, tzinfo=UTC)
     found = decide(spec(cron="0 2 * * *"), planned, planned - timedelta(seconds=3), ANCHOR)
     assert (found.due, found.next_at) == ([planned], planned + timedelta(days=1))
 
 
-def test_a_very_long_outage_of_a_very_busy_schedule_is_decided_quickly_and_rightly():
+def test_decide_long_outage_of_busy_schedule_quickly():
     planned = datetime(2020, 1, 1, tzinfo=UTC)
     now = datetime(2026, 11, 24, 10, 15, 30, 250_000, tzinfo=UTC)
     each_second = spec(cron="* * * * * *", catch_up=CatchUp.ALL, catch_up_limit=90)
@@ -226,7 +226,7 @@ late_ones = st.fixed_dictionaries(
     timedelta(days=2),
     True,
 )
-def test_every_planned_time_is_run_or_missed_and_none_twice(of, begin, late, long):
+def test_each_planned_time_runs_or_misses_once(of, begin, late, long):
     timing = spec(**of)
     planned = next_after(timing, begin, ANCHOR)
     assert planned is not None
@@ -235,7 +235,7 @@ def test_every_planned_time_is_run_or_missed_and_none_twice(of, begin, late, lon
     while (following := next_after(timing, every[-1], ANCHOR)) is not None and following <= now:
         every.append(following)
     with pytest.MonkeyPatch.context() as patched:
-        if long:  # as if the outage were too long to go through one by one
+        if long:  # as in an outage with too many firings to enumerate
             patched.setattr(recurrence, "_WALK", 0)
         found = decide(timing, planned, now, ANCHOR)
     assert found.due == every[len(every) - len(found.due) :]
@@ -251,7 +251,7 @@ def test_every_planned_time_is_run_or_missed_and_none_twice(of, begin, late, lon
         assert bool(found.due) == (now - every[-1] <= MINUTE)
 
 
-# --- what is no schedule ---------------------------------------------------------------------------------------------
+# --- invalid schedules ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -272,12 +272,12 @@ def test_every_planned_time_is_run_or_missed_and_none_twice(of, begin, late, lon
         ({"every": MINUTE, "catch_up": "all", "overlap": "skip"}, "goes with overlap 'allow' only"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused_and_said(wrong, problem):
+def test_reject_invalid_schedule(wrong, problem):
     with pytest.raises(ValidationError, match=problem):
         spec(**wrong)
 
 
-def test_a_key_is_filled_in_by_what_is_due():
+def test_fill_key_from_due_time():
     planned = datetime(2026, 11, 24, 23, 30, tzinfo=UTC)
     target = ScheduledTarget(service="Closing", handler="run", key="{schedule} {date} {planned} {other}")
     assert target.key_of("daily", planned, "Europe/Vienna") == "daily 2026-11-25 2026-11-24T23:30:00Z {other}"
@@ -285,7 +285,7 @@ def test_a_key_is_filled_in_by_what_is_due():
     assert stamp(planned + timedelta(milliseconds=100)) == "2026-11-24T23:30:00.100000Z"
 
 
-def test_a_schedule_survives_json():
+def test_schedule_round_trip_through_json():
     one = spec(cron="0 2 * * *", timezone="Europe/Vienna", payload={"a": [1, None]}, start=ANCHOR)
     assert ScheduleSpec.model_validate_json(one.model_dump_json()) == one
     assert (one.timing, spec(every=MINUTE).timing) == ("0 2 * * * (Europe/Vienna)", "every 60 s")

@@ -1,4 +1,4 @@
-"""The type of an action's result is read from its signature once, and is never another action's."""
+"""Result types of actions, read from their signatures and cached."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Actions:
         "built-in",
     ],
 )
-def test_the_result_type_is_what_the_signature_says(action: Callable[..., Any], expected: Any):
+def test_read_result_type_from_signature(action: Callable[..., Any], expected: Any):
     assert result_type(action) == expected
     assert result_type(action) == expected  # and again from the cache
 
@@ -93,7 +93,7 @@ def wrapped_trip() -> Trip: ...
 def wrapped_leg() -> Leg: ...
 
 
-def test_functions_behind_one_decorator_keep_their_own_types():
+def test_decorated_functions_keep_result_types():
     # They share the wrapper's code object.
     assert result_type(wrapped_trip) is Trip
     assert result_type(wrapped_leg) is Leg
@@ -107,8 +107,8 @@ def module_with(model: type) -> types.ModuleType:
     return module
 
 
-def test_equal_functions_of_two_modules_keep_their_own_types():
-    # Code objects are equal when name, line and instructions are; the module is no part of that.
+def test_equal_functions_keep_result_types():
+    # Code objects with equal name, line and instructions are equal, whatever their module.
     first, second = module_with(Trip), module_with(Leg)
     assert first.load.__code__ == second.load.__code__
     assert result_type(first.load) is Trip
@@ -116,8 +116,8 @@ def test_equal_functions_of_two_modules_keep_their_own_types():
     assert result_type(first.load) is Trip
 
 
-def test_functions_made_by_one_factory_keep_their_own_types():
-    # One piece of code, and annotations that are evaluated at each definition.
+def test_closures_keep_result_types():
+    # One code object with annotations that are evaluated at each definition.
     module = types.ModuleType("factory")
     source = "def make(model):\n    def load() -> model:\n        return None\n    return load\n"
     exec(compile(source, "/somewhere/factory.py", "exec", dont_inherit=True), module.__dict__)  # noqa: S102
@@ -137,24 +137,24 @@ def make_local(number: int) -> tuple[type, Callable[[], Any]]:
     return Local, local_model
 
 
-def test_a_model_made_in_the_enclosing_function_is_found():
+def test_resolve_type_of_enclosing_function():
     first, one = make_local(1)
     second, two = make_local(2)
     assert result_type(one) is first
     assert result_type(two) is second
 
 
-def gives_unknown() -> NeverDefined: ...  # noqa: F821 - that's the point
+def gives_unknown() -> NeverDefined: ...  # noqa: F821 - unresolvable on purpose
 
 
 def takes_unknown(_: NeverDefined) -> Trip: ...  # noqa: F821
 
 
-def test_a_type_that_can_not_be_resolved_is_said_and_not_taken_for_plain_json():
-    # As plain JSON the caller would get a dict where the type checker promised a model.
+def test_reject_unresolvable_result_type():
+    # Plain JSON would return a dict where the type checker expects a model.
     with pytest.raises(ConfigurationError, match=r"gives_unknown.*NeverDefined.*returns="):
         result_type(gives_unknown)
 
 
-def test_only_the_result_type_must_be_known_at_run_time():
+def test_parameter_types_need_no_resolution():
     assert result_type(takes_unknown) is Trip

@@ -1,4 +1,4 @@
-"""Serdes: whatever can be written can be read back, and whatever can't be is refused before it is written."""
+"""Serdes: round trips, and rejection of unwritable and invalid values."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (Decimal, DECIMALS),
     (Colour, st.sampled_from(Colour)),
     (Word, st.sampled_from(Word)),
-    (Optional[Word], st.none() | st.sampled_from(Word)),  # noqa: UP045 - the old spelling must work as well
+    (Optional[Word], st.none() | st.sampled_from(Word)),  # noqa: UP045 - the old spelling must work, too
     (UUID, st.uuids()),
     (str, TEXT),
     (int, st.integers()),
@@ -125,7 +125,7 @@ VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
 @pytest.mark.parametrize(("type_", "values"), VALUES, ids=[str(type_) for type_, _ in VALUES])
 @settings(deadline=None)
 @given(data=st.data())
-def test_what_is_written_is_read_back(type_: Any, values: st.SearchStrategy[Any], data: st.DataObject):
+def test_round_trip_of_values(type_: Any, values: st.SearchStrategy[Any], data: st.DataObject):
     value = data.draw(values)
     serde = serde_for(type_)
     read = serde.deserialize(serde.serialize(value))
@@ -133,14 +133,14 @@ def test_what_is_written_is_read_back(type_: Any, values: st.SearchStrategy[Any]
     assert type(read) is type(value)
 
 
-def test_not_a_number_is_read_back_too():
+def test_round_trip_of_nan():
     serde = serde_for(float)
     read = serde.deserialize(serde.serialize(math.nan))
     assert read is not None
     assert math.isnan(read)
 
 
-def test_aware_times_keep_their_moment_and_naive_ones_stay_naive():
+def test_round_trip_of_times():
     serde = serde_for(datetime)
     aware = datetime.fromisoformat("2026-01-02T03:04:05.678901+05:30")
     assert serde.deserialize(serde.serialize(aware)) == aware
@@ -150,14 +150,14 @@ def test_aware_times_keep_their_moment_and_naive_ones_stay_naive():
     assert read.tzinfo is None
 
 
-def test_a_type_has_one_serde():
+def test_cache_serde_per_type():
     assert serde_for(Trip) is serde_for(Trip)
     assert serde_for(list[Trip]) is serde_for(list[Trip])
     assert serde_for(Trip | None) is serde_for(Optional[Trip])  # noqa: UP045 - equal types share it
     assert serde_for(int) is not serde_for(bool)
 
 
-def test_none_is_the_empty_body_where_the_type_allows_it():
+def test_write_optional_none_as_empty_body():
     assert serde_for(type(None)).serialize(None) == b""
     assert serde_for(Trip | None).serialize(None) == b""
     assert serde_for(Trip | None).deserialize(b"") is None
@@ -165,12 +165,12 @@ def test_none_is_the_empty_body_where_the_type_allows_it():
 
 
 @pytest.mark.parametrize("type_", [Trip, int, dict[str, None], list[None], tuple[int, None]])
-def test_an_empty_body_is_no_value_of_a_type_without_none(type_: Any):
+def test_reject_empty_body_for_required_value(type_: Any):
     with pytest.raises(ValidationError):
         serde_for(type_).deserialize(b"")
 
 
-def test_a_memoryview_of_the_engine_is_read():
+def test_read_memoryview():
     assert serde_for(int).deserialize(bytearray(b"5")) == 5
 
 
@@ -191,11 +191,11 @@ def test_a_memoryview_of_the_engine_is_read():
         (AllOptional, AllOptional.model_construct(a="\ud800")),
     ],
 )
-def test_a_value_that_could_not_be_read_back_is_refused_for_good_when_written(type_: Any, value: Any):
-    # Once in the journal it would fail each replay; as an ordinary error it would repeat the side effect.
+def test_reject_unreadable_value_when_writing(type_: Any, value: Any):
+    # In the journal, it would fail each replay; a transient error would repeat the side effect.
     with pytest.raises(TerminalError) as refused:
         serde_for(type_).serialize(value)
-    assert "can't be written" in refused.value.message
+    assert "cannot write a value" in refused.value.message
     assert refused.value.metadata is not None
     assert refused.value.metadata["code"] == "unwritable"
 
@@ -210,23 +210,23 @@ def test_a_value_that_could_not_be_read_back_is_refused_for_good_when_written(ty
         (AllOptional, {"a": 1}, AllOptional(a=1)),
     ],
 )
-def test_a_value_of_another_class_that_reads_back_as_the_type_is_taken(type_: Any, value: Any, read: Any):
+def test_accept_convertible_value_of_another_class(type_: Any, value: Any, read: Any):
     serde = serde_for(type_)
     assert serde.deserialize(serde.serialize(value)) == read
 
 
 @pytest.mark.parametrize("type_", [Indescribable, Annotated[Indescribable, []], list[Indescribable]])
-def test_a_type_that_pydantic_does_not_know_is_a_configuration_error(type_: Any):
+def test_reject_unsupported_type(type_: Any):
     with pytest.raises(ConfigurationError, match=r"(?s)no JSON serde for .*Indescribable.*Use a pydantic model"):
         serde_for(type_)
 
 
-def test_an_unhashable_annotation_works():
+def test_support_unhashable_annotation():
     type_ = Annotated[int, {"not": "hashable"}]
     assert serde_for(type_).deserialize(b"5") == 5
 
 
-def test_the_schema_is_the_types():
+def test_return_schema_of_type():
     assert serde_for(Trip).json_schema()["properties"]["seats"]["minimum"] == 1
 
 
@@ -266,13 +266,13 @@ def field_of(error: InvalidInput) -> str:
         (f'{{"id":"{ID}","legs":[],"tags":{{"a":"x"}}}}'.encode(), "tags.a", "tags.a: Input should be a valid integer"),
     ],
 )
-def test_bad_input_names_the_field_and_what_is_wrong(body: bytes, field: str, text: str):
+def test_invalid_input_names_field_and_reason(body: bytes, field: str, text: str):
     error = refused(Trip, body)
     assert field_of(error) == field
     assert text in error.message
 
 
-def test_many_problems_are_counted_not_all_listed():
+def test_count_problems_beyond_five():
     error = refused(list[int], b'["a","b","c","d","e","f","g"]')
     assert error.message.count("valid integer") == 5
     assert error.message.endswith("; and 2 more")
@@ -280,12 +280,12 @@ def test_many_problems_are_counted_not_all_listed():
     assert "more" not in refused(list[int], b'["a","b","c","d","e"]').message
 
 
-def test_what_the_caller_sent_is_not_echoed():
+def test_do_not_echo_input():
     error = refused(Trip, f'{{"id":"{ID}","legs":[],"seats":"secret-token"}}'.encode())
     assert "secret-token" not in error.message
 
 
-def test_a_field_name_as_long_as_the_caller_likes_is_cut():
+def test_truncate_long_field_names():
     error = refused(Trip, f'{{"id":"{ID}","legs":[],"{"x" * 100_000}":1}}'.encode())
     assert len(error.message) < 1_000
     assert len(field_of(error)) < 300
@@ -303,16 +303,16 @@ class Checked(BaseModel):
         return code
 
 
-def test_a_validators_own_words_are_kept():
+def test_keep_message_of_validator():
     assert refused(Checked, b'{"code":"x"}').message == "invalid input: code: not one of ours"
 
 
-def test_good_input_is_the_value():
+def test_return_value_of_valid_input():
     assert InputSerde(serde_for(Checked)).deserialize(b'{"code":"known"}') == Checked(code="known")
     assert InputSerde(serde_for(Checked | None)).deserialize(b"") is None
 
 
-def test_invalid_input_without_a_location_is_about_the_body():
+def test_input_error_without_location_names_body():
     with pytest.raises(ValidationError) as found:
         TypedSerde(int).deserialize(b'"x"')
     assert field_of(invalid_input(found.value)) == "body"

@@ -1,4 +1,4 @@
-"""What the guard around the SDK's context covers; an upgrade of the SDK that adds something is noticed here."""
+"""Coverage of the context's guard. Detects operations that an upgrade of the SDK adds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perdure._runtime.run_scope import inside_run
 from perdure._runtime.waiting import has_own_cancel
 from perdure.errors import PerdureTerminalError, TerminalError
 
-# What the SDK itself does with the journal: at the beginning and end of an attempt, and around a run.
+# Operations of the SDK itself, at the start and end of an attempt and around a run.
 OF_THE_SDK = {
     "get_response_head",
     "is_completed",
@@ -39,7 +39,7 @@ OF_THE_SDK = {
 }
 
 
-def test_each_way_to_the_journal_is_closed_inside_a_run_or_known_to_be_the_sdks_own():
+def test_guard_covers_all_journal_operations():
     ways = {name for name, _ in inspect.getmembers(VMWrapper, inspect.isfunction) if not name.startswith("_")}
     assert ways == OF_THE_SDK | set(sdk._COMMANDS)
 
@@ -47,12 +47,12 @@ def test_each_way_to_the_journal_is_closed_inside_a_run_or_known_to_be_the_sdks_
 @pytest.mark.parametrize("vm", [VMWrapper, sealing._SealedVM])
 @pytest.mark.parametrize("name", sdk._COMMANDS)
 def test_guarded_operations_refuse_inside_run(name: str, vm: type[VMWrapper]):
-    nothing: Any = object.__new__(sdk._guarded(vm))  # no journal: getting as far as that would fail otherwise
+    nothing: Any = object.__new__(sdk._guarded(vm))  # without a journal: an unguarded operation would fail
     with inside_run("charge"), pytest.raises(PerdureTerminalError, match="was used inside the run 'charge'"):
         getattr(nothing, name)()
 
 
-def test_a_context_is_guarded_once_and_stays_the_sdks():
+def test_guard_context_once():
     context: Any = object.__new__(ServerInvocationContext)
     context.vm = object.__new__(VMWrapper)
     sdk.guard(context)
@@ -83,11 +83,11 @@ def wrapping(cause: BaseException) -> Exception:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_interruption_is_told_from_a_failure(error: BaseException, expected: bool):
+def test_distinguish_interruption_from_failure(error: BaseException, expected: bool):
     assert sdk.is_interruption(error) is expected
 
 
-def test_errors_that_cause_themselves_are_looked_at_once():
+def test_visit_cyclic_causes_once():
     final, transient = TerminalError("x"), ValueError("y")
     final.__cause__, transient.__cause__ = final, transient
     for error in (final, transient):

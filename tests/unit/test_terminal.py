@@ -14,7 +14,7 @@ from rich.text import Text
 
 from perdure._runtime.plain_text import escape_invisible, is_visible
 from perdure.errors import PerdureError
-from perdure.terminal import TerminalConsole, console, run_command_line, several_lines
+from perdure.terminal import TerminalConsole, console, multiline_text, run_command_line
 
 HOSTILE = "[red]a[/red] :smile: \x1b[2J\x9b1m\b\r\n\u202eowned\u2028\u200b"
 SHOWN = r"[red]a[/red] :smile: \x1b[2J\x9b1m\x08\x0d\x0a\u202eowned\u2028\u200b"
@@ -30,13 +30,13 @@ def table_of(text: str) -> Table:
     return table
 
 
-def test_a_line_shows_what_it_holds(capsys: pytest.CaptureFixture[str]):
+def test_print_line_literally(capsys: pytest.CaptureFixture[str]):
     console.say(HOSTILE)
     assert capsys.readouterr().out == SHOWN + "\n"
 
 
 @pytest.mark.parametrize("of", [table_of, Panel, Text, lambda text: Panel(Text(text))])
-def test_no_renderable_reaches_the_terminal_raw(of, capsys: pytest.CaptureFixture[str]):
+def test_escape_all_renderables(of, capsys: pytest.CaptureFixture[str]):
     TerminalConsole(width=200).print(of(HOSTILE))
     out = capsys.readouterr().out
     assert all(is_visible(character) or character == "\n" for character in out)
@@ -44,7 +44,7 @@ def test_no_renderable_reaches_the_terminal_raw(of, capsys: pytest.CaptureFixtur
     assert "[red]a[/red] :smile:" in out
 
 
-def test_columns_fit_what_is_shown(capsys: pytest.CaptureFixture[str]):
+def test_align_columns_of_escaped_text(capsys: pytest.CaptureFixture[str]):
     table = Table("a", "b")
     table.add_row("\x1b\x1b", "1")
     table.add_row("xxxxxxxx", "2")
@@ -54,14 +54,14 @@ def test_columns_fit_what_is_shown(capsys: pytest.CaptureFixture[str]):
     assert any(r"\x1b\x1b │ 1" in line for line in lines)
 
 
-def test_lines_of_ours_cannot_be_forged(capsys: pytest.CaptureFixture[str]):
-    console.say_all("failed: a\nok  all signatures hold\r\nmore")
+def test_untrusted_text_cannot_forge_lines(capsys: pytest.CaptureFixture[str]):
+    console.print_lines("failed: a\nok  all signatures hold\r\nmore")
     assert capsys.readouterr().out == "failed: a\n  ok  all signatures hold\\x0d\n  more\n"
 
 
-def test_cells_keep_line_breaks_of_ours(capsys: pytest.CaptureFixture[str]):
+def test_cells_keep_line_breaks(capsys: pytest.CaptureFixture[str]):
     table = Table(show_header=False, box=None)
-    table.add_row("payload", several_lines('{\n  "a": "\x1b"\n}'))
+    table.add_row("payload", multiline_text('{\n  "a": "\x1b"\n}'))
     TerminalConsole(width=80).print(table)
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["payload", "{"],
@@ -71,18 +71,18 @@ def test_cells_keep_line_breaks_of_ours(capsys: pytest.CaptureFixture[str]):
 
 
 @given(st.text())
-def test_json_is_complete_and_harmless(text: str):
+def test_print_complete_escaped_json(text: str):
     stream, old = io.StringIO(), sys.stdout
     sys.stdout = stream
     try:
-        console.say_json(Answer(text=text))
+        console.print_model(Answer(text=text))
     finally:
         sys.stdout = old
     assert json.loads(stream.getvalue()) == {"text": text}
     assert escape_invisible(stream.getvalue().replace("\\", ""), keep="\n") == stream.getvalue().replace("\\", "")
 
 
-def test_errors_of_commands_are_harmless(capsys: pytest.CaptureFixture[str]):
+def test_escape_errors_of_commands(capsys: pytest.CaptureFixture[str]):
     def fails() -> None:
         raise PerdureError("refused: \x1b[2J\nok")
 
@@ -93,7 +93,7 @@ def test_errors_of_commands_are_harmless(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize("argument", ["--reason=\x1b[2J", "\u202e", "a\x9bb"])
-def test_arguments_that_are_not_shown_are_refused(argument: str, capsys: pytest.CaptureFixture[str]):
+def test_reject_invisible_arguments(argument: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
         run_command_line("perdure", lambda: None, [argument])
     assert ended.value.code == 2
@@ -101,5 +101,5 @@ def test_arguments_that_are_not_shown_are_refused(argument: str, capsys: pytest.
 
 
 @pytest.mark.parametrize("argument", ['{\n\t"a": 1}', "caf\udce9", "می\u200cشود"])
-def test_arguments_may_hold_json_and_file_names(argument: str):
+def test_accept_json_and_file_names(argument: str):
     run_command_line("perdure", lambda: None, [argument])

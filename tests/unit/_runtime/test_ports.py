@@ -1,4 +1,4 @@
-"""A port that can't be had is said to be so before anything is started on it."""
+"""Reservation of ports and leases of free ports."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from perdure.errors import ConfigurationError
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])
-def test_a_port_that_is_none_is_refused_and_not_taken_for_another(port):
-    with pytest.raises(ConfigurationError, match=rf"port {port} \(port\) is none: set port to one of 1 to 65535"):
+def test_reject_invalid_port(port):
+    with pytest.raises(ConfigurationError, match=rf"port {port} \(port\) is not a port: set port to 1 to 65535"):
         ensure_free("127.0.0.1", port, "port")
 
 
-def test_a_taken_port_is_refused_and_a_free_one_is_not():
+def test_reject_taken_port():
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         port = int(holder.getsockname()[1])
@@ -41,7 +41,7 @@ def test_free_ports_lie_below_ephemeral_ports():
 
 
 def test_free_ports_skip_a_port_in_use():
-    # The last port of a block is followed by the lease of another process.
+    # The lease of another process follows the last port of a block.
     before = next(port for port in iter(lambda: free_ports(1)[0], 0) if port % 50 != 49)
     with socket.socket() as other:
         other.bind(("127.0.0.1", before + 1))

@@ -1,7 +1,6 @@
-"""What the examples share: an engine, the example's services on it, and a way to say what happened.
+"""Runner of the examples: an engine, the example's services, and its output.
 
-An example is what is played (`Example.play`) on what is served (`Example.services`). It runs by itself, with all
-others under ``make examples``, and in tests/examples, always the same way.
+An example runs alone, with all others by ``make examples``, and in tests/examples.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from perdure import IngressClient, LoggingConfig, configure_logging
+from perdure import IngressClient
 from perdure.errors import IngressError
+from perdure.observability.logging import LoggingConfig, configure_logging
 from perdure.serving import Servable
 from perdure.testing import Mode, Restate, RestateServer
 
@@ -27,46 +27,46 @@ T = TypeVar("T")
 FOLDER = Path(__file__).parent
 ENGINE = FOLDER.parent / ".local" / "engine"
 
-_PATIENCE = 20.0
+_TIMEOUT = 20.0
 _OUTPUT = re.compile(r"```text\n(.*?)```", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Where an example is played.
+class Session:
+    """One run of an example.
 
     Args:
-        ingress: Calls the example's services.
-        say_line: Takes each line of what happened.
-        run: Ends each key, so that an example can be played again on the same engine; left out of what is said.
+        ingress: Client of the example's services.
+        print_line: Prints a line.
+        run: Suffix of each key, so that an example can run again on the same engine; omitted from the output.
     """
 
     ingress: IngressClient
-    say_line: Callable[[str], None]
+    print_line: Callable[[str], None]
     run: str = field(default_factory=lambda: uuid4().hex[:12])
 
     def key(self, name: str) -> str:
-        """Return a key that no other run uses."""
+        """Return a key of this run."""
         return f"{name}-{self.run}"
 
-    def say(self, text: str) -> None:
-        """Say what happened."""
-        self.say_line(text.replace(f"-{self.run}", ""))
+    def print(self, text: str) -> None:
+        """Print a line."""
+        self.print_line(text.replace(f"-{self.run}", ""))
 
     async def refusal(self, call: Awaitable[Any]) -> IngressError:
-        """Wait for a call that must fail; return its error."""
+        """Wait for a call that must fail and return its error."""
         try:
             answer = await call
         except IngressError as error:
             return error
-        raise AssertionError(f"the call was to fail, and returned {answer!r}")
+        raise AssertionError(f"the call must fail, but returned {answer!r}")
 
     async def until(self, probe: Callable[[], Awaitable[T | None]]) -> T:
-        """Ask again and again, until there is an answer."""
-        give_up = time.monotonic() + _PATIENCE
+        """Repeat a probe until it returns a result."""
+        deadline = time.monotonic() + _TIMEOUT
         while (answer := await probe()) is None:
-            if time.monotonic() > give_up:
-                raise TimeoutError(f"nothing came within {_PATIENCE:g} s")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no result within {_TIMEOUT:g} s")
             await asyncio.sleep(0.02)
         return answer
 
@@ -77,12 +77,12 @@ class Example:
 
     Args:
         package: Its package, as in ``python -m``.
-        play: What is done with the services, and said about it.
-        services: What is served.
+        play: Calls the services and prints the results.
+        services: The services.
     """
 
     package: str
-    play: Callable[[Stage], Awaitable[None]]
+    play: Callable[[Session], Awaitable[None]]
     services: tuple[Servable, ...]
 
     @property
@@ -92,27 +92,22 @@ class Example:
 
     @property
     def printed(self) -> list[str]:
-        """What its README says that it prints, line by line."""
+        """The output in its README, line by line."""
         found = _OUTPUT.search(self._readme())
         return [] if found is None else found[1].splitlines()
 
     async def play_on(self, restate: Restate, say: Callable[[str], None]) -> None:
-        """Serve the services, play, and take them back.
-
-        Args:
-            restate: Serves to an engine.
-            say: Takes each line of what happened.
-        """
+        """Serve the services and run the example."""
         try:
             env = await restate.serve(*self.services)
             async with IngressClient(env.ingress) as ingress:
-                await self.play(Stage(ingress, say))
+                await self.play(Session(ingress, say))
         finally:
             await restate.close()
 
     def main(self) -> int:
-        """Start an engine, play, and print what happened; return the exit code."""
-        quietly()
+        """Start an engine, run the example, and return the exit code."""
+        silence_logs()
         with RestateServer(install_dir=ENGINE) as server:
             asyncio.run(self.play_on(Restate(server, Mode.HTTP2), print))
         return 0
@@ -121,8 +116,8 @@ class Example:
         return (FOLDER / self.package.rpartition(".")[2] / "README.md").read_text(encoding="utf-8")
 
 
-def quietly() -> None:
-    """Keep what the engine retries out of what an example prints."""
+def silence_logs() -> None:
+    """Keep log lines about retries out of the output."""
     configure_logging(LoggingConfig(level="critical"), stream=sys.stderr)
 
 
