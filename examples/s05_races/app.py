@@ -73,7 +73,7 @@ async def quote(ctx: restate.Context, question: Question) -> None:
 offers = ControlPlaneService("Offers")
 
 
-@offers.main()
+@offers.main
 async def make_offer(cp: Orchestration, enquiry: Enquiry) -> Offer:
     """Ask the supplier for a price, then the buyer for a yes; wait for each as long as the buyer has patience."""
     signal = wait_for_external_signal(cp.ctx, int)

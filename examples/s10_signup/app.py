@@ -54,7 +54,7 @@ def send_mail(mail: Mail) -> None:
 signups = ControlPlaneService("Signups")
 
 
-@signups.main()
+@signups.main
 async def sign_up(cp: Orchestration, user: User) -> bool:
     """Send the mail, and wait until the link in it is clicked. Tell if the secret was the right one."""
     secret = str(DeterministicHelpers(cp.ctx).uuid())

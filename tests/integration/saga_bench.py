@@ -29,6 +29,7 @@ from perdure import (
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
+from perdure.saga.compensations import BoundCompensation
 from perdure.saga.messages import RollbackStatus, rollback_status
 from tests.support import Recording, eventually
 
@@ -151,12 +152,18 @@ def truth(check: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
     return probe
 
 
-def step(cp: Orchestration, name: str, **task: Any) -> Step[Task, str]:
-    return Step(name, do_task, Task(key=cp.key, name=name, **task), compensate="undo")
+def undo_of(cp: Orchestration, task: Task, compensation: str = "undo") -> BoundCompensation:
+    return cp.saga.compensations.get(compensation).bind(task)
 
 
-async def run_step(cp: Orchestration, name: str, retry: StepRetry | None = None, **task: Any) -> str:
-    return await cp.step(name, do_task, Task(key=cp.key, name=name, **task), compensate="undo", retry=retry)
+def step(cp: Orchestration, name: str, **fields: Any) -> Step[Task, str]:
+    task = Task(key=cp.key, name=name, **fields)
+    return Step(name, do_task, task, compensate=undo_of(cp, task))
+
+
+async def run_step(cp: Orchestration, name: str, retry: StepRetry | None = None, **fields: Any) -> str:
+    task = Task(key=cp.key, name=name, **fields)
+    return await cp.step(name, do_task, task, compensate=undo_of(cp, task), retry=retry)
 
 
 async def forget_runs(admin: AdminClient, key: str) -> None:

@@ -201,7 +201,7 @@ async def test_a_compensation_that_only_ever_fails_transiently_becomes_a_dead_le
         async def refuse(order: str) -> None:
             raise Refused("no money")
 
-        await cp.step("ship", ship, cp.key, compensate=undo)
+        await cp.step("ship", ship, cp.key, compensate=undo.bind(cp.key))
         await cp.step("pay", refuse, cp.key)
 
     env = await restate.serve(orders, *hosting.definitions())

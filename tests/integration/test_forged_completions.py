@@ -120,7 +120,7 @@ async def test_forged_outcome_only_wakes(desk: GateDesk, forgery: Forgery, logge
     await desk.reject("ada", "no")
     assert await desk.result() is False
     warnings = lines(logged, event="wait.woken_early", level="warning")
-    assert [line["what"] for line in warnings if desk.id in line["what"]] == [f"approval '{desk.id}'"]
+    assert [line["awaited"] for line in warnings if desk.id in line["awaited"]] == [f"approval '{desk.id}'"]
 
 
 async def test_flood_of_forgeries_is_slowed_down(desk: GateDesk):

@@ -6,15 +6,15 @@ import pytest
 
 from perdure import Orchestration, SafeStep, ServiceClient
 from perdure.errors import Refused, SagaError
-from tests.integration.saga_bench import Task, do_task
+from tests.integration.saga_bench import Task, do_task, undo_of
 
 
 async def test_compensations_recorded_by_hand_are_deduplicated_and_undone(bench, did):
     async def main(cp: Orchestration) -> None:
         task = Task(key=cp.key, name="a")
-        assert await cp.add_compensation_step("undo", task)
-        assert not await cp.add_compensation_step("undo", task)
-        assert await cp.add_compensation_step("undo", task, dedupe=False)
+        assert cp.add_compensation_step("undo", task)
+        assert not cp.add_compensation_step("undo", task)
+        assert cp.add_compensation_step("undo", task, dedupe=False)
         raise Refused("enough", 410)
 
     key, _ = await bench.run(main)
@@ -31,11 +31,11 @@ async def test_a_safe_step_keeps_the_order_of_compensation_and_action(bench, did
         safe = SafeStep(cp.saga, "a")
         with pytest.raises(SagaError) as early:
             await safe.execute(call)
-        result = await safe.with_compensation("undo", task).execute(call)
+        result = await safe.with_compensation(undo_of(cp, task)).execute(call)
         with pytest.raises(SagaError) as twice:
             await safe.execute(call)
         with pytest.raises(SagaError) as late:
-            safe.with_compensation("undo", task)
+            safe.with_compensation(undo_of(cp, task))
         errors.extend((early.value.message, twice.value.message, late.value.message))
         return result
 

@@ -112,9 +112,9 @@ def services(did: Recording, gate: Gate) -> list[Any]:
         for name in ("a", "b", "c"):
             part = Part(job=cp.key, name=name, slow=job.slow == name)
             if job.local:
-                await cp.step(name, work, part, compensate=undo_part)
+                await cp.step(name, work, part, compensate=undo_part.bind(part))
             else:
-                await cp.step(name, start, part, compensate=undo_part)
+                await cp.step(name, start, part, compensate=undo_part.bind(part))
             if job.waits and name == "b":
                 _, future = cp.ctx.awakeable()
                 await future

@@ -12,7 +12,7 @@ from perdure import AdminClient, Orchestration, SagaConfig, Target
 from perdure.errors import IngressError
 from perdure.saga.messages import ActionReceipt, ActRequest
 from perdure.saga.policy import Outcome, StepState
-from tests.integration.saga_bench import QUICK, Task, do_task, forget_runs, run_step, truth
+from tests.integration.saga_bench import QUICK, Task, forget_runs, run_step, truth, undo_of
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("all")
@@ -61,7 +61,7 @@ async def test_a_cancel_of_the_parent_while_a_child_runs_undoes_both_once(bench,
 
     async def child(cp: Orchestration) -> None:
         await run_step(cp, "c1")
-        await cp.step("slow", do_task, Task(key=cp.key, name="slow", hangs=True), compensate="undo")
+        await run_step(cp, "slow", hangs=True)
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
@@ -122,7 +122,8 @@ async def test_a_child_that_does_not_end_in_time_is_not_undone_from_a_part_of_it
 
     async def child(cp: Orchestration) -> None:
         await run_step(cp, "c1")
-        await cp.step("slow", hang, Task(key=cp.key, name="slow"), compensate="undo")
+        task = Task(key=cp.key, name="slow")
+        await cp.step("slow", hang, task, compensate=undo_of(cp, task))
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")

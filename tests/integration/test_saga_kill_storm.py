@@ -168,7 +168,7 @@ async def assert_all_or_none(ingress: IngressClient, service: str, keys: list[st
 async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
     restate, bench, did: Recording, monkeypatch, seed
 ):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(submission, "RESUBMIT_DELAY", timedelta(milliseconds=500))
     monkeypatch.setattr(dispatch, "LOOK_AGAIN", timedelta(milliseconds=500))
     child_name = f"{bench.name}Child"
 

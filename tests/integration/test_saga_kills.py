@@ -177,7 +177,7 @@ async def test_a_cancelled_run_under_a_key_that_was_used_before_is_undone_though
     bench, did, admin, reconciler
 ):
     async def alone(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
+        cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
         _, never = cp.ctx.awakeable()
         await never
 
@@ -236,11 +236,11 @@ async def test_a_child_under_a_key_that_was_used_before_is_undone_with_each_of_i
 
 
 async def test_a_parent_does_not_wait_for_ever_for_a_childs_rollback_that_never_began(bench, did, admin, monkeypatch):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=100))
+    monkeypatch.setattr(submission, "RESUBMIT_DELAY", timedelta(milliseconds=100))
     child_name = f"Child{uuid4().hex[:8]}"
 
     async def child(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="c"))
+        cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="c"))
 
     async def main(cp: Orchestration) -> None:
         await cp.child("package", run_of(child_name), None, key=f"{cp.key}-child")
@@ -261,11 +261,11 @@ async def test_a_parent_does_not_wait_for_ever_for_a_childs_rollback_that_never_
 async def test_an_orchestration_does_not_wait_for_ever_for_its_rollback_that_never_began(
     bench, did, admin, monkeypatch
 ):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=100))
+    monkeypatch.setattr(submission, "RESUBMIT_DELAY", timedelta(milliseconds=100))
     name = f"Alone{uuid4().hex[:8]}"
 
     async def alone(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
+        cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
         await run_step(cp, "b", fails=-1)
 
     async def main(cp: Orchestration) -> None:
@@ -329,11 +329,11 @@ async def test_a_child_that_was_killed_with_its_parent_before_its_first_step_has
 async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_over_again(
     bench, did, admin, reconciler, monkeypatch
 ):
-    monkeypatch.setattr(submission, "LOOK_AFTER", timedelta(seconds=1))
-    monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(seconds=30))
+    monkeypatch.setattr(submission, "CONFIRM_DELAY", timedelta(seconds=1))
+    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(seconds=30))
 
     async def alone(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
+        cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
         _, never = cp.ctx.awakeable()
         await never
 
@@ -358,8 +358,8 @@ async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_ov
 
 
 async def test_what_takes_a_lost_saga_back_may_be_killed_too(bench, did, admin, reconciler, monkeypatch):
-    monkeypatch.setattr(submission, "LOOK_AFTER", timedelta(minutes=1))
-    monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(milliseconds=200))
+    monkeypatch.setattr(submission, "CONFIRM_DELAY", timedelta(minutes=1))
+    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(milliseconds=200))
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")

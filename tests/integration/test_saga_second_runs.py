@@ -27,7 +27,7 @@ from perdure.saga.messages import (
 )
 from perdure.saga.policy import Outcome
 from perdure.saga.timeline import Timeline, read_timeline
-from tests.integration.saga_bench import QUICK, Bench, Task, do_task, forget_runs, truth, undo_task
+from tests.integration.saga_bench import QUICK, Bench, Task, do_task, forget_runs, truth, undo_of, undo_task
 from tests.integration.test_saga_kills import rollback_state
 from tests.support import Recording, eventually
 
@@ -63,13 +63,16 @@ class Jobs:
 
     async def main(self, cp: Orchestration) -> None:
         """Fail after its steps; the first run's step b can't be undone before it is mended."""
-        await cp.add_compensation_step("undo", self.task("news"), step="news", after_others=True)
-        await cp.step("a", do_task, self.task("a"), compensate="undo")
-        undo_b = "undo_once_mended" if self.number == 1 else "undo"
-        await cp.step("b", do_task, self.task("b", undo_fails=self.fails_of_b), compensate=undo_b)
+        cp.add_compensation_step("undo", self.task("news"), step="news", after_others=True)
+        await self.run_step(cp, "a", self.task("a"))
+        compensation = "undo_once_mended" if self.number == 1 else "undo"
+        await self.run_step(cp, "b", self.task("b", undo_fails=self.fails_of_b), compensation)
         for each in range(self.more_steps if self.number == 1 else 0):
-            await cp.step(f"more {each}", do_task, self.task(f"more {each}/"), compensate="undo")
+            await self.run_step(cp, f"more {each}", self.task(f"more {each}/"))
         raise Refused("enough", 410)
+
+    async def run_step(self, cp: Orchestration, name: str, task: Task, compensation: str = "undo") -> None:
+        await cp.step(name, do_task, task, compensate=undo_of(cp, task, compensation))
 
     async def serve(self) -> None:
         async def nothing(cp: Orchestration) -> None:

@@ -22,7 +22,7 @@ from perdure import (
     Target,
 )
 from perdure.errors import ConfigurationError, IngressError, SagaError
-from tests.integration.saga_bench import Task, do_task, run_step, step, truth
+from tests.integration.saga_bench import Task, do_task, run_step, step, truth, undo_of
 from tests.support import eventually
 
 MILLISECONDS_10 = timedelta(milliseconds=10)
@@ -79,7 +79,7 @@ async def test_a_step_is_tried_again_only_as_told(bench, did):
 async def test_a_step_over_its_time_limit_fails_and_is_undone_after_it_ended(bench, did):
     async def main(cp: Orchestration) -> str:
         task = Task(key=cp.key, name="slow", hangs=True)
-        return await cp.step("slow", do_task, task, compensate="undo", timeout=timedelta(milliseconds=100))
+        return await cp.step("slow", do_task, task, compensate=undo_of(cp, task), timeout=timedelta(milliseconds=100))
 
     ingress = await bench.serve(main)
     key = str(uuid4())
@@ -109,10 +109,12 @@ async def test_wrong_steps_are_refused_before_anything_is_done(bench, did):
     async def main(cp: Orchestration) -> None:
         task = Task(key=cp.key, name="a")
         wrong: list[Callable[[], Awaitable[Any]]] = [
-            lambda: cp.step("a", do_task, task, compensate="nobody"),
-            lambda: cp.step("a", do_task, task, compensate="undo", payload={"no": "task"}),
+            lambda: cp.step("a", do_task, task, compensate=cp.saga.compensations.get("undo").bind({"no": "task"})),
             lambda: cp.parallel(step(cp, "a"), step(cp, "a")),
         ]
+        with pytest.raises(SagaError) as missing:
+            cp.add_compensation_step("missing", task)
+        messages.append(missing.value.message)
         for attempt in wrong:
             with pytest.raises(SagaError) as refused:
                 await attempt()
@@ -121,9 +123,9 @@ async def test_wrong_steps_are_refused_before_anything_is_done(bench, did):
     key, result = await bench.run(main)
     assert result is None
     assert did.of(key) == []
-    assert "missing compensation handler: nobody" in messages[0]
+    assert "missing compensation handler: missing" in messages[0]
     assert "does not fit the compensation 'undo'" in messages[1]
-    assert "give each step a name of its own" in messages[2]
+    assert "give each step a unique name" in messages[2]
 
 
 def test_settings_that_have_no_effect_are_refused():
@@ -132,7 +134,7 @@ def test_settings_that_have_no_effect_are_refused():
 
     with pytest.raises(ConfigurationError, match="max_duration"):
         Step("a", local, "", timeout=timedelta(seconds=1))
-    with pytest.raises(ConfigurationError, match="local runs"):
+    with pytest.raises(ConfigurationError, match="local actions"):
         Step("a", do_task, Task(key="k", name="a"), config=RunConfig())
 
 
@@ -162,5 +164,5 @@ def test_a_handler_that_is_a_step_is_called_so_it_may_have_a_time_limit_and_no_s
         return part
 
     assert Step("a", take, "bolt", timeout=timedelta(seconds=1)).action == Target("Stock", "take", str, str)
-    with pytest.raises(ConfigurationError, match="config is for local runs"):
+    with pytest.raises(ConfigurationError, match="config is for local actions"):
         Step("a", take, "bolt", config=RunConfig())

@@ -14,7 +14,7 @@ from tests.support import eventually
 async def test_past_the_pivot_steps_are_tried_again_and_nothing_is_undone(bench, did):
     async def main(cp: Orchestration) -> str:
         await run_step(cp, "a")
-        await cp.pivot()
+        cp.pivot()
         return await cp.step("b", do_task, Task(key=cp.key, name="b", fails=2))
 
     key, result = await bench.run(main)
@@ -25,7 +25,7 @@ async def test_past_the_pivot_steps_are_tried_again_and_nothing_is_undone(bench,
 async def test_a_saga_that_fails_past_its_pivot_waits_for_somebody_to_finish_it(bench, did):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
-        await cp.pivot()
+        cp.pivot()
         await cp.step("b", do_task, Task(key=cp.key, name="b", fails=-1))
 
     key, error = await bench.run(main, max_attempts=2)
@@ -75,7 +75,7 @@ async def test_forever_goes_on_past_any_number_of_attempts(bench, did):
 
 async def test_what_comes_after_the_others_waits_until_no_dead_letter_is_left(bench, did):
     async def main(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo", Task(key=cp.key, name="news"), step="news", after_others=True)
+        cp.add_compensation_step("undo", Task(key=cp.key, name="news"), step="news", after_others=True)
         await run_step(cp, "a", undo_fails=1)
         await run_step(cp, "b", fails=-1)
 

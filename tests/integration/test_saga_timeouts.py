@@ -27,9 +27,10 @@ from perdure import (
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
+from perdure.saga.compensations import BoundCompensation
 from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackStatus
 from perdure.saga.policy import CompensationHandler, Outcome, StepState
-from tests.integration.saga_bench import Bench, Task, run_step, step, truth
+from tests.integration.saga_bench import Bench, Task, run_step, step, truth, undo_of
 from tests.support import Recording, eventually
 
 LIMIT = timedelta(seconds=1)  # what ends by itself takes less, even on a busy machine
@@ -78,7 +79,7 @@ class Slow:
 
 def slow_step(cp: Orchestration, retry: StepRetry = AGAIN) -> Step[Task, str]:
     task = Task(key=cp.key, name="slow")
-    return Step("slow", slowly, task, compensate="undo", timeout=LIMIT, retry=retry)
+    return Step("slow", slowly, task, compensate=undo_of(cp, task), timeout=LIMIT, retry=retry)
 
 
 async def do_slowly(cp: Orchestration) -> str:
@@ -220,7 +221,9 @@ async def test_a_step_that_a_later_attempt_completed_is_not_undone_as_one_that_n
         did.add(f"undo {task.key}/{ctx.request().headers.get(NEVER_COMPLETED_HEADER)}")
 
     async def main(cp: Orchestration) -> None:
-        await cp.parallel(replace(slow_step(cp), compensate=CompensationHandler(service="Undoing", handler="undo")))
+        step = slow_step(cp)
+        undo = BoundCompensation("undo", CompensationHandler(service="Undoing", handler="undo"), step.request)
+        await cp.parallel(replace(step, compensate=undo))
         await run_step(cp, "next", fails=-1)
 
     await bench.serve(main, slow.service(), undoing)

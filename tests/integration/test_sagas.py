@@ -89,7 +89,7 @@ def services(did: Recording) -> list[Any]:
         names = []
         for name in order.parts:
             part = Part(order=cp.key, name=name, fails=order.fails_at == name, undo_fails=order.undo_fails.get(name, 0))
-            names.append(await cp.step(name, build, part, compensate=scrap_part))
+            names.append(await cp.step(name, build, part, compensate=scrap_part.bind(part)))
         return Done(names=names)
 
     return [parts, orders, *hosting.definitions()]

@@ -75,7 +75,8 @@ async def wait(cp: Orchestration) -> None:
         raise Refused("never", 503)
 
     await race_promise_with_timeout(cp.ctx, "nobody", timedelta(hours=1), str)
-    await cp.step("fails", fail, cp.key, compensate=undo, retry=StepRetry(2, timedelta(hours=1), timedelta(hours=1)))
+    hour = timedelta(hours=1)
+    await cp.step("fails", fail, cp.key, compensate=undo.bind(cp.key), retry=StepRetry(2, hour, hour))
 
 
 services = restate_fixture(greeter, sleeper, patient, *hosting.definitions())

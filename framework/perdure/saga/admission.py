@@ -15,7 +15,7 @@ import restate
 from perdure._wake_ups import wake_up
 from perdure.observability.logging import get_logger
 from perdure.saga.dead_letters import letter_of, remember
-from perdure.saga.executions import StoredSaga, number_of, runs_of, with_another_run
+from perdure.saga.executions import StoredSaga, append_execution, executions_of, number_of
 from perdure.saga.messages import RollbackRequest
 from perdure.saga.policy import StepState, initial_progress
 from perdure.saga.rollback_state import Head, head_state, open_mark, progress_state, request_state, run_mark
@@ -104,7 +104,7 @@ async def _append(
     ctx: restate.ObjectContext, known: StoredSaga, head: Head, again: RollbackRequest, now: datetime
 ) -> Taken:
     """Add the steps of another run."""
-    both, added = with_another_run(known, again)
+    both, added = append_execution(known, again)
     number = len(both.earlier) + 1
     if await open_mark(ctx).get() is None:  # an earlier version did not keep which runs have ended
         head = head.model_copy(update={"ended": list(range(1, number))})
@@ -120,7 +120,7 @@ async def _join(ctx: restate.ObjectContext, known: StoredSaga, head: Head, again
     number = number_of(known, again.runs)
     if again.waiter is None:
         return Taken(known, head)
-    if again.service != (known if number is None else runs_of(known)[number - 1]).service:
+    if again.service != (known if number is None else executions_of(known)[number - 1]).service:
         wake_up(ctx, again.waiter.awakeable)  # it reads the conflict
         return Taken(known, head)
     joined = head.with_waiter(again.waiter, number)

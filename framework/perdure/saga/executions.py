@@ -14,7 +14,7 @@ from perdure.saga.policy import Outcome, SagaConfig, StepProgress, StepState, mo
 _WORST_FIRST = (Outcome.RUNNING, Outcome.NEEDS_ATTENTION, Outcome.FINISHED_FORWARD, Outcome.ROLLED_BACK)
 
 
-class EarlierRun(BaseModel):
+class EarlierExecution(BaseModel):
     """A run of a saga before the last one.
 
     Args:
@@ -41,7 +41,7 @@ class StoredSaga(RollbackRequest):
         earlier: The runs before it. An earlier version kept none: those of its runs stay one.
     """
 
-    earlier: list[EarlierRun] = Field(default=[])
+    earlier: list[EarlierExecution] = Field(default=[])
 
     @classmethod
     def of(cls, request: RollbackRequest) -> StoredSaga:
@@ -49,7 +49,7 @@ class StoredSaga(RollbackRequest):
         return cls(**{**dict(request), "waiter": None})
 
 
-def runs_of(saga: StoredSaga) -> list[RollbackRequest]:
+def executions_of(saga: StoredSaga) -> list[RollbackRequest]:
     """Return the runs of a saga, the first one first: each with its own steps, settings, reason and ids.
 
     Args:
@@ -73,7 +73,7 @@ def runs_of(saga: StoredSaga) -> list[RollbackRequest]:
     return [*found, saga.model_copy(update=last)]
 
 
-def with_another_run(saga: StoredSaga, again: RollbackRequest) -> tuple[StoredSaga, RollbackRequest]:
+def append_execution(saga: StoredSaga, again: RollbackRequest) -> tuple[StoredSaga, RollbackRequest]:
     """Return a saga with another run behind those it has, and that run alone, with its positions there.
 
     Args:
@@ -88,8 +88,8 @@ def with_another_run(saga: StoredSaga, again: RollbackRequest) -> tuple[StoredSa
             "running": {position + offset: each for position, each in again.running.items()},
         }
     )
-    until_now = runs_of(saga)[-1]
-    earlier = EarlierRun(
+    until_now = executions_of(saga)[-1]
+    earlier = EarlierExecution(
         last=offset,
         service=until_now.service,
         config=until_now.config,
@@ -104,14 +104,14 @@ def with_another_run(saga: StoredSaga, again: RollbackRequest) -> tuple[StoredSa
     return StoredSaga.of(added).model_copy(update=both), added
 
 
-def number_at(saga: StoredSaga, position: int) -> int:
+def execution_number_at(saga: StoredSaga, position: int) -> int:
     """Return which run has a step: 1 for the first."""
     return 1 + sum(run.last < position for run in saga.earlier)
 
 
 def number_of(saga: StoredSaga, ids: list[str]) -> int | None:
     """Return which run has these ids; None when that can't be told, as of a request that has none."""
-    for number, run in enumerate(runs_of(saga), start=1):
+    for number, run in enumerate(executions_of(saga), start=1):
         if ids and set(ids) <= set(run.runs):
             return number
     return None

@@ -8,7 +8,7 @@ import restate
 
 from perdure._wake_ups import wake_up
 from perdure.errors import Conflict
-from perdure.saga.executions import StoredSaga, number_of, report_of, runs_of
+from perdure.saga.executions import StoredSaga, executions_of, number_of, report_of
 from perdure.saga.messages import ReportAnswer, ReportQuery, RollbackReport
 from perdure.saga.policy import StepProgress
 from perdure.saga.rollback_state import Head, all_progress, head_state, request_state
@@ -48,7 +48,7 @@ async def report_for(ctx: Any, query: ReportQuery) -> ReportAnswer:
     number = number_of(saga, query.runs)
     if number is None and query.runs:  # its steps are on their way
         return ReportAnswer(wait=query.wait)
-    service = (saga if number is None else runs_of(saga)[number - 1]).service
+    service = (saga if number is None else executions_of(saga)[number - 1]).service
     if service != query.service:
         raise Conflict(
             f"the saga id '{saga.saga_id}' belongs to {service}; {query.service} needs another saga_prefix",
@@ -61,10 +61,10 @@ async def report_for(ctx: Any, query: ReportQuery) -> ReportAnswer:
 
 def _has_ended(saga: StoredSaga, head: Head, number: int | None) -> bool:
     """Tell if an execution has been rolled back as far as it can be; without a number, if all have."""
-    numbers = range(1, len(runs_of(saga)) + 1) if number is None else [number]
+    numbers = range(1, len(executions_of(saga)) + 1) if number is None else [number]
     return set(numbers) <= set(head.ended)
 
 
 def _report(saga: StoredSaga, number: int | None, progress: dict[int, StepProgress]) -> RollbackReport:
-    runs = runs_of(saga)
+    runs = executions_of(saga)
     return report_of(runs if number is None else [runs[number - 1]], progress)

@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from perdure import SagaConfig
 from perdure.approvals.request import Stage
-from perdure.saga.approval_steps import AskOptions
+from perdure.saga.approval_steps import ApprovalOptions
 from services.control_plane.settings import ControlPlaneSettings
 
 
@@ -44,12 +44,12 @@ class OrchestratorSettings(ControlPlaneSettings):
     compensation_attempts: int = Field(default=5, ge=1)
     compensation_delay: timedelta = Field(default=timedelta(seconds=1), gt=timedelta(0))
 
-    def asking(self) -> tuple[timedelta, AskOptions]:
+    def asking(self) -> tuple[timedelta, ApprovalOptions]:
         """Return how long those have who are asked first, and how they are asked."""
         whole = self.approval_timeout
         first = min(self.approval_escalate_after or whole * 2 / 3, whole)
         every = self.approval_remind_every or whole / 6
-        options = AskOptions(
+        options = ApprovalOptions(
             approvers=self.approvers, quorum=self.approval_quorum, veto=self.approval_veto, remind_every=every
         )
         if first < whole:

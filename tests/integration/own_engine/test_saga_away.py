@@ -87,7 +87,7 @@ class Away:
 async def test_a_saga_whose_roll_back_was_given_up_is_handed_over_once_its_service_is_back(
     bench, did, admin, engine, monkeypatch
 ):
-    monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(milliseconds=500))
     monkeypatch.setattr(control_plane, "TRANSIENT_RETRIES", policy("kill"))
     config = config_of(engine)
     away = Away(bench, admin)
@@ -105,7 +105,7 @@ async def test_a_saga_whose_roll_back_was_given_up_is_handed_over_once_its_servi
 
 
 async def test_a_roll_back_that_was_paused_is_resumed(bench, did, admin, engine, monkeypatch):
-    monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(seconds=1))
+    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(seconds=1))
     config = config_of(engine)
     away = Away(bench, admin, is_old=True)
     await bench.serve(nothing, SagaReconciler(config))

@@ -25,7 +25,7 @@ from tests.integration.given_up_sagas import (
     status_of,
     sweep,
 )
-from tests.integration.saga_bench import QUICK, Task, do_task, run_step
+from tests.integration.saga_bench import QUICK, Task, do_task, run_step, undo_of
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2", "always_suspending")
@@ -72,7 +72,8 @@ async def test_a_child_that_still_runs_when_its_parent_is_given_up_is_not_undone
 
     async def child(cp: Orchestration) -> None:
         await run_step(cp, "c1")
-        await cp.step("slow", hang, Task(key=cp.key, name="slow"), compensate="undo")
+        task = Task(key=cp.key, name="slow")
+        await cp.step("slow", hang, task, compensate=undo_of(cp, task))
         await run_step(cp, "c2")
 
     child_name, name, key, bug = f"Child{uuid4().hex[:8]}", f"Parent{uuid4().hex[:8]}", str(uuid4()), Bug(admin)
@@ -232,7 +233,8 @@ async def test_a_paused_orchestration_is_given_the_grace_after_it_was_killed(ben
 
     async def main(cp: Orchestration) -> None:
         bug.bite()
-        await cp.step("slow", Target("Bakery", "bake", Task, str), Task(key=cp.key, name="slow"), compensate="undo")
+        task = Task(key=cp.key, name="slow")
+        await cp.step("slow", Target("Bakery", "bake", Task, str), task, compensate=undo_of(cp, task))
 
     config = config_of(engine, grace=timedelta(seconds=1), paused_limit=MOMENT)
     await bench.serve(nothing, bakery, exhausted(name, main, "pause"), SagaReconciler(config))

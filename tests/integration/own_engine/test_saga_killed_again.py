@@ -56,7 +56,7 @@ async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_no
     name = f"Alone{uuid4().hex[:8]}"
 
     async def alone(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
+        cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
         raise Refused("enough", 410)
 
     async def main(cp: Orchestration) -> None:
@@ -85,7 +85,7 @@ async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_no
 async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_anew(
     bench, did, admin, engine, monkeypatch
 ):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(submission, "RESUBMIT_DELAY", timedelta(milliseconds=500))
     reconciler, _ = reconciler_of(engine)
 
     class Slow:
