@@ -297,4 +297,4 @@ async def test_other_service_reads_no_report(bench):
     assert error.metadata["rollback"] == "rolled_back"
     error = await refused(ingress.call(ask, key))
     assert (error.status_code, error.code) == (409, "conflict")
-    assert f"belongs to {names[0]}; {names[1]} needs another saga_prefix" in error.message
+    assert f"belongs to {names[0]}: give {names[1]} another saga_prefix" in error.message

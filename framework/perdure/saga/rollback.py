@@ -26,7 +26,7 @@ from perdure.handlers import handler
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ACTS, COMPENSATIONS, ROLLBACKS
 from perdure.observability.tracing import annotate, link_to
-from perdure.saga.admission import take
+from perdure.saga.admission import admit
 from perdure.saga.dead_letters import ensure, forget, letter_of, remember
 from perdure.saga.dispatch import Attempt
 from perdure.saga.executions import StoredSaga, execution_number_at, executions_of, is_over, report_of
@@ -125,13 +125,13 @@ async def _run_pass(
 ) -> None:
     if this.request is not None:
         is_new = known is None
-        taken = await take(ctx, this.request, known, head, now)
-        known, head = taken.saga, taken.head
-        if taken.has_work and not is_new:  # the pass that is scheduled, if any, knows nothing of these steps
+        admission = await admit(ctx, this.request, known, head, now)
+        known, head = admission.saga, admission.head
+        if admission.has_work and not is_new:  # the pass that is scheduled, if any, knows nothing of these steps
             await _come_back(ctx, head, now, timedelta(0))
             return
-        if not taken.has_work:
-            if taken.has_waiter:
+        if not admission.has_work:
+            if admission.has_waiter:
                 await wake_waiters(ctx, known, head)
             return
     elif known is None or head is None or this.generation != head.generation:
