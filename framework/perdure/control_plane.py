@@ -107,7 +107,7 @@ class ControlPlaneService:
     def compensation(self, name: Any = None) -> Any:
         """Decorate a compensation, ``async def name(ctx: Context, payload: Model) -> None``.
 
-        It runs at least once, also if its action never ran, and must succeed each time.
+        A rollback runs it at least once, even if its action never ran, so it must be idempotent.
 
         Args:
             name: The compensation's name; the function's name by default.
@@ -125,7 +125,7 @@ class ControlPlaneService:
         return register if name is None or isinstance(name, str) else register(name)
 
     def register_compensation(self, name: str, function: CompensationFunction[P]) -> Compensation[P]:
-        """Register a compensation by hand; the same as `compensation`.
+        """Register a compensation without a decorator; the same as `compensation`.
 
         Args:
             name: The compensation's name, for `Orchestration.add_compensation_step`.

@@ -1,4 +1,4 @@
-"""What a step can be: run beside others, tried again, limited in time, refused."""
+"""Steps: in parallel, retried, with a time limit, refused."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from tests.support import eventually
 MILLISECONDS_10 = timedelta(milliseconds=10)
 
 
-async def test_parallel_steps_run_at_the_same_time_and_results_come_in_their_order(bench, did):
+async def test_parallel_steps_overlap_and_return_ordered_results(bench, did):
     async def main(cp: Orchestration) -> list[str]:
-        # "a" ends only once "c" has started, so one after the other would never end.
+        # "a" ends only once "c" has started, so sequential steps would never end.
         return await cp.parallel(step(cp, "a", waits_for="c"), step(cp, "b"), step(cp, "c", waits_for="a"))
 
     key, result = await bench.run(main)
@@ -38,7 +38,7 @@ async def test_parallel_steps_run_at_the_same_time_and_results_come_in_their_ord
     assert sorted(did.of(key)) == ["do a", "do b", "do c", "done a", "done b", "done c"]
 
 
-async def test_a_failed_parallel_step_waits_for_the_others_and_the_group_is_undone_together(bench, did):
+async def test_failed_parallel_group_is_compensated_together(bench, did):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "first")
         await cp.parallel(step(cp, "a", waits_for="b"), step(cp, "b", fails=-1), step(cp, "c", fails=-1))
@@ -65,7 +65,7 @@ async def test_local_parallel_steps_run_together(bench, did):
     assert result == ["x", "y"]
 
 
-async def test_a_step_is_tried_again_only_as_told(bench, did):
+async def test_step_retry_follows_its_policy(bench, did):
     async def main(cp: Orchestration) -> str:
         await run_step(cp, "a", StepRetry(max_attempts=3, initial_delay=MILLISECONDS_10), fails=2)
         await run_step(cp, "b", StepRetry(on=frozenset({429})), fails=1)
@@ -76,7 +76,7 @@ async def test_a_step_is_tried_again_only_as_told(bench, did):
     assert [entry for entry in did.of(key) if entry.startswith("do ")] == ["do a", "do a", "do a", "do b"]
 
 
-async def test_a_step_over_its_time_limit_fails_and_is_undone_after_it_ended(bench, did):
+async def test_timed_out_step_is_compensated_after_its_end(bench, did):
     async def main(cp: Orchestration) -> str:
         task = Task(key=cp.key, name="slow", hangs=True)
         return await cp.step("slow", do_task, task, compensate=undo_of(cp, task), timeout=timedelta(milliseconds=100))
@@ -86,7 +86,7 @@ async def test_a_step_over_its_time_limit_fails_and_is_undone_after_it_ended(ben
     run = Target(bench.name, "run", type(None), object)
     call = asyncio.create_task(ingress.call(run, key=key))
 
-    async def handed_over() -> bool:
+    async def has_rollback() -> bool:
         try:
             return bool(await bench.rollback(key))
         except IngressError as error:
@@ -94,7 +94,7 @@ async def test_a_step_over_its_time_limit_fails_and_is_undone_after_it_ended(ben
                 raise
             return False
 
-    await eventually(handed_over, what="rollback")
+    await eventually(has_rollback, what="rollback")
     assert did.of(key) == ["do slow"]
     bench.released.set()
     with pytest.raises(IngressError) as failed:
@@ -103,7 +103,7 @@ async def test_a_step_over_its_time_limit_fails_and_is_undone_after_it_ended(ben
     assert did.of(key) == ["do slow", "done slow", "undo slow"]
 
 
-async def test_wrong_steps_are_refused_before_anything_is_done(bench, did):
+async def test_invalid_step_is_refused_before_it_starts(bench, did):
     messages: list[str] = []
 
     async def main(cp: Orchestration) -> None:
@@ -138,7 +138,7 @@ def test_settings_that_have_no_effect_are_refused():
         Step("a", do_task, Task(key="k", name="a"), config=RunConfig())
 
 
-async def test_a_step_is_given_a_handler_as_a_client_is(restate, did):
+async def test_step_accepts_handler_function(restate, did):
     name = f"Shop{uuid4().hex[:8]}"
     stock, sales = DataPlaneService(f"{name}Stock"), ControlPlaneService(name)
 
@@ -156,7 +156,7 @@ async def test_a_step_is_given_a_handler_as_a_client_is(restate, did):
         assert await ingress.call(sell, "bolt", key=name) == ["BOLT", "BOLT"]
 
 
-def test_a_handler_that_is_a_step_is_called_so_it_may_have_a_time_limit_and_no_settings_of_a_run():
+def test_handler_step_takes_timeout_but_no_config():
     stock = DataPlaneService("Stock")
 
     @stock.handler()

@@ -1,4 +1,4 @@
-"""Compensations of a service, each a handler of its own, so that `Rollbacks` needs only a name and a payload."""
+"""Compensations of a service. Each is a handler that `Rollbacks` calls with the recorded payload."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ async def roll_back_from_outside(
             starter = f"the saga '{steps[0].parent}'" if steps[0].parent else "no saga"
             raise Conflict(
                 f"saga '{saga_id}' was started by {starter}, so '{request.parent}' must not roll it back: give each "
-                "child a unique key; check its effects by hand, then resolve this step",
+                "child a unique key; check its effects manually, then resolve this step",
                 metadata={"saga": saga_id},
             )
         return ExternalRollbackReceipt(saga_id=saga_id, started=False)

@@ -284,7 +284,7 @@ class Orchestration:
     def add_compensation_step(
         self, name: str, payload: Any, *, step: str | None = None, dedupe: bool = True, after_others: bool = False
     ) -> bool:
-        """Record a compensation by hand, before its action.
+        """Record a compensation manually, before its action.
 
         Args:
             name: The name of a registered compensation.

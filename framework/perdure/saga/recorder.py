@@ -130,7 +130,7 @@ class Saga:
         self._publish_ended(record, error)
 
     def _publish_ended(self, record: StepRecord, error: TerminalError | None) -> None:
-        """Publish the end of a step once per process: it has no journal entry of its own."""
+        """Publish the end of a step once per process, because it has no journal entry."""
         if not happens(self._ctx, SagaStepEnded):
             return
         invocation = invocation_of(self._ctx)

@@ -1,4 +1,4 @@
-"""A step by hand that enforces the order: record the compensation, then run the action once."""
+"""Manual step that enforces the order: record the compensation, then run the action once."""
 
 from __future__ import annotations
 
