@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -25,11 +26,12 @@ from perdure import (
     Target,
 )
 from perdure.engine.admin import sql_text
-from perdure.errors import EngineError, IngressError
+from perdure.errors import Cancelled, EngineError, IngressError
 from perdure.observability.instruments import prometheus_text
 from perdure.saga import hosting
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.testing import Mode
+from tests.integration.saga_bench import Task, do_task, run_step, truth
 from tests.support import Recording, eventually
 
 pytestmark = pytest.mark.restate_modes("all")
@@ -194,6 +196,40 @@ async def test_cancel_between_steps_rolls_back(restate, did):
         await ended(env, invocation_id)
         await rolled_back(ingress, key)
         assert did.of(key) == ["start a", "end a", "start b", "end b", "undo b", "undo a"]
+
+
+@pytest.mark.parametrize("waits", ["sleep", "call"])
+async def test_caught_cancel_still_rolls_back(bench, did, waits):
+    async def main(cp: Orchestration) -> str:
+        await run_step(cp, "a")
+        try:
+            if waits == "sleep":
+                did.add(f"do {cp.key}/sleep")
+                await cp.sleep(timedelta(hours=1))
+            else:
+                await cp.call(do_task, Task(key=cp.key, name="call", hangs=True))
+        except Cancelled:
+            return "ignored the cancel"
+        return "not cancelled"
+
+    ingress = await bench.serve(main)
+    key = str(uuid4())
+    invocation_id = await ingress.send(Target(bench.name, "run", type(None), object), key=key)
+    await eventually(truth(lambda: did.count(f"do {key}/{waits}") > 0), what=waits)
+    async with AdminClient(bench.admin_url) as admin:
+        await admin.act(invocation_id, "cancel")
+    bench.released.set()
+
+    async def is_rolled_back() -> bool:
+        try:
+            return (await bench.rollback(key)).status == "rolled_back"
+        except IngressError as error:
+            if error.status_code != 404:
+                raise
+            return False
+
+    await eventually(is_rolled_back, what="rollback")
+    assert bench.undone(key) == ["undo a"]
 
 
 async def test_rollback_survives_cancel(restate, did):

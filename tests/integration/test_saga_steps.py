@@ -17,6 +17,7 @@ from perdure import (
     IngressClient,
     Orchestration,
     RunConfig,
+    SagaConfig,
     Step,
     StepRetry,
     Target,
@@ -110,6 +111,7 @@ async def test_invalid_step_is_refused_before_it_starts(bench, did):
         task = Task(key=cp.key, name="a")
         wrong: list[Callable[[], Awaitable[Any]]] = [
             lambda: cp.step("a", do_task, task, compensate=cp.saga.compensations.get("undo").bind({"no": "task"})),
+            lambda: cp.step("a", do_task, task, compensate=cp.saga.compensations.get("undo")),
             lambda: cp.parallel(step(cp, "a"), step(cp, "a")),
         ]
         with pytest.raises(SagaError) as missing:
@@ -125,7 +127,31 @@ async def test_invalid_step_is_refused_before_it_starts(bench, did):
     assert did.of(key) == []
     assert "missing compensation handler: missing" in messages[0]
     assert "does not fit the compensation 'undo'" in messages[1]
-    assert "give each step a unique name" in messages[2]
+    assert "bind the compensation to its payload" in messages[2]
+    assert "give each step a unique name" in messages[3]
+
+
+async def test_call_and_sleep_record_no_step(bench, did):
+    async def main(cp: Orchestration) -> list[str]:
+        await cp.sleep(MILLISECONDS_10)
+        return [await cp.call(do_task, Task(key=cp.key, name="a")), *(record.step for record in cp.saga.steps)]
+
+    key, result = await bench.run(main)
+    assert result == ["A"]
+    assert did.of(key) == ["do a", "done a"]
+
+
+async def test_call_reaches_keyed_handler(bench, did):
+    name = f"Child{uuid4().hex[:8]}"
+
+    async def child(cp: Orchestration) -> str:
+        return cp.key
+
+    async def main(cp: Orchestration) -> str:
+        return await cp.call(Target(name, "run", type(None), str), key="k1")
+
+    _, result = await bench.run(main, bench.orchestration(name, child, SagaConfig()))
+    assert result == "k1"
 
 
 def test_settings_that_have_no_effect_are_refused():

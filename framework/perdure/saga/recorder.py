@@ -67,7 +67,7 @@ class Saga:
             The new or existing record.
 
         Raises:
-            SagaError: The payload does not fit the compensation; terminal, the step was not started.
+            SagaError: The compensation is not bound, or its payload does not fit; terminal, the step was not started.
         """
         content = b"null" if compensation is None else _serialize(step, compensation)
         identity = step_id(step, content)
@@ -139,6 +139,8 @@ class Saga:
 
 
 def _serialize(step: str, compensation: BoundCompensation) -> bytes:
+    if not isinstance(compensation, BoundCompensation):  # an untyped caller; any other error would be retried forever
+        raise SagaError(f"step '{step}': bind the compensation to its payload: compensate=cancel.bind(payload)")
     try:
         content = compensation.serde.serialize(compensation.payload) or b"null"
         compensation.serde.deserialize(content)
