@@ -182,7 +182,7 @@ async def test_random_kills_leave_all_steps_or_none(restate, bench, did: Recordi
     )
     reconciler = SagaReconciler(config)
     run: Target[Any, Any] = Target(bench.name, "run", type(None), object)
-    keys = [f"{uuid4()}-{'refused' if number % 2 else 'kept'}" for number in range(SAGAS)]
+    keys = [f"{uuid4()}-{'refused' if number % 2 else 'accepted'}" for number in range(SAGAS)]
     nested = bench.orchestration(child_name, child, SagaConfig(**PATIENT))
     ingress = await bench.serve(main, nested, reconciler, **PATIENT)
     async with AdminClient(config.admin_url) as admin, reconciler.watching():

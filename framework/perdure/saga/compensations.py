@@ -29,7 +29,7 @@ TRANSIENT_RETRIES = InvocationRetryPolicy(
     exponentiation_factor=2.0,
     max_interval=timedelta(seconds=30),
     max_attempts=12,
-    # A paused invocation would block its caller for ever. A killed one counts as a failed attempt.
+    # A paused invocation would block its caller forever. A killed one counts as a failed attempt.
     on_max_attempts="kill",
 )
 
