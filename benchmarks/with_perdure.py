@@ -40,7 +40,7 @@ def definitions(name: str, *, calls: bool) -> list[Servable]:
 
     trips = ControlPlaneService(name)
 
-    @trips.compensation()
+    @trips.compensation
     async def cancel_booking(ctx: restate.Context, booking: Booking) -> None:
         await ServiceClient(ctx, cancel_target).call(booking)
 
@@ -49,10 +49,11 @@ def definitions(name: str, *, calls: bool) -> list[Servable]:
         references = []
         for step in STEPS:
             booking = booking_for(trip, cp.key, step)
+            undo = cancel_booking.bind(booking)
             if calls:
-                booked = await cp.step(step, book_target, booking, compensate=cancel_booking)
+                booked = await cp.step(step, book_target, booking, compensate=undo)
             else:
-                booked = await cp.step(step, book, booking, compensate=cancel_booking)
+                booked = await cp.step(step, book, booking, compensate=undo)
             references.append(booked.reference)
         return Confirmation(references=references)
 

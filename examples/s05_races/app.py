@@ -73,7 +73,7 @@ async def quote(ctx: restate.Context, question: Question) -> None:
 offers = ControlPlaneService("Offers")
 
 
-@offers.main()
+@offers.main
 async def make_offer(cp: Orchestration, enquiry: Enquiry) -> Offer:
     """Request a price from the supplier, then an acceptance from the buyer."""
     signal = wait_for_external_signal(cp.ctx, int)

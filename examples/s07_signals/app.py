@@ -88,7 +88,7 @@ async def call_back(ctx: restate.Context, charge: Charge) -> None:
 documents = ControlPlaneService("Documents")
 
 
-@documents.main()
+@documents.main
 async def publish(cp: Orchestration, title: str) -> str:
     """Wait for the review of the document."""
     verdict = await get_internal_signal(cp.ctx, "review", str).result()

@@ -30,7 +30,7 @@ release_target = Target("Agency", "release", Booking, None)
 journeys = ControlPlaneService("Journeys", idempotency_prefix="journey")
 
 
-@journeys.compensation()
+@journeys.compensation
 async def give_back(ctx: restate.Context, booking: Booking) -> None:
     """Cancel a booking, whatever its state."""
     await ServiceClient(ctx, release_target).call(booking)
@@ -42,6 +42,6 @@ async def book(cp: Orchestration, request: BookingRequest) -> list[str]:
     flight = Booking(trip=cp.key, name=request.flight)
     hotel = Booking(trip=cp.key, name=request.hotel)
     return [
-        await cp.step("flight", reserve_target, flight, compensate=give_back),
-        await cp.step("hotel", reserve_target, hotel, compensate=give_back),
+        await cp.step("flight", reserve_target, flight, compensate=give_back.bind(flight)),
+        await cp.step("hotel", reserve_target, hotel, compensate=give_back.bind(hotel)),
     ]

@@ -32,9 +32,9 @@ async def run(cp: Orchestration, request: BookingRequest) -> list[str]:
     hotel = Booking(trip=cp.key, name=request.hotel)
 
     async def book() -> list[str]:
-        await cp.add_compensation_step("book-flight", flight)  # before the action
+        cp.add_compensation_step("book-flight", flight)  # before the action
         reservations = [await run_with_retry(cp.ctx, "book-flight", desk.book, flight)]
-        await cp.add_compensation_step("book-hotel", hotel)
+        cp.add_compensation_step("book-hotel", hotel)
         reservations.append(await run_with_retry(cp.ctx, "book-hotel", desk.book, hotel))
         return reservations
 

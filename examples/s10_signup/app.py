@@ -54,7 +54,7 @@ def send_mail(mail: Mail) -> None:
 signups = ControlPlaneService("Signups")
 
 
-@signups.main()
+@signups.main
 async def sign_up(cp: Orchestration, user: User) -> bool:
     """Send the mail, wait for the click, and tell whether the secret was correct."""
     secret = str(DeterministicHelpers(cp.ctx).uuid())

@@ -48,7 +48,7 @@ def remind(email: str) -> None:
         raise Refused("try again later", 503, "busy")
 
 
-@invitations.main()
+@invitations.main
 async def invite(cp: Orchestration, invitation: Invitation) -> str:
     """Send reminders until an answer arrives."""
     timer = WorkflowTimer(cp.ctx)

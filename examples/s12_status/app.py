@@ -23,7 +23,7 @@ def take_from_stock(order: str) -> str:
 orders = ControlPlaneService("Orders")
 
 
-@orders.main()
+@orders.main
 async def process(cp: Orchestration, order: str) -> str:
     """Take the goods and wait for the money, updating the status."""
     await update_status(cp.ctx, StatusData(phase="picking", current_step="inventory", metadata={"order": order}))

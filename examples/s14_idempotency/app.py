@@ -39,7 +39,7 @@ async def charge_once(ctx: DataPlaneContext, charge: Charge) -> None:
     await ctx.run("take", take, charge)
 
 
-@subscriptions.main()
+@subscriptions.main
 async def renew(cp: Orchestration, charge: Charge) -> list[str]:
     """Request the charge and return both kinds of keys.
 

@@ -27,7 +27,7 @@ class Purchase(BaseModel):
 purchases = ControlPlaneService("Purchases")
 
 
-@purchases.main()
+@purchases.main
 async def buy(cp: Orchestration, purchase: Purchase) -> str:
     """Request approval, wait, and buy."""
     approved = await cp.await_human_approval(

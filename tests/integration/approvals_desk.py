@@ -45,7 +45,7 @@ from perdure.approvals.targets import (
 )
 from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
-from perdure.saga.approval_steps import outcome_of
+from perdure.saga.approval_steps import await_approval
 from perdure.testing import Restate, RestateEnvironment
 from tests.support import Recording, eventually
 
@@ -86,7 +86,7 @@ async def run(ctx: sdk.WorkflowContext, question: Question) -> ApprovalOutcome:
         **dict(question),
     )
     ctx.set("wait", wait, serde=serde_for(str))
-    return await outcome_of(ctx, request, woken)
+    return await await_approval(ctx, request, woken)
 
 
 @handler(asking, "shared")

@@ -82,8 +82,9 @@ def services(did: Recording, name: str, brake: Brake) -> list[Any]:
 
     @orders.main()
     async def run(cp: Orchestration, broken: bool) -> None:
-        for part in ("a", "b"):
-            await cp.step(part, make, Part(key=cp.key, name=part), compensate=scrap_part)
+        for part_name in ("a", "b"):
+            part = Part(key=cp.key, name=part_name)
+            await cp.step(part_name, make, part, compensate=scrap_part.bind(part))
         if broken:
             raise RuntimeError("a bug that no retry mends")
         _, never = cp.ctx.awakeable()

@@ -28,6 +28,7 @@ from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.retry import RetryPolicy
 from perdure.saga import hosting
+from perdure.saga.compensations import BoundCompensation
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.steps import RETRIED_STATUSES
 from tests.support import Recording, eventually
@@ -151,8 +152,13 @@ def truth(check: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
     return probe
 
 
-def step(cp: Orchestration, name: str, **task: Any) -> Step[Task, str]:
-    return Step(name, do_task, Task(key=cp.key, name=name, **task), compensate="undo")
+def undo_of(cp: Orchestration, task: Task, compensation: str = "undo") -> BoundCompensation:
+    return cp.saga.compensations.get(compensation).bind(task)
+
+
+def step(cp: Orchestration, name: str, **fields: Any) -> Step[Task, str]:
+    task = Task(key=cp.key, name=name, **fields)
+    return Step(name, do_task, task, compensate=undo_of(cp, task))
 
 
 async def run_step(
@@ -160,10 +166,10 @@ async def run_step(
     name: str,
     retry: RetryPolicy | None = None,
     retry_on: Collection[int] = RETRIED_STATUSES,
-    **task: Any,
+    **fields: Any,
 ) -> str:
-    details = Task(key=cp.key, name=name, **task)
-    return await cp.step(name, do_task, details, compensate="undo", retry=retry, retry_on=retry_on)
+    task = Task(key=cp.key, name=name, **fields)
+    return await cp.step(name, do_task, task, compensate=undo_of(cp, task), retry=retry, retry_on=retry_on)
 
 
 async def forget_runs(admin: AdminClient, key: str) -> None:

@@ -104,7 +104,7 @@ def services(did: Recording, press: Jammed, name: str, strategy: CompensationStr
     async def run(cp: Orchestration, batch: Batch) -> None:
         for part, size in batch.sizes.items():
             item = Item(key=cp.key, name=part, size=size)
-            await cp.step(part, make, item, compensate=scrap_item)
+            await cp.step(part, make, item, compensate=scrap_item.bind(item))
         raise Refused("the order was withdrawn", 410, "withdrawn")
 
     return [presses, batches, starter, *hosting.definitions()]

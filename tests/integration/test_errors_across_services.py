@@ -260,7 +260,7 @@ async def test_orchestration_maps_errors_of_steps(restate):
             tried["send"] += 1
             raise KeyError("no such road")
 
-        await cp.step("load", load, cp.key, compensate=undo)
+        await cp.step("load", load, cp.key, compensate=undo.bind(cp.key))
         await cp.step("send", send, cp.key)
 
     env = await restate.serve(orders, *hosting.definitions())

@@ -111,7 +111,7 @@ async def test_forged_outcome_only_wakes(desk: GateDesk, forgery: Forgery, logge
     await desk.reject("ada", "no")
     assert await desk.result() is False
     warnings = lines(logged, event="wait.woken_early", level="warning")
-    assert [line["what"] for line in warnings if desk.id in line["what"]] == [f"approval '{desk.id}'"]
+    assert [line["awaited"] for line in warnings if desk.id in line["awaited"]] == [f"approval '{desk.id}'"]
 
 
 async def test_flood_of_forgeries_is_slowed_down(desk: GateDesk):
@@ -288,4 +288,4 @@ async def test_other_service_reads_no_report(bench):
     assert error.metadata["rollback"] == "rolled_back"
     error = await refused(ingress.call(ask, key))
     assert (error.status_code, error.code) == (409, "conflict")
-    assert f"belongs to {names[0]}; {names[1]} needs another saga_prefix" in error.message
+    assert f"belongs to {names[0]}: give {names[1]} another saga_prefix" in error.message

@@ -126,7 +126,7 @@ def factory(attempts: Counter[str]) -> list[Any]:
     @orders.main()
     async def make(cp: Orchestration, order: Order) -> list[str]:
         first = Part(order=cp.key, name="a")
-        made = [await cp.step("a", build, first, compensate=scrap_part)]
+        made = [await cp.step("a", build, first, compensate=scrap_part.bind(first))]
         await cp.ctx.sleep(TICK)
         made.append(await cp.step("b", build, Part(order=cp.key, name="b", fails=order.fails)))
         return made

@@ -27,7 +27,7 @@ from perdure.saga.reconciler import SagaReconciler, ScanReport
 from perdure.saga.reconciler_config import SagaReconcilerConfig
 from perdure.serving import build_app
 from perdure.testing import Mode, ServedApp
-from tests.integration.saga_bench import QUICK, Bench, Task, do_task, run_step, undo_task
+from tests.integration.saga_bench import QUICK, Bench, Task, do_task, run_step, undo_of, undo_task
 from tests.integration.test_saga_cancel import attempts
 from tests.support import eventually
 
@@ -101,9 +101,9 @@ async def test_a_step_that_completes_after_the_cancel_is_undone_even_if_only_com
 
         task = Task(key=cp.key, name="slow", hangs=True)
         if local:
-            await cp.step("slow", here, "slow", compensate="undo", payload=task)
+            await cp.step("slow", here, "slow", compensate=undo_of(cp, task))
         else:
-            await cp.step("slow", do_task, task, compensate="undo")
+            await cp.step("slow", do_task, task, compensate=undo_of(cp, task))
 
     await bench.serve(main, strategy=CompensationStrategy.COMPLETED)
     key = str(uuid4())
@@ -193,7 +193,7 @@ async def test_an_id_that_no_dead_letter_can_have_is_refused_at_once(bench, did,
 async def test_strange_keys_and_names_survive_rollback_dead_letter_and_redrive(bench, did):
     async def main(cp: Orchestration) -> None:
         task = Task(key=cp.key, name="a", undo_fails=1)
-        await cp.step("ä/b:c 💥\n" + "n" * 100, do_task, task, compensate="undo")
+        await cp.step("ä/b:c 💥\n" + "n" * 100, do_task, task, compensate=undo_of(cp, task))
         await run_step(cp, "b", fails=-1)
 
     await bench.serve(main, max_attempts=1)
@@ -260,7 +260,7 @@ async def test_two_services_with_one_saga_id_lose_nothing(bench, did):
 @pytest.mark.parametrize("act_name", ["discard", "skip"])
 async def test_the_news_that_nothing_is_held_is_not_told_of_what_is_still_held(bench, did, act_name):
     async def main(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo", Task(key=cp.key, name="news"), step="news", after_others=True)
+        cp.add_compensation_step("undo", Task(key=cp.key, name="news"), step="news", after_others=True)
         await run_step(cp, "a", undo_fails=-1)
         raise Refused("enough", 410)
 
@@ -275,9 +275,7 @@ async def test_a_long_rollback_costs_attempts_in_proportion_to_its_steps_and_let
 
     async def main(cp: Orchestration) -> None:
         for number in range(steps):
-            await cp.add_compensation_step(
-                "undo", Task(key=cp.key, name=f"{number}", undo_fails=-(number == steps - 1))
-            )
+            cp.add_compensation_step("undo", Task(key=cp.key, name=f"{number}", undo_fails=-(number == steps - 1)))
         raise Refused("enough", 410)
 
     await bench.serve(main, max_attempts=1)

@@ -1,4 +1,4 @@
-"""A saga whose result cannot be written has failed, and is rolled back as any other that fails."""
+"""Rollback of a saga whose result cannot be serialised."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.restate_modes("http2", "always_suspending")
 
 
 async def nothing(cp: Orchestration) -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
-async def test_a_result_of_another_type_rolls_the_saga_back(bench, did):
+async def test_invalid_result_rolls_back_saga(bench, did):
     mistaken = ControlPlaneService(f"Mistaken{uuid4().hex[:8]}", saga=SagaConfig(**QUICK))
 
     @mistaken.compensation()

@@ -52,7 +52,7 @@ async def test_each_step_says_where_when_and_how_long_it_ran_and_how_it_was_undo
 async def test_steps_of_a_group_and_attempts_are_told_apart(bench):
     async def main(cp: Orchestration) -> None:
         await cp.parallel(step(cp, "x"), step(cp, "y"))
-        await cp.pivot()
+        cp.pivot()
         await cp.step("z", do_task, Task(key=cp.key, name="z", fails=2))
 
     key, _ = await bench.run(main)

@@ -63,7 +63,7 @@ def jammed(name: str) -> list[Any]:
     @batches.main()
     async def run(cp: Orchestration, parts: Parts) -> None:
         for part in parts.names:
-            await cp.step(part, make, part, compensate=scrap)
+            await cp.step(part, make, part, compensate=scrap.bind(part))
         raise Refused("the order was withdrawn", 410, "withdrawn")
 
     return [batches, *hosting.definitions()]

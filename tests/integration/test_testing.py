@@ -76,7 +76,7 @@ async def wait(cp: Orchestration) -> None:
 
     await race_promise_with_timeout(cp.ctx, "nobody", timedelta(hours=1), str)
     retry = RetryPolicy(timedelta(hours=1), max_interval=timedelta(hours=1), max_attempts=2)
-    await cp.step("fails", fail, cp.key, compensate=undo, retry=retry)
+    await cp.step("fails", fail, cp.key, compensate=undo.bind(cp.key), retry=retry)
 
 
 services = restate_fixture(greeter, sleeper, patient, *hosting.definitions())

@@ -107,9 +107,13 @@ def factory(url: str, tried: Counter[str]) -> list[Any]:
 
     @orders.main()
     async def make(cp: Orchestration, fails: bool) -> list[str]:
-        made = [await cp.step("a", build, Part(name="a", order=cp.key), compensate=scrap)]
+        first = Part(name="a", order=cp.key)
+        made = [await cp.step("a", build, first, compensate=scrap.bind(first))]
         made += await cp.parallel(
-            *(Step(name, build, Part(name=name, order=cp.key), compensate=scrap) for name in ("b", "c"))
+            *(
+                Step(name, build, Part(name=name, order=cp.key), compensate=scrap.bind(Part(name=name, order=cp.key)))
+                for name in ("b", "c")
+            )
         )
 
         async def label(part: Part) -> str:
@@ -206,7 +210,7 @@ async def test_a_rollback_is_linked_to_its_saga_and_its_compensations_say_whose_
     async with IngressClient(env.ingress) as ingress:
         with pytest.raises(IngressError, match="no material for e"):
             await ingress.call(run_order, True, key=key)
-    tree = await tree_of(receiver, key, ["ingress TracedOrders/{key}/run", "run hand over"])
+    tree = await tree_of(receiver, key, ["ingress TracedOrders/{key}/run", "run submit rollback"])
     saga = f"TracedOrders:{key}"
 
     async def undone() -> list[ReceivedSpan] | None:
@@ -214,15 +218,15 @@ async def test_a_rollback_is_linked_to_its_saga_and_its_compensations_say_whose_
         return found if sum(span.name == "TracedOrdersCompensations/scrap" for span in found) >= 3 else None
 
     spans = await eventually(undone, what="spans of three compensations")
-    (handed_over,) = [span for span in ours(tree) if span.name == "run hand over"]
+    (submission,) = [span for span in ours(tree) if span.name == "run submit rollback"]
     passes = [span for span in spans if span.name == "Rollbacks/run"]
     first = min(passes, key=lambda span: span.start)
-    assert first.links[-1] == (handed_over.trace_id, handed_over.span_id)
+    assert first.links[-1] == (submission.trace_id, submission.span_id)
     for span in passes:
         if span.attributes.get("perdure.interrupted"):  # perhaps before it had read its state
             continue
-        assert (handed_over.trace_id, handed_over.span_id) in span.links
-        assert span.trace_id != handed_over.trace_id
+        assert (submission.trace_id, submission.span_id) in span.links
+        assert span.trace_id != submission.trace_id
     undo = Counter(span.attributes["perdure.step"] for span in spans if "scrap" in span.name)
     assert undo == {"a": 1, "b": 1, "c": 1}
     if env.mode is Mode.HTTP2:  # else the wait for the call's end was the engine's

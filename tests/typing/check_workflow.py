@@ -12,7 +12,6 @@ from perdure import (
     DataPlaneService,
     ObservabilityHooks,
     Orchestration,
-    SafeStep,
     StatusData,
     Step,
     Target,
@@ -97,8 +96,7 @@ async def sagas(cp: Orchestration) -> None:
 
     assert_type(await cp.orchestrate(act), Report)
     assert_type(await cp.child("a", build, Day(number=1)), Report)
-    assert_type(await cp.add_compensation_step("undo", Day(number=1)), bool)
-    assert_type(await SafeStep(cp.saga, "a").with_compensation("undo", Day(number=1)).execute(act), Report)
+    assert_type(cp.add_compensation_step("undo", Day(number=1)), bool)
     assert_type(Step("a", build, Day(number=1)), Step[Day, Report])
 
     await cp.child("b", build, "x")  # type: ignore[arg-type]

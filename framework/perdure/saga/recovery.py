@@ -19,7 +19,7 @@ from perdure.saga.messages import ExternalRollbackRequest, roll_back_handler
 from perdure.saga.orphans import sql_interval
 from perdure.saga.policy import CompensationHandler
 
-ANSWER_WITHIN = timedelta(seconds=5)
+ROLLBACK_STATUS_TIMEOUT = timedelta(seconds=5)
 """How long to wait for a service to take its saga back; one that is down must not hold up the others' sagas."""
 
 _NAMED = 3
@@ -147,7 +147,7 @@ async def salvage(
     # Through the dispatcher, since a call to a service that was removed is tried for ever. A service of an earlier
     # version refuses a field that it does not know, so what is empty is left out.
     payload = request.model_dump(mode="json", exclude=None if children else {"failed_children"})
-    late = ctx.sleep(ANSWER_WITHIN, f"{undo.service} answers")
+    late = ctx.sleep(ROLLBACK_STATUS_TIMEOUT, f"{undo.service} answers")
     started = ServiceClient(ctx, start).call_async(
         Start(compensation=undo, payload=payload, idempotency_key=idempotency_key)
     )

@@ -17,8 +17,8 @@ from perdure._runtime.time_scale import scaled
 from perdure.clients import ObjectClient
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
-from perdure.saga.compensations import REMEMBERED
-from perdure.saga.executions import report_of, runs_of
+from perdure.saga.compensations import RESULT_RETENTION
+from perdure.saga.executions import executions_of, report_of
 from perdure.saga.policy import RUN_PREFIX, Outcome
 from perdure.saga.rollback_state import Head, all_progress, head_state, open_mark, request_state
 from perdure.state import State
@@ -61,9 +61,9 @@ def forget_after(duration: timedelta | None) -> None:
             forgotten saga counts its steps from 1 again, and would be taken for the one before.
     """
     global _after  # noqa: PLW0603 - `Rollbacks` is one object, defined with its module
-    if duration is not None and duration <= REMEMBERED:
+    if duration is not None and duration <= RESULT_RETENTION:
         raise ConfigurationError(
-            f"forget_after: {duration} is too short: it must be longer than {REMEMBERED}, for which the engine "
+            f"forget_after: {duration} is too short: it must be longer than {RESULT_RETENTION}, for which the engine "
             "remembers what came of undoing a step; None keeps rollbacks for ever"
         )
     _after = duration
@@ -93,12 +93,12 @@ async def purge_unchanged(ctx: restate.ObjectContext, this: Purge) -> bool:
     if saga is None or head is None:
         return False
     progress = await all_progress(ctx, saga)
-    is_over = report_of(runs_of(saga), progress).outcome in _CLOSED and await open_mark(ctx).get() is None
+    is_over = report_of(executions_of(saga), progress).outcome in _CLOSED and await open_mark(ctx).get() is None
     if not is_over or head.waiters or (head.generation, head.acts) != (this.generation, this.acts):
         log.info("saga.rollback.kept", saga=saga.saga_id, why="it went on since" if is_over else "it is not over")
         return False
     for name in await ctx.state_keys():
         if not name.startswith(RUN_PREFIX):
             await State(ctx, name, bool).clear()  # the type is of no matter
-    log.info("saga.rollback.forgotten", saga=saga.saga_id, runs=len(runs_of(saga)))
+    log.info("saga.rollback.forgotten", saga=saga.saga_id, runs=len(executions_of(saga)))
     return True

@@ -26,10 +26,10 @@ from perdure.handlers import handler
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ACTS, COMPENSATIONS, ROLLBACKS
 from perdure.observability.tracing import annotate, link_to
-from perdure.saga.admission import take
+from perdure.saga.admission import admit
 from perdure.saga.dead_letters import ensure, forget, letter_of, remember
 from perdure.saga.dispatch import Attempt
-from perdure.saga.executions import StoredSaga, is_over, number_at, report_of, runs_of
+from perdure.saga.executions import StoredSaga, execution_number_at, executions_of, is_over, report_of
 from perdure.saga.messages import (
     ActionReceipt,
     AuditEntry,
@@ -125,13 +125,13 @@ async def _run_pass(
 ) -> None:
     if this.request is not None:
         is_new = known is None
-        taken = await take(ctx, this.request, known, head, now)
-        known, head = taken.saga, taken.head
-        if taken.has_work and not is_new:  # the pass that is scheduled, if any, knows nothing of these steps
+        admission = await admit(ctx, this.request, known, head, now)
+        known, head = admission.saga, admission.head
+        if admission.has_work and not is_new:  # the pass that is scheduled, if any, knows nothing of these steps
             await _come_back(ctx, head, now, timedelta(0))
             return
-        if not taken.has_work:
-            if taken.has_waiter:
+        if not admission.has_work:
+            if admission.has_waiter:
                 await wake_waiters(ctx, known, head)
             return
     elif known is None or head is None or this.generation != head.generation:
@@ -143,7 +143,7 @@ async def _work(
     ctx: restate.ObjectContext, saga: StoredSaga, head: Head, progress: dict[int, StepProgress], now: datetime
 ) -> None:
     """Undo what can be undone now, of the last run first; come back later for the rest, or finish."""
-    runs = runs_of(saga)
+    runs = executions_of(saga)
     is_alone = sum(not is_over(each, progress) for each in runs) == 1
     waits: list[timedelta] = []
     for number, each in reversed(list(enumerate(runs, start=1))):
@@ -263,7 +263,7 @@ async def _end(
 ) -> Head:
     """Tell of the end of a run, which an operator may take up again."""
     now = await _now(ctx)
-    ended = runs_of(saga)[number - 1]
+    ended = executions_of(saga)[number - 1]
     found = report_of([ended], progress)
     if found.outcome is Outcome.ROLLED_BACK:
         for step in ended.steps:
@@ -305,7 +305,7 @@ async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
     if before.state is not StepState.DEAD_LETTER:  # what was to remove it may have been killed
         await forget(ctx, letter_id)
     after = apply_action(before, request.act, step.step, request.payload)
-    number = number_at(saga, step.position)
+    number = execution_number_at(saga, step.position)
     ended = [each for each in head.ended if each != number or after == before]
     later = head.model_copy(update={"acts": head.acts + 1, "updated_at": now, "ended": ended})
     await checked.keep(ctx)
@@ -326,7 +326,7 @@ async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
     )
     log.info("saga.act", saga=saga.saga_id, step=step.step, act=request.act, actor=checked.actor, state=after.state)
     if not is_replaying(ctx):
-        ACTS.count(service=runs_of(saga)[number - 1].service, act=request.act.value)
+        ACTS.count(service=executions_of(saga)[number - 1].service, act=request.act.value)
     await head_state(ctx).set(later)
     if after != before:
         await open_mark(ctx).set(True)  # first: killed after it, the rollback is set going again
@@ -349,7 +349,7 @@ async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
     if request is None or head is None:
         raise NotFound(f"no rollback of a saga '{ctx.key()[:200]}'", metadata={"saga": ctx.key()[:200]})
     progress = await all_progress(ctx, request)
-    *earlier, last = [_shown(each, progress) for each in runs_of(request)]
+    *earlier, last = [_shown(each, progress) for each in executions_of(request)]
     return RollbackStatus(
         **{**dict(last), "runs": request.runs},
         saga_id=request.saga_id,

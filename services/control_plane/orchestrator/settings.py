@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from perdure import SagaConfig
 from perdure.approvals.request import Stage
-from perdure.saga.approval_steps import AskOptions
+from perdure.saga.approval_steps import ApprovalOptions
 from services.control_plane.settings import ControlPlaneSettings
 
 
@@ -44,12 +44,12 @@ class OrchestratorSettings(ControlPlaneSettings):
     compensation_attempts: int = Field(default=5, ge=1)
     compensation_delay: timedelta = Field(default=timedelta(seconds=1), gt=timedelta(0))
 
-    def approval(self) -> tuple[timedelta, AskOptions]:
+    def approval(self) -> tuple[timedelta, ApprovalOptions]:
         """Return the timeout of the first stage, and the options of the approval."""
         timeout = self.approval_timeout
         first = min(self.approval_escalate_after or timeout * 2 / 3, timeout)
         every = self.approval_remind_every or timeout / 6
-        options = AskOptions(
+        options = ApprovalOptions(
             approvers=self.approvers, quorum=self.approval_quorum, veto=self.approval_veto, remind_every=every
         )
         if first < timeout:

@@ -9,7 +9,7 @@ import pytest
 
 from perdure.errors import ConfigurationError
 from perdure.saga import hosting, retention
-from perdure.saga.compensations import REMEMBERED
+from perdure.saga.compensations import RESULT_RETENTION
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _as_it_was() -> Iterator[None]:
     retention.forget_after(retention.FORGET_AFTER)
 
 
-@pytest.mark.parametrize("duration", [timedelta(0), timedelta(days=-1), REMEMBERED])
+@pytest.mark.parametrize("duration", [timedelta(0), timedelta(days=-1), RESULT_RETENTION])
 def test_what_is_shorter_than_undos_are_remembered_is_refused(duration):
     with pytest.raises(ConfigurationError, match=r"forget_after: .* is too short: it must be longer than 7 days"):
         hosting.definitions(forget_after=duration)

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from perdure import CompensationStrategy, SagaConfig
 from perdure.saga.executions import (
-    EarlierRun,
+    EarlierExecution,
     StoredSaga,
+    append_execution,
+    execution_number_at,
+    executions_of,
     is_over,
-    number_at,
     number_of,
     report_of,
-    runs_of,
-    with_another_run,
 )
 from perdure.saga.messages import RollbackReport, RollbackRequest, RollbackStatus, RunStatus, StepStatus, Waiter
 from perdure.saga.policy import (
@@ -155,7 +155,7 @@ def requests(draw: st.DrawFn) -> list[RollbackRequest]:
 def put_together(handed_over: list[RollbackRequest]) -> StoredSaga:
     saga = StoredSaga.of(handed_over[0])
     for each in handed_over[1:]:
-        saga = with_another_run(saga, each)[0]
+        saga = append_execution(saga, each)[0]
     return saga
 
 
@@ -163,7 +163,7 @@ def put_together(handed_over: list[RollbackRequest]) -> StoredSaga:
 @given(requests())
 def test_each_run_is_got_back_as_it_was_handed_over_behind_the_others(handed_over):
     saga = StoredSaga.model_validate_json(put_together(handed_over).model_dump_json())
-    runs = runs_of(saga)
+    runs = executions_of(saga)
     assert [step for run in runs for step in run.steps] == saga.steps
     assert [step.position for step in saga.steps] == list(range(1, len(saga.steps) + 1))
     assert saga.runs == [run for each in handed_over for run in each.runs]
@@ -174,7 +174,7 @@ def test_each_run_is_got_back_as_it_was_handed_over_behind_the_others(handed_ove
         for field in ("service", "config", "reason", "runs", "saga_id"):
             assert getattr(run, field) == getattr(original, field)
         assert number_of(saga, original.runs) == number
-        assert {number_at(saga, step.position) for step in run.steps} == {number}
+        assert {execution_number_at(saga, step.position) for step in run.steps} == {number}
     assert number_of(saga, []) is None
     assert number_of(saga, ["another"]) is None
 
@@ -184,7 +184,7 @@ def test_each_run_is_got_back_as_it_was_handed_over_behind_the_others(handed_ove
 def test_the_report_of_several_runs_is_no_better_than_the_worst_of_them(data, handed_over):
     saga = put_together(handed_over)
     progress = {step.position: data.draw(PROGRESS) for step in saga.steps}
-    runs = runs_of(saga)
+    runs = executions_of(saga)
     each = [report_of([run], progress) for run in runs]
     for run, report in zip(runs, each, strict=True):
         assert report.outcome is outcome(run.steps, progress, run.config)
@@ -200,18 +200,18 @@ def test_what_an_earlier_version_wrote_is_one_run_and_so_it_stays():
     steps = [StepRecord(position=position, step=f"{position}", step_id="x", compensation=UNDO) for position in (1, 2)]
     stored = RollbackRequest(saga_id="s", service="S", steps=steps, reason="r", runs=["1", "2"])
     saga = StoredSaga.model_validate_json(stored.model_dump_json())
-    assert runs_of(saga) == [saga]
+    assert executions_of(saga) == [saga]
     progress = {
         1: StepProgress(state=StepState.DEAD_LETTER),
         2: StepProgress(state=StepState.UNDONE),
     }
-    assert report_of(runs_of(saga), progress) == RollbackReport(
+    assert report_of(executions_of(saga), progress) == RollbackReport(
         outcome=Outcome.NEEDS_ATTENTION, undone=["2"], dead_letters=["1"]
     )
-    both, added = with_another_run(saga, stored.model_copy(update={"runs": ["3"], "steps": steps[:1]}))
+    both, added = append_execution(saga, stored.model_copy(update={"runs": ["3"], "steps": steps[:1]}))
     assert [step.position for step in added.steps] == [3]
-    assert both.earlier == [EarlierRun(last=2, service="S", reason="r", runs=["1", "2"])]
-    assert [run.runs for run in runs_of(both)] == [["1", "2"], ["3"]]
+    assert both.earlier == [EarlierExecution(last=2, service="S", reason="r", runs=["1", "2"])]
+    assert [run.runs for run in executions_of(both)] == [["1", "2"], ["3"]]
     head = Head.model_validate_json('{"started_at":"2026-01-01T00:00:00Z","updated_at":"2026-01-01T00:00:00Z"}')
     assert (head.ended, head.waits_for) == ([], {})
 
@@ -219,9 +219,9 @@ def test_what_an_earlier_version_wrote_is_one_run_and_so_it_stays():
 @pytest.mark.parametrize("steps", [[], [StepRecord(position=1, step="a", step_id="x")]])
 def test_a_run_without_steps_is_a_run(steps):
     none = StoredSaga(saga_id="s", service="S", steps=[], reason="r", runs=["1"])
-    both, _ = with_another_run(none, none.model_copy(update={"runs": ["2"], "steps": steps}))
-    assert [run.steps for run in runs_of(both)] == [[], steps]
-    assert report_of(runs_of(both)[:1], {}).outcome is Outcome.ROLLED_BACK
+    both, _ = append_execution(none, none.model_copy(update={"runs": ["2"], "steps": steps}))
+    assert [run.steps for run in executions_of(both)] == [[], steps]
+    assert report_of(executions_of(both)[:1], {}).outcome is Outcome.ROLLED_BACK
 
 
 # --- who waits for which run -----------------------------------------------------------------------------------------

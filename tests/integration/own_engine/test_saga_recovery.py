@@ -1,4 +1,4 @@
-"""Kills at the worst moment: of what was just set going again, of what is half written down, of what has passed on."""
+"""Kills at critical moments: after a resume, during admission, between dispatch and result."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def reconciler_of(engine: RestateServer, **limits: Any) -> tuple[SagaReconciler,
 
 
 async def waiting_pass(admin: AdminClient, saga: str) -> str | None:
-    """Return the pass of a rollback that waits for a compensation."""
+    """Return the invocation of a rollback that waits for a compensation."""
     rows = await admin.query(
         "select i.id from sys_invocation_status i join sys_journal j on j.id = i.id where i.status != 'completed' "
         f"and i.target_service_name = 'Rollbacks' and i.target_service_key = {sql_text(saga)} "
@@ -52,12 +52,12 @@ async def waiting_pass(admin: AdminClient, saga: str) -> str | None:
     return rows[0]["id"] if rows else None
 
 
-async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_not_forgotten(bench, did, admin, engine):
+async def test_rollback_killed_after_resume_is_resumed_again(bench, did, admin, engine):
     reconciler, config = reconciler_of(engine, interval=timedelta(seconds=1))
     name = f"Alone{uuid4().hex[:8]}"
 
     async def alone(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
+        cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
         raise Refused("enough", 410)
 
     async def main(cp: Orchestration) -> None:
@@ -70,27 +70,25 @@ async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_no
     saga = f"{name}:{key}"
     await start(bench, name, key)
     await did_all(bench, f"undoing {key}/a")
-    await admin.act(await eventually(lambda: waiting_pass(admin, saga), what="pass that waits"), "kill")
+    await admin.act(await eventually(lambda: waiting_pass(admin, saga), what="waiting pass"), "kill")
 
     async def stalled() -> bool:
         return saga in {find.id for find in await look(admin, config)}
 
-    await eventually(stalled, what="find of the rollback that stands still")
-    async with reconciler.watching():  # which looks at once, and then after a second
-        await admin.act(await eventually(lambda: waiting_pass(admin, saga), what="next pass that waits"), "kill")
+    await eventually(stalled, what="stalled rollback")
+    async with reconciler.watching():  # scans at once, then after a second
+        await admin.act(await eventually(lambda: waiting_pass(admin, saga), what="next waiting pass"), "kill")
         brake.release()
         await rolled_back(bench, saga)
     assert did.count(f"undo {key}/a") == 1
 
 
-async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_anew(
-    bench, did, admin, engine, monkeypatch
-):
+async def test_rollback_killed_during_admission_is_resubmitted(bench, did, admin, engine, monkeypatch):
     monkeypatch.setattr(submission, "OUTCOME_POLLS", RetryPolicy(timedelta(milliseconds=500), max_attempts=None))
     reconciler, _ = reconciler_of(engine)
 
     class Slow:
-        """Comes to write down a step much later than what was written before it."""
+        """Delays the state entry of a step."""
 
         def __init__(self, ctx: sdk.ObjectContext, position: int) -> None:
             self._ctx = ctx
@@ -108,7 +106,7 @@ async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_ane
     key = str(uuid4())
     saga = f"{bench.name}:{key}"
 
-    async def half_written() -> str | None:
+    async def partially_admitted() -> str | None:
         rows = await admin.query(
             "select i.id from sys_invocation_status i join sys_journal j on j.id = i.id "
             f"where i.target_service_name = 'Rollbacks' and i.target_service_key = {sql_text(saga)} "
@@ -119,8 +117,8 @@ async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_ane
     with monkeypatch.context() as patch:
         patch.setattr(admission, "progress_state", Slow)
         await start(bench, bench.name, key)
-        half = await eventually(half_written, what="rollback that is half written down")
-    await admin.act(half, "kill")
+        partial = await eventually(partially_admitted, what="partially admitted rollback")
+    await admin.act(partial, "kill")
 
     async def ended() -> bool:
         await bench.ingress.call(sweep, key="all")
@@ -130,12 +128,10 @@ async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_ane
 
     await eventually(ended, what="end of the saga")
     await rolled_back(bench, saga)
-    assert bench.undone(key) == ["undo a"]  # what was known of b, that it never completed, is known still
+    assert bench.undone(key) == ["undo a"]  # the second request also says that b never completed
 
 
-async def test_a_step_is_undone_once_however_often_the_dispatcher_is_killed_that_had_it_undone(
-    bench, did, admin, monkeypatch
-):
+async def test_dispatcher_kills_do_not_repeat_compensation(bench, did, admin, monkeypatch):
     kills = 5
     dispatcher = sdk.Service("RollbackDispatcher")
     released = threading.Event()
@@ -158,18 +154,20 @@ async def test_a_step_is_undone_once_however_often_the_dispatcher_is_killed_that
     key = str(uuid4())
     saga = f"{bench.name}:{key}"
     await start(bench, bench.name, key)
-    under_way = "select target_service_name as service, id from sys_invocation_status where status != 'completed'"
+    open_invocations = (
+        "select target_service_name as service, id from sys_invocation_status where status != 'completed'"
+    )
 
-    async def held_dispatcher(number: int) -> str | None:
-        """Return the dispatcher that is held, once what it sent has ended: a kill follows sends."""
+    async def waiting_dispatcher(number: int) -> str | None:
+        """Return the waiting dispatcher, once the compensation has ended: a kill also ends sent invocations."""
         if len([entry for entry in did.all() if entry.startswith("sent ")]) < number:
             return None
-        running = {row["service"]: row["id"] for row in await admin.query(under_way)}
+        running = {row["service"]: row["id"] for row in await admin.query(open_invocations)}
         return None if f"{bench.name}Compensations" in running else running.get("RollbackDispatcher")
 
     for number in range(1, kills + 1):
-        held_one = await eventually(lambda number=number: held_dispatcher(number), what=f"dispatcher {number}")
-        await admin.act(held_one, "kill")
+        invocation = await eventually(lambda number=number: waiting_dispatcher(number), what=f"dispatcher {number}")
+        await admin.act(invocation, "kill")
     released.set()
     await rolled_back(bench, saga)
     (step,) = (await bench.ingress.call(rollback_status, key=saga)).steps
@@ -177,8 +175,8 @@ async def test_a_step_is_undone_once_however_often_the_dispatcher_is_killed_that
     assert bench.undone(key) == ["undo a"]
 
 
-class Held:
-    """Keeps what a rollback does next from being done, until that is killed."""
+class BlockAfterWrite:
+    """Blocks a rollback after the state entry of a step, until a kill."""
 
     def __init__(self, ctx: sdk.ObjectContext, *_: Any) -> None:
         self._ctx = ctx
@@ -190,7 +188,7 @@ class Held:
 
 
 async def dead_letter(admin: AdminClient, saga: str) -> bool:
-    """Tell if the first step of a saga is a dead letter."""
+    """Return whether the first step of a saga is a dead letter."""
     sql = f"select value_utf8 from state where service_key = {sql_text(saga)} and key = 'step/000001'"
     return any(
         StepProgress.model_validate_json(row["value_utf8"]).state is StepState.DEAD_LETTER
@@ -202,9 +200,7 @@ async def redriven(admin: AdminClient, saga: str) -> bool:
     return not await dead_letter(admin, saga)
 
 
-async def test_neither_a_dead_letter_nor_what_is_decided_about_it_is_lost_by_a_kill(
-    bench, did, admin, engine, monkeypatch
-):
+async def test_dead_letter_and_redrive_survive_kill(bench, did, admin, engine, monkeypatch):
     reconciler, _ = reconciler_of(engine)
 
     async def main(cp: Orchestration) -> None:
@@ -214,16 +210,16 @@ async def test_neither_a_dead_letter_nor_what_is_decided_about_it_is_lost_by_a_k
     await bench.serve(main, reconciler, max_attempts=1)
     key = str(uuid4())
     saga = f"{bench.name}:{key}"
-    ask = ActRequest(id=f"{saga}/1", actor="ada", reason="mended")
+    ask = ActRequest(id=f"{saga}/1", actor="ada", reason="repaired")
 
     async def letters(count: int) -> bool:
         await bench.ingress.call(sweep, key="all")
         return (await bench.ingress.call(list_letters, ListRequest(saga_id=saga))).total == count
 
     with monkeypatch.context() as patch:
-        patch.setattr(rollback, "progress_state", Held)
+        patch.setattr(rollback, "progress_state", BlockAfterWrite)
         await start(bench, bench.name, key)
-        await eventually(lambda: dead_letter(admin, saga), what="step that can't be undone")
+        await eventually(lambda: dead_letter(admin, saga), what="failed compensation")
         await admin.act(await only_open(admin, "Rollbacks", "run", saga), "kill")
     await eventually(lambda: letters(1), what="dead letter")
 

@@ -1,4 +1,4 @@
-"""Sagas whose orchestration the engine gave up or keeps paused: what it called may still run, and is let end first."""
+"""Sagas of killed or paused orchestrations, whose calls may still run and must end before the rollback."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from tests.integration.given_up_sagas import (
     status_of,
     sweep,
 )
-from tests.integration.saga_bench import QUICK, Task, do_task, run_step
+from tests.integration.saga_bench import QUICK, Task, do_task, run_step, undo_of
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2", "always_suspending")
 
 
 class Bug:
-    """Fails an orchestration as often as the engine tries, from when it is let loose on one that waits."""
+    """Fails every attempt of an orchestration once it is enabled."""
 
     def __init__(self, admin: AdminClient) -> None:
         self._admin = admin
-        self._loose = False
+        self._enabled = False
 
-    def bite(self) -> None:
-        if self._loose:
-            raise RuntimeError("a bug that no retry mends")
+    def check(self) -> None:
+        if self._enabled:
+            raise RuntimeError("a permanent bug")
 
-    async def let_loose(self, invocation: str) -> None:
-        self._loose = True
+    async def enable(self, invocation: str) -> None:
+        self._enabled = True
 
         async def tried_again() -> bool:
             rows = await self._admin.query(f"select status from sys_invocation where id = {sql_text(invocation)}")
@@ -62,9 +62,7 @@ async def child_invocation(admin: AdminClient, name: str) -> str:
     return row["id"]
 
 
-async def test_a_child_that_still_runs_when_its_parent_is_given_up_is_not_undone_from_a_part_of_its_record(
-    bench, did, admin, engine
-):
+async def test_rollback_awaits_running_child(bench, did, admin, engine):
     async def hang(task: Task) -> None:
         did.add(f"do {task.key}/{task.name}")
         assert await asyncio.to_thread(bench.released.wait, 30)
@@ -72,13 +70,14 @@ async def test_a_child_that_still_runs_when_its_parent_is_given_up_is_not_undone
 
     async def child(cp: Orchestration) -> None:
         await run_step(cp, "c1")
-        await cp.step("slow", hang, Task(key=cp.key, name="slow"), compensate="undo")
+        task = Task(key=cp.key, name="slow")
+        await cp.step("slow", hang, task, compensate=undo_of(cp, task))
         await run_step(cp, "c2")
 
     child_name, name, key, bug = f"Child{uuid4().hex[:8]}", f"Parent{uuid4().hex[:8]}", str(uuid4()), Bug(admin)
 
     async def main(cp: Orchestration) -> None:
-        bug.bite()
+        bug.check()
         await run_step(cp, "a")
         await cp.child("package", run_of(child_name), None, key=f"{cp.key}-child")
 
@@ -87,7 +86,7 @@ async def test_a_child_that_still_runs_when_its_parent_is_given_up_is_not_undone
     await bench.serve(nothing, exhausted(name, main), nested, SagaReconciler(config))
     invocation = await bench.ingress.send(run_of(name), None, key=key)
     await did_it(did, f"do {key}-child/slow")
-    await bug.let_loose(invocation)
+    await bug.enable(invocation)
     assert (await status_of(admin, invocation, "completed"))["completion_result"] == "failure"
     await found(admin, config, invocation)
     try:
@@ -102,18 +101,18 @@ async def test_a_child_that_still_runs_when_its_parent_is_given_up_is_not_undone
     assert bench.undone(key) == ["undo a"]
 
 
-async def test_a_call_that_still_runs_when_its_orchestration_is_given_up_is_undone_after_it(bench, did, admin, engine):
+async def test_rollback_awaits_running_call(bench, did, admin, engine):
     name, key, bug = f"Solo{uuid4().hex[:8]}", str(uuid4()), Bug(admin)
 
     async def main(cp: Orchestration) -> None:
-        bug.bite()
+        bug.check()
         await run_step(cp, "slow", hangs=True)
 
     config = config_of(engine)
     await bench.serve(nothing, exhausted(name, main), SagaReconciler(config))
     invocation = await bench.ingress.send(run_of(name), None, key=key)
     await did_it(did, f"do {key}/slow")
-    await bug.let_loose(invocation)
+    await bug.enable(invocation)
     await status_of(admin, invocation, "completed")
     await found(admin, config, invocation)
     try:
@@ -124,13 +123,13 @@ async def test_a_call_that_still_runs_when_its_orchestration_is_given_up_is_undo
     assert did.of(key) == ["do slow", "done slow", "undo slow"]
 
 
-async def test_what_an_orchestration_that_was_given_up_had_sent_goes_on_and_holds_nothing_up(bench, did, admin, engine):
+async def test_rollback_does_not_await_sent_invocation(bench, did, admin, engine):
     name, key, bug = f"Solo{uuid4().hex[:8]}", str(uuid4()), Bug(admin)
 
     async def main(cp: Orchestration) -> None:
         await ServiceClient(cp.ctx, do_task).send(Task(key=cp.key, name="sent", hangs=True))
         await run_step(cp, "a")
-        bug.bite()
+        bug.check()
         _, never = cp.ctx.awakeable()
         await never
 
@@ -138,7 +137,7 @@ async def test_what_an_orchestration_that_was_given_up_had_sent_goes_on_and_hold
     await bench.serve(nothing, exhausted(name, main), SagaReconciler(config))
     invocation = await bench.ingress.send(run_of(name), None, key=key)
     await did_it(did, f"do {key}/sent")
-    await bug.let_loose(invocation)
+    await bug.enable(invocation)
     await status_of(admin, invocation, "completed")
     await found(admin, config, invocation)
     try:
@@ -150,14 +149,12 @@ async def test_what_an_orchestration_that_was_given_up_had_sent_goes_on_and_hold
     await did_it(did, f"done {key}/sent")
 
 
-async def test_of_what_an_orchestration_without_a_journal_had_called_or_sent_the_end_is_waited_for(
-    bench, did, admin, engine
-):
+async def test_rollback_without_journal_awaits_all_invocations(bench, did, admin, engine):
     name, key, bug = f"Solo{uuid4().hex[:8]}", str(uuid4()), Bug(admin)
 
     async def main(cp: Orchestration) -> None:
         await ServiceClient(cp.ctx, do_task).send(Task(key=cp.key, name="sent", hangs=True))
-        bug.bite()
+        bug.check()
         await run_step(cp, "slow", hangs=True)
 
     config = config_of(engine)
@@ -166,7 +163,7 @@ async def test_of_what_an_orchestration_without_a_journal_had_called_or_sent_the
     invocation = await bench.ingress.send(run_of(name), None, key=key)
     await did_it(did, f"do {key}/sent")
     await did_it(did, f"do {key}/slow")
-    await bug.let_loose(invocation)
+    await bug.enable(invocation)
     await status_of(admin, invocation, "completed")
     await found(admin, config, invocation)
     try:
@@ -180,34 +177,32 @@ async def test_of_what_an_orchestration_without_a_journal_had_called_or_sent_the
     assert did.of(key)[-1] == "undo slow"
 
 
-async def test_what_a_child_that_was_given_up_too_had_called_is_let_end_before_either_is_undone(
-    bench, did, admin, engine
-):
-    parents_bug, childs_bug = Bug(admin), Bug(admin)
+async def test_rollback_awaits_calls_of_killed_child(bench, did, admin, engine):
+    parent_bug, child_bug = Bug(admin), Bug(admin)
     child_name, name, key = f"Child{uuid4().hex[:8]}", f"Parent{uuid4().hex[:8]}", str(uuid4())
 
     async def child(cp: Orchestration) -> None:
-        childs_bug.bite()
+        child_bug.check()
         await run_step(cp, "slow", hangs=True)
 
     async def main(cp: Orchestration) -> None:
-        parents_bug.bite()
+        parent_bug.check()
         await cp.child("package", run_of(child_name), None, key=f"{cp.key}-child")
 
     config = config_of(engine)
     await bench.serve(nothing, exhausted(name, main), exhausted(child_name, child), SagaReconciler(config))
     invocation = await bench.ingress.send(run_of(name), None, key=key)
     await did_it(did, f"do {key}-child/slow")
-    await parents_bug.let_loose(invocation)
+    await parent_bug.enable(invocation)
     await status_of(admin, invocation, "completed")
-    childs = await child_invocation(admin, child_name)
-    await childs_bug.let_loose(childs)
-    await status_of(admin, childs, "completed")
+    child_id = await child_invocation(admin, child_name)
+    await child_bug.enable(child_id)
+    await status_of(admin, child_id, "completed")
     await found(admin, config, invocation)
-    await found(admin, config, childs)
+    await found(admin, config, child_id)
     try:
         assert "Tasks/do" in await held_up(bench, invocation)
-        assert "Tasks/do" in await held_up(bench, childs)
+        assert "Tasks/do" in await held_up(bench, child_id)
     finally:
         bench.released.set()
     await rolled_back(bench, f"{name}:{key}")
@@ -215,7 +210,7 @@ async def test_what_a_child_that_was_given_up_too_had_called_is_let_end_before_e
     assert did.of(f"{key}-child") == ["do slow", "done slow", "undo slow"]
 
 
-async def test_a_paused_orchestration_is_given_the_grace_after_it_was_killed(bench, did, admin, engine):
+async def test_killed_paused_orchestration_gets_grace_period(bench, did, admin, engine):
     bakery = DataPlaneService("Bakery")
 
     def bake(task: Task) -> str:
@@ -231,14 +226,15 @@ async def test_a_paused_orchestration_is_given_the_grace_after_it_was_killed(ben
     name, key, bug = f"Solo{uuid4().hex[:8]}", str(uuid4()), Bug(admin)
 
     async def main(cp: Orchestration) -> None:
-        bug.bite()
-        await cp.step("slow", Target("Bakery", "bake", Task, str), Task(key=cp.key, name="slow"), compensate="undo")
+        bug.check()
+        task = Task(key=cp.key, name="slow")
+        await cp.step("slow", Target("Bakery", "bake", Task, str), task, compensate=undo_of(cp, task))
 
     config = config_of(engine, grace=timedelta(seconds=1), paused_limit=MOMENT)
     await bench.serve(nothing, bakery, exhausted(name, main, "pause"), SagaReconciler(config))
     invocation = await bench.ingress.send(run_of(name), None, key=key)
     await did_it(did, f"do {key}/slow")
-    await bug.let_loose(invocation)
+    await bug.enable(invocation)
     await status_of(admin, invocation, "paused")
     await found(admin, config, invocation, "paused")
     try:

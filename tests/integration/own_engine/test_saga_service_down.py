@@ -1,4 +1,4 @@
-"""Sagas that are to be taken back while their service is away: they are once it is back, and are not lost."""
+"""Orphaned sagas whose service is down: their rollback starts once the service is back."""
 
 from __future__ import annotations
 
@@ -33,24 +33,26 @@ from tests.support import eventually
 pytestmark = pytest.mark.restate_modes("http2", "always_suspending")
 
 
-class Away:
-    """An orchestration in a process of its own, which is away when its saga is to be taken back.
+class RemoteJobs:
+    """An orchestration in a separate process, which is down when its saga must be rolled back.
 
-    One of an earlier version gave ``roll_back`` the policy of its service.
+    Args:
+        pauses: Whether ``roll_back`` pauses after its retries, as its service does.
+        ends: Whether the orchestration ends.
     """
 
-    def __init__(self, bench: Bench, admin: AdminClient, *, is_old: bool = False, ends: bool = False) -> None:
-        self.name = f"Away{uuid4().hex[:8]}"
+    def __init__(self, bench: Bench, admin: AdminClient, *, pauses: bool = False, ends: bool = False) -> None:
+        self.name = f"RemoteJobs{uuid4().hex[:8]}"
         self._bench = bench
         self._admin = admin
-        self._is_old = is_old
+        self._pauses = pauses
         self._ends = ends
 
     def app(self) -> ServedApp:
-        jobs = exhausted(self.name, self._main, "pause")
-        if self._is_old:
-            jobs.definitions()[0].handlers["roll_back"].invocation_retry_policy = None
-        return ServedApp(build_app(*jobs.definitions()))
+        service = exhausted(self.name, self._main, "pause")
+        if self._pauses:
+            service.definitions()[0].handlers["roll_back"].invocation_retry_policy = None
+        return ServedApp(build_app(*service.definitions()))
 
     async def _main(self, cp: Orchestration) -> None:
         await run_step(cp, "a")
@@ -58,8 +60,8 @@ class Away:
             _, never = cp.ctx.awakeable()
             await never
 
-    async def lost(self, config: SagaReconcilerConfig) -> tuple[str, str, str]:
-        """Start it, kill it, and go away; return key, invocation and deployment."""
+    async def orphan(self, config: SagaReconcilerConfig) -> tuple[str, str, str]:
+        """Start an execution, kill it and stop the process; return key, invocation and deployment."""
         key = str(uuid4())
         with self.app() as app:
             await self._admin.register(app.url)
@@ -84,47 +86,45 @@ class Away:
         return await eventually(probe, what=f"roll_back that is {status}")
 
 
-async def test_a_saga_whose_roll_back_was_given_up_is_handed_over_once_its_service_is_back(
-    bench, did, admin, engine, monkeypatch
-):
-    monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(milliseconds=500))
+async def test_orphaned_saga_waits_for_its_service(bench, did, admin, engine, monkeypatch):
+    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(milliseconds=500))
     monkeypatch.setattr(control_plane, "TRANSIENT_RETRIES", policy("kill"))
     config = config_of(engine)
-    away = Away(bench, admin)
+    jobs = RemoteJobs(bench, admin)
     await bench.serve(nothing, SagaReconciler(config))
-    key, _, deployment = await away.lost(config)
+    key, _, deployment = await jobs.orphan(config)
     await bench.ingress.call(sweep, key="all")
-    exhausted = await away.roll_back_that_is("completed")
-    with away.app() as back:
+    exhausted = await jobs.roll_back_that_is("completed")
+    with jobs.app() as back:
         await admin.move_deployment(deployment, back.url)
-        await rolled_back(bench, f"{away.name}:{key}")
+        await rolled_back(bench, f"{jobs.name}:{key}")
         await admin.remove_deployment(deployment)
     assert did.count(f"undo {key}/a") == 1
     (row,) = await admin.query(f"select completion_result from sys_invocation_status where id = {sql_text(exhausted)}")
     assert row["completion_result"] == "failure"
 
 
-async def test_a_roll_back_that_was_paused_is_resumed(bench, did, admin, engine, monkeypatch):
-    monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(seconds=1))
+async def test_paused_roll_back_is_resumed(bench, did, admin, engine, monkeypatch):
+    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(seconds=1))
     config = config_of(engine)
-    away = Away(bench, admin, is_old=True)
+    jobs = RemoteJobs(bench, admin, pauses=True)
     await bench.serve(nothing, SagaReconciler(config))
-    key, invocation, deployment = await away.lost(config)
-    assert (await held_up(bench, invocation)).startswith(f"{away.name} does not answer")
-    await away.roll_back_that_is("paused")
-    with away.app() as back:
+    key, invocation, deployment = await jobs.orphan(config)
+    assert (await held_up(bench, invocation)).startswith(f"{jobs.name} does not answer")
+    await jobs.roll_back_that_is("paused")
+    with jobs.app() as back:
         await admin.move_deployment(deployment, back.url)
-        await rolled_back(bench, f"{away.name}:{key}")
+        await rolled_back(bench, f"{jobs.name}:{key}")
         await admin.remove_deployment(deployment)
     assert did.count(f"undo {key}/a") == 1
 
 
-async def test_a_parents_rollback_tries_again_when_its_childs_roll_back_was_given_up(bench, did, admin, monkeypatch):
+async def test_parent_retries_killed_roll_back_of_child(bench, did, admin, monkeypatch):
     monkeypatch.setattr(control_plane, "TRANSIENT_RETRIES", policy("kill"))
-    away, key = Away(bench, admin, ends=True), str(uuid4())
+    jobs, key = RemoteJobs(bench, admin, ends=True), str(uuid4())
 
     async def main(cp: Orchestration) -> None:
-        await cp.child("package", run_of(away.name), None, key=f"{cp.key}-child")
+        await cp.child("package", run_of(jobs.name), None, key=f"{cp.key}-child")
         await run_step(cp, "b", hangs=True, fails=-1)
 
     async def failed_attempt() -> bool:
@@ -132,14 +132,14 @@ async def test_a_parents_rollback_tries_again_when_its_childs_roll_back_was_give
         return rollback is not None and rollback.steps[0].attempts > 0
 
     await bench.serve(main, max_attempts=1000)
-    with away.app() as app:
+    with jobs.app() as app:
         await admin.register(app.url)
         await bench.ingress.send(run_of(bench.name), None, key=key)
         await did_it(did, f"do {key}/b")
-        deployment = await away.deployment(app)
+        deployment = await jobs.deployment(app)
     bench.released.set()
     await eventually(failed_attempt, what="failed attempt to undo the child")
-    with away.app() as back:
+    with jobs.app() as back:
         await admin.move_deployment(deployment, back.url)
         await rolled_back(bench, f"{bench.name}:{key}", sweeps=False)
         await admin.remove_deployment(deployment)

@@ -1,4 +1,4 @@
-"""A status is what the recorded facts add up to."""
+"""Status derived from the record of an orchestration."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from hypothesis import strategies as st
 
 from perdure.saga.messages import RollbackStatus
 from perdure.saga.policy import Outcome
-from perdure.saga.progress import Closed, Phase, describe, describe_rollback
+from perdure.saga.progress import Closed, Phase, add_rollback, status_of_record
 
 STEPS = ["flight", "hotel", "payment"]
 
 
-def test_before_the_first_step():
-    status = describe([], None, None, 3)
+def test_not_started():
+    status = status_of_record([], None, None, 3)
     assert (status.phase, status.progress, status.current_step) == ("not_started", 0.0, None)
     assert (status.completed_steps, status.is_complete, status.error) == ([], False, None)
 
 
-def test_a_recorded_step_is_the_current_one_and_those_before_it_are_done():
-    status = describe(STEPS[:2], None, None, 4)
+def test_last_recorded_step_is_current():
+    status = status_of_record(STEPS[:2], None, None, 4)
     assert (status.phase, status.current_step, status.completed_steps) == ("running", "hotel", ["flight"])
     assert status.progress == 0.25
 
 
 def test_completed():
-    status = describe(STEPS, Closed(phase=Phase.COMPLETED), None, 3)
+    status = status_of_record(STEPS, Closed(phase=Phase.COMPLETED), None, 3)
     assert (status.phase, status.progress, status.current_step) == ("completed", 1.0, None)
     assert (status.completed_steps, status.is_complete) == (STEPS, True)
 
 
-def test_completed_without_any_step():
-    status = describe([], Closed(phase=Phase.COMPLETED), None, None)
+def test_completed_without_steps():
+    status = status_of_record([], Closed(phase=Phase.COMPLETED), None, None)
     assert (status.progress, status.current_step, status.completed_steps) == (1.0, None, [])
 
 
-def test_while_it_is_rolled_back():
-    status = describe(STEPS[:2], None, "no room", 3)
+def test_compensating():
+    status = status_of_record(STEPS[:2], None, "no room", 3)
     assert (status.phase, status.error, status.is_complete) == ("compensating", "no room", False)
     assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.COMPLETED])
-def test_ended_otherwise(phase):
-    status = describe(STEPS[:2], Closed(phase=phase, error="no room"), "what came first", 3)
+def test_failed_orchestration_is_complete(phase):
+    status = status_of_record(STEPS[:2], Closed(phase=phase, error="no room"), "an earlier error", 3)
     assert (status.phase, status.error, status.is_complete) == (phase.value, "no room", True)
     assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])
     assert status.progress < 1.0
 
 
-def test_without_a_number_of_steps_progress_is_nothing_or_all():
-    assert describe(STEPS, None, None, None).progress == 0.0
-    assert describe(STEPS, Closed(phase=Phase.COMPLETED), None, None).progress == 1.0
+def test_progress_without_expected_steps_is_0_or_1():
+    assert status_of_record(STEPS, None, None, None).progress == 0.0
+    assert status_of_record(STEPS, Closed(phase=Phase.COMPLETED), None, None).progress == 1.0
 
 
 @given(
@@ -63,11 +63,11 @@ def test_without_a_number_of_steps_progress_is_nothing_or_all():
     phase=st.none() | st.sampled_from(Phase),
     failed=st.none() | st.text(),
 )
-def test_progress_is_from_0_to_1_and_never_goes_back(steps, expected, phase, failed):
+def test_progress_never_decreases(steps, expected, phase, failed):
     closed = None if phase is None else Closed(phase=phase)
-    status = describe(steps, closed, failed, expected)
+    status = status_of_record(steps, closed, failed, expected)
     assert 0.0 <= status.progress <= 1.0
-    assert describe([*steps, "one more"], closed, failed, expected).progress >= status.progress
+    assert status_of_record([*steps, "one more"], closed, failed, expected).progress >= status.progress
     assert status.is_complete is (phase is not None)
 
 
@@ -93,27 +93,27 @@ def rollback(status: Outcome) -> RollbackStatus:
         (Outcome.NEEDS_ATTENTION, "needs_attention"),
     ],
 )
-def test_a_killed_orchestration_shows_how_its_rollback_stands(outcome, phase):
-    status = describe_rollback(describe(STEPS[:2], None, None, 3), rollback(outcome))
+def test_killed_orchestration_shows_its_rollback(outcome, phase):
+    status = add_rollback(status_of_record(STEPS[:2], None, None, 3), rollback(outcome))
     assert (status.phase, status.error) == (phase, "killed")
     assert status.is_complete is (outcome is not Outcome.RUNNING)
     assert status.metadata["rollback"] == outcome.value
 
 
-def test_a_running_orchestration_without_a_rollback_runs():
-    running = describe(STEPS[:2], None, None, 3)
-    assert describe_rollback(running, None) == running
+def test_running_orchestration_without_rollback_is_unchanged():
+    running = status_of_record(STEPS[:2], None, None, 3)
+    assert add_rollback(running, None) == running
 
 
-def test_dead_letters_that_were_dealt_with_since_show():
+def test_resolved_dead_letters_change_the_phase():
     closed = Closed(phase=Phase.NEEDS_ATTENTION, error="no room", rolls_back=True)
-    status = describe_rollback(describe(STEPS, closed, None, 3), rollback(Outcome.ROLLED_BACK))
+    status = add_rollback(status_of_record(STEPS, closed, None, 3), rollback(Outcome.ROLLED_BACK))
     assert (status.phase, status.error, status.is_complete) == ("rolled_back", "no room", True)
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
-def test_cancelled_stays_cancelled(outcome):
+def test_cancelled_phase_is_final(outcome):
     closed = Closed(phase=Phase.CANCELLED, error="cancelled", rolls_back=True)
-    status = describe_rollback(describe(STEPS, closed, None, 3), rollback(outcome))
+    status = add_rollback(status_of_record(STEPS, closed, None, 3), rollback(outcome))
     assert (status.phase, status.metadata["rollback"]) == ("cancelled", outcome.value)
-    assert describe_rollback(describe(STEPS, closed, None, 3), None).metadata["rollback"] == "pending"
+    assert add_rollback(status_of_record(STEPS, closed, None, 3), None).metadata["rollback"] == "pending"
