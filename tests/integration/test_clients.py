@@ -140,7 +140,7 @@ async def test_response_of_wrong_type_is_terminal(restate, did):
                 told.append((error.message.splitlines()[0], error_code(error)))
         return told
 
-    said = "invalid input: body: Input should be a valid integer. Caller and callee must name the same type"
+    said = "invalid input: body: Input should be a valid integer. Caller and callee must use the same type"
     assert await done(restate, did, work) == [
         f"('Callees/echo: the response does not match int: {said}', 'unreadable')",
         f"('Flows/run: the response does not match int: {said}', 'unreadable')",

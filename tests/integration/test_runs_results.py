@@ -138,5 +138,5 @@ async def test_oversized_result_ends_run(restate, did):
 
     error = await failure_of(restate, work)
     assert did.all() == ["attempt"]
-    assert error.message.startswith("run 'read the file': its result has 34,952,538 bytes, and the engine takes")
+    assert error.message.startswith("run 'read the file': the result has 34,952,538 bytes, and a message to the")
     assert error.metadata == {"code": "too_large", "run": "read the file"}

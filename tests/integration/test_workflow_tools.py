@@ -200,12 +200,12 @@ async def test_failure_names_iteration(restate, did):
         ["loop condition failed at iteration 1: no seats left", 410, "seats_sold_out", "1"],
         ["foreach failed at index 1: no seats left", 410, "seats_sold_out", "1"],
         [
-            "for_each: a set has no order that a replay could repeat; give it one, as with sorted()",
+            "for_each: a set has no order that a replay can repeat; pass sorted(items)",
             400,
             "invalid_input",
             None,
         ],
-        ["workflow loop exceeded max iterations: 2; for_each was given 3 items", 500, "loop_limit", None],
+        ["workflow loop exceeded max iterations: 2; for_each received 3 items", 500, "loop_limit", None],
         ["0a", "1b"],
     ]
 
