@@ -220,11 +220,12 @@ async def test_reject_misuse_with_alternative(restate, did):
         "inside_run": inside_run, "asyncios": asyncios,
     }  # fmt: skip
     env = await restate.serve(*cases(did, **works))
-    start_it_first = "operation 1 is the coroutine _Client.call, not a durable future. "
-    start_it_first += "Start the operation with call_async or run_async"
+    not_a_future = (
+        "operation 1 is the coroutine _Client.call, not a durable future. Start the operation with call_async"
+    )
     async with IngressClient(env.ingress) as ingress:
         for name, status, code, message in (
-            ("coroutine", 500, "not_durable", start_it_first),
+            ("coroutine", 500, "not_durable", not_a_future),
             ("no_operation", 400, "invalid_input", "race requires at least one future"),
             ("no_limit", 400, "invalid_input", "limit must be 1 or more, not 0"),
             ("no_size", 400, "invalid_input", "size must be 1 or more, not 0"),

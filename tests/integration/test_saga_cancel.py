@@ -213,7 +213,7 @@ async def test_caught_cancel_still_rolls_back(bench, did, waits):
 
     ingress = await bench.serve(main)
     key = str(uuid4())
-    invocation_id = await ingress.send(Target(bench.name, "run", type(None), object), key=key)
+    invocation_id = await ingress.send(Target(bench.name, "run", None, object), key=key)
     await eventually(truth(lambda: did.count(f"do {key}/{waits}") > 0), what=waits)
     async with AdminClient(bench.admin_url) as admin:
         await admin.act(invocation_id, "cancel")

@@ -240,7 +240,7 @@ async def test_status_hides_rollback_of_earlier_execution(bench, did, admin, mon
         patch.setattr(rollback, "admit", held)
         failing = asyncio.create_task(jobs.fail())
         await eventually(truth(requested.is_set), what="request for a rollback")
-        target = Target(jobs.name, "status", type(None), StatusData)
+        target = Target(jobs.name, "status", None, StatusData)
         status = await bench.ingress.call(target, key=jobs.key)
         proceed.set()
         assert (await failing)["rollback_undone"] == "b,a,last"

@@ -182,7 +182,7 @@ async def test_random_kills_leave_all_steps_or_none(restate, bench, did: Recordi
         grace=timedelta(milliseconds=100),  # shorter than the interval, so that a second kill precedes the next scan
     )
     reconciler = SagaReconciler(config)
-    run: Target[Any, Any] = Target(bench.name, "run", type(None), object)
+    run: Target[Any, Any] = Target(bench.name, "run", None, object)
     keys = [f"{uuid4()}-{'refused' if number % 2 else 'accepted'}" for number in range(SAGAS)]
     nested = bench.orchestration(child_name, child, SagaConfig(**PATIENT))
     ingress = await bench.serve(main, nested, reconciler, **PATIENT)

@@ -148,7 +148,7 @@ async def test_call_reaches_keyed_handler(bench, did):
         return cp.key
 
     async def main(cp: Orchestration) -> str:
-        return await cp.call(Target(name, "run", type(None), str), key="k1")
+        return await cp.call(Target(name, "run", None, str), key="k1")
 
     _, result = await bench.run(main, bench.orchestration(name, child, SagaConfig()))
     assert result == "k1"

@@ -172,7 +172,7 @@ async def test_reject_write_from_shared_handler(restate, did):
                 assert error.status_code == 400
                 assert error.message.startswith(f"{act} called from read-only context: {name} is a shared handler")
                 state = "*" if act == "ClearAll" else "number"
-                assert f"can't write state '{state}'" in error.message
+                assert f"cannot write state '{state}'" in error.message
                 assert error.metadata == {"code": "read_only_state", "handler": name, "state": state}
                 assert did.count(f"{function.__name__} {act}") == 1, "it was tried again"
 

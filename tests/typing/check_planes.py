@@ -23,7 +23,7 @@ class Receipt(BaseModel):
 
 
 reserve = Target("Flights", "reserve", Order, Receipt)
-ping = Target("Flights", "ping", type(None), str)
+ping = Target("Flights", "ping", None, str)
 trips = ControlPlaneService("Trips")
 hotels = ControlPlaneService("Hotels")
 flights = DataPlaneService("Flights")

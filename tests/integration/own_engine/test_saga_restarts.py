@@ -94,7 +94,7 @@ async def test_concurrent_rollback_requests_are_all_answered(bench, did, admin):
         invocation = await start(bench, bench.name, key)
         await did_all(bench, f"done {key}/a")
         await admin.act(invocation, "kill")
-        target = Target(requester.name, "ask", str, type(None))
+        target = Target(requester.name, "ask", str, None)
         await asyncio.gather(*(bench.ingress.call(target, key) for _ in range(4)))
         await rolled_back(bench, f"{bench.name}:{key}")
         assert did.count(f"undo {key}/a") == 1
