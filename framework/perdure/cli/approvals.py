@@ -37,8 +37,10 @@ from perdure.cli.options import (
     JsonOption,
     KeyFileOption,
     ReasonOption,
-    ask,
     print_json,
+)
+from perdure.cli.options import (
+    call_ingress as ask,
 )
 from perdure.errors import ConfigurationError, IngressError
 from perdure.security.keys import PrivateKey

@@ -1,4 +1,4 @@
-"""`perdure`: what operators type."""
+"""The `perdure` command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perdure.security.private_files import set_private_umask
 from perdure.terminal import console, run_command_line
 
 app = typer.Typer(
-    help="Look after sagas, approvals and schedules: what runs, what could not be undone, and what to do about it.",
+    help="Operate sagas, approvals and schedules.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,20 +31,20 @@ app.command()(doctor.doctor)
 app.command()(services.services)
 
 
-def _tell_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         console.say(f"perdure {version('perdure')}")
         raise typer.Exit
 
 
 @app.callback()
 def _perdure(
-    _: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show it.")] = False,
+    _: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show version.")] = False,
 ) -> None:
-    """Take what comes before a command."""
+    """Accept the options before a command."""
 
 
 def main() -> None:
-    """Run the command line; what went wrong is one sentence on standard error, with exit code 1."""
+    """Run the command line; an error prints one sentence to standard error and exits with code 1."""
     set_private_umask()
     run_command_line("perdure", app)

@@ -1,4 +1,4 @@
-"""What may be scheduled: none of perdure's own services, however wide the patterns are."""
+"""Targets that cannot be scheduled."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from perdure.saga.policy import compensation_service
 from perdure.saga.reconciler import SagaReconciler
 from perdure.saga.reconciler_config import SagaReconcilerConfig
 from perdure.schedules import definitions
-from perdure.schedules.service import COMPENSATIONS, INTERNAL
+from perdure.schedules.service import COMPENSATION_SUFFIX, INTERNAL_SERVICES
 
 
-def test_each_of_perdures_own_services_is_on_the_list_of_those_that_can_not_be_scheduled():
+def test_internal_services_include_every_service_of_perdure():
     served = [
         *hosting.definitions(),
         *definitions(),
         *approvals(),
         *SagaReconciler(SagaReconcilerConfig("http://admin", "http://ingress")).definitions(),
     ]
-    assert {each.name for each in served} | {approval_reconciler.RECONCILER} == INTERNAL
+    assert {each.name for each in served} | {approval_reconciler.RECONCILER} == INTERNAL_SERVICES
 
 
-def test_what_undoes_the_steps_of_sagas_is_told_by_its_name():
-    assert compensation_service("Trips").endswith(COMPENSATIONS)
+def test_compensation_services_match_suffix():
+    assert compensation_service("Trips").endswith(COMPENSATION_SUFFIX)
