@@ -67,7 +67,7 @@ def reconciler_looked(reconciler: str) -> Panel:
     """
     return number(
         "SagaReconciler looked",
-        f'time() - max(perdure_reconciler_looked_seconds{{reconciler="{reconciler}"}})',
+        f'time() - max(perdure_reconciler_last_scan_seconds{{reconciler="{reconciler}"}})',
         "How long ago the reconciler last saw the engine's tables. The gauges here are what it saw.",
         unit="s",
         red_above=60,

@@ -65,13 +65,13 @@ SAGAS = Dashboard(
         graph(
             "Operators' acts",
             "{{act}}",
-            "sum by (act) (increase(perdure_saga_acts_total[$__rate_interval]))",
+            "sum by (act) (increase(perdure_saga_operator_actions_total[$__rate_interval]))",
             "What operators did about dead letters.",
         ),
         graph(
             "What the reconciler found",
             "{{service}} {{kind}}",
-            "sum by (service, kind) (increase(perdure_reconciler_finds_total[$__rate_interval]))",
+            "sum by (service, kind) (increase(perdure_reconciler_repairs_total[$__rate_interval]))",
             "Sagas that nobody looked after any more, handed over or set going again.",
         ),
         graph(

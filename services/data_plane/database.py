@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from perdure.errors import ConfigurationError
-from perdure.observability.tracing_setup import sends_spans
+from perdure.observability.tracing_setup import is_tracing
 from services.sqlite import READ_ONLY, configure, make_file
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
@@ -174,7 +174,7 @@ class Database:
     async def lifespan(self) -> AsyncIterator[None]:
         """Close every connection when the process stops serving; until then, statements are spans, if any are sent."""
         instrumentor = SQLAlchemyInstrumentor()
-        if traced := sends_spans():
+        if traced := is_tracing():
             # The instrumentation says that it knows SQLAlchemy below 2.1 only; the trace of a trip in
             # tests/observability shows that it does with ours.
             instrumentor.instrument(engine=self._engine.sync_engine, skip_dep_check=True)

@@ -356,7 +356,7 @@ async def _looked(http: httpx.AsyncClient, url: str, watches: str) -> Finding:
         if not response.is_success:
             return Finding(about, False, f"can't be asked from here ({url} answers {response.status_code})")
         found = re.search(
-            rf'^perdure_reconciler_looked_seconds\{{[^}}]*reconciler="{watches}"[^}}]*\}} (\S+)',
+            rf'^perdure_reconciler_last_scan_seconds\{{[^}}]*reconciler="{watches}"[^}}]*\}} (\S+)',
             response.text,
             re.MULTILINE,
         )

@@ -10,7 +10,7 @@ from pydantic import JsonValue, TypeAdapter
 from perdure._runtime.serdes import compact_json, serde_for
 from perdure.errors import SagaError, TerminalError
 from perdure.observability.events import SagaStarted, SagaStepAdded, SagaStepEnded, publish
-from perdure.observability.lifecycle import first_time, happens, invocation_of
+from perdure.observability.lifecycle import first_observation, invocation_of, should_publish
 from perdure.saga.compensations import CompensationFunction, Compensations
 from perdure.saga.policy import CompensationHandler, StepRecord, state_key, step_id
 
@@ -107,9 +107,9 @@ class Saga:
     def _tell(self, record: StepRecord) -> None:
         """Tell hooks of a step, once: its entry comes next, and a replay has it already."""
         saga = self.saga_id
-        if record.position == 1 and happens(self._ctx, SagaStarted):
+        if record.position == 1 and should_publish(self._ctx, SagaStarted):
             publish(SagaStarted(invocation_of(self._ctx), saga))
-        if happens(self._ctx, SagaStepAdded):
+        if should_publish(self._ctx, SagaStepAdded):
             undo = None if record.compensation is None else str(record.compensation)
             publish(SagaStepAdded(invocation_of(self._ctx), saga, record.step, undo))
 
@@ -146,8 +146,8 @@ class Saga:
 
     def _tell_end(self, record: StepRecord, error: TerminalError | None) -> None:
         """Tell of a step's end. It has no entry of its own in the journal, so that of a sibling may repeat it."""
-        if not happens(self._ctx, SagaStepEnded):
+        if not should_publish(self._ctx, SagaStepEnded):
             return
         invocation = invocation_of(self._ctx)
-        if first_time(f"{invocation.id}/{record.position}"):
+        if first_observation(f"{invocation.id}/{record.position}"):
             publish(SagaStepEnded(invocation, self.saga_id, record.step, error))

@@ -53,7 +53,7 @@ def test_shortened_rules_differ_in_times_alone():
     assert "[1h]" in text
     assert "[60s]" in short
     assert 'max_over_time(perdure_saga_oldest_seconds{phase=~"compensating|paused|lost"}[5s])) > 15' in short
-    assert "(perdure_reconciler_looked_seconds) > 5" in short
+    assert "(perdure_reconciler_last_scan_seconds) > 5" in short
     assert "(perdure_dead_letters_open[5s])) > 0" in short
     rules = yaml.safe_load(short)["groups"]
     assert {rule["alert"] for group in rules for rule in group["rules"] if "alert" in rule} == set(ALERTS)
