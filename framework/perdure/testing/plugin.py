@@ -90,29 +90,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark."""
-    config.addinivalue_line(
-        "markers", f"{_MARK}(*modes): run a test on a real engine in these modes; in all of them with '{_ALL}'"
-    )
+    """Register the mark."""
+    config.addinivalue_line("markers", f"{_MARK}(*modes): run an engine test in these modes, or in '{_ALL}'")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test on a real engine once for each mode."""
+    """Parametrize engine tests by mode."""
     if "restate_mode" not in metafunc.fixturenames:
         return
     option: str | None = metafunc.config.getoption(_OPTION)
-    chosen = None if option is None else _modes(_OPTION, option.split(","))
+    requested = None if option is None else _modes(_OPTION, option.split(","))
     mark = metafunc.definition.get_closest_marker(_MARK)
     if mark is not None:
         own = _modes(f"the mark {_MARK} of {metafunc.definition.nodeid}", mark.args)
-        wanted = own if chosen is None else [mode for mode in own if mode in chosen]
-    elif chosen is not None:
-        wanted = chosen
+        modes = own if requested is None else [mode for mode in own if mode in requested]
+    elif requested is not None:
+        modes = requested
     else:
-        wanted = _modes(f"the setting {_DEFAULT_MODES}", metafunc.config.getini(_DEFAULT_MODES))
-    ids = [mode.value for mode in wanted]
-    # With the scope of the module, pytest runs a module's tests mode by mode; so services are served once for each.
-    metafunc.parametrize("restate_mode", wanted, indirect=True, ids=ids, scope="module")
+        modes = _modes(f"the setting {_DEFAULT_MODES}", metafunc.config.getini(_DEFAULT_MODES))
+    ids = [mode.value for mode in modes]
+    # With module scope, pytest groups the tests of a module by mode, so services are served once per mode.
+    metafunc.parametrize("restate_mode", modes, indirect=True, ids=ids, scope="module")
 
 
 def restate_fixture(*services: Servable, security: SecurityConfig | None = None) -> Callable[..., Any]:
