@@ -166,15 +166,15 @@ async def test_cli_signs_with_key_file(restate: Restate, tmp_path: Path, monkeyp
     name, file = f"typed-{uuid4()}", tmp_path / "olga.key"
     OLGA.save(file)
 
-    async def typed(*words: str) -> str:
+    async def run_command(*words: str) -> str:
         command = ["schedules", *words, "--ingress", env.ingress, "--actor", "mallory@example.com"]
         result = await asyncio.to_thread(CliRunner().invoke, app, command)
         return result.output or str(result.exception)
 
     setting = ("set", name, "--every", "1d", "--target", "Reports/build", "--payload", "{}")
-    assert "must be signed" in await typed(*setting)
-    assert f"{name}: set by olga@example.com" in await typed(*setting, "--key-file", str(file))
-    assert "must be signed" in await typed("pause", name)
-    assert f"{name}: pause by olga@example.com" in await typed("pause", name, "-k", str(file), "-m", "holidays")
+    assert "must be signed" in await run_command(*setting)
+    assert f"Schedule '{name}' set." in await run_command(*setting, "--key-file", str(file))
+    assert "must be signed" in await run_command("pause", name)
+    assert f"Schedule '{name}' paused." in await run_command("pause", name, "-k", str(file), "-m", "holidays")
     monkeypatch.setenv("PERDURE_KEY_FILE", str(file))
-    assert f"{name}: removed by olga@example.com" in await typed("remove", name)
+    assert f"Schedule '{name}' removed." in await run_command("remove", name)

@@ -1,4 +1,4 @@
-"""Scaled time: one seam, exact when it's off, never backwards, refused where people would notice."""
+"""Scaled durations."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def fresh(monkeypatch: pytest.MonkeyPatch):
 
 @settings(deadline=None)
 @given(spans)
-def test_without_a_scale_durations_are_as_configured(duration):
+def test_durations_are_unscaled_by_default(duration):
     assert scaled(duration) == duration
 
 
-def test_an_hour_lasts_a_second_under_the_scale_3600_and_an_hour_again_afterwards():
+def test_scale_applies_within_its_context():
     with scaling(3600):
         assert scaled(timedelta(hours=1)) == timedelta(seconds=1)
         with scaling(60):
@@ -43,16 +43,16 @@ def test_an_hour_lasts_a_second_under_the_scale_3600_and_an_hour_again_afterward
 
 @settings(deadline=None)
 @given(spans, spans, scales)
-def test_later_stays_later_and_what_has_passed_stays_passed(one, other, scale):
+def test_scaling_preserves_order_and_sign(one, other, scale):
     earlier, later = sorted((one, other))
     with scaling(scale):
         assert scaled(earlier) <= scaled(later)
         assert (scaled(later) > timedelta(0)) == (later > timedelta(0))
         if later > timedelta(0):
-            assert scaled(later) >= timedelta(milliseconds=1)  # what the engine counts in
+            assert scaled(later) >= timedelta(milliseconds=1)  # the resolution of the engine
 
 
-def test_a_process_reads_the_scale_from_its_environment_once(monkeypatch):
+def test_environment_is_read_once(monkeypatch):
     monkeypatch.setenv(TIME_SCALE_SETTING, "60")
     assert scaled(timedelta(minutes=1)) == timedelta(seconds=1)
     monkeypatch.setenv(TIME_SCALE_SETTING, "1")
@@ -60,34 +60,34 @@ def test_a_process_reads_the_scale_from_its_environment_once(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "fast"])
-def test_a_scale_that_makes_no_sense_is_refused(monkeypatch, text):
+def test_reject_invalid_scale_in_environment(monkeypatch, text):
     monkeypatch.setenv(TIME_SCALE_SETTING, text)
     with pytest.raises(ConfigurationError, match=f"{TIME_SCALE_SETTING} must be a number above 0, got"):
         time_scale()
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
-def test_scaling_refuses_it_too(scale):
+def test_reject_invalid_scale(scale):
     with pytest.raises(ConfigurationError, match="must be a number above 0"), scaling(scale):
         pass
 
 
-def test_production_refuses_a_scale(monkeypatch):
+def test_production_rejects_scale(monkeypatch):
     monkeypatch.setenv(TIME_SCALE_SETTING, "60")
     with pytest.raises(ConfigurationError, match="60 times shorter, which is for tests only: unset it for a service"):
         refuse_scaled_time("a service in production")
 
     with pytest.raises(ConfigurationError, match="60 times shorter"):
-        SecurityConfig(signing_keys=(KEY,)).check_start()  # what each process that serves in production goes through
+        SecurityConfig(signing_keys=(KEY,)).check_start()  # the check of every production process
     SecurityConfig.development().check_start()
 
 
-def test_production_takes_real_time():
+def test_production_accepts_real_time():
     refuse_scaled_time("a service in production")
     SecurityConfig(signing_keys=(KEY,)).check_start()
 
 
-@pytest.mark.parametrize(("given", "said"), [(5, r"timedelta\(seconds=5\); got 5"), ("5s", "got str")])
-def test_what_is_no_duration_is_refused_with_what_to_write(given, said):
-    with pytest.raises(InvalidInput, match=f"a duration must be a timedelta, such as .*{said}"):
-        scaled(given)
+@pytest.mark.parametrize(("value", "message"), [(5, r"timedelta\(seconds=5\); got 5"), ("5s", "got str")])
+def test_reject_invalid_duration(value, message):
+    with pytest.raises(InvalidInput, match=f"a duration must be a timedelta, such as .*{message}"):
+        scaled(value)
