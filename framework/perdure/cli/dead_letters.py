@@ -129,7 +129,7 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     for entry in rollback.audit_log_of(letter.step, letter.position):
         signed = "unsigned" if entry.proof is None else "signed"
         console.say(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({signed})")
-    console.say(f"To retry: perdure dead-letters redrive {letter.id}. To close: resolve, skip or discard.")
+    console.say(f"To retry: perdure dead-letters redrive {letter.id} (to close it: resolve, skip or discard)")
 
 
 _HELP = {

@@ -61,14 +61,14 @@ class Observed:
     """Running platform with its observability tools.
 
     Args:
-        stage: The harness.
+        harness: The harness.
         receiver: The receiver of its spans.
         prometheus: Its Prometheus; None if not installed.
         webhook: The webhook for alerts.
         reports_url: The URL of the unregistered `defective_service`.
     """
 
-    stage: Stage
+    harness: Stage
     receiver: TraceReceiver
     prometheus: Prometheus | None
     webhook: Webhook
@@ -125,8 +125,8 @@ async def observed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPat
                     home = tmp_path_factory.mktemp("prometheus") / "it"
                     prometheus = Prometheus(binary, topology, home, shorten=120, others={"reports": reports})
                     await prometheus.start()
-                async with Stage.on(platform) as stage:
-                    yield Observed(stage, receiver, prometheus, webhook, f"http://127.0.0.1:{reports}")
+                async with Stage.on(platform) as harness:
+                    yield Observed(harness, receiver, prometheus, webhook, f"http://127.0.0.1:{reports}")
         finally:
             if prometheus is not None:
                 await prometheus.stop()

@@ -69,14 +69,14 @@ async def _show(platform: Platform, binary: Path | None, receiver: TraceReceiver
             prometheus = Prometheus(binary, platform.topology, platform.topology.home / "prometheus")
             stack.push_async_callback(prometheus.stop)
             await prometheus.start()
-        stage = await stack.enter_async_context(Stage.on(platform))
+        harness = await stack.enter_async_context(Stage.on(platform))
         for scenario in SCENARIOS:
             terminal.say(f"Playing: {scenario.title}")
-            await play(scenario, stage)
+            await play(scenario, harness)
         booked, rolled_back, waiting = (new_trip_id() for _ in range(3))
-        await stage.book(booked, ORDINARY)
-        await stage.book(rolled_back, order(hotel=HOTEL, account="acct-declined"))  # leaves a dead letter
-        await stage.send(waiting, order(amount_minor=250_000))  # leaves an approval
+        await harness.book(booked, ORDINARY)
+        await harness.book(rolled_back, order(hotel=HOTEL, account="acct-declined"))  # leaves a dead letter
+        await harness.send(waiting, order(amount_minor=250_000))  # leaves an approval
         for trip_id, outcome in ((booked, "booked"), (rolled_back, "partly rolled back")):
             tree = await _complete_trace(receiver, trip_id)
             terminal.say(f"\nThe trace of {trip_id}, which was {outcome}", "bold")

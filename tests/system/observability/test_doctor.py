@@ -46,7 +46,7 @@ def observed(observed: Observed) -> Iterator[Observed]:
 
 
 async def doctor(observed: Observed, **urls: str) -> Result:
-    topology = observed.stage.platform.topology
+    topology = observed.harness.platform.topology
     options_ = {"ingress": topology.ingress_url, "admin": topology.admin_url, "folder": str(topology.home), **urls}
     command = ["doctor", *(word for name, value in options_.items() for word in (f"--{name}", value))]
     result = await asyncio.to_thread(CliRunner().invoke, app, command)
@@ -56,7 +56,7 @@ async def doctor(observed: Observed, **urls: str) -> Result:
 
 
 async def show_saga(observed: Observed, saga_id: str) -> str:
-    topology = observed.stage.platform.topology
+    topology = observed.harness.platform.topology
     command = ["sagas", "show", saga_id, "--ingress", topology.ingress_url, "--admin", topology.admin_url]
     result = await asyncio.to_thread(CliRunner().invoke, app, command)
     assert result.exit_code == 0, result.output
@@ -90,7 +90,7 @@ async def await_healthy(observed: Observed) -> Result:
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_stopped_service_and_recovery(observed):
-    platform = observed.stage.platform
+    platform = observed.harness.platform
     output = (await await_healthy(observed)).output
     for spec in SERVICES:
         assert f"services at {platform.topology.service_url(spec.name)}" in output
@@ -99,7 +99,7 @@ async def test_stopped_service_and_recovery(observed):
 
     await platform.kill("flights")
     trip_id = new_trip_id()
-    await observed.stage.send(trip_id, ORDINARY)
+    await observed.harness.send(trip_id, ORDINARY)
     lines = await await_problem(observed, "1 of Flights is backing off")
     assert len(lines) == 2
     assert "(Flights) do not respond (ConnectError); start them" in lines[0]
@@ -120,7 +120,7 @@ async def test_stopped_service_and_recovery(observed):
         assert f"Fix the cause, then resume: {resume}" in shown
         await platform.start_again("flights")
         await admin.act(rows[0]["id"], "resume")
-    assert await observed.stage.result(trip_id) == "confirmed"
+    assert await observed.harness.result(trip_id) == "confirmed"
     assert "Flights/reserve is" not in await show_saga(observed, trip_id)
 
 
@@ -128,20 +128,20 @@ async def test_stopped_service_and_recovery(observed):
 async def test_open_dead_letters(observed):
     await await_healthy(observed)
     trip_id = new_trip_id()
-    await observed.stage.book(trip_id, order(hotel="Fortress", account="acct-declined"))
+    await observed.harness.book(trip_id, order(hotel="Fortress", account="acct-declined"))
     (line,) = problems(await doctor(observed))
     assert " ".join(line.split()).startswith("dead letters 1 open; run perdure dead-letters list, then")
-    async with observed.stage.hotel_repaired("Fortress"):
-        topology = observed.stage.platform.topology
+    async with observed.harness.hotel_repaired("Fortress"):
+        topology = observed.harness.platform.topology
         redrive = ["dead-letters", "redrive", f"{trip_id}/3", "--actor", "olga", "--ingress", topology.ingress_url]
         assert (await asyncio.to_thread(CliRunner().invoke, app, redrive)).exit_code == 0
-        await observed.stage.until_rollback(trip_id, Outcome.ROLLED_BACK)
+        await observed.harness.until_rollback(trip_id, Outcome.ROLLED_BACK)
     assert "dead letters none" in " ".join((await await_healthy(observed)).output.split())
 
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_restarted_reconciler_is_healthy_at_once(observed):
-    platform = observed.stage.platform
+    platform = observed.harness.platform
     await await_healthy(observed)
     for name, resource in (("saga", "sagas"), ("approvals", "approvals")):
         await platform.kill(name)
@@ -153,7 +153,7 @@ async def test_restarted_reconciler_is_healthy_at_once(observed):
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_outdated_schema(observed):
-    file = observed.stage.platform.topology.database_url.partition(":///")[2]
+    file = observed.harness.platform.topology.database_url.partition(":///")[2]
 
     def change(version: str) -> str:
         with sqlite3.connect(file, timeout=10) as database:
@@ -173,7 +173,7 @@ async def test_outdated_schema(observed):
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_invocations_of_unregistered_service(observed):
-    topology = observed.stage.platform.topology
+    topology = observed.harness.platform.topology
     ghost = sdk.Service("Ghost")
 
     @ghost.handler()
@@ -237,14 +237,14 @@ def without_reconcilers(path: str, response: Any) -> Any:
     ids=["engine", "clock", "sdk", "no-deployments", "no-reconcilers", "wrong-format", "no-rows"],
 )
 async def test_problems_of_engine_responses(observed, change, text):
-    with changing_proxy(observed.stage.platform.topology.admin_url, change) as admin:
+    with changing_proxy(observed.harness.platform.topology.admin_url, change) as admin:
         lines = problems(await doctor(observed, admin=admin))
     assert any(" ".join(text.split()) in " ".join(line.split()) for line in lines), lines
 
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_clock_skew_of_a_service(observed):
-    topology = observed.stage.platform.topology
+    topology = observed.harness.platform.topology
     flights = topology.service_url("flights")
     with changing_proxy(flights, clock=datetime.now(UTC) + timedelta(minutes=2)) as fast_clock:
 
@@ -275,7 +275,7 @@ async def test_unreachable_or_invalid_addresses(observed, address):
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_swapped_addresses(observed):
-    topology = observed.stage.platform.topology
+    topology = observed.harness.platform.topology
     lines = problems(await doctor(observed, admin=topology.ingress_url, ingress=topology.admin_url))
     assert "returned 404; check the engine's log" in lines[0]
     assert f"no response from the admin API at {topology.ingress_url}" in lines[1]

@@ -55,7 +55,7 @@ async def fires(prometheus: Prometheus, *names: str, within: float = 40) -> None
 
 async def invocation(observed: Observed, service: str, handler: str, key: str) -> str:
     async def found() -> str | None:
-        async with AdminClient(observed.stage.platform.topology.admin_url) as admin:
+        async with AdminClient(observed.harness.platform.topology.admin_url) as admin:
             rows = await admin.query(
                 f"select id from sys_invocation_status where target_service_name = {sql_text(service)} and "
                 f"target_handler_name = {sql_text(handler)} and target_service_key = {sql_text(key)} "
@@ -67,13 +67,13 @@ async def invocation(observed: Observed, service: str, handler: str, key: str) -
 
 
 async def act(observed: Observed, invocation_id: str, action: str) -> None:
-    async with AdminClient(observed.stage.platform.topology.admin_url) as admin:
+    async with AdminClient(observed.harness.platform.topology.admin_url) as admin:
         await admin.act(invocation_id, action)  # type: ignore[arg-type] # one of its literals
 
 
 async def test_healthy_platform_has_no_alerts(observed, prometheus):
     for _ in range(5):
-        assert await observed.stage.book(new_trip_id(), ORDINARY) == "confirmed"
+        assert await observed.harness.book(new_trip_id(), ORDINARY) == "confirmed"
 
     async def scraped() -> bool:
         counts = await prometheus.query("count_over_time(up[1h])")
@@ -93,8 +93,8 @@ async def test_healthy_platform_has_no_alerts(observed, prometheus):
 async def test_dead_letter_alerts(observed, prometheus):
     for _ in range(2):  # an increase needs two scrapes
         trip_id = new_trip_id()
-        await observed.stage.book(trip_id, order(hotel=HOTEL, account="acct-declined"))
-        await observed.stage.until_rollback(trip_id, Outcome.NEEDS_ATTENTION)
+        await observed.harness.book(trip_id, order(hotel=HOTEL, account="acct-declined"))
+        await observed.harness.until_rollback(trip_id, Outcome.NEEDS_ATTENTION)
         await fires(prometheus, "PerdureDeadLettersOpen")
     await fires(prometheus, "PerdureRollbackFailing")
 
@@ -106,8 +106,8 @@ async def test_dead_letter_alerts(observed, prometheus):
 
 async def test_paused_saga_and_failing_webhook_alert(observed, prometheus):
     trip_id = new_trip_id()
-    await observed.stage.send(trip_id, order(amount_minor=250_000))
-    await observed.stage.until_step(trip_id, "approval")
+    await observed.harness.send(trip_id, order(amount_minor=250_000))
+    await observed.harness.until_step(trip_id, "approval")
     running = await invocation(observed, "Trips", "run", trip_id)
     await act(observed, running, "pause")
     await fires(prometheus, "PerdureInvocationsPaused", "PerdureSagaStuck", "PerdureWebhookFailing")
@@ -117,8 +117,8 @@ async def test_paused_saga_and_failing_webhook_alert(observed, prometheus):
 
 async def test_overdue_approval_alerts(observed, prometheus):
     trip_id = new_trip_id()
-    await observed.stage.send(trip_id, order(amount_minor=250_000))
-    await observed.stage.until_step(trip_id, "approval")
+    await observed.harness.send(trip_id, order(amount_minor=250_000))
+    await observed.harness.until_step(trip_id, "approval")
     end = await invocation(observed, "Approvals", "end_stage", trip_id)
 
     async def near_deadline() -> bool:
@@ -132,10 +132,10 @@ async def test_overdue_approval_alerts(observed, prometheus):
 
 
 async def test_stopped_service_alerts(observed, prometheus):
-    platform = observed.stage.platform
+    platform = observed.harness.platform
     await platform.kill("hotels")
     for _ in range(20):  # a single failing invocation does not alert
-        await observed.stage.send(new_trip_id(), ORDINARY)
+        await observed.harness.send(new_trip_id(), ORDINARY)
     await fires(
         prometheus,
         "PerdureTargetDown",
@@ -154,11 +154,11 @@ async def test_stopped_service_alerts(observed, prometheus):
 
 
 async def test_unresponsive_engine_alerts(observed, prometheus):
-    pid = observed.stage.platform.pid(ENGINE)
+    pid = observed.harness.platform.pid(ENGINE)
     assert pid is not None
     assert "PerdureEngineBehind" not in await prometheus.firing()
     for _ in range(20):  # leave unprocessed log records
-        await observed.stage.send(new_trip_id(), ORDINARY)
+        await observed.harness.send(new_trip_id(), ORDINARY)
     os.kill(pid, signal.SIGSTOP)
     try:
         await fires(prometheus, "PerdureReconcilerStale", "PerdureTargetDown", "PerdureProcessMissing")
@@ -173,24 +173,24 @@ async def test_unresponsive_engine_alerts(observed, prometheus):
 
 
 async def test_every_panel_has_data(observed, prometheus):
-    async with AdminClient(observed.stage.platform.topology.admin_url) as admin:
+    async with AdminClient(observed.harness.platform.topology.admin_url) as admin:
         await admin.register(observed.reports_url)
-    async with httpx.AsyncClient(trust_env=False, base_url=observed.stage.platform.topology.ingress_url) as client:
+    async with httpx.AsyncClient(trust_env=False, base_url=observed.harness.platform.topology.ingress_url) as client:
         for at in (1_700_000_000, 1_700_000_001):  # an increase needs two values
             assert (await client.post("/Reports/order", json=at)).json() == f"report of {at}"
     for scenario in SCENARIOS:
         if scenario.name in ("approved", "rejected", "withdrawn", "dead-letter", "dead-letter-kill"):
-            facts = await play(scenario, observed.stage)
+            facts = await play(scenario, observed.harness)
             # The audit also reports the data of earlier tests.
             assert [fact for fact in facts if not fact.agrees and fact.what != "audit"] == []
     waiting = new_trip_id()
-    await observed.stage.send(waiting, order(amount_minor=250_000))
-    await observed.stage.until_step(waiting, "approval")
+    await observed.harness.send(waiting, order(amount_minor=250_000))
+    await observed.harness.until_step(waiting, "approval")
     await act(observed, await invocation(observed, "Trips", "run", waiting), "pause")
     async with httpx.AsyncClient(trust_env=False) as client:
-        url = observed.stage.platform.topology.service_url("flights")
+        url = observed.harness.platform.topology.service_url("flights")
         assert (await client.post(f"{url}/invoke/Flights/reserve")).status_code == 401
-    database = database_url(observed.stage.platform.topology.database_url).database
+    database = database_url(observed.harness.platform.topology.database_url).database
 
     def lock() -> None:
         with sqlite3.connect(database or "", isolation_level=None) as connection:
@@ -202,7 +202,7 @@ async def test_every_panel_has_data(observed, prometheus):
     released = threading.Event()
     holding = asyncio.create_task(asyncio.to_thread(lock))
     trip_id = new_trip_id()
-    await observed.stage.send(trip_id, ORDINARY)
+    await observed.harness.send(trip_id, ORDINARY)
 
     async def retried() -> bool:
         return bool(await prometheus.query('perdure_runs_total{outcome="retried"} > 0'))
@@ -212,10 +212,10 @@ async def test_every_panel_has_data(observed, prometheus):
     await holding
 
     cancelled = new_trip_id()
-    await observed.stage.send(cancelled, order(amount_minor=250_000))
-    await observed.stage.until_step(cancelled, "approval")
-    await observed.stage.platform.kill("hotels")  # keep its rollback open
-    await observed.stage.act_on_trip(cancelled, "cancel")
+    await observed.harness.send(cancelled, order(amount_minor=250_000))
+    await observed.harness.until_step(cancelled, "approval")
+    await observed.harness.platform.kill("hotels")  # keep its rollback open
+    await observed.harness.act_on_trip(cancelled, "cancel")
 
     queries = list(panel_queries())
     assert len({query.dashboard for query in queries}) == 5
@@ -233,5 +233,5 @@ async def test_every_panel_has_data(observed, prometheus):
     try:
         await eventually(all_have_data, what="data", within=30)
     finally:
-        await observed.stage.platform.start_again("hotels")
+        await observed.harness.platform.start_again("hotels")
         assert empty == set()

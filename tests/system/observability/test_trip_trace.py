@@ -24,7 +24,7 @@ async def tree_of(observed: Observed, trip_id: str) -> TraceTree:
 
 async def test_trace_reaches_from_ingress_to_sql(observed):
     trip_id = new_trip_id()
-    assert await observed.stage.book(trip_id, ORDINARY) == "confirmed"
+    assert await observed.harness.book(trip_id, ORDINARY) == "confirmed"
     tree = await tree_of(observed, trip_id)
     text = "\n".join(lines(tree))
     assert {span.service for span in tree.spans} == {
@@ -57,7 +57,7 @@ async def test_trace_reaches_from_ingress_to_sql(observed):
 
 async def test_rollback_is_linked_to_its_trip(observed):
     trip_id = new_trip_id()
-    answer = await observed.stage.book(trip_id, order(flight="PD100", account="acct-declined"))
+    answer = await observed.harness.book(trip_id, order(flight="PD100", account="acct-declined"))
     assert answer != "confirmed"
     tree = await tree_of(observed, trip_id)
 
@@ -73,11 +73,11 @@ async def test_rollback_is_linked_to_its_trip(observed):
 async def test_services_follow_the_sampling_decision(observed):
     unsampled, sampled = new_trip_id(), new_trip_id()
     not_sampled = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
-    async with httpx.AsyncClient(trust_env=False, base_url=observed.stage.platform.topology.ingress_url) as caller:
+    async with httpx.AsyncClient(trust_env=False, base_url=observed.harness.platform.topology.ingress_url) as caller:
         body, headers = ORDINARY.model_dump(mode="json"), {"traceparent": not_sampled}
         answer = await caller.post(f"/Trips/{unsampled}/run", json=body, headers=headers, timeout=30)
     assert answer.json()["status"] == "confirmed"
-    assert await observed.stage.book(sampled, ORDINARY) == "confirmed"
+    assert await observed.harness.book(sampled, ORDINARY) == "confirmed"
     await tree_of(observed, sampled)  # earlier spans have arrived, too
     spans = [span for span in observed.receiver.spans() if span.service != "Restate"]
     assert [span for span in spans if unsampled in span.attributes.values()] == []
@@ -85,7 +85,7 @@ async def test_services_follow_the_sampling_decision(observed):
 
 
 async def test_console_traces_hide_secret_links(observed):
-    url = observed.stage.platform.topology.console_url
+    url = observed.harness.platform.topology.console_url
     async with httpx.AsyncClient(trust_env=False) as client:
         await client.get(f"{url}/l/a-secret-link")
         assert (await client.get(f"{url}/signin")).status_code == 200
