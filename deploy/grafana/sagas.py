@@ -25,7 +25,7 @@ SAGAS = Dashboard(
             "Sagas open",
             "{{service}} {{phase}}",
             "max by (service, phase) (perdure_saga_open)",
-            "Open sagas by phase. lost: orphaned, waiting for the reconciler to start the rollback.",
+            "Open sagas by phase. orphaned: waiting for the reconciler to start the rollback.",
         ),
         graph(
             "Oldest open saga",

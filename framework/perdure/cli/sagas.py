@@ -30,7 +30,7 @@ from perdure.terminal import console
 
 app = typer.Typer(help="List sagas and show their timelines.", no_args_is_help=True)
 
-_PHASE_STYLES = {"lost": "bold red", "needs_attention": "bold red", "paused": "yellow", "compensating": "yellow"}
+_PHASE_STYLES = {"orphaned": "bold red", "needs_attention": "bold red", "paused": "yellow", "compensating": "yellow"}
 _COMPENSATION_STYLES = {
     "pending": "yellow",
     "undone": "green",

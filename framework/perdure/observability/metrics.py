@@ -71,7 +71,7 @@ OPERATOR_ACTIONS: Final = CounterMetric(
 )
 OPEN_SAGAS: Final = GaugeMetric(
     "perdure.saga.open",
-    "Open sagas by phase: running, paused, compensating, needs_attention, lost (orphaned).",
+    "Open sagas by phase: running, paused, compensating, needs_attention, orphaned.",
     ("service", "phase"),
 )
 OLDEST_SAGA: Final = GaugeMetric(

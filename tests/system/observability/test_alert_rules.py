@@ -25,7 +25,7 @@ TEST_FILES = ("observability/test_prometheus.py", "cluster/test_leaders.py")
 
 
 def test_every_alert_has_tests_and_runbook():
-    system_tests = "".join((ROOT / "tests" / path).read_text() for path in TEST_FILES)
+    system_tests = "".join((ROOT / "tests" / "system" / path).read_text() for path in TEST_FILES)
     assert [name for name in ALERTS if f'"{name}"' not in system_tests] == []
     unit_tests = (RULES.parent / "perdure.test.yml").read_text()
     for name, rule in ALERTS.items():
@@ -52,7 +52,7 @@ def test_shortened_rules_differ_only_in_durations():
     assert shorten_rules(text, 1).replace("for: 1s", "") != short
     assert "[1h]" in text
     assert "[60s]" in short
-    assert 'max_over_time(perdure_saga_oldest_seconds{phase=~"compensating|paused|lost"}[5s])) > 15' in short
+    assert 'max_over_time(perdure_saga_oldest_seconds{phase=~"compensating|paused|orphaned"}[5s])) > 15' in short
     assert "(perdure_reconciler_last_scan_seconds) > 5" in short
     assert "(perdure_dead_letters_open[5s])) > 0" in short
     rules = yaml.safe_load(short)["groups"]
