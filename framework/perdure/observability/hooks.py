@@ -83,13 +83,21 @@ _EVENT_OF: dict[str, type[events.Event]] = {
 
 
 def add_hooks(hooks: ObservabilityHooks) -> None:
-    """Add hooks for all handlers of this process; they are called after the hooks that were added before."""
+    """Add hooks for all handlers of this process, after those that were added before.
+
+    Args:
+        hooks: The hooks.
+    """
     for event, hook in _hooks_of(hooks):
         events.subscribe(event, hook)
 
 
 def remove_hooks(hooks: ObservabilityHooks) -> None:
-    """Remove hooks, if they were added."""
+    """Remove hooks, if they were added.
+
+    Args:
+        hooks: The hooks.
+    """
     for event, hook in _hooks_of(hooks):
         events.unsubscribe(event, hook)
 
