@@ -23,7 +23,7 @@ from perdure._runtime.waiting import done_before
 from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, TerminalError
 from perdure.guardrails import guardrail
 from perdure.idempotency import check_idempotency_key
-from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
+from perdure.observability.activities import UNOBSERVED, Activity, ActivityKind, start_activity
 from perdure.targets import Target, target_of
 
 I = TypeVar("I")  # noqa: E741 - the SDK's name for the input
@@ -68,7 +68,7 @@ class CallFuture(Awaitable[O], Generic[O]):
     """
 
     def __init__(
-        self, future: restate.RestateDurableCallFuture[bytes], serde: Serde[O], activity: Activity = UNWATCHED
+        self, future: restate.RestateDurableCallFuture[bytes], serde: Serde[O], activity: Activity = UNOBSERVED
     ) -> None:
         self.future = future
         self._serde = serde
@@ -162,7 +162,7 @@ class _Client(Generic[I, O]):
             The call's future.
         """
         self._check(idempotency_key, call=True)
-        activity = begin(self._ctx, ActivityKind.CALL, str(self.target))
+        activity = start_activity(self._ctx, ActivityKind.CALL, str(self.target))
         future = self._ctx.generic_call(
             self.target.service,
             self.target.handler,

@@ -14,7 +14,7 @@ from perdure._runtime import sdk
 from perdure._runtime.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
 from perdure.error_mapping import ErrorMapping, mapped_errors
 from perdure.errors import ConfigurationError, PerdureTerminalError
-from perdure.observability.lifecycle import Role, watched
+from perdure.observability.lifecycle import observe_attempt
 from perdure.targets import Target, register_target
 
 C = TypeVar("C")
@@ -101,7 +101,7 @@ def bind(
     invoke: Callable[[Any, Any], Awaitable[Any]],
     *,
     kind: Kind,
-    role: Role = Role.HANDLER,
+    role: HandlerRole = HandlerRole.HANDLER,
     read_only: bool = False,
     **options: Any,
 ) -> Target[Any, Any]:
@@ -125,7 +125,7 @@ def bind(
     target: Target[Any, Any] = Target(definition.name, name, signature.input, signature.output)
     output: TypedSerde[Any] = serde_for(signature.output)
     if isinstance(definition, restate.Workflow) and kind == "main":
-        role = Role.WORKFLOW
+        role = HandlerRole.WORKFLOW
     if read_only:
         if kind in ("exclusive", "main"):
             raise ConfigurationError(f"{target}: a handler of kind '{kind}' writes state; remove read_only=True")
@@ -139,7 +139,7 @@ def bind(
 
         async def with_input(ctx: Any, request: Any) -> Any:
             sdk.guard(ctx)
-            return await watched(ctx, work(ctx, request), role)
+            return await observe_attempt(ctx, work(ctx, request), role)
 
         function: Any = with_input
         parameters = [("ctx", Any), ("request", signature.input)]
@@ -147,7 +147,7 @@ def bind(
 
         async def without_input(ctx: Any) -> Any:
             sdk.guard(ctx)
-            return await watched(ctx, work(ctx, None), role)
+            return await observe_attempt(ctx, work(ctx, None), role)
 
         function = without_input
         parameters = [("ctx", Any)]

@@ -25,8 +25,8 @@ from perdure._runtime.serdes import ENGINE_MESSAGE_LIMIT, TypedSerde, result_typ
 from perdure._runtime.waiting import settle, until_done
 from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
 from perdure.errors import CODE_KEY, Cancelled, ConfigurationError, PerdureTerminalError, RunExhausted, TerminalError
-from perdure.observability.activities import current
-from perdure.observability.lifecycle import watched_run
+from perdure.observability.activities import current_activity
+from perdure.observability.lifecycle import observe_run
 from perdure.retry import RetryPolicy, check_backoff
 
 T = TypeVar("T")
@@ -210,14 +210,14 @@ def run_async(
     sdk.guard(ctx)
     serde = _ResultSerde(serde_for(result_type(action) if returns is None else returns), settings.name)
     mapping = settings.errors or current_mapping()
-    parent = current()
+    parent = current_activity()
     options = settings.retry.for_runs(serde)
     member = group_of(ctx).join(options)
 
     async def attempt() -> Any:
         try:
             async with member.attempt():
-                with watched_run(ctx, settings.name, parent), mapped_errors(mapping):
+                with observe_run(ctx, settings.name, parent), mapped_errors(mapping):
                     result = await _perform(action, args)
         except TerminalError:
             member.finish()

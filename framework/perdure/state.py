@@ -28,7 +28,7 @@ from perdure.errors import (
     UnreadableState,
 )
 from perdure.observability.events import StateCleared, StateRead, StateWritten, publish
-from perdure.observability.lifecycle import happens, invocation_of
+from perdure.observability.lifecycle import invocation_of, should_publish
 from perdure.observability.logging import get_logger
 from perdure.workflow_config import WorkflowConfig
 
@@ -135,7 +135,7 @@ class ReadOnlyState(Generic[T, D, C_co]):
         """
         refuse_inside_run(f"state '{self.key}'")
         ctx = cast("restate.ObjectContext", self._ctx)
-        if happens(ctx, StateRead):
+        if should_publish(ctx, StateRead):
             publish(StateRead(invocation_of(ctx), self.key))
         entry = await ctx.get(self.key, serde=self._entry_serde)
         if entry is not None:
@@ -166,7 +166,7 @@ class State(ReadOnlyState[T, D, C_co]):
         """
         ctx = _writable(self._ctx, "Set", self.key)
         data = self._serde.serialize(value)
-        if happens(ctx, StateWritten):
+        if should_publish(ctx, StateWritten):
             publish(StateWritten(invocation_of(ctx), self.key, len(data)))
         ctx.set(self.key, data, serde=_bytes)
 
@@ -177,7 +177,7 @@ class State(ReadOnlyState[T, D, C_co]):
             ReadOnlyStateError: The handler is shared; terminal, 400.
         """
         ctx = _writable(self._ctx, "Clear", self.key)
-        if happens(ctx, StateCleared):
+        if should_publish(ctx, StateCleared):
             publish(StateCleared(invocation_of(ctx), self.key))
         ctx.clear(self.key)
 
@@ -235,7 +235,7 @@ async def clear_all(ctx: restate.ObjectContext) -> None:
         ReadOnlyStateError: The handler is shared; terminal, 400.
     """
     _writable(ctx, "ClearAll", "*")
-    if happens(ctx, StateCleared):
+    if should_publish(ctx, StateCleared):
         publish(StateCleared(invocation_of(ctx), "*"))
     ctx.clear_all()
 

@@ -13,7 +13,7 @@ from perdure.alerts.conditions import Snapshot, survey, why_paused
 from perdure.alerts.service import DISPATCHER, KILLED_WITHIN, RETRIES, AlertList, read_alerts
 from perdure.engine.admin import AdminClient, InvocationAction, sql_text
 from perdure.errors import EngineError, IngressError, UnreadableValue
-from perdure.observability.gauge_collector import decoded
+from perdure.observability.gauge_collector import decode_state_value
 from perdure.saga.timeline import Timeline, read_timeline
 from perdure.security import JournalCodec
 from services.console.problems import ConsoleError
@@ -111,7 +111,7 @@ class Engine:
         if not rows:
             return None
         try:
-            return decoded(rows[0], self.codec)
+            return decode_state_value(rows[0], self.codec)
         except UnreadableValue as error:
             raise _unreadable(error) from error
 

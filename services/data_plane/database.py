@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from perdure.errors import ConfigurationError
-from perdure.observability.tracing_setup import sends_spans
+from perdure.observability.tracing_setup import is_tracing
 from services.sqlite import READ_ONLY, configure, make_file
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
@@ -175,7 +175,7 @@ class Database:
         """Trace statements while the process serves, if tracing is on, and close all connections at the end."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.dispose)
-            if sends_spans():
+            if is_tracing():
                 stack.callback(self._trace_statements())
             yield
 

@@ -97,7 +97,7 @@ async def test_what_is_public_is_listed_and_nothing_else_is(platform: Platform):
     assert {f"{each['service']}/{each['handler']}" for each in listed} == PUBLIC
     shown = await asyncio.to_thread(perdure, *asked)
     assert "private" in shown
-    assert shown.rstrip().endswith(f"{len(PUBLIC)} of them public")
+    assert shown.rstrip().endswith(f"{len(PUBLIC)} public")
 
 
 async def test_what_only_reads_is_marked_and_nothing_else_is(platform: Platform):

@@ -227,8 +227,8 @@ async def test_the_command_line_signs_with_a_key_file(restate: Restate, tmp_path
             await ingress.call(Target(name, "run", Parts, None), Parts(names=["a", "b"]), key=saga)
         first, second = await desk.letters(2)
         assert "it takes the role operator" in await perdure("skip", first.id, key="vera.key")
-        assert "redrive by olga@example.com, now pending" in await perdure("redrive", first.id, "--payload", '"mended"')
+        assert "redrive recorded. State: pending." in await perdure("redrive", first.id, "--payload", '"mended"')
         await desk.letters(1)
-        assert "1 done, 0 refused" in await perdure("resolve", "--signature", second.signature)
+        assert "1 succeeded, 0 refused" in await perdure("resolve", "--signature", second.signature)
         audit_log = (await ingress.call(rollback_status, key=f"{name}:{saga}")).audit_log
         assert [(entry.actor, entry.proof is None) for entry in audit_log] == [("olga@example.com", False)] * 2

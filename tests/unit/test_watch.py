@@ -13,11 +13,11 @@ from perdure.engine.polling import Watch
 from perdure.errors import EngineError, IngressError
 from perdure.observability.gauge_collector import GaugeCollector
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
-from perdure.observability.metrics import OPEN_APPROVALS, RECONCILER_LOOKED
+from perdure.observability.metrics import OPEN_APPROVALS, RECONCILER_LAST_SCAN
 from tests.support import eventually
 
 COUNTED = OPEN_APPROVALS.prometheus_name
-LOOKED = RECONCILER_LOOKED.prometheus_name
+LOOKED = RECONCILER_LAST_SCAN.prometheus_name
 
 
 class Eyes:

@@ -43,7 +43,7 @@ from perdure.engine.admin import AdminClient
 from perdure.engine.polling import BACKGROUND_CALL_RETRIES
 from perdure.errors import PerdureError, RunExhausted
 from perdure.handlers import Definition, handler
-from perdure.observability.gauge_collector import decoded
+from perdure.observability.gauge_collector import decode_state_value
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ALERTS
 from perdure.runs import RunConfig, run_with_retry
@@ -297,7 +297,7 @@ async def read_alerts(admin: AdminClient, codec: ValueCodec | None = None) -> Al
         EngineError: The engine does not answer, or refuses the query.
     """
     rows = await admin.query(_STATE)
-    state = {row["key"]: decoded(row, codec) for row in rows}
+    state = {row["key"]: decode_state_value(row, codec) for row in rows}
     return _Remembered(state).listed(
         more=int(state.get(_MORE, b"0")),
         looked=TypeAdapter(datetime).validate_json(state[_LOOKED]) if _LOOKED in state else None,

@@ -1,4 +1,4 @@
-"""`perdure`: what operators type."""
+"""The `perdure` command."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from perdure.security.private_files import set_private_umask
 from perdure.terminal import console, run_command_line
 
 _COMMANDS: Final = {
-    "actors": "People's keys, with which their acts are signed.",
-    "approvals": "Approvals: what waits for whom, decide it, check the audit log.",
-    "dead-letters": "Steps that could not be undone: list them, look at them, decide.",
-    "doctor": "Look at engine, services, what is stuck, keys, clocks and disk; exit 1 if something is to be done.",
-    "invocations": "Invocations: go on with one that is paused, or end one.",
+    "actors": "Issue and show the key files of people, which sign their actions.",
+    "approvals": "List approvals, decide them, and verify their audit logs.",
+    "dead-letters": "Dead letters: steps whose compensation failed permanently.",
+    "doctor": "Check engine, services, stuck invocations, keys, clocks and disk; exit 1 if an action is needed.",
+    "invocations": "Resume, cancel and kill invocations.",
     "keys": "Keys of the engine, of issuers, and for encryption.",
-    "sagas": "Sagas: which are open, and each step of one.",
-    "schedules": "Schedules: what starts by itself, when, and what came of it.",
-    "services": "List handlers, and which of them are public on the ingress; who reaches the ingress may call those.",
+    "sagas": "List sagas and show their timelines.",
+    "schedules": "List, set and control schedules.",
+    "services": "List handlers, and which of them are public on the ingress.",
 }
-"""The commands with their first line of help; each is in the module of its name."""
+"""Help of each command. A command is in the module of its name."""
 
 
 class _Commands(TyperGroup):
-    """Imports the module of a command when the command runs, since most of them import the whole library."""
+    """Imports the module of a command when the command runs, because most modules import the whole library."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Return the command that the arguments name, loaded."""
+        """Return the command of the arguments and import it."""
         name, found, rest = super().resolve_command(ctx, args)
         return name, found if name is None else _load(name), rest
 
@@ -44,13 +44,13 @@ def _load(name: str) -> Any:
         one.add_typer(module.app, name=name, help=_COMMANDS[name])
     else:
         one.command()(getattr(module, name))
-        one.callback()(lambda: None)  # or Typer takes the only command for the whole program
+        one.callback()(lambda: None)  # without a callback, Typer makes a single command the program
     return typer.main.get_group(one).commands[name]
 
 
 app = typer.Typer(
     cls=_Commands,
-    help="Look after sagas, approvals and schedules: what runs, what could not be undone, and what to do about it.",
+    help="Operate sagas, approvals and schedules.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,23 +59,23 @@ app = typer.Typer(
     "(default http://127.0.0.1:9070), PERDURE_ACTOR, PERDURE_KEY_FILE, PERDURE_SECURITY_ENCRYPTION_KEYS_FILE.",
 )
 for _name, _help in _COMMANDS.items():
-    app.command(_name, help=_help)(lambda: None)  # stands for the command in the help, and is not run
+    app.command(_name, help=_help)(lambda: None)  # for the help only
 
 
-def _tell_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         console.say(f"perdure {version('perdure')}")
         raise typer.Exit
 
 
 @app.callback()
 def _perdure(
-    _: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show it.")] = False,
+    _: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show version.")] = False,
 ) -> None:
-    """Take what comes before a command."""
+    """Accept the options before a command."""
 
 
 def main() -> None:
-    """Run the command line; what went wrong is one sentence on standard error, with exit code 1."""
+    """Run the command line; an error prints one sentence to standard error and exits with code 1."""
     set_private_umask()
     run_command_line("perdure", app)

@@ -111,8 +111,8 @@ class Watch:
         try:
             counted = await self.count(admin, self.codec)
         except Exception:
-            self.census.forget()
+            self.census.clear()
             raise
-        self.census.take(counted)
+        self.census.update(counted)
         await self.look(admin, ingress)
-        self.census.looked()
+        self.census.record_scan()

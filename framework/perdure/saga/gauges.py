@@ -15,7 +15,7 @@ from perdure._runtime.places import ValueCodec
 from perdure.alerts.conditions import RETRIES_OF_STUCK, failing_sql
 from perdure.engine.admin import AdminClient
 from perdure.errors import UnreadableValue
-from perdure.observability.gauge_collector import GaugeCollector, Sample, age_of, decoded, started_of
+from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value, parse_time
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import (
     DEAD_LETTERS,
@@ -67,11 +67,11 @@ async def count_sagas(admin: AdminClient, codec: ValueCodec | None) -> list[Samp
     for row in await admin.query(_OPEN):
         labels = {"service": row["service"], "phase": row["phase"]}
         samples.append((OPEN_SAGAS, row["number"], labels))
-        samples.append((OLDEST_SAGA, age_of(started_of(row, "oldest"), now), labels))
+        samples.append((OLDEST_SAGA, age_in_seconds(parse_time(row, "oldest"), now), labels))
     for row in await admin.query(_STUCK):
         labels = {"service": row["service"], "status": row["status"]}
         samples.append((STUCK, row["number"], labels))
-        samples.append((OLDEST_STUCK, age_of(started_of(row, "oldest"), now), labels))
+        samples.append((OLDEST_STUCK, age_in_seconds(parse_time(row, "oldest"), now), labels))
     return [*samples, *await _dead_letters(admin, codec, now)]
 
 
@@ -80,7 +80,7 @@ async def _dead_letters(admin: AdminClient, codec: ValueCodec | None, now: datet
     unreadable = 0
     for row in await admin.query(_LETTERS):
         try:
-            letter = DeadLetter.model_validate_json(decoded(row, codec))
+            letter = DeadLetter.model_validate_json(decode_state_value(row, codec))
         except (ValidationError, UnreadableValue):  # of another version, or sealed otherwise: counted all the same
             unreadable += 1
             continue
@@ -93,8 +93,8 @@ async def _dead_letters(admin: AdminClient, codec: ValueCodec | None, now: datet
         labels = {"service": service}
         oldest = min((each.since for each in found), default=None)
         samples.append((DEAD_LETTERS, len(found), labels))
-        samples.append((OLDEST_DEAD_LETTER, age_of(oldest, now), labels))
+        samples.append((OLDEST_DEAD_LETTER, age_in_seconds(oldest, now), labels))
         attention = {**labels, "phase": "needs_attention"}
         samples.append((OPEN_SAGAS, len({each.saga_id for each in found}), attention))
-        samples.append((OLDEST_SAGA, age_of(oldest, now), attention))
+        samples.append((OLDEST_SAGA, age_in_seconds(oldest, now), attention))
     return samples

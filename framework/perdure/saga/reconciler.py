@@ -49,7 +49,7 @@ from perdure.errors import (
 )
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
-from perdure.observability.metrics import RECONCILER_FINDS
+from perdure.observability.metrics import RECONCILER_REPAIRS
 from perdure.runs import RunConfig, run_with_retry
 from perdure.saga.gauges import count_sagas, saga_gauges
 from perdure.saga.messages import roll_back_handler
@@ -205,7 +205,7 @@ class SagaReconciler:
             if find.kind in HANDED_OVER:
                 await State(ctx, _SEEN + find.mark, bool).set(True)
             if not is_replaying(ctx):
-                RECONCILER_FINDS.count(service=find.service, kind=find.kind)
+                RECONCILER_REPAIRS.count(service=find.service, kind=find.kind)
             log.warning("reconciler.acted", kind=find.kind, service=find.service, key=find.key, reason=find.reason)
             if find.kind == "paused":
                 continue  # it is told of when it is handed over

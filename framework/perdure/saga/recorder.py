@@ -8,7 +8,7 @@ from pydantic import JsonValue, TypeAdapter
 from perdure._runtime.serdes import compact_json, serde_for
 from perdure.errors import SagaError, TerminalError
 from perdure.observability.events import SagaStarted, SagaStepAdded, SagaStepEnded, publish
-from perdure.observability.lifecycle import first_time, happens, invocation_of
+from perdure.observability.lifecycle import first_observation, invocation_of, should_publish
 from perdure.saga.compensations import BoundCompensation, Compensations
 from perdure.saga.policy import StepRecord, state_key, step_id
 
@@ -92,9 +92,9 @@ class Saga:
 
     def _publish_added(self, record: StepRecord) -> None:
         """Publish the step once: its state entry follows, and a replay finds that in the journal."""
-        if record.position == 1 and happens(self._ctx, SagaStarted):
+        if record.position == 1 and should_publish(self._ctx, SagaStarted):
             publish(SagaStarted(invocation_of(self._ctx), self.saga_id))
-        if happens(self._ctx, SagaStepAdded):
+        if should_publish(self._ctx, SagaStepAdded):
             compensation = None if record.compensation is None else str(record.compensation)
             publish(SagaStepAdded(invocation_of(self._ctx), self.saga_id, record.step, compensation))
 
@@ -131,10 +131,10 @@ class Saga:
 
     def _publish_ended(self, record: StepRecord, error: TerminalError | None) -> None:
         """Publish the end of a step once per process, because it has no journal entry."""
-        if not happens(self._ctx, SagaStepEnded):
+        if not should_publish(self._ctx, SagaStepEnded):
             return
         invocation = invocation_of(self._ctx)
-        if first_time(f"{invocation.id}/{record.position}"):
+        if first_observation(f"{invocation.id}/{record.position}"):
             publish(SagaStepEnded(invocation, self.saga_id, record.step, error))
 
 

@@ -24,7 +24,7 @@ from perdure.determinism import Time
 from perdure.errors import Cancelled, Conflict, NotFound, TerminalError
 from perdure.handlers import handler
 from perdure.observability.logging import get_logger
-from perdure.observability.metrics import ACTS, COMPENSATIONS, ROLLBACKS
+from perdure.observability.metrics import COMPENSATIONS, OPERATOR_ACTIONS, ROLLBACKS
 from perdure.observability.tracing import annotate, link_to
 from perdure.saga.admission import admit
 from perdure.saga.dead_letters import ensure, forget, letter_of, remember
@@ -326,7 +326,7 @@ async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
     )
     log.info("saga.act", saga=saga.saga_id, step=step.step, act=request.act, actor=checked.actor, state=after.state)
     if not is_replaying(ctx):
-        ACTS.count(service=executions_of(saga)[number - 1].service, act=request.act.value)
+        OPERATOR_ACTIONS.count(service=executions_of(saga)[number - 1].service, action=request.act.value)
     await head_state(ctx).set(later)
     if after != before:
         await open_mark(ctx).set(True)  # first: killed after it, the rollback is set going again

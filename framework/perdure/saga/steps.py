@@ -19,7 +19,7 @@ from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import CallFuture, ObjectClient, ServiceClient
 from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError
-from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
+from perdure.observability.activities import UNOBSERVED, Activity, ActivityKind
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, RunFuture, run_async
@@ -177,13 +177,15 @@ class _RunningStep:
         self._timed_out: CallFuture[Any] | None = None
         self._timeout: restate.RestateDurableSleepFuture | None = None
         self._backoff: restate.RestateDurableSleepFuture | None = None
-        self._activity: Activity = UNWATCHED
+        self._activity: Activity = UNOBSERVED
 
     def start(self) -> None:
         self._backoff = None
         self._runner.saga.start(self._record)
-        self._activity = begin(self._runner.ctx, ActivityKind.STEP, self.step.name, saga_id=self._runner.saga.saga_id)
-        with self._activity.around():
+        self._activity = start_activity(
+            self._runner.ctx, ActivityKind.STEP, self.step.name, saga_id=self._runner.saga.saga_id
+        )
+        with self._activity.as_current():
             self._start_action()
 
     def _start_action(self) -> None:

@@ -16,8 +16,7 @@ from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send, respond, respon
 from perdure.errors import ConfigurationError
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
 from perdure.observability.logging import get_logger
-from perdure.observability.metrics import ATTEMPTS
-from perdure.observability.recording import record_metrics
+from perdure.observability.metrics import ATTEMPTS, record_metrics
 from perdure.security.config import SecurityConfig, ValidationMode
 from perdure.security.invocations import refusing_pages
 from perdure.security.middleware import PageGuard, SecurityMiddleware

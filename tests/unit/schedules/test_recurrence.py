@@ -1,4 +1,4 @@
-"""Recurrence of schedules and handling of missed firings."""
+"""Planned times of schedules, and decisions on missed firings."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from perdure.schedules.recurrence import (
     Overlap,
     ScheduledTarget,
     ScheduleSpec,
-    decide,
-    next_after,
-    stamp,
+    decide_firing,
+    format_utc,
+    next_firing,
 )
 
 BUILD = ScheduledTarget(service="Reports", handler="build")
@@ -35,7 +35,7 @@ def spec(**timing: Any) -> ScheduleSpec:
 
 def firings(of: ScheduleSpec, after: datetime, count: int) -> list[datetime]:
     found: list[datetime] = []
-    while len(found) < count and (after_ := next_after(of, found[-1] if found else after, ANCHOR)) is not None:
+    while len(found) < count and (after_ := next_firing(of, found[-1] if found else after, ANCHOR)) is not None:
         found.append(after_)
     return found
 
@@ -45,28 +45,28 @@ def local(moment: datetime | None, zone: ZoneInfo = VIENNA) -> str:
     return moment.astimezone(zone).isoformat()
 
 
-# --- cron and clocks that change -------------------------------------------------------------------------------------
+# --- cron and daylight saving time -----------------------------------------------------------------------------------
 
 
-def test_fire_skipped_daily_time_after_gap():
+def test_skipped_daily_time_fires_after_gap():
     nightly = spec(cron="30 2 * * *", timezone="Europe/Vienna")
     found = firings(nightly, datetime(2026, 3, 28, 0, 0, tzinfo=VIENNA), 3)
     assert [local(each) for each in found] == [
         "2026-03-28T02:30:00+01:00",
-        "2026-03-29T03:00:00+02:00",  # 02:00 to 03:00 does not exist
+        "2026-03-29T03:00:00+02:00",  # 02:00 to 03:00 is skipped
         "2026-03-30T02:30:00+02:00",
     ]
 
 
-def test_fire_repeated_daily_time_once():
+def test_repeated_daily_time_fires_once():
     nightly = spec(cron="30 2 * * *", timezone="Europe/Vienna")
     found = firings(nightly, datetime(2026, 10, 24, 12, 0, tzinfo=VIENNA), 2)
     assert [local(each) for each in found] == ["2026-10-25T02:30:00+02:00", "2026-10-26T02:30:00+01:00"]
-    between = datetime(2026, 10, 25, 2, 10, fold=1, tzinfo=VIENNA)  # in the repeated hour
-    assert local(next_after(nightly, between, ANCHOR)) == "2026-10-26T02:30:00+01:00"
+    between = datetime(2026, 10, 25, 2, 10, fold=1, tzinfo=VIENNA)  # in the hour's second pass
+    assert local(next_firing(nightly, between, ANCHOR)) == "2026-10-26T02:30:00+01:00"
 
 
-def test_hourly_schedule_follows_elapsed_time():
+def test_hourly_expression_follows_elapsed_time():
     hourly = spec(cron="30 * * * *", timezone="Europe/Vienna")
     found = firings(hourly, datetime(2026, 10, 25, 0, 0, tzinfo=VIENNA), 6)
     assert {later - earlier for earlier, later in pairwise(found)} == {timedelta(hours=1)}
@@ -91,8 +91,8 @@ def test_hourly_schedule_follows_elapsed_time():
         ("@hourly", "2026-11-24T10:15:00Z", "2026-11-24T11:00:00Z"),
     ],
 )
-def test_parse_cron_expressions(expression, after, expected):
-    found = next_after(spec(cron=expression), datetime.fromisoformat(after), ANCHOR)
+def test_cron_expressions_match_debian_cron(expression, after, expected):
+    found = next_firing(spec(cron=expression), datetime.fromisoformat(after), ANCHOR)
     assert found == datetime.fromisoformat(expected)
 
 
@@ -123,7 +123,7 @@ def test_firings_are_ordered_and_complete(expression, zone, moment):
     assert found[0] > moment
     for number in range(1, 4):
         just_before = found[number] - timedelta(seconds=1)
-        assert next_after(timing, just_before, ANCHOR) == found[number]
+        assert next_firing(timing, just_before, ANCHOR) == found[number]
 
 
 # --- intervals -------------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_firings_are_ordered_and_complete(expression, zone, moment):
 )
 def test_interval_keeps_phase(every, moment, start):
     timing = spec(every=every, start=start)
-    found = next_after(timing, moment, ANCHOR)
+    found = next_firing(timing, moment, ANCHOR)
     begin = ANCHOR if start is None else start
     assert found is not None
     assert (found - begin) % every == timedelta(0)
@@ -144,23 +144,23 @@ def test_interval_keeps_phase(every, moment, start):
     assert found - moment <= every or found == begin + (timedelta(0) if start else every)
 
 
-def test_fire_only_between_start_and_end():
+def test_no_firing_outside_start_and_end():
     start, end = datetime(2026, 5, 1, 9, tzinfo=VIENNA), datetime(2026, 5, 3, 9, tzinfo=VIENNA)
     daily = spec(cron="0 9 * * *", timezone="Europe/Vienna", start=start, end=end)
     assert firings(daily, ANCHOR, 9) == [start + timedelta(days=number) for number in range(3)]
     two_hours = spec(every=timedelta(hours=2), start=start, end=start + timedelta(hours=5))
     assert firings(two_hours, ANCHOR, 9) == [start + timedelta(hours=hour) for hour in (0, 2, 4)]
-    assert next_after(two_hours, end, ANCHOR) is None
+    assert next_firing(two_hours, end, ANCHOR) is None
 
 
 # --- missed firings -------------------------------------------------------------------------------------------------
 
 
-def test_timely_firing_runs_under_each_policy():
+def test_firing_on_time_runs_under_each_policy():
     planned = datetime(2026, 11, 24, 2, tzinfo=UTC)
     for policy in CatchUp:
         nightly = spec(cron="0 2 * * *", catch_up=policy)
-        found = decide(nightly, planned, planned + timedelta(seconds=59), ANCHOR)
+        found = decide_firing(nightly, planned, planned + timedelta(seconds=59), ANCHOR)
         assert (found.due, found.missed, found.next_at) == ([planned], 0, planned + timedelta(days=1))
 
 
@@ -168,35 +168,35 @@ def test_timely_firing_runs_under_each_policy():
     ("policy", "due", "missed"),
     [(CatchUp.SKIP, [], 3), (CatchUp.LATEST, [26], 2), (CatchUp.ALL, [25, 26], 1)],
 )
-def test_each_policy_handles_long_outage(policy, due, missed):
+def test_catch_up_policy_after_outage(policy, due, missed):
     nightly = spec(cron="0 2 * * *", catch_up=policy, catch_up_limit=2)
     planned, now = datetime(2026, 11, 24, 2, tzinfo=UTC), datetime(2026, 11, 26, 9, tzinfo=UTC)
-    found = decide(nightly, planned, now, ANCHOR)
+    found = decide_firing(nightly, planned, now, ANCHOR)
     assert found.due == [datetime(2026, 11, day, 2, tzinfo=UTC) for day in due]
     assert (found.missed, found.next_at) == (missed, datetime(2026, 11, 27, 2, tzinfo=UTC))
 
 
-def test_early_firing_by_clock_skew_runs_once():
+def test_early_firing_counts_as_on_time():
     planned = datetime(2026, 11, 24, 2, tzinfo=UTC)
-    found = decide(spec(cron="0 2 * * *"), planned, planned - timedelta(seconds=3), ANCHOR)
+    found = decide_firing(spec(cron="0 2 * * *"), planned, planned - timedelta(seconds=3), ANCHOR)
     assert (found.due, found.next_at) == ([planned], planned + timedelta(days=1))
 
 
-def test_decide_long_outage_of_busy_schedule_quickly():
+def test_long_outage_of_frequent_schedule():
     planned = datetime(2020, 1, 1, tzinfo=UTC)
     now = datetime(2026, 11, 24, 10, 15, 30, 250_000, tzinfo=UTC)
     each_second = spec(cron="* * * * * *", catch_up=CatchUp.ALL, catch_up_limit=90)
-    found = decide(each_second, planned, now, ANCHOR)
+    found = decide_firing(each_second, planned, now, ANCHOR)
     last = now.replace(microsecond=0)
     assert found.due == [last - timedelta(seconds=back) for back in reversed(range(90))]
     assert found.missed >= 4_900
     monthly = spec(cron="0 0 1 * *", catch_up=CatchUp.LATEST)
-    assert decide(monthly, planned, now, ANCHOR).due == [datetime(2026, 11, 1, tzinfo=UTC)]
+    assert decide_firing(monthly, planned, now, ANCHOR).due == [datetime(2026, 11, 1, tzinfo=UTC)]
     ended = spec(cron="* * * * * *", catch_up=CatchUp.LATEST, end=datetime(2020, 3, 1, tzinfo=UTC))
-    over = decide(ended, planned, now, ANCHOR)
+    over = decide_firing(ended, planned, now, ANCHOR)
     assert (over.due, over.next_at) == ([datetime(2020, 3, 1, tzinfo=UTC)], None)
     tenths = spec(every=timedelta(milliseconds=100), catch_up=CatchUp.ALL, catch_up_limit=3, start=planned)
-    found = decide(tenths, planned, now, ANCHOR)
+    found = decide_firing(tenths, planned, now, ANCHOR)
     latest = now.replace(microsecond=200_000)
     assert found.due == [latest - timedelta(milliseconds=100 * back) for back in (2, 1, 0)]
     assert found.missed + 3 == (latest - planned) // timedelta(milliseconds=100) + 1
@@ -226,18 +226,18 @@ late_ones = st.fixed_dictionaries(
     timedelta(days=2),
     True,
 )
-def test_each_planned_time_runs_or_misses_once(of, begin, late, long):
+def test_planned_times_run_or_count_as_missed(of, begin, late, long):
     timing = spec(**of)
-    planned = next_after(timing, begin, ANCHOR)
+    planned = next_firing(timing, begin, ANCHOR)
     assert planned is not None
     now = planned + late
     every = [planned]
-    while (following := next_after(timing, every[-1], ANCHOR)) is not None and following <= now:
+    while (following := next_firing(timing, every[-1], ANCHOR)) is not None and following <= now:
         every.append(following)
     with pytest.MonkeyPatch.context() as patched:
-        if long:  # as in an outage with too many firings to enumerate
-            patched.setattr(recurrence, "_WALK", 0)
-        found = decide(timing, planned, now, ANCHOR)
+        if long:  # simulate an outage too long to count its firings
+            patched.setattr(recurrence, "_MAX_COUNTED", 0)
+        found = decide_firing(timing, planned, now, ANCHOR)
     assert found.due == every[len(every) - len(found.due) :]
     assert found.next_at is not None
     assert found.next_at > now
@@ -251,41 +251,41 @@ def test_each_planned_time_runs_or_misses_once(of, begin, late, long):
         assert bool(found.due) == (now - every[-1] <= MINUTE)
 
 
-# --- invalid schedules ---------------------------------------------------------------------------------------------
+# --- invalid specifications -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        ({}, "a cron expression or an interval"),
-        ({"cron": "* * * * *", "every": MINUTE}, "and not both"),
-        ({"cron": "* * * *"}, "'\\* \\* \\* \\*' is no cron expression: wrong number of fields"),
+        ({}, "either a cron expression or an interval"),
+        ({"cron": "* * * * *", "every": MINUTE}, "either a cron expression or an interval"),
+        ({"cron": "* * * *"}, "'\\* \\* \\* \\*' is not a cron expression: wrong number of fields"),
         ({"cron": "0 25 * * *"}, "bad hour"),
         ({"cron": "0 0 31 2 *"}, "bad day-of-month"),
         ({"cron": "0 0 * 2 MON#5", "start": ANCHOR, "end": ANCHOR - MINUTE}, "is before the start"),
         ({"every": timedelta(milliseconds=9)}, "at least 10 ms, got 9 ms"),
-        ({"cron": "* * * * *", "timezone": "Vienna"}, "'Vienna' is no time zone"),
-        ({"cron": "* * * * *", "timezone": "../UTC"}, "is no time zone"),
-        ({"cron": "* * * * *", "timezone": "Europe"}, "is no time zone"),
+        ({"cron": "* * * * *", "timezone": "Vienna"}, "'Vienna' is not a time zone"),
+        ({"cron": "* * * * *", "timezone": "../UTC"}, "is not a time zone"),
+        ({"cron": "* * * * *", "timezone": "Europe"}, "is not a time zone"),
         ({"every": MINUTE, "start": ANCHOR.replace(tzinfo=None)}, "timezone"),
         ({"every": MINUTE, "catch_up_limit": 101}, "100"),
-        ({"every": MINUTE, "catch_up": "all", "overlap": "skip"}, "goes with overlap 'allow' only"),
+        ({"every": MINUTE, "catch_up": "all", "overlap": "skip"}, "requires overlap 'allow'"),
     ],
 )
-def test_reject_invalid_schedule(wrong, problem):
+def test_reject_invalid_specification(wrong, problem):
     with pytest.raises(ValidationError, match=problem):
         spec(**wrong)
 
 
-def test_fill_key_from_due_time():
+def test_key_placeholders_are_substituted():
     planned = datetime(2026, 11, 24, 23, 30, tzinfo=UTC)
     target = ScheduledTarget(service="Closing", handler="run", key="{schedule} {date} {planned} {other}")
-    assert target.key_of("daily", planned, "Europe/Vienna") == "daily 2026-11-25 2026-11-24T23:30:00Z {other}"
-    assert BUILD.key_of("daily", planned, "UTC") is None
-    assert stamp(planned + timedelta(milliseconds=100)) == "2026-11-24T23:30:00.100000Z"
+    assert target.resolve_key("daily", planned, "Europe/Vienna") == "daily 2026-11-25 2026-11-24T23:30:00Z {other}"
+    assert BUILD.resolve_key("daily", planned, "UTC") is None
+    assert format_utc(planned + timedelta(milliseconds=100)) == "2026-11-24T23:30:00.100000Z"
 
 
-def test_schedule_round_trip_through_json():
+def test_specification_survives_json():
     one = spec(cron="0 2 * * *", timezone="Europe/Vienna", payload={"a": [1, None]}, start=ANCHOR)
     assert ScheduleSpec.model_validate_json(one.model_dump_json()) == one
     assert (one.timing, spec(every=MINUTE).timing) == ("0 2 * * * (Europe/Vienna)", "every 60 s")

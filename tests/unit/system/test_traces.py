@@ -32,7 +32,7 @@ def test_a_tree_has_each_span_once_below_its_parent(parents, random):
     spans = [span(0), *(span(number, min(parent, number - 1)) for number, parent in enumerate(parents, 1))]
     shuffled = random.sample(spans, len(spans))
     tree = tree_of([*shuffled, shuffled[0]], "t")
-    assert tree.complete
+    assert tree.is_connected
     walked = list(tree.walk())
     assert sorted(each.span_id for _, each in walked) == sorted(each.span_id for each in spans)
     for depth, each in walked:
@@ -42,9 +42,9 @@ def test_a_tree_has_each_span_once_below_its_parent(parents, random):
 
 def test_a_trace_that_lacks_a_parent_is_not_complete_and_still_shown():
     tree = tree_of([span(1), span(3, parent=2)], "t")
-    assert not tree.complete
+    assert not tree.is_connected
     assert [(depth, each.span_id) for depth, each in tree.walk()] == [(0, "1"), (0, "3")]
-    assert not TraceTree("t", ()).complete
+    assert not TraceTree("t", ()).is_connected
 
 
 def test_a_trace_is_found_by_a_key_and_others_by_their_links():
@@ -101,6 +101,6 @@ def test_a_receiver_takes_spans_and_nothing_else(path, body, encoding, status, k
 
 def test_a_trace_is_whole_from_the_ingress_to_what_every_service_did():
     spans = [span(1, name="ingress T/run"), span(2, 1, name="invocation-attempt T/run"), span(3, 2, name="T/run")]
-    assert tree_of(spans, "t").whole
-    assert not tree_of(spans[:2], "t").whole, "the service has not sent its part yet"
-    assert not tree_of(spans[1:], "t").whole, "the engine has not sent its beginning yet"
+    assert tree_of(spans, "t").is_complete
+    assert not tree_of(spans[:2], "t").is_complete, "the service has not sent its part yet"
+    assert not tree_of(spans[1:], "t").is_complete, "the engine has not sent its beginning yet"

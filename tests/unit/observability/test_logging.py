@@ -1,3 +1,5 @@
+"""Loggers and their configuration."""
+
 from __future__ import annotations
 
 import io
@@ -18,7 +20,7 @@ from perdure.serving.server import GRANIAN_LOGGING
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Logging is global: give it back as it was."""
+    """Restore the global logging configuration."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     names = ("httpx", "httpcore", "noisy")
@@ -45,7 +47,7 @@ def output() -> Output:
     return output
 
 
-def test_a_line_is_its_facts(output: Output):
+def test_line_contains_fields(output: Output):
     get_logger("perdure.flights").info("seat reserved", flight="PD100", seats=1)
 
     (line,) = output.lines()
@@ -59,8 +61,8 @@ def test_a_line_is_its_facts(output: Output):
     }
 
 
-def test_facts_may_have_any_name(output: Output):
-    """The standard library refuses those that its own records have."""
+def test_fields_may_have_any_name(output: Output):
+    """The standard library refuses the names of its own record attributes."""
     get_logger("x").warning("refused", message="no", name="Ada", args=(1,), module="m", msg="n")
 
     (line,) = output.lines()
@@ -73,7 +75,7 @@ def test_facts_may_have_any_name(output: Output):
     }
 
 
-def test_bound_facts_stay(output: Output):
+def test_bound_fields(output: Output):
     log = get_logger("x").bind(saga="t1")
     log.info("one")
     log.info("two")
@@ -81,7 +83,7 @@ def test_bound_facts_stay(output: Output):
     assert [line["saga"] for line in output.lines()] == ["t1", "t1"]
 
 
-def test_an_exception_comes_with_its_traceback(output: Output):
+def test_exception_has_traceback(output: Output):
     try:
         int("broken")
     except ValueError:
@@ -92,15 +94,15 @@ def test_an_exception_comes_with_its_traceback(output: Output):
     assert "ValueError: invalid literal" in line["exception"]
 
 
-def test_loggers_of_the_standard_library_look_the_same(output: Output):
-    logging.getLogger("restate.server").error("trouble with %s", "x", extra={"invocation": "inv_1"})
+def test_standard_library_loggers(output: Output):
+    logging.getLogger("restate.server").error("problem with %s", "x", extra={"invocation": "inv_1"})
 
     (line,) = output.lines()
-    assert (line["event"], line["logger"], line["level"]) == ("trouble with x", "restate.server", "error")
+    assert (line["event"], line["logger"], line["level"]) == ("problem with x", "restate.server", "error")
     assert line["invocation"] == "inv_1"
 
 
-def test_the_servers_own_logger_goes_there_too(output: Output):
+def test_server_logger(output: Output):
     configure_granian(LogLevels.error, GRANIAN_LOGGING)
     logging.getLogger("_granian").error("Unexpected exit")
     logging.getLogger("_granian").warning("Embedded server is experimental!")
@@ -118,7 +120,7 @@ def test_levels(output: Output):
     assert [line["event"] for line in output.lines()] == ["yes"]
 
 
-def test_for_people_it_is_text():
+def test_console_format():
     stream = io.StringIO()
     configure_logging(LoggingConfig(format="console"), stream=stream)
     get_logger("x").info("seat reserved", flight="PD100")
@@ -128,7 +130,7 @@ def test_for_people_it_is_text():
 
 
 @pytest.mark.parametrize(("terminal", "is_json"), [(True, False), (False, True)])
-def test_by_default_the_format_fits_the_stream(terminal: bool, is_json: bool, monkeypatch: pytest.MonkeyPatch):
+def test_default_format_depends_on_terminal(terminal: bool, is_json: bool, monkeypatch: pytest.MonkeyPatch):
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: terminal)
     configure_logging(stream=stream)
@@ -137,7 +139,7 @@ def test_by_default_the_format_fits_the_stream(terminal: bool, is_json: bool, mo
     assert stream.getvalue().startswith("{") == is_json
 
 
-def test_configured_twice_it_logs_once(output: Output):
+def test_reconfiguration_replaces_handler(output: Output):
     again = Output()
     configure_logging(LoggingConfig(format="json"), stream=again.stream)
     get_logger("x").info("hello")
@@ -146,7 +148,7 @@ def test_configured_twice_it_logs_once(output: Output):
     assert len(again.lines()) == 1
 
 
-def test_without_configuration_it_goes_to_whoever_listens(caplog: pytest.LogCaptureFixture):
+def test_logger_works_without_configuration(caplog: pytest.LogCaptureFixture):
     with caplog.at_level("INFO"):
         get_logger("x").info("seat reserved", flight="PD100")
 
@@ -154,26 +156,26 @@ def test_without_configuration_it_goes_to_whoever_listens(caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "message"),
     [
         (LoggingConfig(level="loud"), "log level: 'loud' is unknown"),
         (LoggingConfig(levels={"x": "loud"}), "log level of 'x': 'loud' is unknown"),
-        (LoggingConfig(format="xml"), "log format: 'xml' is unknown"),  # type: ignore[arg-type] # that's the point
+        (LoggingConfig(format="xml"), "log format: 'xml' is unknown"),  # type: ignore[arg-type] # the case under test
     ],
 )
-def test_unknown_settings_are_refused(config: LoggingConfig, says: str):
-    with pytest.raises(ConfigurationError, match=says):
+def test_reject_unknown_settings(config: LoggingConfig, message: str):
+    with pytest.raises(ConfigurationError, match=message):
         configure_logging(config, stream=io.StringIO())
 
 
-def test_the_environment_sets_level_and_format():
+def test_environment_sets_level_and_format():
     assert LoggingConfig.from_environment({}) == LoggingConfig()
     assert LoggingConfig.from_environment({"PERDURE_LOG_LEVEL": "", "PERDURE_LOG_FORMAT": ""}) == LoggingConfig()
-    asked = LoggingConfig.from_environment({"PERDURE_LOG_LEVEL": "debug", "PERDURE_LOG_FORMAT": "json"})
-    assert asked == LoggingConfig(level="debug", format="json")
+    config = LoggingConfig.from_environment({"PERDURE_LOG_LEVEL": "debug", "PERDURE_LOG_FORMAT": "json"})
+    assert config == LoggingConfig(level="debug", format="json")
 
 
-def test_what_the_environment_says_counts_where_code_says_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_environment_is_the_default(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PERDURE_LOG_LEVEL", "error")
     stream = io.StringIO()
     configure_logging(stream=stream)
@@ -205,5 +207,5 @@ def request(headers: dict[str, str], attempt_headers: dict[str, str]) -> Any:
         ({"traceparent": f"00-{TRACE.upper()}-{SPAN}-01"}, {}, None),
     ],
 )
-def test_the_trace_is_the_attempts_or_else_the_callers(headers, attempt_headers, trace):
+def test_trace_id_of_attempt_or_caller(headers, attempt_headers, trace):
     assert trace_id_of(request(headers, attempt_headers)) == trace

@@ -1,3 +1,5 @@
+"""Log lines are single and safe, whatever their fields contain."""
+
 from __future__ import annotations
 
 import io
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure._runtime.plain_text import is_visible
-from perdure.observability.log_lines import LineFormatter, json_renderers, terminal_renderers, written
+from perdure.observability.log_lines import LineFormatter, json_renderers, terminal_renderers, to_json_value
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
 
 
@@ -39,7 +41,7 @@ class Colourful:
 
 circular: list[Any] = []
 circular += [circular, circular]
-FACTS: dict[str, Any] = {
+FIELDS: dict[str, Any] = {
     "not utf-8": "caf\udce9",
     "no repr": Unreadable(),
     "no items": UnreadableMapping(),
@@ -80,17 +82,17 @@ def lines_of(kind: Any, encoding: str, log: Any) -> list[str]:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
 @pytest.mark.parametrize("kind", ["json", "console"])
-@pytest.mark.parametrize("name", FACTS)
-def test_any_fact_is_one_harmless_line(kind: str, encoding: str, name: str, capsys: pytest.CaptureFixture[str]):
-    fact = FACTS[name]
+@pytest.mark.parametrize("name", FIELDS)
+def test_any_field_is_one_safe_line(kind: str, encoding: str, name: str, capsys: pytest.CaptureFixture[str]):
+    field = FIELDS[name]
 
     def log() -> None:
-        get_logger("structured").info("something happened {} %s", fact=fact)
-        get_logger("structured").info("something happened %s", fact)
-        get_logger("structured").info("something happened %d %d", fact)
-        logging.getLogger("plain").info("something happened %s", fact)
-        logging.getLogger("plain").info("something happened %d %d", fact)  # noqa: PLE1206 - that is the case
-        logging.getLogger("plain").info("something happened", extra={"fact": fact})
+        get_logger("structured").info("something happened {} %s", field=field)
+        get_logger("structured").info("something happened %s", field)
+        get_logger("structured").info("something happened %d %d", field)
+        logging.getLogger("plain").info("something happened %s", field)
+        logging.getLogger("plain").info("something happened %d %d", field)  # noqa: PLE1206 - the case under test
+        logging.getLogger("plain").info("something happened", extra={"field": field})
         logging.getLogger("forged\nname").info("something happened")
 
     lines = lines_of(kind, encoding, log)
@@ -100,7 +102,7 @@ def test_any_fact_is_one_harmless_line(kind: str, encoding: str, name: str, caps
 
 
 @pytest.mark.parametrize("logger", [get_logger("a"), logging.getLogger("b")])
-def test_tracebacks_stay_behind_a_margin(logger: Any):
+def test_tracebacks_are_indented(logger: Any):
     def log() -> None:
         try:
             raise ValueError("a\n2026-11-30 [error] forged \x1b[2J\r\u202e")  # noqa: TRY301
@@ -116,7 +118,7 @@ def test_tracebacks_stay_behind_a_margin(logger: Any):
     assert "forged \x1b[2J" in json.loads(line)["exception"]
 
 
-def test_a_line_that_fails_keeps_its_traceback():
+def test_fallback_line_keeps_traceback():
     def log() -> None:
         try:
             raise ValueError("the cause")  # noqa: TRY301
@@ -127,7 +129,7 @@ def test_a_line_that_fails_keeps_its_traceback():
     found = json.loads(line)
     assert found["event"] == "failed %d"
     assert "the cause" in found["exception"]
-    assert found["not_formatted"].startswith("TypeError")
+    assert found["format_error"].startswith("TypeError")
 
 
 @given(st.text(), st.text(), st.text())
@@ -141,5 +143,5 @@ def test_any_text_is_one_line(event: str, name: str, value: str):
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
-def test_json_is_written_as_it_is(value: Any):
-    assert written(value) == value
+def test_json_values_are_unchanged(value: Any):
+    assert to_json_value(value) == value

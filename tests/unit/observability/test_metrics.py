@@ -1,4 +1,4 @@
-"""From events to metrics: each event counts under the labels that the catalogue names, in its order."""
+"""Counting of events under the labels of the catalogue."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from perdure.errors import TerminalError
 from perdure.observability import events
 from perdure.observability.events import AttemptOutcome, Invocation
 from perdure.observability.instruments import CounterMetric, HistogramMetric, Metric
-from perdure.observability.metrics import ATTEMPT_DURATION, INVOCATIONS, RUNS, SAGAS, STEPS
-from perdure.observability.recording import record_metrics
+from perdure.observability.metrics import ATTEMPT_DURATION, INVOCATIONS, RUNS, SAGAS, STEPS, record_metrics
 
 BOOK = Invocation("inv_1", HandlerInfo("RecordedTrips", "book", "workflow"), "t1")
 HANDLER = {"service": "RecordedTrips", "handler": "book"}
@@ -23,14 +22,14 @@ SECOND = timedelta(seconds=1)
 @pytest.fixture(autouse=True)
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events._Listeners, "by_event", {})
-    record_metrics.__wrapped__()  # once in a process, else
+    record_metrics.__wrapped__()  # bypass the cache
 
 
 def count(metric: Metric, labels: dict[str, str]) -> int:
-    values = metric.values_of(labels)  # by the labels' names, as the catalogue orders them
+    values = metric.values_of(labels)
     if isinstance(metric, HistogramMetric):
-        known = metric._distributions.get(values)
-        return 0 if known is None else sum(known.counts)
+        distribution = metric._distributions.get(values)
+        return 0 if distribution is None else sum(distribution.counts)
     assert isinstance(metric, CounterMetric)
     return metric._counts.get(values, 0)
 
@@ -51,7 +50,11 @@ def count(metric: Metric, labels: dict[str, str]) -> int:
         (events.RunAttemptEnded(BOOK, "pay", None, SECOND), RUNS, {**HANDLER, "outcome": "succeeded"}),
         (events.RunAttemptEnded(BOOK, "pay", OSError(), SECOND), RUNS, {**HANDLER, "outcome": "retried"}),
         (events.RunAttemptEnded(BOOK, "pay", TerminalError("no"), SECOND), RUNS, {**HANDLER, "outcome": "failed"}),
-        (events.RunAttemptEnded(BOOK, "pay", None, SECOND, cut_off=True), RUNS, {**HANDLER, "outcome": "interrupted"}),
+        (
+            events.RunAttemptEnded(BOOK, "pay", None, SECOND, interrupted=True),
+            RUNS,
+            {**HANDLER, "outcome": "interrupted"},
+        ),
         (events.SagaStarted(BOOK, "t1"), SAGAS, {"service": "RecordedTrips"}),
         *(
             (
@@ -64,7 +67,7 @@ def count(metric: Metric, labels: dict[str, str]) -> int:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, events.Event) else None,
 )
-def test_an_event_counts_once_under_the_labels_of_the_catalogue(event: Any, metric: Metric, labels: dict[str, str]):
+def test_event_counts_once_under_its_labels(event: Any, metric: Metric, labels: dict[str, str]):
     before = count(metric, labels)
     events.publish(event)
     assert count(metric, labels) == before + 1

@@ -1,4 +1,4 @@
-"""The page about metrics says what the catalogue says, and the catalogue's names are what Prometheus sees."""
+"""Generated metrics reference, and the names of metrics in Prometheus."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from perdure.observability.reference import metrics_page
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 
-# In a process of its own: what other tests counted is not to be seen here.
+# A separate process, without the counts of other tests.
 EXPORTS_ALL = """
 from perdure.observability.instruments import CounterMetric, GaugeMetric, export_to_prometheus, prometheus_text
 from perdure.observability.metrics import CATALOGUE
@@ -29,20 +29,20 @@ print(missing)
 """
 
 
-def test_the_page_is_made_from_the_catalogue():
-    assert PAGE.read_text() == metrics_page(), "make reference"
+def test_page_matches_catalogue():
+    assert PAGE.read_text() == metrics_page(), "run make reference"
 
 
-def test_prometheus_shows_every_metric_under_its_name():
+def test_prometheus_exports_every_metric():
     done = subprocess.run([sys.executable, "-c", EXPORTS_ALL], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_a_counter_keeps_no_more_sets_of_labels_apart_than_it_should():
+def test_label_sets_are_bounded():
     program = (
         "from perdure.observability import instruments as m\n"
         "metric = m.CounterMetric('perdure.test.bounded', 'For this test.', ('name',))\n"
-        "for number in range(m.MOST_LABEL_SETS + 500): metric.count(name=f'name {number}')\n"
+        "for number in range(m.MAX_LABEL_SETS + 500): metric.count(name=f'name {number}')\n"
         "m.export_to_prometheus()\n"
         "text = m.prometheus_text()[0].decode()\n"
         "lines = [line for line in text.splitlines() if line.startswith('perdure_test_bounded_total')]\n"

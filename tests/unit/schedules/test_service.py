@@ -1,4 +1,4 @@
-"""Perdure's own services cannot be scheduled."""
+"""Targets that cannot be scheduled."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from perdure.saga.policy import compensation_service
 from perdure.saga.reconciler import SagaReconciler
 from perdure.saga.reconciler_config import SagaReconcilerConfig
 from perdure.schedules import definitions
-from perdure.schedules.service import COMPENSATIONS, INTERNAL
+from perdure.schedules.service import COMPENSATION_SUFFIX, INTERNAL_SERVICES
 
 
-def test_internal_services_cannot_be_scheduled():
+def test_internal_services_include_every_service_of_perdure():
     served = [
         *hosting.definitions(),
         *definitions(),
         *approvals(),
         *SagaReconciler(SagaReconcilerConfig("http://admin", "http://ingress")).definitions(),
     ]
-    assert {each.name for each in served} | {approval_reconciler.RECONCILER} == INTERNAL
+    assert {each.name for each in served} | {approval_reconciler.RECONCILER} == INTERNAL_SERVICES
 
 
-def test_recognise_compensation_services_by_name():
-    assert compensation_service("Trips").endswith(COMPENSATIONS)
+def test_compensation_services_match_suffix():
+    assert compensation_service("Trips").endswith(COMPENSATION_SUFFIX)

@@ -1,4 +1,4 @@
-"""A service of a user's with a mistake in it: a time in an idempotency key makes each repetition a call of its own."""
+"""User service with a defect: a timestamp in an idempotency key, so that retries are not recognised."""
 
 from __future__ import annotations
 

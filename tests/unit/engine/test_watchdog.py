@@ -1,4 +1,4 @@
-"""The watchdog ends what it watches when its owner is gone, and only then."""
+"""The watchdog ends processes when its owner is gone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import eventually
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that runs until somebody ends it."""
+    """A process that runs until it is killed."""
     process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
     yield process
     process.kill()
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def lose_owner(watchdog: Watchdog) -> None:
-    """Do what the kernel does when the owner is gone."""
+    """Close the pipe, as the kernel does when the owner is gone."""
     process = watchdog._process
     assert process is not None
     assert process.stdin is not None
@@ -42,7 +42,7 @@ def lose_owner(watchdog: Watchdog) -> None:
     watchdog._process = None
 
 
-async def test_what_is_watched_ends_with_the_owner_and_the_folder_goes(sleeper, folder):
+async def test_end_process_and_remove_folder_with_owner(sleeper, folder):
     watchdog = Watchdog(folder).start()
     watchdog.watch(sleeper.pid)
     assert sleeper.poll() is None
@@ -51,15 +51,15 @@ async def test_what_is_watched_ends_with_the_owner_and_the_folder_goes(sleeper, 
     async def ended() -> bool:
         return sleeper.poll() is not None
 
-    await eventually(ended, what="end of the process")
+    await eventually(ended, what="the end of the process")
     assert not folder.exists()
 
 
-def test_it_may_ask_instead_of_killing():
-    asked = (
+def test_end_process_by_sigterm():
+    program = (
         "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('up', flush=True); input()"
     )
-    process = subprocess.Popen([sys.executable, "-c", asked], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"up\n"
     watchdog = Watchdog(ending=signal.SIGTERM).start()
@@ -69,16 +69,16 @@ def test_it_may_ask_instead_of_killing():
     assert process.returncode == 7
 
 
-def test_dismissed_it_leaves_everything_alone(sleeper, folder):
+def test_dismissed_watchdog_changes_nothing(sleeper, folder):
     watchdog = Watchdog(folder).start()
     watchdog.watch(sleeper.pid)
     watchdog.dismiss()
     assert sleeper.poll() is None
     assert (folder / "deep" / "file").exists()
-    watchdog.dismiss()  # again does nothing
+    watchdog.dismiss()  # has no effect
 
 
-def test_a_process_that_ended_before_harms_nobody(sleeper, folder):
+def test_ignore_ended_process(sleeper, folder):
     ended = subprocess.Popen([sys.executable, "-I", "-S", "-c", ""])
     ended.wait()
     watchdog = Watchdog(folder).start()
@@ -88,7 +88,7 @@ def test_a_process_that_ended_before_harms_nobody(sleeper, folder):
     assert sleeper.wait(timeout=20) != 0
 
 
-def test_without_a_folder_nothing_is_removed(sleeper, folder, monkeypatch):
+def test_no_folder_is_removed_by_default(sleeper, folder, monkeypatch):
     monkeypatch.chdir(folder)
     watchdog = Watchdog().start()
     watchdog.watch(sleeper.pid)
@@ -97,7 +97,7 @@ def test_without_a_folder_nothing_is_removed(sleeper, folder, monkeypatch):
     assert (folder / "deep" / "file").exists()
 
 
-def test_nobody_is_started_unwatched_in_silence(sleeper):
+def test_reject_watching_without_watchdog(sleeper):
     with pytest.raises(EngineError, match="the watchdog of restate-server has ended"):
         Watchdog().watch(sleeper.pid)
     watchdog = Watchdog().start()

@@ -1,4 +1,4 @@
-"""Schedules are held up by nothing: failing and vanished targets, crashes, kills and cancels."""
+"""Schedules with faulty targets, crashes, kills and cancels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from perdure.schedules import CatchUp, Overlap, ScheduleClient, ScheduleStatus, definitions
 from perdure.schedules import dispatcher as dispatcher_module
-from perdure.schedules.messages import Firing, RunOrder, RunState, ScheduleState, fire_target
+from perdure.schedules.messages import Firing, RunRequest, RunState, ScheduleState, fire_target
 from perdure.serving import build_app
 from perdure.testing.plugin import RestateServers
 from perdure.testing.served import ServedApp
@@ -27,7 +27,7 @@ from tests.integration.scheduled_reports import FAR, SOON, Gate, reports, state_
 from tests.support import Recording, eventually
 
 
-async def test_neither_a_failing_nor_a_slow_nor_a_vanished_target_holds_up_a_schedule(restate, did):
+async def test_faulty_targets_do_not_block_schedules(restate, did):
     gate = Gate()
     service, flow, to = reports(did, gate)
     env = await restate.serve(service, flow, *definitions())
@@ -47,7 +47,7 @@ async def test_neither_a_failing_nor_a_slow_nor_a_vanished_target_holds_up_a_sch
 
         slow = await state_of(schedules, f"{run} slow", overlapped=2)
         assert (slow.counts.started, len(slow.active), did.count(f"slow {run}")) == (1, 1, 1)
-        with pytest.raises(IngressError, match=f"run {slow.active[0].id} is still going") as busy:
+        with pytest.raises(IngressError, match=f"run {slow.active[0].id} is active") as busy:
             await schedules.trigger(f"{run} slow")
         assert busy.value.status_code == 409
         gate.open()
@@ -58,16 +58,15 @@ async def test_neither_a_failing_nor_a_slow_nor_a_vanished_target_holds_up_a_sch
         assert closing.next_at is not None
         keys = [each.removeprefix("close x/") for each in did.all() if each.startswith("close x/")]
         moments = [datetime.fromisoformat(key) for key in keys]
-        assert len(set(keys)) >= 2, "a workflow runs once for each key, so each run has its own"
+        assert len(set(keys)) >= 2, "each run of a workflow has its own key"
         assert all((moment - closing.next_at) % SOON == timedelta(0) for moment in moments)
 
         vanished = await state_of(schedules, f"{run} a gone", failed=1)
         assert vanished.last_error == (
-            "Reports/gone does not exist: deploy a version of the service that has it, or set the schedule anew with "
-            "another target"
+            "Reports/gone does not exist: deploy a version of the service with this handler, or set another target"
         )
         assert vanished.recent[0].state is RunState.NOT_STARTED
-        assert vanished.counts.started > 1, "it goes on firing"
+        assert vanished.counts.started > 1, "the schedule continues to fire"
 
         page = await schedules.list(page_size=200)
         assert [each.name for each in page.items if run in each.name] == [
@@ -80,9 +79,7 @@ async def test_neither_a_failing_nor_a_slow_nor_a_vanished_target_holds_up_a_sch
                 await schedules.remove(each.name)
 
 
-async def test_a_crash_of_the_engine_loses_no_schedule_and_what_was_missed_is_handled_as_each_says(
-    restate_servers: RestateServers, tmp_path: Path, did: Recording
-):
+async def test_catch_up_after_engine_crash(restate_servers: RestateServers, tmp_path: Path, did: Recording):
     service, flow, to = reports(did, Gate())
     ingress_port, admin_port, node_port = free_ports(3)
     config = EngineConfig(
@@ -114,7 +111,7 @@ async def test_a_crash_of_the_engine_loses_no_schedule_and_what_was_missed_is_ha
                 before = {policy: await state_of(schedules, policy, succeeded=2) for policy in CatchUp}
                 await engine.kill()
                 down = datetime.now(UTC)
-                await asyncio.sleep(1)  # what is tested is an outage of this length
+                await asyncio.sleep(1)  # the outage under test lasts one second
                 up = datetime.now(UTC)
                 await engine.start()
                 started = {policy: before[policy].counts.started for policy in CatchUp}
@@ -127,16 +124,16 @@ async def test_a_crash_of_the_engine_loses_no_schedule_and_what_was_missed_is_ha
         for policy in CatchUp
     }
     steps = {policy: {later - earlier for earlier, later in pairwise(planned[policy])} for policy in CatchUp}
-    assert steps[CatchUp.ALL] == {SOON}, "none is missing, and the phase is kept"
+    assert steps[CatchUp.ALL] == {SOON}, "no firing is missing, and the phase is unchanged"
     assert after[CatchUp.ALL].counts.missed == 0
     for policy in (CatchUp.SKIP, CatchUp.LATEST):
         assert after[policy].counts.missed >= (up - down) // SOON - 3
         assert not [each for each in planned[policy] if down < each < up - tolerance]
-        assert all(step % SOON == timedelta(0) for step in steps[policy]), "the phase is kept"
+        assert all(step % SOON == timedelta(0) for step in steps[policy]), "the phase is unchanged"
     assert all(status.generation == 1 for status in after.values())
 
 
-async def test_only_the_firing_that_is_expected_fires_and_a_lost_one_is_begun_anew(restate, did):
+async def test_ignore_unexpected_firings_and_recover_lost_one(restate, did):
     service, flow, to = reports(did, Gate())
     sender = sdk.Service("Sender")
 
@@ -147,7 +144,7 @@ async def test_only_the_firing_that_is_expected_fires_and_a_lost_one_is_begun_an
 
     env = await restate.serve(service, flow, sender, *definitions())
     name = f"yearly {uuid4()}"
-    on_their_way = (
+    scheduled = (
         "select id from sys_invocation where target_service_name = 'Schedules' and status = 'scheduled' "
         f"and target_service_key = {sql_text(name)}"
     )
@@ -161,32 +158,32 @@ async def test_only_the_firing_that_is_expected_fires_and_a_lost_one_is_begun_an
             await ingress.call(send, firing)
         assert (await schedules.status(name)).counts.started == 0
 
-        # One that arrives before its time, by clocks that differ, is that time's; the next one is a year later.
+        # A firing that arrives early counts as on time; the next one is a year later.
         await ingress.call(send, {"name": name, "generation": "1", "planned": first.next_at.isoformat()})
         fired = await state_of(schedules, name, succeeded=1)
         assert fired.recent[0].planned == first.next_at
         assert fired.next_at is not None
         assert fired.next_at.year == first.next_at.year + 1
 
-        rows = await admin.query(on_their_way)
-        assert len(rows) == 2, "the first firing, which nobody expects any more, and the next one"
+        rows = await admin.query(scheduled)
+        assert len(rows) == 2, "the first firing, now obsolete, and the next one"
         for row in rows:
             await admin.act(row["id"], "kill")
-        mended = await schedules.resume(name, reason="somebody killed it")
-        assert (mended.state, mended.generation, mended.next_at) == (ScheduleState.ACTIVE, 2, first.next_at)
-        assert len(await admin.query(on_their_way)) == 1
+        resumed = await schedules.resume(name, reason="the firing was killed")
+        assert (resumed.state, resumed.generation, resumed.next_at) == (ScheduleState.ACTIVE, 2, first.next_at)
+        assert len(await admin.query(scheduled)) == 1
         await schedules.remove(name)
 
 
-async def test_whoever_stops_the_watching_of_a_run_stops_neither_the_run_nor_the_schedule(restate, did):
+async def test_dispatcher_loss_stops_neither_run_nor_schedule(restate, did):
     gate = Gate()
     service, flow, to = reports(did, gate)
     env = await restate.serve(service, flow, *definitions())
-    name = f"watched {uuid4()}"
+    name = f"observed {uuid4()}"
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
         schedules = ScheduleClient(ingress, actor="ada")
 
-        async def watcher() -> str | None:
+        async def waiting_dispatcher() -> str | None:
             rows = await admin.query(
                 "select id from sys_invocation where target_service_name = 'ScheduleDispatcher' and "
                 "target_handler_name = 'run' and status != 'completed'"
@@ -200,27 +197,27 @@ async def test_whoever_stops_the_watching_of_a_run_stops_neither_the_run_nor_the
         seen: list[str] = []
         await schedules.set(name, every=FAR, target=to["slow"], request=name)
         await schedules.trigger(name)
-        await eventually(running, what="run that goes on")
-        seen_run = await eventually(watcher, what="invocation that watches the run")
+        await eventually(running, what="an active run")
+        seen_run = await eventually(waiting_dispatcher, what="the dispatcher of the run")
         await admin.act(seen_run, "cancel")
 
         async def unknown() -> ScheduleStatus | None:
             status = await schedules.status(name)
             return None if status.active else status
 
-        status = await eventually(unknown, what="end of the watching")
+        status = await eventually(unknown, what="the end of the dispatcher")
         assert (status.recent[0].state, status.counts.failed) == (RunState.UNKNOWN, 0)
         assert status.recent[0].error is not None
         assert "cancelled" in status.recent[0].error
         seen.append(seen_run)
 
         await schedules.trigger(name)
-        await eventually(running, what="second run that goes on")
-        await admin.act(await eventually(watcher, what="second invocation that watches"), "kill")
-        with pytest.raises(IngressError, match="is still going"):
-            await schedules.trigger(name)  # nobody will ever tell that it has ended
-        mended = await schedules.resume(name)
-        assert (mended.active, mended.recent[0].state) == ([], RunState.UNKNOWN)
+        await eventually(running, what="a second active run")
+        await admin.act(await eventually(waiting_dispatcher, what="the second dispatcher"), "kill")
+        with pytest.raises(IngressError, match="is active"):
+            await schedules.trigger(name)  # its end is never reported
+        resumed = await schedules.resume(name)
+        assert (resumed.active, resumed.recent[0].state) == ([], RunState.UNKNOWN)
         gate.open()
         await schedules.trigger(name)
         await state_of(schedules, name, succeeded=1)
@@ -228,15 +225,13 @@ async def test_whoever_stops_the_watching_of_a_run_stops_neither_the_run_nor_the
 
 
 @pytest.mark.restate_modes("http2")
-async def test_a_dispatcher_that_is_lost_after_it_has_sent_starts_nothing_twice_and_the_run_is_watched(
-    restate, did, monkeypatch
-):
+async def test_killed_dispatcher_start_is_idempotent(restate, did, monkeypatch):
     service, flow, to = reports(did, Gate())
     held = threading.Event()
     start = dispatcher_module._start
 
-    async def start_and_hang(ctx: sdk.Context, order: RunOrder) -> str:
-        sent = await start(ctx, order)
+    async def start_and_hang(ctx: sdk.Context, request: RunRequest) -> str:
+        sent = await start(ctx, request)
         if not held.is_set():
             held.set()
             await asyncio.Event().wait()
@@ -258,14 +253,14 @@ async def test_a_dispatcher_that_is_lost_after_it_has_sent_starts_nothing_twice_
 
         await schedules.set(name, every=FAR, target=to["build"], request=name)
         await schedules.trigger(name)
-        await admin.act(await eventually(sender, what="dispatcher that has sent"), "kill")
+        await admin.act(await eventually(sender, what="a dispatcher that has started its target"), "kill")
         status = await state_of(schedules, name, succeeded=1)
         assert (status.counts.failed, status.recent[0].state) == (0, RunState.SUCCEEDED)
         assert len([each for each in did.all() if each.startswith(f"build {name}/")]) == 1
         await schedules.remove(name)
 
 
-async def test_a_firing_that_is_cancelled_comes_again(restate, did, monkeypatch):
+async def test_cancelled_firing_is_repeated(restate, did, monkeypatch):
     service, flow, to = reports(did, Gate())
     env = await restate.serve(service, flow, *definitions())
     name, gate = f"cancelled {uuid4()}", threading.Event()
@@ -284,7 +279,7 @@ async def test_a_firing_that_is_cancelled_comes_again(restate, did, monkeypatch)
             name, every=timedelta(seconds=1), target=to["build"], request="x", catch_up=CatchUp.LATEST
         )
         monkeypatch.setattr("perdure.schedules.service._utc_now", slow_clock)
-        await eventually(deciding, what="firing that reads the clock")
+        await eventually(deciding, what="a firing that reads the clock")
         rows = await admin.query(
             "select id from sys_invocation where target_service_name = 'Schedules' and target_handler_name = 'fire' "
             f"and target_service_key = {sql_text(name)} and status != 'completed'"
@@ -297,8 +292,8 @@ async def test_a_firing_that_is_cancelled_comes_again(restate, did, monkeypatch)
             left = await admin.query(f"select status from sys_invocation where id = {sql_text(rows[0]['id'])}")
             return [each["status"] for each in left] in ([], ["completed"])
 
-        await eventually(cancelled, what="end of the cancelled firing")
+        await eventually(cancelled, what="the end of the cancelled firing")
         status = await state_of(schedules, name, succeeded=1)
-        assert did.count("clock") >= 2, "the cancelled one decided nothing"
+        assert did.count("clock") >= 2, "the cancelled firing made no decision"
         assert status.generation == first.generation
         await schedules.remove(name)

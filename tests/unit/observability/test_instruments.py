@@ -16,27 +16,27 @@ from perdure.observability.instruments import (
 from perdure.observability.metrics import ATTEMPTS, CATALOGUE
 
 
-def shown(name: str) -> dict[str, float]:
-    """Return the samples of a metric, by their labels other than OpenTelemetry's own."""
+def exported(name: str) -> dict[str, float]:
+    """Return the samples of a metric by their labels, without those of OpenTelemetry."""
     export_to_prometheus()
     samples = {}
     for line in prometheus_text()[0].decode().splitlines():
         if line.startswith(f"{name}{{"):
             labels, value = line.removeprefix(f"{name}{{").rsplit("} ", 1)
-            ours = [label for label in labels.split(",") if not label.startswith("otel_")]
-            samples[",".join(sorted(ours))] = float(value)
+            own = [label for label in labels.split(",") if not label.startswith("otel_")]
+            samples[",".join(sorted(own))] = float(value)
     return samples
 
 
-def test_a_counter_adds_up_by_its_labels():
+def test_counter_sums_by_labels():
     metric = CounterMetric("perdure.test.things", "For this test.", ("kind",))
     metric.count(kind="a")
     metric.count(2, kind="a")
     metric.count(kind="b")
-    assert shown(metric.prometheus_name) == {'kind="a"': 3.0, 'kind="b"': 1.0}
+    assert exported(metric.prometheus_name) == {'kind="a"': 3.0, 'kind="b"': 1.0}
 
 
-def test_what_is_counted_before_anybody_exports_is_not_lost():
+def test_counts_before_export_are_kept():
     program = (
         "from perdure.observability.instruments import export_to_prometheus, prometheus_text\n"
         "from perdure.observability.metrics import ATTEMPTS, ATTEMPT_DURATION\n"
@@ -51,7 +51,7 @@ def test_what_is_counted_before_anybody_exports_is_not_lost():
     assert sorted(done.stdout.strip()[1:-1].split(", ")) == ["'1.0'", "'2.0'"]
 
 
-def test_with_a_provider_of_the_users_a_histogram_is_the_apis():
+def test_histogram_uses_custom_meter_provider():
     program = (
         "from opentelemetry import metrics\n"
         "from opentelemetry.sdk.metrics import MeterProvider\n"
@@ -70,34 +70,34 @@ def test_with_a_provider_of_the_users_a_histogram_is_the_apis():
 
 
 @pytest.mark.parametrize("labels", [{}, {"service": "s"}, {"service": "s", "handler": "h", "key": "k"}, {"key": "k"}])
-def test_labels_that_are_not_the_catalogues_are_refused(labels):
-    with pytest.raises(ValueError, match="is told by service, handler"):
+def test_reject_unknown_labels(labels):
+    with pytest.raises(ValueError, match="has the labels service, handler"):
         ATTEMPTS.count(**labels)
 
 
-def test_a_gauge_is_as_it_is_when_somebody_looks_until_its_reader_ends():
+def test_gauge_is_read_until_reader_is_removed():
     metric = GaugeMetric("perdure.test.open", "For this test.", ("service",), unit="s")
     now = {"s": 1.0}
     stop = metric.observe_with(lambda: [(value, {"service": name}) for name, value in now.items()])
-    assert shown("perdure_test_open_seconds") == {'service="s"': 1.0}
+    assert exported("perdure_test_open_seconds") == {'service="s"': 1.0}
     now["s"] = 7.0
-    assert shown("perdure_test_open_seconds") == {'service="s"': 7.0}
+    assert exported("perdure_test_open_seconds") == {'service="s"': 7.0}
     stop()
-    assert shown("perdure_test_open_seconds") == {}
+    assert exported("perdure_test_open_seconds") == {}
 
 
-def test_a_histogram_counts_below_its_bounds():
+def test_histogram_buckets():
     metric = HistogramMetric("perdure.test.time", "For this test.", ("service",), unit="s", bounds=(0.1, 1.0))
     for value in (0.05, 0.5, 0.5, 5.0):
         metric.record(value, service="s")
-    assert shown("perdure_test_time_seconds_bucket") == {
+    assert exported("perdure_test_time_seconds_bucket") == {
         'le="0.1",service="s"': 1.0,
         'le="1.0",service="s"': 3.0,
         'le="+Inf",service="s"': 4.0,
     }
 
 
-def test_threads_that_count_first_at_the_same_moment_are_all_counted():
+def test_concurrent_first_counts():
     metrics = [
         (
             CounterMetric(f"perdure.test.first.{number}", "For this test."),
@@ -129,11 +129,11 @@ def test_threads_that_count_first_at_the_same_moment_are_all_counted():
         name = histogram.prometheus_name
         assert f"{counter.prometheus_name} 8.0" in lines
         assert f"{name}_count 8.0" in lines
-        assert lines.count(f"# TYPE {name} histogram") == 1, "Prometheus wants each metric once"
+        assert lines.count(f"# TYPE {name} histogram") == 1, "Prometheus requires each metric once"
 
 
-def test_every_metric_has_a_name_of_its_own_and_says_what_it_means():
+def test_metrics_have_unique_names_and_descriptions():
     assert len({metric.name for metric in CATALOGUE}) == len(CATALOGUE)
     for metric in CATALOGUE:
         assert metric.name.startswith("perdure.")
-        assert metric.meaning.endswith(".")
+        assert metric.description.endswith(".")
