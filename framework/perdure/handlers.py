@@ -14,7 +14,7 @@ from perdure._runtime import sdk
 from perdure._runtime.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
 from perdure.error_mapping import ErrorMapping, mapped_errors
 from perdure.errors import ConfigurationError, PerdureTerminalError
-from perdure.observability.lifecycle import observe_attempt
+from perdure.observability.lifecycle import HandlerRole, observe_attempt
 from perdure.targets import Target, register_target
 
 C = TypeVar("C")

@@ -30,6 +30,7 @@ from perdure import (
 )
 from perdure._runtime.time_scale import scaled
 from perdure.errors import IngressError, Refused
+from perdure.retry import RetryPolicy
 from perdure.saga import hosting
 from perdure.testing import Mode, RestateEnvironment
 from perdure.testing.plugin import RestateServers, restate_fixture

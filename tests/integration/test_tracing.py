@@ -222,8 +222,8 @@ async def test_rollback_is_linked_to_saga(receiver, traced):
     for span in passes:
         if span.attributes.get("perdure.interrupted"):  # possibly before it read its state
             continue
-        assert (handed_over.trace_id, handed_over.span_id) in span.links
-        assert span.trace_id != handed_over.trace_id
+        assert (submission.trace_id, submission.span_id) in span.links
+        assert span.trace_id != submission.trace_id
     compensations = Counter(span.attributes["perdure.step"] for span in spans if "scrap" in span.name)
     assert compensations == {"a": 1, "b": 1, "c": 1}
     if env.mode is Mode.HTTP2:  # otherwise the call is suspended, without an end

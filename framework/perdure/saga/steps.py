@@ -19,7 +19,7 @@ from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import CallFuture, ObjectClient, ServiceClient
 from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError
-from perdure.observability.activities import UNOBSERVED, Activity, ActivityKind
+from perdure.observability.activities import UNOBSERVED, Activity, ActivityKind, start_activity
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, RunFuture, run_async
