@@ -26,15 +26,14 @@ from perdure import (
     handler,
 )
 from perdure._runtime.invocation_ids import pending_id, signal_id
-from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.service import definitions
+from perdure.approvals.service import ApprovalsConfig, definitions
 from perdure.determinism import Time
 from perdure.engine.admin import sql_text
 from perdure.errors import Refused
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest
 from perdure.saga.policy import Outcome, StepState
 from perdure.testing import Restate
-from tests.integration.approvals_desk import Desk, GateRequest, gate, refused, run_gate
+from tests.integration.approvals_harness import Desk, GateRequest, gate, refused, run_gate
 from tests.integration.saga_bench import QUICK, Task, run_step, truth, undo_task
 from tests.support import eventually, lines
 

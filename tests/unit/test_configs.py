@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from perdure import LoggingConfig, RunConfig, SagaConfig, SecurityConfig, StepRetry, WorkflowConfig
 from perdure._runtime.checks import check_types
-from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.reconciler import ApprovalReconcilerConfig
+from perdure.approvals.service import ApprovalsConfig
 from perdure.engine.config import EngineConfig
 from perdure.errors import ConfigurationError
 from perdure.saga.messages import RollbackRequest

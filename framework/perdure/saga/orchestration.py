@@ -281,7 +281,7 @@ class Orchestration:
             Cancelled: This invocation was cancelled; the approval is withdrawn.
             InvalidInput: The quorum can't be reached, or a name or text is too long.
             Unauthenticated: Acts have to be signed, and no caller is authenticated; terminal, 401. See
-                `perdure.approvals.config.ApprovalsConfig`.
+                `perdure.approvals.service.ApprovalsConfig`.
         """
         refuse_inside_run("request_approval")
         self.saga.add("approval")

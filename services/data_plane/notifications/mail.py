@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from perdure.approvals.links import LinkMinter
-from perdure.approvals.notifications import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotification
 from perdure.errors import ConfigurationError
 
 _PORTS: Final = {"smtp": 587, "smtps": 465}
@@ -93,7 +93,7 @@ class Mail:
                 f"PERDURE_NOTIFICATIONS_SMTP_FROM is no mail address: '{self.sender}'; mail needs a sender"
             )
 
-    async def deliver(self, notice: ApprovalNotice) -> bool:
+    async def deliver(self, notice: ApprovalNotification) -> bool:
         """Send a notice, with a link that exists from now on and is kept nowhere.
 
         The same notice has the same link and the same Message-ID, so a notice that is sent twice is one mail for
@@ -113,7 +113,7 @@ class Mail:
         await asyncio.to_thread(self._send, self._message(notice))
         return True
 
-    def _message(self, notice: ApprovalNotice) -> EmailMessage:
+    def _message(self, notice: ApprovalNotification) -> EmailMessage:
         message = EmailMessage()
         message["From"] = self.sender
         message["To"] = Address(addr_spec=notice.to)

@@ -8,7 +8,7 @@ from sqlalchemy import CheckConstraint, Index, Text, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
-from perdure.approvals.notifications import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotification
 from services.contracts.notifications import ApprovalNoticeReceipt, Notification, SendNotification
 from services.data_plane.barrier import IdempotencyTable
 from services.data_plane.database import Base, Database, Timestamped, insert_if_missing
@@ -83,7 +83,7 @@ class Outbox:
 
         return await self._barrier.perform("notify", request, put, Notification)
 
-    async def tell_approver(self, notice: ApprovalNotice) -> ApprovalNoticeReceipt:
+    async def tell_approver(self, notice: ApprovalNotification) -> ApprovalNoticeReceipt:
         """Deliver a notice to an approver, and record that. A notice that is recorded is not delivered again.
 
         A crash between mail and record sends the mail again, with the same Message-ID and the same link. No

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure import DataPlaneContext, DataPlaneService
-from perdure.approvals.notifications import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotification
 from services.contracts.notifications import ApprovalNoticeReceipt, Notification, SendNotification
 from services.data_plane.notifications.model import Outbox
 from services.data_plane.retries import DELIVERIES, WRITES
@@ -23,7 +23,7 @@ def define(outbox: Outbox) -> DataPlaneService:
         return await ctx.run("notify", outbox.notify, request)
 
     @service.handler()
-    async def tell_approver(ctx: DataPlaneContext, notice: ApprovalNotice) -> ApprovalNoticeReceipt:
+    async def tell_approver(ctx: DataPlaneContext, notice: ApprovalNotification) -> ApprovalNoticeReceipt:
         """Tell somebody of an approval that waits for them."""
         return await ctx.run("tell_approver", outbox.tell_approver, notice, config=DELIVERIES)
 

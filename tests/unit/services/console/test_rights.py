@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import delete, text, update
 
 from perdure.approvals.messages import PrincipalStatement
-from perdure.approvals.principals import NOTHING_SHOWN, principal_target
+from perdure.approvals.principals import NO_PAYLOAD_DIGEST, principal_target
+from perdure.approvals.schema import Principal
 from perdure.security import Role, TrustedKeys
 from services.console.engine import Engine
 from services.console.people.database import Database
@@ -81,11 +82,11 @@ async def test_statement_is_signed_and_sent_once(desk):
         statement.proof,
         act="put",
         target=principal_target(ADA),
-        payload_digest=NOTHING_SHOWN,
+        payload_digest=NO_PAYLOAD_DIGEST,
         now=desk.clock(),
         actor=statement.actor,
         reason=statement.reason,
-        details=statement.principal.model_dump(mode="json"),
+        details=Principal.stated_by(statement).model_dump(mode="json"),
         role=Role.ADMINISTRATOR,
     )
     assert found.actor == "perdure console"
