@@ -23,7 +23,7 @@ async def play(stage: Stage) -> None:
     error = await stage.refusal(stage.ingress.call(approve, DecisionRequest(actor="ada"), key=desk))
     stage.say(f"ada herself: {error.status_code} {error.message}")
     receipt = await stage.ingress.call(approve, DecisionRequest(actor="olga", reason="of course"), key=desk)
-    stage.say(f"olga: {receipt.act}, so it's {receipt.status}; {await stage.ingress.attach(buy, key=desk)}")
+    stage.say(f"olga: {receipt.action}, so it's {receipt.status}; {await stage.ingress.attach(buy, key=desk)}")
 
     await _opened(stage, yacht)
     await stage.ingress.call(reject, DecisionRequest(actor="olga", reason="really?"), key=yacht)

@@ -250,7 +250,7 @@ async def test_a_kill_of_the_service_loses_nothing(office: Office):
     assert (await waiting).returncode == 0
     assert await office.stage.result(trip_id) == "confirmed"
     status = await office.status(trip_id)
-    assert [(entry.act, entry.actor) for entry in status.audit_log if entry.actor is not None] == [
+    assert [(entry.action, entry.actor) for entry in status.audit_log if entry.actor is not None] == [
         ("open", "olga@example.com"),
         ("delegate", ADA),
         ("approve", ADA),
@@ -368,7 +368,7 @@ async def test_audit_finds_a_trip_without_approval(office: Office):
 
 async def test_an_approval_left_alone_reminds_escalates_and_times_out(office: Office):
     assert await office.stage.result(office.forgotten) == "408 approval_timeout, rolled_back"
-    acts = [entry.act for entry in (await office.status(office.forgotten)).audit_log]
+    acts = [entry.action for entry in (await office.status(office.forgotten)).audit_log]
     assert (acts[0], acts[-1]) == ("open", "expire")
     assert acts[1:-1] == ["remind", "remind", "escalate", "remind", "remind"]
     told = await office.notices(office.forgotten)

@@ -56,7 +56,7 @@ async def test_open_vote_and_outcome(desk: Desk):
     assert abs(datetime.now(UTC) - status.opened_at) < timedelta(minutes=1)
 
     receipt = await desk.approve("Ada@example.com", "within budget")
-    assert (receipt.actor, receipt.act, receipt.status) == ("ada@example.com", "approve", "approved")
+    assert (receipt.actor, receipt.action, receipt.status) == ("ada@example.com", "approve", "approved")
     outcome = await desk.outcome()
     assert outcome == ApprovalOutcome(
         approval_id=desk.id,
@@ -67,7 +67,7 @@ async def test_open_vote_and_outcome(desk: Desk):
     status = await desk.status()
     assert (status.status, status.decided_by, status.reason) == ("approved", ["ada@example.com"], "within budget")
     assert status.decided_at == receipt.at
-    assert [(e.seq, e.act, e.actor, e.result) for e in status.audit_log] == [
+    assert [(e.seq, e.action, e.actor, e.result) for e in status.audit_log] == [
         (1, "open", "req@example.com", "opened"),
         (2, "approve", "ada@example.com", "approved"),
     ]
@@ -117,7 +117,7 @@ async def test_concurrent_votes_give_one_outcome(desk: Desk):
     status = await desk.status()
     # One approval reaches the quorum; a rejection does not end it.
     assert status.status == "approved"
-    assert sum(receipt.act == "approve" for receipt in accepted) == 1
+    assert sum(receipt.action == "approve" for receipt in accepted) == 1
     assert {error.status_code for error in refusals} == {409}
     assert {error.code for error in refusals} == {"too_late"}
     assert all(f"was approved by {status.decided_by[0]}" in error.message for error in refusals)
@@ -246,7 +246,7 @@ async def test_late_vote_error_reports_outcome(desk: Desk):
     again = await desk.approve("ada", "repeated")
     assert again == receipt
     last = (await desk.status()).audit_log[-1]
-    assert (last.actor, last.act, last.reason, last.result) == ("bob", "reject", "I disagree", "refused:too_late")
+    assert (last.actor, last.action, last.reason, last.result) == ("bob", "reject", "I disagree", "refused:too_late")
 
 
 async def test_reject_ineligible_votes(desk: Desk):

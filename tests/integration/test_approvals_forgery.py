@@ -125,17 +125,17 @@ class Forger(RuleBasedStateMachine):
 
     @rule(data=st.data(), action=st.sampled_from(PUBLIC[:4]))
     def act_with_altered_signature(self, data: st.DataObject, action: Any) -> None:
-        text = json.dumps(signed(ADA, action, self.approval)["proof"])
-        proof: dict[str, Any] = json.loads(text)
-        field = data.draw(st.sampled_from(sorted(proof)))
-        value = proof[field]
+        text = json.dumps(signed(ADA, action, self.approval)["signed_action"])
+        altered: dict[str, Any] = json.loads(text)
+        field = data.draw(st.sampled_from(sorted(altered)))
+        value = altered[field]
         if isinstance(value, str) and value:
             at = data.draw(st.integers(0, len(value) - 1))
-            proof[field] = value[:at] + ("A" if value[at] != "A" else "B") + value[at + 1 :]
+            altered[field] = value[:at] + ("A" if value[at] != "A" else "B") + value[at + 1 :]
         else:
-            proof[field] = None
-        body = {**signed(ADA, action, self.approval), "proof": proof}
-        if proof != json.loads(text):
+            altered[field] = None
+        body = {**signed(ADA, action, self.approval), "signed_action": altered}
+        if altered != json.loads(text):
             self.refused(action, body)
 
     @rule(kind=st.sampled_from(["stranger", "expired", "other", "digest", "garbage"]), approve=st.booleans())
@@ -183,7 +183,7 @@ class Forger(RuleBasedStateMachine):
         if action == "put":
             body |= {"roles": [], "active": False, "as_of": moment.isoformat(), "revoked_before": moment.isoformat()}
         if key is not None:
-            body |= {"actor": key.actor, "proof": signed(key, "approve", self.approval)["proof"]}
+            body |= {"actor": key.actor, "signed_action": signed(key, "approve", self.approval)["signed_action"]}
         answer = self.http.post(f"/Principals/ada/{action}", json=body)
         assert answer.status_code in REFUSALS, (action, body, answer.text)
 

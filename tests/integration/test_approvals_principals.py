@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.integration.test_approvals_proofs import DIGEST, ISSUER, LINKS, PAYLOAD, SignedDesk, key_of, now, why
 
 from perdure import Target
 from perdure.approvals.audit_log import check_approval
@@ -21,6 +20,7 @@ from perdure.approvals.targets import principal_status
 from perdure.security import ActorKey, Role, SigningMode, SigningRules, TrustedKeys
 from perdure.testing import Restate
 from tests.integration.approvals_harness import HOUR, asking, refused
+from tests.integration.test_approvals_signatures import DIGEST, ISSUER, LINKS, PAYLOAD, SignedDesk, key_of, now, why
 
 RULES = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,)))
 ADMIN = key_of("admin", roles=(Role.ADMINISTRATOR,))
@@ -82,7 +82,7 @@ async def test_link_ends_with_the_right(desk: RightsDesk):
     await desk.put(ada, Role.VIEWER)
     assert why(await refused(desk.by_link(desk.link(ada)))) == (403, "role")
     status = await desk.status()
-    assert [(entry.act, entry.actor, entry.result, entry.details.get("why")) for entry in status.audit_log[1:]] == [
+    assert [(entry.action, entry.actor, entry.result, entry.details.get("why")) for entry in status.audit_log[1:]] == [
         ("approve", ada, "refused:rights_withdrawn", reason) for reason in ("disabled", "revoked", "role")
     ]
     await desk.put(ada, Role.APPROVER)
@@ -115,7 +115,7 @@ async def test_links_of_one_approval_are_revoked(desk: RightsDesk):
     assert (await desk.by_link(desk.link(bob))).status == "approved"
     status = await desk.status()
     assert check_approval(status, RULES).good
-    assert [(entry.result, entry.details) for entry in status.audit_log if entry.act == "revoke_links"] == [
+    assert [(entry.result, entry.details) for entry in status.audit_log if entry.action == "revoke_links"] == [
         ("refused:not_allowed_to_revoke", {"person": bob}),
         ("revoked", {"person": ada}),
         ("revoked", {}),
@@ -156,7 +156,7 @@ async def test_delegation_ends_with_the_right(desk: RightsDesk, whose: str):
     assert (error.status_code, error.code) == (403, "delegation_revoked")
     await desk.inbox_has(cy, 0)
     status = await desk.status()
-    assert [(entry.act, entry.result) for entry in status.audit_log[2:]] == [
+    assert [(entry.action, entry.result) for entry in status.audit_log[2:]] == [
         ("revoke_delegation", "revoked"),
         ("approve", "refused:delegation_revoked"),
     ]

@@ -56,11 +56,11 @@ class SignedDesk(Desk):
     async def ask(self, by: str = "", **question: Any) -> str:
         return await super().ask(by, **{"requester_verified": True, **question})
 
-    async def act(self, key: ActorKey, act: SignableAction, shown: str = DIGEST, **request: Any) -> dict[str, Any]:
-        return await self.send_body(act, sign_action(key, act, self.id, shown, request, at=now()))
+    async def act(self, key: ActorKey, action: SignableAction, digest: str = DIGEST, **request: Any) -> dict[str, Any]:
+        return await self.send_body(action, sign_action(key, action, self.id, digest, request, at=now()))
 
-    async def send_body(self, act: str, body: dict[str, Any]) -> dict[str, Any]:
-        target: Any = Target("Approvals", act, dict[str, Any], dict[str, Any])
+    async def send_body(self, action: str, body: dict[str, Any]) -> dict[str, Any]:
+        target: Any = Target("Approvals", action, dict[str, Any], dict[str, Any])
         answer: dict[str, Any] = await self.client.call(target, body, key=self.id)
         return answer
 
@@ -100,7 +100,10 @@ async def test_signed_vote_is_stored_with_signature(desk: SignedDesk):
     receipt = await desk.act(cy, "approve")
     assert (receipt["on_behalf_of"], receipt["status"]) == ("bob", "approved")
     status = await desk.status()
-    assert [(entry.act, entry.proof.credential.actor if entry.proof else None) for entry in status.audit_log] == [
+    assert [
+        (entry.action, entry.signed_action.credential.actor if entry.signed_action else None)
+        for entry in status.audit_log
+    ] == [
         ("open", None),
         ("approve", "ada"),
         ("delegate", "bob"),
@@ -108,7 +111,7 @@ async def test_signed_vote_is_stored_with_signature(desk: SignedDesk):
     ]
     assert verify_audit_log(desk.id, status.audit_log, head=status.head).intact
     # The stored signature is verifiable with the issuer's key alone.
-    stored = status.audit_log[1].proof
+    stored = status.audit_log[1].signed_action
     assert stored is not None
     verified = TrustedKeys(issuers=(ISSUER.public,)).verify(
         stored,
@@ -126,11 +129,11 @@ async def test_invalid_signatures_are_refused_and_recorded(desk: SignedDesk):
     await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
     ada = key_of("ada")
 
-    def signed(key: ActorKey, act: SignableAction = "approve", target: str = "", **more: Any) -> dict[str, Any]:
-        return sign_action(key, act, target or desk.id, DIGEST, {}, at=more.pop("at", now())) | more
+    def signed(key: ActorKey, action: SignableAction = "approve", target: str = "", **more: Any) -> dict[str, Any]:
+        return sign_action(key, action, target or desk.id, DIGEST, {}, at=more.pop("at", now())) | more
 
     good = signed(ada)
-    forged = {**good, "proof": {**good["proof"], "signature": "A" * 86}}
+    forged = {**good, "signed_action": {**good["signed_action"], "signature": "A" * 86}}
     late = timedelta(minutes=9)
     cases: list[tuple[str, dict[str, Any], tuple[int, str]]] = [
         ("approve", {"actor": "ada"}, (401, "unsigned")),
@@ -152,9 +155,9 @@ async def test_invalid_signatures_are_refused_and_recorded(desk: SignedDesk):
         ("delegate", {"actor": "ada", "to": "eve", "until": (now() + HOUR).isoformat()}, (401, "unsigned")),
         ("withdraw", {"actor": "req"}, (401, "unsigned")),
     ]
-    for act, body, expected in cases:
-        error = await refused(desk.send_body(act, body))
-        assert why(error) == expected, (act, expected, error.message)
+    for action, body, expected in cases:
+        error = await refused(desk.send_body(action, body))
+        assert why(error) == expected, (action, expected, error.message)
     until = (now() + HOUR).isoformat()
     to_cy = sign_action(ada, "delegate", desk.id, DIGEST, {"to": "cy", "until": until}, at=now())
     assert why(await refused(desk.send_body("delegate", {**to_cy, "to": "eve"}))) == (403, "details")
@@ -166,7 +169,7 @@ async def test_invalid_signatures_are_refused_and_recorded(desk: SignedDesk):
     refusals = [entry for entry in status.audit_log if entry.result.startswith("refused:")]
     assert len(refusals) == len(cases) + 2
     assert refusals[1].details["why"] == "act_signature"
-    assert refusals[1].proof is not None
+    assert refusals[1].signed_action is not None
     assert verify_audit_log(desk.id, status.audit_log, head=status.head).intact
 
 
@@ -181,7 +184,7 @@ async def test_withdrawal_requires_signature(desk: SignedDesk):
 @pytest.mark.restate_modes("http2")
 async def test_early_signed_vote_counts_for_signed_payload(desk: SignedDesk):
     assert (await desk.act(key_of("ada"), "approve"))["status"] == "expected"
-    await desk.act(key_of("bob"), "approve", shown=payload_digest("something else"))
+    await desk.act(key_of("bob"), "approve", digest=payload_digest("something else"))
     await desk.ask(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
     status = await desk.status_where(lambda _: True)
     assert [decision.actor for decision in status.decisions] == ["ada"]

@@ -42,7 +42,7 @@ async def test_reminders_escalation_and_timeout(desk: Desk, did: Recording):
     )
     assert (await desk.outcome()).outcome == "timed_out"
     status = await desk.status()
-    assert [(entry.act, entry.result) for entry in status.audit_log] == [
+    assert [(entry.action, entry.result) for entry in status.audit_log] == [
         ("open", "opened"),
         ("remind", "reminded"),
         ("remind", "reminded"),
@@ -95,7 +95,7 @@ async def test_out_of_order_reminder_does_nothing(desk: Desk):
     for stage, number in [(0, 2), (1, 1), (0, 1), (0, 1)]:
         due = ReminderDue(stage=stage, number=number, opened_at=opened.opened_at)
         await desk.client.call(send_reminder, due, key=desk.id)
-    assert [entry.act for entry in (await desk.status()).audit_log] == ["open", "remind"]
+    assert [entry.action for entry in (await desk.status()).audit_log] == ["open", "remind"]
 
 
 @pytest.mark.restate_modes("http2")

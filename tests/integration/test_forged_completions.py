@@ -132,7 +132,7 @@ async def test_flood_of_forgeries_is_slowed_down(desk: GateDesk):
     assert await desk.readings() <= 5
     assert await desk.count(f"sys_journal where id = '{desk.invocation}'") < 80
     status = await desk.status()
-    assert [entry.act for entry in status.audit_log] == ["open", "approve"]
+    assert [entry.action for entry in status.audit_log] == ["open", "approve"]
 
 
 async def test_cancel_while_slowed_down_withdraws(desk: GateDesk):

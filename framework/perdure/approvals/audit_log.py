@@ -83,20 +83,20 @@ class ActionCheck(BaseModel):
     Args:
         entry: Position of the audit entry.
         actor: The actor.
-        act: The action.
+        action: The action.
         status: Authentication of the action.
         why: What is wrong with the signature.
     """
 
     entry: int
     actor: str
-    act: str
+    action: str
     status: SignatureStatus
     why: str = ""
 
     def __str__(self) -> str:
         why = f": {self.why}" if self.why else ""
-        return f"entry {self.entry}: {self.act} by {self.actor}: {self.status}{why}"
+        return f"entry {self.entry}: {self.action} by {self.actor}: {self.status}{why}"
 
 
 class ApprovalCheck(BaseModel):
@@ -184,43 +184,43 @@ def _check_actions(approval: ApprovalStatus, rules: SigningRules) -> list[Action
     checks = []
     early: dict[tuple[str, str], AuditEntry] = {}
     for entry in approval.audit_log:
-        if entry.actor is None or entry.act not in _SIGNABLE or entry.result.startswith("refused:"):
+        if entry.actor is None or entry.action not in _SIGNABLE or entry.result.startswith("refused:"):
             continue
         # An early vote has two entries: the first carries the signature, the second counts.
         if entry.result == "early":
-            early[entry.actor, entry.act] = entry
-        signed = early.get((entry.actor, entry.act), entry) if entry.proof is None else entry
+            early[entry.actor, entry.action] = entry
+        signed = early.get((entry.actor, entry.action), entry) if entry.signed_action is None else entry
         status, why = _check_signature(approval, entry, signed, rules)
-        checks.append(ActionCheck(entry=entry.seq, actor=entry.actor, act=entry.act, status=status, why=why))
+        checks.append(ActionCheck(entry=entry.seq, actor=entry.actor, action=entry.action, status=status, why=why))
     return checks
 
 
 def _check_signature(
     approval: ApprovalStatus, entry: AuditEntry, signed: AuditEntry, rules: SigningRules
 ) -> tuple[SignatureStatus, str]:
-    signature = signed.proof
+    signed_action = signed.signed_action
     if entry.details.get("by") == "link":
         return SignatureStatus.BY_LINK, ""
-    if signature is None:
+    if signed_action is None:
         if rules.mode is SigningMode.SIGNED:
             return SignatureStatus.BAD, "no signature, although it is required"
         return SignatureStatus.UNSIGNED, ""
     if rules.trust is None:
         return SignatureStatus.UNCHECKED, ""
-    fields = _SIGNED_DETAILS.get(entry.act)
+    fields = _SIGNED_DETAILS.get(entry.action)
     details: JsonValue = None if fields is None else {field: entry.details.get(field) for field in fields}
     try:
         replace(rules.trust, revoked=frozenset()).verify(
-            signature,
-            act=entry.act,
+            signed_action,
+            act=entry.action,
             target=action_target(approval.approval_id),
             # An early vote may be about any payload; it is compared when it counts.
-            payload_digest=signature.payload_digest if entry.result == "early" else approval.payload_digest,
+            payload_digest=signed_action.payload_digest if entry.result == "early" else approval.payload_digest,
             now=signed.at,
             actor=entry.actor or "",
             reason=entry.reason,
             details=details,
-            role=role_for(entry.act),
+            role=role_for(entry.action),
         )
     except PerdureTerminalError as error:
         return SignatureStatus.BAD, f"as of {signed.at:%Y-%m-%d %H:%M:%S %Z}, {error.message}"

@@ -72,11 +72,11 @@ def _exclusion(rules: Rules, person: str) -> str:
 def _vote_used(approval: Approval, approver: str, used: Vote) -> Conflict:
     delegator = f" on behalf of {used.on_behalf_of}" if used.on_behalf_of else ""
     return Conflict(
-        f"{used.actor} voted '{used.act}'{delegator} on approval '{approval.approval_id}' at {format_time(used.at)}, "
-        f"so the vote of {approver} is used",
+        f"{used.actor} voted '{used.action}'{delegator} on '{approval.approval_id}' at {format_time(used.at)}; "
+        f"the vote of {approver} is used",
         metadata={
             "code": "vote_used",
-            "decided": used.act,
+            "decided": used.action,
             "decided_by": used.actor,
             "decided_at": format_time(used.at),
         },
@@ -86,9 +86,9 @@ def _vote_used(approval: Approval, approver: str, used: Vote) -> Conflict:
 def contrary_vote(approval: Approval, vote: Vote, known: Vote) -> Conflict:
     """Return the error for a second, different vote of a person."""
     return Conflict(
-        f"{vote.actor} voted '{known.act}' on approval '{approval.approval_id}' at {format_time(known.at)}; "
+        f"{vote.actor} voted '{known.action}' on approval '{approval.approval_id}' at {format_time(known.at)}; "
         "a vote cannot be changed",
-        metadata={"code": "contrary_decision", "decided": known.act, "decided_at": known.at.isoformat()},
+        metadata={"code": "contrary_decision", "decided": known.action, "decided_at": known.at.isoformat()},
     )
 
 

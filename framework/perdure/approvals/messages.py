@@ -119,13 +119,13 @@ class ApprovalActionRequest(_Input):
         actor: The acting person.
         reason: Reason for the audit log.
         groups: Claimed groups of the actor. For a signed action, the groups of its credential count.
-        proof: The action, signed by the actor for the target ``Approvals/{id}``.
+        signed_action: The action, signed by the actor for the target ``Approvals/{id}``.
     """
 
     actor: Person
     reason: Reason = ""
     groups: list[GroupName] = Field(default=[], max_length=100)
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
 class DecisionRequest(ApprovalActionRequest):
@@ -186,12 +186,12 @@ class PrincipalRequest(_Input):
     Args:
         actor: The acting person or program.
         reason: Reason.
-        proof: The action, signed by the actor for the target ``Principals/{person}``.
+        signed_action: The action, signed by the actor for the target ``Principals/{person}``.
     """
 
     actor: Person
     reason: Reason = ""
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
 class PrincipalStatement(PrincipalRequest):
@@ -241,7 +241,7 @@ class Vote(_Record):
     payload_digest: str | None = None
 
     @property
-    def act(self) -> Literal["approve", "reject"]:
+    def action(self) -> Literal["approve", "reject"]:
         """Name of the action."""
         return "approve" if self.approve else "reject"
 
@@ -282,23 +282,23 @@ class AuditEntry(_Record):
         seq: Position, from 1.
         at: Time of the action.
         actor: Actor; None for events of the service, such as a timeout.
-        act: The action.
+        action: The action.
         reason: Reason of the actor.
         result: ``opened``, ``joined``, ``early`` (a vote before the opening), ``counted``, ``delegated``, ``reminded``,
             ``escalated``, ``left``, ``revoked``, the approval's result, or ``refused:`` and an error code.
         details: Further facts.
-        proof: The signed action.
+        signed_action: The signed action.
         hash: SHA-256 over this entry and the previous hash.
     """
 
     seq: int
     at: AwareDatetime
     actor: str | None
-    act: ActionName
+    action: ActionName
     reason: str = ""
     result: str
     details: dict[str, str] = {}
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
     hash: str = ""
 
 
@@ -315,7 +315,7 @@ class DecisionReceipt(_Receipt):
     Args:
         approval_id: The approval.
         actor: The voter.
-        act: The decision.
+        action: The decision.
         reason: Reason of the voter.
         at: Time of the vote.
         status: State of the approval.
@@ -323,7 +323,7 @@ class DecisionReceipt(_Receipt):
         signed: Whether the voter was authenticated.
     """
 
-    act: Literal["approve", "reject"]
+    action: Literal["approve", "reject"]
     reason: str
     on_behalf_of: str | None = None
     signed: bool = False

@@ -97,7 +97,7 @@ class PendingEntry:
     action: ActionName
     reason: str = ""
     details: dict[str, str] | None = None
-    signature: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
     def record(self, approval: Approval, result: str, **details: str) -> Change:
         """Return the approval with this entry added to its audit log."""
@@ -105,11 +105,11 @@ class PendingEntry:
             seq=approval.entries + 1,
             at=self.at,
             actor=self.actor,
-            act=self.action,
+            action=self.action,
             reason=self.reason,
             result=result,
             details={**(self.details or {}), **details},
-            proof=self.signature,
+            signed_action=self.signed_action,
         )
         entry = chained(entry, approval.head or approval.approval_id)
         return Change(approval.model_copy(update={"entries": entry.seq, "head": entry.hash}), (entry,))
@@ -138,7 +138,7 @@ def open_approval(approval: Approval, request: ApprovalRequest, at: datetime) ->
     change = replace(entry.record(opened, "opened"), notifications=(PendingNotification("asked"),))
     for early in approval.votes:
         details = {} if early.signed else {"unsigned": "yes"}
-        early_entry = PendingEntry(at, early.actor, early.act, early.reason, details)
+        early_entry = PendingEntry(at, early.actor, early.action, early.reason, details)
         change = change.then(partial(_decide, vote=early, entry=early_entry))
     return replace(change, error=None)  # the opener did not cause the error of an early vote
 
@@ -166,7 +166,7 @@ def _join(approval: Approval, rules: Rules, request: ApprovalRequest, new_rules:
     return entry.record(approval.model_copy(update={"waiters": waiters}), "joined")
 
 
-def decide(approval: Approval, vote: Vote, signature: SignedAction | None = None, *, by: str = "") -> Change:
+def decide(approval: Approval, vote: Vote, signed_action: SignedAction | None = None, *, by: str = "") -> Change:
     """Cast a vote. Repeating a vote changes nothing.
 
     After the deadline, the stage ends first.
@@ -174,7 +174,7 @@ def decide(approval: Approval, vote: Vote, signature: SignedAction | None = None
     Args:
         approval: The approval.
         vote: The vote, without the delegator.
-        signature: The signed action, for the audit log.
+        signed_action: The signed action, for the audit log.
         by: ``link`` for a vote by link, for the audit log.
 
     Returns:
@@ -183,7 +183,7 @@ def decide(approval: Approval, vote: Vote, signature: SignedAction | None = None
         or `Refused` 429 (``too_many_early_decisions``).
     """
     details = {**({"by": by} if by else {}), **({} if vote.signed else {"unsigned": "yes"})}
-    return _decide(approval, vote, PendingEntry(vote.at, vote.actor, vote.act, vote.reason, details, signature))
+    return _decide(approval, vote, PendingEntry(vote.at, vote.actor, vote.action, vote.reason, details, signed_action))
 
 
 def _decide(approval: Approval, vote: Vote, entry: PendingEntry) -> Change:
@@ -207,7 +207,7 @@ def _decide(approval: Approval, vote: Vote, entry: PendingEntry) -> Change:
 def delegate(
     approval: Approval,
     delegation: Delegation,
-    signature: SignedAction | None = None,
+    signed_action: SignedAction | None = None,
     *,
     max_duration: timedelta = MAX_DELEGATION,
 ) -> Change:
@@ -218,7 +218,7 @@ def delegate(
     Args:
         approval: The approval.
         delegation: The delegation.
-        signature: The signed action, for the audit log.
+        signed_action: The signed action, for the audit log.
         max_duration: Maximum duration of a delegation.
 
     Returns:
@@ -230,11 +230,11 @@ def delegate(
         return Change(approval, error=not_opened(approval))
     if approval.is_overdue(delegation.at):
         return end_stage(approval, delegation.at).then(
-            partial(delegate, delegation=delegation, signature=signature, max_duration=max_duration)
+            partial(delegate, delegation=delegation, signed_action=signed_action, max_duration=max_duration)
         )
     # Microseconds are needed to verify the signature.
     details = {"to": delegation.to, "until": delegation.until.astimezone(UTC).isoformat()}
-    entry = PendingEntry(delegation.at, delegation.actor, "delegate", delegation.reason, details, signature)
+    entry = PendingEntry(delegation.at, delegation.actor, "delegate", delegation.reason, details, signed_action)
     error = delegation_error(approval, approval.rules, delegation, max_duration)
     if error is not None:
         return refuse(approval, entry, error)
@@ -309,7 +309,7 @@ def remind(approval: Approval, stage: int, number: int, at: datetime) -> Change:
 
 
 def withdraw(
-    approval: Approval, actor: str, reason: str, at: datetime, signature: SignedAction | None = None
+    approval: Approval, actor: str, reason: str, at: datetime, signed_action: SignedAction | None = None
 ) -> Change:
     """Withdraw an approval for its requester, or for the owner of the requesting program's API key.
 
@@ -319,8 +319,10 @@ def withdraw(
     if approval.rules is None:
         return Change(approval, error=not_opened(approval))
     if approval.is_overdue(at):
-        return end_stage(approval, at).then(partial(withdraw, actor=actor, reason=reason, at=at, signature=signature))
-    entry = PendingEntry(at, actor, "withdraw", reason, signature=signature)
+        return end_stage(approval, at).then(
+            partial(withdraw, actor=actor, reason=reason, at=at, signed_action=signed_action)
+        )
+    entry = PendingEntry(at, actor, "withdraw", reason, signed_action=signed_action)
     if actor not in (approval.rules.requester, approval.rules.requester_owner):
         return refuse(approval, entry, Refused(f"{actor} is not the requester", 403, "not_the_requester"))
     if approval.outcome is not None:
@@ -337,7 +339,7 @@ def revoke_links(
     at: datetime,
     *,
     reason: str = "",
-    signature: SignedAction | None = None,
+    signed_action: SignedAction | None = None,
     may_revoke: bool,
 ) -> Change:
     """Revoke the links that were issued up to now.
@@ -348,7 +350,7 @@ def revoke_links(
         person: Owner of the links; None for all links.
         at: Time of the revocation.
         reason: Reason for the audit log.
-        signature: The signed action, for the audit log.
+        signed_action: The signed action, for the audit log.
         may_revoke: Whether the actor's role permits revoking links of others.
 
     Returns:
@@ -359,11 +361,17 @@ def revoke_links(
         return Change(approval, error=not_opened(approval))
     if approval.is_overdue(at):
         again = partial(
-            revoke_links, actor=actor, person=person, reason=reason, at=at, signature=signature, may_revoke=may_revoke
+            revoke_links,
+            actor=actor,
+            person=person,
+            reason=reason,
+            at=at,
+            signed_action=signed_action,
+            may_revoke=may_revoke,
         )
         return end_stage(approval, at).then(again)
     details = {} if person is None else {"person": person}
-    entry = PendingEntry(at, actor, "revoke_links", reason, details, signature)
+    entry = PendingEntry(at, actor, "revoke_links", reason, details, signed_action)
     error = revocation_error(approval, approval.rules, actor, person, may_revoke=may_revoke)
     if error is not None:
         return refuse(approval, entry, error)

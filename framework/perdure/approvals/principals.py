@@ -89,7 +89,7 @@ class Principals:
         _check_name(ctx.key())
         nonces = State(ctx, NONCES_KEY, NonceLog, default=NonceLog())
         actor, used = self._rules.check(
-            request.proof,
+            request.signed_action,
             act=action,
             target=principal_target(ctx.key()),
             payload_digest=NO_PAYLOAD_DIGEST,
@@ -100,10 +100,10 @@ class Principals:
             role=role,
             nonces=await nonces.get(),
         )
-        if actor is None or request.proof is None:
+        if actor is None or request.signed_action is None:
             return None
         principal = await (_state(ctx).get() if actor.actor == ctx.key() else principal_of(ctx, actor.actor))
-        issued_at = request.proof.credential.issued_at
+        issued_at = request.signed_action.credential.issued_at
         refusal = principal.refusal(actor.actor, role=role, issued_at=issued_at, grant="the credential")
         if refusal is not None:
             raise refusal
@@ -151,10 +151,10 @@ def sign_principal_action(
     """
     kind = PrincipalStatement if action == put_principal.handler else RevocationRequest
     body = kind.model_validate({**request, "actor": key.actor})
-    signature = key.sign(
+    signed_action = key.sign(
         action, principal_target(person), NO_PAYLOAD_DIGEST, reason=body.reason, details=_details(body), at=at
     )
-    return body.model_copy(update={"proof": signature}).model_dump(mode="json", exclude_defaults=True)
+    return body.model_copy(update={"signed_action": signed_action}).model_dump(mode="json", exclude_defaults=True)
 
 
 def _details(request: PrincipalRequest) -> JsonValue:

@@ -218,9 +218,11 @@ class Approvals:
         )
         refusal = to.refusal(request.to, role=Role.APPROVER, issued_at=None, grant="a delegation to them")
         if refusal is not None:
-            entry = PendingEntry(now, request.actor, "delegate", request.reason, {"to": request.to}, identity.signature)
+            entry = PendingEntry(
+                now, request.actor, "delegate", request.reason, {"to": request.to}, identity.signed_action
+            )
             await self._refuse(ctx, before, entry, refusal)
-        change = policy.delegate(before, delegation, identity.signature, max_duration=self._config.max_delegation)
+        change = policy.delegate(before, delegation, identity.signed_action, max_duration=self._config.max_delegation)
         await self._store.apply(ctx, before, change, now)
         stored = change.approval.delegation_of(request.actor) or delegation
         return DelegationReceipt(
@@ -235,7 +237,7 @@ class Approvals:
     async def withdraw(self, ctx: restate.ObjectContext, request: WithdrawalRequest) -> WithdrawalReceipt:
         """End an approval for its requester."""
         now, before, identity, _ = await self._authorize(ctx, request, "withdraw")
-        change = policy.withdraw(before, request.actor, request.reason, now, identity.signature)
+        change = policy.withdraw(before, request.actor, request.reason, now, identity.signed_action)
         await self._store.apply(ctx, before, change, now)
         return WithdrawalReceipt(
             approval_id=ctx.key(),
@@ -253,7 +255,7 @@ class Approvals:
             request.person,
             now,
             reason=request.reason,
-            signature=identity.signature,
+            signed_action=identity.signed_action,
             may_revoke=identity.may_revoke,
         )
         await self._store.apply(ctx, before, change, now)
@@ -296,7 +298,7 @@ class Approvals:
 
     async def _decide(self, ctx: restate.ObjectContext, request: DecisionRequest, *, approve: bool) -> DecisionReceipt:
         now, before, identity, principal = await self._authorize(ctx, request, "approve" if approve else "reject")
-        is_early = before.rules is None
+        signed_action = request.signed_action if before.rules is None else None
         vote = Vote(
             actor=request.actor,
             approve=approve,
@@ -304,9 +306,9 @@ class Approvals:
             at=now,
             groups=identity.groups,
             signed=identity.signed,
-            payload_digest=request.proof.payload_digest if is_early and request.proof is not None else None,
+            payload_digest=None if signed_action is None else signed_action.payload_digest,
         )
-        decide = partial(policy.decide, vote=vote, signature=identity.signature)
+        decide = partial(policy.decide, vote=vote, signed_action=identity.signed_action)
         return await self._vote(ctx, before, vote, principal, decide)
 
     async def _vote(
@@ -327,7 +329,7 @@ class Approvals:
         return DecisionReceipt(
             approval_id=ctx.key(),
             actor=counted.actor,
-            act=counted.act,
+            action=counted.action,
             reason=counted.reason,
             at=counted.at,
             status=change.approval.state,
@@ -377,7 +379,7 @@ class Approvals:
                 ctx, request.actor, role=role_for(action), issued_at=identity.issued_at, grant="the credential"
             )
         except PerdureTerminalError as error:
-            entry = PendingEntry(now, request.actor, action, request.reason, signature=request.proof)
+            entry = PendingEntry(now, request.actor, action, request.reason, signed_action=request.signed_action)
             await self._refuse(ctx, before, entry, error)
         return now, before, identity, principal
 

@@ -32,7 +32,7 @@ class ActorIdentity:
         groups: Groups: verified if `signed`, else claimed.
         signed: Whether the actor was authenticated by a signature.
         nonces: The used nonces, including the one of this action.
-        signature: The signed action, for the audit log.
+        signed_action: The signed action, for the audit log.
         roles: Roles of the credential.
         issued_at: Issue time of the credential.
     """
@@ -40,7 +40,7 @@ class ActorIdentity:
     groups: list[str]
     signed: bool
     nonces: NonceLog
-    signature: SignedAction | None
+    signed_action: SignedAction | None
     roles: frozenset[Role] = frozenset()
     issued_at: datetime | None = None
 
@@ -102,10 +102,10 @@ def sign_action(
         ValidationError: The body is invalid.
     """
     body = _REQUESTS.get(action, ApprovalActionRequest).model_validate({**request, "actor": key.actor})
-    signature = key.sign(
+    signed_action = key.sign(
         action, action_target(approval_id), payload_digest, reason=body.reason, details=_details(body), at=at
     )
-    return body.model_copy(update={"proof": signature}).model_dump(mode="json", exclude_defaults=True)
+    return body.model_copy(update={"signed_action": signed_action}).model_dump(mode="json", exclude_defaults=True)
 
 
 def check_action(
@@ -135,10 +135,10 @@ def check_action(
         Conflict: The signature was used before, or is for another payload.
         Refused: The credential does not name a claimed group (403), or the actor sends too many actions (429).
     """
-    signature = request.proof
-    signed_digest = "" if signature is None else signature.payload_digest
+    signed_action = request.signed_action
+    signed_digest = "" if signed_action is None else signed_action.payload_digest
     actor, nonces = rules.check(
-        signature,
+        signed_action,
         act=action,
         target=action_target(approval_id),
         payload_digest=approval_digest or signed_digest,
@@ -150,7 +150,7 @@ def check_action(
         nonces=nonces,
     )
     if actor is None:
-        return ActorIdentity(list(request.groups), signed=False, nonces=nonces, signature=None)
+        return ActorIdentity(list(request.groups), signed=False, nonces=nonces, signed_action=None)
     missing = set(request.groups) - actor.groups
     if missing:
         raise Refused(
@@ -158,9 +158,14 @@ def check_action(
             403,
             "unverified_groups",
         )
-    issued_at = None if signature is None else signature.credential.issued_at
+    issued_at = None if signed_action is None else signed_action.credential.issued_at
     return ActorIdentity(
-        sorted(actor.groups), signed=True, nonces=nonces, signature=signature, roles=actor.roles, issued_at=issued_at
+        sorted(actor.groups),
+        signed=True,
+        nonces=nonces,
+        signed_action=signed_action,
+        roles=actor.roles,
+        issued_at=issued_at,
     )
 
 

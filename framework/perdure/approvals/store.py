@@ -126,7 +126,7 @@ class ApprovalStore:
             await _approval(ctx).set(change.approval)
         for entry in change.entries:
             await State(ctx, audit_log_key(entry.seq), AuditEntry).set(entry)
-            log.info("approval.action", action=entry.act, result=entry.result, actor=entry.actor)
+            log.info("approval.action", action=entry.action, result=entry.result, actor=entry.actor)
 
     async def listen(self, ctx: restate.ObjectContext, request: Listen, now: datetime) -> Approval:
         """Replace the awakeable of a wait and return the approval.

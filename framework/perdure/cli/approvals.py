@@ -156,9 +156,9 @@ def _fields(approval: ApprovalStatus) -> dict[str, str | Text]:
 
 
 def _entry_line(entry: AuditEntry) -> str:
-    signed = " (signed)" if entry.proof is not None else ""
+    signed = " (signed)" if entry.signed_action is not None else ""
     details = ", ".join(f"{name} {value}" for name, value in entry.details.items() if name != "payload_digest")
-    words = [f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.actor or "-", entry.act + signed, entry.result, details]
+    words = [f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.actor or "-", entry.action + signed, entry.result, details]
     return "  ".join(word for word in [*words, entry.reason] if word)
 
 
@@ -343,7 +343,7 @@ class _Client:
         done = self.act(action, {"reason": reason}, DecisionReceipt)
         delegator = f" on behalf of {done.on_behalf_of}" if done.on_behalf_of else ""
         unsigned = "" if done.signed else " (unsigned)"
-        console.say(f"{done.approval_id}: {done.act} by {done.actor}{delegator}{unsigned}, now {done.status}")
+        console.say(f"{done.approval_id}: {done.action} by {done.actor}{delegator}{unsigned}, now {done.status}")
 
     def act(self, action: SignableAction, body: dict[str, Any], receipt: type[R]) -> R:
         target: Target[dict[str, Any], R] = Target(APPROVALS, action, dict[str, Any], receipt)

@@ -129,7 +129,7 @@ class AuditLogView(BaseModel):
     seq: int
     at: AwareDatetime
     actor: str | None = None
-    act: str
+    action: str
     reason: str = ""
     result: str
     details: dict[str, str] = {}
@@ -186,7 +186,7 @@ class DecisionReceipt(BaseModel):
     Args:
         approval_id: The approval.
         actor: Who decided.
-        act: What was decided.
+        action: What was decided.
         reason: Why.
         at: When.
         status: How the approval stands now.
@@ -196,7 +196,7 @@ class DecisionReceipt(BaseModel):
 
     approval_id: str
     actor: str
-    act: str
+    action: str
     reason: str = ""
     at: AwareDatetime
     status: str
@@ -446,4 +446,4 @@ async def decide_by_link(
 
 def _body(signed_in: SignedIn, reason: str, proof: dict[str, Any]) -> dict[str, Any]:
     person = signed_in.person
-    return {"actor": person.name, "groups": person.groups, "reason": reason, "proof": proof}
+    return {"actor": person.name, "groups": person.groups, "reason": reason, "signed_action": proof}

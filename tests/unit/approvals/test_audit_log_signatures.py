@@ -88,8 +88,8 @@ class History:
         return self
 
 
-def signed(key: ActorKey = ADA, act: str = "approve", digest: str = DIGEST, reason: str = "") -> SignedAction:
-    return key.sign(act, action_target("T1"), digest, reason=reason, at=NOON)
+def signed(key: ActorKey = ADA, action: str = "approve", digest: str = DIGEST, reason: str = "") -> SignedAction:
+    return key.sign(action, action_target("T1"), digest, reason=reason, at=NOON)
 
 
 def statuses(history: History, rules: SigningRules = RULES) -> list[tuple[int, SignatureStatus]]:
@@ -123,7 +123,7 @@ def test_missing_required_signature_is_bad():
         ActionCheck(
             entry=2,
             actor="ada",
-            act="approve",
+            action="approve",
             status=SignatureStatus.BAD,
             why="no signature, although it is required",
         )
@@ -139,7 +139,7 @@ def test_signatures_are_unchecked_without_issuers():
 
 def test_early_vote_signature_covers_counted_entry():
     history = History().decided("ada", signed()).decided("bob", None).opened()
-    assert [(entry.act, entry.result) for entry in history.audit_log] == [
+    assert [(entry.action, entry.result) for entry in history.audit_log] == [
         ("approve", "early"),
         ("approve", "early"),
         ("open", "opened"),
@@ -184,15 +184,18 @@ def test_withdrawal_needs_no_approver_role():
     ("fields", "why"),
     [
         ({"actor": "bob"}, "signed by ada"),
-        ({"act": "reject"}, "another act"),
+        ({"action": "reject"}, "another act"),
         ({"reason": "another"}, "another reason"),
         ({"at": NOON + timedelta(minutes=20)}, "more than 300 s ago"),
         ({"at": NOON + timedelta(hours=2)}, "expired"),
-        ({"proof": signed().model_copy(update={"signature": "A" * 86})}, "not signed by the key of its credential"),
-        ({"proof": signed(key_of("ada", issuer=PrivateKey.generate()))}, "issuer that isn't trusted"),
-        ({"proof": signed(key_of("ada", Role.VIEWER))}, "takes the role approver"),
-        ({"proof": signed(digest="0" * 64)}, "not what ada was shown"),
-        ({"proof": ADA.sign("approve", action_target("T2"), DIGEST, at=NOON)}, "another target"),
+        (
+            {"signed_action": signed().model_copy(update={"signature": "A" * 86})},
+            "not signed by the key of its credential",
+        ),
+        ({"signed_action": signed(key_of("ada", issuer=PrivateKey.generate()))}, "issuer that isn't trusted"),
+        ({"signed_action": signed(key_of("ada", Role.VIEWER))}, "takes the role approver"),
+        ({"signed_action": signed(digest="0" * 64)}, "not what ada was shown"),
+        ({"signed_action": ADA.sign("approve", action_target("T2"), DIGEST, at=NOON)}, "another target"),
     ],
 )
 def test_rebuilt_chain_does_not_forge_signature(fields: dict[str, object], why: str):

@@ -24,8 +24,8 @@ ADA, BOB, CY, SHOP = "ada@example.com", "bob@example.com", "cy@example.com", "ke
 
 def request(**changes: object) -> ApprovalRequest:
     names = {"approval_id": "T1", "wait": "w1", "awakeable": "a1"}
-    facts = {**names, "title": "t", "timeout": HOUR, "requester_verified": True}
-    return ApprovalRequest.model_validate({**facts, **changes})
+    fields = {**names, "title": "t", "timeout": HOUR, "requester_verified": True}
+    return ApprovalRequest.model_validate({**fields, **changes})
 
 
 def opened(**changes: object) -> Approval:

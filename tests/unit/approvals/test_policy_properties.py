@@ -40,7 +40,7 @@ def requests(draw: st.DrawFn) -> ApprovalRequest:
     )
 
 
-acts = st.one_of(
+actions = st.one_of(
     st.tuples(st.just("decide"), st.sampled_from(PEOPLE), st.booleans()),
     st.tuples(st.just("decide"), st.sampled_from(PEOPLE), st.booleans()),
     st.tuples(st.just("open"), st.sampled_from(["a1", "a2", "a3"]), st.booleans()),
@@ -51,8 +51,8 @@ acts = st.one_of(
 times = st.lists(st.integers(0, 3), min_size=25, max_size=25)
 
 
-def apply(approval: Approval, request: ApprovalRequest, act: tuple[str, str, bool], at: datetime) -> Change:
-    kind, name, flag = act
+def apply(approval: Approval, request: ApprovalRequest, action: tuple[str, str, bool], at: datetime) -> Change:
+    kind, name, flag = action
     match kind:
         case "decide":
             return decide(approval, Vote(actor=name, approve=flag, at=at))
@@ -71,8 +71,8 @@ def apply(approval: Approval, request: ApprovalRequest, act: tuple[str, str, boo
 
 def can_still_be_approved(request: ApprovalRequest, approval: Approval) -> bool:
     """Return whether approvals of some remaining approvers would complete the quorum."""
-    approvals = sum(decision.approve for decision in approval.votes)
-    decided = {decision.actor for decision in approval.votes}
+    approvals = sum(vote.approve for vote in approval.votes)
+    decided = {vote.actor for vote in approval.votes}
     left = [p for p in request.approvers if p not in decided and p != request.requester]
     return any(
         approvals + len(chosen) >= request.quorum
@@ -82,7 +82,7 @@ def can_still_be_approved(request: ApprovalRequest, approval: Approval) -> bool:
 
 
 def check_shape(request: ApprovalRequest, approval: Approval) -> None:
-    actors = [decision.actor for decision in approval.votes]
+    actors = [vote.actor for vote in approval.votes]
     assert len(actors) == len(set(actors)), "one vote per person"
     if approval.rules is None:
         assert approval.pending_approvers() == set()
@@ -90,7 +90,7 @@ def check_shape(request: ApprovalRequest, approval: Approval) -> None:
     assert request.requester not in actors or request.requester == ""
     if request.approvers:
         assert set(actors) <= set(request.approvers)
-    approvals = sum(decision.approve for decision in approval.votes)
+    approvals = sum(vote.approve for vote in approval.votes)
     rejections = len(actors) - approvals
     outcome = None if approval.outcome is None else approval.outcome.outcome
     if outcome is ApprovalResult.APPROVED:
@@ -114,17 +114,17 @@ def check_shape(request: ApprovalRequest, approval: Approval) -> None:
 
 
 @settings(max_examples=400)
-@given(requests(), st.lists(acts, max_size=25), times)
+@given(requests(), st.lists(actions, max_size=25), times)
 def test_invariants(request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], minutes: list[int]):
     approval = Approval(approval_id="T1")
     audit_log: list[AuditEntry] = []
     answered: Counter[str] = Counter()
     asking: set[str] = set()
     at = START
-    for act, step in zip(sequence, minutes, strict=False):
+    for action, step in zip(sequence, minutes, strict=False):
         at += timedelta(minutes=step)
         before = approval
-        change = apply(approval, request_, act, at)
+        change = apply(approval, request_, action, at)
         approval = change.approval
         check_shape(request_, approval)
 
@@ -144,12 +144,12 @@ def test_invariants(request_: ApprovalRequest, sequence: list[tuple[str, str, bo
             assert approval.outcome == before.outcome
             assert change.wake == ()
 
-        if act[0] == "open" and change.error is None:
-            asking.add(act[1])
+        if action[0] == "open" and change.error is None:
+            asking.add(action[1])
             if approval.outcome is not None:
-                answered[act[1]] += 1  # the call's own answer
-        if act[0] == "listen":
-            known = act[1] in {**approval.waiters, **dict.fromkeys(approval.answered)}
+                answered[action[1]] += 1  # the call's own answer
+        if action[0] == "listen":
+            known = action[1] in {**approval.waiters, **dict.fromkeys(approval.answered)}
             assert (change.error is None) is known, "only known waits may read the outcome"
             assert before.is_overdue(at) or not change.entries, "completions of awakeables leave no audit entries"
         answered.update(awakeable.partition("-")[0] for awakeable in change.wake)
@@ -159,7 +159,7 @@ def test_invariants(request_: ApprovalRequest, sequence: list[tuple[str, str, bo
         else:
             assert set(approval.waiters) <= asking
 
-        repeated = apply(approval, request_, act, at)
+        repeated = apply(approval, request_, action, at)
         if change.error is None:
             assert (repeated.approval, repeated.entries, repeated.error) == (approval, (), None), (
                 "a repeat changes nothing"
@@ -185,6 +185,6 @@ def test_outcome_is_independent_of_opening_time(request_: ApprovalRequest, votes
             approval = decide(approval, Vote(actor=actor, approve=approve, at=START)).approval
         if approval.rules is None:
             approval = open_approval(approval, request_, START).approval
-        return approval.outcome, tuple(decision.actor for decision in approval.votes)
+        return approval.outcome, tuple(vote.actor for vote in approval.votes)
 
     assert outcome(cut) == outcome(0)

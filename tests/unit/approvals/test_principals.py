@@ -148,7 +148,7 @@ def test_revoked_delegation_stays_revoked():
     assert approval.pending_approvers() == {"ada", "bob", "cy"}
     change = revoke_delegation(approval, "ada", "ada is disabled", START + timedelta(minutes=1))
     (entry,) = change.entries
-    assert (entry.act, entry.result, entry.reason) == ("revoke_delegation", "revoked", "ada is disabled")
+    assert (entry.action, entry.result, entry.reason) == ("revoke_delegation", "revoked", "ada is disabled")
     revoked = change.approval
     assert revoked.pending_approvers() == {"ada", "bob"}
     assert refusal(vote(revoked, "cy", minutes=2)) == (403, "delegation_revoked")

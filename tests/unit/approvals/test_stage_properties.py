@@ -67,8 +67,8 @@ def requests(draw: st.DrawFn) -> ApprovalRequest:
     )
 
 
-Act: TypeAlias = tuple[str, str, str, bool]
-acts = st.tuples(
+Action: TypeAlias = tuple[str, str, str, bool]
+actions = st.tuples(
     st.sampled_from(["decide"] * 5 + ["delegate"] * 3 + ["open", "leave", "withdraw", "end", "remind"]),
     st.sampled_from(PEOPLE),
     st.sampled_from(PEOPLE),
@@ -77,9 +77,9 @@ acts = st.tuples(
 
 
 def perform(  # noqa: PLR0911 - one per action
-    approval: Approval, request: ApprovalRequest, act: Act, at: datetime
+    approval: Approval, request: ApprovalRequest, action: Action, at: datetime
 ) -> Change:
-    kind, who, other, flag = act
+    kind, who, other, flag = action
     groups = MEMBERSHIPS.get(who, [])
     match kind:
         case "decide":
@@ -108,8 +108,8 @@ class History:
     audit_log: list[AuditEntry] = field(default_factory=list)
     answered: Counter[str] = field(default_factory=Counter)
 
-    def perform(self, act: Act, at: datetime) -> Change:
-        change = perform(self.approval, self.request, act, at)
+    def perform(self, action: Action, at: datetime) -> Change:
+        change = perform(self.approval, self.request, action, at)
         self.approval = change.approval
         self.audit_log += change.entries
         self.answered.update(change.wake)
@@ -117,8 +117,8 @@ class History:
 
 
 def check_people(approval: Approval) -> None:
-    actors = [decision.actor for decision in approval.votes]
-    approvers = [decision.approver for decision in approval.votes]
+    actors = [vote.actor for vote in approval.votes]
+    approvers = [vote.approver for vote in approval.votes]
     assert len(set(actors)) == len(actors), "one vote per person"
     assert len(set(approvers)) == len(approvers), "one vote per approver, including delegations"
     if approval.rules is None:
@@ -127,11 +127,11 @@ def check_people(approval: Approval) -> None:
     assert "req" not in approvers, "no delegate votes for the requester"
     for delegation in approval.delegations:
         assert "req" not in (delegation.actor, delegation.to)
-    for decision in approval.votes:
-        if decision.on_behalf_of is not None:
-            matching = [d for d in approval.delegations if (d.actor, d.to) == (decision.on_behalf_of, decision.actor)]
+    for vote in approval.votes:
+        if vote.on_behalf_of is not None:
+            matching = [d for d in approval.delegations if (d.actor, d.to) == (vote.on_behalf_of, vote.actor)]
             assert len(matching) == 1
-            assert decision.at < matching[0].until, "delegations expire"
+            assert vote.at < matching[0].until, "delegations expire"
     pending = approval.pending_approvers()
     assert not pending & set(actors), "voters are not pending"
     assert "req" not in pending
@@ -146,31 +146,31 @@ def check_outcome(history: History) -> None:
     assert approval.waiters == {}
     counted = approval.rules.counted_votes(approval.stage, approval.votes)
     stage = approval.rules.stages[approval.stage]
-    approving = {decision.actor for decision in counted if decision.approve}
+    approving = {vote.actor for vote in counted if vote.approve}
     timed_out = approval.outcome.reason.startswith("timed out")
     match approval.outcome.outcome:
         case ApprovalResult.APPROVED if not timed_out:
             assert len(approving) >= stage.quorum, "a quorum consists of different people"
             assert set(approval.outcome.decided_by) == approving
         case ApprovalResult.REJECTED if not timed_out:
-            assert any(not decision.approve for decision in counted)
+            assert any(not vote.approve for vote in counted)
         case ApprovalResult.TIMED_OUT:
             assert stage.on_timeout is OnTimeout.ERROR
         case ApprovalResult.WITHDRAWN:
-            assert history.audit_log[-1].act in ("withdraw", "leave") or "refused" in history.audit_log[-1].result
+            assert history.audit_log[-1].action in ("withdraw", "leave") or "refused" in history.audit_log[-1].result
         case _:
             assert stage.on_timeout.value in ("approve", "reject")
 
 
 @settings(max_examples=400)
-@given(requests(), st.lists(acts, max_size=30), st.lists(st.integers(0, 4), min_size=30, max_size=30))
-def test_invariants(request_: ApprovalRequest, sequence: list[Act], minutes: list[int]):
+@given(requests(), st.lists(actions, max_size=30), st.lists(st.integers(0, 4), min_size=30, max_size=30))
+def test_invariants(request_: ApprovalRequest, sequence: list[Action], minutes: list[int]):
     history = History(request_)
     at = START
-    for act, step in zip(sequence, minutes, strict=False):
+    for action, step in zip(sequence, minutes, strict=False):
         at += timedelta(minutes=step)
         before = history.approval
-        change = history.perform(act, at)
+        change = history.perform(action, at)
         after = history.approval
         check_people(after)
         check_outcome(history)
@@ -178,8 +178,8 @@ def test_invariants(request_: ApprovalRequest, sequence: list[Act], minutes: lis
         assert after.votes[: len(before.votes)] == before.votes or before.rules is None
         if before.outcome is not None:
             assert (after.outcome, after.votes, after.stage) == (before.outcome, before.votes, before.stage)
-        if change.error is None and act[0] != "remind":
-            repeated = perform(after, request_, act, at)
+        if change.error is None and action[0] != "remind":
+            repeated = perform(after, request_, action, at)
             assert (repeated.approval, repeated.entries, repeated.error) == (after, (), None), (
                 "a repeat changes nothing"
             )
@@ -197,8 +197,8 @@ def test_non_deciding_votes_commute(
     def after(*cast: tuple[str, bool]) -> Approval:
         approval = open_approval(Approval(approval_id="T1"), request_, START).approval
         for who, approve in cast:
-            decision = Vote(actor=who, approve=approve, at=START, groups=MEMBERSHIPS.get(who, []))
-            approval = decide(approval, decision).approval
+            vote = Vote(actor=who, approve=approve, at=START, groups=MEMBERSHIPS.get(who, []))
+            approval = decide(approval, vote).approval
         return approval
 
     first, second = after(*earlier, one, two), after(*earlier, two, one)

@@ -185,7 +185,7 @@ def test_escalation_has_own_approvers_quorum_and_timeout():
     first = vote(approval, "ada").approval
     change = end_stage(first, NOON + HOUR)
     assert (change.notifications, change.wake) == ((PendingNotification("escalated"),), ())
-    assert [(entry.act, entry.result, entry.details["stage"]) for entry in change.entries] == [
+    assert [(entry.action, entry.result, entry.details["stage"]) for entry in change.entries] == [
         ("escalate", "escalated", "1")
     ]
     second = change.approval
@@ -230,7 +230,7 @@ def test_reminders_count_within_their_stage():
 )
 def test_effect_of_timeout(meaning: str, state: str):
     change = end_stage(opened(on_timeout=meaning), NOON + HOUR)
-    assert (change.approval.state, change.wake, change.entries[0].act) == (state, ("w1",), "expire")
+    assert (change.approval.state, change.wake, change.entries[0].action) == (state, ("w1",), "expire")
     assert end_stage(change.approval, NOON + HOUR) == Change(change.approval)
 
 
