@@ -16,9 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings
 
 from perdure import IngressClient
+from perdure.approvals.audit_log import SignatureStatus, check_approval
 from perdure.approvals.messages import ApprovalResult, ApprovalStatus
 from perdure.approvals.targets import approval_status
-from perdure.approvals.verification import VerificationSummary, check_approval
 from perdure.errors import ConfigurationError, IngressError
 from perdure.security import JournalCodec, TrustedKeys
 from perdure.security.keys import PrivateKey, PublicKey
@@ -140,7 +140,7 @@ def _mismatch(charge: ConfirmedCharge, approval: ApprovalStatus, rules: SigningR
     check = check_approval(approval, rules)
     if not check.audit_log.intact:
         return f"its approval's audit log was changed: {check.audit_log}"
-    bad = [act for act in check.acts if act.standing is VerificationSummary.BAD]
+    bad = [action for action in check.actions if action.status is SignatureStatus.BAD]
     if bad:
         return f"its approval's audit log has {bad[0]}"
     if _ordered_payment(approval.payload) != (charge.account, charge.amount_minor):

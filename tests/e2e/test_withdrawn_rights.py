@@ -90,7 +90,7 @@ class Rights:
 
     def audit_log(self) -> list[tuple[str, str]]:
         entries = self.console.api("GET", f"/api/approvals/{self.trip}").json()["audit_log"]
-        return [(entry["act"], entry["result"]) for entry in entries[1:]]
+        return [(entry["action"], entry["result"]) for entry in entries[1:]]
 
     def status(self) -> str:
         return str(self.console.api("GET", f"/api/approvals/{self.trip}").json()["status"])

@@ -16,8 +16,8 @@ import restate as sdk
 
 from perdure import ControlPlaneService, IngressClient, Orchestration, Target, handler
 from perdure._runtime.places import OutputSource, Place
-from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import ApprovalOutcome, ApprovalStatus
+from perdure.approvals.service import ApprovalsConfig
 from perdure.approvals.service import definitions as approvals
 from perdure.approvals.signatures import sign_action
 from perdure.approvals.targets import approval_status

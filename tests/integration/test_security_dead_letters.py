@@ -32,7 +32,7 @@ from perdure.saga.operator_actions import Act
 from perdure.saga.signatures import sign_action
 from perdure.security import ActorKey, Role, SignedAction, SigningRules, TrustedKeys, set_signing_rules
 from perdure.testing import Restate
-from tests.integration.signing_people import ISSUER, MALLORY, OLGA, VERA, key_of
+from tests.integration.actor_keys import ISSUER, MALLORY, OLGA, VERA, key_of
 from tests.support import eventually
 
 letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)

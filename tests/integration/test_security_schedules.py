@@ -29,7 +29,7 @@ from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
 from perdure.schedules.signatures import sign_action, sign_setting
 from perdure.security import Role, SignedAction
 from perdure.testing import Restate
-from tests.integration.signing_people import MALLORY, OLGA, VERA, key_of
+from tests.integration.actor_keys import MALLORY, OLGA, VERA, key_of
 
 DAILY = timedelta(days=1)
 SPEC = ScheduleSpec(every=DAILY, target=ScheduledTarget(service="Reports", handler="build"), payload={"wörter": [1.5]})

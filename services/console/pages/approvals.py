@@ -87,7 +87,7 @@ async def decide(
     )
     if "hx-request" in request.headers:  # from a saga's page, which stays
         return HTMLResponse(fragment("_decided.html", receipt=receipt))
-    notice = f"{_PAST[receipt.act]}: {approval_id}; it is {receipt.status} now"
+    notice = f"{_PAST[receipt.action]}: {approval_id}; it is {receipt.status} now"
     return await done(request, signed_in, notice, f"/approvals/{path_of(approval_id)}")
 
 

@@ -9,8 +9,8 @@ from typing import Any, Final, Literal, cast
 from pydantic import AwareDatetime, BaseModel, Field, JsonValue
 
 from perdure import Target
-from perdure.approvals.request import asked_by
-from perdure.approvals.rights import Principal
+from perdure.approvals.request import requester_text
+from perdure.approvals.schema import Principal
 from perdure.security import Link, Role
 from perdure.security.user_names import ANYONE, canonical_user, check_name, is_one_of
 from services.console.engine import Engine
@@ -38,9 +38,9 @@ class Asked(BaseModel):
     subject: str = ""
 
     @property
-    def asked_by(self) -> str:
+    def requester_text(self) -> str:
         """Who asks and for whom, as people are told it."""
-        return asked_by(self.requester, verified=self.requester_verified, subject=self.subject)
+        return requester_text(self.requester, verified=self.requester_verified, subject=self.subject)
 
     def excludes(self, person: str) -> bool:
         """Tell if a person may not decide because it is their own request or business.
@@ -62,8 +62,8 @@ class InboxItem(Asked):
         deadline: Until when it can be decided.
         payload: What the approvers are shown.
         payload_digest: The payload's digest.
-        for_whom: Whose inbox it was found in: a person's, a group's, or anyone's.
-        in_place_of: Who delegated it.
+        addressee: Whose inbox it was found in: a person's, a group's, or anyone's.
+        delegated_by: Who delegated it.
     """
 
     approval_id: str
@@ -73,8 +73,8 @@ class InboxItem(Asked):
     deadline: AwareDatetime
     payload: JsonValue = None
     payload_digest: str
-    for_whom: str = ""
-    in_place_of: str | None = None
+    addressee: str = ""
+    delegated_by: str | None = None
 
 
 class Inbox(BaseModel):
@@ -129,7 +129,7 @@ class AuditLogView(BaseModel):
     seq: int
     at: AwareDatetime
     actor: str | None = None
-    act: str
+    action: str
     reason: str = ""
     result: str
     details: dict[str, str] = {}
@@ -143,7 +143,7 @@ class ApprovalView(Asked):
     status: str
     title: str = ""
     approvers: list[str] = []
-    waits_for: list[str] = []
+    pending_approvers: list[str] = []
     veto: list[str] = []
     quorum: int = 1
     stage: int = 0
@@ -186,7 +186,7 @@ class DecisionReceipt(BaseModel):
     Args:
         approval_id: The approval.
         actor: Who decided.
-        act: What was decided.
+        action: What was decided.
         reason: Why.
         at: When.
         status: How the approval stands now.
@@ -196,7 +196,7 @@ class DecisionReceipt(BaseModel):
 
     approval_id: str
     actor: str
-    act: str
+    action: str
     reason: str = ""
     at: AwareDatetime
     status: str
@@ -254,7 +254,7 @@ async def inbox(engine: Engine, signed_in: SignedIn) -> Inbox:
     for key, page in zip(keys, pages, strict=True):
         for item in page.items:
             if not item.excludes(person.name):
-                found.setdefault(item.approval_id, item.model_copy(update={"for_whom": item.for_whom or key}))
+                found.setdefault(item.approval_id, item.model_copy(update={"addressee": item.addressee or key}))
     items = sorted(found.values(), key=lambda item: (item.deadline, item.approval_id))
     shown = sum(len(page.items) for page in pages)
     return Inbox(items=items[:MOST], total=len(items) + sum(page.total for page in pages) - shown)
@@ -420,7 +420,7 @@ async def check_rights(engine: Engine, link: Link) -> None:
         ConsoleError: The rights ended, or nobody answers.
     """
     present = await engine.call(_principal, key=link.person)
-    objection = present.objection(link.person, role=Role.APPROVER, issued_at=link.issued_at, what="this link")
+    objection = present.refusal(link.person, role=Role.APPROVER, issued_at=link.issued_at, grant="this link")
     if objection is not None:
         raise ConsoleError(403, "rights_withdrawn", objection.message)
 
@@ -446,4 +446,4 @@ async def decide_by_link(
 
 def _body(signed_in: SignedIn, reason: str, proof: dict[str, Any]) -> dict[str, Any]:
     person = signed_in.person
-    return {"actor": person.name, "groups": person.groups, "reason": reason, "proof": proof}
+    return {"actor": person.name, "groups": person.groups, "reason": reason, "signed_action": proof}

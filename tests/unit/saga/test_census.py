@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.approvals.gauges import count_approvals
+from perdure.approvals.reconciler import count_approvals
 from perdure.engine.admin import AdminClient
 from perdure.observability.metrics import DEAD_LETTERS, OPEN_APPROVALS
 from perdure.saga.gauges import count_sagas
@@ -63,4 +63,4 @@ async def test_a_dead_letter_that_cannot_be_read_is_an_open_one(caplog):
 async def test_an_approval_that_cannot_be_read_is_an_open_one(caplog):
     found = await count_approvals(engine("'Approvals'", "{}", "{}"), None)
     assert [number for gauge, number, _ in found if gauge is OPEN_APPROVALS] == [2]
-    assert warnings(caplog) == ["approvals.census.unreadable number=2"]
+    assert warnings(caplog) == ["approvals.gauges.unreadable number=2"]

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import delete, text, update
 
 from perdure.approvals.messages import PrincipalStatement
-from perdure.approvals.principals import NOTHING_SHOWN, principal_target
+from perdure.approvals.principals import NO_PAYLOAD_DIGEST, principal_target
+from perdure.approvals.schema import Principal
 from perdure.security import Role, TrustedKeys
 from services.console.engine import Engine
 from services.console.people.database import Database
@@ -76,16 +77,16 @@ async def test_statement_is_signed_and_sent_once(desk):
     assert [request.url.path for request in got] == [f"/Principals/{person}/put" for person in (ADA, BOB)]
     statement = PrincipalStatement.model_validate(json.loads(got[0].content))
     assert (statement.roles, statement.active, statement.reason) == ([Role.APPROVER], True, "changed by a test")
-    assert statement.proof is not None
+    assert statement.signed_action is not None
     found = TrustedKeys(issuers=(desk.parts.signer.issuer,)).verify(
-        statement.proof,
+        statement.signed_action,
         act="put",
         target=principal_target(ADA),
-        payload_digest=NOTHING_SHOWN,
+        payload_digest=NO_PAYLOAD_DIGEST,
         now=desk.clock(),
         actor=statement.actor,
         reason=statement.reason,
-        details=statement.principal.model_dump(mode="json"),
+        details=Principal.stated_by(statement).model_dump(mode="json"),
         role=Role.ADMINISTRATOR,
     )
     assert found.actor == "perdure console"

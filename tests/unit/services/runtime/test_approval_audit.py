@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from perdure.approvals import policy
-from perdure.approvals.approval import Approval
-from perdure.approvals.messages import ApprovalStatus, Decision
+from perdure.approvals.messages import ApprovalStatus, Vote
 from perdure.approvals.request import ApprovalRequest
-from perdure.approvals.rules import payload_digest
-from perdure.security import PrivateKey, SigningMode, SigningRules, TrustedKeys
+from perdure.approvals.schema import Approval
+from perdure.security import PrivateKey, SigningMode, SigningRules, TrustedKeys, payload_digest
 from services.data_plane.audit.trips import ConfirmedCharge
 from services.runtime.approval_audit import judge_approvals
 
@@ -26,7 +25,7 @@ def approval(*, approve: bool | None = True, payload: Any = ORDER) -> ApprovalSt
     )
     change = policy.open_approval(Approval(approval_id="T1"), request, NOON)
     if approve is not None:
-        decision = Decision(actor="grace", approve=approve, at=NOON)
+        decision = Vote(actor="grace", approve=approve, at=NOON)
         change = change.then(lambda opened: policy.decide(opened, decision))
     return ApprovalStatus(
         approval_id="T1", status=change.approval.state, title="?", requester="", approvers=[], quorum=1,

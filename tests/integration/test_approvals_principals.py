@@ -10,18 +10,17 @@ import pytest
 import pytest_asyncio
 
 from perdure import Target
-from perdure.approvals.config import ApprovalsConfig
+from perdure.approvals.audit_log import check_approval
 from perdure.approvals.links import LinkMinter
 from perdure.approvals.principals import sign_principal_action
-from perdure.approvals.rights import Principal
-from perdure.approvals.service import definitions
+from perdure.approvals.schema import Principal
+from perdure.approvals.service import ApprovalsConfig, definitions
 from perdure.approvals.signatures import sign_action
 from perdure.approvals.targets import principal_status
-from perdure.approvals.verification import check_approval
 from perdure.security import ActorKey, Role, SigningMode, SigningRules, TrustedKeys
 from perdure.testing import Restate
-from tests.integration.approvals_desk import HOUR, asking, refused
-from tests.integration.test_approvals_proofs import ISSUER, LINKS, PAYLOAD, SHOWN, SignedDesk, key_of, now, why
+from tests.integration.approvals_harness import HOUR, asking, refused
+from tests.integration.test_approvals_signatures import DIGEST, ISSUER, LINKS, PAYLOAD, SignedDesk, key_of, now, why
 
 RULES = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,)))
 ADMIN = key_of("admin", roles=(Role.ADMINISTRATOR,))
@@ -29,14 +28,14 @@ MINTER = LinkMinter(LINKS, "https://console.example.com")
 
 
 class RightsDesk(SignedDesk):
-    """A desk with people whose rights change. Names are a test's own, since rights outlive it."""
+    """Client that changes rights; the names are a test's own, because rights outlive it."""
 
     def link(self, person: str, *, issued_at: datetime | None = None) -> str:
         at = issued_at or now()
         address = MINTER.mint(
             self.id,
             person,
-            payload_digest=SHOWN,
+            payload_digest=DIGEST,
             issued_at=at,
             expires_at=now() + HOUR,
             nonce=f"{at.timestamp():.6f}{person}".rjust(20, "-")[:64],
@@ -83,7 +82,7 @@ async def test_link_ends_with_the_right(desk: RightsDesk):
     await desk.put(ada, Role.VIEWER)
     assert why(await refused(desk.by_link(desk.link(ada)))) == (403, "role")
     status = await desk.status()
-    assert [(entry.act, entry.actor, entry.result, entry.details.get("why")) for entry in status.audit_log[1:]] == [
+    assert [(entry.action, entry.actor, entry.result, entry.details.get("why")) for entry in status.audit_log[1:]] == [
         ("approve", ada, "refused:rights_withdrawn", reason) for reason in ("disabled", "revoked", "role")
     ]
     await desk.put(ada, Role.APPROVER)
@@ -91,7 +90,7 @@ async def test_link_ends_with_the_right(desk: RightsDesk):
     assert (receipt.actor, receipt.status) == (ada, "approved")
 
 
-async def test_unknown_person_decides_until_revoked(desk: RightsDesk):
+async def test_unstated_principal_votes_until_revoked(desk: RightsDesk):
     ada, bob = await desk.open_for("ada", "bob", quorum=2)
     to_bob = desk.link(bob)
     assert (await desk.by_link(desk.link(ada))).status == "open"
@@ -108,7 +107,7 @@ async def test_links_of_one_approval_are_revoked(desk: RightsDesk):
     await desk.act(desk.key(ada), "revoke_links", person=ada, reason="lost my phone")
     error = await refused(desk.by_link(to_ada))
     assert (why(error), error.code) == ((403, "revoked"), "link_revoked")
-    assert "ask for a new one" in error.message
+    assert "request a new one" in error.message
     await desk.act(desk.key("olga", Role.OPERATOR), "revoke_links")
     assert why(await refused(desk.by_link(to_bob))) == (403, "revoked")
     await desk.act(desk.key("req"), "revoke_links")
@@ -116,7 +115,7 @@ async def test_links_of_one_approval_are_revoked(desk: RightsDesk):
     assert (await desk.by_link(desk.link(bob))).status == "approved"
     status = await desk.status()
     assert check_approval(status, RULES).good
-    assert [(entry.result, entry.details) for entry in status.audit_log if entry.act == "revoke_links"] == [
+    assert [(entry.result, entry.details) for entry in status.audit_log if entry.action == "revoke_links"] == [
         ("refused:not_allowed_to_revoke", {"person": bob}),
         ("revoked", {"person": ada}),
         ("revoked", {}),
@@ -126,7 +125,7 @@ async def test_links_of_one_approval_are_revoked(desk: RightsDesk):
 
 async def test_reject_forged_revocation(desk: RightsDesk):
     (ada,) = await desk.open_for("ada")
-    body = sign_action(desk.key(ada), "revoke_links", desk.id, SHOWN, {"person": ada}, at=now())
+    body = sign_action(desk.key(ada), "revoke_links", desk.id, DIGEST, {"person": ada}, at=now())
     for forged in (
         {"actor": ada, "person": ada},
         {**body, "person": desk.person("bob")},
@@ -152,12 +151,12 @@ async def test_delegation_ends_with_the_right(desk: RightsDesk, whose: str):
     await desk.inbox_has(cy, 1)
     withdrawn = ada if whose == "delegator" else cy
     await desk.put(withdrawn, Role.APPROVER, active=False, revoked_before=now())
-    await desk.put(withdrawn, Role.APPROVER)  # given back: the delegation does not come back
+    await desk.put(withdrawn, Role.APPROVER)  # granted again; the delegation stays revoked
     error = await refused(desk.act(desk.key(cy), "approve"))
     assert (error.status_code, error.code) == (403, "delegation_revoked")
     await desk.inbox_has(cy, 0)
     status = await desk.status()
-    assert [(entry.act, entry.result) for entry in status.audit_log[2:]] == [
+    assert [(entry.action, entry.result) for entry in status.audit_log[2:]] == [
         ("revoke_delegation", "revoked"),
         ("approve", "refused:delegation_revoked"),
     ]
@@ -170,7 +169,7 @@ async def test_delegation_ends_with_the_right(desk: RightsDesk, whose: str):
     assert check_approval(await desk.status(), RULES).good
 
 
-async def test_demoted_person_delegates_nothing(desk: RightsDesk):
+async def test_demoted_approver_cannot_delegate(desk: RightsDesk):
     ada, bob = await desk.open_for("ada", "bob", quorum=2)
     cy, until = desk.person("cy"), (now() + HOUR).isoformat()
     await desk.act(desk.key(ada), "delegate", to=cy, until=until)
@@ -191,7 +190,7 @@ async def test_delegation_beyond_bound_is_refused(desk: RightsDesk):
 
 async def test_old_credential_ends_with_the_right(desk: RightsDesk):
     (ada,) = await desk.open_for("ada")
-    old = key_of(ada)  # a key file from ten minutes ago
+    old = key_of(ada)  # issued ten minutes ago
     await desk.put(ada, Role.APPROVER, revoked_before=now())
     for act in ("approve", "reject", "delegate", "withdraw", "revoke_links"):
         more = {"to": "cy", "until": (now() + HOUR).isoformat()} if act == "delegate" else {}

@@ -1,4 +1,4 @@
-"""The rules of approvals, case by case. The general laws are in test_approval_laws.py."""
+"""Examples of the voting rules; test_policy_properties.py has the properties."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from typing import Any
 
 import pytest
 
-from perdure.approvals.messages import Decision, Leave, Listen
+from perdure.approvals.eligibility import MAX_EARLY_VOTES
+from perdure.approvals.messages import Leave, Listen, Vote
 from perdure.approvals.policy import (
-    MAX_EARLY_DECISIONS,
     MAX_RECORDED_REFUSALS,
-    Approval,
     Change,
     decide,
     end_stage,
     leave,
     listen,
     open_approval,
-    payload_digest,
-    waits_for,
 )
 from perdure.approvals.request import ApprovalRequest
+from perdure.approvals.schema import Approval
 from perdure.errors import error_code
+from perdure.security import payload_digest
 from perdure.security.user_names import ANYONE
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -48,7 +47,7 @@ def opened(**changes: Any) -> Approval:
 
 def vote(approval: Approval, actor: str, approve: bool = True, reason: str = "", minutes: int = 1) -> Change:
     at = NOON + timedelta(minutes=minutes)
-    return decide(approval, Decision(actor=actor, approve=approve, reason=reason, at=at))
+    return decide(approval, Vote(actor=actor, approve=approve, reason=reason, at=at))
 
 
 def refusal(change: Change) -> tuple[int, str | None]:
@@ -60,7 +59,7 @@ def results(change: Change) -> list[str]:
     return [entry.result for entry in change.entries]
 
 
-def test_the_first_decision_of_anyone_decides():
+def test_single_vote_reaches_quorum_of_one():
     change = vote(opened(), "ada", reason="fine")
     assert change.approval.state == "approved"
     assert change.wake == ("w1",)
@@ -69,30 +68,30 @@ def test_the_first_decision_of_anyone_decides():
     assert vote(opened(), "ada", approve=False).approval.state == "rejected"
 
 
-def test_nobody_decides_their_own_request():
+def test_requester_may_not_vote():
     change = vote(opened(), "req")
     assert refusal(change) == (403, "own_request")
     assert change.approval.state == "open"
     assert refusal(vote(opened(approvers=["req", "ada"]), "req")) == (403, "own_request")
 
 
-def test_only_approvers_decide():
+def test_only_approvers_may_vote():
     assert refusal(vote(opened(approvers=["ada"]), "bob")) == (403, "not_an_approver")
 
 
-def test_two_of_three():
+def test_quorum_of_two_out_of_three():
     approval = opened(approvers=["ada", "bob", "cy"], quorum=2)
     first = vote(approval, "ada", reason="yes")
     assert (first.approval.state, results(first), first.wake) == ("open", ["counted"], ())
-    assert waits_for(first.approval) == {"bob", "cy"}
+    assert first.approval.pending_approvers() == {"bob", "cy"}
     second = vote(first.approval, "cy", reason="ok")
     assert (second.approval.state, results(second), second.wake) == ("approved", ["approved"], ("w1",))
     assert second.approval.outcome is not None
     assert second.approval.outcome.reason == "ada: yes; cy: ok"
-    assert waits_for(second.approval) == set()
+    assert second.approval.pending_approvers() == set()
 
 
-def test_two_of_three_is_rejected_as_soon_as_one_is_left():
+def test_reject_when_quorum_is_unreachable():
     once = vote(opened(approvers=["ada", "bob", "cy"], quorum=2), "ada", approve=False).approval
     assert once.state == "open"
     twice = vote(once, "bob", approve=False).approval
@@ -101,22 +100,22 @@ def test_two_of_three_is_rejected_as_soon_as_one_is_left():
     assert twice.outcome.decided_by == ["ada", "bob"]
 
 
-def test_the_requester_among_the_approvers_is_not_counted_on():
+def test_requester_does_not_count_towards_quorum():
     approval = opened(approvers=["ada", "bob", "req"], quorum=2)
-    assert waits_for(approval) == {"ada", "bob"}
+    assert approval.pending_approvers() == {"ada", "bob"}
     assert vote(approval, "ada", approve=False).approval.state == "rejected"
 
 
-def test_two_of_anyone_takes_two_of_a_kind():
+def test_quorum_applies_to_rejections_of_anyone():
     approval = opened(quorum=2)
-    assert waits_for(approval) == {ANYONE}
+    assert approval.pending_approvers() == {ANYONE}
     split = vote(vote(approval, "ada").approval, "bob", approve=False).approval
     assert split.state == "open"
     assert vote(split, "cy").approval.state == "approved"
     assert vote(split, "cy", approve=False).approval.state == "rejected"
 
 
-def test_the_same_decision_again_changes_nothing():
+def test_repeated_vote_changes_nothing():
     once = vote(opened(approvers=["ada", "bob"], quorum=2), "ada", reason="first").approval
     again = vote(once, "ada", reason="second", minutes=2)
     assert again == Change(once)
@@ -124,16 +123,16 @@ def test_the_same_decision_again_changes_nothing():
     assert vote(ended, "ada", minutes=600) == Change(ended)
 
 
-def test_a_contrary_decision_of_the_same_person_is_a_conflict():
+def test_contrary_second_vote_is_conflict():
     once = vote(opened(approvers=["ada", "bob"], quorum=2), "ada").approval
     change = vote(once, "ada", approve=False)
     assert refusal(change) == (409, "contrary_decision")
-    assert change.approval.decisions == once.decisions
+    assert change.approval.votes == once.votes
     ended = vote(once, "bob").approval
     assert refusal(vote(ended, "bob", approve=False)) == (409, "contrary_decision")
 
 
-def test_a_late_decision_is_told_what_was_decided_by_whom_and_when():
+def test_late_vote_error_reports_outcome():
     ended = vote(opened(), "ada").approval
     change = vote(ended, "bob", approve=False, minutes=5)
     assert refusal(change) == (409, "too_late")
@@ -148,62 +147,62 @@ def test_a_late_decision_is_told_what_was_decided_by_whom_and_when():
     assert change.approval.outcome == ended.outcome
 
 
-def test_who_may_not_decide_is_told_so_even_when_it_is_late():
+def test_eligibility_is_checked_after_the_end():
     ended = vote(opened(approvers=["ada"]), "ada").approval
     assert refusal(vote(ended, "req")) == (403, "own_request")
     assert refusal(vote(ended, "bob")) == (403, "not_an_approver")
 
 
-def test_early_decisions_count_at_opening():
+def test_early_votes_count_at_opening():
     early = vote(Approval(approval_id="T1"), "ada", reason="go", minutes=-5)
-    assert (early.approval.state, results(early)) == ("expected", ["kept"])
+    assert (early.approval.state, results(early)) == ("expected", ["early"])
     change = open_approval(early.approval, asked(), NOON)
     assert (change.approval.state, change.wake) == ("approved", ("w1",))
     assert results(change) == ["opened", "approved"]
     assert change.approval.closed_at == NOON
-    assert change.approval.decisions[0].at == NOON - timedelta(minutes=5)
+    assert change.approval.votes[0].at == NOON - timedelta(minutes=5)
 
 
-def test_inadmissible_early_decisions_are_dropped_with_an_entry():
+def test_ineligible_early_votes_are_dropped_and_recorded():
     approval = Approval(approval_id="T1")
     for actor in ("req", "mallory", "ada"):
         approval = vote(approval, actor, minutes=-1).approval
     change = open_approval(approval, asked(approvers=["ada", "bob"], quorum=2), NOON)
     assert change.error is None
     assert results(change) == ["opened", "refused:own_request", "refused:not_an_approver", "counted"]
-    assert [decision.actor for decision in change.approval.decisions] == ["ada"]
-    assert waits_for(change.approval) == {"bob"}
+    assert [decision.actor for decision in change.approval.votes] == ["ada"]
+    assert change.approval.pending_approvers() == {"bob"}
     assert change.approval.refusals == 2
 
 
-def test_an_early_decision_after_the_deciding_one_is_dropped_as_late():
+def test_early_vote_after_deciding_one_is_late():
     approval = vote(vote(Approval(approval_id="T1"), "ada").approval, "bob", approve=False).approval
     change = open_approval(approval, asked(), NOON)
     assert change.error is None
     assert results(change) == ["opened", "approved", "refused:too_late"]
 
 
-def test_early_decisions_also_come_once_per_person_and_are_bounded():
+def test_early_votes_are_bounded():
     once = vote(Approval(approval_id="T1"), "ada").approval
     assert vote(once, "ada") == Change(once)
     assert refusal(vote(once, "ada", approve=False)) == (409, "contrary_decision")
     full = once
-    for number in range(MAX_EARLY_DECISIONS - 1):
+    for number in range(MAX_EARLY_VOTES - 1):
         full = vote(full, f"p{number}").approval
     assert refusal(vote(full, "one more")) == (429, "too_many_early_decisions")
     assert vote(full, "p3") == Change(full)
 
 
-def test_the_deadline_ends_it():
+def test_deadline_times_out():
     change = end_stage(vote(opened(approvers=["ada", "bob"], quorum=2), "ada").approval, NOON + HOUR)
     assert (change.approval.state, change.wake, results(change)) == ("timed_out", ("w1",), ["timed_out"])
     assert change.approval.outcome is not None
     assert change.approval.outcome.decided_by == []
-    assert change.approval.outcome.reason == "time was over at 2030-01-01T13:00:00+00:00 with 1 of 2 approvals"
+    assert change.approval.outcome.reason == "timed out at 2030-01-01T13:00:00+00:00 with 1 of 2 approvals"
     assert end_stage(change.approval, NOON + HOUR) == Change(change.approval)
 
 
-def test_a_decision_at_the_deadline_finds_it_timed_out_although_nobody_ended_it():
+def test_vote_at_deadline_is_late():
     approval = opened()
     assert vote(approval, "ada", minutes=59).approval.state == "approved"
     change = vote(approval, "ada", minutes=60)
@@ -214,13 +213,13 @@ def test_a_decision_at_the_deadline_finds_it_timed_out_although_nobody_ended_it(
     assert "timed out at 2030-01-01T13:00:00+00:00" in change.error.message
 
 
-def test_nothing_expires_that_is_not_open():
+def test_only_open_approvals_expire():
     assert end_stage(Approval(approval_id="T1"), NOON) == Change(Approval(approval_id="T1"))
     ended = vote(opened(), "ada").approval
     assert end_stage(ended, NOON + HOUR) == Change(ended)
 
 
-def test_withdrawn_by_the_only_one_who_waits():
+def test_last_waiter_withdraws():
     change = leave(opened(), Leave(wait="a1", reason="trip cancelled"), NOON)
     assert (change.approval.state, results(change)) == ("withdrawn", ["withdrawn"])
     assert change.approval.outcome is not None
@@ -228,7 +227,7 @@ def test_withdrawn_by_the_only_one_who_waits():
     assert refusal(vote(change.approval, "ada")) == (409, "too_late")
 
 
-def test_one_of_two_who_wait_leaves_and_the_other_goes_on():
+def test_other_waiter_keeps_approval_open():
     both = open_approval(opened(), asked(wait="a2", awakeable="w2"), NOON).approval
     left = leave(both, Leave(wait="a1"), NOON)
     assert (left.approval.state, left.wake, results(left)) == ("open", (), ["left"])
@@ -237,7 +236,7 @@ def test_one_of_two_who_wait_leaves_and_the_other_goes_on():
     assert (everyone.approval.state, everyone.wake) == ("withdrawn", ("w1", "w2"))
 
 
-def test_withdrawing_twice_too_late_or_from_nothing():
+def test_leave_without_effect():
     gone = leave(opened(), Leave(wait="a1"), NOON).approval
     assert leave(gone, Leave(wait="a1"), NOON) == Change(gone)
     assert leave(opened(), Leave(wait="stranger"), NOON) == Change(opened())
@@ -245,7 +244,7 @@ def test_withdrawing_twice_too_late_or_from_nothing():
     assert refusal(leave(Approval(approval_id="T1"), Leave(), NOON)) == (404, "not_found")
 
 
-def test_opening_again_is_idempotent_and_another_one_joins():
+def test_reopen_is_idempotent_and_second_waiter_joins():
     approval = opened()
     assert open_approval(approval, asked(), NOON) == Change(approval)
     joined = open_approval(approval, asked(wait="a2", awakeable="w2", title="other words"), NOON)
@@ -254,14 +253,14 @@ def test_opening_again_is_idempotent_and_another_one_joins():
     assert vote(joined.approval, "ada").wake == ("w1", "w2")
 
 
-def test_who_opens_it_after_its_end_is_told_at_once():
+def test_opening_after_the_end_returns_outcome():
     ended = vote(opened(), "ada").approval
     assert open_approval(ended, asked(wait="a2", awakeable="w2"), NOON + 2 * HOUR) == Change(ended)
     overdue = open_approval(opened(), asked(wait="a2", awakeable="w2"), NOON + HOUR)
     assert (overdue.approval.state, overdue.wake) == ("timed_out", ("w1",))
 
 
-def test_woken_waiter_waits_on_another_awakeable():
+def test_listen_replaces_awakeable():
     again = listen(opened(), Listen(wait="a1", awakeable="w9"), NOON)
     assert (again.entries, again.error) == ((), None)
     assert vote(again.approval, "ada").wake == ("w9",)
@@ -271,13 +270,12 @@ def test_woken_waiter_waits_on_another_awakeable():
 
 @pytest.mark.parametrize("approval", [Approval(approval_id="T1"), opened(), vote(opened(), "ada").approval])
 def test_unknown_wait_reads_no_outcome(approval: Approval):
-    """Of a deleted approval, and of another one under the same id."""
     change = listen(approval, Listen(wait="stranger", awakeable="w9"), NOON)
     assert (change.approval, change.wake) == (approval, ())
     assert refusal(change) == (404, "unknown_wait")
 
 
-def test_listening_ends_an_overdue_approval():
+def test_listen_ends_overdue_approval():
     change = listen(opened(), Listen(wait="a1", awakeable="w9"), NOON + HOUR)
     assert (change.approval.state, results(change), change.error) == ("timed_out", ["timed_out"], None)
 
@@ -286,7 +284,7 @@ def test_listening_ends_an_overdue_approval():
     "other",
     [{"payload": 2}, {"requester": "someone else"}, {"approvers": ["ada"]}, {"approvers": ["bob"], "quorum": 1}],
 )
-def test_the_same_id_for_another_question_is_a_conflict(other: dict[str, Any]):
+def test_other_question_under_same_id_is_conflict(other: dict[str, Any]):
     approval = opened(payload=1)
     change = open_approval(approval, asked(**{"payload": 1, "wait": "a2", "awakeable": "w2", **other}), NOON)
     assert refusal(change) == (409, "another_question")
@@ -294,12 +292,12 @@ def test_the_same_id_for_another_question_is_a_conflict(other: dict[str, Any]):
     assert change.wake == ()
 
 
-def test_the_order_of_approvers_makes_no_other_question():
+def test_order_of_approvers_is_irrelevant():
     approval = opened(approvers=["ada", "bob"])
     assert open_approval(approval, asked(approvers=["bob", "ada"]), NOON).error is None
 
 
-def test_refusals_are_recorded_up_to_a_bound_and_counted_beyond():
+def test_recorded_refusals_are_bounded():
     approval = opened()
     audit_log = 0
     for _ in range(MAX_RECORDED_REFUSALS + 5):
@@ -311,7 +309,7 @@ def test_refusals_are_recorded_up_to_a_bound_and_counted_beyond():
     assert vote(approval, "ada").entries[0].seq == approval.entries + 1
 
 
-def test_the_digest_is_that_of_the_canonical_json():
+def test_payload_digest_uses_canonical_json():
     assert payload_digest({"b": 1, "a": [True, None]}) == payload_digest({"a": [True, None], "b": 1})
     assert payload_digest({"a": 1}) != payload_digest({"a": "1"})
     # sha256 of `null` and of `{"a":1,"b":"é"}`

@@ -1,4 +1,4 @@
-"""Present rights: what a directory states, what is revoked, and what no order of messages brings back."""
+"""Rights of principals, revocation of delegations and links."""
 
 from __future__ import annotations
 
@@ -11,34 +11,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.approvals.audit_log import verify_audit_log
-from perdure.approvals.eligibility import MAX_REVOCATIONS, objection_to_link
+from perdure.approvals.eligibility import MAX_REVOCATIONS, link_error
 from perdure.approvals.messages import Delegation
 from perdure.approvals.policy import (
-    Approval,
     Change,
     decide,
     delegate,
     open_approval,
     revoke_delegation,
     revoke_links,
-    waits_for,
 )
+from perdure.approvals.principals import check_not_future
 from perdure.approvals.request import ApprovalRequest, Stage
-from perdure.approvals.rights import Principal, check_moments
+from perdure.approvals.schema import Approval, Principal
 from perdure.errors import InvalidInput, error_code
 from perdure.security import Role
-from tests.unit.approvals.test_approval_policy import NOON as START
-from tests.unit.approvals.test_approval_policy import vote
+from tests.unit.approvals.test_policy import NOON as START
+from tests.unit.approvals.test_policy import vote
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
-moments = st.integers(0, 20).map(lambda minutes: START + timedelta(minutes=minutes))
+times = st.integers(0, 20).map(lambda minutes: START + timedelta(minutes=minutes))
 statements = st.builds(
     Principal,
     roles=st.lists(st.sampled_from(Role), max_size=2, unique=True).map(lambda roles: tuple(sorted(roles))),
     active=st.booleans(),
-    revoked_before=st.none() | moments,
-    as_of=moments,
+    revoked_before=st.none() | times,
+    as_of=times,
 )
 
 
@@ -47,11 +46,11 @@ def rights(**changes: Any) -> Principal:
 
 
 def why(principal: Principal, issued_at: datetime | None = START, role: Role | None = Role.APPROVER) -> str | None:
-    found = principal.objection("ada", role=role, issued_at=issued_at, what="this link")
+    found = principal.refusal("ada", role=role, issued_at=issued_at, grant="this link")
     return None if found is None else str((found.metadata or {})["why"])
 
 
-def test_unknown_person_keeps_what_was_given():
+def test_unstated_principal_keeps_rights_until_revoked():
     assert why(Principal()) is None
     assert why(Principal().revoked(START)) == "revoked"
     assert why(Principal().revoked(START), START + timedelta(microseconds=1)) is None
@@ -68,42 +67,42 @@ def test_unknown_person_keeps_what_was_given():
         (rights(revoked_before=START - timedelta(microseconds=1)), None),
     ],
 )
-def test_present_rights_decide(principal: Principal, expected: str | None):
+def test_refusal_by_current_rights(principal: Principal, expected: str | None):
     assert why(principal) == expected
 
 
-def test_role_is_asked_only_where_needed():
+def test_role_is_checked_only_if_required():
     assert why(rights(roles=(Role.OPERATOR,)), role=None) is None
     assert why(rights(active=False), role=None) == "disabled"
     assert why(rights(revoked_before=START), issued_at=None) is None
 
 
-@given(st.lists(statements, max_size=4, unique_by=lambda said: said.as_of))
-def test_order_of_statements_does_not_matter(said: list[Principal]):
-    """Each statement arrives at least once, in any order: the latest one counts, and every revocation."""
+@given(st.lists(statements, max_size=4, unique_by=lambda stated: stated.as_of))
+def test_statements_commute(stated: list[Principal]):
+    """Statements arrive at least once in any order: the latest one and every revocation count."""
     ends = set()
-    for order in permutations(said):
+    for order in permutations(stated):
         known = Principal()
         for each in (*order, *order):
-            known = known.stated(each)
+            known = known.updated(each)
         ends.add(known.model_dump_json())
     assert len(ends) == 1
 
 
-@given(st.lists(statements | moments, min_size=1, max_size=8), moments)
-def test_nothing_brings_back_what_was_revoked(events: list[Principal | datetime], issued_at: datetime):
+@given(st.lists(statements | times, min_size=1, max_size=8), times)
+def test_revocation_is_permanent(events: list[Principal | datetime], issued_at: datetime):
     known, was_revoked = Principal(), False
     for event in events:
-        known = known.stated(event) if isinstance(event, Principal) else known.revoked(event)
+        known = known.updated(event) if isinstance(event, Principal) else known.revoked(event)
         revoked = event.revoked_before if isinstance(event, Principal) else event
         was_revoked = was_revoked or (revoked is not None and issued_at <= revoked)
-        assert known.has_revoked(issued_at) == was_revoked
+        assert (why(known.model_copy(update={"active": True}), issued_at, role=None) == "revoked") == was_revoked
 
 
 def test_reject_statement_from_the_future():
-    check_moments(START, as_of=START + timedelta(minutes=5), revoked_before=None)
+    check_not_future(START, as_of=START + timedelta(minutes=5), revoked_before=None)
     with pytest.raises(InvalidInput, match="is in the future") as caught:
-        check_moments(START, as_of=START + timedelta(minutes=6))
+        check_not_future(START, as_of=START + timedelta(minutes=6))
     assert caught.value.metadata is not None
     assert caught.value.metadata["field"] == "as_of"
 
@@ -133,7 +132,7 @@ def test_delegation_ends_with_the_approval():
     assert (again.error, again.entries) == (None, ())
 
 
-def test_delegation_lasts_at_most_so_long():
+def test_delegation_duration_is_bounded():
     approval = opened(timeout=90 * DAY)
     assert delegate(approval, delegation(START + 30 * DAY)).error is None
     change = delegate(approval, delegation(START + 30 * DAY + timedelta(seconds=1)))
@@ -141,17 +140,17 @@ def test_delegation_lasts_at_most_so_long():
     assert change.error is not None
     assert change.error.metadata is not None
     assert change.error.metadata["field"] == "until"
-    assert refusal(delegate(approval, delegation(START + 2 * DAY), longest=DAY)) == (400, "invalid_input")
+    assert refusal(delegate(approval, delegation(START + 2 * DAY), max_duration=DAY)) == (400, "invalid_input")
 
 
-def test_revoked_delegation_does_not_come_back():
+def test_revoked_delegation_stays_revoked():
     approval = delegate(opened(), delegation(START + HOUR)).approval
-    assert waits_for(approval) == {"ada", "bob", "cy"}
+    assert approval.pending_approvers() == {"ada", "bob", "cy"}
     change = revoke_delegation(approval, "ada", "ada is disabled", START + timedelta(minutes=1))
     (entry,) = change.entries
-    assert (entry.act, entry.result, entry.reason) == ("revoke_delegation", "revoked", "ada is disabled")
+    assert (entry.action, entry.result, entry.reason) == ("revoke_delegation", "revoked", "ada is disabled")
     revoked = change.approval
-    assert waits_for(revoked) == {"ada", "bob"}
+    assert revoked.pending_approvers() == {"ada", "bob"}
     assert refusal(vote(revoked, "cy", minutes=2)) == (403, "delegation_revoked")
     assert revoke_delegation(revoked, "ada", "again", START).entries == ()
     assert vote(revoked, "ada", minutes=2).error is None
@@ -164,7 +163,7 @@ def test_used_delegation_is_not_revoked():
     assert revoke_delegation(approval, "ada", "too late", START).entries == ()
 
 
-def test_links_end_when_they_are_revoked():
+def test_revoke_links():
     approval, at = opened(), START + timedelta(minutes=1)
 
     def end(actor: str, person: str | None, *, may_revoke: bool = False) -> Change:
@@ -181,15 +180,15 @@ def test_links_end_when_they_are_revoked():
         assert change.error is None
         assert verify_audit_log("T1", change.entries, head=change.approval.head).broken_at in (None, 1)
         for person in ("ada", "bob"):
-            assert (objection_to_link(change.approval, person, at) is not None) == (person in ended)
-            assert objection_to_link(change.approval, person, at + timedelta(microseconds=1)) is None
+            assert (link_error(change.approval, person, at) is not None) == (person in ended)
+            assert link_error(change.approval, person, at + timedelta(microseconds=1)) is None
 
 
 def test_link_of_earlier_approval_is_refused():
-    found = objection_to_link(opened(), "ada", START - timedelta(microseconds=1))
+    found = link_error(opened(), "ada", START - timedelta(microseconds=1))
     assert found is not None
     assert (found.status_code, error_code(found)) == (403, "link_revoked")
-    assert objection_to_link(opened(), "ada", START) is None
+    assert link_error(opened(), "ada", START) is None
 
 
 def test_revocations_are_bounded():
@@ -210,11 +209,11 @@ def test_closed_approval_needs_no_revocation():
     assert refusal(revoke_links(Approval(approval_id="T2"), "req", None, START, may_revoke=False))[0] == 404
 
 
-def test_decide_after_delegator_was_revoked():
-    """As a handler does it: the revocation is recorded, then the decision is refused."""
+def test_vote_after_revocation_of_delegator():
+    """The revocation is recorded and the vote is refused."""
     approval = delegate(opened(), delegation(START + HOUR)).approval
     at = START + timedelta(minutes=5)
-    decision = vote(approval, "cy", minutes=5).approval.decision_of("cy")
+    decision = vote(approval, "cy", minutes=5).approval.vote_by("cy")
     assert decision is not None
     change = revoke_delegation(approval, "ada", "why", at).then(
         lambda there: decide(there, decision.model_copy(update={"on_behalf_of": None}))

@@ -1,4 +1,4 @@
-"""Approvals that take signed acts only, on a real engine: what holds, and what is refused; links that decide."""
+"""Signed actions and links on a real engine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import restate as sdk
 
 from perdure import Target, handler
 from perdure.approvals.audit_log import verify_audit_log
-from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.links import LinkMinter
 from perdure.approvals.messages import DecisionReceipt, LinkDecisionRequest, StageEnd
-from perdure.approvals.notifications import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotification
 from perdure.approvals.request import Stage
-from perdure.approvals.service import definitions
+from perdure.approvals.service import ApprovalsConfig, definitions
 from perdure.approvals.signatures import SignableAction, sign_action
 from perdure.approvals.targets import decide_by_link
 from perdure.errors import IngressError
@@ -32,13 +31,13 @@ from perdure.security import (
     payload_digest,
 )
 from perdure.testing import Restate
-from tests.integration.approvals_desk import HOUR, Desk, asking, end, refused
+from tests.integration.approvals_harness import HOUR, Desk, asking, end, refused
 from tests.support import Recording, eventually
 
 ISSUER, STRANGER, LINKS = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.generate()
 MINTER = LinkMinter(LINKS, "https://console.example.com/")
 PAYLOAD = {"amount": 150_000}
-SHOWN = payload_digest(PAYLOAD)
+DIGEST = payload_digest(PAYLOAD)
 
 
 def now() -> datetime:
@@ -52,16 +51,16 @@ def key_of(
 
 
 class SignedDesk(Desk):
-    """A desk where everything is signed."""
+    """Client that signs its actions."""
 
     async def ask(self, by: str = "", **question: Any) -> str:
         return await super().ask(by, **{"requester_verified": True, **question})
 
-    async def act(self, key: ActorKey, act: SignableAction, shown: str = SHOWN, **request: Any) -> dict[str, Any]:
-        return await self.send_body(act, sign_action(key, act, self.id, shown, request, at=now()))
+    async def act(self, key: ActorKey, action: SignableAction, digest: str = DIGEST, **request: Any) -> dict[str, Any]:
+        return await self.send_body(action, sign_action(key, action, self.id, digest, request, at=now()))
 
-    async def send_body(self, act: str, body: dict[str, Any]) -> dict[str, Any]:
-        target: Any = Target("Approvals", act, dict[str, Any], dict[str, Any])
+    async def send_body(self, action: str, body: dict[str, Any]) -> dict[str, Any]:
+        target: Any = Target("Approvals", action, dict[str, Any], dict[str, Any])
         answer: dict[str, Any] = await self.client.call(target, body, key=self.id)
         return answer
 
@@ -75,23 +74,23 @@ def why(error: IngressError) -> tuple[int, str | None]:
 
 @pytest_asyncio.fixture
 async def desk(restate: Restate, did: Recording) -> AsyncIterator[SignedDesk]:
-    postbox = sdk.Service("Postbox")
+    notifier = sdk.Service("Notifier")
 
-    @handler(postbox)
-    async def put(ctx: sdk.Context, notice: ApprovalNotice) -> None:
-        did.add(f"{notice.to} {notice.approval_id}/{MINTER.link(notice)}")
+    @handler(notifier)
+    async def put(ctx: sdk.Context, notification: ApprovalNotification) -> None:
+        did.add(f"{notification.to} {notification.approval_id}/{MINTER.link(notification)}")
 
     config = ApprovalsConfig(
         acts=SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,))),
         link_keys=(LINKS.public,),
-        notify=Target("Postbox", "put", ApprovalNotice, None),
+        notify=Target("Notifier", "put", ApprovalNotification, None),
     )
-    env = await restate.serve(*definitions(config), asking, postbox)
+    env = await restate.serve(*definitions(config), asking, notifier)
     async with SignedDesk(env) as desk:
         yield desk
 
 
-async def test_a_signed_decision_counts_and_its_signature_is_kept(desk: SignedDesk):
+async def test_signed_vote_is_stored_with_signature(desk: SignedDesk):
     ada, bob = key_of("Ada"), key_of("bob", groups=["Finance"])
     await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada", "group:finance"], quorum=2)
     receipt = await desk.act(ada, "approve", reason="fine")
@@ -101,31 +100,40 @@ async def test_a_signed_decision_counts_and_its_signature_is_kept(desk: SignedDe
     receipt = await desk.act(cy, "approve")
     assert (receipt["on_behalf_of"], receipt["status"]) == ("bob", "approved")
     status = await desk.status()
-    assert [(entry.act, entry.proof.credential.actor if entry.proof else None) for entry in status.audit_log] == [
+    assert [
+        (entry.action, entry.signed_action.credential.actor if entry.signed_action else None)
+        for entry in status.audit_log
+    ] == [
         ("open", None),
         ("approve", "ada"),
         ("delegate", "bob"),
         ("approve", "cy"),
     ]
     assert verify_audit_log(desk.id, status.audit_log, head=status.head).intact
-    # The kept signature is evidence of its own: it can be checked by who has the issuer's key only.
-    kept = status.audit_log[1].proof
-    assert kept is not None
+    # The stored signature is verifiable with the issuer's key alone.
+    stored = status.audit_log[1].signed_action
+    assert stored is not None
     verified = TrustedKeys(issuers=(ISSUER.public,)).verify(
-        kept, act="approve", target=f"Approvals/{desk.id}", payload_digest=SHOWN, now=now(), actor="ada", reason="fine"
+        stored,
+        act="approve",
+        target=f"Approvals/{desk.id}",
+        payload_digest=DIGEST,
+        now=now(),
+        actor="ada",
+        reason="fine",
     )
     assert verified.actor == "ada"
 
 
-async def test_what_does_not_prove_it_is_refused_and_recorded(desk: SignedDesk):
+async def test_invalid_signatures_are_refused_and_recorded(desk: SignedDesk):
     await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
     ada = key_of("ada")
 
-    def signed(key: ActorKey, act: SignableAction = "approve", target: str = "", **more: Any) -> dict[str, Any]:
-        return sign_action(key, act, target or desk.id, SHOWN, {}, at=more.pop("at", now())) | more
+    def signed(key: ActorKey, action: SignableAction = "approve", target: str = "", **more: Any) -> dict[str, Any]:
+        return sign_action(key, action, target or desk.id, DIGEST, {}, at=more.pop("at", now())) | more
 
     good = signed(ada)
-    forged = {**good, "proof": {**good["proof"], "signature": "A" * 86}}
+    forged = {**good, "signed_action": {**good["signed_action"], "signature": "A" * 86}}
     late = timedelta(minutes=9)
     cases: list[tuple[str, dict[str, Any], tuple[int, str]]] = [
         ("approve", {"actor": "ada"}, (401, "unsigned")),
@@ -137,7 +145,7 @@ async def test_what_does_not_prove_it_is_refused_and_recorded(desk: SignedDesk):
         ("approve", signed(ada, target="another"), (403, "target")),
         ("reject", good, (403, "act")),
         ("approve", {**good, "reason": "another"}, (403, "reason")),
-        ("approve", {**good, "groups": ["finance"]}, (403, "groups_not_proven")),
+        ("approve", {**good, "groups": ["finance"]}, (403, "unverified_groups")),
         ("approve", signed(key_of("ada", roles=(Role.VIEWER,))), (403, "forbidden")),
         (
             "approve",
@@ -147,11 +155,11 @@ async def test_what_does_not_prove_it_is_refused_and_recorded(desk: SignedDesk):
         ("delegate", {"actor": "ada", "to": "eve", "until": (now() + HOUR).isoformat()}, (401, "unsigned")),
         ("withdraw", {"actor": "req"}, (401, "unsigned")),
     ]
-    for act, body, expected in cases:
-        error = await refused(desk.send_body(act, body))
-        assert why(error) == expected, (act, expected, error.message)
+    for action, body, expected in cases:
+        error = await refused(desk.send_body(action, body))
+        assert why(error) == expected, (action, expected, error.message)
     until = (now() + HOUR).isoformat()
-    to_cy = sign_action(ada, "delegate", desk.id, SHOWN, {"to": "cy", "until": until}, at=now())
+    to_cy = sign_action(ada, "delegate", desk.id, DIGEST, {"to": "cy", "until": until}, at=now())
     assert why(await refused(desk.send_body("delegate", {**to_cy, "to": "eve"}))) == (403, "details")
 
     await desk.send_body("approve", good)
@@ -161,12 +169,12 @@ async def test_what_does_not_prove_it_is_refused_and_recorded(desk: SignedDesk):
     refusals = [entry for entry in status.audit_log if entry.result.startswith("refused:")]
     assert len(refusals) == len(cases) + 2
     assert refusals[1].details["why"] == "act_signature"
-    assert refusals[1].proof is not None
+    assert refusals[1].signed_action is not None
     assert verify_audit_log(desk.id, status.audit_log, head=status.head).intact
 
 
 @pytest.mark.restate_modes("http2")
-async def test_the_requester_proves_it_too(desk: SignedDesk):
+async def test_withdrawal_requires_signature(desk: SignedDesk):
     await desk.asked(requester="req", payload=PAYLOAD)
     req = key_of("req", roles=(Role.VIEWER,))
     assert why(await refused(desk.act(key_of("REQ"), "approve"))) == (403, "own_request")
@@ -174,9 +182,9 @@ async def test_the_requester_proves_it_too(desk: SignedDesk):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_an_early_signed_decision_counts_for_what_was_shown_only(desk: SignedDesk):
+async def test_early_signed_vote_counts_for_signed_payload(desk: SignedDesk):
     assert (await desk.act(key_of("ada"), "approve"))["status"] == "expected"
-    await desk.act(key_of("bob"), "approve", shown=payload_digest("something else"))
+    await desk.act(key_of("bob"), "approve", digest=payload_digest("something else"))
     await desk.ask(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
     status = await desk.status_where(lambda _: True)
     assert [decision.actor for decision in status.decisions] == ["ada"]
@@ -184,9 +192,7 @@ async def test_an_early_signed_decision_counts_for_what_was_shown_only(desk: Sig
 
 
 @pytest.mark.restate_modes("http2")
-async def test_who_is_refused_without_end_keeps_nobody_else_from_deciding(
-    desk: SignedDesk, monkeypatch: pytest.MonkeyPatch
-):
+async def test_refused_actor_does_not_block_others(desk: SignedDesk, monkeypatch: pytest.MonkeyPatch):
     for name, number in {"CROWDED": 4, "FOR_EACH": 2}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{name}", number)
     await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
@@ -200,7 +206,7 @@ async def test_who_is_refused_without_end_keeps_nobody_else_from_deciding(
         LINKS,
         approval_id=desk.id,
         person="bob",
-        payload_digest=SHOWN,
+        payload_digest=DIGEST,
         issued_at=now(),
         expires_at=now() + HOUR,
         nonce="n" * 20,
@@ -209,18 +215,18 @@ async def test_who_is_refused_without_end_keeps_nobody_else_from_deciding(
 
 
 @pytest.mark.restate_modes("http2")
-async def test_an_act_that_was_refused_can_not_be_sent_again_when_it_would_be_allowed(desk: SignedDesk):
+async def test_refused_action_cannot_be_replayed(desk: SignedDesk):
     boss = key_of("boss")
     escalation = [Stage(approvers=["boss"], timeout=HOUR)]
     opened = await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada"], escalation=escalation)
-    copied = sign_action(boss, "approve", desk.id, SHOWN, {}, at=now())
+    copied = sign_action(boss, "approve", desk.id, DIGEST, {}, at=now())
     assert why(await refused(desk.send_body("approve", copied))) == (403, "not_an_approver")
     await desk.client.call(end, StageEnd(stage=0, opened_at=opened.opened_at), key=desk.id)
     assert why(await refused(desk.send_body("approve", copied))) == (409, "replayed")
     assert (await desk.act(boss, "approve"))["status"] == "approved"
 
 
-async def test_a_link_decides_once_for_one_person(desk: SignedDesk, did: Recording):
+async def test_link_decides_once(desk: SignedDesk, did: Recording):
     ada, bob = desk.person("ada"), desk.person("bob")
     await desk.asked(requester="req", payload=PAYLOAD, approvers=[ada, bob], quorum=2)
 
@@ -232,7 +238,7 @@ async def test_a_link_decides_once_for_one_person(desk: SignedDesk, did: Recordi
     to_bob = await eventually(lambda: link(bob), what="a link for bob")
 
     def minted(**changes: Any) -> str:
-        fields = {"approval_id": desk.id, "person": ada, "payload_digest": SHOWN, "issued_at": now()}
+        fields = {"approval_id": desk.id, "person": ada, "payload_digest": DIGEST, "issued_at": now()}
         fields |= {"expires_at": now() + HOUR}
         return mint_link(changes.pop("key", LINKS), **{**fields, "nonce": "n" * 20, **changes})
 

@@ -1,4 +1,4 @@
-"""What holds for approvals whatever happens to them: any acts, in any order, at any time."""
+"""Properties of approvals under any sequence of actions at any times."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.approvals.messages import ApprovalResult, AuditEntry, Decision, Leave, Listen
-from perdure.approvals.policy import Approval, Change, decide, end_stage, leave, listen, open_approval, waits_for
+from perdure.approvals.messages import ApprovalResult, AuditEntry, Leave, Listen, Vote
+from perdure.approvals.policy import Change, decide, end_stage, leave, listen, open_approval
 from perdure.approvals.request import ApprovalRequest
+from perdure.approvals.schema import Approval
 from perdure.security.user_names import ANYONE
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -39,7 +40,7 @@ def requests(draw: st.DrawFn) -> ApprovalRequest:
     )
 
 
-acts = st.one_of(
+actions = st.one_of(
     st.tuples(st.just("decide"), st.sampled_from(PEOPLE), st.booleans()),
     st.tuples(st.just("decide"), st.sampled_from(PEOPLE), st.booleans()),
     st.tuples(st.just("open"), st.sampled_from(["a1", "a2", "a3"]), st.booleans()),
@@ -50,11 +51,11 @@ acts = st.one_of(
 times = st.lists(st.integers(0, 3), min_size=25, max_size=25)
 
 
-def act_on(approval: Approval, request: ApprovalRequest, act: tuple[str, str, bool], at: datetime) -> Change:
-    kind, name, flag = act
+def apply(approval: Approval, request: ApprovalRequest, action: tuple[str, str, bool], at: datetime) -> Change:
+    kind, name, flag = action
     match kind:
         case "decide":
-            return decide(approval, Decision(actor=name, approve=flag, at=at))
+            return decide(approval, Vote(actor=name, approve=flag, at=at))
         case "open":
             asked = request.model_copy(
                 update={"wait": name, "awakeable": name, "payload": "another" if flag and name == "a3" else None}
@@ -69,9 +70,9 @@ def act_on(approval: Approval, request: ApprovalRequest, act: tuple[str, str, bo
 
 
 def can_still_be_approved(request: ApprovalRequest, approval: Approval) -> bool:
-    """Try it: is there a set of people who have not decided and whose approvals would complete the quorum?"""
-    approvals = sum(decision.approve for decision in approval.decisions)
-    decided = {decision.actor for decision in approval.decisions}
+    """Return whether approvals of some remaining approvers would complete the quorum."""
+    approvals = sum(vote.approve for vote in approval.votes)
+    decided = {vote.actor for vote in approval.votes}
     left = [p for p in request.approvers if p not in decided and p != request.requester]
     return any(
         approvals + len(chosen) >= request.quorum
@@ -81,15 +82,15 @@ def can_still_be_approved(request: ApprovalRequest, approval: Approval) -> bool:
 
 
 def check_shape(request: ApprovalRequest, approval: Approval) -> None:
-    actors = [decision.actor for decision in approval.decisions]
-    assert len(actors) == len(set(actors)), "one decision per person"
+    actors = [vote.actor for vote in approval.votes]
+    assert len(actors) == len(set(actors)), "one vote per person"
     if approval.rules is None:
-        assert waits_for(approval) == set()
+        assert approval.pending_approvers() == set()
         return
     assert request.requester not in actors or request.requester == ""
     if request.approvers:
         assert set(actors) <= set(request.approvers)
-    approvals = sum(decision.approve for decision in approval.decisions)
+    approvals = sum(vote.approve for vote in approval.votes)
     rejections = len(actors) - approvals
     outcome = None if approval.outcome is None else approval.outcome.outcome
     if outcome is ApprovalResult.APPROVED:
@@ -99,31 +100,31 @@ def check_shape(request: ApprovalRequest, approval: Approval) -> None:
     unreachable = not can_still_be_approved(request, approval) if request.approvers else rejections >= request.quorum
     assert (outcome is ApprovalResult.REJECTED) == (unreachable and outcome is not ApprovalResult.APPROVED)
     if approval.outcome is not None:
-        assert waits_for(approval) == set()
+        assert approval.pending_approvers() == set()
         assert approval.closed_at is not None
         assert approval.deadline is not None
         if outcome is not ApprovalResult.TIMED_OUT:
-            assert approval.closed_at < approval.deadline, "only time runs out at the deadline"
+            assert approval.closed_at < approval.deadline, "only a timeout happens at the deadline"
         wanted = {ApprovalResult.APPROVED: True, ApprovalResult.REJECTED: False}.get(approval.outcome.outcome)
-        assert approval.outcome.decided_by == [d.actor for d in approval.decisions if d.approve is wanted]
+        assert approval.outcome.decided_by == [d.actor for d in approval.votes if d.approve is wanted]
     elif request.approvers:
-        assert waits_for(approval) == set(request.approvers) - {request.requester} - set(actors)
+        assert approval.pending_approvers() == set(request.approvers) - {request.requester} - set(actors)
     else:
-        assert waits_for(approval) == {ANYONE}
+        assert approval.pending_approvers() == {ANYONE}
 
 
-@settings(max_examples=4 * settings.default.max_examples)
-@given(requests(), st.lists(acts, max_size=25), times)
-def test_laws(request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], minutes: list[int]):
+@settings(max_examples=400)
+@given(requests(), st.lists(actions, max_size=25), times)
+def test_invariants(request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], minutes: list[int]):
     approval = Approval(approval_id="T1")
     audit_log: list[AuditEntry] = []
     answered: Counter[str] = Counter()
     asking: set[str] = set()
     at = START
-    for act, step in zip(sequence, minutes, strict=False):
+    for action, step in zip(sequence, minutes, strict=False):
         at += timedelta(minutes=step)
         before = approval
-        change = act_on(approval, request_, act, at)
+        change = apply(approval, request_, action, at)
         approval = change.approval
         check_shape(request_, approval)
 
@@ -135,30 +136,30 @@ def test_laws(request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], 
 
         if before.outcome is not None:
             assert approval.outcome == before.outcome, "an outcome is final"
-            assert approval.decisions == before.decisions
+            assert approval.votes == before.votes
         if before.rules is not None:
             assert approval.rules == before.rules
-            assert approval.decisions[: len(before.decisions)] == before.decisions
-        if change.error is not None and not before.overdue(at):
+            assert approval.votes[: len(before.votes)] == before.votes
+        if change.error is not None and not before.is_overdue(at):
             assert approval.outcome == before.outcome
             assert change.wake == ()
 
-        if act[0] == "open" and change.error is None:
-            asking.add(act[1])
+        if action[0] == "open" and change.error is None:
+            asking.add(action[1])
             if approval.outcome is not None:
-                answered[act[1]] += 1  # the call's own answer
-        if act[0] == "listen":
-            known = act[1] in {**approval.waiters, **dict.fromkeys(approval.answered)}
-            assert (change.error is None) is known, "only who was waiting may read the outcome"
-            assert before.overdue(at) or not change.entries, "completions of awakeables leave no audit entries"
+                answered[action[1]] += 1  # the call's own answer
+        if action[0] == "listen":
+            known = action[1] in {**approval.waiters, **dict.fromkeys(approval.answered)}
+            assert (change.error is None) is known, "only known waits may read the outcome"
+            assert before.is_overdue(at) or not change.entries, "completions of awakeables leave no audit entries"
         answered.update(awakeable.partition("-")[0] for awakeable in change.wake)
-        assert approval.outcome is not None or not answered, "nobody is answered before the end"
+        assert approval.outcome is not None or not answered, "no waiter is woken before the end"
         if approval.outcome is not None:
             assert not approval.waiters
         else:
             assert set(approval.waiters) <= asking
 
-        repeated = act_on(approval, request_, act, at)
+        repeated = apply(approval, request_, action, at)
         if change.error is None:
             assert (repeated.approval, repeated.entries, repeated.error) == (approval, (), None), (
                 "a repeat changes nothing"
@@ -167,12 +168,12 @@ def test_laws(request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], 
     assert set(answered) <= asking
     if approval.outcome is not None:
         left = [entry for entry in audit_log if entry.result == "left"]
-        assert len(asking) - len(answered) <= len(left), "who asked and did not leave is answered"
+        assert len(asking) - len(answered) <= len(left), "every remaining waiter gets the outcome"
 
 
 @given(requests(), st.lists(st.tuples(st.sampled_from(PEOPLE), st.booleans()), max_size=12), st.integers(0, 12))
-def test_it_makes_no_difference_when_it_was_opened(request_: ApprovalRequest, votes: list[tuple[str, bool]], cut: int):
-    """Decisions before the opening count like decisions after it, as long as nobody contradicts themselves."""
+def test_outcome_is_independent_of_opening_time(request_: ApprovalRequest, votes: list[tuple[str, bool]], cut: int):
+    """Early votes count like later ones, without contrary second votes."""
     first: dict[str, bool] = {}
     consistent = [(actor, first.setdefault(actor, approve)) for actor, approve in votes]
 
@@ -181,9 +182,9 @@ def test_it_makes_no_difference_when_it_was_opened(request_: ApprovalRequest, vo
         for number, (actor, approve) in enumerate(consistent):
             if number == opened_after:
                 approval = open_approval(approval, request_, START).approval
-            approval = decide(approval, Decision(actor=actor, approve=approve, at=START)).approval
+            approval = decide(approval, Vote(actor=actor, approve=approve, at=START)).approval
         if approval.rules is None:
             approval = open_approval(approval, request_, START).approval
-        return approval.outcome, tuple(decision.actor for decision in approval.decisions)
+        return approval.outcome, tuple(vote.actor for vote in approval.votes)
 
     assert outcome(cut) == outcome(0)

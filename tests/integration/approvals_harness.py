@@ -1,4 +1,4 @@
-"""What tests of approvals share: workflows that ask, and a desk to decide at."""
+"""Shared parts of the approval tests: requesting workflows and a client of the approval services."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from pydantic import BaseModel
 from perdure import ControlPlaneService, IngressClient, ObjectClient, Orchestration, Target, handler
 from perdure._runtime.serdes import serde_for
 from perdure._wake_ups import new_awakeable
-from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.inbox_messages import InboxItem
 from perdure.approvals.messages import (
     ApprovalOutcome,
     ApprovalStatus,
@@ -24,14 +22,15 @@ from perdure.approvals.messages import (
     DecisionRequest,
     DelegationReceipt,
     DelegationRequest,
+    InboxItem,
     Leave,
     ReminderDue,
     StageEnd,
 )
-from perdure.approvals.notifications import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotification
 from perdure.approvals.reconciler import ApprovalReconciler, ApprovalReconcilerConfig
 from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
-from perdure.approvals.service import definitions
+from perdure.approvals.service import ApprovalsConfig, definitions
 from perdure.approvals.targets import (
     approval_status,
     approve,
@@ -53,7 +52,7 @@ HOUR = timedelta(hours=1)
 
 
 class Question(BaseModel):
-    """What the asking workflow asks; the awakeable is its own."""
+    """Request of the `Asking` workflow, which adds the wait and the awakeable."""
 
     approval_id: str
     requester: str = ""
@@ -100,7 +99,7 @@ async def leave_it(ctx: sdk.WorkflowSharedContext, everyone: bool) -> None:
 
 @handler(asking, "shared")
 async def send_raw(ctx: sdk.WorkflowSharedContext, body: dict[str, Any]) -> None:
-    """Open an approval with any body."""
+    """Open an approval with an arbitrary body."""
     raw = serde_for(Any).serialize(body)
     await ctx.generic_call(open_approval.service, open_approval.handler, raw, key=ctx.key())
 
@@ -114,11 +113,11 @@ run_asking = Target("Asking", "run", Question, ApprovalOutcome)
 leave = Target("Asking", "leave_it", bool, None)
 end = Target("Asking", "send_end", StageEnd, None)
 
-bell = sdk.VirtualObject("Bell")
+remind_proxy = sdk.VirtualObject("RemindProxy")
 
 
-@handler(bell, "exclusive", name="ring")
-async def ring_it(ctx: sdk.ObjectContext, due: ReminderDue) -> None:
+@handler(remind_proxy, "exclusive", name="remind")
+async def remind_it(ctx: sdk.ObjectContext, due: ReminderDue) -> None:
     await ObjectClient(ctx, remind, ctx.key()).call(due)
 
 
@@ -142,7 +141,7 @@ run_gate = Target("Gate", "run", GateRequest, bool)
 
 
 class Desk:
-    """One test's view of the platform: its ingress, and an approval id of its own."""
+    """Client of the approval services, with an approval ID of its own."""
 
     def __init__(self, env: RestateEnvironment) -> None:
         self.env = env
@@ -156,7 +155,7 @@ class Desk:
         await self.client.close()
 
     async def ask(self, by: str = "", **question: Any) -> str:
-        """Start a workflow that asks and waits; return its invocation's id."""
+        """Start a workflow that waits for the approval; return its invocation ID."""
         key = f"{self.id}/{by}" if by else self.id
         return await self.client.send(run_asking, Question(approval_id=self.id, **question), key=key)
 
@@ -180,43 +179,43 @@ class Desk:
     async def status(self) -> ApprovalStatus:
         return await self.client.call(approval_status, key=self.id)
 
-    async def status_where(self, fits: Any) -> ApprovalStatus:
-        async def look() -> ApprovalStatus | None:
+    async def status_where(self, condition: Any) -> ApprovalStatus:
+        async def matches() -> ApprovalStatus | None:
             try:
                 found = await self.status()
             except IngressError as error:
                 if error.status_code != 404:
                     raise
                 return None
-            return found if fits(found) else None
+            return found if condition(found) else None
 
-        return await eventually(look, what=f"approval {self.id} as expected")
+        return await eventually(matches, what=f"approval {self.id} as expected")
 
     async def inbox(self, person: str) -> list[InboxItem]:
         return [item for item in await self.client.call(list_inbox, key=person) if item.approval_id == self.id]
 
     async def inbox_has(self, person: str, count: int) -> list[InboxItem]:
-        async def look() -> tuple[list[InboxItem]] | None:
+        async def matches() -> tuple[list[InboxItem]] | None:
             items = await self.inbox(person)
             return (items,) if len(items) == count else None
 
-        (items,) = await eventually(look, what=f"{count} item(s) in the inbox of {person}")
+        (items,) = await eventually(matches, what=f"{count} item(s) in the inbox of {person}")
         return items
 
     def person(self, name: str) -> str:
-        """A person whom no other test knows, since inboxes outlive a test."""
+        """Return a name of this test's own, because inboxes outlive a test."""
         return f"{name}-{self.id.lower()}"
 
 
-async def left(desk: Desk, *names: str) -> None:
-    """Wait until the approval's state holds these entries, and nothing else."""
+async def state_holds(desk: Desk, *names: str) -> None:
+    """Wait until the approval's state has exactly these keys."""
 
-    async def look() -> bool:
+    async def matches() -> bool:
         async with AdminClient(desk.env.admin) as admin:
             sql = f"select key from state where service_name = 'Approvals' and service_key = '{desk.id}'"
             return {row["key"] for row in await admin.query(sql)} == set(names)
 
-    await eventually(look, what=f"state of {names or 'nothing'} only")
+    await eventually(matches, what=f"state of {names or 'nothing'} only")
 
 
 async def refused(call: Any) -> IngressError:
@@ -225,27 +224,27 @@ async def refused(call: Any) -> IngressError:
     return caught.value
 
 
-async def told(did: Recording, desk: Desk, *expected: str) -> None:
-    async def look() -> bool:
+async def notified(did: Recording, desk: Desk, *expected: str) -> None:
+    async def matches() -> bool:
         return set(expected) <= set(did.of(desk.id))
 
-    await eventually(look, what=f"{expected} in the postbox, which has {did.of(desk.id)}")
+    await eventually(matches, what=f"{expected} among the notifications {did.of(desk.id)}")
 
 
 @asynccontextmanager
 async def full_desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
-    """Serve all there is around approvals: a postbox for notices, a bell that rings for reminders, the reconciler."""
-    postbox = sdk.Service("Postbox")
+    """Serve approvals with a recording notifier, a proxy for reminders and the reconciler."""
+    notifier = sdk.Service("Notifier")
 
-    @handler(postbox)
-    async def put(ctx: sdk.Context, notice: ApprovalNotice) -> None:
-        did.add(f"{notice.kind} {notice.approval_id}/{notice.to}")
+    @handler(notifier)
+    async def put(ctx: sdk.Context, notification: ApprovalNotification) -> None:
+        did.add(f"{notification.kind} {notification.approval_id}/{notification.to}")
 
-    to_postbox: Target[ApprovalNotice, None] = Target("Postbox", "put", ApprovalNotice, None)
+    notify_target: Target[ApprovalNotification, None] = Target("Postbox", "put", ApprovalNotification, None)
     reconciler = ApprovalReconciler(
         ApprovalReconcilerConfig(restate.server.admin, restate.server.ingress, grace=timedelta(0))
     )
-    config = ApprovalsConfig(notify=to_postbox)
-    env = await restate.serve(*definitions(config), reconciler, asking, gate, postbox, bell)
+    config = ApprovalsConfig(notify=notify_target)
+    env = await restate.serve(*definitions(config), reconciler, asking, gate, notifier, remind_proxy)
     async with Desk(env) as desk:
         yield desk

@@ -1,4 +1,4 @@
-"""Separation of duties: requester, owner of its key and subject never decide, under whatever name or right."""
+"""Requester, owner of its API key and subject may not vote, under any alias or right."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from perdure.approvals.messages import Decision, Delegation
-from perdure.approvals.policy import Approval, Change, decide, delegate, open_approval, waits_for, withdraw
-from perdure.approvals.request import ApprovalRequest, asked_by
+from perdure.approvals.messages import Delegation, Vote
+from perdure.approvals.policy import Change, decide, delegate, open_approval, withdraw
+from perdure.approvals.request import ApprovalRequest, requester_text
+from perdure.approvals.schema import Approval
 from perdure.errors import error_code
 from perdure.security.user_names import canonical_user, is_one_of, mailbox_of
 
@@ -23,8 +24,8 @@ ADA, BOB, CY, SHOP = "ada@example.com", "bob@example.com", "cy@example.com", "ke
 
 def request(**changes: object) -> ApprovalRequest:
     names = {"approval_id": "T1", "wait": "w1", "awakeable": "a1"}
-    facts = {**names, "title": "t", "timeout": HOUR, "requester_verified": True}
-    return ApprovalRequest.model_validate({**facts, **changes})
+    fields = {**names, "title": "t", "timeout": HOUR, "requester_verified": True}
+    return ApprovalRequest.model_validate({**fields, **changes})
 
 
 def opened(**changes: object) -> Approval:
@@ -37,11 +38,11 @@ def code(change: Change) -> str | None:
 
 def approve(approval: Approval, person: str, **more: object) -> Change:
     return decide(
-        approval, Decision.model_validate({"actor": canonical_user(person), "approve": True, "at": LATER, **more})
+        approval, Vote.model_validate({"actor": canonical_user(person), "approve": True, "at": LATER, **more})
     )
 
 
-def pass_on(approval: Approval, actor: str, to: str) -> Change:
+def delegate_to(approval: Approval, actor: str, to: str) -> Change:
     return delegate(approval, Delegation(actor=actor, to=to, until=START + HOUR, at=LATER))
 
 
@@ -51,7 +52,7 @@ tags = st.text("abcxyz0189.-_", max_size=8)
 
 @st.composite
 def aliases(draw: st.DrawFn) -> str:
-    """Write ada's address in another way that is still hers."""
+    """Return an alias of ada's address."""
     name = f"ada+{draw(tags)}@example.com" if draw(st.booleans()) else ADA
     upper = draw(st.lists(st.booleans(), min_size=len(name), max_size=len(name)))
     return "".join(c.upper() if up else c for c, up in zip(name, upper, strict=True))
@@ -70,19 +71,19 @@ def test_no_alias_of_an_excluded_person_decides(role: str, named: str, acting: s
     me = canonical_user(acting)
     assert code(approve(approval, acting)) == "own_request"
     assert code(approve(approval, acting, groups=["legal"])) == "own_request"
-    assert code(decide(approval, Decision(actor=me, approve=False, at=LATER))) == "own_request"
-    assert code(pass_on(approval, me, "dee@example.com")) == "own_request"
-    assert code(pass_on(approval, BOB, me)) == "delegation_to_requester"
-    assert not any(is_one_of(person, [me]) for person in waits_for(approval))
-    # An early decision is judged when the approval is opened.
+    assert code(decide(approval, Vote(actor=me, approve=False, at=LATER))) == "own_request"
+    assert code(delegate_to(approval, me, "dee@example.com")) == "own_request"
+    assert code(delegate_to(approval, BOB, me)) == "delegation_to_requester"
+    assert not any(is_one_of(person, [me]) for person in approval.pending_approvers())
+    # Early votes are checked at the opening.
     early = approve(Approval(approval_id="T1"), acting).approval
-    assert open_approval(early, request(**{role: named}), LATER).approval.decisions == ()
+    assert open_approval(early, request(**{role: named}), LATER).approval.votes == ()
 
 
 @given(roles, aliases())
 def test_aliases_do_not_fill_a_quorum(role: str, named: str):
     people = [ADA, canonical_user(named), BOB]
-    with pytest.raises(ValidationError, match="2 approvals are needed, but only 1 approvers may decide"):
+    with pytest.raises(ValidationError, match="2 approvals are needed, but only 1 approvers may vote"):
         request(**{role: named}, approvers=people, quorum=2)
     assert code(approve(opened(**{role: named}, approvers=people), BOB)) is None
 
@@ -97,7 +98,7 @@ def test_key_owner_is_excluded_and_may_withdraw():
     approval = opened(requester=SHOP, requester_owner=CY, subject=ADA)
     refused = approve(approval, CY).error
     assert refused is not None
-    assert refused.message == f"{CY} answers for {SHOP}, which asked for this approval, and may not decide it"
+    assert refused.message == f"{CY} owns the API key of {SHOP}, which requested this approval, and may not vote"
     assert code(withdraw(approval, ADA, "", LATER)) == "not_the_requester"
     assert withdraw(approval, CY, "", LATER).approval.state == "withdrawn"
 
@@ -115,7 +116,7 @@ def test_another_caller_does_not_join():
 
 
 @pytest.mark.parametrize(
-    ("facts", "said"),
+    ("fields", "expected"),
     [
         (
             {"requester": SHOP, "requester_owner": CY, "subject": ADA},
@@ -128,9 +129,9 @@ def test_another_caller_does_not_join():
         ({"requester_verified": False}, {}),
     ],
 )
-def test_audit_log_says_who_asked(facts: dict[str, object], said: dict[str, str]):
-    (entry,) = open_approval(Approval(approval_id="T1"), request(**facts), START).entries
-    assert {name: fact for name, fact in entry.details.items() if name != "payload_digest"} == said
+def test_audit_log_records_requester(fields: dict[str, object], expected: dict[str, str]):
+    (entry,) = open_approval(Approval(approval_id="T1"), request(**fields), START).entries
+    assert {name: value for name, value in entry.details.items() if name != "payload_digest"} == expected
 
 
 @pytest.mark.parametrize(
@@ -143,8 +144,8 @@ def test_audit_log_says_who_asked(facts: dict[str, object], said: dict[str, str]
         ("", False, ADA, "for ada@example.com"),
     ],
 )
-def test_people_are_told_who_asks(requester: str, verified: bool, subject: str, text: str):
-    assert asked_by(requester, verified=verified, subject=subject) == text
+def test_requester_text(requester: str, verified: bool, subject: str, text: str):
+    assert requester_text(requester, verified=verified, subject=subject) == text
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,6 @@ def test_mailbox_behind_an_address(name: str, mailbox: str):
     assert mailbox_of(name) == mailbox
 
 
-def test_nobody_is_not_excluded():
+def test_empty_requester_excludes_no_person():
     assert not is_one_of("", [""])
     assert code(approve(opened(), ADA)) is None

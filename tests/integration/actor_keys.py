@@ -1,4 +1,4 @@
-"""Who signs acts in tests: an operator, a viewer, and somebody whose issuer nobody trusts."""
+"""Actor keys for tests: an operator, a viewer, and an operator of an untrusted issuer."""
 
 from __future__ import annotations
 
