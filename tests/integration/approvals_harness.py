@@ -121,7 +121,7 @@ async def remind_it(ctx: sdk.ObjectContext, due: ReminderDue) -> None:
     await ObjectClient(ctx, remind, ctx.key()).call(due)
 
 
-ring = Target("Bell", "ring", ReminderDue, None)
+send_reminder = Target("RemindProxy", "remind", ReminderDue, None)
 
 gate = ControlPlaneService("Gate")
 
@@ -240,7 +240,7 @@ async def full_desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
     async def put(ctx: sdk.Context, notification: ApprovalNotification) -> None:
         did.add(f"{notification.kind} {notification.approval_id}/{notification.to}")
 
-    notify_target: Target[ApprovalNotification, None] = Target("Postbox", "put", ApprovalNotification, None)
+    notify_target: Target[ApprovalNotification, None] = Target("Notifier", "put", ApprovalNotification, None)
     reconciler = ApprovalReconciler(
         ApprovalReconcilerConfig(restate.server.admin, restate.server.ingress, grace=timedelta(0))
     )
