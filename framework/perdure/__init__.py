@@ -24,7 +24,7 @@ from perdure.determinism import DeterministicHelpers, Time
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
 from perdure.error_mapping import ErrorMapping
-from perdure.guardrails import Policy, get_policy, guardrail, set_policy
+from perdure.guardrails import GuardrailPolicy, get_policy, guardrail, set_policy
 from perdure.handlers import handler
 from perdure.idempotency import join_key, validate_idempotency_key
 from perdure.loops import WorkflowLoop
@@ -39,8 +39,7 @@ from perdure.saga.safe_step import SafeStep
 from perdure.saga.steps import Step, StepRetry
 from perdure.schedules import ScheduleClient
 from perdure.security.config import SecurityConfig
-from perdure.security.middleware import SecurityMiddleware
-from perdure.security.validator import SecurityValidator
+from perdure.security.middleware import SecurityMiddleware, SecurityValidator
 from perdure.signals import (
     ExternalSignal,
     InternalSignal,
@@ -72,6 +71,7 @@ __all__ = [
     "ErrorMapping",
     "ExternalSignal",
     "FanOutResult",
+    "GuardrailPolicy",
     "IngressClient",
     "InternalSignal",
     "LoggingConfig",
@@ -82,7 +82,6 @@ __all__ = [
     "Orchestration",
     "Outcome",
     "Phase",
-    "Policy",
     "PromiseRaceResult",
     "RaceResult",
     "ReadOnlyState",

@@ -14,7 +14,7 @@ from perdure._runtime import sdk
 from perdure._runtime.serdes import InputSerde, OutputSerde, TypedSerde, Unreadable, Written, serde_for
 from perdure.error_mapping import ErrorMapping, mapped_errors
 from perdure.errors import ConfigurationError, PerdureTerminalError
-from perdure.observability.lifecycle import Role, watched
+from perdure.observability.lifecycle import HandlerRole, watched
 from perdure.targets import Target, register_target
 
 C = TypeVar("C")
@@ -124,7 +124,7 @@ def bind(
     invoke: Callable[[Any, Any], Awaitable[Any]],
     *,
     kind: str,
-    role: Role = Role.HANDLER,
+    role: HandlerRole = HandlerRole.HANDLER,
     reads: bool = False,
     **options: Any,
 ) -> Target[Any, Any]:
@@ -152,7 +152,7 @@ def bind(
     target: Target[Any, Any] = Target(definition.name, name, signature.input, signature.output)
     output: TypedSerde[Any] = serde_for(signature.output)
     if isinstance(definition, restate.Workflow) and kind == "main":
-        role = Role.WORKFLOW
+        role = HandlerRole.WORKFLOW
     if reads:
         if kind in ("exclusive", "main"):
             raise ConfigurationError(f"{target}: reads=True is for what has no state to write, and it is {kind}")

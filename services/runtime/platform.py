@@ -184,9 +184,9 @@ class Platform:
         url = f"{self.topology.service_url(spec.name)}/ready"
 
         def environment() -> dict[str, str]:
-            trust = make_trusted_keys(self.topology, self._environment)
-            own = trust.notifications if spec.name == "notifications" else {}
-            return {**self._environment, **self.topology.service_environment(spec.name), **trust.services, **own}
+            trusted_keys = make_trusted_keys(self.topology, self._environment)
+            own = trusted_keys.notifications if spec.name == "notifications" else {}
+            return {**self._environment, **self.topology.service_environment(spec.name), **trusted_keys.services, **own}
 
         return ChildProcess(
             spec.name,

@@ -12,7 +12,7 @@ from importlib import import_module
 from pydantic import ValidationError
 
 from perdure.errors import ConfigurationError
-from perdure.security.private_files import set_private_umask
+from perdure.security.secrets import set_private_umask
 from services.runtime.topology import service
 
 

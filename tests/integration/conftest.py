@@ -37,6 +37,6 @@ def logged() -> Iterator[io.StringIO]:
 @pytest.fixture
 def signed_acts() -> Iterator[None]:
     """Acts have to be signed, by whom the issuer of `signing_people` vouches for."""
-    set_signing_rules(SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,))))
+    set_signing_rules(SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,))))
     yield
     set_signing_rules(None)

@@ -217,7 +217,7 @@ async def test_time_also_runs_out_when_the_orchestrator_was_killed(desk: Desk):
     invocation = await desk.ask(approvers=[person], timeout=timedelta(seconds=2))
     await desk.inbox_has(person, 1)
     async with AdminClient(desk.env.admin) as admin:
-        await admin.act(invocation, "kill")
+        await admin.control_invocation(invocation, "kill")
     await desk.status_where(lambda status: status.status == "timed_out")
     await desk.inbox_has(person, 0)
 
@@ -362,6 +362,6 @@ async def test_a_cancelled_orchestration_withdraws(desk: Desk):
     desk.id = f"gate-{desk.id}"
     await desk.status_where(lambda status: status.status == "open")
     async with AdminClient(desk.env.admin) as admin:
-        await admin.act(invocation, "cancel")
+        await admin.control_invocation(invocation, "cancel")
     await desk.status_where(lambda status: status.status == "withdrawn")
     assert (await refused(desk.approve("ada"))).code == "too_late"

@@ -32,15 +32,15 @@ from perdure.security import (
     SigningMode,
     SigningRules,
     TrustedKeys,
+    json_digest,
     mint_link,
-    payload_digest,
 )
 from perdure.testing import Restate, RestateEnvironment
 
 HOUR = timedelta(hours=1)
 ISSUER, STRANGER, LINKS = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.generate()
 PAYLOAD = {"amount_minor": 900_000}
-SHOWN = payload_digest(PAYLOAD)
+SHOWN = json_digest(PAYLOAD)
 
 PUBLIC = ("approve", "reject", "delegate", "withdraw", "decide_by_link", "revoke_links")
 REFUSALS = range(400, 500)
@@ -214,7 +214,7 @@ class Forger(RuleBasedStateMachine):
 
 @pytest_asyncio.fixture
 async def env(restate: Restate) -> AsyncIterator[RestateEnvironment]:
-    rules = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,)))
+    rules = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,)))
     config = ApprovalsConfig(acts=rules, link_keys=(LINKS.public,), allow_unverified_requester=True)
     yield await restate.serve(*definitions(config), payments)
 

@@ -43,7 +43,7 @@ async def test_an_approval_whose_asker_was_killed_is_withdrawn(desk: Desk):
     await desk.status_where(lambda status: status.status == "open")
     assert [each["id"] for each in (await desk.client.call(sweep, key="all"))["done"] if each["id"] == desk.id] == []
     async with AdminClient(desk.env.admin) as admin:
-        await admin.act(invocation, "kill")
+        await admin.control_invocation(invocation, "kill")
 
     async def withdrawn() -> bool:
         await desk.client.call(sweep, key="all")
@@ -63,7 +63,7 @@ async def test_an_approval_whose_timers_were_killed_is_mended(desk: Desk):
         sql = f"""select id from sys_invocation_status where target_service_name = 'Approvals'
             and target_service_key = '{desk.id}' and target_handler_name = 'end_stage'"""
         for row in await admin.query(sql):
-            await admin.act(row["id"], "kill")
+            await admin.control_invocation(row["id"], "kill")
         assert not await admin.query(sql + " and status != 'completed'")
 
     async def found() -> bool:
@@ -87,7 +87,7 @@ async def cut_off(desk: Desk, change: Callable[[dict[str, str]], dict[str, str]]
         sql = f"""select id from sys_invocation_status where target_service_name = 'Approvals'
             and target_service_key = '{desk.id}' and target_handler_name = 'end_stage'"""
         for row in await admin.query(sql):
-            await admin.act(row["id"], "kill")
+            await admin.control_invocation(row["id"], "kill")
 
 
 async def mended(desk: Desk, *left: str) -> None:
@@ -156,7 +156,7 @@ async def test_asker_learns_that_opening_was_killed(desk: Desk, monkeypatch: pyt
     try:
         invocation = await eventually(opening, what="an invocation that opens it")
         async with AdminClient(desk.env.admin) as admin:
-            await admin.act(invocation, "kill")
+            await admin.control_invocation(invocation, "kill")
         assert (await refused(desk.outcome())).message == "killed"
     finally:
         free.set()

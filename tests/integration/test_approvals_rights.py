@@ -23,7 +23,7 @@ from perdure.testing import Restate
 from tests.integration.approvals_desk import HOUR, asking, refused
 from tests.integration.test_approvals_proofs import ISSUER, LINKS, PAYLOAD, SHOWN, SignedDesk, key_of, now, why
 
-RULES = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,)))
+RULES = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,)))
 ADMIN = key_of("admin", roles=(Role.ADMINISTRATOR,))
 MINTER = LinkMinter(LINKS, "https://console.example.com")
 

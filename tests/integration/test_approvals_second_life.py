@@ -16,7 +16,7 @@ from perdure.approvals.reconciler import look
 from perdure.approvals.request import OnTimeout
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import decide_by_link, mend
-from perdure.security import PrivateKey, mint_link, payload_digest
+from perdure.security import PrivateKey, json_digest, mint_link
 from perdure.testing import Restate
 from tests.integration.approvals_desk import HOUR, Desk, asking, bell, end, left, refused, ring
 from tests.support import eventually
@@ -53,7 +53,7 @@ class SecondDesk(Desk):
             LINKS,
             approval_id=self.id,
             person=person,
-            payload_digest=payload_digest(PAYLOAD),
+            payload_digest=json_digest(PAYLOAD),
             issued_at=datetime.now(UTC),
             expires_at=datetime.now(UTC) + lasts,
             nonce=nonce * 20,
@@ -91,7 +91,7 @@ async def test_timers_of_the_version_before_do_nothing_until_their_time(desk: Se
     )
     async with AdminClient(desk.env.admin) as admin:
         for invocation in [*await desk.pending("end_stage"), *await desk.pending("remind")]:
-            await admin.act(invocation, "kill")
+            await admin.control_invocation(invocation, "kill")
     await desk.client.call(end, StageEnd(stage=0), key=desk.id)
     await desk.client.call(ring, ReminderDue(stage=0, number=1), key=desk.id)
     assert await desk.status() == opened

@@ -38,7 +38,7 @@ from perdure.security import (
     set_signing_rules,
     sign_call,
 )
-from perdure.security.callers import vouch_for_call
+from perdure.security.callers import issue_call_token
 from perdure.security.codec import new_encryption_key
 from perdure.testing import Restate, RestateEnvironment
 from tests.support import Recording, eventually
@@ -49,7 +49,7 @@ ADA = "ada@example.com"
 ADAS_KEY = ActorKey.issue(
     ISSUER, actor="Zoë@example.com", roles=[Role.OPERATOR], lifetime=timedelta(hours=1), now=datetime.now(UTC)
 )
-TRUSTING = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,)))
+TRUSTING = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,)))
 
 
 class Platform:
@@ -156,7 +156,7 @@ async def platform(restate: Restate, did: Recording) -> AsyncIterator[Platform]:
 
 def gateway(target: CallTarget, body: bytes, who: Caller = SHOP, **changes: Any) -> str:
     facts = {"at": datetime.now(UTC), "issuer": ISSUER, **changes}
-    return vouch_for_call(facts.pop("issuer"), who, target, body, **facts)
+    return issue_call_token(facts.pop("issuer"), who, target, body, **facts)
 
 
 def failed(response: httpx.Response) -> tuple[int, str]:
@@ -246,7 +246,7 @@ async def test_signed_mode_refuses_unauthenticated_requesters(platform: Platform
 @pytest.mark.restate_modes("http2")
 @pytest.mark.parametrize("mode", list(SigningMode))
 async def test_unverified_requesters_are_marked(restate: Restate, did: Recording, mode: SigningMode):
-    set_signing_rules(SigningRules(mode=mode, trust=TRUSTING.trust))
+    set_signing_rules(SigningRules(mode=mode, trusted_keys=TRUSTING.trusted_keys))
     try:
         allowed = ApprovalsConfig(allow_unverified_requester=mode is SigningMode.SIGNED)
         env, key = await restate.serve(*approvals(allowed), *served(did)), str(uuid4())
@@ -274,7 +274,7 @@ async def test_caller_stays_known_after_keys_have_changed(platform: Platform):
             return bool(rows)
 
     await eventually(known, what="the caller in the journal")
-    set_signing_rules(SigningRules(trust=TrustedKeys(issuers=(LINKS.public,))))
+    set_signing_rules(SigningRules(trusted_keys=TrustedKeys(issuers=(LINKS.public,))))
     await platform.send(f"/Wait/{key}/go", b"")
     answer = await platform.http.get(f"{platform.env.ingress}/restate/workflow/Wait/{key}/attach")
     assert [Caller.model_validate(each) for each in answer.json()] == [SHOP]

@@ -59,7 +59,7 @@ async def test_one_that_is_paused_is_resumed_and_one_that_runs_is_cancelled_or_k
         cancelled, killed = [await ingress.send(wait, name) for name in names]
 
         await stands(admin, cancelled, lambda status: status in ("running", "suspended"))
-        await admin.act(cancelled, "pause")
+        await admin.control_invocation(cancelled, "pause")
         await stands(admin, cancelled, lambda status: status == "paused")
         result = await typed(admin, "resume", cancelled)
         assert (result.exit_code, result.output) == (0, f"{cancelled}: resumed\n")

@@ -280,7 +280,7 @@ async def test_a_workflows_key_that_is_used_again_is_another_beginning_and_anoth
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
         await ingress.call(again, key=key)
         (row,) = await admin.query(f"select id from sys_invocation_status where target_service_key = {sql_text(key)}")
-        await admin.act(row["id"], "purge")  # as its retention does, and the id is the same then
+        await admin.control_invocation(row["id"], "purge")  # as its retention does, and the id is the same then
         await ingress.call(again, key=key)
     assert told.counted(key) == dict.fromkeys(
         ("on_invocation_start", "on_workflow_start", "on_workflow_end", "on_invocation_end"), 2

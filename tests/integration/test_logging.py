@@ -12,8 +12,8 @@ import restate as sdk
 from perdure import (
     DataPlaneContext,
     DataPlaneService,
+    GuardrailPolicy,
     IngressClient,
-    Policy,
     ServiceClient,
     add_hooks,
     default_hooks,
@@ -115,9 +115,9 @@ async def test_a_guardrail_under_warn_is_logged_once_and_under_strict_refuses(re
     env = await restate.serve(thing)
     try:
         async with IngressClient(env.ingress) as ingress:
-            set_policy(Policy.WARN)
+            set_policy(GuardrailPolicy.WARN)
             await ingress.call(go)
-            set_policy(Policy.STRICT)
+            set_policy(GuardrailPolicy.STRICT)
             with pytest.raises(IngressError) as refused:
                 await ingress.call(go)
     finally:

@@ -42,7 +42,7 @@ async def test_a_cancel_lets_the_running_action_end_and_is_told_from_an_applicat
             return did.count("start") == 1
 
         await eventually(started, what="start of the action")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
 
         async def gave_up() -> bool:
             return len(did.all()) > 1
@@ -86,7 +86,7 @@ async def test_a_crash_while_a_cancelled_run_settles_does_not_start_the_action_a
             return did.count("start") == 1
 
         await eventually(started, what="start of the action")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
         try:
             with pytest.raises(IngressError) as ended:
                 await ingress.call(go, key, idempotency_key=key)

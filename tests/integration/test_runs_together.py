@@ -263,6 +263,6 @@ async def test_a_workflows_key_that_is_used_again_gives_its_runs_their_attempts_
         with pytest.raises(IngressError, match="run exhausted"):
             await ingress.call(again, True, key=key)
         (row,) = await admin.query(f"select id from sys_invocation_status where target_service_key = {sql_text(key)}")
-        await admin.act(row["id"], "purge")  # as its retention does, and the id is the same then
+        await admin.control_invocation(row["id"], "purge")  # as its retention does, and the id is the same then
         assert await ingress.call(again, False, key=key) == "ab"
     assert shop.began == {"closed": 3, "a": 2, "b": 2}

@@ -125,7 +125,7 @@ def services(did: Recording, gate: Gate) -> list[Any]:
 
 async def cancel_again(admin: AdminClient, invocation_id: str) -> None:
     try:
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
     except EngineError as error:
         if error.status_code != 409:  # it has ended by then, which is as good
             raise
@@ -168,7 +168,7 @@ async def test_a_cancel_during_a_step_lets_it_end_and_then_undoes_each_step_once
             return did.count(f"start {key}/b") == 1
 
         await eventually(started, what="start of step b")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
         await cancel_again(admin, invocation_id)  # a second cancel must not cut the settling short
         gate.open()
         error = await ended(env, invocation_id)
@@ -191,7 +191,7 @@ async def test_a_cancel_between_steps_undoes_what_was_done(restate, did):
             return did.count(f"end {key}/b") == 1
 
         await eventually(waiting, what="the wait after step b")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
         await ended(env, invocation_id)
         await rolled_back(ingress, key)
         assert did.of(key) == ["start a", "end a", "start b", "end b", "undo b", "undo a"]
@@ -208,7 +208,7 @@ async def test_a_cancelled_rollback_goes_on_and_undoes_each_step_once(restate, d
             return did.count(f"start {key}/b") == 1
 
         await eventually(started, what="start of step b")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
 
         async def rolling_back() -> str | None:
             rows = await admin.query(
@@ -218,7 +218,7 @@ async def test_a_cancelled_rollback_goes_on_and_undoes_each_step_once(restate, d
             return rows[0]["id"] if rows else None
 
         rollback = await eventually(rolling_back, what="rollback that waits for step b")
-        await admin.act(rollback, "cancel")
+        await admin.control_invocation(rollback, "cancel")
         gate.open()
         await rolled_back(ingress, key)
         assert did.of(key) == ["start a", "end a", "start b", "end b", "undo b", "undo a"]

@@ -73,7 +73,7 @@ async def test_a_cancel_of_the_parent_while_a_child_runs_undoes_both_once(bench,
     invocation = await ingress.send(Target(bench.name, "run", type(None), object), key=key)
     await eventually(truth(lambda: did.count(f"do {key}-child/slow") == 1), what="slow step of the child")
     async with AdminClient(bench.admin_url) as admin:
-        await admin.act(invocation, "cancel")
+        await admin.control_invocation(invocation, "cancel")
     bench.released.set()
 
     async def both_undone() -> bool:
@@ -134,7 +134,7 @@ async def test_a_child_that_does_not_end_in_time_is_not_undone_from_a_part_of_it
     invocation = await ingress.send(Target(bench.name, "run", type(None), object), key=key)
     await eventually(truth(lambda: did.count(f"do {key}-child/slow") == 1), what="slow step of the child")
     async with AdminClient(bench.admin_url) as admin:
-        await admin.act(invocation, "cancel")
+        await admin.control_invocation(invocation, "cancel")
 
     async def dead() -> str | None:
         try:

@@ -75,7 +75,7 @@ class Storm:
         is_main = victim["target"].startswith(f"{self._main}/") and victim["target"].endswith("/run")
         is_cancelled = is_main and self._random.random() < 0.5
         try:
-            await self.admin.act(victim["id"], "cancel" if is_cancelled else "kill")
+            await self.admin.control_invocation(victim["id"], "cancel" if is_cancelled else "kill")
         except EngineError as error:
             if error.status_code not in (404, 409):  # it has ended by then
                 raise

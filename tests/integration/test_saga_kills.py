@@ -127,7 +127,7 @@ async def lose_the_rollback(
     admin: AdminClient, admin_url: str, saga: str, before: dict[str, list[int]] | None = None
 ) -> None:
     """Leave a rollback as it is when what was to begin it is killed before it has written anything down."""
-    await admin.act(await only_open(admin, "Rollbacks", "run", saga), "kill")
+    await admin.control_invocation(await only_open(admin, "Rollbacks", "run", saga), "kill")
     state = {"object_key": saga, "new_state": before or {}}
     async with httpx.AsyncClient() as http:
         wiped = await http.post(f"{admin_url}/services/Rollbacks/state", json=state)
@@ -154,7 +154,7 @@ async def test_a_killed_run_under_a_key_that_was_used_before_is_undone_too(bench
         await eventually(
             truth(lambda number=number: did.count(f"done {key}/a") == number), what=f"step of run {number}"
         )
-        await admin.act(invocation, "kill")
+        await admin.control_invocation(invocation, "kill")
 
         async def counted() -> bool:
             return await lost(admin, bench.name) == 1
@@ -192,7 +192,7 @@ async def test_a_cancelled_run_under_a_key_that_was_used_before_is_undone_though
     async def cancel_a_run() -> None:
         invocation = await start(bench, name, key)
         await on_record(admin, name, key)
-        await admin.act(invocation, "cancel")
+        await admin.control_invocation(invocation, "cancel")
 
     brake.release()
     await cancel_a_run()
@@ -301,7 +301,7 @@ async def killed_while_it_waits(bench: Bench, admin: AdminClient, *, parent: boo
     key = str(uuid4())
     invocation = await start(bench, bench.name, key)
     waiting = await only_open(admin, child_name, "run", f"{key}-child")
-    await admin.act(invocation if parent else waiting, "kill")
+    await admin.control_invocation(invocation if parent else waiting, "kill")
 
     async def killed() -> bool:
         rows = await admin.query(f"select status from sys_invocation_status where id = {sql_text(waiting)}")
@@ -347,7 +347,7 @@ async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_ov
     key = str(uuid4())
     invocation = await start(bench, name, key)
     await on_record(admin, name, key)
-    await admin.act(invocation, "kill")
+    await admin.control_invocation(invocation, "kill")
     handing_over = asyncio.create_task(bench.ingress.call(sweep, key="all"))
     await did_all(bench, f"undoing {key}/a")
     await lose_the_rollback(admin, bench.admin_url, f"{name}:{key}")
@@ -370,9 +370,9 @@ async def test_what_takes_a_lost_saga_back_may_be_killed_too(bench, did, admin, 
     key = str(uuid4())
     invocation = await start(bench, bench.name, key)
     await did_all(bench, f"done {key}/a")
-    await admin.act(invocation, "kill")
+    await admin.control_invocation(invocation, "kill")
     await bench.ingress.call(sweep, key="all")
-    await admin.act(await only_open(admin, bench.name, "roll_back", key), "kill")
+    await admin.control_invocation(await only_open(admin, bench.name, "roll_back", key), "kill")
     monkeypatch.undo()
 
     async def handed_over() -> bool:

@@ -140,7 +140,7 @@ async def end_first_run(jobs: Jobs, admin: AdminClient, strategy: CompensationSt
         return await jobs.fail()
     invocation = await jobs.bench.ingress.send(jobs.run, None, key=jobs.key)
     await jobs.tried("try b1")
-    await admin.act(invocation, "cancel")  # it waits for the end of its rollback, which does not come
+    await admin.control_invocation(invocation, "cancel")  # it waits for the end of its rollback, which does not come
     return {"rollback": "running"}
 
 

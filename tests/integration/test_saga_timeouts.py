@@ -201,7 +201,7 @@ async def test_a_cancel_during_a_later_attempt_undoes_the_step_after_the_end_of_
             f"select id from sys_invocation_status where target_service_name = {sql_text(bench.name)} "
             f"and target_handler_name = 'run' and target_service_key = {sql_text(key)}"
         )
-        await admin.act(rows[0]["id"], "cancel")
+        await admin.control_invocation(rows[0]["id"], "cancel")
     with pytest.raises(IngressError, match="cancelled"):
         await call
     await until_awaited(bench, key, slow, 1, 2)

@@ -171,7 +171,7 @@ async def test_only_the_firing_that_is_expected_fires_and_a_lost_one_is_begun_an
         rows = await admin.query(on_their_way)
         assert len(rows) == 2, "the first firing, which nobody expects any more, and the next one"
         for row in rows:
-            await admin.act(row["id"], "kill")
+            await admin.control_invocation(row["id"], "kill")
         mended = await schedules.resume(name, reason="somebody killed it")
         assert (mended.state, mended.generation, mended.next_at) == (ScheduleState.ACTIVE, 2, first.next_at)
         assert len(await admin.query(on_their_way)) == 1
@@ -202,7 +202,7 @@ async def test_whoever_stops_the_watching_of_a_run_stops_neither_the_run_nor_the
         await schedules.trigger(name)
         await eventually(running, what="run that goes on")
         seen_run = await eventually(watcher, what="invocation that watches the run")
-        await admin.act(seen_run, "cancel")
+        await admin.control_invocation(seen_run, "cancel")
 
         async def unknown() -> ScheduleStatus | None:
             status = await schedules.status(name)
@@ -216,7 +216,7 @@ async def test_whoever_stops_the_watching_of_a_run_stops_neither_the_run_nor_the
 
         await schedules.trigger(name)
         await eventually(running, what="second run that goes on")
-        await admin.act(await eventually(watcher, what="second invocation that watches"), "kill")
+        await admin.control_invocation(await eventually(watcher, what="second invocation that watches"), "kill")
         with pytest.raises(IngressError, match="is still going"):
             await schedules.trigger(name)  # nobody will ever tell that it has ended
         mended = await schedules.resume(name)
@@ -258,7 +258,7 @@ async def test_a_dispatcher_that_is_lost_after_it_has_sent_starts_nothing_twice_
 
         await schedules.set(name, every=FAR, target=to["build"], request=name)
         await schedules.trigger(name)
-        await admin.act(await eventually(sender, what="dispatcher that has sent"), "kill")
+        await admin.control_invocation(await eventually(sender, what="dispatcher that has sent"), "kill")
         status = await state_of(schedules, name, succeeded=1)
         assert (status.counts.failed, status.recent[0].state) == (0, RunState.SUCCEEDED)
         assert len([each for each in did.all() if each.startswith(f"build {name}/")]) == 1
@@ -290,7 +290,7 @@ async def test_a_firing_that_is_cancelled_comes_again(restate, did, monkeypatch)
             f"and target_service_key = {sql_text(name)} and status != 'completed'"
         )
         assert len(rows) == 1
-        await admin.act(rows[0]["id"], "cancel")
+        await admin.control_invocation(rows[0]["id"], "cancel")
         gate.set()
 
         async def cancelled() -> bool:

@@ -126,7 +126,7 @@ async def test_only_an_operators_signature_steers_a_schedule_and_only_once(resta
 @pytest.mark.usefixtures("signed_acts")
 @pytest.mark.restate_modes("http2")
 async def test_who_signs_without_end_keeps_nobody_else_from_steering(restate: Restate, monkeypatch: pytest.MonkeyPatch):
-    for bound, number in {"CROWDED": 3, "FOR_EACH": 1}.items():
+    for bound, number in {"UNRESTRICTED_NONCES": 3, "NONCES_PER_PERSON": 1}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{bound}", number)
     env = await restate.serve(reports(), *definitions())
     name = f"flooded {uuid4()}"
@@ -138,7 +138,7 @@ async def test_who_signs_without_end_keeps_nobody_else_from_steering(restate: Re
         await olga.resume(name)
         with pytest.raises(IngressError, match="no room for more") as error:
             await olga.pause(name)
-        assert (error.value.status_code, error.value.code) == (429, "too_many_acts")
+        assert (error.value.status_code, error.value.code) == (429, "too_many_actions")
         assert (await otto.pause(name)).state is ScheduleState.PAUSED
 
 

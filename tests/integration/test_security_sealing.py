@@ -214,7 +214,7 @@ async def test_restarted_invocation_opens_its_input(sealed: Sealed):
     key = uuid4().hex
     invocation = await sealed.ingress.send(COUNT, "x", key=key)
     assert await sealed.ingress.attach(COUNT, invocation_id=invocation) == 1
-    await sealed.admin.act(invocation, "restart-as-new")
+    await sealed.admin.control_invocation(invocation, "restart-as-new")
     assert await sealed.ingress.call(COUNT, "x", key=key) == 3
 
 
@@ -259,7 +259,7 @@ async def test_copied_state_is_not_read(sealed: Sealed):
 
         await eventually(refused, what="refusal of the copied state")
         # It has the value in its journal, so it waits for an operator. Others go on with the genuine state.
-        await sealed.admin.act(invocation, "kill")
+        await sealed.admin.control_invocation(invocation, "kill")
         await sealed.put_state(victim, genuine)
         assert await sealed.ingress.call(READ, key=victim) == "state mine"
 

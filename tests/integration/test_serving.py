@@ -109,7 +109,7 @@ async def test_a_refusal_reaches_the_engine_at_once(restate: Restate, status: in
             reason = await eventually(failure, what="failed attempt", within=10)
             assert str(status) in reason
             assert time.monotonic() - began < 5
-            await admin.act(invocation, "kill")
+            await admin.control_invocation(invocation, "kill")
         for deployment in await admin.deployments():
             if str(deployment["uri"]).rstrip("/") == listener.url:
                 await admin.remove_deployment(deployment["id"])

@@ -110,7 +110,7 @@ async def service(restate_servers: RestateServers, tmp_path: Path) -> AsyncItera
     for row in await service.admin.query(
         "select id from sys_invocation where target_service_name='StoppedWork' and status!='completed'"
     ):
-        await service.admin.act(row["id"], "kill")
+        await service.admin.control_invocation(row["id"], "kill")
     for deployment in await service.admin.deployments():
         if str(deployment["uri"]).rstrip("/") == service.url:
             await service.admin.remove_deployment(deployment["id"])

@@ -295,7 +295,7 @@ async def test_a_cancel_goes_through_a_loop_as_it_is(restate, did, kind):
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
         invocation_id = await ingress.send(go, key)
         await eventually(waiting, what="handler that waits")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
 
         async def failure() -> str | None:
             rows = await admin.query(

@@ -48,8 +48,8 @@ async def test_a_query_is_asked_for_json():
 @pytest.mark.parametrize("act", ["cancel", "kill", "pause", "resume", "purge"])
 async def test_an_act_goes_to_its_invocation_whatever_the_id_holds(act: Any):
     admin, requests = asking(httpx.Response(202))
-    await admin.act("inv_1", act)
-    await admin.act("../services/x?y", act)
+    await admin.control_invocation("inv_1", act)
+    await admin.control_invocation("../services/x?y", act)
     assert requests[0].method == "PATCH"
     assert requests[0].url.raw_path.decode() == f"/invocations/inv_1/{act}"
     assert requests[1].url.raw_path.decode() == f"/invocations/..%2Fservices%2Fx%3Fy/{act}"

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from perdure.security.user_names import Approver, GroupName, Person, VetoHolder, canonical_user
+from perdure.security.user_names import Approver, GroupName, UserName, VetoHolder, canonical_user
 
-person = TypeAdapter(Person)
+person = TypeAdapter(UserName)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_one_person_has_one_name(written: str):
     assert person.validate_python(written) == "ada@example.com"
 
 
-@pytest.mark.parametrize("kind", [Person, GroupName, Approver, VetoHolder])
+@pytest.mark.parametrize("kind", [UserName, GroupName, Approver, VetoHolder])
 @pytest.mark.parametrize(
     "written",
     [

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from perdure import join_key, validate_idempotency_key
 from perdure.errors import GuardrailViolation, InvalidInput
-from perdure.guardrails import Policy, set_policy
+from perdure.guardrails import GuardrailPolicy, set_policy
 from perdure.idempotency import MAX_KEY_LENGTH, check_idempotency_key
 
 # Few letters, so that collisions would be found if there were any.
@@ -119,20 +119,20 @@ def test_a_uuid_of_digits_only_is_no_timestamp(uuid):
 @pytest.mark.usefixtures("_policy_of_the_environment")
 def test_a_client_takes_a_key_with_ten_digits_as_the_policy_says(caplog):
     # A phone number or an order number has ten digits too.
-    set_policy(Policy.WARN)
+    set_policy(GuardrailPolicy.WARN)
     check_idempotency_key("order-1767323045")
     assert len(caplog.records) == 1
     assert "TimestampInIdempotencyKey" in caplog.text
-    set_policy(Policy.DISABLED)
+    set_policy(GuardrailPolicy.DISABLED)
     check_idempotency_key("order-1767323045")
     assert len(caplog.records) == 1
-    set_policy(Policy.STRICT)
+    set_policy(GuardrailPolicy.STRICT)
     with pytest.raises(GuardrailViolation, match=r"\[TimestampInIdempotencyKey\].*order-1767323045"):
         check_idempotency_key("order-1767323045")
 
 
 @pytest.mark.usefixtures("_policy_of_the_environment")
-@pytest.mark.parametrize("policy", list(Policy))
+@pytest.mark.parametrize("policy", list(GuardrailPolicy))
 def test_a_client_never_takes_an_empty_key(policy):
     set_policy(policy)
     with pytest.raises(InvalidInput, match="cannot be empty"):
@@ -142,23 +142,23 @@ def test_a_client_never_takes_an_empty_key(policy):
 @pytest.mark.usefixtures("_policy_of_the_environment")
 def test_keys_may_have_a_policy_of_their_own(monkeypatch, caplog):
     # Where order numbers have ten digits, keys are nothing to worry about, and everything else may stay strict.
-    set_policy(Policy.STRICT)
+    set_policy(GuardrailPolicy.STRICT)
     monkeypatch.setenv("PERDURE_IDEMPOTENCY_VALIDATION", "disabled")
     check_idempotency_key("order-1767323045")
     assert caplog.records == []
     with pytest.raises(GuardrailViolation):
-        check_idempotency_key("order-1767323045", Policy.STRICT)
+        check_idempotency_key("order-1767323045", GuardrailPolicy.STRICT)
     monkeypatch.setenv("PERDURE_IDEMPOTENCY_VALIDATION", "strict")
-    set_policy(Policy.DISABLED)
+    set_policy(GuardrailPolicy.DISABLED)
     with pytest.raises(GuardrailViolation):
         check_idempotency_key("order-1767323045")
-    check_idempotency_key("order-1767323045", Policy.WARN)
+    check_idempotency_key("order-1767323045", GuardrailPolicy.WARN)
     assert len(caplog.records) == 1
 
 
 @pytest.mark.usefixtures("_policy_of_the_environment")
 def test_an_unknown_policy_for_keys_is_said_and_means_warn(monkeypatch, caplog, capsys):
-    set_policy(Policy.STRICT)
+    set_policy(GuardrailPolicy.STRICT)
     monkeypatch.setenv("PERDURE_IDEMPOTENCY_VALIDATION", "fail")
     check_idempotency_key("order-1767323045")
     assert capsys.readouterr().err == (

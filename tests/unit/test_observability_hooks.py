@@ -108,7 +108,7 @@ def test_without_hooks_nothing_is_looked_at(monkeypatch):
 
     no_context: Any = object()  # a look at it would fail
     assert not events.all_wanted()
-    assert asyncio.run(lifecycle.watched(no_context, work(), lifecycle.Role.HANDLER)) == "done"
+    assert asyncio.run(lifecycle.watched(no_context, work(), lifecycle.HandlerRole.HANDLER)) == "done"
     assert not lifecycle.happens(no_context, StateRead)
     with lifecycle.watched_run(no_context, "work"):
         pass

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import ConfigurationError
-from perdure.security.private_files import close_folder, make_private_folder, open_private
+from perdure.security.secrets import close_folder, make_private_folder, open_private
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 

@@ -11,7 +11,7 @@ from perdure.approvals.notifications import ApprovalNotice
 from perdure.approvals.policy import MAX_DELEGATION
 from perdure.errors import ConfigurationError
 from perdure.security.keys import PublicKey
-from perdure.security.signing_rules import SigningRules, get_signing_rules
+from perdure.security.signed_actions import SigningRules, get_signing_rules
 from perdure.targets import Target
 
 RETENTION = timedelta(days=30)
@@ -24,7 +24,7 @@ class ApprovalsConfig:
 
     Args:
         acts: Whether acts must be signed, and whose word counts; the process's rules when left out, see
-            `perdure.security.signing_rules`.
+            `perdure.security.signed_actions`.
         link_keys: Public keys by which links that decide are checked; without any, no link decides. The private key
             belongs to the service that delivers notices, see `perdure.approvals.links`.
         allow_unverified_requester: Open approvals whose requester isn't authenticated although acts have to be signed.

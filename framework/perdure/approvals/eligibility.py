@@ -9,7 +9,7 @@ from perdure.approvals.approval import Approval, deciders
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Decision, Delegation
 from perdure.approvals.rules import Rules
 from perdure.errors import Conflict, InvalidInput, PerdureTerminalError, Refused
-from perdure.security.user_names import ANYONE, is_one_of
+from perdure.security.user_names import ANYONE, shares_mailbox
 
 MAX_EARLY_DECISIONS: Final = 100
 """How many people can decide before an approval is opened; anyone can send these, for any id."""
@@ -68,9 +68,9 @@ def _seated(approval: Approval, decision: Decision, at: datetime) -> Decision | 
 
 def _own(rules: Rules, person: str) -> str:
     """Say in which way an approval is a person's own."""
-    if is_one_of(person, [rules.requester]):
+    if shares_mailbox(person, [rules.requester]):
         return f"{person} asked for this approval"
-    if is_one_of(person, [rules.requester_owner]):
+    if shares_mailbox(person, [rules.requester_owner]):
         return f"{person} answers for {rules.requester}, which asked for this approval,"
     return f"{person} is the subject of this approval"
 

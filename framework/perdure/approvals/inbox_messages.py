@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from perdure.security.user_names import GroupName, is_one_of
+from perdure.security.user_names import GroupName, shares_mailbox
 
 MAX_PAGE: Final = 500
 """How many approvals one page, or the plain list, holds at most."""
@@ -55,7 +55,7 @@ class InboxItem(BaseModel):
         Args:
             person: The person's canonical name.
         """
-        return is_one_of(person, (self.requester, self.requester_owner, self.subject))
+        return shares_mailbox(person, (self.requester, self.requester_owner, self.subject))
 
 
 class InboxRemoval(BaseModel):

@@ -16,9 +16,9 @@ from perdure._runtime.plain_text import Reason
 from perdure.approvals.request import AwakeableId, Stage, WaitId
 from perdure.approvals.rights import Principal
 from perdure.security.credentials import Role
-from perdure.security.links import MAX_TOKEN
+from perdure.security.links import MAX_TOKEN_LENGTH
 from perdure.security.signed_actions import SignedAction
-from perdure.security.user_names import GroupName, Person
+from perdure.security.user_names import GroupName, UserName
 
 
 class ApprovalResult(StrEnum):
@@ -108,7 +108,7 @@ class ActRequest(_Input):
         proof: The act, signed by the actor; its target is ``Approvals/{id}``.
     """
 
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     groups: list[GroupName] = Field(default=[], max_length=100)
     proof: SignedAction | None = None
@@ -137,7 +137,7 @@ class DelegationRequest(ActRequest):
         proof: See `ActRequest`; the act ``delegate``, details see `perdure.approvals.signatures.delegation_details`.
     """
 
-    to: Person
+    to: UserName
     until: AwareDatetime
 
     @model_validator(mode="after")
@@ -169,7 +169,7 @@ class LinkRevocationRequest(ActRequest):
         proof: See `ActRequest`; the act ``revoke_links``, its details see `perdure.approvals.signatures.link_details`.
     """
 
-    person: Person | None = None
+    person: UserName | None = None
 
 
 class PrincipalRequest(_Input):
@@ -181,7 +181,7 @@ class PrincipalRequest(_Input):
         proof: The action, signed by the actor; its target is ``Principals/{person}``.
     """
 
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     proof: SignedAction | None = None
 
@@ -234,7 +234,7 @@ class LinkDecisionRequest(_Input):
         reason: Why.
     """
 
-    token: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TOKEN)]
+    token: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TOKEN_LENGTH)]
     approve: bool
     reason: Reason = ""
 

@@ -22,10 +22,9 @@ from perdure.errors import Forbidden, InvalidInput
 from perdure.handlers import handler
 from perdure.observability.logging import get_logger
 from perdure.security.credentials import Role
-from perdure.security.encodings import payload_digest
+from perdure.security.encodings import json_digest
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, VerifiedActor
-from perdure.security.signing_rules import SigningRules
+from perdure.security.signed_actions import ActorKey, SigningRules, VerifiedActor
 from perdure.security.user_names import canonical_user
 from perdure.state import State
 
@@ -91,7 +90,7 @@ class Principals:
         nonces = State(ctx, "nonces", NonceLog, default=NonceLog())
         found, used = self._rules.check(
             request.proof,
-            act=action,
+            action=action,
             target=principal_target(ctx.key()),
             payload_digest=NOTHING_SHOWN,
             now=now,
@@ -113,7 +112,7 @@ class Principals:
         return found
 
 
-NOTHING_SHOWN = payload_digest(None)
+NOTHING_SHOWN = json_digest(None)
 """What an action on a person is signed over: it is about no payload."""
 
 

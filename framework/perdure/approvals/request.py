@@ -30,12 +30,12 @@ from pydantic_core import from_json
 from perdure.security.user_names import (
     Approver,
     GroupName,
-    Person,
+    UserName,
     VetoHolder,
     check_name,
     group_of,
     is_group,
-    is_one_of,
+    shares_mailbox,
 )
 
 MAX_ID_LENGTH: Final = 256
@@ -137,7 +137,7 @@ class ApprovalRequest(BaseModel):
     requester_verified: bool = False
     requester_owner: Name = ""
     subject: Name = ""
-    groups: dict[GroupName, list[Person]] = Field(default={}, max_length=MAX_APPROVERS)
+    groups: dict[GroupName, list[UserName]] = Field(default={}, max_length=MAX_APPROVERS)
     approvers: list[Approver] = Field(default=[], max_length=MAX_APPROVERS)
     quorum: int = Field(default=1, ge=1, le=MAX_APPROVERS, validate_default=True)
     veto: list[VetoHolder] = Field(default=[], max_length=MAX_APPROVERS)
@@ -264,7 +264,7 @@ def people_of(
         else:
             return None
     names = tuple(excluded)
-    return frozenset(person for person in people if not is_one_of(person, names)) if people else None
+    return frozenset(person for person in people if not shares_mailbox(person, names)) if people else None
 
 
 def _check_quorum(quorum: int, approvers: list[str], data: Mapping[str, object]) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from perdure._runtime.serdes import compact_json, serde_for
 from perdure.approvals.messages import ApprovalResult, Decision
 from perdure.approvals.request import ApprovalRequest, OnTimeout, people_of
-from perdure.security.user_names import ANYONE, group_of, is_group, is_one_of
+from perdure.security.user_names import ANYONE, group_of, is_group, shares_mailbox
 
 
 class StageRules(BaseModel):
@@ -108,7 +108,7 @@ class Rules(BaseModel):
         Args:
             person: The person.
         """
-        return is_one_of(person, self.excluded)
+        return shares_mailbox(person, self.excluded)
 
     def entitled(self, stage: int, person: str, groups: Iterable[str], *, approve: bool) -> bool:
         """Tell if someone may decide so in their own right.

@@ -59,7 +59,7 @@ from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, Unauthe
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
 from perdure.security.credentials import Role
-from perdure.security.signing_rules import SigningMode
+from perdure.security.signed_actions import SigningMode
 
 log = get_logger("perdure.approvals")
 
@@ -71,7 +71,7 @@ def definitions(config: ApprovalsConfig | None = None) -> list[Definition]:
         config: Whose word is taken, who is told, and how long things are kept.
 
     Raises:
-        ConfigurationError: It can't be told whether acts must be signed; see `perdure.security.signing_rules`.
+        ConfigurationError: It can't be told whether acts must be signed; see `perdure.security.signed_actions`.
     """
     chosen = config or ApprovalsConfig()
     chosen = replace(chosen, acts=chosen.rules)  # read now: a setting that doesn't fit is told at the start

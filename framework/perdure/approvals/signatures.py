@@ -18,8 +18,7 @@ from perdure.errors import Refused
 from perdure.security.credentials import Role
 from perdure.security.links import Link, read_link
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, SignedAction
-from perdure.security.signing_rules import SigningRules
+from perdure.security.signed_actions import ActorKey, SignedAction, SigningRules
 
 SignableAction: TypeAlias = Literal["approve", "reject", "delegate", "withdraw", "revoke_links"]
 
@@ -135,7 +134,7 @@ def check_action(
     shown = "" if request.proof is None else request.proof.payload_digest
     found, nonces = rules.check(
         request.proof,
-        act=act,
+        action=act,
         target=action_target(approval_id),
         payload_digest=payload_digest or shown,
         now=now,

@@ -14,7 +14,7 @@ from perdure.approvals.messages import ApprovalStatus, AuditEntry
 from perdure.approvals.rules import payload_digest
 from perdure.approvals.signatures import SignableAction, action_target, role_for
 from perdure.errors import PerdureTerminalError
-from perdure.security.signing_rules import SigningMode, SigningRules
+from perdure.security.signed_actions import SigningMode, SigningRules
 
 __all__ = ["ActionCheck", "ApprovalCheck", "VerificationSummary", "check_approval"]
 
@@ -149,12 +149,12 @@ def _judge(
             if needed
             else (VerificationSummary.UNSIGNED, "")
         )
-    if rules.trust is None:
+    if rules.trusted_keys is None:
         return VerificationSummary.UNCHECKED, ""
     try:
-        replace(rules.trust, revoked=frozenset()).verify(
+        replace(rules.trusted_keys, revoked=frozenset()).verify(
             proof,
-            act=entry.act,
+            action=entry.act,
             target=action_target(found.approval_id),
             # As long as it is only kept, it may be about anything.
             payload_digest=proof.payload_digest if entry.result == "kept" else found.payload_digest,

@@ -40,7 +40,7 @@ def _act(act: Act) -> None:
 async def _done(admin: str, invocation_id: str, act: Act) -> None:
     async with AdminClient(admin) as engine:
         try:
-            await engine.act(invocation_id, act)
+            await engine.control_invocation(invocation_id, act)
         except EngineError as error:
             # 400: it can't even be an invocation's id. What is no engine has a page of its own for that.
             if error.status_code not in (400, 404) or "invocation" not in str(error).rpartition(f"/{act}: ")[2]:

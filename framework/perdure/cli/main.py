@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perdure.cli import actors, approvals, dead_letters, doctor, invocations, keys, sagas, schedules, services
-from perdure.security.private_files import set_private_umask
+from perdure.security.secrets import set_private_umask
 from perdure.terminal import console, run_command_line
 
 app = typer.Typer(

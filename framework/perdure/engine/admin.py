@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import httpx
 
-from perdure.engine.proxy_answers import ProxyAnswer, proxy_answer
+from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.errors import EngineError
 
 _LONGEST_LINE: Final = 100
@@ -125,18 +125,19 @@ class AdminClient:
         response = await self._send("POST", "/query", json={"query": sql}, headers={"accept": "application/json"})
         return list(response.json()["rows"])
 
-    async def act(self, invocation_id: str, act: InvocationAction) -> None:
+    async def control_invocation(self, invocation_id: str, action: InvocationAction) -> None:
         """Cancel, kill, pause, resume, restart or purge an invocation.
 
         Args:
             invocation_id: The invocation.
-            act: What to do with it. A kill gives the handler no chance to compensate; ``restart-as-new`` runs one that
-                ended again, as another invocation.
+            action: The action. A kill does not let the handler compensate. ``restart-as-new`` runs an ended invocation
+                again, as a new one.
+
 
         Raises:
             EngineError: There is no such invocation, or it is in no state for that.
         """
-        await self._send("PATCH", f"/invocations/{quote(invocation_id, safe='')}/{act}")
+        await self._send("PATCH", f"/invocations/{quote(invocation_id, safe='')}/{action}")
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
@@ -149,7 +150,7 @@ class AdminClient:
             raise EngineError(f"{silent}: start it, or set PERDURE_ADMIN_URL") from error
         if response.is_success:
             return response
-        if (said := proxy_answer(response)) in (ProxyAnswer.NOT_SENT, ProxyAnswer.UNKNOWN_OUTCOME):
+        if (said := proxy_response(response)) in (ProxyResponse.NOT_SENT, ProxyResponse.UNKNOWN_OUTCOME):
             raise EngineError(f"the engine's admin API behind {self.url} does not answer ({said}): start the engine")
         try:
             message = str(response.json()["message"])

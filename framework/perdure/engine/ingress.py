@@ -14,10 +14,10 @@ from perdure._runtime.places import Place, ValueCodec
 from perdure._runtime.serdes import serde_for
 from perdure.clients import NO_REQUEST
 from perdure.engine.admin import AdminClient
-from perdure.engine.ingress_requests import IngressRequests, check_header, path_of, path_of_invocation, read
+from perdure.engine.ingress_requests import IngressRequests, check_header, invocation_path, path_of, read
 from perdure.errors import ConfigurationError, IngressError, InvalidInput
 from perdure.idempotency import check_idempotency_key
-from perdure.security.callers import CALL_WAITS, CALLER_HEADER, CallTarget, sign_call
+from perdure.security.callers import CALL_START_WINDOW, CALLER_HEADER, CallTarget, sign_call
 from perdure.security.signed_actions import ActorKey
 from perdure.targets import Target, target_of
 
@@ -278,7 +278,7 @@ class IngressClient:
             InvalidInput: The idempotency key can't be asked for: the ingress compares it as it stands in the path.
         """
         target = target_of(handler)
-        path = path_of_invocation(target, key, idempotency_key, invocation_id) + "/attach"
+        path = invocation_path(target, key, idempotency_key, invocation_id) + "/attach"
         response = await self._requests.send("GET", path, repeatable=True, timeout=timeout)
         return read(target, response, self._codec, key=key, invocation_id=invocation_id)
 
@@ -312,7 +312,7 @@ class IngressClient:
             InvalidInput: The idempotency key can't be asked for: the ingress compares it as it stands in the path.
         """
         target = target_of(handler)
-        path = path_of_invocation(target, key, idempotency_key, invocation_id) + "/output"
+        path = invocation_path(target, key, idempotency_key, invocation_id) + "/output"
         response = await self._requests.send("GET", path, repeatable=True)
         return read(target, response, self._codec, key=key, invocation_id=invocation_id)
 
@@ -331,10 +331,10 @@ class IngressClient:
         if self._admin_url is None:
             raise ConfigurationError(
                 "the ingress can't cancel an invocation: make the client with IngressClient(url, admin_url=…), "
-                "or use AdminClient.act"
+                "or use AdminClient.control_invocation"
             )
         async with AdminClient(self._admin_url) as admin:
-            await admin.act(invocation_id, "cancel")
+            await admin.control_invocation(invocation_id, "cancel")
 
     async def resolve_awakeable(self, id_: str, value: Any, type_: type[Any] | None = None) -> None:
         """Answer an external signal.
@@ -378,8 +378,10 @@ class IngressClient:
         repeatable: bool = False,
     ) -> str:
         target = target_of(handler)
-        if self._actor_key is not None and delay is not None and delay > CALL_WAITS:
-            raise InvalidInput(f"a signed call begins within {CALL_WAITS}, and this one is sent for later: {delay}")
+        if self._actor_key is not None and delay is not None and delay > CALL_START_WINDOW:
+            raise InvalidInput(
+                f"a signed call begins within {CALL_START_WINDOW}, and this one is sent for later: {delay}"
+            )
         query = "" if delay is None else f"?delay={max(0, round(delay.total_seconds() * 1000))}ms"
         response = await self._post(
             f"{path_of(target, key)}/send{query}",

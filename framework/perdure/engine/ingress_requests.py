@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from perdure._runtime.places import OutputSource, ValueCodec
 from perdure._runtime.serdes import serde_for
-from perdure.engine.proxy_answers import ProxyAnswer, proxy_answer
+from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
 from perdure.idempotency import check_idempotency_key
 from perdure.targets import Target
@@ -129,7 +129,7 @@ class IngressRequests:
                     return response
                 problem = _problem(response)
                 retried = problem.source != "invocation" and response.status_code in _RETRIED_STATUS
-                safe = (retried and repeatable) or proxy_answer(response) is ProxyAnswer.NOT_SENT
+                safe = (retried and repeatable) or proxy_response(response) is ProxyResponse.NOT_SENT
             if not safe or attempt >= self._retries:
                 raise problem from cause
             await asyncio.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt))
@@ -142,7 +142,7 @@ def path_of(target: Target[Any, Any], key: str | None) -> str:
     return f"/{segment(target.service)}{middle}/{target.handler}"
 
 
-def path_of_invocation(
+def invocation_path(
     target: Target[Any, Any], key: str | None, idempotency_key: str | None, invocation_id: str | None
 ) -> str:
     """Return the path of an invocation that is named by its id, its idempotency key, or a workflow's key."""
@@ -242,7 +242,7 @@ def read(
 
 def _problem(response: httpx.Response) -> IngressError:
     source = response.headers.get("x-restate-error-source")
-    proxy = proxy_answer(response)
+    proxy = proxy_response(response)
     body: Any
     try:
         body = response.json()
@@ -260,5 +260,5 @@ def _problem(response: httpx.Response) -> IngressError:
     metadata = {str(name): str(value) for name, value in facts.items()} if isinstance(facts, dict) else {}
     kind = NotReady if response.status_code == _NOT_READY and source == "ingress" else IngressError
     # No answer of the engine's came, as if the connection to it had failed.
-    unanswered = proxy in (ProxyAnswer.NOT_SENT, ProxyAnswer.UNKNOWN_OUTCOME)
+    unanswered = proxy in (ProxyResponse.NOT_SENT, ProxyResponse.UNKNOWN_OUTCOME)
     return kind(message, status_code=0 if unanswered else response.status_code, source=source, metadata=metadata)

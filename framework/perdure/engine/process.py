@@ -19,7 +19,7 @@ import httpx
 from perdure._runtime.ports import connectable, ensure_free
 from perdure.engine.config import LOOPBACK, EngineConfig
 from perdure.errors import EngineError
-from perdure.security.private_files import PRIVATE_UMASK, make_private_folder, open_private
+from perdure.security.secrets import PRIVATE_UMASK, make_private_folder, open_private
 
 __all__ = ["EngineProcess"]
 

@@ -28,7 +28,7 @@ SAGA_HEADER = "x-perdure-saga"
 STEP_HEADER = "x-perdure-step"
 
 
-class Role(Enum):
+class HandlerRole(Enum):
     """What a handler is to its service."""
 
     HANDLER = "handler"
@@ -137,7 +137,7 @@ def happens(ctx: restate.Context, event: type[Event]) -> bool:
     return wanted(event) and not sdk.is_replaying(ctx)
 
 
-async def watched(ctx: restate.Context, work: Awaitable[T], role: Role) -> T:
+async def watched(ctx: restate.Context, work: Awaitable[T], role: HandlerRole) -> T:
     """Run an attempt of a handler, and tell of it.
 
     Args:
@@ -219,18 +219,18 @@ class _WatchedRun:
             publish(events.RunAttemptEnded(self._invocation, self._run, failure, duration, cut_off))
 
 
-def _tell_start(ctx: restate.Context, invocation: Invocation, role: Role) -> None:
+def _tell_start(ctx: restate.Context, invocation: Invocation, role: HandlerRole) -> None:
     told = all_wanted()
     if events.InvocationStarted in told:
         publish(events.InvocationStarted(invocation))
-    if role is Role.WORKFLOW and events.WorkflowStarted in told:
+    if role is HandlerRole.WORKFLOW and events.WorkflowStarted in told:
         publish(events.WorkflowStarted(invocation))
-    elif role is Role.COMPENSATION and events.CompensationStarted in told:
+    elif role is HandlerRole.COMPENSATION and events.CompensationStarted in told:
         publish(events.CompensationStarted(invocation, *_undoes(ctx)))
 
 
 def _tell_end(
-    ctx: restate.Context, invocation: Invocation, role: Role, life: Life, error: BaseException | None
+    ctx: restate.Context, invocation: Invocation, role: HandlerRole, life: Life, error: BaseException | None
 ) -> None:
     if sdk.is_replaying(ctx):  # the journal has the result already
         return
@@ -239,9 +239,9 @@ def _tell_end(
     if not first:
         return
     told = all_wanted()
-    if role is Role.WORKFLOW and events.WorkflowEnded in told:
+    if role is HandlerRole.WORKFLOW and events.WorkflowEnded in told:
         publish(events.WorkflowEnded(invocation, error, duration))
-    elif role is Role.COMPENSATION and events.CompensationEnded in told:
+    elif role is HandlerRole.COMPENSATION and events.CompensationEnded in told:
         publish(events.CompensationEnded(invocation, error, duration, *_undoes(ctx)))
     if events.InvocationEnded in told:
         publish(events.InvocationEnded(invocation, error, duration))

@@ -18,7 +18,7 @@ from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, SagaError
 from perdure.handlers import bind, read_signature
-from perdure.observability.lifecycle import Role
+from perdure.observability.lifecycle import HandlerRole
 from perdure.saga.policy import CompensationHandler, compensation_handler, compensation_service
 from perdure.targets import register_target
 
@@ -102,7 +102,9 @@ class Compensations:
         if not signature.takes_input:
             raise ConfigurationError(f"compensation '{name}': it takes a context and the payload of its step")
 
-        target = bind(self._definition, handler, signature, signature.invoke, kind="service", role=Role.COMPENSATION)
+        target = bind(
+            self._definition, handler, signature, signature.invoke, kind="service", role=HandlerRole.COMPENSATION
+        )
         register_target(function, target)
         entry = Compensation(
             name, CompensationHandler(service=self._definition.name, handler=handler), serde_for(signature.input)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from perdure._runtime.plain_text import Reason
 from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
 from perdure.security.signed_actions import SignedAction
-from perdure.security.user_names import Person
+from perdure.security.user_names import UserName
 from perdure.targets import Target
 
 INDEX_KEY: Final = "all"
@@ -79,7 +79,7 @@ class ScheduleRequest(ScheduleSpec):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     proof: SignedAction | None = None
 
@@ -98,7 +98,7 @@ class ScheduleActionRequest(_Input):
         proof: The actor's signature, see `perdure.schedules.signatures`; needed where acts must be signed.
     """
 
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     proof: SignedAction | None = None
 
@@ -114,7 +114,7 @@ class ScheduleOrder(_Input):
     """
 
     act: ScheduleAction
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     spec: ScheduleSpec | None = None
 

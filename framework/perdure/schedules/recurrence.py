@@ -196,7 +196,7 @@ class ScheduleSpec(BaseModel):
         return f"{self.cron} ({self.timezone})"
 
 
-class Decision(BaseModel):
+class FiringPlan(BaseModel):
     """What a firing comes to.
 
     Args:
@@ -225,7 +225,7 @@ def next_after(spec: ScheduleSpec, moment: datetime, anchor: datetime) -> dateti
     return next(_occurrences(spec, moment, anchor), None)
 
 
-def decide(spec: ScheduleSpec, planned: datetime, now: datetime, anchor: datetime) -> Decision:
+def decide(spec: ScheduleSpec, planned: datetime, now: datetime, anchor: datetime) -> FiringPlan:
     """Decide what to run at a firing that may be late.
 
     Args:
@@ -240,7 +240,7 @@ def decide(spec: ScheduleSpec, planned: datetime, now: datetime, anchor: datetim
     due = [planned.astimezone(UTC), *latest][-keep:]
     if spec.catch_up is CatchUp.SKIP and now - due[-1] > spec.tolerance:
         due = []
-    return Decision(now=now, due=due, missed=count + 1 - len(due), next_at=next_after(spec, now, anchor))
+    return FiringPlan(now=now, due=due, missed=count + 1 - len(due), next_at=next_after(spec, now, anchor))
 
 
 def stamp(moment: datetime) -> str:

@@ -44,7 +44,7 @@ from perdure.schedules.messages import (
     report_target,
     run_target,
 )
-from perdure.schedules.recurrence import MOST_AT_ONCE, Decision, Overlap, ScheduleSpec, decide, next_after, stamp
+from perdure.schedules.recurrence import MOST_AT_ONCE, FiringPlan, Overlap, ScheduleSpec, decide, next_after, stamp
 from perdure.schedules.signatures import Admitted, admit, shown_schedule, shown_setting
 from perdure.schedules.store import Head, StoredSchedule
 
@@ -81,13 +81,13 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-async def _decided(ctx: restate.ObjectContext, decision: Callable[[datetime], Decision]) -> Decision:
+async def _decided(ctx: restate.ObjectContext, decision: Callable[[datetime], FiringPlan]) -> FiringPlan:
     """Read the clock and decide by it, in one run."""
-    return await run_with_retry(ctx, "decide", lambda: decision(_utc_now()), returns=Decision)
+    return await run_with_retry(ctx, "decide", lambda: decision(_utc_now()), returns=FiringPlan)
 
 
-def _first(spec: ScheduleSpec, anchor: datetime | None, now: datetime) -> Decision:
-    return Decision(now=now, next_at=next_after(spec, now, anchor or now))
+def _first(spec: ScheduleSpec, anchor: datetime | None, now: datetime) -> FiringPlan:
+    return FiringPlan(now=now, next_at=next_after(spec, now, anchor or now))
 
 
 async def _status(ctx: restate.ObjectSharedContext) -> ScheduleStatus:
@@ -112,7 +112,7 @@ async def _set(schedule: StoredSchedule, spec: ScheduleSpec, by: Admitted) -> Sc
     return await schedule.status()
 
 
-async def _restart(schedule: StoredSchedule, spec: ScheduleSpec, head: Head, first: Decision) -> None:
+async def _restart(schedule: StoredSchedule, spec: ScheduleSpec, head: Head, first: FiringPlan) -> None:
     """Begin a generation, with its first firing unless the schedule is paused."""
     await schedule.begin_generation()
     next_at = None if head.paused else first.next_at
@@ -125,7 +125,7 @@ async def _pause(schedule: StoredSchedule, by: Admitted) -> ScheduleStatus:
     if schedule.head.paused:
         return await schedule.status()
     now = await Time(schedule.ctx).now()
-    await _restart(schedule, schedule.spec, schedule.head.model_copy(update={"paused": True}), Decision(now=now))
+    await _restart(schedule, schedule.spec, schedule.head.model_copy(update={"paused": True}), FiringPlan(now=now))
     await schedule.note(ScheduleAction.PAUSE, by, now)
     return await schedule.status()
 

@@ -17,10 +17,9 @@ from perdure.determinism import Time
 from perdure.schedules.messages import ScheduleAction, ScheduleStatus
 from perdure.schedules.recurrence import ScheduleSpec
 from perdure.security.credentials import Role
-from perdure.security.encodings import payload_digest
+from perdure.security.encodings import json_digest
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, SignedAction
-from perdure.security.signing_rules import get_signing_rules
+from perdure.security.signed_actions import ActorKey, SignedAction, get_signing_rules
 from perdure.state import State
 
 
@@ -94,7 +93,7 @@ async def admit(ctx: restate.ObjectContext, act: ScheduleAction, request: _Reque
     nonces = State(ctx, "nonces", NonceLog, default=NonceLog())
     who, used = get_signing_rules().check(
         request.proof,
-        act=act.value,
+        action=act.value,
         target=_target(ctx.key()),
         payload_digest=shown,
         now=await Time(ctx).now(),
@@ -116,7 +115,7 @@ def shown_schedule(spec: ScheduleSpec, generation: int) -> str:
         spec: What it does.
         generation: How often its timing was begun anew.
     """
-    return payload_digest({"spec": _written(spec), "generation": generation})
+    return json_digest({"spec": _written(spec), "generation": generation})
 
 
 def shown_setting(spec: ScheduleSpec) -> str:
@@ -125,7 +124,7 @@ def shown_setting(spec: ScheduleSpec) -> str:
     Args:
         spec: What it does.
     """
-    return payload_digest({"spec": _written(spec)})
+    return json_digest({"spec": _written(spec)})
 
 
 def _written(spec: ScheduleSpec) -> dict[str, JsonValue]:

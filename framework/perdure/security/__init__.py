@@ -1,4 +1,4 @@
-"""Who may do what, and how it is proved: keys, signed acts, links, the engine's identity, encryption at rest."""
+"""Authentication, authorisation and encryption: keys, signed actions, links, request identity, journal encryption."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from perdure.security.callers import CALLER_HEADER, Caller, CallerKind, CallTarg
 from perdure.security.codec import JournalCodec, codec_from_environment, new_encryption_key
 from perdure.security.config import SecurityConfig, ValidationMode
 from perdure.security.credentials import Credential, Role, issue_credential
-from perdure.security.encodings import payload_digest
+from perdure.security.encodings import json_digest
 from perdure.security.identity import IdentityVerifier
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.security.links import Link, mint_link, read_link
-from perdure.security.middleware import SecurityMiddleware
+from perdure.security.middleware import RequestInfo, RequestValidationResult, SecurityMiddleware, SecurityValidator
 from perdure.security.nonces import NonceLog
 from perdure.security.secrets import SecretFiles, refuse_default_secrets
-from perdure.security.signed_actions import ActorKey, SignedAction, TrustedKeys, VerifiedActor
-from perdure.security.signing_rules import (
+from perdure.security.signed_actions import (
+    ActorKey,
+    SignedAction,
     SigningMode,
     SigningRules,
     SigningSettings,
+    TrustedKeys,
+    VerifiedActor,
     get_signing_rules,
     set_signing_rules,
 )
-from perdure.security.validator import RequestFacts, RequestValidationResult, SecurityValidator
 
 __all__ = [
     "CALLER_HEADER",
@@ -37,7 +39,7 @@ __all__ = [
     "NonceLog",
     "PrivateKey",
     "PublicKey",
-    "RequestFacts",
+    "RequestInfo",
     "RequestValidationResult",
     "Role",
     "SecretFiles",
@@ -54,9 +56,9 @@ __all__ = [
     "codec_from_environment",
     "get_signing_rules",
     "issue_credential",
+    "json_digest",
     "mint_link",
     "new_encryption_key",
-    "payload_digest",
     "read_link",
     "refuse_default_secrets",
     "set_signing_rules",

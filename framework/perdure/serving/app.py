@@ -19,9 +19,9 @@ from perdure.observability.instruments import export_to_prometheus, prometheus_t
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ATTEMPTS
 from perdure.observability.recording import record_metrics
+from perdure.security.browsers import reject_web_pages
 from perdure.security.config import SecurityConfig, ValidationMode
-from perdure.security.invocations import refusing_pages
-from perdure.security.middleware import PageGuard, SecurityMiddleware
+from perdure.security.middleware import SecurityMiddleware, WebPageMiddleware
 from perdure.serving.drain import Drain
 
 __all__ = ["HasDefinitions", "ReadinessCheck", "Servable", "ServiceApp", "build_app"]
@@ -72,7 +72,7 @@ class ServiceApp:
         self.drain = Drain(handlers)
         self._handlers = handlers
         self._readiness = readiness
-        inner = PageGuard(self._serve, security)
+        inner = WebPageMiddleware(self._serve, security)
         self._entrance = inner if security is None else SecurityMiddleware(inner, security)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,7 +133,7 @@ def build_app(
             that can't work or protect nobody.
     """
     security = _security(security, list(identity_keys))
-    definitions = list(definitions_of(services))
+    definitions = list(sdk_definitions(services))
     if not definitions:
         raise ConfigurationError("there is nothing to serve: name at least one service")
     names = [definition.name for definition in definitions]
@@ -180,7 +180,7 @@ def _protected(definition: Definition, security: SecurityConfig | None) -> Defin
 
     def protected(each: Any) -> Any:
         private = True if keeps_private and each.ingress_private is None else each.ingress_private
-        function = each.fn if takes_pages else refusing_pages(each.fn, origins)
+        function = each.fn if takes_pages else reject_web_pages(each.fn, origins)
         return dataclasses.replace(each, ingress_private=private, fn=function)
 
     kept = copy.copy(definition)  # the original may be served elsewhere with other settings
@@ -188,7 +188,7 @@ def _protected(definition: Definition, security: SecurityConfig | None) -> Defin
     return kept
 
 
-def definitions_of(services: Iterable[object]) -> Iterable[Definition]:
+def sdk_definitions(services: Iterable[object]) -> Iterable[Definition]:
     """Return the SDK's services that a process serves.
 
     Args:

@@ -21,10 +21,10 @@ from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
 from perdure.security.config import SecurityConfig
-from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app, definitions_of
+from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app, sdk_definitions
 from perdure.serving.server import HttpVersion, Listener, listening
 
-__all__ = ["end_now", "loop_factory", "serve", "serve_async", "stopping_on_signals"]
+__all__ = ["exit_process", "loop_factory", "serve", "serve_async", "stop_on_signals"]
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -97,8 +97,8 @@ def serve(
             return 1
         except Exception:
             log.exception("serving failed")
-            return end_now(1)
-        return end_now(0)
+            return exit_process(1)
+        return exit_process(0)
 
 
 def _tune_collector() -> None:
@@ -157,7 +157,7 @@ async def serve_async(
             listener = await stack.enter_async_context(listening(app, host=host, port=port, http=http))
             stopper.started()
             log.info("serving", url=listener.url, services=list(app.names), pid=os.getpid())
-            await until_asked(stopper.asked, listener)
+            await wait_for_stop(stopper.asked, listener)
             abandoned = await _drain(app, drain_grace, stopper.hurry)
         except asyncio.CancelledError:
             if not stopper.interrupted_start():
@@ -170,7 +170,7 @@ async def serve_async(
 
 
 @contextmanager
-def stopping_on_signals() -> Iterator[asyncio.Event]:
+def stop_on_signals() -> Iterator[asyncio.Event]:
     """Yield an event that SIGTERM and SIGINT set."""
     stopper = _Stopper(None)
     stopper.started()
@@ -221,7 +221,7 @@ class _Stopper:
             self._starting.cancel()
 
 
-async def until_asked(asked: asyncio.Event, *listeners: Listener) -> None:
+async def wait_for_stop(asked: asyncio.Event, *listeners: Listener) -> None:
     """Wait until the process is asked to stop.
 
     Args:
@@ -264,7 +264,7 @@ async def _closed(stack: AsyncExitStack) -> None:
 
 def _process_name(services: Iterable[Servable]) -> str:
     """Return what the process is called in traces when nobody has named it: like its first service."""
-    names = [definition.name for definition in definitions_of(services)]
+    names = [definition.name for definition in sdk_definitions(services)]
     return names[0] if names else "perdure"
 
 
@@ -276,7 +276,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
 
 
-def end_now(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End the process without taking the interpreter down first.
 
     That would wait for the threads of abandoned steps, which nothing can stop; and granian's threads, which may outlive

@@ -191,8 +191,8 @@ class Gateway:
 
     def _executions_of(self, parts: Parts) -> Executions:
         if self._executions is None or self._executions.engine is not parts.engine:
-            trust = TrustedKeys(issuers=(parts.signer.issuer, *parts.settings.issuers))
-            self._executions = Executions(parts.engine, trust)
+            trusted_keys = TrustedKeys(issuers=(parts.signer.issuer, *parts.settings.issuers))
+            self._executions = Executions(parts.engine, trusted_keys)
         return self._executions
 
     def _directory_of(self, parts: Parts) -> Directory:

@@ -44,7 +44,7 @@ class ApprovalsSettings(ControlPlaneSettings):
     reconciler_interval: timedelta = Field(default=timedelta(seconds=10), gt=timedelta(0))
 
     def approvals(self) -> ApprovalsConfig:
-        """Return how approvals are served; whether acts must be signed is said by `perdure.security.signing_rules`.
+        """Return how approvals are served; whether acts must be signed is said by `perdure.security.signed_actions`.
 
         Raises:
             ConfigurationError: A key can't be read.

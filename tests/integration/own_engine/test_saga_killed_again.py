@@ -69,14 +69,16 @@ async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_no
     saga = f"{name}:{key}"
     await start(bench, name, key)
     await did_all(bench, f"undoing {key}/a")
-    await admin.act(await eventually(lambda: waiting_pass(admin, saga), what="pass that waits"), "kill")
+    await admin.control_invocation(await eventually(lambda: waiting_pass(admin, saga), what="pass that waits"), "kill")
 
     async def stalled() -> bool:
         return saga in {find.id for find in await look(admin, config)}
 
     await eventually(stalled, what="find of the rollback that stands still")
     async with reconciler.watching():  # which looks at once, and then after a second
-        await admin.act(await eventually(lambda: waiting_pass(admin, saga), what="next pass that waits"), "kill")
+        await admin.control_invocation(
+            await eventually(lambda: waiting_pass(admin, saga), what="next pass that waits"), "kill"
+        )
         brake.release()
         await rolled_back(bench, saga)
     assert did.count(f"undo {key}/a") == 1
@@ -119,7 +121,7 @@ async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_ane
         patch.setattr(admission, "progress_state", Slow)
         await start(bench, bench.name, key)
         half = await eventually(half_written, what="rollback that is half written down")
-    await admin.act(half, "kill")
+    await admin.control_invocation(half, "kill")
 
     async def ended() -> bool:
         await bench.ingress.call(sweep, key="all")
@@ -168,7 +170,7 @@ async def test_a_step_is_undone_once_however_often_the_dispatcher_is_killed_that
 
     for number in range(1, kills + 1):
         held_one = await eventually(lambda number=number: held_dispatcher(number), what=f"dispatcher {number}")
-        await admin.act(held_one, "kill")
+        await admin.control_invocation(held_one, "kill")
     released.set()
     await rolled_back(bench, saga)
     (step,) = (await bench.ingress.call(rollback_status, key=saga)).steps
@@ -223,7 +225,7 @@ async def test_neither_a_dead_letter_nor_what_is_decided_about_it_is_lost_by_a_k
         patch.setattr(rollback, "progress_state", Held)
         await start(bench, bench.name, key)
         await eventually(lambda: dead_letter(admin, saga), what="step that can't be undone")
-        await admin.act(await only_open(admin, "Rollbacks", "run", saga), "kill")
+        await admin.control_invocation(await only_open(admin, "Rollbacks", "run", saga), "kill")
     await eventually(lambda: letters(1), what="dead letter")
 
     async def never(ctx: sdk.Context, _: str) -> None:
@@ -233,7 +235,7 @@ async def test_neither_a_dead_letter_nor_what_is_decided_about_it_is_lost_by_a_k
         patch.setattr(rollback, "forget", never)
         await bench.ingress.send(redrive, ask)
         await eventually(lambda: redriven(admin, saga), what="redrive")
-        await admin.act(await only_open(admin, "Rollbacks", "act", saga), "kill")
+        await admin.control_invocation(await only_open(admin, "Rollbacks", "act", saga), "kill")
 
     async def undone() -> bool:
         await bench.ingress.call(sweep, key="all")

@@ -71,7 +71,7 @@ async def test_a_dispatcher_that_goes_down_costs_no_attempt_and_no_second_undo(
         await rolled_back(bench, f"{bench.name}:{key}")
         await admin.remove_deployment(deployment["id"])
     for row in dispatchers:
-        await admin.act(row["id"], "purge")
+        await admin.control_invocation(row["id"], "purge")
     assert did.count(f"undo {key}/a") == 1
     found = await bench.ingress.call(rollback_status, key=f"{bench.name}:{key}")
     assert [(step.state, step.attempts) for step in found.steps] == [(StepState.UNDONE, 0)]
@@ -95,7 +95,7 @@ async def test_a_saga_that_several_ask_to_roll_back_answers_each_of_them(bench, 
         key = str(uuid4())
         invocation = await start(bench, bench.name, key)
         await did_all(bench, f"done {key}/a")
-        await admin.act(invocation, "kill")
+        await admin.control_invocation(invocation, "kill")
         target = Target(asker.name, "ask", str, type(None))
         await asyncio.gather(*(bench.ingress.call(target, key) for _ in range(4)))
         await rolled_back(bench, f"{bench.name}:{key}")

@@ -111,7 +111,7 @@ async def test_says_what_is_down_and_that_all_is_well_again(observed):
         rows = await admin.query(
             "select id from sys_invocation where target_service_name = 'Flights' and status != 'completed'"
         )
-        await admin.act(rows[0]["id"], "pause")
+        await admin.control_invocation(rows[0]["id"], "pause")
         lines = await ill(observed, "1 of Flights is paused")
         resume = f"perdure invocations resume {rows[0]['id']}"
         assert f"then resume: {resume}" in lines[1]
@@ -120,7 +120,7 @@ async def test_says_what_is_down_and_that_all_is_well_again(observed):
         assert "Connection refused" in shown
         assert f"Correct that, then {resume}" in shown
         await platform.start_again("flights")
-        await admin.act(rows[0]["id"], "resume")
+        await admin.control_invocation(rows[0]["id"], "resume")
     assert await observed.stage.result(trip_id) == "confirmed"
     assert "Flights/reserve is" not in await saga_shown(observed, trip_id)
 
@@ -192,7 +192,7 @@ async def test_says_whose_service_is_gone_while_invocations_wait(observed):
         try:
             await ill(observed, "1 of Ghost wait, and no deployment has that service: register it, or kill them")
         finally:
-            await admin.act(invocation, "kill")
+            await admin.control_invocation(invocation, "kill")
     await well(observed)
 
 

@@ -69,7 +69,7 @@ async def invocation(observed: Observed, service: str, handler: str, key: str) -
 
 async def act(observed: Observed, invocation_id: str, what: str) -> None:
     async with AdminClient(observed.stage.platform.topology.admin_url) as admin:
-        await admin.act(invocation_id, what)  # type: ignore[arg-type] # one of its literals
+        await admin.control_invocation(invocation_id, what)  # type: ignore[arg-type] # one of its literals
 
 
 async def test_a_platform_that_is_well_raises_no_alert(observed, prometheus):

@@ -23,7 +23,7 @@ SHOWN = payload_digest(PAYLOAD)
 
 
 def trusting(*issuers: PublicKey, mode: SigningMode = SigningMode.UNSIGNED) -> SigningRules:
-    return SigningRules(mode=mode, trust=TrustedKeys(issuers=issuers))
+    return SigningRules(mode=mode, trusted_keys=TrustedKeys(issuers=issuers))
 
 
 RULES = trusting(ISSUER.public)
@@ -197,8 +197,8 @@ def test_a_chain_that_was_written_anew_does_not_make_a_signature(fields: dict[st
 
 def test_a_credential_that_was_revoked_since_does_not_unmake_what_it_signed():
     story = Story().opened().decided("ada", signed())
-    assert RULES.trust is not None
-    revoking = replace(RULES, trust=replace(RULES.trust, revoked=frozenset({ADA.credential.serial})))
+    assert RULES.trusted_keys is not None
+    revoking = replace(RULES, trusted_keys=replace(RULES.trusted_keys, revoked=frozenset({ADA.credential.serial})))
     assert acts(story, revoking) == [(2, VerificationSummary.SIGNED)]
 
 

@@ -13,7 +13,7 @@ from perdure.approvals.messages import Decision, Delegation
 from perdure.approvals.policy import Approval, Change, decide, delegate, open_approval, waits_for, withdraw
 from perdure.approvals.request import ApprovalRequest, asked_by
 from perdure.errors import error_code
-from perdure.security.user_names import canonical_user, is_one_of, mailbox_of
+from perdure.security.user_names import canonical_user, mailbox_of, shares_mailbox
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = START + timedelta(minutes=1)
@@ -73,7 +73,7 @@ def test_no_alias_of_an_excluded_person_decides(role: str, named: str, acting: s
     assert code(decide(approval, Decision(actor=me, approve=False, at=LATER))) == "own_request"
     assert code(pass_on(approval, me, "dee@example.com")) == "own_request"
     assert code(pass_on(approval, BOB, me)) == "delegation_to_requester"
-    assert not any(is_one_of(person, [me]) for person in waits_for(approval))
+    assert not any(shares_mailbox(person, [me]) for person in waits_for(approval))
     # An early decision is judged when the approval is opened.
     early = approve(Approval(approval_id="T1"), acting).approval
     assert open_approval(early, request(**{role: named}), LATER).approval.decisions == ()
@@ -165,5 +165,5 @@ def test_mailbox_behind_an_address(name: str, mailbox: str):
 
 
 def test_nobody_is_not_excluded():
-    assert not is_one_of("", [""])
+    assert not shares_mailbox("", [""])
     assert code(approve(opened(), ADA)) is None

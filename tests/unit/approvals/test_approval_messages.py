@@ -14,7 +14,7 @@ from perdure.approvals.notifications import ApprovalNotice, Recipient
 from perdure.approvals.request import ApprovalRequest
 from perdure.errors import ConfigurationError
 from perdure.idempotency import check_idempotency_key
-from perdure.security import PrivateKey, payload_digest, read_link
+from perdure.security import PrivateKey, json_digest, read_link
 
 
 def request(**changes: Any) -> ApprovalRequest:
@@ -157,7 +157,7 @@ NOTICE = ApprovalNotice(
     title="Trip of ada",
     requester="ada",
     subject="zoe",
-    payload_digest=payload_digest(None),
+    payload_digest=json_digest(None),
     at=datetime(2030, 1, 1, 10, tzinfo=UTC),
     until=datetime(2030, 1, 1, 12, tzinfo=UTC),
     in_place_of="bob",
@@ -180,7 +180,7 @@ def test_notice_link_is_minted_at_delivery():
     assert address.startswith("https://console.example.com/l/")
     link = read_link(address.rpartition("/")[2], [key.public], now=NOTICE.at)
     assert (link.person, link.approval_id, link.issued_at, link.expires_at) == ("cy", "T1", NOTICE.at, NOTICE.until)
-    link.check(approval_id="T1", payload_digest=payload_digest(None))
+    link.check(approval_id="T1", payload_digest=json_digest(None))
     other = minter.link(NOTICE.model_copy(update={"key": "approval:other"}))
     assert other is not None
     assert read_link(other.rpartition("/")[2], [key.public], now=NOTICE.at).nonce != link.nonce

@@ -23,14 +23,14 @@ from perdure.security import (
     TrustedKeys,
     get_signing_rules,
     issue_credential,
-    payload_digest,
+    json_digest,
     set_signing_rules,
 )
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ISSUER, OTHER_ISSUER = PrivateKey(b"i" * 32), PrivateKey(b"o" * 32)
 TRUST = TrustedKeys(issuers=(ISSUER.public,))
-DIGEST = payload_digest({"amount": 5})
+DIGEST = json_digest({"amount": 5})
 
 
 def key_of(actor: str = "Ada@example.com", issuer: PrivateKey = ISSUER, **changes: Any) -> ActorKey:
@@ -51,9 +51,9 @@ def signed(key: ActorKey = ADA, **changes: Any) -> SignedAction:
     return key.sign(**{**facts, **changes})
 
 
-def verify(proof: SignedAction, trust: TrustedKeys = TRUST, /, **changes: Any) -> Any:
+def verify(proof: SignedAction, trusted_keys: TrustedKeys = TRUST, /, **changes: Any) -> Any:
     asked = {"act": "approve", "target": "Approvals/t1", "payload_digest": DIGEST, "reason": "fine", "now": NOW}
-    return trust.verify(proof, **{**asked, "actor": "ada@example.com", **changes})
+    return trusted_keys.verify(proof, **{**asked, "actor": "ada@example.com", **changes})
 
 
 def test_a_genuine_act_says_who_it_was():
@@ -90,16 +90,16 @@ MINUTE = timedelta(minutes=1)
         ("details", Forbidden, signed(details={"to": "bob"}), {}),
         ("actor", Forbidden, signed(), {"actor": "bob@example.com"}),
         ("actor", Forbidden, signed(EVE), {}),
-        ("payload", Conflict, signed(), {"payload_digest": payload_digest({"amount": 6})}),
-        ("act_signature", Unauthenticated, changed(signed(), act="reject"), {"act": "reject"}),
-        ("act_signature", Unauthenticated, changed(signed(), reason="other"), {"reason": "other"}),
-        ("act_signature", Unauthenticated, changed(signed(), at=NOW + MINUTE), {}),
-        ("act_signature", Unauthenticated, changed(signed(), nonce="A" * 22), {}),
-        ("act_signature", Unauthenticated, changed(signed(), signature=signed(EVE).signature), {}),
-        ("act_signature", Unauthenticated, changed(signed(), signature="A" * 86), {}),
-        ("act_signature", Unauthenticated, changed(signed(EVE), credential=ADA.credential), {}),
+        ("payload", Conflict, signed(), {"payload_digest": json_digest({"amount": 6})}),
+        ("action_signature", Unauthenticated, changed(signed(), act="reject"), {"act": "reject"}),
+        ("action_signature", Unauthenticated, changed(signed(), reason="other"), {"reason": "other"}),
+        ("action_signature", Unauthenticated, changed(signed(), at=NOW + MINUTE), {}),
+        ("action_signature", Unauthenticated, changed(signed(), nonce="A" * 22), {}),
+        ("action_signature", Unauthenticated, changed(signed(), signature=signed(EVE).signature), {}),
+        ("action_signature", Unauthenticated, changed(signed(), signature="A" * 86), {}),
+        ("action_signature", Unauthenticated, changed(signed(EVE), credential=ADA.credential), {}),
         # The credential's signature has the form of an act's, but isn't over one.
-        ("act_signature", Unauthenticated, changed(signed(), signature=ADA.credential.signature), {}),
+        ("action_signature", Unauthenticated, changed(signed(), signature=ADA.credential.signature), {}),
         ("credential_signature", Unauthenticated, with_credential(signed(), roles=(Role.ADMINISTRATOR,)), {}),
         ("credential_signature", Unauthenticated, with_credential(signed(), actor="eve@example.com"), {}),
         ("credential_signature", Unauthenticated, with_credential(signed(), key=EVE.credential.key), {}),
@@ -149,7 +149,7 @@ def test_whoever_has_a_role_may_look(roles: list[str], may: bool):
     who = verify(signed(key_of(roles=roles)))
     assert who.has(Role.VIEWER) is may
     if not may:
-        with pytest.raises(Forbidden, match="it takes the role viewer, and theirs: none"):
+        with pytest.raises(Forbidden, match="this action requires the role viewer, and theirs: none"):
             who.require(Role.VIEWER)
 
 
@@ -297,7 +297,7 @@ def test_a_console_issues_for_its_sessions():
 def check(rules: SigningRules, proof: SignedAction | None, nonces: NonceLog | None = None) -> Any:
     return rules.check(
         proof,
-        act="approve",
+        action="approve",
         target="Approvals/t1",
         payload_digest=DIGEST,
         now=NOW,
@@ -309,7 +309,7 @@ def check(rules: SigningRules, proof: SignedAction | None, nonces: NonceLog | No
 
 
 def test_signed_mode_wants_a_proof_and_uses_it_up():
-    rules = SigningRules(mode=SigningMode.SIGNED, trust=TRUST)
+    rules = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TRUST)
     with pytest.raises(Unauthenticated, match="must be signed"):
         check(rules, None)
     proof = signed()
@@ -320,7 +320,7 @@ def test_signed_mode_wants_a_proof_and_uses_it_up():
 
 
 def test_unsigned_mode_takes_all_but_a_wrong_proof():
-    rules = SigningRules(trust=TRUST)
+    rules = SigningRules(trusted_keys=TRUST)
     assert check(rules, None) == (None, NonceLog())
     with pytest.raises(Unauthenticated):
         check(rules, changed(signed(), signature="A" * 86))
@@ -332,7 +332,7 @@ def test_rules_that_refuse_everyone_are_refused():
     with pytest.raises(ConfigurationError, match="set PERDURE_ISSUER_KEYS"):
         SigningRules(mode=SigningMode.SIGNED)
     with pytest.raises(ConfigurationError, match="set PERDURE_ISSUER_KEYS"):
-        SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=()))
+        SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=()))
 
 
 def test_rules_come_from_the_environment(monkeypatch: pytest.MonkeyPatch):
@@ -346,7 +346,9 @@ def test_rules_come_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     try:
         rules = get_signing_rules()
         assert rules.mode is SigningMode.SIGNED
-        assert rules.trust == TrustedKeys(issuers=(ISSUER.public, OTHER_ISSUER.public), revoked=frozenset({"abc"}))
+        assert rules.trusted_keys == TrustedKeys(
+            issuers=(ISSUER.public, OTHER_ISSUER.public), revoked=frozenset({"abc"})
+        )
         assert get_signing_rules() is rules
         monkeypatch.setenv("PERDURE_ACTS", "sometimes")
         set_signing_rules(None)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from perdure.errors import ConfigurationError, Forbidden, InvalidInput, Unauthenticated
 from perdure.security import ActorKey, Caller, CallerKind, CallTarget, PrivateKey, TrustedKeys, sign_call, verify_call
-from perdure.security.callers import CALL_WAITS, MAX_CALLER_TOKEN, SignedCall, vouch_for_call
+from perdure.security.callers import CALL_START_WINDOW, MAX_CALLER_TOKEN, SignedCall, issue_call_token
 from perdure.security.links import mint_link, read_link
 from perdure.security.platform import platform_from_environment
 
@@ -29,17 +29,17 @@ ADA = ActorKey.issue(
 
 def token(caller: Caller = SHOP, issuer: PrivateKey = ISSUER, **changes: Any) -> str:
     facts = {"target": TARGET, "body": BODY, "at": NOW, "platform": "shop", **changes}
-    return vouch_for_call(issuer, caller, **facts)
+    return issue_call_token(issuer, caller, **facts)
 
 
-def check(text: str, trust: TrustedKeys = TRUST, **changes: Any) -> Caller:
+def check(text: str, trusted_keys: TrustedKeys = TRUST, **changes: Any) -> Caller:
     asked = {"target": TARGET, "body": BODY, "now": NOW, **changes}
-    return verify_call(trust, text, **asked)
+    return verify_call(trusted_keys, text, **asked)
 
 
-def why(text: str, trust: TrustedKeys = TRUST, **changes: Any) -> str:
+def why(text: str, trusted_keys: TrustedKeys = TRUST, **changes: Any) -> str:
     with pytest.raises(Unauthenticated) as refused:
-        check(text, trust, **changes)
+        check(text, trusted_keys, **changes)
     assert refused.value.status_code == 401
     return (refused.value.metadata or {})["why"]
 
@@ -62,7 +62,7 @@ def test_person_signs_own_call():
         ("target", {"target": CallTarget(service="Trips", handler="run")}),
         ("body", {"body": BODY + b" "}),
         ("body", {"body": b""}),
-        ("expired", {"now": NOW + CALL_WAITS + timedelta(seconds=30)}),
+        ("expired", {"now": NOW + CALL_START_WINDOW + timedelta(seconds=30)}),
         ("future", {"now": NOW - timedelta(seconds=31)}),
     ],
 )
@@ -93,8 +93,8 @@ def test_refuse_signers_that_are_not_trusted():
         token(), TrustedKeys(issuers=(ISSUER.public,), platform="shop", revoked=frozenset({ISSUER.public.id}))
     ) == ("revoked")
     for revoked in (ADA.credential.serial, ADA.credential.key):
-        trust = TrustedKeys(issuers=(ISSUER.public,), platform="shop", revoked=frozenset({revoked}))
-        assert why(sign_call(ADA, TARGET, BODY, at=NOW), trust) == "revoked"
+        trusted_keys = TrustedKeys(issuers=(ISSUER.public,), platform="shop", revoked=frozenset({revoked}))
+        assert why(sign_call(ADA, TARGET, BODY, at=NOW), trusted_keys) == "revoked"
 
 
 def test_person_can_not_speak_as_a_program():

@@ -13,8 +13,8 @@ from perdure.errors import ConfigurationError
 from perdure.security import PrivateKey
 from perdure.security.codec import new_encryption_key
 from perdure.security.config import SecurityConfig, ValidationMode
+from perdure.security.middleware import RequestInfo, SecurityValidator
 from perdure.security.secrets import refuse_default_secrets
-from perdure.security.validator import RequestFacts, SecurityValidator
 
 KEY, OTHER = PrivateKey(b"k" * 32), PrivateKey(b"o" * 32)
 DOCUMENTED = "publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f"
@@ -172,11 +172,11 @@ def test_encryption_is_one_setting(tmp_path: Path):
 # --- the rules of requests ---------------------------------------------------------------------------------------
 
 
-def facts(*headers: tuple[bytes, bytes], scheme: str = "http", peer: str | None = "10.1.2.3") -> RequestFacts:
-    return RequestFacts(path="/discover", headers=headers, scheme=scheme, peer=peer)
+def facts(*headers: tuple[bytes, bytes], scheme: str = "http", peer: str | None = "10.1.2.3") -> RequestInfo:
+    return RequestInfo(path="/discover", headers=headers, scheme=scheme, peer=peer)
 
 
-def rule(request: RequestFacts, **settings: Any) -> str | None:
+def rule(request: RequestInfo, **settings: Any) -> str | None:
     defaults = {"enable_request_validation": False, "require_https": False}
     return SecurityValidator(SecurityConfig(**{**defaults, **settings})).validate(request).rule
 
@@ -204,7 +204,7 @@ PROTO = b"x-forwarded-proto"
         (facts((b"forwarded", b"proto=https")), ("10.0.0.0/8",), "https"),
     ],
 )
-def test_https_is_believed_of_trusted_proxies_only(request_: RequestFacts, proxies: Sequence[str], broken: str | None):
+def test_https_is_believed_of_trusted_proxies_only(request_: RequestInfo, proxies: Sequence[str], broken: str | None):
     assert rule(request_, require_https=True, trusted_proxies=tuple(proxies)) == broken
 
 

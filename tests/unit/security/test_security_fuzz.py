@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from perdure._runtime.places import Place
 from perdure.errors import Conflict, Forbidden, IdentityError, Unauthenticated, UnreadableValue
-from perdure.security import ActorKey, PrivateKey, SignedAction, TrustedKeys, mint_link, payload_digest, read_link
+from perdure.security import ActorKey, PrivateKey, SignedAction, TrustedKeys, json_digest, mint_link, read_link
 from perdure.security.codec import JournalCodec
 from perdure.security.encodings import base64url_encode
 from perdure.security.identity import SCHEME_HEADER, TOKEN_HEADER, IdentityVerifier
@@ -121,11 +121,11 @@ def test_no_mutated_token_is_taken(mutation: Mutation):
 
 ACTOR = ActorKey.issue(KEY, actor="ada", roles=["approver"], groups=["finance"], lifetime=timedelta(days=1), now=NOW)
 MALLORY = ActorKey.issue(OTHER, actor="mallory", roles=["approver"], lifetime=timedelta(days=1), now=NOW)
-DIGEST = payload_digest({"amount": 5})
+DIGEST = json_digest({"amount": 5})
 ACT = ACTOR.sign("approve", "Approvals/t1", DIGEST, reason="fine", at=NOW)
 OTHER_ACT = MALLORY.sign("approve", "Approvals/t1", DIGEST, reason="fine", at=NOW)
 ACT_TEXT, OTHER_TEXT = ACT.model_dump_json().encode(), OTHER_ACT.model_dump_json().encode()
-trust = TrustedKeys(issuers=(KEY.public,))
+trusted_keys = TrustedKeys(issuers=(KEY.public,))
 
 
 @fuzz
@@ -133,8 +133,8 @@ def test_no_mutated_act_is_taken(mutation: Mutation):
     text = mutate(ACT_TEXT, OTHER_TEXT, mutation)
     try:
         act = SignedAction.model_validate_json(text)
-        who = trust.verify(
-            act, act=act.act, target=act.target, payload_digest=DIGEST, now=NOW, actor="ada", reason=act.reason
+        who = trusted_keys.verify(
+            act, action=act.act, target=act.target, payload_digest=DIGEST, now=NOW, actor="ada", reason=act.reason
         )
     except (ValidationError, Unauthenticated, Forbidden, Conflict):
         return

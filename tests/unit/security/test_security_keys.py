@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.errors import ConfigurationError
-from perdure.security import BadSignature, PrivateKey, PublicKey, payload_digest
+from perdure.security import BadSignature, PrivateKey, PublicKey, json_digest
 from perdure.security.encodings import (
     base58_decode,
     base58_encode,
@@ -183,5 +183,5 @@ def test_base64_has_one_spelling(text: str):
 
 def test_canonical_json_never_fails_on_what_json_says():
     assert canonical_json({"b": 1, "a": [None, "ü"]}) == '{"a":[null,"ü"],"b":1}'.encode()
-    assert payload_digest({"b": 1, "a": 2}) == "d3626ac30a87e6f7a6428233b3c68299976865fa5508e4267c5415c76af7a772"
-    assert payload_digest("\ud800") != payload_digest(float("nan"))
+    assert json_digest({"b": 1, "a": 2}) == "d3626ac30a87e6f7a6428233b3c68299976865fa5508e4267c5415c76af7a772"
+    assert json_digest("\ud800") != json_digest(float("nan"))

@@ -8,12 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from perdure.errors import Conflict, Forbidden, Unauthenticated
-from perdure.security import NonceLog, PrivateKey, mint_link, payload_digest, read_link
+from perdure.security import NonceLog, PrivateKey, json_digest, mint_link, read_link
 from perdure.security.encodings import base64url_decode, base64url_encode
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 KEY, OLD_KEY, STRANGER = (PrivateKey(bytes([number]) * 32) for number in (1, 2, 3))
-DIGEST = payload_digest({"amount": 5})
+DIGEST = json_digest({"amount": 5})
 
 
 def mint(key: PrivateKey = KEY, **changes: Any) -> str:
@@ -51,7 +51,7 @@ def test_a_link_is_for_one_approval_and_for_what_was_shown():
     with pytest.raises(Forbidden, match="another approval"):
         link.check(approval_id="trip 2", payload_digest=DIGEST)
     with pytest.raises(Conflict, match="has changed"):
-        link.check(approval_id="trip 1/ä", payload_digest=payload_digest({"amount": 6}))
+        link.check(approval_id="trip 1/ä", payload_digest=json_digest({"amount": 6}))
 
 
 def test_a_link_counts_once():

@@ -16,7 +16,7 @@ from perdure.security import (
     SigningMode,
     SigningRules,
     TrustedKeys,
-    payload_digest,
+    json_digest,
 )
 from perdure.security import nonces as bounds
 
@@ -24,8 +24,8 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 ISSUER = PrivateKey(b"i" * 32)
 TRUST = TrustedKeys(issuers=(ISSUER.public,))
-RULES = SigningRules(mode=SigningMode.SIGNED, trust=TRUST)
-DIGEST = payload_digest(None)
+RULES = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TRUST)
+DIGEST = json_digest(None)
 
 
 def key_of(actor: str) -> ActorKey:
@@ -38,7 +38,7 @@ def signed_by(keys: Sequence[ActorKey], log: NonceLog, number: int = 1, target: 
         key = keys[each % len(keys)]
         proof = key.sign("redrive", target, DIGEST, at=NOW)
         _, log = RULES.check(
-            proof, act="redrive", target=target, payload_digest=DIGEST, now=NOW, actor=key.actor, nonces=log
+            proof, action="redrive", target=target, payload_digest=DIGEST, now=NOW, actor=key.actor, nonces=log
         )
     return log
 
@@ -52,12 +52,12 @@ def refusal(log: NonceLog, *keys: ActorKey) -> str | None:
 def test_who_signs_without_end_keeps_nobody_else_from_acting():
     """However many keys they have: each sign-in at the console makes one."""
     eves = [key_of("eve") for _ in range(50)]
-    log = signed_by(eves, NonceLog(), bounds.CROWDED)
-    assert refusal(log, eves[0]) == refusal(log, key_of("EVE")) == "too_many_acts"
+    log = signed_by(eves, NonceLog(), bounds.UNRESTRICTED_NONCES)
+    assert refusal(log, eves[0]) == refusal(log, key_of("EVE")) == "too_many_actions"
     ada, bob = key_of("ada"), key_of("bob")
-    log = signed_by([ada, bob], log, 2 * bounds.FOR_EACH)
-    assert refusal(log, ada) == "too_many_acts"
-    assert len(signed_by([key_of("cy")], log).used) == bounds.CROWDED + 2 * bounds.FOR_EACH + 1
+    log = signed_by([ada, bob], log, 2 * bounds.NONCES_PER_PERSON)
+    assert refusal(log, ada) == "too_many_actions"
+    assert len(signed_by([key_of("cy")], log).used) == bounds.UNRESTRICTED_NONCES + 2 * bounds.NONCES_PER_PERSON + 1
     replayed = next(iter(log.used))
     with pytest.raises(Conflict):
         log.use(replayed, until=NOW + MINUTE, now=NOW, by="cy")
@@ -90,15 +90,15 @@ def test_links_and_acts_leave_each_other_room():
 def test_what_the_version_before_kept_is_honoured():
     """It kept nothing but nonces, and links' among them."""
     proof = key_of("ada").sign("redrive", "DeadLetters/x/1", DIGEST, at=NOW)
-    who = TRUST.verify(proof, act="redrive", target="DeadLetters/x/1", payload_digest=DIGEST, now=NOW, actor="ada")
+    who = TRUST.verify(proof, action="redrive", target="DeadLetters/x/1", payload_digest=DIGEST, now=NOW, actor="ada")
     until = who.fresh_until.isoformat()
     before = NonceLog.model_validate_json(f'{{"used": {{"{who.nonce}": "{until}", "link {"n" * 20}": "{until}"}}}}')
     with pytest.raises(Conflict):
         before.use(who.nonce, until=who.fresh_until, now=NOW, by="ada")
     with pytest.raises(Conflict):
         before.use_link("n" * 20, person="ada", until=who.fresh_until, now=NOW)
-    crowd = NonceLog(used={str(number): NOW + MINUTE for number in range(bounds.CROWDED)})
-    assert len(crowd.use("new", until=NOW + MINUTE, now=NOW, by="ada").used) == bounds.CROWDED + 1
+    crowd = NonceLog(used={str(number): NOW + MINUTE for number in range(bounds.UNRESTRICTED_NONCES)})
+    assert len(crowd.use("new", until=NOW + MINUTE, now=NOW, by="ada").used) == bounds.UNRESTRICTED_NONCES + 1
 
 
 def test_what_is_over_is_forgotten_with_whose_it_was():

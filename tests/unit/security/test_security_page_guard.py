@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure.security import PrivateKey, SecurityConfig, ValidationMode
-from perdure.security.middleware import PageGuard
+from perdure.security.middleware import WebPageMiddleware
 
 STRICT = SecurityConfig.development(
     enable_request_validation=True,
@@ -31,7 +31,7 @@ async def status(config, *headers, path="/invoke/S/h", peer="127.0.0.1"):
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers), "client": (peer, 1)}
-    await PageGuard(app, config)(scope, receive, send)
+    await WebPageMiddleware(app, config)(scope, receive, send)
     return sent[0]["status"]
 
 

@@ -30,9 +30,9 @@ import httpcore
 from perdure._runtime.asgi import Message, Receive, Scope, Send
 from perdure.engine.proxy.completions import completion_refusal
 from perdure.engine.proxy.upstream import Connections, Upstream
-from perdure.engine.proxy_answers import PROXY_HEADER, ProxyAnswer
+from perdure.engine.proxy_responses import PROXY_HEADER, ProxyResponse
 from perdure.observability.logging import get_logger
-from perdure.security.browsers import BrowserRules, Headers, Refusal, headers_named
+from perdure.security.browsers import BrowserRules, Headers, Refusal, header_values
 
 __all__ = ["EngineProxy"]
 
@@ -120,17 +120,17 @@ class EngineProxy:
         except (httpcore.ConnectError, httpcore.ConnectTimeout):
             log.warning("proxy.not_sent", listener=self._name, upstream=str(self._upstream))
             message = "the engine takes no connection; the request was not sent: try again"
-            await _answer(send, 503, "engine_unreachable", message, ProxyAnswer.NOT_SENT)
+            await _answer(send, 503, "engine_unreachable", message, ProxyResponse.NOT_SENT)
         except httpcore.LocalProtocolError:  # what the server took, and the engine's protocol forbids
             refusal = Refusal(400, "ambiguous_request", "a header holds what HTTP forbids")
             await _refuse(send, refusal)
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             log.warning("proxy.unknown_outcome", listener=self._name, cause=type(error).__name__)
             message = "the connection to the engine broke before its answer; the request may have been started"
-            await _answer(send, 502, "unknown_outcome", message, ProxyAnswer.UNKNOWN_OUTCOME)
+            await _answer(send, 502, "unknown_outcome", message, ProxyResponse.UNKNOWN_OUTCOME)
         else:
             try:
-                await _returned(response, send, allowed=bool(headers_named(headers, b"origin")))
+                await _returned(response, send, allowed=bool(header_values(headers, b"origin")))
             finally:
                 await self._connections.release(response, connection)
         if not body.is_read:
@@ -199,7 +199,7 @@ async def _returned(response: httpcore.Response, send: Send, *, allowed: bool) -
         for name, value in ((name.lower(), value) for name, value in response.headers)
         if name not in dropped and name not in (_CREDENTIALS, _PROXY_HEADER) and (allowed or not name.startswith(_CORS))
     ]
-    lengths = headers_named(headers, b"content-length")
+    lengths = header_values(headers, b"content-length")
     expected = int(lengths[0]) if lengths else None
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     taken, ended = 0, False
@@ -221,7 +221,7 @@ def _forwarded(headers: list[tuple[bytes, bytes]], body: _Body) -> list[tuple[by
     """Return the headers that go on, with the length of the body in one way."""
     dropped = _dropped(headers)
     kept = [(name, value) for name, value in headers if name not in dropped and name != _PROXY_HEADER]
-    if not headers_named(kept, b"content-length"):
+    if not header_values(kept, b"content-length"):
         if not body.is_whole:
             kept.append((b"transfer-encoding", b"chunked"))
         elif body.size:
@@ -230,7 +230,7 @@ def _forwarded(headers: list[tuple[bytes, bytes]], body: _Body) -> list[tuple[by
 
 
 async def _refuse(send: Send, refusal: Refusal) -> None:
-    await _answer(send, refusal.status, refusal.code, refusal.message, ProxyAnswer.REFUSED)
+    await _answer(send, refusal.status, refusal.code, refusal.message, ProxyResponse.REFUSED)
 
 
 async def _take_rest(receive: Receive) -> None:
@@ -245,7 +245,7 @@ async def _take_rest(receive: Receive) -> None:
                     return
 
 
-async def _answer(send: Send, status: int, code: str, message: str, kind: ProxyAnswer) -> None:
+async def _answer(send: Send, status: int, code: str, message: str, kind: ProxyResponse) -> None:
     body: dict[str, Any] = {"code": status, "message": message, "metadata": {"code": code}}
     headers = [
         (b"content-type", b"application/json"),

@@ -12,7 +12,7 @@ from perdure.engine.proxy.upstream import Upstream
 from perdure.errors import ConfigurationError
 from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import configure_logging, get_logger
-from perdure.serving.process import end_now, loop_factory, stopping_on_signals, until_asked
+from perdure.serving.process import exit_process, loop_factory, stop_on_signals, wait_for_stop
 from perdure.serving.server import Listener, listening
 
 __all__ = ["serve_proxy", "serve_proxy_async"]
@@ -39,12 +39,12 @@ def serve_proxy(settings: ProxySettings) -> int:
             return 1
         except Exception:
             log.exception("serving failed")
-            return end_now(1)
-        return end_now(0)
+            return exit_process(1)
+        return exit_process(0)
 
 
 async def _until_signal(settings: ProxySettings) -> None:
-    with stopping_on_signals() as asked:
+    with stop_on_signals() as asked:
         await serve_proxy_async(settings, asked)
 
 
@@ -75,5 +75,5 @@ async def serve_proxy_async(settings: ProxySettings, stop: asyncio.Event) -> Non
             server = listening(proxy, host=settings.host, port=port, setting=setting)
             listeners.append(await stack.enter_async_context(server))
         log.info("serving", urls=[each.url for each in listeners], upstreams=[str(each[1]) for each in wanted])
-        await until_asked(stop, *listeners)
+        await wait_for_stop(stop, *listeners)
         log.info("stopping")

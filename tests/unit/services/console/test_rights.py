@@ -79,7 +79,7 @@ async def test_statement_is_signed_and_sent_once(desk):
     assert statement.proof is not None
     found = TrustedKeys(issuers=(desk.parts.signer.issuer,)).verify(
         statement.proof,
-        act="put",
+        action="put",
         target=principal_target(ADA),
         payload_digest=NOTHING_SHOWN,
         now=desk.clock(),

@@ -81,6 +81,6 @@ def test_changed_audit_log_is_a_breach(change: Callable[[ApprovalStatus], Approv
 
 
 def test_audit_refuses_unsigned_approval_in_signed_mode():
-    rules = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(PrivateKey.generate().public,)))
+    rules = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(PrivateKey.generate().public,)))
     ((trip, detail),) = judged(approval(), rules)
     assert (trip, "no signature" in detail) == ("T1", True), detail

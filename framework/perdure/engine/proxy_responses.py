@@ -7,13 +7,13 @@ from typing import Final
 
 import httpx
 
-__all__ = ["PROXY_HEADER", "ProxyAnswer", "proxy_answer"]
+__all__ = ["PROXY_HEADER", "ProxyResponse", "proxy_response"]
 
 PROXY_HEADER: Final = "x-perdure-proxy"
-"""Says in an answer that it is the proxy's own, and which one: a `ProxyAnswer`."""
+"""Says in an answer that it is the proxy's own, and which one: a `ProxyResponse`."""
 
 
-class ProxyAnswer(StrEnum):
+class ProxyResponse(StrEnum):
     """Why the proxy answers in place of the engine."""
 
     REFUSED = "refused"
@@ -24,11 +24,11 @@ class ProxyAnswer(StrEnum):
     """The connection to the engine broke before its answer. The request may or may not have been started."""
 
 
-def proxy_answer(response: httpx.Response) -> ProxyAnswer | None:
+def proxy_response(response: httpx.Response) -> ProxyResponse | None:
     """Return what the proxy says, None for an answer of the engine's.
 
     Args:
         response: The answer.
     """
     said = response.headers.get(PROXY_HEADER)
-    return ProxyAnswer(said) if said in set(ProxyAnswer) else None
+    return ProxyResponse(said) if said in set(ProxyResponse) else None
