@@ -164,7 +164,7 @@ def failed(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, facts.get("why") or facts.get("code") or ""
 
 
-async def test_every_kind_of_handler_knows_its_caller(platform: Platform):
+async def test_caller_is_available_in_every_handler(platform: Platform):
     key = str(uuid4())
     for path, target, body in (
         ("/Told/who", CallTarget(service="Told", handler="who"), b'"x"'),
@@ -259,7 +259,7 @@ async def test_unverified_requesters_are_marked(restate: Restate, did: Recording
         set_signing_rules(None)
 
 
-async def test_caller_stays_known_after_keys_have_changed(platform: Platform):
+async def test_caller_survives_key_rotation(platform: Platform):
     key = str(uuid4())
     target = CallTarget(service="Wait", handler="run", key=key)
     sent = await platform.send(f"/Wait/{key}/run/send", b'"x"', gateway(target, b'"x"'))
@@ -291,7 +291,7 @@ async def test_service_without_issuers_refuses_tokens(restate: Restate, did: Rec
         set_signing_rules(None)
 
 
-async def test_caller_is_known_where_the_journal_is_encrypted(restate: Restate, did: Recording, tmp_path: Path):
+async def test_caller_is_available_with_encrypted_journal(restate: Restate, did: Recording, tmp_path: Path):
     set_signing_rules(TRUSTING)
     try:
         codec = new_encryption_key(tmp_path / "journal.keys")
@@ -308,7 +308,7 @@ async def test_caller_is_known_where_the_journal_is_encrypted(restate: Restate, 
         set_signing_rules(None)
 
 
-async def test_private_child_has_its_parents_caller(platform: Platform):
+async def test_private_child_inherits_caller(platform: Platform):
     for who in (SHOP, Caller(name="zoë@example.com"), None):
         key = str(uuid4())
         target = CallTarget(service="Parent", handler="run", key=key)
@@ -319,7 +319,7 @@ async def test_private_child_has_its_parents_caller(platform: Platform):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_public_saga_believes_no_parent(platform: Platform):
+async def test_public_saga_ignores_caller_of_parent(platform: Platform):
     claimed = {PARENT_HEADER: json.dumps(SHOP.model_dump(mode="json")), "content-type": "application/json"}
     answer = await platform.http.post(f"{platform.env.ingress}/Quiet/{uuid4()}/run", content=b'"x"', headers=claimed)
     assert (answer.status_code, answer.content) in ((200, b""), (200, b"null"))

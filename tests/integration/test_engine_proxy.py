@@ -137,7 +137,7 @@ async def test_program_calls_and_reads(guarded):
         assert await admin.query("select 1 as one") == [{"one": 1}]
 
 
-async def test_body_of_32_mib_passes(guarded):
+async def test_proxy_forwards_body_of_32_mib(guarded):
     body = json.dumps(["x" * (31 * 1024 * 1024)]).encode()
     url, headers, whole = f"{guarded.ingress}/Echo/size", {"content-type": "application/json"}, str(31 * 1024 * 1024)
     assert (await guarded.http.post(url, content=body, headers=headers)).text == whole
@@ -151,7 +151,7 @@ async def test_body_of_32_mib_passes(guarded):
     assert len(long.json()) == 20_000_000
 
 
-async def test_too_long_body_is_answered_by_engine(guarded):
+async def test_engine_refuses_body_over_limit(guarded):
     answer = await guarded.http.post(f"{guarded.ingress}/Echo/size", content=b" " * (40 * 1024 * 1024))
     assert answer.status_code == 413
 
@@ -203,7 +203,7 @@ async def test_completion_of_other_results_is_refused(guarded):
     assert result.json() == "genuine"
 
 
-async def test_silent_engine_is_told_apart(guarded):
+async def test_report_unreachable_engine_as_not_sent(guarded):
     await guarded.engine.kill()
     answer = await guarded.http.post(f"{guarded.ingress}/Echo/size", json=["a"])
     assert (answer.status_code, answer.headers["x-perdure-proxy"]) == (503, "not-sent")
@@ -218,7 +218,7 @@ async def test_silent_engine_is_told_apart(guarded):
     assert silent.value.status_code == 0
 
 
-async def test_engine_that_dies_leaves_outcome_unknown(guarded):
+async def test_report_killed_engine_as_unknown_outcome(guarded):
     before = len(waiting)
     call = asyncio.create_task(guarded.http.post(f"{guarded.ingress}/Echo/wait", timeout=None))
     await published(before)
@@ -227,7 +227,7 @@ async def test_engine_that_dies_leaves_outcome_unknown(guarded):
     assert (answer.status_code, answer.headers["x-perdure-proxy"]) == (502, "unknown-outcome")
 
 
-async def test_clients_find_engine_that_restarts(guarded):
+async def test_clients_reconnect_after_engine_restart(guarded):
     await guarded.engine.kill()
     async with IngressClient(guarded.ingress, retries=8) as client:
         called = asyncio.create_task(client.call(Target("Echo", "repeat", int, str), 3))

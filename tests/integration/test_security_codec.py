@@ -196,7 +196,7 @@ async def test_nothing_readable_reaches_the_disk(
         await eventually(done, what="end of what had waited for the key")
 
 
-async def test_an_ingress_client_with_the_keys_sees_plain_values(legible_engine: RestateServer, tmp_path: Path):
+async def test_client_with_keys_reads_plain_values(legible_engine: RestateServer, tmp_path: Path):
     path = tmp_path / "journal.key"
     codec = new_encryption_key(path)
     put_target = Target("SealedSafe", "put", str, str)

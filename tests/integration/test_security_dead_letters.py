@@ -165,7 +165,7 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
 
 @pytest.mark.restate_modes("http2")
 @pytest.mark.usefixtures("signed_acts")
-async def test_who_signs_without_end_keeps_nobody_else_from_acting(restate: Restate, monkeypatch: pytest.MonkeyPatch):
+async def test_limit_actions_per_person(restate: Restate, monkeypatch: pytest.MonkeyPatch):
     for name, number in {"UNRESTRICTED_NONCES": 3, "NONCES_PER_PERSON": 1}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{name}", number)
     name = fresh("Flooded")

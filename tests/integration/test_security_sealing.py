@@ -276,7 +276,7 @@ async def test_reject_unsealed_input(sealed: Sealed, body: bytes):
     assert await sealed.ingress.call(COUNT, "first", key=other) == 1
 
 
-async def test_reject_input_of_the_old_format(sealed: Sealed, keys_file: Path, codec: JournalCodec):
+async def test_reject_input_of_another_format(sealed: Sealed, keys_file: Path, codec: JournalCodec):
     box = SecretBox(_first_key(keys_file))
     old = b"pd1" + bytes.fromhex(codec.key_ids[0]) + bytes(box.encrypt(b'"x"'))
     answer = await sealed.post(f"/PlacedSafe/{uuid4().hex}/count", old)

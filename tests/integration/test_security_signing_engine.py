@@ -61,7 +61,7 @@ def app_for(*keys: PrivateKey, mode: ValidationMode = ValidationMode.STRICT, pub
 
 
 @pytest.mark.parametrize("http", ["1", "2"])
-async def test_only_the_engine_gets_in(
+async def test_only_requests_of_the_engine_are_served(
     signing_engine: RestateServer, engine_key: tuple[Path, PrivateKey], http: HttpVersion
 ):
     rotated = PrivateKey.generate()
@@ -81,16 +81,14 @@ async def test_only_the_engine_gets_in(
 
 
 @pytest.mark.parametrize("http", ["1", "2"])
-async def test_an_engine_with_another_key_is_refused_at_once(signing_engine: RestateServer, http: HttpVersion):
+async def test_refuse_engine_with_another_key(signing_engine: RestateServer, http: HttpVersion):
     with ServedApp(app_for(PrivateKey.generate()), http=http) as served:
         async with AdminClient(signing_engine.admin) as admin:
             with pytest.raises(EngineError, match="401"):
                 await admin.register(served.url, use_http_11=http == "1")
 
 
-async def test_handlers_are_off_the_ingress_unless_declared_public(
-    signing_engine: RestateServer, engine_key: tuple[Path, PrivateKey]
-):
+async def test_ingress_serves_only_public_handlers(signing_engine: RestateServer, engine_key: tuple[Path, PrivateKey]):
     with ServedApp(app_for(engine_key[1], public_only=True)) as served:
         async with AdminClient(signing_engine.admin) as admin, httpx.AsyncClient() as client:
             await admin.register(served.url)
@@ -106,7 +104,9 @@ async def test_handlers_are_off_the_ingress_unless_declared_public(
     assert shy.handlers["greet"].ingress_private is None  # the service itself is as it was
 
 
-async def test_permissive_lets_a_stranger_through(signing_engine: RestateServer, caplog: pytest.LogCaptureFixture):
+async def test_permissive_mode_serves_unsigned_requests(
+    signing_engine: RestateServer, caplog: pytest.LogCaptureFixture
+):
     with ServedApp(app_for(PrivateKey.generate(), mode=ValidationMode.PERMISSIVE)) as served:
         async with AdminClient(signing_engine.admin) as admin:
             assert await admin.register(served.url) == ["ShyGreeter"]

@@ -53,14 +53,14 @@ async def wait(ctx: sdk.ObjectContext, seconds: float) -> None:
     await ctx.sleep(timedelta(seconds=seconds))
 
 
-async def test_a_service_answers(restate: Restate):
+async def test_service_responds(restate: Restate):
     env = await restate.serve(steps)
     async with httpx.AsyncClient() as http:
         answer = await http.post(f"{env.ingress}/ServingSteps/three", json="a")
     assert answer.json() == "a0 a1 a2"
 
 
-async def test_handlers_log_with_their_invocation_and_not_while_they_replay(restate: Restate, logged: io.StringIO):
+async def test_log_lines_contain_invocation_and_skip_replay(restate: Restate, logged: io.StringIO):
     env = await restate.serve(steps, counter)
     key = uuid4().hex
     async with httpx.AsyncClient() as http:
@@ -79,13 +79,13 @@ async def test_handlers_log_with_their_invocation_and_not_while_they_replay(rest
 
 
 @pytest.mark.restate_modes("http2")
-async def test_modes_can_be_chosen(restate: Restate):
+async def test_engine_modes_are_configurable(restate: Restate):
     assert restate.mode is Mode.HTTP2
 
 
 @pytest.mark.restate_modes("http2", "request_response")
 @pytest.mark.parametrize("status", [401, 404])
-async def test_a_refusal_reaches_the_engine_at_once(restate: Restate, status: int):
+async def test_refusal_reaches_engine_at_once(restate: Restate, status: int):
     """Granian sends headers with a first chunk, which the SDK's 401 and 404 hold back until the request has ended."""
     http1 = restate.mode is Mode.REQUEST_RESPONSE
     expected = build_app(steps)
@@ -126,7 +126,7 @@ async def test_one_port_speaks_both_protocols():
     assert frame[3] == 4, "the server answers with its settings"
 
 
-async def test_what_a_test_leaves_running_is_ended_and_forgotten(restate_servers: RestateServers):
+async def test_fixture_ends_invocations_left_running(restate_servers: RestateServers):
     server = restate_servers.for_mode(Mode.HTTP2)
     restate = Restate(server, Mode.HTTP2)
     env = await restate.serve(counter)
@@ -142,7 +142,7 @@ async def test_what_a_test_leaves_running_is_ended_and_forgotten(restate_servers
             await http.get(env.url)
 
 
-def test_a_test_server_leaves_nothing_behind(restate_servers: RestateServers):
+def test_closed_test_server_leaves_no_files(restate_servers: RestateServers):
     with RestateServer(install_dir=restate_servers.install_dir) as server:
         pid = server.engine.pid
         folder = server.engine.config.data_dir.parent

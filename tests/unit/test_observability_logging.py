@@ -161,7 +161,7 @@ def test_without_configuration_it_goes_to_whoever_listens(caplog: pytest.LogCapt
         (LoggingConfig(format="xml"), "log format: 'xml' is unknown"),  # type: ignore[arg-type] # that's the point
     ],
 )
-def test_unknown_settings_are_refused(config: LoggingConfig, says: str):
+def test_reject_unknown_setting(config: LoggingConfig, says: str):
     with pytest.raises(ConfigurationError, match=says):
         configure_logging(config, stream=io.StringIO())
 

@@ -85,7 +85,8 @@ class BrowserRules:
         Args:
             method: The HTTP method.
             path: The path as sent, without the query.
-            headers: The headers, with names in lower case.
+            headers: The headers.
+
         """
         fields = list(headers)
         hosts = header_values(fields, b"host")
@@ -147,8 +148,8 @@ def normalize_host_names(hosts: Iterable[str]) -> tuple[str, ...]:
 
 
 def header_values(headers: Headers, name: bytes) -> list[bytes]:
-    """Return all values of a header; all names are in lower case."""
-    return [value for field, value in headers if field == name]
+    """Return all values of a header, whose name is given in lower case."""
+    return [value for field, value in headers if field.lower() == name]
 
 
 def host_name(host: bytes) -> str | None:

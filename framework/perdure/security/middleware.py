@@ -49,7 +49,7 @@ class RequestInfo:
 
     Args:
         path: The decoded path.
-        headers: The ASGI headers, with names in lower case.
+        headers: The ASGI headers.
         scheme: ``http`` or ``https``, as this process sees it.
         peer: The address of the connected client; None if unknown.
     """
@@ -65,7 +65,7 @@ class RequestInfo:
         client = scope.get("client")
         return cls(
             path=scope["path"],
-            headers=tuple((bytes(name).lower(), bytes(value)) for name, value in scope["headers"]),
+            headers=tuple((bytes(name), bytes(value)) for name, value in scope["headers"]),
             scheme=scope.get("scheme") or "http",
             peer=client[0] if client else None,
         )

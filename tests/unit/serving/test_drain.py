@@ -75,7 +75,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_an_attempt_gets_its_input_in_order_and_sends_its_output():
+async def test_attempt_receives_input_in_order():
     app, stream = Attempt(), Stream()
     drain = Drain(app)
     task = stream.open(drain)
@@ -91,11 +91,11 @@ async def test_an_attempt_gets_its_input_in_order_and_sends_its_output():
     assert drain.open_attempts == 0
 
 
-async def test_a_drain_of_nothing_ends_at_once():
+async def test_drain_without_attempts_ends_at_once():
     assert await asyncio.wait_for(Drain(Attempt()).drain(timedelta(hours=1)), 1) == []
 
 
-async def test_once_draining_an_attempt_is_refused_and_its_input_read_to_the_end():
+async def test_refuse_attempt_while_draining():
     drain = Drain(Attempt())
     await drain.drain(MOMENT)
     stream = Stream()
@@ -112,7 +112,7 @@ async def test_once_draining_an_attempt_is_refused_and_its_input_read_to_the_end
     assert stream.sent[-1] == LAST
 
 
-async def test_an_open_attempt_sees_its_input_end_and_its_last_byte_waits_for_the_engine():
+async def test_drain_ends_input_and_holds_end_of_response():
     app, stream = Attempt(), Stream()
     drain = Drain(app, settle=MOMENT)
     task = stream.open(drain)
@@ -133,7 +133,7 @@ async def test_an_open_attempt_sees_its_input_end_and_its_last_byte_waits_for_th
     assert await asyncio.wait_for(draining, 1) == []
 
 
-async def test_a_last_body_with_content_is_not_held_back_with_the_end():
+async def test_final_content_is_sent_before_the_end():
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send(START)
@@ -152,7 +152,7 @@ async def test_a_last_body_with_content_is_not_held_back_with_the_end():
     await draining
 
 
-async def test_an_attempt_whose_request_has_ended_is_left_alone():
+async def test_drain_ignores_attempt_with_ended_request():
     """Over HTTP/1.1 the whole input is there from the start; a second end would be one too many."""
     app, stream = Attempt(), Stream()
     drain = Drain(app, settle=MOMENT)
@@ -169,7 +169,7 @@ async def test_an_attempt_whose_request_has_ended_is_left_alone():
     assert await draining == []
 
 
-async def test_a_lost_connection_reaches_the_attempt_even_while_draining():
+async def test_disconnect_reaches_attempt_while_draining():
     seen: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -189,7 +189,7 @@ async def test_a_lost_connection_reaches_the_attempt_even_while_draining():
     assert await draining == []
 
 
-async def test_after_the_grace_time_an_attempt_is_cancelled_and_says_nothing_more():
+async def test_attempt_is_abandoned_after_grace_time():
     apps, streams = [Attempt(), Attempt(), Attempt()], []
     drains = iter(apps)
 
@@ -210,7 +210,7 @@ async def test_after_the_grace_time_an_attempt_is_cancelled_and_says_nothing_mor
     assert drain.open_attempts == 0
 
 
-async def test_an_attempt_that_resists_is_left_behind():
+async def test_drain_ends_despite_uncancellable_attempt():
     stay = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -231,7 +231,7 @@ async def test_an_attempt_that_resists_is_left_behind():
     await task
 
 
-async def test_a_hurry_ends_the_grace_time():
+async def test_second_request_ends_grace_time():
     drain = Drain(Attempt())
     Stream().open(drain)
     await settled()
@@ -245,7 +245,7 @@ async def test_a_hurry_ends_the_grace_time():
     assert await asyncio.wait_for(draining, 5) == ["Trips/run"]
 
 
-async def test_an_attempts_own_error_goes_to_the_server():
+async def test_error_of_attempt_reaches_server():
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise ValueError("broken")
 
@@ -256,7 +256,7 @@ async def test_an_attempts_own_error_goes_to_the_server():
     assert drain.open_attempts == 0
 
 
-async def test_what_an_attempt_leaves_behind_is_freed_without_the_collector_of_cycles():
+async def test_attempt_leaves_no_reference_cycles():
     left: list[weakref.ref[object]] = []
 
     async def app(_: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""A service's port refuses web pages in every profile but a disabled one."""
+"""Refusal of web pages at the ports of services."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNCHECKED = [None, SecurityConfig.development()]
 
 
 async def status(config, *headers, path="/invoke/S/h", peer="127.0.0.1"):
-    """Ask a guarded app, and return the status of the answer."""
+    """Return the status of a request."""
     sent = []
 
     async def app(scope, receive, send):
