@@ -120,7 +120,7 @@ async def test_taken_port_is_reported(binary: Path, config: EngineConfig):
 async def test_failed_start_reports_log(binary: Path, config: EngineConfig):
     broken = replace(config, extra={"RESTATE_DEFAULT_NUM_PARTITIONS": "many"})
 
-    with pytest.raises(EngineError, match=r"restate-server ended with code \d+ before it was ready") as failed:
+    with pytest.raises(EngineError, match=r"restate-server exited with code \d+ during its start") as failed:
         await EngineProcess(binary, broken).start()
 
     assert "many" in str(failed.value), "the end of its log is part of the message"
@@ -132,7 +132,7 @@ async def test_unready_server_is_killed(tmp_path: Path, config: EngineConfig):
     deaf.chmod(0o755)
     engine = EngineProcess(deaf, config)
 
-    with pytest.raises(EngineError, match=r"wasn't ready within 0\.5 s .*/health doesn't answer") as failed:
+    with pytest.raises(EngineError, match=r"was not ready within 0\.5 s: no response from .*/health") as failed:
         await engine.start(timedelta(seconds=0.5))
 
     assert str(failed.value).endswith("starting")
@@ -151,7 +151,7 @@ async def test_server_ignoring_sigterm_is_killed(tmp_path: Path, binary: Path, c
 
 
 async def test_error_names_unusable_binary(tmp_path: Path, config: EngineConfig):
-    with pytest.raises(EngineError, match="can't be run: No such file or directory"):
+    with pytest.raises(EngineError, match="cannot be run: No such file or directory"):
         await EngineProcess(tmp_path / "nothing", config).start()
 
 

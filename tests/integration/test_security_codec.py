@@ -162,8 +162,8 @@ async def test_nothing_readable_reaches_the_disk(
 
         refused = await post(legible_engine, f"/SealedSafe/{key}/put", None, "in clear")
         assert refused.status_code == 400
-        assert "the value is not encrypted, and encryption is on" in refused.text
-        assert "the value is not encrypted, and encryption is on" in caplog.text
+        assert "is not encrypted in the format pd2, and encryption is enabled" in refused.text
+        assert "is not encrypted in the format pd2, and encryption is enabled" in caplog.text
 
     # Rotation: the new key seals, the old one still opens what is there.
     first_key, second_key = first.read_text(), second.read_text()

@@ -281,7 +281,7 @@ async def test_reject_input_of_another_format(sealed: Sealed, keys_file: Path, c
     old = b"pd1" + bytes.fromhex(codec.key_ids[0]) + bytes(box.encrypt(b'"x"'))
     answer = await sealed.post(f"/PlacedSafe/{uuid4().hex}/count", old)
     assert answer.status_code == 400
-    assert "has the old format pd1, which is not bound to a place" in answer.text
+    assert "is not encrypted in the format pd2" in answer.text
 
 
 async def test_reject_input_of_an_unknown_key(sealed: Sealed):

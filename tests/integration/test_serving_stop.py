@@ -167,7 +167,7 @@ async def test_long_step_is_abandoned_and_retried(service: Service, handler: str
     assert service.process is not None
     assert service.process.returncode == 0
     assert 1 <= took < 1 + 4
-    assert service.log_line("attempts didn't end in time and are abandoned; the engine retries them")["attempts"] == {
+    assert service.log_line("attempts abandoned after the grace time; the engine retries them")["attempts"] == {
         f"StoppedWork/{handler}": 1
     }
     assert service.journal.read_text().splitlines()[-1] == "closed", "resources are cleaned up"
@@ -225,7 +225,7 @@ async def test_signal_during_start_ends_process(service: Service):
 
     assert service.process is not None
     assert service.process.returncode == 0
-    assert service.log_line("asked to stop while starting")
+    assert service.log_line("stop requested during the start")
 
 
 async def test_hanging_clean_up_is_cut_off(service: Service):
@@ -235,7 +235,7 @@ async def test_hanging_clean_up_is_cut_off(service: Service):
 
     assert service.process is not None
     assert service.process.returncode == 0
-    assert service.log_line("cleaning up took too long and is cut off")
+    assert service.log_line("clean-up timed out")
 
 
 async def test_taken_port_is_reported(service: Service):

@@ -1,4 +1,4 @@
-"""How the engine proxy marks answers of its own, so that a client never takes one for the engine's."""
+"""Marker of the engine proxy's own responses, which clients must distinguish from those of the engine."""
 
 from __future__ import annotations
 
@@ -10,25 +10,21 @@ import httpx
 __all__ = ["PROXY_HEADER", "ProxyResponse", "proxy_response"]
 
 PROXY_HEADER: Final = "x-perdure-proxy"
-"""Says in an answer that it is the proxy's own, and which one: a `ProxyResponse`."""
+"""The header with the `ProxyResponse` of the proxy's own responses."""
 
 
 class ProxyResponse(StrEnum):
-    """Why the proxy answers in place of the engine."""
+    """Reason for a response of the proxy."""
 
     REFUSED = "refused"
-    """The request breaks a rule. It was not sent to the engine."""
+    """The request violates a rule and was not sent to the engine."""
     NOT_SENT = "not-sent"
-    """The engine took no connection. The request was not sent."""
+    """The engine accepts no connection. The request was not sent."""
     UNKNOWN_OUTCOME = "unknown-outcome"
-    """The connection to the engine broke before its answer. The request may or may not have been started."""
+    """The connection to the engine broke. The request may or may not have been started."""
 
 
 def proxy_response(response: httpx.Response) -> ProxyResponse | None:
-    """Return what the proxy says, None for an answer of the engine's.
-
-    Args:
-        response: The answer.
-    """
-    said = response.headers.get(PROXY_HEADER)
-    return ProxyResponse(said) if said in set(ProxyResponse) else None
+    """Return the reason of a proxy's response, or None for a response of the engine."""
+    reason = response.headers.get(PROXY_HEADER)
+    return ProxyResponse(reason) if reason in set(ProxyResponse) else None

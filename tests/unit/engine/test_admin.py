@@ -77,7 +77,7 @@ async def test_deployment_is_removed_by_force():
         (httpx.Response(404, text=f"\n<html>{'x' * 200}\n<body>no</body>"), f"POST /query: 404 <html>{'x' * 94}"),
         (
             httpx.Response(500, json={"message": "Datafusion error: node lookup for partition 3 failed"}),
-            "POST /query: 500 .* node lookup for partition 3 failed; it is still starting: try again in a moment",
+            "POST /query: 500 .* node lookup for partition 3 failed; the engine is starting: try again in a moment",
         ),
     ],
 )
@@ -89,8 +89,8 @@ async def test_error_contains_request_and_reason(answer, text):
 
 async def test_error_names_unreachable_engine():
     admin, _ = asking(httpx.ConnectError("refused"))
-    silent = rf"^the engine's admin API at {URL} does not answer \(ConnectError\): start it, or set PERDURE_ADMIN_URL$"
-    with pytest.raises(EngineError, match=silent):
+    message = rf"^the engine's admin API at {URL} does not answer \(ConnectError\): start the engine, or set PERDURE"
+    with pytest.raises(EngineError, match=message):
         await admin.services()
     assert not await admin.healthy()
 
@@ -98,7 +98,9 @@ async def test_error_names_unreachable_engine():
 @pytest.mark.parametrize("url", ["localhost:9070", "http://127.0.0.1:port"])
 async def test_error_names_invalid_address(url):
     async with AdminClient(url) as admin:
-        with pytest.raises(EngineError, match=r"' is none: write it as http://127.0.0.1:9070 in PERDURE_ADMIN_URL$"):
+        with pytest.raises(
+            EngineError, match=r"' is not a URL: set PERDURE_ADMIN_URL, for example to http://127.0.0.1:9070$"
+        ):
             await admin.services()
 
 

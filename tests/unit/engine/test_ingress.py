@@ -234,7 +234,7 @@ async def test_reject_attaching_by_quoted_idempotency_key(key):
 
 async def test_reject_attaching_without_key():
     async with Ingress(OK).client() as client:
-        with pytest.raises(InvalidInput, match="Trips/run: which invocation"):
+        with pytest.raises(InvalidInput, match="Trips/run: pass the invocation_id"):
             await client.attach(book)  # type: ignore[call-overload] # the mistake
 
 

@@ -8,7 +8,7 @@ import pytest
 from perdure.errors import IngressError, NotReady
 from tests.unit.engine.scripted_ingress import URL, Ingress, Order, answer, book
 
-ELSEWHERE = f"POST {URL}/Trips/run is not answered by an ingress: "
+ELSEWHERE = f"POST {URL}/Trips/run: the response is not by an ingress: "
 
 
 async def failure(response: httpx.Response) -> IngressError:
@@ -86,5 +86,5 @@ async def test_invalid_response_type_raises_ingress_error(response):
 @pytest.mark.parametrize("response", [httpx.Response(200, content=b"x"), httpx.Response(200, json={"no": "id"})])
 async def test_unconfirmed_send_raises_ingress_error(response):
     async with Ingress(response).client() as client:
-        with pytest.raises(IngressError, match="no invocation id"):
+        with pytest.raises(IngressError, match="no invocation ID"):
             await client.send(book, Order(id="1"))

@@ -136,7 +136,7 @@ async def test_retry_reads(error):
 
 async def test_do_not_retry_invalid_address():
     async with IngressClient("localhost:8080") as client:
-        with pytest.raises(IngressError, match="address 'localhost:8080' is none: it begins with http://"):
+        with pytest.raises(IngressError, match="ingress URL 'localhost:8080' is invalid: it begins with http://"):
             await client.call(book, Order(id="1"), key="t")
 
 

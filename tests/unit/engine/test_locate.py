@@ -63,35 +63,33 @@ class TestNamedBinary:
     def test_of_another_version_is_refused(self, tmp_path: Path, version: str):
         named = server(tmp_path / "restate-server", version)
 
-        with pytest.raises(
-            ConfigurationError, match=rf"RESTATE_SERVER_BIN names restate-server {version} .*needs 1\.7"
-        ):
+        with pytest.raises(ConfigurationError, match=rf"RESTATE_SERVER_BIN is restate-server {version} .*needs 1\.7"):
             locate(tmp_path, RESTATE_SERVER_BIN=str(named))
 
     @pytest.mark.parametrize(
-        ("body", "says"),
+        ("body", "expected"),
         [
-            ("echo hello", "says 'hello'"),
-            ("echo 'restate-server 1.7.12'; exit 3", "isn't a restate-server"),
-            ("echo broken >&2; exit 1", "says 'broken'"),
+            ("echo hello", "prints 'hello'"),
+            ("echo 'restate-server 1.7.12'; exit 3", "is not a restate-server"),
+            ("echo broken >&2; exit 1", "prints 'broken'"),
         ],
     )
-    def test_that_is_no_server_is_refused(self, tmp_path: Path, body: str, says: str):
+    def test_that_is_no_server_is_refused(self, tmp_path: Path, body: str, expected: str):
         named = script(tmp_path / "restate-server", body)
 
-        with pytest.raises(ConfigurationError, match="RESTATE_SERVER_BIN names no restate-server") as refused:
+        with pytest.raises(ConfigurationError, match="RESTATE_SERVER_BIN is not a restate-server") as refused:
             locate(tmp_path, RESTATE_SERVER_BIN=str(named))
-        assert says in str(refused.value)
+        assert expected in str(refused.value)
 
     def test_that_does_not_exist_is_refused(self, tmp_path: Path):
-        with pytest.raises(ConfigurationError, match=r"nothing can't be run: No such file or directory"):
+        with pytest.raises(ConfigurationError, match=r"cannot run .*nothing: No such file or directory"):
             locate(tmp_path, RESTATE_SERVER_BIN=str(tmp_path / "nothing"))
 
     def test_that_may_not_be_executed_is_refused(self, tmp_path: Path):
         named = server(tmp_path / "restate-server", "1.7.12")
         named.chmod(0o644)
 
-        with pytest.raises(ConfigurationError, match="can't be run: Permission denied"):
+        with pytest.raises(ConfigurationError, match=r"cannot run .*: Permission denied"):
             locate(tmp_path, RESTATE_SERVER_BIN=str(named))
 
 
@@ -102,9 +100,9 @@ class TestOnThePath:
         assert locate(tmp_path, path=tmp_path / "bin") == LocatedEngine(found, "PATH", "1.7.12")
 
     @pytest.mark.parametrize(
-        ("body", "why"), [("echo restate-server 1.4.0", "is version 1.4.0"), ("exit 1", "doesn't say its version")]
+        ("body", "reason"), [("echo restate-server 1.4.0", "has version 1.4.0"), ("exit 1", "prints no version")]
     )
-    def test_of_another_version_gives_way_to_npm_and_that_is_said(self, tmp_path: Path, body: str, why: str):
+    def test_of_another_version_gives_way_to_npm_and_that_is_said(self, tmp_path: Path, body: str, reason: str):
         other = script(tmp_path / "bin" / "restate-server", body)
         npm_that_installs(tmp_path / "bin")
 
@@ -112,7 +110,7 @@ class TestOnThePath:
 
         assert found.source == "npm"
         assert found.version == NPM_VERSION
-        assert found.notes == (f"{other} on the PATH {why}, perdure needs 1.7; npm's is used instead",)
+        assert found.notes == (f"{other} on the PATH {reason}, Perdure needs 1.7: using npm's instead",)
 
     def test_as_npms_launcher_script_leads_to_the_native_binary(self, tmp_path: Path):
         """Run by node, the server would be a child of the process that we start and kill."""
@@ -166,7 +164,7 @@ class TestByNpm:
     def test_without_npm_says_what_to_do(self, tmp_path: Path):
         (tmp_path / "empty").mkdir()
 
-        with pytest.raises(EngineError, match="no npm to install it with: install Node"):
+        with pytest.raises(EngineError, match="nor npm is on the PATH: install Node"):
             locate_engine(tmp_path / "engine", {"PATH": str(tmp_path / "empty")})
 
     def test_passes_on_why_npm_failed(self, tmp_path: Path):
@@ -182,14 +180,14 @@ class TestByNpm:
             locate(tmp_path, path=tmp_path / "bin")
 
         assert str(failed.value) == (
-            f"npm couldn't install restate-server {NPM_VERSION} into {tmp_path / 'engine'}: "
+            f"npm failed to install restate-server {NPM_VERSION} into {tmp_path / 'engine'}: "
             "code ENOTFOUND; network request failed"
         )
 
     def test_that_installed_nothing_usable_is_told(self, tmp_path: Path):
         npm_that_installs(tmp_path / "bin", version="1.0.0")
 
-        with pytest.raises(EngineError, match="doesn't run as that version"):
+        with pytest.raises(EngineError, match="does not run as that version"):
             locate(tmp_path, path=tmp_path / "bin")
 
     def test_has_nothing_for_an_unknown_machine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

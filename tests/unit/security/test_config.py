@@ -102,7 +102,7 @@ def test_error_names_invalid_setting(monkeypatch: pytest.MonkeyPatch, name: str,
 
 def test_reject_unknown_setting():
     with pytest.raises(ConfigurationError, match=r"SecurityConfig\.signing_key: there is no such setting"):
-        SecurityConfig(signing_key="x")  # type: ignore[call-arg] # that's the point
+        SecurityConfig(signing_key="x")  # type: ignore[call-arg] # an unknown setting
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def signed(key: ActorKey = ADA, **changes: Any) -> SignedAction:
 
 
 def verify(signed_action: SignedAction, trusted_keys: TrustedKeys = TRUST, /, **changes: Any) -> Any:
-    request = {"action": "approve", "target": "Approvals/t1", "payload_digest": DIGEST, "reason": "fine", "now": NOW}
-    return trusted_keys.verify(signed_action, **{**request, "actor": "ada@example.com", **changes})
+    requested = {"action": "approve", "target": "Approvals/t1", "payload_digest": DIGEST, "reason": "fine", "now": NOW}
+    return trusted_keys.verify(signed_action, **{**requested, "actor": "ada@example.com", **changes})
 
 
 def test_verify_returns_actor_roles_and_groups():
@@ -82,7 +82,7 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
-    ("reason", "error", "act", "request"),
+    ("reason", "error", "action", "requested"),
     [
         ("action", Forbidden, signed(), {"action": "reject"}),
         ("target", Forbidden, signed(), {"target": "Approvals/t2"}),
@@ -118,11 +118,11 @@ MINUTE = timedelta(minutes=1)
         ("administrator", Forbidden, signed(), {"role": Role.ADMINISTRATOR}),
     ],
 )
-def test_anything_else_is_refused(
-    reason: str, error: type[TerminalError], action: SignedAction, request: dict[str, Any]
+def test_refuse_mismatched_signature(
+    reason: str, error: type[TerminalError], action: SignedAction, requested: dict[str, Any]
 ):
     with pytest.raises(error) as refused:
-        verify(action, **request)
+        verify(action, **requested)
     fields = refused.value.metadata or {}
     assert reason in (fields.get("why"), fields.get("role"))
     assert refused.value.status_code in (401, 403, 409)
