@@ -1,4 +1,4 @@
-"""The authenticated caller of an invocation, from the token at the ingress to the approval, on a real engine."""
+"""Authenticated callers, from the token at the ingress to the approval, with a real engine."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TRUSTING = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuer
 
 
 class Platform:
-    """Services that tell who calls them, and a client that sends what it is told."""
+    """Services that return their caller, and a client that sends given tokens."""
 
     def __init__(self, env: RestateEnvironment, codec: Any = None) -> None:
         self.env = env

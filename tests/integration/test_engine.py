@@ -1,4 +1,4 @@
-"""A restate-server as a child process: it starts, says why if it can't, keeps its data, and is gone after the stop."""
+"""restate-server as a child process: start, failed start, data and stop."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def config(tmp_path: Path) -> EngineConfig:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that is gone right after the test: npm's server takes 220 MB."""
+    """A folder that is removed after the test, since npm's server takes 220 MB."""
     with tempfile.TemporaryDirectory(prefix="perdure-npm-") as name:
         yield Path(name)
 
 
 def effective(binary: Path, config: EngineConfig) -> str:
-    """The server's own word on what it would run with."""
+    """Return the configuration that the server prints."""
     run = subprocess.run(
         [binary, "--dump-config"], env=config.environment(), capture_output=True, text=True, check=True, timeout=30
     )
@@ -156,7 +156,7 @@ async def test_error_names_unusable_binary(tmp_path: Path, config: EngineConfig)
 
 
 async def test_restate_settings_are_not_inherited(binary: Path, config: EngineConfig, monkeypatch: pytest.MonkeyPatch):
-    """RESTATE_CONFIG, RESTATE_BIND_ADDRESS and the like in a developer's shell were meant for another server."""
+    """RESTATE_ variables in a developer's shell are for another server."""
     monkeypatch.setenv("RESTATE_CONFIG", "/nowhere.toml")
     monkeypatch.setenv("RESTATE_DEFAULT_NUM_PARTITIONS", "many")
 
@@ -190,9 +190,9 @@ def test_process_settings_override_config_file(binary: Path, config: EngineConfi
     assert "default-num-partitions = 7" in said
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="there is no npm on this machine")
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 async def test_npm_installs_working_server(folder: Path, config: EngineConfig):
-    """The real npm, the real registry, the lock as it is shipped."""
+    """With the real npm, registry and lock file."""
     without_server = ":".join(
         path for path in os.environ["PATH"].split(":") if not (Path(path) / "restate-server").exists()
     )

@@ -1,4 +1,4 @@
-"""The engine proxy in front of a real engine that listens on Unix sockets."""
+"""Engine proxy in front of a real engine on Unix sockets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ waiting: list[str] = []
 
 
 async def published(before: int) -> str:
-    """Return the awakeable of the call that is the first to wait after so many."""
+    """Return the awakeable of the next waiting call."""
     await eventually(lambda: len(waiting) > before, what="a waiting call")
     return waiting[before]
 
@@ -69,7 +69,7 @@ def binary(restate_servers: RestateServers) -> Path:
 
 
 class Guarded:
-    """An engine on sockets, its proxy, and where both are."""
+    """Engine on sockets, and its proxy."""
 
     def __init__(self, engine: EngineProcess, settings: ProxySettings) -> None:
         self.engine = engine
@@ -115,7 +115,7 @@ async def _up(http: httpx.AsyncClient, url: str) -> bool:
 
 @pytest.fixture
 async def guarded(binary: Path, tmp_path: Path) -> AsyncIterator[Guarded]:
-    # A folder as deep as people have them: the paths of its sockets are longer than the system takes.
+    # A deep folder, so that the paths of the sockets exceed the limit of the system.
     config = config_in(tmp_path / ("deep" * 20))
     async with (
         EngineProcess(binary, config) as engine,

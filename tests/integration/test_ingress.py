@@ -1,4 +1,4 @@
-"""The ingress client on a real engine."""
+"""Ingress client with a real engine."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ async def test_submit_poll_and_attach_workflow(restate, did):
             assert not isinstance(unknown.value, NotReady)
         id_ = await ingress.submit(to["run"], Order(key=key), key=key)
         assert id_.startswith("inv_")
-        # So a submit may be repeated when its answer was lost: it names the workflow that is there.
+        # A repeated submit returns the existing workflow, so it is safe to retry.
         assert await ingress.submit(to["run"], Order(key=key, number=5), key=key) == id_
         with pytest.raises(NotReady) as running:
             await ingress.output(to["run"], key=key)
@@ -188,7 +188,7 @@ async def test_errors_keep_source_code_and_metadata(restate, did):
         error = await failure(Target("Desk", "nowhere", Order, Receipt), Order(key="x"))
         assert (error.status_code, error.source) == (404, "ingress")
 
-        # A handler that ran out of attempts leaves its stack trace in the body.
+        # The response of an exhausted handler contains a stack trace.
         error = await failure(to["crash"])
         assert (error.status_code, error.source) == (500, "invocation")
         assert (error.message, error.metadata) == ("ValueError('a bug')", {})
@@ -226,7 +226,7 @@ async def test_attach_by_id_or_idempotency_key(restate, did):
 
 @pytest.mark.restate_modes("http2")
 async def test_reject_idempotency_key_that_needs_quoting(restate, did):
-    # When an upgrade lets the ingress decode it, this fails, and the refusal may go.
+    # If this fails after an upgrade, the ingress decodes keys: remove the refusal.
     definitions, to = services(did)
     env = await restate.serve(*definitions)
     async with IngressClient(env.ingress) as ingress, httpx.AsyncClient() as http:

@@ -1,4 +1,4 @@
-"""Services that let only their engine in, with a restate-server that really signs."""
+"""Request identity with a signing restate-server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def engine_key(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrivateK
 
 @pytest.fixture(scope="module")
 def signing_engine(restate_servers: RestateServers, engine_key: tuple[Path, PrivateKey]) -> Iterator[RestateServer]:
-    """An engine that signs its requests."""
+    """Engine that signs its requests."""
     with RestateServer(install_dir=restate_servers.install_dir, identity_key_file=engine_key[0]) as server:
         yield server
 
@@ -71,13 +71,13 @@ async def test_only_requests_of_the_engine_are_served(
         async with httpx.AsyncClient(http2=False) as client:
             answer = await client.post(f"{signing_engine.ingress}/ShyGreeter/greet", json="ada")
             assert (answer.status_code, answer.json()) == (200, "hello ada")
-            if http == "1":  # httpx speaks no HTTP/2 without TLS
+            if http == "1":  # httpx has no HTTP/2 without TLS
                 for path in ("/discover", "/invoke/ShyGreeter/greet", "/x/invoke/ShyGreeter/greet", "/", "/x/health"):
                     refused = await client.post(served.url + path, content=b"x")
                     assert (path, refused.status_code, refused.text) == (path, 401, "the request is not signed\n")
                 assert (await client.get(f"{served.url}/health")).status_code == 200
                 assert (await client.get(f"{served.url}/ready")).status_code == 200
-                assert (await client.get(f"{served.url}/metrics")).status_code == 200  # from this machine
+                assert (await client.get(f"{served.url}/metrics")).status_code == 200  # from the local machine
 
 
 @pytest.mark.parametrize("http", ["1", "2"])
@@ -101,7 +101,7 @@ async def test_ingress_serves_only_public_handlers(signing_engine: RestateServer
             hidden = await client.post(f"{signing_engine.ingress}/ShyGreeter/greet", json="ada")
             assert hidden.status_code == 400
             assert "not public" in hidden.text
-    assert shy.handlers["greet"].ingress_private is None  # the service itself is as it was
+    assert shy.handlers["greet"].ingress_private is None  # the service itself is unchanged
 
 
 async def test_permissive_mode_serves_unsigned_requests(

@@ -1,4 +1,4 @@
-"""Handlers served on a real engine, in each mode."""
+"""Served handlers with a real engine, in each mode."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_log_lines_contain_invocation_and_skip_replay(restate: Restate, lo
 
     invocation = {"invocation_id": answer.headers["x-restate-id"], "service": "ServingSteps", "handler": "three"}
     done = lines(logged, event="step done", **invocation)
-    # An attempt can't know that its last entry is its last: the line after it may come once more, none comes each time.
+    # An attempt does not know which entry is the last one of the replay, so the next line may be logged once more.
     assert sorted({line["number"] for line in done}) == [0, 1, 2]
     assert len(done) <= 6
     assert len(lines(logged, event="step 0 done", **invocation)) <= 2
@@ -86,7 +86,7 @@ async def test_engine_modes_are_configurable(restate: Restate):
 @pytest.mark.restate_modes("http2", "request_response")
 @pytest.mark.parametrize("status", [401, 404])
 async def test_refusal_reaches_engine_at_once(restate: Restate, status: int):
-    """Granian sends headers with a first chunk, which the SDK's 401 and 404 hold back until the request has ended."""
+    """Granian sends headers with the first chunk, which the SDK holds back until the request has ended."""
     http1 = restate.mode is Mode.REQUEST_RESPONSE
     expected = build_app(steps)
     refusing = (
@@ -116,7 +116,7 @@ async def test_refusal_reaches_engine_at_once(restate: Restate, status: int):
 
 
 async def test_one_port_speaks_both_protocols():
-    """People and probes come over HTTP/1.1, the engine over HTTP/2."""
+    """Probes use HTTP/1.1, the engine uses HTTP/2."""
     async with listening(build_app(steps)) as listener, httpx.AsyncClient() as http:
         assert (await http.get(f"{listener.url}/health")).json() == {"status": "ok"}
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)

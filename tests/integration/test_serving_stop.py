@@ -1,4 +1,4 @@
-"""How a serving process stops: what runs is finished or retried, nothing runs twice, and it does end."""
+"""Stop of a serving process: running side effects finish or are retried, and the process ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMIT = 15.0
 
 
 class Service:
-    """The process under test, its engine, and the file that its steps write."""
+    """Process under test, its engine, and the output file of its steps."""
 
     def __init__(self, folder: Path, ingress: str, admin: str) -> None:
         self.port = free_ports(1)[0]
@@ -59,7 +59,7 @@ class Service:
             return False
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
-        """Ask it to stop; return how long that took."""
+        """Stop the process and return the duration."""
         assert self.process is not None
         began = time.monotonic()
         self.process.send_signal(number)
@@ -93,7 +93,7 @@ class Service:
         return await self.unfinished() == 0
 
     async def sleeps(self) -> bool:
-        """Return whether a handler sleeps: the engine has stored all that came before."""
+        """Return whether a handler sleeps, so that the engine has stored all earlier entries."""
         sql = """select j.id from sys_journal j join sys_invocation_status i on i.id = j.id
             where i.target_service_name = 'StoppedWork' and i.status != 'completed' and j.entry_type like '%Sleep%'"""
         return bool(await self.admin.query(sql))
@@ -252,7 +252,7 @@ async def test_taken_port_is_reported(service: Service):
 
 
 async def test_two_servers_never_share_a_port(service: Service):
-    """Granian sets SO_REUSEPORT: without a guard, the kernel would split the connections between the two."""
+    """Granian sets SO_REUSEPORT, so the kernel would distribute connections between both servers."""
     await service.start()
     first = service.process
     assert first is not None

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 class EngineProcess:
     """restate-server process on this machine.
 
-    It runs in a session of its own: Ctrl-C does not reach it, so services can drain while it runs. It can be started in
+    It runs in a separate session: Ctrl-C does not reach it, so services can drain while it runs. It can be started in
     one event loop and stopped in another.
 
     Args:

@@ -26,7 +26,7 @@ class Watchdog:
 
     Args:
         folder: A folder that it removes as well.
-        ending: The signal for the watched processes. Use SIGTERM for processes with children of their own.
+        ending: The signal for the watched processes. Use SIGTERM for processes with children.
     """
 
     def __init__(self, folder: Path | None = None, *, ending: signal.Signals = signal.SIGKILL) -> None:

@@ -62,7 +62,7 @@ class BrowserRules:
     Args:
         hosts: The accepted host names, without a port.
         origins: The origins of pages that may call.
-        has_pages: Whether the server has pages of its own under ``/ui``, which may call it.
+        has_pages: Whether the server serves own pages under ``/ui``, which may call it.
 
     Raises:
         ConfigurationError: A host name is invalid.

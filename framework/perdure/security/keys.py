@@ -168,7 +168,7 @@ class PrivateKey:
         """Return the signature of a message: 64 bytes, always the same for the same message.
 
         Args:
-            message: The message. Begin each kind of message with a text of its own, so that a signature cannot be used
+            message: The message. Begin each kind of message with a distinct text, so that a signature cannot be used
                 for another kind.
         """
         return bytes(self._key.sign(message).signature)

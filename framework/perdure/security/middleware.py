@@ -165,7 +165,7 @@ def is_within(peer: str | None, networks: tuple[Network, ...]) -> bool:
 class SecurityMiddleware:
     """ASGI middleware that refuses requests that violate a rule, or in the permissive mode only reports them.
 
-    `PUBLIC_PATHS` are open. ``/metrics`` is not for the engine, so it has a rule of its own: a client in
+    `PUBLIC_PATHS` are open. ``/metrics`` is not for the engine, so it has a separate rule: a client in
     `SecurityConfig.metrics_networks`, or a bearer token.
 
     Args:

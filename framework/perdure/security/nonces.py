@@ -3,7 +3,7 @@
 A log belongs to one target, which is part of the signed content, so a nonce cannot be used for another target.
 
 The log is bounded per person, so that one person's actions leave room for those of others. Its limit counts persons and
-not keys, since a person gets a new key with each sign-in or credential. Links have a limit of their own.
+not keys, since a person gets a new key with each sign-in or credential. Links have a separate limit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The admin client: what it asks, and how it tells that the engine refused or does not answer."""
+"""Requests and errors of the admin API client."""
 
 from __future__ import annotations
 

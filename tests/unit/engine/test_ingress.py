@@ -1,4 +1,4 @@
-"""What the ingress client sends."""
+"""Requests of the ingress client."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_send_passes_delay_and_returns_invocation_id(delay, query):
     ],
 )
 async def test_key_is_one_path_segment(key, segment):
-    # A plain `..` would be resolved on the way, and reach another handler.
+    # HTTP clients resolve a plain `..`, so the request would reach another handler.
     ingress = Ingress(SENT, OK)
     async with ingress.client() as client:
         await client.send(book, Order(id="1"), key=key)
@@ -235,7 +235,7 @@ async def test_reject_attaching_by_quoted_idempotency_key(key):
 async def test_reject_attaching_without_key():
     async with Ingress(OK).client() as client:
         with pytest.raises(InvalidInput, match="Trips/run: pass the invocation_id"):
-            await client.attach(book)  # type: ignore[call-overload] # the mistake
+            await client.attach(book)  # type: ignore[call-overload] # no key
 
 
 async def test_cancel_requires_admin_url():

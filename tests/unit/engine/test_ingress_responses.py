@@ -1,4 +1,4 @@
-"""What the ingress client makes of the answers."""
+"""Handling of responses in the ingress client."""
 
 from __future__ import annotations
 

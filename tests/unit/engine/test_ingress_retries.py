@@ -1,4 +1,4 @@
-"""What the ingress client repeats, and what it never does."""
+"""Retries of the ingress client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.unit.engine.scripted_ingress import OK, SENT, URL, Ingress, Order, Re
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch):
-    """Don't wait between attempts, but keep how long it would have been."""
+    """Record the backoff between attempts without waiting."""
     waited: list[float] = []
 
     async def pause(seconds: float) -> None:

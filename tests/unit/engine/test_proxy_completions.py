@@ -1,4 +1,4 @@
-"""Which completions of awakeables the engine proxy passes on."""
+"""Completions that the engine proxy forwards or refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine proxy is told, and what it makes of it."""
+"""Settings of the engine proxy."""
 
 from __future__ import annotations
 

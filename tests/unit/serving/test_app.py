@@ -27,7 +27,7 @@ def service(name: str = "Greeter") -> sdk.Service:
 
 
 class Definitions:
-    """What perdure's own services look like to serving."""
+    """Stand-in for a service of Perdure."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -48,7 +48,7 @@ async def ask(app: ServiceApp, path: str, *, headers: Sequence[tuple[bytes, byte
     await asyncio.wait_for(app(scope, incoming.get, send), 5)
     body = b"".join(message.get("body", b"") for message in sent)
     status = sent[0]["status"]
-    return status, json.loads(body) if body and status != 401 else None  # a refusal is plain text
+    return status, json.loads(body) if body and status != 401 else None  # refusals are plain text
 
 
 async def test_serve_perdure_and_sdk_services():
@@ -132,7 +132,7 @@ async def test_refuse_other_protocols_than_http():
 
 
 async def test_sdk_does_not_take_over_sigterm():
-    """It does in the first call that it gets in the main thread, and then granian and uvicorn never end."""
+    """It takes over SIGTERM in its first call in the main thread, and then servers never stop."""
 
     def mine(*_: object) -> None:
         return
@@ -148,7 +148,7 @@ async def test_sdk_does_not_take_over_sigterm():
 
 
 async def test_raw_sdk_takes_over_sigterm():
-    """If this fails, the SDK has changed and the first call in a thread is no longer needed."""
+    """If this fails after an SDK update, remove the first call in a thread."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         await ask(sdk.app([service()]), "/health")
@@ -172,7 +172,7 @@ def test_refuse_duplicate_service_names():
 
 def test_refuse_other_objects_than_services():
     with pytest.raises(ConfigurationError, match=r"cannot serve 'Trips'"):
-        build_app("Trips")  # type: ignore[arg-type] # that's the point
+        build_app("Trips")  # type: ignore[arg-type] # not a service
 
 
 def test_refuse_malformed_identity_key():

@@ -1,4 +1,4 @@
-"""The drain, spoken to in plain ASGI; what it does to a real engine is in tests/integration/test_serving_stop.py."""
+"""Draining in plain ASGI. tests/integration/test_serving_stop.py tests it with an engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOMENT = timedelta(milliseconds=10)
 
 
 class Stream:
-    """The server's side of one request."""
+    """Server side of a request."""
 
     def __init__(self, path: str = "/invoke/Trips/run") -> None:
         self.scope: Scope = {"type": "http", "path": path}
@@ -43,7 +43,7 @@ class Stream:
 
 
 class Attempt:
-    """An app like the SDK's: reads until its input ends, then waits for its step, then answers."""
+    """App like the SDK's: reads its input to the end, waits for a side effect, then responds."""
 
     def __init__(self) -> None:
         self.received: list[Message] = []
@@ -70,7 +70,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def settled() -> None:
-    """Let everything that can go on do so."""
+    """Run all tasks that are ready."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -153,7 +153,7 @@ async def test_final_content_is_sent_before_the_end():
 
 
 async def test_drain_ignores_attempt_with_ended_request():
-    """Over HTTP/1.1 the whole input is there from the start; a second end would be one too many."""
+    """Over HTTP/1.1, the input ends at the start, so the drain must not end it again."""
     app, stream = Attempt(), Stream()
     drain = Drain(app, settle=MOMENT)
     task = stream.open(drain)
@@ -206,7 +206,7 @@ async def test_attempt_is_abandoned_after_grace_time():
 
     assert abandoned == ["Flights/reserve", "Trips/run", "Trips/run"]
     assert all(app.cancelled for app in apps)
-    assert all(stream.sent == [START] for stream in streams), "what a cancelled step says isn't its outcome"
+    assert all(stream.sent == [START] for stream in streams), "output after the cancellation is dropped"
     assert drain.open_attempts == 0
 
 

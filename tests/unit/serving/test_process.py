@@ -1,4 +1,4 @@
-"""What `serve` does to the process that it's given, as seen from inside one."""
+"""Effects of `serve` on its process."""
 
 from __future__ import annotations
 
