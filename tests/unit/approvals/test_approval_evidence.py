@@ -181,8 +181,8 @@ def test_who_asked_withdraws_without_being_an_approver():
         ({"at": NOON + timedelta(hours=2)}, "expired"),
         ({"proof": signed().model_copy(update={"signature": "A" * 86})}, "not signed by the key of its credential"),
         ({"proof": signed(key_of("ada", issuer=PrivateKey.generate()))}, "issuer that isn't trusted"),
-        ({"proof": signed(key_of("ada", Role.VIEWER))}, "takes the role approver"),
-        ({"proof": signed(shown="0" * 64)}, "not what ada was shown"),
+        ({"proof": signed(key_of("ada", Role.VIEWER))}, "requires the role approver"),
+        ({"proof": signed(shown="0" * 64)}, "has changed since it was displayed to ada"),
         ({"proof": ADA.sign("approve", action_target("T2"), SHOWN, at=NOON)}, "another target"),
     ],
 )

@@ -128,7 +128,7 @@ async def test_delayed_send_is_signed_for_later(desk, delay: str, waits: timedel
         shop = await key_of(desk, "shop")
         assert (await client.post(f"/gateway/Trips/t1/run/send?delay={delay}", headers=shop)).status_code == 200
         assert engine.sent[-1].url.query == f"delay={delay}".encode()
-        call = SignedCall.from_token(engine.token, longest=10_000)
+        call = SignedCall.from_token(engine.token, max_length=10_000)
         assert call is not None
         assert call.expires_at - call.at == waits + timedelta(days=1)
 

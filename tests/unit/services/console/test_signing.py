@@ -14,7 +14,7 @@ DIGEST = json_digest({"amount": 1})
 
 
 def check(trusted_keys: TrustedKeys, signed: dict, desk, **changes):
-    wanted = {"act": "approve", "target": "Approvals/T1", "payload_digest": DIGEST, "reason": "fine"}
+    wanted = {"action": "approve", "target": "Approvals/T1", "payload_digest": DIGEST, "reason": "fine"}
     wanted = {**wanted, "actor": "ada@example.com", **changes}
     return trusted_keys.verify(SignedAction.model_validate(signed), now=desk.clock(), **wanted)
 
@@ -30,7 +30,7 @@ async def test_an_act_proves_who_did_what_with_which_rights(desk):
     trusted_keys = TrustedKeys(issuers=(signer.issuer,))
     actor = check(trusted_keys, signed, desk)
     assert (actor.actor, actor.roles, actor.groups) == ("ada@example.com", {Role.APPROVER}, {"finance"})
-    for wrong in ({"act": "reject"}, {"target": "Approvals/T2"}, {"reason": "else"}, {"actor": "eve@example.com"}):
+    for wrong in ({"action": "reject"}, {"target": "Approvals/T2"}, {"reason": "else"}, {"actor": "eve@example.com"}):
         with pytest.raises(Forbidden):
             check(trusted_keys, signed, desk, **wrong)
     with pytest.raises(Unauthenticated):
