@@ -110,4 +110,4 @@ async def test_permissive_mode_serves_unsigned_requests(
     with ServedApp(app_for(PrivateKey.generate(), mode=ValidationMode.PERMISSIVE)) as served:
         async with AdminClient(signing_engine.admin) as admin:
             assert await admin.register(served.url) == ["ShyGreeter"]
-    assert "let through (permissive)" in caplog.text
+    assert "violates a security rule (permissive)" in caplog.text

@@ -1,4 +1,4 @@
-"""Ids of the engine: what it could have given is let through, anything else is refused before the engine sees it."""
+"""IDs of the engine: valid ones are accepted, all others are refused."""
 
 from __future__ import annotations
 
