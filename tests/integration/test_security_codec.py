@@ -184,7 +184,7 @@ async def test_nothing_readable_reaches_the_disk(
 
         async def said() -> bool:
             rows = await admin.query(f"select last_failure from sys_invocation where id = '{invocation}'")
-            return f"encrypted with the key {rotated.key_ids[0]}" in rows[0].get("last_failure", "")
+            return f"encrypted with the unknown key {rotated.key_ids[0]}" in rows[0].get("last_failure", "")
 
         await eventually(said, what="reason in the engine")
     async with served(both) as admin:
@@ -234,7 +234,7 @@ async def test_running_invocation_waits_for_a_missing_key(legible_engine: Restat
 
             async def held_up() -> bool:
                 rows = await admin.query(f"select last_failure from sys_invocation where id = '{invocation}'")
-                return f"encrypted with the key {codec.key_ids[0]}" in rows[0].get("last_failure", "")
+                return f"encrypted with the unknown key {codec.key_ids[0]}" in rows[0].get("last_failure", "")
 
             await eventually(held_up, what="reason in the engine")
         async with served(both):
