@@ -142,7 +142,7 @@ class Engine:
             ConsoleError: There is no such invocation, it is in no state for that, or the engine does not answer; if
                 that leaves open whether it was done, with 504.
         """
-        await _told(self._admin.act(invocation_id, act), f"at {invocation_id}")
+        await _told(self._admin.control_invocation(invocation_id, act), f"at {invocation_id}")
 
     async def alerts(self) -> AlertList:
         """Return what the reconciler told of. Its service isn't asked: it may be down, which is when this matters most.

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from perdure.approvals.principals import sign_principal_action
 from perdure.errors import ConfigurationError
 from perdure.security import ActorKey, Caller, CallTarget, PrivateKey, PublicKey, Role
-from perdure.security.callers import vouch_for_call
+from perdure.security.callers import issue_call_token
 from services.console.people.persons import Clock, StatedRights, utc_now
 from services.console.people.sessions import SignedIn
 
@@ -79,7 +79,7 @@ class Signer:
             body: The body before it is encrypted.
             delay: How much later a send begins.
         """
-        return vouch_for_call(self._issuer, caller, target, body, delay=delay, at=self._now())
+        return issue_call_token(self._issuer, caller, target, body, delay=delay, at=self._now())
 
     def sign_rights(self, stated: StatedRights) -> dict[str, Any]:
         """Return the body that states a person's rights to `Principals`, signed by the console itself.

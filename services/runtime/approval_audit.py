@@ -22,7 +22,7 @@ from perdure.approvals.targets import approval_status
 from perdure.errors import ConfigurationError, IngressError
 from perdure.security import JournalCodec, TrustedKeys
 from perdure.security.keys import PrivateKey, PublicKey
-from perdure.security.signing_rules import SigningMode, SigningRules
+from perdure.security.signed_actions import SigningMode, SigningRules
 from services.control_plane.approvals.settings import ApprovalsSettings
 from services.control_plane.orchestrator.settings import OrchestratorSettings
 from services.data_plane.audit import AuditReport, Invariant, audit, confirmed_charges
@@ -184,7 +184,7 @@ def _settings(topology: Topology, environment: Mapping[str, str]) -> tuple[int, 
         return limit, retention, SigningRules()
     is_signed = environment.get("PERDURE_ACTS") == SigningMode.SIGNED
     mode = SigningMode.SIGNED if is_signed else SigningMode.UNSIGNED
-    return limit, retention, SigningRules(mode=mode, trust=TrustedKeys(issuers=tuple(keys)))
+    return limit, retention, SigningRules(mode=mode, trusted_keys=TrustedKeys(issuers=tuple(keys)))
 
 
 def _setting(environment: Mapping[str, str], settings: type[BaseSettings], prefix: str, name: str) -> Any:

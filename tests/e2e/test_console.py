@@ -105,7 +105,7 @@ def test_a_link_shows_without_deciding_and_decides_once(console, contexts):
     expect(page.get_by_role("button")).to_have_count(0)
     forged = token[:-4] + ("AAAA" if token[-4:] != "AAAA" else "BBBB")
     assert page.goto(f"/l/{forged}").status == 403
-    expect(page.get_by_text("this link is not one of ours")).to_be_visible()
+    expect(page.get_by_text("this link is not signed by a trusted key")).to_be_visible()
 
 
 # What a browser presses or submits by itself while somebody types. It goes no further, so that the page stays.

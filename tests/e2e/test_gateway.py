@@ -53,7 +53,7 @@ def attach(console: Consoled, key: str, authorization: str, way: str = "attach")
 def trusting(console: Consoled) -> Iterator[None]:
     """What this process serves believes the console."""
     issuer = PrivateKey.load(console.launched.home / "keys" / "console-issuer.pem")
-    set_signing_rules(SigningRules(trust=TrustedKeys(issuers=(issuer.public,))))
+    set_signing_rules(SigningRules(trusted_keys=TrustedKeys(issuers=(issuer.public,))))
     yield
     set_signing_rules(None)
 

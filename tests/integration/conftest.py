@@ -37,6 +37,6 @@ def logged() -> Iterator[io.StringIO]:
 @pytest.fixture
 def signed_acts() -> Iterator[None]:
     """Require actions signed with keys of `actor_keys`."""
-    set_signing_rules(SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,))))
+    set_signing_rules(SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,))))
     yield
     set_signing_rules(None)

@@ -60,8 +60,8 @@ async def test_trouble_is_told_once_signed_and_listed_until_it_is_over(scene):
     assert all(alert.since is not None and alert.handler == "go" for alert in listed)
 
     on.patient.works.set()
-    await on.admin.act(paused, "resume")
-    await on.admin.act(killed, "kill")
+    await on.admin.control_invocation(paused, "resume")
+    await on.admin.control_invocation(killed, "kill")
 
     async def over() -> bool:
         seen = await on.seen()
@@ -89,7 +89,7 @@ async def test_one_that_fails_again_and_again_is_told_once_though_it_runs_when_i
     assert (news.event, news.alert.id) == ("alert.raised", name)
     assert "the wire is cut, again" in news.alert.reason
 
-    await on.admin.act(invocation, "kill")
+    await on.admin.control_invocation(invocation, "kill")
     await on.until_seen(f"killed/{invocation}")
     await on.look()
     assert summary(await on.told(3)) == {
@@ -115,7 +115,7 @@ async def test_hundreds_are_one_piece_of_news_and_all_of_them_are_listed(scene):
 
     # What goes, and what comes, is not told each time. Killed, they are another kind of trouble.
     for each in ids[:20]:
-        await on.admin.act(each, "kill")
+        await on.admin.control_invocation(each, "kill")
     later = await on.ingress.send(on.patient.target())
     await on.until_seen(f"paused/{later}", *(f"killed/{each}" for each in ids[:20]))
     await on.look()
@@ -125,7 +125,7 @@ async def test_hundreds_are_one_piece_of_news_and_all_of_them_are_listed(scene):
 
     on.patient.works.set()
     left = [*ids[20:], later]
-    await asyncio.gather(*(on.admin.act(each, "resume") for each in left))
+    await asyncio.gather(*(on.admin.control_invocation(each, "resume") for each in left))
 
     async def all_resumed() -> bool:
         return not {f"paused/{each}" for each in left} & await on.seen()

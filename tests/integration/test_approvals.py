@@ -230,7 +230,7 @@ async def test_timeout_after_kill_of_orchestrator(desk: Desk):
     invocation = await desk.ask(approvers=[person], timeout=timedelta(seconds=2))
     await desk.inbox_has(person, 1)
     async with AdminClient(desk.env.admin) as admin:
-        await admin.act(invocation, "kill")
+        await admin.control_invocation(invocation, "kill")
     await desk.status_where(lambda status: status.status == "timed_out")
     await desk.inbox_has(person, 0)
 
@@ -375,6 +375,6 @@ async def test_cancel_withdraws_approval(desk: Desk):
     desk.id = f"gate-{desk.id}"
     await desk.status_where(lambda status: status.status == "open")
     async with AdminClient(desk.env.admin) as admin:
-        await admin.act(invocation, "cancel")
+        await admin.control_invocation(invocation, "cancel")
     await desk.status_where(lambda status: status.status == "withdrawn")
     assert (await refused(desk.approve("ada"))).code == "too_late"

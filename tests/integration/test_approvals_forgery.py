@@ -32,14 +32,14 @@ from perdure.security import (
     SigningRules,
     TrustedKeys,
     mint_link,
-    payload_digest,
 )
+from perdure.security.encodings import json_digest
 from perdure.testing import Restate, RestateEnvironment
 
 HOUR = timedelta(hours=1)
 ISSUER, STRANGER, LINKS = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.generate()
 PAYLOAD = {"amount_minor": 900_000}
-DIGEST = payload_digest(PAYLOAD)
+DIGEST = json_digest(PAYLOAD)
 
 PUBLIC = ("approve", "reject", "delegate", "withdraw", "decide_by_link", "revoke_links")
 REFUSALS = range(400, 500)
@@ -213,7 +213,7 @@ class Forger(RuleBasedStateMachine):
 
 @pytest_asyncio.fixture
 async def env(restate: Restate) -> AsyncIterator[RestateEnvironment]:
-    rules = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,)))
+    rules = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,)))
     config = ApprovalsConfig(acts=rules, link_keys=(LINKS.public,), allow_unverified_requester=True)
     yield await restate.serve(*definitions(config), payments)
 

@@ -22,7 +22,7 @@ from perdure.testing import Restate
 from tests.integration.approvals_harness import HOUR, asking, refused
 from tests.integration.test_approvals_signatures import DIGEST, ISSUER, LINKS, PAYLOAD, SignedDesk, key_of, now, why
 
-RULES = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,)))
+RULES = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,)))
 ADMIN = key_of("admin", roles=(Role.ADMINISTRATOR,))
 MINTER = LinkMinter(LINKS, "https://console.example.com")
 

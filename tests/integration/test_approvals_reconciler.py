@@ -55,7 +55,7 @@ async def test_withdraw_after_kill_of_waiter(desk: Desk):
         each["id"] for each in (await desk.client.call(reconcile, key="all"))["repaired"] if each["id"] == desk.id
     ] == []
     async with AdminClient(desk.env.admin) as admin:
-        await admin.act(invocation, "kill")
+        await admin.control_invocation(invocation, "kill")
 
     async def withdrawn() -> bool:
         await desk.client.call(reconcile, key="all")
@@ -75,7 +75,7 @@ async def test_repair_killed_timers(desk: Desk):
         sql = f"""select id from sys_invocation_status where target_service_name = 'Approvals'
             and target_service_key = '{desk.id}' and target_handler_name = 'end_stage'"""
         for row in await admin.query(sql):
-            await admin.act(row["id"], "kill")
+            await admin.control_invocation(row["id"], "kill")
         assert not await admin.query(sql + " and status != 'completed'")
 
     async def is_found() -> bool:
@@ -99,7 +99,7 @@ async def interrupt(desk: Desk, change: Callable[[dict[str, str]], dict[str, str
         sql = f"""select id from sys_invocation_status where target_service_name = 'Approvals'
             and target_service_key = '{desk.id}' and target_handler_name = 'end_stage'"""
         for row in await admin.query(sql):
-            await admin.act(row["id"], "kill")
+            await admin.control_invocation(row["id"], "kill")
 
 
 async def repaired(desk: Desk, *keys: str) -> None:
@@ -168,7 +168,7 @@ async def test_waiter_learns_of_killed_opening(desk: Desk, monkeypatch: pytest.M
     try:
         invocation = await eventually(opening, what="an invocation that opens it")
         async with AdminClient(desk.env.admin) as admin:
-            await admin.act(invocation, "kill")
+            await admin.control_invocation(invocation, "kill")
         assert (await refused(desk.outcome())).message == "killed"
     finally:
         free.set()

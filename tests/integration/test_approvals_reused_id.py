@@ -15,7 +15,7 @@ from perdure.approvals.request import OnTimeout
 from perdure.approvals.service import ApprovalsConfig, definitions
 from perdure.approvals.targets import decide_by_link, repair_approval
 from perdure.engine.admin import AdminClient
-from perdure.security import PrivateKey, mint_link, payload_digest
+from perdure.security import PrivateKey, json_digest, mint_link
 from perdure.testing import Restate
 from tests.integration.approvals_harness import (
     HOUR,
@@ -59,7 +59,7 @@ class SecondDesk(Desk):
             LINKS,
             approval_id=self.id,
             person=person,
-            payload_digest=payload_digest(PAYLOAD),
+            payload_digest=json_digest(PAYLOAD),
             issued_at=datetime.now(UTC),
             expires_at=datetime.now(UTC) + lasts,
             nonce=nonce * 20,

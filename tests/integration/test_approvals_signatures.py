@@ -27,8 +27,8 @@ from perdure.security import (
     SigningMode,
     SigningRules,
     TrustedKeys,
+    json_digest,
     mint_link,
-    payload_digest,
 )
 from perdure.testing import Restate
 from tests.integration.approvals_harness import HOUR, Desk, asking, end, refused
@@ -37,7 +37,7 @@ from tests.support import Recording, eventually
 ISSUER, STRANGER, LINKS = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.generate()
 MINTER = LinkMinter(LINKS, "https://console.example.com/")
 PAYLOAD = {"amount": 150_000}
-DIGEST = payload_digest(PAYLOAD)
+DIGEST = json_digest(PAYLOAD)
 
 
 def now() -> datetime:
@@ -81,7 +81,7 @@ async def desk(restate: Restate, did: Recording) -> AsyncIterator[SignedDesk]:
         did.add(f"{notification.to} {notification.approval_id}/{MINTER.link(notification)}")
 
     config = ApprovalsConfig(
-        acts=SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,))),
+        acts=SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,))),
         link_keys=(LINKS.public,),
         notify=Target("Notifier", "put", ApprovalNotification, None),
     )
@@ -115,7 +115,7 @@ async def test_signed_vote_is_stored_with_signature(desk: SignedDesk):
     assert stored is not None
     verified = TrustedKeys(issuers=(ISSUER.public,)).verify(
         stored,
-        act="approve",
+        action="approve",
         target=f"Approvals/{desk.id}",
         payload_digest=DIGEST,
         now=now(),
@@ -137,7 +137,7 @@ async def test_invalid_signatures_are_refused_and_recorded(desk: SignedDesk):
     late = timedelta(minutes=9)
     cases: list[tuple[str, dict[str, Any], tuple[int, str]]] = [
         ("approve", {"actor": "ada"}, (401, "unsigned")),
-        ("approve", forged, (401, "act_signature")),
+        ("approve", forged, (401, "action_signature")),
         ("approve", signed(key_of("ada", issuer=STRANGER)), (401, "issuer")),
         ("approve", signed(ada, at=now() - late), (401, "too_old")),
         ("approve", signed(ada, at=now() + late), (401, "future")),
@@ -149,7 +149,7 @@ async def test_invalid_signatures_are_refused_and_recorded(desk: SignedDesk):
         ("approve", signed(key_of("ada", roles=(Role.VIEWER,))), (403, "forbidden")),
         (
             "approve",
-            sign_action(ada, "approve", desk.id, payload_digest({"amount": 1}), {}, at=now()),
+            sign_action(ada, "approve", desk.id, json_digest({"amount": 1}), {}, at=now()),
             (409, "payload"),
         ),
         ("delegate", {"actor": "ada", "to": "eve", "until": (now() + HOUR).isoformat()}, (401, "unsigned")),
@@ -168,7 +168,7 @@ async def test_invalid_signatures_are_refused_and_recorded(desk: SignedDesk):
     assert (status.status, len(status.decisions), status.refusals) == ("open", 1, len(cases) + 2)
     refusals = [entry for entry in status.audit_log if entry.result.startswith("refused:")]
     assert len(refusals) == len(cases) + 2
-    assert refusals[1].details["why"] == "act_signature"
+    assert refusals[1].details["why"] == "action_signature"
     assert refusals[1].signed_action is not None
     assert verify_audit_log(desk.id, status.audit_log, head=status.head).intact
 
@@ -184,7 +184,7 @@ async def test_withdrawal_requires_signature(desk: SignedDesk):
 @pytest.mark.restate_modes("http2")
 async def test_early_signed_vote_counts_for_signed_payload(desk: SignedDesk):
     assert (await desk.act(key_of("ada"), "approve"))["status"] == "expected"
-    await desk.act(key_of("bob"), "approve", digest=payload_digest("something else"))
+    await desk.act(key_of("bob"), "approve", digest=json_digest("something else"))
     await desk.ask(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
     status = await desk.status_where(lambda _: True)
     assert [decision.actor for decision in status.decisions] == ["ada"]
@@ -193,14 +193,14 @@ async def test_early_signed_vote_counts_for_signed_payload(desk: SignedDesk):
 
 @pytest.mark.restate_modes("http2")
 async def test_refused_actor_does_not_block_others(desk: SignedDesk, monkeypatch: pytest.MonkeyPatch):
-    for name, number in {"CROWDED": 4, "FOR_EACH": 2}.items():
+    for name, number in {"UNRESTRICTED_NONCES": 4, "NONCES_PER_PERSON": 2}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{name}", number)
     await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
     codes = [(await refused(desk.act(key_of("req"), "reject"))).code for _ in range(6)]
-    assert codes == ["own_request"] * 4 + ["too_many_acts"] * 2
+    assert codes == ["own_request"] * 4 + ["too_many_actions"] * 2
     eve = [key_of("eve", roles=(Role.VIEWER,)) for _ in range(3)]
     codes = [(await refused(desk.act(key, "withdraw"))).code for key in eve]
-    assert codes == ["not_the_requester"] * 2 + ["too_many_acts"]
+    assert codes == ["not_the_requester"] * 2 + ["too_many_actions"]
     assert (await desk.act(key_of("ada"), "approve"))["status"] == "open"
     by_link = mint_link(
         LINKS,
@@ -247,7 +247,7 @@ async def test_link_decides_once(desk: SignedDesk, did: Recording):
         (minted(key=STRANGER), (401, "link_signature")),
         (minted(expires_at=now()), (401, "link_expired")),
         (minted(approval_id="another"), (403, "target")),
-        (minted(payload_digest=payload_digest("changed")), (409, "payload")),
+        (minted(payload_digest=json_digest("changed")), (409, "payload")),
         (minted(person="eve", nonce="e" * 20), (403, "not_an_approver")),
         (minted(person="req", nonce="r" * 20), (403, "own_request")),
     ]:

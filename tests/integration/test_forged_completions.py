@@ -132,7 +132,7 @@ async def test_cancel_while_slowed_down_withdraws(desk: GateDesk):
         await desk.forge(number)
     await desk.has_read(2)  # then pauses for 2 s
     async with AdminClient(desk.env.admin) as admin:
-        await admin.act(desk.invocation, "cancel")
+        await admin.control_invocation(desk.invocation, "cancel")
     assert (await refused(desk.result())).code == "cancelled"
     await desk.status_where(lambda status: status.status == "withdrawn")
     assert await desk.readings() == 2

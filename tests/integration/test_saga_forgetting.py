@@ -74,7 +74,7 @@ async def forget_undos(admin: AdminClient, bench: Bench) -> None:
             f"select id from sys_invocation where target_service_name = {sql_text(bench.name + 'Compensations')}"
         )
         for row in rows:
-            await admin.act(row["id"], "purge")
+            await admin.control_invocation(row["id"], "purge")
         return not rows
 
     await eventually(done, what="engine that remembers no undo")

@@ -57,7 +57,7 @@ async def cancel_while_slow(bench: Bench, key: str) -> None:
     invocation = await start(bench, key)
     await entry(bench, f"do {key}/slow")
     async with AdminClient(bench.admin_url) as admin:
-        await admin.act(invocation, "cancel")
+        await admin.control_invocation(invocation, "cancel")
     bench.released.set()
 
 
@@ -84,7 +84,7 @@ async def test_a_key_that_is_used_again_after_its_retention_is_rolled_back_again
     async with AdminClient(bench.admin_url) as admin:
         rows = await admin.query("select id from sys_invocation where target_service_key = " + sql_text(key))
         for row in rows:
-            await admin.act(row["id"], "purge")
+            await admin.control_invocation(row["id"], "purge")
     with pytest.raises(IngressError) as failed:
         await bench.ingress.call(Target(bench.name, "run", None, object), key=key)
     assert "step 'b' failed" in failed.value.message
@@ -218,7 +218,7 @@ async def test_a_rollback_whose_cancelled_step_has_long_ended_does_not_wait_for_
             "select id from sys_invocation where status = 'completed' and target_service_name = 'Tasks'"
         )
         for row in rows:
-            await admin.act(row["id"], "purge")
+            await admin.control_invocation(row["id"], "purge")
     await act(bench, "redrive", f"{bench.name}:{key}/1")
     await rolled_back(bench, key)
     assert bench.undone(key) == ["undo slow"] * 3
@@ -319,7 +319,7 @@ async def test_a_service_that_is_down_does_not_hold_up_the_sagas_of_others(resta
             for name, key in keys.items():
                 invocation = await start(bench, key, name)
                 await entry(bench, f"done {key}/a")
-                await admin.act(invocation, "kill")
+                await admin.control_invocation(invocation, "kill")
         report = await asyncio.wait_for(bench.ingress.call(sweep, key="all"), 30)
         assert keys[bench.name] in {find.key for find in report.acted_on}
         assert any(down in message for message in report.failed.values())
@@ -328,13 +328,13 @@ async def test_a_service_that_is_down_does_not_hold_up_the_sagas_of_others(resta
             f"select id from sys_invocation where status != 'completed' and target_service_name = {sql_text(down)}"
         )
         for row in left:
-            await admin.act(row["id"], "kill")
+            await admin.control_invocation(row["id"], "kill")
         ended = await admin.query(
             "select id from sys_invocation where target_handler_name = 'run' "
             f"and target_service_name = {sql_text(down)}"
         )
         for row in ended:  # or every later sweep would try it
-            await admin.act(row["id"], "purge")
+            await admin.control_invocation(row["id"], "purge")
         for deployment in await admin.deployments():
             if str(deployment.get("uri", "")).rstrip("/") == gone.url:
                 await admin.remove_deployment(deployment["id"])

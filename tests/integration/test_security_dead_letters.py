@@ -117,7 +117,7 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
         assert await refused("redrive", letter, None) == (401, "unsigned")
         assert await refused("redrive", letter, sign(Act.REDRIVE, letter, MALLORY)) == (401, "issuer")
         forged = redrive.model_copy(update={"reason": "other"})
-        assert await refused("redrive", letter, forged, reason="other", **edited) == (401, "act_signature")
+        assert await refused("redrive", letter, forged, reason="other", **edited) == (401, "action_signature")
         old = sign(Act.REDRIVE, letter, at=datetime.now(UTC) - timedelta(minutes=6))
         assert await refused("redrive", letter, old) == (401, "too_old")
         assert await refused("redrive", letter, sign(Act.REDRIVE, letter, VERA), actor="vera@example.com") == (
@@ -165,8 +165,8 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
 
 @pytest.mark.restate_modes("http2")
 @pytest.mark.usefixtures("signed_acts")
-async def test_who_signs_without_end_keeps_nobody_else_from_acting(restate: Restate, monkeypatch: pytest.MonkeyPatch):
-    for name, number in {"CROWDED": 3, "FOR_EACH": 1}.items():
+async def test_limit_actions_per_person(restate: Restate, monkeypatch: pytest.MonkeyPatch):
+    for name, number in {"UNRESTRICTED_NONCES": 3, "NONCES_PER_PERSON": 1}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{name}", number)
     name = fresh("Flooded")
     env = await restate.serve(*jammed(name))
@@ -179,7 +179,7 @@ async def test_who_signs_without_end_keeps_nobody_else_from_acting(restate: Rest
             await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
         with pytest.raises(IngressError, match="no room for more") as error:
             await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
-        assert (error.value.status_code, error.value.code) == (429, "too_many_acts")
+        assert (error.value.status_code, error.value.code) == (429, "too_many_actions")
         otto = key_of("otto@example.com", Role.OPERATOR)
         await desk.act("skip", letter, sign(Act.SKIP, letter, otto), actor="otto@example.com")
         await desk.letters(0)
@@ -189,7 +189,7 @@ async def test_who_signs_without_end_keeps_nobody_else_from_acting(restate: Rest
 async def test_unsigned_acts_are_taken_in_development_and_are_marked(restate: Restate):
     name = fresh("Unsigned")
     env = await restate.serve(*jammed(name))
-    set_signing_rules(SigningRules(trust=TrustedKeys(issuers=(ISSUER.public,))))
+    set_signing_rules(SigningRules(trusted_keys=TrustedKeys(issuers=(ISSUER.public,))))
     try:
         async with IngressClient(env.ingress) as ingress:
             desk = Desk(ingress, name)
@@ -226,7 +226,7 @@ async def test_the_command_line_signs_with_a_key_file(restate: Restate, tmp_path
         with pytest.raises(IngressError):
             await ingress.call(Target(name, "run", Parts, None), Parts(names=["a", "b"]), key=saga)
         first, second = await desk.letters(2)
-        assert "it takes the role operator" in await perdure("skip", first.id, key="vera.key")
+        assert "this action requires the role operator" in await perdure("skip", first.id, key="vera.key")
         assert "redrive recorded. State: pending." in await perdure("redrive", first.id, "--payload", '"mended"')
         await desk.letters(1)
         assert "1 succeeded, 0 refused" in await perdure("resolve", "--signature", second.signature)

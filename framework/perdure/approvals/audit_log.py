@@ -19,8 +19,8 @@ from pydantic import BaseModel, JsonValue
 from perdure.approvals.messages import ApprovalStatus, AuditEntry
 from perdure.approvals.signatures import SignableAction, action_target, role_for
 from perdure.errors import PerdureTerminalError
-from perdure.security.encodings import canonical_json, payload_digest
-from perdure.security.signing_rules import SigningMode, SigningRules
+from perdure.security.encodings import canonical_json, json_digest
+from perdure.security.signed_actions import SigningMode, SigningRules
 
 _SIGNABLE: Final = frozenset(get_args(SignableAction))
 _SIGNED_DETAILS: Final = {"delegate": ("to", "until"), "revoke_links": ("person",)}
@@ -174,7 +174,7 @@ def _check_log(approval: ApprovalStatus) -> AuditLogCheck:
     opened = next((entry for entry in approval.audit_log if entry.result == "opened"), None)
     if opened is None:
         return AuditLogCheck(entries=check.entries, broken_at=1, why="no entry records the opening")
-    if not opened.details.get("payload_digest") == payload_digest(approval.payload) == approval.payload_digest:
+    if not opened.details.get("payload_digest") == json_digest(approval.payload) == approval.payload_digest:
         why = "the payload differs from the one at the opening"
         return AuditLogCheck(entries=check.entries, broken_at=opened.seq, why=why)
     return check
@@ -205,14 +205,14 @@ def _check_signature(
         if rules.mode is SigningMode.SIGNED:
             return SignatureStatus.BAD, "no signature, although it is required"
         return SignatureStatus.UNSIGNED, ""
-    if rules.trust is None:
+    if rules.trusted_keys is None:
         return SignatureStatus.UNCHECKED, ""
     fields = _SIGNED_DETAILS.get(entry.action)
     details: JsonValue = None if fields is None else {field: entry.details.get(field) for field in fields}
     try:
-        replace(rules.trust, revoked=frozenset()).verify(
+        replace(rules.trusted_keys, revoked=frozenset()).verify(
             signed_action,
-            act=entry.action,
+            action=entry.action,
             target=action_target(approval.approval_id),
             # An early vote may be about any payload; it is compared when it counts.
             payload_digest=signed_action.payload_digest if entry.result == "early" else approval.payload_digest,

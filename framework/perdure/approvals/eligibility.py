@@ -8,7 +8,7 @@ from typing import Final
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Delegation, Vote
 from perdure.approvals.schema import Approval, Rules
 from perdure.errors import Conflict, InvalidInput, PerdureTerminalError, Refused
-from perdure.security.user_names import ANYONE, is_one_of
+from perdure.security.user_names import ANYONE, shares_mailbox
 
 MAX_EARLY_VOTES: Final = 100
 """Maximum number of votes before the opening. Any person can send these for any ID."""
@@ -62,9 +62,9 @@ def _assign_approver(approval: Approval, vote: Vote, at: datetime) -> Vote | Per
 
 
 def _exclusion(rules: Rules, person: str) -> str:
-    if is_one_of(person, [rules.requester]):
+    if shares_mailbox(person, [rules.requester]):
         return f"{person} requested this approval"
-    if is_one_of(person, [rules.requester_owner]):
+    if shares_mailbox(person, [rules.requester_owner]):
         return f"{person} owns the API key of {rules.requester}, which requested this approval,"
     return f"{person} is the subject of this approval"
 

@@ -13,9 +13,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Str
 from perdure._runtime.plain_text import Reason
 from perdure.approvals.request import AwakeableId, Stage, WaitId
 from perdure.security.credentials import Role
-from perdure.security.links import MAX_TOKEN
+from perdure.security.links import MAX_TOKEN_LENGTH
 from perdure.security.signed_actions import SignedAction
-from perdure.security.user_names import GroupName, Person, is_one_of
+from perdure.security.user_names import GroupName, UserName, shares_mailbox
 
 MAX_PAGE: Final = 500
 """Maximum number of approvals in one page of an inbox."""
@@ -122,7 +122,7 @@ class ApprovalActionRequest(_Input):
         signed_action: The action, signed by the actor for the target ``Approvals/{id}``.
     """
 
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     groups: list[GroupName] = Field(default=[], max_length=100)
     signed_action: SignedAction | None = None
@@ -140,7 +140,7 @@ class DelegationRequest(ApprovalActionRequest):
         until: Expiry.
     """
 
-    to: Person
+    to: UserName
     until: AwareDatetime
 
     @model_validator(mode="after")
@@ -163,7 +163,7 @@ class LinkRevocationRequest(ApprovalActionRequest):
         person: Owner of the links; None for all links to the approval.
     """
 
-    person: Person | None = None
+    person: UserName | None = None
 
 
 class LinkDecisionRequest(_Input):
@@ -175,7 +175,7 @@ class LinkDecisionRequest(_Input):
         reason: Reason for the audit log.
     """
 
-    token: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TOKEN)]
+    token: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TOKEN_LENGTH)]
     approve: bool
     reason: Reason = ""
 
@@ -189,7 +189,7 @@ class PrincipalRequest(_Input):
         signed_action: The action, signed by the actor for the target ``Principals/{person}``.
     """
 
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     signed_action: SignedAction | None = None
 
@@ -225,7 +225,7 @@ class Vote(_Record):
         approve: True for an approval, False for a rejection.
         reason: Reason of the voter.
         at: Time of the vote.
-        on_behalf_of: Person who delegated the vote; None for an own vote.
+        on_behalf_of: UserName who delegated the vote; None for an own vote.
         groups: Groups of the approver.
         signed: Whether the voter was authenticated by a signed action or a link.
         payload_digest: Digest of the payload that an early voter was shown.
@@ -418,7 +418,7 @@ class ApprovalStatus(_Record):
         requester: Requesting person or program, such as ``key:shop``; may be empty.
         requester_verified: Whether the requester was authenticated.
         requester_owner: Owner of the requesting program's API key.
-        subject: Person affected by the request, as stated by the caller.
+        subject: UserName affected by the request, as stated by the caller.
         approvers: People and groups that may vote in this stage; empty for anyone except requester and subject.
         groups: Known members of groups.
         veto: People and groups whose single rejection rejects the approval.
@@ -481,7 +481,7 @@ class InboxItem(_Record):
         requester: Requesting person or program.
         requester_verified: Whether the requester was authenticated.
         requester_owner: Owner of the requesting program's API key.
-        subject: Person affected by the request, as stated by the caller.
+        subject: UserName affected by the request, as stated by the caller.
         quorum: Number of approvals needed.
         opened_at: Opening time.
         deadline: Deadline, or the expiry of the delegation if that is sooner.
@@ -509,7 +509,7 @@ class InboxItem(_Record):
 
     def excludes(self, person: str) -> bool:
         """Return whether a person may not vote because the request is theirs or about them."""
-        return is_one_of(person, (self.requester, self.requester_owner, self.subject))
+        return shares_mailbox(person, (self.requester, self.requester_owner, self.subject))
 
 
 class InboxRemoval(_Record):

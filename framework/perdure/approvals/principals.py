@@ -21,10 +21,9 @@ from perdure.errors import Forbidden, InvalidInput
 from perdure.handlers import handler
 from perdure.observability.logging import get_logger
 from perdure.security.credentials import Role
-from perdure.security.encodings import payload_digest
+from perdure.security.encodings import json_digest
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, VerifiedActor
-from perdure.security.signing_rules import SigningRules
+from perdure.security.signed_actions import ActorKey, SigningRules, VerifiedActor
 from perdure.security.user_names import canonical_user
 from perdure.state import State
 
@@ -33,7 +32,7 @@ log = get_logger("perdure.approvals")
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """Maximum time that the clock of a user directory may be ahead."""
 
-NO_PAYLOAD_DIGEST: Final = payload_digest(None)
+NO_PAYLOAD_DIGEST: Final = json_digest(None)
 """Payload digest of signed actions on principals, which have no payload."""
 
 
@@ -90,7 +89,7 @@ class Principals:
         nonces = State(ctx, NONCES_KEY, NonceLog, default=NonceLog())
         actor, used = self._rules.check(
             request.signed_action,
-            act=action,
+            action=action,
             target=principal_target(ctx.key()),
             payload_digest=NO_PAYLOAD_DIGEST,
             now=now,

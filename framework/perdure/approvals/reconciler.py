@@ -212,7 +212,7 @@ class ApprovalReconciler:
     async def _resume(self, invocation_id: str) -> None:
         async with AdminClient(self._config.admin_url) as admin:
             try:
-                await admin.act(invocation_id, "resume")
+                await admin.control_invocation(invocation_id, "resume")
             except EngineError as error:
                 if not 400 <= error.status_code < 500:
                     raise

@@ -29,12 +29,12 @@ from pydantic_core import from_json
 from perdure.security.user_names import (
     Approver,
     GroupName,
-    Person,
+    UserName,
     VetoHolder,
     check_name,
     group_of,
     is_group,
-    is_one_of,
+    shares_mailbox,
 )
 
 MAX_ID_LENGTH: Final = 256
@@ -116,7 +116,7 @@ class ApprovalRequest(BaseModel):
             not vote.
         requester_verified: Whether the requester was authenticated. The library sets it, see `Orchestration.caller`.
         requester_owner: Owner of the requesting program's API key; empty for a person. May not vote.
-        subject: Person affected by the request, as stated by the caller; may be empty. May not vote.
+        subject: UserName affected by the request, as stated by the caller; may be empty. May not vote.
         groups: Members by group. Membership in other groups is taken from the voter's credential.
         approvers: People and groups (``group:finance``) that may vote; empty for anyone except requester, owner and
             subject.
@@ -141,7 +141,7 @@ class ApprovalRequest(BaseModel):
     requester_verified: bool = False
     requester_owner: Name = ""
     subject: Name = ""
-    groups: dict[GroupName, list[Person]] = Field(default={}, max_length=MAX_APPROVERS)
+    groups: dict[GroupName, list[UserName]] = Field(default={}, max_length=MAX_APPROVERS)
     approvers: _Approvers = []
     quorum: _Quorum = Field(default=1, validate_default=True)
     veto: Annotated[list[VetoHolder], Field(max_length=MAX_APPROVERS), AfterValidator(_unique)] = []
@@ -230,7 +230,7 @@ def requester_text(requester: str, *, verified: bool, subject: str = "") -> str:
     Args:
         requester: The requester.
         verified: Whether the requester was authenticated.
-        subject: Person affected by the request.
+        subject: UserName affected by the request.
     """
     name = requester if verified or not requester else f"{requester} (unverified)"
     return f"{name}, for {subject}".removeprefix(", ") if subject not in ("", requester) else name
@@ -249,7 +249,7 @@ def eligible_people(
         else:
             return None
     names = tuple(excluded)
-    return frozenset(person for person in people if not is_one_of(person, names)) if people else None
+    return frozenset(person for person in people if not shares_mailbox(person, names)) if people else None
 
 
 def _check_quorum(quorum: int, approvers: list[str], data: Mapping[str, object]) -> None:

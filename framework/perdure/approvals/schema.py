@@ -34,8 +34,8 @@ from perdure.approvals.messages import (
 from perdure.approvals.request import ApprovalRequest, OnTimeout, eligible_people
 from perdure.errors import Refused
 from perdure.security.credentials import Role
-from perdure.security.encodings import payload_digest
-from perdure.security.user_names import ANYONE, group_of, is_group, is_one_of
+from perdure.security.encodings import json_digest
+from perdure.security.user_names import ANYONE, group_of, is_group, shares_mailbox
 
 APPROVALS: Final = "Approvals"
 INBOX: Final = "ApprovalInbox"
@@ -162,7 +162,7 @@ class Rules(_Stored):
             stages=stages,
             groups={group: tuple(sorted(members)) for group, members in request.groups.items()},
             veto=tuple(sorted(request.veto)),
-            payload_digest=payload_digest(request.payload),
+            payload_digest=json_digest(request.payload),
         )
 
     def same_question(self, other: Rules) -> bool:
@@ -182,7 +182,7 @@ class Rules(_Stored):
 
     def excludes(self, person: str) -> bool:
         """Return whether a person, or an alias of their mailbox, may not vote."""
-        return is_one_of(person, self.excluded)
+        return shares_mailbox(person, self.excluded)
 
     def is_eligible(self, stage: int, person: str, groups: Iterable[str], *, approve: bool) -> bool:
         """Return whether a person may cast an own vote; veto holders that are not approvers may only reject."""

@@ -57,7 +57,7 @@ from perdure.handlers import Definition, handler
 from perdure.security.credentials import Role
 from perdure.security.keys import PublicKey
 from perdure.security.links import read_link
-from perdure.security.signing_rules import SigningMode, SigningRules, get_signing_rules
+from perdure.security.signed_actions import SigningMode, SigningRules, get_signing_rules
 from perdure.targets import Target
 
 RETENTION = timedelta(days=30)
@@ -70,7 +70,7 @@ class ApprovalsConfig:
 
     Args:
         acts: Whether actions must be signed, and the trusted keys. Defaults to the rules of the process, see
-            `perdure.security.signing_rules`.
+            `perdure.security.signed_actions`.
         link_keys: Public keys of links; without any, links are refused. The delivering service has the private key,
             see `perdure.approvals.links`.
         allow_unverified_requester: Accept requests without an authenticated requester although actions must be signed.
@@ -110,7 +110,7 @@ def definitions(config: ApprovalsConfig | None = None) -> list[Definition]:
         config: The configuration.
 
     Raises:
-        ConfigurationError: The signing rules of the process are invalid; see `perdure.security.signing_rules`.
+        ConfigurationError: The signing rules of the process are invalid; see `perdure.security.signed_actions`.
     """
     config = config or ApprovalsConfig()
     config = replace(config, acts=config.rules)  # read now, so that an invalid setting fails at the start

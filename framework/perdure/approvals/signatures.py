@@ -12,8 +12,7 @@ from perdure.approvals.messages import ApprovalActionRequest, DelegationRequest,
 from perdure.errors import Refused
 from perdure.security.credentials import Role
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, SignedAction
-from perdure.security.signing_rules import SigningRules
+from perdure.security.signed_actions import ActorKey, SignedAction, SigningRules
 
 SignableAction: TypeAlias = Literal["approve", "reject", "delegate", "withdraw", "revoke_links"]
 
@@ -139,7 +138,7 @@ def check_action(
     signed_digest = "" if signed_action is None else signed_action.payload_digest
     actor, nonces = rules.check(
         signed_action,
-        act=action,
+        action=action,
         target=action_target(approval_id),
         payload_digest=approval_digest or signed_digest,
         now=now,

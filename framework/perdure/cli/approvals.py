@@ -43,8 +43,7 @@ from perdure.cli.options import (
 )
 from perdure.errors import ConfigurationError, IngressError
 from perdure.security.keys import PrivateKey
-from perdure.security.signed_actions import ActorKey
-from perdure.security.signing_rules import SigningRules, SigningSettings
+from perdure.security.signed_actions import ActorKey, SigningRules, SigningSettings
 from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_user
 from perdure.targets import Target
 from perdure.terminal import console, multiline_text

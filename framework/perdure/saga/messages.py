@@ -12,7 +12,7 @@ from perdure._runtime.plain_text import Reason
 from perdure.saga.operator_actions import Act
 from perdure.saga.policy import CompensationHandler, Outcome, SagaConfig, StepRecord, StepState
 from perdure.security.signed_actions import SignedAction
-from perdure.security.user_names import Person
+from perdure.security.user_names import UserName
 from perdure.targets import Target
 
 NEVER_COMPLETED_HEADER = "x-perdure-never-completed"
@@ -263,7 +263,7 @@ class StepAction(_Input):
 
     position: int
     act: Act
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     payload: JsonValue = None
     proof: SignedAction | None = None
@@ -391,7 +391,7 @@ class ActRequest(_Input):
     """
 
     id: str
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     payload: JsonValue = None
     proof: SignedAction | None = None
@@ -410,7 +410,7 @@ class BulkActionRequest(_Input):
     """
 
     act: Act
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     filter: DeadLetterFilter
     proofs: dict[str, SignedAction] = Field(default={}, max_length=1000)

@@ -288,7 +288,7 @@ class SagaReconciler:
 async def _act_on(admin: AdminClient, invocation_id: str, act: InvocationAction) -> bool:
     """Do something with an invocation, unless somebody else was faster; tell if it was done."""
     try:
-        await admin.act(invocation_id, act)
+        await admin.control_invocation(invocation_id, act)
     except EngineError as error:
         if error.status_code not in (404, 409):
             raise

@@ -34,7 +34,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from perdure._runtime.places import OutputSource, Place
-from perdure.engine.ingress_requests import opened
+from perdure.engine.ingress_requests import open_output
 from perdure.errors import UnreadableValue
 from perdure.observability.logging import get_logger
 from perdure.security import CALLER_HEADER, CallerKind, CallTarget, TrustedKeys
@@ -191,8 +191,8 @@ class Gateway:
 
     def _executions_of(self, parts: Parts) -> Executions:
         if self._executions is None or self._executions.engine is not parts.engine:
-            trust = TrustedKeys(issuers=(parts.signer.issuer, *parts.settings.issuers))
-            self._executions = Executions(parts.engine, trust)
+            trusted_keys = TrustedKeys(issuers=(parts.signer.issuer, *parts.settings.issuers))
+            self._executions = Executions(parts.engine, trusted_keys)
         return self._executions
 
     def _directory_of(self, parts: Parts) -> Directory:
@@ -287,7 +287,7 @@ def _returned(parts: Parts, asked: Asked, answer: httpx.Response) -> Response:
     elif parts.engine.codec is not None and asked.way != "send":
         try:
             source = OutputSource("", asked.service, asked.key or "", asked.handler)
-            content = opened(answer, parts.engine.codec, source)
+            content = open_output(answer, parts.engine.codec, source)
         except UnreadableValue as error:
             raise ConsoleError(502, "unreadable", "the answer cannot be opened; the console's log says why") from error
     return Response(content, answer.status_code, headers)

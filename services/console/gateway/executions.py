@@ -17,7 +17,7 @@ from typing import Final
 from perdure.engine.admin import sql_text
 from perdure.errors import Unauthenticated
 from perdure.security import TrustedKeys
-from perdure.security.callers import CALLER_HEADER, CallTarget, read_call
+from perdure.security.callers import CALLER_HEADER, CallTarget, read_signed_call
 from services.console.engine import Engine
 
 _FRESH: Final = 5.0
@@ -35,12 +35,12 @@ class Executions:
 
     Args:
         engine: The engine.
-        trust: The issuers whose signatures count.
+        trusted_keys: The issuers whose signatures are accepted.
         clock: A clock that never goes back, in seconds.
     """
 
     engine: Engine
-    trust: TrustedKeys
+    trusted_keys: TrustedKeys
     clock: Callable[[], float] = time.monotonic
     _known: dict[CallTarget, tuple[str, float]] = field(default_factory=dict, init=False)
 
@@ -78,7 +78,7 @@ class Executions:
         if token is None or entry.count(_NAME) != 1:
             return None
         try:
-            call = read_call(self.trust, token[1])
+            call = read_signed_call(self.trusted_keys, token[1])
         except Unauthenticated:
             return None
         return call.caller if call.target == target else None

@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from pydantic import TypeAdapter
 
-from perdure.engine.ingress_requests import segment
+from perdure.engine.ingress_requests import path_segment
 from services.console.problems import ConsoleError
 
 PREFIX: Final = "/gateway"
@@ -75,13 +75,13 @@ class Asked:
     @property
     def path(self) -> str:
         """The path at the ingress, with its query."""
-        service = segment(self.service)
+        service = path_segment(self.service)
         if self.way in ("attach", "output"):
-            return f"/restate/workflow/{service}/{segment(self.key or '')}/{self.way}"
-        middle = "" if self.key is None else f"/{segment(self.key)}"
+            return f"/restate/workflow/{service}/{path_segment(self.key or '')}/{self.way}"
+        middle = "" if self.key is None else f"/{path_segment(self.key)}"
         sent = "/send" if self.way == "send" else ""
         delay = f"?delay={self.delay}" if self.delay else ""
-        return f"/{service}{middle}/{segment(self.handler)}{sent}{delay}"
+        return f"/{service}{middle}/{path_segment(self.handler)}{sent}{delay}"
 
 
 def read_path(raw_path: bytes, query: bytes, keyed: frozenset[str]) -> Asked:

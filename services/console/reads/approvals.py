@@ -12,7 +12,7 @@ from perdure import Target
 from perdure.approvals.request import requester_text
 from perdure.approvals.schema import Principal
 from perdure.security import Link, Role
-from perdure.security.user_names import ANYONE, canonical_user, check_name, is_one_of
+from perdure.security.user_names import ANYONE, canonical_user, check_name, shares_mailbox
 from services.console.engine import Engine
 from services.console.people.sessions import SignedIn
 from services.console.problems import ConsoleError, invalid
@@ -48,7 +48,7 @@ class Asked(BaseModel):
         Args:
             person: The person's canonical name.
         """
-        return is_one_of(person, (self.requester, self.requester_owner, self.subject))
+        return shares_mailbox(person, (self.requester, self.requester_owner, self.subject))
 
 
 class InboxItem(Asked):

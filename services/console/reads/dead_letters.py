@@ -25,7 +25,7 @@ from perdure.saga.messages import (
 )
 from perdure.saga.operator_actions import Act
 from perdure.saga.signatures import sign_action
-from perdure.security.encodings import payload_digest
+from perdure.security.encodings import json_digest
 from services.console.engine import Engine
 from services.console.people.persons import utc_now
 from services.console.people.sessions import SignedIn
@@ -117,7 +117,7 @@ def shown_letters(letters: Mapping[str, int]) -> str:
     Args:
         letters: How often each was redriven, by its id.
     """
-    return payload_digest(dict(letters))
+    return json_digest(dict(letters))
 
 
 async def one(engine: Engine, letter_id: str) -> DeadLetterDetail:

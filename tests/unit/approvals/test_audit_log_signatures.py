@@ -21,18 +21,18 @@ from perdure.security import (
     SigningMode,
     SigningRules,
     TrustedKeys,
-    payload_digest,
+    json_digest,
 )
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 ISSUER = PrivateKey.generate()
 PAYLOAD = {"amount": 5}
-DIGEST = payload_digest(PAYLOAD)
+DIGEST = json_digest(PAYLOAD)
 
 
 def trusting(*issuers: PublicKey, mode: SigningMode = SigningMode.UNSIGNED) -> SigningRules:
-    return SigningRules(mode=mode, trust=TrustedKeys(issuers=issuers))
+    return SigningRules(mode=mode, trusted_keys=TrustedKeys(issuers=issuers))
 
 
 RULES = trusting(ISSUER.public)
@@ -193,8 +193,8 @@ def test_withdrawal_needs_no_approver_role():
             "not signed by the key of its credential",
         ),
         ({"signed_action": signed(key_of("ada", issuer=PrivateKey.generate()))}, "issuer that isn't trusted"),
-        ({"signed_action": signed(key_of("ada", Role.VIEWER))}, "takes the role approver"),
-        ({"signed_action": signed(digest="0" * 64)}, "not what ada was shown"),
+        ({"signed_action": signed(key_of("ada", Role.VIEWER))}, "requires the role approver"),
+        ({"signed_action": signed(digest="0" * 64)}, "has changed since it was displayed to ada"),
         ({"signed_action": ADA.sign("approve", action_target("T2"), DIGEST, at=NOON)}, "another target"),
     ],
 )
@@ -209,8 +209,8 @@ def test_rebuilt_chain_does_not_forge_signature(fields: dict[str, object], why: 
 
 def test_later_revocation_keeps_signature_valid():
     history = History().opened().decided("ada", signed())
-    assert RULES.trust is not None
-    revoking = replace(RULES, trust=replace(RULES.trust, revoked=frozenset({ADA.credential.serial})))
+    assert RULES.trusted_keys is not None
+    revoking = replace(RULES, trusted_keys=replace(RULES.trusted_keys, revoked=frozenset({ADA.credential.serial})))
     assert statuses(history, revoking) == [(2, SignatureStatus.SIGNED)]
 
 

@@ -8,7 +8,7 @@ from perdure.approvals.links import LinkMinter
 from perdure.approvals.notifications import ApprovalNotification, Recipient, notification_key
 from perdure.errors import ConfigurationError
 from perdure.idempotency import check_idempotency_key
-from perdure.security import PrivateKey, payload_digest, read_link
+from perdure.security import PrivateKey, json_digest, read_link
 
 NOTIFICATION = ApprovalNotification(
     key="approval:k",
@@ -18,7 +18,7 @@ NOTIFICATION = ApprovalNotification(
     title="Trip of ada",
     requester="ada",
     subject="zoe",
-    payload_digest=payload_digest(None),
+    payload_digest=json_digest(None),
     at=datetime(2030, 1, 1, 10, tzinfo=UTC),
     until=datetime(2030, 1, 1, 12, tzinfo=UTC),
     delegated_by="bob",
@@ -46,7 +46,7 @@ def test_link_of_notification():
         NOTIFICATION.at,
         NOTIFICATION.until,
     )
-    link.check(approval_id="T1", payload_digest=payload_digest(None))
+    link.check(approval_id="T1", payload_digest=json_digest(None))
     other = minter.link(NOTIFICATION.model_copy(update={"key": "approval:other"}))
     assert other is not None
     assert read_link(other.rpartition("/")[2], [key.public], now=NOTIFICATION.at).nonce != link.nonce

@@ -21,7 +21,7 @@ from perdure.approvals.policy import (
 from perdure.approvals.request import ApprovalRequest
 from perdure.approvals.schema import Approval
 from perdure.errors import error_code
-from perdure.security import payload_digest
+from perdure.security import json_digest
 from perdure.security.user_names import ANYONE
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -310,8 +310,8 @@ def test_recorded_refusals_are_bounded():
 
 
 def test_payload_digest_uses_canonical_json():
-    assert payload_digest({"b": 1, "a": [True, None]}) == payload_digest({"a": [True, None], "b": 1})
-    assert payload_digest({"a": 1}) != payload_digest({"a": "1"})
+    assert json_digest({"b": 1, "a": [True, None]}) == json_digest({"a": [True, None], "b": 1})
+    assert json_digest({"a": 1}) != json_digest({"a": "1"})
     # sha256 of `null` and of `{"a":1,"b":"é"}`
-    assert payload_digest(None) == "74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b"
-    assert payload_digest({"b": "é", "a": 1}) == "09ad9fd2fb648cb2f62141215828ea00a62c299db05d20aa9ade2f527a301cc6"
+    assert json_digest(None) == "74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b"
+    assert json_digest({"b": "é", "a": 1}) == "09ad9fd2fb648cb2f62141215828ea00a62c299db05d20aa9ade2f527a301cc6"

@@ -22,7 +22,7 @@ from perdure.approvals.policy import (
 from perdure.approvals.request import ApprovalRequest, Stage
 from perdure.approvals.schema import Approval
 from perdure.errors import error_code
-from perdure.security import payload_digest
+from perdure.security import json_digest
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -251,7 +251,7 @@ def test_only_the_requester_withdraws():
 
 
 def test_early_vote_for_other_payload_is_dropped():
-    shown = payload_digest({"amount": 1})
+    shown = json_digest({"amount": 1})
     early = Vote(actor="ada", approve=True, at=NOON - HOUR, signed=True, payload_digest=shown)
     before = decide(Approval(approval_id="T1"), early).approval
     for payload, state in [({"amount": 1}, "approved"), ({"amount": 2}, "open")]:

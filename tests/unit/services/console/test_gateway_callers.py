@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from perdure.security import CALLER_HEADER, Caller, CallerKind, CallTarget, PrivateKey, TrustedKeys, verify_call
-from perdure.security.callers import SignedCall, vouch_for_call
+from perdure.security.callers import SignedCall, issue_call_token
 from services.console.engine import Engine
 from services.console.gateway.executions import Executions
 from services.console.people.roles import Role
@@ -85,7 +85,7 @@ async def session_of(desk: Any, name: str, *roles: Role) -> dict[str, str]:
     return {"authorization": f"Bearer {await desk.add(name, *roles)}"}
 
 
-def trust(desk: Any) -> TrustedKeys:
+def trusted_keys(desk: Any) -> TrustedKeys:
     return TrustedKeys(issuers=(desk.parts.signer.issuer,))
 
 
@@ -102,7 +102,7 @@ async def test_handler_is_told_who_calls_what(desk):
             )
             assert answer.status_code == 200
             found = verify_call(
-                trust(desk),
+                trusted_keys(desk),
                 engine.token,
                 target=CallTarget(service="Trips", handler="run", key="té"),
                 body=body,
@@ -128,7 +128,7 @@ async def test_delayed_send_is_signed_for_later(desk, delay: str, waits: timedel
         shop = await key_of(desk, "shop")
         assert (await client.post(f"/gateway/Trips/t1/run/send?delay={delay}", headers=shop)).status_code == 200
         assert engine.sent[-1].url.query == f"delay={delay}".encode()
-        call = SignedCall.from_token(engine.token, longest=10_000)
+        call = SignedCall.from_token(engine.token, max_length=10_000)
         assert call is not None
         assert call.expires_at - call.at == waits + timedelta(days=1)
 
@@ -212,15 +212,15 @@ async def test_forged_starter_owns_nothing(desk):
         for headers, expected in (
             ([(CALLER_HEADER, genuine)], "key:shop"),
             ([(CALLER_HEADER, own.vouch(shop, other, b""))], None),
-            ([(CALLER_HEADER, vouch_for_call(stranger, shop, target, b"", at=desk.clock()))], None),
-            ([(CALLER_HEADER, vouch_for_call(own._issuer, shop, target, b"", at=desk.clock(), platform="b"))], None),
+            ([(CALLER_HEADER, issue_call_token(stranger, shop, target, b"", at=desk.clock()))], None),
+            ([(CALLER_HEADER, issue_call_token(own._issuer, shop, target, b"", at=desk.clock(), platform="b"))], None),
             ([(CALLER_HEADER, "key:shop")], None),
             ([(CALLER_HEADER, genuine), (CALLER_HEADER, "key:till")], None),
             ([("user-agent", copied)], None),
             ([], None),
         ):
             engine.journal["t1"] = headers
-            executions = Executions(desk.app.state.parts.engine, trust(desk))
+            executions = Executions(desk.app.state.parts.engine, trusted_keys(desk))
             assert await executions.starter(target) == expected, headers
 
 
@@ -238,7 +238,7 @@ async def test_known_starter_is_remembered_briefly(desk):
     async with gateway(desk) as (engine, _):
         now = 0.0
         target = CallTarget(service="Trips", handler="run", key="t'1")
-        executions = Executions(desk.app.state.parts.engine, trust(desk), clock=lambda: now)
+        executions = Executions(desk.app.state.parts.engine, trusted_keys(desk), clock=lambda: now)
         for _ in range(2):
             assert await executions.starter(target) is None
         assert len(engine.queries) == 2

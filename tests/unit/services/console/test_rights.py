@@ -80,7 +80,7 @@ async def test_statement_is_signed_and_sent_once(desk):
     assert statement.signed_action is not None
     found = TrustedKeys(issuers=(desk.parts.signer.issuer,)).verify(
         statement.signed_action,
-        act="put",
+        action="put",
         target=principal_target(ADA),
         payload_digest=NO_PAYLOAD_DIGEST,
         now=desk.clock(),

@@ -7,16 +7,16 @@ from datetime import timedelta
 import pytest
 
 from perdure.errors import Forbidden, Unauthenticated
-from perdure.security import PrivateKey, Role, SignedAction, TrustedKeys, payload_digest
+from perdure.security import PrivateKey, Role, SignedAction, TrustedKeys, json_digest
 from services.console.signing import LIFETIME, Signer, load_key
 
-DIGEST = payload_digest({"amount": 1})
+DIGEST = json_digest({"amount": 1})
 
 
-def check(trust: TrustedKeys, signed: dict, desk, **changes):
-    wanted = {"act": "approve", "target": "Approvals/T1", "payload_digest": DIGEST, "reason": "fine"}
+def check(trusted_keys: TrustedKeys, signed: dict, desk, **changes):
+    wanted = {"action": "approve", "target": "Approvals/T1", "payload_digest": DIGEST, "reason": "fine"}
     wanted = {**wanted, "actor": "ada@example.com", **changes}
-    return trust.verify(SignedAction.model_validate(signed), now=desk.clock(), **wanted)
+    return trusted_keys.verify(SignedAction.model_validate(signed), now=desk.clock(), **wanted)
 
 
 async def signed_in_as(desk, *roles: Role, groups: tuple[str, ...] = ()):
@@ -27,12 +27,12 @@ async def test_an_act_proves_who_did_what_with_which_rights(desk):
     ada = await signed_in_as(desk, Role.APPROVER, groups=("finance",))
     signer = desk.parts.signer
     signed = signer.sign(ada, "approve", "Approvals/T1", payload_digest=DIGEST, reason="fine")
-    trust = TrustedKeys(issuers=(signer.issuer,))
-    actor = check(trust, signed, desk)
+    trusted_keys = TrustedKeys(issuers=(signer.issuer,))
+    actor = check(trusted_keys, signed, desk)
     assert (actor.actor, actor.roles, actor.groups) == ("ada@example.com", {Role.APPROVER}, {"finance"})
-    for wrong in ({"act": "reject"}, {"target": "Approvals/T2"}, {"reason": "else"}, {"actor": "eve@example.com"}):
+    for wrong in ({"action": "reject"}, {"target": "Approvals/T2"}, {"reason": "else"}, {"actor": "eve@example.com"}):
         with pytest.raises(Forbidden):
-            check(trust, signed, desk, **wrong)
+            check(trusted_keys, signed, desk, **wrong)
     with pytest.raises(Unauthenticated):
         check(TrustedKeys(issuers=(PrivateKey.generate().public,)), signed, desk)
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from perdure.approvals.links import LinkMinter
 from perdure.approvals.notifications import ApprovalNotification
 from perdure.errors import ConfigurationError, Conflict
-from perdure.security import PrivateKey, payload_digest, read_link
+from perdure.security import PrivateKey, json_digest, read_link
 from services.contracts.notifications import SendNotification
 from services.data_plane.notifications.mail import Mail, MailServer
 from services.data_plane.notifications.model import Outbox
@@ -46,7 +46,7 @@ def notice_to(name: str, **changes: Any) -> ApprovalNotification:
         "to": name,
         "title": "Trip of ada",
         "requester": "ada@example.com",
-        "payload_digest": payload_digest(None),
+        "payload_digest": json_digest(None),
         "at": datetime(2029, 12, 31, tzinfo=UTC),
         "until": datetime(2030, 1, 1, tzinfo=UTC),
     }

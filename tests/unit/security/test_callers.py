@@ -1,4 +1,4 @@
-"""Tokens of callers: any changed field, and any other call than the one that was signed, is refused."""
+"""Caller tokens: changed fields and other calls than the signed one are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from perdure.errors import ConfigurationError, Forbidden, InvalidInput, Unauthenticated
 from perdure.security import ActorKey, Caller, CallerKind, CallTarget, PrivateKey, TrustedKeys, sign_call, verify_call
-from perdure.security.callers import CALL_WAITS, MAX_CALLER_TOKEN, SignedCall, vouch_for_call
+from perdure.security.callers import CALL_START_WINDOW, MAX_CALLER_TOKEN, SignedCall, issue_call_token
 from perdure.security.links import mint_link, read_link
 from perdure.security.platform import platform_from_environment
 
@@ -28,18 +28,18 @@ ADA = ActorKey.issue(
 
 
 def token(caller: Caller = SHOP, issuer: PrivateKey = ISSUER, **changes: Any) -> str:
-    facts = {"target": TARGET, "body": BODY, "at": NOW, "platform": "shop", **changes}
-    return vouch_for_call(issuer, caller, **facts)
+    arguments = {"target": TARGET, "body": BODY, "at": NOW, "platform": "shop", **changes}
+    return issue_call_token(issuer, caller, **arguments)
 
 
-def check(text: str, trust: TrustedKeys = TRUST, **changes: Any) -> Caller:
-    asked = {"target": TARGET, "body": BODY, "now": NOW, **changes}
-    return verify_call(trust, text, **asked)
+def check(text: str, trusted_keys: TrustedKeys = TRUST, **changes: Any) -> Caller:
+    request = {"target": TARGET, "body": BODY, "now": NOW, **changes}
+    return verify_call(trusted_keys, text, **request)
 
 
-def why(text: str, trust: TrustedKeys = TRUST, **changes: Any) -> str:
+def refusal(text: str, trusted_keys: TrustedKeys = TRUST, **changes: Any) -> str:
     with pytest.raises(Unauthenticated) as refused:
-        check(text, trust, **changes)
+        check(text, trusted_keys, **changes)
     assert refused.value.status_code == 401
     return (refused.value.metadata or {})["why"]
 
@@ -62,42 +62,42 @@ def test_person_signs_own_call():
         ("target", {"target": CallTarget(service="Trips", handler="run")}),
         ("body", {"body": BODY + b" "}),
         ("body", {"body": b""}),
-        ("expired", {"now": NOW + CALL_WAITS + timedelta(seconds=30)}),
+        ("expired", {"now": NOW + CALL_START_WINDOW + timedelta(seconds=30)}),
         ("future", {"now": NOW - timedelta(seconds=31)}),
     ],
 )
 def test_refuse_token_for_another_call(reason: str, changes: dict[str, Any]):
-    assert why(token(), **changes) == reason
+    assert refusal(token(), **changes) == reason
     now = changes.get("now", NOW)
     expected = {"credential_expired", "credential_early"} if now != NOW else {reason}
-    assert why(sign_call(ADA, TARGET, BODY, at=NOW), **changes) in expected
+    assert refusal(sign_call(ADA, TARGET, BODY, at=NOW), **changes) in expected
 
 
 def test_delayed_send_may_begin_later():
     delayed = token(delay=timedelta(days=3))
     assert check(delayed, now=NOW + timedelta(days=3, hours=23)) == SHOP
-    assert why(delayed, now=NOW + timedelta(days=4, minutes=1)) == "expired"
+    assert refusal(delayed, now=NOW + timedelta(days=4, minutes=1)) == "expired"
 
 
-def test_body_counts_only_where_it_is_read():
+def test_body_is_checked_only_for_handlers_with_input():
     assert check(token(), body=None) == SHOP
 
 
-def test_refuse_signers_that_are_not_trusted():
-    assert why(token(issuer=OTHER)) == "issuer"
+def test_refuse_untrusted_signers():
+    assert refusal(token(issuer=OTHER)) == "issuer"
     stranger = ActorKey.issue(
         OTHER, actor="ada@example.com", roles=["operator"], lifetime=timedelta(hours=1), now=NOW, platform="shop"
     )
-    assert why(sign_call(stranger, TARGET, BODY, at=NOW)) == "issuer"
-    assert why(
+    assert refusal(sign_call(stranger, TARGET, BODY, at=NOW)) == "issuer"
+    assert refusal(
         token(), TrustedKeys(issuers=(ISSUER.public,), platform="shop", revoked=frozenset({ISSUER.public.id}))
     ) == ("revoked")
     for revoked in (ADA.credential.serial, ADA.credential.key):
-        trust = TrustedKeys(issuers=(ISSUER.public,), platform="shop", revoked=frozenset({revoked}))
-        assert why(sign_call(ADA, TARGET, BODY, at=NOW), trust) == "revoked"
+        trusted_keys = TrustedKeys(issuers=(ISSUER.public,), platform="shop", revoked=frozenset({revoked}))
+        assert refusal(sign_call(ADA, TARGET, BODY, at=NOW), trusted_keys) == "revoked"
 
 
-def test_person_can_not_speak_as_a_program():
+def test_person_cannot_pose_as_program():
     with pytest.raises(ValidationError, match="another caller"):
         SignedCall.signed_by(
             ADA.private_key,
@@ -107,14 +107,14 @@ def test_person_can_not_speak_as_a_program():
         )
 
 
-def test_refuse_person_token_that_lasts_too_long():
+def test_refuse_person_token_with_long_lifetime():
     fields = _fields(sign_call(ADA, TARGET, BODY, at=NOW)) | {"expires_at": NOW + timedelta(days=30)}
     long = SignedCall.signed_by(ADA.private_key, **fields, signer=ADA.credential.key, credential=ADA.credential)
-    assert why(long.token()) == "expired"
+    assert refusal(long.token()) == "expired"
 
 
 def _fields(text: str) -> dict[str, Any]:
-    found = SignedCall.from_token(text, longest=MAX_CALLER_TOKEN)
+    found = SignedCall.from_token(text, max_length=MAX_CALLER_TOKEN)
     assert found is not None
     return {
         name: getattr(found, name)
@@ -141,13 +141,13 @@ changes = st.one_of(
 
 
 @given(st.sampled_from(TOKENS), changes)
-def test_no_changed_field_passes(text: str, change: dict[str, Any]):
-    genuine = SignedCall.from_token(text, longest=MAX_CALLER_TOKEN)
+def test_reject_any_changed_field(text: str, change: dict[str, Any]):
+    genuine = SignedCall.from_token(text, max_length=MAX_CALLER_TOKEN)
     assert genuine is not None
     try:
         changed = SignedCall.model_validate({**genuine.model_dump(), **change})
     except ValidationError:
-        return  # no such token can be written
+        return  # not a valid token
     if changed == genuine:
         return
     try:
@@ -160,11 +160,11 @@ def test_no_changed_field_passes(text: str, change: dict[str, Any]):
         )
     except (Unauthenticated, Forbidden):
         return
-    raise AssertionError(f"{change} was taken")
+    raise AssertionError(f"{change} was accepted")
 
 
 @given(st.sampled_from(TOKENS), st.integers(0, 4000), st.integers(1, 127))
-def test_no_changed_character_passes(text: str, place: int, shift: int):
+def test_reject_any_changed_character(text: str, place: int, shift: int):
     at = place % len(text)
     changed = text[:at] + chr((ord(text[at]) + shift) % 128) + text[at + 1 :]
     with pytest.raises(Unauthenticated):
@@ -172,17 +172,17 @@ def test_no_changed_character_passes(text: str, place: int, shift: int):
 
 
 @pytest.mark.parametrize("text", ["", ".", "x", "a.b", "e30.e30", TOKENS[0] + "=", TOKENS[0] + ".", "A" * 20_000])
-def test_refuse_what_is_no_token(text: str):
-    assert why(text) == "caller_token"
+def test_refuse_malformed_token(text: str):
+    assert refusal(text) == "caller_token"
 
 
-def test_names_may_be_any_text():
+def test_caller_name_may_be_non_ascii():
     zoe = Caller(name="zoë 王@example.com")
     assert check(token(zoe)).name == "zoë 王@example.com"
     assert token(zoe).isascii()
 
 
-def test_refuse_token_that_is_too_long():
+def test_refuse_long_token():
     crowd = ActorKey.issue(
         ISSUER,
         actor="ada",
@@ -191,21 +191,21 @@ def test_refuse_token_that_is_too_long():
         lifetime=timedelta(hours=1),
         now=NOW,
     )
-    with pytest.raises(InvalidInput, match="16384 are allowed"):
+    with pytest.raises(InvalidInput, match="the limit is 16384"):
         sign_call(crowd, TARGET, BODY, at=NOW)
 
 
 def test_refuse_signatures_of_another_platform():
     elsewhere = TrustedKeys(issuers=(ISSUER.public,), platform="bank")
-    assert why(token(), elsewhere) == "platform"
-    assert why(sign_call(ADA, TARGET, BODY, at=NOW), elsewhere) == "platform"
-    act = ADA.sign("approve", "Approvals/t1", "0" * 64, at=NOW)
-    asked: dict[str, Any] = {
-        "act": "approve", "target": "Approvals/t1", "payload_digest": "0" * 64, "now": NOW, "actor": ADA.actor
+    assert refusal(token(), elsewhere) == "platform"
+    assert refusal(sign_call(ADA, TARGET, BODY, at=NOW), elsewhere) == "platform"
+    action = ADA.sign("approve", "Approvals/t1", "0" * 64, at=NOW)
+    request: dict[str, Any] = {
+        "action": "approve", "target": "Approvals/t1", "payload_digest": "0" * 64, "now": NOW, "actor": ADA.actor
     }  # fmt: skip
-    assert TRUST.verify(act, **asked).actor == ADA.actor
-    with pytest.raises(Unauthenticated, match="for the platform 'shop', and this is 'bank'"):
-        elsewhere.verify(act, **asked)
+    assert TRUST.verify(action, **request).actor == ADA.actor
+    with pytest.raises(Unauthenticated, match="for the platform 'shop'; this is 'bank'"):
+        elsewhere.verify(action, **request)
     link = mint_link(
         ISSUER,
         approval_id="t1",
@@ -221,7 +221,7 @@ def test_refuse_signatures_of_another_platform():
         read_link(link, [ISSUER.public], now=NOW, platform="bank")
 
 
-def test_platform_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+def test_platform_is_read_from_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("PERDURE_PLATFORM", raising=False)
     assert platform_from_environment() == "perdure"
     monkeypatch.setenv("PERDURE_PLATFORM", "shop-eu")

@@ -1,3 +1,5 @@
+"""Private files and folders, and files that Kubernetes mounts for a group."""
+
 from __future__ import annotations
 
 import os
@@ -9,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import ConfigurationError
-from perdure.security.private_files import close_folder, make_private_folder, open_private
+from perdure.security.keys import PrivateKey
+from perdure.security.secrets import close_folder, make_private_folder, open_private
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the owner of a file")
 
 
 def mode(path: Path) -> int:
@@ -23,7 +28,7 @@ def lax(path: Path, bits: int) -> Path:
     return path
 
 
-def test_close_folder_with_all_in_it(tmp_path: Path) -> None:
+def test_close_folder_and_contents(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     lax(outside, 0o755)
@@ -50,24 +55,24 @@ def test_make_private_folder_whatever_the_umask(tmp_path: Path) -> None:
     assert mode(tmp_path / "log") == 0o600
 
 
-def test_refuse_folder_that_all_share(tmp_path: Path) -> None:
+def test_refuse_shared_folder(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     lax(shared, 0o1777)
-    with pytest.raises(ConfigurationError, match="not this user's own"):
+    with pytest.raises(ConfigurationError, match="not owned by this user"):
         make_private_folder(shared)
     assert mode(shared) == 0o1777
-    with pytest.raises(ConfigurationError, match="can't be made"):
+    with pytest.raises(ConfigurationError, match="cannot create the folder"):
         make_private_folder(Path("/dev/null/folder"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's folder")
+@needs_root
 def test_refuse_folder_of_another_user(tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir()
     lax(folder, 0o755)
     os.chown(folder, 12345, 12345)
-    with pytest.raises(ConfigurationError, match="not this user's own"):
+    with pytest.raises(ConfigurationError, match="not owned by this user"):
         make_private_folder(folder)
 
 
@@ -83,7 +88,7 @@ def test_platform_closes_its_home(tmp_path: Path) -> None:
     topology.close_home()
     assert {mode(each) for each in (home, home / "data", home / "logs", home / "run", home / "keys")} == {0o700}
     assert {mode(home / each / "file") for each in ("data", "logs", "run")} == {0o600}
-    # A key that others could read is refused, not closed: it may be known.
+    # Exposed keys are refused instead of made private: they may be compromised.
     assert mode(home / "keys" / "file") == 0o644
 
 
@@ -109,3 +114,34 @@ except SystemExit:
     environment = {**os.environ, "PERDURE_CONSOLE_URL": "http://not-here.example"}  # the console refuses to start
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.splitlines()[-1] == "umask 0o77"
+
+
+OTHER_USER = 12_345
+
+
+def mount(folder: Path, *, owner: int, group: int, mode: int) -> Path:
+    path = folder / "key.pem"
+    path.write_bytes(PrivateKey.generate().to_pem())
+    os.chown(path, owner, group)
+    path.chmod(mode)
+    return path
+
+
+@needs_root
+def test_group_may_read_file_of_another_user(tmp_path: Path) -> None:
+    PrivateKey.load(mount(tmp_path, owner=OTHER_USER, group=os.getegid(), mode=0o440))
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("owner", "group", "mode"),
+    [
+        (os.geteuid(), os.getegid(), 0o440),  # owned by this process
+        (OTHER_USER, OTHER_USER, 0o440),  # another group
+        (OTHER_USER, os.getegid(), 0o460),  # writable by the group
+        (OTHER_USER, os.getegid(), 0o444),  # readable by others
+    ],
+)
+def test_refuse_other_mounted_files(tmp_path: Path, owner: int, group: int, mode: int) -> None:
+    with pytest.raises(ConfigurationError, match="readable by others"):
+        PrivateKey.load(mount(tmp_path, owner=owner, group=group, mode=mode))

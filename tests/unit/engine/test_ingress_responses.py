@@ -1,4 +1,4 @@
-"""What the ingress client makes of the answers."""
+"""Handling of responses in the ingress client."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from perdure.errors import IngressError, NotReady
-from tests.unit.scripted_ingress import URL, Ingress, Order, answer, book
+from tests.unit.engine.scripted_ingress import URL, Ingress, Order, answer, book
 
-ELSEWHERE = f"POST {URL}/Trips/run is not answered by an ingress: "
+ELSEWHERE = f"POST {URL}/Trips/run: the response is not by an ingress: "
 
 
 async def failure(response: httpx.Response) -> IngressError:
@@ -18,7 +18,7 @@ async def failure(response: httpx.Response) -> IngressError:
     return failed.value
 
 
-async def test_not_ready_is_what_the_ingress_says_and_not_a_handlers_own_470():
+async def test_not_ready_requires_ingress_source():
     for source, ready in (("ingress", False), ("invocation", True)):
         async with Ingress(answer(470, source)).client() as client:
             with pytest.raises(IngressError) as failed:
@@ -42,7 +42,7 @@ async def test_message_and_metadata_come_from_the_body():
         ("", "Internal Server Error"),
     ],
 )
-async def test_a_stack_trace_is_left_out(message, expected):
+async def test_stack_trace_is_removed_from_message(message, expected):
     error = await failure(answer(500, "invocation", message=message))
     assert error.message == expected
     assert str(error) == expected
@@ -61,7 +61,7 @@ async def test_a_stack_trace_is_left_out(message, expected):
         (httpx.Response(500, content=b"\xff\xfe"), f"{ELSEWHERE}500 ��"),
     ],
 )
-async def test_an_answer_of_something_else_is_still_an_ingress_error(response, message):
+async def test_foreign_response_raises_ingress_error(response, message):
     error = await failure(response)
     assert error.message == message
     assert error.status_code == response.status_code
@@ -76,7 +76,7 @@ async def test_an_answer_of_something_else_is_still_an_ingress_error(response, m
         httpx.Response(200, content=b""),
     ],
 )
-async def test_an_answer_that_does_not_fit_the_type_is_an_ingress_error(response):
+async def test_invalid_response_type_raises_ingress_error(response):
     async with Ingress(response).client() as client:
         with pytest.raises(IngressError, match=r"Trips/run: the response does not fit Receipt") as failed:
             await client.call(book, Order(id="1"))
@@ -84,7 +84,7 @@ async def test_an_answer_that_does_not_fit_the_type_is_an_ingress_error(response
 
 
 @pytest.mark.parametrize("response", [httpx.Response(200, content=b"x"), httpx.Response(200, json={"no": "id"})])
-async def test_a_send_that_is_not_confirmed_is_an_ingress_error(response):
+async def test_unconfirmed_send_raises_ingress_error(response):
     async with Ingress(response).client() as client:
-        with pytest.raises(IngressError, match="no invocation id"):
+        with pytest.raises(IngressError, match="no invocation ID"):
             await client.send(book, Order(id="1"))

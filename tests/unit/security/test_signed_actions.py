@@ -1,3 +1,5 @@
+"""Verification of signed actions: each changed field, key or time is refused."""
+
 from __future__ import annotations
 
 import json
@@ -23,56 +25,56 @@ from perdure.security import (
     TrustedKeys,
     get_signing_rules,
     issue_credential,
-    payload_digest,
+    json_digest,
     set_signing_rules,
 )
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ISSUER, OTHER_ISSUER = PrivateKey(b"i" * 32), PrivateKey(b"o" * 32)
 TRUST = TrustedKeys(issuers=(ISSUER.public,))
-DIGEST = payload_digest({"amount": 5})
+DIGEST = json_digest({"amount": 5})
 
 
 def key_of(actor: str = "Ada@example.com", issuer: PrivateKey = ISSUER, **changes: Any) -> ActorKey:
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "roles": [Role.APPROVER],
         "groups": ["Finance"],
         "lifetime": timedelta(hours=8),
         "now": NOW,
     }
-    return ActorKey.issue(issuer, actor=actor, **{**facts, "now": NOW, **changes})
+    return ActorKey.issue(issuer, actor=actor, **{**fields, "now": NOW, **changes})
 
 
 ADA = key_of()
 
 
 def signed(key: ActorKey = ADA, **changes: Any) -> SignedAction:
-    facts = {"act": "approve", "target": "Approvals/t1", "payload_digest": DIGEST, "reason": "fine", "at": NOW}
-    return key.sign(**{**facts, **changes})
+    fields = {"action": "approve", "target": "Approvals/t1", "payload_digest": DIGEST, "reason": "fine", "at": NOW}
+    return key.sign(**{**fields, **changes})
 
 
-def verify(proof: SignedAction, trust: TrustedKeys = TRUST, /, **changes: Any) -> Any:
-    asked = {"act": "approve", "target": "Approvals/t1", "payload_digest": DIGEST, "reason": "fine", "now": NOW}
-    return trust.verify(proof, **{**asked, "actor": "ada@example.com", **changes})
+def verify(signed_action: SignedAction, trusted_keys: TrustedKeys = TRUST, /, **changes: Any) -> Any:
+    requested = {"action": "approve", "target": "Approvals/t1", "payload_digest": DIGEST, "reason": "fine", "now": NOW}
+    return trusted_keys.verify(signed_action, **{**requested, "actor": "ada@example.com", **changes})
 
 
-def test_a_genuine_act_says_who_it_was():
-    travelled = SignedAction.model_validate_json(signed().model_dump_json())
-    who = verify(travelled, role=Role.APPROVER)
-    assert (who.actor, who.roles, who.groups) == ("ada@example.com", {Role.APPROVER}, {"finance"})
-    assert (who.key, who.at) == (ADA.credential.key, NOW)
+def test_verify_returns_actor_roles_and_groups():
+    received = SignedAction.model_validate_json(signed().model_dump_json())
+    verified = verify(received, role=Role.APPROVER)
+    assert (verified.actor, verified.roles, verified.groups) == ("ada@example.com", {Role.APPROVER}, {"finance"})
+    assert (verified.key, verified.at) == (ADA.credential.key, NOW)
 
 
-def test_an_actors_name_is_compared_as_people_are():
+def test_actor_is_compared_canonically():
     assert verify(signed(), actor="ADA@example.com ").actor == "ada@example.com"
 
 
-def changed(act: SignedAction, /, **fields: Any) -> SignedAction:
-    return act.model_copy(update=fields)
+def changed(action: SignedAction, /, **fields: Any) -> SignedAction:
+    return action.model_copy(update=fields)
 
 
-def with_credential(act: SignedAction, /, **fields: Any) -> SignedAction:
-    return act.model_copy(update={"credential": act.credential.model_copy(update=fields)})
+def with_credential(action: SignedAction, /, **fields: Any) -> SignedAction:
+    return action.model_copy(update={"credential": action.credential.model_copy(update=fields)})
 
 
 EVE = key_of("eve@example.com", roles=[Role.OPERATOR])
@@ -80,9 +82,9 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
-    ("why", "error", "act", "asked"),
+    ("reason", "error", "action", "requested"),
     [
-        ("act", Forbidden, signed(), {"act": "reject"}),
+        ("action", Forbidden, signed(), {"action": "reject"}),
         ("target", Forbidden, signed(), {"target": "Approvals/t2"}),
         ("reason", Forbidden, signed(), {"reason": "very fine"}),
         ("details", Forbidden, signed(details={"to": "bob"}), {"details": {"to": "eve"}}),
@@ -90,23 +92,23 @@ MINUTE = timedelta(minutes=1)
         ("details", Forbidden, signed(details={"to": "bob"}), {}),
         ("actor", Forbidden, signed(), {"actor": "bob@example.com"}),
         ("actor", Forbidden, signed(EVE), {}),
-        ("payload", Conflict, signed(), {"payload_digest": payload_digest({"amount": 6})}),
-        ("act_signature", Unauthenticated, changed(signed(), act="reject"), {"act": "reject"}),
-        ("act_signature", Unauthenticated, changed(signed(), reason="other"), {"reason": "other"}),
-        ("act_signature", Unauthenticated, changed(signed(), at=NOW + MINUTE), {}),
-        ("act_signature", Unauthenticated, changed(signed(), nonce="A" * 22), {}),
-        ("act_signature", Unauthenticated, changed(signed(), signature=signed(EVE).signature), {}),
-        ("act_signature", Unauthenticated, changed(signed(), signature="A" * 86), {}),
-        ("act_signature", Unauthenticated, changed(signed(EVE), credential=ADA.credential), {}),
-        # The credential's signature has the form of an act's, but isn't over one.
-        ("act_signature", Unauthenticated, changed(signed(), signature=ADA.credential.signature), {}),
+        ("payload", Conflict, signed(), {"payload_digest": json_digest({"amount": 6})}),
+        ("action_signature", Unauthenticated, changed(signed(), action="reject"), {"action": "reject"}),
+        ("action_signature", Unauthenticated, changed(signed(), reason="other"), {"reason": "other"}),
+        ("action_signature", Unauthenticated, changed(signed(), at=NOW + MINUTE), {}),
+        ("action_signature", Unauthenticated, changed(signed(), nonce="A" * 22), {}),
+        ("action_signature", Unauthenticated, changed(signed(), signature=signed(EVE).signature), {}),
+        ("action_signature", Unauthenticated, changed(signed(), signature="A" * 86), {}),
+        ("action_signature", Unauthenticated, changed(signed(EVE), credential=ADA.credential), {}),
+        # A genuine signature, but over the credential.
+        ("action_signature", Unauthenticated, changed(signed(), signature=ADA.credential.signature), {}),
         ("credential_signature", Unauthenticated, with_credential(signed(), roles=(Role.ADMINISTRATOR,)), {}),
         ("credential_signature", Unauthenticated, with_credential(signed(), actor="eve@example.com"), {}),
         ("credential_signature", Unauthenticated, with_credential(signed(), key=EVE.credential.key), {}),
         ("credential_signature", Unauthenticated, with_credential(signed(), groups=("admins",)), {}),
         ("credential_signature", Unauthenticated, with_credential(signed(), expires_at=NOW + 900 * MINUTE), {}),
         ("issuer", Unauthenticated, signed(key_of(issuer=OTHER_ISSUER)), {}),
-        # Who signs for themselves is no issuer, however the credential looks.
+        # The actor cannot name a trusted issuer in place of the actual one.
         ("issuer", Unauthenticated, with_credential(signed(), issuer=OTHER_ISSUER.public.id), {}),
         ("too_old", Unauthenticated, signed(), {"now": NOW + timedelta(minutes=5, seconds=31)}),
         ("future", Unauthenticated, signed(at=NOW + timedelta(seconds=31)), {}),
@@ -116,11 +118,13 @@ MINUTE = timedelta(minutes=1)
         ("administrator", Forbidden, signed(), {"role": Role.ADMINISTRATOR}),
     ],
 )
-def test_anything_else_is_refused(why: str, error: type[TerminalError], act: SignedAction, asked: dict[str, Any]):
+def test_refuse_mismatched_signature(
+    reason: str, error: type[TerminalError], action: SignedAction, requested: dict[str, Any]
+):
     with pytest.raises(error) as refused:
-        verify(act, **asked)
-    facts = refused.value.metadata or {}
-    assert why in (facts.get("why"), facts.get("role"))
+        verify(action, **requested)
+    fields = refused.value.metadata or {}
+    assert reason in (fields.get("why"), fields.get("role"))
     assert refused.value.status_code in (401, 403, 409)
 
 
@@ -132,49 +136,49 @@ def test_limits_of_time():
     assert verify(short, now=NOW + MINUTE - timedelta(microseconds=1))
 
 
-def test_a_revoked_credential_or_key_is_refused():
+def test_refuse_revoked_credential_or_key():
     for revoked in (ADA.credential.serial, ADA.credential.key):
         with pytest.raises(Unauthenticated, match="is revoked"):
             verify(signed(), TrustedKeys(issuers=(ISSUER.public,), revoked=frozenset({revoked})))
 
 
-def test_two_issuers_while_one_takes_over():
+def test_accept_both_issuers_during_rotation():
     both = TrustedKeys(issuers=(OTHER_ISSUER.public, ISSUER.public))
     assert verify(signed(), both)
     assert verify(signed(key_of(issuer=OTHER_ISSUER)), both)
 
 
-@pytest.mark.parametrize(("roles", "may"), [(["viewer"], True), (["operator"], True), ([], False)])
-def test_whoever_has_a_role_may_look(roles: list[str], may: bool):
-    who = verify(signed(key_of(roles=roles)))
-    assert who.has(Role.VIEWER) is may
-    if not may:
-        with pytest.raises(Forbidden, match="it takes the role viewer, and theirs: none"):
-            who.require(Role.VIEWER)
+@pytest.mark.parametrize(("roles", "is_viewer"), [(["viewer"], True), (["operator"], True), ([], False)])
+def test_every_role_includes_viewer(roles: list[str], is_viewer: bool):
+    verified = verify(signed(key_of(roles=roles)))
+    assert verified.has(Role.VIEWER) is is_viewer
+    if not is_viewer:
+        with pytest.raises(Forbidden, match=r"requires the role viewer; roles of ada@example\.com: none"):
+            verified.require(Role.VIEWER)
 
 
-def test_a_moment_elsewhere_is_the_same_moment():
+def test_times_are_compared_in_utc():
     there = NOW.astimezone(timezone(timedelta(hours=9)))
-    act = signed(at=there)
-    assert act.at.utcoffset() == timedelta(0)
-    assert verify(SignedAction.model_validate_json(act.model_dump_json().replace("12:00:00Z", "14:00:00+02:00")))
+    action = signed(at=there)
+    assert action.at.utcoffset() == timedelta(0)
+    assert verify(SignedAction.model_validate_json(action.model_dump_json().replace("12:00:00Z", "14:00:00+02:00")))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"act": "Approve"},
-        {"act": ""},
+        {"action": "Approve"},
+        {"action": ""},
         {"target": ""},
         {"target": "x" * 601},
         {"target": "half a \ud800"},
         {"payload_digest": "0" * 63},
         {"payload_digest": DIGEST.upper()},
         {"reason": "x" * 2001},
-        {"at": datetime(2026, 1, 1)},  # noqa: DTZ001 - that's the point
+        {"at": datetime(2026, 1, 1)},  # noqa: DTZ001 - without a time zone
     ],
 )
-def test_what_no_act_looks_like_is_not_signed(change: dict[str, Any]):
+def test_reject_signing_invalid_action(change: dict[str, Any]):
     with pytest.raises(ValidationError):
         signed(**change)
 
@@ -197,60 +201,60 @@ def test_what_no_act_looks_like_is_not_signed(change: dict[str, Any]):
         ),
     ],
 )
-def test_what_no_act_looks_like_is_not_read(change: Callable[[dict[str, Any]], dict[str, Any]]):
+def test_reject_reading_invalid_action(change: Callable[[dict[str, Any]], dict[str, Any]]):
     with pytest.raises(ValidationError):
         SignedAction.model_validate_json(json.dumps(change(json.loads(signed().model_dump_json()))))
 
 
-def test_a_signature_has_one_spelling():
-    act = signed()
-    last = act.signature[-1]
+def test_reject_other_spelling_of_signature():
+    action = signed()
+    last = action.signature[-1]
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-    twin = alphabet[alphabet.index(last) ^ 1]  # differs in bits that belong to no byte
+    twin = alphabet[alphabet.index(last) ^ 1]  # differs in unused bits only
     with pytest.raises(Unauthenticated):
-        verify(changed(act, signature=act.signature[:-1] + twin))
+        verify(changed(action, signature=action.signature[:-1] + twin))
 
 
 # --- nonces ------------------------------------------------------------------------------------------------------
 
 
-def test_an_act_counts_once():
-    who = verify(signed())
-    log = NonceLog().use(who.nonce, until=who.fresh_until, now=NOW)
+def test_action_is_used_once():
+    verified = verify(signed())
+    log = NonceLog().use(verified.nonce, until=verified.fresh_until, now=NOW, by="ada")
     kept = NonceLog.model_validate_json(log.model_dump_json())
-    with pytest.raises(Conflict, match="counts once") as refused:
-        kept.use(who.nonce, until=who.fresh_until, now=NOW)
+    with pytest.raises(Conflict, match="each is valid once") as refused:
+        kept.use(verified.nonce, until=verified.fresh_until, now=NOW, by="ada")
     assert (refused.value.metadata or {})["why"] == "replayed"
     other = verify(signed())
-    assert len(kept.use(other.nonce, until=other.fresh_until, now=NOW).used) == 2
+    assert len(kept.use(other.nonce, until=other.fresh_until, now=NOW, by="ada").used) == 2
 
 
-def test_a_nonce_is_remembered_until_its_act_is_too_old():
-    who = verify(signed())
-    log = NonceLog().use(who.nonce, until=who.fresh_until, now=NOW)
-    last = who.fresh_until  # at this very moment the act is still taken
+def test_nonce_is_stored_until_action_expires():
+    verified = verify(signed())
+    log = NonceLog().use(verified.nonce, until=verified.fresh_until, now=NOW, by="ada")
+    last = verified.fresh_until  # inclusive
     assert verify(signed(), now=last)
-    later = log.use("another", until=last + MINUTE, now=last - timedelta(microseconds=1))
-    assert who.nonce in later.used
+    later = log.use("another", until=last + MINUTE, now=last - timedelta(microseconds=1), by="ada")
+    assert verified.nonce in later.used
     with pytest.raises(Conflict):
-        log.use("another", until=last + MINUTE, now=last).use(who.nonce, until=last, now=last)
-    assert list(log.use("another", until=last + MINUTE, now=last + MINUTE).used) == ["another"]
+        log.use("another", until=last + MINUTE, now=last, by="ada").use(verified.nonce, until=last, now=last, by="ada")
+    assert list(log.use("another", until=last + MINUTE, now=last + MINUTE, by="ada").used) == ["another"]
 
 
-def test_the_nonce_of_one_person_is_not_anothers():
+def test_nonces_are_unique_per_key():
     copied = changed(signed(EVE), nonce=signed().nonce)
     again = EVE.sign("approve", "Approvals/t1", DIGEST, at=NOW)
     assert copied.nonce != again.nonce
-    act = signed()
-    mine = verify(act)
-    assert mine.nonce == verify(act).nonce
-    assert mine.nonce != act.nonce  # of this key
+    action = signed()
+    mine = verify(action)
+    assert mine.nonce == verify(action).nonce
+    assert mine.nonce != action.nonce  # derived with the key
 
 
 # --- key files ---------------------------------------------------------------------------------------------------
 
 
-def test_a_key_file_holds_key_and_credential(tmp_path: Path):
+def test_key_file_contains_key_and_credential(tmp_path: Path):
     path = tmp_path / "ada.key"
     ADA.save(path)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -260,11 +264,11 @@ def test_a_key_file_holds_key_and_credential(tmp_path: Path):
     with pytest.raises(ConfigurationError, match="never overwritten"):
         ADA.save(path)
     path.chmod(0o644)
-    with pytest.raises(ConfigurationError, match="may be read by others"):
+    with pytest.raises(ConfigurationError, match="readable by others"):
         ActorKey.load(path)
 
 
-def test_a_key_never_shows_itself(tmp_path: Path):
+def test_actor_key_is_never_revealed(tmp_path: Path):
     path = tmp_path / "ada.key"
     ADA.save(path)
     secret = json.loads(path.read_text())["private_key"].splitlines()[1]
@@ -276,12 +280,12 @@ def test_a_key_never_shows_itself(tmp_path: Path):
         ActorKey.load(path)
     assert secret not in str(refused.value)
     path.write_text(json.dumps({"private_key": secret}))
-    with pytest.raises(ConfigurationError, match="is no actor's key file") as refused:
+    with pytest.raises(ConfigurationError, match="is not an actor's key file") as refused:
         ActorKey.load(path)
     assert secret not in str(refused.value)
 
 
-def test_a_console_issues_for_its_sessions():
+def test_issue_credential_for_session_key():
     session = PrivateKey.generate()
     credential = issue_credential(
         ISSUER, actor="bob", key=session.public, roles=["approver"], lifetime=timedelta(hours=1), now=NOW
@@ -294,10 +298,10 @@ def test_a_console_issues_for_its_sessions():
 # --- rules -------------------------------------------------------------------------------------------------------
 
 
-def check(rules: SigningRules, proof: SignedAction | None, nonces: NonceLog | None = None) -> Any:
+def check(rules: SigningRules, action: SignedAction | None, nonces: NonceLog | None = None) -> Any:
     return rules.check(
-        proof,
-        act="approve",
+        action,
+        action="approve",
         target="Approvals/t1",
         payload_digest=DIGEST,
         now=NOW,
@@ -308,34 +312,34 @@ def check(rules: SigningRules, proof: SignedAction | None, nonces: NonceLog | No
     )
 
 
-def test_signed_mode_wants_a_proof_and_uses_it_up():
-    rules = SigningRules(mode=SigningMode.SIGNED, trust=TRUST)
+def test_signed_mode_requires_unused_signature():
+    rules = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TRUST)
     with pytest.raises(Unauthenticated, match="must be signed"):
         check(rules, None)
-    proof = signed()
-    who, nonces = check(rules, proof)
-    assert who.actor == "ada@example.com"
+    action = signed()
+    verified, nonces = check(rules, action)
+    assert verified.actor == "ada@example.com"
     with pytest.raises(Conflict):
-        check(rules, proof, nonces)
+        check(rules, action, nonces)
 
 
-def test_unsigned_mode_takes_all_but_a_wrong_proof():
-    rules = SigningRules(trust=TRUST)
+def test_unsigned_mode_rejects_invalid_signature():
+    rules = SigningRules(trusted_keys=TRUST)
     assert check(rules, None) == (None, NonceLog())
     with pytest.raises(Unauthenticated):
         check(rules, changed(signed(), signature="A" * 86))
-    with pytest.raises(Unauthenticated, match="can't check it: set PERDURE_ISSUER_KEYS"):
+    with pytest.raises(Unauthenticated, match="cannot verify signed actions: set PERDURE_ISSUER_KEYS"):
         check(SigningRules(), signed())
 
 
-def test_rules_that_refuse_everyone_are_refused():
+def test_signed_mode_requires_an_issuer():
     with pytest.raises(ConfigurationError, match="set PERDURE_ISSUER_KEYS"):
         SigningRules(mode=SigningMode.SIGNED)
     with pytest.raises(ConfigurationError, match="set PERDURE_ISSUER_KEYS"):
-        SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=()))
+        SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=()))
 
 
-def test_rules_come_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+def test_rules_are_read_from_environment(monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in os.environ if name.startswith("PERDURE_")]:
         monkeypatch.delenv(name)
     assert SigningSettings().rules() == SigningRules()
@@ -346,7 +350,9 @@ def test_rules_come_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     try:
         rules = get_signing_rules()
         assert rules.mode is SigningMode.SIGNED
-        assert rules.trust == TrustedKeys(issuers=(ISSUER.public, OTHER_ISSUER.public), revoked=frozenset({"abc"}))
+        assert rules.trusted_keys == TrustedKeys(
+            issuers=(ISSUER.public, OTHER_ISSUER.public), revoked=frozenset({"abc"})
+        )
         assert get_signing_rules() is rules
         monkeypatch.setenv("PERDURE_ACTS", "sometimes")
         set_signing_rules(None)
@@ -354,7 +360,7 @@ def test_rules_come_from_the_environment(monkeypatch: pytest.MonkeyPatch):
             get_signing_rules()
         monkeypatch.setenv("PERDURE_ACTS", "signed")
         monkeypatch.setenv("PERDURE_ISSUER_KEYS", "nonsense")
-        with pytest.raises(ConfigurationError, match="is no public key"):
+        with pytest.raises(ConfigurationError, match="is not a public key"):
             get_signing_rules()
     finally:
         set_signing_rules(None)

@@ -6,7 +6,7 @@ from pathlib import Path
 from perdure.engine import EngineConfig
 
 
-def test_says_each_setting_in_the_servers_own_words(tmp_path: Path):
+def test_environment_contains_each_setting(tmp_path: Path):
     config = EngineConfig(
         data_dir=tmp_path / "data",
         ingress_port=1,
@@ -39,7 +39,7 @@ def test_says_each_setting_in_the_servers_own_words(tmp_path: Path):
     }
 
 
-def test_leaves_to_the_file_what_is_not_set(tmp_path: Path):
+def test_unset_settings_are_left_to_file(tmp_path: Path):
     names = EngineConfig(data_dir=tmp_path).environment()
 
     assert "RESTATE_DEFAULT_NUM_PARTITIONS" not in names
@@ -57,6 +57,6 @@ def test_extra_settings_win(tmp_path: Path):
     assert config.environment()["RESTATE_TRACING_ENDPOINT"] == "http://x"
 
 
-def test_the_log_lies_beside_the_data(tmp_path: Path):
+def test_log_is_beside_data(tmp_path: Path):
     assert EngineConfig(data_dir=tmp_path / "data").log_path == tmp_path / "restate-server.log"
     assert EngineConfig(data_dir=tmp_path / "data", log_file=tmp_path / "x.log").log_path == tmp_path / "x.log"

@@ -1,3 +1,5 @@
+"""Middleware that refuses unauthorised requests, and the apps that use it."""
+
 from __future__ import annotations
 
 import asyncio
@@ -28,7 +30,7 @@ async def inner(scope: Scope, receive: Receive, send: Send) -> None:
     await respond_json(send, 200, {"path": scope["path"]})
 
 
-def guarded(**settings: Any) -> SecurityMiddleware:
+def protected(**settings: Any) -> SecurityMiddleware:
     defaults = {"signing_keys": (KEY.public.id, OLD_KEY.public.id), "require_https": False}
     return SecurityMiddleware(inner, SecurityConfig(**{**defaults, **settings}))
 
@@ -84,54 +86,54 @@ def refusals(rule: str, mode: str) -> float:
 
 
 @pytest.mark.parametrize("key", [KEY, OLD_KEY])
-async def test_a_signed_request_gets_through(key: PrivateKey):
-    assert (await ask(guarded(), "/invoke/S/h", *signature("/invoke/S/h", key)))[0] == 200
+async def test_signed_request_is_served(key: PrivateKey):
+    assert (await ask(protected(), "/invoke/S/h", *signature("/invoke/S/h", key)))[0] == 200
 
 
 @pytest.mark.parametrize(
     "path",
     ["/discover", "/invoke/S/h", "/", "", "//health", "/health/", "/x/health", "/Health", "/ready/x"],
 )
-async def test_everything_else_is_refused_without_a_signature(path: str):
+async def test_refuse_unsigned_request(path: str):
     before = refusals("identity", "strict")
-    assert await ask(guarded(), path) == (401, "the request is not signed\n")
+    assert await ask(protected(), path) == (401, "the request is not signed\n")
     assert refusals("identity", "strict") == before + 1
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
 async def test_health_and_readiness_are_open(path: str):
-    assert (await ask(guarded(require_https=True), path))[0] == 200
+    assert (await ask(protected(require_https=True), path))[0] == 200
 
 
-async def test_what_it_would_not_help_to_know_is_403():
-    assert await ask(guarded(require_https=True), "/discover", *signature("/discover")) == (
+async def test_https_and_origin_violations_return_403():
+    assert await ask(protected(require_https=True), "/discover", *signature("/discover")) == (
         403,
         "HTTPS required but request received over HTTP\n",
     )
-    status, text = await ask(guarded(), "/discover", (b"origin", b"https://evil.example"), *signature("/discover"))
+    status, text = await ask(protected(), "/discover", (b"origin", b"https://evil.example"), *signature("/discover"))
     assert (status, text) == (403, "origin not allowed\n")
 
 
-async def test_permissive_logs_and_counts_and_lets_through(caplog: pytest.LogCaptureFixture):
+async def test_permissive_mode_logs_counts_and_serves(caplog: pytest.LogCaptureFixture):
     before = refusals("identity", "permissive")
     secret = (b"authorization", b"Bearer very-secret")
-    assert (await ask(guarded(validation_mode="permissive"), "/invoke/S/h", secret))[0] == 200
+    assert (await ask(protected(validation_mode="permissive"), "/invoke/S/h", secret))[0] == 200
     assert refusals("identity", "permissive") == before + 1
-    assert "let through (permissive)" in caplog.text
+    assert "violates a security rule (permissive)" in caplog.text
     assert "the request is not signed" in caplog.text
     assert "very-secret" not in caplog.text
 
 
-async def test_disabled_says_so_at_the_start(caplog: pytest.LogCaptureFixture):
+async def test_disabled_mode_is_logged_at_start(caplog: pytest.LogCaptureFixture):
     app = SecurityMiddleware(inner, SecurityConfig.development(validation_mode="disabled"))
     assert "security is disabled" in caplog.text
     assert (await ask(app, "/invoke/S/h"))[0] == 200
     assert (await ask(app, "/metrics"))[0] == 200
 
 
-def test_a_start_that_protects_nobody_is_refused():
+def test_refuse_missing_signing_keys():
     with pytest.raises(ConfigurationError, match="PERDURE_SECURITY_SIGNING_KEYS"):
-        guarded(signing_keys=())
+        protected(signing_keys=())
 
 
 @pytest.mark.parametrize(
@@ -146,38 +148,36 @@ def test_a_start_that_protects_nobody_is_refused():
         ([(b"authorization", b"bearer f7GxPQ2m9sRt")], "10.1.2.3", 401),
         ([(b"authorization", b"Bearer f7GxPQ2m9sRt"), (b"authorization", b"Bearer x")], "10.1.2.3", 401),
         ([(b"x-forwarded-for", b"127.0.0.1")], "10.1.2.3", 401),
-        (signature("/metrics"), "10.1.2.3", 401),  # the engine has no business there
+        (signature("/metrics"), "10.1.2.3", 401),  # not for the engine
     ],
 )
-async def test_metrics_are_for_this_machine_or_with_the_token(
-    headers: list[tuple[bytes, bytes]], peer: str, status: int
-):
-    app = guarded(metrics_token=SecretStr("f7GxPQ2m9sRt"), require_https=True)
+async def test_metrics_require_local_client_or_token(headers: list[tuple[bytes, bytes]], peer: str, status: int):
+    app = protected(metrics_token=SecretStr("f7GxPQ2m9sRt"), require_https=True)
     assert (await ask(app, "/metrics", *headers, peer=peer))[0] == status
 
 
-async def test_without_a_token_metrics_are_for_this_machine():
-    assert (await ask(guarded(), "/metrics", (b"authorization", b"Bearer "), peer="10.1.2.3"))[0] == 401
+async def test_metrics_without_token_are_local():
+    assert (await ask(protected(), "/metrics", (b"authorization", b"Bearer "), peer="10.1.2.3"))[0] == 401
 
 
-async def test_a_stranger_who_never_ends_is_left(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_PATIENCE", module.timedelta(milliseconds=20))
+async def test_stop_reading_slow_refused_request(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_READ_TIMEOUT", module.timedelta(milliseconds=20))
     slow: Message = {"type": "http.request", "body": b"x", "more_body": True}
-    assert (await ask(guarded(), "/invoke/S/h", events=[slow]))[0] == 401
+    assert (await ask(protected(), "/invoke/S/h", events=[slow]))[0] == 401
 
 
-async def test_a_stranger_who_sends_without_end_is_left():
+async def test_stop_reading_large_refused_request():
     chunk: Message = {"type": "http.request", "body": b"x" * 65536, "more_body": True}
     events = [chunk] * 100
-    assert (await ask(guarded(), "/invoke/S/h", events=events))[0] == 401
+    assert (await ask(protected(), "/invoke/S/h", events=events))[0] == 401
 
 
-async def test_a_stranger_who_hangs_up_is_left():
-    assert (await ask(guarded(), "/discover", events=[{"type": "http.disconnect"}]))[0] == 401
+async def test_refused_client_may_disconnect():
+    assert (await ask(protected(), "/discover", events=[{"type": "http.disconnect"}]))[0] == 401
 
 
 def service() -> sdk.Service:
-    greeter = sdk.Service("GuardedGreeter")
+    greeter = sdk.Service("PrivateGreeter")
 
     @greeter.handler()
     async def greet(ctx: sdk.Context, name: str) -> str:
@@ -199,7 +199,7 @@ async def manifest(app: Any) -> dict[str, Any]:
     return {handler["name"]: handler.get("ingressPrivate") for handler in json.loads(text)["services"][0]["handlers"]}
 
 
-async def test_an_app_with_security_keeps_handlers_private_unless_declared_public():
+async def test_handlers_are_private_unless_declared_public():
     greeter = service()
     config = SecurityConfig(signing_keys=(KEY.public.id,), require_https=False)
     assert await manifest(build_app(greeter, security=config)) == {"greet": True, "wave": False}
@@ -207,24 +207,24 @@ async def test_an_app_with_security_keeps_handlers_private_unless_declared_publi
     assert await manifest(build_app(greeter, security=open_config)) == {"greet": None, "wave": False}
 
 
-async def test_an_app_with_security_refuses_strangers_and_counts_no_attempt_of_theirs():
+async def test_refused_attempts_are_not_counted():
     app = build_app(service(), security=SecurityConfig(signing_keys=(KEY.public.id,), require_https=False))
-    assert (await ask(app, "/invoke/GuardedGreeter/greet"))[0] == 401
-    assert "GuardedGreeter" not in prometheus_text()[0].decode()
+    assert (await ask(app, "/invoke/PrivateGreeter/greet"))[0] == 401
+    assert "PrivateGreeter" not in prometheus_text()[0].decode()
     assert app.drain.open_attempts == 0
 
 
-def test_an_app_with_settings_that_protect_nobody_is_not_made():
-    with pytest.raises(ConfigurationError, match="no engine's key is known"):
+def test_build_app_refuses_unsafe_settings():
+    with pytest.raises(ConfigurationError, match="needs an engine's public key"):
         build_app(service(), security=SecurityConfig())
 
 
-def test_keys_go_into_the_settings_or_beside_them_but_not_both():
+def test_reject_identity_keys_beside_security():
     config = SecurityConfig(signing_keys=(KEY.public.id,), require_https=False)
-    with pytest.raises(ConfigurationError, match="not beside them"):
+    with pytest.raises(ConfigurationError, match="not both"):
         build_app(service(), security=config, identity_keys=[KEY.public.id])
 
 
-def test_an_app_without_security_says_so(caplog: pytest.LogCaptureFixture):
+def test_missing_security_is_logged(caplog: pytest.LogCaptureFixture):
     build_app(service())
-    assert "no security settings are given" in caplog.text
+    assert "no security settings" in caplog.text

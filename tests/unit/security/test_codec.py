@@ -1,3 +1,5 @@
+"""Journal encryption: values open at their place only."""
+
 from __future__ import annotations
 
 import pickle
@@ -57,7 +59,7 @@ def test_sealed_value_opens_nowhere_else(value: bytes, place: Place, other: Plac
 
 @given(places, st.integers(0, 4), st.data())
 def test_moving_a_boundary_changes_the_place(place: Place, at: int, data: st.DataObject):
-    """Fields that are the same when joined are other places: `a` of `bc` is not `ab` of `c`."""
+    # Places with equal concatenations differ: `a` of `bc` is not `ab` of `c`.
     fields = [place.service, place.key, place.name, place.invocation]
     joined = "".join(fields)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(joined)), min_size=3, max_size=3)))
@@ -76,7 +78,7 @@ def test_kinds_never_share_a_place(kind: PlaceKind, other: PlaceKind):
         opens(codec, codec.seal(b"value", Place(kind, "S", "k", "n", "i")), Place(other, "S", "k", "n", "i"))
 
 
-def test_platforms_share_no_values():
+def test_value_does_not_open_on_another_platform():
     ours, theirs = JournalCodec([FIRST]), JournalCodec([FIRST], platform="staging")
     with pytest.raises(UnreadableValue, match="another place or platform"):
         theirs.open(ours.seal(b"value", HERE), HERE)
@@ -132,7 +134,7 @@ def test_reject_output_of_another_invocation(source: OutputSource):
         codec.open_output(sealed, source)
 
 
-def test_reject_output_whose_shown_place_was_changed():
+def test_reject_output_with_changed_place():
     codec = JournalCodec([FIRST])
     sealed = codec.seal(b"value", Place.output("Trips", "t1", "run", "inv_1"))
     forged = sealed.replace(b"t1", b"t2")
@@ -161,48 +163,44 @@ def test_empty_value_is_sealed():
         codec.open_output(b"", OutputSource("inv_1"))
 
 
-def test_same_value_never_seals_alike():
+def test_sealing_is_randomised():
     codec = JournalCodec([FIRST])
     assert codec.seal(b"value", HERE) != codec.seal(b"value", HERE)
 
 
-def test_first_key_seals_and_each_opens():
+def test_first_key_seals_and_all_open():
     old, new = JournalCodec([FIRST]), JournalCodec([SECOND, FIRST])
-    between = JournalCodec([FIRST, SECOND])  # the new key is known everywhere before it is used
+    between = JournalCodec([FIRST, SECOND])  # the new key is distributed before it is used
     assert new.open(old.seal(b"value", HERE), HERE) == b"value"
     assert between.open(new.seal(b"value", HERE), HERE) == b"value"
     assert new.key_ids == tuple(reversed(between.key_ids))
-    with pytest.raises(
-        UnreadableValue, match=f"the key {new.key_ids[0]}, which is not known here; known are"
-    ) as refused:
+    with pytest.raises(UnreadableValue, match=f"the unknown key {new.key_ids[0]}; the known keys are") as refused:
         old.open(new.seal(b"value", HERE), HERE)
     assert refused.value.lacks_key
 
 
-def test_reject_value_of_the_unbound_format():
+def test_reject_value_of_another_format():
     old = b"pd1" + JournalCodec([FIRST]).seal(b"", HERE)[3:11] + bytes(SecretBox(FIRST).encrypt(b"value"))
-    with pytest.raises(
-        UnreadableValue, match="has the old format pd1, which is not bound to a place: it cannot be read"
-    ):
+    with pytest.raises(UnreadableValue, match="is not encrypted in the format pd2"):
         JournalCodec([FIRST]).open(old, HERE)
 
 
 @pytest.mark.parametrize(
-    ("value", "why"),
+    ("value", "reason"),
     [
         (b'{"plain":1}', "is not encrypted"),
         (b"pd", "is not encrypted"),
         (b"pd2", "is not encrypted"),
-        (b"pd2" + b"x" * 60, "which is not known here"),
-        (JournalCodec([FIRST]).seal(b"value", HERE)[:20], "was changed since"),
-        (JournalCodec([FIRST]).seal(b"value", HERE)[:-1], "was changed since"),
-        (JournalCodec([FIRST]).seal(b"value", HERE) + b"x", "was changed since"),
+        (b"pd2" + b"x" * 60, "the unknown key"),
+        (JournalCodec([FIRST]).seal(b"value", HERE)[:20], "was modified"),
+        (JournalCodec([FIRST]).seal(b"value", HERE)[:-1], "was modified"),
+        (JournalCodec([FIRST]).seal(b"value", HERE) + b"x", "was modified"),
     ],
 )
-def test_unopenable_value_is_named_and_retried(value: bytes, why: str, caplog: pytest.LogCaptureFixture):
-    with pytest.raises(UnreadableValue, match=why) as refused:
+def test_unreadable_value_is_reported_and_retried(value: bytes, reason: str, caplog: pytest.LogCaptureFixture):
+    with pytest.raises(UnreadableValue, match=reason) as refused:
         JournalCodec([FIRST]).open(value, HERE)
-    # Terminal, it would fail sagas, and undo them, where a process only lacks a key for a while.
+    # A terminal error would roll sagas back while a process temporarily lacks a key.
     assert not is_terminal(refused.value)
     assert str(HERE) in str(refused.value)
     assert "cannot be opened" in caplog.text
@@ -210,30 +208,30 @@ def test_unopenable_value_is_named_and_retried(value: bytes, why: str, caplog: p
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("content", "reason"),
     [
         ("", "at least one key"),
-        ("# only a remark\n\n", "at least one key"),
-        ("x\n", "line 1: this is no key"),
+        ("# only a comment\n\n", "at least one key"),
+        ("x\n", "line 1: not a key"),
         (f"# first\n{base64url_encode(FIRST)}\n{base64url_encode(b'short')}", "has 32 bytes"),
-        (f"{base64url_encode(FIRST)}\n{base64url_encode(FIRST)}", "is there twice"),
-        (f"{base64url_encode(FIRST)}\nä", "line 2: this is no key"),
+        (f"{base64url_encode(FIRST)}\n{base64url_encode(FIRST)}", "is listed twice"),
+        (f"{base64url_encode(FIRST)}\nä", "line 2: not a key"),
     ],
 )
-def test_a_file_that_holds_no_keys_is_refused_without_showing_it(tmp_path: Path, content: str, why: str):
+def test_refuse_invalid_keys_file_without_revealing_content(tmp_path: Path, content: str, reason: str):
     path = tmp_path / "keys"
     path.write_text(content)
     path.chmod(0o600)
-    with pytest.raises(ConfigurationError, match=why) as refused:
+    with pytest.raises(ConfigurationError, match=reason) as refused:
         JournalCodec.load(path)
     assert base64url_encode(FIRST) not in str(refused.value)
 
 
-def test_keys_never_show_themselves(tmp_path: Path):
+def test_keys_are_never_revealed(tmp_path: Path):
     codec = new_encryption_key(tmp_path / "keys")
     assert JournalCodec.load(tmp_path / "keys").key_ids == codec.key_ids
     assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "keys").read_text().strip() not in repr(codec)
     assert repr(codec) == f"JournalCodec({codec.key_ids[0]})"
-    with pytest.raises(TypeError, match="not to be pickled"):
+    with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(codec)

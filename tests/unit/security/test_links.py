@@ -1,3 +1,5 @@
+"""Decision links: forged, damaged, expired and reused ones are refused."""
+
 from __future__ import annotations
 
 import json
@@ -8,16 +10,16 @@ import pytest
 from pydantic import ValidationError
 
 from perdure.errors import Conflict, Forbidden, Unauthenticated
-from perdure.security import NonceLog, PrivateKey, mint_link, payload_digest, read_link
+from perdure.security import NonceLog, PrivateKey, json_digest, mint_link, read_link
 from perdure.security.encodings import base64url_decode, base64url_encode
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 KEY, OLD_KEY, STRANGER = (PrivateKey(bytes([number]) * 32) for number in (1, 2, 3))
-DIGEST = payload_digest({"amount": 5})
+DIGEST = json_digest({"amount": 5})
 
 
 def mint(key: PrivateKey = KEY, **changes: Any) -> str:
-    facts = {
+    fields = {
         "approval_id": "trip 1/ä",
         "person": "Ada@example.com",
         "payload_digest": DIGEST,
@@ -25,43 +27,43 @@ def mint(key: PrivateKey = KEY, **changes: Any) -> str:
         "expires_at": NOW + timedelta(hours=1),
         "nonce": "6e4c1a52-52f0-4b5b-8c3e-1f2d3c4b5a69",
     }
-    return mint_link(key, **{**facts, **changes})
+    return mint_link(key, **{**fields, **changes})
 
 
 def read(token: str, now: datetime = NOW) -> Any:
     return read_link(token, [KEY.public, OLD_KEY.public], now=now)
 
 
-def test_a_link_says_who_decides_what_until_when():
+def test_link_contains_person_approval_and_payload():
     link = read(mint())
     assert (link.approval_id, link.person, link.payload_digest) == ("trip 1/ä", "ada@example.com", DIGEST)
     link.check(approval_id="trip 1/ä", payload_digest=DIGEST)
     assert read(mint(OLD_KEY)) != link
 
 
-def test_a_token_fits_into_an_address_and_is_the_same_at_each_replay():
+def test_link_token_is_url_safe_and_deterministic():
     token = mint()
     assert set(token) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
     assert len(token) < 500
     assert mint() == token
 
 
-def test_a_link_is_for_one_approval_and_for_what_was_shown():
+def test_link_is_bound_to_approval_and_payload():
     link = read(mint())
     with pytest.raises(Forbidden, match="another approval"):
         link.check(approval_id="trip 2", payload_digest=DIGEST)
     with pytest.raises(Conflict, match="has changed"):
-        link.check(approval_id="trip 1/ä", payload_digest=payload_digest({"amount": 6}))
+        link.check(approval_id="trip 1/ä", payload_digest=json_digest({"amount": 6}))
 
 
-def test_a_link_counts_once():
+def test_link_is_used_once():
     link = read(mint())
     log = NonceLog().use_link(link.nonce, person=link.person, until=link.expires_at, now=NOW)
     with pytest.raises(Conflict):
         log.use_link(link.nonce, person=link.person, until=link.expires_at, now=NOW)
 
 
-def test_a_link_ends():
+def test_link_expires():
     assert read(mint(), NOW + timedelta(minutes=59, seconds=59))
     with pytest.raises(Unauthenticated, match="expired at 2026-03-01 13:00:00 UTC"):
         read(mint(), NOW + timedelta(hours=1))
@@ -74,7 +76,7 @@ def test_reject_link_from_the_future():
 
 
 def rewritten(token: str, **changes: Any) -> str:
-    """Change what a token says and keep its signature."""
+    """Change fields of a token and keep its signature."""
     body, _, signature = token.partition(".")
     fields = json.loads(base64url_decode(body)) | changes
     return f"{base64url_encode(json.dumps(fields, sort_keys=True, separators=(',', ':')).encode())}.{signature}"
@@ -114,7 +116,7 @@ good = mint()
         base64url_encode(base64url_decode(good.partition(".")[0]) + b" ") + "." + good.partition(".")[2],
     ],
 )
-def test_a_forged_or_damaged_link_is_refused(token: str):
+def test_reject_forged_or_damaged_link(token: str):
     with pytest.raises(Unauthenticated):
         read(token)
 
@@ -122,6 +124,6 @@ def test_a_forged_or_damaged_link_is_refused(token: str):
 @pytest.mark.parametrize(
     "change", [{"person": ""}, {"nonce": "short"}, {"approval_id": "x" * 257}, {"payload_digest": "x"}]
 )
-def test_what_no_link_says_is_not_minted(change: dict[str, Any]):
+def test_reject_invalid_link_fields(change: dict[str, Any]):
     with pytest.raises(ValidationError):
         mint(**change)

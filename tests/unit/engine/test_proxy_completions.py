@@ -1,4 +1,4 @@
-"""Which completions of awakeables the engine proxy passes on."""
+"""Completions that the engine proxy forwards or refuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_awakeable_can_be_completed(place, ending):
     st.integers(0, 2**32 - 1),
     st.sampled_from(["awakeables", "a", "%61wakeables", "%61", "AWAKEABLES"]),
 )
-def test_other_results_are_never_completed(signal, number, place):
+def test_refuse_completion_of_other_results(signal, number, place):
     for id_ in (signal_id(INVOCATION, signal), pending_id(INVOCATION, number)):
         for sent in (
             id_,
@@ -46,5 +46,5 @@ def test_arbitrary_id_is_refused(text):
     "path",
     ["/", "/Trips/a/run", "/restate/health", "/restate/workflow/Trips/a/attach", "/a/awakeables", "/Trips/restate/a"],
 )
-def test_other_paths_are_left_alone(path):
+def test_other_paths_are_ignored(path):
     assert completion_refusal(path.encode()) is None

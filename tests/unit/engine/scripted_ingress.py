@@ -1,4 +1,4 @@
-"""An ingress that answers as a test tells it, and keeps what it was asked."""
+"""Fake ingress with scripted responses that records requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Reaction = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response
 
 
 class Ingress:
-    """Answers requests one after the other, and keeps them."""
+    """Returns the scripted responses in order and records the requests."""
 
     def __init__(self, *reactions: Reaction) -> None:
         self.requests: list[httpx.Request] = []

@@ -27,7 +27,7 @@ def service(name: str = "Greeter") -> sdk.Service:
 
 
 class Definitions:
-    """What perdure's own services look like to serving."""
+    """Stand-in for a service of Perdure."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -48,10 +48,10 @@ async def ask(app: ServiceApp, path: str, *, headers: Sequence[tuple[bytes, byte
     await asyncio.wait_for(app(scope, incoming.get, send), 5)
     body = b"".join(message.get("body", b"") for message in sent)
     status = sent[0]["status"]
-    return status, json.loads(body) if body and status != 401 else None  # a refusal is plain text
+    return status, json.loads(body) if body and status != 401 else None  # refusals are plain text
 
 
-async def test_serves_services_of_perdure_and_of_the_sdk():
+async def test_serve_perdure_and_sdk_services():
     app = build_app(Definitions("Trips", "TripsCompensations"), service("Plain"), sdk.VirtualObject("Thing"))
 
     status, manifest = await ask(
@@ -63,11 +63,11 @@ async def test_serves_services_of_perdure_and_of_the_sdk():
     assert app.names == ("Trips", "TripsCompensations", "Plain", "Thing")
 
 
-async def test_lives():
+async def test_health_returns_ok():
     assert await ask(build_app(service()), "/health") == (200, {"status": "ok"})
 
 
-async def test_is_ready_when_all_checks_pass():
+async def test_ready_when_all_checks_pass():
     async def passes() -> None:
         return
 
@@ -76,7 +76,7 @@ async def test_is_ready_when_all_checks_pass():
     assert await ask(app, "/ready") == (200, {"status": "ready", "checks": {"database": "ok", "cache": "ok"}})
 
 
-async def test_is_unready_while_a_check_fails_and_tells_no_secrets(caplog: pytest.LogCaptureFixture):
+async def test_failing_check_makes_unready_without_details(caplog: pytest.LogCaptureFixture):
     async def passes() -> None:
         return
 
@@ -91,14 +91,14 @@ async def test_is_unready_while_a_check_fails_and_tells_no_secrets(caplog: pytes
     assert "readiness check failed" in caplog.text
 
 
-async def test_is_unready_while_a_check_hangs(monkeypatch: pytest.MonkeyPatch):
+async def test_hanging_check_makes_unready(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(serving_app, "_CHECK_TIMEOUT", timedelta(milliseconds=10))
     app = build_app(service(), readiness={"database": asyncio.Event().wait})
 
     assert await ask(app, "/ready") == (503, {"status": "unready", "checks": {"database": "timed out"}})
 
 
-async def test_is_unready_once_it_drains():
+async def test_unready_while_draining():
     app = build_app(service())
     await app.drain.drain(timedelta(0))
 
@@ -106,7 +106,7 @@ async def test_is_unready_once_it_drains():
     assert (await ask(app, "/health"))[0] == 200
 
 
-async def test_an_unknown_path_or_handler_is_404():
+async def test_unknown_path_or_handler_returns_404():
     app = build_app(service())
 
     assert (await ask(app, "/nothing"))[0] == 404
@@ -114,7 +114,7 @@ async def test_an_unknown_path_or_handler_is_404():
     assert (await ask(app, "/invoke/Nobody/greet"))[0] == 404
 
 
-async def test_with_identity_keys_an_unsigned_request_is_401_but_health_is_open():
+async def test_identity_keys_refuse_unsigned_requests():
     app = build_app(service(), identity_keys=["publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f"])
 
     assert (await ask(app, "/discover"))[0] == 401
@@ -123,7 +123,7 @@ async def test_with_identity_keys_an_unsigned_request_is_401_but_health_is_open(
     assert (await ask(app, "/ready"))[0] == 200
 
 
-async def test_speaks_http_only():
+async def test_refuse_other_protocols_than_http():
     async def unused(*_: object) -> Any:
         raise AssertionError
 
@@ -131,8 +131,8 @@ async def test_speaks_http_only():
         await build_app(service())({"type": "lifespan"}, unused, unused)
 
 
-async def test_the_sdk_never_takes_over_sigterm():
-    """It does in the first call that it gets in the main thread, and then granian and uvicorn never end."""
+async def test_sdk_does_not_take_over_sigterm():
+    """It takes over SIGTERM in its first call in the main thread, and then servers never stop."""
 
     def mine(*_: object) -> None:
         return
@@ -147,8 +147,8 @@ async def test_the_sdk_never_takes_over_sigterm():
         signal.signal(signal.SIGTERM, before)
 
 
-async def test_the_raw_sdk_would_take_over_sigterm():
-    """If this fails, the SDK has changed and the first call in a thread is no longer needed."""
+async def test_raw_sdk_takes_over_sigterm():
+    """If this fails after an SDK update, remove the first call in a thread."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         await ask(sdk.app([service()]), "/health")
@@ -158,23 +158,23 @@ async def test_the_raw_sdk_would_take_over_sigterm():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_nothing_to_serve_is_refused():
-    with pytest.raises(ConfigurationError, match="there is nothing to serve"):
+def test_refuse_empty_services():
+    with pytest.raises(ConfigurationError, match="no services to serve"):
         build_app()
-    with pytest.raises(ConfigurationError, match="there is nothing to serve"):
+    with pytest.raises(ConfigurationError, match="no services to serve"):
         build_app(Definitions())
 
 
-def test_two_services_of_one_name_are_refused():
+def test_refuse_duplicate_service_names():
     with pytest.raises(ConfigurationError, match="two services have the same name: Trips"):
         build_app(Definitions("Trips"), service("Trips"), service("Other"))
 
 
-def test_what_is_no_service_is_refused():
-    with pytest.raises(ConfigurationError, match=r"'Trips' can't be served"):
-        build_app("Trips")  # type: ignore[arg-type] # that's the point
+def test_refuse_other_objects_than_services():
+    with pytest.raises(ConfigurationError, match=r"cannot serve 'Trips'"):
+        build_app("Trips")  # type: ignore[arg-type] # not a service
 
 
-def test_a_malformed_identity_key_is_refused():
-    with pytest.raises(ConfigurationError, match="an identity key is malformed"):
+def test_refuse_malformed_identity_key():
+    with pytest.raises(ConfigurationError, match="malformed identity key"):
         build_app(service(), identity_keys=["secret"])

@@ -1,4 +1,4 @@
-"""The drain, spoken to in plain ASGI; what it does to a real engine is in tests/integration/test_serving_stop.py."""
+"""Draining in plain ASGI. tests/integration/test_serving_stop.py tests it with an engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOMENT = timedelta(milliseconds=10)
 
 
 class Stream:
-    """The server's side of one request."""
+    """Server side of a request."""
 
     def __init__(self, path: str = "/invoke/Trips/run") -> None:
         self.scope: Scope = {"type": "http", "path": path}
@@ -43,7 +43,7 @@ class Stream:
 
 
 class Attempt:
-    """An app like the SDK's: reads until its input ends, then waits for its step, then answers."""
+    """App like the SDK's: reads its input to the end, waits for a side effect, then responds."""
 
     def __init__(self) -> None:
         self.received: list[Message] = []
@@ -70,12 +70,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def settled() -> None:
-    """Let everything that can go on do so."""
+    """Run all tasks that are ready."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-async def test_an_attempt_gets_its_input_in_order_and_sends_its_output():
+async def test_attempt_receives_input_in_order():
     app, stream = Attempt(), Stream()
     drain = Drain(app)
     task = stream.open(drain)
@@ -91,11 +91,11 @@ async def test_an_attempt_gets_its_input_in_order_and_sends_its_output():
     assert drain.open_attempts == 0
 
 
-async def test_a_drain_of_nothing_ends_at_once():
+async def test_drain_without_attempts_ends_at_once():
     assert await asyncio.wait_for(Drain(Attempt()).drain(timedelta(hours=1)), 1) == []
 
 
-async def test_once_draining_an_attempt_is_refused_and_its_input_read_to_the_end():
+async def test_refuse_attempt_while_draining():
     drain = Drain(Attempt())
     await drain.drain(MOMENT)
     stream = Stream()
@@ -112,7 +112,7 @@ async def test_once_draining_an_attempt_is_refused_and_its_input_read_to_the_end
     assert stream.sent[-1] == LAST
 
 
-async def test_an_open_attempt_sees_its_input_end_and_its_last_byte_waits_for_the_engine():
+async def test_drain_ends_input_and_holds_end_of_response():
     app, stream = Attempt(), Stream()
     drain = Drain(app, settle=MOMENT)
     task = stream.open(drain)
@@ -133,7 +133,7 @@ async def test_an_open_attempt_sees_its_input_end_and_its_last_byte_waits_for_th
     assert await asyncio.wait_for(draining, 1) == []
 
 
-async def test_a_last_body_with_content_is_not_held_back_with_the_end():
+async def test_final_content_is_sent_before_the_end():
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send(START)
@@ -152,8 +152,8 @@ async def test_a_last_body_with_content_is_not_held_back_with_the_end():
     await draining
 
 
-async def test_an_attempt_whose_request_has_ended_is_left_alone():
-    """Over HTTP/1.1 the whole input is there from the start; a second end would be one too many."""
+async def test_drain_ignores_attempt_with_ended_request():
+    """Over HTTP/1.1, the input ends at the start, so the drain must not end it again."""
     app, stream = Attempt(), Stream()
     drain = Drain(app, settle=MOMENT)
     task = stream.open(drain)
@@ -169,7 +169,7 @@ async def test_an_attempt_whose_request_has_ended_is_left_alone():
     assert await draining == []
 
 
-async def test_a_lost_connection_reaches_the_attempt_even_while_draining():
+async def test_disconnect_reaches_attempt_while_draining():
     seen: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -189,7 +189,7 @@ async def test_a_lost_connection_reaches_the_attempt_even_while_draining():
     assert await draining == []
 
 
-async def test_after_the_grace_time_an_attempt_is_cancelled_and_says_nothing_more():
+async def test_attempt_is_abandoned_after_grace_time():
     apps, streams = [Attempt(), Attempt(), Attempt()], []
     drains = iter(apps)
 
@@ -206,11 +206,11 @@ async def test_after_the_grace_time_an_attempt_is_cancelled_and_says_nothing_mor
 
     assert abandoned == ["Flights/reserve", "Trips/run", "Trips/run"]
     assert all(app.cancelled for app in apps)
-    assert all(stream.sent == [START] for stream in streams), "what a cancelled step says isn't its outcome"
+    assert all(stream.sent == [START] for stream in streams), "output after the cancellation is dropped"
     assert drain.open_attempts == 0
 
 
-async def test_an_attempt_that_resists_is_left_behind():
+async def test_drain_ends_despite_uncancellable_attempt():
     stay = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -231,7 +231,7 @@ async def test_an_attempt_that_resists_is_left_behind():
     await task
 
 
-async def test_a_hurry_ends_the_grace_time():
+async def test_second_request_ends_grace_time():
     drain = Drain(Attempt())
     Stream().open(drain)
     await settled()
@@ -245,7 +245,7 @@ async def test_a_hurry_ends_the_grace_time():
     assert await asyncio.wait_for(draining, 5) == ["Trips/run"]
 
 
-async def test_an_attempts_own_error_goes_to_the_server():
+async def test_error_of_attempt_reaches_server():
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise ValueError("broken")
 
@@ -256,7 +256,7 @@ async def test_an_attempts_own_error_goes_to_the_server():
     assert drain.open_attempts == 0
 
 
-async def test_what_an_attempt_leaves_behind_is_freed_without_the_collector_of_cycles():
+async def test_attempt_leaves_no_reference_cycles():
     left: list[weakref.ref[object]] = []
 
     async def app(_: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""What the engine proxy is told, and what it makes of it."""
+"""Settings of the engine proxy."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_empty_settings_are_defaults(environment):
         ("PERDURE_PROXY_INGRESS_PORT", "0"),
     ],
 )
-def test_unusable_setting_is_refused(environment, name, value):
+def test_refuse_invalid_proxy_setting(environment, name, value):
     environment(**{name: value})
     with pytest.raises(ConfigurationError, match="engine proxy"):
         ProxySettings.read()
@@ -72,7 +72,7 @@ def test_missing_upstream_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("text", [SOCKET, "http://engine:8080", "http://127.0.0.1:1"])
-def test_upstream_is_read_back(text):
+def test_upstream_round_trip(text):
     assert str(Upstream.parse(text)) == text
 
 
@@ -97,6 +97,6 @@ def test_long_socket_path_is_made_short(tmp_path: Path):
     assert not Path(short).exists()
 
 
-def test_missing_folder_of_long_path_is_told(tmp_path: Path):
+def test_error_names_missing_socket_folder(tmp_path: Path):
     with pytest.raises(ConfigurationError, match="can't be opened"), connectable(tmp_path / ("deep" * 25) / "a.sock"):
         pass

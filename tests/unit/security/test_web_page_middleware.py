@@ -1,11 +1,11 @@
-"""A service's port refuses web pages in every profile but a disabled one."""
+"""Refusal of web pages at the ports of services."""
 
 from __future__ import annotations
 
 import pytest
 
 from perdure.security import PrivateKey, SecurityConfig, ValidationMode
-from perdure.security.middleware import PageGuard
+from perdure.security.middleware import WebPageMiddleware
 
 STRICT = SecurityConfig.development(
     enable_request_validation=True,
@@ -17,7 +17,7 @@ UNCHECKED = [None, SecurityConfig.development()]
 
 
 async def status(config, *headers, path="/invoke/S/h", peer="127.0.0.1"):
-    """Ask a guarded app, and return the status of the answer."""
+    """Return the status of a request."""
     sent = []
 
     async def app(scope, receive, send):
@@ -31,7 +31,7 @@ async def status(config, *headers, path="/invoke/S/h", peer="127.0.0.1"):
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers), "client": (peer, 1)}
-    await PageGuard(app, config)(scope, receive, send)
+    await WebPageMiddleware(app, config)(scope, receive, send)
     return sent[0]["status"]
 
 

@@ -32,7 +32,7 @@ def npm(folder: Path, body: str) -> Path:
 
 
 def npm_that_installs(folder: Path, version: str = NPM_VERSION) -> Path:
-    """An npm that notes each of its runs, takes a while, and puts a server where npm does."""
+    """Return a fake npm that records its runs and installs a server slowly."""
     target = f"node_modules/{platform_package()}/bin"
     return npm(
         folder,
@@ -50,7 +50,7 @@ def locate(tmp_path: Path, *, path: Path | None = None, **variables: str) -> Loc
 
 
 class TestNamedBinary:
-    def test_is_taken_before_the_path(self, tmp_path: Path):
+    def test_configured_binary_precedes_path(self, tmp_path: Path):
         named = server(tmp_path / "mine" / "restate", "1.7.3")
         server(tmp_path / "bin" / "restate-server", "1.7.12")
 
@@ -60,51 +60,49 @@ class TestNamedBinary:
         assert str(found) == f"restate-server 1.7.3 from RESTATE_SERVER_BIN ({named})"
 
     @pytest.mark.parametrize("version", ["1.6.2", "1.8.0", "17.0.0", "2.7.1"])
-    def test_of_another_version_is_refused(self, tmp_path: Path, version: str):
+    def test_refuse_configured_binary_of_another_version(self, tmp_path: Path, version: str):
         named = server(tmp_path / "restate-server", version)
 
-        with pytest.raises(
-            ConfigurationError, match=rf"RESTATE_SERVER_BIN names restate-server {version} .*needs 1\.7"
-        ):
+        with pytest.raises(ConfigurationError, match=rf"RESTATE_SERVER_BIN is restate-server {version} .*needs 1\.7"):
             locate(tmp_path, RESTATE_SERVER_BIN=str(named))
 
     @pytest.mark.parametrize(
-        ("body", "says"),
+        ("body", "expected"),
         [
-            ("echo hello", "says 'hello'"),
-            ("echo 'restate-server 1.7.12'; exit 3", "isn't a restate-server"),
-            ("echo broken >&2; exit 1", "says 'broken'"),
+            ("echo hello", "prints 'hello'"),
+            ("echo 'restate-server 1.7.12'; exit 3", "is not a restate-server"),
+            ("echo broken >&2; exit 1", "prints 'broken'"),
         ],
     )
-    def test_that_is_no_server_is_refused(self, tmp_path: Path, body: str, says: str):
+    def test_refuse_configured_file_that_is_no_server(self, tmp_path: Path, body: str, expected: str):
         named = script(tmp_path / "restate-server", body)
 
-        with pytest.raises(ConfigurationError, match="RESTATE_SERVER_BIN names no restate-server") as refused:
+        with pytest.raises(ConfigurationError, match="RESTATE_SERVER_BIN is not a restate-server") as refused:
             locate(tmp_path, RESTATE_SERVER_BIN=str(named))
-        assert says in str(refused.value)
+        assert expected in str(refused.value)
 
-    def test_that_does_not_exist_is_refused(self, tmp_path: Path):
-        with pytest.raises(ConfigurationError, match=r"nothing can't be run: No such file or directory"):
+    def test_refuse_missing_configured_file(self, tmp_path: Path):
+        with pytest.raises(ConfigurationError, match=r"cannot run .*nothing: No such file or directory"):
             locate(tmp_path, RESTATE_SERVER_BIN=str(tmp_path / "nothing"))
 
-    def test_that_may_not_be_executed_is_refused(self, tmp_path: Path):
+    def test_refuse_configured_file_without_permission(self, tmp_path: Path):
         named = server(tmp_path / "restate-server", "1.7.12")
         named.chmod(0o644)
 
-        with pytest.raises(ConfigurationError, match="can't be run: Permission denied"):
+        with pytest.raises(ConfigurationError, match=r"cannot run .*: Permission denied"):
             locate(tmp_path, RESTATE_SERVER_BIN=str(named))
 
 
 class TestOnThePath:
-    def test_is_taken_before_npm(self, tmp_path: Path):
+    def test_binary_on_path_precedes_npm(self, tmp_path: Path):
         found = server(tmp_path / "bin" / "restate-server", "1.7.12")
 
         assert locate(tmp_path, path=tmp_path / "bin") == LocatedEngine(found, "PATH", "1.7.12")
 
     @pytest.mark.parametrize(
-        ("body", "why"), [("echo restate-server 1.4.0", "is version 1.4.0"), ("exit 1", "doesn't say its version")]
+        ("body", "reason"), [("echo restate-server 1.4.0", "has version 1.4.0"), ("exit 1", "prints no version")]
     )
-    def test_of_another_version_gives_way_to_npm_and_that_is_said(self, tmp_path: Path, body: str, why: str):
+    def test_unsupported_binary_on_path_is_skipped_with_note(self, tmp_path: Path, body: str, reason: str):
         other = script(tmp_path / "bin" / "restate-server", body)
         npm_that_installs(tmp_path / "bin")
 
@@ -112,10 +110,10 @@ class TestOnThePath:
 
         assert found.source == "npm"
         assert found.version == NPM_VERSION
-        assert found.notes == (f"{other} on the PATH {why}, perdure needs 1.7; npm's is used instead",)
+        assert found.notes == (f"{other} on the PATH {reason}, Perdure needs 1.7: using npm's instead",)
 
-    def test_as_npms_launcher_script_leads_to_the_native_binary(self, tmp_path: Path):
-        """Run by node, the server would be a child of the process that we start and kill."""
+    def test_launcher_script_leads_to_native_binary(self, tmp_path: Path):
+        """A server started by node would survive a kill of node."""
         modules = tmp_path / "lib" / "node_modules"
         launcher = script(modules / "@restatedev" / "restate-server" / "lib" / "index.js", "echo restate-server 1.7.12")
         native = server(modules / platform_package() / "bin" / "restate-server", "1.7.12")
@@ -126,7 +124,7 @@ class TestOnThePath:
 
 
 class TestByNpm:
-    def test_is_installed_once_without_install_scripts(self, tmp_path: Path):
+    def test_install_once_without_scripts(self, tmp_path: Path):
         npm_that_installs(tmp_path / "bin")
 
         first = locate(tmp_path, path=tmp_path / "bin")
@@ -140,7 +138,7 @@ class TestByNpm:
         assert runs[0].startswith("ci --ignore-scripts --no-audit --no-fund")
         assert (tmp_path / "engine" / "package-lock.json").read_bytes() == shipped("package-lock.json")
 
-    def test_is_installed_once_by_many_at_the_same_time(self, tmp_path: Path):
+    def test_concurrent_processes_install_once(self, tmp_path: Path):
         npm_that_installs(tmp_path / "bin")
         found: list[LocatedEngine] = []
         threads = [
@@ -156,20 +154,20 @@ class TestByNpm:
         assert len((tmp_path / "bin" / "runs").read_text().splitlines()) == 1
 
     @pytest.mark.parametrize("left_over", ["", "#!/bin/sh\necho restate-server 1.7.1\n"], ids=["cut-off", "older"])
-    def test_is_installed_again_over_what_is_not_right(self, tmp_path: Path, left_over: str):
+    def test_replace_incomplete_installation(self, tmp_path: Path, left_over: str):
         npm_that_installs(tmp_path / "bin")
         binary = tmp_path / "engine" / "node_modules" / platform_package() / "bin" / "restate-server"
         script(binary, "").write_text(left_over)
 
         assert locate(tmp_path, path=tmp_path / "bin").version == NPM_VERSION
 
-    def test_without_npm_says_what_to_do(self, tmp_path: Path):
+    def test_missing_npm_is_reported(self, tmp_path: Path):
         (tmp_path / "empty").mkdir()
 
-        with pytest.raises(EngineError, match="no npm to install it with: install Node"):
+        with pytest.raises(EngineError, match="nor npm is on the PATH: install Node"):
             locate_engine(tmp_path / "engine", {"PATH": str(tmp_path / "empty")})
 
-    def test_passes_on_why_npm_failed(self, tmp_path: Path):
+    def test_npm_errors_are_reported(self, tmp_path: Path):
         npm(
             tmp_path / "bin",
             """echo 'npm error code ENOTFOUND' >&2
@@ -182,17 +180,17 @@ class TestByNpm:
             locate(tmp_path, path=tmp_path / "bin")
 
         assert str(failed.value) == (
-            f"npm couldn't install restate-server {NPM_VERSION} into {tmp_path / 'engine'}: "
+            f"npm failed to install restate-server {NPM_VERSION} into {tmp_path / 'engine'}: "
             "code ENOTFOUND; network request failed"
         )
 
-    def test_that_installed_nothing_usable_is_told(self, tmp_path: Path):
+    def test_unusable_installation_is_reported(self, tmp_path: Path):
         npm_that_installs(tmp_path / "bin", version="1.0.0")
 
-        with pytest.raises(EngineError, match="doesn't run as that version"):
+        with pytest.raises(EngineError, match="does not run as that version"):
             locate(tmp_path, path=tmp_path / "bin")
 
-    def test_has_nothing_for_an_unknown_machine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_unknown_machine_is_reported(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(platform, "machine", lambda: "riscv64")
 
         with pytest.raises(EngineError, match=r"npm has no restate-server for .* on riscv64: .* RESTATE_SERVER_BIN"):
@@ -200,7 +198,7 @@ class TestByNpm:
 
 
 class TestTheLock:
-    def test_pins_the_version(self):
+    def test_version_is_pinned(self):
         lock = json.loads(shipped("package-lock.json"))
         manifest = json.loads(shipped("package.json"))
 
@@ -209,7 +207,7 @@ class TestTheLock:
         assert len(versions) == 5
         assert set(versions.values()) == {NPM_VERSION}
 
-    def test_has_a_hash_and_no_address_for_each_package(self):
+    def test_lock_has_hashes_without_registry_addresses(self):
         lock = json.loads(shipped("package-lock.json"))
         packages = [each for name, each in lock["packages"].items() if name]
 

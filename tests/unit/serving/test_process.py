@@ -1,4 +1,4 @@
-"""What `serve` does to the process that it's given, as seen from inside one."""
+"""Effects of `serve` on its process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ serve(idle, port=int(sys.argv[1]), lifespan=seen)
 """
 
 
-def test_the_collector_of_cycles_looks_less_often_and_not_at_what_is_there_for_good(tmp_path: Path):
+def test_garbage_collector_is_tuned(tmp_path: Path):
     (port,) = free_ports(1)
     command = [sys.executable, "-c", PROGRAM, str(port), tmp_path / "seen"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -1,3 +1,5 @@
+"""Security settings, and the validation of requests by them."""
+
 from __future__ import annotations
 
 import os
@@ -13,8 +15,8 @@ from perdure.errors import ConfigurationError
 from perdure.security import PrivateKey
 from perdure.security.codec import new_encryption_key
 from perdure.security.config import SecurityConfig, ValidationMode
+from perdure.security.middleware import RequestInfo, SecurityValidator
 from perdure.security.secrets import refuse_default_secrets
-from perdure.security.validator import RequestFacts, SecurityValidator
 
 KEY, OTHER = PrivateKey(b"k" * 32), PrivateKey(b"o" * 32)
 DOCUMENTED = "publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f"
@@ -26,7 +28,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def test_the_default_is_production():
+def test_default_profile_is_production():
     config = SecurityConfig()
     assert config.profile == "production"
     assert config.enable_request_validation
@@ -37,7 +39,7 @@ def test_the_default_is_production():
     assert config.codec() is None
 
 
-def test_development_checks_nothing_run_until_stopped():
+def test_development_checks_only_what_is_enabled():
     config = SecurityConfig.development(require_https=True)
     assert config.profile == "development"
     assert not config.enable_request_validation
@@ -47,7 +49,7 @@ def test_development_checks_nothing_run_until_stopped():
     assert config.check_start() is config
 
 
-def test_the_environment_has_its_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_settings_are_read_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     token = tmp_path / "token"
     token.write_text("a long enough token\n")
     for name, value in {
@@ -72,79 +74,79 @@ def test_the_environment_has_its_say(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert development.keys == (KEY.public, OTHER.public)
 
 
-def test_a_secret_file_that_cant_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_error_names_unreadable_secret_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PERDURE_SECURITY_METRICS_TOKEN_FILE", str(tmp_path / "none"))
-    with pytest.raises(ConfigurationError, match=r"PERDURE_SECURITY_METRICS_TOKEN_FILE: .*none can't be read"):
+    with pytest.raises(ConfigurationError, match=r"PERDURE_SECURITY_METRICS_TOKEN_FILE: cannot read .*none"):
         SecurityConfig.from_environment()
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "why"),
+    ("name", "value", "reason"),
     [
-        ("SIGNING_KEYS", "nonsense", "is no public key"),
-        ("ALLOWED_ORIGINS", "*", "is no origin"),
-        ("ALLOWED_ORIGINS", "https://*.example.com", "is no origin"),
-        ("ALLOWED_ORIGINS", "https://example.com/path", "is no origin"),
-        ("ALLOWED_ORIGINS", "example.com", "is no origin"),
-        ("TRUSTED_PROXIES", "everyone", "is no network"),
-        ("TRUSTED_PROXIES", "10.0.0.1/8", "is no network"),
+        ("SIGNING_KEYS", "nonsense", "is not a public key"),
+        ("ALLOWED_ORIGINS", "*", "is not an origin"),
+        ("ALLOWED_ORIGINS", "https://*.example.com", "is not an origin"),
+        ("ALLOWED_ORIGINS", "https://example.com/path", "is not an origin"),
+        ("ALLOWED_ORIGINS", "example.com", "is not an origin"),
+        ("TRUSTED_PROXIES", "everyone", "is not a network"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8", "is not a network"),
         ("VALIDATION_MODE", "sometimes", "validation_mode"),
         ("PROFILE", "test", "profile"),
     ],
 )
-def test_a_setting_that_cant_be_read_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, why: str):
+def test_error_names_invalid_setting(monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str):
     monkeypatch.setenv(f"PERDURE_SECURITY_{name}", value)
-    with pytest.raises(ConfigurationError, match=why):
+    with pytest.raises(ConfigurationError, match=reason):
         SecurityConfig.from_environment()
 
 
-def test_unknown_settings_are_refused():
+def test_reject_unknown_setting():
     with pytest.raises(ConfigurationError, match=r"SecurityConfig\.signing_key: there is no such setting"):
-        SecurityConfig(signing_key="x")  # type: ignore[call-arg] # that's the point
+        SecurityConfig(signing_key="x")  # type: ignore[call-arg] # an unknown setting
 
 
 @pytest.mark.parametrize(
-    ("settings", "why"),
+    ("settings", "reason"),
     [
-        ({}, "no engine's key is known: set PERDURE_SECURITY_SIGNING_KEYS"),
-        ({"signing_keys": (DOCUMENTED,)}, "out of the documentation"),
-        ({"enable_request_validation": False}, "in production nobody's requests go unchecked"),
-        ({"validation_mode": "disabled"}, "in production nobody's requests go unchecked"),
+        ({}, "needs an engine's public key: set PERDURE_SECURITY_SIGNING_KEYS"),
+        ({"signing_keys": (DOCUMENTED,)}, "example key of the documentation"),
+        ({"enable_request_validation": False}, "production requires request validation"),
+        ({"validation_mode": "disabled"}, "production requires request validation"),
         (
             {"signing_keys": (KEY.public.id,), "metrics_token": "changeme"},
-            "_TOKEN is a word that everybody tries",
+            "_TOKEN is a commonly used word",
         ),
         ({"signing_keys": (KEY.public.id,), "metrics_token": "f7Gx"}, "METRICS_TOKEN has 4 characters"),
     ],
 )
-def test_a_production_start_that_protects_nobody_is_refused(settings: dict[str, Any], why: str):
-    with pytest.raises(ConfigurationError, match=why):
+def test_refuse_unsafe_production_settings(settings: dict[str, Any], reason: str):
+    with pytest.raises(ConfigurationError, match=reason):
         SecurityConfig(**settings).check_start()
 
 
-def test_a_production_start_that_protects_is_fine():
+def test_accept_safe_production_settings():
     SecurityConfig(signing_keys=(KEY.public.id,), metrics_token=SecretStr("f7GxPQ2m9sRt")).check_start()
 
 
 @pytest.mark.parametrize(
-    ("secret", "why"),
+    ("secret", "reason"),
     [
-        ("password", "everybody tries"),
-        (SecretStr("Change-Me "), "everybody tries"),
-        ("postgresql+asyncpg://perdure:perdure@db/perdure", "everybody tries"),
-        ("postgresql://u:p%61ss@db/x", "everybody tries"),
+        ("password", "commonly used"),
+        (SecretStr("Change-Me "), "commonly used"),
+        ("postgresql+asyncpg://perdure:perdure@db/perdure", "commonly used"),
+        ("postgresql://u:p%61ss@db/x", "commonly used"),
         ("postgresql://u:short@db/x", "has 5 characters"),
         ("", "has 0 characters"),
     ],
 )
-def test_a_default_password_is_refused_without_being_shown(secret: Any, why: str):
-    with pytest.raises(ConfigurationError, match=rf"THE_NAME .*{why}") as refused:
+def test_refuse_default_password_without_revealing_it(secret: Any, reason: str):
+    with pytest.raises(ConfigurationError, match=rf"THE_NAME .*{reason}") as refused:
         refuse_default_secrets({"THE_NAME": secret})
     assert "short" not in str(refused.value)
     assert "Change-Me" not in str(refused.value)
 
 
-def test_what_has_no_password_or_a_good_one_passes():
+def test_accept_missing_and_strong_passwords():
     refuse_default_secrets(
         {
             "NONE": None,
@@ -157,26 +159,26 @@ def test_what_has_no_password_or_a_good_one_passes():
     )
 
 
-def test_encryption_is_one_setting(tmp_path: Path):
+def test_key_file_enables_encryption(tmp_path: Path):
     path = tmp_path / "journal.key"
-    made = new_encryption_key(path)
+    created = new_encryption_key(path)
     codec = SecurityConfig(encryption_keys_file=path).codec()
     assert codec is not None
-    assert codec.key_ids == made.key_ids
+    assert codec.key_ids == created.key_ids
     path.chmod(0o640)
-    with pytest.raises(ConfigurationError, match="may be read by others"):
+    with pytest.raises(ConfigurationError, match="readable by others"):
         SecurityConfig(encryption_keys_file=path).codec()
     assert SecurityConfig.development(encryption_keys_file=path).codec() is not None
 
 
-# --- the rules of requests ---------------------------------------------------------------------------------------
+# --- request validation ------------------------------------------------------------------------------------------
 
 
-def facts(*headers: tuple[bytes, bytes], scheme: str = "http", peer: str | None = "10.1.2.3") -> RequestFacts:
-    return RequestFacts(path="/discover", headers=headers, scheme=scheme, peer=peer)
+def request(*headers: tuple[bytes, bytes], scheme: str = "http", peer: str | None = "10.1.2.3") -> RequestInfo:
+    return RequestInfo(path="/discover", headers=headers, scheme=scheme, peer=peer)
 
 
-def rule(request: RequestFacts, **settings: Any) -> str | None:
+def rule(request: RequestInfo, **settings: Any) -> str | None:
     defaults = {"enable_request_validation": False, "require_https": False}
     return SecurityValidator(SecurityConfig(**{**defaults, **settings})).validate(request).rule
 
@@ -185,33 +187,35 @@ PROTO = b"x-forwarded-proto"
 
 
 @pytest.mark.parametrize(
-    ("request_", "proxies", "broken"),
+    ("received", "proxies", "violated"),
     [
-        (facts(scheme="https"), (), None),
-        (facts(), (), "https"),
-        (facts((PROTO, b"https")), (), "https"),  # said by anybody
-        (facts((PROTO, b"https")), ("10.0.0.0/8",), None),
-        (facts((b"X-Forwarded-Proto", b"HTTPS")), ("10.0.0.0/8",), None),
-        (facts((PROTO, b"https"), peer="11.1.2.3"), ("10.0.0.0/8",), "https"),
-        (facts((PROTO, b"https"), peer="::ffff:10.1.2.3"), ("10.0.0.0/8",), None),
-        (facts((PROTO, b"https"), peer=None), ("0.0.0.0/0",), "https"),
-        (facts((PROTO, b"https"), peer="unix:"), ("0.0.0.0/0",), "https"),
-        (facts((PROTO, b"http")), ("10.0.0.0/8",), "https"),
-        (facts((PROTO, b"https, http")), ("10.0.0.0/8",), "https"),
-        (facts((PROTO, b"https"), (PROTO, b"http")), ("10.0.0.0/8",), "https"),
-        (facts((PROTO, b"https,https")), ("10.0.0.0/8",), None),
-        (facts((PROTO, b"")), ("10.0.0.0/8",), "https"),
-        (facts((b"forwarded", b"proto=https")), ("10.0.0.0/8",), "https"),
+        (request(scheme="https"), (), None),
+        (request(), (), "https"),
+        (request((PROTO, b"https")), (), "https"),  # not from a trusted proxy
+        (request((PROTO, b"https")), ("10.0.0.0/8",), None),
+        (request((b"X-Forwarded-Proto", b"HTTPS")), ("10.0.0.0/8",), None),
+        (request((PROTO, b"https"), peer="11.1.2.3"), ("10.0.0.0/8",), "https"),
+        (request((PROTO, b"https"), peer="::ffff:10.1.2.3"), ("10.0.0.0/8",), None),
+        (request((PROTO, b"https"), peer=None), ("0.0.0.0/0",), "https"),
+        (request((PROTO, b"https"), peer="unix:"), ("0.0.0.0/0",), "https"),
+        (request((PROTO, b"http")), ("10.0.0.0/8",), "https"),
+        (request((PROTO, b"https, http")), ("10.0.0.0/8",), "https"),
+        (request((PROTO, b"https"), (PROTO, b"http")), ("10.0.0.0/8",), "https"),
+        (request((PROTO, b"https,https")), ("10.0.0.0/8",), None),
+        (request((PROTO, b"")), ("10.0.0.0/8",), "https"),
+        (request((b"forwarded", b"proto=https")), ("10.0.0.0/8",), "https"),
     ],
 )
-def test_https_is_believed_of_trusted_proxies_only(request_: RequestFacts, proxies: Sequence[str], broken: str | None):
-    assert rule(request_, require_https=True, trusted_proxies=tuple(proxies)) == broken
+def test_forwarded_https_is_accepted_from_trusted_proxies_only(
+    received: RequestInfo, proxies: Sequence[str], violated: str | None
+):
+    assert rule(received, require_https=True, trusted_proxies=tuple(proxies)) == violated
 
 
 @pytest.mark.parametrize(
-    ("origins", "allowed", "broken"),
+    ("origins", "allowed", "violated"),
     [
-        ([], (), None),  # no page, such as the engine
+        ([], (), None),  # a program
         ([], ("https://a.example",), None),
         ([b"https://a.example"], (), "origin"),
         ([b"https://a.example"], ("https://a.example",), None),
@@ -225,23 +229,23 @@ def test_https_is_believed_of_trusted_proxies_only(request_: RequestFacts, proxi
         ([b"\xff"], ("https://a.example",), "origin"),
     ],
 )
-def test_pages_may_call_by_list_only(origins: list[bytes], allowed: tuple[str, ...], broken: str | None):
-    assert rule(facts(*((b"origin", origin) for origin in origins)), allowed_origins=allowed) == broken
+def test_only_listed_origins_may_call(origins: list[bytes], allowed: tuple[str, ...], violated: str | None):
+    assert rule(request(*((b"origin", origin) for origin in origins)), allowed_origins=allowed) == violated
 
 
-def test_the_order_is_https_origin_identity():
+def test_rules_are_checked_in_order():
     config = {"require_https": True, "enable_request_validation": True, "signing_keys": (KEY.public.id,)}
     page = (b"origin", b"https://a.example")
-    assert rule(facts(page), **config) == "https"
-    assert rule(facts(page, scheme="https"), **config) == "origin"
-    assert rule(facts(scheme="https"), **config) == "identity"
-    assert rule(facts(page), **config, validation_mode="disabled") is None
+    assert rule(request(page), **config) == "https"
+    assert rule(request(page, scheme="https"), **config) == "origin"
+    assert rule(request(scheme="https"), **config) == "identity"
+    assert rule(request(page), **config, validation_mode="disabled") is None
 
 
-def test_a_result_says_what_is_wrong_and_from_where():
+def test_result_contains_reason_and_origin():
     validator = SecurityValidator(SecurityConfig(signing_keys=(KEY.public.id,)))
-    result = validator.validate(facts((b"origin", b"https://a.example")))
+    result = validator.validate(request((b"origin", b"https://a.example")))
     assert (result.valid, result.status, result.key_index) == (False, 403, -1)
     assert result.error_message == "HTTPS required but request received over HTTP"
     assert result.request_origin == "https://a.example"
-    assert validator.validate(facts(scheme="https")).status == 401
+    assert validator.validate(request(scheme="https")).status == 401

@@ -1,4 +1,4 @@
-"""The verifier of request identity, case by case beside the SDK's own."""
+"""Request identity: the verifier's decisions compared with those of the SDK's verifier."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def token(
     claims: dict[str, Any] | bytes | None = None,
     **changes: Any,
 ) -> str:
-    """Sign a token; changes are claims, ABSENT leaves one out."""
+    """Sign a token. Keyword arguments change claims; ABSENT removes one."""
     made = now()
     facts = {"aud": PATH, "iat": made, "nbf": made - 60, "exp": made + 60, **changes}
     facts = {name: value for name, value in facts.items() if value is not ABSENT}
@@ -67,12 +67,12 @@ class Case:
     ok: bool = False
     path: str = PATH
     stricter: str = ""
-    """Why we refuse what the SDK takes."""
+    """Why this case is refused although the SDK accepts it."""
     says: str = field(default="")
 
 
 def cases() -> list[Case]:
-    """Make the cases anew: the SDK's verifier reads the clock, and a token lasts for a minute."""
+    """Return fresh cases: the SDK's verifier reads the clock, and a token is valid for a minute."""
     good = token()
     unsigned_none = f"{base64url_encode(json.dumps({**HEAD, 'alg': 'none'}).encode())}.{good.split('.')[1]}."
     flipped = good[:-2] + ("A" if good[-2] != "A" else "B") + good[-1]
@@ -84,17 +84,17 @@ def cases() -> list[Case]:
 
     return [
         Case("genuine", sent(good), ok=True),
-        Case("genuine, by the key before", sent(token(OLD_KEY)), ok=True),
+        Case("genuine, by the previous key", sent(token(OLD_KEY)), ok=True),
         Case("no headers", [], says="not signed"),
         Case("no scheme", sent(good)[1:], says="not signed"),
         Case("no token", sent(good)[:1], says="no token"),
-        Case("scheme unsigned", sent(good, b"unsigned"), says="says that it is not signed"),
-        Case("scheme v2", sent(good, b"v2"), says="way that is not known"),
+        Case("scheme unsigned", sent(good, b"unsigned"), says="marked as unsigned"),
+        Case("scheme v2", sent(good, b"v2"), says="scheme is unknown"),
         Case("scheme in capitals", sent(good, b"V1")),
         Case("scheme with a space", sent(good, b" v1")),
         Case("scheme empty", sent(good, b"")),
-        Case("a stranger's key", sent(token(STRANGER)), says="key is not known"),
-        Case("a stranger's signature under our kid", sent(token(STRANGER, head=HEAD)), says="not signed by the key"),
+        Case("an unknown key", sent(token(STRANGER)), says="unknown key"),
+        Case("a foreign signature with a known kid", sent(token(STRANGER, head=HEAD)), says="not signed by the key"),
         Case("expired", sent(token(exp=now() - 5)), says="expired"),
         Case("expired long ago", sent(token(iat=now() - 7200, nbf=now() - 7260, exp=now() - 7140))),
         Case("from the future", sent(token(nbf=now() + 100, iat=now() + 160, exp=now() + 220)), says="not valid yet"),
@@ -146,7 +146,7 @@ def cases() -> list[Case]:
         Case("a space before", sent(" " + good)),
         Case("Bearer before", sent("Bearer " + good)),
         Case("a line break inside", sent(good[:50] + "\n" + good[50:])),
-        Case("base64 that isn't for addresses", sent(good[:50] + "+" + good[51:])),
+        Case("base64 instead of base64url", sent(good[:50] + "+" + good[51:])),
         Case("a null character", sent(good + "\0")),
         Case("header no JSON", sent(token(head=b"EdDSA"))),
         Case("header a list", sent(token(head=b"[]"))),
@@ -157,7 +157,7 @@ def cases() -> list[Case]:
         Case("claims with NaN", sent(token(claims=with_field(b'"x":NaN')))),
         Case("claims with a raw line break", sent(token(claims=with_field(b'"x":"\n"')))),
         Case("exp twice", sent(token(claims=with_field(f'"exp":{now() + 999}'.encode())))),
-        Case("claims that are not needed", sent(token(sub="x", extra={"deep": [1, 2]})), ok=True),
+        Case("unknown claims", sent(token(sub="x", extra={"deep": [1, 2]})), ok=True),
         Case("mounted under a prefix", sent(good), ok=True, path="/prefix/deeper" + PATH),
         Case("two slashes before", sent(good), ok=True, path="/" + PATH),
         Case("two slashes inside", sent(good), path="/invoke//Trips/run"),
@@ -172,29 +172,35 @@ def cases() -> list[Case]:
         Case("a service named invoke", sent(token(aud="/invoke/invoke/run")), ok=True, path="/invoke/invoke/run"),
         Case("an invocation token for discovery", sent(good), path="/discover"),
         Case("an unknown path", sent(token(aud="/secret")), ok=True, path="/secret"),
-        # Stricter on purpose.
-        Case("no kid", sent(token(head={"alg": "EdDSA"})), stricter="restate-server names its key"),
-        Case("another kid", sent(token(head={**HEAD, "kid": "x"})), stricter="restate-server names its key"),
-        Case("no iat", sent(token(iat=ABSENT)), stricter="restate-server says when"),
-        Case("iat a text", sent(token(iat="now")), stricter="restate-server says when"),
-        Case("made in an hour", sent(token(iat=now() + 3600)), stricter="nobody makes a token in the future"),
-        Case("exp the largest number", sent(token(exp=2**64 - 1)), stricter="no engine's token lasts so long"),
-        Case("two minutes and a second", sent(token(nbf=now() - 62)), stricter="no engine's token lasts so long"),
+        # Deliberately stricter.
+        Case("no kid", sent(token(head={"alg": "EdDSA"})), stricter="restate-server sends kid"),
+        Case("another kid", sent(token(head={**HEAD, "kid": "x"})), stricter="restate-server sends kid"),
+        Case("no iat", sent(token(iat=ABSENT)), stricter="restate-server sends iat"),
+        Case("iat a text", sent(token(iat="now")), stricter="restate-server sends iat"),
+        Case(
+            "made in an hour", sent(token(iat=now() + 3600)), stricter="restate-server issues no tokens in the future"
+        ),
+        Case("exp the largest number", sent(token(exp=2**64 - 1)), stricter="restate-server tokens last two minutes"),
+        Case(
+            "two minutes and a second", sent(token(nbf=now() - 62)), stricter="restate-server tokens last two minutes"
+        ),
         Case(
             "two minutes and a second since iat",
             sent(token(iat=now() - 91, nbf=now() - 50, exp=now() + 30)),
-            stricter="no engine's token lasts so long",
+            stricter="restate-server tokens last two minutes",
         ),
         Case("crit", sent(token(head={**HEAD, "crit": ["x"]})), stricter="RFC 7515, section 4.1.11"),
         Case(
-            "an unneeded field twice", sent(token(claims=with_field(b'"x":1,"x":2'))), stricter="two readers may differ"
+            "an unknown field twice",
+            sent(token(claims=with_field(b'"x":1,"x":2'))),
+            stricter="parsers differ on duplicates",
         ),
         Case("no UTF-8", sent(token(claims=claims[:-1].encode() + b',"x":"\xff"}')), stricter="JSON is UTF-8"),
-        Case("a second scheme", [*sent(good), (SCHEME_HEADER, b"unsigned")], stricter="two readers may differ"),
-        Case("a second token behind", [*sent(good), (TOKEN_HEADER, b"x")], stricter="two readers may differ"),
+        Case("a second scheme", [*sent(good), (SCHEME_HEADER, b"unsigned")], stricter="parsers differ on duplicates"),
+        Case("a second token behind", [*sent(good), (TOKEN_HEADER, b"x")], stricter="parsers differ on duplicates"),
         Case("a second token before", [(TOKEN_HEADER, b"x"), *sent(good)]),
-        Case("the longest key that the ingress takes", sent(token(sub="\x01" * 21_000)), ok=True),
-        Case("256 KiB of token", sent(token(x="y" * 200_000)), stricter="a header of this size is no engine's"),
+        Case("the longest key of the ingress", sent(token(sub="\x01" * 21_000)), ok=True),
+        Case("256 KiB of token", sent(token(x="y" * 200_000)), stricter="restate-server sends no header of this size"),
     ]
 
 
@@ -204,22 +210,22 @@ sdk_verifier = PyIdentityVerifier([KEY.public.id, OLD_KEY.public.id])
 our_verifier = IdentityVerifier([KEY.public, OLD_KEY.public])
 
 
-def sdk_takes(case: Case) -> bool:
+def sdk_accepts(case: Case) -> bool:
     try:
-        headers = [(name.decode(), value.decode()) for name, value in case.headers]  # as the SDK reads them
+        headers = [(name.decode(), value.decode()) for name, value in case.headers]  # as the SDK decodes them
         sdk_verifier.verify(headers, case.path)
     except IdentityVerificationException:
         return False
     return True
 
 
-def test_there_are_enough_cases():
+def test_identity_cases_are_complete():
     assert len(NAMES) == len(set(NAMES)) >= 90
     assert sum(case.ok for case in cases()) >= 14
 
 
-def complaint(case: Case) -> str | None:
-    """Return why our verifier refuses a request, or None when it doesn't."""
+def error_of(case: Case) -> str | None:
+    """Return the verifier's error, or None for an accepted request."""
     try:
         our_verifier.verify(case.headers, case.path, now=now())
     except IdentityError as error:
@@ -228,30 +234,29 @@ def complaint(case: Case) -> str | None:
 
 
 @pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)
-def test_decides_as_the_sdk_does(number: int):
+def test_verifier_agrees_with_sdk(number: int):
     case = cases()[number]
-    ours = complaint(case)
+    ours = error_of(case)
     assert (ours is None) is case.ok
-    assert sdk_takes(case) is (case.ok or bool(case.stricter))
+    assert sdk_accepts(case) is (case.ok or bool(case.stricter))
     if ours is not None:
         assert case.says in ours
         assert not any(len(value) > 9 and value.decode("latin-1") in ours for _, value in case.headers)
 
 
-def test_a_token_that_is_no_utf8_is_refused_where_the_sdk_breaks():
+def test_refuse_token_with_invalid_utf8():
     headers = sent(b"\xff\xfe")
-    with pytest.raises(IdentityError, match="misspelled"):
+    with pytest.raises(IdentityError, match="malformed"):
         our_verifier.verify(headers, PATH, now=now())
     with pytest.raises(UnicodeDecodeError):
-        sdk_takes(Case("", headers))
+        sdk_accepts(Case("", headers))
 
 
-def test_says_which_key_it_was():
+def test_verify_returns_signing_key():
     assert our_verifier.verify(sent(token(OLD_KEY)), PATH, now=now()) == OLD_KEY.public
 
 
-def test_a_token_that_was_taken_before_is_checked_again():
-    """Its signature is not, since that can't change; path and time are."""
+def test_cached_token_is_checked_for_path_and_time():
     verifier = IdentityVerifier([KEY.public])
     moment = now()
     headers = sent(token(iat=moment, nbf=moment - 60, exp=moment + 60))
@@ -260,18 +265,18 @@ def test_a_token_that_was_taken_before_is_checked_again():
     for path, later in (("/invoke/Trips/status", 0), (PATH, 61), (PATH, -61)):
         with pytest.raises(IdentityError):
             verifier.verify(headers, path, now=moment + later)
-    for number in range(1100):  # and what is kept is bounded
+    for number in range(1100):  # the cache is bounded
         verifier.verify(sent(token(sub=str(number))), PATH, now=now())
-    assert len(verifier._seen) <= 512
+    assert len(verifier._cache) <= 512
 
 
-def test_names_of_headers_have_no_case():
+def test_header_names_are_case_insensitive():
     headers = [(name.upper(), value) for name, value in sent(token())]
     our_verifier.verify(headers, PATH, now=now())
 
 
 @pytest.mark.parametrize(("later", "ok"), [(-61, False), (-60, True), (0, True), (60, True), (60.9, True), (61, False)])
-def test_a_token_lasts_from_nbf_to_exp(later: float, ok: bool):
+def test_token_is_valid_from_nbf_to_exp(later: float, ok: bool):
     moment = now()
     headers = sent(token(iat=moment, nbf=moment - 60, exp=moment + 60))
     if ok:
@@ -288,7 +293,7 @@ def test_a_token_lasts_from_nbf_to_exp(later: float, ok: bool):
     st.integers(-500, 500),
     st.integers(-500, 500),
 )
-def test_no_token_lasts_longer_than_two_minutes(begin: int, made: int, end: int, first: int, second: int):
+def test_token_lifetime_is_limited_to_two_minutes(begin: int, made: int, end: int, first: int, second: int):
     moment = 1_000_000
     headers = sent(token(nbf=moment + begin, iat=moment + made, exp=moment + end))
     taken = []
@@ -302,7 +307,7 @@ def test_no_token_lasts_longer_than_two_minutes(begin: int, made: int, end: int,
 
 @pytest.mark.parametrize(
     ("path", "normal"),
-    # The table of restate's own test of this.
+    # The cases of Restate's own test.
     [
         ("/invoke/a/b", "/invoke/a/b"),
         ("/foo/invoke/a/b", "/invoke/a/b"),
@@ -322,5 +327,5 @@ def test_no_token_lasts_longer_than_two_minutes(begin: int, made: int, end: int,
         ("foo/invoke/a/b", "/invoke/a/b"),
     ],
 )
-def test_paths_lose_their_prefix(path: str, normal: str):
+def test_mount_point_is_removed_from_path(path: str, normal: str):
     assert normalised_path(path) == normal

@@ -1,4 +1,4 @@
-"""`perdure keys` and `perdure actors`, as they are typed."""
+"""The commands `perdure keys` and `perdure actors`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def perdure(*words: str | Path) -> str:
-    """Type a command, and return what it prints."""
+    """Run a command and return its output."""
     result = CliRunner().invoke(app, [str(word) for word in words])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.output
 
 
-def test_new_makes_a_private_file_and_prints_the_public_half(tmp_path: Path):
+def test_new_creates_private_file_and_prints_public_key(tmp_path: Path):
     file = tmp_path / "engine.pem"
     public = perdure("keys", "new", file).strip()
     assert PrivateKey.load(file).public.id == public
@@ -35,7 +35,7 @@ def test_new_makes_a_private_file_and_prints_the_public_half(tmp_path: Path):
         perdure("keys", "new", file)
 
 
-def test_show_names_encryption_keys_by_their_ids(tmp_path: Path):
+def test_show_prints_ids_of_encryption_keys(tmp_path: Path):
     first, both = tmp_path / "first.key", tmp_path / "both.key"
     made = perdure("keys", "new", "--encryption", first)
     assert f"PERDURE_SECURITY_ENCRYPTION_KEYS_FILE={first}" in made
@@ -48,15 +48,15 @@ def test_show_names_encryption_keys_by_their_ids(tmp_path: Path):
     assert first.read_text().strip() not in made
 
 
-def test_what_is_no_key_is_refused(tmp_path: Path):
+def test_show_refuses_other_files_than_keys(tmp_path: Path):
     file = tmp_path / "notes.txt"
     file.write_text("no key\n")
     file.chmod(0o600)
-    with pytest.raises(ConfigurationError, match="no private key in PEM"):
+    with pytest.raises(ConfigurationError, match="not a private key in PEM"):
         perdure("keys", "show", file)
 
 
-def test_a_rotation_has_two_steps_and_always_a_key_in_place(tmp_path: Path):
+def test_rotation_has_two_steps(tmp_path: Path):
     file = tmp_path / "engine.pem"
     old = perdure("keys", "new", file).strip()
     with pytest.raises(ConfigurationError, match="first run: perdure keys rotate"):
@@ -77,7 +77,7 @@ def test_a_rotation_has_two_steps_and_always_a_key_in_place(tmp_path: Path):
     assert PrivateKey.load(file).public.id == new
 
 
-def test_an_issuer_says_who_someone_is(tmp_path: Path):
+def test_issue_creates_key_file_with_credential(tmp_path: Path):
     issuer, out = tmp_path / "issuer.pem", tmp_path / "ada.key"
     public = perdure("keys", "new", issuer).strip()
     said = perdure(
@@ -97,17 +97,17 @@ def test_an_issuer_says_who_someone_is(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("actor", "lifetime", "why"),
+    ("actor", "lifetime", "reason"),
     [
-        ("anyone", "90d", "is nobody's name"),
+        ("anyone", "90d", "is a reserved name"),
         ("ada", "2y", "is not a duration; write a number and m, h or d"),
         ("ada", "0d", "is not a duration; write a number and m, h or d"),
         ("ada", "-1d", "is not a duration; write a number and m, h or d"),
     ],
 )
-def test_what_makes_no_credential_is_refused(tmp_path: Path, actor: str, lifetime: str, why: str):
+def test_issue_refuses_invalid_arguments(tmp_path: Path, actor: str, lifetime: str, reason: str):
     issuer, out = tmp_path / "issuer.pem", tmp_path / "ada.key"
     perdure("keys", "new", issuer)
-    with pytest.raises(ConfigurationError, match=why):
+    with pytest.raises(ConfigurationError, match=reason):
         perdure("actors", "issue", actor, "--issuer", issuer, "-o", out, "-r", "viewer", f"--for={lifetime}")
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""What the ingress client sends."""
+"""Requests of the ingress client."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from perdure import IngressClient, set_policy
 from perdure.errors import ConfigurationError, GuardrailViolation, InvalidInput
-from tests.unit.scripted_ingress import OK, SENT, URL, Ingress, Order, Receipt, book, ping
+from tests.unit.engine.scripted_ingress import OK, SENT, URL, Ingress, Order, Receipt, book, ping
 
 
-async def test_a_call_posts_json_and_reads_the_typed_answer():
+async def test_call_posts_json_and_returns_typed_response():
     ingress = Ingress(OK)
     async with ingress.client() as client:
         assert await client.call(book, Order(id="é"), key="t1", idempotency_key="k1") == Receipt(text="booked")
@@ -27,7 +27,7 @@ async def test_a_call_posts_json_and_reads_the_typed_answer():
     assert "authorization" not in request.headers
 
 
-async def test_a_handler_without_input_gets_no_body_and_no_content_type():
+async def test_handler_without_input_gets_no_body():
     ingress = Ingress(httpx.Response(200))
     async with ingress.client() as client:
         assert await client.call(ping) is None
@@ -38,7 +38,7 @@ async def test_a_handler_without_input_gets_no_body_and_no_content_type():
     assert "idempotency-key" not in request.headers
 
 
-async def test_a_token_goes_with_every_request():
+async def test_auth_token_is_sent_with_every_request():
     ingress = Ingress(OK)
     async with ingress.client(auth_token="secret") as client:  # noqa: S106 - not a real one
         await client.call(book, Order(id="1"))
@@ -55,7 +55,7 @@ async def test_a_token_goes_with_every_request():
         (timedelta(seconds=-5), b"?delay=0ms"),
     ],
 )
-async def test_a_send_returns_the_invocation_and_says_the_delay(delay, query):
+async def test_send_passes_delay_and_returns_invocation_id(delay, query):
     ingress = Ingress(SENT)
     async with ingress.client() as client:
         assert await client.send(book, Order(id="1"), key="t1", delay=delay) == "inv_1"
@@ -76,8 +76,8 @@ async def test_a_send_returns_the_invocation_and_says_the_delay(delay, query):
         ("", b""),
     ],
 )
-async def test_a_key_is_one_segment_of_the_path_whatever_it_holds(key, segment):
-    # A plain `..` would be resolved on the way, and reach another handler.
+async def test_key_is_one_path_segment(key, segment):
+    # HTTP clients resolve a plain `..`, so the request would reach another handler.
     ingress = Ingress(SENT, OK)
     async with ingress.client() as client:
         await client.send(book, Order(id="1"), key=key)
@@ -88,7 +88,7 @@ async def test_a_key_is_one_segment_of_the_path_whatever_it_holds(key, segment):
 
 @settings(deadline=None)
 @given(key=st.text(st.characters(exclude_categories=["Cs"]), max_size=8))
-async def test_no_two_keys_share_a_path_and_the_handler_stays_the_same(key):
+async def test_keys_have_distinct_paths(key):
     ingress = Ingress(SENT)
     async with ingress.client() as client:
         await client.send(book, Order(id="1"), key=key)
@@ -103,7 +103,7 @@ async def test_no_two_keys_share_a_path_and_the_handler_stays_the_same(key):
 SIGNAL = "sign_14eVx2L38snvdHRK5tRd3KAlLZIRj6Dd7AAAAEQ"
 
 
-async def test_awakeables_are_resolved_with_json_and_rejected_with_text():
+async def test_resolve_with_json_and_reject_with_text():
     ingress = Ingress(httpx.Response(202))
     async with ingress.client() as client:
         await client.resolve_awakeable(SIGNAL, [Order(id="1")], list[Order])
@@ -119,7 +119,7 @@ async def test_awakeables_are_resolved_with_json_and_rejected_with_text():
 
 
 @pytest.mark.parametrize("key", ["", "zoë", "two\nlines", "tab\t"])
-async def test_an_idempotency_key_that_is_no_header_is_refused_before_anything_is_sent(key):
+async def test_reject_unsendable_idempotency_key(key):
     ingress = Ingress(OK)
     async with ingress.client() as client:
         with pytest.raises(InvalidInput) as refused:
@@ -128,7 +128,7 @@ async def test_an_idempotency_key_that_is_no_header_is_refused_before_anything_i
     assert ingress.requests == []
 
 
-async def test_a_key_with_a_timestamp_is_taken_as_the_policy_says():
+async def test_policy_decides_about_timestamps_in_keys():
     ingress = Ingress(OK)
     try:
         async with ingress.client() as client:
@@ -143,14 +143,14 @@ async def test_a_key_with_a_timestamp_is_taken_as_the_policy_says():
     assert len(ingress.requests) == 1
 
 
-async def test_a_trailing_slash_of_the_url_does_not_matter():
+async def test_trailing_slash_of_url_is_ignored():
     ingress = Ingress(OK)
     client = IngressClient(f"{URL}/", http=httpx.AsyncClient(transport=httpx.MockTransport(ingress)))
     await client.call(book, Order(id="1"), key="t")
     assert str(ingress.requests[0].url) == f"{URL}/Trips/t/run"
 
 
-async def test_a_client_that_was_handed_in_is_not_closed():
+async def test_given_http_client_is_not_closed():
     http = httpx.AsyncClient(transport=httpx.MockTransport(Ingress(OK)))
     async with IngressClient(URL, http=http):
         pass
@@ -158,7 +158,7 @@ async def test_a_client_that_was_handed_in_is_not_closed():
     await http.aclose()
 
 
-async def test_headers_go_along_and_can_not_take_the_place_of_the_clients_own():
+async def test_headers_cannot_override_client_headers():
     ingress = Ingress(OK, SENT, SENT)
     mine = {"x-mine": "a", "authorization": "Bearer other", "content-type": "text/plain", "idempotency-key": "other"}
     async with ingress.client(auth_token="secret") as client:  # noqa: S106 - not a real one
@@ -177,7 +177,7 @@ async def test_headers_go_along_and_can_not_take_the_place_of_the_clients_own():
 
 
 @pytest.mark.parametrize("value", ["zoë", "two\nlines"])
-async def test_a_header_that_is_none_is_refused_before_anything_is_sent(value):
+async def test_reject_unsendable_header(value):
     ingress = Ingress(OK)
     async with ingress.client() as client:
         with pytest.raises(InvalidInput, match="header 'x-mine'"):
@@ -185,7 +185,7 @@ async def test_a_header_that_is_none_is_refused_before_anything_is_sent(value):
     assert ingress.requests == []
 
 
-async def test_a_timeout_is_the_clients_or_the_requests_own():
+async def test_request_timeout_overrides_client_timeout():
     seen = []
 
     def react(request: httpx.Request) -> httpx.Response:
@@ -201,7 +201,7 @@ async def test_a_timeout_is_the_clients_or_the_requests_own():
     assert seen == [7.0, 2.0, 3.0]
 
 
-async def test_an_invocation_is_named_by_its_id_its_idempotency_key_or_a_workflows_key():
+async def test_invocation_path_by_id_or_key():
     ingress = Ingress(OK)
     async with ingress.client() as client:
         for question in (client.attach, client.output):
@@ -222,7 +222,7 @@ async def test_an_invocation_is_named_by_its_id_its_idempotency_key_or_a_workflo
 
 
 @pytest.mark.parametrize("key", ["a/b", "a b", "100%", "a\\:b", "a?b", "a#b", "é", ".", "..", ""])
-async def test_an_idempotency_key_that_can_not_be_asked_for_is_refused(key):
+async def test_reject_attaching_by_quoted_idempotency_key(key):
     ingress = Ingress(OK)
     async with ingress.client() as client:
         for question in (client.attach, client.output):
@@ -232,13 +232,13 @@ async def test_an_idempotency_key_that_can_not_be_asked_for_is_refused(key):
     assert ingress.requests == []
 
 
-async def test_an_invocation_that_is_not_named_is_refused():
+async def test_reject_attaching_without_key():
     async with Ingress(OK).client() as client:
-        with pytest.raises(InvalidInput, match="Trips/run: which invocation"):
-            await client.attach(book)  # type: ignore[call-overload] # the mistake
+        with pytest.raises(InvalidInput, match="Trips/run: pass the invocation_id"):
+            await client.attach(book)  # type: ignore[call-overload] # no key
 
 
-async def test_a_cancel_needs_the_admin_api():
+async def test_cancel_requires_admin_url():
     async with Ingress(OK).client() as client:
         with pytest.raises(ConfigurationError, match="admin_url"):
             await client.cancel("inv_1")

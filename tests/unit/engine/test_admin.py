@@ -1,4 +1,4 @@
-"""The admin client: what it asks, and how it tells that the engine refused or does not answer."""
+"""Requests and errors of the admin API client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def asking(answer: httpx.Response | Exception) -> tuple[AdminClient, list[httpx.
     return AdminClient(f"{URL}/", http=http), requests
 
 
-async def test_a_deployment_is_registered_as_it_is_now():
+async def test_register_forces_rediscovery():
     admin, requests = asking(httpx.Response(201, json={"id": "dp_1", "services": [{"name": "A"}, {"name": "B"}]}))
     assert await admin.register("http://127.0.0.1:9081", use_http_11=True) == ["A", "B"]
     (request,) = requests
@@ -37,7 +37,7 @@ async def test_a_deployment_is_registered_as_it_is_now():
     assert json.loads(request.content) == {"uri": "http://127.0.0.1:9081", "use_http_11": True, "force": True}
 
 
-async def test_a_query_is_asked_for_json():
+async def test_query_requests_json():
     admin, requests = asking(httpx.Response(200, json={"rows": [{"id": "inv_1"}]}))
     assert await admin.query("select 1") == [{"id": "inv_1"}]
     assert json.loads(requests[0].content) == {"query": "select 1"}
@@ -45,23 +45,23 @@ async def test_a_query_is_asked_for_json():
 
 
 @pytest.mark.parametrize("act", ["cancel", "kill", "pause", "resume", "purge"])
-async def test_an_act_goes_to_its_invocation_whatever_the_id_holds(act: Any):
+async def test_invocation_id_is_quoted_in_path(act: Any):
     admin, requests = asking(httpx.Response(202))
-    await admin.act("inv_1", act)
-    await admin.act("../services/x?y", act)
+    await admin.control_invocation("inv_1", act)
+    await admin.control_invocation("../services/x?y", act)
     assert requests[0].method == "PATCH"
     assert requests[0].url.raw_path.decode() == f"/invocations/inv_1/{act}"
     assert requests[1].url.raw_path.decode() == f"/invocations/..%2Fservices%2Fx%3Fy/{act}"
 
 
-async def test_one_deployment_is_asked_for_by_its_id():
+async def test_deployment_is_read_by_id():
     admin, requests = asking(httpx.Response(200, json={"id": "dp_1", "services": [{"name": "A", "handlers": []}]}))
     assert (await admin.deployment("dp_1"))["services"] == [{"name": "A", "handlers": []}]
     await admin.deployment("../x")
     assert [each.url.raw_path for each in requests] == [b"/deployments/dp_1", b"/deployments/..%2Fx"]
 
 
-async def test_a_deployment_is_forgotten_by_force():
+async def test_deployment_is_removed_by_force():
     admin, requests = asking(httpx.Response(202))
     await admin.remove_deployment("dp_1")
     assert (requests[0].method, requests[0].url.raw_path) == ("DELETE", b"/deployments/dp_1?force=true")
@@ -76,28 +76,30 @@ async def test_a_deployment_is_forgotten_by_force():
         (httpx.Response(404, text=f"\n<html>{'x' * 200}\n<body>no</body>"), f"POST /query: 404 <html>{'x' * 94}"),
         (
             httpx.Response(500, json={"message": "Datafusion error: node lookup for partition 3 failed"}),
-            "POST /query: 500 .* node lookup for partition 3 failed; it is still starting: try again in a moment",
+            "POST /query: 500 .* node lookup for partition 3 failed; the engine is starting: try again in a moment",
         ),
     ],
 )
-async def test_a_refusal_says_what_was_asked_and_why_not(answer, text):
+async def test_error_contains_request_and_reason(answer, text):
     admin, _ = asking(answer)
     with pytest.raises(EngineError, match=f"^the engine's admin API at {URL} refused {text}$"):
         await admin.query("select x")
 
 
-async def test_an_engine_that_does_not_answer_is_said():
+async def test_error_names_unreachable_engine():
     admin, _ = asking(httpx.ConnectError("refused"))
-    silent = rf"^the engine's admin API at {URL} does not answer \(ConnectError\): start it, or set PERDURE_ADMIN_URL$"
-    with pytest.raises(EngineError, match=silent):
+    message = rf"^the engine's admin API at {URL} does not answer \(ConnectError\): start the engine, or set PERDURE"
+    with pytest.raises(EngineError, match=message):
         await admin.services()
     assert not await admin.healthy()
 
 
 @pytest.mark.parametrize("url", ["localhost:9070", "http://127.0.0.1:port"])
-async def test_what_can_be_no_address_is_said(url):
+async def test_error_names_invalid_address(url):
     async with AdminClient(url) as admin:
-        with pytest.raises(EngineError, match=r"' is none: write it as http://127.0.0.1:9070 in PERDURE_ADMIN_URL$"):
+        with pytest.raises(
+            EngineError, match=r"' is not a URL: set PERDURE_ADMIN_URL, for example to http://127.0.0.1:9070$"
+        ):
             await admin.services()
 
 
@@ -109,7 +111,7 @@ async def test_health(status, healthy):
 
 
 @given(st.text())
-def test_quoted_sql_text_reads_back_and_can_not_be_left(value):
+def test_sql_text_quotes_values(value):
     quoted = sql_text(value)
     assert quoted[0] == quoted[-1] == "'"
     assert quoted[1:-1].replace("''", "") == quoted[1:-1].replace("''", "").replace("'", "")

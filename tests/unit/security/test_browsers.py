@@ -1,4 +1,4 @@
-"""Which requests are a web page's, and which a program's."""
+"""Rules that distinguish requests of web pages from those of programs."""
 
 from __future__ import annotations
 
@@ -148,5 +148,5 @@ def test_public_names_can_be_rebound(host):
 
 @pytest.mark.parametrize("host", ["api.example.com:8080", "http://api.example.com", "", "a b", "API.example.com"])
 def test_rules_refuse_unusable_host(host):
-    with pytest.raises(ConfigurationError, match="no host name"):
+    with pytest.raises(ConfigurationError, match="not a host name"):
         BrowserRules(hosts=frozenset({host}))

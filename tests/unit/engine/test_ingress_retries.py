@@ -1,4 +1,4 @@
-"""What the ingress client repeats, and what it never does."""
+"""Retries of the ingress client."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pytest
 
 from perdure import IngressClient
 from perdure.errors import IngressError
-from tests.unit.scripted_ingress import OK, SENT, URL, Ingress, Order, Receipt, answer, book
+from tests.unit.engine.scripted_ingress import OK, SENT, URL, Ingress, Order, Receipt, answer, book
 
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch):
-    """Don't wait between attempts, but keep how long it would have been."""
+    """Record the backoff between attempts without waiting."""
     waited: list[float] = []
 
     async def pause(seconds: float) -> None:
@@ -29,7 +29,7 @@ REFUSED = [httpx.ConnectError("refused"), httpx.ConnectTimeout("slow")]
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
-async def test_a_request_that_may_have_arrived_is_never_repeated(error):
+async def test_do_not_retry_unknown_outcome(error):
     ingress = Ingress(error)
     async with ingress.client() as client:
         for attempt in (client.call(book, Order(id="1"), key="t"), client.send(book, Order(id="1"), key="t")):
@@ -40,7 +40,7 @@ async def test_a_request_that_may_have_arrived_is_never_repeated(error):
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
-async def test_a_submitted_workflow_is_repeated_since_it_starts_once_for_each_key(error):
+async def test_retry_submitted_workflow(error):
     ingress = Ingress(error, error, SENT)
     async with ingress.client() as client:
         assert await client.submit(book, Order(id="1"), key="t") == "inv_1"
@@ -49,7 +49,7 @@ async def test_a_submitted_workflow_is_repeated_since_it_starts_once_for_each_ke
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
-async def test_with_an_idempotency_key_it_is_repeated(error):
+async def test_retry_with_idempotency_key(error):
     ingress = Ingress(error, error, OK)
     async with ingress.client() as client:
         assert await client.call(book, Order(id="1"), idempotency_key="k") == Receipt(text="booked")
@@ -58,7 +58,7 @@ async def test_with_an_idempotency_key_it_is_repeated(error):
 
 
 @pytest.mark.parametrize("error", REFUSED, ids=lambda error: type(error).__name__)
-async def test_a_request_that_never_left_is_repeated(error, pauses):
+async def test_retry_unsent_request(error, pauses):
     ingress = Ingress(error, error, OK)
     async with ingress.client() as client:
         assert await client.call(book, Order(id="1")) == Receipt(text="booked")
@@ -66,7 +66,7 @@ async def test_a_request_that_never_left_is_repeated(error, pauses):
     assert pauses == [0.1, 0.2]
 
 
-async def test_attempts_are_bounded_and_the_last_problem_is_told(pauses):
+async def test_retries_are_limited_and_raise_last_error(pauses):
     ingress = Ingress(httpx.ConnectError("refused"))
     async with ingress.client(max_attempts=5) as client:
         told = f"^no connection to the ingress at {URL}: start the engine, or set PERDURE_INGRESS_URL$"
@@ -76,15 +76,15 @@ async def test_attempts_are_bounded_and_the_last_problem_is_told(pauses):
     assert pauses == [0.1, 0.2, 0.4, 0.8]
 
 
-async def test_a_pause_is_never_longer_than_five_seconds(pauses):
-    async with Ingress(httpx.ConnectError("refused")).client(max_attempts=13) as client:
+async def test_backoff_is_limited_to_five_seconds(pauses):
+    async with Ingress(httpx.ConnectError("refused")).client(retries=12) as client:
         with pytest.raises(IngressError):
             await client.call(book, Order(id="1"))
     assert len(pauses) == 12
     assert max(pauses) == 5.0
 
 
-async def test_without_retries_it_is_tried_once():
+async def test_zero_retries_send_once():
     ingress = Ingress(httpx.ConnectError("refused"))
     async with ingress.client(max_attempts=1) as client:
         with pytest.raises(IngressError):
@@ -93,7 +93,7 @@ async def test_without_retries_it_is_tried_once():
 
 
 @pytest.mark.parametrize("status", [409, 429, 500, 502, 503, 504])
-async def test_a_handlers_own_error_is_never_repeated(status):
+async def test_do_not_retry_handler_error(status):
     ingress = Ingress(answer(status, "invocation"))
     async with ingress.client() as client:
         with pytest.raises(IngressError) as failed:
@@ -104,7 +104,7 @@ async def test_a_handlers_own_error_is_never_repeated(status):
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 @pytest.mark.parametrize("source", ["ingress", None])
-async def test_trouble_of_the_ingress_is_repeated_only_where_that_is_safe(status, source):
+async def test_retry_ingress_error_only_when_safe(status, source):
     ingress = Ingress(answer(status, source), OK)
     async with ingress.client() as client:
         assert await client.call(book, Order(id="1"), idempotency_key="k") == Receipt(text="booked")
@@ -117,7 +117,7 @@ async def test_trouble_of_the_ingress_is_repeated_only_where_that_is_safe(status
 
 
 @pytest.mark.parametrize("status", [400, 404, 470, 500])
-async def test_an_answer_that_will_not_change_is_not_asked_for_again(status):
+async def test_do_not_retry_permanent_error(status):
     ingress = Ingress(answer(status, "ingress"))
     async with ingress.client() as client:
         with pytest.raises(IngressError):
@@ -126,7 +126,7 @@ async def test_an_answer_that_will_not_change_is_not_asked_for_again(status):
 
 
 @pytest.mark.parametrize("error", [*BROKEN[:1], *REFUSED[:1]], ids=lambda error: type(error).__name__)
-async def test_questions_are_repeated(error):
+async def test_retry_reads(error):
     ingress = Ingress(error, OK)
     async with ingress.client() as client:
         assert await client.attach(book, key="t") == Receipt(text="booked")
@@ -134,9 +134,9 @@ async def test_questions_are_repeated(error):
     assert [request.method for request in ingress.requests] == ["GET"] * 3
 
 
-async def test_an_address_that_is_none_is_refused_at_once():
+async def test_do_not_retry_invalid_address():
     async with IngressClient("localhost:8080") as client:
-        with pytest.raises(IngressError, match="address 'localhost:8080' is none: it begins with http://"):
+        with pytest.raises(IngressError, match="ingress URL 'localhost:8080' is invalid: it begins with http://"):
             await client.call(book, Order(id="1"), key="t")
 
 
@@ -148,7 +148,7 @@ def of_proxy(status, kind):
     )
 
 
-async def test_request_that_proxy_did_not_send_is_repeated():
+async def test_retry_request_that_proxy_did_not_send():
     ingress = Ingress(of_proxy(503, "not-sent"), of_proxy(503, "not-sent"), OK)
     async with ingress.client() as client:
         assert await client.call(book, Order(id="1"), key="t") == Receipt(text="booked")
@@ -156,7 +156,7 @@ async def test_request_that_proxy_did_not_send_is_repeated():
 
 
 @pytest.mark.parametrize(("status", "kind"), [(502, "unknown-outcome"), (403, "refused"), (503, "something")])
-async def test_other_proxy_answers_are_not_repeated(status, kind):
+async def test_do_not_retry_other_proxy_responses(status, kind):
     ingress = Ingress(of_proxy(status, kind))
     async with ingress.client() as client:
         with pytest.raises(IngressError) as failed:

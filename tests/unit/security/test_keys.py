@@ -1,3 +1,5 @@
+"""Ed25519 keys, their files and encodings."""
+
 from __future__ import annotations
 
 import os
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.errors import ConfigurationError
-from perdure.security import BadSignature, PrivateKey, PublicKey, payload_digest
+from perdure.security import BadSignature, PrivateKey, PublicKey, json_digest
 from perdure.security.encodings import (
     base58_decode,
     base58_encode,
@@ -28,7 +30,7 @@ SIGNATURE = bytes.fromhex(
 )
 
 
-def test_signs_as_the_standard_says():
+def test_sign_rfc_8032_test_vector():
     key = PrivateKey(SEED)
     assert key.sign(b"\x72") == SIGNATURE
     assert key.public == PublicKey(PUBLIC)
@@ -46,50 +48,50 @@ def test_signs_as_the_standard_says():
         (b"\x72", SIGNATURE[:32] + b"\xff" * 32),
     ],
 )
-def test_another_signature_is_refused(message: bytes, signature: bytes):
+def test_reject_other_signatures(message: bytes, signature: bytes):
     with pytest.raises(BadSignature):
         PublicKey(PUBLIC).verify(message, signature)
 
 
-def test_a_signature_by_the_all_zero_point_is_refused():
-    # A key of small order accepts signatures that nobody made.
+def test_reject_signature_by_small_order_key():
+    # A key of small order accepts signatures made without a private key.
     weak = PublicKey(bytes([1]) + bytes(31))
     with pytest.raises(BadSignature):
         weak.verify(b"anything", bytes([1]) + bytes(63))
 
 
-def test_the_public_key_is_written_as_restate_writes_it():
-    # The pair of key and id of Restate's documentation.
+def test_public_key_has_restate_format():
+    # The example of Restate's documentation.
     text = "publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f"
     assert PublicKey.parse(text).id == text
     assert repr(PublicKey.parse(text)) == f"PublicKey({text})"
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
-        ("", "would begin with"),
-        ("w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f", "would begin with"),
+        ("", "must begin with"),
+        ("w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f", "must begin with"),
         ("publickeyv1_", "has 32 bytes, not 0"),
         ("publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6", "has 32 bytes, not 31"),
-        ("publickeyv1_0" + "1" * 31, "no character of base 58"),
-        ("publickeyv1_" + "1" * 200, "too many"),
-        ("publickeyv1_" + "é" * 40, "no character of base 58"),
+        ("publickeyv1_0" + "1" * 31, "not a base 58 character"),
+        ("publickeyv1_" + "1" * 200, "exceed the limit"),
+        ("publickeyv1_" + "é" * 40, "not a base 58 character"),
     ],
 )
-def test_what_is_no_public_key_is_refused(text: str, why: str):
-    with pytest.raises(ConfigurationError, match=why):
+def test_reject_malformed_public_key(text: str, reason: str):
+    with pytest.raises(ConfigurationError, match=reason):
         PublicKey.parse(text)
 
 
 def openssl(*arguments: str | Path) -> bytes:
     command = shutil.which("openssl")
     if command is None:
-        pytest.skip("there is no openssl to compare with")
+        pytest.skip("openssl is not installed")
     return subprocess.run([command, *arguments], check=True, capture_output=True).stdout
 
 
-def test_openssl_reads_our_files_and_we_read_its(tmp_path: Path):
+def test_key_files_are_compatible_with_openssl(tmp_path: Path):
     ours, theirs = tmp_path / "ours.pem", tmp_path / "theirs.pem"
     PrivateKey(SEED).save(ours)
     assert openssl("pkey", "-in", ours, "-pubout", "-outform", "DER")[-32:] == PUBLIC
@@ -99,7 +101,7 @@ def test_openssl_reads_our_files_and_we_read_its(tmp_path: Path):
     assert PublicKey(openssl("pkey", "-in", theirs, "-pubout", "-outform", "DER")[-32:]) == key.public
 
 
-def test_a_key_file_is_private_and_never_overwritten(tmp_path: Path):
+def test_key_file_is_private_and_never_overwritten(tmp_path: Path):
     path = tmp_path / "deep" / "key.pem"
     key = PrivateKey.generate()
     before = os.umask(0)
@@ -108,29 +110,29 @@ def test_a_key_file_is_private_and_never_overwritten(tmp_path: Path):
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(ConfigurationError, match=r"key\.pem exists, and a key is never overwritten"):
+    with pytest.raises(ConfigurationError, match=r"key\.pem exists and keys are never overwritten"):
         PrivateKey.generate().save(path)
     assert PrivateKey.load(path).public == key.public
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660, 0o644])
-def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path, mode: int):
+def test_refuse_key_file_readable_by_others(tmp_path: Path, mode: int):
     path = tmp_path / "key.pem"
     key = PrivateKey.generate()
     key.save(path)
     path.chmod(mode)
-    with pytest.raises(ConfigurationError, match=f"may be read by others .mode {mode:03o}.*chmod 600"):
+    with pytest.raises(ConfigurationError, match=f"readable by others .mode {mode:03o}.*chmod 600"):
         PrivateKey.load(path)
     assert PrivateKey.load(path, check_mode=False).public == key.public
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("content", "reason"),
     [
-        (b"", "no private key in PEM"),
+        (b"", "not a private key in PEM"),
         (
             b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-            "no private key in PEM",
+            "not a private key in PEM",
         ),
         (b"-----BEGIN PRIVATE KEY-----\nA\n-----END PRIVATE KEY-----\n", "its PEM is damaged"),
         (b"-----BEGIN PRIVATE KEY-----\n\xff\n-----END PRIVATE KEY-----\n", "its PEM is damaged"),
@@ -138,36 +140,36 @@ def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path, mode: int):
         (b"x" * 100_000, "larger than"),
     ],
 )
-def test_what_is_no_key_file_is_refused_without_showing_it(tmp_path: Path, content: bytes, why: str):
+def test_refuse_malformed_key_file_without_revealing_content(tmp_path: Path, content: bytes, reason: str):
     path = tmp_path / "key.pem"
     path.write_bytes(content)
     path.chmod(0o600)
-    with pytest.raises(ConfigurationError, match=why) as refused:
+    with pytest.raises(ConfigurationError, match=reason) as refused:
         PrivateKey.load(path)
     assert str(path) in str(refused.value)
     assert "c2VjcmV0" not in str(refused.value)
 
 
-def test_a_missing_key_file_is_named(tmp_path: Path):
+def test_error_names_missing_key_file(tmp_path: Path):
     with pytest.raises(ConfigurationError, match=r"there is no file .*none\.pem"):
         PrivateKey.load(tmp_path / "none.pem")
-    with pytest.raises(ConfigurationError, match="can't be read"):
+    with pytest.raises(ConfigurationError, match="cannot read"):
         PrivateKey.load(tmp_path)
 
 
-def test_a_private_key_never_shows_itself():
+def test_private_key_is_never_revealed():
     key = PrivateKey(SEED)
-    for shown in (repr(key), str(key), f"{key!r}", "%s" % key):  # noqa: UP031 - each way to show it
+    for shown in (repr(key), str(key), f"{key!r}", "%s" % key):  # noqa: UP031 - each way to format it
         assert key.public.id in shown
         assert SEED.hex() not in shown
-    with pytest.raises(TypeError, match="not to be pickled"):
+    with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(key)
     with pytest.raises(ValueError, match="32 bytes"):
         PrivateKey(b"short")
 
 
 @given(st.binary(max_size=60))
-def test_base58_and_base64_come_back(data: bytes):
+def test_base58_and_base64_round_trip(data: bytes):
     assert base58_decode(base58_encode(data)) == data
     assert base64url_decode(base64url_encode(data)) == data
 
@@ -181,7 +183,7 @@ def test_base64_has_one_spelling(text: str):
     assert base64url_encode(data) == text
 
 
-def test_canonical_json_never_fails_on_what_json_says():
+def test_canonical_json_accepts_everything_in_json():
     assert canonical_json({"b": 1, "a": [None, "ü"]}) == '{"a":[null,"ü"],"b":1}'.encode()
-    assert payload_digest({"b": 1, "a": 2}) == "d3626ac30a87e6f7a6428233b3c68299976865fa5508e4267c5415c76af7a772"
-    assert payload_digest("\ud800") != payload_digest(float("nan"))
+    assert json_digest({"b": 1, "a": 2}) == "d3626ac30a87e6f7a6428233b3c68299976865fa5508e4267c5415c76af7a772"
+    assert json_digest("\ud800") != json_digest(float("nan"))
