@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from playwright.sync_api import Browser
 
-from services.console.pages.render import fragment
+from services.console.rendering import fragment
 
 # Where the letters of the sentence after the name stand, from left to right.
 _WHERE = """() => {

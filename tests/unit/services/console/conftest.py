@@ -10,11 +10,11 @@ import httpx
 import pytest
 from argon2 import PasswordHasher
 from fastapi import FastAPI
+from services.console.parts import Parts
+from services.console.people.roles import Role
 
 from perdure._runtime.ports import free_ports
 from services.console.app import create_app
-from services.console.parts import Parts
-from services.console.people.roles import Role
 from services.console.settings import ConsoleSettings
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of people who live as long as the test

@@ -7,11 +7,11 @@ import re
 
 import httpx
 import pytest
+from services.console.guard.access import role_of_route
+from services.console.people.roles import Role, may
 
 from perdure.errors import ConfigurationError
 from services.console.app import create_app
-from services.console.guard.access import role_of_route
-from services.console.people.roles import Role, may
 from services.console.settings import ConsoleSettings
 from tests.unit.services.console.conftest import PASSWORD, settings_of
 

@@ -5,9 +5,9 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from services.console.guard.addresses import trace_back
 
 from perdure.errors import ConfigurationError
-from services.console.guard.addresses import trace_back
 from services.console.settings import ConsoleSettings
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))

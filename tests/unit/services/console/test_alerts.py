@@ -15,16 +15,16 @@ from typing import Any
 
 import httpx
 import pytest
-
-from perdure.alerts.conditions import Alert, Trouble
-from perdure.alerts.service import BEAT, AlertList
-from perdure.security.codec import JournalCodec
 from services.console.badge import Badge
-from services.console.engine import Engine
 from services.console.pages.render import minutes
 from services.console.people.persons import utc_now
 from services.console.people.roles import Role
 from services.console.reads.alerts import MOST
+
+from perdure.alerts.conditions import Alert, Trouble
+from perdure.alerts.service import BEAT, AlertList
+from perdure.security.codec import JournalCodec
+from services.console.engine import Engine
 
 INVOCATION = "inv_1eh3dI3ietg55AjdQdiPLzzLWkGcAoZ1C6"
 RETRIED = "inv_17HO1pYCxi7o05mEKz8fmhOJxjYe3pZgUV"

@@ -19,15 +19,15 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from services.console.badge import Badge
+from services.console.people.roles import Role
+from services.console.reads import payloads
+from services.console.reads.payloads import MOST_CHARACTERS, MOST_LINES, difference, read_payload, written
 
 from perdure.saga.messages import DeadLetter, DeadLetterFilter
 from perdure.saga.operator_actions import Act
-from services.console.badge import Badge
 from services.console.engine import Engine
-from services.console.people.roles import Role
 from services.console.problems import ConsoleError
-from services.console.reads import payloads
-from services.console.reads.payloads import MOST_CHARACTERS, MOST_LINES, difference, read_payload, written
 
 BEGIN = datetime(2026, 11, 24, 12, tzinfo=UTC)
 OPERATOR = "olga@example.com"

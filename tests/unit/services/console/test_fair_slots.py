@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from services.console.people.fair_slots import FairSlots
+
 from services.console.problems import ConsoleError
 
 

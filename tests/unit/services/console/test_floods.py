@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from services.console.parts import Parts
+from services.console.people.roles import Role
 
 from perdure._runtime.ports import free_ports
 from services.console.app import create_app
-from services.console.parts import Parts
-from services.console.people.roles import Role
 from tests.unit.services.console.conftest import CHEAP, PASSWORD, settings_of
 
 ADA, BOB = "ada@example.com", "bob@example.com"

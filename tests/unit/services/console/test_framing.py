@@ -10,9 +10,9 @@ import pytest
 import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
+from services.console.guard.framing import UnambiguousHttp, ambiguity
 
 from perdure._runtime.ports import free_ports
-from services.console.guard.framing import UnambiguousHttp, ambiguity
 from tests.support import eventually
 
 CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"

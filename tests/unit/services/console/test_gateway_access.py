@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
+from services.console.people.roles import Role
 
 from services.console.engine import Engine
-from services.console.people.roles import Role
 from services.console.problems import ConsoleError
 from tests.support import eventually
 

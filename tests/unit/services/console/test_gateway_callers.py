@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from services.console.gateway.executions import Executions
+from services.console.people.roles import Role
 
 from perdure.security import CALLER_HEADER, Caller, CallerKind, CallTarget, PrivateKey, TrustedKeys, verify_call
 from perdure.security.callers import SignedCall, vouch_for_call
 from services.console.engine import Engine
-from services.console.gateway.executions import Executions
-from services.console.people.roles import Role
 from services.console.signing import Signer
 
 SERVICES: list[dict[str, Any]] = [

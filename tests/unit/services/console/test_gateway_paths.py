@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from limits import parse
-
 from services.console.gateway.limits import RateLimits
 from services.console.gateway.paths import read_path
+
 from services.console.problems import ConsoleError
 
 KEYED = frozenset({"Trips", "Approvals"})

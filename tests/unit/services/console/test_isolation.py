@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import DictLoader, Environment, TemplateSyntaxError, nodes, select_autoescape
-
-from perdure._runtime.plain_text import is_visible
 from services.console.pages import render
 from services.console.pages.isolation import SHOWN_ATTRIBUTES, Isolation
 from services.console.people.roles import Role
+
+from perdure._runtime.plain_text import is_visible
 
 TEMPLATES = sorted(Path(render.__file__).parents[1].joinpath("templates").glob("*.html"))
 HEBREW = "עדה"

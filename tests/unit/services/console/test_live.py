@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
 from services.console.live import Look, digest, watch
 from services.console.people.roles import Role
+
 from services.console.problems import ConsoleError
 
 AWAY = ConsoleError(503, "engine_down", "nobody answers")

@@ -8,6 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+from services.console.badge import Badge
+from services.console.people.roles import Role
+from services.console.reads.schedules import Schedule
 
 from perdure.schedules.messages import (
     ScheduleAction,
@@ -20,11 +23,8 @@ from perdure.schedules.messages import (
     list_target,
 )
 from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
-from services.console.badge import Badge
 from services.console.engine import Engine
-from services.console.people.roles import Role
 from services.console.problems import ConsoleError
-from services.console.reads.schedules import Schedule
 
 INVOCATION = "inv_1eh3dI3ietg55AjdQdiPLzzLWkGcAoZ1C6"
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)

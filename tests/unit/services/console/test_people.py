@@ -7,13 +7,13 @@ from datetime import timedelta
 
 import pytest
 from argon2 import PasswordHasher
-from sqlalchemy import insert, select, text, update
-
-from perdure.errors import ConfigurationError
 from services.console.people.database import Database
 from services.console.people.passwords import Passwords, Source
 from services.console.people.roles import Role
 from services.console.people.tables import ActionRow, SchemaRow, SessionRow, UserRow
+from sqlalchemy import insert, select, text, update
+
+from perdure.errors import ConfigurationError
 from services.console.problems import ConsoleError
 from tests.unit.services.console.conftest import CHEAP, PASSWORD
 

@@ -7,16 +7,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from services.console.pages.picture import SCALE, draw, rounded, spoken
+from services.console.pages.render import from_now, money, path_of
+from services.console.people.persons import utc_now
+from services.console.reads.payloads import difference, read_payload
+from services.console.reads.sagas import Saga
 
 from perdure import Phase, StatusData
 from perdure.engine.admin import failure_message
 from perdure.saga.timeline import Timeline, TimelineStep
-from services.console.pages.picture import SCALE, draw, rounded, spoken
-from services.console.pages.render import from_now, money, path_of
-from services.console.people.persons import utc_now
 from services.console.problems import ConsoleError
-from services.console.reads.payloads import difference, read_payload
-from services.console.reads.sagas import Saga
 
 BEGIN = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

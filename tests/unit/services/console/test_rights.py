@@ -9,18 +9,18 @@ from typing import Any
 
 import httpx
 import pytest
+from services.console.people.database import Database
+from services.console.people.passwords import Passwords
+from services.console.people.persons import Users
+from services.console.people.tables import RightsRow, SchemaRow
+from services.console.rights import RightsSender
 from sqlalchemy import delete, text, update
 
 from perdure.approvals.messages import PrincipalStatement
 from perdure.approvals.principals import NOTHING_SHOWN, principal_target
 from perdure.security import Role, TrustedKeys
 from services.console.engine import Engine
-from services.console.people.database import Database
-from services.console.people.passwords import Passwords
-from services.console.people.persons import Users
-from services.console.people.tables import RightsRow, SchemaRow
 from services.console.problems import ConsoleError
-from services.console.rights import RightsSender
 from tests.unit.services.console.conftest import CHEAP, PASSWORD
 
 ADA, BOB = "ada@example.com", "bob@example.com"

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import httpx
 import pytest
+from services.console.people.roles import Role
 from typer.testing import CliRunner
 
 from services.console.commands import app as commands
-from services.console.people.roles import Role
 from services.console.problems import ConsoleError
 from tests.unit.services.console.conftest import PASSWORD, Desk
 

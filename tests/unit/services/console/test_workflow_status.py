@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
+from services.console.reads.sagas import _status
 
 from perdure import StatusData
 from perdure.saga.timeline import Timeline
 from services.console.engine import Engine
-from services.console.reads.sagas import _status
 
 BEGIN = datetime(2026, 11, 24, 12, tzinfo=UTC)
 PAYING = StatusData(phase="paying", progress=0.5)
