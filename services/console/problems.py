@@ -33,6 +33,7 @@ class ConsoleError(PerdureError):
         self.status = status
         self.message = message
         self.problem = Problem(code=code, message=message, role=role)
+        self.retry_after = retry_after
         self.headers = {} if retry_after is None else {"retry-after": str(retry_after)}
 
 

@@ -1,4 +1,4 @@
-"""Floods of requests to a console that is really served: what they get, and what others notice."""
+"""Floods of requests to a served console, and their effect on other users."""
 
 from __future__ import annotations
 
@@ -12,36 +12,31 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from services.console.parts import Parts
-from services.console.people.roles import Role
 
 from perdure._runtime.ports import free_ports
 from services.console.app import create_app
+from services.console.auth.roles import Role
+from services.console.dependencies import Components
 from tests.unit.services.console.conftest import CHEAP, PASSWORD, settings_of
 
 ADA, BOB = "ada@example.com", "bob@example.com"
 
 
 class Served:
-    """A console in this process, behind a port.
+    """A console in this process, behind a port."""
 
-    Args:
-        url: Where it is.
-        parts: Its parts.
-    """
-
-    def __init__(self, url: str, parts: Parts) -> None:
+    def __init__(self, url: str, components: Components) -> None:
         self.url = url
-        self.parts = parts
+        self.components = components
 
     async def session(self, name: str) -> str:
-        token, _, _ = await self.parts.sessions.begin(name, address="127.0.0.1", agent="a test")
+        token, _, _ = await self.components.sessions.start(name, address="127.0.0.1", agent="a test")
         return token
 
     async def until(self, open_streams: int) -> None:
-        """Wait until so many streams are open."""
+        """Wait for a number of open streams."""
         async with asyncio.timeout(20):
-            while self.parts.streams.count != open_streams:  # noqa: ASYNC110 - a count of the server's
+            while self.components.stream_limits.count != open_streams:  # noqa: ASYNC110 - a count of the server's
                 await asyncio.sleep(0.01)
 
 
@@ -60,8 +55,8 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
                 while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
                     await asyncio.sleep(0.01)
             for name in (ADA, BOB):
-                await app.state.parts.persons.add(name, PASSWORD, [Role.VIEWER], by="a test")
-            yield Served(f"http://127.0.0.1:{port}", app.state.parts)
+                await app.state.components.users.add(name, PASSWORD, [Role.VIEWER], by="a test")
+            yield Served(f"http://127.0.0.1:{port}", app.state.components)
         finally:
             server.should_exit = True
             await running
@@ -87,7 +82,7 @@ async def open_streams(
     return [await one() for _ in range(count)]
 
 
-async def test_streams_are_bounded_by_session_and_person(serve):
+async def test_streams_per_session_and_user_are_limited(serve):
     async with serve(streams_per_session=3, streams_per_user=5) as served, clients() as http:
         first, second, bobs = [await served.session(name) for name in (ADA, ADA, BOB)]
         async with AsyncExitStack() as stack:
@@ -106,7 +101,7 @@ async def test_streams_are_bounded_by_session_and_person(serve):
             assert [each.status_code for each in answers] == [200] * 3
 
 
-async def test_streams_are_bounded_in_all(serve):
+async def test_total_streams_are_limited(serve):
     async with serve(streams=4) as served, clients() as http:
         ada, bob = await served.session(ADA), await served.session(BOB)
         async with AsyncExitStack() as stack:
@@ -117,21 +112,21 @@ async def test_streams_are_bounded_in_all(serve):
                 assert health.status_code == 200
 
 
-async def test_flood_of_streams_is_bounded(serve):
+async def test_concurrent_streams_are_limited(serve):
     async with serve(streams_per_session=12) as served, clients() as http:
         token = await served.session(ADA)
         async with AsyncExitStack() as stack:
             answers = await asyncio.gather(*(open_streams(stack, http, served, token, 1) for _ in range(120)))
             assert Counter(each.status_code for (each,) in answers) == {200: 12, 429: 108}
-            assert served.parts.streams.count == 12
+            assert served.components.stream_limits.count == 12
             other = await served.session(BOB)
             me = await http.get(f"{served.url}/api/session", headers={"authorization": f"Bearer {other}"})
             assert me.status_code == 200
         await served.until(0)
 
 
-async def test_a_flood_of_guesses_lets_others_sign_in(serve):
-    """Forty guesses at once, with the hashes of production, held both slots for ten seconds."""
+async def test_other_users_sign_in_during_flood(serve):
+    # With production hashes, forty guesses fill both slots for ten seconds.
     async with serve(None, url="https://c.test", trusted_proxies="127.0.0.1/32") as served, clients() as http:
 
         async def sign_in(name: str, password: str, address: str) -> httpx.Response:
@@ -157,7 +152,7 @@ async def test_shared_proxy_causes_no_lockout(serve):
             answer = await http.post(
                 f"{served.url}/api/session",
                 json={"name": ADA, "password": password},
-                # The other header is the client's own invention here.
+                # The other header is forged by the client.
                 headers={"forwarded": f"for=9.9.9.9, for={address};proto=https", "x-forwarded-for": "10.1.1.1"},
             )
             return answer.status_code

@@ -1,4 +1,4 @@
-"""What is told of a workflow that records no steps. tests/e2e has it streamed, from a real one."""
+"""The status of a workflow without steps. tests/e2e has the stream of a real one."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 
 import httpx
 import pytest
-from services.console.reads.sagas import _status
 
 from perdure import StatusData
 from perdure.saga.timeline import Timeline
-from services.console.engine import Engine
+from services.console.engine import EngineClient
+from services.console.sagas.service import _status
 
-BEGIN = datetime(2026, 11, 24, 12, tzinfo=UTC)
+START = datetime(2026, 11, 24, 12, tzinfo=UTC)
 PAYING = StatusData(phase="paying", progress=0.5)
 DONE = StatusData(phase="refused", is_complete=True, error="no money")
 
 
 def timeline(result: str | None = None, failure: str | None = None) -> Timeline:
-    ended = None if result is None else BEGIN + timedelta(seconds=1)
+    ended = None if result is None else START + timedelta(seconds=1)
     facts = {"saga_id": "O1", "service": "Orders", "key": "O1", "status": "completed" if result else "running"}
-    return Timeline(**facts, started_at=BEGIN, ended_at=ended, result=result, failure=failure, steps=[])
+    return Timeline(**facts, started_at=START, ended_at=ended, result=result, failure=failure, steps=[])
 
 
 @pytest.mark.parametrize(
-    ("written", "ended", "told"),
+    ("stored", "end", "expected"),
     [
         (None, {}, None),
         (b'{"another": "program"}', {}, None),
@@ -35,13 +35,13 @@ def timeline(result: str | None = None, failure: str | None = None) -> Timeline:
         (DONE, {"result": "failure", "failure": "[402] no"}, ("refused", True, "no money")),
     ],
 )
-async def test_a_workflow_is_told_by_what_it_wrote_and_by_how_it_ended(written: Any, ended: Any, told: Any):
+async def test_status_from_state_and_result(stored: Any, end: Any, expected: Any):
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/query":
-            entry = written.model_dump_json().encode() if isinstance(written, StatusData) else written
+            entry = stored.model_dump_json().encode() if isinstance(stored, StatusData) else stored
             return httpx.Response(200, json={"rows": [] if entry is None else [{"value": entry.hex()}]})
         return httpx.Response(404, json={"message": "service 'Orders' has no handler 'status'"})
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
-        status = await _status(Engine("http://ingress.test", "http://admin.test", http), timeline(**ended))
-    assert told == (status and (status.phase, status.is_complete, status.error))
+        status = await _status(EngineClient("http://ingress.test", "http://admin.test", http), timeline(**end))
+    assert expected == (status and (status.phase, status.is_complete, status.error))

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from services.console.people.fair_slots import FairSlots
 
+from services.console.auth.fair_slots import FairSlots
 from services.console.problems import ConsoleError
 
 
@@ -19,12 +19,12 @@ async def settle() -> None:
 
 
 class Work:
-    """Requests whose end the test decides."""
+    """Requests that end when the test says so."""
 
     def __init__(self, slots: FairSlots) -> None:
         self.slots = slots
         self.order: list[str] = []
-        self.refused: list[int] = []
+        self.rejected: list[int] = []
         self.retry_after: set[int | None] = set()
         self.inside = 0
         self.most = 0
@@ -48,79 +48,79 @@ class Work:
                     self.inside -= 1
         except ConsoleError as error:
             self.retry_after.add(error.retry_after)
-            self.refused.append(error.status)
+            self.rejected.append(error.status)
 
     async def finish(self) -> None:
-        """Let whoever has a slot go on, and their successors too, until nobody waits."""
+        """Let all requests finish."""
         self._step.set()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 @asynccontextmanager
 async def work(slots: int = 2, **bounds: int) -> AsyncIterator[Work]:
-    begun = Work(FairSlots(slots, **bounds))
-    yield begun
-    await begun.finish()
-    assert begun.inside == 0
-    assert begun.retry_after <= {1}
-    assert begun.slots._free == slots
-    assert not begun.slots._known
-    assert not begun.slots._strangers
+    running = Work(FairSlots(slots, **bounds))
+    yield running
+    await running.finish()
+    assert running.inside == 0
+    assert running.retry_after <= {1}
+    assert running.slots._free == slots
+    assert not running.slots._known
+    assert not running.slots._unknown
 
 
-async def test_flood_from_one_source_is_refused():
-    async with work(waiting_per_source=4) as begun:
+async def test_flood_from_one_source_is_rejected():
+    async with work(waiting_per_source=4) as running:
         for _ in range(40):
-            begun.ask("flood")
+            running.ask("flood")
         await settle()
-        assert begun.refused == [429] * 34
+        assert running.rejected == [429] * 34
 
 
 async def test_other_source_waits_for_one_turn():
-    async with work(waiting_per_source=4) as begun:
+    async with work(waiting_per_source=4) as running:
         for _ in range(40):
-            begun.ask("flood")
-        begun.ask("ada")
+            running.ask("flood")
+        running.ask("ada")
         await settle()
-        await begun.finish()
-        assert begun.order.index("ada") <= 3, "two in the slots, and one of the flood's queue"
-        assert begun.most == 2
+        await running.finish()
+        assert running.order.index("ada") <= 3, "after two in the slots and one queued"
+        assert running.most == 2
 
 
 async def test_sources_are_served_in_turn():
-    async with work(slots=1) as begun:
+    async with work(slots=1) as running:
         for source in ("a", "a", "a", "b", "b", "c"):
-            begun.ask(source)
+            running.ask(source)
         await settle()
-        await begun.finish()
-        assert begun.order == ["a", "a", "b", "c", "a", "b"]
+        await running.finish()
+        assert running.order == ["a", "a", "b", "c", "a", "b"]
 
 
 async def test_known_sources_have_reserved_turns():
-    async with work(slots=1, waiting=3) as begun:
+    async with work(slots=1, waiting=3) as running:
         for each in range(6):
-            begun.ask(f"stranger {each}")
+            running.ask(f"unknown {each}")
         await settle()
-        assert begun.refused == [503] * 2
-        begun.ask("ada", known=True)
+        assert running.rejected == [503] * 2
+        running.ask("ada", known=True)
         await settle()
-        await begun.finish()
-        assert begun.order[:2] == ["stranger 0", "ada"]
-        assert begun.refused == [503] * 2
+        await running.finish()
+        assert running.order[:2] == ["unknown 0", "ada"]
+        assert running.rejected == [503] * 2
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_who_gives_up_leaves_no_gap(known):
-    async with work(slots=1) as begun:
-        begun.ask("first")
+async def test_cancelled_request_leaves_queue(known):
+    async with work(slots=1) as running:
+        running.ask("first")
         await settle()
-        gone = begun.ask("gone", known=known)
-        begun.ask("ada")
+        gone = running.ask("gone", known=known)
+        running.ask("ada")
         await settle()
         gone.cancel()
         await settle()
-        await begun.finish()
-        assert begun.order == ["first", "ada"]
+        await running.finish()
+        assert running.order == ["first", "ada"]
 
 
 async def test_abandoned_turn_passes_to_next():
@@ -129,7 +129,7 @@ async def test_abandoned_turn_passes_to_next():
     await first.__aenter__()
     gone = asyncio.create_task(slots.slot("gone").__aenter__())
     await settle()
-    await first.__aexit__(None, None, None)  # the turn of the one that is cancelled before it runs again
+    await first.__aexit__(None, None, None)  # assigns the slot to the request that is cancelled next
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
@@ -143,13 +143,13 @@ async def test_abandoned_turn_passes_to_next():
 )
 def test_slots_are_never_lost_or_doubled(asked, slots):
     async def play() -> None:
-        async with work(slots, waiting_per_source=3, waiting=8) as begun:
+        async with work(slots, waiting_per_source=3, waiting=8) as running:
             for source, known, then in asked:
-                task = begun.ask(source, known=known)
+                task = running.ask(source, known=known)
                 await asyncio.sleep(0)
                 if then == "cancel":
                     task.cancel()
             await settle()
-        assert begun.most <= slots
+        assert running.most <= slots
 
     asyncio.run(play())

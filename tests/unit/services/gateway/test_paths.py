@@ -1,4 +1,4 @@
-"""Paths at the gateway: what is taken, what is refused, and that what is sent on can't be read otherwise."""
+"""Parsing of the gateway's paths, and limits per caller."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from limits import parse
-from services.console.gateway.limits import RateLimits
-from services.console.gateway.paths import read_path
 
 from services.console.problems import ConsoleError
+from services.gateway.limits import RateLimits
+from services.gateway.paths import parse_path
 
 KEYED = frozenset({"Trips", "Approvals"})
 
 
-def ask(path: str | bytes, query: bytes = b"") -> str:
+def forwarded(path: str | bytes, query: bytes = b"") -> str:
     raw = path if isinstance(path, bytes) else path.encode("latin-1")
-    asked = read_path(raw, query, KEYED)
-    return f"{asked.method} {asked.path}"
+    request = parse_path(raw, query, KEYED)
+    return f"{request.method} {request.path}"
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def ask(path: str | bytes, query: bytes = b"") -> str:
         ("/gateway/restate/workflow/Trips/t1/output", b"", "GET /restate/workflow/Trips/t1/output"),
     ],
 )
-def test_what_is_taken_is_written_anew(path: str, query: bytes, sent: str):
-    assert ask(path, query) == sent
+def test_forwarded_path_is_built_anew(path: str, query: bytes, sent: str):
+    assert forwarded(path, query) == sent
 
 
 @pytest.mark.parametrize(
@@ -101,48 +101,48 @@ def test_what_is_taken_is_written_anew(path: str, query: bytes, sent: str):
         ("/gateway/Trips/t1/run/send", b"x"),
     ],
 )
-def test_what_is_refused(path: str, query: bytes):
-    with pytest.raises(ConsoleError) as refused:
-        ask(path, query)
-    assert refused.value.status in (400, 414)
+def test_reject_invalid_paths(path: str, query: bytes):
+    with pytest.raises(ConsoleError) as caught:
+        forwarded(path, query)
+    assert caught.value.status in (400, 414)
 
 
 @given(st.binary(max_size=60) | st.text("/%.2fFeE5c\\ab?#;:@", max_size=40).map(lambda text: text.encode()))
-def test_whatever_comes_is_refused_or_read_by_everybody_in_the_same_way(rest: bytes):
+def test_paths_are_unambiguous(rest: bytes):
     try:
-        asked = read_path(b"/gateway/" + rest, b"", KEYED)
+        request = parse_path(b"/gateway/" + rest, b"", KEYED)
     except ConsoleError:
         return
-    segments = urlsplit(asked.path).path.split("/")[1:]
+    segments = urlsplit(request.path).path.split("/")[1:]
     assert all(each not in ("", ".", "..") for each in map(unquote, segments))
-    key = [] if asked.key is None else [asked.key]
-    if asked.way in ("attach", "output"):
-        assert list(map(unquote, segments)) == ["restate", "workflow", asked.service, *key, asked.way]
+    key = [] if request.key is None else [request.key]
+    if request.operation in ("attach", "output"):
+        assert list(map(unquote, segments)) == ["restate", "workflow", request.service, *key, request.operation]
     else:
-        sent = ["send"] if asked.way == "send" else []
-        assert list(map(unquote, segments)) == [asked.service, *key, asked.handler, *sent]
-    # An HTTP client sends it as it is.
-    assert httpx.URL(f"http://engine{asked.path}").raw_path == asked.path.encode()
+        sent = ["send"] if request.operation == "send" else []
+        assert list(map(unquote, segments)) == [request.service, *key, request.handler, *sent]
+    # An HTTP client sends it unchanged.
+    assert httpx.URL(f"http://engine{request.path}").raw_path == request.path.encode()
 
 
 @given(st.text(min_size=1, max_size=30))
-def test_a_key_arrives_as_it_is_or_not_at_all(key: str):
+def test_key_arrives_unchanged(key: str):
     try:
         path = f"/gateway/Trips/{quote(key, safe='')}/run"
     except UnicodeEncodeError:
         return
     try:
-        asked = read_path(path.encode(), b"", KEYED)
+        request = parse_path(path.encode(), b"", KEYED)
     except ConsoleError:
         assert key in (".", "..") or "/" in key or "\\" in key or not key.isprintable()
         return
-    assert asked.key == key
-    assert unquote(asked.path.split("/")[2]) == key
+    assert request.key == key
+    assert unquote(request.path.split("/")[2]) == key
 
 
-async def refused(found: RateLimits, caller: str) -> ConsoleError:
+async def rejected(found: RateLimits, caller: str) -> ConsoleError:
     with pytest.raises(ConsoleError) as error:
-        async with found.taken(caller):
+        async with found.counted(caller):
             pass
     assert error.value.status == 429
     return error.value
@@ -150,29 +150,29 @@ async def refused(found: RateLimits, caller: str) -> ConsoleError:
 
 async def take(found: RateLimits, caller: str, times: int = 1) -> None:
     for _ in range(times):
-        async with found.taken(caller):
+        async with found.counted(caller):
             pass
 
 
-async def test_each_caller_has_a_rate_of_their_own(monkeypatch):
+async def test_rates_are_separate_per_caller(monkeypatch):
     now = 1_000_000.0
     monkeypatch.setattr(time, "time", lambda: now)
-    found = RateLimits(parse("3/2 seconds"), at_once=2)
+    found = RateLimits(parse("3/2 seconds"), concurrency=2)
     await take(found, "ada", 3)
-    error = await refused(found, "ada")
+    error = await rejected(found, "ada")
     assert 1 <= error.retry_after <= 2
-    assert error.message == "at most 3 per 2 second: slow down"
+    assert error.message == "rate limit exceeded: 3 per 2 second"
     await take(found, "bob")
     now += 4
     await take(found, "ada", 3)
-    await refused(found, "ada")
+    await rejected(found, "ada")
 
 
-async def test_error_frees_gateway_slot():
-    found = RateLimits(parse("100/second"), at_once=2)
-    async with found.taken("ada"):
+async def test_error_frees_slot():
+    found = RateLimits(parse("100/second"), concurrency=2)
+    async with found.counted("ada"):
         with suppress(RuntimeError):
-            async with found.taken("ada"):
-                assert "open already" in (await refused(found, "ada")).message
+            async with found.counted("ada"):
+                assert "of your requests are open" in (await rejected(found, "ada")).message
                 raise RuntimeError
         await take(found, "ada")

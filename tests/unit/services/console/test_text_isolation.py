@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import DictLoader, Environment, TemplateSyntaxError, nodes, select_autoescape
-from services.console.pages import render
-from services.console.pages.isolation import SHOWN_ATTRIBUTES, Isolation
-from services.console.people.roles import Role
 
 from perdure._runtime.plain_text import is_visible
+from services.console import rendering
+from services.console.auth.roles import Role
+from services.console.text_isolation import VISIBLE_ATTRIBUTES, Isolation
 
-TEMPLATES = sorted(Path(render.__file__).parents[1].joinpath("templates").glob("*.html"))
+TEMPLATES = sorted(Path(rendering.__file__).parent.rglob("templates/*.html"))
 HEBREW = "עדה"
 
 
-class Places(HTMLParser):
-    """Finds where marked expressions stand, by Python's own reader of HTML."""
+class Positions(HTMLParser):
+    """Finds the positions of marked expressions with Python's HTML parser."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Places(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.inside.append(tag)
         for name, value in attrs:
-            self._note(value or "", "isolated_text" if name in SHOWN_ATTRIBUTES else None)
+            self._note(value or "", "isolated_text" if name in VISIBLE_ATTRIBUTES else None)
         if tag in ("input", "meta", "link", "rect", "path"):
             self.inside.pop()
 
@@ -52,22 +52,22 @@ class Places(HTMLParser):
             self.filters[int(number)] = expected
 
 
-def places_of(source: str) -> list[str | None]:
+def expected_filters(source: str) -> list[str | None]:
     marked = re.sub(r"{#.*?#}", "", source, flags=re.DOTALL)
     marked = re.sub(r"{% block title %}(.*?){% endblock %}", r"<title>\1</title>", marked)
     marked = re.sub(r"<title><title>(.*?)</title>(.*?)</title>", r"<title>\1\2</title>", marked)
     marked = re.sub(r"{%.*?%}", "", marked, flags=re.DOTALL)
     count = iter(range(10_000))
     marked = re.sub(r"{{.*?}}(?!})", lambda _: f"EXPR{next(count)}E", marked, flags=re.DOTALL)
-    places = Places()
-    places.feed(marked)
-    places.close()
-    return [places.filters[number] for number in range(next(count))]
+    positions = Positions()
+    positions.feed(marked)
+    positions.close()
+    return [positions.filters[number] for number in range(next(count))]
 
 
 def filters_of(source: str) -> list[str | None]:
     environment = Environment(extensions=[Isolation], trim_blocks=True, lstrip_blocks=True, autoescape=True)
-    environment.filters.update(render._environment.filters)
+    environment.filters.update(rendering._environment.filters)
     own = {"isolated", "isolated_text", "editable"}
     return [
         node.name if isinstance(node, nodes.Filter) and node.name in own else None
@@ -78,9 +78,9 @@ def filters_of(source: str) -> list[str | None]:
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
-def test_each_expression_is_isolated_by_its_place(template: Path):
+def test_expressions_are_filtered_by_position(template: Path):
     source = template.read_text()
-    assert filters_of(source) == places_of(source)
+    assert filters_of(source) == expected_filters(source)
 
 
 def rendered(source: str, **values: Any) -> str:
@@ -91,7 +91,7 @@ def rendered(source: str, **values: Any) -> str:
 
 
 @given(st.text())
-def test_no_text_leaves_its_element(text: str):
+def test_text_stays_in_its_element(text: str):
     page = rendered('<p title="{{ text }}">{{ text }}</p><textarea>{{ text | tojson }}</textarea>', text=text)
     attribute, content, area = re.fullmatch(  # type: ignore[union-attr]
         r'<p title="(.*?)">(.*?)</p><textarea>(.*?)</textarea>', page, re.DOTALL
@@ -103,17 +103,17 @@ def test_no_text_leaves_its_element(text: str):
     assert json.loads(html.unescape(area)) == text
 
 
-def test_plain_values_stay_as_they_are():
+def test_ascii_values_are_unchanged():
     assert rendered("<b>{{ a }}</b> {{ b }}", a="ada@example.com", b=3) == "<b>ada@example.com</b> 3"
 
 
-def test_addresses_and_hidden_values_come_back_unchanged():
+def test_hidden_values_are_unchanged():
     text = f"{HEBREW}\u202e"
     assert rendered('<input value="{{ text }}">', text=text) == f'<input value="{text}">'
 
 
 @pytest.mark.parametrize("source", ["<script>{{ a }}", "<style>{{ a }}", "<p {{ a }}>", "<p class={{ a }}>"])
-def test_expressions_in_dangerous_places_are_refused(source: str):
+def test_reject_expressions_in_dangerous_positions(source: str):
     with pytest.raises(TemplateSyntaxError):
         rendered(source, a="x")
 
@@ -142,21 +142,21 @@ class Page(HTMLParser):
         self.broken += [repr(each) for each in data if not is_visible(each) and each not in "\n\t"]
 
 
-async def test_pages_isolate_names_groups_and_browsers(desk: Any):
+async def test_pages_isolate_untrusted_text(console: Any):
     admin = f"{HEBREW}@example.com"
-    token = await desk.add(admin, Role.ADMINISTRATOR, groups=(HEBREW,))
-    await desk.parts.sessions.begin(admin, address="\u202e1.2.3.4", agent="\x1b[2J\x9b\u202eMozilla\u2066")
-    async with desk.client(headers={"authorization": f"Bearer {token}"}) as client:
-        for path in ("/people", "/account"):
+    token = await console.add(admin, Role.ADMINISTRATOR, groups=(HEBREW,))
+    await console.components.sessions.start(admin, address="\u202e1.2.3.4", agent="\x1b[2J\x9b\u202eMozilla\u2066")
+    async with console.client(headers={"authorization": f"Bearer {token}"}) as client:
+        for path in ("/users", "/account"):
             page = Page((await client.get(path)).text)
             assert page.broken == []
             assert {admin, HEBREW} <= set(page.bdi)
         assert r"\x1b[2J\x9b\u202eMozilla\u2066" in (await client.get("/account")).text
 
 
-def test_a_decision_names_its_actor_isolated():
+def test_fragment_isolates_actor():
     receipt = SimpleNamespace(act="approve", actor=HEBREW, reason="12 \u202e34", status="approved")
-    page = Page(render.fragment("_decided.html", receipt=receipt))
+    page = Page(rendering.fragment("_decided.html", receipt=receipt))
     assert page.bdi == [HEBREW]
     assert page.broken == []
-    assert r"12 \u202e34" in render.fragment("_decided.html", receipt=receipt)
+    assert r"12 \u202e34" in rendering.fragment("_decided.html", receipt=receipt)

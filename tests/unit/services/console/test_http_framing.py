@@ -1,4 +1,4 @@
-"""Requests whose body could end in two places, sent as bytes to a real server."""
+"""Requests with an ambiguous end of the body, sent as bytes to a server."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
-from services.console.guard.framing import UnambiguousHttp, ambiguity
 
 from perdure._runtime.ports import free_ports
+from services.console.http_framing import UnambiguousHttp, ambiguity
 from tests.support import eventually
 
 CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
@@ -21,7 +21,7 @@ NEXT = b"GET /next HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    """A server that answers with the path and the body it has read."""
+    """Serve an application that echoes path and body."""
 
     async def echo(scope: Any, receive: Any, send: Any) -> None:
         body = b""
@@ -30,9 +30,11 @@ async def port() -> AsyncIterator[int]:
             body += event.get("body", b"")
             if not event.get("more_body", False):
                 break
-        said = scope["path"].encode() + b" " + body
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(said))]})
-        await send({"type": "http.response.body", "body": said})
+        echo_body = scope["path"].encode() + b" " + body
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(echo_body))]}
+        )
+        await send({"type": "http.response.body", "body": echo_body})
 
     (number,) = free_ports(1)
     config = uvicorn.Config(echo, port=number, http=UnambiguousHttp, log_config=None, lifespan="off")
@@ -90,14 +92,14 @@ def post(*lines: bytes, body: bytes = CHUNKS, version: bytes = b"1.1") -> bytes:
         post(b"content-length: 5", b"transfer-encoding: chunked").replace(b"\r\n", b"\n", 4),
     ],
 )
-async def test_refuse_ambiguous_body(port: int, request_bytes: bytes):
+async def test_reject_ambiguous_body(port: int, request_bytes: bytes):
     answer = await answers(port, request_bytes)
     assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.lower().count(b"http/1.1") == 1  # and nothing that follows is read as a request
+    assert answer.lower().count(b"http/1.1") == 1  # the rest is not parsed as a request
     assert b"/first" not in answer
 
 
-async def test_refuse_ambiguous_second_request(port: int):
+async def test_reject_ambiguous_second_request(port: int):
     first = b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\n"
     answer = await answers(port, first + post(b"content-length: 5", b"transfer-encoding: chunked"))
     assert answer.count(b"HTTP/1.1 200 ") == 1
@@ -113,13 +115,13 @@ async def test_refuse_ambiguous_second_request(port: int):
         post(b"Transfer-Encoding: CHUNKED"),
     ],
 )
-async def test_take_what_has_one_reading(port: int, request_bytes: bytes):
+async def test_accept_unambiguous_body(port: int, request_bytes: bytes):
     answer = await answers(port, request_bytes)
     assert b"/first hello" in answer
     assert b"/next " in answer
 
 
-async def test_headers_may_arrive_in_parts(port: int):
+async def test_reject_headers_sent_in_parts(port: int):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for part in (
         b"POST /first HTTP/1.1\r\nhost: x\r\ncontent-le",
@@ -143,11 +145,11 @@ fields = st.lists(
 
 
 @given(fields)
-def test_one_framing_header_at_most(given_fields: list[tuple[bytes, bytes]]):
+def test_accept_at_most_one_framing_header(given_fields: list[tuple[bytes, bytes]]):
     head = b"POST / HTTP/1.1\r\n" + b"".join(b"%s: %s\r\n" % field for field in given_fields) + b"\r\n"
     framing = [value for name, value in given_fields if name != b"x"]
     is_plain = len(framing) <= 1 and not any(
         b"," in value for name, value in given_fields if name.lower() == b"content-length"
     )
     assert (ambiguity(head) is None) is is_plain
-    assert ambiguity(head[:-2]) is None  # more may follow
+    assert ambiguity(head[:-2]) is None  # incomplete

@@ -1,4 +1,4 @@
-"""A running platform with its console, and a browser to work in it."""
+"""A platform with its console, and a browser."""
 
 from __future__ import annotations
 
@@ -20,20 +20,16 @@ from tests.support import until
 from tests.system.scenarios.scenarios import order
 
 CHROMIUM = Path("/usr/bin/chromium")
-PASSWORD = "correct horse battery"  # noqa: S105 - of people who live as long as the test
-ADMINISTRATOR = "grace@example.com"  # ada travels, and can't decide about her own trips
+PASSWORD = "correct horse battery"  # noqa: S105 - of temporary users
+ADMINISTRATOR = "grace@example.com"  # not ada, who travels and may not approve her own trips
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 800}
 
 expect.set_options(timeout=60_000)
 
 
-class Consoled:
-    """A platform with its console.
-
-    Args:
-        launched: The platform.
-    """
+class ConsolePlatform:
+    """A platform with its console."""
 
     def __init__(self, launched: Launched) -> None:
         self.launched = launched
@@ -45,7 +41,7 @@ class Consoled:
         self._http.close()
 
     def run(self, *arguments: str, password: str = PASSWORD) -> subprocess.CompletedProcess[str]:
-        """Run a command of the console."""
+        """Run `perdure-platform console`."""
         return subprocess.run(
             [PROGRAM, "console", *arguments],
             env=dict(self.launched.env),
@@ -57,12 +53,12 @@ class Consoled:
         )
 
     def ask(self, path: str, body: Any) -> None:
-        """Ask a handler at the ingress."""
+        """Call a handler at the ingress."""
         self._http.post(f"{self.launched.ingress}{path}", json=body).raise_for_status()
 
     @contextmanager
     def deployed(self, url: str) -> Iterator[None]:
-        """Have more services, as long as the context lasts."""
+        """Register a deployment for the duration of the block."""
         answer = self._http.post(f"{self._admin}/deployments", json={"uri": url})
         try:
             yield
@@ -74,7 +70,7 @@ class Consoled:
         self.ask(f"/Trips/{trip_id}/run/send", order(**changes).model_dump(mode="json"))
 
     def schedule(self, name: str, **changes: Any) -> None:
-        """Set a schedule that books a trip each New Year."""
+        """Set a schedule that books a trip every New Year."""
         target = {"service": "Trips", "handler": "run", "key": "{schedule}-{date}"}
         when = {"cron": "0 2 1 1 *", "timezone": "Europe/Vienna", "description": "a trip each New Year"}
         body = {**when, "target": target, "payload": order().model_dump(mode="json"), "actor": "olga@example.com"}
@@ -82,34 +78,34 @@ class Consoled:
         self.ask(f"/Schedules/{quote(name, safe='')}/set", body)
 
     def phase(self, trip_id: str) -> str:
-        """Return where a trip stands."""
+        """Return the phase of a trip."""
         return str(self._http.post(f"{self.launched.ingress}/Trips/{trip_id}/status").json()["phase"])
 
     def pause(self, trip_id: str) -> str:
-        """Pause a trip as it waits for its approval, and return its invocation."""
+        """Pause a trip that waits for its approval, and return its invocation."""
         self.until(lambda: self.api("GET", f"/api/approvals/{trip_id}").status_code == 200, f"approval of {trip_id}")
         (found,) = self.api("GET", f"/api/invocations?search=Trips/{trip_id}/").json()["items"]
         self._http.patch(f"{self._admin}/invocations/{found['id']}/pause").raise_for_status()
         return str(found["id"])
 
     def until(self, condition: Callable[[], bool], what: str, within: float = 20) -> None:
-        """Wait for something."""
+        """Wait for a condition."""
         until(condition, what, within)
 
     def token(self, name: str = ADMINISTRATOR) -> str:
-        """Return a session's token of a person."""
+        """Return the token of a new session of a user."""
         answer = self._http.post(f"{self.url}/api/session", json={"name": name, "password": PASSWORD})
         return str(answer.raise_for_status().json()["token"])
 
     def api(self, method: str, path: str, *, by: str = ADMINISTRATOR, body: Any = None) -> httpx.Response:
-        """Ask the console's API as a person."""
+        """Call the console's API as a user."""
         headers = {"authorization": f"Bearer {self.token(by)}"}
         return self._http.request(method, f"{self.url}{path}", json=body, headers=headers)
 
 
 @pytest.fixture(scope="session")
-def console(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consoled]:
-    """A platform whose console has an administrator, who is an approver and an operator too, and a viewer."""
+def console(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsolePlatform]:
+    """A platform whose console has a viewer, and an administrator who is also approver and operator."""
     home = tmp_path_factory.mktemp("console") / "platform"
     env = {
         **environment(home, engine.path),
@@ -120,25 +116,24 @@ def console(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> 
         "PERDURE_SAGA_RECONCILER_GRACE": "PT1S",
     }
     with Launched(home, env).up() as launched:
-        found = Consoled(launched)
+        found = ConsolePlatform(launched)
         try:
             made = found.run(
                 "admin", "--name", ADMINISTRATOR, "--role", "approver", "--role", "operator", "--password-stdin"
             )
             assert made.returncode == 0, made.stderr
             viewer = {"name": "vera@example.com", "password": PASSWORD, "roles": ["viewer"]}
-            assert found.api("POST", "/api/people", body=viewer).status_code == 201
+            assert found.api("POST", "/api/users", body=viewer).status_code == 201
             yield found
         finally:
             found.close()
     found.until(lambda: processes_of(home) == [], "end of all processes")
 
 
-# For one module, not for the session: as long as Playwright is there, its event loop is the running one of this thread,
-# and no other test could run one.
+# Per module, since Playwright's event loop is the running loop of the thread, and other tests need their own.
 @pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
-    """Playwright, without any browser of its own."""
+    """Playwright without its own browsers."""
     with sync_playwright() as started:
         yield started
 
@@ -147,8 +142,8 @@ def playwright() -> Iterator[Playwright]:
 def browser(playwright: Playwright) -> Iterator[Browser]:
     """Debian's Chromium."""
     if not CHROMIUM.exists():
-        pytest.skip(f"the console is not tested in a browser, because {CHROMIUM} is missing: as root, make tools")
-    # Chromium refuses to run as root in its sandbox, and CI is root.
+        pytest.skip(f"{CHROMIUM} is missing: run make tools as root")
+    # Chromium does not run as root in its sandbox, and CI runs as root.
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=sandbox)
     yield launched
@@ -156,18 +151,18 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def contexts(browser: Browser, console: Consoled) -> Iterator[Callable[..., BrowserContext]]:
-    """Makes browser windows that share nothing. What a page's scripts complain about fails the test."""
+def contexts(browser: Browser, console: ConsolePlatform) -> Iterator[Callable[..., BrowserContext]]:
+    """Return a function that opens an isolated browser context. Script and policy errors fail the test."""
     made: list[BrowserContext] = []
-    complaints: list[str] = []
+    errors: list[str] = []
 
     def make(**options: Any) -> BrowserContext:
         context = browser.new_context(base_url=console.url, viewport=options.pop("viewport", DESK), **options)
         context.set_default_timeout(60_000)
-        context.on("weberror", lambda error: complaints.append(str(error.error)))
+        context.on("weberror", lambda error: errors.append(str(error.error)))
         context.on(
             "console",
-            lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None,
+            lambda message: errors.append(message.text) if "Content Security Policy" in message.text else None,
         )
         made.append(context)
         return context
@@ -175,14 +170,14 @@ def contexts(browser: Browser, console: Consoled) -> Iterator[Callable[..., Brow
     yield make
     for context in made:
         context.close()
-    assert complaints == []
+    assert errors == []
 
 
 def sign_in(context: BrowserContext, name: str = ADMINISTRATOR) -> Page:
     """Sign in with the keyboard, and return the page."""
     page = context.new_page()
     page.goto("/")
-    page.keyboard.type(name)  # the field has the focus
+    page.keyboard.type(name)  # the field is focused
     page.keyboard.press("Tab")
     page.keyboard.type(PASSWORD)
     page.keyboard.press("Enter")
@@ -191,7 +186,7 @@ def sign_in(context: BrowserContext, name: str = ADMINISTRATOR) -> Page:
 
 
 def keep(page: Page, name: str) -> Path:
-    """Keep a screenshot as an artefact."""
+    """Save a screenshot as an artefact."""
     file = Path(__file__).parents[2] / ".local" / "screenshots" / f"{name}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(file))

@@ -1,4 +1,4 @@
-"""What the gateway tells handlers of their callers, and what callers may read of executions."""
+"""The caller as signed for handlers, and access of callers to executions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-from services.console.gateway.executions import Executions
-from services.console.people.roles import Role
 
 from perdure.security import CALLER_HEADER, Caller, CallerKind, CallTarget, PrivateKey, TrustedKeys, verify_call
 from perdure.security.callers import SignedCall, vouch_for_call
-from services.console.engine import Engine
+from services.console.auth.roles import Role
+from services.console.engine import EngineClient
 from services.console.signing import Signer
+from services.gateway.executions import Executions
 
 SERVICES: list[dict[str, Any]] = [
     {
@@ -35,7 +35,7 @@ RIGHTS = ["Trips/*", "Stock/take"]
 
 
 class Recorder:
-    """An engine that keeps what the gateway sends, as a journal does."""
+    """An engine that records requests of the gateway, as a journal does."""
 
     def __init__(self) -> None:
         self.sent: list[httpx.Request] = []
@@ -67,31 +67,31 @@ def entry_of(headers: list[tuple[str, str]], body: bytes = b"{}") -> str:
 
 
 @asynccontextmanager
-async def gateway(desk: Any) -> AsyncIterator[tuple[Recorder, httpx.AsyncClient]]:
+async def gateway(console: Any) -> AsyncIterator[tuple[Recorder, httpx.AsyncClient]]:
     engine = Recorder()
-    async with httpx.AsyncClient(transport=httpx.MockTransport(engine)) as http, desk.client() as client:
-        desk.app.state.parts = dataclasses.replace(
-            desk.parts, engine=Engine("http://ingress.test", "http://admin.test", http)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(engine)) as http, console.client() as client:
+        console.app.state.components = dataclasses.replace(
+            console.components, engine=EngineClient("http://ingress.test", "http://admin.test", http)
         )
         yield engine, client
 
 
-async def key_of(desk: Any, name: str) -> dict[str, str]:
-    secret, _ = await desk.parts.api_keys.add(name, RIGHTS, by="olga@example.com")
+async def key_of(console: Any, name: str) -> dict[str, str]:
+    secret, _ = await console.components.api_keys.add(name, RIGHTS, by="olga@example.com")
     return {"authorization": f"Bearer {secret}"}
 
 
-async def session_of(desk: Any, name: str, *roles: Role) -> dict[str, str]:
-    return {"authorization": f"Bearer {await desk.add(name, *roles)}"}
+async def session_of(console: Any, name: str, *roles: Role) -> dict[str, str]:
+    return {"authorization": f"Bearer {await console.add(name, *roles)}"}
 
 
-def trust(desk: Any) -> TrustedKeys:
-    return TrustedKeys(issuers=(desk.parts.signer.issuer,))
+def trusted_keys(console: Any) -> TrustedKeys:
+    return TrustedKeys(issuers=(console.components.signer.issuer,))
 
 
-async def test_handler_is_told_who_calls_what(desk):
-    async with gateway(desk) as (engine, client):
-        shop, zoe = await key_of(desk, "shop"), await session_of(desk, "zoë 王@example.com", Role.OPERATOR)
+async def test_handler_receives_signed_caller(console):
+    async with gateway(console) as (engine, client):
+        shop, zoe = await key_of(console, "shop"), await session_of(console, "zoë 王@example.com", Role.OPERATOR)
         program = Caller(name="key:shop", kind=CallerKind.PROGRAM, owner="olga@example.com")
         for headers, caller in ((shop, program), (zoe, Caller(name="zoë 王@example.com"))):
             body = b'{ "seats": 2 }'
@@ -102,18 +102,18 @@ async def test_handler_is_told_who_calls_what(desk):
             )
             assert answer.status_code == 200
             found = verify_call(
-                trust(desk),
+                trusted_keys(console),
                 engine.token,
                 target=CallTarget(service="Trips", handler="run", key="té"),
                 body=body,
-                now=desk.clock(),
+                now=console.clock(),
             )
             assert found == caller
             assert engine.sent[-1].headers.get_list(CALLER_HEADER) == [engine.token]
 
 
 @pytest.mark.parametrize(
-    ("delay", "waits"),
+    ("delay", "duration"),
     [
         ("10s", timedelta(seconds=10)),
         ("1h30m", timedelta(minutes=90)),
@@ -123,37 +123,37 @@ async def test_handler_is_told_who_calls_what(desk):
         ("P2D", timedelta(days=2)),
     ],
 )
-async def test_delayed_send_is_signed_for_later(desk, delay: str, waits: timedelta):
-    async with gateway(desk) as (engine, client):
-        shop = await key_of(desk, "shop")
+async def test_delayed_send_is_signed_for_later(console, delay: str, duration: timedelta):
+    async with gateway(console) as (engine, client):
+        shop = await key_of(console, "shop")
         assert (await client.post(f"/gateway/Trips/t1/run/send?delay={delay}", headers=shop)).status_code == 200
         assert engine.sent[-1].url.query == f"delay={delay}".encode()
         call = SignedCall.from_token(engine.token, longest=10_000)
         assert call is not None
-        assert call.expires_at - call.at == waits + timedelta(days=1)
+        assert call.expires_at - call.at == duration + timedelta(days=1)
 
 
 @pytest.mark.parametrize(
     "delay", ["soon", "10", "s", "1.5s", "P", "PT", "10S", "1w", "99999999999d", "999999999d", "P-1D"]
 )
-async def test_refuse_delay_that_is_no_duration(desk, delay: str):
-    async with gateway(desk) as (engine, client):
-        shop = await key_of(desk, "shop")
+async def test_reject_invalid_delay(console, delay: str):
+    async with gateway(console) as (engine, client):
+        shop = await key_of(console, "shop")
         answer = await client.post(f"/gateway/Trips/t1/run/send?delay={delay}", headers=shop)
         assert (answer.status_code, answer.json()["code"]) == (400, "path_refused")
         assert engine.sent == []
 
 
-async def test_idempotency_keys_are_the_callers_own(desk):
-    async with gateway(desk) as (engine, client):
+async def test_idempotency_keys_are_separate_per_caller(console):
+    async with gateway(console) as (engine, client):
         callers = [
-            await key_of(desk, "shop"),
-            await key_of(desk, "till"),
-            await session_of(desk, "shop", Role.OPERATOR),
+            await key_of(console, "shop"),
+            await key_of(console, "till"),
+            await session_of(console, "shop", Role.OPERATOR),
         ]
         for headers in callers:
-            for given in ("order-1", "order-1", "order-2"):
-                sent = {**headers, "idempotency-key": given}
+            for key in ("order-1", "order-1", "order-2"):
+                sent = {**headers, "idempotency-key": key}
                 assert (await client.post("/gateway/Stock/take", headers=sent)).status_code == 200
         keys = [request.headers["idempotency-key"] for request in engine.sent]
         assert all(keys[number] == keys[number + 1] for number in (0, 3, 6))
@@ -169,9 +169,9 @@ READS = [
 ]
 
 
-async def test_caller_reads_only_own_executions(desk):
-    async with gateway(desk) as (engine, client):
-        shop, till = await key_of(desk, "shop"), await key_of(desk, "till")
+async def test_caller_reads_only_own_executions(console):
+    async with gateway(console) as (engine, client):
+        shop, till = await key_of(console, "shop"), await key_of(console, "till")
         assert (await client.post("/gateway/Trips/t1/run/send", headers=shop)).status_code == 200
         engine.journal["direct"] = [("x-restate-ingress-path", "/Trips/direct/run")]
         sent = len(engine.sent)
@@ -182,69 +182,69 @@ async def test_caller_reads_only_own_executions(desk):
         assert len(engine.sent) == sent
         for method, path in READS:
             assert (await client.request(method, path.format("t1"), headers=shop)).status_code == 200, path
-        # What is no reading is what the key was made for, whoever has started the workflow.
+        # A key may call its other handlers on any workflow.
         assert (await client.post("/gateway/Trips/t1/pay", headers=till)).status_code == 200
 
 
-async def test_operators_read_all_executions_and_viewers_their_own(desk):
-    async with gateway(desk) as (engine, client):
-        operator = await session_of(desk, "olga@example.com", Role.OPERATOR)
-        viewer = await session_of(desk, "vera@example.com", Role.VIEWER)
-        await client.post("/gateway/Trips/t1/run", headers=await key_of(desk, "shop"))
+async def test_viewer_reads_only_own_executions(console):
+    async with gateway(console) as (engine, client):
+        operator = await session_of(console, "olga@example.com", Role.OPERATOR)
+        viewer = await session_of(console, "vera@example.com", Role.VIEWER)
+        await client.post("/gateway/Trips/t1/run", headers=await key_of(console, "shop"))
         for method, path in READS:
             assert (await client.request(method, path.format("t1"), headers=operator)).status_code == 200
-            expected = 200 if path.endswith("status") else 404  # the console shows a viewer the status of each saga
+            expected = 200 if path.endswith("status") else 404  # viewers see the status of every saga
             assert (await client.request(method, path.format("t1"), headers=viewer)).status_code == expected
-        vouched = desk.parts.signer.vouch(
+        token = console.components.signer.sign_call(
             Caller(name="vera@example.com"), CallTarget(service="Trips", handler="run", key="t2"), b""
         )
-        engine.journal["t2"] = [(CALLER_HEADER, vouched)]
+        engine.journal["t2"] = [(CALLER_HEADER, token)]
         assert (await client.get("/gateway/restate/workflow/Trips/t2/output", headers=viewer)).status_code == 200
 
 
-async def test_forged_starter_owns_nothing(desk):
-    stranger, own = PrivateKey.generate(), desk.parts.signer
+async def test_reject_forged_caller(console):
+    other_issuer, own = PrivateKey.generate(), console.components.signer
     shop = Caller(name="key:shop", kind=CallerKind.PROGRAM, owner="olga@example.com")
     target, other = (CallTarget(service="Trips", handler="run", key=key) for key in ("t1", "t2"))
-    genuine = own.vouch(shop, target, b"")
+    genuine = own.sign_call(shop, target, b"")
     copied = f'x"}},{{"name":"{CALLER_HEADER}","value":"{genuine}"}}'
-    async with gateway(desk) as (engine, _):
+    async with gateway(console) as (engine, _):
         for headers, expected in (
             ([(CALLER_HEADER, genuine)], "key:shop"),
-            ([(CALLER_HEADER, own.vouch(shop, other, b""))], None),
-            ([(CALLER_HEADER, vouch_for_call(stranger, shop, target, b"", at=desk.clock()))], None),
-            ([(CALLER_HEADER, vouch_for_call(own._issuer, shop, target, b"", at=desk.clock(), platform="b"))], None),
+            ([(CALLER_HEADER, own.sign_call(shop, other, b""))], None),
+            ([(CALLER_HEADER, vouch_for_call(other_issuer, shop, target, b"", at=console.clock()))], None),
+            ([(CALLER_HEADER, vouch_for_call(own._issuer, shop, target, b"", at=console.clock(), platform="b"))], None),
             ([(CALLER_HEADER, "key:shop")], None),
             ([(CALLER_HEADER, genuine), (CALLER_HEADER, "key:till")], None),
             ([("user-agent", copied)], None),
             ([], None),
         ):
             engine.journal["t1"] = headers
-            executions = Executions(desk.app.state.parts.engine, trust(desk))
+            executions = Executions(console.app.state.components.engine, trusted_keys(console))
             assert await executions.starter(target) == expected, headers
 
 
-async def test_start_before_a_change_of_keys_counts(desk):
+async def test_caller_is_known_after_key_change(console):
     old = PrivateKey.generate()
     shop = Caller(name="key:shop", kind=CallerKind.PROGRAM, owner="olga@example.com")
     target = CallTarget(service="Trips", handler="run", key="t1")
-    async with gateway(desk) as (engine, _):
-        engine.journal["t1"] = [(CALLER_HEADER, Signer(old, desk.clock).vouch(shop, target, b""))]
-        both = TrustedKeys(issuers=(desk.parts.signer.issuer, old.public))
-        assert await Executions(desk.app.state.parts.engine, both).starter(target) == "key:shop"
+    async with gateway(console) as (engine, _):
+        engine.journal["t1"] = [(CALLER_HEADER, Signer(old, console.clock).sign_call(shop, target, b""))]
+        both = TrustedKeys(issuers=(console.components.signer.issuer, old.public))
+        assert await Executions(console.app.state.components.engine, both).starter(target) == "key:shop"
 
 
-async def test_known_starter_is_remembered_briefly(desk):
-    async with gateway(desk) as (engine, _):
+async def test_caller_is_cached_briefly(console):
+    async with gateway(console) as (engine, _):
         now = 0.0
         target = CallTarget(service="Trips", handler="run", key="t'1")
-        executions = Executions(desk.app.state.parts.engine, trust(desk), clock=lambda: now)
+        executions = Executions(console.app.state.components.engine, trusted_keys(console), clock=lambda: now)
         for _ in range(2):
             assert await executions.starter(target) is None
         assert len(engine.queries) == 2
         assert "target_service_key = 't''1'" in engine.queries[0]
         shop = Caller(name="key:shop", kind=CallerKind.PROGRAM, owner="olga@example.com")
-        engine.journal["t''1"] = [(CALLER_HEADER, desk.parts.signer.vouch(shop, target, b""))]
+        engine.journal["t''1"] = [(CALLER_HEADER, console.components.signer.sign_call(shop, target, b""))]
         for _ in range(3):
             assert await executions.starter(target) == "key:shop"
         assert len(engine.queries) == 3

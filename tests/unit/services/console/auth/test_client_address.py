@@ -5,9 +5,9 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from services.console.guard.addresses import trace_back
 
 from perdure.errors import ConfigurationError
+from services.console.auth.client_address import trace_back
 from services.console.settings import ConsoleSettings
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
@@ -20,7 +20,7 @@ clients = st.ip_addresses().filter(
         and not getattr(address, "scope_id", None)
     )
 )
-# What a client writes into the header itself: anything, and what is meant to confuse a reader of it.
+# Headers invented by a client, including ones that confuse parsers.
 inventions = st.one_of(
     st.text(),
     st.lists(
@@ -29,7 +29,7 @@ inventions = st.one_of(
 )
 
 
-def written(address: object, header: str, port: int | None) -> str:
+def format_hop(address: object, header: str, port: int | None) -> str:
     bare = ip_address(str(address))
     shown = f"[{bare}]" if bare.version == 6 and (port is not None or header == "forwarded") else str(bare)
     shown += "" if port is None else f":{port}"
@@ -47,8 +47,8 @@ def written(address: object, header: str, port: int | None) -> str:
     header=st.sampled_from(HEADERS),
     data=st.data(),
 )
-def test_a_client_cannot_say_that_it_is_another(client, path, invention, ports, header, data):  # noqa: PLR0917
-    hops = [written(each, header, port) for each, port in zip([client, *path[:-1]], ports, strict=False)]
+def test_client_cannot_forge_its_address(client, path, invention, ports, header, data):  # noqa: PLR0917
+    hops = [format_hop(each, header, port) for each, port in zip([client, *path[:-1]], ports, strict=False)]
     cuts = data.draw(st.lists(st.booleans(), min_size=len(hops), max_size=len(hops)))
     lines = [*invention]
     for hop, own_line in zip(hops, cuts, strict=True):
@@ -61,13 +61,13 @@ def test_a_client_cannot_say_that_it_is_another(client, path, invention, ports, 
 
 
 @given(peer=clients, lines=st.lists(inventions), header=st.sampled_from(HEADERS))
-def test_a_stranger_is_not_listened_to(peer, lines, header):
+def test_ignore_header_of_untrusted_peer(peer, lines, header):
     found = trace_back(str(peer), lines, header=header, trusted=TRUSTED)
     assert ip_address(found) == (getattr(peer, "ipv4_mapped", None) or peer)
 
 
 @given(peer=st.text(), lines=st.lists(inventions), header=st.sampled_from(HEADERS))
-def test_any_header_can_be_read(peer, lines, header):
+def test_parse_any_header(peer, lines, header):
     assert isinstance(trace_back(peer, lines, header=header, trusted=TRUSTED), str)
 
 
@@ -94,37 +94,42 @@ def test_forwarded_header_is_read_right_to_left(header, line, found):
     assert trace_back("10.0.0.9", [line], header=header, trusted=TRUSTED) == found
 
 
-def test_https_needs_the_proxies_that_are_trusted():
-    with pytest.raises(ConfigurationError, match="TRUSTED_PROXIES, such as"):
+def test_https_requires_trusted_proxies():
+    with pytest.raises(ConfigurationError, match="TRUSTED_PROXIES to the proxy's network"):
         ConsoleSettings(url="https://console.example.com").check()
     ConsoleSettings(url="https://console.example.com", trusted_proxies="10.0.0.5/32, fd00::/8").check()
     ConsoleSettings().check()
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "message"),
     [
         ("TRUSTED_PROXIES", "everyone", "is no network in CIDR notation"),
         ("TRUSTED_PROXIES", "10.0.0.1/8", "is no network in CIDR notation"),
-        ("SIGN_INS", "often", "is no rate, such as 60/minute"),
+        ("SIGN_INS", "often", "is not a rate such as 60/minute"),
         ("FORWARDED_HEADER", "x-real-ip", "x-forwarded-for"),
         ("STREAMS_PER_SESSION", "0", "greater than or equal to 1"),
     ],
 )
-def test_settings_that_do_not_fit_are_told(monkeypatch, variable, value, told):
+def test_invalid_settings_are_reported(monkeypatch, variable, value, message):
     monkeypatch.setenv(f"PERDURE_CONSOLE_{variable}", value)
-    with pytest.raises(ConfigurationError, match=rf"PERDURE_CONSOLE_{variable}.*{told}"):
+    with pytest.raises(ConfigurationError, match=rf"PERDURE_CONSOLE_{variable}.*{message}"):
         ConsoleSettings.read()
 
 
-async def test_untrusted_proxy_is_logged_once(open_desk, capsys, monkeypatch):
-    told = []
-    monkeypatch.setattr("services.console.guard.addresses._warned", set())
-    monkeypatch.setattr("services.console.guard.addresses.log.warning", lambda event, **facts: told.append(facts))
-    async with open_desk(url="https://console.test", trusted_proxies="10.0.0.0/8") as desk, desk.client() as client:
+async def test_untrusted_proxy_is_logged_once(open_console, capsys, monkeypatch):
+    warnings = []
+    monkeypatch.setattr("services.console.auth.client_address._warned", set())
+    monkeypatch.setattr(
+        "services.console.auth.client_address.log.warning", lambda event, **fields: warnings.append(fields)
+    )
+    async with (
+        open_console(url="https://console.test", trusted_proxies="10.0.0.0/8") as console,
+        console.client() as client,
+    ):
         for _ in range(3):
             await client.post(
                 "/api/session", json={"name": "x", "password": "y"}, headers={"x-forwarded-for": "6.6.6.6"}
             )
-    (facts,) = told
-    assert facts["peer"] == "127.0.0.1"
+    (fields,) = warnings
+    assert fields["peer"] == "127.0.0.1"

@@ -1,4 +1,4 @@
-"""Who may use the gateway, before anything reaches an engine; and keys of programs."""
+"""Access to the gateway, and API keys."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 
 import httpx
 import pytest
-from services.console.people.roles import Role
 
-from services.console.engine import Engine
+from services.console.auth.roles import Role
+from services.console.engine import EngineClient
 from services.console.problems import ConsoleError
 from tests.support import eventually
 
 
-async def test_an_administrator_makes_a_key_and_only_its_hash_is_kept(desk, tmp_path):
-    token = await desk.add("ada@example.com", Role.ADMINISTRATOR)
-    async with desk.client(headers={"authorization": f"Bearer {token}"}) as client:
+async def test_api_key_is_stored_as_hash(console, tmp_path):
+    token = await console.add("ada@example.com", Role.ADMINISTRATOR)
+    async with console.client(headers={"authorization": f"Bearer {token}"}) as client:
         wanted = {"name": "shop", "handlers": ["Trips/run", "Trips/status", "Trips/run"], "days": 30}
         made = await client.post("/api/keys", json=wanted)
         assert made.status_code == 201
@@ -35,53 +35,56 @@ async def test_an_administrator_makes_a_key_and_only_its_hash_is_kept(desk, tmp_
         listed = await client.get("/api/keys")
         assert [key["name"] for key in listed.json()] == ["shop"]
         assert secret not in listed.text
-        found = await desk.parts.api_keys.find(secret)
-        assert found.allows("Trips/run")
-        assert not found.allows("Trips/roll_back")
-        assert not found.allows("TripsCompensations/run")
+        found = await console.components.api_keys.find(secret)
+        assert found.permits("Trips/run")
+        assert not found.permits("Trips/roll_back")
+        assert not found.permits("TripsCompensations/run")
         assert all(secret.encode() not in file.read_bytes() for file in tmp_path.rglob("console.db*"))
 
-        desk.clock.move(timedelta(days=30))
-        assert await desk.parts.api_keys.find(secret) is None
+        console.clock.move(timedelta(days=30))
+        assert await console.components.api_keys.find(secret) is None
 
-    token = await desk.token("ada@example.com")
-    async with desk.client(headers={"authorization": f"Bearer {token}"}) as client:
+    token = await console.token("ada@example.com")
+    async with console.client(headers={"authorization": f"Bearer {token}"}) as client:
         assert (await client.delete("/api/keys/shop")).status_code == 204
         assert (await client.delete("/api/keys/shop")).status_code == 404
-        acts = (await client.get("/api/people/acts")).json()
-        assert [(act["act"], act["person"]) for act in acts[:2]] == [("remove key", "shop"), ("key", "shop")]
+        actions = (await client.get("/api/users/actions")).json()
+        assert [(entry["action"], entry["subject"]) for entry in actions[:2]] == [
+            ("revoke key", "shop"),
+            ("create key", "shop"),
+        ]
 
 
-async def test_a_key_that_is_made_on_the_page_is_shown_this_once_and_ended_there(desk):
-    token = await desk.add("ada@example.com", Role.ADMINISTRATOR)
-    async with desk.client(headers={"authorization": f"Bearer {token}"}) as client:
+async def test_page_shows_new_api_key_once(console):
+    token = await console.add("ada@example.com", Role.ADMINISTRATOR)
+    async with console.client(headers={"authorization": f"Bearer {token}"}) as client:
         made = await client.post("/keys", data={"name": "shop", "handlers": "Trips/run\nTrips/status", "days": "30"})
         assert made.status_code == 200
         (secret,) = set(re.findall(r"pdk_[\w-]{20,}", made.text))
-        assert (await desk.parts.api_keys.find(secret)).handlers == ["Trips/run", "Trips/status"]
+        assert (await console.components.api_keys.find(secret)).handlers == ["Trips/run", "Trips/status"]
         again = await client.get("/keys")
         assert "Trips/<wbr>status" in again.text
         assert secret not in again.text
         for days in ("0", "soon", "3651"):
-            refused = await client.post("/keys", data={"name": "till", "handlers": "Trips/run", "days": days})
-            assert refused.status_code == 400
-            assert "1 to 3650 days" in refused.text
-        assert (await client.post("/keys/shop/remove")).status_code == 303
-        assert await desk.parts.api_keys.find(secret) is None
+            rejected = await client.post("/keys", data={"name": "till", "handlers": "Trips/run", "days": days})
+            assert rejected.status_code == 400
+            assert "1 to 3650 days" in rejected.text
+        assert (await client.post("/keys/shop/revoke")).status_code == 303
+        assert await console.components.api_keys.find(secret) is None
 
 
 @pytest.mark.parametrize("handlers", [[], ["*"], ["*/*"], ["Trips"], ["Trips/r*"], ["Trips/run/send"], ["Tr[a]ps/run"]])
-async def test_a_key_says_exactly_what_it_is_for(desk, handlers):
+async def test_reject_imprecise_handlers(console, handlers):
     with pytest.raises(ConsoleError, match="Service/handler"):
-        await desk.parts.api_keys.add("shop", handlers, by="a test")
+        await console.components.api_keys.add("shop", handlers, by="a test")
 
 
-async def test_a_key_for_a_service_is_for_all_of_its_handlers_and_no_other(desk):
-    secret, _ = await desk.parts.api_keys.add("shop", ["Trips/*"], by="a test")
-    found = await desk.parts.api_keys.find(secret)
-    assert found.allows("Trips/run")
-    assert not found.allows("Trips2/run")
-    assert not found.allows("DeadLetters/list")
+async def test_api_key_for_a_whole_service(console):
+    secret, _ = await console.components.api_keys.add("shop", ["Trips/*"], by="a test")
+    found = await console.components.api_keys.find(secret)
+    assert found.permits("Trips/run")
+    assert not found.permits("Trips2/run")
+    assert not found.permits("DeadLetters/list")
 
 
 @pytest.mark.parametrize(
@@ -100,41 +103,41 @@ async def test_a_key_for_a_service_is_for_all_of_its_handlers_and_no_other(desk)
         [("cookie", "perdure-console={session}")],
     ],
 )
-async def test_nobody_unknown_gets_past_the_gateway(desk, headers):
-    session = await desk.add("ada@example.com", *Role)
-    key, _ = await desk.parts.api_keys.add("shop", ["Trips/run"], by="a test")
+async def test_reject_unauthenticated_callers(console, headers):
+    session = await console.add("ada@example.com", *Role)
+    key, _ = await console.components.api_keys.add("shop", ["Trips/run"], by="a test")
     sent = [(name, value.format(key=key, session=session)) for name, value in headers]
-    async with desk.client() as client:
+    async with console.client() as client:
         answer = await client.post("/gateway/Trips/t1/run", headers=sent, json={})
         assert (answer.status_code, answer.json()["code"]) == (401, "sign_in")
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
-async def test_who_is_known_is_told_that_the_engine_is_down(desk):
-    session = await desk.add("ada@example.com", *Role)
-    key, _ = await desk.parts.api_keys.add("shop", ["Trips/run"], by="a test")
-    async with desk.client() as client:
+async def test_engine_outage_is_reported(console):
+    session = await console.add("ada@example.com", *Role)
+    key, _ = await console.components.api_keys.add("shop", ["Trips/run"], by="a test")
+    async with console.client() as client:
         for token in (session, key):
             answer = await client.post("/gateway/Trips/t1/run", headers={"authorization": f"Bearer {token}"}, json={})
             assert (answer.status_code, answer.json()["code"]) == (503, "engine_down")
 
 
-async def test_who_asks_too_often_is_told_to_slow_down(open_desk):
-    async with open_desk(gateway_rate="2/hour") as desk:
-        key, _ = await desk.parts.api_keys.add("shop", ["Trips/run"], by="a test")
-        async with desk.client(headers={"authorization": f"Bearer {key}"}) as client:
+async def test_rate_is_limited(open_console):
+    async with open_console(gateway_rate="2/hour") as console:
+        key, _ = await console.components.api_keys.add("shop", ["Trips/run"], by="a test")
+        async with console.client(headers={"authorization": f"Bearer {key}"}) as client:
             statuses = [(await client.post("/gateway/Trips/t1/run")).status_code for _ in range(3)]
             assert statuses == [503, 503, 429]
             assert int((await client.post("/gateway/Trips/t1/run")).headers["retry-after"]) > 1
 
 
 class SlowEngine:
-    """An engine that answers the console, and keeps whoever calls its one handler waiting."""
+    """An engine whose only handler does not return until released."""
 
     def __init__(self) -> None:
         self.url = ""
         self.calls = 0
-        self.over = asyncio.Event()
+        self.released = asyncio.Event()
 
     @classmethod
     @asynccontextmanager
@@ -146,10 +149,10 @@ class SlowEngine:
             yield engine
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked = (await reader.readuntil(b"\r\n\r\n")).split()[1]
-        if asked == b"/Slow/go":
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+        if path == b"/Slow/go":
             self.calls += 1
-            await self.over.wait()
+            await self.released.wait()
         answer = {"rows": [], "services": [{"name": "Slow", "ty": "Service", "handlers": [{"name": "go"}]}]}
         body = json.dumps(answer).encode()
         head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
@@ -158,39 +161,39 @@ class SlowEngine:
         writer.close()
 
 
-async def test_programs_that_wait_for_slow_handlers_leave_people_their_way_to_the_engine(open_desk):
+async def test_slow_calls_do_not_block_pages(open_console):
     async with (
         SlowEngine.running() as engine,
-        open_desk(ingress_url=engine.url, admin_url=engine.url) as desk,
-        desk.client() as client,
+        open_console(ingress_url=engine.url, admin_url=engine.url) as console,
+        console.client() as client,
         asyncio.TaskGroup() as waiting,
     ):
         for name in ("shop", "till", "stock"):
-            key, _ = await desk.parts.api_keys.add(name, ["Slow/*"], by="a test")
-            for _ in range(desk.parts.settings.gateway_at_once):
+            key, _ = await console.components.api_keys.add(name, ["Slow/*"], by="a test")
+            for _ in range(console.components.settings.gateway_at_once):
                 headers = {"authorization": f"Bearer {key}"}
                 waiting.create_task(client.post("/gateway/Slow/go", headers=headers))
 
-        async def all_wait() -> bool:
-            return engine.calls == 3 * desk.parts.settings.gateway_at_once
+        async def all_waiting() -> bool:
+            return engine.calls == 3 * console.components.settings.gateway_at_once
 
-        await eventually(all_wait, what="calls that wait")
-        headers = {"authorization": f"Bearer {await desk.add('ada@example.com')}"}
+        await eventually(all_waiting, what="waiting calls")
+        headers = {"authorization": f"Bearer {await console.add('ada@example.com')}"}
         async with asyncio.timeout(5):
             alerts = await client.get("/api/alerts", headers=headers)
         assert alerts.json()["problems"] == []
-        engine.over.set()
+        engine.released.set()
 
 
 MARK = {"perdure.reads": "true"}
-# What an engine says of its services.
+# The engine's registered services.
 DISCOVERED: list[dict[str, Any]] = [
     {
         "name": "Documents",
         "ty": "Workflow",
         "handlers": [
-            {"name": "run", "ty": "Workflow", "metadata": MARK},  # it has state to write, whatever it says
-            {"name": "review", "ty": "Shared"},  # it resolves what the main handler waits for
+            {"name": "run", "ty": "Workflow", "metadata": MARK},  # can write state, whatever its metadata
+            {"name": "review", "ty": "Shared"},  # resolves a promise of the main handler
             {"name": "shelve", "ty": "Shared", "metadata": {"perdure.reads": "false", "team": "press"}},
             {"name": "status", "ty": "Shared", "metadata": {**MARK, "team": "press"}},
         ],
@@ -221,7 +224,7 @@ CHANGES = [
 ]
 
 
-async def test_a_session_of_any_role_calls_what_is_marked_as_reading_and_an_operators_the_rest(desk):
+async def test_only_operators_call_handlers_that_write(console):
     forwarded: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -230,28 +233,28 @@ async def test_a_session_of_any_role_calls_what_is_marked_as_reading_and_an_oper
         forwarded.append(request.url.path.removeprefix("/").removesuffix("/send"))
         return httpx.Response(200, json={})
 
-    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http, desk.client() as client:
-        engine = Engine("http://ingress.test", "http://admin.test", http)
-        desk.app.state.parts = dataclasses.replace(desk.parts, engine=engine)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http, console.client() as client:
+        engine = EngineClient("http://ingress.test", "http://admin.test", http)
+        console.app.state.components = dataclasses.replace(console.components, engine=engine)
         for role in (Role.VIEWER, Role.APPROVER, Role.ADMINISTRATOR):
-            headers = {"authorization": f"Bearer {await desk.add(f'{role}@example.com', role)}"}
+            headers = {"authorization": f"Bearer {await console.add(f'{role}@example.com', role)}"}
             for path in CHANGES:
-                for way in ("", "/send"):
-                    refused = await client.post(f"/gateway/{path}{way}", headers=headers, json="approved")
-                    assert (refused.status_code, refused.json().get("role")) == (403, "operator"), path
+                for suffix in ("", "/send"):
+                    rejected = await client.post(f"/gateway/{path}{suffix}", headers=headers, json="approved")
+                    assert (rejected.status_code, rejected.json().get("role")) == (403, "operator"), path
             assert forwarded == []
             for path in READS:
                 assert (await client.post(f"/gateway/{path}", headers=headers)).status_code == 200, path
             assert forwarded == READS
             forwarded.clear()
 
-        headers = {"authorization": f"Bearer {await desk.add('olga@example.com', Role.OPERATOR)}"}
+        headers = {"authorization": f"Bearer {await console.add('olga@example.com', Role.OPERATOR)}"}
         for path in (*CHANGES, *READS):
             assert (await client.post(f"/gateway/{path}", headers=headers)).status_code == 200, path
         assert forwarded == [*CHANGES, *READS]
 
-        # A key says by itself which handlers it is for.
-        key, _ = await desk.parts.api_keys.add("press", ["Documents/review"], by="a test")
+        # An API key names its handlers.
+        key, _ = await console.components.api_keys.add("press", ["Documents/review"], by="a test")
         headers = {"authorization": f"Bearer {key}"}
         assert (await client.post("/gateway/Documents/d1/review", headers=headers)).status_code == 200
         assert (await client.post("/gateway/Documents/d1/status", headers=headers)).status_code == 403
