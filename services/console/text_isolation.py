@@ -124,7 +124,7 @@ class _Position:
 
 
 class Isolation(Extension):
-    """A Jinja extension that lets each expression pass the filter for its position."""
+    """A Jinja extension that filters each expression by its position."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
