@@ -179,7 +179,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def on_exception(request: Request, error: Exception) -> Response:
         log.error("console.internal_error", path=request.url.path, exc_info=error)
         message = "internal error of the console; its log has the details"
-        return await _error_response(request, ConsoleError(500, "fault", message))
+        return await _error_response(request, ConsoleError(500, "internal_error", message))
 
 
 async def _error_response(request: Request, error: ConsoleError) -> Response:

@@ -22,7 +22,7 @@ I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
 T = TypeVar("T")
 
-UNKNOWN_OUTCOME: Final = "no_answer_yet"
+UNKNOWN_OUTCOME: Final = "unknown_outcome"
 """The code of an action without a response, which may still be performed."""
 
 _TIMEOUT: Final = 15.0
@@ -146,7 +146,7 @@ def _engine_problem(error: EngineError, hint: str | None) -> ConsoleError:
         return _no_response(error, str(error), hint)
     if status in (400, 404, 409):
         return ConsoleError(status, "not_found" if status == 404 else "refused", str(error))
-    return ConsoleError(502, "engine_refused", str(error))
+    return ConsoleError(502, "engine_rejected", str(error))
 
 
 def _ingress_problem(error: IngressError, hint: str | None) -> ConsoleError:
@@ -177,5 +177,5 @@ def _no_response(error: EngineError | IngressError, message: str, hint: str | No
             504, UNKNOWN_OUTCOME, f"{cause}; the outcome is unknown: check {hint} before you repeat the action"
         )
     if timed_out:
-        return ConsoleError(504, "no_answer", f"{timeout}; the engine is busy or the service is down")
+        return ConsoleError(504, "timeout", f"{timeout}; the engine is busy or the service is down")
     return ConsoleError(503, "engine_down", f"{message}; check that the engine is running")

@@ -51,8 +51,8 @@ def format_duration(duration: timedelta) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return an error message with a capital letter."""
-    return text[:1].upper() + text[1:]
+    """Return an error message with a capital letter, unless it starts with a name such as ``ada@example.com``."""
+    return text[:1].upper() + text[1:] if text.split(" ", 1)[0].isalpha() else text
 
 
 def pretty(value: Any) -> str:

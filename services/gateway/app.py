@@ -98,7 +98,7 @@ class Caller:
             raise ConsoleError(404, "not_public", f"no public handler {request.name[:200]}")
         if isinstance(self.credential, ApiKey):
             if not self.credential.permits(request.name):
-                raise ConsoleError(403, "not_yours", f"this API key does not permit {request.name}")
+                raise ConsoleError(403, "not_permitted", f"this API key does not permit {request.name}")
             return
         # Any role permits read-only handlers. All others may change something, which needs an operator.
         reads = request.name in handlers.reading or request.operation in ("attach", "output")
@@ -219,7 +219,7 @@ def _headers(request: Request, caller: Caller) -> dict[str, str]:
             continue
         if len(values) > 1 or len(values[0]) > _MAX_HEADER or not (values[0].isascii() and values[0].isprintable()):
             raise ConsoleError(
-                400, "header_refused", f"send {name} once, in at most {_MAX_HEADER} printable ASCII characters"
+                400, "invalid_header", f"send {name} once, in at most {_MAX_HEADER} printable ASCII characters"
             )
         headers[name] = values[0]
     if _IDEMPOTENCY_KEY in headers:

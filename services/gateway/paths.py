@@ -125,7 +125,7 @@ def _duration(text: str) -> timedelta:
 def _segments(raw_path: bytes) -> list[str]:
     start = f"{PREFIX}/".encode()
     if len(raw_path) > _MAX_PATH:
-        raise ConsoleError(414, "path_refused", f"a path may have at most {_MAX_PATH} bytes")
+        raise ConsoleError(414, "invalid_path", f"a path may have at most {_MAX_PATH} bytes")
     if not raw_path.startswith(start) or not _ALLOWED.fullmatch(raw_path):
         raise _invalid("it contains a character that must be percent-encoded, or is not permitted")
     segments = []
@@ -168,4 +168,4 @@ def _handler_request(segments: list[str], keyed: frozenset[str]) -> GatewayReque
 
 
 def _invalid(reason: str) -> ConsoleError:
-    return ConsoleError(400, "path_refused", f"invalid path: {reason}")
+    return ConsoleError(400, "invalid_path", f"invalid path: {reason}")

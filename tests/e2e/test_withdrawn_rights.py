@@ -158,7 +158,7 @@ def test_revoke_links(console: ConsolePlatform, rights: Callable[[str], Rights])
     assert console.api("POST", url, by="vera@example.com", body={}).status_code == 403
     revoked = console.api("POST", url, by=holder.user, body={"person": holder.user, "reason": "lost my phone"})
     assert revoked.status_code == 200, revoked.text
-    assert "this link was revoked" in holder.decide(tokens[0]).text
+    assert "This link was revoked" in holder.decide(tokens[0]).text
     page = holder.open_link(tokens[1])
     assert (page.status_code, "the link was revoked" in page.text, "Trip of" in page.text) == (200, True, False)
     assert "Trip of" in holder.open_link(holder.link(holder.user)).text

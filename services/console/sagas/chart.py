@@ -30,8 +30,8 @@ class Bar:
         width: The width of the bar.
         duration: Its duration.
         attempts: The number of attempts, if more than one.
-        undo: The state of its compensation; empty for none.
-        undo_state: ``good``, ``bad`` or ``busy``.
+        compensation_status: The status of its compensation; empty for none.
+        compensation_level: ``good``, ``bad`` or ``busy``.
         compensation: The compensation.
         error: The last error of the compensation.
     """
@@ -43,8 +43,8 @@ class Bar:
     width: float
     duration: str = ""
     attempts: int = 0
-    undo: str = ""
-    undo_state: str = ""
+    compensation_status: str = ""
+    compensation_level: str = ""
     compensation: str = ""
     error: str = ""
 
@@ -103,7 +103,7 @@ def _state(
 
 
 def _bar(step: TimelineStep, state: BarState, x: float, width: float) -> Bar:
-    undo = (step.undo or "").replace("_", " ")
+    status = (step.undo or "").replace("_", " ")
     attempts = f", {step.compensation_attempts} failed attempts" if step.compensation_attempts > 1 else ""
     return Bar(
         name=step.step,
@@ -113,8 +113,8 @@ def _bar(step: TimelineStep, state: BarState, x: float, width: float) -> Bar:
         width=width,
         duration="" if step.took is None else format_duration(step.took),
         attempts=step.attempts if step.attempts is not None and step.attempts > 1 else 0,
-        undo=f"{undo}{attempts}" if undo else "",
-        undo_state="good" if step.undo in _COMPENSATED else "bad" if step.undo == "dead_letter" else "busy",
+        compensation_status=f"{status}{attempts}" if status else "",
+        compensation_level="good" if step.undo in _COMPENSATED else "bad" if step.undo == "dead_letter" else "busy",
         compensation=step.compensation or "",
         error=step.error or "",
     )

@@ -78,14 +78,14 @@ async def problem_of(fake: Unresponsive, action: Any) -> ConsoleError:
 @pytest.mark.parametrize(("fault", "message"), NO_RESPONSE)
 async def test_action_without_response_has_unknown_outcome(fault, message):
     error = await problem_of(Unresponsive(fault), lambda engine: engine.call(TRIGGER, REQUEST, key="trips/nightly"))
-    assert (error.status, error.problem.code) == (504, "no_answer_yet")
+    assert (error.status, error.problem.code) == (504, "unknown_outcome")
     assert error.message.startswith(message)
     assert "check Schedules/trips/nightly/trigger under Invocations" in error.message
     assert error.message.endswith("before you repeat the action")
     assert "check that the engine is running" not in error.message
 
     error = await problem_of(Unresponsive(fault), lambda engine: engine.act(INVOCATION, "kill"))
-    assert (error.status, error.problem.code) == (504, "no_answer_yet")
+    assert (error.status, error.problem.code) == (504, "unknown_outcome")
     assert error.message.startswith(message)
     assert error.message.endswith(f"check {INVOCATION} before you repeat the action")
 
@@ -109,7 +109,7 @@ async def test_reads_have_no_unknown_outcome():
         lambda engine: engine.services(),
     ):
         error = await problem_of(unresponsive, read)
-        assert (error.status, error.problem.code) == (504, "no_answer")
+        assert (error.status, error.problem.code) == (504, "timeout")
         assert "no response within 15 s" in error.message
         assert "repeat" not in error.message
 
@@ -138,7 +138,7 @@ async def test_page_reports_unknown_outcome(olga):
     assert "Unavailable" not in page.text
     assert "check that the engine is running" not in page.text
     answer = await olga.post("/api/schedules/nightly/trigger", json={"reason": "now"})
-    assert (answer.status_code, answer.json()["code"]) == (504, "no_answer_yet")
+    assert (answer.status_code, answer.json()["code"]) == (504, "unknown_outcome")
     described = (await olga.get("/api/openapi.json")).json()["paths"]["/api/schedules/{name}/{action}"]
     assert "504" in described["post"]["responses"]
 

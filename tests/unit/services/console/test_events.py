@@ -14,7 +14,7 @@ from services.console.events import Poll, digest, stream
 from services.console.problems import ConsoleError
 
 DOWN = ConsoleError(503, "engine_down", "connection refused")
-BUSY = ConsoleError(504, "no_answer", "no response within 15 s")
+BUSY = ConsoleError(504, "timeout", "no response within 15 s")
 MISSING = ConsoleError(404, "not_found", "no such saga")
 
 
@@ -80,7 +80,7 @@ async def test_outage_is_reported_once():
     ]
     first, second = (json.loads(data) for name, data in events[1:3])
     assert (first["code"], first["message"]) == ("engine_down", "connection refused")
-    assert (second["code"], second["message"]) == ("no_answer", "no response within 15 s")
+    assert (second["code"], second["message"]) == ("timeout", "no response within 15 s")
     assert first["as_of"] == second["as_of"], "no newer data"
     assert json.loads(events[5][1])["as_of"] > first["as_of"]
 

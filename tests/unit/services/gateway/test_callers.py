@@ -140,7 +140,7 @@ async def test_reject_invalid_delay(console, delay: str):
     async with gateway(console) as (engine, client):
         shop = await key_of(console, "shop")
         answer = await client.post(f"/gateway/Trips/t1/run/send?delay={delay}", headers=shop)
-        assert (answer.status_code, answer.json()["code"]) == (400, "path_refused")
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_path")
         assert engine.sent == []
 
 
