@@ -109,8 +109,8 @@ def console(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> 
     home = tmp_path_factory.mktemp("console") / "platform"
     env = {
         **environment(home, engine.path),
-        "PERDURE_ORCHESTRATOR_UNDO_ATTEMPTS": "2",
-        "PERDURE_ORCHESTRATOR_UNDO_DELAY": "PT0.1S",
+        "PERDURE_ORCHESTRATOR_COMPENSATION_ATTEMPTS": "2",
+        "PERDURE_ORCHESTRATOR_COMPENSATION_DELAY": "PT0.1S",
         "PERDURE_ORCHESTRATOR_APPROVERS": f'["{ADMINISTRATOR}"]',
         "PERDURE_SAGA_RECONCILER_INTERVAL": "PT0.5S",
         "PERDURE_SAGA_RECONCILER_GRACE": "PT1S",
