@@ -82,7 +82,7 @@ async def test_statement_is_signed_and_published_once(console):
         now=console.clock(),
         actor=statement.actor,
         reason=statement.reason,
-        details=statement.principal.model_dump(mode="json"),
+        details=Principal.stated_by(statement).model_dump(mode="json"),
         role=Role.ADMINISTRATOR,
     )
     assert found.actor == "perdure console"
