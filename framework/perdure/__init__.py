@@ -31,11 +31,11 @@ from perdure.loops import WorkflowLoop
 from perdure.observability.hooks import ObservabilityHooks, add_hooks, default_hooks, remove_hooks
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
 from perdure.runs import RunConfig, RunFuture, run_async, run_with_retry
+from perdure.saga.config import CompensationStrategy, SagaConfig
 from perdure.saga.orchestration import Orchestration
-from perdure.saga.policy import CompensationStrategy, Outcome, SagaConfig
-from perdure.saga.progress import Phase
 from perdure.saga.recorder import Saga
 from perdure.saga.safe_step import SafeStep
+from perdure.saga.status import RollbackState, SagaPhase
 from perdure.saga.steps import Step, StepRetry
 from perdure.schedules import ScheduleClient
 from perdure.security.config import SecurityConfig
@@ -80,17 +80,17 @@ __all__ = [
     "ObservabilityHooks",
     "OnTimeout",
     "Orchestration",
-    "Outcome",
-    "Phase",
     "Policy",
     "PromiseRaceResult",
     "RaceResult",
     "ReadOnlyState",
+    "RollbackState",
     "RunConfig",
     "RunFuture",
     "SafeStep",
     "Saga",
     "SagaConfig",
+    "SagaPhase",
     "ScheduleClient",
     "SecurityConfig",
     "SecurityMiddleware",

@@ -18,10 +18,10 @@ from perdure.errors import ConfigurationError, InvalidInput, TerminalError, caus
 from perdure.handlers import Definition, HandlerSignature, bind, read_signature, refuse_bare, written
 from perdure.observability.tracing import annotate
 from perdure.saga.compensations import TRANSIENT_RETRIES, CompensationFunction, Compensations
+from perdure.saga.config import SagaConfig
 from perdure.saga.external_rollback import roll_back_ended
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest
 from perdure.saga.orchestration import Orchestration
-from perdure.saga.policy import SagaConfig
 from perdure.saga.progress import read_status
 from perdure.status import StatusData
 from perdure.targets import Target, check_service_name, register_target

@@ -41,4 +41,4 @@ class Badge:
                 found = await self._engine.alerts()
         except (ConsoleError, TimeoutError):
             return None
-        return len(found.open) + found.more if found.is_watched(utc_now()) else None
+        return len(found.open) + found.more if found.is_current(utc_now()) else None

@@ -9,8 +9,15 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from perdure import AdminClient, IngressClient, Target
-from perdure.alerts.conditions import Snapshot, survey, why_paused
-from perdure.alerts.service import DISPATCHER, KILLED_WITHIN, RETRIES, AlertList, read_alerts
+from perdure.alerts.conditions import Snapshot
+from perdure.alerts.service import (
+    ALERT_RETRIES,
+    RECENT_KILL,
+    AlertList,
+    pause_reasons,
+    read_alerts,
+    take_snapshot,
+)
 from perdure.engine.admin import InvocationAction, sql_text
 from perdure.errors import EngineError, IngressError, UnreadableValue
 from perdure.observability.gauge_collector import decoded
@@ -158,7 +165,7 @@ class Engine:
         Raises:
             ConsoleError: The engine does not answer.
         """
-        return await _told(survey(self._admin, RETRIES, KILLED_WITHIN, silent=DISPATCHER))
+        return await _told(take_snapshot(self._admin, ALERT_RETRIES, RECENT_KILL))
 
     async def why_paused(self, ids: Sequence[str]) -> dict[str, str]:
         """Return why invocations are paused, by their ids; empty where by hand.
@@ -169,7 +176,7 @@ class Engine:
         Raises:
             ConsoleError: The engine does not answer.
         """
-        return await _told(why_paused(self._admin, ids))
+        return await _told(pause_reasons(self._admin, ids))
 
     async def timeline(self, saga_id: str, service: str | None = None) -> Timeline:
         """Return a saga's timeline.

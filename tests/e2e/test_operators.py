@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.saga.policy import Outcome
+from perdure.saga.status import RollbackState
 from services.runtime.booking import ORDINARY, new_trip_id
 from tests.support import eventually
 from tests.system.scenarios.harness import Stage
@@ -72,7 +72,7 @@ async def test_a_dead_letter_is_listed_looked_at_annotated_and_redriven(stage: S
     async with stage.hotel_repaired("Fortress"):
         redriven = await on(perdure, "dead-letters", "redrive", letter, "-m", "repaired")
         assert (redriven.returncode, redriven.stdout) == (0, f"{letter}: redrive by olga@example.com, now pending\n")
-        await stage.until_rollback(trip_id, Outcome.ROLLED_BACK)
+        await stage.until_rollback(trip_id, RollbackState.ROLLED_BACK)
 
     assert await listed_as(perdure, trip_id) is None
     assert await listed_as(perdure, trip_id, "--phase", "rolled_back") == "rolled_back"

@@ -60,7 +60,7 @@ PUBLIC = {
     "Schedules/set",
     "Schedules/status",
     "Schedules/trigger",
-    "SagaReconciler/sweep",
+    "SagaReconciler/reconcile",
     "Trips/run",
     "Trips/status",
 }

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from perdure.alerts.service import News, verify_alert
+from perdure.alerts.conditions import AlertNotification
+from perdure.alerts.webhook import verify_alert
 from perdure.security import PrivateKey
 
 OK = 204
@@ -22,15 +23,15 @@ class Receiver:
         answer: Returns the status for a piece of news; may block, or raise ConnectionError to say nothing.
     """
 
-    def __init__(self, key: PrivateKey, answer: Callable[[News], int]) -> None:
+    def __init__(self, key: PrivateKey, answer: Callable[[AlertNotification], int]) -> None:
         self.url = ""
         self.ended = threading.Event()
         self._key = key
         self._answer = answer
-        self._taken: list[tuple[str, News]] = []
-        self._asked: list[tuple[str, News]] = []
+        self._taken: list[tuple[str, AlertNotification]] = []
+        self._asked: list[tuple[str, AlertNotification]] = []
 
-    def took(self, service: str) -> list[News]:
+    def took(self, service: str) -> list[AlertNotification]:
         """Return what was taken about a service, in the order of arrival."""
         return [news for _, news in list(self._taken) if news.alert.service == service]
 

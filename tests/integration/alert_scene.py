@@ -14,7 +14,8 @@ import httpx
 import restate as sdk
 
 from perdure import AdminClient, IngressClient, Target, handler
-from perdure.alerts.service import DISPATCHER, KEY, AlertList, Alerts, News, list_alerts, look_target
+from perdure.alerts.conditions import AlertNotification
+from perdure.alerts.service import ALERT_DISPATCHER, ALERTS_KEY, AlertList, Alerts, list_alerts, scan_target
 from perdure.security import PrivateKey
 from perdure.testing import Restate
 from tests.integration.alert_receiver import OK, Receiver, receiving
@@ -80,9 +81,9 @@ class Scene:
         await eventually(probe, what=f"trouble {ids[:3]}", within=30)
 
     async def look(self) -> None:
-        await self.ingress.call(look_target, key=KEY)
+        await self.ingress.call(scan_target, key=ALERTS_KEY)
 
-    async def told(self, number: int) -> list[News]:
+    async def told(self, number: int) -> list[AlertNotification]:
         """Return what was told, once it is that much; look again, and see that it stays that much."""
 
         async def probe() -> bool:
@@ -98,13 +99,13 @@ class Scene:
 
     async def _quiet(self, http: httpx.AsyncClient) -> bool:
         rows = await AdminClient(self.admin.url, http=http).query(
-            f"select id from sys_invocation where target_service_name = '{DISPATCHER}' and status != 'completed'"
+            f"select id from sys_invocation where target_service_name = '{ALERT_DISPATCHER}' and status != 'completed'"
         )
         return not rows
 
     async def listed(self) -> AlertList:
-        found = await self.ingress.call(list_alerts, key=KEY)
-        mine = [[alert for alert in each if alert.service == self.name] for each in (found.open, found.over)]
+        found = await self.ingress.call(list_alerts, key=ALERTS_KEY)
+        mine = [[alert for alert in each if alert.service == self.name] for each in (found.open, found.resolved_at)]
         return AlertList(open=mine[0], over=mine[1])
 
     async def close(self) -> None:
@@ -122,7 +123,7 @@ async def scenes_of(restate: Restate) -> AsyncIterator[Start]:
     scenes: list[Scene] = []
     receivers: list[Any] = []
 
-    async def start(answer: Callable[[News], int] = lambda _: OK, **settings: Any) -> Scene:
+    async def start(answer: Callable[[AlertNotification], int] = lambda _: OK, **settings: Any) -> Scene:
         receivers.append(receiving(Receiver(key, answer)))
         receiver = receivers[-1].__enter__()
         patient = Patient()

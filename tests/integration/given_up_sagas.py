@@ -11,15 +11,13 @@ from perdure import AdminClient, ControlPlaneService, Orchestration, SagaConfig,
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError
 from perdure.saga.messages import RollbackStatus, rollback_status
-from perdure.saga.orphans import look
-from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import ScanReport
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import ReconcileReport, SagaReconcilerConfig, find_orphans
+from perdure.saga.status import RollbackState
 from perdure.testing import RestateServer
 from tests.integration.saga_bench import QUICK, Bench, Task, truth, undo_task
 from tests.support import Recording, eventually
 
-sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
+sweep = Target("SagaReconciler", "reconcile", type(None), ReconcileReport)
 MOMENT = timedelta(milliseconds=1)
 
 
@@ -67,7 +65,7 @@ async def status_of(admin: AdminClient, invocation: str, status: str) -> dict[st
 
 async def found(admin: AdminClient, config: SagaReconcilerConfig, invocation: str, kind: str = "lost") -> None:
     async def probe() -> bool:
-        return any(find.id == invocation and find.kind == kind for find in await look(admin, config))
+        return any(find.id == invocation and find.kind == kind for find in await find_orphans(admin, config))
 
     await eventually(probe, what=f"find of {invocation}")
 
@@ -84,7 +82,7 @@ async def rolled_back(bench: Bench, saga: str, *, sweeps: bool = True) -> Rollba
         if sweeps:
             await bench.ingress.call(sweep, key="all")
         status = await rollback_of(bench, saga)
-        return status if status is not None and status.status is Outcome.ROLLED_BACK else None
+        return status if status is not None and status.status is RollbackState.ROLLED_BACK else None
 
     return await eventually(probe, what=f"end of the rollback of {saga}")
 

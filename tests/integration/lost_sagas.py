@@ -24,9 +24,8 @@ from perdure import (
 from perdure.errors import IngressError
 from perdure.saga import hosting
 from perdure.saga.messages import RollbackStatus, rollback_status
-from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import SagaReconciler, ScanReport
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import ReconcileReport, SagaReconciler, SagaReconcilerConfig
+from perdure.saga.status import RollbackState
 from tests.support import Recording, eventually
 
 
@@ -37,7 +36,7 @@ class Part(BaseModel):
 
 make = Target("Mill", "make", Part, type(None))
 scrap = Target("Mill", "scrap", Part, type(None))
-sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
+sweep = Target("SagaReconciler", "reconcile", type(None), ReconcileReport)
 
 
 class Brake:
@@ -111,7 +110,7 @@ class Scene:
         await eventually(waiting, what="both steps")
         return key, invocation
 
-    async def rollback(self, key: str, status: Outcome) -> RollbackStatus:
+    async def rollback(self, key: str, status: RollbackState) -> RollbackStatus:
         async def probe() -> RollbackStatus | None:
             try:
                 found = await self.ingress.call(rollback_status, key=f"{self.name}:{key}")

@@ -17,8 +17,8 @@ import pytest
 from perdure import AdminClient, IngressClient
 from perdure._runtime.ports import free_ports
 from perdure.alerts import service as alerts_module
-from perdure.alerts.conditions import FEW
-from perdure.alerts.service import DISPATCHER, KEY, News, list_alerts, look_target, read_alerts
+from perdure.alerts.conditions import MAX_SINGLE_ALERTS, AlertNotification
+from perdure.alerts.service import ALERT_DISPATCHER, ALERTS_KEY, list_alerts, read_alerts, scan_target
 from perdure.engine.admin import sql_text
 from perdure.observability.metrics import ALERTS
 from perdure.security import PrivateKey
@@ -38,8 +38,8 @@ async def scene(restate: Restate) -> AsyncIterator[Start]:
         yield start
 
 
-def summary(news: list[News]) -> Counter[tuple[str, str]]:
-    return Counter((each.event, each.alert.trouble.value) for each in news)
+def summary(news: list[AlertNotification]) -> Counter[tuple[str, str]]:
+    return Counter((each.event, each.alert.condition.value) for each in news)
 
 
 async def test_trouble_is_told_once_signed_and_listed_until_it_is_over(scene):
@@ -70,7 +70,11 @@ async def test_trouble_is_told_once_signed_and_listed_until_it_is_over(scene):
     await eventually(over, what="end of the pause, and a kill")
     await on.look()
     news = await on.told(5)
-    assert summary(news) == {("alert.raised", "paused"): 2, ("alert.over", "paused"): 2, ("alert.raised", "killed"): 1}
+    assert summary(news) == {
+        ("alert.raised", "paused"): 2,
+        ("alert.resolved_at", "paused"): 2,
+        ("alert.raised", "killed"): 1,
+    }
     assert [alert.id for alert in (await on.listed()).open] == [f"killed/{killed}"]
     assert len(set(on.receiver.ids(on.name))) == 5
 
@@ -94,7 +98,7 @@ async def test_one_that_fails_again_and_again_is_told_once_though_it_runs_when_i
     await on.look()
     assert summary(await on.told(3)) == {
         ("alert.raised", "backing_off"): 1,
-        ("alert.over", "backing_off"): 1,
+        ("alert.resolved_at", "backing_off"): 1,
         ("alert.raised", "killed"): 1,
     }
 
@@ -108,7 +112,7 @@ async def test_hundreds_are_one_piece_of_news_and_all_of_them_are_listed(scene):
     (news,) = await on.told(1)
     many = news.alert
     assert (news.event, many.id, many.number) == ("alert.raised", f"paused/many/{on.name}", 220)
-    assert len(many.some) == FEW
+    assert len(many.some) == MAX_SINGLE_ALERTS
     assert set(many.some) <= set(ids)
     assert "the wire is cut" in many.reason
     assert {alert.invocation for alert in (await on.listed()).open} == set(ids)
@@ -133,8 +137,8 @@ async def test_hundreds_are_one_piece_of_news_and_all_of_them_are_listed(scene):
     await eventually(all_resumed, what="end of every pause", within=30)
     await on.look()
     news = await on.told(3)
-    assert (news[2].event, news[2].alert.id) == ("alert.over", many.id)
-    assert {alert.trouble.value for alert in (await on.listed()).open} == {"killed"}
+    assert (news[2].event, news[2].alert.id) == ("alert.resolved_at", many.id)
+    assert {alert.condition.value for alert in (await on.listed()).open} == {"killed"}
 
 
 @pytest.mark.restate_modes("http2")
@@ -143,7 +147,7 @@ async def test_a_receiver_that_hangs_for_one_holds_up_nothing_and_is_given_up_vi
     monkeypatch.setattr(alerts_module, "_TOLD_WITHIN", timedelta(seconds=1))
     hung: list[str] = []
 
-    def answer(news: News) -> int:
+    def answer(news: AlertNotification) -> int:
         if news.alert.invocation not in hung:
             return OK
         on.receiver.ended.wait(30)
@@ -167,10 +171,10 @@ async def test_a_receiver_that_hangs_for_one_holds_up_nothing_and_is_given_up_vi
 async def test_what_another_version_remembers_holds_up_no_news(scene):
     on = await scene()
     names = ("alert/paused/inv_of_another_version", "alert/paused/inv_more", f"many/paused/many/{on.name}")
-    body = {"object_key": KEY, "new_state": {name: list(b'{"trouble": "of another version"}') for name in names}}
+    body = {"object_key": ALERTS_KEY, "new_state": {name: list(b'{"trouble": "of another version"}') for name in names}}
     async with httpx.AsyncClient() as http:
         (await http.post(f"{on.admin.url}/services/Alerts/state", json=body)).raise_for_status()
-    listed = await on.ingress.call(list_alerts, key=KEY)
+    listed = await on.ingress.call(list_alerts, key=ALERTS_KEY)
     assert listed.more == 2  # of invocations; what was told of many counts none beyond those
     assert await read_alerts(on.admin) == listed
     paused = await on.ingress.send(on.patient.target())
@@ -178,7 +182,7 @@ async def test_what_another_version_remembers_holds_up_no_news(scene):
     await on.look()
     (news,) = await on.told(1)
     assert news.alert.id == f"paused/{paused}"
-    assert (await on.ingress.call(list_alerts, key=KEY)).more == 0
+    assert (await on.ingress.call(list_alerts, key=ALERTS_KEY)).more == 0
 
 
 class Teller:
@@ -214,7 +218,7 @@ class Teller:
 
     async def telling(self, because: str = "") -> list[dict[str, Any]]:
         return await self._admin.query(
-            f"select id from sys_invocation where target_service_name = '{DISPATCHER}' and status != 'completed' "
+            f"select id from sys_invocation where target_service_name = '{ALERT_DISPATCHER}' and status != 'completed' "
             f"and coalesce(last_failure, '') like '%{because}%'"
         )
 
@@ -230,7 +234,7 @@ async def test_killed_before_and_after_the_post_it_tells_all_the_same_and_the_re
     key = PrivateKey.generate()
     patient = Patient()
 
-    def kill_first(news: News) -> int:
+    def kill_first(news: AlertNotification) -> int:
         if news.alert.service == patient.name and len(teller.processes) == 2 and teller.processes[-1].poll() is None:
             teller.kill()  # it was told, and will never know
             raise ConnectionError
@@ -249,7 +253,7 @@ async def test_killed_before_and_after_the_post_it_tells_all_the_same_and_the_re
                 return bool(rows) and rows[0]["status"] == "paused"
 
             await eventually(is_paused, what="pause")
-            await ingress.call(look_target, key=KEY)
+            await ingress.call(scan_target, key=ALERTS_KEY)
             await eventually(lambda: refused(teller), what="post to a receiver that is absent")
             teller.kill()
 

@@ -22,7 +22,7 @@ from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.saga.compensations import TRANSIENT_RETRIES, Compensations
 from perdure.saga.messages import rollback_status
-from perdure.saga.policy import StepState
+from perdure.saga.status import CompensationState
 from tests.integration.saga_bench import forget_runs
 
 TESTS = Path(__file__).parents[1]
@@ -75,7 +75,7 @@ DEFECTS: dict[str, list[str]] = {
     ],
     "6: a dead letter stops the rest of the rollback": [
         f"{SAGAS}::test_a_compensation_that_fails_is_tried_again_then_becomes_a_dead_letter_and_the_others_go_on",
-        "unit/saga/test_plan.py::test_a_dead_letter_does_not_stop_the_rest",
+        "unit/saga/test_policy.py::test_continue_after_dead_letter",
     ],
     "6: MaxRetries counts terminal errors only; transient ones are retried for ever": [
         f"{HERE}::test_a_compensation_that_only_ever_fails_transiently_becomes_a_dead_letter",
@@ -85,7 +85,7 @@ DEFECTS: dict[str, list[str]] = {
         f"{SAGAS}::test_a_failed_step_undoes_the_earlier_ones_backwards_and_keeps_the_error",
     ],
     "6: Completed is the same as All": [
-        "unit/saga/test_plan.py::test_completed_and_all_are_not_the_same",
+        "unit/saga/test_policy.py::test_completed_strategy_skips_incomplete_steps",
         "integration/test_saga_strategies.py::test_a_strategy_does_what_it_promises",
     ],
     "6: there is no pivot": [
@@ -212,7 +212,7 @@ async def test_a_compensation_that_only_ever_fails_transiently_becomes_a_dead_le
         rollback = await ingress.call(rollback_status, key=f"DefectOrders:{key}")
     assert failed.value.metadata["rollback"] == "needs_attention"
     shipped = next(step for step in rollback.steps if step.step == "ship")
-    assert (shipped.state, shipped.attempts) == (StepState.DEAD_LETTER, 2)
+    assert (shipped.state, shipped.attempts) == (CompensationState.DEAD_LETTER, 2)
     assert "the depot does not answer" in (shipped.error or "")
     assert tried[key] == 4, "two attempts of the saga, of two each"
 

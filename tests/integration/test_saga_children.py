@@ -10,8 +10,8 @@ import pytest
 
 from perdure import AdminClient, Orchestration, SagaConfig, Target
 from perdure.errors import IngressError
-from perdure.saga.messages import ActionReceipt, ActRequest
-from perdure.saga.policy import Outcome, StepState
+from perdure.saga.messages import ActionReceipt, DeadLetterActionRequest
+from perdure.saga.status import CompensationState, RollbackState
 from tests.integration.saga_bench import QUICK, Task, do_task, forget_runs, run_step, truth
 from tests.support import eventually
 
@@ -78,7 +78,7 @@ async def test_a_cancel_of_the_parent_while_a_child_runs_undoes_both_once(bench,
 
     async def both_undone() -> bool:
         try:
-            return (await bench.rollback(key)).status is Outcome.ROLLED_BACK
+            return (await bench.rollback(key)).status is RollbackState.ROLLED_BACK
         except IngressError as error:
             if error.status_code != 404:
                 raise
@@ -143,10 +143,10 @@ async def test_a_child_that_does_not_end_in_time_is_not_undone_from_a_part_of_it
             if error.status_code != 404:
                 raise
             return None
-        return next((step.error for step in steps if step.state is StepState.DEAD_LETTER), None)
+        return next((step.error for step in steps if step.state is CompensationState.DEAD_LETTER), None)
 
     async def dead_no_more() -> bool:
-        return (await bench.rollback(key)).status is Outcome.ROLLED_BACK
+        return (await bench.rollback(key)).status is RollbackState.ROLLED_BACK
 
     try:
         error = await eventually(dead, what="dead letter of the child")
@@ -155,8 +155,8 @@ async def test_a_child_that_does_not_end_in_time_is_not_undone_from_a_part_of_it
     finally:
         bench.released.set()
     await eventually(truth(lambda: len(bench.undone(f"{key}-child")) == 2), what="rollback of the child itself")
-    letter = ActRequest(id=f"{bench.name}:{key}/2", actor="olga@example.com")
-    await ingress.call(Target("DeadLetters", "redrive", ActRequest, ActionReceipt), letter)
+    letter = DeadLetterActionRequest(id=f"{bench.name}:{key}/2", actor="olga@example.com")
+    await ingress.call(Target("DeadLetters", "redrive", DeadLetterActionRequest, ActionReceipt), letter)
     await eventually(dead_no_more, what="end of the rollback")
     assert bench.undone(f"{key}-child") == ["undo slow", "undo c1"]
     assert bench.undone(key) == ["undo a"]
@@ -190,7 +190,7 @@ async def test_a_childs_run_of_another_parent_is_not_undone_in_place_of_ones_own
             if error.status_code != 404:
                 raise
             return None
-        return status.steps[0].error if status.status is Outcome.NEEDS_ATTENTION else None
+        return status.steps[0].error if status.status is RollbackState.NEEDS_ATTENTION else None
 
     error = await eventually(dead, what="dead letter of the child")
     assert f"was started by the saga '{bench.name}:{key}-second', so '{bench.name}:{key}-first' must not" in error

@@ -16,10 +16,15 @@ from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
 from perdure.saga import retention
-from perdure.saga.messages import ActionReceipt, ActRequest, ExternalRollbackReceipt, ExternalRollbackRequest
-from perdure.saga.policy import RUN_PREFIX, Outcome
+from perdure.saga.messages import (
+    ActionReceipt,
+    DeadLetterActionRequest,
+    ExternalRollbackReceipt,
+    ExternalRollbackRequest,
+)
 from perdure.saga.retention import Purge, purge_target
-from perdure.saga.rollback_state import Head
+from perdure.saga.schema import EXECUTION_PREFIX, RollbackProgress
+from perdure.saga.status import RollbackState
 from tests.integration.saga_bench import Bench, forget_runs, run_step
 from tests.integration.test_saga_kills import rollback_state
 from tests.support import eventually
@@ -61,7 +66,7 @@ async def forgotten(admin: AdminClient, saga: str) -> None:
     """Wait until nothing is left but the ids of the runs."""
 
     async def probe() -> bool:
-        return all(name.startswith(RUN_PREFIX) for name in await rollback_state(admin, saga))
+        return all(name.startswith(EXECUTION_PREFIX) for name in await rollback_state(admin, saga))
 
     await eventually(probe, what=f"rollback of {saga} that is forgotten")
 
@@ -105,13 +110,13 @@ class Asker:
 
 
 async def act(bench: Bench, what: str, saga: str) -> None:
-    target = Target("DeadLetters", what, ActRequest, ActionReceipt)
-    await bench.ingress.call(target, ActRequest(id=f"{saga}/1", actor="olga"))
+    target = Target("DeadLetters", what, DeadLetterActionRequest, ActionReceipt)
+    await bench.ingress.call(target, DeadLetterActionRequest(id=f"{saga}/1", actor="olga"))
 
 
 async def stands(admin: AdminClient, saga: str) -> Purge:
     """Return what a rollback that stands as it does now would be forgotten by."""
-    head = Head.model_validate_json(bytes((await rollback_state(admin, saga))["head"]))
+    head = RollbackProgress.model_validate_json(bytes((await rollback_state(admin, saga))["head"]))
     return Purge(generation=head.generation, acts=head.acts)
 
 
@@ -139,7 +144,7 @@ async def test_what_was_undone_is_not_undone_again_when_its_rollback_was_forgott
     await forgotten(admin, saga)
     await asyncio.wait_for(asker.undo(bench, saga, wait=wait), 20)
     found = await bench.rollback(key)
-    assert (found.status, found.steps, len(found.runs)) == (Outcome.ROLLED_BACK, [], 1)
+    assert (found.status, found.steps, len(found.runs)) == (RollbackState.ROLLED_BACK, [], 1)
     assert bench.undone(key) == ["undo a"]
 
 
@@ -155,7 +160,7 @@ async def test_what_waits_for_somebody_or_has_changed_since_is_not_forgotten(ben
     await act(bench, "discard", saga)
 
     async def closed() -> bool:
-        return (await bench.rollback(key)).status is Outcome.ROLLED_BACK
+        return (await bench.rollback(key)).status is RollbackState.ROLLED_BACK
 
     await eventually(closed, what="closed rollback")
     of_first_run = await stands(admin, saga)

@@ -22,10 +22,9 @@ from perdure import (
 )
 from perdure.engine.admin import sql_text
 from perdure.errors import Cancelled, IngressError, InvalidInput, Refused, TerminalError
-from perdure.saga.messages import ActionReceipt, ActRequest, RollbackStatus
-from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import SagaReconciler, ScanReport
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.messages import ActionReceipt, DeadLetterActionRequest, RollbackStatus
+from perdure.saga.reconciler import ReconcileReport, SagaReconciler, SagaReconcilerConfig
+from perdure.saga.status import RollbackState
 from perdure.serving import build_app
 from perdure.testing import Mode, ServedApp
 from tests.integration.saga_bench import QUICK, Bench, Task, do_task, run_step, undo_task
@@ -42,8 +41,8 @@ async def status(bench: Bench, key: str) -> StatusData:
 
 
 async def act(bench: Bench, what: str, letter: str, **more: Any) -> ActionReceipt:
-    target = Target("DeadLetters", what, ActRequest, ActionReceipt)
-    return await bench.ingress.call(target, ActRequest(id=letter, actor="olga", **more))
+    target = Target("DeadLetters", what, DeadLetterActionRequest, ActionReceipt)
+    return await bench.ingress.call(target, DeadLetterActionRequest(id=letter, actor="olga", **more))
 
 
 async def entry(bench: Bench, text: str) -> None:
@@ -62,7 +61,7 @@ async def cancel_while_slow(bench: Bench, key: str) -> None:
     bench.released.set()
 
 
-async def rolled_back(bench: Bench, key: str, outcome: Outcome = Outcome.ROLLED_BACK) -> RollbackStatus:
+async def rolled_back(bench: Bench, key: str, outcome: RollbackState = RollbackState.ROLLED_BACK) -> RollbackStatus:
     async def probe() -> RollbackStatus | None:
         try:
             found = await bench.rollback(key)
@@ -213,7 +212,7 @@ async def test_a_rollback_whose_cancelled_step_has_long_ended_does_not_wait_for_
     await bench.serve(main, settle_timeout=timedelta(minutes=10), max_attempts=2)
     key = str(uuid4())
     await cancel_while_slow(bench, key)
-    await rolled_back(bench, key, Outcome.NEEDS_ATTENTION)
+    await rolled_back(bench, key, RollbackState.NEEDS_ATTENTION)
     async with AdminClient(bench.admin_url) as admin:
         rows = await admin.query(
             "select id from sys_invocation where status = 'completed' and target_service_name = 'Tasks'"
@@ -288,7 +287,7 @@ async def test_a_long_rollback_costs_attempts_in_proportion_to_its_steps_and_let
     receipt = await act(bench, "annotate", f"{bench.name}:{key}/{steps}", reason="seen")
     assert receipt.number == 1
     assert len(bench.undone(key)) < steps  # it did not have to wait for the whole rollback
-    await rolled_back(bench, key, Outcome.NEEDS_ATTENTION)
+    await rolled_back(bench, key, RollbackState.NEEDS_ATTENTION)
     assert len(bench.undone(key)) == steps
 
 
@@ -300,7 +299,7 @@ async def reconciler(restate):
     return SagaReconciler(config)
 
 
-sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
+sweep = Target("SagaReconciler", "reconcile", type(None), ReconcileReport)
 
 
 async def test_a_service_that_is_down_does_not_hold_up_the_sagas_of_others(restate, bench, did, reconciler):

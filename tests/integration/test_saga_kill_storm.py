@@ -21,9 +21,7 @@ from perdure import AdminClient, IngressClient, Orchestration, SagaConfig, Statu
 from perdure.engine.admin import sql_text
 from perdure.errors import EngineError, Refused
 from perdure.saga import dispatch, submission
-from perdure.saga.orphans import look
-from perdure.saga.reconciler import SagaReconciler
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, find_orphans
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.saga_bench import QUICK, forget_runs, run_step
 from tests.support import Recording, eventually
@@ -92,10 +90,10 @@ class Storm:
         if await self.admin.query("select key from state where service_name = 'Rollbacks' and key = 'open'"):
             return False
         seen = await self.admin.query(
-            "select key from state where service_name = 'SagaReconciler' and key like 'seen/%'"
+            "select key from state where service_name = 'SagaReconciler' and key like 'submitted/%'"
         )
-        marks = {row["key"].removeprefix("seen/") for row in seen}
-        return {find.mark for find in await look(self.admin, self._config)} <= marks
+        marks = {row["key"].removeprefix("submitted/") for row in seen}
+        return {find.unique_id for find in await find_orphans(self.admin, self._config)} <= marks
 
     async def undone_twice(self) -> list[str]:
         """Return the steps whose compensation succeeded more than once."""
@@ -126,7 +124,9 @@ class Storm:
             rows = await self.admin.query(sql)
             known = [{name: value for name, value in row.items() if value is not None} for row in rows]
             lines += [f"{what}:", *map(json.dumps, known)]
-        return "\n".join([*lines, "finds:", *(find.model_dump_json() for find in await look(self.admin, self._config))])
+        return "\n".join(
+            [*lines, "finds:", *(find.model_dump_json() for find in await find_orphans(self.admin, self._config))]
+        )
 
     async def until_over(self) -> None:
         """Kill what is under way, and then let what is left come to its end."""

@@ -17,17 +17,16 @@ from perdure.engine.admin import sql_text
 from perdure.errors import IngressError
 from perdure.observability.metrics import OPEN_SAGAS
 from perdure.saga import recovery, submission
-from perdure.saga.gauges import count_sagas
+from perdure.saga.gauges import sample_sagas
 from perdure.saga.messages import rollback_status
-from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import SagaReconciler, ScanReport
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import ReconcileReport, SagaReconciler, SagaReconcilerConfig
+from perdure.saga.status import RollbackState
 from tests.integration.saga_bench import QUICK, Bench, Task, forget_runs, run_step, truth
 from tests.support import Recording, eventually
 
 pytestmark = pytest.mark.restate_modes("all")
 
-sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
+sweep = Target("SagaReconciler", "reconcile", type(None), ReconcileReport)
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ async def did_all(bench: Bench, *entries: str) -> None:
 async def rolled_back(bench: Bench, saga: str) -> None:
     async def probe() -> bool:
         try:
-            return (await bench.ingress.call(rollback_status, key=saga)).status is Outcome.ROLLED_BACK
+            return (await bench.ingress.call(rollback_status, key=saga)).status is RollbackState.ROLLED_BACK
         except IngressError as error:
             if error.status_code != 404:
                 raise
@@ -136,7 +135,7 @@ async def lose_the_rollback(
 
 async def lost(admin: AdminClient, service: str) -> int:
     """Return how many sagas of a service the census counts as lost."""
-    samples = await count_sagas(admin, None)
+    samples = await sample_sagas(admin, None)
     labels = {"service": service, "phase": "lost"}
     return int(sum(number or 0 for metric, number, its in samples if metric is OPEN_SAGAS and its == labels))
 

@@ -19,13 +19,13 @@ from perdure.errors import IngressError, Refused
 from perdure.saga import rollback
 from perdure.saga.messages import (
     ActionReceipt,
-    ActRequest,
+    DeadLetterActionRequest,
+    DeadLetterListRequest,
     DeadLetterPage,
-    ListRequest,
     RollbackStatus,
     rollback_status,
 )
-from perdure.saga.policy import Outcome
+from perdure.saga.status import RollbackState
 from perdure.saga.timeline import Timeline, read_timeline
 from tests.integration.saga_bench import QUICK, Bench, Task, do_task, forget_runs, truth, undo_task
 from tests.integration.test_saga_kills import rollback_state
@@ -107,7 +107,7 @@ class Jobs:
     async def rollback(self) -> RollbackStatus:
         return await self.bench.ingress.call(rollback_status, key=f"{self.name}:{self.key}")
 
-    async def runs_are(self, *wanted: Outcome) -> RollbackStatus:
+    async def runs_are(self, *wanted: RollbackState) -> RollbackStatus:
         """Wait until the runs, from the first to the last, stand so."""
 
         async def probe() -> RollbackStatus | None:
@@ -118,13 +118,13 @@ class Jobs:
         return await eventually(probe, what=f"runs that are {wanted}")
 
     async def act(self, what: str, position: int) -> ActionReceipt:
-        target = Target("DeadLetters", what, ActRequest, ActionReceipt)
+        target = Target("DeadLetters", what, DeadLetterActionRequest, ActionReceipt)
         letter = f"{self.name}:{self.key}/{position}"
-        return await self.bench.ingress.call(target, ActRequest(id=letter, actor="olga"))
+        return await self.bench.ingress.call(target, DeadLetterActionRequest(id=letter, actor="olga"))
 
     async def letters(self) -> list[str]:
-        target = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
-        found = await self.bench.ingress.call(target, ListRequest(saga_id=f"{self.name}:{self.key}"))
+        target = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
+        found = await self.bench.ingress.call(target, DeadLetterListRequest(saga_id=f"{self.name}:{self.key}"))
         return [each.id.rpartition("/")[2] for each in found.items]
 
 
@@ -174,7 +174,7 @@ async def test_a_second_run_is_undone_and_answered_for_whatever_was_left_of_the_
     assert await jobs.letters() == (["3"] if outcome == "needs_attention" else [])
     if outcome == "needs_attention":
         await jobs.act("redrive", 3)
-    found = await jobs.runs_are(Outcome.ROLLED_BACK, Outcome.ROLLED_BACK)
+    found = await jobs.runs_are(RollbackState.ROLLED_BACK, RollbackState.ROLLED_BACK)
     assert jobs.undone(1) == undone_later
     assert jobs.undone(2) == SECOND[strategy]
     assert await jobs.letters() == []
@@ -190,14 +190,14 @@ async def test_a_step_that_was_discarded_in_the_first_run_holds_up_nothing_of_th
     await jobs.serve()
     await jobs.fail()
     await jobs.act("discard", 3)
-    await jobs.runs_are(Outcome.ROLLED_BACK)
+    await jobs.runs_are(RollbackState.ROLLED_BACK)
     first = jobs.undone(1)
     await jobs.next_run(admin)
     assert await jobs.fail() == {"rollback": "rolled_back", "rollback_undone": ",".join(SECOND[strategy])}
     assert jobs.undone(2) == SECOND[strategy]
     assert jobs.undone(1) == first
     assert "news" not in first
-    await jobs.runs_are(Outcome.ROLLED_BACK, Outcome.ROLLED_BACK)
+    await jobs.runs_are(RollbackState.ROLLED_BACK, RollbackState.ROLLED_BACK)
 
 
 async def test_a_letter_of_the_first_run_is_redriven_while_the_second_waits_for_its_next_attempt(bench, did, admin):
@@ -211,7 +211,7 @@ async def test_a_letter_of_the_first_run_is_redriven_while_the_second_waits_for_
     await jobs.tried("undo b2")
     jobs.mended.set()
     await jobs.act("redrive", 3)
-    await jobs.runs_are(Outcome.ROLLED_BACK, Outcome.RUNNING)
+    await jobs.runs_are(RollbackState.ROLLED_BACK, RollbackState.RUNNING)
     assert bench.undone(jobs.key)[-3:] == ["undo b2", "undo b1", "undo news1"]  # the redrive hurried nothing else
     assert await second == {"rollback": "rolled_back", "rollback_undone": "b,a,news"}
     assert jobs.undone(2) == ["b", "b", "a", "news"]
@@ -261,7 +261,7 @@ async def test_what_is_shown_of_a_run_is_its_own(bench, did, admin):
     saga, status = await shown()
     assert [each.undo for each in saga.steps] == ["undone"] * 3
     assert saga.rollback is not None
-    assert saga.rollback.status is Outcome.ROLLED_BACK
+    assert saga.rollback.status is RollbackState.ROLLED_BACK
     assert status.phase == "rolled_back"
     assert status.metadata["steps"] == {"news": "undone", "a": "undone", "b": "undone"}
     assert [each.state for each in saga.rollback.earlier[0].steps] == [
@@ -297,5 +297,5 @@ async def test_runs_that_an_earlier_version_put_together_stay_together_and_later
     assert [each.position for each in found.steps] == [7, 8, 9]
     jobs.mended.set()
     await jobs.act("redrive", 3)
-    await jobs.runs_are(Outcome.ROLLED_BACK, Outcome.ROLLED_BACK)
+    await jobs.runs_are(RollbackState.ROLLED_BACK, RollbackState.ROLLED_BACK)
     assert (jobs.undone(1), jobs.undone(3)) == (["a", "b", "news"], ["b", "a", "news"])

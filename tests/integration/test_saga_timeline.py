@@ -9,7 +9,7 @@ import pytest
 
 from perdure import AdminClient, Orchestration, Target
 from perdure.errors import EngineError, IngressError, Refused
-from perdure.saga.policy import SagaConfig
+from perdure.saga.config import SagaConfig
 from perdure.saga.timeline import Timeline, read_timeline
 from tests.integration.saga_bench import Bench, Task, do_task, forget_runs, run_step, step
 

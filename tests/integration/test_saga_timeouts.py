@@ -28,7 +28,8 @@ from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
 from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackStatus
-from perdure.saga.policy import CompensationHandler, Outcome, StepState
+from perdure.saga.schema import CompensationHandler
+from perdure.saga.status import CompensationState, RollbackState
 from tests.integration.saga_bench import Bench, Task, run_step, step, truth
 from tests.support import Recording, eventually
 
@@ -119,7 +120,7 @@ async def rolled_back(bench: Bench, key: str) -> RollbackStatus:
             if error.status_code == 404:  # it is on its way
                 return None
             raise
-        return None if status.status is Outcome.RUNNING else status
+        return None if status.status is RollbackState.RUNNING else status
 
     return await eventually(probe, what=f"end of the rollback of {key}")
 
@@ -135,7 +136,7 @@ async def test_an_attempt_that_timed_out_is_undone_after_its_end_though_the_next
     with pytest.raises(IngressError, match="step 'slow' failed: busy"):
         await call
     assert did.of(key) == ["do 1", "do 2", "done 1", "undo slow"]
-    assert [step.state for step in (await bench.rollback(key)).steps] == [StepState.UNDONE]
+    assert [step.state for step in (await bench.rollback(key)).steps] == [CompensationState.UNDONE]
 
 
 async def test_an_attempt_that_timed_out_holds_up_no_later_one_and_no_result(bench, did):

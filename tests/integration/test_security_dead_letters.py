@@ -19,23 +19,23 @@ from perdure.errors import IngressError, PerdureError, Refused
 from perdure.saga import hosting
 from perdure.saga.messages import (
     ActionReceipt,
-    ActRequest,
     BulkActionReceipt,
     BulkActionRequest,
     DeadLetter,
+    DeadLetterActionRequest,
     DeadLetterFilter,
+    DeadLetterListRequest,
     DeadLetterPage,
-    ListRequest,
     rollback_status,
 )
-from perdure.saga.operator_actions import Act
+from perdure.saga.schema import OperatorAction
 from perdure.saga.signatures import sign_action
 from perdure.security import ActorKey, Role, SignedAction, SigningRules, TrustedKeys, set_signing_rules
 from perdure.testing import Restate
 from tests.integration.signing_people import ISSUER, MALLORY, OLGA, VERA, key_of
 from tests.support import eventually
 
-letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+letters = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
 many = Target("DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt)
 
 
@@ -78,15 +78,15 @@ class Desk:
 
     async def letters(self, count: int) -> list[DeadLetter]:
         async def probe() -> list[DeadLetter] | None:
-            page = await self.ingress.call(letters, ListRequest(service=self.service))
+            page = await self.ingress.call(letters, DeadLetterListRequest(service=self.service))
             return page.items if page.total == count else None
 
         return await eventually(probe, what=f"list of {count} dead letters")
 
     async def act(self, act: str, letter: DeadLetter, proof: SignedAction | None, **more: Any) -> ActionReceipt:
-        target = Target("DeadLetters", act, ActRequest, ActionReceipt)
+        target = Target("DeadLetters", act, DeadLetterActionRequest, ActionReceipt)
         facts = {"actor": "olga@example.com", "reason": "mended", **more}
-        return await self.ingress.call(target, ActRequest(id=letter.id, proof=proof, **facts))
+        return await self.ingress.call(target, DeadLetterActionRequest(id=letter.id, proof=proof, **facts))
 
     async def refused(self, act: str, letter: DeadLetter, proof: SignedAction | None, **more: Any) -> tuple[int, str]:
         with pytest.raises(IngressError) as error:
@@ -95,7 +95,7 @@ class Desk:
         return error.value.status_code, facts.get("why") or facts["role"]
 
 
-def sign(act: Act, letter: DeadLetter, key: ActorKey = OLGA, **more: Any) -> SignedAction:
+def sign(act: OperatorAction, letter: DeadLetter, key: ActorKey = OLGA, **more: Any) -> SignedAction:
     return sign_action(key, act, letter, **{"reason": "mended", "at": datetime.now(UTC), **more})
 
 
@@ -111,29 +111,31 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
         before = await desk.letters(3)
         letter, other = before[0], before[1]
 
-        redrive = sign(Act.REDRIVE, letter, payload="mended")
+        redrive = sign(OperatorAction.REDRIVE, letter, payload="mended")
         edited = {"payload": "mended"}
         refused = desk.refused
         assert await refused("redrive", letter, None) == (401, "unsigned")
-        assert await refused("redrive", letter, sign(Act.REDRIVE, letter, MALLORY)) == (401, "issuer")
+        assert await refused("redrive", letter, sign(OperatorAction.REDRIVE, letter, MALLORY)) == (401, "issuer")
         forged = redrive.model_copy(update={"reason": "other"})
         assert await refused("redrive", letter, forged, reason="other", **edited) == (401, "act_signature")
-        old = sign(Act.REDRIVE, letter, at=datetime.now(UTC) - timedelta(minutes=6))
+        old = sign(OperatorAction.REDRIVE, letter, at=datetime.now(UTC) - timedelta(minutes=6))
         assert await refused("redrive", letter, old) == (401, "too_old")
-        assert await refused("redrive", letter, sign(Act.REDRIVE, letter, VERA), actor="vera@example.com") == (
+        assert await refused(
+            "redrive", letter, sign(OperatorAction.REDRIVE, letter, VERA), actor="vera@example.com"
+        ) == (
             403,
             "operator",
         )
-        assert await refused("redrive", letter, sign(Act.REDRIVE, letter, VERA)) == (403, "actor")
-        assert await refused("discard", letter, sign(Act.SKIP, letter)) == (403, "act")
+        assert await refused("redrive", letter, sign(OperatorAction.REDRIVE, letter, VERA)) == (403, "actor")
+        assert await refused("discard", letter, sign(OperatorAction.SKIP, letter)) == (403, "act")
         assert await refused("redrive", other, redrive, **edited) == (403, "target")
         assert await refused("redrive", letter, redrive, payload="something else") == (403, "details")
         assert await refused("redrive", letter, redrive) == (403, "details")
         stale = letter.model_copy(update={"redriven": 1})
-        assert await refused("redrive", letter, sign(Act.REDRIVE, stale)) == (409, "payload")
+        assert await refused("redrive", letter, sign(OperatorAction.REDRIVE, stale)) == (409, "payload")
         assert await desk.letters(3) == before  # nothing of that has changed anything
 
-        note = sign(Act.ANNOTATE, letter)
+        note = sign(OperatorAction.ANNOTATE, letter)
         assert (await desk.act("annotate", letter, note)).number == 1
         assert await refused("annotate", letter, note) == (409, "replayed")
         assert (await desk.act("redrive", letter, redrive, **edited)).state == "pending"
@@ -144,11 +146,11 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
         found = await ingress.call(
             many,
             BulkActionRequest(
-                act=Act.RESOLVE,
+                act=OperatorAction.RESOLVE,
                 actor="olga@example.com",
                 reason="mended",
                 filter=DeadLetterFilter(service=name),
-                proofs={other.id: sign(Act.RESOLVE, other)},
+                proofs={other.id: sign(OperatorAction.RESOLVE, other)},
             ),
         )
         assert found.done == [other.id]
@@ -176,12 +178,12 @@ async def test_who_signs_without_end_keeps_nobody_else_from_acting(restate: Rest
             await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a"]), key=str(uuid4()))
         [letter] = await desk.letters(1)
         for _ in range(3):
-            await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
+            await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
         with pytest.raises(IngressError, match="no room for more") as error:
-            await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
+            await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
         assert (error.value.status_code, error.value.code) == (429, "too_many_acts")
         otto = key_of("otto@example.com", Role.OPERATOR)
-        await desk.act("skip", letter, sign(Act.SKIP, letter, otto), actor="otto@example.com")
+        await desk.act("skip", letter, sign(OperatorAction.SKIP, letter, otto), actor="otto@example.com")
         await desk.letters(0)
 
 
@@ -198,8 +200,11 @@ async def test_unsigned_acts_are_taken_in_development_and_are_marked(restate: Re
                 await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a"]), key=saga)
             [letter] = await desk.letters(1)
             await desk.act("annotate", letter, None)
-            assert await desk.refused("annotate", letter, sign(Act.ANNOTATE, letter, MALLORY)) == (401, "issuer")
-            await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
+            assert await desk.refused("annotate", letter, sign(OperatorAction.ANNOTATE, letter, MALLORY)) == (
+                401,
+                "issuer",
+            )
+            await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
             audit_log = (await ingress.call(rollback_status, key=f"{name}:{saga}")).audit_log
             assert [entry.proof is None for entry in audit_log] == [True, False]
     finally:

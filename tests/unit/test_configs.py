@@ -19,8 +19,8 @@ from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.reconciler import ApprovalReconcilerConfig
 from perdure.engine.config import EngineConfig
 from perdure.errors import ConfigurationError
-from perdure.saga.messages import RollbackRequest
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconcilerConfig
+from perdure.saga.schema import RollbackRequest
 
 WHERE = {"admin_url": "http://127.0.0.1:9070", "ingress_url": "http://127.0.0.1:8080"}
 

@@ -9,7 +9,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from perdure.engine.polling import Watch
+from perdure.engine.polling import Poller
 from perdure.errors import EngineError, IngressError
 from perdure.observability.gauge_collector import GaugeCollector
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
@@ -42,7 +42,7 @@ class Eyes:
     def watching(self, interval: timedelta):
         nowhere = "http://127.0.0.1:9"
         log = structlog.get_logger()
-        return Watch("test", log, nowhere, nowhere, interval, None, self.census, self.count, self.look).watching()
+        return Poller("test", log, nowhere, nowhere, interval, None, self.census, self.count, self.look).watching()
 
     async def see(self, more: int) -> None:
         enough = self.looks + more

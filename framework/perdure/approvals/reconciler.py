@@ -35,7 +35,7 @@ from perdure.approvals.targets import APPROVALS, INBOX, PRINCIPALS, leave_approv
 from perdure.clients import ObjectClient
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
-from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Watch
+from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Poller
 from perdure.errors import ConfigurationError, EngineError
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
@@ -154,7 +154,7 @@ class ApprovalReconciler:
     async def watching(self) -> AsyncIterator[None]:
         """Look at once, and then at the interval, as long as the context is entered."""
         config = self._config
-        watch = Watch(
+        watch = Poller(
             "approvals.reconciler",
             log,
             config.admin_url,

@@ -25,24 +25,26 @@ from perdure.cli.options import (
 from perdure.errors import ConfigurationError
 from perdure.saga.messages import (
     ActionReceipt,
-    ActRequest,
     BulkActionReceipt,
     BulkActionRequest,
     DeadLetter,
+    DeadLetterActionRequest,
     DeadLetterFilter,
+    DeadLetterListRequest,
     DeadLetterPage,
-    ListRequest,
     RollbackStatus,
     rollback_status,
 )
-from perdure.saga.operator_actions import Act
+from perdure.saga.schema import OperatorAction
 from perdure.saga.signatures import sign_action
 from perdure.targets import Target
 from perdure.terminal import console, several_lines
 
 app = typer.Typer(help="Steps that could not be undone: list them, look at them, decide.", no_args_is_help=True)
 
-_list: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+_list: Target[DeadLetterListRequest, DeadLetterPage] = Target(
+    "DeadLetters", "list", DeadLetterListRequest, DeadLetterPage
+)
 _many: Target[BulkActionRequest, BulkActionReceipt] = Target(
     "DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt
 )
@@ -66,7 +68,9 @@ def list_(
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
     """List dead letters, oldest first, and the groups of equal failures."""
-    request = ListRequest(saga_id=saga, service=service, step=step, signature=signature, page=page, page_size=page_size)
+    request = DeadLetterListRequest(
+        saga_id=saga, service=service, step=step, signature=signature, page=page, page_size=page_size
+    )
     found = ask(ingress, lambda client: client.call(_list, request))
     if as_json:
         print_json(found)
@@ -101,7 +105,7 @@ def show(
 
 
 def _find(ingress: str, letter_id: str) -> DeadLetter:
-    request = ListRequest(saga_id=letter_id.rpartition("/")[0], page_size=500)
+    request = DeadLetterListRequest(saga_id=letter_id.rpartition("/")[0], page_size=500)
     found = ask(ingress, lambda client: client.call(_list, request))
     for letter in found.items:
         if letter.id == letter_id:
@@ -124,7 +128,7 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     for name, value in shown.items():
         facts.add_row(name, value)
     console.print(facts)
-    for entry in rollback.audit_log_of(letter.step, letter.position):
+    for entry in rollback.audit_log_of(letter.position):
         proof = "unsigned" if entry.proof is None else "signed"
         console.say(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})")
     console.say(
@@ -132,14 +136,14 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     )
 
 
-def _act(act: Act) -> None:
+def _act(act: OperatorAction) -> None:
     """Add the command for one act."""
     texts = {
-        Act.REDRIVE: "Try the compensation again, with a full set of attempts; --payload replaces what it is given.",
-        Act.SKIP: "Leave the step as it is, and let the rollback go on.",
-        Act.RESOLVE: "Say that the step was undone by hand.",
-        Act.DISCARD: "Close the step without its being undone.",
-        Act.ANNOTATE: "Only write into the audit log.",
+        OperatorAction.REDRIVE: "Repeat the compensation with a full set of attempts; --payload replaces its payload.",
+        OperatorAction.SKIP: "Leave the step as it is, and let the rollback go on.",
+        OperatorAction.RESOLVE: "Say that the step was undone by hand.",
+        OperatorAction.DISCARD: "Close the step without its being undone.",
+        OperatorAction.ANNOTATE: "Only write into the audit log.",
     }
 
     def command(
@@ -161,12 +165,14 @@ def _act(act: Act) -> None:
             if key is not None:
                 letter, now = _find(ingress, letter_id), datetime.now(UTC)
                 proof = sign_action(key, act, letter, reason=reason, payload=new_payload, at=now)
-            request = ActRequest(id=letter_id, actor=who, reason=reason, payload=new_payload, proof=proof)
-            target: Target[ActRequest, ActionReceipt] = Target("DeadLetters", act.value, ActRequest, ActionReceipt)
+            request = DeadLetterActionRequest(id=letter_id, actor=who, reason=reason, payload=new_payload, proof=proof)
+            target: Target[DeadLetterActionRequest, ActionReceipt] = Target(
+                "DeadLetters", act.value, DeadLetterActionRequest, ActionReceipt
+            )
             receipt = ask(ingress, lambda client: client.call(target, request))
             console.say(f"{receipt.id}: {receipt.act} by {who}, now {receipt.state}")
             return
-        wanted = ListRequest(signature=signature, page_size=500)
+        wanted = DeadLetterListRequest(signature=signature, page_size=500)
         letters = [] if key is None else ask(ingress, lambda client: client.call(_list, wanted)).items
         many = BulkActionRequest(
             act=act,
@@ -188,5 +194,5 @@ def _act(act: Act) -> None:
     app.command(act.value)(command)
 
 
-for _each in Act:
+for _each in OperatorAction:
     _act(_each)

@@ -17,7 +17,8 @@ import httpx
 import typer
 from rich.text import Text
 
-from perdure.alerts.conditions import RETRIES_OF_STUCK, Trouble, many_id, survey, with_reasons
+from perdure.alerts.conditions import STUCK_RETRIES, Condition, group_id
+from perdure.alerts.service import add_pause_reasons, take_snapshot
 from perdure.cli.local_checks import Finding, disk_finding, key_findings
 from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption
 from perdure.engine.admin import AdminClient
@@ -300,15 +301,17 @@ async def _orphans(engine: AdminClient, deployments: Deployments) -> AsyncIterat
 
 
 async def _stuck(engine: AdminClient) -> AsyncIterator[Finding]:
-    found = await with_reasons(engine, await survey(engine, RETRIES_OF_STUCK, timedelta(0), silent=""))
+    found = await add_pause_reasons(
+        engine, await take_snapshot(engine, STUCK_RETRIES, timedelta(0), excluded_service="")
+    )
     if not found.alerts:
         yield Finding("invocations", False, "none is paused, none fails again and again")
-    numbers = Counter(many_id(alert) for alert in found.alerts)
-    for alert in {many_id(each): each for each in reversed(found.alerts)}.values():
-        number = numbers[many_id(alert)] + found.more.get(many_id(alert), 0)
+    numbers = Counter(group_id(alert) for alert in found.alerts)
+    for alert in {group_id(each): each for each in reversed(found.alerts)}.values():
+        number = numbers[group_id(alert)] + found.more.get(group_id(alert), 0)
         why = f": {' '.join(alert.reason.split())[:160]}" if alert.reason else ""
         told = f"{number} of {alert.service} {'are' if number > 1 else 'is'}"
-        if alert.trouble is Trouble.PAUSED:
+        if alert.condition is Condition.PAUSED:
             advice = f"Correct that, then resume: perdure invocations resume {alert.invocation}"
             yield Finding("invocations", True, f"{told} paused{why}. {advice}")
         else:

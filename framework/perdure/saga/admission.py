@@ -14,11 +14,20 @@ import restate
 
 from perdure._wake_ups import wake_up
 from perdure.observability.logging import get_logger
-from perdure.saga.dead_letters import letter_of, remember
-from perdure.saga.executions import StoredSaga, number_of, runs_of, with_another_run
-from perdure.saga.messages import RollbackRequest
-from perdure.saga.policy import StepState, initial_progress
-from perdure.saga.rollback_state import Head, head_state, open_mark, progress_state, request_state, run_mark
+from perdure.saga.dead_letters import dead_letter_of, send_dead_letter
+from perdure.saga.executions import number_of, runs_of, with_another_run
+from perdure.saga.policy import initial_progress
+from perdure.saga.schema import (
+    RollbackProgress,
+    RollbackRequest,
+    StoredSaga,
+    execution_marker,
+    open_marker,
+    rollback_progress_state,
+    saga_state,
+    step_progress_state,
+)
+from perdure.saga.status import CompensationState
 
 log = get_logger("perdure.saga")
 
@@ -35,7 +44,7 @@ class Taken:
     """
 
     saga: StoredSaga
-    head: Head
+    head: RollbackProgress
     has_work: bool = False
     has_waiter: bool = False
 
@@ -44,7 +53,7 @@ async def take(
     ctx: restate.ObjectContext,
     request: RollbackRequest,
     known: StoredSaga | None,
-    head: Head | None,
+    head: RollbackProgress | None,
     now: datetime,
 ) -> Taken:
     """Take a request: open the saga's rollback, or join it. Waits for nothing, so that no cancel comes between.
@@ -65,7 +74,7 @@ async def take(
     else:
         taken = await _join(ctx, known, head, request)
     for run in request.runs:  # after the steps: a kill may come between
-        await run_mark(ctx, run).set(True)
+        await execution_marker(ctx, run).set(True)
     return taken
 
 
@@ -76,46 +85,48 @@ def _is_another_run(known: StoredSaga, request: RollbackRequest) -> bool:
 
 async def _was_forgotten(ctx: restate.ObjectContext, request: RollbackRequest) -> bool:
     # A run's mark comes after its steps, and is all that is left when they were undone and then forgotten.
-    return bool(request.runs) and all([await run_mark(ctx, run).get() for run in request.runs])
+    return bool(request.runs) and all([await execution_marker(ctx, run).get() for run in request.runs])
 
 
 async def _recall(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Taken:
     """Answer for a run that was undone long ago, with nothing left to undo."""
     saga = StoredSaga.of(request.model_copy(update={"steps": []}))
-    await request_state(ctx).set(saga)
-    head = Head(started_at=now, updated_at=now, ended=[1]).with_waiter(request.waiter, 1)
-    await head_state(ctx).set(head)
+    await saga_state(ctx).set(saga)
+    head = RollbackProgress(started_at=now, updated_at=now, ended=[1]).with_waiter(request.waiter, 1)
+    await rollback_progress_state(ctx).set(head)
     log.info("saga.rollback.recalled", saga=request.saga_id, reason=request.reason)
     return Taken(saga, head, has_waiter=request.waiter is not None)
 
 
 async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Taken:
-    await open_mark(ctx).set(True)
+    await open_marker(ctx).set(True)
     await _set_out(ctx, request, now)
     saga = StoredSaga.of(request)
-    await request_state(ctx).set(saga)
-    head = Head(started_at=now, updated_at=now).with_waiter(request.waiter, 1)
-    await head_state(ctx).set(head)  # last: killed before it, the rollback has not begun, and whoever asked asks again
+    await saga_state(ctx).set(saga)
+    head = RollbackProgress(started_at=now, updated_at=now).with_waiter(request.waiter, 1)
+    await rollback_progress_state(ctx).set(
+        head
+    )  # last: killed before it, the rollback has not begun, and whoever asked asks again
     log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
     return Taken(saga, head, has_work=True)
 
 
 async def _append(
-    ctx: restate.ObjectContext, known: StoredSaga, head: Head, again: RollbackRequest, now: datetime
+    ctx: restate.ObjectContext, known: StoredSaga, head: RollbackProgress, again: RollbackRequest, now: datetime
 ) -> Taken:
     """Add the steps of another run."""
     both, added = with_another_run(known, again)
     number = len(both.earlier) + 1
-    if await open_mark(ctx).get() is None:  # an earlier version did not keep which runs have ended
+    if await open_marker(ctx).get() is None:  # an earlier version did not keep which runs have ended
         head = head.model_copy(update={"ended": list(range(1, number))})
-    await open_mark(ctx).set(True)
+    await open_marker(ctx).set(True)
     await _set_out(ctx, added, now)
-    await request_state(ctx).set(both)  # last, and steps and run in one entry: a kill can't come between
+    await saga_state(ctx).set(both)  # last, and steps and run in one entry: a kill can't come between
     log.warning("saga.rollback.again", saga=known.saga_id, steps=len(added.steps), reason=again.reason)
     return Taken(both, head.with_waiter(again.waiter, number), has_work=True)
 
 
-async def _join(ctx: restate.ObjectContext, known: StoredSaga, head: Head, again: RollbackRequest) -> Taken:
+async def _join(ctx: restate.ObjectContext, known: StoredSaga, head: RollbackProgress, again: RollbackRequest) -> Taken:
     """Let somebody else wait for the outcome."""
     number = number_of(known, again.runs)
     if again.waiter is None:
@@ -126,7 +137,7 @@ async def _join(ctx: restate.ObjectContext, known: StoredSaga, head: Head, again
     joined = head.with_waiter(again.waiter, number)
     if joined == head:
         return Taken(known, head)
-    await head_state(ctx).set(joined)
+    await rollback_progress_state(ctx).set(joined)
     return Taken(known, joined, has_waiter=True)
 
 
@@ -140,6 +151,6 @@ async def _set_out(ctx: restate.ObjectContext, request: RollbackRequest, now: da
         reason=request.reason,
     )
     for step in request.steps:
-        await progress_state(ctx, step.position).set(progress[step.position])
-        if progress[step.position].state is StepState.DEAD_LETTER:
-            await remember(ctx, letter_of(request, step, progress[step.position], now))
+        await step_progress_state(ctx, step.position).set(progress[step.position])
+        if progress[step.position].state is CompensationState.DEAD_LETTER:
+            await send_dead_letter(ctx, dead_letter_of(request, step, progress[step.position], now))

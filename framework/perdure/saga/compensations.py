@@ -19,7 +19,8 @@ from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, SagaError
 from perdure.handlers import bind, read_signature
 from perdure.observability.lifecycle import Role
-from perdure.saga.policy import CompensationHandler, compensation_handler, compensation_service
+from perdure.saga.policy import compensation_handler, compensation_service
+from perdure.saga.schema import CompensationHandler
 from perdure.targets import register_target
 
 CompensationFunction = Callable[[restate.Context, Any], Awaitable[None]]

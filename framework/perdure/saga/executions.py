@@ -6,47 +6,17 @@ undone, judged and answered for as if it were alone: what could not be undone of
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from perdure.saga.messages import RollbackReport
+from perdure.saga.policy import next_steps, offset_steps, rollback_state
+from perdure.saga.schema import EarlierExecution, RollbackRequest, StepProgress, StoredSaga
+from perdure.saga.status import CompensationState, RollbackState
 
-from perdure.saga.messages import RollbackReport, RollbackRequest
-from perdure.saga.policy import Outcome, SagaConfig, StepProgress, StepState, moved, next_steps, outcome
-
-_WORST_FIRST = (Outcome.RUNNING, Outcome.NEEDS_ATTENTION, Outcome.FINISHED_FORWARD, Outcome.ROLLED_BACK)
-
-
-class EarlierRun(BaseModel):
-    """A run of a saga before the last one.
-
-    Args:
-        last: The position of its last step; its first comes after the run before it.
-        service: The orchestration's service.
-        config: How it is rolled back.
-        reason: Why it failed.
-        runs: Its id; several when an earlier version put runs together.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    last: int
-    service: str
-    config: SagaConfig = SagaConfig()
-    reason: str
-    runs: list[str] = []
-
-
-class StoredSaga(RollbackRequest):
-    """A saga as `Rollbacks` keeps it: its last run, but with the steps and the ids of all runs.
-
-    Args:
-        earlier: The runs before it. An earlier version kept none: those of its runs stay one.
-    """
-
-    earlier: list[EarlierRun] = Field(default=[])
-
-    @classmethod
-    def of(cls, request: RollbackRequest) -> StoredSaga:
-        """Return a saga of one run."""
-        return cls(**{**dict(request), "waiter": None})
+_WORST_FIRST = (
+    RollbackState.RUNNING,
+    RollbackState.NEEDS_ATTENTION,
+    RollbackState.FINISHED_FORWARD,
+    RollbackState.ROLLED_BACK,
+)
 
 
 def runs_of(saga: StoredSaga) -> list[RollbackRequest]:
@@ -83,13 +53,13 @@ def with_another_run(saga: StoredSaga, again: RollbackRequest) -> tuple[StoredSa
     offset = max((step.position for step in saga.steps), default=0)
     added = again.model_copy(
         update={
-            "steps": moved(again.steps, offset),
+            "steps": offset_steps(again.steps, offset),
             "completed": {position + offset: each for position, each in again.completed.items()},
             "running": {position + offset: each for position, each in again.running.items()},
         }
     )
     until_now = runs_of(saga)[-1]
-    earlier = EarlierRun(
+    earlier = EarlierExecution(
         last=offset,
         service=until_now.service,
         config=until_now.config,
@@ -131,7 +101,7 @@ def report_of(runs: list[RollbackRequest], progress: dict[int, StepProgress]) ->
     """
     steps = [step for run in reversed(runs) for step in sorted(run.steps, key=lambda each: -each.position)]
     return RollbackReport(
-        outcome=min((outcome(run.steps, progress, run.config) for run in runs), key=_WORST_FIRST.index),
-        undone=[step.step for step in steps if progress[step.position].state is StepState.UNDONE],
-        dead_letters=[step.step for step in steps if progress[step.position].state is StepState.DEAD_LETTER],
+        outcome=min((rollback_state(run.steps, progress, run.config) for run in runs), key=_WORST_FIRST.index),
+        undone=[step.step for step in steps if progress[step.position].state is CompensationState.UNDONE],
+        dead_letters=[step.step for step in steps if progress[step.position].state is CompensationState.DEAD_LETTER],
     )

@@ -20,10 +20,11 @@ from perdure.observability.lifecycle import SAGA_HEADER
 from perdure.runs import RunConfig
 from perdure.saga.approval_steps import AskOptions, ask
 from perdure.saga.compensations import CompensationFunction, Compensations
-from perdure.saga.messages import RollbackRequest, roll_back_handler
-from perdure.saga.policy import Outcome, SagaConfig, run_key
-from perdure.saga.progress import CLOSED_KEY, FAILED_KEY, Closed, Phase
+from perdure.saga.config import SagaConfig
+from perdure.saga.messages import roll_back_handler
 from perdure.saga.recorder import Saga
+from perdure.saga.schema import CLOSED_KEY, FAILED_KEY, ClosedSaga, RollbackRequest, execution_key
+from perdure.saga.status import RollbackState, SagaPhase
 from perdure.saga.steps import SAME, Step, StepRetry, StepRunner
 from perdure.saga.submission import hand_over, make_run, outcome_of
 from perdure.targets import Target, target_of
@@ -37,7 +38,7 @@ NOTHING_TO_UNDO = "nothing_to_undo"
 _RAN_BEFORE = "the workflow method was already invoked"
 """What the engine says of a workflow's key that is used a second time."""
 
-_closed_serde = serde_for(Closed)
+_closed_serde = serde_for(ClosedSaga)
 _text_serde = serde_for(str)
 
 
@@ -335,7 +336,7 @@ class Orchestration:
 
     async def close(self) -> None:
         """Mark the saga as completed, so that nobody takes it for a lost one."""
-        self.ctx.set(CLOSED_KEY, Closed(phase=Phase.COMPLETED), serde=_closed_serde)
+        self.ctx.set(CLOSED_KEY, ClosedSaga(phase=SagaPhase.COMPLETED), serde=_closed_serde)
 
     async def fail(self, error: TerminalError) -> TerminalError:
         """Roll back what was done; return the original error, with the outcome in its metadata.
@@ -345,7 +346,7 @@ class Orchestration:
         """
         cancelled = self.cancelled is not None or has_own_cancel(error)
         if not any(step.compensation or step.pivot for step in self.saga.steps):
-            return self._closed(error, Phase.CANCELLED if cancelled else Phase.FAILED, NOTHING_TO_UNDO)
+            return self._closed(error, SagaPhase.CANCELLED if cancelled else SagaPhase.FAILED, NOTHING_TO_UNDO)
         # A call that still runs (cancelled, or past its time limit) is not awaited here: a cancelled invocation must
         # not suspend. The rollback waits for it instead.
         running = {position: await self._steps.id_of(call) for position, call in self._steps.running.items()}
@@ -356,15 +357,15 @@ class Orchestration:
         if cancel is not None and not cancelled:
             error, cancelled = cancel, True
         request = request.model_copy(update={"runs": [made.run], "trace": made.trace})
-        self.ctx.set(run_key(made.run), self.saga_id, serde=_text_serde)
+        self.ctx.set(execution_key(made.run), self.saga_id, serde=_text_serde)
         if cancelled:
             await hand_over(self.ctx, request)
-            return self._closed(error, Phase.CANCELLED, "handed_over")
+            return self._closed(error, SagaPhase.CANCELLED, "handed_over")
         try:
             report = await outcome_of(self.ctx, request, made.wait)
         except Cancelled as cancel:
-            return self._closed(cancel, Phase.CANCELLED, "handed_over")
-        phase = Phase.ROLLED_BACK if report.outcome is Outcome.ROLLED_BACK else Phase.NEEDS_ATTENTION
+            return self._closed(cancel, SagaPhase.CANCELLED, "handed_over")
+        phase = SagaPhase.ROLLED_BACK if report.outcome is RollbackState.ROLLED_BACK else SagaPhase.NEEDS_ATTENTION
         facts = {"rollback_undone": ",".join(report.undone)}
         if report.dead_letters:
             facts["dead_letters"] = ",".join(report.dead_letters)
@@ -382,10 +383,10 @@ class Orchestration:
             first_hand=True,
         )
 
-    def _closed(self, error: TerminalError, phase: Phase, rollback: str, **facts: str) -> TerminalError:
+    def _closed(self, error: TerminalError, phase: SagaPhase, rollback: str, **facts: str) -> TerminalError:
         self.ctx.set(
             CLOSED_KEY,
-            Closed(phase=phase, error=error.message, rolls_back=rollback != NOTHING_TO_UNDO),
+            ClosedSaga(phase=phase, error=error.message, rolls_back=rollback != NOTHING_TO_UNDO),
             serde=_closed_serde,
         )
         metadata = {**(error.metadata or {}), "saga": self.saga_id, "rollback": rollback, **facts}

@@ -12,7 +12,8 @@ from perdure.errors import SagaError, TerminalError
 from perdure.observability.events import SagaStarted, SagaStepAdded, SagaStepEnded, publish
 from perdure.observability.lifecycle import first_time, happens, invocation_of
 from perdure.saga.compensations import CompensationFunction, Compensations
-from perdure.saga.policy import CompensationHandler, StepRecord, state_key, step_id
+from perdure.saga.policy import step_id
+from perdure.saga.schema import CompensationHandler, StepRecord, step_key
 
 _json: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 _record_serde = serde_for(StepRecord)
@@ -101,7 +102,7 @@ class Saga:
         self._by_id[identity] = record
         self.steps.append(record)
         self._tell(record)
-        self._ctx.set(state_key(record.position), record, serde=_record_serde)
+        self._ctx.set(step_key(record.position), record, serde=_record_serde)
         return record
 
     def _tell(self, record: StepRecord) -> None:

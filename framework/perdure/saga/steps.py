@@ -24,8 +24,9 @@ from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, 
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.runs import RunConfig, RunFuture, run_async
 from perdure.saga.compensations import CompensationFunction
-from perdure.saga.policy import CompensationHandler, CompensationStrategy, SagaConfig, StepRecord
+from perdure.saga.config import CompensationStrategy, SagaConfig
 from perdure.saga.recorder import Saga
+from perdure.saga.schema import CompensationHandler, StepRecord
 from perdure.targets import Target, handler_target
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it

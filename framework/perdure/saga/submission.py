@@ -25,9 +25,9 @@ from perdure.clients import ObjectClient
 from perdure.errors import Cancelled, TerminalError
 from perdure.observability.tracing import traceparent
 from perdure.runs import RunConfig, run_with_retry
-from perdure.saga.messages import ReportQuery, RollbackReport, RollbackRequest, Waiter, begin_target, read_report
-from perdure.saga.policy import RUN_PREFIX
+from perdure.saga.messages import ReportQuery, RollbackReport, begin_target, read_report
 from perdure.saga.progress import read_rollback, undone_from_outside
+from perdure.saga.schema import EXECUTION_PREFIX, EXECUTION_PROMISE, RollbackRequest, Waiter
 from perdure.signals import get_internal_signal
 
 ASK_AGAIN = timedelta(seconds=30)
@@ -35,9 +35,6 @@ ASK_AGAIN = timedelta(seconds=30)
 ASK_AGAIN_AT_MOST = timedelta(minutes=10)
 LOOK_AFTER = timedelta(milliseconds=50)
 """How long a rollback may take to be on record before it is looked for; twice as long each time."""
-
-RUN_PROMISE = "saga/run"
-"""The run's id, when its record was handed over from outside: a shared handler can't write state."""
 
 
 class RunMade(BaseModel):
@@ -91,9 +88,9 @@ async def run_id(ctx: restate.WorkflowSharedContext) -> tuple[str | None, bool]:
         The id, and whether it is new. None when the record was handed over without one.
     """
     for name in await ctx.state_keys():
-        if name.startswith(RUN_PREFIX):
-            return name.removeprefix(RUN_PREFIX), False
-    promise = get_internal_signal(ctx, RUN_PROMISE, str)
+        if name.startswith(EXECUTION_PREFIX):
+            return name.removeprefix(EXECUTION_PREFIX), False
+    promise = get_internal_signal(ctx, EXECUTION_PROMISE, str)
     known = await promise.peek()
     if known is not None or await undone_from_outside(ctx):
         return known, False

@@ -8,13 +8,19 @@ import restate
 
 from perdure._wake_ups import wake_up
 from perdure.errors import Conflict
-from perdure.saga.executions import StoredSaga, number_of, report_of, runs_of
+from perdure.saga.executions import number_of, report_of, runs_of
 from perdure.saga.messages import ReportAnswer, ReportQuery, RollbackReport
-from perdure.saga.policy import StepProgress
-from perdure.saga.rollback_state import Head, all_progress, head_state, request_state
+from perdure.saga.schema import (
+    RollbackProgress,
+    StepProgress,
+    StoredSaga,
+    all_step_progress,
+    rollback_progress_state,
+    saga_state,
+)
 
 
-async def wake_waiters(ctx: restate.ObjectContext, saga: StoredSaga, head: Head) -> Head:
+async def wake_waiters(ctx: restate.ObjectContext, saga: StoredSaga, head: RollbackProgress) -> RollbackProgress:
     """Store a head without the waiters whose execution has ended, and wake these; return the head.
 
     It is stored first, since a waiter that is awake reads it.
@@ -26,7 +32,7 @@ async def wake_waiters(ctx: restate.ObjectContext, saga: StoredSaga, head: Head)
     """
     woken = {each for each in head.waiters if _has_ended(saga, head, head.waits_for.get(each))}
     left = head.without_waiters(woken)
-    await head_state(ctx).set(left)
+    await rollback_progress_state(ctx).set(left)
     for each in woken:
         wake_up(ctx, head.waiters[each])
     return left
@@ -42,7 +48,7 @@ async def report_for(ctx: Any, query: ReportQuery) -> ReportAnswer:
     Raises:
         Conflict: The saga's id belongs to another service. Terminal, 409.
     """
-    saga, head = await request_state(ctx).get(), await head_state(ctx).get()
+    saga, head = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
     if saga is None or head is None:
         return ReportAnswer(wait=query.wait)
     number = number_of(saga, query.runs)
@@ -56,10 +62,10 @@ async def report_for(ctx: Any, query: ReportQuery) -> ReportAnswer:
         )
     if not _has_ended(saga, head, number):
         return ReportAnswer(wait=query.wait)
-    return ReportAnswer(wait=query.wait, report=_report(saga, number, await all_progress(ctx, saga)))
+    return ReportAnswer(wait=query.wait, report=_report(saga, number, await all_step_progress(ctx, saga)))
 
 
-def _has_ended(saga: StoredSaga, head: Head, number: int | None) -> bool:
+def _has_ended(saga: StoredSaga, head: RollbackProgress, number: int | None) -> bool:
     """Tell if an execution has been rolled back as far as it can be; without a number, if all have."""
     numbers = range(1, len(runs_of(saga)) + 1) if number is None else [number]
     return set(numbers) <= set(head.ended)

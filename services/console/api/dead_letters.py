@@ -8,8 +8,14 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from perdure._runtime.plain_text import Reason
-from perdure.saga.messages import ActionReceipt, BulkActionReceipt, DeadLetterFilter, DeadLetterPage, ListRequest
-from perdure.saga.operator_actions import Act
+from perdure.saga.messages import (
+    ActionReceipt,
+    BulkActionReceipt,
+    DeadLetterFilter,
+    DeadLetterListRequest,
+    DeadLetterPage,
+)
+from perdure.saga.schema import OperatorAction
 from services.console.api.errors import ENGINE
 from services.console.guard.access import Operator, Viewer
 from services.console.parts import EngineOf, PartsOf
@@ -51,7 +57,7 @@ class DeadLettersAction(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    act: Act
+    act: OperatorAction
     filter: DeadLetterFilter
     reason: Reason = ""
     letters: Annotated[dict[str, Redriven], Field(max_length=dead_letters.MOST_AT_ONCE)] | None = None
@@ -66,7 +72,9 @@ class NewPayload(BaseModel):
 
 
 @router.get("", operation_id="list_dead_letters")
-async def list_dead_letters(_: Viewer, engine: EngineOf, wanted: Annotated[ListRequest, Query()]) -> DeadLetterPage:
+async def list_dead_letters(
+    _: Viewer, engine: EngineOf, wanted: Annotated[DeadLetterListRequest, Query()]
+) -> DeadLetterPage:
     """List dead letters, the oldest first, and the groups of equal failures."""
     return await dead_letters.page(engine, wanted)
 
@@ -89,7 +97,7 @@ async def compare(letter_id: str, new: NewPayload, _: Operator, engine: EngineOf
 
 @router.post("/{letter_id:path}/{act}", operation_id="act_on_dead_letter")
 async def act_on_one(
-    letter_id: str, act: Act, what: DeadLetterAction, signed_in: Operator, found: PartsOf
+    letter_id: str, act: OperatorAction, what: DeadLetterAction, signed_in: Operator, found: PartsOf
 ) -> ActionReceipt:
     """Redrive, skip, resolve, discard or annotate a dead letter."""
     return await dead_letters.act(

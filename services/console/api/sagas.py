@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from sse_starlette import EventSourceResponse
 
-from perdure.saga.queries import SagaPhase
+from perdure.saga.status import SagaPhase
 from services.console.api.errors import ENGINE
 from services.console.guard.access import Viewer
 from services.console.live import watch_saga

@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
-from perdure.saga.messages import DeadLetterFilter, ListRequest
-from perdure.saga.operator_actions import Act
+from perdure.saga.messages import DeadLetterFilter, DeadLetterListRequest
+from perdure.saga.schema import OperatorAction
 from services.console.api.sagas import PageNumber
 from services.console.guard.access import Operator, Viewer
 from services.console.pages.approvals import ReasonText
@@ -23,11 +23,11 @@ router = APIRouter()
 
 PAGE_SIZE = 50
 _PAST = {
-    Act.REDRIVE: "redriven",
-    Act.SKIP: "skipped",
-    Act.RESOLVE: "resolved",
-    Act.DISCARD: "discarded",
-    Act.ANNOTATE: "annotated",
+    OperatorAction.REDRIVE: "redriven",
+    OperatorAction.SKIP: "skipped",
+    OperatorAction.RESOLVE: "resolved",
+    OperatorAction.DISCARD: "discarded",
+    OperatorAction.ANNOTATE: "annotated",
 }
 Filter = Annotated[str, Query(max_length=500)]
 FilterField = Annotated[str, Form(max_length=500)]
@@ -47,7 +47,7 @@ async def list_dead_letters(
 ) -> HTMLResponse:
     """List dead letters, the oldest first, and the groups of equal failures."""
     filters = {"saga": saga, "service": service, "step": step, "signature": signature}
-    wanted = ListRequest(
+    wanted = DeadLetterListRequest(
         saga_id=saga or None,
         service=service or None,
         step=step or None,
@@ -68,7 +68,7 @@ async def list_dead_letters(
         shown=shown,
         filters=filters,
         given=given,
-        acts=list(Act),
+        acts=list(OperatorAction),
         most=dead_letters.MOST_AT_ONCE,
     )
 
@@ -78,7 +78,7 @@ async def act_on_group(
     request: Request,
     signed_in: Operator,
     found: PartsOf,
-    act: Annotated[Act, Form()],
+    act: Annotated[OperatorAction, Form()],
     saga: FilterField = "",
     service: FilterField = "",
     step: FilterField = "",
@@ -111,7 +111,7 @@ async def compare(
 @router.post("/dead-letters/{letter_id:path}/{act}")
 async def act_on_one(
     letter_id: str,
-    act: Act,
+    act: OperatorAction,
     request: Request,
     signed_in: Operator,
     found: PartsOf,
@@ -120,12 +120,12 @@ async def act_on_one(
     redriven: Annotated[int | None, Form(ge=0)] = None,
 ) -> Response:
     """Do something about a dead letter."""
-    new = payloads.read_payload(payload) if payload and act is Act.REDRIVE else None
+    new = payloads.read_payload(payload) if payload and act is OperatorAction.REDRIVE else None
     receipt = await dead_letters.act(
         found.engine, found.signer, signed_in, letter_id, act, reason=reason, payload=new, redriven=redriven
     )
     saga_id = letter_id.rpartition("/")[0]
-    to = f"/dead-letters/{path_of(letter_id)}" if act is Act.ANNOTATE else f"/sagas/{path_of(saga_id)}"
+    to = f"/dead-letters/{path_of(letter_id)}" if act is OperatorAction.ANNOTATE else f"/sagas/{path_of(saga_id)}"
     notice = f"{_PAST[act]}: {receipt.id}; the step is {receipt.state.value.replace('_', ' ')} now"
     return await done(request, signed_in, notice, to)
 

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from sse_starlette import EventSourceResponse
 
-from perdure.saga.queries import PHASES, SagaPhase
+from perdure.saga.queries import ALL_PHASES
+from perdure.saga.status import SagaPhase
 from services.console.api.sagas import PageNumber, Search, ServiceName
 from services.console.guard.access import Viewer
 from services.console.live import digest, watch_saga
@@ -29,7 +30,7 @@ async def show_overview(request: Request, signed_in: Viewer, engine: EngineOf) -
     """Show what matters at a glance."""
     now = utc_now()
     found = await overview.read(engine, signed_in, now)
-    return await page(request, signed_in, "overview.html", found=found, phases=PHASES, now=now)
+    return await page(request, signed_in, "overview.html", found=found, phases=ALL_PHASES, now=now)
 
 
 @router.get("/sagas")
@@ -44,11 +45,11 @@ async def list_sagas(
 ) -> HTMLResponse:
     """List sagas, the newest first."""
     # Of a form, where no choice is an empty one.
-    chosen: SagaPhase | None = next((each for each in PHASES if each == phase), None)
+    chosen: SagaPhase | None = next((each for each in ALL_PHASES if each == phase), None)
     found = await sagas.page(engine, search=search, phase=chosen, service=service or None, number=number)
     filters = {name: value for name, value in (("search", search), ("phase", chosen), ("service", service)) if value}
     return await page(
-        request, signed_in, "sagas.html", found=found, phases=PHASES, filters=filters, search=search, phase=chosen
+        request, signed_in, "sagas.html", found=found, phases=ALL_PHASES, filters=filters, search=search, phase=chosen
     )
 
 

@@ -10,19 +10,20 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from perdure.alerts.service import Alert, AlertList, Trouble
+from perdure.alerts.conditions import Alert, Condition
+from perdure.alerts.service import AlertList
 from perdure.engine.admin import failure_message, sql_text
 from services.console.engine import Engine
 from services.console.problems import ConsoleError
 from services.console.reads import invocations
 
 MOST: Final = 100
-_SHOWN: Final = {"id", "trouble", "invocation", "service", "handler", "key", "since", "over"}
+_SHOWN: Final = {"id", "invocation", "service", "handler", "key", "since"}
 _RUNBOOKS: Final = {
-    Trouble.PAUSED: "invocations-paused",
-    Trouble.BACKING_OFF: "invocations-backing-off",
-    Trouble.KILLED: "saga-stuck",
-    Trouble.HANDED_OVER: "saga-stuck",
+    Condition.PAUSED: "invocations-paused",
+    Condition.BACKING_OFF: "invocations-backing-off",
+    Condition.KILLED: "saga-stuck",
+    Condition.RECONCILED: "saga-stuck",
 }
 
 
@@ -46,7 +47,7 @@ class AlertView(BaseModel):
     """
 
     id: str
-    trouble: Trouble
+    trouble: Condition
     invocation: str
     service: str
     handler: str = ""
@@ -75,7 +76,7 @@ class SameTrouble(BaseModel):
         count: How many.
     """
 
-    trouble: Trouble
+    trouble: Condition
     service: str
     handler: str
     count: int
@@ -114,14 +115,14 @@ async def read(engine: Engine, now: datetime) -> AlertsView:
         now: The time.
     """
     problems: list[str] = []
-    told, unread = AlertList(open=[], over=[]), None
+    told, unread = AlertList(open=[], resolved=[]), None
     try:
         told = await engine.alerts()
     except ConsoleError as error:
         unread = error.message
         problems.append(unread)
     # What can't be read is no sign that nobody looks.
-    is_watched = told.is_watched(now) if unread is None else None
+    is_watched = told.is_current(now) if unread is None else None
     wrong: Sequence[Alert] | None = told.open
     more = told.more
     if not is_watched:  # nobody looks, or nobody knows, so the console does
@@ -144,8 +145,10 @@ async def read(engine: Engine, now: datetime) -> AlertsView:
         open=shown,
         total=None if wrong is None else len(wrong) + more,
         same=[] if wrong is None else _same(wrong),
-        over=[_view(alert) for alert in sorted(told.over, key=lambda one: one.over or now, reverse=True)[:MOST]],
-        looked=told.looked,
+        over=[
+            _view(alert) for alert in sorted(told.resolved, key=lambda one: one.resolved_at or now, reverse=True)[:MOST]
+        ],
+        looked=told.scanned_at,
         is_watched=is_watched,
         unread=unread,
         problems=problems,
@@ -153,7 +156,7 @@ async def read(engine: Engine, now: datetime) -> AlertsView:
 
 
 def _same(alerts: Sequence[Alert]) -> list[SameTrouble]:
-    counts = Counter((alert.trouble, alert.service, alert.handler) for alert in alerts)
+    counts = Counter((alert.condition, alert.service, alert.handler) for alert in alerts)
     return [
         SameTrouble(trouble=trouble, service=service, handler=handler, count=count)
         for (trouble, service, handler), count in counts.most_common()
@@ -165,7 +168,7 @@ async def _with_details(engine: Engine, alerts: Sequence[Alert]) -> list[AlertVi
     if not alerts:
         return []
     ids = [alert.invocation for alert in alerts]
-    paused = [alert.invocation for alert in alerts if alert.trouble is Trouble.PAUSED]
+    paused = [alert.invocation for alert in alerts if alert.condition is Condition.PAUSED]
     rows, why = await asyncio.gather(
         engine.query(
             "select id, target_service_ty as type, retry_count, next_retry_at, last_failure "
@@ -189,5 +192,10 @@ def _view(alert: Alert, row: dict[str, Any] | None = None, why: str | None = Non
         why or failure_message(None if row is None else row.get("last_failure")) or failure_message(alert.reason) or ""
     )
     return AlertView(
-        **alert.model_dump(include=_SHOWN), **details, reason=reason, runbook=f"{_RUNBOOKS[alert.trouble]}.md"
+        **alert.model_dump(include=_SHOWN),
+        **details,
+        trouble=alert.condition,
+        over=alert.resolved_at,
+        reason=reason,
+        runbook=f"{_RUNBOOKS[alert.condition]}.md",
     )

@@ -12,18 +12,17 @@ from pydantic import BaseModel, JsonValue
 from perdure import Target
 from perdure.saga.messages import (
     ActionReceipt,
-    ActRequest,
-    AuditEntry,
     BulkActionReceipt,
     BulkActionRequest,
     DeadLetter,
+    DeadLetterActionRequest,
     DeadLetterFilter,
     DeadLetterGroup,
+    DeadLetterListRequest,
     DeadLetterPage,
-    ListRequest,
     rollback_status,
 )
-from perdure.saga.operator_actions import Act
+from perdure.saga.schema import AuditEntry, OperatorAction
 from perdure.saga.signatures import sign_action
 from perdure.security.encodings import payload_digest
 from services.console.engine import Engine
@@ -37,7 +36,9 @@ from services.console.signing import Signer
 MOST_AT_ONCE: Final = 1000
 _PAGE: Final = 500
 
-_list: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+_list: Target[DeadLetterListRequest, DeadLetterPage] = Target(
+    "DeadLetters", "list", DeadLetterListRequest, DeadLetterPage
+)
 _many: Target[BulkActionRequest, BulkActionReceipt] = Target(
     "DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt
 )
@@ -55,7 +56,7 @@ class DeadLetterDetail(BaseModel):
     audit_log: list[AuditEntry]
 
 
-async def page(engine: Engine, request: ListRequest) -> DeadLetterPage:
+async def page(engine: Engine, request: DeadLetterListRequest) -> DeadLetterPage:
     """Return a page of dead letters, the oldest first, and the groups of equal failures.
 
     Args:
@@ -68,7 +69,7 @@ async def page(engine: Engine, request: ListRequest) -> DeadLetterPage:
     return await engine.call(_list, request)
 
 
-async def page_to_act_on(engine: Engine, request: ListRequest) -> tuple[DeadLetterPage, dict[str, str]]:
+async def page_to_act_on(engine: Engine, request: DeadLetterListRequest) -> tuple[DeadLetterPage, dict[str, str]]:
     """Return a page of dead letters for who may act on whole groups: with the digest of each, by its signature.
 
     The page, its counts and the digests are of one look, so that what is counted is what will be acted on. When more
@@ -102,11 +103,11 @@ async def page_to_act_on(engine: Engine, request: ListRequest) -> tuple[DeadLett
 async def _fitting(engine: Engine, which: DeadLetterFilter) -> tuple[list[DeadLetter], int]:
     """Return all dead letters that fit, and how many there are; only some when more fit than can be done at once."""
     fields = which.model_dump(include=set(DeadLetterFilter.model_fields))
-    first = await page(engine, ListRequest(**fields, page_size=_PAGE))
+    first = await page(engine, DeadLetterListRequest(**fields, page_size=_PAGE))
     letters = {letter.id: letter for letter in first.items}
     if first.total <= MOST_AT_ONCE:
         for number in range(2, first.pages + 1):
-            more = await page(engine, ListRequest(**fields, page=number, page_size=_PAGE))
+            more = await page(engine, DeadLetterListRequest(**fields, page=number, page_size=_PAGE))
             letters |= {letter.id: letter for letter in more.items}
     return list(letters.values()), first.total
 
@@ -132,14 +133,14 @@ async def one(engine: Engine, letter_id: str) -> DeadLetterDetail:
     """
     letter = await _letter(engine, letter_id)
     rollback = await engine.call(rollback_status, key=letter.saga_id)
-    return DeadLetterDetail(letter=letter, audit_log=rollback.audit_log_of(letter.step, letter.position))
+    return DeadLetterDetail(letter=letter, audit_log=rollback.audit_log_of(letter.position))
 
 
 async def _letter(engine: Engine, letter_id: str) -> DeadLetter:
     saga_id = letter_id.rpartition("/")[0]
     if not saga_id:
         raise not_found(f"there is no dead letter '{letter_id[:200]}': an id is {{saga}}/{{position}}")
-    found = await page(engine, ListRequest(saga_id=saga_id, page_size=500))
+    found = await page(engine, DeadLetterListRequest(saga_id=saga_id, page_size=500))
     letter = next((each for each in found.items if each.id == letter_id), None)
     if letter is None:
         raise not_found(f"there is no dead letter '{letter_id[:200]}' (any more): somebody may have decided about it")
@@ -151,7 +152,7 @@ async def act(
     signer: Signer,
     signed_in: SignedIn,
     letter_id: str,
-    what: Act,
+    what: OperatorAction,
     *,
     reason: str,
     payload: JsonValue = None,
@@ -177,9 +178,11 @@ async def act(
     if redriven is not None and letter.redriven != redriven:
         raise ConsoleError(409, "changed", "somebody has redriven it since you looked: look again, then decide")
     proof = sign_action(signer.key(signed_in), what, letter, reason=reason, payload=payload, at=utc_now())
-    target: Target[ActRequest, ActionReceipt] = Target("DeadLetters", what.value, ActRequest, ActionReceipt)
+    target: Target[DeadLetterActionRequest, ActionReceipt] = Target(
+        "DeadLetters", what.value, DeadLetterActionRequest, ActionReceipt
+    )
     actor = signed_in.person.name
-    request = ActRequest(id=letter_id, actor=actor, reason=reason, payload=payload, proof=proof)
+    request = DeadLetterActionRequest(id=letter_id, actor=actor, reason=reason, payload=payload, proof=proof)
     return await engine.call(target, request)
 
 
@@ -187,7 +190,7 @@ async def act_on_many(
     engine: Engine,
     signer: Signer,
     signed_in: SignedIn,
-    what: Act,
+    what: OperatorAction,
     which: DeadLetterFilter,
     *,
     reason: str,

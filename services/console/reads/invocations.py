@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
-from perdure.alerts.conditions import RETRIES_OF_STUCK, failing_sql
+from perdure.alerts.conditions import STUCK_RETRIES, failing_sql
 from perdure.engine.admin import failure_message, sql_text
 from services.console.engine import NO_ANSWER_YET, Engine
 from services.console.people.persons import Users
@@ -22,7 +22,7 @@ _ID: Final = re.compile("inv_[a-zA-Z0-9]{16,64}")
 
 _COLUMNS: Final = "id, target, status, created_at, modified_at, retry_count, next_retry_at, last_failure"
 _STUCK: Final = f"""
-select {_COLUMNS} from sys_invocation where status = 'paused' or {failing_sql(RETRIES_OF_STUCK)}
+select {_COLUMNS} from sys_invocation where status = 'paused' or {failing_sql(STUCK_RETRIES)}
 order by created_at limit {MOST}"""
 _BY_HAND: Final = "paused by hand, or after its last try"
 

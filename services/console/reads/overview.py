@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from perdure.saga.messages import DeadLetter, ListRequest
+from perdure.saga.messages import DeadLetter, DeadLetterListRequest
 from services.console.engine import Engine
 from services.console.people.sessions import SignedIn
 from services.console.problems import ConsoleError
@@ -67,7 +67,7 @@ async def read(engine: Engine, signed_in: SignedIn, now: datetime) -> Overview:
     waiting, mine, letters, phases, stuck, known = await asyncio.gather(
         _tried(approvals.count_open(engine), found),
         _tried(approvals.inbox(engine, signed_in), found),
-        _tried(dead_letters.page(engine, ListRequest(page_size=_SHOWN)), found),
+        _tried(dead_letters.page(engine, DeadLetterListRequest(page_size=_SHOWN)), found),
         _tried(sagas.count_by_phase(engine), found),
         _tried(invocations.stuck(engine), found),
         _tried(services.deployments(engine), found),

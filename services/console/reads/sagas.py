@@ -6,9 +6,11 @@ from typing import Final
 
 from pydantic import BaseModel, ValidationError
 
-from perdure import Phase, StatusData, Target
+from perdure import StatusData, Target
 from perdure.engine.admin import failure_message, sql_text
-from perdure.saga.queries import ORCHESTRATIONS, PHASES, SAGAS, SagaPhase, SagaRow
+from perdure.saga.queries import ALL_PHASES, SagaRow
+from perdure.saga.schema import ORCHESTRATIONS_SQL, SAGAS_SQL
+from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import Timeline
 from perdure.status import STATUS_KEY
 from services.console.engine import Engine
@@ -20,7 +22,7 @@ PAGE_SIZE: Final = 50
 _KEYS: Final = f"""
 with sagas as (
   select i.id as id, i.target_service_name as service, i.target_service_key as key, i.created_at as started_at
-  from sys_invocation_status i where {ORCHESTRATIONS}
+  from sys_invocation_status i where {ORCHESTRATIONS_SQL}
 )
 """
 
@@ -58,7 +60,7 @@ class Saga(BaseModel):
     @property
     def phase(self) -> str:
         """Where it stands."""
-        if self.status is not None and self.status.phase != Phase.NOT_STARTED:
+        if self.status is not None and self.status.phase != SagaPhase.NOT_STARTED:
             if self._was_left:
                 return "lost"
             return "paused" if self.timeline.status == "paused" else self.status.phase
@@ -78,7 +80,7 @@ class Saga(BaseModel):
     def _was_left(self) -> bool:
         """Whether its orchestration is gone with steps that nobody has undone; the reconciler will have them undone."""
         gone = self.timeline.ended_at is not None and self.timeline.result == "failure"
-        unfinished = self.status is not None and self.status.phase == Phase.RUNNING
+        unfinished = self.status is not None and self.status.phase == SagaPhase.RUNNING
         return gone and unfinished and self.timeline.rollback is None and bool(self.timeline.steps)
 
 
@@ -105,7 +107,7 @@ async def page(
     if service:
         wanted.append(f"service = {sql_text(service)}")
     where = " and ".join(wanted)
-    found = SAGAS if phase else _KEYS
+    found = SAGAS_SQL if phase else _KEYS
     counts = await engine.query(
         f"{found} select service, sum(case when {where} then 1 else 0 end) as fit from sagas "
         "group by service order by service"
@@ -117,7 +119,7 @@ async def page(
         ids = [row["id"] for row in await engine.query(f"{found} select id from sagas where {where} {order}")]
         where, order = f"id in ({', '.join(map(sql_text, ids)) or 'null'})", "order by started_at desc, id"
     rows = await engine.query(
-        f"{SAGAS} select id, service, key, phase, failure, started_at, ended_at from sagas where {where} {order}"
+        f"{SAGAS_SQL} select id, service, key, phase, failure, started_at, ended_at from sagas where {where} {order}"
     )
     return SagaPage(
         items=[SagaRow.model_validate(row) for row in rows],
@@ -137,9 +139,9 @@ async def count_by_phase(engine: Engine) -> dict[str, int]:
     Raises:
         ConsoleError: The engine does not answer.
     """
-    rows = await engine.query(f"{SAGAS} select phase, count(*) as sagas from sagas group by phase")
+    rows = await engine.query(f"{SAGAS_SQL} select phase, count(*) as sagas from sagas group by phase")
     found = {row["phase"]: row["sagas"] for row in rows}
-    return {phase: found[phase] for phase in PHASES if phase in found}
+    return {phase: found[phase] for phase in ALL_PHASES if phase in found}
 
 
 async def one(engine: Engine, saga_id: str, service: str | None = None) -> Saga:
@@ -168,10 +170,10 @@ async def _status(engine: Engine, timeline: Timeline) -> StatusData | None:
         status = None
     if timeline.steps:
         return status
-    if status is None or status.phase == Phase.NOT_STARTED:
+    if status is None or status.phase == SagaPhase.NOT_STARTED:
         status = await _written(engine, timeline) or status
     if status is not None and timeline.ended_at is not None and not status.is_complete:
-        end = Phase.COMPLETED if timeline.result == "success" else Phase.FAILED
+        end = SagaPhase.COMPLETED if timeline.result == "success" else SagaPhase.FAILED
         error = status.error or timeline.failure
         status = status.model_copy(update={"phase": end.value, "error": error, "is_complete": True})
     return status

@@ -10,8 +10,7 @@ import pytest
 from perdure import AdminClient, Orchestration, control_plane
 from perdure.engine.admin import sql_text
 from perdure.saga import recovery
-from perdure.saga.reconciler import SagaReconciler
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig
 from perdure.serving import build_app
 from perdure.testing import ServedApp
 from tests.integration.given_up_sagas import (

@@ -250,5 +250,5 @@ async def test_a_paused_orchestration_is_given_the_grace_after_it_was_killed(ben
     ended = await status_of(admin, invocation, "completed")
     rollback = await rolled_back(bench, f"{name}:{key}")
     assert rollback.started_at - datetime.fromisoformat(ended["completed_at"]) >= config.grace
-    assert rollback.reason == "the orchestration was lost: paused: for longer than 0:00:00.001000, so it was killed"
+    assert rollback.reason == "the orchestration was orphaned: paused for longer than 0:00:00.001000 and killed"
     assert did.of(key) == ["do slow", "done slow", "undo slow"]

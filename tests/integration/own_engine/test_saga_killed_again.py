@@ -16,13 +16,18 @@ from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
 from perdure.saga import admission, hosting, rollback, rollback_state, submission
-from perdure.saga.dispatcher import Start
-from perdure.saga.dispatcher import start as start_compensation
-from perdure.saga.messages import ActionReceipt, ActRequest, DeadLetterPage, ListRequest, rollback_status
-from perdure.saga.orphans import look
-from perdure.saga.policy import CompensationStrategy, Outcome, StepProgress, StepState
-from perdure.saga.reconciler import SagaReconciler, ScanReport
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.config import CompensationStrategy
+from perdure.saga.dispatch import StartCompensation, start_compensation
+from perdure.saga.messages import (
+    ActionReceipt,
+    DeadLetterActionRequest,
+    DeadLetterListRequest,
+    DeadLetterPage,
+    rollback_status,
+)
+from perdure.saga.reconciler import ReconcileReport, SagaReconciler, SagaReconcilerConfig, find_orphans
+from perdure.saga.schema import StepProgress
+from perdure.saga.status import CompensationState, RollbackState
 from perdure.targets import Target
 from perdure.testing import RestateServer
 from tests.integration.saga_bench import QUICK, Task, run_step
@@ -30,9 +35,9 @@ from tests.integration.test_saga_kills import Brake, did_all, only_open, rolled_
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2")
-sweep = Target("SagaReconciler", "sweep", type(None), ScanReport)
-list_letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
-redrive = Target("DeadLetters", "redrive", ActRequest, ActionReceipt)
+sweep = Target("SagaReconciler", "reconcile", type(None), ReconcileReport)
+list_letters = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
+redrive = Target("DeadLetters", "redrive", DeadLetterActionRequest, ActionReceipt)
 
 
 def reconciler_of(engine: RestateServer, **limits: Any) -> tuple[SagaReconciler, SagaReconcilerConfig]:
@@ -72,7 +77,7 @@ async def test_a_rollback_that_is_killed_as_soon_as_it_was_set_going_again_is_no
     await admin.act(await eventually(lambda: waiting_pass(admin, saga), what="pass that waits"), "kill")
 
     async def stalled() -> bool:
-        return saga in {find.id for find in await look(admin, config)}
+        return saga in {find.id for find in await find_orphans(admin, config)}
 
     await eventually(stalled, what="find of the rollback that stands still")
     async with reconciler.watching():  # which looks at once, and then after a second
@@ -140,7 +145,7 @@ async def test_a_step_is_undone_once_however_often_the_dispatcher_is_killed_that
     released = threading.Event()
 
     @handler(dispatcher, name="start")
-    async def start_and_wait(ctx: sdk.Context, request: Start) -> str:
+    async def start_and_wait(ctx: sdk.Context, request: StartCompensation) -> str:
         sent = await start_compensation(ctx, request)
         did.add(f"sent {request.idempotency_key}")
         if len([entry for entry in did.all() if entry.startswith("sent ")]) <= kills:
@@ -172,7 +177,7 @@ async def test_a_step_is_undone_once_however_often_the_dispatcher_is_killed_that
     released.set()
     await rolled_back(bench, saga)
     (step,) = (await bench.ingress.call(rollback_status, key=saga)).steps
-    assert (step.state, step.attempts) == (StepState.UNDONE, 0)
+    assert (step.state, step.attempts) == (CompensationState.UNDONE, 0)
     assert bench.undone(key) == ["undo a"]
 
 
@@ -192,7 +197,7 @@ async def dead_letter(admin: AdminClient, saga: str) -> bool:
     """Tell if the first step of a saga is a dead letter."""
     sql = f"select value_utf8 from state where service_key = {sql_text(saga)} and key = 'step/000001'"
     return any(
-        StepProgress.model_validate_json(row["value_utf8"]).state is StepState.DEAD_LETTER
+        StepProgress.model_validate_json(row["value_utf8"]).state is CompensationState.DEAD_LETTER
         for row in await admin.query(sql)
     )
 
@@ -213,11 +218,11 @@ async def test_neither_a_dead_letter_nor_what_is_decided_about_it_is_lost_by_a_k
     await bench.serve(main, reconciler, max_attempts=1)
     key = str(uuid4())
     saga = f"{bench.name}:{key}"
-    ask = ActRequest(id=f"{saga}/1", actor="ada", reason="mended")
+    ask = DeadLetterActionRequest(id=f"{saga}/1", actor="ada", reason="mended")
 
     async def letters(count: int) -> bool:
         await bench.ingress.call(sweep, key="all")
-        return (await bench.ingress.call(list_letters, ListRequest(saga_id=saga))).total == count
+        return (await bench.ingress.call(list_letters, DeadLetterListRequest(saga_id=saga))).total == count
 
     with monkeypatch.context() as patch:
         patch.setattr(rollback, "progress_state", Held)
@@ -237,7 +242,7 @@ async def test_neither_a_dead_letter_nor_what_is_decided_about_it_is_lost_by_a_k
 
     async def undone() -> bool:
         await bench.ingress.call(sweep, key="all")
-        return (await bench.ingress.call(rollback_status, key=saga)).status is Outcome.ROLLED_BACK
+        return (await bench.ingress.call(rollback_status, key=saga)).status is RollbackState.ROLLED_BACK
 
     await eventually(undone, what="end of the rollback")
     with pytest.raises(IngressError, match="is no dead letter"):

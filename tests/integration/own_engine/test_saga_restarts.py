@@ -14,10 +14,9 @@ from perdure import Orchestration, Target, WorkflowClient
 from perdure._runtime.dispatch import SHORT_RETRIES
 from perdure.errors import Refused
 from perdure.handlers import handler
-from perdure.saga.dispatcher import Start
-from perdure.saga.dispatcher import start as start_compensation
+from perdure.saga.dispatch import StartCompensation, start_compensation
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest, rollback_status
-from perdure.saga.policy import StepState
+from perdure.saga.status import CompensationState
 from perdure.serving import build_app
 from perdure.testing.served import ServedApp
 from tests.integration.saga_bench import run_step, truth
@@ -36,7 +35,7 @@ async def test_a_dispatcher_that_goes_down_costs_no_attempt_and_no_second_undo(
     reached, back = threading.Event(), threading.Event()
 
     @handler(dispatcher, name="start")
-    async def start_and_hang(ctx: sdk.Context, request: Start) -> str:
+    async def start_and_hang(ctx: sdk.Context, request: StartCompensation) -> str:
         sent = await start_compensation(ctx, request) if has_sent or back.is_set() else ""
         if not back.is_set():
             reached.set()
@@ -74,7 +73,7 @@ async def test_a_dispatcher_that_goes_down_costs_no_attempt_and_no_second_undo(
         await admin.act(row["id"], "purge")
     assert did.count(f"undo {key}/a") == 1
     found = await bench.ingress.call(rollback_status, key=f"{bench.name}:{key}")
-    assert [(step.state, step.attempts) for step in found.steps] == [(StepState.UNDONE, 0)]
+    assert [(step.state, step.attempts) for step in found.steps] == [(CompensationState.UNDONE, 0)]
 
 
 async def test_a_saga_that_several_ask_to_roll_back_answers_each_of_them(bench, did, admin):

@@ -20,8 +20,7 @@ from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
 from perdure.engine.admin import sql_text
 from perdure.errors import EngineError, IngressError
-from perdure.saga.orphans import look
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconcilerConfig, find_orphans
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.approval_audit import unapproved
@@ -204,7 +203,9 @@ class _Run:
                 open_ = await admin.query(
                     "select service_key from state where service_name = 'Rollbacks' and key = 'open'"
                 )
-                lost = [find for find in await look(admin, config) if not await self._has_rollback(admin, find.key)]
+                lost = [
+                    find for find in await find_orphans(admin, config) if not await self._has_rollback(admin, find.key)
+                ]
                 if not under_way and not open_ and not lost:
                     return await self._ended(admin)
                 if time.monotonic() > give_up:

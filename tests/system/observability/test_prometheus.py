@@ -19,7 +19,7 @@ import pytest
 
 from perdure import AdminClient
 from perdure.engine.admin import sql_text
-from perdure.saga.policy import Outcome
+from perdure.saga.status import RollbackState
 from services.data_plane.database import database_url
 from services.runtime.booking import ORDINARY, new_trip_id
 from services.runtime.topology import ENGINE, SERVICES
@@ -95,7 +95,7 @@ async def test_a_step_that_can_not_be_undone(observed, prometheus):
     for _ in range(2):  # an increase is seen from the second look on
         trip_id = new_trip_id()
         await observed.stage.book(trip_id, order(hotel=HOTEL, account="acct-declined"))
-        await observed.stage.until_rollback(trip_id, Outcome.NEEDS_ATTENTION)
+        await observed.stage.until_rollback(trip_id, RollbackState.NEEDS_ATTENTION)
         await fires(prometheus, "PerdureDeadLettersOpen")
     await fires(prometheus, "PerdureRollbackFailing")
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure import Phase
+from perdure import SagaPhase
 from perdure.saga.messages import RollbackStatus
-from perdure.saga.policy import Outcome
-from perdure.saga.progress import Closed, describe, describe_rollback
+from perdure.saga.progress import describe, describe_rollback
+from perdure.saga.schema import ClosedSaga
+from perdure.saga.status import RollbackState
 
 STEPS = ["flight", "hotel", "payment"]
 
@@ -29,13 +30,13 @@ def test_a_recorded_step_is_the_current_one_and_those_before_it_are_done():
 
 
 def test_completed():
-    status = describe(STEPS, Closed(phase=Phase.COMPLETED), None, 3)
+    status = describe(STEPS, ClosedSaga(phase=SagaPhase.COMPLETED), None, 3)
     assert (status.phase, status.progress, status.current_step) == ("completed", 1.0, None)
     assert (status.completed_steps, status.is_complete) == (STEPS, True)
 
 
 def test_completed_without_any_step():
-    status = describe([], Closed(phase=Phase.COMPLETED), None, None)
+    status = describe([], ClosedSaga(phase=SagaPhase.COMPLETED), None, None)
     assert (status.progress, status.current_step, status.completed_steps) == (1.0, None, [])
 
 
@@ -45,9 +46,9 @@ def test_while_it_is_rolled_back():
     assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])
 
 
-@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.COMPLETED])
+@pytest.mark.parametrize("phase", [phase for phase in SagaPhase if phase is not SagaPhase.COMPLETED])
 def test_ended_otherwise(phase):
-    status = describe(STEPS[:2], Closed(phase=phase, error="no room"), "what came first", 3)
+    status = describe(STEPS[:2], ClosedSaga(phase=phase, error="no room"), "what came first", 3)
     assert (status.phase, status.error, status.is_complete) == (phase.value, "no room", True)
     assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])
     assert status.progress < 1.0
@@ -55,24 +56,24 @@ def test_ended_otherwise(phase):
 
 def test_without_a_number_of_steps_progress_is_nothing_or_all():
     assert describe(STEPS, None, None, None).progress == 0.0
-    assert describe(STEPS, Closed(phase=Phase.COMPLETED), None, None).progress == 1.0
+    assert describe(STEPS, ClosedSaga(phase=SagaPhase.COMPLETED), None, None).progress == 1.0
 
 
 @given(
     steps=st.lists(st.text(min_size=1), max_size=6, unique=True),
     expected=st.none() | st.integers(0, 8),
-    phase=st.none() | st.sampled_from(Phase),
+    phase=st.none() | st.sampled_from(SagaPhase),
     failed=st.none() | st.text(),
 )
 def test_progress_is_from_0_to_1_and_never_goes_back(steps, expected, phase, failed):
-    closed = None if phase is None else Closed(phase=phase)
+    closed = None if phase is None else ClosedSaga(phase=phase)
     status = describe(steps, closed, failed, expected)
     assert 0.0 <= status.progress <= 1.0
     assert describe([*steps, "one more"], closed, failed, expected).progress >= status.progress
     assert status.is_complete is (phase is not None)
 
 
-def rollback(status: Outcome) -> RollbackStatus:
+def rollback(status: RollbackState) -> RollbackStatus:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     return RollbackStatus(
         saga_id="s",
@@ -89,15 +90,15 @@ def rollback(status: Outcome) -> RollbackStatus:
 @pytest.mark.parametrize(
     ("outcome", "phase"),
     [
-        (Outcome.RUNNING, "compensating"),
-        (Outcome.ROLLED_BACK, "rolled_back"),
-        (Outcome.NEEDS_ATTENTION, "needs_attention"),
+        (RollbackState.RUNNING, "compensating"),
+        (RollbackState.ROLLED_BACK, "rolled_back"),
+        (RollbackState.NEEDS_ATTENTION, "needs_attention"),
     ],
 )
 def test_a_killed_orchestration_shows_how_its_rollback_stands(outcome, phase):
     status = describe_rollback(describe(STEPS[:2], None, None, 3), rollback(outcome))
     assert (status.phase, status.error) == (phase, "killed")
-    assert status.is_complete is (outcome is not Outcome.RUNNING)
+    assert status.is_complete is (outcome is not RollbackState.RUNNING)
     assert status.metadata["rollback"] == outcome.value
 
 
@@ -107,14 +108,14 @@ def test_a_running_orchestration_without_a_rollback_runs():
 
 
 def test_dead_letters_that_were_dealt_with_since_show():
-    closed = Closed(phase=Phase.NEEDS_ATTENTION, error="no room", rolls_back=True)
-    status = describe_rollback(describe(STEPS, closed, None, 3), rollback(Outcome.ROLLED_BACK))
+    closed = ClosedSaga(phase=SagaPhase.NEEDS_ATTENTION, error="no room", rolls_back=True)
+    status = describe_rollback(describe(STEPS, closed, None, 3), rollback(RollbackState.ROLLED_BACK))
     assert (status.phase, status.error, status.is_complete) == ("rolled_back", "no room", True)
 
 
-@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("outcome", list(RollbackState))
 def test_cancelled_stays_cancelled(outcome):
-    closed = Closed(phase=Phase.CANCELLED, error="cancelled", rolls_back=True)
+    closed = ClosedSaga(phase=SagaPhase.CANCELLED, error="cancelled", rolls_back=True)
     status = describe_rollback(describe(STEPS, closed, None, 3), rollback(outcome))
     assert (status.phase, status.metadata["rollback"]) == ("cancelled", outcome.value)
     assert describe_rollback(describe(STEPS, closed, None, 3), None).metadata["rollback"] == "pending"

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.alerts.conditions import Alert, Trouble
-from perdure.alerts.service import BEAT, AlertList
+from perdure.alerts.conditions import Alert, Condition
+from perdure.alerts.service import SCAN_INTERVAL, AlertList
 from perdure.security.codec import JournalCodec
 from services.console.badge import Badge
 from services.console.engine import Engine
@@ -30,13 +30,13 @@ INVOCATION = "inv_1eh3dI3ietg55AjdQdiPLzzLWkGcAoZ1C6"
 RETRIED = "inv_17HO1pYCxi7o05mEKz8fmhOJxjYe3pZgUV"
 
 
-def alert(trouble: Trouble, invocation: str, **changes: Any) -> Alert:
+def alert(condition: Condition, invocation: str, **changes: Any) -> Alert:
     values = {"service": "Trips", "handler": "run", "key": "T1", "since": utc_now() - timedelta(minutes=12)}
-    return Alert(id=f"{trouble}/{invocation}", trouble=trouble, invocation=invocation, **{**values, **changes})
+    return Alert(id=f"{condition}/{invocation}", condition=condition, invocation=invocation, **{**values, **changes})
 
 
-PAUSED = alert(Trouble.PAUSED, INVOCATION)
-FAILING = alert(Trouble.BACKING_OFF, RETRIED, service="Parcels", handler="send", key="", reason="[500] no route")
+PAUSED = alert(Condition.PAUSED, INVOCATION)
+FAILING = alert(Condition.BACKING_OFF, RETRIED, service="Parcels", handler="send", key="", reason="[500] no route")
 
 
 class Answers:
@@ -63,7 +63,7 @@ class Answers:
             return [] if self.told is None else self._state(self.told)
         if "row_number()" in sql:
             return [
-                {"id": one.invocation, "trouble": one.trouble, "service": one.service, "handler": one.handler}
+                {"id": one.invocation, "condition": one.condition, "service": one.service, "handler": one.handler}
                 | {"key": one.key, "reason": one.reason, "since": str(one.since), "number": 1}
                 for one in self.wrong
             ]
@@ -75,10 +75,10 @@ class Answers:
 
     @staticmethod
     def _state(told: AlertList) -> list[dict[str, str]]:
-        state = {f"alert/{one.id}": one.model_dump_json() for one in (*told.open, *told.over)}
-        state |= {"more": str(told.more), "beat": json.dumps("PT60S")}
-        if told.looked is not None:
-            state["looked"] = json.dumps(told.looked.isoformat())
+        state = {f"alert/{one.id}": one.model_dump_json() for one in (*told.open, *told.resolved)}
+        state |= {"more": str(told.more), "scan_interval": json.dumps("PT60S")}
+        if told.scanned_at is not None:
+            state["scanned_at"] = json.dumps(told.scanned_at.isoformat())
         of = {"service_name": "Alerts", "service_key": "all"}
         return [{**of, "key": name, "value": value.encode().hex()} for name, value in state.items()]
 
@@ -109,7 +109,7 @@ async def shown_to(desk, role: Role, path: str = "/alerts") -> str:
 
 
 def told(*alerts: Alert, looked: timedelta = timedelta(seconds=20), **more: Any) -> AlertList:
-    values = {"open": list(alerts), "over": [], "looked": utc_now() - looked, **more}
+    values = {"open": list(alerts), "resolved": [], "scanned_at": utc_now() - looked, **more}
     return AlertList(**values)
 
 
@@ -170,8 +170,8 @@ async def test_who_has_steered_an_invocation_is_led_back_to_where_they_were(answ
 
 
 async def test_what_is_over_stays_for_a_while(answering):
-    ended = PAUSED.model_copy(update={"over": PAUSED.since + timedelta(minutes=3), "reason": "[500] no route"})
-    async with answering(Answers(told(over=[ended]))) as desk:
+    ended = PAUSED.model_copy(update={"resolved_at": PAUSED.since + timedelta(minutes=3), "reason": "[500] no route"})
+    async with answering(Answers(told(resolved=[ended]))) as desk:
         html = await shown_to(desk, Role.VIEWER)
     assert "All is well." in html
     assert "<td>3 min</td>" in html
@@ -182,7 +182,7 @@ async def test_what_is_over_stays_for_a_while(answering):
     ("answer", "says"),
     [
         (told(looked=timedelta(hours=2)), "The reconciler has not looked for 2 h"),
-        (told(looked=timedelta(hours=2)).model_copy(update={"looked": None}), "The reconciler has never looked."),
+        (told(looked=timedelta(hours=2)).model_copy(update={"scanned_at": None}), "The reconciler has never looked."),
         (None, "The reconciler has never looked."),
     ],
 )
@@ -214,7 +214,7 @@ async def test_without_an_engine_nobody_knows(desk):
 
 async def test_a_flood_is_counted_and_not_listed_to_its_end(answering):
     many = [
-        alert(Trouble.BACKING_OFF, f"inv_1{number:033}", service="Parcels", handler="send") for number in range(500)
+        alert(Condition.BACKING_OFF, f"inv_1{number:033}", service="Parcels", handler="send") for number in range(500)
     ]
     async with answering(Answers(told(PAUSED, *many, more=1200))) as desk:
         html = await shown_to(desk, Role.OPERATOR)
@@ -292,8 +292,8 @@ async def test_a_runbook_is_linked_where_it_is_published(answering):
 
 def test_three_beats_may_be_late():
     now = utc_now()
-    assert told(looked=3 * BEAT - timedelta(seconds=1)).is_watched(now)
-    assert not told(looked=3 * BEAT + timedelta(seconds=1)).is_watched(now)
+    assert told(looked=3 * SCAN_INTERVAL - timedelta(seconds=1)).is_current(now)
+    assert not told(looked=3 * SCAN_INTERVAL + timedelta(seconds=1)).is_current(now)
 
 
 @pytest.mark.parametrize(

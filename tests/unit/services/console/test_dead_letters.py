@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.saga.messages import DeadLetter, DeadLetterFilter
-from perdure.saga.operator_actions import Act
+from perdure.saga.schema import OperatorAction
 from services.console.badge import Badge
 from services.console.engine import Engine
 from services.console.people.roles import Role
@@ -135,7 +135,7 @@ async def test_the_question_before_an_act_on_a_group_names_the_act_and_the_group
         one = unescape((await client.get("/dead-letters?service=Orders")).text)
     assert 'data-confirm="Discard all 2 dead letters of boom, service Parcels, step hotel?">Discard all 2<' in filtered
     assert 'data-confirm="Discard the one dead letter of boom, service Orders?">Discard<' in one
-    for act in Act:
+    for act in OperatorAction:
         assert f'name="act" value="{act.value}"' in one
     assert 'href="/dead-letters?service=Parcels&step=hotel&signature=boom"' in filtered, "the filter is kept"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure import Phase, StatusData
+from perdure import SagaPhase, StatusData
 from perdure.engine.admin import failure_message
 from perdure.saga.timeline import Timeline, TimelineStep
 from services.console.pages.picture import SCALE, draw, rounded, spoken
@@ -50,12 +50,12 @@ def called(position: int, start: float, end: float | None, result: str | None = 
 
 
 def test_a_saga_whose_orchestration_was_killed_is_lost_and_still_moves():
-    step, running = called(1, 0, 1), StatusData(phase=Phase.RUNNING)
+    step, running = called(1, 0, 1), StatusData(phase=SagaPhase.RUNNING)
     killed = Saga(status=running, timeline=saga(step, ended=2, result="failure"))
     assert (killed.phase, killed.is_over) == ("lost", False)
     nothing_to_undo = Saga(status=running, timeline=saga(ended=2, result="failure"))
     assert nothing_to_undo.is_over
-    closed = Saga(status=StatusData(phase=Phase.CANCELLED), timeline=saga(step, ended=2, result="failure"))
+    closed = Saga(status=StatusData(phase=SagaPhase.CANCELLED), timeline=saga(step, ended=2, result="failure"))
     assert (closed.phase, closed.is_over) == ("cancelled", True)
     lives = Saga(status=running, timeline=saga(step))
     assert (lives.phase, lives.is_over) == ("running", False)
