@@ -25,7 +25,7 @@ SAGAS = Dashboard(
             "Sagas open",
             "{{service}} {{phase}}",
             "max by (service, phase) (perdure_saga_open)",
-            "By phase. lost: the orchestration is gone and nothing has been undone yet; the reconciler acts on it.",
+            "By phase. orphaned: the orchestration ended without a rollback; the reconciler starts one.",
         ),
         graph(
             "Oldest open saga",

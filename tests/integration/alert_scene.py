@@ -1,4 +1,4 @@
-"""A service in trouble, who tells of it, and who is told."""
+"""A failing service, its alerts, and a webhook receiver."""
 
 from __future__ import annotations
 
@@ -27,11 +27,7 @@ SOON = timedelta(minutes=1)
 
 
 class Patient:
-    """A service that fails until it works: ``go`` is paused after its first attempts, ``go_on`` is tried for ever.
-
-    Args:
-        attempts: How often ``go`` is tried before it is paused.
-    """
+    """Service that fails until repaired: ``go`` is paused after some attempts, ``go_on`` is retried without end."""
 
     def __init__(self, attempts: int = 2) -> None:
         self.name = f"Fragile{uuid4().hex[:8]}"
@@ -61,7 +57,7 @@ class Patient:
 
 
 class Scene:
-    """A service in trouble, and who tells of it."""
+    """Failing service with alerts."""
 
     def __init__(self, patient: Patient, alerts: Alerts, receiver: Receiver, env: Any) -> None:
         self.name = patient.name
@@ -71,31 +67,31 @@ class Scene:
         self.ingress = IngressClient(env.ingress)
         self.admin = AdminClient(env.admin)
 
-    async def seen(self) -> set[str]:
-        return set(await self.alerts.seen(self.admin))
+    async def conditions(self) -> set[str]:
+        return set(await self.alerts.fingerprint(self.admin))
 
-    async def until_seen(self, *ids: str) -> None:
+    async def until_detected(self, *ids: str) -> None:
         async def probe() -> bool:
-            return set(ids) <= await self.seen()
+            return set(ids) <= await self.conditions()
 
-        await eventually(probe, what=f"trouble {ids[:3]}", within=30)
+        await eventually(probe, what=f"conditions {ids[:3]}", within=30)
 
-    async def look(self) -> None:
+    async def scan(self) -> None:
         await self.ingress.call(scan_target, key=ALERTS_KEY)
 
-    async def told(self, number: int) -> list[AlertNotification]:
-        """Return what was told, once it is that much; look again, and see that it stays that much."""
+    async def notified(self, number: int) -> list[AlertNotification]:
+        """Wait for this number of notifications, scan again, and check that no more follow."""
 
         async def probe() -> bool:
             return len(self.receiver.took(self.name)) >= number
 
-        await eventually(probe, what=f"{number} pieces of news", within=30)
-        await self.look()  # what comes after it is told after it
+        await eventually(probe, what=f"{number} notifications", within=30)
+        await self.scan()  # later notifications follow it
         async with httpx.AsyncClient() as http:
             await eventually(lambda: self._quiet(http), what="end of the dispatcher's work")
-        news = self.receiver.took(self.name)
-        assert len(news) == number
-        return news
+        notifications = self.receiver.took(self.name)
+        assert len(notifications) == number
+        return notifications
 
     async def _quiet(self, http: httpx.AsyncClient) -> bool:
         rows = await AdminClient(self.admin.url, http=http).query(
@@ -105,8 +101,8 @@ class Scene:
 
     async def listed(self) -> AlertList:
         found = await self.ingress.call(list_alerts, key=ALERTS_KEY)
-        mine = [[alert for alert in each if alert.service == self.name] for each in (found.open, found.resolved_at)]
-        return AlertList(open=mine[0], over=mine[1])
+        mine = [[alert for alert in each if alert.service == self.name] for each in (found.open, found.resolved)]
+        return AlertList(open=mine[0], resolved=mine[1])
 
     async def close(self) -> None:
         await self.ingress.close()
@@ -118,7 +114,7 @@ Start = Callable[..., Any]
 
 @asynccontextmanager
 async def scenes_of(restate: Restate) -> AsyncIterator[Start]:
-    """Give a function that sets up a scene, with what the receiver answers and more settings of `Alerts`."""
+    """Yield a function that starts a scene with the receiver's response and further settings of `Alerts`."""
     key = PrivateKey.generate()
     scenes: list[Scene] = []
     receivers: list[Any] = []
@@ -128,7 +124,7 @@ async def scenes_of(restate: Restate) -> AsyncIterator[Start]:
         receiver = receivers[-1].__enter__()
         patient = Patient()
         url = f"{receiver.url}?to={ADDRESSEE}"
-        alerts = Alerts(restate.server.admin, webhook_url=url, webhook_key=key, killed_within=SOON, **settings)
+        alerts = Alerts(restate.server.admin, webhook_url=url, webhook_key=key, recent_kill=SOON, **settings)
         env = await restate.serve(patient.service, alerts)
         scenes.append(Scene(patient, alerts, receiver, env))
         return scenes[-1]

@@ -1,4 +1,4 @@
-"""Orchestrations that wait or fail for ever after two steps, to be lost, and a reconciler that looks for them."""
+"""Orchestrations that wait or fail without end after two steps, and their reconciler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from perdure import (
 from perdure.errors import IngressError
 from perdure.saga import hosting
 from perdure.saga.messages import RollbackStatus, rollback_status
-from perdure.saga.reconciler import ReconcileReport, SagaReconciler, SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig
 from perdure.saga.status import RollbackState
 from tests.support import Recording, eventually
 
@@ -36,11 +36,10 @@ class Part(BaseModel):
 
 make = Target("Mill", "make", Part, type(None))
 scrap = Target("Mill", "scrap", Part, type(None))
-sweep = Target("SagaReconciler", "reconcile", type(None), ReconcileReport)
 
 
 class Brake:
-    """Holds back one undo until it is released."""
+    """Blocks one compensation until it is released."""
 
     def __init__(self) -> None:
         self.held = ""
@@ -84,7 +83,7 @@ def services(did: Recording, name: str, brake: Brake) -> list[Any]:
         for part in ("a", "b"):
             await cp.step(part, make, Part(key=cp.key, name=part), compensate=scrap_part)
         if broken:
-            raise RuntimeError("a bug that no retry mends")
+            raise RuntimeError("a permanent bug")
         _, never = cp.ctx.awakeable()
         await never
 
@@ -100,7 +99,7 @@ class Scene:
         self.config = config
 
     async def started(self, did: Recording, *, broken: bool = False) -> tuple[str, str]:
-        """Start an orchestration that waits for ever, or fails for ever, after two steps; return key and invocation."""
+        """Start an orchestration that waits or fails without end after two steps; return its key and invocation."""
         key = str(uuid4())
         invocation = await self.ingress.send(Target(self.name, "run", bool, type(None)), broken, key=key)
 

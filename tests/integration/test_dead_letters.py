@@ -1,4 +1,4 @@
-"""Dead letters: what operators see and do, over the ingress, on a real engine."""
+"""Dead letters and operator actions on a real engine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.support import Recording, eventually
 
 
 class Jammed:
-    """The press that scraps parts; jammed until somebody repairs it."""
+    """Press that scraps parts; it fails on large parts until it is repaired."""
 
     def __init__(self) -> None:
         self._repaired = threading.Event()
@@ -114,7 +114,7 @@ starter = sdk.Service("Starter")
 
 @handler(starter, name="hand_over")
 async def hand_over(ctx: sdk.Context, request: RollbackRequest) -> None:
-    """Do what an orchestration of another version does when it fails: `begin` is not public."""
+    """Start a rollback: `begin` is not public."""
     await ObjectClient(ctx, begin_target, request.saga_id).call(request)
 
 
@@ -122,7 +122,7 @@ hand_over_target = Target("Starter", "hand_over", RollbackRequest, type(None))
 
 
 class Plant:
-    """One test's services, and what an operator asks of them."""
+    """Services of a test, and the requests of an operator."""
 
     def __init__(self, ingress: IngressClient, name: str) -> None:
         self.ingress = ingress
@@ -166,7 +166,7 @@ class Plant:
 
 @pytest.fixture
 async def plant(restate, did, request):
-    """Return a function that starts a plant whose rollbacks follow a strategy."""
+    """Return a function that starts a plant with a strategy."""
     press = Jammed()
     clients = []
 
@@ -182,7 +182,7 @@ async def plant(restate, did, request):
         await client.close()
 
 
-async def test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_audit_log(plant, did):
+async def test_redrive_after_repair_completes_rollback(plant, did):
     works, press = await plant()
     key, error = await works.fail(a=1, big=11, c=1)
     assert (error.metadata["rollback"], error.metadata["dead_letters"]) == ("needs_attention", "big")
@@ -215,7 +215,7 @@ async def test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_audit_lo
     assert status.phase == "rolled_back"
 
 
-async def test_a_redrive_with_an_edited_payload_uses_it(plant, did):
+async def test_redrive_with_edited_payload(plant, did):
     works, _ = await plant()
     key, _ = await works.fail(big=11)
     [letter] = (await works.list(1)).items
@@ -226,7 +226,7 @@ async def test_a_redrive_with_an_edited_payload_uses_it(plant, did):
 
 
 @pytest.mark.parametrize(("act", "state"), [("skip", "skipped"), ("resolve", "resolved"), ("discard", "discarded")])
-async def test_other_acts_close_the_step_without_running_its_compensation(plant, did, act, state):
+async def test_close_dead_letter_without_compensation(plant, did, act, state):
     works, press = await plant()
     key, _ = await works.fail(big=11)
     press.repair()
@@ -241,7 +241,7 @@ async def test_other_acts_close_the_step_without_running_its_compensation(plant,
     assert (late.value.status_code, late.value.metadata["state"]) == (409, state)
 
 
-async def test_stop_halts_at_the_dead_letter_and_goes_on_after_the_act(plant, did):
+async def test_stop_strategy_continues_after_operator_action(plant, did):
     works, _ = await plant(CompensationStrategy.STOP)
     key, _ = await works.fail(a=1, big=11, c=1)
     assert did.of(key)[3:] == ["scrap c"]
@@ -251,7 +251,7 @@ async def test_stop_halts_at_the_dead_letter_and_goes_on_after_the_act(plant, di
     assert did.of(key)[3:] == ["scrap c", "scrap a"]
 
 
-async def test_many_are_grouped_by_what_they_have_in_common_and_redriven_together(plant, did):
+async def test_redrive_group_of_dead_letters(plant, did):
     works, press = await plant()
     keys = [(await works.fail(big=11 + number))[0] for number in range(3)]
     page = await works.list(3, page_size=2)
@@ -274,7 +274,7 @@ async def test_many_are_grouped_by_what_they_have_in_common_and_redriven_togethe
     await works.list(0)
 
 
-async def test_an_act_on_all_by_accident_or_on_nothing_is_refused(plant):
+async def test_reject_empty_filter_and_unknown_dead_letter(plant):
     works, _ = await plant()
     with pytest.raises(IngressError) as everything:
         await works.ingress.call(
@@ -287,8 +287,8 @@ async def test_an_act_on_all_by_accident_or_on_nothing_is_refused(plant):
         assert nothing.value.status_code == 404
 
 
-async def test_a_compensation_whose_handler_is_gone_becomes_a_dead_letter_that_says_so(restate, did):
-    """Version 1 recorded a step with a compensation that version 2, which is deployed now, has under another name."""
+async def test_missing_compensation_handler_becomes_dead_letter(restate, did):
+    """The deployed version has the recorded compensation under another name."""
     old = StepRecord(
         position=1,
         step="press",
@@ -315,11 +315,11 @@ async def test_a_compensation_whose_handler_is_gone_becomes_a_dead_letter_that_s
 
         status = await eventually(dead, what="dead letter")
     assert status.steps[0].state == "dead_letter"
-    assert "GoneCompensations/scrap_the_old_way does not exist any more" in (status.steps[0].error or "")
+    assert "GoneCompensations/scrap_the_old_way does not exist" in (status.steps[0].error or "")
 
 
-async def test_a_payload_of_an_older_version_still_rolls_back(plant, did):
-    """The step was recorded by a version that called it otherwise and knew no ``size``, which is optional now."""
+async def test_compensate_payload_recorded_before_upgrade(plant, did):
+    """The recorded step has another name and no ``size``, which is optional in the deployed version."""
     works, _ = await plant()
     old = StepRecord.model_validate(
         {

@@ -69,9 +69,9 @@ DEFECTS: dict[str, list[str]] = {
         "integration/test_context_inside_run.py::test_every_use_of_the_context_inside_a_run_is_refused_at_once",
     ],
     "6: there is one slot for dead letters, in the failed workflow's state; no list, no redrive": [
-        "integration/test_dead_letters.py::test_many_are_grouped_by_what_they_have_in_common_and_redriven_together",
-        "integration/test_dead_letters.py::test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_audit_log",
-        "integration/test_saga_hostile.py::test_a_key_that_is_used_again_after_its_retention_is_rolled_back_again",
+        "integration/test_dead_letters.py::test_redrive_group_of_dead_letters",
+        "integration/test_dead_letters.py::test_redrive_after_repair_completes_rollback",
+        "integration/test_saga_hostile.py::test_reused_key_is_rolled_back_again",
     ],
     "6: a dead letter stops the rest of the rollback": [
         f"{SAGAS}::test_a_compensation_that_fails_is_tried_again_then_becomes_a_dead_letter_and_the_others_go_on",

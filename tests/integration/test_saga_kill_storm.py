@@ -22,6 +22,7 @@ from perdure.engine.admin import sql_text
 from perdure.errors import EngineError, Refused
 from perdure.saga import dispatch, submission
 from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, find_orphans
+from perdure.saga.schema import DEAD_LETTERS_SQL, OPEN_KEY, ROLLBACKS
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.saga_bench import QUICK, forget_runs, run_step
 from tests.support import Recording, eventually
@@ -87,7 +88,7 @@ class Storm:
             f"(target_service_name in ({self._victims}) or target_service_name like '%Compensations')"
         ):
             return False
-        if await self.admin.query("select key from state where service_name = 'Rollbacks' and key = 'open'"):
+        if await self.admin.query(f"select key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"):
             return False
         seen = await self.admin.query(
             "select key from state where service_name = 'SagaReconciler' and key like 'submitted/%'"
@@ -106,7 +107,7 @@ class Storm:
 
     async def scene(self) -> str:
         """Describe what is left under way, and who could set it going: why a storm does not end."""
-        open_sagas = "select service_key from state where service_name = 'Rollbacks' and key = 'open'"
+        open_sagas = f"select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"
         asked = {
             "under way": "select id, target, status, invoked_by_id, created_at, modified_at, retry_count, "
             "next_retry_at, last_failure from sys_invocation where status not in ('completed', 'scheduled')",
@@ -169,7 +170,7 @@ async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
     restate, bench, did: Recording, monkeypatch, seed
 ):
     monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=500))
-    monkeypatch.setattr(dispatch, "LOOK_AGAIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(dispatch, "MAX_PASS_WAIT", timedelta(milliseconds=500))
     child_name = f"{bench.name}Child"
 
     async def child(cp: Orchestration) -> None:
@@ -203,7 +204,7 @@ async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
                 await ingress.send(run, None, key=key)
             await storm.until_over()
             await assert_all_or_none(ingress, bench.name, keys, did.all()[begin:])
-            assert not await admin.query("select key from state where service_name = 'DeadLetterIndex'")
+            assert not await admin.query(DEAD_LETTERS_SQL)
             assert not await storm.undone_twice()
             for key in keys:
                 await forget_runs(admin, key)

@@ -26,7 +26,7 @@ from tests.support import Recording, eventually
 
 pytestmark = pytest.mark.restate_modes("all")
 
-sweep = Target("SagaReconciler", "reconcile", type(None), ReconcileReport)
+reconcile_target = Target("SagaReconciler", "reconcile", type(None), ReconcileReport)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ async def lose_the_rollback(
 async def lost(admin: AdminClient, service: str) -> int:
     """Return how many sagas of a service the census counts as lost."""
     samples = await sample_sagas(admin, None)
-    labels = {"service": service, "phase": "lost"}
+    labels = {"service": service, "phase": "orphaned"}
     return int(sum(number or 0 for metric, number, its in samples if metric is OPEN_SAGAS and its == labels))
 
 
@@ -161,11 +161,11 @@ async def test_a_killed_run_under_a_key_that_was_used_before_is_undone_too(bench
         await eventually(counted, what=f"lost run {number} in the census")
 
         async def undone(number: int = number) -> bool:
-            await bench.ingress.call(sweep, key="all")
+            await bench.ingress.call(reconcile_target, key="all")
             return did.count(f"undo {key}/a") == number
 
         await eventually(undone, what=f"undo of run {number}")
-        await bench.ingress.call(sweep, key="all")
+        await bench.ingress.call(reconcile_target, key="all")
         await rolled_back(bench, f"{bench.name}:{key}")
         assert await lost(admin, bench.name) == 0
         await forget_runs(admin, key)
@@ -206,7 +206,7 @@ async def test_a_cancelled_run_under_a_key_that_was_used_before_is_undone_though
     assert await lost(admin, name) == 1
 
     async def found_again() -> bool:
-        await bench.ingress.call(sweep, key="all")
+        await bench.ingress.call(reconcile_target, key="all")
         return len((await bench.ingress.call(rollback_status, key=f"{name}:{key}")).runs) == 2
 
     await eventually(found_again, what="second run in the rollback")
@@ -320,7 +320,7 @@ async def test_a_child_that_was_killed_with_its_parent_before_its_first_step_has
     bench, admin, reconciler
 ):
     key = await killed_while_it_waits(bench, admin, parent=True, reconciler=reconciler)
-    await bench.ingress.call(sweep, key="all")
+    await bench.ingress.call(reconcile_target, key="all")
     await rolled_back(bench, f"{bench.name}:{key}")
     assert bench.undone(key) == ["undo a"]
 
@@ -347,7 +347,7 @@ async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_ov
     invocation = await start(bench, name, key)
     await on_record(admin, name, key)
     await admin.act(invocation, "kill")
-    handing_over = asyncio.create_task(bench.ingress.call(sweep, key="all"))
+    handing_over = asyncio.create_task(bench.ingress.call(reconcile_target, key="all"))
     await did_all(bench, f"undoing {key}/a")
     await lose_the_rollback(admin, bench.admin_url, f"{name}:{key}")
     brake.release()
@@ -370,12 +370,12 @@ async def test_what_takes_a_lost_saga_back_may_be_killed_too(bench, did, admin, 
     invocation = await start(bench, bench.name, key)
     await did_all(bench, f"done {key}/a")
     await admin.act(invocation, "kill")
-    await bench.ingress.call(sweep, key="all")
+    await bench.ingress.call(reconcile_target, key="all")
     await admin.act(await only_open(admin, bench.name, "roll_back", key), "kill")
     monkeypatch.undo()
 
     async def handed_over() -> bool:
-        report = await bench.ingress.call(sweep, key="all")
+        report = await bench.ingress.call(reconcile_target, key="all")
         return invocation in {find.id for find in report.acted_on}
 
     await eventually(handed_over, what="sweep that hands it over")

@@ -1,4 +1,4 @@
-"""Operators' acts on dead letters where acts must be signed, on a real engine."""
+"""Signed operator actions on dead letters, on a real engine."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Parts(BaseModel):
 
 
 def fresh(prefix: str) -> str:
-    """Return a name that was never used, of letters: digits would be taken out of the signature of an error."""
+    """Return a unique name of letters; an error signature omits digits."""
     return prefix + "".join(chr(ord("a") + int(digit, 16)) for digit in uuid4().hex[:12])
 
 
 async def make(part: str) -> None:
-    """Take no time: it's the undoing that matters here."""
+    """Do nothing."""
 
 
 def jammed(name: str) -> list[Any]:
@@ -70,7 +70,7 @@ def jammed(name: str) -> list[Any]:
 
 
 class Desk:
-    """What an operator does, with a proof of their own making."""
+    """Requests of an operator."""
 
     def __init__(self, ingress: IngressClient, service: str) -> None:
         self.ingress = ingress
@@ -100,7 +100,7 @@ def sign(act: OperatorAction, letter: DeadLetter, key: ActorKey = OLGA, **more: 
 
 
 @pytest.mark.usefixtures("signed_acts")
-async def test_only_an_operators_signature_counts_and_counts_once(restate: Restate):
+async def test_operator_signature_is_required_and_single_use(restate: Restate):
     name = fresh("Signed")
     env = await restate.serve(*jammed(name))
     async with IngressClient(env.ingress) as ingress:
@@ -133,7 +133,7 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
         assert await refused("redrive", letter, redrive) == (403, "details")
         stale = letter.model_copy(update={"redriven": 1})
         assert await refused("redrive", letter, sign(OperatorAction.REDRIVE, stale)) == (409, "payload")
-        assert await desk.letters(3) == before  # nothing of that has changed anything
+        assert await desk.letters(3) == before  # unchanged
 
         note = sign(OperatorAction.ANNOTATE, letter)
         assert (await desk.act("annotate", letter, note)).number == 1
@@ -142,7 +142,7 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
         await desk.letters(2)
         assert await refused("redrive", letter, redrive, **edited) == (409, "payload")
 
-        # Many at once: each with a signature of its own, and none without.
+        # A bulk action needs a signature for each dead letter.
         found = await ingress.call(
             many,
             BulkActionRequest(
@@ -167,7 +167,7 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
 
 @pytest.mark.restate_modes("http2")
 @pytest.mark.usefixtures("signed_acts")
-async def test_who_signs_without_end_keeps_nobody_else_from_acting(restate: Restate, monkeypatch: pytest.MonkeyPatch):
+async def test_flooding_operator_blocks_no_other(restate: Restate, monkeypatch: pytest.MonkeyPatch):
     for name, number in {"CROWDED": 3, "FOR_EACH": 1}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{name}", number)
     name = fresh("Flooded")
@@ -188,7 +188,7 @@ async def test_who_signs_without_end_keeps_nobody_else_from_acting(restate: Rest
 
 
 @pytest.mark.restate_modes("http2")
-async def test_unsigned_acts_are_taken_in_development_and_are_marked(restate: Restate):
+async def test_development_accepts_unsigned_actions(restate: Restate):
     name = fresh("Unsigned")
     env = await restate.serve(*jammed(name))
     set_signing_rules(SigningRules(trust=TrustedKeys(issuers=(ISSUER.public,))))
@@ -213,7 +213,7 @@ async def test_unsigned_acts_are_taken_in_development_and_are_marked(restate: Re
 
 @pytest.mark.restate_modes("http2")
 @pytest.mark.usefixtures("signed_acts")
-async def test_the_command_line_signs_with_a_key_file(restate: Restate, tmp_path: Path):
+async def test_cli_signs_with_key_file(restate: Restate, tmp_path: Path):
     name = fresh("Typed")
     env = await restate.serve(*jammed(name))
     for key, file in ((OLGA, "olga.key"), (VERA, "vera.key")):

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 MAX_SINGLE_ALERTS: Final = 5
-"""Number of invocations per service and condition with an alert of their own."""
+"""Number of invocations per service and condition that have single alerts."""
 MAX_LISTED: Final = 500
 """Number of invocations per service and condition that a snapshot lists; the rest is counted."""
 STUCK_RETRIES: Final = 2
@@ -71,7 +71,7 @@ class Alert(BaseModel):
         resolved_at: When the condition was gone; None while it lasts.
         count: Number of invocations.
         examples: IDs of some invocations of a group.
-        is_single: Whether the invocation was reported by an alert of its own.
+        is_single: Whether the invocation was notified individually, not as part of a group.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -190,7 +190,7 @@ def snapshot_of(rows: Iterable[Mapping[str, Any]]) -> Snapshot:
 
 
 def pause_reason(event: str) -> str:
-    """Return the reason of a ``Paused`` journal event (JSON); empty for a pause by hand."""
+    """Return the reason of a ``Paused`` journal event (JSON); empty for a manual pause."""
     content = json.loads(event)
     failure = content.get("Paused", content).get("last_failure") or {}
     command = failure.get("related_command_name")

@@ -1,7 +1,7 @@
 """`Alerts`: notifies a webhook of invocations that are paused, killed or fail repeatedly, once each.
 
 `Alerts` is a virtual object. It takes a snapshot of the engine, compares it with the alerts that it has stored, and
-passes the changes to its dispatcher. Each request is an invocation of its own, which is retried for a day. A crash
+passes the changes to its dispatcher. Each request is a separate invocation, retried for a day. A crash
 repeats a request only if its response was lost.
 """
 
@@ -128,7 +128,7 @@ async def take_snapshot(
 
 
 async def pause_reasons(admin: AdminClient, ids: Collection[str]) -> dict[str, str]:
-    """Return why invocations were paused, by ID; empty for a pause by hand.
+    """Return why invocations were paused, by ID; empty for a manual pause.
 
     Raises:
         EngineError: The engine does not answer, or refuses the query.

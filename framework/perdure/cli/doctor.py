@@ -23,6 +23,7 @@ from perdure.cli.local_checks import Finding, disk_finding, key_findings
 from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption
 from perdure.engine.admin import AdminClient
 from perdure.errors import EngineError, PerdureError
+from perdure.saga.schema import DEAD_LETTER_INDEX, ROLLBACKS, SAGA_RECONCILER
 from perdure.terminal import console
 
 TESTED_ENGINE: Final = (1, 7)
@@ -33,7 +34,6 @@ _HEADER_ROUNDED: Final = timedelta(seconds=1)
 _RECONCILER_SILENT: Final = timedelta(minutes=1)
 _RECONCILER_STARTING: Final = 3.0
 _PATIENCE: Final = 5.0
-_LETTERS: Final = "DeadLetterIndex"
 
 # An older manifest can't say that a handler is private, so services that have such a handler refuse to make it.
 _MANIFESTS: Final = ", ".join(f"application/vnd.restate.endpointmanifest.v{version}+json" for version in (4, 3, 2))
@@ -320,9 +320,9 @@ async def _stuck(engine: AdminClient) -> AsyncIterator[Finding]:
 
 async def _left_over(engine: AdminClient, deployments: Deployments) -> AsyncIterator[Finding]:
     """Tell of steps that could not be undone; nothing goes on with them by itself."""
-    if _LETTERS not in _names(deployments):
+    if DEAD_LETTER_INDEX not in _names(deployments):
         return
-    rows = await engine.query(f"select count(*) as number from state where service_name = '{_LETTERS}'")  # noqa: S608 - ours
+    rows = await engine.query(f"select count(*) as number from state where service_name = '{DEAD_LETTER_INDEX}'")  # noqa: S608 - ours
     number = rows[0]["number"]
     if not number:
         yield Finding("dead letters", False, "none is open")
@@ -333,7 +333,7 @@ async def _left_over(engine: AdminClient, deployments: Deployments) -> AsyncIter
 
 async def _reconcilers(http: httpx.AsyncClient, deployments: Deployments) -> AsyncIterator[Finding]:
     for name, watched, watches in (
-        ("SagaReconciler", "Rollbacks", "sagas"),
+        (SAGA_RECONCILER, ROLLBACKS, "sagas"),
         ("ApprovalReconciler", "Approvals", "approvals"),
     ):
         holders = [each for each in deployments if name in _names([each])]
@@ -342,7 +342,7 @@ async def _reconcilers(http: httpx.AsyncClient, deployments: Deployments) -> Asy
         if not holders and watched in _names(deployments):
             text = f"none is registered: nobody looks for lost {watches}; serve and register {name}"
             yield Finding(f"reconciler of {watches}", True, text)
-    if any(name.endswith("Compensations") for name in _names(deployments)) and "Rollbacks" not in _names(deployments):
+    if any(name.endswith("Compensations") for name in _names(deployments)) and ROLLBACKS not in _names(deployments):
         text = "none can be undone: no deployment has Rollbacks; start the saga service, and register it"
         yield Finding("sagas", True, text)
 

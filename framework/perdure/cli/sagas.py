@@ -32,7 +32,7 @@ from perdure.terminal import console
 app = typer.Typer(help="Sagas: which are open, and each step of one.", no_args_is_help=True)
 
 
-_PHASE_STYLES = {"lost": "bold red", "needs_attention": "bold red", "paused": "yellow", "compensating": "yellow"}
+_PHASE_STYLES = {"orphaned": "bold red", "needs_attention": "bold red", "paused": "yellow", "compensating": "yellow"}
 _UNDO_STYLES = {
     "pending": "yellow",
     "undone": "green",

@@ -62,7 +62,7 @@ ROLLBACKS: Final = CounterMetric("perdure.saga.rollbacks", "Rollbacks that ended
 ACTS: Final = CounterMetric("perdure.saga.operator_actions", "Operators' acts on dead letters.", ("service", "act"))
 OPEN_SAGAS: Final = GaugeMetric(
     "perdure.saga.open",
-    "Sagas that have not come to their end: running, paused, compensating, needs_attention, lost.",
+    "Sagas that have not come to their end: running, paused, compensating, needs_attention, orphaned.",
     ("service", "phase"),
 )
 OLDEST_SAGA: Final = GaugeMetric(

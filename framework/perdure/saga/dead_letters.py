@@ -103,7 +103,7 @@ async def send_dead_letter(ctx: restate.Context, letter: DeadLetter) -> None:
 
 
 async def store_dead_letter(ctx: restate.Context, letter: DeadLetter) -> None:
-    """Add a dead letter to the index and wait for it, since a kill reaches what was only sent."""
+    """Add a dead letter to the index and wait for it, since a kill also reaches sends."""
     await ObjectClient(ctx, put, INDEX_KEY).call(letter)
 
 

@@ -140,7 +140,7 @@ class OrphanedSaga(BaseModel):
     """An orphaned saga or rollback.
 
     Args:
-        kind: An ended orchestration, one whose rollback never began, a paused one, a rollback that stands still, or a
+        kind: An ended orchestration, one whose rollback never began, a paused one, a stalled rollback, or a
             paused invocation that rollbacks depend on.
         id: The invocation; for a rollback, the saga's ID.
         service: The service.
@@ -166,8 +166,8 @@ class ReconcileReport(BaseModel):
     """Result of `reconcile`.
 
     Args:
-        acted_on: What was repaired.
-        failed: Errors by unique ID of what could not be repaired.
+        acted_on: The repaired orphans.
+        failed: Errors of failed repairs, by unique ID.
         left: Number left to the next scan, so that the journal of each stays short.
     """
 
@@ -364,7 +364,7 @@ class SagaReconciler:
             raise
 
     async def _clean_up(self, ctx: restate.ObjectContext, names: list[str], now: datetime) -> None:
-        """Delete the state of what is orphaned no longer. What was killed is orphaned only after its grace period."""
+        """Delete the state of former orphans. A killed orchestration is orphaned only after the grace period."""
         for name in names:
             killed_at = await State(ctx, name, datetime).get() if name.startswith(KILLED_PREFIX) else None
             if killed_at is None or now - killed_at > self._config.grace + _KILL_DURATION:

@@ -154,7 +154,7 @@ async def _compensate(
     steps: dict[int, StepProgress],
     now: datetime,
 ) -> None:
-    """Compensate what is due, last execution first; then schedule the next pass or finish."""
+    """Compensate the steps that are due, last execution first; then schedule the next pass or finish."""
     executions = runs_of(saga)
     is_alone = sum(not is_over(each, steps) for each in executions) == 1
     delays: list[timedelta] = []
@@ -180,7 +180,7 @@ async def purge_rollback(ctx: restate.ObjectContext, this: Purge) -> bool:
 async def _compensate_execution(
     ctx: restate.ObjectContext, saga: RollbackRequest, steps: dict[int, StepProgress], now: datetime, *, is_alone: bool
 ) -> timedelta | None:
-    """Compensate what is due of one execution; return the delay until the next pass, or None if nothing is left.
+    """Compensate the due steps of one execution; return the delay until the next pass, or None at its end.
 
     If other executions have work too, a pass may come for one of them, before the steps of this one are due.
     """

@@ -361,7 +361,7 @@ def rollback_progress_state(ctx: Any) -> State[RollbackProgress]:
 
 
 def open_marker(ctx: Any) -> State[bool]:
-    """Set while a rollback has work to do, so that the reconciler detects one that stands still."""
+    """Set while a rollback has work to do, so that the reconciler detects a stalled one."""
     return State(ctx, OPEN_KEY, bool)
 
 
@@ -508,7 +508,7 @@ def orphan_queries(
     resumed = ", ".join(map(sql_text, (ROLLBACKS, ROLLBACK_DISPATCHER, DEAD_LETTER_INDEX, *dispatchers)))
     before = f"now() - {sql_interval(grace)}"
     queries: dict[OrphanKind, str] = {
-        # First, because the repair of the other kinds may need what is resumed here.
+        # First, because repairs of other kinds depend on these invocations.
         "halted": f"""
       select i.id as id, i.target_service_name as service, coalesce(i.target_service_key, '') as key,
       i.target_handler_name || ' is paused' as reason from sys_invocation_status i

@@ -21,7 +21,7 @@ class SagaPhase(StrEnum):
     ROLLED_BACK = "rolled_back"
     CANCELLED = "cancelled"
     FAILED = "failed"
-    ORPHANED = "lost"
+    ORPHANED = "orphaned"
     COMPLETED = "completed"
 
 

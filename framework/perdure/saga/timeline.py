@@ -266,7 +266,7 @@ def _actions_by_step(records: list[StepRecord], journal: list[JournalEntry]) -> 
     """Return the actions of each step: those between its record and the next one.
 
     The steps of a parallel group are recorded together and then started in order. Any later action is another attempt
-    of one of them and is attributed to the last. A waiting step has no actions: its calls query what it waits for.
+    of one of them and is attributed to the last. A waiting step has no actions: its calls query the result.
     """
     by_state = {step_key(record.position): record for record in records}
     found: dict[int, list[JournalEntry]] = {record.position: [] for record in records}
@@ -277,7 +277,7 @@ def _actions_by_step(records: list[StepRecord], journal: list[JournalEntry]) -> 
         if entry.kind == "recorded":
             waits = False
             record = by_state.get(entry.state)
-            if record is None:  # a failure or the end of the saga: what follows belongs to no step
+            if record is None:  # a failure or the end of the saga: later entries belong to no step
                 recorded, waiting = [], []
             elif recorded and record.group is not None and record.group == recorded[-1].group:
                 recorded.append(record)

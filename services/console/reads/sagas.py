@@ -62,7 +62,7 @@ class Saga(BaseModel):
         """Where it stands."""
         if self.status is not None and self.status.phase != SagaPhase.NOT_STARTED:
             if self._was_left:
-                return "lost"
+                return SagaPhase.ORPHANED
             return "paused" if self.timeline.status == "paused" else self.status.phase
         if self.timeline.rollback is not None:
             return self.timeline.rollback.status.value

@@ -21,10 +21,10 @@ from tests.integration.given_up_sagas import (
     held_up,
     nothing,
     policy,
+    reconcile_target,
     rollback_of,
     rolled_back,
     run_of,
-    sweep,
 )
 from tests.integration.saga_bench import Bench, run_step
 from tests.support import eventually
@@ -92,7 +92,7 @@ async def test_a_saga_whose_roll_back_was_given_up_is_handed_over_once_its_servi
     away = Away(bench, admin)
     await bench.serve(nothing, SagaReconciler(config))
     key, _, deployment = await away.lost(config)
-    await bench.ingress.call(sweep, key="all")
+    await bench.ingress.call(reconcile_target, key="all")
     exhausted = await away.roll_back_that_is("completed")
     with away.app() as back:
         await admin.move_deployment(deployment, back.url)

@@ -19,11 +19,11 @@ from tests.integration.given_up_sagas import (
     found,
     held_up,
     nothing,
+    reconcile_target,
     rollback_of,
     rolled_back,
     run_of,
     status_of,
-    sweep,
 )
 from tests.integration.saga_bench import QUICK, Task, do_task, run_step
 from tests.support import eventually
@@ -142,7 +142,7 @@ async def test_what_an_orchestration_that_was_given_up_had_sent_goes_on_and_hold
     await status_of(admin, invocation, "completed")
     await found(admin, config, invocation)
     try:
-        report = await bench.ingress.call(sweep, key="all")
+        report = await bench.ingress.call(reconcile_target, key="all")
         assert invocation in {find.id for find in report.acted_on}
         await rolled_back(bench, f"{name}:{key}", sweeps=False)
     finally:
@@ -242,7 +242,7 @@ async def test_a_paused_orchestration_is_given_the_grace_after_it_was_killed(ben
     await status_of(admin, invocation, "paused")
     await found(admin, config, invocation, "paused")
     try:
-        report = await bench.ingress.call(sweep, key="all")
+        report = await bench.ingress.call(reconcile_target, key="all")
         assert invocation in {find.id for find in report.acted_on}
         assert await rollback_of(bench, f"{name}:{key}") is None
     finally:

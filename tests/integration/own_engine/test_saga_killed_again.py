@@ -15,7 +15,7 @@ from perdure import AdminClient, Orchestration, SagaConfig
 from perdure.engine.admin import sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
-from perdure.saga import admission, hosting, rollback, rollback_state, submission
+from perdure.saga import admission, hosting, rollback, schema, submission
 from perdure.saga.config import CompensationStrategy
 from perdure.saga.dispatch import StartCompensation, start_compensation
 from perdure.saga.messages import (
@@ -35,7 +35,7 @@ from tests.integration.test_saga_kills import Brake, did_all, only_open, rolled_
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2")
-sweep = Target("SagaReconciler", "reconcile", type(None), ReconcileReport)
+reconcile_target = Target("SagaReconciler", "reconcile", type(None), ReconcileReport)
 list_letters = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
 redrive = Target("DeadLetters", "redrive", DeadLetterActionRequest, ActionReceipt)
 
@@ -98,7 +98,7 @@ async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_ane
 
         def __init__(self, ctx: sdk.ObjectContext, position: int) -> None:
             self._ctx = ctx
-            self._state = rollback_state.progress_state(ctx, position)
+            self._state = schema.step_progress_state(ctx, position)
 
         async def set(self, progress: StepProgress) -> None:
             await self._ctx.sleep(timedelta(minutes=1))
@@ -121,13 +121,13 @@ async def test_a_rollback_that_is_killed_before_all_is_written_down_is_begun_ane
         return rows[0]["id"] if rows else None
 
     with monkeypatch.context() as patch:
-        patch.setattr(admission, "progress_state", Slow)
+        patch.setattr(admission, "step_progress_state", Slow)
         await start(bench, bench.name, key)
         half = await eventually(half_written, what="rollback that is half written down")
     await admin.act(half, "kill")
 
     async def ended() -> bool:
-        await bench.ingress.call(sweep, key="all")
+        await bench.ingress.call(reconcile_target, key="all")
         return not await admin.query(
             f"select id from sys_invocation_status where target_service_key = {sql_text(key)} and status != 'completed'"
         )
@@ -186,7 +186,7 @@ class Held:
 
     def __init__(self, ctx: sdk.ObjectContext, *_: Any) -> None:
         self._ctx = ctx
-        self._state = rollback_state.progress_state(ctx, 1)
+        self._state = schema.step_progress_state(ctx, 1)
 
     async def set(self, progress: StepProgress) -> None:
         await self._state.set(progress)
@@ -221,11 +221,11 @@ async def test_neither_a_dead_letter_nor_what_is_decided_about_it_is_lost_by_a_k
     ask = DeadLetterActionRequest(id=f"{saga}/1", actor="ada", reason="mended")
 
     async def letters(count: int) -> bool:
-        await bench.ingress.call(sweep, key="all")
+        await bench.ingress.call(reconcile_target, key="all")
         return (await bench.ingress.call(list_letters, DeadLetterListRequest(saga_id=saga))).total == count
 
     with monkeypatch.context() as patch:
-        patch.setattr(rollback, "progress_state", Held)
+        patch.setattr(rollback, "step_progress_state", Held)
         await start(bench, bench.name, key)
         await eventually(lambda: dead_letter(admin, saga), what="step that can't be undone")
         await admin.act(await only_open(admin, "Rollbacks", "run", saga), "kill")
@@ -235,13 +235,13 @@ async def test_neither_a_dead_letter_nor_what_is_decided_about_it_is_lost_by_a_k
         await ctx.sleep(timedelta(minutes=1))
 
     with monkeypatch.context() as patch:
-        patch.setattr(rollback, "forget", never)
+        patch.setattr(rollback, "remove_dead_letter", never)
         await bench.ingress.send(redrive, ask)
         await eventually(lambda: redriven(admin, saga), what="redrive")
         await admin.act(await only_open(admin, "Rollbacks", "act", saga), "kill")
 
     async def undone() -> bool:
-        await bench.ingress.call(sweep, key="all")
+        await bench.ingress.call(reconcile_target, key="all")
         return (await bench.ingress.call(rollback_status, key=saga)).status is RollbackState.ROLLED_BACK
 
     await eventually(undone, what="end of the rollback")

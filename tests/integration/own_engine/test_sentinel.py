@@ -28,7 +28,7 @@ from perdure.saga.status import RollbackState
 from perdure.security import PrivateKey
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.alert_receiver import OK, Receiver, receiving
-from tests.integration.lost_sagas import Brake, Scene, services, sweep
+from tests.integration.lost_sagas import Brake, Scene, reconcile_target, services
 from tests.support import eventually
 
 KEY = PrivateKey.generate()
@@ -80,10 +80,10 @@ async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(s
         return [each for each in acted_on(webhook, on.name) if each.invocation == invocation] or None
 
     (told,) = await eventually(heard, what="news of it")
-    assert told.reason.startswith("lost: [409] killed")
+    assert told.reason.startswith("[409] killed")
 
     # It stays in the engine's books for a day; another look does nothing more.
-    again = await on.ingress.call(sweep, key="all")
+    again = await on.ingress.call(reconcile_target, key="all")
     assert invocation not in {find.id for find in again.acted_on}
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
 
@@ -100,7 +100,7 @@ async def test_many_lost_at_once_are_all_rolled_back_and_told_in_a_few_pieces(sc
         }
 
     await eventually(all_lost, what="finds of all")
-    await on.ingress.call(sweep, key="all")
+    await on.ingress.call(reconcile_target, key="all")
     for key, _ in started:
         await on.rollback(key, RollbackState.ROLLED_BACK)
 
@@ -128,7 +128,7 @@ async def test_what_one_sweep_leaves_the_next_ones_look_after(scene, did, monkey
         }
 
     await eventually(all_lost, what="finds of all")
-    report = await on.ingress.call(sweep, key="all")
+    report = await on.ingress.call(reconcile_target, key="all")
     assert len(report.acted_on) == 2
     assert report.left >= 3
     async with on.reconciler.watching():
@@ -245,7 +245,7 @@ async def test_news_whose_telling_was_paused_is_told_on(scene, did):
         return rows[0]["id"] if rows else None
 
     await eventually(lambda: lost(on, invocation), what="find of the lost one")
-    await on.ingress.call(sweep, key="all")  # which tells
+    await on.ingress.call(reconcile_target, key="all")  # which tells
     halted = await eventually(paused, what="pause of the telling")
 
     async def goes_on() -> bool:

@@ -21,6 +21,7 @@ from perdure.engine import LocatedEngine
 from perdure.engine.admin import sql_text
 from perdure.errors import EngineError, IngressError
 from perdure.saga.reconciler import SagaReconcilerConfig, find_orphans
+from perdure.saga.schema import OPEN_KEY, PROGRESS_KEY, ROLLBACKS
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.approval_audit import unapproved
@@ -201,7 +202,7 @@ class _Run:
             while True:
                 under_way = await admin.query(_UNDER_WAY)
                 open_ = await admin.query(
-                    "select service_key from state where service_name = 'Rollbacks' and key = 'open'"
+                    f"select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"
                 )
                 lost = [
                     find for find in await find_orphans(admin, config) if not await self._has_rollback(admin, find.key)
@@ -219,7 +220,7 @@ class _Run:
 
     @staticmethod
     async def _has_rollback(admin: AdminClient, saga_id: str) -> bool:
-        sql = f"select 1 from state where service_name = 'Rollbacks' and key = 'head' and service_key = {sql_text(saga_id)}"  # noqa: E501 - quoted
+        sql = f"select 1 from state where service_name = '{ROLLBACKS}' and key = '{PROGRESS_KEY}' and service_key = {sql_text(saga_id)}"  # noqa: E501 - quoted
         return bool(await admin.query(sql))
 
     async def _ended(self, admin: AdminClient) -> list[str]:

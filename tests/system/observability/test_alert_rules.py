@@ -52,7 +52,7 @@ def test_shortened_rules_differ_in_times_alone():
     assert shortened(text, 1).replace("for: 1s", "") != short
     assert "[1h]" in text
     assert "[60s]" in short
-    assert 'max_over_time(perdure_saga_oldest_seconds{phase=~"compensating|paused|lost"}[5s])) > 15' in short
+    assert 'max_over_time(perdure_saga_oldest_seconds{phase=~"compensating|paused|orphaned"}[5s])) > 15' in short
     assert "(perdure_reconciler_looked_seconds) > 5" in short
     assert "(perdure_dead_letters_open[5s])) > 0" in short
     rules = yaml.safe_load(short)["groups"]

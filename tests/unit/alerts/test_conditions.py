@@ -89,10 +89,10 @@ snapshots = st.builds(
 def test_each_condition_is_notified_once(found):
     observer = Observer()
     for snapshot in found:
-        news = observer.scan(snapshot)
+        notifications = observer.scan(snapshot)
         groups = {group_id(each) for each in snapshot.alerts}
         for group in groups:
-            raised = [each for each in news if each.event == "alert.raised" and group_id(each.alert) == group]
+            raised = [each for each in notifications if each.event == "alert.raised" and group_id(each.alert) == group]
             assert len(raised) <= MAX_SINGLE_ALERTS
         # Each condition is stored, and notified by itself or in a group.
         assert observer.open() == {each.id for each in snapshot.alerts}
@@ -162,10 +162,10 @@ def test_raise_alert_for_repeated_kill():
 def test_resolve_single_alert_that_joins_group():
     observer = Observer()
     observer.scan(Snapshot(alerts=[alert(Condition.KILLED, "Trips", 0)]))
-    news = observer.scan(
+    notifications = observer.scan(
         Snapshot(alerts=[alert(Condition.KILLED, "Trips", number, minute=1) for number in range(MAX_SINGLE_ALERTS + 1)])
     )
-    assert [(each.event, each.alert.id, each.alert.count) for each in news] == [
+    assert [(each.event, each.alert.id, each.alert.count) for each in notifications] == [
         ("alert.resolved", "killed/inv_Trips0000", 1),
         ("alert.raised", "killed/many/Trips", MAX_SINGLE_ALERTS + 1),
     ]

@@ -278,7 +278,7 @@ def test_a_setting_that_does_not_fit_is_told_by_its_variable(monkeypatch):
 @pytest.mark.parametrize(
     ("to", "goes"),
     [
-        ("/sagas?phase=lost", "/sagas?phase=lost"),
+        ("/sagas?phase=orphaned", "/sagas?phase=orphaned"),
         ("//evil.test", "/"),
         ("/\\evil.test", "/"),
         ("https://evil.test", "/"),

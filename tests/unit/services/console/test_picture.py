@@ -52,7 +52,7 @@ def called(position: int, start: float, end: float | None, result: str | None = 
 def test_a_saga_whose_orchestration_was_killed_is_lost_and_still_moves():
     step, running = called(1, 0, 1), StatusData(phase=SagaPhase.RUNNING)
     killed = Saga(status=running, timeline=saga(step, ended=2, result="failure"))
-    assert (killed.phase, killed.is_over) == ("lost", False)
+    assert (killed.phase, killed.is_over) == ("orphaned", False)
     nothing_to_undo = Saga(status=running, timeline=saga(ended=2, result="failure"))
     assert nothing_to_undo.is_over
     closed = Saga(status=StatusData(phase=SagaPhase.CANCELLED), timeline=saga(step, ended=2, result="failure"))
