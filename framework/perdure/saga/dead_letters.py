@@ -92,7 +92,7 @@ def dead_letter_of(saga: RollbackRequest, step: StepRecord, progress: StepProgre
         signature=error_signature(error),
         reason=saga.reason,
         attempts=progress.attempts,
-        redriven=progress.drive,
+        redriven=progress.redrives,
         since=now,
     )
 

@@ -105,7 +105,7 @@ def next_steps(steps: list[StepRecord], progress: dict[int, StepProgress], confi
         for step in steps
         if progress[step.position].state is CompensationState.PENDING
         and not (step.after_others and blocked)
-        and not (succeeded and progress[step.position].drive == 0)  # a redriven step runs regardless
+        and not (succeeded and progress[step.position].redrives == 0)  # a redriven step runs regardless
     ]
     if not pending:
         return []
@@ -123,13 +123,13 @@ def time_until_due(positions: list[int], progress: dict[int, StepProgress], now:
 
 def after_success(progress: StepProgress) -> StepProgress:
     """Return the progress after a successful compensation."""
-    return progress.with_(state=CompensationState.UNDONE, error=None, doubts=0, doubted=None)
+    return progress.with_(state=CompensationState.UNDONE, error=None, unknown_outcomes=0, unresolved_attempt=None)
 
 
 def after_failure(progress: StepProgress, error: str, config: SagaConfig) -> StepProgress:
     """Return the progress after a compensation that ended with a terminal error."""
     attempts = progress.attempts + 1
-    failed = progress.with_(attempts=attempts, error=error, doubts=0, doubted=None)
+    failed = progress.with_(attempts=attempts, error=error, unknown_outcomes=0, unresolved_attempt=None)
     if config.strategy is CompensationStrategy.FOREVER or attempts < config.max_attempts:
         return failed
     if config.strategy is CompensationStrategy.BEST_EFFORT:
@@ -144,10 +144,10 @@ def after_unknown_outcome(progress: StepProgress, error: str, config: SagaConfig
     same, so no step is compensated twice, and a restart of the saga service uses up no attempt. After
     `MAX_UNKNOWN_OUTCOMES` the attempt counts as failed, so that an operator notices.
     """
-    doubts = progress.doubts + 1
-    if doubts < MAX_UNKNOWN_OUTCOMES:
-        return progress.with_(doubts=doubts, doubted=progress.attempt)
-    return after_failure(progress, error, config).with_(doubted=progress.attempt)
+    unknown_outcomes = progress.unknown_outcomes + 1
+    if unknown_outcomes < MAX_UNKNOWN_OUTCOMES:
+        return progress.with_(unknown_outcomes=unknown_outcomes, unresolved_attempt=progress.attempt)
+    return after_failure(progress, error, config).with_(unresolved_attempt=progress.attempt)
 
 
 def rollback_state(steps: list[StepRecord], progress: dict[int, StepProgress], config: SagaConfig) -> RollbackState:
@@ -183,7 +183,7 @@ def apply_action(progress: StepProgress, action: OperatorAction, step: str, payl
         )
     if action is OperatorAction.REDRIVE:
         new = progress.payload if payload is None else payload
-        return progress.with_(state=CompensationState.PENDING, attempts=0, drive=progress.drive + 1, payload=new)
+        return progress.with_(state=CompensationState.PENDING, attempts=0, redrives=progress.redrives + 1, payload=new)
     return progress.with_(state=_STATE_AFTER[action])
 
 

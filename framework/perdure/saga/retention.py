@@ -46,13 +46,13 @@ class Purge(BaseModel):
 
     Args:
         generation: Its last pass.
-        acts: The number of its audit entries.
+        actions: The number of its audit entries.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     generation: int
-    acts: int
+    actions: int
 
 
 purge_target: Target[Purge, bool] = Target(ROLLBACKS, "forget", Purge, bool)
@@ -77,7 +77,7 @@ def set_retention(duration: timedelta | None) -> None:
 async def plan_purge(ctx: restate.ObjectContext, progress: RollbackProgress, state: RollbackState) -> None:
     """Schedule the purge of a rollback whose executions are all closed."""
     if _retention is not None and state in _CLOSED:
-        this = Purge(generation=progress.generation, acts=progress.acts)
+        this = Purge(generation=progress.generation, actions=progress.actions)
         await ObjectClient(ctx, purge_target, ctx.key()).send(this, delay=scaled(_retention))
 
 
@@ -88,7 +88,7 @@ async def purge_unchanged(ctx: restate.ObjectContext, this: Purge) -> bool:
         return False
     report = report_of(runs_of(saga), await all_step_progress(ctx, saga))
     is_closed = report.outcome in _CLOSED and await open_marker(ctx).get() is None
-    if not is_closed or progress.waiters or (progress.generation, progress.acts) != (this.generation, this.acts):
+    if not is_closed or progress.waiters or (progress.generation, progress.actions) != (this.generation, this.actions):
         log.info("saga.rollback.not_purged", saga=saga.saga_id, reason="changed" if is_closed else "open")
         return False
     for name in await ctx.state_keys():

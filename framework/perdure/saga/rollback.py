@@ -203,11 +203,11 @@ async def _compensate_execution(
                 continue
             pause: timedelta | None = None
             if after.state is CompensationState.PENDING:
-                pause = scaled(saga.config.delay_after(after.doubts or after.attempts))
+                pause = scaled(saga.config.delay_after(after.unknown_outcomes or after.attempts))
                 delay = max(delay or timedelta(0), pause)
             steps[position] = after = after.with_(due=None if pause is None else now + pause)
             await step_progress_state(ctx, position).set(after)
-            if after.doubts:
+            if after.unknown_outcomes:
                 log.warning(
                     "saga.compensation.unknown_outcome",
                     saga=saga.saga_id,
@@ -231,7 +231,7 @@ async def _after(attempt: Attempt, before: StepProgress, config: SagaConfig) -> 
     if error is None:
         return after_success(before)
     failed = after_failure(before, error, config)
-    return failed if attempt.is_started else failed.with_(doubted=before.doubted)
+    return failed if attempt.is_started else failed.with_(unresolved_attempt=before.unresolved_attempt)
 
 
 async def _report(
@@ -307,7 +307,7 @@ async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
     if saga is None or progress is None or step is None:
         raise NotFound(f"no dead letter '{ctx.key()}/{request.position}'", metadata={"field": "id"})
     before = await step_progress_state(ctx, step.position).get() or StepProgress()
-    checked = await check_action(ctx, request, payload=before.payload_for(step), redriven=before.drive, now=now)
+    checked = await check_action(ctx, request, payload=before.payload_for(step), redriven=before.redrives, now=now)
     if request.act is OperatorAction.REDRIVE and step.compensation is None:
         raise Conflict(f"step '{step.step}' has no compensation to redrive: complete it by hand, then resolve it")
     letter_id = f"{saga.saga_id}/{step.position}"
@@ -316,11 +316,11 @@ async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
     after = apply_action(before, request.act, step.step, request.payload)
     number = number_at(saga, step.position)
     ended = [each for each in progress.ended if each != number or after == before]
-    later = progress.model_copy(update={"acts": progress.acts + 1, "updated_at": now, "ended": ended})
+    later = progress.model_copy(update={"actions": progress.actions + 1, "updated_at": now, "ended": ended})
     await checked.store(ctx)
-    await audit_entry_state(ctx, later.acts).set(
+    await audit_entry_state(ctx, later.actions).set(
         AuditEntry(
-            number=later.acts,
+            number=later.actions,
             at=now,
             actor=checked.actor,
             act=request.act,
@@ -349,7 +349,7 @@ async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
         await step_progress_state(ctx, step.position).set(after)
         await remove_dead_letter(ctx, letter_id)
         await _schedule_pass(ctx, later, now, timedelta(0))
-    return ActionReceipt(id=letter_id, act=request.act, state=after.state, number=later.acts)
+    return ActionReceipt(id=letter_id, act=request.act, state=after.state, number=later.actions)
 
 
 @handler(rollbacks, "shared", ingress_private=True)
@@ -373,7 +373,7 @@ async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
         updated_at=progress.updated_at,
         earlier=earlier,
         audit_log=[
-            entry for number in range(1, progress.acts + 1) if (entry := await audit_entry_state(ctx, number).get())
+            entry for number in range(1, progress.actions + 1) if (entry := await audit_entry_state(ctx, number).get())
         ],
     )
 
@@ -393,7 +393,7 @@ def _execution_status(saga: RollbackRequest, steps: dict[int, StepProgress]) -> 
                 state=progress.state,
                 completed=progress.completed,
                 attempts=progress.attempts,
-                redriven=progress.drive,
+                redriven=progress.redrives,
                 invocation_id=progress.invocation_id,
                 error=progress.error,
             )

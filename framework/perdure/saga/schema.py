@@ -223,11 +223,11 @@ class StepProgress(BaseModel):
         completed: Whether the action completed; None if unknown, as after a kill.
         invocation_id: The action's invocation if it was still running; the rollback awaits its end.
         attempts: Failed attempts since the last redrive.
-        drive: Number of redrives.
+        redrives: Number of redrives.
         error: The last error.
         payload: Payload set by an operator; replaces the recorded one.
-        doubts: Consecutive attempts whose start has an unknown outcome.
-        doubted: The attempt with the unknown outcome, which is repeated until its result is known.
+        unknown_outcomes: Consecutive attempts whose start has an unknown outcome.
+        unresolved_attempt: The attempt with the unknown outcome, which is repeated until its result is known.
         due: When the next attempt is due; None before the first attempt and after the last.
     """
 
@@ -237,17 +237,17 @@ class StepProgress(BaseModel):
     completed: bool | None = None
     invocation_id: str | None = None
     attempts: int = 0
-    drive: int = 0
+    redrives: int = 0
     error: str | None = None
     payload: JsonValue = None
-    doubts: int = 0
-    doubted: str | None = None
+    unknown_outcomes: int = 0
+    unresolved_attempt: str | None = None
     due: datetime | None = None
 
     @property
     def attempt(self) -> str:
         """Name of the next attempt within the step; the same name attaches to the same invocation."""
-        return self.doubted or f"{self.drive}.{self.attempts}"
+        return self.unresolved_attempt or f"{self.redrives}.{self.attempts}"
 
     def payload_for(self, step: StepRecord) -> JsonValue:
         """Return the compensation's payload: the operator's, or the recorded one."""
@@ -271,7 +271,7 @@ class RollbackProgress(BaseModel):
         started_at: When the rollback was requested first.
         updated_at: When it last changed.
         waiters: Awakeables by waiting invocation.
-        acts: Number of audit entries.
+        actions: Number of audit entries.
         waits_for: Number of the execution that an invocation waits for; no entry: all of them.
         ended: Numbers of the executions that are rolled back and reported.
     """
@@ -280,7 +280,7 @@ class RollbackProgress(BaseModel):
     started_at: datetime
     updated_at: datetime
     waiters: dict[str, str] = {}
-    acts: int = 0
+    actions: int = 0
     waits_for: dict[str, int] = {}
     ended: list[int] = []
 

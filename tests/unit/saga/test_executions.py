@@ -63,7 +63,7 @@ CONFIGS = st.builds(SagaConfig, strategy=st.sampled_from(CompensationStrategy), 
 PROGRESS = st.builds(
     StepProgress,
     state=st.sampled_from(CompensationState),
-    drive=st.integers(0, 1),
+    redrives=st.integers(0, 1),
     error=st.none() | st.just("stuck"),
 )
 FAILURES = st.lists(st.integers(0, 4), min_size=5, max_size=5)

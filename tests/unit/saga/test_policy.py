@@ -336,7 +336,7 @@ def test_repeat_attempt_until_outcome_is_known(happened, config):
             in_doubt = progress.attempt
             progress = apply_action(progress, OperatorAction.REDRIVE, "a")
             assert (progress.attempt == asked) == (event == "unknown" and in_doubt == asked)
-    assert after_success(progress).doubts == 0
+    assert after_success(progress).unknown_outcomes == 0
 
 
 @given(RETRIED)
@@ -346,7 +346,7 @@ def test_repeated_unknown_outcomes_fail_attempt(config):
         progress = after_unknown_outcome(progress, "the dispatcher was killed", config)
         assert (progress.attempts, progress.error, progress.state) == (0, None, CompensationState.PENDING)
     progress = after_unknown_outcome(progress, "the dispatcher was killed", config)
-    assert (progress.attempts, progress.error, progress.doubts) == (1, "the dispatcher was killed", 0)
+    assert (progress.attempts, progress.error, progress.unknown_outcomes) == (1, "the dispatcher was killed", 0)
 
 
 # --- operator actions ------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.restate_modes("http2", "always_suspending")
 
 class CallRequest(BaseModel):
     saga: str
-    forget: Purge = Purge(generation=0, acts=0)
+    forget: Purge = Purge(generation=0, actions=0)
     wait: bool = False
 
 
@@ -119,7 +119,7 @@ async def act(bench: Bench, what: str, saga: str) -> None:
 async def current_purge(admin: AdminClient, saga: str) -> Purge:
     """Return the purge request for the current state of a rollback."""
     progress = RollbackProgress.model_validate_json(bytes((await rollback_state(admin, saga))[PROGRESS_KEY]))
-    return Purge(generation=progress.generation, acts=progress.acts)
+    return Purge(generation=progress.generation, actions=progress.actions)
 
 
 async def test_next_execution_starts_after_purge(bench, did, admin, soon):
