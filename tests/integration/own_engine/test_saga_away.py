@@ -10,7 +10,7 @@ import pytest
 from perdure import AdminClient, Orchestration, control_plane
 from perdure.engine.admin import sql_text
 from perdure.saga import recovery
-from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, reconcile_target
 from perdure.serving import build_app
 from perdure.testing import ServedApp
 from tests.integration.given_up_sagas import (
@@ -21,7 +21,6 @@ from tests.integration.given_up_sagas import (
     held_up,
     nothing,
     policy,
-    reconcile_target,
     rollback_of,
     rolled_back,
     run_of,

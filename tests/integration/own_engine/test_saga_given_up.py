@@ -10,7 +10,7 @@ import pytest
 
 from perdure import AdminClient, DataPlaneContext, DataPlaneService, Orchestration, SagaConfig, ServiceClient, Target
 from perdure.engine.admin import sql_text
-from perdure.saga.reconciler import SagaReconciler
+from perdure.saga.reconciler import SagaReconciler, reconcile_target
 from tests.integration.given_up_sagas import (
     MOMENT,
     config_of,
@@ -19,7 +19,6 @@ from tests.integration.given_up_sagas import (
     found,
     held_up,
     nothing,
-    reconcile_target,
     rollback_of,
     rolled_back,
     run_of,

@@ -23,12 +23,12 @@ from perdure.alerts.service import Alerts
 from perdure.engine.admin import sql_text
 from perdure.errors import EngineError
 from perdure.saga import reconciler as reconciler_module
-from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, find_orphans
+from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, find_orphans, reconcile_target
 from perdure.saga.status import RollbackState
 from perdure.security import PrivateKey
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.alert_receiver import OK, Receiver, receiving
-from tests.integration.lost_sagas import Brake, Scene, reconcile_target, services
+from tests.integration.lost_sagas import Brake, Scene, services
 from tests.support import eventually
 
 KEY = PrivateKey.generate()
