@@ -422,18 +422,18 @@ with sagas as (
   select i.id as id, i.target_service_name as service, i.target_service_key as key, i.completion_failure as failure,
     i.created_at as started_at, i.completed_at as ended_at,
     case
-      when open.service_key is not null or open2.service_key is not null then 'compensating'
+      when opened.service_key is not null or opened2.service_key is not null then 'compensating'
       when dead.service_key is not null or dead2.service_key is not null then 'needs_attention'
       when i.status = 'paused' then 'paused'
       when i.status != 'completed' and failed.service_key is not null then 'compensating'
       when i.status != 'completed' then 'running'
       when i.completion_result = 'success' then 'completed'
       when submitted.name is not null and received.name is null then '{SagaPhase.ORPHANED}'
-      when closed.service_key is null and step.service_key is not null and submitted.name is null
-        and (requested.service_key is null or (rollback.service_key is null and rollback2.service_key is null))
+      when closed.service_key is null and recorded.service_key is not null and submitted.name is null
+        and (requested.service_key is null or (undone.service_key is null and undone2.service_key is null))
         then '{SagaPhase.ORPHANED}'
       when closed.phase = 'cancelled' then 'cancelled'
-      when closed.rolls_back = 'true' or rollback.service_key is not null or rollback2.service_key is not null
+      when closed.rolls_back = 'true' or undone.service_key is not null or undone2.service_key is not null
         then 'rolled_back'
       else 'failed' end as phase
   from sys_invocation_status i
@@ -442,17 +442,17 @@ with sagas as (
       (regexp_match(value_utf8, '"rolls_back": ?(true|false)'))[1] as rolls_back
       from state where key = '{CLOSED_KEY}') closed {_same_key("closed")}
   left join (select service_name, service_key from state where key = '{FAILED_KEY}') failed {_same_key("failed")}
-  left join (select service_name, service_key from state where key = '{step_key(1)}') step {_same_key("step")}
+  left join (select service_name, service_key from state where key = '{step_key(1)}') recorded {_same_key("recorded")}
   left join (select service_name, service_key, key as name from state where service_name != '{ROLLBACKS}'
       and key like '{EXECUTION_PREFIX}%') submitted {_same_key("submitted")}
   left join (select key as name from state where service_name = '{ROLLBACKS}' and key like '{EXECUTION_PREFIX}%')
       received on received.name = submitted.name
   left join (select service_name, service_key from sys_promise where key = '{ROLLBACK_PROMISE}')
       requested {_same_key("requested")}
-  left join {_OPEN} open on open.service_key = i.target_service_key
-  left join {_OPEN} open2 on open2.service_key = {_PREFIXED}
-  left join {_ROLLBACK} rollback on rollback.service_key = i.target_service_key
-  left join {_ROLLBACK} rollback2 on rollback2.service_key = {_PREFIXED}
+  left join {_OPEN} opened on opened.service_key = i.target_service_key
+  left join {_OPEN} opened2 on opened2.service_key = {_PREFIXED}
+  left join {_ROLLBACK} undone on undone.service_key = i.target_service_key
+  left join {_ROLLBACK} undone2 on undone2.service_key = {_PREFIXED}
   left join {_DEAD} dead on dead.service_key = i.target_service_key
   left join {_DEAD} dead2 on dead2.service_key = {_PREFIXED}
   where {ORCHESTRATIONS_SQL}

@@ -109,9 +109,9 @@ async def test_many_lost_at_once_are_all_rolled_back_and_told_in_a_few_pieces(sc
         return mine if len(mine) > MAX_SINGLE_ALERTS else None
 
     told = await eventually(heard, what="news of them")
-    assert sorted(each.number for each in told) == [1] * MAX_SINGLE_ALERTS + [3]
-    (many,) = (each for each in told if each.number == 3)
-    assert {each.invocation for each in told if each is not many} | set(many.some) == {each for _, each in started}
+    assert sorted(each.count for each in told) == [1] * MAX_SINGLE_ALERTS + [3]
+    (many,) = (each for each in told if each.count == 3)
+    assert {each.invocation for each in told if each is not many} | set(many.examples) == {each for _, each in started}
 
 
 @pytest.mark.restate_modes("http2")
