@@ -101,7 +101,7 @@ tests: $(READY) $(TOOLS) engine
 coverage: export COVERAGE_FILE := $(CURDIR)/.local/coverage/data
 coverage: $(READY) $(TOOLS) engine ## the tests in all modes of the engine, with the coverage of lines and branches
 	@rm -rf .local/coverage && mkdir -p .local/coverage
-	@$(BIN)/coverage run -m pytest -n $(WORKERS) --restate-modes=$(or $(MODES),all) --durations=20 --durations-min=1 $(TESTS)
+	@$(BIN)/coverage run -m pytest -n $(WORKERS) --restate-modes=$(or $(MODES),all) --hypothesis-profile=nightly --durations=20 --durations-min=1 $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --include='services/*' --skip-covered --sort=cover
 	@$(BIN)/coverage report --include='framework/perdure/*' --skip-covered --sort=cover --fail-under=90

@@ -1,1 +1,1 @@
-"""What perdure costs: the same work through the library and by hand on the SDK, side by side."""
+"""Benchmarks of the library's overhead over the SDK."""

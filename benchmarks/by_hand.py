@@ -1,8 +1,8 @@
-"""The same saga by hand on the SDK: what somebody writes who knows it well and has no library.
+"""The saga on the SDK alone.
 
-Serdes are explicit and run options made once, as the SDK is fastest with. Each step's compensation is recorded in state
-before the step, and the end is marked. What is not here, and perdure has: a rollback that outlives a cancel or a kill,
-bounded retries, dead letters, a status.
+Serdes are explicit and run options are created once, which is the SDK's fastest way. Each compensation is recorded in
+state before its step. Unlike Perdure, it has no rollback that survives a cancel or kill, no limited retries, no dead
+letters and no status.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Undo(BaseModel):
-    """A step as it is recorded before it is done.
+    """Record of a step, written before its action.
 
     Args:
         position: 1 for the first step.
-        service: Whose handler undoes it.
-        handler: The handler.
-        booking: What the handler is given.
+        service: Service of the compensation.
+        handler: The compensation.
+        booking: Payload of the compensation.
     """
 
     position: int
@@ -49,7 +49,7 @@ UNDO = _serde(Undo)
 TEXT: JsonSerde[str] = JsonSerde()
 NOTHING: JsonSerde[None] = JsonSerde()
 
-# As many attempts and the same pauses as perdure's runs have by default.
+# The defaults of Perdure's runs.
 _ATTEMPTS = 4
 _FIRST_PAUSE = timedelta(milliseconds=100)
 _LONGEST_PAUSE = timedelta(seconds=30)
@@ -65,9 +65,9 @@ def definitions(name: str, *, calls: bool, record: bool = True) -> list[Servable
     """Return the services of the saga.
 
     Args:
-        name: The workflow's name; the data plane's is made from it.
-        calls: Whether the steps call the data plane, or are runs of the workflow's own.
-        record: Whether compensations are recorded in state, or only remembered by the running handler.
+        name: The workflow's name, and the prefix of the data plane's name.
+        calls: The steps call the data plane; otherwise they are runs of the workflow.
+        record: Compensations are recorded in state; otherwise the running handler holds them.
     """
     bookings = restate.Service(f"{name}Bookings", ingress_private=True)
 

@@ -1,4 +1,4 @@
-"""What the engine proxy costs a call, against the same ingress without it: `python -m benchmarks.engine_proxy`."""
+"""Latency and throughput of the ingress with and without the engine proxy: `python -m benchmarks.engine_proxy`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ import typer
 from rich.table import Table
 
 from benchmarks.load import BenchmarkError
-from perdure import AdminClient, handler
+from perdure import handler
 from perdure._runtime.ports import free_ports
+from perdure.engine.admin import AdminClient
 from perdure.serving import build_app
 from perdure.terminal import TerminalConsole
 from perdure.testing.served import ServedApp
@@ -34,13 +35,13 @@ echo = restate.Service("Echo")
 
 @handler(echo)
 async def say(_: restate.Context, text: str) -> str:
-    """Answer without a step: the call that the proxy weighs most on."""
+    """Return the text without a step, so that the proxy's share of the latency is largest."""
     return text
 
 
 @asynccontextmanager
 async def _proxy(server: RestateServer) -> AsyncIterator[tuple[str, int]]:
-    """Run the proxy as a process, as the launcher does, and yield its address and process id."""
+    """Run the proxy as a process and yield its address and process ID."""
     (port,) = free_ports(1)
     settings = {
         "PERDURE_PROXY_INGRESS_UPSTREAM": f"unix:{server.engine.config.ingress_socket}",
@@ -67,7 +68,7 @@ def _started(settings: dict[str, str]) -> subprocess.Popen[bytes]:
 
 
 def _processor_time(pid: int) -> float:
-    """Return the seconds of processor time that a process has used; Linux only."""
+    """Return the CPU time of a process in seconds; Linux only."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -80,7 +81,7 @@ async def _answers(http: httpx.AsyncClient, url: str) -> bool:
 
 
 async def _round(url: str, calls: int, at_once: int) -> tuple[list[float], float]:
-    """Return the milliseconds of each call, and calls a second."""
+    """Return the latencies in milliseconds and the calls per second."""
     took: list[float] = []
     left = iter(range(calls))
 
@@ -122,10 +123,10 @@ async def _measure(server: RestateServer, services: str, calls: int, rounds: int
 
 
 def main(
-    calls: Annotated[int, typer.Option(min=10, help="Calls in each round.")] = 1000,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each way, in turn.")] = 5,
+    calls: Annotated[int, typer.Option(min=10, help="Calls per round.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds of each variant.")] = 5,
 ) -> None:
-    """Measure calls of a handler without steps, directly and through the proxy, in turn."""
+    """Measure calls of a handler without steps, directly and through the proxy."""
     console = TerminalConsole()
     settings = {"RESTATE_INGRESS__LISTEN_MODE": "all"}
     with (

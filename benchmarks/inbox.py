@@ -16,14 +16,14 @@ import typer
 from rich.table import Table
 
 from benchmarks.load import BenchmarkError
-from perdure import AdminClient, IngressClient, ObjectClient, Target, handler
+from perdure import IngressClient, ObjectClient, Target, handler
 from perdure.approvals.inbox_messages import InboxQuery
 from perdure.approvals.messages import DecisionRequest
 from perdure.approvals.reconciler import look
 from perdure.approvals.request import ApprovalRequest
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import approve, list_inbox, open_approval, page_inbox
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.security.user_names import ANYONE
 from perdure.serving import build_app
 from perdure.terminal import TerminalConsole
@@ -53,7 +53,7 @@ async def fill(ctx: restate.Context, numbers: list[int]) -> None:
         await ObjectClient(ctx, open_approval, request.approval_id).send(request)
 
 
-_fill: Target[list[int], None] = Target("Filler", "fill", list[int], type(None))
+_fill: Target[list[int], None] = Target("Filler", "fill", list[int], None)
 
 
 async def _timed(call: Callable[[], Awaitable[object]], times: int) -> str:

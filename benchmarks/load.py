@@ -1,7 +1,7 @@
-"""The load: clients that each send a saga, wait for its answer, and send the next.
+"""Load generator: clients that send one saga after the other.
 
-They speak HTTP/1.1 by themselves, over one kept connection each. On the two cores that engine, services and load share,
-a full HTTP client would take more time than the saga that it asks for.
+Each client uses a minimal HTTP/1.1 implementation and one connection. Engine, services and load share the cores, and a
+complete HTTP client would use more CPU than the saga.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _ANSWER_WITHIN: Final = timedelta(seconds=30)
 
 
 class BenchmarkError(PerdureError):
-    """Something went wrong that makes the numbers worthless."""
+    """A failure that invalidates the results."""
 
 
 @dataclass(frozen=True)
 class Saga:
-    """A saga to send, and what is to come back.
+    """A saga to send and its expected response.
 
     Args:
         ingress: Address of the engine's ingress.
         workflow: The workflow's name.
-        body: The request's body.
-        answer: The body that every answer must have.
+        body: Body of the request.
+        answer: Expected body of the response.
     """
 
     ingress: str
@@ -42,12 +42,12 @@ class Saga:
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients saw.
+    """Measurements of the clients.
 
     Args:
-        seconds: From the first request to the last answer.
-        latencies: Of each saga, in seconds.
-        busy: Which share of one core this process used meanwhile; near 1, it is itself what limits the throughput.
+        seconds: Time from the first request to the last response.
+        latencies: Latency of each saga in seconds.
+        busy: CPU use of this process as a share of one core; near 1, the load generator limits the throughput.
     """
 
     seconds: float
@@ -56,19 +56,19 @@ class Load:
 
 
 async def drive(saga: Saga, keys: Iterator[str], *, clients: int, duration: timedelta) -> Load:
-    """Send sagas for a while.
+    """Send sagas for a duration.
 
     Args:
-        saga: What to send.
-        keys: A new workflow key for each.
-        clients: How many clients at once.
-        duration: No new saga is sent after it; those under way are waited for.
+        saga: The saga.
+        keys: Unused workflow keys.
+        clients: Number of concurrent clients.
+        duration: Time after which no saga starts.
 
     Returns:
-        What the clients saw.
+        The measurements.
 
     Raises:
-        BenchmarkError: An answer was wrong, or didn't come within 30 s.
+        BenchmarkError: A response was wrong, or did not arrive within 30 s.
     """
     connections = [await _Connection.open(saga.ingress) for _ in range(clients)]
     latencies: list[float] = []
@@ -86,7 +86,7 @@ async def drive(saga: Saga, keys: Iterator[str], *, clients: int, duration: time
 
 
 async def _all_done(tasks: list[asyncio.Task[None]], *, within: timedelta) -> None:
-    """Wait for all tasks, or for the first that fails; none goes on after this."""
+    """Wait for all tasks or the first failure, and end all tasks."""
     try:
         _, late = await asyncio.wait(tasks, timeout=within.total_seconds(), return_when=asyncio.FIRST_EXCEPTION)
     finally:
@@ -112,7 +112,7 @@ async def _client(
 
 
 class _Connection:
-    """A kept connection to the engine's ingress."""
+    """A persistent connection to the ingress."""
 
     def __init__(self, host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._host = host
@@ -132,7 +132,7 @@ class _Connection:
         self._writer.close()
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Send a body, and return the status and the body of the answer."""
+        """Send a request and return status and body of the response."""
         head = (
             f"POST {path} HTTP/1.1\r\nhost: {self._host}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"

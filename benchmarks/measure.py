@@ -1,4 +1,4 @@
-"""Rounds: one side, then the other, over and over, so that whatever else the machine does hits both alike."""
+"""Alternating measurements of both sides, so that other load on the machine affects both."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from benchmarks.load import BenchmarkError, Load, Saga, drive
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two things that are compared.
+    """One of the two compared sides.
 
     Args:
-        label: What it is called in the results.
-        saga: What is sent to it.
-        service_pid: The process of its services.
-        engine_pid: The process of its engine.
+        label: Name in the results.
+        saga: The saga to send.
+        service_pid: Process of its services.
+        engine_pid: Process of its engine.
     """
 
     label: str
@@ -32,18 +32,18 @@ class Side:
 
 
 class Sample(BaseModel):
-    """What was measured of one side in one round.
+    """Measurements of one side in one round.
 
     Args:
         side: The side's label.
-        clients: How many clients at once.
-        sagas: How many were completed.
-        throughput: Sagas a second.
-        p50_ms: The median latency.
-        p99_ms: The 99th percentile of the latencies.
-        service_cpu_ms: CPU time of the services for each saga; None where the system doesn't tell.
-        engine_cpu_ms: CPU time of the engine for each saga; None where the system doesn't tell.
-        generator_busy: Which share of one core the load generator used.
+        clients: Number of concurrent clients.
+        sagas: Number of completed sagas.
+        throughput: Sagas per second.
+        p50_ms: Median latency.
+        p99_ms: 99th percentile of the latencies.
+        service_cpu_ms: CPU time of the services per saga; None if the system does not report it.
+        engine_cpu_ms: CPU time of the engine per saga; None if the system does not report it.
+        generator_busy: CPU use of the load generator as a share of one core.
     """
 
     side: str
@@ -67,28 +67,28 @@ async def alternate(
     warm_up: timedelta,
     tell: Callable[[Sample], None],
 ) -> list[list[Sample]]:
-    """Measure the sides by turns.
+    """Measure the sides alternately.
 
     Args:
-        sides: What to compare.
-        keys: A new workflow key for each saga.
-        clients: How many clients at once.
-        rounds: How often each side has its turn.
-        duration: How long a turn takes.
-        warm_up: How long each side is driven before the first round, which isn't counted.
-        tell: Called with each sample.
+        sides: The sides.
+        keys: Unused workflow keys.
+        clients: Number of concurrent clients.
+        rounds: Number of turns per side.
+        duration: Duration of a turn.
+        warm_up: Duration of unmeasured load per side before the first round.
+        tell: Receives each sample.
 
     Returns:
         The rounds, each with a sample of each side in the order of `sides`.
 
     Raises:
-        BenchmarkError: A side gave a wrong answer, or none.
+        BenchmarkError: A side returned a wrong response or none.
     """
     for side in sides:
         await drive(side.saga, keys, clients=clients, duration=warm_up)
     measured = []
     for number in range(rounds):
-        # Every other round starts with the last, so that none always has the other's aftermath.
+        # Every other round reverses the order, so that after-effects are shared.
         order = sides if number % 2 == 0 else sides[::-1]
         samples = {}
         for side in order:
@@ -128,7 +128,7 @@ def _each(before: float | None, after: float | None, sagas: int) -> float | None
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Return the CPU time that a process has used; None where the system doesn't tell (it has no ``/proc``).
+    """Return the CPU time of a process; None without ``/proc``.
 
     Args:
         pid: The process.
@@ -139,7 +139,7 @@ def cpu_seconds(pid: int) -> float | None:
     if not Path("/proc/self/stat").exists():
         return None
     try:
-        # The name in brackets may hold anything, so fields are counted behind it.
+        # The name in brackets may contain spaces, so the fields are counted after it.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError) as error:
         raise BenchmarkError(f"process {pid} ended during the benchmark") from error

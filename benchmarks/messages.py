@@ -1,4 +1,4 @@
-"""The business of the benchmark: a trip of three bookings. Both ways of doing it use these messages and this work."""
+"""Messages and actions of the benchmark's saga, a trip with three bookings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ STEPS: Final = ("flight", "hotel", "payment")
 
 
 class Trip(BaseModel):
-    """What is ordered.
+    """An order.
 
     Args:
-        traveller: For whom.
-        refused_at: The step that is refused; none when empty.
+        traveller: The traveller.
+        refused_at: Name of the step that fails; empty for none.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -27,13 +27,13 @@ class Trip(BaseModel):
 
 
 class Booking(BaseModel):
-    """What one step is asked to do, and its compensation to undo.
+    """Request of a step and of its compensation.
 
     Args:
-        trip: The trip's id.
-        step: Which of its steps.
-        traveller: For whom.
-        refused: Whether it is refused.
+        trip: The trip's ID.
+        step: Name of the step.
+        traveller: The traveller.
+        refused: The step fails.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -45,11 +45,11 @@ class Booking(BaseModel):
 
 
 class Booked(BaseModel):
-    """What one step did.
+    """Response of a step.
 
     Args:
-        trip: The trip's id.
-        reference: What was booked, and for whom.
+        trip: The trip's ID.
+        reference: Reference of the booking.
     """
 
     trip: str
@@ -57,34 +57,34 @@ class Booked(BaseModel):
 
 
 class Confirmation(BaseModel):
-    """The trip's result: the same for all trips of one traveller, so that answers can be compared.
+    """Result of the saga, equal for all trips of a traveller so that responses can be compared.
 
     Args:
-        references: What was booked, step by step.
+        references: References of the bookings.
     """
 
     references: list[str]
 
 
 def booking_for(trip: Trip, trip_id: str, step: str) -> Booking:
-    """Return what a step of a trip is asked to do.
+    """Return the request of a step.
 
     Args:
         trip: The order.
-        trip_id: The trip's id.
+        trip_id: The trip's ID.
         step: The step.
     """
     return Booking(trip=trip_id, step=step, traveller=trip.traveller, refused=trip.refused_at == step)
 
 
 async def book(booking: Booking) -> Booked:
-    """Do a step's side effect: nothing that takes time, since it isn't what is measured.
+    """Run the side effect of a step, which takes no time.
 
     Args:
-        booking: What to book.
+        booking: The booking.
 
     Raises:
-        TerminalError: It is refused; 409.
+        TerminalError: The step fails; 409.
     """
     if booking.refused:
         raise TerminalError(f"the {booking.step} is refused", 409)
@@ -92,8 +92,8 @@ async def book(booking: Booking) -> Booked:
 
 
 async def cancel(booking: Booking) -> None:
-    """Undo a step's side effect, which leaves nothing to do.
+    """Compensate a step, which does nothing.
 
     Args:
-        booking: What may have been booked.
+        booking: The booking.
     """

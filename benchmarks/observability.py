@@ -1,11 +1,9 @@
-"""What seeing costs: the 3-step saga with metrics and traces, the engine's own included, beside the same with neither.
+"""Overhead of metrics and traces, including the engine's, on the 3-step saga.
 
 python -m benchmarks.observability --help
 
-The engine's spans are part of what tracing costs, so then each side has an engine of its own; where what the services
-pay is measured alone, both share one. Two processes of the same code differ by a twentieth as long as they live, by
-where their memory lies; so both sides are started anew several times. The spans go to a receiver that throws them away:
-what a receiver does with them is its own business.
+Each side has its own engine, except with --ours-alone, which omits the engine's spans. Two processes of the same code
+differ by about 5 %, so both sides are restarted several times. The receiver discards the spans.
 """
 
 from __future__ import annotations
@@ -25,10 +23,10 @@ from typing import Annotated, Final
 import httpx
 import typer
 
+from benchmarks.environment import running_engine, running_side, running_sink
 from benchmarks.measure import Sample, Side, alternate
 from benchmarks.report import report, table, warnings
 from benchmarks.serve import SILENT
-from benchmarks.stage import running_engine, running_side, running_sink
 from benchmarks.variants import Shape, Variant
 from perdure.dev.interrupts import Interrupted, Interrupts
 from perdure.dev.terminal import Terminal
@@ -43,15 +41,15 @@ _WARM_UP: Final = timedelta(seconds=3)
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to compare.
+    """Plan of the comparison.
 
     Args:
-        starts: How often both sides are started anew.
-        rounds: How often each side has its turn in each of them, for each number of clients.
-        turn: How long a turn takes.
-        clients: The numbers of clients to measure with.
-        traced: The share of traces that is kept; 0: metrics alone.
-        ours_alone: Both sides share an engine, so that what it pays for its own spans isn't counted.
+        starts: Number of restarts of both sides.
+        rounds: Turns per side, restart and number of clients.
+        turn: Duration of a turn.
+        clients: Numbers of concurrent clients.
+        traced: Share of sampled traces; 0 for metrics only.
+        ours_alone: Both sides share an engine, so that its spans do not count.
     """
 
     starts: int
@@ -70,18 +68,18 @@ class _Place:
 
 
 def bench(plan: Plan, settings: PlatformSettings, terminal: Terminal) -> int:
-    """Compare, show the result, and keep it in ``.local/bench``.
+    """Compare, print the result, and store it in ``.local/bench``.
 
     Args:
-        plan: How long.
-        settings: Where the engine and its settings are.
-        terminal: Where to show it.
+        plan: The plan.
+        settings: Paths of the engine and its settings.
+        terminal: Output.
 
     Returns:
-        The exit code: 0, or 128 and the signal's number when it was stopped.
+        The exit code: 0, or 128 and the signal's number after a signal.
 
     Raises:
-        PerdureError: It can't be measured.
+        PerdureError: The measurement failed.
     """
     results = settings.local_dir.resolve() / "bench"
     results.mkdir(parents=True, exist_ok=True)
@@ -113,7 +111,7 @@ def bench(plan: Plan, settings: PlatformSettings, terminal: Terminal) -> int:
 async def _interruptible(plan: Plan, place: _Place, terminal: Terminal) -> list[list[Sample]]:
     interrupts = Interrupts()
     with interrupts.listening():
-        return await interrupts.unless_asked(_measured(plan, place, terminal))
+        return await interrupts.run_until_stopped(_measured(plan, place, terminal))
 
 
 async def _measured(plan: Plan, place: _Place, terminal: Terminal) -> list[list[Sample]]:
@@ -125,7 +123,7 @@ async def _measured(plan: Plan, place: _Place, terminal: Terminal) -> list[list[
         sink = await stack.enter_async_context(running_sink(place.home))
         kept_by_engine, followed = _settings(plan.traced, sink)
         traced = await _engine(stack, place, "observed", kept_by_engine)
-        # What the engine pays for its own spans is not to be counted: then it is one and the same.
+        # Without the engine's spans, both sides share an engine.
         is_shared = plan.ours_alone or not plan.traced
         plain = traced if is_shared else await _engine(stack, place, "unobserved", {})
         measured: list[list[Sample]] = []
@@ -159,10 +157,10 @@ async def _engine(stack: AsyncExitStack, place: _Place, label: str, settings: Ma
 
 
 def _settings(traced: float, sink: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the variables of engine and services by which a share of the traces is kept."""
+    """Return the environment variables that set the share of sampled traces."""
     if not traced:
         return {}, {}
-    # The engine decides which traces are kept, and the services follow it: see docs/how-to/deploy.md.
+    # The engine samples traces and the services follow: see docs/how-to/deploy.md.
     sent = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink}
     kept = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": str(traced)}
     return {**engine_tracing(sent), **kept}, {**sent, "OTEL_TRACES_SAMPLER": "parentbased_always_off"}
@@ -170,21 +168,21 @@ def _settings(traced: float, sink: str) -> tuple[dict[str, str], dict[str, str]]
 
 def main(
     *,
-    starts: Annotated[int, typer.Option(min=1, max=50, help="How often both sides are started anew.")] = 8,
-    rounds: Annotated[int, typer.Option(min=2, max=100, help="Turns of each side in each start, for each client.")] = 4,
-    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="How long a turn takes.")] = 2,
+    starts: Annotated[int, typer.Option(min=1, max=50, help="Number of restarts of both sides.")] = 8,
+    rounds: Annotated[int, typer.Option(min=2, max=100, help="Turns per side, restart and number of clients.")] = 4,
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Duration of a turn.")] = 2,
     clients: Annotated[
-        list[int] | None, typer.Option(min=1, max=512, help="Clients at once; repeat it.", show_default="1, 32")
+        list[int] | None, typer.Option(min=1, max=512, help="Concurrent clients; repeatable.", show_default="1, 32")
     ] = None,
-    traced: Annotated[float, typer.Option(min=0, max=1, help="Share of traces that is kept; 0: metrics alone.")] = 1,
+    traced: Annotated[float, typer.Option(min=0, max=1, help="Share of sampled traces; 0 for metrics only.")] = 1,
     ours_alone: Annotated[bool, typer.Option("--ours-alone", help="Without the engine's own spans.")] = False,
 ) -> None:
-    """Compare a 3-step saga with metrics and traces with the same without."""
+    """Compare a 3-step saga with and without metrics and traces."""
     try:
         plan = Plan(starts, rounds, timedelta(seconds=seconds), tuple(clients or (1, 32)), traced, ours_alone)
         code = bench(plan, PlatformSettings.read(), Terminal())
     except PerdureError as error:
-        error_console.say_all(f"bench: {error}")
+        error_console.print_lines(f"bench: {error}")
         code = 1
     sys.exit(code)
 

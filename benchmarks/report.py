@@ -1,4 +1,4 @@
-"""What the rounds come to: medians, and the ratio of the two sides with its spread."""
+"""Results: medians, and the ratio of both sides with quartiles."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ METRICS: Final = {
     "service_cpu_ms": "CPU ms/saga, services",
     "engine_cpu_ms": "CPU ms/saga, engine",
 }
-"""The fields of `Sample` that are compared, and what they are called."""
+"""The compared fields of `Sample` and their titles."""
 
 BUSY_GENERATOR: Final = 0.8
-"""A load generator that uses more than this share of a core may itself be what limits the throughput."""
+"""Share of a core above which the load generator may limit the throughput."""
 
 
 class Comparison(BaseModel):
-    """One metric of both sides, at one number of clients.
+    """One metric of both sides for one number of clients.
 
     Args:
-        clients: How many clients at once.
-        metric: The metric, a field of `Sample`.
-        left: The left side's median over the rounds.
-        right: The right side's median over the rounds.
-        ratio: The median of left divided by right, round by round.
-        low: The first quartile of that ratio.
-        high: The third quartile of that ratio.
+        clients: Number of concurrent clients.
+        metric: Field of `Sample`.
+        left: Median of the left side.
+        right: Median of the right side.
+        ratio: Median of left divided by right per round.
+        low: First quartile of the ratio.
+        high: Third quartile of the ratio.
     """
 
     clients: int
@@ -54,15 +54,15 @@ class Comparison(BaseModel):
 
 
 class Machine(BaseModel):
-    """Where and of what numbers were taken.
+    """Environment of the measurement.
 
     Args:
-        commit: The commit of this checkout, with ``-dirty`` when it was changed since; None when git can't tell.
+        commit: The commit of this checkout, with ``-dirty`` after changes; None without git.
         engine: The engine's version.
         sdk: The SDK's version.
         python: Python's version.
         system: The operating system and processor.
-        cores: How many cores this process may use.
+        cores: Number of cores available to this process.
     """
 
     commit: str | None
@@ -74,14 +74,14 @@ class Machine(BaseModel):
 
 
 class Report(BaseModel):
-    """A benchmark's results, as they are kept in a file.
+    """Results of a benchmark, as stored in a file.
 
     Args:
-        at: When it was over.
-        machine: Where.
-        options: How it was run.
-        comparisons: What it comes to.
-        rounds: What was measured: for each round a sample of the left and one of the right side.
+        at: Time of completion.
+        machine: Environment.
+        options: Options of the benchmark.
+        comparisons: The comparisons.
+        rounds: Samples of the left and the right side per round.
     """
 
     at: datetime
@@ -94,7 +94,7 @@ class Report(BaseModel):
         """Write the report into a folder, as a file named after the time.
 
         Args:
-            folder: Where; created when missing.
+            folder: The folder; created if missing.
 
         Returns:
             The file.
@@ -106,11 +106,11 @@ class Report(BaseModel):
 
 
 def report(rounds: list[list[Sample]], options: dict[str, str], engine_version: str) -> Report:
-    """Sum up what was measured.
+    """Summarise the measurements.
 
     Args:
-        rounds: For each round a sample of the left and one of the right side.
-        options: How the benchmark was run.
+        rounds: Samples of the left and the right side per round.
+        options: Options of the benchmark.
         engine_version: The engine's version.
     """
     machine = Machine(
@@ -125,10 +125,10 @@ def report(rounds: list[list[Sample]], options: dict[str, str], engine_version: 
 
 
 def compare(rounds: Sequence[Sequence[Sample]]) -> list[Comparison]:
-    """Compare the two sides, for each number of clients and each metric that was measured.
+    """Compare both sides for each number of clients and each metric.
 
     Args:
-        rounds: For each round a sample of the left and one of the right side; at least one.
+        rounds: Samples of the left and the right side per round; at least one round.
     """
     levels = dict.fromkeys(left.clients for left, _ in rounds)
     found = (_compared(rounds, clients, metric) for clients in levels for metric in METRICS)
@@ -138,7 +138,7 @@ def compare(rounds: Sequence[Sequence[Sample]]) -> list[Comparison]:
 def _compared(rounds: Sequence[Sequence[Sample]], clients: int, metric: str) -> Comparison | None:
     pairs = [(getattr(a, metric), getattr(b, metric)) for a, b in rounds if a.clients == clients]
     if any(not left or not right for left, right in pairs):
-        return None  # the system doesn't tell, or its clock is too coarse for such short turns
+        return None  # not reported by the system, or too coarse for short turns
     ratios = [left / right for left, right in pairs]
     low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     return Comparison(
@@ -153,7 +153,7 @@ def _compared(rounds: Sequence[Sequence[Sample]], clients: int, metric: str) -> 
 
 
 def table(result: Report) -> Table:
-    """Return the comparison as a table for people.
+    """Return the comparison as a table.
 
     Args:
         result: The results.
@@ -181,7 +181,7 @@ def table(result: Report) -> Table:
 
 
 def warnings(result: Report) -> list[str]:
-    """Return what makes the numbers doubtful, in sentences.
+    """Return warnings about the reliability of the results.
 
     Args:
         result: The results.

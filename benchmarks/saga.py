@@ -1,4 +1,4 @@
-"""`make bench`: a saga of three steps through perdure and by hand on the SDK, side by side and alternating.
+"""`make bench`: a saga of three steps with Perdure and on the SDK alone, alternating.
 
 python -m benchmarks.saga --help
 """
@@ -19,9 +19,9 @@ from typing import Annotated, Final
 
 import typer
 
+from benchmarks.environment import running_engine, running_side
 from benchmarks.measure import Sample, Side, alternate
 from benchmarks.report import Report, report, table, warnings
-from benchmarks.stage import running_engine, running_side
 from benchmarks.variants import Shape, Variant
 from perdure.dev.interrupts import Interrupted, Interrupts, raising_interrupts
 from perdure.dev.terminal import Terminal
@@ -36,16 +36,16 @@ _START_AND_STOP: Final = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compare, and for how long.
+    """Plan of the comparison.
 
     Args:
-        left: How the saga of the left side is written.
-        right: How the saga of the right side is written.
-        right_library: A ``framework`` folder to take perdure from for the right side; this checkout's when None.
-        shape: What a step is.
-        clients: The numbers of clients to measure with.
-        rounds: How often each side has its turn, for each number of clients.
-        turn: How long a turn takes.
+        left: Variant of the left side.
+        right: Variant of the right side.
+        right_library: ``framework`` folder of the right side's Perdure; by default that of this checkout.
+        shape: Kind of the steps.
+        clients: Numbers of concurrent clients.
+        rounds: Turns per side and number of clients.
+        turn: Duration of a turn.
     """
 
     left: Variant
@@ -58,18 +58,18 @@ class Plan:
 
     @property
     def labels(self) -> tuple[str, str]:
-        """What the sides are called."""
+        """Labels of both sides."""
         if self.right_library is not None:
             return self.left, f"{self.right} (other library)"
         return (self.left, f"{self.right} (again)") if self.left == self.right else (self.left, self.right)
 
     @property
     def takes(self) -> timedelta:
-        """How long all turns take together."""
+        """Total duration of all turns."""
         return len(self.clients) * 2 * (self.rounds * self.turn + _WARM_UP)
 
     def described(self) -> dict[str, str]:
-        """Return the plan in words, for the report."""
+        """Return the plan as text for the report."""
         return {
             "left": self.labels[0],
             "right": self.labels[1],
@@ -81,18 +81,18 @@ class Plan:
 
 
 def bench(plan: Plan, settings: PlatformSettings, terminal: Terminal) -> int:
-    """Compare two ways of writing the saga, show the result, and keep it in ``.local/bench``.
+    """Compare two variants of the saga, print the result, and store it in ``.local/bench``.
 
     Args:
-        plan: What to compare.
-        settings: Where the engine and its settings are.
-        terminal: Where to show it.
+        plan: The plan.
+        settings: Paths of the engine and its settings.
+        terminal: Output.
 
     Returns:
-        The exit code: 0, or 128 and the signal's number when it was stopped.
+        The exit code: 0, or 128 and the signal's number after a signal.
 
     Raises:
-        PerdureError: It can't be measured. Logs are kept, and the message says where.
+        PerdureError: The measurement failed. The message names the logs.
     """
     results = settings.local_dir.resolve() / "bench"
     try:
@@ -102,7 +102,7 @@ def bench(plan: Plan, settings: PlatformSettings, terminal: Terminal) -> int:
         return interrupt.exit_code
     terminal.say(f"{engine}; about {(plan.takes + _START_AND_STOP).total_seconds():.0f} s")
     results.mkdir(parents=True, exist_ok=True)
-    # Beside the platform's own data: how fast the disk is matters.
+    # Beside the platform's data, because the disk's speed matters.
     home = Path(tempfile.mkdtemp(prefix="run-", dir=results))
     try:
         rounds = asyncio.run(_interruptible(plan, settings.engine_config.resolve(), engine, home, terminal))
@@ -123,7 +123,7 @@ async def _interruptible(
 ) -> list[list[Sample]]:
     interrupts = Interrupts()
     with interrupts.listening():
-        return await interrupts.unless_asked(_measured(plan, config_file, engine, home, terminal))
+        return await interrupts.run_until_stopped(_measured(plan, config_file, engine, home, terminal))
 
 
 async def _measured(
@@ -177,30 +177,28 @@ def _show(result: Report, path: Path, terminal: Terminal) -> None:
 
 def main(
     *,
-    rounds: Annotated[int, typer.Option(min=2, max=100, help="Turns of each side, for each number of clients.")] = 16,
-    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="How long a turn takes.")] = 2,
+    rounds: Annotated[int, typer.Option(min=2, max=100, help="Turns per side and number of clients.")] = 16,
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Duration of a turn.")] = 2,
     clients: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=512, help="Clients at once; repeat it for several.", show_default="1, 32"),
+        typer.Option(min=1, max=512, help="Concurrent clients; repeatable.", show_default="1, 32"),
     ] = None,
-    shape: Annotated[Shape, typer.Option(help="What a step is.")] = Shape.CALLS,
-    left: Annotated[Variant, typer.Option(help="How the left side's saga is written.")] = Variant.PERDURE,
+    shape: Annotated[Shape, typer.Option(help="Kind of the steps.")] = Shape.CALLS,
+    left: Annotated[Variant, typer.Option(help="Variant of the left side.")] = Variant.PERDURE,
     right: Annotated[
         Variant | None,
-        typer.Option(
-            help="How the right side's saga is written.", show_default="by-hand, with --right-library perdure"
-        ),
+        typer.Option(help="Variant of the right side.", show_default="by-hand, with --right-library perdure"),
     ] = None,
     right_library: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Another checkout's folder 'framework', to take perdure from for the right side.",
+            help="Folder 'framework' of another checkout, for the right side.",
         ),
     ] = None,
 ) -> None:
-    """Compare a 3-step saga through perdure with the same by hand on the SDK, on an engine of its own."""
+    """Compare a 3-step saga with Perdure and on the SDK alone, on a separate engine."""
     plan = Plan(
         left=left,
         right=right or (Variant.BY_HAND if right_library is None else Variant.PERDURE),
@@ -213,7 +211,7 @@ def main(
     try:
         code = bench(plan, PlatformSettings.read(), Terminal())
     except PerdureError as error:
-        error_console.say_all(f"bench: {error}")
+        error_console.print_lines(f"bench: {error}")
         code = 1
     sys.exit(code)
 

@@ -1,4 +1,4 @@
-"""A receiver of spans that throws them away, in a process of its own: what a receiver costs is not to be measured.
+"""Receiver that discards spans, in its own process so that it does not affect the measurement.
 
 python -m benchmarks.sink 4318
 """
@@ -19,14 +19,14 @@ _HEAD_ENDS: Final = b"\r\n\r\n"
 
 
 class _Sink(asyncio.Protocol):
-    """One connection: counts the bytes of bodies, and tells how many there were so far to whoever asks."""
+    """One connection. Counts the bytes of bodies and reports the count on request."""
 
     taken = 0
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport
         self._head = b""
-        self._left = 0  # of the body that is coming in
+        self._left = 0  # bytes of the incoming body
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)

@@ -1,4 +1,4 @@
-"""The ways of writing the saga that can be compared."""
+"""Variants of the saga."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from perdure.serving import Servable
 
 
 class Variant(StrEnum):
-    """A way of writing the saga."""
+    """A variant of the saga."""
 
     PERDURE = "perdure"
     BY_HAND = "by-hand"
     BY_HAND_UNRECORDED = "by-hand-unrecorded"
-    """Without state: what recording the compensations costs."""
+    """Without recorded compensations, to measure their cost."""
 
 
 class Shape(StrEnum):
-    """What a step is."""
+    """Kind of the steps."""
 
     CALLS = "calls"
-    """A call of a data-plane handler, which does its side effect in a run."""
+    """A call of a data-plane handler with a run."""
     RUNS = "runs"
-    """A run of the workflow's own."""
+    """A run of the workflow."""
 
 
 def definitions(variant: Variant, shape: Shape, name: str) -> list[Servable]:
     """Return the services of the saga.
 
     Args:
-        variant: How it is written.
-        shape: What its steps are.
+        variant: The variant.
+        shape: Kind of the steps.
         name: The workflow's name.
     """
     calls = shape is Shape.CALLS

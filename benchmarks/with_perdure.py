@@ -1,4 +1,4 @@
-"""The saga through perdure."""
+"""The saga with Perdure."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def definitions(name: str, *, calls: bool) -> list[Servable]:
     """Return the services of the saga.
 
     Args:
-        name: The workflow's name; the data plane's is made from it.
-        calls: Whether the steps call the data plane, or are runs of the workflow's own.
+        name: The workflow's name, and the prefix of the data plane's name.
+        calls: The steps call the data plane; otherwise they are runs of the workflow.
     """
     data_plane = f"{name}Bookings"
     book_target = Target(data_plane, "book", Booking, Booked)
-    cancel_target = Target(data_plane, "cancel", Booking, type(None))
+    cancel_target = Target(data_plane, "cancel", Booking, None)
 
     bookings = DataPlaneService(data_plane)
 
@@ -40,7 +40,7 @@ def definitions(name: str, *, calls: bool) -> list[Servable]:
 
     trips = ControlPlaneService(name)
 
-    @trips.compensation()
+    @trips.compensation
     async def cancel_booking(ctx: restate.Context, booking: Booking) -> None:
         await ServiceClient(ctx, cancel_target).call(booking)
 
@@ -49,10 +49,11 @@ def definitions(name: str, *, calls: bool) -> list[Servable]:
         references = []
         for step in STEPS:
             booking = booking_for(trip, cp.key, step)
+            undo = cancel_booking.bind(booking)
             if calls:
-                booked = await cp.step(step, book_target, booking, compensate=cancel_booking)
+                booked = await cp.step(step, book_target, booking, compensate=undo)
             else:
-                booked = await cp.step(step, book, booking, compensate=cancel_booking)
+                booked = await cp.step(step, book, booking, compensate=undo)
             references.append(booked.reference)
         return Confirmation(references=references)
 

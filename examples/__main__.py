@@ -1,4 +1,4 @@
-"""Play all examples on one engine, a line for each: ``python -m examples``, which is ``make examples``."""
+"""Run all examples on one engine: ``python -m examples``, or ``make examples``."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ import time
 import traceback
 from difflib import ndiff
 
-from examples._stage import ENGINE, Example, all_examples, quietly
+from examples._session import ENGINE, Example, all_examples, silence_logs
 from perdure.testing import Mode, Restate, RestateServer
 
 
 def main() -> int:
-    """Play them; return 0 when each did what its README says."""
-    quietly()
+    """Run the examples; return 0 if each output matches its README."""
+    silence_logs()
     examples = all_examples()
     with RestateServer(install_dir=ENGINE) as server:
-        went_well = [_play(server, example) for example in examples]
-    print(f"{sum(went_well)} of {len(examples)} examples did what their README says")
-    return 0 if all(went_well) else 1
+        results = [_play(server, example) for example in examples]
+    print(f"{sum(results)} of {len(examples)} examples match their README")
+    return 0 if all(results) else 1
 
 
 def _play(server: RestateServer, example: Example) -> bool:
-    said: list[str] = []
-    begun = time.monotonic()
-    trouble = ""
+    output: list[str] = []
+    started = time.monotonic()
+    problem = ""
     try:
-        asyncio.run(example.play_on(Restate(server, Mode.HTTP2), said.append))
-    except Exception:  # noqa: BLE001 - the others are played all the same
-        trouble = traceback.format_exc()
+        asyncio.run(example.play_on(Restate(server, Mode.HTTP2), output.append))
+    except Exception:  # noqa: BLE001 - the other examples run anyway
+        problem = traceback.format_exc()
     else:
-        if said != example.printed:
-            trouble = "\n".join(ndiff(example.printed, said))
-    verdict = "failed" if trouble else "ok"
-    print(f"{verdict:6}  {time.monotonic() - begun:4.1f} s  {example.title}", flush=True)
-    if trouble:
-        print(trouble, file=sys.stderr)
-    return not trouble
+        if output != example.printed:
+            problem = "\n".join(ndiff(example.printed, output))
+    verdict = "failed" if problem else "ok"
+    print(f"{verdict:6}  {time.monotonic() - started:4.1f} s  {example.title}", flush=True)
+    if problem:
+        print(problem, file=sys.stderr)
+    return not problem
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How every process of the platform protects itself: as its environment says."""
+"""Security profile of the platform's processes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from typing import Final
 from perdure.security.config import SecurityConfig
 
 PROFILE: Final = "PERDURE_SECURITY_PROFILE"
-"""Names the profile, ``production`` or ``development``."""
+"""Environment variable of the profile, ``production`` or ``development``."""
 
 
 def security() -> SecurityConfig | None:
-    """Return the settings of the profile that ``PERDURE_SECURITY_PROFILE`` names.
-
-    Returns:
-        The settings; None where no profile is named, as for a service that is started by hand: whoever reaches the port
-        may call.
+    """Return the security settings of ``PERDURE_SECURITY_PROFILE``; None if it is unset, which disables protection.
 
     Raises:
-        ConfigurationError: A setting can't be read.
+        ConfigurationError: A setting is invalid.
     """
     return SecurityConfig.from_environment() if os.environ.get(PROFILE) else None

@@ -1,4 +1,4 @@
-"""The SQLite files of the platform: how one is made, and how every process that shares it connects."""
+"""SQLite files that processes share: creation and connections."""
 
 from __future__ import annotations
 
@@ -18,26 +18,23 @@ from perdure.security.keys import PRIVATE_MODE
 from perdure.security.private_files import PRIVATE_FOLDER
 
 READ_ONLY: Final = "sqlite_read_only"
-"""The execution option of a connection that only reads, and so waits for no writer."""
+"""Execution option of a read-only connection, which waits for no writer."""
 
 _POLL = 0.02
 
 
 async def make_file(file: Path, *, wait: timedelta) -> None:
-    """Make a database's file and its folder, unless they are there, and let readers and a writer work side by side.
+    """Create a missing database file for its owner only, and enable its write-ahead log.
 
-    A file that is made is for its owner alone, and so are the logs that SQLite keeps beside it.
-
-    That is the write-ahead log, which a file keeps once it has it. SQLite makes no process wait that asks for it while
-    another one does the same: one of them is told at once that the file is locked, whatever its timeout. So this waits,
-    and the connections ask no more.
+    SQLite ignores the busy timeout when two processes enable the write-ahead log at once, so this function polls. The
+    setting is persistent: connections do not repeat it.
 
     Args:
         file: The file.
-        wait: How long to wait for others that use the file.
+        wait: How long to wait while other processes use the file.
 
     Raises:
-        ConfigurationError: The file can't be made, is no database, or stayed locked.
+        ConfigurationError: The file cannot be created, is not a database, or stayed locked.
     """
     deadline = asyncio.get_running_loop().time() + wait.total_seconds()
     try:
@@ -45,12 +42,12 @@ async def make_file(file: Path, *, wait: timedelta) -> None:
         while not await asyncio.to_thread(_write_ahead, file, wait):
             if asyncio.get_running_loop().time() >= deadline:
                 raise ConfigurationError(
-                    f"the database {file} stayed locked for {wait.total_seconds():g} s: end what else uses it"
+                    f"the database {file} stayed locked for {wait.total_seconds():g} s: stop the process that uses it"
                 )
-            await asyncio.sleep(random.uniform(0, _POLL))  # noqa: S311 - two who wait must not stay in step
+            await asyncio.sleep(random.uniform(0, _POLL))  # noqa: S311 - jitter
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(f"the database {file} can't be made: {reason}") from error
+        raise ConfigurationError(f"the database {file} cannot be created: {reason}") from error
 
 
 def _touch(file: Path) -> None:
@@ -63,18 +60,18 @@ def _write_ahead(file: Path, wait: timedelta) -> bool:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the low byte: the rest says why
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the low byte is the primary code
                 return False
             raise
     return True
 
 
 def configure(engine: Engine) -> None:
-    """Have each connection of an engine write durably, check foreign keys, and take the lock before it writes."""
+    """Configure connections: durable writes, foreign keys, and the lock before the first write."""
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself: `begin` below does
+        connection.isolation_level = None  # `begin` below starts transactions
         cursor = connection.cursor()
         for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
@@ -82,7 +79,7 @@ def configure(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A write takes the lock first: a transaction that reads and then writes could otherwise fail half-way,
-        # on a snapshot that is too old, without ever waiting for the lock.
+        # Take the write lock at the start. A transaction that reads first could fail on a stale snapshot, without
+        # waiting for the lock.
         reads_only = connection.get_execution_options().get(READ_ONLY, False)
         connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+from functools import cache
+
+import httpx
 import pytest
 from hypothesis import settings
 
 from tests.support import Recording
 
-# How long an example takes says more about the machine's other work than about the code.
-settings.register_profile("perdure", deadline=None)
-settings.load_profile("perdure")
+# No deadline: how long an example takes says more about the machine's other work than about the code. Tests that need
+# more examples than others take a multiple of the profile's, so `make nightly` tries four times as many everywhere.
+settings.register_profile("nightly", deadline=None, max_examples=100)
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.load_profile("quick")
+
+# Reading the certificates takes 30 ms of CPU for each client that a test opens, and no test has any of its own.
+httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
 
 pytest_plugins = ["perdure.testing.plugin", "tests.plugins.parallel", "tests.plugins.skips"]
 

@@ -1,34 +1,34 @@
-"""Approvals: what waits for people."""
+"""Approvals dashboard."""
 
 from __future__ import annotations
 
-from panels import Dashboard, graph, number, reconciler_looked
+from panels import Dashboard, graph, last_scan, number
 
 APPROVALS = Dashboard(
     "perdure-approvals",
     "Approvals",
     (
-        number("Waiting", "max(perdure_approvals_open)", "Approvals that wait for somebody."),
-        number("Oldest", "max(perdure_approvals_oldest_seconds)", "How long the oldest has waited.", unit="s"),
+        number("Open", "max(perdure_approvals_open)", "Open approvals."),
+        number("Oldest", "max(perdure_approvals_oldest_seconds)", "Age of the oldest open approval.", unit="s"),
         number(
-            "Past their time",
+            "Overdue",
             "max(perdure_approvals_overdue)",
-            "Open although their time is over: what ends them does not run.",
+            "Open approvals whose deadline has passed: their timers do not run.",
             red_above=1,
         ),
-        reconciler_looked("approvals"),
-        graph("Open approvals", "waiting", "max(perdure_approvals_open)", "How many wait for somebody, over time."),
+        last_scan("approvals"),
+        graph("Open approvals", "open", "max(perdure_approvals_open)", "Open approvals over time."),
         graph(
-            "Decided",
+            "Closed",
             "{{outcome}}",
             "sum by (outcome) (increase(perdure_approvals_decided_total[$__rate_interval]))",
-            "How approvals ended. timed_out: nobody decided in time.",
+            "Closed approvals by outcome. timed_out: the deadline passed without a decision.",
         ),
         graph(
-            "Acts on approvals",
+            "Approval requests",
             "{{handler}} {{outcome}}",
             'sum by (handler, outcome) (rate(perdure_invocations_total{service="Approvals"}[$__rate_interval]))',
-            "What is asked of approvals; a failed approve or reject was refused.",
+            "Requests to Approvals by outcome. A failed approve or reject was refused.",
             "ops",
         ),
     ),

@@ -1,6 +1,6 @@
-"""Makes the dashboards of this folder's modules, and alerts for Kubernetes: python deploy/grafana/build.py [--check].
+"""Generates dashboards from this folder's modules, and alerts for Kubernetes: python deploy/grafana/build.py [--check].
 
-With --check nothing is written: it says which files differ from what would be, and exits 1 if any does.
+With --check, it writes no files, lists the outdated ones, and exits 1 if there are any.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DASHBOARDS = (OVERVIEW, SAGAS, APPROVALS, SERVICE, ENGINE)
 DEPLOY = Path(__file__).parents[1]
 FOLDER = DEPLOY / "grafana" / "dashboards"
 _ALERTS = """\
-# Made of deploy/prometheus/rules/perdure.yml by `make reference`, for the Prometheus operator.
+# Generated from deploy/prometheus/rules/perdure.yml by `make reference`, for the Prometheus operator.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata: { name: perdure, namespace: perdure }
@@ -42,12 +42,8 @@ spec:
 _SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
 
 
-def built(dashboard: Dashboard) -> str:
-    """Return a dashboard's JSON.
-
-    Args:
-        dashboard: What it shows.
-    """
+def render(dashboard: Dashboard) -> str:
+    """Return the JSON of a dashboard."""
     builder = (
         dashboards.Dashboard(dashboard.title)
         .uid(dashboard.uid)
@@ -74,14 +70,14 @@ def built(dashboard: Dashboard) -> str:
 
 
 def alerts() -> str:
-    """Return the rules of Prometheus as a manifest of Kubernetes."""
+    """Return the Prometheus rules as a Kubernetes manifest."""
     rules = (DEPLOY / "prometheus" / "rules" / "perdure.yml").read_text()
     return _ALERTS + indent(rules[rules.index("groups:") :], "  ")
 
 
 def _panel(panel: Panel) -> Any:
     made: Any = stat.Panel() if panel.single else _graph()
-    made = made.title(panel.title).description(panel.meaning).unit(panel.unit).datasource(_SOURCE)
+    made = made.title(panel.title).description(panel.description).unit(panel.unit).datasource(_SOURCE)
     made = made.height(4).span(6) if panel.single else made.height(8).span(12)
     if panel.single:
         steps = [Threshold(value=None, color="green")]
@@ -103,23 +99,20 @@ def _graph() -> Any:
 
 
 def main(check: bool) -> int:
-    """Write the files, or compare them; return the exit code.
-
-    Args:
-        check: Only compare.
-    """
+    """Write the files, or only compare them, and return the exit code."""
     manifest = DEPLOY / "kubernetes" / "base" / "alerts.yaml"
-    wanted = {FOLDER / f"{each.uid}.json": built(each) for each in DASHBOARDS} | {manifest: alerts()}
-    there = {path for path in (*FOLDER.glob("*.json"), manifest) if path.exists()}
-    differing = [path for path, text in wanted.items() if path not in there or path.read_text() != text]
-    differing += sorted(there - set(wanted))
+    generated = {FOLDER / f"{dashboard.uid}.json": render(dashboard) for dashboard in DASHBOARDS}
+    generated[manifest] = alerts()
+    existing = {path for path in (*FOLDER.glob("*.json"), manifest) if path.exists()}
+    outdated = [path for path, text in generated.items() if path not in existing or path.read_text() != text]
+    outdated += sorted(existing - set(generated))
     if check:
-        for path in differing:
-            sys.stdout.write(f"{path.name} is not what it is made of: make reference\n")
-        return 1 if differing else 0
-    for path in there - set(wanted):
+        for path in outdated:
+            sys.stdout.write(f"{path.name} is outdated; run make reference\n")
+        return 1 if outdated else 0
+    for path in existing - set(generated):
         path.unlink()
-    for path, text in wanted.items():
+    for path, text in generated.items():
         path.write_text(text)
     return 0
 

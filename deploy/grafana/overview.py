@@ -1,4 +1,4 @@
-"""Platform overview: is all well?"""
+"""Platform overview dashboard."""
 
 from __future__ import annotations
 
@@ -8,62 +8,62 @@ OVERVIEW = Dashboard(
     "perdure-overview",
     "Platform overview",
     (
-        number("Processes up", 'sum(up{job="perdure"})', "Services that answer Prometheus, of those it knows."),
-        number("Engine nodes up", 'sum(up{job="restate"})', "Nodes of the engine that answer Prometheus."),
+        number("Processes up", 'sum(up{job="perdure"})', "Processes that Prometheus can scrape."),
+        number("Engine nodes up", 'sum(up{job="restate"})', "Engine nodes that Prometheus can scrape."),
         DEAD_LETTERS,
         number(
             "Sagas open",
             "sum(max by (service, phase) (perdure_saga_open)) or vector(0)",
-            "Sagas that have not come to their end.",
+            "Sagas that have not ended.",
         ),
-        number("Approvals waiting", "max(perdure_approvals_open)", "Approvals that wait for somebody."),
+        number("Approvals open", "max(perdure_approvals_open)", "Open approvals."),
         number(
             "Invocations stuck",
             "sum(max by (service, status) (perdure_invocations_stuck)) or vector(0)",
-            "Invocations that are paused, or fail again and again.",
+            "Invocations that are paused or fail repeatedly.",
             red_above=1,
         ),
         graph(
             "Requests at the ingress",
             "{{status}}",
             "sum by (status) (rate(restate_ingress_requests_total[$__rate_interval]))",
-            "Requests by how they ended. invocation_error: the handler ended with a terminal error.",
+            "Requests by status. invocation_error: the handler ended with a terminal error.",
             "reqps",
         ),
         graph(
             "Invocations",
             "{{outcome}}",
             "sum by (outcome) (rate(perdure_invocations_total[$__rate_interval]))",
-            "Invocations that came to their end, in all services.",
+            "Ended invocations of all services by outcome.",
             "ops",
         ),
         graph(
-            "Share of invocations that failed",
+            "Failure rate of invocations",
             "{{service}}",
             'sum by (service) (rate(perdure_invocations_total{outcome="failed"}[$__rate_interval])) '
             "/ sum by (service) (rate(perdure_invocations_total[$__rate_interval]))",
-            "With a terminal error; among them what the business refuses, as a declined card.",
+            "Share of invocations with a terminal error, including business errors such as a declined card.",
             "percentunit",
         ),
         graph(
-            "Runs tried again",
+            "Retried runs",
             "{{service}}",
             'sum by (service) (rate(perdure_runs_total{outcome="retried"}[$__rate_interval])) or vector(0)',
-            "Side effects that failed and are tried again: a database or a partner has trouble.",
+            "Side effects that fail and are retried: check the database or the external service.",
             "ops",
         ),
         graph(
-            "Requests refused",
+            "Security refusals",
             "{{rule}} ({{mode}})",
             "sum by (rule, mode) (rate(perdure_security_refusals_total[$__rate_interval])) or vector(0)",
-            "Requests to services that broke a security rule; somebody else than the engine calls them.",
+            "Requests to services that violate a security rule, for example from callers other than the engine.",
             "ops",
         ),
         graph(
-            "Guardrails violated",
+            "Guardrail violations",
             "{{check}} ({{policy}})",
             "sum by (check, policy) (increase(perdure_guardrail_violations_total[$__rate_interval])) or vector(0)",
-            "Code that does what it had better not, see the log for where.",
+            "Handler code that violates a guardrail; the log names the handler.",
         ),
     ),
 )

@@ -1,8 +1,6 @@
-"""What a dashboard is made of. Each dashboard has a module; `build.py` makes Grafana's JSON of them.
+"""Panels and dashboards, from which `build.py` generates Grafana's JSON.
 
-Gauges of the reconcilers are the same from each process of a service, hence `max by`.
-`or vector(0)` stands where nothing
-at all is good news, which Prometheus would show as "no data".
+All processes of a service export the same gauges, hence `max by`. `or vector(0)` shows 0 instead of "no data".
 """
 
 from __future__ import annotations
@@ -12,20 +10,20 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel.
+    """Panel of a dashboard.
 
     Args:
-        title: What it is.
-        queries: PromQL by legend; ``{{label}}`` in a legend is the label's value.
-        meaning: What to make of it; shown by the panel's (i).
+        title: The title.
+        queries: The PromQL queries by legend; ``{{label}}`` in a legend is replaced by the label's value.
+        description: The description.
         unit: Grafana's name of the unit.
-        single: One number, the last one, instead of a graph.
-        red_above: From where on a single number is red; None: it's never red.
+        single: Whether the panel shows the last value instead of a graph.
+        red_above: The threshold from which a single value is red; None for no threshold.
     """
 
     title: str
     queries: dict[str, str]
-    meaning: str
+    description: str
     unit: str = "short"
     single: bool = False
     red_above: float | None = None
@@ -33,13 +31,13 @@ class Panel:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """One dashboard.
+    """Dashboard.
 
     Args:
-        uid: Its id, and the name of its file.
-        title: Its title.
-        panels: What it shows, in order.
-        by_service: It has a choice of services, ``$service``.
+        uid: The ID and file name.
+        title: The title.
+        panels: The panels, in order.
+        by_service: Whether the dashboard has the variable ``$service``.
     """
 
     uid: str
@@ -49,26 +47,22 @@ class Dashboard:
     tags: tuple[str, ...] = field(default=("perdure",))
 
 
-def number(title: str, query: str, meaning: str, *, unit: str = "short", red_above: float | None = None) -> Panel:
-    """Return a panel that shows one number, see `Panel`."""
-    return Panel(title, {"": query}, meaning, unit, single=True, red_above=red_above)
+def number(title: str, query: str, description: str, *, unit: str = "short", red_above: float | None = None) -> Panel:
+    """Return a panel with a single value."""
+    return Panel(title, {"": query}, description, unit, single=True, red_above=red_above)
 
 
-def graph(title: str, legend: str, query: str, meaning: str, unit: str = "short") -> Panel:
-    """Return a panel that shows a number over time, see `Panel`."""
-    return Panel(title, {legend: query}, meaning, unit)
+def graph(title: str, legend: str, query: str, description: str, unit: str = "short") -> Panel:
+    """Return a panel with a graph."""
+    return Panel(title, {legend: query}, description, unit)
 
 
-def reconciler_looked(reconciler: str) -> Panel:
-    """Return the panel that says how fresh the gauges of a reconciler are.
-
-    Args:
-        reconciler: What it looks after.
-    """
+def last_scan(reconciler: str) -> Panel:
+    """Return the panel with the age of a reconciler's gauges."""
     return number(
-        "SagaReconciler looked",
-        f'time() - max(perdure_reconciler_looked_seconds{{reconciler="{reconciler}"}})',
-        "How long ago the reconciler last saw the engine's tables. The gauges here are what it saw.",
+        "Last reconciler scan",
+        f'time() - max(perdure_reconciler_last_scan_seconds{{reconciler="{reconciler}"}})',
+        "Time since the reconciler's last complete scan, which filled the gauges of this dashboard.",
         unit="s",
         red_above=60,
     )
@@ -77,6 +71,6 @@ def reconciler_looked(reconciler: str) -> Panel:
 DEAD_LETTERS = number(
     "Dead letters",
     "sum(max by (service) (perdure_dead_letters_open)) or vector(0)",
-    "Steps that could not be undone and wait for an operator.",
+    "Steps whose compensation failed permanently and that need an operator.",
     red_above=1,
 )

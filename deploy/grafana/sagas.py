@@ -1,8 +1,8 @@
-"""Sagas and dead letters: what is under way, and what became of what had to be undone."""
+"""Sagas and dead letters dashboard."""
 
 from __future__ import annotations
 
-from panels import DEAD_LETTERS, Dashboard, graph, number, reconciler_looked
+from panels import DEAD_LETTERS, Dashboard, graph, last_scan, number
 
 SAGAS = Dashboard(
     "perdure-sagas",
@@ -12,26 +12,26 @@ SAGAS = Dashboard(
         number(
             "Oldest dead letter",
             "max(perdure_dead_letters_oldest_seconds) or vector(0)",
-            "How long the oldest has waited.",
+            "Age of the oldest dead letter.",
             unit="s",
         ),
         number(
             "Compensating",
             'sum(max by (service) (perdure_saga_open{phase="compensating"})) or vector(0)',
-            "Sagas that are being rolled back.",
+            "Sagas that roll back.",
         ),
-        reconciler_looked("sagas"),
+        last_scan("sagas"),
         graph(
             "Sagas open",
             "{{service}} {{phase}}",
             "max by (service, phase) (perdure_saga_open)",
-            "By phase. orphaned: the orchestration ended without a rollback; the reconciler starts one.",
+            "Open sagas by phase. orphaned: waiting for the reconciler to start the rollback.",
         ),
         graph(
             "Oldest open saga",
             "{{service}} {{phase}}",
             "max by (service, phase) (perdure_saga_oldest_seconds)",
-            "How long ago the oldest of each phase was started.",
+            "Age of the oldest open saga of each phase, from its start.",
             "s",
         ),
         graph(
@@ -45,40 +45,40 @@ SAGAS = Dashboard(
             "Steps",
             "{{step}} {{outcome}}",
             "sum by (step, outcome) (rate(perdure_saga_steps_total[$__rate_interval]))",
-            "Steps that came to their end.",
+            "Ended steps by outcome.",
             "ops",
         ),
         graph(
             "Compensations",
             "{{step}} {{state}}",
             "sum by (step, state) (rate(perdure_saga_compensations_total[$__rate_interval]))",
-            "Attempts to undo a step. pending: it failed and is tried again; dead_letter: it failed for the last time.",
+            "Compensation attempts. pending: failed, to be retried; dead_letter: failed permanently.",
             "ops",
         ),
         graph(
             "Rollbacks",
             "{{service}} {{outcome}}",
             "sum by (service, outcome) (rate(perdure_saga_rollbacks_total[$__rate_interval]))",
-            "Rollbacks that ended.",
+            "Ended rollbacks by outcome.",
             "ops",
         ),
         graph(
-            "Operators' acts",
-            "{{act}}",
-            "sum by (act) (increase(perdure_saga_acts_total[$__rate_interval]))",
-            "What operators did about dead letters.",
+            "Operator actions",
+            "{{action}}",
+            "sum by (action) (increase(perdure_saga_operator_actions_total[$__rate_interval]))",
+            "Operator actions on dead letters.",
         ),
         graph(
-            "What the reconciler found",
+            "Repairs by the reconciler",
             "{{service}} {{kind}}",
-            "sum by (service, kind) (increase(perdure_reconciler_finds_total[$__rate_interval]))",
-            "Sagas that nobody looked after any more, handed over or set going again.",
+            "sum by (service, kind) (increase(perdure_reconciler_repairs_total[$__rate_interval]))",
+            "Orphaned sagas and stuck rollbacks that the reconciler repaired.",
         ),
         graph(
-            "News for the webhook",
+            "Webhook alerts",
             "{{kind}} {{outcome}}",
             "sum by (kind, outcome) (increase(perdure_reconciler_alerts_total[$__rate_interval]))",
-            "Invocations in trouble, told to the webhook. exhausted: it did not take it for a day.",
+            "Alerts sent to the webhook. exhausted: not delivered within a day.",
         ),
     ),
 )

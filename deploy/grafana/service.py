@@ -1,4 +1,4 @@
-"""Service: what a service does, how fast and how well."""
+"""Service dashboard."""
 
 from __future__ import annotations
 
@@ -16,54 +16,54 @@ SERVICE = Dashboard(
             "Invocations",
             "{{service}}/{{handler}}",
             'sum by (service, handler) (rate(perdure_invocations_total{service=~"$service"}[$__rate_interval]))',
-            "Invocations that came to their end.",
+            "Ended invocations.",
             "ops",
         ),
         graph(
-            "Share that failed",
+            "Failure rate",
             "{{service}}/{{handler}}",
             'sum by (service, handler) (rate(perdure_invocations_total{service=~"$service",outcome="failed"}'
             "[$__rate_interval])) / sum by (service, handler) "
             '(rate(perdure_invocations_total{service=~"$service"}[$__rate_interval]))',
-            "With a terminal error.",
+            "Share of invocations with a terminal error.",
             "percentunit",
         ),
         Panel(
-            "How long attempts take",
+            "Attempt duration",
             {
-                "half {{service}}/{{handler}}": f"histogram_quantile(0.5, {_BUCKETS})",
-                "95 % {{service}}/{{handler}}": f"histogram_quantile(0.95, {_BUCKETS})",
+                "p50 {{service}}/{{handler}}": f"histogram_quantile(0.5, {_BUCKETS})",
+                "p95 {{service}}/{{handler}}": f"histogram_quantile(0.95, {_BUCKETS})",
             },
-            "Of those that ended, however; a wait that suspends a handler ends its attempt.",
+            "Ended attempts of any outcome; a suspension ends an attempt.",
             "s",
         ),
         graph(
-            "Attempts by how they ended",
+            "Attempts by outcome",
             "{{outcome}}",
             "sum by (outcome) (rate(perdure_invocation_attempt_duration_seconds_count"
             '{service=~"$service"}[$__rate_interval]))',
-            "retried: it failed and the engine tries again; interrupted: suspended, or its connection was lost.",
+            "retried: failed, to be retried by the engine; interrupted: suspended or disconnected.",
             "ops",
         ),
         graph(
-            "Attempts for each invocation",
+            "Attempts per invocation",
             "{{service}}",
             'sum by (service) (rate(perdure_invocation_attempts_total{service=~"$service"}[$__rate_interval])) '
             '/ sum by (service) (rate(perdure_invocations_total{service=~"$service"}[$__rate_interval]))',
-            "1 when nothing suspends and nothing fails.",
+            "1 without suspensions and failures.",
         ),
         graph(
             "Runs",
             "{{service}} {{outcome}}",
             'sum by (service, outcome) (rate(perdure_runs_total{service=~"$service"}[$__rate_interval]))',
-            "Attempts of side effects.",
+            "Attempts of side effects by outcome.",
             "ops",
         ),
         graph(
-            "Processor",
+            "CPU",
             "{{process}}{{instance}}",
             'rate(process_cpu_seconds_total{job="perdure"}[$__rate_interval])',
-            "Seconds of processor time in a second, by process.",
+            "CPU seconds per second, by process.",
             "percentunit",
         ),
         graph(

@@ -1,32 +1,32 @@
-"""Count rows, in three ways and with two kinds of trouble."""
+"""Count rows in three ways, with two kinds of failures."""
 
 from __future__ import annotations
 
 import sys
 
-from examples._stage import Example, Stage
+from examples._session import Example, Session
 from examples.s01_runs.app import count, count_all, count_by_operation, database, reports
 
 
-async def play(stage: Stage) -> None:
-    """Play the example."""
-    orders = stage.key("orders")
-    rows = await stage.ingress.call(count, orders)
-    stage.say(f"{orders}: {rows} rows, after {database.requests[orders]} requests")
+async def play(session: Session) -> None:
+    """Run the example."""
+    orders = session.key("orders")
+    rows = await session.ingress.call(count, orders)
+    session.print(f"{orders}: {rows} rows, after {database.requests[orders]} requests")
 
-    rows = await stage.ingress.call(count_all, [stage.key("invoices"), stage.key("refunds")])
-    stage.say(f"invoices and refunds, counted at the same time: {rows} rows")
+    rows = await session.ingress.call(count_all, [session.key("invoices"), session.key("refunds")])
+    session.print(f"invoices and refunds, counted at the same time: {rows} rows")
 
-    rows = await stage.ingress.call(count_by_operation, stage.key("customers"))
-    stage.say(f"customers, by a DataPlaneService: {rows} rows")
+    rows = await session.ingress.call(count_by_operation, session.key("customers"))
+    session.print(f"customers, by a DataPlaneService: {rows} rows")
 
-    nonsense = stage.key("nonsense")
-    error = await stage.refusal(stage.ingress.call(count, nonsense))
-    stage.say(f"{error.status_code}: {error.message}, after {database.requests[nonsense]} request")
+    nonsense = session.key("nonsense")
+    error = await session.refusal(session.ingress.call(count, nonsense))
+    session.print(f"{error.status_code}: {error.message}, after {database.requests[nonsense]} request")
 
-    broken = stage.key("broken")
-    error = await stage.refusal(stage.ingress.call(count, broken))
-    stage.say(f"{error.status_code}: {error.message}, after {database.requests[broken]} requests")
+    broken = session.key("broken")
+    error = await session.refusal(session.ingress.call(count, broken))
+    session.print(f"{error.status_code}: {error.message}, after {database.requests[broken]} requests")
 
 
 example = Example("examples.s01_runs", play, (reports,))

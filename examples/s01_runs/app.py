@@ -1,4 +1,4 @@
-"""Side effects in runs: done once, kept in the journal, retried with the engine's own durable backoff."""
+"""Side effects in runs: journaled, and retried with the engine's durable backoff."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from perdure.errors import NotFound
 
 
 class Database:
-    """A database that is restarting when the first two requests about a table come in."""
+    """A database that fails the first two requests for a table."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
 
     def count(self, table: str) -> int:
-        """Count the rows of a table; blocks, so a run does it in a thread."""
+        """Count the rows of a table. Blocks, so a run executes it in a thread."""
         self.requests[table] += 1
         if table.startswith("nonsense"):
-            raise NotFound(f"there is no table '{table}'")  # terminal: trying again would not help
+            raise NotFound(f"there is no table '{table}'")  # terminal: a retry would not help
         if table.startswith("broken") or self.requests[table] <= 2:
-            raise ConnectionError("the database is restarting")  # anything else is tried again
+            raise ConnectionError("the database is restarting")  # other errors are retried
         return 42
 
 
@@ -35,13 +35,13 @@ COUNT = RunConfig("count-rows", max_retries=3, initial_delay=timedelta(milliseco
 
 @handler(reports)
 async def count(ctx: restate.Context, table: str) -> int:
-    """One side effect: the handler may be interrupted and replayed, the database isn't asked again."""
+    """Run one side effect. A replay does not query the database again."""
     return await run_with_retry(ctx, COUNT, database.count, table)
 
 
 @handler(reports)
 async def count_all(ctx: restate.Context, tables: list[str]) -> int:
-    """Several at the same time, waited for together. Each is tried again by itself when it fails."""
+    """Run several side effects concurrently. Each has its own retries."""
     runs = [run_async(ctx, COUNT.named(f"count-{table}"), database.count, table) for table in tables]
     return sum(await gather(ctx, *runs))
 
@@ -51,5 +51,5 @@ count_rows = DataPlaneService("count-rows", database.count, run=COUNT)
 
 @handler(reports)
 async def count_by_operation(ctx: restate.Context, table: str) -> int:
-    """Business logic with its name and its retries in one place, for any handler to execute."""
+    """Run business logic with its own name and retries."""
     return await count_rows.execute(ctx, table)

@@ -1,1 +1,1 @@
-"""Logs that are silent on replay, and hooks that see what happens."""
+"""Logs that are silent during replay, and observability hooks."""

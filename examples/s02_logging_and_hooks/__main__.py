@@ -1,4 +1,4 @@
-"""Visit somebody, and show what was logged and what the hooks were told."""
+"""Count a visit, and print the log lines and the hooks' events."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from examples._stage import Example, Stage
+from examples._session import Example, Session
 from examples.s02_logging_and_hooks.app import visit, visits
-from perdure import ObservabilityHooks, add_hooks, remove_hooks
+from perdure import ObservabilityHooks
 from perdure.observability.events import InvocationEnded, InvocationStarted, StateWritten
+from perdure.observability.hooks import add_hooks, remove_hooks
 
 
-async def play(stage: Stage) -> None:
-    """Play the example."""
-    key = stage.key("museum")
+async def play(session: Session) -> None:
+    """Run the example."""
+    key = session.key("museum")
     told: list[str] = []
 
     def on_start(event: InvocationStarted) -> None:
-        told.append(f"{event.invocation.handler} of {event.invocation.key} began")
+        told.append(f"{event.invocation.handler} of {event.invocation.key} started")
 
     def on_set(event: StateWritten) -> None:
         told.append(f"'{event.key}' was written, {event.size} byte")
 
     def on_end(event: InvocationEnded) -> None:
-        told.append("it ended well" if event.error is None else f"it failed: {event.error}")
+        told.append("invocation succeeded" if event.error is None else f"invocation failed: {event.error}")
 
     hooks = ObservabilityHooks(on_invocation_start=on_start, on_state_set=on_set, on_invocation_end=on_end)
     add_hooks(hooks)
     try:
         with _lines_of("examples.visits") as lines:
-            await stage.ingress.call(visit, "ada", key=key)
+            await session.ingress.call(visit, "ada", key=key)
 
             async def all_told() -> bool | None:
-                return len(told) >= 3 or None  # the answer may be here before the handler's process has gone on
+                return len(told) >= 3 or None  # the response may arrive before the handler's process continues
 
-            await stage.until(all_told)
+            await session.until(all_told)
     finally:
         remove_hooks(hooks)
     for line in lines:
-        stage.say(f"log:  {line}")
+        session.print(f"log:  {line}")
     for line in told:
-        stage.say(f"hook: {line}")
+        session.print(f"hook: {line}")
 
 
 class _Lines(logging.Handler):
@@ -58,7 +59,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def _lines_of(name: str) -> Iterator[list[str]]:
-    """Collect what a logger logs; a process says once, with `configure_logging`, where its lines go."""
+    """Collect the lines of a logger. A process configures its output once, with `configure_logging`."""
     logger, lines = logging.getLogger(name), _Lines()
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -1,4 +1,4 @@
-"""Logs that are silent on replay, and hooks that see what happens."""
+"""Logs that are silent during replay, and observability hooks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import restate
 
-from perdure import State, get_logger, handler
+from perdure import State, handler
+from perdure.observability.logging import get_logger
 
 log = get_logger("examples.visits")
 visits = restate.VirtualObject("Visits")
@@ -14,9 +15,9 @@ visits = restate.VirtualObject("Visits")
 
 @handler(visits, "exclusive")
 async def visit(ctx: restate.ObjectContext, name: str) -> int:
-    """Count a visit. After the sleep, the engine may replay what is above it: that is logged once all the same."""
+    """Count a visit. The engine may replay the code before the sleep; it logs once anyway."""
     count = State(ctx, "count", int, default=0)
-    log.info("somebody came in", name=name)
+    log.info("visitor arrived", name=name)
     await ctx.sleep(timedelta(milliseconds=20))
     number = await count.get() + 1
     await count.set(number)

@@ -1,1 +1,1 @@
-"""Random values and times that a replay sees again."""
+"""Random values and times that survive a replay."""

@@ -1,4 +1,4 @@
-"""Random values and times that a replay sees again."""
+"""Random values and times that survive a replay."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from perdure import DeterministicHelpers, Time, handler
 
 
 class Draw(BaseModel):
-    """What a draw came to.
+    """Result of a draw.
 
     Args:
-        ticket: The draw's id.
+        ticket: The draw's ID.
         number: The lucky number.
-        winner: Who won.
-        at: When it was drawn.
-        took: How long it took until the winner was told.
+        winner: The winner.
+        at: Time of the draw.
+        took: Duration until the announcement.
     """
 
     ticket: UUID
@@ -31,14 +31,14 @@ class Draw(BaseModel):
 
 
 drawn: defaultdict[str, set[tuple[UUID, int, str, datetime]]] = defaultdict(set)
-"""What each attempt drew, for the example to look at; a handler wouldn't keep this."""
+"""The values that each attempt drew, for the example only."""
 
 lottery = restate.VirtualObject("Lottery")
 
 
 @handler(lottery, "exclusive")
 async def draw(ctx: restate.ObjectContext, people: list[str]) -> Draw:
-    """Draw a winner, and sleep in between, so that the engine may replay what is above the sleep."""
+    """Draw a winner. The engine may replay the code before the sleep."""
     helpers, clock = DeterministicHelpers(ctx), Time(ctx)
     at = await clock.now()
     ticket = helpers.uuid()

@@ -1,1 +1,1 @@
-"""Several things at once, with results in the order of the questions."""
+"""Concurrent calls with results in the order of the input."""

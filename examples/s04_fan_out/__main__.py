@@ -1,10 +1,10 @@
-"""Ask tea shops for their price: quick ones, slow ones, closed ones."""
+"""Request prices of quick, slow and closed tea shops."""
 
 from __future__ import annotations
 
 import sys
 
-from examples._stage import Example, Stage
+from examples._session import Example, Session
 from examples.s04_fan_out.app import (
     Question,
     all_or_nothing,
@@ -23,18 +23,18 @@ CLOSED = Question(shop="Closed", price=0)
 HOURS = Question(shop="Hours", price=1, after_ms=3_600_000)
 
 
-async def play(stage: Stage) -> None:
-    """Play the example."""
-    ingress = stage.ingress
-    stage.say(f"gather: {await ingress.call(two, [SLOW, QUICK])}")
-    stage.say(f"fan_out: {await ingress.call(what_there_is, [SLOW, CLOSED, QUICK])}")
-    error = await stage.refusal(ingress.call(all_or_nothing, [QUICK, HOURS, CLOSED]))
-    stage.say(f"fan_out_fail: {error.status_code} {error.code}: {error.message}")
-    stage.say(f"race: {await ingress.call(quickest, [HOURS, SLOW])}")
-    stage.say(f"map_concurrent, process_batch: {await ingress.call(two_at_a_time, [SLOW, QUICK, SLOW])}")
-    stage.say(f"for_each: {await ingress.call(one_by_one, [SLOW, QUICK])}")
-    error = await stage.refusal(ingress.call(one_by_one, [QUICK, CLOSED, QUICK]))
-    stage.say(f"for_each: {error.status_code} {error.code}: {error.message}")
+async def play(session: Session) -> None:
+    """Run the example."""
+    ingress = session.ingress
+    session.print(f"gather: {await ingress.call(two, [SLOW, QUICK])}")
+    session.print(f"fan_out: {await ingress.call(what_there_is, [SLOW, CLOSED, QUICK])}")
+    error = await session.refusal(ingress.call(all_or_nothing, [QUICK, HOURS, CLOSED]))
+    session.print(f"fan_out_fail: {error.status_code} {error.code}: {error.message}")
+    session.print(f"race: {await ingress.call(quickest, [HOURS, SLOW])}")
+    session.print(f"map_concurrent, process_batch: {await ingress.call(two_at_a_time, [SLOW, QUICK, SLOW])}")
+    session.print(f"for_each: {await ingress.call(one_by_one, [SLOW, QUICK])}")
+    error = await session.refusal(ingress.call(one_by_one, [QUICK, CLOSED, QUICK]))
+    session.print(f"for_each: {error.status_code} {error.code}: {error.message}")
 
 
 example = Example("examples.s04_fan_out", play, (shops, buyer))

@@ -1,1 +1,1 @@
-"""Waiting for an answer, but not for ever."""
+"""Waits with a timeout."""

@@ -1,4 +1,4 @@
-"""Waiting for an answer, but not for ever: a race against a durable timer."""
+"""Waits with a timeout: races against a durable timer."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LIST_PRICE = 100
 
 
 class Enquiry(BaseModel):
-    """What somebody wants to buy.
+    """A buyer's enquiry.
 
     Args:
         item: The item.
-        patience: How long to wait for each answer.
+        patience: Timeout for each answer.
     """
 
     item: str
@@ -35,11 +35,11 @@ class Enquiry(BaseModel):
 
 
 class Question(BaseModel):
-    """What a supplier is asked.
+    """A request to a supplier.
 
     Args:
         item: The item.
-        answer_to: The signal that takes the price.
+        answer_to: Signal for the price.
     """
 
     item: str
@@ -47,12 +47,12 @@ class Question(BaseModel):
 
 
 class Offer(BaseModel):
-    """What the buyer gets.
+    """An offer to the buyer.
 
     Args:
-        price: The supplier's price, or the list price when the supplier said nothing.
-        estimated: The supplier said nothing.
-        accepted_by: Who accepted it; None when nobody did in time.
+        price: The supplier's price, or the list price without an answer.
+        estimated: The supplier did not answer.
+        accepted_by: The person who accepted it in time, if any.
     """
 
     price: int
@@ -65,7 +65,7 @@ suppliers = restate.Service("Suppliers")
 
 @handler(suppliers)
 async def quote(ctx: restate.Context, question: Question) -> None:
-    """Answer with a price; for the unicorn, don't answer at all."""
+    """Answer with a price, except for the unicorn."""
     if question.item != "unicorn":
         resolve_external_signal(ctx, question.answer_to, 80)
 
@@ -73,9 +73,9 @@ async def quote(ctx: restate.Context, question: Question) -> None:
 offers = ControlPlaneService("Offers")
 
 
-@offers.main()
+@offers.main
 async def make_offer(cp: Orchestration, enquiry: Enquiry) -> Offer:
-    """Ask the supplier for a price, then the buyer for a yes; wait for each as long as the buyer has patience."""
+    """Request a price from the supplier, then an acceptance from the buyer."""
     signal = wait_for_external_signal(cp.ctx, int)
     await ServiceClient(cp.ctx, quote).send(Question(item=enquiry.item, answer_to=signal.id))
     price, timed_out = await race_awakeable_with_timeout(cp.ctx, signal, enquiry.patience, LIST_PRICE)
@@ -85,5 +85,5 @@ async def make_offer(cp: Orchestration, enquiry: Enquiry) -> Offer:
 
 @offers.handler(public=True)
 async def accept(ctx: restate.WorkflowSharedContext, buyer: str) -> None:
-    """Say yes."""
+    """Accept the offer."""
     await get_internal_signal(ctx, "accepted", str).resolve(buyer)

@@ -1,1 +1,1 @@
-"""Typed state, guarded against writes from where they may not come."""
+"""Typed state."""

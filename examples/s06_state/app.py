@@ -1,4 +1,4 @@
-"""Typed state, guarded against writes from where they may not come."""
+"""Typed state, with errors for writes from shared handlers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Line(BaseModel):
     """A line of a cart.
 
     Args:
-        article: What.
-        pieces: How many.
+        article: The article.
+        pieces: Number of pieces.
     """
 
     article: str
@@ -25,7 +25,7 @@ carts = restate.VirtualObject("Carts")
 
 @handler(carts, "exclusive")
 async def add(ctx: restate.ObjectContext, line: Line) -> int:
-    """Add a line; return how many there are. Only one exclusive handler of a key runs at a time."""
+    """Add a line and return the number of lines. Only one exclusive handler of a key runs at a time."""
     lines = State(ctx, "lines", list[Line], default_factory=list[Line])
     new = [*await lines.get(), line]
     await lines.set(new)
@@ -34,17 +34,17 @@ async def add(ctx: restate.ObjectContext, line: Line) -> int:
 
 @handler(carts, "shared")
 async def show(ctx: restate.ObjectSharedContext) -> list[Line]:
-    """Show the lines; shared handlers run beside all others."""
+    """Return the lines. Shared handlers run concurrently with others."""
     return await ReadOnlyState(ctx, "lines", list[Line], default_factory=list[Line]).get()
 
 
 @handler(carts, "exclusive")
 async def empty(ctx: restate.ObjectContext) -> None:
-    """Forget everything about this cart."""
+    """Remove the state of this cart."""
     await clear_all(ctx)
 
 
 @handler(carts, "shared")
 async def peek_and_scribble(ctx: restate.ObjectSharedContext) -> None:
-    """Try to write where only reading is allowed."""
+    """Write from a shared handler, which fails."""
     await State(ctx, "lines", list[Line]).set([])  # type: ignore[misc] # the type checker refuses it; see what happens

@@ -1,1 +1,1 @@
-"""Signals from outside, and signals inside one workflow."""
+"""External and internal signals."""

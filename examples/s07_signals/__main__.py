@@ -1,25 +1,25 @@
-"""A card that is good, a card that is not, a forged receipt, and a review."""
+"""Pay with a valid card, a blocked card and a forged receipt; review a document."""
 
 from __future__ import annotations
 
 import sys
 
-from examples._stage import Example, Stage
+from examples._session import Example, Session
 from examples.s07_signals.app import Charge, documents, pay, provider, publish, review, shop
 
 
-async def play(stage: Stage) -> None:
-    """Play the example."""
-    receipt = await stage.ingress.call(pay, Charge(card="good", amount=70))
-    stage.say(f"paid, receipt {receipt.number}")
+async def play(session: Session) -> None:
+    """Run the example."""
+    receipt = await session.ingress.call(pay, Charge(card="good", amount=70))
+    session.print(f"paid, receipt {receipt.number}")
     for card in ("stolen", "forged"):
-        error = await stage.refusal(stage.ingress.call(pay, Charge(card=card, amount=70)))
-        stage.say(f"{error.status_code}: {error.message.partition(',')[0]}")
+        error = await session.refusal(session.ingress.call(pay, Charge(card=card, amount=70)))
+        session.print(f"{error.status_code}: {error.message.partition(',')[0]}")
 
-    key = stage.key("design")
-    await stage.ingress.send(publish, "Design", key=key)
-    await stage.ingress.call(review, "approved", key=key)
-    stage.say(await stage.ingress.attach(publish, key=key))
+    key = session.key("design")
+    await session.ingress.send(publish, "Design", key=key)
+    await session.ingress.call(review, "approved", key=key)
+    session.print(await session.ingress.attach(publish, key=key))
 
 
 example = Example("examples.s07_signals", play, (shop, provider, documents))

@@ -1,4 +1,4 @@
-"""Signals: from outside (awakeables), answered by anybody with the id; inside a workflow (promises), by name."""
+"""External signals (awakeables), answered by ID; internal signals (promises), completed by name."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from perdure import (
 
 
 class Charge(BaseModel):
-    """What the payment provider is asked for.
+    """A request to the payment provider.
 
     Args:
-        card: Which card.
-        amount: How much.
-        answer_to: The signal that takes the receipt.
+        card: The card.
+        amount: The amount.
+        answer_to: Signal for the receipt.
     """
 
     card: str
@@ -36,7 +36,7 @@ class Charge(BaseModel):
 
 
 class Receipt(BaseModel):
-    """What the provider answers.
+    """The provider's answer.
 
     Args:
         number: The receipt's number.
@@ -48,7 +48,7 @@ class Receipt(BaseModel):
 
 
 WEBHOOK_SECRET = secrets.token_bytes(32)
-"""Shared with the provider. A real one comes from your secret store, and is the same in each process."""
+"""Key shared with the provider. A real application reads it from a secret store."""
 
 
 def signature_of(number: str) -> str:
@@ -57,7 +57,7 @@ def signature_of(number: str) -> str:
 
 
 def is_genuine(receipt: Receipt) -> bool:
-    """Tell if a receipt is the provider's. Anybody who knows the signal's id can send one."""
+    """Tell whether a receipt is authentic. Every caller that knows the signal's ID can send one."""
     return hmac.compare_digest(receipt.signature, signature_of(receipt.number))
 
 
@@ -67,7 +67,7 @@ provider = restate.Service("Provider")
 
 @handler(shop)
 async def pay(ctx: restate.Context, charge: Charge) -> Receipt:
-    """Hand a signal's id to the provider, and wait. Nothing is kept in memory, however long that takes."""
+    """Pass a signal's ID to the provider and wait, without using memory."""
     signal = wait_for_external_signal(ctx, Receipt, check=is_genuine)
     await ServiceClient(ctx, call_back).send(charge.model_copy(update={"answer_to": signal.id}))
     return await signal.result()
@@ -88,14 +88,14 @@ async def call_back(ctx: restate.Context, charge: Charge) -> None:
 documents = ControlPlaneService("Documents")
 
 
-@documents.main()
+@documents.main
 async def publish(cp: Orchestration, title: str) -> str:
-    """Wait until somebody has reviewed the document."""
+    """Wait for the review of the document."""
     verdict = await get_internal_signal(cp.ctx, "review", str).result()
     return f"'{title}' was reviewed: {verdict}"
 
 
 @documents.handler(public=True)
 async def review(ctx: restate.WorkflowSharedContext, verdict: str) -> None:
-    """Review it; before or after the main handler has begun to wait."""
+    """Review the document, before or after the main handler waits."""
     await get_internal_signal(ctx, "review", str).resolve(verdict)

@@ -1,1 +1,1 @@
-"""Errors that end an invocation, and errors that are tried again."""
+"""Terminal and retried errors."""

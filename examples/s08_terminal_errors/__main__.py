@@ -1,4 +1,4 @@
-"""Buy for an amount that is there, one that isn't, from an account that isn't, and for one that makes no sense."""
+"""Withdraw a covered amount, a higher amount, from an unknown account, and an invalid amount."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import sys
 
 import httpx
 
-from examples._stage import Example, Stage
+from examples._session import Example, Session
 from examples.s08_terminal_errors.app import Withdrawal, accounts, buy, requests, shop
 
 
-async def play(stage: Stage) -> None:
-    """Play the example."""
-    ada, bob = stage.key("ada"), stage.key("bob")
-    answer = await stage.ingress.call(buy, Withdrawal(account=ada, amount=20))
-    stage.say(f"ada: {answer}, after {requests[ada]} requests to the bank")
-    answer = await stage.ingress.call(buy, Withdrawal(account=bob, amount=70))
-    stage.say(f"bob: {answer} (asked the bank {requests[bob]} time)")
+async def play(session: Session) -> None:
+    """Run the example."""
+    ada, bob = session.key("ada"), session.key("bob")
+    answer = await session.ingress.call(buy, Withdrawal(account=ada, amount=20))
+    session.print(f"ada: {answer}, after {requests[ada]} requests to the bank")
+    answer = await session.ingress.call(buy, Withdrawal(account=bob, amount=70))
+    session.print(f"bob: {answer} (asked the bank {requests[bob]} time)")
 
-    nobody = stage.key("nobody")
-    error = await stage.refusal(stage.ingress.call(buy, Withdrawal(account=nobody, amount=20)))
-    stage.say(f"nobody: {error.status_code} {error.code}: {error.message} (asked the bank {requests[nobody]} time)")
+    nobody = session.key("nobody")
+    error = await session.refusal(session.ingress.call(buy, Withdrawal(account=nobody, amount=20)))
+    session.print(f"nobody: {error.status_code} {error.code}: {error.message} (asked the bank {requests[nobody]} time)")
 
     async with httpx.AsyncClient() as http:
-        response = await http.post(f"{stage.ingress.url}/CornerShop/buy", json={"account": "eve", "amount": -5})
-    stage.say(f"eve: {response.status_code} {response.json()['message']}")
+        response = await http.post(f"{session.ingress.url}/CornerShop/buy", json={"account": "eve", "amount": -5})
+    session.print(f"eve: {response.status_code} {response.json()['message']}")
 
 
 example = Example("examples.s08_terminal_errors", play, (accounts, shop))

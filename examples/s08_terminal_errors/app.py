@@ -1,4 +1,4 @@
-"""Errors that end an invocation, and errors that are tried again."""
+"""Terminal and retried errors."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from datetime import timedelta
 import restate
 from pydantic import BaseModel, Field
 
-from perdure import DataPlaneContext, DataPlaneService, ErrorMapping, RunConfig, ServiceClient, handler
+from perdure import DataPlaneContext, DataPlaneService, RunConfig, ServiceClient, handler
+from perdure.error_mapping import ErrorMapping
 from perdure.errors import NotFound, Refused, TerminalError, error_code
 
 
 class Withdrawal(BaseModel):
-    """Money that leaves an account.
+    """A withdrawal.
 
     Args:
-        account: Which account.
-        amount: How much.
+        account: The account.
+        amount: The amount.
     """
 
     account: str
@@ -25,20 +26,20 @@ class Withdrawal(BaseModel):
 
 
 class UnknownAccountError(Exception):
-    """What the bank's own library raises, which knows nothing of retries."""
+    """An exception of the bank's library, which does not distinguish terminal errors."""
 
 
 requests: Counter[str] = Counter()
 accounts = DataPlaneService(
     "Accounts",
     run=RunConfig(initial_delay=timedelta(milliseconds=10)),
-    errors=ErrorMapping({UnknownAccountError: NotFound}),  # in one place, for all handlers and their runs
+    errors=ErrorMapping({UnknownAccountError: NotFound}),  # for all handlers and their runs
 )
 shop = restate.Service("CornerShop")
 
 
 def move_money(withdrawal: Withdrawal) -> None:
-    """Do what the bank does: refuse for good, or have a bad moment."""
+    """Simulate the bank: reject permanently, or fail temporarily."""
     requests[withdrawal.account] += 1
     if withdrawal.account.startswith("nobody"):
         raise UnknownAccountError("there is no such account")
@@ -50,16 +51,16 @@ def move_money(withdrawal: Withdrawal) -> None:
 
 @accounts.handler()
 async def withdraw(ctx: DataPlaneContext, withdrawal: Withdrawal) -> None:
-    """Withdraw money; a `Refused` in the run ends it at once, with type, code and metadata."""
+    """Withdraw money. A `Refused` ends the run at once, with code and metadata."""
     await ctx.run("move-money", move_money, withdrawal)
 
 
 @handler(shop)
 async def buy(ctx: restate.Context, withdrawal: Withdrawal) -> str:
-    """Pay; offer something cheaper when the money doesn't suffice. The code crossed from one service to the other."""
+    """Pay, or offer a lower amount. The error's code crosses services."""
     try:
         await ServiceClient(ctx, withdraw).call(withdrawal)
-    except TerminalError as error:  # never `except Exception`: it would catch what the engine tries again
+    except TerminalError as error:  # never `except Exception`: it would catch errors that the engine retries
         if error_code(error) != "insufficient_funds":
             raise
         available = (error.metadata or {})["available"]

@@ -1,1 +1,1 @@
-"""A trip that is booked, or leaves no trace."""
+"""A saga that books a trip."""

@@ -1,4 +1,4 @@
-"""The same trip, written as the Go framework has it: register, add the compensation, then act."""
+"""The same trip with explicit compensations: register, add the compensation, then act."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ booking_saga = ControlPlaneService("booking-saga", idempotency_prefix="booking")
 
 
 async def cancel_flight(ctx: restate.Context, booking: Booking) -> None:
-    """Undo the flight."""
+    """Cancel the flight."""
     await run_with_retry(ctx, "cancel-flight", desk.cancel, booking)
 
 
 async def cancel_hotel(ctx: restate.Context, booking: Booking) -> None:
-    """Undo the hotel."""
+    """Cancel the hotel."""
     await run_with_retry(ctx, "cancel-hotel", desk.cancel, booking)
 
 
-# With the definition, not in the handler: so any process of the service can run them, whatever became of the handler.
+# Registered with the definition, so that any process of the service can run them after the handler has ended.
 booking_saga.register_compensation("book-flight", cancel_flight)
 booking_saga.register_compensation("book-hotel", cancel_hotel)
 
@@ -32,9 +32,9 @@ async def run(cp: Orchestration, request: BookingRequest) -> list[str]:
     hotel = Booking(trip=cp.key, name=request.hotel)
 
     async def book() -> list[str]:
-        await cp.add_compensation_step("book-flight", flight)  # before the action
+        cp.add_compensation_step("book-flight", flight)  # before the action
         reservations = [await run_with_retry(cp.ctx, "book-flight", desk.book, flight)]
-        await cp.add_compensation_step("book-hotel", hotel)
+        cp.add_compensation_step("book-hotel", hotel)
         reservations.append(await run_with_retry(cp.ctx, "book-hotel", desk.book, hotel))
         return reservations
 

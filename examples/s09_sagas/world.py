@@ -1,4 +1,4 @@
-"""The airline and the hotel, in which both sagas book."""
+"""The airline and the hotel of both sagas."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from perdure.errors import Refused
 
 
 class Booking(BaseModel):
-    """What is booked, and undone by the same facts.
+    """A booking, also the payload of its compensation.
 
     Args:
-        trip: For which trip.
-        name: The flight, or the hotel.
+        trip: The trip.
+        name: The flight or hotel.
     """
 
     trip: str
@@ -34,7 +34,7 @@ class BookingRequest(BaseModel):
 
 
 class Desk:
-    """Takes bookings and gives them back. Giving back what was never taken, or twice, is fine: it may happen."""
+    """Books and cancels idempotently, including cancellations of unknown bookings."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -42,7 +42,7 @@ class Desk:
         self.cancelled: dict[str, list[str]] = {}
 
     def book(self, booking: Booking) -> str:
-        """Book; return the reservation's number. The same booking again is the same reservation."""
+        """Book and return the reservation's number. A repeated booking returns the same reservation."""
         with self._lock:
             if booking.name == "Overbooked":
                 raise Refused(f"{booking.name} is full", 409, "full")
@@ -52,14 +52,14 @@ class Desk:
             return f"R-{booking.name}"
 
     def cancel(self, booking: Booking) -> None:
-        """Give it back."""
+        """Cancel a booking."""
         with self._lock:
             self.cancelled.setdefault(booking.trip, []).append(booking.name)
             if booking.name in self._held.get(booking.trip, []):
                 self._held[booking.trip].remove(booking.name)
 
     def held_by(self, trip: str) -> list[str]:
-        """Return what a trip holds."""
+        """Return the bookings of a trip."""
         with self._lock:
             return list(self._held.get(trip, []))
 

@@ -1,1 +1,1 @@
-"""A sign-up that waits for a click in a mail."""
+"""A sign-up with a verification mail."""

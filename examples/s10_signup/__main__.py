@@ -1,33 +1,33 @@
-"""Somebody who clicks, somebody who guesses, and somebody who doesn't read mails."""
+"""Sign up with a click, with a wrong secret, and without a click."""
 
 from __future__ import annotations
 
 import sys
 from datetime import timedelta
 
-from examples._stage import Example, Stage
+from examples._session import Example, Session
 from examples.s10_signup.app import Mail, User, mailbox, sign_up, signups, verify_email
 
 
-async def play(stage: Stage) -> None:
-    """Play the example."""
-    ada = User(email=stage.key("ada@example.com"))
-    await stage.ingress.send(sign_up, ada, key=ada.email)
+async def play(session: Session) -> None:
+    """Run the example."""
+    ada = User(email=session.key("ada@example.com"))
+    await session.ingress.send(sign_up, ada, key=ada.email)
 
     async def mail() -> Mail | None:
         return mailbox.get(ada.email)
 
-    await stage.ingress.call(verify_email, (await stage.until(mail)).secret, key=ada.email)
-    stage.say(f"ada clicked: verified = {await stage.ingress.attach(sign_up, key=ada.email)}")
+    await session.ingress.call(verify_email, (await session.until(mail)).secret, key=ada.email)
+    session.print(f"ada clicked: verified = {await session.ingress.attach(sign_up, key=ada.email)}")
 
-    eve = User(email=stage.key("eve@example.com"))
-    await stage.ingress.send(sign_up, eve, key=eve.email)
-    await stage.ingress.call(verify_email, "a guess", key=eve.email)
-    stage.say(f"eve guessed: verified = {await stage.ingress.attach(sign_up, key=eve.email)}")
+    eve = User(email=session.key("eve@example.com"))
+    await session.ingress.send(sign_up, eve, key=eve.email)
+    await session.ingress.call(verify_email, "a guess", key=eve.email)
+    session.print(f"eve guessed: verified = {await session.ingress.attach(sign_up, key=eve.email)}")
 
-    bob = User(email=stage.key("bob@example.com"), link_lasts=timedelta(milliseconds=50))
-    error = await stage.refusal(stage.ingress.call(sign_up, bob, key=bob.email))
-    stage.say(f"bob never looked: {error.status_code} {error.message}")
+    bob = User(email=session.key("bob@example.com"), link_lasts=timedelta(milliseconds=50))
+    error = await session.refusal(session.ingress.call(sign_up, bob, key=bob.email))
+    session.print(f"bob never looked: {error.status_code} {error.message}")
 
 
 example = Example("examples.s10_signup", play, (signups,))

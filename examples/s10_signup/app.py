@@ -1,4 +1,4 @@
-"""A sign-up that waits for a click in a mail, for a day at most."""
+"""A sign-up with a verification mail whose link is valid for a day."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from perdure.errors import TerminalError
 
 
 class User(BaseModel):
-    """Who signs up.
+    """A sign-up.
 
     Args:
-        email: Where the mail goes.
-        link_lasts: How long the link in it works.
+        email: The address.
+        link_lasts: Validity of the link.
     """
 
     email: str
@@ -31,11 +31,11 @@ class User(BaseModel):
 
 
 class Mail(BaseModel):
-    """What is sent.
+    """A mail.
 
     Args:
-        to: Whom to.
-        secret: What the link in it carries.
+        to: The recipient.
+        secret: The secret in the link.
     """
 
     to: str
@@ -43,7 +43,7 @@ class Mail(BaseModel):
 
 
 mailbox: dict[str, Mail] = {}
-"""The last mail to each address: what a mail server would hold."""
+"""The last mail to each address."""
 
 
 def send_mail(mail: Mail) -> None:
@@ -54,9 +54,9 @@ def send_mail(mail: Mail) -> None:
 signups = ControlPlaneService("Signups")
 
 
-@signups.main()
+@signups.main
 async def sign_up(cp: Orchestration, user: User) -> bool:
-    """Send the mail, and wait until the link in it is clicked. Tell if the secret was the right one."""
+    """Send the mail, wait for the click, and tell whether the secret was correct."""
     secret = str(DeterministicHelpers(cp.ctx).uuid())
     await run_with_retry(cp.ctx, "send-verification-mail", send_mail, Mail(to=user.email, secret=secret))
     click = await race_promise_with_timeout(cp.ctx, "email-verified", user.link_lasts, str)
@@ -67,5 +67,5 @@ async def sign_up(cp: Orchestration, user: User) -> bool:
 
 @signups.handler(public=True)
 async def verify_email(ctx: restate.WorkflowSharedContext, secret: str) -> None:
-    """Take the click: what the link in the mail calls."""
+    """Handle the click on the link."""
     await get_internal_signal(ctx, "email-verified", str).resolve(secret)

@@ -1,1 +1,1 @@
-"""Reminders until somebody reacts, and schedules."""
+"""Reminders and schedules."""

@@ -1,4 +1,4 @@
-"""Reminders until somebody reacts; and work that comes back by a clock."""
+"""Reminders and scheduled work."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from perdure.errors import Refused
 
 
 class Invitation(BaseModel):
-    """Who is reminded, and how often.
+    """An invitation with reminders.
 
     Args:
-        email: Whom.
-        every: How long to wait between two reminders.
-        at_most: How many reminders, before it is given up.
+        email: The address.
+        every: Interval of reminders.
+        at_most: Maximum number of reminders.
     """
 
     email: str
@@ -36,21 +36,21 @@ class Invitation(BaseModel):
 
 
 reminded: Counter[str] = Counter()
-"""How often each address was reminded."""
+"""Number of reminders per address."""
 
 invitations = ControlPlaneService("Invitations")
 
 
 def remind(email: str) -> None:
-    """Send a reminder; the mail server refuses the first one."""
+    """Send a reminder. The mail server rejects the first one."""
     reminded[email] += 1
     if reminded[email] == 1:
         raise Refused("try again later", 503, "busy")
 
 
-@invitations.main()
+@invitations.main
 async def invite(cp: Orchestration, invitation: Invitation) -> str:
-    """Remind somebody until they react."""
+    """Send reminders until an answer arrives."""
     timer = WorkflowTimer(cp.ctx)
     loop = WorkflowLoop(cp.ctx, invitation.at_most)
     answer = get_internal_signal(cp.ctx, "answer", str)
@@ -71,19 +71,19 @@ async def invite(cp: Orchestration, invitation: Invitation) -> str:
 
 @invitations.handler(public=True)
 async def answer(ctx: restate.WorkflowSharedContext, text: str) -> None:
-    """React."""
+    """Answer the invitation."""
     await get_internal_signal(ctx, "answer", str).resolve(text)
 
 
 digests: Counter[str] = Counter()
-"""How many digests each list got."""
+"""Number of digests per list."""
 
 newsletters = DataPlaneService("Newsletters")
 
 
 @newsletters.handler()
 async def send_digest(ctx: DataPlaneContext, list_name: str) -> None:
-    """Send a digest; a schedule starts this, so it isn't public."""
+    """Send a digest. A schedule starts this handler, so it is not public."""
 
     def deliver() -> None:
         digests[list_name] += 1

@@ -1,1 +1,1 @@
-"""A workflow that tells how far it is."""
+"""A workflow with a status."""

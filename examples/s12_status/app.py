@@ -1,4 +1,4 @@
-"""A workflow that tells how far it is."""
+"""A workflow with a status."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def take_from_stock(order: str) -> str:
 orders = ControlPlaneService("Orders")
 
 
-@orders.main()
+@orders.main
 async def process(cp: Orchestration, order: str) -> str:
-    """Take the goods, wait for the money, and say at each point where that is."""
+    """Take the goods and wait for the money, updating the status."""
     await update_status(cp.ctx, StatusData(phase="picking", current_step="inventory", metadata={"order": order}))
     shelf = await run_with_retry(cp.ctx, "inventory", take_from_stock, order)
 
@@ -47,5 +47,5 @@ async def pay(ctx: restate.WorkflowSharedContext, amount: int) -> None:
 
 @orders.handler(public=True)
 async def progress(ctx: restate.WorkflowSharedContext) -> StatusData | None:
-    """Tell how far it is; None when it hasn't begun."""
+    """Return the status; None before the start."""
     return await WorkflowStatus(ctx).get_status()

@@ -1,4 +1,4 @@
-"""An account: one key, one balance, and never two writers at a time."""
+"""An account: one balance per key, one writer at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ accounts = restate.VirtualObject("UserAccount")
 
 @handler(accounts, "exclusive")
 async def update_balance(ctx: restate.ObjectContext, amount: Decimal) -> Decimal:
-    """Pay in, or out when the amount is negative; return the new balance."""
+    """Deposit an amount, or withdraw a negative one; return the new balance."""
     balance = MutableState(ctx, "balance", Decimal, default=Decimal(0))
     new = await balance.get() + amount
     if new < 0:
@@ -25,11 +25,11 @@ async def update_balance(ctx: restate.ObjectContext, amount: Decimal) -> Decimal
 
 @handler(accounts, "shared")
 async def get_balance(ctx: restate.ObjectSharedContext) -> Decimal:
-    """Tell the balance; runs beside the writers."""
+    """Return the balance. Runs concurrently with writers."""
     return await ReadOnlyState(ctx, "balance", Decimal, default=Decimal(0)).get()
 
 
 @handler(accounts, "shared")
 async def cook_the_books(ctx: restate.ObjectSharedContext) -> None:
-    """Try to write in passing."""
+    """Write from a shared handler, which fails."""
     await State(ctx, "balance", Decimal).set(Decimal(1_000_000))  # type: ignore[misc] # as the type checker says

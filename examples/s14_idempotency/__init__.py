@@ -1,1 +1,1 @@
-"""Keys that make the same request the same."""
+"""Idempotency keys."""

@@ -1,4 +1,4 @@
-"""Keys that make the same request, sent twice, one."""
+"""Idempotency keys: repeated requests have one effect."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orc
 
 
 class Charge(BaseModel):
-    """Money that is taken for an order.
+    """A charge for an order.
 
     Args:
-        order: For which order.
-        amount: How much.
+        order: The order.
+        amount: The amount.
     """
 
     order: str
@@ -22,29 +22,28 @@ class Charge(BaseModel):
 
 
 charged: Counter[str] = Counter()
-"""How often each order was charged."""
+"""Number of charges per order."""
 
 payments = DataPlaneService("Payments", public=True)
 subscriptions = ControlPlaneService("Subscriptions", idempotency_prefix="order")
 
 
 def take(charge: Charge) -> None:
-    """Take the money."""
+    """Record the charge."""
     charged[charge.order] += 1
 
 
 @payments.handler()
 async def charge_once(ctx: DataPlaneContext, charge: Charge) -> None:
-    """Take the money, once for each invocation."""
+    """Charge once per invocation."""
     await ctx.run("take", take, charge)
 
 
-@subscriptions.main()
+@subscriptions.main
 async def renew(cp: Orchestration, charge: Charge) -> list[str]:
-    """Have the money taken, and return the two kinds of keys.
+    """Request the charge and return both kinds of keys.
 
-    One invocation needs no key, since the journal does each send once. Two invocations that may send the same (two
-    renewals of one order, here) need one that both of them come to: made of business data.
+    Two renewals of one order are two invocations, so they need the same key, made of business data.
     """
     business = cp.generate_idempotency_key_deterministic(charge.order, "renewal")
     await ServiceClient(cp.ctx, charge_once).send(charge, idempotency_key=business)

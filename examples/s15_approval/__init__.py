@@ -1,1 +1,1 @@
-"""A purchase that waits for somebody to approve it."""
+"""A purchase that requires approval."""

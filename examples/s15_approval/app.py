@@ -1,4 +1,4 @@
-"""A purchase that waits for somebody to approve it."""
+"""A purchase that requires approval."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from perdure.errors import Refused
 
 
 class Purchase(BaseModel):
-    """What somebody wants to buy.
+    """A purchase.
 
     Args:
-        what: What.
-        by: Who wants it.
-        decide_within: How long the approvers have.
+        what: The item.
+        by: The buyer.
+        decide_within: Time limit of the decision.
     """
 
     what: str
@@ -27,9 +27,9 @@ class Purchase(BaseModel):
 purchases = ControlPlaneService("Purchases")
 
 
-@purchases.main()
+@purchases.main
 async def buy(cp: Orchestration, purchase: Purchase) -> str:
-    """Ask, wait for as long as it takes, and buy."""
+    """Request approval, wait, and buy."""
     approved = await cp.await_human_approval(
         cp.key, purchase.decide_within, title=f"Buy {purchase.what}?", subject=purchase.by
     )

@@ -10,25 +10,25 @@ vault = DataPlaneService("Vault")
 
 
 def count_the_gold() -> int:
-    """Look into the vault."""
+    """Read the vault."""
     return 42
 
 
 @vault.handler(public=True)
 async def count(ctx: DataPlaneContext) -> int:
-    """Say how much is there."""
+    """Return the amount."""
     return await ctx.run("count", count_the_gold)
 
 
 @vault.handler()
 async def empty(ctx: DataPlaneContext) -> None:
-    """Empty it: a handler that isn't declared public can't be called over the ingress, only by other handlers."""
+    """Empty the vault. Only other handlers can call a handler that is not declared public."""
 
 
 def production(*engines: PrivateKey) -> SecurityConfig:
-    """Return the rules of production: HTTPS, no browser page but ours, and the signature of one of these engines.
+    """Return production settings: HTTPS, allowed browser origins, and signatures of these engines.
 
-    Each of them could as well come from the environment, as ``PERDURE_SECURITY_SIGNING_KEYS`` and so on.
+    The environment can set them too, for example ``PERDURE_SECURITY_SIGNING_KEYS``.
     """
     return SecurityConfig(
         signing_keys=tuple(engine.public.id for engine in engines),

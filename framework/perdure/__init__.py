@@ -1,145 +1,257 @@
 """Perdure: durable microservices in Python, on Restate.
 
-The public names, and nothing else. The parts are described where they live; `errors` opens with the tree of exceptions.
+This package exports the names that a first application needs. Other public names are imported from their modules, for
+example ``perdure.approvals``, ``perdure.schedules`` or ``perdure.engine.admin``.
 """
 
-from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
-from perdure.approvals.request import OnTimeout, Stage
-from perdure.callers import Caller, caller
-from perdure.clients import CallFuture, ObjectClient, SentInvocation, ServiceClient, WorkflowClient, WorkflowOutput
-from perdure.concurrency import (
-    FanOutResult,
-    RaceResult,
-    fan_out,
-    fan_out_fail,
-    for_each,
-    gather,
-    map_concurrent,
-    process_batch,
-    race,
-)
-from perdure.control_plane import ControlPlaneService
-from perdure.data_plane import DataPlaneContext, DataPlaneService
-from perdure.determinism import DeterministicHelpers, Time
-from perdure.engine.admin import AdminClient
-from perdure.engine.ingress import IngressClient
-from perdure.error_mapping import ErrorMapping
-from perdure.guardrails import Policy, get_policy, guardrail, set_policy
-from perdure.handlers import handler
-from perdure.idempotency import join_key, validate_idempotency_key
-from perdure.loops import WorkflowLoop
-from perdure.observability.hooks import ObservabilityHooks, add_hooks, default_hooks, remove_hooks
-from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
-from perdure.runs import RunConfig, RunFuture, run_async, run_with_retry
-from perdure.saga.config import CompensationStrategy, SagaConfig
-from perdure.saga.orchestration import Orchestration
-from perdure.saga.recorder import Saga
-from perdure.saga.safe_step import SafeStep
-from perdure.saga.status import RollbackState, SagaPhase
-from perdure.saga.steps import Step, StepRetry
-from perdure.schedules import ScheduleClient
-from perdure.security.config import SecurityConfig
-from perdure.security.middleware import SecurityMiddleware
-from perdure.security.validator import SecurityValidator
-from perdure.signals import (
-    ExternalSignal,
-    InternalSignal,
-    PromiseRaceResult,
-    get_internal_signal,
-    race_awakeable_with_timeout,
-    race_promise_with_timeout,
-    reject_external_signal,
-    resolve_external_signal,
-    wait_for_external_signal,
-)
-from perdure.state import MutableState, ReadOnlyState, State, clear_all, monitor_state_size
-from perdure.status import StatusChange, StatusData, WorkflowStatus, status_changes, update_status
-from perdure.targets import Target
-from perdure.timers import WorkflowTimer
-from perdure.workflow_config import WorkflowConfig
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "AdminClient",
-    "ApprovalOutcome",
-    "ApprovalResult",
-    "CallFuture",
-    "Caller",
-    "CompensationStrategy",
+from perdure._runtime.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from perdure.clients import ObjectClient, ServiceClient, WorkflowClient
+    from perdure.concurrency import (
+        FanOutResult,
+        RaceResult,
+        fan_out,
+        fan_out_fail,
+        for_each,
+        gather,
+        map_concurrent,
+        process_batch,
+        race,
+    )
+    from perdure.control_plane import ControlPlaneService
+    from perdure.data_plane import DataPlaneContext, DataPlaneService
+    from perdure.determinism import DeterministicHelpers, Time
+    from perdure.engine.ingress import IngressClient
+    from perdure.errors import (
+        ApprovalTimeout,
+        Cancelled,
+        ConfigurationError,
+        Conflict,
+        Forbidden,
+        IngressError,
+        InvalidInput,
+        NotFound,
+        PerdureError,
+        Refused,
+        RetryExhausted,
+        RunExhausted,
+        StepFailed,
+        StepTimeout,
+        TerminalError,
+        Unauthenticated,
+        error_code,
+    )
+    from perdure.guardrails import guardrail, set_policy
+    from perdure.handlers import handler
+    from perdure.loops import WorkflowLoop
+    from perdure.observability.hooks import ObservabilityHooks
+    from perdure.retry import RetryPolicy
+    from perdure.runs import RunConfig, run_async, run_with_retry
+    from perdure.saga.config import CompensationStrategy, SagaConfig
+    from perdure.saga.orchestration import Orchestration
+    from perdure.saga.recorder import Saga
+    from perdure.saga.safe_step import SafeStep
+    from perdure.saga.steps import Step
+    from perdure.security.config import SecurityConfig
+    from perdure.security.middleware import SecurityMiddleware
+    from perdure.security.validator import SecurityValidator
+    from perdure.serving.process import serve
+    from perdure.signals import (
+        PromiseRaceResult,
+        get_internal_signal,
+        race_awakeable_with_timeout,
+        race_promise_with_timeout,
+        reject_external_signal,
+        resolve_external_signal,
+        wait_for_external_signal,
+    )
+    from perdure.state import MutableState, ReadOnlyState, State, clear_all
+    from perdure.status import StatusData, WorkflowStatus, update_status
+    from perdure.targets import Target
+    from perdure.timers import WorkflowTimer
+    from perdure.workflow_config import WorkflowConfig
+
+_MODULES = {
+    "perdure.clients": (
+        "ObjectClient",
+        "ServiceClient",
+        "WorkflowClient",
+    ),
+    "perdure.concurrency": (
+        "FanOutResult",
+        "RaceResult",
+        "fan_out",
+        "fan_out_fail",
+        "for_each",
+        "gather",
+        "map_concurrent",
+        "process_batch",
+        "race",
+    ),
+    "perdure.control_plane": ("ControlPlaneService",),
+    "perdure.data_plane": (
+        "DataPlaneContext",
+        "DataPlaneService",
+    ),
+    "perdure.determinism": (
+        "DeterministicHelpers",
+        "Time",
+    ),
+    "perdure.engine.ingress": ("IngressClient",),
+    "perdure.errors": (
+        "ApprovalTimeout",
+        "Cancelled",
+        "ConfigurationError",
+        "Conflict",
+        "Forbidden",
+        "IngressError",
+        "InvalidInput",
+        "NotFound",
+        "PerdureError",
+        "Refused",
+        "RetryExhausted",
+        "RunExhausted",
+        "StepFailed",
+        "StepTimeout",
+        "TerminalError",
+        "Unauthenticated",
+        "error_code",
+    ),
+    "perdure.guardrails": (
+        "guardrail",
+        "set_policy",
+    ),
+    "perdure.handlers": ("handler",),
+    "perdure.loops": ("WorkflowLoop",),
+    "perdure.observability.hooks": ("ObservabilityHooks",),
+    "perdure.retry": ("RetryPolicy",),
+    "perdure.runs": (
+        "RunConfig",
+        "run_async",
+        "run_with_retry",
+    ),
+    "perdure.saga.orchestration": ("Orchestration",),
+    "perdure.saga.config": (
+        "CompensationStrategy",
+        "SagaConfig",
+    ),
+    "perdure.saga.recorder": ("Saga",),
+    "perdure.saga.safe_step": ("SafeStep",),
+    "perdure.saga.steps": ("Step",),
+    "perdure.security.config": ("SecurityConfig",),
+    "perdure.security.middleware": ("SecurityMiddleware",),
+    "perdure.security.validator": ("SecurityValidator",),
+    "perdure.serving.process": ("serve",),
+    "perdure.signals": (
+        "PromiseRaceResult",
+        "get_internal_signal",
+        "race_awakeable_with_timeout",
+        "race_promise_with_timeout",
+        "reject_external_signal",
+        "resolve_external_signal",
+        "wait_for_external_signal",
+    ),
+    "perdure.state": (
+        "MutableState",
+        "ReadOnlyState",
+        "State",
+        "clear_all",
+    ),
+    "perdure.status": (
+        "StatusData",
+        "WorkflowStatus",
+        "update_status",
+    ),
+    "perdure.targets": ("Target",),
+    "perdure.timers": ("WorkflowTimer",),
+    "perdure.workflow_config": ("WorkflowConfig",),
+}
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
+
+__all__ = [  # noqa: RUF022 - grouped by topic
+    # Services and handlers
     "ControlPlaneService",
     "DataPlaneContext",
     "DataPlaneService",
-    "DeterministicHelpers",
-    "ErrorMapping",
-    "ExternalSignal",
-    "FanOutResult",
-    "IngressClient",
-    "InternalSignal",
-    "LoggingConfig",
-    "MutableState",
-    "ObjectClient",
-    "ObservabilityHooks",
-    "OnTimeout",
     "Orchestration",
-    "Policy",
-    "PromiseRaceResult",
-    "RaceResult",
-    "ReadOnlyState",
-    "RollbackState",
-    "RunConfig",
-    "RunFuture",
+    "Target",
+    "handler",
+    "serve",
+    # Sagas
+    "CompensationStrategy",
     "SafeStep",
     "Saga",
     "SagaConfig",
-    "SagaPhase",
-    "ScheduleClient",
-    "SecurityConfig",
-    "SecurityMiddleware",
-    "SecurityValidator",
-    "SentInvocation",
-    "ServiceClient",
-    "Stage",
-    "State",
-    "StatusChange",
-    "StatusData",
     "Step",
-    "StepRetry",
-    "Target",
-    "Time",
+    # Side effects
+    "RetryPolicy",
+    "RunConfig",
+    "run_async",
+    "run_with_retry",
+    # Calls
+    "IngressClient",
+    "ObjectClient",
+    "ServiceClient",
     "WorkflowClient",
-    "WorkflowConfig",
-    "WorkflowLoop",
-    "WorkflowOutput",
-    "WorkflowStatus",
-    "WorkflowTimer",
-    "add_hooks",
-    "caller",
-    "clear_all",
-    "configure_logging",
-    "default_hooks",
+    # Concurrency
+    "FanOutResult",
+    "RaceResult",
     "fan_out",
     "fan_out_fail",
     "for_each",
     "gather",
-    "get_internal_signal",
-    "get_logger",
-    "get_policy",
-    "guardrail",
-    "handler",
-    "join_key",
     "map_concurrent",
-    "monitor_state_size",
     "process_batch",
     "race",
+    # State
+    "MutableState",
+    "ReadOnlyState",
+    "State",
+    "clear_all",
+    # Signals
+    "PromiseRaceResult",
+    "get_internal_signal",
     "race_awakeable_with_timeout",
     "race_promise_with_timeout",
     "reject_external_signal",
-    "remove_hooks",
     "resolve_external_signal",
-    "run_async",
-    "run_with_retry",
-    "set_policy",
-    "status_changes",
-    "update_status",
-    "validate_idempotency_key",
     "wait_for_external_signal",
+    # Workflows
+    "DeterministicHelpers",
+    "StatusData",
+    "Time",
+    "WorkflowConfig",
+    "WorkflowLoop",
+    "WorkflowStatus",
+    "WorkflowTimer",
+    "update_status",
+    # Policies, hooks and security
+    "ObservabilityHooks",
+    "SecurityConfig",
+    "SecurityMiddleware",
+    "SecurityValidator",
+    "guardrail",
+    "set_policy",
+    # Errors
+    "ApprovalTimeout",
+    "Cancelled",
+    "ConfigurationError",
+    "Conflict",
+    "Forbidden",
+    "IngressError",
+    "InvalidInput",
+    "NotFound",
+    "PerdureError",
+    "Refused",
+    "RetryExhausted",
+    "RunExhausted",
+    "StepFailed",
+    "StepTimeout",
+    "TerminalError",
+    "Unauthenticated",
+    "error_code",
 ]

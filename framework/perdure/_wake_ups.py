@@ -1,15 +1,14 @@
 """Internal waits: an awakeable wakes the waiter, and a call reads the outcome.
 
-The engine's ingress lets anybody complete an awakeable, and its id follows from the invocation's id, which is public.
-So a completion is a wake-up without data. The waiter then calls the service that owns the outcome. The call carries a
-random id, and the answer has to carry it, too: the ingress of engine 1.7 also takes completions of pending calls (ids
-that begin with ``prom_1``), and a caller of the ingress can't read the random id anywhere.
+Any caller of the engine's ingress can complete an awakeable, because its ID follows from the public invocation ID. A
+completion is therefore a wake-up without data, and the waiter calls the service that owns the outcome. Request and
+response carry a random ID: the ingress of engine 1.7 also completes pending calls (IDs that begin with ``prom_1``), but
+its callers cannot read the random ID.
 """
 
 from __future__ import annotations
 
 import secrets
-from datetime import timedelta
 from typing import Any, Final
 
 import restate
@@ -17,81 +16,61 @@ from restate.serde import BytesSerde
 
 from perdure._runtime.time_scale import scaled
 from perdure.observability.logging import get_logger
+from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, run_with_retry
 
-READ_AGAIN: Final = timedelta(seconds=1)
-"""How long a waiter pauses that was woken without reason; doubles each time."""
-READ_AGAIN_AT_MOST: Final = timedelta(minutes=1)
+_PAUSES: Final = RetryPolicy(max_attempts=None)
+"""Pauses of a waiter after wake-ups without an outcome."""
 
-_anything = BytesSerde()
+WAIT_RUN_PREFIX: Final = "perdure:wait:"
+"""Prefix of the name of the run that makes a wait ID. The entries that follow it in a step belong to the wait."""
+
+_bytes = BytesSerde()
 
 log = get_logger("perdure._wake_ups")
 
 
 def wake_up(ctx: restate.Context, awakeable: str) -> None:
-    """Wake a waiter.
-
-    Args:
-        ctx: A context.
-        awakeable: The waiter's awakeable.
-    """
-    ctx.resolve_awakeable(awakeable, b"", serde=_anything)
+    """Wake the waiter of an awakeable."""
+    ctx.resolve_awakeable(awakeable, b"", serde=_bytes)
 
 
 def new_awakeable(ctx: restate.Context) -> tuple[str, restate.RestateDurableFuture[Any]]:
-    """Return the id of a new awakeable, and a future that must be waited for but never read.
-
-    Args:
-        ctx: The waiter's context.
-    """
-    return ctx.awakeable(serde=_anything)
+    """Return the ID of a new awakeable, and a future to wait for, whose value must not be read."""
+    return ctx.awakeable(serde=_bytes)
 
 
 async def new_wait_id() -> str:
-    """Return a random id, which no caller of the ingress can guess."""
+    """Return a random ID that no caller of the ingress can guess."""
     return secrets.token_hex(16)
 
 
-WAIT_RUN_PREFIX: Final = "perdure:wait:"
-"""Begins the name of the run that makes a wait's id. What a step does after it belongs to the wait."""
+async def make_wait_id(ctx: restate.Context, outcome: str) -> str:
+    """Return a journaled random ID. The context's UUIDs are predictable: the invocation ID seeds them."""
+    return await run_with_retry(ctx, RunConfig(f"{WAIT_RUN_PREFIX}{outcome}"), new_wait_id)
 
 
-async def make_wait_id(ctx: restate.Context, what: str) -> str:
-    """Return a random id, the same on replay.
+class WakeUpBackoff:
+    """Delays a waiter after wake-ups without an outcome, so that a flood of completions cannot fill its journal."""
 
-    The context's own UUIDs would not do: their seed follows from the invocation's id.
-
-    Args:
-        ctx: The waiter's context.
-        what: The awaited outcome, for the run's name.
-    """
-    return await run_with_retry(ctx, RunConfig(f"{WAIT_RUN_PREFIX}{what}"), new_wait_id)
-
-
-class WakeUps:
-    """Slows a waiter down that is woken without reason, so that a flood of completions does not fill its journal.
-
-    Args:
-        ctx: The waiter's context.
-        what: The awaited outcome, for the log.
-    """
-
-    def __init__(self, ctx: restate.Context, what: str) -> None:
+    def __init__(self, ctx: restate.Context, awaited: str) -> None:
         self._ctx = ctx
-        self._what = what
-        self._pause: timedelta | None = None
+        self._awaited = awaited
+        self._early = 0
 
-    async def was_early(self) -> None:
-        """Pause after a wake-up without an outcome: 1 second the first time, twice as long each time.
+    async def pause(self) -> None:
+        """Pause for 1 second, doubling up to a minute.
 
         Raises:
             Cancelled: This invocation was cancelled.
         """
-        if self._pause is None:  # logged once: the sleep that follows is in the journal
+        self._early += 1
+        if self._early == 1:  # logged once: the sleep that follows is in the journal
             log.warning(
                 "wait.woken_early",
-                what=self._what,
-                why="an awakeable was completed before there was an outcome: somebody may be forging completions",
+                awaited=self._awaited,
+                reason="an awakeable was completed before its outcome existed: completions may be forged",
             )
-        self._pause = READ_AGAIN if self._pause is None else min(2 * self._pause, READ_AGAIN_AT_MOST)
-        await self._ctx.sleep(scaled(self._pause), f"woken early while waiting for {self._what}")
+        await self._ctx.sleep(
+            scaled(_PAUSES.delay_after(self._early)), f"woken early while waiting for {self._awaited}"
+        )

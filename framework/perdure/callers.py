@@ -1,4 +1,4 @@
-"""The authenticated caller of an invocation, as the gateway or the caller's own signature proves it."""
+"""The authenticated caller of an invocation, as proved by the gateway or by the caller's own signature."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from perdure.runs import run_with_retry
 from perdure.security.callers import CALLER_HEADER, Caller, CallTarget, verify_call
 from perdure.security.signing_rules import get_signing_rules
 
-__all__ = ["PARENT_HEADER", "Caller", "caller", "inherited_caller", "told_to_child"]
+__all__ = ["PARENT_CALLER_HEADER", "Caller", "caller", "caller_headers", "inherited_caller"]
 
-PARENT_HEADER: Final = "x-perdure-parent-caller"
-"""The header in which a saga tells a child who its own caller is."""
+PARENT_CALLER_HEADER: Final = "x-perdure-parent-caller"
+"""Header in which a saga passes its caller to a child saga."""
 
 
 async def caller(ctx: restate.Context) -> Caller | None:
-    """Return the authenticated caller of this invocation, or None when no caller is authenticated.
+    """Return the authenticated caller of this invocation, or None if the request carries no token.
 
-    The token is checked once. The result is in the journal, so a replay sees the same caller after the token has
-    expired or a key has changed.
+    The result is journaled, so a replay sees the same caller after the token expired or a key changed.
 
     Args:
         ctx: The handler's context.
 
     Raises:
-        Unauthenticated: There is a token and it proves nothing; terminal, 401. A token is never ignored.
+        Unauthenticated: The token is invalid, or no issuer is trusted; terminal, 401.
     """
     refuse_inside_run("caller")
     token = sdk.headers_of(ctx).get(CALLER_HEADER)
@@ -47,7 +46,7 @@ async def caller(ctx: restate.Context) -> Caller | None:
         trust = get_signing_rules().trust
         if trust is None:
             raise Unauthenticated(
-                f"this call has a token in {CALLER_HEADER}, and this service can't check it: set PERDURE_ISSUER_KEYS",
+                f"this service can't verify the token in {CALLER_HEADER}: set PERDURE_ISSUER_KEYS",
                 metadata={"why": "no_issuers"},
             )
         return verify_call(trust, token, target=target, body=body, now=datetime.now(UTC))
@@ -55,32 +54,28 @@ async def caller(ctx: restate.Context) -> Caller | None:
     return await run_with_retry(ctx, "authenticate-caller", check)
 
 
-def told_to_child(known: Caller | None) -> Mapping[str, str]:
-    """Return the headers that tell a child saga who its parent's caller is.
-
-    Args:
-        known: The parent's caller.
-    """
-    return {} if known is None else {PARENT_HEADER: json.dumps(known.model_dump(mode="json"))}
+def caller_headers(known: Caller | None) -> Mapping[str, str]:
+    """Return the headers that pass a saga's caller to its child."""
+    return {} if known is None else {PARENT_CALLER_HEADER: json.dumps(known.model_dump(mode="json"))}
 
 
 def inherited_caller(ctx: restate.Context) -> Caller | None:
-    """Return the caller of the parent saga, as the parent tells it; None without one.
+    """Return the caller of the parent saga, or None without one.
 
-    Use it in handlers that are private to the engine only. Anybody who reaches the ingress can write the header.
+    Use it only in handlers that are private to the engine: callers of the ingress can set the header.
 
     Args:
         ctx: The handler's context.
 
     Raises:
-        Unauthenticated: The header can't be read; terminal, 401.
+        Unauthenticated: The header is malformed; terminal, 401.
     """
-    said = sdk.headers_of(ctx).get(PARENT_HEADER)
-    if said is None:
+    header = sdk.headers_of(ctx).get(PARENT_CALLER_HEADER)
+    if header is None:
         return None
     try:
-        return Caller.model_validate_json(said)
+        return Caller.model_validate_json(header)
     except ValidationError as error:
         raise Unauthenticated(
-            f"the caller in {PARENT_HEADER} can't be read", metadata={"why": PARENT_HEADER}
+            f"the header {PARENT_CALLER_HEADER} is malformed", metadata={"why": PARENT_CALLER_HEADER}
         ) from error

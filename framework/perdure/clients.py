@@ -1,9 +1,8 @@
 """Typed clients for calling other handlers from inside a handler.
 
-A client is made from the handler's own function, or by name with types, for a handler that this process does not
-import: ``ServiceClient(ctx, Target("Flights", "reserve", FlightRequest, Reservation))``. Both give it its types. Calls
-inside a handler are exactly-once by the journal, so they need no idempotency key; only a send that several invocations
-may make does.
+A client is created from the handler's function, or from a `Target` with the handler's name and types. The journal
+records each call, so a replay does not repeat it. An idempotency key is needed only if several invocations may make the
+same call or send.
 """
 
 from __future__ import annotations
@@ -24,24 +23,23 @@ from perdure._runtime.waiting import done_before
 from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, TerminalError
 from perdure.guardrails import guardrail
 from perdure.idempotency import check_idempotency_key
-from perdure.observability.activities import UNWATCHED, Activity, ActivityKind, begin
+from perdure.observability.activities import UNOBSERVED, Activity, ActivityKind, start_activity
 from perdure.targets import Target, target_of
 
-I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
-O = TypeVar("O")  # noqa: E741 - the output
+I = TypeVar("I")  # noqa: E741 - the SDK's name for the input
+O = TypeVar("O")  # noqa: E741 - the SDK's name for the output
 R = TypeVar("R")  # the output of a handler without input
 SI = TypeVar("SI")  # the input of a signal
 SO = TypeVar("SO")  # its output
 
 NO_REQUEST: Any = None
-"""The request of a handler that takes none."""
+"""The request of a handler without input."""
 
 
 class ResponseSerde(CheckedSerde[O], Generic[O]):
     """Reads a handler's response.
 
-    One that does not fit is a terminal error: it is in the journal, so reading it again would never help, and any other
-    error would be retried for ever.
+    A response that does not match its type is a terminal error: it is in the journal, so a retry would read it again.
 
     Args:
         target: The handler, for the message.
@@ -54,23 +52,23 @@ class ResponseSerde(CheckedSerde[O], Generic[O]):
     def unreadable(self, name: str, found: InvalidInput) -> Exception:
         """Return a terminal error that names the handler and the type."""
         return PerdureTerminalError(
-            f"{self._target}: the response does not fit {name}: {found.message}. Caller and callee must name the same "
+            f"{self._target}: the response does not match {name}: {found.message}. Caller and callee must use the same "
             "type",
             metadata={CODE_KEY: "unreadable"},
         )
 
 
 class CallFuture(Awaitable[O], Generic[O]):
-    """A call that has been made; await it for its result.
+    """A call that has been started; await it for its result.
 
     Args:
         future: The SDK's future of the raw response, for `restate.select` and `restate.wait_completed`.
         serde: The response's serde.
-        activity: The call, as it is told of; it ends with the first wait for the result.
+        activity: The call in traces and hooks; it ends when the result is first awaited.
     """
 
     def __init__(
-        self, future: restate.RestateDurableCallFuture[bytes], serde: Serde[O], activity: Activity = UNWATCHED
+        self, future: restate.RestateDurableCallFuture[bytes], serde: Serde[O], activity: Activity = UNOBSERVED
     ) -> None:
         self.future = future
         self._serde = serde
@@ -88,18 +86,18 @@ class CallFuture(Awaitable[O], Generic[O]):
         return response
 
     async def invocation_id(self) -> str:
-        """Return the id of the invocation that was called."""
+        """Return the ID of the called invocation."""
         refuse_inside_run("the future of a call")
         return await self.future.invocation_id()
 
     async def cancel(self) -> None:
-        """Cancel the invocation that was called, with all that it calls. It is not awaited; its result may be."""
+        """Request the cancellation of the called invocation and its calls. Await the call for its end."""
         refuse_inside_run("the future of a call")
         await self.future.cancel_invocation()
 
 
 class SentInvocation:
-    """An invocation that was started without waiting for it.
+    """An invocation that was started by a send.
 
     Args:
         handle: The SDK's handle.
@@ -109,12 +107,12 @@ class SentInvocation:
         self._handle = handle
 
     async def invocation_id(self) -> str:
-        """Return its id. Asking costs a round trip to the engine, so don't where it isn't needed."""
+        """Return the ID of the invocation; this takes a round trip to the engine."""
         refuse_inside_run("the handle of a send")
         return await self._handle.invocation_id()
 
     async def cancel(self) -> None:
-        """Cancel it, with all that it calls; before it starts, when it was sent with a delay."""
+        """Request the cancellation of the invocation and its calls. A delayed invocation does not start."""
         refuse_inside_run("the handle of a send")
         await self._handle.cancel_invocation()
 
@@ -138,11 +136,11 @@ class _Client(Generic[I, O]):
 
         Args:
             request: The request.
-            idempotency_key: Calls with the same key reach the same invocation. Rarely needed: see `clients`.
-            headers: Sent along, for the handler to read.
+            idempotency_key: Calls with the same key reach the same invocation. Rarely needed, see `clients`.
+            headers: Headers for the handler.
 
         Raises:
-            TerminalError: The handler ended with one, its response does not fit, or this invocation was cancelled.
+            TerminalError: The handler's terminal error, a response of another type, or the cancel of this invocation.
         """
         return await self.call_async(request, idempotency_key=idempotency_key, headers=headers)
 
@@ -153,18 +151,18 @@ class _Client(Generic[I, O]):
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> CallFuture[O]:
-        """Call the handler without waiting.
+        """Start a call without waiting for it.
 
         Args:
             request: The request.
-            idempotency_key: Calls with the same key reach the same invocation. Rarely needed: see `clients`.
-            headers: Sent along, for the handler to read.
+            idempotency_key: Calls with the same key reach the same invocation. Rarely needed, see `clients`.
+            headers: Headers for the handler.
 
         Returns:
             The call's future.
         """
         self._check(idempotency_key, call=True)
-        activity = begin(self._ctx, ActivityKind.CALL, str(self.target))
+        activity = start_activity(self._ctx, ActivityKind.CALL, str(self.target))
         future = self._ctx.generic_call(
             self.target.service,
             self.target.handler,
@@ -183,16 +181,16 @@ class _Client(Generic[I, O]):
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> SentInvocation:
-        """Start the handler and do not wait for it.
+        """Start the handler without waiting for it.
 
         Args:
             request: The request.
-            delay: Start it this much later; durable. Nothing or less, as of a moment that has passed, means now.
+            delay: Durable delay of the start; zero or less means none.
             idempotency_key: Sends with the same key start one invocation.
-            headers: Sent along, for the handler to read.
+            headers: Headers for the handler.
 
         Returns:
-            What was started.
+            The invocation.
         """
         self._check(idempotency_key, call=False)
         handle = self._ctx.generic_send(
@@ -200,7 +198,7 @@ class _Client(Generic[I, O]):
             self.target.handler,
             self._input.serialize(request),
             key=self._key,
-            send_delay=None if delay is None else max(delay, timedelta(0)),  # the SDK can't send into the past
+            send_delay=None if delay is None else max(delay, timedelta(0)),  # the SDK rejects a negative delay
             idempotency_key=idempotency_key,
             headers=None if headers is None else dict(headers),
         )
@@ -269,7 +267,7 @@ class WorkflowClient(_Client[I, O]):
     Args:
         ctx: The caller's context.
         handler: A target, or the handler's function.
-        key: The workflow's key; its main handler runs once for each key.
+        key: The workflow's key; its main handler runs once per key.
     """
 
     @overload
@@ -285,52 +283,52 @@ class WorkflowClient(_Client[I, O]):
         self._workflow = key
 
     async def submit(self, request: I = NO_REQUEST, *, delay: timedelta | None = None) -> str:
-        """Start the workflow and do not wait for it. A workflow starts once for each key.
+        """Start the workflow without waiting for it. A workflow starts once per key.
 
         Args:
             request: The request.
-            delay: Start it this much later; durable.
+            delay: Durable delay of the start.
 
         Returns:
-            The invocation's id, for `attach`; that of the first one, when the workflow had been started before.
+            The invocation's ID, for `attach`; that of the existing invocation if the workflow was started before.
         """
         return await (await self.send(request, delay=delay)).invocation_id()
 
     async def attach(self, invocation_id: str) -> O:
-        """Wait for the result of a workflow that was submitted.
+        """Wait for the result of a submitted workflow.
 
         Args:
-            invocation_id: What `submit` returned.
+            invocation_id: The ID that `submit` returned.
 
         Raises:
-            InvalidInput: No invocation has such an id.
-            TerminalError: The workflow ended with one, or this invocation was cancelled.
+            InvalidInput: The ID is malformed.
+            TerminalError: The workflow's terminal error, or the cancel of this invocation.
         """
         return await self.attach_future(invocation_id)
 
     def attach_future(self, invocation_id: str) -> restate.RestateDurableFuture[O]:
-        """Return the future of the result of a workflow that was submitted, to wait for it together with others.
+        """Return the future of the result of a submitted workflow.
 
         Args:
-            invocation_id: What `submit` returned.
+            invocation_id: The ID that `submit` returned.
 
         Raises:
-            InvalidInput: No invocation has such an id.
+            InvalidInput: The ID is malformed.
         """
         refuse_inside_run(f"a client of {self.target}")
         return self._ctx.attach_invocation(check_invocation_id(invocation_id), serde=self._output)
 
     async def output(self, invocation_id: str, *, within: timedelta = timedelta(seconds=1)) -> WorkflowOutput[O]:
-        """Return the result of a workflow that was submitted, if it has one.
+        """Return the result of a submitted workflow if it has ended.
 
         Args:
-            invocation_id: What `submit` returned.
-            within: How long to wait for the engine's answer; durable. A handler can't ask for a result without
-                attaching, and the answer for a workflow that has ended takes a round trip.
+            invocation_id: The ID that `submit` returned.
+            within: Durable timeout of the request. A handler can only attach to an invocation, so the result of an
+                ended workflow takes a round trip.
 
         Raises:
-            InvalidInput: No invocation has such an id.
-            TerminalError: The workflow ended with one.
+            InvalidInput: The ID is malformed.
+            TerminalError: The workflow's terminal error.
             Cancelled: This invocation was cancelled.
         """
         result = self.attach_future(invocation_id)
@@ -344,26 +342,25 @@ class WorkflowClient(_Client[I, O]):
     @overload
     async def signal(self, handler: Target[None, SO] | Callable[[Any], Awaitable[SO]]) -> SO: ...
     async def signal(self, handler: Any, request: Any = NO_REQUEST) -> Any:
-        """Call a shared handler of the same workflow, as one that resolves a promise which the workflow waits for.
+        """Call a shared handler of the same workflow, for example one that resolves a promise.
 
-        Promises belong to their workflow: from elsewhere they are reached through a handler of it only.
+        Other services can complete a workflow's promises only through its handlers.
 
         Args:
-            handler: The shared handler, as a target or as its function.
-            request: Its request.
+            handler: The shared handler, a target or its function.
+            request: The request.
 
         Returns:
             The handler's response.
 
         Raises:
-            InvalidInput: The handler is not one of this workflow.
-            TerminalError: The handler ended with one, or this invocation was cancelled.
+            InvalidInput: The handler belongs to another workflow.
+            TerminalError: The handler's terminal error, or the cancel of this invocation.
         """
         target = target_of(handler)
         if target.service != self.target.service:
             raise InvalidInput(
-                f"a client of {self.target} can't signal {target}: "
-                "a signal goes to a shared handler of the same workflow",
+                f"a client of {self.target} cannot signal {target}: call a shared handler of the same workflow",
                 metadata={"field": "handler"},
             )
         return await WorkflowClient(self._ctx, target, self._workflow).call(request)
@@ -371,10 +368,10 @@ class WorkflowClient(_Client[I, O]):
 
 @dataclass(frozen=True)
 class WorkflowOutput(Generic[O]):
-    """The result of a workflow, if it has one.
+    """The result of a workflow, if it has ended.
 
     Args:
-        value: The result; None when it is not ready, or when it is None.
+        value: The result; None before the end.
         ready: True when the workflow has ended.
     """
 

@@ -1,36 +1,32 @@
-"""Several durable things at once, or one after the other, with results in the order of the input.
+"""Durable concurrency, with results in the order of the input.
 
-Two kinds of things run at once here, and the types keep them apart:
+- `gather`, `fan_out`, `fan_out_fail` and `race` wait for **futures**: calls (`ServiceClient.call_async`), runs
+  (`run_async`), signals and timers (``ctx.sleep``) that have been started.
+- `map_concurrent` and `process_batch` start **functions** ``(item, index) -> awaitable``, which may take any number of
+  durable steps, up to a limit at a time. `for_each` runs them sequentially.
 
-- **Futures** are one durable operation that has been started: a call (`ServiceClient.call_async`), a run (`run_async`),
-  a signal, a timer (``ctx.sleep``). `gather`, `fan_out`, `fan_out_fail` and `race` take them. All of them are under way
-  already, so how many there are is the caller's choice.
-- **Functions** ``(item, index) -> awaitable`` do any number of durable steps for one item. `map_concurrent` and
-  `process_batch` start them, no more than so many at once, and `for_each` one after the other.
+Coroutines are not accepted as futures: under `asyncio.gather` their steps would have another order at every replay.
+`map_concurrent` runs coroutines in the order of the journal.
 
-A coroutine that is neither is refused where futures are taken: the engine repeats a handler step by step, and several
-coroutines under `asyncio.gather` take their steps in another order each time. `map_concurrent` runs coroutines in an
-order that the journal decides, see `branches`.
-
-A terminal error keeps its class, status, code and metadata; its message says where it happened, the metadata get the
-``index``, and the error itself is the ``__cause__``. A cancel of this invocation is never taken for the failure of an
-item: it ends the whole as `Cancelled`. Calls that are cancelled on request are told so by their invocation's id; a run,
-a signal or a timer can't be cancelled, and is left to end by itself.
+A terminal error keeps its class, status and metadata. Its message and its metadata (``index``) name the operation, and
+the original error is the ``__cause__``. A cancel of this invocation ends the whole operation with `Cancelled`.
+``cancel_losers`` cancels calls only; runs, signals and timers end by themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast, overload
 
 import restate
 
-from perdure._durables import Durable, Operation, operations_of, told
 from perdure._runtime import sdk
 from perdure._runtime.branches import Branches, Ended
 from perdure._runtime.run_scope import refuse_inside_run
-from perdure.errors import Cancelled, InvalidInput, TerminalError
+from perdure.clients import CallFuture
+from perdure.errors import Cancelled, InvalidInput, PerdureTerminalError, TerminalError
 from perdure.observability.activities import ActivityKind, activity
 from perdure.signals import ExternalSignal, InternalSignal
 
@@ -38,20 +34,61 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
+E = TypeVar("E", bound=TerminalError)
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
 
 DEFAULT_LIMIT = 10
-"""How many items `map_concurrent` and `process_batch` take at once when they aren't told."""
+"""Default number of items that `map_concurrent` and `process_batch` process concurrently."""
+
+
+class DurableFuture(Protocol[T_co]):
+    """A durable operation that has been started, such as `CallFuture` and `RunFuture`."""
+
+    @property
+    def future(self) -> restate.RestateDurableFuture[Any]:
+        """The SDK's future, for waiting."""
+        ...
+
+    def __await__(self) -> Generator[Any, Any, T_co]:
+        """Wait for the result."""
+        ...
+
+
+Durable: TypeAlias = DurableFuture[T] | ExternalSignal[T] | InternalSignal[T] | restate.RestateDurableFuture[T]
+"""Calls, runs, signals, timers, and the SDK's own futures."""
+
+
+class _Operation(Generic[T]):
+    """One of several futures. Holds the SDK's future, because each access to a signal's future adds a journal entry."""
+
+    def __init__(self, index: int, durable: Durable[T], future: restate.RestateDurableFuture[Any]) -> None:
+        self.index = index
+        self.future = future
+        self._durable = durable
+
+    async def result(self) -> T:
+        """Return the result, or raise the error."""
+        if isinstance(self._durable, ExternalSignal | InternalSignal):
+            return cast("T", await self.future)
+        return await self._durable
+
+    async def cancel(self) -> None:
+        """Cancel the operation if it is a call."""
+        if isinstance(self._durable, CallFuture):
+            await self._durable.cancel()
+        elif isinstance(self._durable, restate.RestateDurableCallFuture):
+            await self._durable.cancel_invocation()
 
 
 @dataclass(frozen=True)
 class FanOutResult(Generic[T]):
-    """What became of operations that ran together.
+    """Results and errors of concurrent operations.
 
     Args:
-        results: One for each operation, in the order in which they were given; None where it failed.
-        errors: The terminal error of each that failed, by its index.
+        results: Results in the order of the operations; None for a failed one.
+        errors: Terminal errors of the failed operations, by index.
     """
 
     results: tuple[T | None, ...]
@@ -59,32 +96,32 @@ class FanOutResult(Generic[T]):
 
     @property
     def success(self) -> bool:
-        """True when none failed."""
+        """True if no operation failed."""
         return not self.errors
 
     @property
     def failed(self) -> int:
-        """How many failed."""
+        """Number of failed operations."""
         return len(self.errors)
 
     def values(self) -> list[T]:
-        """Return the results when none failed.
+        """Return the results if no operation failed.
 
         Raises:
-            TerminalError: The failure with the lowest index, as `fan_out_fail` words it.
+            TerminalError: The failure with the lowest index, as from `fan_out_fail`.
         """
         for index in sorted(self.errors):
-            raise told(self.errors[index], f"fanout operation {index} failed", index) from self.errors[index]
+            raise _with_location(self.errors[index], f"fanout operation {index} failed", index) from self.errors[index]
         return cast("list[T]", list(self.results))
 
 
 @dataclass(frozen=True)
 class RaceResult(Generic[T]):
-    """Who won a race.
+    """Winner of a race.
 
     Args:
-        winner: The value of the operation that was first.
-        index: Its place among those that were given.
+        winner: Result of the operation that ended first.
+        index: Index of that operation.
     """
 
     winner: T
@@ -92,15 +129,15 @@ class RaceResult(Generic[T]):
 
 
 async def for_each(ctx: restate.Context, items: Iterable[A], body: Callable[[A, int], Awaitable[object]]) -> None:
-    """Do something for each item, one after the other.
+    """Call a function for each item, sequentially.
 
     Args:
         ctx: The handler's context.
-        items: The items. Their order must be the same at every replay, so a set won't do.
-        body: Called with an item and its index. Its durable steps are journaled, so that a crash goes on where it was.
+        items: The items, in the same order at every replay (not a set).
+        body: Receives an item and its index. Its durable steps are journaled, so that a replay continues after them.
 
     Raises:
-        TerminalError: The body raised it: ``foreach failed at index i: …``; the items after it are left.
+        TerminalError: The body failed: ``foreach failed at index i: …``. The remaining items are skipped.
         Cancelled: This invocation was cancelled.
     """
     _enter(ctx, "for_each")
@@ -110,7 +147,7 @@ async def for_each(ctx: restate.Context, items: Iterable[A], body: Callable[[A, 
         except Cancelled:
             raise
         except TerminalError as error:
-            raise told(error, f"foreach failed at index {index}", index) from error
+            raise _with_location(error, f"foreach failed at index {index}", index) from error
 
 
 async def map_concurrent(
@@ -120,30 +157,30 @@ async def map_concurrent(
     *,
     limit: int = DEFAULT_LIMIT,
 ) -> list[R]:
-    """Do something for each item, for several at once.
+    """Call a function for each item, concurrently.
 
     Args:
         ctx: The handler's context.
-        items: The items. Their order must be the same at every replay, so a set won't do.
-        function: Called with an item and its index, in their order. It returns a future, or is a coroutine function
-            that does any number of durable steps; it may wait for nothing else.
-        limit: How many may be under way at once; 1 or more.
+        items: The items, in the same order at every replay (not a set).
+        function: Receives an item and its index, in their order. Returns a future, or is a coroutine function that
+            awaits durable operations only.
+        limit: Maximum number of concurrent items; 1 or more.
 
     Returns:
         The results, in the order of the items.
 
     Raises:
-        TerminalError: ``map operation i failed: …``, the first failure in time. No further item is begun then, and what
-            is under way comes to its end before this is raised.
-        Cancelled: This invocation was cancelled, which those under way are told.
+        TerminalError: ``map operation i failed: …``, the first failure in time. It is raised after the running items
+            have ended; no other item starts.
+        Cancelled: This invocation was cancelled. The running items receive the cancel too.
         InvalidInput: The limit is less than 1.
     """
     _enter(ctx, "map_concurrent")
     if limit < 1:
-        raise InvalidInput(f"map_concurrent: the limit is 1 or more, not {limit}", metadata={"field": "limit"})
-    ended = await _run(ctx, list(items), function, limit=limit, what="map_concurrent")
+        raise InvalidInput(f"map_concurrent: limit must be 1 or more, not {limit}", metadata={"field": "limit"})
+    ended = await _run(ctx, list(items), function, limit=limit, caller="map_concurrent")
     for index, error in ended.failures.items():
-        raise told(error, f"map operation {index} failed", index) from error
+        raise _with_location(error, f"map operation {index} failed", index) from error
     return _in_order(ended)
 
 
@@ -154,53 +191,53 @@ async def process_batch(
     *,
     size: int = DEFAULT_LIMIT,
 ) -> list[R]:
-    """Do something for each item, chunk after chunk; the items of a chunk at once.
+    """Call a function for each item in chunks; the items of a chunk are concurrent.
 
-    Unlike `map_concurrent`, a chunk begins when all of the one before has succeeded.
+    A chunk starts after all items of the previous chunk have succeeded.
 
     Args:
         ctx: The handler's context.
-        items: The items. Their order must be the same at every replay, so a set won't do.
+        items: The items, in the same order at every replay (not a set).
         function: As for `map_concurrent`; the index counts over all items.
-        size: How many items are in a chunk; 1 or more.
+        size: Number of items in a chunk; 1 or more.
 
     Returns:
         The results, in the order of the items.
 
     Raises:
-        TerminalError: ``batch processing failed at chunk c: …``; the metadata have ``chunk``, and the item's ``index``.
-            The rest of its chunk comes to its end, and the chunks after it are left.
+        TerminalError: ``batch processing failed at chunk c: …``, with ``chunk`` and the item's ``index`` in the
+            metadata. The rest of the chunk ends first; the remaining chunks are skipped.
         Cancelled: This invocation was cancelled.
         InvalidInput: The size is less than 1.
     """
     _enter(ctx, "process_batch")
     every, results = list(items), list[R]()
     if size < 1:
-        raise InvalidInput(f"process_batch: a chunk has 1 item or more, not {size}", metadata={"field": "size"})
+        raise InvalidInput(f"process_batch: size must be 1 or more, not {size}", metadata={"field": "size"})
     for chunk, start in enumerate(range(0, len(every), size)):
-        ended = await _run(ctx, every[start : start + size], function, limit=size, what="process_batch", start=start)
+        ended = await _run(ctx, every[start : start + size], function, limit=size, caller="process_batch", start=start)
         for index, error in ended.failures.items():
-            where = f"batch processing failed at chunk {chunk}"
-            raise told(error, where, start + index, chunk=str(chunk)) from error
+            location = f"batch processing failed at chunk {chunk}"
+            raise _with_location(error, location, start + index, chunk=str(chunk)) from error
         results.extend(_in_order(ended))
     return results
 
 
 async def fan_out(ctx: restate.Context, operations: Iterable[Durable[T]]) -> FanOutResult[T]:
-    """Wait for all operations, and collect what became of each.
+    """Wait for all operations and collect their results and errors.
 
     Args:
         ctx: The handler's context.
         operations: Futures.
 
     Returns:
-        Results in the order of the operations, and the errors of those that failed.
+        Results in the order of the operations, and the errors of the failed ones.
 
     Raises:
         Cancelled: This invocation was cancelled.
     """
     _enter(ctx, "fan_out")
-    found = operations_of("fan_out", operations)
+    found = _operations_of("fan_out", operations)
     await _all(found, "fan_out")
     results: list[T | None] = []
     errors: dict[int, TerminalError] = {}
@@ -216,12 +253,12 @@ async def fan_out(ctx: restate.Context, operations: Iterable[Durable[T]]) -> Fan
 async def fan_out_fail(
     ctx: restate.Context, operations: Iterable[Durable[T]], *, cancel_losers: bool = False
 ) -> list[T]:
-    """Wait for all operations, or for the first that fails.
+    """Wait for all operations, or for the first failure.
 
     Args:
         ctx: The handler's context.
         operations: Futures.
-        cancel_losers: Cancel the calls that have not ended when one fails; else they go on, and nobody waits for them.
+        cancel_losers: Cancel the unfinished calls after a failure; by default they continue.
 
     Returns:
         The results, in the order of the operations.
@@ -231,7 +268,7 @@ async def fan_out_fail(
         Cancelled: This invocation was cancelled.
     """
     _enter(ctx, "fan_out_fail")
-    pending = operations_of("fan_out_fail", operations)
+    pending = _operations_of("fan_out_fail", operations)
     results: dict[int, T] = {}
     while pending:
         completed, pending = await _first(pending, "fan_out_fail")
@@ -241,7 +278,7 @@ async def fan_out_fail(
             except TerminalError as error:
                 if cancel_losers:
                     await _cancel(pending)
-                raise told(error, f"fanout operation {operation.index} failed", operation.index) from error
+                raise _with_location(error, f"fanout operation {operation.index} failed", operation.index) from error
     return [results[index] for index in sorted(results)]
 
 
@@ -250,22 +287,22 @@ async def race(ctx: restate.Context, *operations: Durable[T], cancel_losers: boo
 
     Args:
         ctx: The handler's context.
-        operations: Futures; at least one. Of those that have ended already, the first in this order wins.
-        cancel_losers: Cancel the calls that have not ended; else they go on, and may still be awaited.
+        operations: At least one future. If several have ended, the first of them in this order wins.
+        cancel_losers: Cancel the unfinished calls; by default they continue and can be awaited.
 
     Returns:
-        The winner's value and its index.
+        The winner's value and index.
 
     Raises:
-        TerminalError: ``race operation i failed: …``; the first to end failed.
+        TerminalError: ``race operation i failed: …``: the first operation to end failed.
         Cancelled: This invocation was cancelled.
-        InvalidInput: There is no operation.
+        InvalidInput: There are no operations.
     """
     _enter(ctx, "race")
-    found = operations_of("race", operations)
+    found = _operations_of("race", operations)
     if not found:
         raise InvalidInput("race requires at least one future", metadata={"field": "operations"})
-    entries = sdk.entries_of([operation.future for operation in found])
+    entries = sdk.journal_handles([operation.future for operation in found])
     with activity(ctx, ActivityKind.RACE, f"{len(found)} operations", once=entries):
         (first, *_), pending = await _first(found, "race")
     if cancel_losers:
@@ -273,7 +310,7 @@ async def race(ctx: restate.Context, *operations: Durable[T], cancel_losers: boo
     try:
         return RaceResult(await first.result(), first.index)
     except TerminalError as error:
-        raise told(error, f"race operation {first.index} failed", first.index) from error
+        raise _with_location(error, f"race operation {first.index} failed", first.index) from error
 
 
 @overload
@@ -289,13 +326,13 @@ async def gather(
 @overload
 async def gather(ctx: restate.Context, /, *operations: Durable[T]) -> tuple[T, ...]: ...
 async def gather(ctx: restate.Context, /, *operations: Durable[Any]) -> tuple[Any, ...]:
-    """Wait for all operations, and return their results.
+    """Wait for all operations and return their results.
 
-    Nothing is left under way: a failure is raised when all have ended. `fan_out_fail` raises it at once.
+    A failure is raised after all operations have ended; `fan_out_fail` raises it at once.
 
     Args:
         ctx: The handler's context.
-        operations: Futures, of the same type or of different ones.
+        operations: Futures, whose types may differ.
 
     Returns:
         The results, in the order of the operations.
@@ -305,20 +342,20 @@ async def gather(ctx: restate.Context, /, *operations: Durable[Any]) -> tuple[An
         Cancelled: This invocation was cancelled.
     """
     _enter(ctx, "gather")
-    found = operations_of("gather", operations)
+    found = _operations_of("gather", operations)
     await _all(found, "gather")
     results = []
     for operation in found:
         try:
             results.append(await operation.result())
         except TerminalError as error:
-            raise told(error, f"gather future error at index {operation.index}", operation.index) from error
+            raise _with_location(error, f"gather future error at index {operation.index}", operation.index) from error
     return tuple(results)
 
 
-def _enter(ctx: restate.Context, what: str) -> None:
-    refuse_inside_run(what)
-    sdk.guard(ctx)  # also where the handler is the SDK's own: a cancel can then be told from an item's failure
+def _enter(ctx: restate.Context, caller: str) -> None:
+    refuse_inside_run(caller)
+    sdk.guard(ctx)  # handlers of the SDK alone, too: distinguishes a cancel from the failure of an item
 
 
 async def _run(
@@ -327,21 +364,21 @@ async def _run(
     function: Callable[[A, int], Awaitable[R] | Durable[R]],
     *,
     limit: int,
-    what: str,
+    caller: str,
     start: int = 0,
 ) -> Ended[R]:
     def body(index: int, item: A) -> Callable[[], Coroutine[Any, Any, R]]:
         async def run() -> R:
-            made = function(item, start + index)
-            if isinstance(made, ExternalSignal | InternalSignal):
-                return await made.result()
-            return await made
+            result = function(item, start + index)
+            if isinstance(result, ExternalSignal | InternalSignal):
+                return await result.result()
+            return await result
 
         return run
 
     ended = await Branches(ctx, [body(index, item) for index, item in enumerate(items)], limit).run()
     if ended.cancel is not None:
-        raise _cancelled(what) from ended.cancel
+        raise _cancelled(caller) from ended.cancel
     return ended
 
 
@@ -349,28 +386,74 @@ def _in_order(ended: Ended[R]) -> list[R]:
     return [ended.results[index] for index in sorted(ended.results)]
 
 
-async def _all(operations: Sequence[Operation[Any]], what: str) -> None:
+async def _all(operations: Sequence[_Operation[Any]], caller: str) -> None:
     try:
         await restate.gather(*(operation.future for operation in operations))
     except Cancelled as error:
-        raise _cancelled(what) from error
+        raise _cancelled(caller) from error
 
 
-async def _first(operations: Sequence[Operation[T]], what: str) -> tuple[list[Operation[T]], list[Operation[T]]]:
-    """Wait for the first; return those that have ended and those that have not, each in their order."""
+async def _first(operations: Sequence[_Operation[T]], caller: str) -> tuple[list[_Operation[T]], list[_Operation[T]]]:
+    """Wait until one ends; return the ended and the unfinished operations, each in their order."""
     try:
         completed, _ = await restate.wait_completed(*(operation.future for operation in operations))
     except Cancelled as error:
-        raise _cancelled(what) from error
+        raise _cancelled(caller) from error
     done = {id(future) for future in completed}
     ended = [operation for operation in operations if id(operation.future) in done]
     return ended, [operation for operation in operations if id(operation.future) not in done]
 
 
-async def _cancel(losers: Sequence[Operation[Any]]) -> None:
+async def _cancel(losers: Sequence[_Operation[Any]]) -> None:
     for loser in losers:
         await loser.cancel()
 
 
-def _cancelled(what: str) -> Cancelled:
-    return Cancelled(f"cancelled during {what}", metadata={"during": what})
+def _cancelled(caller: str) -> Cancelled:
+    return Cancelled(f"cancelled during {caller}", metadata={"during": caller})
+
+
+def _operations_of(caller: str, durables: Iterable[Durable[T]]) -> list[_Operation[T]]:
+    """Return futures as operations; raise a terminal error if one is not a durable future."""
+    operations, problem = list[_Operation[T]](), None
+    item: Any
+    for index, item in enumerate(durables):
+        future = _future_of(item)
+        if future is not None:
+            operations.append(_Operation(index, item, future))
+        elif problem is None:
+            problem = _not_durable(caller, index, item)
+        if inspect.iscoroutine(item):
+            item.close()  # avoids Python's warning about a coroutine that is never awaited
+    if problem is not None:
+        raise problem
+    return operations
+
+
+def _future_of(durable: object) -> restate.RestateDurableFuture[Any] | None:
+    if isinstance(durable, restate.RestateDurableFuture):
+        return durable
+    future = getattr(durable, "future", None)
+    return future if isinstance(future, restate.RestateDurableFuture) else None
+
+
+def _not_durable(caller: str, index: int, value: object) -> PerdureTerminalError:
+    name = f"the coroutine {value.__qualname__}" if inspect.iscoroutine(value) else f"a {type(value).__qualname__}"
+    return PerdureTerminalError(
+        f"{caller}: operation {index} is {name}, not a durable future. Start the operation with call_async or "
+        "run_async and pass its future, or use map_concurrent with a function of several steps",
+        metadata={"code": "not_durable", "index": str(index)},
+    )
+
+
+def _with_location(error: E, location: str, index: int, **details: str) -> E:
+    """Return a copy of an error whose message and metadata name its location."""
+    # Without the constructor, whose parameters are unknown.
+    kind = type(error)
+    message = f"{location}: {error.message}"
+    copy = kind.__new__(kind, message)
+    copy.__dict__.update(vars(error))
+    copy.args = (message,)
+    copy.message = message
+    copy.metadata = {**(error.metadata or {}), **details, "index": str(index)}
+    return copy

@@ -1,13 +1,13 @@
-"""The control plane: orchestrations that decide what happens, keep state, wait and compensate.
+"""Control plane: orchestrations that keep state, wait, decide and compensate.
 
-A control-plane service is a Restate workflow: its main handler runs once for each key, and the key is the saga's id.
-Its compensations are registered with the definition, so that any process of the service can run them.
+A control-plane service is a Restate workflow. Its main handler runs once per key, and the key identifies the saga.
+Compensations are registered with the definition, so that every process of the service can run them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import restate
 
@@ -15,11 +15,17 @@ from perdure._runtime.serdes import Written, serde_for
 from perdure.callers import caller, inherited_caller
 from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, InvalidInput, TerminalError, causes
-from perdure.handlers import Definition, HandlerSignature, bind, read_signature, refuse_bare, written
+from perdure.handlers import Definition, HandlerSignature, bind, read_signature, serialize_response
 from perdure.observability.tracing import annotate
-from perdure.saga.compensations import TRANSIENT_RETRIES, CompensationFunction, Compensations
+from perdure.saga.compensations import (
+    TRANSIENT_RETRIES,
+    Compensation,
+    CompensationFunction,
+    Compensations,
+    P,
+)
 from perdure.saga.config import SagaConfig
-from perdure.saga.external_rollback import roll_back_ended
+from perdure.saga.external_rollback import roll_back_from_outside
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest
 from perdure.saga.orchestration import Orchestration
 from perdure.saga.progress import read_status
@@ -28,29 +34,39 @@ from perdure.targets import Target, check_service_name, register_target
 from perdure.workflow_config import WorkflowConfig
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
-C = TypeVar("C", bound=CompensationFunction)
 
 MAX_KEY_LENGTH = 128
 
 
 class ControlPlaneService:
-    """A service of the control plane.
+    """A service of the control plane. Its decorators work with and without parentheses.
 
     Args:
         name: The service's name.
-        idempotency_prefix: What every key begins with that `Orchestration` generates; the name in lower case by
-            default.
+        idempotency_prefix: Prefix of the keys that `Orchestration` generates; the lower-case name by default.
         saga: How failed orchestrations are rolled back.
-        saga_prefix: Put before the workflow's key to make the saga's id; ``"{name}:"`` by default, so that sagas of two
-            services with equal keys stay apart.
-        key_name: What the key is called in errors.
-        public: Whether the main handler and the status can be called over the ingress.
-        errors: What becomes of the exceptions of other libraries, in handlers, local steps and compensations.
-        config: Retention, timeouts and retries of the workflow; the engine's own settings when left out.
-        options: Passed to the SDK's workflow; they win over ``config``.
+        saga_prefix: Prefix of saga IDs, before the workflow's key; ``"{name}:"`` by default. It keeps the sagas of two
+            services with equal keys apart.
+        key_name: The name of the key in errors.
+        public: Whether the ingress accepts calls of the main handler and the status.
+        errors: Maps exceptions of other libraries, in handlers, local steps and compensations.
+        config: Retention, timeouts and retries of the workflow; the engine's settings by default.
+        options: Passed to the SDK's workflow; they override ``config``.
 
     Raises:
-        ConfigurationError: A name that Restate would refuse.
+        ConfigurationError: Restate does not allow the name.
+
+    Example:
+        trips = ControlPlaneService("Trips")
+
+        @trips.compensation
+        async def cancel_flight(ctx: restate.Context, request: CancelSeats) -> None:
+            await ServiceClient(ctx, flights.cancel).call(request)
+
+        @trips.main
+        async def book(cp: Orchestration, trip: Trip) -> str:
+            undo = cancel_flight.bind(CancelSeats(key=cp.key))
+            return await cp.step("flight", flights.reserve, trip.seats, compensate=undo)
     """
 
     def __init__(
@@ -84,64 +100,70 @@ class ControlPlaneService:
         self._definition = restate.Workflow(name, **options)
         self._add_operations()
 
-    def compensation(self, name: str | None = None) -> Callable[[C], C]:
-        """Decorate what undoes a step, ``async def name(ctx: Context, payload: Model) -> None``.
+    @overload
+    def compensation(self, name: CompensationFunction[P], /) -> Compensation[P]: ...
+    @overload
+    def compensation(self, name: str | None = None) -> Callable[[CompensationFunction[P]], Compensation[P]]: ...
+    def compensation(self, name: Any = None) -> Any:
+        """Decorate a compensation, ``async def name(ctx: Context, payload: Model) -> None``.
 
-        It may be called without or before its action, and more than once; it must leave the right state every time.
-
-        Args:
-            name: Its name; the function's by default.
-
-        Raises:
-            ConfigurationError: The name is taken, or the function's signature can't be a handler's.
-        """
-        refuse_bare(name, "compensation")
-
-        def decorate(function: C) -> C:
-            self._compensations.register(name or function.__name__, function)
-            return function
-
-        return decorate
-
-    def register_compensation(self, name: str, function: CompensationFunction) -> None:
-        """Register a compensation by hand; the same as `compensation`.
+        A rollback runs it at least once, even if its action never ran, so it must be idempotent.
 
         Args:
-            name: Its name, as `Orchestration.add_compensation_step` uses it.
-            function: ``async def undo(ctx: Context, payload: Model) -> None``.
+            name: The compensation's name; the function's name by default.
+
+        Returns:
+            The compensation, to be bound to a payload for each step.
 
         Raises:
-            ConfigurationError: The name is taken, or the function's signature can't be a handler's.
+            ConfigurationError: The name is taken, or the signature is not that of a compensation.
         """
-        self._compensations.register(name, function)
 
-    def main(self, bare: None = None, /, *, steps: int | None = None, **options: Any) -> Callable[[F], F]:
+        def register(function: CompensationFunction[P]) -> Compensation[P]:
+            return self._compensations.register(name if isinstance(name, str) else function.__name__, function)
+
+        return register if name is None or isinstance(name, str) else register(name)
+
+    def register_compensation(self, name: str, function: CompensationFunction[P]) -> Compensation[P]:
+        """Register a compensation without a decorator; the same as `compensation`.
+
+        Args:
+            name: The compensation's name, for `Orchestration.add_compensation_step`.
+            function: ``async def cancel(ctx: Context, payload: Model) -> None``.
+
+        Raises:
+            ConfigurationError: The name is taken, or the signature is not that of a compensation.
+        """
+        return self._compensations.register(name, function)
+
+    @overload
+    def main(self, function: F, /) -> F: ...
+    @overload
+    def main(self, function: None = None, /, *, steps: int | None = None, **options: Any) -> Callable[[F], F]: ...
+    def main(self, function: Any = None, /, *, steps: int | None = None, **options: Any) -> Any:
         """Decorate the main handler, ``async def name(cp: Orchestration, request: Model) -> Result``.
 
-        It runs once for each key.
-
-        When it ends with a terminal error, what it did is rolled back before the caller sees the error.
+        It runs once per key. If it ends with a terminal error, its steps are rolled back before the caller receives the
+        error.
 
         Args:
-            bare: Nothing: the function, where the parentheses after ``main`` were forgotten, which is refused.
-            steps: How many steps it has when all goes well, for the progress in its status.
+            function: The handler, when the decorator is used without parentheses.
+            steps: Number of steps of a successful execution, for the progress in the status.
             options: Passed to the SDK's decorator.
 
         Raises:
-            ConfigurationError: There is a main handler already, or the function's signature can't be a handler's.
+            ConfigurationError: The service has a main handler already, or the signature is not that of a handler.
         """
-        refuse_bare(bare, "main")
 
         def decorate(function: F) -> F:
             if self._main is not None:
                 raise ConfigurationError(f"{self.name} has a main handler already: {self._main}")
             signature: HandlerSignature[Orchestration] = read_signature(function).mapping(self._errors)
-
             output = serde_for(signature.output)
 
             async def invoke(ctx: restate.WorkflowContext, request: Any) -> Written:
                 async def work(cp: Orchestration) -> Written:
-                    return written(await signature.invoke(cp, request), output, target)
+                    return serialize_response(await signature.invoke(cp, request), output, target)
 
                 return await self._orchestrate(ctx, work)
 
@@ -158,52 +180,55 @@ class ControlPlaneService:
             register_target(function, self._main)
             return function
 
-        return decorate
+        return decorate if function is None else decorate(function)
 
+    @overload
+    def handler(self, name: F, /) -> F: ...
+    @overload
     def handler(
-        self, name: str | None = None, *, public: bool = False, reads: bool = False, **options: Any
-    ) -> Callable[[F], F]:
+        self, name: str | None = None, *, public: bool = False, read_only: bool = False, **options: Any
+    ) -> Callable[[F], F]: ...
+    def handler(self, name: Any = None, *, public: bool = False, read_only: bool = False, **options: Any) -> Any:
         """Decorate a handler, ``async def name(ctx: WorkflowSharedContext, request: Model) -> Result``.
 
-        It runs beside the main handler; it can read state and complete promises, but not write state.
+        It runs concurrently with the main handler. It can read state and complete promises, but not write state.
 
         Args:
-            name: The handler's name; the function's by default.
-            public: Whether it can be called over the ingress.
-            reads: Whether it changes nothing, and completes no promise either, so that whoever may look may call it at
-                the console's gateway; others need an operator there.
+            name: The handler's name; the function's name by default.
+            public: Whether the ingress accepts calls.
+            read_only: Whether it changes nothing and completes no promise. The console's gateway lets viewers call it;
+                other handlers require an operator.
             options: Passed to the SDK's decorator.
 
         Raises:
-            ConfigurationError: The function's signature or name can't be a handler's.
+            ConfigurationError: The signature or the name is not that of a handler.
         """
-        refuse_bare(name, "handler")
 
         def decorate(function: F) -> F:
             signature: HandlerSignature[restate.WorkflowSharedContext] = read_signature(function).mapping(self._errors)
             target = bind(
                 self._definition,
-                name or function.__name__,
+                name if isinstance(name, str) else function.__name__,
                 signature,
                 signature.invoke,
                 kind="shared",
-                reads=reads,
+                read_only=read_only,
                 ingress_private=not public,
                 **options,
             )
             register_target(function, target)
             return function
 
-        return decorate
+        return decorate if name is None or isinstance(name, str) else decorate(name)
 
     def definitions(self) -> list[Definition]:
-        """Return what to serve: the workflow, and the generated service of its compensations.
+        """Return the definitions to serve: the workflow, and the generated service of its compensations.
 
         Raises:
             ConfigurationError: There is no main handler.
         """
         if self._main is None:
-            raise ConfigurationError(f"{self.name} has no main handler: decorate one with @service.main()")
+            raise ConfigurationError(f"{self.name} has no main handler: decorate one with @service.main")
         return [self._definition, *self._compensations.definitions()]
 
     async def _orchestrate(
@@ -224,38 +249,37 @@ class ControlPlaneService:
             cp.caller = await caller(ctx)
             if cp.caller is None and not self._public:
                 cp.caller = inherited_caller(ctx)
-            result = await work(cp)  # and written: a result that can't be is a failure like others, to be rolled back
+            result = await work(cp)
         except Exception as error:
             terminal = _terminal_cause(error)
-            if terminal is None:  # transient, or the SDK's own: the engine tries again, and nothing may be undone
+            if terminal is None:  # the engine retries, so there is nothing to roll back
                 raise
             failed = await cp.fail(terminal)
             if failed is error:
                 raise
             raise failed from error
-        if cp.cancelled is not None:  # the user's code caught it, and went on; what was cancelled did not succeed
+        if cp.cancelled is not None:  # the handler caught the cancel and returned
             raise await cp.fail(cp.cancelled)
-        await cp.close()
+        cp.close()
         return result
 
     def _add_operations(self) -> None:
-        """Add the handlers that every control-plane service has: ``status`` and ``roll_back``."""
+        """Add the handlers of every control-plane service: ``status`` and ``roll_back``."""
 
         async def status(ctx: restate.WorkflowSharedContext) -> StatusData:
-            """Show how far the orchestration is."""
+            """Return the status of the orchestration."""
             self._check_key(ctx.key())
             return await read_status(ctx, self._saga_prefix + ctx.key(), self._expected_steps)
 
         async def roll_back(
             ctx: restate.WorkflowSharedContext, request: ExternalRollbackRequest
         ) -> ExternalRollbackReceipt:
-            """Roll back a saga that has ended, or was lost. A running one is cancelled instead."""
+            """Roll back a saga that has ended or is orphaned; cancel a running one instead."""
             saga_id = self._saga_prefix + ctx.key()
-            return await roll_back_ended(ctx, request, saga_id, self.name, self._saga_config)
+            return await roll_back_from_outside(ctx, request, saga_id, self.name, self._saga_config)
 
-        # A roll_back that is paused answers nobody; one that was given up is asked for again, by its parent's rollback
-        # and by the reconciler.
-        for function, reads, private, gives_up in (
+        # A paused roll_back would block its callers. The parent's rollback and the reconciler repeat a killed one.
+        for function, read_only, private, retry_policy in (
             (status, True, not self._public, None),
             (roll_back, False, True, TRANSIENT_RETRIES),
         ):
@@ -266,9 +290,9 @@ class ControlPlaneService:
                 signature,
                 signature.invoke,
                 kind="shared",
-                reads=reads,
+                read_only=read_only,
                 ingress_private=private,
-                invocation_retry_policy=gives_up,
+                invocation_retry_policy=retry_policy,
             )
 
     def _check_key(self, key: str) -> None:
@@ -281,5 +305,5 @@ class ControlPlaneService:
 
 
 def _terminal_cause(error: BaseException) -> TerminalError | None:
-    """Return the terminal error in an error's chain of causes: the SDK ends the invocation with that one, too."""
+    """Return the terminal error in an error's chain of causes, with which the SDK also ends the invocation."""
     return next((cause for cause in causes(error) if isinstance(cause, TerminalError)), None)

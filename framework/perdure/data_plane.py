@@ -1,7 +1,6 @@
-"""The data plane: stateless handlers around business logic; every side effect in a named, retried run.
+"""Data-plane services: stateless handlers around business logic, with each side effect in a named, retried run.
 
-A handler here is not handed state, promises or sagas: `DataPlaneContext` has none of them, so the type checker refuses
-what does not belong in this plane.
+`DataPlaneContext` has no state, promises or sagas, so that the type checker enforces the separation of the planes.
 """
 
 from __future__ import annotations
@@ -14,23 +13,23 @@ from typing_extensions import TypeVar
 
 from perdure.error_mapping import ErrorMapping, mapped_errors
 from perdure.errors import ConfigurationError
-from perdure.handlers import HandlerSignature, bind, read_signature, refuse_bare
+from perdure.handlers import HandlerSignature, bind, read_signature, require_parentheses
 from perdure.runs import RunConfig, run_with_retry
 from perdure.targets import check_service_name, register_target
 
 # Defaults, so that a service without an operation needs no type arguments.
-I = TypeVar("I", default=Any)  # noqa: E741 - the input, as the SDK names it
-O = TypeVar("O", default=Any)  # noqa: E741 - the output
+I = TypeVar("I", default=Any)  # noqa: E741 - the SDK's name for the input
+O = TypeVar("O", default=Any)  # noqa: E741 - the SDK's name for the output
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 
 class DataPlaneContext:
-    """What a data-plane handler is handed: runs, and facts about the invocation.
+    """Context of a data-plane handler: runs, and attributes of the invocation.
 
     Args:
         ctx: The SDK's context.
-        run_config: How runs are retried when they don't say otherwise.
+        run_config: Default settings of runs.
     """
 
     def __init__(self, ctx: restate.Context, run_config: RunConfig) -> None:
@@ -39,12 +38,12 @@ class DataPlaneContext:
 
     @property
     def invocation_id(self) -> str:
-        """The invocation's id."""
+        """The invocation's ID."""
         return self._ctx.request().id
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that came with the request."""
+        """The headers of the request."""
         return self._ctx.request().headers
 
     @overload
@@ -64,21 +63,21 @@ class DataPlaneContext:
     async def run(
         self, name: str, action: Callable[..., Any], /, *args: Any, config: RunConfig | None = None, returns: Any = None
     ) -> Any:
-        """Do one side effect, durably.
+        """Run a side effect durably, see `run_with_retry`.
 
         Args:
             name: The run's name in the journal.
-            action: A function (run in a thread) or coroutine function.
+            action: A function, which runs in a thread, or a coroutine function.
             args: The action's arguments.
-            config: How it is retried; the service's setting by default.
-            returns: The type of the result, when the action's signature doesn't say it.
+            config: Settings of the run; by default those of the service.
+            returns: The type of the result, if the action's signature does not declare it.
 
         Returns:
-            What the action returned.
+            The action's result.
 
         Raises:
-            TerminalError: The action raised it; not retried.
-            RunExhausted: The attempts or the time ran out.
+            TerminalError: The action raised it; it is not retried.
+            RunExhausted: The attempts or the time are used up.
         """
         settings = (config or self._run_config).named(name)
         return await run_with_retry(self._ctx, settings, action, *args, returns=returns)
@@ -87,18 +86,25 @@ class DataPlaneContext:
 class DataPlaneService(Generic[I, O]):
     """A stateless service of the data plane.
 
-    Give it handlers with `handler`, and serve it; or give it one operation, and `execute` that inside another handler.
+    Add handlers with `handler` and serve the service; or pass one operation, and `execute` it inside another handler.
+
+    Example:
+        flights = DataPlaneService("Flights")
+
+        @flights.handler()
+        async def reserve(ctx: DataPlaneContext, request: FlightRequest) -> Reservation:
+            return await ctx.run("reserve", insert_reservation, request)
 
     Args:
-        name: The service's name; with an operation, the run's name.
+        name: The service's name; with an operation, also the run's name.
         operation: Business logic that `execute` runs.
-        run: How runs are retried when they don't say otherwise.
-        public: Whether handlers can be called over the ingress unless they say otherwise.
-        errors: What becomes of the exceptions of other libraries, in handlers and in their runs.
+        run: Default settings of runs.
+        public: Handlers are callable over the ingress by default.
+        errors: Translates exceptions of other libraries, in handlers and their runs.
         options: Passed to the SDK's service: retention, retry policy, timeouts.
 
     Raises:
-        ConfigurationError: A name that Restate would refuse.
+        ConfigurationError: Restate does not accept the name.
     """
 
     @overload
@@ -112,7 +118,7 @@ class DataPlaneService(Generic[I, O]):
         errors: ErrorMapping | None = None,
         **options: Any,
     ) -> None: ...
-    @overload  # one for each kind of operation: from ``Awaitable[O] | O`` mypy infers nothing
+    @overload  # from ``Awaitable[O] | O``, mypy infers nothing
     def __init__(
         self,
         name: str,
@@ -152,21 +158,21 @@ class DataPlaneService(Generic[I, O]):
         self._definition = restate.Service(name, **options)
 
     def handler(
-        self, name: str | None = None, *, public: bool | None = None, reads: bool = False, **options: Any
+        self, name: str | None = None, *, public: bool | None = None, read_only: bool = False, **options: Any
     ) -> Callable[[F], F]:
         """Decorate a handler, ``async def name(ctx: DataPlaneContext, request: Model) -> Result``.
 
         Args:
-            name: The handler's name; the function's by default.
-            public: Whether it can be called over the ingress; the service's setting by default.
-            reads: Whether it changes nothing, here or elsewhere, so that whoever may look may call it at the console's
-                gateway; others need an operator there.
+            name: The handler's name; by default that of the function.
+            public: The handler is callable over the ingress; by default as the service says.
+            read_only: The handler changes nothing. Viewers may call it at the console's gateway, which otherwise
+                requires operators.
             options: Passed to the SDK's decorator.
 
         Raises:
-            ConfigurationError: The function's signature or name can't be a handler's.
+            ConfigurationError: The function's signature or name is invalid.
         """
-        refuse_bare(name, "handler")
+        require_parentheses(name, "handler")
 
         def decorate(function: F) -> F:
             signature: HandlerSignature[DataPlaneContext] = read_signature(function).mapping(self._errors)
@@ -181,7 +187,7 @@ class DataPlaneService(Generic[I, O]):
                 signature,
                 invoke,
                 kind="service",
-                reads=reads,
+                read_only=read_only,
                 ingress_private=private,
                 **options,
             )
@@ -195,15 +201,15 @@ class DataPlaneService(Generic[I, O]):
 
         Args:
             ctx: The caller's context.
-            request: What the operation is given.
+            request: The operation's argument.
 
         Returns:
-            What the operation returned.
+            The operation's result.
 
         Raises:
             ConfigurationError: The service has no operation.
-            TerminalError: The operation raised it; not retried.
-            RunExhausted: The attempts or the time ran out.
+            TerminalError: The operation raised it; it is not retried.
+            RunExhausted: The attempts or the time are used up.
         """
         if self._operation is None:
             raise ConfigurationError(f"{self.name} has no operation to execute: DataPlaneService(name, operation)")
@@ -212,10 +218,10 @@ class DataPlaneService(Generic[I, O]):
         return cast("O", result)
 
     def definitions(self) -> list[restate.Service]:
-        """Return what to serve.
+        """Return the SDK's services.
 
         Raises:
-            ConfigurationError: There is no handler.
+            ConfigurationError: The service has no handlers.
         """
         if not self._definition.handlers:
             raise ConfigurationError(f"{self.name} has no handler to serve: decorate one with @service.handler()")

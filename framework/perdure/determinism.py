@@ -1,4 +1,4 @@
-"""Ids, random numbers and time that are the same after any number of replays."""
+"""IDs, random numbers and times that are the same at every replay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class DeterministicHelpers:
-    """Random values seeded by the invocation, so that a replay draws the same ones.
+    """Random values that are seeded by the invocation.
 
     Args:
         ctx: The handler's context.
@@ -27,8 +27,8 @@ class DeterministicHelpers:
     def __init__(self, ctx: restate.Context) -> None:
         self._ctx = ctx
 
-    def _random(self, what: str) -> Random:
-        refuse_inside_run(what)
+    def _random(self, method: str) -> Random:
+        refuse_inside_run(method)
         return self._ctx.random()
 
     def uuid(self) -> UUID:
@@ -37,20 +37,20 @@ class DeterministicHelpers:
         return self._ctx.uuid()
 
     def rand_int(self, minimum: int, maximum: int) -> int:
-        """Return an integer from ``minimum`` up to, not including, ``maximum``; ``minimum`` when nothing is between."""
+        """Return an integer of ``range(minimum, maximum)``; ``minimum`` if the range is empty."""
         if minimum >= maximum:
             return minimum
         return self._random("DeterministicHelpers.rand_int").randrange(minimum, maximum)
 
     def rand_float(self) -> float:
-        """Return a number from 0.0 up to but not including 1.0."""
+        """Return a number from 0.0 to 1.0, without 1.0."""
         return self._random("DeterministicHelpers.rand_float").random()
 
     def rand_choice(self, items: Sequence[T]) -> T:
         """Return one of the items.
 
         Raises:
-            InvalidInput: There is none.
+            InvalidInput: The sequence is empty.
         """
         if not items:
             raise InvalidInput("cannot choose from an empty sequence")
@@ -62,7 +62,7 @@ def _utc_now() -> datetime:
 
 
 class Time:
-    """The wall clock, captured in the journal: each reading is a run, and a replay sees the same one.
+    """Wall clock whose readings are journaled.
 
     Args:
         ctx: The handler's context.
@@ -72,29 +72,29 @@ class Time:
         self._ctx = ctx
 
     async def now(self) -> datetime:
-        """Return the current time in UTC, as the first execution saw it."""
+        """Return the time in UTC. A replay returns the same time."""
         return await run_with_retry(self._ctx, "capture-time", _utc_now)
 
-    async def since(self, moment: datetime) -> timedelta:
-        """Return how long ago a moment was; negative for one in the future.
+    async def since(self, time: datetime) -> timedelta:
+        """Return the duration from a time until now; negative for a time in the future.
 
         Args:
-            moment: The moment, with a time zone.
+            time: The time, with a time zone.
 
         Raises:
-            InvalidInput: It has no time zone, so nobody can tell when it was.
+            InvalidInput: The time has no time zone.
         """
-        return -await self.until(moment)
+        return -await self.until(time)
 
-    async def until(self, moment: datetime) -> timedelta:
-        """Return how long it is to a moment; negative for one in the past.
+    async def until(self, time: datetime) -> timedelta:
+        """Return the duration from now to a time; negative for a time in the past.
 
         Args:
-            moment: The moment, with a time zone.
+            time: The time, with a time zone.
 
         Raises:
-            InvalidInput: It has no time zone, so nobody can tell when it is.
+            InvalidInput: The time has no time zone.
         """
-        if moment.utcoffset() is None:
-            raise InvalidInput(f"{moment.isoformat()} has no time zone; give it one, for example UTC")
-        return moment - await self.now()
+        if time.utcoffset() is None:
+            raise InvalidInput(f"{time.isoformat()} has no time zone; give it one, for example UTC")
+        return time - await self.now()

@@ -1,10 +1,7 @@
-"""Which exceptions of other libraries are final, and which are worth another attempt: said once, in one place.
+"""Translation of exceptions of other libraries to terminal errors.
 
-    errors = ErrorMapping({IntegrityError: Conflict, httpx.HTTPStatusError: by_status, httpx.TransportError: None})
-    payments = DataPlaneService("Payments", errors=errors)
-
-Restate retries whatever isn't a terminal error, for as long as its policy says. A duplicate key or a declined card
-stays as it is, however often it is tried, so it should be terminal; a lost connection shouldn't.
+Restate retries every error that is not terminal. Retries help with a lost connection, but not with a duplicate key or a
+declined card.
 """
 
 from __future__ import annotations
@@ -21,51 +18,50 @@ from perdure._runtime.sdk import is_interruption
 from perdure.errors import ConfigurationError, PerdureTerminalError, TerminalError
 
 Rule = type[PerdureTerminalError] | Callable[[Any], Exception | None] | None
-"""What becomes of an exception: a terminal error of this class; what a function makes of it; None: it is retried."""
+"""A terminal error class, a function that returns the error to raise, or None to retry the exception."""
 
 
 class ErrorMapping:
-    """Turns exceptions into terminal errors, by their class. The rule of the nearest base class counts.
+    """Translates exceptions to terminal errors by their class. The rule of the nearest base class applies.
 
-    A terminal error made by class has the exception's text as its message, and its class as ``cause`` in the metadata.
-    A function is given the exception, and returns the error to raise: a terminal one, a `RetryableError` of the SDK
-    that says when to try again, or None to leave it to the retries. Errors that are terminal or retryable already are
-    left alone, whatever the rules say, and so is what only ends an attempt, such as a lost connection.
+    A class as a rule makes a terminal error with the exception's text as message and its class as ``cause`` in the
+    metadata. A function as a rule receives the exception. It returns a terminal error, the SDK's `RetryableError`, or
+    None to retry the exception. Terminal and retryable errors pass unchanged, and so do the SDK's interruptions of an
+    attempt.
+
+    Example:
+        errors = ErrorMapping({IntegrityError: Conflict, httpx.HTTPStatusError: by_status, httpx.TransportError: None})
+        payments = DataPlaneService("Payments", errors=errors)
 
     Args:
-        rules: What becomes of which exceptions. A subclass given with None is left to the retries.
+        rules: Exception classes and their rules. None excludes a subclass from the rule of its base class.
 
     Raises:
-        ConfigurationError: A rule that can't work.
+        ConfigurationError: A rule is invalid.
     """
 
     def __init__(self, rules: Mapping[type[Exception], Rule]) -> None:
         for kind, rule in rules.items():
             if not _is_exception(kind):
-                raise ConfigurationError(f"ErrorMapping: {kind!r} is no exception class")
+                raise ConfigurationError(f"ErrorMapping: {kind!r} is not an exception class")
             if rule is not None and not _is_rule(rule):
                 raise ConfigurationError(
-                    f"ErrorMapping: {kind.__name__} can't become {rule!r}; give a terminal error's class, a function, "
-                    "or None to leave it to the retries"
+                    f"ErrorMapping: {rule!r} is not a rule for {kind.__name__}; use a terminal error class, a "
+                    "function, or None to retry the exception"
                 )
         self._rules = dict(rules)
 
     def translate(self, error: Exception) -> Exception:
-        """Return the error to raise in place of another one; the same one when no rule is for it.
-
-        Args:
-            error: What was raised.
-        """
+        """Return the error to raise instead of an exception; the exception itself if no rule applies."""
         if isinstance(error, TerminalError | RetryableError) or is_interruption(error):
             return error
-        kind = next((each for each in type(error).__mro__ if each in self._rules), None)
-        rule = None if kind is None else self._rules[kind]
+        rule = next((self._rules[kind] for kind in type(error).__mro__ if kind in self._rules), None)
         if rule is None:
             return error
         if isinstance(rule, type):
             return _terminal(rule, error)
-        made: Exception | None = rule(error)
-        return error if made is None else made
+        translated: Exception | None = rule(error)
+        return error if translated is None else translated
 
 
 def _terminal(kind: type[PerdureTerminalError], error: Exception) -> PerdureTerminalError:
@@ -78,7 +74,7 @@ def _is_exception(kind: Any) -> bool:
 
 def _is_rule(rule: Any) -> bool:
     if isinstance(rule, type):
-        # Not those that are made from the error that caused them.
+        # Classes such as StepFailed are constructed from their cause instead of metadata.
         return issubclass(rule, PerdureTerminalError) and "metadata" in inspect.signature(rule).parameters
     return callable(rule)
 
@@ -88,16 +84,12 @@ _current: ContextVar[ErrorMapping | None] = ContextVar("perdure_error_mapping", 
 
 
 def current_mapping() -> ErrorMapping | None:
-    """Return the mapping of the handler that is running; runs use it that have none of their own."""
+    """Return the mapping of the running handler, the default of its runs."""
     return _current.get()
 
 
 def mapped_errors(mapping: ErrorMapping | None) -> AbstractContextManager[None]:
-    """Translate what leaves a block, and the runs in it, by a mapping.
-
-    Args:
-        mapping: The mapping; None leaves everything as it is.
-    """
+    """Translate the exceptions of a block and of its runs. None translates nothing."""
     return _NOTHING if mapping is None else _mapped(mapping)
 
 

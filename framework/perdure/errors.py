@@ -1,37 +1,37 @@
-"""Everything that perdure raises.
+"""Exceptions of Perdure.
 
-    restate.TerminalError                  ends an invocation; Restate never retries it
-    └─ PerdureTerminalError                a terminal error with a machine-readable code in its metadata
-       ├─ InvalidInput               400   the request itself is wrong; names the field
-       ├─ RejectedValue              400   an input or completion is not sealed for the place where it arrived
+    restate.TerminalError                  ends the invocation; Restate does not retry it
+    └─ PerdureTerminalError                carries a machine-readable code in its metadata
+       ├─ InvalidInput               400   the request is malformed; names the field
+       ├─ RejectedValue              400   an input or completion is not encrypted for the place where it arrived
        ├─ GuardrailViolation         400   a guardrail failed under the policy "strict"
-       ├─ ReadOnlyStateError         400   a write to state from a shared handler
-       ├─ Unauthenticated            401   nobody knows who asks: no proof, or one that doesn't hold
-       ├─ Forbidden                  403   it is known who asks, and they may not
-       ├─ NotFound                   404   what the request names does not exist
-       ├─ ApprovalTimeout            408   nobody decided in time
-       ├─ StepTimeout                408   a called step took longer than its time limit
+       ├─ ReadOnlyStateError         400   a shared handler wrote state
+       ├─ Unauthenticated            401   the caller is not authenticated
+       ├─ Forbidden                  403   the caller is authenticated but not authorised
+       ├─ NotFound                   404   the requested object does not exist
+       ├─ ApprovalTimeout            408   an approval was not decided before its deadline
+       ├─ StepTimeout                408   a called step exceeded its time limit
        ├─ Cancelled                  409   this invocation was cancelled (not an application's own 409)
-       ├─ Conflict                   409   the request contradicts what is already recorded
-       ├─ StateTooLarge              413   a workflow's state is larger than it may be
-       ├─ Refused                  4xx/5xx a business rule said no; the code says which
-       ├─ RunExhausted               500   a run failed on each of its attempts
-       ├─ RetryExhausted             500   a loop's attempts are used up; names the last cause
-       ├─ LoopLimitReached           500   a loop went on for more iterations than it may
-       ├─ LoopFailed            as cause   an iteration of a loop failed; names it, keeps code and metadata
-       ├─ SagaError                  500   a saga's rules were broken (compensation after action, …)
-       └─ StepFailed              as cause a step of a saga failed; names the step, keeps code and metadata
-    PerdureError                           not terminal; raised outside handlers, but for the last two
-    ├─ ConfigurationError                  settings or definitions that can't work; raised at start
-    ├─ IdentityError                       a request isn't signed by an engine that is known here
-    ├─ EngineError                         restate-server could not be found, started, or asked
-    ├─ IngressError                        a call over the ingress failed; tells who failed and if a retry is safe
-    │  └─ NotReady                  470   the invocation whose output was asked for has not ended
-    ├─ UnreadableState                     state or a promise does not fit its type; retried, as a deploy can heal it
-    └─ UnreadableValue                     an encrypted value can't be opened; retried, until the key for it is there
+       ├─ Conflict                   409   the request contradicts recorded state
+       ├─ StateTooLarge              413   the state of a workflow exceeds its limit
+       ├─ Refused                  4xx/5xx a business rule rejected the request; the code names the rule
+       ├─ RunExhausted               500   all attempts of a run failed
+       ├─ RetryExhausted             500   all attempts of a retry loop failed; names the last cause
+       ├─ LoopLimitReached           500   a loop exceeded its iteration limit
+       ├─ LoopFailed            as cause   an iteration of a loop failed; names it, keeps status and metadata
+       ├─ SagaError                  500   code violates a rule of sagas, such as compensation before action
+       └─ StepFailed            as cause   a step of a saga failed; names the step, keeps status and metadata
+    PerdureError                           not terminal; raised outside handlers, except for the last two
+    ├─ ConfigurationError                  settings or definitions are invalid; raised at start
+    ├─ IdentityError                       a request is not signed by a trusted engine
+    ├─ EngineError                         restate-server could not be found, started or queried
+    ├─ IngressError                        a call over the ingress failed
+    │  └─ NotReady                  470   the invocation whose output was requested has not ended
+    ├─ UnreadableState                     state or a promise does not match its type; retried
+    └─ UnreadableValue                     an encrypted value cannot be decrypted; retried
 
-A terminal error crosses services as code, message and metadata only; its Python class does not. So each class puts its
-``code`` into the metadata, and `error_code` reads it back wherever the error arrives.
+Only code, message and metadata of a terminal error cross services. Each class therefore puts its ``code`` into the
+metadata, and `error_code` reads it from any terminal error.
 """
 
 from __future__ import annotations
@@ -80,23 +80,12 @@ CODE_KEY = "code"
 
 
 def is_terminal(error: BaseException) -> bool:
-    """Tell if an error ends the invocation, or if Restate would retry it.
-
-    Args:
-        error: The error, as raised or as caught.
-
-    Returns:
-        True for a terminal error, and for an error that was raised ``from`` one, as the SDK treats it.
-    """
+    """Tell whether an error ends the invocation: a terminal error, or an error raised ``from`` one."""
     return any(isinstance(cause, TerminalError) for cause in causes(error))
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Return an error, what it was raised ``from``, and so on; each once, since an error may be its own cause.
-
-    Args:
-        error: The error.
-    """
+    """Yield an error and its chain of causes, each error once."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -106,130 +95,124 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def error_code(error: TerminalError) -> str | None:
-    """Return the machine-readable code of a terminal error, wherever it was raised.
+    """Return the machine-readable code of a terminal error, such as ``"not_found"``, or None.
 
     Args:
-        error: A terminal error of this process or one that came from another service.
-
-    Returns:
-        The code, for example ``"not_found"``, or None for an error that carries none.
+        error: A terminal error, raised here or received from another service.
     """
     return (error.metadata or {}).get(CODE_KEY)
 
 
 class PerdureTerminalError(TerminalError):
-    """A terminal error of perdure: a message for people, an HTTP status, a code for machines.
+    """Base of the terminal errors, with an HTTP status and a machine-readable code.
 
     Args:
-        message: What happened, where, and what to do about it.
-        status_code: HTTP status; the class's own when left out.
-        metadata: More facts, all strings; they travel with the error from service to service.
+        message: What happened, where, and what to do.
+        status_code: HTTP status; by default the class's own.
+        metadata: More details, all strings. They travel with the error from service to service.
     """
 
     code: ClassVar[str] = "terminal"
     default_status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, status_code: int | None = None, metadata: dict[str, str] | None = None) -> None:
-        # The SDK takes strings only: anything else would break the attempt, or leave a run that never ends.
-        facts = {name: str(value) for name, value in {CODE_KEY: self.code, **(metadata or {})}.items()}
-        super().__init__(message, self.default_status if status_code is None else status_code, facts)
+        # The SDK accepts strings only: another value would break the attempt, or leave a run that never ends.
+        details = {name: str(value) for name, value in {CODE_KEY: self.code, **(metadata or {})}.items()}
+        super().__init__(message, self.default_status if status_code is None else status_code, details)
 
 
 class InvalidInput(PerdureTerminalError):
-    """The request is malformed. The message names the field; nothing was done."""
+    """The request is malformed. The message names the field, and nothing was changed."""
 
     code = "invalid_input"
     default_status = 400
 
 
 class RejectedValue(PerdureTerminalError):
-    """An input or completion cannot be opened: it is not encrypted, or was sealed for another place.
-
-    It comes from outside, so it is terminal: a retry finds the same value again.
-    """
+    """An input or completion is not encrypted, or encrypted for another place. A retry would read the same value."""
 
     code = "rejected_value"
     default_status = 400
 
 
 class GuardrailViolation(PerdureTerminalError):
-    """A guardrail failed while the policy is strict."""
+    """A guardrail failed under the policy ``strict``."""
 
     code = "guardrail"
     default_status = 400
 
 
 class ReadOnlyStateError(PerdureTerminalError):
-    """State was written from a shared handler. Write it from an exclusive handler or the workflow's main handler."""
+    """A shared handler wrote state. Write it from an exclusive handler or the workflow's main handler."""
 
     code = "read_only_state"
     default_status = 400
 
 
 class Unauthenticated(PerdureTerminalError):
-    """Nobody knows who asks: the proof is missing, forged, expired, or not by a key that is trusted here."""
+    """The caller is not authenticated: the signature is missing, invalid, expired, or not by a trusted key."""
 
     code = "unauthenticated"
     default_status = 401
 
 
 class Forbidden(PerdureTerminalError):
-    """It is known who asks, and they may not do this."""
+    """The caller is authenticated but not authorised."""
 
     code = "forbidden"
     default_status = 403
 
 
 class NotFound(PerdureTerminalError):
-    """What the request names does not exist."""
+    """The requested object does not exist."""
 
     code = "not_found"
     default_status = 404
 
 
 class ApprovalTimeout(PerdureTerminalError):
-    """Nobody decided before the deadline."""
+    """An approval was not decided before its deadline."""
 
     code = "approval_timeout"
     default_status = 408
 
 
 class StepTimeout(PerdureTerminalError):
-    """A called step took longer than its time limit. Its invocation is cancelled; the rollback awaits and undoes it."""
+    """A called step exceeded its time limit. Its invocation is cancelled; the rollback awaits and compensates it."""
 
     code = "step_timeout"
     default_status = 408
 
 
 class Cancelled(PerdureTerminalError):
-    """This invocation was cancelled from outside."""
+    """This invocation was cancelled."""
 
     code = "cancelled"
     default_status = 409
 
 
 class Conflict(PerdureTerminalError):
-    """The request contradicts what is already recorded."""
+    """The request contradicts recorded state."""
 
     code = "conflict"
     default_status = 409
 
 
 class StateTooLarge(PerdureTerminalError):
-    """The state of a workflow is larger than its `WorkflowConfig` allows. Keep large values elsewhere, by reference."""
+    """The state of a workflow exceeds the limit of its `WorkflowConfig`. Store large values elsewhere, by reference."""
 
     code = "state_too_large"
     default_status = 413
 
 
 class Refused(PerdureTerminalError):
-    """A business rule refused the request. Retrying the same request changes nothing.
+    """A business rule rejected the request; a retry would be rejected too.
 
     Args:
-        message: Why, for people.
+        message: The reason.
         status_code: HTTP status, 409 by default.
-        code: Which rule, for machines, for example ``"seats_sold_out"``.
-        metadata: More facts, all strings.
+        code: Machine-readable name of the rule, for example ``"seats_sold_out"``.
+        metadata: More details, all strings.
     """
 
     code = "refused"
@@ -248,54 +231,54 @@ class Refused(PerdureTerminalError):
 
 
 class RunExhausted(PerdureTerminalError):
-    """A run failed on each of its attempts. The message names the run, the attempts and the last cause."""
+    """All attempts of a run failed. The message names the run, the attempts and the last cause."""
 
     code = "run_exhausted"
 
 
 class RetryExhausted(PerdureTerminalError):
-    """A loop tried something as often as it may, and each attempt failed.
+    """All attempts of a retry loop failed.
 
     Args:
-        attempts: How often.
-        cause: The last attempt's error; its metadata are kept, its code as ``cause_code``.
+        attempts: Number of attempts.
+        cause: Error of the last attempt. Its metadata are kept, its code as ``cause_code``.
     """
 
     code = "retry_exhausted"
 
     def __init__(self, attempts: int, cause: TerminalError) -> None:
-        facts = dict(cause.metadata or {})
-        if CODE_KEY in facts:
-            facts["cause_code"] = facts[CODE_KEY]
-        metadata = {**facts, CODE_KEY: self.code, "attempts": str(attempts)}
+        details = dict(cause.metadata or {})
+        if CODE_KEY in details:
+            details["cause_code"] = details[CODE_KEY]
+        metadata = {**details, CODE_KEY: self.code, "attempts": str(attempts)}
         super().__init__(f"retry exhausted after {attempts} attempts: {cause.message}", metadata=metadata)
 
 
 class LoopLimitReached(PerdureTerminalError):
-    """A loop went on for more iterations than it may. Its condition never changed, or it belongs elsewhere."""
+    """A loop exceeded its iteration limit."""
 
     code = "loop_limit"
 
 
 class LoopFailed(PerdureTerminalError):
-    """One iteration of a loop ended with a terminal error.
+    """An iteration of a loop ended with a terminal error.
 
     Args:
-        what: What failed where.
-        iteration: Which one, from 0.
-        cause: The error; its status and metadata are kept.
+        message: What failed.
+        iteration: Number of the iteration, from 0.
+        cause: The error. Its status and metadata are kept.
     """
 
     code = "loop_failed"
 
-    def __init__(self, what: str, iteration: int, cause: TerminalError) -> None:
+    def __init__(self, message: str, iteration: int, cause: TerminalError) -> None:
         metadata = {**(cause.metadata or {}), "iteration": str(iteration)}
-        super().__init__(f"{what}: {cause.message}", status_code=cause.status_code, metadata=metadata)
+        super().__init__(f"{message}: {cause.message}", status_code=cause.status_code, metadata=metadata)
         self.iteration = iteration
 
 
 class SagaError(PerdureTerminalError):
-    """A rule of sagas was broken, for example an action before its compensation was registered."""
+    """Code violates a rule of sagas, for example an action before its compensation is registered."""
 
     code = "saga"
 
@@ -305,7 +288,7 @@ class StepFailed(PerdureTerminalError):
 
     Args:
         step: The step's name.
-        cause: The error; its status and metadata are kept.
+        cause: The error. Its status and metadata are kept.
     """
 
     code = "step_failed"
@@ -317,26 +300,26 @@ class StepFailed(PerdureTerminalError):
 
 
 class PerdureError(Exception):
-    """Base of the errors that are not terminal: most are raised outside handlers, where nothing is retried."""
+    """Base of the errors that are not terminal. Most are raised outside handlers."""
 
 
 class UnreadableState(PerdureError):
-    """State, or a workflow's promise, doesn't fit the type it's read as. Retried until a deploy or a repair helps."""
+    """State or a workflow's promise does not match its type. Retried until a deployment or a repair fixes it."""
 
 
 class ConfigurationError(PerdureError):
-    """Settings or definitions that can't work; raised at start, before anything runs."""
+    """Settings or definitions are invalid. Raised at start, before anything runs."""
 
 
 class UnreadableValue(PerdureError):
-    """A journal value cannot be opened: it is not encrypted, belongs to another place, or its key is not known here.
+    """A journal value cannot be decrypted: it is not encrypted, belongs to another place, or its key is missing.
 
-    Handlers that find one in the journal are retried: a process that lacks a key must wait for it instead of undoing
-    work. Inputs and completions come from outside, and raise `RejectedValue`.
+    The handler is retried: a process that lacks a key must wait for it instead of rolling back. Inputs and completions
+    come from outside, and raise `RejectedValue` instead.
 
     Args:
-        message: What cannot be opened, why, and what to do.
-        lacks_key: The key is not known here.
+        message: What cannot be decrypted, why, and what to do.
+        lacks_key: The key is missing in this process.
     """
 
     def __init__(self, message: str, *, lacks_key: bool = False) -> None:
@@ -345,15 +328,15 @@ class UnreadableValue(PerdureError):
 
 
 class IdentityError(PerdureError):
-    """A request to a service isn't signed by an engine that is known to it."""
+    """A request to a service is not signed by a trusted engine."""
 
 
 class EngineError(PerdureError):
-    """restate-server could not be found, started or asked.
+    """restate-server could not be found, started or queried.
 
     Args:
-        message: What went wrong, and what to do about it.
-        status_code: What the engine answered with, 0 when it did not answer.
+        message: What happened, and what to do.
+        status_code: HTTP status of the engine's response, 0 without a response.
     """
 
     def __init__(self, message: str, *, status_code: int = 0) -> None:
@@ -365,11 +348,11 @@ class IngressError(PerdureError):
     """A call over the ingress failed.
 
     Args:
-        message: What the ingress or the handler said.
-        status_code: HTTP status, or 0 when no answer came.
-        source: ``"invocation"`` when the handler's own error came back, ``"ingress"`` when the ingress refused or
-            failed, None when no answer came.
-        metadata: The terminal error's metadata, empty when there was none.
+        message: Message of the ingress or the handler.
+        status_code: HTTP status, 0 without a response.
+        source: ``"invocation"`` for the handler's own error, ``"ingress"`` for an error of the ingress, None without a
+            response.
+        metadata: Metadata of the terminal error, if any.
     """
 
     def __init__(
@@ -383,9 +366,9 @@ class IngressError(PerdureError):
 
     @property
     def code(self) -> str | None:
-        """The machine-readable code of the handler's terminal error, if it has one."""
+        """The machine-readable code of the handler's terminal error, or None."""
         return self.metadata.get(CODE_KEY)
 
 
 class NotReady(IngressError):
-    """The invocation whose output was asked for has not ended. Attach to wait for it, or ask again."""
+    """The invocation whose output was requested has not ended. Attach to it, or request the output later."""

@@ -1,7 +1,7 @@
-"""Guardrails: what happens when code does what it had better not.
+"""Guardrails: checks of handler code.
 
-``strict`` refuses, ``warn`` logs, ``disabled`` says nothing. The policy comes from `set_policy`, else from the
-environment variable ``PERDURE_POLICY``, else it is strict under CI and warn elsewhere.
+Under the policy ``strict`` a violation is an error, under ``warn`` a warning in the log; ``disabled`` ignores it. The
+policy is set by `set_policy` or the environment variable ``PERDURE_POLICY``. The default is strict under CI, else warn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Severity = Literal["error", "warning", "info"]
 
 
 class Policy(StrEnum):
-    """How guardrails act."""
+    """What a violation of a guardrail does."""
 
     STRICT = "strict"
     WARN = "warn"
@@ -38,14 +38,14 @@ class _Current:
 
 
 def policy_from_environment(environment: Mapping[str, str] | None = None) -> Policy:
-    """Return the policy that the environment asks for.
+    """Return the policy of the environment.
 
     Args:
-        environment: The variables to read; the process's own by default.
+        environment: Environment variables; by default those of the process.
 
     Returns:
-        The value of ``PERDURE_POLICY``; without it, strict when ``CI`` or ``GITHUB_ACTIONS`` is set, else warn. An
-        unknown value is reported on stderr and means warn.
+        The value of ``PERDURE_POLICY``. By default strict if ``CI`` or ``GITHUB_ACTIONS`` is set, else warn. An unknown
+        value is reported on stderr and means warn.
     """
     variables = os.environ if environment is None else environment
     chosen = policy_in(POLICY_VARIABLE, variables)
@@ -55,23 +55,22 @@ def policy_from_environment(environment: Mapping[str, str] | None = None) -> Pol
 
 
 def policy_in(name: str, environment: Mapping[str, str]) -> Policy | None:
-    """Return the policy that a variable names.
+    """Return the policy in an environment variable; None when it is unset or empty.
+
+    An unknown value is reported on stderr and means warn.
 
     Args:
-        name: The variable.
-        environment: The variables.
-
-    Returns:
-        The policy; None when the variable is unset or empty. An unknown value is reported on stderr and means warn.
+        name: Name of the variable.
+        environment: Environment variables.
     """
-    wanted = environment.get(name, "")
-    if not wanted:
+    value = environment.get(name, "")
+    if not value:
         return None
     try:
-        return Policy(wanted)
+        return Policy(value)
     except ValueError:
-        shown = escape_invisible(wanted)
-        sys.stderr.write(f"Warning: Unknown {name}=\"{shown}\", defaulting to 'warn'\n")  # noqa: TID251 - escaped
+        escaped = escape_invisible(value)
+        sys.stderr.write(f"Warning: Unknown {name}=\"{escaped}\", defaulting to 'warn'\n")  # noqa: TID251 - escaped
         return Policy.WARN
 
 
@@ -79,10 +78,10 @@ def set_policy(policy: Policy | str | None) -> None:
     """Set the policy of this process.
 
     Args:
-        policy: The policy, by value or name; None goes back to the environment's.
+        policy: The policy or its name; None restores the environment's policy.
 
     Raises:
-        ValueError: An unknown name.
+        ValueError: The name is unknown.
     """
     _Current.policy = None if policy is None else Policy(policy)
 
@@ -101,13 +100,13 @@ def guardrail(
     severity: Severity = "warning",
     override: Policy | None = None,
 ) -> None:
-    """Report a violation, as the policy in force says. Inside a handler, a replay reports nothing again.
+    """Report a violation according to the policy. Replays count it only once.
 
     Args:
         check: The guardrail's name, for example ``"RedundantIdempotencyKey"``.
-        message: What was done, and what to do instead.
-        severity: How bad it is; logged, and carried by the error.
-        override: A policy for this call only.
+        message: What the code does, and what it should do instead.
+        severity: Severity, in the log and the error.
+        override: Policy of this call only.
 
     Raises:
         GuardrailViolation: The policy is strict; terminal, 400.

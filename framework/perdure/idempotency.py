@@ -1,4 +1,4 @@
-"""Idempotency keys: joined so that no two different lists of parts give the same key, and checked."""
+"""Idempotency keys: unambiguous joining of parts, and validation."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ VALIDATION_VARIABLE = "PERDURE_IDEMPOTENCY_VALIDATION"
 
 
 def join_key(*parts: str) -> str:
-    r"""Join parts to one key, reversibly: ``:`` and ``\`` inside a part are escaped with ``\``.
+    r"""Join parts to one key. ``:`` and ``\`` inside a part are escaped, so different parts never give the same key.
 
-    ``join_key("a", "b")`` is ``a:b`` and ``join_key("a:b")`` is ``a\:b``. The Go original joined paths, so that
-    ``a/b`` and ``a``, ``b`` gave the same key, and ``..`` removed the part before it.
+    ``join_key("a", "b")`` is ``a:b`` and ``join_key("a:b")`` is ``a\:b``.
 
     Args:
-        parts: At least one part; empty parts are allowed and count.
+        parts: At least one part; parts may be empty.
 
     Returns:
         The key.
 
     Raises:
-        InvalidInput: There is no part, or the key is longer than 512 characters.
+        InvalidInput: There are no parts, or the key is longer than 512 characters.
     """
     if not parts:
         raise InvalidInput("an idempotency key needs at least one part")
@@ -40,17 +39,14 @@ def join_key(*parts: str) -> str:
 
 
 def validate_idempotency_key(key: str) -> str:
-    """Check that a key is there and bears no timestamp.
+    """Return a key that is not empty and contains no timestamp.
 
     Args:
         key: The key.
 
-    Returns:
-        The key itself.
-
     Raises:
-        InvalidInput: It is empty, or has ten or more digits in a row outside a UUID, as a time in seconds or
-            milliseconds has: such a key differs at every attempt and so protects from nothing.
+        InvalidInput: The key is empty, or has ten or more digits in a row outside a UUID, as a timestamp has. A key
+            with a timestamp differs between attempts.
     """
     _not_empty(key)
     if _has_timestamp(key):
@@ -59,19 +55,17 @@ def validate_idempotency_key(key: str) -> str:
 
 
 def check_idempotency_key(key: str, policy: Policy | None = None) -> str:
-    """Check a key as the clients do: ten digits may be a time, or an order's number, so the policy decides.
+    """Return a key that is not empty; one that may contain a timestamp violates a guardrail.
+
+    Ten digits may also be the number of an order, so the policy decides.
 
     Args:
         key: The key.
-        policy: The policy for this key; else that of the environment variable ``PERDURE_IDEMPOTENCY_VALIDATION``, and
-            without it the one for all guardrails.
-
-    Returns:
-        The key itself.
+        policy: The policy; by default that of ``PERDURE_IDEMPOTENCY_VALIDATION``, else the guardrails' policy.
 
     Raises:
-        InvalidInput: It is empty.
-        GuardrailViolation: It may contain a timestamp, and the policy is strict.
+        InvalidInput: The key is empty.
+        GuardrailViolation: The key may contain a timestamp, and the policy is strict.
     """
     _not_empty(key)
     if _has_timestamp(key):

@@ -1,13 +1,13 @@
-"""Loops of a handler with a limit, and errors that say which iteration failed.
+"""Durable loops with an iteration limit, and errors that name the failed iteration.
 
-Each iteration leaves entries in the journal, and a replay runs through all of them. A loop that is to go on for months
-belongs into a virtual object that sends itself the next turn (as `perdure.schedules` does), not into a longer
-limit.
+Each iteration adds journal entries, which every replay repeats. A loop that runs for months belongs in a virtual object
+that sends itself the next iteration, as `perdure.schedules` does.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Awaitable, Callable, Sequence, Set
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast, overload
@@ -17,6 +17,7 @@ import restate
 from perdure._runtime.waiting import is_own_cancel
 from perdure.errors import InvalidInput, LoopFailed, LoopLimitReached, RetryExhausted, TerminalError
 from perdure.observability.logging import get_logger
+from perdure.retry import SHORTEST, RetryPolicy
 from perdure.timers import WorkflowTimer
 
 T = TypeVar("T")
@@ -24,23 +25,23 @@ R = TypeVar("R")
 
 MAX_ITERATIONS: Final = 10_000
 MAX_ATTEMPTS: Final = 3
-LONGEST_DELAY: Final = timedelta(minutes=5)
+_MAX_DELAY: Final = timedelta(minutes=5)
 
 log = get_logger("perdure.workflow")
 
 
 class WorkflowLoop:
-    """Loops that end.
+    """Loops with an iteration limit.
 
-    Conditions and bodies may be plain functions or coroutine functions. What they decide by must come from the journal:
-    state, promises, calls, runs, `Time`; a clock or a random number of their own makes replays differ.
+    Conditions and bodies are functions or coroutine functions. Their decisions must depend on journaled values only:
+    state, promises, calls, runs, `Time`.
 
-    Only terminal errors are taken for failures of an iteration. Others are the engine's to retry, and this invocation's
-    own cancel goes through a loop as it is.
+    A terminal error fails the iteration. The engine retries other errors, and a cancel of this invocation passes
+    through unchanged.
 
     Args:
         ctx: The handler's context.
-        max_iterations: The most iterations of one loop; nothing or less means the default.
+        max_iterations: Iteration limit of one loop; 0 or less means the default.
     """
 
     def __init__(self, ctx: restate.Context, max_iterations: int = MAX_ITERATIONS) -> None:
@@ -55,29 +56,29 @@ class WorkflowLoop:
         """Run the body as long as the condition holds.
 
         Args:
-            condition: Asked before each iteration.
-            body: Given the iteration's number, from 0.
+            condition: Evaluated before each iteration.
+            body: Receives the number of the iteration, from 0.
 
         Returns:
-            How many iterations there were.
+            The number of iterations.
 
         Raises:
-            LoopLimitReached: The condition still holds after the most iterations there may be.
-            LoopFailed: Condition or body ended with a terminal error; names the iteration, keeps status and metadata.
+            LoopLimitReached: The condition still holds after ``max_iterations``.
+            LoopFailed: Condition or body ended with a terminal error. Names the iteration, keeps status and metadata.
             Cancelled: This invocation was cancelled.
         """
         iteration = 0
-        while await _named(f"loop condition failed at iteration {iteration}", iteration, condition):
+        while await _call(f"loop condition failed at iteration {iteration}", iteration, condition):
             if iteration >= self.max_iterations:
                 raise LoopLimitReached(
                     f"workflow loop exceeded max iterations: {self.max_iterations}",
                     metadata={"iterations": str(iteration)},
                 )
-            await _named(f"loop body failed at iteration {iteration}", iteration, body, iteration)
+            await _call(f"loop body failed at iteration {iteration}", iteration, body, iteration)
             iteration += 1
         return iteration
 
-    @overload  # with one signature for both kinds of bodies, mypy infers nothing
+    @overload  # from ``Awaitable[T] | T``, mypy infers nothing
     async def retry(
         self,
         body: Callable[[int], Awaitable[T]],
@@ -103,81 +104,83 @@ class WorkflowLoop:
         *,
         retry_on: Callable[[TerminalError], bool] | None = None,
     ) -> T:
-        """Try the body until it succeeds, with a durable sleep between attempts, doubling up to 5 minutes.
+        """Repeat the body until it succeeds, with a durable sleep between attempts that doubles up to 5 minutes.
 
-        Transient failures never get here: the engine retries them inside the run or the called handler. What does are
-        terminal errors of calls and runs, among them those of runs whose attempts are used up, and each of them is
-        tried again unless ``retry_on`` says otherwise. Only this invocation's own cancel is not.
+        The engine retries transient failures inside the run or the called handler. This loop retries terminal errors
+        of calls and runs, including runs whose attempts are used up.
 
         Args:
-            body: Given the attempt's number, from 0; its result is returned.
-            max_attempts: Attempts in all; nothing or less means the default.
+            body: Receives the number of the attempt, from 0.
+            max_attempts: Attempts in total; 0 or less means the default.
             initial_delay: Wait after the first failure.
-            retry_on: Tells which errors are worth another attempt; another one is raised as it is.
+            retry_on: Decides which errors are retried; all by default, except a cancel of this invocation.
+
+        Returns:
+            The body's result.
 
         Raises:
-            RetryExhausted: The last attempt failed, too; names attempts and cause, and keeps the cause's metadata.
-            TerminalError: An error that is not worth another attempt.
+            RetryExhausted: The last attempt failed. Names attempts and cause, and keeps the cause's metadata.
+            TerminalError: An error that ``retry_on`` does not accept.
             Cancelled: This invocation was cancelled.
         """
         attempts = max_attempts if max_attempts > 0 else MAX_ATTEMPTS
-        delay = initial_delay
-        attempt = 0
-        while True:
+        first = min(max(initial_delay, SHORTEST), _MAX_DELAY)
+        policy = RetryPolicy(first, max_interval=_MAX_DELAY, max_attempts=attempts)
+        for attempt in itertools.count(1):
             try:
-                return cast("T", await _result_of(body, attempt))
+                return cast("T", await _result_of(body, attempt - 1))
             except TerminalError as error:
                 if is_own_cancel(error) or (retry_on is not None and not retry_on(error)):
                     raise
-                attempt += 1
-                if attempt >= attempts:
+                if not policy.permits(attempt):
                     raise RetryExhausted(attempts, error) from error
                 failure = error.message
-            log.warning("workflow.retry", attempt=attempt, of=attempts, error=failure, again_in=delay.total_seconds())
-            await self._timer.sleep(min(delay, LONGEST_DELAY), f"retry {attempt}")
-            delay = min(delay * 2, LONGEST_DELAY)
+            delay = policy.delay_after(attempt)
+            log.warning("workflow.retry", attempt=attempt, of=attempts, error=failure, delay=delay.total_seconds())
+            await self._timer.sleep(delay, f"retry {attempt}")
+        raise AssertionError("unreachable")
 
     @overload
     async def for_each(self, items: Sequence[T], body: Callable[[T, int], Awaitable[R]]) -> list[R]: ...
     @overload
     async def for_each(self, items: Sequence[T], body: Callable[[T, int], R]) -> list[R]: ...
     async def for_each(self, items: Sequence[T], body: Callable[[T, int], Awaitable[R] | R]) -> list[R]:
-        """Run the body for each item, one after the other.
+        """Run the body for each item, sequentially.
 
         Args:
-            items: The items, in an order that each replay repeats.
-            body: Given the item and its index.
+            items: The items, in the same order at every replay.
+            body: Receives the item and its index.
 
         Returns:
-            What the body returned, in the items' order.
+            The results, in the order of the items.
 
         Raises:
-            InvalidInput: The items have no order, as a set.
-            LoopLimitReached: There are more items than iterations may be; nothing was done.
-            LoopFailed: The body ended with a terminal error; names the index, keeps status and metadata.
+            InvalidInput: The items are a set, which has no order.
+            LoopLimitReached: There are more items than ``max_iterations``; the body did not run.
+            LoopFailed: The body ended with a terminal error. Names the index, keeps status and metadata.
             Cancelled: This invocation was cancelled.
         """
         if isinstance(items, Set):
-            raise InvalidInput("for_each: a set has no order that a replay could repeat; give it one, as with sorted()")
+            raise InvalidInput("for_each: a set has no order that a replay can repeat; pass sorted(items)")
         if len(items) > self.max_iterations:
             raise LoopLimitReached(
-                f"workflow loop exceeded max iterations: {self.max_iterations}; for_each was given {len(items)} items",
+                f"workflow loop exceeded max iterations: {self.max_iterations}; for_each received {len(items)} items",
                 metadata={"iterations": "0"},
             )
         return [
-            cast("R", await _named(f"foreach failed at index {index}", index, body, item, index))
+            cast("R", await _call(f"foreach failed at index {index}", index, body, item, index))
             for index, item in enumerate(items)
         ]
 
 
-async def _named(what: str, iteration: int, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function, and say in the error where it failed."""
+async def _call(message: str, iteration: int, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of an iteration; a terminal error of it becomes `LoopFailed`."""
     try:
         return await _result_of(function, *args)
     except TerminalError as error:
         if is_own_cancel(error):
             raise
-        raise LoopFailed(what, iteration, error) from error
+        raise LoopFailed(message, iteration, error) from error
 
 
 async def _result_of(function: Callable[..., Any], *args: Any) -> Any:

@@ -1,9 +1,8 @@
-"""Signals: external ones are awakeables, internal ones a workflow's durable promises.
+"""External signals (awakeables) and internal signals (durable promises of a workflow).
 
-An answer to an external signal is not authenticated. The engine's ingress takes it from anybody who knows the signal's
-id, and the id follows from the invocation's id, which `IngressClient.send` returns and the admin API lists. Check the
-answer (``check``), or take it as a wake-up and read the result from its owner with a call. Rejections carry no proof
-either: treat one as "ask again", and never as a fact.
+Answers to external signals are not authenticated. The engine's ingress accepts them from every caller that knows the
+signal's ID, which can be derived from the invocation's ID. Verify an answer with ``check``, or use it only as a wake-up
+and read the result from its owner with a call. Rejections are not authenticated either; repeat the request after one.
 """
 
 from __future__ import annotations
@@ -27,20 +26,19 @@ from perdure.observability.activities import ActivityKind, activity
 T = TypeVar("T")
 
 Check: TypeAlias = Callable[[T], bool]
-"""Tells if an answer is genuine. It gives the same verdict for the same answer each time: a replay asks it again."""
+"""Tells whether an answer is authentic. Must be deterministic, because replays repeat it."""
 
 WorkflowContexts = restate.WorkflowContext | restate.WorkflowSharedContext
 
 
 class AnswerSerde(CheckedSerde[T], Generic[T]):
-    """Reads the answer to an external signal, which may come from anywhere.
+    """Reads the answer to an external signal.
 
-    One that does not fit is a terminal error: the signal has been answered, so waiting again would never help, and any
-    other error would be retried for ever.
+    An answer of another type is a terminal error: it is in the journal, so a retry would read it again.
 
     Args:
         type_: The answer's type.
-        check: Tells if an answer is genuine; without it, every answer is.
+        check: Tells whether an answer is authentic.
     """
 
     def __init__(self, type_: type[T], check: Check[T] | None = None) -> None:
@@ -48,12 +46,12 @@ class AnswerSerde(CheckedSerde[T], Generic[T]):
         self._check = check
 
     def deserialize(self, buf: bytes) -> T | None:
-        """Return the answer, or raise a terminal error: it does not fit the type, or fails the check."""
+        """Return the answer; raise a terminal error if it does not match the type or fails the check."""
         answer = super().deserialize(buf)
         if self._check is not None and self._check(cast("T", answer)) is not True:
             raise Refused(
-                "the answer to an external signal failed its check, so it was not used; a signal can be answered only "
-                "once: ask again with a new signal",
+                "the answer to an external signal failed its check, so it was discarded; a signal accepts one answer: "
+                "create a new signal",
                 403,
                 "unproved_answer",
             )
@@ -61,15 +59,15 @@ class AnswerSerde(CheckedSerde[T], Generic[T]):
 
     def unreadable(self, name: str, found: InvalidInput) -> Exception:
         """Return a terminal 400 that names the field."""
-        message = f"the answer to an external signal does not fit {name}: {found.message}"
+        message = f"the answer to an external signal does not match {name}: {found.message}"
         return InvalidInput(message, metadata=found.metadata)
 
 
 class _PromiseSerde(CheckedSerde[T], Generic[T]):
-    """Reads the value of an internal signal, which the workflow's own code has written.
+    """Reads the value of an internal signal.
 
-    As with state, one that does not fit is a deploy's fault and heals with another: the main handler waits for that,
-    and a shared one says so at once.
+    The workflow's own code wrote the value, so another deployment can fix a mismatch. The main handler is retried until
+    then; a shared handler fails at once.
     """
 
     def __init__(self, type_: type[T], handler: sdk.HandlerInfo, name: str) -> None:
@@ -79,18 +77,20 @@ class _PromiseSerde(CheckedSerde[T], Generic[T]):
 
     def unreadable(self, name: str, found: InvalidInput) -> Exception:
         """Return an error that names handler, signal and type."""
-        message = f"{self._handler} can't read signal '{self._name}' as {name}: {found.message}. Deploy code that can"
+        message = (
+            f"{self._handler} cannot read signal '{self._name}' as {name}: {found.message}. Deploy code that reads it"
+        )
         if self._handler.writes_state:
             return UnreadableState(message)
-        facts = {CODE_KEY: "unreadable_signal", "handler": str(self._handler), "signal": self._name}
-        return PerdureTerminalError(message, metadata=facts)
+        metadata = {CODE_KEY: "unreadable_signal", "handler": str(self._handler), "signal": self._name}
+        return PerdureTerminalError(message, metadata=metadata)
 
 
 class ExternalSignal(Generic[T]):
-    """An awakeable: give its id to the outside world, then wait for the result.
+    """An awakeable: pass its ID to another system, then wait for the result.
 
     Args:
-        id_: The awakeable's id.
+        id_: The awakeable's ID.
         future: The SDK's future, for `restate.select`.
     """
 
@@ -102,9 +102,9 @@ class ExternalSignal(Generic[T]):
         """Wait for the answer.
 
         Raises:
-            InvalidInput: The answer does not fit the type. Terminal, 400.
+            InvalidInput: The answer does not match the type. Terminal, 400.
             Refused: The answer failed the signal's check. Terminal, 403, with the code ``unproved_answer``.
-            TerminalError: The signal was rejected, by anybody who knows its id.
+            TerminalError: The signal was rejected.
             Cancelled: This invocation was cancelled.
         """
         refuse_inside_run("an external signal")
@@ -112,23 +112,23 @@ class ExternalSignal(Generic[T]):
 
 
 class InternalSignal(Generic[T]):
-    """A durable promise of a workflow: every handler of the same workflow key can wait for it or complete it.
+    """A durable promise of a workflow. All handlers of the workflow's key can complete it or wait for it.
 
     Args:
         promise: The SDK's promise.
     """
 
     def __init__(self, promise: restate.DurablePromise[T]) -> None:
-        self._promise_of_sdk = promise
+        self._sdk_promise = promise
 
     @property
     def _promise(self) -> restate.DurablePromise[T]:
         refuse_inside_run("an internal signal")
-        return self._promise_of_sdk
+        return self._sdk_promise
 
     @property
     def future(self) -> restate.RestateDurableFuture[T]:
-        """The SDK's future of the value, for `restate.select`; a new one, and a journal entry, each time."""
+        """The SDK's future of the value, for `restate.select`. Each access adds a journal entry."""
         return self._promise.value()
 
     async def result(self) -> T:
@@ -141,24 +141,24 @@ class InternalSignal(Generic[T]):
         return await self._promise.value()
 
     async def peek(self) -> T | None:
-        """Return the value if it is there, else None, without waiting."""
+        """Return the value, or None if the promise is not completed."""
         return await self._promise.peek()
 
     async def resolve(self, value: T) -> None:
-        """Complete the promise; it can be completed once."""
+        """Complete the promise. A second completion fails."""
         await self._promise.resolve(value)
 
     async def reject(self, reason: str, code: int = 500) -> None:
-        """Fail the promise: those who wait get a terminal error with this reason and HTTP status."""
+        """Fail the promise: waiting handlers get a terminal error with this reason and HTTP status."""
         await self._promise.reject(reason, code)
 
 
 def wait_for_external_signal(
     ctx: restate.Context, type_: type[T], *, check: Check[T] | None = None
 ) -> ExternalSignal[T]:
-    """Make a signal that the outside world answers.
+    """Create a signal that another system answers.
 
-    Without a check, the answer comes from anybody who knows the signal's id: do nothing with it that needs a proof.
+    Without a check, the answer is not authenticated.
 
     Example:
         signal = wait_for_external_signal(ctx, Receipt, check=lambda receipt: verify(receipt.body, receipt.signature))
@@ -166,11 +166,11 @@ def wait_for_external_signal(
     Args:
         ctx: The handler's context.
         type_: The answer's type.
-        check: Tells if an answer is genuine, for example by the signature in it. A plain function without side effects
-            that gives the same verdict for the same answer each time. An answer that fails it is a `Refused` error.
+        check: Tells whether an answer is authentic, for example by its signature. A deterministic plain function
+            without side effects. An answer that fails it raises `Refused`.
 
     Returns:
-        The signal; pass its ``id`` on, then await ``result()``.
+        The signal. Pass on its ``id``, then await ``result()``.
 
     Raises:
         PerdureTerminalError: The check is a coroutine function.
@@ -183,39 +183,39 @@ def wait_for_external_signal(
 
 
 def resolve_external_signal(ctx: restate.Context, id_: str, value: T, type_: type[T] | None = None) -> None:
-    """Answer a signal of another invocation.
+    """Answer a signal of another invocation. An answer to an ended invocation is ignored.
 
     Args:
         ctx: The handler's context.
-        id_: The signal's id.
+        id_: The signal's ID.
         value: The answer.
-        type_: The answer's type; the value's own class by default.
+        type_: The answer's type; by default the class of the value.
 
     Raises:
-        InvalidInput: No signal has such an id. One that nobody waits for any more is no error.
+        InvalidInput: The ID is not that of a signal.
     """
     refuse_inside_run("resolve_external_signal")
     ctx.resolve_awakeable(check_signal_id(id_), value, serde=serde_for(type_ or type(value)))
 
 
 def reject_external_signal(ctx: restate.Context, id_: str, reason: str, code: int = 500) -> None:
-    """Fail a signal of another invocation: who waits gets a terminal error.
+    """Fail a signal of another invocation with a terminal error. A rejection to an ended invocation is ignored.
 
     Args:
         ctx: The handler's context.
-        id_: The signal's id.
+        id_: The signal's ID.
         reason: The error's message.
-        code: Its HTTP status.
+        code: The error's HTTP status.
 
     Raises:
-        InvalidInput: No signal has such an id. One that nobody waits for any more is no error.
+        InvalidInput: The ID is not that of a signal.
     """
     refuse_inside_run("reject_external_signal")
     ctx.reject_awakeable(check_signal_id(id_), reason, code)
 
 
 def get_internal_signal(ctx: WorkflowContexts, name: str, type_: type[T]) -> InternalSignal[T]:
-    """Return a signal inside one workflow, by name.
+    """Return an internal signal of a workflow.
 
     Args:
         ctx: A workflow's context, main or shared.
@@ -229,11 +229,11 @@ def get_internal_signal(ctx: WorkflowContexts, name: str, type_: type[T]) -> Int
 
 @dataclass(frozen=True)
 class PromiseRaceResult(Generic[T]):
-    """Who won a race between a promise and a timeout.
+    """Result of a race between a promise and a timeout.
 
     Args:
-        value: The promise's value; None when time ran out.
-        timed_out: True when time ran out.
+        value: The promise's value; None after a timeout.
+        timed_out: True after a timeout.
     """
 
     value: T | None
@@ -248,17 +248,16 @@ class PromiseRaceResult(Generic[T]):
 async def race_promise_with_timeout(
     ctx: restate.WorkflowContext, name: str, timeout: timedelta, type_: type[T]
 ) -> PromiseRaceResult[T]:
-    """Wait for an internal signal, but no longer than the timeout.
+    """Wait for an internal signal until a timeout.
 
     Args:
         ctx: The workflow's context.
         name: The signal's name.
-        timeout: How long to wait; durable, so a crash does not start it again. Nothing or less, as of a deadline that
-            has passed, takes the value only if it is there.
+        timeout: Durable timeout. Zero or less returns the value only if the signal is completed.
         type_: The value's type.
 
     Returns:
-        The value, or that time ran out; a timeout is no error.
+        The value or the timeout; a timeout is not an error.
 
     Raises:
         TerminalError: The signal was rejected, or this invocation was cancelled.
@@ -275,15 +274,13 @@ async def race_promise_with_timeout(
 async def race_awakeable_with_timeout(
     ctx: restate.Context, signal: ExternalSignal[T], timeout: timedelta, timeout_value: T
 ) -> tuple[T, bool]:
-    """Wait for an external signal, but no longer than the timeout.
-
-    The answer is checked if the signal has a check; without one, it comes from anybody who knows the signal's id.
+    """Wait for an external signal until a timeout.
 
     Args:
         ctx: The handler's context.
-        signal: What `wait_for_external_signal` returned.
-        timeout: How long to wait; durable. Nothing or less takes the value only if it is there.
-        timeout_value: What to return when time runs out.
+        signal: The signal that `wait_for_external_signal` returned.
+        timeout: Durable timeout. Zero or less returns the value only if the signal is completed.
+        timeout_value: The value after a timeout.
 
     Returns:
         The value and False, or ``timeout_value`` and True.
@@ -298,6 +295,6 @@ async def race_awakeable_with_timeout(
     return (timeout_value, True) if winner == "timeout" else (value, False)
 
 
-def _timer(ctx: restate.Context, timeout: timedelta, what: str) -> restate.RestateDurableFuture[None]:
-    # The SDK can't sleep a negative time, and fails at each attempt.
-    return ctx.sleep(max(scaled(timeout), timedelta(0)), f"timeout {what}")
+def _timer(ctx: restate.Context, timeout: timedelta, signal: str) -> restate.RestateDurableFuture[None]:
+    # The SDK rejects a negative duration, and the attempt would fail repeatedly.
+    return ctx.sleep(max(scaled(timeout), timedelta(0)), f"timeout {signal}")

@@ -1,8 +1,7 @@
-"""Typed state of virtual objects and workflows, with a guard against writes that the engine would refuse.
+"""Typed state of virtual objects and workflows.
 
-The SDK's one runtime class has `set` in every handler; the server rejects a write from a shared handler (RT0017),
-retries and at last pauses the invocation. The guard looks at the handler's kind and refuses at once, with a terminal
-400.
+The SDK's context has `set` in every handler. The engine rejects a write from a shared handler (RT0017), retries, and
+pauses the invocation. `State` raises a terminal 400 instead.
 """
 
 from __future__ import annotations
@@ -29,28 +28,27 @@ from perdure.errors import (
     UnreadableState,
 )
 from perdure.observability.events import StateCleared, StateRead, StateWritten, publish
-from perdure.observability.lifecycle import happens, invocation_of
+from perdure.observability.lifecycle import invocation_of, should_publish
 from perdure.observability.logging import get_logger
 from perdure.workflow_config import WorkflowConfig
 
 T = TypeVar("T")
 D = TypeVar("D", default=None)  # what `get` returns when there is no entry
 
-_as_it_is = BytesSerde()
+_bytes = BytesSerde()
 
 StateContext = restate.ObjectContext | restate.ObjectSharedContext
 
-# What the handler is handed, so that a type checker refuses writes from one that is shared.
+# The handler's context, so that a type checker rejects writes from a shared handler.
 C_co = TypeVar("C_co", bound=StateContext, default=Any, covariant=True)
 
 
 class _EntrySerde(Serde[tuple[Any]]):
-    """Reads a state entry as a tuple of its value, so that a None that was written is told from no entry.
+    """Reads a state entry as a tuple of its value, which distinguishes a stored None from a missing entry.
 
-    An entry that does not fit its type was written by other code: the fault is a deploy's, and another deploy heals it.
-    So a handler that may write is left to the engine's retries: it may have done half of its work, which a terminal
-    error would give up, and roll back whole sagas for. When the retries are used up it is paused, and can be resumed. A
-    shared handler only looks; for it, an error at once is better than none for hours.
+    Another deployment wrote an entry of another type, and a deployment can fix it. A handler that may write is
+    therefore retried and finally paused, because a terminal error would abandon work in progress and roll back sagas. A
+    shared handler fails at once.
     """
 
     def __init__(self, inner: TypedSerde[Any], handler: sdk.HandlerInfo, key: str) -> None:
@@ -70,7 +68,7 @@ class _EntrySerde(Serde[tuple[Any]]):
             name = getattr(self._inner.type, "__qualname__", str(self._inner.type))
             problems = invalid_input(error, empty=not buf).message
             message = (
-                f"{self._handler} can't read state '{self._key}' as {name}: {problems}. Deploy code that can, or "
+                f"{self._handler} cannot read state '{self._key}' as {name}: {problems}. Deploy code that reads it, or "
                 "repair the entry over the admin API"
             )
             if self._handler.writes_state:
@@ -81,14 +79,14 @@ class _EntrySerde(Serde[tuple[Any]]):
 
 
 class ReadOnlyState(Generic[T, D, C_co]):
-    """One state entry that can only be read.
+    """A read-only state entry.
 
     Args:
         ctx: The context of a virtual object or workflow, exclusive or shared.
         key: The entry's name.
-        type_: The value's type; anything that pydantic knows.
-        default: What `get` returns when there is no entry; a copy each time, where it's something that can be changed.
-        default_factory: Makes that value; instead of ``default``.
+        type_: The value's type; any type that pydantic supports.
+        default: Result of `get` without an entry; mutable values are copied.
+        default_factory: Creates that value; instead of ``default``.
 
     Raises:
         InvalidInput: The handler has no state.
@@ -117,7 +115,7 @@ class ReadOnlyState(Generic[T, D, C_co]):
         info = sdk.handler_info(cast("restate.Context", ctx))
         if info.kind == "service":
             raise InvalidInput(
-                f"state '{key}': {info} is a plain service and has no state; use a virtual object or a workflow",
+                f"state '{key}': {info} belongs to a service, which has no state; use a virtual object or a workflow",
                 metadata={"state": key},
             )
         self._ctx = ctx
@@ -128,47 +126,49 @@ class ReadOnlyState(Generic[T, D, C_co]):
         self._default_factory = default_factory
 
     async def get(self) -> T | D:
-        """Return the value, or the default when there is none; None without a default.
+        """Return the value, or the default without an entry.
 
         Raises:
-            UnreadableState: The entry does not fit the type, and the handler may write; not terminal.
-            PerdureTerminalError: The entry does not fit the type, and the handler is shared; terminal, 500.
+            UnreadableState: The entry does not match the type, and the handler may write; not terminal.
+            PerdureTerminalError: The entry does not match the type, and the handler is shared; terminal, 500.
             Cancelled: This invocation was cancelled.
         """
         refuse_inside_run(f"state '{self.key}'")
         ctx = cast("restate.ObjectContext", self._ctx)
-        if happens(ctx, StateRead):
+        if should_publish(ctx, StateRead):
             publish(StateRead(invocation_of(ctx), self.key))
         entry = await ctx.get(self.key, serde=self._entry_serde)
         if entry is not None:
             return cast("T", entry[0])
-        return cast("D", _own(self._default) if self._default_factory is None else self._default_factory())
+        return cast("D", _copy(self._default) if self._default_factory is None else self._default_factory())
 
 
 class State(ReadOnlyState[T, D, C_co]):
-    """One state entry; reading works everywhere, writing from handlers that may write.
+    """A state entry. All handlers can read it; exclusive and main handlers can write it.
+
+    Example:
+        balance = State(ctx, "balance", float, default=0.0)
+        await balance.set(await balance.get() + amount)
 
     Args:
         ctx: The context of a virtual object or workflow.
         key: The entry's name.
-        type_: The value's type; anything that pydantic knows.
-        default: What `get` returns when there is no entry.
-        default_factory: Makes that value; instead of ``default``.
+        type_: The value's type; any type that pydantic supports.
+        default: Result of `get` without an entry; mutable values are copied.
+        default_factory: Creates that value; instead of ``default``.
     """
 
     async def set(self: State[T, D, restate.ObjectContext], value: T) -> None:
-        """Write the value.
-
-        A replay must write the same value: take times and random numbers from `Time` and `DeterministicHelpers`.
+        """Write the value, which must be the same at every replay (see `Time` and `DeterministicHelpers`).
 
         Raises:
             ReadOnlyStateError: The handler is shared; terminal, 400.
         """
         ctx = _writable(self._ctx, "Set", self.key)
-        written = self._serde.serialize(value)
-        if happens(ctx, StateWritten):
-            publish(StateWritten(invocation_of(ctx), self.key, len(written)))
-        ctx.set(self.key, written, serde=_as_it_is)
+        data = self._serde.serialize(value)
+        if should_publish(ctx, StateWritten):
+            publish(StateWritten(invocation_of(ctx), self.key, len(data)))
+        ctx.set(self.key, data, serde=_bytes)
 
     async def clear(self: State[T, D, restate.ObjectContext]) -> None:
         """Remove the entry.
@@ -177,20 +177,20 @@ class State(ReadOnlyState[T, D, C_co]):
             ReadOnlyStateError: The handler is shared; terminal, 400.
         """
         ctx = _writable(self._ctx, "Clear", self.key)
-        if happens(ctx, StateCleared):
+        if should_publish(ctx, StateCleared):
             publish(StateCleared(invocation_of(ctx), self.key))
         ctx.clear(self.key)
 
 
 class MutableState(State[T, D, restate.ObjectContext]):
-    """State for exclusive handlers only, so that the type checker already refuses a shared context.
+    """A state entry of exclusive handlers. The type checker rejects a shared context.
 
     Args:
         ctx: The context of an exclusive handler or a workflow's main handler.
         key: The entry's name.
-        type_: The value's type; anything that pydantic knows.
-        default: What `get` returns when there is no entry.
-        default_factory: Makes that value; instead of ``default``.
+        type_: The value's type; any type that pydantic supports.
+        default: Result of `get` without an entry; mutable values are copied.
+        default_factory: Creates that value; instead of ``default``.
 
     Raises:
         ReadOnlyStateError: The handler is shared; terminal, 400.
@@ -235,23 +235,23 @@ async def clear_all(ctx: restate.ObjectContext) -> None:
         ReadOnlyStateError: The handler is shared; terminal, 400.
     """
     _writable(ctx, "ClearAll", "*")
-    if happens(ctx, StateCleared):
+    if should_publish(ctx, StateCleared):
         publish(StateCleared(invocation_of(ctx), "*"))
     ctx.clear_all()
 
 
-def _own(default: Any) -> Any:
-    """Return a default that may be changed: one list for all would carry what is one's to another."""
-    changes = isinstance(default, list | dict | set | bytearray | BaseModel) or is_dataclass(default)
-    return copy.deepcopy(default) if changes else default
+def _copy(default: Any) -> Any:
+    """Return a copy of a mutable default: invocations must not share it."""
+    is_mutable = isinstance(default, list | dict | set | bytearray | BaseModel) or is_dataclass(default)
+    return copy.deepcopy(default) if is_mutable else default
 
 
-def _writable(ctx: Any, act: str, key: str) -> restate.ObjectContext:
+def _writable(ctx: Any, operation: str, key: str) -> restate.ObjectContext:
     refuse_inside_run(f"state '{key}'")
     info = sdk.handler_info(ctx)
     if not info.writes_state:
         raise ReadOnlyStateError(
-            f"{act} called from read-only context: {info} is a shared handler, so it can't write state '{key}'; "
+            f"{operation} called from read-only context: {info} is a shared handler and cannot write state '{key}'; "
             "move the write to an exclusive handler",
             metadata={"handler": str(info), "state": key},
         )
@@ -264,35 +264,29 @@ log = get_logger("perdure.workflow")
 
 
 async def monitor_state_size(ctx: StateContext, config: WorkflowConfig) -> int:
-    """Measure the state of this workflow or virtual object, and refuse one that is too large.
+    """Return the size of this workflow's or virtual object's state in bytes, names included.
 
-    What is measured is what the engine stores: names and values, in bytes. Each value that is read becomes an entry of
-    the journal, so measure from a shared handler, or rarely.
+    Each value becomes a journal entry, so call this from a shared handler, or rarely. A size over 80 % of the limit is
+    logged as a warning.
 
     Args:
         ctx: The context of a handler of the workflow, main or shared.
-        config: Says how large it may be.
-
-    Returns:
-        The size in bytes.
+        config: The configuration with the limit.
 
     Raises:
-        StateTooLarge: It is larger than ``max_state_size``; terminal, 413. From 80 % on, there is a warning in the log.
+        StateTooLarge: The size exceeds ``max_state_size``; terminal, 413.
     """
     refuse_inside_run("monitor_state_size")
-    size = 0
-    largest, most = "", -1
+    sizes: dict[str, int] = {}
     for name in sorted(await ctx.state_keys()):
-        value = await ctx.get(name, serde=BytesSerde()) or b""
-        taken = len(name.encode()) + len(value)
-        size += taken
-        if taken > most:
-            largest, most = name, taken
-    limit = config.max_state_size
+        value = await ctx.get(name, serde=_bytes) or b""
+        sizes[name] = len(name.encode()) + len(value)
+    size, limit = sum(sizes.values()), config.max_state_size
+    largest = max(sizes, key=lambda name: sizes[name], default="")
     if limit and size > limit:
         raise StateTooLarge(
             f"workflow state size ({size} bytes) exceeds configured maximum ({limit} bytes); the largest entry is "
-            f"'{largest}' with {most} bytes",
+            f"'{largest}' with {sizes[largest]} bytes",
             metadata={"size": str(size), "maximum": str(limit), "largest": largest},
         )
     if limit and size > WARN_AT * limit:

@@ -1,4 +1,4 @@
-"""A workflow's status: one shape for all, written by the main handler and read by anyone."""
+"""Status of a workflow: written by its main handler, read by any of its handlers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ STATUS_KEY = "workflow_status"
 
 
 class StatusData(BaseModel):
-    """How far a workflow is.
+    """Progress of a workflow.
 
     Args:
-        phase: Where it stands, in a word.
+        phase: Phase of the workflow.
         progress: From 0 to 1.
-        current_step: What it is doing.
-        completed_steps: What it has done, in order.
-        is_complete: True when it has ended, well or not.
-        error: Why it failed.
-        metadata: More facts.
-        updated_at: When this was written; set by `update_status`.
+        current_step: Name of the running step.
+        completed_steps: Names of the completed steps, in order.
+        is_complete: True when the workflow has ended, successfully or not.
+        error: Reason of the failure.
+        metadata: More details.
+        updated_at: Time of this update; set by `update_status`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -42,15 +42,15 @@ class StatusData(BaseModel):
 
 
 async def update_status(ctx: restate.WorkflowContext, status: StatusData, key: str = STATUS_KEY) -> StatusData:
-    """Write a workflow's status, with the time.
+    """Write the status of a workflow, with the journaled time as ``updated_at``.
 
     Args:
         ctx: The context of the workflow's main handler.
-        status: What to write; its ``updated_at`` is replaced by the journaled time, so that a replay writes the same.
-        key: The state entry.
+        status: The status.
+        key: Name of the state entry.
 
     Returns:
-        What was written.
+        The status with its time.
 
     Raises:
         InvalidInput: The progress is not between 0 and 1.
@@ -58,29 +58,29 @@ async def update_status(ctx: restate.WorkflowContext, status: StatusData, key: s
     """
     if not 0.0 <= status.progress <= 1.0:
         raise InvalidInput(f"progress must be from 0 to 1, got {status.progress}", metadata={"field": "progress"})
-    written = status.model_copy(update={"updated_at": await Time(ctx).now()})
-    await State(ctx, key, StatusData).set(written)
-    return written
+    updated = status.model_copy(update={"updated_at": await Time(ctx).now()})
+    await State(ctx, key, StatusData).set(updated)
+    return updated
 
 
 class WorkflowStatus:
-    """Reads a workflow's status, from any of its handlers.
+    """Reads the status of a workflow from any of its handlers.
 
     Args:
         ctx: The workflow's context, main or shared.
-        key: The state entry.
+        key: Name of the state entry.
     """
 
     def __init__(self, ctx: StateContext, key: str = STATUS_KEY) -> None:
         self._state = State(ctx, key, StatusData)
 
     async def get_status(self) -> StatusData | None:
-        """Return the status, or None when none was written yet."""
+        """Return the status, or None before the first update."""
         return await self._state.get()
 
 
 class ChangeKind(StrEnum):
-    """What changed; also the name of the event."""
+    """Kind of a change; also the name of its event."""
 
     PHASE = "phase"
     STEP = "step"
@@ -95,8 +95,8 @@ class StatusChange(BaseModel):
     """One change of a status.
 
     Args:
-        kind: What changed.
-        value: What it is now: the phase, the step, the progress, the changed metadata, or the error.
+        kind: Kind of the change.
+        value: The new phase, step, progress, metadata or error.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -106,34 +106,33 @@ class StatusChange(BaseModel):
 
 
 def status_changes(before: StatusData | None, after: StatusData) -> list[StatusChange]:
-    """Return what changed from one status to the next, in the order in which it is told.
+    """Return the changes between two statuses, in the order of their events.
 
-    Nothing is said of a new time alone. A step that was completed and vanished again, as with a workflow that starts
-    over, is not told.
+    A new ``updated_at`` alone is no change, and neither is a completed step that disappears.
 
     Args:
-        before: The status that was seen last; None for none yet.
-        after: The status now.
+        before: The previous status; None for a new workflow.
+        after: The current status.
     """
-    was = before or StatusData(phase="")
+    before = before or StatusData(phase="")
     changes: list[StatusChange] = []
-    if after.phase != was.phase:
+    if after.phase != before.phase:
         changes.append(StatusChange(kind=ChangeKind.PHASE, value=after.phase))
-    seen = list(was.completed_steps)
+    known = list(before.completed_steps)
     for step in after.completed_steps:
-        if step in seen:
-            seen.remove(step)  # a name may come twice
+        if step in known:
+            known.remove(step)  # a name may occur twice
         else:
             changes.append(StatusChange(kind=ChangeKind.STEP_COMPLETED, value=step))
-    if after.current_step != was.current_step:
+    if after.current_step != before.current_step:
         changes.append(StatusChange(kind=ChangeKind.STEP, value=after.current_step))
-    if after.progress != was.progress:
+    if after.progress != before.progress:
         changes.append(StatusChange(kind=ChangeKind.PROGRESS, value=after.progress))
-    changed = {name: value for name, value in after.metadata.items() if was.metadata.get(name) != value}
+    changed = {name: value for name, value in after.metadata.items() if before.metadata.get(name) != value}
     if changed:
         changes.append(StatusChange(kind=ChangeKind.METADATA, value=changed))
-    if after.error is not None and after.error != was.error:
+    if after.error is not None and after.error != before.error:
         changes.append(StatusChange(kind=ChangeKind.FAILED, value=after.error))
-    if after.is_complete and not was.is_complete:
+    if after.is_complete and not before.is_complete:
         changes.append(StatusChange(kind=ChangeKind.COMPLETED, value=after.error is None))
     return changes

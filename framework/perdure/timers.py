@@ -1,4 +1,4 @@
-"""Durable timers: sleep for a while, or until a moment."""
+"""Durable timers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = get_logger("perdure.workflow")
 
 
 class WorkflowTimer:
-    """Sleeps that survive crashes and restarts; while one lasts, the handler need not be in memory.
+    """Sleeps that survive crashes and restarts. The engine may suspend the handler meanwhile.
 
     Args:
         ctx: The handler's context, of any kind.
@@ -26,56 +26,55 @@ class WorkflowTimer:
         self._ctx = ctx
 
     async def sleep(self, duration: timedelta, name: str | None = None) -> None:
-        """Sleep.
+        """Sleep for a duration.
 
         Args:
-            duration: How long; nothing or less does not wait.
-            name: What for, as the journal shows it; it must be the same at each replay.
+            duration: The duration; zero or less does not wait.
+            name: Name of the timer in the journal, the same at every replay.
 
         Raises:
-            Cancelled: This invocation was cancelled meanwhile.
+            Cancelled: This invocation was cancelled.
         """
         log.info("workflow.sleep", seconds=duration.total_seconds(), timer=name)
         await until_done(self.after(duration, name), f"a sleep of {duration}" if name is None else f"timer '{name}'")
 
     def after(self, duration: timedelta, name: str | None = None) -> restate.RestateDurableFuture[None]:
-        """Start a timer and do not wait for it.
+        """Start a timer without waiting for it.
 
         Args:
-            duration: How long; nothing or less is over at once.
-            name: What for, as the journal shows it; it must be the same at each replay.
+            duration: The duration; a timer of zero or less fires at once.
+            name: Name of the timer in the journal, the same at every replay.
 
         Returns:
-            The SDK's future, for `restate.select` and `restate.wait_completed`, or to await.
+            The SDK's future, for `restate.select`, `restate.wait_completed` or ``await``.
         """
         refuse_inside_run("WorkflowTimer")
-        # The SDK can't sleep a negative time, and fails at each attempt.
+        # The SDK rejects a negative duration, and the attempt would fail repeatedly.
         return self._ctx.sleep(max(scaled(duration), timedelta(0)), name)
 
-    async def sleep_until(self, moment: datetime, name: str | None = None) -> None:
-        """Sleep until a moment; one that has passed is logged as a warning, and does not wait.
+    async def sleep_until(self, time: datetime, name: str | None = None) -> None:
+        """Sleep until a time. A time in the past is logged as a warning and does not wait.
 
-        The journal holds the same entries whatever the clock says: a reading of it, then a sleep, of no length when the
-        moment has passed. So a replay after the moment finds what the first execution wrote. Moments are not scaled, as
-        durations are in tests.
+        The time is not scaled in tests, as durations are.
 
         Args:
-            moment: The moment, with a time zone.
-            name: What for, as the journal shows it; it must be the same at each replay.
+            time: The time, with a time zone.
+            name: Name of the timer in the journal, the same at every replay.
 
         Raises:
-            InvalidInput: The moment has no time zone.
-            Cancelled: This invocation was cancelled meanwhile.
+            InvalidInput: The time has no time zone.
+            Cancelled: This invocation was cancelled.
         """
-        left = await Time(self._ctx).until(moment)
+        left = await Time(self._ctx).until(time)
         if left <= timedelta(0):
             log.warning(
                 "workflow: target time in past, skipping sleep",
-                target=moment.isoformat(),
+                target=time.isoformat(),
                 late_by_seconds=-left.total_seconds(),
                 timer=name,
             )
         else:
-            log.info("workflow.sleep", until=moment.isoformat(), seconds=left.total_seconds(), timer=name)
-        what = f"a sleep until {moment.isoformat()}" if name is None else f"timer '{name}'"
-        await until_done(self._ctx.sleep(max(left, timedelta(0)), name), what)
+            log.info("workflow.sleep", until=time.isoformat(), seconds=left.total_seconds(), timer=name)
+        operation = f"a sleep until {time.isoformat()}" if name is None else f"timer '{name}'"
+        # Also sleep, for no time, when the time has passed: the journal must have the same entries at every replay.
+        await until_done(self._ctx.sleep(max(left, timedelta(0)), name), operation)

@@ -70,7 +70,7 @@ def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = Non
         database = Database(settings.database)
         try:
             await database.prepare()
-            persons = Users(database, Passwords(hasher), now)
+            persons = Users(database, Passwords(hasher or settings.hasher), now)
             devices = Devices(database, now)
             limits = Limits(
                 rate=settings.sign_ins,

@@ -1,23 +1,24 @@
 """`perdure-platform console`: the first administrator, and a password that was forgotten."""
 
+# ruff: noqa: PLC0415 - the web server and the database are loaded by the commands that need them
 from __future__ import annotations
 
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from perdure.errors import ConfigurationError, PerdureError
 from perdure.terminal import console, error_console
-from services.console.main import main as serve_console
-from services.console.people.database import Database
 from services.console.people.passwords import SHORTEST, Passwords
-from services.console.people.persons import Users
 from services.console.people.roles import Role
 from services.console.settings import ConsoleSettings
+
+if TYPE_CHECKING:
+    from services.console.people.persons import Users
 
 app = typer.Typer(help="The console: serve it, and make its first administrator.", no_args_is_help=True)
 
@@ -67,6 +68,8 @@ def password(name: NameOption, *, password_stdin: StdinOption = False) -> None:
 @app.command()
 def serve() -> None:
     """Serve the console in this process until SIGTERM; its port is PERDURE_CONSOLE_PORT."""
+    from services.console.main import main as serve_console
+
     _exit_with(serve_console)
 
 
@@ -92,11 +95,14 @@ def _settings() -> ConsoleSettings:
 
 
 def _run(settings: ConsoleSettings, act: Callable[[Users], Awaitable[None]]) -> NoReturn:
+    from services.console.people.database import Database
+    from services.console.people.persons import Users
+
     async def acted() -> None:
         database = Database(settings.database)
         try:
             await database.prepare()
-            await act(Users(database, Passwords()))
+            await act(Users(database, Passwords(settings.hasher)))
         finally:
             await database.dispose()
 
@@ -116,5 +122,5 @@ def _exit_with(command: Callable[[], int]) -> NoReturn:
 
 
 def _fail(error: PerdureError) -> NoReturn:
-    error_console.say_all(f"perdure-platform console: {error}")
+    error_console.print_lines(f"perdure-platform console: {error}")
     sys.exit(1)

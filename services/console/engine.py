@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from perdure import AdminClient, IngressClient, Target
+from perdure import IngressClient, Target
 from perdure.alerts.conditions import Snapshot
 from perdure.alerts.service import (
     ALERT_RETRIES,
@@ -18,9 +18,9 @@ from perdure.alerts.service import (
     read_alerts,
     take_snapshot,
 )
-from perdure.engine.admin import InvocationAction, sql_text
+from perdure.engine.admin import AdminClient, InvocationAction, sql_text
 from perdure.errors import EngineError, IngressError, UnreadableValue
-from perdure.observability.gauge_collector import decoded
+from perdure.observability.gauge_collector import decode_state_value
 from perdure.saga.timeline import Timeline, read_timeline
 from perdure.security import JournalCodec
 from services.console.problems import ConsoleError
@@ -53,7 +53,7 @@ class Engine:
         self.http = http
         self.ingress_url = ingress_url.rstrip("/")
         self.codec = codec
-        self._ingress = IngressClient(ingress_url, http=http, retries=1, codec=codec)
+        self._ingress = IngressClient(ingress_url, http=http, max_attempts=2, codec=codec)
         self._admin = AdminClient(admin_url, http=http)
 
     @classmethod
@@ -118,7 +118,7 @@ class Engine:
         if not rows:
             return None
         try:
-            return decoded(rows[0], self.codec)
+            return decode_state_value(rows[0], self.codec)
         except UnreadableValue as error:
             raise _unreadable(error) from error
 

@@ -9,7 +9,6 @@ import sys
 from datetime import timedelta
 
 import uvicorn
-from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 from perdure._runtime.plain_text import escape_invisible
 from perdure.errors import ConfigurationError
@@ -36,6 +35,8 @@ def main() -> int:
     watch_levels()
     app = create_app(settings)
     if configure_tracing("console"):
+        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor  # noqa: PLC0415 - for traces only
+
         # Links to approvals are secrets, and a span names the address.
         FastAPIInstrumentor.instrument_app(app, excluded_urls="/health,/ready,/static/,/l/")
     server = uvicorn.Server(

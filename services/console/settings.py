@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
+from argon2 import PasswordHasher
 from limits import RateLimitItem
 from limits import parse as parse_rate
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
@@ -19,6 +20,7 @@ from perdure.security.keys import parse_keys
 from perdure.security.secrets import SettingsWithSecretFiles
 
 _PREFIX = "PERDURE_CONSOLE_"
+_LEAST_MEMORY = 19 * 1024
 
 ForwardedHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
 """The header in which proxies say whom they were asked by."""
@@ -58,6 +60,8 @@ class ConsoleSettings(SettingsWithSecretFiles):
             After twenty times as many from everywhere, addresses that are new to the name may try it every 30 seconds.
         attempts_per_address: The same for one address, whatever the names.
         attempts_window: The window.
+        password_memory: How much memory a password's hash takes, in KiB: 64 MiB as RFC 9106 recommends. Where people
+            reach the console over the network, it is at least 19 MiB.
         streams_per_session: How many live pages of one session are served at the same time.
         streams_per_user: The same for one person, over all of their sessions.
         streams: The same for all of them.
@@ -96,6 +100,7 @@ class ConsoleSettings(SettingsWithSecretFiles):
     attempts_per_name: int = Field(default=5, ge=1)
     attempts_per_address: int = Field(default=30, ge=1)
     attempts_window: timedelta = Field(default=timedelta(minutes=15), gt=timedelta(0))
+    password_memory: int = Field(default=64 * 1024, ge=32)
     streams_per_session: int = Field(default=12, ge=1)
     streams_per_user: int = Field(default=24, ge=1)
     streams: int = Field(default=500, ge=1)
@@ -153,6 +158,17 @@ class ConsoleSettings(SettingsWithSecretFiles):
                 f"{_PREFIX}URL={self.public_url}: passwords and sessions would go over the network in clear; put a "
                 "proxy with TLS in front and name its https address, or stay on 127.0.0.1"
             )
+
+        if self.password_memory < _LEAST_MEMORY and not is_loopback(address.hostname):
+            raise ConfigurationError(
+                f"{_PREFIX}PASSWORD_MEMORY={self.password_memory}: passwords would be easy to guess from their hashes; "
+                f"use {_LEAST_MEMORY} or more"
+            )
+
+    @property
+    def hasher(self) -> PasswordHasher:
+        """What hashes passwords: argon2id."""
+        return PasswordHasher(memory_cost=self.password_memory)
 
     @property
     def public_url(self) -> str:

@@ -1,1 +1,1 @@
-"""What control plane and data plane know of each other: messages and the targets that take them, no code."""
+"""Messages and targets that control plane and data plane share."""

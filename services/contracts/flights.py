@@ -1,19 +1,19 @@
-"""Flights: seats are reserved, and given back."""
+"""Contract of Flights: reserve and cancel seats."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from perdure import Target
-from services.contracts.messages import Message, Name, OperationKey, SeatCount, TripId, Undo, Write
+from services.contracts.messages import CompensationRequest, Message, Name, OperationKey, SeatCount, TripId, Write
 
 
 class FlightRequest(Message):
-    """The flight that a traveller wants.
+    """A flight to book.
 
     Args:
         number: Flight number, for example ``PD100``.
-        seats: How many seats.
+        seats: Number of seats.
     """
 
     number: Name
@@ -27,24 +27,24 @@ class ReserveSeats(Write):
 
 
 class SeatReservation(Message):
-    """Seats that are held for a trip."""
+    """Reserved seats of a trip."""
 
     reservation_id: str
     trip_id: TripId
     flight: FlightRequest
 
 
-class CancelSeats(Undo):
-    """Give the seats back that were reserved under this key."""
+class CancelSeats(CompensationRequest):
+    """Cancel the reservation under a key."""
 
 
 class SeatCancellation(Message):
-    """What a cancellation found.
+    """Result of a cancellation.
 
     Args:
         key: The key of the reservation.
-        outcome: ``cancelled``: the seats are free again. ``voided``: nothing was reserved, and nothing can be any more.
-        reservation_id: The cancelled reservation, None for a voided one.
+        outcome: ``cancelled`` if the seats were released, ``voided`` if nothing was reserved under the key.
+        reservation_id: The cancelled reservation; None if voided.
     """
 
     key: OperationKey

@@ -1,19 +1,19 @@
-"""Hotels: a room is reserved, and given back."""
+"""Contract of Hotels: reserve and cancel a room."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from perdure import Target
-from services.contracts.messages import Message, Name, NightCount, OperationKey, TripId, Undo, Write
+from services.contracts.messages import CompensationRequest, Message, Name, NightCount, OperationKey, TripId, Write
 
 
 class HotelRequest(Message):
-    """The room that a traveller wants.
+    """A room to book.
 
     Args:
-        name: The hotel's name, for example ``Harbour``.
-        nights: How many nights.
+        name: Name of the hotel, for example ``Harbour``.
+        nights: Number of nights.
     """
 
     name: Name
@@ -27,24 +27,24 @@ class ReserveRoom(Write):
 
 
 class RoomReservation(Message):
-    """A room that is held for a trip."""
+    """Reserved room of a trip."""
 
     reservation_id: str
     trip_id: TripId
     hotel: HotelRequest
 
 
-class CancelRoom(Undo):
-    """Give the room back that was reserved under this key."""
+class CancelRoom(CompensationRequest):
+    """Cancel the reservation under a key."""
 
 
 class RoomCancellation(Message):
-    """What a cancellation found.
+    """Result of a cancellation.
 
     Args:
         key: The key of the reservation.
-        outcome: ``cancelled``: the room is free again. ``voided``: nothing was reserved, and nothing can be any more.
-        reservation_id: The cancelled reservation, None for a voided one.
+        outcome: ``cancelled`` if the room was released, ``voided`` if nothing was reserved under the key.
+        reservation_id: The cancelled reservation; None if voided.
     """
 
     key: OperationKey

@@ -1,7 +1,6 @@
-"""The base of every message, and the field types that more than one contract uses.
+"""Base classes of messages, and field types that contracts share.
 
-The bounds are part of the contract: a value outside of them is a terminal 400 that names the field, before any handler
-runs.
+The bounds are part of the contract. A value outside them is rejected with a terminal 400 that names the field.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from pydantic_core import PydanticCustomError
 from perdure._runtime.plain_text import check_visible
 
 
-def _plainly(sentence: LiteralString) -> WrapValidator:
-    """Say what is needed in a sentence, instead of the pattern that doesn't match."""
+def _explained(sentence: LiteralString) -> WrapValidator:
+    """Replace the error of a pattern by a sentence."""
 
     def check(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -37,65 +36,65 @@ def _plainly(sentence: LiteralString) -> WrapValidator:
     return WrapValidator(check)
 
 
-# Control characters never belong in a name, and PostgreSQL stores no NUL at all.
+# PostgreSQL cannot store NUL.
 _PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
-_printable = _plainly("no line breaks and no other control characters are allowed")
-# Zero-width characters and overrides of the reading direction make one name look like another.
+_printable = _explained("no line breaks and no other control characters are allowed")
+# Zero-width characters and direction overrides make one name look like another.
 _visible = AfterValidator(check_visible)
 
 TripId: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=128, pattern=_PRINTABLE), _visible, _printable
 ]
-"""A trip's id: the caller's choice, and the key of the workflow, the saga and the approval."""
+"""Trip id, chosen by the caller: the key of the workflow, the saga and the approval."""
 
 OperationKey: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=512, pattern=_PRINTABLE), _visible, _printable
 ]
-"""The caller's idempotency key of one write, for example ``trip:T1:flight``. Its undo carries the same key."""
+"""Idempotency key of a write, for example ``trip:T1:flight``. Its compensation carries the same key."""
 
 Name: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE), _visible, _printable
 ]
-"""The name of something in the catalogue: a flight number, a hotel, an account."""
+"""Name in the catalogue: a flight number, a hotel, an account."""
 
 Email: TypeAlias = Annotated[
     str,
     StringConstraints(max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$"),
     _visible,
-    _plainly("an e-mail address is needed, such as ada@example.com"),
+    _explained("an e-mail address is needed, such as ada@example.com"),
 ]
-"""Something that looks like an e-mail address. Only delivery proves that it is one."""
+"""Text in the form of an e-mail address."""
 
 Currency: TypeAlias = Annotated[
-    str, StringConstraints(pattern=r"^[A-Z]{3}$"), _plainly("a currency's code is needed, such as EUR")
+    str, StringConstraints(pattern=r"^[A-Z]{3}$"), _explained("a currency's code is needed, such as EUR")
 ]
 """An ISO 4217 code in capitals, for example ``EUR``."""
 
 AmountMinor: TypeAlias = Annotated[int, Field(strict=True, gt=0, le=1_000_000_000_000)]
-"""Money in minor units (cents), a whole number: ``1.5``, ``"100"`` and ``true`` are refused, never rounded or read."""
+"""Amount in minor units (cents), a JSON integer: ``1.5``, ``"100"`` and ``true`` are rejected."""
 
 SeatCount: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=100)]
-"""How many seats one reservation takes."""
+"""Number of seats of one reservation."""
 
 NightCount: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=365)]
-"""How many nights a room is kept."""
+"""Number of nights."""
 
 
 class Message(BaseModel):
-    """A request or response: immutable, and without any field that the contract does not know."""
+    """Base of requests and responses: immutable, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Write(Message):
-    """A request that changes something in the data plane. It may be sent any number of times, and acts once."""
+    """Base of requests that write. A repeat with the same key has no further effect."""
 
     key: OperationKey
     trip_id: TripId
 
 
-class Undo(Message):
-    """A request to undo the write that carries the same key, whether or not that write arrived, or arrives later."""
+class CompensationRequest(Message):
+    """Base of requests that compensate the write with the same key, even if that write arrives later."""
 
     key: OperationKey
     trip_id: TripId

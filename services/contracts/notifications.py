@@ -1,6 +1,6 @@
-"""Notifications: a traveller is told how a trip ended, an approver what waits for them. Nothing can untell it.
+"""Contract of Notifications: notify travellers and approvers.
 
-What approvers are told is perdure's own message, `perdure.approvals.notifications.ApprovalNotice`.
+Notices to approvers are messages of the library, `perdure.approvals.notifications.ApprovalNotice`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ NotificationKind: TypeAlias = Literal["trip-confirmed", "trip-refused"]
 
 
 class SendNotification(Write):
-    """Tell a traveller how a trip ended.
+    """Notify a traveller of the outcome of a trip.
 
     Args:
-        kind: ``trip-confirmed`` or ``trip-refused``. The audit takes a trip's outcome from here.
-        recipient: The traveller's address.
-        text: What to say, at most 2,000 characters.
+        kind: ``trip-confirmed`` or ``trip-refused``. The audit reads the outcome of a trip from it.
+        recipient: Mail address of the traveller.
+        text: At most 2,000 characters.
     """
 
     kind: NotificationKind
@@ -31,7 +31,7 @@ class SendNotification(Write):
 
 
 class Notification(Message):
-    """A notification that is on its way."""
+    """Receipt of a notification."""
 
     notification_id: str
     trip_id: TripId
@@ -39,7 +39,7 @@ class Notification(Message):
 
 
 class ApprovalNoticeReceipt(Message):
-    """A notice to an approver that is on its way."""
+    """Receipt of a notice to an approver."""
 
     key: str
 

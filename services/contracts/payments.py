@@ -1,15 +1,24 @@
-"""Payments: an account is charged, and refunded."""
+"""Contract of Payments: charge and refund an account."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from perdure import Target
-from services.contracts.messages import AmountMinor, Currency, Message, Name, OperationKey, TripId, Undo, Write
+from services.contracts.messages import (
+    AmountMinor,
+    CompensationRequest,
+    Currency,
+    Message,
+    Name,
+    OperationKey,
+    TripId,
+    Write,
+)
 
 
 class PaymentRequest(Message):
-    """The money that a trip costs.
+    """The price of a trip.
 
     Args:
         account: The account to charge, for example ``acct-ada``.
@@ -29,24 +38,24 @@ class ChargeAccount(Write):
 
 
 class Charge(Message):
-    """Money that was taken from an account."""
+    """Charge of an account."""
 
     payment_id: str
     trip_id: TripId
     payment: PaymentRequest
 
 
-class RefundCharge(Undo):
-    """Give the money back that was charged under this key."""
+class RefundCharge(CompensationRequest):
+    """Refund the charge under a key."""
 
 
 class Refund(Message):
-    """What a refund found.
+    """Result of a refund.
 
     Args:
         key: The key of the charge.
-        outcome: ``refunded``: the money is back. ``voided``: nothing was charged, and nothing can be any more.
-        payment_id: The refunded charge, None for a voided one.
+        outcome: ``refunded`` if the charge was reversed, ``voided`` if nothing was charged under the key.
+        payment_id: The refunded charge; None if voided.
     """
 
     key: OperationKey

@@ -1,4 +1,4 @@
-"""Trips: the order that a traveller places, and its confirmation."""
+"""Contract of Trips: book a trip."""
 
 from __future__ import annotations
 
@@ -38,4 +38,4 @@ class TripConfirmation(Message):
 
 
 book = Target("Trips", "run", TripRequest, TripConfirmation)
-status: Target[None, StatusData] = Target("Trips", "status", type(None), StatusData)
+status: Target[None, StatusData] = Target("Trips", "status", None, StatusData)

@@ -1,36 +1,34 @@
-"""The database of the data plane: SQLite in a file that several processes share, or PostgreSQL by URL.
+"""Database of the data plane: a SQLite file that several processes share, or PostgreSQL.
 
-Every change runs in `Database.transaction`, every look at more than one row in `Database.snapshot`. Transient trouble
-(a lock, a lost connection, a serialization failure, an exhausted pool) leaves here as the driver's ordinary exception,
-so that the engine retries.
+Changes run in `Database.transaction`, reads of several rows in `Database.snapshot`. Transient failures (a lock, a lost
+connection, a serialization failure, an exhausted pool) are raised as the driver's exceptions, and the engine retries.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from sqlalchemy import DateTime, MetaData, func, text
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from perdure.errors import ConfigurationError
-from perdure.observability.tracing_setup import sends_spans
+from perdure.observability.tracing_setup import is_tracing
 from services.sqlite import READ_ONLY, configure, make_file
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 
 
 class Base(DeclarativeBase):
-    """The tables of the data plane. Constraints have names, so that a migration can find them."""
+    """Base of all tables. Constraints have names, so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -44,50 +42,52 @@ class Base(DeclarativeBase):
 
 
 class Timestamped:
-    """A row that says when it was written, for people; no logic reads it."""
+    """A row with its time of creation, for information only."""
 
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 def database_url(url: str) -> URL:
-    """Read a database URL and choose the asynchronous driver for it.
+    """Parse a database URL and select its asynchronous driver.
 
     Args:
-        url: ``sqlite:///path/to/file.db`` or ``postgresql://user:password@host/name``; a driver may be named.
+        url: ``sqlite:///path/to/file.db`` or ``postgresql://user:password@host/name``, optionally with the driver.
 
     Raises:
-        ConfigurationError: Not a URL, another kind of database, or a SQLite database without a file.
+        ConfigurationError: The URL is invalid, has an unsupported scheme, or names no SQLite file.
     """
     try:
         parsed = make_url(url)
     except ArgumentError as error:
         raise ConfigurationError(
-            "the database URL can't be read: use sqlite:///path/to/file.db or postgresql://user:password@host/name"
+            "the database URL is invalid: use sqlite:///path/to/file.db or postgresql://user:password@host/name"
         ) from error
     driver = _DRIVERS.get(parsed.get_backend_name())
     if driver is None or parsed.drivername not in (parsed.get_backend_name(), driver):
         raise ConfigurationError(
-            f"no support for databases by '{parsed.drivername}': use sqlite:///path/to/file.db or postgresql://…"
+            f"'{parsed.drivername}' databases are not supported: use sqlite:///path/to/file.db or postgresql://…"
         )
     if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
-        raise ConfigurationError("the services share one SQLite file: give the URL a path, as in sqlite:///trips.db")
+        raise ConfigurationError(
+            "the services share one SQLite file: add its path to the URL, as in sqlite:///trips.db"
+        )
     return parsed.set(drivername=driver)
 
 
 class Database:
-    """One process's connections to the database. Make it in the event loop that uses it, and dispose of it there.
+    """Connections of one process to the database. Create and dispose it in the same event loop.
 
     Args:
         url: See `database_url`.
-        wait: How long to wait for a lock or a connection before the attempt fails and the engine retries it.
-        connections: Most connections at a time.
+        wait: Maximum wait for a lock or a connection. Then the attempt fails and the engine retries it.
+        connections: Maximum number of connections.
 
     Attributes:
-        url: The URL that is used, with the driver in it.
-        file: SQLite's file, None for PostgreSQL.
+        url: The URL with the driver.
+        file: The SQLite file; None for PostgreSQL.
 
     Raises:
-        ConfigurationError: The URL does not fit.
+        ConfigurationError: The URL is invalid.
     """
 
     def __init__(self, url: str, *, wait: timedelta = timedelta(seconds=5), connections: int = 8) -> None:
@@ -95,8 +95,8 @@ class Database:
         self._wait = wait
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.file = Path(self.url.database or "") if self.is_sqlite else None
-        # SQLite lets one writer in at a time, and those who wait for its lock poll for it. A queue in front keeps the
-        # writers of one process in order and leaves polling to the few processes that share the file.
+        # SQLite allows one writer at a time, and waiting connections poll for its lock. The semaphore queues the
+        # writers of this process, so that only processes compete for the lock.
         self._writers = asyncio.Semaphore(1 if self.is_sqlite else connections)
         self._engine = (
             self._sqlite_engine(wait, connections) if self.is_sqlite else self._postgres_engine(wait, connections)
@@ -123,33 +123,33 @@ class Database:
             pool_pre_ping=True,
             connect_args={
                 "timeout": wait.total_seconds(),
-                # A statement waits for locks at most `wait`; an answer that takes much longer is a lost server.
+                # Waiting for locks is bounded by `wait`, so a statement that takes much longer has lost its server.
                 "command_timeout": 3 * wait.total_seconds(),
                 "server_settings": {"application_name": "perdure-data-plane", "lock_timeout": milliseconds},
             },
         )
 
     async def prepare(self) -> None:
-        """Make SQLite's file, if it is missing; PostgreSQL's databases are made by who runs the server.
+        """Create a missing SQLite file. A PostgreSQL database must exist.
 
         Raises:
-            ConfigurationError: The file can't be made, or is no database.
+            ConfigurationError: The file cannot be created, or is not a database.
         """
         if self.file is not None:
             await make_file(self.file, wait=self._wait)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction for writing: committed at the end of the block, rolled back if the block raises.
+        """Open a transaction for writing. It commits at the end of the block, and rolls back if the block raises.
 
-        PostgreSQL runs it READ COMMITTED, as the barrier needs it: who loses a race reads what the winner committed.
+        PostgreSQL uses READ COMMITTED, because the loser of a race in the idempotency table reads the winner's row.
         """
         async with self._writers, self._engine.begin() as connection:
             yield connection
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction for reading: all of its queries see the database at one moment, and block no writer."""
+        """Open a read-only transaction on one snapshot; it blocks no writer."""
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._engine.connect())
             options: dict[str, Any] = (
@@ -162,49 +162,49 @@ class Database:
             yield connection
 
     async def check(self) -> None:
-        """Ask the database for an answer, for readiness: it is there, and it was migrated.
+        """Check that the database answers and has a schema, for readiness.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError: It gave none.
+            sqlalchemy.exc.SQLAlchemyError: The database does not answer, or has no schema.
         """
         async with self.snapshot() as connection:
             await connection.execute(text("SELECT version_num FROM alembic_version"))
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Close every connection when the process stops serving; until then, statements are spans, if any are sent."""
-        instrumentor = SQLAlchemyInstrumentor()
-        if traced := sends_spans():
-            # The instrumentation says that it knows SQLAlchemy below 2.1 only; the trace of a trip in
-            # tests/observability shows that it does with ours.
-            instrumentor.instrument(engine=self._engine.sync_engine, skip_dep_check=True)
-        try:
+        """Trace statements while the process serves, if tracing is on, and close all connections at the end."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.dispose)
+            if is_tracing():
+                stack.callback(self._trace_statements())
             yield
-        finally:
-            if traced:
-                instrumentor.uninstrument()
-            await self.dispose()
+
+    def _trace_statements(self) -> Callable[[], object]:
+        """Record a span for each statement, until the returned function is called."""
+        # Imported here, since only processes that send spans need it.
+        from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor  # noqa: PLC0415
+
+        instrumentor = SQLAlchemyInstrumentor()
+        # The instrumentation says that it knows SQLAlchemy below 2.1 only; the trace of a trip in
+        # tests/observability shows that it does with ours.
+        instrumentor.instrument(engine=self._engine.sync_engine, skip_dep_check=True)
+        uninstrument: Callable[[], object] = instrumentor.uninstrument
+        return uninstrument
 
     async def dispose(self) -> None:
-        """Close every connection."""
+        """Close all connections."""
         await self._engine.dispose()
 
 
 async def insert_if_missing(connection: AsyncConnection, table: type[Base], **values: Any) -> bool:
-    """Insert a row unless one with its key exists; a unique constraint decides, so that of two racing inserts one wins.
+    """Insert a row unless its key exists, and return whether the row was inserted. A unique constraint settles races.
 
     Args:
         connection: An open transaction.
-        table: Where to.
+        table: The table.
         **values: The row.
-
-    Returns:
-        True if this call inserted the row.
     """
-    statement = (
-        sqlite.insert(table).values(**values).on_conflict_do_nothing()
-        if connection.dialect.name == "sqlite"
-        else postgresql.insert(table).values(**values).on_conflict_do_nothing()
-    )
-    result = await connection.execute(statement)
+    # A process imports the dialect of its database only.
+    dialect = import_module(f"sqlalchemy.dialects.{connection.dialect.name}")
+    result = await connection.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
     return result.rowcount == 1

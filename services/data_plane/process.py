@@ -1,4 +1,4 @@
-"""From the environment to a served service: what the four processes of the data plane have in common."""
+"""Process of a data-plane service."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ from services.protection import security
 
 
 def serve_data_plane(read: Callable[[], DataPlaneSettings], define: Callable[[Database], DataPlaneService]) -> int:
-    """Serve one service until told to stop.
+    """Serve a service until SIGTERM, and return the exit code.
 
     Args:
-        read: Reads its settings from the environment.
-        define: Makes the service on its database.
-
-    Returns:
-        The exit code of `perdure.serving.serve`.
+        read: Reads the settings from the environment.
+        define: Defines the service on a database.
 
     Raises:
-        ValidationError: A setting doesn't fit.
-        ConfigurationError: The database's URL doesn't, or a secret can't be read.
+        ValidationError: A setting is invalid.
+        ConfigurationError: The database URL is invalid, or a secret cannot be read.
     """
     settings = read()
     database = Database(settings.database_url.get_secret_value())

@@ -1,4 +1,4 @@
-"""How long the data plane keeps trying."""
+"""Retry policies of the data plane."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from perdure import RunConfig
 
-# A business refusal is final at once. What is left to retry is the database (locked, restarted, failed over), which
-# comes back. Retrying is safe, for the barrier lets only one attempt act. After five minutes the saga compensates.
+# Business refusals are terminal. The remaining failures are those of the database (locked, restarted, failed over), and
+# retries are safe because of the idempotency table. After five minutes the saga rolls back.
 WRITES = RunConfig(
     max_retries=None,
     initial_delay=timedelta(milliseconds=50),
@@ -15,7 +15,7 @@ WRITES = RunConfig(
     max_duration=timedelta(minutes=5),
 )
 
-# What leaves the platform waits for another one's outage: a mail server's, of a day.
+# Deliveries ride out an outage of the mail server of one day.
 DELIVERIES = RunConfig(
     max_retries=None,
     initial_delay=timedelta(milliseconds=100),

@@ -1,4 +1,4 @@
-"""The seed data: what the platform sells, and the faults to try things out with. Faults are data, never code.
+"""Seed data: the catalogue, accounts, and faults for experiments.
 
     flight    seats
     PD100     100,000   plenty
@@ -21,7 +21,7 @@
     acct-declined EUR      10,000.00          are declined by the card
     acct-frozen  EUR       10,000.00          are refused, the account is frozen
 
-Only missing rows are filled in: what was sold stays sold, and an edited row stays as it was edited.
+Only missing rows are inserted; existing rows stay unchanged.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from typing import NamedTuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.data_plane.database import insert_if_missing
-from services.data_plane.flights.model import FlightRow
-from services.data_plane.hotels.model import HotelRow
-from services.data_plane.payments.model import AccountRow, credit, merchant_account, record
+from services.data_plane.flights.tables import FlightRow
+from services.data_plane.hotels.tables import HotelRow
+from services.data_plane.payments.model import credit, merchant_account, record
+from services.data_plane.payments.tables import AccountRow
 
 
 class Hotel(NamedTuple):
-    """A hotel of the catalogue, and its faults."""
+    """A hotel and its faults."""
 
     rooms: int
     latency_ms: int = 0
@@ -45,7 +46,7 @@ class Hotel(NamedTuple):
 
 
 class Customer(NamedTuple):
-    """A customer's account, and its faults. ``opening_minor`` is what it holds before the first trip."""
+    """A customer's account and its faults. ``opening_minor`` is the opening balance in minor units."""
 
     currency: str
     opening_minor: int
@@ -76,7 +77,7 @@ CUSTOMERS = {
 
 
 async def seed(connection: AsyncConnection) -> None:
-    """Fill in the rows of the catalogue that are missing.
+    """Insert missing rows.
 
     Args:
         connection: An open transaction on a migrated database.

@@ -1,4 +1,4 @@
-"""What every service of the data plane can be told by its environment."""
+"""Settings that all data-plane services share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from perdure.security.secrets import SettingsWithSecretFiles
 
 
 class DataPlaneSettings(SettingsWithSecretFiles):
-    """Settings of one service: it adds the prefix of its variables, and its port.
+    """Base of the settings of a service, which adds its prefix and port.
 
     Args:
-        host: Address to serve on.
-        port: Port to serve on.
-        database_url: See `services.data_plane.database.database_url`. One for all services, in
-            ``PERDURE_DATABASE_URL``; a secret, for it may hold a password.
+        host: Address to listen on.
+        port: Port to listen on.
+        database_url: URL of the database, ``PERDURE_DATABASE_URL`` for all services; see
+            `services.data_plane.database.database_url`. Secret, since it may contain a password.
     """
 
     model_config = SettingsConfigDict(frozen=True, populate_by_name=True)

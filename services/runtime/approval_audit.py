@@ -1,7 +1,7 @@
-"""Compares what was charged with what was approved: the database with the approvals' audit logs.
+"""Compare charges in the database with the audit logs of approvals.
 
-The database cannot show that a trip over the approval limit was approved; `Approvals` can, and is asked through the
-engine's ingress. So this part of the audit needs a running platform.
+The database does not record approvals. This part of the audit reads them through the ingress, so it needs a running
+platform.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from services.runtime.connections import ingress_client
 from services.runtime.platform import Platform
 from services.runtime.topology import Topology
 
-_AT_ONCE: Final = 16
-_ANSWER_WITHIN: Final = timedelta(seconds=10)
+_CONCURRENCY: Final = 16
+_READ_TIMEOUT: Final = timedelta(seconds=10)
 
 
 async def audit_platform(
@@ -44,17 +44,17 @@ async def audit_platform(
     settled: bool = False,
     database_url: str | None = None,
 ) -> AuditReport:
-    """Check every invariant over the database, and compare it with the approvals if the engine answers.
+    """Check all invariants over the database, and compare it with the approvals if the engine answers.
 
     Args:
         topology: The platform.
-        environment: The environment of its services.
-        codec: What its journal is encrypted with; None when it is in clear.
+        environment: Environment of its services.
+        codec: Codec of an encrypted journal; None for clear text.
         settled: See `services.data_plane.audit.audit`.
-        database_url: Its database; the topology's by default.
+        database_url: The database; the topology's by default.
 
     Raises:
-        ConfigurationError: The database can't be read, or a setting can't.
+        ConfigurationError: The database or a setting cannot be read.
     """
     url = database_url or topology.database_url
     report = await audit(url, settled=settled)
@@ -72,14 +72,14 @@ async def compare_approvals(
     Args:
         database_url: The database.
         topology: The platform.
-        environment: The environment of its services.
-        codec: What its journal is encrypted with; None when it is in clear.
+        environment: Environment of its services.
+        codec: Codec of an encrypted journal; None for clear text.
 
     Returns:
-        The invariant; or, when the engine does not answer, a sentence that says so.
+        The invariant, or a remark if the engine does not answer.
 
     Raises:
-        ConfigurationError: The database can't be read, or a setting can't.
+        ConfigurationError: The database or a setting cannot be read.
     """
     limit, retention, rules = _settings(topology, environment)
     charges = await confirmed_charges(database_url, over_minor=limit)
@@ -113,25 +113,25 @@ async def unapproved(platform: Platform) -> list[str]:
 def judge_approvals(
     charges: Iterable[ConfirmedCharge], found: Mapping[str, ApprovalStatus], rules: SigningRules
 ) -> list[tuple[str, str]]:
-    """Return the trips that were confirmed without an approval of exactly their charge, each with the fault.
+    """Return the confirmed trips whose approval does not match their charge, with the reason.
 
     Args:
-        charges: Charges of confirmed trips, over the limit.
-        found: The approvals that exist, by trip id.
-        rules: Whose signatures count.
+        charges: Charges of confirmed trips over the limit.
+        found: Existing approvals by trip id.
+        rules: Rules for signatures.
     """
     breaches = []
     for charge in charges:
         approval = found.get(charge.trip_id)
-        fault = f"charged {charge.amount_minor} minor units without an approval"
+        reason = f"charged {charge.amount_minor} minor units without an approval"
         if approval is not None:
-            fault = _fault_of(charge, approval, rules)
-        if fault:
-            breaches.append((charge.trip_id, fault))
+            reason = _mismatch(charge, approval, rules)
+        if reason:
+            breaches.append((charge.trip_id, reason))
     return breaches
 
 
-def _fault_of(charge: ConfirmedCharge, approval: ApprovalStatus, rules: SigningRules) -> str:
+def _mismatch(charge: ConfirmedCharge, approval: ApprovalStatus, rules: SigningRules) -> str:
     if approval.status != ApprovalResult.APPROVED:
         return f"charged {charge.amount_minor} minor units, and its approval is {approval.status}"
     last = next((entry for entry in approval.audit_log if entry.result == ApprovalResult.APPROVED), None)
@@ -143,25 +143,25 @@ def _fault_of(charge: ConfirmedCharge, approval: ApprovalStatus, rules: SigningR
     bad = [act for act in check.acts if act.standing is VerificationSummary.BAD]
     if bad:
         return f"its approval's audit log has {bad[0]}"
-    if _ordered(approval.payload) != (charge.account, charge.amount_minor):
-        return f"charged {charge.amount_minor} minor units to {charge.account}, and something else was approved"
+    if _ordered_payment(approval.payload) != (charge.account, charge.amount_minor):
+        return f"charged {charge.amount_minor} minor units to {charge.account}, but a different payment was approved"
     return ""
 
 
-def _ordered(payload: Any) -> tuple[Any, Any]:
-    """Return the account and the amount in the order that was approved."""
+def _ordered_payment(payload: Any) -> tuple[Any, Any]:
+    """Return account and amount of the approved order."""
     payment = payload.get("payment") if isinstance(payload, dict) else None
     return (payment.get("account"), payment.get("amount_minor")) if isinstance(payment, dict) else (None, None)
 
 
 async def _read(ingress: IngressClient, trip_ids: list[str]) -> dict[str, ApprovalStatus]:
-    """Return the approvals of trips, by trip id; those that do not exist are left out."""
-    limit = asyncio.Semaphore(_AT_ONCE)
+    """Return the existing approvals by trip id."""
+    limit = asyncio.Semaphore(_CONCURRENCY)
 
     async def read(trip_id: str) -> ApprovalStatus | None:
         async with limit:
             try:
-                return await ingress.call(approval_status, key=trip_id, timeout=_ANSWER_WITHIN)
+                return await ingress.call(approval_status, key=trip_id, timeout=_READ_TIMEOUT)
             except IngressError as error:
                 if error.status_code == 404 and error.source == "invocation":
                     return None
@@ -172,7 +172,7 @@ async def _read(ingress: IngressClient, trip_ids: list[str]) -> dict[str, Approv
 
 
 def _settings(topology: Topology, environment: Mapping[str, str]) -> tuple[int, timedelta, SigningRules]:
-    """Return the approval limit, how long approvals are stored, and whose signatures count."""
+    """Return the approval limit, the retention of approvals, and the rules for signatures."""
     limit: int = _setting(environment, OrchestratorSettings, "PERDURE_ORCHESTRATOR_", "approval_limit_minor")
     retention: timedelta = _setting(environment, ApprovalsSettings, "PERDURE_APPROVALS_", "retention")
     texts = (part.strip() for part in environment.get("PERDURE_ISSUER_KEYS", "").split(","))
@@ -188,7 +188,7 @@ def _settings(topology: Topology, environment: Mapping[str, str]) -> tuple[int, 
 
 
 def _setting(environment: Mapping[str, str], settings: type[BaseSettings], prefix: str, name: str) -> Any:
-    """Return one setting of a service as its environment has it; the others may not fit this process."""
+    """Return one setting of a service; its other settings may be invalid in this process."""
     field, variable = settings.model_fields[name], f"{prefix}{name.upper()}"
     text = environment.get(variable)
     if not text:

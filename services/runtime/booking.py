@@ -1,4 +1,4 @@
-"""Booking one trip through the ingress, watching it, and saying how to book the next one."""
+"""Book a trip through the ingress and display its progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.contracts.hotels import HotelRequest
 from services.contracts.payments import PaymentRequest
 from services.contracts.trips import TripConfirmation, TripRequest
 
-_LOOK: Final = timedelta(milliseconds=50)
+_POLL: Final = timedelta(milliseconds=50)
 
 ORDINARY: Final = TripRequest(
     traveller="ada@example.com",
@@ -26,32 +26,32 @@ ORDINARY: Final = TripRequest(
     hotel=HotelRequest(name="Harbour", nights=2),
     payment=PaymentRequest(account="acct-ada", amount_minor=50_000, currency="EUR"),
 )
-"""A trip that can be booked any number of times."""
+"""A trip that the seed data can serve any number of times."""
 
 
 def new_trip_id() -> str:
-    """Return an id that no trip had before."""
+    """Return a new trip id."""
     return f"trip-{uuid4().hex[:12]}"
 
 
 async def book(ingress: IngressClient, trip_id: str, order: TripRequest, show: ShowStatus) -> TripConfirmation:
-    """Book a trip, and show how far it is until it's booked.
+    """Book a trip and display its status until it ends.
 
     Args:
-        ingress: The engine.
-        trip_id: The trip's id, a new one.
+        ingress: Client of the ingress.
+        trip_id: A new trip id.
         order: The trip.
-        show: Shows a status.
+        show: Displays a status.
 
     Raises:
-        IngressError: The trip was refused, or the ingress gave no answer.
+        IngressError: The trip was refused, or the ingress did not answer.
     """
     await ingress.send(trips.book, order, key=trip_id)
     confirmation = asyncio.ensure_future(ingress.attach(trips.book, key=trip_id))
     try:
         while not confirmation.done():
             show(await ingress.call(trips.status, key=trip_id))
-            await asyncio.wait({confirmation}, timeout=_LOOK.total_seconds())
+            await asyncio.wait({confirmation}, timeout=_POLL.total_seconds())
         show(await ingress.call(trips.status, key=trip_id))
         return await confirmation
     finally:
@@ -59,11 +59,11 @@ async def book(ingress: IngressClient, trip_id: str, order: TripRequest, show: S
 
 
 def curl(ingress_url: str, trip_id: str, order: TripRequest) -> str:
-    """Return one line for a shell that books a trip and prints its confirmation.
+    """Return a curl command that books a trip and prints its confirmation.
 
     Args:
-        ingress_url: The engine.
-        trip_id: The trip's id, a new one.
+        ingress_url: Address of the ingress.
+        trip_id: A new trip id.
         order: The trip.
     """
     body = json.dumps(order.model_dump(mode="json"), separators=(",", ":"))

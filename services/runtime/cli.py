@@ -1,4 +1,9 @@
-"""`perdure-platform`: run the platform, see it work, and check what it left in its database."""
+"""`perdure-platform`: run the trips platform, operate it, and audit its database.
+
+Each command imports what it needs, because importing everything takes seconds.
+"""
+
+# ruff: noqa: PLC0415 - see above
 
 from __future__ import annotations
 
@@ -13,37 +18,24 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from perdure.dev.terminal import Terminal
-from perdure.engine.proxy import ProxySettings, serve_proxy
 from perdure.errors import PerdureError
-from perdure.security.codec import codec_from_environment
 from perdure.terminal import console, error_console, run_command_line
 from services.console.commands import app as console_app
-from services.runtime.approval_audit import audit_platform
-from services.runtime.connections import admin_client
-from services.runtime.platform import migrate_database
-from services.runtime.registration import register_all
-from services.runtime.reports import show_audit
-from services.runtime.run import run as run_platform
 from services.runtime.secret_files import make_secrets, read_environment_files
-from services.runtime.serve import serve as serve_service
 from services.runtime.settings import PlatformSettings
-from services.runtime.topology import Topology
-from services.runtime.topology import service as find_service
-from services.runtime.upgrade import drain as drain_service
 
-# The launcher itself says what the library warns of while it finds and runs the engine; a service sets up its logs.
+# This command prints the library's warnings itself. A service configures its own logging.
 logging.getLogger("perdure").addHandler(logging.NullHandler())
 
 app = typer.Typer(
-    help="Run the trips platform, see it work, and check what it left in its database.",
+    help="Run and operate the trips platform, and audit its database.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Settings are environment variables: PERDURE_LOCAL_DIR (default .local), PERDURE_DATABASE_URL, and a port "
-    "each for ingress, admin, node, console, orchestrator, saga, approvals, flights, hotels, payments and "
-    "notifications, as in PERDURE_INGRESS_PORT. RESTATE_SERVER_BIN names the engine to use.",
+    epilog="Settings are environment variables: PERDURE_LOCAL_DIR (default .local), PERDURE_DATABASE_URL, and "
+    "PERDURE_<NAME>_PORT for ingress, admin, node, console, orchestrator, saga, approvals, flights, hotels, payments "
+    "and notifications. RESTATE_SERVER_BIN names the engine's binary.",
 )
 
 app.add_typer(console_app, name="console")
@@ -54,16 +46,19 @@ def _read_settings() -> None:
     try:
         read_environment_files(os.environ)
     except PerdureError as error:
-        error_console.say_all(f"perdure-platform: {error}")
+        error_console.print_lines(f"perdure-platform: {error}")
         raise typer.Exit(1) from error
 
 
 @app.command()
 def run() -> None:
-    """Run the engine and all services on this machine, book a trip, and stay up until Ctrl-C.
+    """Run the engine and all services on this machine until Ctrl-C, and book a first trip.
 
-    Data is kept in .local/data, logs in .local/logs, process ids in .local/run.
+    Data is in .local/data, logs in .local/logs, process ids in .local/run.
     """
+    from perdure.dev.terminal import Terminal
+    from services.runtime.run import run as run_platform
+
     _exit_with(lambda: run_platform(PlatformSettings.read(), Terminal()))
 
 
@@ -71,15 +66,20 @@ def run() -> None:
 def audit(
     *,
     settled: Annotated[
-        bool, typer.Option("--settled", help="Claim that no trip is on its way: what an open trip holds is a breach.")
+        bool, typer.Option("--settled", help="Treat everything that an open trip holds as a violation.")
     ] = False,
 ) -> None:
-    """Check the invariants over the database, with the platform up or down; exit 1 if one is broken.
+    """Check the business invariants over the database; exit 1 if one is violated.
 
-    With the platform up, trips over the limit are compared with the approvals' audit logs, too.
+    If the platform is up, trips over the limit are compared with the approvals' audit logs as well.
     """
+    from perdure.dev.terminal import Terminal
+    from perdure.security.codec import codec_from_environment
+    from services.runtime.approval_audit import audit_platform
+    from services.runtime.reports import show_audit
+    from services.runtime.topology import Topology
 
-    def checked() -> int:
+    def run_audit() -> int:
         settings = PlatformSettings.read()
         topology, codec = Topology.from_settings(settings), codec_from_environment()
         report = asyncio.run(
@@ -88,7 +88,7 @@ def audit(
         show_audit(report, Terminal())
         return 0 if report.ok else 1
 
-    _exit_with(checked)
+    _exit_with(run_audit)
 
 
 @app.command()
@@ -97,38 +97,43 @@ def serve(
         str, typer.Argument(help="orchestrator, saga, approvals, flights, hotels, payments, notifications")
     ],
 ) -> None:
-    """Serve one service in this process until SIGTERM; its port is PERDURE_<NAME>_PORT."""
+    """Serve one service until SIGTERM on port PERDURE_<NAME>_PORT."""
+    from services.runtime.serve import serve as serve_service
+
     _exit_with(lambda: serve_service(name))
 
 
 @app.command(name="engine-proxy")
 def engine_proxy() -> None:
-    """Serve the engine's ports to programs, and refuse web pages; settings are PERDURE_PROXY_…."""
+    """Run the proxy that rejects requests of web pages to the engine. Settings: PERDURE_PROXY_*."""
+    from perdure.engine.proxy import ProxySettings, serve_proxy
+
     _exit_with(lambda: serve_proxy(ProxySettings.read()))
 
 
 @app.command()
 def migrate() -> None:
-    """Bring the database to the newest schema, fill in the seed data that is missing, and end."""
+    """Migrate the database to the newest schema and insert missing seed data."""
+    from services.runtime.platform import migrate_database
 
-    def migrated() -> int:
+    def run_migration() -> int:
         asyncio.run(migrate_database(PlatformSettings.read().database))
         console.say("the database is up to date")
         return 0
 
-    _exit_with(migrated)
+    _exit_with(run_migration)
 
 
 @app.command(name="secrets")
-def make_secret_files(folder: Annotated[Path, typer.Argument(help="Where they are kept, or go.")]) -> None:
-    """Make the secrets of a platform in containers that are missing, and end. What is there is left as it is."""
+def make_secret_files(folder: Annotated[Path, typer.Argument(help="Folder of the secrets.")]) -> None:
+    """Create the missing secrets of a platform in containers. Existing secrets stay unchanged."""
 
-    def made() -> int:
+    def create() -> int:
         for path in make_secrets(folder):
-            console.say(f"made {path}")
+            console.say(f"created {path}")
         return 0
 
-    _exit_with(made)
+    _exit_with(create)
 
 
 @app.command()
@@ -140,53 +145,61 @@ def register(
         list[str] | None,
         typer.Option(
             metavar="NAME=URL",
-            help="A service and where the engine reaches it; may be repeated. All of them on this machine by default.",
+            help="A service and its address for the engine; repeatable. Default: all services on this machine.",
         ),
     ] = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the engine and the services answer.")] = 30,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the engine and the services.")] = 30,
     *,
     beside: Annotated[
-        bool, typer.Option("--beside", help="A new version: what began on the old one, elsewhere, ends there.")
+        bool,
+        typer.Option(
+            "--beside", help="Keep deployments at other addresses: they are older versions with open invocations."
+        ),
     ] = False,
 ) -> None:
-    """Tell the engine where services are, and end. Run it after each change of a service's handlers or address."""
+    """Register services with the engine. Run it after a change of handlers or addresses."""
+    from services.runtime.registration import register_all
 
-    def registered() -> int:
+    def run_registration() -> int:
         done = asyncio.run(
-            register_all(PlatformSettings.read(), admin_url, at or [], within=timedelta(seconds=wait), beside=beside)
+            register_all(PlatformSettings.read(), admin_url, at or [], timeout=timedelta(seconds=wait), beside=beside)
         )
         for each in done:
             console.say(f"registered {each.service.name} at {each.url}: {', '.join(each.service.serves)}")
         return 0
 
-    _exit_with(registered)
+    _exit_with(run_registration)
 
 
 @app.command()
 def drain(
-    name: Annotated[str, typer.Argument(help="The service whose old versions are to go.")],
+    name: Annotated[str, typer.Argument(help="The service whose old versions to drain.")],
     admin_url: Annotated[
         str | None, typer.Option(envvar="PERDURE_ADMIN_URL", help="The engine's admin API; on this machine by default.")
     ] = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for what began on them.")] = 3600,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for open invocations.")] = 3600,
 ) -> None:
-    """Wait until nothing needs a service's old versions, then have the engine forget them; see `register --beside`."""
+    """Wait until a service's old versions have no open invocations, then remove their deployments."""
+    from services.runtime.connections import admin_client
+    from services.runtime.topology import Topology
+    from services.runtime.topology import service as find_service
+    from services.runtime.upgrade import drain as drain_service
 
-    async def drained() -> int:
+    async def run_drain() -> int:
         async with admin_client(admin_url or Topology.from_settings(PlatformSettings.read()).admin_url) as admin:
-            gone = await drain_service(admin, find_service(name), within=timedelta(seconds=wait), tell=console.say)
-        console.say(f"stop what serves {', '.join(gone)}" if gone else f"{name} has one version only")
+            gone = await drain_service(admin, find_service(name), timeout=timedelta(seconds=wait), report=console.say)
+        console.say(f"stop the processes at {', '.join(gone)}" if gone else f"{name} has no old version")
         return 0
 
-    _exit_with(lambda: asyncio.run(drained()))
+    _exit_with(lambda: asyncio.run(run_drain()))
 
 
 def _exit_with(command: Callable[[], int]) -> NoReturn:
-    """Run a command and end with its exit code; what went wrong is one sentence on standard error."""
+    """Run a command and exit with its code; print an error as one line on standard error."""
     try:
         code = command()
     except PerdureError as error:
-        error_console.say_all(f"perdure-platform: {error}")
+        error_console.print_lines(f"perdure-platform: {error}")
         code = 1
     sys.exit(code)
 

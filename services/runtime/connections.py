@@ -1,4 +1,4 @@
-"""HTTP clients for this machine's own engine and services."""
+"""HTTP clients for the engine and services on this machine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from perdure import AdminClient, IngressClient
+from perdure import IngressClient
 from perdure._runtime.places import ValueCodec
+from perdure._runtime.tls import tls_context
+from perdure.engine.admin import AdminClient
 
 
 def local_http() -> httpx.AsyncClient:
-    """Return a client that goes straight to this machine, whatever proxy the environment names, and waits for ever."""
+    """Return a client without a timeout for answers, which ignores the proxy settings of the environment."""
     return httpx.AsyncClient(
         trust_env=False,
+        verify=tls_context(),
         timeout=httpx.Timeout(None, connect=5.0),
         limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),
     )
@@ -25,8 +28,8 @@ async def ingress_client(url: str, codec: ValueCodec | None = None) -> AsyncIter
     """Open a client for an ingress of this machine.
 
     Args:
-        url: The ingress.
-        codec: What the platform's journal is encrypted with; None when it is in clear.
+        url: Address of the ingress.
+        codec: Codec of an encrypted journal; None for clear text.
     """
     async with local_http() as http:
         yield IngressClient(url, http=http, codec=codec)
@@ -37,7 +40,7 @@ async def admin_client(url: str) -> AsyncIterator[AdminClient]:
     """Open a client for an admin API of this machine.
 
     Args:
-        url: The admin API.
+        url: Address of the admin API.
     """
     async with local_http() as http:
         http.timeout = httpx.Timeout(30.0)
@@ -45,12 +48,7 @@ async def admin_client(url: str) -> AsyncIterator[AdminClient]:
 
 
 async def answers(http: httpx.AsyncClient, url: str) -> bool:
-    """Tell if an address answers with success within 2 seconds.
-
-    Args:
-        http: The client to ask with.
-        url: What to get.
-    """
+    """Return whether a GET request succeeds within 2 seconds."""
     try:
         return (await http.get(url, timeout=2.0)).is_success
     except httpx.TransportError:

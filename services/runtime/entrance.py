@@ -1,6 +1,6 @@
-"""`perdure-platform`, as its processes are started: a service pays for nothing that only people's commands need.
+"""Entry point of `perdure-platform`.
 
-`serve` is most of what a container does, and the whole command line costs it a second of CPU before it begins.
+`serve` and `engine-proxy` start without importing the other commands, which would take a second of CPU.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from perdure.security.private_files import set_private_umask
 
 
 def main() -> None:
-    """Run the command line; ``serve NAME`` and ``engine-proxy`` without loading the rest of it."""
+    """Run the command line."""
     set_private_umask()
     arguments = sys.argv[1:]
     if len(arguments) == 2 and arguments[0] == "serve" and not arguments[1].startswith("-"):
         sys.exit(_serve(arguments[1]))
     if arguments == ["engine-proxy"]:
         sys.exit(_serve_proxy())
-    from perdure.terminal import run_command_line  # noqa: PLC0415 - this is what is not to be loaded above
+    from perdure.terminal import run_command_line  # noqa: PLC0415 - not loaded by the commands above
     from services.runtime.cli import app  # noqa: PLC0415 - likewise
 
     run_command_line("perdure-platform", app)

@@ -1,4 +1,4 @@
-"""Telling the engine where services are."""
+"""Registration of services with the engine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from perdure import AdminClient
 from perdure.dev.processes import ProcessError
+from perdure.engine.admin import AdminClient
 from perdure.errors import ConfigurationError, EngineError
 from services.runtime.connections import admin_client, answers, local_http
 from services.runtime.settings import PlatformSettings
@@ -21,11 +21,11 @@ _POLL = 0.1
 
 @dataclass(frozen=True)
 class Registration:
-    """One service to register.
+    """A service and its address.
 
     Args:
-        service: Which one.
-        url: Where the engine reaches it.
+        service: The service.
+        url: Address of the service for the engine.
     """
 
     service: ServiceSpec
@@ -33,60 +33,62 @@ class Registration:
 
 
 async def register(admin: AdminClient, registrations: Sequence[Registration], *, beside: bool = False) -> None:
-    """Register services, and move those that the engine knows at another address.
+    """Register services, and move deployments whose address has changed.
 
-    Invocations stay with the deployment that they began on. So a service that comes back at another address keeps its
-    deployment, or a trip that waits for an approval would look for it at the old one for ever.
+    Invocations stay on the deployment that they started on. Moving a deployment therefore keeps open invocations
+    reachable after a change of address.
 
     Args:
-        admin: The engine.
-        registrations: What to register.
-        beside: Leave the deployment at the other address as it is: it is an older version that still runs there, see
+        admin: Client of the admin API.
+        registrations: The services.
+        beside: Keep deployments at other addresses, because older versions still run there. See
             `services.runtime.upgrade`.
 
     Raises:
-        ProcessError: The engine refused one, does not reach it, or found other services there.
+        ProcessError: The engine rejects or does not reach a service, or finds other services at its address.
     """
     for each in registrations:
         try:
             for deployment in await admin.deployments():
-                if not beside and _is_elsewhere(deployment, each):
+                if not beside and _has_moved(deployment, each):
                     await admin.move_deployment(deployment["id"], each.url)
             found = await admin.register(each.url)
         except EngineError as error:
-            raise ProcessError(f"{each.service.name} at {each.url} could not be registered: {_line(error)}") from error
+            raise ProcessError(
+                f"{each.service.name} at {each.url} could not be registered: {_one_line(error)}"
+            ) from error
         if missing := sorted(set(each.service.serves) - set(found)):
             raise ProcessError(
                 f"{each.service.name} at {each.url} could not be registered: "
-                f"{', '.join(missing)} expected there, but it serves {', '.join(sorted(found)) or 'nothing'}"
+                f"expected {', '.join(missing)}, but it serves {', '.join(sorted(found)) or 'nothing'}"
             )
 
 
 async def register_all(
-    settings: PlatformSettings, admin_url: str | None, at: Sequence[str], *, within: timedelta, beside: bool = False
+    settings: PlatformSettings, admin_url: str | None, at: Sequence[str], *, timeout: timedelta, beside: bool = False
 ) -> list[Registration]:
     """Wait until the engine and the services answer, and register the services.
 
     Args:
-        settings: Where all of them are when the arguments don't say otherwise: on this machine.
-        admin_url: The engine's admin API.
-        at: Services that are elsewhere, as ``name=url``; then only these are registered.
-        within: How long to wait.
+        settings: Default addresses: all services on this machine.
+        admin_url: The admin API; None for the default.
+        at: Services at other addresses, as ``name=url``. If given, only these are registered.
+        timeout: How long to wait.
         beside: See `register`.
 
     Returns:
-        What was registered.
+        The registered services.
 
     Raises:
-        ConfigurationError: ``at`` names no service, or no address.
-        ProcessError: One does not answer, or can't be registered.
+        ConfigurationError: ``at`` has an unknown service or an invalid address.
+        ProcessError: A service does not answer or cannot be registered.
     """
     topology = Topology.from_settings(settings)
     registrations = [_parse(text) for text in at] or [
         Registration(spec, topology.service_url(spec.name)) for spec in SERVICES
     ]
     async with admin_client(admin_url or topology.admin_url) as admin:
-        await _until_reachable(admin, registrations, within)
+        await _wait_until_reachable(admin, registrations, timeout)
         await register(admin, registrations, beside=beside)
     return registrations
 
@@ -95,24 +97,24 @@ def _parse(text: str) -> Registration:
     name, _, url = text.partition("=")
     spec = service(name)
     if not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"'{text}' says no address: write it as {name}=http://host:port")
+        raise ConfigurationError(f"'{text}' has no valid address: write {name}=http://host:port")
     return Registration(spec, url.rstrip("/"))
 
 
-async def _until_reachable(admin: AdminClient, registrations: Sequence[Registration], within: timedelta) -> None:
-    give_up = time.monotonic() + within.total_seconds()
+async def _wait_until_reachable(admin: AdminClient, registrations: Sequence[Registration], timeout: timedelta) -> None:
+    deadline = time.monotonic() + timeout.total_seconds()
     async with local_http() as http:
         for url in [f"{admin.url}/health", *(f"{each.url}/ready" for each in registrations)]:
             while not await answers(http, url):
-                if time.monotonic() > give_up:
-                    raise ProcessError(f"{url} does not answer within {within.total_seconds():g} s: is it running?")
+                if time.monotonic() > deadline:
+                    raise ProcessError(f"{url} does not answer within {timeout.total_seconds():g} s: is it running?")
                 await asyncio.sleep(_POLL)
 
 
-def _is_elsewhere(deployment: dict[str, Any], wanted: Registration) -> bool:
+def _has_moved(deployment: dict[str, Any], wanted: Registration) -> bool:
     names = {service["name"] for service in deployment["services"]}
     return bool(names & set(wanted.service.serves)) and str(deployment["uri"]).rstrip("/") != wanted.url.rstrip("/")
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

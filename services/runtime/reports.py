@@ -1,4 +1,4 @@
-"""The audit's report, for people."""
+"""Print the report of an audit."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ _FINDINGS: Final = 20
 
 
 def show_audit(report: AuditReport, terminal: Terminal) -> None:
-    """Print each invariant, what breaks it, what was not checked, and how many trips there are.
-
-    Args:
-        report: The report.
-        terminal: Where to.
-    """
+    """Print each invariant with its violations, the remarks, and the number of trips."""
     for invariant in report.invariants:
         mark, style = ("holds ", "green") if invariant.ok else ("BROKEN", "bold red")
         terminal.say(f"{mark}  {invariant.name}: {invariant.promise} ({invariant.checked} checked)", style)

@@ -1,4 +1,4 @@
-"""`perdure-platform run`: the platform in the foreground, with a first trip booked, until somebody stops it."""
+"""`perdure-platform run`: the platform in the foreground, with a first trip."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from services.runtime.trusted_keys import describe_trusted_keys
 
 
 def run(settings: PlatformSettings, terminal: Terminal) -> int:
-    """Run the platform until Ctrl-C, SIGTERM or SIGHUP, then drain and stop all of it.
+    """Run the platform until SIGINT, SIGTERM or SIGHUP, then drain and stop it.
 
     Args:
         settings: Ports and folders.
-        terminal: Where to say what happens.
+        terminal: Receives the output.
 
     Returns:
-        The exit code: 0 after a stop, 128 and the signal's number when the platform wasn't up yet.
+        The exit code: 0 after a stop, 128 plus the signal number if the platform was not up yet.
 
     Raises:
-        PerdureError: It can't run, or can't go on; nothing is left running.
+        PerdureError: The platform cannot run. No process is left running.
     """
     topology = Topology.from_settings(settings)
-    describe_trusted_keys(os.environ)  # a setting that doesn't fit is told before anything is started
+    describe_trusted_keys(os.environ)  # reports invalid settings before anything starts
     with folder_lock(topology.run_dir, "perdure-platform run"):
         try:
             with raising_interrupts():
@@ -48,16 +48,16 @@ def run(settings: PlatformSettings, terminal: Terminal) -> int:
 
 
 def find_engine(engine_dir: Path, terminal: Terminal) -> LocatedEngine:
-    """Find the engine's binary, which may mean to install it, and say which one it is.
+    """Find or install the engine's binary.
 
     Args:
-        engine_dir: Where npm installs to.
-        terminal: Where to say it.
+        engine_dir: Folder for an installation by npm.
+        terminal: Receives the output.
 
     Raises:
-        PerdureError: There is none; see `perdure.engine.locate_engine`.
+        PerdureError: No binary is available, see `perdure.engine.locate_engine`.
     """
-    terminal.say("looking for restate-server (the first time, npm fetches it)")
+    terminal.say("looking for restate-server (npm downloads it on the first run)")
     engine = locate_engine(engine_dir)
     for note in engine.notes:
         terminal.say(note)
@@ -66,22 +66,22 @@ def find_engine(engine_dir: Path, terminal: Terminal) -> LocatedEngine:
 
 
 async def _run(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
-    platform = Platform(topology, engine, tell=terminal.say, console=True)
+    platform = Platform(topology, engine, report=terminal.say, console=True)
     interrupts = Interrupts()
     with interrupts.listening():
         code: int | None = None
         try:
             what = f"the engine, {len(SERVICES)} services and the console"
             terminal.say(f"starting {what}; logs are in {topology.log_dir}")
-            await interrupts.unless_asked(platform.start())
-            await interrupts.unless_asked(_book_first_trip(platform, terminal))
-            _say_where(topology, platform, terminal)
+            await interrupts.run_until_stopped(platform.start())
+            await interrupts.run_until_stopped(_book_first_trip(platform, terminal))
+            _print_addresses(topology, platform, terminal)
             code = 0
-            await interrupts.unless_asked(platform.supervise())
+            await interrupts.run_until_stopped(platform.supervise())
         except Interrupted as interrupt:
             code = interrupt.exit_code if code is None else code
         finally:
-            terminal.say("stopping: services finish what they are doing, then the engine stops (Ctrl-C again: at once)")
+            terminal.say("stopping: services drain, then the engine stops (press Ctrl-C again to stop at once)")
             await platform.stop(interrupts.hurry)
     terminal.say("stopped")
     return code
@@ -97,28 +97,24 @@ async def _book_first_trip(platform: Platform, terminal: Terminal) -> None:
         except IngressError as error:
             if error.source != "invocation":
                 raise PerdureError(f"trip {trip_id} could not be booked: {error.message}") from error
-            # The platform works; it's the kept data or the settings that have no room for this trip.
+            # The platform works. The stored data or the settings do not allow this trip.
             terminal.say(f"the trip was refused: {error.message}", "bold red")
         else:
-            terminal.say_json(confirmation)
+            terminal.print_model(confirmation)
 
 
-def for_perdure(topology: Topology) -> str | None:
-    """Return a line for a shell that tells the command `perdure` where the engine is; None where it looks anyway.
-
-    Args:
-        topology: Where things are.
-    """
+def export_line(topology: Topology) -> str | None:
+    """Return a shell line that points the command `perdure` at the engine; None for the default ports."""
     if (topology.ingress_url, topology.admin_url) == (DEFAULT_INGRESS, DEFAULT_ADMIN):
         return None
     urls = f"PERDURE_INGRESS_URL={topology.ingress_url} PERDURE_ADMIN_URL={topology.admin_url}"
     return f"export {urls}   # for the command perdure"
 
 
-def _say_where(topology: Topology, platform: Platform, terminal: Terminal) -> None:
+def _print_addresses(topology: Topology, platform: Platform, terminal: Terminal) -> None:
     terminal.say()
     terminal.say(f"console        {topology.console_url}  (process {platform.pid(CONSOLE)})")
-    terminal.say(f"gateway        {topology.console_url}/gateway  (for who has a key or a session)")
+    terminal.say(f"gateway        {topology.console_url}/gateway  (requires an API key or a session)")
     terminal.say(f"ingress        {topology.ingress_url}")
     terminal.say(f"engine's UI    {topology.admin_url}/ui")
     for spec in SERVICES:
@@ -127,20 +123,20 @@ def _say_where(topology: Topology, platform: Platform, terminal: Terminal) -> No
     for line in describe_trusted_keys(os.environ):
         terminal.say(line)
     terminal.say()
-    # An administrator may decide nothing, unless it is said.
+    # The administrator role alone permits no decisions.
     roles = "--role approver --role operator"
-    terminal.say(f"the console's first administrator: {sys.argv[0]} console admin --name you@example.com {roles}")
+    terminal.say(
+        f"create the console's first administrator: {sys.argv[0]} console admin --name you@example.com {roles}"
+    )
     terminal.say()
-    if export := for_perdure(topology):
+    if export := export_line(topology):
         terminal.say(export)
         terminal.say()
     if platform.codec is None:
-        terminal.say("book the next trip:")
+        terminal.say("book another trip:")
         terminal.say()
         terminal.say(curl(topology.ingress_url, new_trip_id(), ORDINARY))
     else:
-        terminal.say(
-            "the ingress takes encrypted requests only; the gateway encrypts them: SECURITY.md shows how to book"
-        )
+        terminal.say("the ingress accepts encrypted requests only; book through the gateway, see SECURITY.md")
     terminal.say()
     terminal.say("the platform is up; Ctrl-C stops it")

@@ -1,4 +1,4 @@
-"""What the launcher can be told by its environment: variables that start with ``PERDURE_``."""
+"""Settings of the platform on one machine: environment variables with the prefix ``PERDURE_``."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class PlatformSettings(SettingsWithSecretFiles):
 
     Args:
         local_dir: Folder of data, logs and pid files.
-        database_url: The data plane's database; a SQLite file in the folder when left out. A secret, for it may hold
+        database_url: The data plane's database; by default a SQLite file in ``local_dir``. Secret, since it may contain
             a password.
-        engine_config: The engine's configuration file; ports and folders are told to it besides.
-        ingress_port: The engine's ingress, where calls come in.
-        admin_port: The engine's admin API and web pages.
-        node_port: The engine's port between nodes, and its metrics.
-        console_port: The console, where people work.
-        orchestrator_port: The orchestrator; the other services likewise.
+        engine_config: The engine's configuration file. Ports and folders are passed separately.
+        ingress_port: The engine's ingress.
+        admin_port: The engine's admin API and UI.
+        node_port: The engine's port for other nodes and metrics.
+        console_port: The console.
+        orchestrator_port: The orchestrator. The other services have settings of the same form.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_prefix=_PREFIX, env_ignore_empty=True)
@@ -66,16 +66,16 @@ class PlatformSettings(SettingsWithSecretFiles):
         """Read the settings from the environment.
 
         Raises:
-            ConfigurationError: A value doesn't fit; the message names the variable.
+            ConfigurationError: A value is invalid; the message names the variable.
         """
         try:
             return cls()
         except ValidationError as error:
-            faults = (
-                f"{setting_name(str(fault['loc'][0]))}={fault['input']!s}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
-                for fault in error.errors()
+            problems = (
+                f"{setting_name(str(each['loc'][0]))}={each['input']!s}: {each['msg'][:1].lower()}{each['msg'][1:]}"
+                for each in error.errors()
             )
-            raise ConfigurationError("; ".join(faults)) from error
+            raise ConfigurationError("; ".join(problems)) from error
 
     @property
     def database(self) -> str:

@@ -1,4 +1,4 @@
-"""Which processes make up the platform, on which ports, and where they keep things. Nothing here starts anything."""
+"""Registry of the platform's services, with their ports and folders."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from perdure.security.private_files import close_folder, make_private_folder
 from services.runtime.settings import PlatformSettings, setting_name, sqlite_url
 
 ENGINE: Final = "restate-server"
-"""Name of the engine's process, as in ``.local/run/restate-server.pid``."""
+"""Name of the engine's process, used for its pid file and log."""
 
 ENGINE_PROXY: Final = "engine-proxy"
-"""Name of the process that listens on the engine's ports, and keeps web pages away from it."""
+"""Name of the proxy's process, which rejects requests of web pages to the engine."""
 
 CONSOLE: Final = "console"
-"""Name of the console's process. It is no service: the engine does not know it."""
+"""Name of the console's process. It is not registered with the engine."""
 
 HOST: Final = "127.0.0.1"
-"""Where everything listens: neither engine nor handlers ask who calls them."""
+"""Address that all processes listen on."""
 
 
 @dataclass(frozen=True)
 class ServiceSpec:
-    """One service of the platform.
+    """A service process of the platform.
 
     Args:
-        name: Its name on the command line, in settings, and of its log and pid file.
-        module: The module with its ``main()``.
-        plane: Which plane it belongs to.
-        serves: The services that the engine finds there.
+        name: Name on the command line, in settings, and of log and pid file.
+        module: Module with the function ``main``.
+        plane: Plane of the service.
+        serves: Restate services that the process hosts.
     """
 
     name: str
@@ -44,12 +44,12 @@ class ServiceSpec:
 
     @property
     def port_setting(self) -> str:
-        """The environment variable with its port."""
+        """Environment variable of the port."""
         return setting_name(f"{self.name}_port")
 
 
 def _data(name: str) -> ServiceSpec:
-    return ServiceSpec(name, f"services.data_plane.{name}.app", "data", (name.capitalize(),))
+    return ServiceSpec(name, f"services.data_plane.{name}.service", "data", (name.capitalize(),))
 
 
 def _control(name: str, *serves: str) -> ServiceSpec:
@@ -77,7 +77,7 @@ SERVICES: Final = (
     ),
     _control("orchestrator", "Trips", "TripsCompensations"),
 )
-"""Every service, in the order of starting: who is called before who calls."""
+"""All services: the data plane first, then its callers."""
 
 
 def service(name: str) -> ServiceSpec:
@@ -87,28 +87,28 @@ def service(name: str) -> ServiceSpec:
         name: For example ``flights``.
 
     Raises:
-        ConfigurationError: There is no such service.
+        ConfigurationError: The service does not exist.
     """
     for spec in SERVICES:
         if spec.name == name:
             return spec
-    raise ConfigurationError(f"there is no service '{name}': take one of {', '.join(spec.name for spec in SERVICES)}")
+    raise ConfigurationError(f"there is no service '{name}': choose one of {', '.join(spec.name for spec in SERVICES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Topology:
-    """One platform: its ports and folders.
+    """Ports and folders of a platform.
 
     Args:
-        home: Folder of its data, logs and pid files.
-        engine_dir: Folder that npm installs restate-server into when it has to.
-        engine_config_file: The engine's settings that don't depend on ports and folders.
+        home: Folder of data, logs and pid files.
+        engine_dir: Folder for an installation of restate-server by npm.
+        engine_config_file: Configuration file of the engine, without ports and folders.
         database_url: The data plane's database.
         ingress_port: The engine's ingress.
         admin_port: The engine's admin API.
-        node_port: The engine's port between nodes.
-        console_port: The console's port.
-        ports: The port of each service, by name.
+        node_port: The engine's port for other nodes.
+        console_port: The console.
+        ports: Port of each service by name.
     """
 
     home: Path
@@ -123,11 +123,7 @@ class Topology:
 
     @classmethod
     def from_settings(cls, settings: PlatformSettings) -> Self:
-        """Return the topology that the settings describe.
-
-        Args:
-            settings: Ports, folder and database.
-        """
+        """Return the topology that the settings describe."""
         home = settings.local_dir.resolve()
         return cls(
             home=home,
@@ -143,11 +139,11 @@ class Topology:
 
     @classmethod
     def on_free_ports(cls, home: Path, settings: PlatformSettings) -> Self:
-        """Return a topology of its own: free ports, and its data, database, logs and pid files in one folder.
+        """Return an independent topology on free ports, with all its files in one folder.
 
         Args:
             home: The folder.
-            settings: Where the engine's binary and settings are; nothing else is taken from there.
+            settings: Provides the engine's binary and configuration file.
         """
         ingress, admin, node, console, *ports = free_ports(4 + len(SERVICES))
         home = home.resolve()
@@ -165,21 +161,21 @@ class Topology:
 
     @property
     def log_dir(self) -> Path:
-        """Where each process's log is, as ``<name>.log``."""
+        """Folder of the logs, ``<name>.log``."""
         return self.home / "logs"
 
     @property
     def run_dir(self) -> Path:
-        """Where each process's id is, as ``<name>.pid``."""
+        """Folder of the pid files, ``<name>.pid``."""
         return self.home / "run"
 
     def close_home(self) -> None:
-        """Make the folder private, with data, logs and process ids.
+        """Restrict the folder to its owner.
 
-        A key that others could read is not closed here: it is refused when it is read, since it may be known.
+        Keys that other users could read stay unchanged. They are rejected when they are loaded.
 
         Raises:
-            ConfigurationError: A folder can't be made or closed.
+            ConfigurationError: A folder cannot be created or restricted.
         """
         for folder in (self.home, self.keys_dir):
             make_private_folder(folder)
@@ -193,7 +189,7 @@ class Topology:
 
     @property
     def admin_url(self) -> str:
-        """Address of the engine's admin API, and of its web pages under ``/ui``."""
+        """Address of the engine's admin API, and of its UI under ``/ui``."""
         return f"http://{HOST}:{self.admin_port}"
 
     @property
@@ -203,32 +199,30 @@ class Topology:
 
     @property
     def keys_dir(self) -> Path:
-        """Where the platform's keys are, see `services.runtime.trusted_keys`."""
+        """Folder of the keys, see `services.runtime.trusted_keys`."""
         return self.home / "keys"
 
     @property
     def identity_key_file(self) -> Path:
-        """The private key with which the engine signs its requests to services."""
+        """Private key for the engine's signatures on requests to services."""
         return self.keys_dir / "engine-identity.pem"
 
     def service_url(self, name: str) -> str:
-        """Return where the engine reaches a service.
-
-        Args:
-            name: The service.
-        """
+        """Return the address of a service."""
         return f"http://{HOST}:{self.ports[name]}"
 
-    def engine_config(self) -> EngineConfig:
-        """Return what the engine is told: it listens on Unix sockets, and the proxy on its ports.
+    def engine_config(self, settings: Mapping[str, str] | None = None) -> EngineConfig:
+        """Return the engine's configuration: it listens on Unix sockets, and the proxy on its ports.
+
+        Args:
+            settings: Further settings of the server, as its environment variables.
 
         Raises:
-            ConfigurationError: The file with its settings is missing.
+            ConfigurationError: The configuration file is missing.
         """
         if not self.engine_config_file.is_file():
             raise ConfigurationError(
-                f"the engine's settings are not in {self.engine_config_file}: "
-                "name a configuration file of restate-server in PERDURE_ENGINE_CONFIG"
+                f"the engine's configuration file {self.engine_config_file} does not exist: set PERDURE_ENGINE_CONFIG"
             )
         return EngineConfig(
             data_dir=self.home / "data" / "restate",
@@ -239,21 +233,17 @@ class Topology:
             sockets=True,
             identity_key_file=self.identity_key_file,
             config_file=self.engine_config_file,
-            extra={"OTEL_SERVICE_NAME": "Restate"},  # whatever this process is called
+            extra={"OTEL_SERVICE_NAME": "Restate", **(settings or {})},
         )
 
     def service_environment(self, name: str) -> dict[str, str]:
-        """Return the environment variables that a service is told its place by.
-
-        Args:
-            name: The service.
-        """
+        """Return the environment variables of a service: addresses and database."""
         prefix = setting_name(name)
         return {
             f"{prefix}_HOST": HOST,
             f"{prefix}_PORT": str(self.ports[name]),
             "OTEL_SERVICE_NAME": name,
-            # It follows the engine, with which each trace begins, and begins none.
+            # The engine starts each trace and decides about sampling.
             "OTEL_TRACES_SAMPLER": "parentbased_always_off",
             "PERDURE_DATABASE_URL": self.database_url,
             "PERDURE_ADMIN_URL": self.admin_url,
@@ -261,7 +251,7 @@ class Topology:
         }
 
     def proxy_environment(self) -> dict[str, str]:
-        """Return the environment variables that the engine proxy is told its place by."""
+        """Return the environment variables of the engine proxy."""
         engine = self.engine_config()
         return {
             "PERDURE_PROXY_HOST": HOST,
@@ -272,7 +262,7 @@ class Topology:
         }
 
     def console_environment(self) -> dict[str, str]:
-        """Return the environment variables that the console is told its place by."""
+        """Return the environment variables of the console."""
         return {
             "OTEL_SERVICE_NAME": CONSOLE,
             "PERDURE_CONSOLE_HOST": HOST,
@@ -283,21 +273,21 @@ class Topology:
         }
 
     def port_settings(self) -> dict[str, int]:
-        """Return every port, by the environment variable that changes it."""
+        """Return all ports by their environment variable."""
         engine = {name: getattr(self, name) for name in ("ingress_port", "admin_port", "node_port", "console_port")}
         return {setting_name(name): port for name, port in engine.items()} | {
             spec.port_setting: self.ports[spec.name] for spec in SERVICES
         }
 
     def check_ports(self) -> None:
-        """Check that every port can be had now.
+        """Check that all ports are free and distinct.
 
         Raises:
-            ConfigurationError: One can't, or two settings name the same; the message names the variable to change.
+            ConfigurationError: A port is taken or used twice; the message names the variable to change.
         """
         settings: dict[int, str] = {}
         for setting, port in self.port_settings().items():
             if port in settings:
-                raise ConfigurationError(f"{settings[port]} and {setting} are both {port}: give each a port of its own")
+                raise ConfigurationError(f"{settings[port]} and {setting} are both {port}: choose different ports")
             settings[port] = setting
             ensure_free(HOST, port, setting)

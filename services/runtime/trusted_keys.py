@@ -1,13 +1,13 @@
-"""Whose signatures are believed on this platform: its keys, made on the first start, and the variables that name them.
+"""Trusted keys of the platform: created on the first start, and passed to the processes as environment variables.
 
-Three keys are in the folder ``keys``, each readable by its owner alone:
+The folder ``keys`` holds three private keys, readable by their owner only:
 
-    engine-identity.pem   the engine signs its requests to services with it
-    console-issuer.pem    the console vouches with it for who is signed in
-    approval-links.pem    the service Notifications signs links with it as it delivers notices
+    engine-identity.pem   The engine signs its requests to services.
+    console-issuer.pem    The console issues credentials for signed-in users.
+    approval-links.pem    Notifications signs the links in its mails.
 
-A key that `perdure keys rotate` has put beside its file, as ``.next`` or ``.previous``, is believed as well. So a key
-changes without a stop: rotate, start the services again one by one, activate, start again what signs.
+Keys that `perdure keys rotate` has written beside a file, as ``.next`` or ``.previous``, are trusted as well. To rotate
+a key without downtime: rotate, restart the services one by one, activate, and restart the signer.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _ACTS = "PERDURE_ACTS"
 
 @dataclass(frozen=True)
 class TrustedKeys:
-    """Which variables tell whom to believe.
+    """Environment variables with the keys.
 
     Args:
-        services: Those of all services: the public halves of the keys.
-        notifications: Those of Notifications besides: the key of links.
-        console: Those of the console: its key, and the public half of the key of links.
+        services: Public keys, for all services.
+        notifications: The private key for links, for Notifications.
+        console: The console's private key and the public key for links.
     """
 
     services: dict[str, str]
@@ -49,72 +49,74 @@ class TrustedKeys:
 
 
 def make_trusted_keys(topology: Topology, environment: Mapping[str, str]) -> TrustedKeys:
-    """Return the variables of a platform, after making the keys that are missing.
+    """Create missing keys and return the environment variables for them.
 
-    Services are in the production profile, whatever stage the platform is at: they serve signed requests only, and
-    keep off the ingress what isn't declared public. HTTPS isn't asked for, since nothing leaves this machine.
+    Services run in the production profile: they accept signed requests only, and handlers that are not public are not
+    callable at the ingress. HTTPS is not required, because traffic stays on this machine.
 
     Args:
-        topology: Where it keeps things.
-        environment: What the user has set, which wins: key files of their own, and keys that are believed besides.
+        topology: Ports and folders.
+        environment: Settings of the user, which take precedence: other key files, and further trusted keys.
 
     Raises:
-        ConfigurationError: A key can't be read or made.
+        ConfigurationError: A key cannot be read or created.
     """
     issuer_file = Path(environment.get(_ISSUER_FILE) or topology.keys_dir / "console-issuer.pem")
     link_file = Path(environment.get(_LINK_FILE) or topology.keys_dir / "approval-links.pem")
-    links = {_LINKS: _merged(environment.get(_LINKS, ""), _believed(link_file))}
+    links = {_LINKS: _merged(environment.get(_LINKS, ""), _public_keys(link_file))}
     shared = {
         PROFILE: environment.get(PROFILE) or "production",
         _HTTPS: environment.get(_HTTPS) or "false",
-        _ENGINES: _merged(environment.get(_ENGINES, ""), _believed(topology.identity_key_file)),
+        _ENGINES: _merged(environment.get(_ENGINES, ""), _public_keys(topology.identity_key_file)),
     }
     return TrustedKeys(
         services={
             **shared,
             **links,
-            _ISSUERS: _merged(environment.get(_ISSUERS, ""), _believed(issuer_file)),
+            _ISSUERS: _merged(environment.get(_ISSUERS, ""), _public_keys(issuer_file)),
             "PERDURE_CONSOLE_URL": environment.get("PERDURE_CONSOLE_URL") or topology.console_url,
         },
         notifications={_LINK_FILE: str(link_file)},
         console={
             **links,
             _ISSUER_FILE: str(issuer_file),
-            _ISSUERS: _merged(environment.get(_ISSUERS, ""), _believed(issuer_file)),
+            _ISSUERS: _merged(environment.get(_ISSUERS, ""), _public_keys(issuer_file)),
         },
     )
 
 
 def describe_trusted_keys(environment: Mapping[str, str]) -> list[str]:
-    """Say in words, a line each, whose requests and acts are taken, and how the journal is kept.
+    """Return one line each about accepted requests, accepted operator actions, and encryption of the journal.
 
     Args:
-        environment: What the user has set.
+        environment: Settings of the user.
 
     Raises:
-        ConfigurationError: ``PERDURE_ACTS`` is neither of its two values.
+        ConfigurationError: ``PERDURE_ACTS`` has an unknown value.
     """
     try:
         signed = SigningMode(environment.get(_ACTS) or SigningMode.UNSIGNED) is SigningMode.SIGNED
     except ValueError as error:
-        raise ConfigurationError(f"{_ACTS} is 'signed' or 'unsigned', not '{environment[_ACTS]}'") from error
-    acts = (
-        "signed: who approves, redrives or skips must be signed in at the console, or have a key file"
+        raise ConfigurationError(f"{_ACTS} must be 'signed' or 'unsigned', not '{environment[_ACTS]}'") from error
+    actions = (
+        "signed: approvals and operator actions require a console session or a key file"
         if signed
-        else f"UNSIGNED, as in development: whoever reaches the ingress may act as anybody; {_ACTS}=signed ends that"
+        else f"UNSIGNED, for development only: any client of the ingress can act as any user; set {_ACTS}=signed"
     )
     requests = (
-        f"taken from ANYBODY who reaches a service's port, as {PROFILE}=development says"
+        f"UNSIGNED: any client of a service's port is accepted, because of {PROFILE}=development"
         if environment.get(PROFILE) == "development"
-        else "signed by the engine; services refuse all others"
+        else "signed by the engine; services reject others"
     )
     keys = environment.get(ENCRYPTION_KEYS_FILE)
-    journal = f"encrypted with the keys in {keys}" if keys else f"in clear; {ENCRYPTION_KEYS_FILE} encrypts it"
-    return [f"requests       {requests}", f"acts           {acts}", f"journal        {journal}"]
+    journal = (
+        f"encrypted with the keys in {keys}" if keys else f"in clear text; set {ENCRYPTION_KEYS_FILE} to encrypt it"
+    )
+    return [f"requests       {requests}", f"actions        {actions}", f"journal        {journal}"]
 
 
-def _believed(file: Path) -> list[PublicKey]:
-    """Return the public half of a key, made when it is missing, and of those that a rotation has put beside it."""
+def _public_keys(file: Path) -> list[PublicKey]:
+    """Return the public keys of a key file, created if missing, and of the files of a rotation."""
     beside = (file.with_name(f"{file.name}.{suffix}") for suffix in ("next", "previous"))
     return [load_key(file).public, *(PrivateKey.load(each).public for each in beside if each.exists())]
 

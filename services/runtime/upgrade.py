@@ -1,8 +1,7 @@
-"""A new version of a service beside the old one: registered, watched while the old one drains, and the old one removed.
+"""Drain old versions of a service.
 
-An invocation stays with the deployment that it began on, whose code its journal was written by. So the new version is
-served at an address of its own, and new invocations go there as soon as it is registered; the old process stays until
-the last invocation that began on it has ended.
+An invocation stays on the deployment that it started on. A new version therefore has an address of its own: new
+invocations go there once it is registered, and the old process runs until its last invocation has completed.
 """
 
 from __future__ import annotations
@@ -14,21 +13,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from perdure import AdminClient
 from perdure.dev.processes import ProcessError
+from perdure.engine.admin import AdminClient
 from services.runtime.topology import ServiceSpec
 
-_LOOK: Final = 0.5
+_POLL: Final = 0.5
 
 
 @dataclass(frozen=True)
 class OldVersion:
-    """A deployment that no new invocation goes to.
+    """A deployment that receives no new invocations.
 
     Args:
-        id: Its id with the engine.
-        url: Where it is served.
-        open: How many invocations that began on it have not ended.
+        id: Deployment id.
+        url: Address of the deployment.
+        open: Number of its invocations that have not completed.
     """
 
     id: str
@@ -37,14 +36,14 @@ class OldVersion:
 
 
 async def old_versions(admin: AdminClient, spec: ServiceSpec) -> list[OldVersion]:
-    """Return the deployments of a service that newer ones have taken the place of.
+    """Return the deployments of a service that a newer one has replaced.
 
     Args:
-        admin: The engine.
+        admin: Client of the admin API.
         spec: The service.
 
     Raises:
-        EngineError: The engine doesn't answer.
+        EngineError: The engine does not answer.
     """
     current = {each["name"]: each["deployment_id"] for each in await admin.services()}
     replaced = [
@@ -63,42 +62,44 @@ async def old_versions(admin: AdminClient, spec: ServiceSpec) -> list[OldVersion
     return [OldVersion(each["id"], _url(each), counts.get(each["id"], 0)) for each in replaced]
 
 
-async def drain(admin: AdminClient, spec: ServiceSpec, *, within: timedelta, tell: Callable[[str], None]) -> list[str]:
-    """Wait until nothing needs the old versions of a service any more, and have the engine forget them.
+async def drain(
+    admin: AdminClient, spec: ServiceSpec, *, timeout: timedelta, report: Callable[[str], None]
+) -> list[str]:
+    """Wait until the old versions of a service have no open invocations, and remove their deployments.
 
     Args:
-        admin: The engine.
+        admin: Client of the admin API.
         spec: The service.
-        within: How long to wait; a saga that waits for an approval may take days.
-        tell: Is told what is being waited for, when it changes.
+        timeout: How long to wait. A saga that waits for an approval may take days.
+        report: Receives a line per change.
 
     Returns:
-        Where the old versions were served; their processes can be stopped now.
+        Addresses of the removed deployments. Their processes can be stopped.
 
     Raises:
-        ProcessError: Something still needs one when time is over. Nothing is lost: drain again later.
-        EngineError: The engine doesn't answer.
+        ProcessError: An old version still has open invocations at the timeout. Draining can be repeated.
+        EngineError: The engine does not answer.
     """
-    give_up = time.monotonic() + within.total_seconds()
+    deadline = time.monotonic() + timeout.total_seconds()
     removed: list[str] = []
-    told: list[OldVersion] = []
+    reported: list[OldVersion] = []
     while versions := await old_versions(admin, spec):
         for version in versions:
             if version.open == 0:
                 await admin.remove_deployment(version.id)
                 removed.append(version.url)
-                tell(f"{version.url} is not needed any more; the engine has forgotten it")
+                report(f"removed the deployment at {version.url}")
         waited_for = [version for version in versions if version.open]
-        if waited_for and waited_for != told:
-            tell("; ".join(f"{each.url} still has {each.open} open invocations" for each in waited_for))
-            told = waited_for
+        if waited_for and waited_for != reported:
+            report("; ".join(f"{each.url} still has {each.open} open invocations" for each in waited_for))
+            reported = waited_for
         if waited_for:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise ProcessError(
-                    f"{spec.name}: {', '.join(each.url for each in waited_for)} is still needed after "
-                    f"{within.total_seconds():g} s: let it run, and drain again later"
+                    f"{spec.name}: {', '.join(each.url for each in waited_for)} still has open invocations after "
+                    f"{timeout.total_seconds():g} s: keep it running, and drain again later"
                 )
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL)
     return removed
 
 

@@ -29,7 +29,7 @@ def engine(pytestconfig: pytest.Config) -> LocatedEngine:
 async def stage(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """A platform with fresh data on free ports. Its tests run in the session's loop, see `tests.plugins.parallel`."""
     topology = Topology.on_free_ports(tmp_path_factory.mktemp("stage"), PlatformSettings())
-    platform = Platform(topology, engine, tell=print, environment=harness_environment(os.environ))
+    platform = Platform(topology, engine, report=print, environment=harness_environment(os.environ))
     try:
         await platform.start()
         async with Stage.on(platform) as opened:

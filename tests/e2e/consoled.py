@@ -116,8 +116,9 @@ def console(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> 
         "PERDURE_ORCHESTRATOR_UNDO_ATTEMPTS": "2",
         "PERDURE_ORCHESTRATOR_UNDO_DELAY": "PT0.1S",
         "PERDURE_ORCHESTRATOR_APPROVERS": f'["{ADMINISTRATOR}"]',
-        "PERDURE_SAGA_RECONCILER_INTERVAL": "PT0.5S",
+        "PERDURE_SAGA_RECONCILER_INTERVAL": "PT2S",
         "PERDURE_SAGA_RECONCILER_GRACE": "PT1S",
+        "PERDURE_CONSOLE_PASSWORD_MEMORY": "64",
     }
     with Launched(home, env).up() as launched:
         found = Consoled(launched)

@@ -18,17 +18,17 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import select, update
 
-from perdure import AdminClient
 from perdure._runtime.invocation_ids import signal_id
 from perdure.approvals.messages import ApprovalStatus, LinkDecisionRequest
 from perdure.approvals.targets import approval_status, decide_by_link
 from perdure.engine import LocatedEngine
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.security import ActorKey, PrivateKey, Role
 from perdure.security.encodings import base64url_decode
 from services.data_plane.database import Database
-from services.data_plane.notifications.model import ApprovalNoticeRow
-from services.data_plane.payments.model import ChargeRow
+from services.data_plane.notifications.tables import ApprovalNoticeRow
+from services.data_plane.payments.tables import ChargeRow
 from services.runtime.booking import new_trip_id
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
@@ -167,7 +167,7 @@ async def office(
         "PERDURE_ORCHESTRATOR_APPROVAL_ESCALATE_AFTER": "PT25S",
     }
     topology = Topology.on_free_ports(folder, PlatformSettings())
-    platform = Platform(topology, engine, tell=print, environment=environment)
+    platform = Platform(topology, engine, report=print, environment=environment)
     try:
         await platform.start()
         # Where acts are signed, a trip over the limit needs a caller who is known.
@@ -246,7 +246,7 @@ async def test_a_kill_of_the_service_loses_nothing(office: Office):
     assert "cy may decide in the place of ada.lead@example.com" in delegated.stdout
     await platform.kill("approvals")
     waiting = asyncio.create_task(office.perdure("approve", trip_id, "-k", office.key("ada")))
-    await platform.start_again("approvals")
+    await platform.restart("approvals")
     assert (await waiting).returncode == 0
     assert await office.stage.result(trip_id) == "confirmed"
     status = await office.status(trip_id)

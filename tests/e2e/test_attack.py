@@ -44,7 +44,7 @@ async def defended(
         "PERDURE_SECURITY_METRICS_TOKEN": METRICS_TOKEN,
         "OTEL_EXPORTER_OTLP_ENDPOINT": traces.url,
     }
-    platform = Platform(topology, engine, tell=print, environment=environment, console=True)
+    platform = Platform(topology, engine, report=print, environment=environment, console=True)
     try:
         await platform.start()
         async with DefendedPlatform.on(platform) as opened:

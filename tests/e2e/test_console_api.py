@@ -33,7 +33,7 @@ CHECKS: list[Any] = [
     content_type_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = 12
+EXAMPLES = settings.default.max_examples // 8
 
 # Not played with at random: what ends the session that asks or changes who may ask, and what streams.
 LEFT_OUT = {

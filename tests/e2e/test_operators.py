@@ -71,14 +71,14 @@ async def test_a_dead_letter_is_listed_looked_at_annotated_and_redriven(stage: S
     assert (await on(perdure, "dead-letters", "annotate", letter, "-m", "called the hotel")).returncode == 0
     async with stage.hotel_repaired("Fortress"):
         redriven = await on(perdure, "dead-letters", "redrive", letter, "-m", "repaired")
-        assert (redriven.returncode, redriven.stdout) == (0, f"{letter}: redrive by olga@example.com, now pending\n")
+        assert (redriven.returncode, redriven.stdout) == (0, f"{letter}: redrive recorded. State: pending.\n")
         await stage.until_rollback(trip_id, RollbackState.ROLLED_BACK)
 
     assert await listed_as(perdure, trip_id) is None
     assert await listed_as(perdure, trip_id, "--phase", "rolled_back") == "rolled_back"
     shown = await on(perdure, "sagas", "show", trip_id)
     assert shown.returncode == 0, shown.stderr
-    assert f"saga {trip_id} of Trips: failure, rollback rolled_back" in shown.stdout
+    assert f"Saga {trip_id} of Trips: failure, rollback rolled_back" in shown.stdout
     for word in ("Hotels/reserve", "Payments/charge", "undone", "called the hotel", "olga@example.com"):
         assert word in shown.stdout
     timeline = json.loads((await on(perdure, "sagas", "show", trip_id, "--json")).stdout)
@@ -100,7 +100,7 @@ async def test_a_booked_trip_is_shown_without_a_rollback(stage: Stage, perdure: 
     await stage.book(trip_id, ORDINARY)
     shown = await on(perdure, "sagas", "show", trip_id)
     assert shown.returncode == 0, shown.stderr
-    assert f"saga {trip_id} of Trips: success\n" in shown.stdout
+    assert f"Saga {trip_id} of Trips: success\n" in shown.stdout
     assert "Payments/charge" in shown.stdout
 
 
@@ -110,11 +110,11 @@ async def test_a_trip_that_waits_for_people_says_where_they_are_asked(stage: Sta
 
     async def asked() -> bool:
         shown = await on(perdure, "sagas", "show", trip_id)
-        return f"people were asked: perdure approvals show {trip_id}\n" in shown.stdout
+        return f"The saga requested an approval: perdure approvals show {trip_id}\n" in shown.stdout
 
     await eventually(asked, what="hint at the approval")
     assert await listed_as(perdure, trip_id) == "running"
-    assert f"saga {trip_id} of Trips: running\n" in (await on(perdure, "sagas", "show", trip_id)).stdout
+    assert f"Saga {trip_id} of Trips: running\n" in (await on(perdure, "sagas", "show", trip_id)).stdout
     table = await on(perdure, "sagas", "list", "--service", "Trips")
     assert trip_id in table.stdout
     assert "perdure sagas show SAGA" in table.stdout
@@ -124,14 +124,14 @@ async def test_a_trip_that_waits_for_people_says_where_they_are_asked(stage: Sta
 async def test_what_does_not_exist_or_does_not_fit_is_one_sentence(perdure: Perdure):
     for words, sentence in {
         ("sagas", "show", "nobody"): "there is no saga 'nobody'",
-        ("dead-letters", "show", "nobody/1"): "there is no dead letter 'nobody/1'",
+        ("dead-letters", "show", "nobody/1"): "dead letter 'nobody/1' does not exist",
         ("dead-letters", "redrive", "nobody/1"): "no dead letter 'nobody/1'",
-        ("dead-letters", "redrive"): "name one dead letter, or a --signature",
-        ("dead-letters", "redrive", "x/1", "--payload", "{"): "--payload is no JSON",
+        ("dead-letters", "redrive"): "pass either the ID of a dead letter or --signature",
+        ("dead-letters", "redrive", "x/1", "--payload", "{"): "--payload is not JSON",
         ("sagas", "list", "--admin", "http://127.0.0.1:1"): "does not answer",
         ("sagas", "show", "x", "--admin", "http://127.0.0.1:1"): "does not answer",
         ("dead-letters", "list", "--ingress", "localhost:8080"): "it begins with http://",
-        ("invocations", "resume", "nobody"): "there is no invocation 'nobody'",
+        ("invocations", "resume", "nobody"): "invocation 'nobody' does not exist",
     }.items():
         answer = await on(perdure, *words)
         assert answer.returncode == 1, words

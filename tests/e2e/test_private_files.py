@@ -35,7 +35,7 @@ def test_running_platform_writes_for_its_user_alone(console: Consoled):
         "keys/approval-links.pem",
         "logs/console.log",
         "logs/restate-server.log",
-        "run/launcher.lock",
+        "run/platform.lock",
         "data/restate",
     } <= written
     assert any((path.startswith("data/restate/") and path.endswith(".sst")) or "/db/" in path for path in written)

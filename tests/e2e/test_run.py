@@ -63,7 +63,7 @@ def test_a_trip_is_booked_and_a_second_run_goes_on_with_the_kept_data(home, engi
 
         again = command("run", env=env)
         assert again.returncode == 1
-        assert f"run (process {first.process.pid}) runs already in {home}" in one_sentence(again.stderr)
+        assert f"run (process {first.process.pid}) already runs in {home}" in one_sentence(again.stderr)
 
         registered = command("register", env=env)
         assert registered.returncode == 0, registered.stderr
@@ -75,7 +75,7 @@ def test_a_trip_is_booked_and_a_second_run_goes_on_with_the_kept_data(home, engi
         killed = first.pids()["hotels"]
         os.kill(killed, signal.SIGKILL)
         first.until(lambda: "hotels runs again" in first.out, "restart of the killed service")
-        assert f"hotels: process {killed} was ended by SIGKILL; starting it again" in first.out
+        assert f"hotels: process {killed} was ended by SIGKILL; restarting it" in first.out
 
         os.kill(first.pids()[ENGINE_PROXY], signal.SIGKILL)
         first.until(lambda: f"{ENGINE_PROXY} runs again" in first.out, "restart of the killed proxy")

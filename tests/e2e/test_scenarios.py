@@ -53,18 +53,18 @@ async def test_sigterm_to_a_service_drains_it_while_trips_are_booked(stage: Stag
     async def more_booked(than: int) -> bool:
         return traffic.booked > than
 
-    async def how_it_ended() -> str | None:
-        return platform.how_it_ended(name)
+    async def exit_reason() -> str | None:
+        return platform.exit_reason(name)
 
     await eventually(lambda: more_booked(3), what="traffic")
     pid, began = platform.pid(name), time.monotonic()
     assert pid is not None
     os.kill(pid, signal.SIGTERM)
-    how = await eventually(how_it_ended, what=f"end of {name}", within=STOPS_WITHIN.total_seconds())
+    how = await eventually(exit_reason, what=f"end of {name}", within=STOPS_WITHIN.total_seconds())
     assert time.monotonic() - began < STOPS_WITHIN.total_seconds()
     assert how == f"process {pid} ended with code 0"
 
-    await platform.start_again(name)
+    await platform.restart(name)
     so_far = traffic.booked
     await eventually(lambda: more_booked(so_far + 3), what="trip after the restart")
     traffic.end()

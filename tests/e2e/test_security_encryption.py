@@ -27,7 +27,7 @@ async def test_all_scenarios_play_and_the_engines_data_holds_nothing_readable(tm
     new_encryption_key(keys)
     topology = legible_topology(tmp_path)
     environment = {**harness_environment(os.environ), ENCRYPTION_KEYS_FILE: str(keys)}
-    platform = Platform(topology, engine, tell=print, environment=environment)
+    platform = Platform(topology, engine, report=print, environment=environment)
     try:
         await platform.start()
         async with Stage.on(platform) as stage:

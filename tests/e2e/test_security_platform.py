@@ -97,7 +97,7 @@ async def test_what_is_public_is_listed_and_nothing_else_is(platform: Platform):
     assert {f"{each['service']}/{each['handler']}" for each in listed} == PUBLIC
     shown = await asyncio.to_thread(perdure, *asked)
     assert "private" in shown
-    assert shown.rstrip().endswith(f"{len(PUBLIC)} of them public")
+    assert shown.rstrip().endswith(f"{len(PUBLIC)} public")
 
 
 async def test_what_only_reads_is_marked_and_nothing_else_is(platform: Platform):
@@ -147,13 +147,13 @@ async def _restart(platform: Platform, names: list[str], stream: Stream) -> None
 
     async def restart(name: str) -> None:
         async def ended() -> str | None:
-            return platform.how_it_ended(name)
+            return platform.exit_reason(name)
 
         pid = platform.pid(name)
         assert pid is not None
         os.kill(pid, signal.SIGTERM)
         await eventually(ended, what=f"end of {name}", within=20)
-        await platform.start_again(name)
+        await platform.restart(name)
 
     await asyncio.gather(*map(restart, names))
     await stream.flow(5)

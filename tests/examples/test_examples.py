@@ -1,4 +1,4 @@
-"""Each example does on a real engine, in all three modes, what its README says; the table of them has no gap."""
+"""Examples: output as in the README, on a real engine; complete overview table."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from examples import __main__ as all_of_them
-from examples import _stage
-from examples._stage import FOLDER, Example, all_examples
+from examples import _session
+from examples._session import FOLDER, Example, all_examples
 
 ROOT = FOLDER.parent
 EXAMPLES = all_examples()
@@ -41,13 +41,13 @@ def name_of(example: Example) -> str:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
-async def test_an_example_prints_what_its_readme_says(example, restate):
+async def test_example_prints_output_of_readme(example, restate):
     said: list[str] = []
     await example.play_on(restate, said.append)
     assert said == example.printed
 
 
-def test_the_table_has_a_row_for_each_section_that_leads_to_its_folder():
+def test_overview_links_each_example():
     table = (FOLDER / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| (.+?) \| \[(.+?)\]\((.+?)\) \|", table, flags=re.MULTILINE)
     assert [(int(number), title) for number, title, _, _ in rows] == list(enumerate(SECTIONS, start=1))
@@ -56,7 +56,7 @@ def test_the_table_has_a_row_for_each_section_that_leads_to_its_folder():
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
-def test_a_readme_says_what_to_type_and_its_links_lead_somewhere(example):
+def test_readme_has_command_and_valid_links(example):
     folder = FOLDER / name_of(example)
     readme = (folder / "README.md").read_text(encoding="utf-8")
     number = int(name_of(example)[1:3])
@@ -67,8 +67,8 @@ def test_a_readme_says_what_to_type_and_its_links_lead_somewhere(example):
         assert (folder / link).exists(), link
 
 
-def test_an_example_runs_by_itself(restate_servers):
-    """As a reader runs it, with an engine of its own."""
+def test_example_runs_alone(restate_servers):
+    """Run an example with its own engine."""
     run = subprocess.run(
         [sys.executable, "-m", "examples.s06_state"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )
@@ -77,25 +77,25 @@ def test_an_example_runs_by_itself(restate_servers):
     assert run.stdout.splitlines() == example.printed
 
 
-def test_one_that_does_something_else_fails_the_whole(monkeypatch, capsys):
-    """`make examples` plays all; two stand for them here, and one of them broke its promise."""
+def test_different_output_fails(monkeypatch, capsys):
+    """One of two examples prints another output than its README."""
     first = next(each for each in EXAMPLES if name_of(each) == "s06_state")
 
-    async def lies(stage: _stage.Stage) -> None:
-        stage.say("something else")
+    async def wrong(session: _session.Session) -> None:
+        session.print("something else")
 
-    liar = Example("examples.s13_account", lies, first.services)
-    monkeypatch.setattr(all_of_them, "all_examples", lambda: [first, liar])
-    monkeypatch.setattr(all_of_them, "quietly", lambda: None)
+    different = Example("examples.s13_account", wrong, first.services)
+    monkeypatch.setattr(all_of_them, "all_examples", lambda: [first, different])
+    monkeypatch.setattr(all_of_them, "silence_logs", lambda: None)
     assert all_of_them.main() == 1
     printed = capsys.readouterr()
     assert re.search(r"^ok +\d+\.\d s  6\. Manage state", printed.out, flags=re.MULTILINE)
     assert re.search(r"^failed +\d+\.\d s  13\. Manage a", printed.out, flags=re.MULTILINE)
-    assert printed.out.endswith("1 of 2 examples did what their README says\n")
+    assert printed.out.endswith("1 of 2 examples match their README\n")
     assert "+ something else" in printed.err
 
 
-def test_nothing_of_this_machine_is_in_the_examples():
+def test_examples_contain_no_local_paths():
     for file in Path(FOLDER).rglob("*.*"):
         if file.suffix in (".py", ".md"):
             assert str(ROOT) not in file.read_text(encoding="utf-8"), file

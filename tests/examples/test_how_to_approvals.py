@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from perdure import AdminClient, IngressClient, Target
+from perdure import IngressClient, Target
 from perdure.approvals.messages import DecisionRequest
 from perdure.approvals.targets import reject
+from perdure.engine.admin import AdminClient
 from perdure.saga import hosting
 from tests.examples.test_tutorial import Program
 from tests.support import eventually

@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from perdure import AdminClient, IngressClient, Target
+from perdure import IngressClient, Target
 from perdure._runtime.ports import free_ports
+from perdure.engine.admin import AdminClient
 from perdure.engine.watchdog import Watchdog
 from perdure.errors import IngressError
 from perdure.saga import hosting

@@ -13,9 +13,10 @@ from uuid import uuid4
 import httpx
 import restate as sdk
 
-from perdure import AdminClient, IngressClient, Target, handler
+from perdure import IngressClient, Target, handler
 from perdure.alerts.conditions import AlertNotification
 from perdure.alerts.service import ALERT_DISPATCHER, ALERTS_KEY, AlertList, Alerts, list_alerts, scan_target
+from perdure.engine.admin import AdminClient
 from perdure.security import PrivateKey
 from perdure.testing import Restate
 from tests.integration.alert_receiver import OK, Receiver, receiving
@@ -53,7 +54,7 @@ class Patient:
         raise OSError("the wire is cut, again")
 
     def target(self, name: str = "go") -> Target[None, str]:
-        return Target(self.name, name, type(None), str)
+        return Target(self.name, name, None, str)
 
 
 class Scene:

@@ -12,7 +12,7 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import AdminClient, ControlPlaneService, IngressClient, ObjectClient, Orchestration, Target, handler
+from perdure import ControlPlaneService, IngressClient, ObjectClient, Orchestration, Target, handler
 from perdure._runtime.serdes import serde_for
 from perdure._wake_ups import new_awakeable
 from perdure.approvals.config import ApprovalsConfig
@@ -43,8 +43,9 @@ from perdure.approvals.targets import (
     reject,
     remind,
 )
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
-from perdure.saga.approval_steps import outcome_of
+from perdure.saga.approval_steps import await_approval
 from perdure.testing import Restate, RestateEnvironment
 from tests.support import Recording, eventually
 
@@ -85,7 +86,7 @@ async def run(ctx: sdk.WorkflowContext, question: Question) -> ApprovalOutcome:
         **dict(question),
     )
     ctx.set("wait", wait, serde=serde_for(str))
-    return await outcome_of(ctx, request, woken)
+    return await await_approval(ctx, request, woken)
 
 
 @handler(asking, "shared")
@@ -110,8 +111,8 @@ async def send_end(ctx: sdk.WorkflowSharedContext, due: StageEnd) -> None:
 
 
 run_asking = Target("Asking", "run", Question, ApprovalOutcome)
-leave = Target("Asking", "leave_it", bool, type(None))
-end = Target("Asking", "send_end", StageEnd, type(None))
+leave = Target("Asking", "leave_it", bool, None)
+end = Target("Asking", "send_end", StageEnd, None)
 
 bell = sdk.VirtualObject("Bell")
 
@@ -121,7 +122,7 @@ async def ring_it(ctx: sdk.ObjectContext, due: ReminderDue) -> None:
     await ObjectClient(ctx, remind, ctx.key()).call(due)
 
 
-ring = Target("Bell", "ring", ReminderDue, type(None))
+ring = Target("Bell", "ring", ReminderDue, None)
 
 gate = ControlPlaneService("Gate")
 
@@ -240,7 +241,7 @@ async def full_desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
     async def put(ctx: sdk.Context, notice: ApprovalNotice) -> None:
         did.add(f"{notice.kind} {notice.approval_id}/{notice.to}")
 
-    to_postbox: Target[ApprovalNotice, None] = Target("Postbox", "put", ApprovalNotice, type(None))
+    to_postbox: Target[ApprovalNotice, None] = Target("Postbox", "put", ApprovalNotice, None)
     reconciler = ApprovalReconciler(
         ApprovalReconcilerConfig(restate.server.admin, restate.server.ingress, grace=timedelta(0))
     )

@@ -1,4 +1,4 @@
-"""Services for tests of clients to call, and a handler that calls them."""
+"""Services that tests of clients call, and a handler that calls them."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ slow_echo = Target("Callees", "slow_echo", Order, Receipt)
 many = Target("Callees", "many", list[Order], list[Receipt])
 
 
-nothing = Target("Callees", "nothing", type(None), type(None))
+nothing = Target("Callees", "nothing", None, None)
 
 
 refuse = Target("Callees", "refuse", Order, Receipt)
 
 
-note = Target("Callees", "note", Order, type(None))
+note = Target("Callees", "note", Order, None)
 
 
 add = Target("Sums", "add", int, int)
 
 
-total = Target("Sums", "total", type(None), int)
+total = Target("Sums", "total", None, int)
 
 
 wait_flow = Target("Flows", "run", Order, Receipt)
 
 
-release = Target("Flows", "release", str, type(None))
+release = Target("Flows", "release", str, None)
 
 
 def callees(did: Recording) -> list[Any]:
@@ -106,7 +106,7 @@ def callees(did: Recording) -> list[Any]:
 
 
 def calling(work: Any) -> tuple[sdk.Service, Target[str, list[str]]]:
-    """Return a service whose handler does the work, and how to call it with a key that is new for each test."""
+    """Return a service whose handler runs the function, and a way to call it with a fresh key."""
     service = sdk.Service("Callers")
 
     async def go(ctx: sdk.Context, key: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""Jobs for tests of concurrency to do at the same time, and handlers that start them.
+"""Concurrent jobs for tests of concurrency, and handlers that start them.
 
-Every handler here has one attempt. A journal that comes out differently at a replay ends it, so each test also shows
-that there was none, and two of the three modes replay at every wait.
+Each handler has one attempt, so a replay with a different journal fails the test. Two of the three modes replay at
+every wait.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ append = Target("Lists", "append", int, list[int])
 
 
 class Crowd:
-    """Who is inside at once. Each stays until so many are, or until all have come."""
+    """Counts concurrent visitors. Each stays until the given number is inside, or all have arrived."""
 
     def __init__(self, size: int, everyone: int) -> None:
         self.most = 0
@@ -64,8 +64,8 @@ class Crowd:
             self.most = max(self.most, self._inside)
             self._changed.notify_all()
             full = self._changed.wait_for(lambda: self.most >= self._size or not self._left_to_come, timeout=10)
-            assert full, f"only {self.most} were ever inside at once"
-        time.sleep(0.02)  # what work takes; the next one must wait for it
+            assert full, f"only {self.most} were inside concurrently"
+        time.sleep(0.02)  # duration of the work; the next one must wait
         with self._changed:
             self._inside -= 1
 
@@ -144,7 +144,7 @@ case = Target("Cases", "case", Case, list[str])
 
 
 def cases(did: Recording, **works: Work) -> list[Any]:
-    """Return services of which one does the work that is named."""
+    """Return services, one of which runs the named function."""
     service = sdk.Service("Cases")
 
     @handler(service, name="case", invocation_retry_policy=ONE_ATTEMPT)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from perdure import LoggingConfig, configure_logging
+from perdure.observability.logging import LoggingConfig, configure_logging
 from perdure.security import SigningMode, SigningRules, TrustedKeys, set_signing_rules
 from perdure.testing import Restate
 from tests.integration.saga_bench import Bench

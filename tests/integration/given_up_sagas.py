@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import restate as sdk
 
-from perdure import AdminClient, ControlPlaneService, Orchestration, SagaConfig, ServiceClient, Target
-from perdure.engine.admin import sql_text
+from perdure import ControlPlaneService, Orchestration, SagaConfig, ServiceClient, Target
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.reconciler import SagaReconcilerConfig, find_orphans, reconcile_target
@@ -25,7 +25,7 @@ def config_of(engine: RestateServer, **limits: Any) -> SagaReconcilerConfig:
 
 
 def run_of(service: str) -> Target[None, object]:
-    return Target(service, "run", type(None), object)
+    return Target(service, "run", None, object)
 
 
 def policy(then: Literal["kill", "pause"]) -> sdk.InvocationRetryPolicy:

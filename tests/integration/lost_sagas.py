@@ -12,7 +12,6 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import (
-    AdminClient,
     ControlPlaneService,
     DataPlaneContext,
     DataPlaneService,
@@ -21,6 +20,7 @@ from perdure import (
     ServiceClient,
     Target,
 )
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.saga import hosting
 from perdure.saga.messages import RollbackStatus, rollback_status
@@ -34,8 +34,8 @@ class Part(BaseModel):
     name: str
 
 
-make = Target("Mill", "make", Part, type(None))
-scrap = Target("Mill", "scrap", Part, type(None))
+make = Target("Mill", "make", Part, None)
+scrap = Target("Mill", "scrap", Part, None)
 
 
 class Brake:
@@ -80,8 +80,9 @@ def services(did: Recording, name: str, brake: Brake) -> list[Any]:
 
     @orders.main()
     async def run(cp: Orchestration, broken: bool) -> None:
-        for part in ("a", "b"):
-            await cp.step(part, make, Part(key=cp.key, name=part), compensate=scrap_part)
+        for part_name in ("a", "b"):
+            part = Part(key=cp.key, name=part_name)
+            await cp.step(part_name, make, part, compensate=scrap_part.bind(part))
         if broken:
             raise RuntimeError("a permanent bug")
         _, never = cp.ctx.awakeable()
@@ -101,7 +102,7 @@ class Scene:
     async def started(self, did: Recording, *, broken: bool = False) -> tuple[str, str]:
         """Start an orchestration that waits or fails without end after two steps; return its key and invocation."""
         key = str(uuid4())
-        invocation = await self.ingress.send(Target(self.name, "run", bool, type(None)), broken, key=key)
+        invocation = await self.ingress.send(Target(self.name, "run", bool, None), broken, key=key)
 
         async def waiting() -> bool:
             return did.of(key) == ["make a", "make b"]

@@ -1,4 +1,4 @@
-"""A service of the SDK, without perdure around it, whose handler a test writes."""
+"""A service of the SDK alone, whose handler a test defines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, IngressClient, Target
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, Target
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from tests.support import eventually
 
@@ -18,7 +18,7 @@ go = Target("Facts", "go", str, str)
 
 
 def facts(work: Callable[[sdk.Context, str], Awaitable[str]], **options: Any) -> sdk.Service:
-    """Return a service of the raw SDK whose handler ``go`` does the work."""
+    """Return a service of the SDK whose handler ``go`` runs the function."""
     service = sdk.Service("Facts")
 
     async def handler(ctx: sdk.Context, key: str) -> str:
@@ -36,7 +36,7 @@ async def failure_of(env: Any) -> IngressError:
 
 
 async def last_failure(env: Any, invocation_id: str) -> str:
-    """Wait until the engine has something to say about why an attempt failed."""
+    """Wait for the engine's report of a failed attempt."""
     async with AdminClient(env.admin) as admin:
 
         async def failed() -> str | None:

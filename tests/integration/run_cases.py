@@ -1,4 +1,4 @@
-"""A handler whose runs a test writes, and an action that fails as often as told."""
+"""A handler whose runs a test defines, and an action that fails a given number of times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ go = Target("Runs", "go", str, str)
 
 
 def serving(work: Callable[[sdk.Context, str], Awaitable[str]], **options: Any) -> sdk.Service:
-    """Return a service whose handler ``go`` does the work, given a key that is new for each test."""
+    """Return a service whose handler ``go`` runs the function with a fresh key."""
     service = sdk.Service("Runs")
 
     async def named(ctx: sdk.Context, key: str) -> str:
@@ -45,7 +45,7 @@ async def failure_of(restate, work: Callable[[sdk.Context, str], Awaitable[str]]
 
 
 def failing(did: Recording, times: int, error: Exception) -> Callable[[], str]:
-    """Return an action that fails so many times, and records each attempt."""
+    """Return an action that fails the given number of times and records each attempt."""
 
     def action() -> str:
         did.add("attempt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -13,7 +13,6 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import (
-    AdminClient,
     ControlPlaneService,
     DataPlaneContext,
     DataPlaneService,
@@ -23,14 +22,16 @@ from perdure import (
     SagaConfig,
     ServiceClient,
     Step,
-    StepRetry,
     Target,
 )
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
+from perdure.retry import RetryPolicy
 from perdure.saga import hosting
+from perdure.saga.compensations import BoundCompensation
 from perdure.saga.messages import RollbackStatus, rollback_status
 from perdure.saga.schema import ROLLBACKS
+from perdure.saga.steps import RETRIED_STATUSES
 from tests.support import Recording, eventually
 
 
@@ -48,7 +49,7 @@ class Task(BaseModel):
 
 
 do_task = Target("Tasks", "do", Task, str)
-undo_task = Target("Tasks", "undo", Task, type(None))
+undo_task = Target("Tasks", "undo", Task, None)
 
 Main = Callable[[Orchestration], Awaitable[Any]]
 QUICK = {"initial_delay": timedelta(milliseconds=10), "max_delay": timedelta(milliseconds=30)}
@@ -123,7 +124,7 @@ class Bench:
         ingress = await self.serve(main, *more, **config)
         key = str(uuid4())
         try:
-            return key, await ingress.call(Target(self.name, "run", type(None), object), key=key)
+            return key, await ingress.call(Target(self.name, "run", None, object), key=key)
         except IngressError as error:
             return key, error
 
@@ -152,12 +153,24 @@ def truth(check: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
     return probe
 
 
-def step(cp: Orchestration, name: str, **task: Any) -> Step[Task, str]:
-    return Step(name, do_task, Task(key=cp.key, name=name, **task), compensate="undo")
+def undo_of(cp: Orchestration, task: Task, compensation: str = "undo") -> BoundCompensation:
+    return cp.saga.compensations.get(compensation).bind(task)
 
 
-async def run_step(cp: Orchestration, name: str, retry: StepRetry | None = None, **task: Any) -> str:
-    return await cp.step(name, do_task, Task(key=cp.key, name=name, **task), compensate="undo", retry=retry)
+def step(cp: Orchestration, name: str, **fields: Any) -> Step[Task, str]:
+    task = Task(key=cp.key, name=name, **fields)
+    return Step(name, do_task, task, compensate=undo_of(cp, task))
+
+
+async def run_step(
+    cp: Orchestration,
+    name: str,
+    retry: RetryPolicy | None = None,
+    retry_on: Collection[int] = RETRIED_STATUSES,
+    **fields: Any,
+) -> str:
+    task = Task(key=cp.key, name=name, **fields)
+    return await cp.step(name, do_task, task, compensate=undo_of(cp, task), retry=retry, retry_on=retry_on)
 
 
 async def forget_runs(admin: AdminClient, key: str) -> None:

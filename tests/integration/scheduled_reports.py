@@ -1,4 +1,4 @@
-"""Reports for tests of schedules to make at given times: some slow, some broken."""
+"""Services whose handlers the schedule tests start."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from perdure.schedules import ScheduleClient, ScheduleStatus
 from tests.support import Recording, eventually
 
 FAR = timedelta(days=1)
-
-
 SOON = timedelta(milliseconds=100)
 
 
 class Gate:
-    """What a report waits for, until the test opens it."""
+    """Gate that blocks a handler until the test opens it."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
@@ -61,11 +59,11 @@ def reports(did: Recording, gate: Gate) -> tuple[sdk.Service, sdk.Workflow, dict
     return service, flow, {each.__name__: each for each in (build, slow, broken, close, declare)}
 
 
-async def state_of(schedules: ScheduleClient, name: str, **wanted: int) -> ScheduleStatus:
-    """Wait until a schedule's counts are at least these, and return it."""
+async def state_of(schedules: ScheduleClient, name: str, **least: int) -> ScheduleStatus:
+    """Wait until the counts of a schedule reach these minimums, and return its status."""
 
     async def probe() -> ScheduleStatus | None:
         status = await schedules.status(name)
-        return status if all(getattr(status.counts, each) >= least for each, least in wanted.items()) else None
+        return status if all(getattr(status.counts, each) >= count for each, count in least.items()) else None
 
-    return await eventually(probe, what=f"schedule '{name}' with {wanted}")
+    return await eventually(probe, what=f"schedule '{name}' with {least}")

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from perdure import AdminClient, IngressClient
+from perdure import IngressClient
 from perdure.alerts.service import ALERTS_KEY, Alerts, list_alerts, read_alerts, scan_target
+from perdure.engine.admin import AdminClient
 
 pytestmark = pytest.mark.restate_modes("http2")
 

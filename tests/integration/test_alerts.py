@@ -14,13 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure import AdminClient, IngressClient
+from perdure import IngressClient
 from perdure._runtime.ports import free_ports
 from perdure.alerts import service as alerts_module
 from perdure.alerts import webhook
 from perdure.alerts.conditions import MAX_SINGLE_ALERTS, AlertNotification
 from perdure.alerts.service import ALERT_DISPATCHER, ALERTS_KEY, list_alerts, read_alerts, scan_target
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.observability.metrics import ALERTS
 from perdure.security import PrivateKey
 from perdure.testing import Restate

@@ -11,11 +11,12 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from perdure import AdminClient, Target
+from perdure import Target
 from perdure.approvals.inbox_messages import InboxQuery
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, DecisionReceipt, DecisionRequest, StageEnd
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import approve, list_inbox, page_inbox, reject
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.security.user_names import ANYONE
 from perdure.testing import Restate
@@ -289,7 +290,7 @@ async def test_a_withdrawal_for_everyone_answers_everyone(desk: Desk):
 
 
 async def test_an_opener_is_told_that_its_request_can_not_be_read(desk: Desk):
-    target = Target("Asking", "send_raw", dict[str, Any], type(None))
+    target = Target("Asking", "send_raw", dict[str, Any], None)
     good = {"approval_id": desk.id, "title": "t", "timeout": "PT1H", "wait": "w", "awakeable": "a"}
     for bad, field in [({"colour": 1}, "colour"), ({"quorum": 0}, "quorum"), ({"approval_id": "other"}, "approval")]:
         error = await refused(desk.client.call(target, {**good, **bad}, key=desk.id))

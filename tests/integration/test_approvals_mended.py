@@ -13,13 +13,14 @@ import pytest
 import pytest_asyncio
 import restate as sdk
 
-from perdure import AdminClient, Target
+from perdure import Target
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import Decision
 from perdure.approvals.policy import Approval, decide
 from perdure.approvals.request import OnTimeout
 from perdure.approvals.service import definitions
 from perdure.determinism import Time
+from perdure.engine.admin import AdminClient
 from perdure.testing import Restate
 from tests.integration.approvals_desk import HOUR, Desk, GateRequest, asking, full_desk, left, refused, run_gate
 from tests.support import Recording, eventually
@@ -31,7 +32,7 @@ async def desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
         yield desk
 
 
-sweep: Any = Target("ApprovalReconciler", "sweep", type(None), dict[str, Any])
+sweep: Any = Target("ApprovalReconciler", "sweep", None, dict[str, Any])
 
 
 async def test_an_approval_whose_asker_was_killed_is_withdrawn(desk: Desk):

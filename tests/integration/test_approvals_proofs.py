@@ -84,7 +84,7 @@ async def desk(restate: Restate, did: Recording) -> AsyncIterator[SignedDesk]:
     config = ApprovalsConfig(
         acts=SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,))),
         link_keys=(LINKS.public,),
-        notify=Target("Postbox", "put", ApprovalNotice, type(None)),
+        notify=Target("Postbox", "put", ApprovalNotice, None),
     )
     env = await restate.serve(*definitions(config), asking, postbox)
     async with SignedDesk(env) as desk:

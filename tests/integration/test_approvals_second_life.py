@@ -9,13 +9,14 @@ import pytest
 import pytest_asyncio
 import restate as sdk
 
-from perdure import AdminClient, ObjectClient, Target, handler
+from perdure import ObjectClient, Target, handler
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import DecisionReceipt, LinkDecisionRequest, ReminderDue, StageEnd
 from perdure.approvals.reconciler import look
 from perdure.approvals.request import OnTimeout
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import decide_by_link, mend
+from perdure.engine.admin import AdminClient
 from perdure.security import PrivateKey, mint_link, payload_digest
 from perdure.testing import Restate
 from tests.integration.approvals_desk import HOUR, Desk, asking, bell, end, left, refused, ring
@@ -122,7 +123,7 @@ async def test_a_link_that_was_used_counts_in_no_second_life(desk: SecondDesk):
     assert (await refused(desk.by_link(token))).status_code == 404
     async with AdminClient(desk.env.admin) as admin:
         assert [each for each in await look(admin, timedelta(0)) if each.id == desk.id] == []
-    await desk.client.call(Target("Mender", "mend", type(None), type(None)), key=desk.id)
+    await desk.client.call(Target("Mender", "mend", None, None), key=desk.id)
     await left(desk, "nonces")
     await desk.ask(by="again", payload=PAYLOAD, approvers=["ada"])
     await desk.status_where(lambda status: status.status == "open")

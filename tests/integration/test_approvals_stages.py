@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import pytest_asyncio
 
-from perdure import AdminClient, Target
+from perdure import Target
 from perdure._runtime.dispatch import SHORT_RETRIES
 from perdure.approvals import dispatcher as dispatcher_module
 from perdure.approvals.audit_log import verify_audit_log
@@ -17,6 +17,7 @@ from perdure.approvals.messages import ReminderDue, StageEnd
 from perdure.approvals.notifications import ApprovalNotice
 from perdure.approvals.request import OnTimeout, Stage
 from perdure.approvals.service import definitions
+from perdure.engine.admin import AdminClient
 from perdure.testing import Restate
 from tests.integration.approvals_desk import HOUR, Desk, asking, end, full_desk, refused, ring, told
 from tests.support import Recording, eventually
@@ -102,7 +103,7 @@ async def test_a_reminder_that_is_not_the_next_does_nothing(desk: Desk):
 @pytest.mark.restate_modes("http2")
 async def test_notices_to_nowhere_stop_nobody_and_are_given_up(restate: Restate, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dispatcher_module, "LONG_RETRIES", SHORT_RETRIES)  # as it is, but within this test
-    nowhere: Target[ApprovalNotice, None] = Target("Nowhere", "put", ApprovalNotice, type(None))
+    nowhere: Target[ApprovalNotice, None] = Target("Nowhere", "put", ApprovalNotice, None)
     env = await restate.serve(*definitions(ApprovalsConfig(notify=nowhere)), asking)
     async with Desk(env) as desk:
         await desk.asked(approvers=[desk.person("ada")])

@@ -14,14 +14,15 @@ import pytest
 import pytest_asyncio
 import restate as sdk
 
-from perdure import AdminClient, Caller, ControlPlaneService, IngressClient, Orchestration, Target, caller, handler
+from perdure import ControlPlaneService, IngressClient, Orchestration, Target, handler
 from perdure._runtime.places import OutputSource, Place
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import ApprovalOutcome, ApprovalStatus
 from perdure.approvals.service import definitions as approvals
 from perdure.approvals.signatures import sign_action
 from perdure.approvals.targets import approval_status
-from perdure.callers import PARENT_HEADER
+from perdure.callers import PARENT_CALLER_HEADER, Caller, caller
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.saga.hosting import definitions as rollbacks
 from perdure.security import (
@@ -320,7 +321,7 @@ async def test_private_child_has_its_parents_caller(platform: Platform):
 
 @pytest.mark.restate_modes("http2")
 async def test_public_saga_believes_no_parent(platform: Platform):
-    claimed = {PARENT_HEADER: json.dumps(SHOP.model_dump(mode="json")), "content-type": "application/json"}
+    claimed = {PARENT_CALLER_HEADER: json.dumps(SHOP.model_dump(mode="json")), "content-type": "application/json"}
     answer = await platform.http.post(f"{platform.env.ingress}/Quiet/{uuid4()}/run", content=b'"x"', headers=claimed)
     assert (answer.status_code, answer.content) in ((200, b""), (200, b"null"))
     refused = await platform.http.post(f"{platform.env.ingress}/Child/{uuid4()}/run", content=b'"x"', headers=claimed)

@@ -1,4 +1,4 @@
-"""`perdure doctor` compares the handlers that are served with those that the engine knows."""
+"""`perdure doctor`: comparison of served and registered handlers."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from collections.abc import AsyncIterator
 import pytest
 from typer.testing import CliRunner
 
-from perdure import AdminClient, DataPlaneContext, DataPlaneService
+from perdure import DataPlaneContext, DataPlaneService
 from perdure._runtime.asgi import Receive, Scope, Send
 from perdure.cli import options
 from perdure.cli.main import app
+from perdure.engine.admin import AdminClient
 from perdure.serving import Servable, build_app, listening
 from perdure.testing import Mode, RestateServer
 from perdure.testing.plugin import RestateServers
 
-STRANGER = "publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f"
+OTHER_ENGINE = "publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f"
 
 
-def shop(*, grown: bool) -> Servable:
+def shop(*, extended: bool) -> Servable:
     service = DataPlaneService("DoctoredShop")
 
     @service.handler()
     async def sell(ctx: DataPlaneContext, what: str) -> str:
         return what
 
-    if grown:
+    if extended:
 
         @service.handler()
         async def take_back(ctx: DataPlaneContext, what: str) -> str:
@@ -47,7 +48,7 @@ def store() -> Servable:
 
 @pytest.fixture
 async def admin(server: RestateServer) -> AsyncIterator[AdminClient]:
-    """The engine, which forgets what this test has registered."""
+    """Admin client that removes the registrations of the test."""
     async with AdminClient(server.admin) as admin:
         before = {each["id"] for each in await admin.deployments()}
         yield admin
@@ -58,13 +59,13 @@ async def admin(server: RestateServer) -> AsyncIterator[AdminClient]:
 
 @pytest.fixture
 def server(restate_servers: RestateServers, monkeypatch: pytest.MonkeyPatch) -> RestateServer:
-    """An engine, and a terminal that breaks no line."""
+    """An engine, with a terminal that does not wrap lines."""
     monkeypatch.setattr(options.console, "_width", 400)
     return restate_servers.for_mode(Mode.HTTP2)
 
 
-async def said(server: RestateServer, url: str) -> tuple[str, list[str]]:
-    """Return the doctor's line about the services at an address, and all lines."""
+async def run_doctor(server: RestateServer, url: str) -> tuple[str, list[str]]:
+    """Return the finding for a deployment, and all findings."""
     command = ["doctor", "--ingress", server.ingress, "--admin", server.admin]
     result = await asyncio.to_thread(CliRunner().invoke, app, command)
     assert "Traceback" not in result.output
@@ -73,43 +74,43 @@ async def said(server: RestateServer, url: str) -> tuple[str, list[str]]:
     return line, lines
 
 
-async def test_a_handler_that_was_added_without_registering_again_is_found(server, admin):
-    async with listening(build_app(shop(grown=False))) as listener:
+async def test_report_unregistered_handler(server, admin):
+    async with listening(build_app(shop(extended=False))) as listener:
         await admin.register(listener.url)
-        well = f"ok services at {listener.url} DoctoredShop; ready, with the handlers that the engine knows"
-        assert (await said(server, listener.url))[0] == well
-    async with listening(build_app(shop(grown=True)), port=listener.port):
-        await admin.register(listener.url, force=False)  # the engine answers 200, and keeps what it knew
-        line, _ = await said(server, listener.url)
-        assert line.startswith(f"!! services at {listener.url} serve other handlers than the engine knows")
-        assert '(DoctoredShop/take_back): register again, with "force": true' in line
+        healthy = f"ok services at {listener.url} DoctoredShop; ready, with the registered handlers"
+        assert (await run_doctor(server, listener.url))[0] == healthy
+    async with listening(build_app(shop(extended=True)), port=listener.port):
+        await admin.register(listener.url, force=False)  # the engine returns 200 and keeps the old handlers
+        line, _ = await run_doctor(server, listener.url)
+        assert line.startswith(f"!! services at {listener.url} handlers differ from the registered ones")
+        assert '(DoctoredShop/take_back); register them again with "force": true' in line
         await admin.register(listener.url)
-        assert (await said(server, listener.url))[0] == well
+        assert (await run_doctor(server, listener.url))[0] == healthy
 
 
-async def test_that_only_the_engine_may_ask_is_said_once_for_all(server, admin):
-    services = [shop(grown=False), store()]
+async def test_protected_discovery_is_reported_once(server, admin):
+    services = [shop(extended=False), store()]
     async with listening(build_app(services[0])) as one, listening(build_app(services[1])) as two:
         await admin.register(one.url)
         await admin.register(two.url)
-    signed = [build_app(each, identity_keys=[STRANGER]) for each in services]
+    signed = [build_app(each, identity_keys=[OTHER_ENGINE]) for each in services]
     async with listening(signed[0], port=one.port), listening(signed[1], port=two.port):
-        line, lines = await said(server, one.url)
+        line, lines = await run_doctor(server, one.url)
     assert line == f"ok services at {one.url} DoctoredShop; ready"
-    (once,) = (each for each in lines if "only the engine may ask" in each)
-    assert once.startswith("ok handlers those of 2 deployments can't be compared with what the engine knows: ")
+    (summary,) = (each for each in lines if "only the engine may discover" in each)
+    assert summary.startswith("ok handlers those of 2 deployments not compared, since only the engine")
 
 
 @pytest.mark.parametrize("status", [500, 404])
-async def test_what_else_is_answered_when_handlers_are_asked_for_is_told(server, admin, status):
+async def test_report_failed_discovery(server, admin, status):
     async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
         code = status if scope["path"] == "/discover" else 200
         await send({"type": "http.response.start", "status": code, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    async with listening(build_app(shop(grown=False))) as listener:
+    async with listening(build_app(shop(extended=False))) as listener:
         await admin.register(listener.url)
     async with listening(refusing, port=listener.port):
-        line, lines = await said(server, listener.url)
-    assert line.startswith(f"!! services at {listener.url} (DoctoredShop) answer {status} to /discover, ")
-    assert not any("only the engine may ask" in each for each in lines)
+        line, lines = await run_doctor(server, listener.url)
+    assert line.startswith(f"!! services at {listener.url} (DoctoredShop) return {status} for /discover ")
+    assert not any("only the engine may discover" in each for each in lines)

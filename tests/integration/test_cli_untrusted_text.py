@@ -1,4 +1,4 @@
-"""Untrusted text, from a request over the ingress to the operator's terminal, on a real engine."""
+"""Untrusted text from a request reaches the terminal escaped."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def perdure(*words: str, ingress: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.restate_modes("http2")
-async def test_hostile_texts_reach_the_terminal_inert(restate):
+async def test_hostile_text_is_escaped(restate):
     env = await restate.serve(jobs(), *definitions())
     names = {name: f"{name.replace(' ', '-')}-{uuid4().hex[:8]}" for name in TEXTS}
     body = {"target": {"service": "TextJobs", "handler": "job"}, "every": "P1D", "actor": "ada@example.com"}
@@ -58,8 +58,8 @@ async def test_hostile_texts_reach_the_terminal_inert(restate):
             answer = await http.post(f"{env.ingress}/Schedules/{names[name]}/set", json={**body, "description": text})
             assert answer.status_code == 200, answer.text
             for field in () if all(map(is_visible, text)) else ("reason", "actor"):
-                wrong = {**body, field: f"ada{text}"}
-                refused = await http.post(f"{env.ingress}/Schedules/{names[name]}/set", json=wrong)
+                invalid = {**body, field: f"ada{text}"}
+                refused = await http.post(f"{env.ingress}/Schedules/{names[name]}/set", json=invalid)
                 assert refused.status_code == 400
                 assert refused.json()["metadata"]["field"] == field
                 assert "invisible character U+" in refused.json()["message"]
@@ -74,7 +74,7 @@ async def test_hostile_texts_reach_the_terminal_inert(restate):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_answers_of_the_engine_are_inert_errors(restate):
+async def test_errors_with_hostile_text_are_escaped(restate):
     env = await restate.serve(jobs(), *definitions())
     code, out, err = await perdure("schedules", "show", "[red]nothing[/red]", ingress=env.ingress)
     assert (code, out) == (1, "")
@@ -82,5 +82,5 @@ async def test_answers_of_the_engine_are_inert_errors(restate):
     code, out, err = await perdure("schedules", "show", "\x1b[2J", ingress=env.ingress)
     assert (code, out) == (2, "")
     assert err == (
-        "perdure: the argument '\\x1b[2J' may not hold the invisible character U+001B, at position 1: remove it\n"
+        "perdure: the argument '\\x1b[2J' must not contain the invisible character U+001B at position 1: remove it\n"
     )

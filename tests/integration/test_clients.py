@@ -1,4 +1,4 @@
-"""Clients inside handlers: typed calls, their errors and options, and guardrails, in all three modes."""
+"""Clients inside handlers: typed calls, errors, options and guardrails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.integration.callees import (
 from tests.support import eventually
 
 
-async def test_calls_are_typed_and_objects_have_their_own_state(restate, did):
+async def test_call_services_and_objects_with_types(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         receipt = await ServiceClient(ctx, echo).call(Order(key=key, number=5))
         receipts = await ServiceClient(ctx, many).call([Order(key="a"), Order(key="b")])
@@ -40,8 +40,8 @@ async def test_calls_are_typed_and_objects_have_their_own_state(restate, did):
     assert await done(restate, did, work) == ["no. 5", "['a', 'b']", "None", "[1, 3, 5]", "0"]
 
 
-async def test_calls_made_together_give_their_results_in_the_order_of_the_calls(restate, did):
-    # The Go original took the order in which they ended, and lost the values.
+async def test_concurrent_calls_keep_order_of_results(restate, did):
+    # Not in the order in which the calls end.
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         client = ServiceClient(ctx, slow_echo)
         calls = [client.call_async(Order(key=key, number=number)) for number in (150, 1, 75)]
@@ -50,7 +50,7 @@ async def test_calls_made_together_give_their_results_in_the_order_of_the_calls(
     assert await done(restate, did, work) == ["no. 150", "no. 1", "no. 75"]
 
 
-async def test_a_call_knows_its_invocation(restate, did):
+async def test_call_returns_invocation_id(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         call = ServiceClient(ctx, echo).call_async(Order(key=key))
         id_ = await call.invocation_id()
@@ -59,7 +59,7 @@ async def test_a_call_knows_its_invocation(restate, did):
     assert await done(restate, did, work) == ["True", "no. 0"]
 
 
-async def test_a_callees_terminal_error_comes_with_code_message_and_metadata(restate, did):
+async def test_callee_error_keeps_code_message_metadata(restate, did):
     seen: list[TerminalError] = []
 
     async def work(ctx: sdk.Context, key: str) -> list[object]:
@@ -81,19 +81,19 @@ class NotAnOrder(BaseModel):
     something: str
 
 
-async def test_a_request_of_another_type_is_refused_before_anything_is_sent(restate, did):
+async def test_reject_request_of_wrong_type_before_sending(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         did.add("attempt")
         return [await ServiceClient(ctx, echo).call(NotAnOrder(something="x"))]  # type: ignore[arg-type] # the mistake
 
-    with pytest.raises(IngressError, match="a value of class NotAnOrder can't be written as Order") as failed:
+    with pytest.raises(IngressError, match="cannot write a value of class NotAnOrder as Order") as failed:
         await done(restate, did, work)
     assert failed.value.metadata["code"] == "unwritable"
     assert did.all() == ["attempt"]
 
 
-async def test_a_call_takes_its_options(restate, did):
-    # DEFECT of the Go original: Call ignored them.
+async def test_call_passes_key_and_headers(restate, did):
+    # Key and headers reach the handler.
     ears = sdk.Service("Ears")
 
     @handler(ears)
@@ -124,7 +124,7 @@ async def test_a_call_takes_its_options(restate, did):
         await eventually(sent, what="send")
 
 
-async def test_a_response_of_another_type_is_a_terminal_error_and_not_retried_for_ever(restate, did):
+async def test_response_of_wrong_type_is_terminal(restate, did):
     as_number = Target("Callees", "echo", Order, int)
     flow_as_number = Target("Flows", "run", Order, int)
 
@@ -140,14 +140,14 @@ async def test_a_response_of_another_type_is_a_terminal_error_and_not_retried_fo
                 told.append((error.message.splitlines()[0], error_code(error)))
         return told
 
-    said = "invalid input: body: Input should be a valid integer. Caller and callee must name the same type"
+    said = "invalid input: body: Input should be a valid integer. Caller and callee must use the same type"
     assert await done(restate, did, work) == [
-        f"('Callees/echo: the response does not fit int: {said}', 'unreadable')",
-        f"('Flows/run: the response does not fit int: {said}', 'unreadable')",
+        f"('Callees/echo: the response does not match int: {said}', 'unreadable')",
+        f"('Flows/run: the response does not match int: {said}', 'unreadable')",
     ]
 
 
-async def test_clients_are_made_from_functions_of_the_sdks_own_decorators(restate, did):
+async def test_create_clients_from_sdk_functions(restate, did):
     raw = sdk.Service("RawCallee")
 
     @raw.handler()
@@ -173,7 +173,7 @@ def _strict():
 
 @pytest.mark.restate_modes("http2")
 @pytest.mark.usefixtures("_strict")
-async def test_guardrails_of_keys(restate, did):
+async def test_guardrails_check_idempotency_keys(restate, did):
     service = sdk.Service("Guarded")
     again = Target("Guarded", "go", str, str)
 
@@ -191,7 +191,7 @@ async def test_guardrails_of_keys(restate, did):
                 await ServiceClient(ctx, note).send(
                     Order(key=case), idempotency_key="trip:12345678-1234-4234-9234-123456789012"
                 )
-            case "same handler, sent":  # a send may come from several invocations, so its key is of use
+            case "same handler, sent":  # several invocations may send, so a key is useful
                 await ServiceClient(ctx, again).send("stop", idempotency_key="k")
             case "same handler, no key":
                 return await ServiceClient(ctx, again).call("stop")

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import restate as sdk
 
-from perdure import AdminClient, IngressClient, ServiceClient, WorkflowClient
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, ServiceClient, WorkflowClient
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import TerminalError
 from tests.integration.callees import Order, callees, calling, done, note, wait_flow
 from tests.support import Recording, eventually
@@ -23,7 +23,7 @@ async def noted(did: Recording, key: str) -> float:
     return float((await eventually(seen, what="note")).removeprefix("note "))
 
 
-async def test_a_send_does_not_wait_and_a_delay_delays(restate, did):
+async def test_send_returns_at_once_and_delays(restate, did):
     delay = timedelta(milliseconds=400)
 
     async def work(ctx: sdk.Context, key: str) -> list[object]:
@@ -47,7 +47,7 @@ async def test_a_send_does_not_wait_and_a_delay_delays(restate, did):
         assert await noted(did, f"{key}-later") - start >= delay.total_seconds() * 0.9
 
 
-async def test_sends_with_one_idempotency_key_start_one_invocation(restate, did):
+async def test_same_idempotency_key_starts_one_invocation(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         client = ServiceClient(ctx, note)
         sent = [await client.send(Order(key=key), idempotency_key=f"note:{key}") for _ in range(2)]
@@ -59,13 +59,13 @@ async def test_sends_with_one_idempotency_key_start_one_invocation(restate, did)
         key, one, two = await ingress.call(go, str(uuid4()))
         assert one == two
         await noted(did, key)
-        # Another invocation sends it too, and its call comes after both: nothing more was started.
+        # Another invocation repeats the send; the call after both shows that only one invocation started.
         again, three, _ = await ingress.call(go, key)
         assert (again, three) == (key, one)
         assert len(did.of(key)) == 1
 
 
-async def test_a_call_is_cancelled_by_its_future(restate, did):
+async def test_cancel_call_by_future(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         call = WorkflowClient(ctx, wait_flow, key).call_async(Order(key=key))
         await call.cancel()
@@ -77,7 +77,7 @@ async def test_a_call_is_cancelled_by_its_future(restate, did):
     assert await done(restate, did, work) == ["409", "cancelled"]
 
 
-async def test_a_send_is_cancelled_by_its_handle_also_before_it_starts(restate, did):
+async def test_cancel_send_before_and_after_start(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         sent = await ServiceClient(ctx, note).send(Order(key=key), delay=timedelta(hours=1))
         await sent.cancel()
@@ -88,6 +88,6 @@ async def test_a_send_is_cancelled_by_its_handle_also_before_it_starts(restate, 
         return []
 
     key, *ended = await done(restate, did, work)
-    # The second once it is gone without a trace, as of something that nobody can ask for; else this waited for an hour.
+    # The delayed invocation disappears without a result; otherwise this would wait for an hour.
     assert ended in (["409", "cancelled"], ["404", "not found"])
     assert did.of(key) == []

@@ -1,4 +1,4 @@
-"""Workflows submitted, signalled, looked at and attached to from inside handlers."""
+"""Workflow clients inside handlers: submit, signal, output and attach."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perdure.errors import IngressError, InvalidInput, Refused, TerminalError, e
 from tests.integration.callees import Order, calling, done, echo, release, wait_flow
 
 
-async def test_a_workflow_is_submitted_then_attached_to(restate, did):
+async def test_submit_and_attach_to_workflow(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         flow = WorkflowClient(ctx, wait_flow, key)
         invocation_id = await flow.submit(Order(key=key))
@@ -23,11 +23,11 @@ async def test_a_workflow_is_submitted_then_attached_to(restate, did):
     assert await done(restate, did, work) == ["open sesame", "open sesame"]
 
 
-async def test_a_workflow_is_signalled_looked_at_and_waited_for_with_others(restate, did):
+async def test_signal_query_and_await_workflow(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         flow = WorkflowClient(ctx, wait_flow, key)
         invocation_id = await flow.submit(Order(key=key))
-        again = await flow.submit(Order(key=key, number=7))  # it starts once for each key
+        again = await flow.submit(Order(key=key, number=7))  # a workflow starts once per key
         before = await flow.output(invocation_id, within=timedelta(milliseconds=20))
         result = flow.attach_future(invocation_id)
         first = await race(ctx, result, ctx.sleep(timedelta(milliseconds=20)))
@@ -46,7 +46,7 @@ async def test_a_workflow_is_signalled_looked_at_and_waited_for_with_others(rest
     ]
 
 
-async def test_an_output_of_none_is_told_from_none_yet_and_a_failure_is_raised(restate, did):
+async def test_output_distinguishes_none_pending_and_failure(restate, did):
     flow = sdk.Workflow("Voids")
 
     @handler(flow, "main", name="run")
@@ -70,16 +70,16 @@ async def test_an_output_of_none_is_told_from_none_yet_and_a_failure_is_raised(r
         assert await ingress.call(go, str(uuid4())) == expected
 
 
-async def test_a_signal_goes_to_the_same_workflow_only(restate, did):
+async def test_reject_signal_to_another_workflow(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         return [await WorkflowClient(ctx, wait_flow, key).signal(echo, Order(key=key))]
 
-    with pytest.raises(IngressError, match="a client of Flows/run can't signal Callees/echo") as refused:
+    with pytest.raises(IngressError, match="a client of Flows/run cannot signal Callees/echo") as refused:
         await done(restate, did, work)
     assert (refused.value.status_code, refused.value.metadata["field"]) == (400, "handler")
 
 
-async def test_attaching_to_a_workflow_that_failed_raises_its_error(restate, did):
+async def test_attach_raises_error_of_workflow(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         flow = WorkflowClient(ctx, wait_flow, key)
         return [await flow.attach(await flow.submit(Order(key=key, number=-1)))]
@@ -89,7 +89,7 @@ async def test_attaching_to_a_workflow_that_failed_raises_its_error(restate, did
     assert (failed.value.status_code, failed.value.message, failed.value.code) == (422, "less than nothing", "negative")
 
 
-async def test_an_id_that_no_invocation_can_have_is_refused_at_once(restate, did):
+async def test_reject_malformed_invocation_id(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         flow = WorkflowClient(ctx, wait_flow, key)
         real, refused = await flow.submit(Order(key=key, number=1)), list[object]()

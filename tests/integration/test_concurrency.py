@@ -1,6 +1,6 @@
-"""Several things at once: in the order of the input, the same at every replay, and nothing lost on the way.
+"""Concurrent operations: results in the order of the input, deterministic replays.
 
-`tests.integration.concurrent_jobs` says why each test also shows that replays are the same.
+`tests.integration.concurrent_jobs` explains how each test checks determinism.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import pytest
 import restate as sdk
 
 from perdure import (
-    AdminClient,
     IngressClient,
     ServiceClient,
     fan_out,
@@ -26,7 +25,7 @@ from perdure import (
     run_async,
     wait_for_external_signal,
 )
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, TerminalError, error_code
 from tests.integration.concurrent_jobs import (
     ONE_ATTEMPT,
@@ -46,8 +45,8 @@ from tests.support import eventually
 pytestmark = pytest.mark.restate_modes("all")
 
 
-async def test_results_are_values_in_the_order_of_the_input(restate, did):
-    # DEFECT of the Go original: results stayed zero values, and the order of completion was taken for the index.
+async def test_results_keep_order_of_input(restate, did):
+    # Results are values, and the index is that of the input.
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         call = ServiceClient(ctx, after).call_async
         numbers = [3, 1, 2]
@@ -79,7 +78,7 @@ async def test_results_are_values_in_the_order_of_the_input(restate, did):
     ]  # fmt: skip
 
 
-async def test_calls_runs_timers_and_signals_are_waited_for_together(restate, did):
+async def test_await_calls_runs_timers_and_signals(restate, did):
     flow = sdk.Workflow("Mixed")
 
     @handler(flow, "main", invocation_retry_policy=ONE_ATTEMPT)
@@ -119,7 +118,7 @@ async def test_calls_runs_timers_and_signals_are_waited_for_together(restate, di
         ]  # fmt: skip
 
 
-async def test_losers_are_cancelled_on_request_and_else_go_on(restate, did):
+async def test_cancel_losers_only_on_request(restate, did):
     async def race_and(ctx: sdk.Context, key: str, *, cancel: bool) -> list[object]:
         loser = ServiceClient(ctx, lasting).call_async(Job(key=f"{key}-race", number=1))
         await loser.invocation_id()

@@ -1,4 +1,4 @@
-"""How several things at once end early: by a failure that says where, by a cancel, by a refusal."""
+"""Early ends of concurrent operations: failure, cancel, misuse."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.restate_modes("all")
 
 
-async def test_a_failure_says_where_and_keeps_class_status_code_and_metadata(restate, did):
+async def test_failure_names_location_and_keeps_details(restate, did):
     seen: dict[str, TerminalError] = {}
 
     def job(key: str, number: int, after: int = 0) -> Job:
@@ -49,7 +49,7 @@ async def test_a_failure_says_where_and_keeps_class_status_code_and_metadata(res
 
     async def out(ctx: sdk.Context, key: str) -> list[object]:
         call = ServiceClient(ctx, after).call_async
-        # The first to fail is the last that was given.
+        # The last operation fails first.
         return await fan_out_fail(ctx, [call(job(key, -1, 3000)), call(job(key, 2)), call(job(key, -3, 20))])
 
     async def all_of(ctx: sdk.Context, key: str) -> list[object]:
@@ -99,8 +99,8 @@ async def test_a_failure_says_where_and_keeps_class_status_code_and_metadata(res
     assert str(seen["exhausted"]) == seen["exhausted"].message
 
 
-async def test_a_cancel_of_the_caller_ends_the_whole_and_is_no_failure_of_an_item(restate, did):
-    # DEFECT of the Go original's collecting loop: a cancel would be one error among the others, and the caller go on.
+async def test_cancel_of_caller_is_no_item_failure(restate, did):
+    # A cancel must not count as one error among others.
     def work(take: Callable[[sdk.Context, list[Any]], Awaitable[object]], *, start: bool = True) -> Work:
         async def run(ctx: sdk.Context, key: str) -> list[object]:
             call = ServiceClient(ctx, lasting).call_async
@@ -147,8 +147,8 @@ async def test_a_cancel_of_the_caller_ends_the_whole_and_is_no_failure_of_an_ite
             assert set(did.of(f"{key}-end")) == {f"Cancelled {message} True"}
 
 
-async def test_a_cancel_lets_a_running_action_come_to_its_end_before_the_whole_ends(restate, did):
-    # Else whatever undoes the action could be overtaken by it, see `run_with_retry`.
+async def test_cancel_waits_for_running_action(restate, did):
+    # Otherwise the action could overtake its compensation, see `run_with_retry`.
     begun, may_end = threading.Event(), threading.Event()
 
     def act(key: str) -> None:
@@ -185,13 +185,13 @@ async def test_a_cancel_lets_a_running_action_come_to_its_end_before_the_whole_e
     assert set(did.of(key)) == {"acted", "ended"}
 
 
-async def test_what_can_not_be_done_right_is_refused_with_what_to_do_instead(restate, did):
+async def test_reject_misuse_with_alternative(restate, did):
     async def coroutine(ctx: sdk.Context, key: str) -> list[object]:
         client = ServiceClient(ctx, square)
         job = Job(key=key, number=1)
         return list(await gather(ctx, client.call_async(job), client.call(job), client.call(job)))  # type: ignore[call-overload]
 
-    async def nobody(ctx: sdk.Context, key: str) -> list[object]:
+    async def no_operation(ctx: sdk.Context, key: str) -> list[object]:
         return [await race(ctx)]
 
     async def no_limit(ctx: sdk.Context, key: str) -> list[object]:
@@ -201,7 +201,7 @@ async def test_what_can_not_be_done_right_is_refused_with_what_to_do_instead(res
         return await process_batch(ctx, [1], lambda number, _: ctx.sleep(ms(number)), size=0)
 
     async def inside_run(ctx: sdk.Context, key: str) -> list[object]:
-        # DEFECT of the Go original: ParallelInvoke called the context inside a run.
+        # The context cannot be used inside a run.
         async def action() -> None:
             await map_concurrent(ctx, [1], lambda number, _: ctx.sleep(ms(number)))
 
@@ -216,20 +216,19 @@ async def test_what_can_not_be_done_right_is_refused_with_what_to_do_instead(res
         return list(await map_concurrent(ctx, [1, 2], body))
 
     works: dict[str, Work] = {
-        "coroutine": coroutine, "nobody": nobody, "no_limit": no_limit, "no_size": no_size, "inside_run": inside_run,
-        "asyncios": asyncios,
+        "coroutine": coroutine, "no_operation": no_operation, "no_limit": no_limit, "no_size": no_size,
+        "inside_run": inside_run, "asyncios": asyncios,
     }  # fmt: skip
     env = await restate.serve(*cases(did, **works))
-    start_it_first = (
-        "operation 1 is the coroutine _Client.call, which is no durable future. "
-        "Start it first, with call_async or run_async"
+    not_a_future = (
+        "operation 1 is the coroutine _Client.call, not a durable future. Start the operation with call_async"
     )
     async with IngressClient(env.ingress) as ingress:
         for name, status, code, message in (
-            ("coroutine", 500, "not_durable", start_it_first),
-            ("nobody", 400, "invalid_input", "race requires at least one future"),
-            ("no_limit", 400, "invalid_input", "the limit is 1 or more, not 0"),
-            ("no_size", 400, "invalid_input", "a chunk has 1 item or more, not 0"),
+            ("coroutine", 500, "not_durable", not_a_future),
+            ("no_operation", 400, "invalid_input", "race requires at least one future"),
+            ("no_limit", 400, "invalid_input", "limit must be 1 or more, not 0"),
+            ("no_size", 400, "invalid_input", "size must be 1 or more, not 0"),
             ("asyncios", 500, "not_deterministic", "Use perdure's gather, race or map_concurrent"),
             ("inside_run", 500, "context_inside_run", "map_concurrent was used inside the run 'outer'"),
         ):  # fmt: skip

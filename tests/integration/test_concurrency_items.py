@@ -1,4 +1,4 @@
-"""A function for each of many items: one after the other, in chunks, or together up to a limit."""
+"""Functions over items: sequential, in chunks, concurrent up to a limit."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.integration.concurrent_jobs import Crowd, Job, after, append, crowded
 pytestmark = pytest.mark.restate_modes("all")
 
 
-async def test_functions_of_many_steps_run_together_and_do_the_same_at_every_replay(restate, did):
-    # Each item takes its own way through calls, runs, timers, state of others, and a nested map; the first ends last.
+async def test_multi_step_functions_are_deterministic(restate, did):
+    # Each item uses calls, runs, timers, state and a nested map differently; the first item ends last.
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         worker = ServiceClient(ctx, after)
 
@@ -52,7 +52,7 @@ async def test_functions_of_many_steps_run_together_and_do_the_same_at_every_rep
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-async def test_no_more_than_the_limit_are_under_way_and_as_many_as_it_allows(restate, did, limit):
+async def test_use_limit_of_concurrent_items(restate, did, limit):
     crowd = Crowd(limit, everyone=8)
 
     async def work(ctx: sdk.Context, key: str) -> list[object]:
@@ -65,7 +65,7 @@ async def test_no_more_than_the_limit_are_under_way_and_as_many_as_it_allows(res
     assert crowd.most == limit
 
 
-async def test_a_failing_item_of_a_map_lets_the_others_end_and_no_other_begin(restate, did):
+async def test_failing_item_starts_no_other(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         async def body(number: int, index: int) -> int:
             await run_with_retry(ctx, "begin", did.add, f"{key}/begins {index}")
@@ -83,7 +83,7 @@ async def test_a_failing_item_of_a_map_lets_the_others_end_and_no_other_begin(re
     assert sorted(entry for entry in did.of(key) if "key" not in entry) == ["begins 0", "begins 1", "ends 1"]
 
 
-async def test_one_after_the_other_and_chunk_after_chunk(restate, did):
+async def test_for_each_and_batches_are_sequential(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[object]:
         listed = ObjectClient(ctx, append, key)
         seen: list[str] = []

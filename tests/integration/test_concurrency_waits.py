@@ -1,4 +1,4 @@
-"""Every wait of the SDK goes through the one method that branches take over, so an upgrade that adds one is noticed."""
+"""All waits of the SDK use the method that branches intercept. Detects waits that an upgrade adds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TICK = timedelta(milliseconds=2)
 
 
 def ways_to_wait(ctx: Any, callee: Any) -> dict[str, Callable[[], Awaitable[Any]]]:
-    """Return all that a handler can wait for, by name."""
+    """Return all kinds of waits of a handler, by name."""
     futures: dict[str, Callable[[], Any]] = {
         "sleep": lambda: ctx.sleep(TICK),
         "run": lambda: ctx.run_typed("run", lambda: 1, restate.RunOptions(type_hint=int)),
@@ -86,21 +86,21 @@ def waiting(
     return [service, flow], run
 
 
-async def test_no_wait_goes_past_the_one_method(restate):
+async def test_all_waits_use_one_sdk_method(restate):
     async def how(ctx: Any, ways: dict[str, Callable[[], Awaitable[Any]]]) -> list[str]:
-        sdk.divert_waits(ctx)
+        sdk.intercept_waits(ctx)
         past = []
         for name, wait in ways.items():
             taken: list[Any] = []
 
             async def take(what: Any, taken: list[Any] = taken) -> None:
                 taken.append(what)
-                sdk.waits_go_to.set(None)  # of the task in which the SDK waits, or of this one
+                sdk.wait_interceptor.set(None)  # of the task in which the SDK waits, or of this task
                 await sdk.wait_for_first(ctx, [what])
 
-            sdk.waits_go_to.set(take)
+            sdk.wait_interceptor.set(take)
             await wait()
-            sdk.waits_go_to.set(None)
+            sdk.wait_interceptor.set(None)
             if not taken:
                 past.append(name)
         return past
@@ -111,11 +111,11 @@ async def test_no_wait_goes_past_the_one_method(restate):
         assert await ingress.call(run, key=str(uuid4())) == []
 
 
-async def test_all_ways_to_wait_run_together(restate):
+async def test_combine_all_kinds_of_waits(restate):
     async def how(ctx: Any, ways: dict[str, Callable[[], Awaitable[Any]]]) -> list[str]:
         async def wait(name: str, _: int) -> str:
             for _step in range(3):
-                if name != "promise":  # it is kept once
+                if name != "promise":  # it is resolved once
                     await ways[name]()
             await ways[name]()
             return name

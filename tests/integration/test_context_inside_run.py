@@ -1,4 +1,4 @@
-"""The context inside a run: refused at the first use, with a sentence, not at the first replay."""
+"""Use of the context inside a run: refused at its first use, not at a replay."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from tests.support import Recording
 
 SECOND = timedelta(seconds=1)
 
-other = Target("Insides", "nothing", type(None), type(None))
+other = Target("Insides", "nothing", None, None)
 
 
 def action() -> int:
     return 1
 
 
-# What a handler made before its run, and might use in it.
+# Objects that a handler creates before its run and may use inside it.
 Made = dict[str, Any]
 Act = Callable[[sdk.WorkflowContext, Made], Awaitable[object]]
 
@@ -117,7 +117,7 @@ ACTS: dict[str, Act] = {
     "race_promise_with_timeout": lambda ctx, made: race_promise_with_timeout(ctx, "promise", SECOND, int),
     "update_status": lambda ctx, made: update_status(ctx, StatusData(phase="x")),
     "WorkflowStatus": lambda ctx, made: WorkflowStatus(ctx).get_status(),
-    # The SDK's own context, which a user has in his hands as well.
+    # The SDK's context, which user code has, too.
     "ctx.run": plain(lambda ctx, made: made["sdk"].run("inner", action)),
     "ctx.run_typed": plain(lambda ctx, made: made["sdk"].run_typed("inner", action)),
     "ctx.sleep": plain(lambda ctx, made: made["sdk"].sleep(SECOND)),
@@ -185,7 +185,7 @@ def services(did: Recording) -> list[Any]:
 run_act = Target("Inside", "run", str, str)
 
 
-async def test_every_use_of_the_context_inside_a_run_is_refused_at_once(restate, did):
+async def test_refuse_context_inside_run(restate, did):
     env = await restate.serve(*services(did))
     async with IngressClient(env.ingress) as ingress:
         acts = [
@@ -202,13 +202,13 @@ async def test_every_use_of_the_context_inside_a_run_is_refused_at_once(restate,
                 error = refused
             else:
                 pytest.fail(f"{act}: {answer}")
-            assert "inside the run 'outer'. A run may not use the context: do it before or after" in error.message, act
+            assert "inside the run 'outer'. A run must not use the context" in error.message, act
             assert error.metadata["code"] == "context_inside_run", act
             assert error.metadata["run"] == "outer", act
             assert did.count(act) == 1, f"{act} was tried again"
 
 
-async def test_a_run_may_ask_which_invocation_it_belongs_to(restate):
+async def test_run_can_read_request(restate):
     inside = sdk.VirtualObject("Asking")
 
     @handler(inside, "exclusive")
@@ -222,7 +222,7 @@ async def test_a_run_may_ask_which_invocation_it_belongs_to(restate):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_code_outside_of_the_run_may_use_the_context_while_it_runs(restate, did):
+async def test_other_code_uses_context_during_run(restate, did):
     insides, _ = services(did)
     service = sdk.Service("Outside")
 

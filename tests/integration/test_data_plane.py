@@ -1,4 +1,4 @@
-"""The data plane: handlers around runs, with the service's own retries, private unless declared public."""
+"""Data-plane services: runs, retries, visibility and operations."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_handlers_are_private_unless_declared_public(restate, did):
         assert (await ingress.call(go)).id == "inv_PD100"
 
 
-async def test_runs_are_retried_as_the_service_says_or_the_run_itself(restate, did):
+async def test_run_settings_override_service_settings(restate, did):
     service, to = flights(did, public=True)
     env = await restate.serve(*service.definitions())
     async with IngressClient(env.ingress) as ingress:
@@ -106,7 +106,7 @@ async def test_runs_are_retried_as_the_service_says_or_the_run_itself(restate, d
     ids=str,
 )
 @pytest.mark.restate_modes("http2")
-async def test_bad_input_never_reaches_the_handler(restate, did, body, field):
+async def test_invalid_input_never_reaches_handler(restate, did, body, field):
     service, _ = flights(did, public=True)
     env = await restate.serve(*service.definitions())
     async with httpx.AsyncClient() as http:
@@ -117,7 +117,7 @@ async def test_bad_input_never_reaches_the_handler(restate, did, body, field):
     assert did.all() == []
 
 
-async def test_an_operation_is_executed_inside_another_handler_under_the_services_name(restate, did):
+async def test_execute_operation_inside_another_handler(restate, did):
     def charge(seats: Seats) -> Reserved:
         did.add(f"charge {seats.flight}")
         if seats.flight == "flaky":
@@ -143,6 +143,6 @@ async def test_an_operation_is_executed_inside_another_handler_under_the_service
             await ingress.call(go, "flaky")
 
 
-async def test_a_service_without_an_operation_says_so():
+async def test_reject_execute_without_operation():
     with pytest.raises(ConfigurationError, match=r"Flights has no operation to execute: DataPlaneService\(name, oper"):
         await DataPlaneService("Flights").execute(None, None)  # type: ignore[arg-type] # refused before it is used

@@ -68,8 +68,8 @@ class Batch(BaseModel):
     strategy: str = "all"
 
 
-make = Target("Press", "make", Item, type(None))
-scrap = Target("Press", "scrap", Item, type(None))
+make = Target("Press", "make", Item, None)
+scrap = Target("Press", "scrap", Item, None)
 letters = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
 many = Target("DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt)
 
@@ -103,7 +103,7 @@ def services(did: Recording, press: Jammed, name: str, strategy: CompensationStr
     async def run(cp: Orchestration, batch: Batch) -> None:
         for part, size in batch.sizes.items():
             item = Item(key=cp.key, name=part, size=size)
-            await cp.step(part, make, item, compensate=scrap_item)
+            await cp.step(part, make, item, compensate=scrap_item.bind(item))
         raise Refused("the order was withdrawn", 410, "withdrawn")
 
     return [presses, batches, starter, *hosting.definitions()]
@@ -118,7 +118,7 @@ async def hand_over(ctx: sdk.Context, request: RollbackRequest) -> None:
     await ObjectClient(ctx, begin_target, request.saga_id).call(request)
 
 
-hand_over_target = Target("Starter", "hand_over", RollbackRequest, type(None))
+hand_over_target = Target("Starter", "hand_over", RollbackRequest, None)
 
 
 class Plant:
@@ -130,7 +130,7 @@ class Plant:
 
     async def fail(self, **sizes: int) -> tuple[str, IngressError]:
         key = str(uuid4())
-        run = Target(self.name, "run", Batch, type(None))
+        run = Target(self.name, "run", Batch, None)
         with pytest.raises(IngressError) as failed:
             await self.ingress.call(run, Batch(sizes=sizes), key=key)
         return key, failed.value
@@ -211,7 +211,7 @@ async def test_redrive_after_repair_completes_rollback(plant, did):
         ("redrive", "olga@example.com", "pending"),
     ]
     await works.list(0)
-    status = await works.ingress.call(Target(works.name, "status", type(None), StatusData), key=key)
+    status = await works.ingress.call(Target(works.name, "status", None, StatusData), key=key)
     assert status.phase == "rolled_back"
 
 

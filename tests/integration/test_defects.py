@@ -1,7 +1,6 @@
-"""The defects of the Go original, each with the tests that would fail if perdure had it too.
+"""Defects of the Go original, and the tests that would fail if perdure had them.
 
-`DEFECTS` is the table: what was wrong, by section of the contract, and the tests that hold it. A test that is renamed
-or removed is missed here. Tests that had no better place follow below.
+`DEFECTS` lists the tests of each defect by section of the contract. The tests below belong to no other file.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import AdminClient, ControlPlaneService, IngressClient, Orchestration, SagaConfig, Target
+from perdure import ControlPlaneService, IngressClient, Orchestration, SagaConfig, Target
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.saga.compensations import TRANSIENT_RETRIES, Compensations
@@ -30,18 +30,20 @@ HERE, SAGAS = "integration/test_defects.py", "integration/test_sagas.py"
 
 DEFECTS: dict[str, list[str]] = {
     # --- 1: policy
-    "1: the redundant key's error is dropped, so that strict never fails": [
+    "1: the error of a redundant key is dropped, so the strict policy never fails": [
         "unit/test_policy.py::test_strict_fails_for_information_too",
         "integration/test_clients.py::test_guardrails_of_keys",
         "integration/test_logging.py::test_a_guardrail_under_warn_is_logged_once_and_under_strict_refuses",
     ],
-    "1: every call counts as one to the same handler": ["integration/test_clients.py::test_guardrails_of_keys"],
+    "1: every call counts as one to the same handler": [
+        "integration/test_clients.py::test_guardrails_check_idempotency_keys"
+    ],
     # --- 2: security
-    "2: the signature scheme is invented, so that genuine requests are refused": [
+    "2: the signature scheme is invented and rejects genuine requests": [
         "unit/security/test_security_identity.py::test_decides_as_the_sdk_does",
         "integration/test_security_signing_engine.py::test_only_the_engine_gets_in",
     ],
-    "2: X-Restate-Server and X-Forwarded-Proto are believed of anyone": [
+    "2: X-Restate-Server and X-Forwarded-Proto are trusted from any client": [
         "unit/security/test_security_config.py::test_https_is_believed_of_trusted_proxies_only",
     ],
     "2: RestrictPublicAccess is never read": [
@@ -49,24 +51,24 @@ DEFECTS: dict[str, list[str]] = {
     ],
     # --- 4: workflow tools
     "4: the wall clock decides whether SleepUntil is journaled": [
-        "integration/test_workflow_tools.py::test_sleeps_are_the_same_when_they_are_replayed_after_the_moment_has_passed",
+        "integration/test_workflow_tools.py::test_sleep_until_replays_after_deadline",
     ],
     "4: progress is not validated": [
-        "integration/test_status.py::test_a_status_with_an_impossible_progress_can_not_be_made",
+        "integration/test_status.py::test_reject_progress_out_of_range",
     ],
-    "4: the time in a status is the wall clock's, so that its replay differs": [
+    "4: the time in a status comes from the wall clock and differs on replay": [
         "integration/test_status.py::test_a_status_is_written_with_the_journaled_time_and_read_back",
     ],
     # --- 5: state
     "5: the guard against writes from shared handlers never fires": [
-        "integration/test_state.py::test_a_write_from_a_shared_handler_is_refused_at_once_and_names_handler_and_state",
+        "integration/test_state.py::test_reject_write_from_shared_handler",
     ],
     # --- 6: sagas
-    "6: SafeStep never adds its step, so that its compensation never runs": [
-        "integration/test_saga_by_hand.py::test_a_safe_step_keeps_the_order_of_compensation_and_action",
+    "6: SafeStep never adds its step, so its compensation never runs": [
+        "integration/test_saga_by_hand.py::test_safe_step_enforces_order",
     ],
     "6: the dead letter is written with the context inside a run": [
-        "integration/test_context_inside_run.py::test_every_use_of_the_context_inside_a_run_is_refused_at_once",
+        "integration/test_context_inside_run.py::test_refuse_context_inside_run",
     ],
     "6: there is one slot for dead letters, in the failed workflow's state; no list, no redrive": [
         "integration/test_dead_letters.py::test_redrive_group_of_dead_letters",
@@ -74,41 +76,41 @@ DEFECTS: dict[str, list[str]] = {
         "integration/test_saga_hostile.py::test_reused_key_is_rolled_back_again",
     ],
     "6: a dead letter stops the rest of the rollback": [
-        f"{SAGAS}::test_a_compensation_that_fails_is_tried_again_then_becomes_a_dead_letter_and_the_others_go_on",
+        f"{SAGAS}::test_failing_compensation_becomes_dead_letter",
         "unit/saga/test_policy.py::test_continue_after_dead_letter",
     ],
-    "6: MaxRetries counts terminal errors only; transient ones are retried for ever": [
-        f"{HERE}::test_a_compensation_that_only_ever_fails_transiently_becomes_a_dead_letter",
+    "6: MaxRetries counts terminal errors only; transient errors are retried forever": [
+        f"{HERE}::test_transient_compensation_failures_become_dead_letter",
         f"{HERE}::test_transient_retries_of_compensations_are_bounded",
     ],
-    "6: timestamps in state are the wall clock's": [
-        f"{SAGAS}::test_a_failed_step_undoes_the_earlier_ones_backwards_and_keeps_the_error",
+    "6: timestamps in state come from the wall clock": [
+        f"{SAGAS}::test_failed_step_rolls_back_in_reverse_order",
     ],
     "6: Completed is the same as All": [
         "unit/saga/test_policy.py::test_completed_strategy_skips_incomplete_steps",
-        "integration/test_saga_strategies.py::test_a_strategy_does_what_it_promises",
+        "integration/test_saga_strategies.py::test_strategy_selects_compensations",
     ],
     "6: there is no pivot": [
-        "integration/test_saga_strategies.py::test_past_the_pivot_steps_are_tried_again_and_nothing_is_undone",
+        "integration/test_saga_strategies.py::test_step_past_pivot_is_retried",
     ],
     "6: steps can't run in parallel": [
-        "integration/test_saga_steps.py::test_parallel_steps_run_at_the_same_time_and_results_come_in_their_order",
+        "integration/test_saga_steps.py::test_parallel_steps_overlap_and_return_ordered_results",
     ],
-    "6: steps have no policy of their own": [
-        "integration/test_saga_steps.py::test_a_step_is_tried_again_only_as_told",
-        "integration/test_saga_steps.py::test_a_step_over_its_time_limit_fails_and_is_undone_after_it_ended",
+    "6: steps have no retry policy": [
+        "integration/test_saga_steps.py::test_step_retry_follows_its_policy",
+        "integration/test_saga_steps.py::test_timed_out_step_is_compensated_after_its_end",
     ],
     "6: a cancel is not handled": [
-        "integration/test_saga_cancel.py::test_a_cancel_during_a_step_lets_it_end_and_then_undoes_each_step_once",
+        "integration/test_saga_cancel.py::test_cancel_awaits_running_step_before_rollback",
     ],
     "6: a setting that is never read is accepted": [
         "integration/test_saga_steps.py::test_settings_that_have_no_effect_are_refused",
     ],
     # --- 7: planes
-    "7: keys are joined as paths, so that different parts give one key": [
+    "7: keys are joined as paths, so different parts give equal keys": [
         "unit/test_idempotency.py::test_what_the_go_original_confused_is_told_apart",
         "unit/test_idempotency.py::test_two_different_lists_never_give_the_same_key",
-        f"{HERE}::test_generated_keys_are_the_same_on_replay_and_never_collide",
+        f"{HERE}::test_generated_keys_are_stable_and_unique",
     ],
     "7: an approval has no approver, reason, quorum or audit log": [
         "integration/test_approvals.py::test_two_of_three_and_its_inboxes",
@@ -116,10 +118,10 @@ DEFECTS: dict[str, list[str]] = {
     # --- 8: runs and determinism
     "8: BackoffFactor is ignored": ["integration/test_runs.py::test_initial_delay_and_backoff_factor"],
     "8: after a replay the time is zero": [
-        "integration/test_determinism.py::test_what_was_drawn_before_a_wait_is_the_same_after_it",
+        "integration/test_determinism.py::test_random_values_survive_replay",
     ],
     # --- 9: observability
-    "9: replays are counted and told": [
+    "9: replays are counted and reported": [
         "integration/test_hooks.py::test_state_is_told_of_when_it_is_touched_and_not_when_it_is_replayed",
         "integration/test_logging.py::test_each_line_says_where_it_comes_from_and_is_logged_once",
     ],
@@ -129,25 +131,25 @@ DEFECTS: dict[str, list[str]] = {
     ],
     # --- 10: clients
     "10: a failed validation of a key panics, or is skipped for short keys": [
-        "unit/test_idempotency.py::test_a_timestamp_in_a_key_is_refused",
-        "unit/test_idempotency.py::test_an_empty_key_is_refused",
+        "unit/test_idempotency.py::test_reject_timestamp_in_key",
+        "unit/test_idempotency.py::test_reject_empty_key",
     ],
-    "10: Call ignores its options": ["integration/test_clients.py::test_a_call_takes_its_options"],
+    "10: Call ignores its options": ["integration/test_clients.py::test_call_passes_key_and_headers"],
     "10: Attach runs the handler again, with a zero input": [
-        "integration/test_clients_workflows.py::test_a_workflow_is_submitted_then_attached_to",
+        "integration/test_clients_workflows.py::test_submit_and_attach_to_workflow",
     ],
-    "10: WrapTerminalError ignores the status": ["unit/test_errors.py::test_a_status_of_ones_own_is_kept"],
+    "10: WrapTerminalError ignores the status": ["unit/test_errors.py::test_keep_given_status"],
     # --- 11: workflow settings
-    "11: settings have no effect": ["integration/test_workflow_config.py::test_the_engine_is_told_of_each_setting"],
+    "11: settings have no effect": ["integration/test_workflow_config.py::test_engine_receives_workflow_settings"],
     # --- 12: concurrency
     "12: results stay zero values": [
-        "integration/test_concurrency.py::test_results_are_values_in_the_order_of_the_input",
+        "integration/test_concurrency.py::test_results_keep_order_of_input",
     ],
-    "12: the order of completion is taken for the index": [
+    "12: the completion order is used as the index": [
         "integration/test_concurrency.py::test_results_are_values_in_the_order_of_the_input",
     ],
     "12: calls are made inside a run": [
-        "integration/test_context_inside_run.py::test_every_use_of_the_context_inside_a_run_is_refused_at_once",
+        "integration/test_context_inside_run.py::test_refuse_context_inside_run",
     ],
 }
 
@@ -159,11 +161,11 @@ def defined_in(file: str) -> set[str]:
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_each_defect_has_its_tests(defect: str):
+def test_defect_is_covered(defect: str):
     assert DEFECTS[defect]
     for name in DEFECTS[defect]:
         file, _, test = name.partition("::")
-        assert test in defined_in(file), f"{name} is gone; what holds '{defect}' now?"
+        assert test in defined_in(file), f"{name} does not exist: name the test that covers '{defect}'"
 
 
 # --- 6: transient failures of a compensation --------------------------------------------------------------------------
@@ -173,13 +175,13 @@ QUICK = SagaConfig(max_attempts=2, initial_delay=timedelta(milliseconds=1), max_
 
 def test_transient_retries_of_compensations_are_bounded():
     assert TRANSIENT_RETRIES.max_attempts is not None
-    assert TRANSIENT_RETRIES.on_max_attempts == "kill", "whoever waits for a paused compensation waits for ever"
+    assert TRANSIENT_RETRIES.on_max_attempts == "kill", "a paused compensation would block its rollback forever"
 
 
-async def test_a_compensation_that_only_ever_fails_transiently_becomes_a_dead_letter(restate):
+async def test_transient_compensation_failures_become_dead_letter(restate):
     orders = ControlPlaneService("DefectOrders", saga=QUICK)
     tried: Counter[str] = Counter()
-    # The same as in earnest, only less patient.
+    # As in production, with fewer attempts.
     orders._compensations = Compensations(
         "DefectOrders",
         sdk.InvocationRetryPolicy(
@@ -192,7 +194,7 @@ async def test_a_compensation_that_only_ever_fails_transiently_becomes_a_dead_le
     @orders.compensation()
     async def undo(ctx: sdk.Context, order: str) -> None:
         tried[order] += 1
-        raise OSError("the depot does not answer")
+        raise OSError("the depot does not respond")
 
     @orders.main()
     async def run(cp: Orchestration) -> None:
@@ -201,20 +203,20 @@ async def test_a_compensation_that_only_ever_fails_transiently_becomes_a_dead_le
         async def refuse(order: str) -> None:
             raise Refused("no money")
 
-        await cp.step("ship", ship, cp.key, compensate=undo)
+        await cp.step("ship", ship, cp.key, compensate=undo.bind(cp.key))
         await cp.step("pay", refuse, cp.key)
 
     env = await restate.serve(orders, *hosting.definitions())
     key = str(uuid4())
     async with IngressClient(env.ingress) as ingress:
         with pytest.raises(IngressError, match="step 'pay' failed: no money") as failed:
-            await ingress.call(Target("DefectOrders", "run", type(None), type(None)), key=key)
+            await ingress.call(Target("DefectOrders", "run", None, None), key=key)
         rollback = await ingress.call(rollback_status, key=f"DefectOrders:{key}")
     assert failed.value.metadata["rollback"] == "needs_attention"
     shipped = next(step for step in rollback.steps if step.step == "ship")
     assert (shipped.state, shipped.attempts) == (CompensationState.DEAD_LETTER, 2)
-    assert "the depot does not answer" in (shipped.error or "")
-    assert tried[key] == 4, "two attempts of the saga, of two each"
+    assert "the depot does not respond" in (shipped.error or "")
+    assert tried[key] == 4, "two attempts of the saga with two attempts each"
 
 
 # --- 7: generated keys ------------------------------------------------------------------------------------------------
@@ -225,7 +227,7 @@ class Keys(BaseModel):
     business: list[str]
 
 
-async def test_generated_keys_are_the_same_on_replay_and_never_collide(restate, did):
+async def test_generated_keys_are_stable_and_unique(restate, did):
     service = ControlPlaneService("DefectKeys", idempotency_prefix="trip")
 
     @service.main()
@@ -246,10 +248,10 @@ async def test_generated_keys_are_the_same_on_replay_and_never_collide(restate, 
         return keys
 
     env = await restate.serve(service)
-    target = Target("DefectKeys", "run", type(None), Keys)
+    target = Target("DefectKeys", "run", None, Keys)
     async with IngressClient(env.ingress) as ingress:
         one = await ingress.call(target, key=str(uuid4()))
-        assert set(did.all()) == {one.model_dump_json()}, "a replay made other keys"
+        assert set(did.all()) == {one.model_dump_json()}, "a replay generated other keys"
         other = await ingress.call(target, key=str(uuid4()))
     generated = [*one.generated, *other.generated]
     assert len(set(generated)) == 4
@@ -257,16 +259,16 @@ async def test_generated_keys_are_the_same_on_replay_and_never_collide(restate, 
     assert one.business == other.business == ["trip:a:b", "trip:a/b", "trip:a\\:b", "trip:a:..:b", "trip:b"]
 
 
-async def test_a_key_that_is_used_again_makes_the_same_keys_unless_the_suffix_tells_the_runs_apart(restate):
-    # The seed is the invocation's id, which the engine makes of the key; the docstring warns of it.
-    service = ControlPlaneService("DefectKeysAgain", idempotency_prefix="trip")
+async def test_reused_workflow_key_repeats_generated_keys(restate):
+    # The invocation ID is the seed, and the engine derives it from the key.
+    service = ControlPlaneService("DefectReusedKeys", idempotency_prefix="trip")
 
     @service.main()
     async def run(cp: Orchestration, order: str) -> list[str]:
         return [cp.generate_idempotency_key("seat"), cp.generate_idempotency_key(f"seat {order}")]
 
     env = await restate.serve(service)
-    target, key = Target("DefectKeysAgain", "run", str, list[str]), str(uuid4())
+    target, key = Target("DefectReusedKeys", "run", str, list[str]), str(uuid4())
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
         one = await ingress.call(target, "order-1", key=key)
         await forget_runs(admin, key)

@@ -1,4 +1,4 @@
-"""Ids, random numbers and times are the same after any number of replays."""
+"""Replays return the same IDs, random numbers and times."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def draws(did: Recording) -> sdk.Service:
     return service
 
 
-async def test_what_was_drawn_before_a_wait_is_the_same_after_it(restate, did):
+async def test_random_values_survive_replay(restate, did):
     env = await restate.serve(draws(did))
     key = str(uuid4())
     start = datetime.now(UTC)
@@ -68,8 +68,8 @@ async def test_what_was_drawn_before_a_wait_is_the_same_after_it(restate, did):
     entries = did.all()
     assert set(entries) == {f"{key} {drawn.model_dump_json()}"}
     if restate.mode is not Mode.HTTP2:
-        assert len(entries) > 2, "there was no replay, so the test proves nothing"
-    # The Go original's clock was zero after a replay.
+        assert len(entries) > 2, "the handler was not replayed"
+    # The time survives a replay.
     assert start - timedelta(seconds=1) <= drawn.now <= drawn.later <= datetime.now(UTC) + timedelta(seconds=1)
     assert drawn.now.utcoffset() == timedelta(0)
     assert timedelta(0) <= drawn.since - (drawn.now - AGES_AGO) < timedelta(seconds=10)
@@ -77,7 +77,7 @@ async def test_what_was_drawn_before_a_wait_is_the_same_after_it(restate, did):
     assert drawn.uuid.version == 4
 
 
-async def test_two_invocations_draw_different_values(restate, did):
+async def test_random_values_differ_between_invocations(restate, did):
     env = await restate.serve(draws(did))
     async with IngressClient(env.ingress) as ingress:
         one, two = await ingress.call(draw, "one"), await ingress.call(draw, "two")
@@ -93,7 +93,7 @@ class Ranges(BaseModel):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_ranges_leave_out_their_upper_end(restate):
+async def test_random_ranges_exclude_upper_end(restate):
     service = sdk.Service("Ranged")
 
     @handler(service)
@@ -116,7 +116,7 @@ async def test_ranges_leave_out_their_upper_end(restate):
     assert set(drawn.choices) == {"a", "b", "c"}
 
 
-async def test_what_can_not_be_answered_is_a_terminal_error_at_once(restate, did):
+async def test_invalid_arguments_are_terminal(restate, did):
     service = sdk.Service("Refusals")
 
     @handler(service)
@@ -127,7 +127,7 @@ async def test_what_can_not_be_answered_is_a_terminal_error_at_once(restate, did
     @handler(service)
     async def naive(ctx: sdk.Context) -> float:
         did.add("naive")
-        return (await Time(ctx).since(datetime(2026, 1, 1))).total_seconds()  # noqa: DTZ001 - the mistake under test
+        return (await Time(ctx).since(datetime(2026, 1, 1))).total_seconds()  # noqa: DTZ001 - the error under test
 
     env = await restate.serve(service)
     async with IngressClient(env.ingress) as ingress:

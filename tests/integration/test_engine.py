@@ -112,7 +112,8 @@ async def test_a_taken_port_is_one_clear_sentence(binary: Path, config: EngineCo
             await EngineProcess(binary, config).start()
 
     assert str(refused.value) == (
-        f"port {config.admin_port} on 127.0.0.1 is taken: stop what listens there, or set admin_port to another port"
+        f"port {config.admin_port} on 127.0.0.1 is taken: stop the process that uses it, "
+        "or set admin_port to another port"
     )
     assert not config.data_dir.exists()
 

@@ -12,10 +12,11 @@ import httpx
 import pytest
 import restate
 
-from perdure import AdminClient, IngressClient, Target
+from perdure import IngressClient, Target
 from perdure._runtime.invocation_ids import pending_id, signal_id
 from perdure._runtime.ports import free_ports
 from perdure.engine import EngineConfig, EngineProcess, locate_engine
+from perdure.engine.admin import AdminClient
 from perdure.engine.proxy import ProxySettings
 from perdure.engine.proxy.process import serve_proxy_async
 from perdure.errors import ConfigurationError, EngineError, IngressError
@@ -207,7 +208,7 @@ async def test_silent_engine_is_told_apart(guarded):
     await guarded.engine.kill()
     answer = await guarded.http.post(f"{guarded.ingress}/Echo/size", json=["a"])
     assert (answer.status_code, answer.headers["x-perdure-proxy"]) == (503, "not-sent")
-    async with IngressClient(guarded.ingress, retries=0) as client:
+    async with IngressClient(guarded.ingress, max_attempts=1) as client:
         with pytest.raises(IngressError, match="takes no connection") as failed:
             await client.resolve_awakeable(signal_id("inv_1fcocvNP6Lvi5nwVkzr9cz2SgHhoc7xOWG"), "a")
     assert (failed.value.status_code, failed.value.source) == (0, None)
@@ -229,7 +230,7 @@ async def test_engine_that_dies_leaves_outcome_unknown(guarded):
 
 async def test_clients_find_engine_that_restarts(guarded):
     await guarded.engine.kill()
-    async with IngressClient(guarded.ingress, retries=8) as client:
+    async with IngressClient(guarded.ingress, max_attempts=9) as client:
         called = asyncio.create_task(client.call(Target("Echo", "repeat", int, str), 3))
         await guarded.engine.start()
         assert await called == "xxx"

@@ -1,4 +1,4 @@
-"""Errors on their way: mapped where they arise, kept from service to service, and a cancel told from a 409."""
+"""Errors across services: mapping, metadata, and cancels."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import restate as sdk
 from restate.exceptions import RetryableError
 
 from perdure import (
-    AdminClient,
     ControlPlaneService,
     DataPlaneContext,
     DataPlaneService,
-    ErrorMapping,
     IngressClient,
     Orchestration,
     RunConfig,
@@ -28,6 +26,8 @@ from perdure import (
     run_with_retry,
     wait_for_external_signal,
 )
+from perdure.engine.admin import AdminClient
+from perdure.error_mapping import ErrorMapping
 from perdure.errors import Cancelled, Conflict, IngressError, Refused, TerminalError, error_code
 from perdure.saga import hosting
 from perdure.saga.messages import rollback_status
@@ -40,7 +40,7 @@ ask = Target("ErrorsBack", "ask", str, str)
 dispatcher = Target("ErrorsFront", "dispatcher", str, str)
 
 
-async def test_a_refusal_keeps_status_code_and_metadata_on_its_way_through_services(restate):
+async def test_refusal_crosses_services_unchanged(restate):
     back, front = DataPlaneService("ErrorsBack"), sdk.Service("ErrorsFront")
     caught: list[tuple[Any, ...]] = []
 
@@ -57,7 +57,7 @@ async def test_a_refusal_keeps_status_code_and_metadata_on_its_way_through_servi
             return await ServiceClient(ctx, ask).call(flight)
         except TerminalError as error:
             caught.append((error.status_code, error.message, error_code(error), (error.metadata or {})["flight"]))
-            await ctx.sleep(TICK)  # and after a replay it is the same
+            await ctx.sleep(TICK)  # the same after a replay
             raise
 
     env = await restate.serve(back, front)
@@ -70,7 +70,7 @@ async def test_a_refusal_keeps_status_code_and_metadata_on_its_way_through_servi
     assert set(caught) == {(410, "no seats left", "seats_sold_out", "PD100")}
 
 
-async def test_what_a_library_raises_is_final_or_tried_again_as_the_mapping_says(restate):
+async def test_mapping_decides_on_retries(restate):
     tried: Counter[str] = Counter()
 
     def busy(error: TimeoutError) -> Exception:
@@ -96,7 +96,7 @@ async def test_what_a_library_raises_is_final_or_tried_again_as_the_mapping_says
                 raise kinds[kind]
             return "done"
 
-        # Settings of its own for one run don't do away with the service's mapping.
+        # A run with its own settings still uses the service's mapping.
         done = await ctx.run("work", work, config=RunConfig(initial_delay=TICK, max_delay=TICK))
         if kind == "outside":
             tried["handler"] += 1
@@ -122,7 +122,7 @@ async def test_what_a_library_raises_is_final_or_tried_again_as_the_mapping_says
 
 WAITS = {
     "sleep": lambda ctx: ctx.sleep(timedelta(hours=1)),
-    "call": lambda ctx: ServiceClient(ctx, Target("ErrorsWaiting", "for_ever", type(None), type(None))).call(),
+    "call": lambda ctx: ServiceClient(ctx, Target("ErrorsWaiting", "for_ever", None, None)).call(),
     "sdk call": lambda ctx: ctx.generic_call("ErrorsWaiting", "for_ever", b""),
     "signal": lambda ctx: wait_for_external_signal(ctx, str).result(),
     "select": lambda ctx: sdk.select(one=ctx.sleep(timedelta(hours=1)), other=ctx.awakeable()[1]),
@@ -130,7 +130,7 @@ WAITS = {
 }
 
 
-async def test_a_cancel_is_a_cancelled_wherever_it_is_met_and_an_applications_409_is_not(restate, did):
+async def test_distinguish_cancel_from_application_409(restate, did):
     waiting = sdk.Service("ErrorsWaiting")
 
     @handler(waiting)
@@ -140,13 +140,13 @@ async def test_a_cancel_is_a_cancelled_wherever_it_is_met_and_an_applications_40
 
     @handler(waiting)
     async def refuse(ctx: sdk.Context) -> None:
-        raise TerminalError("cancelled", 409)  # the very same status and text as the SDK's
+        raise TerminalError("cancelled", 409)  # same status and text as the SDK's
 
     @handler(waiting)
     async def go(ctx: sdk.Context, what: str) -> str:
         if what == "refusal":
             try:
-                await ServiceClient(ctx, Target("ErrorsWaiting", "refuse", type(None), type(None))).call()
+                await ServiceClient(ctx, Target("ErrorsWaiting", "refuse", None, None)).call()
             except Cancelled:
                 return "taken for a cancel"
             except TerminalError as error:
@@ -174,7 +174,7 @@ async def test_a_cancel_is_a_cancelled_wherever_it_is_met_and_an_applications_40
             assert await ingress.call(target, what, idempotency_key=key) == "cancelled: cancelled 409", what
 
 
-async def test_a_callees_cancel_is_not_ones_own(restate, did):
+async def test_callee_cancel_is_not_own_cancel(restate, did):
     service = sdk.Service("ErrorsCallee")
     ids: list[str] = []
 
@@ -206,8 +206,8 @@ async def test_a_callees_cancel_is_not_ones_own(restate, did):
         assert await ingress.call(go, idempotency_key=key) == "409 cancelled"
 
 
-async def test_a_handler_can_clean_up_after_its_own_cancel(restate, did):
-    """A cancel is delivered once: what is done after it works."""
+async def test_handler_cleans_up_after_cancel(restate, did):
+    """A cancel is delivered once, so later operations work."""
     thing = sdk.VirtualObject("ErrorsCleaning")
 
     @handler(thing, "exclusive")
@@ -239,7 +239,7 @@ async def test_a_handler_can_clean_up_after_its_own_cancel(restate, did):
         assert await ingress.call(busy, key=key) is None
 
 
-async def test_an_orchestration_maps_what_its_local_steps_and_compensations_raise(restate):
+async def test_orchestration_maps_errors_of_steps(restate):
     tried: Counter[str] = Counter()
     orders = ControlPlaneService(
         "ErrorsOrders",
@@ -260,14 +260,14 @@ async def test_an_orchestration_maps_what_its_local_steps_and_compensations_rais
             tried["send"] += 1
             raise KeyError("no such road")
 
-        await cp.step("load", load, cp.key, compensate=undo)
+        await cp.step("load", load, cp.key, compensate=undo.bind(cp.key))
         await cp.step("send", send, cp.key)
 
     env = await restate.serve(orders, *hosting.definitions())
     key = str(uuid4())
     async with IngressClient(env.ingress) as ingress:
         with pytest.raises(IngressError, match="step 'send' failed: 'no such road'") as failed:
-            await ingress.call(Target("ErrorsOrders", "run", type(None), type(None)), key=key)
+            await ingress.call(Target("ErrorsOrders", "run", None, None), key=key)
         rollback = await ingress.call(rollback_status, key=f"ErrorsOrders:{key}")
     assert (failed.value.code, failed.value.metadata["rollback"]) == ("refused", "needs_attention")
     assert {step.step: step.error for step in rollback.steps if step.error} == {"load": "the lorry is still there"}

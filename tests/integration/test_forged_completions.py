@@ -1,4 +1,4 @@
-"""Completions that a stranger sends to the ingress: they wake who waits, and are never data."""
+"""Forged completions over the ingress: they only wake the waiting handler."""
 
 from __future__ import annotations
 
@@ -15,21 +15,12 @@ import pytest
 import pytest_asyncio
 import restate as sdk
 
-from perdure import (
-    AdminClient,
-    ControlPlaneService,
-    Orchestration,
-    SagaConfig,
-    ServiceClient,
-    Target,
-    WorkflowClient,
-    handler,
-)
+from perdure import ControlPlaneService, Orchestration, SagaConfig, ServiceClient, Target, WorkflowClient, handler
 from perdure._runtime.invocation_ids import pending_id, signal_id
 from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.service import definitions
 from perdure.determinism import Time
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Refused
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest
 from perdure.saga.status import CompensationState, RollbackState
@@ -43,7 +34,7 @@ FIRST = 17
 """Number of an invocation's first awakeable."""
 
 Forgery: TypeAlias = tuple[str, Any]
-"""How an awakeable is completed, and with what."""
+"""Completion of an awakeable."""
 
 APPROVED = {"outcome": "approved", "decided_by": ["mallory"], "reason": "forged"}
 FORGERIES: list[Forgery] = [
@@ -120,14 +111,14 @@ async def test_forged_outcome_only_wakes(desk: GateDesk, forgery: Forgery, logge
     await desk.reject("ada", "no")
     assert await desk.result() is False
     warnings = lines(logged, event="wait.woken_early", level="warning")
-    assert [line["what"] for line in warnings if desk.id in line["what"]] == [f"approval '{desk.id}'"]
+    assert [line["awaited"] for line in warnings if desk.id in line["awaited"]] == [f"approval '{desk.id}'"]
 
 
 async def test_flood_of_forgeries_is_slowed_down(desk: GateDesk):
     await desk.open_gate()
-    for number in range(FIRST, FIRST + 30):  # also awakeables that the orchestration has yet to make
+    for number in range(FIRST, FIRST + 30):  # including awakeables that the orchestration creates later
         await desk.forge(number)
-    await desk.has_read(3)  # at once, 1 s later, 2 s later; the next pause is of 4 s
+    await desk.has_read(3)  # at once, after 1 s and 2 s; the next pause lasts 4 s
     await desk.approve("ada")
     assert await desk.result() is True
     assert await desk.readings() <= 5
@@ -140,7 +131,7 @@ async def test_cancel_while_slowed_down_withdraws(desk: GateDesk):
     await desk.open_gate()
     for number in range(FIRST, FIRST + 10):
         await desk.forge(number)
-    await desk.has_read(2)  # and pauses for 2 s
+    await desk.has_read(2)  # then pauses for 2 s
     async with AdminClient(desk.env.admin) as admin:
         await admin.act(desk.invocation, "cancel")
     assert (await refused(desk.result())).code == "cancelled"
@@ -149,7 +140,7 @@ async def test_cancel_while_slowed_down_withdraws(desk: GateDesk):
 
 
 async def test_forged_answer_of_a_call_is_ignored(desk: GateDesk, monkeypatch: pytest.MonkeyPatch):
-    """The engine takes a result of a pending call from anybody; this one doesn't have the random id of the wait."""
+    """The engine accepts results of pending calls; this one lacks the random ID of the wait."""
     free, held, holds = threading.Event(), f"gate-{desk.id}", threading.Event()
 
     class HeldTime(Time):
@@ -186,7 +177,7 @@ async def test_deleted_approval_has_no_outcome(restate: Restate):
         await desk.open_gate()
         for number in range(FIRST, FIRST + 3):
             await desk.forge(number)
-        await desk.has_read(2)  # and reads again 2 s later
+        await desk.has_read(2)  # reads again after 2 s
         await desk.approve("ada")
         error = await refused(desk.result())
     assert (error.status_code, error.code) == (404, "unknown_wait")
@@ -219,7 +210,7 @@ async def test_forged_report_ends_no_rollback(bench, did, how):
         await run_step(cp, "b", fails=-1)
 
     ingress = await bench.serve(main)
-    key, target = str(uuid4()), Target(bench.name, "run", type(None), object)
+    key, target = str(uuid4()), Target(bench.name, "run", None, object)
     invocation = await ingress.submit(target, key=key)
     await eventually(truth(lambda: did.count(f"undo {key}/a") > 0), what="compensation that hangs")
     await complete(ingress.url, signal_id(invocation), how, REPORT)
@@ -242,12 +233,12 @@ async def test_forged_report_undoes_no_child(bench, did):
         return "child"
 
     async def main(cp: Orchestration) -> None:
-        await cp.child("package", Target(child_name, "run", type(None), object), None, key=f"{cp.key}-child")
+        await cp.child("package", Target(child_name, "run", None, object), None, key=f"{cp.key}-child")
         await run_step(cp, "b", fails=-1)
 
     nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
     ingress = await bench.serve(main, nested)
-    key, target = str(uuid4()), Target(bench.name, "run", type(None), object)
+    key, target = str(uuid4()), Target(bench.name, "run", None, object)
     await ingress.send(target, key=key)
     await eventually(truth(lambda: did.count(f"undo {key}-child/c") > 0), what="compensation that hangs")
     async with AdminClient(bench.admin_url) as admin:
@@ -265,7 +256,7 @@ async def test_forged_report_undoes_no_child(bench, did):
 
 
 async def test_other_service_reads_no_report(bench):
-    """Two services with one saga prefix: the rollback of one says nothing about the other's saga."""
+    """Two services share a saga prefix; the rollback of one says nothing about the other's saga."""
     prefix, names = f"shared{uuid4().hex[:8]}:", [f"Job{uuid4().hex[:8]}" for _ in range(2)]
     callers = sdk.Service("Callers")
 
@@ -293,8 +284,8 @@ async def test_other_service_reads_no_report(bench):
 
     ingress = await bench.serve(main, *map(service, names), callers)
     key = str(uuid4())
-    error = await refused(ingress.call(Target(names[0], "run", type(None), type(None)), key=key))
+    error = await refused(ingress.call(Target(names[0], "run", None, None), key=key))
     assert error.metadata["rollback"] == "rolled_back"
     error = await refused(ingress.call(ask, key))
     assert (error.status_code, error.code) == (409, "conflict")
-    assert f"belongs to {names[0]}; {names[1]} needs another saga_prefix" in error.message
+    assert f"belongs to {names[0]}: give {names[1]} another saga_prefix" in error.message

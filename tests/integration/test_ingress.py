@@ -257,7 +257,7 @@ async def test_headers_reach_the_handler_and_a_cancel_the_invocation(restate, di
 @pytest.mark.restate_modes("http2")
 async def test_an_ingress_that_is_not_there_is_said(restate):
     (port,) = free_ports(1)
-    async with IngressClient(f"http://127.0.0.1:{port}", retries=1) as ingress:
+    async with IngressClient(f"http://127.0.0.1:{port}", max_attempts=2) as ingress:
         with pytest.raises(IngressError, match=rf"^no connection to the ingress at http://127.0.0.1:{port}") as failed:
             await ingress.call(Target("Desk", "serve", Order, Receipt), Order(key="x"))
     assert (failed.value.status_code, failed.value.source) == (0, None)
@@ -268,10 +268,10 @@ async def test_a_timeout_ends_the_waiting_and_not_the_workflow(restate, did):
     definitions, to = services(did)
     env = await restate.serve(*definitions)
     key = str(uuid4())
-    async with IngressClient(env.ingress, timeout=timedelta(milliseconds=300), retries=0) as hasty:
+    async with IngressClient(env.ingress, timeout=timedelta(milliseconds=300), max_attempts=1) as hasty:
         with pytest.raises(IngressError, match=r"did not answer in time \(ReadTimeout\)"):
             await hasty.call(to["run"], Order(key=key), key=key)
-    async with IngressClient(env.ingress, retries=0) as ingress:
+    async with IngressClient(env.ingress, max_attempts=1) as ingress:
         with pytest.raises(IngressError, match=r"did not answer in time \(ReadTimeout\)"):
             await ingress.attach(to["run"], key=key, timeout=timedelta(milliseconds=100))
         await ingress.call(to["release"], "late", key=key)

@@ -1,4 +1,4 @@
-"""Logs of handlers on a real engine: marked with their invocation and trace, and silent while it replays."""
+"""Log lines of handlers: invocation, trace and silence during replays."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from perdure import (
     DataPlaneContext,
     DataPlaneService,
     IngressClient,
-    Policy,
     ServiceClient,
-    add_hooks,
-    default_hooks,
-    get_logger,
     handler,
-    remove_hooks,
     run_with_retry,
     set_policy,
 )
 from perdure.errors import IngressError, Refused
+from perdure.guardrails import Policy
+from perdure.observability.hooks import add_hooks, default_hooks, remove_hooks
+from perdure.observability.logging import get_logger
 from tests.support import lines
 
 log = get_logger("tests.logging")
@@ -31,7 +29,7 @@ TICK = timedelta(milliseconds=1)
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
-async def test_each_line_says_where_it_comes_from_and_is_logged_once(restate, logged):
+async def test_lines_have_invocation_and_are_logged_once(restate, logged):
     thing = sdk.VirtualObject("LoggingThing")
 
     @handler(thing, "exclusive")
@@ -48,7 +46,7 @@ async def test_each_line_says_where_it_comes_from_and_is_logged_once(restate, lo
     async with httpx.AsyncClient() as http:
         headers = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
         answer = await http.post(f"{env.ingress}/LoggingThing/{key}/go", headers=headers)
-    place = {
+    expected = {
         "invocation_id": answer.json(),
         "service": "LoggingThing",
         "handler": "go",
@@ -57,15 +55,15 @@ async def test_each_line_says_where_it_comes_from_and_is_logged_once(restate, lo
         "logger": "tests.logging",
         "level": "info",
     }
-    assert [line["number"] for line in lines(logged, event="inside", **place)] == [0, 1, 2]
-    assert len(lines(logged, event="last", **place)) == 1
-    # What follows on an attempt's last entry is no replay: the engine had not seen that the handler got there.
-    before = [line["number"] for line in lines(logged, event="before", **place)]
+    assert [line["number"] for line in lines(logged, event="inside", **expected)] == [0, 1, 2]
+    assert len(lines(logged, event="last", **expected)) == 1
+    # Code after the last journal entry of an attempt is not a replay and may run again.
+    before = [line["number"] for line in lines(logged, event="before", **expected)]
     assert sorted(set(before)) == [0, 1, 2]
     assert all(before.count(number) <= 2 for number in before)
 
 
-async def test_the_default_hooks_log_like_the_original_and_once(restate, logged):
+async def test_default_hooks_log_once(restate, logged):
     service = DataPlaneService("LoggingHooks", public=True)
 
     @service.handler()
@@ -100,7 +98,7 @@ async def test_the_default_hooks_log_like_the_original_and_once(restate, logged)
     ]
 
 
-async def test_a_guardrail_under_warn_is_logged_once_and_under_strict_refuses(restate, logged):
+async def test_guardrail_policy_warn_and_strict(restate, logged):
     thing = sdk.Service("LoggingGuardrails")
 
     @handler(thing)

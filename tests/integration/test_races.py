@@ -1,4 +1,4 @@
-"""Races against time: the value, or that time ran out, and an error when the signal was rejected."""
+"""Races of signals with timeouts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def racing(did: Recording) -> tuple[list[Any], list[Any]]:
     async def run(ctx: sdk.WorkflowContext, timeout: timedelta) -> Result:
         did.add(f"run {ctx.key()}/")
         result = await race_promise_with_timeout(ctx, "number", timeout, int)
-        await ctx.sleep(timedelta(milliseconds=1))  # the winner must be the same after a replay
+        await ctx.sleep(timedelta(milliseconds=1))  # a replay must have the same winner
         return Result(value=result.value, timed_out=result.timed_out, won=result.promise_won)
 
     @handler(flow, "shared")
@@ -68,7 +68,7 @@ def racing(did: Recording) -> tuple[list[Any], list[Any]]:
 LONG, SHORT = timedelta(hours=1), timedelta(milliseconds=50)
 
 
-async def test_a_promise_against_time(restate, did):
+async def test_race_promise_with_timeout(restate, did):
     services, (run, give, refuse, _) = racing(did)
     env = await restate.serve(*services)
     async with IngressClient(env.ingress) as ingress:
@@ -81,7 +81,7 @@ async def test_a_promise_against_time(restate, did):
         start = time.monotonic()
         assert await ingress.call(run, SHORT, key=lost) == Result(value=None, timed_out=True, won=False)
         assert time.monotonic() - start >= SHORT.total_seconds() * 0.9
-        await ingress.call(give, 5, key=lost)  # too late, and no harm done
+        await ingress.call(give, 5, key=lost)  # too late
 
         await ingress.call(refuse, key=broken)
         with pytest.raises(IngressError) as failed:
@@ -90,7 +90,7 @@ async def test_a_promise_against_time(restate, did):
 
 
 @pytest.mark.parametrize("timeout", [timedelta(0), timedelta(seconds=-5)], ids=["now", "past"])
-async def test_a_deadline_that_has_passed_is_a_timeout_unless_the_value_is_there(restate, did, timeout):
+async def test_past_deadline_returns_available_value(restate, did, timeout):
     # ``await Time(ctx).until(deadline)`` is negative once the deadline has passed.
     services, (run, give, _, wait) = racing(did)
     env = await restate.serve(*services)
@@ -103,7 +103,7 @@ async def test_a_deadline_that_has_passed_is_a_timeout_unless_the_value_is_there
         assert await ingress.call(wait, request) == Result(value=-1, timed_out=True, won=False)
 
 
-async def test_an_awakeable_against_time(restate, did):
+async def test_race_awakeable_with_timeout(restate, did):
     services, (_, _, _, wait) = racing(did)
     env = await restate.serve(*services)
     async with IngressClient(env.ingress) as ingress:

@@ -1,4 +1,4 @@
-"""Runs on a real engine: retried with the engine's backoff, journaled once, each setting with its effect."""
+"""Runs: retries, backoff and journaling."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import pytest
 import restate as sdk
 from restate.exceptions import RetryableError
 
-from perdure import AdminClient, IngressClient, RunConfig, run_with_retry
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, RunConfig, run_with_retry
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Refused, TerminalError, error_code
 from tests.integration.run_cases import QUICK, failing, failure_of, go, result_of, serving
 from tests.support import eventually
 
 
-async def test_a_run_is_retried_until_it_succeeds_and_then_never_again(restate, did):
+async def test_retry_run_until_success(restate, did):
     async def work(ctx: sdk.Context, key: str) -> str:
         first = await run_with_retry(ctx, QUICK, failing(did, 2, OSError("gone")))
-        await ctx.sleep(timedelta(milliseconds=1))  # a replay, in two of the modes
+        await ctx.sleep(timedelta(milliseconds=1))  # a replay in two of the modes
         return first
 
     assert await result_of(restate, work) == "done"
     assert did.count("attempt") == 3
 
 
-async def test_a_terminal_error_stops_at_once_and_keeps_code_message_and_metadata(restate, did):
+async def test_terminal_error_stops_run(restate, did):
     refusal = Refused("no seats left", 410, "seats_sold_out", {"flight": "PD100"})
     caught: list[TerminalError] = []
 
@@ -44,7 +44,7 @@ async def test_a_terminal_error_stops_at_once_and_keeps_code_message_and_metadat
     assert did.count("attempt") == 1
     assert (error.status_code, error.message) == (410, "no seats left")
     assert error.metadata == {"code": "seats_sold_out", "flight": "PD100"}
-    # The handler itself sees the same, also after a replay, when the error comes from the journal.
+    # The handler sees the same error after a replay.
     assert {(seen.message, seen.status_code, error_code(seen)) for seen in caught} == {
         ("no seats left", 410, "seats_sold_out")
     }
@@ -55,7 +55,7 @@ async def test_a_terminal_error_stops_at_once_and_keeps_code_message_and_metadat
     [OSError("gone"), RetryableError("gone"), RetryableError("gone", 503, timedelta(milliseconds=5))],
     ids=["exception", "retryable", "retryable after"],
 )
-async def test_running_out_of_attempts_names_the_run_the_attempts_and_the_last_cause(restate, did, failure):
+async def test_exhausted_run_names_attempts_and_cause(restate, did, failure):
     async def work(ctx: sdk.Context, key: str) -> str:
         settings = RunConfig("charge", max_retries=2, initial_delay=timedelta(milliseconds=5))
         return await run_with_retry(ctx, settings, failing(did, 99, failure))
@@ -67,7 +67,7 @@ async def test_running_out_of_attempts_names_the_run_the_attempts_and_the_last_c
     assert error.metadata == {"code": "run_exhausted", "run": "charge"}
 
 
-async def test_a_retryable_error_says_itself_when_it_wants_to_be_retried(restate, did):
+async def test_retryable_error_sets_delay(restate, did):
     times: list[float] = []
     wait = timedelta(milliseconds=300)
 
@@ -84,7 +84,7 @@ async def test_a_retryable_error_says_itself_when_it_wants_to_be_retried(restate
     assert times[1] - times[0] >= wait.total_seconds() * 0.9
 
 
-async def test_the_body_at_the_ingress_has_no_stack_trace(restate, did):
+async def test_ingress_body_has_no_stack_trace(restate, did):
     async def work(ctx: sdk.Context, key: str) -> str:
         return await run_with_retry(ctx, RunConfig("charge", max_retries=0), failing(did, 99, OSError("gone")))
 
@@ -96,7 +96,7 @@ async def test_the_body_at_the_ingress_has_no_stack_trace(restate, did):
 
 
 async def waits(restate, config: RunConfig, failures: int) -> list[float]:
-    """Return the seconds between the attempts of a run that fails so many times."""
+    """Return the seconds between the attempts of a run that fails the given number of times."""
     times: list[float] = []
 
     def action() -> str:
@@ -123,10 +123,10 @@ async def test_max_delay_caps_the_wait(restate):
     config = RunConfig(
         "work", initial_delay=timedelta(milliseconds=20), max_delay=timedelta(milliseconds=40), backoff_factor=100
     )
-    assert max(await waits(restate, config, failures=3)) < 1.5  # without a cap: 2 s and 200 s
+    assert max(await waits(restate, config, failures=3)) < 1.5  # without max_delay: 2 s and 200 s
 
 
-async def test_max_duration_ends_a_run_that_has_no_other_bound(restate, did):
+async def test_max_duration_limits_run(restate, did):
     async def work(ctx: sdk.Context, key: str) -> str:
         config = RunConfig(
             "work",
@@ -142,7 +142,7 @@ async def test_max_duration_ends_a_run_that_has_no_other_bound(restate, did):
     assert 2 <= did.count("attempt") <= 9
 
 
-async def test_the_name_is_in_the_journal(restate, did):
+async def test_journal_contains_run_name(restate, did):
     async def work(ctx: sdk.Context, key: str) -> str:
         return await run_with_retry(ctx, "charge the card", failing(did, 0, OSError()))
 
@@ -157,7 +157,7 @@ async def test_the_name_is_in_the_journal(restate, did):
         await eventually(journaled, what="run of that name in the journal")
 
 
-async def test_a_run_without_a_name_is_said(restate, did):
+async def test_reject_run_without_name(restate, did):
     async def work(ctx: sdk.Context, key: str) -> str:
         try:
             await run_with_retry(ctx, RunConfig(), failing(did, 0, OSError()))

@@ -1,4 +1,4 @@
-"""A cancel while a run's action goes on: the action ends first, and is never begun anew."""
+"""Cancel during a run: the action ends first and is not repeated."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, IngressClient, RunConfig, run_with_retry
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, RunConfig, run_with_retry
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Cancelled, IngressError, TerminalError
 from tests.integration.run_cases import QUICK, failing, failure_of, go, serving
 from tests.support import eventually
@@ -18,7 +18,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.restate_modes("all")
 
 
-async def test_a_cancel_lets_the_running_action_end_and_is_told_from_an_applications_409(restate, did):
+async def test_cancel_waits_for_action_of_run(restate, did):
     opened = threading.Event()
 
     def action() -> str:
@@ -47,7 +47,7 @@ async def test_a_cancel_lets_the_running_action_end_and_is_told_from_an_applicat
         async def gave_up() -> bool:
             return len(did.all()) > 1
 
-        with pytest.raises(AssertionError):  # it must not, while the action is running
+        with pytest.raises(AssertionError):  # must not end while the action is running
             await eventually(gave_up, what="end of a handler that left its action alone", within=0.5)
         opened.set()
 
@@ -64,7 +64,7 @@ async def test_a_cancel_lets_the_running_action_end_and_is_told_from_an_applicat
 
 
 @pytest.mark.restate_modes("http2")
-async def test_a_crash_while_a_cancelled_run_settles_does_not_start_the_action_anew(restate, did):
+async def test_crash_while_settling_repeats_no_action(restate, did):
     opened = threading.Event()
 
     def action() -> str:
@@ -75,7 +75,7 @@ async def test_a_crash_while_a_cancelled_run_settles_does_not_start_the_action_a
     async def work(ctx: sdk.Context, key: str) -> str:
         return await run_with_retry(ctx, RunConfig("charge", max_retries=0), action)
 
-    # The engine breaks off the attempt that settles, as a crash would, and starts another one.
+    # The engine aborts the settling attempt, as a crash would, and starts another one.
     second = timedelta(seconds=1)
     env = await restate.serve(serving(work, inactivity_timeout=second, abort_timeout=second))
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
@@ -96,7 +96,7 @@ async def test_a_crash_while_a_cancelled_run_settles_does_not_start_the_action_a
     assert did.count("start") == 1
 
 
-async def test_an_applications_own_409_is_no_cancel(restate, did):
+async def test_application_409_is_no_cancel(restate, did):
     async def work(ctx: sdk.Context, key: str) -> str:
         try:
             return await run_with_retry(ctx, QUICK, failing(did, 99, TerminalError("cancelled", 409)))

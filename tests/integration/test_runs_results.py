@@ -1,4 +1,4 @@
-"""What a run can do and give back: every kind of action, every kind of result, several at once."""
+"""Actions and results of runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Maker:
         return Part(name=name)
 
 
-async def test_every_kind_of_action_gives_its_typed_result(restate):
+async def test_actions_return_typed_results(restate):
     maker = Maker()
     seen: list[Any] = []
 
@@ -62,14 +62,14 @@ async def test_every_kind_of_action_gives_its_typed_result(restate):
             await run_with_retry(ctx, "untyped", lambda: {"plain": [1, None]}),
         ]
         await ctx.sleep(timedelta(milliseconds=1))
-        seen.append(results)  # after a replay they come from the journal
+        seen.append(results)  # after a replay, from the journal
         return "done"
 
     assert await result_of(restate, work) == "done"
     assert seen == [[*[Part(name="a")] * 6, parts(2), None, {"plain": [1, None]}]]
 
 
-async def test_a_sync_action_does_not_block_the_event_loop(restate):
+async def test_sync_action_does_not_block_loop(restate):
     threads: list[threading.Thread] = []
 
     async def work(ctx: sdk.Context, key: str) -> str:
@@ -82,7 +82,7 @@ async def test_a_sync_action_does_not_block_the_event_loop(restate):
     assert threads[0] is not threads[-1]
 
 
-async def test_a_result_that_could_not_be_read_back_fails_the_run_once_and_for_good(restate, did):
+async def test_unreadable_result_fails_run_permanently(restate, did):
     def action() -> Part:
         did.add("attempt")
         return "no part"  # type: ignore[return-value] # the mistake under test
@@ -92,11 +92,11 @@ async def test_a_result_that_could_not_be_read_back_fails_the_run_once_and_for_g
 
     error = await failure_of(restate, work)
     assert did.count("attempt") == 1
-    assert "a value of class str can't be written as Part" in error.message
+    assert "cannot write a value of class str as Part" in error.message
     assert error.metadata["code"] == "unwritable"
 
 
-async def test_an_error_with_metadata_that_is_no_text_still_ends_the_run(restate, did):
+async def test_non_text_metadata_ends_run(restate, did):
     async def work(ctx: sdk.Context, key: str) -> str:
         refusal = Refused("no seats left", metadata={"left": 0})  # type: ignore[dict-item] # the mistake under test
         return await run_with_retry(ctx, QUICK, failing(did, 99, refusal))
@@ -105,7 +105,7 @@ async def test_an_error_with_metadata_that_is_no_text_still_ends_the_run(restate
     assert (error.message, error.metadata["left"]) == ("no seats left", "0")
 
 
-async def test_runs_that_were_started_together_run_together(restate):
+async def test_started_runs_are_concurrent(restate):
     both = threading.Barrier(2)
 
     def meet() -> int:
@@ -119,7 +119,7 @@ async def test_runs_that_were_started_together_run_together(restate):
     assert await result_of(restate, work) == "[0, 1]"
 
 
-async def test_a_run_is_waited_for_with_others(restate):
+async def test_await_run_with_other_futures(restate):
     async def work(ctx: sdk.Context, key: str) -> str:
         run = run_async(ctx, "work", lambda: "done", returns=str)
         first, _ = await sdk.select(run=run.future, late=ctx.sleep(timedelta(hours=1)))
@@ -128,15 +128,15 @@ async def test_a_run_is_waited_for_with_others(restate):
     assert await result_of(restate, work) == "run done"
 
 
-async def test_a_result_that_the_engine_would_not_take_ends_the_run_instead_of_repeating_it(restate, did):
+async def test_oversized_result_ends_run(restate, did):
     def read() -> bytes:
         did.add("attempt")
-        return bytes(25 * 1024 * 1024)  # as base64 it's a third more
+        return bytes(25 * 1024 * 1024)  # base64 adds a third
 
     async def work(ctx: sdk.Context, key: str) -> str:
         return str(len(await run_with_retry(ctx, RunConfig("read the file"), read)))
 
     error = await failure_of(restate, work)
     assert did.all() == ["attempt"]
-    assert error.message.startswith("run 'read the file': its result has 34,952,538 bytes, and the engine takes")
+    assert error.message.startswith("run 'read the file': the result has 34,952,538 bytes, and a message to the")
     assert error.metadata == {"code": "too_large", "run": "read the file"}

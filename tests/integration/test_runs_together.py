@@ -1,4 +1,4 @@
-"""Runs that go on at the same time: each has its own attempts, its own waits, and is left alone when another fails."""
+"""Concurrent runs: own attempts and waits, no interruption by failures of others."""
 
 from __future__ import annotations
 
@@ -12,19 +12,9 @@ from uuid import uuid4
 import pytest
 import restate as sdk
 
-from perdure import (
-    AdminClient,
-    IngressClient,
-    RunConfig,
-    Target,
-    fan_out,
-    handler,
-    map_concurrent,
-    run_async,
-    run_with_retry,
-)
-from perdure._runtime import run_attempts
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, RunConfig, Target, fan_out, handler, map_concurrent, run_async, run_with_retry
+from perdure._runtime import concurrent_runs
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, error_code
 from tests.support import eventually
 
@@ -57,7 +47,7 @@ async def played(restate, work) -> str:
 
 
 class Shop:
-    """Actions by name, that fail so many times; counts how often each was begun."""
+    """Named actions that fail given numbers of times and count their starts."""
 
     def __init__(self) -> None:
         self.began: Counter[str] = Counter()
@@ -75,7 +65,7 @@ class Shop:
         return action
 
 
-async def test_each_run_has_its_own_attempts(restate):
+async def test_concurrent_runs_count_own_attempts(restate):
     shop = Shop()
     counts = {"never": (2, 99), "late": (4, 4), "soon": (0, 0), "once": (1, 1), "not at all": (0, 99)}
 
@@ -92,7 +82,7 @@ async def test_each_run_has_its_own_attempts(restate):
     assert shop.began == {"never": 3, "late": 5, "soon": 1, "once": 2, "not at all": 1}
 
 
-async def test_a_run_begins_when_it_is_waited_for(restate, did):
+async def test_run_starts_when_awaited(restate, did):
     async def work(ctx: sdk.Context) -> str:
         first, second = (run_async(ctx, name, did.add, f"begin {name}") for name in ("first", "second"))
         await first
@@ -102,10 +92,10 @@ async def test_a_run_begins_when_it_is_waited_for(restate, did):
 
     assert await played(restate, work) == "done"
     said = did.all()
-    assert said.index("first is there") < said.index("begin second"), "the docstring of run_async says so"
+    assert said.index("first is there") < said.index("begin second"), "see run_async"
 
 
-async def test_a_run_is_left_alone_when_another_fails(restate):
+async def test_failure_does_not_interrupt_other_run(restate):
     shop = Shop()
 
     def slowly() -> str:
@@ -122,7 +112,7 @@ async def test_a_run_is_left_alone_when_another_fails(restate):
     assert shop.began == {"slow": 1, "quick": 3}
 
 
-async def test_each_run_has_its_own_waits(restate):
+async def test_concurrent_runs_have_own_waits(restate):
     times: dict[str, list[float]] = {"patient": [], "eager": []}
 
     def failing(name: str, often: int) -> Callable[[], str]:
@@ -144,9 +134,9 @@ async def test_each_run_has_its_own_waits(restate):
     assert times["eager"][-1] - times["eager"][0] < 1.4, "it waited for the other's wait"
 
 
-# Where each wait ends the attempt, the handler learns of the eager run only when the patient one has been tried again.
+# If each wait ends the attempt, the handler gets the eager run's result after the patient run's next attempt.
 @pytest.mark.restate_modes("http2")
-async def test_a_cancel_does_not_wait_for_a_runs_next_attempt(restate, did):
+async def test_cancel_skips_wait_for_retry(restate, did):
     shop = Shop()
     fails = {"patient": (ms(60_000), 99), "eager": (ms(10), 3)}
 
@@ -179,7 +169,7 @@ async def test_a_cancel_does_not_wait_for_a_runs_next_attempt(restate, did):
     assert shop.began["patient"] == 1
 
 
-async def test_a_run_without_a_bound_does_not_unbind_the_others_and_time_bounds_each(restate):
+async def test_unlimited_run_keeps_limits_of_others(restate):
     shop = Shop()
 
     async def work(ctx: sdk.Context) -> str:
@@ -201,7 +191,7 @@ async def test_a_run_without_a_bound_does_not_unbind_the_others_and_time_bounds_
     assert 2 <= shop.began["timed"] <= 5
 
 
-async def test_branches_that_run_together_have_their_own_attempts(restate):
+async def test_concurrent_branches_count_own_attempts(restate):
     shop = Shop()
     fails = [2, 0, 1, 0, 2]
 
@@ -219,33 +209,33 @@ async def test_branches_that_run_together_have_their_own_attempts(restate):
     }
 
 
-async def test_a_run_after_the_others_is_counted_by_the_engine_again(restate):
+async def test_engine_counts_run_after_group(restate):
     shop = Shop()
 
     async def work(ctx: sdk.Context) -> str:
         runs = [run_async(ctx, bounded(name, 3), shop.failing(name, 1)) for name in ("a", "b")]
         await fan_out(ctx, runs)
         last = run_async(ctx, bounded("last", 1), shop.failing("last", 1))
-        return f"{await last} {last._companion.accompanied}"
+        return f"{await last} {last._member.is_concurrent}"
 
     assert await played(restate, work) == "last False"
     assert shop.began == {"a": 2, "b": 2, "last": 2}
 
 
-async def test_runs_whose_counts_are_lost_in_crashes_end_all_the_same(restate, monkeypatch):
+async def test_runs_end_despite_lost_counts(restate, monkeypatch):
     shop = Shop()
-    monkeypatch.setattr(run_attempts, "_tallies", run_attempts._Tallies(size=0))  # remembers nothing
+    monkeypatch.setattr(concurrent_runs, "_store", concurrent_runs._AttemptStore(size=0))  # loses all counts
 
     async def work(ctx: sdk.Context) -> str:
         runs = [run_async(ctx, bounded(name, 2), shop.failing(name, 99)) for name in ("a", "b")]
         return str([error_code(error) for error in (await fan_out(ctx, runs)).errors.values()])
 
     assert await played(restate, work) == "['run_exhausted', 'run_exhausted']"
-    assert max(shop.began.values()) <= 6, "the bound of both together"
+    assert max(shop.began.values()) <= 6, "the sum of both limits"
 
 
 @pytest.mark.restate_modes("http2")
-async def test_a_workflows_key_that_is_used_again_gives_its_runs_their_attempts_anew(restate):
+async def test_reused_key_resets_attempts(restate):
     shop = Shop()
     flow = sdk.Workflow("TogetherAgain")
     again = Target("TogetherAgain", "run", bool, str)
@@ -263,6 +253,6 @@ async def test_a_workflows_key_that_is_used_again_gives_its_runs_their_attempts_
         with pytest.raises(IngressError, match="run exhausted"):
             await ingress.call(again, True, key=key)
         (row,) = await admin.query(f"select id from sys_invocation_status where target_service_key = {sql_text(key)}")
-        await admin.act(row["id"], "purge")  # as its retention does, and the id is the same then
+        await admin.act(row["id"], "purge")  # as at the end of its retention; the ID stays the same
         assert await ingress.call(again, False, key=key) == "ab"
     assert shop.began == {"closed": 3, "a": 2, "b": 2}

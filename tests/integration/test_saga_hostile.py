@@ -11,7 +11,6 @@ import pytest
 import restate as sdk
 
 from perdure import (
-    AdminClient,
     CompensationStrategy,
     ControlPlaneService,
     Orchestration,
@@ -20,24 +19,24 @@ from perdure import (
     StatusData,
     Target,
 )
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Cancelled, IngressError, InvalidInput, Refused, TerminalError
 from perdure.saga.messages import ActionReceipt, DeadLetterActionRequest, RollbackStatus
 from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, reconcile_target
 from perdure.saga.status import RollbackState
 from perdure.serving import build_app
 from perdure.testing import Mode, ServedApp
-from tests.integration.saga_bench import QUICK, Bench, Task, do_task, run_step, undo_task
+from tests.integration.saga_bench import QUICK, Bench, Task, do_task, run_step, undo_of, undo_task
 from tests.integration.test_saga_cancel import attempts
 from tests.support import eventually
 
 
 async def start(bench: Bench, key: str, name: str = "") -> str:
-    return await bench.ingress.send(Target(name or bench.name, "run", type(None), object), None, key=key)
+    return await bench.ingress.send(Target(name or bench.name, "run", None, object), None, key=key)
 
 
 async def status(bench: Bench, key: str) -> StatusData:
-    return await bench.ingress.call(Target(bench.name, "status", type(None), StatusData), key=key)
+    return await bench.ingress.call(Target(bench.name, "status", None, StatusData), key=key)
 
 
 async def act(bench: Bench, what: str, letter: str, **more: Any) -> ActionReceipt:
@@ -86,7 +85,7 @@ async def test_reused_key_is_rolled_back_again(bench, did):
         for row in rows:
             await admin.act(row["id"], "purge")
     with pytest.raises(IngressError) as failed:
-        await bench.ingress.call(Target(bench.name, "run", type(None), object), key=key)
+        await bench.ingress.call(Target(bench.name, "run", None, object), key=key)
     assert "step 'b' failed" in failed.value.message
     assert bench.undone(key) == ["undo b", "undo a"] * 2
 
@@ -101,9 +100,9 @@ async def test_compensate_step_that_completes_after_cancel(bench, did, local):
 
         task = Task(key=cp.key, name="slow", hangs=True)
         if local:
-            await cp.step("slow", here, "slow", compensate="undo", payload=task)
+            await cp.step("slow", here, "slow", compensate=undo_of(cp, task))
         else:
-            await cp.step("slow", do_task, task, compensate="undo")
+            await cp.step("slow", do_task, task, compensate=undo_of(cp, task))
 
     await bench.serve(main, strategy=CompensationStrategy.COMPLETED)
     key = str(uuid4())
@@ -155,7 +154,7 @@ async def test_child_without_steps_leaves_no_dead_letter(bench, did):
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
-        await cp.child("package", Target(child_name, "run", type(None), object), None)
+        await cp.child("package", Target(child_name, "run", None, object), None)
 
     nested = bench.orchestration(child_name, child, SagaConfig(**QUICK))
     key, error = await bench.run(main, nested)
@@ -193,13 +192,13 @@ async def test_reject_malformed_dead_letter_id(bench, did, letter):
 async def test_unusual_names_survive_rollback_and_redrive(bench, did):
     async def main(cp: Orchestration) -> None:
         task = Task(key=cp.key, name="a", undo_fails=1)
-        await cp.step("ä/b:c 💥\n" + "n" * 100, do_task, task, compensate="undo")
+        await cp.step("ä/b:c 💥\n" + "n" * 100, do_task, task, compensate=undo_of(cp, task))
         await run_step(cp, "b", fails=-1)
 
     await bench.serve(main, max_attempts=1)
     key = ("ü/7:%2F💥 ?#" + str(uuid4())).ljust(128, "/")
     with pytest.raises(IngressError) as failed:
-        await bench.ingress.call(Target(bench.name, "run", type(None), object), key=key)
+        await bench.ingress.call(Target(bench.name, "run", None, object), key=key)
     assert failed.value.metadata["rollback"] == "needs_attention"
     await act(bench, "redrive", f"{bench.name}:{key}/1")
     await rolled_back(bench, key)
@@ -249,7 +248,7 @@ async def test_services_sharing_saga_id_both_roll_back(bench, did):
     key = str(uuid4())
     for name in (other_name, other_name + "b"):
         with pytest.raises(IngressError):
-            await bench.ingress.call(Target(name, "run", type(None), object), key=key)
+            await bench.ingress.call(Target(name, "run", None, object), key=key)
 
     async def both() -> bool:
         return sorted(bench.undone(key)) == ["undo x", "undo y"]
@@ -260,7 +259,7 @@ async def test_services_sharing_saga_id_both_roll_back(bench, did):
 @pytest.mark.parametrize("act_name", ["discard", "skip"])
 async def test_final_notification_requires_all_compensations(bench, did, act_name):
     async def main(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo", Task(key=cp.key, name="final"), step="final", after_others=True)
+        cp.add_compensation_step("undo", Task(key=cp.key, name="final"), step="final", after_others=True)
         await run_step(cp, "a", undo_fails=-1)
         raise Refused("enough", 410)
 
@@ -275,9 +274,7 @@ async def test_operator_action_during_long_rollback(bench, did):
 
     async def main(cp: Orchestration) -> None:
         for number in range(steps):
-            await cp.add_compensation_step(
-                "undo", Task(key=cp.key, name=f"{number}", undo_fails=-(number == steps - 1))
-            )
+            cp.add_compensation_step("undo", Task(key=cp.key, name=f"{number}", undo_fails=-(number == steps - 1)))
         raise Refused("enough", 410)
 
     await bench.serve(main, max_attempts=1)

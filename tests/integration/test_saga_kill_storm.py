@@ -1,6 +1,6 @@
-"""Whatever is under way is killed at random: orchestrations, children, rollbacks, dispatchers. Nothing is lost.
+"""Random kills of orchestrations, children, rollbacks and dispatchers.
 
-One seed is part of the suite. ``STORM_SEEDS=1,2,3`` runs others: a kill meets another moment each time.
+The suite runs one seed. ``STORM_SEEDS=1,2,3`` runs others; the moments of the kills vary with the machine.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from uuid import uuid4
 
 import pytest
 
-from perdure import AdminClient, IngressClient, Orchestration, SagaConfig, StatusData, Target
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, Orchestration, SagaConfig, StatusData, Target
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import EngineError, Refused
+from perdure.retry import RetryPolicy
 from perdure.saga import dispatch, submission
 from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, find_orphans
 from perdure.saga.schema import DEAD_LETTERS_SQL, OPEN_KEY, ROLLBACKS
@@ -31,12 +32,12 @@ SEEDS = [int(seed) for seed in os.environ.get("STORM_SEEDS", "24").split(",")]
 SAGAS = 8
 KILLS = 30
 PATIENT = {**QUICK, "max_attempts": 100}
-VICTIMS = ("Rollbacks", "RollbackDispatcher", "Tasks")
+TARGETS = ("Rollbacks", "RollbackDispatcher", "Tasks")
 
 
 @pytest.fixture
 async def restate(restate_servers) -> AsyncIterator[Restate]:
-    """An engine of its own: the kills of this test are not to hit other tests' sagas."""
+    """A separate engine, so that the kills do not reach the sagas of other tests."""
     with RestateServer(install_dir=restate_servers.install_dir) as server:
         restate = Restate(server, Mode.HTTP2)
         yield restate
@@ -44,48 +45,41 @@ async def restate(restate_servers) -> AsyncIterator[Restate]:
 
 
 class Storm:
-    """Kills, and sees what becomes of it.
-
-    Args:
-        admin: The engine.
-        config: The reconciler's.
-        names: Whose invocations are killed; an orchestration and its child first.
-        random: Whom a kill hits.
-    """
+    """Kills random invocations of the named services, of which the first is the orchestration."""
 
     def __init__(self, admin: AdminClient, config: SagaReconcilerConfig, names: list[str], random: Random) -> None:
         self.admin = admin
-        # What was killed a moment ago is not over, either.
+        # Recently killed invocations also count as unfinished.
         self._config = replace(config, grace=timedelta(0))
-        self._victims = ", ".join(sql_text(name) for name in names)
+        self._targets = ", ".join(sql_text(name) for name in names)
         self._main = names[0]
         self._random = random
-        self.hits = 0
+        self.kills = 0
 
-    async def strike(self) -> None:
-        """Kill (or cancel) one of the invocations that are under way."""
+    async def kill_one(self) -> None:
+        """Kill or cancel one of the open invocations."""
         rows = await self.admin.query(
             "select id, target from sys_invocation_status where status not in ('completed', 'scheduled') "
-            f"and target_service_name in ({self._victims}) order by target, id"
+            f"and target_service_name in ({self._targets}) order by target, id"
         )
         if not rows:
             return
-        victim = self._random.choice(rows)
-        is_main = victim["target"].startswith(f"{self._main}/") and victim["target"].endswith("/run")
+        target = self._random.choice(rows)
+        is_main = target["target"].startswith(f"{self._main}/") and target["target"].endswith("/run")
         is_cancelled = is_main and self._random.random() < 0.5
         try:
-            await self.admin.act(victim["id"], "cancel" if is_cancelled else "kill")
+            await self.admin.act(target["id"], "cancel" if is_cancelled else "kill")
         except EngineError as error:
-            if error.status_code not in (404, 409):  # it has ended by then
+            if error.status_code not in (404, 409):  # it has ended already
                 raise
         else:
-            self.hits += 1
+            self.kills += 1
 
     async def is_over(self) -> bool:
-        """Tell if nothing is under way, and nothing will be."""
+        """Return whether nothing runs and the reconciler has nothing to repair."""
         if await self.admin.query(
             "select id from sys_invocation_status where status not in ('completed', 'scheduled') and "
-            f"(target_service_name in ({self._victims}) or target_service_name like '%Compensations')"
+            f"(target_service_name in ({self._targets}) or target_service_name like '%Compensations')"
         ):
             return False
         if await self.admin.query(f"select key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"):
@@ -96,7 +90,7 @@ class Storm:
         marks = {row["key"].removeprefix("submitted/") for row in seen}
         return {find.unique_id for find in await find_orphans(self.admin, self._config)} <= marks
 
-    async def undone_twice(self) -> list[str]:
+    async def compensated_twice(self) -> list[str]:
         """Return the steps whose compensation succeeded more than once."""
         rows = await self.admin.query(
             "select idempotency_key as key from sys_invocation_status where target_service_name like '%Compensations' "
@@ -105,11 +99,11 @@ class Storm:
         steps = Counter(row["key"].rpartition("/")[0] for row in rows)
         return [step for step, count in steps.items() if count > 1]
 
-    async def scene(self) -> str:
-        """Describe what is left under way, and who could set it going: why a storm does not end."""
+    async def diagnosis(self) -> str:
+        """Describe the open invocations, journals and state, to explain a timeout."""
         open_sagas = f"select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"
-        asked = {
-            "under way": "select id, target, status, invoked_by_id, created_at, modified_at, retry_count, "
+        queries = {
+            "open": "select id, target, status, invoked_by_id, created_at, modified_at, retry_count, "
             "next_retry_at, last_failure from sys_invocation where status not in ('completed', 'scheduled')",
             "journals": "select j.id, j.index, j.entry_type, j.name, j.completed, j.invoked_target, j.invoked_id "
             "from sys_journal j join sys_invocation_status i on i.id = j.id where i.status != 'completed' "
@@ -120,32 +114,32 @@ class Storm:
             f"where service_name in ('SagaReconciler', 'DeadLetterIndex') or service_key in ({open_sagas}) "
             "order by service_name, service_key, key",
         }
-        lines = [f"{self.hits} hits"]
-        for what, sql in asked.items():
+        lines = [f"{self.kills} kills"]
+        for title, sql in queries.items():
             rows = await self.admin.query(sql)
             known = [{name: value for name, value in row.items() if value is not None} for row in rows]
-            lines += [f"{what}:", *map(json.dumps, known)]
+            lines += [f"{title}:", *map(json.dumps, known)]
         return "\n".join(
             [*lines, "finds:", *(find.model_dump_json() for find in await find_orphans(self.admin, self._config))]
         )
 
     async def until_over(self) -> None:
-        """Kill what is under way, and then let what is left come to its end."""
-        last = self.hits + KILLS
+        """Kill invocations, then wait until everything has ended."""
+        last = self.kills + KILLS
 
         async def stops() -> bool:
-            await self.strike()
-            return self.hits >= last or await self.is_over()
+            await self.kill_one()
+            return self.kills >= last or await self.is_over()
 
         try:
             await eventually(stops, what=f"{KILLS} kills", within=60)
             await eventually(self.is_over, what="end of all sagas", within=60)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{await self.scene()}") from None
+            raise AssertionError(f"{error}\n{await self.diagnosis()}") from None
 
 
 def held(entries: list[str], key: str) -> set[str]:
-    """Return the steps of a saga and its child that were done, and not undone since."""
+    """Return the steps of a saga and its child that are not compensated."""
     steps: set[str] = set()
     for verb, _, step in (entry.partition(" ") for entry in entries):
         if step.startswith(key):
@@ -154,22 +148,20 @@ def held(entries: list[str], key: str) -> set[str]:
 
 
 async def assert_all_or_none(ingress: IngressClient, service: str, keys: list[str], entries: list[str]) -> None:
-    status = Target(service, "status", type(None), StatusData)
+    status = Target(service, "status", None, StatusData)
     for key in keys:
-        # One that is killed in the moment after it has closed its saga has done all it was to do.
-        is_kept = (await ingress.call(status, key=key)).phase == "completed"
+        # An orchestration that is killed right after closing its saga has completed.
+        is_completed = (await ingress.call(status, key=key)).phase == "completed"
         steps = {f"{key}{step}" for step in ("/a", "-child/c1", "-child/c2", "/b")}
-        told = [entry for entry in entries if key in entry]
-        assert held(entries, key) == (steps if is_kept else set()), f"kept: {is_kept}, {told}"
-        assert not (is_kept and key.endswith("refused"))
+        own = [entry for entry in entries if key in entry]
+        assert held(entries, key) == (steps if is_completed else set()), f"completed: {is_completed}, {own}"
+        assert not (is_completed and key.endswith("refused"))
 
 
 @pytest.mark.restate_modes("http2")
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
-    restate, bench, did: Recording, monkeypatch, seed
-):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=500))
+async def test_random_kills_leave_all_steps_or_none(restate, bench, did: Recording, monkeypatch, seed):
+    monkeypatch.setattr(submission, "OUTCOME_POLLS", RetryPolicy(timedelta(milliseconds=500), max_attempts=None))
     monkeypatch.setattr(dispatch, "MAX_PASS_WAIT", timedelta(milliseconds=500))
     child_name = f"{bench.name}Child"
 
@@ -179,7 +171,7 @@ async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
-        await cp.child("package", Target(child_name, "run", type(None), object), None, key=f"{cp.key}-child")
+        await cp.child("package", Target(child_name, "run", None, object), None, key=f"{cp.key}-child")
         await run_step(cp, "b")
         if cp.key.endswith("refused"):
             raise Refused("enough", 410)
@@ -188,25 +180,25 @@ async def test_whatever_is_killed_each_saga_has_all_its_steps_or_none(
         admin_url=restate.server.admin,
         ingress_url=restate.server.ingress,
         interval=timedelta(milliseconds=300),
-        grace=timedelta(milliseconds=100),  # shorter than the interval: what dies again does so before the next look
+        grace=timedelta(milliseconds=100),  # shorter than the interval, so that a second kill precedes the next scan
     )
     reconciler = SagaReconciler(config)
-    run: Target[Any, Any] = Target(bench.name, "run", type(None), object)
-    keys = [f"{uuid4()}-{'refused' if number % 2 else 'kept'}" for number in range(SAGAS)]
+    run: Target[Any, Any] = Target(bench.name, "run", None, object)
+    keys = [f"{uuid4()}-{'refused' if number % 2 else 'accepted'}" for number in range(SAGAS)]
     nested = bench.orchestration(child_name, child, SagaConfig(**PATIENT))
     ingress = await bench.serve(main, nested, reconciler, **PATIENT)
     async with AdminClient(config.admin_url) as admin, reconciler.watching():
-        random = Random(seed)  # noqa: S311 - to be repeated, not to be secret
-        storm = Storm(admin, config, [bench.name, child_name, *VICTIMS], random)
-        for _ in range(2):  # the second time under keys that were used before
+        random = Random(seed)  # noqa: S311 - reproducible, not secret
+        storm = Storm(admin, config, [bench.name, child_name, *TARGETS], random)
+        for _ in range(2):  # the second time with reused keys
             begin = len(did.all())
             for key in keys:
                 await ingress.send(run, None, key=key)
             await storm.until_over()
             await assert_all_or_none(ingress, bench.name, keys, did.all()[begin:])
             assert not await admin.query(DEAD_LETTERS_SQL)
-            assert not await storm.undone_twice()
+            assert not await storm.compensated_twice()
             for key in keys:
                 await forget_runs(admin, key)
                 await forget_runs(admin, f"{key}-child")
-        assert storm.hits >= SAGAS
+        assert storm.kills >= SAGAS

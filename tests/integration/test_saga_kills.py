@@ -1,4 +1,4 @@
-"""Sagas whose parts are killed: a run under a key that was used before, a child, a rollback before it is on record."""
+"""Kills of executions with reused keys, of children, and of rollbacks before they are recorded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import httpx
 import pytest
 import restate as sdk
 
-from perdure import AdminClient, ControlPlaneService, Orchestration, SagaConfig, Target
-from perdure.engine.admin import sql_text
+from perdure import ControlPlaneService, Orchestration, SagaConfig, Target
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from perdure.observability.metrics import OPEN_SAGAS
+from perdure.retry import RetryPolicy
 from perdure.saga import recovery, submission
 from perdure.saga.gauges import sample_sagas
 from perdure.saga.messages import rollback_status
@@ -26,7 +27,7 @@ from tests.support import Recording, eventually
 
 pytestmark = pytest.mark.restate_modes("all")
 
-reconcile_target = Target("SagaReconciler", "reconcile", type(None), ReconcileReport)
+reconcile_target = Target("SagaReconciler", "reconcile", None, ReconcileReport)
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ async def admin(restate) -> AsyncIterator[AdminClient]:
 
 
 def run_of(service: str) -> Target[None, object]:
-    return Target(service, "run", type(None), object)
+    return Target(service, "run", None, object)
 
 
 async def start(bench: Bench, service: str, key: str) -> str:
@@ -69,7 +70,7 @@ async def rolled_back(bench: Bench, saga: str) -> None:
 
 
 async def only_open(admin: AdminClient, service: str, handler: str, key: str) -> str:
-    """Return the id of the one invocation of a handler that has not ended."""
+    """Return the ID of the only open invocation of a handler."""
 
     async def probe() -> str | None:
         rows = await admin.query(
@@ -91,7 +92,7 @@ async def on_record(admin: AdminClient, service: str, key: str) -> None:
 
 
 class Brake:
-    """A compensation that waits until it is let go."""
+    """A compensation that blocks until it is released."""
 
     def __init__(self, did: Recording, service: ControlPlaneService) -> None:
         self._did = did
@@ -109,12 +110,12 @@ class Brake:
     def release(self) -> None:
         self._released.set()
 
-    def pull(self) -> None:
+    def block(self) -> None:
         self._released.clear()
 
 
 async def rollback_state(admin: AdminClient, saga: str) -> dict[str, list[int]]:
-    """Return what a rollback has written down, as the engine takes it back."""
+    """Return the state of a rollback, in the form that the engine accepts."""
     rows = await admin.query(
         "select key, encode(value, 'hex') as value from state "
         f"where service_name = 'Rollbacks' and service_key = {sql_text(saga)}"
@@ -122,25 +123,25 @@ async def rollback_state(admin: AdminClient, saga: str) -> dict[str, list[int]]:
     return {row["key"]: list(bytes.fromhex(row["value"])) for row in rows}
 
 
-async def lose_the_rollback(
-    admin: AdminClient, admin_url: str, saga: str, before: dict[str, list[int]] | None = None
+async def lose_rollback(
+    admin: AdminClient, admin_url: str, saga: str, state: dict[str, list[int]] | None = None
 ) -> None:
-    """Leave a rollback as it is when what was to begin it is killed before it has written anything down."""
+    """Kill a rollback and restore its state, as if the kill had preceded the first write."""
     await admin.act(await only_open(admin, "Rollbacks", "run", saga), "kill")
-    state = {"object_key": saga, "new_state": before or {}}
+    body = {"object_key": saga, "new_state": state or {}}
     async with httpx.AsyncClient() as http:
-        wiped = await http.post(f"{admin_url}/services/Rollbacks/state", json=state)
-    assert wiped.is_success, wiped.text
+        response = await http.post(f"{admin_url}/services/Rollbacks/state", json=body)
+    assert response.is_success, response.text
 
 
-async def lost(admin: AdminClient, service: str) -> int:
-    """Return how many sagas of a service the census counts as lost."""
+async def count_orphaned(admin: AdminClient, service: str) -> int:
+    """Return how many orphaned sagas of a service the gauge collector counts."""
     samples = await sample_sagas(admin, None)
     labels = {"service": service, "phase": "orphaned"}
     return int(sum(number or 0 for metric, number, its in samples if metric is OPEN_SAGAS and its == labels))
 
 
-async def test_a_killed_run_under_a_key_that_was_used_before_is_undone_too(bench, did, admin, reconciler):
+async def test_killed_execution_with_reused_key_is_rolled_back(bench, did, admin, reconciler):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
         _, never = cp.ctx.awakeable()
@@ -151,32 +152,30 @@ async def test_a_killed_run_under_a_key_that_was_used_before_is_undone_too(bench
     for number in (1, 2):
         invocation = await start(bench, bench.name, key)
         await eventually(
-            truth(lambda number=number: did.count(f"done {key}/a") == number), what=f"step of run {number}"
+            truth(lambda number=number: did.count(f"done {key}/a") == number), what=f"step of execution {number}"
         )
         await admin.act(invocation, "kill")
 
         async def counted() -> bool:
-            return await lost(admin, bench.name) == 1
+            return await count_orphaned(admin, bench.name) == 1
 
-        await eventually(counted, what=f"lost run {number} in the census")
+        await eventually(counted, what=f"orphaned execution {number}")
 
         async def undone(number: int = number) -> bool:
             await bench.ingress.call(reconcile_target, key="all")
             return did.count(f"undo {key}/a") == number
 
-        await eventually(undone, what=f"undo of run {number}")
+        await eventually(undone, what=f"compensation of execution {number}")
         await bench.ingress.call(reconcile_target, key="all")
         await rolled_back(bench, f"{bench.name}:{key}")
-        assert await lost(admin, bench.name) == 0
+        assert await count_orphaned(admin, bench.name) == 0
         await forget_runs(admin, key)
     assert bench.undone(key) == ["undo a"] * 2
 
 
-async def test_a_cancelled_run_under_a_key_that_was_used_before_is_undone_though_its_rollback_never_began(
-    bench, did, admin, reconciler
-):
+async def test_lost_rollback_of_reused_key_is_restarted(bench, did, admin, reconciler):
     async def alone(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
+        cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
         _, never = cp.ctx.awakeable()
         await never
 
@@ -188,34 +187,34 @@ async def test_a_cancelled_run_under_a_key_that_was_used_before_is_undone_though
     brake = Brake(did, service)
     await bench.serve(main, service, reconciler)
 
-    async def cancel_a_run() -> None:
+    async def cancel_execution() -> None:
         invocation = await start(bench, name, key)
         await on_record(admin, name, key)
         await admin.act(invocation, "cancel")
 
     brake.release()
-    await cancel_a_run()
+    await cancel_execution()
     await rolled_back(bench, f"{name}:{key}")
     await forget_runs(admin, key)
     before = await rollback_state(admin, f"{name}:{key}")
-    brake.pull()
-    await cancel_a_run()
-    await eventually(truth(lambda: did.count(f"undoing {key}/a") == 2), what="undoing of the second run")
-    await lose_the_rollback(admin, bench.admin_url, f"{name}:{key}", before)
+    brake.block()
+    await cancel_execution()
+    await eventually(truth(lambda: did.count(f"undoing {key}/a") == 2), what="compensation of the second execution")
+    await lose_rollback(admin, bench.admin_url, f"{name}:{key}", before)
     brake.release()
-    assert await lost(admin, name) == 1
+    assert await count_orphaned(admin, name) == 1
 
-    async def found_again() -> bool:
+    async def is_resubmitted() -> bool:
         await bench.ingress.call(reconcile_target, key="all")
         return len((await bench.ingress.call(rollback_status, key=f"{name}:{key}")).runs) == 2
 
-    await eventually(found_again, what="second run in the rollback")
+    await eventually(is_resubmitted, what="second execution in the rollback")
     await rolled_back(bench, f"{name}:{key}")
-    assert await lost(admin, name) == 0
+    assert await count_orphaned(admin, name) == 0
     assert did.count(f"undo {key}/a") == 2
 
 
-async def test_a_child_under_a_key_that_was_used_before_is_undone_with_each_of_its_parents(bench, did, admin):
+async def test_reused_child_key_follows_each_parent(bench, did, admin):
     child_name, child_key = f"Child{uuid4().hex[:8]}", str(uuid4())
 
     async def child(cp: Orchestration) -> None:
@@ -234,12 +233,12 @@ async def test_a_child_under_a_key_that_was_used_before_is_undone_with_each_of_i
         await forget_runs(admin, child_key)
 
 
-async def test_a_parent_does_not_wait_for_ever_for_a_childs_rollback_that_never_began(bench, did, admin, monkeypatch):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=100))
+async def test_parent_resubmits_lost_rollback_of_child(bench, did, admin, monkeypatch):
+    monkeypatch.setattr(submission, "OUTCOME_POLLS", RetryPolicy(timedelta(milliseconds=100), max_attempts=None))
     child_name = f"Child{uuid4().hex[:8]}"
 
     async def child(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="c"))
+        cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="c"))
 
     async def main(cp: Orchestration) -> None:
         await cp.child("package", run_of(child_name), None, key=f"{cp.key}-child")
@@ -251,20 +250,18 @@ async def test_a_parent_does_not_wait_for_ever_for_a_childs_rollback_that_never_
     key = str(uuid4())
     await start(bench, bench.name, key)
     await did_all(bench, f"undoing {key}-child/c")
-    await lose_the_rollback(admin, bench.admin_url, f"{child_name}:{key}-child")
+    await lose_rollback(admin, bench.admin_url, f"{child_name}:{key}-child")
     brake.release()
     await rolled_back(bench, f"{bench.name}:{key}")
     assert did.all().count(f"undo {key}-child/c") == 1
 
 
-async def test_an_orchestration_does_not_wait_for_ever_for_its_rollback_that_never_began(
-    bench, did, admin, monkeypatch
-):
-    monkeypatch.setattr(submission, "ASK_AGAIN", timedelta(milliseconds=100))
+async def test_orchestration_resubmits_its_lost_rollback(bench, did, admin, monkeypatch):
+    monkeypatch.setattr(submission, "OUTCOME_POLLS", RetryPolicy(timedelta(milliseconds=100), max_attempts=None))
     name = f"Alone{uuid4().hex[:8]}"
 
     async def alone(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
+        cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
         await run_step(cp, "b", fails=-1)
 
     async def main(cp: Orchestration) -> None:
@@ -276,7 +273,7 @@ async def test_an_orchestration_does_not_wait_for_ever_for_its_rollback_that_nev
     key = str(uuid4())
     call = asyncio.create_task(bench.ingress.call(run_of(name), key=key))
     await did_all(bench, f"undoing {key}/a")
-    await lose_the_rollback(admin, bench.admin_url, f"{name}:{key}")
+    await lose_rollback(admin, bench.admin_url, f"{name}:{key}")
     brake.release()
     with pytest.raises(IngressError) as failed:
         await call
@@ -284,8 +281,8 @@ async def test_an_orchestration_does_not_wait_for_ever_for_its_rollback_that_nev
     assert (did.count(f"undo {key}/b"), did.count(f"undo {key}/a")) == (1, 1)
 
 
-async def killed_while_it_waits(bench: Bench, admin: AdminClient, *, parent: bool, reconciler: SagaReconciler) -> str:
-    """Kill a child that has not recorded anything yet, or its parent with it; return the parent's key."""
+async def kill_waiting_child(bench: Bench, admin: AdminClient, *, parent: bool, reconciler: SagaReconciler) -> str:
+    """Kill a child without recorded steps, or its parent with it; return the parent's key."""
     child_name = f"Child{uuid4().hex[:8]}"
 
     async def child(cp: Orchestration) -> None:
@@ -310,29 +307,25 @@ async def killed_while_it_waits(bench: Bench, admin: AdminClient, *, parent: boo
     return key
 
 
-async def test_a_child_that_was_killed_before_its_first_step_has_nothing_to_undo(bench, admin, reconciler):
-    key = await killed_while_it_waits(bench, admin, parent=False, reconciler=reconciler)
+async def test_child_killed_before_first_step_needs_no_rollback(bench, admin, reconciler):
+    key = await kill_waiting_child(bench, admin, parent=False, reconciler=reconciler)
     await rolled_back(bench, f"{bench.name}:{key}")
     assert bench.undone(key) == ["undo a"]
 
 
-async def test_a_child_that_was_killed_with_its_parent_before_its_first_step_has_nothing_to_undo(
-    bench, admin, reconciler
-):
-    key = await killed_while_it_waits(bench, admin, parent=True, reconciler=reconciler)
+async def test_child_killed_with_parent_needs_no_rollback(bench, admin, reconciler):
+    key = await kill_waiting_child(bench, admin, parent=True, reconciler=reconciler)
     await bench.ingress.call(reconcile_target, key="all")
     await rolled_back(bench, f"{bench.name}:{key}")
     assert bench.undone(key) == ["undo a"]
 
 
-async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_over_again(
-    bench, did, admin, reconciler, monkeypatch
-):
-    monkeypatch.setattr(submission, "LOOK_AFTER", timedelta(seconds=1))
-    monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(seconds=30))
+async def test_orphaned_saga_is_resubmitted_after_kill(bench, did, admin, reconciler, monkeypatch):
+    monkeypatch.setattr(submission, "RECORD_POLLS", RetryPolicy(timedelta(seconds=1), max_attempts=None))
+    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(seconds=30))
 
     async def alone(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
+        cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
         _, never = cp.ctx.awakeable()
         await never
 
@@ -347,18 +340,18 @@ async def test_a_lost_saga_whose_rollback_is_killed_before_it_began_is_handed_ov
     invocation = await start(bench, name, key)
     await on_record(admin, name, key)
     await admin.act(invocation, "kill")
-    handing_over = asyncio.create_task(bench.ingress.call(reconcile_target, key="all"))
+    scan = asyncio.create_task(bench.ingress.call(reconcile_target, key="all"))
     await did_all(bench, f"undoing {key}/a")
-    await lose_the_rollback(admin, bench.admin_url, f"{name}:{key}")
+    await lose_rollback(admin, bench.admin_url, f"{name}:{key}")
     brake.release()
     await rolled_back(bench, f"{name}:{key}")
-    assert invocation in {find.id for find in (await handing_over).acted_on}
+    assert invocation in {find.id for find in (await scan).acted_on}
     assert did.count(f"undo {key}/a") == 1
 
 
-async def test_what_takes_a_lost_saga_back_may_be_killed_too(bench, did, admin, reconciler, monkeypatch):
-    monkeypatch.setattr(submission, "LOOK_AFTER", timedelta(minutes=1))
-    monkeypatch.setattr(recovery, "ANSWER_WITHIN", timedelta(milliseconds=200))
+async def test_killed_roll_back_handler_is_repeated(bench, did, admin, reconciler, monkeypatch):
+    monkeypatch.setattr(submission, "RECORD_POLLS", RetryPolicy(timedelta(minutes=1), max_attempts=None))
+    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(milliseconds=200))
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
@@ -374,10 +367,10 @@ async def test_what_takes_a_lost_saga_back_may_be_killed_too(bench, did, admin, 
     await admin.act(await only_open(admin, bench.name, "roll_back", key), "kill")
     monkeypatch.undo()
 
-    async def handed_over() -> bool:
+    async def is_repaired() -> bool:
         report = await bench.ingress.call(reconcile_target, key="all")
         return invocation in {find.id for find in report.acted_on}
 
-    await eventually(handed_over, what="sweep that hands it over")
+    await eventually(is_repaired, what="scan that repairs the saga")
     await rolled_back(bench, f"{bench.name}:{key}")
     assert bench.undone(key) == ["undo a"]

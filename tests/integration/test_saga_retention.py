@@ -11,8 +11,8 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import AdminClient, ObjectClient, Orchestration, Target, WorkflowClient
-from perdure.engine.admin import sql_text
+from perdure import ObjectClient, Orchestration, Target, WorkflowClient
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
 from perdure.saga import hosting, retention
@@ -58,7 +58,7 @@ async def main(cp: Orchestration) -> None:
 
 async def fail(bench: Bench, key: str) -> str:
     with pytest.raises(IngressError) as failed:
-        await bench.ingress.call(Target(bench.name, "run", type(None), object), key=key)
+        await bench.ingress.call(Target(bench.name, "run", None, object), key=key)
     return failed.value.metadata["rollback"]
 
 
@@ -108,7 +108,7 @@ class Caller:
         )
 
     async def undo(self, bench: Bench, saga: str, *, wait: bool) -> None:
-        await bench.ingress.call(Target(self.name, "undo", CallRequest, type(None)), CallRequest(saga=saga, wait=wait))
+        await bench.ingress.call(Target(self.name, "undo", CallRequest, None), CallRequest(saga=saga, wait=wait))
 
 
 async def act(bench: Bench, what: str, saga: str) -> None:

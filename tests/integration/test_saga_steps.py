@@ -1,4 +1,4 @@
-"""What a step can be: run beside others, tried again, limited in time, refused."""
+"""Steps: in parallel, retried, with a time limit, refused."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from perdure import (
     IngressClient,
     Orchestration,
     RunConfig,
+    SagaConfig,
     Step,
-    StepRetry,
     Target,
 )
 from perdure.errors import ConfigurationError, IngressError, SagaError
-from tests.integration.saga_bench import Task, do_task, run_step, step, truth
+from perdure.retry import RetryPolicy
+from tests.integration.saga_bench import Task, do_task, run_step, step, truth, undo_of
 from tests.support import eventually
 
 MILLISECONDS_10 = timedelta(milliseconds=10)
 
 
-async def test_parallel_steps_run_at_the_same_time_and_results_come_in_their_order(bench, did):
+async def test_parallel_steps_overlap_and_return_ordered_results(bench, did):
     async def main(cp: Orchestration) -> list[str]:
-        # "a" ends only once "c" has started, so one after the other would never end.
+        # "a" ends only once "c" has started, so sequential steps would never end.
         return await cp.parallel(step(cp, "a", waits_for="c"), step(cp, "b"), step(cp, "c", waits_for="a"))
 
     key, result = await bench.run(main)
@@ -38,7 +39,7 @@ async def test_parallel_steps_run_at_the_same_time_and_results_come_in_their_ord
     assert sorted(did.of(key)) == ["do a", "do b", "do c", "done a", "done b", "done c"]
 
 
-async def test_a_failed_parallel_step_waits_for_the_others_and_the_group_is_undone_together(bench, did):
+async def test_failed_parallel_group_is_compensated_together(bench, did):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "first")
         await cp.parallel(step(cp, "a", waits_for="b"), step(cp, "b", fails=-1), step(cp, "c", fails=-1))
@@ -65,10 +66,10 @@ async def test_local_parallel_steps_run_together(bench, did):
     assert result == ["x", "y"]
 
 
-async def test_a_step_is_tried_again_only_as_told(bench, did):
+async def test_step_retry_follows_its_policy(bench, did):
     async def main(cp: Orchestration) -> str:
-        await run_step(cp, "a", StepRetry(max_attempts=3, initial_delay=MILLISECONDS_10), fails=2)
-        await run_step(cp, "b", StepRetry(on=frozenset({429})), fails=1)
+        await run_step(cp, "a", RetryPolicy(initial_interval=MILLISECONDS_10), fails=2)
+        await run_step(cp, "b", RetryPolicy(), retry_on={429}, fails=1)
         return "never reached"
 
     key, error = await bench.run(main)
@@ -76,17 +77,17 @@ async def test_a_step_is_tried_again_only_as_told(bench, did):
     assert [entry for entry in did.of(key) if entry.startswith("do ")] == ["do a", "do a", "do a", "do b"]
 
 
-async def test_a_step_over_its_time_limit_fails_and_is_undone_after_it_ended(bench, did):
+async def test_timed_out_step_is_compensated_after_its_end(bench, did):
     async def main(cp: Orchestration) -> str:
         task = Task(key=cp.key, name="slow", hangs=True)
-        return await cp.step("slow", do_task, task, compensate="undo", timeout=timedelta(milliseconds=100))
+        return await cp.step("slow", do_task, task, compensate=undo_of(cp, task), timeout=timedelta(milliseconds=100))
 
     ingress = await bench.serve(main)
     key = str(uuid4())
-    run = Target(bench.name, "run", type(None), object)
+    run = Target(bench.name, "run", None, object)
     call = asyncio.create_task(ingress.call(run, key=key))
 
-    async def handed_over() -> bool:
+    async def has_rollback() -> bool:
         try:
             return bool(await bench.rollback(key))
         except IngressError as error:
@@ -94,7 +95,7 @@ async def test_a_step_over_its_time_limit_fails_and_is_undone_after_it_ended(ben
                 raise
             return False
 
-    await eventually(handed_over, what="rollback")
+    await eventually(has_rollback, what="rollback")
     assert did.of(key) == ["do slow"]
     bench.released.set()
     with pytest.raises(IngressError) as failed:
@@ -103,16 +104,19 @@ async def test_a_step_over_its_time_limit_fails_and_is_undone_after_it_ended(ben
     assert did.of(key) == ["do slow", "done slow", "undo slow"]
 
 
-async def test_wrong_steps_are_refused_before_anything_is_done(bench, did):
+async def test_invalid_step_is_refused_before_it_starts(bench, did):
     messages: list[str] = []
 
     async def main(cp: Orchestration) -> None:
         task = Task(key=cp.key, name="a")
         wrong: list[Callable[[], Awaitable[Any]]] = [
-            lambda: cp.step("a", do_task, task, compensate="nobody"),
-            lambda: cp.step("a", do_task, task, compensate="undo", payload={"no": "task"}),
+            lambda: cp.step("a", do_task, task, compensate=cp.saga.compensations.get("undo").bind({"no": "task"})),
+            lambda: cp.step("a", do_task, task, compensate=cp.saga.compensations.get("undo")),
             lambda: cp.parallel(step(cp, "a"), step(cp, "a")),
         ]
+        with pytest.raises(SagaError) as missing:
+            cp.add_compensation_step("missing", task)
+        messages.append(missing.value.message)
         for attempt in wrong:
             with pytest.raises(SagaError) as refused:
                 await attempt()
@@ -121,9 +125,33 @@ async def test_wrong_steps_are_refused_before_anything_is_done(bench, did):
     key, result = await bench.run(main)
     assert result is None
     assert did.of(key) == []
-    assert "missing compensation handler: nobody" in messages[0]
+    assert "missing compensation handler: missing" in messages[0]
     assert "does not fit the compensation 'undo'" in messages[1]
-    assert "give each step a name of its own" in messages[2]
+    assert "bind the compensation to its payload" in messages[2]
+    assert "give each step a unique name" in messages[3]
+
+
+async def test_call_and_sleep_record_no_step(bench, did):
+    async def main(cp: Orchestration) -> list[str]:
+        await cp.sleep(MILLISECONDS_10)
+        return [await cp.call(do_task, Task(key=cp.key, name="a")), *(record.step for record in cp.saga.steps)]
+
+    key, result = await bench.run(main)
+    assert result == ["A"]
+    assert did.of(key) == ["do a", "done a"]
+
+
+async def test_call_reaches_keyed_handler(bench, did):
+    name = f"Child{uuid4().hex[:8]}"
+
+    async def child(cp: Orchestration) -> str:
+        return cp.key
+
+    async def main(cp: Orchestration) -> str:
+        return await cp.call(Target(name, "run", None, str), key="k1")
+
+    _, result = await bench.run(main, bench.orchestration(name, child, SagaConfig()))
+    assert result == "k1"
 
 
 def test_settings_that_have_no_effect_are_refused():
@@ -132,11 +160,11 @@ def test_settings_that_have_no_effect_are_refused():
 
     with pytest.raises(ConfigurationError, match="max_duration"):
         Step("a", local, "", timeout=timedelta(seconds=1))
-    with pytest.raises(ConfigurationError, match="local runs"):
+    with pytest.raises(ConfigurationError, match="local actions"):
         Step("a", do_task, Task(key="k", name="a"), config=RunConfig())
 
 
-async def test_a_step_is_given_a_handler_as_a_client_is(restate, did):
+async def test_step_accepts_handler_function(restate, did):
     name = f"Shop{uuid4().hex[:8]}"
     stock, sales = DataPlaneService(f"{name}Stock"), ControlPlaneService(name)
 
@@ -154,7 +182,7 @@ async def test_a_step_is_given_a_handler_as_a_client_is(restate, did):
         assert await ingress.call(sell, "bolt", key=name) == ["BOLT", "BOLT"]
 
 
-def test_a_handler_that_is_a_step_is_called_so_it_may_have_a_time_limit_and_no_settings_of_a_run():
+def test_handler_step_takes_timeout_but_no_config():
     stock = DataPlaneService("Stock")
 
     @stock.handler()
@@ -162,5 +190,5 @@ def test_a_handler_that_is_a_step_is_called_so_it_may_have_a_time_limit_and_no_s
         return part
 
     assert Step("a", take, "bolt", timeout=timedelta(seconds=1)).action == Target("Stock", "take", str, str)
-    with pytest.raises(ConfigurationError, match="config is for local runs"):
+    with pytest.raises(ConfigurationError, match="config is for local actions"):
         Step("a", take, "bolt", config=RunConfig())

@@ -1,4 +1,4 @@
-"""What is undone, what is not, and in which order: strategies, the pivot, what comes after the others."""
+"""Compensation strategies, the pivot and ``after_others``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.integration.saga_bench import Task, do_task, run_step
 from tests.support import eventually
 
 
-async def test_past_the_pivot_steps_are_tried_again_and_nothing_is_undone(bench, did):
+async def test_step_past_pivot_is_retried(bench, did):
     async def main(cp: Orchestration) -> str:
         await run_step(cp, "a")
-        await cp.pivot()
+        cp.pivot()
         return await cp.step("b", do_task, Task(key=cp.key, name="b", fails=2))
 
     key, result = await bench.run(main)
@@ -22,10 +22,10 @@ async def test_past_the_pivot_steps_are_tried_again_and_nothing_is_undone(bench,
     assert did.of(key) == ["do a", "done a", "do b", "do b", "do b", "done b"]
 
 
-async def test_a_saga_that_fails_past_its_pivot_waits_for_somebody_to_finish_it(bench, did):
+async def test_failure_past_pivot_becomes_dead_letter(bench, did):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
-        await cp.pivot()
+        cp.pivot()
         await cp.step("b", do_task, Task(key=cp.key, name="b", fails=-1))
 
     key, error = await bench.run(main, max_attempts=2)
@@ -41,7 +41,7 @@ async def test_a_saga_that_fails_past_its_pivot_waits_for_somebody_to_finish_it(
 
 
 STRATEGIES: dict[CompensationStrategy, tuple[list[str], RollbackState]] = {
-    # c's action failed, b's compensation always fails (two attempts), a's succeeds
+    # c's action fails, b's compensation always fails (two attempts), a's succeeds
     CompensationStrategy.ALL: (["undo c", "undo b", "undo b", "undo a"], RollbackState.NEEDS_ATTENTION),
     CompensationStrategy.STOP: (["undo c", "undo b", "undo b"], RollbackState.NEEDS_ATTENTION),
     CompensationStrategy.COMPLETED: (["undo b", "undo b", "undo a"], RollbackState.NEEDS_ATTENTION),
@@ -51,7 +51,7 @@ STRATEGIES: dict[CompensationStrategy, tuple[list[str], RollbackState]] = {
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-async def test_a_strategy_does_what_it_promises(bench, did, strategy):
+async def test_strategy_selects_compensations(bench, did, strategy):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
         await run_step(cp, "b", undo_fails=-1)
@@ -63,7 +63,7 @@ async def test_a_strategy_does_what_it_promises(bench, did, strategy):
     assert error.metadata["rollback"] == outcome
 
 
-async def test_forever_goes_on_past_any_number_of_attempts(bench, did):
+async def test_forever_ignores_max_attempts(bench, did):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a", undo_fails=4)
         await run_step(cp, "b", fails=-1)
@@ -73,9 +73,9 @@ async def test_forever_goes_on_past_any_number_of_attempts(bench, did):
     assert error.metadata["rollback"] == "rolled_back"
 
 
-async def test_what_comes_after_the_others_waits_until_no_dead_letter_is_left(bench, did):
+async def test_after_others_waits_for_dead_letters(bench, did):
     async def main(cp: Orchestration) -> None:
-        await cp.add_compensation_step("undo", Task(key=cp.key, name="news"), step="news", after_others=True)
+        cp.add_compensation_step("undo", Task(key=cp.key, name="last"), step="last", after_others=True)
         await run_step(cp, "a", undo_fails=1)
         await run_step(cp, "b", fails=-1)
 
@@ -89,4 +89,4 @@ async def test_what_comes_after_the_others_waits_until_no_dead_letter_is_left(be
         return (await bench.rollback(key)).status is RollbackState.ROLLED_BACK
 
     await eventually(closed, what="closed saga")
-    assert bench.undone(key) == ["undo b", "undo a", "undo a", "undo news"]
+    assert bench.undone(key) == ["undo b", "undo a", "undo a", "undo last"]

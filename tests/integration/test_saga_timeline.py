@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from perdure import AdminClient, Orchestration, Target
+from perdure import Orchestration, Target
+from perdure.engine.admin import AdminClient
 from perdure.errors import EngineError, IngressError, Refused
 from perdure.saga.config import SagaConfig
 from perdure.saga.timeline import Timeline, read_timeline
@@ -51,7 +52,7 @@ async def test_timeline_of_rolled_back_saga(bench):
 async def test_distinguish_group_steps_and_attempts(bench):
     async def main(cp: Orchestration) -> None:
         await cp.parallel(step(cp, "x"), step(cp, "y"))
-        await cp.pivot()
+        cp.pivot()
         await cp.step("z", do_task, Task(key=cp.key, name="z", fails=2))
 
     key, _ = await bench.run(main)
@@ -87,7 +88,7 @@ async def test_reused_key_shows_own_rollback(bench, did):
         for _ in range(2):
             await forget_runs(admin, key)
             with suppress(IngressError):
-                await bench.ingress.call(Target(bench.name, "run", type(None), object), key=key)
+                await bench.ingress.call(Target(bench.name, "run", None, object), key=key)
             undos.append([each.undo for each in (await timeline(bench, key)).steps])
     assert undos == [[None, None], ["undone", "undone"]]
     assert bench.undone(key) == ["undo b", "undo a"] * 2
@@ -114,7 +115,7 @@ async def test_ambiguous_key_requires_service(bench):
 
     other = f"{bench.name}Too"
     key, _ = await bench.run(main, bench.orchestration(other, main, SagaConfig()))
-    await bench.ingress.call(Target(other, "run", type(None), object), key=key)
+    await bench.ingress.call(Target(other, "run", None, object), key=key)
     async with AdminClient(bench.admin_url) as admin:
         with pytest.raises(EngineError, match=f"several services have a saga '{key}': .* {bench.name}, {other}"):
             await read_timeline(admin, bench.ingress, key)

@@ -1,4 +1,4 @@
-"""Sagas on a real engine: recorded before the action, rolled back on a terminal error, in all three modes."""
+"""Sagas from success to rollback, with their status and errors."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Done(BaseModel):
 QUICK = SagaConfig(max_attempts=3, initial_delay=timedelta(milliseconds=20), max_delay=timedelta(milliseconds=50))
 
 build = Target("Parts", "build", Part, str)
-scrap = Target("Parts", "scrap", Part, type(None))
+scrap = Target("Parts", "scrap", Part, None)
 run_order = Target("Orders", "run", Order, Done)
-order_status = Target("Orders", "status", type(None), StatusData)
+order_status = Target("Orders", "status", None, StatusData)
 
 
 def services(did: Recording) -> list[Any]:
@@ -89,13 +89,13 @@ def services(did: Recording) -> list[Any]:
         names = []
         for name in order.parts:
             part = Part(order=cp.key, name=name, fails=order.fails_at == name, undo_fails=order.undo_fails.get(name, 0))
-            names.append(await cp.step(name, build, part, compensate=scrap_part))
+            names.append(await cp.step(name, build, part, compensate=scrap_part.bind(part)))
         return Done(names=names)
 
     return [parts, orders, *hosting.definitions()]
 
 
-async def test_all_steps_succeed(restate, did):
+async def test_successful_saga_has_no_rollback(restate, did):
     env = await restate.serve(*services(did))
     async with IngressClient(env.ingress) as ingress:
         key = str(uuid4())
@@ -109,7 +109,7 @@ async def test_all_steps_succeed(restate, did):
     assert did.of(key) == ["build a", "build b", "build c"]
 
 
-async def test_a_failed_step_undoes_the_earlier_ones_backwards_and_keeps_the_error(restate, did):
+async def test_failed_step_rolls_back_in_reverse_order(restate, did):
     env = await restate.serve(*services(did))
     async with IngressClient(env.ingress) as ingress:
         key = str(uuid4())
@@ -122,7 +122,7 @@ async def test_a_failed_step_undoes_the_earlier_ones_backwards_and_keeps_the_err
         assert error.metadata["step"] == "c"
         assert error.metadata["rollback"] == "rolled_back"
         assert error.metadata["rollback_undone"] == "c,b,a"
-        # The step that failed is undone too: nobody can know from outside how far it got.
+        # The failed step is compensated too, because it may have had an effect.
         assert did.of(key) == ["build a", "build b", "build c", "scrap c", "scrap b", "scrap a"]
         status = await ingress.call(order_status, key=key)
         assert (status.phase, status.is_complete) == ("rolled_back", True)
@@ -136,7 +136,7 @@ async def test_a_failed_step_undoes_the_earlier_ones_backwards_and_keeps_the_err
         ]
 
 
-async def test_a_compensation_that_fails_is_tried_again_then_becomes_a_dead_letter_and_the_others_go_on(restate, did):
+async def test_failing_compensation_becomes_dead_letter(restate, did):
     env = await restate.serve(*services(did))
     async with IngressClient(env.ingress) as ingress:
         key = str(uuid4())
@@ -152,8 +152,8 @@ async def test_a_compensation_that_fails_is_tried_again_then_becomes_a_dead_lett
         assert states == {"a": ("undone", 1), "b": ("dead_letter", 3), "c": ("undone", 0)}
 
 
-async def test_the_status_is_told_while_the_saga_service_is_down(restate, did):
-    """Only the orchestration is served; `Rollbacks` was registered by an earlier test, or by nobody."""
+async def test_status_works_without_saga_service(restate, did):
+    """Serve only the orchestration; an earlier test may have registered `Rollbacks`."""
     name = f"Alone{uuid4().hex[:8]}"
     alone = ControlPlaneService(name)
 
@@ -168,13 +168,13 @@ async def test_the_status_is_told_while_the_saga_service_is_down(restate, did):
 
     env = await restate.serve(alone)
     async with IngressClient(env.ingress) as ingress:
-        await ingress.send(Target(name, "run", type(None), type(None)), key="k")
+        await ingress.send(Target(name, "run", None, None), key="k")
 
         async def started() -> bool:
             return did.count("first") == 1
 
         await eventually(started, what="first step")
-        status = await ingress.call(Target(name, "status", type(None), StatusData), key="k")
+        status = await ingress.call(Target(name, "status", None, StatusData), key="k")
     assert (status.phase, status.current_step) == ("running", "first")
 
 
@@ -187,7 +187,7 @@ async def test_the_status_is_told_while_the_saga_service_is_down(restate, did):
         (b'{"parts": "x"}', "parts"),
     ],
 )
-async def test_bad_input_is_a_terminal_400_that_names_the_field(restate, did, body, field):
+async def test_invalid_input_returns_400_with_field(restate, did, body, field):
     env = await restate.serve(*services(did))
     async with httpx.AsyncClient() as http:
         response = await http.post(
@@ -199,7 +199,7 @@ async def test_bad_input_is_a_terminal_400_that_names_the_field(restate, did, bo
     assert did.all() == []
 
 
-async def test_a_key_that_is_too_long_is_refused_at_once(restate, did):
+async def test_too_long_key_returns_400(restate, did):
     env = await restate.serve(*services(did))
     async with IngressClient(env.ingress) as ingress:
         with pytest.raises(IngressError) as refused:

@@ -1,4 +1,4 @@
-"""Schedules on a real engine: they fire at their planned times, are declared, steered and refused."""
+"""Schedules on a real engine: firings, operator actions, declaration and validation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from perdure._runtime.time_scale import scaling
 from perdure.errors import IngressError, InvalidInput
 from perdure.schedules import Overlap, ScheduleClient, ScheduleStatus, definitions
 from perdure.schedules.messages import Firing, RunCause, RunState, ScheduleState, fire_target
-from perdure.schedules.recurrence import stamp
+from perdure.schedules.recurrence import format_utc
 from tests.integration.scheduled_reports import FAR, SOON, Gate, reports, state_of
 from tests.support import eventually
 
 
-async def test_a_schedule_fires_at_its_planned_times_and_can_be_steered(restate, did):
+async def test_schedule_fires_and_follows_operator_actions(restate, did):
     service, flow, to = reports(did, Gate())
     env = await restate.serve(service, flow, *definitions())
     name = f"nächtlich 夜 {uuid4()}"
@@ -34,31 +34,33 @@ async def test_a_schedule_fires_at_its_planned_times_and_can_be_steered(restate,
         assert status.last_error is None
         assert {(run.cause, run.state) for run in status.recent} == {(RunCause.DUE, RunState.SUCCEEDED)}
         planned = sorted(run.planned for run in status.recent)
-        assert all((later - first.next_at) % SOON == timedelta(0) for later in planned), "the phase is kept"
-        assert {run.id for run in status.recent} == {f"{name}/1/{stamp(each)}" for each in planned}
+        assert all((later - first.next_at) % SOON == timedelta(0) for later in planned), "the phase is unchanged"
+        assert {run.id for run in status.recent} == {f"{name}/1/{format_utc(each)}" for each in planned}
 
         paused = await schedules.pause(name, reason="holidays")
         assert (paused.state, paused.next_at, paused.generation) == (ScheduleState.PAUSED, None, 2)
         assert (await schedules.pause(name)).generation == 2, "a second pause changes nothing"
         await schedules.set(name, every=FAR, target=to["build"], request="sales")
-        assert (await schedules.status(name)).state is ScheduleState.PAUSED, "setting it anew does not resume it"
+        assert (await schedules.status(name)).state is ScheduleState.PAUSED, (
+            "setting a paused schedule does not resume it"
+        )
 
         async def settled() -> ScheduleStatus | None:
             now = await schedules.status(name)
             return None if now.active else now
 
-        before = await eventually(settled, what="end of the runs that were going on")
+        before = await eventually(settled, what="the end of active runs")
         triggered = await schedules.trigger(name, reason="the board asked")
         assert triggered.counts.started == before.counts.started + 1
         done = await state_of(schedules, name, succeeded=before.counts.succeeded + 1)
         assert done.recent[0].cause is RunCause.TRIGGER
-        assert done.counts.started == done.counts.succeeded, "nothing fires while it is paused"
-        assert len({entry for entry in did.all() if name in entry}) == done.counts.started, "each ran once"
+        assert done.counts.started == done.counts.succeeded, "a paused schedule does not fire"
+        assert len({entry for entry in did.all() if name in entry}) == done.counts.started, "one effect per run"
 
         resumed = await schedules.resume(name)
         assert resumed.state is ScheduleState.ACTIVE
         assert resumed.next_at is not None
-        assert [(entry.act.value, entry.actor, entry.reason) for entry in resumed.audit_log] == [
+        assert [(entry.action.value, entry.actor, entry.reason) for entry in resumed.audit_log] == [
             ("resume", "ada@example.com", ""),
             ("trigger", "ada@example.com", "the board asked"),
             ("set", "ada@example.com", ""),
@@ -67,45 +69,45 @@ async def test_a_schedule_fires_at_its_planned_times_and_can_be_steered(restate,
         ]
 
         await schedules.remove(name)
-        with pytest.raises(IngressError, match=f"there is no schedule '{name}'"):
+        with pytest.raises(IngressError, match=f"schedule '{name}' does not exist"):
             await schedules.status(name)
         assert name not in [each.name for each in (await schedules.list(page_size=200)).items]
         again = await schedules.set(name, every=FAR, target=to["build"], request="sales")
-        assert again.generation > resumed.generation, "so that no idempotency key comes twice"
+        assert again.generation > resumed.generation, "idempotency keys are not reused"
         await schedules.remove(name)
 
 
-async def test_schedules_are_declared_by_a_service_that_starts_and_the_wrong_ones_refused(restate, did):
+async def test_handler_declares_schedules_and_invalid_are_rejected(restate, did):
     service, flow, to = reports(did, Gate())
     env = await restate.serve(service, flow, *definitions(targets=["Reports/[bd]*", "Closing/*", "Sched*", "Trips*"]))
     name = f"declared {uuid4()}"
     async with IngressClient(env.ingress) as ingress:
         first = await ingress.call(to["declare"], name)
         assert [(entry.actor, entry.reason) for entry in first.audit_log] == [("reports/declare", "declared")]
-        assert await ingress.call(to["declare"], name) == first, "what is there already stays as it is"
+        assert await ingress.call(to["declare"], name) == first, "setting an equal schedule changes nothing"
 
         schedules = ScheduleClient(ingress, actor="ada")
-        with pytest.raises(IngressError, match="Reports/slow may not be scheduled here: allowed is Reports/") as slow:
+        with pytest.raises(IngressError, match="Reports/slow may not be scheduled; allowed: Reports/") as slow:
             await schedules.set(name, every=FAR, target=to["slow"], request="x")
         assert (slow.value.status_code, slow.value.code) == (403, "target_refused")
         firing = Firing(generation=1, planned=datetime.now(UTC))
-        with pytest.raises(IngressError, match="Schedules/fire is one of perdure's own handlers"):
+        with pytest.raises(IngressError, match="Schedules/fire is an internal handler"):
             await schedules.set(name, every=FAR, target=fire_target, request=firing)
-        undo = Target("TripsCompensations", "cancel_flight", str, type(None))
-        with pytest.raises(IngressError, match="TripsCompensations/cancel_flight is one of perdure's own handlers"):
+        undo = Target("TripsCompensations", "cancel_flight", str, None)
+        with pytest.raises(IngressError, match="TripsCompensations/cancel_flight is an internal handler"):
             await schedules.set(name, every=FAR, target=undo, request="x")
         with pytest.raises(IngressError, match="1 to 128 printable characters; got 3, beginning with 'a"):
             await schedules.set("a\nb", every=FAR, target=to["build"], request="x")
-        with pytest.raises(InvalidInput, match=r"'61 \* \* \* \*' is no cron expression: bad minute"):
+        with pytest.raises(InvalidInput, match=r"'61 \* \* \* \*' is not a cron expression: bad minute"):
             await schedules.set(name, cron="61 * * * *", target=to["build"], request="x")
         set_raw = Target("Schedules", "set", dict[str, Any], ScheduleStatus)
         body = {"cron": "every day", "target": {"service": "Reports", "handler": "build"}, "actor": "ada"}
-        with pytest.raises(IngressError, match=r"cron: .*'every day' is no cron expression: wrong number of fields"):
+        with pytest.raises(IngressError, match=r"cron: .*'every day' is not a cron expression: wrong number of fields"):
             await ingress.call(set_raw, body, key=name)
-        assert await schedules.status(name) == first, "nothing of this changed it"
+        assert await schedules.status(name) == first, "rejected requests change nothing"
 
         other = await schedules.set(name, every=FAR, target=to["build"], request="another report")
-        assert (other.generation, other.next_at) == (2, first.next_at), "the times are the same, so the next one stays"
+        assert (other.generation, other.next_at) == (2, first.next_at), "unchanged timing keeps the next firing"
         sooner = await schedules.set(name, every=FAR / 2, target=to["build"], request="another report")
         assert first.next_at is not None
         assert sooner.next_at is not None
@@ -130,7 +132,7 @@ async def test_schedules_are_declared_by_a_service_that_starts_and_the_wrong_one
 
 
 @pytest.mark.restate_modes("request_response")
-async def test_days_of_a_schedule_pass_in_a_moment_under_a_time_scale(restate, did):
+async def test_time_scale_accelerates_schedule(restate, did):
     service, flow, to = reports(did, Gate())
     env = await restate.serve(service, flow, *definitions())
     name = f"daily {uuid4()}"

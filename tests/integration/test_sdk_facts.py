@@ -1,7 +1,4 @@
-"""Facts about the engine and the SDK that the code relies on; an upgrade that changes one is noticed here.
-
-Each test says which part relies on it. The facts come from running the engine, not from documentation.
-"""
+"""Facts about the engine and the SDK on which the code relies. Detects changes by an upgrade."""
 
 from __future__ import annotations
 
@@ -17,8 +14,9 @@ import pytest
 import restate as sdk
 from restate.exceptions import TerminalError
 
-from perdure import AdminClient, IngressClient
+from perdure import IngressClient
 from perdure._runtime.invocation_ids import pending_id, signal_id
+from perdure.engine.admin import AdminClient
 from perdure.errors import EngineError, IngressError
 from tests.integration.raw_sdk import facts, failure_of, go, last_failure
 from tests.support import Recording, eventually
@@ -46,7 +44,7 @@ class Gate:
 
 
 async def cancelled_during(env: Any, did: Recording, gate: Gate) -> str:
-    """Cancel the invocation once its handler says that it waits; open the gate, and return its response."""
+    """Cancel the invocation while its handler waits, open the gate, and return the response."""
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
         key = str(uuid4())
         invocation_id = await ingress.send(go, key, idempotency_key=key)
@@ -60,7 +58,7 @@ async def cancelled_during(env: Any, did: Recording, gate: Gate) -> str:
         return await ingress.call(go, key, idempotency_key=key)
 
 
-async def test_wait_completed_raises_for_our_own_cancel_and_can_be_repeated_until_the_future_is_done(restate, did):
+async def test_repeat_wait_completed_after_cancel(restate, did):
     gate = Gate()
 
     def action() -> str:
@@ -82,7 +80,7 @@ async def test_wait_completed_raises_for_our_own_cancel_and_can_be_repeated_unti
     assert await cancelled_during(env, did, gate) == "['TerminalError 409 cancelled'] passed"
 
 
-async def test_a_plain_await_that_a_cancel_has_interrupted_never_gives_its_result(restate, did):
+async def test_cancelled_await_never_returns_result(restate, did):
     gate = Gate()
 
     def action() -> str:
@@ -102,9 +100,9 @@ async def test_a_plain_await_that_a_cancel_has_interrupted_never_gives_its_resul
     assert await cancelled_during(env, did, gate) == "TerminalError 409 cancelled, TerminalError 409 cancelled"
 
 
-async def test_wait_completed_does_not_raise_what_the_future_holds(restate):
+async def test_wait_completed_does_not_raise_future_error(restate):
     def action() -> str:
-        raise TerminalError("cancelled", 409)  # an application's own, with the very same text
+        raise TerminalError("cancelled", 409)  # an application's error with the same text
 
     async def work(ctx: sdk.Context, key: str) -> str:
         future = ctx.run_typed("refuse", action)
@@ -120,7 +118,7 @@ async def test_wait_completed_does_not_raise_what_the_future_holds(restate):
         assert await ingress.call(go, "x") == "then 409 cancelled"
 
 
-async def test_an_exhausted_run_is_a_terminal_500_with_the_repr_of_the_last_exception_and_no_metadata(restate, did):
+async def test_sdk_reports_exhausted_run_by_repr(restate, did):
     async def work(ctx: sdk.Context, key: str) -> str:
         def action() -> str:
             did.add("attempt")
@@ -140,7 +138,7 @@ async def test_an_exhausted_run_is_a_terminal_500_with_the_repr_of_the_last_exce
     assert did.count("attempt") == 2
 
 
-async def test_an_error_raised_from_a_terminal_one_is_terminal_and_keeps_its_status(restate, did):
+async def test_error_from_terminal_error_is_terminal(restate, did):
     async def work(ctx: sdk.Context, key: str) -> str:
         did.add("attempt")
         raise ValueError("wrapped") from TerminalError("teapot", 418, {"code": "teapot"})
@@ -150,7 +148,7 @@ async def test_an_error_raised_from_a_terminal_one_is_terminal_and_keeps_its_sta
     assert did.count("attempt") == 1
 
 
-async def test_an_error_raised_while_handling_a_terminal_one_is_retried_and_shows_its_stack_trace(restate, did):
+async def test_error_while_handling_terminal_is_retried(restate, did):
     async def work(ctx: sdk.Context, key: str) -> str:
         did.add("attempt")
         error = ValueError("not linked")
@@ -167,7 +165,7 @@ async def test_an_error_raised_while_handling_a_terminal_one_is_retried_and_show
     assert did.count("attempt") == 2
 
 
-async def test_a_serde_that_raises_on_input_is_a_500_so_ours_never_does(restate):
+async def test_raising_input_serde_is_a_500(restate):
     service = sdk.Service("Facts")
 
     @service.handler("go")
@@ -182,7 +180,7 @@ async def test_a_serde_that_raises_on_input_is_a_500_so_ours_never_does(restate)
     assert response.json()["message"].startswith("Unable to parse an input argument")
 
 
-async def test_a_write_to_state_from_a_shared_handler_is_retried_so_state_guards_against_it(restate):
+async def test_engine_retries_write_from_shared_handler(restate):
     thing = sdk.VirtualObject("Facts")
 
     @thing.handler("go", kind="shared")
@@ -198,7 +196,7 @@ async def test_a_write_to_state_from_a_shared_handler_is_retried_so_state_guards
 
 
 @pytest.mark.restate_modes("always_suspending")
-async def test_the_context_inside_a_run_breaks_the_replay_so_runs_guard_against_it(restate, did):
+async def test_context_inside_run_breaks_replay(restate, did):
     async def work(ctx: sdk.Context, key: str) -> str:
         async def action() -> str:
             ctx.generic_send("Facts", "go", b'"again"')
@@ -219,7 +217,7 @@ async def test_the_context_inside_a_run_breaks_the_replay_so_runs_guard_against_
 
 
 @pytest.mark.restate_modes("http2")
-async def test_negative_times_can_be_neither_slept_nor_sent_so_races_and_clients_round_them_up(restate):
+async def test_sdk_rejects_negative_durations(restate):
     past = timedelta(seconds=-1)
 
     async def work(ctx: sdk.Context, key: str) -> str:
@@ -254,7 +252,7 @@ async def test_negative_times_can_be_neither_slept_nor_sent_so_races_and_clients
         ("openapi", "go", False),
     ],
 )
-async def test_names_that_the_engine_takes(restate, service, name, taken):
+async def test_engine_accepts_names(restate, service, name, taken):
     definition = sdk.Service(service)
 
     async def handler(ctx: sdk.Context) -> None: ...
@@ -270,7 +268,7 @@ async def test_names_that_the_engine_takes(restate, service, name, taken):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_an_idempotency_key_must_be_ascii(restate):
+async def test_idempotency_key_must_be_ascii(restate):
     async def work(ctx: sdk.Context, key: str) -> str:
         return key
 
@@ -283,7 +281,7 @@ async def test_an_idempotency_key_must_be_ascii(restate):
 
 
 async def completed_from_outside(env: Any, did: Recording, forged_id: Callable[[str], str]) -> str:
-    """Complete something that an invocation waits for as a stranger does; return what the invocation's caller gets."""
+    """Forge the completion of a pending operation and return the response to the invocation's caller."""
     async with IngressClient(env.ingress) as ingress, httpx.AsyncClient(base_url=env.ingress) as http:
         key = str(uuid4())
         invocation = await ingress.send(go, key, idempotency_key=key)
@@ -298,8 +296,8 @@ async def completed_from_outside(env: Any, did: Recording, forged_id: Callable[[
         return await ingress.call(go, key, idempotency_key=key)
 
 
-async def test_ingress_takes_results_of_pending_calls(restate, did):
-    """Why outcomes carry a random id (`perdure._wake_ups`), and why `check_signal_id` refuses such ids."""
+async def test_ingress_accepts_results_of_pending_calls(restate, did):
+    """The reason for random IDs of outcomes (`perdure._wake_ups`) and for `check_signal_id`."""
     gate = Gate()
 
     async def work(ctx: sdk.Context, key: str) -> str:
@@ -320,7 +318,7 @@ async def test_ingress_takes_results_of_pending_calls(restate, did):
 
 
 async def test_ingress_cancels_by_signal_one(restate, did):
-    """Why whoever reaches the engine's ingress can end an invocation, see SECURITY.md."""
+    """Callers of the ingress can cancel an invocation, see SECURITY.md."""
 
     async def work(ctx: sdk.Context, key: str) -> str:
         did.add("waits")

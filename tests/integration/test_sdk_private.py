@@ -1,4 +1,4 @@
-"""The private parts of the SDK are where `perdure._runtime.sdk` looks for them, and are what it takes them for."""
+"""Private parts of the SDK that `perdure._runtime.sdk` uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration.raw_sdk import facts, go
 pytestmark = pytest.mark.restate_modes("all")
 
 
-async def test_the_handler_behind_a_context_is_known(restate):
+async def test_read_handler_of_context(restate):
     service, thing, flow = (
         restate.Service("InfoService"),
         restate.VirtualObject("InfoObject"),
@@ -60,7 +60,7 @@ async def test_the_handler_behind_a_context_is_known(restate):
         assert await ingress.call(look, key=key) == "InfoFlow/look shared writes=False key=True"
 
 
-async def test_replaying_is_known(restate, did):
+async def test_detect_replay(restate, did):
     async def work(ctx: restate.Context, key: str) -> str:
         did.add(f"before {sdk.is_replaying(ctx)}")
         await ctx.sleep(timedelta(milliseconds=20))
@@ -77,18 +77,18 @@ async def test_replaying_is_known(restate, did):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_the_wait_for_a_calls_invocation_id_can_be_begun_anew(restate):
+async def test_repeat_wait_for_invocation_id(restate):
     async def work(ctx: restate.Context, key: str) -> str:
         if key == "callee":
             return "done"
         call = ctx.generic_call("Facts", "go", b'"callee"')
         waiting = call.invocation_id_future  # type: ignore[attr-defined] # the private part that _sdk uses
         waiting.task = asyncio.get_running_loop().create_future()
-        waiting.task.set_exception(TerminalError("cancelled", 409))  # what a cancel of the caller leaves there
+        waiting.task.set_exception(TerminalError("cancelled", 409))  # as after a cancel of the caller
         try:
             await call.invocation_id()
         except TerminalError:
-            sdk.ask_again(call)
+            sdk.retry_invocation_id(call)
         return await call.invocation_id()
 
     env = await restate.serve(facts(work))
@@ -96,7 +96,7 @@ async def test_the_wait_for_a_calls_invocation_id_can_be_begun_anew(restate):
         assert (await ingress.call(go, "caller")).startswith("inv_")
 
 
-def test_functions_of_the_sdks_own_decorators_are_known():
+def test_read_types_of_sdk_handlers():
     service = restate.Service("Facts")
 
     @service.handler("renamed")

@@ -200,7 +200,7 @@ async def test_an_ingress_client_with_the_keys_sees_plain_values(legible_engine:
     path = tmp_path / "journal.key"
     codec = new_encryption_key(path)
     put_target = Target("SealedSafe", "put", str, str)
-    get_target = Target("SealedSafe", "get", type(None), str)
+    get_target = Target("SealedSafe", "get", None, str)
     run_target = Target("SealedFlow", "promise", str, str)
     async with Served(legible_engine)(path), IngressClient(legible_engine.ingress, codec=codec) as ingress:
         text, key = uuid4().hex, uuid4().hex
@@ -210,10 +210,10 @@ async def test_an_ingress_client_with_the_keys_sees_plain_values(legible_engine:
         assert sent.startswith("inv_")
         assert await ingress.attach(run_target, key=key) == text
         assert await ingress.output(run_target, key=key) == text
-        asked = await ingress.send(Target("SealedSafe", "wait_for_word", type(None), str), key=key)
+        asked = await ingress.send(Target("SealedSafe", "wait_for_word", None, str), key=key)
         awakeable = await eventually(words.pop, what="awakeable")
         await ingress.resolve_awakeable(awakeable, text)
-        assert await ingress.attach(Target("SealedSafe", "wait_for_word", type(None), str), invocation_id=asked) == text
+        assert await ingress.attach(Target("SealedSafe", "wait_for_word", None, str), invocation_id=asked) == text
     assert times_on_disk(legible_engine, text) == 0
 
 
@@ -224,7 +224,7 @@ async def test_running_invocation_waits_for_a_missing_key(legible_engine: Restat
     both.write_text(second.read_text() + first.read_text())
     both.chmod(0o600)
     served = Served(legible_engine, http="1")  # whose waiting handlers hold no connection
-    wait = Target("SealedSafe", "wait_for_word", type(None), str)
+    wait = Target("SealedSafe", "wait_for_word", None, str)
     async with IngressClient(legible_engine.ingress, codec=codec) as ingress:
         async with served(first):
             invocation = await ingress.send(wait, key=uuid4().hex)

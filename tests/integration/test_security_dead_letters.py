@@ -63,7 +63,7 @@ def jammed(name: str) -> list[Any]:
     @batches.main()
     async def run(cp: Orchestration, parts: Parts) -> None:
         for part in parts.names:
-            await cp.step(part, make, part, compensate=scrap)
+            await cp.step(part, make, part, compensate=scrap.bind(part))
         raise Refused("the order was withdrawn", 410, "withdrawn")
 
     return [batches, *hosting.definitions()]
@@ -107,7 +107,7 @@ async def test_operator_signature_is_required_and_single_use(restate: Restate):
         desk = Desk(ingress, name)
         saga = str(uuid4())
         with pytest.raises(IngressError):
-            await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a", "b", "c"]), key=saga)
+            await ingress.call(Target(name, "run", Parts, None), Parts(names=["a", "b", "c"]), key=saga)
         before = await desk.letters(3)
         letter, other = before[0], before[1]
 
@@ -175,7 +175,7 @@ async def test_flooding_operator_blocks_no_other(restate: Restate, monkeypatch: 
     async with IngressClient(env.ingress) as ingress:
         desk = Desk(ingress, name)
         with pytest.raises(IngressError):
-            await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a"]), key=str(uuid4()))
+            await ingress.call(Target(name, "run", Parts, None), Parts(names=["a"]), key=str(uuid4()))
         [letter] = await desk.letters(1)
         for _ in range(3):
             await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
@@ -197,7 +197,7 @@ async def test_development_accepts_unsigned_actions(restate: Restate):
             desk = Desk(ingress, name)
             saga = str(uuid4())
             with pytest.raises(IngressError):
-                await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a"]), key=saga)
+                await ingress.call(Target(name, "run", Parts, None), Parts(names=["a"]), key=saga)
             [letter] = await desk.letters(1)
             await desk.act("annotate", letter, None)
             assert await desk.refused("annotate", letter, sign(OperatorAction.ANNOTATE, letter, MALLORY)) == (
@@ -229,11 +229,11 @@ async def test_cli_signs_with_key_file(restate: Restate, tmp_path: Path):
         desk = Desk(ingress, name)
         saga = str(uuid4())
         with pytest.raises(IngressError):
-            await ingress.call(Target(name, "run", Parts, type(None)), Parts(names=["a", "b"]), key=saga)
+            await ingress.call(Target(name, "run", Parts, None), Parts(names=["a", "b"]), key=saga)
         first, second = await desk.letters(2)
         assert "it takes the role operator" in await perdure("skip", first.id, key="vera.key")
-        assert "redrive by olga@example.com, now pending" in await perdure("redrive", first.id, "--payload", '"mended"')
+        assert "redrive recorded. State: pending." in await perdure("redrive", first.id, "--payload", '"mended"')
         await desk.letters(1)
-        assert "1 done, 0 refused" in await perdure("resolve", "--signature", second.signature)
+        assert "1 succeeded, 0 refused" in await perdure("resolve", "--signature", second.signature)
         audit_log = (await ingress.call(rollback_status, key=f"{name}:{saga}")).audit_log
         assert [(entry.actor, entry.proof is None) for entry in audit_log] == [("olga@example.com", False)] * 2

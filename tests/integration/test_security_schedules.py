@@ -1,4 +1,4 @@
-"""Operators' acts on schedules where acts must be signed, on a real engine."""
+"""Signed operator actions on schedules, on a real engine."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pytest
 import restate as sdk
 from typer.testing import CliRunner
 
-from perdure import IngressClient, ScheduleClient, Target, handler
+from perdure import IngressClient, Target, handler
 from perdure.cli.main import app
 from perdure.errors import ConfigurationError, IngressError
-from perdure.schedules import ScheduleStatus, definitions
+from perdure.schedules import ScheduleClient, ScheduleStatus, definitions
 from perdure.schedules.messages import (
     ScheduleAction,
     ScheduleActionRequest,
     ScheduleRequest,
     ScheduleState,
     action_target,
-    order_target,
+    apply_target,
     set_target,
 )
 from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
@@ -40,7 +40,7 @@ def reports() -> sdk.Service:
 
     @handler(service)
     async def build(ctx: sdk.Context, day: dict[str, Any]) -> None:
-        """Take what is given: it's the schedule that matters here."""
+        """Accept any request."""
 
     @handler(service)
     async def declare(ctx: sdk.Context, name: str) -> ScheduleStatus:
@@ -53,19 +53,19 @@ def reports() -> sdk.Service:
 
 
 class Desk:
-    """What somebody does to one schedule, with a proof of their own making."""
+    """Sends operator actions on one schedule, with any signature."""
 
     def __init__(self, ingress: IngressClient, name: str) -> None:
         self.ingress = ingress
         self.name = name
 
-    async def set(self, proof: SignedAction | None, spec: ScheduleSpec = SPEC, **who: Any) -> ScheduleStatus:
+    async def set(self, signed_action: SignedAction | None, spec: ScheduleSpec = SPEC, **who: Any) -> ScheduleStatus:
         facts = {"actor": "olga@example.com", **spec.model_dump(), **who}
-        return await self.ingress.call(set_target, ScheduleRequest(proof=proof, **facts), key=self.name)
+        return await self.ingress.call(set_target, ScheduleRequest(signed_action=signed_action, **facts), key=self.name)
 
-    async def act(self, act: ScheduleAction, proof: SignedAction | None, **who: Any) -> ScheduleStatus:
-        request = ScheduleActionRequest(proof=proof, **{"actor": "olga@example.com", **who})
-        return await self.ingress.call(action_target(act), request, key=self.name)
+    async def act(self, action: ScheduleAction, signed_action: SignedAction | None, **who: Any) -> ScheduleStatus:
+        request = ScheduleActionRequest(signed_action=signed_action, **{"actor": "olga@example.com", **who})
+        return await self.ingress.call(action_target(action), request, key=self.name)
 
 
 async def refused(act: Any) -> tuple[int, str]:
@@ -80,7 +80,7 @@ def now() -> datetime:
 
 
 @pytest.mark.usefixtures("signed_acts")
-async def test_only_an_operators_signature_steers_a_schedule_and_only_once(restate: Restate):
+async def test_schedule_action_requires_fresh_operator_signature(restate: Restate):
     env = await restate.serve(reports(), *definitions())
     name = f"signed {uuid4()}"
     async with IngressClient(env.ingress) as ingress:
@@ -95,7 +95,7 @@ async def test_only_an_operators_signature_steers_a_schedule_and_only_once(resta
         assert await refused(desk.set(setting, other)) == (409, "payload")
         first = await desk.set(setting)
         assert first.spec == SPEC
-        assert [(entry.actor, entry.proof) for entry in first.audit_log] == [("olga@example.com", setting)]
+        assert [(entry.actor, entry.signed_action) for entry in first.audit_log] == [("olga@example.com", setting)]
         assert await refused(desk.set(setting)) == (409, "replayed")
 
         pause = sign_action(OLGA, ScheduleAction.PAUSE, first, reason="holidays", at=now())
@@ -108,24 +108,26 @@ async def test_only_an_operators_signature_steers_a_schedule_and_only_once(resta
         )
         stale = sign_action(OLGA, ScheduleAction.REMOVE, first, at=now())
         paused = await desk.act(ScheduleAction.PAUSE, pause, reason="holidays")
-        assert (paused.state, paused.audit_log[0].proof) == (ScheduleState.PAUSED, pause)
-        assert await refused(desk.act(ScheduleAction.REMOVE, stale)) == (409, "payload"), "it was shown as active"
+        assert (paused.state, paused.audit_log[0].signed_action) == (ScheduleState.PAUSED, pause)
+        assert await refused(desk.act(ScheduleAction.REMOVE, stale)) == (409, "payload"), (
+            "the schedule changed since it was displayed"
+        )
 
         olga = ScheduleClient(ingress, key=OLGA)
         assert (await olga.resume(name)).state is ScheduleState.ACTIVE
         await olga.remove(name, reason="done")
         assert await refused(desk.set(setting)) == (409, "replayed"), "what was used outlives the schedule"
-        again = await olga.set(name, every=DAILY, target=Target("Reports", "build", dict, type(None)), request={})
+        again = await olga.set(name, every=DAILY, target=Target("Reports", "build", dict, None), request={})
         assert again.audit_log[0].actor == "olga@example.com"
         with pytest.raises(IngressError, match="must be signed"):
             await ScheduleClient(ingress, actor="olga@example.com").trigger(name)
-        with pytest.raises(ConfigurationError, match="name who acts, for the audit log, or give a key"):
+        with pytest.raises(ConfigurationError, match="pass an actor for the audit log, or a key"):
             ScheduleClient(ingress)
 
 
 @pytest.mark.usefixtures("signed_acts")
 @pytest.mark.restate_modes("http2")
-async def test_who_signs_without_end_keeps_nobody_else_from_steering(restate: Restate, monkeypatch: pytest.MonkeyPatch):
+async def test_nonce_limit_applies_per_actor(restate: Restate, monkeypatch: pytest.MonkeyPatch):
     for bound, number in {"CROWDED": 3, "FOR_EACH": 1}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{bound}", number)
     env = await restate.serve(reports(), *definitions())
@@ -143,36 +145,36 @@ async def test_who_signs_without_end_keeps_nobody_else_from_steering(restate: Re
 
 
 @pytest.mark.usefixtures("signed_acts")
-async def test_a_handler_needs_no_signature_and_nobody_outside_passes_for_one(restate: Restate):
+async def test_handler_needs_no_signature(restate: Restate):
     env = await restate.serve(reports(), *definitions())
     name = f"declared {uuid4()}"
     async with IngressClient(env.ingress) as ingress:
         declared = await ingress.call(Target("Reports", "declare", str, ScheduleStatus), name)
-        acts = [(entry.actor, entry.act, entry.proof) for entry in declared.audit_log]
-        assert acts == [("reports/declare", act, None) for act in ("resume", "pause", "set")]
-        order = order_target.input(act=ScheduleAction.REMOVE, actor="olga@example.com")
+        entries = [(entry.actor, entry.action, entry.signed_action) for entry in declared.audit_log]
+        assert entries == [("reports/declare", action, None) for action in ("resume", "pause", "set")]
+        command = apply_target.input(action=ScheduleAction.REMOVE, actor="olga@example.com")
         with pytest.raises(IngressError) as private:
-            await ingress.call(order_target, order, key=name)
+            await ingress.call(apply_target, command, key=name)
         assert private.value.status_code in (400, 404)
         await ScheduleClient(ingress, key=OLGA).remove(name)
 
 
 @pytest.mark.usefixtures("signed_acts")
 @pytest.mark.restate_modes("http2")
-async def test_the_command_signs_with_a_key_file(restate: Restate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_cli_signs_with_key_file(restate: Restate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     env = await restate.serve(reports(), *definitions())
     name, file = f"typed-{uuid4()}", tmp_path / "olga.key"
     OLGA.save(file)
 
-    async def typed(*words: str) -> str:
+    async def run_command(*words: str) -> str:
         command = ["schedules", *words, "--ingress", env.ingress, "--actor", "mallory@example.com"]
         result = await asyncio.to_thread(CliRunner().invoke, app, command)
         return result.output or str(result.exception)
 
     setting = ("set", name, "--every", "1d", "--target", "Reports/build", "--payload", "{}")
-    assert "must be signed" in await typed(*setting)
-    assert f"{name}: set by olga@example.com" in await typed(*setting, "--key-file", str(file))
-    assert "must be signed" in await typed("pause", name)
-    assert f"{name}: pause by olga@example.com" in await typed("pause", name, "-k", str(file), "-m", "holidays")
+    assert "must be signed" in await run_command(*setting)
+    assert f"Schedule '{name}' set." in await run_command(*setting, "--key-file", str(file))
+    assert "must be signed" in await run_command("pause", name)
+    assert f"Schedule '{name}' paused." in await run_command("pause", name, "-k", str(file), "-m", "holidays")
     monkeypatch.setenv("PERDURE_KEY_FILE", str(file))
-    assert f"{name}: removed by olga@example.com" in await typed("remove", name)
+    assert f"Schedule '{name}' removed." in await run_command("remove", name)

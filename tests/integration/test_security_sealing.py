@@ -15,8 +15,9 @@ import restate as sdk
 from nacl.secret import SecretBox
 from restate.serde import BytesSerde
 
-from perdure import AdminClient, IngressClient, Target
+from perdure import IngressClient, Target
 from perdure._runtime.places import OutputSource, Place
+from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError, UnreadableValue
 from perdure.security.codec import JournalCodec, new_encryption_key
 from perdure.security.config import SecurityConfig
@@ -167,8 +168,8 @@ class Sealed:
         return invocation, await eventually(new, what="awakeable")
 
 
-WRITE, READ = Target("PlacedSafe", "write", str, str), Target("PlacedSafe", "read", type(None), str)
-WAIT = Target("PlacedSafe", "wait_for_word", type(None), str)
+WRITE, READ = Target("PlacedSafe", "write", str, str), Target("PlacedSafe", "read", None, str)
+WAIT = Target("PlacedSafe", "wait_for_word", None, str)
 COUNT = Target("PlacedSafe", "count", str, int)
 
 

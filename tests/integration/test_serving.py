@@ -152,5 +152,5 @@ def test_a_test_server_leaves_nothing_behind(restate_servers: RestateServers):
     assert not folder.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    with pytest.raises(RuntimeError, match="the server isn't started"):
+    with pytest.raises(RuntimeError, match="the server is not running"):
         _ = server.engine

@@ -1,4 +1,4 @@
-"""Signals: awakeables answered from outside or by another handler, and a workflow's own promises."""
+"""External signals (awakeables) and internal signals (promises)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import restate as sdk
 from pydantic import BaseModel
 
 from perdure import (
-    AdminClient,
-    ExternalSignal,
     IngressClient,
     gather,
     get_internal_signal,
@@ -24,8 +22,9 @@ from perdure import (
     wait_for_external_signal,
 )
 from perdure._runtime import invocation_ids
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
+from perdure.signals import ExternalSignal
 from tests.support import Recording, eventually
 
 
@@ -88,7 +87,7 @@ async def signal_id(did: Recording, key: str) -> str:
 YES, NO = Verdict(approved=True, by=["ada", "grace"]), Verdict(approved=False)
 
 
-async def test_a_signal_is_answered_by_a_handler_or_over_the_ingress(restate, did):
+async def test_answer_signal_by_handler_or_ingress(restate, did):
     services, (wait, wait_for_many, wait_for_nothing, resolve, resolve_many, _) = external(did)
     env = await restate.serve(*services)
     async with IngressClient(env.ingress) as ingress:
@@ -125,7 +124,7 @@ async def test_a_signal_is_answered_by_a_handler_or_over_the_ingress(restate, di
         assert await answered(wait_for_nothing, nothing_over_ingress) is None
 
 
-async def test_a_rejected_signal_is_a_terminal_error_with_its_reason_and_code(restate, did):
+async def test_rejected_signal_is_terminal_error(restate, did):
     services, (wait, _, _, _, _, reject) = external(did)
     env = await restate.serve(*services)
     async with IngressClient(env.ingress) as ingress:
@@ -151,9 +150,7 @@ async def test_a_rejected_signal_is_a_terminal_error_with_its_reason_and_code(re
 
 
 @pytest.mark.parametrize(("body", "field"), [(b'{"by": 5}', "approved"), (b"{", "body"), (b"", "body")])
-async def test_an_answer_from_outside_that_does_not_fit_ends_the_wait_instead_of_failing_it_for_ever(
-    restate, did, body, field
-):
+async def test_answer_of_wrong_type_is_terminal(restate, did, body, field):
     services, (wait, *_) = external(did)
     env = await restate.serve(*services)
     async with IngressClient(env.ingress) as ingress, httpx.AsyncClient() as http:
@@ -161,14 +158,14 @@ async def test_an_answer_from_outside_that_does_not_fit_ends_the_wait_instead_of
         await ingress.send(wait, key, idempotency_key=key)
         url = f"{env.ingress}/restate/awakeables/{await signal_id(did, key)}/resolve"
         (await http.post(url, content=body, headers={"content-type": "application/json"})).raise_for_status()
-        with pytest.raises(IngressError, match="the answer to an external signal does not fit Verdict") as failed:
+        with pytest.raises(IngressError, match="the answer to an external signal does not match Verdict") as failed:
             await ingress.call(wait, key, idempotency_key=key)
     error = failed.value
     assert (error.status_code, error.code, error.metadata["field"]) == (400, "invalid_input", field)
     assert error.source == "invocation"
 
 
-PROOF = "what only the provider can write"
+PROOF = "signature of the provider"
 
 
 def checked() -> tuple[sdk.Service, list[Any]]:
@@ -204,7 +201,7 @@ def checked() -> tuple[sdk.Service, list[Any]]:
     return waits, [wait, race, gather_one, asynchronous]
 
 
-async def test_check_refuses_unproved_answers(restate):
+async def test_check_rejects_unauthenticated_answers(restate):
     service, (*waiters, _) = checked()
     env = await restate.serve(service)
     async with IngressClient(env.ingress) as ingress:
@@ -230,7 +227,7 @@ async def test_check_must_be_a_plain_function(restate):
             await ingress.call(asynchronous)
 
 
-async def test_a_cancel_ends_the_wait(restate, did):
+async def test_cancel_ends_wait_for_signal(restate, did):
     services, (wait, *_) = external(did)
     env = await restate.serve(*services)
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
@@ -269,7 +266,7 @@ def internal(did: Recording) -> tuple[sdk.Workflow, list[Any]]:
     return flow, [run, wait, peek, decide, refuse]
 
 
-async def test_a_promise_is_seen_by_every_handler_of_its_workflow_and_by_no_other(restate, did):
+async def test_promise_is_shared_within_workflow(restate, did):
     flow, (run, wait, peek, decide, _) = internal(did)
     env = await restate.serve(flow)
     async with IngressClient(env.ingress) as ingress:
@@ -283,7 +280,7 @@ async def test_a_promise_is_seen_by_every_handler_of_its_workflow_and_by_no_othe
         assert await ingress.call(peek, key=str(uuid4())) is None
 
 
-async def test_a_promise_may_be_kept_before_anyone_waits_and_only_once(restate, did):
+async def test_resolve_promise_once_before_wait(restate, did):
     flow, (run, _, _, decide, refuse) = internal(did)
     env = await restate.serve(flow)
     async with IngressClient(env.ingress) as ingress:
@@ -296,7 +293,7 @@ async def test_a_promise_may_be_kept_before_anyone_waits_and_only_once(restate, 
         assert await ingress.call(run, key=key) == YES
 
 
-async def test_a_broken_promise_is_a_terminal_error_with_its_reason_and_code(restate, did):
+async def test_rejected_promise_is_terminal_error(restate, did):
     flow, (run, wait, peek, _, refuse) = internal(did)
     env = await restate.serve(flow)
     async with IngressClient(env.ingress) as ingress:
@@ -309,24 +306,24 @@ async def test_a_broken_promise_is_a_terminal_error_with_its_reason_and_code(res
             assert (failed.value.status_code, failed.value.message) == (410, "not today")
 
 
-async def test_an_id_that_no_signal_can_have_is_refused_at_once(restate, did):
+async def test_reject_malformed_signal_id(restate, did):
     services, (wait, _, _, resolve, _, reject) = external(did)
     env = await restate.serve(*services)
     async with IngressClient(env.ingress) as ingress:
         key = str(uuid4())
         await ingress.send(wait, key, idempotency_key=key)
         real = await signal_id(did, key)
-        # As a web page might hand on what somebody typed. The engine would retry the handler for ever.
+        # Untrusted input. The engine would retry the handler forever.
         for id_ in ("", "bogus", "ü" * 44, real[:-1], real + "A", real[:-1] + "_", real.replace("sign_1", "prom_1")):
             for act, answer in ((resolve, Answer(id=id_, verdict=YES)), (reject, Answer(id=id_, reason="no"))):
-                with pytest.raises(IngressError, match="is no id of an external signal") as failed:
+                with pytest.raises(IngressError, match="is not the ID of an external signal") as failed:
                     await ingress.call(act, answer)
                 assert (failed.value.status_code, failed.value.metadata["field"]) == (400, "id")
         await ingress.call(resolve, Answer(id=real, verdict=YES))
         assert await ingress.call(wait, key, idempotency_key=key) == YES
 
 
-async def test_a_promise_of_another_type_is_said_to_who_looks_and_waits_for_a_deploy_with_the_workflow(restate):
+async def test_promise_of_wrong_type(restate):
     deployed: dict[str, Any] = {"type": int}
     flow = sdk.Workflow("Misread")
 
@@ -348,7 +345,7 @@ async def test_a_promise_of_another_type_is_said_to_who_looks_and_waits_for_a_de
         invocation_id = await ingress.submit(run, key=key)
         await ingress.call(say, "five", key=key)
         with pytest.raises(
-            IngressError, match="Misread/peek can't read signal 'word' as int: invalid input: body"
+            IngressError, match="Misread/peek cannot read signal 'word' as int: invalid input: body"
         ) as no:
             await ingress.call(peek, key=key)
         assert (no.value.status_code, no.value.metadata) == (
@@ -360,6 +357,6 @@ async def test_a_promise_of_another_type_is_said_to_who_looks_and_waits_for_a_de
             rows = await admin.query(f"select last_failure from sys_invocation where id = {sql_text(invocation_id)}")
             return rows[0].get("last_failure") if rows else None
 
-        assert "Misread/run can't read signal 'word' as int" in await eventually(failure, what="failed attempt")
+        assert "Misread/run cannot read signal 'word' as int" in await eventually(failure, what="failed attempt")
         deployed["type"] = str
         assert await ingress.attach(run, key=key) == "'five'"

@@ -1,4 +1,4 @@
-"""State: typed, with defaults, and guarded against writes that the engine would refuse again and again."""
+"""State: types, defaults, and rejection of writes from shared handlers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import AdminClient, IngressClient, MutableState, ReadOnlyState, State, clear_all, handler
-from perdure.engine.admin import sql_text
+from perdure import IngressClient, MutableState, ReadOnlyState, State, clear_all, handler
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from tests.support import Recording, eventually
 
@@ -37,7 +37,7 @@ class Read(BaseModel):
 
 
 def a_cart(did: Recording) -> tuple[sdk.VirtualObject, list[Any]]:
-    """Return the object, and its handlers."""
+    """Return the object and its handlers."""
     cart = sdk.VirtualObject("Cart")
 
     @handler(cart, "exclusive")
@@ -90,7 +90,7 @@ async def _read(ctx: sdk.ObjectContext | sdk.ObjectSharedContext) -> Read:
 UNSET = Read(number=7, items=ITEMS, text="unset", flag=True, maybe="unset")
 
 
-async def test_values_are_typed_and_defaults_stand_in_for_missing_ones_only(restate, did):
+async def test_state_returns_typed_values_and_defaults(restate, did):
     cart, (write, read, read_only, remove, _) = a_cart(did)
     env = await restate.serve(cart)
     async with IngressClient(env.ingress) as ingress:
@@ -101,7 +101,7 @@ async def test_values_are_typed_and_defaults_stand_in_for_missing_ones_only(rest
         assert await ingress.call(write, full, key=key) == full
         assert await ingress.call(read, key=key) == full
         assert await ingress.call(read_only, key=key) == 5
-        # What is false is not missing, and neither is a None that was written.
+        # False values and a stored None are not missing entries.
         empty = Read(number=0, items=[], text="", flag=False, maybe=None)
         assert await ingress.call(write, empty, key=key) == empty
         assert await ingress.call(read, key=key) == empty
@@ -111,13 +111,13 @@ async def test_values_are_typed_and_defaults_stand_in_for_missing_ones_only(rest
         assert await ingress.call(read, key=key) == UNSET
 
 
-async def test_a_value_of_another_type_is_refused_at_once_and_changes_nothing(restate, did):
+async def test_reject_state_value_of_wrong_type(restate, did):
     cart, (write, read, _, _, write_wrong) = a_cart(did)
     env = await restate.serve(cart)
     async with IngressClient(env.ingress) as ingress:
         key = str(uuid4())
         await ingress.call(write, UNSET.model_copy(update={"number": 5}), key=key)
-        with pytest.raises(IngressError, match="a value of class str can't be written as int") as refused:
+        with pytest.raises(IngressError, match="cannot write a value of class str as int") as refused:
             await ingress.call(write_wrong, key=key)
         assert refused.value.metadata["code"] == "unwritable"
         assert (await ingress.call(read, key=key)).number == 5
@@ -133,7 +133,7 @@ WRITES = {
 
 
 def guarded(did: Recording) -> tuple[list[Any], list[Any]]:
-    """Return services whose shared handlers try to write, and those handlers."""
+    """Return services whose shared handlers write state, and these handlers."""
     thing = sdk.VirtualObject("Thing")
     flow = sdk.Workflow("Flow")
 
@@ -160,7 +160,7 @@ def guarded(did: Recording) -> tuple[list[Any], list[Any]]:
     return [thing, flow], [of_object, of_workflow, run, look]
 
 
-async def test_a_write_from_a_shared_handler_is_refused_at_once_and_names_handler_and_state(restate, did):
+async def test_reject_write_from_shared_handler(restate, did):
     services, (of_object, of_workflow, _, _) = guarded(did)
     env = await restate.serve(*services)
     async with IngressClient(env.ingress) as ingress:
@@ -172,12 +172,12 @@ async def test_a_write_from_a_shared_handler_is_refused_at_once_and_names_handle
                 assert error.status_code == 400
                 assert error.message.startswith(f"{act} called from read-only context: {name} is a shared handler")
                 state = "*" if act == "ClearAll" else "number"
-                assert f"can't write state '{state}'" in error.message
+                assert f"cannot write state '{state}'" in error.message
                 assert error.metadata == {"code": "read_only_state", "handler": name, "state": state}
                 assert did.count(f"{function.__name__} {act}") == 1, "it was tried again"
 
 
-async def test_a_workflows_main_handler_writes_and_its_shared_handlers_read(restate, did):
+async def test_workflow_main_writes_and_shared_reads(restate, did):
     services, (_, _, run, look) = guarded(did)
     env = await restate.serve(*services)
     async with IngressClient(env.ingress) as ingress:
@@ -187,7 +187,7 @@ async def test_a_workflows_main_handler_writes_and_its_shared_handlers_read(rest
         assert await ingress.call(look, key=key) == 1
 
 
-async def test_a_plain_service_has_no_state(restate, did):
+async def test_service_has_no_state(restate, did):
     service = sdk.Service("Plain")
 
     @handler(service)
@@ -200,14 +200,14 @@ async def test_a_plain_service_has_no_state(restate, did):
     async with IngressClient(env.ingress) as ingress:
         for kind in ("State", "ReadOnlyState", "MutableState"):
             with pytest.raises(
-                IngressError, match=r"state 'number': Plain/go is a plain service and has no state"
+                IngressError, match=r"state 'number': Plain/go belongs to a service, which has no state"
             ) as no:
                 await ingress.call(go, kind)
             assert no.value.status_code == 400
             assert did.count(kind) == 1
 
 
-async def test_state_of_a_value_that_changes_keeps_its_order_over_replays(restate):
+async def test_state_order_survives_replay(restate):
     counter = sdk.VirtualObject("Counter")
 
     @handler(counter, "exclusive")
@@ -252,7 +252,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
 }
 
 
-async def test_every_kind_of_value_comes_back_as_what_it_was(restate):
+async def test_state_round_trip_of_types(restate):
     thing = sdk.VirtualObject("Values")
 
     @handler(thing, "exclusive")
@@ -273,7 +273,7 @@ async def test_every_kind_of_value_comes_back_as_what_it_was(restate):
         assert await ingress.call(wrong, key=key) == []
 
 
-async def test_an_entry_that_does_not_fit_is_said_at_once_to_who_looks_and_waits_for_a_deploy_with_who_writes(restate):
+async def test_unreadable_entry_fails_reader_retries_writer(restate):
     deployed: dict[str, Any] = {"type": int}
     thing = sdk.VirtualObject("Unreadable")
 
@@ -297,7 +297,7 @@ async def test_an_entry_that_does_not_fit_is_said_at_once_to_who_looks_and_waits
             await ingress.call(look, key=key)
         error = unreadable.value
         assert error.message.startswith(
-            "Unreadable/look can't read state 'number' as int: invalid input: body: Input should be a valid integer"
+            "Unreadable/look cannot read state 'number' as int: invalid input: body: Input should be a valid integer"
         )
         assert (error.status_code, error.metadata) == (
             500,
@@ -310,12 +310,12 @@ async def test_an_entry_that_does_not_fit_is_said_at_once_to_who_looks_and_waits
             rows = await admin.query(f"select last_failure from sys_invocation where id = {sql_text(invocation_id)}")
             return rows[0].get("last_failure") if rows else None
 
-        assert "Unreadable/work can't read state 'number' as int" in await eventually(failure, what="failed attempt")
+        assert "Unreadable/work cannot read state 'number' as int" in await eventually(failure, what="failed attempt")
         deployed["type"] = str
         assert await ingress.call(work, key=key, idempotency_key=key) == "'five'"
 
 
-async def test_a_default_that_is_changed_is_nobody_elses(restate):
+async def test_mutable_default_is_copied(restate):
     default = [ITEMS[0].model_copy()]
     noted = sdk.VirtualObject("Noted")
 

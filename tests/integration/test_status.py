@@ -1,4 +1,4 @@
-"""A workflow's status: written by its main handler, the same after a replay, and read by anyone."""
+"""Status of a workflow: written by its main handler, read by all handlers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def flow_of(did: Recording) -> tuple[sdk.Workflow, dict[str, Any]]:
         await ctx.sleep(timedelta(milliseconds=1))
         first = await update_status(ctx, STATUS)
         await update_status(ctx, StatusData(phase="other"), key="other_status")
-        await ctx.sleep(timedelta(milliseconds=1))  # a replay must write the same, or the engine refuses it
+        await ctx.sleep(timedelta(milliseconds=1))  # the engine rejects a replay with another value
         await ctx.sleep(timedelta(milliseconds=1))
         return first
 
@@ -57,7 +57,7 @@ def flow_of(did: Recording) -> tuple[sdk.Workflow, dict[str, Any]]:
     return flow, {function.__name__: function for function in (run, status, other, write, overshoot)}
 
 
-async def test_a_status_is_written_with_the_journaled_time_and_read_back(restate, did):
+async def test_update_and_read_status(restate, did):
     flow, to = flow_of(did)
     env = await restate.serve(flow)
     async with IngressClient(env.ingress) as ingress:
@@ -72,10 +72,10 @@ async def test_a_status_is_written_with_the_journaled_time_and_read_back(restate
         assert other is not None
         assert other.phase == "other"
     if restate.mode is not Mode.HTTP2:
-        assert did.count("attempt") > 3, "there was no replay, so the test proves nothing"
+        assert did.count("attempt") > 3, "the handler was not replayed"
 
 
-async def test_what_is_no_status_is_refused_at_once(restate, did):
+async def test_reject_invalid_status(restate, did):
     flow, to = flow_of(did)
     env = await restate.serve(flow)
     async with IngressClient(env.ingress) as ingress:
@@ -92,6 +92,6 @@ async def test_what_is_no_status_is_refused_at_once(restate, did):
 
 
 @pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan"), "half"])
-def test_a_status_with_an_impossible_progress_can_not_be_made(progress):
+def test_reject_progress_out_of_range(progress):
     with pytest.raises(ValueError, match="progress"):
         StatusData(phase="x", progress=progress)

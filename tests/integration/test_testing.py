@@ -1,4 +1,4 @@
-"""`perdure.testing` as others use it: module fixtures, modes, scaled time; a killed session leaves nothing behind."""
+"""`perdure.testing`: module fixtures, modes, scaled time, and cleanup of killed sessions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from perdure import (
     IngressClient,
     Orchestration,
     SagaConfig,
-    StepRetry,
     WorkflowTimer,
     handler,
     race_promise_with_timeout,
 )
 from perdure._runtime.time_scale import scaled
 from perdure.errors import IngressError, Refused
+from perdure.retry import RetryPolicy
 from perdure.saga import hosting
 from perdure.testing import Mode, RestateEnvironment
 from perdure.testing.plugin import RestateServers, restate_fixture
@@ -57,45 +57,46 @@ async def sleep(ctx: sdk.Context, duration: timedelta) -> bool:
 patient = ControlPlaneService(
     "TestingPatient", saga=SagaConfig(max_attempts=2, initial_delay=timedelta(hours=1), max_delay=timedelta(hours=2))
 )
-undone: list[str] = []
+compensated: list[str] = []
 
 
 @patient.compensation()
 async def undo(ctx: sdk.Context, key: str) -> None:
-    undone.append(key)
-    if undone.count(key) == 1:
+    compensated.append(key)
+    if compensated.count(key) == 1:
         raise Refused("not now", 503)
 
 
 @patient.main()
 async def wait(cp: Orchestration) -> None:
-    """Wait an hour for nobody, an hour between two attempts of a step, and leave an hour to its rollback."""
+    """Wait an hour for a promise, an hour between two attempts of a step, and an hour in the rollback."""
 
     async def fail(_key: str) -> None:
         raise Refused("never", 503)
 
-    await race_promise_with_timeout(cp.ctx, "nobody", timedelta(hours=1), str)
-    await cp.step("fails", fail, cp.key, compensate=undo, retry=StepRetry(2, timedelta(hours=1), timedelta(hours=1)))
+    await race_promise_with_timeout(cp.ctx, "promise", timedelta(hours=1), str)
+    retry = RetryPolicy(timedelta(hours=1), max_interval=timedelta(hours=1), max_attempts=2)
+    await cp.step("fails", fail, cp.key, compensate=undo.bind(cp.key), retry=retry)
 
 
 services = restate_fixture(greeter, sleeper, patient, *hosting.definitions())
 seen: dict[Mode, str] = {}
 
 
-async def test_a_modules_services_are_served_once_for_each_mode(services: RestateEnvironment, restate_mode: Mode):
+async def test_module_services_are_served_per_mode(services: RestateEnvironment, restate_mode: Mode):
     assert services.mode is restate_mode
     seen[restate_mode] = services.url
     async with IngressClient(services.ingress) as ingress:
         assert await ingress.call(greet, "ada") == "hello ada"
 
 
-async def test_a_modules_services_are_still_there_for_its_next_test(services: RestateEnvironment):
+async def test_module_services_are_shared_by_tests(services: RestateEnvironment):
     assert seen[services.mode] == services.url
     async with IngressClient(services.ingress) as ingress:
         assert await ingress.call(greet, "bob") == "hello bob"
 
 
-async def test_a_test_may_serve_more_beside_the_modules_services(services: RestateEnvironment, restate):
+async def test_test_may_serve_further_services(services: RestateEnvironment, restate):
     extra = DataPlaneService("TestingExtra", public=True)
 
     @extra.handler()
@@ -109,33 +110,33 @@ async def test_a_test_may_serve_more_beside_the_modules_services(services: Resta
 
 
 @pytest.mark.restate_modes("request_response")
-async def test_the_mark_chooses_the_modes(services: RestateEnvironment):
+async def test_mark_selects_modes(services: RestateEnvironment):
     assert services.mode is Mode.REQUEST_RESPONSE
 
 
-async def test_an_hour_passes_in_milliseconds_under_a_scale(services: RestateEnvironment, time_scale):
+async def test_time_scale_shortens_an_hour(services: RestateEnvironment, time_scale):
     time_scale(360_000)
-    begun = time.monotonic()
+    start = time.monotonic()
     async with IngressClient(services.ingress) as ingress:
         assert await ingress.call(sleep, timedelta(hours=1))
         key = str(uuid4())
         with pytest.raises(IngressError, match="step 'fails' failed: never") as failed:
             await ingress.call(wait, key=key)
         assert failed.value.metadata["rollback"] == "rolled_back"
-        assert undone.count(key) == 2
-    assert time.monotonic() - begun < 20
+        assert compensated.count(key) == 2
+    assert time.monotonic() - start < 20
 
 
-def a_session(folder: Path, test: str, *options: str) -> list[str]:
-    """Write a test module of somebody else's into a folder; return the command that runs it."""
+def write_session(folder: Path, test: str, *options: str) -> list[str]:
+    """Write a test module into a folder and return the command that runs it."""
     (folder / "conftest.py").write_text('pytest_plugins = ["perdure.testing.plugin"]\n', encoding="utf-8")
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n", encoding="utf-8")
-    (folder / "test_theirs.py").write_text(dedent(test), encoding="utf-8")
+    (folder / "test_session.py").write_text(dedent(test), encoding="utf-8")
     return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", *options, str(folder)]
 
 
 def environment(servers: RestateServers) -> dict[str, str]:
-    """Return an environment in which a session finds the same engine as this one."""
+    """Return an environment with the engine of this session."""
     binary = servers.for_mode(Mode.HTTP2).engine.binary
     return {**os.environ, "RESTATE_SERVER_BIN": str(binary)}
 
@@ -162,23 +163,23 @@ MARKED = """
     ],
     ids=["setting", "option-all", "option"],
 )
-def test_setting_mark_and_option_choose_modes(tmp_path, restate_servers, options, modes):
-    command = a_session(tmp_path, MARKED, "--collect-only", *options)
+def test_setting_mark_and_option_select_modes(tmp_path, restate_servers, options, modes):
+    command = write_session(tmp_path, MARKED, "--collect-only", *options)
     env = environment(restate_servers)
     listed = subprocess.run(command, env=env, capture_output=True, text=True, check=False).stdout
     found = re.findall(r"::test_(\w+)\[(\w+)\]", listed)
     assert {name: [mode for each, mode in found if each == name] for name in modes} == modes
 
 
-def test_unknown_mode_is_refused(tmp_path, restate_servers):
-    command = a_session(tmp_path, MARKED, "--collect-only", "--restate-modes=http3")
+def test_reject_unknown_mode(tmp_path, restate_servers):
+    command = write_session(tmp_path, MARKED, "--collect-only", "--restate-modes=http3")
     env = environment(restate_servers)
     refused = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert refused.returncode != 0
     assert "'http3' is not a valid Mode; the modes are http2, request_response, always_suspending, or" in refused.stdout
 
 
-def test_the_example_of_the_documentation_runs_as_it_is_printed(tmp_path, restate_servers):
+def test_documentation_example_runs_as_printed(tmp_path, restate_servers):
     text = (Path(__file__).parents[2] / "docs" / "how-to" / "testing.md").read_text(encoding="utf-8")
     files = dict(re.findall(r"```(?:python|ini)\n# (\S+)\n(.*?)```", text, flags=re.DOTALL))
     assert sorted(files) == ["conftest.py", "orders.py", "pytest.ini", "test_greeter.py", "test_orders.py"]
@@ -187,14 +188,14 @@ def test_the_example_of_the_documentation_runs_as_it_is_printed(tmp_path, restat
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-k", "greeter or http2"]
     env = {**environment(restate_servers), "COLUMNS": "120"}
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    promised = re.findall(r"^test_greeter.py::.*PASSED$", text, flags=re.MULTILINE)
-    assert re.findall(r"^(test_greeter.py::\S+ PASSED)", run.stdout, flags=re.MULTILINE) == promised, run.stdout
-    assert len(promised) == 3
+    documented = re.findall(r"^test_greeter.py::.*PASSED$", text, flags=re.MULTILINE)
+    assert re.findall(r"^(test_greeter.py::\S+ PASSED)", run.stdout, flags=re.MULTILINE) == documented, run.stdout
+    assert len(documented) == 3
     assert run.returncode == 0, run.stdout
     assert len(re.findall(r"^test_orders.py::\S+\[http2\] PASSED", run.stdout, flags=re.MULTILINE)) == 2, run.stdout
 
 
-async def test_a_session_that_is_killed_leaves_no_engine_and_no_data(tmp_path, restate_servers):
+async def test_killed_session_leaves_no_engine_or_data(tmp_path, restate_servers):
     test = """
         import threading
         from pathlib import Path
@@ -204,37 +205,37 @@ async def test_a_session_that_is_killed_leaves_no_engine_and_no_data(tmp_path, r
         @pytest.mark.restate_modes("http2")
         async def test_never_ends(restate):
             engine = restate.server.engine
-            told = Path(__file__).with_name("told")
-            told.with_suffix(".new").write_text(f"{engine.pid} {engine.config.admin_port} {engine.config.data_dir}")
-            told.with_suffix(".new").rename(told)
+            info = Path(__file__).with_name("info")
+            info.with_suffix(".new").write_text(f"{engine.pid} {engine.config.admin_port} {engine.config.data_dir}")
+            info.with_suffix(".new").rename(info)
             threading.Event().wait()
     """
-    session = subprocess.Popen(  # noqa: ASYNC220 - it takes a moment
-        a_session(tmp_path, test),
+    session = subprocess.Popen(  # noqa: ASYNC220 - starts quickly
+        write_session(tmp_path, test),
         env=environment(restate_servers),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
 
-        async def told() -> str | None:
-            assert session.poll() is None, "the session ended by itself"
-            return (tmp_path / "told").read_text() if (tmp_path / "told").exists() else None
+        async def info() -> str | None:
+            assert session.poll() is None, "the session has ended"
+            return (tmp_path / "info").read_text() if (tmp_path / "info").exists() else None
 
-        pid, port, data = (await eventually(told, what="engine")).split()
-        assert takes_connections(int(port))
+        pid, port, data = (await eventually(info, what="the engine")).split()
+        assert accepts_connections(int(port))
         assert exists(data)
     finally:
         os.kill(session.pid, signal.SIGKILL)
         session.wait()
 
-    async def gone() -> bool:
-        return not takes_connections(int(port)) and not is_alive(int(pid)) and not exists(str(Path(data).parent))
+    async def removed() -> bool:
+        return not accepts_connections(int(port)) and not is_alive(int(pid)) and not exists(str(Path(data).parent))
 
-    await eventually(gone, what="end of the engine and its data")
+    await eventually(removed, what="the end of the engine and its data")
 
 
-def takes_connections(port: int) -> bool:
+def accepts_connections(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -244,10 +245,10 @@ def exists(path: str) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell if a process runs; one that is dead but whose parent hasn't taken note of it yet doesn't."""
+    """Return whether a process runs and is not a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    stat = Path(f"/proc/{pid}/stat")  # Linux only; elsewhere orphans are taken note of at once
+    stat = Path(f"/proc/{pid}/stat")  # Linux only; other systems reap orphans at once
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"

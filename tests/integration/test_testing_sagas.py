@@ -1,4 +1,4 @@
-"""`perdure.testing` refuses sagas that nothing could undo. A module of its own: nobody else serves `Rollbacks` here."""
+"""`perdure.testing` rejects sagas without `Rollbacks`; a module of its own, since others serve `Rollbacks`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perdure.saga import hosting
 
 
 @pytest.mark.restate_modes("http2")
-async def test_sagas_that_nothing_could_undo_are_refused_before_one_waits_for_ever(restate):
+async def test_reject_sagas_without_rollbacks(restate):
     journeys = ControlPlaneService("Journeys" + uuid4().hex)
 
     @journeys.compensation()
@@ -23,7 +23,9 @@ async def test_sagas_that_nothing_could_undo_are_refused_before_one_waits_for_ev
     async def run(cp: Orchestration) -> str:
         return cp.key
 
-    with pytest.raises(ConfigurationError, match=rf"sagas of {journeys.name}: serve \*perdure.saga.hosting"):
+    with pytest.raises(
+        ConfigurationError, match=rf"sagas of {journeys.name} need Rollbacks; also serve \*perdure.saga.hosting"
+    ):
         await restate.serve(journeys)
     assert (await restate.serve(journeys, *hosting.definitions())).services
-    assert (await restate.serve(journeys)).services  # the engine has them from before
+    assert (await restate.serve(journeys)).services  # Rollbacks is registered already

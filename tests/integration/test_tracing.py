@@ -1,7 +1,4 @@
-"""Traces on a real engine that sends its own spans to the same receiver: one tree from the ingress to the last query.
-
-In each mode: what is replayed makes no second span.
-"""
+"""Traces of services and engine from the ingress to the last request; replays create no spans."""
 
 from __future__ import annotations
 
@@ -46,7 +43,7 @@ from tests.system.observability.traces import TraceTree, trace_of
 
 TICK = timedelta(milliseconds=1)
 QUICK = RunConfig(initial_delay=TICK, max_delay=TICK)
-HERE = "trace-test"
+PROCESS = "trace-test"
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -56,14 +53,14 @@ def receiver() -> Iterator[TraceReceiver]:
     with TraceReceiver() as receiver, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-        assert configure_tracing(HERE)
+        assert configure_tracing(PROCESS)
         yield receiver
         stop_tracing(timedelta(seconds=5))
 
 
 @pytest.fixture(scope="module")
 def traced(receiver: TraceReceiver, restate_mode: Mode, pytestconfig: pytest.Config) -> Iterator[Restate]:
-    """An engine of its own that sends its spans."""
+    """An engine that exports its spans."""
     with RestateServer(
         install_dir=Path(pytestconfig.rootpath) / ".local" / "engine",
         always_suspending=restate_mode is Mode.ALWAYS_SUSPENDING,
@@ -107,9 +104,13 @@ def factory(url: str, tried: Counter[str]) -> list[Any]:
 
     @orders.main()
     async def make(cp: Orchestration, fails: bool) -> list[str]:
-        made = [await cp.step("a", build, Part(name="a", order=cp.key), compensate=scrap)]
+        first = Part(name="a", order=cp.key)
+        made = [await cp.step("a", build, first, compensate=scrap.bind(first))]
         made += await cp.parallel(
-            *(Step(name, build, Part(name=name, order=cp.key), compensate=scrap) for name in ("b", "c"))
+            *(
+                Step(name, build, Part(name=name, order=cp.key), compensate=scrap.bind(Part(name=name, order=cp.key)))
+                for name in ("b", "c")
+            )
         )
 
         async def label(part: Part) -> str:
@@ -128,27 +129,27 @@ def factory(url: str, tried: Counter[str]) -> list[Any]:
     return [parts, orders, *hosting.definitions()]
 
 
-async def tree_of(receiver: TraceReceiver, key: str, complete: Sequence[str]) -> TraceTree:
-    """Wait until the trace of a key has these spans, since senders wait a moment before they send."""
+async def tree_of(receiver: TraceReceiver, key: str, names: Sequence[str]) -> TraceTree:
+    """Wait until the trace of a key has these spans, which are exported with a delay."""
 
     async def found() -> TraceTree | None:
         tree = trace_of(receiver.spans(), key)
-        names = [span.name for span in tree.spans] if tree else []
-        return tree if tree and tree.complete and not Counter(complete) - Counter(names) else None
+        received = [span.name for span in tree.spans] if tree else []
+        return tree if tree and tree.is_connected and not Counter(names) - Counter(received) else None
 
-    return await eventually(found, what=f"trace with {complete}")
-
-
-def ours(tree: TraceTree) -> list[ReceivedSpan]:
-    return [span for span in tree.spans if span.service == HERE]
+    return await eventually(found, what=f"a trace with {names}")
 
 
-def chain(tree: TraceTree, span: ReceivedSpan) -> list[str]:
+def service_spans(tree: TraceTree) -> list[ReceivedSpan]:
+    return [span for span in tree.spans if span.service == PROCESS]
+
+
+def path_names(tree: TraceTree, span: ReceivedSpan) -> list[str]:
     """Return the names from the root to a span."""
     return [each.name for each in tree.path(span)]
 
 
-async def test_one_order_is_one_trace_and_nothing_is_in_it_twice(receiver, traced):
+async def test_order_is_one_trace_without_duplicates(receiver, traced):
     env = await traced.serve(*factory(f"{receiver.url}/nothing", Counter()))
     key = uuid4().hex
     async with IngressClient(env.ingress) as ingress:
@@ -158,79 +159,79 @@ async def test_one_order_is_one_trace_and_nothing_is_in_it_twice(receiver, trace
         receiver, key, ["POST", "ingress TracedOrders/{key}/run", "TracedOrders/run", *["TracedParts/build"] * 6]
     )
 
-    names = Counter(span.name for span in ours(tree))
+    names = Counter(span.name for span in service_spans(tree))
     once = ("step a", "step b", "step c", "step label", "run label")
     assert {name: names[name] for name in once} == dict.fromkeys(once, 1)
     assert names["race"] == 2
     assert names["call TracedParts/build"] == 6
-    assert names["run press"] == 7  # one of them failed, and was tried again
+    assert names["run press"] == 7  # one failed and was retried
     assert names["GET"] == 6
-    assert {span.attributes["perdure.key"] for span in ours(tree) if span.name == "TracedOrders/run"} == {key}
-    attempts = [span for span in ours(tree) if span.name == "TracedOrders/run"]
+    assert {span.attributes["perdure.key"] for span in service_spans(tree) if span.name == "TracedOrders/run"} == {key}
+    attempts = [span for span in service_spans(tree) if span.name == "TracedOrders/run"]
     assert [int(span.attributes["perdure.attempt"]) for span in attempts] == list(range(1, len(attempts) + 1))
     assert {span.attributes["perdure.saga.id"] for span in attempts} == {f"TracedOrders:{key}"}
-    called = [span for span in ours(tree) if span.attributes.get("perdure.service") == "TracedParts"]
+    called = [span for span in service_spans(tree) if span.attributes.get("perdure.service") == "TracedParts"]
     of_step = {span.attributes.get("perdure.step"): span.attributes.get("perdure.saga.id") for span in called}
     saga = f"TracedOrders:{key}"
-    assert of_step == {"a": saga, "b": saga, "c": saga, None: None}  # None: called by the orchestration itself
+    assert of_step == {"a": saga, "b": saga, "c": saga, None: None}  # None: called outside of a step
     if env.mode is Mode.HTTP2:
         assert len(attempts) == 1
     else:
         assert len(attempts) > 1
         assert attempts[0].attributes["perdure.interrupted"] == "true"
 
-    get = next(span for span in ours(tree) if span.name == "GET")
-    path = chain(tree, get)
+    get = next(span for span in service_spans(tree) if span.name == "GET")
+    path = path_names(tree, get)
     assert path[-3:] == ["TracedParts/build", "run press", "GET"]
     assert path[:-3] == [
-        "POST",  # the caller's own request: its trace goes on through the ingress
+        "POST",  # the caller's request, whose trace continues through the ingress
         "ingress TracedOrders/{key}/run",
         "invocation-start TracedOrders/{key}/run",
         "invocation-attempt TracedOrders/{key}/run",
         "invocation-start TracedParts/build",
         "invocation-attempt TracedParts/build",
     ]
-    failed = [span for span in ours(tree) if span.name == "run press" and span.error is not None]
+    failed = [span for span in service_spans(tree) if span.name == "run press" and span.error is not None]
     assert [(span.error, span.attributes["error.type"]) for span in failed] == [("OSError", "OSError")]
-    for span in ours(tree):
+    for span in service_spans(tree):
         if span.name == "call TracedParts/build" and not span.attributes.get("perdure.interrupted"):
             assert span.error is None
-    within = {chain(tree, span)[-2] for span in ours(tree) if span.name == "call TracedParts/build"}
-    assert within == {"step a", "step b", "step c", "TracedOrders/run"}
-    assert chain(tree, next(span for span in ours(tree) if span.name == "run label"))[-2] == "step label"
+    parents = {path_names(tree, span)[-2] for span in service_spans(tree) if span.name == "call TracedParts/build"}
+    assert parents == {"step a", "step b", "step c", "TracedOrders/run"}
+    assert path_names(tree, next(span for span in service_spans(tree) if span.name == "run label"))[-2] == "step label"
 
 
-async def test_a_rollback_is_linked_to_its_saga_and_its_compensations_say_whose_they_are(receiver, traced):
+async def test_rollback_is_linked_to_saga(receiver, traced):
     env = await traced.serve(*factory(f"{receiver.url}/nothing", Counter()))
     key = uuid4().hex
     async with IngressClient(env.ingress) as ingress:
         with pytest.raises(IngressError, match="no material for e"):
             await ingress.call(run_order, True, key=key)
-    tree = await tree_of(receiver, key, ["ingress TracedOrders/{key}/run", "run hand over"])
+    tree = await tree_of(receiver, key, ["ingress TracedOrders/{key}/run", "run submit rollback"])
     saga = f"TracedOrders:{key}"
 
-    async def undone() -> list[ReceivedSpan] | None:
+    async def compensated() -> list[ReceivedSpan] | None:
         found = [span for span in receiver.spans() if span.attributes.get("perdure.saga.id") == saga]
         return found if sum(span.name == "TracedOrdersCompensations/scrap" for span in found) >= 3 else None
 
-    spans = await eventually(undone, what="spans of three compensations")
-    (handed_over,) = [span for span in ours(tree) if span.name == "run hand over"]
+    spans = await eventually(compensated, what="spans of three compensations")
+    (submission,) = [span for span in service_spans(tree) if span.name == "run submit rollback"]
     passes = [span for span in spans if span.name == "Rollbacks/run"]
     first = min(passes, key=lambda span: span.start)
-    assert first.links[-1] == (handed_over.trace_id, handed_over.span_id)
+    assert first.links[-1] == (submission.trace_id, submission.span_id)
     for span in passes:
-        if span.attributes.get("perdure.interrupted"):  # perhaps before it had read its state
+        if span.attributes.get("perdure.interrupted"):  # possibly before it read its state
             continue
-        assert (handed_over.trace_id, handed_over.span_id) in span.links
-        assert span.trace_id != handed_over.trace_id
-    undo = Counter(span.attributes["perdure.step"] for span in spans if "scrap" in span.name)
-    assert undo == {"a": 1, "b": 1, "c": 1}
-    if env.mode is Mode.HTTP2:  # else the wait for the call's end was the engine's
-        (failed,) = [span for span in ours(tree) if span.name == "call TracedParts/build" and span.error]
+        assert (submission.trace_id, submission.span_id) in span.links
+        assert span.trace_id != submission.trace_id
+    compensations = Counter(span.attributes["perdure.step"] for span in spans if "scrap" in span.name)
+    assert compensations == {"a": 1, "b": 1, "c": 1}
+    if env.mode is Mode.HTTP2:  # otherwise the call is suspended, without an end
+        (failed,) = [span for span in service_spans(tree) if span.name == "call TracedParts/build" and span.error]
         assert (failed.error, failed.attributes["perdure.status_code"]) == ("no material for e", "409")
 
 
-async def test_an_approval_is_a_span_and_an_attempt_that_fails_says_why(receiver, traced):
+async def test_approval_and_failed_attempt_have_spans(receiver, traced):
     service = ControlPlaneService("TracedPermits")
     failures: Counter[str] = Counter()
 
@@ -244,7 +245,7 @@ async def test_an_approval_is_a_span_and_an_attempt_that_fails_says_why(receiver
     env = await traced.serve(service, *approvals())
     key = uuid4().hex
     async with IngressClient(env.ingress) as ingress:
-        answer = asyncio.ensure_future(ingress.call(Target("TracedPermits", "run", type(None), bool), key=key))
+        answer = asyncio.ensure_future(ingress.call(Target("TracedPermits", "run", None, bool), key=key))
         decide = Target("Approvals", "approve", dict[str, str], Any)
 
         async def decided() -> bool:
@@ -256,12 +257,12 @@ async def test_an_approval_is_a_span_and_an_attempt_that_fails_says_why(receiver
                 return False
             return True
 
-        await eventually(decided, what="approval to decide")
+        await eventually(decided, what="an open approval")
         assert await answer is True
     tree = await tree_of(receiver, key, ["approval", "ingress TracedPermits/{key}/run"])
-    (wait,) = [span for span in ours(tree) if span.name == "approval"]
+    (wait,) = [span for span in service_spans(tree) if span.name == "approval"]
     assert wait.attributes["perdure.approval"] == f"permit-{key}"
     assert wait.error is None
-    first = next(span for span in ours(tree) if span.attributes.get("perdure.attempt") == "1")
+    first = next(span for span in service_spans(tree) if span.attributes.get("perdure.attempt") == "1")
     assert (first.error, first.attributes["error.type"]) == ("OSError", "OSError")
     assert "secret" not in repr(tree.spans)

@@ -1,4 +1,4 @@
-"""`WorkflowConfig`: what it says is what the engine does."""
+"""Effects of WorkflowConfig in the engine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from uuid import uuid4
 
 import pytest
 import restate as sdk
-from restate import InvocationRetryPolicy
 
 from perdure import (
-    AdminClient,
     ControlPlaneService,
     IngressClient,
     Orchestration,
@@ -22,10 +20,11 @@ from perdure import (
     Target,
     WorkflowConfig,
     handler,
-    monitor_state_size,
 )
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
+from perdure.retry import RetryPolicy
+from perdure.state import monitor_state_size
 from perdure.testing.plugin import RestateServers
 from perdure.testing.served import Mode, Restate
 from perdure.testing.server import RestateServer
@@ -36,13 +35,14 @@ CONFIG = WorkflowConfig(
     journal_retention=timedelta(hours=2),
     inactivity_timeout=timedelta(seconds=90),
     abort_timeout=timedelta(minutes=3),
-    retry=InvocationRetryPolicy(max_attempts=7, on_max_attempts="kill"),
+    retry=RetryPolicy(max_attempts=7),
+    on_exhausted="kill",
 )
 
 
 @pytest.fixture(scope="module")
 def tidy(restate_servers: RestateServers) -> Iterator[RestateServer]:
-    """An engine that looks for what may go every second; by default it does so once an hour."""
+    """An engine that purges every second instead of every hour."""
     settings = {"RESTATE_WORKER__CLEANUP_INTERVAL": "500ms"}
     with RestateServer(install_dir=restate_servers.install_dir, settings=settings) as server:
         yield server
@@ -56,11 +56,11 @@ def flow_of(name: str, config: WorkflowConfig) -> tuple[ControlPlaneService, Tar
         await State(cp.ctx, "note", str).set("kept")
         return "done"
 
-    return service, Target(name, "run", type(None), str)
+    return service, Target(name, "run", None, str)
 
 
 @pytest.mark.restate_modes("http2")
-async def test_the_engine_is_told_of_each_setting(restate):
+async def test_engine_receives_workflow_settings(restate):
     service, _ = flow_of("KeptFlow", CONFIG)
     plain = sdk.Workflow("PlainFlow", **CONFIG.options())
 
@@ -93,7 +93,7 @@ async def test_the_engine_is_told_of_each_setting(restate):
         }
 
 
-async def test_what_ended_is_gone_after_its_retention_and_not_before(tidy):
+async def test_purge_workflow_after_retention(tidy):
     restate = Restate(tidy, Mode.HTTP2)
     short, run_short = flow_of("ShortFlow", WorkflowConfig().with_auto_cleanup(timedelta(seconds=1)))
     long, run_long = flow_of("LongFlow", WorkflowConfig.production())
@@ -125,13 +125,13 @@ async def test_what_ended_is_gone_after_its_retention_and_not_before(tidy):
             with pytest.raises(IngressError) as forgotten:
                 await ingress.output(run_short, key=key)
             assert forgotten.value.status_code == 404
-            status = Target("LongFlow", "status", type(None), StatusData)
+            status = Target("LongFlow", "status", None, StatusData)
             assert (await ingress.call(status, key=key)).phase == "completed"
     finally:
         await restate.close()
 
 
-async def test_a_state_that_grows_too_large_is_warned_of_and_then_refused(restate, caplog):
+async def test_warn_and_refuse_large_state(restate, caplog):
     caplog.set_level(logging.WARNING, "perdure.workflow")
     flow = sdk.Workflow("GrowingFlow")
     config = WorkflowConfig(max_state_size=1000)
@@ -157,7 +157,7 @@ async def test_a_state_that_grows_too_large_is_warned_of_and_then_refused(restat
 
     async with IngressClient(env.ingress) as ingress:
         assert await ingress.call(measure, key=key) == 0
-        # Each entry has a name of 5 bytes, 2 quotation marks, and 2 bytes for each letter.
+        # Each entry: 5 bytes for the name, 2 for quotation marks, 2 per letter.
         assert await ingress.call(run, [100, 100], key=key) == [207, 414]
         assert await ingress.call(measure, key=key) == 414
         assert warnings() == []

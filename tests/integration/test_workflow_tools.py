@@ -1,4 +1,4 @@
-"""Timers and loops of workflows: the same after any number of replays, limited, and never in the way of a cancel."""
+"""Timers and loops: replays, limits and cancels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import restate as sdk
 
 from perdure import (
-    AdminClient,
     IngressClient,
     Target,
     Time,
@@ -23,7 +22,7 @@ from perdure import (
     run_with_retry,
 )
 from perdure._runtime.time_scale import scaling
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused, TerminalError
 from perdure.testing.served import Mode
 from tests.support import Recording, eventually
@@ -35,7 +34,7 @@ go = Target("Tools", "go", str, list[Any])
 
 
 def serving(work: Callable[[sdk.Context, str], Awaitable[list[Any]]]) -> sdk.Service:
-    """Return a service whose handler ``go`` does the work, given a key that is new for each test."""
+    """Return a service whose handler ``go`` runs the function with a fresh key."""
     service = sdk.Service("Tools")
 
     async def named(ctx: sdk.Context, key: str) -> list[Any]:
@@ -59,14 +58,14 @@ async def failure_of(restate, work: Callable[[sdk.Context, str], Awaitable[list[
 
 
 async def noted(ctx: sdk.Context, did: Recording, entry: str) -> None:
-    """Record something once, however often the handler is replayed."""
+    """Record an entry once, independent of replays."""
     await run_with_retry(ctx, "note", did.add, entry)
 
 
 # --- timers ----------------------------------------------------------------------------------------------------------
 
 
-async def test_sleeps_are_the_same_when_they_are_replayed_after_the_moment_has_passed(restate, did, caplog):
+async def test_sleep_until_replays_after_deadline(restate, did, caplog):
     caplog.set_level(logging.INFO, "perdure.workflow")
     past = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -85,14 +84,14 @@ async def test_sleeps_are_the_same_when_they_are_replayed_after_the_moment_has_p
     assert await result_of(restate, work) == [True, "short"]
     ours = [record for record in caplog.records if record.name == "perdure.workflow"]
     warnings = [record.getMessage() for record in ours if record.levelno == logging.WARNING]
-    assert len(warnings) == 1, "a target in the past is told once, not at each replay"
+    assert len(warnings) == 1, "a time in the past is logged once, not at each replay"
     assert warnings[0].startswith("workflow: target time in past, skipping sleep")
     assert "2026-01-01" in warnings[0]
     if restate.mode is not Mode.HTTP2:
-        assert did.count("attempt") > 4, "there was no replay, so the test proves nothing"
+        assert did.count("attempt") > 4, "the handler was not replayed"
 
 
-async def test_a_moment_without_a_time_zone_is_refused(restate):
+async def test_reject_time_without_zone(restate):
     async def work(ctx: sdk.Context, key: str) -> list[Any]:
         await WorkflowTimer(ctx).sleep_until(datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake under test
         return []
@@ -129,7 +128,7 @@ def signup(did: Recording) -> tuple[sdk.Workflow, dict[str, Any]]:
     return flow, {"run": run, "verify": verify}
 
 
-async def test_the_reminder_loop_reminds_until_the_email_is_verified(restate, did):
+async def test_reminder_loop_until_verified(restate, did):
     flow, to = signup(did)
     env = await restate.serve(flow)
     key = str(uuid4())
@@ -145,10 +144,10 @@ async def test_the_reminder_loop_reminds_until_the_email_is_verified(restate, di
             iterations = await ingress.attach(to["run"], key=key)
     assert did.of(key) == [f"remind {number}" for number in range(iterations)]
     if restate.mode is not Mode.HTTP2:
-        assert did.count("attempt") > iterations, "there was no replay, so the test proves nothing"
+        assert did.count("attempt") > iterations, "the handler was not replayed"
 
 
-async def test_a_loop_ends_at_its_limit_and_not_before(restate, did):
+async def test_loop_ends_at_limit(restate, did):
     async def work(ctx: sdk.Context, key: str) -> list[Any]:
         loop, left = WorkflowLoop(ctx, 3), [3]
 
@@ -169,7 +168,7 @@ async def test_a_loop_ends_at_its_limit_and_not_before(restate, did):
     assert did.all() == [f"{loop} {number}" for loop in ("first", "second") for number in range(3)]
 
 
-async def test_a_failure_names_the_iteration_and_keeps_what_the_error_said(restate, did):
+async def test_failure_names_iteration(restate, did):
     refusal = Refused("no seats left", 410, "seats_sold_out", {"flight": "PD100"})
 
     async def refuse(at: int, iteration: int) -> bool:
@@ -201,17 +200,17 @@ async def test_a_failure_names_the_iteration_and_keeps_what_the_error_said(resta
         ["loop condition failed at iteration 1: no seats left", 410, "seats_sold_out", "1"],
         ["foreach failed at index 1: no seats left", 410, "seats_sold_out", "1"],
         [
-            "for_each: a set has no order that a replay could repeat; give it one, as with sorted()",
+            "for_each: a set has no order that a replay can repeat; pass sorted(items)",
             400,
             "invalid_input",
             None,
         ],
-        ["workflow loop exceeded max iterations: 2; for_each was given 3 items", 500, "loop_limit", None],
+        ["workflow loop exceeded max iterations: 2; for_each received 3 items", 500, "loop_limit", None],
         ["0a", "1b"],
     ]
 
 
-async def test_retry_tries_terminal_errors_again_with_durable_waits(restate, did):
+async def test_retry_terminal_errors_with_durable_waits(restate, did):
     def flaky(entry: str, good_from: int) -> Callable[[int], str]:
         def action(attempt: int) -> str:
             did.add(entry)
@@ -245,7 +244,7 @@ async def test_retry_tries_terminal_errors_again_with_durable_waits(restate, did
     assert [did.count(each) for each in ("good", "bad 0", "bad 1")] == [3, 3, 1]
 
 
-async def test_the_waits_of_a_retry_double_up_to_five_minutes_and_none_follows_the_last_attempt(restate):
+async def test_retry_waits_double_up_to_limit(restate):
     waits: list[timedelta] = []
 
     class Counted(WorkflowTimer):
@@ -270,7 +269,7 @@ async def test_the_waits_of_a_retry_double_up_to_five_minutes_and_none_follows_t
 
 
 @pytest.mark.parametrize("kind", ["while", "retry", "for_each"])
-async def test_a_cancel_goes_through_a_loop_as_it_is(restate, did, kind):
+async def test_cancel_passes_through_loop(restate, did, kind):
     async def work(ctx: sdk.Context, key: str) -> list[Any]:
         loop = WorkflowLoop(ctx)
 

@@ -72,7 +72,7 @@ def _exit_with(command: Callable[[], int]) -> NoReturn:
     try:
         code = command()
     except PerdureError as error:
-        error_console.say_all(f"tests.system: {error}")
+        error_console.print_lines(f"tests.system: {error}")
         code = 1
     sys.exit(code)
 

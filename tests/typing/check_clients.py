@@ -1,4 +1,4 @@
-"""Clients take their types from targets and from functions, and a wrong payload is refused."""
+"""Types of clients from targets and functions."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import restate
 from pydantic import BaseModel
 
 from perdure import (
-    CallFuture,
     DataPlaneContext,
     DataPlaneService,
     IngressClient,
     ObjectClient,
-    SentInvocation,
     ServiceClient,
     Target,
     WorkflowClient,
-    WorkflowOutput,
 )
+from perdure.clients import CallFuture, SentInvocation, WorkflowOutput
 
 
 class Order(BaseModel):
@@ -45,7 +43,7 @@ async def ping(ctx: DataPlaneContext) -> int:
 book = Target("Trips", "run", Order, Receipt)
 release = Target("Trips", "release", str, int)
 many = Target("Trips", "many", list[Order], list[Receipt])
-nothing = Target("Trips", "nothing", type(None), type(None))
+nothing = Target("Trips", "nothing", None, None)
 
 
 async def targets(ctx: restate.Context) -> None:

@@ -1,4 +1,4 @@
-"""What runs together keeps its types: of one kind, of several, from functions and from futures."""
+"""Types of concurrent operations."""
 
 from __future__ import annotations
 

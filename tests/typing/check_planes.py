@@ -1,4 +1,4 @@
-"""The two planes: steps are typed, and the data plane is not handed what belongs to the control plane."""
+"""The control plane infers the types of steps and calls. The data plane has no state, promise or saga."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import assert_type
 import restate
 from pydantic import BaseModel
 
-from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration, Target
+from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration, SafeStep, Step, Target
+from perdure.saga.compensations import Compensation
+
+SECOND = timedelta(seconds=1)
 
 
 class Order(BaseModel):
@@ -20,7 +23,9 @@ class Receipt(BaseModel):
 
 
 reserve = Target("Flights", "reserve", Order, Receipt)
+ping = Target("Flights", "ping", None, str)
 trips = ControlPlaneService("Trips")
+hotels = ControlPlaneService("Hotels")
 flights = DataPlaneService("Flights")
 
 
@@ -36,18 +41,67 @@ def receipt(order: Order) -> Receipt:
 async def cancel(ctx: restate.Context, order: Order) -> None: ...
 
 
+@trips.compensation
+async def refund(ctx: restate.Context, amount: int) -> None: ...
+
+
+async def erase(ctx: restate.Context, order: Order) -> None: ...
+
+
 @trips.main()
 async def book(cp: Orchestration, order: Order) -> Receipt:
-    assert_type(await cp.step("a", reserve, order, compensate=cancel), Receipt)
-    assert_type(await cp.step("b", local, order, compensate=cancel), Receipt)
-    assert_type(await cp.step("h", do_reserve, order, timeout=timedelta(seconds=1)), Receipt)
-    assert_type(await cp.await_human_approval("a", timedelta(hours=1)), bool)
+    assert_type(await cp.step("a", reserve, order, compensate=cancel.bind(order)), Receipt)
+    assert_type(await cp.step("b", local, order, compensate=refund.bind(5)), Receipt)
+    assert_type(await cp.step("h", do_reserve, order, timeout=SECOND), Receipt)
+    assert_type(await cp.child("child", reserve_room, order), Receipt)
+    assert_type(await cp.call(reserve, order), Receipt)
+    assert_type(await cp.call(do_reserve, order, key="k"), Receipt)
+    assert_type(await cp.call(ping), str)
+    assert_type(await cp.await_human_approval("a", SECOND), bool)
+    assert_type(cp.add_compensation_step("cancel", order), bool)
     assert_type(cp.generate_idempotency_key("x"), str)
     assert_type(cp.key, str)
+    await cp.sleep(SECOND)
+    cp.pivot()
 
     await cp.step("c", reserve, "no order")  # type: ignore[arg-type]
+    await cp.step("d", reserve, order, compensate=cancel)  # type: ignore[call-overload]
+    await cp.step("e", reserve, order, compensate="cancel")  # type: ignore[call-overload]
+    await cp.call(reserve, "no order")  # type: ignore[arg-type]
+    await cp.sleep(5)  # type: ignore[arg-type]
     await cp.await_human_approval("a", 5)  # type: ignore[arg-type]
+    await cp.await_human_approval("a", SECOND, on_timeout="never")  # type: ignore[arg-type]
     return Receipt(text="x")
+
+
+@hotels.main
+async def reserve_room(cp: Orchestration, order: Order) -> Receipt:
+    async def act() -> Receipt:
+        return Receipt(text="x")
+
+    undo = cancel.bind(order)
+    assert_type(await SafeStep(cp.saga, "a").with_compensation(undo).execute(act), Receipt)
+    assert_type(Step("a", reserve, order, undo), Step[Order, Receipt])
+
+    SafeStep(cp.saga, "b").with_compensation("cancel")  # type: ignore[arg-type]
+    Step("b", reserve, order, cancel)  # type: ignore[arg-type]
+    return Receipt(text="x")
+
+
+@hotels.handler
+async def rooms(ctx: restate.WorkflowSharedContext) -> int:
+    return 1
+
+
+def compensations() -> None:
+    assert_type(cancel, Compensation[Order])
+    assert_type(refund, Compensation[int])
+    assert_type(trips.register_compensation("erase", erase), Compensation[Order])
+
+    cancel.bind(Receipt(text="x"))  # type: ignore[arg-type]
+    refund.bind("5")  # type: ignore[arg-type]
+    trips.compensation(receipt)  # type: ignore[arg-type]
+    trips.register_compensation("receipt", receipt)  # type: ignore[arg-type]
 
 
 @flights.handler()

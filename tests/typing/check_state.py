@@ -1,4 +1,4 @@
-"""State, signals, races and runs give the type that was asked for."""
+"""Types of state, signals, races and runs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from pydantic import BaseModel
 
 from perdure import (
     DeterministicHelpers,
-    ErrorMapping,
     MutableState,
     ObservabilityHooks,
     PromiseRaceResult,
     ReadOnlyState,
     RunConfig,
-    RunFuture,
     State,
     Time,
-    add_hooks,
     clear_all,
     get_internal_signal,
     race_awakeable_with_timeout,
@@ -29,8 +26,11 @@ from perdure import (
     run_with_retry,
     wait_for_external_signal,
 )
+from perdure.error_mapping import ErrorMapping
 from perdure.errors import Conflict, Refused
 from perdure.observability.events import Failed
+from perdure.observability.hooks import add_hooks
+from perdure.runs import RunFuture
 
 SECOND = timedelta(seconds=1)
 
@@ -121,4 +121,4 @@ async def determinism(ctx: restate.Context) -> None:
     assert_type(DeterministicHelpers(ctx).uuid(), UUID)
     assert_type(DeterministicHelpers(ctx).rand_choice(["a"]), str)
     assert_type(await Time(ctx).now(), datetime)
-    assert_type(await Time(ctx).since(datetime.now()), timedelta)  # noqa: DTZ005 - only its type matters
+    assert_type(await Time(ctx).since(datetime.now()), timedelta)  # noqa: DTZ005 - only the type matters

@@ -1,4 +1,4 @@
-"""Timers, loops, schedules and sagas by hand infer their types, and what doesn't fit is refused."""
+"""Types of timers, loops, schedules and explicit sagas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from perdure import (
     DataPlaneService,
     ObservabilityHooks,
     Orchestration,
-    SafeStep,
     StatusData,
     Step,
     Target,
@@ -37,7 +36,7 @@ class Report(BaseModel):
 
 
 build = Target("Reports", "build", Day, Report)
-clean = Target("Reports", "clean", type(None), type(None))
+clean = Target("Reports", "clean", None, None)
 
 
 async def make(day: Day) -> Report:
@@ -97,8 +96,7 @@ async def sagas(cp: Orchestration) -> None:
 
     assert_type(await cp.orchestrate(act), Report)
     assert_type(await cp.child("a", build, Day(number=1)), Report)
-    assert_type(await cp.add_compensation_step("undo", Day(number=1)), bool)
-    assert_type(await SafeStep(cp.saga, "a").with_compensation("undo", Day(number=1)).execute(act), Report)
+    assert_type(cp.add_compensation_step("undo", Day(number=1)), bool)
     assert_type(Step("a", build, Day(number=1)), Step[Day, Report])
 
     await cp.child("b", build, "x")  # type: ignore[arg-type]

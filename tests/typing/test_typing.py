@@ -1,7 +1,7 @@
-"""mypy and pyright agree with the files next to this one.
+"""mypy and pyright accept and reject the expected lines of the files in this folder.
 
-Each line there that must be refused carries mypy's expected code as an ignore comment; mypy reports a comment that
-ignores nothing. pyright is run without heeding the comments, and must refuse the same lines and no other.
+A line that must be rejected has an ignore comment with mypy's code; mypy reports unused comments. pyright ignores the
+comments, and must reject the same lines only.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ def mypy(file: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_mypy_agrees(file):
+def test_mypy_rejects_expected_lines(file):
     result = mypy(file)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_a_refusal_that_is_lost_is_noticed(tmp_path):
+def test_unused_ignore_comment_is_reported(tmp_path):
     file = tmp_path / "needless.py"
     file.write_text("number: int = 5  # type: ignore[assignment]\n")
     assert 'Unused "type: ignore" comment' in mypy(file).stdout
 
 
 @pytest.mark.skipif(not PYRIGHT.exists(), reason="pyright comes from npm; `make types` installs it")
-def test_pyright_refuses_the_same_lines(tmp_path):
+def test_pyright_rejects_same_lines(tmp_path):
     refused = set()
     for file in FILES:
         shutil.copy(file, tmp_path)

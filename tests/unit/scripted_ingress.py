@@ -24,7 +24,7 @@ class Receipt(BaseModel):
 book = Target("Trips", "run", Order, Receipt)
 
 
-ping = Target("Trips", "ping", type(None), type(None))
+ping = Target("Trips", "ping", None, None)
 
 
 Reaction = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
@@ -46,7 +46,7 @@ class Ingress:
 
     def client(self, **options: Any) -> IngressClient:
         http = httpx.AsyncClient(transport=httpx.MockTransport(self))
-        return IngressClient(URL, http=http, **{"retries": 2, **options})
+        return IngressClient(URL, http=http, **{"max_attempts": 3, **options})
 
 
 OK = httpx.Response(200, json={"text": "booked"})

@@ -1,4 +1,4 @@
-"""Mapping of exceptions: the nearest rule counts, and what is terminal already stays as it is."""
+"""Translation of exceptions by ErrorMapping."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from restate.exceptions import RetryableError, SuspendedException
 from restate.server_context import DisconnectedException
 
-from perdure import ErrorMapping
-from perdure.error_mapping import current_mapping, mapped_errors
+from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
 from perdure.errors import (
     Cancelled,
     ConfigurationError,
@@ -49,7 +48,7 @@ def answered(status: int) -> httpx.HTTPStatusError:
     ],
     ids=repr,
 )
-def test_an_exception_becomes_what_its_nearest_rule_says(error: Exception, kind: type[Any], status: int):
+def test_apply_rule_of_nearest_base_class(error: Exception, kind: type[Any], status: int):
     translated: Any = MAPPING.translate(error)
     assert type(translated) is kind
     assert translated.status_code == status
@@ -58,7 +57,7 @@ def test_an_exception_becomes_what_its_nearest_rule_says(error: Exception, kind:
 @pytest.mark.parametrize(
     "error",
     [
-        ConnectionResetError("gone"),  # an OSError, but a rule nearer by says that it is retried
+        ConnectionResetError("gone"),  # an OSError with a more specific rule
         KeyError("x"),
         answered(503),
         TerminalError("final"),
@@ -67,19 +66,19 @@ def test_an_exception_becomes_what_its_nearest_rule_says(error: Exception, kind:
     ],
     ids=repr,
 )
-def test_an_exception_without_a_rule_stays_what_it_is(error: Exception):
+def test_keep_exception_without_rule(error: Exception):
     assert MAPPING.translate(error) is error
 
 
-def test_a_rule_for_everything_leaves_terminal_errors_alone():
+def test_general_rule_keeps_terminal_errors():
     everything = ErrorMapping({Exception: Conflict})
     cancelled = Cancelled("cancelled")
     assert everything.translate(cancelled) is cancelled
     assert isinstance(everything.translate(KeyError("x")), Conflict)
 
 
-def test_a_rule_for_everything_leaves_alone_what_only_ends_an_attempt():
-    # A lost connection is an Exception; as a terminal error it would end an invocation that can go on.
+def test_general_rule_keeps_interruptions():
+    # As a terminal error, a lost connection would end an invocation that can continue.
     everything = ErrorMapping({Exception: Conflict})
     wrapped = ValueError("caught everything")
     wrapped.__cause__ = SuspendedException()
@@ -87,7 +86,7 @@ def test_a_rule_for_everything_leaves_alone_what_only_ends_an_attempt():
         assert everything.translate(interruption) is interruption
 
 
-def test_the_terminal_error_says_what_it_came_from():
+def test_terminal_error_names_its_cause():
     translated: Any = MAPPING.translate(FileExistsError("it is there"))
     assert (translated.message, translated.metadata) == (
         "it is there",
@@ -108,12 +107,12 @@ def test_the_terminal_error_says_what_it_came_from():
     ],
     ids=repr,
 )
-def test_a_rule_that_can_not_work_is_refused(rules: Any):
+def test_reject_invalid_rule(rules: Any):
     with pytest.raises(ConfigurationError, match="ErrorMapping"):
         ErrorMapping(rules)
 
 
-def test_what_leaves_a_block_is_translated_and_keeps_its_cause():
+def test_translate_exception_and_keep_cause():
     cause = FileExistsError("there")
     within = []
     with pytest.raises(Conflict) as translated, mapped_errors(MAPPING):
@@ -125,7 +124,7 @@ def test_what_leaves_a_block_is_translated_and_keeps_its_cause():
     assert current_mapping() is None
 
 
-def test_an_error_that_stays_itself_has_no_new_cause():
+def test_untranslated_error_has_no_new_cause():
     error = PerdureTerminalError("final")
     with pytest.raises(PerdureTerminalError) as same, mapped_errors(MAPPING):
         raise error
@@ -133,6 +132,6 @@ def test_an_error_that_stays_itself_has_no_new_cause():
     assert error.__cause__ is None
 
 
-def test_without_a_mapping_nothing_is_translated():
+def test_no_mapping_translates_nothing():
     with pytest.raises(FileExistsError), mapped_errors(None):
         raise FileExistsError

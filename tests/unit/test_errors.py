@@ -1,4 +1,4 @@
-"""The exception tree: each error has a status and a code, and both survive the way from service to service."""
+"""The exception tree: status, code and metadata of each error."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ TERMINAL = [
     for name, value in vars(errors).items()
     if inspect.isclass(value) and issubclass(value, PerdureTerminalError) and value is not PerdureTerminalError
 ]
-# The others are made from the error that caused them.
+# The others are constructed from their cause.
 SIMPLE = [kind for kind in TERMINAL if "metadata" in inspect.signature(kind).parameters]
 
 
 def arrived(error: TerminalError) -> TerminalError:
-    """What is left of an error in another service: message, status and metadata, not its class."""
+    """Return the error as another service receives it: message, status and metadata, without its class."""
     return TerminalError(error.message, error.status_code, dict(error.metadata or {}))
 
 
-def test_the_tree_in_the_docstring_is_the_tree_of_classes():
+def test_docstring_tree_matches_classes():
     drawn = {}
     for line in (errors.__doc__ or "").splitlines():
         if found := re.match(r"[ │]*[├└]─ (\w+)\s+(\d{3})?", line):
@@ -55,7 +55,7 @@ def test_the_tree_in_the_docstring_is_the_tree_of_classes():
 
 
 @pytest.mark.parametrize("kind", TERMINAL, ids=lambda kind: kind.__name__)
-def test_every_terminal_error_is_exported_and_documented(kind):
+def test_export_and_document_terminal_errors(kind):
     assert kind.__name__ in errors.__all__
     assert kind.__doc__
 
@@ -66,7 +66,7 @@ def test_codes_are_unique():
 
 
 @pytest.mark.parametrize("kind", SIMPLE, ids=lambda kind: kind.__name__)
-def test_code_and_status_survive_the_way_to_another_service(kind):
+def test_code_and_status_cross_services(kind):
     error = kind("what happened", metadata={"field": "seats"})
     there = arrived(error)
     assert there.message == "what happened"
@@ -75,23 +75,23 @@ def test_code_and_status_survive_the_way_to_another_service(kind):
     assert (there.metadata or {})["field"] == "seats"
 
 
-def test_metadata_of_the_caller_is_not_changed():
+def test_do_not_change_given_metadata():
     facts = {"field": "seats"}
     InvalidInput("x", metadata=facts)
     assert facts == {"field": "seats"}
 
 
-def test_metadata_that_is_no_text_is_made_text():
-    # The SDK takes strings only; anything else would break the attempt, or leave a run that never ends.
+def test_convert_metadata_to_text():
+    # The SDK accepts strings only; another value would break the attempt, or leave a run that never ends.
     assert Refused("x", metadata={"left": 0}).metadata == {"code": "refused", "left": "0"}
 
 
 @pytest.mark.parametrize("status", [0, 418])
-def test_a_status_of_ones_own_is_kept(status):
+def test_keep_given_status(status):
     assert PerdureTerminalError("x", status_code=status).status_code == status
 
 
-def test_a_refusal_carries_its_rule():
+def test_refusal_carries_code_of_rule():
     error = Refused("no seats left", 410, "seats_sold_out", {"flight": "PD100"})
     assert (error.status_code, error_code(error)) == (410, "seats_sold_out")
     assert error.metadata == {"code": "seats_sold_out", "flight": "PD100"}
@@ -99,19 +99,19 @@ def test_a_refusal_carries_its_rule():
     assert Refused("no").status_code == 409
 
 
-def test_an_error_without_metadata_has_no_code():
+def test_error_without_metadata_has_no_code():
     assert error_code(TerminalError("x")) is None
     assert error_code(TerminalError("x", 400, {})) is None
 
 
-def test_a_failed_step_keeps_what_its_cause_said():
+def test_failed_step_keeps_code_of_cause():
     error = StepFailed("flight", Refused("no seats left", 410, "seats_sold_out"))
     assert error.message == "step 'flight' failed: no seats left"
     assert (error.status_code, error_code(error), error.step) == (410, "seats_sold_out", "flight")
     assert (error.metadata or {})["step"] == "flight"
 
 
-def test_a_failed_step_of_a_plain_terminal_error_has_its_own_code():
+def test_failed_step_without_code_has_default():
     error = StepFailed("flight", TerminalError("boom", 503))
     assert (error.status_code, error_code(error)) == (503, "step_failed")
 
@@ -137,18 +137,18 @@ def raised_from(cause: BaseException) -> BaseException:
     ],
     ids=repr,
 )
-def test_terminal_is_what_restate_would_not_retry(error, terminal):
+def test_recognise_terminal_errors(error, terminal):
     assert is_terminal(error) is terminal
 
 
-def test_an_error_raised_while_handling_a_terminal_one_is_not_terminal():
+def test_error_in_except_block_is_not_terminal():
     # Without `from`, the SDK retries it.
     error = ValueError("y")
     error.__context__ = TerminalError("x")
     assert not is_terminal(error)
 
 
-def test_an_error_that_is_its_own_cause_is_looked_at_once():
+def test_visit_cyclic_cause_once():
     final, transient = TerminalError("x"), ValueError("y")
     final.__cause__ = final
     transient.__cause__ = wrapped = raised_from(transient)
@@ -157,7 +157,7 @@ def test_an_error_that_is_its_own_cause_is_looked_at_once():
     assert not is_terminal(transient)
 
 
-def test_an_ingress_error_tells_who_failed():
+def test_ingress_error_names_its_source():
     error = IngressError("no", status_code=409, source="invocation", metadata={"code": "conflict"})
     assert str(error) == "no"
     assert (error.message, error.status_code, error.source, error.code) == ("no", 409, "invocation", "conflict")

@@ -68,7 +68,7 @@ async def test_a_request_that_never_left_is_repeated(error, pauses):
 
 async def test_attempts_are_bounded_and_the_last_problem_is_told(pauses):
     ingress = Ingress(httpx.ConnectError("refused"))
-    async with ingress.client(retries=4) as client:
+    async with ingress.client(max_attempts=5) as client:
         told = f"^no connection to the ingress at {URL}: start the engine, or set PERDURE_INGRESS_URL$"
         with pytest.raises(IngressError, match=told):
             await client.call(book, Order(id="1"))
@@ -77,7 +77,7 @@ async def test_attempts_are_bounded_and_the_last_problem_is_told(pauses):
 
 
 async def test_a_pause_is_never_longer_than_five_seconds(pauses):
-    async with Ingress(httpx.ConnectError("refused")).client(retries=12) as client:
+    async with Ingress(httpx.ConnectError("refused")).client(max_attempts=13) as client:
         with pytest.raises(IngressError):
             await client.call(book, Order(id="1"))
     assert len(pauses) == 12
@@ -86,7 +86,7 @@ async def test_a_pause_is_never_longer_than_five_seconds(pauses):
 
 async def test_without_retries_it_is_tried_once():
     ingress = Ingress(httpx.ConnectError("refused"))
-    async with ingress.client(retries=0) as client:
+    async with ingress.client(max_attempts=1) as client:
         with pytest.raises(IngressError):
             await client.call(book, Order(id="1"))
     assert len(ingress.requests) == 1

@@ -1,4 +1,4 @@
-"""Inputs of the library that name people, or give a reason, refuse text that does not show what it holds."""
+"""Names and reasons reject invisible characters."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def checked(field: str, info: FieldInfo, text: str) -> object:
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize(("field", "info"), list(inputs()))
-def test_inputs_refuse_invisible_characters(field: str, info: FieldInfo, text: str):
+def test_inputs_reject_invisible_characters(field: str, info: FieldInfo, text: str):
     assert checked(field, info, "ada")
     with pytest.raises(ValidationError, match=r"invisible character U\+"):
         checked(field, info, text)
 
 
-def test_the_inputs_are_found():
+def test_find_all_inputs():
     assert len(list(inputs())) >= 25

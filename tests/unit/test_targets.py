@@ -1,4 +1,4 @@
-"""Targets: names that Restate takes, and clients made from functions."""
+"""Targets: valid names, and targets of functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Order(BaseModel):
     id: str
 
 
-# What the engine's discovery takes; tests/integration/test_sdk_facts.py asks the engine itself.
+# Names that the engine's discovery accepts; tests/integration/test_sdk_facts.py asks the engine.
 ENGINE_SERVICE = re.compile(r"([a-zA-Z]|_[a-zA-Z0-9])[a-zA-Z0-9._-]*")
 ENGINE_HANDLER = re.compile(r"([a-zA-Z]|_[a-zA-Z0-9])[a-zA-Z0-9_]*")
 NAMES = st.text("aZ0_.- é\n/", max_size=4)
@@ -35,12 +35,12 @@ def made(service: str, name: str) -> bool:
 
 
 @given(NAMES)
-def test_service_names_are_those_that_the_engine_takes(name):
+def test_accept_service_names_of_engine(name):
     assert made(name, "run") is bool(ENGINE_SERVICE.fullmatch(name))
 
 
 @given(NAMES)
-def test_handler_names_are_those_that_the_engine_takes(name):
+def test_accept_handler_names_of_engine(name):
     assert made("Orders", name) is bool(ENGINE_HANDLER.fullmatch(name))
 
 
@@ -51,27 +51,27 @@ def test_handler_names_are_those_that_the_engine_takes(name):
         ("", "run", "service name ''"),
         ("-x", "run", "service name '-x'"),
         ("1x", "run", "service name '1x'"),
-        ("Restate", "run", "Restate keeps names"),
-        ("restate_x", "run", "Restate keeps names"),
-        ("openapi", "run", "Restate keeps names"),
+        ("Restate", "run", "Restate reserves names"),
+        ("restate_x", "run", "Restate reserves names"),
+        ("openapi", "run", "Restate reserves names"),
         ("Orders", "cancel-flight", "handler name 'cancel-flight'"),
         ("Orders", "", "handler name ''"),
     ],
 )
-def test_a_name_that_restate_would_refuse_is_said(service, name, text):
+def test_reject_name_invalid_in_restate(service, name, text):
     with pytest.raises(ConfigurationError, match=re.escape(text)):
         Target(service, name, Order, Order)
 
 
-def test_a_target_reads_as_a_path_and_is_a_value():
-    target = Target("Orders", "run", Order, type(None))
+def test_target_is_printable_value():
+    target = Target("Orders", "run", Order, None)
     assert str(target) == "Orders/run"
-    assert target == Target("Orders", "run", Order, type(None))
-    assert len({target, Target("Orders", "run", Order, type(None))}) == 1
+    assert target == Target("Orders", "run", Order, None)
+    assert len({target, Target("Orders", "run", Order, None)}) == 1
     assert target_of(target) is target
 
 
-def test_a_function_of_the_data_plane_is_a_target():
+def test_target_of_data_plane_function():
     service = DataPlaneService("Flights")
 
     @service.handler("reserve_seats")
@@ -82,10 +82,10 @@ def test_a_function_of_the_data_plane_is_a_target():
     async def ping(ctx: DataPlaneContext) -> None: ...
 
     assert target_of(reserve) == Target("Flights", "reserve_seats", Order, list[Order])
-    assert target_of(ping) == Target("Flights", "ping", type(None), type(None))
+    assert target_of(ping) == Target("Flights", "ping", None, None)
 
 
-def test_a_function_of_the_control_plane_is_a_target():
+def test_target_of_control_plane_function():
     service = ControlPlaneService("Trips")
 
     @service.main()
@@ -95,7 +95,7 @@ def test_a_function_of_the_control_plane_is_a_target():
     assert target_of(book) == Target("Trips", "run", Order, Order)
 
 
-def test_a_handler_bound_to_the_sdks_own_service_is_a_target():
+def test_target_of_handler_on_sdk_service():
     counter = restate.VirtualObject("Counter")
 
     @handler(counter, "exclusive")
@@ -105,7 +105,7 @@ def test_a_handler_bound_to_the_sdks_own_service_is_a_target():
     assert target_of(add) == Target("Counter", "add", int, int | None)
 
 
-def test_a_function_of_the_sdks_own_decorators_is_a_target():
+def test_target_of_sdk_decorated_function():
     raw = restate.Service("Raw")
 
     @raw.handler("other_name")
@@ -124,15 +124,15 @@ def test_a_function_of_the_sdks_own_decorators_is_a_target():
         return value
 
     assert target_of(takes) == Target("Raw", "other_name", Order, str)
-    # The SDK keeps only Order of `Order | None`, and an answer of None could not be read.
+    # The SDK reduces `Order | None` to Order, and a response of None could not be read.
     assert target_of(maybe) == Target("Raw", "maybe", Optional[int], Order | None)  # noqa: UP045
-    assert target_of(nothing) == Target("Raw", "nothing", type(None), type(None))
+    assert target_of(nothing) == Target("Raw", "nothing", None, None)
     assert target_of(untyped) == Target("Raw", "untyped", Any, Any)
 
 
 @pytest.mark.parametrize(
     "value", [lambda ctx: None, len, Order, 5, None], ids=["lambda", "built-in", "type", "int", "none"]
 )
-def test_what_is_no_handler_is_said(value):
+def test_reject_function_without_handler(value):
     with pytest.raises(ConfigurationError, match="is not a handler: decorate it, or name it with Target"):
         target_of(value)

@@ -1,4 +1,4 @@
-"""The little of ASGI that perdure speaks itself."""
+"""ASGI types and responses."""
 
 from __future__ import annotations
 
@@ -26,44 +26,28 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 async def respond(send: Send, status: int, body: bytes, content_type: str) -> None:
-    """Send a whole response.
-
-    Args:
-        send: The request's ``send``.
-        status: HTTP status.
-        body: What to send.
-        content_type: What it is.
-    """
+    """Send a complete response."""
     headers = [(b"content-type", content_type.encode()), (b"cache-control", b"no-store")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def respond_json(send: Send, status: int, body: object) -> None:
-    """Send a whole JSON response.
-
-    Args:
-        send: The request's ``send``.
-        status: HTTP status.
-        body: What to send.
-    """
+    """Send a complete JSON response."""
     await respond(send, status, json.dumps(body).encode(), "application/json")
 
 
 def is_final_body(message: Message) -> bool:
-    """Tell if a message is the end of a response."""
+    """Tell whether a message ends a response."""
     return message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
 def sending_status_at_once(send: Send) -> Send:
-    """Wrap a ``send`` so that a status other than 200 leaves before the body does.
+    """Wrap a ``send`` so that a status other than 200 is sent before the body.
 
-    granian sends the headers with the first chunk of the body. The SDK answers 401 and 404 by a start, and reads the
-    request to its end before it sends any body, while the engine waits for the status before it ends the request: both
-    would wait until the engine's inactivity timeout.
-
-    Args:
-        send: The request's ``send``.
+    granian sends the headers with the first chunk of the body. For a 401 or 404, the SDK sends no body before the
+    request ends, and the engine does not end the request before it has the status: a deadlock until the engine's
+    inactivity timeout.
     """
 
     async def start_and_flush(message: Message) -> None:

@@ -1,9 +1,9 @@
-"""Coroutines that run together on one context, and do the same at every replay.
+"""Concurrent coroutines on one context with the same order at every replay.
 
-With `asyncio.gather` they would not: which coroutine goes on first depends on when answers arrive, so the next entries
-of the journal come in another order at a replay, which the engine refuses. Here one coroutine runs at a time, until it
-waits for the engine; when all of them wait, the engine is asked for the first of all they wait for, and who has got it
-goes on, in an order that only the journal decides. Nothing runs in parallel but what the engine and runs do.
+Under `asyncio.gather`, the order of the coroutines depends on the arrival of results. A replay would produce journal
+entries in another order, which the engine rejects. Here one coroutine runs at a time, until it waits for the engine.
+When all coroutines wait, the scheduler waits for the first of their results and resumes its coroutine, so that the
+journal determines the order.
 """
 
 from __future__ import annotations
@@ -28,13 +28,7 @@ Body = Callable[[], Coroutine[Any, Any, R]]
 
 @dataclass
 class Ended(Generic[R]):
-    """How branches ended.
-
-    Args:
-        results: What they returned, by index.
-        failures: With which terminal error they ended, by index; in the order in which they did.
-        cancel: This invocation's own cancel, when one came meanwhile.
-    """
+    """Results by index, terminal errors by index in the order of their occurrence, and the invocation's cancel."""
 
     results: dict[int, R] = field(default_factory=dict)
     failures: dict[int, TerminalError] = field(default_factory=dict)
@@ -42,7 +36,7 @@ class Ended(Generic[R]):
 
 
 class _Branch(Generic[R]):
-    """One of the coroutines, stepped by hand, with context variables of its own."""
+    """A coroutine with its own context variables, stepped by the scheduler."""
 
     def __init__(self, index: int, coroutine: Coroutine[Any, Any, R], context: contextvars.Context) -> None:
         self.index = index
@@ -55,7 +49,7 @@ class _Branch(Generic[R]):
         return self.waits_for is None or self.waits_for.done()
 
     def step(self, before: Callable[[], None]) -> None:
-        """Run until the next wait. Raises StopIteration with the result, or what the coroutine raised."""
+        """Run until the next wait. Raises StopIteration with the result, or the coroutine's error."""
 
         def go() -> Any:
             before()
@@ -63,37 +57,37 @@ class _Branch(Generic[R]):
 
         self.waits_for = self._context.run(go)  # None for a bare yield, as of asyncio.sleep(0)
         if self.waits_for is not None:
-            # As asyncio.Task does with what its coroutine waits for; else nobody else could wait for it.
+            # As asyncio.Task does; otherwise the scheduler could not wait for it.
             self.waits_for._asyncio_future_blocking = False  # noqa: SLF001 - the protocol between futures and tasks
 
     def abandon(self, error: BaseException) -> None:
-        """End it, as the attempt ends; what it makes of that interests nobody, since the error says why.
+        """End the coroutine because the attempt ends.
 
-        Another's failure is none of its own, so it must not be able to handle it.
+        It must not handle the failure of another coroutine, so it receives a CancelledError instead.
         """
-        own = asyncio.CancelledError() if isinstance(error, Exception) else error
+        reason = asyncio.CancelledError() if isinstance(error, Exception) else error
         with contextlib.suppress(BaseException):
-            self._context.run(self._coroutine.throw, own)
-        with contextlib.suppress(RuntimeError):  # it waits again while it is being ended
+            self._context.run(self._coroutine.throw, reason)
+        with contextlib.suppress(RuntimeError):  # the coroutine awaits again
             self._coroutine.close()
 
 
 @dataclass(eq=False)
 class _Wait:
-    what: sdk.Wait
+    wait: sdk.Wait
     wake: asyncio.Future[None]
     owner: asyncio.Future[Any]
-    """What a branch that depends on this wait is seen to wait for: ``wake``, or the task in which the SDK waits."""
+    """The future that the branch awaits: ``wake``, or the task in which the SDK waits."""
 
 
 class Branches(Generic[R]):
-    """Runs coroutines together.
+    """Scheduler of coroutines.
 
     Args:
         ctx: The handler's context.
-        bodies: What to run, in order. A body may wait for anything that is made from the context. Waiting for something
-            else, for example an `asyncio.Event` that another body sets, stops all of them.
-        limit: How many may have begun and not ended.
+        bodies: Coroutine functions, in order. They may await durable operations only: waiting for another body, for
+            example through an `asyncio.Event`, blocks all of them.
+        limit: Maximum number of concurrent coroutines.
     """
 
     def __init__(self, ctx: restate.Context, bodies: Sequence[Body[R]], limit: int) -> None:
@@ -103,21 +97,17 @@ class Branches(Generic[R]):
         self._running: list[_Branch[R]] = []
         self._waits: dict[asyncio.Future[Any], _Wait] = {}
         self._over: deque[tuple[_Wait, TerminalError | None]] = deque()
-        self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._new_wait: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended = Ended[R]()
         self._abandoned = False
 
     async def run(self) -> Ended[R]:
-        """Run until all have ended. After a failure or a cancel none begins, and those under way come to their end.
+        """Run all coroutines. After a failure or a cancel no other one starts, and the running ones end.
 
-        Returns:
-            How they ended.
-
-        Raises:
-            PerdureTerminalError: A body waits through asyncio for something durable.
-            Exception: What a body raised that is no terminal error; the attempt fails, and is repeated.
+        An error of a body that is not terminal is raised and fails the attempt. Waiting for a durable operation through
+        asyncio is a terminal error.
         """
-        sdk.divert_waits(self._ctx)
+        sdk.intercept_waits(self._ctx)
         self._task = asyncio.current_task()
         try:
             while True:
@@ -128,7 +118,7 @@ class Branches(Generic[R]):
                 elif self._over:
                     await self._wake(*self._over.popleft())
                 elif self._running:
-                    await self._wait_for_news()
+                    await self._wait_for_engine()
                 else:
                     return self._ended
         except BaseException as error:
@@ -141,12 +131,12 @@ class Branches(Generic[R]):
             if body is None:
                 return
             context = contextvars.copy_context()
-            context.run(sdk.waits_go_to.set, self._wait)
+            context.run(sdk.wait_interceptor.set, self._wait)
             self._running.append(_Branch(index, context.run(body), context))
 
     async def _advance(self, branch: _Branch[R]) -> None:
         try:
-            branch.step(lambda: sdk.note_replaying(self._ctx))
+            branch.step(lambda: sdk.mark_replaying(self._ctx))
         except StopIteration as stop:
             self._ended.results[branch.index] = stop.value
         except TerminalError as error:
@@ -159,49 +149,48 @@ class Branches(Generic[R]):
             return
         self._running.remove(branch)
 
-    async def _wait(self, what: sdk.Wait) -> None:
-        """Take a wait of a branch: `_sdk.waits_go_to` of its context variables."""
-        if self._abandoned:  # a branch's own clean-up waits, but nobody will ask the engine for it
+    async def _wait(self, wait: sdk.Wait) -> None:
+        """Register a wait of a branch, as its `sdk.wait_interceptor`."""
+        if self._abandoned:  # the clean-up of a branch waits, but the scheduler has ended
             raise asyncio.CancelledError
         wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task = asyncio.current_task()
         owner: asyncio.Future[Any] = wake if task is None or task is self._task else task
-        self._waits[owner] = _Wait(what, wake, owner)
-        if not self._news.done():
-            self._news.set_result(None)
+        self._waits[owner] = _Wait(wait, wake, owner)
+        if not self._new_wait.done():
+            self._new_wait.set_result(None)
         await wake
 
     async def _until_quiet(self, awaited: asyncio.Future[Any]) -> None:
-        """Wait until a future is done, or depends on the engine. No other branch goes on before."""
+        """Wait until a future is done or depends on the engine. No other branch continues before."""
         while not awaited.done() and awaited not in self._waits:
-            self._news = asyncio.get_running_loop().create_future()
-            await asyncio.wait({awaited, self._news}, return_when=asyncio.FIRST_COMPLETED)
-            if self._news.done() and not awaited.done() and awaited not in self._waits:
-                # Somebody waits for the engine, but not the branch that is under way: so asyncio runs something beside
-                # it, and waiting on would be for ever, since nothing else goes on before the branch does.
+            self._new_wait = asyncio.get_running_loop().create_future()
+            await asyncio.wait({awaited, self._new_wait}, return_when=asyncio.FIRST_COMPLETED)
+            if self._new_wait.done() and not awaited.done() and awaited not in self._waits:
+                # Another task waits for the engine while the current branch waits for that task: a deadlock.
                 raise PerdureTerminalError(
-                    "a coroutine that runs together with others waits through asyncio for something durable "
-                    "(asyncio.gather, wait_for or create_task), which is not the same at every replay. Use perdure's "
-                    "gather, race or map_concurrent; they may be nested.",
+                    "a concurrent coroutine waits through asyncio for a durable operation (asyncio.gather, wait_for or "
+                    "create_task), which is not deterministic. Use perdure's gather, race or map_concurrent, which may "
+                    "be nested.",
                     metadata={"code": "not_deterministic"},
                 )
 
-    async def _wait_for_news(self) -> None:
+    async def _wait_for_engine(self) -> None:
         waits = list(self._waits.values())
         try:
-            await sdk.wait_for_first(self._ctx, [wait.what for wait in waits])
-        except TerminalError as error:  # this invocation's cancel, for whoever waits
+            await sdk.wait_for_first(self._ctx, [entry.wait for entry in waits])
+        except TerminalError as error:  # the cancel of this invocation, for all branches that wait
             self._ended.cancel = error
-            self._over.extend((wait, error) for wait in waits)
+            self._over.extend((entry, error) for entry in waits)
         else:
-            self._over.extend((wait, None) for wait in waits if sdk.is_over(self._ctx, wait.what))
+            self._over.extend((entry, None) for entry in waits if sdk.is_over(self._ctx, entry.wait))
 
     async def _wake(self, wait: _Wait, cancel: TerminalError | None) -> None:
         del self._waits[wait.owner]
         if cancel is None:
             wait.wake.set_result(None)
         else:
-            wait.wake.set_exception(Cancelled(cancel.message))  # one each, since each keeps its own trace
+            wait.wake.set_exception(Cancelled(cancel.message))  # separate errors, because of their tracebacks
         await self._until_quiet(wait.owner)
 
     def _abandon(self, error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""Where a journal value belongs. A sealed value opens at the place that it was sealed for, and nowhere else."""
+"""Places of journal values. A sealed value can be opened only at the place for which it was sealed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["OutputSource", "Place", "PlaceKind", "ValueCodec"]
 
 
 class PlaceKind(StrEnum):
-    """What a value is in the journal."""
+    """Kind of a journal value."""
 
     INPUT = "input"
     OUTPUT = "output"
@@ -24,14 +24,14 @@ class PlaceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of one value in the journal. Fields that a kind does not need are empty.
+    """The place of a value in the journal. Fields that do not apply to the kind are empty.
 
     Args:
-        kind: What the value is.
+        kind: Kind of the value.
         service: The service.
-        key: The key of the virtual object or workflow.
-        name: The handler of an input or output; the name of a state entry, run, promise or signal; an awakeable's ID.
-        invocation: The invocation of an output, a run or a signal.
+        key: Key of the virtual object or workflow.
+        name: Handler of an input or output; name of a state entry, run, promise or signal; ID of an awakeable.
+        invocation: Invocation of an output, a run or a signal.
     """
 
     kind: PlaceKind
@@ -83,12 +83,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class OutputSource:
-    """What the reader of an output knows about the invocation that it comes from. None is not known.
+    """What the reader of an output knows about its invocation; None for an unknown field.
 
     Args:
         invocation: The invocation's ID.
         service: Its service.
-        key: The key of its virtual object or workflow; empty for a plain service.
+        key: The key of its virtual object or workflow; empty for a service.
         handler: Its handler.
     """
 
@@ -98,16 +98,12 @@ class OutputSource:
     handler: str | None = None
 
     def matches(self, place: Place) -> bool:
-        """Tell whether an output's place agrees with all that is known.
-
-        Args:
-            place: The place.
-        """
-        known = ((self.service, place.service), (self.key, place.key), (self.handler, place.name))
+        """Tell whether the place of an output agrees with all known fields."""
+        fields = ((self.service, place.service), (self.key, place.key), (self.handler, place.name))
         return (
             place.kind is PlaceKind.OUTPUT
             and place.invocation == self.invocation
-            and all(mine is None or mine == its for mine, its in known)
+            and all(known is None or known == actual for known, actual in fields)
         )
 
     def __str__(self) -> str:
@@ -116,37 +112,24 @@ class OutputSource:
 
 
 class ValueCodec(ABC):
-    """Seals values for their place in the journal, and opens them there."""
+    """Seals values for their place in the journal and opens them there."""
 
     @abstractmethod
     def seal(self, value: bytes, place: Place) -> bytes:
-        """Return a value sealed for a place. An empty value is sealed like any other.
-
-        Args:
-            value: The value.
-            place: Where it belongs.
-        """
+        """Return a value, which may be empty, sealed for a place."""
 
     @abstractmethod
     def open(self, sealed: bytes, place: Place) -> bytes:
         """Return the value that was sealed for a place.
 
-        Args:
-            sealed: The sealed value.
-            place: Where it was found.
-
         Raises:
-            UnreadableValue: It is not sealed, was changed, was sealed for another place, or its key is not known here.
+            UnreadableValue: The value is not sealed, was changed, belongs to another place, or its key is missing.
         """
 
     @abstractmethod
     def open_output(self, sealed: bytes, source: OutputSource) -> bytes:
-        """Return an invocation's output. An output names its place, so the reader need not know all of it.
-
-        Args:
-            sealed: The sealed output.
-            source: What is known about the invocation; all of it is checked.
+        """Return the output of an invocation. The output contains its place, which must match the source.
 
         Raises:
-            UnreadableValue: As `open` raises it.
+            UnreadableValue: As from `open`.
         """

@@ -1,8 +1,8 @@
-r"""Text from outside, made harmless for terminals and logs, and checked where it comes in.
+r"""Protection against invisible characters in untrusted text.
 
-A name, a reason or an error message may hold characters that a reader does not see: escape sequences that move the
-cursor, overrides that reverse the reading direction, zero-width characters that make two names look alike.
-`escape_invisible` writes them as escapes: ``\x1b``, ``\u202e``. `check_visible` refuses them.
+Names, reasons and error messages may contain escape sequences that move the cursor, overrides that reverse the reading
+direction, and zero-width characters that make two names look alike. `escape_invisible` writes them as escapes such as
+``\x1b``, for terminals and logs. `check_visible` rejects them in input.
 """
 
 from __future__ import annotations
@@ -18,42 +18,33 @@ from pydantic_core import PydanticCustomError
 __all__ = ["INVISIBLE_CHARACTER", "Reason", "check_visible", "escape_invisible", "escape_json", "is_visible"]
 
 INVISIBLE_CHARACTER: Final = "invisible_character"
-"""The type of pydantic's error for a text that `check_visible` refuses."""
+"""Type of pydantic's error for a text that `check_visible` rejects."""
 
 # Characters without a glyph that Unicode counts as letters or marks (Default_Ignorable_Code_Point).
 _IGNORABLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
 
-# Joiners belong to the spelling of Persian and of Indic scripts, and to many emoji, as variation selectors do.
+# Persian and Indic scripts and many emoji need joiners and variation selectors.
 _OF_PROSE: Final = "\u200c\u200d\ufe0e\ufe0f"
 
 _NOT_ASCII: Final = re.compile(r"[^ -~]")
 _READS_AS_ESCAPE: Final = r"x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}"
-# Backslashes are doubled where what follows is an escape or reads as one, so that each output has one meaning.
+# A backslash before an escape, or before text that looks like one, is doubled, so that the output is unambiguous.
 _TO_ESCAPE: Final = re.compile(rf"(?P<before>\\*)(?P<character>[^ -~])|(?P<plain>\\+)(?={_READS_AS_ESCAPE})")
 
 
 def is_visible(character: str) -> bool:
-    """Tell if a reader sees a character, as a glyph or as a space.
-
-    Args:
-        character: One character.
-    """
+    """Tell whether a character is visible, as a glyph or as a space."""
     if character.isprintable():
         return _IGNORABLE.match(character) is None
     return unicodedata.category(character) == "Zs"
 
 
 def escape_invisible(text: str, *, keep: str = "") -> str:
-    r"""Return a text in which every character is visible.
+    r"""Return a text with invisible characters as ``\xhh``, ``\uhhhh`` or ``\Uhhhhhhhh``, except those in ``keep``.
 
-    Control and format characters, line separators, surrogates and unassigned characters become ``\xhh``, ``\uhhhh`` or
-    ``\Uhhhhhhhh``. No two texts have the same result.
-
-    Args:
-        text: The text.
-        keep: Characters to leave as they are, for example a line break where the text has several lines by design.
+    Different texts have different results.
     """
     if text.isascii() and text.isprintable() and "\\" not in text:
         return text
@@ -72,33 +63,24 @@ def _escaped(found: re.Match[str], keep: str) -> str:
 
 
 def escape_json(text: str, *, keep: str = "\n") -> str:
-    """Return JSON that means the same and holds visible characters only.
-
-    Args:
-        text: JSON. Between its strings it has only such invisible characters as are kept.
-        keep: Invisible characters to leave as they are.
-    """
+    """Return equivalent JSON with visible characters only. ``keep`` must contain the white space between its tokens."""
     return _NOT_ASCII.sub(
         lambda found: found[0] if found[0] in keep or is_visible(found[0]) else json.dumps(found[0])[1:-1], text
     )
 
 
 def check_visible(text: str, *, allowed: str = "") -> str:
-    """Return a text that holds visible characters only.
-
-    Args:
-        text: The text.
-        allowed: Invisible characters that it may hold.
+    """Return a text without invisible characters, except those in ``allowed``.
 
     Raises:
-        PydanticCustomError: It holds another one; the message names it. It is a `ValueError`.
+        PydanticCustomError: The text contains another invisible character. A `ValueError` that names it.
     """
     for found in _NOT_ASCII.finditer(text):
         if found[0] not in allowed and not is_visible(found[0]):
             name = unicodedata.name(found[0], "")
             raise PydanticCustomError(
                 INVISIBLE_CHARACTER,
-                "may not hold the invisible character {character}, at position {position}: remove it",
+                "must not contain the invisible character {character} at position {position}: remove it",
                 {
                     "character": f"U+{ord(found[0]):04X}" + (f" ({name})" if name else ""),
                     "position": found.start() + 1,
@@ -112,4 +94,4 @@ def _checked_prose(text: str) -> str:
 
 
 Reason: TypeAlias = Annotated[str, StringConstraints(max_length=2000), AfterValidator(_checked_prose)]
-"""Why a person acts: one line of up to 2000 characters, without control characters and direction overrides."""
+"""Reason of an action: one line of up to 2000 visible characters."""

@@ -1,4 +1,4 @@
-"""TCP ports and Unix sockets: find free ports, say clearly when one is taken, reach a socket in a deep folder."""
+"""TCP ports and Unix sockets: reservation, free ports, sockets with long paths."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from perdure.errors import ConfigurationError
 
 __all__ = ["connectable", "ensure_free", "free_ports", "reserve"]
 
-# Linux takes 107 bytes, macOS 103.
+# The limit is 107 bytes on Linux and 103 on macOS.
 _LONGEST_PATH: Final = 103
 _OPEN_FILES: Final = Path("/proc/self/fd")
 
-# Below the ephemeral ports of every system: an outgoing connection never takes the port of a server that restarts.
+# Below the ephemeral ports of all systems: an outgoing connection never takes the port of a restarting server.
 _RANGE: Final = range(20_000, 30_000)
 _BLOCK: Final = 50
 
 
 def reserve(host: str, port: int, setting: str) -> socket.socket:
-    """Bind a port, so that nobody else can take it, and let a server of this process listen on it.
+    """Reserve a port for a server of this process.
 
-    The socket only holds the port; it never listens. A server that binds with ``SO_REUSEPORT``, as granian does, can
-    share the port with it, while any other process that asks here first is refused. Without this, two servers that set
-    ``SO_REUSEPORT`` would silently share the port's traffic.
+    The returned socket is bound but never listens. Servers that set ``SO_REUSEPORT``, as granian does, would otherwise
+    silently share the traffic of a port. The server's own socket can bind beside this one; another process that
+    reserves the port fails.
 
     Args:
         host: Address or name to bind.
         port: Port to bind; 0 lets the system choose, see `socket.socket.getsockname`.
-        setting: Name of the setting the port came from, for the error message.
+        setting: Name of the port's setting, for the error message.
 
     Returns:
-        The bound socket; close it once the server has stopped.
+        The bound socket; close it after the server has stopped.
 
     Raises:
-        ConfigurationError: The port is none, is taken, or can't be bound by this user or on this host.
+        ConfigurationError: The port is invalid or taken, or cannot be bound by this user or on this host.
     """
-    if not 0 <= port <= 65535:  # getaddrinfo would take another one instead, without a word
-        raise ConfigurationError(f"port {port} ({setting}) is none: set {setting} to one of 1 to 65535")
+    if not 0 <= port <= 65535:  # getaddrinfo would silently use another port
+        raise ConfigurationError(f"port {port} ({setting}) is not a port: set {setting} to 1 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -62,46 +62,28 @@ def reserve(host: str, port: int, setting: str) -> socket.socket:
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError as error:
         holder.close()
-        raise ConfigurationError(_why(error, host, port, setting)) from error
+        raise ConfigurationError(_explain(error, host, port, setting)) from error
     return holder
 
 
 def ensure_free(host: str, port: int, setting: str) -> None:
-    """Check that a port can be bound now.
-
-    Args:
-        host: Address or name to bind.
-        port: The port.
-        setting: Name of the setting the port came from, for the error message.
-
-    Raises:
-        ConfigurationError: The port is taken, or can't be bound by this user or on this host.
-    """
+    """Raise ConfigurationError if a port cannot be bound; see `reserve`."""
     reserve(host, port, setting).close()
 
 
 def free_ports(count: int) -> list[int]:
-    """Return free ports of the loopback interface that no other process gets from this function.
+    """Return free, different, non-ephemeral ports of the loopback interface.
 
-    A process leases blocks of ports until it ends, and returns each port of them once. So test workers and platforms
-    that start at the same time never choose the same port.
-
-    Args:
-        count: How many.
-
-    Returns:
-        The port numbers, all different and outside the range of ephemeral ports.
-
-    Raises:
-        ConfigurationError: All blocks are leased or in use.
+    A process leases blocks of ports until it ends and returns each port once, so that concurrent test workers and
+    platforms never choose the same port. Raises ConfigurationError if all blocks are leased or in use.
     """
     return _ports.take(count)
 
 
 class _Leases:
-    """Blocks of ports that this process has leased.
+    """Leased blocks of ports.
 
-    A bound socket on a block's first port is the lease. The kernel releases it when the process ends.
+    The lease is a bound socket on the block's first port. The kernel releases it when the process ends.
     """
 
     def __init__(self) -> None:
@@ -112,7 +94,7 @@ class _Leases:
 
     def take(self, count: int) -> list[int]:
         with self._lock:
-            if self._pid != os.getpid():  # a fork inherits the blocks of its parent, which goes on using them
+            if self._pid != os.getpid():  # after a fork: the blocks belong to the parent
                 self._pid, self._unused = os.getpid(), iter(())
             return [self._next() for _ in range(count)]
 
@@ -125,7 +107,7 @@ class _Leases:
             self._unused = iter(self._lease())
 
     def _lease(self) -> range:
-        # Shuffled: a block that was just released may have ports that its last owner's processes still use.
+        # Shuffled, because processes of the last owner may still use ports of a released block.
         for start in random.sample(_RANGE[::_BLOCK], len(_RANGE) // _BLOCK):
             if (lease := _bound(start)) is not None:
                 self._held.append(lease)
@@ -139,7 +121,7 @@ _ports = _Leases()
 
 
 def _bound(port: int) -> socket.socket | None:
-    """Return a socket that is bound to a port, without SO_REUSEADDR and so exclusively; None when the port is taken."""
+    """Return a socket that is bound to a port exclusively (without SO_REUSEADDR), or None if the port is taken."""
     holder = socket.socket()
     try:
         holder.bind(("127.0.0.1", port))
@@ -151,15 +133,13 @@ def _bound(port: int) -> socket.socket | None:
 
 @contextmanager
 def connectable(path: Path) -> Iterator[str]:
-    """Yield a path of a Unix socket that is short enough to connect to, good until the context is left.
+    """Yield a path of a Unix socket that is short enough to connect to, valid in the block.
 
-    A system takes about 100 bytes. Linux reaches a socket in a longer path through an open file of its folder.
-
-    Args:
-        path: The socket. Its folder exists.
+    Systems limit the path to about 100 bytes. Linux reaches a socket in a longer path through an open file of its
+    folder.
 
     Raises:
-        ConfigurationError: The path is too long, and this system has no way around.
+        ConfigurationError: The path is too long for this system.
     """
     if len(os.fsencode(path)) <= _LONGEST_PATH:
         yield str(path)
@@ -172,16 +152,16 @@ def connectable(path: Path) -> Iterator[str]:
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise ConfigurationError(f"the folder of the engine's socket can't be opened: {error}") from error
+        raise ConfigurationError(f"cannot open the folder of the engine's socket: {error}") from error
     try:
         yield str(_OPEN_FILES / str(folder) / path.name)
     finally:
         os.close(folder)
 
 
-def _why(error: OSError, host: str, port: int, setting: str) -> str:
+def _explain(error: OSError, host: str, port: int, setting: str) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is taken: stop what listens there, or set {setting} to another port"
+        return f"port {port} on {host} is taken: stop the process that uses it, or set {setting} to another port"
     if error.errno == errno.EACCES:
-        return f"port {port} on {host} needs more rights than this user has: set {setting} to a port above 1023"
-    return f"port {port} on {host} ({setting}) can't be bound: {error.strerror}"
+        return f"permission denied for port {port} on {host}: set {setting} to a port above 1023"
+    return f"cannot bind port {port} on {host} ({setting}): {error.strerror}"

@@ -1,12 +1,32 @@
-"""The only module, with `perdure._runtime.sealing`, that touches parts of the restate SDK that are not public.
+"""Adapter for private parts of the Restate SDK; `perdure._runtime.sealing` and this module are their only users.
 
-When an upgrade of the SDK breaks something, it breaks here, and tests/integration/test_sdk_private.py says what.
+An upgrade of the SDK that changes one of them fails the test in the last column (U: tests/unit, I: tests/integration).
+
+| Private part                           | Purpose                               | Test                      |
+|----------------------------------------|---------------------------------------|---------------------------|
+| `ServerInvocationContext.handler`      | handler and kind of a context         | I/test_sdk_private        |
+| `.invocation`, `.attempt_headers`      | ID, key, headers, input               | I/test_callers            |
+| `.journal_codec`                       | decrypted input                       | I/test_security_codec     |
+| `.vm.vm.is_replaying`                  | logs and metrics once per event       | I/test_sdk_private        |
+| `.create_poll_or_cancel_coroutine`     | `Cancelled`, coroutines               | I/test_concurrency_waits  |
+| `.run_coros_to_execute`                | errors for use inside a run           | I/test_context_inside_run |
+| `VMWrapper` and its methods            | the same; encryption per place        | U/_runtime/test_sdk       |
+| `UnresolvedFuture` and its classes     | waits of concurrent coroutines        | U/_runtime/test_branches  |
+| `update_restate_context_is_replaying`  | the SDK's logging in coroutines       | I/test_concurrency        |
+| `DisconnectedException`                | interruption of an attempt            | U/_runtime/test_sdk       |
+| `ServerCallDurableFuture`'s ID future  | invocation ID after a cancel          | I/test_sdk_private        |
+| `handle`, `is_completed` of futures    | journal index, result without waiting | I/test_runs_together      |
+| `RunOptions` read when an attempt ends | limit of concurrent runs              | I/test_runs_together      |
+| `handler_from_callable`                | targets of the SDK's own handlers     | I/test_sdk_private        |
+| signal handling of the SDK's app       | the server stops on SIGTERM           | I/test_serving_stop       |
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -30,22 +50,17 @@ from restate.vm import (
     VMWrapper,
 )
 
+from perdure._runtime.asgi import ASGIApp, Message
 from perdure._runtime.run_scope import inside_run, refuse_inside_run
 from perdure._runtime.serdes import input_bytes
-from perdure.errors import Cancelled, PerdureTerminalError, TerminalError, causes
+from perdure.errors import Cancelled, ConfigurationError, PerdureError, PerdureTerminalError, TerminalError, causes
 
 HandlerKind = Literal["service", "exclusive", "shared", "workflow"]
 
 
 @dataclass(frozen=True)
 class HandlerInfo:
-    """Which handler a context belongs to.
-
-    Args:
-        service: The service's name.
-        handler: The handler's name.
-        kind: ``service``, ``exclusive``, ``shared`` or ``workflow`` (a workflow's main handler).
-    """
+    """The handler of a context. The kind ``workflow`` is a workflow's main handler."""
 
     service: str
     handler: str
@@ -53,7 +68,7 @@ class HandlerInfo:
 
     @property
     def writes_state(self) -> bool:
-        """Tell if the engine takes writes to state from this handler."""
+        """Tell whether the engine accepts writes to state from this handler."""
         return self.kind in ("exclusive", "workflow")
 
     def __str__(self) -> str:
@@ -61,7 +76,7 @@ class HandlerInfo:
 
 
 def handler_info(ctx: restate.Context) -> HandlerInfo:
-    """Return which handler a context belongs to; the SDK's runtime class is the same for all of them."""
+    """Return the handler of a context."""
     handler = cast("ServerInvocationContext", ctx).handler
     return _handler_info(handler.service_tag.name, handler.name, handler.kind or "service")
 
@@ -72,71 +87,51 @@ def _handler_info(service: str, handler: str, kind: HandlerKind) -> HandlerInfo:
 
 
 def invocation_of(ctx: restate.Context) -> tuple[str, str]:
-    """Return the id of the invocation, and the key of its object or workflow; the key is empty for a plain service.
-
-    Args:
-        ctx: The handler's context.
-    """
-    invocation = cast("ServerInvocationContext", ctx).invocation  # `ctx.request()` makes a copy of everything else, too
+    """Return the invocation's ID and key; the key of a service is empty."""
+    invocation = cast("ServerInvocationContext", ctx).invocation  # `ctx.request()` would copy the whole request
     return invocation.invocation_id, invocation.key
 
 
 def headers_of(ctx: restate.Context) -> Mapping[str, str]:
-    """Return the headers of this attempt, and under them those that the invocation was started with.
-
-    Args:
-        ctx: The handler's context.
-    """
+    """Return the headers of the invocation, overridden by those of this attempt."""
     context: Any = ctx
     return {**dict(context.invocation.headers), **context.attempt_headers}
 
 
 async def input_of(ctx: restate.Context) -> bytes | None:
-    """Return the body that the invocation was started with, decrypted; None for a handler that takes no input.
-
-    Args:
-        ctx: The handler's context.
-    """
+    """Return the decrypted body of the request; None for a handler without input."""
     context = cast("ServerInvocationContext", ctx)
     if context.handler.arity < 2:
         return None
-    if (read := input_bytes.get()) is not None:
-        return read
-    body = bytes(context.invocation.input_buffer)  # a handler of the SDK alone: perdure has not read its input
+    if (body := input_bytes.get()) is not None:
+        return body
+    body = bytes(context.invocation.input_buffer)  # a handler of the SDK alone, whose input Perdure has not read
     return body if context.journal_codec is None else bytes(await context.journal_codec.decode(body))
 
 
-def started_with(ctx: restate.Context, name: str) -> str | None:
-    """Return a header that the invocation was started with, None when there is none.
-
-    Args:
-        ctx: The handler's context.
-        name: The header, in lower case.
-    """
-    for each, value in cast("ServerInvocationContext", ctx).invocation.headers:
-        if each == name or each.lower() == name:
+def initial_header(ctx: restate.Context, name: str) -> str | None:
+    """Return a header of the invocation, given in lower case, or None."""
+    for header, value in cast("ServerInvocationContext", ctx).invocation.headers:
+        if header == name or header.lower() == name:
             return value
     return None
 
 
 def has_key(ctx: restate.Context) -> bool:
-    """Tell if a context belongs to a virtual object or a workflow."""
+    """Tell whether a context belongs to a virtual object or a workflow."""
     return handler_info(ctx).kind != "service"
 
 
 def is_replaying(ctx: restate.Context) -> bool:
-    """Tell if the handler is running through entries that its journal already has."""
+    """Tell whether the handler is replaying its journal."""
     context: Any = ctx
-    replaying: bool = context.vm.vm.is_replaying()  # asked for at each event, so not through the SDK's wrapper
+    replaying: bool = context.vm.vm.is_replaying()  # called for each event: the SDK's wrapper would be slower
     return replaying
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Tell if an error is the SDK's sign that an attempt stops here, and not a failure of the handler's.
-
-    A lost connection; suspensions and cancelled tasks are no `Exception` in the first place.
-    """
-    for cause in causes(error):  # a handler that catches everything may have wrapped it
+    """Tell whether an error ends the attempt without a failure: a suspension, a lost connection, a cancelled task."""
+    for cause in causes(error):  # the handler may have wrapped it
         if isinstance(cause, TerminalError):
             return False
         if isinstance(cause, DisconnectedException) or not isinstance(cause, Exception):
@@ -144,7 +139,7 @@ def is_interruption(error: BaseException) -> bool:
     return False
 
 
-# What the journal is asked for, and what a user calls it.
+# Operations of the journal that are refused inside a run, and their names for users.
 _COMMANDS = {
     "sys_get_state": "ctx.get",
     "sys_get_state_keys": "ctx.state_keys",
@@ -172,10 +167,10 @@ _COMMANDS = {
 }
 
 
-def _closed_inside_run(command: Callable[..., Any], what: str) -> Callable[..., Any]:
+def _refused_inside_run(command: Callable[..., Any], operation: str) -> Callable[..., Any]:
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        refuse_inside_run(what)
+        refuse_inside_run(operation)
         return command(*args, **kwargs)
 
     return guarded
@@ -185,21 +180,21 @@ _guarded_classes: dict[type[VMWrapper], type[VMWrapper]] = {}
 
 
 def _guarded(vm: type[VMWrapper]) -> type[VMWrapper]:
-    """Return a class of the SDK's way to the journal that is closed inside a run."""
+    """Return a subclass of a state machine that refuses operations inside a run."""
     if vm not in _guarded_classes:
-        closed = {name: _closed_inside_run(getattr(vm, name), what) for name, what in _COMMANDS.items()}
-        _guarded_classes[vm] = type(f"Guarded{vm.__name__}", (vm,), closed)
+        methods = {name: _refused_inside_run(getattr(vm, name), operation) for name, operation in _COMMANDS.items()}
+        _guarded_classes[vm] = type(f"Guarded{vm.__name__}", (vm,), methods)
     return _guarded_classes[vm]
 
 
 class _GuardedContext(ServerInvocationContext):
-    """The SDK's context, which knows when it is used inside a run, and tells a cancel from an application's 409."""
+    """The SDK's context. Refuses use inside a run, and raises `Cancelled` for a cancel of its invocation."""
 
     async def create_poll_or_cancel_coroutine(self, unresolved_future: UnresolvedFuture) -> None:
-        # Every wait goes through here. What a future itself holds is raised elsewhere, so a terminal error is a cancel.
+        # All waits pass here. The terminal error of a future is raised elsewhere, so one raised here is a cancel.
         try:
             await super().create_poll_or_cancel_coroutine(unresolved_future)
-        except PerdureTerminalError:  # a refusal inside a run
+        except PerdureTerminalError:  # used inside a run
             raise
         except TerminalError as error:
             raise Cancelled(error.message) from error
@@ -207,12 +202,12 @@ class _GuardedContext(ServerInvocationContext):
     def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
         return self._marked(name, super().run(name, *args, **kwargs))
 
-    def run_typed(self, name: str, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override] # handed on as they are
+    def run_typed(self, name: str, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override] # passed on unchanged
         return self._marked(name, super().run_typed(name, *args, **kwargs))
 
     def _marked(self, name: str, future: Any) -> Any:
         action = self.run_coros_to_execute.get(future.handle)
-        if action is not None:  # else it was replayed, and won't be done again
+        if action is not None:  # None when the result was replayed
             self.run_coros_to_execute[future.handle] = functools.partial(_inside, name, action)
         return future
 
@@ -231,35 +226,34 @@ async def _inside(name: str, action: Callable[[], Awaitable[None]]) -> None:
 
 
 def guard(ctx: restate.Context) -> None:
-    """Make a context refuse to be used inside its own runs, and raise `Cancelled` for a cancel of its invocation.
+    """Make a context refuse use inside its own runs, and raise `Cancelled` for a cancel of its invocation.
 
-    It costs two assignments: the context and its way to the journal become instances of guarded classes.
-
-    Args:
-        ctx: The context of a handler, perdure's or of the SDK alone.
+    Raises:
+        PerdureError: The context has an unknown class; the SDK's version is not supported.
     """
     context = cast("ServerInvocationContext", ctx)
-    if type(context) is ServerInvocationContext:
-        context.__class__ = _GuardedContext
-        context.vm.__class__ = _guarded(type(context.vm))
+    if type(context) is _GuardedContext:
+        return
+    if type(context) is not ServerInvocationContext or not isinstance(context.vm, VMWrapper):
+        raise PerdureError(
+            f"cannot guard a context of class {type(context).__qualname__}: this version of restate-sdk is not "
+            "supported, see docs/reference/support.md"
+        )
+    context.vm.__class__ = _guarded(type(context.vm))
+    context.__class__ = _GuardedContext
 
 
 def sdk_handler_types(function: Any) -> tuple[str, str, Any, Any] | None:
-    """Return service, handler, input and output type of a function that the SDK's own decorators registered.
+    """Return service, handler, input and output type of a handler of the SDK's decorators; None for other callables.
 
-    Args:
-        function: Any callable.
-
-    Returns:
-        None when the SDK doesn't know the function. A type is ``NoneType`` where the handler has no input or output,
-        and ``Any`` where its signature doesn't say.
+    A missing input or output has the type ``NoneType``, a missing annotation means ``Any``.
     """
     handler: Handler[Any, Any]
     try:
         handler = handler_from_callable(function)
     except (ValueError, TypeError):
         return None
-    # Not from handler_io: that keeps only T of `T | None`, and an answer of None could not be read.
+    # handler_io would reduce `T | None` to T, and a response of None could not be read.
     signature = inspect.signature(function, eval_str=True)
     parameters = list(signature.parameters.values())
     input_type = type(None) if len(parameters) < 2 else _annotated(parameters[-1].annotation)
@@ -272,66 +266,60 @@ def _annotated(annotation: Any) -> Any:
     return type(None) if annotation is None else annotation
 
 
-def ask_again(call: restate.RestateDurableCallFuture[Any]) -> None:
-    """Let the invocation id of a call be awaited again, after a cancel of the caller ended that wait.
-
-    The SDK keeps the failure of the first wait, and there is no public way to begin another one.
-    """
+def retry_invocation_id(call: restate.RestateDurableCallFuture[Any]) -> None:
+    """Permit another wait for a call's invocation ID after a cancel: the SDK caches the failure of the first wait."""
     if isinstance(call, ServerCallDurableFuture):
         call.invocation_id_future.task = None
 
 
+def limit_attempts(options: restate.RunOptions[Any], max_attempts: int | None) -> None:
+    """Change the attempts of a run that has been started: the SDK reads its options when the run's attempt ends."""
+    options.max_attempts = max_attempts
+
+
 def has_result(future: restate.RestateDurableFuture[Any]) -> bool:
-    """Tell if a future has its result, without waiting for it.
-
-    Args:
-        future: The SDK's future.
-    """
-    return bool(cast("Any", future).is_completed())  # of the class that the SDK makes; its public one doesn't say
+    """Tell whether a future has its result, without waiting for it."""
+    return bool(cast("Any", future).is_completed())  # not declared by the public class
 
 
-def entries_of(futures: Sequence[restate.RestateDurableFuture[Any]]) -> str:
-    """Return a text for the journal's entries of futures; the same at each replay.
-
-    Args:
-        futures: Futures of one context.
-    """
+def journal_handles(futures: Sequence[restate.RestateDurableFuture[Any]]) -> str:
+    """Return the journal indexes of futures as text, the same at every replay."""
     return ",".join(str(getattr(future, "handle", "?")) for future in futures)
 
 
 Wait = UnresolvedFuture
-"""What somebody waits for: one entry of the journal, the first of several, or all of them."""
+"""A wait for one journal entry, for the first of several, or for all of them."""
 
-# Who takes the waits of the code that is running; None for the SDK itself.
-waits_go_to: ContextVar[Callable[[Wait], Awaitable[None]] | None] = ContextVar("perdure_waits_go_to", default=None)
+# Receives the waits of the running code; None for the SDK itself.
+wait_interceptor: ContextVar[Callable[[Wait], Awaitable[None]] | None] = ContextVar("perdure_waits_go_to", default=None)
 
 
-def divert_waits(ctx: restate.Context) -> None:
-    """Let every wait on this context go to whom `waits_go_to` says. Every wait of the SDK comes through one method."""
+def intercept_waits(ctx: restate.Context) -> None:
+    """Pass every wait on this context to the current `wait_interceptor`."""
     context = cast("ServerInvocationContext", ctx)
     if "create_poll_or_cancel_coroutine" in vars(context):
         return
 
-    async def wait(what: Wait) -> None:
-        taker = waits_go_to.get()
-        if taker is None:
-            await type(context).create_poll_or_cancel_coroutine(context, what)
+    async def intercept(wait: Wait) -> None:
+        interceptor = wait_interceptor.get()
+        if interceptor is None:
+            await type(context).create_poll_or_cancel_coroutine(context, wait)
         else:
-            await taker(what)
+            await interceptor(wait)
 
-    vars(context)["create_poll_or_cancel_coroutine"] = wait  # on this one context only
+    vars(context)["create_poll_or_cancel_coroutine"] = intercept
 
 
 async def wait_for_first(ctx: restate.Context, waits: Sequence[Wait]) -> None:
-    """Wait until at least one of the waits is over. A TerminalError that is raised is this invocation's own cancel."""
+    """Wait until at least one of the waits is over. A TerminalError is the cancel of this invocation."""
     await cast("ServerInvocationContext", ctx).create_poll_or_cancel_coroutine(
         FirstCompletedUnresolvedFuture(list(waits))
     )
 
 
-def is_over(ctx: restate.Context, what: Wait) -> bool:
-    """Tell if a wait has what it waits for. The same at each replay: the engine's news are taken in journal order."""
-    match what:
+def is_over(ctx: restate.Context, wait: Wait) -> bool:
+    """Tell whether a wait is over. Deterministic, because notifications arrive in the order of the journal."""
+    match wait:
         case SingleUnresolvedFuture(handle):
             return cast("ServerInvocationContext", ctx).vm.is_completed(handle)
         case FirstCompletedUnresolvedFuture(children):
@@ -340,6 +328,44 @@ def is_over(ctx: restate.Context, what: Wait) -> bool:
             return all(is_over(ctx, child) for child in children)
 
 
-def note_replaying(ctx: restate.Context) -> None:
-    """Tell the SDK's logging whether the code that is running replays; it keeps that for each `contextvars.Context`."""
+def mark_replaying(ctx: restate.Context) -> None:
+    """Set the SDK's replay flag for logging, which exists per `contextvars.Context`."""
     update_restate_context_is_replaying(cast("ServerInvocationContext", ctx).vm)
+
+
+def build_asgi_app(
+    definitions: Sequence[restate.Service | restate.VirtualObject | restate.Workflow],
+    codec: restate.JournalValueCodec | None,
+) -> ASGIApp:
+    """Return the SDK's app, without its handling of SIGTERM.
+
+    The app replaces the server's signal handler in its first call, except in a thread that cannot handle signals. So
+    the first call is made here, in another thread.
+    """
+    app = cast("ASGIApp", restate.app(definitions, journal_value_codec=codec))
+    failures: list[BaseException] = []
+
+    def first_call() -> None:
+        try:
+            asyncio.run(_request_health(app))
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            failures.append(error)
+
+    thread = threading.Thread(target=first_call, name="perdure-first-call")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return app
+
+
+async def _request_health(app: ASGIApp) -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] != 200:
+            raise ConfigurationError(f"the SDK's app answers its health check with {message['status']}")
+
+    scope: dict[str, Any] = {"type": "http", "http_version": "2", "method": "GET", "path": "/health", "headers": []}
+    await app(scope, receive, send)

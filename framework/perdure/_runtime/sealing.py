@@ -1,8 +1,7 @@
-"""Sealing of journal values in the SDK, each for its place.
+"""Encryption of journal values in the SDK, each bound to its place.
 
-The SDK's own hook, `JournalValueCodec`, sees bytes and not where they belong. The SDK's state machine sees both, so
-sealing happens there: a command's value is sealed for the place that the command names, and a result is opened at the
-place that its command named.
+The SDK's hook, `JournalValueCodec`, receives bytes without their place. The SDK's state machine knows both, so a
+subclass of it seals the value of each command for the command's place, and opens each result at that place.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _COMPLETED_FROM_OUTSIDE: Final = frozenset({PlaceKind.AWAKEABLE, PlaceKind.SIGNA
 
 
 class _Unsealed(JournalValueCodec):
-    """Given to the SDK for all handlers: what reaches it was not prepared by `sealed`."""
+    """The SDK's codec for all handlers. Refuses the values of handlers that `sealed` has not prepared."""
 
     def encode(self, buf: bytes) -> bytes:  # noqa: ARG002 - the SDK's signature
         self._refuse()
@@ -40,22 +39,22 @@ class _Unsealed(JournalValueCodec):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise PerdureError("a handler ran without sealing its values, though encryption is on: serve it by build_app")
+        raise PerdureError("a handler ran without sealing its values although encryption is on: serve it by build_app")
 
 
 UNSEALED_REFUSED: Final[JournalValueCodec] = _Unsealed()
-"""Give it to the SDK's app. With a codec, the SDK leaves out its payload checks, which sealed values would not pass."""
+"""Codec for the SDK's app. With a codec, the SDK skips its payload checks, which sealed values would not pass."""
 
 
 class _OpenedInput(JournalValueCodec):
-    """Gives the SDK an input that is open already; then it steps aside, since the journal's values arrive open."""
+    """Returns the opened input to the SDK and removes itself, because the other values arrive opened."""
 
     def __init__(self, context: ServerInvocationContext, opened: bytes) -> None:
         self._context = context
         self._opened = opened
 
     def encode(self, buf: bytes) -> bytes:
-        return buf  # the output, which is sealed on its way to the journal
+        return buf  # the output, which the state machine seals
 
     async def decode(self, buf: bytes) -> bytes:  # noqa: ARG002 - the sealed input
         self._context.journal_codec = None
@@ -64,7 +63,7 @@ class _OpenedInput(JournalValueCodec):
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
-    """The result of a call, which is bound to an invocation whose ID arrives on its own."""
+    """The result of a call. The ID of its invocation arrives in a separate notification."""
 
     service: str
     key: str
@@ -74,19 +73,14 @@ class _Call:
 
 @dataclasses.dataclass(frozen=True)
 class _Expected:
-    """The result that a command waits for.
-
-    Args:
-        place: Where it belongs.
-        may_lack: There may be no value: of a state entry that is not set, or a promise that is only looked at.
-    """
+    """The result that a command waits for. State entries and peeked promises are optional."""
 
     place: Place | OutputSource | _Call
-    may_lack: bool = False
+    optional: bool = False
 
 
 class _SealedVM(VMWrapper):
-    """The SDK's state machine, which seals and opens. The SDK's own object becomes an instance of it."""
+    """The SDK's state machine with encryption; replaces the class of the SDK's object."""
 
     codec: ValueCodec
     service: str
@@ -108,7 +102,7 @@ class _SealedVM(VMWrapper):
 
     def sys_get_state(self, name: str, entry_name: str | None = None) -> int:
         handle = super().sys_get_state(name, entry_name)
-        return self._expect(handle, Place.state(self.service, self.key, name), may_lack=True)
+        return self._expect(handle, Place.state(self.service, self.key, name), optional=True)
 
     def sys_set_state(self, name: str, value: bytes, entry_name: str | None = None) -> None:
         super().sys_set_state(name, self.codec.seal(value, Place.state(self.service, self.key, name)), entry_name)
@@ -127,7 +121,7 @@ class _SealedVM(VMWrapper):
 
     def sys_peek_promise(self, name: str) -> int:
         place = Place.promise(self.service, self.key, name)
-        return self._expect(super().sys_peek_promise(name), place, may_lack=True)
+        return self._expect(super().sys_peek_promise(name), place, optional=True)
 
     def sys_complete_promise_success(self, name: str, value: bytes) -> int:
         place = Place.promise(self.service, self.key, name)
@@ -168,49 +162,49 @@ class _SealedVM(VMWrapper):
         return handle in self.invocation_ids or super().is_completed(handle)
 
     def take_notification(self, handle: int) -> NotificationType | Exception | Suspended:
-        if (known := self.invocation_ids.get(handle)) is not None:
-            return known
-        found = super().take_notification(handle)
+        if (invocation_id := self.invocation_ids.get(handle)) is not None:
+            return invocation_id
+        value = super().take_notification(handle)
         expected = self.expected.get(handle)
         if expected is None:
-            if isinstance(found, bytes):
-                raise PerdureError("the SDK reads a value that perdure does not know to open: see _sdk_sealing")
-            return found
-        if found is None and not expected.may_lack:
-            found = b""  # an empty value, which no sealed one is
-        return self._opened(found, expected.place) if isinstance(found, bytes) else found
+            if isinstance(value, bytes):
+                raise PerdureError("the SDK reads a value of an unknown command: add it to perdure._runtime.sealing")
+            return value
+        if value is None and not expected.optional:
+            value = b""  # refused below: a sealed value is never empty
+        return self._open(value, expected.place) if isinstance(value, bytes) else value
 
-    def _expect(self, handle: int, place: Place | OutputSource | _Call, *, may_lack: bool = False) -> int:
-        self.expected[handle] = _Expected(place, may_lack)
+    def _expect(self, handle: int, place: Place | OutputSource | _Call, *, optional: bool = False) -> int:
+        self.expected[handle] = _Expected(place, optional)
         return handle
 
-    def _opened(self, found: bytes, place: Place | OutputSource | _Call) -> bytes:
+    def _open(self, value: bytes, place: Place | OutputSource | _Call) -> bytes:
         if isinstance(place, _Call):
             invocation = self._invocation_id(place.invocation_id_handle)
             place = OutputSource(invocation, place.service, place.key, place.handler)
         if isinstance(place, OutputSource):
-            return self.codec.open_output(found, place)
+            return self.codec.open_output(value, place)
         try:
-            return self.codec.open(found, place)
+            return self.codec.open(value, place)
         except UnreadableValue as error:
-            # The decision is the same at each replay, as the handler that catches the error needs.
+            # Depends on the place only: the handler may catch the error, and must see the same one at every replay.
             if place.kind in _COMPLETED_FROM_OUTSIDE:
                 raise RejectedValue(str(error)) from error
             raise
 
     def _invocation_id(self, handle: int) -> str:
-        """Return the ID of a call's invocation. The engine tells it before the call's result."""
+        """Return the ID of a call's invocation, which the engine sends before the call's result."""
         if handle not in self.invocation_ids:
-            found = super().take_notification(handle)
-            if not isinstance(found, str):
-                raise PerdureError(f"the engine gave a call's result before its invocation ID, but {found!r}")
-            self.invocation_ids[handle] = found
+            value = super().take_notification(handle)
+            if not isinstance(value, str):
+                raise PerdureError(f"the engine sent a call's result before its invocation ID: {value!r}")
+            self.invocation_ids[handle] = value
         return self.invocation_ids[handle]
 
 
 @asynccontextmanager
 async def _sealed_invocation(codec: ValueCodec) -> AsyncIterator[None]:
-    """Open an invocation's input, and have everything that its handler writes sealed."""
+    """Open an invocation's input, and seal the values that its handler writes."""
     context = cast("ServerInvocationContext", current_context())
     invocation, info = context.invocation, sdk.handler_info(cast("restate.Context", context))
     context.vm.__class__ = _SealedVM
@@ -219,7 +213,7 @@ async def _sealed_invocation(codec: ValueCodec) -> AsyncIterator[None]:
     try:
         opened = codec.open(invocation.input_buffer, Place.input(info.service, invocation.key, info.handler))
     except UnreadableValue as error:
-        # An invocation with commands in its journal was begun with this input: it waits for the missing key.
+        # An invocation with commands in its journal has accepted this input before, so it waits for the missing key.
         if error.lacks_key and vm.is_replaying():
             raise
         raise RejectedValue(str(error)) from error
@@ -229,23 +223,18 @@ async def _sealed_invocation(codec: ValueCodec) -> AsyncIterator[None]:
 
 
 def sealed(definition: Definition, codec: ValueCodec) -> Definition:
-    """Return a service whose handlers take sealed inputs and seal their values.
-
-    Args:
-        definition: The service; it stays as it is, since it may be served elsewhere with other settings.
-        codec: Seals and opens.
-    """
+    """Return a copy of a service whose handlers take sealed inputs and seal their values."""
     begin = functools.partial(_sealed_invocation, codec)
     prepared = copy.copy(definition)
     prepared.handlers = {
         name: dataclasses.replace(
-            each,
-            context_managers=[begin, *(each.context_managers or [])],
-            # Without it the engine takes no body for a handler without input; a sealed input always has one.
-            handler_io=dataclasses.replace(each.handler_io, input_type=None)
-            if each.handler_io.input_type is not None and each.handler_io.input_type.is_void
-            else each.handler_io,
+            handler,
+            context_managers=[begin, *(handler.context_managers or [])],
+            # Otherwise the engine rejects the body of a handler without input; a sealed input always has one.
+            handler_io=dataclasses.replace(handler.handler_io, input_type=None)
+            if handler.handler_io.input_type is not None and handler.handler_io.input_type.is_void
+            else handler.handler_io,
         )
-        for name, each in definition.handlers.items()
+        for name, handler in definition.handlers.items()
     }
     return prepared

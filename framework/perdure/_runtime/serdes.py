@@ -1,8 +1,7 @@
-"""How values become bytes and come back: one serde for every type, made once.
+"""Serialisation: one cached JSON serde per type.
 
-pydantic's TypeAdapter covers models, lists of models, dates, Decimal, enums and dataclasses alike. The SDK's default
-serde fails on some of these and looks at an action's signature at each call, so perdure always passes a serde
-(engine-facts: that alone raised throughput by a quarter).
+pydantic's TypeAdapter supports models, lists of models, dates, Decimal, enums and dataclasses. The SDK's default serde
+fails on some of these and inspects an action's signature in each call, so Perdure always passes a serde.
 """
 
 from __future__ import annotations
@@ -28,21 +27,17 @@ from perdure.errors import CODE_KEY, ConfigurationError, InvalidInput, PerdureTe
 T = TypeVar("T")
 
 ENGINE_MESSAGE_LIMIT: Final = 32 * 1024 * 1024
-"""What the engine takes in one message, in bytes, unless it is set up otherwise. A result is one, and a state too."""
+"""The engine's default limit for messages, such as results and state, in bytes."""
 
-# Without it, bytes that are no UTF-8 can't be written, and a float that is no number can't be read back. Models and
-# dataclasses have settings of their own, and pydantic refuses to mix the two.
+# For bytes that are not UTF-8, and for NaN and infinity. Pydantic refuses it for models and dataclasses, which have
+# their own configuration.
 _PLAIN = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings")
 
 _LONGEST_FIELD = 100
 
 
 class TypedSerde(Serde[T], Generic[T]):
-    """JSON of one Python type, checked against the type when it is read.
-
-    Args:
-        type_: The type; anything that pydantic's TypeAdapter takes.
-    """
+    """JSON serde of a type that pydantic's TypeAdapter supports. Validates values when reading."""
 
     def __init__(self, type_: type[T]) -> None:
         self.type = type_
@@ -53,20 +48,19 @@ class TypedSerde(Serde[T], Generic[T]):
         self._load = self._adapter.validator.validate_json
 
     def serialize(self, obj: T | None) -> bytes:
-        """Return the value as JSON; None becomes the empty body when the type allows None.
+        """Return the value as JSON; None becomes the empty body if the type allows None.
 
         Raises:
-            PerdureTerminalError: The value does not fit the type, so that it could not be read back. It is terminal
-                since a value in the journal is there for good, and since an ordinary error would repeat the side
-                effect that the value came from.
+            PerdureTerminalError: The value does not match the type. The error is terminal, because a retry would repeat
+                the side effect that returned the value.
         """
         if obj is None and self.accepts_empty:
             return b""
         try:
-            # A model was validated when it was made. Having pydantic check it again takes three times as long.
+            # A model was validated on construction. A second validation takes three times as long.
             if type(obj) is self.type or (self._model is not None and isinstance(obj, self._model)):
                 return self._dump(obj)
-            # pydantic writes None for any type, and ``{}`` for an object that is not the model's, without a word.
+            # pydantic silently writes None for any type, and ``{}`` for an object of another class than the model.
             if obj is None or self._model is not None:
                 return self._dump_unexpected(obj)
             return self._dump(obj, warnings="error")
@@ -74,20 +68,20 @@ class TypedSerde(Serde[T], Generic[T]):
             return self._dump_unexpected(obj)
 
     def _dump_unexpected(self, obj: T | None) -> bytes:
-        """Return the JSON of a value of another class, such as a tuple for a list, if it reads back as the type."""
+        """Return the JSON of a value of another class, such as a tuple for a list, if the type can read it."""
         try:
-            written = self._dump(self._adapter.validate_python(obj), warnings=False)
-            self._load(written)
+            data = self._dump(self._adapter.validate_python(obj), warnings=False)
+            self._load(data)
         except (PydanticSerializationError, ValidationError) as error:
             name = getattr(self.type, "__qualname__", str(self.type))
             raise PerdureTerminalError(
-                f"a value of class {type(obj).__qualname__} can't be written as {name}: {error}",
+                f"cannot write a value of class {type(obj).__qualname__} as {name}: {error}",
                 metadata={CODE_KEY: "unwritable"},
             ) from error
-        return written
+        return data
 
     def deserialize(self, buf: bytes) -> T | None:
-        """Return the value of a JSON body; raise pydantic's ValidationError when it does not fit the type."""
+        """Return the value of a JSON body; raise pydantic's ValidationError if it does not match the type."""
         if not buf and self.accepts_empty:
             return None
         return cast("T", self._load(bytes(buf)))
@@ -98,11 +92,7 @@ class TypedSerde(Serde[T], Generic[T]):
 
 
 class CheckedSerde(Serde[T], Generic[T]):
-    """Writes as the serde of a type does, and says in words of its own what can't be read as the type.
-
-    Args:
-        type_: The type.
-    """
+    """Serde of a type whose subclasses define the error for unreadable values."""
 
     def __init__(self, type_: type[T]) -> None:
         self._inner = serde_for(type_)
@@ -112,7 +102,7 @@ class CheckedSerde(Serde[T], Generic[T]):
         return self._inner.serialize(obj)
 
     def deserialize(self, buf: bytes) -> T | None:
-        """Return the value, or raise what `unreadable` returns."""
+        """Return the value, or raise the error that `unreadable` returns."""
         try:
             return self._inner.deserialize(buf)
         except ValidationError as error:
@@ -120,20 +110,14 @@ class CheckedSerde(Serde[T], Generic[T]):
             raise self.unreadable(name, invalid_input(error, empty=not buf)) from error
 
     def unreadable(self, name: str, found: InvalidInput) -> Exception:
-        """Return the error to raise.
-
-        Args:
-            name: The type's name.
-            found: What doesn't fit.
-        """
+        """Return the error for a value that does not match the type of this name."""
         raise NotImplementedError
 
 
 class Unreadable:
-    """A request body that does not fit its type, kept as a value until the handler's wrapper can refuse it.
+    """A request body that does not match its type, with the error that the handler's wrapper raises.
 
-    The SDK turns an error raised by a serde into a terminal 500; bad input is the caller's fault and deserves a 400
-    that names the field. So the input serde hands this on instead of raising.
+    The SDK would turn an error of the serde into a terminal 500 instead of a 400.
     """
 
     def __init__(self, error: InvalidInput) -> None:
@@ -141,15 +125,11 @@ class Unreadable:
 
 
 input_bytes: ContextVar[bytes | None] = ContextVar("perdure_input_bytes", default=None)
-"""The body that the running handler was started with, decrypted. It is set in the task that runs the handler."""
+"""The decrypted body of the running handler's request."""
 
 
 class InputSerde(Serde[Any]):
-    """The serde of a handler's input: never raises on reading, gives `Unreadable` for a body that does not fit.
-
-    Args:
-        inner: The serde of the input's type.
-    """
+    """Serde of a handler's input. Returns `Unreadable` instead of raising."""
 
     def __init__(self, inner: TypedSerde[Any]) -> None:
         self._inner = inner
@@ -159,7 +139,7 @@ class InputSerde(Serde[Any]):
         return self._inner.serialize(obj)
 
     def deserialize(self, buf: bytes) -> Any:
-        """Return the value, or `Unreadable` with the error to raise."""
+        """Return the value, or `Unreadable` with the error."""
         input_bytes.set(bytes(buf))
         try:
             return self._inner.deserialize(buf)
@@ -168,45 +148,37 @@ class InputSerde(Serde[Any]):
 
 
 class Written(bytes):
-    """A response that is written already, so that one that can't be is the handler's own failure, and told as such."""
+    """A serialised response. The handler serialises it, so that a failure is the handler's error."""
 
 
 class OutputSerde(Serde[Any]):
-    """The serde of a handler's output: hands on what is `Written`."""
+    """Serde of a handler's output, which is already `Written`."""
 
     def serialize(self, obj: Any) -> bytes:
         """Return the response."""
         if not isinstance(obj, Written):
-            raise TypeError(f"a response is written before it gets here, not {type(obj).__qualname__}")
+            raise TypeError(f"a response must be serialised by the handler; got {type(obj).__qualname__}")
         return bytes(obj)
 
     def deserialize(self, buf: bytes) -> Any:
-        """Return the response as it is; nobody reads it here."""
+        """Return the response unchanged."""
         return buf
 
 
 def invalid_input(error: ValidationError, *, empty: bool = False) -> InvalidInput:
-    """Turn pydantic's error into a terminal 400 that names each field and says what is wrong with it.
-
-    Args:
-        error: What pydantic found.
-        empty: The body was empty, which deserves a plainer sentence than "invalid JSON".
-
-    Returns:
-        The error to raise; its metadata holds the first field's name as ``field``.
-    """
+    """Return a terminal 400 with the fields and reasons of a pydantic error; the metadata name the first field."""
     if empty:
         return InvalidInput("the request body is empty: a JSON value is required", metadata={"field": "body"})
     problems = []
     fields = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         field = ".".join(str(part) for part in item["loc"]) or "body"
-        if len(field) > _LONGEST_FIELD:  # an unknown field's name is the caller's, of any length
+        if len(field) > _LONGEST_FIELD:  # the name of an unknown field is untrusted
             field = f"{field[:_LONGEST_FIELD]}…"
         fields.append(field)
         unknown = item["type"] == "extra_forbidden"
-        wrong = "there is no such field" if unknown else item["msg"].removeprefix("Value error, ")
-        problems.append(f"{field}: {wrong}")
+        reason = "there is no such field" if unknown else item["msg"].removeprefix("Value error, ")
+        problems.append(f"{field}: {reason}")
     shown, more = problems[:5], len(problems) - 5
     text = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
     return InvalidInput(f"invalid input: {text}", metadata={"field": fields[0]})
@@ -227,14 +199,7 @@ def _serde_for_hashable(type_: Hashable) -> TypedSerde[Any]:
 
 
 def serde_for(type_: type[T]) -> TypedSerde[T]:
-    """Return the serde of a type; the same one for the same type, so that it is built once.
-
-    Args:
-        type_: The type; anything that pydantic's TypeAdapter takes.
-
-    Raises:
-        ConfigurationError: pydantic can't describe the type.
-    """
+    """Return the cached serde of a type. Raises ConfigurationError if pydantic does not support the type."""
     try:
         try:
             return _serde_for_hashable(cast("Hashable", type_))
@@ -242,7 +207,8 @@ def serde_for(type_: type[T]) -> TypedSerde[T]:
             return TypedSerde(type_)
     except Exception as error:
         raise ConfigurationError(
-            f"no JSON serde for {type_!r}: {error}. Use a pydantic model, a dataclass, or a type that pydantic knows."
+            f"no JSON serde for {type_!r}: {error}. Use a pydantic model, a dataclass, or another type that pydantic"
+            " supports."
         ) from error
 
 
@@ -256,24 +222,18 @@ _result_types: WeakKeyDictionary[types.CodeType, _ResultType] = WeakKeyDictionar
 
 
 def result_type(action: Callable[..., Any]) -> Any:
-    """Return the type that an action says it returns; its signature is read once per piece of code.
-
-    Args:
-        action: A function, coroutine function, class or callable object.
-
-    Returns:
-        The annotation of the result; ``Any`` when there is none, which means plain JSON.
+    """Return the annotated result type of an action, or ``Any`` (plain JSON) without an annotation.
 
     Raises:
-        ConfigurationError: There is an annotation that can't be resolved at run time. Taking the result for plain JSON
-            would give the caller a dict where the type checker promised a model.
+        ConfigurationError: The annotation cannot be resolved at run time. Plain JSON would return a dict where the type
+            checker expects a model.
     """
     function = _plain_function(action)
     if function is None:
         return action if isinstance(action, type) else Any
     annotation = function.__annotations__.get("return", Any)
     found = _result_types.get(function.__code__)
-    # Code alone does not tell: equal functions of two modules have equal code, closures share it.
+    # Code alone is ambiguous: equal functions of two modules have equal code, and closures share it.
     if found is not None and found.annotation is annotation and found.names is function.__globals__:
         return found.type
     try:
@@ -291,7 +251,7 @@ def _plain_function(action: Any) -> types.FunctionType | None:
         elif isinstance(action, functools.partial):
             action = action.func
         elif not isinstance(action, type) and isinstance(
-            call := getattr(type(action), "__call__", None),  # noqa: B004 - its function is wanted, not whether it is
+            call := getattr(type(action), "__call__", None),  # noqa: B004 - the function itself is needed
             types.FunctionType,
         ):
             action = call
@@ -301,12 +261,12 @@ def _plain_function(action: Any) -> types.FunctionType | None:
 
 
 def _resolve_in_closure(function: types.FunctionType, annotation: Any) -> Any:
-    """Resolve a type that was made in the enclosing function; a new one at each call of that, so not to be kept."""
+    """Resolve a type of the enclosing function. Not cached, because each call of that function creates a new type."""
     try:
         return _resolve(annotation, function.__globals__, dict(inspect.getclosurevars(function).nonlocals))
     except NameError as error:
         raise ConfigurationError(
-            f"{function.__qualname__}: the type {error.name!r} of its result can't be resolved at run time; "
+            f"{function.__qualname__}: the type {error.name!r} of its result cannot be resolved at run time; "
             "define it in the module, import it there outside `if TYPE_CHECKING`, or pass the type: returns=..."
         ) from error
 
@@ -325,10 +285,10 @@ def _takes_none(adapter: TypeAdapter[Any]) -> bool:
 
 
 def is_model(type_: Any) -> bool:
-    """Tell if a type is a pydantic model."""
+    """Tell whether a type is a pydantic model."""
     return isinstance(type_, type) and issubclass(type_, BaseModel)
 
 
 def compact_json(payload: bytes) -> str:
-    """Return a JSON document with sorted keys and without white space; the empty payload becomes ``null``."""
+    """Return JSON with sorted keys and without white space; the empty payload becomes ``null``."""
     return json.dumps(json.loads(payload or b"null"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

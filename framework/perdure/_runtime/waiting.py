@@ -1,8 +1,8 @@
-"""Waiting so that a cancel of this invocation says what it met, and what it met can still be waited for.
+"""Waits that survive a cancel of this invocation, and recognition of such a cancel.
 
-To the engine, a cancel, a kill and an application's own 409 differ in nothing but the text. Perdure's contexts raise
-`Cancelled` for this invocation's own cancel (see `perdure._runtime.sdk.guard`), and for nothing else. After a plain
-await has raised it, the future no longer settles; `restate.wait_completed` can be repeated.
+The engine reports a cancel, a kill and an application's 409 with the same code. Perdure's contexts raise `Cancelled`
+only for a cancel of this invocation (see `perdure._runtime.sdk.guard`). A future that raised it from a plain await
+never settles; `restate.wait_completed` can be repeated.
 """
 
 from __future__ import annotations
@@ -14,44 +14,27 @@ import restate
 from perdure.errors import Cancelled, StepFailed, TerminalError
 
 
-async def until_done(future: restate.RestateDurableFuture[Any], what: str) -> None:
-    """Wait for a future to have a result, good or bad.
-
-    Args:
-        future: The SDK's future.
-        what: What is awaited, for the error.
-
-    Raises:
-        Cancelled: This invocation was cancelled meanwhile.
-    """
+async def until_done(future: restate.RestateDurableFuture[Any], operation: str) -> None:
+    """Wait until a future has a result or an error. Raises `Cancelled` with the operation's name."""
     try:
         await restate.wait_completed(future)
     except TerminalError as error:
-        raise Cancelled(f"cancelled during {what}", metadata={"during": what}) from error
+        raise Cancelled(f"cancelled during {operation}", metadata={"during": operation}) from error
 
 
 async def done_before(
-    future: restate.RestateDurableFuture[Any], limit: restate.RestateDurableFuture[Any], what: str
+    future: restate.RestateDurableFuture[Any], limit: restate.RestateDurableFuture[Any], operation: str
 ) -> bool:
-    """Wait for a future to have a result, but no longer than for another one; tell if the first has it.
-
-    Args:
-        future: What is awaited.
-        limit: A timer.
-        what: What is awaited, for the error.
-
-    Raises:
-        Cancelled: This invocation was cancelled meanwhile.
-    """
+    """Wait for a future until a timer fires, and tell whether the future is done. Raises `Cancelled` as above."""
     try:
         done, _ = await restate.wait_completed(future, limit)
     except TerminalError as error:
-        raise Cancelled(f"cancelled during {what}", metadata={"during": what}) from error
+        raise Cancelled(f"cancelled during {operation}", metadata={"during": operation}) from error
     return future in done
 
 
 async def settle(future: restate.RestateDurableFuture[Any]) -> None:
-    """Wait for a future to have a result, whatever further cancels say. Cancels are finite, so this ends."""
+    """Wait until a future has a result or an error, ignoring cancels."""
     while True:
         try:
             await restate.wait_completed(future)
@@ -61,21 +44,20 @@ async def settle(future: restate.RestateDurableFuture[Any]) -> None:
 
 
 def is_own_cancel(error: TerminalError) -> bool:
-    """Tell if an error is this invocation's own cancel. A callee's comes back as a plain terminal error."""
+    """Tell whether an error is the cancel of this invocation. A callee's cancel arrives as a plain terminal error."""
     return isinstance(error, Cancelled)
 
 
 def has_own_cancel(error: BaseException) -> bool:
-    """Tell if an error is this invocation's cancel, or was raised while that was handled.
+    """Tell whether an error is the cancel of this invocation, or was raised while handling it.
 
-    An orchestration that turns every terminal error into one of its own must not suspend after a cancel, either. What
-    is behind a `StepFailed` is the callee's, so the search ends there.
+    The search ends at a `StepFailed`, whose causes belong to the callee.
     """
-    known: set[int] = set()
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, StepFailed) and id(seen) not in known:
-        if isinstance(seen, TerminalError) and is_own_cancel(seen):
+    visited: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and not isinstance(current, StepFailed) and id(current) not in visited:
+        if isinstance(current, TerminalError) and is_own_cancel(current):
             return True
-        known.add(id(seen))
-        seen = seen.__cause__ or seen.__context__
+        visited.add(id(current))
+        current = current.__cause__ or current.__context__
     return False

@@ -34,7 +34,7 @@ from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.polling import BACKGROUND_CALL_RETRIES
 from perdure.errors import RunExhausted
 from perdure.handlers import Definition, handler
-from perdure.observability.gauge_collector import decoded
+from perdure.observability.gauge_collector import decode_state_value
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ALERTS as ALERTS_SENT
 from perdure.runs import RunConfig, run_with_retry
@@ -111,9 +111,9 @@ class AlertList(BaseModel):
         return self.scanned_at is not None and now - self.scanned_at <= self.scan_interval * _MAX_MISSED_SCANS
 
 
-list_alerts: Target[None, AlertList] = Target(ALERTS, "list", type(None), AlertList)
-scan_target: Target[None, int] = Target(ALERTS, "scan", type(None), int)
-post_target: Target[AlertNotification, None] = Target(ALERT_DISPATCHER, "post", AlertNotification, type(None))
+list_alerts: Target[None, AlertList] = Target(ALERTS, "list", None, AlertList)
+scan_target: Target[None, int] = Target(ALERTS, "scan", None, int)
+post_target: Target[AlertNotification, None] = Target(ALERT_DISPATCHER, "post", AlertNotification, None)
 
 
 async def take_snapshot(
@@ -191,7 +191,7 @@ class Alerts:
         )
         self._dispatcher = restate.Service(ALERT_DISPATCHER, description="Sends alert notifications to a webhook.")
         handler(self._object, "exclusive", name="scan", ingress_private=False)(self.scan)
-        handler(self._object, "shared", name="list", reads=True, ingress_private=False)(self.list)
+        handler(self._object, "shared", name="list", read_only=True, ingress_private=False)(self.list)
         handler(self._dispatcher, name="post", ingress_private=True)(self.post)
 
     def definitions(self) -> list[Definition]:
@@ -287,7 +287,7 @@ async def read_alerts(admin: AdminClient, codec: ValueCodec | None = None) -> Al
         UnreadableValue: The journal is encrypted with another key.
         EngineError: The engine does not answer, or refuses the query.
     """
-    state = {row["key"]: decoded(row, codec) for row in await admin.query(_STATE_SQL)}
+    state = {row["key"]: decode_state_value(row, codec) for row in await admin.query(_STATE_SQL)}
     scanned_at, scan_interval = state.get(_SCANNED_KEY), state.get(_INTERVAL_KEY)
     return _StoredAlerts(state).listed(
         more=int(state.get(_MORE_KEY, b"0")),

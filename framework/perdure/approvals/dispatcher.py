@@ -23,7 +23,7 @@ from perdure.targets import Target
 
 DISPATCHER = "ApprovalDispatcher"
 
-tell_target = Target(DISPATCHER, "tell", Tell, type(None))
+tell_target = Target(DISPATCHER, "tell", Tell, None)
 
 
 class ApprovalDispatcher:

@@ -12,7 +12,7 @@ from perdure.approvals.store import OPEN_KEY
 from perdure.approvals.targets import APPROVALS
 from perdure.engine.admin import AdminClient
 from perdure.errors import UnreadableValue
-from perdure.observability.gauge_collector import GaugeCollector, Sample, age_of, decoded
+from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import OLDEST_APPROVAL, OPEN_APPROVALS, OVERDUE_APPROVALS
 
@@ -44,7 +44,7 @@ async def count_approvals(admin: AdminClient, codec: ValueCodec | None) -> list[
     unreadable = 0
     for row in await admin.query(_OPEN):
         try:
-            found.append(Approval.model_validate_json(decoded(row, codec)))
+            found.append(Approval.model_validate_json(decode_state_value(row, codec)))
         except (ValidationError, UnreadableValue):  # of another version, or sealed otherwise: counted all the same
             unreadable += 1
     if unreadable:
@@ -53,6 +53,6 @@ async def count_approvals(admin: AdminClient, codec: ValueCodec | None) -> list[
     overdue = [each for each in waiting if each.deadline is not None and each.deadline < now]
     return [
         (OPEN_APPROVALS, len(waiting) + unreadable, {}),
-        (OLDEST_APPROVAL, max((age_of(each.opened_at, now) for each in waiting), default=0.0), {}),
+        (OLDEST_APPROVAL, max((age_in_seconds(each.opened_at, now) for each in waiting), default=0.0), {}),
         (OVERDUE_APPROVALS, len(overdue), {}),
     ]

@@ -40,7 +40,7 @@ inboxes = restate.VirtualObject(
 )
 
 
-@handler(inboxes, "shared", name=list_inbox.handler, reads=True, ingress_private=False)
+@handler(inboxes, "shared", name=list_inbox.handler, read_only=True, ingress_private=False)
 async def list_(ctx: restate.ObjectSharedContext, query: InboxQuery | None) -> list[InboxItem] | InboxPage:
     """Show the open approvals that a person may decide, the most urgent first; with a query, a page of them.
 

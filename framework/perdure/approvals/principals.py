@@ -48,7 +48,7 @@ class Principals:
         )
         handler(self.definition, "exclusive", name=put_principal.handler, ingress_private=False)(self.put)
         handler(self.definition, "exclusive", name=revoke_principal.handler, ingress_private=False)(self.revoke)
-        handler(self.definition, "shared", name=principal_status.handler, reads=True, ingress_private=False)(
+        handler(self.definition, "shared", name=principal_status.handler, read_only=True, ingress_private=False)(
             self.status
         )
 

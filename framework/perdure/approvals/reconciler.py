@@ -144,7 +144,7 @@ class ApprovalReconciler:
             invocation_retry_policy=BACKGROUND_CALL_RETRIES,
         )
         handler(self._definition, "exclusive", ingress_private=False)(self.sweep)
-        self._sweep: Target[None, ReconcilerScan] = Target(RECONCILER, "sweep", type(None), ReconcilerScan)
+        self._sweep: Target[None, ReconcilerScan] = Target(RECONCILER, "sweep", None, ReconcilerScan)
 
     def definitions(self) -> list[Definition]:
         """Return what to serve."""

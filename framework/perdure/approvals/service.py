@@ -121,7 +121,9 @@ class Approvals:
         for inner in (self.leave, self.listen, self.end_stage, self.remind, self.forget, self.mend):
             handler(self.definition, "exclusive", ingress_private=True)(inner)
         handler(self.definition, "exclusive", name=open_approval.handler, ingress_private=True)(self.open_)
-        handler(self.definition, "shared", name=approval_status.handler, reads=True, ingress_private=False)(self.status)
+        handler(self.definition, "shared", name=approval_status.handler, read_only=True, ingress_private=False)(
+            self.status
+        )
 
     async def open_(self, ctx: restate.ObjectContext, request: ApprovalRequest) -> ApprovalAnswer:
         """Open an approval, or join one that asks the same."""

@@ -1,4 +1,4 @@
-"""`perdure actors`: say who someone is and what they may do, in a key file that signs their acts."""
+"""`perdure actors`: issue and show key files, which sign operator actions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perdure.security.keys import PrivateKey
 from perdure.security.signed_actions import ActorKey
 from perdure.terminal import console
 
-app = typer.Typer(help="People's keys, with which their acts are signed.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _DURATION = re.compile(r"([1-9]\d{0,5})([mhd])")
@@ -26,17 +26,17 @@ _DURATION = re.compile(r"([1-9]\d{0,5})([mhd])")
 
 @app.command()
 def issue(
-    actor: Annotated[str, typer.Argument(help="Who, for example an e-mail address.", show_default=False)],
+    actor: Annotated[str, typer.Argument(help="The actor, for example an e-mail address.", show_default=False)],
     *,
     issuer: Annotated[
-        Path, typer.Option(envvar="PERDURE_ISSUER_KEY_FILE", help="The issuer's private key.", show_default=False)
+        Path, typer.Option(envvar="PERDURE_ISSUER_KEY_FILE", help="The issuer's private key file.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The new key file.", show_default=False)],
-    role: Annotated[list[Role], typer.Option("--role", "-r", help="What they may do; give it once for each.")],
-    group: Annotated[list[str] | None, typer.Option("--group", "-g", help="What they belong to; likewise.")] = None,
-    valid_for: Annotated[str, typer.Option("--for", help="How long: a number and m, h or d.")] = "90d",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The key file to create.", show_default=False)],
+    role: Annotated[list[Role], typer.Option("--role", "-r", help="A role of the actor; repeatable.")],
+    group: Annotated[list[str] | None, typer.Option("--group", "-g", help="A group of the actor; repeatable.")] = None,
+    valid_for: Annotated[str, typer.Option("--for", help="Validity: a number and m, h or d.")] = "90d",
 ) -> None:
-    """Make a key for someone, with a credential by the issuer. Hand the file over safely: who has it, acts as them."""
+    """Issue a key file with a credential. Transfer it safely: its holder can act as this actor."""
     try:
         key = ActorKey.issue(
             PrivateKey.load(issuer),
@@ -49,16 +49,16 @@ def issue(
     except ValidationError as error:
         raise ConfigurationError(str(invalid_input(error).message)) from error
     key.save(out)
-    console.say(f"{out}: {key.actor} may act as {', '.join(key.credential.roles)} {_until(key)}")
+    console.say(f"{out}: issued for {key.actor} with the roles {', '.join(key.credential.roles)}, valid {_until(key)}")
 
 
 @app.command()
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A person's key file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The key file.", show_default=False)],
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Show who a key file stands for; never the private key."""
+    """Show the credential of a key file; never the private key."""
     key = ActorKey.load(file)
     credential = key.credential
     if as_json:
@@ -78,12 +78,12 @@ def show(
 
 def _until(key: ActorKey) -> str:
     end = key.credential.expires_at
-    over = " (over)" if end <= datetime.now(UTC) else ""
-    return f"until {end:%Y-%m-%d %H:%M:%S} UTC{over}"
+    expired = " (expired)" if end <= datetime.now(UTC) else ""
+    return f"until {end:%Y-%m-%d %H:%M:%S} UTC{expired}"
 
 
 def _duration(text: str) -> timedelta:
-    found = _DURATION.fullmatch(text)
-    if found is None:
-        raise ConfigurationError(f"--for {text}: give a number and m, h or d, for example 90d")
-    return int(found[1]) * _UNITS[found[2]]
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ConfigurationError(f"--for: '{text}' is not a duration; write a number and m, h or d, for example 90d")
+    return int(match[1]) * _UNITS[match[2]]

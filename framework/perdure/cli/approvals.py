@@ -37,7 +37,7 @@ from perdure.cli.options import (
     JsonOption,
     KeyFileOption,
     ReasonOption,
-    ask,
+    call_ingress,
     print_json,
 )
 from perdure.errors import ConfigurationError, IngressError
@@ -46,11 +46,11 @@ from perdure.security.signed_actions import ActorKey
 from perdure.security.signing_rules import SigningRules, SigningSettings
 from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_user
 from perdure.targets import Target
-from perdure.terminal import console, several_lines
+from perdure.terminal import console, multiline_text
 
 R = TypeVar("R")
 
-app = typer.Typer(help="Approvals: what waits for whom, decide it, check the audit log.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The approval; for a trip, the trip's id.")]
 UnsignedActorOption = Annotated[
@@ -93,7 +93,7 @@ def list_(
         query = InboxQuery(limit=limit, after=after, groups=groups)
     except ValidationError as error:
         raise ConfigurationError(invalid_input(error).message) from error
-    page: InboxPage = ask(ingress, lambda client: client.call(page_inbox, query, key=inbox))
+    page: InboxPage = call_ingress(ingress, lambda client: client.call(page_inbox, query, key=inbox))
     if as_json:
         print_json(page)
         return
@@ -147,7 +147,7 @@ def _facts(found: ApprovalStatus) -> dict[str, str | Text]:
         "waits for": ", ".join(found.waits_for),
         "until": f"{found.deadline:%Y-%m-%d %H:%M:%S %Z}",
         "reason": found.reason,
-        "payload": several_lines(json.dumps(found.payload, indent=2, ensure_ascii=False)),
+        "payload": multiline_text(json.dumps(found.payload, indent=2, ensure_ascii=False)),
         "digest": found.payload_digest,
     }
     return {name: value for name, value in facts.items() if value}
@@ -260,7 +260,7 @@ def _revoke_person(ingress: str, person: str | None, key_file: Path | None, acto
     else:
         raise ConfigurationError("who acts? Name your --key-file, or an --actor where unsigned acts are taken")
     target: Target[dict[str, Any], Principal] = Target(PRINCIPALS, "revoke", dict[str, Any], Principal)
-    done = ask(ingress, lambda client: client.call(target, body, key=name))
+    done = call_ingress(ingress, lambda client: client.call(target, body, key=name))
     console.say(
         f"{name}: links, delegations and keys from before {done.revoked_before:%Y-%m-%d %H:%M:%S %Z} no longer hold"
     )
@@ -350,7 +350,7 @@ class _Desk:
     def act(self, act: SignableAction, body: dict[str, Any], receipt: type[R]) -> R:
         target: Target[dict[str, Any], R] = Target(APPROVALS, act, dict[str, Any], receipt)
         whole = self._signed(act, self.key_file, body) if self.key_file is not None else self._unsigned(body)
-        return ask(self.ingress, lambda client: client.call(target, whole, key=self.approval_id))
+        return call_ingress(self.ingress, lambda client: client.call(target, whole, key=self.approval_id))
 
     def _unsigned(self, body: dict[str, Any]) -> dict[str, Any]:
         if self.actor is None:
@@ -379,7 +379,7 @@ class _Desk:
 
 
 def _status(ingress: str, approval_id: str) -> ApprovalStatus:
-    return ask(ingress, lambda client: client.call(approval_status, key=approval_id))
+    return call_ingress(ingress, lambda client: client.call(approval_status, key=approval_id))
 
 
 def _end(text: str) -> datetime:

@@ -1,4 +1,4 @@
-"""`perdure dead-letters`: list what could not be undone, and decide about it."""
+"""`perdure dead-letters`: list dead letters and act on them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from perdure.cli.options import (
     JsonOption,
     KeyFileOption,
     ReasonOption,
-    actor_option,
-    ask,
+    call_ingress,
     print_json,
     read_payload,
+    resolve_actor,
 )
 from perdure.errors import ConfigurationError
 from perdure.saga.messages import (
@@ -38,54 +38,54 @@ from perdure.saga.messages import (
 from perdure.saga.schema import OperatorAction
 from perdure.saga.signatures import sign_action
 from perdure.targets import Target
-from perdure.terminal import console, several_lines
+from perdure.terminal import console, multiline_text
 
-app = typer.Typer(help="Steps that could not be undone: list them, look at them, decide.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 _list: Target[DeadLetterListRequest, DeadLetterPage] = Target(
     "DeadLetters", "list", DeadLetterListRequest, DeadLetterPage
 )
-_many: Target[BulkActionRequest, BulkActionReceipt] = Target(
+_act_on_many: Target[BulkActionRequest, BulkActionReceipt] = Target(
     "DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt
 )
 
-IdArgument = Annotated[str | None, typer.Argument(help="The dead letter, as `list` shows it; or use --signature.")]
+IdArgument = Annotated[str | None, typer.Argument(help="The dead letter, as shown by `list`; or use --signature.")]
 SignatureOption = Annotated[
-    str | None, typer.Option("--signature", help="Instead of one: all whose error has this signature.")
+    str | None, typer.Option("--signature", help="Act on all dead letters with this error signature.")
 ]
 
 
 @app.command("list")
 def list_(
     *,
-    saga: Annotated[str | None, typer.Option(help="Of this saga only.")] = None,
-    service: Annotated[str | None, typer.Option(help="Of this service's sagas only.")] = None,
-    step: Annotated[str | None, typer.Option(help="With this step's name only.")] = None,
-    signature: Annotated[str | None, typer.Option(help="With this error signature only.")] = None,
+    saga: Annotated[str | None, typer.Option(help="Filter by saga ID.")] = None,
+    service: Annotated[str | None, typer.Option(help="Filter by the service of the saga.")] = None,
+    step: Annotated[str | None, typer.Option(help="Filter by step name.")] = None,
+    signature: Annotated[str | None, typer.Option(help="Filter by error signature.")] = None,
     page: Annotated[int, typer.Option(min=1)] = 1,
     page_size: Annotated[int, typer.Option(min=1, max=500)] = 50,
     as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """List dead letters, oldest first, and the groups of equal failures."""
+    """List dead letters, oldest first, and their number per error signature."""
     request = DeadLetterListRequest(
         saga_id=saga, service=service, step=step, signature=signature, page=page, page_size=page_size
     )
-    found = ask(ingress, lambda client: client.call(_list, request))
+    letters = call_ingress(ingress, lambda client: client.call(_list, request))
     if as_json:
-        print_json(found)
+        print_json(letters)
         return
-    if not found.items:
-        console.say("no dead letters")
+    if not letters.items:
+        console.say("No dead letters.")
         return
-    table = Table("id", "step", "since", "tries", "error")
-    for letter in found.items:
-        tries = f"{letter.attempts}" + (f" (redriven {letter.redriven}x)" if letter.redriven else "")
-        table.add_row(letter.id, letter.step, f"{letter.since:%Y-%m-%d %H:%M:%S}", tries, letter.error)
+    table = Table("id", "step", "since", "attempts", "error")
+    for letter in letters.items:
+        attempts = f"{letter.attempts}" + (f" (redriven {letter.redriven}x)" if letter.redriven else "")
+        table.add_row(letter.id, letter.step, f"{letter.since:%Y-%m-%d %H:%M:%S}", attempts, letter.error)
     console.print(table)
-    for group in found.groups:
+    for group in letters.groups:
         console.say(f"{group.count} x {group.signature}")
-    console.say(f"{found.total} in all, page {found.page} of {found.pages}")
+    console.say(f"{letters.total} dead letters, page {letters.page} of {letters.pages}")
 
 
 @app.command()
@@ -95,9 +95,9 @@ def show(
     as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """Show one dead letter: its payload, its error, and what was done about it so far."""
+    """Show the payload, error and audit log of a dead letter."""
     letter = _find(ingress, letter_id)
-    rollback = ask(ingress, lambda client: client.call(rollback_status, key=letter.saga_id))
+    rollback = call_ingress(ingress, lambda client: client.call(rollback_status, key=letter.saga_id))
     if as_json:
         print_json(letter)
         return
@@ -106,45 +106,44 @@ def show(
 
 def _find(ingress: str, letter_id: str) -> DeadLetter:
     request = DeadLetterListRequest(saga_id=letter_id.rpartition("/")[0], page_size=500)
-    found = ask(ingress, lambda client: client.call(_list, request))
-    for letter in found.items:
+    for letter in call_ingress(ingress, lambda client: client.call(_list, request)).items:
         if letter.id == letter_id:
             return letter
-    raise ConfigurationError(f"there is no dead letter '{letter_id}'; `perdure dead-letters list` shows all")
+    raise ConfigurationError(f"dead letter '{letter_id}' does not exist; `perdure dead-letters list` lists all")
 
 
 def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     facts = Table(show_header=False, box=None)
-    shown: dict[str, str | Text] = {
+    fields: dict[str, str | Text] = {
         "id": letter.id,
-        "saga": f"{letter.saga_id} of {letter.service}, rolled back because: {letter.reason}",
+        "saga": f"{letter.saga_id} of {letter.service}, rolled back: {letter.reason}",
         "step": letter.step,
         "compensation": letter.compensation or "none",
         "error": letter.error,
-        "attempts": f"{letter.attempts}, redriven {letter.redriven} times before",
+        "attempts": f"{letter.attempts}, redriven {letter.redriven} times",
         "since": f"{letter.since:%Y-%m-%d %H:%M:%S %Z}",
-        "payload": several_lines(json.dumps(letter.payload, indent=2, ensure_ascii=False)),
+        "payload": multiline_text(json.dumps(letter.payload, indent=2, ensure_ascii=False)),
     }
-    for name, value in shown.items():
+    for name, value in fields.items():
         facts.add_row(name, value)
     console.print(facts)
     for entry in rollback.audit_log_of(letter.position):
-        proof = "unsigned" if entry.proof is None else "signed"
-        console.say(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({proof})")
-    console.say(
-        f"perdure dead-letters redrive {letter.id} tries again; resolve, skip and discard end it otherwise",
-    )
+        signed = "unsigned" if entry.proof is None else "signed"
+        console.say(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({signed})")
+    console.say(f"To retry: perdure dead-letters redrive {letter.id} (to close it: resolve, skip or discard)")
 
 
-def _act(act: OperatorAction) -> None:
-    """Add the command for one act."""
-    texts = {
-        OperatorAction.REDRIVE: "Repeat the compensation with a full set of attempts; --payload replaces its payload.",
-        OperatorAction.SKIP: "Leave the step as it is, and let the rollback go on.",
-        OperatorAction.RESOLVE: "Say that the step was undone by hand.",
-        OperatorAction.DISCARD: "Close the step without its being undone.",
-        OperatorAction.ANNOTATE: "Only write into the audit log.",
-    }
+_HELP = {
+    OperatorAction.REDRIVE: "Retry the compensation with all its attempts, optionally with another --payload.",
+    OperatorAction.SKIP: "Skip the compensation of the step and continue the rollback.",
+    OperatorAction.RESOLVE: "Record that the step was compensated manually.",
+    OperatorAction.DISCARD: "Close the dead letter without a compensation.",
+    OperatorAction.ANNOTATE: "Add a note to the audit log.",
+}
+
+
+def _add_command(act: OperatorAction) -> None:
+    """Add the command for one operator action."""
 
     def command(
         letter_id: IdArgument = None,
@@ -157,26 +156,28 @@ def _act(act: OperatorAction) -> None:
         ingress: IngressOption = DEFAULT_INGRESS,
     ) -> None:
         if (letter_id is None) == (signature is None):
-            raise ConfigurationError("name one dead letter, or a --signature, and not both")
-        who, key = actor_option(actor, key_file)
+            raise ConfigurationError("pass either the ID of a dead letter or --signature")
+        actor_name, key = resolve_actor(actor, key_file)
         if letter_id is not None:
             new_payload = read_payload(payload)
-            proof = None
+            signed_action = None
             if key is not None:
                 letter, now = _find(ingress, letter_id), datetime.now(UTC)
-                proof = sign_action(key, act, letter, reason=reason, payload=new_payload, at=now)
-            request = DeadLetterActionRequest(id=letter_id, actor=who, reason=reason, payload=new_payload, proof=proof)
+                signed_action = sign_action(key, act, letter, reason=reason, payload=new_payload, at=now)
+            request = DeadLetterActionRequest(
+                id=letter_id, actor=actor_name, reason=reason, payload=new_payload, proof=signed_action
+            )
             target: Target[DeadLetterActionRequest, ActionReceipt] = Target(
                 "DeadLetters", act.value, DeadLetterActionRequest, ActionReceipt
             )
-            receipt = ask(ingress, lambda client: client.call(target, request))
-            console.say(f"{receipt.id}: {receipt.act} by {who}, now {receipt.state}")
+            receipt = call_ingress(ingress, lambda client: client.call(target, request))
+            console.say(f"{receipt.id}: {receipt.act} recorded. State: {receipt.state}.")
             return
-        wanted = DeadLetterListRequest(signature=signature, page_size=500)
-        letters = [] if key is None else ask(ingress, lambda client: client.call(_list, wanted)).items
-        many = BulkActionRequest(
+        query = DeadLetterListRequest(signature=signature, page_size=500)
+        letters = [] if key is None else call_ingress(ingress, lambda client: client.call(_list, query)).items
+        bulk_request = BulkActionRequest(
             act=act,
-            actor=who,
+            actor=actor_name,
             reason=reason,
             filter=DeadLetterFilter(signature=signature),
             proofs={
@@ -185,14 +186,14 @@ def _act(act: OperatorAction) -> None:
                 if key
             },
         )
-        done = ask(ingress, lambda client: client.call(_many, many))
-        console.say(f"{act}: {len(done.done)} done, {len(done.refused)} refused")
-        for each, why in done.refused.items():
-            console.say(f"{each}: {why}")
+        receipts = call_ingress(ingress, lambda client: client.call(_act_on_many, bulk_request))
+        console.say(f"{act}: {len(receipts.done)} succeeded, {len(receipts.refused)} refused")
+        for refused, message in receipts.refused.items():
+            console.say(f"{refused}: {message}")
 
-    command.__doc__ = texts[act]
+    command.__doc__ = _HELP[act]
     app.command(act.value)(command)
 
 
-for _each in OperatorAction:
-    _act(_each)
+for _act in OperatorAction:
+    _add_command(_act)

@@ -1,4 +1,4 @@
-"""`perdure invocations`: what an operator does with one that is stuck."""
+"""`perdure invocations`: resume, cancel and kill invocations."""
 
 from __future__ import annotations
 
@@ -12,44 +12,47 @@ from perdure.engine.admin import AdminClient
 from perdure.errors import ConfigurationError, EngineError
 from perdure.terminal import console
 
-app = typer.Typer(help="Invocations: go on with one that is paused, or end one.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
-Act = Literal["resume", "cancel", "kill"]
+InvocationAction = Literal["resume", "cancel", "kill"]
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The invocation, inv_...; `perdure doctor` names it.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The invocation ID, inv_...; `perdure doctor` shows it.")]
 
-_TEXTS: Final[dict[Act, str]] = {
-    "resume": "Go on with one that is paused, or try one that fails now. Put right first what made it fail.",
-    "cancel": "Ask one to end: it cleans up, and a saga is rolled back. It runs for that, so its service has to be up.",
-    "kill": "End one without asking it: it cleans up nothing. The sentinel has a saga rolled back a few seconds later.",
+_HELP: Final[dict[InvocationAction, str]] = {
+    "resume": "Resume a paused invocation, or retry a failing one now. Fix the cause first.",
+    "cancel": "Cancel an invocation. Its handler cleans up, and a saga rolls back. Its service must be running.",
+    "kill": "Kill an invocation without notice to its handler. The reconciler rolls back its saga after a few seconds.",
 }
-_DONE: Final[dict[Act, str]] = {"resume": "resumed", "cancel": "asked to end", "kill": "killed"}
+_CONFIRMATIONS: Final[dict[InvocationAction, str]] = {
+    "resume": "Resumed.",
+    "cancel": "Cancellation requested.",
+    "kill": "Killed.",
+}
 
 
-def _act(act: Act) -> None:
-    """Add the command for one act."""
+def _add_command(action: InvocationAction) -> None:
+    """Add the command for one action."""
 
     def command(invocation_id: IdArgument, *, admin: AdminOption = DEFAULT_ADMIN) -> None:
-        asyncio.run(_done(admin, invocation_id, act))
-        console.say(f"{invocation_id}: {_DONE[act]}")
+        asyncio.run(_perform(admin, invocation_id, action))
+        console.say(f"{invocation_id}: {_CONFIRMATIONS[action]}")
 
-    command.__doc__ = _TEXTS[act]
-    app.command(act)(command)
+    command.__doc__ = _HELP[action]
+    app.command(action)(command)
 
 
-async def _done(admin: str, invocation_id: str, act: Act) -> None:
+async def _perform(admin: str, invocation_id: str, action: InvocationAction) -> None:
     async with AdminClient(admin) as engine:
         try:
-            await engine.act(invocation_id, act)
+            await engine.act(invocation_id, action)
         except EngineError as error:
-            # 400: it can't even be an invocation's id. What is no engine has a page of its own for that.
-            if error.status_code not in (400, 404) or "invocation" not in str(error).rpartition(f"/{act}: ")[2]:
+            # The engine answers a malformed ID with 400. Another server's 404 page does not mention an invocation.
+            if error.status_code not in (400, 404) or "invocation" not in str(error).rpartition(f"/{action}: ")[2]:
                 raise
             raise ConfigurationError(
-                f"there is no invocation '{invocation_id}' (any more); "
-                "`perdure doctor` names one of each kind that is stuck"
+                f"invocation '{invocation_id}' does not exist or has ended; `perdure doctor` shows stuck invocations"
             ) from error
 
 
-for _each in _TEXTS:
-    _act(_each)
+for _action in _HELP:
+    _add_command(_action)

@@ -1,4 +1,4 @@
-"""`perdure keys`: make keys, show their public halves, and put new ones in their place without downtime."""
+"""`perdure keys`: create, show and rotate keys."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from perdure.security.codec import JournalCodec, new_encryption_key
 from perdure.security.keys import PrivateKey
 from perdure.terminal import console
 
-app = typer.Typer(help="Keys of the engine, of issuers, and for encryption.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The private key's file.", show_default=False)]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The private key file.", show_default=False)]
 
 
 @app.command()
@@ -22,13 +22,13 @@ def new(
     file: FileArgument,
     *,
     encryption: Annotated[
-        bool, typer.Option("--encryption", help="A key for encryption at rest, and not one that signs.")
+        bool, typer.Option("--encryption", help="Create a key for encryption at rest instead of a signing key.")
     ] = False,
 ) -> None:
-    """Make a key in a new file that only you can read, and show its public half; nothing is ever overwritten."""
+    """Create a key in a new private file and show its public key. Existing files are never overwritten."""
     if encryption:
         codec = new_encryption_key(file)
-        console.say(f"encryption key {codec.key_ids[0]} in {file}: PERDURE_SECURITY_ENCRYPTION_KEYS_FILE={file}")
+        console.say(f"Encryption key {codec.key_ids[0]} created. Set PERDURE_SECURITY_ENCRYPTION_KEYS_FILE={file}")
         return
     key = PrivateKey.generate()
     key.save(file)
@@ -37,54 +37,54 @@ def new(
 
 @app.command()
 def show(file: FileArgument) -> None:
-    """Show a key's public half; of a file of encryption keys, the keys' ids, the one in use first."""
+    """Show the public key of a signing key, or the IDs of encryption keys, the active one first."""
     try:
         console.say(PrivateKey.load(file).public.id)
-    except ConfigurationError as no_signing_key:
+    except ConfigurationError as not_a_signing_key:
         try:
             ids = JournalCodec.load(file).key_ids
         except ConfigurationError:
-            raise no_signing_key from None
-        for number, each in enumerate(ids):
-            console.say(f"{each}  {'seals and opens' if number == 0 else 'opens'}")
+            raise not_a_signing_key from None
+        for number, key_id in enumerate(ids):
+            console.say(f"{key_id}  {'encrypts and decrypts' if number == 0 else 'decrypts'}")
 
 
 @app.command()
 def rotate(
     file: FileArgument,
     *,
-    activate: Annotated[bool, typer.Option("--activate", help="Second step: put the next key in place.")] = False,
+    activate: Annotated[bool, typer.Option("--activate", help="Second step: activate the next key.")] = False,
 ) -> None:
-    """Replace the engine's or an issuer's key in two steps, with both trusted in between.
+    """Rotate the key of the engine or an issuer in two steps, without downtime.
 
-    The first step makes FILE.next; whoever checks signatures is then given both public keys. The second puts it in the
-    place of FILE, which becomes FILE.previous; restart what signs. In the end, whoever checks is given the new one.
+    The first step creates FILE.next; then configure the verifiers to trust both public keys. The second step replaces
+    FILE, which becomes FILE.previous; then restart the signer, and finally trust the new key only.
     """
     following, previous = _beside(file, "next"), _beside(file, "previous")
     if not activate:
         current = PrivateKey.load(file).public.id
         if following.exists():
-            raise ConfigurationError(f"a rotation is under way: go on with `perdure keys rotate {file} --activate`")
+            raise ConfigurationError(f"{following} exists; continue with `perdure keys rotate {file} --activate`")
         key = PrivateKey.generate()
         key.save(following)
-        console.say(f"next key: {key.public.id} in {following}")
-        console.say(f"1. where signatures are checked, trust both, and restart: {current},{key.public.id}")
+        console.say(f"Next key {key.public.id} created in {following}.")
+        console.say(f"1. Trust both keys wherever signatures are verified, and restart: {current},{key.public.id}")
         console.say("   (PERDURE_SECURITY_SIGNING_KEYS for the engine's key, PERDURE_ISSUER_KEYS for an issuer's)")
-        console.say(f"2. when all of them do: perdure keys rotate {file} --activate")
+        console.say(f"2. Then run: perdure keys rotate {file} --activate")
         return
     if not following.exists():
-        raise ConfigurationError(f"there is no next key yet; first run: perdure keys rotate {file}")
+        raise ConfigurationError(f"{following} does not exist; first run: perdure keys rotate {file}")
     key = PrivateKey.load(following)
     current = PrivateKey.load(file).public.id
     if previous.exists():
-        raise ConfigurationError(f"{previous} is left from the rotation before: remove it, nothing needs it any more")
-    # A link, and not a rename: there is no moment without a key at FILE.
+        raise ConfigurationError(f"{previous} exists from an earlier rotation; remove it")
+    # A hard link instead of a rename, so that FILE exists at all times.
     previous.hardlink_to(file)
     following.replace(file)
-    console.say(f"in place: {key.public.id}")
-    console.say(f"3. restart what signs with {file}")
-    console.say(f"4. when nothing signed with {current} is under way any more, trust only: {key.public.id}")
-    console.say(f"5. remove {previous}")
+    console.say(f"Key {key.public.id} activated.")
+    console.say(f"3. Restart the processes that sign with {file}.")
+    console.say(f"4. When no request signed with {current} is in flight, trust only: {key.public.id}")
+    console.say(f"5. Remove {previous}.")
 
 
 def _beside(file: Path, suffix: str) -> Path:

@@ -1,4 +1,4 @@
-"""What `perdure doctor` looks at on this machine: keys and disk."""
+"""Checks of `perdure doctor` on this machine: keys and disk."""
 
 from __future__ import annotations
 
@@ -15,86 +15,78 @@ from perdure.security.keys import PrivateKey
 from perdure.security.signed_actions import ActorKey
 
 _ACTOR_KEY_FILE: Final = "PERDURE_KEY_FILE"
-_LEAST_SPACE: Final = 0.05
-_SOON: Final = timedelta(days=7)
+_MIN_FREE_SHARE: Final = 0.05
+_EXPIRY_WARNING: Final = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look found.
+    """Result of one check.
 
     Args:
-        about: What was looked at.
-        trouble: Something is to be done.
-        text: What was found, and what to do.
+        subject: The checked component.
+        is_problem: Whether an action is required.
+        text: The state, and the required action.
     """
 
-    about: str
-    trouble: bool
+    subject: str
+    is_problem: bool
     text: str
 
 
 def key_findings(environment: Mapping[str, str]) -> list[Finding]:
-    """Look at the key files that variables name.
-
-    Args:
-        environment: The variables.
-    """
-    looks: list[tuple[str, Callable[[], str]]] = [
-        (name, lambda path=Path(path): _said_of_key(path))  # type: ignore[misc] # the default binds the path
+    """Check the key files that environment variables name."""
+    checks: list[tuple[str, Callable[[], str]]] = [
+        (name, lambda path=Path(path): _check_key(path))  # type: ignore[misc] # the default binds the path
         for name, path in sorted(environment.items())
         if name.startswith("PERDURE_") and name.endswith("_KEY_FILE") and name != _ACTOR_KEY_FILE and path
     ]
     if path := environment.get(_ACTOR_KEY_FILE):
-        looks.append((_ACTOR_KEY_FILE, lambda: _said_of_actor(Path(path), datetime.now(UTC))))
+        checks.append((_ACTOR_KEY_FILE, lambda: _check_actor_key(Path(path), datetime.now(UTC))))
     if environment.get(ENCRYPTION_KEYS_FILE):
-        looks.append((ENCRYPTION_KEYS_FILE, lambda: _said_of_codec(environment)))
+        checks.append((ENCRYPTION_KEYS_FILE, lambda: _check_encryption_keys(environment)))
     findings = []
-    for name, look in looks:
+    for name, check in checks:
         try:
-            findings.append(Finding("keys", False, f"{name} {look()}"))
+            findings.append(Finding("keys", False, f"{name}: {check()}"))
         except ConfigurationError as error:
             findings.append(Finding("keys", True, f"{name}: {error}"))
-    return findings or [Finding("keys", False, "no variable of this shell names one")]
+    return findings or [Finding("keys", False, "no environment variable names a key file")]
 
 
-def _said_of_key(path: Path) -> str:
+def _check_key(path: Path) -> str:
     PrivateKey.load(path)
-    return "can be read, and by its owner alone"
+    return "readable, by its owner only"
 
 
-def _said_of_codec(environment: Mapping[str, str]) -> str:
+def _check_encryption_keys(environment: Mapping[str, str]) -> str:
     codec_from_environment(environment)
-    return "can be read, and by its owner alone"
+    return "readable, by its owner only"
 
 
-def _said_of_actor(path: Path, now: datetime) -> str:
+def _check_actor_key(path: Path, now: datetime) -> str:
     credential = ActorKey.load(path).credential
     left = credential.expires_at - now
-    again = f"have another one issued for {credential.actor}: perdure actors issue"
+    renewal = f"issue a new one for {credential.actor}: perdure actors issue"
     if left <= timedelta(0):
         raise ConfigurationError(
-            f"the credential in {path} expired at {credential.expires_at:%Y-%m-%d %H:%M} UTC: {again}"
+            f"the credential in {path} expired at {credential.expires_at:%Y-%m-%d %H:%M} UTC; {renewal}"
         )
     if credential.issued_at > now:
         raise ConfigurationError(
-            f"the credential in {path} holds from {credential.issued_at:%Y-%m-%d %H:%M} UTC only: is this clock right?"
+            f"the credential in {path} is valid from {credential.issued_at:%Y-%m-%d %H:%M} UTC; check the clock"
         )
-    soon = f"; soon, {again}" if left < _SOON else ""
-    return f"is the key of {credential.actor}, and holds until {credential.expires_at:%Y-%m-%d %H:%M} UTC{soon}"
+    warning = f"; {renewal}" if left < _EXPIRY_WARNING else ""
+    return f"key of {credential.actor}, valid until {credential.expires_at:%Y-%m-%d %H:%M} UTC{warning}"
 
 
 def disk_finding(folder: Path) -> Finding:
-    """Look at the room on a disk.
-
-    Args:
-        folder: A folder on it.
-    """
+    """Check the free space of the disk with a folder."""
     try:
         usage = shutil.disk_usage(folder)
     except OSError as error:
-        return Finding("disk", True, f"{folder} can't be looked at: {error.strerror}; name another --folder")
-    left = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB are free where {folder.resolve()} is"
-    if usage.free < _LEAST_SPACE * usage.total:
-        return Finding("disk", True, f"only {left}: make room, or the engine stops taking work")
-    return Finding("disk", False, left)
+        return Finding("disk", True, f"cannot read {folder}: {error.strerror}; pass another --folder")
+    space = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB free at {folder.resolve()}"
+    if usage.free < _MIN_FREE_SHARE * usage.total:
+        return Finding("disk", True, f"only {space}; free some, or the engine stops accepting work")
+    return Finding("disk", False, space)

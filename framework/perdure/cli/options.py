@@ -1,4 +1,4 @@
-"""What the commands share: their options, and a client for one question."""
+"""Shared options and helpers of the commands."""
 
 from __future__ import annotations
 
@@ -30,73 +30,58 @@ ActorOption = Annotated[
     typer.Option(
         "--actor",
         envvar=["PERDURE_ACTOR", "USER"],
-        help="Who acts, for the audit log, where unsigned acts are taken; with a key it is whose key it is.",
+        help="The actor for the audit log, where unsigned actions are accepted; ignored with a key file.",
     ),
 ]
 KeyFileOption = Annotated[
     Path | None,
-    typer.Option("--key-file", "-k", envvar="PERDURE_KEY_FILE", help="Your key file; the act is signed with it."),
+    typer.Option("--key-file", "-k", envvar="PERDURE_KEY_FILE", help="Your key file, which signs the action."),
 ]
-ReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; written into the audit log.")]
+ReasonOption = Annotated[str, typer.Option("--reason", "-m", help="The reason, for the audit log.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def ask(ingress_url: str, question: Callable[[IngressClient], Awaitable[T]]) -> T:
-    """Put a question to the ingress and return the answer.
+def call_ingress(ingress_url: str, request: Callable[[IngressClient], Awaitable[T]]) -> T:
+    """Send a request through an ingress client and return the response."""
 
-    Args:
-        ingress_url: The ingress.
-        question: What to ask, given a client.
-
-    Raises:
-        IngressError: It was refused, or nobody answered.
-    """
-
-    async def asked() -> T:
+    async def call() -> T:
         codec = codec_from_environment()
-        async with IngressClient(ingress_url, timeout=timedelta(seconds=30), retries=1, codec=codec) as ingress:
-            return await question(ingress)
+        async with IngressClient(ingress_url, timeout=timedelta(seconds=30), max_attempts=2, codec=codec) as ingress:
+            return await request(ingress)
 
-    return asyncio.run(asked())
+    return asyncio.run(call())
 
 
-def actor_option(actor: str | None, key_file: Path | None) -> tuple[str, ActorKey | None]:
-    """Return who acts, and the key to sign with, if there is one: then it is whose key it is, whatever else is said.
-
-    Args:
-        actor: What ``--actor`` says.
-        key_file: What ``--key-file`` says.
+def resolve_actor(actor: str | None, key_file: Path | None) -> tuple[str, ActorKey | None]:
+    """Return the owner and key of ``--key-file``, or else ``--actor``.
 
     Raises:
-        ConfigurationError: Neither says who acts, or the file can't be read.
+        ConfigurationError: Neither option is given, or the file cannot be read.
     """
     if key_file is not None:
         key = ActorKey.load(key_file)
         return key.actor, key
     if actor is None:
-        raise ConfigurationError("who acts? Name your --key-file, or an --actor where unsigned acts are taken")
+        raise ConfigurationError("no actor given; pass --key-file, or --actor where unsigned actions are accepted")
     return actor, None
 
 
-def print_json(answer: BaseModel) -> None:
-    """Print a model as JSON, for scripts."""
-    console.say_json(answer)
+def print_json(model: BaseModel) -> None:
+    """Print a model as JSON."""
+    console.print_model(model)
 
 
 def read_payload(text: str | None) -> Any:
-    """Return what ``--payload`` says: JSON, or ``@`` and the name of a file with JSON.
-
-    Args:
-        text: What was typed; None for nothing.
+    """Return the JSON of ``--payload``, or of the file that it names after ``@``.
 
     Raises:
-        ConfigurationError: It is no JSON, or the file can't be read.
+        ConfigurationError: The text is not JSON, or the file cannot be read.
     """
     if text is None:
         return None
     try:
         return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
     except OSError as error:
-        raise ConfigurationError(f"--payload: can't read {text[1:]}: {error.strerror}") from error
+        raise ConfigurationError(f"--payload: cannot read {text[1:]}: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigurationError(f"--payload is no JSON: {error}") from error
+        raise ConfigurationError(f"--payload is not JSON: {error}") from error

@@ -1,4 +1,4 @@
-"""`perdure sagas`: those that are open, and one of them, drawn in the terminal."""
+"""`perdure sagas`: list sagas and show their timelines."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
 from perdure.security.codec import codec_from_environment
 from perdure.terminal import console
 
-app = typer.Typer(help="Sagas: which are open, and each step of one.", no_args_is_help=True)
-
+app = typer.Typer(no_args_is_help=True)
 
 _PHASE_STYLES = {"orphaned": "bold red", "needs_attention": "bold red", "paused": "yellow", "compensating": "yellow"}
-_UNDO_STYLES = {
+_COMPENSATION_STYLES = {
     "pending": "yellow",
     "undone": "green",
     "resolved": "green",
@@ -45,74 +44,74 @@ _UNDO_STYLES = {
 @app.command("list")
 def list_(
     *,
-    phase: Annotated[SagaPhase | None, typer.Option(help="Those that stand here, instead of those not over.")] = None,
-    service: Annotated[str | None, typer.Option(help="Of this service only.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    phase: Annotated[SagaPhase | None, typer.Option(help="Filter by phase; default: all open sagas.")] = None,
+    service: Annotated[str | None, typer.Option(help="Filter by service.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of sagas.")] = 50,
     as_json: JsonOption = False,
     admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
-    """List sagas that are not over, the oldest first: what stands still is at the top."""
+    """List open sagas, oldest first."""
 
-    async def ask() -> SagaList:
+    async def fetch() -> SagaList:
         async with AdminClient(admin) as engine:
             return await list_sagas(
                 engine, phases=OPEN_PHASES if phase is None else (phase,), service=service, limit=limit
             )
 
-    found = asyncio.run(ask())
+    sagas = asyncio.run(fetch())
     if as_json:
-        print_json(found)
+        print_json(sagas)
         return
-    if not found.items:
-        console.say("no such sagas" if phase or service else "no open sagas")
+    if not sagas.items:
+        console.say("No matching sagas." if phase or service else "No open sagas.")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("saga", "service", "stands", "started", "because"):
+    for column in ("saga", "service", "phase", "started", "failure"):
         table.add_column(column, overflow="fold")
-    for each in found.items:
+    for saga in sagas.items:
         table.add_row(
-            each.key,
-            each.service,
-            each.phase,
-            f"{each.started_at:%Y-%m-%d %H:%M:%S}",
-            each.failure or "",
-            style=_PHASE_STYLES.get(each.phase),
+            saga.key,
+            saga.service,
+            saga.phase,
+            f"{saga.started_at:%Y-%m-%d %H:%M:%S}",
+            saga.failure or "",
+            style=_PHASE_STYLES.get(saga.phase),
         )
     console.print(table)
-    if found.total > len(found.items):
-        console.say(f"{found.total - len(found.items)} more: --limit {min(found.total, 1000)}")
-    console.say("perdure sagas show SAGA says what each waits for")
+    if sagas.total > len(sagas.items):
+        console.say(f"{sagas.total - len(sagas.items)} more: --limit {min(sagas.total, 1000)}")
+    console.say("To show a timeline: perdure sagas show SAGA")
 
 
 @app.command()
 def show(
-    saga_id: Annotated[str, typer.Argument(metavar="ID", help="The saga; for a trip, the trip's id.")],
+    saga_id: Annotated[str, typer.Argument(metavar="ID", help="The saga ID; for a trip, the trip ID.")],
     *,
-    service: Annotated[str | None, typer.Option(help="Its service, when several have a saga of this id.")] = None,
+    service: Annotated[str | None, typer.Option(help="The service, if the saga ID is ambiguous.")] = None,
     as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
     admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
-    """Draw a saga's timeline: each step, when and how long, how it ended, and what became of its undoing."""
+    """Show the timeline of a saga: steps, durations, results and compensations."""
 
-    async def ask() -> tuple[Timeline, list[str]]:
+    async def fetch() -> tuple[Timeline, list[str]]:
         codec = codec_from_environment()
         client = IngressClient(ingress, timeout=timedelta(seconds=30), codec=codec)
         async with AdminClient(admin) as engine, client:
-            found = await read_timeline(engine, client, saga_id, service=service, codec=codec)
-            return found, [] if as_json else await _held_up(engine, found)
+            saga = await read_timeline(engine, client, saga_id, service=service, codec=codec)
+            return saga, [] if as_json else await _blockers(engine, saga)
 
-    found, held_up = asyncio.run(ask())
+    saga, blockers = asyncio.run(fetch())
     if as_json:
-        print_json(found)
+        print_json(saga)
         return
-    draw(found)
-    for line in (*held_up, *_to_do(found)):
+    print_timeline(saga)
+    for line in (*blockers, *_required_actions(saga)):
         console.say(line)
 
 
-async def _held_up(engine: AdminClient, saga: Timeline) -> list[str]:
-    """Say what of a saga does not get on, and why: its orchestration, or what that has called and waits for."""
+async def _blockers(engine: AdminClient, saga: Timeline) -> list[str]:
+    """Return a line for each invocation that blocks the saga, with its cause and the action to take."""
     if saga.ended_at is not None:
         return []
     own = f"target_service_name = {sql_text(saga.service)} and target_service_key = {sql_text(saga.key)}"
@@ -124,50 +123,45 @@ async def _held_up(engine: AdminClient, saga: Timeline) -> list[str]:
     paused = await pause_reasons(engine, [row["id"] for row in rows if row["status"] == "paused"])
     lines = []
     for row in rows:
-        why = " ".join((row.get("last_failure") or "").partition("\nTraceback")[0].split())[:300]
+        failure = " ".join((row.get("last_failure") or "").partition("\nTraceback")[0].split())[:300]
         if row["status"] == "paused":
-            stopped = f": {paused[row['id']]}. Correct that, then" if paused.get(row["id"]) else " by hand. To go on:"
-            lines.append(f"{row['target']} is paused{stopped} perdure invocations resume {row['id']}")
+            cause = f": {paused[row['id']]}. Fix the cause, then" if paused.get(row["id"]) else " by an operator. To"
+            lines.append(f"{row['target']} is paused{cause} resume: perdure invocations resume {row['id']}")
         else:
-            tries = f"{row['target']} fails ({row['retry_count']} tries)"
-            lines.append(f"{tries}: {why}. Correct that; it goes on by itself")
-    sent = await engine.query(
+            attempts = f"{row['target']} fails ({row['retry_count']} attempts)"
+            lines.append(f"{attempts}: {failure}. Fix the cause. The invocation resumes automatically.")
+    calls = await engine.query(
         "select entry_lite_json as entry from sys_journal where entry_type = 'Command: Call' "  # noqa: S608 - quoted
         f"and id in {itself}"
     )
-    for row in sent:
+    for row in calls:
         (called,) = json.loads(row["entry"])["Command"]["Call"]["invocation_target"].values()
         if (called["name"], called["handler"]) == (open_approval.service, open_approval.handler):
-            lines.append(f"people were asked: perdure approvals show {called['key']}")
+            lines.append(f"The saga requested an approval: perdure approvals show {called['key']}")
     return lines
 
 
-def _to_do(saga: Timeline) -> list[str]:
-    """Say what waits for a person."""
+def _required_actions(saga: Timeline) -> list[str]:
+    """Return a line for each dead letter of the saga."""
     return [
-        f"{step.step} waits for somebody: perdure dead-letters show {saga.saga_id}/{step.position}"
+        f"The dead letter of {step.step} needs an operator: perdure dead-letters show {saga.saga_id}/{step.position}"
         for step in saga.steps
         if step.undo == "dead_letter"
     ]
 
 
-def draw(saga: Timeline) -> None:
-    """Draw a timeline on the terminal.
-
-    Args:
-        saga: The timeline.
-    """
-    rolled = "" if saga.rollback is None else f", rollback {saga.rollback.status.value}"
-    # The engine has more words for what is not over, as invoked and suspended; the list of sagas has these two.
-    under_way = "paused" if saga.status == "paused" else "running"
-    stands = saga.result or under_way
-    console.say(f"saga {saga.saga_id} of {saga.service}: {stands}{rolled}", style="bold")
+def print_timeline(saga: Timeline) -> None:
+    """Print a timeline to the terminal."""
+    rollback = "" if saga.rollback is None else f", rollback {saga.rollback.status.value}"
+    # The engine distinguishes more states, such as invoked and suspended. The list of sagas shows these two.
+    state = saga.result or ("paused" if saga.status == "paused" else "running")
+    console.say(f"Saga {saga.saga_id} of {saga.service}: {state}{rollback}", style="bold")
     if saga.failure:
-        console.say(f"because: {saga.failure}")
+        console.say(f"Failure: {saga.failure}")
     begin = saga.started_at
-    # What a narrow terminal has room for: errors come below, and nothing has a column of its own that is rarely there.
+    # The table fits a narrow terminal, so errors are printed below it.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("", "step", "ran", "started", "took", "result", "undone"):
+    for column in ("", "step", "action", "started", "duration", "result", "compensation"):
         table.add_column(column, overflow="fold")
     for step in saga.steps:
         result = step.result or ("" if saga.ended_at or step.action == "wait" else "running")
@@ -176,16 +170,16 @@ def draw(saga: Timeline) -> None:
             step.step,
             step.action,
             "" if step.started_at is None else f"+{(step.started_at - begin).total_seconds():.3f} s",
-            _took(step),
-            _tried(result, step.attempts or 1),
-            _tried(step.undo or "", step.compensation_attempts),
-            style=_UNDO_STYLES.get(step.undo or ""),
+            _duration(step),
+            _with_attempts(result, step.attempts or 1),
+            _with_attempts(step.undo or "", step.compensation_attempts),
+            style=_COMPENSATION_STYLES.get(step.undo or ""),
         )
     console.print(table)
     for step in saga.steps:
         if step.error:
-            console.say(f"undoing {step.step} failed: {step.error}")
-    console.say(f"started {begin:%Y-%m-%d %H:%M:%S %Z}, {_so_far(saga)}")
+            console.say(f"Compensation of {step.step} failed: {step.error}")
+    console.say(f"Started {begin:%Y-%m-%d %H:%M:%S %Z}, {_elapsed(saga)}")
     for entry in saga.rollback.audit_log if saga.rollback else []:
         console.say(
             f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act} {entry.step}: {entry.before} -> {entry.after}  "
@@ -193,15 +187,15 @@ def draw(saga: Timeline) -> None:
         )
 
 
-def _tried(result: str, times: int) -> str:
-    return f"{result} ({times} tries)" if times > 1 else result
+def _with_attempts(result: str, attempts: int) -> str:
+    return f"{result} ({attempts} attempts)" if attempts > 1 else result
 
 
-def _took(step: TimelineStep) -> str:
+def _duration(step: TimelineStep) -> str:
     return "" if step.took is None else f"{step.took.total_seconds():.3f} s"
 
 
-def _so_far(saga: Timeline) -> str:
+def _elapsed(saga: Timeline) -> str:
     if saga.ended_at is None:
-        return f"under way for {(datetime.now(UTC) - saga.started_at).total_seconds():.1f} s"
+        return f"running for {(datetime.now(UTC) - saga.started_at).total_seconds():.1f} s"
     return f"ended after {(saga.ended_at - saga.started_at).total_seconds():.3f} s"

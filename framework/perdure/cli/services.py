@@ -1,4 +1,4 @@
-"""`perdure services`: which handlers there are, and which of them anybody at the ingress may call."""
+"""`perdure services`: lists handlers and their visibility at the ingress."""
 
 from __future__ import annotations
 
@@ -17,14 +17,7 @@ _KINDS = {"Service": "service", "VirtualObject": "virtual object", "Workflow": "
 
 
 class HandlerEntry(BaseModel):
-    """One handler.
-
-    Args:
-        service: Its service.
-        kind: ``service``, ``virtual object`` or ``workflow``.
-        handler: Its name.
-        public: Whether it can be called over the ingress.
-    """
+    """Handler with the kind of its service; a public one can be called over the ingress."""
 
     service: str
     kind: str
@@ -33,31 +26,31 @@ class HandlerEntry(BaseModel):
 
 
 class HandlerList(BaseModel):
-    """Handlers, by service and name."""
+    """Handlers, sorted by service and name."""
 
     handlers: list[HandlerEntry]
 
 
 def services(
     *,
-    public: Annotated[bool, typer.Option("--public", help="Only those that can be called over the ingress.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="List only public handlers.")] = False,
     as_json: JsonOption = False,
     admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
-    """List handlers, and which of them are public on the ingress; who reaches the ingress may call those."""
+    """List handlers. Every client that reaches the ingress can call the public ones."""
 
-    async def ask() -> list[dict[str, Any]]:
+    async def fetch() -> list[dict[str, Any]]:
         async with AdminClient(admin) as engine:
             return await engine.services()
 
-    found = handlers_of(asyncio.run(ask()), public_only=public)
+    listed = handlers_of(asyncio.run(fetch()), public_only=public)
     if as_json:
-        print_json(found)
+        print_json(listed)
         return
     table = Table("service", "kind", "handler", "ingress")
-    before = ""
-    for each in found.handlers:
-        first = each.service != before
+    previous = ""
+    for each in listed.handlers:
+        first = each.service != previous
         table.add_row(
             each.service if first else "",
             each.kind if first else "",
@@ -65,28 +58,23 @@ def services(
             "public" if each.public else "private",
             style="bold" if each.public else None,
         )
-        before = each.service
+        previous = each.service
     console.print(table)
-    count = sum(each.public for each in found.handlers)
-    console.say(f"{len(found.handlers)} handlers, {count} of them public")
+    count = sum(each.public for each in listed.handlers)
+    console.say(f"{len(listed.handlers)} handlers, {count} public")
 
 
-def handlers_of(found: list[dict[str, Any]], *, public_only: bool = False) -> HandlerList:
-    """Return the handlers of services.
-
-    Args:
-        found: The services, as the admin API shows them.
-        public_only: Leave out those that are private.
-    """
+def handlers_of(services: list[dict[str, Any]], *, public_only: bool = False) -> HandlerList:
+    """Return the handlers of services as listed by the admin API."""
     entries = [
         HandlerEntry(
             service=service["name"],
             kind=str(_KINDS.get(service["ty"], service["ty"])),
             handler=handler["name"],
-            # A service that is private hides its handlers, whatever they say themselves.
+            # A private service makes its handlers private.
             public=service.get("public", True) and handler.get("public", True),
         )
-        for service in found
+        for service in services
         for handler in service["handlers"]
     ]
     entries.sort(key=lambda each: (each.service, each.handler))

@@ -1,4 +1,4 @@
-"""Signals that ask the launcher to stop, turned into something that code can wait for."""
+"""Signals that stop a command: SIGINT, SIGTERM and SIGHUP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """Somebody asked the launcher to stop before its work was done.
+    """A signal stopped the command.
 
     Args:
         number: The signal.
@@ -24,25 +24,25 @@ class Interrupted(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.exit_code = 128 + number
-        """The exit code by the shell's convention."""
+        """Exit code by the convention of shells."""
 
 
 class Interrupts:
-    """Listens to Ctrl-C, SIGTERM and SIGHUP. A second one asks to hurry.
+    """Handler of the signals. The first one requests a stop, the second one an immediate stop.
 
     Attributes:
-        asked: Set by the first signal.
-        hurry: Set by the second.
+        stop: Set by the first signal.
+        hurry: Set by the second signal.
     """
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
+        self.stop = asyncio.Event()
         self.hurry = asyncio.Event()
         self._first = signal.SIGINT
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen as long as the context lasts; enter it in the event loop."""
+        """Handle signals within the context. Enter it in the event loop."""
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
@@ -52,21 +52,21 @@ class Interrupts:
             for number in SIGNALS:
                 loop.remove_signal_handler(number)
 
-    async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something, unless a signal comes first: then it is cancelled, and cleans up before this returns.
+    async def run_until_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine; cancel it on a signal and await its cleanup.
 
         Args:
-            work: What to do.
+            work: The coroutine.
 
         Raises:
-            Interrupted: A signal came.
+            Interrupted: A signal arrived.
         """
         task = asyncio.ensure_future(work)
-        asked = asyncio.ensure_future(self.asked.wait())
+        stopped = asyncio.ensure_future(self.stop.wait())
         try:
-            await asyncio.wait({task, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            asked.cancel()
+            stopped.cancel()
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
@@ -75,19 +75,19 @@ class Interrupts:
         return task.result()
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self.asked.is_set():
+        if self.stop.is_set():
             self.hurry.set()
             return
         self._first = number
-        self.asked.set()
+        self.stop.set()
 
 
 @contextmanager
 def raising_interrupts() -> Iterator[None]:
-    """Turn the signals into `Interrupted` in code that blocks: npm, for example, is ended then and not left behind.
+    """Raise `Interrupted` from blocking code on a signal, so that child processes such as npm are ended.
 
     Raises:
-        Interrupted: A signal came.
+        Interrupted: A signal arrived.
     """
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

@@ -1,8 +1,7 @@
-"""Pid files that never lead to a stranger's process, and the lock that makes a platform's folder one launcher's.
+"""Pid files that identify a process reliably, and a lock for the folder of a platform.
 
-A process id is used again some day, so an id alone does not say whose process it is. Beside ``flights.pid`` (the id,
-for ``kill $(cat …)``) lies ``flights.started``: when the system says that this process began. Only both together name
-it.
+The system reuses process ids, so an id alone does not identify a process. ``flights.pid`` holds the id, for
+``kill $(cat flights.pid)``, and ``flights.started`` holds the start time of the process.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ _PROC: Final = Path("/proc")
 
 @dataclass(frozen=True)
 class RunningProcess:
-    """A process of this machine, told apart from any later one with the same id.
+    """A process of this machine, identified by its id and start time.
 
     Args:
-        pid: Its id.
-        started: When it began, in the system's own words; see `started_at`.
+        pid: Process id.
+        started: Start time, see `started_at`.
     """
 
     pid: int
@@ -40,7 +39,7 @@ class RunningProcess:
 
     @property
     def alive(self) -> bool:
-        """True as long as this very process runs."""
+        """True while the process runs."""
         return started_at(self.pid) == self.started
 
 
@@ -64,26 +63,26 @@ class PidFile:
         return self.path.with_suffix(".started")
 
     def write(self, pid: int) -> None:
-        """Remember a process that runs now.
+        """Record a running process.
 
         Args:
-            pid: Its id.
+            pid: Process id.
         """
         started = started_at(pid)
         self.path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        # The id last: a file that is there is complete.
+        # The id is written last, so that a pid file implies a start time.
         write_private(self._started, f"{started or 'ended'}\n")
         draft = self.path.with_suffix(".draft")
         write_private(draft, f"{pid}\n")
         draft.replace(self.path)
 
     def remove(self) -> None:
-        """Forget the process."""
+        """Remove the record."""
         self.path.unlink(missing_ok=True)
         self._started.unlink(missing_ok=True)
 
     def running(self) -> RunningProcess | None:
-        """Return the process if it still runs, None if it has ended or the file is broken."""
+        """Return the recorded process; None if it has ended or the file is unreadable."""
         try:
             process = RunningProcess(int(self.path.read_text()), self._started.read_text().strip())
         except (FileNotFoundError, ValueError):
@@ -92,10 +91,10 @@ class PidFile:
 
 
 def started_at(pid: int) -> str | None:
-    """Return when a process began, as the system tells it; None when there is no such process, or only its remains.
+    """Return the start time of a process as the system reports it; None if it does not exist or is a zombie.
 
     Args:
-        pid: The process.
+        pid: Process id.
     """
     if (_PROC / "self").exists():
         return _from_proc(pid)
@@ -104,9 +103,9 @@ def started_at(pid: int) -> str | None:
 
 def _from_proc(pid: int) -> str | None:
     try:
-        # The name in brackets may hold anything, so fields are counted behind it: the state first, the start 20th.
+        # The name in parentheses may contain anything. Behind it, the state is field 0 and the start time field 19.
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        # Ticks count from the start of the system: after another one, the same number is another time.
+        # Ticks count from the boot, so the boot id is part of the start time.
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -127,13 +126,10 @@ def _from_ps(pid: int) -> str | None:
 
 
 def leftovers(folder: Path) -> dict[str, RunningProcess]:
-    """Return the processes that pid files of a folder name and that still run; remove the files of those that don't.
+    """Return the recorded processes of a folder that still run, by name, and remove the other records.
 
     Args:
-        folder: Where the pid files are.
-
-    Returns:
-        The processes, by name.
+        folder: Folder of the pid files.
     """
     found = {}
     for path in sorted(folder.glob("*.pid")):
@@ -147,73 +143,72 @@ def leftovers(folder: Path) -> dict[str, RunningProcess]:
 
 
 def stop(process: RunningProcess, within: timedelta) -> bool:
-    """Ask a process that is nobody's child any more to end (SIGTERM), and end it (SIGKILL) when it doesn't; blocks.
+    """Stop a process that is not a child of this one, with SIGTERM and then SIGKILL. Blocks.
 
     Args:
         process: The process.
-        within: How long it may take.
+        within: How long it may take to exit after SIGTERM.
 
     Returns:
-        False when it had to be killed.
+        False if the process had to be killed.
 
     Raises:
-        PerdureError: It can't be ended.
+        PerdureError: The process did not exit.
     """
-    if _signalled(process, signal.SIGTERM, within):
+    if _exits_after(process, signal.SIGTERM, within):
         return True
-    if not _signalled(process, signal.SIGKILL, timedelta(seconds=5)):
-        raise PerdureError(f"process {process.pid} of an earlier run can't be ended: end it by hand")
+    if not _exits_after(process, signal.SIGKILL, timedelta(seconds=5)):
+        raise PerdureError(f"process {process.pid} of an earlier run did not exit after SIGKILL: stop it manually")
     return False
 
 
-def _signalled(process: RunningProcess, number: signal.Signals, within: timedelta) -> bool:
-    give_up = time.monotonic() + within.total_seconds()
+def _exits_after(process: RunningProcess, number: signal.Signals, within: timedelta) -> bool:
+    deadline = time.monotonic() + within.total_seconds()
     try:
         if process.alive:
             os.kill(process.pid, number)
         while process.alive:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 return False
             time.sleep(_POLL)
     except ProcessLookupError:
         return True
     except PermissionError as error:
         raise PerdureError(
-            f"process {process.pid} of an earlier run belongs to another user: end it by hand"
+            f"process {process.pid} of an earlier run belongs to another user: stop it manually"
         ) from error
     return True
 
 
 @contextmanager
-def folder_lock(folder: Path, what: str) -> Iterator[None]:
-    """Hold a platform's folder. The system gives it back when this process ends, however it ends.
+def folder_lock(folder: Path, holder: str) -> Iterator[None]:
+    """Lock the folder of a platform. The system releases the lock when this process ends.
 
     Args:
-        folder: Where its pid files are.
-        what: What holds it, for the message to the second who wants it.
+        folder: Folder of the pid files.
+        holder: Name of this process, for the error message of a second one.
 
     Raises:
-        ConfigurationError: Another process holds it.
+        ConfigurationError: Another process holds the lock.
     """
     try:
         folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        lock = open(folder / "launcher.lock", "a+", encoding="utf-8", opener=open_private)  # noqa: SIM115 - held below
+        lock = open(folder / "platform.lock", "a+", encoding="utf-8", opener=open_private)  # noqa: SIM115 - held below
     except OSError as error:
         raise ConfigurationError(
-            f"{folder} can't be used ({error.strerror}): set PERDURE_LOCAL_DIR to a folder that can be written"
+            f"{folder} is not usable ({error.strerror}): set PERDURE_LOCAL_DIR to a writable folder"
         ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
-            holder = lock.read().strip()
             raise ConfigurationError(
-                f"{holder or what} runs already in {folder.parent}: stop it first, "
-                "or set PERDURE_LOCAL_DIR to another folder and every port to another one"
+                f"{lock.read().strip() or holder} already runs in {folder.parent}: stop it first, "
+                "or set PERDURE_LOCAL_DIR to another folder and choose other ports"
             ) from error
         lock.truncate(0)
-        lock.write(f"{what} (process {os.getpid()})\n")
+        lock.write(f"{holder} (process {os.getpid()})\n")
         lock.flush()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Child processes: start one, wait until it's ready, stop it, and leave nothing of it behind."""
+"""Child processes: start, wait until ready, stop, clean up."""
 
 from __future__ import annotations
 
@@ -17,70 +17,69 @@ from perdure.dev.pidfiles import PidFile
 from perdure.errors import PerdureError
 from perdure.security.private_files import PRIVATE_UMASK, open_private
 
-STOP_WITHIN: Final = timedelta(seconds=15)
-"""How long a process may take to end after SIGTERM."""
+STOP_TIMEOUT: Final = timedelta(seconds=15)
+"""How long a process may take to exit after SIGTERM."""
 
-_KILLED_WITHIN: Final = timedelta(seconds=10)
+_KILL_TIMEOUT: Final = timedelta(seconds=10)
 _POLL: Final = 0.05
 _TAIL_LINES: Final = 12
 _TAIL_BYTES: Final = 32_768
 
 
 class ProcessError(PerdureError):
-    """A process of the platform could not be started, wasn't ready in time, ended by itself, or can't be ended."""
+    """A process could not be started, was not ready in time, ended by itself, or did not exit."""
 
 
 class ManagedProcess(ABC):
-    """What the platform needs to know of a process to run it: a service of ours, or the engine."""
+    """A process that the supervisor runs: a service or the engine."""
 
     @property
     @abstractmethod
     def pid(self) -> int | None:
-        """Its id, None when it isn't running."""
+        """The process id; None while the process does not run."""
 
     @abstractmethod
     async def start(self) -> None:
-        """Start it, and wait until it's ready.
+        """Start the process and wait until it is ready.
 
         Raises:
-            PerdureError: It can't be started; nothing is left running.
+            PerdureError: The process cannot be started; nothing is left running.
         """
 
     @abstractmethod
     async def stop(self, hurry: asyncio.Event) -> bool:
-        """Ask it to end (SIGTERM), and end it (SIGKILL) when it doesn't. Does nothing when it has ended.
+        """Stop the process with SIGTERM, and with SIGKILL after a timeout. Does nothing if it has ended.
 
         Args:
-            hurry: Set, it is killed without waiting any longer.
+            hurry: When set, the process is killed without further waiting.
 
         Returns:
-            False when it had to be killed.
+            False if the process had to be killed.
         """
 
     @abstractmethod
     async def kill(self) -> None:
-        """End it at once (SIGKILL), as a crash would. Does nothing when it has ended."""
+        """Kill the process with SIGKILL, as a crash would. Does nothing if it has ended."""
 
     @abstractmethod
-    def how_it_ended(self) -> str | None:
-        """Say how it ended by itself; None as long as it runs, or when it was stopped from here."""
+    def exit_reason(self) -> str | None:
+        """Describe how the process ended by itself; None if it runs or was stopped here."""
 
 
 class ChildProcess(ManagedProcess):
-    """One child process with a log file and a pid file.
+    """A child process with a log file and a pid file.
 
-    It gets a session of its own: Ctrl-C in the terminal reaches the launcher alone, which then stops its children in
-    order.
+    It runs in a session of its own, so Ctrl-C reaches the supervisor only, which then stops its processes in order.
 
     Args:
-        name: Its name, for messages.
+        name: Name of the process in messages.
         command: Program and arguments.
-        ready: Tells if it's ready; asked until it is.
-        environment: Returns its whole environment; asked at each start, so that it can change in between.
-        log_file: Takes its output, appended to.
-        pid_file: Names it as long as it runs.
-        ready_within: How long it may take to be ready.
-        stop_within: How long it may take to end after SIGTERM.
+        ready: Returns True once the process is ready; polled at start.
+        environment: Returns the complete environment; called at each start.
+        log_file: Receives the output.
+        pid_file: Holds the process id while the process runs.
+        ready_timeout: How long the process may take to become ready.
+        stop_timeout: How long the process may take to exit after SIGTERM.
     """
 
     def __init__(
@@ -92,8 +91,8 @@ class ChildProcess(ManagedProcess):
         environment: Callable[[], Mapping[str, str]],
         log_file: Path,
         pid_file: Path,
-        ready_within: timedelta = timedelta(seconds=30),
-        stop_within: timedelta = STOP_WITHIN,
+        ready_timeout: timedelta = timedelta(seconds=30),
+        stop_timeout: timedelta = STOP_TIMEOUT,
     ) -> None:
         self.name = name
         self.log_file = log_file
@@ -101,25 +100,25 @@ class ChildProcess(ManagedProcess):
         self._ready = ready
         self._environment = environment
         self._pid_file = PidFile(pid_file)
-        self._ready_within = ready_within
-        self._stop_within = stop_within
+        self._ready_timeout = ready_timeout
+        self._stop_timeout = stop_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
     @property
     def pid(self) -> int | None:
-        """Its id, None when it isn't running."""
+        """The process id; None while the process does not run."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     async def start(self) -> None:
-        """Start it, and wait until it's ready.
+        """Start the process and wait until it is ready.
 
         Raises:
-            ProcessError: It can't be run, ended, or wasn't ready in time; the message has the end of its log. Nothing
-                is left running.
+            ProcessError: The process cannot be run, ended, or was not ready in time. The message has the end of the
+                log. Nothing is left running.
         """
         if self.pid is not None:
-            raise ProcessError(f"{self.name} runs already (process {self.pid}): stop it before starting it again")
+            raise ProcessError(f"{self.name} already runs as process {self.pid}")
         try:
             await self._until_ready(self._spawn())
         except BaseException:
@@ -127,52 +126,46 @@ class ChildProcess(ManagedProcess):
             raise
 
     async def stop(self, hurry: asyncio.Event) -> bool:
-        """Ask it to end (SIGTERM), and end it (SIGKILL) when it doesn't. Does nothing when it has ended.
-
-        Args:
-            hurry: Set, it is killed without waiting any longer.
-
-        Returns:
-            False when it had to be killed.
+        """Stop the process. See `ManagedProcess.stop`.
 
         Raises:
-            ProcessError: It can't be ended.
+            ProcessError: The process did not exit after SIGKILL.
         """
         if self._process is None:
             return True
         self._process.terminate()
-        if not await ended(lambda: self.pid is None, self._stop_within, hurry):
+        if not await wait_for_exit(lambda: self.pid is None, self._stop_timeout, hurry):
             await self.kill()
             return False
-        self._forget()
+        self._remove()
         return True
 
     async def kill(self) -> None:
-        """End it at once (SIGKILL), as a crash would, with whatever it started itself.
+        """Kill the process and its children with SIGKILL, as a crash would.
 
         Raises:
-            ProcessError: It doesn't end even so.
+            ProcessError: The process did not exit.
         """
         if self._process is None:
             return
         if self._process.poll() is None:
-            # It leads its own session, so the group is the process and what it may have started.
+            # The process leads a session of its own, so its group contains its children.
             os.killpg(self._process.pid, signal.SIGKILL)
-        if not await ended(lambda: self.pid is None, _KILLED_WITHIN):
-            raise ProcessError(f"{self.name} (process {self._process.pid}) doesn't even end when it is killed")
-        self._forget()
+        if not await wait_for_exit(lambda: self.pid is None, _KILL_TIMEOUT):
+            raise ProcessError(f"{self.name} (process {self._process.pid}) did not exit after SIGKILL")
+        self._remove()
 
-    def how_it_ended(self) -> str | None:
-        """Say how it ended, ``process 12 ended with code 1``; None as long as it runs, or was stopped from here."""
+    def exit_reason(self) -> str | None:
+        """Describe how the process ended by itself, for example ``process 12 ended with code 1``."""
         if self._process is None or (code := self._process.poll()) is None:
             return None
-        return f"process {self._process.pid} {describe_end(code)}"
+        return f"process {self._process.pid} {describe_exit(code)}"
 
     def log_tail(self, lines: int = _TAIL_LINES) -> str:
-        """Return the last lines that it wrote since it was started.
+        """Return the last lines of the log since the last start.
 
         Args:
-            lines: How many.
+            lines: Maximum number of lines.
         """
         with self.log_file.open("rb") as log:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
@@ -193,35 +186,35 @@ class ChildProcess(ManagedProcess):
                     umask=PRIVATE_UMASK,
                 )
             except OSError as error:
-                raise ProcessError(f"{self.name} can't be run: {self._command[0]}: {error.strerror}") from error
+                raise ProcessError(f"{self.name} cannot be run: {self._command[0]}: {error.strerror}") from error
         self._process = process
         self._pid_file.write(process.pid)
         return process
 
     async def _until_ready(self, process: subprocess.Popen[bytes]) -> None:
-        give_up = time.monotonic() + self._ready_within.total_seconds()
+        deadline = time.monotonic() + self._ready_timeout.total_seconds()
         while not await self._ready():
             if (code := process.poll()) is not None:
-                raise ProcessError(f"{self.name} {describe_end(code)} before it was ready{self._evidence()}")
-            if time.monotonic() > give_up:
-                seconds = self._ready_within.total_seconds()
-                raise ProcessError(f"{self.name} wasn't ready within {seconds:g} s{self._evidence()}")
+                raise ProcessError(f"{self.name} {describe_exit(code)} before it was ready{self._log_excerpt()}")
+            if time.monotonic() > deadline:
+                seconds = self._ready_timeout.total_seconds()
+                raise ProcessError(f"{self.name} was not ready within {seconds:g} s{self._log_excerpt()}")
             await asyncio.sleep(_POLL)
 
-    def _evidence(self) -> str:
+    def _log_excerpt(self) -> str:
         tail = self.log_tail()
-        return f"; the end of {self.log_file}:\n{tail}" if tail else f"; {self.log_file} says nothing about it"
+        return f"; the end of {self.log_file}:\n{tail}" if tail else f"; {self.log_file} is empty"
 
-    def _forget(self) -> None:
+    def _remove(self) -> None:
         self._process = None
         self._pid_file.remove()
 
 
-def describe_end(code: int) -> str:
-    """Say in words how a process ended.
+def describe_exit(code: int) -> str:
+    """Describe how a process ended.
 
     Args:
-        code: Its exit code; negative for a signal.
+        code: Exit code; negative for a signal.
     """
     if code >= 0:
         return f"ended with code {code}"
@@ -231,20 +224,20 @@ def describe_end(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-async def ended(gone: Callable[[], bool], within: timedelta, hurry: asyncio.Event | None = None) -> bool:
-    """Wait for the end of a process.
+async def wait_for_exit(has_exited: Callable[[], bool], timeout: timedelta, hurry: asyncio.Event | None = None) -> bool:
+    """Wait until a process has exited.
 
     Args:
-        gone: Tells if it has ended.
-        within: How long to wait.
-        hurry: Set, the wait is over at once.
+        has_exited: Returns True once the process has exited.
+        timeout: How long to wait.
+        hurry: When set, the wait ends at once.
 
     Returns:
-        True when it has ended.
+        True if the process has exited.
     """
-    give_up = time.monotonic() + within.total_seconds()
-    while not gone():
-        if time.monotonic() > give_up or (hurry is not None and hurry.is_set()):
+    deadline = time.monotonic() + timeout.total_seconds()
+    while not has_exited():
+        if time.monotonic() > deadline or (hurry is not None and hurry.is_set()):
             return False
         await asyncio.sleep(_POLL)
     return True

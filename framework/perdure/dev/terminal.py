@@ -1,4 +1,4 @@
-"""What the launcher tells people: plain lines, or colour and a progress bar when a terminal is there to show them."""
+"""Terminal output of long-running commands: plain lines, with colour and a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -15,59 +15,58 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from perdure import StatusData
 from perdure.terminal import TerminalConsole
 
-_WIDTH_OF_A_FILE: Final = 150
+_WIDTH_WITHOUT_TERMINAL: Final = 150
 
 
 class ShowStatus(Protocol):
-    """Shows how far a trip is."""
+    """Displays the progress of a workflow."""
 
     def __call__(self, status: StatusData) -> None:
-        """Show a status; an unchanged one changes nothing."""
+        """Display a status; ignore one that is unchanged."""
 
 
 class Terminal:
-    """Standard output, for people.
+    """Standard output of a command.
 
-    A terminal that was closed, or a pipe whose reader has gone, makes it fall silent: there is nobody left to tell, and
-    processes are still to be stopped.
+    Output stops silently when the terminal or pipe is closed, because the command still has to stop its processes.
     """
 
     def __init__(self) -> None:
         self._console = _Console()
         if not self._console.is_terminal and "COLUMNS" not in os.environ:
-            self._console.width = _WIDTH_OF_A_FILE
+            self._console.width = _WIDTH_WITHOUT_TERMINAL
 
     def say(self, line: str = "", style: str | None = None) -> None:
-        """Print a line, however long. Of a text with several lines, those after the first are indented.
+        """Print a line without wrapping; indent the lines after the first.
 
         Args:
-            line: The line.
-            style: How, in rich's words, on a terminal.
+            line: The text.
+            style: Rich style, used on a terminal.
         """
-        with self._while_anybody_listens():
-            self._console.say_all(line, style)
+        with self._ignoring_closed_output():
+            self._console.print_lines(line, style)
 
-    def say_json(self, answer: BaseModel) -> None:
+    def print_model(self, answer: BaseModel) -> None:
         """Print a model as JSON.
 
         Args:
             answer: The model.
         """
-        with self._while_anybody_listens():
-            self._console.say_json(answer)
+        with self._ignoring_closed_output():
+            self._console.print_model(answer)
 
-    def draw(self, what: RenderableType) -> None:
-        """Print something that rich fits into the terminal's width, such as a table.
+    def draw(self, renderable: RenderableType) -> None:
+        """Print a Rich renderable, such as a table, fitted to the width of the terminal.
 
         Args:
-            what: The table.
+            renderable: The renderable.
         """
-        with self._while_anybody_listens():
-            self._console.print(what)
+        with self._ignoring_closed_output():
+            self._console.print(renderable)
 
     @contextmanager
     def progress(self) -> Iterator[ShowStatus]:
-        """Show a trip's progress as long as the context lasts: a bar on a terminal, else a line for each change."""
+        """Display progress within the context: a bar on a terminal, otherwise one line per change."""
         if not self._console.is_terminal:
             yield self._lines()
             return
@@ -88,31 +87,27 @@ class Terminal:
         return show
 
     @contextmanager
-    def _while_anybody_listens(self) -> Iterator[None]:
+    def _ignoring_closed_output(self) -> Iterator[None]:
         try:
             yield
         except OSError:
-            self._console.fall_silent()
+            self._console.discard_output()
 
 
 class _Console(TerminalConsole):
     def on_broken_pipe(self) -> None:
-        """Go on in silence; rich would end the process here, with other processes still to be stopped."""
-        self.fall_silent()
+        """Stop printing. Rich would exit here, and leave processes running."""
+        self.discard_output()
 
-    def fall_silent(self) -> None:
-        """Print nothing any more, nor what is still in a buffer, which would fail again when the interpreter ends."""
+    def discard_output(self) -> None:
+        """Discard all output, including buffered text, which would fail again at interpreter exit."""
         self.quiet = True
         with suppress(OSError), Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), self.file.fileno())
 
 
 def describe_status(status: StatusData) -> str:
-    """Say in a few words how far a trip is.
-
-    Args:
-        status: Its status.
-    """
+    """Return a one-line description of a status."""
     now = f"{status.phase}: {status.current_step}" if status.current_step else status.phase
     done = ", ".join(status.completed_steps)
     return f"{now} (done: {done})" if done else now

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
+from perdure._runtime.tls import tls_context
 from perdure.engine.proxy_answers import ProxyAnswer, proxy_answer
 from perdure.errors import EngineError
 
@@ -31,7 +32,7 @@ class AdminClient:
     def __init__(self, url: str, *, http: httpx.AsyncClient | None = None) -> None:
         self.url = url.rstrip("/")
         self._owned = http is None
-        self._http = http or httpx.AsyncClient(timeout=30.0)
+        self._http = http or httpx.AsyncClient(timeout=30.0, verify=tls_context())
 
     async def __aenter__(self) -> Self:
         return self

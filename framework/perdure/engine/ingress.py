@@ -33,11 +33,11 @@ class IngressClient:
         auth_token: Sent as a bearer token, for an ingress behind a gateway. Let the gateway take it off: the engine
             hands every header on to the handler, and keeps it in its journal.
         timeout: How long one request may take; None waits as long as the handler does.
-        retries: How often a request that is safe to repeat is sent again.
+        max_attempts: Attempts of a request that is safe to repeat.
         admin_url: The engine's admin API, for `cancel`; the ingress itself can't cancel.
         codec: Seals inputs and opens outputs, for services that encrypt their journal
             (`perdure.security.codec_from_environment`): they refuse inputs in clear.
-        actor_key: Signs each call and send, so that the handler knows its caller (`perdure.caller`).
+        actor_key: Signs each call and send, so that the handler knows its caller (`perdure.callers.caller`).
         http: A client to use instead of an own one; it is not closed.
     """
 
@@ -47,14 +47,14 @@ class IngressClient:
         *,
         auth_token: str | None = None,
         timeout: timedelta | None = None,
-        retries: int = 4,
+        max_attempts: int = 5,
         admin_url: str | None = None,
         codec: ValueCodec | None = None,
         actor_key: ActorKey | None = None,
         http: httpx.AsyncClient | None = None,
     ) -> None:
         headers = {"authorization": f"Bearer {auth_token}"} if auth_token else {}
-        self._requests = IngressRequests(url, headers=headers, timeout=timeout, retries=retries, http=http)
+        self._requests = IngressRequests(url, headers=headers, timeout=timeout, max_attempts=max_attempts, http=http)
         self._admin_url = admin_url
         self._codec = codec
         self._actor_key = actor_key

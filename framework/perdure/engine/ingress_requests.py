@@ -21,13 +21,14 @@ from pydantic import ValidationError
 
 from perdure._runtime.places import OutputSource, ValueCodec
 from perdure._runtime.serdes import serde_for
+from perdure._runtime.tls import tls_context
 from perdure.engine.proxy_answers import ProxyAnswer, proxy_answer
 from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
 from perdure.idempotency import check_idempotency_key
+from perdure.retry import RetryPolicy
 from perdure.targets import Target
 
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
-_LONGEST_PAUSE = 5.0
 _CONNECT = 5.0
 _NOT_READY = 470
 _INVOCATION_ID = "x-restate-id"
@@ -42,7 +43,7 @@ class IngressRequests:
         url: The ingress.
         headers: Sent with every request.
         timeout: How long one request may take; None for as long as it takes.
-        retries: How often a request that is safe to repeat is sent again.
+        max_attempts: Attempts of a request that is safe to repeat.
         http: A client to use instead of an own one; it is not closed.
     """
 
@@ -52,14 +53,17 @@ class IngressRequests:
         *,
         headers: Mapping[str, str],
         timeout: timedelta | None,
-        retries: int,
+        max_attempts: int,
         http: httpx.AsyncClient | None,
     ) -> None:
         self.url = url.rstrip("/")
         self._headers = headers
-        self._retries = retries
+        self._retry = RetryPolicy(
+            initial_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=5), max_attempts=max_attempts
+        )
         self._owned = http is None
         self._http = http or httpx.AsyncClient(
+            verify=tls_context(),
             timeout=httpx.Timeout(None if timeout is None else timeout.total_seconds(), connect=_CONNECT),
             limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),
         )
@@ -130,10 +134,10 @@ class IngressRequests:
                 problem = _problem(response)
                 retried = problem.source != "invocation" and response.status_code in _RETRIED_STATUS
                 safe = (retried and repeatable) or proxy_answer(response) is ProxyAnswer.NOT_SENT
-            if not safe or attempt >= self._retries:
-                raise problem from cause
-            await asyncio.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt))
             attempt += 1
+            if not safe or not self._retry.permits(attempt):
+                raise problem from cause
+            await asyncio.sleep(self._retry.delay_after(attempt).total_seconds())
 
 
 def path_of(target: Target[Any, Any], key: str | None) -> str:

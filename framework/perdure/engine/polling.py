@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from restate import InvocationRetryPolicy
 from structlog.stdlib import BoundLogger
 
 from perdure._runtime.places import ValueCodec
@@ -20,16 +19,13 @@ from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
 from perdure.errors import EngineError, IngressError
 from perdure.observability.gauge_collector import GaugeCollector, Sample
+from perdure.retry import RetryPolicy
 
 __all__ = ["BACKGROUND_CALL_RETRIES", "Poller"]
 
-BACKGROUND_CALL_RETRIES: Final = InvocationRetryPolicy(
-    initial_interval=timedelta(milliseconds=100),
-    exponentiation_factor=2.0,
-    max_interval=timedelta(seconds=10),
-    max_attempts=20,
-    on_max_attempts="kill",
-)
+BACKGROUND_CALL_RETRIES: Final = RetryPolicy(
+    initial_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=10), max_attempts=20
+).for_invocations("kill")
 """Retry policy of handlers that a poller calls: two minutes, to survive a restart, and then a kill. A paused invocation
 would block all later ones; after a kill, the next scan calls the handler again."""
 
@@ -87,7 +83,7 @@ class Poller:
         tolerated = _FAILURES_AT_START
         logged: str | None = None
         # Without retries: the next scan repeats the call if it is still needed.
-        client = IngressClient(self.ingress_url, codec=self.codec, retries=0, timeout=_CALL_TIMEOUT)
+        client = IngressClient(self.ingress_url, codec=self.codec, max_attempts=1, timeout=_CALL_TIMEOUT)
         async with AdminClient(self.admin_url) as admin, client as ingress:
             while True:
                 try:
@@ -113,8 +109,8 @@ class Poller:
         try:
             samples = await self.sample(admin, self.codec)
         except Exception:
-            self.gauges.forget()
+            self.gauges.clear()
             raise
-        self.gauges.take(samples)
+        self.gauges.update(samples)
         await self.scan(admin, ingress)
-        self.gauges.looked()
+        self.gauges.record_scan()

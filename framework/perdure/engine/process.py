@@ -17,6 +17,7 @@ from typing import Self
 import httpx
 
 from perdure._runtime.ports import connectable, ensure_free
+from perdure._runtime.tls import tls_context
 from perdure.engine.config import LOOPBACK, EngineConfig
 from perdure.errors import EngineError
 from perdure.security.private_files import PRIVATE_UMASK, make_private_folder, open_private
@@ -181,7 +182,7 @@ class EngineProcess:
     async def _probe(self, path: Path) -> AsyncIterator[httpx.AsyncClient]:
         """Open a client that asks one listener: at its port, or at its socket."""
         with connectable(path) if self.config.sockets else nullcontext() as uds:
-            transport = httpx.AsyncHTTPTransport(uds=uds)
+            transport = httpx.AsyncHTTPTransport(uds=uds, verify=tls_context())
             async with httpx.AsyncClient(timeout=2, trust_env=False, transport=transport) as http:
                 yield http
 

@@ -1,1 +1,1 @@
-"""What a process says about itself: logs; metrics and traces have their place here."""
+"""Logs, metrics, traces and hooks of a process."""

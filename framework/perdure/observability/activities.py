@@ -1,8 +1,7 @@
-"""What a handler does that takes time beyond its own code: calls, steps of a saga, waits for people, races.
+"""Events of handler operations that take time: calls, saga steps, approvals, races.
 
-An activity is told of when it begins, not when it is replayed, and it ends with its result or with the attempt that it
-began in: when a handler is suspended in the middle of a wait, what follows belongs to the engine and to another
-attempt. Runs are told of by themselves, since each has attempts of its own.
+An activity starts when it is first executed, not when it is replayed. It ends with its result, or with the attempt in
+which it started: a suspended wait continues in the engine and in another attempt. Runs have events of their own.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ import restate
 
 from perdure._runtime import sdk
 from perdure.observability.events import Event, publish
-from perdure.observability.lifecycle import first_time, happens, invocation_of
+from perdure.observability.lifecycle import first_observation, invocation_of, should_publish
 
 
 class ActivityKind(StrEnum):
-    """What sort of activity it is."""
+    """Kind of an activity."""
 
     CALL = "call"
     STEP = "step"
@@ -34,21 +33,21 @@ class ActivityKind(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class ActivityStarted(Event):
-    """A handler began something that takes time.
+    """Start of an activity.
 
     Args:
-        kind: What sort it is.
-        name: For a call its target, for a step its name, for an approval its id, for a race what is raced.
-        within: The activity that it is a part of: a step's call.
-        facts: What else is known about it.
+        kind: The kind of activity.
+        name: The target of a call, the name of a step, the ID of an approval, or the operands of a race.
+        parent: The enclosing activity, such as the step of a call.
+        attributes: Further attributes.
     """
 
     kind: ActivityKind
     name: str
-    within: Event | None = None
-    facts: Mapping[str, str] = field(default_factory=dict)
+    parent: Event | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
-    # Itself and nothing else: two calls of one handler, made at once, differ in nothing but that.
+    # Compared by identity, since concurrent calls of one handler are equal in all fields.
     def __eq__(self, other: object) -> bool:
         return self is other
 
@@ -58,12 +57,12 @@ class ActivityStarted(Event):
 
 @dataclass(slots=True)
 class ActivityEnded(Event):
-    """It ended, in the attempt that it began in.
+    """End of an activity within the attempt in which it started.
 
     Args:
-        started: Which one.
-        error: Why it failed, if it did.
-        duration: How long it took.
+        started: The event of its start.
+        error: The error of a failed activity.
+        duration: The duration.
     """
 
     started: ActivityStarted
@@ -75,41 +74,36 @@ _current: ContextVar[ActivityStarted | None] = ContextVar("perdure_activity", de
 
 
 class Activity:
-    """An activity under way.
+    """Running activity.
 
     Args:
-        started: What was told of its beginning; None when nobody listens or it is replayed, and its end is no news
-            either.
+        started: The published start; None if it was not published, in which case the end is not either.
     """
 
     def __init__(self, started: ActivityStarted | None) -> None:
         self._started = started
-        self._began = time.monotonic()
+        self._start = time.monotonic()
 
     def end(self, error: BaseException | None = None) -> None:
-        """Tell of its end, once.
-
-        Args:
-            error: Why it failed; None when it did not.
-        """
+        """Publish the end, once."""
         if self._started is None:
             return
         started, self._started = self._started, None
-        duration = timedelta(seconds=time.monotonic() - self._began)
+        duration = timedelta(seconds=time.monotonic() - self._start)
         publish(ActivityEnded(started.invocation, started, error, duration))
 
     @property
     def started(self) -> ActivityStarted | None:
-        """What was told of its beginning, while it is under way; None when nothing was."""
+        """The published start while the activity runs; None otherwise."""
         return self._started
 
-    def around(self) -> AbstractContextManager[None]:
-        """Make what begins in a block a part of this activity."""
-        return _Around(self._started)
+    def as_current(self) -> AbstractContextManager[None]:
+        """Make this activity the parent of the activities and runs that start in a block."""
+        return _AsCurrent(self._started)
 
 
-class _Around:
-    # Not a generator: it is entered at each step, and that would cost several times as much.
+class _AsCurrent:
+    # A class, since a generator costs several times as much per step.
     def __init__(self, started: ActivityStarted | None) -> None:
         self._started = started
 
@@ -120,58 +114,48 @@ class _Around:
         _current.reset(self._token)
 
 
-UNWATCHED: Final = Activity(None)
-"""The activity that nobody is told of."""
+UNOBSERVED: Final = Activity(None)
+"""An activity without events."""
 
 
-def current() -> ActivityStarted | None:
-    """Return what the code that is running is a part of."""
+def current_activity() -> ActivityStarted | None:
+    """Return the activity of the running code."""
     return _current.get()
 
 
-def begin(ctx: restate.Context, kind: ActivityKind, name: str, *, once: str | None = None, **facts: str) -> Activity:
-    """Tell that something begins. Call it before its first entry in the journal is made.
+def start_activity(
+    ctx: restate.Context, kind: ActivityKind, name: str, *, once: str | None = None, **attributes: str
+) -> Activity:
+    """Start an activity; call this before its first journal entry is created.
 
     Args:
         ctx: The handler's context.
-        kind: What sort it is.
-        name: See `ActivityStarted`.
-        once: For what makes no entry of its own, so that a replay can't be told from it: a text that belongs to it
-            alone in its invocation, and is the same at each replay.
-        facts: What else is known about it.
-
-    Returns:
-        The activity; end it.
+        kind: The kind of activity.
+        name: The name, see `ActivityStarted`.
+        once: For activities without a journal entry, a key that is unique in the invocation and equal at each replay.
+        attributes: Further attributes.
     """
-    if not happens(ctx, ActivityStarted):
-        return UNWATCHED
-    if once is not None and not first_time(f"{ctx.request().id}/{kind}/{once}"):
-        return UNWATCHED
-    started = ActivityStarted(invocation_of(ctx), kind, name, _current.get(), facts)
+    if not should_publish(ctx, ActivityStarted):
+        return UNOBSERVED
+    if once is not None and not first_observation(f"{ctx.request().id}/{kind}/{once}"):
+        return UNOBSERVED
+    started = ActivityStarted(invocation_of(ctx), kind, name, _current.get(), attributes)
     publish(started)
     return Activity(started)
 
 
 @contextmanager
 def activity(
-    ctx: restate.Context, kind: ActivityKind, name: str, *, once: str | None = None, **facts: str
+    ctx: restate.Context, kind: ActivityKind, name: str, *, once: str | None = None, **attributes: str
 ) -> Iterator[None]:
-    """Tell that something begins, and ends with this block.
-
-    Args:
-        ctx: The handler's context.
-        kind: What sort it is.
-        name: See `ActivityStarted`.
-        once: See `begin`.
-        facts: What else is known about it.
-    """
-    under_way = begin(ctx, kind, name, once=once, **facts)
+    """Run a block as an activity, see `start_activity`."""
+    running = start_activity(ctx, kind, name, once=once, **attributes)
     try:
-        with under_way.around():
+        with running.as_current():
             yield
     except Exception as error:
-        if not sdk.is_interruption(error):  # else it goes on in another attempt, and this one's end is its end here
-            under_way.end(error)
+        if not sdk.is_interruption(error):  # an interrupted activity ends with its attempt
+            running.end(error)
         raise
     else:
-        under_way.end()
+        running.end()

@@ -1,12 +1,10 @@
-"""What happens in handlers, as typed events: the one point where hooks, and traces, look in.
+"""Typed events of handlers, on which hooks, metrics and traces are based.
 
-Code that does something publishes an event; who wants to know subscribes to its class. Nobody subscribed: a look into
-an empty dict is all it costs. A listener is a plain function and must be quick, since handlers wait for it. What it
-raises is logged, and harms no invocation.
+A listener subscribes to an event class. It is a plain function and must be fast, since handlers wait for it. Its
+exceptions are logged and do not affect the invocation. Without listeners, an event costs one lookup in an empty dict.
 
-Events tell what happens, not what is replayed: one that belongs to an entry of the journal is published when that
-entry is made, and never again. The limit of that: the engine learns of an entry only after it was made. When a process
-dies, or loses its connection, in between, the entry is made anew, and its event with it.
+Replays publish no events: the event of a journal entry is published when the entry is created. If the process dies or
+loses its connection before the engine stores the entry, the entry is created again, and its event is repeated.
 """
 
 from __future__ import annotations
@@ -26,12 +24,12 @@ log = get_logger("perdure.events")
 
 @dataclass(frozen=True)
 class Invocation:
-    """Where an event belongs to.
+    """Invocation of an event.
 
     Args:
-        id: The invocation's id.
-        handler: Service, handler and kind.
-        key: The key of the virtual object or workflow; None for a plain service.
+        id: The invocation ID.
+        handler: The service, handler and kind.
+        key: The key of the virtual object or workflow; None for a service.
     """
 
     id: str
@@ -40,24 +38,24 @@ class Invocation:
 
 
 class AttemptOutcome(StrEnum):
-    """How an attempt of a handler ended."""
+    """Outcome of an attempt of a handler."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    """With a terminal error: the invocation has ended."""
+    """Terminal error: the invocation has ended."""
     RETRIED = "retried"
-    """With any other error: the engine tries again."""
+    """Other error: the engine starts another attempt."""
     INTERRUPTED = "interrupted"
-    """Suspended, or its connection was lost: it goes on in another attempt."""
+    """Suspended or disconnected: the invocation continues in another attempt."""
 
 
-# Events are not frozen: a frozen dataclass takes four times as long to make, and a saga makes forty.
+# Not frozen: a frozen dataclass takes four times as long to create, and a saga creates forty events.
 @dataclass(slots=True)
 class Event:
-    """Something that happened in a handler. Listeners share it, so none changes it.
+    """Base of all events; listeners share an event and must not change it.
 
     Args:
-        invocation: In which invocation.
+        invocation: The invocation in which the event occurred.
     """
 
     invocation: Invocation
@@ -65,16 +63,16 @@ class Event:
 
 @dataclass(slots=True)
 class InvocationStarted(Event):
-    """An invocation began its first attempt."""
+    """An invocation started its first attempt."""
 
 
 @dataclass(slots=True)
 class InvocationEnded(Event):
-    """An invocation came to its end.
+    """An invocation ended.
 
     Args:
-        error: The terminal error that ended it; None when it succeeded.
-        duration: Since it began; None when it began in another process.
+        error: The terminal error; None if the invocation succeeded.
+        duration: The duration; None if the invocation started in another process.
     """
 
     error: BaseException | None
@@ -83,21 +81,21 @@ class InvocationEnded(Event):
 
 @dataclass(slots=True)
 class WorkflowStarted(InvocationStarted):
-    """A workflow's main handler began, once for each key."""
+    """A workflow's main handler started, once per key."""
 
 
 @dataclass(slots=True)
 class WorkflowEnded(InvocationEnded):
-    """A workflow's main handler came to its end, and so did the rollback that it waited for."""
+    """A workflow's main handler ended, including the rollback that it waited for."""
 
 
 @dataclass(slots=True)
 class CompensationStarted(InvocationStarted):
-    """A compensation began. The saga tries one several times: each is an invocation of its own, and an event.
+    """A compensation started; each retry by the rollback is an invocation of its own.
 
     Args:
-        saga: The saga that is rolled back; None when somebody else called the compensation.
-        step: The step that it undoes; None when somebody else called the compensation.
+        saga: The saga that is rolled back; None if the compensation was called directly.
+        step: The step that is compensated; None if the compensation was called directly.
     """
 
     saga: str | None
@@ -106,11 +104,11 @@ class CompensationStarted(InvocationStarted):
 
 @dataclass(slots=True)
 class CompensationEnded(InvocationEnded):
-    """A compensation came to its end. One that the engine gave up after its retries is not told of its end.
+    """A compensation ended; not published if the engine killed it after its last retry.
 
     Args:
-        saga: The saga that is rolled back; None when somebody else called the compensation.
-        step: The step that it undoes; None when somebody else called the compensation.
+        saga: The saga that is rolled back; None if the compensation was called directly.
+        step: The step that is compensated; None if the compensation was called directly.
     """
 
     saga: str | None
@@ -119,11 +117,11 @@ class CompensationEnded(InvocationEnded):
 
 @dataclass(slots=True)
 class AttemptStarted(Event):
-    """An attempt of a handler began; an invocation has one or more.
+    """An attempt of a handler started.
 
     Args:
-        replays: It begins with what the journal has already.
-        number: 1 for the first that this process sees; the engine doesn't tell, and its own spans are exact.
+        replays: Whether the attempt starts with a replay of the journal.
+        number: The number of the attempt in this process, from 1; the engine does not send the exact number.
     """
 
     replays: bool
@@ -135,9 +133,9 @@ class AttemptEnded(Event):
     """An attempt of a handler ended.
 
     Args:
-        outcome: How.
-        error: Why it failed, if it did.
-        duration: How long it took.
+        outcome: The outcome.
+        error: The error of a failed attempt.
+        duration: The duration.
     """
 
     outcome: AttemptOutcome
@@ -147,15 +145,15 @@ class AttemptEnded(Event):
 
 @dataclass(slots=True)
 class RunAttemptStarted(Event):
-    """An attempt of a run began.
+    """An attempt of a run started.
 
     Args:
-        run: The run's name.
-        within: The activity that the run is a part of, see `perdure.observability.activities`: a step's.
+        run: The name of the run.
+        parent: The enclosing activity, see `perdure.observability.activities`.
     """
 
     run: str
-    within: Event | None = None
+    parent: Event | None = None
 
 
 @dataclass(slots=True)
@@ -163,24 +161,24 @@ class RunAttemptEnded(Event):
     """An attempt of a run ended.
 
     Args:
-        run: The run's name.
-        error: Why it failed, if it did.
-        duration: How long it took.
-        cut_off: Its handler's attempt ended before it; what became of it, nobody knows.
+        run: The name of the run.
+        error: The error of a failed attempt.
+        duration: The duration.
+        interrupted: Whether the handler's attempt ended first, so that the outcome of the run is unknown.
     """
 
     run: str
     error: BaseException | None
     duration: timedelta
-    cut_off: bool = False
+    interrupted: bool = False
 
 
 @dataclass(slots=True)
 class StateRead(Event):
-    """An entry of state was asked for.
+    """A state value was read.
 
     Args:
-        key: The entry's name.
+        key: The state key.
     """
 
     key: str
@@ -188,11 +186,11 @@ class StateRead(Event):
 
 @dataclass(slots=True)
 class StateWritten(Event):
-    """An entry of state was written.
+    """A state value was written.
 
     Args:
-        key: The entry's name.
-        size: The value's size in bytes, as it is stored.
+        key: The state key.
+        size: The size of the stored value in bytes.
     """
 
     key: str
@@ -201,10 +199,10 @@ class StateWritten(Event):
 
 @dataclass(slots=True)
 class StateCleared(Event):
-    """An entry of state was removed, or all of them.
+    """A state value was removed.
 
     Args:
-        key: The entry's name; ``*`` for all.
+        key: The state key; ``*`` for all values.
     """
 
     key: str
@@ -212,10 +210,10 @@ class StateCleared(Event):
 
 @dataclass(slots=True)
 class SagaStarted(Event):
-    """A saga began: it recorded its first step.
+    """A saga recorded its first step.
 
     Args:
-        saga: The saga's id.
+        saga: The saga ID.
     """
 
     saga: str
@@ -226,9 +224,9 @@ class SagaStepAdded(Event):
     """A saga recorded a step, before the step's action.
 
     Args:
-        saga: The saga's id.
-        step: The step's name.
-        compensation: ``service/handler`` that undoes it; None for a step that needs nothing.
+        saga: The saga ID.
+        step: The name of the step.
+        compensation: The compensation, ``service/handler``; None for a step without compensation.
     """
 
     saga: str
@@ -238,12 +236,12 @@ class SagaStepAdded(Event):
 
 @dataclass(slots=True)
 class SagaStepEnded(Event):
-    """A step's action came to its end: it completed, or failed and is not tried again.
+    """The action of a step completed or failed permanently.
 
     Args:
-        saga: The saga's id.
-        step: The step's name.
-        error: Why it failed, if it did.
+        saga: The saga ID.
+        step: The name of the step.
+        error: The error of a failed step.
     """
 
     saga: str
@@ -256,9 +254,9 @@ class Failed(Event):
     """An attempt of a handler, or of one of its runs, failed.
 
     Args:
-        error: Why.
-        terminal: The engine does not try again.
-        run: The run that failed; None when the handler did.
+        error: The error.
+        terminal: Whether the error is terminal, that is, not retried.
+        run: The name of the run; None if the handler failed.
     """
 
     error: BaseException
@@ -271,58 +269,48 @@ Listener = Callable[[Any], object]
 
 
 class _Listeners:
-    # Replaced as a whole at each change, so that who publishes needs no lock.
+    # Replaced as a whole at each change, so that publishing needs no lock.
     by_event: ClassVar[dict[type[Event], tuple[Listener, ...]]] = {}
     changes: ClassVar[threading.Lock] = threading.Lock()
 
 
 def subscribe(event: type[E], listener: Callable[[E], object]) -> None:
-    """Call a function for each event of a class, not of its subclasses.
+    """Call a listener for each event of exactly this class.
 
     Args:
-        event: The event's class.
-        listener: A plain function; quick, since handlers wait for it.
+        event: The event class.
+        listener: A fast, plain function.
     """
     with _Listeners.changes:
-        known = _Listeners.by_event
-        _Listeners.by_event = {**known, event: (*known.get(event, ()), listener)}
+        by_event = _Listeners.by_event
+        _Listeners.by_event = {**by_event, event: (*by_event.get(event, ()), listener)}
 
 
 def unsubscribe(event: type[E], listener: Callable[[E], object]) -> None:
-    """Stop calling a function.
-
-    Args:
-        event: The event's class.
-        listener: What was subscribed. Nothing happens when it was not.
-    """
+    """Remove a listener, if it is subscribed."""
     with _Listeners.changes:
-        known = _Listeners.by_event
-        left = list(known.get(event, ()))
-        if listener in left:
-            left.remove(listener)
-        others = {each: listeners for each, listeners in known.items() if each is not event}
-        _Listeners.by_event = {**others, event: tuple(left)} if left else others
+        remaining = list(_Listeners.by_event.get(event, ()))
+        if listener in remaining:
+            remaining.remove(listener)
+        others = {each: listeners for each, listeners in _Listeners.by_event.items() if each is not event}
+        _Listeners.by_event = {**others, event: tuple(remaining)} if remaining else others
 
 
-def wanted(event: type[Event]) -> bool:
-    """Tell if anybody subscribed to an event's class, so that it is worth the while to make one."""
+def has_listeners(event: type[Event]) -> bool:
+    """Return whether an event class has listeners."""
     return event in _Listeners.by_event
 
 
-def all_wanted() -> Collection[type[Event]]:
-    """Return the classes that anybody subscribed to, for who asks about several."""
+def subscribed_events() -> Collection[type[Event]]:
+    """Return the event classes that have listeners."""
     return _Listeners.by_event
 
 
 def publish(event: Event) -> None:
-    """Tell whoever subscribed that something happened.
-
-    Args:
-        event: What happened.
-    """
+    """Call the listeners of an event."""
     for listener in _Listeners.by_event.get(type(event), ()):
         try:
             listener(event)
         except Exception:
             name = getattr(listener, "__qualname__", repr(listener))
-            log.exception("a hook failed; the invocation goes on", hook=name, on=type(event).__name__)
+            log.exception("hook failed; the invocation continues", hook=name, event_type=type(event).__name__)

@@ -1,4 +1,4 @@
-"""What is there now, as gauges: looked up by somebody at an interval, and read as often as somebody asks."""
+"""Gauges that a background loop fills from SQL queries over the engine's tables."""
 
 from __future__ import annotations
 
@@ -10,69 +10,65 @@ from typing import Any
 
 from perdure._runtime.places import Place, ValueCodec
 from perdure.observability.instruments import GaugeMetric
-from perdure.observability.metrics import RECONCILER_LOOKED
+from perdure.observability.metrics import RECONCILER_LAST_SCAN
 
-__all__ = ["GaugeCollector", "Sample", "age_of", "decoded", "started_of"]
+__all__ = ["GaugeCollector", "Sample", "age_in_seconds", "decode_state_value", "parse_time"]
 
 Sample = tuple[GaugeMetric, float, Mapping[str, str]]
 """A gauge, its value, and its labels."""
 
 
 class GaugeCollector:
-    """The values of the last look. After a look that failed there are none: an old number would look like a new one.
+    """Gauge values of the last scan; empty after a failed scan, so that no outdated value is exported.
 
     Args:
-        reconciler: Who looks; the label of `RECONCILER_LOOKED`.
-        gauges: What is looked up.
+        reconciler: The label of `RECONCILER_LAST_SCAN`.
+        gauges: The gauges to fill.
     """
 
     def __init__(self, reconciler: str, *gauges: GaugeMetric) -> None:
         self._reconciler = reconciler
         self._gauges = gauges
         self._samples: dict[str, list[tuple[float, Mapping[str, str]]]] = {}
-        self._looked: float | None = None
+        self._last_scan: float | None = None
 
     @contextmanager
     def published(self) -> Iterator[None]:
-        """Let this process's metrics have them in this block."""
+        """Export the values in the metrics of this process during a block."""
         with ExitStack() as stops:
             for gauge in self._gauges:
                 stops.callback(gauge.observe_with(lambda name=gauge.name: self._samples.get(name, [])))  # type: ignore[misc] # the default binds the name
-            stops.callback(RECONCILER_LOOKED.observe_with(self._last_look))
+            stops.callback(RECONCILER_LAST_SCAN.observe_with(self._read_last_scan))
             yield
 
-    def take(self, samples: Iterable[Sample]) -> None:
-        """Take the values of a look.
-
-        Args:
-            samples: All of them.
-        """
-        found: dict[str, list[tuple[float, Mapping[str, str]]]] = {}
+    def update(self, samples: Iterable[Sample]) -> None:
+        """Replace all values."""
+        values: dict[str, list[tuple[float, Mapping[str, str]]]] = {}
         for gauge, value, labels in samples:
-            found.setdefault(gauge.name, []).append((value, labels))
-        self._samples = found
+            values.setdefault(gauge.name, []).append((value, labels))
+        self._samples = values
 
-    def looked(self) -> None:
-        """Note that a look is over, and that what was to be done about it could be done."""
-        self._looked = time.time()
+    def record_scan(self) -> None:
+        """Record the time of a complete scan, including its repairs."""
+        self._last_scan = time.time()
 
-    def forget(self) -> None:
-        """Have no values until the next look; when the last one was is still told."""
+    def clear(self) -> None:
+        """Remove all values except the time of the last scan."""
         self._samples = {}
 
-    def _last_look(self) -> list[tuple[float, Mapping[str, str]]]:
-        return [] if self._looked is None else [(self._looked, {"reconciler": self._reconciler})]
+    def _read_last_scan(self) -> list[tuple[float, Mapping[str, str]]]:
+        return [] if self._last_scan is None else [(self._last_scan, {"reconciler": self._reconciler})]
 
 
-def decoded(row: Mapping[str, Any], codec: ValueCodec | None) -> bytes:
-    """Return the value of a state entry.
+def decode_state_value(row: Mapping[str, Any], codec: ValueCodec | None) -> bytes:
+    """Return the decrypted value of a row of the engine's table ``state``.
 
     Args:
-        row: The entry of the engine's table ``state``: its ``service_name``, ``service_key``, ``key`` and ``value``.
-        codec: Opens it; None when the journal is in clear.
+        row: A row with ``service_name``, ``service_key``, ``key`` and ``value``.
+        codec: The codec of the journal; None if it is not encrypted.
 
     Raises:
-        UnreadableValue: It is not sealed, belongs to another place, or its key is not known here.
+        UnreadableValue: The value is not encrypted, belongs to another place, or its key is unknown.
     """
     content = bytes.fromhex(row.get("value") or "")
     if codec is None:
@@ -80,22 +76,12 @@ def decoded(row: Mapping[str, Any], codec: ValueCodec | None) -> bytes:
     return codec.open(content, Place.state(row["service_name"], row["service_key"], row["key"]))
 
 
-def started_of(row: Mapping[str, Any], column: str) -> datetime | None:
-    """Return a moment out of a row of the engine's tables; None when there is none.
-
-    Args:
-        row: The row.
-        column: Its column.
-    """
-    found = row.get(column)
-    return None if not found else datetime.fromisoformat(str(found))
+def parse_time(row: Mapping[str, Any], column: str) -> datetime | None:
+    """Return a time from a row of the engine's tables; None if it is empty."""
+    value = row.get(column)
+    return None if not value else datetime.fromisoformat(str(value))
 
 
-def age_of(moment: datetime | None, now: datetime) -> float:
-    """Return how many seconds ago something was; 0 when it is not known, or not yet.
-
-    Args:
-        moment: When.
-        now: The time.
-    """
-    return 0.0 if moment is None else max(0.0, (now - moment).total_seconds())
+def age_in_seconds(since: datetime | None, now: datetime) -> float:
+    """Return the age of a time in seconds; 0 if it is unknown or in the future."""
+    return 0.0 if since is None else max(0.0, (now - since).total_seconds())

@@ -1,13 +1,12 @@
-"""Hooks: functions of the user's that are told what happens in the handlers of this process.
+"""User-defined functions that are called on events in the handlers of this process.
 
     add_hooks(ObservabilityHooks(on_error=lambda failed: alarms.count(failed.invocation.handler.service)))
 
-Each hook is a plain function that takes one event, see `perdure.observability.events`. A hook is called when something
-happens, not when it is replayed: twice only when a process died, or lost its connection, before the engine had learnt
-of it the first time. An invocation that never got as far as its first entry in the journal starts anew in another
-process, so there its start is told again. Suspensions and repeated attempts are not told.
+A hook is a plain function of one event, see `perdure.observability.events`. Replays call no hooks. An event is repeated
+only if the process dies or loses its connection before the engine stores its journal entry. The start of an invocation
+without journal entries is repeated in another process. Suspensions and further attempts have no hooks.
 
-A hook must be quick, since handlers wait for it, and it must not use a context. What it raises is logged.
+A hook must be fast, since handlers wait for it, and it must not use a context. Its exceptions are logged.
 """
 
 from __future__ import annotations
@@ -28,24 +27,24 @@ __all__ = ["ObservabilityHooks", "add_hooks", "default_hooks", "remove_hooks"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ObservabilityHooks:
-    """A set of hooks; those left out are not called.
+    """Set of hooks, all optional.
 
     Args:
-        on_invocation_start: An invocation began its first attempt.
-        on_invocation_end: An invocation came to its end, well or with a terminal error.
-        on_state_get: An entry of state was asked for.
-        on_state_set: An entry of state was written.
-        on_state_clear: An entry of state was removed, or all of them.
+        on_invocation_start: An invocation started its first attempt.
+        on_invocation_end: An invocation succeeded or ended with a terminal error.
+        on_state_get: A state value was read.
+        on_state_set: A state value was written.
+        on_state_clear: A state value, or all of them, was removed.
         on_saga_start: A saga recorded its first step.
         on_saga_step_added: A saga recorded a step, before the step's action.
-        on_compensation_start: A compensation began.
-        on_compensation_end: A compensation came to its end.
-        on_workflow_start: A workflow's main handler began.
-        on_workflow_end: A workflow's main handler came to its end.
+        on_compensation_start: A compensation started.
+        on_compensation_end: A compensation ended.
+        on_workflow_start: A workflow's main handler started.
+        on_workflow_end: A workflow's main handler ended.
         on_error: An attempt of a handler, or of one of its runs, failed.
 
     Raises:
-        ConfigurationError: A hook is a coroutine function, which nobody would await.
+        ConfigurationError: A hook is a coroutine function.
     """
 
     on_invocation_start: Callable[[events.InvocationStarted], object] | None = None
@@ -62,9 +61,9 @@ class ObservabilityHooks:
     on_error: Callable[[events.Failed], object] | None = None
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            if inspect.iscoroutinefunction(getattr(self, each.name)):
-                raise ConfigurationError(f"{each.name}: a hook is a plain function; nobody would await a coroutine")
+        for field in fields(self):
+            if inspect.iscoroutinefunction(getattr(self, field.name)):
+                raise ConfigurationError(f"{field.name}: a hook must be a plain function, not a coroutine function")
 
 
 _EVENT_OF: dict[str, type[events.Event]] = {
@@ -84,35 +83,35 @@ _EVENT_OF: dict[str, type[events.Event]] = {
 
 
 def add_hooks(hooks: ObservabilityHooks) -> None:
-    """Call these hooks from now on, beside those that are there already, in the order in which they were added.
+    """Add hooks for all handlers of this process, after those that were added before.
 
     Args:
-        hooks: The hooks, for all handlers of this process.
+        hooks: The hooks.
     """
     for event, hook in _hooks_of(hooks):
         events.subscribe(event, hook)
 
 
 def remove_hooks(hooks: ObservabilityHooks) -> None:
-    """Call these hooks no more.
+    """Remove hooks, if they were added.
 
     Args:
-        hooks: What was added. Nothing happens when it was not.
+        hooks: The hooks.
     """
     for event, hook in _hooks_of(hooks):
         events.unsubscribe(event, hook)
 
 
 def _hooks_of(hooks: ObservabilityHooks) -> list[tuple[type[events.Event], Callable[[Any], object]]]:
-    given = ((event, getattr(hooks, name)) for name, event in _EVENT_OF.items())
-    return [(event, hook) for event, hook in given if hook is not None]
+    hooks_by_event = ((event, getattr(hooks, name)) for name, event in _EVENT_OF.items())
+    return [(event, hook) for event, hook in hooks_by_event if hook is not None]
 
 
 def default_hooks(logger: BoundLogger | None = None) -> ObservabilityHooks:
-    """Return hooks that log, as those of the Go original do: invocations, writes to state, errors.
+    """Return hooks that log invocations, state writes and errors, as in the Go original.
 
     Args:
-        logger: Where to; perdure's own logger by default, which adds invocation, service, handler, key and trace.
+        logger: The logger; by default perdure's, which adds invocation, service, handler, key and trace.
     """
     log = logger or get_logger("perdure.hooks")
 
@@ -131,8 +130,8 @@ def default_hooks(logger: BoundLogger | None = None) -> ObservabilityHooks:
         log.debug("state written", state=event.key, bytes=event.size)
 
     def failed(event: events.Failed) -> None:
-        tell = log.error if event.terminal else log.warning
-        tell("attempt failed", terminal=event.terminal, run=event.run, error=repr(event.error))
+        log_failure = log.error if event.terminal else log.warning
+        log_failure("attempt failed", terminal=event.terminal, run=event.run, error=repr(event.error))
 
     return ObservabilityHooks(
         on_invocation_start=started, on_invocation_end=ended, on_state_set=written, on_error=failed

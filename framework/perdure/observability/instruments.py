@@ -1,9 +1,9 @@
-"""Counters, gauges and histograms: counted in a dictionary, read when somebody collects.
+"""Counters, gauges and histograms, kept in dictionaries and read on collection.
 
-They go through the OpenTelemetry API, so a process may export them as it likes; `perdure.serving` serves them at
-``/metrics`` in Prometheus' format. A measurement through the API's SDK costs twenty times what adding to a dictionary
-does, which shows in a saga's throughput, so the API is asked to read. It knows no histogram that is read; so those are
-shown to Prometheus here, and go through the API as they come where the process has a provider of its own.
+They are observable instruments of the OpenTelemetry API, so a process may export them in any way; `perdure.serving`
+serves them at ``/metrics`` in the Prometheus format. Measuring through the SDK costs twenty times as much as a
+dictionary and reduces the throughput of sagas. The API has no observable histogram: histograms are exported to
+Prometheus directly, and recorded through the API only if the process has its own meter provider.
 """
 
 from __future__ import annotations
@@ -28,128 +28,105 @@ from prometheus_client.utils import floatToGoString
 LabelValues = tuple[str, ...]
 Reader = Callable[[], Iterable[tuple[float, Mapping[str, str]]]]
 
-MOST_LABEL_SETS: Final = 1000
-"""How many sets of labels a counter keeps apart; what comes after counts as `OTHER`, so no name can fill memory."""
+MAX_LABEL_SETS: Final = 1000
+"""The limit of label sets per metric; further label sets count as `OTHER`, so that memory is bounded."""
 
 OTHER: Final = "other"
 
 
-@dataclass(frozen=True, eq=False)  # each is itself: they are looked up at every count
+@dataclass(frozen=True, eq=False)  # compared by identity, since every count looks the metric up
 class Metric:
-    """What every metric has.
+    """Base of all metrics.
 
     Args:
-        name: Its name with OpenTelemetry; Prometheus shows dots as ``_``.
-        meaning: What it tells.
-        labels: What it is told by.
-        unit: Its unit, as UCUM spells it: ``1`` for a number of things, ``s`` for seconds.
+        name: The OpenTelemetry name; Prometheus replaces dots by ``_``.
+        description: The meaning, as a sentence.
+        labels: The label names.
+        unit: The UCUM unit: ``1`` or ``s``.
     """
 
     kind: ClassVar[str]
 
     name: str
-    meaning: str
+    description: str
     labels: tuple[str, ...] = ()
     unit: str = "1"
 
     def values_of(self, labels: Mapping[str, str]) -> LabelValues:
-        """Return the values of the labels in the catalogue's order.
-
-        Args:
-            labels: A value for each of the metric's labels.
-
-        Raises:
-            ValueError: The labels are not the catalogue's.
-        """
+        """Return the label values in the order of the catalogue, or raise ValueError for other labels."""
         try:
             values = tuple([labels[label] for label in self.labels])
         except KeyError:
             values = None
         if values is None or len(values) != len(labels):
-            theirs = ", ".join(self.labels) or "nothing"
-            raise ValueError(f"{self.name} is told by {theirs}, not by {', '.join(labels) or 'nothing'}")
+            expected = ", ".join(self.labels) or "none"
+            raise ValueError(f"{self.name} has the labels {expected}; got {', '.join(labels) or 'none'}")
         return values
 
     @property
     def prometheus_name(self) -> str:
-        """Its name as Prometheus shows it."""
+        """The name in Prometheus."""
         name = self.name.replace(".", "_")
         return f"{name}_seconds" if self.unit == "s" else name
 
 
 @dataclass(frozen=True, eq=False)
 class CounterMetric(Metric):
-    """A number that only grows."""
+    """Monotonic counter."""
 
     kind = "counter"
 
     _counts: dict[LabelValues, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Let the API read it."""
+        """Register the observable instrument."""
         metrics.get_meter("perdure").create_observable_counter(
-            self.name, callbacks=[self._observe], unit=self.unit, description=self.meaning
+            self.name, callbacks=[self._observe], unit=self.unit, description=self.description
         )
 
     def count(self, amount: int = 1, /, **labels: str) -> None:
-        """Count.
-
-        Args:
-            amount: By how much.
-            labels: A value for each of the metric's labels.
-
-        Raises:
-            ValueError: The labels are not the catalogue's.
-        """
+        """Add an amount, or raise ValueError for labels other than the catalogue's."""
         self.count_at(self.values_of(labels), amount)
 
     def count_at(self, values: LabelValues, amount: int = 1) -> None:
-        """Count, without a look at the labels' names: for what is counted at each event.
-
-        Args:
-            values: The values of the labels, in the catalogue's order.
-            amount: By how much.
-        """
+        """Add an amount for label values in the order of the catalogue, without checks; for frequent events."""
         counts = self._counts
         with _lock:
-            if values not in counts and len(counts) >= MOST_LABEL_SETS:
+            if values not in counts and len(counts) >= MAX_LABEL_SETS:
                 values = (OTHER,) * len(values)
             counts[values] = counts.get(values, 0) + amount
 
     def _observe(self, _: CallbackOptions) -> list[Observation]:
         with _lock:
-            known = list(self._counts.items())
-        return [Observation(value, dict(zip(self.labels, key, strict=True))) for key, value in known]
+            counts = list(self._counts.items())
+        return [Observation(value, dict(zip(self.labels, key, strict=True))) for key, value in counts]
 
     @property
     def prometheus_name(self) -> str:
-        """Its name as Prometheus shows it."""
+        """The name in Prometheus."""
         return f"{self.name.replace('.', '_')}_total"
 
 
 @dataclass(frozen=True, eq=False)
 class GaugeMetric(Metric):
-    """A number that goes up and down, and is as it is when somebody looks."""
+    """Value that is read on collection."""
 
     kind = "gauge"
 
     _readers: list[Reader] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Let the API read it."""
-        unit = "" if self.unit == "1" else self.unit  # Prometheus' exporter takes a gauge of 1 for a ratio
+        """Register the observable instrument."""
+        unit = "" if self.unit == "1" else self.unit  # the Prometheus exporter treats a gauge with unit 1 as a ratio
         metrics.get_meter("perdure").create_observable_gauge(
-            self.name, callbacks=[self._observe], unit=unit, description=self.meaning
+            self.name, callbacks=[self._observe], unit=unit, description=self.description
         )
 
     def observe_with(self, read: Reader) -> Callable[[], None]:
-        """Have the metric read from now on.
+        """Add a reader and return a function that removes it.
 
         Args:
-            read: Returns each value with its labels. Called from the thread that collects, so it must not block.
-
-        Returns:
-            A function that ends it.
+            read: Returns each value with its labels. The collecting thread calls it, so it must not block.
         """
         with _lock:
             self._readers.append(read)
@@ -162,16 +139,16 @@ class GaugeMetric(Metric):
 
     def _observe(self, _: CallbackOptions) -> list[Observation]:
         with _lock:
-            asked = list(self._readers)
-        return [Observation(value, dict(labels)) for read in asked for value, labels in read()]
+            readers = list(self._readers)
+        return [Observation(value, dict(labels)) for read in readers for value, labels in read()]
 
 
 @dataclass(frozen=True, eq=False)
 class HistogramMetric(Metric):
-    """How many measurements fell below each bound.
+    """Distribution of measurements.
 
     Args:
-        bounds: The bounds, rising, in the metric's unit.
+        bounds: The ascending upper bounds of the buckets, in the metric's unit.
     """
 
     kind = "histogram"
@@ -180,66 +157,48 @@ class HistogramMetric(Metric):
     _distributions: dict[LabelValues, _Distribution] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Let Prometheus be shown it."""
+        """Register for the Prometheus collector."""
         _histograms.append(self)
 
     def record(self, value: float, /, **labels: str) -> None:
-        """Record a measurement.
-
-        Args:
-            value: In the metric's unit.
-            labels: A value for each of the metric's labels.
-
-        Raises:
-            ValueError: The labels are not the catalogue's.
-        """
+        """Record a measurement, or raise ValueError for labels other than the catalogue's."""
         self.record_at(self.values_of(labels), value)
 
     def record_at(self, values: LabelValues, value: float) -> None:
-        """Record a measurement, without a look at the labels' names: for what is measured at each event.
-
-        Args:
-            values: The values of the labels, in the catalogue's order.
-            value: In the metric's unit.
-        """
+        """Record a measurement for label values in the order of the catalogue, without checks; for frequent events."""
         distributions = self._distributions
         with _lock:
             distribution = distributions.get(values)
             if distribution is None:
-                if len(distributions) >= MOST_LABEL_SETS:
+                if len(distributions) >= MAX_LABEL_SETS:
                     values = (OTHER,) * len(values)
                 distribution = distributions.setdefault(values, _Distribution([0] * (len(self.bounds) + 1)))
             distribution.counts[bisect_left(self.bounds, value)] += 1
             distribution.total += value
-        if _elsewhere.is_set():
+        if _has_own_provider.is_set():
             _histogram(self).record(value, dict(zip(self.labels, values, strict=True)))
 
     def family(self) -> HistogramMetricFamily | None:
-        """Return what Prometheus is shown; None while nothing has been measured."""
+        """Return the metric family for Prometheus; None without measurements."""
         with _lock:
-            known = [(key, list(each.counts), each.total) for key, each in self._distributions.items()]
-        family = HistogramMetricFamily(self.prometheus_name, self.meaning, labels=self.labels)
+            items = [(key, list(each.counts), each.total) for key, each in self._distributions.items()]
+        family = HistogramMetricFamily(self.prometheus_name, self.description, labels=self.labels)
         bounds = [*map(floatToGoString, self.bounds), "+Inf"]
-        for key, counts, total in known:
+        for key, counts, total in items:
             family.add_metric(key, list(zip(bounds, accumulate(counts), strict=True)), total)
-        return family if known else None
+        return family if items else None
 
 
 @dataclass
 class _Distribution:
-    """The measurements of a histogram with one set of labels.
-
-    Args:
-        counts: How many fell into each bucket; the last one is for those above all bounds.
-        total: Their sum.
-    """
+    """Bucket counts and sum of the measurements of one label set; the last bucket is above all bounds."""
 
     counts: list[int]
     total: float = 0.0
 
 
 _lock = Lock()
-_elsewhere = Event()  # set where the process has a provider of its own
+_has_own_provider = Event()  # set if the process has its own meter provider
 _histograms: list[HistogramMetric] = []
 
 
@@ -248,13 +207,13 @@ def _histogram(metric: HistogramMetric) -> Histogram:
     return metrics.get_meter("perdure").create_histogram(
         metric.name,
         unit=metric.unit,
-        description=metric.meaning,
+        description=metric.description,
         explicit_bucket_boundaries_advisory=list(metric.bounds),
     )
 
 
 class _Histograms(Collector):
-    """Shows histograms to Prometheus."""
+    """Exports histograms to Prometheus."""
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         for metric in _histograms:
@@ -265,15 +224,15 @@ class _Histograms(Collector):
 
 @cache
 def export_to_prometheus() -> None:
-    """Collect this process's metrics for `prometheus_text`; once, unless the user has set a provider before."""
+    """Install the Prometheus meter provider, once; keep a meter provider that the user has installed."""
     ours = MeterProvider(metric_readers=[PrometheusMetricReader(scope_info_enabled=False)])
     metrics.set_meter_provider(ours)
     if metrics.get_meter_provider() is ours:
         REGISTRY.register(_Histograms())
     else:
-        _elsewhere.set()
+        _has_own_provider.set()
 
 
 def prometheus_text() -> tuple[bytes, str]:
-    """Return this process's metrics as Prometheus reads them, and their content type."""
+    """Return the metrics of this process in the Prometheus format, and the content type."""
     return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

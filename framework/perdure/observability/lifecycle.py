@@ -1,8 +1,7 @@
-"""The beginning and the end of invocations and their attempts, told once each although attempts repeat.
+"""Publication of the start and end of invocations and their attempts, once each although attempts repeat.
 
-An attempt that replays is no beginning. But neither is one that follows on a first attempt which failed before its
-first entry in the journal, and the SDK does not tell the two apart; so a process remembers the last invocations that
-it began and ended. That memory is for counting right, and nothing else relies on it.
+A replaying attempt is not a start. Neither is the attempt after a first one that failed before its first journal entry,
+and the SDK cannot tell the two apart. The process therefore remembers recent invocations, for correct counts only.
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ from collections.abc import Awaitable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from enum import Enum
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import restate
 
 from perdure._runtime import sdk
 from perdure.errors import TerminalError, is_terminal
 from perdure.observability import events
-from perdure.observability.events import AttemptOutcome, Event, Invocation, all_wanted, publish, wanted
-from perdure.observability.recent import Recent
+from perdure.observability.events import AttemptOutcome, Event, Invocation, has_listeners, publish, subscribed_events
 
 T = TypeVar("T")
 
@@ -28,137 +26,118 @@ SAGA_HEADER = "x-perdure-saga"
 STEP_HEADER = "x-perdure-step"
 
 
-class Role(Enum):
-    """What a handler is to its service."""
+class HandlerRole(Enum):
+    """Role of a handler in its service."""
 
     HANDLER = "handler"
     WORKFLOW = "workflow"
     COMPENSATION = "compensation"
 
 
-_told: Recent[bool] = Recent()
-_NOTHING = nullcontext()
-_INVOCATION = "perdure_invocation"  # kept at the context: it is asked for at each event
+class RecentMap(Generic[T]):
+    """Map of at least the last ``size`` keys, which evicts the older half as a whole."""
+
+    def __init__(self, size: int = 10_000) -> None:
+        self._size = size
+        self._young: dict[str, T] = {}
+        self._old: dict[str, T] = {}
+
+    def get(self, key: str) -> T | None:
+        """Return the value of a key, or None."""
+        value = self._young.get(key)
+        return self._old.get(key) if value is None else value
+
+    def put(self, key: str, value: T) -> None:
+        """Set the value of a key."""
+        if len(self._young) >= self._size:
+            self._old, self._young = self._young, {}
+        self._young[key] = value
 
 
-class Life:
-    """What this process knows of an invocation.
+class InvocationTracker:
+    """Start, end and number of attempts of one invocation, as far as this process has seen them."""
 
-    Attributes:
-        attempts: How many it has seen, since the invocation began.
-    """
-
-    __slots__ = ("_began", "_ended", "attempts")
+    __slots__ = ("_ended", "_started_at", "attempts")
 
     def __init__(self) -> None:
-        self._began: float | None = None
+        self._started_at: float | None = None
         self._ended = False
         self.attempts = 0
 
-    def attempt(self, now: float, *, replays: bool) -> bool:
-        """Count an attempt, and tell if the invocation begins with it.
+    def record_attempt(self, now: float, *, replays: bool) -> bool:
+        """Count an attempt, and return whether the invocation starts with it.
 
-        What begins after its end is another run of a workflow's key, which has the same id.
-
-        Args:
-            now: By `time.monotonic`.
-            replays: The attempt begins with what the journal has already.
+        An attempt after the end belongs to another execution of a workflow's key, which has the same invocation ID.
         """
         self.attempts += 1
-        if replays or (self._began is not None and not self._ended):
+        if replays or (self._started_at is not None and not self._ended):
             return False
-        self._began, self._ended, self.attempts = now, False, 1
+        self._started_at, self._ended, self.attempts = now, False, 1
         return True
 
-    def end(self, now: float) -> tuple[bool, timedelta | None]:
-        """Return False when its end is known already, and the time since the beginning, if that was here.
-
-        Args:
-            now: By `time.monotonic`.
-        """
+    def record_end(self, now: float) -> tuple[bool, timedelta | None]:
+        """Return whether this is the first end, and the duration if the start was seen here."""
         if self._ended:
             return False, None
         self._ended = True
-        return True, None if self._began is None else timedelta(seconds=now - self._began)
+        return True, None if self._started_at is None else timedelta(seconds=now - self._started_at)
 
 
-_lives: Recent[Life] = Recent()
+_observations: RecentMap[bool] = RecentMap()
+_trackers: RecentMap[InvocationTracker] = RecentMap()
+_NOTHING = nullcontext()
+_INVOCATION = "perdure_invocation"  # attribute of the context, since every event reads it
 
 
-def life_of(invocation_id: str) -> Life:
-    """Return what is known of an invocation, for its next attempt.
+def tracker_of(invocation_id: str) -> InvocationTracker:
+    """Return the tracker of an invocation; create it if necessary."""
+    tracker = _trackers.get(invocation_id)
+    if tracker is None:
+        tracker = InvocationTracker()
+        _trackers.put(invocation_id, tracker)
+    return tracker
 
-    Args:
-        invocation_id: Its id.
+
+def first_observation(key: str) -> bool:
+    """Return whether this process observes an event without journal entry for the first time.
+
+    The key must be equal at every replay and unique to the invocation.
     """
-    life = _lives.get(invocation_id)
-    if life is None:
-        life = Life()
-        _lives.put(invocation_id, life)
-    return life
-
-
-def first_time(what: str) -> bool:
-    """Tell if this process is told something for the first time, of what has no entry of its own in the journal.
-
-    Args:
-        what: What, in a text that is the same at each replay and belongs to one invocation.
-    """
-    if _told.get(what):
+    if _observations.get(key):
         return False
-    _told.put(what, value=True)
+    _observations.put(key, value=True)
     return True
 
 
 def invocation_of(ctx: restate.Context) -> Invocation:
-    """Return which invocation a context belongs to.
-
-    Args:
-        ctx: A handler's context.
-    """
-    kept: Invocation | None = getattr(ctx, _INVOCATION, None)
-    if kept is None:
+    """Return the invocation of a context."""
+    cached: Invocation | None = getattr(ctx, _INVOCATION, None)
+    if cached is None:
         info = sdk.handler_info(ctx)
         invocation_id, key = sdk.invocation_of(ctx)
-        kept = Invocation(invocation_id, info, None if info.kind == "service" else key)
-        setattr(ctx, _INVOCATION, kept)
-    return kept
+        cached = Invocation(invocation_id, info, None if info.kind == "service" else key)
+        setattr(ctx, _INVOCATION, cached)
+    return cached
 
 
-def happens(ctx: restate.Context, event: type[Event]) -> bool:
-    """Tell if an event is to be published: somebody wants it, and what comes now is not replayed.
-
-    Ask before the entry of the journal is made that the event belongs to.
-
-    Args:
-        ctx: A handler's context.
-        event: The event's class.
-    """
-    return wanted(event) and not sdk.is_replaying(ctx)
+def should_publish(ctx: restate.Context, event: type[Event]) -> bool:
+    """Return whether an event has listeners and is not a replay; call it before the journal entry is created."""
+    return has_listeners(event) and not sdk.is_replaying(ctx)
 
 
-async def watched(ctx: restate.Context, work: Awaitable[T], role: Role) -> T:
-    """Run an attempt of a handler, and tell of it.
-
-    Args:
-        ctx: The handler's context.
-        work: What the handler does.
-        role: What the handler is to its service.
-
-    Returns:
-        What the handler returned.
-    """
-    told = all_wanted()
-    if not told:
+async def observe_attempt(ctx: restate.Context, work: Awaitable[T], role: HandlerRole) -> T:
+    """Run an attempt of a handler, publish its events, and return its result."""
+    subscribed = subscribed_events()
+    if not subscribed:
         return await work
     invocation = invocation_of(ctx)
     replays = sdk.is_replaying(ctx)
-    began = time.monotonic()
-    life = life_of(invocation.id)
-    if life.attempt(began, replays=replays):
-        _tell_start(ctx, invocation, role)
-    if events.AttemptStarted in told:
-        publish(events.AttemptStarted(invocation, replays, life.attempts))
+    start = time.monotonic()
+    tracker = tracker_of(invocation.id)
+    if tracker.record_attempt(start, replays=replays):
+        _publish_start(ctx, invocation, role)
+    if events.AttemptStarted in subscribed:
+        publish(events.AttemptStarted(invocation, replays, tracker.attempts))
     outcome, failure = AttemptOutcome.INTERRUPTED, None
     try:
         result = await work
@@ -169,84 +148,82 @@ async def watched(ctx: restate.Context, work: Awaitable[T], role: Role) -> T:
             outcome = AttemptOutcome.FAILED if terminal else AttemptOutcome.RETRIED
             publish(events.Failed(invocation, error, terminal, None))
             if terminal:
-                _tell_end(ctx, invocation, role, life, error)
+                _publish_end(ctx, invocation, role, tracker, error)
         raise
     else:
         outcome = AttemptOutcome.SUCCEEDED
-        _tell_end(ctx, invocation, role, life, None)
+        _publish_end(ctx, invocation, role, tracker, None)
         return result
     finally:
-        if events.AttemptEnded in all_wanted():
-            duration = timedelta(seconds=time.monotonic() - began)
+        if events.AttemptEnded in subscribed_events():
+            duration = timedelta(seconds=time.monotonic() - start)
             publish(events.AttemptEnded(invocation, outcome, failure, duration))
 
 
-def watched_run(ctx: restate.Context, run: str, within: Event | None = None) -> AbstractContextManager[object]:
-    """Tell of an attempt of a run, which is done in a block.
-
-    Args:
-        ctx: The handler's context.
-        run: The run's name.
-        within: The activity that it is a part of.
-    """
-    told = all_wanted()
-    if events.RunAttemptEnded in told or events.RunAttemptStarted in told or events.Failed in told:
-        return _WatchedRun(ctx, run, within)
+def observe_run(ctx: restate.Context, run: str, parent: Event | None = None) -> AbstractContextManager[object]:
+    """Publish the events of one attempt of a run, which is the block."""
+    subscribed = subscribed_events()
+    if events.RunAttemptEnded in subscribed or events.RunAttemptStarted in subscribed or events.Failed in subscribed:
+        return _ObservedRun(ctx, run, parent)
     return _NOTHING
 
 
-class _WatchedRun:
-    # Not a generator: it is entered at each run, and that would cost several times as much.
-    def __init__(self, ctx: restate.Context, run: str, within: Event | None) -> None:
+class _ObservedRun:
+    # A class, since a generator costs several times as much per run.
+    def __init__(self, ctx: restate.Context, run: str, parent: Event | None) -> None:
         self._invocation = invocation_of(ctx)
         self._run = run
-        self._within = within
-        self._began = 0.0
+        self._parent = parent
+        self._start = 0.0
 
     def __enter__(self) -> None:
-        self._began = time.monotonic()
-        if events.RunAttemptStarted in all_wanted():
-            publish(events.RunAttemptStarted(self._invocation, self._run, self._within))
+        self._start = time.monotonic()
+        if events.RunAttemptStarted in subscribed_events():
+            publish(events.RunAttemptStarted(self._invocation, self._run, self._parent))
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        told = all_wanted()
+        subscribed = subscribed_events()
         failure = error if isinstance(error, Exception) else None
-        if failure is not None and events.Failed in told:
+        if failure is not None and events.Failed in subscribed:
             publish(events.Failed(self._invocation, failure, isinstance(failure, TerminalError), self._run))
-        if events.RunAttemptEnded in told:
-            duration = timedelta(seconds=time.monotonic() - self._began)
-            cut_off = failure is None and error is not None  # its task was cancelled
-            publish(events.RunAttemptEnded(self._invocation, self._run, failure, duration, cut_off))
+        if events.RunAttemptEnded in subscribed:
+            duration = timedelta(seconds=time.monotonic() - self._start)
+            interrupted = failure is None and error is not None  # its task was cancelled
+            publish(events.RunAttemptEnded(self._invocation, self._run, failure, duration, interrupted))
 
 
-def _tell_start(ctx: restate.Context, invocation: Invocation, role: Role) -> None:
-    told = all_wanted()
-    if events.InvocationStarted in told:
+def _publish_start(ctx: restate.Context, invocation: Invocation, role: HandlerRole) -> None:
+    subscribed = subscribed_events()
+    if events.InvocationStarted in subscribed:
         publish(events.InvocationStarted(invocation))
-    if role is Role.WORKFLOW and events.WorkflowStarted in told:
+    if role is HandlerRole.WORKFLOW and events.WorkflowStarted in subscribed:
         publish(events.WorkflowStarted(invocation))
-    elif role is Role.COMPENSATION and events.CompensationStarted in told:
-        publish(events.CompensationStarted(invocation, *_undoes(ctx)))
+    elif role is HandlerRole.COMPENSATION and events.CompensationStarted in subscribed:
+        publish(events.CompensationStarted(invocation, *_saga_and_step(ctx)))
 
 
-def _tell_end(
-    ctx: restate.Context, invocation: Invocation, role: Role, life: Life, error: BaseException | None
+def _publish_end(
+    ctx: restate.Context,
+    invocation: Invocation,
+    role: HandlerRole,
+    tracker: InvocationTracker,
+    error: BaseException | None,
 ) -> None:
-    if sdk.is_replaying(ctx):  # the journal has the result already
+    if sdk.is_replaying(ctx):  # the result is in the journal already
         return
-    first, duration = life.end(time.monotonic())
-    _lives.put(invocation.id, life)  # remembered as long as what has just begun
+    first, duration = tracker.record_end(time.monotonic())
+    _trackers.put(invocation.id, tracker)  # keep it as long as a new invocation
     if not first:
         return
-    told = all_wanted()
-    if role is Role.WORKFLOW and events.WorkflowEnded in told:
+    subscribed = subscribed_events()
+    if role is HandlerRole.WORKFLOW and events.WorkflowEnded in subscribed:
         publish(events.WorkflowEnded(invocation, error, duration))
-    elif role is Role.COMPENSATION and events.CompensationEnded in told:
-        publish(events.CompensationEnded(invocation, error, duration, *_undoes(ctx)))
-    if events.InvocationEnded in told:
+    elif role is HandlerRole.COMPENSATION and events.CompensationEnded in subscribed:
+        publish(events.CompensationEnded(invocation, error, duration, *_saga_and_step(ctx)))
+    if events.InvocationEnded in subscribed:
         publish(events.InvocationEnded(invocation, error, duration))
 
 
-def _undoes(ctx: restate.Context) -> tuple[str | None, str | None]:
+def _saga_and_step(ctx: restate.Context) -> tuple[str | None, str | None]:
     headers = ctx.request().headers
     return headers.get(SAGA_HEADER), headers.get(STEP_HEADER)

@@ -1,8 +1,7 @@
-"""From the facts of a log record to its line: always one, and harmless wherever it is read.
+"""Formatting of log records as single, safe lines.
 
-Facts come from outside: names, error messages, whole payloads. A line break in one of them must not look like another
-line, an escape sequence must not reach the terminal that a log is read on, and a fact that can't be written must not
-cost the line.
+Fields contain external data such as names, error messages and payloads. Line breaks must not forge log lines, escape
+sequences must not reach a terminal, and a field that cannot be formatted must not lose the line.
 """
 
 from __future__ import annotations
@@ -19,133 +18,124 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from perdure._runtime.plain_text import escape_invisible
 
-__all__ = ["LineFormatter", "fill_in", "json_renderers", "terminal_renderers"]
+__all__ = ["LineFormatter", "format_event", "json_renderers", "terminal_renderers"]
 
-_DEEPEST: Final = 20
-_LONGEST_INTEGER: Final = 4096  # bits; Python refuses to write much longer ones
+_MAX_DEPTH: Final = 20
+_MAX_INTEGER_BITS: Final = 4096  # Python refuses to format much larger integers
 _TRACE_MARGIN: Final = "  | "
 
 
 class LineFormatter(ProcessorFormatter):
-    """Formats records, and falls back to their texts alone when a fact can't be formatted.
+    """Formats records, with a plain fallback for records whose fields cannot be formatted.
 
     Args:
-        target: The stream; what its encoding lacks is escaped.
-        before: Processors of records that don't come from structlog.
-        renderers: The last processors, of `json_renderers` or `terminal_renderers`.
+        target: The stream; characters outside its encoding are escaped.
+        foreign_processors: The processors of records that do not come from structlog.
+        renderers: The last processors, see `json_renderers` and `terminal_renderers`.
     """
 
-    def __init__(self, target: TextIO, before: list[Processor], renderers: list[Processor]) -> None:
+    def __init__(self, target: TextIO, foreign_processors: list[Processor], renderers: list[Processor]) -> None:
         stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
         processors: list[Processor] = [ProcessorFormatter.remove_processors_meta, stamp, *renderers]
-        super().__init__(foreign_pre_chain=before, processors=processors)
+        super().__init__(foreign_pre_chain=foreign_processors, processors=processors)
         self._encoding = getattr(target, "encoding", None) or "utf-8"
-        self._last: list[Processor] = [stamp, *renderers]
+        self._renderers: list[Processor] = [stamp, *renderers]
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
         try:
             line = super().format(record)
-        except Exception as error:  # noqa: BLE001 - whatever a fact raises, the line is written
-            line = self._bare(record, error)
+        except Exception as error:  # noqa: BLE001 - the line is written whatever a field raises
+            line = self._fallback(record, error)
         return line.encode(self._encoding, "backslashreplace").decode(self._encoding)
 
-    def _bare(self, record: logging.LogRecord, error: Exception) -> str:
-        facts: Any = record.msg if isinstance(record.msg, Mapping) else {"event": record.msg, "arguments": record.args}
-        trace: Any = facts.get("exc_info") or record.exc_info
+    def _fallback(self, record: logging.LogRecord, error: Exception) -> str:
+        fields: Any = record.msg if isinstance(record.msg, Mapping) else {"event": record.msg, "arguments": record.args}
+        trace: Any = fields.get("exc_info") or record.exc_info
         trace = trace[1] if isinstance(trace, tuple) else trace
         event: Any = {
-            **{name: written(value) for name, value in facts.items() if name != "exc_info"},
+            **{name: to_json_value(value) for name, value in fields.items() if name != "exc_info"},
             **(
                 {}
                 if not isinstance(trace, BaseException)
                 else {"exception": "".join(traceback.format_exception(trace))}
             ),
-            "event": _text(facts.get("event")),
+            "event": _text(fields.get("event")),
             "logger": record.name,
             "level": record.levelname.lower(),
-            "not_formatted": f"{type(error).__name__}: {_text(error)}",
+            "format_error": f"{type(error).__name__}: {_text(error)}",
         }
-        for processor in self._last:
+        for processor in self._renderers:
             event = processor(None, record.levelname.lower(), event)
         return str(event)
 
 
-def fill_in(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Fill positional arguments into the event; those that don't fit are kept beside it."""
+def format_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Insert positional arguments into the event; keep arguments that do not fit as a field."""
     arguments = event.pop("positional_args", None)
     if not arguments:
         return event
     named = len(arguments) == 1 and isinstance(arguments[0], Mapping) and arguments[0]
     try:
         event["event"] %= arguments[0] if named else arguments
-    except Exception:  # noqa: BLE001 - an argument's own __str__ may raise anything
+    except Exception:  # noqa: BLE001 - the __str__ of an argument may raise anything
         event["arguments"] = arguments
     return event
 
 
 def json_renderers() -> list[Processor]:
-    """Return what writes a line as JSON in ASCII."""
-    return [structlog.processors.format_exc_info, _as_json, structlog.processors.JSONRenderer(allow_nan=False)]
+    """Return the processors that render a line as ASCII JSON."""
+    return [structlog.processors.format_exc_info, _to_json_fields, structlog.processors.JSONRenderer(allow_nan=False)]
 
 
 def terminal_renderers(*, colors: bool) -> list[Processor]:
-    """Return what writes a line for people. A traceback follows it, behind a margin.
-
-    Args:
-        colors: Whether to colour it.
-    """
+    """Return the processors that render a line as text, followed by an indented traceback."""
     renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
-    return [structlog.processors.format_exc_info, _as_text, renderer]
+    return [structlog.processors.format_exc_info, _to_text_fields, renderer]
 
 
-def written(value: object, around: tuple[int, ...] = ()) -> Any:
-    """Return a value as JSON can write it; what isn't JSON is its ``repr``.
-
-    Args:
-        value: The value.
-        around: The containers that it is in.
-    """
+def to_json_value(value: object, containers: tuple[int, ...] = ()) -> Any:
+    """Return a JSON value, with the ``repr`` of other objects; ``containers`` are the IDs of the enclosing ones."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):
-        return value if value.bit_length() <= _LONGEST_INTEGER else f"<an integer of {value.bit_length()} bits>"
+        return value if value.bit_length() <= _MAX_INTEGER_BITS else f"<an integer of {value.bit_length()} bits>"
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, (Mapping, list, tuple)):
-        return _items(value, around)
+        return _items(value, containers)
     return _text(value, repr)
 
 
-def _items(value: Mapping[Any, Any] | Sequence[Any], around: tuple[int, ...]) -> Any:
-    if id(value) in around or len(around) >= _DEEPEST:
+def _items(value: Mapping[Any, Any] | Sequence[Any], containers: tuple[int, ...]) -> Any:
+    if id(value) in containers or len(containers) >= _MAX_DEPTH:
         return "..."
-    inside = (*around, id(value))
+    containers = (*containers, id(value))
     try:
         if isinstance(value, Mapping):
-            return {_text(name): written(each, inside) for name, each in value.items()}
-        return [written(each, inside) for each in value]
-    except Exception as error:  # noqa: BLE001 - a container of one's own may raise anything
+            return {_text(name): to_json_value(item, containers) for name, item in value.items()}
+        return [to_json_value(item, containers) for item in value]
+    except Exception as error:  # noqa: BLE001 - a user-defined container may raise anything
         return f"<{type(value).__name__} whose items raise {type(error).__name__}>"
 
 
-def _text(value: object, how: Any = str) -> str:
+def _text(value: object, convert: Any = str) -> str:
     if isinstance(value, str):
         return value
     try:
-        return str(how(value))
+        return str(convert(value))
     except Exception as error:  # noqa: BLE001 - a repr may raise anything
-        return f"<{type(value).__name__} whose {how.__name__} raises {type(error).__name__}>"
+        return f"<{type(value).__name__} whose {convert.__name__} raises {type(error).__name__}>"
 
 
-def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    facts: EventDict = written(event)
-    facts["event"] = _text(event.get("event", ""))
-    return facts
+def _to_json_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    fields: EventDict = to_json_value(event)
+    fields["event"] = _text(event.get("event", ""))
+    return fields
 
 
-class _Shown:
-    """A text that structlog's renderer shows as it is."""
+class _Verbatim:
+    """Text that structlog's renderer prints unchanged."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -154,23 +144,23 @@ class _Shown:
         return self._text
 
 
-def _as_text(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    facts: EventDict = {}
+def _to_text_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    fields: EventDict = {}
     for name, value in event.items():
         if name in ("exception", "stack"):
             lines = escape_invisible(_text(value), keep="\n").splitlines()
-            facts[name] = "\n".join(f"{_TRACE_MARGIN}{line}" for line in lines)
+            fields[name] = "\n".join(f"{_TRACE_MARGIN}{line}" for line in lines)
         elif name in ("event", "logger", "level", "timestamp"):
-            facts[name] = escape_invisible(_text(value))
+            fields[name] = escape_invisible(_text(value))
         else:
-            facts[escape_invisible(_text(name))] = _fact_as_text(value)
-    return facts
+            fields[escape_invisible(_text(name))] = _field_text(value)
+    return fields
 
 
-def _fact_as_text(value: object) -> object:
+def _field_text(value: object) -> object:
     if isinstance(value, str):
         escaped = escape_invisible(value)
-        return value if escaped == value else _Shown(f"'{escaped}'")
+        return value if escaped == value else _Verbatim(f"'{escaped}'")
     if value is None or isinstance(value, (bool, int, float, Mapping, list, tuple)):
-        return written(value)
-    return _Shown(escape_invisible(_text(value, repr)))
+        return to_json_value(value)
+    return _Verbatim(escape_invisible(_text(value, repr)))

@@ -1,47 +1,54 @@
-"""The catalogue of perdure's metrics: each one's name, unit, labels and meaning, in one place.
+"""Catalogue of perdure's metrics, and the event listeners that count them.
 
-Label sets are bounded: names from code, never ids. What happens in a handler is counted when it happens, not when it is
-replayed. How they are counted and shown: `perdure.observability.instruments`.
+Labels contain names from code, never IDs, so label sets are bounded. Replays are not counted.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
+from perdure.errors import TerminalError
+from perdure.observability.events import (
+    AttemptEnded,
+    InvocationEnded,
+    RunAttemptEnded,
+    SagaStarted,
+    SagaStepEnded,
+    subscribe,
+)
 from perdure.observability.instruments import CounterMetric, GaugeMetric, HistogramMetric, Metric
 
-# --- what happens in handlers -----------------------------------------------------------------------------------------
+# --- handlers ---------------------------------------------------------------------------------------------------------
 
-ATTEMPTS: Final = CounterMetric(
-    "perdure.invocation.attempts", "Attempts of invocations, as the engine sent them.", ("service", "handler")
-)
+ATTEMPTS: Final = CounterMetric("perdure.invocation.attempts", "Attempts of invocations.", ("service", "handler"))
 ATTEMPT_DURATION: Final = HistogramMetric(
     "perdure.invocation.attempt.duration",
-    "How long attempts took, by how they ended: succeeded, failed (for good), retried, interrupted (suspended, or cut "
-    "off).",
+    "Durations of attempts by outcome: succeeded, failed (terminal error), retried (other error), interrupted "
+    "(suspended or disconnected).",
     ("service", "handler", "outcome"),
     unit="s",
     bounds=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 INVOCATIONS: Final = CounterMetric(
     "perdure.invocations",
-    "Invocations that came to their end: succeeded, or failed with a terminal error.",
+    "Ended invocations by outcome: succeeded, failed (terminal error).",
     ("service", "handler", "outcome"),
 )
 RUNS: Final = CounterMetric(
     "perdure.runs",
-    "Attempts of runs: succeeded, failed (with a terminal error), retried (with any other; the last one of a run that "
-    "is given up, too), interrupted (cut off with its handler's attempt).",
+    "Attempts of runs by outcome: succeeded, failed (terminal error), retried (other error, including the last attempt "
+    "of a run), interrupted (with the handler's attempt).",
     ("service", "handler", "outcome"),
 )
 GUARDRAILS: Final = CounterMetric(
     "perdure.guardrail.violations",
-    "Violations of guardrails, by the policy that was in force: strict refuses, warn lets it through.",
+    "Violations of guardrails by policy: strict rejects them, warn permits them.",
     ("check", "policy"),
 )
 SECURITY_REFUSALS: Final = CounterMetric(
     "perdure.security.refusals",
-    "Requests that broke a security rule; let through all the same while the mode is permissive.",
+    "Requests that violate a security rule; the mode permissive permits them.",
     ("rule", "mode"),
 )
 
@@ -50,74 +57,73 @@ SECURITY_REFUSALS: Final = CounterMetric(
 SAGAS: Final = CounterMetric("perdure.saga.started", "Sagas that recorded their first step.", ("service",))
 STEPS: Final = CounterMetric(
     "perdure.saga.steps",
-    "Steps of sagas that came to their end: completed, or failed and not tried again.",
+    "Ended steps of sagas by outcome: completed, failed (permanently).",
     ("service", "step", "outcome"),
 )
 COMPENSATIONS: Final = CounterMetric(
     "perdure.saga.compensations",
-    "Attempts to undo a step, by how the step stands after them.",
+    "Compensation attempts, by the state of the step afterwards.",
     ("service", "step", "state"),
 )
-ROLLBACKS: Final = CounterMetric("perdure.saga.rollbacks", "Rollbacks that ended, by outcome.", ("service", "outcome"))
-ACTS: Final = CounterMetric("perdure.saga.operator_actions", "Operators' acts on dead letters.", ("service", "act"))
+ROLLBACKS: Final = CounterMetric("perdure.saga.rollbacks", "Ended rollbacks by outcome.", ("service", "outcome"))
+OPERATOR_ACTIONS: Final = CounterMetric(
+    "perdure.saga.operator_actions", "Operator actions on dead letters.", ("service", "action")
+)
 OPEN_SAGAS: Final = GaugeMetric(
     "perdure.saga.open",
-    "Sagas that have not come to their end: running, paused, compensating, needs_attention, orphaned.",
+    "Open sagas by phase: running, paused, compensating, needs_attention, orphaned.",
     ("service", "phase"),
 )
 OLDEST_SAGA: Final = GaugeMetric(
     "perdure.saga.oldest",
-    "How long ago the oldest open saga of a phase was started.",
+    "Age of the oldest open saga of a phase, from its start.",
     ("service", "phase"),
     unit="s",
 )
 DEAD_LETTERS: Final = GaugeMetric(
-    "perdure.dead_letters.open", "Steps that could not be undone and wait for an operator.", ("service",)
+    "perdure.dead_letters.open", "Open dead letters: steps whose compensation failed permanently.", ("service",)
 )
 OLDEST_DEAD_LETTER: Final = GaugeMetric(
-    "perdure.dead_letters.oldest", "How long the oldest dead letter has waited.", ("service",), unit="s"
+    "perdure.dead_letters.oldest", "Age of the oldest open dead letter.", ("service",), unit="s"
 )
 
 # --- approvals --------------------------------------------------------------------------------------------------------
 
 APPROVALS_DECIDED: Final = CounterMetric(
     "perdure.approvals.decided",
-    "Approvals that came to their end: approved, rejected, timed_out, withdrawn.",
+    "Closed approvals by outcome: approved, rejected, timed_out, withdrawn.",
     ("outcome",),
 )
-OPEN_APPROVALS: Final = GaugeMetric("perdure.approvals.open", "Approvals that wait for somebody.")
+OPEN_APPROVALS: Final = GaugeMetric("perdure.approvals.open", "Open approvals.")
 OLDEST_APPROVAL: Final = GaugeMetric(
-    "perdure.approvals.oldest", "How long the oldest open approval has waited; 0 when there is none.", unit="s"
+    "perdure.approvals.oldest", "Age of the oldest open approval; 0 if there is none.", unit="s"
 )
-OVERDUE_APPROVALS: Final = GaugeMetric(
-    "perdure.approvals.overdue", "Approvals that are open although the time of their stage is over."
-)
+OVERDUE_APPROVALS: Final = GaugeMetric("perdure.approvals.overdue", "Open approvals whose deadline has passed.")
 
-# --- what the reconciler sees in the engine
-# -----------------------------------------------------------------------------
+# --- reconcilers ------------------------------------------------------------------------------------------------------
 
 STUCK: Final = GaugeMetric(
     "perdure.invocations.stuck",
-    "Invocations that don't get on: paused, or backing_off after two failed attempts or more.",
+    "Stuck invocations by status: paused, backing_off (after at least two failed attempts).",
     ("service", "status"),
 )
 OLDEST_STUCK: Final = GaugeMetric(
     "perdure.invocations.stuck.oldest",
-    "How long ago the oldest of them was started.",
+    "Age of the oldest stuck invocation, from its start.",
     ("service", "status"),
     unit="s",
 )
-RECONCILER_FINDS: Final = CounterMetric(
-    "perdure.reconciler.finds", "What the reconciler found, and acted on.", ("service", "kind")
+RECONCILER_REPAIRS: Final = CounterMetric(
+    "perdure.reconciler.repairs", "Repairs by the reconciler, by kind of orphaned work.", ("service", "kind")
 )
-RECONCILER_LOOKED: Final = GaugeMetric(
-    "perdure.reconciler.looked",
-    "When a reconciler last saw the engine's tables, and could act on what it saw; seconds since 1970.",
+RECONCILER_LAST_SCAN: Final = GaugeMetric(
+    "perdure.reconciler.last_scan",
+    "Unix time of the last complete scan of a reconciler, including its repairs.",
     ("reconciler",),
     "s",
 )
 ALERTS: Final = CounterMetric(
-    "perdure.reconciler.alerts", "Alerts that the reconciler pushed: delivered, or given up.", ("kind", "outcome")
+    "perdure.reconciler.alerts", "Alerts sent to the webhook by outcome: delivered, exhausted.", ("kind", "outcome")
 )
 
 CATALOGUE: Final[tuple[Metric, ...]] = (
@@ -131,7 +137,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     STEPS,
     COMPENSATIONS,
     ROLLBACKS,
-    ACTS,
+    OPERATOR_ACTIONS,
     OPEN_SAGAS,
     OLDEST_SAGA,
     DEAD_LETTERS,
@@ -142,7 +148,49 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     OVERDUE_APPROVALS,
     STUCK,
     OLDEST_STUCK,
-    RECONCILER_FINDS,
-    RECONCILER_LOOKED,
+    RECONCILER_REPAIRS,
+    RECONCILER_LAST_SCAN,
     ALERTS,
 )
+
+
+# --- listeners --------------------------------------------------------------------------------------------------------
+
+
+@cache
+def record_metrics() -> None:
+    """Start counting events in this process; further calls have no effect."""
+    subscribe(AttemptEnded, _count_attempt)
+    subscribe(InvocationEnded, _count_invocation)
+    subscribe(RunAttemptEnded, _count_run)
+    subscribe(SagaStarted, _count_saga)
+    subscribe(SagaStepEnded, _count_step)
+
+
+# The label values are in the order of the catalogue; a test checks this.
+
+
+def _count_attempt(event: AttemptEnded) -> None:
+    handler = event.invocation.handler
+    ATTEMPT_DURATION.record_at((handler.service, handler.handler, event.outcome), event.duration.total_seconds())
+
+
+def _count_invocation(event: InvocationEnded) -> None:
+    handler = event.invocation.handler
+    INVOCATIONS.count_at((handler.service, handler.handler, "succeeded" if event.error is None else "failed"))
+
+
+def _count_run(event: RunAttemptEnded) -> None:
+    handler = event.invocation.handler
+    outcome = "interrupted" if event.interrupted else "succeeded"
+    if event.error is not None:
+        outcome = "failed" if isinstance(event.error, TerminalError) else "retried"
+    RUNS.count_at((handler.service, handler.handler, outcome))
+
+
+def _count_saga(event: SagaStarted) -> None:
+    SAGAS.count_at((event.invocation.handler.service,))
+
+
+def _count_step(event: SagaStepEnded) -> None:
+    STEPS.count_at((event.invocation.handler.service, event.step, "completed" if event.error is None else "failed"))

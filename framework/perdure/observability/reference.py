@@ -1,33 +1,31 @@
-"""The page about metrics in docs/reference, made from the catalogue: ``python -m perdure.observability.reference``."""
+"""Generator of docs/reference/metrics.md: ``python -m perdure.observability.reference``."""
 
 from __future__ import annotations
 
 import sys
 
-from perdure.observability.instruments import MOST_LABEL_SETS, OTHER, HistogramMetric, Metric
+from perdure.observability.instruments import MAX_LABEL_SETS, OTHER, HistogramMetric, Metric
 from perdure.observability.metrics import CATALOGUE
 
-_UNITS = {"1": "a number", "s": "seconds"}
+_UNITS = {"1": "count", "s": "seconds"}
 
 
 def metrics_page() -> str:
-    """Return the page, as Markdown."""
+    """Return the page as Markdown."""
     rows = "\n".join(_row(metric) for metric in CATALOGUE)
     return f"""# Metrics
 
-Made from `perdure.observability.metrics` by `make reference`; a test checks that the two agree.
+Generated from `perdure.observability.metrics` by `make reference`; a test compares the two.
 
-Every process serves these at `/metrics`. What happens in a handler is counted when it happens, and not when it is
-replayed; twice only when a process dies, or loses its connection, before the engine has learnt of it. A name that
-comes from code is a label, an id never is; a counter that would keep more than {MOST_LABEL_SETS} sets of labels apart
-counts the rest as `{OTHER}`.
+Every process serves its metrics at `/metrics`. Replays are not counted. An event is counted twice only if the process
+dies or loses its connection before the engine stores the journal entry. Labels contain names from code, never IDs. A
+metric has at most {MAX_LABEL_SETS} label sets; further ones count as `{OTHER}`.
 
-The gauges are what a reconciler saw in the engine's tables when it last looked, every few seconds: those of approvals
-are served by the approvals service, the others by the saga service. When the engine can't be asked, they are gone,
-and `perdure_reconciler_looked_seconds` tells since when. Where a service runs more than once, each of its processes
-says the same, so take their maximum, not their sum.
+The gauges show the last scan of a reconciler, every few seconds: the approvals service serves those of approvals, the
+saga service the others. They are missing while the engine is unavailable; `perdure_reconciler_last_scan_seconds` is the
+time of the last scan. All processes of a service export the same values, so aggregate them with `max`, not `sum`.
 
-| metric | kind | unit | labels | what it tells |
+| metric | type | unit | labels | meaning |
 |---|---|---|---|---|
 {rows}
 """
@@ -37,10 +35,10 @@ def _row(metric: Metric) -> str:
     labels = ", ".join(f"`{label}`" for label in metric.labels) or "none"
     bounds = ""
     if isinstance(metric, HistogramMetric):
-        bounds = f" Counted up to {', '.join(f'{bound:g}' for bound in metric.bounds)}."
+        bounds = f" Buckets: {', '.join(f'{bound:g}' for bound in metric.bounds)}."
     unit = _UNITS[metric.unit]
-    return f"| `{metric.prometheus_name}` | {metric.kind} | {unit} | {labels} | {metric.meaning}{bounds} |"
+    return f"| `{metric.prometheus_name}` | {metric.kind} | {unit} | {labels} | {metric.description}{bounds} |"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(metrics_page())  # noqa: TID251 - a page of ours
+    sys.stdout.write(metrics_page())  # noqa: TID251 - contains no external text

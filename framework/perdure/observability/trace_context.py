@@ -1,6 +1,6 @@
-"""What a caller says of its trace, as W3C Trace Context writes it: https://www.w3.org/TR/trace-context.
+"""Parser of W3C Trace Context headers (https://www.w3.org/TR/trace-context).
 
-OpenTelemetry's own reader is made for whatever carries headers, and costs more than the span that hangs under it.
+OpenTelemetry's generic propagator costs more than the span that is created with its result.
 """
 
 from __future__ import annotations
@@ -14,15 +14,11 @@ _TRACEPARENT = re.compile(r"[ \t]*([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([
 
 
 def read_traceparent(headers: Mapping[str, str]) -> SpanContext | None:
-    """Return the span that a request belongs to; None when its headers name none, or not as they should.
-
-    Args:
-        headers: Their names in lower case: ``traceparent``, and ``tracestate`` if there is one.
-    """
-    found = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-    if found is None:
+    """Return the parent span of a request, from headers with lower-case names; None if missing or invalid."""
+    match = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    if match is None:
         return None
-    version, trace_id, span_id, flags, more = found.groups()
+    version, trace_id, span_id, flags, more = match.groups()
     if version == "ff" or (version == "00" and more):
         return None
     state = headers.get("tracestate")

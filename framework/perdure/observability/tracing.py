@@ -1,14 +1,12 @@
-"""Traces: a span for each attempt, run and activity, under the engine's own trace.
+"""Spans of attempts, runs and activities under the engine's trace.
 
-The engine sends the span of each attempt along as ``traceparent``; what happens in the handler hangs under it, and so
-do the spans of libraries that are instrumented (httpx here; a service adds its own, as SQLAlchemy). A call's own trace
-goes on by itself, since the engine hangs the called invocation under the caller's attempt.
+The engine sends its span of each attempt as ``traceparent``. It is the parent of the spans of the handler and of
+instrumented libraries (httpx; a service adds its own, such as SQLAlchemy). Calls continue the trace, since the engine
+makes the called invocation a child of the caller's attempt.
 
-Replays make no second span: spans are made of events, and events tell what happens, not what is replayed. A span that
-is open when its attempt ends, since the handler was suspended, ends there too, with ``perdure.interrupted``; the wait
-goes on in the engine, whose own spans show it.
-
-Where spans go is the process's matter, see `perdure.observability.tracing_setup`.
+Spans are created from events, so replays create none. A span that is open when its attempt ends, because the handler
+suspends, ends there with ``perdure.interrupted``; the engine's spans show the wait.
+`perdure.observability.tracing_setup` configures the export.
 """
 
 from __future__ import annotations
@@ -41,25 +39,24 @@ from perdure.observability.events import (
     unsubscribe,
 )
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
-from perdure.observability.span_parts import SharedAttributes, SpanSort
-from perdure.observability.spans import SCOPE, HandlerSpan, HandlerTracer
+from perdure.observability.spans import SCOPE, HandlerSpan, HandlerTracer, SharedAttributes, SpanType
 from perdure.observability.trace_context import read_traceparent
 
 __all__ = ["annotate", "link_to", "trace_handlers", "traceparent"]
 
 _propagator = TraceContextTextMapPropagator()
-_NOWHERE = Context()
+_NO_CONTEXT = Context()
 
 
 @dataclass
 class _AttemptSpans:
-    """The spans of one attempt that are open.
+    """Open spans of one attempt.
 
     Args:
-        span: The attempt's own.
-        context: In which that one is current.
-        shared: What all of them have.
-        activities: Those of the activities under way.
+        span: The span of the attempt.
+        context: The context in which this span is current.
+        shared: The attributes of all spans.
+        activities: The spans of the running activities.
     """
 
     span: Span
@@ -73,11 +70,7 @@ _run: ContextVar[tuple[Span, Token[Context]] | None] = ContextVar("perdure_run_s
 
 
 def trace_handlers() -> Callable[[], None]:
-    """Make spans of the events of handlers, with the tracer provider that the process has set up.
-
-    Returns:
-        A function that ends it.
-    """
+    """Create spans from events with the tracer provider of the process; return a function that stops this."""
     listeners: list[tuple[type[Any], Callable[[Any], None]]] = [
         (AttemptStarted, _attempt_started),
         (AttemptEnded, _attempt_ended),
@@ -96,27 +89,24 @@ def trace_handlers() -> Callable[[], None]:
     return stop
 
 
-def annotate(**facts: str) -> None:
-    """Add facts to the span of the attempt that is running, and to those that begin in it from now on.
+def annotate(**attributes: str) -> None:
+    """Add attributes to the span of the running attempt and to its further spans.
 
-    They are called ``perdure.<fact>``. Nothing happens where no attempt is traced.
-
-    Args:
-        facts: For example ``saga_id="trip-1"``; an underscore becomes a dot.
+    ``saga_id="trip-1"`` becomes the attribute ``perdure.saga.id``. Without a traced attempt, this has no effect.
     """
     spans = _attempt.get()
     if spans is None:
         return
-    attributes = {_attribute(name): value for name, value in facts.items()}
-    spans.span.set_attributes(attributes)
-    spans.shared = spans.shared.with_more(attributes)
+    named = {_attribute_name(name): value for name, value in attributes.items()}
+    spans.span.set_attributes(named)
+    spans.shared = spans.shared.extended(named)
 
 
 def link_to(parent: str | None) -> None:
-    """Link the span of the attempt that is running to another one, as a rollback's to its saga.
+    """Link the span of the running attempt to another span, for example a rollback to its saga.
 
     Args:
-        parent: What `traceparent` returned there; None links to nothing.
+        parent: The result of `traceparent` in the other span; None has no effect.
     """
     spans = _attempt.get()
     if spans is None or parent is None:
@@ -127,30 +117,30 @@ def link_to(parent: str | None) -> None:
 
 
 def traceparent() -> str | None:
-    """Return the current span as W3C Trace Context writes it, or None when there is none."""
+    """Return the current span as a W3C ``traceparent``; None without a span."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier)
     return carrier.get("traceparent")
 
 
-@cache  # the SDK makes a new one at each call, which costs half as much as a span
+@cache  # the SDK creates a tracer per call, at half the cost of a span
 def _tracer() -> trace.Tracer:
     return trace.get_tracer(SCOPE)
 
 
 def _attempt_started(event: AttemptStarted) -> None:
     ctx = current_context()
-    if ctx is None:  # an event from elsewhere than a handler
+    if ctx is None:  # the event was published outside of a handler
         return
     headers = headers_of(ctx)
-    shared = _of(event.invocation, headers)
+    shared = _shared_attributes(event.invocation, headers)
     handler = event.invocation.handler
-    sort = _sort_of_attempt(handler.service, handler.handler, event.number, event.replays)
-    span = _begin(sort, read_traceparent(headers), shared)
-    # Not detached: the server gives each attempt a task, and so a context, of its own.
+    type_ = _attempt_type(handler.service, handler.handler, event.number, event.replays)
+    span = _start_span(type_, read_traceparent(headers), shared)
+    # Never detached, since the server runs each attempt in its own task and context.
     context = trace.set_span_in_context(span)
     otel_context.attach(context)
-    if not span.is_recording():  # not sampled, and so is all that is in it
+    if not span.is_recording():  # not sampled, like its children
         return
     _attempt.set(_AttemptSpans(span, context, shared))
 
@@ -174,7 +164,7 @@ def _run_started(event: RunAttemptStarted) -> None:
     spans = _attempt.get()
     if spans is None:
         return
-    span = _begin(_sort_of_run(event.run), _outer(spans, event.within), spans.shared)
+    span = _start_span(_run_type(event.run), _parent(spans, event.parent), spans.shared)
     _run.set((span, otel_context.attach(trace.set_span_in_context(span))))
 
 
@@ -185,7 +175,7 @@ def _run_ended(event: RunAttemptEnded) -> None:
     span, token = open_run
     _run.set(None)
     otel_context.detach(token)
-    if event.cut_off:
+    if event.interrupted:
         span.set_attribute("perdure.interrupted", value=True)
     if event.error is not None:
         _fail(span, event.error)
@@ -196,31 +186,31 @@ def _activity_started(event: ActivityStarted) -> None:
     spans = _attempt.get()
     if spans is None:
         return
-    sort = _sort_of_activity(event.kind, event.name)
-    span = spans.activities[event] = _begin(sort, _outer(spans, event.within), spans.shared)
-    for fact, value in event.facts.items():
-        if spans.shared.get(told := _attribute(fact)) != value:
-            span.set_attribute(told, value)
+    type_ = _activity_type(event.kind, event.name)
+    span = spans.activities[event] = _start_span(type_, _parent(spans, event.parent), spans.shared)
+    for key, value in event.attributes.items():
+        if spans.shared.get(name := _attribute_name(key)) != value:
+            span.set_attribute(name, value)
 
 
-# Most names are from code, so there are not many sorts.
-
-
-@lru_cache(maxsize=2048)
-def _sort_of_attempt(service: str, handler: str, number: int, replays: bool) -> SpanSort:
-    facts = {"perdure.attempt": number, "perdure.replays": replays}
-    return SpanSort(f"{service}/{handler}", SpanKind.SERVER, facts)
+# Most names come from code, so there are few span types.
 
 
 @lru_cache(maxsize=2048)
-def _sort_of_run(name: str) -> SpanSort:
-    return SpanSort(f"run {name}", attributes={"perdure.run": name})
+def _attempt_type(service: str, handler: str, number: int, replays: bool) -> SpanType:
+    attributes = {"perdure.attempt": number, "perdure.replays": replays}
+    return SpanType(f"{service}/{handler}", SpanKind.SERVER, attributes)
 
 
 @lru_cache(maxsize=2048)
-def _sort_of_activity(kind: ActivityKind, name: str) -> SpanSort:
+def _run_type(name: str) -> SpanType:
+    return SpanType(f"run {name}", attributes={"perdure.run": name})
+
+
+@lru_cache(maxsize=2048)
+def _activity_type(kind: ActivityKind, name: str) -> SpanType:
     is_named_by_code = kind in (ActivityKind.CALL, ActivityKind.STEP)
-    return SpanSort(
+    return SpanType(
         f"{kind} {name}" if is_named_by_code else kind.value,
         SpanKind.CLIENT if kind is ActivityKind.CALL else SpanKind.INTERNAL,
         {f"perdure.{kind}": name},
@@ -236,53 +226,55 @@ def _activity_ended(event: ActivityEnded) -> None:
         span.end()
 
 
-def _outer(spans: _AttemptSpans, activity: Event | None) -> Span:
-    """Return what a span is a part of: an activity, else what is current."""
-    if activity is not None and (outer := spans.activities.get(activity)) is not None:
-        return outer
-    # Of the handler's own code, most make no spans.
+def _parent(spans: _AttemptSpans, activity: Event | None) -> Span:
+    """Return the span of an activity, or else the current span."""
+    if activity is not None and (parent := spans.activities.get(activity)) is not None:
+        return parent
+    # Fast path: handlers rarely start spans.
     return spans.span if otel_context.get_current() is spans.context else trace.get_current_span()
 
 
-def _begin(sort: SpanSort, parent: Span | SpanContext | None, shared: SharedAttributes) -> Span:
+def _start_span(type_: SpanType, parent: Span | SpanContext | None, shared: SharedAttributes) -> Span:
     if type(parent) is HandlerSpan:
-        return parent.begin(sort, shared)
-    above = parent.get_span_context() if isinstance(parent, Span) else parent
+        return parent.start_child(type_, shared)
+    parent_context = parent.get_span_context() if isinstance(parent, Span) else parent
     tracer = _tracer()
     if isinstance(tracer, HandlerTracer):
-        return tracer.begin(sort, shared, above)
-    # A provider of somebody else's.
-    context = _NOWHERE if above is None else trace.set_span_in_context(NonRecordingSpan(above), _NOWHERE)
-    facts = {**shared, **sort.attributes}
-    return tracer.start_span(sort.name, context=context, kind=sort.kind, attributes=facts)
+        return tracer.start(type_, shared, parent_context)
+    # The process has another tracer provider.
+    context = _NO_CONTEXT
+    if parent_context is not None:
+        context = trace.set_span_in_context(NonRecordingSpan(parent_context), _NO_CONTEXT)
+    attributes = {**shared, **type_.attributes}
+    return tracer.start_span(type_.name, context=context, kind=type_.kind, attributes=attributes)
 
 
 def _fail(span: Span, error: BaseException) -> None:
-    # The message only: a stack trace shows values of whatever library raised it.
-    said = error.message if isinstance(error, TerminalError) else type(error).__name__
-    span.set_status(Status(StatusCode.ERROR, said))
+    # Without the stack trace and the messages of other errors, which may contain values.
+    description = error.message if isinstance(error, TerminalError) else type(error).__name__
+    span.set_status(Status(StatusCode.ERROR, description))
     span.set_attribute("error.type", type(error).__qualname__)
     if isinstance(error, TerminalError):
         span.set_attribute("perdure.status_code", error.status_code)
 
 
-def _of(invocation: Invocation, headers: Mapping[str, str]) -> SharedAttributes:
-    """Return what all spans of an attempt have."""
-    told = {"perdure.invocation.id": invocation.id}
+def _shared_attributes(invocation: Invocation, headers: Mapping[str, str]) -> SharedAttributes:
+    """Return the attributes of all spans of an attempt."""
+    attributes = {"perdure.invocation.id": invocation.id}
     if invocation.key is not None:
-        told["perdure.key"] = invocation.key
-    # What a saga tells its compensations, and those that its steps call.
+        attributes["perdure.key"] = invocation.key
+    # A saga sends these headers to compensations and to the handlers that its steps call.
     for name, header in (("perdure.saga.id", SAGA_HEADER), ("perdure.step", STEP_HEADER)):
         if header in headers:
-            told[name] = headers[header]
-    return _of_handler(invocation.handler.service, invocation.handler.handler).with_more(told)
+            attributes[name] = headers[header]
+    return _handler_attributes(invocation.handler.service, invocation.handler.handler).extended(attributes)
 
 
 @lru_cache(maxsize=2048)
-def _of_handler(service: str, handler: str) -> SharedAttributes:
+def _handler_attributes(service: str, handler: str) -> SharedAttributes:
     return SharedAttributes({"perdure.service": service, "perdure.handler": handler})
 
 
 @lru_cache(maxsize=256)
-def _attribute(name: str) -> str:
+def _attribute_name(name: str) -> str:
     return f"perdure.{name.replace('_', '.')}"

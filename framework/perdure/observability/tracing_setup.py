@@ -1,16 +1,15 @@
-"""Where a process's spans go: to an OTLP receiver, by OpenTelemetry's standard variables.
+"""Export of a process's spans to an OTLP receiver, configured by OpenTelemetry's standard variables.
 
 ========================================= ============================================================================
-OTEL_EXPORTER_OTLP_ENDPOINT               the receiver's HTTP address, for example ``http://127.0.0.1:4318``
-OTEL_EXPORTER_OTLP_TRACES_ENDPOINT        the same for spans alone, with its path ``/v1/traces``
-OTEL_SERVICE_NAME                         the process's name in traces
-OTEL_TRACES_SAMPLER, …_SAMPLER_ARG        how many traces that begin here are kept; the engine's own choice is followed
-OTEL_SPAN_…_LIMIT, OTEL_ATTRIBUTE_…_LIMIT how much a span holds, and how long a fact may be; spans cost more with these
-OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER   ``true``, ``none``: no spans
+OTEL_EXPORTER_OTLP_ENDPOINT               HTTP address of the receiver, for example ``http://127.0.0.1:4318``
+OTEL_EXPORTER_OTLP_TRACES_ENDPOINT        address for spans only, with the path ``/v1/traces``
+OTEL_SERVICE_NAME                         name of the process in traces
+OTEL_TRACES_SAMPLER, …_SAMPLER_ARG        sampling of traces that start here; traces of the engine keep its decision
+OTEL_SPAN_…_LIMIT, OTEL_ATTRIBUTE_…_LIMIT limits of spans and attributes; setting them makes spans slower
+OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER   ``true`` and ``none`` disable tracing
 ========================================= ============================================================================
 
-The engine is told where its own spans go by ``RESTATE_TRACING_ENDPOINT``. Both must go to the same place, or traces
-have holes.
+``RESTATE_TRACING_ENDPOINT`` configures the engine. Use the same receiver for both, or traces are incomplete.
 """
 
 from __future__ import annotations
@@ -21,17 +20,12 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import ClassVar, Final
 
-from opentelemetry import trace
-from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-
 from perdure.errors import ConfigurationError
-from perdure.observability.otlp import SpanExporter, SpanSender
+from perdure.observability.otlp import HandlerSpanProcessor, SpanExporter
 from perdure.observability.spans import HandlerTracerProvider
 from perdure.observability.tracing import trace_handlers
 
-__all__ = ["configure_tracing", "sends_spans", "stop_tracing"]
+__all__ = ["configure_tracing", "is_tracing", "stop_tracing"]
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -40,16 +34,15 @@ _SHARED: Final = ("OTEL_TRACES_SAMPLER", "OTEL_BSP_")
 
 
 def configure_tracing(service: str) -> bool:
-    """Send this process's spans to where OpenTelemetry's standard variables say; does nothing when they say nothing.
+    """Start tracing if OpenTelemetry's standard variables name a receiver, and return whether they do.
+
+    Call `stop_tracing` before the process ends.
 
     Args:
-        service: The process's name in traces, unless ``OTEL_SERVICE_NAME`` says another.
-
-    Returns:
-        Whether spans are sent. Call `stop_tracing` before the process ends.
+        service: The name of the process in traces, unless ``OTEL_SERVICE_NAME`` is set.
 
     Raises:
-        ConfigurationError: The variables ask for something that is not there.
+        ConfigurationError: The variables have unsupported values.
     """
     endpoint = _endpoint(os.environ)
     if endpoint is None:
@@ -57,85 +50,69 @@ def configure_tracing(service: str) -> bool:
     protocol = next((name for name in _PROTOCOLS if os.environ.get(name)), None)
     if protocol is not None and os.environ[protocol] != _PROTOCOL:
         raise ConfigurationError(
-            f"{protocol}={os.environ[protocol]}: spans are sent by {_PROTOCOL} only; set it to that, and the "
-            f"endpoint, which is {endpoint} now, to the receiver's HTTP port, usually 4318"
+            f"{protocol}={os.environ[protocol]}: unsupported protocol; set it to {_PROTOCOL}, and the endpoint "
+            f"(now {endpoint}) to the receiver's HTTP port, usually 4318"
         )
-    _send_spans(service)
+    _start_tracing(service)
     return True
 
 
-class _Ids(RandomIdGenerator):
-    """Makes ids as always, but doesn't set the flag of Trace Context's level 2 that says that they are random.
-
-    The engine (1.7.12) ignores a whole ``traceparent`` with a flag that it doesn't know, and begins a trace of its own.
-    """
-
-    def is_trace_id_random(self) -> bool:
-        return False
-
-
-class _Sending:
-    """What was set up in this process, so that it can be ended."""
+class _Tracing:
+    """Callbacks that stop the tracing of this process."""
 
     stops: ClassVar[list[Callable[[], None]]] = []
 
 
-def _send_spans(service: str) -> None:
-    if _Sending.stops:
+def _start_tracing(service: str) -> None:
+    if _Tracing.stops:
         return
+    # Loading these takes a tenth of a service's start, and only processes that send spans need them.
+    from opentelemetry import trace  # noqa: PLC0415
+    from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor  # noqa: PLC0415
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+
+    from perdure.observability.spans import TraceIds  # noqa: PLC0415
+
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or service})
     try:
-        provider = HandlerTracerProvider(resource, _Ids())
+        provider = HandlerTracerProvider(resource, TraceIds())
     except ValueError as error:
-        raise ConfigurationError(f"OpenTelemetry's settings can't be used: {error}") from error
-    provider.add_span_processor(SpanSender(SpanExporter()))
+        raise ConfigurationError(f"invalid OpenTelemetry settings: {error}") from error
+    provider.add_span_processor(HandlerSpanProcessor(SpanExporter()))
     trace.set_tracer_provider(provider)
     httpx = HTTPXClientInstrumentor()
     httpx.instrument()
-    _Sending.stops = [trace_handlers(), httpx.uninstrument, provider.shutdown]
+    _Tracing.stops = [trace_handlers(), httpx.uninstrument, provider.shutdown]
 
 
 def engine_tracing(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings by which an engine sends its spans as services with an environment do.
-
-    To the same place, at the same pace, and of the same part of the traces.
-
-    Args:
-        environment: The services' variables.
-
-    Returns:
-        Variables of restate-server; none when the services send no spans.
-    """
-    chosen = environment.get("RESTATE_TRACING_ENDPOINT")
-    if not chosen and (endpoint := _endpoint(environment)):
-        chosen = f"otlp+{endpoint}"
-    if not chosen:
+    """Return the variables of restate-server for the receiver, sampling and batching of the services' environment."""
+    engine_endpoint = environment.get("RESTATE_TRACING_ENDPOINT")
+    if not engine_endpoint and (endpoint := _endpoint(environment)):
+        engine_endpoint = f"otlp+{endpoint}"
+    if not engine_endpoint:
         return {}
     shared = {name: value for name, value in environment.items() if name.startswith(_SHARED)}
-    return {**shared, "RESTATE_TRACING_ENDPOINT": chosen}
+    return {**shared, "RESTATE_TRACING_ENDPOINT": engine_endpoint}
 
 
 def _endpoint(environment: Mapping[str, str]) -> str | None:
-    """Return the receiver's address with its path, or None when no spans are to be sent."""
+    """Return the receiver's URL; None if tracing is disabled."""
     disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     if disabled or environment.get("OTEL_TRACES_EXPORTER", "otlp") == "none":
         return None
-    for_spans, for_all = (environment.get(name, "") for name in _ENDPOINTS)
-    return for_spans or (f"{for_all.rstrip('/')}/v1/traces" if for_all else None)
+    traces, common = (environment.get(name, "") for name in _ENDPOINTS)
+    return traces or (f"{common.rstrip('/')}/v1/traces" if common else None)
 
 
-def sends_spans() -> bool:
-    """Tell if this process sends spans, so that it is worth the while to instrument a library."""
-    return bool(_Sending.stops)
+def is_tracing() -> bool:
+    """Return whether tracing has started, so that libraries should be instrumented."""
+    return bool(_Tracing.stops)
 
 
-def stop_tracing(within: timedelta) -> None:
-    """Send what has not been sent yet, and stop. Spans that end afterwards are lost.
-
-    Args:
-        within: How long that may take. A receiver that doesn't answer must not hold up the process's end.
-    """
-    stops, _Sending.stops = _Sending.stops, []
+def stop_tracing(timeout: timedelta) -> None:
+    """Export the remaining spans and stop tracing, within a timeout in case the receiver does not answer."""
+    stops, _Tracing.stops = _Tracing.stops, []
     if not stops:
         return
 
@@ -143,6 +120,6 @@ def stop_tracing(within: timedelta) -> None:
         for each in stops:
             each()
 
-    sending = threading.Thread(target=stop, name="perdure-stop-tracing", daemon=True)
-    sending.start()
-    sending.join(within.total_seconds())
+    thread = threading.Thread(target=stop, name="perdure-stop-tracing", daemon=True)
+    thread.start()
+    thread.join(timeout.total_seconds())

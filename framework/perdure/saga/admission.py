@@ -1,8 +1,7 @@
-"""How a saga gets into `Rollbacks`: the first request opens its rollback, and later ones join it.
+"""Admission of requests to `Rollbacks`: the first request of a saga opens its rollback, and later ones join it.
 
-A later request brings nothing new (somebody else waits for the outcome, or asks again since the answer is late), or
-another run of the same saga: the workflow's key was used again after its retention, or two services share a prefix.
-Its steps are undone as well, by themselves: see `perdure.saga.executions`.
+A later request either repeats an earlier one, perhaps with another waiter, or brings another execution of the saga: the
+workflow's key was reused after its retention, or two services share a prefix. See `perdure.saga.executions`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import restate
 from perdure._wake_ups import wake_up
 from perdure.observability.logging import get_logger
 from perdure.saga.dead_letters import dead_letter_of, send_dead_letter
-from perdure.saga.executions import number_of, runs_of, with_another_run
+from perdure.saga.executions import append_execution, executions_of, number_of
 from perdure.saga.policy import initial_progress
 from perdure.saga.schema import (
     RollbackProgress,
@@ -33,14 +32,14 @@ log = get_logger("perdure.saga")
 
 
 @dataclass(frozen=True)
-class Taken:
-    """A rollback after a request was taken.
+class Admission:
+    """A rollback after the admission of a request.
 
     Args:
         saga: The saga.
-        head: How far its rollback is.
-        has_work: Whether there are steps that it did not have before.
-        has_waiter: Whether somebody waits who did not before.
+        head: The state of its rollback.
+        has_work: Whether the request added steps.
+        has_waiter: Whether the request added a waiter.
     """
 
     saga: StoredSaga
@@ -49,100 +48,90 @@ class Taken:
     has_waiter: bool = False
 
 
-async def take(
+async def admit(
     ctx: restate.ObjectContext,
     request: RollbackRequest,
     known: StoredSaga | None,
     head: RollbackProgress | None,
     now: datetime,
-) -> Taken:
-    """Take a request: open the saga's rollback, or join it. Waits for nothing, so that no cancel comes between.
-
-    Args:
-        ctx: A context of the saga's rollback.
-        request: The request.
-        known: The saga, when its rollback is there already.
-        head: How far that is.
-        now: The time.
-    """
-    if known is None and await _was_forgotten(ctx, request):
-        taken = await _recall(ctx, request, now)
+) -> Admission:
+    """Open a saga's rollback or join it. It never waits, so that a cancel cannot interrupt it."""
+    if known is None and await _was_purged(ctx, request):
+        admission = await _admit_purged(ctx, request, now)
     elif known is None or head is None:
-        taken = await _open(ctx, request, now)
-    elif _is_another_run(known, request):
-        taken = await _append(ctx, known, head, request, now)
+        admission = await _open(ctx, request, now)
+    elif _is_another_execution(known, request):
+        admission = await _append(ctx, known, head, request, now)
     else:
-        taken = await _join(ctx, known, head, request)
-    for run in request.runs:  # after the steps: a kill may come between
-        await execution_marker(ctx, run).set(True)
-    return taken
+        admission = await _join(ctx, known, head, request)
+    for execution in request.runs:  # after the steps, in case of a kill in between
+        await execution_marker(ctx, execution).set(True)
+    return admission
 
 
-def _is_another_run(known: StoredSaga, request: RollbackRequest) -> bool:
-    # Without an id, only what an orchestration itself hands over is known to be another run: it does so once.
+def _is_another_execution(known: StoredSaga, request: RollbackRequest) -> bool:
+    # Without an ID, only a first-hand request is a new execution: an orchestration sends one such request.
     return not set(request.runs) <= set(known.runs) if request.runs else request.first_hand
 
 
-async def _was_forgotten(ctx: restate.ObjectContext, request: RollbackRequest) -> bool:
-    # A run's mark comes after its steps, and is all that is left when they were undone and then forgotten.
-    return bool(request.runs) and all([await execution_marker(ctx, run).get() for run in request.runs])
+async def _was_purged(ctx: restate.ObjectContext, request: RollbackRequest) -> bool:
+    # The mark of an execution is written after its steps, and remains after a purge.
+    return bool(request.runs) and all([await execution_marker(ctx, execution).get() for execution in request.runs])
 
 
-async def _recall(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Taken:
-    """Answer for a run that was undone long ago, with nothing left to undo."""
+async def _admit_purged(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Admission:
+    """Open the rollback of an execution that was rolled back and purged, without steps."""
     saga = StoredSaga.of(request.model_copy(update={"steps": []}))
     await saga_state(ctx).set(saga)
     head = RollbackProgress(started_at=now, updated_at=now, ended=[1]).with_waiter(request.waiter, 1)
     await rollback_progress_state(ctx).set(head)
-    log.info("saga.rollback.recalled", saga=request.saga_id, reason=request.reason)
-    return Taken(saga, head, has_waiter=request.waiter is not None)
+    log.info("saga.rollback.already_purged", saga=request.saga_id, reason=request.reason)
+    return Admission(saga, head, has_waiter=request.waiter is not None)
 
 
-async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Taken:
+async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Admission:
     await open_marker(ctx).set(True)
-    await _set_out(ctx, request, now)
+    await _store_initial_progress(ctx, request, now)
     saga = StoredSaga.of(request)
     await saga_state(ctx).set(saga)
     head = RollbackProgress(started_at=now, updated_at=now).with_waiter(request.waiter, 1)
-    await rollback_progress_state(ctx).set(
-        head
-    )  # last: killed before it, the rollback has not begun, and whoever asked asks again
+    await rollback_progress_state(ctx).set(head)  # last: after a kill before it, the requester repeats the request
     log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
-    return Taken(saga, head, has_work=True)
+    return Admission(saga, head, has_work=True)
 
 
 async def _append(
-    ctx: restate.ObjectContext, known: StoredSaga, head: RollbackProgress, again: RollbackRequest, now: datetime
-) -> Taken:
-    """Add the steps of another run."""
-    both, added = with_another_run(known, again)
-    number = len(both.earlier) + 1
-    if await open_marker(ctx).get() is None:  # an earlier version did not keep which runs have ended
-        head = head.model_copy(update={"ended": list(range(1, number))})
+    ctx: restate.ObjectContext, known: StoredSaga, head: RollbackProgress, request: RollbackRequest, now: datetime
+) -> Admission:
+    """Add another execution."""
+    saga, added = append_execution(known, request)
+    number = len(saga.earlier) + 1
     await open_marker(ctx).set(True)
-    await _set_out(ctx, added, now)
-    await saga_state(ctx).set(both)  # last, and steps and run in one entry: a kill can't come between
-    log.warning("saga.rollback.again", saga=known.saga_id, steps=len(added.steps), reason=again.reason)
-    return Taken(both, head.with_waiter(again.waiter, number), has_work=True)
+    await _store_initial_progress(ctx, added, now)
+    await saga_state(ctx).set(saga)  # last and in one entry, in case of a kill in between
+    log.warning("saga.rollback.execution_added", saga=known.saga_id, steps=len(added.steps), reason=request.reason)
+    return Admission(saga, head.with_waiter(request.waiter, number), has_work=True)
 
 
-async def _join(ctx: restate.ObjectContext, known: StoredSaga, head: RollbackProgress, again: RollbackRequest) -> Taken:
-    """Let somebody else wait for the outcome."""
-    number = number_of(known, again.runs)
-    if again.waiter is None:
-        return Taken(known, head)
-    if again.service != (known if number is None else runs_of(known)[number - 1]).service:
-        wake_up(ctx, again.waiter.awakeable)  # it reads the conflict
-        return Taken(known, head)
-    joined = head.with_waiter(again.waiter, number)
+async def _join(
+    ctx: restate.ObjectContext, known: StoredSaga, head: RollbackProgress, request: RollbackRequest
+) -> Admission:
+    """Add a waiter."""
+    if request.waiter is None:
+        return Admission(known, head)
+    number = number_of(known, request.runs)
+    if request.service != (known if number is None else executions_of(known)[number - 1]).service:
+        wake_up(ctx, request.waiter.awakeable)  # the waiter then reads the conflict
+        return Admission(known, head)
+    joined = head.with_waiter(request.waiter, number)
     if joined == head:
-        return Taken(known, head)
+        return Admission(known, head)
     await rollback_progress_state(ctx).set(joined)
-    return Taken(known, joined, has_waiter=True)
+    return Admission(known, joined, has_waiter=True)
 
 
-async def _set_out(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> None:
-    """Write down where the rollback of each step of a request begins."""
+async def _store_initial_progress(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> None:
+    """Store the initial progress of the steps of a request."""
     progress = initial_progress(
         request.steps,
         request.config,

@@ -1,17 +1,17 @@
-"""Asking people from inside an orchestration."""
+"""Approvals from inside an orchestration."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import restate
 from pydantic import ValidationError
 
 from perdure._runtime.serdes import invalid_input
 from perdure._runtime.waiting import until_done
-from perdure._wake_ups import WakeUps, make_wait_id, new_awakeable
+from perdure._wake_ups import WakeUpBackoff, make_wait_id, new_awakeable
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Leave, Listen
 from perdure.approvals.request import ApprovalRequest, OnTimeout, Stage
 from perdure.approvals.targets import leave_approval, listen_to_approval, open_approval
@@ -21,15 +21,21 @@ from perdure.errors import ApprovalTimeout, Cancelled, Refused
 from perdure.observability.activities import ActivityKind, activity
 
 
-def _requester(caller: Caller | None, subject: str) -> dict[str, Any]:
-    """Return the fields of a request that say who asks: the authenticated caller, else the subject, unverified."""
-    if caller is None:
-        return {"requester": subject, "requester_verified": False, "requester_owner": ""}
-    return {"requester": caller.name, "requester_verified": True, "requester_owner": caller.owner or ""}
+class ApprovalOptions(TypedDict, total=False):
+    """Options of an approval; see `perdure.approvals.request.ApprovalRequest` for limits and defaults.
 
-
-class AskOptions(TypedDict, total=False):
-    """How people are asked; each one is a field of `perdure.approvals.request.ApprovalRequest`."""
+    Args:
+        title: The decision to take, in one sentence.
+        subject: The person that the business is about. Neither the subject nor the requester may vote.
+        approvers: Eligible users and groups (``group:finance``); everyone if empty.
+        groups: Members of groups by name; members of other groups prove their membership.
+        quorum: Number of approvals required.
+        veto: Users whose single rejection decides.
+        remind_every: Interval of reminders.
+        on_timeout: Effect of the end of the time: ``error`` by default.
+        escalation: Stages that follow when the time is over.
+        payload: JSON that the approvers see.
+    """
 
     title: str
     subject: str
@@ -38,22 +44,38 @@ class AskOptions(TypedDict, total=False):
     quorum: int
     veto: Sequence[str]
     remind_every: timedelta | None
-    on_timeout: OnTimeout | str | None
+    on_timeout: OnTimeout | Literal["error", "reject", "approve", "escalate"] | None
     escalation: Sequence[Stage]
     payload: Any
 
 
-async def ask(
-    ctx: restate.Context, approval_id: str, timeout: timedelta, options: AskOptions, caller: Caller | None
+async def request_approval(
+    ctx: restate.Context, approval_id: str, timeout: timedelta, options: ApprovalOptions, caller: Caller | None
 ) -> ApprovalOutcome:
     """Open an approval and wait for its outcome; see `Orchestration.request_approval`."""
     with activity(ctx, ActivityKind.APPROVAL, approval_id):
-        return await _ask(ctx, approval_id, timeout, options, caller)
+        request, woken = await _new_request(ctx, approval_id, timeout, options, caller)
+        try:
+            outcome = await await_approval(ctx, request, woken)
+        except Cancelled:
+            leave = Leave(wait=request.wait, reason="the orchestration was cancelled")
+            await ObjectClient(ctx, leave_approval, approval_id).send(leave)
+            raise
+        if outcome.outcome is ApprovalResult.TIMED_OUT:
+            raise ApprovalTimeout(f"approval timeout after {request.time_in_all}", metadata={"approval": approval_id})
+        if outcome.outcome is ApprovalResult.WITHDRAWN:
+            raise Refused(
+                f"approval '{approval_id}' was withdrawn: {outcome.reason}",
+                409,
+                "approval_withdrawn",
+                {"approval": approval_id},
+            )
+        return outcome
 
 
-async def _ask(
-    ctx: restate.Context, approval_id: str, timeout: timedelta, options: AskOptions, caller: Caller | None
-) -> ApprovalOutcome:
+async def _new_request(
+    ctx: restate.Context, approval_id: str, timeout: timedelta, options: ApprovalOptions, caller: Caller | None
+) -> tuple[ApprovalRequest, restate.RestateDurableFuture[Any]]:
     wait = await make_wait_id(ctx, "approval")
     awakeable, woken = new_awakeable(ctx)
     try:
@@ -71,47 +93,34 @@ async def _ask(
         )
     except ValidationError as error:
         raise invalid_input(error) from error
-    try:
-        outcome = await outcome_of(ctx, request, woken)
-    except Cancelled:
-        wish = Leave(wait=wait, reason="the orchestration was cancelled")
-        await ObjectClient(ctx, leave_approval, approval_id).send(wish)
-        raise
-    if outcome.outcome is ApprovalResult.TIMED_OUT:
-        raise ApprovalTimeout(f"approval timeout after {request.time_in_all}", metadata={"approval": approval_id})
-    if outcome.outcome is ApprovalResult.WITHDRAWN:
-        raise Refused(
-            f"approval '{approval_id}' was withdrawn: {outcome.reason}",
-            409,
-            "approval_withdrawn",
-            {"approval": approval_id},
-        )
-    return outcome
+    return request, woken
 
 
-async def outcome_of(
+def _requester(caller: Caller | None, subject: str) -> dict[str, Any]:
+    """Return the requester's fields: the authenticated caller, else the unverified subject."""
+    if caller is None:
+        return {"requester": subject, "requester_verified": False, "requester_owner": ""}
+    return {"requester": caller.name, "requester_verified": True, "requester_owner": caller.owner or ""}
+
+
+async def await_approval(
     ctx: restate.Context, request: ApprovalRequest, woken: restate.RestateDurableFuture[Any]
 ) -> ApprovalOutcome:
-    """Open an approval, and read its outcome from `Approvals` whenever the awakeable is completed.
-
-    Args:
-        ctx: The orchestration's context.
-        request: What is asked.
-        woken: The future of the request's awakeable.
+    """Open an approval, and read its outcome from `Approvals` whenever the request's awakeable is completed.
 
     Raises:
         Cancelled: This invocation was cancelled.
-        TerminalError: `Approvals` refused the request, or has deleted the approval since.
+        TerminalError: `Approvals` refused the request, or deleted the approval.
     """
     approval_id, wait = request.approval_id, request.wait
-    what = f"approval '{approval_id}'"
-    wake_ups = WakeUps(ctx, what)
+    awaited = f"approval '{approval_id}'"
+    backoff = WakeUpBackoff(ctx, awaited)
     answer = await ObjectClient(ctx, open_approval, approval_id).call(request)
     while answer.wait != wait or answer.outcome is None:
-        if answer.wait == wait:  # a forged answer says nothing, not even that there is something to wait for
-            await until_done(woken, what)
+        if answer.wait == wait:  # a forged answer does not prove that the approval is open
+            await until_done(woken, awaited)
         awakeable, woken = new_awakeable(ctx)
         answer = await ObjectClient(ctx, listen_to_approval, approval_id).call(Listen(wait=wait, awakeable=awakeable))
         if answer.wait != wait or answer.outcome is None:
-            await wake_ups.was_early()
+            await backoff.pause()
     return answer.outcome

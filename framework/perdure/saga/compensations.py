@@ -1,14 +1,11 @@
-"""The compensations of a service: registered once with its definition, each a handler of its own.
-
-So any process of the service can run any compensation, and `Rollbacks` needs nothing but a name and a payload.
-"""
+"""Compensations of a service. Each is a handler that `Rollbacks` calls with the recorded payload."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import restate
 from pydantic import JsonValue
@@ -18,53 +15,80 @@ from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, SagaError
 from perdure.handlers import bind, read_signature
-from perdure.observability.lifecycle import Role
+from perdure.observability.lifecycle import HandlerRole
+from perdure.retry import RetryPolicy
 from perdure.saga.policy import compensation_handler, compensation_service
 from perdure.saga.schema import CompensationHandler
 from perdure.targets import register_target
 
-CompensationFunction = Callable[[restate.Context, Any], Awaitable[None]]
+P = TypeVar("P")
+P_contra = TypeVar("P_contra", contravariant=True)
 
-_any_json: TypedSerde[Any] = serde_for(cast("Any", JsonValue))
+CompensationFunction = Callable[[restate.Context, P], Awaitable[None]]
 
-TRANSIENT_RETRIES = InvocationRetryPolicy(
-    initial_interval=timedelta(milliseconds=200),
-    exponentiation_factor=2.0,
-    max_interval=timedelta(seconds=30),
-    max_attempts=12,
-    # With "pause" whoever waits for the compensation would wait for ever; killed, it counts as one failed attempt.
-    on_max_attempts="kill",
-)
+# A paused compensation would block its rollback forever. A killed one counts as one failed attempt.
+TRANSIENT_RETRIES = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200), max_interval=timedelta(seconds=30), max_attempts=12
+).for_invocations("kill")
 
+_json_serde: TypedSerde[Any] = serde_for(cast("Any", JsonValue))
 
-REMEMBERED = timedelta(days=7)
-"""How long the engine knows what came of an attempt to undo a step. For so long may `Rollbacks` be down between an undo
-and writing it down without the step's being undone again; the engine's own is a day."""
+RESULT_RETENTION = timedelta(days=7)
+"""How long the engine stores the result of a compensation attempt.
+
+`Rollbacks` may be down for this long before it records the result, and the compensation still does not run again.
+"""
 
 
 @dataclass(frozen=True)
-class Compensation:
-    """A registered compensation.
+class BoundCompensation:
+    """A compensation together with its payload, as `Orchestration.step` takes it."""
+
+    name: str
+    handler: CompensationHandler
+    payload: Any
+    serde: TypedSerde[Any] = _json_serde
+
+
+@dataclass(frozen=True, eq=False)
+class Compensation(Generic[P_contra]):
+    """A registered compensation; callable like the function that it was made from.
 
     Args:
-        name: Its name, as the user gave it.
+        name: The registered name.
         handler: The generated handler.
-        serde: The payload's serde.
+        serde: Serialises the payload.
+        function: The decorated function.
     """
 
     name: str
     handler: CompensationHandler
     serde: TypedSerde[Any]
+    function: CompensationFunction[Any]
+
+    def bind(self, payload: P_contra) -> BoundCompensation:
+        """Return the compensation of one step.
+
+        Args:
+            payload: The input of the compensation.
+
+        Example:
+            await cp.step("flight", flights.reserve, seats, compensate=cancel_flight.bind(CancelSeats(key=key)))
+        """
+        return BoundCompensation(self.name, self.handler, payload, self.serde)
+
+    async def __call__(self, ctx: restate.Context, payload: P_contra) -> None:
+        """Run the function, for example in a unit test."""
+        await self.function(ctx, payload)
 
 
 class Compensations:
-    """The registry of one service's compensations.
+    """Registry of a service's compensations, and the generated service that runs them.
 
     Args:
         owner: The service's name.
-        retry_policy: How often a compensation that failed with a transient error is tried, within one attempt of the
-            saga.
-        errors: What becomes of the exceptions of other libraries.
+        retry_policy: Retries of transient errors within one compensation attempt.
+        errors: Maps exceptions of other libraries to terminal or retryable errors.
     """
 
     def __init__(
@@ -77,59 +101,51 @@ class Compensations:
         self._errors = errors
         self._definition = restate.Service(
             compensation_service(owner),
-            description=f"What undoes the steps of {owner}; called by Rollbacks.",
+            description=f"Compensations of {owner}; called by Rollbacks.",
             ingress_private=True,
             invocation_retry_policy=retry_policy,
-            idempotency_retention=REMEMBERED,
+            idempotency_retention=RESULT_RETENTION,
         )
-        self._by_name: dict[str, Compensation] = {}
-        self._by_function: dict[CompensationFunction, Compensation] = {}
+        self._by_name: dict[str, Compensation[Any]] = {}
 
-    def register(self, name: str, function: CompensationFunction) -> Compensation:
-        """Register a compensation.
-
-        Args:
-            name: Its name; ``-`` and ``.`` become ``_`` in the handler's name.
-            function: ``async def undo(ctx, payload: Model) -> None``. It may run without or before its action, and more
-                than once: it must leave the right state every time.
+    def register(self, name: str, function: CompensationFunction[P]) -> Compensation[P]:
+        """Register a compensation; see `ControlPlaneService.compensation`.
 
         Raises:
-            ConfigurationError: The name is taken, or the function is no handler.
+            ConfigurationError: The name is taken, or the function's signature is not that of a compensation.
         """
         handler = compensation_handler(name)
-        if any(handler == known.handler.handler for known in self._by_name.values()):
+        if handler in self._definition.handlers:
             raise ConfigurationError(f"a compensation with the handler name '{handler}' is registered already")
         signature = read_signature(function).mapping(self._errors)
         if not signature.takes_input:
             raise ConfigurationError(f"compensation '{name}': it takes a context and the payload of its step")
-
-        target = bind(self._definition, handler, signature, signature.invoke, kind="service", role=Role.COMPENSATION)
-        register_target(function, target)
-        entry = Compensation(
-            name, CompensationHandler(service=self._definition.name, handler=handler), serde_for(signature.input)
+        target = bind(
+            self._definition, handler, signature, signature.invoke, kind="service", role=HandlerRole.COMPENSATION
         )
-        self._by_name[name] = self._by_function[function] = entry
-        return entry
+        registered: Compensation[P] = Compensation(
+            name,
+            CompensationHandler(service=self._definition.name, handler=handler),
+            serde_for(signature.input),
+            function,
+        )
+        register_target(registered, target)
+        self._by_name[name] = registered
+        return registered
 
-    def find(self, compensation: str | CompensationFunction | CompensationHandler) -> Compensation:
-        """Return a compensation by name or by function; a handler of another service is one as it is.
+    def get(self, name: str) -> Compensation[Any]:
+        """Return a compensation by name.
 
         Raises:
-            SagaError: It is not registered; terminal.
+            SagaError: The name is not registered; terminal.
         """
-        if isinstance(compensation, CompensationHandler):
-            return Compensation(str(compensation), compensation, _any_json)
-        if isinstance(compensation, str):
-            name, entry = compensation, self._by_name.get(compensation)
-        else:
-            name, entry = compensation.__name__, self._by_function.get(compensation)
-        if entry is None:
+        if name not in self._by_name:
             names = ", ".join(sorted(self._by_name)) or "none"
             raise SagaError(
-                f"missing compensation handler: {name}; register it with @service.compensation() (registered: {names})",
+                f"missing compensation handler: {name}; register it with @service.compensation (registered: {names})",
                 metadata={"compensation": name},
             )
-        return entry
+        return self._by_name[name]
 
     def definitions(self) -> list[restate.Service]:
         """Return the service to serve; none when no compensation is registered."""

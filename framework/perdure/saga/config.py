@@ -16,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from perdure._runtime.checks import unusable
+from perdure._runtime.checks import invalid_settings
+from perdure.retry import SHORTEST, RetryPolicy
 
 __all__ = ["CompensationStrategy", "SagaConfig"]
 
@@ -56,8 +57,8 @@ class SagaConfig(BaseModel):
 
     strategy: CompensationStrategy = CompensationStrategy.ALL
     max_attempts: int = Field(default=5, ge=1)
-    initial_delay: timedelta = Field(default=timedelta(seconds=1), gt=timedelta(0))
-    max_delay: timedelta = Field(default=timedelta(minutes=5), gt=timedelta(0))
+    initial_delay: timedelta = Field(default=timedelta(seconds=1), ge=SHORTEST)
+    max_delay: timedelta = Field(default=timedelta(minutes=5), ge=SHORTEST)
     settle_timeout: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(0))
 
     @model_validator(mode="wrap")
@@ -68,10 +69,13 @@ class SagaConfig(BaseModel):
         except ValidationError as error:
             if info.mode == "json":  # part of a message, whose validation error is reported as it is
                 raise
-            raise unusable(cls.__name__, error) from error
+            raise invalid_settings(cls.__name__, error) from error
 
-    def delay_after(self, attempts: int) -> timedelta:
-        """Return the delay after this number of failed attempts (1 or more)."""
-        doublings = min(attempts - 1, 30)
-        seconds = self.initial_delay.total_seconds() * 2**doublings
-        return timedelta(seconds=min(self.max_delay.total_seconds(), seconds))
+    @property
+    def retry(self) -> RetryPolicy:
+        """The retry policy of a compensation."""
+        return RetryPolicy(
+            initial_interval=min(self.initial_delay, self.max_delay),
+            max_interval=self.max_delay,
+            max_attempts=None if self.strategy is CompensationStrategy.FOREVER else self.max_attempts,
+        )

@@ -112,7 +112,7 @@ async def remove_dead_letter(ctx: restate.Context, letter_id: str) -> None:
     await ObjectClient(ctx, remove, INDEX_KEY).send(letter_id)
 
 
-@handler(dead_letters, name="list", reads=True, ingress_private=False)
+@handler(dead_letters, name="list", read_only=True, ingress_private=False)
 async def list_dead_letters(ctx: restate.Context, request: DeadLetterListRequest) -> DeadLetterPage:
     """List dead letters, oldest first, with the number per error signature."""
     matches = [each for each in await _all(ctx) if request.matches(each)]

@@ -13,7 +13,7 @@ import restate
 from pydantic import BaseModel, JsonValue
 from restate.serde import BytesSerde
 
-from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown
+from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown_handler
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import done_before, until_done
@@ -145,7 +145,7 @@ class Attempt:
             self._limit = self._ctx.sleep(MAX_PASS_WAIT, f"look again at {self.step.step}")
 
     def _start_failed(self, compensation: CompensationHandler, message: str) -> None:
-        if is_unknown(message):
+        if is_unknown_handler(message):
             self._start_error = (
                 f"the compensation's handler {compensation} does not exist: deploy a version of the service "
                 "that has it and redrive, or compensate the step by hand and resolve it"

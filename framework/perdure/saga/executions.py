@@ -1,7 +1,7 @@
-"""The runs of one saga: pure data and pure functions, no engine.
+"""Executions of one saga in one rollback; pure functions.
 
-A workflow's key can be used again after its retention, and its rollback then has the steps of several runs. Each is
-undone, judged and answered for as if it were alone: what could not be undone of one says nothing about another.
+A workflow key can be reused after its retention, and the rollback then holds the steps of several executions. Each
+execution is rolled back and reported independently of the others.
 """
 
 from __future__ import annotations
@@ -19,89 +19,72 @@ _WORST_FIRST = (
 )
 
 
-def runs_of(saga: StoredSaga) -> list[RollbackRequest]:
-    """Return the runs of a saga, the first one first: each with its own steps, settings, reason and ids.
-
-    Args:
-        saga: The saga.
-    """
+def executions_of(saga: StoredSaga) -> list[RollbackRequest]:
+    """Return the executions of a saga in their order, each with its own steps, config, reason and ID."""
     if not saga.earlier:
         return [saga]
-    found: list[RollbackRequest] = []
+    executions: list[RollbackRequest] = []
     after = 0
-    for run in saga.earlier:
-        steps = [step for step in saga.steps if after < step.position <= run.last]
-        facts = {field: getattr(run, field) for field in ("service", "config", "reason", "runs")}
-        found.append(saga.model_copy(update={**facts, "steps": steps, "earlier": []}))
-        after = run.last
-    before = {each for run in saga.earlier for each in run.runs}
+    for earlier in saga.earlier:
+        steps = [step for step in saga.steps if after < step.position <= earlier.last]
+        facts = {field: getattr(earlier, field) for field in ("service", "config", "reason", "runs")}
+        executions.append(saga.model_copy(update={**facts, "steps": steps, "earlier": []}))
+        after = earlier.last
+    earlier_ids = {each for earlier in saga.earlier for each in earlier.runs}
     last = {
         "steps": [step for step in saga.steps if step.position > after],
-        "runs": [each for each in saga.runs if each not in before],
+        "runs": [each for each in saga.runs if each not in earlier_ids],
         "earlier": [],
     }
-    return [*found, saga.model_copy(update=last)]
+    return [*executions, saga.model_copy(update=last)]
 
 
-def with_another_run(saga: StoredSaga, again: RollbackRequest) -> tuple[StoredSaga, RollbackRequest]:
-    """Return a saga with another run behind those it has, and that run alone, with its positions there.
-
-    Args:
-        saga: The saga.
-        again: The run, whose positions begin with 1.
-    """
+def append_execution(saga: StoredSaga, request: RollbackRequest) -> tuple[StoredSaga, RollbackRequest]:
+    """Return a saga with one more execution, and that execution with its positions in the saga."""
     offset = max((step.position for step in saga.steps), default=0)
-    added = again.model_copy(
+    added = request.model_copy(
         update={
-            "steps": offset_steps(again.steps, offset),
-            "completed": {position + offset: each for position, each in again.completed.items()},
-            "running": {position + offset: each for position, each in again.running.items()},
+            "steps": offset_steps(request.steps, offset),
+            "completed": {position + offset: each for position, each in request.completed.items()},
+            "running": {position + offset: each for position, each in request.running.items()},
         }
     )
-    until_now = runs_of(saga)[-1]
+    last = executions_of(saga)[-1]
     earlier = EarlierExecution(
-        last=offset,
-        service=until_now.service,
-        config=until_now.config,
-        reason=until_now.reason,
-        runs=until_now.runs,
+        last=offset, service=last.service, config=last.config, reason=last.reason, runs=last.runs
     )
-    both = {
+    combined = {
         "steps": [*saga.steps, *added.steps],
         "runs": [*saga.runs, *added.runs],
         "earlier": [*saga.earlier, earlier],
     }
-    return StoredSaga.of(added).model_copy(update=both), added
+    return StoredSaga.of(added).model_copy(update=combined), added
 
 
-def number_at(saga: StoredSaga, position: int) -> int:
-    """Return which run has a step: 1 for the first."""
-    return 1 + sum(run.last < position for run in saga.earlier)
+def execution_number_at(saga: StoredSaga, position: int) -> int:
+    """Return the number of the execution that a step belongs to; 1 for the first."""
+    return 1 + sum(earlier.last < position for earlier in saga.earlier)
 
 
 def number_of(saga: StoredSaga, ids: list[str]) -> int | None:
-    """Return which run has these ids; None when that can't be told, as of a request that has none."""
-    for number, run in enumerate(runs_of(saga), start=1):
-        if ids and set(ids) <= set(run.runs):
+    """Return the number of the execution with these IDs; None if it is unknown, as without an ID."""
+    for number, execution in enumerate(executions_of(saga), start=1):
+        if ids and set(ids) <= set(execution.runs):
             return number
     return None
 
 
-def is_over(run: RollbackRequest, progress: dict[int, StepProgress]) -> bool:
-    """Tell if there is nothing left to try for a run."""
-    return not next_steps(run.steps, progress, run.config)
+def is_over(execution: RollbackRequest, progress: dict[int, StepProgress]) -> bool:
+    """Return whether no compensation of an execution is left to run."""
+    return not next_steps(execution.steps, progress, execution.config)
 
 
-def report_of(runs: list[RollbackRequest], progress: dict[int, StepProgress]) -> RollbackReport:
-    """Return how the rollback of some runs stands; of several, as the worst of them does.
-
-    Args:
-        runs: The runs, at least one.
-        progress: The rollback of each step, by position.
-    """
-    steps = [step for run in reversed(runs) for step in sorted(run.steps, key=lambda each: -each.position)]
+def report_of(executions: list[RollbackRequest], progress: dict[int, StepProgress]) -> RollbackReport:
+    """Return the report of one or more executions; its outcome is the worst of theirs."""
+    steps = [step for each in reversed(executions) for step in sorted(each.steps, key=lambda step: -step.position)]
+    outcomes = [rollback_state(each.steps, progress, each.config) for each in executions]
     return RollbackReport(
-        outcome=min((rollback_state(run.steps, progress, run.config) for run in runs), key=_WORST_FIRST.index),
+        outcome=min(outcomes, key=_WORST_FIRST.index),
         undone=[step.step for step in steps if progress[step.position].state is CompensationState.UNDONE],
         dead_letters=[step.step for step in steps if progress[step.position].state is CompensationState.DEAD_LETTER],
     )

@@ -12,7 +12,7 @@ from perdure._runtime.places import ValueCodec
 from perdure.alerts.conditions import STUCK_RETRIES, failing_sql
 from perdure.engine.admin import AdminClient
 from perdure.errors import UnreadableValue
-from perdure.observability.gauge_collector import GaugeCollector, Sample, age_of, decoded, started_of
+from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value, parse_time
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import (
     DEAD_LETTERS,
@@ -61,11 +61,11 @@ async def sample_sagas(admin: AdminClient, codec: ValueCodec | None) -> list[Sam
     for row in await admin.query(_OPEN_SQL):
         labels = {"service": row["service"], "phase": row["phase"]}
         samples.append((OPEN_SAGAS, row["number"], labels))
-        samples.append((OLDEST_SAGA, age_of(started_of(row, "oldest"), now), labels))
+        samples.append((OLDEST_SAGA, age_in_seconds(parse_time(row, "oldest"), now), labels))
     for row in await admin.query(_STUCK_SQL):
         labels = {"service": row["service"], "status": row["status"]}
         samples.append((STUCK, row["number"], labels))
-        samples.append((OLDEST_STUCK, age_of(started_of(row, "oldest"), now), labels))
+        samples.append((OLDEST_STUCK, age_in_seconds(parse_time(row, "oldest"), now), labels))
     return [*samples, *await _sample_dead_letters(admin, codec, now)]
 
 
@@ -74,7 +74,7 @@ async def _sample_dead_letters(admin: AdminClient, codec: ValueCodec | None, now
     unreadable = 0
     for row in await admin.query(DEAD_LETTERS_SQL):
         try:
-            letter = DeadLetter.model_validate_json(decoded(row, codec))
+            letter = DeadLetter.model_validate_json(decode_state_value(row, codec))
         except (ValidationError, UnreadableValue):  # another version or another key
             unreadable += 1
             continue
@@ -87,8 +87,8 @@ async def _sample_dead_letters(admin: AdminClient, codec: ValueCodec | None, now
         labels = {"service": service}
         oldest = min(each.since for each in found)
         samples.append((DEAD_LETTERS, len(found), labels))
-        samples.append((OLDEST_DEAD_LETTER, age_of(oldest, now), labels))
+        samples.append((OLDEST_DEAD_LETTER, age_in_seconds(oldest, now), labels))
         attention = {**labels, "phase": "needs_attention"}
         samples.append((OPEN_SAGAS, len({each.saga_id for each in found}), attention))
-        samples.append((OLDEST_SAGA, age_of(oldest, now), attention))
+        samples.append((OLDEST_SAGA, age_in_seconds(oldest, now), attention))
     return samples

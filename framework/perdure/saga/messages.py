@@ -350,7 +350,7 @@ def roll_back_handler(service: str, key: str) -> CompensationHandler:
     return CompensationHandler(service=service, handler="roll_back", key=key)
 
 
-begin_target: Target[RollbackRequest, None] = Target(ROLLBACKS, "begin", RollbackRequest, type(None))
+begin_target: Target[RollbackRequest, None] = Target(ROLLBACKS, "begin", RollbackRequest, None)
 read_report: Target[ReportQuery, ReportAnswer] = Target(ROLLBACKS, "report", ReportQuery, ReportAnswer)
-rollback_status: Target[None, RollbackStatus] = Target(ROLLBACKS, "status", type(None), RollbackStatus)
+rollback_status: Target[None, RollbackStatus] = Target(ROLLBACKS, "status", None, RollbackStatus)
 act_on_step: Target[StepAction, ActionReceipt] = Target(ROLLBACKS, "act", StepAction, ActionReceipt)

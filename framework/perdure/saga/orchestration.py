@@ -1,10 +1,10 @@
-"""One run of a control-plane service: its steps, waits and keys, and what happens when it fails."""
+"""One execution of a control-plane service: its steps, waits and keys, and its rollback."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import restate
 from typing_extensions import Unpack
@@ -13,45 +13,48 @@ from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.serdes import serde_for
 from perdure._runtime.waiting import has_own_cancel
 from perdure.approvals.messages import ApprovalOutcome, ApprovalResult
-from perdure.callers import Caller, told_to_child
+from perdure.callers import Caller, caller_headers
+from perdure.clients import NO_REQUEST, ObjectClient, ServiceClient
 from perdure.errors import Cancelled, Conflict, StepFailed, TerminalError
 from perdure.idempotency import join_key
 from perdure.observability.lifecycle import SAGA_HEADER
+from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig
-from perdure.saga.approval_steps import AskOptions, ask
-from perdure.saga.compensations import CompensationFunction, Compensations
+from perdure.saga.approval_steps import ApprovalOptions, request_approval
+from perdure.saga.compensations import BoundCompensation, Compensations
 from perdure.saga.config import SagaConfig
 from perdure.saga.messages import roll_back_handler
 from perdure.saga.recorder import Saga
 from perdure.saga.schema import CLOSED_KEY, FAILED_KEY, ClosedSaga, RollbackRequest, execution_key
 from perdure.saga.status import RollbackState, SagaPhase
-from perdure.saga.steps import SAME, Step, StepRetry, StepRunner
-from perdure.saga.submission import hand_over, make_run, outcome_of
+from perdure.saga.steps import RETRIED_STATUSES, Step, StepRunner
+from perdure.saga.submission import await_rollback, make_execution_ids, submit_rollback
 from perdure.targets import Target, target_of
+from perdure.timers import WorkflowTimer
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
 T = TypeVar("T")
 
-NOTHING_TO_UNDO = "nothing_to_undo"
+RollbackResult = RollbackState | Literal["nothing_to_roll_back", "submitted"]
 
-_RAN_BEFORE = "the workflow method was already invoked"
-"""What the engine says of a workflow's key that is used a second time."""
+_KEY_REUSED = "the workflow method was already invoked"
+"""The engine's error for a workflow key that was used before."""
 
 _closed_serde = serde_for(ClosedSaga)
 _text_serde = serde_for(str)
 
 
 class Orchestration:
-    """What a control-plane handler is handed.
+    """The context of a control-plane handler.
 
     Args:
-        ctx: The workflow's context; also there for the user, as ``cp.ctx``.
+        ctx: The workflow's context, also available as ``cp.ctx``.
         service: The service's name.
-        saga_id: The saga's id.
-        compensations: What can undo the steps.
+        saga_id: The saga's ID.
+        compensations: The registered compensations.
         config: How the saga is rolled back.
-        idempotency_prefix: What every generated key begins with.
+        idempotency_prefix: Prefix of generated keys.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class Orchestration:
     ) -> None:
         self.ctx = ctx
         self.caller: Caller | None = None
-        """The authenticated caller of this execution; None when no caller is authenticated. See `perdure.callers`."""
+        """The authenticated caller of this execution, or None. See `perdure.callers`."""
         self.saga = Saga(ctx, compensations, saga_id, ctx.request().headers.get(SAGA_HEADER, ""))
         self.saga_id = saga_id
         self._service = service
@@ -76,7 +79,7 @@ class Orchestration:
 
     @property
     def cancelled(self) -> Cancelled | None:
-        """The cancel that a step of this saga met, whatever became of the error since."""
+        """The cancel of this invocation, even if the handler caught the error."""
         return self._steps.cancelled
 
     @property
@@ -91,10 +94,10 @@ class Orchestration:
         action: Target[I, O] | Callable[[Any, I], Awaitable[O]],
         request: I,
         *,
-        compensate: str | CompensationFunction | None = None,
-        payload: Any = ...,
+        compensate: BoundCompensation | None = None,
         key: str | None = None,
-        retry: StepRetry | None = None,
+        retry: RetryPolicy | None = None,
+        retry_on: Collection[int] = RETRIED_STATUSES,
         timeout: timedelta | None = None,
     ) -> O: ...
     @overload
@@ -104,10 +107,10 @@ class Orchestration:
         action: Callable[[I], Awaitable[O]],
         request: I,
         *,
-        compensate: str | CompensationFunction | None = None,
-        payload: Any = ...,
+        compensate: BoundCompensation | None = None,
         config: RunConfig | None = None,
-        retry: StepRetry | None = None,
+        retry: RetryPolicy | None = None,
+        retry_on: Collection[int] = RETRIED_STATUSES,
     ) -> O: ...
     async def step(
         self,
@@ -115,103 +118,155 @@ class Orchestration:
         action: Any,
         request: Any,
         *,
-        compensate: str | CompensationFunction | None = None,
-        payload: Any = SAME,
+        compensate: BoundCompensation | None = None,
         key: str | None = None,
         config: RunConfig | None = None,
-        retry: StepRetry | None = None,
+        retry: RetryPolicy | None = None,
+        retry_on: Collection[int] = RETRIED_STATUSES,
         timeout: timedelta | None = None,
     ) -> Any:
-        """Do one step: record how to undo it, then do it.
+        """Run one step: record its compensation, then run its action.
+
+        A step runs at least once. Its effect happens once if the request carries an idempotency key that the receiver
+        checks.
 
         Args:
-            name: The step's name, unique in this saga; it is in the status, the rollback and the error.
-            action: A target or handler to call, or a coroutine function that runs here as a run of this name.
-            request: What the action is given.
-            compensate: What undoes it: a function registered with ``@service.compensation()``, or its name.
-            payload: What the compensation is given; the request by default.
-            key: The key, when the target belongs to a virtual object or workflow.
-            config: How a local run is retried; its name is the step's.
-            retry: When the step is tried again after a terminal error; never by default.
-            timeout: How long one attempt of a call may take.
+            name: The step's name, unique in this saga.
+            action: The target or handler to call, or a coroutine function to run here as a side effect.
+            request: The input of the action.
+            compensate: The compensation with its payload: ``cancel_flight.bind(CancelSeats(...))``.
+            key: The key, if the action is a handler of a virtual object or workflow.
+            config: Retries of a local action.
+            retry: Retries of the step after a terminal error; none by default.
+            retry_on: HTTP status codes that ``retry`` applies to.
+            timeout: Time limit of one attempt of a call.
 
         Returns:
-            What the action returned.
+            The result of the action.
 
         Raises:
-            StepFailed: The action ended with a terminal error; names the step, keeps status and metadata.
-            Cancelled: This invocation was cancelled; the running step is settled and undone by the rollback.
-            SagaError: The name was used before, or the compensation does not fit; nothing was done.
+            StepFailed: The action ended with a terminal error. The status code and metadata are those of the cause.
+            Cancelled: This invocation was cancelled. The rollback also compensates the running step.
+            SagaError: The name is not unique, or the payload does not fit the compensation; the step was not started.
+
+        Example:
+            await cp.step("flight", flights.reserve, seats, compensate=cancel_flight.bind(CancelSeats(key=key)))
         """
         refuse_inside_run(f"step '{name}'")
-        step = Step(name, action, request, compensate, payload, key, config, retry, timeout)
+        step = Step(name, action, request, compensate, key, config, retry, timeout, retry_on)
         return (await self._steps.run(step))[0]
 
     async def child(
         self, name: str, main: Target[I, O] | Callable[[Any, I], Awaitable[O]], request: I, *, key: str | None = None
     ) -> O:
-        """Run another orchestration as one step: when this saga is rolled back, the child's own rollback undoes it.
+        """Run another orchestration as one step. A rollback of this saga rolls back the child.
 
-        A child whose main handler is private has this saga's caller. A public one has none: anybody who reaches the
-        ingress could claim a parent.
+        A child with a private main handler inherits this saga's caller. A public one does not, because any caller of
+        the ingress could claim to be the parent.
 
         Args:
             name: The step's name, unique in this saga.
             main: The child's main handler, or its target.
-            request: What the child is given.
+            request: The input of the child.
             key: The child's key; this workflow's key and the step's name by default.
 
         Returns:
-            What the child returned.
+            The result of the child.
 
         Raises:
-            StepFailed: The child ended with a terminal error; it has rolled itself back by then. Or its key was used
-                before: then another run has it, which this saga never undoes.
-            Cancelled: This invocation was cancelled; so is the child.
+            StepFailed: The child ended with a terminal error and has rolled itself back. Or another execution used its
+                key before; this saga does not roll that one back.
+            Cancelled: This invocation was cancelled, and so is the child.
         """
         refuse_inside_run(f"child '{name}'")
         target = target_of(main)
         child_key = key or join_key(self.key, name)
-        undo = roll_back_handler(target.service, child_key)
         payload = {"reason": f"the parent saga '{self.saga_id}' is rolled back", "wait": True, "parent": self.saga_id}
-        step: Step[I, O] = Step(name, target, request, undo, payload, child_key)
-        self._steps.headers[name] = told_to_child(self.caller)
+        rollback = BoundCompensation("roll_back", roll_back_handler(target.service, child_key), payload)
+        step: Step[I, O] = Step(name, target, request, rollback, child_key)
+        self._steps.headers[name] = caller_headers(self.caller)
         try:
             result: O = (await self._steps.run(step))[0]
         except StepFailed as failed:
-            if failed.message != f"step '{name}' failed: {_RAN_BEFORE}":
+            if failed.message != f"step '{name}' failed: {_KEY_REUSED}":
                 raise
             raise StepFailed(
                 name,
                 Conflict(
-                    f"the key '{child_key}' of {target.service} belongs to another run, which is left as it is: give "
-                    "each child a key of its own"
+                    f"the key '{child_key}' of {target.service} belongs to another execution, which is not rolled "
+                    "back: give each child a unique key"
                 ),
             ) from failed
         return result
 
     async def parallel(self, *steps: Step[Any, Any]) -> list[Any]:
-        """Do several steps together: all are recorded first, run at the same time, and are undone together.
+        """Run several steps in parallel. All are recorded first, and a rollback compensates them together.
 
         Args:
             steps: The steps.
 
         Returns:
-            Their results, in the order of the steps, whichever ended first.
+            The results in the order of the steps.
 
         Raises:
-            StepFailed: The first of them, in their order, that failed. The others have ended by then.
+            StepFailed: The first failed step, in their order. The other steps have ended by then.
             Cancelled: This invocation was cancelled.
-            SagaError: A name was used before, or a compensation does not fit; no step of these was started.
+            SagaError: A name is not unique, or a payload does not fit its compensation; no step was started.
         """
         refuse_inside_run("parallel")
         return await self._steps.run(*steps) if steps else []
 
-    async def pivot(self) -> None:
-        """Mark the point of no return: from here on nothing is undone, and steps are tried again until they succeed.
+    @overload
+    async def call(
+        self, handler: Target[I, O] | Callable[[Any, I], Awaitable[O]], request: I, *, key: str | None = None
+    ) -> O: ...
+    @overload
+    async def call(self, handler: Target[None, O] | Callable[[Any], Awaitable[O]], *, key: str | None = None) -> O: ...
+    async def call(self, handler: Any, request: Any = NO_REQUEST, *, key: str | None = None) -> Any:
+        """Call a handler without recording a step, for example to read data.
 
-        A step past the pivot that fails with a terminal error is tried as often as the saga's settings try a
-        compensation. When that is not enough, the saga becomes a dead letter, for somebody to finish it forward.
+        Args:
+            handler: A target, or the handler's function.
+            request: The request.
+            key: The key, if the handler belongs to a virtual object or workflow.
+
+        Returns:
+            The handler's response.
+
+        Raises:
+            TerminalError: The handler ended with one.
+            Cancelled: This invocation was cancelled.
+        """
+        target = target_of(handler)
+        client: ServiceClient[Any, Any] | ObjectClient[Any, Any]
+        client = ServiceClient(self.ctx, target) if key is None else ObjectClient(self.ctx, target, key)
+        return await self._note_cancel(client.call(request))
+
+    async def sleep(self, duration: timedelta, name: str | None = None) -> None:
+        """Sleep durably; the handler need not be in memory meanwhile.
+
+        Args:
+            duration: How long; zero or less does not wait.
+            name: The timer's name in the journal; the same in each replay.
+
+        Raises:
+            Cancelled: This invocation was cancelled.
+        """
+        await self._note_cancel(WorkflowTimer(self.ctx).sleep(duration, name))
+
+    async def _note_cancel(self, wait: Awaitable[T]) -> T:
+        """Wait, and remember a cancel: an execution whose handler catches it must still be rolled back."""
+        try:
+            return await wait
+        except Cancelled as cancel:
+            self._steps.cancelled = cancel
+            raise
+
+    def pivot(self) -> None:
+        """Mark the pivot: later failures do not roll back the saga, and later steps are retried instead.
+
+        A step past the pivot that fails with a terminal error is retried as `SagaConfig` says for compensations. If its
+        retries are exhausted, the saga becomes a dead letter, and an operator completes it.
 
         Raises:
             SagaError: The saga is past its pivot already.
@@ -220,156 +275,141 @@ class Orchestration:
         self._steps.pivot()
 
     async def orchestrate(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Run a function as (a part of) this saga, as the Go original does.
+        """Run a function as a part of this saga.
 
-        What fails in it fails the handler, and the handler's failure rolls the saga back, so nothing else is needed
-        here.
+        An error in it fails the handler, and the failure of the handler starts the rollback.
 
         Args:
-            function: Does the steps.
+            function: Runs the steps.
 
         Returns:
-            What the function returned.
+            The result of the function.
         """
         return await function()
 
-    async def add_compensation_step(
+    def add_compensation_step(
         self, name: str, payload: Any, *, step: str | None = None, dedupe: bool = True, after_others: bool = False
     ) -> bool:
-        """Record a compensation by hand, before the action that it undoes.
+        """Record a compensation manually, before its action.
 
         Args:
-            name: A registered compensation.
-            payload: What it is given.
-            step: What the step is called in status and rollback; the compensation's name by default.
-            dedupe: An equal compensation with an equal payload is recorded once.
-            after_others: Run it only if no other step was left undone, as for the news that nothing is held.
+            name: The name of a registered compensation.
+            payload: The input of the compensation.
+            step: The step's name in status and rollback; the compensation's name by default.
+            dedupe: Record an equal compensation with an equal payload once.
+            after_others: Run it last, and only when no other step is a dead letter.
 
         Returns:
-            False when an equal one was there already.
+            False if an equal compensation was recorded before.
 
         Raises:
             SagaError: The compensation is not registered, or the payload does not fit it.
         """
         refuse_inside_run(f"add_compensation_step '{name}'")
         before = len(self.saga.steps)
-        self.saga.add(step or name, name, payload, dedupe=dedupe, after_others=after_others)
+        compensation = self.saga.compensations.get(name).bind(payload)
+        self.saga.add(step or name, compensation, dedupe=dedupe, after_others=after_others)
         return len(self.saga.steps) > before
 
     async def request_approval(
-        self, approval_id: str, timeout: timedelta, **options: Unpack[AskOptions]
+        self, approval_id: str, timeout: timedelta, **options: Unpack[ApprovalOptions]
     ) -> ApprovalOutcome:
-        """Ask people, and wait for what they decide. It shows in the status as the step ``approval``.
+        """Request an approval and wait for the decision. The status shows it as the step ``approval``.
 
         Args:
-            approval_id: The approval's id; people decide at ``/Approvals/{id}/approve|reject``.
-            timeout: How long the first ones who are asked have; durable.
-            options: ``title``: what is to be decided, in a sentence. ``subject``: the person whom the business is
-                about; may not decide. Neither may the requester, which is `caller`, or the subject when no caller is
-                authenticated. ``approvers``: who may decide, people and groups (``group:finance``); anyone else when
-                left out. ``groups``: members of groups, by name; of others, whoever proves it. ``quorum``: how many
-                approvals are needed. ``veto``: whose single rejection ends it. ``remind_every``: interval of reminders.
-                ``on_timeout``: what the end of the time means, ``error`` (the default), ``reject`` or ``approve``.
-                ``escalation``: `perdure.approvals.request.Stage`s that follow when the time is over. ``payload``: what
-                the approvers are shown; JSON.
+            approval_id: The approval's ID. Votes go to ``/Approvals/{id}/approve|reject``.
+            timeout: Time limit of the first stage; durable.
+            options: See `perdure.saga.approval_steps.ApprovalOptions`.
 
         Returns:
-            Approved or rejected, by whom and why.
+            The outcome, approved or rejected, with the voters and the reason.
 
         Raises:
-            ApprovalTimeout: Nobody decided in time; terminal, 408.
-            Refused: Somebody withdrew the approval; terminal, 409.
+            ApprovalTimeout: The time limit passed without a decision; terminal, 408.
+            Refused: The approval was withdrawn; terminal, 409.
             Cancelled: This invocation was cancelled; the approval is withdrawn.
-            InvalidInput: The quorum can't be reached, or a name or text is too long.
-            Unauthenticated: Acts have to be signed, and no caller is authenticated; terminal, 401. See
+            InvalidInput: The quorum is larger than the number of approvers, or a name or text is too long.
+            Unauthenticated: Signatures are required, and the caller is not authenticated; terminal, 401. See
                 `perdure.approvals.config.ApprovalsConfig`.
+
+        Example:
+            outcome = await cp.request_approval(cp.key, timedelta(hours=24), approvers=["group:finance"], quorum=2)
         """
         refuse_inside_run("request_approval")
         self.saga.add("approval")
-        try:
-            return await ask(self.ctx, approval_id, timeout, options, self.caller)
-        except Cancelled as cancel:
-            self._steps.cancelled = cancel
-            raise
+        return await self._note_cancel(request_approval(self.ctx, approval_id, timeout, options, self.caller))
 
-    async def await_human_approval(self, approval_id: str, timeout: timedelta, **options: Unpack[AskOptions]) -> bool:
-        """Ask people, and wait for their decision: `request_approval`, reduced to yes or no as in the Go original.
+    async def await_human_approval(
+        self, approval_id: str, timeout: timedelta, **options: Unpack[ApprovalOptions]
+    ) -> bool:
+        """Request an approval and return whether it was approved; the short form of `request_approval`.
 
         Args:
-            approval_id: The approval's id.
-            timeout: How long the first ones who are asked have; durable.
-            options: See `request_approval`.
+            approval_id: The approval's ID.
+            timeout: Time limit of the first stage; durable.
+            options: See `perdure.saga.approval_steps.ApprovalOptions`.
 
         Returns:
-            True when it was approved, False when it was rejected.
+            True if it was approved, False if it was rejected.
 
         Raises:
-            ApprovalTimeout: Nobody decided in time; terminal, 408.
-            Refused: Somebody withdrew the approval; terminal, 409.
-            Cancelled: This invocation was cancelled; the approval is withdrawn.
+            TerminalError: See `request_approval`.
         """
         outcome = await self.request_approval(approval_id, timeout, **options)
         return outcome.outcome is ApprovalResult.APPROVED
 
     def generate_idempotency_key(self, suffix: str) -> str:
-        """Return a key that is new for each call and the same on replay: prefix, suffix and a seeded UUID.
+        """Return a key that is unique per call and stable on replay: prefix, suffix and a seeded UUID.
 
-        The seed is the invocation's id, and that is made of the workflow's key. So a workflow whose key is used again,
-        after its retention, makes the same keys again; and whoever still remembers one, as Perdure's services do for a
-        day and payment providers often for longer, gives the first run's answer. Where a key is used again, put what
-        tells the runs apart into the suffix (the order's number, say), or don't let `WorkflowConfig.retention` be
-        shorter than those who are called remember.
+        The seed follows from the workflow's key. A workflow whose key is reused after its retention generates the same
+        keys again, and a receiver that still stores one returns the result of the first execution. Put a value that
+        differs between executions into the suffix, or set `WorkflowConfig.retention` longer than the receivers'.
 
         Args:
-            suffix: What the key is for.
+            suffix: The purpose of the key.
         """
         refuse_inside_run("generate_idempotency_key")
         return join_key(self._prefix, suffix, str(self.ctx.uuid()))
 
     def generate_idempotency_key_deterministic(self, *keys: str) -> str:
-        """Return a key made of business data: the same for the same data, in every invocation.
+        """Return a key made of business data: equal for equal data, in every invocation.
 
         Args:
-            keys: The data; two different lists never give the same key.
+            keys: The data. Different lists give different keys.
         """
         return join_key(self._prefix, *keys)
 
-    async def close(self) -> None:
-        """Mark the saga as completed, so that nobody takes it for a lost one."""
+    def close(self) -> None:
+        """Record that the execution completed, so that the reconciler does not treat it as orphaned."""
         self.ctx.set(CLOSED_KEY, ClosedSaga(phase=SagaPhase.COMPLETED), serde=_closed_serde)
 
     async def fail(self, error: TerminalError) -> TerminalError:
-        """Roll back what was done; return the original error, with the outcome in its metadata.
-
-        Args:
-            error: What ended the handler.
-        """
+        """Roll back the saga, and return the original error with the outcome of the rollback in its metadata."""
         cancelled = self.cancelled is not None or has_own_cancel(error)
         if not any(step.compensation or step.pivot for step in self.saga.steps):
-            return self._closed(error, SagaPhase.CANCELLED if cancelled else SagaPhase.FAILED, NOTHING_TO_UNDO)
-        # A call that still runs (cancelled, or past its time limit) is not awaited here: a cancelled invocation must
-        # not suspend. The rollback waits for it instead.
-        running = {position: await self._steps.id_of(call) for position, call in self._steps.running.items()}
+            return self._closed(error, SagaPhase.CANCELLED if cancelled else SagaPhase.FAILED, "nothing_to_roll_back")
+        # A cancelled invocation must not suspend, so the rollback awaits the calls that still run.
+        running = {position: await self._steps.invocation_id(call) for position, call in self._steps.running.items()}
         request = self._request(error, running)
         if not cancelled:
             self.ctx.set(FAILED_KEY, error.message, serde=_text_serde)
-        made, cancel = await make_run(self.ctx)
+        ids, cancel = await make_execution_ids(self.ctx)
         if cancel is not None and not cancelled:
             error, cancelled = cancel, True
-        request = request.model_copy(update={"runs": [made.run], "trace": made.trace})
-        self.ctx.set(execution_key(made.run), self.saga_id, serde=_text_serde)
+        request = request.model_copy(update={"runs": [ids.execution], "trace": ids.trace})
+        self.ctx.set(execution_key(ids.execution), self.saga_id, serde=_text_serde)
         if cancelled:
-            await hand_over(self.ctx, request)
-            return self._closed(error, SagaPhase.CANCELLED, "handed_over")
+            await submit_rollback(self.ctx, request)
+            return self._closed(error, SagaPhase.CANCELLED, "submitted")
         try:
-            report = await outcome_of(self.ctx, request, made.wait)
+            report = await await_rollback(self.ctx, request, ids.wait)
         except Cancelled as cancel:
-            return self._closed(cancel, SagaPhase.CANCELLED, "handed_over")
+            return self._closed(cancel, SagaPhase.CANCELLED, "submitted")
         phase = SagaPhase.ROLLED_BACK if report.outcome is RollbackState.ROLLED_BACK else SagaPhase.NEEDS_ATTENTION
         facts = {"rollback_undone": ",".join(report.undone)}
         if report.dead_letters:
             facts["dead_letters"] = ",".join(report.dead_letters)
-        return self._closed(error, phase, report.outcome.value, **facts)
+        return self._closed(error, phase, report.outcome, **facts)
 
     def _request(self, error: TerminalError, running: dict[int, str]) -> RollbackRequest:
         return RollbackRequest(
@@ -383,12 +423,9 @@ class Orchestration:
             first_hand=True,
         )
 
-    def _closed(self, error: TerminalError, phase: SagaPhase, rollback: str, **facts: str) -> TerminalError:
-        self.ctx.set(
-            CLOSED_KEY,
-            ClosedSaga(phase=phase, error=error.message, rolls_back=rollback != NOTHING_TO_UNDO),
-            serde=_closed_serde,
-        )
-        metadata = {**(error.metadata or {}), "saga": self.saga_id, "rollback": rollback, **facts}
-        error.metadata = metadata
+    def _closed(self, error: TerminalError, phase: SagaPhase, rollback: RollbackResult, **facts: str) -> TerminalError:
+        rolls_back = rollback != "nothing_to_roll_back"
+        closed = ClosedSaga(phase=phase, error=error.message, rolls_back=rolls_back)
+        self.ctx.set(CLOSED_KEY, closed, serde=_closed_serde)
+        error.metadata = {**(error.metadata or {}), "saga": self.saga_id, "rollback": str(rollback), **facts}
         return error

@@ -130,7 +130,7 @@ def after_failure(progress: StepProgress, error: str, config: SagaConfig) -> Ste
     """Return the progress after a compensation that ended with a terminal error."""
     attempts = progress.attempts + 1
     failed = progress.with_(attempts=attempts, error=error, unknown_outcomes=0, unresolved_attempt=None)
-    if config.strategy is CompensationStrategy.FOREVER or attempts < config.max_attempts:
+    if config.retry.permits(attempts):
         return failed
     if config.strategy is CompensationStrategy.BEST_EFFORT:
         return failed.with_(state=CompensationState.FAILED)

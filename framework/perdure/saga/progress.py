@@ -1,4 +1,4 @@
-"""How far an orchestration is, read from what it records anyway, so that its status costs the happy path nothing."""
+"""Status of an orchestration, derived from its record, so that a successful execution writes nothing extra."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from perdure.signals import get_internal_signal
 from perdure.state import ReadOnlyState
 from perdure.status import StatusData
 
-ANSWER_WITHIN = timedelta(seconds=2)
-"""How long a status waits for the rollback: an orchestration tells how it is even while the saga service is down."""
+ROLLBACK_STATUS_TIMEOUT = timedelta(seconds=2)
+"""Time limit of the query to `Rollbacks`; a status must be available while the saga service is down."""
 
 
 _PHASE_OF = {
@@ -39,84 +39,61 @@ _PHASE_OF = {
 
 
 async def read_status(ctx: restate.WorkflowSharedContext, saga_id: str, expected_steps: int | None) -> StatusData:
-    """Return an orchestration's status.
-
-    Args:
-        ctx: A shared handler's context.
-        saga_id: The orchestration's saga.
-        expected_steps: How many steps the orchestration has when all goes well; without it, progress is 0 or 1.
-    """
+    """Return an orchestration's status; without ``expected_steps``, the progress is 0 or 1."""
     records = [record for record in await read_steps(ctx) if not record.pivot]
     closed = await _read(ctx, CLOSED_KEY, ClosedSaga)
     failed = await _read(ctx, FAILED_KEY, str)
-    status = describe(_names(records, ended=closed is not None), closed, failed, expected_steps)
-    rolls_back = failed is not None or (closed is not None and closed.rolls_back) or await undone_from_outside(ctx)
+    status = status_of_record(_names(records, ended=closed is not None), closed, failed, expected_steps)
+    rolls_back = failed is not None or (closed is not None and closed.rolls_back) or await has_external_rollback(ctx)
     if not rolls_back:
         return status
     rollback = await read_rollback(ctx, saga_id)
     runs = [name.removeprefix(EXECUTION_PREFIX) for name in await ctx.state_keys() if name.startswith(EXECUTION_PREFIX)]
-    if rollback is not None and not rollback.has(runs):  # it is that of an earlier run under this key
+    if rollback is not None and not rollback.has(runs):  # the rollback of an earlier execution under this key
         rollback = None
-    return describe_rollback(status, rollback)
+    return add_rollback(status, rollback)
 
 
-async def undone_from_outside(ctx: restate.WorkflowSharedContext) -> bool:
-    """Tell if somebody else asked for this saga's rollback: a killed orchestration does not know it, nor a child.
-
-    Args:
-        ctx: A shared handler's context.
-    """
+async def has_external_rollback(ctx: restate.WorkflowSharedContext) -> bool:
+    """Return whether a rollback was requested from outside, which the orchestration itself does not record."""
     return await get_internal_signal(ctx, ROLLBACK_PROMISE, bool).peek() is True
 
 
-async def mark_undone_from_outside(ctx: restate.WorkflowSharedContext) -> None:
-    """Remember that somebody else asked for this saga's rollback. A shared handler can't write state, but a promise.
-
-    Args:
-        ctx: A shared handler's context.
-    """
-    if await undone_from_outside(ctx):
+async def mark_external_rollback(ctx: restate.WorkflowSharedContext) -> None:
+    """Record a rollback from outside in a promise, because a shared handler cannot write state."""
+    if await has_external_rollback(ctx):
         return
     try:
         await get_internal_signal(ctx, ROLLBACK_PROMISE, bool).resolve(True)
     except TerminalError as error:
         if is_own_cancel(error) or error.status_code != Conflict.default_status:
-            raise  # a conflict is that somebody else has just said so
+            raise  # a conflict means that a concurrent request marked it
 
 
 async def read_steps(ctx: restate.WorkflowSharedContext) -> list[StepRecord]:
-    """Return the recorded steps of an orchestration, in order.
-
-    Args:
-        ctx: A shared handler's context.
-    """
+    """Return the recorded steps of an orchestration, in order."""
     names = sorted(name for name in await ctx.state_keys() if name.startswith(STEP_PREFIX))
     records = [await _read(ctx, name, StepRecord) for name in names]
     return [record for record in records if record is not None]
 
 
 async def read_rollback(ctx: restate.WorkflowSharedContext, saga_id: str) -> RollbackStatus | None:
-    """Return the rollback of a saga, or None when it has not begun, or the saga service does not answer in time.
-
-    Args:
-        ctx: A shared handler's context.
-        saga_id: The saga.
-    """
+    """Return the rollback of a saga, or None if it has not begun or the saga service does not respond in time."""
     caller = cast("restate.Context", ctx)
-    asked = ObjectClient(caller, rollback_status, saga_id).call_async()
-    late = caller.sleep(ANSWER_WITHIN, "the rollback answers")
-    if not await done_before(asked.future, late, "a question to the rollback"):
+    query = ObjectClient(caller, rollback_status, saga_id).call_async()
+    limit = caller.sleep(ROLLBACK_STATUS_TIMEOUT, "time limit of the rollback status")
+    if not await done_before(query.future, limit, "the query of the rollback status"):
         return None
     try:
-        return await asked
+        return await query
     except TerminalError as error:
-        if error.status_code == NotFound.default_status:  # it is on its way
+        if error.status_code == NotFound.default_status:
             return None
         raise
 
 
 def _names(records: list[StepRecord], *, ended: bool) -> list[str]:
-    """Return the names of the steps in order; those of a group that runs last are current together, under one name."""
+    """Return the names of the steps in order; the steps of a running parallel group are joined to one name."""
     last = records[-1].group if records and not ended else None
     if last is None:
         return [record.step for record in records]
@@ -124,13 +101,8 @@ def _names(records: list[StepRecord], *, ended: bool) -> list[str]:
     return [*(record.step for record in records if record.group != last), " + ".join(together)]
 
 
-def describe_rollback(status: StatusData, rollback: RollbackStatus | None) -> StatusData:
-    """Add to an orchestration's status how its rollback stands, which goes on after the orchestration has ended.
-
-    Args:
-        status: What the orchestration itself recorded.
-        rollback: Its rollback; None when that has not begun yet.
-    """
+def add_rollback(status: StatusData, rollback: RollbackStatus | None) -> StatusData:
+    """Return an orchestration's status with that of its rollback; None stands for a rollback that has not begun."""
     if rollback is None:
         if status.phase in (SagaPhase.NOT_STARTED, SagaPhase.RUNNING):
             return status
@@ -140,23 +112,19 @@ def describe_rollback(status: StatusData, rollback: RollbackStatus | None) -> St
         "steps": {step.step: step.state.value for step in rollback.steps},
     }
     changes: dict[str, Any] = {"metadata": {**status.metadata, **facts}, "updated_at": rollback.updated_at}
-    if status.phase != SagaPhase.CANCELLED:  # that stays, whatever its rollback comes to
+    if status.phase != SagaPhase.CANCELLED:
         changes["phase"] = _PHASE_OF[rollback.status].value
         changes["error"] = status.error or rollback.reason
         changes["is_complete"] = status.is_complete or rollback.status is not RollbackState.RUNNING
     return status.model_copy(update=changes)
 
 
-def describe(steps: list[str], closed: ClosedSaga | None, failed: str | None, expected_steps: int | None) -> StatusData:
-    """Return the status that the recorded facts add up to.
+def status_of_record(
+    steps: list[str], closed: ClosedSaga | None, failed: str | None, expected_steps: int | None
+) -> StatusData:
+    """Return the status that follows from the record.
 
-    A step is recorded before its action starts, so the last one is current and those before it are completed.
-
-    Args:
-        steps: The names of the recorded steps, in order.
-        closed: How the orchestration ended; None while it runs.
-        failed: The error that is being rolled back.
-        expected_steps: How many steps there are when all goes well.
+    A step is recorded before its action starts. The last one is therefore current, and those before it are completed.
     """
     done = closed is not None and closed.phase is SagaPhase.COMPLETED
     completed = steps if done else steps[:-1]

@@ -53,7 +53,7 @@ from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Poller
 from perdure.errors import ConfigurationError, Conflict, EngineError, TerminalError
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
-from perdure.observability.metrics import RECONCILER_FINDS
+from perdure.observability.metrics import RECONCILER_REPAIRS
 from perdure.runs import RunConfig, run_with_retry
 from perdure.saga.gauges import saga_gauges, sample_sagas
 from perdure.saga.messages import roll_back_handler
@@ -176,7 +176,7 @@ class ReconcileReport(BaseModel):
     left: int = 0
 
 
-reconcile_target: Target[None, ReconcileReport] = Target(SAGA_RECONCILER, "reconcile", type(None), ReconcileReport)
+reconcile_target: Target[None, ReconcileReport] = Target(SAGA_RECONCILER, "reconcile", None, ReconcileReport)
 
 
 async def find_orphans(admin: AdminClient, config: SagaReconcilerConfig) -> list[OrphanedSaga]:
@@ -409,7 +409,7 @@ async def _record(ctx: restate.ObjectContext, orphan: OrphanedSaga) -> None:
     if orphan.kind in _ROLLED_BACK:
         await State(ctx, SUBMITTED_PREFIX + orphan.unique_id, bool).set(True)
     if not is_replaying(ctx):
-        RECONCILER_FINDS.count(service=orphan.service, kind=orphan.kind)
+        RECONCILER_REPAIRS.count(service=orphan.service, kind=orphan.kind)
     log.warning("reconciler.acted", kind=orphan.kind, service=orphan.service, key=orphan.key, reason=orphan.reason)
 
 

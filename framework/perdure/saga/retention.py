@@ -17,8 +17,8 @@ from perdure._runtime.time_scale import scaled
 from perdure.clients import ObjectClient
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
-from perdure.saga.compensations import REMEMBERED
-from perdure.saga.executions import report_of, runs_of
+from perdure.saga.compensations import RESULT_RETENTION
+from perdure.saga.executions import executions_of, report_of
 from perdure.saga.schema import (
     EXECUTION_PREFIX,
     ROLLBACKS,
@@ -66,10 +66,10 @@ def set_retention(duration: timedelta | None) -> None:
             numbers its steps from 1 again and would attach to those compensations.
     """
     global _retention  # noqa: PLW0603 - `Rollbacks` is one object, defined with its module
-    if duration is not None and duration <= REMEMBERED:
+    if duration is not None and duration <= RESULT_RETENTION:
         raise ConfigurationError(
-            f"a rollback retention of {duration} is too short: set more than {REMEMBERED}, the time for which the "
-            "engine stores the results of compensations, or None for no limit"
+            f"a rollback retention of {duration} is too short: set more than {RESULT_RETENTION}, the time for which "
+            "the engine stores the results of compensations, or None for no limit"
         )
     _retention = duration
 
@@ -86,7 +86,7 @@ async def purge_unchanged(ctx: restate.ObjectContext, this: Purge) -> bool:
     saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
     if saga is None or progress is None:
         return False
-    report = report_of(runs_of(saga), await all_step_progress(ctx, saga))
+    report = report_of(executions_of(saga), await all_step_progress(ctx, saga))
     is_closed = report.outcome in _CLOSED and await open_marker(ctx).get() is None
     if not is_closed or progress.waiters or (progress.generation, progress.actions) != (this.generation, this.actions):
         log.info("saga.rollback.not_purged", saga=saga.saga_id, reason="changed" if is_closed else "open")
@@ -94,5 +94,5 @@ async def purge_unchanged(ctx: restate.ObjectContext, this: Purge) -> bool:
     for name in await ctx.state_keys():
         if not name.startswith(EXECUTION_PREFIX):
             await State(ctx, name, bool).clear()  # the type does not matter
-    log.info("saga.rollback.purged", saga=saga.saga_id, executions=len(runs_of(saga)))
+    log.info("saga.rollback.purged", saga=saga.saga_id, executions=len(executions_of(saga)))
     return True

@@ -23,14 +23,14 @@ from perdure.determinism import Time
 from perdure.errors import Cancelled, Conflict, NotFound, TerminalError
 from perdure.handlers import handler
 from perdure.observability.logging import get_logger
-from perdure.observability.metrics import ACTS, COMPENSATIONS
+from perdure.observability.metrics import COMPENSATIONS, OPERATOR_ACTIONS
 from perdure.observability.metrics import ROLLBACKS as ROLLBACKS_ENDED
 from perdure.observability.tracing import annotate, link_to
-from perdure.saga.admission import take
+from perdure.saga.admission import admit
 from perdure.saga.config import SagaConfig
 from perdure.saga.dead_letters import dead_letter_of, remove_dead_letter, send_dead_letter, store_dead_letter
 from perdure.saga.dispatch import Attempt
-from perdure.saga.executions import is_over, number_at, report_of, runs_of
+from perdure.saga.executions import execution_number_at, executions_of, is_over, report_of
 from perdure.saga.messages import (
     ActionReceipt,
     ExecutionStatus,
@@ -133,13 +133,13 @@ async def _run_pass(
 ) -> None:
     if this.request is not None:
         is_new = saga is None
-        admitted = await take(ctx, this.request, saga, progress, now)
-        saga, progress = admitted.saga, admitted.head
-        if admitted.has_work and not is_new:  # a scheduled pass does not know these steps
+        admission = await admit(ctx, this.request, saga, progress, now)
+        saga, progress = admission.saga, admission.head
+        if admission.has_work and not is_new:  # a scheduled pass does not know these steps
             await _schedule_pass(ctx, progress, now, timedelta(0))
             return
-        if not admitted.has_work:
-            if admitted.has_waiter:
+        if not admission.has_work:
+            if admission.has_waiter:
                 await wake_waiters(ctx, saga, progress)
             return
     elif saga is None or progress is None or this.generation != progress.generation:
@@ -155,7 +155,7 @@ async def _compensate(
     now: datetime,
 ) -> None:
     """Compensate the steps that are due, last execution first; then schedule the next pass or finish."""
-    executions = runs_of(saga)
+    executions = executions_of(saga)
     is_alone = sum(not is_over(each, steps) for each in executions) == 1
     delays: list[timedelta] = []
     for number, each in reversed(list(enumerate(executions, start=1))):
@@ -203,7 +203,7 @@ async def _compensate_execution(
                 continue
             pause: timedelta | None = None
             if after.state is CompensationState.PENDING:
-                pause = scaled(saga.config.delay_after(after.unknown_outcomes or after.attempts))
+                pause = scaled(saga.config.retry.delay_after(after.unknown_outcomes or after.attempts))
                 delay = max(delay or timedelta(0), pause)
             steps[position] = after = after.with_(due=None if pause is None else now + pause)
             await step_progress_state(ctx, position).set(after)
@@ -272,7 +272,7 @@ async def _end_execution(
 ) -> RollbackProgress:
     """Report the end of an execution; an operator may reopen it."""
     now = await _now(ctx)
-    ended = runs_of(saga)[number - 1]
+    ended = executions_of(saga)[number - 1]
     report = report_of([ended], steps)
     if report.outcome is RollbackState.ROLLED_BACK:
         for step in ended.steps:
@@ -314,7 +314,7 @@ async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
     if before.state is not CompensationState.DEAD_LETTER:  # its removal from the index may have been killed
         await remove_dead_letter(ctx, letter_id)
     after = apply_action(before, request.act, step.step, request.payload)
-    number = number_at(saga, step.position)
+    number = execution_number_at(saga, step.position)
     ended = [each for each in progress.ended if each != number or after == before]
     later = progress.model_copy(update={"actions": progress.actions + 1, "updated_at": now, "ended": ended})
     await checked.store(ctx)
@@ -342,7 +342,7 @@ async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
         state=after.state,
     )
     if not is_replaying(ctx):
-        ACTS.count(service=runs_of(saga)[number - 1].service, act=request.act.value)
+        OPERATOR_ACTIONS.count(service=executions_of(saga)[number - 1].service, action=request.act.value)
     await rollback_progress_state(ctx).set(later)
     if after != before:
         await open_marker(ctx).set(True)  # first, so that the reconciler continues a rollback that is killed here
@@ -358,14 +358,14 @@ async def report(ctx: restate.ObjectSharedContext, query: ReportQuery) -> Report
     return await report_for(ctx, query)
 
 
-@handler(rollbacks, "shared", reads=True, ingress_private=False)
+@handler(rollbacks, "shared", read_only=True, ingress_private=False)
 async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
     """Return the status of a saga's rollback, with its steps."""
     saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
     if saga is None or progress is None:
         raise NotFound(f"no rollback of a saga '{ctx.key()[:200]}'", metadata={"saga": ctx.key()[:200]})
     steps = await all_step_progress(ctx, saga)
-    *earlier, last = [_execution_status(each, steps) for each in runs_of(saga)]
+    *earlier, last = [_execution_status(each, steps) for each in executions_of(saga)]
     return RollbackStatus(
         **{**dict(last), "runs": saga.runs},
         saga_id=saga.saga_id,

@@ -1,12 +1,12 @@
-"""A step by hand, with the order enforced: compensation first, then action, once."""
+"""Manual step that enforces the order: record the compensation, then run the action once."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from perdure.errors import SagaError
-from perdure.saga.compensations import CompensationFunction
+from perdure.saga.compensations import BoundCompensation
 from perdure.saga.recorder import Saga
 from perdure.saga.schema import StepRecord
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 class SafeStep:
     """Runs an action only after its compensation is recorded.
 
-    `Orchestration.step` does this for you; a safe step is for an action that is neither a call nor a run.
+    Use it for an action that is neither a call nor a side effect; `Orchestration.step` does the same for those.
 
     Args:
         saga: The saga (``cp.saga``).
@@ -29,26 +29,25 @@ class SafeStep:
         self._record: StepRecord | None = None
         self._executed = False
 
-    def with_compensation(self, compensation: str | CompensationFunction, payload: Any) -> SafeStep:
-        """Record what undoes the step.
+    def with_compensation(self, compensation: BoundCompensation) -> SafeStep:
+        """Record the step's compensation.
 
         Args:
-            compensation: A registered compensation.
-            payload: What it is given.
+            compensation: The compensation with its payload: ``cancel_flight.bind(CancelSeats(...))``.
 
         Raises:
-            SagaError: The action ran already.
+            SagaError: The action ran already, or the payload does not fit.
         """
         if self._executed:
             raise SagaError(f"saga: cannot register compensation after action execution: {self._name}")
-        self._record = self._saga.add(self._name, compensation, payload, dedupe=True)
+        self._record = self._saga.add(self._name, compensation, dedupe=True)
         return self
 
     async def execute(self, action: Callable[[], Awaitable[T]]) -> T:
         """Run the action.
 
         Args:
-            action: Makes what to await: a call or a run of the same context.
+            action: Returns the awaitable of the action, such as a call or a run of the same context.
 
         Raises:
             SagaError: No compensation is recorded, or the action ran already.

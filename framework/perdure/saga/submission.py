@@ -1,16 +1,16 @@
-"""Handing a saga over to `Rollbacks`, and waiting for what comes of it.
+"""Submission of a saga execution to `Rollbacks`, and the wait for the outcome.
 
-A run of an orchestration has an id of ours, made when its record is handed over. The engine has none that would do: a
-workflow's key that is used again after its retention gives the same invocation id, the same seed and the same
-awakeables. The id is kept with the run, in its state or in a promise, which go with its retention. So `Rollbacks`
-knows a second request for the same run from one for another run, and asking again does no harm.
+An execution gets a random ID when its record is submitted, and stores it in its state or in a promise, which expire
+with the workflow's retention. The engine offers no such ID: a workflow key that is reused after the retention has the
+same invocation ID, seed and awakeables. By the ID, `Rollbacks` tells a repeated request from another execution, so a
+request can be repeated safely.
 
-What is to begin a rollback may be killed before it has written anything down, and then nobody would answer. So who
-waits asks again.
+A rollback can be killed before it has recorded anything. A waiter therefore repeats its request.
 """
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 from typing import cast
 from uuid import uuid4
@@ -20,146 +20,117 @@ from pydantic import BaseModel
 
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import done_before, is_own_cancel
-from perdure._wake_ups import WakeUps, new_awakeable, new_wait_id
+from perdure._wake_ups import WakeUpBackoff, new_awakeable, new_wait_id
 from perdure.clients import ObjectClient
 from perdure.errors import Cancelled, TerminalError
 from perdure.observability.tracing import traceparent
+from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, run_with_retry
 from perdure.saga.messages import ReportQuery, RollbackReport, begin_target, read_report
-from perdure.saga.progress import read_rollback, undone_from_outside
+from perdure.saga.progress import has_external_rollback, read_rollback
 from perdure.saga.schema import EXECUTION_PREFIX, EXECUTION_PROMISE, RollbackRequest, Waiter
 from perdure.signals import get_internal_signal
 
-ASK_AGAIN = timedelta(seconds=30)
-"""How long to wait for the end of a rollback before asking for it again; twice as long each time."""
-ASK_AGAIN_AT_MOST = timedelta(minutes=10)
-LOOK_AFTER = timedelta(milliseconds=50)
-"""How long a rollback may take to be on record before it is looked for; twice as long each time."""
+OUTCOME_POLLS = RetryPolicy(
+    initial_interval=timedelta(seconds=30), max_interval=timedelta(minutes=10), max_attempts=None
+)
+"""Waits for the end of a rollback before the request is repeated."""
+RECORD_POLLS = RetryPolicy(
+    initial_interval=timedelta(milliseconds=50), max_interval=timedelta(minutes=10), max_attempts=None
+)
+"""Waits until a rollback is recorded before the request is repeated."""
 
 
-class RunMade(BaseModel):
-    """What is another one at each attempt, so that the journal has to keep it.
+class ExecutionIds(BaseModel):
+    """Values that differ between attempts and must therefore be journaled."""
 
-    Args:
-        run: The run's id.
-        wait: Random id of the wait for the rollback's end.
-        trace: A span that the rollback's are linked to.
-    """
-
-    run: str
+    execution: str
     wait: str
     trace: str | None
 
 
-async def make_run(ctx: restate.Context) -> tuple[RunMade, Cancelled | None]:
-    """Make what tells a run of an orchestration from others; a run of the journal's, which ends by itself.
+async def make_execution_ids(ctx: restate.Context) -> tuple[ExecutionIds, Cancelled | None]:
+    """Return the journaled IDs of a failed execution, and the first cancel that arrived meanwhile.
 
-    So a cancelled invocation may wait for it, too, which must wait for nothing else.
-
-    Args:
-        ctx: The orchestration's context.
-
-    Returns:
-        What was made, and the first cancel that came meanwhile.
+    A cancelled invocation may wait for this run, because it ends by itself.
     """
     cancel: Cancelled | None = None
     while True:
         try:
-            return await run_with_retry(ctx, "hand over", _made, returns=RunMade), cancel
+            return await run_with_retry(ctx, "submit rollback", _new_execution_ids, returns=ExecutionIds), cancel
         except Cancelled as error:
             cancel = cancel or error
 
 
-async def _made() -> RunMade:
-    return RunMade(run=await _new_run_id(), wait=await new_wait_id(), trace=traceparent())
+async def _new_execution_ids() -> ExecutionIds:
+    return ExecutionIds(execution=await _new_execution_id(), wait=await new_wait_id(), trace=traceparent())
 
 
-async def _new_run_id() -> str:
+async def _new_execution_id() -> str:
     return uuid4().hex
 
 
-async def run_id(ctx: restate.WorkflowSharedContext) -> tuple[str | None, bool]:
-    """Return the id under which a run's record is handed over from outside, the same each time; made the first time.
+async def external_execution_id(ctx: restate.WorkflowSharedContext) -> tuple[str | None, bool]:
+    """Return the ID of an execution that is rolled back from outside, and whether it is new.
 
-    Args:
-        ctx: A shared handler's context of the orchestration.
-
-    Returns:
-        The id, and whether it is new. None when the record was handed over without one.
+    The ID is None if the record was submitted without one.
     """
     for name in await ctx.state_keys():
         if name.startswith(EXECUTION_PREFIX):
             return name.removeprefix(EXECUTION_PREFIX), False
     promise = get_internal_signal(ctx, EXECUTION_PROMISE, str)
     known = await promise.peek()
-    if known is not None or await undone_from_outside(ctx):
+    if known is not None or await has_external_rollback(ctx):
         return known, False
-    made = await run_with_retry(cast("restate.Context", ctx), RunConfig("run id"), _new_run_id)
+    made = await run_with_retry(cast("restate.Context", ctx), RunConfig("execution id"), _new_execution_id)
     try:
         await promise.resolve(made)
-    except TerminalError as error:  # somebody else asks for the same rollback at this moment, and was first
+    except TerminalError as error:  # a concurrent request resolved it first
         if is_own_cancel(error):
             raise
         return await promise.peek(), False
     return made, True
 
 
-async def hand_over(ctx: restate.Context, request: RollbackRequest) -> None:
-    """Have a saga rolled back, out of reach of whatever happens to this invocation.
-
-    Args:
-        ctx: A context.
-        request: The saga.
-    """
+async def submit_rollback(ctx: restate.Context, request: RollbackRequest) -> None:
+    """Start a saga's rollback; it does not depend on this invocation."""
     await ObjectClient(ctx, begin_target, request.saga_id).send(request)
 
 
-async def begin(ctx: restate.WorkflowSharedContext, request: RollbackRequest) -> None:
-    """Have a saga rolled back, and wait until its rollback is on record.
-
-    Args:
-        ctx: A shared handler's context of the orchestration.
-        request: The saga.
-    """
+async def submit_and_confirm(ctx: restate.WorkflowSharedContext, request: RollbackRequest) -> None:
+    """Start a saga's rollback, and wait until it is recorded."""
     caller = cast("restate.Context", ctx)
-    delay = LOOK_AFTER
-    while True:
-        await hand_over(caller, request)
-        await caller.sleep(scaled(delay), "the rollback begins")
-        found = await read_rollback(ctx, request.saga_id)
-        if found is not None and found.has(request.runs):
+    for attempt in itertools.count(1):
+        await submit_rollback(caller, request)
+        await caller.sleep(scaled(RECORD_POLLS.delay_after(attempt)), "the rollback is recorded")
+        recorded = await read_rollback(ctx, request.saga_id)
+        if recorded is not None and recorded.has(request.runs):
             return
-        delay = min(delay * 2, ASK_AGAIN_AT_MOST)
 
 
-async def outcome_of(ctx: restate.Context, request: RollbackRequest, wait: str) -> RollbackReport:
-    """Start a saga's rollback, and wait for the end of it.
+async def await_rollback(ctx: restate.Context, request: RollbackRequest, wait: str) -> RollbackReport:
+    """Start a saga's rollback, and wait for its end; the random ``wait`` comes from `perdure._wake_ups.make_wait_id`.
 
     The awakeable only wakes this invocation; the report is read from `Rollbacks`.
 
-    Args:
-        ctx: A context.
-        request: The saga, with the id of the execution if it is known.
-        wait: Random id of this wait, see `perdure._wake_ups.make_wait_id`.
-
     Raises:
-        Cancelled: This invocation was cancelled; the rollback goes on.
-        Conflict: The saga's id belongs to another service. Terminal, 409.
+        Cancelled: This invocation was cancelled; the rollback continues.
+        Conflict: The saga ID belongs to another service. Terminal, 409.
     """
     query = ReportQuery(wait=wait, service=request.service, runs=request.runs)
-    wake_ups = WakeUps(ctx, f"the rollback of saga '{request.saga_id}'")
-    delay = ASK_AGAIN
+    backoff = WakeUpBackoff(ctx, f"the rollback of saga '{request.saga_id}'")
+    attempt = 1
     while True:
         awakeable, woken = new_awakeable(ctx)
         waiter = Waiter(invocation=ctx.request().id, awakeable=awakeable)
-        await hand_over(ctx, request.model_copy(update={"waiter": waiter}))
-        late = ctx.sleep(scaled(delay), "before asking for the rollback again")
-        is_woken = await done_before(woken, late, "the rollback")
+        await submit_rollback(ctx, request.model_copy(update={"waiter": waiter}))
+        resubmit = ctx.sleep(scaled(OUTCOME_POLLS.delay_after(attempt)), "before the rollback is requested again")
+        is_woken = await done_before(woken, resubmit, "the rollback")
         answer = await ObjectClient(ctx, read_report, request.saga_id).call(query)
         if answer.report is not None and answer.wait == wait:
             return answer.report
         if is_woken:
-            await wake_ups.was_early()
+            await backoff.pause()
         else:
-            delay = min(delay * 2, ASK_AGAIN_AT_MOST)
+            attempt += 1
         request = request.model_copy(update={"first_hand": False})

@@ -17,7 +17,7 @@ from perdure._wake_ups import WAIT_RUN_PREFIX
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.ingress import IngressClient
 from perdure.errors import EngineError, IngressError, NotFound
-from perdure.observability.gauge_collector import decoded
+from perdure.observability.gauge_collector import decode_state_value
 from perdure.saga.messages import RollbackStatus, StepStatus, rollback_status
 from perdure.saga.schema import EXECUTION_PREFIX, SAGA_PREFIX, StepRecord, recorded_steps_sql, step_key, submission_sql
 
@@ -136,7 +136,7 @@ async def read_timeline(
     """
     found = await _orchestration(admin, ingress, saga_id, service)
     state = await admin.query(recorded_steps_sql(found["service"], found["key"]))
-    records = [StepRecord.model_validate_json(decoded(row, codec)) for row in state]
+    records = [StepRecord.model_validate_json(decode_state_value(row, codec)) for row in state]
     journal = await admin.query(
         "select entry_type, name, appended_at, entry_lite_json from sys_journal "
         f"where id = {sql_text(found['id'])} order by index"

@@ -1,4 +1,4 @@
-"""Setting and steering schedules, from a handler or over the ingress."""
+"""Client for schedules, in a handler or over the ingress."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from perdure.schedules.messages import (
     INDEX_KEY,
     ScheduleAction,
     ScheduleActionRequest,
+    ScheduleCommand,
     ScheduleListRequest,
-    ScheduleOrder,
     SchedulePage,
     ScheduleRequest,
     ScheduleStatus,
     action_target,
+    apply_target,
     list_target,
-    order_target,
     set_target,
     status_target,
 )
@@ -40,7 +40,7 @@ O = TypeVar("O")  # noqa: E741 - the output
 
 
 class ScheduleTiming(TypedDict, total=False):
-    """When a schedule fires, and what becomes of what it can't do; see `ScheduleSpec`, which has the defaults."""
+    """Timing and policies of a schedule; see `ScheduleSpec` for the fields and defaults."""
 
     cron: str | None
     every: timedelta | None
@@ -55,16 +55,15 @@ class ScheduleTiming(TypedDict, total=False):
 
 
 class ScheduleClient:
-    """Sets and steers schedules.
+    """Creates, changes and reads schedules.
 
     Args:
         via: The context of a handler, or an `IngressClient`.
-        actor: Who acts, for the audit log; from a handler, the handler itself by default, with a key, whose it is.
-        key: Over the ingress, the key of an operator, which acts are signed with. A handler needs none: what comes
-            from inside the engine is taken as it is.
+        actor: The actor for the audit log; by default the owner of the key or, in a handler, the handler.
+        key: Over the ingress, the key that signs the actions. Actions of handlers are not signed.
 
     Raises:
-        ConfigurationError: Over the ingress, neither an actor nor a key is given; or a handler gives a key.
+        ConfigurationError: Neither an actor nor a key is given over the ingress, or a key is given in a handler.
     """
 
     def __init__(
@@ -72,14 +71,12 @@ class ScheduleClient:
     ) -> None:
         if not isinstance(via, IngressClient):
             if key is not None:
-                raise ConfigurationError("ScheduleClient(ctx, key=...): a handler signs nothing; leave the key away")
+                raise ConfigurationError("ScheduleClient(ctx, key=...): a handler signs no actions; omit the key")
             actor = actor or str(sdk.handler_info(via))
         elif key is not None:
             actor = key.actor
         if actor is None:
-            raise ConfigurationError(
-                "ScheduleClient(ingress, actor=...): name who acts, for the audit log, or give a key"
-            )
+            raise ConfigurationError("ScheduleClient(ingress, ...): pass an actor for the audit log, or a key")
         self._via = via
         self._actor = actor
         self._key = key
@@ -115,32 +112,30 @@ class ScheduleClient:
         reason: str = "",
         **timing: Unpack[ScheduleTiming],
     ) -> ScheduleStatus:
-        """Create a schedule, or replace the one of this name.
+        """Create or replace a schedule.
 
-        Setting again what is there changes nothing, so a service may do it whenever it starts. A paused schedule stays
-        paused, and one whose times stay the same keeps its next firing. See `ScheduleSpec` for what each setting means.
+        Setting an equal schedule changes nothing, so a service may call this at every start. A paused schedule stays
+        paused. A schedule with unchanged timing keeps its next firing.
 
         Args:
             name: The schedule's name.
             target: The handler to start: a target, or the handler's function.
-            request: What it is given at each run.
-            key: The key, when the handler belongs to a virtual object or workflow; ``{planned}`` and ``{date}`` in it
-                are filled in.
-            reason: Why, for the audit log.
-            timing: ``cron`` with its ``timezone``, or ``every``; ``catch_up``, ``catch_up_limit``, ``tolerance``,
-                ``overlap``, ``start``, ``end``, ``description``.
+            request: The handler's request.
+            key: The key of a virtual object or workflow; see `ScheduledTarget` for its placeholders.
+            reason: The reason, for the audit log.
+            timing: The timing and policies, see `ScheduleSpec`.
 
         Raises:
-            InvalidInput: A setting that makes no sense.
-            ConfigurationError: The target is no handler.
-            TerminalError: From a handler: the target may not be scheduled.
-            IngressError: Over the ingress: the same.
+            InvalidInput: A setting is invalid.
+            ConfigurationError: The target is not a handler.
+            TerminalError: In a handler: the target may not be scheduled.
+            IngressError: Over the ingress: the request was refused.
         """
-        found = target_of(target)
-        body = serde_for(found.input).serialize(request)
+        resolved = target_of(target)
+        body = serde_for(resolved.input).serialize(request)
         try:
-            wanted = ScheduleRequest(
-                target=ScheduledTarget(service=found.service, handler=found.handler, key=key),
+            schedule = ScheduleRequest(
+                target=ScheduledTarget(service=resolved.service, handler=resolved.handler, key=key),
                 payload=json.loads(body) if body else None,
                 actor=self._actor,
                 reason=reason,
@@ -149,78 +144,49 @@ class ScheduleClient:
         except ValidationError as error:
             raise invalid_input(error) from error
         if not isinstance(self._via, IngressClient):
-            order = ScheduleOrder(act=ScheduleAction.SET, actor=wanted.actor, reason=reason, spec=wanted.spec)
-            return await self._ask(order_target, order, name)
+            command = ScheduleCommand(
+                action=ScheduleAction.SET, actor=schedule.actor, reason=reason, spec=schedule.spec
+            )
+            return await self._call(apply_target, command, name)
         if self._key is not None:
-            proof = sign_setting(self._key, name, wanted.spec, reason=reason, at=_now())
-            wanted = wanted.model_copy(update={"proof": proof})
-        return await self._ask(set_target, wanted, name)
+            signed_action = sign_setting(self._key, name, schedule.spec, reason=reason, at=_now())
+            schedule = schedule.model_copy(update={"signed_action": signed_action})
+        return await self._call(set_target, schedule, name)
 
     async def pause(self, name: str, *, reason: str = "") -> ScheduleStatus:
-        """Let a schedule fire no more until it is resumed.
-
-        Args:
-            name: The schedule.
-            reason: Why, for the audit log.
-        """
+        """Stop the firings of a schedule until it is resumed; active runs continue."""
         return await self._act(ScheduleAction.PAUSE, name, reason)
 
     async def resume(self, name: str, *, reason: str = "") -> ScheduleStatus:
-        """Let a paused schedule fire again; one that is not paused begins anew, see `Schedules`.
-
-        Args:
-            name: The schedule.
-            reason: Why, for the audit log.
-        """
+        """Resume a paused schedule; on an active one, send its next firing again, after a kill."""
         return await self._act(ScheduleAction.RESUME, name, reason)
 
     async def trigger(self, name: str, *, reason: str = "") -> ScheduleStatus:
-        """Start a run now.
-
-        Args:
-            name: The schedule.
-            reason: Why, for the audit log.
-        """
+        """Start a run now, even if the schedule is paused."""
         return await self._act(ScheduleAction.TRIGGER, name, reason)
 
     async def remove(self, name: str, *, reason: str = "") -> ScheduleStatus:
-        """Remove a schedule.
-
-        Args:
-            name: The schedule.
-            reason: Why, for the audit log.
-
-        Returns:
-            The schedule as it was.
-        """
+        """Remove a schedule and return its last status."""
         return await self._act(ScheduleAction.REMOVE, name, reason)
 
     async def status(self, name: str) -> ScheduleStatus:
-        """Show one schedule.
-
-        Args:
-            name: The schedule.
-        """
-        return await self._ask(status_target, None, name)
+        """Return the status of a schedule."""
+        return await self._call(status_target, None, name)
 
     async def list(self, *, page: int = 1, page_size: int = 50) -> SchedulePage:
-        """List schedules, in the order of their names.
+        """Return a page of schedules, sorted by name; the first page is 1."""
+        return await self._call(list_target, ScheduleListRequest(page=page, page_size=page_size), INDEX_KEY)
 
-        Args:
-            page: 1 for the first page.
-            page_size: How many a page.
-        """
-        return await self._ask(list_target, ScheduleListRequest(page=page, page_size=page_size), INDEX_KEY)
-
-    async def _act(self, act: ScheduleAction, name: str, reason: str) -> ScheduleStatus:
-        actor, proof = self._actor, None
+    async def _act(self, action: ScheduleAction, name: str, reason: str) -> ScheduleStatus:
+        actor, signed_action = self._actor, None
         if not isinstance(self._via, IngressClient):
-            return await self._ask(order_target, ScheduleOrder(act=act, actor=actor, reason=reason), name)
+            return await self._call(apply_target, ScheduleCommand(action=action, actor=actor, reason=reason), name)
         if self._key is not None:
-            proof = sign_action(self._key, act, await self.status(name), reason=reason, at=_now())
-        return await self._ask(action_target(act), ScheduleActionRequest(actor=actor, reason=reason, proof=proof), name)
+            signed_action = sign_action(self._key, action, await self.status(name), reason=reason, at=_now())
+        request = ScheduleActionRequest(actor=actor, reason=reason, signed_action=signed_action)
+        return await self._call(action_target(action), request, name)
 
-    async def _ask(self, target: Target[I, O], request: I, key: str) -> O:
+    async def _call(self, target: Target[I, O], request: I, key: str) -> O:
         if isinstance(self._via, IngressClient):
             return await self._via.call(target, request, key=key)
         return await ObjectClient(self._via, target, key).call(request)

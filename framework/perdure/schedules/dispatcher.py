@@ -1,8 +1,8 @@
-"""Starts what a schedule is to start, watches it, and reports, so that the schedule itself is never held up.
+"""`ScheduleDispatcher`: starts the targets of schedules, waits for them, and reports their results.
 
-The engine answers a send to a handler that it does not know with a retry of the *sender*, without end. `start` gives up
-after a few attempts, and `run`, which called it, reports that as a run that could not be started. It gives up as soon
-when its own process is down, and may have sent before: then `run` asks again, under the same idempotency key.
+The engine retries a handler that sends to an unknown handler without limit. `start` therefore has a short retry policy.
+`run` reports its failure as a run that was not started. If the outcome of `start` is unknown, for example because its
+process was killed, `run` repeats it under the same idempotency key.
 """
 
 from __future__ import annotations
@@ -14,108 +14,96 @@ import restate
 from pydantic import JsonValue
 from restate.serde import BytesSerde
 
-from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown
+from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown_handler
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import until_done
 from perdure.clients import ObjectClient, ServiceClient
 from perdure.errors import Cancelled, TerminalError
 from perdure.handlers import handler
-from perdure.schedules.messages import RunOrder, RunReport, RunState, report_target, start_target
-from perdure.schedules.recurrence import ScheduledTarget, stamp
+from perdure.retry import RetryPolicy
+from perdure.schedules.messages import RunReport, RunRequest, RunState, report_target, start_target
+from perdure.schedules.recurrence import ScheduledTarget, format_utc
 
 _json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
 
-_LONGEST_ERROR: Final = 1000
-_MOST_DOUBTS: Final = 10
-_FIRST_PAUSE: Final = timedelta(seconds=1)
-_LONGEST_PAUSE: Final = timedelta(minutes=2)
+_MAX_ERROR_LENGTH: Final = 1000
+_RETRIES: Final = RetryPolicy(max_interval=timedelta(minutes=2), max_attempts=10)
 
 
-async def _run(ctx: restate.Context, order: RunOrder) -> None:
-    """Start a run's target, wait for its end, and tell the schedule of both."""
+async def _run(ctx: restate.Context, request: RunRequest) -> None:
+    """Start a run's target, wait for its end, and report both to the schedule."""
     try:
-        report = await _watched(ctx, order)
+        report = await _run_target(ctx, request)
     except Cancelled as error:
-        await _tell(ctx, order, RunState.UNKNOWN, error=f"its watching was cancelled: {error.message}")
+        report = RunReport(
+            run_id=request.run_id,
+            state=RunState.UNKNOWN,
+            error=f"the dispatcher was cancelled while it waited for the run: {error.message}",
+        )
+        await _send_report(ctx, request, report)
         raise
-    await ObjectClient(ctx, report_target, order.schedule).send(report)
+    await _send_report(ctx, request, report)
 
 
-async def _watched(ctx: restate.Context, order: RunOrder) -> RunReport:
-    doubts = 0
+async def _run_target(ctx: restate.Context, request: RunRequest) -> RunReport:
+    attempts = 0
     while True:
-        started = ServiceClient(ctx, start_target).call_async(order)
-        await until_done(started.future, f"the start of {order.target}")
+        start = ServiceClient(ctx, start_target).call_async(request)
+        await until_done(start.future, f"the start of {request.target}")
         try:
-            invocation_id = await started
+            invocation_id = await start
             break
         except TerminalError as error:
-            doubts += 1
-            if is_unknown(error.message) or doubts == _MOST_DOUBTS:
-                why = explain_failure(order.target, _first_line(error))
-                return RunReport(run_id=order.run_id, state=RunState.NOT_STARTED, error=why)
-        pause = ctx.sleep(scaled(min(_FIRST_PAUSE * 2 ** (doubts - 1), _LONGEST_PAUSE)), f"start {order.target} again")
-        await until_done(pause, f"a pause before {order.target} is started again")
-    await _tell(ctx, order, RunState.RUNNING, invocation_id=invocation_id)
-    ended = ctx.attach_invocation(invocation_id, serde=BytesSerde())
-    await until_done(ended, f"{order.target}")
-    state, failure = RunState.SUCCEEDED, None
+            attempts += 1
+            if is_unknown_handler(error.message) or not _RETRIES.permits(attempts):
+                message = explain_failure(request.target, _first_line(error))
+                return RunReport(run_id=request.run_id, state=RunState.NOT_STARTED, error=message)
+        delay = scaled(_RETRIES.delay_after(attempts))
+        await until_done(ctx.sleep(delay, f"start {request.target} again"), f"the delay before {request.target}")
+    running = RunReport(run_id=request.run_id, state=RunState.RUNNING, invocation_id=invocation_id)
+    await _send_report(ctx, request, running)
+    result = ctx.attach_invocation(invocation_id, serde=BytesSerde())
+    await until_done(result, f"{request.target}")
     try:
-        await ended
+        await result
     except TerminalError as error:
-        state, failure = RunState.FAILED, _first_line(error)
-    return RunReport(run_id=order.run_id, state=state, invocation_id=invocation_id, error=failure)
+        return running.model_copy(update={"state": RunState.FAILED, "error": _first_line(error)})
+    return running.model_copy(update={"state": RunState.SUCCEEDED})
 
 
-async def _tell(
-    ctx: restate.Context,
-    order: RunOrder,
-    state: RunState,
-    *,
-    invocation_id: str | None = None,
-    error: str | None = None,
-) -> None:
-    report = RunReport(run_id=order.run_id, state=state, invocation_id=invocation_id, error=error)
-    await ObjectClient(ctx, report_target, order.schedule).send(report)
+async def _send_report(ctx: restate.Context, request: RunRequest, report: RunReport) -> None:
+    await ObjectClient(ctx, report_target, request.schedule).send(report)
 
 
-async def _start(ctx: restate.Context, order: RunOrder) -> str:
-    """Start a run's target and return its invocation's id."""
+async def _start(ctx: restate.Context, request: RunRequest) -> str:
+    """Start a run's target and return the invocation ID."""
     sent = ctx.generic_send(
-        order.target.service,
-        order.target.handler,
-        _json.serialize(order.payload),
-        key=order.target.key,
-        idempotency_key=order.run_id,
-        headers={"x-perdure-schedule": order.schedule, "x-perdure-planned": stamp(order.planned)},
+        request.target.service,
+        request.target.handler,
+        _json.serialize(request.payload),
+        key=request.target.key,
+        idempotency_key=request.run_id,
+        headers={"x-perdure-schedule": request.schedule, "x-perdure-planned": format_utc(request.planned)},
     )
     return await sent.invocation_id()
 
 
 def explain_failure(target: ScheduledTarget, message: str) -> str:
-    """Return why a target could not be started, in words that say what to do.
-
-    Args:
-        target: The target.
-        message: What the engine said.
-    """
-    if is_unknown(message):
-        return (
-            f"{target} does not exist: deploy a version of the service that has it, or set the schedule anew with "
-            "another target"
-        )
-    return f"{target} could not be started, or it was and nobody could say so: {message}"
+    """Return the error of a run whose target could not be started, with the action to take."""
+    if is_unknown_handler(message):
+        return f"{target} does not exist: deploy a version of the service with this handler, or set another target"
+    return f"the start of {target} failed, or its outcome is unknown: {message}"
 
 
 def _first_line(error: TerminalError) -> str:
-    return error.message.partition("\nTraceback")[0][:_LONGEST_ERROR]
+    return error.message.partition("\nTraceback")[0][:_MAX_ERROR_LENGTH]
 
 
 def build_dispatcher() -> restate.Service:
-    """Return the dispatcher's service."""
+    """Return the service `ScheduleDispatcher`."""
     dispatcher = restate.Service(
-        "ScheduleDispatcher", description="Starts and watches runs of schedules.", ingress_private=True
+        "ScheduleDispatcher", description="Starts runs of schedules and waits for them.", ingress_private=True
     )
     handler(dispatcher, name="run")(_run)
     handler(dispatcher, name="start", invocation_retry_policy=SHORT_RETRIES)(_start)

@@ -1,4 +1,4 @@
-"""What goes to and from schedules, and the targets that take it."""
+"""Messages of the schedule services, and the targets that accept them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OVERDUE: Final = timedelta(minutes=1)
 
 
 class ScheduleState(StrEnum):
-    """Where a schedule stands: ``FINISHED`` has no firing left."""
+    """State of a schedule; a ``FINISHED`` one has no further firing."""
 
     ACTIVE = "active"
     PAUSED = "paused"
@@ -28,7 +28,7 @@ class ScheduleState(StrEnum):
 
 
 class ScheduleAction(StrEnum):
-    """What can be done to a schedule."""
+    """Operator actions on schedules."""
 
     SET = "set"
     PAUSE = "pause"
@@ -38,7 +38,7 @@ class ScheduleAction(StrEnum):
 
 
 class RunCause(StrEnum):
-    """Why a run was started: it was due, it was due and missed, or somebody asked for it."""
+    """Cause of a run: a firing on time, a late firing, or an operator action."""
 
     DUE = "due"
     CATCH_UP = "catch_up"
@@ -46,10 +46,10 @@ class RunCause(StrEnum):
 
 
 class RunState(StrEnum):
-    """Where a run stands.
+    """State of a run.
 
-    ``NOT_STARTED`` says that the target could not be started, as when its handler is gone; ``UNKNOWN`` that it was, but
-    is not watched any more.
+    ``NOT_STARTED``: the target could not be started, for example because its handler does not exist. ``UNKNOWN``: the
+    target was started, but its result is not observed.
     """
 
     STARTING = "starting"
@@ -64,94 +64,87 @@ class _Input(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Kept(BaseModel):
+class _Output(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class ScheduleRequest(ScheduleSpec):
-    """Creates or replaces a schedule; one that is equal to what is there changes nothing.
+    """Request to create or replace a schedule; setting an equal schedule changes nothing.
 
     Args:
-        actor: Who sets it; written into the audit log.
-        reason: Why.
-        proof: The actor's signature, see `perdure.schedules.signatures`; needed where acts must be signed.
+        actor: The caller, for the audit log.
+        reason: The reason, for the audit log.
+        signed_action: The signed action, see `sign_setting`; required where operator actions must be signed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     actor: Person
     reason: Reason = ""
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
     @property
     def spec(self) -> ScheduleSpec:
-        """The schedule alone."""
-        return ScheduleSpec.model_validate(self.model_dump(exclude={"actor", "reason", "proof"}))
+        """The schedule without actor, reason and signature."""
+        return ScheduleSpec.model_validate(self.model_dump(exclude={"actor", "reason", "signed_action"}))
 
 
 class ScheduleActionRequest(_Input):
-    """What somebody does to a schedule.
+    """Request of an operator action other than ``set``.
 
     Args:
-        actor: Who.
-        reason: Why.
-        proof: The actor's signature, see `perdure.schedules.signatures`; needed where acts must be signed.
+        actor: The operator, for the audit log.
+        reason: The reason, for the audit log.
+        signed_action: The signed action, see `sign_action`; required where operator actions must be signed.
     """
 
     actor: Person
     reason: Reason = ""
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
-class ScheduleOrder(_Input):
-    """What a handler does to a schedule, from inside the engine, where nobody has to prove who they are.
+class ScheduleCommand(_Input):
+    """Action of a handler on a schedule; unsigned, since it comes from inside the engine."""
 
-    Args:
-        act: What.
-        actor: The handler, or for whom it acts.
-        reason: Why.
-        spec: With ``set``: the schedule.
-    """
-
-    act: ScheduleAction
+    action: ScheduleAction
     actor: Person
     reason: Reason = ""
     spec: ScheduleSpec | None = None
 
 
-class ScheduledRun(_Kept):
+class ScheduledRun(_Output):
     """One run of a schedule.
 
     Args:
-        id: The idempotency key under which its target was started: ``{schedule}/{generation}/{planned time}``.
-        planned: When it was due.
-        cause: Why it was started.
-        state: Where it stands.
-        begun_at: When the schedule fired.
-        ended_at: When it ended, as far as that is known.
-        invocation_id: The invocation that it started.
-        error: Why it failed, or could not be started.
+        id: The idempotency key of the run, ``{schedule}/{generation}/{planned time}``.
+        planned: The planned time.
+        cause: The cause of the run.
+        state: The state of the run.
+        started_at: The time at which the schedule fired.
+        ended_at: The time at which the run ended; None while it is active.
+        invocation_id: The invocation that the run started.
+        error: The error of a run that failed or was not started.
     """
 
     id: str
     planned: datetime
     cause: RunCause
     state: RunState = RunState.STARTING
-    begun_at: datetime
+    started_at: datetime
     ended_at: datetime | None = None
     invocation_id: str | None = None
     error: str | None = None
 
 
-class ScheduleCounts(_Kept):
-    """What came of a schedule's firings since it was first set.
+class ScheduleCounts(_Output):
+    """Numbers of runs and skipped firings since the schedule was created.
 
     Args:
-        started: Runs that were started, or tried to.
-        succeeded: Runs that ended well.
-        failed: Runs that ended with an error, or could not be started.
-        missed: Firings left out for being late.
-        overlapped: Firings left out since the run before was still going.
+        started: Runs that were started, including those whose start failed.
+        succeeded: Runs that succeeded.
+        failed: Runs that failed or could not be started.
+        missed: Firings skipped because they were late.
+        overlapped: Firings skipped because an earlier run was active.
     """
 
     started: int = 0
@@ -161,43 +154,43 @@ class ScheduleCounts(_Kept):
     overlapped: int = 0
 
 
-class ScheduleAuditEntry(_Kept):
-    """One act on a schedule.
+class ScheduleAuditEntry(_Output):
+    """Audit entry of an action on a schedule.
 
     Args:
-        number: 1 for the first.
-        at: When.
-        actor: Who.
-        act: What.
-        reason: Why.
-        proof: The signature that proved who it was; None for an act that was taken unsigned.
+        number: The position in the audit log, from 1.
+        at: The time of the action.
+        actor: The operator or handler.
+        action: The action.
+        reason: The reason.
+        signed_action: The verified signed action; None if the action was unsigned.
     """
 
     number: int
     at: datetime
     actor: str
-    act: ScheduleAction
+    action: ScheduleAction
     reason: str = ""
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
-class ScheduleStatus(_Kept):
-    """A schedule, as it is shown.
+class ScheduleStatus(_Output):
+    """Status of a schedule.
 
     Args:
-        name: Its name.
-        state: Where it stands.
-        spec: What it does, and when.
-        generation: How often its timing was begun anew; a firing of an earlier generation does nothing.
-        next_at: When it fires next; None while it is paused, and when it never does again. One that lies in the past
-            says that the firing was lost, as when somebody killed it: ``resume`` begins anew.
-        counts: What came of its firings.
-        last_error: What the last failed run said.
-        active: Runs that are going on.
-        recent: Runs that have ended, the latest first.
-        audit_log: Who did what to it, the latest first.
-        created_at: When it was first set.
-        updated_at: When anything about it last changed.
+        name: The schedule's name.
+        state: The state.
+        spec: Timing, target and policies.
+        generation: The number of times that the timing was restarted; firings of earlier generations are ignored.
+        next_at: The next firing; None while the schedule is paused or finished. A time in the past means that the
+            firing was lost, for example killed; ``resume`` schedules it again.
+        counts: Numbers of runs and skipped firings.
+        last_error: The error of the last failed run.
+        active: The active runs.
+        recent: The last ended runs, latest first.
+        audit_log: The last audit entries, latest first.
+        created_at: The time at which the schedule was first set.
+        updated_at: The time of the last change.
     """
 
     name: str
@@ -214,34 +207,30 @@ class ScheduleStatus(_Kept):
     updated_at: datetime
 
     def is_overdue(self, now: datetime) -> bool:
-        """Tell if a firing should have come long ago: it was lost, or the schedule's service is down.
-
-        Args:
-            now: What the clock says.
-        """
+        """Return whether the next firing is late: it was lost, or the schedule's service is down."""
         return self.next_at is not None and now - self.next_at > OVERDUE
 
 
 class ScheduleListRequest(_Input):
-    """Which schedules to list, in the order of their names.
+    """Request to list schedules by name.
 
     Args:
-        page: 1 for the first page.
-        page_size: How many a page.
+        page: The page number, from 1.
+        page_size: The number of schedules per page.
     """
 
     page: int = Field(default=1, ge=1)
     page_size: int = Field(default=50, ge=1, le=200)
 
 
-class SchedulePage(_Kept):
-    """Schedules, in the order of their names.
+class SchedulePage(_Output):
+    """Page of schedules, sorted by name.
 
     Args:
-        items: Those of this page.
-        total: How many there are.
-        page: Which page this is.
-        pages: How many pages there are.
+        items: The schedules of this page.
+        total: The number of schedules.
+        page: The page number, from 1.
+        pages: The number of pages.
     """
 
     items: list[ScheduleStatus]
@@ -250,28 +239,15 @@ class SchedulePage(_Kept):
     pages: int
 
 
-class Firing(_Kept):
-    """A firing, as a schedule sends it to itself.
-
-    Args:
-        generation: Of which generation; another than the current does nothing.
-        planned: When it is due.
-    """
+class Firing(_Output):
+    """Firing that a schedule sends to itself; ignored unless it belongs to the current generation."""
 
     generation: int
     planned: datetime
 
 
-class RunOrder(_Kept):
-    """A run, as the dispatcher is told of it.
-
-    Args:
-        schedule: The schedule's name.
-        run_id: The run.
-        target: What to start, with its key filled in.
-        payload: What it is given.
-        planned: When it was due.
-    """
+class RunRequest(_Output):
+    """Request to the dispatcher to start a run; the key of its target is resolved."""
 
     schedule: str
     run_id: str
@@ -280,15 +256,8 @@ class RunOrder(_Kept):
     planned: datetime
 
 
-class RunReport(_Kept):
-    """What the dispatcher tells a schedule about a run.
-
-    Args:
-        run_id: The run.
-        state: Where it stands now.
-        invocation_id: The invocation that it started.
-        error: Why it failed, or could not be started.
-    """
+class RunReport(_Output):
+    """State of a run, as the dispatcher reports it to the schedule."""
 
     run_id: str
     state: RunState
@@ -303,20 +272,15 @@ status_target: Target[None, ScheduleStatus] = Target("Schedules", "status", _NOT
 list_target: Target[ScheduleListRequest, SchedulePage] = Target(
     "ScheduleIndex", "list", ScheduleListRequest, SchedulePage
 )
-order_target: Target[ScheduleOrder, ScheduleStatus] = Target("Schedules", "order", ScheduleOrder, ScheduleStatus)
+apply_target: Target[ScheduleCommand, ScheduleStatus] = Target("Schedules", "apply", ScheduleCommand, ScheduleStatus)
 fire_target: Target[Firing, None] = Target("Schedules", "fire", Firing, _NOTHING)
 report_target: Target[RunReport, None] = Target("Schedules", "report", RunReport, _NOTHING)
-put_target: Target[str, None] = Target("ScheduleIndex", "put", str, _NOTHING)
-drop_target: Target[str, None] = Target("ScheduleIndex", "drop", str, _NOTHING)
+index_add_target: Target[str, None] = Target("ScheduleIndex", "add", str, _NOTHING)
+index_remove_target: Target[str, None] = Target("ScheduleIndex", "remove", str, _NOTHING)
+run_target: Target[RunRequest, None] = Target("ScheduleDispatcher", "run", RunRequest, _NOTHING)
+start_target: Target[RunRequest, str] = Target("ScheduleDispatcher", "start", RunRequest, str)
 
-run_target: Target[RunOrder, None] = Target("ScheduleDispatcher", "run", RunOrder, _NOTHING)
-start_target: Target[RunOrder, str] = Target("ScheduleDispatcher", "start", RunOrder, str)
 
-
-def action_target(act: ScheduleAction) -> Target[ScheduleActionRequest, ScheduleStatus]:
-    """Return the target of an act other than ``set``.
-
-    Args:
-        act: The act; its name is the handler's.
-    """
-    return Target("Schedules", act.value, ScheduleActionRequest, ScheduleStatus)
+def action_target(action: ScheduleAction) -> Target[ScheduleActionRequest, ScheduleStatus]:
+    """Return the target of an action other than ``set``."""
+    return Target("Schedules", action.value, ScheduleActionRequest, ScheduleStatus)

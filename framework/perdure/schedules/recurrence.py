@@ -1,8 +1,9 @@
-"""When a schedule fires, and what becomes of the firings that nobody was there for: pure, no engine and no clock.
+"""Pure functions that compute when a schedule fires and which missed firings to run.
 
-A cron expression is read as Debian's cron reads it (by the library cronsim), in the schedule's time zone. When clocks
-change, an expression with a fixed minute and hour fires once: for a time that does not exist right after the gap, for
-one that comes twice the first time. One with ``*`` in minute or hour, or with seconds, follows the time that passes.
+The library cronsim parses cron expressions as Debian's cron does, in the schedule's time zone. On a change to or from
+daylight saving time, an expression with a fixed minute and hour fires once: right after the gap if its time is
+skipped, and at the first occurrence if its time is repeated. An expression with ``*`` in minute or hour, or with
+seconds, follows elapsed time.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from pydantic import (
     model_validator,
 )
 
-SHORTEST_INTERVAL: Final = timedelta(milliseconds=10)
-MOST_AT_ONCE: Final = 100
-"""How many runs of one schedule may go on at once; further firings are left out, as overlapping."""
+MIN_INTERVAL: Final = timedelta(milliseconds=10)
+MAX_ACTIVE_RUNS: Final = 100
+"""The limit of concurrent runs of a schedule; further firings are skipped and counted as overlapped."""
 
-_WALK: Final = 5_000
-"""How many occurrences are counted one by one; after a longer outage the number of missed ones is at least this."""
-_AGES_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_MAX_COUNTED: Final = 5_000
+"""The limit of occurrences that are counted one by one; after a longer outage, ``missed`` is a lower bound."""
+_REFERENCE_TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 _TIMING: Final = ("cron", "every", "timezone", "start", "end")
 
@@ -49,10 +50,9 @@ _MACROS: Final = {
 
 
 class CatchUp(StrEnum):
-    """What becomes of firings whose time passed while the engine or the schedule's service was down.
+    """Policy for firings missed while the engine or the schedule's service was down.
 
-    ``SKIP`` leaves out what is late; ``LATEST`` runs the latest one; ``ALL`` runs all of them, up to a limit,
-    side by side.
+    ``SKIP`` drops late firings. ``LATEST`` runs the latest one. ``ALL`` runs all of them concurrently, up to a limit.
     """
 
     SKIP = "skip"
@@ -61,7 +61,7 @@ class CatchUp(StrEnum):
 
 
 class Overlap(StrEnum):
-    """What becomes of a firing while the run before is still going: ``SKIP`` leaves it out, ``ALLOW`` runs it too."""
+    """Policy for a firing while the previous run is active: ``SKIP`` drops it, ``ALLOW`` starts it."""
 
     SKIP = "skip"
     ALLOW = "allow"
@@ -71,11 +71,11 @@ class ScheduledTarget(BaseModel):
     """The handler that a schedule starts.
 
     Args:
-        service: Its service.
-        handler: Its name.
-        key: The key, when it belongs to a virtual object or a workflow. ``{schedule}``, ``{planned}`` (as in
-            ``2026-11-24T02:00:00Z``) and ``{date}`` in it are filled in; a workflow runs once for each key, so it needs
-            one of the last two.
+        service: The handler's service.
+        handler: The handler's name.
+        key: The key of a virtual object or workflow. The placeholders ``{schedule}``, ``{planned}`` (such as
+            ``2026-11-24T02:00:00Z``) and ``{date}`` are substituted. A workflow needs one of the last two, since it
+            runs once per key.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,40 +87,37 @@ class ScheduledTarget(BaseModel):
     def __str__(self) -> str:
         return f"{self.service}/{self.handler}" if self.key is None else f"{self.service}/{self.key}/{self.handler}"
 
-    def key_of(self, schedule: str, planned: datetime, timezone: str) -> str | None:
-        """Return the key for one firing.
-
-        Args:
-            schedule: The schedule's name.
-            planned: When the firing was due.
-            timezone: The schedule's time zone, by which ``{date}`` is read.
-        """
+    def resolve_key(self, schedule: str, planned: datetime, timezone: str) -> str | None:
+        """Return the key for one firing; ``{date}`` is the date in the schedule's time zone."""
         if self.key is None:
             return None
         local = planned.astimezone(ZoneInfo(timezone))
-        facts = {"{schedule}": schedule, "{planned}": stamp(planned), "{date}": f"{local:%Y-%m-%d}"}
-        filled = self.key
-        for name, value in facts.items():
-            filled = filled.replace(name, value)
-        return filled
+        key = self.key
+        for placeholder, value in {
+            "{schedule}": schedule,
+            "{planned}": format_utc(planned),
+            "{date}": f"{local:%Y-%m-%d}",
+        }.items():
+            key = key.replace(placeholder, value)
+        return key
 
 
 class ScheduleSpec(BaseModel):
-    """What a schedule does, and when.
+    """Timing, target and policies of a schedule.
 
     Args:
-        cron: A cron expression: five fields, six with seconds first, or ``@daily`` and the like.
-        every: A fixed interval, instead of ``cron``; at least 10 ms.
-        timezone: The time zone in which the expression is read, for example ``Europe/Vienna``.
+        cron: A cron expression: five fields, six with seconds first, or a macro such as ``@daily``.
+        every: A fixed interval of at least 10 ms, instead of ``cron``.
+        timezone: The time zone of the cron expression, for example ``Europe/Vienna``.
         target: The handler to start.
-        payload: What it is given, as JSON.
-        catch_up: What becomes of firings that were missed; ``all`` goes with the overlap ``allow`` only.
-        catch_up_limit: With ``all``: how many of them run at most; the latest ones.
-        tolerance: With ``skip``: how late a firing may be and still run.
-        overlap: What becomes of a firing while the run before is still going.
-        start: No firing before this moment; an interval is counted from it.
-        end: No firing after this moment.
-        description: What it is for, in a person's words.
+        payload: The handler's request, as JSON.
+        catch_up: The policy for missed firings; ``all`` requires the overlap policy ``allow``.
+        catch_up_limit: The maximum number of missed firings to run with ``all``; the latest ones run.
+        tolerance: The maximum delay of a firing that still runs with ``skip``.
+        overlap: The policy for a firing while the previous run is active.
+        start: The earliest firing; intervals are counted from it.
+        end: The latest firing.
+        description: The purpose of the schedule.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -131,7 +128,7 @@ class ScheduleSpec(BaseModel):
     target: ScheduledTarget
     payload: JsonValue = None
     catch_up: CatchUp = CatchUp.SKIP
-    catch_up_limit: int = Field(default=100, ge=1, le=MOST_AT_ONCE)
+    catch_up_limit: int = Field(default=100, ge=1, le=MAX_ACTIVE_RUNS)
     tolerance: timedelta = Field(default=timedelta(minutes=1), ge=timedelta(0))
     overlap: Overlap = Overlap.SKIP
     start: AwareDatetime | None = None
@@ -140,70 +137,66 @@ class ScheduleSpec(BaseModel):
 
     @field_validator("timezone")
     @classmethod
-    def _known(cls, name: str) -> str:
+    def _validate_timezone(cls, name: str) -> str:
         try:
             ZoneInfo(name)
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(f"'{name}' is no time zone; take one like UTC or Europe/Vienna") from error
+            raise ValueError(f"'{name}' is not a time zone; use a name such as UTC or Europe/Vienna") from error
         return name
 
     @field_validator("cron")
     @classmethod
-    def _readable(cls, expression: str | None) -> str | None:
+    def _validate_cron(cls, expression: str | None) -> str | None:
         if expression is None:
             return None
         try:
-            fires = next(_cron(expression, _AGES_AGO), None)
+            fires = next(_cron(expression, _REFERENCE_TIME), None)
         except CronSimError as error:
             raise ValueError(
-                f"'{expression}' is no cron expression: {str(error).lower()}; "
-                "write minute, hour, day, month and weekday, as in '30 2 * * *'"
+                f"'{expression}' is not a cron expression: {str(error).lower()}; "
+                "write minute, hour, day, month and weekday, for example '30 2 * * *'"
             ) from error
         if fires is None:
-            raise ValueError(f"'{expression}' never fires: no date fits it")
+            raise ValueError(f"'{expression}' never fires: no date matches it")
         return expression
 
     @field_validator("every")
     @classmethod
-    def _long_enough(cls, interval: timedelta | None) -> timedelta | None:
-        if interval is not None and interval < SHORTEST_INTERVAL:
-            raise ValueError(f"an interval is at least 10 ms, got {interval.total_seconds() * 1000:g} ms")
+    def _validate_interval(cls, interval: timedelta | None) -> timedelta | None:
+        if interval is not None and interval < MIN_INTERVAL:
+            raise ValueError(f"the interval must be at least 10 ms, got {interval.total_seconds() * 1000:g} ms")
         return interval
 
     @model_validator(mode="after")
-    def _consistent(self) -> ScheduleSpec:
+    def _validate_combination(self) -> ScheduleSpec:
         if (self.cron is None) == (self.every is None):
-            raise ValueError("give a cron expression or an interval (every), and not both")
+            raise ValueError("give either a cron expression or an interval (every)")
         if self.catch_up is CatchUp.ALL and self.overlap is Overlap.SKIP:
-            raise ValueError("catch_up 'all' starts runs side by side, so it goes with overlap 'allow' only")
+            raise ValueError("catch_up 'all' starts concurrent runs and requires overlap 'allow'")
         if self.start is not None and self.end is not None and self.end < self.start:
-            raise ValueError(f"the end, {self.end.isoformat()}, is before the start, {self.start.isoformat()}")
+            raise ValueError(f"the end {self.end.isoformat()} is before the start {self.start.isoformat()}")
         return self
 
-    def fires_like(self, other: ScheduleSpec) -> bool:
-        """Tell if another schedule fires at the same times, whatever it starts.
-
-        Args:
-            other: The other schedule.
-        """
+    def has_same_timing(self, other: ScheduleSpec) -> bool:
+        """Return whether two schedules fire at the same times."""
         return all(getattr(self, name) == getattr(other, name) for name in _TIMING)
 
     @property
     def timing(self) -> str:
-        """When it fires, in a phrase."""
+        """The timing as text, for example ``every 60 s``."""
         if self.every is not None:
             return f"every {self.every.total_seconds():g} s"
         return f"{self.cron} ({self.timezone})"
 
 
-class Decision(BaseModel):
-    """What a firing comes to.
+class FiringDecision(BaseModel):
+    """The planned times to run at a firing.
 
     Args:
-        now: When it was decided.
+        now: The time of the decision.
         due: The planned times to run now, oldest first.
-        missed: How many are left out for being late; after a very long outage, at least so many.
-        next_at: When the schedule fires next; None when it never does again.
+        missed: The number of late firings that are skipped; a lower bound after a very long outage.
+        next_at: The next firing; None when there is none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -214,117 +207,105 @@ class Decision(BaseModel):
     next_at: datetime | None = None
 
 
-def next_after(spec: ScheduleSpec, moment: datetime, anchor: datetime) -> datetime | None:
-    """Return when a schedule fires first after a moment, in UTC; None when it never does.
-
-    Args:
-        spec: The schedule.
-        moment: The moment, with a time zone. A firing at this very moment is not after it.
-        anchor: What intervals are counted from when the schedule has no start: when it was set.
-    """
-    return next(_occurrences(spec, moment, anchor), None)
+def next_firing(spec: ScheduleSpec, after: datetime, anchor: datetime) -> datetime | None:
+    """Return the first firing strictly after a time, in UTC; intervals count from ``anchor`` if there is no start."""
+    return next(_occurrences(spec, after, anchor), None)
 
 
-def decide(spec: ScheduleSpec, planned: datetime, now: datetime, anchor: datetime) -> Decision:
-    """Decide what to run at a firing that may be late.
-
-    Args:
-        spec: The schedule.
-        planned: When this firing was due.
-        now: What the clock says; when it says less than ``planned``, as with clocks that differ, it is not late.
-        anchor: What intervals are counted from.
-    """
+def decide_firing(spec: ScheduleSpec, planned: datetime, now: datetime, anchor: datetime) -> FiringDecision:
+    """Decide which planned times to run at a firing that may be late; an early one, by clock skew, is on time."""
     now = max(now.astimezone(UTC), planned.astimezone(UTC))
-    keep = spec.catch_up_limit if spec.catch_up is CatchUp.ALL else 1
-    latest, count = _latest_between(spec, planned, now, anchor, keep)
-    due = [planned.astimezone(UTC), *latest][-keep:]
+    limit = spec.catch_up_limit if spec.catch_up is CatchUp.ALL else 1
+    latest, count = _latest_between(spec, planned, now, anchor, limit)
+    due = [planned.astimezone(UTC), *latest][-limit:]
     if spec.catch_up is CatchUp.SKIP and now - due[-1] > spec.tolerance:
         due = []
-    return Decision(now=now, due=due, missed=count + 1 - len(due), next_at=next_after(spec, now, anchor))
+    return FiringDecision(now=now, due=due, missed=count + 1 - len(due), next_at=next_firing(spec, now, anchor))
 
 
-def stamp(moment: datetime) -> str:
-    """Return a moment as text, in UTC, as in ``2026-11-24T02:00:00Z``; with a fraction only if it has one."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+def format_utc(time: datetime) -> str:
+    """Return a time as text in UTC, for example ``2026-11-24T02:00:00Z``."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _latest_between(
-    spec: ScheduleSpec, after: datetime, until: datetime, anchor: datetime, keep: int
+    spec: ScheduleSpec, after: datetime, until: datetime, anchor: datetime, limit: int
 ) -> tuple[list[datetime], int]:
-    """Return the last so many occurrences after one moment and up to another, and how many there are in all."""
+    """Return the latest occurrences in an interval, and the number of all of them."""
     if spec.every is not None:
-        return _latest_of_interval(spec, after, until, anchor, keep)
+        return _latest_of_interval(spec, after, until, anchor, limit)
     if spec.end is not None:
         until = min(until, spec.end)
-    kept: deque[datetime] = deque(maxlen=keep)
-    for count, each in enumerate(_occurrences(spec, after, anchor)):
-        if each > until:
-            return list(kept), count
-        if count == _WALK:
+    latest: deque[datetime] = deque(maxlen=limit)
+    for count, occurrence in enumerate(_occurrences(spec, after, anchor)):
+        if occurrence > until:
+            return list(latest), count
+        if count == _MAX_COUNTED:
             break
-        kept.append(each)
+        latest.append(occurrence)
     else:
-        return list(kept), len(kept)  # the schedule ended before
-    kept.clear()
-    for each in _occurrences(spec, max(after, _look_back(spec, until, keep)), anchor):
-        if each > until:
+        return list(latest), len(latest)  # the schedule ended before
+    latest.clear()
+    for occurrence in _occurrences(spec, max(after, _search_start(spec, until, limit)), anchor):
+        if occurrence > until:
             break
-        kept.append(each)
-    return list(kept), max(_WALK, len(kept))
+        latest.append(occurrence)
+    return list(latest), max(_MAX_COUNTED, len(latest))
 
 
-def _look_back(spec: ScheduleSpec, until: datetime, keep: int) -> datetime:
-    """Return a moment not long before the last so many firings of a cron expression."""
-    found = until
-    # Going backwards, cronsim may shift what falls into a change of the clocks, so it only says about where to begin.
-    for each in islice(_cron(spec.cron or "", until.astimezone(ZoneInfo(spec.timezone)), reverse=True), keep + 2):
-        found = each.astimezone(UTC)
-    return found - timedelta(hours=3)
+def _search_start(spec: ScheduleSpec, until: datetime, limit: int) -> datetime:
+    """Return a time shortly before the last firings of a cron expression."""
+    start = until
+    # Backwards, cronsim may shift occurrences near a change of the clocks. The margin below covers that.
+    backwards = _cron(spec.cron or "", until.astimezone(ZoneInfo(spec.timezone)), reverse=True)
+    for occurrence in islice(backwards, limit + 2):
+        start = occurrence.astimezone(UTC)
+    return start - timedelta(hours=3)
 
 
 def _latest_of_interval(
-    spec: ScheduleSpec, after: datetime, until: datetime, anchor: datetime, keep: int
+    spec: ScheduleSpec, after: datetime, until: datetime, anchor: datetime, limit: int
 ) -> tuple[list[datetime], int]:
-    first = next_after(spec, after, anchor)
+    first = next_firing(spec, after, anchor)
     last = until if spec.end is None else min(until, spec.end)
     if spec.every is None or first is None or first > last:
         return [], 0
     count = (last - first) // spec.every + 1
-    return [first + spec.every * number for number in range(max(0, count - keep), count)], count
+    return [first + spec.every * number for number in range(max(0, count - limit), count)], count
 
 
 def _occurrences(spec: ScheduleSpec, after: datetime, anchor: datetime) -> Iterator[datetime]:
-    """Return when a schedule fires after a moment, in order, in UTC, without end unless it has one."""
+    """Yield the firings after a time, in order and in UTC."""
     after = after.astimezone(UTC)
-    fires = _at_intervals(spec, after, anchor) if spec.every is not None else _by_cron(spec, after)
-    for each in fires:
-        if spec.end is not None and each > spec.end:
+    firings = _interval_firings(spec, after, anchor) if spec.every is not None else _cron_firings(spec, after)
+    for firing in firings:
+        if spec.end is not None and firing > spec.end:
             return
-        yield each
+        yield firing
 
 
-def _at_intervals(spec: ScheduleSpec, after: datetime, anchor: datetime) -> Iterator[datetime]:
+def _interval_firings(spec: ScheduleSpec, after: datetime, anchor: datetime) -> Iterator[datetime]:
     if spec.every is None:
         return
     begin = (spec.start or anchor).astimezone(UTC)
-    # The start itself is a firing; the moment of setting is not.
+    # The configured start is a firing, the creation time is not.
     number = max((after - begin) // spec.every + 1, 0 if spec.start is not None else 1)
     while True:
         yield begin + spec.every * number
         number += 1
 
 
-def _by_cron(spec: ScheduleSpec, after: datetime) -> Iterator[datetime]:
+def _cron_firings(spec: ScheduleSpec, after: datetime) -> Iterator[datetime]:
     if spec.cron is None:
         return
     if spec.start is not None:
         after = max(after, spec.start.astimezone(UTC) - timedelta(microseconds=1))
-    for each in _cron(spec.cron, after.astimezone(ZoneInfo(spec.timezone))):
-        moment = each.astimezone(UTC)
-        # In the hour that comes twice, cronsim begins from its first pass whichever it was given.
-        if moment > after:
-            after = moment
-            yield moment
+    for local in _cron(spec.cron, after.astimezone(ZoneInfo(spec.timezone))):
+        firing = local.astimezone(UTC)
+        # cronsim always begins in the first pass of a repeated hour.
+        if firing > after:
+            after = firing
+            yield firing
 
 
 def _cron(expression: str, after: datetime, *, reverse: bool = False) -> Iterator[datetime]:

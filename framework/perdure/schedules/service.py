@@ -1,9 +1,9 @@
-"""`Schedules`: one schedule for each key, which sends itself its next firing with a delay.
+"""`Schedules`: one schedule per key, which sends itself its next firing with a delay. `ScheduleIndex`: all of them.
 
-A firing carries the schedule's generation; pausing, resuming, replacing and removing raise it, so what was on its way
-before does nothing. The clock is read and the decision made in one run, so a replay sees the same even after an update
-of the time zones. What a firing starts goes through the dispatcher: neither a target that is gone nor a slow one holds
-up the schedule.
+A firing carries the schedule's generation. Pausing, resuming, replacing and removing a schedule start a new generation,
+so earlier firings are ignored. The clock is read, and the decision made, in one run, so that a replay repeats the
+decision even after an update of the time zone data. The dispatcher starts the targets, so that a missing or slow target
+does not block the schedule.
 """
 
 from __future__ import annotations
@@ -19,38 +19,51 @@ import restate
 from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient, ServiceClient
 from perdure.determinism import Time
-from perdure.errors import Conflict, InvalidInput, Refused, TerminalError
-from perdure.handlers import handler
+from perdure.errors import Conflict, InvalidInput, NotFound, Refused, TerminalError
+from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
 from perdure.runs import run_with_retry
+from perdure.schedules.dispatcher import build_dispatcher
 from perdure.schedules.messages import (
     INDEX_KEY,
     MAX_NAME_LENGTH,
     Firing,
     RunCause,
-    RunOrder,
     RunReport,
+    RunRequest,
     RunState,
     ScheduleAction,
     ScheduleActionRequest,
+    ScheduleCommand,
     ScheduleCounts,
     ScheduledRun,
-    ScheduleOrder,
+    ScheduleListRequest,
+    SchedulePage,
     ScheduleRequest,
     ScheduleStatus,
-    drop_target,
     fire_target,
-    put_target,
+    index_add_target,
+    index_remove_target,
     report_target,
     run_target,
+    status_target,
 )
-from perdure.schedules.recurrence import MOST_AT_ONCE, Decision, Overlap, ScheduleSpec, decide, next_after, stamp
-from perdure.schedules.signatures import Admitted, admit, shown_schedule, shown_setting
-from perdure.schedules.store import Head, StoredSchedule
+from perdure.schedules.recurrence import (
+    MAX_ACTIVE_RUNS,
+    FiringDecision,
+    Overlap,
+    ScheduleSpec,
+    decide_firing,
+    format_utc,
+    next_firing,
+)
+from perdure.schedules.schema import INDEX_PREFIX, ScheduleProgress
+from perdure.schedules.signatures import AuthorizedAction, authorize, schedule_digest, spec_digest
+from perdure.schedules.store import StoredSchedule
+from perdure.state import State
 
-RECENT: Final = 20
-"""How many ended runs a status shows."""
-INTERNAL: Final = frozenset(
+MAX_RECENT_RUNS: Final = 20
+INTERNAL_SERVICES: Final = frozenset(
     {
         "AlertDispatcher",
         "Alerts",
@@ -69,10 +82,10 @@ INTERNAL: Final = frozenset(
         "SagaReconciler",
     }
 )
-"""Perdure's own services: whoever may set a schedule could do through them what only these, or an operator, may do."""
+"""Perdure's own services, which cannot be scheduled: a schedule would bypass their access checks."""
 
-COMPENSATIONS: Final = "Compensations"
-"""How the names of those end that undo the steps of sagas, which is for `Rollbacks` alone to start."""
+COMPENSATION_SUFFIX: Final = "Compensations"
+"""Suffix of the names of services with compensations, which only `Rollbacks` starts."""
 
 log = get_logger("perdure.schedule")
 
@@ -81,99 +94,102 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-async def _decided(ctx: restate.ObjectContext, decision: Callable[[datetime], Decision]) -> Decision:
-    """Read the clock and decide by it, in one run."""
-    return await run_with_retry(ctx, "decide", lambda: decision(_utc_now()), returns=Decision)
+async def _decide(ctx: restate.ObjectContext, decision: Callable[[datetime], FiringDecision]) -> FiringDecision:
+    """Read the clock and decide in one run."""
+    return await run_with_retry(ctx, "decide", lambda: decision(_utc_now()), returns=FiringDecision)
 
 
-def _first(spec: ScheduleSpec, anchor: datetime | None, now: datetime) -> Decision:
-    return Decision(now=now, next_at=next_after(spec, now, anchor or now))
+def _first_firing(spec: ScheduleSpec, anchor: datetime | None, now: datetime) -> FiringDecision:
+    return FiringDecision(now=now, next_at=next_firing(spec, now, anchor or now))
 
 
-async def _status(ctx: restate.ObjectSharedContext) -> ScheduleStatus:
-    """Show a schedule."""
-    return await (await StoredSchedule.read(ctx)).status()
+# --- operator actions ------------------------------------------------------------------------------------------------
 
 
-async def _set(schedule: StoredSchedule, spec: ScheduleSpec, by: Admitted) -> ScheduleStatus:
+async def _set(schedule: StoredSchedule, spec: ScheduleSpec, authorized: AuthorizedAction) -> ScheduleStatus:
     if schedule.exists and schedule.spec == spec:
         return await schedule.status()
-    first = await _decided(schedule.ctx, partial(_first, spec, None))
-    await ObjectClient(schedule.ctx, put_target, INDEX_KEY).call(schedule.name)
-    head = Head(anchor=first.now, created_at=first.now, updated_at=first.now)
+    first = await _decide(schedule.ctx, partial(_first_firing, spec, None))
+    await ObjectClient(schedule.ctx, index_add_target, INDEX_KEY).call(schedule.name)
+    progress = ScheduleProgress(anchor=first.now, created_at=first.now, updated_at=first.now)
     if schedule.exists:
-        head = schedule.head
-        if not spec.fires_like(schedule.spec):
-            head = head.model_copy(update={"anchor": first.now})
-        elif head.next_at is not None:  # or one that is set anew again and again would never fire
-            first = first.model_copy(update={"next_at": head.next_at})
-    await _restart(schedule, spec, head, first)
-    await schedule.note(ScheduleAction.SET, by, first.now)
+        progress = schedule.progress
+        if not spec.has_same_timing(schedule.spec):
+            progress = progress.model_copy(update={"anchor": first.now})
+        elif progress.next_at is not None:  # a schedule that is set repeatedly must still fire
+            first = first.model_copy(update={"next_at": progress.next_at})
+    await _restart(schedule, spec, progress, first)
+    await schedule.append_audit_entry(ScheduleAction.SET, authorized, first.now)
     return await schedule.status()
 
 
-async def _restart(schedule: StoredSchedule, spec: ScheduleSpec, head: Head, first: Decision) -> None:
-    """Begin a generation, with its first firing unless the schedule is paused."""
-    await schedule.begin_generation()
-    next_at = None if head.paused else first.next_at
-    await schedule.write(spec, head.model_copy(update={"next_at": next_at, "updated_at": first.now}))
-    schedule.send_firing(first.now)
+async def _restart(
+    schedule: StoredSchedule, spec: ScheduleSpec, progress: ScheduleProgress, first: FiringDecision
+) -> None:
+    """Start a generation, and send its first firing unless the schedule is paused."""
+    await schedule.start_generation()
+    next_at = None if progress.paused else first.next_at
+    await schedule.save(spec, progress.model_copy(update={"next_at": next_at, "updated_at": first.now}))
+    schedule.send_next_firing(first.now)
 
 
-async def _pause(schedule: StoredSchedule, by: Admitted) -> ScheduleStatus:
-    """Let a schedule fire no more until it is resumed. Runs that are going on go on."""
-    if schedule.head.paused:
+async def _pause(schedule: StoredSchedule, authorized: AuthorizedAction) -> ScheduleStatus:
+    """Stop the firings of a schedule until it is resumed; active runs continue."""
+    if schedule.progress.paused:
         return await schedule.status()
     now = await Time(schedule.ctx).now()
-    await _restart(schedule, schedule.spec, schedule.head.model_copy(update={"paused": True}), Decision(now=now))
-    await schedule.note(ScheduleAction.PAUSE, by, now)
+    paused = schedule.progress.model_copy(update={"paused": True})
+    await _restart(schedule, schedule.spec, paused, FiringDecision(now=now))
+    await schedule.append_audit_entry(ScheduleAction.PAUSE, authorized, now)
     return await schedule.status()
 
 
-async def _resume(schedule: StoredSchedule, by: Admitted) -> ScheduleStatus:
-    """Let a paused schedule fire again; what fell into the pause is not caught up.
+async def _resume(schedule: StoredSchedule, authorized: AuthorizedAction) -> ScheduleStatus:
+    """Resume a paused schedule; firings during the pause are not caught up.
 
-    One that is not paused begins anew: its next firing is sent again, and runs it believes to be going on are
-    forgotten. That mends a schedule whose firing, or the watching of whose run, somebody killed.
+    Resuming an active schedule repairs it after a kill of its firing or of its dispatcher: the next firing is sent
+    again, and active runs end with the state ``unknown``.
     """
-    spec, head = schedule.spec, schedule.head
-    first = await _decided(schedule.ctx, partial(_first, spec, head.anchor))
-    if not head.paused:
-        lost = [each.model_copy(update={"state": RunState.UNKNOWN, "ended_at": first.now}) for each in head.active]
-        head = head.model_copy(update={"active": [], "recent": [*reversed(lost), *head.recent][:RECENT]})
-    await _restart(schedule, spec, head.model_copy(update={"paused": False}), first)
-    await schedule.note(ScheduleAction.RESUME, by, first.now)
+    spec, progress = schedule.spec, schedule.progress
+    first = await _decide(schedule.ctx, partial(_first_firing, spec, progress.anchor))
+    if not progress.paused:
+        lost = [run.model_copy(update={"state": RunState.UNKNOWN, "ended_at": first.now}) for run in progress.active]
+        recent = [*reversed(lost), *progress.recent][:MAX_RECENT_RUNS]
+        progress = progress.model_copy(update={"active": [], "recent": recent})
+    await _restart(schedule, spec, progress.model_copy(update={"paused": False}), first)
+    await schedule.append_audit_entry(ScheduleAction.RESUME, authorized, first.now)
     return await schedule.status()
 
 
-async def _trigger(schedule: StoredSchedule, by: Admitted) -> ScheduleStatus:
-    """Start a run now, paused or not; the next firing stays as it is."""
-    spec, head = schedule.spec, schedule.head
-    if _is_busy(spec, head):
+async def _trigger(schedule: StoredSchedule, authorized: AuthorizedAction) -> ScheduleStatus:
+    """Start a run now, even if the schedule is paused; the next firing is unchanged."""
+    spec, progress = schedule.spec, schedule.progress
+    if _is_busy(spec, progress):
+        active = progress.active[0]
         raise Conflict(
-            f"schedule '{schedule.name}': run {head.active[0].id} is still going, and runs may not overlap "
-            f"(overlap: {spec.overlap}); wait for it, or cancel {head.active[0].invocation_id or 'it'}",
-            metadata={"run": head.active[0].id},
+            f"schedule '{schedule.name}': run {active.id} is active, and its overlap policy is '{spec.overlap}'; "
+            f"wait for the run, or cancel {active.invocation_id or 'it'}",
+            metadata={"run": active.id},
         )
     now = await Time(schedule.ctx).now()
-    head = await _start(schedule, head, now, RunCause.TRIGGER, now)
-    await schedule.write(spec, head.model_copy(update={"updated_at": now}))
-    await schedule.note(ScheduleAction.TRIGGER, by, now)
+    progress = await _start(schedule, progress, now, RunCause.TRIGGER, now)
+    await schedule.save(spec, progress.model_copy(update={"updated_at": now}))
+    await schedule.append_audit_entry(ScheduleAction.TRIGGER, authorized, now)
     return await schedule.status()
 
 
-async def _remove(schedule: StoredSchedule, by: Admitted) -> ScheduleStatus:
-    """Remove a schedule, and return it as it was. Runs that are going on go on."""
+async def _remove(schedule: StoredSchedule, authorized: AuthorizedAction) -> ScheduleStatus:
+    """Remove a schedule and return its last status; active runs continue."""
     status = await schedule.status()
     now = await Time(schedule.ctx).now()
-    await schedule.begin_generation()
-    await schedule.note(ScheduleAction.REMOVE, by, now)
-    await schedule.clear()
-    await ObjectClient(schedule.ctx, drop_target, INDEX_KEY).call(schedule.name)
+    await schedule.start_generation()
+    await schedule.append_audit_entry(ScheduleAction.REMOVE, authorized, now)
+    await schedule.delete()
+    await ObjectClient(schedule.ctx, index_remove_target, INDEX_KEY).call(schedule.name)
     return status
 
 
-_STEERS: Final[dict[ScheduleAction, Callable[[StoredSchedule, Admitted], Awaitable[ScheduleStatus]]]] = {
+_ACTIONS: Final[dict[ScheduleAction, Callable[[StoredSchedule, AuthorizedAction], Awaitable[ScheduleStatus]]]] = {
     ScheduleAction.PAUSE: _pause,
     ScheduleAction.RESUME: _resume,
     ScheduleAction.TRIGGER: _trigger,
@@ -181,75 +197,85 @@ _STEERS: Final[dict[ScheduleAction, Callable[[StoredSchedule, Admitted], Awaitab
 }
 
 
+# --- firings and runs ------------------------------------------------------------------------------------------------
+
+
 async def _fire(ctx: restate.ObjectContext, firing: Firing) -> None:
-    """Start what is due, and send the next firing on its way."""
-    schedule = await StoredSchedule.read(ctx)
-    if not schedule.exists or (firing.generation, firing.planned) != (schedule.past.generation, schedule.head.next_at):
+    """Start the runs that are due, and send the next firing."""
+    schedule = await StoredSchedule.load(ctx)
+    if not schedule.exists:
         return
-    spec, head = schedule.spec, schedule.head
+    spec, progress = schedule.spec, schedule.progress
+    if (firing.generation, firing.planned) != (schedule.sequence.generation, progress.next_at):
+        return
     try:
-        decision = await _decided(ctx, lambda now: decide(spec, firing.planned, now, head.anchor))
+        decision = await _decide(ctx, lambda now: decide_firing(spec, firing.planned, now, progress.anchor))
     except TerminalError as error:
-        if is_own_cancel(error):  # a schedule is not to be lost by a cancel: who wants it to stop pauses it
+        if is_own_cancel(error):  # a cancelled firing must not stop the schedule; `pause` does that
             await ObjectClient(ctx, fire_target, ctx.key()).send(firing)
             return
-        lost = f"the firing planned for {stamp(firing.planned)} was lost; resume to begin anew: {error.message}"
-        await schedule.write(spec, head.model_copy(update={"last_error": lost}))
+        lost = f"the firing planned for {format_utc(firing.planned)} was lost; resume the schedule: {error.message}"
+        await schedule.save(spec, progress.model_copy(update={"last_error": lost}))
         raise
     overlapped = 0
     for planned in decision.due:
-        if _is_busy(spec, head):
+        if _is_busy(spec, progress):
             overlapped += 1
             continue
         late = decision.now - planned > spec.tolerance
-        head = await _start(schedule, head, planned, RunCause.CATCH_UP if late else RunCause.DUE, decision.now)
-    counts = _counted(head.counts, missed=decision.missed, overlapped=overlapped)
-    head = head.model_copy(update={"counts": counts, "next_at": decision.next_at, "updated_at": decision.now})
-    await schedule.write(spec, head)
-    schedule.send_firing(decision.now)
+        progress = await _start(schedule, progress, planned, RunCause.CATCH_UP if late else RunCause.DUE, decision.now)
+    counts = _increment(progress.counts, missed=decision.missed, overlapped=overlapped)
+    progress = progress.model_copy(update={"counts": counts, "next_at": decision.next_at, "updated_at": decision.now})
+    await schedule.save(spec, progress)
+    schedule.send_next_firing(decision.now)
     log.info(
         "schedule.fired",
         schedule=schedule.name,
-        planned=stamp(firing.planned),
+        planned=format_utc(firing.planned),
         started=len(decision.due) - overlapped,
         missed=decision.missed,
         overlapped=overlapped,
     )
 
 
-def _is_busy(spec: ScheduleSpec, head: Head) -> bool:
-    return len(head.active) >= (1 if spec.overlap is Overlap.SKIP else MOST_AT_ONCE)
+def _is_busy(spec: ScheduleSpec, progress: ScheduleProgress) -> bool:
+    return len(progress.active) >= (1 if spec.overlap is Overlap.SKIP else MAX_ACTIVE_RUNS)
 
 
-async def _start(schedule: StoredSchedule, head: Head, planned: datetime, cause: RunCause, now: datetime) -> Head:
-    """Send a run to the dispatcher, and return the schedule's head with it."""
+async def _start(
+    schedule: StoredSchedule, progress: ScheduleProgress, planned: datetime, cause: RunCause, now: datetime
+) -> ScheduleProgress:
+    """Send a run to the dispatcher, and return the progress that contains it."""
     spec = schedule.spec
     suffix = f"/{cause}" if cause is RunCause.TRIGGER else ""
     run = ScheduledRun(
-        id=f"{schedule.name}/{schedule.past.generation}/{stamp(planned)}{suffix}",
+        id=f"{schedule.name}/{schedule.sequence.generation}/{format_utc(planned)}{suffix}",
         planned=planned,
         cause=cause,
-        begun_at=now,
+        started_at=now,
     )
-    key = spec.target.key_of(schedule.name, planned, spec.timezone)
-    order = RunOrder(
+    key = spec.target.resolve_key(schedule.name, planned, spec.timezone)
+    request = RunRequest(
         schedule=schedule.name,
         run_id=run.id,
         target=spec.target.model_copy(update={"key": key}),
         payload=spec.payload,
         planned=planned,
     )
-    await ServiceClient(schedule.ctx, run_target).send(order)
-    return head.model_copy(update={"active": [*head.active, run], "counts": _counted(head.counts, started=1)})
+    await ServiceClient(schedule.ctx, run_target).send(request)
+    return progress.model_copy(
+        update={"active": [*progress.active, run], "counts": _increment(progress.counts, started=1)}
+    )
 
 
 async def _report(ctx: restate.ObjectContext, report: RunReport) -> None:
-    """Take what the dispatcher tells about a run."""
-    schedule = await StoredSchedule.read(ctx)
-    run = next((each for each in schedule.head.active if each.id == report.run_id), None) if schedule.exists else None
-    if run is None:  # the schedule was removed, or began anew
+    """Record the state of a run."""
+    schedule = await StoredSchedule.load(ctx)
+    active = schedule.progress.active if schedule.exists else []
+    run = next((run for run in active if run.id == report.run_id), None)
+    if run is None:  # the schedule was removed or resumed
         return
-    head = schedule.head
+    progress = schedule.progress
     try:
         now = await Time(ctx).now()
     except TerminalError as error:
@@ -257,96 +283,142 @@ async def _report(ctx: restate.ObjectContext, report: RunReport) -> None:
             raise
         await ObjectClient(ctx, report_target, ctx.key()).send(report)
         return
-    told = run.model_copy(update=report.model_dump(include={"state", "invocation_id", "error"}, exclude_none=True))
+    updated = run.model_copy(update=report.model_dump(include={"state", "invocation_id", "error"}, exclude_none=True))
     if report.state is RunState.RUNNING:
-        active = [told if each.id == run.id else each for each in head.active]
-        await schedule.write(schedule.spec, head.model_copy(update={"active": active, "updated_at": now}))
+        active = [updated if each.id == run.id else each for each in active]
+        await schedule.save(schedule.spec, progress.model_copy(update={"active": active, "updated_at": now}))
         return
     failed = report.state in (RunState.FAILED, RunState.NOT_STARTED)
-    ended = told.model_copy(update={"ended_at": now})
+    ended = updated.model_copy(update={"ended_at": now})
     changes: dict[str, Any] = {
-        "active": [each for each in head.active if each.id != run.id],
-        "recent": [ended, *head.recent][:RECENT],
-        "counts": _counted(head.counts, failed=int(failed), succeeded=int(report.state is RunState.SUCCEEDED)),
+        "active": [each for each in active if each.id != run.id],
+        "recent": [ended, *progress.recent][:MAX_RECENT_RUNS],
+        "counts": _increment(progress.counts, failed=int(failed), succeeded=int(report.state is RunState.SUCCEEDED)),
         "updated_at": now,
     }
     if failed:
         changes["last_error"] = report.error
         log.warning("schedule.run_failed", schedule=schedule.name, run=run.id, state=report.state, error=report.error)
-    await schedule.write(schedule.spec, head.model_copy(update=changes))
+    await schedule.save(schedule.spec, progress.model_copy(update=changes))
 
 
-def _counted(counts: ScheduleCounts, **more: int) -> ScheduleCounts:
-    return counts.model_copy(update={name: getattr(counts, name) + number for name, number in more.items()})
+def _increment(counts: ScheduleCounts, **amounts: int) -> ScheduleCounts:
+    return counts.model_copy(update={name: getattr(counts, name) + amount for name, amount in amounts.items()})
+
+
+# --- services --------------------------------------------------------------------------------------------------------
+
+
+def definitions(*, targets: Sequence[str] = ("*",)) -> list[Definition]:
+    """Return the services of schedules: `Schedules`, `ScheduleIndex` and `ScheduleDispatcher`.
+
+    Args:
+        targets: The handlers that may be scheduled, as patterns of ``Service/handler`` such as ``Reports/*``. A
+            schedule also starts handlers that are private at the ingress, so restrict this where others reach the
+            ingress. Perdure's own services cannot be scheduled.
+    """
+    return [_build_schedules(tuple(targets)), _build_index(), build_dispatcher()]
+
+
+def _build_schedules(allowed: tuple[str, ...]) -> restate.VirtualObject:
+    async def set_schedule(ctx: restate.ObjectContext, request: ScheduleRequest) -> ScheduleStatus:
+        """Create or replace a schedule; a paused one stays paused, an equal one is unchanged."""
+        spec = request.spec
+        _check_name(ctx.key())
+        _check_target(spec, allowed)
+        schedule = await StoredSchedule.load(ctx)
+        return await _set(schedule, spec, await authorize(ctx, ScheduleAction.SET, request, spec_digest(spec)))
+
+    async def apply_command(ctx: restate.ObjectContext, command: ScheduleCommand) -> ScheduleStatus:
+        """Apply the action of a handler, which needs no signature."""
+        authorized = AuthorizedAction(command.actor, command.reason)
+        if command.action is not ScheduleAction.SET:
+            return await _ACTIONS[command.action](await StoredSchedule.load(ctx), authorized)
+        if command.spec is None:
+            raise InvalidInput("spec: missing; the action 'set' requires it", metadata={"field": "spec"})
+        _check_name(ctx.key())
+        _check_target(command.spec, allowed)
+        return await _set(await StoredSchedule.load(ctx), command.spec, authorized)
+
+    schedules = restate.VirtualObject("Schedules", description="Starts handlers at planned times, durably.")
+    handler(schedules, "exclusive", name="set", ingress_private=False)(set_schedule)
+    for action in _ACTIONS:
+        handler(schedules, "exclusive", name=action.value, ingress_private=False)(_action_handler(action))
+    handler(schedules, "shared", name="status", read_only=True, ingress_private=False)(_status)
+    handler(schedules, "exclusive", name="apply", ingress_private=True)(apply_command)
+    handler(schedules, "exclusive", name="fire", ingress_private=True)(_fire)
+    handler(schedules, "exclusive", name="report", ingress_private=True)(_report)
+    return schedules
+
+
+def _action_handler(
+    action: ScheduleAction,
+) -> Callable[[restate.ObjectContext, ScheduleActionRequest], Awaitable[ScheduleStatus]]:
+    async def act(ctx: restate.ObjectContext, request: ScheduleActionRequest) -> ScheduleStatus:
+        schedule = await StoredSchedule.load(ctx)
+        digest = schedule_digest(schedule.spec, schedule.sequence.generation)
+        return await _ACTIONS[action](schedule, await authorize(ctx, action, request, digest))
+
+    act.__doc__ = _ACTIONS[action].__doc__
+    return act
+
+
+async def _status(ctx: restate.ObjectSharedContext) -> ScheduleStatus:
+    """Return the status of a schedule."""
+    return await (await StoredSchedule.load(ctx)).status()
+
+
+def _build_index() -> restate.VirtualObject:
+    index = restate.VirtualObject("ScheduleIndex", description="Index of all schedules.", enable_lazy_state=True)
+    handler(index, "exclusive", name="add", ingress_private=True)(_add)
+    handler(index, "exclusive", name="remove", ingress_private=True)(_remove_name)
+    handler(index, "shared", name="list", read_only=True, ingress_private=False)(_list)
+    return index
+
+
+async def _add(ctx: restate.ObjectContext, name: str) -> None:
+    """Add a schedule to the index."""
+    await State(ctx, INDEX_PREFIX + name, bool).set(True)
+
+
+async def _remove_name(ctx: restate.ObjectContext, name: str) -> None:
+    """Remove a schedule from the index."""
+    await State(ctx, INDEX_PREFIX + name, bool).clear()
+
+
+async def _list(ctx: restate.ObjectSharedContext, request: ScheduleListRequest) -> SchedulePage:
+    """List schedules, sorted by name."""
+    names = sorted(name.removeprefix(INDEX_PREFIX) for name in await ctx.state_keys() if name.startswith(INDEX_PREFIX))
+    first = (request.page - 1) * request.page_size
+    calls = [ObjectClient(ctx, status_target, name).call_async() for name in names[first : first + request.page_size]]
+    items = []
+    for call in calls:
+        try:
+            items.append(await call)
+        except TerminalError as error:
+            if error.status_code != NotFound.default_status:  # removed since the index was read
+                raise
+    pages = max(1, -(-len(names) // request.page_size))
+    return SchedulePage(items=items, total=len(names), page=request.page, pages=pages)
 
 
 def _check_name(name: str) -> None:
     if not 1 <= len(name) <= MAX_NAME_LENGTH or not name.isprintable():
         raise InvalidInput(
-            f"a schedule's name has 1 to {MAX_NAME_LENGTH} printable characters; got {len(name)}, "
+            f"the name of a schedule must have 1 to {MAX_NAME_LENGTH} printable characters; got {len(name)}, "
             f"beginning with {name[:20]!r}",
             metadata={"field": "name"},
         )
 
 
 def _check_target(spec: ScheduleSpec, allowed: Sequence[str]) -> None:
-    wanted = f"{spec.target.service}/{spec.target.handler}"
-    if spec.target.service in INTERNAL or spec.target.service.endswith(COMPENSATIONS):
-        raise Refused(f"{wanted} is one of perdure's own handlers, which can't be scheduled", 403, "target_refused")
-    if not any(fnmatchcase(wanted, pattern) for pattern in allowed):
+    target = f"{spec.target.service}/{spec.target.handler}"
+    if spec.target.service in INTERNAL_SERVICES or spec.target.service.endswith(COMPENSATION_SUFFIX):
+        raise Refused(f"{target} is an internal handler of perdure and cannot be scheduled", 403, "target_refused")
+    if not any(fnmatchcase(target, pattern) for pattern in allowed):
         raise Refused(
-            f"{wanted} may not be scheduled here: allowed is {', '.join(allowed) or 'nothing'}; who hosts Schedules "
-            "decides that (`definitions(targets=...)`)",
+            f"{target} may not be scheduled; allowed: {', '.join(allowed) or 'none'}. To allow it, change "
+            "`definitions(targets=...)` where Schedules is served",
             403,
             "target_refused",
         )
-
-
-def build_schedules(targets: Sequence[str]) -> restate.VirtualObject:
-    """Return the virtual object `Schedules`.
-
-    Args:
-        targets: Which handlers may be scheduled, as patterns of ``Service/handler``.
-    """
-    allowed = tuple(targets)
-
-    async def set_schedule(ctx: restate.ObjectContext, request: ScheduleRequest) -> ScheduleStatus:
-        """Create or replace a schedule. A paused one stays paused; one equal to what is there stays as it is."""
-        spec = request.spec
-        _check_name(ctx.key())
-        _check_target(spec, allowed)
-        schedule = await StoredSchedule.read(ctx)
-        return await _set(schedule, spec, await admit(ctx, ScheduleAction.SET, request, shown_setting(spec)))
-
-    async def order(ctx: restate.ObjectContext, wanted: ScheduleOrder) -> ScheduleStatus:
-        """Do what a handler wants: what comes from inside the engine needs no proof."""
-        by = Admitted(wanted.actor, wanted.reason)
-        if wanted.act is not ScheduleAction.SET:
-            return await _STEERS[wanted.act](await StoredSchedule.read(ctx), by)
-        if wanted.spec is None:
-            raise InvalidInput("spec: to set a schedule, say which", metadata={"field": "spec"})
-        _check_name(ctx.key())
-        _check_target(wanted.spec, allowed)
-        return await _set(await StoredSchedule.read(ctx), wanted.spec, by)
-
-    schedules = restate.VirtualObject("Schedules", description="Starts handlers at planned times, durably.")
-    handler(schedules, "exclusive", name="set", ingress_private=False)(set_schedule)
-    for act in _STEERS:
-        handler(schedules, "exclusive", name=act.value, ingress_private=False)(_steering(act))
-    handler(schedules, "shared", name="status", reads=True, ingress_private=False)(_status)
-    handler(schedules, "exclusive", name="order", ingress_private=True)(order)
-    handler(schedules, "exclusive", name="fire", ingress_private=True)(_fire)
-    handler(schedules, "exclusive", name="report", ingress_private=True)(_report)
-    return schedules
-
-
-def _steering(
-    act: ScheduleAction,
-) -> Callable[[restate.ObjectContext, ScheduleActionRequest], Awaitable[ScheduleStatus]]:
-    async def steer(ctx: restate.ObjectContext, request: ScheduleActionRequest) -> ScheduleStatus:
-        schedule = await StoredSchedule.read(ctx)
-        shown = shown_schedule(schedule.spec, schedule.past.generation)
-        return await _STEERS[act](schedule, await admit(ctx, act, request, shown))
-
-    steer.__doc__ = _STEERS[act].__doc__
-    return steer

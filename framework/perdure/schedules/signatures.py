@@ -1,7 +1,7 @@
-"""What an operator's signature on a schedule is over, and its check.
+"""Signing and verification of operator actions on schedules.
 
-Signed are the act, the schedule's name and the reason; with ``set`` the schedule as it is to be, with the other acts
-the schedule as it was shown, and which generation of it. Used signatures are kept with the schedule, and outlive it.
+A signature covers the action, the schedule's name, the reason and a digest: with ``set`` of the new specification, with
+other actions of the displayed specification and generation. Used nonces outlive the schedule.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from perdure.determinism import Time
 from perdure.schedules.messages import ScheduleAction, ScheduleStatus
 from perdure.schedules.recurrence import ScheduleSpec
+from perdure.schedules.schema import NONCES_KEY
 from perdure.security.credentials import Role
 from perdure.security.encodings import payload_digest
 from perdure.security.nonces import NonceLog
@@ -25,18 +26,12 @@ from perdure.state import State
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """Who may do what they want to.
-
-    Args:
-        actor: Who acts: proved, or in a process that takes unsigned acts only said.
-        reason: Why.
-        proof: What proved it.
-    """
+class AuthorizedAction:
+    """Actor and reason of a permitted action; the actor is verified if the action is signed."""
 
     actor: str
     reason: str
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
 class _Request(Protocol):
@@ -45,91 +40,78 @@ class _Request(Protocol):
     @property
     def reason(self) -> str: ...
     @property
-    def proof(self) -> SignedAction | None: ...
+    def signed_action(self) -> SignedAction | None: ...
 
 
 def sign_action(
-    key: ActorKey, act: ScheduleAction, schedule: ScheduleStatus, *, reason: str = "", at: datetime
+    key: ActorKey, action: ScheduleAction, schedule: ScheduleStatus, *, reason: str = "", at: datetime
 ) -> SignedAction:
-    """Sign an act on a schedule other than ``set``, for the ``proof`` of `ScheduleActionRequest`.
+    """Sign an action other than ``set``, for `ScheduleActionRequest`.
 
     Args:
         key: The operator's key.
-        act: What to do.
-        schedule: The schedule, as it was shown.
-        reason: Why.
-        at: Now.
+        action: The action.
+        schedule: The schedule as the operator saw it.
+        reason: The reason, for the audit log.
+        at: The current time.
     """
-    shown = shown_schedule(schedule.spec, schedule.generation)
-    return key.sign(act.value, _target(schedule.name), shown, reason=reason, at=at)
+    digest = schedule_digest(schedule.spec, schedule.generation)
+    return key.sign(action.value, _target(schedule.name), digest, reason=reason, at=at)
 
 
 def sign_setting(key: ActorKey, name: str, spec: ScheduleSpec, *, reason: str = "", at: datetime) -> SignedAction:
-    """Sign that a schedule is set, for the ``proof`` of `ScheduleRequest`.
+    """Sign the action ``set``, for `ScheduleRequest`.
 
     Args:
         key: The operator's key.
         name: The schedule's name.
-        spec: The schedule, as it is to be.
-        reason: Why.
-        at: Now.
+        spec: The new specification.
+        reason: The reason, for the audit log.
+        at: The current time.
     """
-    return key.sign(ScheduleAction.SET.value, _target(name), shown_setting(spec), reason=reason, at=at)
+    return key.sign(ScheduleAction.SET.value, _target(name), spec_digest(spec), reason=reason, at=at)
 
 
-async def admit(ctx: restate.ObjectContext, act: ScheduleAction, request: _Request, shown: str) -> Admitted:
-    """Check who acts on a schedule, and use the signature up.
-
-    Args:
-        ctx: The schedule's context.
-        act: What they want to do.
-        request: The request.
-        shown: The digest of what they must have seen.
+async def authorize(
+    ctx: restate.ObjectContext, action: ScheduleAction, request: _Request, digest: str
+) -> AuthorizedAction:
+    """Verify the signature of an operator action, if signatures are required, and consume its nonce.
 
     Raises:
-        Unauthenticated: It must be signed and isn't, or the signature doesn't hold (401).
-        Forbidden: It is signed for something else, by somebody else, or by no operator (403).
-        Conflict: The signature was used before, or the schedule has changed since it was shown (409).
+        Unauthenticated: The action is unsigned, or its signature is invalid (401).
+        Forbidden: The signature belongs to another action or actor, or the actor is not an operator (403).
+        Conflict: The nonce was used before, or the schedule changed since it was displayed (409).
     """
-    nonces = State(ctx, "nonces", NonceLog, default=NonceLog())
-    who, used = get_signing_rules().check(
-        request.proof,
-        act=act.value,
+    nonces = State(ctx, NONCES_KEY, NonceLog, default=NonceLog())
+    actor, used = get_signing_rules().check(
+        request.signed_action,
+        act=action.value,
         target=_target(ctx.key()),
-        payload_digest=shown,
+        payload_digest=digest,
         now=await Time(ctx).now(),
         actor=request.actor,
         reason=request.reason,
         role=Role.OPERATOR,
         nonces=await nonces.get(),
     )
-    if who is None:
-        return Admitted(request.actor, request.reason)
+    if actor is None:
+        return AuthorizedAction(request.actor, request.reason)
     await nonces.set(used)
-    return Admitted(who.actor, request.reason, request.proof)
+    return AuthorizedAction(actor.actor, request.reason, request.signed_action)
 
 
-def shown_schedule(spec: ScheduleSpec, generation: int) -> str:
-    """Return the digest of a schedule as it is shown.
-
-    Args:
-        spec: What it does.
-        generation: How often its timing was begun anew.
-    """
-    return payload_digest({"spec": _written(spec), "generation": generation})
+def schedule_digest(spec: ScheduleSpec, generation: int) -> str:
+    """Return the digest of a schedule as displayed to an operator."""
+    return payload_digest({"spec": _canonical(spec), "generation": generation})
 
 
-def shown_setting(spec: ScheduleSpec) -> str:
-    """Return the digest of a schedule as it is to be.
-
-    Args:
-        spec: What it does.
-    """
-    return payload_digest({"spec": _written(spec)})
+def spec_digest(spec: ScheduleSpec) -> str:
+    """Return the digest of a specification to be set."""
+    return payload_digest({"spec": _canonical(spec)})
 
 
-def _written(spec: ScheduleSpec) -> dict[str, JsonValue]:
-    # Without what is as always, so that a later version with one setting more writes the same.
+def _canonical(spec: ScheduleSpec) -> dict[str, JsonValue]:
+    # Without defaults, so that a later version with more settings computes the same digest.
     return spec.model_dump(mode="json", exclude_defaults=True)
 
 

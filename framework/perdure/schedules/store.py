@@ -1,11 +1,9 @@
-"""What a schedule keeps: read at the start of a handler, and written at its end."""
+"""Persistence of a schedule's state."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Any, Final
-
-from pydantic import BaseModel
 
 from perdure._runtime.serdes import serde_for
 from perdure._runtime.time_scale import scaled
@@ -15,147 +13,142 @@ from perdure.schedules.messages import (
     Firing,
     ScheduleAction,
     ScheduleAuditEntry,
-    ScheduleCounts,
-    ScheduledRun,
     ScheduleState,
     ScheduleStatus,
     fire_target,
 )
 from perdure.schedules.recurrence import ScheduleSpec
-from perdure.schedules.signatures import Admitted
+from perdure.schedules.schema import (
+    AUDIT_LOG_KEY,
+    PROGRESS_KEY,
+    SEQUENCE_KEY,
+    SPEC_KEY,
+    ScheduleProgress,
+    ScheduleSequence,
+)
+from perdure.schedules.signatures import AuthorizedAction
 from perdure.state import State
 
-AUDIT_LOG: Final = 50
-"""How many acts are kept."""
+MAX_AUDIT_ENTRIES: Final = 50
 
 _firing_serde = serde_for(Firing)
 
 log = get_logger("perdure.schedule")
 
 
-class Past(BaseModel):
-    """What outlives a removal, so that neither a firing nor an idempotency key ever comes twice."""
-
-    generation: int = 0
-    acts: int = 0
-
-
-class Head(BaseModel):
-    """Where a schedule stands. ``anchor`` is what intervals are counted from."""
-
-    anchor: datetime
-    created_at: datetime
-    updated_at: datetime
-    paused: bool = False
-    next_at: datetime | None = None
-    counts: ScheduleCounts = ScheduleCounts()
-    last_error: str | None = None
-    active: list[ScheduledRun] = []
-    recent: list[ScheduledRun] = []
-
-
 class StoredSchedule:
-    """One schedule's state, read at the start of a handler and written at its end."""
+    """State of one schedule, loaded at the start of a handler and saved at its end."""
 
-    def __init__(self, ctx: Any, spec: ScheduleSpec | None, head: Head | None, past: Past) -> None:
+    def __init__(
+        self, ctx: Any, spec: ScheduleSpec | None, progress: ScheduleProgress | None, sequence: ScheduleSequence
+    ) -> None:
         self.ctx = ctx
         self.name: str = ctx.key()
+        self.sequence = sequence
         self._spec = spec
-        self._head = head
-        self.past = past
+        self._progress = progress
 
     @classmethod
-    async def read(cls, ctx: Any) -> StoredSchedule:
-        """Read what is kept, which may be nothing."""
-        spec = await State(ctx, "spec", ScheduleSpec).get()
-        head = await State(ctx, "head", Head).get()
-        return cls(ctx, spec, head, await State(ctx, "past", Past, default_factory=Past).get())
+    async def load(cls, ctx: Any) -> StoredSchedule:
+        """Load the state, which is empty if the schedule does not exist."""
+        spec = await State(ctx, SPEC_KEY, ScheduleSpec).get()
+        progress = await State(ctx, PROGRESS_KEY, ScheduleProgress).get()
+        sequence = await State(ctx, SEQUENCE_KEY, ScheduleSequence, default_factory=ScheduleSequence).get()
+        return cls(ctx, spec, progress, sequence)
 
     @property
     def exists(self) -> bool:
-        """Whether there is a schedule of this name."""
-        return self._spec is not None and self._head is not None
+        """Whether the schedule exists."""
+        return self._spec is not None and self._progress is not None
 
     @property
     def spec(self) -> ScheduleSpec:
-        """What it does; NotFound when there is none."""
+        """The specification; raises NotFound if the schedule does not exist."""
         if self._spec is None:
             raise self._not_found()
         return self._spec
 
     @property
-    def head(self) -> Head:
-        """Where it stands; NotFound when there is none."""
-        if self._head is None:
+    def progress(self) -> ScheduleProgress:
+        """The progress; raises NotFound if the schedule does not exist."""
+        if self._progress is None:
             raise self._not_found()
-        return self._head
+        return self._progress
 
     def _not_found(self) -> NotFound:
-        return NotFound(f"there is no schedule '{self.name}'; ScheduleIndex/list shows all", metadata={"field": "name"})
+        return NotFound(
+            f"schedule '{self.name}' does not exist; ScheduleIndex/list lists all schedules", metadata={"field": "name"}
+        )
 
-    async def write(self, spec: ScheduleSpec, head: Head) -> None:
-        """Write what it does, if that is new, and where it stands."""
+    async def save(self, spec: ScheduleSpec, progress: ScheduleProgress) -> None:
+        """Save the specification, if it changed, and the progress."""
         if spec != self._spec:
-            await State(self.ctx, "spec", ScheduleSpec).set(spec)
-        self._spec, self._head = spec, head
-        await State(self.ctx, "head", Head).set(head)
+            await State(self.ctx, SPEC_KEY, ScheduleSpec).set(spec)
+        self._spec, self._progress = spec, progress
+        await State(self.ctx, PROGRESS_KEY, ScheduleProgress).set(progress)
 
-    async def clear(self) -> None:
-        """Remove the schedule; its past stays."""
-        await State(self.ctx, "spec", ScheduleSpec).clear()
-        await State(self.ctx, "head", Head).clear()
+    async def delete(self) -> None:
+        """Delete the schedule, except for its sequence, audit log and nonces."""
+        await State(self.ctx, SPEC_KEY, ScheduleSpec).clear()
+        await State(self.ctx, PROGRESS_KEY, ScheduleProgress).clear()
 
-    async def begin_generation(self) -> None:
-        """Make what is on its way do nothing when it arrives."""
-        self.past = self.past.model_copy(update={"generation": self.past.generation + 1})
-        await State(self.ctx, "past", Past).set(self.past)
+    async def start_generation(self) -> None:
+        """Invalidate the firings that are scheduled already."""
+        await self._save_sequence(generation=self.sequence.generation + 1)
 
-    async def note(self, act: ScheduleAction, by: Admitted, now: datetime) -> None:
-        """Write an act into the audit log."""
-        self.past = self.past.model_copy(update={"acts": self.past.acts + 1})
-        await State(self.ctx, "past", Past).set(self.past)
-        number = self.past.acts
-        entry = ScheduleAuditEntry(number=number, at=now, actor=by.actor, act=act, reason=by.reason, proof=by.proof)
+    async def append_audit_entry(self, action: ScheduleAction, authorized: AuthorizedAction, now: datetime) -> None:
+        """Append an action to the audit log."""
+        number = self.sequence.actions + 1
+        await self._save_sequence(actions=number)
+        entry = ScheduleAuditEntry(
+            number=number,
+            at=now,
+            actor=authorized.actor,
+            action=action,
+            reason=authorized.reason,
+            signed_action=authorized.signed_action,
+        )
         audit_log = _audit_log(self.ctx)
-        await audit_log.set([entry, *await audit_log.get()][:AUDIT_LOG])
-        log.info("schedule.act", schedule=self.name, act=act, actor=by.actor, reason=by.reason)
+        await audit_log.set([entry, *await audit_log.get()][:MAX_AUDIT_ENTRIES])
+        log.info("schedule.action", schedule=self.name, action=action, actor=authorized.actor, reason=authorized.reason)
 
-    def send_firing(self, now: datetime) -> None:
-        """Send the next firing on its way.
-
-        Under a time scale it comes before its time, and is taken for on time then: a test sees days pass in seconds.
-        """
-        if (planned := self.head.next_at) is not None:
-            firing = Firing(generation=self.past.generation, planned=planned)
+    def send_next_firing(self, now: datetime) -> None:
+        """Send the next firing with a delay; under a time scale it arrives early and counts as on time."""
+        if (planned := self.progress.next_at) is not None:
+            firing = Firing(generation=self.sequence.generation, planned=planned)
             self.ctx.generic_send(
                 fire_target.service,
                 fire_target.handler,
                 _firing_serde.serialize(firing),
                 key=self.name,
-                send_delay=scaled(max(planned - now, timedelta(0))),  # the SDK can't send into the past
+                send_delay=scaled(max(planned - now, timedelta(0))),  # the SDK refuses negative delays
             )
 
     async def status(self) -> ScheduleStatus:
-        """Return the schedule, as it is shown."""
-        head, spec = self.head, self.spec
-        state = ScheduleState.PAUSED if head.paused else ScheduleState.ACTIVE
-        if state is ScheduleState.ACTIVE and head.next_at is None:
+        """Return the status of the schedule."""
+        progress, spec = self.progress, self.spec
+        state = ScheduleState.PAUSED if progress.paused else ScheduleState.ACTIVE
+        if state is ScheduleState.ACTIVE and progress.next_at is None:
             state = ScheduleState.FINISHED
         return ScheduleStatus(
             name=self.name,
             state=state,
             spec=spec,
-            generation=self.past.generation,
-            next_at=head.next_at,
-            counts=head.counts,
-            last_error=head.last_error,
-            active=head.active,
-            recent=head.recent,
+            generation=self.sequence.generation,
+            next_at=progress.next_at,
+            counts=progress.counts,
+            last_error=progress.last_error,
+            active=progress.active,
+            recent=progress.recent,
             audit_log=await _audit_log(self.ctx).get(),
-            created_at=head.created_at,
-            updated_at=head.updated_at,
+            created_at=progress.created_at,
+            updated_at=progress.updated_at,
         )
+
+    async def _save_sequence(self, **changes: int) -> None:
+        self.sequence = self.sequence.model_copy(update=changes)
+        await State(self.ctx, SEQUENCE_KEY, ScheduleSequence).set(self.sequence)
 
 
 def _audit_log(ctx: Any) -> State[list[ScheduleAuditEntry], list[ScheduleAuditEntry]]:
-    return State(ctx, "audit_log", list[ScheduleAuditEntry], default_factory=list)
+    return State(ctx, AUDIT_LOG_KEY, list[ScheduleAuditEntry], default_factory=list)

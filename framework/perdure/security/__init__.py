@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
-from perdure.security.callers import CALLER_HEADER, Caller, CallerKind, CallTarget, sign_call, verify_call
-from perdure.security.codec import JournalCodec, codec_from_environment, new_encryption_key
-from perdure.security.config import SecurityConfig, ValidationMode
-from perdure.security.credentials import Credential, Role, issue_credential
-from perdure.security.encodings import payload_digest
-from perdure.security.identity import IdentityVerifier
-from perdure.security.keys import BadSignature, PrivateKey, PublicKey
-from perdure.security.links import Link, mint_link, read_link
-from perdure.security.middleware import SecurityMiddleware
-from perdure.security.nonces import NonceLog
-from perdure.security.secrets import SecretFiles, refuse_default_secrets
-from perdure.security.signed_actions import ActorKey, SignedAction, TrustedKeys, VerifiedActor
-from perdure.security.signing_rules import (
-    SigningMode,
-    SigningRules,
-    SigningSettings,
-    get_signing_rules,
-    set_signing_rules,
-)
-from perdure.security.validator import RequestFacts, RequestValidationResult, SecurityValidator
+from typing import TYPE_CHECKING
+
+from perdure._runtime.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from perdure.security.callers import CALLER_HEADER, Caller, CallerKind, CallTarget, sign_call, verify_call
+    from perdure.security.codec import JournalCodec, codec_from_environment, new_encryption_key
+    from perdure.security.config import SecurityConfig, ValidationMode
+    from perdure.security.credentials import Credential, Role, issue_credential
+    from perdure.security.encodings import payload_digest
+    from perdure.security.identity import IdentityVerifier
+    from perdure.security.keys import BadSignature, PrivateKey, PublicKey
+    from perdure.security.links import Link, mint_link, read_link
+    from perdure.security.middleware import SecurityMiddleware
+    from perdure.security.nonces import NonceLog
+    from perdure.security.secrets import SecretFiles, refuse_default_secrets
+    from perdure.security.signed_actions import ActorKey, SignedAction, TrustedKeys, VerifiedActor
+    from perdure.security.signing_rules import (
+        SigningMode,
+        SigningRules,
+        SigningSettings,
+        get_signing_rules,
+        set_signing_rules,
+    )
+    from perdure.security.validator import RequestFacts, RequestValidationResult, SecurityValidator
+
+_MODULES = {
+    "perdure.security.signed_actions": ("ActorKey", "SignedAction", "TrustedKeys", "VerifiedActor"),
+    "perdure.security.callers": ("CALLER_HEADER", "Caller", "CallerKind", "CallTarget", "sign_call", "verify_call"),
+    "perdure.security.codec": ("JournalCodec", "codec_from_environment", "new_encryption_key"),
+    "perdure.security.config": ("SecurityConfig", "ValidationMode"),
+    "perdure.security.credentials": ("Credential", "Role", "issue_credential"),
+    "perdure.security.encodings": ("payload_digest",),
+    "perdure.security.identity": ("IdentityVerifier",),
+    "perdure.security.keys": ("BadSignature", "PrivateKey", "PublicKey"),
+    "perdure.security.links": ("Link", "mint_link", "read_link"),
+    "perdure.security.middleware": ("SecurityMiddleware",),
+    "perdure.security.nonces": ("NonceLog",),
+    "perdure.security.signing_rules": (
+        "SigningMode",
+        "SigningRules",
+        "SigningSettings",
+        "get_signing_rules",
+        "set_signing_rules",
+    ),
+    "perdure.security.secrets": ("SecretFiles", "refuse_default_secrets"),
+    "perdure.security.validator": ("RequestFacts", "RequestValidationResult", "SecurityValidator"),
+}
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [
     "CALLER_HEADER",

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from perdure._runtime.checks import unusable
+from perdure._runtime.checks import invalid_settings
 from perdure._runtime.time_scale import refuse_scaled_time
 from perdure.errors import ConfigurationError
 from perdure.security.browsers import names_of
@@ -151,7 +151,7 @@ class SecurityConfig(SettingsWithSecretFiles):
         try:
             return check(given)
         except ValidationError as error:
-            raise unusable("SecurityConfig", error) from error
+            raise invalid_settings("SecurityConfig", error) from error
 
     @classmethod
     def development(cls, **settings: Any) -> SecurityConfig:

@@ -27,7 +27,7 @@ def refusing_pages(function: Callable[..., Awaitable[Any]], origins: Collection[
 
     async def guarded(ctx: Any, *request: Any) -> Any:
         # An attempt after the first has passed this check, perhaps under an earlier list.
-        origin = sdk.started_with(ctx, "origin")
+        origin = sdk.initial_header(ctx, "origin")
         if origin is not None and origin.lower() not in origins and not sdk.is_replaying(ctx):
             raise Forbidden(
                 "a web page may not call this handler: call it from a program, or add the page's origin to "

@@ -6,9 +6,10 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from perdure.errors import ConfigurationError
+if TYPE_CHECKING:
+    from perdure.errors import ConfigurationError
 
 __all__ = [
     "PRIVATE_FOLDER",
@@ -71,11 +72,11 @@ def make_private_folder(folder: Path) -> None:
         folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         status = folder.stat()
     except OSError as error:
-        raise ConfigurationError(f"the folder {folder} can't be made: {error.strerror}") from error
+        raise _unusable(f"the folder {folder} can't be made: {error.strerror}") from error
     if not stat.S_IMODE(status.st_mode) & PRIVATE_UMASK:
         return
     if status.st_uid != os.geteuid() or status.st_mode & stat.S_ISVTX or folder == Path(folder.anchor):
-        raise ConfigurationError(
+        raise _unusable(
             f"others may enter {folder} (mode {stat.S_IMODE(status.st_mode):03o}), and it is not this user's own: "
             "name a folder of your own"
         )
@@ -113,4 +114,10 @@ def _close(path: Path, status: os.stat_result) -> None:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ConfigurationError(f"others may read {path}, and it can't be closed: {error.strerror}") from error
+        raise _unusable(f"others may read {path}, and it can't be closed: {error.strerror}") from error
+
+
+def _unusable(text: str) -> ConfigurationError:
+    from perdure.errors import ConfigurationError  # noqa: PLC0415 - it loads Restate's SDK, which a help text needs not
+
+    return ConfigurationError(text)

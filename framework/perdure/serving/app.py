@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
-import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import restate
 
-from perdure._runtime import sealing
-from perdure._runtime.asgi import ASGIApp, Message, Receive, Scope, Send, respond, respond_json, sending_status_at_once
+from perdure._runtime import sdk, sealing
+from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send, respond, respond_json, sending_status_at_once
 from perdure.errors import ConfigurationError
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
 from perdure.observability.logging import get_logger
-from perdure.observability.metrics import ATTEMPTS
-from perdure.observability.recording import record_metrics
+from perdure.observability.metrics import ATTEMPTS, record_metrics
 from perdure.security.config import SecurityConfig, ValidationMode
 from perdure.security.invocations import refusing_pages
 from perdure.security.middleware import PageGuard, SecurityMiddleware
@@ -145,8 +143,7 @@ def build_app(
     if codec is not None:
         definitions = [sealing.sealed(definition, codec) for definition in definitions]
     unsealed = None if codec is None else sealing.UNSEALED_REFUSED
-    handlers = cast("ASGIApp", restate.app(definitions, journal_value_codec=unsealed))
-    _leave_signals_alone(handlers)
+    handlers = sdk.build_asgi_app(definitions, unsealed)
     export_to_prometheus()
     record_metrics()
     return ServiceApp(handlers, names, readiness or {}, security)
@@ -204,39 +201,6 @@ def definitions_of(services: Iterable[object]) -> Iterable[Definition]:
             yield from service.definitions()
         else:
             raise ConfigurationError(f"{service!r} can't be served: give a service, a virtual object or a workflow")
-
-
-def _leave_signals_alone(handlers: ASGIApp) -> None:
-    """Keep the SDK's app from taking over SIGTERM.
-
-    It does so in its first call, and the server's own handler is never called again. Where signals can't be handled it
-    goes without: so its first call is made here, in a thread of its own.
-    """
-    faults: list[BaseException] = []
-
-    def first_call() -> None:
-        try:
-            asyncio.run(_ask_health(handlers))
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            faults.append(error)
-
-    thread = threading.Thread(target=first_call, name="perdure-first-call")
-    thread.start()
-    thread.join()
-    if faults:
-        raise faults[0]
-
-
-async def _ask_health(handlers: ASGIApp) -> None:
-    async def receive() -> Message:
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] != 200:
-            raise ConfigurationError(f"the SDK's app answers its health check with {message['status']}")
-
-    scope: dict[str, Any] = {"type": "http", "http_version": "2", "method": "GET", "path": "/health", "headers": []}
-    await handlers(scope, receive, send)
 
 
 async def _check(name: str, check: ReadinessCheck) -> str | None:

@@ -1,4 +1,4 @@
-"""Test services on a real restate-server, without Docker. See `perdure.testing.plugin` for the pytest fixture."""
+"""Tests of services on a real restate-server, without Docker; see `perdure.testing.plugin`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for what must go on while a test's own loop stands still or ends."""
+"""Event loop in a background thread, which runs while the test's own loop is blocked or closed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["BackgroundLoop"]
 
 T = TypeVar("T")
 
-_LIMIT = timedelta(seconds=60)
+_TIMEOUT = timedelta(seconds=60)
 
 
 class BackgroundLoop:
-    """A running event loop in a thread. Start and stop it from any other thread, or use it as a context manager.
+    """Event loop in a background thread; a context manager.
 
     Args:
-        name: The thread's name.
+        name: The name of the thread.
     """
 
     def __init__(self, name: str) -> None:
@@ -28,41 +28,37 @@ class BackgroundLoop:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Start the thread."""
         return self.start()
 
     def __exit__(self, *_: object) -> None:
-        """Stop it."""
+        """Stop the thread."""
         self.stop()
 
     def start(self) -> Self:
-        """Start the thread, and return when its loop runs."""
+        """Start the thread and wait until its loop runs."""
         self._thread.start()
         self._running.wait()
         return self
 
-    def call(self, work: Coroutine[Any, Any, T], limit: timedelta = _LIMIT) -> T:
-        """Run a coroutine there and wait for its result.
-
-        Args:
-            work: The coroutine.
-            limit: How long to wait.
+    def call(self, coroutine: Coroutine[Any, Any, T], timeout: timedelta = _TIMEOUT) -> T:
+        """Run a coroutine in the loop and wait for its result.
 
         Raises:
-            TimeoutError: It took longer; it's cancelled.
+            TimeoutError: The coroutine did not finish in time; it is cancelled.
         """
         if self._loop is None:
-            work.close()
-            raise RuntimeError("the background loop doesn't run")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            coroutine.close()
+            raise RuntimeError("the background loop is not running; call start() first")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            return future.result(limit.total_seconds())
+            return future.result(timeout.total_seconds())
         except TimeoutError:
             future.cancel()
             raise
 
     def stop(self) -> None:
-        """Cancel what still runs there, and end the thread."""
+        """Cancel running tasks and stop the thread."""
         if self._loop is None:
             return
         self._loop.call_soon_threadsafe(self._loop.stop)

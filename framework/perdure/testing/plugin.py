@@ -1,33 +1,30 @@
-"""pytest plug-in: tests on a real engine, in three modes.
+"""pytest plugin for tests on a real engine, in three modes.
 
-Name it in the ``conftest.py`` of the tests' root folder:
+Enable it in the ``conftest.py`` of the root test folder:
 
     pytest_plugins = ["perdure.testing.plugin"]
 
-and write:
+and use its fixtures:
 
-    greeting = restate_fixture(greeter)         # served once for this module
+    greeting = restate_fixture(greeter)         # served once per module and mode
 
     async def test_greets(greeting):
         async with IngressClient(greeting.ingress) as ingress:
             ...
 
-    async def test_greets_otherwise(restate):   # served for this test only
+    async def test_greets_in_french(restate):   # served for this test only
         env = await restate.serve(greeter)
 
-    @pytest.mark.restate_modes("http2")         # these modes, instead of the session's; of a module with pytestmark
+    @pytest.mark.restate_modes("http2")         # overrides the default modes; for a module, use pytestmark
     async def test_in_one_mode(greeting): ...
 
-A test without the mark runs in the modes of the ini option ``perdure_modes``, which is ``all`` by default. The option
-``--restate-modes`` replaces that setting, and leaves out the marked modes that it doesn't name.
+A test without the mark runs in the modes of the ini option ``perdure_modes``, by default ``all``. The command-line
+option ``--restate-modes`` replaces the ini option and restricts marked tests to its modes.
 
-With pytest-xdist, each worker has engines of its own.
+The engine is restate-server from RESTATE_SERVER_BIN, the PATH or npm. It starts with the first test that needs it and
+stops with the session, even if the session is killed. With pytest-xdist, each worker has its own engines.
 
-restate-server is taken from RESTATE_SERVER_BIN, from the PATH, or from npm. The first test that needs it starts it, and
-the end of the session stops it, however the session ends.
-
-It is no entry point that pytest would load by itself: perdure is installed wherever services run, and a test session
-that doesn't ask for an engine shouldn't pay for one.
+The plugin is not a pytest entry point, since perdure is also installed where no tests need an engine.
 """
 
 from __future__ import annotations
@@ -57,10 +54,10 @@ _ALL = "all"
 
 
 class RestateServers:
-    """The engines of a test session, each started when it's first needed.
+    """Engines of a test session, started on first use.
 
     Args:
-        install_dir: Folder that npm installs restate-server into if need be.
+        install_dir: The folder for a restate-server from npm.
     """
 
     def __init__(self, install_dir: Path) -> None:
@@ -69,11 +66,7 @@ class RestateServers:
         self._servers: dict[bool, RestateServer] = {}
 
     def for_mode(self, mode: Mode) -> RestateServer:
-        """Return the running engine for a mode.
-
-        Args:
-            mode: How it is to talk to services.
-        """
+        """Return the running engine for a mode."""
         suspending = mode is Mode.ALWAYS_SUSPENDING
         if suspending not in self._servers:
             server = RestateServer(install_dir=self.install_dir, always_suspending=suspending)
@@ -81,59 +74,54 @@ class RestateServers:
         return self._servers[suspending]
 
     def close(self) -> None:
-        """Stop all of them."""
+        """Stop all engines."""
         self._servers.clear()
         self._stack.close()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare where npm installs restate-server, and which modes a session runs."""
+    """Declare the options for the engine folder and the modes."""
     parser.addini(_INSTALL_DIR, "folder for a restate-server from npm, relative to the root", default=".local/engine")
-    parser.addini(_DEFAULT_MODES, f"modes of a test without the mark {_MARK}", type="args", default=[_ALL])
+    parser.addini(_DEFAULT_MODES, f"modes of tests without the mark {_MARK}", type="args", default=[_ALL])
     modes = ", ".join(Mode)
     parser.getgroup("perdure").addoption(
-        _OPTION, metavar="MODES", help=f"run tests on a real engine in these modes only, of {modes}; or in {_ALL}"
+        _OPTION, metavar="MODES", help=f"run engine tests in these modes only: {modes}, or {_ALL}"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark."""
-    config.addinivalue_line(
-        "markers", f"{_MARK}(*modes): run a test on a real engine in these modes; in all of them with '{_ALL}'"
-    )
+    """Register the mark."""
+    config.addinivalue_line("markers", f"{_MARK}(*modes): run an engine test in these modes, or in '{_ALL}'")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test on a real engine once for each mode."""
+    """Parametrize engine tests by mode."""
     if "restate_mode" not in metafunc.fixturenames:
         return
     option: str | None = metafunc.config.getoption(_OPTION)
-    chosen = None if option is None else _modes(_OPTION, option.split(","))
+    requested = None if option is None else _modes(_OPTION, option.split(","))
     mark = metafunc.definition.get_closest_marker(_MARK)
     if mark is not None:
         own = _modes(f"the mark {_MARK} of {metafunc.definition.nodeid}", mark.args)
-        wanted = own if chosen is None else [mode for mode in own if mode in chosen]
-    elif chosen is not None:
-        wanted = chosen
+        modes = own if requested is None else [mode for mode in own if mode in requested]
+    elif requested is not None:
+        modes = requested
     else:
-        wanted = _modes(f"the setting {_DEFAULT_MODES}", metafunc.config.getini(_DEFAULT_MODES))
-    ids = [mode.value for mode in wanted]
-    # With the scope of the module, pytest runs a module's tests mode by mode; so services are served once for each.
-    metafunc.parametrize("restate_mode", wanted, indirect=True, ids=ids, scope="module")
+        modes = _modes(f"the setting {_DEFAULT_MODES}", metafunc.config.getini(_DEFAULT_MODES))
+    ids = [mode.value for mode in modes]
+    # With module scope, pytest groups the tests of a module by mode, so services are served once per mode.
+    metafunc.parametrize("restate_mode", modes, indirect=True, ids=ids, scope="module")
 
 
 def restate_fixture(*services: Servable, security: SecurityConfig | None = None) -> Callable[..., Any]:
-    """Make a fixture that serves services to a real engine once for a module, in each mode of its tests.
+    """Return a fixture that serves services to a real engine, once per module and mode.
 
-    Assign it to a name of the module, which is the fixture's name then; its value is a `RestateEnvironment`. State and
-    workflow keys outlive a test, since its tests share the services: use fresh keys.
+    Assign it to a module variable, whose name becomes the name of the fixture. Its value is a `RestateEnvironment`.
+    State and workflow keys outlive a test, since the tests share the services: use unique keys.
 
     Args:
-        services: What to serve.
-        security: Who may call, and whether the journal is encrypted, see `perdure.serving.build_app`.
-
-    Returns:
-        The fixture.
+        services: The services to serve.
+        security: The security configuration, see `perdure.serving.build_app`.
     """
 
     @pytest.fixture(scope="module")
@@ -146,7 +134,7 @@ def restate_fixture(*services: Servable, security: SecurityConfig | None = None)
 
 @pytest.fixture(scope="session")
 def restate_servers(pytestconfig: pytest.Config) -> Iterator[RestateServers]:
-    """The engines of this session."""
+    """The engines of the test session."""
     servers = RestateServers(pytestconfig.rootpath / str(pytestconfig.getini(_INSTALL_DIR)))
     yield servers
     servers.close()
@@ -154,14 +142,14 @@ def restate_servers(pytestconfig: pytest.Config) -> Iterator[RestateServers]:
 
 @pytest.fixture(scope="module")
 def restate_mode(request: pytest.FixtureRequest) -> Mode:
-    """How the engine and the services talk to each other in this run of the test."""
+    """The engine mode of this run of the test."""
     mode: Mode = request.param
     return mode
 
 
 @pytest.fixture(scope="module")
 def restate_module(restate_servers: RestateServers, restate_mode: Mode) -> Iterator[Restate]:
-    """Serve services to a real engine until the module's tests of this mode are done; see `restate_fixture`."""
+    """Serves services to a real engine for the tests of a module in one mode; see `restate_fixture`."""
     fixture = Restate(restate_servers.for_mode(restate_mode), restate_mode)
     yield fixture
     with _loop() as loop:
@@ -170,7 +158,7 @@ def restate_module(restate_servers: RestateServers, restate_mode: Mode) -> Itera
 
 @pytest_asyncio.fixture
 async def restate(restate_servers: RestateServers, restate_mode: Mode) -> AsyncIterator[Restate]:
-    """Serve services to a real engine until the test is done."""
+    """Serves services to a real engine during a test."""
     fixture = Restate(restate_servers.for_mode(restate_mode), restate_mode)
     yield fixture
     await fixture.close()
@@ -178,7 +166,7 @@ async def restate(restate_servers: RestateServers, restate_mode: Mode) -> AsyncI
 
 @pytest.fixture
 def time_scale() -> Iterator[Callable[[float], None]]:
-    """Make durations shorter until the test is done: ``time_scale(3600)`` makes an hour last a second."""
+    """Shortens durations during a test: with ``time_scale(3600)``, an hour lasts a second."""
     with ExitStack() as stack:
         yield lambda scale: stack.enter_context(scaling(scale))
 
@@ -187,11 +175,11 @@ def _loop() -> BackgroundLoop:
     return BackgroundLoop("perdure-restate")
 
 
-def _modes(where: str, names: Sequence[str]) -> list[Mode]:
+def _modes(source: str, names: Sequence[str]) -> list[Mode]:
     stripped = [name.strip() for name in names]
     if stripped == [_ALL]:
         return list(Mode)
     try:
         return [Mode(name) for name in stripped]
     except ValueError as error:
-        raise pytest.UsageError(f"{where}: {error}; the modes are {', '.join(Mode)}, or {_ALL}") from error
+        raise pytest.UsageError(f"{source}: {error}; the modes are {', '.join(Mode)}, or {_ALL}") from error

@@ -1,4 +1,4 @@
-"""Services served for a test, and registered with an engine."""
+"""Services that are served for a test and registered with an engine."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["Mode", "Restate", "RestateEnvironment", "ServedApp"]
 
 
 class Mode(StrEnum):
-    """How the engine and the services talk to each other."""
+    """Engine mode: the way in which engine and services communicate."""
 
     HTTP2 = "http2"
-    """One stream for each attempt; waiting handlers stay in memory for a while."""
+    """One stream per attempt; waiting handlers stay in memory for a while."""
     REQUEST_RESPONSE = "request_response"
-    """HTTP/1.1: each wait ends the attempt, and the next one replays."""
+    """HTTP/1.1; each wait ends the attempt, and the next one replays."""
     ALWAYS_SUSPENDING = "always_suspending"
-    """HTTP/2, but the engine suspends handlers at each wait."""
+    """HTTP/2, with a suspension at each wait."""
 
 
 class ServedApp:
-    """An app on a real port, in a thread with an event loop of its own. Use it as a context manager.
+    """App that is served on a real port by a background event loop; a context manager.
 
-    A test may block its own loop, or end it, while handlers run. What handlers and test share must be safe for threads.
+    Handlers run while the test blocks or closes its own loop. Data shared by handlers and test must be thread-safe.
 
     Args:
-        app: What to serve, see `perdure.serving.build_app`.
-        http: The protocol to speak.
+        app: The app, see `perdure.serving.build_app`.
+        http: The HTTP version.
     """
 
     def __init__(self, app: ServiceApp, *, http: HttpVersion = "2") -> None:
@@ -68,16 +68,16 @@ class ServedApp:
 
 @dataclass(frozen=True)
 class RestateEnvironment:
-    """Services that an engine can call.
+    """Served services and their engine.
 
     Args:
-        ingress: Address of the engine's ingress.
-        admin: Address of the engine's admin API.
-        url: Address of the services.
-        services: Their names.
-        mode: How the engine talks to them.
+        ingress: The URL of the engine's ingress.
+        admin: The URL of the engine's admin API.
+        url: The URL of the services.
+        services: The names of the services.
+        mode: The engine mode.
         server: The engine.
-        app: The app that serves them.
+        app: The app that serves the services.
     """
 
     ingress: str
@@ -91,12 +91,7 @@ class RestateEnvironment:
 
 @dataclass
 class Restate:
-    """Serves services to an engine, and takes them back at the end.
-
-    Args:
-        server: The engine.
-        mode: How it talks to the services.
-    """
+    """Serves services to an engine, and removes them when it is closed."""
 
     server: RestateServer
     mode: Mode
@@ -107,19 +102,16 @@ class Restate:
     ) -> RestateEnvironment:
         """Serve and register services until the test ends.
 
-        State and workflow keys outlive a test, since tests share the engine: use fresh keys.
+        State and workflow keys outlive a test, since tests share the engine: use unique keys.
 
         Args:
-            services: What to serve.
-            identity_keys: Public keys of engines that may call, see `perdure.serving.build_app`.
-            security: Who may call, and whether the journal is encrypted; instead of the keys.
-
-        Returns:
-            Where to reach them.
+            services: The services to serve.
+            identity_keys: The public keys of permitted engines, see `perdure.serving.build_app`.
+            security: The security configuration, instead of the identity keys.
 
         Raises:
-            ConfigurationError: They can't be served, or nothing serves what would undo their sagas.
-            EngineError: The engine refused them.
+            ConfigurationError: The services are invalid, or `Rollbacks`, which their sagas need, is not served.
+            EngineError: The engine refused the registration.
         """
         http1 = self.mode is Mode.REQUEST_RESPONSE
         served = ServedApp(
@@ -128,7 +120,7 @@ class Restate:
         served.__enter__()
         try:
             async with AdminClient(self.server.admin) as admin:
-                await _check_undoing(admin, services)
+                await _check_rollbacks(admin, services)
                 names = await admin.register(served.url, use_http_11=http1)
         except BaseException:
             served.__exit__()
@@ -146,37 +138,37 @@ class Restate:
         return environment
 
     async def close(self) -> None:
-        """End what still runs, forget the registrations, stop listening."""
+        """Kill running invocations, remove the registrations, and stop listening."""
         while self._served:
             served, environment = self._served.pop()
             try:
                 if self.server.engine.running:
                     async with AdminClient(self.server.admin) as admin:
-                        await _forget(admin, environment)
+                        await _remove(admin, environment)
             finally:
                 served.__exit__()
 
 
-async def _check_undoing(admin: AdminClient, services: Sequence[Servable]) -> None:
-    """Refuse sagas without `Rollbacks`: one that fails would wait for it for ever, and its test as well."""
+async def _check_rollbacks(admin: AdminClient, services: Sequence[Servable]) -> None:
+    """Reject sagas without `Rollbacks`, since a failing saga would wait for it forever."""
     names = {each.name for each in definitions_of(services)}
     sagas = sorted(name for name in names if compensation_service(name) in names)
     if sagas and "Rollbacks" not in names | {str(each["name"]) for each in await admin.services()}:
         raise ConfigurationError(
-            f"nothing could undo the sagas of {', '.join(sagas)}: serve *perdure.saga.hosting.definitions() as well"
+            f"the sagas of {', '.join(sagas)} need Rollbacks; also serve *perdure.saga.hosting.definitions()"
         )
 
 
-async def _forget(admin: AdminClient, environment: RestateEnvironment) -> None:
+async def _remove(admin: AdminClient, environment: RestateEnvironment) -> None:
     names = ", ".join(sql_text(name) for name in environment.services)
-    left = await admin.query(
+    running = await admin.query(
         f"select id from sys_invocation where target_service_name in ({names}) and status != 'completed'"  # noqa: S608 - quoted
     )
-    for row in left:
+    for row in running:
         try:
             await admin.act(row["id"], "kill")
         except EngineError as error:
-            if error.status_code not in (404, 409):  # it ended by itself meanwhile
+            if error.status_code not in (404, 409):  # it has ended
                 raise
     for deployment in await admin.deployments():
         if str(deployment.get("uri", "")).rstrip("/") == environment.url:

@@ -1,4 +1,4 @@
-"""A real restate-server for tests: fresh data, free ports, nothing left behind, even by a test that is killed."""
+"""restate-server for tests, with temporary data and free ports, which are released even if the test is killed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from perdure.testing.background import BackgroundLoop
 
 __all__ = ["RestateServer"]
 
-# Test data outlives no crash of the machine, so it needs no fsync: that's most of the time of a step on a slow disk.
-_FAST = {
+# Test data need not survive a crash of the machine, and fsync takes most of the time of a step on a slow disk.
+_TEST_SETTINGS = {
     "RESTATE_LOG_SERVER__ROCKSDB_DISABLE_WAL_FSYNC": "true",
     "RESTATE_BIFROST__LOCAL__ROCKSDB_DISABLE_WAL_FSYNC": "true",
     "RESTATE_ADMIN__DISABLE_WEB_UI": "true",
@@ -30,18 +30,17 @@ _ATTEMPTS = 5
 
 @dataclass(kw_only=True)
 class RestateServer:
-    """A restate-server of a test session. Use it as a context manager.
+    """restate-server of a test session; a context manager.
 
-    When this process is gone without leaving the context, as after ``kill -9``, a watchdog ends the server and removes
-    its data.
+    If this process is killed, a watchdog stops the server and removes its data.
 
     Args:
-        install_dir: Folder that npm installs the server into when there is none in RESTATE_SERVER_BIN or on the PATH.
-        always_suspending: Suspend invocations at each wait, so that each step is a replay: finds what isn't
-            deterministic.
-        partitions: Partitions of its data.
-        identity_key_file: The private key with which it signs its requests to services; None leaves them unsigned.
-        settings: More of the server's own settings, as its environment variables.
+        install_dir: The npm folder, used if neither RESTATE_SERVER_BIN nor the PATH has a server.
+        always_suspending: Suspend invocations at each wait, which makes every step a replay and reveals code that is
+            not deterministic.
+        partitions: The number of partitions.
+        identity_key_file: The private key that signs requests to services; None for unsigned requests.
+        settings: Further environment variables of the server.
     """
 
     install_dir: Path
@@ -51,41 +50,41 @@ class RestateServer:
     settings: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
-        """Prepare; nothing runs yet."""
+        """Initialize without starting the server."""
         self._engine: EngineProcess | None = None
         self._folder: Path | None = None
         self._watchdog: Watchdog | None = None
 
     @property
     def ingress(self) -> str:
-        """Address of the ingress."""
+        """URL of the ingress."""
         return self.engine.ingress_url
 
     @property
     def admin(self) -> str:
-        """Address of the admin API."""
+        """URL of the admin API."""
         return self.engine.admin_url
 
     @property
     def engine(self) -> EngineProcess:
-        """The process, for tests that kill and restart it."""
+        """The server process, for tests that kill and restart it."""
         if self._engine is None:
-            raise RuntimeError("the server isn't started: use it as a context manager")
+            raise RuntimeError("the server is not running; use it as a context manager")
         return self._engine
 
     def __enter__(self) -> Self:
-        """Start it, and wait until it's ready.
+        """Start the server and wait until it is ready.
 
         Raises:
             ConfigurationError: RESTATE_SERVER_BIN names no usable server.
-            EngineError: It can't be installed or started.
+            EngineError: The server cannot be installed or started.
         """
         binary = locate_engine(self.install_dir).path
         self._folder = Path(tempfile.mkdtemp(prefix="perdure-restate-"))
         loop = BackgroundLoop("perdure-restate").start()
         try:
             self._watchdog = Watchdog(self._folder).start()
-            self._engine = loop.call(_started(binary, self._config, self._watchdog))
+            self._engine = loop.call(_start(binary, self._config, self._watchdog))
         except BaseException:
             self._clean_up()
             raise
@@ -94,7 +93,7 @@ class RestateServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it and remove its data."""
+        """Stop the server and remove its data."""
         loop = BackgroundLoop("perdure-restate").start()
         try:
             loop.call(self.engine.stop())
@@ -110,7 +109,7 @@ class RestateServer:
         self._engine = self._folder = self._watchdog = None
 
     def _config(self) -> EngineConfig:
-        assert self._folder is not None  # noqa: S101 - set by __enter__, which is the only way here
+        assert self._folder is not None  # noqa: S101 - set by __enter__
         ingress, admin, node = free_ports(3)
         return EngineConfig(
             data_dir=self._folder / "data",
@@ -121,16 +120,16 @@ class RestateServer:
             inactivity_timeout=timedelta(0) if self.always_suspending else None,
             rocksdb_memory=_MEMORY,
             identity_key_file=self.identity_key_file,
-            extra={**_FAST, **(self.settings or {})},
+            extra={**_TEST_SETTINGS, **(self.settings or {})},
         )
 
 
-async def _started(binary: Path, config: Callable[[], EngineConfig], watchdog: Watchdog) -> EngineProcess:
+async def _start(binary: Path, config: Callable[[], EngineConfig], watchdog: Watchdog) -> EngineProcess:
     for attempt in range(1, _ATTEMPTS + 1):
         engine = EngineProcess(binary, config(), on_spawn=watchdog.watch)
         try:
             await engine.start()
-        except ConfigurationError:  # someone else took one of the free ports in the meantime
+        except ConfigurationError:  # another process has taken one of the ports
             if attempt == _ATTEMPTS:
                 raise
         else:

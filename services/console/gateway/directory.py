@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from perdure.handlers import READS
+from perdure.handlers import READ_ONLY
 from services.console.engine import Engine
 
 _FRESH: Final = 5.0
@@ -73,7 +73,7 @@ class Directory:
                 if not (service.get("public", True) and handler.get("public", True)):
                     continue
                 public.add(f"{name}/{handler['name']}")
-                marked = (handler.get("metadata") or {}).get(READS) == "true"
+                marked = (handler.get("metadata") or {}).get(READ_ONLY) == "true"
                 if marked and handler.get("ty") not in _WRITING:
                     reading.add(f"{name}/{handler['name']}")
         return Known(frozenset(keyed), frozenset(public), frozenset(reading), mains)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import secrets
 from datetime import timedelta
+from importlib import import_module
 from typing import Final
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.console.people.attempts import place
@@ -91,7 +91,8 @@ class Devices:
         return new
 
     async def _see(self, connection: AsyncConnection, person: str, device: str) -> None:
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        # A process imports the dialect of its database only.
+        insert = import_module(f"sqlalchemy.dialects.{connection.dialect.name}").insert
         seen = insert(DeviceRow).values(person=person, id=device, seen_at=self._now())
         await connection.execute(
             seen.on_conflict_do_update(index_elements=["person", "id"], set_={"seen_at": self._now()})

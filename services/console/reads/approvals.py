@@ -227,10 +227,10 @@ class LinkRevocationReceipt(BaseModel):
 
 # Messages of the console's own: they ask for what it shows, so that a service that tells more breaks no page.
 _Body = cast("type[dict[str, Any]]", dict[str, Any])
-_status: Target[None, ApprovalView] = Target("Approvals", "status", type(None), ApprovalView)
+_status: Target[None, ApprovalView] = Target("Approvals", "status", None, ApprovalView)
 _inbox: Target[InboxQuery, _InboxPage] = Target("ApprovalInbox", "list", InboxQuery, _InboxPage)
 _delegate: Target[dict[str, Any], DelegationReceipt] = Target("Approvals", "delegate", _Body, DelegationReceipt)
-_principal: Target[None, Principal] = Target("Principals", "status", type(None), Principal)
+_principal: Target[None, Principal] = Target("Principals", "status", None, Principal)
 _revoke_links: Target[dict[str, Any], LinkRevocationReceipt] = Target(
     "Approvals", "revoke_links", _Body, LinkRevocationReceipt
 )

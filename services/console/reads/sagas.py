@@ -162,7 +162,7 @@ async def one(engine: Engine, saga_id: str, service: str | None = None) -> Saga:
 
 async def _status(engine: Engine, timeline: Timeline) -> StatusData | None:
     """Return what its service says; of a workflow without steps, what it wrote of itself, and how it ended."""
-    target: Target[None, StatusData] = Target(timeline.service, "status", type(None), StatusData)
+    target: Target[None, StatusData] = Target(timeline.service, "status", None, StatusData)
     status: StatusData | None
     try:
         status = await engine.call(target, key=timeline.key)

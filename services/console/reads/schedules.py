@@ -16,7 +16,7 @@ from perdure.schedules.messages import (
     list_target,
     status_target,
 )
-from perdure.schedules.signatures import shown_schedule, sign_action
+from perdure.schedules.signatures import schedule_digest, sign_action
 from services.console.engine import Engine
 from services.console.people.persons import utc_now
 from services.console.people.sessions import SignedIn
@@ -43,7 +43,7 @@ class Schedule(ScheduleStatus):
         Args:
             status: How it stands.
         """
-        return cls(**dict(status), shown=shown_schedule(status.spec, status.generation))
+        return cls(**dict(status), shown=schedule_digest(status.spec, status.generation))
 
 
 class Schedules(BaseModel):
@@ -119,6 +119,6 @@ async def steer(
     act, found = ScheduleAction(what), await one(engine, name)
     if shown is not None and shown != found.shown:
         raise ConsoleError(409, "changed", f"'{name}' has changed since you looked: look again, then decide")
-    proof = sign_action(signer.key(signed_in), act, found, reason=reason, at=utc_now())
-    request = ScheduleActionRequest(actor=signed_in.person.name, reason=reason, proof=proof)
+    signed_action = sign_action(signer.key(signed_in), act, found, reason=reason, at=utc_now())
+    request = ScheduleActionRequest(actor=signed_in.person.name, reason=reason, signed_action=signed_action)
     return Schedule.of(await engine.call(action_target(act), request, key=name))

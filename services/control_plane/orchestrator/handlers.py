@@ -24,22 +24,22 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
         "Trips", idempotency_prefix="trip", saga_prefix="", key_name="trip_id", saga=settings.saga()
     )
 
-    @trips.compensation()
+    @trips.compensation
     async def cancel_flight(ctx: restate.Context, undo: flights.CancelSeats) -> None:
         """Give the seats back."""
         await ServiceClient(ctx, flights.cancel).call(undo)
 
-    @trips.compensation()
+    @trips.compensation
     async def cancel_hotel(ctx: restate.Context, undo: hotels.CancelRoom) -> None:
         """Give the room back."""
         await ServiceClient(ctx, hotels.cancel).call(undo)
 
-    @trips.compensation()
+    @trips.compensation
     async def refund_payment(ctx: restate.Context, undo: payments.RefundCharge) -> None:
         """Give the money back."""
         await ServiceClient(ctx, payments.refund).call(undo)
 
-    @trips.compensation()
+    @trips.compensation
     async def refuse_order(ctx: restate.Context, refusal: notifications.SendNotification) -> None:
         """Tell the traveller that nothing is booked; the last thing of a rollback, and only once it is true."""
         await ServiceClient(ctx, notifications.notify).call(refusal)
@@ -48,19 +48,17 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
     async def book(cp: Orchestration, request: TripRequest) -> TripConfirmation:
         """Book a trip: flight, hotel, approval over the limit, payment, notification."""
         plan = TripPlan(cp.key, request)
-        await cp.add_compensation_step("refuse_order", plan.tell_refused, step="order", after_others=True)
+        cp.add_compensation_step("refuse_order", plan.notify_refused, step="order", after_others=True)
         seats = await cp.step(
-            "flight", flights.reserve, plan.reserve_seats, compensate=cancel_flight, payload=plan.cancel_seats
+            "flight", flights.reserve, plan.reserve_seats, compensate=cancel_flight.bind(plan.cancel_seats)
         )
-        room = await cp.step(
-            "hotel", hotels.reserve, plan.reserve_room, compensate=cancel_hotel, payload=plan.cancel_room
-        )
+        room = await cp.step("hotel", hotels.reserve, plan.reserve_room, compensate=cancel_hotel.bind(plan.cancel_room))
         if plan.needs_approval(settings.approval_limit_minor):
             await _ask(cp, plan, settings)
-        charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund_payment, payload=plan.refund)
+        charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund_payment.bind(plan.refund))
         # Sent, not called: a trip that is booked and paid for is not undone because a mail could not go out. Nothing is
         # awaited after it, so no cancel can come between the news and the end of the trip.
-        await ServiceClient(cp.ctx, notifications.notify).send(plan.tell_confirmed)
+        await ServiceClient(cp.ctx, notifications.notify).send(plan.notify_confirmed)
         return TripConfirmation(
             trip_id=cp.key,
             flight_reservation_id=seats.reservation_id,
@@ -73,7 +71,7 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
 
 async def _ask(cp: Orchestration, plan: TripPlan, settings: OrchestratorSettings) -> None:
     """Wait until somebody approves the trip; refuse it when they don't."""
-    timeout, options = settings.asking()
+    timeout, options = settings.approval()
     options["title"] = plan.approval_title()
     options["subject"] = plan.request.traveller
     options["payload"] = plan.request.model_dump(mode="json")

@@ -1,10 +1,10 @@
-"""What a trip asks of the data plane: the messages of each step and of its undoing, pure of any engine."""
+"""Messages of a trip to the data plane: steps and compensations."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perdure import join_key
+from perdure.idempotency import join_key
 from services.contracts.flights import CancelSeats, ReserveSeats
 from services.contracts.hotels import CancelRoom, ReserveRoom
 from services.contracts.notifications import SendNotification
@@ -14,13 +14,11 @@ from services.contracts.trips import TripRequest
 
 @dataclass(frozen=True)
 class TripPlan:
-    """The messages of one trip.
-
-    Each write's key is made of the trip's id, so whoever retries it, whenever, it acts once.
+    """Messages of one trip. The trip id determines the idempotency key of each write.
 
     Args:
-        trip_id: The trip.
-        request: What the traveller ordered.
+        trip_id: Trip id.
+        request: The order.
     """
 
     trip_id: str
@@ -31,37 +29,37 @@ class TripPlan:
 
     @property
     def reserve_seats(self) -> ReserveSeats:
-        """Hold the seats."""
+        """Request to reserve the seats."""
         return ReserveSeats(key=self._key("flight"), trip_id=self.trip_id, flight=self.request.flight)
 
     @property
     def cancel_seats(self) -> CancelSeats:
-        """Give the seats back."""
+        """Request to cancel the seats."""
         return CancelSeats(key=self._key("flight"), trip_id=self.trip_id)
 
     @property
     def reserve_room(self) -> ReserveRoom:
-        """Hold the room."""
+        """Request to reserve the room."""
         return ReserveRoom(key=self._key("hotel"), trip_id=self.trip_id, hotel=self.request.hotel)
 
     @property
     def cancel_room(self) -> CancelRoom:
-        """Give the room back."""
+        """Request to cancel the room."""
         return CancelRoom(key=self._key("hotel"), trip_id=self.trip_id)
 
     @property
     def charge(self) -> ChargeAccount:
-        """Take the money."""
+        """Request to charge the account."""
         return ChargeAccount(key=self._key("payment"), trip_id=self.trip_id, payment=self.request.payment)
 
     @property
     def refund(self) -> RefundCharge:
-        """Give the money back."""
+        """Request to refund the charge."""
         return RefundCharge(key=self._key("payment"), trip_id=self.trip_id)
 
     @property
-    def tell_confirmed(self) -> SendNotification:
-        """Tell the traveller that the trip is booked."""
+    def notify_confirmed(self) -> SendNotification:
+        """Notification that the trip is booked."""
         request = self.request
         return SendNotification(
             key=self._key("confirmed"),
@@ -73,8 +71,8 @@ class TripPlan:
         )
 
     @property
-    def tell_refused(self) -> SendNotification:
-        """Tell the traveller that the trip is not booked, and that nothing of it is held."""
+    def notify_refused(self) -> SendNotification:
+        """Notification that the trip could not be booked."""
         return SendNotification(
             key=self._key("refused"),
             trip_id=self.trip_id,
@@ -84,15 +82,11 @@ class TripPlan:
         )
 
     def needs_approval(self, limit_minor: int) -> bool:
-        """Tell if the trip costs more than may be spent without asking.
-
-        Args:
-            limit_minor: The limit in minor units.
-        """
+        """Return whether the price exceeds the approval limit in minor units."""
         return self.request.payment.amount_minor > limit_minor
 
     def approval_title(self) -> str:
-        """Return what the approver is asked."""
+        """Return the title of the approval."""
         request = self.request
         amount = f"{request.payment.amount_minor / 100:.2f} {request.payment.currency}"
         return f"Trip of {request.traveller} for {amount}: {request.flight.number}, {request.hotel.name}"

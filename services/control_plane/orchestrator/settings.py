@@ -1,4 +1,4 @@
-"""What the orchestrator can be told by its environment."""
+"""Settings of the orchestrator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from perdure import SagaConfig
 from perdure.approvals.request import Stage
-from perdure.saga.approval_steps import AskOptions
+from perdure.saga.approval_steps import ApprovalOptions
 from services.control_plane.settings import ControlPlaneSettings
 
 
@@ -17,17 +17,17 @@ class OrchestratorSettings(ControlPlaneSettings):
     """Settings from ``PERDURE_ORCHESTRATOR_*``.
 
     Args:
-        approval_limit_minor: A trip that costs more waits for an approval; minor units.
-        approval_timeout: How long it waits in all.
-        approvers: Who may approve, people and groups (``group:finance``); anyone but the traveller when empty.
-        approval_quorum: How many must.
-        approval_veto: Whose single rejection ends it.
-        approval_remind_every: Who may approve is reminded at this interval; a sixth of the whole time by default.
-        approval_escalate_after: When nobody decided by then, it is escalated; two thirds of the whole time by default.
-            As much as the whole time, or more, escalates never.
-        approval_escalate_to: Who may approve then; anyone but the traveller when empty.
-        compensation_attempts: How often a step is undone in vain before it becomes a dead letter.
-        compensation_delay: How long to wait before the second attempt; each wait is twice the one before.
+        approval_limit_minor: Price in minor units above which a trip needs an approval.
+        approval_timeout: Timeout of the approval.
+        approvers: Users and groups (``group:finance``) that may approve. Empty: any user except the traveller.
+        approval_quorum: Number of approvals required.
+        approval_veto: Users whose rejection is final.
+        approval_remind_every: Interval of reminders; a sixth of the timeout by default.
+        approval_escalate_after: Time until the approval escalates; two thirds of the timeout by default. A value of at
+            least the timeout disables escalation.
+        approval_escalate_to: Users and groups that may approve after escalation. Empty: any user except the traveller.
+        compensation_attempts: Attempts of a compensation before it becomes a dead letter.
+        compensation_delay: Delay before the second attempt; it doubles with each further attempt.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_prefix="PERDURE_ORCHESTRATOR_")
@@ -44,19 +44,19 @@ class OrchestratorSettings(ControlPlaneSettings):
     compensation_attempts: int = Field(default=5, ge=1)
     compensation_delay: timedelta = Field(default=timedelta(seconds=1), gt=timedelta(0))
 
-    def asking(self) -> tuple[timedelta, AskOptions]:
-        """Return how long those have who are asked first, and how they are asked."""
-        whole = self.approval_timeout
-        first = min(self.approval_escalate_after or whole * 2 / 3, whole)
-        every = self.approval_remind_every or whole / 6
-        options = AskOptions(
+    def approval(self) -> tuple[timedelta, ApprovalOptions]:
+        """Return the timeout of the first stage, and the options of the approval."""
+        timeout = self.approval_timeout
+        first = min(self.approval_escalate_after or timeout * 2 / 3, timeout)
+        every = self.approval_remind_every or timeout / 6
+        options = ApprovalOptions(
             approvers=self.approvers, quorum=self.approval_quorum, veto=self.approval_veto, remind_every=every
         )
-        if first < whole:
-            last = Stage(approvers=self.approval_escalate_to, timeout=whole - first, remind_every=every)
+        if first < timeout:
+            last = Stage(approvers=self.approval_escalate_to, timeout=timeout - first, remind_every=every)
             options["escalation"] = [last]
         return first, options
 
     def saga(self) -> SagaConfig:
-        """Return how failed trips are rolled back."""
+        """Return the configuration of rollbacks."""
         return SagaConfig(max_attempts=self.compensation_attempts, initial_delay=self.compensation_delay)

@@ -1,12 +1,12 @@
-"""The audit: does the database alone prove what the platform promises?
+"""Audit of the business invariants over the database.
 
-It asks no service and no engine, so it works with the platform up (in one snapshot) or down. What it cannot show, that
-trips over the limit were approved, `services.runtime.approval_audit` adds. How a trip ended is read from what its
-traveller was told:
+The audit reads one snapshot of the database and calls neither services nor the engine, so the platform may be up or
+down. `services.runtime.approval_audit` adds the comparison with approvals. The notification of a trip determines its
+outcome:
 
-    confirmed   a ``trip-confirmed`` notification exists: the trip holds exactly one seat set, one room and one charge
-    refused     a ``trip-refused`` notification exists: the trip holds nothing
-    open        neither: the trip is on its way, or was turned away at the door, and holds at most one of each
+    confirmed   ``trip-confirmed`` was sent: the trip holds exactly one seat set, one room and one charge.
+    refused     ``trip-refused`` was sent: the trip holds nothing.
+    open        No notification was sent: the trip is running or was rejected, and holds at most one of each.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ async def audit(url: str, *, settled: bool = False) -> AuditReport:
 
     Args:
         url: See `services.data_plane.database.database_url`.
-        settled: Claim that no trip is on its way any more: then an open trip that holds something is a breach.
+        settled: No trip is running, so an open trip must hold nothing.
 
     Raises:
-        ConfigurationError: There is no such database, it can't be read, or it was never migrated.
+        ConfigurationError: The database does not exist, is unreadable, or was never migrated.
     """
     async with _snapshot(url) as connection:
         return await audit_snapshot(connection, settled=settled)
 
 
 async def confirmed_charges(url: str, *, over_minor: int) -> list[trips.ConfirmedCharge]:
-    """Return the charges of confirmed trips, to be compared with what was approved.
+    """Return the charges of confirmed trips above an amount.
 
     Args:
         url: See `services.data_plane.database.database_url`.
-        over_minor: Only charges above this amount, in minor units.
+        over_minor: The amount in minor units.
 
     Raises:
-        ConfigurationError: There is no such database, it can't be read, or it was never migrated.
+        ConfigurationError: The database does not exist, is unreadable, or was never migrated.
     """
     async with _snapshot(url) as connection:
         return await trips.load_charges(connection, over_minor=over_minor)
@@ -70,15 +70,15 @@ async def _snapshot(url: str) -> AsyncIterator[AsyncConnection]:
                 )
             yield connection
     except (OSError, SQLAlchemyError) as error:
-        raise ConfigurationError(f"the database at {shown} can't be read: {error}") from error
+        raise ConfigurationError(f"the database at {shown} cannot be read: {error}") from error
     finally:
         await database.dispose()
 
 
 def _check_file(file: Path | None) -> None:
-    # SQLite would make an empty file where there is none.
+    # SQLite creates a missing file.
     if file is not None and not file.is_file():
-        raise ConfigurationError(f"there is no database in {file}: start the platform once, which makes it")
+        raise ConfigurationError(f"there is no database at {file}: start the platform once to create it")
 
 
 def _missing_tables(connection: Connection) -> list[str]:

@@ -1,4 +1,4 @@
-"""Inventory: what is left and what is held make up what there is."""
+"""Invariant of the inventory: free and held units add up to the capacity."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def check(connection: AsyncConnection) -> Invariant:
     ]
     return invariant(
         "inventory",
-        "what is left and what is held make up each flight and hotel, and nothing is below zero",
+        "free and held units add up to the capacity of each flight and hotel, and none is negative",
         len(stocks),
         (
             (stock.name, f"capacity {stock.capacity}, left {stock.left}, held {stock.held}")

@@ -1,4 +1,4 @@
-"""Keys: the barrier's operations and the business rows tell the same story, and no key acted twice."""
+"""Invariant of the keys: the idempotency table matches the business rows, and no key took effect twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Row(NamedTuple):
     state: str
 
 
-_STATES = {"active": "performed", "charged": "performed", "cancelled": "undone", "refunded": "undone"}
+_STATES = {"active": "performed", "charged": "performed", "cancelled": "compensated", "refunded": "compensated"}
 
 
 async def check(connection: AsyncConnection) -> Invariant:
@@ -61,13 +61,13 @@ async def check(connection: AsyncConnection) -> Invariant:
             )
         )
     )
-    breaches: list[tuple[str, str]] = []
+    violations: list[tuple[str, str]] = []
     for service, key, trip_id, state in operations:
         done = rows.pop((service, key), [])
         expected = 0 if state == "voided" else 1
         if len(done) != expected:
-            breaches.append((f"{service} {key}", f"is {state}, and acted {len(done)} times"))
-        breaches += [
+            violations.append((f"{service} {key}", f"is {state}, but has {len(done)} rows"))
+        violations += [
             (
                 f"{service} {key}",
                 f"is {state} for trip '{trip_id}', but {row.row_id} says {row.state} for '{row.trip_id}'",
@@ -75,10 +75,10 @@ async def check(connection: AsyncConnection) -> Invariant:
             for row in done
             if (row.state, row.trip_id) != (state, trip_id)
         ]
-    breaches += [
+    violations += [
         (f"{service} {key}", f"{', '.join(row.row_id for row in done)} without an operation")
         for (service, key), done in rows.items()
     ]
     return invariant(
-        "keys", "each key acted at most once, and its row is as the barrier recorded it", len(operations), breaches
+        "keys", "each key took effect at most once, as the idempotency table records it", len(operations), violations
     )

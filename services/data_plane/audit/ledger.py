@@ -1,4 +1,4 @@
-"""The ledger: money is moved, never made, and each movement is explained."""
+"""Invariants of the ledger: postings balance, and each movement belongs to a charge, refund or opening balance."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def _transactions(connection: AsyncConnection) -> Invariant:
 
 
 async def _charges(connection: AsyncConnection) -> Invariant:
-    """Compare charges with the ledger in both directions: no charge without its money, no money without its charge."""
+    """Compare charges with the ledger in both directions."""
     postings: dict[str, dict[str, int]] = defaultdict(dict)
     kinds: dict[str, tuple[str, str | None]] = {}
     ledger = (

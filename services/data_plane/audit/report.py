@@ -1,4 +1,4 @@
-"""What an audit reports."""
+"""Report of an audit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 
 class Finding(BaseModel):
-    """One breach of an invariant: what broke it, and how."""
+    """A violation of an invariant."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -36,7 +36,7 @@ class Invariant(BaseModel):
     @computed_field  # type: ignore[prop-decorator] # mypy knows no decorator on top of property
     @property
     def ok(self) -> bool:
-        """Tell if the invariant holds."""
+        """True if the invariant holds."""
         return not self.findings
 
 
@@ -62,7 +62,7 @@ class AuditReport(BaseModel):
     @computed_field  # type: ignore[prop-decorator] # mypy knows no decorator on top of property
     @property
     def ok(self) -> bool:
-        """Tell if all invariants hold that were checked."""
+        """True if all checked invariants hold."""
         return all(invariant.ok for invariant in self.invariants)
 
 

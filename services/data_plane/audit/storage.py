@@ -1,4 +1,4 @@
-"""Storage: SQLite's own look at its file, after a kill or a full disk. PostgreSQL looks after itself."""
+"""Integrity of a SQLite file, for example after a kill or a full disk."""
 
 from __future__ import annotations
 

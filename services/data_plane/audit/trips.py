@@ -1,4 +1,4 @@
-"""Trips: what each one holds, against what its traveller was told."""
+"""Invariant of the trips: each one holds what its outcome requires."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.data_plane.tables import ChargeRow, NotificationRow, RoomReservati
 
 @dataclass
 class Trip:
-    """What the database knows of a trip."""
+    """A trip as the database records it."""
 
     seat_sets: int = 0
     rooms: int = 0
@@ -42,7 +42,7 @@ class Trip:
 
 @dataclass(frozen=True)
 class ConfirmedCharge:
-    """What a confirmed trip was charged.
+    """Charge of a confirmed trip.
 
     Args:
         trip_id: The trip.
@@ -71,7 +71,7 @@ async def load_charges(connection: AsyncConnection, *, over_minor: int) -> list[
         .order_by(ChargeRow.trip_id)
     )
     return [
-        # SQLite has no time zones; what it stores is UTC.
+        # SQLite stores UTC without a time zone.
         ConfirmedCharge(trip_id, account, amount, at if at.tzinfo else at.replace(tzinfo=UTC))
         for trip_id, account, amount, at in await connection.execute(query)
     ]
@@ -86,7 +86,7 @@ async def load(connection: AsyncConnection) -> dict[str, Trip]:
         ("charges", ChargeRow.trip_id, ChargeRow.status, "charged"),
     )
     for name, trip_id, status, held in holdings:
-        # Trips that hold nothing any more are counted too: they are known to the database.
+        # Includes trips whose reservations were all cancelled.
         query = select(trip_id, func.count().filter(status == held)).group_by(trip_id)
         for trip, count in await connection.execute(query):
             setattr(trips[trip], name, count)
@@ -99,7 +99,7 @@ async def load(connection: AsyncConnection) -> dict[str, Trip]:
 
 
 def check(trips: Mapping[str, Trip], *, settled: bool) -> list[Invariant]:
-    """Judge trips; ``settled`` claims that none is on its way any more."""
+    """Check all trips; see `services.data_plane.audit.audit` for ``settled``."""
     by_outcome: dict[str, dict[str, Trip]] = {"confirmed": {}, "refused": {}, "open": {}}
     for trip_id, trip in trips.items():
         by_outcome[trip.outcome][trip_id] = trip
@@ -127,7 +127,7 @@ def check(trips: Mapping[str, Trip], *, settled: bool) -> list[Invariant]:
         ),
         invariant(
             "trips-told",
-            "each traveller is told one outcome, once",
+            "each traveller is notified of one outcome, once",
             sum(1 for trip in trips.values() if trip.told),
             (
                 (trip_id, "told " + ", ".join(f"{count} times {kind}" for kind, count in sorted(trip.told.items())))

@@ -1,73 +1,44 @@
-"""Seats: an inventory of flights, and who holds how many of their seats."""
+"""Seat reservations on flights."""
 
 from __future__ import annotations
 
 from uuid import uuid4
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import Mapped, mapped_column
 
 from perdure.errors import NotFound, PerdureTerminalError, Refused
 from services.contracts.flights import CancelSeats, ReserveSeats, SeatCancellation, SeatReservation
-from services.data_plane.barrier import IdempotencyTable
-from services.data_plane.database import Base, Database, Timestamped
-
-
-class FlightRow(Base):
-    """A flight of the catalogue."""
-
-    __tablename__ = "flights"
-    __table_args__ = (CheckConstraint("seats_left >= 0 AND seats_left <= seats", name="seats_left"),)
-
-    number: Mapped[str] = mapped_column(Text, primary_key=True)
-    seats: Mapped[int]
-    seats_left: Mapped[int]
-
-
-class SeatReservationRow(Timestamped, Base):
-    """Seats held for a trip, or given back."""
-
-    __tablename__ = "seat_reservations"
-    __table_args__ = (
-        CheckConstraint("status IN ('active', 'cancelled')", name="status"),
-        CheckConstraint("seats > 0", name="seats"),
-        Index("uq_seat_reservations_key", "key", unique=True),
-    )
-
-    reservation_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    key: Mapped[str] = mapped_column(Text)
-    trip_id: Mapped[str] = mapped_column(Text, index=True)
-    flight: Mapped[str] = mapped_column(Text, ForeignKey(FlightRow.number))
-    seats: Mapped[int]
-    status: Mapped[str] = mapped_column(Text, default="active")
+from services.data_plane.database import Database
+from services.data_plane.flights.tables import FlightRow, SeatReservationRow
+from services.data_plane.idempotency import IdempotencyTable
 
 
 class Seats:
-    """Reserve seats and give them back.
+    """Reserve seats and release them.
 
     Args:
-        database: Where flights and reservations are kept.
+        database: The data plane's database.
     """
 
     def __init__(self, database: Database) -> None:
-        self._barrier = IdempotencyTable(database, "Flights")
+        self._operations = IdempotencyTable(database, "Flights")
 
     async def reserve(self, request: ReserveSeats) -> SeatReservation:
-        """Hold seats for a trip.
+        """Reserve seats for a trip.
 
         Args:
-            request: Trip, flight and seats, under the caller's key.
+            request: Trip, flight, seats and key.
 
         Raises:
-            NotFound: No such flight.
-            Refused: ``seats_sold_out``: fewer seats are left than the trip wants.
+            NotFound: The flight does not exist.
+            Refused: ``seats_sold_out``: the flight has fewer free seats.
             Conflict: See `IdempotencyTable.perform`.
         """
 
         async def take(connection: AsyncConnection) -> SeatReservation:
             wanted = request.flight
-            # One conditional update, so that two trips that race for the last seat can't both find it free.
+            # One conditional update, so that two concurrent trips cannot both take the last seat.
             taken = await connection.execute(
                 update(FlightRow)
                 .where(FlightRow.number == wanted.number, FlightRow.seats_left >= wanted.seats)
@@ -87,19 +58,19 @@ class Seats:
             )
             return reservation
 
-        return await self._barrier.perform("reserve", request, take, SeatReservation)
+        return await self._operations.perform("reserve", request, take, SeatReservation)
 
     async def cancel(self, request: CancelSeats) -> SeatCancellation:
-        """Give the seats back that were reserved under this key, or see to it that they never will be.
+        """Release the seats reserved under a key, or void the key.
 
         Args:
-            request: Trip, and the key of its reservation.
+            request: Trip and key of the reservation.
 
         Raises:
-            Conflict: See `IdempotencyTable.undo`.
+            Conflict: See `IdempotencyTable.compensate`.
         """
 
-        async def give_back(connection: AsyncConnection, reservation: SeatReservation) -> SeatCancellation:
+        async def release(connection: AsyncConnection, reservation: SeatReservation) -> SeatCancellation:
             await connection.execute(
                 update(SeatReservationRow)
                 .where(SeatReservationRow.reservation_id == reservation.reservation_id)
@@ -113,11 +84,11 @@ class Seats:
             return SeatCancellation(key=request.key, outcome="cancelled", reservation_id=reservation.reservation_id)
 
         voided = SeatCancellation(key=request.key, outcome="voided")
-        return await self._barrier.undo("reserve", request, give_back, SeatReservation, voided)
+        return await self._operations.compensate("reserve", request, release, SeatReservation, voided)
 
 
 async def _refusal(connection: AsyncConnection, request: ReserveSeats) -> PerdureTerminalError:
-    """Say why a flight gave no seats."""
+    """Return the error for a flight without enough free seats."""
     wanted = request.flight
     left = (
         await connection.execute(select(FlightRow.seats_left).where(FlightRow.number == wanted.number))
@@ -125,5 +96,5 @@ async def _refusal(connection: AsyncConnection, request: ReserveSeats) -> Perdur
     if left is None:
         return NotFound(f"flight.number: there is no flight '{wanted.number}'", metadata={"field": "flight.number"})
     return Refused(
-        f"flight '{wanted.number}' has {left} seats left, and the trip wants {wanted.seats}", 409, "seats_sold_out"
+        f"flight '{wanted.number}' has {left} seats left, but the trip needs {wanted.seats}", 409, "seats_sold_out"
     )

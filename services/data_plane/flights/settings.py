@@ -1,4 +1,4 @@
-"""Settings of the service Flights: variables that start with ``PERDURE_FLIGHTS_``."""
+"""Settings of Flights: environment variables with the prefix ``PERDURE_FLIGHTS_``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.data_plane.settings import DataPlaneSettings
 
 
 class FlightsSettings(DataPlaneSettings):
-    """Where Flights is served, and its database."""
+    """Address and database of Flights."""
 
     model_config = SettingsConfigDict(env_prefix="PERDURE_FLIGHTS_")
 

@@ -1,84 +1,45 @@
-"""Rooms: an inventory of hotels, and which trip holds a room in them."""
+"""Room reservations in hotels."""
 
 from __future__ import annotations
 
 import asyncio
 from uuid import uuid4
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import Mapped, mapped_column
 
 from perdure.errors import NotFound, PerdureTerminalError, Refused
 from services.contracts.hotels import CancelRoom, HotelRequest, ReserveRoom, RoomCancellation, RoomReservation
-from services.data_plane.barrier import IdempotencyTable
-from services.data_plane.database import Base, Database, Timestamped
-
-
-class HotelRow(Base):
-    """A hotel of the catalogue, with the faults it has for trying things out.
-
-    ``latency_ms`` is how long it takes to answer a reservation. ``fails_cancellations`` is how many
-    cancellations will still fail, -1 for all of them.
-    """
-
-    __tablename__ = "hotels"
-    __table_args__ = (
-        CheckConstraint("rooms_left >= 0 AND rooms_left <= rooms", name="rooms_left"),
-        CheckConstraint("latency_ms >= 0", name="latency_ms"),
-        CheckConstraint("fails_cancellations >= -1", name="fails_cancellations"),
-    )
-
-    name: Mapped[str] = mapped_column(Text, primary_key=True)
-    rooms: Mapped[int]
-    rooms_left: Mapped[int]
-    latency_ms: Mapped[int]
-    fails_cancellations: Mapped[int]
-
-
-class RoomReservationRow(Timestamped, Base):
-    """A room held for a trip, or given back."""
-
-    __tablename__ = "room_reservations"
-    __table_args__ = (
-        CheckConstraint("status IN ('active', 'cancelled')", name="status"),
-        CheckConstraint("nights > 0", name="nights"),
-        Index("uq_room_reservations_key", "key", unique=True),
-    )
-
-    reservation_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    key: Mapped[str] = mapped_column(Text)
-    trip_id: Mapped[str] = mapped_column(Text, index=True)
-    hotel: Mapped[str] = mapped_column(Text, ForeignKey(HotelRow.name))
-    nights: Mapped[int]
-    status: Mapped[str] = mapped_column(Text, default="active")
+from services.data_plane.database import Database
+from services.data_plane.hotels.tables import HotelRow, RoomReservationRow
+from services.data_plane.idempotency import IdempotencyTable
 
 
 class Rooms:
-    """Reserve rooms and give them back.
+    """Reserve rooms and release them.
 
     Args:
-        database: Where hotels and reservations are kept.
+        database: The data plane's database.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._barrier = IdempotencyTable(database, "Hotels")
+        self._operations = IdempotencyTable(database, "Hotels")
 
     async def reserve(self, request: ReserveRoom) -> RoomReservation:
-        """Hold a room for a trip, as quickly as the hotel answers.
+        """Reserve a room for a trip, after the latency of the hotel.
 
         Args:
-            request: Trip, hotel and nights, under the caller's key.
+            request: Trip, hotel, nights and key.
 
         Raises:
-            NotFound: No such hotel.
+            NotFound: The hotel does not exist.
             Refused: ``hotel_full``: no room is left.
             Conflict: See `IdempotencyTable.perform`.
         """
 
         async def take(connection: AsyncConnection) -> RoomReservation:
-            # One conditional update, so that two trips that race for the last room can't both find it free.
+            # One conditional update, so that two concurrent trips cannot both take the last room.
             taken = await connection.execute(
                 update(HotelRow)
                 .where(HotelRow.name == request.hotel.name, HotelRow.rooms_left >= 1)
@@ -100,22 +61,22 @@ class Rooms:
             )
             return reservation
 
-        # Before the transaction: a slow hotel holds no lock, and a process killed meanwhile has changed nothing.
+        # Before the transaction, so that a slow hotel holds no lock.
         await self._hotel_answers(request.hotel.name)
-        return await self._barrier.perform("reserve", request, take, RoomReservation)
+        return await self._operations.perform("reserve", request, take, RoomReservation)
 
     async def cancel(self, request: CancelRoom) -> RoomCancellation:
-        """Give the room back that was reserved under this key, or see to it that it never will be.
+        """Release the room reserved under a key, or void the key.
 
         Args:
-            request: Trip, and the key of its reservation.
+            request: Trip and key of the reservation.
 
         Raises:
             Refused: ``cancellation_failed``: the hotel is marked as failing; the room is still held.
-            Conflict: See `IdempotencyTable.undo`.
+            Conflict: See `IdempotencyTable.compensate`.
         """
 
-        async def give_back(connection: AsyncConnection, reservation: RoomReservation) -> RoomCancellation:
+        async def release(connection: AsyncConnection, reservation: RoomReservation) -> RoomCancellation:
             await connection.execute(
                 update(RoomReservationRow)
                 .where(RoomReservationRow.reservation_id == reservation.reservation_id)
@@ -130,7 +91,7 @@ class Rooms:
 
         await self._hotel_cancels(request.key)
         voided = RoomCancellation(key=request.key, outcome="voided")
-        return await self._barrier.undo("reserve", request, give_back, RoomReservation, voided)
+        return await self._operations.compensate("reserve", request, release, RoomReservation, voided)
 
     async def _hotel_answers(self, name: str) -> None:
         async with self._database.snapshot() as connection:
@@ -140,7 +101,7 @@ class Rooms:
             await asyncio.sleep(latency_ms / 1000)
 
     async def _hotel_cancels(self, key: str) -> None:
-        """Fail if the hotel that holds a room under this key is marked as failing, and count the failure."""
+        """Raise the hotel's configured cancellation fault, and count it."""
         async with self._database.snapshot() as connection:
             query = (
                 select(HotelRow.name, HotelRow.fails_cancellations)
@@ -151,7 +112,7 @@ class Rooms:
         if hotel is None or hotel.fails_cancellations == 0:
             return
         if hotel.fails_cancellations > 0:
-            # In a transaction of its own, so that the failure counts although the cancellation is not made.
+            # In a transaction of its own, so that the count survives the failed cancellation.
             async with self._database.transaction() as connection:
                 counted = await connection.execute(
                     update(HotelRow)
@@ -164,7 +125,7 @@ class Rooms:
 
 
 async def _refusal(connection: AsyncConnection, wanted: HotelRequest) -> PerdureTerminalError:
-    """Say why a hotel gave no room."""
+    """Return the error for a hotel without a free room."""
     known = (await connection.execute(select(HotelRow.name).where(HotelRow.name == wanted.name))).first()
     if known is None:
         return NotFound(f"hotel.name: there is no hotel '{wanted.name}'", metadata={"field": "hotel.name"})

@@ -1,10 +1,13 @@
-"""The handlers of Hotels: a thin layer that puts each change into a run."""
+"""Hotels: the handlers and the process that serves them."""
 
 from __future__ import annotations
 
 from perdure import DataPlaneContext, DataPlaneService
 from services.contracts.hotels import CancelRoom, ReserveRoom, RoomCancellation, RoomReservation
+from services.data_plane.database import Database
 from services.data_plane.hotels.model import Rooms
+from services.data_plane.hotels.settings import HotelsSettings
+from services.data_plane.process import serve_data_plane
 from services.data_plane.retries import WRITES
 
 
@@ -12,7 +15,7 @@ def define(rooms: Rooms) -> DataPlaneService:
     """Define the service.
 
     Args:
-        rooms: The business behind it.
+        rooms: The business logic.
     """
     service = DataPlaneService("Hotels", run=WRITES)
 
@@ -27,3 +30,13 @@ def define(rooms: Rooms) -> DataPlaneService:
         return await ctx.run("cancel", rooms.cancel, request)
 
     return service
+
+
+def build(database: Database) -> DataPlaneService:
+    """Define the service on a database."""
+    return define(Rooms(database))
+
+
+def main() -> int:
+    """Serve until SIGTERM, and return the exit code."""
+    return serve_data_plane(HotelsSettings, build)

@@ -1,4 +1,4 @@
-"""Settings of the service Hotels: variables that start with ``PERDURE_HOTELS_``."""
+"""Settings of Hotels: environment variables with the prefix ``PERDURE_HOTELS_``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.data_plane.settings import DataPlaneSettings
 
 
 class HotelsSettings(DataPlaneSettings):
-    """Where Hotels is served, and its database."""
+    """Address and database of Hotels."""
 
     model_config = SettingsConfigDict(env_prefix="PERDURE_HOTELS_")
 

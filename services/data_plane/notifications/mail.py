@@ -1,4 +1,4 @@
-"""Mail: how a notice leaves the platform. A link that decides is minted here, as the mail is handed over."""
+"""Delivery of notices by mail. Links are created when a mail is sent, and are not stored."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 @dataclass(frozen=True)
 class MailServer:
-    """Where mail is handed over.
+    """An SMTP server.
 
     Args:
-        host: The server's name.
-        port: Its port.
-        implicit_tls: TLS from the first byte (``smtps``); else STARTTLS, which only a server of this machine may lack.
-        user: The name to sign in with; None for none.
-        password: Its password.
+        host: Host name.
+        port: Port.
+        implicit_tls: Whether to use TLS from the start (``smtps``). Otherwise STARTTLS is required, except on loopback.
+        user: User name; None for no authentication.
+        password: Password.
     """
 
     host: str
@@ -43,25 +43,25 @@ class MailServer:
 
     @classmethod
     def parse(cls, url: SecretStr) -> MailServer:
-        """Return the server of a URL.
+        """Parse the URL of a mail server.
 
         Args:
             url: ``smtp://user:password@host:587``, or ``smtps://``. A secret.
 
         Raises:
-            ConfigurationError: It is no such URL. The message holds nothing of it.
+            ConfigurationError: The URL is invalid. The message does not quote it.
         """
-        unfit = ConfigurationError(
-            "PERDURE_NOTIFICATIONS_SMTP_URL is no address of a mail server: write smtp://user:password@host:587, "
+        invalid = ConfigurationError(
+            "PERDURE_NOTIFICATIONS_SMTP_URL is not the URL of a mail server: use smtp://user:password@host:587 "
             "or smtps://"
         )
         try:
             parts = urlsplit(url.get_secret_value())
             host, port = parts.hostname, parts.port
         except ValueError:
-            raise unfit from None  # the error would show the password
+            raise invalid from None  # the error would show the password
         if not host or parts.scheme not in _PORTS:
-            raise unfit
+            raise invalid
         return cls(
             host=host,
             port=port or _PORTS[parts.scheme],
@@ -73,13 +73,13 @@ class MailServer:
 
 @dataclass(frozen=True)
 class Mail:
-    """Sends approvers their notices.
+    """Delivers notices to approvers by mail.
 
     Args:
-        server: Where mail is handed over.
-        sender: The address that it comes from.
-        minter: Mints the links; None for mail without links.
-        timeout: How long the server may take for an answer.
+        server: The mail server.
+        sender: Address of the sender.
+        minter: Creates links; None for mail without links.
+        timeout: Timeout for answers of the server.
     """
 
     server: MailServer
@@ -89,24 +89,18 @@ class Mail:
 
     def __post_init__(self) -> None:
         if not is_address(self.sender):
-            raise ConfigurationError(
-                f"PERDURE_NOTIFICATIONS_SMTP_FROM is no mail address: '{self.sender}'; mail needs a sender"
-            )
+            raise ConfigurationError(f"PERDURE_NOTIFICATIONS_SMTP_FROM must be a mail address, not '{self.sender}'")
 
     async def deliver(self, notice: ApprovalNotice) -> bool:
-        """Send a notice, with a link that exists from now on and is kept nowhere.
+        """Send a notice with a new link, and return False if the recipient is not a mail address.
 
-        The same notice has the same link and the same Message-ID, so a notice that is sent twice is one mail for
-        programs that compare those.
+        A repeated delivery of a notice has the same link and Message-ID, so mail programs can recognise duplicates.
 
         Args:
             notice: The notice.
 
-        Returns:
-            False when the recipient has no mail address, as a group.
-
         Raises:
-            OSError: The mail server can't be reached, or does not take the mail.
+            OSError: The mail server is unreachable or rejects the mail.
         """
         if not is_address(notice.to):
             return False
@@ -135,7 +129,7 @@ class Mail:
         ) as smtp:
             if not server.implicit_tls:
                 smtp.ehlo()
-                # A link decides, and so does a password: neither goes over a network in clear.
+                # Links and passwords must not cross a network in clear text.
                 if smtp.has_extn("starttls") or server.host not in _LOOPBACK:
                     smtp.starttls(context=tls)
             if server.user is not None:
@@ -144,10 +138,10 @@ class Mail:
 
 
 def is_address(name: str) -> bool:
-    """Tell if a name is a mail address that a message can be sent to.
+    """Return whether a name is a mail address.
 
     Args:
-        name: A person's name, a group, or ``anyone``.
+        name: Name of a user, a group, or ``anyone``.
     """
     if parseaddr(name)[1] != name or not name.isascii():
         return False

@@ -1,67 +1,38 @@
-"""Notifications: what travellers and approvers were told, each thing once."""
+"""Notifications to travellers and approvers."""
 
 from __future__ import annotations
 
 from uuid import uuid4
 
-from sqlalchemy import CheckConstraint, Index, Text, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import Mapped, mapped_column
 
 from perdure.approvals.notifications import ApprovalNotice
 from services.contracts.notifications import ApprovalNoticeReceipt, Notification, SendNotification
-from services.data_plane.barrier import IdempotencyTable
-from services.data_plane.database import Base, Database, Timestamped, insert_if_missing
+from services.data_plane.database import Database, insert_if_missing
+from services.data_plane.idempotency import IdempotencyTable
 from services.data_plane.notifications.mail import Mail
-
-
-class NotificationRow(Timestamped, Base):
-    """A message in the outbox. How a trip ended is read from here."""
-
-    __tablename__ = "notifications"
-    __table_args__ = (
-        CheckConstraint("kind IN ('trip-confirmed', 'trip-refused')", name="kind"),
-        Index("uq_notifications_key", "key", unique=True),
-    )
-
-    notification_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    key: Mapped[str] = mapped_column(Text)
-    trip_id: Mapped[str] = mapped_column(Text, index=True)
-    kind: Mapped[str] = mapped_column(Text)
-    recipient: Mapped[str] = mapped_column(Text)
-    text: Mapped[str] = mapped_column(Text)
-
-
-class ApprovalNoticeRow(Timestamped, Base):
-    """A notice to an approver that was delivered. A link that decides is in the mail, and not here."""
-
-    __tablename__ = "approval_notices"
-
-    key: Mapped[str] = mapped_column(Text, primary_key=True)
-    approval_id: Mapped[str] = mapped_column(Text, index=True)
-    kind: Mapped[str] = mapped_column(Text)
-    recipient: Mapped[str] = mapped_column(Text)
-    text: Mapped[str] = mapped_column(Text)
+from services.data_plane.notifications.tables import ApprovalNoticeRow, NotificationRow
 
 
 class Outbox:
-    """Tell travellers how their trips ended, and approvers what waits for them.
+    """Send notifications to travellers and approvers.
 
     Args:
-        database: Where messages are kept.
-        mail: Sends approvers their notices; None for no mail.
+        database: The data plane's database.
+        mail: Delivers notices to approvers by mail; None for no mail.
     """
 
     def __init__(self, database: Database, mail: Mail | None = None) -> None:
         self._database = database
         self._mail = mail
-        self._barrier = IdempotencyTable(database, "Notifications")
+        self._operations = IdempotencyTable(database, "Notifications")
 
     async def notify(self, request: SendNotification) -> Notification:
-        """Put a message into the outbox.
+        """Write a notification to a traveller into the outbox.
 
         Args:
-            request: Trip, kind, recipient and text, under the caller's key.
+            request: Trip, kind, recipient, text and key.
 
         Raises:
             Conflict: See `IdempotencyTable.perform`.
@@ -81,7 +52,7 @@ class Outbox:
             )
             return notification
 
-        return await self._barrier.perform("notify", request, put, Notification)
+        return await self._operations.perform("notify", request, put, Notification)
 
     async def tell_approver(self, notice: ApprovalNotice) -> ApprovalNoticeReceipt:
         """Deliver a notice to an approver, and record that. A notice that is recorded is not delivered again.
@@ -90,10 +61,10 @@ class Outbox:
         idempotency table is needed: there is no compensation, and the notice has a key.
 
         Args:
-            notice: What to say to whom.
+            notice: The notice.
 
         Raises:
-            OSError: The mail server does not take it.
+            OSError: The mail server rejects it or is unreachable.
         """
         if self._mail is not None and not await self._is_recorded(notice.key):
             await self._mail.deliver(notice)

@@ -1,4 +1,4 @@
-"""Settings of the service Notifications: variables that start with ``PERDURE_NOTIFICATIONS_``."""
+"""Settings of Notifications: environment variables with the prefix ``PERDURE_NOTIFICATIONS_``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from services.data_plane.settings import DataPlaneSettings
 
 
 class NotificationsSettings(DataPlaneSettings):
-    """Where Notifications is served, its database, and how mail leaves it.
+    """Address, database and mail of Notifications.
 
     Args:
-        smtp_url: Where mail is handed over, ``smtp://user:password@host:587``; a secret. Without it, approvers get no
-            mail: what waits for them is in their inbox.
-        smtp_from: The address that mail comes from.
-        link_key_file: Private key that signs the links in mail; without it, mail has none.
-        console_url: Address of the console, for links (``PERDURE_CONSOLE_URL``).
+        smtp_url: Mail server, ``smtp://user:password@host:587``. Secret. Without it, approvers get no mail.
+        smtp_from: Sender of mail.
+        link_key_file: Private key that signs links in mail; without it, mail has no links.
+        console_url: Address of the console for links (``PERDURE_CONSOLE_URL``).
     """
 
     model_config = SettingsConfigDict(env_prefix="PERDURE_NOTIFICATIONS_", env_ignore_empty=True)
@@ -33,10 +32,10 @@ class NotificationsSettings(DataPlaneSettings):
     console_url: str = Field(default="http://127.0.0.1:8088", validation_alias="PERDURE_CONSOLE_URL")
 
     def mail(self) -> Mail | None:
-        """Return how mail leaves; None when it doesn't.
+        """Return the mail delivery; None without a mail server.
 
         Raises:
-            ConfigurationError: The address of the server or the sender does not fit, or the key can't be read.
+            ConfigurationError: The mail server, the sender or the key is invalid.
         """
         minter = (
             None if self.link_key_file is None else LinkMinter(PrivateKey.load(self.link_key_file), self.console_url)

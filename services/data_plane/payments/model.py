@@ -1,106 +1,43 @@
-"""Money: a double-entry ledger in integer minor units, and the charges that trips make on it.
+"""Charges of trips, on a double-entry ledger in integer minor units.
 
-Each movement of money is one transaction of postings that sum to zero. Postings are added, never changed: a refund is a
-transaction of its own. An account's ``balance_minor`` is the sum of its postings, kept beside them so that one
-conditional update can check and take money; the audit compares the two.
+Each movement of money is one transaction of postings that sum to zero. Postings are immutable: a refund is another
+transaction. An account stores the sum of its postings as ``balance_minor``, so that one conditional update can check
+and debit it; the audit compares both.
 """
 
 from __future__ import annotations
 
 from uuid import uuid4
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import Mapped, mapped_column
 
 from perdure.errors import InvalidInput, NotFound, PerdureTerminalError, Refused
 from services.contracts.payments import Charge, ChargeAccount, PaymentRequest, Refund, RefundCharge
-from services.data_plane.barrier import IdempotencyTable
-from services.data_plane.database import Base, Database, Timestamped
-
-
-class AccountRow(Base):
-    """An account in one currency.
-
-    ``customer`` accounts are charged, ``merchant`` accounts take the money in, ``equity`` accounts are where opening
-    balances come from, and the only ones that may be below zero. A frozen account, and one whose card is declined,
-    refuses charges but takes refunds.
-    """
-
-    __tablename__ = "accounts"
-    __table_args__ = (
-        CheckConstraint("kind IN ('customer', 'merchant', 'equity')", name="kind"),
-        CheckConstraint("balance_minor >= 0 OR kind = 'equity'", name="balance_minor"),
-    )
-
-    account_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    kind: Mapped[str] = mapped_column(Text)
-    currency: Mapped[str] = mapped_column(Text)
-    balance_minor: Mapped[int] = mapped_column(BigInteger, default=0)
-    frozen: Mapped[bool] = mapped_column(default=False)
-    card_declined: Mapped[bool] = mapped_column(default=False)
-
-
-class LedgerTransactionRow(Timestamped, Base):
-    """One movement of money: an opening balance, a charge or a refund."""
-
-    __tablename__ = "ledger_transactions"
-    __table_args__ = (CheckConstraint("kind IN ('opening', 'charge', 'refund')", name="kind"),)
-
-    transaction_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    kind: Mapped[str] = mapped_column(Text)
-    trip_id: Mapped[str | None] = mapped_column(Text)
-
-
-class PostingRow(Base):
-    """One line of a transaction: what an account gained, or lost if negative."""
-
-    __tablename__ = "ledger_postings"
-
-    transaction_id: Mapped[str] = mapped_column(Text, ForeignKey(LedgerTransactionRow.transaction_id), primary_key=True)
-    account_id: Mapped[str] = mapped_column(Text, ForeignKey(AccountRow.account_id), primary_key=True)
-    amount_minor: Mapped[int] = mapped_column(BigInteger)
-
-
-class ChargeRow(Timestamped, Base):
-    """Money that a trip took from an account, and the transactions that prove it."""
-
-    __tablename__ = "charges"
-    __table_args__ = (
-        CheckConstraint("status IN ('charged', 'refunded')", name="status"),
-        CheckConstraint("amount_minor > 0", name="amount_minor"),
-        Index("uq_charges_key", "key", unique=True),
-    )
-
-    payment_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    key: Mapped[str] = mapped_column(Text)
-    trip_id: Mapped[str] = mapped_column(Text, index=True)
-    account_id: Mapped[str] = mapped_column(Text, ForeignKey(AccountRow.account_id))
-    amount_minor: Mapped[int] = mapped_column(BigInteger)
-    status: Mapped[str] = mapped_column(Text, default="charged")
-    charge_transaction: Mapped[str] = mapped_column(Text, ForeignKey(LedgerTransactionRow.transaction_id))
-    refund_transaction: Mapped[str | None] = mapped_column(Text, ForeignKey(LedgerTransactionRow.transaction_id))
+from services.data_plane.database import Database
+from services.data_plane.idempotency import IdempotencyTable
+from services.data_plane.payments.tables import AccountRow, ChargeRow, LedgerTransactionRow, PostingRow
 
 
 class Payments:
     """Charge accounts and refund them.
 
     Args:
-        database: Where accounts, ledger and charges are kept.
+        database: The data plane's database.
     """
 
     def __init__(self, database: Database) -> None:
-        self._barrier = IdempotencyTable(database, "Payments")
+        self._operations = IdempotencyTable(database, "Payments")
 
     async def charge(self, request: ChargeAccount) -> Charge:
-        """Take money from a customer's account.
+        """Charge a customer's account.
 
         Args:
-            request: Trip, account, amount and currency, under the caller's key.
+            request: Trip, account, amount, currency and key.
 
         Raises:
-            NotFound: No such customer account.
-            InvalidInput: The account is in another currency.
+            NotFound: The customer account does not exist.
+            InvalidInput: The account has another currency.
             Refused: ``account_frozen``, ``card_declined`` or ``insufficient_funds``.
             Conflict: See `IdempotencyTable.perform`.
         """
@@ -128,21 +65,21 @@ class Payments:
             )
             return charge
 
-        return await self._barrier.perform("charge", request, take, Charge)
+        return await self._operations.perform("charge", request, take, Charge)
 
     async def refund(self, request: RefundCharge) -> Refund:
-        """Give the money back that was charged under this key, or see to it that it is never charged.
+        """Refund the charge under a key, or void the key.
 
         Args:
-            request: Trip, and the key of its charge.
+            request: Trip and key of the charge.
 
         Raises:
-            Conflict: See `IdempotencyTable.undo`.
+            Conflict: See `IdempotencyTable.compensate`.
         """
 
-        async def give_back(connection: AsyncConnection, charge: Charge) -> Refund:
+        async def reverse(connection: AsyncConnection, charge: Charge) -> Refund:
             payment = charge.payment
-            # Customer first, merchant last, as in a charge: the same order of locks everywhere rules out deadlocks.
+            # Customer before merchant, as in a charge: one order of locks avoids deadlocks.
             await credit(connection, payment.account, payment.amount_minor)
             await credit(connection, merchant_account(payment.currency), -payment.amount_minor)
             transaction_id = await record(
@@ -158,24 +95,26 @@ class Payments:
             )
             return Refund(key=request.key, outcome="refunded", payment_id=charge.payment_id)
 
-        return await self._barrier.undo("charge", request, give_back, Charge, Refund(key=request.key, outcome="voided"))
+        return await self._operations.compensate(
+            "charge", request, reverse, Charge, Refund(key=request.key, outcome="voided")
+        )
 
 
 def merchant_account(currency: str) -> str:
-    """Name the account that takes in the trips' money of a currency."""
+    """Return the merchant account of a currency."""
     return f"merchant-{currency.lower()}"
 
 
 async def credit(connection: AsyncConnection, account_id: str, amount_minor: int) -> None:
-    """Add to an account's balance; a negative amount takes away. `record` the same amounts in the same transaction.
+    """Add an amount to an account's balance. Call `record` with the same amounts in the same transaction.
 
     Args:
         connection: An open transaction.
-        account_id: Which account.
-        amount_minor: How much, in minor units.
+        account_id: The account.
+        amount_minor: The amount in minor units; negative to debit.
 
     Raises:
-        LookupError: The account is missing from the ledger.
+        LookupError: The account does not exist.
     """
     changed = await connection.execute(
         update(AccountRow)
@@ -196,14 +135,14 @@ async def record(
     Args:
         connection: An open transaction.
         kind: ``opening``, ``charge`` or ``refund``.
-        postings: What each account gains, in minor units; all accounts in one currency.
-        trip_id: The trip that the money is for.
+        postings: Amount per account in minor units; all accounts have one currency.
+        trip_id: The trip.
 
     Returns:
         The id of the transaction.
 
     Raises:
-        ValueError: The postings don't sum to zero.
+        ValueError: The postings do not sum to zero.
     """
     if sum(postings.values()) != 0:
         raise ValueError(f"a {kind} must sum to zero, not to {sum(postings.values())}: {postings}")
@@ -222,7 +161,7 @@ async def record(
 
 
 async def _debit_customer(connection: AsyncConnection, payment: PaymentRequest) -> None:
-    # Every rule is in the update's condition, so that nothing can change between a look and the act.
+    # The condition of the update contains every rule, so that no check can become stale.
     taken = await connection.execute(
         update(AccountRow)
         .where(
@@ -240,7 +179,7 @@ async def _debit_customer(connection: AsyncConnection, payment: PaymentRequest) 
 
 
 async def _refusal(connection: AsyncConnection, payment: PaymentRequest) -> PerdureTerminalError:
-    """Say why an account was not charged.
+    """Return the error for an account that was not charged.
 
     The account itself isn't named: the engine keeps messages of failures in clear, where all else may be encrypted.
     """

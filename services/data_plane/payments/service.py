@@ -1,10 +1,13 @@
-"""The handlers of Payments: a thin layer that puts each change into a run."""
+"""Payments: the handlers and the process that serves them."""
 
 from __future__ import annotations
 
 from perdure import DataPlaneContext, DataPlaneService
 from services.contracts.payments import Charge, ChargeAccount, Refund, RefundCharge
+from services.data_plane.database import Database
 from services.data_plane.payments.model import Payments
+from services.data_plane.payments.settings import PaymentsSettings
+from services.data_plane.process import serve_data_plane
 from services.data_plane.retries import WRITES
 
 
@@ -12,7 +15,7 @@ def define(payments: Payments) -> DataPlaneService:
     """Define the service.
 
     Args:
-        payments: The business behind it.
+        payments: The business logic.
     """
     service = DataPlaneService("Payments", run=WRITES)
 
@@ -27,3 +30,13 @@ def define(payments: Payments) -> DataPlaneService:
         return await ctx.run("refund", payments.refund, request)
 
     return service
+
+
+def build(database: Database) -> DataPlaneService:
+    """Define the service on a database."""
+    return define(Payments(database))
+
+
+def main() -> int:
+    """Serve until SIGTERM, and return the exit code."""
+    return serve_data_plane(PaymentsSettings, build)

@@ -1,4 +1,4 @@
-"""Settings of the service Payments: variables that start with ``PERDURE_PAYMENTS_``."""
+"""Settings of Payments: environment variables with the prefix ``PERDURE_PAYMENTS_``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.data_plane.settings import DataPlaneSettings
 
 
 class PaymentsSettings(DataPlaneSettings):
-    """Where Payments is served, and its database."""
+    """Address and database of Payments."""
 
     model_config = SettingsConfigDict(env_prefix="PERDURE_PAYMENTS_")
 

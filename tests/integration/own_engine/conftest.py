@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from perdure import AdminClient
+from perdure.engine.admin import AdminClient
 from perdure.testing import Mode, Restate, RestateServer
 from perdure.testing.plugin import RestateServers
 

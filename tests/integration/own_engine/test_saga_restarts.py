@@ -1,4 +1,4 @@
-"""The saga service restarts while it rolls back: no step is undone twice, and none is given up for that."""
+"""Restart of the saga service during a rollback."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ pytestmark = pytest.mark.restate_modes("http2")
 
 @pytest.mark.parametrize("max_attempts", [1, 5])
 @pytest.mark.parametrize("has_sent", [True, False])
-async def test_a_dispatcher_that_goes_down_costs_no_attempt_and_no_second_undo(
-    bench, did, admin, has_sent, max_attempts
-):
+async def test_dispatcher_outage_costs_no_attempt(bench, did, admin, has_sent, max_attempts):
     dispatcher = sdk.Service("RollbackDispatcher", ingress_private=True, invocation_retry_policy=SHORT_RETRIES)
     reached, back = threading.Event(), threading.Event()
 
@@ -51,19 +49,19 @@ async def test_a_dispatcher_that_goes_down_costs_no_attempt_and_no_second_undo(
     with ServedApp(build_app(dispatcher), http="2") as gone:
         await admin.register(gone.url)
         await start(bench, bench.name, key)
-        await eventually(truth(reached.is_set), what="dispatcher that is at work")
+        await eventually(truth(reached.is_set), what="running dispatcher")
         if has_sent:
             await did_all(bench, f"undo {key}/a")
     (deployment,) = [each for each in await admin.deployments() if str(each["uri"]).rstrip("/") == gone.url]
 
-    async def exhausted() -> list[Any] | None:
+    async def failed() -> list[Any] | None:
         rows = await admin.query(
             "select id from sys_invocation where target_service_name = 'RollbackDispatcher' "
             "and completion_result = 'failure'"
         )
         return rows or None
 
-    dispatchers = await eventually(exhausted, what="dispatcher that is given up")
+    dispatchers = await eventually(failed, what="failed dispatcher")
     back.set()
     with ServedApp(build_app(dispatcher), http="2") as again:
         await admin.move_deployment(deployment["id"], again.url)
@@ -76,10 +74,10 @@ async def test_a_dispatcher_that_goes_down_costs_no_attempt_and_no_second_undo(
     assert [(step.state, step.attempts) for step in found.steps] == [(CompensationState.UNDONE, 0)]
 
 
-async def test_a_saga_that_several_ask_to_roll_back_answers_each_of_them(bench, did, admin):
-    asker = sdk.Service(f"Asker{uuid4().hex[:8]}")
+async def test_concurrent_rollback_requests_are_all_answered(bench, did, admin):
+    requester = sdk.Service(f"Requester{uuid4().hex[:8]}")
 
-    @handler(asker, name="ask")
+    @handler(requester, name="ask")
     async def ask(ctx: sdk.Context, key: str) -> None:
         target = Target(bench.name, "roll_back", ExternalRollbackRequest, ExternalRollbackReceipt)
         await WorkflowClient(ctx, target, key).call(ExternalRollbackRequest(reason="lost", wait=False))
@@ -89,13 +87,13 @@ async def test_a_saga_that_several_ask_to_roll_back_answers_each_of_them(bench, 
         _, never = cp.ctx.awakeable()
         await never
 
-    await bench.serve(main, asker)
+    await bench.serve(main, requester)
     for _ in range(10):
         key = str(uuid4())
         invocation = await start(bench, bench.name, key)
         await did_all(bench, f"done {key}/a")
         await admin.act(invocation, "kill")
-        target = Target(asker.name, "ask", str, type(None))
+        target = Target(requester.name, "ask", str, None)
         await asyncio.gather(*(bench.ingress.call(target, key) for _ in range(4)))
         await rolled_back(bench, f"{bench.name}:{key}")
         assert did.count(f"undo {key}/a") == 1

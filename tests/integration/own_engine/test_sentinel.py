@@ -13,14 +13,10 @@ import httpx
 import pytest
 import restate as sdk
 
-from perdure import (
-    AdminClient,
-    IngressClient,
-    Target,
-)
+from perdure import IngressClient, Target
 from perdure.alerts.conditions import MAX_SINGLE_ALERTS, Alert, Snapshot
 from perdure.alerts.service import Alerts
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import EngineError
 from perdure.saga import reconciler as reconciler_module
 from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, find_orphans, reconcile_target

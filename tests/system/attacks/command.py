@@ -43,7 +43,7 @@ async def _attack(settings: PlatformSettings, topology: Topology, engine: Locate
         home.mkdir(mode=0o700)
         attacked = Topology.on_free_ports(home, settings)
         environment = defended_environment(attacked, os.environ, encrypted=journal == "encrypted")
-        platform = Platform(attacked, engine, tell=terminal.say, environment=environment, console=True)
+        platform = Platform(attacked, engine, report=terminal.say, environment=environment, console=True)
         terminal.say(f"starting a platform: requests signed, actions signed, the journal {journal}")
         answered = await play_on(platform, functools.partial(_attacked, platform), terminal)
         terminal.draw(_table(f"attacks, journal {journal}", answered))

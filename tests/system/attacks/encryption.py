@@ -11,9 +11,8 @@ from typing import Any, Final
 from nacl.secret import SecretBox
 from nacl.utils import random
 
-from perdure import AdminClient
 from perdure._runtime.places import Place
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.security import JournalCodec
 from services.runtime.booking import ORDINARY, new_trip_id
 from tests.system.attacks.attack import Attack, Run, at_ingress, status_of

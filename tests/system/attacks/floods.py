@@ -20,7 +20,7 @@ from services.console.people.persons import Users
 from services.console.people.roles import Role
 from services.console.settings import ConsoleSettings
 from tests.system.attacks.attack import Attack, status_of
-from tests.system.attacks.platform import GRACE, OLGA, VERA, DefendedPlatform
+from tests.system.attacks.platform import GRACE, HASHER, OLGA, VERA, DefendedPlatform
 
 _PAGES: Final = 120
 
@@ -46,7 +46,7 @@ async def _somebody(at: DefendedPlatform) -> tuple[str, str]:
     name, password = f"{uuid4().hex}@example.com", uuid4().hex
     database = Database(ConsoleSettings(local_dir=at.topology.home).database)
     try:
-        await Users(database, Passwords()).add(name, password, [Role.VIEWER], by="the range")
+        await Users(database, Passwords(HASHER)).add(name, password, [Role.VIEWER], by="the range")
     finally:
         await database.dispose()
     return name, password

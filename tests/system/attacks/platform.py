@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 from uuid import uuid4
 
 import httpx
+from argon2 import PasswordHasher
 from sqlalchemy import Table as SqlTable
 from sqlalchemy import select
 
@@ -37,7 +38,7 @@ from services.runtime.booking import new_trip_id
 from services.runtime.platform import Platform
 from services.runtime.topology import Topology
 from tests.system.scenarios.dead_letters import HOTEL
-from tests.system.scenarios.harness import HarnessError, Stage, harness_environment
+from tests.system.scenarios.harness import PASSWORD_MEMORY, HarnessError, Stage, harness_environment
 from tests.system.scenarios.orders import order
 
 MAX_BODY: Final = 64 * 1024
@@ -45,6 +46,9 @@ MAX_BODY: Final = 64 * 1024
 
 BODY_WITHIN: Final = timedelta(seconds=1)
 """How long the gateway waits for a body here."""
+
+HASHER: Final = PasswordHasher(memory_cost=PASSWORD_MEMORY)
+"""Hashes passwords as the console does here."""
 
 _WITHIN: Final = 20.0
 _LETTERS: Target[DeadLetterListRequest, DeadLetterPage] = Target(
@@ -225,7 +229,7 @@ async def _people(topology: Topology) -> tuple[str, str, dict[str, str]]:
     settings = ConsoleSettings(local_dir=topology.home)
     database = ConsoleDatabase(settings.database)
     try:
-        persons = Users(database, Passwords())
+        persons = Users(database, Passwords(HASHER))
         sessions = Sessions(database, idle=settings.session_idle, length=settings.session_length)
         tokens = {}
         for person, roles in PEOPLE.items():

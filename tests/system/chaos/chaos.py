@@ -15,10 +15,9 @@ from datetime import timedelta
 from random import Random
 from typing import Final, Literal
 
-from perdure import AdminClient
 from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import EngineError, IngressError
 from perdure.saga.reconciler import SagaReconcilerConfig, find_orphans
 from perdure.saga.schema import OPEN_KEY, PROGRESS_KEY, ROLLBACKS
@@ -127,7 +126,7 @@ def chaos(settings: PlatformSettings, terminal: Terminal, *, seed: int, count: i
 
 
 async def _chaos(topology: Topology, engine: LocatedEngine, terminal: Terminal, plan: ChaosPlan) -> int:
-    platform = Platform(topology, engine, tell=terminal.say, environment=harness_environment(os.environ))
+    platform = Platform(topology, engine, report=terminal.say, environment=harness_environment(os.environ))
     problems = await play_on(platform, lambda: _Run(platform, terminal, plan).play(), terminal)
     return await conclude(topology, problems, terminal)
 
@@ -179,7 +178,7 @@ class _Run:
         if blow.act == "kill -9":
             self._say(f"after trip {blow.after}: kill -9 {blow.victim}")
             await self._platform.kill(blow.victim)
-            await self._platform.start_again(blow.victim)
+            await self._platform.restart(blow.victim)
             return
         invocation = self._invocations.get(int(blow.victim))
         if invocation is None:  # not taken yet, since the engine was down

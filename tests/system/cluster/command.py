@@ -48,7 +48,7 @@ def try_cluster(settings: PlatformSettings, terminal: Terminal, snapshots: Snaps
 
 async def _try(topology: Topology, engine: LocatedEngine, terminal: Terminal, snapshots: Snapshots | None) -> int:
     cluster = EngineCluster(engine, node_configs(topology, snapshots, engine_tracing(os.environ)))
-    platform = Platform(topology, cluster, tell=terminal.say, environment=harness_environment(os.environ))
+    platform = Platform(topology, cluster, report=terminal.say, environment=harness_environment(os.environ))
     began = time.monotonic()
 
     async def play() -> list[str]:

@@ -30,7 +30,7 @@ def running(engine: LocatedEngine) -> Running:
     @asynccontextmanager
     async def run(home: Path) -> AsyncIterator[Platform]:
         topology = Topology.on_free_ports(home, PlatformSettings.read())
-        platform = Platform(topology, engine, tell=print, environment=harness_environment(os.environ))
+        platform = Platform(topology, engine, report=print, environment=harness_environment(os.environ))
         try:
             await platform.start()
             yield platform

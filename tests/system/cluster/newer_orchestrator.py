@@ -16,22 +16,22 @@ from services.control_plane.orchestrator.model import TripPlan
 trips = ControlPlaneService("Trips", idempotency_prefix="trip", saga_prefix="", key_name="trip_id")
 
 
-@trips.compensation()
+@trips.compensation
 async def cancel_flight(ctx: restate.Context, undo: flights.CancelSeats) -> None:
     await ServiceClient(ctx, flights.cancel).call(undo)
 
 
-@trips.compensation()
+@trips.compensation
 async def cancel_hotel(ctx: restate.Context, undo: hotels.CancelRoom) -> None:
     await ServiceClient(ctx, hotels.cancel).call(undo)
 
 
-@trips.compensation()
+@trips.compensation
 async def refund_payment(ctx: restate.Context, undo: payments.RefundCharge) -> None:
     await ServiceClient(ctx, payments.refund).call(undo)
 
 
-@trips.compensation()
+@trips.compensation
 async def refuse_order(ctx: restate.Context, refusal: notifications.SendNotification) -> None:
     await ServiceClient(ctx, notifications.notify).call(refusal)
 
@@ -39,13 +39,13 @@ async def refuse_order(ctx: restate.Context, refusal: notifications.SendNotifica
 @trips.main(steps=4)
 async def book(cp: Orchestration, request: TripRequest) -> TripConfirmation:
     plan = TripPlan(cp.key, request)
-    await cp.add_compensation_step("refuse_order", plan.tell_refused, step="order", after_others=True)
-    room = await cp.step("hotel", hotels.reserve, plan.reserve_room, compensate=cancel_hotel, payload=plan.cancel_room)
+    cp.add_compensation_step("refuse_order", plan.notify_refused, step="order", after_others=True)
+    room = await cp.step("hotel", hotels.reserve, plan.reserve_room, compensate=cancel_hotel.bind(plan.cancel_room))
     seats = await cp.step(
-        "flight", flights.reserve, plan.reserve_seats, compensate=cancel_flight, payload=plan.cancel_seats
+        "flight", flights.reserve, plan.reserve_seats, compensate=cancel_flight.bind(plan.cancel_seats)
     )
-    charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund_payment, payload=plan.refund)
-    await ServiceClient(cp.ctx, notifications.notify).send(plan.tell_confirmed)
+    charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund_payment.bind(plan.refund))
+    await ServiceClient(cp.ctx, notifications.notify).send(plan.notify_confirmed)
     return TripConfirmation(
         trip_id=cp.key,
         flight_reservation_id=seats.reservation_id,

@@ -14,11 +14,11 @@ from typing import Final
 import httpx
 
 from perdure._runtime.ports import free_ports
-from perdure.dev.processes import STOP_WITHIN, ManagedProcess, ended
+from perdure.dev.processes import STOP_TIMEOUT, ManagedProcess, wait_for_exit
+from perdure.dev.supervisor import run_together
 from perdure.engine import EngineConfig, EngineProcess, LocatedEngine
 from perdure.errors import EngineError
 from services.runtime.connections import admin_client, local_http
-from services.runtime.platform import run_together
 from services.runtime.topology import HOST, Topology
 
 NODES: Final = 3
@@ -133,14 +133,14 @@ class EngineCluster(ManagedProcess):
         if hurry.is_set():
             await self.kill()
             return False
-        await asyncio.gather(*(node.stop(STOP_WITHIN) for node in self.nodes))
-        return await ended(lambda: self.pid is None, STOP_WITHIN, hurry)
+        await asyncio.gather(*(node.stop(STOP_TIMEOUT) for node in self.nodes))
+        return await wait_for_exit(lambda: self.pid is None, STOP_TIMEOUT, hurry)
 
     async def kill(self) -> None:
         """End all nodes at once (SIGKILL)."""
         await asyncio.gather(*(node.kill() for node in self.nodes))
 
-    def how_it_ended(self) -> str | None:
+    def exit_reason(self) -> str | None:
         """Say that a node ended by itself; None as long as all run or were stopped from here."""
         gone = [node for node in self.nodes if node.pid is not None and not node.running]
         return f"{gone[0].config.node_name} ended; its log is {gone[0].config.log_path}" if gone else None

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from perdure import AdminClient
 from perdure._runtime.ports import free_ports
 from perdure.approvals.messages import DecisionRequest
 from perdure.approvals.targets import approve
 from perdure.dev.processes import ChildProcess, ProcessError
+from perdure.engine.admin import AdminClient
 from services.contracts import trips
 from services.data_plane.audit import audit
 from services.runtime.connections import answers, local_http
@@ -82,13 +82,13 @@ async def test_a_new_version_takes_over_under_load(running: Running, tmp_path: P
                 await stream.flow(20)
                 await register(admin, [Registration(ORCHESTRATOR, url)], beside=True)
                 told: list[str] = []
-                with pytest.raises(ProcessError, match=f"orchestrator: {old_url} is still needed after 3 s"):
-                    await drain(admin, ORCHESTRATOR, within=timedelta(seconds=3), tell=told.append)
+                with pytest.raises(ProcessError, match=f"orchestrator: {old_url} still has open invocations after 3 s"):
+                    await drain(admin, ORCHESTRATOR, timeout=timedelta(seconds=3), report=told.append)
                 assert told[-1] == f"{old_url} still has 1 open invocations"
                 (old,) = await old_versions(admin, ORCHESTRATOR)
 
                 await stage.ingress.call(approve, DecisionRequest(actor="boss", reason="have fun"), key="waits")
-                gone = await drain(admin, ORCHESTRATOR, within=timedelta(seconds=60), tell=told.append)
+                gone = await drain(admin, ORCHESTRATOR, timeout=timedelta(seconds=60), report=told.append)
                 assert gone == [old_url]
                 await platform.kill("orchestrator")  # nobody notices
                 await stream.flow(20)
@@ -100,7 +100,7 @@ async def test_a_new_version_takes_over_under_load(running: Running, tmp_path: P
             assert (last != old.id, order_of_calls) == (True, ["Hotels", "Flights"])
             mismatches = await admin.query("select id from sys_invocation where last_failure_error_code = 'RT0016'")
             assert mismatches == []
-            assert await drain(admin, ORCHESTRATOR, within=timedelta(0), tell=told.append) == []
+            assert await drain(admin, ORCHESTRATOR, timeout=timedelta(0), report=told.append) == []
             await stage.until_quiet()
         report = await audit(topology.database_url, settled=True)
         assert report.ok

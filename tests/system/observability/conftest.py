@@ -26,23 +26,23 @@ from tests.system.scenarios.harness import Stage, harness_environment
 
 
 class Webhook:
-    """What the reconciler's news is posted to. It takes none until `takes` is set."""
+    """Webhook for alerts, which responds with 503 until `accepts` is set."""
 
     def __init__(self) -> None:
-        self.takes = threading.Event()
+        self.accepts = threading.Event()
         webhook = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["content-length"]))
-                self.send_response(204 if webhook.takes.is_set() else 503)
+                self.send_response(204 if webhook.accepts.is_set() else 503)
                 self.end_headers()
 
             def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - the name of the base class
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/news"
+        self.url = f"http://127.0.0.1:{self._server.server_port}/alerts"
 
     @contextmanager
     def listening(self) -> Iterator[Webhook]:
@@ -58,17 +58,17 @@ class Webhook:
 
 @dataclass
 class Observed:
-    """A platform that is looked at.
+    """Running platform with its observability tools.
 
     Args:
-        stage: Where scenarios are played.
-        receiver: Where its spans go.
-        prometheus: What scrapes it; None where there is none.
-        webhook: Where the reconciler's news goes.
-        reports_url: A user's service beside it, see `mistaken`; the engine has not been told of it.
+        harness: The harness.
+        receiver: The receiver of its spans.
+        prometheus: Its Prometheus; None if not installed.
+        webhook: The webhook for alerts.
+        reports_url: The URL of the unregistered `defective_service`.
     """
 
-    stage: Stage
+    harness: Stage
     receiver: TraceReceiver
     prometheus: Prometheus | None
     webhook: Webhook
@@ -76,13 +76,13 @@ class Observed:
 
 
 @asynccontextmanager
-async def mistaken(folder: Path, **environment: str) -> AsyncIterator[int]:
-    """Run a user's service with more variables, and say on which port."""
+async def defective_service(folder: Path, **environment: str) -> AsyncIterator[int]:
+    """Run the defective service with environment variables, and return its port."""
     (port,) = free_ports(1)
     async with local_http() as http:
         process = ChildProcess(
             "reports",
-            [sys.executable, "-P", "-m", "tests.system.observability.mistaken", str(port)],
+            [sys.executable, "-P", "-m", "tests.system.observability.defective_service", str(port)],
             ready=lambda: answers(http, f"http://127.0.0.1:{port}/ready"),
             environment=lambda: {
                 **os.environ,
@@ -102,7 +102,7 @@ async def mistaken(folder: Path, **environment: str) -> AsyncIterator[int]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def observed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Observed]:
-    """A platform with fresh data on free ports, which sends its spans to a receiver."""
+    """A platform with empty data on free ports, which sends its spans to a receiver."""
     engine = locate_engine(pytestconfig.rootpath / ".local" / "engine")
     topology = Topology.on_free_ports(tmp_path_factory.mktemp("observed"), PlatformSettings())
     with TraceReceiver() as receiver, Webhook().listening() as webhook:
@@ -110,23 +110,23 @@ async def observed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPat
             **harness_environment(os.environ),
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
             "OTEL_BSP_SCHEDULE_DELAY": "200",
-            # An approval's first stage ends after two thirds of it.
+            # The first stage of an approval ends after two thirds of this.
             "PERDURE_ORCHESTRATOR_APPROVAL_TIMEOUT": "PT12S",
             "PERDURE_APPROVALS_RECONCILER_INTERVAL": "PT0.5S",
             "PERDURE_SAGA_RECONCILER_WEBHOOK_URL": webhook.url,
         }
-        platform = Platform(topology, engine, tell=print, environment=environment, console=True)
+        platform = Platform(topology, engine, report=print, environment=environment, console=True)
         binary = locate_prometheus(os.environ, pytestconfig.rootpath / ".local")
         prometheus = None
         try:
-            async with mistaken(tmp_path_factory.mktemp("reports")) as reports:
+            async with defective_service(tmp_path_factory.mktemp("reports")) as reports:
                 await platform.start()
                 if binary is not None:
                     home = tmp_path_factory.mktemp("prometheus") / "it"
                     prometheus = Prometheus(binary, topology, home, shorten=120, others={"reports": reports})
                     await prometheus.start()
-                async with Stage.on(platform) as stage:
-                    yield Observed(stage, receiver, prometheus, webhook, f"http://127.0.0.1:{reports}")
+                async with Stage.on(platform) as harness:
+                    yield Observed(harness, receiver, prometheus, webhook, f"http://127.0.0.1:{reports}")
         finally:
             if prometheus is not None:
                 await prometheus.stop()

@@ -1,4 +1,4 @@
-"""Scenarios, then the trace of one trip and the value of every panel: ``python -m tests.system observe``."""
+"""Plays the scenarios, then prints traces of trips and all dashboard values: ``python -m tests.system observe``."""
 
 from __future__ import annotations
 
@@ -27,27 +27,23 @@ from tests.system.scenarios.orders import order
 from tests.system.scenarios.platforms import play_on, run_trial
 from tests.system.scenarios.scenarios import SCENARIOS, play
 
-_WITHIN: Final = timedelta(seconds=15)
-_LOOK: Final = 0.2
+_TIMEOUT: Final = timedelta(seconds=15)
+_POLL_INTERVAL: Final = 0.2
 _WINDOW: Final = "5m"
 
 
 def observe(settings: PlatformSettings, terminal: Terminal) -> int:
-    """Play the scenarios on a platform of its own that sends its spans to this process, and show what can be seen.
-
-    Args:
-        settings: Where npm's restate-server, and `make prometheus`' Prometheus, are.
-        terminal: Where to show it.
+    """Play the scenarios on a platform that sends its spans to this process, and print traces and dashboard values.
 
     Returns:
-        The exit code: 0, or 128 and the signal's number when it was stopped.
+        The exit code: 0, or 128 plus the number of the signal that stopped it.
 
     Raises:
-        PerdureError: The platform can't be run. Its data and logs are kept.
+        PerdureError: The platform failed; its data and logs are kept.
     """
     binary = locate_prometheus(os.environ, settings.local_dir)
     if binary is None:
-        terminal.say("there is no Prometheus, so only traces are shown: make prometheus fetches one")
+        terminal.say("Prometheus not found, so only traces are shown. To install it: make prometheus")
     return run_trial(
         "observe", settings, terminal, lambda topology, engine: _observe(topology, engine, binary, terminal)
     )
@@ -61,7 +57,7 @@ async def _observe(topology: Topology, engine: LocatedEngine, binary: Path | Non
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         }
         platform = Platform(topology, engine, tell=terminal.say, environment=environment)
-        terminal.say("starting a platform with fresh data")
+        terminal.say("Starting a platform with empty data")
         await play_on(platform, lambda: _show(platform, binary, receiver, terminal), terminal)
     return 0
 
@@ -73,46 +69,41 @@ async def _show(platform: Platform, binary: Path | None, receiver: TraceReceiver
             prometheus = Prometheus(binary, platform.topology, platform.topology.home / "prometheus")
             stack.push_async_callback(prometheus.stop)
             await prometheus.start()
-        stage = await stack.enter_async_context(Stage.on(platform))
+        harness = await stack.enter_async_context(Stage.on(platform))
         for scenario in SCENARIOS:
-            terminal.say(f"playing: {scenario.title}")
-            await play(scenario, stage)
-        booked, undone, waiting = (new_trip_id() for _ in range(3))
-        await stage.book(booked, ORDINARY)
-        await stage.book(undone, order(hotel=HOTEL, account="acct-declined"))  # leaves a dead letter
-        await stage.send(waiting, order(amount_minor=250_000))  # leaves an approval
-        for trip_id, what in ((booked, "booked"), (undone, "undone, as far as it went")):
-            tree = await _whole(receiver, trip_id)
-            terminal.say(f"\nThe trace of {trip_id}, which was {what}", "bold")
+            terminal.say(f"Playing: {scenario.title}")
+            await play(scenario, harness)
+        booked, rolled_back, waiting = (new_trip_id() for _ in range(3))
+        await harness.book(booked, ORDINARY)
+        await harness.book(rolled_back, order(hotel=HOTEL, account="acct-declined"))  # leaves a dead letter
+        await harness.send(waiting, order(amount_minor=250_000))  # leaves an approval
+        for trip_id, outcome in ((booked, "booked"), (rolled_back, "partly rolled back")):
+            tree = await _complete_trace(receiver, trip_id)
+            terminal.say(f"\nThe trace of {trip_id}, which was {outcome}", "bold")
             show_tree(tree, terminal)
             for linked in linked_to(receiver.spans(), tree):
-                terminal.say(f"linked to it: {linked.spans[0].name}", "bold")
+                terminal.say(f"Linked to it: {linked.spans[0].name}", "bold")
                 show_tree(linked, terminal)
         if prometheus is not None:
-            await prometheus.scraped(within=_WITHIN)  # so they have seen what has just happened
-            terminal.say(f"\nWhat the dashboards show, over the last {_WINDOW}", "bold")
+            await prometheus.wait_for_scrapes(timeout=_TIMEOUT)  # include the last events
+            terminal.say(f"\nDashboard values over the last {_WINDOW}", "bold")
             for line in await panel_lines(prometheus.query, _WINDOW):
                 terminal.say(line)
 
 
 def show_tree(tree: TraceTree, terminal: Terminal) -> None:
-    """Show a trace, a line for each span.
-
-    Args:
-        tree: The trace.
-        terminal: Where to.
-    """
+    """Print a trace, one line per span."""
     for line in lines(tree):
         terminal.say(f"  {line}", "red" if "FAILED" in line else None)
 
 
-async def _whole(receiver: TraceReceiver, trip_id: str) -> TraceTree:
-    """Wait until all of a trip's spans are there: each process sends its own when it likes."""
-    give_up = time.monotonic() + _WITHIN.total_seconds()
+async def _complete_trace(receiver: TraceReceiver, trip_id: str) -> TraceTree:
+    """Wait until all spans of a trip have arrived."""
+    deadline = time.monotonic() + _TIMEOUT.total_seconds()
     while True:
         tree = trace_of(receiver.spans(), trip_id)
-        if tree is not None and tree.whole:
+        if tree is not None and tree.is_complete:
             return tree
-        if time.monotonic() > give_up:
-            raise PerdureError(f"the trace of {trip_id} is not complete after {_WITHIN.total_seconds():g} s")
-        await asyncio.sleep(_LOOK)
+        if time.monotonic() > deadline:
+            raise PerdureError(f"the trace of {trip_id} is not complete after {_TIMEOUT.total_seconds():g} s")
+        await asyncio.sleep(_POLL_INTERVAL)

@@ -1,6 +1,6 @@
-"""A Prometheus beside a platform on this machine: the same rules and jobs as in containers, other addresses.
+"""Prometheus for a local platform, with the rules and jobs of the containers.
 
-It is found in PERDURE_PROMETHEUS_BIN, on the PATH, or where `make prometheus` puts it.
+The binary is taken from PERDURE_PROMETHEUS_BIN, the PATH, or the folder of `make prometheus`.
 """
 
 from __future__ import annotations
@@ -28,44 +28,31 @@ _VARIABLE: Final = "PERDURE_PROMETHEUS_BIN"
 _CHECKOUT: Final = Path(__file__).parents[3]
 RULES: Final = _CHECKOUT / "deploy" / "prometheus" / "rules"
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_LEAST: Final = 5
-_LOOK: Final = 0.1
+_MIN_SECONDS: Final = 5
+_POLL_INTERVAL: Final = 0.1
 
 
 def locate_prometheus(environment: Mapping[str, str], local_dir: Path) -> Path | None:
-    """Return the binary, or None when there is none.
-
-    Args:
-        environment: The variables; PERDURE_PROMETHEUS_BIN names it.
-        local_dir: The folder that `make prometheus` uses.
-
-    Raises:
-        ConfigurationError: PERDURE_PROMETHEUS_BIN names none.
-    """
-    if named := environment.get(_VARIABLE):
-        if not os.access(named, os.X_OK):
-            raise ConfigurationError(f"{_VARIABLE}={named} is no program")
-        return Path(named)
+    """Return the path of the binary, or None; ``local_dir`` is the folder of `make prometheus`."""
+    if configured := environment.get(_VARIABLE):
+        if not os.access(configured, os.X_OK):
+            raise ConfigurationError(f"{_VARIABLE}={configured} is not an executable file; correct or unset it")
+        return Path(configured)
     if found := shutil.which("prometheus", path=environment.get("PATH")):
         return Path(found)
     own = local_dir / "prometheus" / "usr" / "bin" / "prometheus"
     return own if os.access(own, os.X_OK) else None
 
 
-def shortened(rules: str, factor: float) -> str:
-    """Return rules that take less time: windows, limits in seconds and waits are divided.
-
-    Args:
-        rules: The rules, as YAML.
-        factor: By how much; a window, and a limit, stays 5 seconds or more, so that there is something in it.
-    """
+def shorten_rules(rules: str, factor: float) -> str:
+    """Divide the windows, limits and waits of YAML rules by a factor; windows and limits are at least 5 seconds."""
 
     def window(match: re.Match[str]) -> str:
         seconds = int(match[1]) * _SECONDS[match[2]] / factor
-        return f"[{max(_LEAST, round(seconds))}s]"
+        return f"[{max(_MIN_SECONDS, round(seconds))}s]"
 
     def limit(match: re.Match[str]) -> str:
-        return f"{match[1]}> {max(_LEAST, round(int(match[2]) / factor))}"
+        return f"{match[1]}> {max(_MIN_SECONDS, round(int(match[2]) / factor))}"
 
     rules = re.sub(r"\[(\d+)([smhd])\]", window, rules)
     rules = re.sub(r"(_seconds\S*(?: by \(\w+\))?\)* )> (\d+)\b", limit, rules)
@@ -73,16 +60,16 @@ def shortened(rules: str, factor: float) -> str:
 
 
 class Prometheus:
-    """One that scrapes a platform. Start it when the platform is there.
+    """Prometheus process that scrapes a running platform.
 
     Args:
-        binary: See `locate_prometheus`.
-        topology: What to scrape.
-        home: Where its data goes; nothing is there yet.
-        interval: How often it scrapes, and evaluates the rules.
-        shorten: The rules' times are divided by this.
-        node_ports: The ports of the engine's nodes, when it has more than the topology's one.
-        others: The ports of more processes of perdure's, by name.
+        binary: The binary, see `locate_prometheus`.
+        topology: The platform.
+        home: The data folder, which must not exist.
+        interval: The interval of scrapes and rule evaluations.
+        shorten: The divisor of the rules' durations.
+        node_ports: The ports of the engine's nodes; by default that of the topology.
+        others: The ports of further processes by name.
     """
 
     def __init__(
@@ -120,25 +107,21 @@ class Prometheus:
         )
 
     async def start(self) -> None:
-        """Start it, and wait until it answers.
-
-        Raises:
-            ProcessError: It ended, or did not answer in time.
-        """
+        """Start Prometheus and wait until it is ready."""
         (self._home / "rules").mkdir(parents=True)
         for rules in RULES.glob("*.yml"):
-            text = rules.read_text() if self._shorten == 1 else shortened(rules.read_text(), self._shorten)
+            text = rules.read_text() if self._shorten == 1 else shorten_rules(rules.read_text(), self._shorten)
             (self._home / "rules" / rules.name).write_text(text)
-        (self._home / "prometheus.yml").write_text(json.dumps(self.configuration(), indent=2))  # which is YAML, too
+        (self._home / "prometheus.yml").write_text(json.dumps(self.configuration(), indent=2))  # valid YAML
         await self._process.start()
 
     async def stop(self) -> None:
-        """End it; its data is of no use afterwards."""
+        """Kill the process."""
         await self._process.kill()
         await self._http.aclose()
 
     def configuration(self) -> dict[str, Any]:
-        """Return what it is told: the jobs of deploy/prometheus/prometheus.yml, on this machine's ports."""
+        """Return the configuration with the jobs of deploy/prometheus/prometheus.yml on local ports."""
         processes = [{"targets": [f"{HOST}:{port}"], "labels": {"process": name}} for name, port in self._ports.items()]
         nodes = [f"{HOST}:{port}" for port in self._node_ports]
         return {
@@ -155,65 +138,41 @@ class Prometheus:
         }
 
     async def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Return what a query gives now: labels and value of each series.
-
-        Args:
-            expression: PromQL.
-
-        Raises:
-            PerdureError: Prometheus does not answer, or refuses the query.
-        """
+        """Return the labels and value of each series of a PromQL query."""
         return await query(self._http, self.url, expression)
 
-    async def scraped(self, *, within: timedelta, times: int = 2) -> None:
-        """Wait until every target has been scraped again; a rate needs what is new at two scrapes.
-
-        Args:
-            within: How long to wait at most.
-            times: How often.
-
-        Raises:
-            PerdureError: That took too long.
-        """
-        give_up = time.monotonic() + within.total_seconds()
-        seen: dict[str, set[float]] = {}
-        began = time.time()
+    async def wait_for_scrapes(self, *, timeout: timedelta, count: int = 2) -> None:
+        """Wait until every target has been scraped again; a rate needs two scrapes."""
+        deadline = time.monotonic() + timeout.total_seconds()
+        scrapes_by_target: dict[str, set[float]] = {}
+        start = time.time()
         while True:
             for labels, at in await self.query("timestamp(up)"):
-                scrapes = seen.setdefault(f"{labels['job']} {labels['instance']}", set())
-                if at > began:
+                scrapes = scrapes_by_target.setdefault(f"{labels['job']} {labels['instance']}", set())
+                if at > start:
                     scrapes.add(at)
-            late = sorted(target for target, scrapes in seen.items() if len(scrapes) < times)
-            if seen and not late:
+            late = sorted(target for target, scrapes in scrapes_by_target.items() if len(scrapes) < count)
+            if scrapes_by_target and not late:
                 return
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise PerdureError(
-                    f"Prometheus at {self.url} did not scrape {', '.join(late) or 'anything'} {times} times within "
-                    f"{within.total_seconds():g} s"
+                    f"Prometheus at {self.url} did not scrape {', '.join(late) or 'any target'} {count} times within "
+                    f"{timeout.total_seconds():g} s"
                 )
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL_INTERVAL)
 
     async def firing(self) -> set[str]:
-        """Return the names of the alerts that fire now."""
+        """Return the names of the firing alerts."""
         return {labels["alertname"] for labels, _ in await self.query('ALERTS{alertstate="firing"}')}
 
 
 async def query(http: httpx.AsyncClient, url: str, expression: str) -> list[tuple[dict[str, str], float]]:
-    """Ask a Prometheus.
-
-    Args:
-        http: Asks.
-        url: Its address.
-        expression: PromQL.
-
-    Raises:
-        PerdureError: It does not answer, or refuses the query.
-    """
+    """Run a PromQL query and return the labels and value of each series, or raise PerdureError."""
     try:
         response = await http.get(f"{url}/api/v1/query", params={"query": expression})
         answer = response.json()
     except (httpx.TransportError, ValueError) as error:
-        raise PerdureError(f"Prometheus at {url} does not answer: {error!r}") from error
+        raise PerdureError(f"Prometheus at {url} does not respond: {error!r}") from error
     if answer.get("status") != "success":
         raise PerdureError(f"Prometheus refuses {expression}: {answer.get('error')}")
     if answer["data"]["resultType"] == "scalar":

@@ -1,7 +1,4 @@
-"""A small receiver of traces: takes spans by OTLP over HTTP, as engine and services send them, and keeps them.
-
-For looking at one platform's traces without anything installed, and for tests. It keeps the last spans only.
-"""
+"""In-memory trace receiver for OTLP over HTTP, which stores the last spans of engine and services."""
 
 from __future__ import annotations
 
@@ -26,25 +23,25 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 PATH: Final = "/v1/traces"
 _HOST: Final = "127.0.0.1"
-_MOST: Final = 64 * 1024 * 1024
+_MAX_BODY: Final = 64 * 1024 * 1024
 _NO_SPAN: Final = "0" * 16
 
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """A span, as it arrived.
+    """Received span.
 
     Args:
-        service: The process that sent it: ``Restate`` for the engine.
-        name: Its name.
-        trace_id: Its trace; 32 hexadecimal digits.
-        span_id: Its own id; 16 hexadecimal digits.
-        parent_id: The span that it hangs under; None for the root of a trace.
-        start: When it began; nanoseconds since 1970.
-        end: When it ended.
-        attributes: What is known about it.
-        links: The spans of other traces that it is linked to, as ``(trace_id, span_id)``.
-        error: Why it failed; None when it did not, and empty when it doesn't say why.
+        service: The process that sent it; ``Restate`` for the engine.
+        name: The name.
+        trace_id: The trace ID, 32 hexadecimal digits.
+        span_id: The span ID, 16 hexadecimal digits.
+        parent_id: The ID of the parent; None for a root span.
+        start: The start in nanoseconds since 1970.
+        end: The end in nanoseconds since 1970.
+        attributes: The attributes as text.
+        links: The linked spans, as ``(trace_id, span_id)``.
+        error: The error message, possibly empty; None if the span succeeded.
     """
 
     service: str
@@ -60,77 +57,63 @@ class ReceivedSpan:
 
 
 class TraceReceiver:
-    """Receives spans on a port of this machine. Use it as a context manager.
+    """Receives spans on a local port; a context manager.
 
     Args:
-        port: The port; a free one when left out.
-        keep: How many spans it keeps; the oldest go first.
+        port: The port; 0 for a free one.
+        max_spans: The number of stored spans; the oldest are dropped.
     """
 
-    def __init__(self, port: int = 0, *, keep: int = 200_000) -> None:
-        self._spans: deque[ReceivedSpan] = deque(maxlen=keep)
+    def __init__(self, port: int = 0, *, max_spans: int = 200_000) -> None:
+        self._spans: deque[ReceivedSpan] = deque(maxlen=max_spans)
         self._lock = threading.Lock()
         self._port = port
         self._server: _Server | None = None
 
     @property
     def url(self) -> str:
-        """The address for ``OTEL_EXPORTER_OTLP_ENDPOINT``."""
+        """The value for ``OTEL_EXPORTER_OTLP_ENDPOINT``."""
         if self._server is None:
-            raise RuntimeError("the receiver is not running: enter it first")
+            raise RuntimeError("the receiver is not running; use it as a context manager")
         return f"http://{_HOST}:{self._server.server_port}"
 
     @property
     def engine_endpoint(self) -> str:
-        """The address for the engine's ``RESTATE_TRACING_ENDPOINT``."""
+        """The value for the engine's ``RESTATE_TRACING_ENDPOINT``."""
         return f"otlp+{self.url}{PATH}"
 
     def __enter__(self) -> Self:
-        """Listen."""
+        """Start listening."""
         receiver = self
 
         class Handler(_Handler):
-            take = staticmethod(receiver.take)
+            store = staticmethod(receiver.store)
 
         self._server = _Server((_HOST, self._port), Handler)
         threading.Thread(target=self._server.serve_forever, name="perdure-traces", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop listening; what was received stays."""
+        """Stop listening; received spans remain available."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
 
     def spans(self) -> list[ReceivedSpan]:
-        """Return what was received, in the order of arrival."""
+        """Return the received spans in the order of arrival."""
         with self._lock:
             return list(self._spans)
 
-    def take(self, body: bytes) -> None:
-        """Keep the spans of a request.
-
-        Args:
-            body: The request, as protobuf.
-
-        Raises:
-            DecodeError: It is none.
-        """
-        spans = decoded(body)
+    def store(self, body: bytes) -> None:
+        """Store the spans of a protobuf request, or raise DecodeError."""
+        spans = decode_spans(body)
         with self._lock:
             self._spans.extend(spans)
 
 
-def decoded(body: bytes) -> list[ReceivedSpan]:
-    """Read an OTLP request.
-
-    Args:
-        body: The request, as protobuf.
-
-    Raises:
-        DecodeError: It is none.
-    """
+def decode_spans(body: bytes) -> list[ReceivedSpan]:
+    """Return the spans of a protobuf request, or raise DecodeError."""
     request = ExportTraceServiceRequest.FromString(body)
     return [
         _span(_texts(resource.resource.attributes).get("service.name", ""), span)
@@ -165,12 +148,12 @@ def _text(value: AnyValue) -> str:
     kind = value.WhichOneof("value")
     if kind is None:
         return ""
-    found = getattr(value, kind)
-    return str(found).lower() if kind == "bool_value" else str(found)
+    content = getattr(value, kind)
+    return str(content).lower() if kind == "bool_value" else str(content)
 
 
 class _Server(ThreadingHTTPServer):
-    """Knows its connections, which senders keep open, so that none is left at the end."""
+    """Server that closes its open connections when it stops, since senders keep them alive."""
 
     daemon_threads = False
     block_on_close = True
@@ -181,7 +164,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(*args)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread of its own."""
+        """Serve a connection in its own thread."""
         with self._changes:
             self._open.add(request)
         super().process_request(request, client_address)
@@ -193,36 +176,36 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a sender that is gone, as at its end; of anything else what the base class says."""
+        """Ignore disconnected senders."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
     def server_close(self) -> None:
-        """Stop listening, and end what is open."""
+        """Stop listening and close open connections."""
         with self._changes:
             still_open = list(self._open)
         for each in still_open:
-            with suppress(OSError):  # the sender was quicker
+            with suppress(OSError):  # already closed
                 each.shutdown(socket.SHUT_RDWR)
         super().server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Takes one request; HTTP/1.1, since senders keep their connections."""
+    """Handler of export requests; HTTP/1.1, since senders keep connections alive."""
 
     protocol_version = "HTTP/1.1"
-    take: Any
+    store: Any
 
     def do_POST(self) -> None:
-        """Take spans."""
+        """Store the spans of a request."""
         length = int(self.headers.get("content-length") or 0)
-        if self.path != PATH or not 0 < length <= _MOST:
+        if self.path != PATH or not 0 < length <= _MAX_BODY:
             self._answer(404 if self.path != PATH else 413, b"")
             self.close_connection = True
             return
         body = self.rfile.read(length)
         try:
-            self.take(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
+            self.store(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
         except (DecodeError, gzip.BadGzipFile):
             self._answer(400, b"")
             return
@@ -236,4 +219,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
-        """Say nothing: spans come several times a second."""
+        """Log nothing, since requests are frequent."""

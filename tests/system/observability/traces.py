@@ -1,4 +1,4 @@
-"""The spans of one trip as a tree, from the ingress to the last query."""
+"""Trace trees of received spans."""
 
 from __future__ import annotations
 
@@ -14,108 +14,77 @@ _ENGINE = "Restate"
 
 @dataclass(frozen=True)
 class TraceTree:
-    """The spans of one trace.
-
-    Args:
-        trace_id: Which one.
-        spans: Its spans, in the order in which they began.
-    """
+    """Spans of one trace, ordered by start."""
 
     trace_id: str
     spans: tuple[ReceivedSpan, ...]
 
     @property
-    def complete(self) -> bool:
-        """True when every span but one has its parent here: senders wait a moment, each as long as it likes."""
-        known = {span.span_id for span in self.spans}
-        return sum(span.parent_id not in known for span in self.spans) == 1
+    def is_connected(self) -> bool:
+        """Whether every span except the root has its parent, since spans arrive with delays."""
+        ids = {span.span_id for span in self.spans}
+        return sum(span.parent_id not in ids for span in self.spans) == 1
 
     @property
-    def whole(self) -> bool:
-        """True when it is complete from the ingress on, and every service that was called has sent its part, too."""
+    def is_complete(self) -> bool:
+        """Whether the tree is connected, starts at the ingress, and contains the spans of all called services."""
         parents = {span.parent_id for span in self.spans}
         answered = all(span.span_id in parents for span in self.spans if span.name.startswith("invocation-attempt"))
-        return self.complete and answered and any(span.name.startswith("ingress") for span in self.spans)
+        return self.is_connected and answered and any(span.name.startswith("ingress") for span in self.spans)
 
     def path(self, span: ReceivedSpan) -> list[ReceivedSpan]:
-        """Return the spans from the root to a span, which is the last one.
-
-        Args:
-            span: One of this trace.
-        """
+        """Return the spans from the root to a span, inclusive."""
         by_id = {each.span_id: each for each in self.spans}
-        path, at = [span], span
-        while at.parent_id is not None and at.parent_id in by_id and by_id[at.parent_id] not in path:
-            at = by_id[at.parent_id]
-            path.append(at)
+        path, current = [span], span
+        while current.parent_id is not None and current.parent_id in by_id and by_id[current.parent_id] not in path:
+            current = by_id[current.parent_id]
+            path.append(current)
         return path[::-1]
 
     def walk(self) -> Iterator[tuple[int, ReceivedSpan]]:
-        """Go through the tree from the root, with the depth of each span; children in the order in which they began."""
-        known = {span.span_id for span in self.spans}
-        below: defaultdict[str | None, list[ReceivedSpan]] = defaultdict(list)
+        """Yield depth and span of the tree in preorder; siblings are ordered by start."""
+        ids = {span.span_id for span in self.spans}
+        children: defaultdict[str | None, list[ReceivedSpan]] = defaultdict(list)
         for span in self.spans:
-            below[span.parent_id if span.parent_id in known else None].append(span)
+            children[span.parent_id if span.parent_id in ids else None].append(span)
 
-        def under(parent: str | None, depth: int) -> Iterator[tuple[int, ReceivedSpan]]:
-            for span in below.pop(parent, []):
+        def walk_below(parent: str | None, depth: int) -> Iterator[tuple[int, ReceivedSpan]]:
+            for span in children.pop(parent, []):
                 yield depth, span
-                yield from under(span.span_id, depth + 1)
+                yield from walk_below(span.span_id, depth + 1)
 
-        return under(None, 0)
+        return walk_below(None, 0)
 
 
 def tree_of(spans: Iterable[ReceivedSpan], trace_id: str) -> TraceTree:
-    """Return one trace.
-
-    Args:
-        spans: Spans of any traces.
-        trace_id: Which one.
-    """
-    found = {span.span_id: span for span in spans if span.trace_id == trace_id}  # a sender that is not sure sends twice
-    return TraceTree(trace_id, tuple(sorted(found.values(), key=lambda span: (span.start, -span.end))))
+    """Return the tree of a trace."""
+    by_id = {span.span_id: span for span in spans if span.trace_id == trace_id}  # retries may send a span twice
+    return TraceTree(trace_id, tuple(sorted(by_id.values(), key=lambda span: (span.start, -span.end))))
 
 
 def trace_of(spans: list[ReceivedSpan], key: str) -> TraceTree | None:
-    """Return the trace in which a workflow or object was first called.
-
-    Args:
-        spans: Spans of any traces.
-        key: Its key, for example a trip's id.
-
-    Returns:
-        None when there is none yet.
-    """
+    """Return the trace with the first call of a workflow or object key; None if there is none yet."""
     first = min((span for span in spans if span.attributes.get(_KEY) == key), key=lambda span: span.start, default=None)
     return None if first is None else tree_of(spans, first.trace_id)
 
 
 def linked_to(spans: list[ReceivedSpan], tree: TraceTree) -> list[TraceTree]:
-    """Return the traces with a link to a trace, such as those of its rollback, in the order in which they began.
-
-    Args:
-        spans: Spans of any traces.
-        tree: Where the links lead.
-    """
+    """Return the traces with a link to a trace, such as that of its rollback, ordered by start."""
     ids = {span.trace_id for span in spans if any(trace_id == tree.trace_id for trace_id, _ in span.links)}
     trees = [tree_of(spans, trace_id) for trace_id in ids - {tree.trace_id}]
     return sorted(trees, key=lambda each: each.spans[0].start)
 
 
 def lines(tree: TraceTree) -> list[str]:
-    """Return a trace as text: a line for each span, indented, with who did it, how long it took and what went wrong.
-
-    Args:
-        tree: The trace.
-    """
-    began = tree.spans[0].start if tree.spans else 0
-    shown = []
+    """Return an indented line per span, with process, duration, start and error."""
+    start = tree.spans[0].start if tree.spans else 0
+    output = []
     for depth, span in tree.walk():
-        facts = [f"{(span.end - span.start) / 1e6:.1f} ms", f"at {(span.start - began) / 1e6:.1f}"]
+        details = [f"{(span.end - span.start) / 1e6:.1f} ms", f"at {(span.start - start) / 1e6:.1f}"]
         if span.attributes.get("perdure.interrupted"):
-            facts.append("interrupted")
+            details.append("interrupted")
         if span.error is not None:
-            facts.append(f"FAILED: {span.error or span.attributes.get('error.type', 'it does not say why')}")
-        who = "engine" if span.service == _ENGINE else span.service
-        shown.append(f"{'  ' * depth}{span.name}  [{who}]  {', '.join(facts)}")
-    return shown
+            details.append(f"FAILED: {span.error or span.attributes.get('error.type', 'unknown error')}")
+        process = "engine" if span.service == _ENGINE else span.service
+        output.append(f"{'  ' * depth}{span.name}  [{process}]  {', '.join(details)}")
+    return output

@@ -70,7 +70,7 @@ def demo(settings: PlatformSettings, terminal: Terminal) -> int:
 
 
 async def _demo(topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
-    platform = Platform(topology, engine, tell=terminal.say, environment=harness_environment(os.environ))
+    platform = Platform(topology, engine, report=terminal.say, environment=harness_environment(os.environ))
     terminal.say(f"starting a platform with fresh data in {topology.home}")
     played, report = await play_on(platform, lambda: _play_all(platform, terminal), terminal)
     terminal.draw(_table(played))

@@ -14,9 +14,9 @@ from urllib.parse import quote
 import httpx
 from sqlalchemy import func, select, update
 
-from perdure import AdminClient, IngressClient, StatusData
+from perdure import IngressClient, StatusData
 from perdure._runtime.places import Place
-from perdure.engine.admin import sql_text
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, PerdureError
 from perdure.saga.messages import rollback_status
 from perdure.saga.status import RollbackState
@@ -29,6 +29,9 @@ from services.data_plane.tables import FlightRow, HotelRow, LedgerTransactionRow
 from services.runtime.approval_audit import audit_platform
 from services.runtime.connections import local_http
 from services.runtime.platform import Platform
+
+PASSWORD_MEMORY: Final = 64
+"""How many KiB a password's hash takes at the console of a stage: little, since it signs in often."""
 
 _LOOK: Final = 0.02
 _WITHIN: Final = timedelta(seconds=20)
@@ -70,8 +73,9 @@ def harness_environment(environment: Mapping[str, str]) -> dict[str, str]:
         **without,
         "PERDURE_ORCHESTRATOR_UNDO_ATTEMPTS": "3",
         "PERDURE_ORCHESTRATOR_UNDO_DELAY": "PT0.1S",
-        "PERDURE_SAGA_RECONCILER_INTERVAL": "PT0.5S",
+        "PERDURE_SAGA_RECONCILER_INTERVAL": "PT2S",
         "PERDURE_SAGA_RECONCILER_GRACE": "PT1S",
+        "PERDURE_CONSOLE_PASSWORD_MEMORY": str(PASSWORD_MEMORY),
     }
 
 

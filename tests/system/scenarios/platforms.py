@@ -77,8 +77,8 @@ async def play_on(platform: Platform, play: Callable[[], Coroutine[Any, Any, T]]
     interrupts = Interrupts()
     with interrupts.listening():
         try:
-            await interrupts.unless_asked(platform.start())
-            return await interrupts.unless_asked(play())
+            await interrupts.run_until_stopped(platform.start())
+            return await interrupts.run_until_stopped(play())
         finally:
             terminal.say("stopping")
             await platform.stop(interrupts.hurry)

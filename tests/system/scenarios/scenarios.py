@@ -165,7 +165,7 @@ async def orchestrator_killed(stage: Stage) -> list[Fact]:
     before = platform.pid("orchestrator")
     await platform.kill("orchestrator")
     meanwhile = await _unfinished(stage, trip_id)
-    await platform.start_again("orchestrator")
+    await platform.restart("orchestrator")
     return [
         Fact("while it was down", "unfinished", meanwhile),
         Fact("process", "another", "the same" if platform.pid("orchestrator") == before else "another"),

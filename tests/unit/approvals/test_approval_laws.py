@@ -112,7 +112,7 @@ def check_shape(request: ApprovalRequest, approval: Approval) -> None:
         assert waits_for(approval) == {ANYONE}
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * settings.default.max_examples)
 @given(requests(), st.lists(acts, max_size=25), times)
 def test_laws(request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], minutes: list[int]):
     approval = Approval(approval_id="T1")

@@ -167,7 +167,7 @@ def check_outcome(story: Story) -> None:
             assert stage.on_timeout.value in ("approve", "reject")
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * settings.default.max_examples)
 @given(requests(), st.lists(acts, max_size=30), st.lists(st.integers(0, 4), min_size=30, max_size=30))
 def test_laws(request_: ApprovalRequest, sequence: list[Act], minutes: list[int]):
     story = Story(request_)

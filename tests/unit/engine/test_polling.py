@@ -13,11 +13,11 @@ from perdure.engine.polling import Poller
 from perdure.errors import EngineError, IngressError
 from perdure.observability.gauge_collector import GaugeCollector
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
-from perdure.observability.metrics import OPEN_APPROVALS, RECONCILER_LOOKED
+from perdure.observability.metrics import OPEN_APPROVALS, RECONCILER_LAST_SCAN
 from tests.support import eventually
 
 SAMPLED = OPEN_APPROVALS.prometheus_name
-SCANNED = RECONCILER_LOOKED.prometheus_name
+SCANNED = RECONCILER_LAST_SCAN.prometheus_name
 
 
 class Engine:

@@ -1,4 +1,4 @@
-"""Levels of logs follow a file while the process runs."""
+"""Log levels from a file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def level(name: str) -> int:
     return logging.getLogger(name).level
 
 
-def test_a_file_names_levels_for_all_and_for_some():
+def test_parse_levels():
     text = "# why\nwarning\n\n perdure.saga = debug # for now\nx=ERROR\n"
     assert parse_levels(text) == {"": logging.WARNING, "perdure.saga": logging.DEBUG, "x": logging.ERROR}
-    with pytest.raises(ConfigurationError, match="level in line 2: 'loud' is unknown, take one of"):
+    with pytest.raises(ConfigurationError, match="level in line 2: 'loud' is unknown; use one of"):
         parse_levels("info\nx = loud")
 
 
-def test_what_a_file_no_longer_says_is_as_before(tmp_path: Path):
+def test_removed_line_restores_level(tmp_path: Path):
     path = tmp_path / "levels"
     file = LevelFile(path)
     logging.getLogger("levels.one").setLevel(logging.ERROR)
@@ -44,7 +44,7 @@ def test_what_a_file_no_longer_says_is_as_before(tmp_path: Path):
     assert (level("levels.one"), level("levels.two")) == (logging.ERROR, logging.NOTSET)
 
 
-def test_a_file_that_cannot_be_read_is_said_once_and_not_at_each_look(tmp_path: Path, caplog):
+def test_unreadable_file_is_logged_once(tmp_path: Path, caplog):
     path = tmp_path / "levels"
     file = LevelFile(path)
     for _ in range(2):
@@ -52,21 +52,21 @@ def test_a_file_that_cannot_be_read_is_said_once_and_not_at_each_look(tmp_path: 
         assert [file.apply() for _ in range(3)] == [False] * 3
         path.rmdir()
         assert not file.apply()
-    assert [record.getMessage().partition(" file=")[0] for record in caplog.records] == ["log levels can't be read"] * 2
+    assert [record.getMessage().partition(" file=")[0] for record in caplog.records] == ["cannot read log levels"] * 2
 
 
-async def test_a_running_process_follows_its_file(tmp_path: Path):
+async def test_running_process_applies_file_changes(tmp_path: Path):
     path = tmp_path / "levels"
     assert watch_levels({}) is None
-    stop = watch_levels({LEVELS_FILE: str(path)}, look=timedelta(milliseconds=10))
+    stop = watch_levels({LEVELS_FILE: str(path)}, interval=timedelta(milliseconds=10))
     assert stop is not None
     try:
-        for said, number in (("debug", logging.DEBUG), ("error", logging.ERROR)):
-            path.write_text(f"levels.three = {said}\n")
+        for name, number in (("debug", logging.DEBUG), ("error", logging.ERROR)):
+            path.write_text(f"levels.three = {name}\n")
 
-            async def follows(number: int = number) -> bool:
+            async def applied(number: int = number) -> bool:
                 return level("levels.three") == number
 
-            await eventually(follows, what=f"level {said}")
+            await eventually(applied, what=f"level {name}")
     finally:
         stop.set()

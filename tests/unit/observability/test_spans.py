@@ -1,4 +1,4 @@
-"""Spans of handlers: they do what OpenTelemetry's API says, and are written as the SDK would write them."""
+"""Spans of handlers, compared with OpenTelemetry's API and SDK."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from perdure.observability.otlp import encode, write
-from perdure.observability.span_parts import SharedAttributes, SpanSort
-from perdure.observability.spans import HandlerSpan, HandlerTracerProvider
+from perdure.observability.otlp import encode_request, encode_span
+from perdure.observability.spans import HandlerSpan, HandlerTracerProvider, SharedAttributes, SpanType
 from perdure.observability.trace_context import read_traceparent
 
-Made = tuple[Tracer, InMemorySpanExporter]
+Tracing = tuple[Tracer, InMemorySpanExporter]
 
 
 def provider() -> HandlerTracerProvider:
@@ -43,7 +42,7 @@ def provider() -> HandlerTracerProvider:
 
 
 @pytest.fixture
-def made() -> Iterator[Made]:
+def tracing() -> Iterator[Tracing]:
     exporter, traces = InMemorySpanExporter(), provider()
     traces.add_span_processor(SimpleSpanProcessor(exporter))
     yield traces.get_tracer("perdure"), exporter
@@ -61,37 +60,37 @@ def sent(flags: int, state: TraceState | None = None) -> SpanContext:
 # --- the API ----------------------------------------------------------------------------------------------------------
 
 
-class Greeter(SpanProcessor):
-    """Adds a fact to each span as it begins, and sees each that has ended."""
+class RecordingProcessor(SpanProcessor):
+    """Adds an attribute to each span at its start, and records ended spans."""
 
     def __init__(self) -> None:
         self.ended: list[str] = []
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        span.set_attribute("greeted", value=True)
+        span.set_attribute("processed", value=True)
 
     def on_end(self, span: ReadableSpan) -> None:
         self.ended.append(span.name)
 
 
 @pytest.mark.parametrize("tracer", ["perdure", "httpx"])
-def test_a_users_processor_is_told_of_each_spans_beginning_and_end(made, tracer):
-    _, exporter = made
-    greeter, traces = Greeter(), provider()
-    traces.add_span_processor(greeter)
+def test_custom_processor_sees_start_and_end(tracing, tracer):
+    _, exporter = tracing
+    processor, traces = RecordingProcessor(), provider()
+    traces.add_span_processor(processor)
     traces.add_span_processor(SimpleSpanProcessor(exporter))
     with traces.get_tracer(tracer).start_as_current_span("outer"):
         traces.get_tracer(tracer).start_span("inner").end()
     traces.shutdown()
-    assert greeter.ended == ["inner", "outer"]
-    assert [span.attributes["greeted"] for span in exporter.get_finished_spans()] == [True, True]
+    assert processor.ended == ["inner", "outer"]
+    assert [span.attributes["processed"] for span in exporter.get_finished_spans()] == [True, True]
 
 
-def test_a_span_hangs_under_what_was_sent_and_others_under_it(made: Made) -> None:
-    tracer, exporter = made
+def test_spans_continue_remote_trace(tracing: Tracing) -> None:
+    tracer, exporter = tracing
     shared = SharedAttributes({"perdure.service": "S"})
     with tracer.start_as_current_span("attempt", under(sent(1)), SpanKind.SERVER, shared) as attempt:
-        trace.get_current_span().set_attribute("mine", 1)  # as a user's code does
+        trace.get_current_span().set_attribute("mine", 1)  # as user code does
         with tracer.start_as_current_span("run", attributes=shared):
             pass
     run, first = exporter.get_finished_spans()
@@ -110,32 +109,32 @@ def test_a_span_hangs_under_what_was_sent_and_others_under_it(made: Made) -> Non
     assert run.start_time <= run.end_time
 
 
-def test_a_trace_that_is_not_kept_has_no_spans(made: Made) -> None:
-    tracer, exporter = made
+def test_unsampled_trace_has_no_spans(tracing: Tracing) -> None:
+    tracer, exporter = tracing
     with tracer.start_as_current_span("attempt", under(sent(0))) as attempt:
         assert not attempt.is_recording()
-        assert attempt.get_span_context().trace_id == 0xABC  # it goes on, for those who are called
+        assert attempt.get_span_context().trace_id == 0xABC  # propagated to called services
         tracer.start_span("run").end()
     assert exporter.get_finished_spans() == ()
 
 
-def test_the_sampler_decides_about_a_trace_that_begins_here() -> None:
+def test_sampler_decides_on_root_span() -> None:
     traces = HandlerTracerProvider(Resource.create({}), RandomIdGenerator(), ALWAYS_OFF)
     assert not traces.get_tracer("perdure").start_span("attempt", Context()).is_recording()
     assert provider().get_tracer("perdure").start_span("attempt", Context()).is_recording()
 
 
-def test_other_tracers_are_the_sdks(made: Made) -> None:
+def test_other_tracers_use_sdk(tracing: Tracing) -> None:
     traces = provider()
     assert not isinstance(traces.get_tracer("httpx").start_span("GET"), HandlerSpan)
     assert isinstance(traces.get_tracer("perdure").start_span("run"), HandlerSpan)
 
 
-def test_what_is_said_after_the_end_is_not_heard(made: Made) -> None:
-    tracer, exporter = made
+def test_ended_span_is_immutable(tracing: Tracing) -> None:
+    tracer, exporter = tracing
     span = tracer.start_span("run", links=[trace.Link(sent(1))])
     span.set_status(StatusCode.OK)
-    span.set_status(StatusCode.ERROR, "too late: what is well stays so")
+    span.set_status(StatusCode.ERROR, "ignored, since OK is final")
     span.end(5)
     span.end(6)
     span.set_attribute("late", 1)
@@ -159,7 +158,7 @@ LIMITS = {
 
 
 @pytest.mark.parametrize("variable", LIMITS)
-def test_limits_that_are_set_are_kept(monkeypatch, variable):
+def test_custom_limits_apply(monkeypatch, variable):
     monkeypatch.setenv(variable, LIMITS[variable])
     traces, exporter = provider(), InMemorySpanExporter()
     traces.add_span_processor(SimpleSpanProcessor(exporter))
@@ -174,8 +173,8 @@ def test_limits_that_are_set_are_kept(monkeypatch, variable):
     traces.shutdown()
 
 
-def test_a_span_holds_only_so_much(made: Made) -> None:
-    tracer, exporter = made
+def test_default_limits_apply(tracing: Tracing) -> None:
+    tracer, exporter = tracing
     spans = [
         tracer.start_span("x", attributes=SharedAttributes(shared="s")),
         provider().get_tracer("another").start_span("x", attributes={"shared": "s"}),
@@ -183,19 +182,21 @@ def test_a_span_holds_only_so_much(made: Made) -> None:
     for span in spans:
         fill(span, 200)
         span.end()
-    (ours,), sdks = exporter.get_finished_spans(), spans[1]
-    assert sizes(ours)[:3] == sizes(sdks)[:3] == (128, 128, 128)
-    assert (ours.dropped_attributes, ours.dropped_events, ours.dropped_links) == (73, 72, 72)
-    assert ours.events[-1].name == "event 199"
-    assert "fact 199" in ours.attributes
-    (written,) = encode_spans([ours]).resource_spans[0].scope_spans[0].spans
-    assert ExportTraceServiceRequest.FromString(encode([ours])).resource_spans[0].scope_spans[0].spans[0] == written
+    (own,), reference = exporter.get_finished_spans(), spans[1]
+    assert sizes(own)[:3] == sizes(reference)[:3] == (128, 128, 128)
+    assert (own.dropped_attributes, own.dropped_events, own.dropped_links) == (73, 72, 72)
+    assert own.events[-1].name == "event 199"
+    assert "attribute 199" in own.attributes
+    (written,) = encode_spans([own]).resource_spans[0].scope_spans[0].spans
+    assert (
+        ExportTraceServiceRequest.FromString(encode_request([own])).resource_spans[0].scope_spans[0].spans[0] == written
+    )
     assert written.dropped_attributes_count == 73
 
 
 def fill(span: trace.Span, number: int) -> None:
     for each in range(number):
-        span.set_attribute(f"fact {each}", "abcdefghijklmnopqrstuvwxyz")
+        span.set_attribute(f"attribute {each}", "abcdefghijklmnopqrstuvwxyz")
         span.add_event(f"event {each}")
         span.add_link(sent(1))
 
@@ -205,8 +206,8 @@ def sizes(span: Any) -> tuple[int, int, int, int]:
     return len(span.attributes), len(span.events), len(span.links), longest
 
 
-def test_an_exception_is_told_without_its_stack(made: Made) -> None:
-    tracer, exporter = made
+def test_exception_event_has_no_stack_trace(tracing: Tracing) -> None:
+    tracer, exporter = tracing
     with pytest.raises(OSError, match="gone"), tracer.start_as_current_span("run"):
         raise OSError("gone")
     (span,) = exporter.get_finished_spans()
@@ -219,9 +220,9 @@ def test_an_exception_is_told_without_its_stack(made: Made) -> None:
     assert span.status.status_code is StatusCode.ERROR
 
 
-# --- on the wire ------------------------------------------------------------------------------------------------------
+# --- encoding ---------------------------------------------------------------------------------------------------------
 
-names = st.text(max_size=200)  # more than 127 bytes: a length of two bytes
+names = st.text(max_size=200)  # more than 127 bytes need a length of two bytes
 plain: st.SearchStrategy[Any] = names | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
 keys = st.text(min_size=1, max_size=20)
 states = st.sampled_from([None, TraceState([("vendor", "1"), ("other", "2")])])
@@ -244,12 +245,12 @@ statuses = st.sampled_from([None, Status(StatusCode.OK), Status(StatusCode.ERROR
         max_size=6,
     )
 )
-def test_spans_are_written_as_the_sdk_writes_them(told: list[tuple[Any, ...]]) -> None:
+def test_encoding_matches_sdk(cases: list[tuple[Any, ...]]) -> None:
     traces = provider()
     tracer = traces.get_tracer("perdure")
     spans: list[Any] = []
-    for name, kind, shared_facts, more, of_sort, own, state, status, has_more in told:
-        shared = SharedAttributes(shared_facts).with_more(more)
+    for name, kind, shared_attributes, added, type_attributes, own, state, status, has_more in cases:
+        shared = SharedAttributes(shared_attributes).extended(added)
         for context in (under(sent(1, state)), Context()):
             with tracer.start_as_current_span(name, context, kind, shared) as outer:
                 outer.set_attributes(own)
@@ -258,27 +259,27 @@ def test_spans_are_written_as_the_sdk_writes_them(told: list[tuple[Any, ...]]) -
                 if has_more:
                     outer.add_event("an event", {"a": 1})
                     outer.add_link(sent(1))
-                inner = tracer.start_span(name, None, kind, own)  # not what others have, too
+                inner = tracer.start_span(name, None, kind, own)  # own attributes, not shared ones
                 inner.end()
                 assert isinstance(outer, HandlerSpan)
-                part = outer.begin(SpanSort(name, kind, of_sort), shared)
-                part.set_attributes(own)
-                part.end()
-            theirs = traces.get_tracer("httpx").start_span("GET")
-            theirs.end()
-            spans += [outer, inner, part, theirs]
-    assert by_id(encode([write(span) or span for span in spans if isinstance(span, HandlerSpan)])) == by_id(
-        encode([span for span in spans if isinstance(span, HandlerSpan)])
-    )
-    assert by_id(encode(spans)) == by_id(encode_spans(spans).SerializeToString())
+                child = outer.start_child(SpanType(name, kind, type_attributes), shared)
+                child.set_attributes(own)
+                child.end()
+            other = traces.get_tracer("httpx").start_span("GET")
+            other.end()
+            spans += [outer, inner, child, other]
+    assert by_id(
+        encode_request([encode_span(span) or span for span in spans if isinstance(span, HandlerSpan)])
+    ) == by_id(encode_request([span for span in spans if isinstance(span, HandlerSpan)]))
+    assert by_id(encode_request(spans)) == by_id(encode_spans(spans).SerializeToString())
 
 
 def by_id(request: bytes) -> dict[bytes, Any]:
-    """Return what a receiver reads, whatever the order of spans, attributes and groups."""
-    found = {}
+    """Return the decoded spans by ID, independent of the order of spans, attributes and groups."""
+    spans = {}
     for resource_spans in ExportTraceServiceRequest.FromString(request).resource_spans:
         for scope_spans in resource_spans.scope_spans:
-            around = (
+            resource_and_scope = (
                 resource_spans.resource.SerializeToString(),
                 resource_spans.schema_url,
                 scope_spans.scope.SerializeToString(),
@@ -288,11 +289,11 @@ def by_id(request: bytes) -> dict[bytes, Any]:
                 if not span.status.ByteSize():
                     span.ClearField("status")
                 attributes = {each.key: each.value.SerializeToString() for each in span.attributes}
-                assert len(attributes) == len(span.attributes), "a name is told once"
+                assert len(attributes) == len(span.attributes), "attribute names are unique"
                 span_id = span.span_id
                 del span.attributes[:]
-                found[span_id] = (around, attributes, span.SerializeToString())
-    return found
+                spans[span_id] = (resource_and_scope, attributes, span.SerializeToString())
+    return spans
 
 
 @given(
@@ -314,9 +315,9 @@ def by_id(request: bytes) -> dict[bytes, Any]:
     ),
     st.sampled_from([None, "", "vendor=1,other=2", "not a state"]),
 )
-def test_a_callers_trace_is_read_as_opentelemetry_reads_it(header: str, state: str | None) -> None:
+def test_parse_traceparent_like_opentelemetry(header: str, state: str | None) -> None:
     headers = {"traceparent": header} | ({} if state is None else {"tracestate": state})
-    theirs = trace.get_current_span(TraceContextTextMapPropagator().extract(headers, Context())).get_span_context()
-    ours = read_traceparent(headers)
-    assert (ours or INVALID_SPAN_CONTEXT) == theirs
-    assert ours is None or (ours.is_remote, ours.trace_state) == (True, theirs.trace_state)
+    expected = trace.get_current_span(TraceContextTextMapPropagator().extract(headers, Context())).get_span_context()
+    context = read_traceparent(headers)
+    assert (context or INVALID_SPAN_CONTEXT) == expected
+    assert context is None or (context.is_remote, context.trace_state) == (True, expected.trace_state)

@@ -1,4 +1,4 @@
-"""Where spans go, and that nothing is sent unless somebody asks for it."""
+"""Configuration of tracing in services and engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perdure.errors import ConfigurationError
 from perdure.observability.activities import ActivityKind, ActivityStarted
 from perdure.observability.events import Invocation
 from perdure.observability.tracing import annotate, link_to, traceparent
-from perdure.observability.tracing_setup import configure_tracing, engine_tracing, sends_spans, stop_tracing
+from perdure.observability.tracing_setup import configure_tracing, engine_tracing, is_tracing, stop_tracing
 
 ANY = "http://collector:4318"
 
@@ -30,47 +30,51 @@ ANY = "http://collector:4318"
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": ANY, "RESTATE_TRACING_ENDPOINT": "http://g:4317"}, "http://g:4317"),
     ],
 )
-def test_the_engine_sends_its_spans_where_the_services_send_theirs(variables, expected):
+def test_engine_uses_receiver_of_services(variables, expected):
     assert engine_tracing(variables) == ({} if expected is None else {"RESTATE_TRACING_ENDPOINT": expected})
 
 
-def test_the_engine_keeps_the_same_part_of_the_traces():
-    part = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
-    pace = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
-    told = engine_tracing({**part, **pace, "OTEL_EXPORTER_OTLP_ENDPOINT": ANY, "OTEL_SERVICE_NAME": "flights"})
-    assert told == {**part, **pace, "RESTATE_TRACING_ENDPOINT": f"otlp+{ANY}/v1/traces"}
-    assert engine_tracing(part) == {}
+def test_engine_uses_sampling_of_services():
+    sampling = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
+    batching = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
+    settings = engine_tracing(
+        {**sampling, **batching, "OTEL_EXPORTER_OTLP_ENDPOINT": ANY, "OTEL_SERVICE_NAME": "flights"}
+    )
+    assert settings == {**sampling, **batching, "RESTATE_TRACING_ENDPOINT": f"otlp+{ANY}/v1/traces"}
+    assert engine_tracing(sampling) == {}
 
 
-def test_nothing_is_sent_unless_somebody_says_where_to(monkeypatch):
+def test_tracing_is_off_without_endpoint(monkeypatch):
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", raising=False)
     assert not configure_tracing("x")
-    assert not sends_spans()
-    stop_tracing(timedelta(0))  # which has nothing to do
+    assert not is_tracing()
+    stop_tracing(timedelta(0))  # has no effect
 
 
-def test_a_protocol_that_is_not_there_is_refused(monkeypatch):
+def test_reject_unsupported_protocol(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-    with pytest.raises(ConfigurationError, match=r"OTEL_EXPORTER_OTLP_PROTOCOL=grpc: spans are sent by http/protobuf"):
+    with pytest.raises(
+        ConfigurationError, match=r"OTEL_EXPORTER_OTLP_PROTOCOL=grpc: unsupported protocol; set it to http/protobuf"
+    ):
         configure_tracing("x")
 
 
-def test_outside_of_a_handler_there_is_nothing_to_annotate_or_link():
+def test_annotate_and_link_outside_of_handler():
     annotate(saga_id="x")
     link_to("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
     assert traceparent() is None
 
 
-def test_two_activities_are_never_the_same():
+def test_activities_compare_by_identity():
     invocation = Invocation("inv_1", HandlerInfo("S", "h", "service"), None)
     one, other = (ActivityStarted(invocation, ActivityKind.CALL, "S/x") for _ in range(2))
     assert one != other
     assert len({one, other}) == 2
 
 
-def test_a_receiver_that_does_not_answer_does_not_hold_up_the_end_of_the_process():
+def test_stop_times_out_with_silent_receiver():
     program = """
 import os, socket, time
 from datetime import timedelta

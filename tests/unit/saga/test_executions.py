@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure import CompensationStrategy, RollbackState, SagaConfig
-from perdure.saga.executions import is_over, number_at, number_of, report_of, runs_of, with_another_run
+from perdure import CompensationStrategy, SagaConfig
+from perdure.saga.executions import append_execution, execution_number_at, executions_of, is_over, number_of, report_of
 from perdure.saga.messages import ExecutionStatus, RollbackStatus, StepStatus
 from perdure.saga.policy import (
     after_failure,
@@ -29,7 +29,7 @@ from perdure.saga.schema import (
     StoredSaga,
     Waiter,
 )
-from perdure.saga.status import CompensationState
+from perdure.saga.status import CompensationState, RollbackState
 from perdure.saga.timeline import rollback_of_execution
 
 UNDO = CompensationHandler(service="TripsCompensations", handler="undo")
@@ -150,7 +150,7 @@ def requests(draw: st.DrawFn) -> list[RollbackRequest]:
 def stored(submitted: list[RollbackRequest]) -> StoredSaga:
     saga = StoredSaga.of(submitted[0])
     for each in submitted[1:]:
-        saga = with_another_run(saga, each)[0]
+        saga = append_execution(saga, each)[0]
     return saga
 
 
@@ -158,7 +158,7 @@ def stored(submitted: list[RollbackRequest]) -> StoredSaga:
 @given(requests())
 def test_stored_saga_preserves_each_execution(submitted):
     saga = StoredSaga.model_validate_json(stored(submitted).model_dump_json())
-    runs = runs_of(saga)
+    runs = executions_of(saga)
     assert [step for run in runs for step in run.steps] == saga.steps
     assert [step.position for step in saga.steps] == list(range(1, len(saga.steps) + 1))
     assert saga.runs == [run for each in submitted for run in each.runs]
@@ -169,7 +169,7 @@ def test_stored_saga_preserves_each_execution(submitted):
         for field in ("service", "config", "reason", "runs", "saga_id"):
             assert getattr(run, field) == getattr(original, field)
         assert number_of(saga, original.runs) == number
-        assert {number_at(saga, step.position) for step in run.steps} == {number}
+        assert {execution_number_at(saga, step.position) for step in run.steps} == {number}
     assert number_of(saga, []) is None
     assert number_of(saga, ["another"]) is None
 
@@ -179,7 +179,7 @@ def test_stored_saga_preserves_each_execution(submitted):
 def test_combined_report_has_worst_state(data, submitted):
     saga = stored(submitted)
     progress = {step.position: data.draw(PROGRESS) for step in saga.steps}
-    runs = runs_of(saga)
+    runs = executions_of(saga)
     each = [report_of([run], progress) for run in runs]
     for run, report in zip(runs, each, strict=True):
         assert report.outcome is rollback_state(run.steps, progress, run.config)
@@ -199,9 +199,9 @@ def test_combined_report_has_worst_state(data, submitted):
 @pytest.mark.parametrize("steps", [[], [StepRecord(position=1, step="a", step_id="x")]])
 def test_execution_without_steps(steps):
     none = StoredSaga(saga_id="s", service="S", steps=[], reason="r", runs=["1"])
-    both, _ = with_another_run(none, none.model_copy(update={"runs": ["2"], "steps": steps}))
-    assert [run.steps for run in runs_of(both)] == [[], steps]
-    assert report_of(runs_of(both)[:1], {}).outcome is RollbackState.ROLLED_BACK
+    both, _ = append_execution(none, none.model_copy(update={"runs": ["2"], "steps": steps}))
+    assert [run.steps for run in executions_of(both)] == [[], steps]
+    assert report_of(executions_of(both)[:1], {}).outcome is RollbackState.ROLLED_BACK
 
 
 # --- waiters -----------------------------------------------------------------------------------------------------

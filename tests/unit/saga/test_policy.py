@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from perdure import CompensationStrategy, RollbackState, SagaConfig
+from perdure import CompensationStrategy, SagaConfig
 from perdure._runtime.serdes import compact_json
 from perdure.errors import ConfigurationError, Conflict
 from perdure.saga.policy import (
@@ -26,7 +26,7 @@ from perdure.saga.policy import (
     step_id,
 )
 from perdure.saga.schema import CompensationHandler, OperatorAction, StepProgress, StepRecord
-from perdure.saga.status import CompensationState
+from perdure.saga.status import CompensationState, RollbackState
 
 Strategy = CompensationStrategy
 UNDO = CompensationHandler(service="TripsCompensations", handler="undo")
@@ -240,7 +240,7 @@ DELAYS = st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(
 @given(initial=DELAYS, longest=DELAYS)
 def test_delays_grow_up_to_limit(initial, longest):
     config = SagaConfig(initial_delay=initial, max_delay=longest)
-    delays = [config.delay_after(attempts) for attempts in range(1, 80)]
+    delays = [config.retry.delay_after(attempts) for attempts in range(1, 80)]
     assert delays == sorted(delays)
     assert delays[0] == min(initial, longest)
     assert delays[-1] == longest
@@ -249,7 +249,7 @@ def test_delays_grow_up_to_limit(initial, longest):
 
 def test_delays_double():
     config = SagaConfig()
-    assert [config.delay_after(attempts).total_seconds() for attempts in range(1, 12)] == [
+    assert [config.retry.delay_after(attempts).total_seconds() for attempts in range(1, 12)] == [
         1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300,
     ]  # fmt: skip
 

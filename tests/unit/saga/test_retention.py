@@ -9,7 +9,7 @@ import pytest
 
 from perdure.errors import ConfigurationError
 from perdure.saga import hosting, retention
-from perdure.saga.compensations import REMEMBERED
+from perdure.saga.compensations import RESULT_RETENTION
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _default_retention() -> Iterator[None]:
     retention.set_retention(retention.RETENTION)
 
 
-@pytest.mark.parametrize("duration", [timedelta(0), timedelta(days=-1), REMEMBERED])
+@pytest.mark.parametrize("duration", [timedelta(0), timedelta(days=-1), RESULT_RETENTION])
 def test_reject_retention_shorter_than_idempotency_keys(duration):
     with pytest.raises(ConfigurationError, match=r"retention of .* is too short: set more than 7 days"):
         hosting.definitions(retention=duration)

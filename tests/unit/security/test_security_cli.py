@@ -43,7 +43,7 @@ def test_show_names_encryption_keys_by_their_ids(tmp_path: Path):
     both.write_text((tmp_path / "second.key").read_text() + first.read_text())
     both.chmod(0o600)
     lines = perdure("keys", "show", both).splitlines()
-    assert [line.split("  ")[1] for line in lines] == ["seals and opens", "opens"]
+    assert [line.split("  ")[1] for line in lines] == ["encrypts and decrypts", "decrypts"]
     assert lines[1].split()[0] in made
     assert first.read_text().strip() not in made
 
@@ -65,14 +65,14 @@ def test_a_rotation_has_two_steps_and_always_a_key_in_place(tmp_path: Path):
     new = PrivateKey.load(tmp_path / "engine.pem.next").public.id
     assert f"{old},{new}" in said
     assert PrivateKey.load(file).public.id == old
-    with pytest.raises(ConfigurationError, match="is under way: go on with"):
+    with pytest.raises(ConfigurationError, match="exists; continue with"):
         perdure("keys", "rotate", file)
-    assert f"in place: {new}" in perdure("keys", "rotate", file, "--activate")
+    assert f"Key {new} activated." in perdure("keys", "rotate", file, "--activate")
     assert PrivateKey.load(file).public.id == new
     assert PrivateKey.load(tmp_path / "engine.pem.previous").public.id == old
     assert not (tmp_path / "engine.pem.next").exists()
     perdure("keys", "rotate", file)
-    with pytest.raises(ConfigurationError, match="left from the rotation before"):
+    with pytest.raises(ConfigurationError, match="exists from an earlier rotation"):
         perdure("keys", "rotate", file, "--activate")
     assert PrivateKey.load(file).public.id == new
 
@@ -84,7 +84,7 @@ def test_an_issuer_says_who_someone_is(tmp_path: Path):
         *("actors", "issue", "Ada@Example.com", "--issuer", issuer, "-o", out),
         *("-r", "approver", "-r", "operator", "-g", "Finance", "--for", "12h"),
     )
-    assert "ada@example.com may act as approver, operator until" in said
+    assert "issued for ada@example.com with the roles approver, operator, valid until" in said
     credential = ActorKey.load(out).credential
     assert (credential.actor, credential.issuer) == ("ada@example.com", public)
     assert credential.roles == (Role.APPROVER, Role.OPERATOR)
@@ -100,9 +100,9 @@ def test_an_issuer_says_who_someone_is(tmp_path: Path):
     ("actor", "lifetime", "why"),
     [
         ("anyone", "90d", "is nobody's name"),
-        ("ada", "2y", "give a number and m, h or d"),
-        ("ada", "0d", "give a number and m, h or d"),
-        ("ada", "-1d", "give a number and m, h or d"),
+        ("ada", "2y", "is not a duration; write a number and m, h or d"),
+        ("ada", "0d", "is not a duration; write a number and m, h or d"),
+        ("ada", "-1d", "is not a duration; write a number and m, h or d"),
     ],
 )
 def test_what_makes_no_credential_is_refused(tmp_path: Path, actor: str, lifetime: str, why: str):

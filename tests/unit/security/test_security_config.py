@@ -37,7 +37,7 @@ def test_the_default_is_production():
     assert config.codec() is None
 
 
-def test_development_checks_nothing_unless_asked():
+def test_development_checks_nothing_run_until_stopped():
     config = SecurityConfig.development(require_https=True)
     assert config.profile == "development"
     assert not config.enable_request_validation

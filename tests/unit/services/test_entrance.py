@@ -30,22 +30,24 @@ def test_an_unknown_service_is_told() -> None:
     done = run("serve", "trains")
     assert done.returncode == 1
     (line,) = said(done)
-    assert line.startswith("perdure-platform: there is no service 'trains': take one of flights, hotels, ")
+    assert line.startswith("perdure-platform: there is no service 'trains': choose one of flights, hotels, ")
 
 
 def test_settings_come_from_the_files_that_the_environment_names(tmp_path: Path) -> None:
     (tmp_path / "some").write_text("PERDURE_FLIGHTS_PORT=0\n")
     done = run("serve", "flights", PERDURE_ENVIRONMENT_FILES=str(tmp_path / "some"))
     assert done.returncode == 1
-    assert "a setting of flights does not fit: PERDURE_FLIGHTS_PORT" in "".join(said(done))
+    assert "invalid settings of flights: PERDURE_FLIGHTS_PORT" in "".join(said(done))
 
     missing = run("serve", "flights", PERDURE_ENVIRONMENT_FILES=str(tmp_path / "other"))
     assert missing.returncode == 1
-    assert said(missing)[0].startswith(f"perdure-platform: PERDURE_ENVIRONMENT_FILES names {tmp_path / 'other'}, which")
+    assert said(missing)[0].startswith(
+        f"perdure-platform: {tmp_path / 'other'} in PERDURE_ENVIRONMENT_FILES cannot be read"
+    )
 
 
 def test_everything_else_is_the_command_line() -> None:
     done = run("serve", "--help")
     assert done.returncode == 0
-    assert "Serve one service in this process" in done.stdout
+    assert "Serve one service until SIGTERM" in done.stdout
     assert "services.runtime.cli" in loaded(done)

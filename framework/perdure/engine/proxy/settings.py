@@ -7,7 +7,7 @@ from typing import Annotated, Self, TypeAlias
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from perdure._runtime.checks import unusable
+from perdure._runtime.checks import invalid_settings
 from perdure.engine.proxy.upstream import Upstream
 from perdure.errors import ConfigurationError
 from perdure.security.browsers import LOOPBACK_HOSTS, BrowserRules
@@ -63,7 +63,7 @@ class ProxySettings(BaseSettings):
         try:
             return cls()  # pyright: ignore[reportCallIssue] # from the environment
         except ValidationError as error:
-            raise unusable("the engine proxy's settings (PERDURE_PROXY_…)", error) from error
+            raise invalid_settings("the engine proxy's settings (PERDURE_PROXY_…)", error) from error
 
     def ingress_rules(self) -> BrowserRules:
         """Return what is refused at the ingress."""

@@ -1,4 +1,4 @@
-"""The tables of the trips platform: catalogue, reservations, ledger, outbox, and the barrier's operations."""
+"""The tables of the trips platform: catalogue, reservations, ledger, outbox, and the idempotency table."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def upgrade() -> None:
         sa.Column("compensation_digest", sa.Text(), nullable=True),
         sa.Column("compensation_result", sa.Text(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
-        sa.CheckConstraint("state IN ('performed', 'undone', 'voided')", name=op.f("ck_operations_state")),
+        sa.CheckConstraint("state IN ('performed', 'compensated', 'voided')", name=op.f("ck_operations_state")),
         sa.PrimaryKeyConstraint("service", "key", name=op.f("pk_operations")),
     )
     op.create_table(

@@ -1,4 +1,4 @@
-"""What approvers are told: a second table of the outbox."""
+"""Table of delivered approval notices."""
 
 from __future__ import annotations
 

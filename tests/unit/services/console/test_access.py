@@ -269,6 +269,14 @@ def test_passwords_over_plain_http_beyond_this_machine_are_refused_at_the_start(
         settings_of(tmp_path, url=url).check()
 
 
+def test_cheap_password_hashes_stay_on_this_machine(tmp_path):
+    settings_of(tmp_path, password_memory=64).check()
+    with pytest.raises(ConfigurationError, match="PERDURE_CONSOLE_PASSWORD_MEMORY=64"):
+        settings_of(
+            tmp_path, url="https://console.example.com", trusted_proxies=["10.0.0.5/32"], password_memory=64
+        ).check()
+
+
 def test_a_setting_that_does_not_fit_is_told_by_its_variable(monkeypatch):
     monkeypatch.setenv("PERDURE_CONSOLE_PORT", "many")
     with pytest.raises(ConfigurationError, match="PERDURE_CONSOLE_PORT"):

@@ -182,7 +182,7 @@ async def test_programs_that_wait_for_slow_handlers_leave_people_their_way_to_th
         engine.over.set()
 
 
-MARK = {"perdure.reads": "true"}
+MARK = {"perdure.read_only": "true"}
 # What an engine says of its services.
 DISCOVERED: list[dict[str, Any]] = [
     {
@@ -191,7 +191,7 @@ DISCOVERED: list[dict[str, Any]] = [
         "handlers": [
             {"name": "run", "ty": "Workflow", "metadata": MARK},  # it has state to write, whatever it says
             {"name": "review", "ty": "Shared"},  # it resolves what the main handler waits for
-            {"name": "shelve", "ty": "Shared", "metadata": {"perdure.reads": "false", "team": "press"}},
+            {"name": "shelve", "ty": "Shared", "metadata": {"perdure.read_only": "false", "team": "press"}},
             {"name": "status", "ty": "Shared", "metadata": {**MARK, "team": "press"}},
         ],
     },

@@ -25,7 +25,7 @@ SERVICES: list[dict[str, Any]] = [
         "ty": "Workflow",
         "handlers": [
             {"name": "run", "ty": "Workflow"},
-            {"name": "status", "ty": "Shared", "metadata": {"perdure.reads": "true"}},
+            {"name": "status", "ty": "Shared", "metadata": {"perdure.read_only": "true"}},
             {"name": "pay", "ty": "Shared"},
         ],
     },

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure import SagaPhase, StatusData
+from perdure import StatusData
 from perdure.engine.admin import failure_message
+from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import Timeline, TimelineStep
 from services.console.pages.picture import SCALE, draw, rounded, spoken
 from services.console.pages.render import from_now, money, path_of

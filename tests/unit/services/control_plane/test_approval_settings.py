@@ -17,7 +17,7 @@ HOUR = timedelta(hours=1)
 
 
 def asked(settings: OrchestratorSettings) -> ApprovalRequest:
-    timeout, options = settings.asking()
+    timeout, options = settings.approval()
     return ApprovalRequest.model_validate(
         {**options, "approval_id": "T1", "title": "t", "timeout": timeout, "wait": "a", "awakeable": "wa"}
     )

@@ -149,7 +149,7 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "trips-refused": "refused: holds 0 seat sets, 1 rooms",
             "inventory": "hotel Harbour: capacity 100000, left 99998, held 3",
-            "keys": "Hotels trip:refused:hotel: is undone",
+            "keys": "Hotels trip:refused:hotel: is compensated",
         },
     ),
     "a seat is sold that was not there": (
@@ -210,7 +210,7 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "trips-refused": "refused: holds 0 seat sets, 0 rooms and 1 charges",
             "charges": "is charged, but the ledger says otherwise",
-            "keys": "Payments trip:refused:payment: is undone",
+            "keys": "Payments trip:refused:payment: is compensated",
         },
     ),
     "a charge shows another amount than was taken": (
@@ -222,7 +222,7 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "trips-confirmed": "and 0 charges",
             "charges": "a charge that no payment explains",
-            "keys": "Payments trip:confirmed-1:payment: is performed, and acted 0 times",
+            "keys": "Payments trip:confirmed-1:payment: is performed, but has 0 rows",
         },
     ),
     "money is taken for another trip": (
@@ -235,7 +235,7 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "a write acted although it was voided": (
         "UPDATE operations SET state = 'voided' WHERE key = 'trip:open:flight'",
-        {"keys": "Flights trip:open:flight: is voided, and acted 1 times"},
+        {"keys": "Flights trip:open:flight: is voided, but has 1 rows"},
     ),
     "a row belongs to another trip than its operation": (
         "UPDATE notifications SET trip_id = 'other' WHERE trip_id = 'voided'",
@@ -243,7 +243,7 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "a notification is lost": (
         "DELETE FROM notifications WHERE trip_id = 'refused'",
-        {"keys": "Notifications trip:refused:trip-refused: is performed, and acted 0 times"},
+        {"keys": "Notifications trip:refused:trip-refused: is performed, but has 0 rows"},
     ),
 }
 
@@ -267,7 +267,7 @@ def test_a_key_that_acted_twice_is_shown(url: str, tamper: Tamper) -> None:
         "UPDATE flights SET seats_left = seats_left - 1 WHERE number = 'PD100'",
     )
     found = broken(inspected(url))
-    assert found["keys"] == "Flights trip:open:flight: is performed, and acted 2 times"
+    assert found["keys"] == "Flights trip:open:flight: is performed, but has 2 rows"
     assert found["trips-open"] == "open: holds 2 seat sets, 0 rooms and 0 charges"
 
 
@@ -309,7 +309,7 @@ def test_an_audit_leaves_no_trace(url: str, backend: str, tmp_path: Path) -> Non
 
 def test_a_database_that_does_not_exist_is_named_and_not_made(tmp_path: Path) -> None:
     missing = tmp_path / "none.db"
-    with pytest.raises(ConfigurationError, match=r"there is no database in .*none\.db"):
+    with pytest.raises(ConfigurationError, match=r"there is no database at .*none\.db"):
         inspected(f"sqlite:///{missing}")
     assert not missing.exists()
 
@@ -324,11 +324,11 @@ def test_a_database_that_was_never_migrated_is_named(empty_url: str, backend: st
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "trips.db").write_text("no database at all " * 100)
-    with pytest.raises(ConfigurationError, match=r"trips\.db can't be read: .*file is not a database"):
+    with pytest.raises(ConfigurationError, match=r"trips\.db cannot be read: .*file is not a database"):
         inspected(f"sqlite:///{tmp_path / 'trips.db'}")
 
 
 def test_a_server_that_is_down_is_named_without_its_password(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="can't be read") as caught:
+    with pytest.raises(ConfigurationError, match="cannot be read") as caught:
         inspected(f"postgresql://ada:hunter2@/trips?host={tmp_path}")
     assert "hunter2" not in str(caught.value)

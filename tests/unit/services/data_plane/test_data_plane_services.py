@@ -37,7 +37,7 @@ SERVICES: dict[str, list[Target[Any, Any]]] = {
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_serves_what_its_contract_says(name: str, tmp_path: Path) -> None:
-    app = importlib.import_module(f"services.data_plane.{name}.app")
+    app = importlib.import_module(f"services.data_plane.{name}.service")
     database = Database(f"sqlite:///{tmp_path / 'trips.db'}")
     definitions: list[restate.Service] = app.build(database).definitions()
     [definition] = definitions
@@ -80,7 +80,7 @@ async def start(name: str, **environment: str) -> asyncio.subprocess.Process:
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("PERDURE_DATABASE_URL", "mysql://h/db", "no support for databases by"),
+        ("PERDURE_DATABASE_URL", "mysql://h/db", "databases are not supported"),
         ("PERDURE_FLIGHTS_PORT", "x", "PERDURE_FLIGHTS_PORT"),
     ],
 )

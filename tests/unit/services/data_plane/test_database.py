@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from perdure.errors import ConfigurationError, is_terminal
 from services.contracts.flights import FlightRequest, ReserveSeats
 from services.data_plane.database import Database, database_url, insert_if_missing
-from services.data_plane.flights.model import FlightRow, Seats
+from services.data_plane.flights.model import Seats
+from services.data_plane.flights.tables import FlightRow
 
 
 @pytest.mark.parametrize(

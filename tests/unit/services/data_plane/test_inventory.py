@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import select, update
 
 from perdure.errors import NotFound, Refused, error_code
-from services.data_plane.flights.model import FlightRow
-from services.data_plane.hotels.model import HotelRow
+from services.data_plane.flights.tables import FlightRow
+from services.data_plane.hotels.tables import HotelRow
 from tests.unit.services.data_plane.agency import Agency
 
 ROOT = Path(__file__).parents[4]
@@ -56,7 +56,7 @@ async def test_a_room_is_held_and_given_back(agency: Agency) -> None:
     ("book", "status", "code", "message"),
     [
         (lambda a: a.reserve_seats("T1", "PD404"), 409, "seats_sold_out", "flight 'PD404' has 0 seats left"),
-        (lambda a: a.reserve_seats("T1", "PD001", 2), 409, "seats_sold_out", "and the trip wants 2"),
+        (lambda a: a.reserve_seats("T1", "PD001", 2), 409, "seats_sold_out", "but the trip needs 2"),
         (lambda a: a.reserve_room("T1", "Attic"), 409, "hotel_full", "hotel 'Attic' has no room left"),
     ],
     ids=["no-seats", "too-few-seats", "no-rooms"],

@@ -3,17 +3,20 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, Connection, func, inspect, select, text, update
 
+from services.data_plane import migrations
 from services.data_plane.audit import audit
 from services.data_plane.database import Base, Database
-from services.data_plane.flights.model import FlightRow
+from services.data_plane.flights.tables import FlightRow
 from services.data_plane.migrations import SchemaBehind, check_schema, downgrade, migrate
-from services.data_plane.payments.model import AccountRow, LedgerTransactionRow
+from services.data_plane.payments.tables import AccountRow, LedgerTransactionRow
 from services.data_plane.seed import CUSTOMERS, FLIGHTS, HOTELS
 
 Tamper = Callable[..., None]
@@ -101,6 +104,13 @@ async def test_the_way_back_is_complete(database: Database) -> None:
         await connection.run_sync(downgrade, "base")
     async with database.snapshot() as connection:
         assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == ["alembic_version"]
+
+
+def test_revisions_are_named_by_their_files() -> None:
+    folder = Path(migrations.__file__).parent
+    revisions = [each.revision for each in ScriptDirectory(str(folder)).walk_revisions()]
+    assert sorted(revisions, reverse=True) == revisions
+    assert sorted(revisions) == sorted(path.name.partition("_")[0] for path in (folder / "versions").glob("*.py"))
 
 
 async def test_readiness_tells_a_schema_that_is_behind_from_one_of_a_newer_version(database: Database) -> None:

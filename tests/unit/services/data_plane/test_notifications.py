@@ -14,7 +14,8 @@ from perdure.errors import ConfigurationError, Conflict
 from perdure.security import PrivateKey, payload_digest, read_link
 from services.contracts.notifications import SendNotification
 from services.data_plane.notifications.mail import Mail, MailServer
-from services.data_plane.notifications.model import ApprovalNoticeRow, NotificationRow, Outbox
+from services.data_plane.notifications.model import Outbox
+from services.data_plane.notifications.tables import ApprovalNoticeRow, NotificationRow
 from tests.mailbox import Mailbox, mailbox
 from tests.unit.services.data_plane.agency import Agency
 
@@ -33,7 +34,7 @@ async def test_another_text_under_the_same_key_is_a_conflict(agency: Agency) -> 
     changed = SendNotification(
         key="trip:T1:trip-refused", trip_id="T1", kind="trip-refused", recipient="ada@example.com", text="Other"
     )
-    with pytest.raises(Conflict, match="already stands for another"):
+    with pytest.raises(Conflict, match="was used for a different"):
         await agency.outbox.notify(changed)
 
 

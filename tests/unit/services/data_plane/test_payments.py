@@ -10,7 +10,8 @@ from sqlalchemy import func, select
 
 from perdure.errors import InvalidInput, NotFound, Refused, TerminalError, error_code
 from services.data_plane.audit import audit
-from services.data_plane.payments.model import AccountRow, ChargeRow, LedgerTransactionRow, PostingRow, credit, record
+from services.data_plane.payments.model import credit, record
+from services.data_plane.payments.tables import AccountRow, ChargeRow, LedgerTransactionRow, PostingRow
 from tests.unit.services.data_plane.agency import Agency
 
 _examples = count()
@@ -55,7 +56,7 @@ async def test_a_charge_is_posted_twice_and_a_refund_reverses_it(agency: Agency)
 
 async def test_a_refund_of_nothing_bars_the_charge(agency: Agency) -> None:
     assert (await agency.refund("T1")).outcome == "voided"
-    with pytest.raises(TerminalError, match="cancelled before it started"):
+    with pytest.raises(TerminalError, match="was cancelled before"):
         await agency.charge("T1")
     assert await balance(agency, "merchant-eur") == 0
 

@@ -1,0 +1,195 @@
+"""Attempts of concurrent runs in one invocation, counted per run.
+
+The engine counts attempts per invocation, and a run that fails ends the attempt for all concurrent runs. Each of them
+would then be repeated, and exhausted, because of the others. So a run that fails first waits until the running actions
+have recorded their results. Its attempts and waits are counted in this process. A crash loses these counts. The
+engine's own count then limits the group, to as many attempts as its runs may have in total.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import restate
+
+from perdure._runtime import sdk
+
+_SHORTEST = timedelta(milliseconds=1)
+_POLL = 0.02  # seconds
+
+
+@dataclass
+class _Attempts:
+    """Failed attempts of one run, remembered between attempts of its invocation."""
+
+    failures: int = 0
+    first: float = field(default_factory=time.monotonic)
+    due: float | None = None  # time of the next attempt
+
+
+class _AttemptStore:
+    """Attempts of the runs that failed most recently."""
+
+    def __init__(self, size: int = 10_000) -> None:
+        self._size = size
+        self._attempts: OrderedDict[tuple[str, int], _Attempts] = OrderedDict()
+        self._lock = threading.Lock()  # a process may have several event loops
+
+    def get(self, run: tuple[str, int]) -> _Attempts | None:
+        with self._lock:
+            return self._attempts.get(run)
+
+    def put(self, run: tuple[str, int], attempts: _Attempts) -> None:
+        with self._lock:
+            self._attempts[run] = attempts
+            self._attempts.move_to_end(run)
+            while len(self._attempts) > self._size:
+                self._attempts.popitem(last=False)
+
+    def remove(self, run: tuple[str, int]) -> None:
+        with self._lock:
+            self._attempts.pop(run, None)
+
+
+_store = _AttemptStore()
+
+
+class RunGroup:
+    """The runs of one attempt of an invocation."""
+
+    def __init__(self, invocation_id: str) -> None:
+        self.invocation_id = invocation_id
+        self.open: dict[int, GroupedRun] = {}
+        self._started = 0
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._failing: GroupedRun | None = None  # the run whose failure ends this attempt of the invocation
+
+    def join(self, options: restate.RunOptions[Any]) -> GroupedRun:
+        """Add a run. From the second one on, the engine's limit is the sum of the runs' limits."""
+        # Every replay starts the runs in the same order, so the number identifies a run across attempts.
+        run = GroupedRun(self, self._started, options)
+        self._started += 1
+        self.open[run.number] = run
+        if len(self.open) > 1:
+            limits = [member.max_attempts for member in self.open.values()]
+            total = None if None in limits else sum(limit for limit in limits if limit is not None)
+            for member in self.open.values():
+                member.is_concurrent = True
+                sdk.limit_attempts(member.options, total)
+        return run
+
+    async def begin(self) -> None:
+        """Mark an action as running. Blocks while this attempt of the invocation is about to end."""
+        # An action that starts after the failure's report is cut off, not counted, and repeated.
+        while self._failing is not None and not self._failing.has_result():  # noqa: ASYNC110 - the SDK has no event
+            await asyncio.sleep(_POLL)
+        self._failing = None  # the engine failed only that run: the attempt continues
+        self._busy += 1
+        self._idle.clear()
+
+    def end(self) -> None:
+        """Mark an action as finished."""
+        self._busy -= 1
+        if not self._busy:
+            self._idle.set()
+
+    async def end_attempt(self, failing: GroupedRun) -> None:
+        """Wait until no action is running, and let no other one start."""
+        while self._busy:
+            await self._idle.wait()
+        self._failing = failing
+
+
+class GroupedRun:
+    """One run of a group."""
+
+    def __init__(self, group: RunGroup, number: int, options: restate.RunOptions[Any]) -> None:
+        self.number = number
+        self.options = options
+        self.max_attempts = options.max_attempts
+        self.is_concurrent = False
+        self.has_result: Callable[[], bool] = lambda: False  # replaced once the run has a future
+        self._group = group
+        self._id = (group.invocation_id, number)
+        self._attempts: _Attempts | None = None
+        self._skip_wait = asyncio.Event()
+
+    def leave(self) -> None:
+        """Remove the run from the group, because its result has been taken."""
+        self._group.open.pop(self.number, None)
+
+    @property
+    def due(self) -> float | None:
+        """Monotonic time of the next attempt, None when there is none."""
+        return None if self._attempts is None else self._attempts.due
+
+    @asynccontextmanager
+    async def attempt(self) -> AsyncIterator[None]:
+        """Run one attempt in this block, after the wait that is due."""
+        self._attempts = _store.get(self._id) or _Attempts()
+        if self._attempts.due is not None:
+            await self._wait_until(self._attempts.due)
+        await self._group.begin()
+        self._attempts.due = None
+        try:
+            yield
+        finally:
+            self._group.end()
+
+    async def _wait_until(self, due: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._skip_wait.wait(), max(0, due - time.monotonic()))
+
+    def skip_wait(self) -> None:
+        """Skip the wait before the next attempt: the invocation was cancelled."""
+        self._skip_wait.set()
+
+    def finish(self) -> None:
+        """Forget the attempts, because the run has its result or error."""
+        self._attempts = None
+        _store.remove(self._id)
+
+    def fail(self) -> int:
+        """Count a failed attempt and return the number of failures."""
+        attempts = self._attempts or _Attempts()
+        attempts.failures += 1
+        _store.put(self._id, attempts)
+        return attempts.failures
+
+    def is_exhausted(self, failures: int) -> bool:
+        """Tell whether the run's own attempts or its time are used up."""
+        if self.max_attempts is not None and failures >= self.max_attempts:
+            return True
+        limit, attempts = self.options.max_duration, self._attempts
+        return limit is not None and attempts is not None and time.monotonic() - attempts.first >= limit.total_seconds()
+
+    async def wait_for_others(self, delay: timedelta) -> timedelta:
+        """Wait until no other action is running, and return the time until the first run of the group is due."""
+        if self._attempts is not None:
+            self._attempts.due = time.monotonic() + delay.total_seconds()
+        await self._group.end_attempt(self)
+        dues = [member.due for member in self._group.open.values()]
+        first = min((due for due in dues if due is not None), default=time.monotonic())
+        return max(_SHORTEST, timedelta(seconds=first - time.monotonic()))
+
+
+_groups: WeakKeyDictionary[restate.Context, RunGroup] = WeakKeyDictionary()
+
+
+def group_of(ctx: restate.Context) -> RunGroup:
+    """Return the runs of a context. Each attempt of an invocation has its own context."""
+    group = _groups.get(ctx)
+    if group is None:
+        group = _groups[ctx] = RunGroup(ctx.request().id)
+    return group

@@ -1,0 +1,37 @@
+"""Tables of Notifications."""
+
+from __future__ import annotations
+
+from sqlalchemy import CheckConstraint, Index, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from services.data_plane.database import Base, Timestamped
+
+
+class NotificationRow(Timestamped, Base):
+    """A notification in the outbox. The audit reads the outcome of a trip from it."""
+
+    __tablename__ = "notifications"
+    __table_args__ = (
+        CheckConstraint("kind IN ('trip-confirmed', 'trip-refused')", name="kind"),
+        Index("uq_notifications_key", "key", unique=True),
+    )
+
+    notification_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(Text)
+    trip_id: Mapped[str] = mapped_column(Text, index=True)
+    kind: Mapped[str] = mapped_column(Text)
+    recipient: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text)
+
+
+class ApprovalNoticeRow(Timestamped, Base):
+    """A delivered notice to an approver, without the link in the mail."""
+
+    __tablename__ = "approval_notices"
+
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    approval_id: Mapped[str] = mapped_column(Text, index=True)
+    kind: Mapped[str] = mapped_column(Text)
+    recipient: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text)

@@ -1,0 +1,120 @@
+"""Status derived from the record of an orchestration."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.saga.messages import RollbackStatus
+from perdure.saga.progress import add_rollback, status_of_record
+from perdure.saga.schema import ClosedSaga
+from perdure.saga.status import RollbackState, SagaPhase
+
+STEPS = ["flight", "hotel", "payment"]
+
+
+def test_not_started():
+    status = status_of_record([], None, None, 3)
+    assert (status.phase, status.progress, status.current_step) == ("not_started", 0.0, None)
+    assert (status.completed_steps, status.is_complete, status.error) == ([], False, None)
+
+
+def test_last_recorded_step_is_current():
+    status = status_of_record(STEPS[:2], None, None, 4)
+    assert (status.phase, status.current_step, status.completed_steps) == ("running", "hotel", ["flight"])
+    assert status.progress == 0.25
+
+
+def test_completed():
+    status = status_of_record(STEPS, ClosedSaga(phase=SagaPhase.COMPLETED), None, 3)
+    assert (status.phase, status.progress, status.current_step) == ("completed", 1.0, None)
+    assert (status.completed_steps, status.is_complete) == (STEPS, True)
+
+
+def test_completed_without_steps():
+    status = status_of_record([], ClosedSaga(phase=SagaPhase.COMPLETED), None, None)
+    assert (status.progress, status.current_step, status.completed_steps) == (1.0, None, [])
+
+
+def test_compensating():
+    status = status_of_record(STEPS[:2], None, "no room", 3)
+    assert (status.phase, status.error, status.is_complete) == ("compensating", "no room", False)
+    assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])
+
+
+@pytest.mark.parametrize("phase", [phase for phase in SagaPhase if phase is not SagaPhase.COMPLETED])
+def test_failed_orchestration_is_complete(phase):
+    status = status_of_record(STEPS[:2], ClosedSaga(phase=phase, error="no room"), "an earlier error", 3)
+    assert (status.phase, status.error, status.is_complete) == (phase.value, "no room", True)
+    assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])
+    assert status.progress < 1.0
+
+
+def test_progress_without_expected_steps_is_0_or_1():
+    assert status_of_record(STEPS, None, None, None).progress == 0.0
+    assert status_of_record(STEPS, ClosedSaga(phase=SagaPhase.COMPLETED), None, None).progress == 1.0
+
+
+@given(
+    steps=st.lists(st.text(min_size=1), max_size=6, unique=True),
+    expected=st.none() | st.integers(0, 8),
+    phase=st.none() | st.sampled_from(SagaPhase),
+    failed=st.none() | st.text(),
+)
+def test_progress_never_decreases(steps, expected, phase, failed):
+    closed = None if phase is None else ClosedSaga(phase=phase)
+    status = status_of_record(steps, closed, failed, expected)
+    assert 0.0 <= status.progress <= 1.0
+    assert status_of_record([*steps, "one more"], closed, failed, expected).progress >= status.progress
+    assert status.is_complete is (phase is not None)
+
+
+def rollback(status: RollbackState) -> RollbackStatus:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return RollbackStatus(
+        saga_id="s",
+        service="S",
+        status=status,
+        strategy="compensate-all",
+        reason="killed",
+        started_at=at,
+        updated_at=at,
+        steps=[],
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "phase"),
+    [
+        (RollbackState.RUNNING, "compensating"),
+        (RollbackState.ROLLED_BACK, "rolled_back"),
+        (RollbackState.NEEDS_ATTENTION, "needs_attention"),
+    ],
+)
+def test_killed_orchestration_shows_its_rollback(outcome, phase):
+    status = add_rollback(status_of_record(STEPS[:2], None, None, 3), rollback(outcome))
+    assert (status.phase, status.error) == (phase, "killed")
+    assert status.is_complete is (outcome is not RollbackState.RUNNING)
+    assert status.metadata["rollback"] == outcome.value
+
+
+def test_running_orchestration_without_rollback_is_unchanged():
+    running = status_of_record(STEPS[:2], None, None, 3)
+    assert add_rollback(running, None) == running
+
+
+def test_resolved_dead_letters_change_the_phase():
+    closed = ClosedSaga(phase=SagaPhase.NEEDS_ATTENTION, error="no room", rolls_back=True)
+    status = add_rollback(status_of_record(STEPS, closed, None, 3), rollback(RollbackState.ROLLED_BACK))
+    assert (status.phase, status.error, status.is_complete) == ("rolled_back", "no room", True)
+
+
+@pytest.mark.parametrize("outcome", list(RollbackState))
+def test_cancelled_phase_is_final(outcome):
+    closed = ClosedSaga(phase=SagaPhase.CANCELLED, error="cancelled", rolls_back=True)
+    status = add_rollback(status_of_record(STEPS, closed, None, 3), rollback(outcome))
+    assert (status.phase, status.metadata["rollback"]) == ("cancelled", outcome.value)
+    assert add_rollback(status_of_record(STEPS, closed, None, 3), None).metadata["rollback"] == "pending"

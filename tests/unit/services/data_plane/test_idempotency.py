@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Literal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from perdure.errors import Conflict, Refused, error_code
+from services.contracts.messages import CompensationRequest, Message, Write
+from services.data_plane.database import Database
+from services.data_plane.flights.tables import FlightRow
+from services.data_plane.idempotency import IdempotencyTable, OperationRow
+
+PROPERTY = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+_serials = count(1)
+_examples = count(1)
+
+
+class Take(Write):
+    """Take one."""
+
+    payload: str = "a"
+    note: str = ""
+
+
+class Taken(Message):
+    """The answer; ``serial`` tells one performance from another."""
+
+    serial: int
+
+
+class GivenBack(Message):
+    """The answer to an undo."""
+
+    outcome: Literal["compensated", "voided"]
+    serial: int = 0
+
+
+class Counter:
+    """A business that can be counted: each thing taken is one seat less on PD100."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.operations = IdempotencyTable(database, "Counter")
+
+    async def take(self, request: Take, *, refused: bool = False) -> Taken:
+        async def business(connection: AsyncConnection) -> Taken:
+            await self._add(connection, -1)
+            if refused:
+                raise Refused("not today", 409, "refused_after_writing")
+            return Taken(serial=next(_serials))
+
+        return await self.operations.perform("take", request, business, Taken)
+
+    async def give_back(self, request: CompensationRequest, *, refused: bool = False) -> GivenBack:
+        async def business(connection: AsyncConnection, taken: Taken) -> GivenBack:
+            await self._add(connection, 1)
+            if refused:
+                raise Refused("not today", 503, "refused_after_writing")
+            return GivenBack(outcome="compensated", serial=taken.serial)
+
+        return await self.operations.compensate("take", request, business, Taken, GivenBack(outcome="voided"))
+
+    async def taken(self) -> int:
+        async with self.database.snapshot() as connection:
+            query = select(FlightRow.seats - FlightRow.seats_left).where(FlightRow.number == "PD100")
+            return (await connection.execute(query)).scalar_one()
+
+    async def state(self, key: str) -> str | None:
+        async with self.database.snapshot() as connection:
+            return (
+                await connection.execute(
+                    select(OperationRow.state).where(OperationRow.service == "Counter", OperationRow.key == key)
+                )
+            ).scalar_one_or_none()
+
+    @staticmethod
+    async def _add(connection: AsyncConnection, seats: int) -> None:
+        await connection.execute(
+            update(FlightRow).where(FlightRow.number == "PD100").values(seats_left=FlightRow.seats_left + seats)
+        )
+
+
+@pytest.fixture
+def counter(database: Database) -> Counter:
+    return Counter(database)
+
+
+@pytest.fixture
+def second_counter(second_database: Database) -> Counter:
+    return Counter(second_database)
+
+
+def take(key: str = "k", **fields: str) -> Take:
+    return Take(key=key, trip_id=fields.pop("trip_id", "T1"), **fields)
+
+
+def undo(key: str = "k", trip_id: str = "T1") -> CompensationRequest:
+    return CompensationRequest(key=key, trip_id=trip_id)
+
+
+async def test_a_repeat_gets_the_stored_result(counter: Counter) -> None:
+    first = await counter.take(take())
+    assert await counter.take(take()) == first
+    assert await counter.taken() == 1
+
+
+async def test_another_payload_under_the_same_key_is_a_conflict(counter: Counter) -> None:
+    await counter.take(take())
+    with pytest.raises(Conflict, match="was used for a different"):
+        await counter.take(take(payload="b"))
+    assert await counter.taken() == 1
+
+
+async def test_a_field_at_its_default_does_not_make_another_payload(counter: Counter) -> None:
+    first = await counter.take(take())
+    assert await counter.take(take(payload="a", note="")) == first
+
+
+@pytest.mark.parametrize("request_", [take(trip_id="T2"), undo(trip_id="T2")], ids=["write", "undo"])
+async def test_a_key_belongs_to_one_trip(counter: Counter, request_: Take | CompensationRequest) -> None:
+    await counter.take(take())
+    with pytest.raises(Conflict, match="belongs to trip 'T1', not to 'T2'"):
+        await (counter.take(request_) if isinstance(request_, Take) else counter.give_back(request_))
+    assert await counter.taken() == 1
+    assert await counter.state("k") == "performed"
+
+
+async def test_a_key_stands_for_one_action(counter: Counter) -> None:
+    async def other(_: AsyncConnection) -> Taken:
+        raise AssertionError("must not run")
+
+    await counter.take(take())
+    with pytest.raises(Conflict, match="belongs to Counter/take, not to other"):
+        await counter.operations.perform("other", take(), other, Taken)
+
+
+async def test_keys_of_different_services_never_meet(counter: Counter, database: Database) -> None:
+    async def other(_: AsyncConnection) -> Taken:
+        return Taken(serial=99)
+
+    await counter.take(take())
+    assert await IdempotencyTable(database, "Other").perform("take", take(), other, Taken) == Taken(serial=99)
+
+
+async def test_an_undo_acts_once(counter: Counter) -> None:
+    taken = await counter.take(take())
+    answer = await counter.give_back(undo())
+    assert answer == GivenBack(outcome="compensated", serial=taken.serial)
+    assert await counter.give_back(undo()) == answer
+    assert await counter.taken() == 0
+
+
+async def test_an_undo_without_its_write_bars_the_late_write(counter: Counter) -> None:
+    answer = await counter.give_back(undo())
+    assert answer == GivenBack(outcome="voided")
+    assert await counter.give_back(undo()) == answer
+    with pytest.raises(Conflict, match="was cancelled before") as caught:
+        await counter.take(take())
+    assert error_code(caught.value) == "operation_voided"
+    assert await counter.taken() == 0
+
+
+async def test_a_write_after_its_undo_is_refused(counter: Counter) -> None:
+    await counter.take(take())
+    await counter.give_back(undo())
+    with pytest.raises(Conflict, match="was compensated") as caught:
+        await counter.take(take())
+    assert error_code(caught.value) == "operation_compensated"
+    assert await counter.taken() == 0
+
+
+async def test_a_refused_write_leaves_nothing_behind(counter: Counter) -> None:
+    with pytest.raises(Refused, match="not today"):
+        await counter.take(take(), refused=True)
+    assert await counter.taken() == 0
+    assert await counter.state("k") is None
+    await counter.take(take(payload="b"))  # the key is free
+    assert await counter.taken() == 1
+
+
+async def test_a_failed_undo_leaves_the_write_done(counter: Counter) -> None:
+    await counter.take(take())
+    with pytest.raises(Refused, match="not today"):
+        await counter.give_back(undo(), refused=True)
+    assert await counter.state("k") == "performed"
+    assert await counter.taken() == 1
+    assert (await counter.give_back(undo())).outcome == "compensated"
+
+
+# --- properties
+
+
+@dataclass
+class Expected:
+    """Model of one key: the state that the table must hold."""
+
+    state: str | None = None
+    payload: str = ""
+    result: Taken | None = None
+    compensation_result: GivenBack | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One request: an undo has no payload."""
+
+    key: str
+    payload: str | None
+    refused: bool = False
+
+
+steps = st.builds(
+    Step, key=st.sampled_from(["x", "y"]), payload=st.sampled_from(["a", "b", None]), refused=st.booleans()
+)
+
+
+@dataclass
+class Story:
+    """Runs one example on keys of its own."""
+
+    counter: Counter
+    prefix: str = field(default_factory=lambda: f"example-{next(_examples)}-")
+    expected: dict[str, Expected] = field(default_factory=dict)
+
+    async def play(self, step: Step) -> None:
+        known = self.expected.setdefault(step.key, Expected())
+        if step.payload is None:
+            await self._undo(step, known)
+        else:
+            await self._write(step, known, step.payload)
+
+    async def _write(self, step: Step, known: Expected, payload: str) -> None:
+        call = self.counter.take(take(self.prefix + step.key, payload=payload), refused=step.refused)
+        if known.state in ("voided", "compensated") or (known.state == "performed" and known.payload != payload):
+            with pytest.raises(Conflict):
+                await call
+        elif known.state == "performed":
+            assert await call == known.result
+        elif step.refused:
+            with pytest.raises(Refused):
+                await call
+        else:
+            known.state, known.payload, known.result = "performed", payload, await call
+
+    async def _undo(self, step: Step, known: Expected) -> None:
+        call = self.counter.give_back(undo(self.prefix + step.key), refused=step.refused)
+        if known.state == "performed" and step.refused:
+            with pytest.raises(Refused):
+                await call
+        elif known.state == "performed":
+            known.state, known.compensation_result = "compensated", await call
+            assert known.result is not None
+            assert known.compensation_result == GivenBack(outcome="compensated", serial=known.result.serial)
+        elif known.state is None:
+            known.state, known.compensation_result = "voided", await call
+            assert known.compensation_result == GivenBack(outcome="voided")
+        else:
+            assert await call == known.compensation_result
+
+
+@PROPERTY
+@given(st.lists(steps, max_size=12))
+async def test_any_sequence_does_what_the_model_says(counter: Counter, sequence: list[Step]) -> None:
+    before = await counter.taken()
+    story = Story(counter)
+    for step in sequence:
+        await story.play(step)
+    for key, known in story.expected.items():
+        assert await counter.state(story.prefix + key) == known.state
+    assert await counter.taken() - before == sum(known.state == "performed" for known in story.expected.values())
+
+
+@PROPERTY
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=10))
+async def test_any_race_ends_in_one_story(
+    counter: Counter, second_counter: Counter, requests: list[tuple[bool, bool]]
+) -> None:
+    """Writes and undos of one key at once, from two processes: (is it an undo, which process)."""
+    before = await counter.taken()
+    key = f"race-{next(_examples)}"
+    calls: list[asyncio.Future[Taken | GivenBack]] = [
+        asyncio.ensure_future(process.give_back(undo(key)) if is_undo else process.take(take(key)))
+        for is_undo, second in requests
+        for process in [second_counter if second else counter]
+    ]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    taken = [answer for answer in answers if isinstance(answer, Taken)]
+    given_back = [answer for answer in answers if isinstance(answer, GivenBack)]
+    conflicts = [answer for answer in answers if isinstance(answer, Conflict)]
+    assert len(taken) + len(given_back) + len(conflicts) == len(requests), answers
+
+    undos = sum(is_undo for is_undo, _ in requests)
+    assert len(given_back) == undos  # an undo always gets an answer
+    assert len(set(map(str, taken))) <= 1  # all who were told of a write were told of the same one
+    assert len(set(map(str, given_back))) <= 1
+    if undos:
+        assert await counter.taken() == before
+        assert await counter.state(key) == given_back[0].outcome
+        assert bool(taken) <= (given_back[0].outcome == "compensated")
+        with pytest.raises(Conflict):
+            await second_counter.take(take(key))
+    else:
+        assert not conflicts
+        assert await counter.taken() - before == 1
+        assert await counter.state(key) == "performed"

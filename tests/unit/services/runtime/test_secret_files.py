@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import ConfigurationError
+from perdure.security.keys import PrivateKey
+from services.data_plane.database import database_url as parsed
+from services.runtime.secret_files import ENVIRONMENT_FILES, database_url, make_secrets, read_environment_files
+
+ALL = {
+    "database/postgres_password",
+    "database/environment",
+    "engine/request-identity.pem",
+    "services/environment",
+    "services/metrics_token",
+    "links/links.pem",
+    "console/issuer.pem",
+    "grafana/admin_password",
+}
+
+KEYS = {
+    "PERDURE_SECURITY_SIGNING_KEYS": "engine/request-identity.pem",
+    "PERDURE_ISSUER_KEYS": "console/issuer.pem",
+    "PERDURE_LINK_KEYS": "links/links.pem",
+}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_makes_what_is_missing_once(tmp_path: Path) -> None:
+    made = make_secrets(tmp_path)
+
+    assert {str(path.relative_to(tmp_path)) for path in made} == ALL == set(contents(tmp_path))
+    first = contents(tmp_path)
+    assert len(set(first.values())) == len(ALL)
+    assert make_secrets(tmp_path) == []
+    assert contents(tmp_path) == first
+
+    (tmp_path / "grafana" / "admin_password").unlink()
+    assert make_secrets(tmp_path) == [tmp_path / "grafana" / "admin_password"]
+    assert contents(tmp_path) != first
+
+
+def test_two_platforms_have_nothing_in_common(tmp_path: Path) -> None:
+    make_secrets(tmp_path / "one")
+    make_secrets(tmp_path / "two")
+
+    assert not set(contents(tmp_path / "one").values()) & set(contents(tmp_path / "two").values())
+
+
+def test_what_one_user_reads_only_this_user_may_read(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+
+    modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ALL}
+    for_groups = {"database/postgres_password", "services/metrics_token", "grafana/admin_password"}
+    assert modes == {name: 0o640 if name in for_groups else 0o600 for name in ALL}
+
+
+def test_the_parts_fit_together(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+
+    environment = {
+        ENVIRONMENT_FILES: f"{tmp_path / 'services' / 'environment'}:{tmp_path / 'database' / 'environment'}",
+        "PERDURE_SECURITY_METRICS_TOKEN": "my own",
+    }
+    read_environment_files(environment)
+
+    assert environment.pop("PERDURE_SECURITY_METRICS_TOKEN") == "my own"
+    url = parsed(environment["PERDURE_DATABASE_URL"])
+    assert url.password == (tmp_path / "database" / "postgres_password").read_text()
+    assert (url.host, url.username, url.database) == ("postgres", "perdure", "perdure")
+    for variable, key in KEYS.items():
+        assert environment[variable] == PrivateKey.load(tmp_path / key).public.id
+    token = (tmp_path / "services" / "metrics_token").read_text()
+    assert f"PERDURE_SECURITY_METRICS_TOKEN={token}\n" in (tmp_path / "services" / "environment").read_text()
+
+
+def test_a_password_with_any_character_survives_the_url() -> None:
+    password = "a/b@c:d%e?f#g"  # noqa: S105 - it opens nothing
+    assert parsed(database_url(password)).password == password
+
+
+@pytest.mark.parametrize(("variable", "key"), KEYS.items())
+def test_a_new_key_is_believed_beside_the_old_one(tmp_path: Path, variable: str, key: str) -> None:
+    def settings() -> dict[str, str]:
+        environment = {ENVIRONMENT_FILES: str(tmp_path / "services" / "environment")}
+        read_environment_files(environment)
+        return environment
+
+    make_secrets(tmp_path)
+    before = settings()
+    (tmp_path / key).unlink()
+
+    make_secrets(tmp_path)
+
+    new = PrivateKey.load(tmp_path / key).public.id
+    assert settings() == {**before, variable: f"{new},{before[variable]}"}
+    assert make_secrets(tmp_path) == []
+
+
+def test_says_what_could_not_be_made(tmp_path: Path) -> None:
+    (tmp_path / "database").write_text("a file where a folder belongs")
+
+    with pytest.raises(ConfigurationError, match=r"the secret .*postgres_password cannot be created: File exists"):
+        make_secrets(tmp_path)
+
+
+def test_no_files_are_no_settings() -> None:
+    environment: dict[str, str] = {}
+    read_environment_files(environment)
+    assert environment == {}
+
+
+def test_blank_lines_and_comments_are_no_settings(tmp_path: Path) -> None:
+    (tmp_path / "some").write_text("# by hand\n\n A = b=c \nEMPTY=\n")
+    environment = {ENVIRONMENT_FILES: str(tmp_path / "some")}
+    read_environment_files(environment)
+    assert (environment["A"], environment["EMPTY"]) == ("b=c", "")
+
+
+def test_a_line_that_is_no_setting_is_named_and_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "some"
+    path.write_text("A=b\nhunter2-and-more\n")
+
+    with pytest.raises(ConfigurationError, match="some, line 2: expected NAME=value") as caught:
+        read_environment_files({ENVIRONMENT_FILES: str(path)})
+    assert "hunter2" not in str(caught.value)
+
+    with pytest.raises(ConfigurationError, match=r"other in PERDURE_ENVIRONMENT_FILES cannot be read"):
+        read_environment_files({ENVIRONMENT_FILES: str(tmp_path / "other")})
