@@ -64,10 +64,18 @@ sbom: $(READY) ## a CycloneDX list of all that the image runs, in .local/sbom.js
 	  --output-file .local/sbom.json deploy/docker/runtime.lock
 	@echo "sbom: .local/sbom.json"
 
+# Ignored are packages that are loaded by name, and those that belong to a declared one (starlette to fastapi).
+DEPTRY := $(BIN)/deptry --no-ansi
+
 lint: $(READY)
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/lint-imports --no-cache >.local/lint-imports.log 2>&1 || { cat .local/lint-imports.log; exit 1; }
+	@$(DEPTRY) framework/perdure --config framework/pyproject.toml --known-first-party perdure \
+	  --per-rule-ignores "DEP002=tzdata|uvloop,DEP003=pydantic_core" >.local/deptry.log 2>&1 || { cat .local/deptry.log; exit 1; }
+	@$(DEPTRY) services --config services/pyproject.toml --known-first-party services --per-rule-ignores \
+	  "DEP002=aiosqlite|asyncpg|python-multipart|rich,DEP003=h11|markupsafe|pydantic_core|restate|starlette" \
+	  >.local/deptry.log 2>&1 || { cat .local/deptry.log; exit 1; }
 	@$(BIN)/python deploy/grafana/build.py --check
 	@$(BIN)/python -m deploy.supply_chain.licences --check
 	@echo "lint: clean"

@@ -17,9 +17,8 @@ from rich.table import Table
 
 from benchmarks.load import BenchmarkError
 from perdure import IngressClient, ObjectClient, Target, handler
-from perdure.approvals.inbox_messages import InboxQuery
-from perdure.approvals.messages import DecisionRequest
-from perdure.approvals.reconciler import look
+from perdure.approvals.messages import DecisionRequest, InboxQuery
+from perdure.approvals.reconciler import find_orphans
 from perdure.approvals.request import ApprovalRequest
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import approve, list_inbox, open_approval, page_inbox
@@ -38,7 +37,7 @@ filler = restate.Service("Filler")
 
 @handler(filler)
 async def fill(ctx: restate.Context, numbers: list[int]) -> None:
-    """Open approvals that nobody waits for; an awakeable of a finished invocation is as good as any here."""
+    """Open approvals without a waiter; they share the awakeable of this invocation."""
     awakeable, _ = ctx.awakeable()
     for number in numbers:
         request = ApprovalRequest(
@@ -57,20 +56,19 @@ _fill: Target[list[int], None] = Target("Filler", "fill", list[int], None)
 
 
 async def _timed(call: Callable[[], Awaitable[object]], times: int) -> str:
-    took = []
+    durations = []
     for _ in range(times):
         began = time.perf_counter()
         await call()
-        took.append((time.perf_counter() - began) * 1000)
-    took.sort()
-    return f"{statistics.median(took):.1f} ms median, {took[-1]:.1f} ms worst of {times}"
+        durations.append((time.perf_counter() - began) * 1000)
+    return f"{statistics.median(durations):.1f} ms median, {max(durations):.1f} ms maximum of {times}"
 
 
 async def _until(client: IngressClient, reached: Callable[[int], bool]) -> None:
-    give_up = time.monotonic() + 600
+    deadline = time.monotonic() + 600
     while not reached((await client.call(page_inbox, InboxQuery(limit=1), key=ANYONE)).total):
-        if time.monotonic() > give_up:
-            raise BenchmarkError("the inbox did not come to hold what it should within ten minutes")
+        if time.monotonic() > deadline:
+            raise BenchmarkError("the inbox did not reach the expected size within ten minutes")
         await asyncio.sleep(0.05)
 
 
@@ -80,7 +78,7 @@ async def _measure(server: RestateServer, url: str, count: int, console: Termina
         IngressClient(server.ingress, timeout=timedelta(minutes=5)) as client,
     ):
         await admin.register(url)
-        table = Table("what", "took")
+        table = Table("operation", "duration")
         began = time.perf_counter()
         for first in range(0, count, _BATCH):
             await client.call(_fill, list(range(first, min(count, first + _BATCH))))
@@ -107,16 +105,17 @@ async def _measure(server: RestateServer, url: str, count: int, console: Termina
         await asyncio.gather(*(decide() for _ in range(400)))
         seconds = time.perf_counter() - began
         await _until(client, lambda total: total == count - 500)
-        gone = time.perf_counter() - began
+        removed = time.perf_counter() - began
         table.add_row(
-            "decide 400 at once", f"{seconds:.1f} s, {400 / seconds:.0f}/s; gone from the inbox after {gone:.1f} s"
+            "decide 400 at once",
+            f"{seconds:.1f} s, {400 / seconds:.0f}/s; removed from the inbox after {removed:.1f} s",
         )
-        table.add_row("a look of the reconciler", await _timed(lambda: look(admin, timedelta(seconds=5)), 5))
+        table.add_row("scan of the reconciler", await _timed(lambda: find_orphans(admin, timedelta(seconds=5)), 5))
         console.print(table)
 
 
 def main(
-    count: Annotated[int, typer.Option("--open", min=600, help="How many approvals are open.")] = 10_000,
+    count: Annotated[int, typer.Option("--open", min=600, help="Number of open approvals.")] = 10_000,
 ) -> None:
     """Measure an inbox with many open approvals on a real engine."""
     with (

@@ -14,8 +14,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Connection
 
 from perdure.errors import ConfigurationError
-from perdure.security.keys import PRIVATE_MODE
-from perdure.security.private_files import PRIVATE_FOLDER
+from perdure.security.secrets import PRIVATE_FILE, PRIVATE_FOLDER
 
 READ_ONLY: Final = "sqlite_read_only"
 """Execution option of a read-only connection, which waits for no writer."""
@@ -52,7 +51,7 @@ async def make_file(file: Path, *, wait: timedelta) -> None:
 
 def _touch(file: Path) -> None:
     file.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-    file.touch(mode=PRIVATE_MODE)
+    file.touch(mode=PRIVATE_FILE)
 
 
 def _write_ahead(file: Path, wait: timedelta) -> bool:

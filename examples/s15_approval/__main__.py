@@ -23,7 +23,7 @@ async def play(session: Session) -> None:
     error = await session.refusal(session.ingress.call(approve, DecisionRequest(actor="ada"), key=desk))
     session.print(f"ada herself: {error.status_code} {error.message}")
     receipt = await session.ingress.call(approve, DecisionRequest(actor="olga", reason="of course"), key=desk)
-    session.print(f"olga: {receipt.act}, so it's {receipt.status}; {await session.ingress.attach(buy, key=desk)}")
+    session.print(f"olga: {receipt.action}, so it's {receipt.status}; {await session.ingress.attach(buy, key=desk)}")
 
     await _opened(session, yacht)
     await session.ingress.call(reject, DecisionRequest(actor="olga", reason="really?"), key=yacht)

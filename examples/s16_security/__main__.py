@@ -14,7 +14,7 @@ from perdure import IngressClient
 from perdure.errors import ConfigurationError
 from perdure.security import PrivateKey
 from perdure.security.config import SecurityConfig
-from perdure.security.validator import RequestFacts, SecurityValidator
+from perdure.security.middleware import RequestInfo, SecurityValidator
 from perdure.testing import Mode, Restate, RestateServer
 
 
@@ -23,12 +23,12 @@ async def play(session: Session) -> None:
     session.print(f"without settings, on this machine: {await session.ingress.call(count)}")
     key = PrivateKey.generate()
     validator = SecurityValidator(production(key))
-    plain = validator.validate(RequestFacts(path="/invoke/Vault/count"))
+    plain = validator.validate(RequestInfo(path="/invoke/Vault/count"))
     session.print(f"over HTTP: {plain.status} {plain.error_message}")
     origin = (b"origin", b"https://evil.example.com")
-    page = validator.validate(RequestFacts(path="/invoke/Vault/count", scheme="https", headers=(origin,)))
+    page = validator.validate(RequestInfo(path="/invoke/Vault/count", scheme="https", headers=(origin,)))
     session.print(f"from a strange page: {page.status} {page.error_message}")
-    stranger = validator.validate(RequestFacts(path="/invoke/Vault/count", scheme="https"))
+    stranger = validator.validate(RequestInfo(path="/invoke/Vault/count", scheme="https"))
     session.print(f"unsigned: {stranger.status} {stranger.error_message}")
     try:
         SecurityConfig(signing_keys=()).check_start()

@@ -56,8 +56,7 @@ if TYPE_CHECKING:
     from perdure.saga.safe_step import SafeStep
     from perdure.saga.steps import Step
     from perdure.security.config import SecurityConfig
-    from perdure.security.middleware import SecurityMiddleware
-    from perdure.security.validator import SecurityValidator
+    from perdure.security.middleware import SecurityMiddleware, SecurityValidator
     from perdure.serving.process import serve
     from perdure.signals import (
         PromiseRaceResult,
@@ -142,8 +141,10 @@ _MODULES = {
     "perdure.saga.safe_step": ("SafeStep",),
     "perdure.saga.steps": ("Step",),
     "perdure.security.config": ("SecurityConfig",),
-    "perdure.security.middleware": ("SecurityMiddleware",),
-    "perdure.security.validator": ("SecurityValidator",),
+    "perdure.security.middleware": (
+        "SecurityMiddleware",
+        "SecurityValidator",
+    ),
     "perdure.serving.process": ("serve",),
     "perdure.signals": (
         "PromiseRaceResult",

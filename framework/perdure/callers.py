@@ -15,7 +15,7 @@ from perdure._runtime.run_scope import refuse_inside_run
 from perdure.errors import Unauthenticated
 from perdure.runs import run_with_retry
 from perdure.security.callers import CALLER_HEADER, Caller, CallTarget, verify_call
-from perdure.security.signing_rules import get_signing_rules
+from perdure.security.signed_actions import get_signing_rules
 
 __all__ = ["PARENT_CALLER_HEADER", "Caller", "caller", "caller_headers", "inherited_caller"]
 
@@ -43,13 +43,13 @@ async def caller(ctx: restate.Context) -> Caller | None:
     body = await sdk.input_of(ctx)
 
     def check() -> Caller:
-        trust = get_signing_rules().trust
-        if trust is None:
+        trusted_keys = get_signing_rules().trusted_keys
+        if trusted_keys is None:
             raise Unauthenticated(
                 f"this service can't verify the token in {CALLER_HEADER}: set PERDURE_ISSUER_KEYS",
                 metadata={"why": "no_issuers"},
             )
-        return verify_call(trust, token, target=target, body=body, now=datetime.now(UTC))
+        return verify_call(trusted_keys, token, target=target, body=body, now=datetime.now(UTC))
 
     return await run_with_retry(ctx, "authenticate-caller", check)
 

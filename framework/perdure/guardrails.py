@@ -22,7 +22,7 @@ log = get_logger("perdure.guardrails")
 Severity = Literal["error", "warning", "info"]
 
 
-class Policy(StrEnum):
+class GuardrailPolicy(StrEnum):
     """What a violation of a guardrail does."""
 
     STRICT = "strict"
@@ -34,10 +34,10 @@ POLICY_VARIABLE = "PERDURE_POLICY"
 
 
 class _Current:
-    policy: Policy | None = None
+    policy: GuardrailPolicy | None = None
 
 
-def policy_from_environment(environment: Mapping[str, str] | None = None) -> Policy:
+def policy_from_environment(environment: Mapping[str, str] | None = None) -> GuardrailPolicy:
     """Return the policy of the environment.
 
     Args:
@@ -51,10 +51,10 @@ def policy_from_environment(environment: Mapping[str, str] | None = None) -> Pol
     chosen = policy_in(POLICY_VARIABLE, variables)
     if chosen is not None:
         return chosen
-    return Policy.STRICT if variables.get("CI") or variables.get("GITHUB_ACTIONS") else Policy.WARN
+    return GuardrailPolicy.STRICT if variables.get("CI") or variables.get("GITHUB_ACTIONS") else GuardrailPolicy.WARN
 
 
-def policy_in(name: str, environment: Mapping[str, str]) -> Policy | None:
+def policy_in(name: str, environment: Mapping[str, str]) -> GuardrailPolicy | None:
     """Return the policy in an environment variable; None when it is unset or empty.
 
     An unknown value is reported on stderr and means warn.
@@ -67,14 +67,14 @@ def policy_in(name: str, environment: Mapping[str, str]) -> Policy | None:
     if not value:
         return None
     try:
-        return Policy(value)
+        return GuardrailPolicy(value)
     except ValueError:
         escaped = escape_invisible(value)
         sys.stderr.write(f"Warning: Unknown {name}=\"{escaped}\", defaulting to 'warn'\n")  # noqa: TID251 - escaped
-        return Policy.WARN
+        return GuardrailPolicy.WARN
 
 
-def set_policy(policy: Policy | str | None) -> None:
+def set_policy(policy: GuardrailPolicy | str | None) -> None:
     """Set the policy of this process.
 
     Args:
@@ -83,10 +83,10 @@ def set_policy(policy: Policy | str | None) -> None:
     Raises:
         ValueError: The name is unknown.
     """
-    _Current.policy = None if policy is None else Policy(policy)
+    _Current.policy = None if policy is None else GuardrailPolicy(policy)
 
 
-def get_policy() -> Policy:
+def get_policy() -> GuardrailPolicy:
     """Return the policy in force."""
     if _Current.policy is None:
         _Current.policy = policy_from_environment()
@@ -98,7 +98,7 @@ def guardrail(
     message: str,
     *,
     severity: Severity = "warning",
-    override: Policy | None = None,
+    override: GuardrailPolicy | None = None,
 ) -> None:
     """Report a violation according to the policy. Replays count it only once.
 
@@ -112,11 +112,11 @@ def guardrail(
         GuardrailViolation: The policy is strict; terminal, 400.
     """
     policy = override or get_policy()
-    if policy is Policy.DISABLED:
+    if policy is GuardrailPolicy.DISABLED:
         return
     if not replaying():
         GUARDRAILS.count(check=check, policy=policy.value)
-    if policy is Policy.STRICT:
+    if policy is GuardrailPolicy.STRICT:
         raise GuardrailViolation(
             f"framework guardrail failed [{check}]: {message}", metadata={"check": check, "severity": severity}
         )

@@ -6,7 +6,7 @@ import os
 import re
 
 from perdure.errors import InvalidInput
-from perdure.guardrails import Policy, guardrail, policy_in
+from perdure.guardrails import GuardrailPolicy, guardrail, policy_in
 
 _TIMESTAMP = re.compile(r"\d{10,}")
 # One random UUID in sixty has ten digits in a row.
@@ -54,7 +54,7 @@ def validate_idempotency_key(key: str) -> str:
     return key
 
 
-def check_idempotency_key(key: str, policy: Policy | None = None) -> str:
+def check_idempotency_key(key: str, policy: GuardrailPolicy | None = None) -> str:
     """Return a key that is not empty; one that may contain a timestamp violates a guardrail.
 
     Ten digits may also be the number of an order, so the policy decides.

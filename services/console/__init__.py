@@ -1,5 +1,5 @@
-"""The console: pages and a JSON API for the people who look after the platform.
+"""The console: HTML pages and a JSON API for operators, approvers and administrators.
 
-It is a client of the engine's ingress and admin API, and knows no service's database. What it keeps for itself, persons
-and their sessions, is in a database of its own.
+The console is a client of the engine's ingress and admin API. Its own database holds users, sessions and API keys. Each
+feature is a package with routes, service, schemas and templates.
 """

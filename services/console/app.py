@@ -1,4 +1,4 @@
-"""The console as an application: its parts, routes, files, and how problems are shown."""
+"""The console's web application: components, routes, static files and error responses."""
 
 from __future__ import annotations
 
@@ -19,216 +19,215 @@ from starlette.staticfiles import StaticFiles
 from perdure._runtime.plain_text import INVISIBLE_CHARACTER
 from perdure.observability.logging import get_logger
 from perdure.security import codec_from_environment
-from services.console.api import alerts as alerts_api
-from services.console.api import approvals as approvals_api
-from services.console.api import dead_letters as dead_letters_api
-from services.console.api import invocations as invocations_api
-from services.console.api import keys as keys_api
-from services.console.api import people as people_api
-from services.console.api import sagas as sagas_api
-from services.console.api import session as session_api
-from services.console.badge import Badge
-from services.console.engine import Engine
-from services.console.gateway.app import Gateway
-from services.console.gateway.paths import PREFIX as GATEWAY
-from services.console.guard.access import CSRF_HEADER
-from services.console.guard.cookies import cookie_name
-from services.console.guard.headers import SecurityHeaders
-from services.console.guard.limits import BodyLimit
-from services.console.pages import alerts, approvals, dead_letters, keys, links, operations, people, sagas, signin
-from services.console.pages.render import fragment, page
-from services.console.parts import Parts
-from services.console.people.api_keys import ApiKeys
-from services.console.people.database import Database
-from services.console.people.devices import Devices
-from services.console.people.passwords import Passwords
-from services.console.people.persons import Clock, Users, utc_now
-from services.console.people.sessions import Sessions
-from services.console.people.signin import Limits, SignIn
-from services.console.people.streams import Streams
-from services.console.problems import ConsoleError, Problem
-from services.console.rights import RightsSender
+from services.console.account import routes as account
+from services.console.alert_count import AlertCount
+from services.console.api_keys import routes as api_keys
+from services.console.approvals import links
+from services.console.approvals import routes as approvals
+from services.console.auth.access import CSRF_HEADER
+from services.console.auth.api_keys import ApiKeys
+from services.console.auth.cookies import session_cookie_name
+from services.console.auth.devices import Devices
+from services.console.auth.passwords import Passwords
+from services.console.auth.sessions import Sessions
+from services.console.auth.sign_in import SignIn, SignInLimits
+from services.console.auth.users import Clock, Users, utc_now
+from services.console.database import Database
+from services.console.dead_letters import routes as dead_letters
+from services.console.dependencies import Components
+from services.console.engine import EngineClient
+from services.console.health import routes as health
+from services.console.invocations import routes as invocations
+from services.console.middleware import BodyLimit, SecurityHeaders
+from services.console.problems import ConsoleError
+from services.console.rendering import fragment, page
+from services.console.rights_publisher import RightsPublisher
+from services.console.sagas import routes as sagas
+from services.console.schedules import routes as schedules
+from services.console.services import routes as services
 from services.console.settings import ConsoleSettings
 from services.console.signing import Signer, load_key
+from services.console.stream_limits import StreamLimits
+from services.console.users import routes as users
+from services.gateway.app import Gateway
+from services.gateway.paths import PREFIX as GATEWAY_PREFIX
 
 log = get_logger("services.console")
 
 _STATIC: Final = Path(__file__).parent / "static"
+_FEATURES: Final = (account, health, sagas, approvals, dead_letters, invocations, services, schedules, users, api_keys)
 
 
 def create_app(settings: ConsoleSettings, *, hasher: PasswordHasher | None = None, now: Clock = utc_now) -> FastAPI:
-    """Return the console.
+    """Return the console's application, which also serves the gateway.
 
     Args:
-        settings: Its settings.
-        hasher: Hashes passwords, with other costs than the usual ones.
-        now: The clock by which sessions and sign-ins are limited.
+        settings: The settings.
+        hasher: The password hasher, with the default parameters unless given.
+        now: The clock of sessions and sign-ins.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        database = Database(settings.database)
-        try:
-            await database.prepare()
-            persons = Users(database, Passwords(hasher or settings.hasher), now)
-            devices = Devices(database, now)
-            limits = Limits(
-                rate=settings.sign_ins,
-                per_name=settings.attempts_per_name,
-                per_address=settings.attempts_per_address,
-                window=settings.attempts_window,
-            )
-            codec = codec_from_environment()
-            signer = Signer(load_key(settings.issuer_key), now)
-            async with (
-                Engine.open(settings.ingress_url, settings.admin_url, codec) as engine,
-                RightsSender(persons, engine, signer).sending(),
-            ):
-                app.state.parts = Parts(
-                    settings=settings,
-                    engine=engine,
-                    database=database,
-                    persons=persons,
-                    sessions=Sessions(database, idle=settings.session_idle, length=settings.session_length, now=now),
-                    sign_in=SignIn(database, persons, devices, limits, now),
-                    signer=signer,
-                    api_keys=ApiKeys(database, now),
-                    badge=Badge(engine),
-                    devices=devices,
-                    streams=Streams(
-                        per_session=settings.streams_per_session,
-                        per_person=settings.streams_per_user,
-                        most=settings.streams,
-                    ),
-                )
-                yield
-        finally:
-            await database.dispose()
+        async with _components(settings, hasher, now) as components:
+            app.state.components = components
+            yield
 
     app = FastAPI(
         title="Perdure console",
-        summary="Everything that the console's pages do.",
+        summary="All functions of the console's pages.",
         version="1",
         openapi_url="/api/openapi.json",
-        docs_url=None,  # it would load scripts from elsewhere
+        docs_url=None,  # Swagger UI loads scripts from another site
         redoc_url=None,
         lifespan=lifespan,
         swagger_ui_oauth2_redirect_url=None,
     )
-    for module in (
-        session_api,
-        sagas_api,
-        alerts_api,
-        approvals_api,
-        dead_letters_api,
-        invocations_api,
-        people_api,
-        keys_api,
-    ):
-        app.include_router(module.router)
-    for shown in (signin, sagas, alerts, approvals, links, dead_letters, operations, people, keys):
-        app.include_router(shown.router, include_in_schema=False)
-    app.mount(GATEWAY, Gateway())
+    for feature in _FEATURES:
+        app.include_router(feature.api)
+    for feature in (*_FEATURES, links):
+        app.include_router(feature.pages, include_in_schema=False)
+    app.mount(GATEWAY_PREFIX, Gateway())
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
-    _add_health(app)
-    _add_problems(app)
+    _add_probes(app)
+    _add_error_handlers(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(SecurityHeaders, https=settings.is_https)
-    _describe_sign_in(app, settings)
+    _document_authentication(app, settings)
     return app
 
 
-def _add_health(app: FastAPI) -> None:
+@asynccontextmanager
+async def _components(
+    settings: ConsoleSettings, hasher: PasswordHasher | None, now: Clock
+) -> AsyncIterator[Components]:
+    database = Database(settings.database)
+    try:
+        await database.prepare()
+        users = Users(database, Passwords(hasher or settings.hasher), now)
+        devices = Devices(database, now)
+        limits = SignInLimits(
+            rate=settings.sign_ins,
+            per_name=settings.attempts_per_name,
+            per_address=settings.attempts_per_address,
+            window=settings.attempts_window,
+        )
+        codec = codec_from_environment()
+        signer = Signer(load_key(settings.issuer_key), now)
+        async with (
+            EngineClient.open(settings.ingress_url, settings.admin_url, codec) as engine,
+            RightsPublisher(users, engine, signer).running(),
+        ):
+            yield Components(
+                settings=settings,
+                engine=engine,
+                database=database,
+                users=users,
+                sessions=Sessions(database, idle=settings.session_idle, length=settings.session_length, now=now),
+                sign_in=SignIn(database, users, devices, limits, now),
+                signer=signer,
+                api_keys=ApiKeys(database, now),
+                alert_count=AlertCount(engine),
+                devices=devices,
+                stream_limits=StreamLimits(
+                    per_session=settings.streams_per_session,
+                    per_user=settings.streams_per_user,
+                    total=settings.streams,
+                ),
+            )
+    finally:
+        await database.dispose()
+
+
+def _add_probes(app: FastAPI) -> None:
     @app.get("/health", include_in_schema=False)
     async def health() -> dict[str, str]:
-        """Say that the process serves."""
+        """Report liveness."""
         return {"status": "ok"}
 
     @app.get("/ready", include_in_schema=False)
     async def ready(request: Request) -> JSONResponse:
-        """Say whether the console's own database answers; pages work without the engine, and say so."""
+        """Report readiness: whether the database responds. Without the engine, pages report the outage."""
         try:
-            await request.app.state.parts.database.check()
+            await request.app.state.components.database.check()
         except SQLAlchemyError:
-            return JSONResponse({"status": "the console's database does not answer"}, status_code=503)
+            return JSONResponse({"status": "the console's database is unavailable"}, status_code=503)
         return JSONResponse({"status": "ok"})
 
 
-def _add_problems(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ConsoleError)
     async def on_problem(request: Request, error: ConsoleError) -> Response:
-        return await _problem(request, error)
+        return await _error_response(request, error)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
-        faults = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors()[:5])
+        fields = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors()[:5])
         status = 400 if any(each["type"] == INVISIBLE_CHARACTER for each in error.errors()) else 422
-        return await _problem(request, ConsoleError(status, "invalid_input", f"this does not fit: {faults}"))
+        return await _error_response(request, ConsoleError(status, "invalid_input", f"invalid request: {fields}"))
 
     @app.exception_handler(HTTPException)
-    async def on_http(request: Request, error: HTTPException) -> Response:
-        texts = {404: "there is no such page", 405: "this can't be done here", 400: "the request can't be read"}
-        message = texts.get(error.status_code, str(error.detail))
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        messages = {400: "the request cannot be parsed", 404: "page not found", 405: "method not allowed"}
+        message = messages.get(error.status_code, str(error.detail))
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_input")
-        answer = await _problem(request, ConsoleError(error.status_code, code, message))
-        for name, value in (error.headers or {}).items():
-            answer.headers[name] = value
-        return answer
+        response = await _error_response(request, ConsoleError(error.status_code, code, message))
+        response.headers.update(error.headers or {})
+        return response
 
     @app.exception_handler(Exception)
-    async def on_fault(request: Request, error: Exception) -> Response:
-        log.error("console.fault", path=request.url.path, exc_info=error)
-        message = "something is wrong with the console itself; its log says more"
-        return await _problem(request, ConsoleError(500, "fault", message))
+    async def on_exception(request: Request, error: Exception) -> Response:
+        log.error("console.internal_error", path=request.url.path, exc_info=error)
+        message = "internal error of the console; its log has the details"
+        return await _error_response(request, ConsoleError(500, "internal_error", message))
 
 
-async def _problem(request: Request, error: ConsoleError) -> Response:
-    """Show a problem in the way it was asked: JSON for programs, a page or a part of one for people."""
-    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+async def _error_response(request: Request, error: ConsoleError) -> Response:
+    """Return an error as JSON for the API, as a fragment for htmx, or as a page."""
+    headers = dict(error.headers)
     path = request.url.path
     if path.startswith("/api/") or path == "/api":
-        shown: Problem = error.problem
         if error.status == 401:
             headers["www-authenticate"] = "Bearer"
-        return JSONResponse(shown.model_dump(exclude_none=True), status_code=error.status, headers=headers)
+        return JSONResponse(error.problem.model_dump(exclude_none=True), status_code=error.status, headers=headers)
     if "hx-request" in request.headers:
         if error.status == 401:
             return Response(status_code=401, headers={"hx-redirect": "/signin"})
         html = fragment("_problem.html", problem=error.problem, status=error.status)
-        # Not selected from as what was asked for would be: in a problem there is no list to be found.
+        # Without hx-select of the request, which selects an element that the fragment does not have.
         htmx = {"hx-retarget": "#problems", "hx-reswap": "innerHTML", "hx-reselect": "unset"}
         return HTMLResponse(html, error.status, headers | htmx)
     if error.status == 401:
-        asked = path + (f"?{request.url.query}" if request.url.query else "")
-        to = quote(asked, safe="") if request.method == "GET" else ""
-        return RedirectResponse(f"/signin?to={to}" if to and asked != "/" else "/signin", status_code=303)
-    found: Parts = request.app.state.parts
-    signed_in = None
-    if error.status != 500:  # whatever is broken may be what would find that out
-        token = request.cookies.get(cookie_name(found.settings))
-        signed_in = await found.sessions.find(token) if token else None
-    answer = await page(
-        request, signed_in, "problem.html", status=error.status, problem=error.problem, status_shown=error.status
+        requested = path + (f"?{request.url.query}" if request.url.query else "")
+        to = quote(requested, safe="") if request.method == "GET" else ""
+        return RedirectResponse(f"/signin?to={to}" if to and requested != "/" else "/signin", status_code=303)
+    components: Components = request.app.state.components
+    session = None
+    if error.status != 500:  # the lookup of the session itself may have failed
+        token = request.cookies.get(session_cookie_name(components.settings))
+        session = await components.sessions.find(token) if token else None
+    response = await page(
+        request, session, "problem.html", status=error.status, problem=error.problem, error_status=error.status
     )
-    answer.headers.update(headers)
-    return answer
+    response.headers.update(headers)
+    return response
 
 
-def _describe_sign_in(app: FastAPI, settings: ConsoleSettings) -> None:
-    """Add to the API's description how a program shows who it is."""
-    describe = app.openapi
+def _document_authentication(app: FastAPI, settings: ConsoleSettings) -> None:
+    """Add the security schemes to the OpenAPI document."""
+    original = app.openapi
 
-    def described() -> dict[str, Any]:
+    def openapi() -> dict[str, Any]:
         if app.openapi_schema is not None:
             return app.openapi_schema
-        schema = describe()
+        schema = original()
         schema.setdefault("components", {})["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer", "description": "`token` of POST /api/session."},
             "cookie": {
                 "type": "apiKey",
                 "in": "cookie",
-                "name": cookie_name(settings),
-                "description": f"A browser's session; changes need the header {CSRF_HEADER} too.",
+                "name": session_cookie_name(settings),
+                "description": f"The session of a browser. Changes also need the header {CSRF_HEADER}.",
             },
         }
         schema["security"] = [{"bearer": []}, {"cookie": []}]
@@ -236,4 +235,4 @@ def _describe_sign_in(app: FastAPI, settings: ConsoleSettings) -> None:
         app.openapi_schema = schema
         return schema
 
-    app.openapi = described  # type: ignore[method-assign]  # as FastAPI's own documentation has it
+    app.openapi = openapi  # type: ignore[method-assign]  # as in FastAPI's documentation

@@ -1,6 +1,7 @@
-"""`perdure-platform console`: the first administrator, and a password that was forgotten."""
+"""The command `perdure-platform console`: serve the console, add an administrator, reset a password."""
 
-# ruff: noqa: PLC0415 - the web server and the database are loaded by the commands that need them
+# ruff: noqa: PLC0415 - the commands import the console only when they run it
+
 from __future__ import annotations
 
 import asyncio
@@ -13,20 +14,20 @@ import typer
 
 from perdure.errors import ConfigurationError, PerdureError
 from perdure.terminal import console, error_console
-from services.console.people.passwords import SHORTEST, Passwords
-from services.console.people.roles import Role
+from services.console.auth.passwords import MIN_LENGTH, Passwords
+from services.console.auth.roles import Role
 from services.console.settings import ConsoleSettings
 
 if TYPE_CHECKING:
-    from services.console.people.persons import Users
+    from services.console.auth.users import Users
 
-app = typer.Typer(help="The console: serve it, and make its first administrator.", no_args_is_help=True)
+app = typer.Typer(help="Serve the console, add an administrator, reset a password.", no_args_is_help=True)
 
-_BY = "the command line"
+_ACTOR = "the command line"
 
-NameOption = Annotated[str, typer.Option("--name", help="Who, for example ada@example.com.")]
+NameOption = Annotated[str, typer.Option("--name", help="User name, for example ada@example.com.")]
 StdinOption = Annotated[
-    bool, typer.Option("--password-stdin", help="Take the password from standard input instead of asking for it.")
+    bool, typer.Option("--password-stdin", help="Read the password from standard input instead of prompting.")
 ]
 
 
@@ -35,39 +36,39 @@ def admin(
     name: NameOption,
     *,
     role: Annotated[
-        list[Role] | None, typer.Option("--role", help="A role besides administrator; may be repeated.")
+        list[Role] | None, typer.Option("--role", help="Role in addition to administrator; may be repeated.")
     ] = None,
-    group: Annotated[list[str] | None, typer.Option("--group", help="A group; may be repeated.")] = None,
+    group: Annotated[list[str] | None, typer.Option("--group", help="Group; may be repeated.")] = None,
     password_stdin: StdinOption = False,
 ) -> None:
-    """Make an administrator, who can then add everybody else at the console."""
+    """Add an administrator, who can add other users at the console."""
     settings = _settings()
     password = _password(from_stdin=password_stdin)
     roles = {Role.ADMINISTRATOR, *(role or [])}
 
-    async def add(persons: Users) -> None:
-        person = await persons.add(name, password, roles, group or [], by=_BY)
-        console.say(f"{person.name} may sign in at {settings.public_url} now")
+    async def add(users: Users) -> None:
+        user = await users.add(name, password, roles, group or [], by=_ACTOR)
+        console.say(f"Administrator {user.name} added. Sign in at {settings.public_url}")
 
     _run(settings, add)
 
 
 @app.command()
 def password(name: NameOption, *, password_stdin: StdinOption = False) -> None:
-    """Give a person another password; it ends their sessions."""
+    """Set a user's password, which ends the user's sessions."""
     settings = _settings()
     new = _password(from_stdin=password_stdin)
 
-    async def change(persons: Users) -> None:
-        await persons.set_password(name, new, by=_BY)
-        console.say(f"{name} has a new password")
+    async def change(users: Users) -> None:
+        await users.set_password(name, new, by=_ACTOR)
+        console.say(f"Password of {name} changed")
 
     _run(settings, change)
 
 
 @app.command()
 def serve() -> None:
-    """Serve the console in this process until SIGTERM; its port is PERDURE_CONSOLE_PORT."""
+    """Serve the console in this process until SIGTERM. PERDURE_CONSOLE_PORT sets the port."""
     from services.console.main import main as serve_console
 
     _exit_with(serve_console)
@@ -76,17 +77,17 @@ def serve() -> None:
 def _password(*, from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\n")
-    return str(typer.prompt(f"password ({SHORTEST} characters or more)", hide_input=True, confirmation_prompt=True))
+    return str(typer.prompt(f"password (at least {MIN_LENGTH} characters)", hide_input=True, confirmation_prompt=True))
 
 
 def _settings() -> ConsoleSettings:
-    """Return the settings of the console that is here, before a password is asked for."""
+    """Read the settings and check that the database exists, before the prompt for a password."""
     try:
         settings = ConsoleSettings.read()
-        # SQLite would make one that nobody serves, and its administrator could sign in nowhere.
+        # SQLite would create a new database, which no console uses.
         if settings.database_url is None and not Path(settings.database.removeprefix("sqlite:///")).is_file():
             raise ConfigurationError(
-                f"there is no console in {settings.local_dir.resolve()}: type this where the platform runs, "
+                f"no console database in {settings.local_dir.resolve()}: run the command where the platform runs, "
                 "or set PERDURE_LOCAL_DIR"
             )
     except PerdureError as error:
@@ -94,20 +95,20 @@ def _settings() -> ConsoleSettings:
     return settings
 
 
-def _run(settings: ConsoleSettings, act: Callable[[Users], Awaitable[None]]) -> NoReturn:
-    from services.console.people.database import Database
-    from services.console.people.persons import Users
+def _run(settings: ConsoleSettings, action: Callable[[Users], Awaitable[None]]) -> NoReturn:
+    from services.console.auth.users import Users
+    from services.console.database import Database
 
-    async def acted() -> None:
+    async def perform() -> None:
         database = Database(settings.database)
         try:
             await database.prepare()
-            await act(Users(database, Passwords(settings.hasher)))
+            await action(Users(database, Passwords(settings.hasher)))
         finally:
             await database.dispose()
 
     def run() -> int:
-        asyncio.run(acted())
+        asyncio.run(perform())
         return 0
 
     _exit_with(run)

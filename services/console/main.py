@@ -1,7 +1,4 @@
-"""The console's process.
-
-python -m services.console.main
-"""
+"""The console's process: ``python -m services.console.main``."""
 
 from __future__ import annotations
 
@@ -15,20 +12,20 @@ from perdure.errors import ConfigurationError
 from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import configure_logging
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
-from perdure.security.private_files import set_private_umask
+from perdure.security.secrets import set_private_umask
 from services.console.app import create_app
-from services.console.guard.framing import UnambiguousHttp
+from services.console.http_framing import UnambiguousHttp
 from services.console.settings import ConsoleSettings
 
-_STOPS_WITHIN = 3
-_LAST_SPANS = timedelta(seconds=1)
+_SHUTDOWN_SECONDS = 3
+_SPAN_FLUSH_TIMEOUT = timedelta(seconds=1)
 
 
 def main() -> int:
-    """Serve the console until SIGTERM or Ctrl-C; return the exit code.
+    """Serve the console until SIGTERM or Ctrl-C, and return the exit code.
 
     Raises:
-        ConfigurationError: A setting does not fit.
+        ConfigurationError: A setting is invalid.
     """
     settings = ConsoleSettings.read()
     configure_logging()
@@ -37,7 +34,7 @@ def main() -> int:
     if configure_tracing("console"):
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor  # noqa: PLC0415 - for traces only
 
-        # Links to approvals are secrets, and a span names the address.
+        # Links to approvals are secrets, and spans contain paths.
         FastAPIInstrumentor.instrument_app(app, excluded_urls="/health,/ready,/static/,/l/")
     server = uvicorn.Server(
         uvicorn.Config(
@@ -46,15 +43,15 @@ def main() -> int:
             port=settings.port,
             http=UnambiguousHttp,
             log_config=None,
-            access_log=False,  # addresses of links are secrets
+            access_log=False,  # paths of links are secrets
             server_header=False,
-            proxy_headers=False,  # whom to believe is the settings' matter
-            timeout_graceful_shutdown=_STOPS_WITHIN,  # pages that watch a saga stay open for ever
+            proxy_headers=False,  # see auth.client_address
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,  # event streams do not end by themselves
             lifespan="on",
         )
     )
     server.run()
-    stop_tracing(_LAST_SPANS)
+    stop_tracing(_SPAN_FLUSH_TIMEOUT)
     return 0 if server.started else 1
 
 

@@ -1,4 +1,4 @@
-"""What the console can be told by its environment."""
+"""The console's settings, from the environment."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from perdure.security.keys import parse_keys
 from perdure.security.secrets import SettingsWithSecretFiles
 
 _PREFIX = "PERDURE_CONSOLE_"
-_LEAST_MEMORY = 19 * 1024
+_MIN_PASSWORD_MEMORY = 19 * 1024
 
 ForwardedHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
-"""The header in which proxies say whom they were asked by."""
+"""The header in which proxies name their peers."""
 
 
 def _rate(text: Any) -> Any:
@@ -32,53 +32,49 @@ def _rate(text: Any) -> Any:
     try:
         return parse_rate(text)
     except ValueError as error:
-        raise ValueError(f"'{text}' is no rate, such as 60/minute or 100/2 seconds") from error
+        raise ValueError(f"'{text}' is not a rate such as 60/minute or 100/2 seconds") from error
 
 
 Rate: TypeAlias = Annotated[RateLimitItem, NoDecode, BeforeValidator(_rate)]
-"""How often something may be done, in the notation of the library ``limits``."""
+"""A rate in the notation of the library ``limits``."""
 
 
 class ConsoleSettings(SettingsWithSecretFiles):
-    """Settings from ``PERDURE_CONSOLE_*``, and the three that all processes share. Read them with `read`.
+    """Settings from ``PERDURE_CONSOLE_*``, and a few that all processes share. Read them with `read`.
 
     Args:
-        host: Address to serve on.
-        port: Port to serve on.
-        url: How people reach the console; with ``https`` the cookies are for https only. Plain http is for this
-            machine alone: any other host is refused.
-        database_url: Persons and sessions; a SQLite file in the local folder when left out. A secret, for it may hold a
-            password.
-        issuer_key_file: The Ed25519 key that vouches for who is signed in; in the local folder when left out, and made
-            there on the first start.
-        issuer_keys: ``PERDURE_ISSUER_KEYS``: public keys of the issuers that the platform trusts. The gateway knows by
-            them who started an execution before its issuer's key was changed.
-        session_idle: A session ends when it isn't used for this long.
-        session_length: A session ends after this long, used or not.
-        sign_ins: How many sign-ins one address may try, failed or not, as in ``60/minute``.
-        attempts_per_name: Failed sign-ins of one name from one address within the window, before more are refused.
-            After twenty times as many from everywhere, addresses that are new to the name may try it every 30 seconds.
-        attempts_per_address: The same for one address, whatever the names.
+        host: The listen address.
+        port: The listen port.
+        url: The public address. With ``https``, cookies are HTTPS-only. Plain HTTP is permitted on this machine only.
+        database_url: The database of users and sessions; by default a SQLite file in the local folder. A secret, since
+            it may contain a password.
+        issuer_key_file: The Ed25519 key that signs the credentials of users; by default created in the local folder.
+        issuer_keys: ``PERDURE_ISSUER_KEYS``: public keys of trusted issuers. With the previous key of the console, the
+            gateway recognises executions from before a key change.
+        session_idle: A session ends after this time without use.
+        session_length: A session ends after this time in any case.
+        sign_ins: Sign-ins per address, failed or not, as in ``60/minute``.
+        attempts_per_name: Failed sign-ins of one name at one address within the window. After 20 times as many from all
+            addresses, an address that is new to the name gets one attempt per 30 seconds.
+        attempts_per_address: Failed sign-ins at one address within the window.
         attempts_window: The window.
-        password_memory: How much memory a password's hash takes, in KiB: 64 MiB as RFC 9106 recommends. Where people
-            reach the console over the network, it is at least 19 MiB.
-        streams_per_session: How many live pages of one session are served at the same time.
-        streams_per_user: The same for one person, over all of their sessions.
-        streams: The same for all of them.
-        trusted_proxies: Networks of the proxies before the console, in CIDR notation, comma-separated. Where people
-            reach it over https there is one, so they have to be named.
-        forwarded_header: Which header those proxies write: ``x-forwarded-for`` or ``forwarded``. The other one is the
-            client's own invention.
-        link_keys: ``PERDURE_LINK_KEYS``: public keys of links in notifications, comma-separated; a link that can't be
-            checked shows nothing of what it is about.
-        watch_interval: How often a live page looks at the engine.
-        runbooks_url: Where the pages of docs/how-to/runbooks are published; their place in the project is told, and not
-            linked, when left out.
-        gateway_max_body: How many bytes a body at the gateway may have.
-        gateway_body_within: How long it may take to arrive.
-        gateway_answer_within: How long a handler may take; what takes longer is sent, and attached to.
-        gateway_rate: How many requests a caller of the gateway may make, as in ``100/2 seconds``.
-        gateway_at_once: How many of a caller's may be open at a time.
+        password_memory: Memory of a password hash in KiB. The default of 64 MiB follows RFC 9106; less than 19 MiB is
+            accepted on loopback only.
+        streams_per_session: Concurrent event streams of one session.
+        streams_per_user: Concurrent event streams of one user.
+        streams: Concurrent event streams in total.
+        trusted_proxies: Networks of the proxies in front of the console, comma-separated CIDR. Required with HTTPS.
+        forwarded_header: The header that those proxies write: ``x-forwarded-for`` or ``forwarded``. The other one is
+            ignored.
+        link_keys: ``PERDURE_LINK_KEYS``: public keys that verify links in notifications, comma-separated. The page of
+            an unverified link shows no data of the approval.
+        watch_interval: The interval at which event streams query the engine.
+        runbooks_url: Where docs/how-to/runbooks is published; without it, pages name the files.
+        gateway_max_body: The maximal size of a request at the gateway, in bytes.
+        gateway_body_within: The time in which it must arrive.
+        gateway_answer_within: The timeout of a call. Longer calls are sent, and attached to later.
+        gateway_rate: Requests per caller of the gateway, as in ``100/2 seconds``.
+        gateway_at_once: Concurrent requests per caller.
         local_dir: ``PERDURE_LOCAL_DIR``: folder of the database and the key.
         ingress_url: ``PERDURE_INGRESS_URL``: the engine's ingress.
         admin_url: ``PERDURE_ADMIN_URL``: the engine's admin API.
@@ -123,61 +119,60 @@ class ConsoleSettings(SettingsWithSecretFiles):
         """Read the settings from the environment.
 
         Raises:
-            ConfigurationError: A value doesn't fit; the message names the variable. Or the console would take passwords
-                over plain http from other machines.
+            ConfigurationError: A value is invalid; the message names the variable.
         """
         try:
             settings = cls()
         except ValidationError as error:
-            faults = "; ".join(f"{_variable(fault['loc'])}: {fault['msg']}" for fault in error.errors())
-            raise ConfigurationError(f"console: a setting does not fit: {faults}") from error
+            errors = "; ".join(f"{_variable(each['loc'])}: {each['msg']}" for each in error.errors())
+            raise ConfigurationError(f"invalid console setting: {errors}") from error
         settings.check()
         return settings
 
     def check(self) -> None:
-        """Refuse to take passwords over plain http from other machines, or without telling clients apart.
+        """Check that passwords are encrypted in transit, and that clients can be told apart.
 
         Raises:
-            ConfigurationError: An address isn't an http(s) one, is plain http beyond this machine, or is https without
-                a trusted proxy.
+            ConfigurationError: The public URL is invalid, is plain HTTP beyond this machine, or is HTTPS without a
+                trusted proxy.
         """
-        self.minters, self.issuers  # noqa: B018 - a key that is none is told at the start
+        self.link_public_keys, self.issuers  # noqa: B018 - reports an invalid key at the start
         if self.runbooks_url and urlsplit(self.runbooks_url).scheme not in ("http", "https"):
-            raise ConfigurationError(f"{_PREFIX}RUNBOOKS_URL={self.runbooks_url}: it has to begin with https://")
+            raise ConfigurationError(f"{_PREFIX}RUNBOOKS_URL={self.runbooks_url}: must start with https://")
         address = urlsplit(self.public_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ConfigurationError(f"{_PREFIX}URL={self.public_url}: write it as https://console.example.com")
         if address.scheme == "https" and not self.trusted_proxies:
             raise ConfigurationError(
-                f"{_PREFIX}URL={self.public_url}: the console itself serves http, so a proxy ends https before it; "
-                f"name the proxy's network in {_PREFIX}TRUSTED_PROXIES, such as 10.0.0.5/32. Without it, all people "
-                "would share one limit of failed sign-ins"
+                f"{_PREFIX}URL={self.public_url}: the console serves plain HTTP behind a TLS proxy; set "
+                f"{_PREFIX}TRUSTED_PROXIES to the proxy's network, such as 10.0.0.5/32. Without it, all users would "
+                "share one limit of failed sign-ins"
             )
         if address.scheme == "http" and not is_loopback(address.hostname):
             raise ConfigurationError(
-                f"{_PREFIX}URL={self.public_url}: passwords and sessions would go over the network in clear; put a "
-                "proxy with TLS in front and name its https address, or stay on 127.0.0.1"
+                f"{_PREFIX}URL={self.public_url}: passwords would cross the network unencrypted; put a TLS proxy in "
+                "front and set its https address, or use 127.0.0.1"
             )
 
-        if self.password_memory < _LEAST_MEMORY and not is_loopback(address.hostname):
+        if self.password_memory < _MIN_PASSWORD_MEMORY and not is_loopback(address.hostname):
             raise ConfigurationError(
-                f"{_PREFIX}PASSWORD_MEMORY={self.password_memory}: passwords would be easy to guess from their hashes; "
-                f"use {_LEAST_MEMORY} or more"
+                f"{_PREFIX}PASSWORD_MEMORY={self.password_memory}: too little memory for a password hash; "
+                f"set {_MIN_PASSWORD_MEMORY} KiB or more"
             )
 
     @property
     def hasher(self) -> PasswordHasher:
-        """What hashes passwords: argon2id."""
+        """Hasher of passwords, argon2id."""
         return PasswordHasher(memory_cost=self.password_memory)
 
     @property
     def public_url(self) -> str:
-        """How people reach the console."""
+        """The public address of the console."""
         return (self.url or f"http://{self.host}:{self.port}").rstrip("/")
 
     @property
     def is_https(self) -> bool:
-        """Whether people reach it over https."""
+        """Whether the public address is HTTPS."""
         return self.public_url.startswith("https://")
 
     @property
@@ -193,25 +188,21 @@ class ConsoleSettings(SettingsWithSecretFiles):
         return self.issuer_key_file or self.local_dir.resolve() / "keys" / "console-issuer.pem"
 
     @property
-    def minters(self) -> tuple[PublicKey, ...]:
-        """The keys of links."""
+    def link_public_keys(self) -> tuple[PublicKey, ...]:
+        """The public keys that verify links."""
         return parse_keys(self.link_keys)
 
     @property
     def issuers(self) -> tuple[PublicKey, ...]:
-        """The keys of the issuers that the platform trusts, besides the console's own."""
+        """The public keys of trusted issuers, besides the console's own."""
         return parse_keys(self.issuer_keys)
 
 
 def is_loopback(host: str) -> bool:
-    """Tell if a host name is this very machine.
-
-    Args:
-        host: A name or an address.
-    """
+    """Return whether a host name or address is this machine."""
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _variable(place: tuple[int | str, ...]) -> str:
-    name = str(place[0]) if place else ""
+def _variable(location: tuple[int | str, ...]) -> str:
+    name = str(location[0]) if location else ""
     return name if name.startswith("PERDURE_") else f"{_PREFIX}{name.upper()}"

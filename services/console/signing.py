@@ -1,7 +1,7 @@
-"""Signs acts for who is signed in, so that a handler can check them without asking the console.
+"""Signatures for the actions of users, which handlers verify without calling the console.
 
-The console has an issuer's key. For each session it makes a key of its own, in memory only, and vouches for it with a
-credential that ends with the session, or sooner; what a person does is signed with that key.
+The console has an issuer key. For each session it creates a key in memory, with a credential from the issuer that
+expires within an hour. The actions of the session are signed with that key.
 """
 
 from __future__ import annotations
@@ -15,26 +15,21 @@ from pydantic import JsonValue
 from perdure.approvals.principals import sign_principal_action
 from perdure.errors import ConfigurationError
 from perdure.security import ActorKey, Caller, CallTarget, PrivateKey, PublicKey, Role
-from perdure.security.callers import vouch_for_call
-from services.console.people.persons import Clock, StatedRights, utc_now
-from services.console.people.sessions import SignedIn
+from perdure.security.callers import issue_call_token
+from services.console.auth.sessions import Session
+from services.console.auth.users import Clock, RightsStatement, utc_now
 
 LIFETIME: Final = timedelta(hours=1)
 CONSOLE: Final = "perdure console"
-"""The name under which the console itself acts."""
+"""The actor name of the console itself."""
 
 _STATEMENT_LIFETIME: Final = timedelta(minutes=5)
 _MARGIN: Final = timedelta(minutes=2)
-_MOST: Final = 10_000
+_MAX_KEYS: Final = 10_000
 
 
 class Signer:
-    """Signs for sessions.
-
-    Args:
-        issuer: The console's key.
-        now: The clock.
-    """
+    """Signs actions for sessions."""
 
     def __init__(self, issuer: PrivateKey, now: Clock = utc_now) -> None:
         self._issuer = issuer
@@ -43,105 +38,84 @@ class Signer:
 
     @property
     def issuer(self) -> PublicKey:
-        """What handlers have to know to trust acts from here."""
+        """The public key that handlers need to verify signatures of this console."""
         return self._issuer.public
 
     def sign(
         self,
-        signed_in: SignedIn,
-        act: str,
+        session: Session,
+        action: str,
         target: str,
         *,
         payload_digest: str,
         reason: str = "",
         details: JsonValue = None,
     ) -> dict[str, Any]:
-        """Return a signed act, as a handler takes it for ``proof``.
+        """Return a signed action, as handlers take it.
 
         Args:
-            signed_in: Who acts.
-            act: What they do.
-            target: What they do it to, for example ``Approvals/T1``.
-            payload_digest: The digest of what they were shown.
-            reason: Why.
-            details: The act's other parameters.
+            session: The session of the actor.
+            action: The action.
+            target: Its target, for example ``Approvals/T1``.
+            payload_digest: The digest of the payload that the actor has seen.
+            reason: The reason.
+            details: Further parameters of the action.
         """
-        key = self.key(signed_in)
-        signed = key.sign(act, target, payload_digest, reason=reason, details=details, at=self._now())
+        signed = self.key(session).sign(action, target, payload_digest, reason=reason, details=details, at=self._now())
         return signed.model_dump(mode="json")
 
-    def vouch(self, caller: Caller, target: CallTarget, body: bytes, *, delay: timedelta = timedelta(0)) -> str:
-        """Return a token that tells a handler who calls it through the gateway.
+    def sign_call(self, caller: Caller, target: CallTarget, body: bytes, *, delay: timedelta = timedelta(0)) -> str:
+        """Return a token that names the authenticated caller of the gateway to a handler.
 
         Args:
-            caller: The caller, whom the gateway has authenticated.
+            caller: The caller.
             target: The handler.
-            body: The body before it is encrypted.
-            delay: How much later a send begins.
+            body: The body before encryption.
+            delay: The delay of a send.
         """
-        return vouch_for_call(self._issuer, caller, target, body, delay=delay, at=self._now())
+        return issue_call_token(self._issuer, caller, target, body, delay=delay, at=self._now())
 
-    def sign_rights(self, stated: StatedRights) -> dict[str, Any]:
-        """Return the body that states a person's rights to `Principals`, signed by the console itself.
-
-        Args:
-            stated: What is stated.
-        """
+    def sign_rights(self, statement: RightsStatement) -> dict[str, Any]:
+        """Return the request that publishes a user's rights to `Principals`, signed by the console."""
         now = self._now()
         key = ActorKey.issue(
             self._issuer, actor=CONSOLE, roles=[Role.ADMINISTRATOR], lifetime=_STATEMENT_LIFETIME, now=now
         )
         request = {
-            "roles": stated.roles,
-            "active": stated.active,
-            "revoked_before": stated.revoked_before,
-            "as_of": stated.changed_at,
-            "reason": f"changed by {stated.changed_by}",
+            "roles": statement.roles,
+            "active": statement.active,
+            "revoked_before": statement.revoked_before,
+            "as_of": statement.changed_at,
+            "reason": f"changed by {statement.changed_by}",
         }
-        return sign_principal_action(key, stated.person, request, at=now, action="put")
+        return sign_principal_action(key, statement.user_name, request, at=now, action="put")
 
-    def forget(self, signed_in: SignedIn) -> None:
-        """Forget the key of a session that ends.
+    def forget(self, session: Session) -> None:
+        """Delete the key of a session."""
+        self._keys.pop(session.id, None)
 
-        Args:
-            signed_in: The session.
-        """
-        self._keys.pop(signed_in.session_id, None)
-
-    def key(self, signed_in: SignedIn) -> ActorKey:
-        """Return the key of a session, made when it's needed first.
-
-        Args:
-            signed_in: The session.
-        """
+    def key(self, session: Session) -> ActorKey:
+        """Return the key of a session, created on first use."""
         now = self._now()
-        known = self._keys.get(signed_in.session_id)
+        known = self._keys.get(session.id)
         if known is not None and known.credential.expires_at > now + _MARGIN:
             return known
-        self._keys = {each: key for each, key in self._keys.items() if key.credential.expires_at > now}
-        if len(self._keys) >= _MOST:
-            self._keys.clear()  # they are made anew as they are needed
-        person = signed_in.person
+        self._keys = {session_id: key for session_id, key in self._keys.items() if key.credential.expires_at > now}
+        if len(self._keys) >= _MAX_KEYS:
+            self._keys.clear()  # recreated on use
+        user = session.user
         key = ActorKey.issue(
-            self._issuer,
-            actor=person.name,
-            roles=person.roles,
-            groups=person.groups,
-            lifetime=LIFETIME,
-            now=now,
+            self._issuer, actor=user.name, roles=user.roles, groups=user.groups, lifetime=LIFETIME, now=now
         )
-        self._keys[signed_in.session_id] = key
+        self._keys[session.id] = key
         return key
 
 
 def load_key(file: Path) -> PrivateKey:
-    """Return a key, made on the first start.
-
-    Args:
-        file: Its file, which only its owner may read.
+    """Load a private key, or create it on the first start.
 
     Raises:
-        ConfigurationError: It can't be read or made, or others may read it.
+        ConfigurationError: The file cannot be read or created, or other users may read it.
     """
     if file.exists():
         return PrivateKey.load(file)
@@ -150,5 +124,5 @@ def load_key(file: Path) -> PrivateKey:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         key.save(file)
     except OSError as error:
-        raise ConfigurationError(f"the key {file} can't be made: {error.strerror}") from error
+        raise ConfigurationError(f"cannot create the key {file}: {error.strerror}") from error
     return key

@@ -1,6 +1,6 @@
 """Contract of Notifications: notify travellers and approvers.
 
-Notices to approvers are messages of the library, `perdure.approvals.notifications.ApprovalNotice`.
+Notices to approvers are messages of the library, `perdure.approvals.notifications.ApprovalNotification`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import StringConstraints
 
 from perdure import Target
-from perdure.approvals.notifications import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotification
 from services.contracts.messages import Email, Message, TripId, Write
 
 NotificationKind: TypeAlias = Literal["trip-confirmed", "trip-refused"]
@@ -45,4 +45,4 @@ class ApprovalNoticeReceipt(Message):
 
 
 notify = Target("Notifications", "notify", SendNotification, Notification)
-tell_approver = Target("Notifications", "tell_approver", ApprovalNotice, ApprovalNoticeReceipt)
+tell_approver = Target("Notifications", "tell_approver", ApprovalNotification, ApprovalNoticeReceipt)

@@ -16,13 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings
 
 from perdure import IngressClient
+from perdure.approvals.audit_log import SignatureStatus, check_approval
 from perdure.approvals.messages import ApprovalResult, ApprovalStatus
 from perdure.approvals.targets import approval_status
-from perdure.approvals.verification import VerificationSummary, check_approval
 from perdure.errors import ConfigurationError, IngressError
 from perdure.security import JournalCodec, TrustedKeys
 from perdure.security.keys import PrivateKey, PublicKey
-from perdure.security.signing_rules import SigningMode, SigningRules
+from perdure.security.signed_actions import SigningMode, SigningRules
 from services.control_plane.approvals.settings import ApprovalsSettings
 from services.control_plane.orchestrator.settings import OrchestratorSettings
 from services.data_plane.audit import AuditReport, Invariant, audit, confirmed_charges
@@ -140,7 +140,7 @@ def _mismatch(charge: ConfirmedCharge, approval: ApprovalStatus, rules: SigningR
     check = check_approval(approval, rules)
     if not check.audit_log.intact:
         return f"its approval's audit log was changed: {check.audit_log}"
-    bad = [act for act in check.acts if act.standing is VerificationSummary.BAD]
+    bad = [action for action in check.actions if action.status is SignatureStatus.BAD]
     if bad:
         return f"its approval's audit log has {bad[0]}"
     if _ordered_payment(approval.payload) != (charge.account, charge.amount_minor):
@@ -184,7 +184,7 @@ def _settings(topology: Topology, environment: Mapping[str, str]) -> tuple[int, 
         return limit, retention, SigningRules()
     is_signed = environment.get("PERDURE_ACTS") == SigningMode.SIGNED
     mode = SigningMode.SIGNED if is_signed else SigningMode.UNSIGNED
-    return limit, retention, SigningRules(mode=mode, trust=TrustedKeys(issuers=tuple(keys)))
+    return limit, retention, SigningRules(mode=mode, trusted_keys=TrustedKeys(issuers=tuple(keys)))
 
 
 def _setting(environment: Mapping[str, str], settings: type[BaseSettings], prefix: str, name: str) -> Any:

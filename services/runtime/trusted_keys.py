@@ -19,7 +19,7 @@ from pathlib import Path
 from perdure.errors import ConfigurationError
 from perdure.security import PrivateKey, PublicKey
 from perdure.security.codec import ENCRYPTION_KEYS_FILE
-from perdure.security.signing_rules import SigningMode
+from perdure.security.signed_actions import SigningMode
 from services.console.signing import load_key
 from services.protection import PROFILE
 from services.runtime.topology import Topology

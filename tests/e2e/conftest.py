@@ -12,7 +12,7 @@ from perdure.engine import LocatedEngine, locate_engine
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
-from tests.e2e.consoled import browser, console, contexts, playwright
+from tests.e2e.console_platform import browser, console, contexts, playwright
 from tests.e2e.launched import processes_of
 from tests.system.scenarios.harness import Stage, harness_environment
 

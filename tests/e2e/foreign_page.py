@@ -1,4 +1,4 @@
-"""A web page of an attacker's, in a real browser, that tries what a page can try against a server of this machine."""
+"""An attacker's web page in a browser, which attacks a server of this machine."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from playwright.sync_api import Browser, Page, Route
 
 REBOUND = "rebound.example.com"
-"""A name of the attacker's, which the browser resolves to this machine, as after DNS rebinding."""
+"""The attacker's host name, which the browser resolves to this machine, as after DNS rebinding."""
 
 BLANK = "<!doctype html><title>attack</title>"
 
-# Each attempt ends with what the page learned: the text that it could read, or the way that it failed.
+# Each attempt results in the text that the page could read, or its error.
 _ATTEMPTS = """
 async ([target, reads, acts, body]) => {
   const found = {};
-  const asked = async (name, url, options) => {
+  const attempt = async (name, url, options) => {
     try {
       const answer = await fetch(url, options);
       found[name] = answer.type === "opaque" ? "opaque" : `${answer.status} ${await answer.text()}`;
@@ -27,17 +27,17 @@ async ([target, reads, acts, body]) => {
   };
   const json = { "content-type": "application/json" };
   for (const path of reads) {
-    await asked(`read ${path}`, target + path, {});
-    await asked(`read ${path} with credentials`, target + path, { credentials: "include" });
+    await attempt(`read ${path}`, target + path, {});
+    await attempt(`read ${path} with credentials`, target + path, { credentials: "include" });
   }
   for (const path of acts) {
-    await asked(`post ${path}`, target + path, { method: "POST", headers: json, body });
-    await asked(`post ${path} with credentials`, target + path,
+    await attempt(`post ${path}`, target + path, { method: "POST", headers: json, body });
+    await attempt(`post ${path} with credentials`, target + path,
       { method: "POST", headers: json, body, credentials: "include" });
-    await asked(`simple post ${path}`, target + path, { method: "POST", body, mode: "no-cors" });
-    await asked(`beacon-like post ${path}`, target + path,
+    await attempt(`simple post ${path}`, target + path, { method: "POST", body, mode: "no-cors" });
+    await attempt(`beacon-like post ${path}`, target + path,
       { method: "POST", body: new Blob([body], { type: "text/plain" }), mode: "no-cors", keepalive: true });
-    await asked(`get ${path}`, target + path, { mode: "no-cors" });
+    await attempt(`get ${path}`, target + path, { mode: "no-cors" });
     await new Promise((done) => {
       const frame = document.createElement("iframe");
       frame.name = `frame-${Math.random()}`;
@@ -84,7 +84,7 @@ class _Attacker(BaseHTTPRequestHandler):
 
 @contextmanager
 def attackers_site() -> Iterator[str]:
-    """Serve an empty page at an origin of its own, and yield its address."""
+    """Serve an empty page at another origin, and yield its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Attacker)
     thread = Thread(target=server.serve_forever)
     thread.start()
@@ -97,13 +97,13 @@ def attackers_site() -> Iterator[str]:
 
 
 def attack(page: Page, target: str, *, reads: list[str], acts: list[str], body: str) -> dict[str, str]:
-    """Try everything from a page that is open, and return what it learned, by attempt."""
+    """Run all attempts from an open page, and return their results."""
     learned: dict[str, str] = page.evaluate(_ATTEMPTS, [target, reads, acts, body])
     return learned
 
 
 def rebound_page(browser: Browser, port: int) -> Page:
-    """Open the attacker's page under a name and port that lead to this machine by now."""
+    """Open the attacker's page under a name and port that resolve to this machine."""
     page = browser.new_page()
     address = f"http://{REBOUND}:{port}/attack"
 
@@ -115,6 +115,6 @@ def rebound_page(browser: Browser, port: int) -> Page:
     return page
 
 
-def refused(answer: str) -> bool:
-    """Tell if a page learned nothing: the browser kept the answer, or the answer is a refusal."""
+def rejected(answer: str) -> bool:
+    """Return whether an attempt failed: blocked by the browser, or rejected by the server."""
     return answer.startswith(("failed", "403 ", "405 ", "401 "))

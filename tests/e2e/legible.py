@@ -1,6 +1,6 @@
-"""A platform whose engine writes what it keeps as it is, and a search through it.
+"""A platform whose engine does not compress its data, and a search for texts in it.
 
-Compressed, the engine's data would hide a text that nobody encrypted, too.
+Compression would hide unencrypted text from the search.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from perdure.security.private_files import write_private
+from perdure.security.secrets import write_private
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 
@@ -17,7 +17,7 @@ _LEGIBLE = "rocksdb-disable-wal-compression = true\nrocksdb-disable-l0-l1-compre
 
 
 def legible_topology(home: Path, *, tracing: str | None = None) -> Topology:
-    """Return a platform's topology on free ports, with an engine that compresses nothing, and sends spans if told."""
+    """Return a topology on free ports, with an engine without compression that may send spans."""
     topology = Topology.on_free_ports(home, PlatformSettings())
     config = home / "legible.toml"
     traced = f'tracing-endpoint = "{tracing}"\n' if tracing else ""
@@ -26,7 +26,7 @@ def legible_topology(home: Path, *, tracing: str | None = None) -> Topology:
 
 
 def found_in(folder: Path, texts: Iterable[str]) -> dict[str, list[str]]:
-    """Return the files of a folder, however deep, that hold a text, by text."""
+    """Return the files in a folder that contain a text, by text."""
     contents = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return {
         text: files

@@ -1,4 +1,4 @@
-"""A console of its own, whose line to the engine can be cut, and which can be killed and come back."""
+"""A second console, which can be disconnected from the engine, stopped and killed."""
 
 from __future__ import annotations
 
@@ -19,37 +19,33 @@ from playwright.sync_api import BrowserContext
 
 from perdure._runtime.ports import free_ports
 from perdure.engine.watchdog import Watchdog
-from tests.e2e.consoled import ADMINISTRATOR, PASSWORD, Consoled
+from tests.e2e.console_platform import ADMINISTRATOR, PASSWORD, ConsolePlatform
 from tests.e2e.launched import PROGRAM
 
 
-class Line:
-    """A line to a port of this machine, which can be cut and mended.
-
-    Args:
-        to: The port.
-    """
+class TcpProxy:
+    """A TCP proxy to a local port, which can be cut."""
 
     def __init__(self, to: int) -> None:
         (self.port,) = free_ports(1)
         self._to = to
         self._open: set[socket.socket] = set()
         self._server: socketserver.ThreadingTCPServer | None = None
-        self.mend()
+        self.restore()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def mend(self) -> None:
-        """Take connections, if it does not."""
+    def restore(self) -> None:
+        """Accept connections."""
         if self._server is not None:
             return
-        line = self
+        proxy = self
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                line._carry(self.request)
+                proxy._carry(self.request)
 
         class Server(socketserver.ThreadingTCPServer):
             allow_reuse_address = True
@@ -59,7 +55,7 @@ class Line:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def cut(self) -> None:
-        """Break all connections, and refuse new ones."""
+        """Break all connections and refuse new ones."""
         if self._server is not None:
             self._server.shutdown()
             for each in list(self._open):
@@ -88,17 +84,12 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 class Outage:
-    """A console that can lose the engine, and that can be lost itself.
+    """A second console for the engine of a platform, with faults."""
 
-    Args:
-        home: Its folder.
-        consoled: The platform whose engine it shows.
-    """
-
-    def __init__(self, home: Path, consoled: Consoled) -> None:
-        env = consoled.launched.env
-        self._consoled = consoled
-        self.engine = [Line(int(env[f"PERDURE_{name}_PORT"])) for name in ("ADMIN", "INGRESS")]
+    def __init__(self, home: Path, platform: ConsolePlatform) -> None:
+        env = platform.launched.env
+        self._platform = platform
+        self.engine = [TcpProxy(int(env[f"PERDURE_{name}_PORT"])) for name in ("ADMIN", "INGRESS")]
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self._env = {
@@ -113,7 +104,7 @@ class Outage:
         self._process: subprocess.Popen[bytes] | None = None
 
     def begin(self) -> None:
-        """Start the console, if it does not run, and wait until it answers."""
+        """Start the console unless it runs, and wait until it is ready."""
         if self._process is not None:
             return
         with self._log.open("ab") as log:
@@ -121,9 +112,9 @@ class Outage:
                 [sys.executable, "-P", "-m", "services.console.main"], env=self._env, stdout=log, stderr=log
             )
         self._watchdog.watch(self._process.pid)
-        self._consoled.until(self._answers, "console that answers", within=60)
+        self._platform.until(self._is_ready, "ready console", within=60)
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             return httpx.get(f"{self.url}/ready", trust_env=False).is_success
         except httpx.TransportError:
@@ -137,8 +128,8 @@ class Outage:
             self._process = None
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Have the console stand still, as long as the context lasts: its connections stay, and nothing answers."""
+    def stopped(self) -> Iterator[None]:
+        """Stop the console for the duration of the block: connections stay open without responses."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
         try:
@@ -147,24 +138,24 @@ class Outage:
             os.kill(self._process.pid, signal.SIGCONT)
 
     def cut(self) -> None:
-        """Cut the console off from the engine."""
-        for line in self.engine:
-            line.cut()
+        """Disconnect the console from the engine."""
+        for proxy in self.engine:
+            proxy.cut()
 
     def restore(self) -> None:
-        """Have the console run, with a line to the engine."""
-        for line in self.engine:
-            line.mend()
+        """Reconnect the engine, and start the console unless it runs."""
+        for proxy in self.engine:
+            proxy.restore()
         self.begin()
 
     def end(self) -> None:
-        """End all of it."""
+        """Stop everything."""
         self.kill()
         self._watchdog.dismiss()
         self.cut()
 
     def add_administrator(self) -> None:
-        """Make an administrator."""
+        """Add an administrator."""
         subprocess.run(
             [PROGRAM, "console", "admin", "--name", ADMINISTRATOR, "--role", "approver", "--password-stdin"],
             env=self._env,
@@ -174,8 +165,8 @@ class Outage:
             timeout=60,
         )
 
-    def let_in(self, context: BrowserContext) -> None:
-        """Sign the administrator in."""
+    def sign_in(self, context: BrowserContext) -> None:
+        """Sign in as administrator."""
         credentials = {"name": ADMINISTRATOR, "password": PASSWORD}
         answer = httpx.post(f"{self.url}/api/session", json=credentials, trust_env=False, timeout=30)
         context.add_cookies(

@@ -1,4 +1,4 @@
-"""Approvals on the running platform, where acts are signed: by command, by link, left alone, and after a kill -9."""
+"""Signed approvals on a running platform: by command, by link, after timeouts and kills."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def key_of(actor: str, issuer: PrivateKey) -> ActorKey:
 
 @dataclass
 class Office:
-    """A platform where acts are signed, and people with keys.
+    """A platform that requires signed actions, and approvers with keys.
 
     Args:
-        stage: The platform.
-        folder: Where the keys are.
-        issuer: The public key that people are vouched for with.
-        people: Their names, and their issuers, by the names of their keys.
-        forgotten: A trip that nobody is going to decide about.
-        box: Where mail to approvers arrives.
+        stage: The harness.
+        folder: The folder of the keys.
+        issuer: The public key of the issuer.
+        people: The name and issuer of each approver, by key name.
+        forgotten: A trip whose approval times out.
+        box: The mailbox of approvers.
     """
 
     stage: Stage
@@ -88,13 +88,13 @@ class Office:
         )
 
     def key(self, name: str) -> str:
-        """Issue a person's key, which no earlier revocation ends; return its file."""
+        """Issue a new key after any revocation, and return its file."""
         path = self.folder / f"{name}-{uuid4().hex}.key"
         key_of(*self.people[name]).save(path)
         return str(path)
 
     async def waiting_trip(self) -> str:
-        """Book a trip over the limit; return its id once it waits for an approval."""
+        """Book a trip over the limit, and return its ID once its approval is open."""
         trip_id = new_trip_id()
         await self.stage.send(trip_id, COSTLY)
         await self.stage.until_step(trip_id, "approval")
@@ -113,7 +113,7 @@ class Office:
         return await self.stage.ingress.call(approval_status, key=trip_id)
 
     async def verified(self, trip_id: str, *acts: str) -> None:
-        """Check with the command that an audit log is as it was written, and who signed what in it."""
+        """Verify the chain and the signatures of an audit log with the command."""
         entries = len((await self.status(trip_id)).audit_log)
         answer = await self.perdure("verify", trip_id)
         chain, *lines = answer.stdout.splitlines()
@@ -121,7 +121,7 @@ class Office:
         assert [line.partition(": ")[2] for line in lines[: len(acts)]] == list(acts)
 
     async def notices(self, approval_id: str) -> dict[tuple[str, str], str]:
-        """Return what people were told of an approval: texts by kind and recipient."""
+        """Return the notifications about an approval: texts by kind and recipient."""
         database = Database(self.stage.platform.topology.database_url)
         try:
             async with database.snapshot() as connection:
@@ -170,7 +170,7 @@ async def office(
     platform = Platform(topology, engine, report=print, environment=environment)
     try:
         await platform.start()
-        # Where acts are signed, a trip over the limit needs a caller who is known.
+        # Signed actions require an authenticated caller for trips over the limit.
         async with Stage.on(platform, key_of(*olga)) as stage:
             office = Office(stage, folder, issuer.public.id, people, new_trip_id(), box)
             await stage.send(office.forgotten, COSTLY)
@@ -179,7 +179,7 @@ async def office(
         await platform.stop(asyncio.Event())
 
 
-async def test_a_trip_is_approved_with_a_key_file_and_its_audit_log_verifies(office: Office):
+async def test_approve_with_key_file(office: Office):
     trip_id = await office.waiting_trip()
     listed = json.loads((await office.perdure("list", "--person", ADA, "--json")).stdout)
     assert trip_id in [item["approval_id"] for item in listed["items"]]
@@ -190,9 +190,9 @@ async def test_a_trip_is_approved_with_a_key_file_and_its_audit_log_verifies(off
         ("approve", trip_id, "--actor", ADA): "must be signed",
         ("approve", trip_id, "-k", office.key("mallory")): "issuer that isn't trusted",
         ("approve", trip_id, "-k", office.key("eve")): "not among the approvers",
-        ("approve", trip_id): "who acts?",
-        ("approve", "nothing", "-k", office.key("ada")): "no approval 'nothing' has been opened",
-        ("delegate", trip_id, "--to", "x", "--until", "soon", "-k", office.key("ada")): "neither a moment",
+        ("approve", trip_id): "no actor: pass",
+        ("approve", "nothing", "-k", office.key("ada")): "approval 'nothing' has not been opened",
+        ("delegate", trip_id, "--to", "x", "--until", "soon", "-k", office.key("ada")): "neither a time",
     }.items():
         answer = await office.perdure(*words)
         assert answer.returncode == 1, words
@@ -214,7 +214,7 @@ async def test_a_trip_is_approved_with_a_key_file_and_its_audit_log_verifies(off
     await office.verified(trip_id, f"approve by {ADA}: signed")
 
 
-async def test_a_audit_log_that_was_changed_shows(office: Office):
+async def test_verification_detects_changed_audit_log(office: Office):
     trip_id = await office.waiting_trip()
     assert (await office.perdure("reject", trip_id, "-k", office.key("ada"), "-m", "too much")).returncode == 0
     assert await office.stage.result(trip_id) == "403 approval_rejected at approval, rolled_back"
@@ -236,21 +236,21 @@ async def test_a_audit_log_that_was_changed_shows(office: Office):
     found = await eventually(shows, what="a broken chain")
     assert found.returncode == 1
     assert f"entry {int(name.removeprefix('audit_log/'))} of " in found.stdout
-    assert "it, or what is before it, was changed" in found.stdout
+    assert "its hash differs" in found.stdout
 
 
-async def test_a_kill_of_the_service_loses_nothing(office: Office):
+async def test_approval_survives_kill_of_service(office: Office):
     trip_id, platform = await office.waiting_trip(), office.stage.platform
     until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     delegated = await office.perdure("delegate", trip_id, "--to", "cy", "--until", until, "-k", office.key("ada"))
-    assert "cy may decide in the place of ada.lead@example.com" in delegated.stdout
+    assert "cy may vote on behalf of ada.lead@example.com" in delegated.stdout
     await platform.kill("approvals")
     waiting = asyncio.create_task(office.perdure("approve", trip_id, "-k", office.key("ada")))
     await platform.restart("approvals")
     assert (await waiting).returncode == 0
     assert await office.stage.result(trip_id) == "confirmed"
     status = await office.status(trip_id)
-    assert [(entry.act, entry.actor) for entry in status.audit_log if entry.actor is not None] == [
+    assert [(entry.action, entry.actor) for entry in status.audit_log if entry.actor is not None] == [
         ("open", "olga@example.com"),
         ("delegate", ADA),
         ("approve", ADA),
@@ -258,7 +258,7 @@ async def test_a_kill_of_the_service_loses_nothing(office: Office):
     await office.verified(trip_id, f"delegate by {ADA}: signed", f"approve by {ADA}: signed")
 
 
-async def test_mailed_link_decides_and_is_kept_nowhere(office: Office):
+async def test_mailed_link_decides_and_is_not_stored(office: Office):
     trip_id = await office.waiting_trip()
 
     async def asked() -> str | None:
@@ -285,7 +285,7 @@ async def test_mailed_link_decides_and_is_kept_nowhere(office: Office):
 
 
 def token_of(text: str, trip_id: str) -> str | None:
-    """Return the token of the link in a mail, if it is about a trip."""
+    """Return the token of the link in a mail about a trip."""
     token = text.rpartition("https://console.example.com/l/")[2].strip()
     content = base64url_decode(token.partition(".")[0]).decode()
     return token if f'"approval_id":"{trip_id}"' in content else None
@@ -311,7 +311,7 @@ async def test_link_command_prints_a_link(office: Office):
     refused = await office.perdure("approve", trip_id, "-k", as_old_as_the_link)
     assert refused.returncode == 1
     assert "the credential was issued before the rights" in refused.stderr
-    for words_, sentence in {("revoke-links",): "whose links?", ("revoke-links", trip_id): "who acts?"}.items():
+    for words_, sentence in {("revoke-links",): "no links", ("revoke-links", trip_id): "no actor: pass"}.items():
         answer = await office.perdure(*words_)
         assert (answer.returncode, sentence in answer.stderr) == (1, True)
     last = (await office.perdure("link", trip_id, *words)).stdout.strip().rpartition("/")[2]
@@ -321,7 +321,7 @@ async def test_link_command_prints_a_link(office: Office):
 
 
 async def test_forged_completion_confirms_no_trip(office: Office):
-    """With one request of somebody who knows the trip's id, and nothing else."""
+    # The attacker needs only the ID of the trip.
     trip_id, url = await office.waiting_trip(), office.stage.platform.topology.ingress_url
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
         sent = await http.post(f"/Trips/{trip_id}/run/send", json=COSTLY.model_dump(mode="json"))
@@ -366,13 +366,13 @@ async def test_audit_finds_a_trip_without_approval(office: Office):
         await charge(50_000)
 
 
-async def test_an_approval_left_alone_reminds_escalates_and_times_out(office: Office):
+async def test_undecided_approval_escalates_and_times_out(office: Office):
     assert await office.stage.result(office.forgotten) == "408 approval_timeout, rolled_back"
-    acts = [entry.act for entry in (await office.status(office.forgotten)).audit_log]
+    acts = [entry.action for entry in (await office.status(office.forgotten)).audit_log]
     assert (acts[0], acts[-1]) == ("open", "expire")
     assert acts[1:-1] == ["remind", "remind", "escalate", "remind", "remind"]
     told = await office.notices(office.forgotten)
     assert set(told) >= {("asked", ADA), ("reminder", ADA), ("escalated", BOSS), ("reminder", BOSS)}
-    assert "was not decided in time, and now waits for you" in told["escalated", BOSS]
+    assert "Approval escalated to you" in told["escalated", BOSS]
     await office.verified(office.forgotten)
     assert await office.stage.audit() == "holds"

@@ -1,4 +1,4 @@
-"""The console's JSON API against its own OpenAPI description, on a real platform; and a saga's events."""
+"""The console's JSON API against its OpenAPI document, and event streams, on a running platform."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 from examples.s12_status.app import orders
 from perdure.serving import build_app
 from perdure.testing.served import ServedApp
-from tests.e2e.consoled import ADMINISTRATOR, Consoled
+from tests.e2e.console_platform import ADMINISTRATOR, ConsolePlatform
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -35,8 +35,8 @@ CHECKS: list[Any] = [
 ]
 EXAMPLES = settings.default.max_examples // 8
 
-# Not played with at random: what ends the session that asks or changes who may ask, and what streams.
-LEFT_OUT = {
+# Not fuzzed: operations that end the session or change its rights, and streams.
+EXCLUDED = {
     "sign_out",
     "sign_out_everywhere",
     "change_password",
@@ -48,28 +48,28 @@ LEFT_OUT = {
 }
 
 
-def test_no_answer_to_whatever_is_asked_is_a_fault_or_undescribed(console: Consoled):
+def test_responses_conform_to_openapi(console: ConsolePlatform):
     console.trip("described", amount_minor=250_000)
     console.until(lambda: console.api("GET", "/api/approvals/described").status_code == 200, "approval")
     headers = {"authorization": f"Bearer {console.token()}"}
     description = httpx.get(f"{console.url}/api/openapi.json", trust_env=False).json()
     operations = [found.ok() for found in schemathesis.openapi.from_dict(description).get_all_operations()]
     names = {each.definition.raw["operationId"] for each in operations}
-    assert names >= LEFT_OUT
+    assert names >= EXCLUDED
     assert len(names) > 25
     statuses: dict[str, set[int]] = {}
     with requests.Session() as session:
         session.trust_env = False
         for operation in operations:
             name = operation.definition.raw["operationId"]
-            if name in LEFT_OUT:
+            if name in EXCLUDED:
                 continue
             for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-                if mode is GenerationMode.NEGATIVE and not _can_be_wrong(operation):
+                if mode is GenerationMode.NEGATIVE and not _accepts_input(operation):
                     continue
 
-                statuses.setdefault(name, set()).update(_ask(operation, mode, console.url, session, headers))
-    # It was not only refused: what lists and shows has answered, and nobody was signed out on the way.
+                statuses.setdefault(name, set()).update(_fuzz(operation, mode, console.url, session, headers))
+    # Queries have succeeded, and the session has not ended.
     for name in (
         "overview",
         "list_alerts",
@@ -78,17 +78,17 @@ def test_no_answer_to_whatever_is_asked_is_a_fault_or_undescribed(console: Conso
         "list_dead_letters",
         "list_services",
         "list_users",
-        "me",
+        "account",
     ):
         assert 200 in statuses[name], (name, statuses[name])
     assert not any(status == 401 for name, found in statuses.items() if name != "sign_in" for status in found)
     assert 404 in statuses["show_saga"]
 
 
-def _ask(
+def _fuzz(
     operation: Any, mode: GenerationMode, url: str, session: requests.Session, headers: dict[str, str]
 ) -> set[int]:
-    """Ask an operation in many ways, right ones or wrong ones; return the statuses of the answers."""
+    """Call an operation with generated valid or invalid requests, and return the statuses."""
     statuses: set[int] = set()
 
     @settings(
@@ -101,20 +101,20 @@ def _ask(
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(mode))
-    def ask(case: Any) -> None:
+    def call(case: Any) -> None:
         answer = case.call_and_validate(base_url=url, session=session, headers=headers, checks=CHECKS, timeout=60)
         statuses.add(answer.status_code)
 
-    ask()
+    call()
     return statuses
 
 
-def _can_be_wrong(operation: Any) -> bool:
+def _accepts_input(operation: Any) -> bool:
     return bool(operation.body) or any(True for _ in operation.iter_parameters())
 
 
-def watched(console: Consoled, workflow: str) -> Iterator[tuple[str, str]]:
-    """Watch a workflow, and give its events as they come."""
+def watched(console: ConsolePlatform, workflow: str) -> Iterator[tuple[str, str]]:
+    """Yield the events of a workflow's stream."""
     headers = {"authorization": f"Bearer {console.token()}"}
     with (
         httpx.Client(trust_env=False, timeout=30) as http,
@@ -129,7 +129,7 @@ def watched(console: Consoled, workflow: str) -> Iterator[tuple[str, str]]:
                 yield name, line.removeprefix("data: ")
 
 
-def test_a_sagas_status_is_streamed_until_it_is_over(console: Consoled):
+def test_stream_saga_until_its_end(console: ConsolePlatform):
     console.trip("watched", amount_minor=250_000)
     console.until(lambda: console.api("GET", "/api/approvals/watched").status_code == 200, "approval")
     events: list[tuple[str, str]] = []
@@ -142,16 +142,16 @@ def test_a_sagas_status_is_streamed_until_it_is_over(console: Consoled):
             assert answer.status_code == 200, answer.text
             assert answer.json()["signed"] is True
     *states, last = events
-    assert last == ("end", "over")
+    assert last == ("end", "final")
     phases = [json.loads(data)["status"]["phase"] for name, data in states if name == "status"]
     assert phases[0] == "running"
     assert phases[-1] == "completed"
     timeline = json.loads(states[-1][1])["timeline"]
     assert [step["step"] for step in timeline["steps"]] == ["order", "flight", "hotel", "approval", "payment"]
-    assert console.api("GET", "/api/sagas/nobody/events").status_code == 404
+    assert console.api("GET", "/api/sagas/unknown/events").status_code == 404
 
 
-def test_what_a_workflow_without_steps_writes_of_itself_is_streamed_until_it_is_over(console: Consoled):
+def test_stream_workflow_without_steps(console: ConsolePlatform):
     def statuses(order: str, at_payment: Callable[[], object]) -> list[dict[str, Any]]:
         console.ask(f"/Orders/{order}/run/send", order)
         console.until(lambda: console.api("GET", f"/api/sagas/{order}").status_code == 200, order)
@@ -176,8 +176,7 @@ def test_what_a_workflow_without_steps_writes_of_itself_is_streamed_until_it_is_
     assert (killed[-1]["phase"], killed[-1]["error"], killed[-1]["is_complete"]) == ("failed", "killed", True)
 
 
-def test_what_a_handler_refuses_is_told_with_its_own_words(console: Consoled):
-    """Also: an approver's own trip, a decision that came too late, and what is no dead letter."""
+def test_rejections_of_handlers_are_passed_on(console: ConsolePlatform):
     console.trip("twice", amount_minor=250_000)
     console.until(lambda: console.api("GET", "/api/approvals/twice").status_code == 200, "approval")
     wrong = {"reason": "", "payload_digest": "0" * 64}
@@ -194,7 +193,7 @@ def test_what_a_handler_refuses_is_told_with_its_own_words(console: Consoled):
     assert (denied.status_code, denied.json()["role"]) == (403, "operator")
 
 
-def test_a_paused_invocation_is_seen_with_its_reason_and_resumed(console: Consoled):
+def test_resume_and_cancel_paused_invocation(console: ConsolePlatform):
     console.trip("halts", amount_minor=250_000)
     paused = console.pause("halts")
 
@@ -204,9 +203,9 @@ def test_a_paused_invocation_is_seen_with_its_reason_and_resumed(console: Consol
         return found
 
     console.until(lambda: [each["status"] for each in stuck()] == ["paused"], "paused trip")
-    assert stuck()[0]["reason"] == "paused by hand, or after its last try"
-    others_too = console.api("GET", "/api/sagas?phase=paused").json()["items"]  # of the pages' tests
-    (found,) = (each for each in others_too if each["key"] == "halts")
+    assert stuck()[0]["reason"] == "paused by an operator, or after the last attempt"
+    paused_sagas = console.api("GET", "/api/sagas?phase=paused").json()["items"]  # includes those of test_console.py
+    (found,) = (each for each in paused_sagas if each["key"] == "halts")
     assert console.api("GET", "/api/sagas?search=halts&service=Trips").json()["items"] == [found]
     assert console.api("GET", "/api/sagas?search=nowhere").json()["items"] == []
     assert console.api("GET", "/api/overview").json()["paused"] >= 1
@@ -217,14 +216,14 @@ def test_a_paused_invocation_is_seen_with_its_reason_and_resumed(console: Consol
     console.until(lambda: stuck() == [], "end of the pause")
     assert console.api("POST", f"{path}/cancel", body={"reason": "not wanted"}).status_code == 204
     console.until(lambda: console.phase("halts") == "cancelled", "end of the trip")
-    logged = console.api("GET", "/api/people/acts").json()[:2]
-    assert [(each["actor"], each["act"], each["details"]) for each in logged] == [
+    logged = console.api("GET", "/api/users/actions").json()[:2]
+    assert [(each["actor"], each["action"], each["details"]) for each in logged] == [
         ("grace@example.com", "cancel", "Trips/halts/run: not wanted"),
         ("grace@example.com", "resume", "Trips/halts/run: go on"),
     ]
 
 
-def test_a_schedule_whatever_its_name_is_steered_by_an_operator_who_signs(console: Consoled):
+def test_act_on_schedule_with_signature(console: ConsolePlatform):
     name = "trips/nächtlich"
     console.schedule(name)
     path = f"/api/schedules/{quote(name)}"
@@ -237,35 +236,35 @@ def test_a_schedule_whatever_its_name_is_steered_by_an_operator_who_signs(consol
     assert entry["proof"]["credential"]["actor"] == ADMINISTRATOR
     assert console.api("POST", f"{path}/resume", body={}).json()["state"] == "active"
 
-    shown = console.api("GET", path).json()["shown"]
+    digest = console.api("GET", path).json()["digest"]
     console.schedule(name, cron="* * * * *")
-    late = console.api("POST", f"{path}/trigger", body={"shown": shown})
-    assert (late.status_code, late.json()["code"]) == (409, "changed"), "nobody starts what they have not seen"
+    late = console.api("POST", f"{path}/trigger", body={"digest": digest})
+    assert (late.status_code, late.json()["code"]) == (409, "changed")
     headers = {"authorization": f"Bearer {console.token()}"}
     form = httpx.post(
-        f"{console.url}/schedules/{quote(name)}/trigger", data={"shown": shown}, headers=headers, trust_env=False
+        f"{console.url}/schedules/{quote(name)}/trigger", data={"digest": digest}, headers=headers, trust_env=False
     )
-    assert (form.status_code, "has changed since you looked" in form.text) == (409, True)
-    all_there_are = console.api("GET", "/api/schedules").json()["items"]  # the pages' tests left some
-    (listed,) = (each for each in all_there_are if each["name"] == name)
+    assert (form.status_code, "has changed; check it" in form.text) == (409, True)
+    schedules = console.api("GET", "/api/schedules").json()["items"]  # includes those of test_console.py
+    (listed,) = (each for each in schedules if each["name"] == name)
     assert listed["spec"]["cron"] == "* * * * *"
-    again = console.api("POST", f"{path}/pause", body={"shown": listed["shown"]})
+    again = console.api("POST", f"{path}/pause", body={"digest": listed["digest"]})
     assert (again.status_code, again.json()["state"]) == (200, "paused")
     assert console.api("POST", f"{path}/remove", body={}).status_code == 200
     assert console.api("GET", path).status_code == 404
     assert console.api("POST", f"{path}/remove", body={}).status_code == 404
 
 
-def test_the_command_line_makes_administrators_and_says_what_is_wrong(console: Consoled):
+def test_add_administrators_by_command(console: ConsolePlatform):
     again = console.run("admin", "--name", "GRACE@example.com", "--password-stdin")
     assert (again.returncode, again.stderr) == (
         1,
-        "perdure-platform console: there is a person 'grace@example.com' already\n",
+        "perdure-platform console: user 'grace@example.com' already exists\n",
     )
     weak = console.run("admin", "--name", "eve@example.com", "--password-stdin", password="short")  # noqa: S106
     assert weak.returncode == 1
-    assert "a password has 12 to 200 characters; this one has 5" in weak.stderr
+    assert "a password needs 12 to 200 characters; this one has 5" in weak.stderr
     made = console.run("admin", "--name", "second@example.com", "--group", "finance", "--password-stdin")
-    assert (made.returncode, made.stdout) == (0, f"second@example.com may sign in at {console.url} now\n")
-    people = {each["name"]: each for each in console.api("GET", "/api/people").json()}
-    assert people["second@example.com"]["groups"] == ["finance"]
+    assert (made.returncode, made.stdout) == (0, f"Administrator second@example.com added. Sign in at {console.url}\n")
+    users = {each["name"]: each for each in console.api("GET", "/api/users").json()}
+    assert users["second@example.com"]["groups"] == ["finance"]

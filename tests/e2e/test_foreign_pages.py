@@ -1,4 +1,4 @@
-"""Web pages of another origin, in Chromium: they can neither read nor act, at any port of the platform."""
+"""Web pages of another origin in Chromium, which must neither read nor act at any port of the platform."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Playwright
 
 from perdure.testing.server import RestateServer
 from services.runtime.booking import ORDINARY
-from tests.e2e.consoled import CHROMIUM, Consoled
-from tests.e2e.foreign_page import REBOUND, attack, attackers_site, rebound_page, refused
+from tests.e2e.console_platform import CHROMIUM, ConsolePlatform
+from tests.e2e.foreign_page import REBOUND, attack, attackers_site, rebound_page, rejected
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -31,7 +31,7 @@ QUERY = json.dumps({"query": "select target from sys_invocation"})
 
 @pytest.fixture(scope="module")
 def rebinding_browser(playwright: Playwright) -> Iterator[Browser]:
-    """Chromium for which a name of the attacker's leads to this machine."""
+    """Chromium that resolves a name of the attacker to this machine."""
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     rules = [f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"]
     launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=[*sandbox, *rules])
@@ -46,8 +46,8 @@ def site() -> Iterator[str]:
 
 
 @pytest.fixture(params=["ingress", "admin", "service"])
-def target(request: pytest.FixtureRequest, console: Consoled) -> tuple[str, dict[str, list[str]], str]:
-    """Where the page attacks, with what it asks for, and the body that it sends."""
+def target(request: pytest.FixtureRequest, console: ConsolePlatform) -> tuple[str, dict[str, list[str]], str]:
+    """The attacked port, the paths, and the request body."""
     setting, paths, body = {
         "ingress": ("PERDURE_INGRESS_PORT", INGRESS, ORDER),
         "admin": ("PERDURE_ADMIN_PORT", ADMIN, QUERY),
@@ -56,8 +56,8 @@ def target(request: pytest.FixtureRequest, console: Consoled) -> tuple[str, dict
     return console.launched.env[setting], paths, body
 
 
-def stolen(console: Consoled) -> list[str]:
-    """Return what was ever started under the attacker's key."""
+def stolen(console: ConsolePlatform) -> list[str]:
+    """Return the invocations under the attacker's key."""
     rows = httpx.post(
         f"http://127.0.0.1:{console.launched.env['PERDURE_ADMIN_PORT']}/query",
         json={"query": "select target from sys_invocation where target_service_key = 'stolen'"},
@@ -73,8 +73,8 @@ def test_foreign_page_neither_reads_nor_acts(console, browser, site, target, hos
     page.goto(site)
     learned = attack(page, f"http://{host}:{port}", **paths, body=body)
     page.close()
-    told = {what: answer for what, answer in learned.items() if answer != "opaque" and not refused(answer)}
-    assert told == {}
+    leaks = {attempt: answer for attempt, answer in learned.items() if answer != "opaque" and not rejected(answer)}
+    assert leaks == {}
     assert stolen(console) == []
 
 
@@ -83,8 +83,8 @@ def test_rebound_page_neither_reads_nor_acts(console, rebinding_browser, target)
     page = rebound_page(rebinding_browser, int(port))
     learned = attack(page, f"http://{REBOUND}:{port}", **paths, body=body)
     page.close()
-    told = {what: answer for what, answer in learned.items() if answer != "opaque" and not refused(answer)}
-    assert told == {}
+    leaks = {attempt: answer for attempt, answer in learned.items() if answer != "opaque" and not rejected(answer)}
+    assert leaks == {}
     assert stolen(console) == []
 
 
@@ -105,7 +105,7 @@ def test_engine_ui_works_in_browser(console, browser):
 
 
 def test_bare_engine_shows_that_attack_works(pytestconfig, browser, site):
-    """Without the proxy the same page reads, so the tests above would notice a hole."""
+    """The same page reads without the proxy, so the tests above can fail."""
     with RestateServer(install_dir=Path(pytestconfig.rootpath) / ".local" / "engine") as server:
         page = browser.new_page()
         page.goto(site)

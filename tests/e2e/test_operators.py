@@ -1,4 +1,4 @@
-"""What an operator types when a saga needs attention, on the running platform."""
+"""Commands for sagas that need attention, on a running platform."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ async def on(perdure: Perdure, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 async def listed_as(perdure: Perdure, trip_id: str, *options: str) -> str | None:
-    """Return where a saga stands in the list of sagas; None when it isn't there."""
+    """Return the phase of a saga in the list of sagas; None if it is not listed."""
     listed = await on(perdure, "sagas", "list", "--limit", "1000", "--json", *options)
     assert listed.returncode == 0, listed.stderr
     return next((each["phase"] for each in json.loads(listed.stdout)["items"] if each["key"] == trip_id), None)
 
 
-async def test_a_dead_letter_is_listed_looked_at_annotated_and_redriven(stage: Stage, perdure: Perdure):
+async def test_redrive_dead_letter_by_command(stage: Stage, perdure: Perdure):
     trip_id = new_trip_id()
     await stage.book(trip_id, order(hotel="Fortress", account="acct-declined"))
     letter = f"{trip_id}/3"
@@ -95,7 +95,7 @@ async def test_a_dead_letter_is_listed_looked_at_annotated_and_redriven(stage: S
     assert "Traceback" not in late.stderr
 
 
-async def test_a_booked_trip_is_shown_without_a_rollback(stage: Stage, perdure: Perdure):
+async def test_show_booked_trip(stage: Stage, perdure: Perdure):
     trip_id = new_trip_id()
     await stage.book(trip_id, ORDINARY)
     shown = await on(perdure, "sagas", "show", trip_id)
@@ -104,7 +104,7 @@ async def test_a_booked_trip_is_shown_without_a_rollback(stage: Stage, perdure: 
     assert "Payments/charge" in shown.stdout
 
 
-async def test_a_trip_that_waits_for_people_says_where_they_are_asked(stage: Stage, perdure: Perdure):
+async def test_show_trip_that_waits_for_approval(stage: Stage, perdure: Perdure):
     trip_id = new_trip_id()
     await stage.send(trip_id, order(amount_minor=500_000))
 
@@ -121,7 +121,7 @@ async def test_a_trip_that_waits_for_people_says_where_they_are_asked(stage: Sta
     assert (await on(perdure, "approvals", "reject", trip_id)).returncode == 0
 
 
-async def test_what_does_not_exist_or_does_not_fit_is_one_sentence(perdure: Perdure):
+async def test_errors_are_one_line(perdure: Perdure):
     for words, sentence in {
         ("sagas", "show", "nobody"): "there is no saga 'nobody'",
         ("dead-letters", "show", "nobody/1"): "dead letter 'nobody/1' does not exist",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from tests.e2e.consoled import ADMINISTRATOR, Consoled
+from tests.e2e.console_platform import ADMINISTRATOR, ConsolePlatform
 
 # Symbolic links have no mode of their own.
 NO_MODE = stat.S_ISLNK
@@ -21,7 +21,7 @@ def open_to_others(folder: Path) -> list[str]:
     return found
 
 
-def test_running_platform_writes_for_its_user_alone(console: Consoled):
+def test_running_platform_writes_for_its_user_alone(console: ConsolePlatform):
     console.trip("madeira", amount_minor=250_000)
     console.until(lambda: console.api("GET", "/api/approvals/madeira").status_code == 200, "approval")
     console.until(lambda: console.api("GET", "/api/approvals").json()["total"] >= 1, "approval in the inbox")

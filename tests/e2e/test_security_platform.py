@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from perdure.security import PrivateKey
-from services.console.engine import Engine
-from services.console.gateway.directory import Directory
+from services.console.engine import EngineClient
+from services.gateway.directory import Directory
 from services.runtime.platform import Platform
 from services.runtime.topology import ENGINE, SERVICES, Topology
 from tests.support import eventually
@@ -101,8 +101,8 @@ async def test_what_is_public_is_listed_and_nothing_else_is(platform: Platform):
 
 
 async def test_what_only_reads_is_marked_and_nothing_else_is(platform: Platform):
-    async with Engine.open(platform.topology.ingress_url, platform.topology.admin_url) as engine:
-        known = await Directory(engine).known()
+    async with EngineClient.open(platform.topology.ingress_url, platform.topology.admin_url) as engine:
+        known = await Directory(engine).handlers()
     assert known.public == PUBLIC
     assert known.reading == READING
 

@@ -1,4 +1,4 @@
-"""Untrusted text in a real browser: the words around a value keep their order."""
+"""Untrusted text in a browser, which must not reorder the words around it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 from playwright.sync_api import Browser
 
-from services.console.pages.render import fragment
+from services.console.rendering import fragment
 
-# Where the letters of the sentence after the name stand, from left to right.
-_WHERE = """() => {
+# The letters of the sentence after the name, with their horizontal positions.
+_POSITIONS = """() => {
   const walker = document.createTreeWalker(document.querySelector("p"), NodeFilter.SHOW_TEXT);
   const found = [];
   for (let node = walker.nextNode(); node !== null; node = walker.nextNode()) {
@@ -27,15 +27,15 @@ _WHERE = """() => {
 
 
 @pytest.mark.parametrize("actor", ["עדה", "ada\u202e", "\u2067ada", "ada\u2066", "عمر"])
-def test_a_name_does_not_reorder_its_sentence(browser: Browser, actor: str):
+def test_name_does_not_reorder_sentence(browser: Browser, actor: str):
     receipt = SimpleNamespace(act="approve", actor=actor, reason="12 of 34", status="approved")
     page = browser.new_page()
     try:
         page.set_content(fragment("_decided.html", receipt=receipt))
-        letters = page.evaluate(_WHERE)
+        letters = page.evaluate(_POSITIONS)
     finally:
         page.close()
     ours = [(letter, left) for letter, left in letters if letter.isascii()]
     text = "".join(letter for letter, _ in ours)
-    sentence = ours[text.index(": 12 of 34. It is approved now.") :]
+    sentence = ours[text.index(": 12 of 34. Status: approved.") :]
     assert [left for _, left in sentence] == sorted(left for _, left in sentence)

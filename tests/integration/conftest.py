@@ -9,8 +9,8 @@ import pytest
 from perdure.observability.logging import LoggingConfig, configure_logging
 from perdure.security import SigningMode, SigningRules, TrustedKeys, set_signing_rules
 from perdure.testing import Restate
+from tests.integration.actor_keys import ISSUER
 from tests.integration.saga_bench import Bench
-from tests.integration.signing_people import ISSUER
 from tests.support import Recording
 
 
@@ -36,7 +36,7 @@ def logged() -> Iterator[io.StringIO]:
 
 @pytest.fixture
 def signed_acts() -> Iterator[None]:
-    """Acts have to be signed, by whom the issuer of `signing_people` vouches for."""
-    set_signing_rules(SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,))))
+    """Require actions signed with keys of `actor_keys`."""
+    set_signing_rules(SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,))))
     yield
     set_signing_rules(None)

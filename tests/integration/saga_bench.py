@@ -183,7 +183,7 @@ async def forget_runs(admin: AdminClient, key: str) -> None:
         )
         for row in rows:
             if row["status"] == "completed":
-                await admin.act(row["id"], "purge")
+                await admin.control_invocation(row["id"], "purge")
         return not rows
 
     await eventually(forgotten, what="key that is free again")

@@ -1,4 +1,4 @@
-"""A service in a process of its own, to test how a process stops: ``python serving_process.py PORT FILE [GRACE]``."""
+"""Service process for tests of its stop: ``python serving_process.py PORT FILE [GRACE]``."""
 
 from __future__ import annotations
 

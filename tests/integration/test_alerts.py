@@ -61,8 +61,8 @@ async def test_alert_is_sent_once_and_resolved(scene):
     assert all(alert.since is not None and alert.handler == "go" for alert in listed)
 
     on.patient.works.set()
-    await on.admin.act(paused, "resume")
-    await on.admin.act(killed, "kill")
+    await on.admin.control_invocation(paused, "resume")
+    await on.admin.control_invocation(killed, "kill")
 
     async def ended() -> bool:
         seen = await on.conditions()
@@ -94,7 +94,7 @@ async def test_repeated_failure_raises_one_alert(scene):
     assert (notification.event, notification.alert.id) == ("alert.raised", name)
     assert "the wire is cut, again" in notification.alert.reason
 
-    await on.admin.act(invocation, "kill")
+    await on.admin.control_invocation(invocation, "kill")
     await on.until_detected(f"killed/{invocation}")
     await on.scan()
     assert summary(await on.notified(3)) == {
@@ -120,7 +120,7 @@ async def test_hundreds_of_invocations_raise_group_alert(scene):
 
     # A group alert is not repeated for each invocation. A kill is another condition.
     for each in ids[:20]:
-        await on.admin.act(each, "kill")
+        await on.admin.control_invocation(each, "kill")
     later = await on.ingress.send(on.patient.target())
     await on.until_detected(f"paused/{later}", *(f"killed/{each}" for each in ids[:20]))
     await on.scan()
@@ -130,7 +130,7 @@ async def test_hundreds_of_invocations_raise_group_alert(scene):
 
     on.patient.works.set()
     left = [*ids[20:], later]
-    await asyncio.gather(*(on.admin.act(each, "resume") for each in left))
+    await asyncio.gather(*(on.admin.control_invocation(each, "resume") for each in left))
 
     async def all_resumed() -> bool:
         return not {f"paused/{each}" for each in left} & await on.conditions()

@@ -1,4 +1,4 @@
-"""Approvals on a real engine, in all three modes: deciding, racing, timing out, withdrawing, inboxes, bad input."""
+"""Approvals on a real engine: votes, races, timeouts, withdrawal, inboxes and bad input."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ import pytest
 import pytest_asyncio
 
 from perdure import Target
-from perdure.approvals.inbox_messages import InboxQuery
-from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, DecisionReceipt, DecisionRequest, StageEnd
+from perdure.approvals.messages import (
+    ApprovalOutcome,
+    ApprovalResult,
+    DecisionReceipt,
+    DecisionRequest,
+    InboxQuery,
+    StageEnd,
+)
 from perdure.approvals.service import definitions
 from perdure.approvals.targets import approve, list_inbox, page_inbox, reject
 from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.security.user_names import ANYONE
 from perdure.testing import Restate
-from tests.integration.approvals_desk import (
+from tests.integration.approvals_harness import (
     HOUR,
     Desk,
     GateRequest,
@@ -43,7 +49,7 @@ async def desk(restate: Restate) -> AsyncIterator[Desk]:
         yield desk
 
 
-async def test_an_approval_is_asked_decided_and_answered(desk: Desk):
+async def test_open_vote_and_outcome(desk: Desk):
     payload = {"amount": 150000, "traveller": "req@example.com"}
     status = await desk.asked(requester="Req@example.com", payload=payload)
     assert (status.status, status.requester, status.payload) == ("open", "req@example.com", payload)
@@ -51,7 +57,7 @@ async def test_an_approval_is_asked_decided_and_answered(desk: Desk):
     assert abs(datetime.now(UTC) - status.opened_at) < timedelta(minutes=1)
 
     receipt = await desk.approve("Ada@example.com", "within budget")
-    assert (receipt.actor, receipt.act, receipt.status) == ("ada@example.com", "approve", "approved")
+    assert (receipt.actor, receipt.action, receipt.status) == ("ada@example.com", "approve", "approved")
     outcome = await desk.outcome()
     assert outcome == ApprovalOutcome(
         approval_id=desk.id,
@@ -62,32 +68,38 @@ async def test_an_approval_is_asked_decided_and_answered(desk: Desk):
     status = await desk.status()
     assert (status.status, status.decided_by, status.reason) == ("approved", ["ada@example.com"], "within budget")
     assert status.decided_at == receipt.at
-    assert [(e.seq, e.act, e.actor, e.result) for e in status.audit_log] == [
+    assert [(e.seq, e.action, e.actor, e.result) for e in status.audit_log] == [
         (1, "open", "req@example.com", "opened"),
         (2, "approve", "ada@example.com", "approved"),
     ]
 
 
-async def test_a_rejection_reaches_who_waits(desk: Desk):
+async def test_waiter_receives_rejection(desk: Desk):
     await desk.asked()
     await desk.reject("ada", "too expensive")
     outcome = await desk.outcome()
     assert (outcome.outcome, outcome.decided_by, outcome.reason) == ("rejected", ["ada"], "too expensive")
 
 
-async def test_decisions_before_the_approval_is_opened_count(desk: Desk):
+async def test_votes_before_opening_count(desk: Desk):
     assert (await desk.approve("bob")).status == "expected"
     assert (await desk.approve("req")).status == "expected"
     assert (await refused(desk.status())).status_code == 404
     await desk.ask(requester="req", approvers=["ada", "bob", "req"], quorum=2)
     status = await desk.status_where(lambda _: True)
     assert (status.status, status.refusals) == ("open", 1)
-    assert [entry.result for entry in status.audit_log] == ["kept", "kept", "opened", "counted", "refused:own_request"]
+    assert [entry.result for entry in status.audit_log] == [
+        "early",
+        "early",
+        "opened",
+        "counted",
+        "refused:own_request",
+    ]
     await desk.approve("ada")
     assert (await desk.outcome()).decided_by == ["bob", "ada"]
 
 
-async def test_an_early_decision_may_end_the_approval_at_its_opening(desk: Desk):
+async def test_early_vote_decides_at_opening(desk: Desk):
     await desk.reject("ada", "never")
     await desk.ask()
     outcome = await desk.outcome()
@@ -95,28 +107,28 @@ async def test_an_early_decision_may_end_the_approval_at_its_opening(desk: Desk)
     assert await desk.inbox(ANYONE) == []
 
 
-async def test_two_approvers_racing_for_one_decision(desk: Desk):
+async def test_concurrent_votes_give_one_outcome(desk: Desk):
     people = [f"p{number}" for number in range(8)]
     await desk.asked(approvers=people)
     calls = [desk.approve(p) if number % 2 else desk.reject(p) for number, p in enumerate(people)]
     answers = await asyncio.gather(*calls, return_exceptions=True)
-    won = [answer for answer in answers if isinstance(answer, DecisionReceipt)]
-    lost = [answer for answer in answers if isinstance(answer, IngressError)]
-    assert len(won) + len(lost) == len(people)
+    accepted = [answer for answer in answers if isinstance(answer, DecisionReceipt)]
+    refusals = [answer for answer in answers if isinstance(answer, IngressError)]
+    assert len(accepted) + len(refusals) == len(people)
     status = await desk.status()
-    # An approval decides; a rejection alone does not, as long as others could approve.
+    # One approval reaches the quorum; a rejection does not end it.
     assert status.status == "approved"
-    assert sum(receipt.act == "approve" for receipt in won) == 1
-    assert {error.status_code for error in lost} == {409}
-    assert {error.code for error in lost} == {"too_late"}
-    assert all(f"was approved by {status.decided_by[0]}" in error.message for error in lost)
+    assert sum(receipt.action == "approve" for receipt in accepted) == 1
+    assert {error.status_code for error in refusals} == {409}
+    assert {error.code for error in refusals} == {"too_late"}
+    assert all(f"was approved by {status.decided_by[0]}" in error.message for error in refusals)
     assert [decision.actor for decision in status.decisions][-1:] == status.decided_by
     assert [entry.seq for entry in status.audit_log] == list(range(1, len(status.audit_log) + 1))
     assert len(status.audit_log) == 1 + len(people)
     assert (await desk.outcome()).decided_by == status.decided_by
 
 
-async def test_the_same_person_deciding_twice_at_once_counts_once(desk: Desk):
+async def test_concurrent_votes_of_one_person_count_once(desk: Desk):
     await desk.asked(approvers=["ada", "bob"], quorum=2)
     receipts = await asyncio.gather(*(desk.approve("ada", "same") for _ in range(6)))
     assert all(receipt == receipts[0] for receipt in receipts)
@@ -126,7 +138,7 @@ async def test_the_same_person_deciding_twice_at_once_counts_once(desk: Desk):
     assert (error.status_code, error.code) == (409, "contrary_decision")
 
 
-async def test_two_of_three_and_its_inboxes(desk: Desk):
+async def test_quorum_of_two_and_inboxes(desk: Desk):
     ada, bob, cy = (desk.person(name) for name in ("ada", "bob", "cy"))
     await desk.asked(requester="req", approvers=[ada, bob, cy], quorum=2, payload={"n": 1})
     for person in (ada, bob, cy):
@@ -134,7 +146,7 @@ async def test_two_of_three_and_its_inboxes(desk: Desk):
         assert (item.title, item.requester, item.quorum) == (f"Question {desk.id}", "req", 2)
         assert (item.payload, item.deadline - item.opened_at) == ({"n": 1}, HOUR)
     await desk.approve(ada)
-    await desk.inbox_has(ada, 0)  # it waits for her no more
+    await desk.inbox_has(ada, 0)
     await desk.inbox_has(bob, 1)
     await desk.approve(bob)
     await desk.inbox_has(bob, 0)
@@ -142,19 +154,19 @@ async def test_two_of_three_and_its_inboxes(desk: Desk):
     assert (await desk.outcome()).decided_by == [ada, bob]
 
 
-async def test_what_anyone_may_decide_is_in_the_inbox_of_anyone(desk: Desk):
+async def test_inbox_of_anyone(desk: Desk):
     await desk.asked(requester="req")
     await desk.inbox_has(ANYONE, 1)
     await desk.inbox_has("  ANYone", 1)
-    await desk.inbox_has("Ada", 1)  # who is anyone
-    await desk.inbox_has("req", 0)  # nobody decides about their own request
+    await desk.inbox_has("Ada", 1)  # merged from the inbox of anyone
+    await desk.inbox_has("req", 0)  # the requester may not vote
     await desk.inbox_has("group:finance", 0)
     await desk.reject("ada")
     await desk.inbox_has(ANYONE, 0)
     await desk.inbox_has("ada", 0)
 
 
-async def test_what_waits_for_a_group_is_in_the_list_of_who_names_it(desk: Desk):
+async def test_inbox_lists_named_groups(desk: Desk):
     person, group = desk.person("ada"), desk.person("finance")
     ids = [f"{desk.id}-{number}" for number in range(3)]
     for number, approvers in enumerate([[person], [f"group:{group}"], []]):
@@ -168,11 +180,11 @@ async def test_what_waits_for_a_group_is_in_the_list_of_who_names_it(desk: Desk)
     async def all_three() -> bool:
         return await mine(group.upper()) == ids
 
-    await eventually(all_three, what="what waits for a person, their group and anyone")
+    await eventually(all_three, what="approvals of a person, their group and anyone")
     assert await mine() == [ids[0], ids[2]]
 
 
-async def test_an_inbox_is_found_in_any_spelling_and_shows_the_most_urgent_first(desk: Desk):
+async def test_inbox_key_is_canonical_and_sorted(desk: Desk):
     person = desk.person("ada")
     first, second = f"{desk.id}-1", f"{desk.id}-2"
     await desk.client.send(run_asking, Question(approval_id=first, approvers=[person], timeout=2 * HOUR), key=first)
@@ -186,10 +198,10 @@ async def test_an_inbox_is_found_in_any_spelling_and_shows_the_most_urgent_first
         return await both(person.upper()) == [second, first]
 
     await eventually(in_order, what="two approvals in the inbox")
-    assert await both(desk.person("nobody")) == []
+    assert await both(desk.person("other")) == []
 
 
-async def test_time_runs_out(desk: Desk):
+async def test_timeout(desk: Desk):
     person = desk.person("ada")
     await desk.ask(approvers=[person, "bob"], quorum=2, timeout=timedelta(milliseconds=400))
     outcome = await desk.outcome()
@@ -204,7 +216,7 @@ async def test_time_runs_out(desk: Desk):
     assert (error.status_code, error.code, error.metadata["outcome"]) == (409, "too_late", "timed_out")
 
 
-async def test_the_end_of_another_stage_does_nothing(desk: Desk):
+async def test_end_of_other_stage_does_nothing(desk: Desk):
     status = await desk.asked()
     await desk.client.call(end, StageEnd(stage=1, opened_at=status.opened_at), key=desk.id)
     assert await desk.status() == status
@@ -212,33 +224,33 @@ async def test_the_end_of_another_stage_does_nothing(desk: Desk):
     assert (await desk.outcome()).outcome == "timed_out"
 
 
-async def test_time_also_runs_out_when_the_orchestrator_was_killed(desk: Desk):
-    """A kill follows sends down the tree; the deadline must hang under a finished invocation, out of its reach."""
+async def test_timeout_after_kill_of_orchestrator(desk: Desk):
+    """A kill includes the sends of the invocation, so its timers must belong to another one."""
     person = desk.person("ada")
     invocation = await desk.ask(approvers=[person], timeout=timedelta(seconds=2))
     await desk.inbox_has(person, 1)
     async with AdminClient(desk.env.admin) as admin:
-        await admin.act(invocation, "kill")
+        await admin.control_invocation(invocation, "kill")
     await desk.status_where(lambda status: status.status == "timed_out")
     await desk.inbox_has(person, 0)
 
 
-async def test_a_late_decision_is_told_what_was_decided_by_whom_and_when(desk: Desk):
+async def test_late_vote_error_reports_outcome(desk: Desk):
     await desk.asked()
     receipt = await desk.approve("ada")
     error = await refused(desk.reject("bob", "I disagree"))
     assert (error.status_code, error.code) == (409, "too_late")
     when = receipt.at.isoformat(timespec="seconds")
-    assert error.message == f"approval '{desk.id}' was approved by ada at {when}; it can't be decided any more"
+    assert error.message == f"approval '{desk.id}' was approved by ada at {when} and is closed"
     assert error.metadata["decided_by"] == "ada"
     assert error.metadata["decided_at"] == when
-    again = await desk.approve("ada", "said twice")
+    again = await desk.approve("ada", "repeated")
     assert again == receipt
     last = (await desk.status()).audit_log[-1]
-    assert (last.actor, last.act, last.reason, last.result) == ("bob", "reject", "I disagree", "refused:too_late")
+    assert (last.actor, last.action, last.reason, last.result) == ("bob", "reject", "I disagree", "refused:too_late")
 
 
-async def test_who_may_not_decide(desk: Desk):
+async def test_reject_ineligible_votes(desk: Desk):
     await desk.asked(requester="req@example.com", approvers=["ada"])
     for spelling in ("req@example.com", "REQ@example.com ", "req+me@example.com"):
         error = await refused(desk.approve(spelling))
@@ -250,21 +262,21 @@ async def test_who_may_not_decide(desk: Desk):
     assert [entry.result for entry in status.audit_log[1:]] == ["refused:own_request"] * 3 + ["refused:not_an_approver"]
 
 
-async def test_two_orchestrations_that_ask_the_same_get_the_same_answer(desk: Desk):
+async def test_second_orchestration_joins(desk: Desk):
     await desk.asked(by="one", payload=1)
     await desk.ask(by="two", payload=1)
     await desk.status_where(lambda status: len(status.audit_log) == 2)
     await desk.ask(by="three", payload=2)
     error = await refused(desk.outcome("three"))
     assert error.status_code == 409
-    assert "already about something else" in error.message
+    assert "exists with another requester" in error.message
     await desk.approve("ada")
     assert (await desk.outcome("one")) == (await desk.outcome("two"))
-    await desk.ask(by="four", payload=1)  # after its end
+    await desk.ask(by="four", payload=1)  # after the end
     assert (await desk.outcome("four")).decided_by == ["ada"]
 
 
-async def test_a_withdrawal_ends_it_only_when_nobody_else_waits(desk: Desk):
+async def test_leave_keeps_approval_for_other_waiter(desk: Desk):
     person = desk.person("ada")
     await desk.ask(by="one", approvers=[person])
     await desk.status_where(lambda _: True)
@@ -280,7 +292,7 @@ async def test_a_withdrawal_ends_it_only_when_nobody_else_waits(desk: Desk):
     assert (status.status, status.reason) == ("withdrawn", "no longer needed")
 
 
-async def test_a_withdrawal_for_everyone_answers_everyone(desk: Desk):
+async def test_leave_for_all_wakes_all_waiters(desk: Desk):
     await desk.ask(by="one")
     await desk.status_where(lambda _: True)
     await desk.ask(by="two")
@@ -289,7 +301,7 @@ async def test_a_withdrawal_for_everyone_answers_everyone(desk: Desk):
     assert {(await desk.outcome(by)).outcome for by in ("one", "two")} == {"withdrawn"}
 
 
-async def test_an_opener_is_told_that_its_request_can_not_be_read(desk: Desk):
+async def test_opener_receives_validation_error(desk: Desk):
     target = Target("Asking", "send_raw", dict[str, Any], None)
     good = {"approval_id": desk.id, "title": "t", "timeout": "PT1H", "wait": "w", "awakeable": "a"}
     for bad, field in [({"colour": 1}, "colour"), ({"quorum": 0}, "quorum"), ({"approval_id": "other"}, "approval")]:
@@ -300,7 +312,7 @@ async def test_an_opener_is_told_that_its_request_can_not_be_read(desk: Desk):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_bad_input_and_what_is_not_public(desk: Desk):
+async def test_reject_bad_input_and_private_handlers(desk: Desk):
     async with httpx.AsyncClient(base_url=desk.env.ingress) as http:
 
         async def post(path: str, **body: Any) -> tuple[int, str]:
@@ -330,8 +342,8 @@ async def test_bad_input_and_what_is_not_public(desk: Desk):
         assert desk.id in message
         for private in (
             f"/Approvals/{desk.id}/open",
-            *(f"/Approvals/{desk.id}/{name}" for name in ("leave", "listen", "end_stage", "remind", "forget", "mend")),
-            "/ApprovalDispatcher/tell",
+            *(f"/Approvals/{desk.id}/{name}" for name in ("leave", "listen", "end_stage", "remind", "purge", "repair")),
+            "/ApprovalDispatcher/dispatch",
             "/ApprovalInbox/ada/add",
             "/ApprovalInbox/ada/remove",
             "/ApprovalInbox/ada/page",
@@ -339,12 +351,12 @@ async def test_bad_input_and_what_is_not_public(desk: Desk):
             status, message = await post(private, json={})
             assert (status, "not public" in message) == (400, True), message
     async with AdminClient(desk.env.admin) as admin:
-        kept = await admin.query("select service_key from state where service_name = 'Approvals'")
-    assert not [row for row in kept if row["service_key"].startswith((desk.id, "xxx"))]
+        stored = await admin.query("select service_key from state where service_name = 'Approvals'")
+    assert not [row for row in stored if row["service_key"].startswith((desk.id, "xxx"))]
 
 
 @pytest.mark.parametrize(("decide", "passed"), [(approve, True), (reject, False)])
-async def test_an_orchestration_waits_for_people(desk: Desk, decide: Any, passed: bool):
+async def test_await_human_approval(desk: Desk, decide: Any, passed: bool):
     await desk.client.send(run_gate, GateRequest(), key=desk.id)
     desk.id, key = f"gate-{desk.id}", desk.id
     status = await desk.status_where(lambda _: True)
@@ -353,16 +365,16 @@ async def test_an_orchestration_waits_for_people(desk: Desk, decide: Any, passed
     assert await desk.client.attach(run_gate, key=key) is passed
 
 
-async def test_an_orchestration_that_nobody_answers_ends_with_408(desk: Desk):
+async def test_await_human_approval_times_out_with_408(desk: Desk):
     error = await refused(desk.client.call(run_gate, GateRequest(timeout=timedelta(milliseconds=300)), key=desk.id))
     assert (error.status_code, error.code) == (408, "approval_timeout")
 
 
-async def test_a_cancelled_orchestration_withdraws(desk: Desk):
+async def test_cancel_withdraws_approval(desk: Desk):
     invocation = await desk.client.send(run_gate, GateRequest(), key=desk.id)
     desk.id = f"gate-{desk.id}"
     await desk.status_where(lambda status: status.status == "open")
     async with AdminClient(desk.env.admin) as admin:
-        await admin.act(invocation, "cancel")
+        await admin.control_invocation(invocation, "cancel")
     await desk.status_where(lambda status: status.status == "withdrawn")
     assert (await refused(desk.approve("ada"))).code == "too_late"

@@ -1,7 +1,7 @@
-"""A state machine that attacks an approval through the ingress, without any credential that it may use.
+"""State machine that attacks an approval through the ingress without a valid credential.
 
-Whatever it sends, in any order, the approval stays open, no vote is counted, and the waiting workflow waits. At the end
-of each sequence a genuine signature still decides.
+After any sequence of requests the approval is open, no vote is counted, and the workflow waits. A valid signature then
+decides.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from perdure import ControlPlaneService, Orchestration
 from perdure._runtime.invocation_ids import signal_id
-from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.service import definitions
+from perdure.approvals.service import ApprovalsConfig, definitions
 from perdure.approvals.signatures import sign_action
 from perdure.security import (
     ActorKey,
@@ -33,14 +32,14 @@ from perdure.security import (
     SigningRules,
     TrustedKeys,
     mint_link,
-    payload_digest,
 )
+from perdure.security.encodings import json_digest
 from perdure.testing import Restate, RestateEnvironment
 
 HOUR = timedelta(hours=1)
 ISSUER, STRANGER, LINKS = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.generate()
 PAYLOAD = {"amount_minor": 900_000}
-SHOWN = payload_digest(PAYLOAD)
+DIGEST = json_digest(PAYLOAD)
 
 PUBLIC = ("approve", "reject", "delegate", "withdraw", "decide_by_link", "revoke_links")
 REFUSALS = range(400, 500)
@@ -65,7 +64,7 @@ UNTRUSTED = key_of("ada", issuer=STRANGER)
 
 
 def signed(
-    key: ActorKey, action: Any, approval: str, digest: str = SHOWN, age: timedelta = timedelta()
+    key: ActorKey, action: Any, approval: str, digest: str = DIGEST, age: timedelta = timedelta()
 ) -> dict[str, Any]:
     request: dict[str, Any] = {"reason": "because"}
     if action == "delegate":
@@ -74,12 +73,12 @@ def signed(
 
 
 def completions_of(invocation: str) -> list[str]:
-    """Return the ids of an invocation's first signals, which an attacker can derive."""
+    """Return the IDs of an invocation's first signals, which an attacker can derive."""
     return [signal_id(invocation, number) for number in range(17, 25)]
 
 
 class Forger(RuleBasedStateMachine):
-    """Sends requests that prove nothing; its environment is set by the test."""
+    """Sends unauthorized requests; the test sets its environment."""
 
     env: RestateEnvironment
 
@@ -126,17 +125,17 @@ class Forger(RuleBasedStateMachine):
 
     @rule(data=st.data(), action=st.sampled_from(PUBLIC[:4]))
     def act_with_altered_signature(self, data: st.DataObject, action: Any) -> None:
-        text = json.dumps(signed(ADA, action, self.approval)["proof"])
-        proof: dict[str, Any] = json.loads(text)
-        field = data.draw(st.sampled_from(sorted(proof)))
-        value = proof[field]
+        text = json.dumps(signed(ADA, action, self.approval)["signed_action"])
+        altered: dict[str, Any] = json.loads(text)
+        field = data.draw(st.sampled_from(sorted(altered)))
+        value = altered[field]
         if isinstance(value, str) and value:
             at = data.draw(st.integers(0, len(value) - 1))
-            proof[field] = value[:at] + ("A" if value[at] != "A" else "B") + value[at + 1 :]
+            altered[field] = value[:at] + ("A" if value[at] != "A" else "B") + value[at + 1 :]
         else:
-            proof[field] = None
-        body = {**signed(ADA, action, self.approval), "proof": proof}
-        if proof != json.loads(text):
+            altered[field] = None
+        body = {**signed(ADA, action, self.approval), "signed_action": altered}
+        if altered != json.loads(text):
             self.refused(action, body)
 
     @rule(kind=st.sampled_from(["stranger", "expired", "other", "digest", "garbage"]), approve=st.booleans())
@@ -144,7 +143,7 @@ class Forger(RuleBasedStateMachine):
         facts: dict[str, Any] = {
             "approval_id": self.approval,
             "person": "ada",
-            "payload_digest": SHOWN,
+            "payload_digest": DIGEST,
             "issued_at": datetime.now(UTC),
             "expires_at": datetime.now(UTC) + HOUR,
             "nonce": uuid4().hex,
@@ -158,7 +157,7 @@ class Forger(RuleBasedStateMachine):
         self.refused("decide_by_link", {"token": token[5:] if kind == "garbage" else token, "approve": approve})
 
     @rule(
-        handler=st.sampled_from(["open", "leave", "listen", "end_stage", "remind", "forget", "mend"]),
+        handler=st.sampled_from(["open", "leave", "listen", "end_stage", "remind", "purge", "repair"]),
         body=st.sampled_from([None, {}, {"stage": 0}, {"closed_at": None}, {"awakeable": None, "reason": "x"}]),
     )
     def call_internal_handler(self, handler: str, body: Any) -> None:
@@ -184,7 +183,7 @@ class Forger(RuleBasedStateMachine):
         if action == "put":
             body |= {"roles": [], "active": False, "as_of": moment.isoformat(), "revoked_before": moment.isoformat()}
         if key is not None:
-            body |= {"actor": key.actor, "proof": signed(key, "approve", self.approval)["proof"]}
+            body |= {"actor": key.actor, "signed_action": signed(key, "approve", self.approval)["signed_action"]}
         answer = self.http.post(f"/Principals/ada/{action}", json=body)
         assert answer.status_code in REFUSALS, (action, body, answer.text)
 
@@ -214,13 +213,13 @@ class Forger(RuleBasedStateMachine):
 
 @pytest_asyncio.fixture
 async def env(restate: Restate) -> AsyncIterator[RestateEnvironment]:
-    rules = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,)))
+    rules = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,)))
     config = ApprovalsConfig(acts=rules, link_keys=(LINKS.public,), allow_unverified_requester=True)
     yield await restate.serve(*definitions(config), payments)
 
 
 @pytest.mark.restate_modes("http2", "always_suspending")
-@pytest.mark.timeout(400)  # each forged completion doubles the pause after which the waiter looks again
+@pytest.mark.timeout(400)  # each forged completion doubles the pause before the waiter reads the outcome
 async def test_unsigned_requests_never_change_outcome(env: RestateEnvironment):
     machine: type[Forger] = type("ForgerHere", (Forger,), {"env": env})
     bounds = settings(
@@ -229,6 +228,6 @@ async def test_unsigned_requests_never_change_outcome(env: RestateEnvironment):
         deadline=None,
         suppress_health_check=list(HealthCheck),
         database=None,
-        phases=(Phase.generate,),  # shrinking repeats slow requests; the printed steps are enough to go by
+        phases=(Phase.generate,),  # shrinking repeats slow requests
     )
     await asyncio.to_thread(run_state_machine_as_test, machine, settings=bounds)

@@ -1,4 +1,4 @@
-"""Inboxes of many: whatever the order of the decisions, they hold what is open, page by page."""
+"""Inboxes under concurrent votes, and their pages."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import pytest
 import pytest_asyncio
 
 from perdure.approvals.audit_log import verify_audit_log
-from perdure.approvals.inbox_messages import InboxQuery
-from perdure.approvals.messages import DecisionReceipt
+from perdure.approvals.messages import DecisionReceipt, InboxQuery
 from perdure.approvals.targets import page_inbox
 from perdure.errors import IngressError
 from perdure.testing import Restate
-from tests.integration.approvals_desk import HOUR, Desk, Question, full_desk, run_asking
+from tests.integration.approvals_harness import HOUR, Desk, Question, full_desk, run_asking
 from tests.support import Recording, eventually
 
 
@@ -25,8 +24,8 @@ async def desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
         yield desk
 
 
-async def test_many_deciders_at_once_on_many_approvals(desk: Desk):
-    """Whatever the order, each approval has one outcome, and no inbox keeps what is decided or loses what is not."""
+async def test_concurrent_votes_on_many_approvals(desk: Desk):
+    """Every approval has one outcome, and inboxes hold exactly the open approvals."""
     people = [desk.person(f"p{number}") for number in range(6)]
     ids = [f"{desk.id}-{number}" for number in range(4)]
     for approval_id in ids:
@@ -46,7 +45,7 @@ async def test_many_deciders_at_once_on_many_approvals(desk: Desk):
         other = Desk(desk.env)
         other.id, other.client = approval_id, desk.client
         try:
-            # The last approval is never decided: only two of six say anything, and they approve.
+            # The last approval stays open: it gets two votes, below the quorum.
             approve = approval_id == ids[-1] or number % 2 == 0
             return await (other.approve if approve else other.reject)(people[number])
         except IngressError as error:
@@ -60,15 +59,15 @@ async def test_many_deciders_at_once_on_many_approvals(desk: Desk):
         mine = [answer for (each, _), answer in zip(acts, answers, strict=True) if each == approval_id]
         won = [answer for answer in mine if isinstance(answer, DecisionReceipt)]
         assert {answer.code for answer in mine if isinstance(answer, IngressError)} <= {"too_late"}
-        assert status.status == "approved"  # three of three that approve; three rejections would leave three others
+        assert status.status == "approved"  # three approvals; three rejections leave three approvers
         assert len(status.decisions) == len(won)
         assert verify_audit_log(approval_id, status.audit_log, head=status.head).intact
-    left = {person: ({ids[-1]} if number >= 2 else set()) for number, person in enumerate(people)}
-    await eventually(lambda: settled(left), what="inboxes with what is not decided, and nothing else")
+    remaining = {person: ({ids[-1]} if number >= 2 else set()) for number, person in enumerate(people)}
+    await eventually(lambda: settled(remaining), what="inboxes with the open approval only")
 
 
 @pytest.mark.restate_modes("http2")
-async def test_an_inbox_page_by_page(desk: Desk):
+async def test_inbox_pages(desk: Desk):
     person = desk.person("ada")
     ids = [f"{desk.id}-{number}" for number in range(5)]
     for number, approval_id in enumerate(ids):

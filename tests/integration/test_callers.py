@@ -1,4 +1,4 @@
-"""The authenticated caller of an invocation, from the token at the ingress to the approval, on a real engine."""
+"""Authenticated callers, from the token at the ingress to the approval, with a real engine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import restate as sdk
 
 from perdure import ControlPlaneService, IngressClient, Orchestration, Target, handler
 from perdure._runtime.places import OutputSource, Place
-from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.messages import ApprovalOutcome, ApprovalStatus
+from perdure.approvals.service import ApprovalsConfig
 from perdure.approvals.service import definitions as approvals
 from perdure.approvals.signatures import sign_action
 from perdure.approvals.targets import approval_status
@@ -39,7 +39,7 @@ from perdure.security import (
     set_signing_rules,
     sign_call,
 )
-from perdure.security.callers import vouch_for_call
+from perdure.security.callers import issue_call_token
 from perdure.security.codec import new_encryption_key
 from perdure.testing import Restate, RestateEnvironment
 from tests.support import Recording, eventually
@@ -50,11 +50,11 @@ ADA = "ada@example.com"
 ADAS_KEY = ActorKey.issue(
     ISSUER, actor="Zoë@example.com", roles=[Role.OPERATOR], lifetime=timedelta(hours=1), now=datetime.now(UTC)
 )
-TRUSTING = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(ISSUER.public,)))
+TRUSTING = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,)))
 
 
 class Platform:
-    """Services that tell who calls them, and a client that sends what it is told."""
+    """Services that return their caller, and a client that sends given tokens."""
 
     def __init__(self, env: RestateEnvironment, codec: Any = None) -> None:
         self.env = env
@@ -157,7 +157,7 @@ async def platform(restate: Restate, did: Recording) -> AsyncIterator[Platform]:
 
 def gateway(target: CallTarget, body: bytes, who: Caller = SHOP, **changes: Any) -> str:
     facts = {"at": datetime.now(UTC), "issuer": ISSUER, **changes}
-    return vouch_for_call(facts.pop("issuer"), who, target, body, **facts)
+    return issue_call_token(facts.pop("issuer"), who, target, body, **facts)
 
 
 def failed(response: httpx.Response) -> tuple[int, str]:
@@ -165,7 +165,7 @@ def failed(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, facts.get("why") or facts.get("code") or ""
 
 
-async def test_every_kind_of_handler_knows_its_caller(platform: Platform):
+async def test_caller_is_available_in_every_handler(platform: Platform):
     key = str(uuid4())
     for path, target, body in (
         ("/Told/who", CallTarget(service="Told", handler="who"), b'"x"'),
@@ -247,7 +247,7 @@ async def test_signed_mode_refuses_unauthenticated_requesters(platform: Platform
 @pytest.mark.restate_modes("http2")
 @pytest.mark.parametrize("mode", list(SigningMode))
 async def test_unverified_requesters_are_marked(restate: Restate, did: Recording, mode: SigningMode):
-    set_signing_rules(SigningRules(mode=mode, trust=TRUSTING.trust))
+    set_signing_rules(SigningRules(mode=mode, trusted_keys=TRUSTING.trusted_keys))
     try:
         allowed = ApprovalsConfig(allow_unverified_requester=mode is SigningMode.SIGNED)
         env, key = await restate.serve(*approvals(allowed), *served(did)), str(uuid4())
@@ -260,7 +260,7 @@ async def test_unverified_requesters_are_marked(restate: Restate, did: Recording
         set_signing_rules(None)
 
 
-async def test_caller_stays_known_after_keys_have_changed(platform: Platform):
+async def test_caller_survives_key_rotation(platform: Platform):
     key = str(uuid4())
     target = CallTarget(service="Wait", handler="run", key=key)
     sent = await platform.send(f"/Wait/{key}/run/send", b'"x"', gateway(target, b'"x"'))
@@ -275,7 +275,7 @@ async def test_caller_stays_known_after_keys_have_changed(platform: Platform):
             return bool(rows)
 
     await eventually(known, what="the caller in the journal")
-    set_signing_rules(SigningRules(trust=TrustedKeys(issuers=(LINKS.public,))))
+    set_signing_rules(SigningRules(trusted_keys=TrustedKeys(issuers=(LINKS.public,))))
     await platform.send(f"/Wait/{key}/go", b"")
     answer = await platform.http.get(f"{platform.env.ingress}/restate/workflow/Wait/{key}/attach")
     assert [Caller.model_validate(each) for each in answer.json()] == [SHOP]
@@ -292,7 +292,7 @@ async def test_service_without_issuers_refuses_tokens(restate: Restate, did: Rec
         set_signing_rules(None)
 
 
-async def test_caller_is_known_where_the_journal_is_encrypted(restate: Restate, did: Recording, tmp_path: Path):
+async def test_caller_is_available_with_encrypted_journal(restate: Restate, did: Recording, tmp_path: Path):
     set_signing_rules(TRUSTING)
     try:
         codec = new_encryption_key(tmp_path / "journal.keys")
@@ -309,7 +309,7 @@ async def test_caller_is_known_where_the_journal_is_encrypted(restate: Restate, 
         set_signing_rules(None)
 
 
-async def test_private_child_has_its_parents_caller(platform: Platform):
+async def test_private_child_inherits_caller(platform: Platform):
     for who in (SHOP, Caller(name="zoë@example.com"), None):
         key = str(uuid4())
         target = CallTarget(service="Parent", handler="run", key=key)
@@ -320,7 +320,7 @@ async def test_private_child_has_its_parents_caller(platform: Platform):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_public_saga_believes_no_parent(platform: Platform):
+async def test_public_saga_ignores_caller_of_parent(platform: Platform):
     claimed = {PARENT_CALLER_HEADER: json.dumps(SHOP.model_dump(mode="json")), "content-type": "application/json"}
     answer = await platform.http.post(f"{platform.env.ingress}/Quiet/{uuid4()}/run", content=b'"x"', headers=claimed)
     assert (answer.status_code, answer.content) in ((200, b""), (200, b"null"))

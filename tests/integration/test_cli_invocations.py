@@ -59,7 +59,7 @@ async def test_resume_cancel_and_kill(restate, did):
         cancelled, killed = [await ingress.send(wait, name) for name in names]
 
         await await_status(admin, cancelled, lambda status: status in ("running", "suspended"))
-        await admin.act(cancelled, "pause")
+        await admin.control_invocation(cancelled, "pause")
         await await_status(admin, cancelled, lambda status: status == "paused")
         result = await run_command(admin, "resume", cancelled)
         assert (result.exit_code, result.output) == (0, f"{cancelled}: Resumed.\n")

@@ -40,14 +40,14 @@ DEFECTS: dict[str, list[str]] = {
     ],
     # --- 2: security
     "2: the signature scheme is invented and rejects genuine requests": [
-        "unit/security/test_security_identity.py::test_decides_as_the_sdk_does",
-        "integration/test_security_signing_engine.py::test_only_the_engine_gets_in",
+        "unit/security/test_security_identity.py::test_verifier_agrees_with_sdk",
+        "integration/test_security_signing_engine.py::test_only_requests_of_the_engine_are_served",
     ],
     "2: X-Restate-Server and X-Forwarded-Proto are trusted from any client": [
-        "unit/security/test_security_config.py::test_https_is_believed_of_trusted_proxies_only",
+        "unit/security/test_security_config.py::test_forwarded_https_is_accepted_from_trusted_proxies_only",
     ],
     "2: RestrictPublicAccess is never read": [
-        "integration/test_security_signing_engine.py::test_handlers_are_off_the_ingress_unless_declared_public",
+        "integration/test_security_signing_engine.py::test_ingress_serves_only_public_handlers",
     ],
     # --- 4: workflow tools
     "4: the wall clock decides whether SleepUntil is journaled": [

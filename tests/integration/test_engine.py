@@ -1,4 +1,4 @@
-"""A restate-server as a child process: it starts, says why if it can't, keeps its data, and is gone after the stop."""
+"""restate-server as a child process: start, failed start, data and stop."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def config(tmp_path: Path) -> EngineConfig:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that is gone right after the test: npm's server takes 220 MB."""
+    """A folder that is removed after the test, since npm's server takes 220 MB."""
     with tempfile.TemporaryDirectory(prefix="perdure-npm-") as name:
         yield Path(name)
 
 
 def effective(binary: Path, config: EngineConfig) -> str:
-    """The server's own word on what it would run with."""
+    """Return the configuration that the server prints."""
     run = subprocess.run(
         [binary, "--dump-config"], env=config.environment(), capture_output=True, text=True, check=True, timeout=30
     )
     return run.stdout
 
 
-async def test_starts_answers_and_stops(binary: Path, config: EngineConfig):
+async def test_engine_starts_and_stops(binary: Path, config: EngineConfig):
     engine = EngineProcess(binary, config)
     assert engine.pid is None
 
@@ -90,7 +90,7 @@ async def test_listens_on_the_loopback_address_only(binary: Path, config: Engine
                     socket.create_connection((str(own_address), port), timeout=2)
 
 
-async def test_goes_on_with_kept_data_even_after_a_crash(binary: Path, config: EngineConfig):
+async def test_engine_resumes_data_after_crash(binary: Path, config: EngineConfig):
     engine = EngineProcess(binary, config)
     await engine.start()
     await engine.kill()
@@ -104,7 +104,7 @@ async def test_goes_on_with_kept_data_even_after_a_crash(binary: Path, config: E
     assert [folder.name for folder in config.data_dir.iterdir()] == ["perdure"], "whatever the host's name is"
 
 
-async def test_a_taken_port_is_one_clear_sentence(binary: Path, config: EngineConfig):
+async def test_taken_port_is_reported(binary: Path, config: EngineConfig):
     with socket.socket() as other:
         other.bind(("127.0.0.1", config.admin_port))
         other.listen()
@@ -118,29 +118,29 @@ async def test_a_taken_port_is_one_clear_sentence(binary: Path, config: EngineCo
     assert not config.data_dir.exists()
 
 
-async def test_an_end_at_the_start_comes_with_the_servers_reason(binary: Path, config: EngineConfig):
+async def test_failed_start_reports_log(binary: Path, config: EngineConfig):
     broken = replace(config, extra={"RESTATE_DEFAULT_NUM_PARTITIONS": "many"})
 
-    with pytest.raises(EngineError, match=r"restate-server ended with code \d+ before it was ready") as failed:
+    with pytest.raises(EngineError, match=r"restate-server exited with code \d+ during its start") as failed:
         await EngineProcess(binary, broken).start()
 
     assert "many" in str(failed.value), "the end of its log is part of the message"
 
 
-async def test_a_server_that_never_gets_ready_is_ended(tmp_path: Path, config: EngineConfig):
+async def test_unready_server_is_killed(tmp_path: Path, config: EngineConfig):
     deaf = tmp_path / "restate-server"
     deaf.write_text("#!/bin/sh\necho starting\nexec sleep 600\n")
     deaf.chmod(0o755)
     engine = EngineProcess(deaf, config)
 
-    with pytest.raises(EngineError, match=r"wasn't ready within 0\.5 s .*/health doesn't answer") as failed:
+    with pytest.raises(EngineError, match=r"was not ready within 0\.5 s: no response from .*/health") as failed:
         await engine.start(timedelta(seconds=0.5))
 
     assert str(failed.value).endswith("starting")
     assert not engine.running
 
 
-async def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, binary: Path, config: EngineConfig):
+async def test_server_ignoring_sigterm_is_killed(tmp_path: Path, binary: Path, config: EngineConfig):
     engine = EngineProcess(binary, config)
     await engine.start()
     assert engine.pid is not None
@@ -151,15 +151,13 @@ async def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, binary: P
     assert not engine.running
 
 
-async def test_something_that_is_no_program_is_told(tmp_path: Path, config: EngineConfig):
-    with pytest.raises(EngineError, match="can't be run: No such file or directory"):
+async def test_error_names_unusable_binary(tmp_path: Path, config: EngineConfig):
+    with pytest.raises(EngineError, match="cannot be run: No such file or directory"):
         await EngineProcess(tmp_path / "nothing", config).start()
 
 
-async def test_the_callers_own_restate_settings_do_not_leak(
-    binary: Path, config: EngineConfig, monkeypatch: pytest.MonkeyPatch
-):
-    """RESTATE_CONFIG, RESTATE_BIND_ADDRESS and the like in a developer's shell were meant for another server."""
+async def test_restate_settings_are_not_inherited(binary: Path, config: EngineConfig, monkeypatch: pytest.MonkeyPatch):
+    """RESTATE_ variables in a developer's shell are for another server."""
     monkeypatch.setenv("RESTATE_CONFIG", "/nowhere.toml")
     monkeypatch.setenv("RESTATE_DEFAULT_NUM_PARTITIONS", "many")
 
@@ -167,11 +165,11 @@ async def test_the_callers_own_restate_settings_do_not_leak(
         assert engine.running
 
 
-def test_telemetry_is_off(binary: Path, config: EngineConfig):
+def test_telemetry_is_disabled(binary: Path, config: EngineConfig):
     assert "disable-telemetry = true" in effective(binary, config)
 
 
-def test_durations_and_sizes_are_understood(binary: Path, config: EngineConfig):
+def test_server_accepts_durations_and_sizes(binary: Path, config: EngineConfig):
     said = effective(
         binary,
         replace(config, inactivity_timeout=timedelta(milliseconds=1500), rocksdb_memory=64 * 1024 * 1024),
@@ -181,7 +179,7 @@ def test_durations_and_sizes_are_understood(binary: Path, config: EngineConfig):
     assert 'rocksdb-total-memory-size = "64.0 MiB"' in said
 
 
-def test_the_platforms_file_is_read_and_gives_way_to_the_process(binary: Path, config: EngineConfig):
+def test_process_settings_override_config_file(binary: Path, config: EngineConfig):
     file = ROOT / "deploy" / "restate" / "restate.toml"
 
     said = effective(binary, replace(config, partitions=None, rocksdb_memory=None, config_file=file))
@@ -193,9 +191,9 @@ def test_the_platforms_file_is_read_and_gives_way_to_the_process(binary: Path, c
     assert "default-num-partitions = 7" in said
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="there is no npm on this machine")
-async def test_npm_brings_a_server_that_runs(folder: Path, config: EngineConfig):
-    """The real npm, the real registry, the lock as it is shipped."""
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+async def test_npm_installs_working_server(folder: Path, config: EngineConfig):
+    """With the real npm, registry and lock file."""
     without_server = ":".join(
         path for path in os.environ["PATH"].split(":") if not (Path(path) / "restate-server").exists()
     )

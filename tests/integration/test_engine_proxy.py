@@ -1,4 +1,4 @@
-"""The engine proxy in front of a real engine that listens on Unix sockets."""
+"""Engine proxy in front of a real engine on Unix sockets."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ waiting: list[str] = []
 
 
 async def published(before: int) -> str:
-    """Return the awakeable of the call that is the first to wait after so many."""
+    """Return the awakeable of the next waiting call."""
     await eventually(lambda: len(waiting) > before, what="a waiting call")
     return waiting[before]
 
@@ -70,7 +70,7 @@ def binary(restate_servers: RestateServers) -> Path:
 
 
 class Guarded:
-    """An engine on sockets, its proxy, and where both are."""
+    """Engine on sockets, and its proxy."""
 
     def __init__(self, engine: EngineProcess, settings: ProxySettings) -> None:
         self.engine = engine
@@ -116,7 +116,7 @@ async def _up(http: httpx.AsyncClient, url: str) -> bool:
 
 @pytest.fixture
 async def guarded(binary: Path, tmp_path: Path) -> AsyncIterator[Guarded]:
-    # A folder as deep as people have them: the paths of its sockets are longer than the system takes.
+    # A deep folder, so that the paths of the sockets exceed the limit of the system.
     config = config_in(tmp_path / ("deep" * 20))
     async with (
         EngineProcess(binary, config) as engine,
@@ -138,7 +138,7 @@ async def test_program_calls_and_reads(guarded):
         assert await admin.query("select 1 as one") == [{"one": 1}]
 
 
-async def test_body_of_32_mib_passes(guarded):
+async def test_proxy_forwards_body_of_32_mib(guarded):
     body = json.dumps(["x" * (31 * 1024 * 1024)]).encode()
     url, headers, whole = f"{guarded.ingress}/Echo/size", {"content-type": "application/json"}, str(31 * 1024 * 1024)
     assert (await guarded.http.post(url, content=body, headers=headers)).text == whole
@@ -152,7 +152,7 @@ async def test_body_of_32_mib_passes(guarded):
     assert len(long.json()) == 20_000_000
 
 
-async def test_too_long_body_is_answered_by_engine(guarded):
+async def test_engine_refuses_body_over_limit(guarded):
     answer = await guarded.http.post(f"{guarded.ingress}/Echo/size", content=b" " * (40 * 1024 * 1024))
     assert answer.status_code == 413
 
@@ -204,12 +204,12 @@ async def test_completion_of_other_results_is_refused(guarded):
     assert result.json() == "genuine"
 
 
-async def test_silent_engine_is_told_apart(guarded):
+async def test_report_unreachable_engine_as_not_sent(guarded):
     await guarded.engine.kill()
     answer = await guarded.http.post(f"{guarded.ingress}/Echo/size", json=["a"])
     assert (answer.status_code, answer.headers["x-perdure-proxy"]) == (503, "not-sent")
-    async with IngressClient(guarded.ingress, max_attempts=1) as client:
-        with pytest.raises(IngressError, match="takes no connection") as failed:
+    async with IngressClient(guarded.ingress, retries=0) as client:
+        with pytest.raises(IngressError, match="accepts no connection") as failed:
             await client.resolve_awakeable(signal_id("inv_1fcocvNP6Lvi5nwVkzr9cz2SgHhoc7xOWG"), "a")
     assert (failed.value.status_code, failed.value.source) == (0, None)
     async with AdminClient(guarded.admin) as admin:
@@ -219,7 +219,7 @@ async def test_silent_engine_is_told_apart(guarded):
     assert silent.value.status_code == 0
 
 
-async def test_engine_that_dies_leaves_outcome_unknown(guarded):
+async def test_report_killed_engine_as_unknown_outcome(guarded):
     before = len(waiting)
     call = asyncio.create_task(guarded.http.post(f"{guarded.ingress}/Echo/wait", timeout=None))
     await published(before)
@@ -228,7 +228,7 @@ async def test_engine_that_dies_leaves_outcome_unknown(guarded):
     assert (answer.status_code, answer.headers["x-perdure-proxy"]) == (502, "unknown-outcome")
 
 
-async def test_clients_find_engine_that_restarts(guarded):
+async def test_clients_reconnect_after_engine_restart(guarded):
     await guarded.engine.kill()
     async with IngressClient(guarded.ingress, max_attempts=9) as client:
         called = asyncio.create_task(client.call(Target("Echo", "repeat", int, str), 3))

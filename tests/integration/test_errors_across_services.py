@@ -170,7 +170,7 @@ async def test_distinguish_cancel_from_application_409(restate, did):
                 return did.count(f"waits {what}") > 0
 
             await eventually(waits, what=f"wait for {what}")
-            await admin.act(invocation_id, "cancel")
+            await admin.control_invocation(invocation_id, "cancel")
             assert await ingress.call(target, what, idempotency_key=key) == "cancelled: cancelled 409", what
 
 
@@ -202,7 +202,7 @@ async def test_callee_cancel_is_not_own_cancel(restate, did):
             return bool(ids)
 
         await eventually(called, what="call")
-        await admin.act(ids[0], "cancel")
+        await admin.control_invocation(ids[0], "cancel")
         assert await ingress.call(go, idempotency_key=key) == "409 cancelled"
 
 
@@ -234,7 +234,7 @@ async def test_handler_cleans_up_after_cancel(restate, did):
             return did.count("waits") > 0
 
         await eventually(waits, what="wait")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
         assert await ingress.call(go, key=key, idempotency_key=key) == "cleaned up"
         assert await ingress.call(busy, key=key) is None
 

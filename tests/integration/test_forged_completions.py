@@ -17,15 +17,14 @@ import restate as sdk
 
 from perdure import ControlPlaneService, Orchestration, SagaConfig, ServiceClient, Target, WorkflowClient, handler
 from perdure._runtime.invocation_ids import pending_id, signal_id
-from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.service import definitions
+from perdure.approvals.service import ApprovalsConfig, definitions
 from perdure.determinism import Time
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Refused
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest
 from perdure.saga.status import CompensationState, RollbackState
 from perdure.testing import Restate
-from tests.integration.approvals_desk import Desk, GateRequest, gate, refused, run_gate
+from tests.integration.approvals_harness import Desk, GateRequest, gate, refused, run_gate
 from tests.integration.saga_bench import QUICK, Task, run_step, truth, undo_task
 from tests.support import eventually, lines
 
@@ -124,7 +123,7 @@ async def test_flood_of_forgeries_is_slowed_down(desk: GateDesk):
     assert await desk.readings() <= 5
     assert await desk.count(f"sys_journal where id = '{desk.invocation}'") < 80
     status = await desk.status()
-    assert [entry.act for entry in status.audit_log] == ["open", "approve"]
+    assert [entry.action for entry in status.audit_log] == ["open", "approve"]
 
 
 async def test_cancel_while_slowed_down_withdraws(desk: GateDesk):
@@ -133,7 +132,7 @@ async def test_cancel_while_slowed_down_withdraws(desk: GateDesk):
         await desk.forge(number)
     await desk.has_read(2)  # then pauses for 2 s
     async with AdminClient(desk.env.admin) as admin:
-        await admin.act(desk.invocation, "cancel")
+        await admin.control_invocation(desk.invocation, "cancel")
     assert (await refused(desk.result())).code == "cancelled"
     await desk.status_where(lambda status: status.status == "withdrawn")
     assert await desk.readings() == 2

@@ -278,7 +278,7 @@ async def test_reused_workflow_key_calls_hooks_again(restate, recorded):
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
         await ingress.call(again, key=key)
         (row,) = await admin.query(f"select id from sys_invocation_status where target_service_key = {sql_text(key)}")
-        await admin.act(row["id"], "purge")  # as at the end of its retention; the ID is reused
+        await admin.control_invocation(row["id"], "purge")  # as at the end of its retention; the ID is reused
         await ingress.call(again, key=key)
     assert recorded.counts(key) == dict.fromkeys(
         ("on_invocation_start", "on_workflow_start", "on_workflow_end", "on_invocation_end"), 2

@@ -1,4 +1,4 @@
-"""The ingress client on a real engine."""
+"""Ingress client with a real engine."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def services(did: Recording) -> tuple[list[Any], dict[str, Any]]:
     return [desk, mirror, flow], {function.__name__: function for function in functions}
 
 
-async def test_calls_sends_and_keys(restate, did):
+async def test_calls_sends_and_idempotency_keys(restate, did):
     definitions, to = services(did)
     env = await restate.serve(*definitions)
     async with IngressClient(env.ingress) as ingress:
@@ -104,7 +104,7 @@ async def test_calls_sends_and_keys(restate, did):
             assert await ingress.call(to["who"], key=odd) == odd
 
 
-async def test_a_delayed_send_starts_later(restate, did):
+async def test_delayed_send_starts_later(restate, did):
     definitions, to = services(did)
     env = await restate.serve(*definitions)
     async with IngressClient(env.ingress) as ingress:
@@ -123,7 +123,7 @@ async def test_a_delayed_send_starts_later(restate, did):
         assert await at("later") - start >= delay * 0.9
 
 
-async def test_a_workflow_is_started_looked_at_and_attached_to(restate, did):
+async def test_submit_poll_and_attach_workflow(restate, did):
     definitions, to = services(did)
     env = await restate.serve(*definitions)
     async with IngressClient(env.ingress) as ingress:
@@ -135,7 +135,7 @@ async def test_a_workflow_is_started_looked_at_and_attached_to(restate, did):
             assert not isinstance(unknown.value, NotReady)
         id_ = await ingress.submit(to["run"], Order(key=key), key=key)
         assert id_.startswith("inv_")
-        # So a submit may be repeated when its answer was lost: it names the workflow that is there.
+        # A repeated submit returns the existing workflow, so it is safe to retry.
         assert await ingress.submit(to["run"], Order(key=key, number=5), key=key) == id_
         with pytest.raises(NotReady) as running:
             await ingress.output(to["run"], key=key)
@@ -148,7 +148,7 @@ async def test_a_workflow_is_started_looked_at_and_attached_to(restate, did):
         assert await ingress.output(to["run"], key=key) == Receipt(text="open sesame")
 
 
-async def test_a_failed_workflows_error_is_told_each_time(restate, did):
+async def test_failed_workflow_raises_same_error_again(restate, did):
     definitions, to = services(did)
     env = await restate.serve(*definitions)
     async with IngressClient(env.ingress) as ingress:
@@ -164,7 +164,7 @@ async def test_a_failed_workflows_error_is_told_each_time(restate, did):
             await ingress.output(to["run"], key=key)
 
 
-async def test_errors_say_who_failed_and_keep_code_and_metadata(restate, did):
+async def test_errors_keep_source_code_and_metadata(restate, did):
     definitions, to = services(did)
     env = await restate.serve(*definitions)
     async with IngressClient(env.ingress) as ingress:
@@ -188,7 +188,7 @@ async def test_errors_say_who_failed_and_keep_code_and_metadata(restate, did):
         error = await failure(Target("Desk", "nowhere", Order, Receipt), Order(key="x"))
         assert (error.status_code, error.source) == (404, "ingress")
 
-        # A handler that ran out of attempts leaves its stack trace in the body.
+        # The response of an exhausted handler contains a stack trace.
         error = await failure(to["crash"])
         assert (error.status_code, error.source) == (500, "invocation")
         assert (error.message, error.metadata) == ("ValueError('a bug')", {})
@@ -198,7 +198,7 @@ async def test_errors_say_who_failed_and_keep_code_and_metadata(restate, did):
         assert "Desk/serve: the response does not fit Order" in error.message
 
 
-async def test_an_invocation_is_attached_to_by_its_id_or_its_idempotency_key(restate, did):
+async def test_attach_by_id_or_idempotency_key(restate, did):
     definitions, to = services(did)
     env = await restate.serve(*definitions)
     async with IngressClient(env.ingress) as ingress:
@@ -225,8 +225,8 @@ async def test_an_invocation_is_attached_to_by_its_id_or_its_idempotency_key(res
 
 
 @pytest.mark.restate_modes("http2")
-async def test_an_idempotency_key_in_a_path_is_taken_literally_so_others_are_refused(restate, did):
-    # When an upgrade lets the ingress decode it, this fails, and the refusal may go.
+async def test_reject_idempotency_key_that_needs_quoting(restate, did):
+    # If this fails after an upgrade, the ingress decodes keys: remove the refusal.
     definitions, to = services(did)
     env = await restate.serve(*definitions)
     async with IngressClient(env.ingress) as ingress, httpx.AsyncClient() as http:
@@ -238,7 +238,7 @@ async def test_an_idempotency_key_in_a_path_is_taken_literally_so_others_are_ref
             await ingress.attach(to["serve"], idempotency_key=key)
 
 
-async def test_headers_reach_the_handler_and_a_cancel_the_invocation(restate, did):
+async def test_headers_and_cancel_reach_handler(restate, did):
     definitions, to = services(did)
     env = await restate.serve(*definitions)
     async with IngressClient(env.ingress, admin_url=env.admin) as ingress:
@@ -255,7 +255,7 @@ async def test_headers_reach_the_handler_and_a_cancel_the_invocation(restate, di
 
 
 @pytest.mark.restate_modes("http2")
-async def test_an_ingress_that_is_not_there_is_said(restate):
+async def test_error_names_unreachable_ingress(restate):
     (port,) = free_ports(1)
     async with IngressClient(f"http://127.0.0.1:{port}", max_attempts=2) as ingress:
         with pytest.raises(IngressError, match=rf"^no connection to the ingress at http://127.0.0.1:{port}") as failed:
@@ -264,7 +264,7 @@ async def test_an_ingress_that_is_not_there_is_said(restate):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_a_timeout_ends_the_waiting_and_not_the_workflow(restate, did):
+async def test_timeout_does_not_end_workflow(restate, did):
     definitions, to = services(did)
     env = await restate.serve(*definitions)
     key = str(uuid4())

@@ -19,7 +19,7 @@ from perdure import (
     set_policy,
 )
 from perdure.errors import IngressError, Refused
-from perdure.guardrails import Policy
+from perdure.guardrails import GuardrailPolicy
 from perdure.observability.hooks import add_hooks, default_hooks, remove_hooks
 from perdure.observability.logging import get_logger
 from tests.support import lines
@@ -113,9 +113,9 @@ async def test_guardrail_policy_warn_and_strict(restate, logged):
     env = await restate.serve(thing)
     try:
         async with IngressClient(env.ingress) as ingress:
-            set_policy(Policy.WARN)
+            set_policy(GuardrailPolicy.WARN)
             await ingress.call(go)
-            set_policy(Policy.STRICT)
+            set_policy(GuardrailPolicy.STRICT)
             with pytest.raises(IngressError) as refused:
                 await ingress.call(go)
     finally:

@@ -42,7 +42,7 @@ async def test_cancel_waits_for_action_of_run(restate, did):
             return did.count("start") == 1
 
         await eventually(started, what="start of the action")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
 
         async def gave_up() -> bool:
             return len(did.all()) > 1
@@ -86,7 +86,7 @@ async def test_crash_while_settling_repeats_no_action(restate, did):
             return did.count("start") == 1
 
         await eventually(started, what="start of the action")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
         try:
             with pytest.raises(IngressError) as ended:
                 await ingress.call(go, key, idempotency_key=key)

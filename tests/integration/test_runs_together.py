@@ -253,6 +253,6 @@ async def test_reused_key_resets_attempts(restate):
         with pytest.raises(IngressError, match="run exhausted"):
             await ingress.call(again, True, key=key)
         (row,) = await admin.query(f"select id from sys_invocation_status where target_service_key = {sql_text(key)}")
-        await admin.act(row["id"], "purge")  # as at the end of its retention; the ID stays the same
+        await admin.control_invocation(row["id"], "purge")  # as at the end of its retention; the ID stays the same
         assert await ingress.call(again, False, key=key) == "ab"
     assert shop.began == {"closed": 3, "a": 2, "b": 2}

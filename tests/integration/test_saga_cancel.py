@@ -126,7 +126,7 @@ def services(did: Recording, gate: Gate) -> list[Any]:
 
 async def cancel_again(admin: AdminClient, invocation_id: str) -> None:
     try:
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
     except EngineError as error:
         if error.status_code != 409:  # it has ended already
             raise
@@ -169,7 +169,7 @@ async def test_cancel_awaits_running_step_before_rollback(restate, did, local):
             return did.count(f"start {key}/b") == 1
 
         await eventually(started, what="start of step b")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
         await cancel_again(admin, invocation_id)  # a second cancel must not cut the settling short
         gate.open()
         error = await ended(env, invocation_id)
@@ -191,7 +191,7 @@ async def test_cancel_between_steps_rolls_back(restate, did):
             return did.count(f"end {key}/b") == 1
 
         await eventually(waiting, what="wait after step b")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
         await ended(env, invocation_id)
         await rolled_back(ingress, key)
         assert did.of(key) == ["start a", "end a", "start b", "end b", "undo b", "undo a"]
@@ -216,7 +216,7 @@ async def test_caught_cancel_still_rolls_back(bench, did, waits):
     invocation_id = await ingress.send(Target(bench.name, "run", None, object), key=key)
     await eventually(truth(lambda: did.count(f"do {key}/{waits}") > 0), what=waits)
     async with AdminClient(bench.admin_url) as admin:
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
     bench.released.set()
 
     async def is_rolled_back() -> bool:
@@ -242,7 +242,7 @@ async def test_rollback_survives_cancel(restate, did):
             return did.count(f"start {key}/b") == 1
 
         await eventually(started, what="start of step b")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
 
         async def rolling_back() -> str | None:
             rows = await admin.query(
@@ -252,7 +252,7 @@ async def test_rollback_survives_cancel(restate, did):
             return rows[0]["id"] if rows else None
 
         rollback = await eventually(rolling_back, what="rollback that waits for step b")
-        await admin.act(rollback, "cancel")
+        await admin.control_invocation(rollback, "cancel")
         gate.open()
         await rolled_back(ingress, key)
         assert did.of(key) == ["start a", "end a", "start b", "end b", "undo b", "undo a"]

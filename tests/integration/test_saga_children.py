@@ -74,7 +74,7 @@ async def test_parent_cancel_rolls_back_running_child_once(bench, did):
     invocation = await ingress.send(Target(bench.name, "run", None, object), key=key)
     await eventually(truth(lambda: did.count(f"do {key}-child/slow") == 1), what="slow step of the child")
     async with AdminClient(bench.admin_url) as admin:
-        await admin.act(invocation, "cancel")
+        await admin.control_invocation(invocation, "cancel")
     bench.released.set()
 
     async def is_rolled_back() -> bool:
@@ -136,7 +136,7 @@ async def test_child_that_outlives_settle_timeout_becomes_dead_letter(bench, did
     invocation = await ingress.send(Target(bench.name, "run", None, object), key=key)
     await eventually(truth(lambda: did.count(f"do {key}-child/slow") == 1), what="slow step of the child")
     async with AdminClient(bench.admin_url) as admin:
-        await admin.act(invocation, "cancel")
+        await admin.control_invocation(invocation, "cancel")
 
     async def dead_letter() -> str | None:
         try:

@@ -56,7 +56,7 @@ async def cancel_while_slow(bench: Bench, key: str) -> None:
     invocation = await start(bench, key)
     await entry(bench, f"do {key}/slow")
     async with AdminClient(bench.admin_url) as admin:
-        await admin.act(invocation, "cancel")
+        await admin.control_invocation(invocation, "cancel")
     bench.released.set()
 
 
@@ -83,7 +83,7 @@ async def test_reused_key_is_rolled_back_again(bench, did):
     async with AdminClient(bench.admin_url) as admin:
         rows = await admin.query("select id from sys_invocation where target_service_key = " + sql_text(key))
         for row in rows:
-            await admin.act(row["id"], "purge")
+            await admin.control_invocation(row["id"], "purge")
     with pytest.raises(IngressError) as failed:
         await bench.ingress.call(Target(bench.name, "run", None, object), key=key)
     assert "step 'b' failed" in failed.value.message
@@ -217,7 +217,7 @@ async def test_redrive_does_not_await_purged_action(bench, did):
             "select id from sys_invocation where status = 'completed' and target_service_name = 'Tasks'"
         )
         for row in rows:
-            await admin.act(row["id"], "purge")
+            await admin.control_invocation(row["id"], "purge")
     await act(bench, "redrive", f"{bench.name}:{key}/1")
     await rolled_back(bench, key)
     assert bench.undone(key) == ["undo slow"] * 3
@@ -315,7 +315,7 @@ async def test_unresponsive_service_blocks_no_other_saga(restate, bench, did, re
             for name, key in keys.items():
                 invocation = await start(bench, key, name)
                 await entry(bench, f"done {key}/a")
-                await admin.act(invocation, "kill")
+                await admin.control_invocation(invocation, "kill")
         report = await asyncio.wait_for(bench.ingress.call(reconcile_target, key="all"), 30)
         assert keys[bench.name] in {find.key for find in report.acted_on}
         assert any(down in message for message in report.failed.values())
@@ -324,13 +324,13 @@ async def test_unresponsive_service_blocks_no_other_saga(restate, bench, did, re
             f"select id from sys_invocation where status != 'completed' and target_service_name = {sql_text(down)}"
         )
         for row in left:
-            await admin.act(row["id"], "kill")
+            await admin.control_invocation(row["id"], "kill")
         ended = await admin.query(
             "select id from sys_invocation where target_handler_name = 'run' "
             f"and target_service_name = {sql_text(down)}"
         )
         for row in ended:  # or each later scan would retry it
-            await admin.act(row["id"], "purge")
+            await admin.control_invocation(row["id"], "purge")
         for deployment in await admin.deployments():
             if str(deployment.get("uri", "")).rstrip("/") == gone.url:
                 await admin.remove_deployment(deployment["id"])

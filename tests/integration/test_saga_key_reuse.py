@@ -141,7 +141,7 @@ async def end_first_execution(jobs: Jobs, admin: AdminClient, strategy: Compensa
         return await jobs.fail()
     invocation = await jobs.bench.ingress.send(jobs.run, None, key=jobs.key)
     await jobs.recorded("try b1")
-    await admin.act(invocation, "cancel")  # its rollback never ends
+    await admin.control_invocation(invocation, "cancel")  # its rollback never ends
     return {"rollback": "running"}
 
 

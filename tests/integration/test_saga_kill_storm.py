@@ -68,7 +68,7 @@ class Storm:
         is_main = target["target"].startswith(f"{self._main}/") and target["target"].endswith("/run")
         is_cancelled = is_main and self._random.random() < 0.5
         try:
-            await self.admin.act(target["id"], "cancel" if is_cancelled else "kill")
+            await self.admin.control_invocation(target["id"], "cancel" if is_cancelled else "kill")
         except EngineError as error:
             if error.status_code not in (404, 409):  # it has ended already
                 raise

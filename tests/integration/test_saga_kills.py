@@ -127,7 +127,7 @@ async def lose_rollback(
     admin: AdminClient, admin_url: str, saga: str, state: dict[str, list[int]] | None = None
 ) -> None:
     """Kill a rollback and restore its state, as if the kill had preceded the first write."""
-    await admin.act(await only_open(admin, "Rollbacks", "run", saga), "kill")
+    await admin.control_invocation(await only_open(admin, "Rollbacks", "run", saga), "kill")
     body = {"object_key": saga, "new_state": state or {}}
     async with httpx.AsyncClient() as http:
         response = await http.post(f"{admin_url}/services/Rollbacks/state", json=body)
@@ -154,7 +154,7 @@ async def test_killed_execution_with_reused_key_is_rolled_back(bench, did, admin
         await eventually(
             truth(lambda number=number: did.count(f"done {key}/a") == number), what=f"step of execution {number}"
         )
-        await admin.act(invocation, "kill")
+        await admin.control_invocation(invocation, "kill")
 
         async def counted() -> bool:
             return await count_orphaned(admin, bench.name) == 1
@@ -190,7 +190,7 @@ async def test_lost_rollback_of_reused_key_is_restarted(bench, did, admin, recon
     async def cancel_execution() -> None:
         invocation = await start(bench, name, key)
         await on_record(admin, name, key)
-        await admin.act(invocation, "cancel")
+        await admin.control_invocation(invocation, "cancel")
 
     brake.release()
     await cancel_execution()
@@ -297,7 +297,7 @@ async def kill_waiting_child(bench: Bench, admin: AdminClient, *, parent: bool, 
     key = str(uuid4())
     invocation = await start(bench, bench.name, key)
     waiting = await only_open(admin, child_name, "run", f"{key}-child")
-    await admin.act(invocation if parent else waiting, "kill")
+    await admin.control_invocation(invocation if parent else waiting, "kill")
 
     async def killed() -> bool:
         rows = await admin.query(f"select status from sys_invocation_status where id = {sql_text(waiting)}")
@@ -339,7 +339,7 @@ async def test_orphaned_saga_is_resubmitted_after_kill(bench, did, admin, reconc
     key = str(uuid4())
     invocation = await start(bench, name, key)
     await on_record(admin, name, key)
-    await admin.act(invocation, "kill")
+    await admin.control_invocation(invocation, "kill")
     scan = asyncio.create_task(bench.ingress.call(reconcile_target, key="all"))
     await did_all(bench, f"undoing {key}/a")
     await lose_rollback(admin, bench.admin_url, f"{name}:{key}")
@@ -362,9 +362,9 @@ async def test_killed_roll_back_handler_is_repeated(bench, did, admin, reconcile
     key = str(uuid4())
     invocation = await start(bench, bench.name, key)
     await did_all(bench, f"done {key}/a")
-    await admin.act(invocation, "kill")
+    await admin.control_invocation(invocation, "kill")
     await bench.ingress.call(reconcile_target, key="all")
-    await admin.act(await only_open(admin, bench.name, "roll_back", key), "kill")
+    await admin.control_invocation(await only_open(admin, bench.name, "roll_back", key), "kill")
     monkeypatch.undo()
 
     async def is_repaired() -> bool:

@@ -79,7 +79,7 @@ async def purge_compensations(admin: AdminClient, bench: Bench) -> None:
             f"select id from sys_invocation where target_service_name = {sql_text(bench.name + 'Compensations')}"
         )
         for row in rows:
-            await admin.act(row["id"], "purge")
+            await admin.control_invocation(row["id"], "purge")
         return not rows
 
     await eventually(done, what="purge of all compensations")

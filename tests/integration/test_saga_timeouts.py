@@ -190,7 +190,7 @@ async def test_cancel_during_retry_awaits_both_attempts(bench, did):
             f"select id from sys_invocation_status where target_service_name = {sql_text(bench.name)} "
             f"and target_handler_name = 'run' and target_service_key = {sql_text(key)}"
         )
-        await admin.act(rows[0]["id"], "cancel")
+        await admin.control_invocation(rows[0]["id"], "cancel")
     with pytest.raises(IngressError, match="cancelled"):
         await call
     await until_awaited(bench, key, slow, 1, 2)

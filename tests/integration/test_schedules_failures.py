@@ -168,7 +168,7 @@ async def test_ignore_unexpected_firings_and_recover_lost_one(restate, did):
         rows = await admin.query(scheduled)
         assert len(rows) == 2, "the first firing, now obsolete, and the next one"
         for row in rows:
-            await admin.act(row["id"], "kill")
+            await admin.control_invocation(row["id"], "kill")
         resumed = await schedules.resume(name, reason="the firing was killed")
         assert (resumed.state, resumed.generation, resumed.next_at) == (ScheduleState.ACTIVE, 2, first.next_at)
         assert len(await admin.query(scheduled)) == 1
@@ -199,7 +199,7 @@ async def test_dispatcher_loss_stops_neither_run_nor_schedule(restate, did):
         await schedules.trigger(name)
         await eventually(running, what="an active run")
         seen_run = await eventually(waiting_dispatcher, what="the dispatcher of the run")
-        await admin.act(seen_run, "cancel")
+        await admin.control_invocation(seen_run, "cancel")
 
         async def unknown() -> ScheduleStatus | None:
             status = await schedules.status(name)
@@ -213,7 +213,7 @@ async def test_dispatcher_loss_stops_neither_run_nor_schedule(restate, did):
 
         await schedules.trigger(name)
         await eventually(running, what="a second active run")
-        await admin.act(await eventually(waiting_dispatcher, what="the second dispatcher"), "kill")
+        await admin.control_invocation(await eventually(waiting_dispatcher, what="the second dispatcher"), "kill")
         with pytest.raises(IngressError, match="is active"):
             await schedules.trigger(name)  # its end is never reported
         resumed = await schedules.resume(name)
@@ -253,7 +253,9 @@ async def test_killed_dispatcher_start_is_idempotent(restate, did, monkeypatch):
 
         await schedules.set(name, every=FAR, target=to["build"], request=name)
         await schedules.trigger(name)
-        await admin.act(await eventually(sender, what="a dispatcher that has started its target"), "kill")
+        await admin.control_invocation(
+            await eventually(sender, what="a dispatcher that has started its target"), "kill"
+        )
         status = await state_of(schedules, name, succeeded=1)
         assert (status.counts.failed, status.recent[0].state) == (0, RunState.SUCCEEDED)
         assert len([each for each in did.all() if each.startswith(f"build {name}/")]) == 1
@@ -285,7 +287,7 @@ async def test_cancelled_firing_is_repeated(restate, did, monkeypatch):
             f"and target_service_key = {sql_text(name)} and status != 'completed'"
         )
         assert len(rows) == 1
-        await admin.act(rows[0]["id"], "cancel")
+        await admin.control_invocation(rows[0]["id"], "cancel")
         gate.set()
 
         async def cancelled() -> bool:

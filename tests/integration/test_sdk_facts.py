@@ -53,7 +53,7 @@ async def cancelled_during(env: Any, did: Recording, gate: Gate) -> str:
             return did.count("waits") > 0
 
         await eventually(waits, what="wait")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
         gate.open()
         return await ingress.call(go, key, idempotency_key=key)
 

@@ -1,4 +1,4 @@
-"""Encryption at rest, looked for in the engine's own files."""
+"""Encryption at rest, checked in the files of the engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ flow = sdk.Workflow("SealedFlow")
 
 @safe.handler()
 async def put(ctx: sdk.ObjectContext, text: str) -> str:
-    """Pass a text through everything that the journal keeps: input, run, state, call, awakeable, output."""
+    """Pass a text through input, side effect, state, call, awakeable and output."""
     ran = await ctx.run_typed("run", lambda: f"run {text}")
     ctx.set("state", f"state {text}")
     called = await ctx.object_call(echo, key=f"{ctx.key()}-echo", arg=f"call {text}")
@@ -56,7 +56,7 @@ async def get(ctx: sdk.ObjectContext) -> str:
 
 
 class Words:
-    """Awakeables that wait for a word."""
+    """Workflow that waits for an awakeable."""
 
     def __init__(self) -> None:
         self.ids: set[str] = set()
@@ -84,7 +84,7 @@ async def promise(ctx: sdk.WorkflowContext, text: str) -> str:
 
 @pytest.fixture(scope="module")
 def legible_engine(restate_servers: RestateServers) -> Iterator[RestateServer]:
-    """An engine that writes what it keeps as it is: compressed, it would hide a text that isn't encrypted, too."""
+    """Engine without compression, which would hide unencrypted texts as well."""
     settings = {
         "RESTATE_ROCKSDB_DISABLE_WAL_COMPRESSION": "true",
         "RESTATE_ROCKSDB_DISABLE_L0_L1_COMPRESSION": "true",
@@ -94,7 +94,7 @@ def legible_engine(restate_servers: RestateServers) -> Iterator[RestateServer]:
 
 
 class Served:
-    """A process that is restarted with other settings, always at the same address."""
+    """Services that are restarted with other settings at the same address."""
 
     def __init__(self, engine: RestateServer, *, http: str = "2") -> None:
         self.engine = engine
@@ -108,7 +108,7 @@ class Served:
             listening(build_app(safe, flow, security=security), port=self.port, http=self.http) as listener,
             AdminClient(self.engine.admin) as admin,
         ):
-            # Anew each time: with encryption on, each handler takes a body.
+            # Registered again each time, since with encryption every handler has a body.
             await admin.register(listener.url, use_http_11=self.http == "1")
             self.port = listener.port
             yield admin
@@ -151,7 +151,7 @@ async def test_nothing_readable_reaches_the_disk(
     async with served(None):
         answer = await post(legible_engine, f"/SealedSafe/{uuid4().hex}/put", None, plain)
         assert answer.json() == EXPECTED.format(plain)
-    # The same search, without encryption: it must be able to find something.
+    # Without encryption, the search must find the text.
     assert times_on_disk(legible_engine, plain) >= 8
 
     key = uuid4().hex
@@ -162,13 +162,13 @@ async def test_nothing_readable_reaches_the_disk(
 
         refused = await post(legible_engine, f"/SealedSafe/{key}/put", None, "in clear")
         assert refused.status_code == 400
-        assert "the value is not encrypted, and encryption is on" in refused.text
-        assert "the value is not encrypted, and encryption is on" in caplog.text
+        assert "is not encrypted in the format pd2, and encryption is enabled" in refused.text
+        assert "is not encrypted in the format pd2, and encryption is enabled" in caplog.text
 
-    # Rotation: the new key seals, the old one still opens what is there.
+    # During a rotation, the new key seals, and the old key opens existing values.
     first_key, second_key = first.read_text(), second.read_text()
     both = tmp_path / "both.key"
-    both.write_text(f"# the newest first\n{second_key}{first_key}")
+    both.write_text(f"# newest first\n{second_key}{first_key}")
     both.chmod(0o600)
     rotated = JournalCodec.load(both)
     async with served(both):
@@ -178,13 +178,13 @@ async def test_nothing_readable_reaches_the_disk(
         assert answer_in(answer, rotated) == EXPECTED.format(again)
     assert times_on_disk(legible_engine, again) == 0
 
-    # Without the new key nothing is lost, and nothing fails: what needs it waits, and says for what.
+    # Without the new key, invocations that need it are retried and report its ID.
     async with served(first) as admin:
         invocation = (await post(legible_engine, f"/SealedSafe/{key}/get/send", codec)).json()["invocationId"]
 
         async def said() -> bool:
             rows = await admin.query(f"select last_failure from sys_invocation where id = '{invocation}'")
-            return f"encrypted with the key {rotated.key_ids[0]}" in rows[0].get("last_failure", "")
+            return f"encrypted with the unknown key {rotated.key_ids[0]}" in rows[0].get("last_failure", "")
 
         await eventually(said, what="reason in the engine")
     async with served(both) as admin:
@@ -196,7 +196,7 @@ async def test_nothing_readable_reaches_the_disk(
         await eventually(done, what="end of what had waited for the key")
 
 
-async def test_an_ingress_client_with_the_keys_sees_plain_values(legible_engine: RestateServer, tmp_path: Path):
+async def test_client_with_keys_reads_plain_values(legible_engine: RestateServer, tmp_path: Path):
     path = tmp_path / "journal.key"
     codec = new_encryption_key(path)
     put_target = Target("SealedSafe", "put", str, str)
@@ -223,7 +223,7 @@ async def test_running_invocation_waits_for_a_missing_key(legible_engine: Restat
     new_encryption_key(second)
     both.write_text(second.read_text() + first.read_text())
     both.chmod(0o600)
-    served = Served(legible_engine, http="1")  # whose waiting handlers hold no connection
+    served = Served(legible_engine, http="1")  # waiting handlers hold no connection
     wait = Target("SealedSafe", "wait_for_word", None, str)
     async with IngressClient(legible_engine.ingress, codec=codec) as ingress:
         async with served(first):
@@ -234,7 +234,7 @@ async def test_running_invocation_waits_for_a_missing_key(legible_engine: Restat
 
             async def held_up() -> bool:
                 rows = await admin.query(f"select last_failure from sys_invocation where id = '{invocation}'")
-                return f"encrypted with the key {codec.key_ids[0]}" in rows[0].get("last_failure", "")
+                return f"encrypted with the unknown key {codec.key_ids[0]}" in rows[0].get("last_failure", "")
 
             await eventually(held_up, what="reason in the engine")
         async with served(both):

@@ -32,7 +32,7 @@ from perdure.saga.schema import OperatorAction
 from perdure.saga.signatures import sign_action
 from perdure.security import ActorKey, Role, SignedAction, SigningRules, TrustedKeys, set_signing_rules
 from perdure.testing import Restate
-from tests.integration.signing_people import ISSUER, MALLORY, OLGA, VERA, key_of
+from tests.integration.actor_keys import ISSUER, MALLORY, OLGA, VERA, key_of
 from tests.support import eventually
 
 letters = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
@@ -117,7 +117,7 @@ async def test_operator_signature_is_required_and_single_use(restate: Restate):
         assert await refused("redrive", letter, None) == (401, "unsigned")
         assert await refused("redrive", letter, sign(OperatorAction.REDRIVE, letter, MALLORY)) == (401, "issuer")
         forged = redrive.model_copy(update={"reason": "other"})
-        assert await refused("redrive", letter, forged, reason="other", **edited) == (401, "act_signature")
+        assert await refused("redrive", letter, forged, reason="other", **edited) == (401, "action_signature")
         old = sign(OperatorAction.REDRIVE, letter, at=datetime.now(UTC) - timedelta(minutes=6))
         assert await refused("redrive", letter, old) == (401, "too_old")
         assert await refused(
@@ -168,7 +168,7 @@ async def test_operator_signature_is_required_and_single_use(restate: Restate):
 @pytest.mark.restate_modes("http2")
 @pytest.mark.usefixtures("signed_acts")
 async def test_flooding_operator_blocks_no_other(restate: Restate, monkeypatch: pytest.MonkeyPatch):
-    for name, number in {"CROWDED": 3, "FOR_EACH": 1}.items():
+    for name, number in {"UNRESTRICTED_NONCES": 3, "NONCES_PER_PERSON": 1}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{name}", number)
     name = fresh("Flooded")
     env = await restate.serve(*jammed(name))
@@ -181,7 +181,7 @@ async def test_flooding_operator_blocks_no_other(restate: Restate, monkeypatch: 
             await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
         with pytest.raises(IngressError, match="no room for more") as error:
             await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
-        assert (error.value.status_code, error.value.code) == (429, "too_many_acts")
+        assert (error.value.status_code, error.value.code) == (429, "too_many_actions")
         otto = key_of("otto@example.com", Role.OPERATOR)
         await desk.act("skip", letter, sign(OperatorAction.SKIP, letter, otto), actor="otto@example.com")
         await desk.letters(0)
@@ -191,7 +191,7 @@ async def test_flooding_operator_blocks_no_other(restate: Restate, monkeypatch: 
 async def test_development_accepts_unsigned_actions(restate: Restate):
     name = fresh("Unsigned")
     env = await restate.serve(*jammed(name))
-    set_signing_rules(SigningRules(trust=TrustedKeys(issuers=(ISSUER.public,))))
+    set_signing_rules(SigningRules(trusted_keys=TrustedKeys(issuers=(ISSUER.public,))))
     try:
         async with IngressClient(env.ingress) as ingress:
             desk = Desk(ingress, name)
@@ -231,7 +231,7 @@ async def test_cli_signs_with_key_file(restate: Restate, tmp_path: Path):
         with pytest.raises(IngressError):
             await ingress.call(Target(name, "run", Parts, None), Parts(names=["a", "b"]), key=saga)
         first, second = await desk.letters(2)
-        assert "it takes the role operator" in await perdure("skip", first.id, key="vera.key")
+        assert "this action requires the role operator" in await perdure("skip", first.id, key="vera.key")
         assert "redrive recorded. State: pending." in await perdure("redrive", first.id, "--payload", '"mended"')
         await desk.letters(1)
         assert "1 succeeded, 0 refused" in await perdure("resolve", "--signature", second.signature)

@@ -1,4 +1,4 @@
-"""Handlers refuse an invocation that a web page has started over the engine's own ingress."""
+"""Refusal of invocations that a web page starts over the ingress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVIL = {"origin": "https://evil.example.com"}
 
 
 def plain(did: Recording) -> restate.Service:
-    """A service of the SDK's own."""
+    """Return a service of the SDK."""
     service = restate.Service("Plain")
 
     @service.handler()

@@ -29,7 +29,7 @@ from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
 from perdure.schedules.signatures import sign_action, sign_setting
 from perdure.security import Role, SignedAction
 from perdure.testing import Restate
-from tests.integration.signing_people import MALLORY, OLGA, VERA, key_of
+from tests.integration.actor_keys import MALLORY, OLGA, VERA, key_of
 
 DAILY = timedelta(days=1)
 SPEC = ScheduleSpec(every=DAILY, target=ScheduledTarget(service="Reports", handler="build"), payload={"wörter": [1.5]})
@@ -127,8 +127,8 @@ async def test_schedule_action_requires_fresh_operator_signature(restate: Restat
 
 @pytest.mark.usefixtures("signed_acts")
 @pytest.mark.restate_modes("http2")
-async def test_nonce_limit_applies_per_actor(restate: Restate, monkeypatch: pytest.MonkeyPatch):
-    for bound, number in {"CROWDED": 3, "FOR_EACH": 1}.items():
+async def test_who_signs_without_end_keeps_nobody_else_from_steering(restate: Restate, monkeypatch: pytest.MonkeyPatch):
+    for bound, number in {"UNRESTRICTED_NONCES": 3, "NONCES_PER_PERSON": 1}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{bound}", number)
     env = await restate.serve(reports(), *definitions())
     name = f"flooded {uuid4()}"
@@ -140,7 +140,7 @@ async def test_nonce_limit_applies_per_actor(restate: Restate, monkeypatch: pyte
         await olga.resume(name)
         with pytest.raises(IngressError, match="no room for more") as error:
             await olga.pause(name)
-        assert (error.value.status_code, error.value.code) == (429, "too_many_acts")
+        assert (error.value.status_code, error.value.code) == (429, "too_many_actions")
         assert (await otto.pause(name)).state is ScheduleState.PAUSED
 
 

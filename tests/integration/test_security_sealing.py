@@ -1,4 +1,4 @@
-"""A value of an encrypted journal opens at its own place, and a copy of it opens nowhere else."""
+"""Encrypted journal values open at their place, and copies do not open elsewhere."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def nothing(ctx: sdk.Context) -> None: ...
 
 @safe.handler()
 async def write(ctx: sdk.ObjectContext, text: str) -> str:
-    """Pass a text through a run, state, calls, sends, an attach, an awakeable and a promise."""
+    """Pass a text through a side effect, state, calls, sends, an attach, an awakeable and a promise."""
     ran = await ctx.run_typed("run", lambda: f"run {text}")
     empty = await ctx.run_typed("empty", lambda: b"", sdk.RunOptions(serde=BytesSerde()))
     ctx.set("text", f"state {text}")
@@ -71,7 +71,7 @@ async def read(ctx: sdk.ObjectContext) -> str:
 
 @safe.handler()
 async def count(ctx: sdk.ObjectContext, text: str) -> int:
-    """Tell how often it was called."""
+    """Return the number of calls."""
     number = (await ctx.get("number", type_hint=int) or 0) + 1
     ctx.set("number", number)
     return number
@@ -147,7 +147,7 @@ class Sealed:
         await eventually(is_there, what="state")
 
     async def copied(self, key: str) -> dict[str, bytes]:
-        """Return one sealed value of each kind, as somebody finds them in the engine's tables."""
+        """Return a sealed value of each kind from the engine's tables."""
         await self.ingress.call(WRITE, "copied", key=key)
         journal = await self.admin.query(
             "select j.entry_type, j.name, j.raw from sys_journal j join sys_invocation i on j.id = i.id "
@@ -158,7 +158,7 @@ class Sealed:
         return {kind: value for kind, value in found.items() if value}
 
     async def waiting(self) -> tuple[str, str]:
-        """Return an invocation that waits for an awakeable, and the awakeable."""
+        """Return a waiting invocation and its awakeable."""
         before = set(words.all())
         invocation = await self.ingress.send(WAIT, key=uuid4().hex)
 
@@ -174,7 +174,7 @@ COUNT = Target("PlacedSafe", "count", str, int)
 
 
 def _sealed_in(raw: bytes) -> bytes:
-    """Return the sealed value in a protobuf message: its length is in front of it."""
+    """Return the length-prefixed sealed value of a protobuf message."""
     start = raw.find(b"pd2")
     if start < 1:
         return b""
@@ -215,7 +215,7 @@ async def test_restarted_invocation_opens_its_input(sealed: Sealed):
     key = uuid4().hex
     invocation = await sealed.ingress.send(COUNT, "x", key=key)
     assert await sealed.ingress.attach(COUNT, invocation_id=invocation) == 1
-    await sealed.admin.act(invocation, "restart-as-new")
+    await sealed.admin.control_invocation(invocation, "restart-as-new")
     assert await sealed.ingress.call(COUNT, "x", key=key) == 3
 
 
@@ -246,23 +246,23 @@ async def test_copied_value_completes_no_awakeable(sealed: Sealed, codec: Journa
 
 
 async def test_copied_state_is_not_read(sealed: Sealed):
-    key, victim = uuid4().hex, uuid4().hex
+    key, target_key = uuid4().hex, uuid4().hex
     values = await sealed.copied(key)
-    await sealed.ingress.call(WRITE, "mine", key=victim)
-    genuine = await sealed.state_of(victim)
+    await sealed.ingress.call(WRITE, "mine", key=target_key)
+    genuine = await sealed.state_of(target_key)
     for value in (values["state"], values["Command: Output"], b'"in clear"', b""):
-        await sealed.put_state(victim, {**genuine, "text": value})
-        invocation = await sealed.ingress.send(READ, key=victim)
+        await sealed.put_state(target_key, {**genuine, "text": value})
+        invocation = await sealed.ingress.send(READ, key=target_key)
 
         async def refused(waiting: str = invocation) -> bool:
             rows = await sealed.admin.query(f"select last_failure from sys_invocation where id = '{waiting}'")
-            return f"state PlacedSafe/{victim}/text: the value" in str(rows[0].get("last_failure"))
+            return f"state PlacedSafe/{target_key}/text: the value" in str(rows[0].get("last_failure"))
 
         await eventually(refused, what="refusal of the copied state")
-        # It has the value in its journal, so it waits for an operator. Others go on with the genuine state.
-        await sealed.admin.act(invocation, "kill")
-        await sealed.put_state(victim, genuine)
-        assert await sealed.ingress.call(READ, key=victim) == "state mine"
+        # The invocation has the value in its journal, so it needs an operator. Others read the genuine state.
+        await sealed.admin.control_invocation(invocation, "kill")
+        await sealed.put_state(target_key, genuine)
+        assert await sealed.ingress.call(READ, key=target_key) == "state mine"
 
 
 @pytest.mark.parametrize("body", [b"", b'"in clear"', b"null"])
@@ -277,19 +277,19 @@ async def test_reject_unsealed_input(sealed: Sealed, body: bytes):
     assert await sealed.ingress.call(COUNT, "first", key=other) == 1
 
 
-async def test_reject_input_of_the_old_format(sealed: Sealed, keys_file: Path, codec: JournalCodec):
+async def test_reject_input_of_another_format(sealed: Sealed, keys_file: Path, codec: JournalCodec):
     box = SecretBox(_first_key(keys_file))
     old = b"pd1" + bytes.fromhex(codec.key_ids[0]) + bytes(box.encrypt(b'"x"'))
     answer = await sealed.post(f"/PlacedSafe/{uuid4().hex}/count", old)
     assert answer.status_code == 400
-    assert "has the old format pd1, which is not bound to a place" in answer.text
+    assert "is not encrypted in the format pd2" in answer.text
 
 
 async def test_reject_input_of_an_unknown_key(sealed: Sealed):
     other = uuid4().hex
     foreign = JournalCodec([b"f" * 32]).seal(b'"x"', Place.input("PlacedSafe", other, "count"))
     answer = await sealed.post(f"/PlacedSafe/{other}/count", foreign)
-    # Terminal: waiting for a key that never comes, it would block the object for everybody.
+    # Terminal, since waiting for an unknown key would block the object.
     assert (answer.status_code, answer.json()["metadata"]) == (400, {"code": "rejected_value"})
     assert await sealed.ingress.call(COUNT, "first", key=other) == 1
 
@@ -312,7 +312,7 @@ async def test_client_rejects_output_of_another_invocation(sealed: Sealed, codec
 
     genuine, foreign = await answered(key), await answered(other)
 
-    def swapped(request: httpx.Request) -> httpx.Response:  # what somebody between client and engine can do
+    def swapped(request: httpx.Request) -> httpx.Response:  # an attacker between client and engine
         return httpx.Response(200, content=foreign.content, headers={"x-restate-id": foreign.headers["x-restate-id"]})
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(swapped)) as http:

@@ -1,4 +1,4 @@
-"""Services that let only their engine in, with a restate-server that really signs."""
+"""Request identity with a signing restate-server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def engine_key(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrivateK
 
 @pytest.fixture(scope="module")
 def signing_engine(restate_servers: RestateServers, engine_key: tuple[Path, PrivateKey]) -> Iterator[RestateServer]:
-    """An engine that signs its requests."""
+    """Engine that signs its requests."""
     with RestateServer(install_dir=restate_servers.install_dir, identity_key_file=engine_key[0]) as server:
         yield server
 
@@ -61,7 +61,7 @@ def app_for(*keys: PrivateKey, mode: ValidationMode = ValidationMode.STRICT, pub
 
 
 @pytest.mark.parametrize("http", ["1", "2"])
-async def test_only_the_engine_gets_in(
+async def test_only_requests_of_the_engine_are_served(
     signing_engine: RestateServer, engine_key: tuple[Path, PrivateKey], http: HttpVersion
 ):
     rotated = PrivateKey.generate()
@@ -71,26 +71,24 @@ async def test_only_the_engine_gets_in(
         async with httpx.AsyncClient(http2=False) as client:
             answer = await client.post(f"{signing_engine.ingress}/ShyGreeter/greet", json="ada")
             assert (answer.status_code, answer.json()) == (200, "hello ada")
-            if http == "1":  # httpx speaks no HTTP/2 without TLS
+            if http == "1":  # httpx has no HTTP/2 without TLS
                 for path in ("/discover", "/invoke/ShyGreeter/greet", "/x/invoke/ShyGreeter/greet", "/", "/x/health"):
                     refused = await client.post(served.url + path, content=b"x")
                     assert (path, refused.status_code, refused.text) == (path, 401, "the request is not signed\n")
                 assert (await client.get(f"{served.url}/health")).status_code == 200
                 assert (await client.get(f"{served.url}/ready")).status_code == 200
-                assert (await client.get(f"{served.url}/metrics")).status_code == 200  # from this machine
+                assert (await client.get(f"{served.url}/metrics")).status_code == 200  # from the local machine
 
 
 @pytest.mark.parametrize("http", ["1", "2"])
-async def test_an_engine_with_another_key_is_refused_at_once(signing_engine: RestateServer, http: HttpVersion):
+async def test_refuse_engine_with_another_key(signing_engine: RestateServer, http: HttpVersion):
     with ServedApp(app_for(PrivateKey.generate()), http=http) as served:
         async with AdminClient(signing_engine.admin) as admin:
             with pytest.raises(EngineError, match="401"):
                 await admin.register(served.url, use_http_11=http == "1")
 
 
-async def test_handlers_are_off_the_ingress_unless_declared_public(
-    signing_engine: RestateServer, engine_key: tuple[Path, PrivateKey]
-):
+async def test_ingress_serves_only_public_handlers(signing_engine: RestateServer, engine_key: tuple[Path, PrivateKey]):
     with ServedApp(app_for(engine_key[1], public_only=True)) as served:
         async with AdminClient(signing_engine.admin) as admin, httpx.AsyncClient() as client:
             await admin.register(served.url)
@@ -103,11 +101,13 @@ async def test_handlers_are_off_the_ingress_unless_declared_public(
             hidden = await client.post(f"{signing_engine.ingress}/ShyGreeter/greet", json="ada")
             assert hidden.status_code == 400
             assert "not public" in hidden.text
-    assert shy.handlers["greet"].ingress_private is None  # the service itself is as it was
+    assert shy.handlers["greet"].ingress_private is None  # the service itself is unchanged
 
 
-async def test_permissive_lets_a_stranger_through(signing_engine: RestateServer, caplog: pytest.LogCaptureFixture):
+async def test_permissive_mode_serves_unsigned_requests(
+    signing_engine: RestateServer, caplog: pytest.LogCaptureFixture
+):
     with ServedApp(app_for(PrivateKey.generate(), mode=ValidationMode.PERMISSIVE)) as served:
         async with AdminClient(signing_engine.admin) as admin:
             assert await admin.register(served.url) == ["ShyGreeter"]
-    assert "let through (permissive)" in caplog.text
+    assert "violates a security rule (permissive)" in caplog.text

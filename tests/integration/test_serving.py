@@ -1,4 +1,4 @@
-"""Handlers served on a real engine, in each mode."""
+"""Served handlers with a real engine, in each mode."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ async def wait(ctx: sdk.ObjectContext, seconds: float) -> None:
     await ctx.sleep(timedelta(seconds=seconds))
 
 
-async def test_a_service_answers(restate: Restate):
+async def test_service_responds(restate: Restate):
     env = await restate.serve(steps)
     async with httpx.AsyncClient() as http:
         answer = await http.post(f"{env.ingress}/ServingSteps/three", json="a")
     assert answer.json() == "a0 a1 a2"
 
 
-async def test_handlers_log_with_their_invocation_and_not_while_they_replay(restate: Restate, logged: io.StringIO):
+async def test_log_lines_contain_invocation_and_skip_replay(restate: Restate, logged: io.StringIO):
     env = await restate.serve(steps, counter)
     key = uuid4().hex
     async with httpx.AsyncClient() as http:
@@ -69,7 +69,7 @@ async def test_handlers_log_with_their_invocation_and_not_while_they_replay(rest
 
     invocation = {"invocation_id": answer.headers["x-restate-id"], "service": "ServingSteps", "handler": "three"}
     done = lines(logged, event="step done", **invocation)
-    # An attempt can't know that its last entry is its last: the line after it may come once more, none comes each time.
+    # An attempt does not know which entry is the last one of the replay, so the next line may be logged once more.
     assert sorted({line["number"] for line in done}) == [0, 1, 2]
     assert len(done) <= 6
     assert len(lines(logged, event="step 0 done", **invocation)) <= 2
@@ -79,14 +79,14 @@ async def test_handlers_log_with_their_invocation_and_not_while_they_replay(rest
 
 
 @pytest.mark.restate_modes("http2")
-async def test_modes_can_be_chosen(restate: Restate):
+async def test_engine_modes_are_configurable(restate: Restate):
     assert restate.mode is Mode.HTTP2
 
 
 @pytest.mark.restate_modes("http2", "request_response")
 @pytest.mark.parametrize("status", [401, 404])
-async def test_a_refusal_reaches_the_engine_at_once(restate: Restate, status: int):
-    """Granian sends headers with a first chunk, which the SDK's 401 and 404 hold back until the request has ended."""
+async def test_refusal_reaches_engine_at_once(restate: Restate, status: int):
+    """Granian sends headers with the first chunk, which the SDK holds back until the request has ended."""
     http1 = restate.mode is Mode.REQUEST_RESPONSE
     expected = build_app(steps)
     refusing = (
@@ -109,14 +109,14 @@ async def test_a_refusal_reaches_the_engine_at_once(restate: Restate, status: in
             reason = await eventually(failure, what="failed attempt", within=10)
             assert str(status) in reason
             assert time.monotonic() - began < 5
-            await admin.act(invocation, "kill")
+            await admin.control_invocation(invocation, "kill")
         for deployment in await admin.deployments():
             if str(deployment["uri"]).rstrip("/") == listener.url:
                 await admin.remove_deployment(deployment["id"])
 
 
 async def test_one_port_speaks_both_protocols():
-    """People and probes come over HTTP/1.1, the engine over HTTP/2."""
+    """Probes use HTTP/1.1, the engine uses HTTP/2."""
     async with listening(build_app(steps)) as listener, httpx.AsyncClient() as http:
         assert (await http.get(f"{listener.url}/health")).json() == {"status": "ok"}
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
@@ -126,7 +126,7 @@ async def test_one_port_speaks_both_protocols():
     assert frame[3] == 4, "the server answers with its settings"
 
 
-async def test_what_a_test_leaves_running_is_ended_and_forgotten(restate_servers: RestateServers):
+async def test_fixture_ends_invocations_left_running(restate_servers: RestateServers):
     server = restate_servers.for_mode(Mode.HTTP2)
     restate = Restate(server, Mode.HTTP2)
     env = await restate.serve(counter)
@@ -142,7 +142,7 @@ async def test_what_a_test_leaves_running_is_ended_and_forgotten(restate_servers
             await http.get(env.url)
 
 
-def test_a_test_server_leaves_nothing_behind(restate_servers: RestateServers):
+def test_closed_test_server_leaves_no_files(restate_servers: RestateServers):
     with RestateServer(install_dir=restate_servers.install_dir) as server:
         pid = server.engine.pid
         folder = server.engine.config.data_dir.parent

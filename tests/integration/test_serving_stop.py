@@ -1,4 +1,4 @@
-"""How a serving process stops: what runs is finished or retried, nothing runs twice, and it does end."""
+"""Stop of a serving process: running side effects finish or are retried, and the process ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMIT = 15.0
 
 
 class Service:
-    """The process under test, its engine, and the file that its steps write."""
+    """Process under test, its engine, and the output file of its steps."""
 
     def __init__(self, folder: Path, ingress: str, admin: str) -> None:
         self.port = free_ports(1)[0]
@@ -59,7 +59,7 @@ class Service:
             return False
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
-        """Ask it to stop; return how long that took."""
+        """Stop the process and return the duration."""
         assert self.process is not None
         began = time.monotonic()
         self.process.send_signal(number)
@@ -93,7 +93,7 @@ class Service:
         return await self.unfinished() == 0
 
     async def sleeps(self) -> bool:
-        """Return whether a handler sleeps: the engine has stored all that came before."""
+        """Return whether a handler sleeps, so that the engine has stored all earlier entries."""
         sql = """select j.id from sys_journal j join sys_invocation_status i on i.id = j.id
             where i.target_service_name = 'StoppedWork' and i.status != 'completed' and j.entry_type like '%Sleep%'"""
         return bool(await self.admin.query(sql))
@@ -110,7 +110,7 @@ async def service(restate_servers: RestateServers, tmp_path: Path) -> AsyncItera
     for row in await service.admin.query(
         "select id from sys_invocation where target_service_name='StoppedWork' and status!='completed'"
     ):
-        await service.admin.act(row["id"], "kill")
+        await service.admin.control_invocation(row["id"], "kill")
     for deployment in await service.admin.deployments():
         if str(deployment["uri"]).rstrip("/") == service.url:
             await service.admin.remove_deployment(deployment["id"])
@@ -119,7 +119,7 @@ async def service(restate_servers: RestateServers, tmp_path: Path) -> AsyncItera
 
 
 @pytest.mark.parametrize("http1", [False, True], ids=["http2", "request_response"])
-async def test_under_traffic_no_step_runs_twice(service: Service, http1: bool):
+async def test_no_step_repeats_on_stop_under_load(service: Service, http1: bool):
     await service.start()
     await service.admin.register(service.url, use_http_11=http1)
     early = [service.send("three_steps", f"early-{n}") for n in range(200)]
@@ -142,7 +142,7 @@ async def test_under_traffic_no_step_runs_twice(service: Service, http1: bool):
     assert len(counts) == 900
 
 
-async def test_a_waiting_handler_is_suspended_and_goes_on_elsewhere(service: Service):
+async def test_waiting_handler_is_suspended_and_resumed_elsewhere(service: Service):
     await service.start()
     await service.admin.register(service.url)
     await service.send("sleeper", 2)
@@ -156,7 +156,7 @@ async def test_a_waiting_handler_is_suspended_and_goes_on_elsewhere(service: Ser
 
 
 @pytest.mark.parametrize("handler", ["slow_step", "blocking_step"], ids=["coroutine", "thread"])
-async def test_a_step_longer_than_the_grace_time_is_abandoned_and_retried(service: Service, handler: str):
+async def test_long_step_is_abandoned_and_retried(service: Service, handler: str):
     await service.start(grace=1)
     await service.admin.register(service.url)
     await service.send(handler, 30)
@@ -167,7 +167,7 @@ async def test_a_step_longer_than_the_grace_time_is_abandoned_and_retried(servic
     assert service.process is not None
     assert service.process.returncode == 0
     assert 1 <= took < 1 + 4
-    assert service.log_line("attempts didn't end in time and are abandoned; the engine retries them")["attempts"] == {
+    assert service.log_line("attempts abandoned after the grace time; the engine retries them")["attempts"] == {
         f"StoppedWork/{handler}": 1
     }
     assert service.journal.read_text().splitlines()[-1] == "closed", "resources are cleaned up"
@@ -176,7 +176,7 @@ async def test_a_step_longer_than_the_grace_time_is_abandoned_and_retried(servic
     await service.stop()
 
 
-async def test_a_second_signal_ends_the_grace_time(service: Service):
+async def test_second_signal_ends_grace_time(service: Service):
     await service.start(grace=60)
     await service.admin.register(service.url)
     await service.send("slow_step", 60)
@@ -190,7 +190,7 @@ async def test_a_second_signal_ends_the_grace_time(service: Service):
     assert service.process.returncode == 0
 
 
-async def test_while_draining_it_is_unready_and_refuses_attempts(service: Service):
+async def test_draining_process_refuses_attempts(service: Service):
     await service.start(grace=60)
     await service.admin.register(service.url)
     await service.send("slow_step", 60)
@@ -207,7 +207,7 @@ async def test_while_draining_it_is_unready_and_refuses_attempts(service: Servic
     await service.stop()
 
 
-async def test_ctrl_c_stops_it_too(service: Service):
+async def test_ctrl_c_stops_process(service: Service):
     await service.start()
 
     assert await service.stop(signal.SIGINT) < 3
@@ -217,7 +217,7 @@ async def test_ctrl_c_stops_it_too(service: Service):
     assert service.journal.read_text().splitlines() == ["opened", "closed"]
 
 
-async def test_a_signal_during_the_start_ends_the_start(service: Service):
+async def test_signal_during_start_ends_process(service: Service):
     service.spawn(STUCK_WHILE="opening")
     await eventually(lambda: service.journal.read_text() == "opened\n", what="start")
 
@@ -225,20 +225,20 @@ async def test_a_signal_during_the_start_ends_the_start(service: Service):
 
     assert service.process is not None
     assert service.process.returncode == 0
-    assert service.log_line("asked to stop while starting")
+    assert service.log_line("stop requested during the start")
 
 
-async def test_a_clean_up_that_never_ends_is_cut_off(service: Service):
+async def test_hanging_clean_up_is_cut_off(service: Service):
     await service.start(STUCK_WHILE="closing")
 
     assert await service.stop() < 6
 
     assert service.process is not None
     assert service.process.returncode == 0
-    assert service.log_line("cleaning up took too long and is cut off")
+    assert service.log_line("clean-up timed out")
 
 
-async def test_a_taken_port_is_one_clear_sentence(service: Service):
+async def test_taken_port_is_reported(service: Service):
     with reserve("127.0.0.1", service.port, "port") as holder:
         holder.listen()
         service.spawn()
@@ -252,7 +252,7 @@ async def test_a_taken_port_is_one_clear_sentence(service: Service):
 
 
 async def test_two_servers_never_share_a_port(service: Service):
-    """Granian sets SO_REUSEPORT: without a guard, the kernel would split the connections between the two."""
+    """Granian sets SO_REUSEPORT, so the kernel would distribute connections between both servers."""
     await service.start()
     first = service.process
     assert first is not None
@@ -265,7 +265,7 @@ async def test_two_servers_never_share_a_port(service: Service):
     assert await service.ready()
 
 
-async def test_killed_and_started_again_it_goes_on(service: Service):
+async def test_restart_after_kill_resumes_work(service: Service):
     await service.start()
     await service.admin.register(service.url)
     await service.send("sleeper", 2)

@@ -234,7 +234,7 @@ async def test_cancel_ends_wait_for_signal(restate, did):
         key = str(uuid4())
         invocation_id = await ingress.send(wait, key, idempotency_key=key)
         await signal_id(did, key)
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
         with pytest.raises(IngressError) as failed:
             await ingress.call(wait, key, idempotency_key=key)
     assert (failed.value.status_code, failed.value.message, failed.value.code) == (409, "cancelled", "cancelled")

@@ -294,7 +294,7 @@ async def test_cancel_passes_through_loop(restate, did, kind):
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
         invocation_id = await ingress.send(go, key)
         await eventually(waiting, what="handler that waits")
-        await admin.act(invocation_id, "cancel")
+        await admin.control_invocation(invocation_id, "cancel")
 
         async def failure() -> str | None:
             rows = await admin.query(

@@ -6,7 +6,7 @@ import pytest
 
 from perdure import guardrail, set_policy
 from perdure.errors import GuardrailViolation
-from perdure.guardrails import Policy, get_policy, policy_from_environment
+from perdure.guardrails import GuardrailPolicy, get_policy, policy_from_environment
 
 
 @pytest.fixture(autouse=True)
@@ -19,15 +19,15 @@ def _policy_of_the_environment():
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, Policy.WARN),
-        ({"CI": ""}, Policy.WARN),
-        ({"CI": "true"}, Policy.STRICT),
-        ({"CI": "false"}, Policy.STRICT),  # any value counts
-        ({"GITHUB_ACTIONS": "1"}, Policy.STRICT),
-        ({"PERDURE_POLICY": "disabled", "CI": "true"}, Policy.DISABLED),
-        ({"PERDURE_POLICY": "strict"}, Policy.STRICT),
-        ({"PERDURE_POLICY": "warn", "CI": "true"}, Policy.WARN),
-        ({"PERDURE_POLICY": "", "CI": "true"}, Policy.STRICT),
+        ({}, GuardrailPolicy.WARN),
+        ({"CI": ""}, GuardrailPolicy.WARN),
+        ({"CI": "true"}, GuardrailPolicy.STRICT),
+        ({"CI": "false"}, GuardrailPolicy.STRICT),  # any value counts
+        ({"GITHUB_ACTIONS": "1"}, GuardrailPolicy.STRICT),
+        ({"PERDURE_POLICY": "disabled", "CI": "true"}, GuardrailPolicy.DISABLED),
+        ({"PERDURE_POLICY": "strict"}, GuardrailPolicy.STRICT),
+        ({"PERDURE_POLICY": "warn", "CI": "true"}, GuardrailPolicy.WARN),
+        ({"PERDURE_POLICY": "", "CI": "true"}, GuardrailPolicy.STRICT),
     ],
 )
 def test_environment_sets_policy(environment, expected, capsys):
@@ -36,31 +36,31 @@ def test_environment_sets_policy(environment, expected, capsys):
 
 
 def test_unknown_policy_means_warn(capsys):
-    assert policy_from_environment({"PERDURE_POLICY": "lax", "CI": "true"}) is Policy.WARN
+    assert policy_from_environment({"PERDURE_POLICY": "lax", "CI": "true"}) is GuardrailPolicy.WARN
     assert capsys.readouterr().err == "Warning: Unknown PERDURE_POLICY=\"lax\", defaulting to 'warn'\n"
 
 
 def test_read_environment_once_until_reset(monkeypatch):
     monkeypatch.setenv("PERDURE_POLICY", "disabled")
-    assert get_policy() is Policy.DISABLED
+    assert get_policy() is GuardrailPolicy.DISABLED
     monkeypatch.setenv("PERDURE_POLICY", "strict")
-    assert get_policy() is Policy.DISABLED
+    assert get_policy() is GuardrailPolicy.DISABLED
     set_policy(None)
-    assert get_policy() is Policy.STRICT
+    assert get_policy() is GuardrailPolicy.STRICT
 
 
-@pytest.mark.parametrize("value", [Policy.STRICT, "strict"])
+@pytest.mark.parametrize("value", [GuardrailPolicy.STRICT, "strict"])
 def test_set_policy_by_value_or_name(value, monkeypatch):
     monkeypatch.setenv("PERDURE_POLICY", "disabled")
     set_policy(value)
-    assert get_policy() is Policy.STRICT
+    assert get_policy() is GuardrailPolicy.STRICT
 
 
 def test_reject_unknown_policy_name():
     set_policy("disabled")
     with pytest.raises(ValueError, match="lax"):
         set_policy("lax")
-    assert get_policy() is Policy.DISABLED
+    assert get_policy() is GuardrailPolicy.DISABLED
 
 
 def test_strict_raises_terminal_400():
@@ -103,10 +103,10 @@ def test_disabled_ignores_violations(caplog):
 
 def test_override_replaces_policy(caplog):
     set_policy("strict")
-    guardrail("SideEffect", "x", override=Policy.DISABLED)
+    guardrail("SideEffect", "x", override=GuardrailPolicy.DISABLED)
     assert caplog.records == []
-    guardrail("SideEffect", "x", override=Policy.WARN)
+    guardrail("SideEffect", "x", override=GuardrailPolicy.WARN)
     assert len(caplog.records) == 1
     set_policy("disabled")
     with pytest.raises(GuardrailViolation):
-        guardrail("SideEffect", "x", override=Policy.STRICT)
+        guardrail("SideEffect", "x", override=GuardrailPolicy.STRICT)

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import GuardrailViolation, InvalidInput
-from perdure.guardrails import Policy, set_policy
+from perdure.guardrails import GuardrailPolicy, set_policy
 from perdure.idempotency import MAX_KEY_LENGTH, check_idempotency_key, join_key, validate_idempotency_key
 
 # Few letters, to find collisions.
@@ -118,20 +118,20 @@ def test_accept_uuid_of_digits(uuid):
 @pytest.mark.usefixtures("_policy_of_the_environment")
 def test_policy_decides_on_timestamps_in_clients(caplog):
     # Phone and order numbers may have ten digits, too.
-    set_policy(Policy.WARN)
+    set_policy(GuardrailPolicy.WARN)
     check_idempotency_key("order-1767323045")
     assert len(caplog.records) == 1
     assert "TimestampInIdempotencyKey" in caplog.text
-    set_policy(Policy.DISABLED)
+    set_policy(GuardrailPolicy.DISABLED)
     check_idempotency_key("order-1767323045")
     assert len(caplog.records) == 1
-    set_policy(Policy.STRICT)
+    set_policy(GuardrailPolicy.STRICT)
     with pytest.raises(GuardrailViolation, match=r"\[TimestampInIdempotencyKey\].*order-1767323045"):
         check_idempotency_key("order-1767323045")
 
 
 @pytest.mark.usefixtures("_policy_of_the_environment")
-@pytest.mark.parametrize("policy", list(Policy))
+@pytest.mark.parametrize("policy", list(GuardrailPolicy))
 def test_clients_reject_empty_key(policy):
     set_policy(policy)
     with pytest.raises(InvalidInput, match="cannot be empty"):
@@ -141,23 +141,23 @@ def test_clients_reject_empty_key(policy):
 @pytest.mark.usefixtures("_policy_of_the_environment")
 def test_keys_have_own_policy(monkeypatch, caplog):
     # With order numbers of ten digits, keys need a lenient policy beside a strict one for guardrails.
-    set_policy(Policy.STRICT)
+    set_policy(GuardrailPolicy.STRICT)
     monkeypatch.setenv("PERDURE_IDEMPOTENCY_VALIDATION", "disabled")
     check_idempotency_key("order-1767323045")
     assert caplog.records == []
     with pytest.raises(GuardrailViolation):
-        check_idempotency_key("order-1767323045", Policy.STRICT)
+        check_idempotency_key("order-1767323045", GuardrailPolicy.STRICT)
     monkeypatch.setenv("PERDURE_IDEMPOTENCY_VALIDATION", "strict")
-    set_policy(Policy.DISABLED)
+    set_policy(GuardrailPolicy.DISABLED)
     with pytest.raises(GuardrailViolation):
         check_idempotency_key("order-1767323045")
-    check_idempotency_key("order-1767323045", Policy.WARN)
+    check_idempotency_key("order-1767323045", GuardrailPolicy.WARN)
     assert len(caplog.records) == 1
 
 
 @pytest.mark.usefixtures("_policy_of_the_environment")
 def test_unknown_key_policy_means_warn(monkeypatch, caplog, capsys):
-    set_policy(Policy.STRICT)
+    set_policy(GuardrailPolicy.STRICT)
     monkeypatch.setenv("PERDURE_IDEMPOTENCY_VALIDATION", "fail")
     check_idempotency_key("order-1767323045")
     assert capsys.readouterr().err == (

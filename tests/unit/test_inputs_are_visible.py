@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from perdure.approvals import inbox_messages, request
 from perdure.approvals import messages as approvals
+from perdure.approvals import request
 from perdure.saga import messages as sagas
 from perdure.schedules import messages as schedules
 from perdure.security import credentials, links, signed_actions
@@ -20,7 +20,7 @@ HOSTILE = ("ada\x1b[2J", "ada\u202e", "ada\u200b", "ada\nok", "ada\x9b", "ada\u2
 
 
 def inputs() -> Iterator[Any]:
-    for module in (approvals, inbox_messages, request, sagas, schedules, signed_actions, credentials, links):
+    for module in (approvals, request, sagas, schedules, signed_actions, credentials, links):
         for name, model in vars(module).items():
             if isinstance(model, type) and issubclass(model, BaseModel) and model.__module__ == module.__name__:
                 if model.model_config.get("extra") != "forbid":

@@ -1,1 +1,1 @@
-"""Approvals: people decide, durably: who may, how many must, until when, and who said what."""
+"""Durable human approvals with quorum, escalation, delegation and a verifiable audit log."""

@@ -1,199 +1,178 @@
-"""Why somebody may not decide or delegate, and in whose right they may: pure functions, no engine."""
+"""Eligibility: who may vote, delegate and revoke links. Pure functions that return the error or None."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Final
 
-from perdure.approvals.approval import Approval, deciders
-from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Decision, Delegation
-from perdure.approvals.rules import Rules
+from perdure.approvals.messages import ApprovalOutcome, ApprovalResult, Delegation, Vote
+from perdure.approvals.schema import Approval, Rules
 from perdure.errors import Conflict, InvalidInput, PerdureTerminalError, Refused
-from perdure.security.user_names import ANYONE, is_one_of
+from perdure.security.user_names import ANYONE, shares_mailbox
 
-MAX_EARLY_DECISIONS: Final = 100
-"""How many people can decide before an approval is opened; anyone can send these, for any id."""
+MAX_EARLY_VOTES: Final = 100
+"""Maximum number of votes before the opening. Any person can send these for any ID."""
 
 MAX_DELEGATIONS: Final = 100
-"""How many people can delegate on one approval."""
+"""Maximum number of people that delegate their vote on one approval."""
 
 MAX_REVOCATIONS: Final = 100
-"""How many people's links can be revoked one by one on one approval."""
+"""Maximum number of people whose links to one approval are revoked separately."""
 
 
-def admitted(approval: Approval, decision: Decision, at: datetime) -> Decision | PerdureTerminalError:
-    """Return a decision as it counts, or why it doesn't."""
-    seated = _seated(approval, decision, at)
-    return (_objection(approval, seated) or seated) if isinstance(seated, Decision) else seated
+def check_vote(approval: Approval, vote: Vote, at: datetime) -> Vote | PerdureTerminalError:
+    """Return a vote with the approver whose right it uses, or the error."""
+    assigned = _assign_approver(approval, vote, at)
+    return (_vote_error(approval, assigned) or assigned) if isinstance(assigned, Vote) else assigned
 
 
-def _seated(approval: Approval, decision: Decision, at: datetime) -> Decision | PerdureTerminalError:
-    """Return a decision with whose right to decide it uses, or why there is none."""
-    rules, actor = approval.rules, decision.actor
+def _assign_approver(approval: Approval, vote: Vote, at: datetime) -> Vote | PerdureTerminalError:
+    rules, actor = approval.rules, vote.actor
     if rules is None:
-        return decision
+        return vote
     if rules.excludes(actor):
-        return Refused(f"{_own(rules, actor)} and may not decide it", 403, "own_request")
-    obstacle: PerdureTerminalError | None = None
-    if rules.entitled(approval.stage, actor, decision.groups, approve=decision.approve):
-        used = approval.decision_at(actor)
+        return Refused(f"{_exclusion(rules, actor)} and may not vote", 403, "own_request")
+    error: PerdureTerminalError | None = None
+    if rules.is_eligible(approval.stage, actor, vote.groups, approve=vote.approve):
+        used = approval.vote_for(actor)
         if used is None:
-            return decision
-        obstacle = _seat_taken(approval, actor, used)
+            return vote
+        error = _vote_used(approval, actor, used)
     for delegation in approval.delegations:
-        if delegation.to != actor or not rules.entitled(
-            approval.stage, delegation.actor, delegation.groups, approve=decision.approve
+        delegator = delegation.actor
+        if delegation.to != actor or not rules.is_eligible(
+            approval.stage, delegator, delegation.groups, approve=vote.approve
         ):
             continue
-        used = approval.decision_at(delegation.actor)
+        used = approval.vote_for(delegator)
         if used is not None:
-            obstacle = obstacle or _seat_taken(approval, delegation.actor, used)
+            error = error or _vote_used(approval, delegator, used)
         elif delegation.revoked_at is not None:
-            obstacle = obstacle or Refused(
-                f"{actor} could decide in the place of {delegation.actor}, but that delegation is revoked",
-                403,
-                "delegation_revoked",
-            )
+            error = error or Refused(f"the delegation of {delegator} to {actor} is revoked", 403, "delegation_revoked")
         elif at >= delegation.until:
-            obstacle = obstacle or Refused(
-                f"{actor} could decide in the place of {delegation.actor} until {moment(delegation.until)} only",
+            error = error or Refused(
+                f"the delegation of {delegator} to {actor} expired at {format_time(delegation.until)}",
                 403,
-                "delegation_over",
+                "delegation_expired",
             )
         else:
-            return decision.model_copy(update={"on_behalf_of": delegation.actor, "groups": delegation.groups})
-    later = f" any more, since it was escalated (stage {approval.stage})" if approval.stage else ""
-    return obstacle or Refused(f"{actor} is not among the approvers{later}", 403, "not_an_approver")
+            return vote.model_copy(update={"on_behalf_of": delegator, "groups": delegation.groups})
+    stage = f" of stage {approval.stage}" if approval.stage else ""
+    return error or Refused(f"{actor} is not among the approvers{stage}", 403, "not_an_approver")
 
 
-def _own(rules: Rules, person: str) -> str:
-    """Say in which way an approval is a person's own."""
-    if is_one_of(person, [rules.requester]):
-        return f"{person} asked for this approval"
-    if is_one_of(person, [rules.requester_owner]):
-        return f"{person} answers for {rules.requester}, which asked for this approval,"
+def _exclusion(rules: Rules, person: str) -> str:
+    if shares_mailbox(person, [rules.requester]):
+        return f"{person} requested this approval"
+    if shares_mailbox(person, [rules.requester_owner]):
+        return f"{person} owns the API key of {rules.requester}, which requested this approval,"
     return f"{person} is the subject of this approval"
 
 
-def _seat_taken(approval: Approval, seat: str, used: Decision) -> Conflict:
+def _vote_used(approval: Approval, approver: str, used: Vote) -> Conflict:
+    delegator = f" on behalf of {used.on_behalf_of}" if used.on_behalf_of else ""
     return Conflict(
-        f"{deciders([used])} decided '{used.act}' on approval '{approval.approval_id}' at {moment(used.at)}, "
-        f"so the vote of {seat} is used",
-        metadata={"code": "seat_taken", "decided": used.act, "decided_by": used.actor, "decided_at": moment(used.at)},
+        f"{used.actor} voted '{used.action}'{delegator} on '{approval.approval_id}' at {format_time(used.at)}; "
+        f"the vote of {approver} is used",
+        metadata={
+            "code": "vote_used",
+            "decided": used.action,
+            "decided_by": used.actor,
+            "decided_at": format_time(used.at),
+        },
     )
 
 
-def contrary(approval: Approval, decision: Decision, known: Decision) -> Conflict:
-    """Return the error for who decides otherwise than they did before."""
+def contrary_vote(approval: Approval, vote: Vote, known: Vote) -> Conflict:
+    """Return the error for a second, different vote of a person."""
     return Conflict(
-        f"{decision.actor} decided '{known.act}' on approval '{approval.approval_id}' at {moment(known.at)}, "
-        "and each person decides once",
-        metadata={"code": "contrary_decision", "decided": known.act, "decided_at": known.at.isoformat()},
+        f"{vote.actor} voted '{known.action}' on approval '{approval.approval_id}' at {format_time(known.at)}; "
+        "a vote cannot be changed",
+        metadata={"code": "contrary_decision", "decided": known.action, "decided_at": known.at.isoformat()},
     )
 
 
-def _objection(approval: Approval, decision: Decision) -> PerdureTerminalError | None:
+def _vote_error(approval: Approval, vote: Vote) -> PerdureTerminalError | None:
     if approval.outcome is not None:
         return too_late(approval, approval.outcome)
-    if approval.rules is None and len(approval.decisions) >= MAX_EARLY_DECISIONS:
+    if approval.rules is None and len(approval.votes) >= MAX_EARLY_VOTES:
         return Refused(
-            f"approval '{approval.approval_id}' has not been opened, and {MAX_EARLY_DECISIONS} decisions wait for it",
+            f"approval '{approval.approval_id}' is not open yet and already has {MAX_EARLY_VOTES} votes",
             429,
             "too_many_early_decisions",
         )
-    if approval.rules is not None and decision.payload_digest not in (None, approval.rules.payload_digest):
+    if approval.rules is not None and vote.payload_digest not in (None, approval.rules.payload_digest):
         return Conflict(
-            f"approval '{approval.approval_id}' is about something else than {decision.actor} was shown",
+            f"the payload of approval '{approval.approval_id}' differs from the one that {vote.actor} signed",
             metadata={"code": "wrong_payload"},
         )
     return None
 
 
-def objection_to_delegating(
-    approval: Approval, rules: Rules, delegation: Delegation, longest: timedelta
+def delegation_error(
+    approval: Approval, rules: Rules, delegation: Delegation, max_duration: timedelta
 ) -> PerdureTerminalError | None:
-    """Return why a person may not delegate so; None when they may.
-
-    Args:
-        approval: The approval.
-        rules: Its rules.
-        delegation: The delegation.
-        longest: How long a delegation may last.
-    """
+    """Return the error of a delegation; None when it is allowed."""
     actor, to = delegation.actor, delegation.to
     if rules.excludes(actor):
-        return Refused(f"{_own(rules, actor)} and has nothing to delegate", 403, "own_request")
+        return Refused(f"{_exclusion(rules, actor)} and has no vote to delegate", 403, "own_request")
     if rules.excludes(to):
-        return Refused(f"{_own(rules, to)} and may not decide it for anybody", 403, "delegation_to_requester")
-    if not rules.entitled(approval.stage, actor, delegation.groups, approve=False):
+        return Refused(f"{_exclusion(rules, to)} and may not be a delegate", 403, "delegation_to_requester")
+    if not rules.is_eligible(approval.stage, actor, delegation.groups, approve=False):
         return Refused(
-            f"{actor} is not among the approvers, and what was delegated can't be passed on", 403, "not_an_approver"
+            f"{actor} is not among the approvers; a delegated vote cannot be delegated", 403, "not_an_approver"
         )
     if approval.outcome is not None:
         return too_late(approval, approval.outcome)
-    return _obstacle_to_delegating(approval, rules, delegation, longest)
+    return _delegation_limit(approval, rules, delegation, max_duration)
 
 
-def _obstacle_to_delegating(
-    approval: Approval, rules: Rules, delegation: Delegation, longest: timedelta
+def _delegation_limit(
+    approval: Approval, rules: Rules, delegation: Delegation, max_duration: timedelta
 ) -> PerdureTerminalError | None:
     actor, to = delegation.actor, delegation.to
-    if delegation.until > delegation.at + longest:
+    if delegation.until > delegation.at + max_duration:
         return InvalidInput(
-            f"until: a delegation lasts at most {longest.total_seconds() / 86_400:g} days, so until "
-            f"{moment(delegation.at + longest)}; got {moment(delegation.until)}",
+            f"until: a delegation lasts at most {max_duration.total_seconds() / 86_400:g} days, that is until "
+            f"{format_time(delegation.at + max_duration)}; got {format_time(delegation.until)}",
             metadata={"field": "until"},
         )
-    if (used := approval.decision_at(actor)) is not None:
-        return _seat_taken(approval, actor, used)
-    if rules.entitled(approval.stage, to, [], approve=True) or approval.decision_of(to) is not None:
+    if (used := approval.vote_for(actor)) is not None:
+        return _vote_used(approval, actor, used)
+    if rules.is_eligible(approval.stage, to, [], approve=True) or approval.vote_by(to) is not None:
         return Conflict(
-            f"{to} may decide in their own right or has decided, and nobody has two votes",
-            metadata={"code": "delegate_may_decide"},
+            f"{to} is an approver or has voted; a person has one vote", metadata={"code": "delegate_may_decide"}
         )
     if delegation.until <= delegation.at:
-        return InvalidInput(f"until: {moment(delegation.until)} is over already", metadata={"field": "until"})
+        return InvalidInput(f"until: {format_time(delegation.until)} is in the past", metadata={"field": "until"})
     if approval.delegation_of(actor) is None and len(approval.delegations) >= MAX_DELEGATIONS:
-        return Refused(f"{MAX_DELEGATIONS} people have delegated already", 429, "too_many_delegations")
+        return Refused(f"the limit of {MAX_DELEGATIONS} delegations is reached", 429, "too_many_delegations")
     return None
 
 
 def too_late(approval: Approval, outcome: ApprovalOutcome) -> Conflict:
-    """Return the error for who comes after the end: what was decided, by whom and when."""
-    what = "timed out" if outcome.outcome is ApprovalResult.TIMED_OUT else f"was {outcome.outcome}"
-    who = f" by {', '.join(outcome.decided_by)}" if outcome.decided_by else ""
-    when = "" if approval.closed_at is None else moment(approval.closed_at)
+    """Return the error for an action after the end."""
+    event = "timed out" if outcome.outcome is ApprovalResult.TIMED_OUT else f"was {outcome.outcome}"
+    voters = f" by {', '.join(outcome.decided_by)}" if outcome.decided_by else ""
+    closed_at = "" if approval.closed_at is None else format_time(approval.closed_at)
     return Conflict(
-        f"approval '{approval.approval_id}' {what}{who} at {when}; it can't be decided any more",
+        f"approval '{approval.approval_id}' {event}{voters} at {closed_at} and is closed",
         metadata={
             "code": "too_late",
             "outcome": outcome.outcome.value,
             "decided_by": ", ".join(outcome.decided_by),
-            "decided_at": when,
+            "decided_at": closed_at,
         },
     )
 
 
-def moment(at: datetime) -> str:
-    """Return a moment as people are told it."""
-    return at.isoformat(timespec="seconds")
-
-
-def objection_to_revoking(
+def revocation_error(
     approval: Approval, rules: Rules, actor: str, person: str | None, *, may_revoke: bool
 ) -> PerdureTerminalError | None:
-    """Return why a person may not revoke links to an approval; None when they may.
-
-    Args:
-        approval: The approval.
-        rules: Its rules.
-        actor: Who wants it.
-        person: The person whose links are meant; None for everybody's.
-        may_revoke: Whether the actor's role allows to revoke links of others.
-    """
+    """Return the error of a revocation of links; None when it is allowed."""
     if not (may_revoke or actor in (rules.requester, person)):
         return Refused(
-            f"{actor} may not revoke links of others: that takes the requester or the role operator or administrator",
+            f"{actor} may not revoke the links of others: only the requester, operators and administrators may",
             403,
             "not_allowed_to_revoke",
         )
@@ -201,24 +180,18 @@ def objection_to_revoking(
         return too_late(approval, approval.outcome)
     if person is not None and person not in approval.links_revoked and len(approval.links_revoked) >= MAX_REVOCATIONS:
         return Refused(
-            f"the links of {MAX_REVOCATIONS} people are revoked already: revoke everybody's, without a person",
+            f"the links of {MAX_REVOCATIONS} people are revoked: revoke all links, without a person",
             429,
             "too_many_revocations",
         )
     return None
 
 
-def objection_to_link(approval: Approval, person: str, issued_at: datetime) -> PerdureTerminalError | None:
-    """Return why a link no longer decides an approval; None when it does.
-
-    Args:
-        approval: The approval.
-        person: The person whose link it is.
-        issued_at: When it was issued.
-    """
+def link_error(approval: Approval, person: str, issued_at: datetime) -> PerdureTerminalError | None:
+    """Return the error of a revoked link; None for a valid one."""
     if approval.opened_at is not None and issued_at < approval.opened_at:
         return Refused(
-            "this link was issued for an earlier approval of the same id: ask for a new one",
+            "this link was issued for an earlier approval of the same ID: request a new one",
             403,
             "link_revoked",
             metadata={"why": "earlier_approval"},
@@ -226,9 +199,14 @@ def objection_to_link(approval: Approval, person: str, issued_at: datetime) -> P
     revoked = [at for name, at in approval.links_revoked.items() if name in (person, ANYONE)]
     if revoked and issued_at <= max(revoked):
         return Refused(
-            f"this link was revoked at {moment(max(revoked))}: ask for a new one",
+            f"this link was revoked at {format_time(max(revoked))}: request a new one",
             403,
             "link_revoked",
             metadata={"why": "revoked"},
         )
     return None
+
+
+def format_time(at: datetime) -> str:
+    """Return a time for messages."""
+    return at.isoformat(timespec="seconds")

@@ -1,7 +1,7 @@
-"""Links of notices, minted where a notice is delivered.
+"""Links by which a recipient decides an approval.
 
-A link is a secret. So it is made when its notice leaves the platform, in the closure that sends the mail, and is kept
-nowhere: not in the journal, not in a database, not in a log.
+A link is a secret. The service that delivers a notification mints the link while it sends the mail, and stores it
+nowhere: not in the journal, a database or a log.
 """
 
 from __future__ import annotations
@@ -10,29 +10,27 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
-from perdure.approvals.notifications import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotification
 from perdure.errors import ConfigurationError
 from perdure.security.keys import PrivateKey
 from perdure.security.links import mint_link
 from perdure.security.user_names import ANYONE, is_group
 
-__all__ = ["LinkMinter"]
-
 
 @dataclass(frozen=True)
 class LinkMinter:
-    """Mints links that decide.
+    """Mints links.
 
     Args:
         key: Signs the links. `ApprovalsConfig.link_keys` has its public half.
-        console_url: Address of the console; a link's address is ``{console_url}/l/{token}``.
+        console_url: Base URL of the console; a link is ``{console_url}/l/{token}``.
 
     Raises:
-        ConfigurationError: The console's address is missing.
+        ConfigurationError: The console's URL is missing.
 
     Example:
-        async def deliver(notice: ApprovalNotice) -> None:
-            await mail(notice.to, notice.text, minter.link(notice))
+        async def deliver(notification: ApprovalNotification) -> None:
+            await mail(notification.to, notification.text, minter.link(notification))
     """
 
     key: PrivateKey
@@ -40,25 +38,25 @@ class LinkMinter:
 
     def __post_init__(self) -> None:
         if not self.console_url:
-            raise ConfigurationError("approvals: links need the console's address, console_url")
+            raise ConfigurationError("approvals: console_url is empty, and links need the console's URL")
 
-    def link(self, notice: ApprovalNotice) -> str | None:
-        """Return the address by which a notice's recipient decides; None for a group, and for anyone.
+    def link(self, notification: ApprovalNotification) -> str | None:
+        """Return the link of a notification; None for a group and for ``anyone``.
 
-        A notice that is delivered twice has the same link both times, which decides once.
+        Repeated deliveries of a notification have the same link, which decides once.
 
         Args:
-            notice: The notice.
+            notification: The notification.
         """
-        if notice.to == ANYONE or is_group(notice.to):
+        if notification.to == ANYONE or is_group(notification.to):
             return None
         return self.mint(
-            notice.approval_id,
-            notice.to,
-            payload_digest=notice.payload_digest,
-            issued_at=notice.at,
-            expires_at=notice.until,
-            nonce=self._nonce(notice.key),
+            notification.approval_id,
+            notification.to,
+            payload_digest=notification.payload_digest,
+            issued_at=notification.at,
+            expires_at=notification.until,
+            nonce=self._nonce(notification.key),
         )
 
     def mint(
@@ -71,16 +69,7 @@ class LinkMinter:
         expires_at: datetime,
         nonce: str,
     ) -> str:
-        """Return the address of a link. See `perdure.security.links.mint_link` for arguments and errors.
-
-        Args:
-            approval_id: The approval.
-            person: Decides with it.
-            payload_digest: Digest of what the person is shown.
-            issued_at: The moment.
-            expires_at: Until when.
-            nonce: Makes the link differ from each other link.
-        """
+        """Return a link. See `perdure.security.links.mint_link` for arguments and errors."""
         token = mint_link(
             self.key,
             approval_id=approval_id,
@@ -92,7 +81,7 @@ class LinkMinter:
         )
         return f"{self.console_url.rstrip('/')}/l/{token}"
 
-    def _nonce(self, notice_key: str) -> str:
-        # The same for the same notice, and nothing that another party can compute.
-        signature = self.key.sign(b"perdure link nonce 1\n" + notice_key.encode())
+    def _nonce(self, notification_key: str) -> str:
+        # Deterministic for the notification, and secret: only the owner of the key can compute it.
+        signature = self.key.sign(b"perdure link nonce 1\n" + notification_key.encode())
         return hashlib.sha256(signature).hexdigest()[:32]

@@ -1,28 +1,28 @@
-"""What goes to and from approvals, besides the question itself (`perdure.approvals.request`).
+"""Messages of the approval services, except the request that opens an approval (`perdure.approvals.request`).
 
-What comes from outside knows no other fields than its own: a rule that this version doesn't know must not be skipped in
-silence. What is kept or shown ignores fields of later versions.
+Requests refuse unknown fields, so that a rule of a later version is never ignored. Responses ignore unknown fields.
 """
 
 from __future__ import annotations
 
-from datetime import UTC
 from enum import StrEnum
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from perdure._runtime.plain_text import Reason
 from perdure.approvals.request import AwakeableId, Stage, WaitId
-from perdure.approvals.rights import Principal
 from perdure.security.credentials import Role
-from perdure.security.links import MAX_TOKEN
+from perdure.security.links import MAX_TOKEN_LENGTH
 from perdure.security.signed_actions import SignedAction
-from perdure.security.user_names import GroupName, Person
+from perdure.security.user_names import GroupName, UserName, shares_mailbox
+
+MAX_PAGE: Final = 500
+"""Maximum number of approvals in one page of an inbox."""
 
 
 class ApprovalResult(StrEnum):
-    """How an approval ended; it never changes again."""
+    """Final result of an approval."""
 
     APPROVED = "approved"
     REJECTED = "rejected"
@@ -31,7 +31,7 @@ class ApprovalResult(StrEnum):
 
 
 ApprovalState: TypeAlias = Literal["expected", "open"] | ApprovalResult
-"""``expected``: decisions are in, but nobody has opened it yet. ``open``: it can be decided. Else how it ended."""
+"""``expected``: votes arrived before the approval was opened. ``open``: votes are accepted. Else the result."""
 
 ActionName: TypeAlias = Literal[
     "open",
@@ -46,25 +46,28 @@ ActionName: TypeAlias = Literal[
     "leave",
     "withdraw",
 ]
-"""What happens to an approval."""
+"""Name of an event in an approval's audit log."""
+
+NotificationKind: TypeAlias = Literal["asked", "reminder", "escalated", "delegated"]
+"""Event that a notification reports."""
 
 
 class _Input(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Kept(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class ApprovalOutcome(_Kept):
-    """How an approval ended, as those who wait for it are told.
+class ApprovalOutcome(_Record):
+    """Outcome of an approval.
 
     Args:
         approval_id: The approval.
-        outcome: How it ended.
-        decided_by: Whose decisions made it so; empty when time ran out.
-        reason: Why: what they said, or what happened.
+        outcome: The result.
+        decided_by: People whose votes led to the result; empty after a timeout.
+        reason: Reasons of the voters, or a description of the event.
     """
 
     approval_id: str
@@ -73,12 +76,12 @@ class ApprovalOutcome(_Kept):
     reason: str = ""
 
 
-class ApprovalAnswer(_Kept):
-    """What `Approvals` tells a waiter.
+class ApprovalAnswer(_Record):
+    """Response of `Approvals` to a waiting orchestration.
 
     Args:
-        wait: The id of the wait, which the waiter sent. An answer with another id is forged.
-        outcome: How the approval ended; None while it is open.
+        wait: ID of the wait, as sent by the waiter. A response with another ID is forged.
+        outcome: The outcome; None while the approval is open.
     """
 
     wait: str
@@ -86,117 +89,119 @@ class ApprovalAnswer(_Kept):
 
 
 class Listen(_Input):
-    """Asks for the outcome of an approval that was opened or joined before.
+    """Request of a waiter for the outcome.
 
     Args:
-        wait: The id of the wait, as it was opened.
-        awakeable: Wakes the waiter from now on, while the approval is open.
+        wait: ID of the wait.
+        awakeable: Awakeable to complete from now on.
     """
 
     wait: WaitId
     awakeable: AwakeableId
 
 
-class ActRequest(_Input):
-    """What each act of a person on an approval says.
+class Leave(_Input):
+    """End of a wait.
 
     Args:
-        actor: Who acts.
-        reason: Why.
-        groups: What the actor belongs to, by the actor's own word: taken where unsigned acts are. A signed act's groups
-            are those of its credential.
-        proof: The act, signed by the actor; its target is ``Approvals/{id}``.
+        wait: The wait that ends. The approval is withdrawn with its last wait. None ends all waits.
+        reason: Reason for the audit log.
     """
 
-    actor: Person
+    wait: str | None = None
+    reason: Reason = ""
+
+
+class ApprovalActionRequest(_Input):
+    """Fields of every action of a person on an approval.
+
+    Args:
+        actor: The acting person.
+        reason: Reason for the audit log.
+        groups: Claimed groups of the actor. For a signed action, the groups of its credential count.
+        signed_action: The action, signed by the actor for the target ``Approvals/{id}``.
+    """
+
+    actor: UserName
     reason: Reason = ""
     groups: list[GroupName] = Field(default=[], max_length=100)
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
-class DecisionRequest(ActRequest):
-    """A person's approval or rejection, as it comes in; the handler says which of the two.
-
-    Args:
-        actor: Who decides.
-        reason: Why.
-        groups: See `ActRequest`.
-        proof: See `ActRequest`; the act ``approve`` or ``reject``, without details.
-    """
+class DecisionRequest(ApprovalActionRequest):
+    """Approval or rejection by a person. Its signed action is ``approve`` or ``reject``, without details."""
 
 
-class DelegationRequest(ActRequest):
-    """A person's wish that somebody else may decide in their place.
+class DelegationRequest(ApprovalActionRequest):
+    """Delegation of a vote. `perdure.approvals.signatures.delegation_details` are the details of its signed action.
 
     Args:
-        actor: Who delegates.
-        to: Who may decide then, once.
-        until: Until when.
-        reason: Why.
-        groups: See `ActRequest`.
-        proof: See `ActRequest`; the act ``delegate``, details see `perdure.approvals.signatures.delegation_details`.
+        to: The delegate.
+        until: Expiry.
     """
 
-    to: Person
+    to: UserName
     until: AwareDatetime
 
     @model_validator(mode="after")
-    def _to_somebody_else(self) -> DelegationRequest:
+    def _refuse_own_name(self) -> DelegationRequest:
         if self.to == self.actor:
-            raise ValueError("to: somebody else than the actor is needed")
+            raise ValueError("to: the delegate must differ from the actor")
         return self
 
 
-class WithdrawalRequest(ActRequest):
-    """The requester's wish that nobody decides any more.
+class WithdrawalRequest(ApprovalActionRequest):
+    """Withdrawal of an approval by its requester. Its signed action is ``withdraw``, without details."""
+
+
+class LinkRevocationRequest(ApprovalActionRequest):
+    """Revocation of issued links. `perdure.approvals.signatures.link_details` are the details of its signed action.
+
+    The owner of the links, the requester, an operator and an administrator may revoke links.
 
     Args:
-        actor: The requester.
-        reason: Why.
-        groups: See `ActRequest`.
-        proof: See `ActRequest`; the act ``withdraw``, without details.
+        person: Owner of the links; None for all links to the approval.
     """
 
+    person: UserName | None = None
 
-class LinkRevocationRequest(ActRequest):
-    """A wish that links to this approval, as far as they were sent, no longer decide.
+
+class LinkDecisionRequest(_Input):
+    """Approval or rejection with a link.
 
     Args:
-        actor: The person whose links they are, the requester, an operator or an administrator.
-        person: The person whose links end; everybody's when left out.
-        reason: Why.
-        groups: See `ActRequest`.
-        proof: See `ActRequest`; the act ``revoke_links``, its details see `perdure.approvals.signatures.link_details`.
+        token: Token of the link.
+        approve: True to approve, False to reject.
+        reason: Reason for the audit log.
     """
 
-    person: Person | None = None
+    token: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TOKEN_LENGTH)]
+    approve: bool
+    reason: Reason = ""
 
 
 class PrincipalRequest(_Input):
-    """What each action on a person's rights says.
+    """Fields of every action on a principal.
 
     Args:
-        actor: The person or program that acts.
-        reason: Why.
-        proof: The action, signed by the actor; its target is ``Principals/{person}``.
+        actor: The acting person or program.
+        reason: Reason.
+        signed_action: The action, signed by the actor for the target ``Principals/{person}``.
     """
 
-    actor: Person
+    actor: UserName
     reason: Reason = ""
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
 class PrincipalStatement(PrincipalRequest):
-    """A directory's statement of a person's rights.
+    """Statement of a user directory about a person. Its signed action is ``put``, with the statement as details.
 
     Args:
-        actor: See `PrincipalRequest`.
-        roles: The person's roles.
-        active: False for a person who is disabled.
-        revoked_before: What was issued up to this moment no longer holds; None revokes nothing.
-        as_of: The moment of the statement. A statement that is older than a known one does not replace it.
-        reason: Why.
-        proof: See `PrincipalRequest`; the act ``put``, its details are the statement.
+        roles: Roles of the person.
+        active: False for a disabled person.
+        revoked_before: Links, delegations and credentials issued up to this time are revoked.
+        as_of: Time of the statement. An older statement does not replace a newer one.
     """
 
     roles: list[Role]
@@ -204,53 +209,26 @@ class PrincipalStatement(PrincipalRequest):
     revoked_before: AwareDatetime | None = None
     as_of: AwareDatetime
 
-    @property
-    def principal(self) -> Principal:
-        """The rights that are stated."""
-        return Principal(
-            roles=tuple(sorted(set(self.roles))),
-            active=self.active,
-            revoked_before=None if self.revoked_before is None else self.revoked_before.astimezone(UTC),
-            as_of=self.as_of.astimezone(UTC),
-        )
-
 
 class RevocationRequest(PrincipalRequest):
-    """A wish that every link, delegation and credential of a person, as far as they were issued, ends now.
+    """Revocation of all links, delegations and credentials of a person.
 
-    Args:
-        actor: The person, or an administrator.
-        reason: Why.
-        proof: See `PrincipalRequest`; the act ``revoke``, without details.
+    The person and administrators may send it. Its signed action is ``revoke``, without details.
     """
 
 
-class LinkDecisionRequest(_Input):
-    """A decision by somebody who was sent a link.
+class Vote(_Record):
+    """Stored vote of a person.
 
     Args:
-        token: The link's token.
-        approve: True to approve, False to reject.
-        reason: Why.
-    """
-
-    token: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TOKEN)]
-    approve: bool
-    reason: Reason = ""
-
-
-class Decision(_Kept):
-    """A person's decision, as it is kept.
-
-    Args:
-        actor: Who decided.
+        actor: The voter.
         approve: True for an approval, False for a rejection.
-        reason: Why.
-        at: When.
-        on_behalf_of: Who delegated it to them; None when they decided in their own right.
-        groups: What the actor, or who delegated to them, belongs to.
-        signed: The actor proved who they are, by a signed act or a link.
-        payload_digest: What they were shown, when that was before the approval was opened.
+        reason: Reason of the voter.
+        at: Time of the vote.
+        on_behalf_of: UserName who delegated the vote; None for an own vote.
+        groups: Groups of the approver.
+        signed: Whether the voter was authenticated by a signed action or a link.
+        payload_digest: Digest of the payload that an early voter was shown.
     """
 
     actor: str
@@ -263,28 +241,28 @@ class Decision(_Kept):
     payload_digest: str | None = None
 
     @property
-    def act(self) -> Literal["approve", "reject"]:
-        """What was decided, in a word."""
+    def action(self) -> Literal["approve", "reject"]:
+        """Name of the action."""
         return "approve" if self.approve else "reject"
 
     @property
-    def seat(self) -> str:
-        """Whose right to decide was used."""
+    def approver(self) -> str:
+        """Person whose right to vote is used."""
         return self.on_behalf_of or self.actor
 
 
-class Delegation(_Kept):
-    """A right to decide in somebody's place, once.
+class Delegation(_Record):
+    """Stored delegation of a vote.
 
     Args:
-        actor: Who delegated.
-        to: Who may decide.
-        until: Until when, not included.
-        at: When it was delegated.
-        reason: Why.
-        groups: What the delegating person belongs to.
-        signed: The delegating person proved who they are.
-        revoked_at: When it was found to be revoked; None as long as it holds.
+        actor: The delegator.
+        to: The delegate.
+        until: Expiry.
+        at: Time of the delegation.
+        reason: Reason of the delegator.
+        groups: Groups of the delegator.
+        signed: Whether the delegator was authenticated.
+        revoked_at: Time at which a revocation was detected; None for a valid delegation.
     """
 
     actor: str
@@ -297,196 +275,171 @@ class Delegation(_Kept):
     revoked_at: AwareDatetime | None = None
 
 
-class DecisionReceipt(_Kept):
-    """What a person gets for a decision: the one that counts, and how the approval stands now.
+class AuditEntry(_Record):
+    """Entry of an approval's audit log; `perdure.approvals.audit_log` verifies it.
+
+    Args:
+        seq: Position, from 1.
+        at: Time of the action.
+        actor: Actor; None for events of the service, such as a timeout.
+        action: The action.
+        reason: Reason of the actor.
+        result: ``opened``, ``joined``, ``early`` (a vote before the opening), ``counted``, ``delegated``, ``reminded``,
+            ``escalated``, ``left``, ``revoked``, the approval's result, or ``refused:`` and an error code.
+        details: Further facts.
+        signed_action: The signed action.
+        hash: SHA-256 over this entry and the previous hash.
+    """
+
+    seq: int
+    at: AwareDatetime
+    actor: str | None
+    action: ActionName
+    reason: str = ""
+    result: str
+    details: dict[str, str] = {}
+    signed_action: SignedAction | None = None
+    hash: str = ""
+
+
+class _Receipt(_Record):
+    approval_id: str
+    actor: str
+    at: AwareDatetime
+    status: ApprovalState
+
+
+class DecisionReceipt(_Receipt):
+    """Receipt for a vote. A repeated request gets the receipt of the first one.
 
     Args:
         approval_id: The approval.
-        actor: Who decided.
-        act: What was decided.
-        reason: Why, as said the first time.
-        at: When it was decided, the first time.
-        status: How the approval stands.
-        on_behalf_of: In whose place; None when in their own right.
-        signed: The actor proved who they are.
+        actor: The voter.
+        action: The decision.
+        reason: Reason of the voter.
+        at: Time of the vote.
+        status: State of the approval.
+        on_behalf_of: The delegator; None for an own vote.
+        signed: Whether the voter was authenticated.
     """
 
-    approval_id: str
-    actor: str
-    act: Literal["approve", "reject"]
+    action: Literal["approve", "reject"]
     reason: str
-    at: AwareDatetime
-    status: ApprovalState
     on_behalf_of: str | None = None
     signed: bool = False
 
 
-class DelegationReceipt(_Kept):
-    """What a person gets for a delegation.
+class DelegationReceipt(_Receipt):
+    """Receipt for a delegation.
 
     Args:
         approval_id: The approval.
-        actor: Who delegated.
-        to: Who may decide in their place.
-        until: Until when.
-        at: When it was delegated.
-        status: How the approval stands.
+        actor: The delegator.
+        to: The delegate.
+        until: Expiry.
+        at: Time of the delegation.
+        status: State of the approval.
     """
 
-    approval_id: str
-    actor: str
     to: str
     until: AwareDatetime
-    at: AwareDatetime
-    status: ApprovalState
 
 
-class LinkRevocationReceipt(_Kept):
-    """What a person gets for a revocation of links.
+class LinkRevocationReceipt(_Receipt):
+    """Receipt for a revocation of links.
 
     Args:
         approval_id: The approval.
-        actor: The person who revoked them.
-        person: The person whose links they were; None for everybody's.
-        at: When. Links that are issued later decide.
-        status: How the approval stands.
+        actor: The revoking person.
+        person: Owner of the links; None for all links.
+        at: Links issued up to this time are revoked.
+        status: State of the approval.
     """
 
-    approval_id: str
-    actor: str
     person: str | None
-    at: AwareDatetime
-    status: ApprovalState
 
 
-class WithdrawalReceipt(_Kept):
-    """What the requester gets for a withdrawal.
+class WithdrawalReceipt(_Receipt):
+    """Receipt for a withdrawal.
 
     Args:
         approval_id: The approval.
-        actor: Who withdrew it.
-        at: When.
-        status: How the approval stands.
+        actor: The requester.
+        at: Time of the withdrawal.
+        status: State of the approval.
     """
 
-    approval_id: str
-    actor: str
-    at: AwareDatetime
-    status: ApprovalState
 
-
-class Leave(_Input):
-    """The end of a waiter's interest in an approval.
+class StageEnd(_Record):
+    """Timer at the deadline of a stage.
 
     Args:
-        wait: The wait that ends; the approval is withdrawn when it was the last one. None withdraws it for all.
-        reason: Why.
-    """
-
-    wait: str | None = None
-    reason: Reason = ""
-
-
-class StageEnd(_Kept):
-    """The end of a stage's time, sent when the stage began.
-
-    Args:
-        stage: The stage that it is about; when another one is under way, it does nothing.
-        opened_at: When the approval was opened; when that was at another moment, it is of an earlier approval of the
-            same id, and does nothing. None when the version before sent it.
+        stage: The stage.
+        opened_at: Opening time of the approval, which differs between approvals of the same ID.
     """
 
     stage: int
-    opened_at: AwareDatetime | None = None
+    opened_at: AwareDatetime
 
 
-class ReminderDue(_Kept):
-    """The moment of a reminder, sent when the stage began or the one before was due.
+class ReminderDue(_Record):
+    """Timer of a reminder.
 
     Args:
-        stage: The stage; when another one is under way, nothing happens.
-        number: 1 for the first reminder of the stage; one that isn't the next does nothing.
+        stage: The stage.
+        number: Number of the reminder in its stage, from 1.
         opened_at: See `StageEnd`.
     """
 
     stage: int
     number: int
-    opened_at: AwareDatetime | None = None
+    opened_at: AwareDatetime
 
 
-class RetentionEnd(_Kept):
-    """The moment when an approval is forgotten.
+class RetentionEnd(_Record):
+    """Timer at the end of an approval's retention.
 
     Args:
-        closed_at: When it had ended; None for one that was never opened. When it stands otherwise, nothing happens.
-        nonces_until: Until when nonces that it left have to be known: nothing but those that are over is forgotten
-            then. None when it is the approval that is forgotten.
+        closed_at: End of the approval; None for one that was never opened.
+        nonces_until: Latest expiry of the remaining nonces; None while the approval itself is stored.
     """
 
     closed_at: AwareDatetime | None
     nonces_until: AwareDatetime | None = None
 
 
-class AuditEntry(_Kept):
-    """One entry of an approval's audit log. Entries are never changed; `perdure.approvals.audit_log` checks that.
-
-    Args:
-        seq: 1 for the first entry.
-        at: When.
-        actor: Who; None when it was nobody, as when time ran out.
-        act: What was done, or tried.
-        reason: Why, in the actor's words.
-        result: What came of it: ``opened``, ``joined``, ``kept`` (until it is opened), ``counted``, ``delegated``,
-            ``reminded``, ``escalated``, ``left``, ``revoked``, how the approval ended, or ``refused:`` and the code of
-            the refusal.
-        details: More facts.
-        proof: The act as the actor signed it.
-        hash: SHA-256 over this entry and the one before.
-    """
-
-    seq: int
-    at: AwareDatetime
-    actor: str | None
-    act: ActionName
-    reason: str = ""
-    result: str
-    details: dict[str, str] = {}
-    proof: SignedAction | None = None
-    hash: str = ""
-
-
-class ApprovalStatus(_Kept):
-    """An approval, as it is shown.
+class ApprovalStatus(_Record):
+    """Status of an approval.
 
     Args:
         approval_id: The approval.
-        status: ``open``, or how it ended.
-        title: What is to be decided.
-        requester: Who asks, a person or a program such as ``key:shop``; empty when it's nobody in particular.
+        status: ``open``, or the result.
+        title: What is requested.
+        requester: Requesting person or program, such as ``key:shop``; may be empty.
         requester_verified: Whether the requester was authenticated.
-        requester_owner: The person who made the requesting program's API key.
-        subject: The person whom the business is about, by the caller's word.
-        approvers: Who may decide in this stage, people and groups; empty when anyone but requester and subject may.
-        groups: Members of groups, as far as the request names them.
-        veto: Whose single rejection ends it.
-        quorum: How many approvals are needed in this stage.
-        stage: Which stage is under way, or was at the end; 0 is the first.
+        requester_owner: Owner of the requesting program's API key.
+        subject: UserName affected by the request, as stated by the caller.
+        approvers: People and groups that may vote in this stage; empty for anyone except requester and subject.
+        groups: Known members of groups.
+        veto: People and groups whose single rejection rejects the approval.
+        quorum: Number of approvals needed in this stage.
+        stage: Current or last stage, from 0.
         stages: All stages.
-        payload: What the approvers are shown.
-        payload_digest: SHA-256 of the payload's canonical JSON.
-        opened_at: When it was opened.
-        deadline: Until when it can be decided in this stage.
-        decided_at: When it ended.
-        decided_by: Whose decisions ended it.
-        reason: Why it ended so.
-        decisions: What was decided, in the order of counting.
-        delegations: Who may decide in whose place.
-        waits_for: Whose inboxes it is in.
-        reminders: How many reminders were sent in this stage.
-        refusals: How many acts were refused; the audit log holds the first ones of them.
-        audit_log: Everything that happened, in order.
-        head: Hash of the audit log's last entry.
-        links_revoked: Up to when links no longer decide, by person, and under ``anyone`` for everybody's.
+        payload: The data that approvers decide on.
+        payload_digest: Digest of the payload.
+        opened_at: Opening time.
+        deadline: Deadline of this stage.
+        decided_at: End of the approval.
+        decided_by: People whose votes led to the result.
+        reason: Reason of the result.
+        decisions: The votes, in order.
+        delegations: The delegations.
+        pending_approvers: People and groups in whose inboxes the approval is.
+        reminders: Number of reminders sent in this stage.
+        refusals: Number of refused actions; the audit log records a limited number of them.
+        audit_log: The audit log.
+        head: Hash of the last audit entry.
+        links_revoked: Revocation time of links by owner, under ``anyone`` for all links.
     """
 
     approval_id: str
@@ -509,11 +462,91 @@ class ApprovalStatus(_Kept):
     decided_at: AwareDatetime | None
     decided_by: list[str]
     reason: str
-    decisions: list[Decision]
+    decisions: list[Vote]
     delegations: list[Delegation] = []
-    waits_for: list[str] = []
+    pending_approvers: list[str] = []
     reminders: int = 0
     refusals: int
     audit_log: list[AuditEntry]
     head: str = ""
     links_revoked: dict[str, AwareDatetime] = {}
+
+
+class InboxItem(_Record):
+    """Open approval in an inbox.
+
+    Args:
+        approval_id: The approval; decide it at ``/Approvals/{approval_id}/approve`` or ``reject``.
+        title: What is requested.
+        requester: Requesting person or program.
+        requester_verified: Whether the requester was authenticated.
+        requester_owner: Owner of the requesting program's API key.
+        subject: UserName affected by the request, as stated by the caller.
+        quorum: Number of approvals needed.
+        opened_at: Opening time.
+        deadline: Deadline, or the expiry of the delegation if that is sooner.
+        payload: The data that approvers decide on.
+        payload_digest: Digest of the payload.
+        stage: Current stage, from 0.
+        addressee: Owner of the inbox: a person, a group or ``anyone``.
+        delegated_by: The delegator; None for an own vote.
+    """
+
+    approval_id: str
+    title: str
+    requester: str
+    requester_verified: bool = False
+    requester_owner: str = ""
+    subject: str = ""
+    quorum: int
+    opened_at: AwareDatetime
+    deadline: AwareDatetime
+    payload: JsonValue
+    payload_digest: str
+    stage: int = 0
+    addressee: str = ""
+    delegated_by: str | None = None
+
+    def excludes(self, person: str) -> bool:
+        """Return whether a person may not vote because the request is theirs or about them."""
+        return shares_mailbox(person, (self.requester, self.requester_owner, self.subject))
+
+
+class InboxRemoval(_Record):
+    """Removal of an approval from an inbox.
+
+    Args:
+        approval_id: The approval.
+        deadline: Deadline of the inbox item, which is a part of its key.
+    """
+
+    approval_id: str
+    deadline: AwareDatetime
+
+
+class InboxQuery(_Input):
+    """Query of an inbox.
+
+    Args:
+        limit: Maximum number of approvals.
+        after: `InboxPage.next` of the previous page.
+        groups: Groups whose inboxes are included. The inbox does not know the members of groups.
+    """
+
+    limit: int = Field(default=100, ge=1, le=MAX_PAGE)
+    after: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    groups: list[GroupName] = Field(default=[], max_length=100)
+
+
+class InboxPage(_Record):
+    """Page of an inbox, ordered by deadline.
+
+    Args:
+        items: The approvals.
+        next: Cursor of the next page; None on the last one.
+        total: Number of approvals in all queried inboxes, including those that the person may not decide.
+    """
+
+    items: list[InboxItem]
+    next: str | None
+    total: int

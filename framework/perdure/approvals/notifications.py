@@ -1,106 +1,141 @@
-"""What people are told of approvals that wait for them."""
+"""Notifications about approvals, and the dispatcher that sends them to the application's handler."""
 
 from __future__ import annotations
 
+import json
+from typing import Any
+from uuid import NAMESPACE_OID, uuid5
+
+import restate
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from perdure.approvals.approval import NewsKind
-from perdure.approvals.request import asked_by
+from perdure._runtime.dispatch import LONG_RETRIES
+from perdure.approvals.messages import NotificationKind
+from perdure.approvals.request import requester_text
+from perdure.approvals.schema import DISPATCHER
+from perdure.clients import ServiceClient
+from perdure.handlers import handler
+from perdure.targets import Target
 
 
 class Recipient(BaseModel):
-    """Somebody to tell.
+    """Recipient of a notification.
 
     Args:
-        name: A person, a group as ``group:finance``, or `perdure.security.user_names.ANYONE`.
-        until: Until when they may decide.
-        in_place_of: Who delegated it to them.
+        name: Person, group as ``group:finance``, or `perdure.security.user_names.ANYONE`.
+        until: Deadline of the recipient's vote.
+        delegated_by: The delegator.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
     until: AwareDatetime
-    in_place_of: str | None = None
+    delegated_by: str | None = None
 
 
-class Tell(BaseModel):
-    """People to tell of one approval, on the way to the dispatcher.
-
-    Args:
-        kind: Why.
-        approval_id: The approval.
-        title: What is to be decided.
-        requester: Who asks.
-        requester_verified: Whether the requester was authenticated.
-        subject: The person whom the business is about, by the caller's word.
-        payload_digest: What they are shown.
-        stage: Which stage is under way.
-        number: Which reminder it is.
-        at: When.
-        recipients: Whom.
-    """
-
+class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    kind: NewsKind
+    kind: NotificationKind
     approval_id: str
     title: str
     requester: str
     requester_verified: bool = False
     subject: str = ""
     payload_digest: str
+    at: AwareDatetime
+
+
+class NotificationBatch(_Event):
+    """Event of one approval and its recipients, as sent to the dispatcher."""
+
     stage: int
     number: int = 0
-    at: AwareDatetime
     recipients: list[Recipient]
 
 
-class ApprovalNotice(BaseModel):
-    """What one recipient is told, as a hosting service's target gets it.
+class ApprovalNotification(_Event):
+    """Notification to one recipient, as sent to the application's handler.
 
-    A notice holds no link, so that neither the journal nor a database has one. The service that delivers the notice
-    mints the link at that moment: see `perdure.approvals.links.LinkMinter`.
+    It holds no link, so that neither the journal nor a database stores one. The delivering service mints the link with
+    `perdure.approvals.links.LinkMinter`.
 
     Args:
-        key: The same for the same notice, whoever sends it again.
-        kind: ``asked`` when it was opened, ``reminder``, ``escalated`` to those who may decide then, or ``delegated``.
+        key: Idempotency key of the notification.
+        kind: ``asked`` at the opening, ``reminder``, ``escalated`` or ``delegated``.
         approval_id: The approval.
-        to: A person, a group as ``group:finance``, or ``anyone``.
-        title: What is to be decided.
-        requester: Who asks; empty when it's nobody in particular.
+        to: Person, group as ``group:finance``, or ``anyone``.
+        title: What is requested.
+        requester: Requesting person or program; may be empty.
         requester_verified: Whether the requester was authenticated.
-        subject: The person whom the business is about, by the caller's word.
-        payload_digest: Digest of what they are shown.
-        at: When the notice was made.
-        until: Until when they may decide.
-        in_place_of: Who delegated it to them; None when it is their own right.
+        subject: Person affected by the request, as stated by the caller.
+        payload_digest: Digest of the payload.
+        at: Time of the event.
+        until: Deadline of the recipient's vote.
+        delegated_by: The delegator; None for an own vote.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     key: str
-    kind: NewsKind
-    approval_id: str
     to: str
-    title: str
-    requester: str
-    requester_verified: bool = False
-    subject: str = ""
-    payload_digest: str
-    at: AwareDatetime
     until: AwareDatetime
-    in_place_of: str | None = None
+    delegated_by: str | None = None
 
     @property
     def text(self) -> str:
-        """What to say, in a few sentences."""
-        why = {
-            "asked": "An approval waits for you",
-            "reminder": "An approval still waits for you",
-            "escalated": "An approval was not decided in time, and now waits for you",
-            "delegated": f"{self.in_place_of} asks you to decide in their place",
+        """Text for the recipient."""
+        event = {
+            "asked": "Approval requested",
+            "reminder": "Reminder: approval requested",
+            "escalated": "Approval escalated to you",
+            "delegated": f"{self.delegated_by} delegated an approval to you",
         }[self.kind]
-        asker = asked_by(self.requester, verified=self.requester_verified, subject=self.subject)
-        asks = f", asked by {asker}" if asker else ""
-        return f"{why}: {self.title}{asks}.\nIt can be decided until {self.until:%Y-%m-%d %H:%M} UTC."
+        requester = requester_text(self.requester, verified=self.requester_verified, subject=self.subject)
+        by = f", requested by {requester}" if requester else ""
+        return f"{event}: {self.title}{by}.\nVote before {self.until:%Y-%m-%d %H:%M} UTC."
+
+
+dispatch_notifications = Target(DISPATCHER, "dispatch", NotificationBatch, None)
+
+
+class ApprovalDispatcher:
+    """Sends notifications to the application's handler.
+
+    The engine retries a send to an unknown handler without end, which would block `Approvals`. Its invocations are
+    killed when the retries are exhausted.
+    """
+
+    def __init__(self, notify: Target[ApprovalNotification, Any] | None) -> None:
+        self._notify = notify
+        self.definition = restate.Service(
+            DISPATCHER,
+            description="Sends notifications about approvals.",
+            ingress_private=True,
+            invocation_retry_policy=LONG_RETRIES,
+        )
+        handler(self.definition, name=dispatch_notifications.handler)(self.dispatch)
+
+    async def dispatch(self, ctx: restate.Context, batch: NotificationBatch) -> None:
+        """Send each recipient a notification."""
+        if self._notify is None:
+            return
+        for recipient in batch.recipients:
+            notification = notification_for(batch, recipient)
+            await ServiceClient(ctx, self._notify).send(notification, idempotency_key=notification.key)
+
+
+def notification_for(batch: NotificationBatch, recipient: Recipient) -> ApprovalNotification:
+    """Return the notification to one recipient."""
+    return ApprovalNotification(
+        **batch.model_dump(include=set(_Event.model_fields)),
+        key=notification_key(batch.approval_id, batch.kind, batch.stage, batch.number, recipient),
+        to=recipient.name,
+        until=recipient.until,
+        delegated_by=recipient.delegated_by,
+    )
+
+
+def notification_key(approval_id: str, kind: NotificationKind, stage: int, number: int, recipient: Recipient) -> str:
+    """Return the idempotency key of a notification: a UUID, because IDs and names may exceed the length of a key."""
+    facts = [approval_id, kind, stage, number, recipient.name, recipient.until.isoformat()]
+    return f"approval:{uuid5(NAMESPACE_OID, json.dumps(facts))}"

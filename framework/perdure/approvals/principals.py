@@ -1,50 +1,48 @@
-"""`Principals`: the present rights of one person, keyed by the name.
+"""`Principals`: current rights of a person, keyed by the name.
 
-A directory of people, such as the console, states here which roles a person has and whether the person is disabled.
-`Approvals` reads it whenever a link, a delegation or a signed action is used, so a right ends when it is withdrawn and
-not when its time is over. A revocation is never taken back: it ends what was issued up to its moment.
+A user directory such as the console states roles here, and whether a person is disabled. `Approvals` reads the rights
+when a link, delegation or signed action is used, so a withdrawn right ends at once. Revocations are permanent.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 import restate
 from pydantic import JsonValue
 
 from perdure.approvals.messages import PrincipalRequest, PrincipalStatement, RevocationRequest
-from perdure.approvals.rights import Principal, check_moments
-from perdure.approvals.targets import PRINCIPALS, principal_status, put_principal, revoke_principal
+from perdure.approvals.schema import NONCES_KEY, PRINCIPAL_KEY, PRINCIPALS, Principal
+from perdure.approvals.targets import principal_status, put_principal, revoke_principal
 from perdure.clients import ObjectClient
 from perdure.determinism import Time
 from perdure.errors import Forbidden, InvalidInput
 from perdure.handlers import handler
 from perdure.observability.logging import get_logger
 from perdure.security.credentials import Role
-from perdure.security.encodings import payload_digest
+from perdure.security.encodings import json_digest
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, VerifiedActor
-from perdure.security.signing_rules import SigningRules
+from perdure.security.signed_actions import ActorKey, SigningRules, VerifiedActor
 from perdure.security.user_names import canonical_user
 from perdure.state import State
 
-__all__ = ["Principals", "principal_of", "sign_principal_action"]
-
 log = get_logger("perdure.approvals")
+
+CLOCK_SKEW: Final = timedelta(minutes=5)
+"""Maximum time that the clock of a user directory may be ahead."""
+
+NO_PAYLOAD_DIGEST: Final = json_digest(None)
+"""Payload digest of signed actions on principals, which have no payload."""
 
 
 class Principals:
-    """The handlers of `Principals`.
-
-    Args:
-        rules: Whether actions must be signed, and which issuers are trusted.
-    """
+    """Handlers of `Principals`."""
 
     def __init__(self, rules: SigningRules) -> None:
         self._rules = rules
         self.definition = restate.VirtualObject(
-            PRINCIPALS, description="Principals: each person's present roles, and the moment of the latest revocation."
+            PRINCIPALS, description="Roles of people, and the time of their latest revocation."
         )
         handler(self.definition, "exclusive", name=put_principal.handler, ingress_private=False)(self.put)
         handler(self.definition, "exclusive", name=revoke_principal.handler, ingress_private=False)(self.revoke)
@@ -53,47 +51,47 @@ class Principals:
         )
 
     async def put(self, ctx: restate.ObjectContext, request: PrincipalStatement) -> Principal:
-        """State a person's roles, and whether the person is disabled. Needs the role administrator."""
+        """State a person's roles. Requires the role administrator."""
         now = await Time(ctx).now()
-        check_moments(now, as_of=request.as_of, revoked_before=request.revoked_before)
-        await self._admit(ctx, request, put_principal.handler, now, role=Role.ADMINISTRATOR)
-        known = _state(ctx)
-        after = (await known.get()).stated(request.principal)
-        await known.set(after)
-        log.info("principal.put", actor=request.actor, active=after.active)
-        return after
+        check_not_future(now, as_of=request.as_of, revoked_before=request.revoked_before)
+        await self._authorize(ctx, request, put_principal.handler, now, role=Role.ADMINISTRATOR)
+        state = _state(ctx)
+        updated = (await state.get()).updated(Principal.stated_by(request))
+        await state.set(updated)
+        log.info("principal.put", actor=request.actor, active=updated.active)
+        return updated
 
     async def revoke(self, ctx: restate.ObjectContext, request: RevocationRequest) -> Principal:
-        """End every link, delegation and credential that a person has now. For the person, and for administrators."""
+        """Revoke all links, delegations and credentials of a person, for the person or an administrator."""
         now = await Time(ctx).now()
-        found = await self._admit(ctx, request, revoke_principal.handler, now, role=None)
-        if found is not None and found.actor != ctx.key() and not found.has(Role.ADMINISTRATOR):
+        actor = await self._authorize(ctx, request, revoke_principal.handler, now, role=None)
+        if actor is not None and actor.actor != ctx.key() and not actor.has(Role.ADMINISTRATOR):
             raise Forbidden(
-                f"{found.actor} may not revoke the rights of {ctx.key()}: that takes the role administrator",
+                f"{actor.actor} may not revoke the rights of {ctx.key()}: the role administrator is required",
                 metadata={"role": Role.ADMINISTRATOR},
             )
-        known = _state(ctx)
-        after = (await known.get()).revoked(now)
-        await known.set(after)
+        state = _state(ctx)
+        updated = (await state.get()).revoked(now)
+        await state.set(updated)
         log.info("principal.revoke", actor=request.actor)
-        return after
+        return updated
 
     async def status(self, ctx: restate.ObjectSharedContext) -> Principal:
-        """Return a person's present rights."""
+        """Return a person's current rights."""
         _check_name(ctx.key())
         return await _state(ctx).get()
 
-    async def _admit(
+    async def _authorize(
         self, ctx: restate.ObjectContext, request: PrincipalRequest, action: str, now: datetime, *, role: Role | None
     ) -> VerifiedActor | None:
-        """Return the verified actor, None when actions are unsigned; refuse an actor without the right to act."""
+        """Return the verified actor; None for an unsigned action."""
         _check_name(ctx.key())
-        nonces = State(ctx, "nonces", NonceLog, default=NonceLog())
-        found, used = self._rules.check(
-            request.proof,
-            act=action,
+        nonces = State(ctx, NONCES_KEY, NonceLog, default=NonceLog())
+        actor, used = self._rules.check(
+            request.signed_action,
+            action=action,
             target=principal_target(ctx.key()),
-            payload_digest=NOTHING_SHOWN,
+            payload_digest=NO_PAYLOAD_DIGEST,
             now=now,
             actor=request.actor,
             reason=request.reason,
@@ -101,61 +99,66 @@ class Principals:
             role=role,
             nonces=await nonces.get(),
         )
-        if found is None or request.proof is None:
+        if actor is None or request.signed_action is None:
             return None
-        own = found.actor == ctx.key()
-        principal = await (_state(ctx).get() if own else principal_of(ctx, found.actor))
-        issued_at = request.proof.credential.issued_at
-        objection = principal.objection(found.actor, role=role, issued_at=issued_at, what="the credential")
-        if objection is not None:
-            raise objection
+        principal = await (_state(ctx).get() if actor.actor == ctx.key() else principal_of(ctx, actor.actor))
+        issued_at = request.signed_action.credential.issued_at
+        refusal = principal.refusal(actor.actor, role=role, issued_at=issued_at, grant="the credential")
+        if refusal is not None:
+            raise refusal
         await nonces.set(used)
-        return found
-
-
-NOTHING_SHOWN = payload_digest(None)
-"""What an action on a person is signed over: it is about no payload."""
+        return actor
 
 
 async def principal_of(ctx: Any, person: str) -> Principal:
-    """Return a person's present rights.
-
-    Args:
-        ctx: The context of a handler.
-        person: The person's canonical name.
-    """
+    """Return a person's current rights."""
     return await ObjectClient(ctx, principal_status, person).call()
 
 
+def check_not_future(now: datetime, **times: datetime | None) -> None:
+    """Refuse times in the future, which would hide later statements.
+
+    Raises:
+        InvalidInput: A time is more than five minutes ahead.
+    """
+    for field, at in times.items():
+        if at is not None and at > now + CLOCK_SKEW:
+            raise InvalidInput(
+                f"{field}: {at:%Y-%m-%d %H:%M:%S} UTC is in the future: set the clock", metadata={"field": field}
+            )
+
+
 def principal_target(person: str) -> str:
-    """Return what actions on a person are signed for."""
+    """Return the target of signed actions on a person."""
     return f"{PRINCIPALS}/{person}"
 
 
 def sign_principal_action(
     key: ActorKey, person: str, request: dict[str, Any], *, at: datetime, action: str = revoke_principal.handler
 ) -> dict[str, Any]:
-    """Return the body of an action on a person with its proof. Not in handlers.
+    """Return the signed body of an action on a person. Do not call it in handlers: it draws a nonce.
 
     Args:
-        key: The actor's key.
-        person: The person's canonical name.
-        request: The body without ``actor`` and ``proof``.
-        at: Now.
+        key: Key of the actor.
+        person: Canonical name of the person.
+        request: The body without ``actor`` and signature.
+        at: Current time.
         action: The handler, ``put`` or ``revoke``.
 
     Raises:
-        ValidationError: The body does not fit.
+        ValidationError: The body is invalid.
     """
     kind = PrincipalStatement if action == put_principal.handler else RevocationRequest
     body = kind.model_validate({**request, "actor": key.actor})
-    proof = key.sign(action, principal_target(person), NOTHING_SHOWN, reason=body.reason, details=_details(body), at=at)
-    return body.model_copy(update={"proof": proof}).model_dump(mode="json", exclude_defaults=True)
+    signed_action = key.sign(
+        action, principal_target(person), NO_PAYLOAD_DIGEST, reason=body.reason, details=_details(body), at=at
+    )
+    return body.model_copy(update={"signed_action": signed_action}).model_dump(mode="json", exclude_defaults=True)
 
 
 def _details(request: PrincipalRequest) -> JsonValue:
     if isinstance(request, PrincipalStatement):
-        details: JsonValue = request.principal.model_dump(mode="json")
+        details: JsonValue = Principal.stated_by(request).model_dump(mode="json")
         return details
     return None
 
@@ -163,10 +166,9 @@ def _details(request: PrincipalRequest) -> JsonValue:
 def _check_name(key: str) -> None:
     if not key or canonical_user(key) != key:
         raise InvalidInput(
-            f"'{key[:200]}' is no person's canonical name; write '{canonical_user(key)[:200]}'",
-            metadata={"field": "person"},
+            f"'{key[:200]}' is not a canonical name: use '{canonical_user(key)[:200]}'", metadata={"field": "person"}
         )
 
 
 def _state(ctx: Any) -> State[Principal, Principal]:
-    return State(ctx, "principal", Principal, default=Principal())
+    return State(ctx, PRINCIPAL_KEY, Principal, default=Principal())

@@ -1,17 +1,13 @@
-"""Finds approvals that nobody looks after any more, and sets them right.
+"""Reconciler of approvals: detects the effects of kills in the engine's tables and repairs them.
 
-A kill delivers nothing to a handler, so it can leave an approval half done. The engine knows, and is asked in SQL, at
-an interval:
+A killed handler runs no clean-up, so it can leave
 
-- somebody waits whose invocation has ended, as after a kill of an orchestrator: it leaves, and when it was the last
-  one, the approval is withdrawn, so that nobody decides for nobody;
-- an approval is open and the end of its stage is not scheduled, as after a kill while it was opened or decided: it is
-  mended;
-- an invocation of the approvals' own services is paused: it is resumed.
+- a wait of an ended invocation: the wait ends, and the last one withdraws the approval;
+- an open approval without a scheduled end of its stage: `Approvals` repeats the effects of its state;
+- a paused invocation of the approval services: it is resumed.
 
-As with `perdure.saga.reconciler`, looking is a plain query by a process, and only when it finds something does it call
-`sweep`, a durable handler that asks again by itself. So anybody may call `sweep`: it does nothing but what has to be
-done.
+A process scans at an interval with plain queries. When a scan finds orphans, it calls `reconcile`, a durable handler
+that scans again, so any client may call it.
 """
 
 from __future__ import annotations
@@ -19,48 +15,55 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
 
 import restate
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from perdure._runtime.checks import check_types
 from perdure._runtime.places import ValueCodec
-from perdure.approvals.dispatcher import DISPATCHER
-from perdure.approvals.gauges import approval_gauges, count_approvals
 from perdure.approvals.messages import Leave
-from perdure.approvals.store import OPEN_KEY, WAITER_PREFIX
-from perdure.approvals.targets import APPROVALS, INBOX, PRINCIPALS, leave_approval, mend
+from perdure.approvals.schema import (
+    RECONCILER,
+    SELECT_OPEN_APPROVALS,
+    Approval,
+    select_ended_waiters,
+    select_missing_timers,
+    select_paused_invocations,
+    wait_of,
+)
+from perdure.approvals.targets import leave_approval, repair_approval
 from perdure.clients import ObjectClient
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
 from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Poller
-from perdure.errors import ConfigurationError, EngineError
+from perdure.errors import ConfigurationError, EngineError, UnreadableValue
 from perdure.handlers import Definition, handler
+from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value
 from perdure.observability.logging import get_logger
+from perdure.observability.metrics import OLDEST_APPROVAL, OPEN_APPROVALS, OVERDUE_APPROVALS
 from perdure.runs import RunConfig, run_with_retry
 from perdure.targets import Target
 
 log = get_logger("perdure.approvals.reconciler")
 
-RECONCILER = "ApprovalReconciler"
-_KEY = "all"
+_KEY: Final = "all"
 
 
 @dataclass(frozen=True)
 class ApprovalReconcilerConfig:
-    """Where the reconciler looks, and how often.
+    """Configuration of the reconciler.
 
     Args:
         admin_url: The engine's admin API.
         ingress_url: The engine's ingress.
-        interval: How often it looks.
-        grace: How long something is left alone: what is missing may be on its way.
-        codec: What the services' journal is encrypted with; None when it is in clear.
+        interval: Interval of scans.
+        grace: Minimum age of an orphan; a younger one may be about to be handled.
+        codec: Codec of the journal; None for an unencrypted journal.
 
     Raises:
-        ConfigurationError: An interval that is not positive.
+        ConfigurationError: The interval is not positive.
     """
 
     admin_url: str
@@ -75,84 +78,100 @@ class ApprovalReconcilerConfig:
             raise ConfigurationError(f"ApprovalReconcilerConfig.interval must be positive; got {self.interval}")
 
 
-class Orphaned(BaseModel):
-    """What nobody looks after.
+class Orphan(BaseModel):
+    """Work that a kill interrupted.
 
     Args:
-        kind: Somebody waits who has ended, a stage whose end isn't scheduled, or an invocation that is paused.
-        id: The approval; of a paused invocation, its id.
-        wait: The wait of the ended invocation.
+        kind: Kind of the orphan.
+        id: The approval, or the paused invocation.
+        wait: Wait of an ended invocation.
     """
 
-    kind: Literal["abandoned", "unscheduled", "halted"]
+    kind: Literal["ended_waiter", "missing_timer", "paused_invocation"]
     id: str
     wait: str = ""
 
 
-class ReconcilerScan(BaseModel):
-    """What a sweep set right."""
+class ReconcileReport(BaseModel):
+    """Orphans that `reconcile` handled."""
 
-    done: list[Orphaned] = []
+    repaired: list[Orphan] = []
 
 
-async def look(admin: AdminClient, grace: timedelta) -> list[Orphaned]:
-    """Ask the engine what nobody looks after.
+_reconcile: Final[Target[None, ReconcileReport]] = Target(RECONCILER, "reconcile", None, ReconcileReport)
+
+
+async def find_orphans(admin: AdminClient, grace: timedelta) -> list[Orphan]:
+    """Return the orphans in the engine's tables.
 
     Args:
-        admin: The engine.
-        grace: How long something is left alone.
+        admin: Client of the engine.
+        grace: Minimum age of an orphan.
 
     Raises:
         EngineError: The engine does not answer, or refuses the query.
     """
-    past = f"now() - interval '{int(grace.total_seconds() * 1000)} milliseconds'"
-    abandoned = f"""
-      select s.service_key as id, s.key as entry from state s
-      left join sys_invocation_status i on i.id = split_part(s.key, '/', 2)
-      where s.service_name = '{APPROVALS}' and s.key like '{WAITER_PREFIX}inv_%'
-      and (i.id is null or (i.status = 'completed' and i.modified_at < {past}))"""
-    unscheduled = f"""
-      select s.service_key as id from state s where s.service_name = '{APPROVALS}' and s.key = '{OPEN_KEY}'
-      and not exists (select 1 from sys_invocation_status i where i.target_service_name = '{APPROVALS}'
-        and i.target_service_key = s.service_key
-        and ((i.target_handler_name = 'end_stage' and i.status != 'completed') or i.modified_at >= {past}))"""
-    halted = f"""
-      select i.id as id from sys_invocation_status i where i.status = 'paused' and i.modified_at < {past}
-      and i.target_service_name in ('{APPROVALS}', '{INBOX}', '{PRINCIPALS}', '{DISPATCHER}', '{RECONCILER}')"""
+    ended = await admin.query(select_ended_waiters(grace))
+    untimed = await admin.query(select_missing_timers(grace))
+    paused = await admin.query(select_paused_invocations(grace))
     return [
-        *(
-            Orphaned(kind="abandoned", id=row["id"], wait=row["entry"].rpartition("/")[2])
-            for row in await admin.query(abandoned)
-        ),
-        *(Orphaned(kind="unscheduled", id=row["id"]) for row in await admin.query(unscheduled)),
-        *(Orphaned(kind="halted", id=row["id"]) for row in await admin.query(halted)),
+        *(Orphan(kind="ended_waiter", id=row["id"], wait=wait_of(row["entry"]) or "") for row in ended),
+        *(Orphan(kind="missing_timer", id=row["id"]) for row in untimed),
+        *(Orphan(kind="paused_invocation", id=row["id"]) for row in paused),
+    ]
+
+
+async def count_approvals(admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:
+    """Return the gauges of open approvals. Unreadable ones count as open.
+
+    Args:
+        admin: Client of the engine.
+        codec: Codec of the journal; None for an unencrypted journal.
+
+    Raises:
+        EngineError: The engine does not answer, or refuses the query.
+    """
+    now = datetime.now(UTC)
+    approvals: list[Approval] = []
+    unreadable = 0
+    for row in await admin.query(SELECT_OPEN_APPROVALS):
+        try:
+            approvals.append(Approval.model_validate_json(decode_state_value(row, codec)))
+        except (ValidationError, UnreadableValue):
+            unreadable += 1
+    if unreadable:
+        log.warning("approvals.gauges.unreadable", number=unreadable)
+    waiting = [approval for approval in approvals if approval.outcome is None]
+    return [
+        (OPEN_APPROVALS, len(waiting) + unreadable, {}),
+        (OLDEST_APPROVAL, max((age_in_seconds(approval.opened_at, now) for approval in waiting), default=0.0), {}),
+        (OVERDUE_APPROVALS, sum(approval.is_overdue(now) for approval in waiting), {}),
     ]
 
 
 class ApprovalReconciler:
-    """Watches one engine's approvals.
+    """Scans one engine for orphaned approvals.
 
     Args:
-        config: Where to look, and how often.
+        config: The configuration.
     """
 
     def __init__(self, config: ApprovalReconcilerConfig) -> None:
         self._config = config
         self._definition = restate.VirtualObject(
             RECONCILER,
-            description="Sets approvals right that nobody looks after any more.",
+            description="Repairs approvals that a kill interrupted.",
             invocation_retry_policy=BACKGROUND_CALL_RETRIES,
         )
-        handler(self._definition, "exclusive", ingress_private=False)(self.sweep)
-        self._sweep: Target[None, ReconcilerScan] = Target(RECONCILER, "sweep", None, ReconcilerScan)
+        handler(self._definition, "exclusive", ingress_private=False)(self.reconcile)
 
     def definitions(self) -> list[Definition]:
-        """Return what to serve."""
+        """Return the definitions to serve."""
         return [self._definition]
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Look at once, and then at the interval, as long as the context is entered."""
+        """Scan at once and at the interval while the context is entered."""
         config = self._config
         watch = Poller(
             "approvals.reconciler",
@@ -161,41 +180,41 @@ class ApprovalReconciler:
             config.ingress_url,
             config.interval,
             config.codec,
-            approval_gauges(),
+            GaugeCollector("approvals", OPEN_APPROVALS, OLDEST_APPROVAL, OVERDUE_APPROVALS),
             count_approvals,
-            self._look_and_act,
+            self._scan,
         )
         async with watch.watching():
             yield
 
-    async def _look_and_act(self, admin: AdminClient, ingress: IngressClient) -> None:
-        if await look(admin, self._config.grace):
-            await ingress.call(self._sweep, key=_KEY)
+    async def _scan(self, admin: AdminClient, ingress: IngressClient) -> None:
+        if await find_orphans(admin, self._config.grace):
+            await ingress.call(_reconcile, key=_KEY)
 
-    async def sweep(self, ctx: restate.ObjectContext) -> ReconcilerScan:
-        """Set right what nobody looks after."""
-        found = await run_with_retry(ctx, RunConfig("look", max_retries=5), self._look)
-        for each in found:
-            log.warning("approvals.reconciler.found", kind=each.kind, id=each.id)
-            if each.kind == "abandoned":
-                wish = Leave(wait=each.wait, reason="who asked has ended")
-                await ObjectClient(ctx, leave_approval, each.id).send(wish)
-            elif each.kind == "unscheduled":
-                await ObjectClient(ctx, mend, each.id).send()
+    async def reconcile(self, ctx: restate.ObjectContext) -> ReconcileReport:
+        """Repair all orphans."""
+        orphans = await run_with_retry(ctx, RunConfig("find orphans", max_retries=5), self._find_orphans)
+        for orphan in orphans:
+            log.warning("approvals.reconciler.orphan", kind=orphan.kind, id=orphan.id)
+            if orphan.kind == "ended_waiter":
+                request = Leave(wait=orphan.wait, reason="the waiting invocation ended")
+                await ObjectClient(ctx, leave_approval, orphan.id).send(request)
+            elif orphan.kind == "missing_timer":
+                await ObjectClient(ctx, repair_approval, orphan.id).send()
             else:
-                await run_with_retry(ctx, f"resume {each.id}", self._resume, each.id)
-        return ReconcilerScan(done=found)
+                await run_with_retry(ctx, f"resume {orphan.id}", self._resume, orphan.id)
+        return ReconcileReport(repaired=orphans)
 
-    async def _look(self) -> list[Orphaned]:
+    async def _find_orphans(self) -> list[Orphan]:
         async with AdminClient(self._config.admin_url) as admin:
-            return await look(admin, self._config.grace)
+            return await find_orphans(admin, self._config.grace)
 
     async def _resume(self, invocation_id: str) -> None:
         async with AdminClient(self._config.admin_url) as admin:
             try:
-                await admin.act(invocation_id, "resume")
+                await admin.control_invocation(invocation_id, "resume")
             except EngineError as error:
                 if not 400 <= error.status_code < 500:
                     raise
-                # Somebody else resumed, ended or purged it; what is left will be found again.
-                log.warning("approvals.reconciler.refused", id=invocation_id, act="resume", why=str(error))
+                # The invocation is no longer paused. A later scan finds it if it pauses again.
+                log.warning("approvals.reconciler.resume_refused", id=invocation_id, error=str(error))

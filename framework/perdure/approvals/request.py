@@ -1,9 +1,8 @@
-"""What people are asked: who may decide, how many must, until when, and what comes after that.
+"""Request that opens an approval.
 
-An approval has one stage or more. Each has its own approvers, quorum and time; when the time of one is over, it
-escalates to the next, and what the end of the last one means is said by its ``on_timeout``.
-
-A request knows no other fields than its own: a rule that this version doesn't know must not be skipped in silence.
+An approval has one or more stages, each with its own approvers, quorum and timeout. A stage that times out escalates to
+the next one; ``on_timeout`` of the last stage decides the result. The request refuses unknown fields, so that a rule of
+a later version is never ignored.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from pydantic_core import from_json
 from perdure.security.user_names import (
     Approver,
     GroupName,
-    Person,
+    UserName,
     VetoHolder,
     check_name,
     group_of,
     is_group,
-    is_one_of,
+    shares_mailbox,
 )
 
 MAX_ID_LENGTH: Final = 256
@@ -43,90 +42,95 @@ MAX_APPROVERS: Final = 100
 MAX_STAGES: Final = 10
 MAX_REMINDERS: Final = 100
 MAX_PAYLOAD: Final = 256 * 1024
-"""Bytes of JSON: what is shown is copied into each approver's inbox."""
-_DEEPER: Final = 10
-"""How many levels of JSON lie around a payload where it is kept and shown; parsers take 200 in all."""
+"""Bytes of JSON; the payload is copied into the inbox of every approver."""
 MAX_TIMEOUT: Final = timedelta(days=3650)
+_WRAPPING_LEVELS: Final = 10
+"""JSON levels that messages and records add around a payload; parsers accept 200 in total."""
 _EXCLUDED: Final = ("requester", "requester_owner", "subject")
 
 WaitId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 AwakeableId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 ApprovalId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
-"""An approval's id: the opener's choice, and the key of the object."""
-
-
+"""ID of an approval, chosen by its opener; the key of the virtual object."""
 Name: TypeAlias = Annotated[str, StringConstraints(max_length=1000), AfterValidator(check_name)]
-"""The canonical name of a person or program that may not decide; may be empty."""
+"""Canonical name of a person or program that may not vote; may be empty."""
 
 
 class OnTimeout(StrEnum):
-    """What it means that a stage's time is over."""
+    """Effect of a stage's timeout."""
 
     ERROR = "error"
-    """It timed out: who waits gets a terminal 408."""
+    """The approval times out; the waiting orchestration gets a terminal error 408."""
     REJECT = "reject"
     APPROVE = "approve"
     ESCALATE = "escalate"
     """The next stage begins."""
 
 
-class Stage(BaseModel):
-    """A further stage of an approval, entered when the one before it was not decided in time.
+def _unique(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(names))
 
-    Who decided before keeps their decision; it counts here when they are approvers here, too.
+
+def _check_interval(interval: timedelta | None, info: ValidationInfo) -> timedelta | None:
+    timeout = info.data.get("timeout")
+    if interval is not None and isinstance(timeout, timedelta) and timeout > interval * MAX_REMINDERS:
+        raise ValueError(f"more than {MAX_REMINDERS} reminders within {timeout}")
+    return interval
+
+
+_Approvers: TypeAlias = Annotated[list[Approver], Field(max_length=MAX_APPROVERS), AfterValidator(_unique)]
+_Quorum: TypeAlias = Annotated[int, Field(ge=1, le=MAX_APPROVERS)]
+_Timeout: TypeAlias = Annotated[timedelta, Field(gt=timedelta(0), le=MAX_TIMEOUT)]
+_Interval: TypeAlias = Annotated[timedelta | None, Field(gt=timedelta(0)), AfterValidator(_check_interval)]
+
+
+class Stage(BaseModel):
+    """Stage of an approval that follows when the previous one times out.
+
+    Votes of the previous stages count if their voters are approvers of this stage too.
 
     Args:
-        approvers: Who may decide from then on, people and groups; anyone when empty, but never requester and subject.
-        quorum: How many approvals are needed.
-        timeout: How long they have.
-        remind_every: They are reminded at this interval; never when left out.
-        on_timeout: What the end of the time means: ``escalate`` when a stage follows, else ``error`` by default.
+        approvers: People and groups that may vote; empty for anyone except requester and subject.
+        quorum: Number of approvals needed.
+        timeout: Duration of the stage.
+        remind_every: Interval of reminders; None for no reminders.
+        on_timeout: Effect of the timeout. Defaults to ``escalate`` if a stage follows, else to ``error``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    approvers: list[Approver] = Field(default=[], max_length=MAX_APPROVERS)
-    quorum: int = Field(default=1, ge=1, le=MAX_APPROVERS)
-    timeout: timedelta = Field(gt=timedelta(0), le=MAX_TIMEOUT)
-    remind_every: timedelta | None = Field(default=None, gt=timedelta(0))
+    approvers: _Approvers = []
+    quorum: _Quorum = 1
+    timeout: _Timeout
+    remind_every: _Interval = None
     on_timeout: OnTimeout | None = None
-
-    @field_validator("approvers")
-    @classmethod
-    def _each_once(cls, people: list[str]) -> list[str]:
-        return list(dict.fromkeys(people))
-
-    @field_validator("remind_every")
-    @classmethod
-    def _not_too_often(cls, interval: timedelta | None, info: ValidationInfo) -> timedelta | None:
-        return _checked_interval(interval, info.data.get("timeout"))
 
 
 class ApprovalRequest(BaseModel):
-    """What an orchestrator asks people to decide. Its own fields are the first stage.
+    """Request for an approval. Its own fields describe the first stage.
 
     Args:
-        approval_id: The approval; the object's key.
-        title: What is to be decided, in a sentence.
-        requester: The authenticated caller that asks, a person or a program such as ``key:shop``; without one, the
-            subject. May not decide.
+        approval_id: Key of the virtual object.
+        title: What is requested, in one sentence.
+        requester: The authenticated caller, a person or a program such as ``key:shop``; without one, the subject. May
+            not vote.
         requester_verified: Whether the requester was authenticated. The library sets it, see `Orchestration.caller`.
-        requester_owner: The person who made the requesting program's API key; empty for a person. May not decide.
-        subject: The person whom the business is about, by the caller's word; may be empty. May not decide.
-        groups: Members of groups, by the group's name. A group that is not in here has as members who can prove it.
-        approvers: Who may decide, people and groups (``group:finance``); anyone when empty. Requester, owner and
-            subject never may. Who is named twice counts once.
-        quorum: How many approvals are needed, of different people.
-        veto: Whose single rejection ends it, whatever the quorum; they may reject at every stage. ``anyone`` stands for
-            whoever may decide.
-        timeout: How long people have.
-        remind_every: They are reminded at this interval; never when left out.
-        on_timeout: What the end of the time means: ``escalate`` when there are more stages, else ``error`` by default.
-        escalation: The stages that follow, each after the time of the one before.
-        payload: What the approvers are shown; at most 256 KiB of JSON.
-        wait: Random id of this wait, which `Approvals` returns with the outcome to prove where it comes from.
-        awakeable: Wakes the waiter when there is an outcome. It carries no data: anybody may complete it.
-        opener: The invocation that waits; when it is gone, so is its interest.
+        requester_owner: Owner of the requesting program's API key; empty for a person. May not vote.
+        subject: UserName affected by the request, as stated by the caller; may be empty. May not vote.
+        groups: Members by group. Membership in other groups is taken from the voter's credential.
+        approvers: People and groups (``group:finance``) that may vote; empty for anyone except requester, owner and
+            subject.
+        quorum: Number of approvals needed, of different people.
+        veto: People and groups whose single rejection rejects the approval, in every stage. ``anyone`` gives every
+            approver a veto.
+        timeout: Duration of the stage.
+        remind_every: Interval of reminders; None for no reminders.
+        on_timeout: Effect of the timeout. Defaults to ``escalate`` if a stage follows, else to ``error``.
+        escalation: The following stages.
+        payload: The data that approvers decide on; at most 256 KiB of JSON.
+        wait: Random ID of this wait. `Approvals` returns it with the outcome, which proves the origin of the outcome.
+        awakeable: Awakeable to complete when there is an outcome. Any client may complete it, so it carries no data.
+        opener: The waiting invocation. Its end ends the wait.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -137,12 +141,12 @@ class ApprovalRequest(BaseModel):
     requester_verified: bool = False
     requester_owner: Name = ""
     subject: Name = ""
-    groups: dict[GroupName, list[Person]] = Field(default={}, max_length=MAX_APPROVERS)
-    approvers: list[Approver] = Field(default=[], max_length=MAX_APPROVERS)
-    quorum: int = Field(default=1, ge=1, le=MAX_APPROVERS, validate_default=True)
-    veto: list[VetoHolder] = Field(default=[], max_length=MAX_APPROVERS)
-    timeout: timedelta = Field(gt=timedelta(0), le=MAX_TIMEOUT)
-    remind_every: timedelta | None = Field(default=None, gt=timedelta(0))
+    groups: dict[GroupName, list[UserName]] = Field(default={}, max_length=MAX_APPROVERS)
+    approvers: _Approvers = []
+    quorum: _Quorum = Field(default=1, validate_default=True)
+    veto: Annotated[list[VetoHolder], Field(max_length=MAX_APPROVERS), AfterValidator(_unique)] = []
+    timeout: _Timeout
+    remind_every: _Interval = None
     on_timeout: OnTimeout | None = None
     escalation: list[Stage] = Field(default=[], max_length=MAX_STAGES - 1)
     payload: JsonValue = None
@@ -150,71 +154,61 @@ class ApprovalRequest(BaseModel):
     awakeable: AwakeableId
     opener: Annotated[str, StringConstraints(max_length=500)] = ""
 
-    @field_validator("approvers", "veto")
-    @classmethod
-    def _each_once(cls, people: list[str]) -> list[str]:
-        return list(dict.fromkeys(people))
-
     @field_validator("groups")
     @classmethod
-    def _have_members(cls, groups: dict[str, list[str]]) -> dict[str, list[str]]:
+    def _check_groups(cls, groups: dict[str, list[str]]) -> dict[str, list[str]]:
         for group, members in groups.items():
             if not 0 < len(members) <= MAX_APPROVERS:
-                raise ValueError(f"group '{group}' has {len(members)} members; 1 to {MAX_APPROVERS} are needed")
-        return {group: list(dict.fromkeys(members)) for group, members in groups.items()}
+                raise ValueError(f"group '{group}' has {len(members)} members; 1 to {MAX_APPROVERS} are allowed")
+        return {group: _unique(members) for group, members in groups.items()}
 
     @field_validator("quorum")
     @classmethod
-    def _can_be_reached(cls, quorum: int, info: ValidationInfo) -> int:
+    def _check_first_quorum(cls, quorum: int, info: ValidationInfo) -> int:
         _check_quorum(quorum, info.data.get("approvers") or [], info.data)
         return quorum
 
-    @field_validator("remind_every")
-    @classmethod
-    def _not_too_often(cls, interval: timedelta | None, info: ValidationInfo) -> timedelta | None:
-        return _checked_interval(interval, info.data.get("timeout"))
-
     @field_validator("payload")
     @classmethod
-    def _can_be_shown(cls, payload: JsonValue) -> JsonValue:
+    def _check_payload(cls, payload: JsonValue) -> JsonValue:
         text = json.dumps(payload, ensure_ascii=False).encode(errors="surrogatepass")
         if len(text) > MAX_PAYLOAD:
-            raise ValueError(f"{len(text)} bytes of JSON are more than people read; show {MAX_PAYLOAD} at most")
+            raise ValueError(f"{len(text)} bytes of JSON exceed the limit of {MAX_PAYLOAD}")
         try:
-            from_json(_DEEPER * b"[" + text + _DEEPER * b"]")
+            from_json(_WRAPPING_LEVELS * b"[" + text + _WRAPPING_LEVELS * b"]")
         except ValueError as error:
-            raise ValueError(f"it can't be read back as JSON: {error}") from error
+            raise ValueError(f"the payload cannot be read back as JSON: {error}") from error
         return payload
 
     @field_validator("escalation")
     @classmethod
-    def _stages_fit(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
+    def _check_quorums(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
         for stage in stages:
             _check_quorum(stage.quorum, stage.approvers, info.data)
         return stages
 
     @model_validator(mode="after")
-    def _each_stage_leads_on(self) -> ApprovalRequest:
-        meanings = [self.on_timeout, *(stage.on_timeout for stage in self.escalation)]
-        if meanings[-1] is OnTimeout.ESCALATE:
-            raise ValueError("on_timeout: the last stage has nothing to escalate to")
-        if any(meaning not in (None, OnTimeout.ESCALATE) for meaning in meanings[:-1]):
-            raise ValueError("on_timeout: a stage that others follow escalates, or they would never be reached")
+    def _check_timeouts(self) -> ApprovalRequest:
+        effects = [self.on_timeout, *(stage.on_timeout for stage in self.escalation)]
+        if effects[-1] is OnTimeout.ESCALATE:
+            raise ValueError("on_timeout: the last stage cannot escalate")
+        if any(effect not in (None, OnTimeout.ESCALATE) for effect in effects[:-1]):
+            raise ValueError("on_timeout: a stage that another stage follows must escalate")
         return self
 
     @property
     def excluded(self) -> tuple[str, ...]:
-        """People excluded from deciding: the requester, the owner of its API key, and the subject."""
+        """People who may not vote: the requester, the owner of its API key, and the subject."""
         return tuple(dict.fromkeys(filter(None, (self.requester, self.requester_owner, self.subject))))
 
     @property
-    def time_in_all(self) -> timedelta:
-        """How long people have, all stages taken together."""
+    def total_timeout(self) -> timedelta:
+        """Duration of all stages."""
         return sum((stage.timeout for stage in self.escalation), self.timeout)
 
     @property
     def stages(self) -> list[Stage]:
-        """All stages in their order, with what the end of each one means."""
+        """All stages in order, with the effect of each timeout."""
         first = Stage(
             approvers=self.approvers,
             quorum=self.quorum,
@@ -230,31 +224,22 @@ class ApprovalRequest(BaseModel):
         ]
 
 
-def asked_by(requester: str, *, verified: bool, subject: str = "") -> str:
-    """Return the requester and the subject in one phrase for people; empty when an approval has neither.
+def requester_text(requester: str, *, verified: bool, subject: str = "") -> str:
+    """Return the requester and the subject as one phrase; empty when an approval has neither.
 
     Args:
         requester: The requester.
         verified: Whether the requester was authenticated.
-        subject: The person whom the business is about.
+        subject: UserName affected by the request.
     """
-    asker = requester if verified or not requester else f"{requester} (unverified)"
-    return f"{asker}, for {subject}".removeprefix(", ") if subject not in ("", requester) else asker
+    name = requester if verified or not requester else f"{requester} (unverified)"
+    return f"{name}, for {subject}".removeprefix(", ") if subject not in ("", requester) else name
 
 
-def people_of(
+def eligible_people(
     approvers: Iterable[str], groups: Mapping[str, Iterable[str]], excluded: Iterable[str]
 ) -> frozenset[str] | None:
-    """Return everybody who may decide, when that can be told.
-
-    Args:
-        approvers: People and groups.
-        groups: The members of groups, as far as they are known.
-        excluded: Those who may not, also under an alias of their mailbox.
-
-    Returns:
-        The people; None when anyone may, or a group's members are not known.
-    """
+    """Return the people who may vote; None when anyone may, or when the members of a group are unknown."""
     people: set[str] = set()
     for name in approvers:
         if not is_group(name):
@@ -264,29 +249,20 @@ def people_of(
         else:
             return None
     names = tuple(excluded)
-    return frozenset(person for person in people if not is_one_of(person, names)) if people else None
+    return frozenset(person for person in people if not shares_mailbox(person, names)) if people else None
 
 
 def _check_quorum(quorum: int, approvers: list[str], data: Mapping[str, object]) -> None:
     groups = data.get("groups")
-    excluded = [name for each in _EXCLUDED if isinstance(name := data.get(each), str)]
+    excluded = [name for field in _EXCLUDED if isinstance(name := data.get(field), str)]
     if not approvers or not isinstance(groups, dict) or len(excluded) < len(_EXCLUDED):
-        return  # anyone may decide, or what is wrong is named already
-    able = people_of(approvers, groups, excluded)
-    if able is None:
+        return  # anyone may vote, or another field is invalid and reported
+    people = eligible_people(approvers, groups, excluded)
+    if people is None:
         return
-    if quorum > len(able):
+    if quorum > len(people):
         raise ValueError(
-            f"{quorum} approvals are needed, but only {len(able)} approvers may decide (the requester and the subject "
-            "never may)"
+            f"{quorum} approvals are needed, but only {len(people)} approvers may vote (requester and subject may not)"
         )
-    if len(able) > MAX_APPROVERS:
-        raise ValueError(
-            f"{len(able)} people could decide, with all members of the groups; {MAX_APPROVERS} are allowed"
-        )
-
-
-def _checked_interval(interval: timedelta | None, timeout: object) -> timedelta | None:
-    if interval is not None and isinstance(timeout, timedelta) and timeout > interval * MAX_REMINDERS:
-        raise ValueError(f"more than {MAX_REMINDERS} reminders within {timeout}")
-    return interval
+    if len(people) > MAX_APPROVERS:
+        raise ValueError(f"{len(people)} people may vote, including members of groups; at most {MAX_APPROVERS} may")

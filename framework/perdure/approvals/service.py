@@ -1,36 +1,31 @@
-"""`Approvals`: one approval, keyed by its id; the policy made durable.
+"""`Approvals`: one approval, keyed by its ID; makes the pure policy durable.
 
-The object owns its timers: it sends itself the end of a stage and each reminder, with the number of the stage they
-belong to, so that a decision and the end of time meet here, one after the other, and whichever is first has decided.
-One that comes too late finds another stage, or another approval of the same id, and does nothing. A waiter is woken
-through its awakeable, which anybody may complete, and then reads the outcome with a call of `listen`.
+The object sends itself the end of a stage and each reminder as delayed messages. Votes and timeouts are serialized by
+the key, so the first one decides; a timer of another stage or of an earlier approval does nothing. A waiter is woken
+through its awakeable, which any client may complete, and then reads the outcome with `listen`.
 
-Every act reads the clock, and the present rights of the people in it, before it changes state. Those are the only waits
-in these handlers; what follows is a row of writes and sends that no cancel can cut in two. A kill can, since nothing is
-told of it: then `mend` sets right what is missing, and `perdure.approvals.reconciler` finds where.
+Handlers read the clock and the rights of people first, and then only write and send, so a cancel cannot interrupt the
+writes. After a kill, `repair` completes them; `perdure.approvals.reconciler` detects where it is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import restate
 
+from perdure._runtime.checks import check_types
 from perdure.approvals import policy
-from perdure.approvals.approval import Approval, Attempt, Change
-from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.dispatcher import ApprovalDispatcher
-from perdure.approvals.eligibility import objection_to_link
-from perdure.approvals.inbox import inboxes
+from perdure.approvals.eligibility import link_error
+from perdure.approvals.inbox import ApprovalInbox
 from perdure.approvals.messages import (
-    ActRequest,
+    ApprovalActionRequest,
     ApprovalAnswer,
     ApprovalStatus,
-    Decision,
     DecisionReceipt,
     DecisionRequest,
     Delegation,
@@ -44,72 +39,99 @@ from perdure.approvals.messages import (
     ReminderDue,
     RetentionEnd,
     StageEnd,
+    Vote,
     WithdrawalReceipt,
     WithdrawalRequest,
 )
+from perdure.approvals.notifications import ApprovalDispatcher, ApprovalNotification
+from perdure.approvals.policy import MAX_DELEGATION, Change, PendingEntry
 from perdure.approvals.principals import Principals, principal_of
 from perdure.approvals.request import MAX_ID_LENGTH, ApprovalRequest
-from perdure.approvals.rights import Principal
-from perdure.approvals.signatures import Proven, SignableAction, check_action, check_link, role_for
+from perdure.approvals.schema import APPROVALS, Approval, Principal
+from perdure.approvals.signatures import ActorIdentity, SignableAction, check_action, role_for
 from perdure.approvals.store import ApprovalStore, read_status
-from perdure.approvals.targets import APPROVALS, approval_status, open_approval
-from perdure.approvals.timers import has_come
+from perdure.approvals.targets import approval_status, open_approval
 from perdure.determinism import Time
-from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, Unauthenticated
+from perdure.errors import CODE_KEY, ConfigurationError, InvalidInput, PerdureTerminalError, Unauthenticated
 from perdure.handlers import Definition, handler
-from perdure.observability.logging import get_logger
 from perdure.security.credentials import Role
-from perdure.security.signing_rules import SigningMode
+from perdure.security.keys import PublicKey
+from perdure.security.links import read_link
+from perdure.security.signed_actions import SigningMode, SigningRules, get_signing_rules
+from perdure.targets import Target
 
-log = get_logger("perdure.approvals")
+RETENTION = timedelta(days=30)
+"""Default retention of an approval after its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApprovalsConfig:
+    """Configuration of the approval services.
+
+    Args:
+        acts: Whether actions must be signed, and the trusted keys. Defaults to the rules of the process, see
+            `perdure.security.signed_actions`.
+        link_keys: Public keys of links; without any, links are refused. The delivering service has the private key,
+            see `perdure.approvals.links`.
+        allow_unverified_requester: Accept requests without an authenticated requester although actions must be signed.
+            An approver could then open an approval in another name and vote on it.
+        notify: Handler that receives every `ApprovalNotification` at least once, with its key as idempotency key; None
+            for no notifications.
+        retention: Retention of an approval after its end, and of early votes for one that is never opened.
+        max_delegation: Maximum duration of a delegation.
+
+    Raises:
+        ConfigurationError: A duration is not positive.
+    """
+
+    acts: SigningRules | None = None
+    link_keys: tuple[PublicKey, ...] = ()
+    allow_unverified_requester: bool = False
+    notify: Target[ApprovalNotification, Any] | None = None
+    retention: timedelta = RETENTION
+    max_delegation: timedelta = MAX_DELEGATION
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("retention", "max_delegation"):
+            if (duration := getattr(self, name)) <= timedelta(0):
+                raise ConfigurationError(f"approvals: {name} must be positive; got {duration}")
+
+    @property
+    def rules(self) -> SigningRules:
+        """Whether actions must be signed, and the trusted keys."""
+        return self.acts or get_signing_rules()
 
 
 def definitions(config: ApprovalsConfig | None = None) -> list[Definition]:
-    """Return what to serve: `Approvals`, `ApprovalInbox`, `Principals` and `ApprovalDispatcher`, which belong together.
+    """Return `Approvals`, `ApprovalInbox`, `Principals` and `ApprovalDispatcher`, to be served together.
 
     Args:
-        config: Whose word is taken, who is told, and how long things are kept.
+        config: The configuration.
 
     Raises:
-        ConfigurationError: It can't be told whether acts must be signed; see `perdure.security.signing_rules`.
+        ConfigurationError: The signing rules of the process are invalid; see `perdure.security.signed_actions`.
     """
-    chosen = config or ApprovalsConfig()
-    chosen = replace(chosen, acts=chosen.rules)  # read now: a setting that doesn't fit is told at the start
+    config = config or ApprovalsConfig()
+    config = replace(config, acts=config.rules)  # read now, so that an invalid setting fails at the start
     return [
-        Approvals(chosen).definition,
-        inboxes,
-        Principals(chosen.rules).definition,
-        ApprovalDispatcher(chosen).definition,
+        Approvals(config).definition,
+        ApprovalInbox().definition,
+        Principals(config.rules).definition,
+        ApprovalDispatcher(config.notify).definition,
     ]
 
 
-@dataclass(frozen=True)
-class Revoked:
-    """A delegation that no longer holds.
-
-    Args:
-        actor: The person who delegated.
-        why: Why it does not hold.
-    """
-
-    actor: str
-    why: str
-
-
 class Approvals:
-    """The handlers of `Approvals`.
-
-    Args:
-        config: Whose word is taken, and how long things are kept.
-    """
+    """Handlers of `Approvals`."""
 
     def __init__(self, config: ApprovalsConfig) -> None:
         self._config = config
-        self._keeper = ApprovalStore(config)
+        self._store = ApprovalStore(config.retention)
         self.definition = restate.VirtualObject(
-            APPROVALS, description="Approvals: who may decide, how many must, until when, and who said what."
+            APPROVALS, description="Approvals with quorum, deadline, delegation and audit log."
         )
-        for act in (
+        for public in (
             self.approve,
             self.reject,
             self.delegate,
@@ -117,76 +139,75 @@ class Approvals:
             self.revoke_links,
             self.decide_by_link,
         ):
-            handler(self.definition, "exclusive", ingress_private=False)(act)
-        for inner in (self.leave, self.listen, self.end_stage, self.remind, self.forget, self.mend):
-            handler(self.definition, "exclusive", ingress_private=True)(inner)
+            handler(self.definition, "exclusive", ingress_private=False)(public)
+        for private in (self.leave, self.listen, self.end_stage, self.remind, self.purge, self.repair):
+            handler(self.definition, "exclusive", ingress_private=True)(private)
         handler(self.definition, "exclusive", name=open_approval.handler, ingress_private=True)(self.open_)
         handler(self.definition, "shared", name=approval_status.handler, read_only=True, ingress_private=False)(
             self.status
         )
 
     async def open_(self, ctx: restate.ObjectContext, request: ApprovalRequest) -> ApprovalAnswer:
-        """Open an approval, or join one that asks the same."""
+        """Open an approval, or join one with the same question."""
         if request.approval_id != ctx.key():
             raise InvalidInput(
-                f"a request for approval '{request.approval_id}' was sent to another one",
+                f"approval_id '{request.approval_id}' differs from the key '{ctx.key()}'",
                 metadata={"field": "approval_id"},
             )
         is_signed = self._config.rules.mode is SigningMode.SIGNED
         if is_signed and not request.requester_verified and not self._config.allow_unverified_requester:
             raise Unauthenticated(
-                "the requester is not authenticated, so nothing keeps them from deciding their own request: start it "
-                "through the gateway or with a signed call, or set PERDURE_APPROVALS_ALLOW_UNVERIFIED_REQUESTER=true",
+                "the requester is not authenticated and could therefore decide their own request: start the "
+                "orchestration through the gateway or with a signed call, or set "
+                "PERDURE_APPROVALS_ALLOW_UNVERIFIED_REQUESTER=true",
                 metadata={CODE_KEY: "unauthenticated_requester"},
             )
-        now = await Time(ctx).now()
-        before = await self._keeper.approval(ctx)
+        now, before = await self._load(ctx)
         change = policy.open_approval(before, request, now)
-        await self._keeper.keep(ctx, before, change, now, opened_by=request)
+        await self._store.apply(ctx, before, change, now, opened_by=request)
         return ApprovalAnswer(wait=request.wait, outcome=change.approval.outcome)
 
-    async def listen(self, ctx: restate.ObjectContext, wish: Listen) -> ApprovalAnswer:
-        """Return the outcome for a waiter that was woken; while there is none, wake it by another awakeable."""
+    async def listen(self, ctx: restate.ObjectContext, request: Listen) -> ApprovalAnswer:
+        """Return the outcome to a woken waiter, or wake it by another awakeable later."""
         now = await Time(ctx).now()
-        after = await self._keeper.listen(ctx, await self._keeper.approval(ctx), wish, now)
-        return ApprovalAnswer(wait=wish.wait, outcome=after.outcome)
+        approval = await self._store.listen(ctx, request, now)
+        return ApprovalAnswer(wait=request.wait, outcome=approval.outcome)
 
     async def approve(self, ctx: restate.ObjectContext, request: DecisionRequest) -> DecisionReceipt:
-        """Approve, as one person; also before the approval is opened."""
+        """Vote for an approval, also before it is opened."""
         return await self._decide(ctx, request, approve=True)
 
     async def reject(self, ctx: restate.ObjectContext, request: DecisionRequest) -> DecisionReceipt:
-        """Reject, as one person; also before the approval is opened."""
+        """Vote against an approval, also before it is opened."""
         return await self._decide(ctx, request, approve=False)
 
     async def decide_by_link(self, ctx: restate.ObjectContext, request: LinkDecisionRequest) -> DecisionReceipt:
-        """Approve or reject with the token of a link that was sent to somebody."""
+        """Vote with the token of a link."""
         _check_id(ctx.key())
-        now = await Time(ctx).now()
-        before = await self._keeper.approval(ctx)
+        now, before = await self._load(ctx)
         if before.rules is None:
-            raise policy.unknown(before)
-        attempt = Attempt(now, None, "approve" if request.approve else "reject", request.reason, {"by": "link"})
+            raise policy.not_opened(before)
+        entry = PendingEntry(now, None, "approve" if request.approve else "reject", request.reason, {"by": "link"})
         try:
-            link = check_link(self._config, request.token, ctx.key(), before.rules.payload_digest, now)
-            attempt = Attempt(now, link.person, attempt.act, request.reason, {"by": "link"})
-            if (objection := objection_to_link(before, link.person, link.issued_at)) is not None:
-                raise objection
-            principal = await self._present(
-                ctx, link.person, role=Role.APPROVER, issued_at=link.issued_at, what="this link"
+            link = read_link(request.token, self._config.link_keys, now=now)
+            link.check(approval_id=ctx.key(), payload_digest=before.rules.payload_digest)
+            entry = replace(entry, actor=link.person)
+            if (error := link_error(before, link.person, link.issued_at)) is not None:
+                raise error
+            principal = await self._principal(
+                ctx, link.person, role=Role.APPROVER, issued_at=link.issued_at, grant="this link"
             )
-            nonces = await self._keeper.nonces(ctx).get()
+            nonces = await self._store.nonces(ctx).get()
             nonces = nonces.use_link(link.nonce, person=link.person, until=link.expires_at, now=now)
-            await self._keeper.nonces(ctx).set(nonces)
+            await self._store.nonces(ctx).set(nonces)
         except PerdureTerminalError as error:
-            await self._refuse(ctx, before, attempt, error)
-        decision = Decision(actor=link.person, approve=request.approve, reason=request.reason, at=now, signed=True)
-        revoked = await self._revoked_delegations(ctx, before, link.person, principal)
-        return await self._take(ctx, before, decision, revoked, lambda there: policy.decide(there, decision, by="link"))
+            await self._refuse(ctx, before, entry, error)
+        vote = Vote(actor=link.person, approve=request.approve, reason=request.reason, at=now, signed=True)
+        return await self._vote(ctx, before, vote, principal, partial(policy.decide, vote=vote, by="link"))
 
     async def delegate(self, ctx: restate.ObjectContext, request: DelegationRequest) -> DelegationReceipt:
-        """Delegate a vote to another person, once, until an end."""
-        now, before, proven, _ = await self._admit(ctx, request, "delegate")
+        """Delegate a vote until an expiry."""
+        now, before, identity, _ = await self._authorize(ctx, request, "delegate")
         to = await principal_of(ctx, request.to)
         delegation = Delegation(
             actor=request.actor,
@@ -194,30 +215,32 @@ class Approvals:
             until=request.until,
             at=now,
             reason=request.reason,
-            groups=proven.groups,
-            signed=proven.signed,
+            groups=identity.groups,
+            signed=identity.signed,
         )
-        objection = to.objection(request.to, role=Role.APPROVER, issued_at=None, what="a delegation to them")
-        if objection is not None:
-            attempt = Attempt(now, request.actor, "delegate", request.reason, {"to": request.to}, proven.proof)
-            await self._refuse(ctx, before, attempt, objection)
-        change = policy.delegate(before, delegation, proven.proof, longest=self._config.max_delegation)
-        await self._keeper.keep(ctx, before, change, now)
-        kept = change.approval.delegation_of(request.actor) or delegation
+        refusal = to.refusal(request.to, role=Role.APPROVER, issued_at=None, grant="a delegation to them")
+        if refusal is not None:
+            entry = PendingEntry(
+                now, request.actor, "delegate", request.reason, {"to": request.to}, identity.signed_action
+            )
+            await self._refuse(ctx, before, entry, refusal)
+        change = policy.delegate(before, delegation, identity.signed_action, max_duration=self._config.max_delegation)
+        await self._store.apply(ctx, before, change, now)
+        stored = change.approval.delegation_of(request.actor) or delegation
         return DelegationReceipt(
             approval_id=ctx.key(),
-            actor=kept.actor,
-            to=kept.to,
-            until=kept.until,
-            at=kept.at,
+            actor=stored.actor,
+            to=stored.to,
+            until=stored.until,
+            at=stored.at,
             status=change.approval.state,
         )
 
     async def withdraw(self, ctx: restate.ObjectContext, request: WithdrawalRequest) -> WithdrawalReceipt:
-        """End the approval, as who asked for it."""
-        now, before, proven, _ = await self._admit(ctx, request, "withdraw")
-        change = policy.withdraw(before, request.actor, request.reason, now, proven.proof)
-        await self._keeper.keep(ctx, before, change, now)
+        """End an approval for its requester."""
+        now, before, identity, _ = await self._authorize(ctx, request, "withdraw")
+        change = policy.withdraw(before, request.actor, request.reason, now, identity.signed_action)
+        await self._store.apply(ctx, before, change, now)
         return WithdrawalReceipt(
             approval_id=ctx.key(),
             actor=request.actor,
@@ -226,108 +249,89 @@ class Approvals:
         )
 
     async def revoke_links(self, ctx: restate.ObjectContext, request: LinkRevocationRequest) -> LinkRevocationReceipt:
-        """End the links to this approval that were sent so far: one person's, or everybody's."""
-        now, before, proven, _ = await self._admit(ctx, request, "revoke_links")
+        """Revoke the issued links of one person, or all."""
+        now, before, identity, _ = await self._authorize(ctx, request, "revoke_links")
         change = policy.revoke_links(
             before,
             request.actor,
             request.person,
             now,
             reason=request.reason,
-            proof=proven.proof,
-            may_revoke=proven.may_revoke,
+            signed_action=identity.signed_action,
+            may_revoke=identity.may_revoke,
         )
-        await self._keeper.keep(ctx, before, change, now)
+        await self._store.apply(ctx, before, change, now)
         return LinkRevocationReceipt(
             approval_id=ctx.key(), actor=request.actor, person=request.person, at=now, status=change.approval.state
         )
 
-    async def leave(self, ctx: restate.ObjectContext, wish: Leave | None) -> None:
-        """Take one waiter away, or, without a request, all; the last one ends the approval."""
-        now = await Time(ctx).now()
-        before = await self._keeper.approval(ctx)
-        await self._keeper.keep(ctx, before, policy.leave(before, wish or Leave(), now), now)
+    async def leave(self, ctx: restate.ObjectContext, request: Leave | None) -> None:
+        """End one wait, or all without a request; the last one withdraws the approval."""
+        now, before = await self._load(ctx)
+        await self._store.apply(ctx, before, policy.leave(before, request or Leave(), now), now)
 
     async def end_stage(self, ctx: restate.ObjectContext, due: StageEnd) -> None:
-        """End a stage whose time is over: escalate, or end the approval."""
-        now = await Time(ctx).now()
-        before = await self._keeper.approval(ctx)
-        if before.stage == due.stage and await has_come(ctx, before, due, now):
-            await self._keeper.keep(ctx, before, policy.end_stage(before, now), now)
+        """End a stage at its deadline."""
+        now, before = await self._load(ctx)
+        if (before.stage, before.opened_at) == (due.stage, due.opened_at):
+            await self._store.apply(ctx, before, policy.end_stage(before, now), now)
 
     async def remind(self, ctx: restate.ObjectContext, due: ReminderDue) -> None:
-        """Remind those whom the approval waits for."""
-        now = await Time(ctx).now()
-        before = await self._keeper.approval(ctx)
-        if await has_come(ctx, before, due, now):
-            await self._keeper.keep(ctx, before, policy.remind(before, due.stage, due.number, now), now)
+        """Remind the pending approvers."""
+        now, before = await self._load(ctx)
+        if before.opened_at == due.opened_at:
+            await self._store.apply(ctx, before, policy.remind(before, due.stage, due.number, now), now)
 
-    async def forget(self, ctx: restate.ObjectContext, due: RetentionEnd) -> None:
-        """Forget an approval that ended long ago, or early decisions for one that nobody opened."""
-        now = await Time(ctx).now()
-        await self._keeper.forget(ctx, due, now)
+    async def purge(self, ctx: restate.ObjectContext, due: RetentionEnd) -> None:
+        """Delete an approval after its retention."""
+        await self._store.purge(ctx, due, await Time(ctx).now())
 
-    async def mend(self, ctx: restate.ObjectContext) -> None:
-        """Set right what a kill left undone: timers, inboxes, answers. Does no harm where nothing is missing."""
-        now = await Time(ctx).now()
-        await self._keeper.mend(ctx, await self._keeper.approval(ctx), now)
+    async def repair(self, ctx: restate.ObjectContext) -> None:
+        """Complete the effects of an interrupted handler. Idempotent."""
+        await self._store.repair(ctx, await Time(ctx).now())
 
     async def status(self, ctx: restate.ObjectSharedContext) -> ApprovalStatus:
-        """Show an approval, with its audit log."""
+        """Return an approval with its audit log."""
         _check_id(ctx.key())
         return await read_status(ctx)
 
+    async def _load(self, ctx: restate.ObjectContext) -> tuple[datetime, Approval]:
+        return await Time(ctx).now(), await self._store.load(ctx)
+
     async def _decide(self, ctx: restate.ObjectContext, request: DecisionRequest, *, approve: bool) -> DecisionReceipt:
-        now, before, proven, principal = await self._admit(ctx, request, "approve" if approve else "reject")
-        early = before.rules is None and request.proof is not None
-        decision = Decision(
+        now, before, identity, principal = await self._authorize(ctx, request, "approve" if approve else "reject")
+        signed_action = request.signed_action if before.rules is None else None
+        vote = Vote(
             actor=request.actor,
             approve=approve,
             reason=request.reason,
             at=now,
-            groups=proven.groups,
-            signed=proven.signed,
-            payload_digest=request.proof.payload_digest if early and request.proof is not None else None,
+            groups=identity.groups,
+            signed=identity.signed,
+            payload_digest=None if signed_action is None else signed_action.payload_digest,
         )
-        revoked = await self._revoked_delegations(ctx, before, request.actor, principal)
-        return await self._take(
-            ctx, before, decision, revoked, lambda there: policy.decide(there, decision, proven.proof)
-        )
+        decide = partial(policy.decide, vote=vote, signed_action=identity.signed_action)
+        return await self._vote(ctx, before, vote, principal, decide)
 
-    async def _revoked_delegations(
-        self, ctx: restate.ObjectContext, approval: Approval, delegate: str, present: Principal
-    ) -> list[Revoked]:
-        """Return the delegations to a person that no longer hold, each with the reason."""
-        found: list[Revoked] = []
-        for delegation in approval.delegations:
-            if delegation.to != delegate or not approval.grants(delegation):
-                continue
-            delegator = await principal_of(ctx, delegation.actor)
-            objection = delegator.objection(
-                delegation.actor, role=Role.APPROVER, issued_at=delegation.at, what="their delegation"
-            ) or present.objection(delegate, role=None, issued_at=delegation.at, what="the delegation to them")
-            if objection is not None:
-                found.append(Revoked(delegation.actor, objection.message))
-        return found
-
-    async def _take(
+    async def _vote(
         self,
         ctx: restate.ObjectContext,
         before: Approval,
-        decision: Decision,
-        revoked: list[Revoked],
-        act: Callable[[Approval], Change],
+        vote: Vote,
+        principal: Principal,
+        decide: Callable[[Approval], Change],
     ) -> DecisionReceipt:
         change = Change(before)
-        for each in revoked:
-            change = change.then(partial(policy.revoke_delegation, actor=each.actor, why=each.why, at=decision.at))
-        change = change.then(act)
-        await self._keeper.keep(ctx, before, change, decision.at)
-        counted = change.approval.decision_of(decision.actor) or decision
+        for delegator, why in await self._revoked_delegations(ctx, before, vote.actor, principal):
+            revoke = partial(policy.revoke_delegation, delegator=delegator, why=why, at=vote.at)
+            change = change.then(revoke)
+        change = change.then(decide)
+        await self._store.apply(ctx, before, change, vote.at)
+        counted = change.approval.vote_by(vote.actor) or vote
         return DecisionReceipt(
             approval_id=ctx.key(),
             actor=counted.actor,
-            act=counted.act,
+            action=counted.action,
             reason=counted.reason,
             at=counted.at,
             status=change.approval.state,
@@ -335,58 +339,73 @@ class Approvals:
             signed=counted.signed,
         )
 
-    async def _admit(
-        self, ctx: restate.ObjectContext, request: ActRequest, act: SignableAction
-    ) -> tuple[datetime, Approval, Proven, Principal]:
-        """Return the moment, the approval, the actor's verified identity, and the actor's present rights.
+    async def _revoked_delegations(
+        self, ctx: restate.ObjectContext, approval: Approval, delegate: str, principal: Principal
+    ) -> list[tuple[str, str]]:
+        """Return delegators whose delegation to a person is revoked, with the cause."""
+        revoked = []
+        for delegation in approval.delegations:
+            if delegation.to != delegate or not approval.is_usable(delegation):
+                continue
+            delegator = await principal_of(ctx, delegation.actor)
+            refusal = delegator.refusal(
+                delegation.actor, role=Role.APPROVER, issued_at=delegation.at, grant="their delegation"
+            ) or principal.refusal(delegate, role=None, issued_at=delegation.at, grant="the delegation to them")
+            if refusal is not None:
+                revoked.append((delegation.actor, refusal.message))
+        return revoked
 
-        An actor who proves nothing, or whose rights were withdrawn, is refused.
-        """
+    async def _authorize(
+        self, ctx: restate.ObjectContext, request: ApprovalActionRequest, action: SignableAction
+    ) -> tuple[datetime, Approval, ActorIdentity, Principal]:
+        """Return the time, the approval, the actor's identity and the actor's current rights."""
         _check_id(ctx.key())
-        now = await Time(ctx).now()
-        before = await self._keeper.approval(ctx)
-        if before.rules is None and act in ("delegate", "withdraw", "revoke_links"):
-            raise policy.unknown(before)
-        digest = None if before.rules is None else before.rules.payload_digest
+        now, before = await self._load(ctx)
+        if before.rules is None and action in ("delegate", "withdraw", "revoke_links"):
+            raise policy.not_opened(before)
         try:
-            nonces = await self._keeper.nonces(ctx).get()
-            proven = check_action(
-                self._config.rules, request, act, ctx.key(), payload_digest=digest, nonces=nonces, now=now
+            identity = check_action(
+                self._config.rules,
+                request,
+                action,
+                ctx.key(),
+                approval_digest=None if before.rules is None else before.rules.payload_digest,
+                nonces=await self._store.nonces(ctx).get(),
+                now=now,
             )
-            # Used up before the rules are asked, and so by an act that they refuse, too: an escalation or a delegation
-            # may allow it within minutes, and a copy of it could be sent again then. Nonces are bounded per person:
-            # see `perdure.security.nonces`.
-            if proven.signed:
-                await self._keeper.nonces(ctx).set(proven.nonces)
-            principal = await self._present(
-                ctx, request.actor, role=role_for(act), issued_at=proven.issued_at, what="the credential"
+            # A refused action uses its nonce too: otherwise a copy could be sent again after an escalation or
+            # delegation that permits it. Nonces are bounded per person, see `perdure.security.nonces`.
+            if identity.signed:
+                await self._store.nonces(ctx).set(identity.nonces)
+            principal = await self._principal(
+                ctx, request.actor, role=role_for(action), issued_at=identity.issued_at, grant="the credential"
             )
         except PerdureTerminalError as error:
-            attempt = Attempt(now, request.actor, act, request.reason, proof=request.proof)
-            await self._refuse(ctx, before, attempt, error)
-        return now, before, proven, principal
+            entry = PendingEntry(now, request.actor, action, request.reason, signed_action=request.signed_action)
+            await self._refuse(ctx, before, entry, error)
+        return now, before, identity, principal
 
-    async def _present(
-        self, ctx: restate.ObjectContext, person: str, *, role: Role | None, issued_at: datetime | None, what: str
+    async def _principal(
+        self, ctx: restate.ObjectContext, person: str, *, role: Role | None, issued_at: datetime | None, grant: str
     ) -> Principal:
-        """Return a person's present rights; refuse a person whose rights were withdrawn."""
+        """Return a person's current rights, or raise if they were withdrawn."""
         principal = await principal_of(ctx, person)
-        if (objection := principal.objection(person, role=role, issued_at=issued_at, what=what)) is not None:
-            raise objection
+        if (refusal := principal.refusal(person, role=role, issued_at=issued_at, grant=grant)) is not None:
+            raise refusal
         return principal
 
     async def _refuse(
-        self, ctx: restate.ObjectContext, before: Approval, attempt: Attempt, error: PerdureTerminalError
+        self, ctx: restate.ObjectContext, before: Approval, entry: PendingEntry, error: PerdureTerminalError
     ) -> NoReturn:
-        # Anybody can send anything for any id: only what exists is worth a record.
+        # Any client may send an action for any ID; nothing is stored for approvals that do not exist.
         if before.entries:
-            await self._keeper.keep(ctx, before, policy.refuse(before, attempt, error), attempt.at)
+            await self._store.apply(ctx, before, policy.refuse(before, entry, error), entry.at)
         raise error
 
 
 def _check_id(key: str) -> None:
     if len(key) > MAX_ID_LENGTH:
         raise InvalidInput(
-            f"approval_id: at most {MAX_ID_LENGTH} characters are allowed, this one has {len(key)}",
+            f"approval_id: {len(key)} characters exceed the limit of {MAX_ID_LENGTH}",
             metadata={"field": "approval_id"},
         )

@@ -1,8 +1,4 @@
-"""Is it really who it says? Checks the proof of an act on an approval, and the token of a link.
-
-What is wrong is raised, and the caller records it. Nothing here touches state: the log of nonces, which tells what was
-used before, is given and returned.
-"""
+"""Signed actions on approvals: signing by clients, verification by the service."""
 
 from __future__ import annotations
 
@@ -12,180 +8,169 @@ from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import JsonValue
 
-from perdure.approvals.config import ApprovalsConfig
-from perdure.approvals.messages import ActRequest, DelegationRequest, LinkRevocationRequest
+from perdure.approvals.messages import ApprovalActionRequest, DelegationRequest, LinkRevocationRequest
 from perdure.errors import Refused
 from perdure.security.credentials import Role
-from perdure.security.links import Link, read_link
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, SignedAction
-from perdure.security.signing_rules import SigningRules
+from perdure.security.signed_actions import ActorKey, SignedAction, SigningRules
 
 SignableAction: TypeAlias = Literal["approve", "reject", "delegate", "withdraw", "revoke_links"]
 
-APPROVER_ACTIONS: Final = frozenset({"approve", "reject", "delegate"})
-"""The acts that need the role approver."""
+_APPROVER_ACTIONS: Final = frozenset({"approve", "reject", "delegate"})
+_REQUESTS: Final[dict[str, type[ApprovalActionRequest]]] = {
+    "delegate": DelegationRequest,
+    "revoke_links": LinkRevocationRequest,
+}
 
 
 @dataclass(frozen=True)
-class Proven:
-    """What is known of who acts.
+class ActorIdentity:
+    """Identity of an actor.
 
     Args:
-        groups: What they belong to: proved when `signed`, else by their own word.
-        signed: They proved who they are.
-        nonces: The log of what was used, with this proof.
-        proof: The proof, for the audit log.
-        roles: The roles of the credential; empty without one.
-        issued_at: When the credential was issued; None without one.
+        groups: Groups: verified if `signed`, else claimed.
+        signed: Whether the actor was authenticated by a signature.
+        nonces: The used nonces, including the one of this action.
+        signed_action: The signed action, for the audit log.
+        roles: Roles of the credential.
+        issued_at: Issue time of the credential.
     """
 
     groups: list[str]
     signed: bool
     nonces: NonceLog
-    proof: SignedAction | None
+    signed_action: SignedAction | None
     roles: frozenset[Role] = frozenset()
     issued_at: datetime | None = None
 
     @property
     def may_revoke(self) -> bool:
-        """Whether the role allows to revoke links of others; without a signature any role is claimed."""
+        """Whether the actor may revoke links of others; unsigned actions claim every role."""
         return not self.signed or bool(self.roles & {Role.OPERATOR, Role.ADMINISTRATOR})
 
 
 def action_target(approval_id: str) -> str:
-    """Return what acts on an approval are signed for."""
+    """Return the target of signed actions on an approval."""
     return f"Approvals/{approval_id}"
 
 
 def delegation_details(to: str, until: datetime) -> dict[str, JsonValue]:
-    """Return what a signed delegation says besides: whom to, until when.
+    """Return the details of a signed delegation.
 
     Args:
-        to: The person's canonical name.
-        until: The end.
+        to: Canonical name of the delegate.
+        until: Expiry.
     """
     return {"to": to, "until": until.astimezone(UTC).isoformat()}
 
 
 def link_details(person: str | None) -> dict[str, JsonValue]:
-    """Return what a signed revocation of links says besides: whose links.
+    """Return the details of a signed revocation of links.
 
     Args:
-        person: The person's canonical name; None for everybody.
+        person: Canonical name of the owner; None for all links.
     """
     return {"person": person}
 
 
-def role_for(act: str) -> Role | None:
-    """Return the role that an action on an approval needs; None when the approval's own rules decide.
-
-    Args:
-        act: The act.
-    """
-    return Role.APPROVER if act in APPROVER_ACTIONS else None
+def role_for(action: str) -> Role | None:
+    """Return the role that an action needs; None if the approval's own rules decide."""
+    return Role.APPROVER if action in _APPROVER_ACTIONS else None
 
 
 def sign_action(
-    key: ActorKey, act: SignableAction, approval_id: str, payload_digest: str, request: dict[str, Any], *, at: datetime
+    key: ActorKey,
+    action: SignableAction,
+    approval_id: str,
+    payload_digest: str,
+    request: dict[str, Any],
+    *,
+    at: datetime,
 ) -> dict[str, Any]:
-    """Return the body of an act with its proof. Not in handlers.
+    """Return the signed body of an action on an approval. Do not call it in handlers: it draws a nonce.
 
     Args:
-        key: The actor's key.
-        act: What is done.
+        key: Key of the actor.
+        action: The action, which is the name of the handler.
         approval_id: The approval.
-        payload_digest: What the actor was shown; the status has it.
-        request: The body without ``actor`` and ``proof``: the reason, and what a delegation says.
-        at: Now.
+        payload_digest: Digest of the payload that the actor was shown, from the status.
+        request: The body without ``actor`` and signature.
+        at: Current time.
+
+    Raises:
+        ValidationError: The body is invalid.
     """
-    kind = _KINDS.get(act, ActRequest)
-    body = kind.model_validate({**request, "actor": key.actor})
-    proof = key.sign(act, action_target(approval_id), payload_digest, reason=body.reason, details=_details(body), at=at)
-    return body.model_copy(update={"proof": proof}).model_dump(mode="json", exclude_defaults=True)
+    body = _REQUESTS.get(action, ApprovalActionRequest).model_validate({**request, "actor": key.actor})
+    signed_action = key.sign(
+        action, action_target(approval_id), payload_digest, reason=body.reason, details=_details(body), at=at
+    )
+    return body.model_copy(update={"signed_action": signed_action}).model_dump(mode="json", exclude_defaults=True)
 
 
 def check_action(
     rules: SigningRules,
-    request: ActRequest,
-    act: SignableAction,
+    request: ApprovalActionRequest,
+    action: SignableAction,
     approval_id: str,
     *,
-    payload_digest: str | None,
+    approval_digest: str | None,
     nonces: NonceLog,
     now: datetime,
-) -> Proven:
-    """Check who acts.
+) -> ActorIdentity:
+    """Verify the signature of an action.
 
     Args:
-        rules: Whether a proof is needed, and whose word counts.
-        request: The act as it came in.
-        act: What is to be done.
-        approval_id: To which approval.
-        payload_digest: What it is about; None before it is opened, when it has to be compared later.
-        nonces: What was used before on this approval.
-        now: The moment.
+        rules: The trusted keys, and whether actions must be signed.
+        request: The request.
+        action: The action.
+        approval_id: The approval.
+        approval_digest: Digest of the approval's payload; None before the opening, when it is compared later.
+        nonces: The used nonces of this approval.
+        now: Current time.
 
     Raises:
-        Unauthenticated: There is no proof though one is needed, or it doesn't hold.
-        Forbidden: It is genuine, but somebody else's, for something else, or by somebody who is no approver.
-        Conflict: It was used before, or is about another payload.
-        Refused: A group is claimed that the credential doesn't name (403), or there are too many acts (429).
+        Unauthenticated: The signature is missing or invalid.
+        Forbidden: The signature is for another action or actor, or the actor lacks the role approver.
+        Conflict: The signature was used before, or is for another payload.
+        Refused: The credential does not name a claimed group (403), or the actor sends too many actions (429).
     """
-    shown = "" if request.proof is None else request.proof.payload_digest
-    found, nonces = rules.check(
-        request.proof,
-        act=act,
+    signed_action = request.signed_action
+    signed_digest = "" if signed_action is None else signed_action.payload_digest
+    actor, nonces = rules.check(
+        signed_action,
+        action=action,
         target=action_target(approval_id),
-        payload_digest=payload_digest or shown,
+        payload_digest=approval_digest or signed_digest,
         now=now,
         actor=request.actor,
         reason=request.reason,
         details=_details(request),
-        role=role_for(act),
+        role=role_for(action),
         nonces=nonces,
     )
-    if found is None:
-        return Proven(list(request.groups), signed=False, nonces=nonces, proof=None)
-    missing = set(request.groups) - found.groups
+    if actor is None:
+        return ActorIdentity(list(request.groups), signed=False, nonces=nonces, signed_action=None)
+    missing = set(request.groups) - actor.groups
     if missing:
         raise Refused(
-            f"the credential of {found.actor} does not name the groups {', '.join(sorted(missing))}",
+            f"the credential of {actor.actor} does not name the groups {', '.join(sorted(missing))}",
             403,
-            "groups_not_proven",
+            "unverified_groups",
         )
-    issued_at = None if request.proof is None else request.proof.credential.issued_at
-    return Proven(
-        sorted(found.groups), signed=True, nonces=nonces, proof=request.proof, roles=found.roles, issued_at=issued_at
+    issued_at = None if signed_action is None else signed_action.credential.issued_at
+    return ActorIdentity(
+        sorted(actor.groups),
+        signed=True,
+        nonces=nonces,
+        signed_action=signed_action,
+        roles=actor.roles,
+        issued_at=issued_at,
     )
 
 
-def check_link(config: ApprovalsConfig, token: str, approval_id: str, payload_digest: str, now: datetime) -> Link:
-    """Check a link's token.
-
-    Args:
-        config: The keys of links.
-        token: The token.
-        approval_id: The approval that is to be decided.
-        payload_digest: What it is about.
-        now: The moment.
-
-    Raises:
-        Unauthenticated: It is forged, cut off or expired.
-        Forbidden: It is for another approval.
-        Conflict: It is about another payload.
-    """
-    link = read_link(token, config.link_keys, now=now)
-    link.check(approval_id=approval_id, payload_digest=payload_digest)
-    return link
-
-
-def _details(request: ActRequest) -> JsonValue:
+def _details(request: ApprovalActionRequest) -> JsonValue:
     if isinstance(request, DelegationRequest):
         return delegation_details(request.to, request.until)
     if isinstance(request, LinkRevocationRequest):
         return link_details(request.person)
     return None
-
-
-_KINDS: Final[dict[str, type[ActRequest]]] = {"delegate": DelegationRequest, "revoke_links": LinkRevocationRequest}

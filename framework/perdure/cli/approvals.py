@@ -1,4 +1,4 @@
-"""`perdure approvals`: what waits for whom, decide it, and check that its audit log is as it was written."""
+"""``perdure approvals``: list, show, decide and verify approvals."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure._runtime.serdes import invalid_input
-from perdure.approvals.inbox_messages import InboxPage, InboxQuery
+from perdure.approvals.audit_log import check_approval
 from perdure.approvals.links import LinkMinter
 from perdure.approvals.messages import (
     ApprovalStatus,
     AuditEntry,
     DecisionReceipt,
     DelegationReceipt,
+    InboxPage,
+    InboxQuery,
     LinkRevocationReceipt,
     WithdrawalReceipt,
 )
 from perdure.approvals.principals import sign_principal_action
-from perdure.approvals.request import asked_by
-from perdure.approvals.rights import Principal
+from perdure.approvals.request import requester_text
+from perdure.approvals.schema import APPROVALS, PRINCIPALS, Principal
 from perdure.approvals.signatures import SignableAction, sign_action
-from perdure.approvals.targets import APPROVALS, PRINCIPALS, approval_status, page_inbox
-from perdure.approvals.verification import check_approval
+from perdure.approvals.targets import approval_status, page_inbox
 from perdure.cli.options import (
     DEFAULT_INGRESS,
     IngressOption,
@@ -42,8 +43,7 @@ from perdure.cli.options import (
 )
 from perdure.errors import ConfigurationError, IngressError
 from perdure.security.keys import PrivateKey
-from perdure.security.signed_actions import ActorKey
-from perdure.security.signing_rules import SigningRules, SigningSettings
+from perdure.security.signed_actions import ActorKey, SigningRules, SigningSettings
 from perdure.security.user_names import ANYONE, GROUP_PREFIX, canonical_user
 from perdure.targets import Target
 from perdure.terminal import console, multiline_text
@@ -52,42 +52,43 @@ R = TypeVar("R")
 
 app = typer.Typer(no_args_is_help=True)
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The approval; for a trip, the trip's id.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The approval; for a trip, the trip ID.")]
 UnsignedActorOption = Annotated[
     str | None,
-    typer.Option("--actor", envvar="PERDURE_ACTOR", help="Who acts, where unsigned acts are taken; instead of a key."),
+    typer.Option("--actor", envvar="PERDURE_ACTOR", help="Actor of an unsigned action, instead of a key file."),
 ]
 GroupsOption = Annotated[
-    list[str] | None, typer.Option("--group", help="A group of the actor's, with --actor; may be given several times.")
+    list[str] | None, typer.Option("--group", help="Group of the --actor; may be given several times.")
 ]
 IssuerKeysOption = Annotated[
     str | None,
-    typer.Option(envvar="PERDURE_ISSUER_KEYS", help="Public keys of those who vouch for people, with commas between."),
+    typer.Option(envvar="PERDURE_ISSUER_KEYS", help="Public keys of the issuers of credentials, comma-separated."),
 ]
 
+_NO_ACTOR = "no actor: pass --key-file, or --actor where unsigned actions are accepted"
 _DURATION = TypeAdapter(timedelta)
-_MOMENT = TypeAdapter(datetime)
+_TIME = TypeAdapter(datetime)
 
 
 @app.command("list")
 def list_(
     *,
-    person: Annotated[str | None, typer.Option(help="What this person may decide.")] = None,
+    person: Annotated[str | None, typer.Option(help="List the approvals that this person may decide.")] = None,
     group: Annotated[
-        list[str] | None, typer.Option(help="What waits for this group; with --person, likewise: one of theirs.")
+        list[str] | None, typer.Option(help="List the approvals of this group; with --person, of several groups.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
-    after: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
+    after: Annotated[str | None, typer.Option(help="Cursor of the previous page.")] = None,
     as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """List open approvals, the most urgent first: a person's, a group's, or those that anyone may decide.
+    """List open approvals of a person, a group or anyone, ordered by deadline.
 
-    A person's are those that name them, those of the groups that are named here, and those that anyone may decide.
+    The list of a person includes the approvals of the given groups and those that anyone may decide.
     """
     groups = [each.removeprefix(GROUP_PREFIX) for each in group or []]
     if person is None and len(groups) > 1:
-        raise ConfigurationError("name one --group, or the --person who belongs to several")
+        raise ConfigurationError("several groups need a --person; pass one --group otherwise")
     inbox = person or (f"{GROUP_PREFIX}{groups[0]}" if groups else ANYONE)
     try:
         query = InboxQuery(limit=limit, after=after, groups=groups)
@@ -97,66 +98,66 @@ def list_(
     if as_json:
         print_json(page)
         return
-    whose = "anyone" if inbox == ANYONE else inbox
     if not page.items and page.next is None:
-        console.say(f"nothing waits for {whose}")
+        console.say(f"No open approvals for {inbox}.")
         return
-    table = Table("id", "until", "needed", "asked by", "what")
+    table = Table("ID", "Deadline", "Quorum", "Requester", "Title")
     for item in page.items:
-        place = f" (in the place of {item.in_place_of})" if item.in_place_of else ""
+        delegator = f" (delegated by {item.delegated_by})" if item.delegated_by else ""
         table.add_row(
             item.approval_id,
             f"{item.deadline:%Y-%m-%d %H:%M:%S}",
             str(item.quorum),
-            asked_by(item.requester, verified=item.requester_verified, subject=item.subject),
-            item.title + place,
+            requester_text(item.requester, verified=item.requester_verified, subject=item.subject),
+            item.title + delegator,
         )
     console.print(table)
-    console.say(f"{len(page.items)} of {page.total} that wait for {whose}")
+    console.say(f"{len(page.items)} of {page.total} open approvals for {inbox}")
     if page.next is not None:
-        console.say(f"more: --after {page.next}")
+        console.say(f"Next page: --after {page.next}")
 
 
 @app.command()
 def show(approval_id: IdArgument, *, as_json: JsonOption = False, ingress: IngressOption = DEFAULT_INGRESS) -> None:
-    """Show an approval: what is asked, who decided, and its audit log."""
-    found = _status(ingress, approval_id)
+    """Show an approval with its votes and its audit log."""
+    approval = _status(ingress, approval_id)
     if as_json:
-        print_json(found)
+        print_json(approval)
         return
-    facts = Table(show_header=False, box=None)
-    for name, value in _facts(found).items():
-        facts.add_row(name, value)
-    console.print(facts)
-    for entry in found.audit_log:
-        console.say(_line(entry))
+    table = Table(show_header=False, box=None)
+    for name, value in _fields(approval).items():
+        table.add_row(name, value)
+    console.print(table)
+    for entry in approval.audit_log:
+        console.say(_entry_line(entry))
 
 
-def _facts(found: ApprovalStatus) -> dict[str, str | Text]:
-    facts: dict[str, str | Text] = {
-        "id": found.approval_id,
-        "status": found.status + (f" by {', '.join(found.decided_by)}" if found.decided_by else ""),
-        "what": found.title,
-        "asked by": asked_by(found.requester, verified=found.requester_verified, subject=found.subject)
-        or "nobody in particular",
-        "owner": found.requester_owner,
-        "stage": f"{found.stage + 1} of {len(found.stages)}",
-        "approvers": ", ".join(found.approvers) or "anyone but requester and subject",
-        "needed": str(found.quorum),
-        "veto": ", ".join(found.veto),
-        "waits for": ", ".join(found.waits_for),
-        "until": f"{found.deadline:%Y-%m-%d %H:%M:%S %Z}",
-        "reason": found.reason,
-        "payload": multiline_text(json.dumps(found.payload, indent=2, ensure_ascii=False)),
-        "digest": found.payload_digest,
+def _fields(approval: ApprovalStatus) -> dict[str, str | Text]:
+    voters = f" by {', '.join(approval.decided_by)}" if approval.decided_by else ""
+    requester = requester_text(approval.requester, verified=approval.requester_verified, subject=approval.subject)
+    fields: dict[str, str | Text] = {
+        "ID": approval.approval_id,
+        "Status": approval.status + voters,
+        "Title": approval.title,
+        "Requester": requester or "none",
+        "Key owner": approval.requester_owner,
+        "Stage": f"{approval.stage + 1} of {len(approval.stages)}",
+        "Approvers": ", ".join(approval.approvers) or "anyone except requester and subject",
+        "Quorum": str(approval.quorum),
+        "Veto": ", ".join(approval.veto),
+        "Pending": ", ".join(approval.pending_approvers),
+        "Deadline": f"{approval.deadline:%Y-%m-%d %H:%M:%S %Z}",
+        "Reason": approval.reason,
+        "Payload": multiline_text(json.dumps(approval.payload, indent=2, ensure_ascii=False)),
+        "Digest": approval.payload_digest,
     }
-    return {name: value for name, value in facts.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
-def _line(entry: AuditEntry) -> str:
-    signed = " (signed)" if entry.proof is not None else ""
+def _entry_line(entry: AuditEntry) -> str:
+    signed = " (signed)" if entry.signed_action is not None else ""
     details = ", ".join(f"{name} {value}" for name, value in entry.details.items() if name != "payload_digest")
-    words = [f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.actor or "-", entry.act + signed, entry.result, details]
+    words = [f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.actor or "-", entry.action + signed, entry.result, details]
     return "  ".join(word for word in [*words, entry.reason] if word)
 
 
@@ -170,8 +171,8 @@ def approve(
     reason: ReasonOption = "",
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """Approve, as one person."""
-    _Desk(ingress, approval_id, key_file, actor, group).decide("approve", reason)
+    """Vote for an approval."""
+    _Client(ingress, approval_id, key_file, actor, group).decide("approve", reason)
 
 
 @app.command()
@@ -184,28 +185,27 @@ def reject(
     reason: ReasonOption = "",
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """Reject, as one person."""
-    _Desk(ingress, approval_id, key_file, actor, group).decide("reject", reason)
+    """Vote against an approval."""
+    _Client(ingress, approval_id, key_file, actor, group).decide("reject", reason)
 
 
 @app.command()
 def delegate(
     approval_id: IdArgument,
     *,
-    to: Annotated[str, typer.Option(help="Who may decide in your place, once.")],
-    until: Annotated[str, typer.Option(help="Until when: a moment (2030-01-31T12:00Z), or a duration (PT8H).")],
+    to: Annotated[str, typer.Option(help="The delegate.")],
+    until: Annotated[str, typer.Option(help="Expiry: a time (2030-01-31T12:00Z) or a duration (PT8H).")],
     key_file: KeyFileOption = None,
     actor: UnsignedActorOption = None,
     group: GroupsOption = None,
     reason: ReasonOption = "",
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """Delegate your vote to another person, once, until an end."""
-    body = {"to": to, "until": _end(until).isoformat(), "reason": reason}
-    done = _Desk(ingress, approval_id, key_file, actor, group).act("delegate", body, DelegationReceipt)
+    """Delegate your vote to another person until an expiry."""
+    body = {"to": to, "until": _expiry(until).isoformat(), "reason": reason}
+    done = _Client(ingress, approval_id, key_file, actor, group).act("delegate", body, DelegationReceipt)
     console.say(
-        f"{done.approval_id}: {done.to} may decide in the place of {done.actor} "
-        f"until {done.until:%Y-%m-%d %H:%M:%S %Z}",
+        f"{done.approval_id}: {done.to} may vote on behalf of {done.actor} until {done.until:%Y-%m-%d %H:%M:%S %Z}"
     )
 
 
@@ -218,51 +218,51 @@ def withdraw(
     reason: ReasonOption = "",
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """Withdraw what you asked for yourself."""
-    done = _Desk(ingress, approval_id, key_file, actor, None).act("withdraw", {"reason": reason}, WithdrawalReceipt)
+    """Withdraw an approval that you requested."""
+    done = _Client(ingress, approval_id, key_file, actor, None).act("withdraw", {"reason": reason}, WithdrawalReceipt)
     console.say(f"{done.approval_id}: now {done.status}")
 
 
 @app.command("revoke-links")
 def revoke_links(
     approval_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="The approval; left out, every approval of the --person.")
+        str | None, typer.Argument(metavar="[ID]", help="The approval; by default, all approvals of the --person.")
     ] = None,
     *,
     person: Annotated[
-        str | None, typer.Option(help="Whose links; left out, everybody's links to the approval.")
+        str | None, typer.Option(help="Owner of the links; by default, all links to the approval.")
     ] = None,
     key_file: KeyFileOption = None,
     actor: UnsignedActorOption = None,
     reason: ReasonOption = "",
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """Revoke the links of notices that were sent so far. Without ID, the person's delegations and keys end, too."""
+    """Revoke issued links. Without ID, revoke the person's links, delegations and keys."""
     if approval_id is None:
         _revoke_person(ingress, person, key_file, actor, reason)
         return
     body: dict[str, Any] = {"reason": reason}
     if person is not None:
         body["person"] = canonical_user(person)
-    done = _Desk(ingress, approval_id, key_file, actor, None).act("revoke_links", body, LinkRevocationReceipt)
-    whose = "all links" if done.person is None else f"the links of {done.person}"
-    console.say(f"{done.approval_id}: {whose} from before {done.at:%Y-%m-%d %H:%M:%S %Z} no longer decide")
+    done = _Client(ingress, approval_id, key_file, actor, None).act("revoke_links", body, LinkRevocationReceipt)
+    links = "all links" if done.person is None else f"the links of {done.person}"
+    console.say(f"{done.approval_id}: {links} from before {done.at:%Y-%m-%d %H:%M:%S %Z} are revoked")
 
 
 def _revoke_person(ingress: str, person: str | None, key_file: Path | None, actor: str | None, reason: str) -> None:
     if person is None:
-        raise ConfigurationError("whose links? Name the approval's ID, or a --person")
+        raise ConfigurationError("no links selected: pass the ID of an approval, or --person")
     name = canonical_user(person)
     if key_file is not None:
         body = sign_principal_action(ActorKey.load(key_file), name, {"reason": reason}, at=datetime.now(UTC))
     elif actor is not None:
         body = {"actor": actor, "reason": reason}
     else:
-        raise ConfigurationError("who acts? Name your --key-file, or an --actor where unsigned acts are taken")
+        raise ConfigurationError(_NO_ACTOR)
     target: Target[dict[str, Any], Principal] = Target(PRINCIPALS, "revoke", dict[str, Any], Principal)
     done = call_ingress(ingress, lambda client: client.call(target, body, key=name))
     console.say(
-        f"{name}: links, delegations and keys from before {done.revoked_before:%Y-%m-%d %H:%M:%S %Z} no longer hold"
+        f"{name}: links, delegations and keys from before {done.revoked_before:%Y-%m-%d %H:%M:%S %Z} are revoked"
     )
 
 
@@ -270,27 +270,27 @@ def _revoke_person(ingress: str, person: str | None, key_file: Path | None, acto
 def link(
     approval_id: IdArgument,
     *,
-    person: Annotated[str, typer.Option(help="The person for whom the link decides, once.")],
+    person: Annotated[str, typer.Option(help="The person that decides with the link.")],
     link_key_file: Annotated[
         Path,
         typer.Option(
             envvar="PERDURE_NOTIFICATIONS_LINK_KEY_FILE",
-            help="The private key of links, as the service has it that delivers notices.",
+            help="Private key of links, as used by the service that delivers notifications.",
         ),
     ],
-    console_url: Annotated[str, typer.Option(envvar="PERDURE_CONSOLE_URL", help="Address of the console.")],
+    console_url: Annotated[str, typer.Option(envvar="PERDURE_CONSOLE_URL", help="URL of the console.")],
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """Print a link by which a person decides, as a notice has it. The link is a secret."""
+    """Print a link that decides once for a person. The link is a secret."""
     minter = LinkMinter(PrivateKey.load(link_key_file), console_url)
-    found = _status(ingress, approval_id)
+    approval = _status(ingress, approval_id)
     try:
         address = minter.mint(
             approval_id,
             person,
-            payload_digest=found.payload_digest,
-            issued_at=max(datetime.now(UTC), found.opened_at),  # this clock may be behind
-            expires_at=found.deadline,
+            payload_digest=approval.payload_digest,
+            issued_at=max(datetime.now(UTC), approval.opened_at),  # the local clock may be behind
+            expires_at=approval.deadline,
             nonce=secrets.token_hex(16),
         )
     except ValidationError as error:
@@ -306,12 +306,11 @@ def verify(
     as_json: JsonOption = False,
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
-    """Check that an approval's audit log is as it was written, and who signed what in it; exit code 1 when one is bad.
+    """Verify the hash chain and the signatures of an audit log. Exit with 1 if a check fails.
 
-    Where PERDURE_ACTS is signed, as for the services, an act without a signature is bad, too.
+    With PERDURE_ACTS=signed, an action without a signature fails.
     """
-    rules = _rules(issuer_keys)
-    check = check_approval(_status(ingress, approval_id), rules)
+    check = check_approval(_status(ingress, approval_id), _signing_rules(issuer_keys))
     if as_json:
         print_json(check)
     else:
@@ -321,17 +320,17 @@ def verify(
         raise typer.Exit(1)
 
 
-def _rules(issuer_keys: str | None) -> SigningRules:
+def _signing_rules(issuer_keys: str | None) -> SigningRules:
     try:
         settings = SigningSettings() if issuer_keys is None else SigningSettings(issuer_keys=issuer_keys)
     except ValidationError as error:
-        raise ConfigurationError("PERDURE_ACTS is 'signed' or 'unsigned', and nothing else") from error
+        raise ConfigurationError("PERDURE_ACTS must be 'signed' or 'unsigned'") from error
     return settings.rules()
 
 
 @dataclass(frozen=True)
-class _Desk:
-    """Where one person acts on one approval."""
+class _Client:
+    """Actions of one person on one approval."""
 
     ingress: str
     approval_id: str
@@ -339,42 +338,37 @@ class _Desk:
     actor: str | None
     groups: list[str] | None
 
-    def decide(self, act: Literal["approve", "reject"], reason: str) -> None:
-        done = self.act(act, {"reason": reason}, DecisionReceipt)
-        place = f" in the place of {done.on_behalf_of}" if done.on_behalf_of else ""
-        signed = "" if done.signed else " (unsigned)"
-        console.say(
-            f"{done.approval_id}: {done.act} by {done.actor}{place}{signed}, now {done.status}",
-        )
+    def decide(self, action: Literal["approve", "reject"], reason: str) -> None:
+        done = self.act(action, {"reason": reason}, DecisionReceipt)
+        delegator = f" on behalf of {done.on_behalf_of}" if done.on_behalf_of else ""
+        unsigned = "" if done.signed else " (unsigned)"
+        console.say(f"{done.approval_id}: {done.action} by {done.actor}{delegator}{unsigned}, now {done.status}")
 
-    def act(self, act: SignableAction, body: dict[str, Any], receipt: type[R]) -> R:
-        target: Target[dict[str, Any], R] = Target(APPROVALS, act, dict[str, Any], receipt)
-        whole = self._signed(act, self.key_file, body) if self.key_file is not None else self._unsigned(body)
-        return call_ingress(self.ingress, lambda client: client.call(target, whole, key=self.approval_id))
+    def act(self, action: SignableAction, body: dict[str, Any], receipt: type[R]) -> R:
+        target: Target[dict[str, Any], R] = Target(APPROVALS, action, dict[str, Any], receipt)
+        request = self._sign(action, self.key_file, body) if self.key_file is not None else self._name_actor(body)
+        return call_ingress(self.ingress, lambda client: client.call(target, request, key=self.approval_id))
 
-    def _unsigned(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _name_actor(self, body: dict[str, Any]) -> dict[str, Any]:
         if self.actor is None:
-            raise ConfigurationError("who acts? Name your --key-file, or an --actor where unsigned acts are taken")
+            raise ConfigurationError(_NO_ACTOR)
         return {**body, "actor": self.actor} | ({"groups": self.groups} if self.groups else {})
 
-    def _signed(self, act: SignableAction, key_file: Path, body: dict[str, Any]) -> dict[str, Any]:
+    def _sign(self, action: SignableAction, key_file: Path, body: dict[str, Any]) -> dict[str, Any]:
         if self.groups:
-            raise ConfigurationError("--group is for unsigned acts: a key's groups are in its credential")
+            raise ConfigurationError("--group is for unsigned actions: the credential of a key names its groups")
         key = ActorKey.load(key_file)
         try:
-            return sign_action(key, act, self.approval_id, self._shown(act), body, at=datetime.now(UTC))
+            return sign_action(key, action, self.approval_id, self._payload_digest(), body, at=datetime.now(UTC))
         except ValidationError as error:
             raise ConfigurationError(invalid_input(error).message) from error
 
-    def _shown(self, act: SignableAction) -> str:
-        """Return the digest of what the actor decides about: what the approval shows now."""
+    def _payload_digest(self) -> str:
         try:
             return _status(self.ingress, self.approval_id).payload_digest
         except IngressError as error:
             if error.status_code == 404:
-                raise ConfigurationError(
-                    f"no approval '{self.approval_id}' has been opened, so there is nothing to {act} yet"
-                ) from error
+                raise ConfigurationError(f"approval '{self.approval_id}' has not been opened") from error
             raise
 
 
@@ -382,15 +376,15 @@ def _status(ingress: str, approval_id: str) -> ApprovalStatus:
     return call_ingress(ingress, lambda client: client.call(approval_status, key=approval_id))
 
 
-def _end(text: str) -> datetime:
+def _expiry(text: str) -> datetime:
     try:
         return datetime.now(UTC) + _DURATION.validate_python(text)
     except ValidationError:
         pass
     try:
-        moment = _MOMENT.validate_python(text)
+        at = _TIME.validate_python(text)
     except ValidationError as error:
         raise ConfigurationError(
-            f"--until: '{text}' is neither a moment (2030-01-31T12:00Z) nor a duration (PT8H)"
+            f"--until: '{text}' is neither a time (2030-01-31T12:00Z) nor a duration (PT8H)"
         ) from error
-    return moment if moment.tzinfo is not None else moment.astimezone()
+    return at if at.tzinfo is not None else at.astimezone()

@@ -44,7 +44,7 @@ def _add_command(action: InvocationAction) -> None:
 async def _perform(admin: str, invocation_id: str, action: InvocationAction) -> None:
     async with AdminClient(admin) as engine:
         try:
-            await engine.act(invocation_id, action)
+            await engine.control_invocation(invocation_id, action)
         except EngineError as error:
             # The engine answers a malformed ID with 400. Another server's 404 page does not mention an invocation.
             if error.status_code not in (400, 404) or "invocation" not in str(error).rpartition(f"/{action}: ")[2]:

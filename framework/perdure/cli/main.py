@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from perdure._runtime.lazy import paused_collector
-from perdure.security.private_files import set_private_umask
+from perdure.security.secrets import set_private_umask
 from perdure.terminal import console, run_command_line
 
 _COMMANDS: Final = {

@@ -1,4 +1,4 @@
-"""The engine under perdure: find a restate-server, and run one as a child process."""
+"""Engine: restate-server as a child process, and clients of its ingress and admin API."""
 
 from __future__ import annotations
 

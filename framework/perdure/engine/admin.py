@@ -1,4 +1,4 @@
-"""The engine's admin API: registration, invocations, and questions in SQL."""
+"""Client of the engine's admin API: registration, invocations, SQL queries."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from urllib.parse import quote
 import httpx
 
 from perdure._runtime.tls import tls_context
-from perdure.engine.proxy_answers import ProxyAnswer, proxy_answer
+from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.errors import EngineError
 
-_LONGEST_LINE: Final = 100
+_MAX_MESSAGE: Final = 100
 _STARTING: Final = "node lookup for partition"
-"""What it says of its tables until each of its partitions has a leader."""
+"""Part of the engine's error to SQL queries before every partition has a leader."""
 
 InvocationAction = Literal["cancel", "kill", "pause", "resume", "restart-as-new", "purge"]
 
 
 class AdminClient:
-    """Asks and steers one engine. Use it as an async context manager.
+    """Client of the admin API, used as an async context manager.
 
     Args:
-        url: The admin API, for example ``http://127.0.0.1:9070``. It has no authentication of its own.
-        http: A client to use instead of an own one; it is not closed.
+        url: The URL, for example ``http://127.0.0.1:9070``. The API has no authentication.
+        http: A HTTP client to use, which is not closed.
     """
 
     def __init__(self, url: str, *, http: httpx.AsyncClient | None = None) -> None:
@@ -48,7 +48,7 @@ class AdminClient:
             await self._http.aclose()
 
     async def healthy(self) -> bool:
-        """Tell if the admin API answers."""
+        """Return whether the admin API responds."""
         try:
             response = await self._http.get(f"{self.url}/health")
         except httpx.TransportError:
@@ -56,26 +56,25 @@ class AdminClient:
         return response.is_success
 
     async def register(self, uri: str, *, use_http_11: bool = False, force: bool = True) -> list[str]:
-        """Register a deployment, or take the new revision of one that is registered.
+        """Register a deployment.
 
         Args:
-            uri: Where the engine reaches the services, for example ``http://127.0.0.1:9081``.
-            use_http_11: The server speaks HTTP/1.1 only.
-            force: Take the services as they are now. Without it, the engine keeps what it knows of this address, even
-                when the code changed.
+            uri: The URL of the services, for example ``http://127.0.0.1:9081``.
+            use_http_11: Whether the server supports HTTP/1.1 only.
+            force: Whether to discover the services of a registered URL again. Otherwise, the engine ignores changes.
 
         Returns:
-            The names of the services found there.
+            The names of the discovered services.
 
         Raises:
-            EngineError: The engine refused, or could not reach the services.
+            EngineError: The engine refuses the registration or cannot reach the services.
         """
         body = {"uri": uri, "use_http_11": use_http_11, "force": force}
         response = await self._send("POST", "/deployments", json=body)
         return [service["name"] for service in response.json()["services"]]
 
     async def services(self) -> list[dict[str, Any]]:
-        """Return what the engine knows of the registered services."""
+        """Return the registered services."""
         response = await self._send("GET", "/services")
         return list(response.json()["services"])
 
@@ -85,80 +84,74 @@ class AdminClient:
         return list(response.json()["deployments"])
 
     async def deployment(self, deployment_id: str) -> dict[str, Any]:
-        """Return a registered deployment, with its services' handlers, which the list of all leaves out.
-
-        Args:
-            deployment_id: The deployment.
+        """Return a deployment with the handlers of its services, which `deployments` omits.
 
         Raises:
-            EngineError: The engine does not know the deployment.
+            EngineError: The deployment does not exist.
         """
         response = await self._send("GET", f"/deployments/{quote(deployment_id, safe='')}")
         return dict(response.json())
 
     async def move_deployment(self, deployment_id: str, uri: str) -> None:
-        """Tell the engine that a deployment, with the same code, is reached elsewhere now.
-
-        Args:
-            deployment_id: The deployment.
-            uri: Its new address.
+        """Change the URL of a deployment whose code is unchanged.
 
         Raises:
-            EngineError: The engine does not know the deployment, or could not reach the address.
+            EngineError: The deployment does not exist, or the engine cannot reach the URL.
         """
         await self._send("PATCH", f"/deployments/{quote(deployment_id, safe='')}", json={"uri": uri})
 
     async def remove_deployment(self, deployment_id: str) -> None:
-        """Forget a deployment, whether invocations still need it or not."""
+        """Remove a deployment, even if invocations still need it."""
         await self._send("DELETE", f"/deployments/{quote(deployment_id, safe='')}?force=true")
 
     async def query(self, sql: str) -> list[dict[str, Any]]:
-        """Ask in SQL.
+        """Return the rows of an SQL query.
 
         Args:
             sql: A query over the engine's tables (``sys_invocation``, ``state``, …). Quote values with `sql_text`.
 
-        Returns:
-            The rows.
-
         Raises:
-            EngineError: The engine refused the query.
+            EngineError: The engine refuses the query.
         """
         response = await self._send("POST", "/query", json={"query": sql}, headers={"accept": "application/json"})
         return list(response.json()["rows"])
 
-    async def act(self, invocation_id: str, act: InvocationAction) -> None:
+    async def control_invocation(self, invocation_id: str, action: InvocationAction) -> None:
         """Cancel, kill, pause, resume, restart or purge an invocation.
 
         Args:
             invocation_id: The invocation.
-            act: What to do with it. A kill gives the handler no chance to compensate; ``restart-as-new`` runs one that
-                ended again, as another invocation.
+            action: The action. A kill does not let the handler compensate. ``restart-as-new`` runs an ended invocation
+                again, as a new one.
+
 
         Raises:
-            EngineError: There is no such invocation, or it is in no state for that.
+            EngineError: The invocation does not exist, or its state does not permit the action.
         """
-        await self._send("PATCH", f"/invocations/{quote(invocation_id, safe='')}/{act}")
+        await self._send("PATCH", f"/invocations/{quote(invocation_id, safe='')}/{action}")
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = await self._http.request(method, self.url + path, **options)
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            like = "http://127.0.0.1:9070 in PERDURE_ADMIN_URL"
-            raise EngineError(f"the admin API's address '{self.url}' is none: write it as {like}") from error
+            raise EngineError(
+                f"'{self.url}' is not a URL: set PERDURE_ADMIN_URL, for example to http://127.0.0.1:9070"
+            ) from error
         except httpx.TransportError as error:
-            silent = f"the engine's admin API at {self.url} does not answer ({type(error).__name__})"
-            raise EngineError(f"{silent}: start it, or set PERDURE_ADMIN_URL") from error
+            raise EngineError(
+                f"the engine's admin API at {self.url} does not answer ({type(error).__name__}): "
+                "start the engine, or set PERDURE_ADMIN_URL"
+            ) from error
         if response.is_success:
             return response
-        if (said := proxy_answer(response)) in (ProxyAnswer.NOT_SENT, ProxyAnswer.UNKNOWN_OUTCOME):
-            raise EngineError(f"the engine's admin API behind {self.url} does not answer ({said}): start the engine")
+        if (failure := proxy_response(response)) in (ProxyResponse.NOT_SENT, ProxyResponse.UNKNOWN_OUTCOME):
+            raise EngineError(f"the engine's admin API behind {self.url} does not answer ({failure}): start the engine")
         try:
             message = str(response.json()["message"])
-        except (ValueError, LookupError, TypeError):  # not by the engine: a whole page, perhaps
-            message = response.text.strip().partition("\n")[0][:_LONGEST_LINE]
+        except (ValueError, LookupError, TypeError):  # not a response of the engine
+            message = response.text.strip().partition("\n")[0][:_MAX_MESSAGE]
         if _STARTING in message:
-            message += "; it is still starting: try again in a moment"
+            message += "; the engine is starting: try again in a moment"
         raise EngineError(
             f"the engine's admin API at {self.url} refused {method} {path}: {response.status_code} {message}",
             status_code=response.status_code,
@@ -176,11 +169,7 @@ def sql_interval(duration: timedelta) -> str:
 
 
 def failure_message(failure: Any) -> str | None:
-    """Return a failure's message without the engine's status code in front and without a stack trace.
-
-    Args:
-        failure: The text that the engine stores.
-    """
+    """Return the message of a failure that the engine stores, without status code and stack trace."""
     if not failure:
         return None
     text = str(failure).partition("\nTraceback")[0].strip()

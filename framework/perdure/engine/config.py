@@ -1,4 +1,4 @@
-"""What a restate-server process is told: ports, data, and the settings that matter for speed."""
+"""Settings of a restate-server process."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ from perdure._runtime.checks import check_types
 __all__ = ["LOOPBACK", "EngineConfig"]
 
 LOOPBACK: Final = "127.0.0.1"
-"""The only address the engine listens on: neither its ingress nor its admin API has any authentication."""
+"""The only address that the engine listens on, since ingress and admin API have no authentication."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Settings of one restate-server process on this machine.
 
+    None leaves a setting to the configuration file or to the server's default, given in parentheses.
+
     Args:
-        data_dir: Folder of its data; created when missing. Kept data goes with `node_name`.
-        log_file: File that takes its output, appended to; by default ``restate-server.log`` beside the data.
-        ingress_port: Port of the ingress, where calls come in.
-        admin_port: Port of the admin API.
-        node_port: Port between nodes, and of ``/metrics``.
-        sockets: Listen for the ingress and the admin API on Unix sockets in the data folder, and on no port. No browser
-            reaches a socket; `perdure.engine.proxy` makes it a port that refuses web pages.
-        node_name: Name of the node. It must stay the same for kept data, so it isn't the host's name, which may change.
-        partitions: Partitions of a new data folder; None leaves it to the configuration file or to the server (24).
-            Kept data keeps its number.
-        inactivity_timeout: How long an invocation may wait before the engine suspends it; zero suspends at every wait.
-            None leaves it to the configuration file or to the server (1 minute).
-        shutdown_timeout: How long the server may take to flush when it stops.
-        rocksdb_memory: Bytes of its caches and buffers; None leaves it to the configuration file or the server (2 GiB).
-        identity_key_file: The engine's private key (`perdure keys new`), with which it signs its requests to services;
-            None leaves it to the configuration file, or leaves them unsigned.
-        config_file: A configuration file of restate-server (TOML); the settings above win over it.
-        extra: More settings as the server's environment variables, for example
-            ``{"RESTATE_TRACING_ENDPOINT": "http://127.0.0.1:4317"}``. They win over everything.
+        data_dir: The data folder, created if missing.
+        log_file: The file to which output is appended; ``restate-server.log`` beside the data by default.
+        ingress_port: The port of the ingress.
+        admin_port: The port of the admin API.
+        node_port: The port for other nodes and ``/metrics``.
+        sockets: Whether ingress and admin API listen on Unix sockets in the data folder instead of ports. Browsers
+            cannot reach sockets; `perdure.engine.proxy` serves them at ports that refuse web pages.
+        node_name: The node name, which existing data requires to stay the same. So the host name is unsuitable.
+        partitions: The number of partitions of a new data folder (24). Existing data keeps its number.
+        inactivity_timeout: The waiting time after which the engine suspends an invocation (1 minute).
+        shutdown_timeout: The time limit for flushing data on stop.
+        rocksdb_memory: The size of caches and buffers in bytes (2 GiB).
+        identity_key_file: The private key that signs requests to services (unsigned), see `perdure keys new`.
+        config_file: A configuration file of restate-server (TOML), which the settings above override.
+        extra: Further environment variables of the server, such as
+            ``{"RESTATE_TRACING_ENDPOINT": "http://127.0.0.1:4317"}``. They override all other settings.
 
     Raises:
-        ConfigurationError: A value of another type.
+        ConfigurationError: A value has the wrong type.
     """
 
     data_dir: Path
@@ -65,43 +64,36 @@ class EngineConfig:
 
     @property
     def ingress_socket(self) -> Path:
-        """The ingress's Unix socket, where `sockets` says so."""
+        """The Unix socket of the ingress, with `sockets`."""
         return self.data_dir.resolve() / self.node_name / "ingress.sock"
 
     @property
     def admin_socket(self) -> Path:
-        """The admin API's Unix socket, where `sockets` says so."""
+        """The Unix socket of the admin API, with `sockets`."""
         return self.data_dir.resolve() / self.node_name / "admin.sock"
 
     @property
     def ingress_url(self) -> str:
-        """Address of the ingress."""
+        """The URL of the ingress."""
         return f"http://{LOOPBACK}:{self.ingress_port}"
 
     @property
     def admin_url(self) -> str:
-        """Address of the admin API."""
+        """The URL of the admin API."""
         return f"http://{LOOPBACK}:{self.admin_port}"
 
     @property
     def log_path(self) -> Path:
-        """The file that takes the server's output."""
+        """The file to which output is appended."""
         return self.log_file or self.data_dir.with_name("restate-server.log")
 
     def ports(self) -> dict[str, int]:
-        """Return the ports that it listens on, by the name of their setting."""
+        """Return the ports by the names of their settings."""
         ports = {} if self.sockets else {"ingress_port": self.ingress_port, "admin_port": self.admin_port}
         return {**ports, "node_port": self.node_port}
 
     def environment(self) -> dict[str, str]:
-        """Return the settings as the environment variables that restate-server reads.
-
-        Environment variables win over a configuration file, so one file can be shared by processes that differ in
-        ports and folders.
-
-        Returns:
-            The variables, all of them ``RESTATE_…``.
-        """
+        """Return the settings as environment variables of restate-server, which override its configuration file."""
         variables = {
             "RESTATE_NODE_NAME": self.node_name,
             "RESTATE_BASE_DIR": str(self.data_dir.resolve()),
@@ -109,7 +101,7 @@ class EngineConfig:
             "RESTATE_ADMIN__BIND_ADDRESS": f"{LOOPBACK}:{self.admin_port}",
             "RESTATE_BIND_ADDRESS": f"{LOOPBACK}:{self.node_port}",
             "RESTATE_ADVERTISED_HOST": LOOPBACK,
-            # The node's port is always TCP: its metrics are read there.
+            # The node port stays on TCP, since metrics are scraped there.
             "RESTATE_LISTEN_MODE": "tcp",
             "RESTATE_DISABLE_TELEMETRY": "true",
             "RESTATE_LOG_FORMAT": "compact",

@@ -1,4 +1,4 @@
-"""Calling handlers from outside, over the engine's ingress. When a request is repeated: see `ingress_requests`."""
+"""Client of the engine's ingress. `perdure.engine.ingress_requests` describes its retries."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from perdure._runtime.places import Place, ValueCodec
 from perdure._runtime.serdes import serde_for
 from perdure.clients import NO_REQUEST
 from perdure.engine.admin import AdminClient
-from perdure.engine.ingress_requests import IngressRequests, check_header, path_of, path_of_invocation, read
+from perdure.engine.ingress_requests import IngressRequests, check_header, handler_path, invocation_path, parse_output
 from perdure.errors import ConfigurationError, IngressError, InvalidInput
 from perdure.idempotency import check_idempotency_key
-from perdure.security.callers import CALL_WAITS, CALLER_HEADER, CallTarget, sign_call
+from perdure.security.callers import CALL_START_WINDOW, CALLER_HEADER, CallTarget, sign_call
 from perdure.security.signed_actions import ActorKey
 from perdure.targets import Target, target_of
 
@@ -26,19 +26,22 @@ O = TypeVar("O")  # noqa: E741 - the output
 
 
 class IngressClient:
-    """Calls, sends and signals over the ingress. Use it as an async context manager.
+    """Client that calls handlers and completes signals over the ingress, used as an async context manager.
 
     Args:
-        url: The ingress, for example ``http://127.0.0.1:8080``.
-        auth_token: Sent as a bearer token, for an ingress behind a gateway. Let the gateway take it off: the engine
-            hands every header on to the handler, and keeps it in its journal.
-        timeout: How long one request may take; None waits as long as the handler does.
-        max_attempts: Attempts of a request that is safe to repeat.
-        admin_url: The engine's admin API, for `cancel`; the ingress itself can't cancel.
-        codec: Seals inputs and opens outputs, for services that encrypt their journal
-            (`perdure.security.codec_from_environment`): they refuse inputs in clear.
-        actor_key: Signs each call and send, so that the handler knows its caller (`perdure.callers.caller`).
-        http: A client to use instead of an own one; it is not closed.
+        url: The URL, for example ``http://127.0.0.1:8080``.
+        auth_token: A bearer token for a gateway in front of the ingress. The gateway should remove it, since the engine
+            passes headers to handlers and stores them in its journal.
+        timeout: The time limit of one request; None for no limit.
+        max_attempts: The maximum number of attempts of a request that is safe to repeat.
+        admin_url: The URL of the admin API, which `cancel` requires.
+        codec: The codec for services that encrypt their journal, see `perdure.security.codec_from_environment`.
+        actor_key: A key that signs calls and sends, so that `perdure.caller` returns its owner in handlers.
+        http: A HTTP client to use, which is not closed.
+
+    Example:
+        async with IngressClient("http://127.0.0.1:8080") as ingress:
+            trip = await ingress.call(book_trip, request, key="trip-1")
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class IngressClient:
 
     @property
     def url(self) -> str:
-        """The ingress's address."""
+        """The URL of the ingress."""
         return self._requests.url
 
     async def __aenter__(self) -> Self:
@@ -110,20 +113,20 @@ class IngressClient:
         """Call a handler and wait for its response.
 
         Args:
-            handler: A target, or the handler's function.
+            handler: A target or the handler's function.
             request: The request.
             key: The key of a virtual object or workflow.
-            idempotency_key: Makes the call safe to repeat.
-            headers: Sent along, for the handler to read.
-            timeout: How long one request may take; the client's own timeout by default.
+            idempotency_key: The key that makes retries of the call safe.
+            headers: Headers for the handler.
+            timeout: The time limit of one request; that of the client by default.
 
         Raises:
-            IngressError: The handler ended with a terminal error, or the ingress could not serve the request.
-            InvalidInput: The idempotency key is empty, or it or a header can't be sent as one.
+            IngressError: The handler failed with a terminal error, or the ingress cannot serve the request.
+            InvalidInput: The idempotency key or a header cannot be sent.
         """
         target = target_of(handler)
         response = await self._post(
-            path_of(target, key),
+            handler_path(target, key),
             target,
             key,
             request,
@@ -131,7 +134,7 @@ class IngressClient:
             headers=headers,
             timeout=timeout,
         )
-        return read(target, response, self._codec, key=key or "")
+        return parse_output(target, response, self._codec, key=key or "")
 
     @overload
     async def send(
@@ -164,22 +167,22 @@ class IngressClient:
         delay: timedelta | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
-        """Start a handler and do not wait for it.
+        """Start a handler without waiting for it.
 
         Args:
-            handler: A target, or the handler's function.
+            handler: A target or the handler's function.
             request: The request.
             key: The key of a virtual object or workflow.
-            idempotency_key: Sends with the same key start one invocation.
-            delay: Start it this much later; durable. Nothing or less, as of a moment that has passed, means now.
-            headers: Sent along, for the handler to read.
+            idempotency_key: The key with which repeated sends start one invocation only.
+            delay: The durable delay of the start. A negative delay means no delay.
+            headers: Headers for the handler.
 
         Returns:
-            The invocation's id.
+            The invocation ID.
 
         Raises:
-            IngressError: The ingress could not take the request.
-            InvalidInput: The idempotency key is empty, or it or a header can't be sent as one.
+            IngressError: The ingress cannot accept the request.
+            InvalidInput: The idempotency key or a header cannot be sent.
         """
         return await self._send(handler, request, key, delay, headers, idempotency_key=idempotency_key)
 
@@ -211,24 +214,24 @@ class IngressClient:
         delay: timedelta | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
-        """Start a workflow, once for each key, and do not wait for it.
+        """Start a workflow without waiting for it.
 
-        Unlike `send`, this is repeated when no answer came: the engine starts a workflow once for each key, and names
-        the invocation that is there already. So it tells nothing about who started it, or with which request.
+        Unlike `send`, it is retried without a response: the engine starts a workflow once per key and returns the
+        existing invocation, even if another request started it.
 
         Args:
             handler: The workflow's main handler.
             request: The request.
             key: The workflow's key.
-            delay: Start it this much later; durable.
-            headers: Sent along, for the handler to read.
+            delay: The durable delay of the start.
+            headers: Headers for the handler.
 
         Returns:
-            The id of the workflow's invocation.
+            The invocation ID of the workflow.
 
         Raises:
-            IngressError: The ingress could not take the request.
-            InvalidInput: A header can't be sent as one.
+            IngressError: The ingress cannot accept the request.
+            InvalidInput: A header cannot be sent.
         """
         return await self._send(handler, request, key, delay, headers, repeatable=True)
 
@@ -262,25 +265,25 @@ class IngressClient:
         invocation_id: str | None = None,
         timeout: timedelta | None = None,
     ) -> Any:
-        """Wait for the result of an invocation that was started before.
+        """Wait for the result of an earlier invocation.
 
-        It is named by one of: its id, the idempotency key that it was started with, or a workflow's key.
+        Identify it by its ID, its idempotency key, or the key of a workflow.
 
         Args:
-            handler: The handler; of a workflow, the main one.
+            handler: The handler; the main handler of a workflow.
             key: The key of a workflow; with an idempotency key, that of a virtual object.
-            idempotency_key: The key that the handler was called or sent with.
-            invocation_id: What `send` or `submit` returned.
-            timeout: How long one request may take; the client's own timeout by default.
+            idempotency_key: The idempotency key of the call or send.
+            invocation_id: The result of `send` or `submit`.
+            timeout: The time limit of one request; that of the client by default.
 
         Raises:
-            IngressError: It ended with a terminal error (its status), or there is no such invocation (404).
-            InvalidInput: The idempotency key can't be asked for: the ingress compares it as it stands in the path.
+            IngressError: The invocation failed with a terminal error (its status) or does not exist (404).
+            InvalidInput: The idempotency key needs quoting, which the ingress does not decode.
         """
         target = target_of(handler)
-        path = path_of_invocation(target, key, idempotency_key, invocation_id) + "/attach"
+        path = invocation_path(target, key, idempotency_key, invocation_id) + "/attach"
         response = await self._requests.send("GET", path, repeatable=True, timeout=timeout)
-        return read(target, response, self._codec, key=key, invocation_id=invocation_id)
+        return parse_output(target, response, self._codec, key=key, invocation_id=invocation_id)
 
     @overload
     async def output(self, handler: Target[Any, O] | Callable[..., Awaitable[O]], *, key: str) -> O: ...
@@ -301,51 +304,49 @@ class IngressClient:
         """Return the result of an invocation without waiting for it.
 
         Args:
-            handler: The handler; of a workflow, the main one.
+            handler: The handler; the main handler of a workflow.
             key: The key of a workflow; with an idempotency key, that of a virtual object.
-            idempotency_key: The key that the handler was called or sent with.
-            invocation_id: What `send` or `submit` returned.
+            idempotency_key: The idempotency key of the call or send.
+            invocation_id: The result of `send` or `submit`.
 
         Raises:
-            NotReady: It has not ended.
-            IngressError: It ended with a terminal error (its status), or there is no such invocation (404).
-            InvalidInput: The idempotency key can't be asked for: the ingress compares it as it stands in the path.
+            NotReady: The invocation has not ended.
+            IngressError: The invocation failed with a terminal error (its status) or does not exist (404).
+            InvalidInput: The idempotency key needs quoting, which the ingress does not decode.
         """
         target = target_of(handler)
-        path = path_of_invocation(target, key, idempotency_key, invocation_id) + "/output"
+        path = invocation_path(target, key, idempotency_key, invocation_id) + "/output"
         response = await self._requests.send("GET", path, repeatable=True)
-        return read(target, response, self._codec, key=key, invocation_id=invocation_id)
+        return parse_output(target, response, self._codec, key=key, invocation_id=invocation_id)
 
     async def cancel(self, invocation_id: str) -> None:
-        """Cancel an invocation, with all that it calls. It gets to compensate, so this does not wait for its end.
-
-        The ingress has no such thing, so the engine's admin API is asked.
+        """Request the cancellation of an invocation and its calls over the admin API.
 
         Args:
-            invocation_id: What `send` or `submit` returned.
+            invocation_id: The result of `send` or `submit`.
 
         Raises:
-            ConfigurationError: The client was made without ``admin_url``.
-            EngineError: There is no such invocation, or it has ended.
+            ConfigurationError: The client has no ``admin_url``.
+            EngineError: The invocation does not exist or has ended.
         """
         if self._admin_url is None:
             raise ConfigurationError(
-                "the ingress can't cancel an invocation: make the client with IngressClient(url, admin_url=…), "
-                "or use AdminClient.act"
+                "cancelling requires the admin API: create the client with IngressClient(url, admin_url=…), or use "
+                "AdminClient.control_invocation"
             )
         async with AdminClient(self._admin_url) as admin:
-            await admin.act(invocation_id, "cancel")
+            await admin.control_invocation(invocation_id, "cancel")
 
     async def resolve_awakeable(self, id_: str, value: Any, type_: type[Any] | None = None) -> None:
-        """Answer an external signal.
+        """Complete an external signal with a value.
 
         Args:
-            id_: The signal's id.
-            value: The answer.
-            type_: The answer's type; the value's own class by default.
+            id_: The signal's ID.
+            value: The value.
+            type_: The type of the value; its class by default.
 
         Raises:
-            InvalidInput: No signal has such an id.
+            InvalidInput: The ID is malformed.
         """
         body = serde_for(type_ or type(value)).serialize(value)
         if self._codec is not None:
@@ -354,14 +355,14 @@ class IngressClient:
         await self._requests.send("POST", path, body=body, repeatable=True)
 
     async def reject_awakeable(self, id_: str, reason: str) -> None:
-        """Fail an external signal: its waiter gets a terminal error with the reason, which is never encrypted.
+        """Fail an external signal with a terminal error in the waiting handler.
 
         Args:
-            id_: The signal's id.
-            reason: The error's message.
+            id_: The signal's ID.
+            reason: The message of the error, which is never encrypted.
 
         Raises:
-            InvalidInput: No signal has such an id.
+            InvalidInput: The ID is malformed.
         """
         path = f"/restate/awakeables/{check_signal_id(id_)}/reject"
         await self._requests.send("POST", path, body=reason.encode(), content_type="text/plain", repeatable=True)
@@ -378,11 +379,11 @@ class IngressClient:
         repeatable: bool = False,
     ) -> str:
         target = target_of(handler)
-        if self._actor_key is not None and delay is not None and delay > CALL_WAITS:
-            raise InvalidInput(f"a signed call begins within {CALL_WAITS}, and this one is sent for later: {delay}")
+        if self._actor_key is not None and delay is not None and delay > CALL_START_WINDOW:
+            raise InvalidInput(f"a signed call must begin within {CALL_START_WINDOW}: the delay {delay} is too long")
         query = "" if delay is None else f"?delay={max(0, round(delay.total_seconds() * 1000))}ms"
         response = await self._post(
-            f"{path_of(target, key)}/send{query}",
+            f"{handler_path(target, key)}/send{query}",
             target,
             key,
             request,
@@ -393,7 +394,7 @@ class IngressClient:
         try:
             return str(response.json()["invocationId"])
         except (ValueError, KeyError, TypeError) as error:
-            message = f"{target}: the answer to a send holds no invocation id: {response.text[:200]!r}"
+            message = f"{target}: the response to a send has no invocation ID: {response.text[:200]!r}"
             raise IngressError(message, status_code=response.status_code) from error
 
     async def _post(
@@ -411,7 +412,8 @@ class IngressClient:
         own = {name: check_header(value, f"header '{name}'") for name, value in (headers or {}).items()}
         if idempotency_key is not None:
             own["idempotency-key"] = check_header(check_idempotency_key(idempotency_key), "idempotency key")
-        # The ingress refuses an empty body of a handler with input, also where the input may be None.
+        # The ingress refuses an empty body for a handler with input, even if the input may be None.
+
         body = None if target.input is type(None) else serde_for(target.input).serialize(request) or b"null"
         if self._actor_key is not None:
             called = CallTarget(service=target.service, handler=target.handler, key=key or "")

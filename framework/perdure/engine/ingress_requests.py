@@ -1,10 +1,9 @@
-"""Requests to the engine's ingress: their paths, when they are repeated, and what their answers mean.
+"""Requests to the engine's ingress: paths, retries and responses.
 
-A failed request is sent again only when that is safe: the ingress says with ``x-restate-error-source`` whether the
-handler ended with the error (final) or the ingress itself had trouble. Without an answer, a request is repeated only
-when it carries an idempotency key, which reaches the same invocation again, or when asking twice is the same as asking
-once: submitting a workflow, attaching, answering a signal. Calling a workflow's main handler is not repeated: the
-second call of a key is a conflict, so its answer would tell nothing about the first. Submit it, and attach.
+A request is retried only if that is safe. An error of the handler, which ``x-restate-error-source`` marks, is final.
+Without a response, a request is retried if it has an idempotency key or is idempotent by itself: submitting a workflow,
+attaching, completing a signal. Calling a workflow's main handler is not: the second call returns a conflict instead of
+the result. Submit the workflow and attach to it.
 """
 
 from __future__ import annotations
@@ -22,29 +21,29 @@ from pydantic import ValidationError
 from perdure._runtime.places import OutputSource, ValueCodec
 from perdure._runtime.serdes import serde_for
 from perdure._runtime.tls import tls_context
-from perdure.engine.proxy_answers import ProxyAnswer, proxy_answer
+from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
 from perdure.idempotency import check_idempotency_key
 from perdure.retry import RetryPolicy
 from perdure.targets import Target
 
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
-_CONNECT = 5.0
+_CONNECT_TIMEOUT = 5.0
 _NOT_READY = 470
 _INVOCATION_ID = "x-restate-id"
-# What a segment of a path may hold as it is. The ingress does not decode an idempotency key that stands in a path.
-_PLAIN = "!$&'()*+,;=:@"
+# Characters of a path segment that need no quoting. The ingress does not decode idempotency keys in paths.
+_UNQUOTED = "!$&'()*+,;=:@"
 
 
 class IngressRequests:
-    """Sends requests to one ingress.
+    """HTTP transport with retries for one ingress.
 
     Args:
-        url: The ingress.
-        headers: Sent with every request.
-        timeout: How long one request may take; None for as long as it takes.
-        max_attempts: Attempts of a request that is safe to repeat.
-        http: A client to use instead of an own one; it is not closed.
+        url: The URL of the ingress.
+        headers: Headers of every request.
+        timeout: The time limit of one request; None for no limit.
+        max_attempts: The maximum number of attempts of a request that is safe to repeat.
+        http: A HTTP client to use, which is not closed.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class IngressRequests:
         self._owned = http is None
         self._http = http or httpx.AsyncClient(
             verify=tls_context(),
-            timeout=httpx.Timeout(None if timeout is None else timeout.total_seconds(), connect=_CONNECT),
+            timeout=httpx.Timeout(None if timeout is None else timeout.total_seconds(), connect=_CONNECT_TIMEOUT),
             limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),
         )
 
@@ -84,40 +83,41 @@ class IngressRequests:
         timeout: timedelta | None = None,
         repeatable: bool,
     ) -> httpx.Response:
-        """Send a request, and again as long as that is safe and of use.
+        """Send a request, with retries where they are safe.
 
         Args:
             method: The HTTP method.
-            path: The path, quoted.
-            body: The body, if it has one.
-            content_type: The body's type.
-            headers: Sent along with the client's own.
-            timeout: How long it may take each time; the client's own timeout by default.
-            repeatable: Sending it twice is the same as sending it once.
+            path: The quoted path.
+            body: The body.
+            content_type: The content type of the body.
+            headers: Further headers. Those of the client win.
+            timeout: The time limit of each attempt; that of the client by default.
+            repeatable: Whether the request is idempotent.
 
         Raises:
-            IngressError: There was no answer, or one that tells of a failure.
+            IngressError: There was no response, or an error response.
         """
         sent = {**(headers or {}), **self._headers}
         if body is not None:
             sent["content-type"] = content_type
         options: dict[str, Any] = {}
         if timeout is not None:
-            options["timeout"] = httpx.Timeout(timeout.total_seconds(), connect=_CONNECT)
+            options["timeout"] = httpx.Timeout(timeout.total_seconds(), connect=_CONNECT_TIMEOUT)
         attempt = 0
         while True:
             problem: IngressError
             cause: httpx.TransportError | None = None
             try:
                 response = await self._http.request(method, self.url + path, content=body, headers=sent, **options)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:  # nothing was sent: always safe to repeat
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:  # not sent, so always safe to retry
                 cause = error
                 problem = IngressError(
                     f"no connection to the ingress at {self.url}: start the engine, or set PERDURE_INGRESS_URL"
                 )
                 safe = True
             except httpx.UnsupportedProtocol as error:
-                raise IngressError(f"the ingress's address '{self.url}' is none: it begins with http://") from error
+                raise IngressError(f"the ingress URL '{self.url}' is invalid: it begins with http://") from error
+
             except httpx.TimeoutException as error:
                 cause = error
                 problem = IngressError(
@@ -126,90 +126,90 @@ class IngressRequests:
                 safe = repeatable
             except httpx.TransportError as error:
                 cause = error
-                problem = IngressError(f"{method} {path}: the connection broke before an answer came: {error!r}")
+                problem = IngressError(f"{method} {path}: the connection broke before the response: {error!r}")
                 safe = repeatable
             else:
                 if response.is_success:
                     return response
-                problem = _problem(response)
+                problem = _error(response)
                 retried = problem.source != "invocation" and response.status_code in _RETRIED_STATUS
-                safe = (retried and repeatable) or proxy_answer(response) is ProxyAnswer.NOT_SENT
+                safe = (retried and repeatable) or proxy_response(response) is ProxyResponse.NOT_SENT
             attempt += 1
             if not safe or not self._retry.permits(attempt):
                 raise problem from cause
             await asyncio.sleep(self._retry.delay_after(attempt).total_seconds())
 
 
-def path_of(target: Target[Any, Any], key: str | None) -> str:
+def handler_path(target: Target[Any, Any], key: str | None) -> str:
     """Return the path of a handler."""
-    middle = "" if key is None else f"/{segment(key)}"
-    return f"/{segment(target.service)}{middle}/{target.handler}"
+    middle = "" if key is None else f"/{path_segment(key)}"
+    return f"/{path_segment(target.service)}{middle}/{target.handler}"
 
 
-def path_of_invocation(
+def invocation_path(
     target: Target[Any, Any], key: str | None, idempotency_key: str | None, invocation_id: str | None
 ) -> str:
-    """Return the path of an invocation that is named by its id, its idempotency key, or a workflow's key."""
+    """Return the path of an invocation, given its ID, its idempotency key, or the workflow's key."""
     if invocation_id is not None:
-        return f"/restate/invocation/{segment(invocation_id)}"
+        return f"/restate/invocation/{path_segment(invocation_id)}"
     if idempotency_key is not None:
-        return f"/restate/invocation{path_of(target, key)}/{_literal(check_idempotency_key(idempotency_key))}"
+        return f"/restate/invocation{handler_path(target, key)}/{_literal(check_idempotency_key(idempotency_key))}"
     if key is not None:
-        return f"/restate/workflow/{segment(target.service)}/{segment(key)}"
+        return f"/restate/workflow/{path_segment(target.service)}/{path_segment(key)}"
     raise InvalidInput(
-        f"{target}: which invocation? Give its invocation_id, its idempotency_key, or a workflow's key",
+        f"{target}: pass the invocation_id, the idempotency_key, or the key of a workflow",
         metadata={"field": "invocation_id"},
     )
 
 
-def segment(text: str) -> str:
-    """Return a text as one segment of a path, whatever it holds."""
+def path_segment(text: str) -> str:
+    """Return a text quoted as one path segment."""
     quoted = quote(text, safe="")
-    # As they are, these two would be resolved before the request is sent, and reach another handler.
+    # HTTP clients resolve dot segments, so the request would reach another handler.
     return quoted.replace(".", "%2E") if quoted in (".", "..") else quoted
 
 
 def _literal(idempotency_key: str) -> str:
-    if quote(idempotency_key, safe=_PLAIN) != idempotency_key or idempotency_key in (".", ".."):
+    if quote(idempotency_key, safe=_UNQUOTED) != idempotency_key or idempotency_key in (".", ".."):
         raise InvalidInput(
             f"idempotency key {idempotency_key!r}: the ingress finds an invocation only by a key of letters, digits "
-            f"and -._~{_PLAIN}; attach with the invocation_id that send returned",
+            f"and -._~{_UNQUOTED}; attach with the invocation_id that send returned",
             metadata={"field": "idempotency_key"},
         )
     return idempotency_key
 
 
-def check_header(value: str, what: str) -> str:
-    """Return a value that can be a header's, or refuse it."""
+def check_header(value: str, name: str) -> str:
+    """Return a header value, or refuse one that cannot be sent."""
     if not (value.isascii() and value.isprintable()):
         raise InvalidInput(
-            f"{what} {value!r} can't be sent as a header; use printable ASCII, for example by quoting the rest",
-            metadata={"field": what.replace(" ", "_") if what == "idempotency key" else "headers"},
+            f"{name} {value!r} cannot be sent as a header: use printable ASCII, for example by quoting",
+            metadata={"field": "idempotency_key" if name == "idempotency key" else "headers"},
         )
     return value
 
 
-def opened(response: httpx.Response, codec: ValueCodec, source: OutputSource) -> bytes:
-    """Return the output that an answer holds.
+def open_output(response: httpx.Response, codec: ValueCodec, source: OutputSource) -> bytes:
+    """Return the decrypted output of a response.
 
     Args:
-        response: The answer.
-        codec: Opens the output.
-        source: What is known about the invocation. Without an ID, the one that the answer names is taken.
+        response: The response.
+        codec: The codec with the keys.
+        source: The known properties of the invocation. A missing ID is taken from the response.
 
     Raises:
-        UnreadableValue: The output is not one of this invocation, or the answer does not say whose it is.
+        UnreadableValue: The output belongs to another invocation, or the response does not name its invocation.
     """
     invocation = source.invocation or response.headers.get(_INVOCATION_ID, "")
     if not invocation:
         raise UnreadableValue(
-            f"{source}: the answer has no header {_INVOCATION_ID}, so its output cannot be checked: let the proxy in "
-            "front of the ingress pass this header on"
+            f"{source}: the response has no header {_INVOCATION_ID}, so its output cannot be verified: configure the "
+            "proxy in front of the ingress to forward this header"
         )
     return codec.open_output(response.content, dataclasses.replace(source, invocation=invocation))
 
 
-def read(
+def parse_output(
     target: Target[Any, Any],
     response: httpx.Response,
     codec: ValueCodec | None,
@@ -217,24 +217,24 @@ def read(
     key: str | None = None,
     invocation_id: str | None = None,
 ) -> Any:
-    """Return the result that an answer holds, in the handler's type.
+    """Return the output of a response in the handler's type.
 
     Args:
         target: The handler.
-        response: The answer.
-        codec: Opens the output; None when the journal is in clear.
-        key: The key of the virtual object or workflow; None when it is not known.
-        invocation_id: The invocation that was asked for; None for the one that the answer names.
+        response: The response.
+        codec: The codec of the journal; None without encryption.
+        key: The key of the virtual object or workflow; None if unknown.
+        invocation_id: The requested invocation; None for the one that the response names.
 
     Raises:
-        UnreadableValue: The output is not one of this invocation.
-        IngressError: The result does not fit the type.
+        UnreadableValue: The output belongs to another invocation.
+        IngressError: The output does not match the type.
     """
     serde = serde_for(target.output)
     if codec is None:
         content = response.content
     else:
-        content = opened(response, codec, OutputSource(invocation_id or "", target.service, key, target.handler))
+        content = open_output(response, codec, OutputSource(invocation_id or "", target.service, key, target.handler))
     try:
         return serde.deserialize(content)
     except ValidationError as error:
@@ -244,9 +244,9 @@ def read(
         ) from error
 
 
-def _problem(response: httpx.Response) -> IngressError:
+def _error(response: httpx.Response) -> IngressError:
     source = response.headers.get("x-restate-error-source")
-    proxy = proxy_answer(response)
+    proxy = proxy_response(response)
     body: Any
     try:
         body = response.json()
@@ -254,15 +254,15 @@ def _problem(response: httpx.Response) -> IngressError:
         body = None
     if not isinstance(body, dict):
         body = {"message": response.text}
-        if source is None:  # the ingress says where an error comes from, and says it in JSON
-            asked = f"{response.request.method} {response.request.url}"
+        if source is None:  # errors of the ingress are JSON and name their source
+            request = f"{response.request.method} {response.request.url}"
             text = response.text.strip().partition("\n")[0] or response.reason_phrase
-            body["message"] = f"{asked} is not answered by an ingress: {response.status_code} {text[:100]}"
-    # A handler that ran out of attempts leaves a Python stack trace here; people get its first line.
+            body["message"] = f"{request}: the response is not by an ingress: {response.status_code} {text[:100]}"
+    # The message of an exhausted handler contains a stack trace.
     message = f"\n{body.get('message') or ''}".partition("\nTraceback")[0].strip() or response.reason_phrase
-    facts = body.get("metadata")
-    metadata = {str(name): str(value) for name, value in facts.items()} if isinstance(facts, dict) else {}
+    fields = body.get("metadata")
+    metadata = {str(name): str(value) for name, value in fields.items()} if isinstance(fields, dict) else {}
     kind = NotReady if response.status_code == _NOT_READY and source == "ingress" else IngressError
-    # No answer of the engine's came, as if the connection to it had failed.
-    unanswered = proxy in (ProxyAnswer.NOT_SENT, ProxyAnswer.UNKNOWN_OUTCOME)
-    return kind(message, status_code=0 if unanswered else response.status_code, source=source, metadata=metadata)
+    # The engine did not respond, as if the connection to it had failed.
+    no_response = proxy in (ProxyResponse.NOT_SENT, ProxyResponse.UNKNOWN_OUTCOME)
+    return kind(message, status_code=0 if no_response else response.status_code, source=source, metadata=metadata)

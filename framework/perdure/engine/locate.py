@@ -1,6 +1,6 @@
-"""Find a restate-server to run: an explicit one, the PATH's, or npm's.
+"""Location of a restate-server binary: configured, on the PATH, or installed by npm.
 
-Only a server that says it is restate-server 1.7 is taken: another version's journal and SQL may differ.
+Only version 1.7 is accepted, since the journal and SQL tables of other versions can differ.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from perdure.errors import ConfigurationError, EngineError
 __all__ = ["BINARY_SETTING", "SERIES", "LocatedEngine", "locate_engine", "server_version"]
 
 SERIES: Final = "1.7"
-"""The versions of restate-server that perdure runs on, as major.minor."""
+"""The supported version of restate-server, as major.minor."""
 
 BINARY_SETTING: Final = "RESTATE_SERVER_BIN"
-"""Environment variable that names the binary to use."""
+"""The environment variable with the binary's path."""
 
 Source = Literal["RESTATE_SERVER_BIN", "PATH", "npm"]
 
@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LocatedEngine:
-    """A restate-server that was found.
+    """Located restate-server.
 
     Args:
         path: The native binary.
-        source: Where it came from.
-        version: For example ``"1.7.12"``.
-        notes: What people should know about the choice, each a sentence; usually empty.
+        source: The place where it was found.
+        version: The version, for example ``"1.7.12"``.
+        notes: Warnings about the choice for the user.
     """
 
     path: Path
@@ -52,81 +52,72 @@ class LocatedEngine:
 
 
 def locate_engine(install_dir: Path, environment: Mapping[str, str] | None = None) -> LocatedEngine:
-    """Find restate-server: from RESTATE_SERVER_BIN, else from the PATH, else by npm, which may take a minute; blocks.
+    """Locate restate-server in RESTATE_SERVER_BIN, on the PATH, or install it by npm. Blocks up to minutes.
 
     Args:
-        install_dir: Folder that npm installs into when it has to, for example ``.local/engine``. What is there
-            already is used again. Several processes may share it.
-        environment: Variables to read; the process's own by default.
-
-    Returns:
-        The binary, where it came from, and its version.
+        install_dir: The folder for npm's installation, for example ``.local/engine``. An existing installation is
+            reused. Several processes can share it.
+        environment: The environment variables; those of this process by default.
 
     Raises:
-        ConfigurationError: RESTATE_SERVER_BIN names no restate-server 1.7.
-        EngineError: npm is missing or failed, or there is no binary for this platform.
+        ConfigurationError: RESTATE_SERVER_BIN is not a restate-server of version 1.7.
+        EngineError: npm is missing or failed, or has no binary for this platform.
     """
     variables = os.environ if environment is None else environment
-    if wanted := variables.get(BINARY_SETTING):
-        return _explicit(Path(wanted).expanduser())
+    if configured := variables.get(BINARY_SETTING):
+        return _configured(Path(configured).expanduser())
     notes: tuple[str, ...] = ()
-    if found := shutil.which("restate-server", path=variables.get("PATH", "")):
-        binary = _native(Path(found))
+    if on_path := shutil.which("restate-server", path=variables.get("PATH", "")):
+        binary = _native_binary(Path(on_path))
         version = _version_or_none(binary)
-        if version is not None and _usable(version):
+        if version is not None and _is_supported(version):
             return LocatedEngine(binary, "PATH", version)
-        what = f"is version {version}" if version else "doesn't say its version"
-        notes = (f"{found} on the PATH {what}, perdure needs {SERIES}; npm's is used instead",)
+        problem = f"has version {version}" if version else "prints no version"
+        notes = (f"{on_path} on the PATH {problem}, Perdure needs {SERIES}: using npm's instead",)
         logger.warning(notes[0])
     path = install(install_dir, installed=lambda binary: _version_or_none(binary) == NPM_VERSION, environment=variables)
     return LocatedEngine(path, "npm", server_version(path), notes)
 
 
 def server_version(binary: Path) -> str:
-    """Ask a binary for its version.
-
-    Args:
-        binary: A restate-server.
-
-    Returns:
-        The version, for example ``"1.7.12"``.
+    """Return the version of a restate-server binary, for example ``"1.7.12"``.
 
     Raises:
-        EngineError: It can't be run, or isn't a restate-server.
+        EngineError: The binary cannot be run or is not a restate-server.
     """
     try:
-        answer = subprocess.run(  # noqa: S603 - no shell; which binary to ask is the caller's decision
+        result = subprocess.run(  # noqa: S603 - no shell; the caller chooses the binary
             [binary, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
         )
     except OSError as error:
-        raise EngineError(f"{binary} can't be run: {error.strerror}") from error
+        raise EngineError(f"cannot run {binary}: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"{binary} --version doesn't end") from error
-    found = re.match(r"restate-server (\d+\.\d+\.\d+\S*)", answer.stdout)
-    if answer.returncode != 0 or found is None:
-        said = (answer.stdout or answer.stderr).strip().partition("\n")[0]
-        raise EngineError(f"{binary} isn't a restate-server: to --version it says {said!r}")
-    return found[1]
+        raise EngineError(f"{binary} --version timed out") from error
+    match = re.match(r"restate-server (\d+\.\d+\.\d+\S*)", result.stdout)
+    if result.returncode != 0 or match is None:
+        output = (result.stdout or result.stderr).strip().partition("\n")[0]
+        raise EngineError(f"{binary} is not a restate-server: --version prints {output!r}")
+    return match[1]
 
 
-def _explicit(path: Path) -> LocatedEngine:
-    binary = _native(path)
+def _configured(path: Path) -> LocatedEngine:
+    binary = _native_binary(path)
     try:
         version = server_version(binary)
     except EngineError as error:
-        raise ConfigurationError(f"{BINARY_SETTING} names no restate-server: {error}") from error
-    if not _usable(version):
+        raise ConfigurationError(f"{BINARY_SETTING} is not a restate-server: {error}") from error
+    if not _is_supported(version):
         raise ConfigurationError(
-            f"{BINARY_SETTING} names restate-server {version} ({path}), perdure needs {SERIES}: "
-            f"name another, or unset it to take npm's"
+            f"{BINARY_SETTING} is restate-server {version} ({path}), Perdure needs {SERIES}: "
+            f"set another path, or unset it to use npm's"
         )
     return LocatedEngine(binary, "RESTATE_SERVER_BIN", version)
 
 
-def _native(path: Path) -> Path:
-    """Return the native binary behind npm's launcher script, or the path itself when it is no such script.
+def _native_binary(path: Path) -> Path:
+    """Return the native binary of npm's launcher script, or the path of another file.
 
-    The script runs node, which runs the server: two processes, and a kill of the first leaves the second.
+    The script runs the server as a child of node, which survives a kill of node.
     """
     real = path.resolve()
     package = real.parent.parent
@@ -146,5 +137,6 @@ def _version_or_none(binary: Path) -> str | None:
         return None
 
 
-def _usable(version: str) -> bool:
+def _is_supported(version: str) -> bool:
+
     return version.startswith(f"{SERIES}.")

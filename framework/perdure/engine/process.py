@@ -1,4 +1,4 @@
-"""Run one restate-server as a child process: start it, wait until it answers, stop it."""
+"""restate-server as a child process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from perdure._runtime.ports import connectable, ensure_free
 from perdure._runtime.tls import tls_context
 from perdure.engine.config import LOOPBACK, EngineConfig
 from perdure.errors import EngineError
-from perdure.security.private_files import PRIVATE_UMASK, make_private_folder, open_private
+from perdure.security.secrets import PRIVATE_UMASK, make_private_folder, open_private
 
 __all__ = ["EngineProcess"]
 
@@ -31,15 +31,15 @@ logger = logging.getLogger(__name__)
 
 
 class EngineProcess:
-    """A restate-server process of this machine.
+    """restate-server process on this machine.
 
-    The process gets a session of its own: Ctrl-C in the terminal reaches whoever started it, not the engine, so that
-    services can drain while it still runs. It may be started in one event loop and stopped in another.
+    It runs in a separate session: Ctrl-C does not reach it, so services can drain while it runs. It can be started in
+    one event loop and stopped in another.
 
     Args:
-        binary: The native restate-server binary, see `perdure.engine.locate`.
-        config: Its settings.
-        on_spawn: Told the process id at each start, before anything is waited for.
+        binary: The native binary, see `perdure.engine.locate`.
+        config: The settings.
+        on_spawn: A callback that receives the process ID at each start, before the process is ready.
     """
 
     def __init__(self, binary: Path, config: EngineConfig, on_spawn: Callable[[int], None] | None = None) -> None:
@@ -50,33 +50,34 @@ class EngineProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process id, or None when it isn't started."""
+        """The process ID, or None if not started."""
         return self._process.pid if self._process else None
 
     @property
     def running(self) -> bool:
-        """True from start to the end of the process, however it ends."""
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def ingress_url(self) -> str:
-        """Address of the ingress."""
+        """The URL of the ingress."""
         return self.config.ingress_url
 
     @property
     def admin_url(self) -> str:
-        """Address of the admin API."""
+        """The URL of the admin API."""
         return self.config.admin_url
 
     async def start(self, timeout: timedelta = timedelta(seconds=30)) -> None:
-        """Start the process and wait until its ingress and admin API both answer.
+        """Start the process and wait until ingress and admin API respond.
 
         Args:
-            timeout: How long to wait until it's ready.
+            timeout: The time limit.
 
         Raises:
-            ConfigurationError: One of its ports is taken.
-            EngineError: It ended, or wasn't ready in time; the message has the end of its log. Nothing is left running.
+            ConfigurationError: A port is taken.
+            EngineError: The process ended or was not ready in time, and was killed. The message contains the end of its
+                log.
         """
         if self.running:
             raise EngineError("restate-server is already running; stop it before starting it again")
@@ -86,48 +87,40 @@ class EngineProcess:
         try:
             if self._on_spawn is not None:
                 self._on_spawn(pid)
-            await self._ready(timeout)
+            await self._wait_until_ready(timeout)
         except BaseException:
             await self.kill()
             raise
 
     async def stop(self, timeout: timedelta = timedelta(seconds=15)) -> None:
-        """Ask the process to stop (SIGTERM), and kill it when the timeout is over. Does nothing when it has ended.
-
-        Args:
-            timeout: How long it may take to flush and end.
-        """
+        """Stop the process with SIGTERM, and kill it after the timeout."""
         if self._process is None:
             return
         self._process.terminate()
-        if not await self._ended(timeout):
-            logger.warning("restate-server (pid %d) didn't stop within %s and is killed", self._process.pid, timeout)
+        if not await self._wait_for_exit(timeout):
+            logger.warning("restate-server (pid %d) did not stop within %s: killing it", self._process.pid, timeout)
             await self.kill()
 
     async def kill(self) -> None:
-        """End the process at once (SIGKILL), as a crash would. Does nothing when it has ended."""
+        """Kill the process with SIGKILL, as in a crash."""
         if self._process is None:
             return
         self._process.kill()
-        await self._ended(timedelta(seconds=10))
+        await self._wait_for_exit(timedelta(seconds=10))
 
     async def __aenter__(self) -> Self:
-        """Start, with the default timeout."""
+        """Start with the default timeout."""
         await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop, with the default timeout."""
+        """Stop with the default timeout."""
         await self.stop()
 
     def log_tail(self, lines: int = _TAIL_LINES) -> str:
-        """Return the last lines of the process's output.
-
-        Args:
-            lines: How many.
-        """
+        """Return the last lines of the output."""
         try:
             with self.config.log_path.open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - 32_768))
@@ -136,12 +129,12 @@ class EngineProcess:
             return ""
 
     def _spawn(self) -> int:
-        # The engine's data and log hold requests and results, in clear unless the journal is encrypted.
+        # Data and log contain requests and results, unencrypted by default.
         make_private_folder(self.config.data_dir)
-        if self.config.sockets:  # the folder of the sockets, so that it can be opened before they are there
+        if self.config.sockets:  # the folder must exist before the sockets are opened
             make_private_folder(self.config.ingress_socket.parent)
         self.config.log_path.parent.mkdir(parents=True, exist_ok=True)
-        # Settings in the caller's own environment were meant for another server, and would win over ours.
+        # RESTATE_ variables of this process are for another server and would override the settings.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RESTATE_")}
         try:
             with open(self.config.log_path, "ab", opener=open_private) as log:
@@ -156,11 +149,11 @@ class EngineProcess:
                     umask=PRIVATE_UMASK,
                 )
         except OSError as error:
-            raise EngineError(f"restate-server at {self.binary} can't be run: {error.strerror}") from error
+            raise EngineError(f"restate-server at {self.binary} cannot be run: {error.strerror}") from error
         return self._process.pid
 
-    async def _ready(self, limit: timedelta) -> None:
-        give_up = time.monotonic() + limit.total_seconds()
+    async def _wait_until_ready(self, limit: timedelta) -> None:
+        deadline = time.monotonic() + limit.total_seconds()
         probes = (
             (f"{self.admin_url}/health", self.config.admin_socket),
             (f"{self.ingress_url}/restate/health", self.config.ingress_socket),
@@ -169,18 +162,18 @@ class EngineProcess:
             async with self._probe(path) as http:
                 while not await _healthy(http, url):
                     self._fail_if_ended()
-                    if time.monotonic() > give_up:
+                    if time.monotonic() > deadline:
                         place = str(path) if self.config.sockets else url
                         raise EngineError(
-                            f"restate-server wasn't ready within {limit.total_seconds():g} s ({place} doesn't answer); "
-                            f"the end of {self.config.log_path}:\n{self.log_tail()}"
+                            f"restate-server was not ready within {limit.total_seconds():g} s: "
+                            f"no response from {place}; end of {self.config.log_path}:\n{self.log_tail()}"
                         )
                     await asyncio.sleep(_POLL)
         self._fail_if_ended()
 
     @asynccontextmanager
     async def _probe(self, path: Path) -> AsyncIterator[httpx.AsyncClient]:
-        """Open a client that asks one listener: at its port, or at its socket."""
+        """Open a client for a port or socket."""
         with connectable(path) if self.config.sockets else nullcontext() as uds:
             transport = httpx.AsyncHTTPTransport(uds=uds, verify=tls_context())
             async with httpx.AsyncClient(timeout=2, trust_env=False, transport=transport) as http:
@@ -190,15 +183,15 @@ class EngineProcess:
         code = self._process.poll() if self._process else None
         if code is not None:
             raise EngineError(
-                f"restate-server ended with code {code} before it was ready; "
-                f"the end of {self.config.log_path}:\n{self.log_tail()}"
+                f"restate-server exited with code {code} during its start; "
+                f"end of {self.config.log_path}:\n{self.log_tail()}"
             )
 
-    async def _ended(self, limit: timedelta) -> bool:
+    async def _wait_for_exit(self, limit: timedelta) -> bool:
         process = self._process
-        give_up = time.monotonic() + limit.total_seconds()
+        deadline = time.monotonic() + limit.total_seconds()
         while process is not None and process.poll() is None:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 return False
             await asyncio.sleep(_POLL)
         self._process = None

@@ -1,8 +1,7 @@
-"""Ends an engine, or another process, whose owner is gone: even ``kill -9`` closes the owner's end of a pipe.
+"""Watchdog that ends processes, such as an engine, after the process that started them has died.
 
-Linux could end a child with its parent (PR_SET_PDEATHSIG), but means the parent's *thread*, and engines are started
-from threads that end. A pipe works everywhere, and closes only when the last process that holds it is gone: that's the
-owner, and what it forked without starting another program.
+It detects the death by a closed pipe, which works for ``kill -9`` on every system. Linux's PR_SET_PDEATHSIG is
+unsuitable: it refers to the parent's thread, and engines are started from threads that end.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from perdure.errors import EngineError
 
 __all__ = ["Watchdog"]
 
-_END = 10.0
+_EXIT_TIMEOUT = 10.0
 
 
 class Watchdog:
-    """A small process that outlives this one for a moment, to end what this one started.
+    """Process that ends the watched processes after the death of this one.
 
     Args:
-        folder: Removed too when this process is gone; None removes nothing.
-        ending: The signal that ends what is watched: at once by default; SIGTERM for who has processes of its own.
+        folder: A folder that it removes as well.
+        ending: The signal for the watched processes. Use SIGTERM for processes with children.
     """
 
     def __init__(self, folder: Path | None = None, *, ending: signal.Signals = signal.SIGKILL) -> None:
@@ -36,10 +35,10 @@ class Watchdog:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> Self:
-        """Start it; it watches nothing yet.
+        """Start the watchdog, without watched processes.
 
         Raises:
-            EngineError: Python can't be started.
+            EngineError: Python cannot be started.
         """
         command = [sys.executable, "-I", "-S", str(Path(watcher.__file__)), str(self._ending.value)]
         if self._folder is not None:
@@ -51,37 +50,37 @@ class Watchdog:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                start_new_session=True,  # Ctrl-C is for its owner
+                start_new_session=True,  # so that Ctrl-C reaches the owner only
             )
         except OSError as error:
-            raise EngineError(f"the watchdog of restate-server can't be started: {error.strerror}") from error
+            raise EngineError(f"cannot start the watchdog of restate-server: {error.strerror}") from error
         return self
 
     def watch(self, pid: int) -> None:
-        """Watch a process too.
-
-        Args:
-            pid: A child of this process that was just started.
+        """Watch a child process that was just started.
 
         Raises:
-            EngineError: The watchdog isn't there.
+            EngineError: The watchdog does not run.
         """
         try:
-            self._tell(str(pid))
+            self._send(str(pid))
         except (BrokenPipeError, ValueError) as error:
-            raise EngineError("the watchdog of restate-server has ended, so nobody would end the server") from error
+            raise EngineError(
+                "the watchdog of restate-server has ended: the server would outlive this process"
+            ) from error
 
     def dismiss(self) -> None:
-        """End it; what it watched is let be."""
+        """End the watchdog and leave the watched processes running."""
         if self._process is None:
             return
-        with suppress(BrokenPipeError, ValueError):  # it's gone, as was asked
-            self._tell(watcher.DISMISSED)
-        self._process.communicate(timeout=_END)
+        with suppress(BrokenPipeError, ValueError):  # it has ended already
+            self._send(watcher.DISMISSED)
+        self._process.communicate(timeout=_EXIT_TIMEOUT)
         self._process = None
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         if self._process is None or self._process.stdin is None:
-            raise ValueError("the watchdog isn't started")
+            raise ValueError("the watchdog is not started")
+
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()

@@ -1,8 +1,7 @@
-"""The process behind `perdure.engine.watchdog`: runs by itself, with the standard library only.
+"""Process of `perdure.engine.watchdog`, which uses the standard library only.
 
-Its arguments are the number of a signal and, if need be, a folder. It reads lines from its input: a process id to
-watch, or ``dismissed``. When the input ends without that, its owner is gone; then it sends the signal to what it
-watches, and removes the folder.
+Its arguments are a signal number and optionally a folder. Each input line is a process ID to watch, or ``dismissed``.
+If the input ends without that, the owner has died: the process sends the signal and removes the folder.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ _PAUSE = 0.05
 
 
 def main() -> int:
-    """Watch until dismissed, or until the owner is gone."""
+    """Watch until dismissed or until the owner dies."""
     number, *folders = sys.argv[1:]
     watched: list[Callable[[], None]] = []
     for line in sys.stdin:
         if line.strip() == DISMISSED:
             return 0
-        with suppress(ProcessLookupError):  # it ended already
-            watched.append(_ending(int(line), int(number)))
-    for end in watched:
+        with suppress(ProcessLookupError):  # it has ended already
+            watched.append(_signal_sender(int(line), int(number)))
+    for send_signal in watched:
         with suppress(ProcessLookupError):
-            end()
+            send_signal()
     for folder in folders:
         _remove(Path(folder))
     return 0
 
 
-def _ending(pid: int, number: int) -> Callable[[], None]:
-    """Return what sends the signal. On Linux it can't hit a stranger that got the same id later."""
+def _signal_sender(pid: int, number: int) -> Callable[[], None]:
+    """Return a function that sends the signal. On Linux, it is safe against reused process IDs."""
     if hasattr(os, "pidfd_open"):
         handle = os.pidfd_open(pid)
         return lambda: signal.pidfd_send_signal(handle, number)
@@ -48,7 +47,7 @@ def _ending(pid: int, number: int) -> Callable[[], None]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the folder; a process that is just dying may still write to it."""
+    """Remove the folder, repeatedly, since dying processes may still write to it."""
     for _ in range(_REMOVE_ATTEMPTS):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

@@ -27,7 +27,7 @@ STEP_HEADER = "x-perdure-step"
 
 
 class HandlerRole(Enum):
-    """Role of a handler in its service."""
+    """HandlerRole of a handler in its service."""
 
     HANDLER = "handler"
     WORKFLOW = "workflow"

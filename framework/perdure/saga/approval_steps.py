@@ -62,7 +62,7 @@ async def request_approval(
             await ObjectClient(ctx, leave_approval, approval_id).send(leave)
             raise
         if outcome.outcome is ApprovalResult.TIMED_OUT:
-            raise ApprovalTimeout(f"approval timeout after {request.time_in_all}", metadata={"approval": approval_id})
+            raise ApprovalTimeout(f"approval timeout after {request.total_timeout}", metadata={"approval": approval_id})
         if outcome.outcome is ApprovalResult.WITHDRAWN:
             raise Refused(
                 f"approval '{approval_id}' was withdrawn: {outcome.reason}",

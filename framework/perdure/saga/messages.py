@@ -12,7 +12,7 @@ from perdure._runtime.plain_text import Reason
 from perdure.saga.schema import ROLLBACKS, AuditEntry, CompensationHandler, OperatorAction, RollbackRequest
 from perdure.saga.status import CompensationState, RollbackState
 from perdure.security.signed_actions import SignedAction
-from perdure.security.user_names import Person
+from perdure.security.user_names import UserName
 from perdure.targets import Target
 
 NEVER_COMPLETED_HEADER = "x-perdure-never-completed"
@@ -180,7 +180,7 @@ class StepAction(_Input):
 
     position: int
     act: OperatorAction
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     payload: JsonValue = None
     proof: SignedAction | None = None
@@ -308,7 +308,7 @@ class DeadLetterActionRequest(_Input):
     """
 
     id: str
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     payload: JsonValue = None
     proof: SignedAction | None = None
@@ -327,7 +327,7 @@ class BulkActionRequest(_Input):
     """
 
     act: OperatorAction
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     filter: DeadLetterFilter
     proofs: dict[str, SignedAction] = Field(default={}, max_length=1000)

@@ -330,7 +330,7 @@ class Orchestration:
             Cancelled: This invocation was cancelled; the approval is withdrawn.
             InvalidInput: The quorum is larger than the number of approvers, or a name or text is too long.
             Unauthenticated: Signatures are required, and the caller is not authenticated; terminal, 401. See
-                `perdure.approvals.config.ApprovalsConfig`.
+                `perdure.approvals.service.ApprovalsConfig`.
 
         Example:
             outcome = await cp.request_approval(cp.key, timedelta(hours=24), approvers=["group:finance"], quorum=2)

@@ -396,7 +396,7 @@ class SagaReconciler:
 async def _act_on(admin: AdminClient, invocation_id: str, action: InvocationAction) -> bool:
     """Apply an action to an invocation; return False if its state does not allow it."""
     try:
-        await admin.act(invocation_id, action)
+        await admin.control_invocation(invocation_id, action)
     except EngineError as error:
         if error.status_code not in (404, 409):
             raise

@@ -15,10 +15,9 @@ from pydantic import JsonValue
 from perdure.saga.messages import DeadLetter, StepAction
 from perdure.saga.schema import DEAD_LETTERS, NONCES_KEY, OperatorAction
 from perdure.security.credentials import Role
-from perdure.security.encodings import payload_digest
+from perdure.security.encodings import json_digest
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, SignedAction
-from perdure.security.signing_rules import get_signing_rules
+from perdure.security.signed_actions import ActorKey, SignedAction, get_signing_rules
 from perdure.state import State
 
 __all__ = ["CheckedAction", "check_action", "sign_action"]
@@ -93,7 +92,7 @@ async def check_action(
         nonces = await _nonces(ctx).get() or nonces
     signer, nonces = get_signing_rules().check(
         request.proof,
-        act=request.act.value,
+        action=request.act.value,
         target=_target(f"{ctx.key()}/{request.position}"),
         payload_digest=_digest(payload, redriven),
         now=now,
@@ -113,7 +112,7 @@ def _target(letter_id: str) -> str:
 
 
 def _digest(payload: JsonValue, redriven: int) -> str:
-    return payload_digest({"payload": payload, "redriven": redriven})
+    return json_digest({"payload": payload, "redriven": redriven})
 
 
 def _details(payload: JsonValue) -> JsonValue:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from perdure._runtime.plain_text import Reason
 from perdure.schedules.recurrence import ScheduledTarget, ScheduleSpec
 from perdure.security.signed_actions import SignedAction
-from perdure.security.user_names import Person
+from perdure.security.user_names import UserName
 from perdure.targets import Target
 
 INDEX_KEY: Final = "all"
@@ -79,7 +79,7 @@ class ScheduleRequest(ScheduleSpec):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     signed_action: SignedAction | None = None
 
@@ -98,7 +98,7 @@ class ScheduleActionRequest(_Input):
         signed_action: The signed action, see `sign_action`; required where operator actions must be signed.
     """
 
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     signed_action: SignedAction | None = None
 
@@ -107,7 +107,7 @@ class ScheduleCommand(_Input):
     """Action of a handler on a schedule; unsigned, since it comes from inside the engine."""
 
     action: ScheduleAction
-    actor: Person
+    actor: UserName
     reason: Reason = ""
     spec: ScheduleSpec | None = None
 

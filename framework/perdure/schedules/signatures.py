@@ -18,10 +18,9 @@ from perdure.schedules.messages import ScheduleAction, ScheduleStatus
 from perdure.schedules.recurrence import ScheduleSpec
 from perdure.schedules.schema import NONCES_KEY
 from perdure.security.credentials import Role
-from perdure.security.encodings import payload_digest
+from perdure.security.encodings import json_digest
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, SignedAction
-from perdure.security.signing_rules import get_signing_rules
+from perdure.security.signed_actions import ActorKey, SignedAction, get_signing_rules
 from perdure.state import State
 
 
@@ -85,7 +84,7 @@ async def authorize(
     nonces = State(ctx, NONCES_KEY, NonceLog, default=NonceLog())
     actor, used = get_signing_rules().check(
         request.signed_action,
-        act=action.value,
+        action=action.value,
         target=_target(ctx.key()),
         payload_digest=digest,
         now=await Time(ctx).now(),
@@ -102,12 +101,12 @@ async def authorize(
 
 def schedule_digest(spec: ScheduleSpec, generation: int) -> str:
     """Return the digest of a schedule as displayed to an operator."""
-    return payload_digest({"spec": _canonical(spec), "generation": generation})
+    return json_digest({"spec": _canonical(spec), "generation": generation})
 
 
 def spec_digest(spec: ScheduleSpec) -> str:
     """Return the digest of a specification to be set."""
-    return payload_digest({"spec": _canonical(spec)})
+    return json_digest({"spec": _canonical(spec)})
 
 
 def _canonical(spec: ScheduleSpec) -> dict[str, JsonValue]:

@@ -1,6 +1,4 @@
-"""Who may do what, and how it is proved: keys, signed acts, links, the engine's identity, encryption at rest."""
-
-from __future__ import annotations
+"""Authentication, authorisation and encryption: keys, signed actions, links, request identity, journal encryption."""
 
 from typing import TYPE_CHECKING
 
@@ -11,44 +9,82 @@ if TYPE_CHECKING:
     from perdure.security.codec import JournalCodec, codec_from_environment, new_encryption_key
     from perdure.security.config import SecurityConfig, ValidationMode
     from perdure.security.credentials import Credential, Role, issue_credential
-    from perdure.security.encodings import payload_digest
+    from perdure.security.encodings import json_digest
     from perdure.security.identity import IdentityVerifier
     from perdure.security.keys import BadSignature, PrivateKey, PublicKey
     from perdure.security.links import Link, mint_link, read_link
-    from perdure.security.middleware import SecurityMiddleware
+    from perdure.security.middleware import RequestInfo, RequestValidationResult, SecurityMiddleware, SecurityValidator
     from perdure.security.nonces import NonceLog
     from perdure.security.secrets import SecretFiles, refuse_default_secrets
-    from perdure.security.signed_actions import ActorKey, SignedAction, TrustedKeys, VerifiedActor
-    from perdure.security.signing_rules import (
+    from perdure.security.signed_actions import (
+        ActorKey,
+        SignedAction,
         SigningMode,
         SigningRules,
         SigningSettings,
+        TrustedKeys,
+        VerifiedActor,
         get_signing_rules,
         set_signing_rules,
     )
-    from perdure.security.validator import RequestFacts, RequestValidationResult, SecurityValidator
 
 _MODULES = {
-    "perdure.security.signed_actions": ("ActorKey", "SignedAction", "TrustedKeys", "VerifiedActor"),
-    "perdure.security.callers": ("CALLER_HEADER", "Caller", "CallerKind", "CallTarget", "sign_call", "verify_call"),
-    "perdure.security.codec": ("JournalCodec", "codec_from_environment", "new_encryption_key"),
-    "perdure.security.config": ("SecurityConfig", "ValidationMode"),
-    "perdure.security.credentials": ("Credential", "Role", "issue_credential"),
-    "perdure.security.encodings": ("payload_digest",),
+    "perdure.security.callers": (
+        "CALLER_HEADER",
+        "Caller",
+        "CallerKind",
+        "CallTarget",
+        "sign_call",
+        "verify_call",
+    ),
+    "perdure.security.codec": (
+        "JournalCodec",
+        "codec_from_environment",
+        "new_encryption_key",
+    ),
+    "perdure.security.config": (
+        "SecurityConfig",
+        "ValidationMode",
+    ),
+    "perdure.security.credentials": (
+        "Credential",
+        "Role",
+        "issue_credential",
+    ),
+    "perdure.security.encodings": ("json_digest",),
     "perdure.security.identity": ("IdentityVerifier",),
-    "perdure.security.keys": ("BadSignature", "PrivateKey", "PublicKey"),
-    "perdure.security.links": ("Link", "mint_link", "read_link"),
-    "perdure.security.middleware": ("SecurityMiddleware",),
+    "perdure.security.keys": (
+        "BadSignature",
+        "PrivateKey",
+        "PublicKey",
+    ),
+    "perdure.security.links": (
+        "Link",
+        "mint_link",
+        "read_link",
+    ),
+    "perdure.security.middleware": (
+        "RequestInfo",
+        "RequestValidationResult",
+        "SecurityMiddleware",
+        "SecurityValidator",
+    ),
     "perdure.security.nonces": ("NonceLog",),
-    "perdure.security.signing_rules": (
+    "perdure.security.secrets": (
+        "SecretFiles",
+        "refuse_default_secrets",
+    ),
+    "perdure.security.signed_actions": (
+        "ActorKey",
+        "SignedAction",
         "SigningMode",
         "SigningRules",
         "SigningSettings",
+        "TrustedKeys",
+        "VerifiedActor",
         "get_signing_rules",
         "set_signing_rules",
     ),
-    "perdure.security.secrets": ("SecretFiles", "refuse_default_secrets"),
-    "perdure.security.validator": ("RequestFacts", "RequestValidationResult", "SecurityValidator"),
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)
@@ -67,7 +103,7 @@ __all__ = [
     "NonceLog",
     "PrivateKey",
     "PublicKey",
-    "RequestFacts",
+    "RequestInfo",
     "RequestValidationResult",
     "Role",
     "SecretFiles",
@@ -84,9 +120,9 @@ __all__ = [
     "codec_from_environment",
     "get_signing_rules",
     "issue_credential",
+    "json_digest",
     "mint_link",
     "new_encryption_key",
-    "payload_digest",
     "read_link",
     "refuse_default_secrets",
     "set_signing_rules",

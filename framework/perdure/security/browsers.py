@@ -1,37 +1,38 @@
-"""Rules that keep web pages away from what asks for no password: the ingress, the admin API, a service's port.
+"""Protection of unauthenticated ports against web pages: the ingress, the admin API and the ports of services.
 
-A browser sends requests for every page that it shows, to this machine too. Two things tell such a request apart. It
-carries ``Origin`` or ``Sec-Fetch-Site``, which no page can leave out or change. Or, after DNS rebinding, its ``Host``
-is a name of the attacker's. A program such as curl or an SDK sends neither of the first, and names the host that it was
-given.
+Browsers send requests of any page, also to the local machine. Such a request has an ``Origin`` or ``Sec-Fetch-Site``
+header, which a page cannot omit or change; or, after DNS rebinding, a ``Host`` that the attacker owns. Programs such as
+curl send neither header, and the host that they were given.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from perdure.errors import ConfigurationError
+from perdure._runtime import sdk
+from perdure.errors import ConfigurationError, Forbidden
 
 __all__ = [
     "LOOPBACK_HOSTS",
     "BrowserRules",
     "Refusal",
-    "headers_named",
+    "header_values",
     "host_name",
     "is_rebindable",
     "is_sent_by_page",
-    "names_of",
+    "normalize_host_names",
+    "reject_web_pages",
 ]
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
-"""Names of this machine that nobody else can point elsewhere."""
+"""Names of the local machine, which DNS cannot redirect."""
 
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)\.?(?::[0-9]{1,5})?", re.ASCII)
-_READS: Final = re.compile(rb"/restate/(?:health|invocation|workflow|attach|output|lookup)(?:/|\Z)")
+_READ_PATHS: Final = re.compile(rb"/restate/(?:health|invocation|workflow|attach|output|lookup)(?:/|\Z)")
 _OWN_PAGES: Final = re.compile(rb"/ui(?:/|\Z)")
 
 _PRIVATE_DOMAINS: Final = frozenset({"internal", "local", "localhost", "test"})
@@ -41,12 +42,12 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request is refused.
+    """Response to a refused request.
 
     Args:
         status: The HTTP status.
         code: The machine-readable reason.
-        message: What was refused, and what to do. It holds nothing that the caller sent.
+        message: The reason and the action to take, without content of the request.
     """
 
     status: int
@@ -56,15 +57,15 @@ class Refusal:
 
 @dataclass(frozen=True)
 class BrowserRules:
-    """Decides if a request comes from a web page that may not call.
+    """Rules that refuse requests of web pages.
 
     Args:
-        hosts: Names in ``Host`` that are taken, without a port.
-        origins: Origins of pages that may call.
-        has_pages: The server shows pages of its own under ``/ui``, which may call it.
+        hosts: The accepted host names, without a port.
+        origins: The origins of pages that may call.
+        has_pages: Whether the server serves own pages under ``/ui``, which may call it.
 
     Raises:
-        ConfigurationError: A host is no host name.
+        ConfigurationError: A host name is invalid.
     """
 
     hosts: frozenset[str] = frozenset(LOOPBACK_HOSTS)
@@ -74,21 +75,24 @@ class BrowserRules:
     def __post_init__(self) -> None:
         for host in self.hosts:
             if host_name(host.encode()) != host:
-                raise ConfigurationError(f"'{host}' is no host name without a port, such as api.example.com or [::1]")
+                raise ConfigurationError(
+                    f"'{host}' is not a host name without a port, such as api.example.com or [::1]"
+                )
 
     def refusal(self, method: str, path: bytes, headers: Headers) -> Refusal | None:
-        """Return why a request is refused, None when it is taken.
+        """Return why a request is refused, or None.
 
         Args:
             method: The HTTP method.
-            path: The path as it was sent, without the query.
-            headers: The header fields, names in lower case.
+            path: The path as sent, without the query.
+            headers: The headers.
+
         """
         fields = list(headers)
-        hosts = headers_named(fields, b"host")
-        lengths = headers_named(fields, b"content-length")
-        if len(hosts) != 1 or len(lengths) > 1 or (lengths and headers_named(fields, b"transfer-encoding")):
-            return Refusal(400, "ambiguous_request", "send one Host, and one length of the body at most")
+        hosts = header_values(fields, b"host")
+        lengths = header_values(fields, b"content-length")
+        if len(hosts) != 1 or len(lengths) > 1 or (lengths and header_values(fields, b"transfer-encoding")):
+            return Refusal(400, "ambiguous_request", "send exactly one Host and at most one body length")
         if host_name(hosts[0]) not in self.hosts:
             return Refusal(
                 403,
@@ -96,43 +100,44 @@ class BrowserRules:
                 "this host name is not served here: use 127.0.0.1 or localhost, or add the name to "
                 "PERDURE_PROXY_ALLOWED_HOSTS",
             )
-        origins = [each.decode("latin-1").lower() for each in headers_named(fields, b"origin")]
-        if len(origins) == 1 and (origins[0] in self.origins or self._is_own(origins[0], hosts[0])):
+        origins = [value.decode("latin-1").lower() for value in header_values(fields, b"origin")]
+        if len(origins) == 1 and (origins[0] in self.origins or self._is_own_origin(origins[0], hosts[0])):
             return None
-        if origins or (is_sent_by_page(fields) and not self._is_own_request(method, path, fields)):
+        if origins or (is_sent_by_page(fields) and not self._is_own_page(method, path, fields)):
             return Refusal(
                 403,
                 "browser_origin",
                 "web pages may not call this address: call it from a program, or add the page's origin to "
                 "PERDURE_SECURITY_ALLOWED_ORIGINS",
             )
-        if not self.has_pages and method not in ("POST", "OPTIONS") and not (method == "GET" and _READS.match(path)):
-            # A page can make a browser send a GET without a trace of the page, where it knows no Sec-Fetch-Site.
-            return Refusal(405, "method_not_allowed", "a handler is called with the method POST")
+        if (
+            not self.has_pages
+            and method not in ("POST", "OPTIONS")
+            and not (method == "GET" and _READ_PATHS.match(path))
+        ):
+            # Browsers without Sec-Fetch-Site send GET requests of pages without any sign of the page.
+            return Refusal(405, "method_not_allowed", "call handlers with the method POST")
         return None
 
-    def _is_own(self, origin: str, host: bytes) -> bool:
+    def _is_own_origin(self, origin: str, host: bytes) -> bool:
         own = host.decode("latin-1").lower()
         return self.has_pages and origin in (f"http://{own}", f"https://{own}")
 
-    def _is_own_request(self, method: str, path: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
-        """Tell if a page of the server's own asks, or a person follows a link to one."""
+    def _is_own_page(self, method: str, path: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Return whether one of the server's own pages sends the request, or a person follows a link to one."""
         if not self.has_pages or method != "GET":
             return False
-        if headers_named(headers, b"sec-fetch-site") == [b"same-origin"]:
+        if header_values(headers, b"sec-fetch-site") == [b"same-origin"]:
             return True
-        opened = [headers_named(headers, name) for name in (b"sec-fetch-mode", b"sec-fetch-dest")]
-        return opened == [[b"navigate"], [b"document"]] and _OWN_PAGES.match(path) is not None
+        fetched = [header_values(headers, name) for name in (b"sec-fetch-mode", b"sec-fetch-dest")]
+        return fetched == [[b"navigate"], [b"document"]] and _OWN_PAGES.match(path) is not None
 
 
-def names_of(hosts: Iterable[str]) -> tuple[str, ...]:
-    """Return host names of a setting in lower case.
-
-    Args:
-        hosts: Names without a port.
+def normalize_host_names(hosts: Iterable[str]) -> tuple[str, ...]:
+    """Return host names, without ports, in lower case.
 
     Raises:
-        ValueError: One is no host name.
+        ValueError: A host name is invalid.
     """
     lowered = tuple(host.lower() for host in hosts)
     try:
@@ -142,34 +147,21 @@ def names_of(hosts: Iterable[str]) -> tuple[str, ...]:
     return lowered
 
 
-def headers_named(headers: Headers, name: bytes) -> list[bytes]:
-    """Return all values of a header.
-
-    Args:
-        headers: The header fields, names in lower case.
-        name: The name, in lower case.
-    """
-    return [value for each, value in headers if each == name]
+def header_values(headers: Headers, name: bytes) -> list[bytes]:
+    """Return all values of a header, whose name is given in lower case."""
+    return [value for field, value in headers if field.lower() == name]
 
 
 def host_name(host: bytes) -> str | None:
-    """Return the name in a ``Host`` header in lower case, without the port; None when the header is malformed.
-
-    Args:
-        host: The header's value.
-    """
+    """Return the name of a ``Host`` header in lower case without the port, or None for a malformed header."""
     match = _HOST.fullmatch(host.decode("latin-1").lower())
     return match.group(1) if match else None
 
 
 def is_rebindable(host: str) -> bool:
-    """Tell if an attacker could have pointed a host name at this machine.
+    """Return whether an attacker could point a host name, as from `host_name`, at this machine.
 
-    That takes a name in the public DNS: no address, no name without a dot, none under a domain that is reserved for
-    private networks.
-
-    Args:
-        host: See `host_name`.
+    That requires a name in the public DNS: not an address, a name without a dot, or one in a private domain.
     """
     if host.rpartition(".")[2] in _PRIVATE_DOMAINS or host.endswith(".home.arpa"):
         return False
@@ -181,9 +173,28 @@ def is_rebindable(host: str) -> bool:
 
 
 def is_sent_by_page(headers: Headers) -> bool:
-    """Tell if a browser says that a page has caused a request, and not a person who typed its address.
+    """Return whether a browser marks a request as sent by a page instead of a typed address."""
+    return any(value.strip().lower() != b"none" for value in header_values(headers, b"sec-fetch-site"))
 
-    Args:
-        headers: The header fields, names in lower case.
+
+def reject_web_pages(
+    function: Callable[..., Awaitable[Any]], origins: Collection[str]
+) -> Callable[..., Awaitable[Any]]:
+    """Wrap an SDK handler so that calls of web pages with other origins fail with a terminal 403.
+
+    The ingress serves every page and passes its ``Origin`` to the handler. This check holds without a proxy in front of
+    the ingress.
     """
-    return any(value.strip().lower() != b"none" for value in headers_named(headers, b"sec-fetch-site"))
+
+    async def checked(ctx: Any, *request: Any) -> Any:
+        # Later attempts passed this check before, perhaps with other settings.
+        origin = sdk.initial_header(ctx, "origin")
+        if origin is not None and origin.lower() not in origins and not sdk.is_replaying(ctx):
+            raise Forbidden(
+                "a web page may not call this handler: call it from a program, or add the page's origin to "
+                "PERDURE_SECURITY_ALLOWED_ORIGINS",
+                metadata={"code": "browser_origin"},
+            )
+        return await function(ctx, *request)
+
+    return checked

@@ -1,11 +1,10 @@
-"""Authenticated callers: a signed token says who calls which handler with which body.
+"""Caller tokens: signed headers that authenticate the caller of an invocation.
 
-The ingress passes any header on, so a header alone proves nothing. The console's gateway signs a token with the
-issuer's key for each request that it forwards. A client that holds a credential signs a token with its own key.
+The ingress passes all headers on, so the header must be signed: by the gateway with the issuer's key for each forwarded
+request, or by a client with its own key and credential.
 
-The engine keeps the headers of an invocation in clear, so a token is worth nothing for another handler, key or body,
-and it ends. Until then a copy can repeat the same request: the engine doesn't tell handlers the idempotency key, so a
-token can't be bound to it.
+The engine stores headers in clear. So a token is bound to handler, key and body, and expires. Until then, a copy can
+repeat the same request: handlers do not see the idempotency key, so tokens cannot be bound to it.
 """
 
 from __future__ import annotations
@@ -18,50 +17,50 @@ from typing import Annotated, Final, Self
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 from perdure.errors import InvalidInput, Unauthenticated
-from perdure.security.credentials import Credential, KeyId, Moment, Signed
+from perdure.security.credentials import Credential, KeyId, SignedModel, UtcDateTime
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.security.platform import PlatformId, platform_from_environment
 from perdure.security.signed_actions import ActorKey, Digest, TrustedKeys
-from perdure.security.user_names import PROGRAM_PREFIX, Person
+from perdure.security.user_names import PROGRAM_PREFIX, UserName
 
 __all__ = [
     "CALLER_HEADER",
-    "CALL_WAITS",
+    "CALL_START_WINDOW",
     "MAX_CALLER_TOKEN",
     "CallTarget",
     "Caller",
     "CallerKind",
     "SignedCall",
+    "issue_call_token",
     "sign_call",
     "verify_call",
-    "vouch_for_call",
 ]
 
 CALLER_HEADER: Final = "x-perdure-caller"
 """The header with the token."""
 
-CALL_WAITS: Final = timedelta(days=1)
-"""How long after its signature, and after the delay of a send, a call may begin. Services may be down meanwhile."""
+CALL_START_WINDOW: Final = timedelta(days=1)
+
 
 MAX_CALLER_TOKEN: Final = 16 * 1024
-"""The number of characters that a token may have."""
+"""The maximum length of a token in characters."""
 
 
 class CallerKind(StrEnum):
-    """What a caller is."""
+    """Kind of caller."""
 
     PERSON = "person"
     PROGRAM = "program"
-    """A program with an API key of the gateway's."""
+    """A program with an API key of the gateway."""
 
 
 class Caller(BaseModel):
-    """The authenticated caller of an invocation.
+    """Authenticated caller of an invocation.
 
     Args:
-        name: A person's name, or a program's as ``key:shop``.
-        kind: Which of the two it is.
-        owner: The person who made the program's API key; None for a person.
+        name: A user name, or a program as ``key:shop``.
+        kind: The kind of caller.
+        owner: The user who created the program's API key; None for a person.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,15 +71,15 @@ class Caller(BaseModel):
 
 
 class CallTarget(BaseModel):
-    """The handler that is called.
+    """Called handler.
 
     Args:
         service: The service.
         handler: The handler.
-        key: The key of the virtual object or workflow; empty for a plain service.
+        key: The key of the virtual object or workflow; empty for a service.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")  # frozen, so that it can be a key
+    model_config = ConfigDict(frozen=True, extra="forbid")  # frozen makes it hashable
 
     service: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     handler: Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -90,40 +89,40 @@ class CallTarget(BaseModel):
         return "/".join(part for part in (self.service, self.key, self.handler) if part)
 
 
-class SignedCall(Signed):
-    """One call by one caller, signed by the caller or by an issuer.
+class SignedCall(SignedModel):
+    """Content of a caller token, signed by the caller or by an issuer.
 
     Args:
-        platform: The platform that it is for.
+        platform: The platform on which the token is valid.
         caller: The caller's name.
-        kind: What the caller is.
-        owner: The person who made the program's API key.
-        target: The handler.
-        body_digest: SHA-256 of the body before it is encrypted.
-        at: When it was signed.
-        expires_at: Until when the invocation may begin, not included.
-        signer: The public key that signs it.
-        credential: The signer's credential; None when an issuer signs.
-        signature: The signer's.
+        kind: The kind of caller.
+        owner: The user who created the program's API key.
+        target: The called handler.
+        body_digest: The SHA-256 of the body before encryption.
+        at: The time of the signature.
+        expires_at: The time before which the invocation must begin.
+        signer: The signer's public key.
+        credential: The signer's credential; None if an issuer signs.
+        signature: The signer's signature.
     """
 
     platform: PlatformId
     caller: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     kind: CallerKind
-    owner: Person | None = None
+    owner: UserName | None = None
     target: CallTarget
     body_digest: Digest
-    at: Moment
-    expires_at: Moment
+    at: UtcDateTime
+    expires_at: UtcDateTime
     signer: KeyId
     credential: Credential | None = None
 
     @model_validator(mode="after")
-    def _named_as_its_kind(self) -> Self:
+    def _check_caller(self) -> Self:
         if (self.kind is CallerKind.PROGRAM) is not self.caller.startswith(PROGRAM_PREFIX):
-            raise ValueError(f"the names of programs, and of nobody else, begin with '{PROGRAM_PREFIX}'")
+            raise ValueError(f"names of programs, and no others, begin with '{PROGRAM_PREFIX}'")
         if (self.kind is CallerKind.PROGRAM) is (self.owner is None):
-            raise ValueError("programs, and nobody else, have an owner")
+            raise ValueError("programs, and no other callers, have an owner")
         if self.credential is not None and (
             self.kind is not CallerKind.PERSON
             or self.credential.actor != self.caller
@@ -138,7 +137,7 @@ class SignedCall(Signed):
         return b"perdure call 1"
 
 
-def vouch_for_call(
+def issue_call_token(
     issuer: PrivateKey,
     caller: Caller,
     target: CallTarget,
@@ -148,20 +147,20 @@ def vouch_for_call(
     at: datetime,
     platform: str | None = None,
 ) -> str:
-    """Return a token for a caller whom the issuer has authenticated. Not in handlers.
+    """Return a token for a caller whom the issuer has authenticated.
 
     Args:
         issuer: The issuer's key.
         caller: The caller.
-        target: The handler.
-        body: The body before it is encrypted.
-        delay: How much later a send begins.
-        at: Now.
-        platform: The platform that it is for; this process's by default.
+        target: The called handler.
+        body: The body before encryption.
+        delay: The delay of a send.
+        at: The current time.
+        platform: The platform on which the token is valid; that of this process by default.
 
     Raises:
-        ValidationError: A name or a key is too long or invalid.
-        InvalidInput: The token would be too long for a header.
+        ValidationError: A name or key is invalid or too long.
+        InvalidInput: The token is too long for a header.
     """
     return _token(
         issuer,
@@ -170,7 +169,7 @@ def vouch_for_call(
         body,
         credential=None,
         at=at,
-        expires_at=at + delay + CALL_WAITS,
+        expires_at=at + delay + CALL_START_WINDOW,
         platform=platform_from_environment() if platform is None else platform,
     )
 
@@ -182,17 +181,17 @@ def sign_call(
     *,
     at: datetime,
 ) -> str:
-    """Return a token for a call that a person signs with their own key. Not in handlers.
+    """Return a token for a call that a person signs with their own key.
 
     Args:
         key: The person's key.
-        target: The handler.
-        body: The body before it is encrypted.
-        at: Now.
+        target: The called handler.
+        body: The body before encryption.
+        at: The current time.
 
     Raises:
-        ValidationError: A name or a key is too long or invalid.
-        InvalidInput: The token would be too long for a header, as with a credential of very many groups.
+        ValidationError: A name or key is invalid or too long.
+        InvalidInput: The token is too long for a header, for example because of a credential with many groups.
     """
     return _token(
         key.private_key,
@@ -201,72 +200,69 @@ def sign_call(
         body,
         credential=key.credential,
         at=at,
-        expires_at=at + CALL_WAITS,
+        expires_at=at + CALL_START_WINDOW,
         platform=key.credential.platform,
     )
 
 
 def verify_call(
-    trust: TrustedKeys,
+    trusted_keys: TrustedKeys,
     token: str,
     *,
     target: CallTarget,
     body: bytes | None,
     now: datetime,
 ) -> Caller:
-    """Return the caller that a token proves. Pure.
+    """Return the authenticated caller of a token. Pure.
 
     Args:
-        trust: The issuers and the platform that are trusted.
-        token: The token, as it came in.
-        target: The handler that is called.
-        body: The body as the handler has it; None for a handler that takes no input.
-        now: The moment.
+        trusted_keys: The trusted issuers and the platform.
+        token: The received token.
+        target: The called handler.
+        body: The decrypted body; None for a handler without input.
+        now: The current time.
 
     Raises:
-        Unauthenticated: The token is forged, for another call or platform, expired, or by a signer that isn't trusted.
+        Unauthenticated: The token is forged, expired, for another call or platform, or its signer is not trusted.
     """
-    signed = read_call(trust, token)
+    signed = read_signed_call(trusted_keys, token)
     if signed.credential is not None:
-        trust.check_credential(signed.credential, now)
-    expected = {
-        "target": (signed.target, target),
-        "body": (signed.body_digest, signed.body_digest if body is None else hashlib.sha256(body).hexdigest()),
-    }
-    for name, (said, found) in expected.items():
-        if said != found:
-            raise _refused(f"is for another {name}", name)
-    if signed.at > now + trust.clock_skew:
-        raise _refused(f"is signed at {signed.at:%Y-%m-%d %H:%M:%S} UTC, in the future: set the clock", "future")
-    if now >= signed.expires_at + trust.clock_skew or (
-        signed.credential is not None and signed.expires_at - signed.at > CALL_WAITS
+        trusted_keys.check_credential(signed.credential, now)
+    if signed.target != target:
+        raise _refused("is for another target", "target")
+    if body is not None and signed.body_digest != hashlib.sha256(body).hexdigest():
+        raise _refused("is for another body", "body")
+    if signed.at > now + trusted_keys.clock_skew:
+        raise _refused(f"is signed in the future, at {signed.at:%Y-%m-%d %H:%M:%S} UTC: check the clock", "future")
+    if now >= signed.expires_at + trusted_keys.clock_skew or (
+        signed.credential is not None and signed.expires_at - signed.at > CALL_START_WINDOW
     ):
         raise _refused(f"expired at {signed.expires_at:%Y-%m-%d %H:%M:%S} UTC: send the request again", "expired")
     return Caller(name=signed.caller, kind=signed.kind, owner=signed.owner)
 
 
-def read_call(trust: TrustedKeys, token: str) -> SignedCall:
-    """Return a token's call if a trusted issuer signed it, or a key whose credential a trusted issuer signed.
+def read_signed_call(trusted_keys: TrustedKeys, token: str) -> SignedCall:
+    """Return the content of a token that is signed directly or indirectly by a trusted issuer.
 
-    It tells who has started an invocation, however long ago. Whether an invocation may begin takes `verify_call`.
+    It identifies the caller of an earlier invocation, without regard to expiry. Use `verify_call` to admit a call.
 
     Args:
-        trust: The issuers and the platform that are trusted.
+        trusted_keys: The trusted issuers and the platform.
         token: The token.
 
     Raises:
-        Unauthenticated: The token is forged, for another platform, or by a signer that isn't trusted.
+        Unauthenticated: The token is forged, for another platform, or its signer is not trusted.
     """
-    signed = SignedCall.from_token(token, longest=MAX_CALLER_TOKEN)
+    signed = SignedCall.from_token(token, max_length=MAX_CALLER_TOKEN)
     if signed is None:
-        raise _refused("can't be read: it may have been cut off", "caller_token")
-    trust.check_platform(signed.platform)
-    if signed.signer in trust.revoked:
-        raise _refused("is by a key that is revoked", "revoked")
-    key = trust.issuer(signed.signer) if signed.credential is None else PublicKey.parse(signed.signer)
+        raise _refused("is malformed: it may have been cut off", "caller_token")
+    trusted_keys.check_platform(signed.platform)
+    if signed.signer in trusted_keys.revoked:
+        raise _refused("is signed by a revoked key", "revoked")
+    key = trusted_keys.issuer(signed.signer) if signed.credential is None else PublicKey.parse(signed.signer)
     try:
         if signed.credential is not None:
-            signed.credential.check_signature(trust.issuer(signed.credential.issuer))
+            signed.credential.check_signature(trusted_keys.issuer(signed.credential.issuer))
         signed.check_signature(key)
     except BadSignature:
         raise _refused("is not signed by the key that it names", "caller_signature") from None
@@ -298,9 +294,9 @@ def _token(
         credential=credential,
     ).token()
     if len(token) > MAX_CALLER_TOKEN:
-        raise InvalidInput(f"the caller's token has {len(token)} characters; {MAX_CALLER_TOKEN} are allowed")
+        raise InvalidInput(f"the caller token has {len(token)} characters; the limit is {MAX_CALLER_TOKEN}")
     return token
 
 
-def _refused(what: str, why: str) -> Unauthenticated:
-    return Unauthenticated(f"the token in {CALLER_HEADER} {what}", metadata={"why": why})
+def _refused(problem: str, reason: str) -> Unauthenticated:
+    return Unauthenticated(f"the token in {CALLER_HEADER} {problem}", metadata={"why": reason})

@@ -1,4 +1,4 @@
-"""How a process that serves handlers protects itself: production by default, development by choice."""
+"""Security settings of processes that serve handlers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from perdure._runtime.checks import invalid_settings
 from perdure._runtime.time_scale import refuse_scaled_time
 from perdure.errors import ConfigurationError
-from perdure.security.browsers import names_of
+from perdure.security.browsers import normalize_host_names
 from perdure.security.codec import JournalCodec
 from perdure.security.keys import PublicKey
 from perdure.security.platform import DEFAULT_PLATFORM, PLATFORM_SETTING, PlatformId
@@ -36,21 +36,21 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 
 class ValidationMode(StrEnum):
-    """What becomes of a request that breaks a rule."""
+    """Treatment of requests that violate a rule."""
 
     STRICT = "strict"
-    """It is refused, with 401 or 403."""
+    """Refuse with 401 or 403."""
     PERMISSIVE = "permissive"
-    """It is logged and counted, and let through."""
+    """Log, count and serve."""
     DISABLED = "disabled"
-    """Nothing is checked."""
+    """Check nothing."""
 
 
-def _listed(value: Any) -> Any:
+def _split(value: Any) -> Any:
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
-def _key(text: str) -> str:
+def _key_id(text: str) -> str:
     try:
         return PublicKey.parse(text).id
     except ConfigurationError as error:
@@ -61,7 +61,7 @@ def _origin(text: str) -> str:
     parts = urlsplit(text)
     origin = f"{parts.scheme}://{parts.netloc}"
     if parts.scheme not in ("http", "https") or not parts.netloc or text.rstrip("/") != origin or "*" in text:
-        raise ValueError(f"'{text}' is no origin; one looks like https://console.example.com")
+        raise ValueError(f"'{text}' is not an origin such as https://console.example.com")
     return origin.lower()
 
 
@@ -71,56 +71,46 @@ def _network(text: Any) -> Network:
     try:
         return ip_network(text)
     except ValueError as error:
-        raise ValueError(f"'{text}' is no network in CIDR notation, such as 10.0.0.0/8: {error}") from error
+        raise ValueError(f"'{text}' is not a network in CIDR notation such as 10.0.0.0/8: {error}") from error
 
 
-Keys: TypeAlias = Annotated[
-    tuple[Annotated[str, AfterValidator(_key)], ...],
-    NoDecode,
-    BeforeValidator(_listed),
+Keys: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_key_id)], ...], NoDecode, BeforeValidator(_split)]
+Origins: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
+HostNames: TypeAlias = Annotated[
+    tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(normalize_host_names)
 ]
-Origins: TypeAlias = Annotated[
-    tuple[Annotated[str, AfterValidator(_origin)], ...],
-    NoDecode,
-    BeforeValidator(_listed),
-]
-HostNames: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(names_of)]
 Networks: TypeAlias = Annotated[
-    tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)], ...],
-    NoDecode,
-    BeforeValidator(_listed),
+    tuple[Annotated[Network, BeforeValidator(_network)], ...], NoDecode, BeforeValidator(_split)
 ]
 
 LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
-"""The networks of this machine alone."""
+"""The loopback networks."""
 
 
 class SecurityConfig(SettingsWithSecretFiles):
-    """Security settings, for production unless said otherwise; each is also ``PERDURE_SECURITY_{NAME}``.
+    """Security settings with production defaults, also read from ``PERDURE_SECURITY_{NAME}``.
 
-    Lists are texts with commas between in the environment.
+    Lists are comma-separated in the environment.
 
     Args:
-        profile: ``production`` refuses to start on settings that protect nobody; ``development`` doesn't.
-        enable_request_validation: Check Restate's request identity.
-        signing_keys: Public keys (``publickeyv1_…``) of the engines that may call; several while one takes over from
-            another.
-        require_https: Take requests over HTTPS only, ended here or at a trusted proxy.
-        allowed_origins: Origins of web pages that may call, here and over the ingress. Pages are refused in every mode
-            but ``disabled``, in development too. With an empty list, the default, no page may call.
-        allowed_hosts: Names in the public DNS under which programs of this machine call this process, through a tunnel
-            for example. Any other is refused there, since DNS rebinding gives a web page such a name.
-        restrict_public_access: Keep handlers off the ingress unless they are declared public.
-        validation_mode: What becomes of requests that break a rule.
-        trusted_proxies: Networks of proxies whose ``X-Forwarded-Proto`` is believed.
-        metrics_networks: Networks that may read ``/metrics`` without a token: this machine by default.
-        metrics_token: Bearer token with which everybody else may.
-        platform: The platform's id, ``PERDURE_PLATFORM``; what is signed or sealed for another platform is refused.
-        encryption_keys_file: Keys with which what enters the journal is encrypted, see `JournalCodec.load`; no file,
-            no encryption.
+        profile: ``production`` refuses to start with unsafe settings; ``development`` does not.
+        enable_request_validation: Verify Restate's request identity.
+        signing_keys: The public keys (``publickeyv1_…``) of the engines that may call; several during a rotation.
+        require_https: Accept only requests over HTTPS, terminated here or at a trusted proxy.
+        allowed_origins: The origins of web pages that may call, here and over the ingress. All other pages are refused
+            in every mode but ``disabled``, also in development.
+        allowed_hosts: The public DNS names under which local programs call this process, for example through a tunnel.
+            Other public names are refused on local connections, since DNS rebinding uses them.
+        restrict_public_access: Make handlers private at the ingress unless they are declared public.
+        validation_mode: The treatment of requests that violate a rule.
+        trusted_proxies: The networks of the proxies whose ``X-Forwarded-Proto`` is accepted.
+        metrics_networks: The networks that may read ``/metrics`` without a token; loopback by default.
+        metrics_token: The bearer token for ``/metrics`` from other networks.
+        platform: The platform ID, from ``PERDURE_PLATFORM``. Signatures and encrypted values of others are refused.
+        encryption_keys_file: The keys that encrypt the journal, see `JournalCodec.load`. None disables encryption.
 
     Raises:
-        ConfigurationError: A setting can't be read; the message names it.
+        ConfigurationError: A setting is invalid; the message names it.
     """
 
     model_config = SettingsConfigDict(
@@ -147,30 +137,30 @@ class SecurityConfig(SettingsWithSecretFiles):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _explain(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+    def _explain(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         try:
-            return check(given)
+            return validate(values)
         except ValidationError as error:
             raise invalid_settings("SecurityConfig", error) from error
 
     @classmethod
     def development(cls, **settings: Any) -> SecurityConfig:
-        """Return settings for a developer's machine: nothing is checked unless it is asked for.
+        """Return settings for a developer's machine, where requests are not validated by default.
 
         Args:
-            settings: What is to be different; the environment counts here, too.
+            settings: Settings that override the environment and the defaults.
         """
         return _Development(**settings)
 
     @classmethod
     def from_environment(cls) -> SecurityConfig:
-        """Return the settings of the profile that ``PERDURE_SECURITY_PROFILE`` names; production when it names none.
+        """Return the settings of the profile in ``PERDURE_SECURITY_PROFILE``, by default production.
 
         Raises:
-            ConfigurationError: A setting can't be read; the message names it.
+            ConfigurationError: A setting is invalid; the message names it.
         """
-        chosen = cls()
-        return chosen if chosen.profile == "production" else _Development()
+        config = cls()
+        return config if config.profile == "production" else _Development()
 
     @property
     def keys(self) -> tuple[PublicKey, ...]:
@@ -178,10 +168,10 @@ class SecurityConfig(SettingsWithSecretFiles):
         return tuple(PublicKey.parse(text) for text in self.signing_keys)
 
     def codec(self) -> JournalCodec | None:
-        """Return what encrypts the journal, or None when it is kept in clear.
+        """Return the codec that encrypts the journal, or None without encryption.
 
         Raises:
-            ConfigurationError: The keys can't be read.
+            ConfigurationError: The keys cannot be read.
         """
         if self.encryption_keys_file is None:
             return None
@@ -189,27 +179,27 @@ class SecurityConfig(SettingsWithSecretFiles):
         return JournalCodec.load(self.encryption_keys_file, platform=self.platform, check_mode=check_mode)
 
     def check_start(self) -> Self:
-        """Refuse settings that can't work or, in production, protect nobody.
+        """Refuse inconsistent settings and, in production, unsafe ones.
 
         Returns:
-            The settings themselves.
+            The settings.
 
         Raises:
-            ConfigurationError: Says which setting, and what to do.
+            ConfigurationError: A setting is inconsistent or unsafe.
         """
         validates = self.enable_request_validation and self.validation_mode is not ValidationMode.DISABLED
         if validates and not self.signing_keys:
             raise ConfigurationError(
-                "requests are to be checked, but no engine's key is known: set PERDURE_SECURITY_SIGNING_KEYS "
-                "(`perdure keys new FILE` makes a key and shows its public half)"
+                "request validation needs an engine's public key: set PERDURE_SECURITY_SIGNING_KEYS "
+                "(`perdure keys new FILE` creates a key and shows its public key)"
             )
         if self.profile == "production":
             if known := sorted(KNOWN_PUBLIC_KEYS.intersection(self.signing_keys)):
-                raise ConfigurationError(f"{known[0]} is out of the documentation: make a key of your own")
+                raise ConfigurationError(f"{known[0]} is an example key of the documentation: create your own key")
             if not validates:
                 raise ConfigurationError(
-                    "in production nobody's requests go unchecked: leave PERDURE_SECURITY_ENABLE_REQUEST_VALIDATION "
-                    "and PERDURE_SECURITY_VALIDATION_MODE alone, or say PERDURE_SECURITY_PROFILE=development"
+                    "production requires request validation: unset PERDURE_SECURITY_ENABLE_REQUEST_VALIDATION and "
+                    "PERDURE_SECURITY_VALIDATION_MODE, or set PERDURE_SECURITY_PROFILE=development"
                 )
             refuse_default_secrets({"PERDURE_SECURITY_METRICS_TOKEN": self.metrics_token})
             refuse_scaled_time("a service in production")
@@ -217,7 +207,7 @@ class SecurityConfig(SettingsWithSecretFiles):
 
 
 class _Development(SecurityConfig):
-    """The same, with the defaults of a developer's machine."""
+    """Settings with development defaults."""
 
     profile: Literal["production", "development"] = "development"
     enable_request_validation: bool = False

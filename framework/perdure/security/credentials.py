@@ -1,8 +1,7 @@
-"""Credentials: an issuer says who someone is, what they may do, and with which key they act.
+"""Credentials: an issuer's signed statement of an actor's name, roles, groups and key.
 
-They work as OpenSSH's certificates do: whoever checks an act needs the issuers' public keys and no directory of people.
-A credential ends by its date; one that has to end before is named in
-`perdure.security.signed_actions.TrustedKeys.revoked`.
+They work like OpenSSH certificates: a service verifies them with the issuers' public keys, without a directory of
+users. A credential is valid until it expires or is listed in `perdure.security.signed_actions.TrustedKeys.revoked`.
 """
 
 from __future__ import annotations
@@ -20,176 +19,176 @@ from perdure.errors import ConfigurationError
 from perdure.security.encodings import base64url_decode, base64url_encode, canonical_json
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.security.platform import PlatformId, platform_from_environment
-from perdure.security.user_names import Person, check_name
+from perdure.security.user_names import UserName, check_name
 
-__all__ = ["Credential", "Group", "KeyId", "Moment", "Role", "Serial", "Signature", "Signed", "issue_credential"]
+__all__ = [
+    "Credential",
+    "Group",
+    "KeyId",
+    "Role",
+    "Serial",
+    "Signature",
+    "SignedModel",
+    "UtcDateTime",
+    "issue_credential",
+]
 
 MAX_GROUPS: Final = 100
 
 
 class Role(StrEnum):
-    """What someone may do. No role contains another, but everyone who has one may look."""
+    """Role of a user. No role includes another, except that every role may view."""
 
     VIEWER = "viewer"
-    """Look at everything."""
+    """May view everything."""
     APPROVER = "approver"
-    """Decide approvals."""
+    """May decide approvals."""
     OPERATOR = "operator"
-    """Decide about dead letters, invocations and schedules."""
+    """May act on dead letters, invocations and schedules."""
     ADMINISTRATOR = "administrator"
-    """Decide who has which role."""
+    """May manage users and their roles."""
 
 
-def _in_utc(moment: datetime) -> datetime:
+def _to_utc(value: datetime) -> datetime:
     try:
-        return moment.astimezone(UTC)
+        return value.astimezone(UTC)
     except OverflowError as error:
-        raise ValueError("this moment is beyond the calendar") from error
+        raise ValueError("the time is out of range") from error
 
 
-def _as_public_key(text: str) -> str:
+def _key_id(text: str) -> str:
     try:
         return PublicKey.parse(text).id
     except ConfigurationError as error:
         raise ValueError(str(error)) from error
 
 
-def _as_group(name: str) -> str:
+def _group_name(name: str) -> str:
     group = check_name(name)
     if not group:
-        raise ValueError("a group's name may not be empty")
+        raise ValueError("the name of a group cannot be empty")
     return group
 
 
-def _sorted_once(items: tuple[Any, ...]) -> tuple[Any, ...]:
+def _sorted_set(items: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(sorted(set(items)))
 
 
-Moment: TypeAlias = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-"""A moment, kept in UTC so that it is always written in one way."""
+UtcDateTime: TypeAlias = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+"""Time in UTC, so that it has one spelling."""
 
-KeyId: TypeAlias = Annotated[str, StringConstraints(max_length=64), AfterValidator(_as_public_key)]
-"""A public key as text, see `PublicKey.id`."""
+KeyId: TypeAlias = Annotated[str, StringConstraints(max_length=64), AfterValidator(_key_id)]
+"""Public key as text, see `PublicKey.id`."""
 
-Group: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_as_group)]
-"""A group's name, 1 to 200 characters; kept in the form in which people's names are."""
+Group: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_group_name)]
+"""Canonical group name of 1 to 200 characters."""
 
 Serial: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{22}$")]
-"""128 bits that were never drawn before."""
+"""128 random bits in base64url."""
 
 Signature: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{86}$")]
-"""64 bytes in base64url."""
+"""Ed25519 signature in base64url."""
 
 
 def new_serial() -> str:
-    """Draw a `Serial`. Not for handlers, which would draw another one at each replay."""
+    """Return a random `Serial`. Do not call it in handlers: a replay would return another one."""
     return secrets.token_urlsafe(16)
 
 
-class Signed(BaseModel):
-    """Something that is signed as a whole. Its bytes begin with its kind, so that it can't pass for another kind."""
+class SignedModel(BaseModel):
+    """Base of signed messages. The signed bytes begin with the kind, so that one kind cannot pass for another."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     signature: Signature
 
     def signed_bytes(self) -> bytes:
-        """Return what the signature is over: the kind, and everything but the signature as canonical JSON."""
-        return self._kind() + b"\n" + canonical_json(self.model_dump(mode="json", exclude={"signature"}))
+        """Return the bytes that are signed: the kind, and all other fields as canonical JSON."""
+        return self._kind() + b"\n" + self._content()
 
     def check_signature(self, key: PublicKey) -> None:
-        """Check the signature.
-
-        Args:
-            key: Whose it should be.
+        """Verify the signature.
 
         Raises:
-            BadSignature: It isn't this key's.
+            BadSignature: The signature was not made with this key.
         """
         try:
             signature = base64url_decode(self.signature)
         except ValueError as error:
-            raise BadSignature("the signature is misspelled") from error
+            raise BadSignature("the signature is malformed") from error
         key.verify(self.signed_bytes(), signature)
 
     def token(self) -> str:
-        """Return this as text for a header or an address; `from_token` reads it."""
-        content = canonical_json(self.model_dump(mode="json", exclude={"signature"}))
-        return f"{base64url_encode(content)}.{self.signature}"
+        """Return the message as text for a header or URL."""
+        return f"{base64url_encode(self._content())}.{self.signature}"
 
     @classmethod
-    def from_token(cls, token: str, *, longest: int) -> Self | None:
-        """Return what a token says, without checking its signature; None when `token` has not written it.
-
-        Args:
-            token: The token.
-            longest: The number of characters that it may have.
-        """
+    def from_token(cls, token: str, *, max_length: int) -> Self | None:
+        """Return the message of a token without checking its signature; None for a malformed token."""
         content, dot, signature = token.partition(".")
-        if not dot or len(token) > longest:
+        if not dot or len(token) > max_length:
             return None
         try:
             body = base64url_decode(content)
             fields = json.loads(body)
             if not isinstance(fields, dict):
                 return None
-            found = cls.model_validate({**fields, "signature": signature})
-        except (ValueError, RecursionError):  # pydantic's error is a ValueError, too
+            message = cls.model_validate({**fields, "signature": signature})
+        except (ValueError, RecursionError):  # includes pydantic's ValidationError
             return None
-        # Only the spelling that was signed is taken.
-        return found if canonical_json(found.model_dump(mode="json", exclude={"signature"})) == body else None
+        # Only the signed spelling is accepted.
+        return message if message._content() == body else None  # noqa: SLF001 - of the same class
 
     @classmethod
     def signed_by(cls, signer: PrivateKey, /, **fields: Any) -> Self:
-        """Make one, and sign it.
-
-        Args:
-            signer: Whose signature it gets.
-            fields: All fields but the signature.
+        """Return a message with these fields, signed.
 
         Raises:
-            ValidationError: A field is not as it should be.
+            ValidationError: A field is invalid.
         """
         unsigned = cls(signature="A" * 86, **fields)
         return unsigned.model_copy(update={"signature": base64url_encode(signer.sign(unsigned.signed_bytes()))})
+
+    def _content(self) -> bytes:
+        return canonical_json(self.model_dump(mode="json", exclude={"signature"}))
 
     @classmethod
     def _kind(cls) -> bytes:
         raise NotImplementedError
 
 
-class Credential(Signed):
-    """Who someone is, by an issuer's word.
+class Credential(SignedModel):
+    """Signed statement about an actor.
 
     Args:
-        actor: Who.
-        roles: What they may do.
-        groups: What they belong to.
-        key: The public key that they sign with.
-        platform: The platform that it is for; everything that is signed under it is for that platform only.
-        serial: This credential, and no other.
-        issued_at: From when it holds.
-        expires_at: Until when, not included.
-        issuer: The public key of who says so.
-        signature: The issuer's.
+        actor: The user name.
+        roles: The actor's roles.
+        groups: The actor's groups.
+        key: The public key with which the actor signs.
+        platform: The platform on which the credential, and everything signed under it, is valid.
+        serial: The unique serial number.
+        issued_at: The start of its validity.
+        expires_at: The end of its validity, exclusive.
+        issuer: The issuer's public key.
+        signature: The issuer's signature.
     """
 
-    actor: Person
-    roles: Annotated[tuple[Role, ...], AfterValidator(_sorted_once)]
-    groups: Annotated[tuple[Group, ...], AfterValidator(_sorted_once)] = ()
+    actor: UserName
+    roles: Annotated[tuple[Role, ...], AfterValidator(_sorted_set)]
+    groups: Annotated[tuple[Group, ...], AfterValidator(_sorted_set)] = ()
     key: KeyId
     platform: PlatformId
     serial: Serial
-    issued_at: Moment
-    expires_at: Moment
+    issued_at: UtcDateTime
+    expires_at: UtcDateTime
     issuer: KeyId
 
     @model_validator(mode="after")
-    def _lasts(self) -> Self:
+    def _check_limits(self) -> Self:
         if self.expires_at <= self.issued_at:
-            raise ValueError("a credential expires after it was issued")
+            raise ValueError("expires_at must be later than issued_at")
         if len(self.groups) > MAX_GROUPS:
-            raise ValueError(f"a credential names at most {MAX_GROUPS} groups")
+            raise ValueError(f"a credential contains at most {MAX_GROUPS} groups")
         return self
 
     @classmethod
@@ -208,24 +207,21 @@ def issue_credential(
     now: datetime,
     platform: str | None = None,
 ) -> Credential:
-    """Say who someone is.
+    """Issue a credential.
 
     Args:
         issuer: The issuer's key.
-        actor: Who.
-        key: The public key that they sign with.
-        roles: What they may do.
-        groups: What they belong to.
-        lifetime: How long the credential holds.
-        now: From when; aware.
-        platform: The platform that it is for; this process's by default, see `perdure.security.platform`.
-
-    Returns:
-        The credential, signed.
+        actor: The user name.
+        key: The public key with which the actor signs.
+        roles: The actor's roles.
+        groups: The actor's groups.
+        lifetime: The duration of its validity.
+        now: The start of its validity, with a time zone.
+        platform: The platform on which it is valid; that of this process by default.
 
     Raises:
-        ConfigurationError: This process's platform has an invalid id.
-        ValidationError: A name or the platform's id is invalid, a role is unknown, or the lifetime isn't positive.
+        ConfigurationError: The platform ID of this process is invalid.
+        ValidationError: A name, role or platform ID is invalid, or the lifetime is not positive.
     """
     return Credential.signed_by(
         issuer,

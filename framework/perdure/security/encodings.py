@@ -1,7 +1,6 @@
-"""How keys, signatures and what is signed are written: each value in one way only.
+"""Encodings of keys, signatures and signed content, with one valid spelling per value.
 
-A reader that takes several spellings of a signature lets one act or link pass for two, so what isn't spelled as the
-writer here spells it is refused.
+Decoders refuse other spellings: otherwise one signature could pass for two.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-__all__ = ["base58_decode", "base58_encode", "base64url_decode", "base64url_encode", "canonical_json", "payload_digest"]
+__all__ = ["base58_decode", "base58_encode", "base64url_decode", "base64url_encode", "canonical_json", "json_digest"]
 
 _BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _BASE58_VALUE: Final = {character: value for value, character in enumerate(_BASE58)}
-_LONGEST_BASE58: Final = 128
+_MAX_BASE58: Final = 128
 
 
 def base58_encode(data: bytes) -> str:
-    """Return bytes in base 58, in Bitcoin's alphabet, as Restate writes public keys."""
+    """Return bytes in base 58 with Bitcoin's alphabet, as in Restate's public keys."""
     number = int.from_bytes(data, "big")
     digits = []
     while number:
@@ -33,24 +32,24 @@ def base58_encode(data: bytes) -> str:
 
 
 def base58_decode(text: str) -> bytes:
-    """Return the bytes of a text in base 58.
+    """Return the bytes of a base 58 text of at most 128 characters.
 
     Raises:
-        ValueError: It holds other characters than the alphabet's, or more than 128.
+        ValueError: The text is too long or contains a character outside the alphabet.
     """
-    if len(text) > _LONGEST_BASE58:
-        raise ValueError(f"{len(text)} characters are too many")
+    if len(text) > _MAX_BASE58:
+        raise ValueError(f"{len(text)} characters exceed the limit of {_MAX_BASE58}")
     number = 0
     for character in text:
         if character not in _BASE58_VALUE:
-            raise ValueError(f"{character!r} is no character of base 58")
+            raise ValueError(f"{character!r} is not a base 58 character")
         number = number * 58 + _BASE58_VALUE[character]
     zeros = len(text) - len(text.lstrip("1"))
     return bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
 def base64url_encode(data: bytes) -> str:
-    """Return bytes in base 64 for addresses, without padding (RFC 4648, section 5)."""
+    """Return bytes in base64url without padding (RFC 4648, section 5)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
@@ -58,33 +57,26 @@ def base64url_decode(text: str) -> bytes:
     """Return the bytes of a text that `base64url_encode` wrote.
 
     Raises:
-        ValueError: It is not spelled so: padding, white space, other characters, or bits that belong to no byte.
+        ValueError: The text is spelled differently: padding, white space, other characters, or unused bits.
     """
     try:
         data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error) as error:
         raise ValueError("not base64url") from error
     if base64url_encode(data) != text:
-        raise ValueError("not base64url as it is written here")
+        raise ValueError("not canonical base64url")
     return data
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return a JSON value as bytes: sorted keys, no white space, UTF-8. Equal values give equal bytes.
+    """Return a JSON value as bytes with sorted keys, no white space and UTF-8. Equal values give equal bytes.
 
-    It never fails on what was read from JSON: also numbers that are none, and half characters, have a spelling.
-
-    Args:
-        value: What JSON can say.
+    It accepts everything that Python reads from JSON, including NaN and lone surrogates.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode("utf-8", "surrogatepass")
 
 
-def payload_digest(payload: JsonValue) -> str:
-    """Return the SHA-256 of a value's canonical JSON, in hexadecimal.
-
-    Args:
-        payload: What is shown to people before they act, or what they ask for.
-    """
-    return hashlib.sha256(canonical_json(payload)).hexdigest()
+def json_digest(value: JsonValue) -> str:
+    """Return the SHA-256 of a value's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()

@@ -1,7 +1,7 @@
-"""Links that decide: one approval, once, until they expire, for one person, and only for what that person was shown.
+"""Decision links: signed tokens with which one person decides one approval once.
 
-A link is a secret of its bearer's, like a letter. Opening it must never decide: mail scanners open links. The page
-behind it shows what it is about, and a person's POST decides.
+A link is a bearer secret. Opening it must not decide, since mail scanners open links: the page shows the request, and
+a POST decides.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from typing import Annotated, Final
 from pydantic import StringConstraints
 
 from perdure.errors import Conflict, Forbidden, Unauthenticated
-from perdure.security.credentials import Moment, Signed
+from perdure.security.credentials import SignedModel, UtcDateTime
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.security.platform import PlatformId, platform_from_environment
 from perdure.security.signed_actions import Digest
-from perdure.security.user_names import Person
+from perdure.security.user_names import UserName
 
 __all__ = ["Link", "mint_link", "read_link"]
 
-MAX_TOKEN: Final = 4096
+MAX_TOKEN_LENGTH: Final = 4096
 
 CLOCK_SKEW: Final = timedelta(seconds=30)
-"""How far the minter's clock may be ahead."""
+"""The tolerated lead of the issuer's clock."""
 
 
-class Link(Signed):
-    """What a link stands for.
+class Link(SignedModel):
+    """Content of a decision link.
 
     Args:
         approval_id: The approval.
-        person: Who decides with it.
-        payload_digest: Digest of what the person is shown.
-        issued_at: When the link was made. A revocation ends the links that were issued before it.
-        expires_at: Until when, not included.
-        nonce: This link, and no other; it counts once, see `perdure.security.nonces.NonceLog`.
-        platform: The platform that it is for.
-        signature: The minter's.
+        person: The person who may decide with it.
+        payload_digest: The digest of the payload shown to the person.
+        issued_at: The time of issue. A revocation invalidates the links issued before it.
+        expires_at: The expiry, exclusive.
+        nonce: The link's unique nonce, see `perdure.security.nonces.NonceLog`.
+        platform: The platform on which the link is valid.
+        signature: The issuer's signature.
     """
 
     approval_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    person: Person
+    person: UserName
     payload_digest: Digest
-    issued_at: Moment
-    expires_at: Moment
+    issued_at: UtcDateTime
+    expires_at: UtcDateTime
     nonce: Annotated[str, StringConstraints(min_length=16, max_length=64)]
     platform: PlatformId
 
@@ -54,21 +54,21 @@ class Link(Signed):
         return b"perdure link 2"
 
     def check(self, *, approval_id: str, payload_digest: str) -> None:
-        """Refuse a link that is about something else. Use its nonce afterwards.
+        """Check that the link is for this approval and payload. Use its nonce afterwards.
 
         Args:
-            approval_id: The approval that is to be decided.
-            payload_digest: Digest of what it is about now.
+            approval_id: The approval.
+            payload_digest: The digest of its current payload.
 
         Raises:
             Forbidden: The link is for another approval.
-            Conflict: What it is about has changed since the link was made.
+            Conflict: The payload has changed since the link was issued.
         """
         if self.approval_id != approval_id:
             raise Forbidden("this link is for another approval", metadata={"why": "target"})
         if self.payload_digest != payload_digest:
             raise Conflict(
-                "what is to be decided has changed since this link was sent: ask for a new one",
+                "the request has changed since this link was sent: ask for a new one",
                 metadata={"why": "payload"},
             )
 
@@ -84,20 +84,20 @@ def mint_link(
     nonce: str,
     platform: str | None = None,
 ) -> str:
-    """Make a link's token, for an address. The same arguments give the same token, as a replay needs it.
+    """Return a link's token for a URL. It is deterministic, so handlers may call it.
 
     Args:
-        key: Who answers for it.
-        approval_id: The approval.
-        person: Who is to decide.
-        payload_digest: Digest of what they are shown.
-        issued_at: The moment; aware.
-        expires_at: Until when; aware.
-        nonce: 16 to 64 characters that nobody can guess.
-        platform: The platform that it is for; this process's by default, see `perdure.security.platform`.
+        key: The issuer's key.
+        approval_id: See `Link`.
+        person: See `Link`.
+        payload_digest: See `Link`.
+        issued_at: See `Link`.
+        expires_at: See `Link`.
+        nonce: 16 to 64 unpredictable characters.
+        platform: The platform on which the link is valid; that of this process by default.
 
     Raises:
-        ValidationError: An argument is not as `Link` says.
+        ValidationError: An argument is invalid.
     """
     link = Link.signed_by(
         key,
@@ -113,20 +113,20 @@ def mint_link(
 
 
 def read_link(token: str, keys: Iterable[PublicKey], *, now: datetime, platform: str | None = None) -> Link:
-    """Check a link's token. Check also what it is about, and use its nonce: see `Link.check`.
+    """Return the verified link of a token. Call `Link.check` and use its nonce afterwards.
 
     Args:
-        token: The token, as it came in.
-        keys: The minters' keys; several while one takes over from another.
-        now: The moment.
-        platform: The platform that it has to be for; this process's by default.
+        token: The received token.
+        keys: The issuers' keys; several during a rotation.
+        now: The current time.
+        platform: The platform on which the link must be valid; that of this process by default.
 
     Raises:
-        Unauthenticated: It is forged, misspelled, for another platform, expired, or issued in the future.
+        Unauthenticated: The link is malformed, forged, for another platform, expired, or issued in the future.
     """
-    link = Link.from_token(token, longest=MAX_TOKEN)
+    link = Link.from_token(token, max_length=MAX_TOKEN_LENGTH)
     if link is None:
-        raise Unauthenticated("this is no link of ours: it may have been cut off", metadata={"why": "link"})
+        raise Unauthenticated("this link is malformed: it may have been cut off", metadata={"why": "link"})
     for key in keys:
         try:
             link.check_signature(key)
@@ -134,12 +134,12 @@ def read_link(token: str, keys: Iterable[PublicKey], *, now: datetime, platform:
         except BadSignature:
             continue
     else:
-        raise Unauthenticated("this link is not one of ours", metadata={"why": "link_signature"})
+        raise Unauthenticated("this link is not signed by a trusted key", metadata={"why": "link_signature"})
     if link.platform != (platform_from_environment() if platform is None else platform):
         raise Unauthenticated(f"this link is for the platform '{link.platform}'", metadata={"why": "platform"})
     if link.issued_at > now + CLOCK_SKEW:
         raise Unauthenticated(
-            f"this link is issued at {link.issued_at:%Y-%m-%d %H:%M:%S} UTC, which is in the future: set the clock",
+            f"this link was issued in the future, at {link.issued_at:%Y-%m-%d %H:%M:%S} UTC: check the clock",
             metadata={"why": "link_early"},
         )
     if now >= link.expires_at:

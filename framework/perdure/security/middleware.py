@@ -1,43 +1,179 @@
-"""ASGI middleware that lets nobody in who doesn't belong."""
+"""Request validation and the ASGI middleware that refuses unauthorised requests."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from ipaddress import ip_address
+from typing import Any, Final, Literal, Self
 
 from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send
+from perdure.errors import IdentityError
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import SECURITY_REFUSALS
-from perdure.security.browsers import host_name, is_rebindable, is_sent_by_page
-from perdure.security.config import LOOPBACK, SecurityConfig, ValidationMode
-from perdure.security.validator import RequestFacts, SecurityValidator, is_within
+from perdure.security.browsers import header_values, host_name, is_rebindable, is_sent_by_page
+from perdure.security.config import LOOPBACK, Network, SecurityConfig, ValidationMode
+from perdure.security.identity import IdentityVerifier
 
-__all__ = ["OPEN_PATHS", "PageGuard", "SecurityMiddleware"]
+__all__ = [
+    "PUBLIC_PATHS",
+    "RequestInfo",
+    "RequestValidationResult",
+    "SecurityMiddleware",
+    "SecurityRule",
+    "SecurityValidator",
+    "WebPageMiddleware",
+    "is_within",
+]
 
-OPEN_PATHS: Final = frozenset({"/health", "/ready"})
-"""What everybody may ask: who starts and stops processes has no key. The answers tell nothing about the business."""
+PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
+"""Paths without access control, for supervisors that have no key. Their responses contain no business data."""
 
+SecurityRule = Literal["https", "origin", "identity"]
+
+_STATUS: Final[dict[SecurityRule, int]] = {"https": 403, "origin": 403, "identity": 401}
 _METRICS: Final = "/metrics"
-_PATIENCE: Final = timedelta(seconds=5)
-_ENOUGH: Final = 1024 * 1024
+_READ_TIMEOUT: Final = timedelta(seconds=5)
+_MAX_READ_BYTES: Final = 1024 * 1024
 
 log = get_logger(__name__)
 
 
-class SecurityMiddleware:
-    """Refuses, or in the permissive mode only reports, requests that break a rule of the configuration.
-
-    ``/health`` and ``/ready`` are open. ``/metrics`` isn't the engine's to read, so it has its own rule: this machine
-    (`SecurityConfig.metrics_networks`), or a bearer token. Everything else must keep all rules.
+@dataclass(frozen=True, kw_only=True)
+class RequestInfo:
+    """Properties of a request that the rules check.
 
     Args:
-        app: What is protected.
-        config: The rules.
+        path: The decoded path.
+        headers: The ASGI headers.
+        scheme: ``http`` or ``https``, as this process sees it.
+        peer: The address of the connected client; None if unknown.
+    """
+
+    path: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    scheme: str = "http"
+    peer: str | None = None
+
+    @classmethod
+    def from_scope(cls, scope: Mapping[str, Any]) -> Self:
+        """Return the properties of an ASGI request."""
+        client = scope.get("client")
+        return cls(
+            path=scope["path"],
+            headers=tuple((bytes(name), bytes(value)) for name, value in scope["headers"]),
+            scheme=scope.get("scheme") or "http",
+            peer=client[0] if client else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestValidationResult:
+    """Result of `SecurityValidator.validate`.
+
+    Args:
+        valid: Whether the request satisfies all rules.
+        rule: The violated rule.
+        error_message: The reason, without content of the request.
+        key_index: The index of the signing key that the request is signed with; -1 for none.
+        request_origin: The origin of the web page that sent the request; empty for none.
+    """
+
+    valid: bool
+    rule: SecurityRule | None = None
+    error_message: str = ""
+    key_index: int = -1
+    request_origin: str = ""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status: 401 for an unauthenticated caller, 403 for other violations."""
+        return 200 if self.rule is None else _STATUS[self.rule]
+
+
+@dataclass
+class SecurityValidator:
+    """Validates requests in the order HTTPS, origin, identity.
+
+    Args:
+        config: The security settings.
+    """
+
+    config: SecurityConfig
+    _verifier: IdentityVerifier = field(init=False, repr=False)
+    _index: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        keys = self.config.keys
+        self._verifier = IdentityVerifier(keys)
+        self._index = {key.id: index for index, key in enumerate(keys)}
+
+    def validate(self, request: RequestInfo, *, now: float | None = None) -> RequestValidationResult:
+        """Validate a request. With the mode ``disabled``, every request is valid.
+
+        Args:
+            request: The request.
+            now: The Unix time; that of the system clock by default.
+        """
+        config = self.config
+        origins = [value.decode("latin-1") for value in header_values(request.headers, b"origin")]
+        origin = ", ".join(origins)[:200]
+        if config.validation_mode is ValidationMode.DISABLED:
+            return RequestValidationResult(valid=True, request_origin=origin)
+
+        def violation(rule: SecurityRule, message: str) -> RequestValidationResult:
+            return RequestValidationResult(valid=False, rule=rule, error_message=message, request_origin=origin)
+
+        if config.require_https and not self._is_https(request):
+            return violation("https", "HTTPS required but request received over HTTP")
+        if any(value.lower() not in config.allowed_origins for value in origins):
+            return violation("origin", "origin not allowed")
+        index = -1
+        if config.enable_request_validation:
+            try:
+                key = self._verifier.verify(request.headers, request.path, now=time.time() if now is None else now)
+            except IdentityError as error:
+                return violation("identity", str(error))
+            index = self._index[key.id]
+        return RequestValidationResult(valid=True, key_index=index, request_origin=origin)
+
+    def _is_https(self, request: RequestInfo) -> bool:
+        if request.scheme == "https":
+            return True
+        if not is_within(request.peer, self.config.trusted_proxies):
+            return False
+        # Chained proxies append to the list, and one of them may be reached over HTTP: all entries must be https.
+        forwarded = header_values(request.headers, b"x-forwarded-proto")
+        schemes = [part.strip().lower() for value in forwarded for part in value.split(b",")]
+        return bool(schemes) and all(scheme == b"https" for scheme in schemes)
+
+
+def is_within(peer: str | None, networks: tuple[Network, ...]) -> bool:
+    """Return whether an address is in one of the networks; False for None and malformed addresses."""
+    try:
+        address = ip_address(peer or "")
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in networks)
+
+
+class SecurityMiddleware:
+    """ASGI middleware that refuses requests that violate a rule, or in the permissive mode only reports them.
+
+    `PUBLIC_PATHS` are open. ``/metrics`` is not for the engine, so it has a separate rule: a client in
+    `SecurityConfig.metrics_networks`, or a bearer token.
+
+    Args:
+        app: The protected app.
+        config: The security settings.
 
     Raises:
-        ConfigurationError: They can't work, see `SecurityConfig.check_start`.
+        ConfigurationError: The settings are refused, see `SecurityConfig.check_start`.
     """
 
     def __init__(self, app: ASGIApp, config: SecurityConfig) -> None:
@@ -46,66 +182,67 @@ class SecurityMiddleware:
         self._validator = SecurityValidator(config)
         self._token = None if config.metrics_token is None else config.metrics_token.get_secret_value()
         if config.validation_mode is ValidationMode.DISABLED:
-            log.warning("security is disabled: every request is taken, whoever sent it")
+            log.warning("security is disabled: requests are not checked")
         elif not config.enable_request_validation:
-            log.warning("requests are taken without the engine's signature", mode=config.validation_mode.value)
+            log.warning("request identity is not verified", mode=config.validation_mode.value)
         elif config.validation_mode is ValidationMode.PERMISSIVE:
-            log.warning("security is permissive: requests that break a rule are logged, and taken")
+            log.warning("security is permissive: requests that violate a rule are logged and served")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or refuse it."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        """Serve or refuse a request."""
+        if scope["type"] != "http" or scope["path"] in PUBLIC_PATHS:
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(RequestFacts.from_scope(scope))
+        refusal = self._refusal(RequestInfo.from_scope(scope))
         if refusal is None:
             await self._app(scope, receive, send)
         else:
             await _refuse(receive, send, *refusal)
 
-    def _refusal(self, request: RequestFacts) -> tuple[int, str] | None:
+    def _refusal(self, request: RequestInfo) -> tuple[int, str] | None:
         mode = self._config.validation_mode
         if mode is ValidationMode.DISABLED:
             return None
-        rule, status, message, origin = self._broken_rule(request)
+        rule, status, message, origin = self._violation(request)
         if not rule:
             return None
         SECURITY_REFUSALS.count(rule=rule, mode=mode.value)
-        # The path is cut, since it is a stranger's. Nothing of the headers: there may be secrets in them.
-        facts = {"rule": rule, "reason": message, "path": request.path[:200], "peer": request.peer, "origin": origin}
+        # The path is truncated, since it is untrusted. Headers can contain secrets, so none are logged.
+        details = {"rule": rule, "reason": message, "path": request.path[:200], "peer": request.peer, "origin": origin}
         if mode is ValidationMode.PERMISSIVE:
-            log.warning("a request broke a security rule and was let through (permissive)", **facts)
+            log.warning("served a request that violates a security rule (permissive)", **details)
             return None
-        log.warning("refused a request", status=status, **facts)
+        log.warning("refused a request", status=status, **details)
         return status, message
 
-    def _broken_rule(self, request: RequestFacts) -> tuple[str, int, str, str]:
-        """Return the name of the rule, the status, the message and the origin; no name when all is well."""
+    def _violation(self, request: RequestInfo) -> tuple[str, int, str, str]:
+        """Return the violated rule, the status, the message and the origin; an empty rule for a valid request."""
         if request.path == _METRICS:
             if self._may_read_metrics(request):
                 return "", 200, "", ""
-            return "metrics", 401, "metrics are for this machine, or with the token", ""
+            return "metrics", 401, "metrics require a local connection or the metrics token", ""
         result = self._validator.validate(request)
         return result.rule or "", result.status, result.error_message, result.request_origin
 
-    def _may_read_metrics(self, request: RequestFacts) -> bool:
+    def _may_read_metrics(self, request: RequestInfo) -> bool:
         if is_within(request.peer, self._config.metrics_networks):
             return True
-        given = request.values(b"authorization")
-        if self._token is None or len(given) != 1:
+        values = header_values(request.headers, b"authorization")
+        if self._token is None or len(values) != 1:
             return False
-        return hmac.compare_digest(given[0], b"Bearer " + self._token.encode())
+        return hmac.compare_digest(values[0], b"Bearer " + self._token.encode())
 
 
-class PageGuard:
-    """Refuses requests that a web page has caused, whatever the profile: a browser sends those to this machine, too.
+class WebPageMiddleware:
+    """ASGI middleware that refuses requests of web pages in both profiles, since browsers reach local ports, too.
 
-    A page is known by ``Origin`` or ``Sec-Fetch-Site``; after DNS rebinding, by a ``Host`` in the public DNS on a
-    connection from this machine, where the engine's signature doesn't tell who calls.
+    It detects a page by ``Origin`` or ``Sec-Fetch-Site``, and after DNS rebinding by a public DNS name in ``Host`` on
+    a local connection without the engine's signature.
+
 
     Args:
-        app: What is protected.
-        config: Which pages and hosts may call; None lets no page in.
+        app: The protected app.
+        config: The settings with allowed origins and hosts; None allows none.
     """
 
     def __init__(self, app: ASGIApp, config: SecurityConfig | None) -> None:
@@ -113,17 +250,17 @@ class PageGuard:
         self._origins = frozenset(config.allowed_origins if config else ())
         self._hosts = frozenset(config.allowed_hosts if config else ())
         mode = config.validation_mode if config else ValidationMode.PERMISSIVE
-        self._off = mode is ValidationMode.DISABLED
+        self._disabled = mode is ValidationMode.DISABLED
         self._verified = mode is ValidationMode.STRICT and config is not None and config.enable_request_validation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or refuse it."""
-        if self._off or scope["type"] != "http" or not (why := self._reason(scope)):
+        """Serve or refuse a request."""
+        if self._disabled or scope["type"] != "http" or not (reason := self._reason(scope)):
             await self._app(scope, receive, send)
             return
         SECURITY_REFUSALS.count(rule="origin", mode=ValidationMode.STRICT.value)
-        log.warning("refused a request of a web page", reason=why, path=scope["path"][:200])
-        await _refuse(receive, send, 403, why)
+        log.warning("refused a request of a web page", reason=reason, path=scope["path"][:200])
+        await _refuse(receive, send, 403, reason)
 
     def _reason(self, scope: Scope) -> str:
         origins, hosts, from_page = [], [], False
@@ -138,7 +275,7 @@ class PageGuard:
             return ""
         if origins or from_page:
             return "web pages may not call this address (PERDURE_SECURITY_ALLOWED_ORIGINS)"
-        if self._verified and scope["path"] != _METRICS and scope["path"] not in OPEN_PATHS:
+        if self._verified and scope["path"] != _METRICS and scope["path"] not in PUBLIC_PATHS:
             return ""
         client = scope.get("client")
         names = [host_name(host) for host in hosts]
@@ -151,21 +288,21 @@ class PageGuard:
 
 
 async def _refuse(receive: Receive, send: Send, status: int, message: str) -> None:
-    """Answer at once, then let the caller finish sending, within limits.
+    """Respond at once, then read the rest of the request, within limits.
 
-    The engine ends its side only when it has seen the status, and granian sends the status with a first chunk.
+    The engine ends its stream only after it has received the status, which granian sends with the first chunk.
     """
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": f"{message}\n".encode(), "more_body": True})
-    taken = 0
+    size = 0
     try:
-        async with asyncio.timeout(_PATIENCE.total_seconds()):
-            while taken < _ENOUGH:
+        async with asyncio.timeout(_READ_TIMEOUT.total_seconds()):
+            while size < _MAX_READ_BYTES:
                 event = await receive()
-                taken += len(event.get("body", b""))
+                size += len(event.get("body", b""))
                 if event["type"] == "http.disconnect" or not event.get("more_body", False):
                     break
     except TimeoutError:
-        log.warning("a refused request didn't end by itself", status=status)
+        log.warning("a refused request did not end in time", status=status)
     await send({"type": "http.response.body", "body": b"", "more_body": False})

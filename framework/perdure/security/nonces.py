@@ -1,11 +1,9 @@
-"""What counts once: the nonces of signed acts and of links that were used.
+"""Replay protection: the used nonces of signed actions and links.
 
-A log is kept where what is acted on is kept, since the target is part of what is signed: used there, it can't be used
-elsewhere.
+A log belongs to one target, which is part of the signed content, so a nonce cannot be used for another target.
 
-A log has a bound, and whoever may sign an act can fill it, also with acts that are refused. So it is bounded for each
-person: nobody's acts leave no room for somebody else's. It is the person that counts and not the key, since who signs
-in anew, or is issued another credential, has another key. Links have room of their own.
+The log is bounded per person, so that one person's actions leave room for those of others. Its limit counts persons and
+not keys, since a person gets a new key with each sign-in or credential. Links have a separate limit.
 """
 
 from __future__ import annotations
@@ -17,93 +15,83 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from perdure.errors import Conflict, Refused
-from perdure.security.credentials import Moment
+from perdure.security.credentials import UtcDateTime
 
-__all__ = ["NonceLog"]
+__all__ = ["MAX_NONCES", "NONCES_PER_PERSON", "UNRESTRICTED_NONCES", "NonceLog"]
 
-CROWDED: Final = 1000
-"""Up to here anybody may do as many acts as they like: a bulk of dead letters may be of one saga."""
+UNRESTRICTED_NONCES: Final = 1000
+"""Below this number of nonces, the limit per person does not apply: a bulk action can affect one saga many times."""
 
-FOR_EACH: Final = 20
-"""How many of each person's there is room for when it is crowded."""
+NONCES_PER_PERSON: Final = 20
+"""The limit per person above `UNRESTRICTED_NONCES`."""
 
 MAX_NONCES: Final = 3000
-"""How many there are at most, of acts and of links each: it takes a hundred people to come here, so that nobody can
-fill a state without end."""
+"""The limit of actions, and of links, in total. It bounds the size of the state."""
 
 _LINK: Final = "link "
 
 
 class NonceLog(BaseModel):
-    """The nonces that were used, as long as what they belong to would still be fresh. Handlers keep it in their state.
+    """Used nonces, stored in the state of their target until the signed content expires.
 
     Args:
-        used: Until when each one has to be known.
-        whose: A digest of who used it; the version before kept none.
+        used: The expiry of each nonce.
+        used_by: The digest of the person that used each nonce.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    used: dict[str, Moment] = {}
-    whose: dict[str, str] = {}
+    used: dict[str, UtcDateTime] = {}
+    used_by: dict[str, str] = {}
 
-    def use(self, nonce: str, *, until: datetime, now: datetime, by: str = "") -> NonceLog:
-        """Use the nonce of an act.
+    def use(self, nonce: str, *, until: datetime, now: datetime, by: str) -> NonceLog:
+        """Return the log with the nonce of an action, and without expired nonces.
 
         Args:
             nonce: `VerifiedActor.nonce`.
-            until: From then on, the act is refused for its age.
-            now: The moment; nonces whose time is over are forgotten.
-            by: Who acts; those who aren't named have the room of one person, all together.
-
-        Returns:
-            The log to keep.
+            until: `VerifiedActor.fresh_until`.
+            now: The current time.
+            by: The actor.
 
         Raises:
-            Conflict: It was used before.
-            Refused: There is no room for more of this person's (429).
+            Conflict: The nonce was used before.
+            Refused: The person's limit is reached (429).
         """
         return self._use(nonce, until, now, by)
 
     def use_link(self, nonce: str, *, person: str, until: datetime, now: datetime) -> NonceLog:
-        """Use the nonce of a link.
+        """Return the log with the nonce of a link, and without expired nonces.
 
         Args:
-            nonce: The link's.
-            person: Whose link it is.
-            until: Its end.
-            now: The moment; nonces whose time is over are forgotten.
-
-        Returns:
-            The log to keep.
+            nonce: The link's nonce.
+            person: The link's person.
+            until: The link's expiry.
+            now: The current time.
 
         Raises:
-            Conflict: It was used before.
-            Refused: There is no room for more of this person's links (429).
+            Conflict: The nonce was used before.
+            Refused: The person's limit of links is reached (429).
         """
         return self._use(f"{_LINK}{nonce}", until, now, person)
 
     def fresh(self, now: datetime) -> NonceLog:
-        """Return the log without nonces whose time is over.
-
-        Args:
-            now: The moment.
-        """
-        used = {each: end for each, end in self.used.items() if end >= now}
-        return NonceLog(used=used, whose={each: who for each, who in self.whose.items() if each in used})
+        """Return the log without expired nonces."""
+        used = {nonce: expiry for nonce, expiry in self.used.items() if expiry >= now}
+        return NonceLog(used=used, used_by={nonce: user for nonce, user in self.used_by.items() if nonce in used})
 
     def _use(self, nonce: str, until: datetime, now: datetime, by: str) -> NonceLog:
         if nonce in self.used:
-            raise Conflict("this was done already: a signed act or link counts once", metadata={"why": "replayed"})
-        left, person = self.fresh(now), hashlib.sha256(by.encode()).hexdigest()[:16] if by else ""
-        alike = [each for each in left.used if each.startswith(_LINK) == nonce.startswith(_LINK)]
-        theirs = sum(left.whose.get(each, "") == person for each in alike)
-        if len(alike) >= MAX_NONCES or (len(alike) >= CROWDED and theirs >= FOR_EACH):
-            raise Refused(
-                f"{len(alike)} signed acts or links were used here, {theirs} of them by the same person, and there is "
-                "no room for more: try again later",
-                429,
-                "too_many_acts",
+            raise Conflict(
+                "this signed action or link was used before: each is valid once", metadata={"why": "replayed"}
             )
-        whose = {**left.whose, nonce: person} if person else left.whose
-        return NonceLog(used={**left.used, nonce: until}, whose=whose)
+        fresh, person = self.fresh(now), hashlib.sha256(by.encode()).hexdigest()[:16]
+        same_kind = [other for other in fresh.used if other.startswith(_LINK) == nonce.startswith(_LINK)]
+        own = sum(fresh.used_by.get(other) == person for other in same_kind)
+        if len(same_kind) >= MAX_NONCES or (len(same_kind) >= UNRESTRICTED_NONCES and own >= NONCES_PER_PERSON):
+            raise Refused(
+                f"too many signed actions or links on this target: {len(same_kind)}, of which {own} by this person; "
+                "try again later",
+                429,
+                "too_many_actions",
+            )
+        return NonceLog(used={**fresh.used, nonce: until}, used_by={**fresh.used_by, nonce: person})

@@ -1,8 +1,12 @@
-"""Signed acts: who did what to what, when and why, under the actor's own key.
+"""Signed actions: operator actions and votes under the actor's own key.
 
-The ingress knows nobody, so an act that needs a right brings its proof along. `TrustedKeys` checks it with the issuers'
-public keys and nothing else. What is signed is the act whole: its target, what the actor was shown (as a digest), the
-reason, what else was asked for, and the moment. A proof counts once: see `perdure.security.nonces`.
+The ingress does not authenticate callers, so an action that needs a role carries its signature. `TrustedKeys` verifies
+it with the issuers' public keys. The signature covers the target, the digest of the displayed payload, the reason, the
+details and the time. An action is valid once, see `perdure.security.nonces`.
+
+The rules of a process come from `set_signing_rules` or the environment: ``PERDURE_ACTS`` (``signed`` or ``unsigned``),
+``PERDURE_ISSUER_KEYS`` and ``PERDURE_REVOKED``. By default, actions are unsigned, as in development: the actor is the
+name that the caller sends, and each such action is logged and marked.
 """
 
 from __future__ import annotations
@@ -11,52 +15,78 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from perdure._runtime.plain_text import Reason
 from perdure.errors import ConfigurationError, Conflict, Forbidden, Unauthenticated
-from perdure.security.credentials import Credential, Moment, Role, Serial, Signed, issue_credential, new_serial
-from perdure.security.encodings import payload_digest as digest_of
-from perdure.security.keys import BadSignature, PrivateKey, PublicKey, read_private_file, write_private_file
+from perdure.observability.logging import get_logger
+from perdure.security.credentials import (
+    Credential,
+    Role,
+    Serial,
+    SignedModel,
+    UtcDateTime,
+    issue_credential,
+    new_serial,
+)
+from perdure.security.encodings import json_digest
+from perdure.security.keys import BadSignature, PrivateKey, PublicKey, parse_keys
+from perdure.security.nonces import NonceLog
 from perdure.security.platform import platform_from_environment
+from perdure.security.secrets import read_private_file, write_private_file
 from perdure.security.user_names import canonical_user
 
-__all__ = ["ActorKey", "Digest", "SignedAction", "TrustedKeys", "VerifiedActor"]
+__all__ = [
+    "ActorKey",
+    "Digest",
+    "SignedAction",
+    "SigningMode",
+    "SigningRules",
+    "SigningSettings",
+    "TrustedKeys",
+    "VerifiedActor",
+    "get_signing_rules",
+    "set_signing_rules",
+]
 
 Digest: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-"""SHA-256 of a value's canonical JSON, in hexadecimal; see `perdure.security.encodings.payload_digest`."""
+"""SHA-256 of a value's canonical JSON, see `perdure.security.encodings.json_digest`."""
+
+log = get_logger(__name__)
 
 
-class SignedAction(Signed):
-    """One act of one person, signed by them. It is its own evidence: an audit log that keeps it needs nothing else.
+class SignedAction(SignedModel):
+    """Action of one person, signed by them. An audit log that stores it needs no other evidence.
 
     Args:
-        act: What, for example ``approve``.
-        target: To what, for example ``Approvals/{id}``.
-        payload_digest: Digest of what the actor was shown, and decided about.
-        details_digest: Digest of what else was asked for, such as whom to delegate to; of ``null`` when nothing was.
-        reason: Why, in the actor's words.
-        at: When.
-        nonce: Makes it differ from each other act.
-        credential: Who the actor is.
-        signature: The actor's.
+        action: The action, for example ``approve``.
+        target: The target, for example ``Approvals/{id}``.
+        payload_digest: The digest of the payload that was displayed to the actor.
+        details_digest: The digest of further parameters, such as the delegate; of ``null`` without any.
+        reason: The actor's reason.
+        at: The time of the signature.
+        nonce: A unique value.
+        credential: The actor's credential.
+        signature: The actor's signature.
     """
 
-    act: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,63}$")]
+    action: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,63}$")]
     target: Annotated[str, StringConstraints(min_length=1, max_length=600)]
     payload_digest: Digest
     details_digest: Digest
     reason: Reason = ""
-    at: Moment
+    at: UtcDateTime
     nonce: Serial
     credential: Credential
 
     @classmethod
     def _kind(cls) -> bytes:
-        return b"perdure act 1"
+        return b"perdure action 1"
 
 
 class _KeyFile(BaseModel):
@@ -68,21 +98,21 @@ class _KeyFile(BaseModel):
 
 
 class ActorKey:
-    """A person's key, and the credential that says who they are. It shows the credential only.
+    """A person's private key with its credential. Its representation shows the credential only.
 
     Args:
         key: The private key.
         credential: The credential of that key.
 
     Raises:
-        ConfigurationError: The credential is another key's.
+        ConfigurationError: The credential is for another key.
     """
 
     __slots__ = ("_key", "credential")
 
     def __init__(self, key: PrivateKey, credential: Credential) -> None:
         if credential.key != key.public.id:
-            raise ConfigurationError(f"the credential of {credential.actor} is for another key than this one")
+            raise ConfigurationError(f"the credential of {credential.actor} is for another key")
         self._key = key
         self.credential = credential
 
@@ -98,7 +128,7 @@ class ActorKey:
         now: datetime,
         platform: str | None = None,
     ) -> Self:
-        """Make a new key for someone, with a credential. See `issue_credential` for the arguments and errors."""
+        """Generate a key and issue its credential. See `issue_credential` for the arguments and errors."""
         key = PrivateKey.generate()
         credential = issue_credential(
             issuer,
@@ -119,12 +149,12 @@ class ActorKey:
 
     @property
     def actor(self) -> str:
-        """Whose key it is."""
+        """The user name of the key's owner."""
         return self.credential.actor
 
     def sign(
         self,
-        act: str,
+        action: str,
         target: str,
         payload_digest: str,
         *,
@@ -132,25 +162,25 @@ class ActorKey:
         details: JsonValue = None,
         at: datetime,
     ) -> SignedAction:
-        """Sign an act. Not in handlers: each signed act has a nonce that is drawn anew.
+        """Sign an action. Do not call it in handlers: the nonce is random.
 
         Args:
-            act: What, see `SignedAction`.
-            target: To what.
-            payload_digest: Digest of what the actor was shown.
-            reason: Why.
-            details: What else is asked for.
-            at: Now.
+            action: See `SignedAction`.
+            target: See `SignedAction`.
+            payload_digest: See `SignedAction`.
+            reason: See `SignedAction`.
+            details: Further parameters of the action.
+            at: The current time.
 
         Raises:
-            ValidationError: A field is not as `SignedAction` says.
+            ValidationError: A field is invalid.
         """
         return SignedAction.signed_by(
             self._key,
-            act=act,
+            action=action,
             target=target,
             payload_digest=payload_digest,
-            details_digest=digest_of(details),
+            details_digest=json_digest(details),
             reason=reason,
             at=at,
             nonce=new_serial(),
@@ -158,13 +188,10 @@ class ActorKey:
         )
 
     def save(self, path: Path) -> None:
-        """Write key and credential to a new file that its owner alone may read.
-
-        Args:
-            path: The file. One that exists is never overwritten.
+        """Write key and credential to a new private file.
 
         Raises:
-            ConfigurationError: It exists, or can't be written.
+            ConfigurationError: The file exists or cannot be written.
         """
         file = _KeyFile(
             kind="perdure actor key 1", credential=self.credential, private_key=self._key.to_pem().decode("ascii")
@@ -173,14 +200,14 @@ class ActorKey:
 
     @classmethod
     def load(cls, path: Path, *, check_mode: bool = True) -> Self:
-        """Read a key file.
+        """Read a file that `save` wrote.
 
         Args:
             path: The file.
-            check_mode: Refuse a file that others than its owner may read.
+            check_mode: Refuse a file that other users can read.
 
         Raises:
-            ConfigurationError: There is none, others may read it, or it is no key file.
+            ConfigurationError: The file is missing, readable by others, or not an actor's key file.
         """
         content = read_private_file(path, check_mode=check_mode)
         try:
@@ -188,8 +215,8 @@ class ActorKey:
             return cls(PrivateKey.from_pem(file.private_key.encode()), file.credential)
         except ValidationError:
             raise ConfigurationError(
-                f"{path} is no actor's key file; `perdure actors issue` makes one"
-            ) from None  # the error would show the content
+                f"{path} is not an actor's key file; create one with `perdure actors issue`"
+            ) from None  # the original error shows the content
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}") from None
 
@@ -199,17 +226,17 @@ class ActorKey:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiedActor:
-    """Who has really done something.
+    """Authenticated actor of a signed action.
 
     Args:
-        actor: Who.
-        roles: What they may do.
-        groups: What they belong to.
-        key: The public key that they signed with.
-        serial: Their credential.
-        at: When they signed.
-        nonce: Give it, with `fresh_until` and `actor`, to `perdure.security.nonces.NonceLog.use`.
-        fresh_until: From then on the act is refused for its age.
+        actor: The user name.
+        roles: The actor's roles.
+        groups: The actor's groups.
+        key: The public key of the signature.
+        serial: The serial number of the credential.
+        at: The time of the signature.
+        nonce: The nonce, unique per key, for `perdure.security.nonces.NonceLog.use`.
+        fresh_until: The time after which the action is refused because of its age.
     """
 
     actor: str
@@ -222,32 +249,32 @@ class VerifiedActor:
     fresh_until: datetime
 
     def has(self, role: Role) -> bool:
-        """Tell if someone has a role; everyone who has any may look."""
+        """Return whether the actor has a role. Every role includes `Role.VIEWER`."""
         return role in self.roles or (role is Role.VIEWER and bool(self.roles))
 
     def require(self, role: Role) -> None:
-        """Refuse who lacks a role.
+        """Check that the actor has a role.
 
         Raises:
-            Forbidden: They lack it; says which one is needed.
+            Forbidden: The actor lacks the role.
         """
         if not self.has(role):
-            have = ", ".join(sorted(self.roles)) or "none"
+            roles = ", ".join(sorted(self.roles)) or "none"
             raise Forbidden(
-                f"{self.actor} may not do this: it takes the role {role}, and theirs: {have}", metadata={"role": role}
+                f"this action requires the role {role}; roles of {self.actor}: {roles}", metadata={"role": role}
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrustedKeys:
-    """Whose word is taken for who someone is, and how old an act may be.
+    """Issuers whose credentials are accepted, and the limits of signatures.
 
     Args:
-        issuers: Keys of the issuers; several while one takes over from another.
-        max_age: How long after its signature an act is taken.
-        clock_skew: How far the actor's clock may be ahead, or the issuer's.
-        revoked: Serials of credentials, or public keys of actors, that are taken no longer.
-        platform: The platform whose signatures are taken; this process's by default. Those for another one are refused.
+        issuers: The issuers' public keys; several during a rotation.
+        max_age: The maximum age of a signature.
+        clock_skew: The tolerated lead of the actor's and the issuer's clocks.
+        revoked: The serial numbers of revoked credentials, and revoked public keys of actors.
+        platform: The platform whose signatures are accepted; that of this process by default.
     """
 
     issuers: tuple[PublicKey, ...]
@@ -260,7 +287,7 @@ class TrustedKeys:
         self,
         signed: SignedAction,
         *,
-        act: str,
+        action: str,
         target: str,
         payload_digest: str,
         now: datetime,
@@ -269,95 +296,83 @@ class TrustedKeys:
         details: JsonValue = None,
         role: Role | None = None,
     ) -> VerifiedActor:
-        """Check an act against what is asked for. Pure: use the nonce afterwards, see `perdure.security.nonces`.
+        """Verify that a signed action authorises a requested one. Pure; use the nonce afterwards.
 
         Args:
-            signed: The act.
-            act: What is asked for.
-            target: Of what.
-            payload_digest: Digest of what it is about now.
-            now: The moment, as the handler's journal has it.
-            actor: Who is said to act.
-            reason: The reason that is given.
-            details: What else is asked for.
-            role: What the actor must have; None leaves it to the caller, see `VerifiedActor.require`.
+            signed: The signed action.
+            action: The requested action.
+            target: The requested target.
+            payload_digest: The digest of the target's current payload.
+            now: The journaled time.
+            actor: The actor named in the request.
+            reason: The reason in the request.
+            details: Further parameters in the request.
+            role: The required role; None leaves it to the caller, see `VerifiedActor.require`.
 
         Raises:
-            Unauthenticated: The act is forged, too old, from the future, or its credential is not to be trusted.
-            Forbidden: It is genuine, but for something else, by somebody else, or by somebody without the role.
-            Conflict: What it is about has changed since the actor was shown it.
+            Unauthenticated: The signature is forged, too old or from the future, or its credential is not trusted.
+            Forbidden: The signature is for another request, by another actor, or the actor lacks the role.
+            Conflict: The payload has changed since it was displayed.
         """
         self.check_credential(signed.credential, now)
         try:
             signed.check_signature(PublicKey.parse(signed.credential.key))
         except BadSignature:
             raise Unauthenticated(
-                "this act is not signed by the key of its credential", metadata={"why": "act_signature"}
+                "this action is not signed by the key of its credential", metadata={"why": "action_signature"}
             ) from None
         self._check_age(signed, now)
-        expected = {"act": act, "target": target, "reason": reason, "details_digest": digest_of(details)}
-        for each, value in expected.items():
-            if getattr(signed, each) != value:
-                name = each.removesuffix("_digest")
-                raise Forbidden(
-                    f"this act was signed for another {name} than the one asked for", metadata={"why": name}
-                )
+        requested = {"action": action, "target": target, "reason": reason, "details_digest": json_digest(details)}
+        for name, value in requested.items():
+            if getattr(signed, name) != value:
+                part = name.removesuffix("_digest")
+                raise Forbidden(f"the signature is for another {part} than requested", metadata={"why": part})
         if canonical_user(actor) != signed.credential.actor:
             raise Forbidden(
-                f"this act is signed by {signed.credential.actor}, so nobody else can have done it",
+                f"the action is signed by {signed.credential.actor}, not by the actor of the request",
                 metadata={"why": "actor"},
             )
         if signed.payload_digest != payload_digest:
             raise Conflict(
-                f"{target} is not what {signed.credential.actor} was shown: look again, and decide anew",
+                f"{target} has changed since it was displayed to {signed.credential.actor}: reload it and sign again",
                 metadata={"why": "payload"},
             )
-        found = _verified(signed, signed.at + self.max_age + self.clock_skew)
+        verified = _verified(signed, signed.at + self.max_age + self.clock_skew)
         if role is not None:
-            found.require(role)
-        return found
+            verified.require(role)
+        return verified
 
     def issuer(self, key_id: str) -> PublicKey:
         """Return the key of a trusted issuer.
 
-        Args:
-            key_id: The key as text.
-
         Raises:
             Unauthenticated: No trusted issuer has this key.
         """
-        found = next((key for key in self.issuers if key.id == key_id), None)
-        if found is None:
+        issuer = next((key for key in self.issuers if key.id == key_id), None)
+        if issuer is None:
             raise Unauthenticated(
-                f"this is signed by an issuer that isn't trusted here: PERDURE_ISSUER_KEYS doesn't name {key_id}",
+                f"signed by an issuer that isn't trusted here: PERDURE_ISSUER_KEYS does not contain {key_id}",
                 metadata={"why": "issuer"},
             )
-        return found
+        return issuer
 
     def check_platform(self, platform: str) -> None:
-        """Refuse what was signed for another platform.
-
-        Args:
-            platform: The platform that it was signed for.
+        """Check that a signature is for this platform.
 
         Raises:
-            Unauthenticated: It isn't this one.
+            Unauthenticated: It is for another platform.
         """
         if platform != self.platform:
             raise Unauthenticated(
-                f"this was signed for the platform '{platform}', and this is '{self.platform}' (PERDURE_PLATFORM)",
+                f"the signature is for the platform '{platform}'; this is '{self.platform}' (PERDURE_PLATFORM)",
                 metadata={"why": "platform"},
             )
 
     def check_credential(self, credential: Credential, now: datetime) -> None:
-        """Refuse a credential that doesn't hold.
-
-        Args:
-            credential: The credential.
-            now: The moment.
+        """Check that a credential is valid.
 
         Raises:
-            Unauthenticated: It is not signed by a trusted issuer, for another platform, revoked, or not valid now.
+            Unauthenticated: It is forged, revoked, not valid now, for another platform, or its issuer is not trusted.
         """
         issuer = self.issuer(credential.issuer)
         try:
@@ -371,26 +386,27 @@ class TrustedKeys:
             raise Unauthenticated(f"the credential of {credential.actor} is revoked", metadata={"why": "revoked"})
         if now + self.clock_skew < credential.issued_at:
             raise Unauthenticated(
-                f"the credential of {credential.actor} holds from {credential.issued_at:%Y-%m-%d %H:%M:%S} UTC only",
+                f"the credential of {credential.actor} is not valid before "
+                f"{credential.issued_at:%Y-%m-%d %H:%M:%S} UTC: check the clock",
                 metadata={"why": "credential_early"},
             )
         if now >= credential.expires_at:
             raise Unauthenticated(
                 f"the credential of {credential.actor} expired at {credential.expires_at:%Y-%m-%d %H:%M:%S} UTC: "
-                "get a new one",
+                "request a new one",
                 metadata={"why": "credential_expired"},
             )
 
     def _check_age(self, signed: SignedAction, now: datetime) -> None:
         if signed.at > now + self.clock_skew:
             raise Unauthenticated(
-                f"this act is signed at {signed.at:%Y-%m-%d %H:%M:%S} UTC, which is still to come: set the clock",
+                f"this action is signed in the future, at {signed.at:%Y-%m-%d %H:%M:%S} UTC: check the clock",
                 metadata={"why": "future"},
             )
         if now - signed.at > self.max_age + self.clock_skew:
             raise Unauthenticated(
-                f"this act was signed at {signed.at:%Y-%m-%d %H:%M:%S} UTC, more than "
-                f"{self.max_age.total_seconds():.0f} s ago: sign it anew",
+                f"this action was signed at {signed.at:%Y-%m-%d %H:%M:%S} UTC, more than "
+                f"{self.max_age.total_seconds():.0f} s ago: sign it again",
                 metadata={"why": "too_old"},
             )
 
@@ -404,7 +420,159 @@ def _verified(signed: SignedAction, fresh_until: datetime) -> VerifiedActor:
         key=credential.key,
         serial=credential.serial,
         at=signed.at,
-        # Of this key: a nonce that somebody else drew, or copied, is another one.
+        # With the key, so that a nonce that another actor copies does not count as used.
         nonce=hashlib.sha256(f"{credential.key} {signed.nonce}".encode()).hexdigest()[:32],
         fresh_until=fresh_until,
     )
+
+
+class SigningMode(StrEnum):
+    """Whether actions must be signed."""
+
+    SIGNED = "signed"
+    """Unsigned actions are refused."""
+    UNSIGNED = "unsigned"
+    """Unsigned actions are accepted; a signature is verified all the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigningRules:
+    """Rules of a process for actions.
+
+    Args:
+        mode: Whether actions must be signed.
+        trusted_keys: The keys that verify signatures.
+
+    Raises:
+        ConfigurationError: Actions must be signed, but no issuer is trusted.
+    """
+
+    mode: SigningMode = SigningMode.UNSIGNED
+    trusted_keys: TrustedKeys | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode is SigningMode.SIGNED and (self.trusted_keys is None or not self.trusted_keys.issuers):
+            raise ConfigurationError("actions must be signed, but no issuer's key is trusted: set PERDURE_ISSUER_KEYS")
+
+    def check(
+        self,
+        signed: SignedAction | None,
+        *,
+        action: str,
+        target: str,
+        payload_digest: str,
+        now: datetime,
+        actor: str,
+        reason: str = "",
+        details: JsonValue = None,
+        role: Role | None = None,
+        nonces: NonceLog,
+    ) -> tuple[VerifiedActor | None, NonceLog]:
+        """Verify an action and use its nonce.
+
+        Args:
+            signed: The signed action of the request, if any.
+            action: See `TrustedKeys.verify`.
+            target: See `TrustedKeys.verify`.
+            payload_digest: See `TrustedKeys.verify`.
+            now: See `TrustedKeys.verify`.
+            actor: See `TrustedKeys.verify`.
+            reason: See `TrustedKeys.verify`.
+            details: See `TrustedKeys.verify`.
+            role: See `TrustedKeys.verify`.
+            nonces: The used nonces of the target.
+
+        Returns:
+            The authenticated actor, or None for an accepted unsigned action; and the log to store.
+
+        Raises:
+            Unauthenticated: A required signature is missing or invalid (401).
+            Forbidden: The signature is for another request or actor, or the role is missing (403).
+            Conflict: The signature was used before, or the payload has changed (409).
+            Refused: The actor's limit of actions is reached (429).
+        """
+        if signed is None:
+            if self.mode is SigningMode.SIGNED:
+                raise Unauthenticated(
+                    f"'{action}' on {target} must be signed: use the console, or the command line with `--key-file`",
+                    metadata={"why": "unsigned"},
+                )
+            return None, nonces
+        if self.trusted_keys is None:
+            raise Unauthenticated(
+                "this service cannot verify signed actions: set PERDURE_ISSUER_KEYS for it",
+                metadata={"why": "no_issuers"},
+            )
+        verified = self.trusted_keys.verify(
+            signed,
+            action=action,
+            target=target,
+            payload_digest=payload_digest,
+            now=now,
+            actor=actor,
+            reason=reason,
+            details=details,
+            role=role,
+        )
+        return verified, nonces.use(verified.nonce, until=verified.fresh_until, now=now, by=verified.actor)
+
+
+class SigningSettings(BaseSettings):
+    """Signing rules in the environment.
+
+    Args:
+        acts: ``PERDURE_ACTS``, the mode.
+        issuer_keys: ``PERDURE_ISSUER_KEYS``, comma-separated public keys.
+        revoked: ``PERDURE_REVOKED``, comma-separated serial numbers of credentials or public keys of actors.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PERDURE_", extra="ignore")
+
+    acts: SigningMode = SigningMode.UNSIGNED
+    issuer_keys: Annotated[str, NoDecode] = ""
+    revoked: Annotated[str, NoDecode] = ""
+
+    def rules(self) -> SigningRules:
+        """Return the rules.
+
+        Raises:
+            ConfigurationError: A key or the platform ID is invalid, or actions must be signed and no issuer is trusted.
+        """
+        issuers = parse_keys(self.issuer_keys)
+        revoked = frozenset(item.strip() for item in self.revoked.split(",") if item.strip())
+        trusted_keys = TrustedKeys(issuers=issuers, revoked=revoked) if issuers else None
+        return SigningRules(mode=self.acts, trusted_keys=trusted_keys)
+
+
+class _Current:
+    rules: SigningRules | None = None
+
+
+def set_signing_rules(rules: SigningRules | None) -> None:
+    """Set the rules of this process before it serves; None restores those of the environment."""
+    _Current.rules = rules
+    if rules is not None:
+        _log_mode(rules)
+
+
+def get_signing_rules() -> SigningRules:
+    """Return the rules of this process. The environment is read once.
+
+    Raises:
+        ConfigurationError: The settings in the environment are invalid.
+    """
+    if _Current.rules is None:
+        try:
+            _Current.rules = SigningSettings().rules()
+        except ValidationError as error:
+            raise ConfigurationError("PERDURE_ACTS must be 'signed' or 'unsigned'") from error
+        _log_mode(_Current.rules)
+    return _Current.rules
+
+
+def _log_mode(rules: SigningRules) -> None:
+    if rules.mode is SigningMode.UNSIGNED:
+        log.warning("unsigned actions are accepted: actors are not authenticated (development)")
+    else:
+        issuers = [] if rules.trusted_keys is None else [key.id for key in rules.trusted_keys.issuers]
+        log.info("actions must be signed", issuers=issuers)

@@ -1,6 +1,7 @@
-"""Serve handlers: one call gives a process with health, readiness, logs, and a stop that drains.
+"""Serving of handlers: a process with health, readiness, logs, and a stop that drains.
 
-raise SystemExit(serve(flights, port=9081, readiness={"database": database.ping}, lifespan=database.opened))
+Example:
+    raise SystemExit(serve(flights, port=9081, readiness={"database": database.ping}, lifespan=database.opened))
 """
 
 from __future__ import annotations

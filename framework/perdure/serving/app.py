@@ -1,4 +1,4 @@
-"""The ASGI app of a process: handlers, health, readiness, metrics."""
+"""ASGI app of a service process: handlers, health, readiness, metrics."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from perdure.errors import ConfigurationError
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import ATTEMPTS, record_metrics
+from perdure.security.browsers import reject_web_pages
 from perdure.security.config import SecurityConfig, ValidationMode
-from perdure.security.invocations import refusing_pages
-from perdure.security.middleware import PageGuard, SecurityMiddleware
+from perdure.security.middleware import SecurityMiddleware, WebPageMiddleware
 from perdure.serving.drain import Drain
 
 __all__ = ["HasDefinitions", "ReadinessCheck", "Servable", "ServiceApp", "build_app"]
@@ -27,7 +27,7 @@ __all__ = ["HasDefinitions", "ReadinessCheck", "Servable", "ServiceApp", "build_
 Definition = restate.Service | restate.VirtualObject | restate.Workflow
 
 ReadinessCheck = Callable[[], Awaitable[object]]
-"""Raises when the process can't do its work now, for example when its database doesn't answer."""
+"""Check that raises while the process is not ready, for example because its database does not respond."""
 
 _CHECK_TIMEOUT = timedelta(seconds=2)
 
@@ -36,27 +36,27 @@ log = get_logger(__name__)
 
 @runtime_checkable
 class HasDefinitions(Protocol):
-    """Something that is served as one or more of the SDK's services."""
+    """Object that consists of one or more SDK services."""
 
     def definitions(self) -> Sequence[Definition]:
-        """Return the services to serve."""
+        """Return the SDK's services."""
         ...
 
 
 Servable = Definition | HasDefinitions
-"""What can be served: a service of perdure's or of the SDK's."""
+"""Service of Perdure or of the SDK."""
 
 
 class ServiceApp:
-    """An ASGI app that serves handlers to the engine, and tells people and machines how it is. See `build_app`.
+    """ASGI app that serves handlers to the engine. See `build_app`.
 
-    ========== =================================================================================
-    /health    200 while the process lives
-    /metrics   the process's metrics, as Prometheus reads them
-    /ready     200 when it can take work; 503 with reasons while a check fails or it drains
-    /discover  asked by the engine at registration
+    ========== ================================================================================
+    /health    200 while the process runs
+    /metrics   metrics in Prometheus format
+    /ready     200 when ready for requests; 503 with reasons while a check fails or it drains
+    /discover  discovery at registration
     /invoke/…  an attempt of an invocation
-    ========== =================================================================================
+    ========== ================================================================================
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class ServiceApp:
         self.drain = Drain(handlers)
         self._handlers = handlers
         self._readiness = readiness
-        inner = PageGuard(self._serve, security)
-        self._entrance = inner if security is None else SecurityMiddleware(inner, security)
+        protected = WebPageMiddleware(self._serve, security)
+        self._app = protected if security is None else SecurityMiddleware(protected, security)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve a request."""
         if scope["type"] != "http":
-            # ASGI's way to say that a protocol isn't spoken here; a server then goes on without it.
+            # The ASGI convention for unsupported protocols.
             raise NotImplementedError(f"{scope['type']} is not served")
-        await self._entrance(scope, receive, send)
+        await self._app(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         if "/invoke/" in path:
             service, handler = path.split("/")[-2:]
-            if service in self.names:  # anything else is a stranger's, and no label
+            if service in self.names:  # other names are untrusted input and must not become labels
                 ATTEMPTS.count(service=service, handler=handler)
             await self.drain(scope, receive, sending_status_at_once(send))
         elif path == "/health":
@@ -102,10 +102,10 @@ class ServiceApp:
             await respond_json(send, 503, {"status": "draining"})
             return
         names = list(self._readiness)
-        faults = await asyncio.gather(*(_check(name, self._readiness[name]) for name in names))
-        checks = {name: fault or "ok" for name, fault in zip(names, faults, strict=True)}
-        status = "unready" if any(faults) else "ready"
-        await respond_json(send, 503 if any(faults) else 200, {"status": status, "checks": checks})
+        errors = await asyncio.gather(*(_check(name, self._readiness[name]) for name in names))
+        checks = {name: error or "ok" for name, error in zip(names, errors, strict=True)}
+        status = "unready" if any(errors) else "ready"
+        await respond_json(send, 503 if any(errors) else 200, {"status": status, "checks": checks})
 
 
 def build_app(
@@ -114,31 +114,31 @@ def build_app(
     security: SecurityConfig | None = None,
     identity_keys: Iterable[str] = (),
 ) -> ServiceApp:
-    """Make the ASGI app that serves services. `serve` does that and runs it.
+    """Return the ASGI app that serves services. `serve` also runs it.
 
     Args:
-        services: What to serve.
-        readiness: Checks behind ``/ready``, by name. Each has 2 seconds.
-        security: Who may call, and whether the journal is encrypted; None lets anyone call, and says so in the log.
-        identity_keys: Short for a `SecurityConfig` that asks for nothing but the signature of one of these engines:
-            their public keys (``publickeyv1_…``).
+        services: The services.
+        readiness: The checks of ``/ready`` by name, each limited to 2 seconds.
+        security: The security settings. None accepts all callers and logs a warning.
+        identity_keys: Short for a `SecurityConfig` that only verifies request identity: the engines' public keys
+            (``publickeyv1_…``).
 
     Returns:
-        The app. Its `ServiceApp.drain` brings open attempts to an end before a stop.
+        The app. Its `ServiceApp.drain` ends open attempts before a stop.
 
     Raises:
-        ConfigurationError: Nothing to serve, something that can't be, two services of one name, or security settings
-            that can't work or protect nobody.
+        ConfigurationError: There are no services, an object is not a service, two services have the same name, or the
+            security settings are refused.
     """
-    security = _security(security, list(identity_keys))
-    definitions = list(definitions_of(services))
+    security = _security_config(security, list(identity_keys))
+    definitions = list(sdk_definitions(services))
     if not definitions:
-        raise ConfigurationError("there is nothing to serve: name at least one service")
+        raise ConfigurationError("no services to serve: pass at least one")
     names = [definition.name for definition in definitions]
-    if doubles := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigurationError(f"two services have the same name: {', '.join(doubles)}")
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigurationError(f"two services have the same name: {', '.join(duplicates)}")
     definitions = [_protected(definition, security) for definition in definitions]
-    # The signature is checked in front of all this, and not by the SDK, which knows only one of the three modes.
+    # SecurityMiddleware verifies the signature, since the SDK supports only one of the three modes.
     codec = None if security is None else security.codec()
     if codec is not None:
         definitions = [sealing.sealed(definition, codec) for definition in definitions]
@@ -149,9 +149,9 @@ def build_app(
     return ServiceApp(handlers, names, readiness or {}, security)
 
 
-def _security(security: SecurityConfig | None, identity_keys: list[str]) -> SecurityConfig | None:
+def _security_config(security: SecurityConfig | None, identity_keys: list[str]) -> SecurityConfig | None:
     if security is not None and identity_keys:
-        raise ConfigurationError("give the engines' keys in the security settings, and not beside them")
+        raise ConfigurationError("pass either security or identity_keys, not both")
     if identity_keys:
         try:
             return SecurityConfig.development(
@@ -160,39 +160,33 @@ def _security(security: SecurityConfig | None, identity_keys: list[str]) -> Secu
                 signing_keys=tuple(identity_keys),
             )
         except ConfigurationError as error:
-            raise ConfigurationError(f"an identity key is malformed: {error}") from error
+            raise ConfigurationError(f"malformed identity key: {error}") from error
     if security is None:
-        log.warning("handlers are served to anyone who can reach this port: no security settings are given")
+        log.warning("no security settings: every client that reaches this port can call handlers")
     return security
 
 
 def _protected(definition: Definition, security: SecurityConfig | None) -> Definition:
-    """Return a service whose handlers refuse web pages, and stay off the ingress unless they say that they are public.
-
-    The latter is a setting; the former holds without one, unless all checks are disabled.
-    """
-    keeps_private = security is not None and security.restrict_public_access
-    takes_pages = security is not None and security.validation_mode is ValidationMode.DISABLED
+    """Return a service that refuses web pages, and is private unless declared public if the settings require it."""
+    private_by_default = security is not None and security.restrict_public_access
+    unprotected = security is not None and security.validation_mode is ValidationMode.DISABLED
     origins = frozenset(security.allowed_origins if security else ())
 
-    def protected(each: Any) -> Any:
-        private = True if keeps_private and each.ingress_private is None else each.ingress_private
-        function = each.fn if takes_pages else refusing_pages(each.fn, origins)
-        return dataclasses.replace(each, ingress_private=private, fn=function)
+    def protect(handler: Any) -> Any:
+        private = True if private_by_default and handler.ingress_private is None else handler.ingress_private
+        function = handler.fn if unprotected else reject_web_pages(handler.fn, origins)
+        return dataclasses.replace(handler, ingress_private=private, fn=function)
 
-    kept = copy.copy(definition)  # the original may be served elsewhere with other settings
-    kept.handlers = {name: protected(each) for name, each in definition.handlers.items()}
-    return kept
+    protected = copy.copy(definition)  # the original can be served elsewhere with other settings
+    protected.handlers = {name: protect(handler) for name, handler in definition.handlers.items()}
+    return protected
 
 
-def definitions_of(services: Iterable[object]) -> Iterable[Definition]:
-    """Return the SDK's services that a process serves.
-
-    Args:
-        services: What is to be served, see `build_app`.
+def sdk_definitions(services: Iterable[object]) -> Iterable[Definition]:
+    """Return the SDK's services of services.
 
     Raises:
-        ConfigurationError: Something that can't be served.
+        ConfigurationError: An object is not a service.
     """
     for service in services:
         if isinstance(service, Definition):
@@ -200,11 +194,11 @@ def definitions_of(services: Iterable[object]) -> Iterable[Definition]:
         elif isinstance(service, HasDefinitions):
             yield from service.definitions()
         else:
-            raise ConfigurationError(f"{service!r} can't be served: give a service, a virtual object or a workflow")
+            raise ConfigurationError(f"cannot serve {service!r}: pass a service, virtual object or workflow")
 
 
 async def _check(name: str, check: ReadinessCheck) -> str | None:
-    """Return why a check fails, or None. The reason is short: details may be confidential, and go to the log."""
+    """Return the failure of a check, or None. Details can be confidential, so they are only logged."""
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT.total_seconds()):
             await check()

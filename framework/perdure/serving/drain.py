@@ -1,13 +1,14 @@
-"""Stop without breaking what runs: refuse new attempts, let running steps be stored, suspend whoever waits.
+"""Draining: attempts end in an orderly way before the server stops.
 
-A server that just stops closes connections with open attempts on them. The engine retries those, and a step whose
-result hadn't reached it yet runs a second time. So attempts are brought to an end first, while the server still serves:
+Closing connections with open attempts would make the engine retry them, and repeat side effects whose results it has
+not received. So attempts end while the server still runs:
 
-1. New attempts get 503; the engine retries them later, elsewhere or here after the restart.
-2. After a moment, in which most attempts end by themselves, the others are told that the engine's side of the stream
-   has ended. The SDK then finishes the steps that run, sends their results, and suspends; a handler that waits suspends
-   at once. The response's end is held back until the engine has really ended its side: then it has read all results.
-3. What is still open after the grace time is abandoned: cancelled, its output thrown away. The engine retries it.
+1. New attempts get 503. The engine retries them later.
+2. Most attempts end within the settle time. For the others, the end of the engine's stream is simulated: the SDK
+   finishes running side effects, sends their results and suspends. The end of the response is held back until the
+   engine has ended its stream, and so has read all results.
+3. Attempts that are open after the grace time are abandoned: cancelled, without further output. The engine retries
+   them.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from perdure._runtime.asgi import ASGIApp, Message, Receive, Scope, Send, is_fin
 
 __all__ = ["Drain"]
 
-_SETTLE = timedelta(milliseconds=500)
-_CANCEL = timedelta(seconds=1)
+_SETTLE_TIME = timedelta(milliseconds=500)
+_CANCEL_TIMEOUT = timedelta(seconds=1)
 
 
 class Drain:
-    """ASGI middleware around the SDK's app that counts open attempts and can bring them to an end.
+    """ASGI middleware that counts the open attempts of the SDK's app and can end them.
 
     Args:
-        app: Serves the attempts.
-        settle: How long attempts may go on as usual once a drain has begun.
+        app: The app that serves attempts.
+        settle: The time that attempts have to end by themselves.
     """
 
-    def __init__(self, app: ASGIApp, *, settle: timedelta = _SETTLE) -> None:
+    def __init__(self, app: ASGIApp, *, settle: timedelta = _SETTLE_TIME) -> None:
         self._app = app
         self._settle = settle
         self._open: set[_Attempt] = set()
@@ -41,16 +42,16 @@ class Drain:
 
     @property
     def draining(self) -> bool:
-        """True once a drain has begun; no attempt is taken any more."""
+        """Whether a drain has begun, so that new attempts are refused."""
         return self._draining
 
     @property
     def open_attempts(self) -> int:
-        """How many attempts run or wait now."""
+        """The number of open attempts."""
         return len(self._open)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one attempt, or refuse it."""
+        """Serve or refuse an attempt."""
         if self._draining:
             await _refuse(receive, send)
             return
@@ -65,14 +66,14 @@ class Drain:
                 self._idle.set()
 
     async def drain(self, grace: timedelta, hurry: asyncio.Event | None = None) -> list[str]:
-        """Bring all open attempts to an end.
+        """End all open attempts.
 
         Args:
-            grace: How long running steps may take; whoever is left after it is abandoned.
-            hurry: Ends the grace time at once when it's set.
+            grace: The time limit of running side effects. Attempts that exceed it are abandoned.
+            hurry: An event that ends the grace time.
 
         Returns:
-            The abandoned attempts, as ``Service/handler``. Empty when nothing that ran was lost.
+            The abandoned attempts, as ``Service/handler``.
         """
         self._draining = True
         self._idle = asyncio.Event()
@@ -80,24 +81,23 @@ class Drain:
             return []
         hurry = hurry or asyncio.Event()
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + grace.total_seconds()
+        deadline = loop.time() + grace.total_seconds()
         await _first_of(self._idle, hurry, seconds=min(self._settle.total_seconds(), grace.total_seconds()))
         for attempt in self._open:
             attempt.end_input()
-        await _first_of(self._idle, hurry, seconds=give_up - loop.time())
+        await _first_of(self._idle, hurry, seconds=deadline - loop.time())
         abandoned = [attempt.target for attempt in self._open]
         for attempt in list(self._open):
             attempt.abandon()
         if abandoned:
-            await _first_of(self._idle, seconds=_CANCEL.total_seconds())
+            await _first_of(self._idle, seconds=_CANCEL_TIMEOUT.total_seconds())
         return sorted(abandoned)
 
 
 class _Attempt:
-    """One attempt's streams, with a way to end its input from this side.
+    """Streams of an attempt whose input can be ended from this side.
 
-    Input is read ahead by a task of its own, so that the end can be announced while a read is pending, and no event of
-    the server is ever lost to a cancelled read.
+    A task reads ahead, so that the input can end while a read is pending, and a cancelled read loses no event.
     """
 
     def __init__(self, path: str, receive: Receive, send: Send) -> None:
@@ -131,21 +131,21 @@ class _Attempt:
         await self._send(message)
 
     def end_input(self) -> None:
-        """Tell the app that the engine's side of the stream has ended, unless it really has."""
+        """Simulate the end of the engine's stream unless it has ended."""
         if not self._request_ended.is_set():
             self._deliver({"type": "http.request", "body": b"", "more_body": False})
             self._input_ended = True
 
     def abandon(self) -> None:
-        """Cancel the app's work on this attempt. What it still says is not sent: it would look like an outcome."""
+        """Cancel the attempt. Its further output is dropped, since the engine would take it for a result."""
         self._abandoned = True
         if self._task is not None:
             self._task.cancel()
 
     def close(self) -> None:
-        """Stop reading. The app is done with the attempt."""
-        # Who keeps a cancelled task keeps its traceback, and in it themselves: all that an attempt leaves behind would
-        # wait for the collector of cycles, and the next one begin in memory that no cache knows.
+        """Stop reading after the end of the attempt."""
+        # A reference to the cancelled task would keep its traceback, which refers to this attempt: a cycle that only
+        # the garbage collector frees.
         if self._reader is not None:
             self._reader.cancel()
             self._reader = None
@@ -170,7 +170,7 @@ class _Attempt:
 async def _refuse(receive: Receive, send: Send) -> None:
     headers = [(b"content-type", b"text/plain"), (b"retry-after", b"1")]
     await send({"type": "http.response.start", "status": 503, "headers": headers})
-    # The headers leave with a first chunk; the engine ends its side when it has seen them.
+    # The headers are sent with the first chunk, and the engine ends its stream after it has received them.
     await send({"type": "http.response.body", "body": b"this process is stopping\n", "more_body": True})
     while True:
         event = await receive()
@@ -180,7 +180,7 @@ async def _refuse(receive: Receive, send: Send) -> None:
 
 
 async def _first_of(*events: asyncio.Event, seconds: float) -> None:
-    """Wait until one of the events is set, at most so long."""
+    """Wait until one of the events is set or the time is over."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""A process that serves handlers, from start to a clean end."""
+"""Lifecycle of a process that serves handlers."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import LoggingConfig, configure_logging, get_logger
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
 from perdure.security.config import SecurityConfig
-from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app, definitions_of
+from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app, sdk_definitions
 from perdure.serving.server import HttpVersion, Listener, listening
 
-__all__ = ["end_now", "loop_factory", "serve", "serve_async", "stopping_on_signals"]
+__all__ = ["exit_process", "loop_factory", "serve", "serve_async", "stop_on_signals"]
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
-_GRACE = timedelta(seconds=10)
-_NEW_OBJECTS = 20_000
-_CLEAN_UP = timedelta(seconds=3)
-_LAST_SPANS = timedelta(seconds=1)
+_DRAIN_GRACE = timedelta(seconds=10)
+_GC_THRESHOLD = 20_000
+_CLEAN_UP_TIMEOUT = timedelta(seconds=3)
+_SPAN_EXPORT_TIMEOUT = timedelta(seconds=1)
 
 log = get_logger(__name__)
 
@@ -45,39 +45,42 @@ def serve(
     lifespan: Lifespan | None = None,
     security: SecurityConfig | None = None,
     identity_keys: Iterable[str] = (),
-    drain_grace: timedelta = _GRACE,
+    drain_grace: timedelta = _DRAIN_GRACE,
     logging: LoggingConfig | None = None,
 ) -> int:
     """Serve services until SIGTERM or Ctrl-C, then drain and stop. Blocks; call it from the main thread.
 
-    Where spans go is said by OpenTelemetry's own variables, see `perdure.observability.tracing_setup`.
-
-    The process ends within `drain_grace` and 5 seconds of the signal, even when a step takes longer or is stuck in a
-    thread; a second signal ends the grace time at once.
+    The process ends within `drain_grace` plus 5 seconds after the signal, even if a side effect takes longer. A second
+    signal ends the grace time. OpenTelemetry's variables configure the export of spans, see
+    `perdure.observability.tracing_setup`.
 
     Args:
-        services: What to serve: services of perdure's or of the SDK's.
-        host: Address to bind. Anyone who reaches it may call handlers unless `security` is given.
-        port: Port to bind.
-        http: ``auto`` speaks HTTP/1.1 and HTTP/2 (without TLS), ``1`` and ``2`` only the one.
-        readiness: Checks behind ``/ready``, by name; a check that raises makes the process unready.
-        lifespan: Makes an async context manager that is entered before the first request and left after the last, for
-            example one that opens and disposes a database engine.
-        security: Who may call, and whether the journal is encrypted; None lets anyone call, and says so in the log.
-        identity_keys: Short for security settings that ask for nothing but one of these engines' signature.
-        drain_grace: How long running steps may take once the process is asked to stop.
-        logging: How to log; what the environment says when left out, see `LoggingConfig.from_environment`.
+        services: Services of Perdure or of the SDK.
+        host: The address to bind. Without `security`, every client that reaches it can call handlers.
+        port: The port to bind.
+        http: The HTTP versions without TLS: ``1``, ``2``, or ``auto`` for both.
+        readiness: The checks of ``/ready`` by name. A check that raises makes the process unready.
+        lifespan: A factory of an async context manager that is entered before the first request and exited after the
+            last, for example to open and dispose a database engine.
+        security: The security settings. None accepts all callers and logs a warning.
+        identity_keys: Short for security settings that only verify request identity with these public keys.
+        drain_grace: The time limit of running side effects after the signal.
+        logging: The logging settings; `LoggingConfig.from_environment` by default.
 
     Returns:
-        The exit code 1 when it could not start; the log has the reason. Otherwise it doesn't return: once stopped, it
-        ends the process with code 0, or 1 when the server failed. ``atexit`` hooks don't run; clean up in `lifespan`.
+        The exit code 1 if the start fails; the log contains the reason. Otherwise the function does not return: it ends
+        the process with code 0, or 1 if the server fails, without ``atexit`` hooks. Clean up in `lifespan`.
+
+    Example:
+        if __name__ == "__main__":
+            raise SystemExit(serve(flights, port=9081, readiness={"database": database.ping}))
     """
     configure_logging(logging)
     watch_levels()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             configure_tracing(_process_name(services))
-            _tune_collector()
+            _tune_garbage_collector()
             runner.run(
                 serve_async(
                     *services,
@@ -92,24 +95,22 @@ def serve(
                 )
             )
         except ConfigurationError as error:
-            # The message says it all; a traceback would only hide it.
-            log.error("can't serve", reason=str(error))  # noqa: TRY400
+            log.error("can't serve", reason=str(error))  # noqa: TRY400 - a traceback adds nothing
             return 1
         except Exception:
             log.exception("serving failed")
-            return end_now(1)
-        return end_now(0)
+            return exit_process(1)
+        return exit_process(0)
 
 
-def _tune_collector() -> None:
-    """Let Python's collector of cycles look less often, and not at what is there for good.
+def _tune_garbage_collector() -> None:
+    """Run the garbage collector less often, and never on imported modules.
 
-    By default it looks at each 700 new objects, which are a few sagas' worth, and every now and then at everything that
-    was ever imported: a tenth of the processor time of a service under load, a third of that with these settings.
+    By default, it uses a tenth of the CPU of a service under load; with these settings a third of that.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_NEW_OBJECTS, 20, 20)
+    gc.set_threshold(_GC_THRESHOLD, 20, 20)
 
 
 async def serve_async(
@@ -121,10 +122,10 @@ async def serve_async(
     lifespan: Lifespan | None = None,
     security: SecurityConfig | None = None,
     identity_keys: Iterable[str] = (),
-    drain_grace: timedelta = _GRACE,
+    drain_grace: timedelta = _DRAIN_GRACE,
     stop: asyncio.Event | None = None,
 ) -> list[str]:
-    """Serve services in the running event loop until asked to stop, then drain and stop.
+    """Serve services in the running event loop until a stop is requested, then drain and stop.
 
     Args:
         services: What to serve, see `serve`.
@@ -136,70 +137,70 @@ async def serve_async(
         security: See `serve`.
         identity_keys: See `serve`.
         drain_grace: See `serve`.
-        stop: Stops the process when it's set. When left out, SIGTERM and SIGINT stop it.
+        stop: An event that requests the stop. By default, SIGTERM and SIGINT do.
 
     Returns:
-        The attempts that had to be abandoned, as ``Service/handler``; the engine retries them.
+        The abandoned attempts, as ``Service/handler``. The engine retries them.
 
     Raises:
-        ConfigurationError: The services can't be served, or the port is taken.
-        PerdureError: The server ended by itself.
+        ConfigurationError: The services cannot be served, or the port is taken.
+        PerdureError: The server failed.
     """
     app = build_app(*services, readiness=readiness, security=security, identity_keys=identity_keys)
-    ensure_free(host, port, "port")  # before the lifespan: it's the commonest mistake, and nothing is to be undone yet
-    stopper = _Stopper(stop)
+    ensure_free(host, port, "port")  # before the lifespan, which would have to be exited again
+    stop_request = _StopRequest(stop)
     stack = AsyncExitStack()
     abandoned: list[str] = []
-    with stopper.on_signals() if stop is None else nullcontext():
+    with stop_request.on_signals() if stop is None else nullcontext():
         try:
             if lifespan is not None:
                 await stack.enter_async_context(lifespan())
             listener = await stack.enter_async_context(listening(app, host=host, port=port, http=http))
-            stopper.started()
+            stop_request.started()
             log.info("serving", url=listener.url, services=list(app.names), pid=os.getpid())
-            await until_asked(stopper.asked, listener)
-            abandoned = await _drain(app, drain_grace, stopper.hurry)
+            await wait_for_stop(stop_request.requested, listener)
+            abandoned = await _drain(app, drain_grace, stop_request.hurry)
         except asyncio.CancelledError:
-            if not stopper.interrupted_start():
+            if not stop_request.interrupted_start():
                 raise
-            log.info("asked to stop while starting")
+            log.info("stop requested during the start")
         finally:
-            await _closed(stack)
+            await _close(stack)
         log.info("stopped")
     return abandoned
 
 
 @contextmanager
-def stopping_on_signals() -> Iterator[asyncio.Event]:
+def stop_on_signals() -> Iterator[asyncio.Event]:
     """Yield an event that SIGTERM and SIGINT set."""
-    stopper = _Stopper(None)
-    stopper.started()
-    with stopper.on_signals():
-        yield stopper.asked
+    stop_request = _StopRequest(None)
+    stop_request.started()
+    with stop_request.on_signals():
+        yield stop_request.requested
 
 
-class _Stopper:
-    """Knows that the process was asked to stop, and if it was asked twice."""
+class _StopRequest:
+    """Stop requested by signals or an event. A second signal sets `hurry`."""
 
-    def __init__(self, asked: asyncio.Event | None) -> None:
-        self.asked = asked or asyncio.Event()
+    def __init__(self, requested: asyncio.Event | None) -> None:
+        self.requested = requested or asyncio.Event()
         self.hurry = asyncio.Event()
         self._starting = asyncio.current_task()
         self._interrupted = False
 
     def started(self) -> None:
-        """From now on, a signal leads to a drain; before, it cancels the start."""
+        """End the start phase, in which a signal cancels the start instead of draining."""
         self._starting = None
 
     def interrupted_start(self) -> bool:
-        """Tell if a cancellation came from a signal during the start; it's used up then."""
+        """Return whether a signal cancelled the start, and absorb that cancellation."""
         if self._interrupted and self._starting is not None:
             self._starting.uncancel()
         return self._interrupted
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Listen to SIGTERM and SIGINT."""
+        """Handle SIGTERM and SIGINT."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -210,35 +211,31 @@ class _Stopper:
                 loop.remove_signal_handler(number)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self.asked.is_set():
-            log.warning("asked to stop again, stopping now", signal=number.name)
+        if self.requested.is_set():
+            log.warning("second stop request: ending the grace time", signal=number.name)
             self.hurry.set()
             return
-        log.info("asked to stop", signal=number.name)
-        self.asked.set()
+        log.info("stop requested", signal=number.name)
+        self.requested.set()
         if self._starting is not None:
             self._interrupted = True
             self._starting.cancel()
 
 
-async def until_asked(asked: asyncio.Event, *listeners: Listener) -> None:
-    """Wait until the process is asked to stop.
-
-    Args:
-        asked: Set when it is.
-        listeners: Servers whose failure ends the wait.
+async def wait_for_stop(requested: asyncio.Event, *listeners: Listener) -> None:
+    """Wait until the event is set.
 
     Raises:
-        PerdureError: A server ended by itself.
+        PerdureError: A server failed.
     """
-    waits = {asyncio.create_task(asked.wait()), *(asyncio.create_task(each.failed()) for each in listeners)}
+    tasks = {asyncio.create_task(requested.wait()), *(asyncio.create_task(item.failed()) for item in listeners)}
     try:
-        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for each in done:
-            each.result()
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
-        for each in waits:
-            each.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 async def _drain(app: ServiceApp, grace: timedelta, hurry: asyncio.Event) -> list[str]:
@@ -246,43 +243,43 @@ async def _drain(app: ServiceApp, grace: timedelta, hurry: asyncio.Event) -> lis
     abandoned = await app.drain.drain(grace, hurry)
     if abandoned:
         log.warning(
-            "attempts didn't end in time and are abandoned; the engine retries them",
+            "attempts abandoned after the grace time; the engine retries them",
             attempts=dict(Counter(abandoned)),
             grace_seconds=grace.total_seconds(),
         )
     return abandoned
 
 
-async def _closed(stack: AsyncExitStack) -> None:
-    """Stop the server and leave the lifespan, within a limit."""
+async def _close(stack: AsyncExitStack) -> None:
+    """Stop the server and exit the lifespan, within a time limit."""
     try:
-        async with asyncio.timeout(_CLEAN_UP.total_seconds()):
+        async with asyncio.timeout(_CLEAN_UP_TIMEOUT.total_seconds()):
             await stack.aclose()
     except TimeoutError:
-        log.error("cleaning up took too long and is cut off", seconds=_CLEAN_UP.total_seconds())  # noqa: TRY400
+        log.error("clean-up timed out", seconds=_CLEAN_UP_TIMEOUT.total_seconds())  # noqa: TRY400
 
 
 def _process_name(services: Iterable[Servable]) -> str:
-    """Return what the process is called in traces when nobody has named it: like its first service."""
-    names = [definition.name for definition in definitions_of(services)]
+    """Return the default name of the process in traces: that of its first service."""
+    names = [definition.name for definition in sdk_definitions(services)]
     return names[0] if names else "perdure"
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's event loop where that's installed: it needs up to a fifth less CPU for an invocation."""
+    """Return the factory of uvloop if installed: it uses up to a fifth less CPU per invocation."""
     try:
         return cast("Callable[[], asyncio.AbstractEventLoop]", import_module("uvloop").new_event_loop)
     except ModuleNotFoundError:
         return None
 
 
-def end_now(code: int) -> NoReturn:
-    """End the process without taking the interpreter down first.
+def exit_process(code: int) -> NoReturn:
+    """End the process without finalising the interpreter.
 
-    That would wait for the threads of abandoned steps, which nothing can stop; and granian's threads, which may outlive
-    its server for a moment, abort the process when they come back to an interpreter that is going away.
+    Finalisation would wait for the threads of abandoned side effects, and granian's remaining threads could abort the
+    process when they return to a finalised interpreter.
     """
-    stop_tracing(_LAST_SPANS)
+    stop_tracing(_SPAN_EXPORT_TIMEOUT)
     shutdown_logging()
     sys.stdout.flush()  # noqa: TID251 - prints nothing
     sys.stderr.flush()  # noqa: TID251 - prints nothing

@@ -1,4 +1,4 @@
-"""The HTTP server: granian inside this process, so that one process id is all of it."""
+"""HTTP server: granian embedded in this process."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["HttpVersion", "Listener", "listening"]
 HttpVersion = Literal["auto", "1", "2"]
 
 _MODES: Final = {"auto": HTTPModes.auto, "1": HTTPModes.http1, "2": HTTPModes.http2}
-_START = timedelta(seconds=10)
-_STOP = timedelta(seconds=1)
+_START_TIMEOUT = timedelta(seconds=10)
+_STOP_TIMEOUT = timedelta(seconds=1)
+_CALL_TIMEOUT = timedelta(milliseconds=500)
 _BACKLOG = 1024
-# Beyond so many connections, granian accepts no more. Embedded, its default is 128. HTTP/1.1 with a connection for each
-# attempt reaches that soon: 300 invocations of 3 steps then took 33 s in place of 7.
-_CONNECTIONS = 16_384
-_LATE = timedelta(milliseconds=500)
-# Granian's logger goes through the root logger's handlers. It keeps to errors: each start warns of being embedded.
+# Granian's limit of connections is 128 when embedded. HTTP/1.1 uses one connection per attempt: with the default, 300
+# invocations of 3 steps took 33 s instead of 7 s.
+_MAX_CONNECTIONS = 16_384
+# Granian logs errors only, through the handlers of the root logger: each start would warn about embedding.
 GRANIAN_LOGGING: Final[dict[str, Any]] = {
     "incremental": True,
     "handlers": {},
@@ -41,7 +41,7 @@ log = get_logger(__name__)
 
 
 class Listener:
-    """A server that listens."""
+    """Running server."""
 
     def __init__(self, host: str, port: int, task: asyncio.Task[None]) -> None:
         self.host = host
@@ -50,44 +50,44 @@ class Listener:
 
     @property
     def url(self) -> str:
-        """Where it listens, as the engine is told at registration."""
+        """The server's address, as registered at the engine."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
     async def failed(self) -> None:
-        """Wait until the server ends without having been asked to.
+        """Wait until the server fails.
 
         Raises:
-            PerdureError: It did.
+            PerdureError: The server ended unexpectedly.
         """
         await asyncio.wait([self._task])
-        raise PerdureError(f"the server at {self.url} ended by itself") from self._task.exception()
+        raise PerdureError(f"the server at {self.url} ended unexpectedly") from self._task.exception()
 
 
 @asynccontextmanager
 async def listening(
     app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, http: HttpVersion = "auto", setting: str = "port"
 ) -> AsyncIterator[Listener]:
-    """Listen as long as the context lasts.
+    """Run a server while the context is active.
 
-    Leaving the context stops the server, which waits up to a second for open requests: drain first.
+    On exit, the server waits up to a second for open requests. Drain first.
 
     Args:
-        app: Serves the requests.
-        host: Address to bind.
-        port: Port to bind; 0 takes a free one.
-        http: ``auto`` speaks HTTP/1.1 and HTTP/2 (without TLS), ``1`` and ``2`` only the one.
-        setting: Name of the setting that the port came from, for the error message.
+        app: The ASGI app.
+        host: The address to bind.
+        port: The port to bind; 0 for a free one.
+        http: The HTTP versions without TLS: ``1``, ``2``, or ``auto`` for both.
+        setting: The name of the port's setting, for error messages.
 
     Yields:
-        The listener, once it takes connections.
+        The listener, after the server accepts connections.
 
     Raises:
-        ConfigurationError: The port is taken or can't be bound.
+        ConfigurationError: The port is taken or cannot be bound.
     """
     with reserve(host, port, setting) as holder:
         address, number = cast("tuple[str, int]", holder.getsockname()[:2])
-        calls = _Calls(app)
+        calls = _OpenCalls(app)
         server = Server(
             calls,
             address=address,
@@ -96,28 +96,28 @@ async def listening(
             http=_MODES[http],
             websockets=False,
             backlog=_BACKLOG,
-            backpressure=_CONNECTIONS,
+            backpressure=_MAX_CONNECTIONS,
             log_level=LogLevels.error,
             log_dictconfig=GRANIAN_LOGGING,
         )
         task = asyncio.create_task(server.serve(), name=f"granian:{number}")
         try:
-            await _connectable(address, number, task)
+            await _wait_until_connectable(address, number, task)
             yield Listener(address, number, task)
         finally:
             server.stop()  # type: ignore[no-untyped-call] # granian has no annotations there
-            await asyncio.wait([task], timeout=_STOP.total_seconds())
+            await asyncio.wait([task], timeout=_STOP_TIMEOUT.total_seconds())
             await calls.end()
-            _, late = await asyncio.wait([task], timeout=_LATE.total_seconds())
-            if late:
-                log.warning("the server couldn't be stopped and is left behind", port=number)
+            _, running = await asyncio.wait([task], timeout=_CALL_TIMEOUT.total_seconds())
+            if running:
+                log.warning("the server did not stop in time", port=number)
 
 
-class _Calls:
-    """ASGI middleware that knows which calls are open, to end them before the event loop does.
+class _OpenCalls:
+    """ASGI middleware that ends open calls before the event loop closes.
 
-    A stopping server may let go of a connection before the app has noticed. Granian's threads then come back to the
-    event loop, or to an interpreter that is being taken down, which aborts the process.
+    A stopping server may drop a connection before the app has noticed. Granian's threads then return to a closed event
+    loop or a finalised interpreter, which aborts the process.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -126,7 +126,7 @@ class _Calls:
         self._ending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve a request."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._open.add(task)
         try:
@@ -141,24 +141,25 @@ class _Calls:
         """Wait for open calls, then cancel them."""
         self._ending = True
         if self._open:
-            await asyncio.wait(self._open, timeout=_LATE.total_seconds())
-        if late := set(self._open):
-            for task in late:
+            await asyncio.wait(self._open, timeout=_CALL_TIMEOUT.total_seconds())
+        if remaining := set(self._open):
+            for task in remaining:
                 task.cancel()
-            await asyncio.wait(late, timeout=_LATE.total_seconds())
+            await asyncio.wait(remaining, timeout=_CALL_TIMEOUT.total_seconds())
 
 
-async def _connectable(host: str, port: int, server: asyncio.Task[None]) -> None:
+async def _wait_until_connectable(host: str, port: int, server: asyncio.Task[None]) -> None:
     loop = asyncio.get_running_loop()
-    give_up = loop.time() + _START.total_seconds()
+    deadline = loop.time() + _START_TIMEOUT.total_seconds()
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     while True:
         try:
             _, writer = await asyncio.open_connection(reachable, port)
         except OSError as error:
-            if server.done() or loop.time() > give_up:
+            if server.done() or loop.time() > deadline:
                 cause = server.exception() if server.done() else None
-                raise PerdureError(f"the server doesn't listen on {host}:{port}") from (cause or error)
+                raise PerdureError(f"the server does not listen on {host}:{port}") from (cause or error)
+
             await asyncio.sleep(0.005)
         else:
             writer.close()

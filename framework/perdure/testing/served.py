@@ -13,7 +13,7 @@ from perdure.errors import ConfigurationError, EngineError
 from perdure.saga.policy import compensation_service
 from perdure.security.config import SecurityConfig
 from perdure.serving import HttpVersion, Servable, ServiceApp, build_app, listening
-from perdure.serving.app import definitions_of
+from perdure.serving.app import sdk_definitions
 from perdure.testing.background import BackgroundLoop
 from perdure.testing.server import RestateServer
 
@@ -151,7 +151,7 @@ class Restate:
 
 async def _check_rollbacks(admin: AdminClient, services: Sequence[Servable]) -> None:
     """Reject sagas without `Rollbacks`, since a failing saga would wait for it forever."""
-    names = {each.name for each in definitions_of(services)}
+    names = {each.name for each in sdk_definitions(services)}
     sagas = sorted(name for name in names if compensation_service(name) in names)
     if sagas and "Rollbacks" not in names | {str(each["name"]) for each in await admin.services()}:
         raise ConfigurationError(
@@ -166,7 +166,7 @@ async def _remove(admin: AdminClient, environment: RestateEnvironment) -> None:
     )
     for row in running:
         try:
-            await admin.act(row["id"], "kill")
+            await admin.control_invocation(row["id"], "kill")
         except EngineError as error:
             if error.status_code not in (404, 409):  # it has ended
                 raise

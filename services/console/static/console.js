@@ -1,10 +1,10 @@
-// Keys, and nothing else: every page works without them, and without this file.
+// Keyboard shortcuts, confirmations and focus. Every page works without this file.
 "use strict";
 
 (() => {
-  const typing = (target) => target.closest("input, textarea, select, [contenteditable]") !== null;
+  const isInput = (target) => target.closest("input, textarea, select, [contenteditable]") !== null;
   const rows = () => [...document.querySelectorAll("table.list tbody tr, ul.groups > li, details > summary")];
-  let going = 0;
+  let prefixedAt = 0; // time of the key g, the prefix of the shortcuts to pages
 
   const move = (step) => {
     const all = rows();
@@ -17,20 +17,20 @@
     aim.scrollIntoView({ block: "nearest" });
   };
 
-  // On a phone, the pages' names are wider than the screen.
+  // On a phone, the navigation is wider than the screen.
   document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Escape" && typing(event.target)) {
+    if (event.key === "Escape" && isInput(event.target)) {
       event.target.blur();
       return;
     }
-    if (typing(event.target)) return;
+    if (isInput(event.target)) return;
     const dialog = document.getElementById("shortcuts");
     if (dialog !== null && dialog.open) return;
-    if (Date.now() - going < 1500) {
-      going = 0;
+    if (Date.now() - prefixedAt < 1500) {
+      prefixedAt = 0;
       const link = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
       if (link !== null) {
         event.preventDefault();
@@ -39,7 +39,7 @@
       return;
     }
     const search = document.querySelector("[data-search]");
-    if (event.key === "g") going = Date.now();
+    if (event.key === "g") prefixedAt = Date.now();
     else if (event.key === "?" && dialog !== null) dialog.showModal();
     else if (event.key === "/" && search !== null) search.focus();
     else if (event.key === "j") move(1);
@@ -48,10 +48,10 @@
     event.preventDefault();
   });
 
-  // What can't be taken back asks once more.
+  // Irreversible actions ask for confirmation.
   document.addEventListener("submit", (event) => {
-    const asks = event.submitter?.dataset.confirm;
-    if (asks !== undefined && !window.confirm(asks)) event.preventDefault();
+    const question = event.submitter?.dataset.confirm;
+    if (question !== undefined && !window.confirm(question)) event.preventDefault();
   });
 
   document.addEventListener("click", (event) => {
@@ -59,7 +59,7 @@
     if (opener !== null) document.getElementById(opener.dataset.open).showModal();
   });
 
-  // Ids differ from page to page; what is fetched again keeps the focus where it was by its address.
+  // A refreshed list keeps the focus on the link with the same address.
   document.addEventListener("htmx:beforeSwap", () => {
     const focused = document.activeElement;
     const href = focused !== null && focused.matches("table.list a") ? focused.getAttribute("href") : null;

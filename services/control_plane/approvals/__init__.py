@@ -1,1 +1,1 @@
-"""The approvals service: keeps what people are asked, and what they decided."""
+"""Approvals service."""

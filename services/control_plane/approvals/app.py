@@ -1,4 +1,4 @@
-"""The approvals service's process: it hosts the library's `Approvals` and `ApprovalInbox`, and a reconciler watches."""
+"""Process of the approvals service: `Approvals`, its inboxes and the reconciler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.protection import security
 
 def main() -> int:
     """Serve approvals and their inboxes; return the exit code."""
-    configure_logging()  # now, since it is logged whether acts must be signed
+    configure_logging()  # first, because reading the signing rules logs them
     settings = ApprovalsSettings()
     reconciler = ApprovalReconciler(settings.reconciler())
     return serve(

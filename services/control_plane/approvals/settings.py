@@ -1,4 +1,4 @@
-"""What the approvals service can be told by its environment."""
+"""Settings of the approvals service."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from datetime import timedelta
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from perdure.approvals.config import RETENTION, ApprovalsConfig
 from perdure.approvals.policy import MAX_DELEGATION
 from perdure.approvals.reconciler import ApprovalReconcilerConfig
+from perdure.approvals.service import RETENTION, ApprovalsConfig
 from perdure.security.codec import codec_from_environment
 from perdure.security.keys import parse_keys
 from services.contracts.notifications import tell_approver
@@ -17,17 +17,16 @@ from services.control_plane.settings import ControlPlaneSettings
 
 
 class ApprovalsSettings(ControlPlaneSettings):
-    """Settings from ``PERDURE_APPROVALS_*``; what other services share has no service's name in its variable.
+    """Settings from ``PERDURE_APPROVALS_*``, and from variables that several services share.
 
     Args:
-        admin_url: The engine's admin API, where the reconciler looks (``PERDURE_ADMIN_URL``).
+        admin_url: The engine's admin API (``PERDURE_ADMIN_URL``).
         ingress_url: The engine's ingress (``PERDURE_INGRESS_URL``).
-        link_keys: Public keys by which links are checked, separated by commas (``PERDURE_LINK_KEYS``); without any, no
-            link decides.
+        link_keys: Public keys of links, comma-separated (``PERDURE_LINK_KEYS``); without any, links are refused.
         allow_unverified_requester: See `ApprovalsConfig`; a trip over the limit then needs no authenticated caller.
-        retention: How long an approval that ended is kept.
-        max_delegation: How long a delegation may last.
-        reconciler_interval: How often the reconciler looks for approvals that nobody looks after.
+        retention: Retention of an approval after its end.
+        max_delegation: Maximum duration of a delegation.
+        reconciler_interval: Interval of the reconciler's scans.
     """
 
     model_config = SettingsConfigDict(
@@ -44,10 +43,10 @@ class ApprovalsSettings(ControlPlaneSettings):
     reconciler_interval: timedelta = Field(default=timedelta(seconds=10), gt=timedelta(0))
 
     def approvals(self) -> ApprovalsConfig:
-        """Return how approvals are served; whether acts must be signed is said by `perdure.security.signing_rules`.
+        """Return the configuration of the approval services.
 
         Raises:
-            ConfigurationError: A key can't be read.
+            ConfigurationError: A key is invalid.
         """
         return ApprovalsConfig(
             link_keys=parse_keys(self.link_keys),
@@ -58,10 +57,10 @@ class ApprovalsSettings(ControlPlaneSettings):
         )
 
     def reconciler(self) -> ApprovalReconcilerConfig:
-        """Return where the reconciler looks.
+        """Return the configuration of the reconciler.
 
         Raises:
-            ConfigurationError: The keys of the journal can't be read.
+            ConfigurationError: The keys of the journal are invalid.
         """
         return ApprovalReconcilerConfig(
             admin_url=self.admin_url,

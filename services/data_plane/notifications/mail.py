@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from perdure.approvals.links import LinkMinter
-from perdure.approvals.notifications import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotification
 from perdure.errors import ConfigurationError
 
 _PORTS: Final = {"smtp": 587, "smtps": 465}
@@ -91,7 +91,7 @@ class Mail:
         if not is_address(self.sender):
             raise ConfigurationError(f"PERDURE_NOTIFICATIONS_SMTP_FROM must be a mail address, not '{self.sender}'")
 
-    async def deliver(self, notice: ApprovalNotice) -> bool:
+    async def deliver(self, notice: ApprovalNotification) -> bool:
         """Send a notice with a new link, and return False if the recipient is not a mail address.
 
         A repeated delivery of a notice has the same link and Message-ID, so mail programs can recognise duplicates.
@@ -107,7 +107,7 @@ class Mail:
         await asyncio.to_thread(self._send, self._message(notice))
         return True
 
-    def _message(self, notice: ApprovalNotice) -> EmailMessage:
+    def _message(self, notice: ApprovalNotification) -> EmailMessage:
         message = EmailMessage()
         message["From"] = self.sender
         message["To"] = Address(addr_spec=notice.to)

@@ -7,7 +7,7 @@ from uuid import uuid4
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from perdure.approvals.notifications import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotification
 from services.contracts.notifications import ApprovalNoticeReceipt, Notification, SendNotification
 from services.data_plane.database import Database, insert_if_missing
 from services.data_plane.idempotency import IdempotencyTable
@@ -54,7 +54,7 @@ class Outbox:
 
         return await self._operations.perform("notify", request, put, Notification)
 
-    async def tell_approver(self, notice: ApprovalNotice) -> ApprovalNoticeReceipt:
+    async def tell_approver(self, notice: ApprovalNotification) -> ApprovalNoticeReceipt:
         """Deliver a notice to an approver, and record that. A notice that is recorded is not delivered again.
 
         A crash between mail and record sends the mail again, with the same Message-ID and the same link. No

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from perdure import DataPlaneContext, DataPlaneService
-from perdure.approvals.notifications import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotification
 from services.contracts.notifications import ApprovalNoticeReceipt, Notification, SendNotification
 from services.data_plane.database import Database
 from services.data_plane.notifications.mail import Mail
@@ -29,7 +29,7 @@ def define(outbox: Outbox) -> DataPlaneService:
         return await ctx.run("notify", outbox.notify, request)
 
     @service.handler()
-    async def tell_approver(ctx: DataPlaneContext, notice: ApprovalNotice) -> ApprovalNoticeReceipt:
+    async def tell_approver(ctx: DataPlaneContext, notice: ApprovalNotification) -> ApprovalNoticeReceipt:
         """Notify an approver of a pending approval."""
         return await ctx.run("tell_approver", outbox.tell_approver, notice, config=DELIVERIES)
 

@@ -47,7 +47,7 @@ class Bug:
         async def tried_again() -> bool:
             rows = await self._admin.query(f"select status from sys_invocation where id = {sql_text(invocation)}")
             waits = rows[0]["status"] in ("paused", "suspended")
-            await self._admin.act(invocation, "resume" if waits else "pause")
+            await self._admin.control_invocation(invocation, "resume" if waits else "pause")
             return waits
 
         await eventually(tried_again, what=f"another attempt of {invocation}")

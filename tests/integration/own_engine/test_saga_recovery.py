@@ -75,14 +75,16 @@ async def test_rollback_killed_after_resume_is_resumed_again(bench, did, admin, 
     saga = f"{name}:{key}"
     await start(bench, name, key)
     await did_all(bench, f"undoing {key}/a")
-    await admin.act(await eventually(lambda: waiting_pass(admin, saga), what="waiting pass"), "kill")
+    await admin.control_invocation(await eventually(lambda: waiting_pass(admin, saga), what="waiting pass"), "kill")
 
     async def stalled() -> bool:
         return saga in {find.id for find in await find_orphans(admin, config)}
 
     await eventually(stalled, what="stalled rollback")
     async with reconciler.watching():  # scans at once, then after a second
-        await admin.act(await eventually(lambda: waiting_pass(admin, saga), what="next waiting pass"), "kill")
+        await admin.control_invocation(
+            await eventually(lambda: waiting_pass(admin, saga), what="next waiting pass"), "kill"
+        )
         brake.release()
         await rolled_back(bench, saga)
     assert did.count(f"undo {key}/a") == 1
@@ -123,7 +125,7 @@ async def test_rollback_killed_during_admission_is_resubmitted(bench, did, admin
         patch.setattr(admission, "step_progress_state", Slow)
         await start(bench, bench.name, key)
         partial = await eventually(partially_admitted, what="partially admitted rollback")
-    await admin.act(partial, "kill")
+    await admin.control_invocation(partial, "kill")
 
     async def ended() -> bool:
         await bench.ingress.call(reconcile_target, key="all")
@@ -172,7 +174,7 @@ async def test_dispatcher_kills_do_not_repeat_compensation(bench, did, admin, mo
 
     for number in range(1, kills + 1):
         invocation = await eventually(lambda number=number: waiting_dispatcher(number), what=f"dispatcher {number}")
-        await admin.act(invocation, "kill")
+        await admin.control_invocation(invocation, "kill")
     released.set()
     await rolled_back(bench, saga)
     (step,) = (await bench.ingress.call(rollback_status, key=saga)).steps
@@ -225,7 +227,7 @@ async def test_dead_letter_and_redrive_survive_kill(bench, did, admin, engine, m
         patch.setattr(rollback, "step_progress_state", BlockAfterWrite)
         await start(bench, bench.name, key)
         await eventually(lambda: dead_letter(admin, saga), what="failed compensation")
-        await admin.act(await only_open(admin, "Rollbacks", "run", saga), "kill")
+        await admin.control_invocation(await only_open(admin, "Rollbacks", "run", saga), "kill")
     await eventually(lambda: letters(1), what="dead letter")
 
     async def never(ctx: sdk.Context, _: str) -> None:
@@ -235,7 +237,7 @@ async def test_dead_letter_and_redrive_survive_kill(bench, did, admin, engine, m
         patch.setattr(rollback, "remove_dead_letter", never)
         await bench.ingress.send(redrive, ask)
         await eventually(lambda: redriven(admin, saga), what="redrive")
-        await admin.act(await only_open(admin, "Rollbacks", "act", saga), "kill")
+        await admin.control_invocation(await only_open(admin, "Rollbacks", "act", saga), "kill")
 
     async def undone() -> bool:
         await bench.ingress.call(reconcile_target, key="all")

@@ -68,7 +68,7 @@ async def test_dispatcher_outage_costs_no_attempt(bench, did, admin, has_sent, m
         await rolled_back(bench, f"{bench.name}:{key}")
         await admin.remove_deployment(deployment["id"])
     for row in dispatchers:
-        await admin.act(row["id"], "purge")
+        await admin.control_invocation(row["id"], "purge")
     assert did.count(f"undo {key}/a") == 1
     found = await bench.ingress.call(rollback_status, key=f"{bench.name}:{key}")
     assert [(step.state, step.attempts) for step in found.steps] == [(CompensationState.UNDONE, 0)]
@@ -92,7 +92,7 @@ async def test_concurrent_rollback_requests_are_all_answered(bench, did, admin):
         key = str(uuid4())
         invocation = await start(bench, bench.name, key)
         await did_all(bench, f"done {key}/a")
-        await admin.act(invocation, "kill")
+        await admin.control_invocation(invocation, "kill")
         target = Target(requester.name, "ask", str, None)
         await asyncio.gather(*(bench.ingress.call(target, key) for _ in range(4)))
         await rolled_back(bench, f"{bench.name}:{key}")

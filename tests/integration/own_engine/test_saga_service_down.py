@@ -65,7 +65,7 @@ class RemoteJobs:
             await self._admin.register(app.url)
             invocation = await self._bench.ingress.send(run_of(self.name), None, key=key)
             await did_it(self._bench.did, f"done {key}/a")
-            await self._admin.act(invocation, "kill")
+            await self._admin.control_invocation(invocation, "kill")
             await found(self._admin, config, invocation)
         return key, invocation, await self.deployment(app)
 

@@ -67,7 +67,7 @@ async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(s
     on = await scene(webhook_url=webhook.url, webhook_key=KEY)
     key, invocation = await on.started(did)
     async with on.reconciler.watching():
-        await on.admin.act(invocation, "kill")
+        await on.admin.control_invocation(invocation, "kill")
         rollback = await on.rollback(key, RollbackState.ROLLED_BACK)
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
     assert rollback.reason.startswith("the orchestration was orphaned: [409] killed")
@@ -88,7 +88,7 @@ async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(s
 async def test_many_lost_at_once_are_all_rolled_back_and_told_in_a_few_pieces(scene, did, webhook):
     on = await scene(webhook_url=webhook.url, webhook_key=KEY)
     started = await asyncio.gather(*(on.started(did) for _ in range(MAX_SINGLE_ALERTS + 3)))
-    await asyncio.gather(*(on.admin.act(invocation, "kill") for _, invocation in started))
+    await asyncio.gather(*(on.admin.control_invocation(invocation, "kill") for _, invocation in started))
 
     async def all_lost() -> bool:
         return {invocation for _, invocation in started} <= {
@@ -116,7 +116,7 @@ async def test_what_one_sweep_leaves_the_next_ones_look_after(scene, did, monkey
     on = await scene()
     started = [await on.started(did) for _ in range(5)]
     for _, invocation in started:
-        await on.admin.act(invocation, "kill")
+        await on.admin.control_invocation(invocation, "kill")
 
     async def all_lost() -> bool:
         return {invocation for _, invocation in started} <= {
@@ -136,7 +136,7 @@ async def test_a_running_or_closed_orchestration_is_left_alone(scene, did):
     on = await scene()
     key, invocation = await on.started(did)
     assert invocation not in {find.id for find in await find_orphans(on.admin, on.config)}
-    await on.admin.act(invocation, "cancel")
+    await on.admin.control_invocation(invocation, "cancel")
     await on.rollback(key, RollbackState.ROLLED_BACK)
     assert invocation not in {find.id for find in await find_orphans(on.admin, on.config)}
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
@@ -160,7 +160,7 @@ async def test_an_orchestration_that_is_paused_too_long_is_killed_and_rolled_bac
 async def test_a_rollback_that_was_asked_for_and_never_began_is_begun(scene, did):
     on = await scene()
     key, invocation = await on.started(did)
-    await on.admin.act(invocation, "cancel")
+    await on.admin.control_invocation(invocation, "cancel")
     await on.rollback(key, RollbackState.ROLLED_BACK)
     # As if what was to begin the rollback had been killed: the orchestration has ended, and nobody knows of it.
     async with httpx.AsyncClient() as http:
@@ -231,12 +231,12 @@ async def test_a_paused_dispatcher_is_resumed(own_engine):
 async def test_news_whose_telling_was_paused_is_told_on(scene, did):
     on = await scene(webhook_url="http://127.0.0.1:9/")  # nobody listens there
     _, invocation = await on.started(did)
-    await on.admin.act(invocation, "kill")
+    await on.admin.control_invocation(invocation, "kill")
     telling = "select id from sys_invocation where target_service_name = 'AlertDispatcher' and status = "
 
     async def paused() -> str | None:
         for row in await on.admin.query(f"{telling} 'backing-off'"):
-            await on.admin.act(row["id"], "pause")
+            await on.admin.control_invocation(row["id"], "pause")
         rows = await on.admin.query(f"{telling} 'paused'")
         return rows[0]["id"] if rows else None
 
@@ -260,7 +260,7 @@ async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(sc
     brake.held = "b"
     on = await scene(brake)
     key, invocation = await on.started(did)
-    await on.admin.act(invocation, "cancel")
+    await on.admin.control_invocation(invocation, "cancel")
 
     async def held() -> str | None:
         if did.count(f"scrapping {key}/b") == 0:
@@ -272,7 +272,7 @@ async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(sc
         return rows[0]["id"] if rows else None
 
     rollback = await eventually(held, what="rollback that undoes step b")
-    await on.admin.act(rollback, "kill")
+    await on.admin.control_invocation(rollback, "kill")
     brake.release()
     async with on.reconciler.watching():
         await on.rollback(key, RollbackState.ROLLED_BACK)
@@ -296,7 +296,7 @@ async def test_sagas_are_looked_after_while_alerts_cannot_be_told(scene, did, mo
     try:
         async with on.reconciler.watching():
             await asyncio.wait_for(asked.wait(), 30)
-            await on.admin.act(invocation, "kill")
+            await on.admin.control_invocation(invocation, "kill")
             await on.rollback(key, RollbackState.ROLLED_BACK)
     finally:
         release.set()

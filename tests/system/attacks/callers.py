@@ -25,7 +25,7 @@ from perdure.security import (
     mint_link,
     sign_call,
 )
-from perdure.security.callers import vouch_for_call
+from perdure.security.callers import issue_call_token
 from services.runtime.booking import new_trip_id
 from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
 from tests.system.attacks.platform import ADA, GRACE, KIM, MALLORY, VERA, DefendedPlatform
@@ -142,16 +142,16 @@ async def _of_the_journal(at: DefendedPlatform, _target: CallTarget) -> str:
 
 def _unsigned(at: DefendedPlatform, target: CallTarget) -> str:
     """Write a token as the gateway does, with a signature of zeros."""
-    genuine = vouch_for_call(_issuer(at), _SHOP, target, _COSTLY, at=_now())
+    genuine = issue_call_token(_issuer(at), _SHOP, target, _COSTLY, at=_now())
     return f"{genuine.partition('.')[0]}.{base64.urlsafe_b64encode(bytes(64)).decode().rstrip('=')}"
 
 
 def _genuine(at: DefendedPlatform, target: CallTarget) -> str:
-    return vouch_for_call(_issuer(at), _SHOP, target, _COSTLY, at=_now())
+    return issue_call_token(_issuer(at), _SHOP, target, _COSTLY, at=_now())
 
 
 def _outdated(at: DefendedPlatform, target: CallTarget) -> str:
-    return vouch_for_call(_issuer(at), _SHOP, target, _COSTLY, at=_now() - timedelta(days=2))
+    return issue_call_token(_issuer(at), _SHOP, target, _COSTLY, at=_now() - timedelta(days=2))
 
 
 def _read(path: str, token: Callable[[DefendedPlatform], str], *, method: str = "GET") -> Run:
@@ -199,13 +199,13 @@ IDENTITY: Final[tuple[Attack, ...]] = (
         "identity",
         "a caller's token by an unknown issuer",
         "401",
-        _book(_forged(lambda _, target: vouch_for_call(PrivateKey.generate(), _SHOP, target, _COSTLY, at=_now()))),
+        _book(_forged(lambda _, target: issue_call_token(PrivateKey.generate(), _SHOP, target, _COSTLY, at=_now()))),
     ),
     Attack(
         "identity",
         "a caller's token of another platform",
         "401",
-        _book(_forged(lambda at, to: vouch_for_call(_issuer(at), _SHOP, to, _COSTLY, at=_now(), platform="another"))),
+        _book(_forged(lambda at, to: issue_call_token(_issuer(at), _SHOP, to, _COSTLY, at=_now(), platform="another"))),
     ),
     Attack(
         "identity",

@@ -119,7 +119,7 @@ async def _answer_of(at: DefendedPlatform, invocation: str) -> str:
             if row["status"] == "completed":
                 return str(row["completion_result"])
             if "sealed for another place" in str(row.get("last_failure")):
-                await admin.act(invocation, "kill")
+                await admin.control_invocation(invocation, "kill")
                 return "refused"
             await asyncio.sleep(0.02)
     return "no answer"

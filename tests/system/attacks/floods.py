@@ -14,10 +14,10 @@ from uuid import uuid4
 
 import httpx
 
-from services.console.people.database import Database
-from services.console.people.passwords import Passwords
-from services.console.people.persons import Users
-from services.console.people.roles import Role
+from services.console.auth.passwords import Passwords
+from services.console.auth.roles import Role
+from services.console.auth.users import Users
+from services.console.database import Database
 from services.console.settings import ConsoleSettings
 from tests.system.attacks.attack import Attack, status_of
 from tests.system.attacks.platform import GRACE, HASHER, OLGA, VERA, DefendedPlatform

@@ -46,7 +46,7 @@ CONSOLE: Final = (
         "403",
         _console("POST", lambda at: f"/api/approvals/{at.waiting}/approve", by=ADA),
     ),
-    Attack("console", "an operator reads who may sign in", "403", _console("GET", lambda _: "/api/people", by=OLGA)),
+    Attack("console", "an operator reads who may sign in", "403", _console("GET", lambda _: "/api/users", by=OLGA)),
 )
 
 

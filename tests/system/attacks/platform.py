@@ -26,11 +26,11 @@ from perdure.saga.status import RollbackState
 from perdure.security import ActorKey, PrivateKey, Role, mint_link, new_encryption_key
 from perdure.security.codec import ENCRYPTION_KEYS_FILE
 from perdure.targets import Target
-from services.console.people.api_keys import ApiKeys
-from services.console.people.database import Database as ConsoleDatabase
-from services.console.people.passwords import Passwords
-from services.console.people.persons import Users
-from services.console.people.sessions import Sessions
+from services.console.auth.api_keys import ApiKeys
+from services.console.auth.passwords import Passwords
+from services.console.auth.sessions import Sessions
+from services.console.auth.users import Users
+from services.console.database import Database as ConsoleDatabase
 from services.console.settings import ConsoleSettings
 from services.data_plane.database import Database
 from services.data_plane.tables import Base
@@ -234,7 +234,7 @@ async def _people(topology: Topology) -> tuple[str, str, dict[str, str]]:
         tokens = {}
         for person, roles in PEOPLE.items():
             await persons.add(person, uuid4().hex, roles, by="the range")
-            tokens[person], _, _ = await sessions.begin(person, address="127.0.0.1", agent="the range")
+            tokens[person], _, _ = await sessions.start(person, address="127.0.0.1", agent="the range")
         api_keys, rights = ApiKeys(database), ["Trips/run", "Trips/status"]
         secret, _ = await api_keys.add("shop", rights, by=KIM)
         other, _ = await api_keys.add("other-shop", rights, by=KIM)

@@ -186,7 +186,7 @@ class _Run:
         self._say(f"after trip {blow.after}: {blow.act} trip {blow.victim}")
         async with AdminClient(self._platform.topology.admin_url) as admin:
             try:
-                await admin.act(invocation, blow.act)
+                await admin.control_invocation(invocation, blow.act)
             except EngineError as error:
                 if error.status_code not in (404, 409):  # it had ended by then
                     raise

@@ -111,7 +111,7 @@ async def test_stopped_service_and_recovery(observed):
         rows = await admin.query(
             "select id from sys_invocation where target_service_name = 'Flights' and status != 'completed'"
         )
-        await admin.act(rows[0]["id"], "pause")
+        await admin.control_invocation(rows[0]["id"], "pause")
         lines = await await_problem(observed, "1 of Flights is paused")
         resume = f"perdure invocations resume {rows[0]['id']}"
         assert f"then run: {resume}" in lines[1]
@@ -120,7 +120,7 @@ async def test_stopped_service_and_recovery(observed):
         assert "Connection refused" in shown
         assert f"Fix the cause, then resume: {resume}" in shown
         await platform.restart("flights")
-        await admin.act(rows[0]["id"], "resume")
+        await admin.control_invocation(rows[0]["id"], "resume")
     assert await observed.harness.result(trip_id) == "confirmed"
     assert "Flights/reserve is" not in await show_saga(observed, trip_id)
 
@@ -192,7 +192,7 @@ async def test_invocations_of_unregistered_service(observed):
         try:
             await await_problem(observed, "1 of Ghost wait for a deployment of this service; register it, or kill them")
         finally:
-            await admin.act(invocation, "kill")
+            await admin.control_invocation(invocation, "kill")
     await await_healthy(observed)
 
 

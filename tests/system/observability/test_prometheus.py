@@ -67,7 +67,7 @@ async def invocation(observed: Observed, service: str, handler: str, key: str) -
 
 async def act(observed: Observed, invocation_id: str, action: str) -> None:
     async with AdminClient(observed.harness.platform.topology.admin_url) as admin:
-        await admin.act(invocation_id, action)  # type: ignore[arg-type] # one of its literals
+        await admin.control_invocation(invocation_id, action)  # type: ignore[arg-type] # one of its literals
 
 
 async def test_healthy_platform_has_no_alerts(observed, prometheus):

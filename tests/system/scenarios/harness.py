@@ -220,7 +220,7 @@ class Stage:
                 "select id from sys_invocation_status where target_service_name = 'Trips' "
                 f"and target_handler_name = 'run' and target_service_key = {sql_text(trip_id)}"
             )
-            await admin.act(rows[0]["id"], act)
+            await admin.control_invocation(rows[0]["id"], act)
 
     async def until_rollback(self, trip_id: str, outcome: RollbackState) -> None:
         """Wait until a trip's rollback stands so.

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from perdure import RunConfig, SagaConfig, SecurityConfig, WorkflowConfig
 from perdure._runtime.checks import check_types
-from perdure.approvals.config import ApprovalsConfig
 from perdure.approvals.reconciler import ApprovalReconcilerConfig
+from perdure.approvals.service import ApprovalsConfig
 from perdure.engine.config import EngineConfig
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import LoggingConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from perdure.approvals.gauges import count_approvals
+from perdure.approvals.reconciler import count_approvals
 from perdure.engine.admin import AdminClient
 from perdure.observability.metrics import OPEN_APPROVALS
 
@@ -18,4 +18,4 @@ async def test_count_unreadable_approvals(caplog):
     admin = AdminClient("http://admin.test", http=httpx.AsyncClient(transport=httpx.MockTransport(answer)))
     found = await count_approvals(admin, None)
     assert [number for gauge, number, _ in found if gauge is OPEN_APPROVALS] == [2]
-    assert [record.getMessage() for record in caplog.records] == ["approvals.census.unreadable number=2"]
+    assert [record.getMessage() for record in caplog.records] == ["approvals.gauges.unreadable number=2"]

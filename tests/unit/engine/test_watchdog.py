@@ -104,6 +104,6 @@ def test_reject_watching_without_watchdog(sleeper):
     assert watchdog._process is not None
     os.kill(watchdog._process.pid, 9)
     watchdog._process.wait()
-    with pytest.raises(EngineError, match="so nobody would end the server"):
+    with pytest.raises(EngineError, match="the server would outlive this process"):
         watchdog.watch(sleeper.pid)
     watchdog.dismiss()

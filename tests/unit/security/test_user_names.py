@@ -1,3 +1,5 @@
+"""Canonical names of users and groups."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from perdure.security.user_names import Approver, GroupName, Person, VetoHolder, canonical_user
+from perdure.security.user_names import Approver, GroupName, UserName, VetoHolder, canonical_user
 
-person = TypeAdapter(Person)
+person = TypeAdapter(UserName)
 
 
 @pytest.mark.parametrize(
@@ -20,11 +22,11 @@ person = TypeAdapter(Person)
         "\u00a0ada@example.com",
     ],
 )
-def test_one_person_has_one_name(written: str):
+def test_spellings_of_a_name_are_equal(written: str):
     assert person.validate_python(written) == "ada@example.com"
 
 
-@pytest.mark.parametrize("kind", [Person, GroupName, Approver, VetoHolder])
+@pytest.mark.parametrize("kind", [UserName, GroupName, Approver, VetoHolder])
 @pytest.mark.parametrize(
     "written",
     [
@@ -41,36 +43,36 @@ def test_one_person_has_one_name(written: str):
         "ad\u00ada@example.com",
     ],
 )
-def test_names_with_invisible_characters_are_refused(kind: object, written: str):
+def test_reject_names_with_invisible_characters(kind: object, written: str):
     with pytest.raises(ValidationError, match="invisible character U\\+"):
         TypeAdapter(kind).validate_python(written)
 
 
-def test_composed_and_decomposed_letters_are_the_same():
+def test_composed_and_decomposed_letters_are_equal():
     assert canonical_user("Zoe\u0308") == canonical_user("zo\u00eb") == "zo\u00eb"
 
 
-def test_a_joiner_between_a_letter_and_its_mark_makes_no_second_person():
+def test_joiner_between_letter_and_mark_is_removed():
     assert canonical_user("zoe\u200d\u0308") == "zo\u00eb"
 
 
-def test_different_people_stay_different():
+def test_different_users_stay_different():
     assert canonical_user("ada@example.com") != canonical_user("\u0430da@example.com")  # Cyrillic a
     assert canonical_user("ada b") != canonical_user("adab")
 
 
 @given(st.text(max_size=30))
-def test_canonical_is_final(name: str):
+def test_canonical_form_is_idempotent(name: str):
     assert canonical_user(canonical_user(name)) == canonical_user(name)
 
 
 @given(st.text(max_size=30))
-def test_case_makes_no_second_person(name: str):
+def test_canonical_form_ignores_case(name: str):
     assert canonical_user(name) == canonical_user(name.casefold())
 
 
 @pytest.mark.parametrize("name", ["", " ", "\u200b", "\u3164", "anyone", "ANYONE", "any\u00adone", "a" * 201])
-def test_nobody_can_be_called(name: str):
+def test_reject_reserved_or_empty_names(name: str):
     with pytest.raises(ValidationError):
         person.validate_python(name)
 

@@ -1,4 +1,4 @@
-"""A reverse proxy in front of the engine that refuses web pages. See `perdure.engine.proxy.app`."""
+"""Engine proxy: a reverse proxy in front of the engine that refuses requests of web pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m perdure.engine.proxy: the proxy as a process of its own."""
+"""Entry point of ``python -m perdure.engine.proxy``."""
 
 from __future__ import annotations
 

@@ -1,19 +1,18 @@
-"""The proxy's ASGI app: checks a request, forwards it to the engine, and streams both bodies.
+"""ASGI app of the proxy: checks a request, forwards it to the engine, and streams both bodies.
 
-The engine reflects every ``Origin`` with credentials, and takes every ``Host``. So its listeners are kept where no
-browser reaches them, and this app stands in front. It refuses requests of web pages (`perdure.security.browsers`), and
-completions of anything but an awakeable (`perdure.engine.proxy.completions`). It
-passes no ``access-control-*`` header of the engine's on unless the page is allowed. Everything else goes through as it
-came. A call may wait as long as its handler takes.
+The engine permits every ``Origin`` with credentials and accepts every ``Host``. So browsers must not reach its
+listeners, only this app. It refuses requests of web pages (`perdure.security.browsers`) and completions of other
+results than awakeables (`perdure.engine.proxy.completions`), and removes the engine's ``access-control-*`` headers
+unless the page is allowed. Everything else is forwarded unchanged, without a time limit.
 
-Answers of the proxy's own carry `PROXY_HEADER`:
+The proxy's own responses have the header `PROXY_HEADER`:
 
 ====== =================== ===========================================================
 status ``x-perdure-proxy`` when
 ====== =================== ===========================================================
-4xx    ``refused``         a rule is broken
-503    ``not-sent``        the engine takes no connection
-502    ``unknown-outcome`` the connection broke before the engine's answer
+4xx    ``refused``         the request violates a rule
+503    ``not-sent``        the engine accepts no connection
+502    ``unknown-outcome`` the connection broke before the engine's response
 ====== =================== ===========================================================
 """
 
@@ -30,17 +29,16 @@ import httpcore
 from perdure._runtime.asgi import Message, Receive, Scope, Send
 from perdure.engine.proxy.completions import completion_refusal
 from perdure.engine.proxy.upstream import Connections, Upstream
-from perdure.engine.proxy_answers import PROXY_HEADER, ProxyAnswer
+from perdure.engine.proxy_responses import PROXY_HEADER, ProxyResponse
 from perdure.observability.logging import get_logger
-from perdure.security.browsers import BrowserRules, Headers, Refusal, headers_named
+from perdure.security.browsers import BrowserRules, Headers, Refusal, header_values
 
 __all__ = ["EngineProxy"]
 
 T = TypeVar("T")
 
-_CONNECT_WITHIN: Final = 5.0
-_TIMEOUT: Final = {"timeout": {"connect": _CONNECT_WITHIN, "read": None, "write": None, "pool": None}}
-# A connection's own headers end with the connection (RFC 9110, 7.6.1). The server has answered `expect` already.
+_TIMEOUT: Final = {"timeout": {"connect": 5.0, "read": None, "write": None, "pool": None}}
+# Headers of a single connection (RFC 9110, 7.6.1), and `expect`, to which the server has responded.
 _HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
@@ -55,8 +53,8 @@ _HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-_REST_WITHIN: Final = 5.0
-_LONGEST_REST: Final = 64 * 1024 * 1024
+_READ_TIMEOUT: Final = 5.0
+_MAX_READ_BYTES: Final = 64 * 1024 * 1024
 _CORS: Final = b"access-control-"
 _CREDENTIALS: Final = b"access-control-allow-credentials"
 _PROXY_HEADER: Final = PROXY_HEADER.encode()
@@ -65,14 +63,14 @@ log = get_logger(__name__)
 
 
 class EngineProxy:
-    """Forwards what no web page has sent.
+    """ASGI app that forwards the requests of programs.
 
     Args:
-        name: What is behind it, ``ingress`` or ``admin``, for the log.
-        upstream: Where that is.
-        connections: Connections to it, see `Upstream.connections`.
-        rules: Which requests are refused.
-        is_ingress: Whether it is the ingress, where completions of anything but an awakeable are refused, too.
+        name: The name of the listener in the log, ``ingress`` or ``admin``.
+        upstream: The address of the listener.
+        connections: The connections to the listener, see `Upstream.connections`.
+        rules: The rules against web pages.
+        is_ingress: Whether to refuse completions of other results than awakeables.
     """
 
     def __init__(
@@ -85,7 +83,7 @@ class EngineProxy:
         self._is_ingress = is_ingress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve a request."""
         if scope["type"] != "http":
             raise NotImplementedError(f"{scope['type']} is not served")
         path: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -96,7 +94,7 @@ class EngineProxy:
         if refusal is not None:
             log.warning("proxy.refused", listener=self._name, code=refusal.code, method=scope["method"])
             await _refuse(send, refusal)
-            await _take_rest(receive)
+            await _read_remaining(receive)
             return
         try:
             await self._forward(scope, path, headers, receive, send)
@@ -119,30 +117,30 @@ class EngineProxy:
             response, connection = await _unless_gone(self._connections.send(request), body)
         except (httpcore.ConnectError, httpcore.ConnectTimeout):
             log.warning("proxy.not_sent", listener=self._name, upstream=str(self._upstream))
-            message = "the engine takes no connection; the request was not sent: try again"
-            await _answer(send, 503, "engine_unreachable", message, ProxyAnswer.NOT_SENT)
-        except httpcore.LocalProtocolError:  # what the server took, and the engine's protocol forbids
-            refusal = Refusal(400, "ambiguous_request", "a header holds what HTTP forbids")
+            message = "the engine accepts no connection; the request was not sent: try again"
+            await _respond(send, 503, "engine_unreachable", message, ProxyResponse.NOT_SENT)
+        except httpcore.LocalProtocolError:  # granian is less strict than httpcore
+            refusal = Refusal(400, "ambiguous_request", "a header contains characters that HTTP forbids")
             await _refuse(send, refusal)
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             log.warning("proxy.unknown_outcome", listener=self._name, cause=type(error).__name__)
-            message = "the connection to the engine broke before its answer; the request may have been started"
-            await _answer(send, 502, "unknown_outcome", message, ProxyAnswer.UNKNOWN_OUTCOME)
+            message = "the connection to the engine broke before its response; the request may have been started"
+            await _respond(send, 502, "unknown_outcome", message, ProxyResponse.UNKNOWN_OUTCOME)
         else:
             try:
-                await _returned(response, send, allowed=bool(headers_named(headers, b"origin")))
+                await _forward_response(response, send, allow_cors=bool(header_values(headers, b"origin")))
             finally:
                 await self._connections.release(response, connection)
         if not body.is_read:
-            await _take_rest(receive)
+            await _read_remaining(receive)
 
 
 class _ClientGoneError(Exception):
-    """The client has closed its connection before the answer."""
+    """The client closed its connection before the response."""
 
 
 class _Body:
-    """A request's body, as it arrives; iterated once."""
+    """Streamed body of a request, iterated once."""
 
     def __init__(self, receive: Receive, first: Message) -> None:
         self.is_whole = not first.get("more_body", False)
@@ -153,7 +151,7 @@ class _Body:
 
     @property
     def is_read(self) -> bool:
-        """Tell if all of it was sent on."""
+        """Whether the body was forwarded completely."""
         return self._ended.is_set()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -168,84 +166,86 @@ class _Body:
             self._message = await self._receive()
 
     async def until_gone(self) -> None:
-        """Wait until the client goes, once its body has been sent on."""
+        """Wait until the client disconnects after its body was forwarded."""
         await self._ended.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
 
 async def _unless_gone(sent: Coroutine[Any, Any, T], body: _Body) -> T:
-    """Wait for the head of an answer. A client that goes closes the connection to the engine."""
-    answer = asyncio.ensure_future(sent)
+    """Wait for the head of a response. A disconnect of the client closes the connection to the engine."""
+    response = asyncio.ensure_future(sent)
     gone = asyncio.ensure_future(body.until_gone())
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
+        await asyncio.wait({response, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if response.done():
+            return response.result()
         raise _ClientGoneError
     finally:
         gone.cancel()
-        if not answer.done():
-            answer.cancel()
+        if not response.done():
+            response.cancel()
             with suppress(asyncio.CancelledError):
-                await answer
+                await response
 
 
-async def _returned(response: httpcore.Response, send: Send, *, allowed: bool) -> None:
-    """Pass an answer on, chunk by chunk."""
-    dropped = _dropped(response.headers)
+async def _forward_response(response: httpcore.Response, send: Send, *, allow_cors: bool) -> None:
+    """Forward a response chunk by chunk."""
+    dropped = _hop_by_hop(response.headers)
     headers = [
         (name, value)
         for name, value in ((name.lower(), value) for name, value in response.headers)
-        if name not in dropped and name not in (_CREDENTIALS, _PROXY_HEADER) and (allowed or not name.startswith(_CORS))
+        if name not in dropped
+        and name not in (_CREDENTIALS, _PROXY_HEADER)
+        and (allow_cors or not name.startswith(_CORS))
     ]
-    lengths = headers_named(headers, b"content-length")
+    lengths = header_values(headers, b"content-length")
     expected = int(lengths[0]) if lengths else None
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    taken, ended = 0, False
+    size, ended = 0, False
     async for chunk in response.aiter_stream():
-        taken += len(chunk)
-        ended = taken == expected
+        size += len(chunk)
+        ended = size == expected
         await send({"type": "http.response.body", "body": chunk, "more_body": not ended})
     if not ended:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _dropped(headers: Headers) -> frozenset[bytes]:
-    """Return the names of the headers that belong to the connection alone."""
+def _hop_by_hop(headers: Headers) -> frozenset[bytes]:
+    """Return the names of the headers that must not be forwarded."""
     named = (part.strip() for name, value in headers if name.lower() == b"connection" for part in value.split(b","))
-    return _HOP_BY_HOP.union(each.lower() for each in named if each)
+    return _HOP_BY_HOP.union(name.lower() for name in named if name)
 
 
 def _forwarded(headers: list[tuple[bytes, bytes]], body: _Body) -> list[tuple[bytes, bytes]]:
-    """Return the headers that go on, with the length of the body in one way."""
-    dropped = _dropped(headers)
-    kept = [(name, value) for name, value in headers if name not in dropped and name != _PROXY_HEADER]
-    if not headers_named(kept, b"content-length"):
+    """Return the headers to forward, with exactly one declaration of the body's length."""
+    dropped = _hop_by_hop(headers)
+    forwarded = [(name, value) for name, value in headers if name not in dropped and name != _PROXY_HEADER]
+    if not header_values(forwarded, b"content-length"):
         if not body.is_whole:
-            kept.append((b"transfer-encoding", b"chunked"))
+            forwarded.append((b"transfer-encoding", b"chunked"))
         elif body.size:
-            kept.append((b"content-length", str(body.size).encode()))
-    return kept
+            forwarded.append((b"content-length", str(body.size).encode()))
+    return forwarded
 
 
 async def _refuse(send: Send, refusal: Refusal) -> None:
-    await _answer(send, refusal.status, refusal.code, refusal.message, ProxyAnswer.REFUSED)
+    await _respond(send, refusal.status, refusal.code, refusal.message, ProxyResponse.REFUSED)
 
 
-async def _take_rest(receive: Receive) -> None:
-    """Read what a client still sends after its answer, within limits: closing at once could destroy the answer."""
-    taken = 0
+async def _read_remaining(receive: Receive) -> None:
+    """Read the rest of a request after its response, within limits: closing at once could destroy the response."""
+    size = 0
     with suppress(TimeoutError):
-        async with asyncio.timeout(_REST_WITHIN):
-            while taken < _LONGEST_REST:
+        async with asyncio.timeout(_READ_TIMEOUT):
+            while size < _MAX_READ_BYTES:
                 message = await receive()
-                taken += len(message.get("body", b""))
+                size += len(message.get("body", b""))
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):
                     return
 
 
-async def _answer(send: Send, status: int, code: str, message: str, kind: ProxyAnswer) -> None:
+async def _respond(send: Send, status: int, code: str, message: str, kind: ProxyResponse) -> None:
     body: dict[str, Any] = {"code": status, "message": message, "metadata": {"code": code}}
     headers = [
         (b"content-type", b"application/json"),

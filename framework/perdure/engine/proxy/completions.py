@@ -1,7 +1,7 @@
-"""Refuses completions of anything but an awakeable.
+"""Refusal of requests that complete other results than awakeables.
 
-The ingress takes more ids under ``/restate/awakeables/`` than those of awakeables (engine 1.7.12). A caller that knows
-an invocation's id can derive ids that complete its pending calls and promises, cancel it, or stop the partition.
+``/restate/awakeables/`` of the ingress accepts further IDs (engine 1.7.12). A caller that knows an invocation ID can
+derive IDs that complete its pending calls and promises, cancel it, or stop the partition.
 """
 
 from __future__ import annotations
@@ -19,21 +19,17 @@ _COMPLETIONS: Final = (b"awakeables", b"a")
 
 
 def completion_refusal(path: bytes) -> Refusal | None:
-    """Return why a request to the ingress is refused, None when it completes an awakeable or nothing.
-
-    Args:
-        path: The path as it was sent, without the query.
-    """
-    sent = [part for part in path.split(b"/") if part]
-    decoded = [unquote_to_bytes(part) for part in sent[:2]]
+    """Return the refusal of a request to the ingress with this path as sent, without query, or None."""
+    parts = [part for part in path.split(b"/") if part]
+    decoded = [unquote_to_bytes(part) for part in parts[:2]]
     if len(decoded) < 2 or decoded[0].lower() != b"restate" or decoded[1].lower() not in _COMPLETIONS:
         return None
-    if sent[:2] == decoded and len(sent) > 2 and _is_awakeable(sent[2]):
+    if parts[:2] == decoded and len(parts) > 2 and _is_awakeable(parts[2]):
         return None
     return Refusal(
         403,
         "not_an_awakeable",
-        "only awakeables can be completed: send the id of `wait_for_external_signal(...)` character for character",
+        "only awakeables can be completed: send the exact ID of `wait_for_external_signal(...)`",
     )
 
 

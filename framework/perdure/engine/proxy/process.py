@@ -1,4 +1,4 @@
-"""The process of the engine proxy."""
+"""Process of the engine proxy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perdure.engine.proxy.upstream import Upstream
 from perdure.errors import ConfigurationError
 from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import configure_logging, get_logger
-from perdure.serving.process import end_now, loop_factory, stopping_on_signals, until_asked
+from perdure.serving.process import exit_process, loop_factory, stop_on_signals, wait_for_stop
 from perdure.serving.server import Listener, listening
 
 __all__ = ["serve_proxy", "serve_proxy_async"]
@@ -23,11 +23,8 @@ log = get_logger(__name__)
 def serve_proxy(settings: ProxySettings) -> int:
     """Serve the proxy until SIGTERM or Ctrl-C. Blocks; call it from the main thread.
 
-    Args:
-        settings: Ports, upstreams and rules.
-
     Returns:
-        The exit code 1 when it could not start. Otherwise it ends the process, with code 0 after a signal.
+        The exit code 1 if the start fails. Otherwise it ends the process, with code 0 after a signal.
     """
     configure_logging()
     watch_levels()
@@ -35,45 +32,48 @@ def serve_proxy(settings: ProxySettings) -> int:
         try:
             runner.run(_until_signal(settings))
         except ConfigurationError as error:
-            log.error("can't serve", reason=str(error))  # noqa: TRY400 - the message says it all
+            log.error("can't serve", reason=str(error))  # noqa: TRY400 - a traceback adds nothing
             return 1
         except Exception:
             log.exception("serving failed")
-            return end_now(1)
-        return end_now(0)
+            return exit_process(1)
+        return exit_process(0)
 
 
 async def _until_signal(settings: ProxySettings) -> None:
-    with stopping_on_signals() as asked:
-        await serve_proxy_async(settings, asked)
+    with stop_on_signals() as stop:
+        await serve_proxy_async(settings, stop)
 
 
 async def serve_proxy_async(settings: ProxySettings, stop: asyncio.Event) -> None:
     """Serve the proxy in the running event loop.
 
-    Calls that wait are cut off at the end. The engine goes on with them, and a client may attach again.
+    The stop closes the connections of waiting calls. Their invocations continue, and clients can attach again.
 
     Args:
-        settings: Ports, upstreams and rules.
-        stop: Ends it when it's set.
+        settings: The settings.
+        stop: The event that stops the proxy.
 
     Raises:
         ConfigurationError: A port is taken.
-        PerdureError: A server ended by itself.
+        PerdureError: A server failed.
     """
-    wanted = [("ingress", settings.ingress_upstream, settings.ingress_rules(), settings.ingress_port)]
+    proxies = [("ingress", settings.ingress_upstream, settings.ingress_rules(), settings.ingress_port)]
     if settings.admin_upstream is not None:
-        wanted.append(("admin", settings.admin_upstream, settings.admin_rules(), settings.admin_port))
+        proxies.append(("admin", settings.admin_upstream, settings.admin_rules(), settings.admin_port))
     listeners: list[Listener] = []
     async with AsyncExitStack() as stack:
-        for name, upstream, rules, port in wanted:
+        for name, address, rules, port in proxies:
             setting = f"PERDURE_PROXY_{name.upper()}_PORT"
             ensure_free(settings.host, port, setting)
-            place = Upstream.parse(upstream)
-            connections = await stack.enter_async_context(place.connections())
-            proxy = EngineProxy(name, place, connections, rules, is_ingress=name == "ingress")
+            upstream = Upstream.parse(address)
+            connections = await stack.enter_async_context(upstream.connections())
+            proxy = EngineProxy(name, upstream, connections, rules, is_ingress=name == "ingress")
             server = listening(proxy, host=settings.host, port=port, setting=setting)
             listeners.append(await stack.enter_async_context(server))
-        log.info("serving", urls=[each.url for each in listeners], upstreams=[str(each[1]) for each in wanted])
-        await until_asked(stop, *listeners)
+        log.info(
+            "serving", urls=[listener.url for listener in listeners], upstreams=[str(proxy[1]) for proxy in proxies]
+        )
+
+        await wait_for_stop(stop, *listeners)
         log.info("stopping")

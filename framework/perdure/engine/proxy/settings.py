@@ -1,4 +1,4 @@
-"""What the engine proxy can be told by its environment."""
+"""Settings of the engine proxy."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 
 
 class ProxySettings(BaseSettings):
-    """Settings of the engine proxy; each is also ``PERDURE_PROXY_{NAME}``. Read them with `read`.
+    """Settings of the engine proxy, also read from ``PERDURE_PROXY_{NAME}``, see `read`.
 
     Args:
         ingress_upstream: The engine's ingress: ``unix:/path/to/ingress.sock`` or ``http://host:port``.
-        admin_upstream: The engine's admin API; without it, the proxy serves the ingress alone.
-        host: Address to bind.
-        ingress_port: Port for the ingress.
-        admin_port: Port for the admin API.
-        allowed_hosts: Names besides those of this machine under which clients may call, without a port.
-        allowed_origins: Origins of web pages that may call the ingress; from ``PERDURE_SECURITY_ALLOWED_ORIGINS``,
-            since handlers check the same list.
+        admin_upstream: The engine's admin API. Without it, the proxy serves the ingress only.
+        host: The address to bind.
+        ingress_port: The port of the ingress.
+        admin_port: The port of the admin API.
+        allowed_hosts: Accepted host names, without port, in addition to those of the local machine.
+        allowed_origins: The origins of web pages that may call the ingress, from ``PERDURE_SECURITY_ALLOWED_ORIGINS``,
+            which handlers check, too.
     """
 
     model_config = SettingsConfigDict(
@@ -58,7 +58,7 @@ class ProxySettings(BaseSettings):
         """Read the settings from the environment.
 
         Raises:
-            ConfigurationError: A value doesn't fit; the message names it.
+            ConfigurationError: A setting is invalid; the message names it.
         """
         try:
             return cls()  # pyright: ignore[reportCallIssue] # from the environment
@@ -66,12 +66,13 @@ class ProxySettings(BaseSettings):
             raise invalid_settings("the engine proxy's settings (PERDURE_PROXY_…)", error) from error
 
     def ingress_rules(self) -> BrowserRules:
-        """Return what is refused at the ingress."""
-        return BrowserRules(hosts=self._served(), origins=frozenset(self.allowed_origins))
+        """Return the rules of the ingress."""
+        return BrowserRules(hosts=self._hosts(), origins=frozenset(self.allowed_origins))
 
     def admin_rules(self) -> BrowserRules:
-        """Return what is refused at the admin API. Its own web pages may call it, and no other."""
-        return BrowserRules(hosts=self._served(), has_pages=True)
+        """Return the rules of the admin API, which only its own web pages may call."""
+        return BrowserRules(hosts=self._hosts(), has_pages=True)
 
-    def _served(self) -> frozenset[str]:
+    def _hosts(self) -> frozenset[str]:
+
         return frozenset({*LOOPBACK_HOSTS, *self.allowed_hosts})

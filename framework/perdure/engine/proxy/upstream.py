@@ -1,4 +1,4 @@
-"""Where the engine is: a Unix socket of this machine, or an address of an internal network."""
+"""Connections to the engine over a Unix socket or TCP."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from perdure.errors import ConfigurationError
 __all__ = ["Connections", "Upstream"]
 
 _UNIX: Final = "unix:"
-_IDLE: Final = 256
+_MAX_IDLE: Final = 256
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """One of the engine's listeners.
+    """Address of one of the engine's listeners.
 
     Args:
-        host: Host name or address; ``localhost`` for a socket.
-        port: TCP port; None for a socket.
+        host: The host name or address; ``localhost`` for a socket.
+        port: The TCP port; None for a socket.
         socket: The Unix socket; None for TCP.
     """
 
@@ -36,13 +36,10 @@ class Upstream:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the listener that a text names.
-
-        Args:
-            text: ``unix:/path/to/ingress.sock`` or ``http://host:port``.
+        """Return the address in a text: ``unix:/path/to/ingress.sock`` or ``http://host:port``.
 
         Raises:
-            ConfigurationError: It names none.
+            ConfigurationError: The text is malformed.
         """
         if text.startswith(_UNIX) and len(text) > len(_UNIX):
             return cls("localhost", socket=Path(text.removeprefix(_UNIX)))
@@ -52,26 +49,22 @@ class Upstream:
         except ValueError:
             port = None
         if parts.scheme != "http" or not parts.hostname or port is None or parts.path.strip("/") or parts.query:
-            raise ConfigurationError(f"'{text}' names no listener: write unix:/path/to/socket or http://host:port")
+            raise ConfigurationError(f"'{text}' is not an address: use unix:/path/to/socket or http://host:port")
         return cls(parts.hostname, port)
 
     def __str__(self) -> str:
         return f"{_UNIX}{self.socket}" if self.socket is not None else f"http://{self.host}:{self.port}"
 
     def url(self, target: bytes) -> httpcore.URL:
-        """Return the URL of a request.
-
-        Args:
-            target: Path and query, as they are sent.
-        """
+        """Return the URL of a request with this path and query."""
         return httpcore.URL(scheme=b"http", host=self.host.encode(), port=self.port, target=target)
 
     @asynccontextmanager
     async def connections(self) -> AsyncIterator[Connections]:
-        """Open a place for connections to it; they are closed when the context is left.
+        """Open a connection pool for the duration of the context.
 
         Raises:
-            ConfigurationError: The socket's path is too long on this system, or its folder is missing.
+            ConfigurationError: The path of the socket is too long for this system, or its folder is missing.
         """
         with nullcontext() if self.socket is None else connectable(self.socket) as uds:
             connections = Connections(self, uds)
@@ -82,14 +75,14 @@ class Upstream:
 
 
 class Connections:
-    """Connections to one listener, each for one request at a time, kept for the next.
+    """Unlimited connection pool for one listener.
 
-    There is no limit, since each waiting call holds one. `httpcore.AsyncConnectionPool` looks at all of its connections
-    for each request, which a thousand waiting calls would make slow.
+    Each waiting call uses a connection. `httpcore.AsyncConnectionPool` scans all connections for each request, which is
+    slow with a thousand waiting calls.
 
     Args:
-        upstream: The listener.
-        uds: A path of its socket that is short enough; None for TCP.
+        upstream: The address of the listener.
+        uds: A short path of its socket; None for TCP.
     """
 
     def __init__(self, upstream: Upstream, uds: str | None) -> None:
@@ -98,17 +91,14 @@ class Connections:
         self._idle: list[httpcore.AsyncHTTPConnection] = []
 
     async def send(self, request: httpcore.Request) -> tuple[httpcore.Response, httpcore.AsyncHTTPConnection]:
-        """Send a request, and return the head of its answer with the connection; hand that to `release`.
-
-        Args:
-            request: The request.
+        """Send a request, and return the response without its body, and the connection for `release`.
 
         Raises:
             httpcore.ConnectError: There is no connection; nothing was sent.
             httpcore.NetworkError: The connection broke.
-            httpcore.ProtocolError: One side does not keep to HTTP.
+            httpcore.ProtocolError: A message violates HTTP.
         """
-        connection = await self._take()
+        connection = await self._acquire()
         try:
             return await connection.handle_async_request(request), connection
         except BaseException:
@@ -116,27 +106,22 @@ class Connections:
             raise
 
     async def release(self, response: httpcore.Response, connection: httpcore.AsyncHTTPConnection) -> None:
-        """Keep a connection for the next request, or close it when its answer was not read to the end.
-
-        Args:
-            response: What `send` returned.
-            connection: What `send` returned.
-        """
+        """Return a connection to the pool, or close it if the response was not read completely."""
         await response.aclose()
-        if connection.is_idle() and len(self._idle) < _IDLE:
+        if connection.is_idle() and len(self._idle) < _MAX_IDLE:
             self._idle.append(connection)
         else:
             await connection.aclose()
 
     async def close(self) -> None:
-        """Close what is kept."""
+        """Close the idle connections."""
         while self._idle:
             await self._idle.pop().aclose()
 
-    async def _take(self) -> httpcore.AsyncHTTPConnection:
+    async def _acquire(self) -> httpcore.AsyncHTTPConnection:
         while self._idle:
             connection = self._idle.pop()
-            if not connection.has_expired():  # the engine has closed it, or it broke
+            if not connection.has_expired():
                 return connection
             await connection.aclose()
         return httpcore.AsyncHTTPConnection(self._origin, uds=self._uds)

@@ -13,16 +13,16 @@ from fastapi import FastAPI
 
 from perdure._runtime.ports import free_ports
 from services.console.app import create_app
-from services.console.parts import Parts
-from services.console.people.roles import Role
+from services.console.auth.roles import Role
+from services.console.dependencies import Components
 from services.console.settings import ConsoleSettings
 
-PASSWORD = "correct horse battery"  # noqa: S105 - of people who live as long as the test
+PASSWORD = "correct horse battery"  # noqa: S105 - of temporary users
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
 class Clock:
-    """A clock that stands still until it's moved."""
+    """A clock that moves only by hand."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -34,61 +34,56 @@ class Clock:
         self.now += by
 
 
-class Desk:
-    """A console in this process, whose engine nobody has started; and clients to it.
-
-    Args:
-        app: The console.
-        clock: Its clock.
-    """
+class Console:
+    """A console in this process without an engine, and clients of it."""
 
     def __init__(self, app: FastAPI, clock: Clock) -> None:
         self.app = app
         self.clock = clock
-        self.parts: Parts = app.state.parts
+        self.components: Components = app.state.components
 
     @asynccontextmanager
     async def client(self, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-        """Open a client without any session."""
+        """Open a client without a session."""
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, client=("127.0.0.1", 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://console.test", **options) as client:
             yield client
 
     async def add(self, name: str, *roles: Role, groups: tuple[str, ...] = ()) -> str:
-        """Add a person, and return a session's token."""
-        await self.parts.persons.add(name, PASSWORD, roles or [Role.VIEWER], groups, by="a test")
+        """Add a user, and return the token of a session."""
+        await self.components.users.add(name, PASSWORD, roles or [Role.VIEWER], groups, by="a test")
         return await self.token(name)
 
     async def token(self, name: str) -> str:
-        """Begin a session, and return its token."""
-        token, _, _ = await self.parts.sessions.begin(name, address="127.0.0.1", agent="a test")
+        """Start a session, and return its token."""
+        token, _, _ = await self.components.sessions.start(name, address="127.0.0.1", agent="a test")
         return token
 
 
 def settings_of(folder: Path, **changes: Any) -> ConsoleSettings:
     """Return settings of a console without an engine."""
     (port,) = free_ports(1)
-    nobody = f"http://127.0.0.1:{port}"
-    values = {"local_dir": folder, "ingress_url": nobody, "admin_url": nobody, **changes}
+    closed_port = f"http://127.0.0.1:{port}"
+    values = {"local_dir": folder, "ingress_url": closed_port, "admin_url": closed_port, **changes}
     return ConsoleSettings(**values)
 
 
 @pytest.fixture
-def open_desk(tmp_path: Path) -> Callable[..., Any]:
-    """Opens consoles."""
+def open_console(tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that opens a console."""
 
     @asynccontextmanager
-    async def opened(**changes: Any) -> AsyncIterator[Desk]:
+    async def opened(**changes: Any) -> AsyncIterator[Console]:
         clock = Clock()
         app = create_app(settings_of(tmp_path, **changes), hasher=CHEAP, now=clock)
         async with app.router.lifespan_context(app):
-            yield Desk(app, clock)
+            yield Console(app, clock)
 
     return opened
 
 
 @pytest.fixture
-async def desk(open_desk: Callable[..., Any]) -> AsyncIterator[Desk]:
+async def console(open_console: Callable[..., Any]) -> AsyncIterator[Console]:
     """A console."""
-    async with open_desk() as opened:
+    async with open_console() as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""Acts signed for who is signed in, as a handler that knows only the issuer's key checks them."""
+"""Signed actions, verified with the issuer's public key as handlers do."""
 
 from __future__ import annotations
 
@@ -7,53 +7,53 @@ from datetime import timedelta
 import pytest
 
 from perdure.errors import Forbidden, Unauthenticated
-from perdure.security import PrivateKey, Role, SignedAction, TrustedKeys, payload_digest
+from perdure.security import PrivateKey, Role, SignedAction, TrustedKeys, json_digest
 from services.console.signing import LIFETIME, Signer, load_key
 
-DIGEST = payload_digest({"amount": 1})
+DIGEST = json_digest({"amount": 1})
 
 
-def check(trust: TrustedKeys, signed: dict, desk, **changes):
-    wanted = {"act": "approve", "target": "Approvals/T1", "payload_digest": DIGEST, "reason": "fine"}
-    wanted = {**wanted, "actor": "ada@example.com", **changes}
-    return trust.verify(SignedAction.model_validate(signed), now=desk.clock(), **wanted)
+def check(keys: TrustedKeys, signed: dict, console, **changes):
+    expected = {"action": "approve", "target": "Approvals/T1", "payload_digest": DIGEST, "reason": "fine"}
+    expected = {**expected, "actor": "ada@example.com", **changes}
+    return keys.verify(SignedAction.model_validate(signed), now=console.clock(), **expected)
 
 
-async def signed_in_as(desk, *roles: Role, groups: tuple[str, ...] = ()):
-    return await desk.parts.sessions.find(await desk.add("ada@example.com", *roles, groups=groups))
+async def session_of(console, *roles: Role, groups: tuple[str, ...] = ()):
+    return await console.components.sessions.find(await console.add("ada@example.com", *roles, groups=groups))
 
 
-async def test_an_act_proves_who_did_what_with_which_rights(desk):
-    ada = await signed_in_as(desk, Role.APPROVER, groups=("finance",))
-    signer = desk.parts.signer
+async def test_signed_action_names_actor_and_roles(console):
+    ada = await session_of(console, Role.APPROVER, groups=("finance",))
+    signer = console.components.signer
     signed = signer.sign(ada, "approve", "Approvals/T1", payload_digest=DIGEST, reason="fine")
-    trust = TrustedKeys(issuers=(signer.issuer,))
-    actor = check(trust, signed, desk)
+    keys = TrustedKeys(issuers=(signer.issuer,))
+    actor = check(keys, signed, console)
     assert (actor.actor, actor.roles, actor.groups) == ("ada@example.com", {Role.APPROVER}, {"finance"})
-    for wrong in ({"act": "reject"}, {"target": "Approvals/T2"}, {"reason": "else"}, {"actor": "eve@example.com"}):
+    for wrong in ({"action": "reject"}, {"target": "Approvals/T2"}, {"reason": "else"}, {"actor": "eve@example.com"}):
         with pytest.raises(Forbidden):
-            check(trust, signed, desk, **wrong)
+            check(keys, signed, console, **wrong)
     with pytest.raises(Unauthenticated):
-        check(TrustedKeys(issuers=(PrivateKey.generate().public,)), signed, desk)
+        check(TrustedKeys(issuers=(PrivateKey.generate().public,)), signed, console)
 
 
-async def test_a_sessions_key_is_its_own_ends_soon_and_is_made_anew(desk):
-    ada = await signed_in_as(desk, Role.APPROVER)
-    signer = desk.parts.signer
+async def test_session_key_expires_and_is_renewed(console):
+    ada = await session_of(console, Role.APPROVER)
+    signer = console.components.signer
     first = signer.key(ada)
     assert signer.key(ada) is first
-    other = await desk.parts.sessions.find(await desk.token("ada@example.com"))
+    other = await console.components.sessions.find(await console.token("ada@example.com"))
     assert signer.key(other).credential.key != first.credential.key
-    desk.clock.move(LIFETIME)
+    console.clock.move(LIFETIME)
     second = signer.key(ada)
     assert second.credential.key != first.credential.key
-    assert second.credential.expires_at == desk.clock() + LIFETIME
+    assert second.credential.expires_at == console.clock() + LIFETIME
     signer.forget(ada)
     assert signer.key(ada) is not second
-    desk.clock.move(timedelta(seconds=1))
+    console.clock.move(timedelta(seconds=1))
 
 
-def test_the_consoles_key_is_made_once(tmp_path):
+def test_issuer_key_is_created_once(tmp_path):
     file = tmp_path / "keys" / "issuer.pem"
     made = load_key(file)
     assert load_key(file).public == made.public

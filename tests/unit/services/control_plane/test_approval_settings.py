@@ -25,7 +25,7 @@ def asked(settings: OrchestratorSettings) -> ApprovalRequest:
 
 def test_by_default_anyone_is_asked_reminded_and_asked_again_within_a_day() -> None:
     request = asked(OrchestratorSettings())
-    assert (request.timeout, request.time_in_all, request.remind_every) == (16 * HOUR, 24 * HOUR, 4 * HOUR)
+    assert (request.timeout, request.total_timeout, request.remind_every) == (16 * HOUR, 24 * HOUR, 4 * HOUR)
     assert [(stage.approvers, stage.quorum, stage.on_timeout) for stage in request.stages] == [
         ([], 1, "escalate"),
         ([], 1, "error"),
@@ -34,7 +34,7 @@ def test_by_default_anyone_is_asked_reminded_and_asked_again_within_a_day() -> N
 
 def test_the_whole_time_is_what_it_says_whatever_the_escalation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERDURE_ORCHESTRATOR_APPROVAL_TIMEOUT", "PT10S")
-    assert asked(OrchestratorSettings()).time_in_all == timedelta(seconds=10)
+    assert asked(OrchestratorSettings()).total_timeout == timedelta(seconds=10)
     monkeypatch.setenv("PERDURE_ORCHESTRATOR_APPROVAL_ESCALATE_AFTER", "PT3S")
     monkeypatch.setenv("PERDURE_ORCHESTRATOR_APPROVERS", '["group:finance","Ada"]')
     monkeypatch.setenv("PERDURE_ORCHESTRATOR_APPROVAL_QUORUM", "2")

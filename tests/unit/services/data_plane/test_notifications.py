@@ -9,9 +9,9 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from perdure.approvals.links import LinkMinter
-from perdure.approvals.notifications import ApprovalNotice
+from perdure.approvals.notifications import ApprovalNotification
 from perdure.errors import ConfigurationError, Conflict
-from perdure.security import PrivateKey, payload_digest, read_link
+from perdure.security import PrivateKey, json_digest, read_link
 from services.contracts.notifications import SendNotification
 from services.data_plane.notifications.mail import Mail, MailServer
 from services.data_plane.notifications.model import Outbox
@@ -38,7 +38,7 @@ async def test_another_text_under_the_same_key_is_a_conflict(agency: Agency) -> 
         await agency.outbox.notify(changed)
 
 
-def notice_to(name: str, **changes: Any) -> ApprovalNotice:
+def notice_to(name: str, **changes: Any) -> ApprovalNotification:
     fields = {
         "key": "approval:1",
         "kind": "asked",
@@ -46,11 +46,11 @@ def notice_to(name: str, **changes: Any) -> ApprovalNotice:
         "to": name,
         "title": "Trip of ada",
         "requester": "ada@example.com",
-        "payload_digest": payload_digest(None),
+        "payload_digest": json_digest(None),
         "at": datetime(2029, 12, 31, tzinfo=UTC),
         "until": datetime(2030, 1, 1, tzinfo=UTC),
     }
-    return ApprovalNotice.model_validate({**fields, **changes})
+    return ApprovalNotification.model_validate({**fields, **changes})
 
 
 async def recorded(agency: Agency) -> list[tuple[str, ...]]:

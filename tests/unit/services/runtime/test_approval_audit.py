@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from perdure.approvals import policy
-from perdure.approvals.approval import Approval
-from perdure.approvals.messages import ApprovalStatus, Decision
+from perdure.approvals.messages import ApprovalStatus, Vote
 from perdure.approvals.request import ApprovalRequest
-from perdure.approvals.rules import payload_digest
-from perdure.security import PrivateKey, SigningMode, SigningRules, TrustedKeys
+from perdure.approvals.schema import Approval
+from perdure.security import PrivateKey, SigningMode, SigningRules, TrustedKeys, json_digest
 from services.data_plane.audit.trips import ConfirmedCharge
 from services.runtime.approval_audit import judge_approvals
 
@@ -26,11 +25,11 @@ def approval(*, approve: bool | None = True, payload: Any = ORDER) -> ApprovalSt
     )
     change = policy.open_approval(Approval(approval_id="T1"), request, NOON)
     if approve is not None:
-        decision = Decision(actor="grace", approve=approve, at=NOON)
+        decision = Vote(actor="grace", approve=approve, at=NOON)
         change = change.then(lambda opened: policy.decide(opened, decision))
     return ApprovalStatus(
         approval_id="T1", status=change.approval.state, title="?", requester="", approvers=[], quorum=1,
-        payload=payload, payload_digest=payload_digest(payload), opened_at=NOON, deadline=NOON, decided_at=None,
+        payload=payload, payload_digest=json_digest(payload), opened_at=NOON, deadline=NOON, decided_at=None,
         decided_by=[], reason="", decisions=[], refusals=0, audit_log=list(change.entries), head=change.approval.head,
     )  # fmt: skip
 
@@ -84,6 +83,6 @@ def test_changed_audit_log_is_a_breach(change: Callable[[ApprovalStatus], Approv
 
 
 def test_audit_refuses_unsigned_approval_in_signed_mode():
-    rules = SigningRules(mode=SigningMode.SIGNED, trust=TrustedKeys(issuers=(PrivateKey.generate().public,)))
+    rules = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(PrivateKey.generate().public,)))
     ((trip, detail),) = judged(approval(), rules)
     assert (trip, "no signature" in detail) == ("T1", True), detail

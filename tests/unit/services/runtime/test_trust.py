@@ -21,12 +21,12 @@ def topology(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Topology:
 
 
 def test_keys_are_made_once_and_services_are_told_whom_to_believe(topology: Topology, monkeypatch: pytest.MonkeyPatch):
-    trust = make_trusted_keys(topology, {})
-    assert make_trusted_keys(topology, {}) == trust
+    trusted_keys = make_trusted_keys(topology, {})
+    assert make_trusted_keys(topology, {}) == trusted_keys
     assert [stat.S_IMODE(path.stat().st_mode) for path in topology.keys_dir.iterdir()] == [0o600] * 3
     assert topology.engine_config().identity_key_file == topology.identity_key_file
     engine = PrivateKey.load(topology.identity_key_file).public.id
-    for name, value in trust.services.items():
+    for name, value in trusted_keys.services.items():
         monkeypatch.setenv(name, value)
     config = SecurityConfig.from_environment().check_start()
     assert config.profile == "production"
@@ -34,13 +34,15 @@ def test_keys_are_made_once_and_services_are_told_whom_to_believe(topology: Topo
     assert config.restrict_public_access
     secrets = {path.read_text().splitlines()[1] for path in topology.keys_dir.iterdir()}
     assert not any(
-        secret in value for secret in secrets for value in (*trust.services.values(), *trust.console.values())
+        secret in value
+        for secret in secrets
+        for value in (*trusted_keys.services.values(), *trusted_keys.console.values())
     )
 
 
 def test_the_users_own_settings_win_and_their_keys_are_believed_besides(topology: Topology):
     own = PrivateKey.generate().public.id
-    trust = make_trusted_keys(
+    trusted_keys = make_trusted_keys(
         topology,
         {
             "PERDURE_SECURITY_PROFILE": "development",
@@ -49,12 +51,12 @@ def test_the_users_own_settings_win_and_their_keys_are_believed_besides(topology
             "PERDURE_ISSUER_KEYS": own,
         },
     )
-    assert trust.services["PERDURE_SECURITY_PROFILE"] == "development"
-    assert trust.services["PERDURE_SECURITY_REQUIRE_HTTPS"] == "true"
+    assert trusted_keys.services["PERDURE_SECURITY_PROFILE"] == "development"
+    assert trusted_keys.services["PERDURE_SECURITY_REQUIRE_HTTPS"] == "true"
     engine = PrivateKey.load(topology.identity_key_file).public.id
     issuer = PrivateKey.load(topology.keys_dir / "console-issuer.pem").public.id
-    assert trust.services["PERDURE_SECURITY_SIGNING_KEYS"] == f"{own},{engine}"
-    assert trust.services["PERDURE_ISSUER_KEYS"] == f"{own},{issuer}"
+    assert trusted_keys.services["PERDURE_SECURITY_SIGNING_KEYS"] == f"{own},{engine}"
+    assert trusted_keys.services["PERDURE_ISSUER_KEYS"] == f"{own},{issuer}"
 
 
 @pytest.mark.parametrize(
@@ -71,10 +73,10 @@ def test_while_a_key_is_changed_both_are_believed(topology: Topology, file: str,
     for suffix in ("next", "previous"):
         beside = PrivateKey.generate()
         beside.save(path.with_name(f"{file}.{suffix}"))
-        trust = make_trusted_keys(topology, {})
-        assert beside.public.id in trust.services[variable].split(",")
+        trusted_keys = make_trusted_keys(topology, {})
+        assert beside.public.id in trusted_keys.services[variable].split(",")
         if file == "approval-links.pem":
-            assert beside.public.id in trust.console["PERDURE_LINK_KEYS"].split(",")
+            assert beside.public.id in trusted_keys.console["PERDURE_LINK_KEYS"].split(",")
         path.with_name(f"{file}.{suffix}").unlink()
         assert beside.public.id not in make_trusted_keys(topology, {}).services[variable]
 

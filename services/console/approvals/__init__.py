@@ -1,0 +1,1 @@
+"""Approvals: inbox, votes, delegation and links."""

@@ -1,0 +1,1 @@
+"""Authentication and authorisation: users, passwords, sessions, roles, API keys."""

@@ -1,0 +1,1 @@
+"""Dead letters and the operator actions on them."""

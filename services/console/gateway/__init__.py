@@ -1,1 +1,0 @@
-"""The way in for programs outside, to the engine's ingress. See `services.console.gateway.app`."""

@@ -1,1 +1,0 @@
-"""What stands between a request and a route: who asks, by which right, from where."""

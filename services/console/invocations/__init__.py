@@ -1,0 +1,1 @@
+"""Invocations and the operator actions on them."""

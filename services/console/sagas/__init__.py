@@ -1,0 +1,1 @@
+"""Sagas: list, and one saga with its timeline."""

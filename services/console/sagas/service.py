@@ -1,0 +1,109 @@
+"""Queries for sagas."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import ValidationError
+
+from perdure import StatusData, Target
+from perdure.engine.admin import failure_message, sql_text
+from perdure.saga.queries import ALL_PHASES, SagaRow
+from perdure.saga.schema import ORCHESTRATIONS_SQL, SAGAS_SQL
+from perdure.saga.status import SagaPhase
+from perdure.saga.timeline import Timeline
+from perdure.status import STATUS_KEY
+from services.console.engine import EngineClient
+from services.console.problems import ConsoleError
+from services.console.sagas.schemas import Saga, SagaPage
+
+PAGE_SIZE: Final = 50
+
+# Like SAGAS but without phases, which would read the state of every saga.
+_KEYS: Final = f"""
+with sagas as (
+  select i.id as id, i.target_service_name as service, i.target_service_key as key, i.created_at as started_at
+  from sys_invocation_status i where {ORCHESTRATIONS_SQL}
+)
+"""
+
+
+async def list_page(
+    engine: EngineClient,
+    *,
+    search: str = "",
+    phase: SagaPhase | None = None,
+    service: str | None = None,
+    number: int = 1,
+) -> SagaPage:
+    """Return a page of sagas, newest first; `search` is a part of the key."""
+    filters = ["true"]
+    if search:
+        filters.append(f"strpos(key, {sql_text(search)}) > 0")
+    if phase:
+        filters.append(f"phase = {sql_text(phase)}")
+    if service:
+        filters.append(f"service = {sql_text(service)}")
+    where = " and ".join(filters)
+    source = SAGAS_SQL if phase else _KEYS
+    counts = await engine.query(
+        f"{source} select service, sum(case when {where} then 1 else 0 end) as matches from sagas "
+        "group by service order by service"
+    )
+    total = sum(row["matches"] for row in counts)
+    pages = max(1, -(-total // PAGE_SIZE))
+    order = f"order by started_at desc, id limit {PAGE_SIZE} offset {(min(number, pages) - 1) * PAGE_SIZE}"
+    if phase is None:
+        ids = [row["id"] for row in await engine.query(f"{source} select id from sagas where {where} {order}")]
+        where, order = f"id in ({', '.join(map(sql_text, ids)) or 'null'})", "order by started_at desc, id"
+    rows = await engine.query(
+        f"{SAGAS_SQL} select id, service, key, phase, failure, started_at, ended_at from sagas where {where} {order}"
+    )
+    return SagaPage(
+        items=[SagaRow.model_validate(row) for row in rows],
+        total=total,
+        page=min(number, pages),
+        pages=pages,
+        services=[row["service"] for row in counts],
+    )
+
+
+async def count_by_phase(engine: EngineClient) -> dict[str, int]:
+    """Return the number of sagas by phase."""
+    rows = await engine.query(f"{SAGAS_SQL} select phase, count(*) as sagas from sagas group by phase")
+    counts = {row["phase"]: row["sagas"] for row in rows}
+    return {phase: counts[phase] for phase in ALL_PHASES if phase in counts}
+
+
+async def get(engine: EngineClient, saga_id: str, service: str | None = None) -> Saga:
+    """Return a saga with its timeline; `service` chooses among several services with the same saga ID."""
+    timeline = await engine.timeline(saga_id, service)
+    timeline = timeline.model_copy(update={"failure": failure_message(timeline.failure)})
+    return Saga(status=await _status(engine, timeline), timeline=timeline)
+
+
+async def _status(engine: EngineClient, timeline: Timeline) -> StatusData | None:
+    """Return the status from the service, or for a workflow without steps, from its state and its result."""
+    target: Target[None, StatusData] = Target(timeline.service, "status", None, StatusData)
+    status: StatusData | None
+    try:
+        status = await engine.call(target, key=timeline.key)
+    except ConsoleError:
+        status = None
+    if timeline.steps:
+        return status
+    if status is None or status.phase == SagaPhase.NOT_STARTED:
+        status = await _stored_status(engine, timeline) or status
+    if status is not None and timeline.ended_at is not None and not status.is_complete:
+        phase = SagaPhase.COMPLETED if timeline.result == "success" else SagaPhase.FAILED
+        error = status.error or timeline.failure
+        status = status.model_copy(update={"phase": phase.value, "error": error, "is_complete": True})
+    return status
+
+
+async def _stored_status(engine: EngineClient, timeline: Timeline) -> StatusData | None:
+    stored = await engine.state(timeline.service, timeline.key, STATUS_KEY)
+    try:
+        return None if stored is None else StatusData.model_validate_json(stored)
+    except ValidationError:  # another program's entry of this name, or another version
+        return None

@@ -1,0 +1,1 @@
+"""Schedules and the operator actions on them."""

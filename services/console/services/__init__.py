@@ -1,0 +1,1 @@
+"""Deployments, services and handlers."""

@@ -1,0 +1,205 @@
+"""Repair of approvals after kills, and purging after the retention."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+import restate as sdk
+
+from perdure import Target
+from perdure.approvals.messages import Vote
+from perdure.approvals.policy import decide
+from perdure.approvals.request import OnTimeout
+from perdure.approvals.schema import Approval
+from perdure.approvals.service import ApprovalsConfig, definitions
+from perdure.determinism import Time
+from perdure.engine.admin import AdminClient
+from perdure.testing import Restate
+from tests.integration.approvals_harness import (
+    HOUR,
+    Desk,
+    GateRequest,
+    asking,
+    full_desk,
+    refused,
+    run_gate,
+    state_holds,
+)
+from tests.support import Recording, eventually
+
+
+@pytest_asyncio.fixture
+async def desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
+    async with full_desk(restate, did) as desk:
+        yield desk
+
+
+reconcile: Any = Target("ApprovalReconciler", "reconcile", None, dict[str, Any])
+
+
+async def test_withdraw_after_kill_of_waiter(desk: Desk):
+    person = desk.person("ada")
+    invocation = await desk.client.send(run_gate, GateRequest(), key=desk.id)
+    await desk.ask(by="other", approvers=[person])
+    await desk.inbox_has(person, 1)
+    desk.id, other = f"gate-{desk.id}", desk.id
+    await desk.status_where(lambda status: status.status == "open")
+    assert [
+        each["id"] for each in (await desk.client.call(reconcile, key="all"))["repaired"] if each["id"] == desk.id
+    ] == []
+    async with AdminClient(desk.env.admin) as admin:
+        await admin.control_invocation(invocation, "kill")
+
+    async def withdrawn() -> bool:
+        await desk.client.call(reconcile, key="all")
+        return (await desk.status()).status == "withdrawn"
+
+    await eventually(withdrawn, what="withdrawal by the reconciler")
+    assert (await desk.status()).reason == "the waiting invocation ended"
+    desk.id = other
+    assert (await desk.status()).status == "open"  # another waiter is not affected
+
+
+async def test_repair_killed_timers(desk: Desk):
+    person = desk.person("ada")
+    await desk.ask(approvers=[person], timeout=timedelta(seconds=2), on_timeout=OnTimeout.REJECT)
+    await desk.inbox_has(person, 1)
+    async with AdminClient(desk.env.admin) as admin:
+        sql = f"""select id from sys_invocation_status where target_service_name = 'Approvals'
+            and target_service_key = '{desk.id}' and target_handler_name = 'end_stage'"""
+        for row in await admin.query(sql):
+            await admin.control_invocation(row["id"], "kill")
+        assert not await admin.query(sql + " and status != 'completed'")
+
+    async def is_found() -> bool:
+        report = await desk.client.call(reconcile, key="all")
+        return any((each["kind"], each["id"]) == ("missing_timer", desk.id) for each in report["repaired"])
+
+    await eventually(is_found, what="orphan without a timer")
+    assert (await desk.outcome()).outcome == "rejected"
+    await desk.inbox_has(person, 0)
+
+
+async def interrupt(desk: Desk, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+    """Set the state that a kill of a handler leaves, and kill the timers."""
+    mine = f"service_name = 'Approvals' and service_key = '{desk.id}'"
+    async with AdminClient(desk.env.admin) as admin, httpx.AsyncClient(base_url=desk.env.admin) as http:
+        rows = await admin.query(f"select key, value_utf8 from state where {mine}")
+        state = change({row["key"]: row["value_utf8"] for row in rows})
+        new_state = {name: list(value.encode()) for name, value in state.items()}
+        body = {"object_key": desk.id, "new_state": new_state}
+        (await http.post("/services/Approvals/state", json=body)).raise_for_status()
+        sql = f"""select id from sys_invocation_status where target_service_name = 'Approvals'
+            and target_service_key = '{desk.id}' and target_handler_name = 'end_stage'"""
+        for row in await admin.query(sql):
+            await admin.control_invocation(row["id"], "kill")
+
+
+async def repaired(desk: Desk, *keys: str) -> None:
+    """Reconcile until the approval's state has exactly these keys, besides waiters."""
+
+    async def matches() -> bool:
+        await desk.client.call(reconcile, key="all")
+        async with AdminClient(desk.env.admin) as admin:
+            sql = f"select key from state where service_name = 'Approvals' and service_key = '{desk.id}'"
+            names = {row["key"] for row in await admin.query(sql)}
+        return {name for name in names if not name.startswith("waiter/inv_")} == set(keys)
+
+    await eventually(matches, what=f"state of {keys} only")
+
+
+async def test_repair_kill_before_waking(desk: Desk):
+    """The vote is stored, and no waiter was woken."""
+    person = desk.person("ada")
+    await desk.ask(approvers=[person])
+    await desk.inbox_has(person, 1)
+
+    def decided(state: dict[str, str]) -> dict[str, str]:
+        assert [name for name in state if name.startswith("waiter/inv_")]
+        decision = Vote(actor=person, approve=True, reason="interrupted", at=datetime.now(UTC))
+        change = decide(Approval.model_validate_json(state["approval"]), decision)
+        audit_log = {"audit_log/000002": change.entries[0].model_dump_json()}
+        return {**state, **audit_log, "approval": change.approval.model_dump_json()}
+
+    await interrupt(desk, decided)
+    await repaired(desk, "approval", "request", "audit_log/000001", "audit_log/000002")
+    assert (await desk.outcome()).reason == "interrupted"
+    await desk.inbox_has(person, 0)
+
+
+async def test_repair_kill_during_opening(desk: Desk):
+    """The kill follows the write of the request, or precedes it."""
+    await desk.asked(payload=1)
+    await interrupt(desk, lambda state: {name: state[name] for name in ("open", "request")})
+    await repaired(desk, "approval", "open", "request", "audit_log/000001")
+    assert (await desk.approve("bob")).status == "approved"
+    assert (await desk.outcome()).decided_by == ["bob"]
+    desk.id = f"{desk.id}-2"
+    await desk.asked()
+    await interrupt(desk, lambda state: {"open": state["open"]})
+    await repaired(desk)
+
+
+async def test_waiter_learns_of_killed_opening(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    free, held = threading.Event(), desk.id
+
+    class HeldTime(Time):
+        async def now(self) -> datetime:
+            if isinstance(self._ctx, sdk.ObjectContext) and self._ctx.key() == held:
+                await asyncio.to_thread(free.wait, 20)
+            return await super().now()
+
+    monkeypatch.setattr("perdure.approvals.service.Time", HeldTime)
+    await desk.ask(approvers=["ada"])
+
+    async def opening() -> str | None:
+        async with AdminClient(desk.env.admin) as admin:
+            sql = f"""select id from sys_invocation_status where target_service_name = 'Approvals'
+                and target_service_key = '{desk.id}' and target_handler_name = 'open' and status != 'completed'"""
+            return next((row["id"] for row in await admin.query(sql)), None)
+
+    try:
+        invocation = await eventually(opening, what="an invocation that opens it")
+        async with AdminClient(desk.env.admin) as admin:
+            await admin.control_invocation(invocation, "kill")
+        assert (await refused(desk.outcome())).message == "killed"
+    finally:
+        free.set()
+    report = await desk.client.call(reconcile, key="all")
+    assert [each for each in report["repaired"] if each["id"] == desk.id] == []
+    await state_holds(desk)
+
+
+@pytest.mark.restate_modes("http2")
+async def test_purge_after_retention(restate: Restate):
+    env = await restate.serve(*definitions(ApprovalsConfig(retention=timedelta(seconds=2))), asking)
+    async with Desk(env) as desk:
+        await desk.asked(timeout=HOUR)
+        await desk.approve("ada")
+        assert (await desk.status()).status == "approved"
+
+        async def is_stored(approval_id: str) -> bool:
+            async with AdminClient(env.admin) as admin:
+                sql = f"select key from state where service_name = 'Approvals' and service_key = '{approval_id}'"
+                return bool(await admin.query(sql))
+
+        async def is_purged(approval_id: str) -> bool:
+            return not await is_stored(approval_id)
+
+        await eventually(lambda: is_purged(desk.id), what="purge of the approval")
+        assert (await refused(desk.status())).status_code == 404
+        assert (await desk.outcome()).decided_by == ["ada"]
+        # Early votes are purged likewise, unless their approval was opened.
+        opened, never = f"{desk.id}-opened", f"{desk.id}-never"
+        for desk.id in (never, opened):
+            await desk.approve("bob")
+        await desk.asked(approvers=["bob", "cy"], quorum=2)
+        await eventually(lambda: is_purged(never), what="purge of early votes")
+        assert [decision.actor for decision in (await desk.status()).decisions] == ["bob"]

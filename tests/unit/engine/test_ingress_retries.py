@@ -1,0 +1,165 @@
+"""Retries of the ingress client."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from perdure import IngressClient
+from perdure.errors import IngressError
+from tests.unit.engine.scripted_ingress import OK, SENT, URL, Ingress, Order, Receipt, answer, book
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """Record the backoff between attempts without waiting."""
+    waited: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("perdure.engine.ingress_requests.asyncio.sleep", pause)
+    return waited
+
+
+BROKEN = [httpx.ReadError("broken"), httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("cut"), httpx.WriteError("x")]
+
+
+REFUSED = [httpx.ConnectError("refused"), httpx.ConnectTimeout("slow")]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+async def test_do_not_retry_unknown_outcome(error):
+    ingress = Ingress(error)
+    async with ingress.client() as client:
+        for attempt in (client.call(book, Order(id="1"), key="t"), client.send(book, Order(id="1"), key="t")):
+            with pytest.raises(IngressError, match=r"the connection broke before|not answer in time") as failed:
+                await attempt
+            assert (failed.value.status_code, failed.value.source) == (0, None)
+    assert len(ingress.requests) == 2
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+async def test_retry_submitted_workflow(error):
+    ingress = Ingress(error, error, SENT)
+    async with ingress.client() as client:
+        assert await client.submit(book, Order(id="1"), key="t") == "inv_1"
+    assert [request.url.raw_path for request in ingress.requests] == [b"/Trips/t/run/send"] * 3
+    assert [request.content for request in ingress.requests] == [ingress.requests[0].content] * 3
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+async def test_retry_with_idempotency_key(error):
+    ingress = Ingress(error, error, OK)
+    async with ingress.client() as client:
+        assert await client.call(book, Order(id="1"), idempotency_key="k") == Receipt(text="booked")
+    assert [request.headers["idempotency-key"] for request in ingress.requests] == ["k"] * 3
+    assert [request.content for request in ingress.requests] == [ingress.requests[0].content] * 3
+
+
+@pytest.mark.parametrize("error", REFUSED, ids=lambda error: type(error).__name__)
+async def test_retry_unsent_request(error, pauses):
+    ingress = Ingress(error, error, OK)
+    async with ingress.client() as client:
+        assert await client.call(book, Order(id="1")) == Receipt(text="booked")
+    assert len(ingress.requests) == 3
+    assert pauses == [0.1, 0.2]
+
+
+async def test_retries_are_limited_and_raise_last_error(pauses):
+    ingress = Ingress(httpx.ConnectError("refused"))
+    async with ingress.client(max_attempts=5) as client:
+        told = f"^no connection to the ingress at {URL}: start the engine, or set PERDURE_INGRESS_URL$"
+        with pytest.raises(IngressError, match=told):
+            await client.call(book, Order(id="1"))
+    assert len(ingress.requests) == 5
+    assert pauses == [0.1, 0.2, 0.4, 0.8]
+
+
+async def test_backoff_is_limited_to_five_seconds(pauses):
+    async with Ingress(httpx.ConnectError("refused")).client(retries=12) as client:
+        with pytest.raises(IngressError):
+            await client.call(book, Order(id="1"))
+    assert len(pauses) == 12
+    assert max(pauses) == 5.0
+
+
+async def test_zero_retries_send_once():
+    ingress = Ingress(httpx.ConnectError("refused"))
+    async with ingress.client(max_attempts=1) as client:
+        with pytest.raises(IngressError):
+            await client.call(book, Order(id="1"))
+    assert len(ingress.requests) == 1
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 502, 503, 504])
+async def test_do_not_retry_handler_error(status):
+    ingress = Ingress(answer(status, "invocation"))
+    async with ingress.client() as client:
+        with pytest.raises(IngressError) as failed:
+            await client.call(book, Order(id="1"), idempotency_key="k")
+    assert (failed.value.status_code, failed.value.source) == (status, "invocation")
+    assert len(ingress.requests) == 1
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("source", ["ingress", None])
+async def test_retry_ingress_error_only_when_safe(status, source):
+    ingress = Ingress(answer(status, source), OK)
+    async with ingress.client() as client:
+        assert await client.call(book, Order(id="1"), idempotency_key="k") == Receipt(text="booked")
+        assert len(ingress.requests) == 2
+    ingress = Ingress(answer(status, source), OK)
+    async with ingress.client() as client:
+        with pytest.raises(IngressError):
+            await client.call(book, Order(id="1"))
+        assert len(ingress.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 470, 500])
+async def test_do_not_retry_permanent_error(status):
+    ingress = Ingress(answer(status, "ingress"))
+    async with ingress.client() as client:
+        with pytest.raises(IngressError):
+            await client.call(book, Order(id="1"), idempotency_key="k")
+    assert len(ingress.requests) == 1
+
+
+@pytest.mark.parametrize("error", [*BROKEN[:1], *REFUSED[:1]], ids=lambda error: type(error).__name__)
+async def test_retry_reads(error):
+    ingress = Ingress(error, OK)
+    async with ingress.client() as client:
+        assert await client.attach(book, key="t") == Receipt(text="booked")
+        assert await client.output(book, key="t") == Receipt(text="booked")
+    assert [request.method for request in ingress.requests] == ["GET"] * 3
+
+
+async def test_do_not_retry_invalid_address():
+    async with IngressClient("localhost:8080") as client:
+        with pytest.raises(IngressError, match="ingress URL 'localhost:8080' is invalid: it begins with http://"):
+            await client.call(book, Order(id="1"), key="t")
+
+
+def of_proxy(status, kind):
+    return httpx.Response(
+        status,
+        json={"code": status, "message": "the engine takes no connection", "metadata": {"code": "engine_unreachable"}},
+        headers={"x-perdure-proxy": kind},
+    )
+
+
+async def test_retry_request_that_proxy_did_not_send():
+    ingress = Ingress(of_proxy(503, "not-sent"), of_proxy(503, "not-sent"), OK)
+    async with ingress.client() as client:
+        assert await client.call(book, Order(id="1"), key="t") == Receipt(text="booked")
+    assert len(ingress.requests) == 3
+
+
+@pytest.mark.parametrize(("status", "kind"), [(502, "unknown-outcome"), (403, "refused"), (503, "something")])
+async def test_do_not_retry_other_proxy_responses(status, kind):
+    ingress = Ingress(of_proxy(status, kind))
+    async with ingress.client() as client:
+        with pytest.raises(IngressError) as failed:
+            await client.call(book, Order(id="1"), key="t")
+    assert failed.value.status_code == (0 if kind == "unknown-outcome" else status)
+    assert failed.value.source is None
