@@ -322,7 +322,7 @@ async def test_child_killed_with_parent_needs_no_rollback(bench, admin, reconcil
 
 async def test_orphaned_saga_is_resubmitted_after_kill(bench, did, admin, reconciler, monkeypatch):
     monkeypatch.setattr(submission, "RECORD_POLLS", RetryPolicy(timedelta(seconds=1), max_attempts=None))
-    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(seconds=30))
+    monkeypatch.setattr(recovery, "ANSWER_TIMEOUT", timedelta(seconds=30))
 
     async def alone(cp: Orchestration) -> None:
         cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
@@ -351,7 +351,7 @@ async def test_orphaned_saga_is_resubmitted_after_kill(bench, did, admin, reconc
 
 async def test_killed_roll_back_handler_is_repeated(bench, did, admin, reconciler, monkeypatch):
     monkeypatch.setattr(submission, "RECORD_POLLS", RetryPolicy(timedelta(minutes=1), max_attempts=None))
-    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(milliseconds=200))
+    monkeypatch.setattr(recovery, "ANSWER_TIMEOUT", timedelta(milliseconds=200))
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")

@@ -85,7 +85,7 @@ class RemoteJobs:
 
 
 async def test_orphaned_saga_waits_for_its_service(bench, did, admin, engine, monkeypatch):
-    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(milliseconds=500))
+    monkeypatch.setattr(recovery, "ANSWER_TIMEOUT", timedelta(milliseconds=500))
     monkeypatch.setattr(control_plane, "TRANSIENT_RETRIES", policy("kill"))
     config = config_of(engine)
     jobs = RemoteJobs(bench, admin)
@@ -103,7 +103,7 @@ async def test_orphaned_saga_waits_for_its_service(bench, did, admin, engine, mo
 
 
 async def test_paused_roll_back_is_resumed(bench, did, admin, engine, monkeypatch):
-    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr(recovery, "ANSWER_TIMEOUT", timedelta(seconds=1))
     config = config_of(engine)
     jobs = RemoteJobs(bench, admin, pauses=True)
     await bench.serve(nothing, SagaReconciler(config))

@@ -290,7 +290,7 @@ async def test_sagas_are_looked_after_while_alerts_cannot_be_told(scene, did, mo
         await release.wait()
         return Snapshot()
 
-    monkeypatch.setattr(Alerts, "_look", hang)
+    monkeypatch.setattr(Alerts, "_snapshot", hang)
     on = await scene()
     key, invocation = await on.started(did)
     try:
