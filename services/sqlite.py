@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Connection
 
 from perdure.errors import ConfigurationError
-from perdure.security.secrets import PRIVATE_FILE, PRIVATE_FOLDER
+from perdure.security.private_files import PRIVATE_FILE, PRIVATE_FOLDER
 
 READ_ONLY: Final = "sqlite_read_only"
 """Execution option of a read-only connection, which waits for no writer."""

@@ -12,7 +12,7 @@ from perdure.errors import ConfigurationError
 from perdure.observability.log_levels import watch_levels
 from perdure.observability.logging import configure_logging
 from perdure.observability.tracing_setup import configure_tracing, stop_tracing
-from perdure.security.secrets import set_private_umask
+from perdure.security.private_files import set_private_umask
 from services.console.app import create_app
 from services.console.http_framing import UnambiguousHttp
 from services.console.settings import ConsoleSettings

@@ -10,7 +10,7 @@ import sys
 
 from perdure._runtime.plain_text import escape_invisible
 from perdure.errors import PerdureError
-from perdure.security.secrets import set_private_umask
+from perdure.security.private_files import set_private_umask
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from perdure._runtime.lazy import paused_collector
 from perdure.errors import ConfigurationError
-from perdure.security.secrets import set_private_umask
+from perdure.security.private_files import set_private_umask
 from services.runtime.topology import service
 
 

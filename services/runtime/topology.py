@@ -10,7 +10,7 @@ from typing import Final, Literal, Self
 from perdure._runtime.ports import ensure_free, free_ports
 from perdure.engine import EngineConfig
 from perdure.errors import ConfigurationError
-from perdure.security.secrets import close_folder, make_private_folder
+from perdure.security.private_files import close_folder, make_private_folder
 from services.runtime.settings import PlatformSettings, setting_name, sqlite_url
 
 ENGINE: Final = "restate-server"

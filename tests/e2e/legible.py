@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from perdure.security.secrets import write_private
+from perdure.security.private_files import write_private
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 

@@ -109,4 +109,4 @@ async def over_the_ingress(ingress: IngressClient) -> None:
 
 
 def untyped(value: Any) -> None:
-    Target("A", "b", "Order", Receipt)  # type: ignore[arg-type]
+    Target("A", "b", "Order", Receipt)  # type: ignore[call-overload]

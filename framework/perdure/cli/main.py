@@ -10,14 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from perdure._runtime.lazy import paused_collector
-from perdure.security.secrets import set_private_umask
+from perdure.security.private_files import set_private_umask
 from perdure.terminal import console, run_command_line
 
 _COMMANDS: Final = {
     "actors": "Issue and show the key files of people, which sign their actions.",
     "approvals": "List approvals, decide them, and verify their audit logs.",
     "dead-letters": "Dead letters: steps whose compensation failed permanently.",
-    "doctor": "Check engine, services, stuck invocations, keys, clocks and disk; exit 1 if an action is needed.",
+    "doctor": "Check engine, services, stuck invocations, keys, clocks and disk; exit 1 if an action is required.",
     "invocations": "Resume, cancel and kill invocations.",
     "keys": "Keys of the engine, of issuers, and for encryption.",
     "sagas": "List sagas and show their timelines.",

@@ -37,7 +37,7 @@ def services(
     as_json: JsonOption = False,
     admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
-    """List handlers. Every client that reaches the ingress can call the public ones."""
+    """List handlers, and which of them are public on the ingress."""
 
     async def fetch() -> list[dict[str, Any]]:
         async with AdminClient(admin) as engine:

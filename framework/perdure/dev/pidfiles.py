@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from perdure.errors import ConfigurationError, PerdureError
-from perdure.security.secrets import PRIVATE_FOLDER, open_private, write_private
+from perdure.security.private_files import PRIVATE_FOLDER, open_private, write_private
 
 _POLL: Final = 0.05
 _PROC: Final = Path("/proc")

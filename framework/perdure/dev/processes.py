@@ -15,7 +15,7 @@ from typing import Final
 
 from perdure.dev.pidfiles import PidFile
 from perdure.errors import PerdureError
-from perdure.security.secrets import PRIVATE_UMASK, open_private
+from perdure.security.private_files import PRIVATE_UMASK, open_private
 
 STOP_TIMEOUT: Final = timedelta(seconds=15)
 """How long a process may take to exit after SIGTERM."""

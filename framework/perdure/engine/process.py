@@ -20,7 +20,7 @@ from perdure._runtime.ports import connectable, ensure_free
 from perdure._runtime.tls import tls_context
 from perdure.engine.config import LOOPBACK, EngineConfig
 from perdure.errors import EngineError
-from perdure.security.secrets import PRIVATE_UMASK, make_private_folder, open_private
+from perdure.security.private_files import PRIVATE_UMASK, make_private_folder, open_private
 
 __all__ = ["EngineProcess"]
 

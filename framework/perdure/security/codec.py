@@ -37,7 +37,7 @@ from perdure.errors import ConfigurationError, UnreadableValue
 from perdure.observability.logging import get_logger
 from perdure.security.encodings import base64url_decode, base64url_encode
 from perdure.security.platform import DEFAULT_PLATFORM, platform_from_environment
-from perdure.security.secrets import read_private_file, write_private_file
+from perdure.security.private_files import read_private_file, write_private_file
 
 __all__ = ["ENCRYPTION_KEYS_FILE", "JournalCodec", "codec_from_environment", "new_encryption_key"]
 

@@ -16,7 +16,7 @@ from nacl.signing import SigningKey, VerifyKey
 
 from perdure.errors import ConfigurationError
 from perdure.security.encodings import base58_decode, base58_encode
-from perdure.security.secrets import read_private_file, write_private_file
+from perdure.security.private_files import read_private_file, write_private_file
 
 __all__ = ["BadSignature", "PrivateKey", "PublicKey", "parse_keys"]
 

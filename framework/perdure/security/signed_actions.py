@@ -38,7 +38,7 @@ from perdure.security.encodings import json_digest
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey, parse_keys
 from perdure.security.nonces import NonceLog
 from perdure.security.platform import platform_from_environment
-from perdure.security.secrets import read_private_file, write_private_file
+from perdure.security.private_files import read_private_file, write_private_file
 from perdure.security.user_names import canonical_user
 
 __all__ = [

@@ -69,7 +69,7 @@ WHERE = {"admin_url": "http://127.0.0.1:9070", "ingress_url": "http://127.0.0.1:
         (EngineConfig, "data_dir", "data", "must be of type Path; got str"),
         (LoggingConfig, "level", 10, "must be text; got 10"),
         (SecurityConfig, "profile", "test", ": it should be 'production' or 'development'"),
-        (SecurityConfig, "allowed_origins", ("*",), ".0: '*' is no origin; one looks like https://console.example.com"),
+        (SecurityConfig, "allowed_origins", ("*",), ".0: '*' is not an origin such as https://console.example.com"),
         (SecurityConfig, "metrics_token", 5, ": it should be a valid string"),
     ],
 )

@@ -77,7 +77,7 @@ async def test_retries_are_limited_and_raise_last_error(pauses):
 
 
 async def test_backoff_is_limited_to_five_seconds(pauses):
-    async with Ingress(httpx.ConnectError("refused")).client(retries=12) as client:
+    async with Ingress(httpx.ConnectError("refused")).client(max_attempts=13) as client:
         with pytest.raises(IngressError):
             await client.call(book, Order(id="1"))
     assert len(pauses) == 12

@@ -12,7 +12,7 @@ import pytest
 
 from perdure.errors import ConfigurationError
 from perdure.security.keys import PrivateKey
-from perdure.security.secrets import close_folder, make_private_folder, open_private
+from perdure.security.private_files import close_folder, make_private_folder, open_private
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 

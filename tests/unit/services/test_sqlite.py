@@ -57,14 +57,14 @@ async def test_what_stands_in_the_way_is_said(tmp_path: Path) -> None:
     text, folder, locked = tmp_path / "text.db", tmp_path / "folder.db", tmp_path / "locked.db"
     text.write_text("no database, and longer than the hundred bytes of the header of one " * 3)
     folder.mkdir()
-    with pytest.raises(ConfigurationError, match=r"text\.db can't be made: file is not a database"):
+    with pytest.raises(ConfigurationError, match=r"text\.db cannot be created: file is not a database"):
         await make_file(text, wait=WAIT)
-    with pytest.raises(ConfigurationError, match=r"folder\.db can't be made: unable to open"):
+    with pytest.raises(ConfigurationError, match=r"folder\.db cannot be created: unable to open"):
         await make_file(folder, wait=WAIT)
-    with pytest.raises(ConfigurationError, match=r"below/new\.db can't be made: Not a directory"):
+    with pytest.raises(ConfigurationError, match=r"below/new\.db cannot be created: Not a directory"):
         await make_file(text / "below" / "new.db", wait=WAIT)
     with closing(sqlite3.connect(locked, isolation_level=None)) as connection:
         connection.execute("CREATE TABLE x (y)")
         connection.execute("BEGIN IMMEDIATE")
-        with pytest.raises(ConfigurationError, match=r"locked\.db stayed locked for 0\.05 s: end what else uses it"):
+        with pytest.raises(ConfigurationError, match=r"locked\.db stayed locked for 0\.05 s: stop the process that uses it"):
             await make_file(locked, wait=timedelta(milliseconds=50))

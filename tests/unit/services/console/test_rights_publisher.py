@@ -73,9 +73,9 @@ async def test_statement_is_signed_and_published_once(console):
     assert [request.url.path for request in got] == [f"/Principals/{user}/put" for user in (ADA, BOB)]
     statement = PrincipalStatement.model_validate(json.loads(got[0].content))
     assert (statement.roles, statement.active, statement.reason) == ([Role.APPROVER], True, "changed by a test")
-    assert statement.proof is not None
+    assert statement.signed_action is not None
     found = TrustedKeys(issuers=(console.components.signer.issuer,)).verify(
-        statement.proof,
+        statement.signed_action,
         action="put",
         target=principal_target(ADA),
         payload_digest=NO_PAYLOAD_DIGEST,

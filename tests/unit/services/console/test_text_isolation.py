@@ -155,7 +155,7 @@ async def test_pages_isolate_untrusted_text(console: Any):
 
 
 def test_fragment_isolates_actor():
-    receipt = SimpleNamespace(act="approve", actor=HEBREW, reason="12 \u202e34", status="approved")
+    receipt = SimpleNamespace(action="approve", actor=HEBREW, reason="12 \u202e34", status="approved")
     page = Page(rendering.fragment("_decided.html", receipt=receipt))
     assert page.bdi == [HEBREW]
     assert page.broken == []

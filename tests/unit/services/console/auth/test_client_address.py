@@ -104,8 +104,8 @@ def test_https_requires_trusted_proxies():
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("TRUSTED_PROXIES", "everyone", "is no network in CIDR notation"),
-        ("TRUSTED_PROXIES", "10.0.0.1/8", "is no network in CIDR notation"),
+        ("TRUSTED_PROXIES", "everyone", "is not a network in CIDR notation"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8", "is not a network in CIDR notation"),
         ("SIGN_INS", "often", "is not a rate such as 60/minute"),
         ("FORWARDED_HEADER", "x-real-ip", "x-forwarded-for"),
         ("STREAMS_PER_SESSION", "0", "greater than or equal to 1"),

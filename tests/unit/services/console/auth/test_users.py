@@ -234,6 +234,6 @@ async def test_reject_invisible_characters(console, text):
         form = await client.post("/approvals/trip-1/approve", data={"reason": text})
     for field, answer in answers.items():
         assert answer.status_code == 400
-        assert f"{field}: may not hold the invisible character U+" in answer.json()["message"]
+        assert f"{field}: must not contain the invisible character U+" in answer.json()["message"]
     assert form.status_code == 400
-    assert "reason: may not hold the invisible character U+" in form.text
+    assert "reason: must not contain the invisible character U+" in form.text

@@ -8,7 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from perdure.cli import _COMMANDS, app
+from perdure.cli.main import _COMMANDS, app
 
 
 @pytest.mark.parametrize("name", _COMMANDS)
@@ -24,7 +24,7 @@ def test_unknown_command_suggests_the_nearest() -> None:
     assert "Did you mean 'sagas'?" in result.output
 
 
-@pytest.mark.parametrize("code", ["import perdure", "import perdure.cli; perdure.cli.main()"])
+@pytest.mark.parametrize("code", ["import perdure", "import perdure.cli.main; perdure.cli.main.main()"])
 def test_library_and_help_start_without_the_sdk(code: str) -> None:
     command = [sys.executable, "-X", "importtime", "-c", code, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
