@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from perdure.observability.hooks import ObservabilityHooks
     from perdure.retry import RetryPolicy
     from perdure.runs import RunConfig, run_async, run_with_retry
+    from perdure.saga.config import CompensationStrategy, SagaConfig
     from perdure.saga.orchestration import Orchestration
-    from perdure.saga.policy import CompensationStrategy, SagaConfig
     from perdure.saga.recorder import Saga
     from perdure.saga.safe_step import SafeStep
     from perdure.saga.steps import Step
@@ -133,7 +133,7 @@ _MODULES = {
         "run_with_retry",
     ),
     "perdure.saga.orchestration": ("Orchestration",),
-    "perdure.saga.policy": (
+    "perdure.saga.config": (
         "CompensationStrategy",
         "SagaConfig",
     ),

@@ -24,10 +24,10 @@ from perdure.saga.compensations import (
     Compensations,
     P,
 )
+from perdure.saga.config import SagaConfig
 from perdure.saga.external_rollback import roll_back_from_outside
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest
 from perdure.saga.orchestration import Orchestration
-from perdure.saga.policy import SagaConfig
 from perdure.saga.progress import read_status
 from perdure.status import StatusData
 from perdure.targets import Target, check_service_name, register_target

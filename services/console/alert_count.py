@@ -37,4 +37,4 @@ class AlertCount:
                 alerts = await self._engine.alerts()
         except (ConsoleError, TimeoutError):
             return None
-        return len(alerts.open) + alerts.more if alerts.is_watched(utc_now()) else None
+        return len(alerts.open) + alerts.more if alerts.is_current(utc_now()) else None

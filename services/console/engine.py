@@ -9,8 +9,15 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from perdure import IngressClient, Target
-from perdure.alerts.conditions import Snapshot, survey, why_paused
-from perdure.alerts.service import DISPATCHER, KILLED_WITHIN, RETRIES, AlertList, read_alerts
+from perdure.alerts.conditions import Snapshot
+from perdure.alerts.service import (
+    ALERT_RETRIES,
+    RECENT_KILL,
+    AlertList,
+    pause_reasons,
+    read_alerts,
+    take_snapshot,
+)
 from perdure.engine.admin import AdminClient, InvocationAction, sql_text
 from perdure.errors import EngineError, IngressError, UnreadableValue
 from perdure.observability.gauge_collector import decode_state_value
@@ -113,11 +120,11 @@ class EngineClient:
 
     async def scan_alerts(self) -> Snapshot:
         """Scan the engine for alert conditions, as the reconciler does."""
-        return await _translated(survey(self._admin, RETRIES, KILLED_WITHIN, silent=DISPATCHER))
+        return await _translated(take_snapshot(self._admin, ALERT_RETRIES, RECENT_KILL))
 
     async def pause_reasons(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the errors that paused invocations, by ID; empty for a manual pause."""
-        return await _translated(why_paused(self._admin, ids))
+        return await _translated(pause_reasons(self._admin, ids))
 
     async def timeline(self, saga_id: str, service: str | None = None) -> Timeline:
         """Return a saga's timeline; `service` chooses among several services with the same saga ID."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.saga.policy import Outcome
+from perdure.saga.status import RollbackState
 from services.runtime.booking import ORDINARY, new_trip_id
 from tests.support import eventually
 from tests.system.scenarios.harness import Stage
@@ -72,7 +72,7 @@ async def test_redrive_dead_letter_by_command(stage: Stage, perdure: Perdure):
     async with stage.hotel_repaired("Fortress"):
         redriven = await on(perdure, "dead-letters", "redrive", letter, "-m", "repaired")
         assert (redriven.returncode, redriven.stdout) == (0, f"{letter}: redrive recorded. State: pending.\n")
-        await stage.until_rollback(trip_id, Outcome.ROLLED_BACK)
+        await stage.until_rollback(trip_id, RollbackState.ROLLED_BACK)
 
     assert await listed_as(perdure, trip_id) is None
     assert await listed_as(perdure, trip_id, "--phase", "rolled_back") == "rolled_back"

@@ -49,7 +49,7 @@ async def test_all_scenarios_play_and_the_engines_data_holds_nothing_readable(tm
         await platform.stop(asyncio.Event())
     # The reconciler looks into the engine's tables, where values are sealed: it found what was lost, and nothing else.
     acted = [line for line in (topology.log_dir / "saga.log").read_text().splitlines() if "reconciler.acted" in line]
-    assert {json.loads(line)["kind"] for line in acted} == {"lost"}
+    assert {json.loads(line)["kind"] for line in acted} == {"orphaned"}
     open_to_all = {clear.traveller, clear.payment.account, clear.flight.number}
     # What a failure says stays readable, and names the flight or the hotel that refused, or who had decided already
     # when somebody came too late; so these aren't looked for.

@@ -32,7 +32,7 @@ PERDURE = Path(sys.executable).with_name("perdure")
 # customer's to do; what is missing here is private.
 PUBLIC = {
     "Alerts/list",
-    "Alerts/look",
+    "Alerts/scan",
     "ApprovalInbox/list",
     "ApprovalReconciler/sweep",
     "Approvals/approve",
@@ -60,7 +60,7 @@ PUBLIC = {
     "Schedules/set",
     "Schedules/status",
     "Schedules/trigger",
-    "SagaReconciler/sweep",
+    "SagaReconciler/reconcile",
     "Trips/run",
     "Trips/status",
 }

@@ -1,4 +1,4 @@
-"""A real webhook: keeps what it is posted, and behaves as badly as it is told."""
+"""Webhook receiver that stores verified notifications and fails on demand."""
 
 from __future__ import annotations
 
@@ -8,49 +8,50 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from perdure.alerts.service import News, verify_alert
+from perdure.alerts.conditions import AlertNotification
+from perdure.alerts.webhook import verify_alert
 from perdure.security import PrivateKey
 
 OK = 204
 
 
 class Receiver:
-    """What arrived.
+    """Webhook receiver.
 
     Args:
-        key: What the reconciler signs with.
-        answer: Returns the status for a piece of news; may block, or raise ConnectionError to say nothing.
+        key: The sender's key.
+        answer: Returns the response status; may block, or raise ConnectionError to close the connection.
     """
 
-    def __init__(self, key: PrivateKey, answer: Callable[[News], int]) -> None:
+    def __init__(self, key: PrivateKey, answer: Callable[[AlertNotification], int]) -> None:
         self.url = ""
         self.ended = threading.Event()
         self._key = key
         self._answer = answer
-        self._taken: list[tuple[str, News]] = []
-        self._asked: list[tuple[str, News]] = []
+        self._accepted: list[tuple[str, AlertNotification]] = []
+        self._requests: list[tuple[str, AlertNotification]] = []
 
-    def took(self, service: str) -> list[News]:
-        """Return what was taken about a service, in the order of arrival."""
-        return [news for _, news in list(self._taken) if news.alert.service == service]
+    def took(self, service: str) -> list[AlertNotification]:
+        """Return the accepted notifications about a service, in order."""
+        return [notification for _, notification in list(self._accepted) if notification.alert.service == service]
 
     def ids(self, service: str) -> list[str]:
-        """Return the idempotency keys of all posts about a service, those that were not taken, too."""
-        return [number for number, news in list(self._asked) if news.alert.service == service]
+        """Return the idempotency keys of all requests about a service."""
+        return [number for number, notification in list(self._requests) if notification.alert.service == service]
 
     def take(self, body: bytes, headers: dict[str, str]) -> int:
-        """Check a post, keep it, and return the status."""
-        news = verify_alert(body, headers, self._key.public)
-        self._asked.append((headers["idempotency-key"], news))
-        status = self._answer(news)
+        """Verify and store a request; return the status."""
+        notification = verify_alert(body, headers, self._key.public)
+        self._requests.append((headers["idempotency-key"], notification))
+        status = self._answer(notification)
         if status == OK:
-            self._taken.append((headers["idempotency-key"], news))
+            self._accepted.append((headers["idempotency-key"], notification))
         return status
 
 
 @contextmanager
 def receiving(receiver: Receiver, port: int = 0) -> Iterator[Receiver]:
-    """Receive on a port; a free one when left out."""
+    """Serve a receiver on a port; 0 selects a free one."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -63,7 +64,7 @@ def receiving(receiver: Receiver, port: int = 0) -> Iterator[Receiver]:
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
-            """Say nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         request_queue_size = 128

@@ -1,4 +1,4 @@
-"""A service in trouble, who tells of it, and who is told."""
+"""A failing service, its alerts, and a webhook receiver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import httpx
 import restate as sdk
 
 from perdure import IngressClient, Target, handler
-from perdure.alerts.service import DISPATCHER, KEY, AlertList, Alerts, News, list_alerts, look_target
+from perdure.alerts.conditions import AlertNotification
+from perdure.alerts.service import ALERT_DISPATCHER, ALERTS_KEY, AlertList, Alerts, list_alerts, scan_target
 from perdure.engine.admin import AdminClient
 from perdure.security import PrivateKey
 from perdure.testing import Restate
@@ -27,11 +28,7 @@ SOON = timedelta(minutes=1)
 
 
 class Patient:
-    """A service that fails until it works: ``go`` is paused after its first attempts, ``go_on`` is tried for ever.
-
-    Args:
-        attempts: How often ``go`` is tried before it is paused.
-    """
+    """Service that fails until repaired: ``go`` is paused after some attempts, ``go_on`` is retried without end."""
 
     def __init__(self, attempts: int = 2) -> None:
         self.name = f"Fragile{uuid4().hex[:8]}"
@@ -61,7 +58,7 @@ class Patient:
 
 
 class Scene:
-    """A service in trouble, and who tells of it."""
+    """Failing service with alerts."""
 
     def __init__(self, patient: Patient, alerts: Alerts, receiver: Receiver, env: Any) -> None:
         self.name = patient.name
@@ -71,42 +68,42 @@ class Scene:
         self.ingress = IngressClient(env.ingress)
         self.admin = AdminClient(env.admin)
 
-    async def seen(self) -> set[str]:
-        return set(await self.alerts.seen(self.admin))
+    async def conditions(self) -> set[str]:
+        return set(await self.alerts.fingerprint(self.admin))
 
-    async def until_seen(self, *ids: str) -> None:
+    async def until_detected(self, *ids: str) -> None:
         async def probe() -> bool:
-            return set(ids) <= await self.seen()
+            return set(ids) <= await self.conditions()
 
-        await eventually(probe, what=f"trouble {ids[:3]}", within=30)
+        await eventually(probe, what=f"conditions {ids[:3]}", within=30)
 
-    async def look(self) -> None:
-        await self.ingress.call(look_target, key=KEY)
+    async def scan(self) -> None:
+        await self.ingress.call(scan_target, key=ALERTS_KEY)
 
-    async def told(self, number: int) -> list[News]:
-        """Return what was told, once it is that much; look again, and see that it stays that much."""
+    async def notified(self, number: int) -> list[AlertNotification]:
+        """Wait for this number of notifications, scan again, and check that no more follow."""
 
         async def probe() -> bool:
             return len(self.receiver.took(self.name)) >= number
 
-        await eventually(probe, what=f"{number} pieces of news", within=30)
-        await self.look()  # what comes after it is told after it
+        await eventually(probe, what=f"{number} notifications", within=30)
+        await self.scan()  # later notifications follow it
         async with httpx.AsyncClient() as http:
             await eventually(lambda: self._quiet(http), what="end of the dispatcher's work")
-        news = self.receiver.took(self.name)
-        assert len(news) == number
-        return news
+        notifications = self.receiver.took(self.name)
+        assert len(notifications) == number
+        return notifications
 
     async def _quiet(self, http: httpx.AsyncClient) -> bool:
         rows = await AdminClient(self.admin.url, http=http).query(
-            f"select id from sys_invocation where target_service_name = '{DISPATCHER}' and status != 'completed'"
+            f"select id from sys_invocation where target_service_name = '{ALERT_DISPATCHER}' and status != 'completed'"
         )
         return not rows
 
     async def listed(self) -> AlertList:
-        found = await self.ingress.call(list_alerts, key=KEY)
-        mine = [[alert for alert in each if alert.service == self.name] for each in (found.open, found.over)]
-        return AlertList(open=mine[0], over=mine[1])
+        found = await self.ingress.call(list_alerts, key=ALERTS_KEY)
+        mine = [[alert for alert in each if alert.service == self.name] for each in (found.open, found.resolved)]
+        return AlertList(open=mine[0], resolved=mine[1])
 
     async def close(self) -> None:
         await self.ingress.close()
@@ -118,17 +115,17 @@ Start = Callable[..., Any]
 
 @asynccontextmanager
 async def scenes_of(restate: Restate) -> AsyncIterator[Start]:
-    """Give a function that sets up a scene, with what the receiver answers and more settings of `Alerts`."""
+    """Yield a function that starts a scene with the receiver's response and further settings of `Alerts`."""
     key = PrivateKey.generate()
     scenes: list[Scene] = []
     receivers: list[Any] = []
 
-    async def start(answer: Callable[[News], int] = lambda _: OK, **settings: Any) -> Scene:
+    async def start(answer: Callable[[AlertNotification], int] = lambda _: OK, **settings: Any) -> Scene:
         receivers.append(receiving(Receiver(key, answer)))
         receiver = receivers[-1].__enter__()
         patient = Patient()
         url = f"{receiver.url}?to={ADDRESSEE}"
-        alerts = Alerts(restate.server.admin, webhook_url=url, webhook_key=key, killed_within=SOON, **settings)
+        alerts = Alerts(restate.server.admin, webhook_url=url, webhook_key=key, recent_kill=SOON, **settings)
         env = await restate.serve(patient.service, alerts)
         scenes.append(Scene(patient, alerts, receiver, env))
         return scenes[-1]

@@ -1,4 +1,4 @@
-"""Alerts in a process of their own, to be killed: ``python alerting_process.py PORT ADMIN WEBHOOK KEYFILE``."""
+"""`Alerts` in a process that tests kill: ``python alerting_process.py PORT ADMIN WEBHOOK KEYFILE``."""
 
 from __future__ import annotations
 

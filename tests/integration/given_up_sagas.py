@@ -1,4 +1,4 @@
-"""Orchestrations that the engine tries twice and then gives up or pauses, and what a reconciler makes of them."""
+"""Orchestrations that the engine tries twice and then kills or pauses, and their reconciliation."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from perdure import ControlPlaneService, Orchestration, SagaConfig, ServiceClien
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError
 from perdure.saga.messages import RollbackStatus, rollback_status
-from perdure.saga.orphans import look
-from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import ScanReport
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconcilerConfig, find_orphans, reconcile_target
+from perdure.saga.status import RollbackState
 from perdure.testing import RestateServer
 from tests.integration.saga_bench import QUICK, Bench, Task, truth, undo_task
 from tests.support import Recording, eventually
 
-sweep = Target("SagaReconciler", "sweep", None, ScanReport)
 MOMENT = timedelta(milliseconds=1)
 
 
@@ -36,7 +33,7 @@ def policy(then: Literal["kill", "pause"]) -> sdk.InvocationRetryPolicy:
 
 
 def exhausted(name: str, main: Any, then: Literal["kill", "pause"] = "kill", **options: Any) -> ControlPlaneService:
-    """Make an orchestration that the engine tries twice."""
+    """Return an orchestration that the engine tries twice."""
     jobs = ControlPlaneService(name, saga=SagaConfig(**QUICK), invocation_retry_policy=policy(then), **options)
 
     @jobs.compensation("undo")
@@ -65,16 +62,16 @@ async def status_of(admin: AdminClient, invocation: str, status: str) -> dict[st
     return await eventually(probe, what=f"{invocation} that is {status}")
 
 
-async def found(admin: AdminClient, config: SagaReconcilerConfig, invocation: str, kind: str = "lost") -> None:
+async def found(admin: AdminClient, config: SagaReconcilerConfig, invocation: str, kind: str = "orphaned") -> None:
     async def probe() -> bool:
-        return any(find.id == invocation and find.kind == kind for find in await look(admin, config))
+        return any(find.id == invocation and find.kind == kind for find in await find_orphans(admin, config))
 
-    await eventually(probe, what=f"find of {invocation}")
+    await eventually(probe, what=f"orphan {invocation}")
 
 
 async def held_up(bench: Bench, invocation: str) -> str:
-    """Sweep, and return why a find could not be acted on."""
-    report = await bench.ingress.call(sweep, key="all")
+    """Reconcile, and return why an orphan could not be repaired."""
+    report = await bench.ingress.call(reconcile_target, key="all")
     assert invocation not in {find.id for find in report.acted_on}
     return next(why for mark, why in report.failed.items() if mark.startswith(invocation))
 
@@ -82,9 +79,9 @@ async def held_up(bench: Bench, invocation: str) -> str:
 async def rolled_back(bench: Bench, saga: str, *, sweeps: bool = True) -> RollbackStatus:
     async def probe() -> RollbackStatus | None:
         if sweeps:
-            await bench.ingress.call(sweep, key="all")
+            await bench.ingress.call(reconcile_target, key="all")
         status = await rollback_of(bench, saga)
-        return status if status is not None and status.status is Outcome.ROLLED_BACK else None
+        return status if status is not None and status.status is RollbackState.ROLLED_BACK else None
 
     return await eventually(probe, what=f"end of the rollback of {saga}")
 

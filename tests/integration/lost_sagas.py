@@ -1,4 +1,4 @@
-"""Orchestrations that wait or fail for ever after two steps, to be lost, and a reconciler that looks for them."""
+"""Orchestrations that wait or fail without end after two steps, and their reconciler."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
 from perdure.saga import hosting
 from perdure.saga.messages import RollbackStatus, rollback_status
-from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import SagaReconciler, ScanReport
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig
+from perdure.saga.status import RollbackState
 from tests.support import Recording, eventually
 
 
@@ -37,11 +36,10 @@ class Part(BaseModel):
 
 make = Target("Mill", "make", Part, None)
 scrap = Target("Mill", "scrap", Part, None)
-sweep = Target("SagaReconciler", "sweep", None, ScanReport)
 
 
 class Brake:
-    """Holds back one undo until it is released."""
+    """Blocks one compensation until it is released."""
 
     def __init__(self) -> None:
         self.held = ""
@@ -86,7 +84,7 @@ def services(did: Recording, name: str, brake: Brake) -> list[Any]:
             part = Part(key=cp.key, name=part_name)
             await cp.step(part_name, make, part, compensate=scrap_part.bind(part))
         if broken:
-            raise RuntimeError("a bug that no retry mends")
+            raise RuntimeError("a permanent bug")
         _, never = cp.ctx.awakeable()
         await never
 
@@ -102,7 +100,7 @@ class Scene:
         self.config = config
 
     async def started(self, did: Recording, *, broken: bool = False) -> tuple[str, str]:
-        """Start an orchestration that waits for ever, or fails for ever, after two steps; return key and invocation."""
+        """Start an orchestration that waits or fails without end after two steps; return its key and invocation."""
         key = str(uuid4())
         invocation = await self.ingress.send(Target(self.name, "run", bool, None), broken, key=key)
 
@@ -112,7 +110,7 @@ class Scene:
         await eventually(waiting, what="both steps")
         return key, invocation
 
-    async def rollback(self, key: str, status: Outcome) -> RollbackStatus:
+    async def rollback(self, key: str, status: RollbackState) -> RollbackStatus:
         async def probe() -> RollbackStatus | None:
             try:
                 found = await self.ingress.call(rollback_status, key=f"{self.name}:{key}")

@@ -1,4 +1,4 @@
-"""A bench for sagas: one orchestration, written by the test, over tasks that record what they do and fail as told."""
+"""Test bench for sagas: an orchestration of the test, and tasks that record their calls and fail on demand."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from perdure.retry import RetryPolicy
 from perdure.saga import hosting
 from perdure.saga.compensations import BoundCompensation
 from perdure.saga.messages import RollbackStatus, rollback_status
+from perdure.saga.schema import ROLLBACKS
 from perdure.saga.steps import RETRIED_STATUSES
 from tests.support import Recording, eventually
 
@@ -38,12 +39,12 @@ class Task(BaseModel):
     key: str
     name: str
     waits_for: str = ""
-    """Name of the task that has to have started before this one ends."""
+    """Name of a task that must start before this one ends."""
     fails: int = 0
-    """How often it fails; -1 for always."""
+    """Number of failures; -1 for every attempt."""
     undo_fails: int = 0
     undo_hangs: bool = False
-    """Whether its compensation waits until the bench is released."""
+    """Whether its compensation blocks until the bench is released."""
     hangs: bool = False
 
 
@@ -55,7 +56,7 @@ QUICK = {"initial_delay": timedelta(milliseconds=10), "max_delay": timedelta(mil
 
 
 class Bench:
-    """Runs one orchestration, written by the test, against services that record what they do."""
+    """Runs an orchestration of the test against recording services."""
 
     def __init__(self, restate: Any, did: Recording) -> None:
         self._restate = restate
@@ -135,7 +136,7 @@ class Bench:
         return await self.ingress.call(rollback_status, key=f"{self.name}:{key}")
 
     def undone(self, key: str) -> list[str]:
-        """Return the compensations of one saga that were begun, in order."""
+        """Return the started compensations of one saga, in order."""
         return [entry for entry in self.did.of(key) if entry.startswith("undo")]
 
     async def close(self) -> None:
@@ -144,7 +145,7 @@ class Bench:
 
 
 def truth(check: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
-    """Make a probe for `eventually` of a plain question."""
+    """Return a probe for `eventually`."""
 
     async def probe() -> bool:
         return check()
@@ -173,11 +174,11 @@ async def run_step(
 
 
 async def forget_runs(admin: AdminClient, key: str) -> None:
-    """Let the engine forget whatever ran under a key, as it does when the retention of a workflow is over."""
+    """Purge all invocations of a key, as at the end of the workflow's retention."""
 
     async def forgotten() -> bool:
         rows = await admin.query(
-            "select id, status from sys_invocation where target_service_name != 'Rollbacks' "
+            f"select id, status from sys_invocation where target_service_name != '{ROLLBACKS}' "
             f"and target_service_key = {sql_text(key)}"
         )
         for row in rows:

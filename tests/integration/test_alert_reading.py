@@ -1,4 +1,4 @@
-"""What `Alerts` knows, read without asking it: from the engine's tables, as its own service may be down."""
+"""Alerts read from the engine's tables, as while their service is down."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from perdure import IngressClient
-from perdure.alerts.service import KEY, Alerts, list_alerts, look_target, read_alerts
+from perdure.alerts.service import ALERTS_KEY, Alerts, list_alerts, read_alerts, scan_target
 from perdure.engine.admin import AdminClient
 
 pytestmark = pytest.mark.restate_modes("http2")
 
 
-async def test_what_is_read_is_what_it_would_list(restate):
-    env = await restate.serve(Alerts(restate.server.admin, beat=timedelta(minutes=7)))
+async def test_read_alerts_equal_listed_alerts(restate):
+    env = await restate.serve(Alerts(restate.server.admin, scan_interval=timedelta(minutes=7)))
     async with IngressClient(env.ingress) as ingress, AdminClient(env.admin) as admin:
         began = datetime.now(UTC)
-        await ingress.call(look_target, key=KEY)
+        await ingress.call(scan_target, key=ALERTS_KEY)
         read = await read_alerts(admin)
-        assert read == await ingress.call(list_alerts, key=KEY)
-    assert read.beat == timedelta(minutes=7)
-    assert began - timedelta(seconds=1) <= read.looked <= datetime.now(UTC) + timedelta(seconds=1)
-    assert read.is_watched(began)
+        assert read == await ingress.call(list_alerts, key=ALERTS_KEY)
+    assert read.scan_interval == timedelta(minutes=7)
+    assert began - timedelta(seconds=1) <= read.scanned_at <= datetime.now(UTC) + timedelta(seconds=1)
+    assert read.is_current(began)

@@ -1,4 +1,4 @@
-"""Nobody is told a webhook's address: who has it can speak to whom it belongs to."""
+"""Confidentiality of the webhook's URL, which may contain a secret."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ async def scene(restate: Restate) -> AsyncIterator[Start]:
         yield start
 
 
-async def test_the_address_of_a_webhook_that_refuses_is_in_no_log_line(scene, monkeypatch, caplog):
-    monkeypatch.setattr(alerts_module, "_TOLD_WITHIN", timedelta(seconds=1))
+async def test_log_omits_webhook_url(scene, monkeypatch, caplog):
+    monkeypatch.setattr(alerts_module, "_SEND_FOR", timedelta(seconds=1))
     on = await scene(lambda _: 500)
     paused = await on.ingress.send(on.patient.target())
-    await on.until_seen(f"paused/{paused}")
-    await on.look()
-    await on.told(0)
+    await on.until_detected(f"paused/{paused}")
+    await on.scan()
+    await on.notified(0)
     said = [each.getMessage() for each in caplog.records if "reconciler.webhook_failed" in each.getMessage()]
     (line,) = (each for each in said if f"paused/{paused}" in each)
-    assert "the webhook answers 500" in line
+    assert "the webhook returned 500" in line
     assert ADDRESSEE not in caplog.text
 
 
-async def test_no_span_tells_the_address_of_a_webhook(scene):
+async def test_spans_omit_webhook_url(scene):
     spans = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
@@ -46,11 +46,11 @@ async def test_no_span_tells_the_address_of_a_webhook(scene):
     try:
         on = await scene()
         paused = await on.ingress.send(on.patient.target())
-        await on.until_seen(f"paused/{paused}")
-        await on.look()
-        await on.told(1)
+        await on.until_detected(f"paused/{paused}")
+        await on.scan()
+        await on.notified(1)
     finally:
         httpx_spans.uninstrument()
-    told = [str(span.attributes) for span in spans.get_finished_spans()]
-    assert any(on.admin.url in each for each in told)  # httpx does make spans
-    assert not any(ADDRESSEE in each for each in told)
+    attributes = [str(span.attributes) for span in spans.get_finished_spans()]
+    assert any(on.admin.url in each for each in attributes)  # httpx creates spans
+    assert not any(ADDRESSEE in each for each in attributes)

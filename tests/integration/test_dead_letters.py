@@ -1,4 +1,4 @@
-"""Dead letters: what operators see and do, over the ingress, on a real engine."""
+"""Dead letters and operator actions on a real engine."""
 
 from __future__ import annotations
 
@@ -28,24 +28,23 @@ from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.saga.messages import (
     ActionReceipt,
-    ActRequest,
     BulkActionReceipt,
     BulkActionRequest,
+    DeadLetterActionRequest,
     DeadLetterFilter,
+    DeadLetterListRequest,
     DeadLetterPage,
-    ListRequest,
-    RollbackRequest,
     RollbackStatus,
     begin_target,
     rollback_status,
 )
-from perdure.saga.operator_actions import Act
-from perdure.saga.policy import CompensationHandler, Outcome, StepRecord
+from perdure.saga.schema import CompensationHandler, OperatorAction, RollbackRequest, StepRecord
+from perdure.saga.status import RollbackState
 from tests.support import Recording, eventually
 
 
 class Jammed:
-    """The press that scraps parts; jammed until somebody repairs it."""
+    """Press that scraps parts; it fails on large parts until it is repaired."""
 
     def __init__(self) -> None:
         self._repaired = threading.Event()
@@ -71,12 +70,12 @@ class Batch(BaseModel):
 
 make = Target("Press", "make", Item, None)
 scrap = Target("Press", "scrap", Item, None)
-letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+letters = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
 many = Target("DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt)
 
 
-def action_target(act: str) -> Target[ActRequest, ActionReceipt]:
-    return Target("DeadLetters", act, ActRequest, ActionReceipt)
+def action_target(act: str) -> Target[DeadLetterActionRequest, ActionReceipt]:
+    return Target("DeadLetters", act, DeadLetterActionRequest, ActionReceipt)
 
 
 def services(did: Recording, press: Jammed, name: str, strategy: CompensationStrategy) -> list[Any]:
@@ -115,7 +114,7 @@ starter = sdk.Service("Starter")
 
 @handler(starter, name="hand_over")
 async def hand_over(ctx: sdk.Context, request: RollbackRequest) -> None:
-    """Do what an orchestration of another version does when it fails: `begin` is not public."""
+    """Start a rollback: `begin` is not public."""
     await ObjectClient(ctx, begin_target, request.saga_id).call(request)
 
 
@@ -123,7 +122,7 @@ hand_over_target = Target("Starter", "hand_over", RollbackRequest, None)
 
 
 class Plant:
-    """One test's services, and what an operator asks of them."""
+    """Services of a test, and the requests of an operator."""
 
     def __init__(self, ingress: IngressClient, name: str) -> None:
         self.ingress = ingress
@@ -138,21 +137,21 @@ class Plant:
 
     async def list(self, count: int, **wanted: Any) -> DeadLetterPage:
         async def probe() -> DeadLetterPage | None:
-            page = await self.ingress.call(letters, ListRequest(service=self.name, **wanted))
+            page = await self.ingress.call(letters, DeadLetterListRequest(service=self.name, **wanted))
             return page if page.total == count else None
 
         return await eventually(probe, what=f"list of {count} dead letters")
 
     async def act(self, act: str, letter: str, **more: Any) -> ActionReceipt:
         return await self.ingress.call(
-            action_target(act), ActRequest(id=letter, actor="olga@example.com", reason="repaired", **more)
+            action_target(act), DeadLetterActionRequest(id=letter, actor="olga@example.com", reason="repaired", **more)
         )
 
     async def hand_over(self, saga_id: str, *steps: StepRecord) -> None:
         request = RollbackRequest(saga_id=saga_id, service=self.name, steps=list(steps), reason="test")
         await self.ingress.call(hand_over_target, request)
 
-    async def rollback(self, key: str, status: Outcome) -> RollbackStatus:
+    async def rollback(self, key: str, status: RollbackState) -> RollbackStatus:
         async def probe() -> RollbackStatus | None:
             try:
                 found = await self.ingress.call(rollback_status, key=f"{self.name}:{key}")
@@ -167,7 +166,7 @@ class Plant:
 
 @pytest.fixture
 async def plant(restate, did, request):
-    """Return a function that starts a plant whose rollbacks follow a strategy."""
+    """Return a function that starts a plant with a strategy."""
     press = Jammed()
     clients = []
 
@@ -183,7 +182,7 @@ async def plant(restate, did, request):
         await client.close()
 
 
-async def test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_audit_log(plant, did):
+async def test_redrive_after_repair_completes_rollback(plant, did):
     works, press = await plant()
     key, error = await works.fail(a=1, big=11, c=1)
     assert (error.metadata["rollback"], error.metadata["dead_letters"]) == ("needs_attention", "big")
@@ -197,14 +196,14 @@ async def test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_audit_lo
     await works.act("annotate", letter.id)
     again = await works.act("redrive", letter.id)  # too early: the press is still jammed
     assert (again.state, again.number) == ("pending", 2)
-    back = (await works.rollback(key, Outcome.NEEDS_ATTENTION)).steps[1]
+    back = (await works.rollback(key, RollbackState.NEEDS_ATTENTION)).steps[1]
     assert (back.state, back.redriven) == ("dead_letter", 1)
     [letter] = (await works.list(1)).items
     assert letter.redriven == 1
 
     press.repair()
     await works.act("redrive", letter.id)
-    closed = await works.rollback(key, Outcome.ROLLED_BACK)
+    closed = await works.rollback(key, RollbackState.ROLLED_BACK)
     assert did.of(key)[3:] == ["scrap c", "scrap a", "scrap big"]
     assert [(entry.act, entry.actor, entry.after) for entry in closed.audit_log] == [
         ("annotate", "olga@example.com", "dead_letter"),
@@ -216,24 +215,24 @@ async def test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_audit_lo
     assert status.phase == "rolled_back"
 
 
-async def test_a_redrive_with_an_edited_payload_uses_it(plant, did):
+async def test_redrive_with_edited_payload(plant, did):
     works, _ = await plant()
     key, _ = await works.fail(big=11)
     [letter] = (await works.list(1)).items
     await works.act("redrive", letter.id, payload={"key": key, "name": "big-cut-up", "size": 5})
-    closed = await works.rollback(key, Outcome.ROLLED_BACK)
+    closed = await works.rollback(key, RollbackState.ROLLED_BACK)
     assert did.of(key) == ["make big", "scrap big-cut-up"]
     assert closed.audit_log[0].payload == {"key": key, "name": "big-cut-up", "size": 5}
 
 
 @pytest.mark.parametrize(("act", "state"), [("skip", "skipped"), ("resolve", "resolved"), ("discard", "discarded")])
-async def test_other_acts_close_the_step_without_running_its_compensation(plant, did, act, state):
+async def test_close_dead_letter_without_compensation(plant, did, act, state):
     works, press = await plant()
     key, _ = await works.fail(big=11)
     press.repair()
     [letter] = (await works.list(1)).items
     await works.act(act, letter.id)
-    closed = await works.rollback(key, Outcome.ROLLED_BACK)
+    closed = await works.rollback(key, RollbackState.ROLLED_BACK)
     assert closed.steps[0].state == state
     assert did.of(key) == ["make big"]
     await works.list(0)
@@ -242,17 +241,17 @@ async def test_other_acts_close_the_step_without_running_its_compensation(plant,
     assert (late.value.status_code, late.value.metadata["state"]) == (409, state)
 
 
-async def test_stop_halts_at_the_dead_letter_and_goes_on_after_the_act(plant, did):
+async def test_stop_strategy_continues_after_operator_action(plant, did):
     works, _ = await plant(CompensationStrategy.STOP)
     key, _ = await works.fail(a=1, big=11, c=1)
     assert did.of(key)[3:] == ["scrap c"]
     [letter] = (await works.list(1)).items
     await works.act("skip", letter.id)
-    await works.rollback(key, Outcome.ROLLED_BACK)
+    await works.rollback(key, RollbackState.ROLLED_BACK)
     assert did.of(key)[3:] == ["scrap c", "scrap a"]
 
 
-async def test_many_are_grouped_by_what_they_have_in_common_and_redriven_together(plant, did):
+async def test_redrive_group_of_dead_letters(plant, did):
     works, press = await plant()
     keys = [(await works.fail(big=11 + number))[0] for number in range(3)]
     page = await works.list(3, page_size=2)
@@ -263,22 +262,24 @@ async def test_many_are_grouped_by_what_they_have_in_common_and_redriven_togethe
     receipt = await works.ingress.call(
         many,
         BulkActionRequest(
-            act=Act.REDRIVE,
+            act=OperatorAction.REDRIVE,
             actor="olga@example.com",
             filter=DeadLetterFilter(service=works.name, signature=group.signature),
         ),
     )
     assert len(receipt.done) == 3
     for key in keys:
-        await works.rollback(key, Outcome.ROLLED_BACK)
+        await works.rollback(key, RollbackState.ROLLED_BACK)
         assert did.of(key) == ["make big", "scrap big"]
     await works.list(0)
 
 
-async def test_an_act_on_all_by_accident_or_on_nothing_is_refused(plant):
+async def test_reject_empty_filter_and_unknown_dead_letter(plant):
     works, _ = await plant()
     with pytest.raises(IngressError) as everything:
-        await works.ingress.call(many, BulkActionRequest(act=Act.DISCARD, actor="olga", filter=DeadLetterFilter()))
+        await works.ingress.call(
+            many, BulkActionRequest(act=OperatorAction.DISCARD, actor="olga", filter=DeadLetterFilter())
+        )
     assert (everything.value.status_code, everything.value.metadata["field"]) == (400, "filter")
     for wrong in ("nonsense", f"{works.name}:none/1"):
         with pytest.raises(IngressError) as nothing:
@@ -286,8 +287,8 @@ async def test_an_act_on_all_by_accident_or_on_nothing_is_refused(plant):
         assert nothing.value.status_code == 404
 
 
-async def test_a_compensation_whose_handler_is_gone_becomes_a_dead_letter_that_says_so(restate, did):
-    """Version 1 recorded a step with a compensation that version 2, which is deployed now, has under another name."""
+async def test_missing_compensation_handler_becomes_dead_letter(restate, did):
+    """The deployed version has the recorded compensation under another name."""
     old = StepRecord(
         position=1,
         step="press",
@@ -310,15 +311,15 @@ async def test_a_compensation_whose_handler_is_gone_becomes_a_dead_letter_that_s
                 if error.status_code == 404:
                     return None
                 raise
-            return status if status.status is Outcome.NEEDS_ATTENTION else None
+            return status if status.status is RollbackState.NEEDS_ATTENTION else None
 
         status = await eventually(dead, what="dead letter")
     assert status.steps[0].state == "dead_letter"
-    assert "GoneCompensations/scrap_the_old_way does not exist any more" in (status.steps[0].error or "")
+    assert "GoneCompensations/scrap_the_old_way does not exist" in (status.steps[0].error or "")
 
 
-async def test_a_payload_of_an_older_version_still_rolls_back(plant, did):
-    """The step was recorded by a version that called it otherwise and knew no ``size``, which is optional now."""
+async def test_compensate_payload_recorded_before_upgrade(plant, did):
+    """The recorded step has another name and no ``size``, which is optional in the deployed version."""
     works, _ = await plant()
     old = StepRecord.model_validate(
         {
@@ -331,6 +332,6 @@ async def test_a_payload_of_an_older_version_still_rolls_back(plant, did):
         }
     )
     await works.hand_over(f"{works.name}:upgraded", old)
-    closed = await works.rollback("upgraded", Outcome.ROLLED_BACK)
+    closed = await works.rollback("upgraded", RollbackState.ROLLED_BACK)
     assert [(step.step, step.state) for step in closed.steps] == [("the old name of the step", "undone")]
     assert did.of("upgraded") == ["scrap part"]

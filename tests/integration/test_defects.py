@@ -22,7 +22,7 @@ from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.saga.compensations import TRANSIENT_RETRIES, Compensations
 from perdure.saga.messages import rollback_status
-from perdure.saga.policy import StepState
+from perdure.saga.status import CompensationState
 from tests.integration.saga_bench import forget_runs
 
 TESTS = Path(__file__).parents[1]
@@ -71,13 +71,13 @@ DEFECTS: dict[str, list[str]] = {
         "integration/test_context_inside_run.py::test_refuse_context_inside_run",
     ],
     "6: there is one slot for dead letters, in the failed workflow's state; no list, no redrive": [
-        "integration/test_dead_letters.py::test_many_are_grouped_by_what_they_have_in_common_and_redriven_together",
-        "integration/test_dead_letters.py::test_a_redrive_after_the_repair_closes_the_saga_and_is_in_the_audit_log",
-        "integration/test_saga_hostile.py::test_a_key_that_is_used_again_after_its_retention_is_rolled_back_again",
+        "integration/test_dead_letters.py::test_redrive_group_of_dead_letters",
+        "integration/test_dead_letters.py::test_redrive_after_repair_completes_rollback",
+        "integration/test_saga_hostile.py::test_reused_key_is_rolled_back_again",
     ],
     "6: a dead letter stops the rest of the rollback": [
         f"{SAGAS}::test_failing_compensation_becomes_dead_letter",
-        "unit/saga/test_plan.py::test_a_dead_letter_does_not_stop_the_rest",
+        "unit/saga/test_policy.py::test_continue_after_dead_letter",
     ],
     "6: MaxRetries counts terminal errors only; transient errors are retried forever": [
         f"{HERE}::test_transient_compensation_failures_become_dead_letter",
@@ -87,7 +87,7 @@ DEFECTS: dict[str, list[str]] = {
         f"{SAGAS}::test_failed_step_rolls_back_in_reverse_order",
     ],
     "6: Completed is the same as All": [
-        "unit/saga/test_plan.py::test_completed_and_all_are_not_the_same",
+        "unit/saga/test_policy.py::test_completed_strategy_skips_incomplete_steps",
         "integration/test_saga_strategies.py::test_strategy_selects_compensations",
     ],
     "6: there is no pivot": [
@@ -214,7 +214,7 @@ async def test_transient_compensation_failures_become_dead_letter(restate):
         rollback = await ingress.call(rollback_status, key=f"DefectOrders:{key}")
     assert failed.value.metadata["rollback"] == "needs_attention"
     shipped = next(step for step in rollback.steps if step.step == "ship")
-    assert (shipped.state, shipped.attempts) == (StepState.DEAD_LETTER, 2)
+    assert (shipped.state, shipped.attempts) == (CompensationState.DEAD_LETTER, 2)
     assert "the depot does not respond" in (shipped.error or "")
     assert tried[key] == 4, "two attempts of the saga with two attempts each"
 

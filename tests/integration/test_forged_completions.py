@@ -22,7 +22,7 @@ from perdure.determinism import Time
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Refused
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest
-from perdure.saga.policy import Outcome, StepState
+from perdure.saga.status import CompensationState, RollbackState
 from perdure.testing import Restate
 from tests.integration.approvals_harness import Desk, GateRequest, gate, refused, run_gate
 from tests.integration.saga_bench import QUICK, Task, run_step, truth, undo_task
@@ -214,7 +214,7 @@ async def test_forged_report_ends_no_rollback(bench, did, how):
     await eventually(truth(lambda: did.count(f"undo {key}/a") > 0), what="compensation that hangs")
     await complete(ingress.url, signal_id(invocation), how, REPORT)
     await eventually(has_reports(bench, f"{bench.name}:{key}", 1), what="reading of the report")
-    assert (await bench.rollback(key)).status is Outcome.RUNNING
+    assert (await bench.rollback(key)).status is RollbackState.RUNNING
     async with AdminClient(bench.admin_url) as admin:
         (row,) = await admin.query(f"select status from sys_invocation where id = '{invocation}'")
     assert row["status"] != "completed"
@@ -247,7 +247,7 @@ async def test_forged_report_undoes_no_child(bench, did):
         )
     await complete(ingress.url, signal_id(roll_back["id"]), "resolve", REPORT)
     await eventually(has_reports(bench, f"{child_name}:{key}-child", 1), what="reading of the child's report")
-    assert (await bench.rollback(key)).steps[0].state is not StepState.UNDONE
+    assert (await bench.rollback(key)).steps[0].state is not CompensationState.UNDONE
     bench.released.set()
     error = await refused(ingress.attach(target, key=key))
     assert error.metadata["rollback_undone"] == "b,package"

@@ -11,8 +11,8 @@ import pytest
 from perdure import Orchestration, SagaConfig, Target
 from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError
-from perdure.saga.messages import ActionReceipt, ActRequest
-from perdure.saga.policy import Outcome, StepState
+from perdure.saga.messages import ActionReceipt, DeadLetterActionRequest
+from perdure.saga.status import CompensationState, RollbackState
 from tests.integration.saga_bench import QUICK, Task, forget_runs, run_step, truth, undo_of
 from tests.support import eventually
 
@@ -79,7 +79,7 @@ async def test_parent_cancel_rolls_back_running_child_once(bench, did):
 
     async def is_rolled_back() -> bool:
         try:
-            return (await bench.rollback(key)).status is Outcome.ROLLED_BACK
+            return (await bench.rollback(key)).status is RollbackState.ROLLED_BACK
         except IngressError as error:
             if error.status_code != 404:
                 raise
@@ -145,10 +145,10 @@ async def test_child_that_outlives_settle_timeout_becomes_dead_letter(bench, did
             if error.status_code != 404:
                 raise
             return None
-        return next((step.error for step in steps if step.state is StepState.DEAD_LETTER), None)
+        return next((step.error for step in steps if step.state is CompensationState.DEAD_LETTER), None)
 
     async def is_rolled_back() -> bool:
-        return (await bench.rollback(key)).status is Outcome.ROLLED_BACK
+        return (await bench.rollback(key)).status is RollbackState.ROLLED_BACK
 
     try:
         error = await eventually(dead_letter, what="dead letter of the child")
@@ -157,8 +157,8 @@ async def test_child_that_outlives_settle_timeout_becomes_dead_letter(bench, did
     finally:
         bench.released.set()
     await eventually(truth(lambda: len(bench.undone(f"{key}-child")) == 2), what="rollback of the child itself")
-    letter = ActRequest(id=f"{bench.name}:{key}/2", actor="olga@example.com")
-    await ingress.call(Target("DeadLetters", "redrive", ActRequest, ActionReceipt), letter)
+    letter = DeadLetterActionRequest(id=f"{bench.name}:{key}/2", actor="olga@example.com")
+    await ingress.call(Target("DeadLetters", "redrive", DeadLetterActionRequest, ActionReceipt), letter)
     await eventually(is_rolled_back, what="end of the rollback")
     assert bench.undone(f"{key}-child") == ["undo slow", "undo c1"]
     assert bench.undone(key) == ["undo a"]
@@ -192,7 +192,7 @@ async def test_child_with_reused_key_is_not_rolled_back(bench, did):
             if error.status_code != 404:
                 raise
             return None
-        return status.steps[0].error if status.status is Outcome.NEEDS_ATTENTION else None
+        return status.steps[0].error if status.status is RollbackState.NEEDS_ATTENTION else None
 
     error = await eventually(dead_letter, what="dead letter of the child")
     assert f"was started by the saga '{bench.name}:{key}-second', so '{bench.name}:{key}-first' must not roll" in error

@@ -1,4 +1,4 @@
-"""Sagas under what nobody hopes for: reused keys, wrapped and swallowed cancels, late redrives, strange names."""
+"""Sagas in adverse cases: reused keys, wrapped and swallowed cancels, late redrives, unusual names."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from perdure import (
 )
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import Cancelled, IngressError, InvalidInput, Refused, TerminalError
-from perdure.saga.messages import ActionReceipt, ActRequest, RollbackStatus
-from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import SagaReconciler, ScanReport
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.messages import ActionReceipt, DeadLetterActionRequest, RollbackStatus
+from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, reconcile_target
+from perdure.saga.status import RollbackState
 from perdure.serving import build_app
 from perdure.testing import Mode, ServedApp
 from tests.integration.saga_bench import QUICK, Bench, Task, do_task, run_step, undo_of, undo_task
@@ -41,8 +40,8 @@ async def status(bench: Bench, key: str) -> StatusData:
 
 
 async def act(bench: Bench, what: str, letter: str, **more: Any) -> ActionReceipt:
-    target = Target("DeadLetters", what, ActRequest, ActionReceipt)
-    return await bench.ingress.call(target, ActRequest(id=letter, actor="olga", **more))
+    target = Target("DeadLetters", what, DeadLetterActionRequest, ActionReceipt)
+    return await bench.ingress.call(target, DeadLetterActionRequest(id=letter, actor="olga", **more))
 
 
 async def entry(bench: Bench, text: str) -> None:
@@ -61,7 +60,7 @@ async def cancel_while_slow(bench: Bench, key: str) -> None:
     bench.released.set()
 
 
-async def rolled_back(bench: Bench, key: str, outcome: Outcome = Outcome.ROLLED_BACK) -> RollbackStatus:
+async def rolled_back(bench: Bench, key: str, outcome: RollbackState = RollbackState.ROLLED_BACK) -> RollbackStatus:
     async def probe() -> RollbackStatus | None:
         try:
             found = await bench.rollback(key)
@@ -74,7 +73,7 @@ async def rolled_back(bench: Bench, key: str, outcome: Outcome = Outcome.ROLLED_
     return await eventually(probe, what=f"rollback of {key} that is {outcome}")
 
 
-async def test_a_key_that_is_used_again_after_its_retention_is_rolled_back_again(bench, did):
+async def test_reused_key_is_rolled_back_again(bench, did):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
         await run_step(cp, "b", fails=-1)
@@ -92,7 +91,7 @@ async def test_a_key_that_is_used_again_after_its_retention_is_rolled_back_again
 
 
 @pytest.mark.parametrize("local", [False, True], ids=["call", "run"])
-async def test_a_step_that_completes_after_the_cancel_is_undone_even_if_only_completed_ones_are(bench, did, local):
+async def test_compensate_step_that_completes_after_cancel(bench, did, local):
     async def main(cp: Orchestration) -> None:
         async def here(name: str) -> None:
             did.add(f"do {cp.key}/{name}")
@@ -112,7 +111,7 @@ async def test_a_step_that_completes_after_the_cancel_is_undone_even_if_only_com
     assert did.of(key) == ["do slow", "done slow", "undo slow"]
 
 
-async def test_a_cancel_that_the_orchestration_wraps_is_still_a_cancel_and_costs_few_attempts(bench, did):
+async def test_wrapped_cancel_is_still_cancel(bench, did):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a", undo_fails=2)
         try:
@@ -130,7 +129,7 @@ async def test_a_cancel_that_the_orchestration_wraps_is_still_a_cancel_and_costs
     assert attempts(bench.name) - before < 25
 
 
-async def test_a_cancel_that_the_orchestration_swallows_undoes_it_all_the_same(bench, did):
+async def test_swallowed_cancel_rolls_back(bench, did):
     async def main(cp: Orchestration) -> str:
         await run_step(cp, "a")
         try:
@@ -147,7 +146,7 @@ async def test_a_cancel_that_the_orchestration_swallows_undoes_it_all_the_same(b
     assert did.of(key) == ["do a", "done a", "do slow", "done slow", "undo slow", "undo a"]
 
 
-async def test_a_child_that_refused_at_once_leaves_nothing_to_undo_and_no_dead_letter(bench, did):
+async def test_child_without_steps_leaves_no_dead_letter(bench, did):
     child_name = f"Child{uuid4().hex[:8]}"
 
     async def child(cp: Orchestration) -> None:
@@ -164,7 +163,7 @@ async def test_a_child_that_refused_at_once_leaves_nothing_to_undo_and_no_dead_l
     assert error.metadata["rollback"] == "rolled_back"
 
 
-async def test_a_redriven_step_is_tried_although_another_step_was_undone_already(bench, did):
+async def test_redrive_ignores_until_success_limit(bench, did):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
         await run_step(cp, "b", undo_fails=1)
@@ -179,8 +178,8 @@ async def test_a_redriven_step_is_tried_although_another_step_was_undone_already
     assert bench.undone(key) == ["undo b", "undo a", "undo b"]
 
 
-@pytest.mark.parametrize("letter", ["nobody/" + "9" * 5000, "x" * 100_000 + "/1", "//1", "/", "a/-1", "a/²"])
-async def test_an_id_that_no_dead_letter_can_have_is_refused_at_once(bench, did, letter):
+@pytest.mark.parametrize("letter", ["unknown/" + "9" * 5000, "x" * 100_000 + "/1", "//1", "/", "a/-1", "a/²"])
+async def test_reject_malformed_dead_letter_id(bench, did, letter):
     async def main(cp: Orchestration) -> None:
         """Do nothing."""
 
@@ -190,7 +189,7 @@ async def test_an_id_that_no_dead_letter_can_have_is_refused_at_once(bench, did,
     assert refused.value.status_code in (400, 404)
 
 
-async def test_strange_keys_and_names_survive_rollback_dead_letter_and_redrive(bench, did):
+async def test_unusual_names_survive_rollback_and_redrive(bench, did):
     async def main(cp: Orchestration) -> None:
         task = Task(key=cp.key, name="a", undo_fails=1)
         await cp.step("ä/b:c 💥\n" + "n" * 100, do_task, task, compensate=undo_of(cp, task))
@@ -205,14 +204,14 @@ async def test_strange_keys_and_names_survive_rollback_dead_letter_and_redrive(b
     await rolled_back(bench, key)
 
 
-async def test_a_rollback_whose_cancelled_step_has_long_ended_does_not_wait_for_it_again(bench, did):
+async def test_redrive_does_not_await_purged_action(bench, did):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "slow", hangs=True, undo_fails=2)
 
     await bench.serve(main, settle_timeout=timedelta(minutes=10), max_attempts=2)
     key = str(uuid4())
     await cancel_while_slow(bench, key)
-    await rolled_back(bench, key, Outcome.NEEDS_ATTENTION)
+    await rolled_back(bench, key, RollbackState.NEEDS_ATTENTION)
     async with AdminClient(bench.admin_url) as admin:
         rows = await admin.query(
             "select id from sys_invocation where status = 'completed' and target_service_name = 'Tasks'"
@@ -224,7 +223,7 @@ async def test_a_rollback_whose_cancelled_step_has_long_ended_does_not_wait_for_
     assert bench.undone(key) == ["undo slow"] * 3
 
 
-async def test_two_services_with_one_saga_id_lose_nothing(bench, did):
+async def test_services_sharing_saga_id_both_roll_back(bench, did):
     other_name = f"Other{uuid4().hex[:8]}"
     names = {"prefix": f"shared{uuid4().hex[:8]}:"}
 
@@ -258,9 +257,9 @@ async def test_two_services_with_one_saga_id_lose_nothing(bench, did):
 
 
 @pytest.mark.parametrize("act_name", ["discard", "skip"])
-async def test_the_news_that_nothing_is_held_is_not_told_of_what_is_still_held(bench, did, act_name):
+async def test_final_notification_requires_all_compensations(bench, did, act_name):
     async def main(cp: Orchestration) -> None:
-        cp.add_compensation_step("undo", Task(key=cp.key, name="news"), step="news", after_others=True)
+        cp.add_compensation_step("undo", Task(key=cp.key, name="final"), step="final", after_others=True)
         await run_step(cp, "a", undo_fails=-1)
         raise Refused("enough", 410)
 
@@ -270,7 +269,7 @@ async def test_the_news_that_nothing_is_held_is_not_told_of_what_is_still_held(b
     assert bench.undone(key) == ["undo a"]
 
 
-async def test_a_long_rollback_costs_attempts_in_proportion_to_its_steps_and_lets_operators_through(bench, did):
+async def test_operator_action_during_long_rollback(bench, did):
     steps = 60
 
     async def main(cp: Orchestration) -> None:
@@ -284,8 +283,8 @@ async def test_a_long_rollback_costs_attempts_in_proportion_to_its_steps_and_let
     await entry(bench, f"undo {key}/{steps - 2}")
     receipt = await act(bench, "annotate", f"{bench.name}:{key}/{steps}", reason="seen")
     assert receipt.number == 1
-    assert len(bench.undone(key)) < steps  # it did not have to wait for the whole rollback
-    await rolled_back(bench, key, Outcome.NEEDS_ATTENTION)
+    assert len(bench.undone(key)) < steps  # before the end of the rollback
+    await rolled_back(bench, key, RollbackState.NEEDS_ATTENTION)
     assert len(bench.undone(key)) == steps
 
 
@@ -297,10 +296,7 @@ async def reconciler(restate):
     return SagaReconciler(config)
 
 
-sweep = Target("SagaReconciler", "sweep", None, ScanReport)
-
-
-async def test_a_service_that_is_down_does_not_hold_up_the_sagas_of_others(restate, bench, did, reconciler):
+async def test_unresponsive_service_blocks_no_other_saga(restate, bench, did, reconciler):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
         _, never = cp.ctx.awakeable()
@@ -320,7 +316,7 @@ async def test_a_service_that_is_down_does_not_hold_up_the_sagas_of_others(resta
                 invocation = await start(bench, key, name)
                 await entry(bench, f"done {key}/a")
                 await admin.control_invocation(invocation, "kill")
-        report = await asyncio.wait_for(bench.ingress.call(sweep, key="all"), 30)
+        report = await asyncio.wait_for(bench.ingress.call(reconcile_target, key="all"), 30)
         assert keys[bench.name] in {find.key for find in report.acted_on}
         assert any(down in message for message in report.failed.values())
         await rolled_back(bench, keys[bench.name])
@@ -333,14 +329,14 @@ async def test_a_service_that_is_down_does_not_hold_up_the_sagas_of_others(resta
             "select id from sys_invocation where target_handler_name = 'run' "
             f"and target_service_name = {sql_text(down)}"
         )
-        for row in ended:  # or every later sweep would try it
+        for row in ended:  # or each later scan would retry it
             await admin.control_invocation(row["id"], "purge")
         for deployment in await admin.deployments():
             if str(deployment.get("uri", "")).rstrip("/") == gone.url:
                 await admin.remove_deployment(deployment["id"])
 
 
-async def test_an_orchestration_that_was_resumed_since_it_was_found_paused_is_left_alone(bench, did, reconciler):
+async def test_resumed_orchestration_is_not_killed(bench, did, reconciler):
     async def main(cp: Orchestration) -> str:
         await run_step(cp, "a")
         return "booked"

@@ -18,13 +18,13 @@ from perdure.errors import IngressError, Refused
 from perdure.saga import rollback
 from perdure.saga.messages import (
     ActionReceipt,
-    ActRequest,
+    DeadLetterActionRequest,
+    DeadLetterListRequest,
     DeadLetterPage,
-    ListRequest,
     RollbackStatus,
     rollback_status,
 )
-from perdure.saga.policy import Outcome
+from perdure.saga.status import RollbackState
 from perdure.saga.timeline import Timeline, read_timeline
 from tests.integration.saga_bench import QUICK, Bench, Task, do_task, forget_runs, truth, undo_of, undo_task
 from tests.support import Recording, eventually
@@ -108,7 +108,7 @@ class Jobs:
     async def rollback(self) -> RollbackStatus:
         return await self.bench.ingress.call(rollback_status, key=f"{self.name}:{self.key}")
 
-    async def outcomes_are(self, *wanted: Outcome) -> RollbackStatus:
+    async def outcomes_are(self, *wanted: RollbackState) -> RollbackStatus:
         """Wait until the rollbacks of the executions, in order, have these outcomes."""
 
         async def probe() -> RollbackStatus | None:
@@ -119,13 +119,13 @@ class Jobs:
         return await eventually(probe, what=f"executions that are {wanted}")
 
     async def act(self, action: str, position: int) -> ActionReceipt:
-        target = Target("DeadLetters", action, ActRequest, ActionReceipt)
+        target = Target("DeadLetters", action, DeadLetterActionRequest, ActionReceipt)
         letter = f"{self.name}:{self.key}/{position}"
-        return await self.bench.ingress.call(target, ActRequest(id=letter, actor="olga"))
+        return await self.bench.ingress.call(target, DeadLetterActionRequest(id=letter, actor="olga"))
 
     async def letters(self) -> list[str]:
-        target = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
-        found = await self.bench.ingress.call(target, ListRequest(saga_id=f"{self.name}:{self.key}"))
+        target = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
+        found = await self.bench.ingress.call(target, DeadLetterListRequest(saga_id=f"{self.name}:{self.key}"))
         return [each.id.rpartition("/")[2] for each in found.items]
 
 
@@ -175,7 +175,7 @@ async def test_second_execution_rolls_back_independently(bench, did, admin, stra
     assert await jobs.letters() == (["3"] if outcome == "needs_attention" else [])
     if outcome == "needs_attention":
         await jobs.act("redrive", 3)
-    found = await jobs.outcomes_are(Outcome.ROLLED_BACK, Outcome.ROLLED_BACK)
+    found = await jobs.outcomes_are(RollbackState.ROLLED_BACK, RollbackState.ROLLED_BACK)
     assert jobs.undone(1) == undone_later
     assert jobs.undone(2) == SECOND[strategy]
     assert await jobs.letters() == []
@@ -191,14 +191,14 @@ async def test_discarded_step_does_not_block_later_execution(bench, did, admin, 
     await jobs.serve()
     await jobs.fail()
     await jobs.act("discard", 3)
-    await jobs.outcomes_are(Outcome.ROLLED_BACK)
+    await jobs.outcomes_are(RollbackState.ROLLED_BACK)
     first = jobs.undone(1)
     await jobs.next_execution(admin)
     assert await jobs.fail() == {"rollback": "rolled_back", "rollback_undone": ",".join(SECOND[strategy])}
     assert jobs.undone(2) == SECOND[strategy]
     assert jobs.undone(1) == first
     assert "last" not in first
-    await jobs.outcomes_are(Outcome.ROLLED_BACK, Outcome.ROLLED_BACK)
+    await jobs.outcomes_are(RollbackState.ROLLED_BACK, RollbackState.ROLLED_BACK)
 
 
 async def test_redrive_does_not_hurry_later_execution(bench, did, admin):
@@ -212,7 +212,7 @@ async def test_redrive_does_not_hurry_later_execution(bench, did, admin):
     await jobs.recorded("undo b2")
     jobs.repaired.set()
     await jobs.act("redrive", 3)
-    await jobs.outcomes_are(Outcome.ROLLED_BACK, Outcome.RUNNING)
+    await jobs.outcomes_are(RollbackState.ROLLED_BACK, RollbackState.RUNNING)
     assert bench.undone(jobs.key)[-3:] == [
         "undo b2",
         "undo b1",
@@ -266,7 +266,7 @@ async def test_timeline_and_status_show_own_execution(bench, did, admin):
     saga, status = await shown()
     assert [each.undo for each in saga.steps] == ["undone"] * 3
     assert saga.rollback is not None
-    assert saga.rollback.status is Outcome.ROLLED_BACK
+    assert saga.rollback.status is RollbackState.ROLLED_BACK
     assert status.phase == "rolled_back"
     assert status.metadata["steps"] == {"last": "undone", "a": "undone", "b": "undone"}
     assert [each.state for each in saga.rollback.earlier[0].steps] == [

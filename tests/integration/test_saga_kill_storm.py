@@ -22,9 +22,8 @@ from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import EngineError, Refused
 from perdure.retry import RetryPolicy
 from perdure.saga import dispatch, submission
-from perdure.saga.orphans import look
-from perdure.saga.reconciler import SagaReconciler
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, find_orphans
+from perdure.saga.schema import DEAD_LETTERS_SQL, OPEN_KEY, ROLLBACKS
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.saga_bench import QUICK, forget_runs, run_step
 from tests.support import Recording, eventually
@@ -83,13 +82,13 @@ class Storm:
             f"(target_service_name in ({self._targets}) or target_service_name like '%Compensations')"
         ):
             return False
-        if await self.admin.query("select key from state where service_name = 'Rollbacks' and key = 'open'"):
+        if await self.admin.query(f"select key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"):
             return False
         seen = await self.admin.query(
-            "select key from state where service_name = 'SagaReconciler' and key like 'seen/%'"
+            "select key from state where service_name = 'SagaReconciler' and key like 'submitted/%'"
         )
-        marks = {row["key"].removeprefix("seen/") for row in seen}
-        return {find.mark for find in await look(self.admin, self._config)} <= marks
+        marks = {row["key"].removeprefix("submitted/") for row in seen}
+        return {find.unique_id for find in await find_orphans(self.admin, self._config)} <= marks
 
     async def compensated_twice(self) -> list[str]:
         """Return the steps whose compensation succeeded more than once."""
@@ -102,7 +101,7 @@ class Storm:
 
     async def diagnosis(self) -> str:
         """Describe the open invocations, journals and state, to explain a timeout."""
-        open_sagas = "select service_key from state where service_name = 'Rollbacks' and key = 'open'"
+        open_sagas = f"select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"
         queries = {
             "open": "select id, target, status, invoked_by_id, created_at, modified_at, retry_count, "
             "next_retry_at, last_failure from sys_invocation where status not in ('completed', 'scheduled')",
@@ -120,7 +119,9 @@ class Storm:
             rows = await self.admin.query(sql)
             known = [{name: value for name, value in row.items() if value is not None} for row in rows]
             lines += [f"{title}:", *map(json.dumps, known)]
-        return "\n".join([*lines, "finds:", *(find.model_dump_json() for find in await look(self.admin, self._config))])
+        return "\n".join(
+            [*lines, "finds:", *(find.model_dump_json() for find in await find_orphans(self.admin, self._config))]
+        )
 
     async def until_over(self) -> None:
         """Kill invocations, then wait until everything has ended."""
@@ -161,7 +162,7 @@ async def assert_all_or_none(ingress: IngressClient, service: str, keys: list[st
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_random_kills_leave_all_steps_or_none(restate, bench, did: Recording, monkeypatch, seed):
     monkeypatch.setattr(submission, "OUTCOME_POLLS", RetryPolicy(timedelta(milliseconds=500), max_attempts=None))
-    monkeypatch.setattr(dispatch, "LOOK_AGAIN", timedelta(milliseconds=500))
+    monkeypatch.setattr(dispatch, "MAX_PASS_WAIT", timedelta(milliseconds=500))
     child_name = f"{bench.name}Child"
 
     async def child(cp: Orchestration) -> None:
@@ -195,7 +196,7 @@ async def test_random_kills_leave_all_steps_or_none(restate, bench, did: Recordi
                 await ingress.send(run, None, key=key)
             await storm.until_over()
             await assert_all_or_none(ingress, bench.name, keys, did.all()[begin:])
-            assert not await admin.query("select key from state where service_name = 'DeadLetterIndex'")
+            assert not await admin.query(DEAD_LETTERS_SQL)
             assert not await storm.compensated_twice()
             for key in keys:
                 await forget_runs(admin, key)

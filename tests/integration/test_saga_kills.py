@@ -18,17 +18,16 @@ from perdure.errors import IngressError
 from perdure.observability.metrics import OPEN_SAGAS
 from perdure.retry import RetryPolicy
 from perdure.saga import recovery, submission
-from perdure.saga.gauges import count_sagas
+from perdure.saga.gauges import sample_sagas
 from perdure.saga.messages import rollback_status
-from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import SagaReconciler, ScanReport
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import ReconcileReport, SagaReconciler, SagaReconcilerConfig
+from perdure.saga.status import RollbackState
 from tests.integration.saga_bench import QUICK, Bench, Task, forget_runs, run_step, truth
 from tests.support import Recording, eventually
 
 pytestmark = pytest.mark.restate_modes("all")
 
-sweep = Target("SagaReconciler", "sweep", None, ScanReport)
+reconcile_target = Target("SagaReconciler", "reconcile", None, ReconcileReport)
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ async def did_all(bench: Bench, *entries: str) -> None:
 async def rolled_back(bench: Bench, saga: str) -> None:
     async def probe() -> bool:
         try:
-            return (await bench.ingress.call(rollback_status, key=saga)).status is Outcome.ROLLED_BACK
+            return (await bench.ingress.call(rollback_status, key=saga)).status is RollbackState.ROLLED_BACK
         except IngressError as error:
             if error.status_code != 404:
                 raise
@@ -137,8 +136,8 @@ async def lose_rollback(
 
 async def count_orphaned(admin: AdminClient, service: str) -> int:
     """Return how many orphaned sagas of a service the gauge collector counts."""
-    samples = await count_sagas(admin, None)
-    labels = {"service": service, "phase": "lost"}
+    samples = await sample_sagas(admin, None)
+    labels = {"service": service, "phase": "orphaned"}
     return int(sum(number or 0 for metric, number, its in samples if metric is OPEN_SAGAS and its == labels))
 
 
@@ -163,11 +162,11 @@ async def test_killed_execution_with_reused_key_is_rolled_back(bench, did, admin
         await eventually(counted, what=f"orphaned execution {number}")
 
         async def undone(number: int = number) -> bool:
-            await bench.ingress.call(sweep, key="all")
+            await bench.ingress.call(reconcile_target, key="all")
             return did.count(f"undo {key}/a") == number
 
         await eventually(undone, what=f"compensation of execution {number}")
-        await bench.ingress.call(sweep, key="all")
+        await bench.ingress.call(reconcile_target, key="all")
         await rolled_back(bench, f"{bench.name}:{key}")
         assert await count_orphaned(admin, bench.name) == 0
         await forget_runs(admin, key)
@@ -206,7 +205,7 @@ async def test_lost_rollback_of_reused_key_is_restarted(bench, did, admin, recon
     assert await count_orphaned(admin, name) == 1
 
     async def is_resubmitted() -> bool:
-        await bench.ingress.call(sweep, key="all")
+        await bench.ingress.call(reconcile_target, key="all")
         return len((await bench.ingress.call(rollback_status, key=f"{name}:{key}")).runs) == 2
 
     await eventually(is_resubmitted, what="second execution in the rollback")
@@ -316,14 +315,14 @@ async def test_child_killed_before_first_step_needs_no_rollback(bench, admin, re
 
 async def test_child_killed_with_parent_needs_no_rollback(bench, admin, reconciler):
     key = await kill_waiting_child(bench, admin, parent=True, reconciler=reconciler)
-    await bench.ingress.call(sweep, key="all")
+    await bench.ingress.call(reconcile_target, key="all")
     await rolled_back(bench, f"{bench.name}:{key}")
     assert bench.undone(key) == ["undo a"]
 
 
 async def test_orphaned_saga_is_resubmitted_after_kill(bench, did, admin, reconciler, monkeypatch):
     monkeypatch.setattr(submission, "RECORD_POLLS", RetryPolicy(timedelta(seconds=1), max_attempts=None))
-    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(seconds=30))
+    monkeypatch.setattr(recovery, "ANSWER_TIMEOUT", timedelta(seconds=30))
 
     async def alone(cp: Orchestration) -> None:
         cp.add_compensation_step("undo_slowly", Task(key=cp.key, name="a"))
@@ -341,7 +340,7 @@ async def test_orphaned_saga_is_resubmitted_after_kill(bench, did, admin, reconc
     invocation = await start(bench, name, key)
     await on_record(admin, name, key)
     await admin.control_invocation(invocation, "kill")
-    scan = asyncio.create_task(bench.ingress.call(sweep, key="all"))
+    scan = asyncio.create_task(bench.ingress.call(reconcile_target, key="all"))
     await did_all(bench, f"undoing {key}/a")
     await lose_rollback(admin, bench.admin_url, f"{name}:{key}")
     brake.release()
@@ -352,7 +351,7 @@ async def test_orphaned_saga_is_resubmitted_after_kill(bench, did, admin, reconc
 
 async def test_killed_roll_back_handler_is_repeated(bench, did, admin, reconciler, monkeypatch):
     monkeypatch.setattr(submission, "RECORD_POLLS", RetryPolicy(timedelta(minutes=1), max_attempts=None))
-    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(milliseconds=200))
+    monkeypatch.setattr(recovery, "ANSWER_TIMEOUT", timedelta(milliseconds=200))
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
@@ -364,12 +363,12 @@ async def test_killed_roll_back_handler_is_repeated(bench, did, admin, reconcile
     invocation = await start(bench, bench.name, key)
     await did_all(bench, f"done {key}/a")
     await admin.control_invocation(invocation, "kill")
-    await bench.ingress.call(sweep, key="all")
+    await bench.ingress.call(reconcile_target, key="all")
     await admin.control_invocation(await only_open(admin, bench.name, "roll_back", key), "kill")
     monkeypatch.undo()
 
     async def is_repaired() -> bool:
-        report = await bench.ingress.call(sweep, key="all")
+        report = await bench.ingress.call(reconcile_target, key="all")
         return invocation in {find.id for find in report.acted_on}
 
     await eventually(is_repaired, what="scan that repairs the saga")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from perdure import CompensationStrategy, Orchestration, Target
-from perdure.saga.messages import ActionReceipt, ActRequest
-from perdure.saga.policy import Outcome
+from perdure.saga.messages import ActionReceipt, DeadLetterActionRequest
+from perdure.saga.status import RollbackState
 from tests.integration.saga_bench import Task, do_task, run_step
 from tests.support import eventually
 
@@ -40,13 +40,13 @@ async def test_failure_past_pivot_becomes_dead_letter(bench, did):
     }
 
 
-STRATEGIES: dict[CompensationStrategy, tuple[list[str], Outcome]] = {
+STRATEGIES: dict[CompensationStrategy, tuple[list[str], RollbackState]] = {
     # c's action fails, b's compensation always fails (two attempts), a's succeeds
-    CompensationStrategy.ALL: (["undo c", "undo b", "undo b", "undo a"], Outcome.NEEDS_ATTENTION),
-    CompensationStrategy.STOP: (["undo c", "undo b", "undo b"], Outcome.NEEDS_ATTENTION),
-    CompensationStrategy.COMPLETED: (["undo b", "undo b", "undo a"], Outcome.NEEDS_ATTENTION),
-    CompensationStrategy.BEST_EFFORT: (["undo c", "undo b", "undo b", "undo a"], Outcome.ROLLED_BACK),
-    CompensationStrategy.UNTIL_SUCCESS: (["undo c"], Outcome.ROLLED_BACK),
+    CompensationStrategy.ALL: (["undo c", "undo b", "undo b", "undo a"], RollbackState.NEEDS_ATTENTION),
+    CompensationStrategy.STOP: (["undo c", "undo b", "undo b"], RollbackState.NEEDS_ATTENTION),
+    CompensationStrategy.COMPLETED: (["undo b", "undo b", "undo a"], RollbackState.NEEDS_ATTENTION),
+    CompensationStrategy.BEST_EFFORT: (["undo c", "undo b", "undo b", "undo a"], RollbackState.ROLLED_BACK),
+    CompensationStrategy.UNTIL_SUCCESS: (["undo c"], RollbackState.ROLLED_BACK),
 }
 
 
@@ -82,11 +82,11 @@ async def test_after_others_waits_for_dead_letters(bench, did):
     key, error = await bench.run(main, max_attempts=1)
     assert error.metadata["dead_letters"] == "a"
     assert bench.undone(key) == ["undo b", "undo a"]
-    act = Target("DeadLetters", "redrive", ActRequest, ActionReceipt)
-    await bench.ingress.call(act, ActRequest(id=f"{bench.name}:{key}/2", actor="olga"))
+    act = Target("DeadLetters", "redrive", DeadLetterActionRequest, ActionReceipt)
+    await bench.ingress.call(act, DeadLetterActionRequest(id=f"{bench.name}:{key}/2", actor="olga"))
 
     async def closed() -> bool:
-        return (await bench.rollback(key)).status is Outcome.ROLLED_BACK
+        return (await bench.rollback(key)).status is RollbackState.ROLLED_BACK
 
     await eventually(closed, what="closed saga")
     assert bench.undone(key) == ["undo b", "undo a", "undo a", "undo last"]

@@ -1,4 +1,4 @@
-"""The timeline of a saga: what the engine's journal, the record and the rollback say together."""
+"""Timeline of a saga on a real engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from perdure import Orchestration, Target
 from perdure.engine.admin import AdminClient
 from perdure.errors import EngineError, IngressError, Refused
-from perdure.saga.policy import SagaConfig
+from perdure.saga.config import SagaConfig
 from perdure.saga.timeline import Timeline, read_timeline
 from tests.integration.saga_bench import Bench, Task, do_task, forget_runs, run_step, step
 
@@ -20,7 +20,7 @@ async def timeline(bench: Bench, key: str) -> Timeline:
         return await read_timeline(admin, bench.ingress, f"{bench.name}:{key}")
 
 
-async def test_each_step_says_where_when_and_how_long_it_ran_and_how_it_was_undone(bench):
+async def test_timeline_of_rolled_back_saga(bench):
     async def local(text: str) -> str:
         return text
 
@@ -49,7 +49,7 @@ async def test_each_step_says_where_when_and_how_long_it_ran_and_how_it_was_undo
     assert saga.started_at <= begins[0] <= saga.ended_at
 
 
-async def test_steps_of_a_group_and_attempts_are_told_apart(bench):
+async def test_distinguish_group_steps_and_attempts(bench):
     async def main(cp: Orchestration) -> None:
         await cp.parallel(step(cp, "x"), step(cp, "y"))
         cp.pivot()
@@ -66,16 +66,16 @@ async def test_steps_of_a_group_and_attempts_are_told_apart(bench):
     assert saga.rollback is None
 
 
-async def test_an_unknown_saga_is_said_to_be_unknown(bench):
+async def test_unknown_saga(bench):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
 
     await bench.run(main)
-    with pytest.raises(EngineError, match="there is no saga"):
-        await timeline(bench, "nobody")
+    with pytest.raises(EngineError, match="no saga '"):
+        await timeline(bench, "unknown")
 
 
-async def test_a_run_under_a_key_that_was_used_before_is_not_told_what_became_of_the_earlier_one(bench, did):
+async def test_reused_key_shows_own_rollback(bench, did):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
         await run_step(cp, "b", fails=1)
@@ -95,7 +95,7 @@ async def test_a_run_under_a_key_that_was_used_before_is_not_told_what_became_of
 
 
 @pytest.mark.restate_modes("http2")
-async def test_a_saga_that_is_asked_for_by_its_key_has_its_rollback_too(bench):
+async def test_find_rollback_by_workflow_key(bench):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a", undo_fails=-1)
         await run_step(cp, "b", fails=-1)
@@ -104,12 +104,12 @@ async def test_a_saga_that_is_asked_for_by_its_key_has_its_rollback_too(bench):
     async with AdminClient(bench.admin_url) as admin:
         saga = await read_timeline(admin, bench.ingress, key)
     assert saga == await timeline(bench, key)
-    assert saga.saga_id == f"{bench.name}:{key}"  # its dead letters are called by that
+    assert saga.saga_id == f"{bench.name}:{key}"  # as in its dead letters
     assert [each.undo for each in saga.steps] == ["dead_letter", "undone"]
 
 
 @pytest.mark.restate_modes("http2")
-async def test_of_several_services_with_a_saga_of_the_key_one_has_to_be_named(bench):
+async def test_ambiguous_key_requires_service(bench):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
 

@@ -20,7 +20,8 @@ from perdure.handlers import handler
 from perdure.retry import RetryPolicy
 from perdure.saga.compensations import BoundCompensation
 from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackStatus
-from perdure.saga.policy import CompensationHandler, Outcome, StepState
+from perdure.saga.schema import CompensationHandler
+from perdure.saga.status import CompensationState, RollbackState
 from tests.integration.saga_bench import Bench, Task, run_step, step, truth, undo_of
 from tests.support import Recording, eventually
 
@@ -107,7 +108,7 @@ async def rolled_back(bench: Bench, key: str) -> RollbackStatus:
             if error.status_code == 404:
                 return None
             raise
-        return None if status.status is Outcome.RUNNING else status
+        return None if status.status is RollbackState.RUNNING else status
 
     return await eventually(probe, what=f"end of the rollback of {key}")
 
@@ -123,7 +124,7 @@ async def test_rollback_awaits_timed_out_attempt(bench, did, strategy):
     with pytest.raises(IngressError, match="step 'slow' failed: busy"):
         await call
     assert did.of(key) == ["do 1", "do 2", "done 1", "undo slow"]
-    assert [step.state for step in (await bench.rollback(key)).steps] == [StepState.UNDONE]
+    assert [step.state for step in (await bench.rollback(key)).steps] == [CompensationState.UNDONE]
 
 
 async def test_timed_out_attempt_does_not_delay_retry(bench, did):

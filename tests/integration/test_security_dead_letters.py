@@ -1,4 +1,4 @@
-"""Operators' acts on dead letters where acts must be signed, on a real engine."""
+"""Signed operator actions on dead letters, on a real engine."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from perdure.errors import IngressError, PerdureError, Refused
 from perdure.saga import hosting
 from perdure.saga.messages import (
     ActionReceipt,
-    ActRequest,
     BulkActionReceipt,
     BulkActionRequest,
     DeadLetter,
+    DeadLetterActionRequest,
     DeadLetterFilter,
+    DeadLetterListRequest,
     DeadLetterPage,
-    ListRequest,
     rollback_status,
 )
-from perdure.saga.operator_actions import Act
+from perdure.saga.schema import OperatorAction
 from perdure.saga.signatures import sign_action
 from perdure.security import ActorKey, Role, SignedAction, SigningRules, TrustedKeys, set_signing_rules
 from perdure.testing import Restate
 from tests.integration.actor_keys import ISSUER, MALLORY, OLGA, VERA, key_of
 from tests.support import eventually
 
-letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+letters = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
 many = Target("DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt)
 
 
@@ -44,12 +44,12 @@ class Parts(BaseModel):
 
 
 def fresh(prefix: str) -> str:
-    """Return a name that was never used, of letters: digits would be taken out of the signature of an error."""
+    """Return a unique name of letters; an error signature omits digits."""
     return prefix + "".join(chr(ord("a") + int(digit, 16)) for digit in uuid4().hex[:12])
 
 
 async def make(part: str) -> None:
-    """Take no time: it's the undoing that matters here."""
+    """Do nothing."""
 
 
 def jammed(name: str) -> list[Any]:
@@ -70,7 +70,7 @@ def jammed(name: str) -> list[Any]:
 
 
 class Desk:
-    """What an operator does, with a proof of their own making."""
+    """Requests of an operator."""
 
     def __init__(self, ingress: IngressClient, service: str) -> None:
         self.ingress = ingress
@@ -78,15 +78,15 @@ class Desk:
 
     async def letters(self, count: int) -> list[DeadLetter]:
         async def probe() -> list[DeadLetter] | None:
-            page = await self.ingress.call(letters, ListRequest(service=self.service))
+            page = await self.ingress.call(letters, DeadLetterListRequest(service=self.service))
             return page.items if page.total == count else None
 
         return await eventually(probe, what=f"list of {count} dead letters")
 
     async def act(self, act: str, letter: DeadLetter, proof: SignedAction | None, **more: Any) -> ActionReceipt:
-        target = Target("DeadLetters", act, ActRequest, ActionReceipt)
+        target = Target("DeadLetters", act, DeadLetterActionRequest, ActionReceipt)
         facts = {"actor": "olga@example.com", "reason": "mended", **more}
-        return await self.ingress.call(target, ActRequest(id=letter.id, proof=proof, **facts))
+        return await self.ingress.call(target, DeadLetterActionRequest(id=letter.id, proof=proof, **facts))
 
     async def refused(self, act: str, letter: DeadLetter, proof: SignedAction | None, **more: Any) -> tuple[int, str]:
         with pytest.raises(IngressError) as error:
@@ -95,12 +95,12 @@ class Desk:
         return error.value.status_code, facts.get("why") or facts["role"]
 
 
-def sign(act: Act, letter: DeadLetter, key: ActorKey = OLGA, **more: Any) -> SignedAction:
+def sign(act: OperatorAction, letter: DeadLetter, key: ActorKey = OLGA, **more: Any) -> SignedAction:
     return sign_action(key, act, letter, **{"reason": "mended", "at": datetime.now(UTC), **more})
 
 
 @pytest.mark.usefixtures("signed_acts")
-async def test_only_an_operators_signature_counts_and_counts_once(restate: Restate):
+async def test_operator_signature_is_required_and_single_use(restate: Restate):
     name = fresh("Signed")
     env = await restate.serve(*jammed(name))
     async with IngressClient(env.ingress) as ingress:
@@ -111,44 +111,46 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
         before = await desk.letters(3)
         letter, other = before[0], before[1]
 
-        redrive = sign(Act.REDRIVE, letter, payload="mended")
+        redrive = sign(OperatorAction.REDRIVE, letter, payload="mended")
         edited = {"payload": "mended"}
         refused = desk.refused
         assert await refused("redrive", letter, None) == (401, "unsigned")
-        assert await refused("redrive", letter, sign(Act.REDRIVE, letter, MALLORY)) == (401, "issuer")
+        assert await refused("redrive", letter, sign(OperatorAction.REDRIVE, letter, MALLORY)) == (401, "issuer")
         forged = redrive.model_copy(update={"reason": "other"})
         assert await refused("redrive", letter, forged, reason="other", **edited) == (401, "action_signature")
-        old = sign(Act.REDRIVE, letter, at=datetime.now(UTC) - timedelta(minutes=6))
+        old = sign(OperatorAction.REDRIVE, letter, at=datetime.now(UTC) - timedelta(minutes=6))
         assert await refused("redrive", letter, old) == (401, "too_old")
-        assert await refused("redrive", letter, sign(Act.REDRIVE, letter, VERA), actor="vera@example.com") == (
+        assert await refused(
+            "redrive", letter, sign(OperatorAction.REDRIVE, letter, VERA), actor="vera@example.com"
+        ) == (
             403,
             "operator",
         )
-        assert await refused("redrive", letter, sign(Act.REDRIVE, letter, VERA)) == (403, "actor")
-        assert await refused("discard", letter, sign(Act.SKIP, letter)) == (403, "act")
+        assert await refused("redrive", letter, sign(OperatorAction.REDRIVE, letter, VERA)) == (403, "actor")
+        assert await refused("discard", letter, sign(OperatorAction.SKIP, letter)) == (403, "act")
         assert await refused("redrive", other, redrive, **edited) == (403, "target")
         assert await refused("redrive", letter, redrive, payload="something else") == (403, "details")
         assert await refused("redrive", letter, redrive) == (403, "details")
         stale = letter.model_copy(update={"redriven": 1})
-        assert await refused("redrive", letter, sign(Act.REDRIVE, stale)) == (409, "payload")
-        assert await desk.letters(3) == before  # nothing of that has changed anything
+        assert await refused("redrive", letter, sign(OperatorAction.REDRIVE, stale)) == (409, "payload")
+        assert await desk.letters(3) == before  # unchanged
 
-        note = sign(Act.ANNOTATE, letter)
+        note = sign(OperatorAction.ANNOTATE, letter)
         assert (await desk.act("annotate", letter, note)).number == 1
         assert await refused("annotate", letter, note) == (409, "replayed")
         assert (await desk.act("redrive", letter, redrive, **edited)).state == "pending"
         await desk.letters(2)
         assert await refused("redrive", letter, redrive, **edited) == (409, "payload")
 
-        # Many at once: each with a signature of its own, and none without.
+        # A bulk action needs a signature for each dead letter.
         found = await ingress.call(
             many,
             BulkActionRequest(
-                act=Act.RESOLVE,
+                act=OperatorAction.RESOLVE,
                 actor="olga@example.com",
                 reason="mended",
                 filter=DeadLetterFilter(service=name),
-                proofs={other.id: sign(Act.RESOLVE, other)},
+                proofs={other.id: sign(OperatorAction.RESOLVE, other)},
             ),
         )
         assert found.done == [other.id]
@@ -165,7 +167,7 @@ async def test_only_an_operators_signature_counts_and_counts_once(restate: Resta
 
 @pytest.mark.restate_modes("http2")
 @pytest.mark.usefixtures("signed_acts")
-async def test_limit_actions_per_person(restate: Restate, monkeypatch: pytest.MonkeyPatch):
+async def test_flooding_operator_blocks_no_other(restate: Restate, monkeypatch: pytest.MonkeyPatch):
     for name, number in {"UNRESTRICTED_NONCES": 3, "NONCES_PER_PERSON": 1}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{name}", number)
     name = fresh("Flooded")
@@ -176,17 +178,17 @@ async def test_limit_actions_per_person(restate: Restate, monkeypatch: pytest.Mo
             await ingress.call(Target(name, "run", Parts, None), Parts(names=["a"]), key=str(uuid4()))
         [letter] = await desk.letters(1)
         for _ in range(3):
-            await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
+            await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
         with pytest.raises(IngressError, match="no room for more") as error:
-            await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
+            await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
         assert (error.value.status_code, error.value.code) == (429, "too_many_actions")
         otto = key_of("otto@example.com", Role.OPERATOR)
-        await desk.act("skip", letter, sign(Act.SKIP, letter, otto), actor="otto@example.com")
+        await desk.act("skip", letter, sign(OperatorAction.SKIP, letter, otto), actor="otto@example.com")
         await desk.letters(0)
 
 
 @pytest.mark.restate_modes("http2")
-async def test_unsigned_acts_are_taken_in_development_and_are_marked(restate: Restate):
+async def test_development_accepts_unsigned_actions(restate: Restate):
     name = fresh("Unsigned")
     env = await restate.serve(*jammed(name))
     set_signing_rules(SigningRules(trusted_keys=TrustedKeys(issuers=(ISSUER.public,))))
@@ -198,8 +200,11 @@ async def test_unsigned_acts_are_taken_in_development_and_are_marked(restate: Re
                 await ingress.call(Target(name, "run", Parts, None), Parts(names=["a"]), key=saga)
             [letter] = await desk.letters(1)
             await desk.act("annotate", letter, None)
-            assert await desk.refused("annotate", letter, sign(Act.ANNOTATE, letter, MALLORY)) == (401, "issuer")
-            await desk.act("annotate", letter, sign(Act.ANNOTATE, letter))
+            assert await desk.refused("annotate", letter, sign(OperatorAction.ANNOTATE, letter, MALLORY)) == (
+                401,
+                "issuer",
+            )
+            await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
             audit_log = (await ingress.call(rollback_status, key=f"{name}:{saga}")).audit_log
             assert [entry.proof is None for entry in audit_log] == [True, False]
     finally:
@@ -208,7 +213,7 @@ async def test_unsigned_acts_are_taken_in_development_and_are_marked(restate: Re
 
 @pytest.mark.restate_modes("http2")
 @pytest.mark.usefixtures("signed_acts")
-async def test_the_command_line_signs_with_a_key_file(restate: Restate, tmp_path: Path):
+async def test_cli_signs_with_key_file(restate: Restate, tmp_path: Path):
     name = fresh("Typed")
     env = await restate.serve(*jammed(name))
     for key, file in ((OLGA, "olga.key"), (VERA, "vera.key")):

@@ -1,122 +1,114 @@
-"""What is wrong with invocations now, and what of it is news.
+"""Conditions of invocations that need attention, and the notifications that a change of them causes. Pure.
 
-The engine knows which invocations are paused, killed, or fail again and again; it is asked in SQL. What is news is a
-comparison of that with what was known before, without any engine. A person can read a few pieces of news about one
-service, not hundreds: so when more than `FEW` of its invocations have the same trouble, the rest is told in one piece
-(an alert about many), and again only when it has become ten times as many. Prometheus' Alertmanager groups alike.
+People can read a few notifications about one service, not hundreds. If more than `MAX_SINGLE_ALERTS` invocations of a
+service have the same condition, one group alert reports the rest, and again when their number has grown tenfold.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from perdure.engine.admin import AdminClient, failure_message, sql_text
+from perdure.engine.admin import failure_message, sql_interval, sql_text
 
 __all__ = [
-    "FEW",
-    "RETRIES_OF_STUCK",
-    "WINDOW",
+    "MAX_LISTED",
+    "MAX_SINGLE_ALERTS",
+    "STUCK_RETRIES",
     "Alert",
-    "Changes",
-    "News",
+    "AlertChanges",
+    "AlertNotification",
+    "Condition",
     "Snapshot",
-    "Trouble",
     "compare",
+    "conditions_sql",
     "failing_sql",
-    "many_id",
-    "survey",
-    "trouble_sql",
-    "why_paused",
-    "with_reasons",
+    "group_id",
+    "pause_reason",
+    "snapshot_of",
 ]
 
-FEW: Final = 5
-"""How many invocations of one service with the same trouble are told one by one."""
-WINDOW: Final = 500
-"""How many of them are known by name; of the rest, how many they are."""
+MAX_SINGLE_ALERTS: Final = 5
+"""Number of invocations per service and condition that have single alerts."""
+MAX_LISTED: Final = 500
+"""Number of invocations per service and condition that a snapshot lists; the rest is counted."""
+STUCK_RETRIES: Final = 2
+"""Failed attempts after which lists and gauges show an invocation as stuck; notifications are sent later."""
 
-RETRIES_OF_STUCK: Final = 2
-"""How many failed attempts make an invocation one that is stuck, for who looks; who is woken is woken later."""
-
-_GROWN: Final = 10
-_LONGEST_REASON: Final = 500
+_GROWTH: Final = 10
+_MAX_REASON: Final = 500
 
 
-class Trouble(StrEnum):
-    """What is wrong with an invocation."""
+class Condition(StrEnum):
+    """Condition of an invocation that needs attention."""
 
     PAUSED = "paused"
     BACKING_OFF = "backing_off"
     KILLED = "killed"
-    HANDED_OVER = "handed_over"
-    """Nobody looked after its saga any more, and the reconciler acted."""
+    RECONCILED = "reconciled"
+    """Its saga or rollback was orphaned and the reconciler repaired it."""
 
 
 class Alert(BaseModel):
-    """An alert, about one invocation or about many.
+    """Alert about one invocation, or a group alert about many.
 
     Args:
-        id: What it is about: ``{trouble}/{invocation}``, or ``{trouble}/many/{service}``.
-        trouble: What is wrong.
-        invocation: The invocation; empty when it is about many.
+        id: ``{condition}/{invocation}``, or ``{condition}/many/{service}`` for a group.
+        condition: The condition.
+        invocation: The invocation; empty for a group.
         service: Its service.
         handler: Its handler.
         key: Its key; empty for a plain service.
-        reason: What the engine says of it; of many, of the first one.
-        since: Since when: when the engine last saw it get on. Of many, and of what was handed over: when that was seen.
-        over: When it was seen no more; None as long as it lasts.
-        number: How many invocations it is about.
-        some: A few of many: their ids.
-        told: Whether it was told by itself; if not, as one of many.
+        reason: The engine's failure message; for a group, that of the first invocation.
+        since: When the invocation last made progress; for a group and for `Condition.RECONCILED`, when it was detected.
+        resolved_at: When the condition was gone; None while it lasts.
+        count: Number of invocations.
+        examples: IDs of some invocations of a group.
+        is_single: Whether the invocation was notified individually, not as part of a group.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
-    trouble: Trouble
+    condition: Condition
     invocation: str = ""
     service: str
     handler: str = ""
     key: str = ""
     reason: str = ""
     since: AwareDatetime | None = None
-    over: AwareDatetime | None = None
-    number: int = 1
-    some: list[str] = []
-    told: bool = True
+    resolved_at: AwareDatetime | None = None
+    count: int = 1
+    examples: list[str] = []
+    is_single: bool = True
 
     @classmethod
-    def of_many(cls, some: Iterable[Alert], number: int) -> Alert:
-        """Return an alert about many invocations of one service.
-
-        Args:
-            some: The first of them, at least one.
-            number: How many they are.
-        """
-        few = list(some)[:FEW]
+    def for_group(cls, alerts: Iterable[Alert], count: int, since: datetime) -> Alert:
+        """Return the group alert of some alerts, at least one, of the same service and condition."""
+        few = list(alerts)[:MAX_SINGLE_ALERTS]
         return Alert(
-            id=many_id(few[0]),
-            trouble=few[0].trouble,
+            id=group_id(few[0]),
+            condition=few[0].condition,
             service=few[0].service,
             reason=few[0].reason,
-            number=number,
-            some=[each.invocation for each in few],
+            since=since,
+            count=count,
+            examples=[each.invocation for each in few],
         )
 
 
-class News(BaseModel):
-    """What the webhook is told.
+class AlertNotification(BaseModel):
+    """Body of a webhook request.
 
     Args:
-        event: ``alert.raised`` or ``alert.over``; ``reconciler.acted`` for what the reconciler did.
+        event: ``alert.raised``, ``alert.resolved``, or ``reconciler.acted`` for a repair by the reconciler.
         alert: The alert.
     """
 
@@ -125,224 +117,191 @@ class News(BaseModel):
 
 
 class Snapshot(BaseModel):
-    """What is wrong now.
+    """Current conditions.
 
     Args:
-        alerts: Of each service and trouble the oldest, at most `WINDOW`.
-        more: How many there are beyond those, by the id of the alert about many.
+        alerts: The oldest `MAX_LISTED` of each service and condition.
+        more: Number of those beyond, by group ID.
     """
 
     alerts: list[Alert] = []
     more: dict[str, int] = {}
 
-    def marks(self) -> frozenset[str]:
-        """Return what changes when anything does."""
-        return frozenset(each.id for each in self.alerts) | {f"{name}={number}" for name, number in self.more.items()}
+    def fingerprint(self) -> frozenset[str]:
+        """Return a value that differs whenever the snapshot does."""
+        return frozenset(each.id for each in self.alerts) | {f"{name}={count}" for name, count in self.more.items()}
 
 
-def many_id(alert: Alert) -> str:
-    """Return the id of the alert about many that are like one."""
-    return f"{alert.trouble}/many/{alert.service}"
+def group_id(alert: Alert) -> str:
+    """Return the ID of the group alert for the service and condition of an alert."""
+    return f"{alert.condition}/many/{alert.service}"
 
 
 def failing_sql(retries: int) -> str:
-    """Return the condition that a row of ``sys_invocation`` fails again and again.
+    """Return the condition that a row of ``sys_invocation`` fails repeatedly, that is, at least this often.
 
-    While it is being tried it is running, and its trouble isn't over: that would be told at each attempt. It is over
-    when it got on, and then its last failure is gone.
-
-    Args:
-        retries: How many failed attempts that are.
+    An invocation is running during each attempt; it is not resolved until its last failure is cleared by progress.
     """
     return f"(status != 'completed' and retry_count >= {retries} and last_failure is not null)"
 
 
-def trouble_sql(retries: int, killed_within: timedelta, silent: str) -> str:
-    """Return the query for everything that is wrong now.
+def conditions_sql(retries: int, recent_kill: timedelta, excluded_service: str) -> str:
+    """Return the query for all current conditions.
 
     Args:
-        retries: How many failed attempts are trouble.
-        killed_within: How long a kill is news.
-        silent: A service that is left out.
+        retries: Number of failed attempts that is a condition.
+        recent_kill: How long a kill is a condition.
+        excluded_service: A service to ignore.
     """
-    recent = f"now() - interval '{int(killed_within.total_seconds())} seconds'"
     return f"""
       select * from (
-        select *, count(*) over (partition by service, trouble) as number,
-          row_number() over (partition by service, trouble order by since, id) as place
+        select *, count(*) over (partition by service, condition) as number,
+          row_number() over (partition by service, condition order by since, id) as place
         from (
           select id, target_service_name as service, target_handler_name as handler, target_service_key as key,
-            case status when 'paused' then 'paused' when 'completed' then 'killed' else 'backing_off' end as trouble,
-            substr(coalesce(last_failure, completion_failure, ''), 1, {_LONGEST_REASON}) as reason, modified_at as since
+            case status when 'paused' then 'paused' when 'completed' then 'killed' else 'backing_off' end as condition,
+            substr(coalesce(last_failure, completion_failure, ''), 1, {_MAX_REASON}) as reason, modified_at as since
           from sys_invocation
-          where target_service_name != {sql_text(silent)} and (status = 'paused'
+          where target_service_name != {sql_text(excluded_service)} and (status = 'paused'
             or {failing_sql(retries)}
-            or (status = 'completed' and completion_failure = '[409] killed' and modified_at > {recent}))))
-      where place <= {WINDOW}"""
+            or (status = 'completed' and completion_failure = '[409] killed'
+              and modified_at > now() - {sql_interval(recent_kill)}))))
+      where place <= {MAX_LISTED}"""
 
 
-async def survey(admin: AdminClient, retries: int, killed_within: timedelta, *, silent: str) -> Snapshot:
-    """Ask the engine what is wrong now.
-
-    Args:
-        admin: The engine.
-        retries: How many failed attempts are trouble.
-        killed_within: How long a kill is news.
-        silent: A service that is left out.
-
-    Raises:
-        EngineError: The engine does not answer, or refuses the query.
-    """
-    found = Snapshot()
-    for row in await admin.query(trouble_sql(retries, killed_within, silent)):
-        alert = _alert(row)
-        found.alerts.append(alert)
-        if row["number"] > WINDOW:
-            found.more[many_id(alert)] = row["number"] - WINDOW
-    return found
-
-
-async def why_paused(admin: AdminClient, ids: Collection[str]) -> dict[str, str]:
-    """Return why invocations were paused, which is an event of their journals: by their ids, empty where by hand.
-
-    Args:
-        admin: The engine.
-        ids: Invocations that are paused.
-
-    Raises:
-        EngineError: The engine does not answer, or refuses the query.
-    """
-    if not ids:
-        return {}
-    rows = await admin.query(
-        "select id, event_json from sys_journal_events where event_type = 'Paused' "
-        f"and id in ({', '.join(map(sql_text, ids))}) order by appended_at"
-    )
-    return {row["id"]: _why_paused(row["event_json"]) for row in rows}
+def snapshot_of(rows: Iterable[Mapping[str, Any]]) -> Snapshot:
+    """Return the snapshot that the rows of `conditions_sql` describe."""
+    snapshot = Snapshot()
+    for row in rows:
+        alert = Alert(
+            id=f"{row['condition']}/{row['id']}",
+            condition=Condition(row["condition"]),
+            invocation=row["id"],
+            service=row["service"],
+            handler=row.get("handler") or "",
+            key=row.get("key") or "",  # the engine omits null columns
+            reason=_first_line(row.get("reason")),
+            since=row.get("since"),
+        )
+        snapshot.alerts.append(alert)
+        if row["number"] > MAX_LISTED:
+            snapshot.more[group_id(alert)] = row["number"] - MAX_LISTED
+    return snapshot
 
 
-async def with_reasons(admin: AdminClient, found: Snapshot) -> Snapshot:
-    """Add why invocations were paused.
-
-    Args:
-        admin: The engine.
-        found: What is wrong.
-
-    Raises:
-        EngineError: The engine does not answer, or refuses the query.
-    """
-    why = await why_paused(admin, [each.invocation for each in found.alerts if each.trouble is Trouble.PAUSED])
-    alerts = [each.model_copy(update={"reason": why.get(each.invocation) or each.reason}) for each in found.alerts]
-    return found.model_copy(update={"alerts": alerts})
-
-
-def _alert(row: Mapping[str, Any]) -> Alert:
-    return Alert(
-        id=f"{row['trouble']}/{row['id']}",
-        trouble=Trouble(row["trouble"]),
-        invocation=row["id"],
-        service=row["service"],
-        handler=row.get("handler") or "",
-        key=row.get("key") or "",  # a column that is null is left out
-        reason=_first_line(row.get("reason")),
-        since=row.get("since"),
-    )
-
-
-def _why_paused(event: str) -> str:
-    found = json.loads(event)
-    failure = found.get("Paused", found).get("last_failure") or {}
+def pause_reason(event: str) -> str:
+    """Return the reason of a ``Paused`` journal event (JSON); empty for a manual pause."""
+    content = json.loads(event)
+    failure = content.get("Paused", content).get("last_failure") or {}
     command = failure.get("related_command_name")
-    why = _first_line(failure_message(failure.get("error_message")))
-    return f"{why} (in {command})" if why and command else why
+    reason = _first_line(failure_message(failure.get("error_message")))
+    return f"{reason} (in {command})" if reason and command else reason
 
 
 def _first_line(text: object) -> str:
-    return str(text or "").partition("\n")[0][:_LONGEST_REASON]
+    return str(text or "").partition("\n")[0][:_MAX_REASON]
 
 
 @dataclass(frozen=True)
-class Changes:
-    """What is to be remembered and told.
+class AlertChanges:
+    """Changes between the stored alerts and a snapshot.
 
     Args:
-        news: What is to be told, in this order.
-        alerts: What is to be remembered of invocations; all that changes.
-        many: What is to be remembered of many, by its id; None what is to be forgotten.
+        notifications: What to send, in this order.
+        alerts: Alerts about single invocations to store.
+        groups: Group alerts to store, by ID; None to delete one.
     """
 
-    news: list[News]
-    alerts: list[Alert]
-    many: dict[str, Alert | None]
+    notifications: list[AlertNotification] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
+    groups: dict[str, Alert | None] = field(default_factory=dict)
+
+    def raise_alert(self, alert: Alert) -> None:
+        """Notify of a new alert."""
+        self.notifications.append(AlertNotification(event="alert.raised", alert=alert))
+
+    def resolve(self, alert: Alert, now: datetime) -> None:
+        """Notify of the end of an alert."""
+        resolved = alert.model_copy(update={"resolved_at": now})
+        self.notifications.append(AlertNotification(event="alert.resolved", alert=resolved))
 
 
-def compare(known: Mapping[str, Alert], many: Mapping[str, Alert], found: Snapshot, now: datetime) -> Changes:
-    """Return what is news.
+def compare(known: Mapping[str, Alert], groups: Mapping[str, Alert], snapshot: Snapshot, now: datetime) -> AlertChanges:
+    """Return the changes between the stored alerts and a snapshot.
 
     Args:
-        known: What was known of invocations, by the alert's id; what is over, too.
-        many: What was told of many, and lasts.
-        found: What is wrong now.
+        known: Stored alerts about single invocations by ID, including resolved ones.
+        groups: Open group alerts by ID.
+        snapshot: The current conditions.
         now: The time.
     """
-    changes = Changes([], [], {})
-    lasting = {each.id for each in found.alerts}
-    alike: defaultdict[str, list[Alert]] = defaultdict(list)
-    for each in sorted(found.alerts, key=lambda alert: alert.id):
-        alike[many_id(each)].append(each)
-    for name, alerts in alike.items():
-        before = {each.id: known[each.id] for each in alerts if each.id in known and _is_same(each, known[each.id])}
-        alone = sum(each.told for each in before.values())
-        fresh = [each for each in alerts if each.id not in before]
-        number = len(alerts) + found.more.get(name, 0)
-        is_few = name not in many and number <= FEW
-        for each in fresh:
-            _take(changes, each, known.get(each.id), by_itself=is_few, now=now)
-        rest = [each for each in alerts if each.id not in before or not before[each.id].told]
-        if not is_few and number > alone and (name not in many or number - alone >= many[name].number * _GROWN):
-            since = many[name].since if name in many else now
-            alert = Alert.of_many(rest or alerts, number - alone).model_copy(update={"since": since})
-            changes.many[name] = alert
-            changes.news.append(News(event="alert.raised", alert=alert))
-        if name in many and number == alone:
-            _end(changes, many[name], now)
-    for name, alert in many.items():
-        if name not in alike:
-            _end(changes, alert, now)
+    changes = AlertChanges()
+    current: defaultdict[str, list[Alert]] = defaultdict(list)
+    for each in sorted(snapshot.alerts, key=lambda alert: alert.id):
+        current[group_id(each)].append(each)
+    for group, alerts in current.items():
+        _compare_group(changes, known, groups.get(group), alerts, more=snapshot.more.get(group, 0), now=now)
+    for group, alert in groups.items():
+        if group not in current:
+            _resolve_group(changes, alert, now)
+    current_ids = {each.id for each in snapshot.alerts}
     for alert in known.values():
-        if alert.over is None and alert.id not in lasting:
-            changes.alerts.append(alert.model_copy(update={"over": now}))
-            if alert.told:
-                _tell_end(changes, alert, now)
+        if alert.resolved_at is None and alert.id not in current_ids:
+            changes.alerts.append(alert.model_copy(update={"resolved_at": now}))
+            if alert.is_single:
+                changes.resolve(alert, now)
     return changes
 
 
-def _take(changes: Changes, fresh: Alert, before: Alert | None, *, by_itself: bool, now: datetime) -> None:
-    """Remember what is new; tell of it, if it is told by itself."""
-    alert = fresh.model_copy(update={"told": by_itself, "since": _since(fresh, before, now)})
+def _compare_group(
+    changes: AlertChanges,
+    known: Mapping[str, Alert],
+    group: Alert | None,
+    alerts: list[Alert],
+    *,
+    more: int,
+    now: datetime,
+) -> None:
+    """Compare the alerts of one service and condition."""
+    before = {each.id: known[each.id] for each in alerts if each.id in known and _continues(each, known[each.id])}
+    singles = sum(each.is_single for each in before.values())
+    count = len(alerts) + more
+    is_few = group is None and count <= MAX_SINGLE_ALERTS
+    for each in alerts:
+        if each.id not in before:
+            _add(changes, each, known.get(each.id), is_single=is_few, now=now)
+    grouped = count - singles
+    if not is_few and grouped > 0 and (group is None or grouped >= group.count * _GROWTH):
+        rest = [each for each in alerts if each.id not in before or not before[each.id].is_single]
+        since = now if group is None or group.since is None else group.since
+        alert = Alert.for_group(rest or alerts, grouped, since)
+        changes.groups[alert.id] = alert
+        changes.raise_alert(alert)
+    if group is not None and grouped == 0:
+        _resolve_group(changes, group, now)
+
+
+def _add(changes: AlertChanges, new: Alert, before: Alert | None, *, is_single: bool, now: datetime) -> None:
+    alert = new.model_copy(update={"is_single": is_single, "since": _since(new, before, now)})
     changes.alerts.append(alert)
-    if by_itself:
-        changes.news.append(News(event="alert.raised", alert=alert))
-    elif before is not None and before.over is None and before.told:
-        _tell_end(changes, before, now)  # killed before, and again: now it is one of many
+    if is_single:
+        changes.raise_alert(alert)
+    elif before is not None and before.resolved_at is None and before.is_single:
+        changes.resolve(before, now)  # killed again, and now part of a group
 
 
-def _is_same(alert: Alert, before: Alert) -> bool:
-    """Tell whether a trouble goes on. A kill is over at once; a workflow's key, and so its id, may be used again."""
-    killed_again = alert.trouble is Trouble.KILLED and alert.since and before.since and alert.since > before.since
-    return before.over is None and not killed_again
+def _continues(alert: Alert, before: Alert) -> bool:
+    """Return whether a condition lasts. A reused workflow key can be killed again under the same ID."""
+    killed_again = alert.condition is Condition.KILLED and alert.since and before.since and alert.since > before.since
+    return before.resolved_at is None and not killed_again
 
 
 def _since(alert: Alert, before: Alert | None, now: datetime) -> datetime:
-    """Return since when it lasts; what was over has begun anew, even if the engine has not seen it move."""
-    ended = None if before is None else before.over
+    """Return the start of a condition; one that was resolved has started anew, even without progress in between."""
+    ended = None if before is None else before.resolved_at
     return now if alert.since is None or (ended is not None and alert.since <= ended) else alert.since
 
 
-def _end(changes: Changes, alert: Alert, now: datetime) -> None:
-    changes.many[alert.id] = None
-    _tell_end(changes, alert, now)
-
-
-def _tell_end(changes: Changes, alert: Alert, now: datetime) -> None:
-    changes.news.append(News(event="alert.over", alert=alert.model_copy(update={"over": now})))
+def _resolve_group(changes: AlertChanges, alert: Alert, now: datetime) -> None:
+    changes.groups[alert.id] = None
+    changes.resolve(alert, now)

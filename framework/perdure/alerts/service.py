@@ -1,163 +1,171 @@
-"""Alerts: invocations that are paused, killed or fail again and again are told to a webhook, once each.
+"""`Alerts`: notifies a webhook of invocations that are paused, killed or fail repeatedly, once each.
 
-`Alerts` is a virtual object. It queries the engine, compares the snapshot with the alerts that it has sent, and passes
-new and resolved alerts to its dispatcher. Each post is an invocation of its own, so the engine retries it for a day. A
-crash repeats a post only if its answer was lost. Invocations of one service with the same condition share one alert.
-
-A post is JSON, with these headers:
-
-============================ =========================================================================================
-idempotency-key              the same for each attempt to tell the same news
-x-perdure-timestamp          when it was posted; seconds since 1970
-x-perdure-key                the public key that the signature is checked with, ``publickeyv1_…``
-x-perdure-signature          Ed25519, in base64, over ``{timestamp}.{idempotency-key}.{body}``
-============================ =========================================================================================
-
-Ed25519 and no shared secret: what a receiver has is public, so that no receiver can speak for the reconciler, and each
-may be given the same key. `verify_alert` is what a receiver calls.
+`Alerts` is a virtual object. It takes a snapshot of the engine, compares it with the alerts that it has stored, and
+passes the changes to its dispatcher. Each request is a separate invocation, retried for a day. A crash
+repeats a request only if its response was lost.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
-import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-import httpx
 import restate
-from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 from restate.serde import BytesSerde
 
 from perdure._runtime.places import ValueCodec
 from perdure._runtime.sdk import is_replaying
-from perdure._runtime.tls import tls_context
-from perdure.alerts.conditions import Alert, News, Snapshot, Trouble, compare, survey, with_reasons
+from perdure.alerts.conditions import (
+    Alert,
+    AlertNotification,
+    Condition,
+    Snapshot,
+    compare,
+    conditions_sql,
+    pause_reason,
+    snapshot_of,
+)
+from perdure.alerts.webhook import post_alert
 from perdure.clients import ServiceClient
 from perdure.determinism import Time
-from perdure.engine.admin import AdminClient
+from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.polling import BACKGROUND_CALL_RETRIES
-from perdure.errors import PerdureError, RunExhausted
+from perdure.errors import RunExhausted
 from perdure.handlers import Definition, handler
 from perdure.observability.gauge_collector import decode_state_value
 from perdure.observability.logging import get_logger
-from perdure.observability.metrics import ALERTS
+from perdure.observability.metrics import ALERTS as ALERTS_SENT
 from perdure.runs import RunConfig, run_with_retry
-from perdure.security.keys import BadSignature, PrivateKey, PublicKey
+from perdure.security.keys import PrivateKey
 from perdure.state import State, StateContext
 from perdure.targets import Target
 
 __all__ = [
-    "BEAT",
-    "DISPATCHER",
-    "KEY",
-    "KILLED_WITHIN",
-    "RETRIES",
-    "SERVICE",
-    "Alert",
+    "ALERTS",
+    "ALERTS_KEY",
+    "ALERT_DISPATCHER",
+    "ALERT_RETRIES",
+    "RECENT_KILL",
+    "SCAN_INTERVAL",
     "AlertList",
     "Alerts",
-    "News",
-    "Trouble",
+    "add_pause_reasons",
     "list_alerts",
-    "look_target",
+    "pause_reasons",
+    "post_target",
     "read_alerts",
-    "send_news",
-    "tell_target",
-    "troubles",
-    "verify_alert",
+    "scan_target",
+    "send_notification",
+    "take_snapshot",
 ]
 
 log = get_logger("perdure.alerts.service")
 
-SERVICE = "Alerts"
-DISPATCHER = "AlertDispatcher"
-KEY = "all"
+ALERTS: Final = "Alerts"
+ALERT_DISPATCHER: Final = "AlertDispatcher"
+ALERTS_KEY: Final = "all"
 
-RETRIES = 5
-"""How many failed attempts are trouble, if nothing else is said."""
-KILLED_WITHIN = timedelta(hours=1)
-"""How long a kill is news, if nothing else is said."""
-BEAT = timedelta(minutes=1)
-"""How often `Alerts` is told that somebody looks, when there is no news."""
+ALERT_RETRIES: Final = 5
+"""Default number of failed attempts that raises an alert."""
+RECENT_KILL: Final = timedelta(hours=1)
+"""Default time for which a kill is a condition."""
+SCAN_INTERVAL: Final = timedelta(minutes=1)
+"""Interval of the scans while nothing changes."""
 
-_PREFIX = "alert/"
-_MANY = "many/"
-_MORE = "more"
-_LOOKED = "looked"
-_BEAT = "beat"
-_BEATS_MISSED = 3
-_MOST_KEPT = 200
-_KEPT = timedelta(days=1)
-_TOLD_WITHIN = timedelta(days=1)
-_FRESH = timedelta(minutes=5)
-_POSTED_WITHIN = 10.0
-_STATE = (
+_ALERT_PREFIX = "alert/"
+_GROUP_PREFIX = "group/"
+_MORE_KEY = "more"
+_SCANNED_KEY = "scanned_at"
+_INTERVAL_KEY = "scan_interval"
+_MAX_MISSED_SCANS = 3
+_MAX_RESOLVED = 200
+_RESOLVED_RETENTION = timedelta(days=1)
+_SEND_FOR = timedelta(days=1)
+_STATE_SQL = (
     "select service_name, service_key, key, encode(value, 'hex') as value from state "
-    "where service_name = 'Alerts' and service_key = 'all'"
+    f"where service_name = '{ALERTS}' and service_key = '{ALERTS_KEY}'"
 )
 
 
 class AlertList(BaseModel):
-    """Alerts, the newest first.
+    """Alerts, newest first.
 
     Args:
-        open: Those that last; of one service and trouble at most `perdure.alerts.conditions.WINDOW`.
-        more: How many last beyond those. The engine's SQL has them all.
-        over: Those that are over, of the last day.
-        looked: When `look` was called last; the reconciler calls it at each change, and once in a while without. None
-            when it never was.
-        beat: How often it is called at least.
+        open: Open alerts, at most `perdure.alerts.conditions.MAX_LISTED` per service and condition.
+        more: Number of open alerts beyond those.
+        resolved: Alerts that were resolved within the last day.
+        scanned_at: Time of the last scan; None before the first.
+        scan_interval: Longest interval between two scans.
     """
 
     open: list[Alert]
-    over: list[Alert]
+    resolved: list[Alert]
     more: int = 0
-    looked: AwareDatetime | None = None
-    beat: timedelta = BEAT
+    scanned_at: AwareDatetime | None = None
+    scan_interval: timedelta = SCAN_INTERVAL
 
-    def is_watched(self, now: datetime) -> bool:
-        """Tell whether somebody looks as often as they should; else what is listed may be old.
-
-        Args:
-            now: The time.
-        """
-        return self.looked is not None and now - self.looked <= self.beat * _BEATS_MISSED
+    def is_current(self, now: datetime) -> bool:
+        """Return whether the scans are on time; otherwise the list may be outdated."""
+        return self.scanned_at is not None and now - self.scanned_at <= self.scan_interval * _MAX_MISSED_SCANS
 
 
-list_alerts: Target[None, AlertList] = Target(SERVICE, "list", None, AlertList)
-look_target: Target[None, int] = Target(SERVICE, "look", None, int)
-tell_target: Target[News, None] = Target(DISPATCHER, "tell", News, None)
+list_alerts: Target[None, AlertList] = Target(ALERTS, "list", None, AlertList)
+scan_target: Target[None, int] = Target(ALERTS, "scan", None, int)
+post_target: Target[AlertNotification, None] = Target(ALERT_DISPATCHER, "post", AlertNotification, None)
 
 
-async def troubles(admin: AdminClient, retries: int, killed_within: timedelta) -> list[Alert]:
-    """Ask the engine what is wrong now; of each service and trouble the oldest `perdure.alerts.conditions.WINDOW`.
-
-    Args:
-        admin: The engine.
-        retries: How many failed attempts are trouble.
-        killed_within: How long a kill is news.
+async def take_snapshot(
+    admin: AdminClient, retries: int, recent_kill: timedelta, *, excluded_service: str = ALERT_DISPATCHER
+) -> Snapshot:
+    """Return the current conditions; see `perdure.alerts.conditions.conditions_sql` for the arguments.
 
     Raises:
         EngineError: The engine does not answer, or refuses the query.
     """
-    return (await survey(admin, retries, killed_within, silent=DISPATCHER)).alerts
+    return snapshot_of(await admin.query(conditions_sql(retries, recent_kill, excluded_service)))
+
+
+async def pause_reasons(admin: AdminClient, ids: Collection[str]) -> dict[str, str]:
+    """Return why invocations were paused, by ID; empty for a manual pause.
+
+    Raises:
+        EngineError: The engine does not answer, or refuses the query.
+    """
+    if not ids:
+        return {}
+    rows = await admin.query(
+        "select id, event_json from sys_journal_events where event_type = 'Paused' "
+        f"and id in ({', '.join(map(sql_text, ids))}) order by appended_at"
+    )
+    return {row["id"]: pause_reason(row["event_json"]) for row in rows}
+
+
+async def add_pause_reasons(admin: AdminClient, snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot with the reasons of paused invocations.
+
+    Raises:
+        EngineError: The engine does not answer, or refuses the query.
+    """
+    paused = [each.invocation for each in snapshot.alerts if each.condition is Condition.PAUSED]
+    reasons = await pause_reasons(admin, paused)
+    alerts = [
+        each.model_copy(update={"reason": reasons.get(each.invocation) or each.reason}) for each in snapshot.alerts
+    ]
+    return snapshot.model_copy(update={"alerts": alerts})
 
 
 class Alerts:
-    """Watches one engine's invocations, and tells a webhook.
+    """Alerts on the invocations of one engine.
 
     Args:
         admin_url: The engine's admin API.
-        webhook_url: Who is told; nobody when None, and alerts are listed only.
-        webhook_key: Signs what is posted; unsigned when None.
-        retries: How many failed attempts are trouble.
-        killed_within: How long a kill is news.
-        beat: How often `look` is called at least.
+        webhook_url: The receiver of notifications; without one, alerts are only listed.
+        webhook_key: Signs the notifications; None sends them unsigned.
+        retries: Number of failed attempts that raises an alert.
+        recent_kill: How long a kill is a condition.
+        scan_interval: Longest interval between two scans.
     """
 
     def __init__(
@@ -166,87 +174,85 @@ class Alerts:
         *,
         webhook_url: str | None = None,
         webhook_key: PrivateKey | None = None,
-        retries: int = RETRIES,
-        killed_within: timedelta = KILLED_WITHIN,
-        beat: timedelta = BEAT,
+        retries: int = ALERT_RETRIES,
+        recent_kill: timedelta = RECENT_KILL,
+        scan_interval: timedelta = SCAN_INTERVAL,
     ) -> None:
         self._admin_url = admin_url
         self._url = webhook_url
         self._key = webhook_key
         self._retries = retries
-        self._killed_within = killed_within
-        self.beat = beat
+        self._recent_kill = recent_kill
+        self.scan_interval = scan_interval
         self._object = restate.VirtualObject(
-            SERVICE,
-            description="Which invocations are in trouble, told once each.",
+            ALERTS,
+            description="Alerts on invocations that are paused, killed or fail repeatedly.",
             invocation_retry_policy=BACKGROUND_CALL_RETRIES,
         )
-        self._dispatcher = restate.Service(DISPATCHER, description="Tells a webhook, as often as it takes.")
-        handler(self._object, "exclusive", name="look", ingress_private=False)(self.look)
-        handler(self._object, "shared", name="list", read_only=True, ingress_private=False)(self.all)
-        handler(self._dispatcher, name="tell", ingress_private=True)(self.tell)
+        self._dispatcher = restate.Service(ALERT_DISPATCHER, description="Sends alert notifications to a webhook.")
+        handler(self._object, "exclusive", name="scan", ingress_private=False)(self.scan)
+        handler(self._object, "shared", name="list", read_only=True, ingress_private=False)(self.list)
+        handler(self._dispatcher, name="post", ingress_private=True)(self.post)
 
     def definitions(self) -> list[Definition]:
-        """Return what to serve."""
+        """Return the services to serve."""
         return [self._object, self._dispatcher]
 
-    async def seen(self, admin: AdminClient) -> frozenset[str]:
-        """Ask the engine what is wrong now, and return marks of it; when they change, `look` is to be called.
-
-        Args:
-            admin: The engine.
+    async def fingerprint(self, admin: AdminClient) -> frozenset[str]:
+        """Return a value that changes with the current conditions; then a scan is due.
 
         Raises:
             EngineError: The engine does not answer, or refuses the query.
         """
-        return (await survey(admin, self._retries, self._killed_within, silent=DISPATCHER)).marks()
+        return (await take_snapshot(admin, self._retries, self._recent_kill)).fingerprint()
 
-    async def look(self, ctx: restate.ObjectContext) -> int:
-        """Tell what is new, and what is over; return how many invocations are in trouble.
+    async def scan(self, ctx: restate.ObjectContext) -> int:
+        """Notify of new and resolved alerts; return the number of open ones.
 
-        Public on the ingress, where the reconciler calls it from. Whoever else calls it makes it look earlier, and no
-        more: it takes nothing from its caller, and tells nothing twice.
+        Public on the ingress for the reconciler. It has no input and sends no notification twice, so other callers only
+        cause an earlier scan.
         """
-        found = await run_with_retry(ctx, RunConfig("look", max_retries=5), self._look)
+        snapshot = await run_with_retry(ctx, RunConfig("snapshot", max_retries=5), self._snapshot)
         now = await Time(ctx).now()
-        remembered = await _Remembered.read(ctx)
-        known = remembered.known
-        for name in (
-            remembered.unreadable
-        ):  # found anew, if it lasts; at the dispatcher, the same news has the same idempotency key
+        stored = await _StoredAlerts.read(ctx)
+        known = stored.alerts
+        for name in stored.unreadable:  # a condition that lasts is raised anew, under the same idempotency key
             log.warning("alerts.unreadable", alert=name)
-            await _alert(ctx, name).clear()
-        changes = compare(known, remembered.many, found, now)
-        # Told before it is remembered: killed in between, it is told by the next look, under the same idempotency key.
-        for news in changes.news:
-            alert = news.alert
-            log.warning(news.event, trouble=alert.trouble, about=alert.id, number=alert.number, reason=alert.reason)
-            await send_news(ctx, news)
+            await _alert_state(ctx, name).clear()
+        changes = compare(known, stored.groups, snapshot, now)
+        # Sent before it is stored: after a kill in between, the next scan sends it under the same idempotency key.
+        for notification in changes.notifications:
+            alert = notification.alert
+            log.warning(
+                notification.event, condition=alert.condition, alert=alert.id, count=alert.count, reason=alert.reason
+            )
+            await send_notification(ctx, notification)
         for alert in changes.alerts:
-            await _alert(ctx, _PREFIX + alert.id).set(alert)
+            await _alert_state(ctx, _ALERT_PREFIX + alert.id).set(alert)
             known[alert.id] = alert
-        for name, alike in changes.many.items():
-            await (_alert(ctx, _MANY + name).clear() if alike is None else _alert(ctx, _MANY + name).set(alike))
-        ended = [(alert.over, alert.id) for alert in known.values() if alert.over is not None]
-        for number, (over, name) in enumerate(sorted(ended, reverse=True)):
-            if number >= _MOST_KEPT or over < now - _KEPT:
-                await _alert(ctx, _PREFIX + name).clear()
-        more = sum(found.more.values())
-        await State(ctx, _MORE, int).set(more)
-        await State(ctx, _LOOKED, datetime).set(now)
-        await State(ctx, _BEAT, timedelta).set(self.beat)
-        return len(found.alerts) + more
+        for name, group in changes.groups.items():
+            state = _alert_state(ctx, _GROUP_PREFIX + name)
+            await (state.clear() if group is None else state.set(group))
+        resolved = [(alert.resolved_at, alert.id) for alert in known.values() if alert.resolved_at is not None]
+        for number, (resolved_at, name) in enumerate(sorted(resolved, reverse=True)):
+            if number >= _MAX_RESOLVED or resolved_at < now - _RESOLVED_RETENTION:
+                await _alert_state(ctx, _ALERT_PREFIX + name).clear()
+        more = sum(snapshot.more.values())
+        await State(ctx, _MORE_KEY, int).set(more)
+        await State(ctx, _SCANNED_KEY, datetime).set(now)
+        await State(ctx, _INTERVAL_KEY, timedelta).set(self.scan_interval)
+        return len(snapshot.alerts) + more
 
-    async def all(self, ctx: restate.ObjectSharedContext) -> AlertList:
-        """List what is wrong, and what was within the last day."""
-        return (await _Remembered.read(ctx)).listed(
-            more=await State(ctx, _MORE, int, default=0).get(),
-            looked=await State(ctx, _LOOKED, datetime).get(),
-            beat=self.beat,
+    async def list(self, ctx: restate.ObjectSharedContext) -> AlertList:
+        """List the open alerts, and those resolved within the last day."""
+        return (await _StoredAlerts.read(ctx)).listed(
+            more=await State(ctx, _MORE_KEY, int, default=0).get(),
+            scanned_at=await State(ctx, _SCANNED_KEY, datetime).get(),
+            scan_interval=self.scan_interval,
         )
 
-    async def tell(self, ctx: restate.Context, news: News) -> None:
-        """Post one piece of news, again and again for a day."""
+    async def post(self, ctx: restate.Context, notification: AlertNotification) -> None:
+        """Send one notification, with retries for a day."""
         if self._url is None:
             return
         config = RunConfig(
@@ -254,126 +260,67 @@ class Alerts:
             max_retries=None,
             initial_delay=timedelta(seconds=1),
             max_delay=timedelta(minutes=5),
-            max_duration=_TOLD_WITHIN,
+            max_duration=_SEND_FOR,
         )
         outcome = "delivered"
         try:
-            await run_with_retry(ctx, config, self._post, self._url, news, ctx.request().id)
+            await run_with_retry(ctx, config, post_alert, self._url, self._key, notification, ctx.request().id)
         except RunExhausted as error:
             outcome = "exhausted"
-            log.error("reconciler.webhook_failed", alert=news.alert.id, error=error.message)  # noqa: TRY400 - it says it all
+            log.error("reconciler.webhook_failed", alert=notification.alert.id, error=error.message)  # noqa: TRY400 - the trace adds nothing
         if not is_replaying(ctx):
-            ALERTS.count(kind=news.alert.trouble.value, outcome=outcome)
+            ALERTS_SENT.count(kind=notification.alert.condition.value, outcome=outcome)
 
-    async def _post(self, url: str, news: News, number: str) -> None:
-        body = news.model_dump_json().encode()
-        headers = {"content-type": "application/json", "idempotency-key": number, **_signed(self._key, number, body)}
-        # What it answers is not read: a receiver that sends without end, or a byte now and then, holds up nothing.
-        # Its address may hold a secret: it is in no message, and httpx makes no span, which would tell it.
-        with suppress_http_instrumentation():
-            async with (
-                asyncio.timeout(_POSTED_WITHIN),
-                httpx.AsyncClient(timeout=_POSTED_WITHIN, verify=tls_context()) as http,
-                http.stream("POST", url, content=body, headers=headers) as response,
-            ):
-                if not response.is_success:
-                    raise PerdureError(f"the webhook answers {response.status_code}")
-
-    async def _look(self) -> Snapshot:
+    async def _snapshot(self) -> Snapshot:
         async with AdminClient(self._admin_url) as admin:
-            found = await survey(admin, self._retries, self._killed_within, silent=DISPATCHER)
-            return await with_reasons(admin, found)
+            return await add_pause_reasons(admin, await take_snapshot(admin, self._retries, self._recent_kill))
 
 
 async def read_alerts(admin: AdminClient, codec: ValueCodec | None = None) -> AlertList:
-    """Return what `Alerts` knows without asking it, since its own service may be what is down.
+    """Return the stored alerts from the engine's tables, also while the service of `Alerts` is down.
 
     Args:
         admin: The engine.
-        codec: What the services' journal is encrypted with; None when it is in clear.
+        codec: Decrypts the values; None if the journal is not encrypted.
 
     Raises:
         UnreadableValue: The journal is encrypted with another key.
         EngineError: The engine does not answer, or refuses the query.
     """
-    rows = await admin.query(_STATE)
-    state = {row["key"]: decode_state_value(row, codec) for row in rows}
-    return _Remembered(state).listed(
-        more=int(state.get(_MORE, b"0")),
-        looked=TypeAdapter(datetime).validate_json(state[_LOOKED]) if _LOOKED in state else None,
-        beat=TypeAdapter(timedelta).validate_json(state[_BEAT]) if _BEAT in state else BEAT,
+    state = {row["key"]: decode_state_value(row, codec) for row in await admin.query(_STATE_SQL)}
+    scanned_at, scan_interval = state.get(_SCANNED_KEY), state.get(_INTERVAL_KEY)
+    return _StoredAlerts(state).listed(
+        more=int(state.get(_MORE_KEY, b"0")),
+        scanned_at=None if scanned_at is None else TypeAdapter(datetime).validate_json(scanned_at),
+        scan_interval=SCAN_INTERVAL if scan_interval is None else TypeAdapter(timedelta).validate_json(scan_interval),
     )
 
 
-async def send_news(ctx: restate.Context, news: News) -> None:
-    """Have the webhook told, durably; of the same news once.
-
-    Args:
-        ctx: The handler's context.
-        news: What is told.
-    """
-    alert = news.alert
-    same = f"{news.event}/{alert.id}/{alert.number}/{'' if alert.since is None else alert.since.isoformat()}"
-    await ServiceClient(ctx, tell_target).send(news, idempotency_key=same)
+async def send_notification(ctx: restate.Context, notification: AlertNotification) -> None:
+    """Send a notification to the webhook, durably; equal notifications are sent once."""
+    alert = notification.alert
+    since = "" if alert.since is None else alert.since.isoformat()
+    key = f"{notification.event}/{alert.id}/{alert.count}/{since}"
+    await ServiceClient(ctx, post_target).send(notification, idempotency_key=key)
 
 
-def verify_alert(body: bytes, headers: Mapping[str, str], key: PublicKey, *, now: datetime | None = None) -> News:
-    """Check what a webhook was sent, and return it.
-
-    Args:
-        body: The request's body, as it came.
-        headers: The request's headers, names in lower case.
-        key: The reconciler's public key, known from elsewhere than this request.
-        now: The time, for tests; the clock's by default.
-
-    Raises:
-        BadSignature: It is not from the reconciler, was changed, or is older than five minutes.
-    """
-    try:
-        stamp, number = headers["x-perdure-timestamp"], headers["idempotency-key"]
-        signature = base64.b64decode(headers["x-perdure-signature"], validate=True)
-        posted = datetime.fromtimestamp(int(stamp), UTC)
-    except (KeyError, ValueError, OverflowError, binascii.Error) as error:
-        raise BadSignature("the alert is not signed, or its headers can't be read") from error
-    key.verify(_message(stamp, number, body), signature)
-    if abs((now or datetime.now(UTC)) - posted) > _FRESH:
-        raise BadSignature("the alert was signed more than five minutes ago, or the clocks differ")
-    return News.model_validate_json(body)
-
-
-def _signed(key: PrivateKey | None, number: str, body: bytes) -> dict[str, str]:
-    if key is None:
-        return {}
-    stamp = str(int(time.time()))
-    signature = base64.b64encode(key.sign(_message(stamp, number, body))).decode()
-    return {"x-perdure-timestamp": stamp, "x-perdure-key": key.public.id, "x-perdure-signature": signature}
-
-
-def _message(stamp: str, number: str, body: bytes) -> bytes:
-    return f"{stamp}.{number}.".encode() + body
-
-
-def _alert(ctx: Any, name: str) -> State[Alert]:
+def _alert_state(ctx: Any, name: str) -> State[Alert]:
     return State(ctx, name, Alert)
 
 
-class _Remembered:
-    """What `Alerts` keeps in its state. Nobody's news waits until an entry of another version can be read.
-
-    Args:
-        entries: The entries of its state, by name.
-    """
+class _StoredAlerts:
+    """State of `Alerts`. Entries that cannot be read are skipped: they must not block notifications."""
 
     def __init__(self, entries: Mapping[str, bytes]) -> None:
-        self.known: dict[str, Alert] = {}
-        """Of invocations, by the alert's id."""
-        self.many: dict[str, Alert] = {}
-        """Of many, by the alert's id."""
+        self.alerts: dict[str, Alert] = {}
+        self.groups: dict[str, Alert] = {}
         self.unreadable: list[str] = []
-        """Names of entries that this version can't read."""
         for name in sorted(entries):
-            alerts = self.known if name.startswith(_PREFIX) else self.many if name.startswith(_MANY) else None
-            if alerts is None:
+            if name.startswith(_ALERT_PREFIX):
+                alerts = self.alerts
+            elif name.startswith(_GROUP_PREFIX):
+                alerts = self.groups
+            else:
                 continue
             try:
                 alert = Alert.model_validate_json(entries[name])
@@ -383,18 +330,18 @@ class _Remembered:
                 alerts[alert.id] = alert
 
     @classmethod
-    async def read(cls, ctx: StateContext) -> _Remembered:
-        """Read it in a handler."""
+    async def read(cls, ctx: StateContext) -> _StoredAlerts:
+        """Read the state in a handler."""
         return cls({name: await ctx.get(name, serde=BytesSerde()) or b"" for name in sorted(await ctx.state_keys())})
 
-    def listed(self, *, more: int, looked: datetime | None, beat: timedelta) -> AlertList:
-        """List it; what can't be read is counted, and so not left out."""
+    def listed(self, *, more: int, scanned_at: datetime | None, scan_interval: timedelta) -> AlertList:
+        """Return the alerts, newest first; unreadable ones are counted."""
         oldest = datetime.min.replace(tzinfo=UTC)
-        newest = sorted(self.known.values(), key=lambda each: (each.since or oldest, each.id), reverse=True)
+        newest = sorted(self.alerts.values(), key=lambda each: (each.since or oldest, each.id), reverse=True)
         return AlertList(
-            open=[alert for alert in newest if alert.over is None],
-            over=[alert for alert in newest if alert.over is not None],
-            more=more + sum(name.startswith(_PREFIX) for name in self.unreadable),
-            looked=looked,
-            beat=beat,
+            open=[alert for alert in newest if alert.resolved_at is None],
+            resolved=[alert for alert in newest if alert.resolved_at is not None],
+            more=more + sum(name.startswith(_ALERT_PREFIX) for name in self.unreadable),
+            scanned_at=scanned_at,
+            scan_interval=scan_interval,
         )

@@ -37,7 +37,7 @@ from perdure.approvals.targets import leave_approval, repair_approval
 from perdure.clients import ObjectClient
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
-from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Watch
+from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Poller
 from perdure.errors import ConfigurationError, EngineError, UnreadableValue
 from perdure.handlers import Definition, handler
 from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value
@@ -173,7 +173,7 @@ class ApprovalReconciler:
     async def watching(self) -> AsyncIterator[None]:
         """Scan at once and at the interval while the context is entered."""
         config = self._config
-        watch = Watch(
+        watch = Poller(
             "approvals.reconciler",
             log,
             config.admin_url,

@@ -25,24 +25,26 @@ from perdure.cli.options import (
 from perdure.errors import ConfigurationError
 from perdure.saga.messages import (
     ActionReceipt,
-    ActRequest,
     BulkActionReceipt,
     BulkActionRequest,
     DeadLetter,
+    DeadLetterActionRequest,
     DeadLetterFilter,
+    DeadLetterListRequest,
     DeadLetterPage,
-    ListRequest,
     RollbackStatus,
     rollback_status,
 )
-from perdure.saga.operator_actions import Act
+from perdure.saga.schema import OperatorAction
 from perdure.saga.signatures import sign_action
 from perdure.targets import Target
 from perdure.terminal import console, multiline_text
 
 app = typer.Typer(no_args_is_help=True)
 
-_list: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+_list: Target[DeadLetterListRequest, DeadLetterPage] = Target(
+    "DeadLetters", "list", DeadLetterListRequest, DeadLetterPage
+)
 _act_on_many: Target[BulkActionRequest, BulkActionReceipt] = Target(
     "DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt
 )
@@ -66,7 +68,9 @@ def list_(
     ingress: IngressOption = DEFAULT_INGRESS,
 ) -> None:
     """List dead letters, oldest first, and their number per error signature."""
-    request = ListRequest(saga_id=saga, service=service, step=step, signature=signature, page=page, page_size=page_size)
+    request = DeadLetterListRequest(
+        saga_id=saga, service=service, step=step, signature=signature, page=page, page_size=page_size
+    )
     letters = call_ingress(ingress, lambda client: client.call(_list, request))
     if as_json:
         print_json(letters)
@@ -101,7 +105,7 @@ def show(
 
 
 def _find(ingress: str, letter_id: str) -> DeadLetter:
-    request = ListRequest(saga_id=letter_id.rpartition("/")[0], page_size=500)
+    request = DeadLetterListRequest(saga_id=letter_id.rpartition("/")[0], page_size=500)
     for letter in call_ingress(ingress, lambda client: client.call(_list, request)).items:
         if letter.id == letter_id:
             return letter
@@ -123,22 +127,22 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     for name, value in fields.items():
         facts.add_row(name, value)
     console.print(facts)
-    for entry in rollback.audit_log_of(letter.step, letter.position):
+    for entry in rollback.audit_log_of(letter.position):
         signed = "unsigned" if entry.proof is None else "signed"
         console.say(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({signed})")
     console.say(f"To retry: perdure dead-letters redrive {letter.id} (to close it: resolve, skip or discard)")
 
 
 _HELP = {
-    Act.REDRIVE: "Retry the compensation with all its attempts, optionally with another --payload.",
-    Act.SKIP: "Skip the compensation of the step and continue the rollback.",
-    Act.RESOLVE: "Record that the step was compensated manually.",
-    Act.DISCARD: "Close the dead letter without a compensation.",
-    Act.ANNOTATE: "Add a note to the audit log.",
+    OperatorAction.REDRIVE: "Retry the compensation with all its attempts, optionally with another --payload.",
+    OperatorAction.SKIP: "Skip the compensation of the step and continue the rollback.",
+    OperatorAction.RESOLVE: "Record that the step was compensated manually.",
+    OperatorAction.DISCARD: "Close the dead letter without a compensation.",
+    OperatorAction.ANNOTATE: "Add a note to the audit log.",
 }
 
 
-def _add_command(act: Act) -> None:
+def _add_command(act: OperatorAction) -> None:
     """Add the command for one operator action."""
 
     def command(
@@ -160,14 +164,16 @@ def _add_command(act: Act) -> None:
             if key is not None:
                 letter, now = _find(ingress, letter_id), datetime.now(UTC)
                 signed_action = sign_action(key, act, letter, reason=reason, payload=new_payload, at=now)
-            request = ActRequest(
+            request = DeadLetterActionRequest(
                 id=letter_id, actor=actor_name, reason=reason, payload=new_payload, proof=signed_action
             )
-            target: Target[ActRequest, ActionReceipt] = Target("DeadLetters", act.value, ActRequest, ActionReceipt)
+            target: Target[DeadLetterActionRequest, ActionReceipt] = Target(
+                "DeadLetters", act.value, DeadLetterActionRequest, ActionReceipt
+            )
             receipt = call_ingress(ingress, lambda client: client.call(target, request))
             console.say(f"{receipt.id}: {receipt.act} recorded. State: {receipt.state}.")
             return
-        query = ListRequest(signature=signature, page_size=500)
+        query = DeadLetterListRequest(signature=signature, page_size=500)
         letters = [] if key is None else call_ingress(ingress, lambda client: client.call(_list, query)).items
         bulk_request = BulkActionRequest(
             act=act,
@@ -189,5 +195,5 @@ def _add_command(act: Act) -> None:
     app.command(act.value)(command)
 
 
-for _act in Act:
+for _act in OperatorAction:
     _add_command(_act)

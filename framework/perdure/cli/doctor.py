@@ -18,11 +18,13 @@ import typer
 from rich.text import Text
 
 from perdure._runtime.tls import tls_context
-from perdure.alerts.conditions import RETRIES_OF_STUCK, Trouble, many_id, survey, with_reasons
+from perdure.alerts.conditions import STUCK_RETRIES, Condition, group_id
+from perdure.alerts.service import add_pause_reasons, take_snapshot
 from perdure.cli.local_checks import Finding, disk_finding, key_findings
 from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption
 from perdure.engine.admin import AdminClient
 from perdure.errors import EngineError, PerdureError
+from perdure.saga.schema import DEAD_LETTER_INDEX, ROLLBACKS, SAGA_RECONCILER
 from perdure.terminal import console
 
 TESTED_ENGINE: Final = (1, 7)
@@ -33,7 +35,6 @@ _DATE_HEADER_PRECISION: Final = timedelta(seconds=1)
 _MAX_SCAN_AGE: Final = timedelta(minutes=1)
 _RECONCILER_START_TIME: Final = 3.0
 _TIMEOUT: Final = 5.0
-_DEAD_LETTER_INDEX: Final = "DeadLetterIndex"
 
 # Services with private handlers refuse older manifest versions, which cannot express them.
 _MANIFESTS: Final = ", ".join(f"application/vnd.restate.endpointmanifest.v{version}+json" for version in (4, 3, 2))
@@ -293,15 +294,17 @@ async def _unserved_invocations(engine: AdminClient, deployments: Deployments) -
 
 
 async def _stuck_invocations(engine: AdminClient) -> AsyncIterator[Finding]:
-    snapshot = await with_reasons(engine, await survey(engine, RETRIES_OF_STUCK, timedelta(0), silent=""))
+    snapshot = await add_pause_reasons(
+        engine, await take_snapshot(engine, STUCK_RETRIES, timedelta(0), excluded_service="")
+    )
     if not snapshot.alerts:
         yield Finding("invocations", False, "none is paused or fails repeatedly")
-    numbers = Counter(many_id(alert) for alert in snapshot.alerts)
-    for alert in {many_id(each): each for each in reversed(snapshot.alerts)}.values():
-        number = numbers[many_id(alert)] + snapshot.more.get(many_id(alert), 0)
+    numbers = Counter(group_id(alert) for alert in snapshot.alerts)
+    for alert in {group_id(each): each for each in reversed(snapshot.alerts)}.values():
+        number = numbers[group_id(alert)] + snapshot.more.get(group_id(alert), 0)
         cause = f": {' '.join(alert.reason.split())[:160]}" if alert.reason else ""
         subject = f"{number} of {alert.service} {'are' if number > 1 else 'is'}"
-        if alert.trouble is Trouble.PAUSED:
+        if alert.condition is Condition.PAUSED:
             action = f"Fix the cause, then run: perdure invocations resume {alert.invocation}"
             yield Finding("invocations", True, f"{subject} paused{cause}. {action}")
         else:
@@ -311,9 +314,9 @@ async def _stuck_invocations(engine: AdminClient) -> AsyncIterator[Finding]:
 
 async def _dead_letters(engine: AdminClient, deployments: Deployments) -> AsyncIterator[Finding]:
     """Count dead letters, which wait for an operator."""
-    if _DEAD_LETTER_INDEX not in _service_names(deployments):
+    if DEAD_LETTER_INDEX not in _service_names(deployments):
         return
-    rows = await engine.query(f"select count(*) as number from state where service_name = '{_DEAD_LETTER_INDEX}'")  # noqa: S608 - ours
+    rows = await engine.query(f"select count(*) as number from state where service_name = '{DEAD_LETTER_INDEX}'")  # noqa: S608 - ours
     number = rows[0]["number"]
     if not number:
         yield Finding("dead letters", False, "none")
@@ -324,7 +327,7 @@ async def _dead_letters(engine: AdminClient, deployments: Deployments) -> AsyncI
 async def _reconcilers(http: httpx.AsyncClient, deployments: Deployments) -> AsyncIterator[Finding]:
     names = _service_names(deployments)
     for name, service, resource in (
-        ("SagaReconciler", "Rollbacks", "sagas"),
+        (SAGA_RECONCILER, ROLLBACKS, "sagas"),
         ("ApprovalReconciler", "Approvals", "approvals"),
     ):
         hosts = [each for each in deployments if name in _service_names([each])]
@@ -333,7 +336,7 @@ async def _reconcilers(http: httpx.AsyncClient, deployments: Deployments) -> Asy
         if not hosts and service in names:
             text = f"not registered, so orphaned {resource} are not repaired; serve and register {name}"
             yield Finding(f"{resource} reconciler", True, text)
-    if any(name.endswith("Compensations") for name in names) and "Rollbacks" not in names:
+    if any(name.endswith("Compensations") for name in names) and ROLLBACKS not in names:
         text = "rollbacks are not possible, since no deployment serves Rollbacks; start and register the saga service"
         yield Finding("sagas", True, text)
 

@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from perdure.alerts.conditions import why_paused
+from perdure.alerts.service import pause_reasons
 from perdure.approvals.targets import open_approval
 from perdure.cli.options import (
     DEFAULT_ADMIN,
@@ -23,7 +23,8 @@ from perdure.cli.options import (
 )
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.ingress import IngressClient
-from perdure.saga.queries import OPEN, SagaList, SagaPhase, list_sagas
+from perdure.saga.queries import OPEN_PHASES, SagaList, list_sagas
+from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
 from perdure.security.codec import codec_from_environment
 from perdure.terminal import console
@@ -53,7 +54,9 @@ def list_(
 
     async def fetch() -> SagaList:
         async with AdminClient(admin) as engine:
-            return await list_sagas(engine, phases=OPEN if phase is None else (phase,), service=service, limit=limit)
+            return await list_sagas(
+                engine, phases=OPEN_PHASES if phase is None else (phase,), service=service, limit=limit
+            )
 
     sagas = asyncio.run(fetch())
     if as_json:
@@ -117,7 +120,7 @@ async def _blockers(engine: AdminClient, saga: Timeline) -> list[str]:
         "select id, target, status, retry_count, last_failure from sys_invocation where status != 'completed' "  # noqa: S608 - quoted
         f"and (id in {itself} or invoked_by_id in {itself}) and (status = 'paused' or last_failure is not null)"
     )
-    paused = await why_paused(engine, [row["id"] for row in rows if row["status"] == "paused"])
+    paused = await pause_reasons(engine, [row["id"] for row in rows if row["status"] == "paused"])
     lines = []
     for row in rows:
         failure = " ".join((row.get("last_failure") or "").partition("\nTraceback")[0].split())[:300]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
@@ -160,6 +161,11 @@ class AdminClient:
 def sql_text(value: str) -> str:
     """Return a value as a quoted SQL literal."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def sql_interval(duration: timedelta) -> str:
+    """Return a duration as an SQL interval."""
+    return f"interval '{int(duration.total_seconds() * 1000)} milliseconds'"
 
 
 def failure_message(failure: Any) -> str | None:

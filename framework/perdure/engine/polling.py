@@ -1,7 +1,6 @@
-"""Watching an engine from a process: count, look, act on what is seen, and look again after a while.
+"""Polls an engine from a process: takes samples for gauges, then scans and acts, at an interval.
 
-What reconcilers are made of. A process can die at any moment, and so can a watch: what it does about what it sees is
-asked of a durable handler, which looks again by itself.
+The process may die at any moment, so a scan leaves the work to a durable handler, which repeats the scan by itself.
 """
 
 from __future__ import annotations
@@ -22,40 +21,39 @@ from perdure.errors import EngineError, IngressError
 from perdure.observability.gauge_collector import GaugeCollector, Sample
 from perdure.retry import RetryPolicy
 
-__all__ = ["BACKGROUND_CALL_RETRIES", "Watch"]
+__all__ = ["BACKGROUND_CALL_RETRIES", "Poller"]
 
 BACKGROUND_CALL_RETRIES: Final = RetryPolicy(
     initial_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=10), max_attempts=20
 ).for_invocations("kill")
-"""For handlers that a watch calls: tried for two minutes, so that a restart interrupts none, and then given up instead
-of paused. One that is paused would hold up all that follow; one that is given up is called again at the next look."""
+"""Retry policy of handlers that a poller calls: two minutes, to survive a restart, and then a kill. A paused invocation
+would block all later ones; after a kill, the next scan calls the handler again."""
 
-_ANSWERS_WITHIN: Final = timedelta(minutes=3)
-_STARTING: Final = timedelta(seconds=1)
-_MISSES_WHILE_STARTING: Final = 5
+_CALL_TIMEOUT: Final = timedelta(minutes=3)
+_START_INTERVAL: Final = timedelta(seconds=1)
+_FAILURES_AT_START: Final = 5
 
-Count = Callable[[AdminClient, ValueCodec | None], Awaitable[Iterable[Sample]]]
-Look = Callable[[AdminClient, IngressClient], Awaitable[None]]
+Sampler = Callable[[AdminClient, ValueCodec | None], Awaitable[Iterable[Sample]]]
+Scan = Callable[[AdminClient, IngressClient], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Looks at one engine: at once, and then at an interval.
+class Poller:
+    """Polls one engine: at once, and then at an interval.
 
-    Until the first look has succeeded, it looks every second, and says nothing for five of them: engine and services
-    often start together. After that it says once when it can't see (``….blind``) and once when it can again, however
-    often it looks in between.
+    Until the first success it polls every second and logs nothing for five failures, since engine and services often
+    start together. Later it logs the first failure (``{name}.blind``) and the next success (``{name}.sees_again``).
 
     Args:
-        name: What its log lines begin with, such as ``reconciler``.
-        log: Where they go.
+        name: The prefix of its log events, such as ``reconciler``.
+        log: The logger.
         admin_url: The engine's admin API.
         ingress_url: The engine's ingress.
-        interval: How long it waits between two looks.
-        codec: What the services' journal is encrypted with; None when it is in clear.
-        census: Is given what is counted; has no values while the engine can't be asked.
-        count: Counts at each look.
-        look: Looks, and acts on what it sees.
+        interval: Time between two scans.
+        codec: Encryption of the services' journal; None if it is not encrypted.
+        gauges: Receives the samples; has none while the engine does not answer.
+        sample: Takes the samples.
+        scan: Scans and acts.
     """
 
     name: str
@@ -64,15 +62,15 @@ class Watch:
     ingress_url: str
     interval: timedelta
     codec: ValueCodec | None
-    census: GaugeCollector
-    count: Count
-    look: Look
+    gauges: GaugeCollector
+    sample: Sampler
+    scan: Scan
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Look, as long as the context is entered."""
-        with self.census.published():
-            task = asyncio.create_task(self._watch(), name=self.name)
+        """Poll while the context is entered."""
+        with self.gauges.published():
+            task = asyncio.create_task(self._poll(), name=self.name)
             try:
                 yield
             finally:
@@ -80,39 +78,39 @@ class Watch:
                 with suppress(asyncio.CancelledError):
                     await task
 
-    async def _watch(self) -> None:
-        pause = min(self.interval, _STARTING)
-        patience = _MISSES_WHILE_STARTING
-        said: str | None = None
-        # Not sent again at once: the next look asks anew, if there still is need.
-        client = IngressClient(self.ingress_url, codec=self.codec, max_attempts=1, timeout=_ANSWERS_WITHIN)
+    async def _poll(self) -> None:
+        pause = min(self.interval, _START_INTERVAL)
+        tolerated = _FAILURES_AT_START
+        logged: str | None = None
+        # Without retries: the next scan repeats the call if it is still needed.
+        client = IngressClient(self.ingress_url, codec=self.codec, max_attempts=1, timeout=_CALL_TIMEOUT)
         async with AdminClient(self.admin_url) as admin, client as ingress:
             while True:
                 try:
                     await self._once(admin, ingress)
                 except (EngineError, IngressError) as error:
-                    patience -= 1
-                    if said is None and patience <= 0:
-                        self.log.warning(f"{self.name}.blind", error=str(error), again_in=pause.total_seconds())
-                        said = "blind"
+                    tolerated -= 1
+                    if logged is None and tolerated <= 0:
+                        self.log.warning(f"{self.name}.blind", error=str(error), retry_in=pause.total_seconds())
+                        logged = "blind"
                 except Exception as error:
-                    if said != repr(error):
-                        self.log.exception(f"{self.name}.broken")  # and go on: nobody else looks
-                    said = repr(error)
+                    if logged != repr(error):
+                        self.log.exception(f"{self.name}.broken")  # and continue: there is no other poller
+                    logged = repr(error)
                 else:
-                    if said is not None:
+                    if logged is not None:
                         self.log.info(f"{self.name}.sees_again")
-                    said = None
-                    patience = 0
+                    logged = None
+                    tolerated = 0
                     pause = self.interval
                 await asyncio.sleep(pause.total_seconds())
 
     async def _once(self, admin: AdminClient, ingress: IngressClient) -> None:
         try:
-            counted = await self.count(admin, self.codec)
+            samples = await self.sample(admin, self.codec)
         except Exception:
-            self.census.clear()
+            self.gauges.clear()
             raise
-        self.census.update(counted)
-        await self.look(admin, ingress)
-        self.census.record_scan()
+        self.gauges.update(samples)
+        await self.scan(admin, ingress)
+        self.gauges.record_scan()

@@ -13,11 +13,20 @@ import restate
 
 from perdure._wake_ups import wake_up
 from perdure.observability.logging import get_logger
-from perdure.saga.dead_letters import letter_of, remember
-from perdure.saga.executions import StoredSaga, append_execution, executions_of, number_of
-from perdure.saga.messages import RollbackRequest
-from perdure.saga.policy import StepState, initial_progress
-from perdure.saga.rollback_state import Head, head_state, open_mark, progress_state, request_state, run_mark
+from perdure.saga.dead_letters import dead_letter_of, send_dead_letter
+from perdure.saga.executions import append_execution, executions_of, number_of
+from perdure.saga.policy import initial_progress
+from perdure.saga.schema import (
+    RollbackProgress,
+    RollbackRequest,
+    StoredSaga,
+    execution_marker,
+    open_marker,
+    rollback_progress_state,
+    saga_state,
+    step_progress_state,
+)
+from perdure.saga.status import CompensationState
 
 log = get_logger("perdure.saga")
 
@@ -34,7 +43,7 @@ class Admission:
     """
 
     saga: StoredSaga
-    head: Head
+    head: RollbackProgress
     has_work: bool = False
     has_waiter: bool = False
 
@@ -43,7 +52,7 @@ async def admit(
     ctx: restate.ObjectContext,
     request: RollbackRequest,
     known: StoredSaga | None,
-    head: Head | None,
+    head: RollbackProgress | None,
     now: datetime,
 ) -> Admission:
     """Open a saga's rollback or join it. It never waits, so that a cancel cannot interrupt it."""
@@ -56,7 +65,7 @@ async def admit(
     else:
         admission = await _join(ctx, known, head, request)
     for execution in request.runs:  # after the steps, in case of a kill in between
-        await run_mark(ctx, execution).set(True)
+        await execution_marker(ctx, execution).set(True)
     return admission
 
 
@@ -67,44 +76,46 @@ def _is_another_execution(known: StoredSaga, request: RollbackRequest) -> bool:
 
 async def _was_purged(ctx: restate.ObjectContext, request: RollbackRequest) -> bool:
     # The mark of an execution is written after its steps, and remains after a purge.
-    return bool(request.runs) and all([await run_mark(ctx, execution).get() for execution in request.runs])
+    return bool(request.runs) and all([await execution_marker(ctx, execution).get() for execution in request.runs])
 
 
 async def _admit_purged(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Admission:
     """Open the rollback of an execution that was rolled back and purged, without steps."""
     saga = StoredSaga.of(request.model_copy(update={"steps": []}))
-    await request_state(ctx).set(saga)
-    head = Head(started_at=now, updated_at=now, ended=[1]).with_waiter(request.waiter, 1)
-    await head_state(ctx).set(head)
+    await saga_state(ctx).set(saga)
+    head = RollbackProgress(started_at=now, updated_at=now, ended=[1]).with_waiter(request.waiter, 1)
+    await rollback_progress_state(ctx).set(head)
     log.info("saga.rollback.already_purged", saga=request.saga_id, reason=request.reason)
     return Admission(saga, head, has_waiter=request.waiter is not None)
 
 
 async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Admission:
-    await open_mark(ctx).set(True)
+    await open_marker(ctx).set(True)
     await _store_initial_progress(ctx, request, now)
     saga = StoredSaga.of(request)
-    await request_state(ctx).set(saga)
-    head = Head(started_at=now, updated_at=now).with_waiter(request.waiter, 1)
-    await head_state(ctx).set(head)  # last: after a kill before it, the requester repeats the request
+    await saga_state(ctx).set(saga)
+    head = RollbackProgress(started_at=now, updated_at=now).with_waiter(request.waiter, 1)
+    await rollback_progress_state(ctx).set(head)  # last: after a kill before it, the requester repeats the request
     log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
     return Admission(saga, head, has_work=True)
 
 
 async def _append(
-    ctx: restate.ObjectContext, known: StoredSaga, head: Head, request: RollbackRequest, now: datetime
+    ctx: restate.ObjectContext, known: StoredSaga, head: RollbackProgress, request: RollbackRequest, now: datetime
 ) -> Admission:
     """Add another execution."""
     saga, added = append_execution(known, request)
     number = len(saga.earlier) + 1
-    await open_mark(ctx).set(True)
+    await open_marker(ctx).set(True)
     await _store_initial_progress(ctx, added, now)
-    await request_state(ctx).set(saga)  # last and in one entry, in case of a kill in between
+    await saga_state(ctx).set(saga)  # last and in one entry, in case of a kill in between
     log.warning("saga.rollback.execution_added", saga=known.saga_id, steps=len(added.steps), reason=request.reason)
     return Admission(saga, head.with_waiter(request.waiter, number), has_work=True)
 
 
-async def _join(ctx: restate.ObjectContext, known: StoredSaga, head: Head, request: RollbackRequest) -> Admission:
+async def _join(
+    ctx: restate.ObjectContext, known: StoredSaga, head: RollbackProgress, request: RollbackRequest
+) -> Admission:
     """Add a waiter."""
     if request.waiter is None:
         return Admission(known, head)
@@ -115,7 +126,7 @@ async def _join(ctx: restate.ObjectContext, known: StoredSaga, head: Head, reque
     joined = head.with_waiter(request.waiter, number)
     if joined == head:
         return Admission(known, head)
-    await head_state(ctx).set(joined)
+    await rollback_progress_state(ctx).set(joined)
     return Admission(known, joined, has_waiter=True)
 
 
@@ -129,6 +140,6 @@ async def _store_initial_progress(ctx: restate.ObjectContext, request: RollbackR
         reason=request.reason,
     )
     for step in request.steps:
-        await progress_state(ctx, step.position).set(progress[step.position])
-        if progress[step.position].state is StepState.DEAD_LETTER:
-            await remember(ctx, letter_of(request, step, progress[step.position], now))
+        await step_progress_state(ctx, step.position).set(progress[step.position])
+        if progress[step.position].state is CompensationState.DEAD_LETTER:
+            await send_dead_letter(ctx, dead_letter_of(request, step, progress[step.position], now))

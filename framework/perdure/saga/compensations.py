@@ -17,7 +17,8 @@ from perdure.errors import ConfigurationError, SagaError
 from perdure.handlers import bind, read_signature
 from perdure.observability.lifecycle import HandlerRole
 from perdure.retry import RetryPolicy
-from perdure.saga.policy import CompensationHandler, compensation_handler, compensation_service
+from perdure.saga.policy import compensation_handler, compensation_service
+from perdure.saga.schema import CompensationHandler
 from perdure.targets import register_target
 
 P = TypeVar("P")

@@ -1,7 +1,6 @@
-"""`DeadLetters`: what could not be undone, and what operators do about it.
+"""`DeadLetters`: lists the steps whose compensation failed permanently, and applies operator actions to them.
 
-Each rollback keeps its own steps; the index only knows which of them wait for somebody. Nothing leaves it without an
-operator's act, and each act is in the rollback's audit log with who, when and why.
+The rollback owns its steps and their audit log. The index only lists the steps that need an operator action.
 """
 
 from __future__ import annotations
@@ -20,28 +19,31 @@ from perdure.errors import InvalidInput, NotFound, TerminalError
 from perdure.handlers import handler
 from perdure.saga.messages import (
     ActionReceipt,
-    ActRequest,
     BulkActionReceipt,
     BulkActionRequest,
     DeadLetter,
+    DeadLetterActionRequest,
     DeadLetterGroup,
+    DeadLetterListRequest,
     DeadLetterPage,
-    ListRequest,
-    RollbackRequest,
     StepAction,
     act_on_step,
 )
-from perdure.saga.operator_actions import Act, error_signature
-from perdure.saga.policy import StepProgress, StepRecord
+from perdure.saga.policy import error_signature
+from perdure.saga.schema import (
+    DEAD_LETTER_INDEX,
+    DEAD_LETTER_PREFIX,
+    DEAD_LETTERS,
+    INDEX_KEY,
+    OperatorAction,
+    RollbackRequest,
+    StepProgress,
+    StepRecord,
+)
 from perdure.state import State
 
-_PREFIX = "letter/"
-_INDEX_KEY = "all"
-
-dead_letters = restate.Service(
-    "DeadLetters", description="Steps that could not be undone, and what is decided about them."
-)
-index = restate.VirtualObject("DeadLetterIndex", description="Which steps wait for an operator.", ingress_private=True)
+dead_letters = restate.Service(DEAD_LETTERS, description="Steps that need an operator action.")
+index = restate.VirtualObject(DEAD_LETTER_INDEX, description="Index of the dead letters.", ingress_private=True)
 
 
 class _Letters(BaseModel):
@@ -49,12 +51,12 @@ class _Letters(BaseModel):
 
 
 def _letter_state(ctx: Any, letter_id: str) -> State[DeadLetter]:
-    return State(ctx, _PREFIX + letter_id, DeadLetter)
+    return State(ctx, DEAD_LETTER_PREFIX + letter_id, DeadLetter)
 
 
 @handler(index, "exclusive", enable_lazy_state=True)
 async def put(ctx: restate.ObjectContext, letter: DeadLetter) -> None:
-    """Add a dead letter; the same one again changes nothing."""
+    """Add a dead letter; a repeated one changes nothing."""
     state = _letter_state(ctx, letter.id)
     known = await state.get()
     if known is None or known.redriven != letter.redriven:
@@ -63,27 +65,20 @@ async def put(ctx: restate.ObjectContext, letter: DeadLetter) -> None:
 
 @handler(index, "exclusive", enable_lazy_state=True)
 async def remove(ctx: restate.ObjectContext, letter_id: str) -> None:
-    """Remove a dead letter that somebody decided about."""
+    """Remove a dead letter."""
     await _letter_state(ctx, letter_id).clear()
 
 
 @handler(index, "shared", name="all")
-async def all_letters(ctx: restate.ObjectSharedContext) -> _Letters:
+async def all_dead_letters(ctx: restate.ObjectSharedContext) -> _Letters:
     """Return all dead letters, oldest first."""
-    names = [name for name in await ctx.state_keys() if name.startswith(_PREFIX)]
-    found = [await _letter_state(ctx, name.removeprefix(_PREFIX)).get() for name in names]
+    names = [name for name in await ctx.state_keys() if name.startswith(DEAD_LETTER_PREFIX)]
+    found = [await _letter_state(ctx, name.removeprefix(DEAD_LETTER_PREFIX)).get() for name in names]
     return _Letters(items=sorted((each for each in found if each), key=lambda each: (each.since, each.id)))
 
 
-def letter_of(saga: RollbackRequest, step: StepRecord, progress: StepProgress, now: datetime) -> DeadLetter:
-    """Return the dead letter of a step that could not be undone.
-
-    Args:
-        saga: The saga.
-        step: The step.
-        progress: How far the step's rollback came.
-        now: The time.
-    """
+def dead_letter_of(saga: RollbackRequest, step: StepRecord, progress: StepProgress, now: datetime) -> DeadLetter:
+    """Return the dead letter of a step."""
     error = progress.error or ""
     return DeadLetter(
         id=f"{saga.saga_id}/{step.position}",
@@ -97,75 +92,71 @@ def letter_of(saga: RollbackRequest, step: StepRecord, progress: StepProgress, n
         signature=error_signature(error),
         reason=saga.reason,
         attempts=progress.attempts,
-        redriven=progress.drive,
+        redriven=progress.redrives,
         since=now,
     )
 
 
-async def remember(ctx: restate.Context, letter: DeadLetter) -> None:
-    """Add a dead letter to the index, durably, without waiting for it."""
-    await ObjectClient(ctx, put, _INDEX_KEY).send(letter)
+async def send_dead_letter(ctx: restate.Context, letter: DeadLetter) -> None:
+    """Add a dead letter to the index without waiting."""
+    await ObjectClient(ctx, put, INDEX_KEY).send(letter)
 
 
-async def ensure(ctx: restate.Context, letter: DeadLetter) -> None:
-    """Add a dead letter to the index, and wait until it is there: a kill follows what was only sent.
-
-    Args:
-        ctx: A context.
-        letter: The dead letter.
-    """
-    await ObjectClient(ctx, put, _INDEX_KEY).call(letter)
+async def store_dead_letter(ctx: restate.Context, letter: DeadLetter) -> None:
+    """Add a dead letter to the index and wait for it, since a kill also reaches sends."""
+    await ObjectClient(ctx, put, INDEX_KEY).call(letter)
 
 
-async def forget(ctx: restate.Context, letter_id: str) -> None:
-    """Remove a dead letter from the index, durably, without waiting for it."""
-    await ObjectClient(ctx, remove, _INDEX_KEY).send(letter_id)
+async def remove_dead_letter(ctx: restate.Context, letter_id: str) -> None:
+    """Remove a dead letter from the index without waiting."""
+    await ObjectClient(ctx, remove, INDEX_KEY).send(letter_id)
 
 
 @handler(dead_letters, name="list", read_only=True, ingress_private=False)
-async def list_letters(ctx: restate.Context, request: ListRequest) -> DeadLetterPage:
-    """List dead letters, oldest first, with the groups of equal failures."""
-    fitting = [each for each in await _all(ctx) if request.matches(each)]
+async def list_dead_letters(ctx: restate.Context, request: DeadLetterListRequest) -> DeadLetterPage:
+    """List dead letters, oldest first, with the number per error signature."""
+    matches = [each for each in await _all(ctx) if request.matches(each)]
     first = (request.page - 1) * request.page_size
-    groups = Counter(each.signature for each in fitting)
+    groups = Counter(each.signature for each in matches)
     return DeadLetterPage(
-        items=fitting[first : first + request.page_size],
-        total=len(fitting),
+        items=matches[first : first + request.page_size],
+        total=len(matches),
         page=request.page,
-        pages=max(1, -(-len(fitting) // request.page_size)),
+        pages=max(1, -(-len(matches) // request.page_size)),
         groups=[DeadLetterGroup(signature=signature, count=count) for signature, count in groups.most_common()],
     )
 
 
-def _handler_for(act: Act) -> Callable[[restate.Context, ActRequest], Awaitable[ActionReceipt]]:
-    async def act_on_one(ctx: restate.Context, request: ActRequest) -> ActionReceipt:
-        return await _act(ctx, act, request)
+def _handler_for(
+    action: OperatorAction,
+) -> Callable[[restate.Context, DeadLetterActionRequest], Awaitable[ActionReceipt]]:
+    async def act_on_one(ctx: restate.Context, request: DeadLetterActionRequest) -> ActionReceipt:
+        return await _act(ctx, action, request)
 
-    act_on_one.__name__ = act_on_one.__qualname__ = act.value
-    act_on_one.__doc__ = f"{act.value.capitalize()} one dead letter."
+    act_on_one.__name__ = act_on_one.__qualname__ = action.value
+    act_on_one.__doc__ = f"{action.value.capitalize()} one dead letter."
     return act_on_one
 
 
 redrive, skip, resolve, discard, annotate = (
-    handler(dead_letters, name=act.value, ingress_private=False)(_handler_for(act))
-    for act in (Act.REDRIVE, Act.SKIP, Act.RESOLVE, Act.DISCARD, Act.ANNOTATE)
+    handler(dead_letters, name=action.value, ingress_private=False)(_handler_for(action)) for action in OperatorAction
 )
 
 
 @handler(dead_letters, ingress_private=False)
 async def act_on_many(ctx: restate.Context, request: BulkActionRequest) -> BulkActionReceipt:
-    """Do the same to all dead letters that fit a filter."""
+    """Apply an operator action to all dead letters that match a filter."""
     if not request.filter.model_dump(exclude_none=True):
-        raise InvalidInput("invalid input: filter: give at least one field", metadata={"field": "filter"})
+        raise InvalidInput("invalid input: filter: set at least one field", metadata={"field": "filter"})
     done: list[str] = []
     refused: dict[str, str] = {}
     for letter in [each for each in await _all(ctx) if request.filter.matches(each)]:
         proof = request.proofs.get(letter.id)
-        one = ActRequest(id=letter.id, actor=request.actor, reason=request.reason, proof=proof)
+        one = DeadLetterActionRequest(id=letter.id, actor=request.actor, reason=request.reason, proof=proof)
         try:
             await _act(ctx, request.act, one)
         except TerminalError as error:
-            if is_own_cancel(error):  # what is left is left alone
+            if is_own_cancel(error):  # the rest stays as it is
                 raise
             refused[letter.id] = error.message
         else:
@@ -174,16 +165,16 @@ async def act_on_many(ctx: restate.Context, request: BulkActionRequest) -> BulkA
 
 
 async def _all(ctx: restate.Context) -> list[DeadLetter]:
-    return (await ObjectClient(ctx, all_letters, _INDEX_KEY).call()).items
+    return (await ObjectClient(ctx, all_dead_letters, INDEX_KEY).call()).items
 
 
-async def _act(ctx: restate.Context, act: Act, request: ActRequest) -> ActionReceipt:
+async def _act(ctx: restate.Context, action: OperatorAction, request: DeadLetterActionRequest) -> ActionReceipt:
     saga_id, _, position = request.id.rpartition("/")
-    if not saga_id or not position.isdecimal() or len(position) > 9:  # no saga has that many steps
-        raise NotFound(f"no dead letter '{request.id[:200]}': an id is {{saga}}/{{position}}", metadata={"field": "id"})
+    if not saga_id or not position.isdecimal() or len(position) > 9:
+        raise NotFound(f"no dead letter '{request.id[:200]}': an ID is {{saga}}/{{position}}", metadata={"field": "id"})
     step_action = StepAction(
         position=int(position),
-        act=act,
+        act=action,
         actor=request.actor,
         reason=request.reason,
         payload=request.payload,
@@ -193,5 +184,5 @@ async def _act(ctx: restate.Context, act: Act, request: ActRequest) -> ActionRec
 
 
 def definitions() -> list[restate.Service | restate.VirtualObject]:
-    """Return what to serve."""
+    """Return the services to serve."""
     return [dead_letters, index]

@@ -1,30 +1,76 @@
-"""One attempt to undo one step, from inside a pass of `Rollbacks`."""
+"""Compensation attempts of a rollback, and the dispatcher that starts them.
+
+The engine retries a send to an unknown handler without end, in the *sender*. The sender is therefore
+`RollbackDispatcher`: its retries are limited, and `Rollbacks` sees its failure as a failed attempt.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any, cast
 
 import restate
+from pydantic import BaseModel, JsonValue
 from restate.serde import BytesSerde
 
-from perdure._runtime.dispatch import is_unknown_handler
+from perdure._runtime.dispatch import SHORT_RETRIES, is_unknown_handler
+from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import done_before, until_done
 from perdure.clients import ServiceClient
 from perdure.errors import Conflict, PerdureTerminalError, TerminalError
+from perdure.handlers import handler
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
-from perdure.saga.dispatcher import Start, explain_failure, start
-from perdure.saga.messages import NEVER_COMPLETED_HEADER, RollbackRequest
-from perdure.saga.policy import CompensationHandler, StepProgress, StepRecord
+from perdure.saga.messages import NEVER_COMPLETED_HEADER
+from perdure.saga.schema import ROLLBACK_DISPATCHER, CompensationHandler, RollbackRequest, StepProgress, StepRecord
 
-LOOK_AGAIN = timedelta(seconds=30)
-"""How long a pass waits for a compensation before it ends and comes back, so that the object is never busy long."""
+MAX_PASS_WAIT = timedelta(seconds=30)
+"""How long a pass waits for a compensation, so that the object is free again soon."""
+
+_json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
+
+dispatcher = restate.Service(
+    ROLLBACK_DISPATCHER,
+    description="Starts compensations for Rollbacks.",
+    ingress_private=True,
+    invocation_retry_policy=SHORT_RETRIES,
+)
+
+
+class StartCompensation(BaseModel):
+    """Request to start a compensation.
+
+    Args:
+        compensation: The handler.
+        payload: Its payload.
+        idempotency_key: Requests with equal keys start one invocation.
+        headers: Headers of the invocation.
+    """
+
+    compensation: CompensationHandler
+    payload: JsonValue = None
+    idempotency_key: str
+    headers: dict[str, str] = {}
+
+
+@handler(dispatcher, name="start")
+async def start_compensation(ctx: restate.Context, request: StartCompensation) -> str:
+    """Start a compensation and return its invocation ID."""
+    sent = ctx.generic_send(
+        request.compensation.service,
+        request.compensation.handler,
+        _json.serialize(request.payload),
+        key=request.compensation.key,
+        idempotency_key=request.idempotency_key,
+        headers=request.headers,
+    )
+    return await sent.invocation_id()
 
 
 class Attempt:
-    """One attempt to undo a step: started one-way under a key of its own, then attached to.
+    """One attempt of a compensation: a one-way send with an idempotency key, then attached to.
 
-    So running the same pass again, after a crash or a cancel, finds the same invocation.
+    A repeated pass, after a crash or a cancel, attaches to the same invocation.
     """
 
     def __init__(self, ctx: restate.ObjectContext, saga: RollbackRequest, step: StepRecord) -> None:
@@ -33,9 +79,9 @@ class Attempt:
         self._saga = saga
         self._compensation: restate.RestateDurableFuture[bytes] | None = None
         self._limit: restate.RestateDurableFuture[None] | None = None
-        self._not_started: str | None = None
-        self.doubt: str | None = None
-        """Why nobody can say whether the compensation was started; None when that is known."""
+        self._start_error: str | None = None
+        self.unknown_outcome: str | None = None
+        """Error of a start with an unknown outcome: the compensation may or may not have been started."""
 
     @classmethod
     async def start(
@@ -44,30 +90,25 @@ class Attempt:
         """Start a step's compensation, after the step's own action has ended."""
         attempt = cls(ctx, saga, step)
         never_completed: bool | None = progress.completed is False
-        # Several, where attempts that were over their time limit were left to themselves.
-        under_way = list(dict.fromkeys(each for each in (*step.timed_out, progress.invocation_id) if each is not None))
-        if under_way:
-            killed = await attempt._were_killed(under_way)
+        in_flight = list(dict.fromkeys(each for each in (*step.timed_out, progress.invocation_id) if each is not None))
+        if in_flight:
+            killed = await attempt._were_killed(in_flight)
             never_completed = killed and progress.completed is not True  # another attempt may have completed
         child = _compensation_of(step).key
-        if never_completed is None and child is not None:  # its record still grows: what came later would be left
-            attempt._not_started = (
-                f"the child '{child}' of step '{step.step}' still runs, {saga.config.settle_timeout} after it was "
-                "cancelled, so it can't be undone yet: see what holds it up, let it end or kill it, and redrive"
+        if never_completed is None and child is not None:  # a child that runs may still record steps
+            attempt._start_error = (
+                f"the child '{child}' of step '{step.step}' still runs, {saga.config.settle_timeout} after its "
+                "cancellation, so it cannot be rolled back: let it end or kill it, then redrive"
             )
             return attempt
         await attempt._start(progress, never_completed=bool(never_completed))
         return attempt
 
     async def _were_killed(self, invocation_ids: list[str]) -> bool | None:
-        """Wait for the step's actions, which were running when its saga failed: an undo beside one could be overtaken.
+        """Wait for actions that were running when the saga failed: they could overtake the compensation.
 
-        Args:
-            invocation_ids: The actions; the time in which they have to end is one for all of them.
-
-        Returns:
-            Whether all are known to have ended without a result: cancelled or killed. Any other error may be that the
-            engine does not know one any more. None when one has not ended in time.
+        Returns whether all are known to have ended without a result, cancelled or killed; None if one has not ended
+        within the time limit that they share. Any other error may mean that the engine has forgotten the invocation.
         """
         actions = [self._ctx.attach_invocation(each, serde=BytesSerde()) for each in invocation_ids]
         limit = self._ctx.sleep(scaled(self._saga.config.settle_timeout), f"settle {self.step.step}")
@@ -84,38 +125,38 @@ class Attempt:
         return killed
 
     async def _start(self, progress: StepProgress, *, never_completed: bool) -> None:
-        compensation = _compensation_of(self.step)
         headers = {SAGA_HEADER: self._saga.saga_id, STEP_HEADER: self.step.step}
         if never_completed:
             headers[NEVER_COMPLETED_HEADER] = "true"
-        request = Start(
-            compensation=compensation,
+        request = StartCompensation(
+            compensation=_compensation_of(self.step),
             payload=progress.payload_for(self.step),
             idempotency_key=f"{self._saga.saga_id}/{self.step.position}/{progress.attempt}",
             headers=headers,
         )
-        invocation_id = await self._started(request)
-        if invocation_id is not None:
-            self._compensation = self._ctx.attach_invocation(invocation_id, serde=BytesSerde())
-            self._limit = self._ctx.sleep(LOOK_AGAIN, f"look again at {self.step.step}")
-
-    async def _started(self, request: Start) -> str | None:
-        """Start the compensation and return its invocation; None when it can't be started, or nobody can say.
-
-        A dispatcher may have sent the compensation before it was killed, or given up since its process was down. That
-        is no failed attempt, which would be followed by one under another key, and the step undone twice.
-        """
-        started = ServiceClient(self._ctx, start).call_async(request)
+        started = ServiceClient(self._ctx, start_compensation).call_async(request)
         await until_done(started.future, f"the start of the compensation of '{self.step.step}'")
         try:
-            return await started
+            invocation_id = await started
         except TerminalError as error:
-            explained = explain_failure(request.compensation, error.message)
-            if is_unknown_handler(error.message):
-                self._not_started = explained
-            else:
-                self.doubt = explained
-            return None
+            self._start_failed(request.compensation, error.message)
+        else:
+            self._compensation = self._ctx.attach_invocation(invocation_id, serde=BytesSerde())
+            self._limit = self._ctx.sleep(MAX_PASS_WAIT, f"look again at {self.step.step}")
+
+    def _start_failed(self, compensation: CompensationHandler, message: str) -> None:
+        if is_unknown_handler(message):
+            self._start_error = (
+                f"the compensation's handler {compensation} does not exist: deploy a version of the service "
+                "that has it and redrive, or compensate the step by hand and resolve it"
+            )
+        else:
+            # The dispatcher may have sent the compensation before it failed. A failed attempt would be followed by one
+            # under another key, which could compensate the step twice.
+            self.unknown_outcome = (
+                f"the compensation {compensation} may or may not have been started: {message}. Fix the cause and "
+                "redrive; it is not started twice"
+            )
 
     @property
     def is_started(self) -> bool:
@@ -123,15 +164,15 @@ class Attempt:
         return self._compensation is not None
 
     async def ended(self) -> bool:
-        """Wait for the compensation to end, but no longer than a pass may last. Not while there is doubt."""
+        """Wait for the compensation, at most `MAX_PASS_WAIT`; return whether it ended."""
         if self._compensation is None or self._limit is None:
-            return self._not_started is not None
+            return self._start_error is not None
         return await done_before(self._compensation, self._limit, f"the compensation of '{self.step.step}'")
 
     async def error(self) -> str | None:
-        """Return why the compensation failed, or None when it succeeded. Only after it ended."""
+        """Return the error of an ended compensation; None if it succeeded."""
         if self._compensation is None:
-            return self._not_started
+            return self._start_error
         try:
             await self._compensation
         except TerminalError as error:
@@ -141,5 +182,5 @@ class Attempt:
 
 def _compensation_of(step: StepRecord) -> CompensationHandler:
     if step.compensation is None:
-        raise PerdureTerminalError(f"step '{step.step}' has no compensation, so its rollback can't be at work")
+        raise PerdureTerminalError(f"step '{step.step}' has no compensation, so its rollback cannot be pending")
     return step.compensation

@@ -6,43 +6,17 @@ execution is rolled back and reported independently of the others.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from perdure.saga.messages import RollbackReport
+from perdure.saga.policy import next_steps, offset_steps, rollback_state
+from perdure.saga.schema import EarlierExecution, RollbackRequest, StepProgress, StoredSaga
+from perdure.saga.status import CompensationState, RollbackState
 
-from perdure.saga.messages import RollbackReport, RollbackRequest
-from perdure.saga.policy import Outcome, SagaConfig, StepProgress, StepState, moved, next_steps, outcome
-
-_WORST_FIRST = (Outcome.RUNNING, Outcome.NEEDS_ATTENTION, Outcome.FINISHED_FORWARD, Outcome.ROLLED_BACK)
-
-
-class EarlierExecution(BaseModel):
-    """An execution of a saga before the last one.
-
-    Args:
-        last: The position of its last step.
-        service: The orchestration's service.
-        config: How it is rolled back.
-        reason: The error that it failed with.
-        runs: Its ID, if it is known.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    last: int
-    service: str
-    config: SagaConfig = SagaConfig()
-    reason: str
-    runs: list[str] = []
-
-
-class StoredSaga(RollbackRequest):
-    """A saga in the state of `Rollbacks`: its last execution, with the steps and IDs of all executions."""
-
-    earlier: list[EarlierExecution] = Field(default=[])
-
-    @classmethod
-    def of(cls, request: RollbackRequest) -> StoredSaga:
-        """Return a saga with one execution."""
-        return cls(**{**dict(request), "waiter": None})
+_WORST_FIRST = (
+    RollbackState.RUNNING,
+    RollbackState.NEEDS_ATTENTION,
+    RollbackState.FINISHED_FORWARD,
+    RollbackState.ROLLED_BACK,
+)
 
 
 def executions_of(saga: StoredSaga) -> list[RollbackRequest]:
@@ -70,7 +44,7 @@ def append_execution(saga: StoredSaga, request: RollbackRequest) -> tuple[Stored
     offset = max((step.position for step in saga.steps), default=0)
     added = request.model_copy(
         update={
-            "steps": moved(request.steps, offset),
+            "steps": offset_steps(request.steps, offset),
             "completed": {position + offset: each for position, each in request.completed.items()},
             "running": {position + offset: each for position, each in request.running.items()},
         }
@@ -108,9 +82,9 @@ def is_over(execution: RollbackRequest, progress: dict[int, StepProgress]) -> bo
 def report_of(executions: list[RollbackRequest], progress: dict[int, StepProgress]) -> RollbackReport:
     """Return the report of one or more executions; its outcome is the worst of theirs."""
     steps = [step for each in reversed(executions) for step in sorted(each.steps, key=lambda step: -step.position)]
-    outcomes = [outcome(each.steps, progress, each.config) for each in executions]
+    outcomes = [rollback_state(each.steps, progress, each.config) for each in executions]
     return RollbackReport(
         outcome=min(outcomes, key=_WORST_FIRST.index),
-        undone=[step.step for step in steps if progress[step.position].state is StepState.UNDONE],
-        dead_letters=[step.step for step in steps if progress[step.position].state is StepState.DEAD_LETTER],
+        undone=[step.step for step in steps if progress[step.position].state is CompensationState.UNDONE],
+        dead_letters=[step.step for step in steps if progress[step.position].state is CompensationState.DEAD_LETTER],
     )

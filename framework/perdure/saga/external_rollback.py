@@ -8,14 +8,11 @@ import restate
 
 from perdure._wake_ups import make_wait_id
 from perdure.errors import Conflict, NotFound, SagaError
-from perdure.saga.messages import (
-    NEVER_COMPLETED_HEADER,
-    ExternalRollbackReceipt,
-    ExternalRollbackRequest,
-    RollbackRequest,
-)
-from perdure.saga.policy import Outcome, SagaConfig
-from perdure.saga.progress import CLOSED_KEY, Closed, mark_external_rollback, read_rollback, read_steps
+from perdure.saga.config import SagaConfig
+from perdure.saga.messages import NEVER_COMPLETED_HEADER, ExternalRollbackReceipt, ExternalRollbackRequest
+from perdure.saga.progress import mark_external_rollback, read_rollback, read_steps
+from perdure.saga.schema import CLOSED_KEY, ClosedSaga, RollbackRequest
+from perdure.saga.status import RollbackState
 from perdure.saga.submission import await_rollback, external_execution_id, submit_and_confirm
 from perdure.state import ReadOnlyState
 
@@ -68,7 +65,7 @@ async def roll_back_from_outside(
         await submit_and_confirm(ctx, rollback)
         return receipt
     report = await await_rollback(caller, rollback, await make_wait_id(caller, "the rollback"))
-    if report.outcome is not Outcome.ROLLED_BACK:
+    if report.outcome is not RollbackState.ROLLED_BACK:
         raise SagaError(
             f"the rollback of saga '{saga_id}' needs attention: {', '.join(report.dead_letters)}",
             metadata={"saga": saga_id, "dead_letters": ",".join(report.dead_letters)},
@@ -77,7 +74,7 @@ async def roll_back_from_outside(
 
 
 async def _ended_without_steps(ctx: restate.WorkflowSharedContext) -> bool:
-    return await ReadOnlyState(ctx, CLOSED_KEY, Closed).get() is not None
+    return await ReadOnlyState(ctx, CLOSED_KEY, ClosedSaga).get() is not None
 
 
 def _never_completed(ctx: restate.WorkflowSharedContext) -> bool:

@@ -1,7 +1,4 @@
-"""How many sagas are open, and where; how many dead letters wait; what doesn't get on: out of the engine's tables.
-
-No metric of the engine's own counts any of that.
-"""
+"""Gauges of open sagas, dead letters and stuck invocations, which no metric of the engine counts."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from perdure._runtime.places import ValueCodec
-from perdure.alerts.conditions import RETRIES_OF_STUCK, failing_sql
+from perdure.alerts.conditions import STUCK_RETRIES, failing_sql
 from perdure.engine.admin import AdminClient
 from perdure.errors import UnreadableValue
 from perdure.observability.gauge_collector import GaugeCollector, Sample, age_in_seconds, decode_state_value, parse_time
@@ -26,72 +23,69 @@ from perdure.observability.metrics import (
     STUCK,
 )
 from perdure.saga.messages import DeadLetter
-from perdure.saga.queries import SAGAS
+from perdure.saga.schema import DEAD_LETTERS_SQL, SAGAS_SQL
+from perdure.saga.status import SagaPhase
 
 log = get_logger("perdure.saga.gauges")
 
-# What waits for somebody is counted by its dead letters.
-_OPEN: Final = f"""{SAGAS}
+# Sagas that need attention are counted by their dead letters.
+_OPEN_SQL: Final = f"""{SAGAS_SQL}
     select service, phase, count(*) as number, min(started_at) as oldest from sagas
-    where phase in ('running', 'paused', 'compensating', 'lost') group by service, phase"""
-_STUCK: Final = f"""
+    where phase in ('running', 'paused', 'compensating', '{SagaPhase.ORPHANED}') group by service, phase"""
+_STUCK_SQL: Final = f"""
     select service, status, count(*) as number, min(created_at) as oldest from (
       select target_service_name as service, created_at,
         case status when 'paused' then 'paused' else 'backing_off' end as status from sys_invocation
-      where status = 'paused' or {failing_sql(RETRIES_OF_STUCK)})
+      where status = 'paused' or {failing_sql(STUCK_RETRIES)})
     group by service, status"""
-_LETTERS: Final = (
-    "select service_name, service_key, key, encode(value, 'hex') as value from state "
-    "where service_name = 'DeadLetterIndex'"
-)
 
 
 def saga_gauges() -> GaugeCollector:
-    """Return an empty census of sagas."""
+    """Return a collector without samples."""
     gauges = (OPEN_SAGAS, OLDEST_SAGA, DEAD_LETTERS, OLDEST_DEAD_LETTER, STUCK, OLDEST_STUCK)
     return GaugeCollector("sagas", *gauges)
 
 
-async def count_sagas(admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:
-    """Ask the engine.
+async def sample_sagas(admin: AdminClient, codec: ValueCodec | None) -> list[Sample]:
+    """Return samples from the engine's tables.
 
     Args:
         admin: The engine.
-        codec: What the services' journal is encrypted with; None when it is in clear.
+        codec: Encryption of the services' journal; None if it is not encrypted.
 
     Raises:
         EngineError: The engine does not answer, or refuses a query.
     """
     now = datetime.now(UTC)
     samples: list[Sample] = []
-    for row in await admin.query(_OPEN):
+    for row in await admin.query(_OPEN_SQL):
         labels = {"service": row["service"], "phase": row["phase"]}
         samples.append((OPEN_SAGAS, row["number"], labels))
         samples.append((OLDEST_SAGA, age_in_seconds(parse_time(row, "oldest"), now), labels))
-    for row in await admin.query(_STUCK):
+    for row in await admin.query(_STUCK_SQL):
         labels = {"service": row["service"], "status": row["status"]}
         samples.append((STUCK, row["number"], labels))
         samples.append((OLDEST_STUCK, age_in_seconds(parse_time(row, "oldest"), now), labels))
-    return [*samples, *await _dead_letters(admin, codec, now)]
+    return [*samples, *await _sample_dead_letters(admin, codec, now)]
 
 
-async def _dead_letters(admin: AdminClient, codec: ValueCodec | None, now: datetime) -> list[Sample]:
+async def _sample_dead_letters(admin: AdminClient, codec: ValueCodec | None, now: datetime) -> list[Sample]:
     letters: defaultdict[str, list[DeadLetter]] = defaultdict(list)
     unreadable = 0
-    for row in await admin.query(_LETTERS):
+    for row in await admin.query(DEAD_LETTERS_SQL):
         try:
             letter = DeadLetter.model_validate_json(decode_state_value(row, codec))
-        except (ValidationError, UnreadableValue):  # of another version, or sealed otherwise: counted all the same
+        except (ValidationError, UnreadableValue):  # another version or another key
             unreadable += 1
             continue
         letters[letter.service].append(letter)
     samples: list[Sample] = []
     if unreadable:
-        log.warning("saga.census.unreadable", number=unreadable)
+        log.warning("saga.gauges.unreadable", number=unreadable)
         samples.append((DEAD_LETTERS, unreadable, {"service": "unknown"}))
     for service, found in letters.items():
         labels = {"service": service}
-        oldest = min((each.since for each in found), default=None)
+        oldest = min(each.since for each in found)
         samples.append((DEAD_LETTERS, len(found), labels))
         samples.append((OLDEST_DEAD_LETTER, age_in_seconds(oldest, now), labels))
         attention = {**labels, "phase": "needs_attention"}

@@ -1,25 +1,24 @@
-"""What the saga service serves."""
+"""The services of the saga feature."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 from perdure.handlers import Definition
-from perdure.saga import dead_letters, retention
-from perdure.saga.dispatcher import dispatcher
+from perdure.saga import dead_letters
+from perdure.saga.dispatch import dispatcher
+from perdure.saga.retention import RETENTION, set_retention
 from perdure.saga.rollback import rollbacks
 
 
-def definitions(*, forget_after: timedelta | None = retention.FORGET_AFTER) -> list[Definition]:
-    """Return what to serve: `Rollbacks`, its dispatcher, `DeadLetters` and its index, which belong together.
+def definitions(*, retention: timedelta | None = RETENTION) -> list[Definition]:
+    """Return the services to serve: `Rollbacks`, its dispatcher, `DeadLetters` and its index.
 
     Args:
-        forget_after: After how long a rollback that is over is forgotten, the audit log of its operators' acts
-            included;
-            None for never. It holds for the process.
+        retention: How long an ended rollback and its audit log are stored; None for ever. Applies to the process.
 
     Raises:
-        ConfigurationError: It is not longer than the engine remembers what came of undoing a step: 7 days.
+        ConfigurationError: The retention is 7 days or less.
     """
-    retention.forget_after(forget_after)
+    set_retention(retention)
     return [rollbacks, dispatcher, *dead_letters.definitions()]

@@ -1,4 +1,4 @@
-"""What goes to and from rollbacks and dead letters, and the targets that take it."""
+"""Messages and targets of rollbacks and dead letters."""
 
 from __future__ import annotations
 
@@ -9,86 +9,39 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from perdure._runtime.plain_text import Reason
-from perdure.saga.operator_actions import Act
-from perdure.saga.policy import CompensationHandler, Outcome, SagaConfig, StepRecord, StepState
+from perdure.saga.schema import ROLLBACKS, AuditEntry, CompensationHandler, OperatorAction, RollbackRequest
+from perdure.saga.status import CompensationState, RollbackState
 from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import UserName
 from perdure.targets import Target
 
 NEVER_COMPLETED_HEADER = "x-perdure-never-completed"
-"""Sent along with a compensation whose action is known to have ended without a result."""
-
-
-class Waiter(BaseModel):
-    """An invocation that waits for the end of a rollback.
-
-    Args:
-        invocation: Its id.
-        awakeable: Wakes it. It carries no data: anybody may complete it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    invocation: str
-    awakeable: str
-
-
-class RollbackRequest(BaseModel):
-    """A saga to roll back, as its orchestrator knows it.
-
-    Args:
-        saga_id: The saga; the object's key.
-        service: The orchestrator's service.
-        config: How to roll back.
-        steps: All recorded steps.
-        completed: Whether a step's action completed, by position; no entry when that is not known, as after a kill.
-        running: Invocations of actions that were still running, by position; their end is awaited first.
-        reason: Why; the original error.
-        waiter: The invocation that waits for the outcome.
-        first_hand: Sent by the failed orchestration itself, which does so once; not by whoever found its record.
-        runs: Ids of the runs whose steps these are, see `perdure.saga.submission`; empty when that is not known. A
-            workflow's key can be used again after its retention, and the rollback's key is the same then.
-        trace: A span of the orchestration (W3C traceparent), which the rollback's spans are linked to.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    saga_id: str
-    service: str
-    config: SagaConfig = SagaConfig()
-    steps: list[StepRecord]
-    completed: dict[int, bool] = {}
-    running: dict[int, str] = {}
-    reason: str
-    waiter: Waiter | None = None
-    first_hand: bool = False
-    runs: list[str] = []
-    trace: str | None = None
+"""Header of a compensation whose action is known to have ended without a result."""
 
 
 class RollbackReport(BaseModel):
-    """How a rollback ended.
+    """Result of a rollback.
 
     Args:
-        outcome: Rolled back, or in need of attention.
-        undone: Names of the steps that were undone, in the order of undoing.
-        dead_letters: Names of the steps that could not be undone.
+        outcome: The state of the rollback.
+        undone: Names of the compensated steps, in the order of compensation.
+        dead_letters: Names of the steps whose compensation failed permanently.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    outcome: Outcome
+    outcome: RollbackState
     undone: list[str] = []
     dead_letters: list[str] = []
 
 
 class ReportQuery(BaseModel):
-    """Asks how a rollback ended.
+    """Query for the result of a rollback.
 
     Args:
-        wait: Random id, which the answer carries, too.
+        wait: Random ID, repeated in the answer.
         service: The orchestrator's service.
-        runs: Ids of the executions; empty for all that the rollback has.
+        runs: Execution IDs; empty for all executions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,11 +52,11 @@ class ReportQuery(BaseModel):
 
 
 class ReportAnswer(BaseModel):
-    """Tells how a rollback ended.
+    """Answer to a `ReportQuery`.
 
     Args:
-        wait: The id in the query. An answer with another id is forged.
-        report: How it ended; None while it runs.
+        wait: The query's ID; an answer with another ID is forged.
+        report: The result; None while the rollback runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -113,13 +66,13 @@ class ReportAnswer(BaseModel):
 
 
 class ExternalRollbackRequest(BaseModel):
-    """Asks a control-plane service to roll back one of its sagas, finished or lost.
+    """Request to a control-plane service to roll back one of its sagas, finished or orphaned.
 
     Args:
         reason: Why.
         wait: Whether to wait for the end of the rollback, and to fail if it needs attention.
-        failed_children: Handlers that roll back children of which the engine knows that they ended without a result.
-        parent: The saga that has it as its child, and may undo only what it started itself; None for everybody else.
+        parent: The parent saga if it is the caller; a parent rolls back only children that it started.
+        failed_children: Handlers that roll back children known to have ended without a result.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -131,23 +84,23 @@ class ExternalRollbackRequest(BaseModel):
 
 
 class ExternalRollbackReceipt(BaseModel):
-    """What became of a request to roll back.
+    """Answer to an `ExternalRollbackRequest`.
 
     Args:
         saga_id: The saga.
-        started: False when its rollback had begun before.
+        started: False if the rollback had started before.
     """
 
     saga_id: str
     started: bool
 
 
-class Pass(BaseModel):
-    """One pass over a rollback.
+class RollbackPass(BaseModel):
+    """One pass of a rollback.
 
     Args:
-        generation: Which one; another than the current does nothing.
-        request: The saga, with the first pass.
+        generation: The pass number; a pass that is not the current one does nothing.
+        request: The saga, in its first pass.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -156,46 +109,14 @@ class Pass(BaseModel):
     request: RollbackRequest | None = None
 
 
-class AuditEntry(BaseModel):
-    """One operator's act on a rollback. Entries are only ever added.
-
-    Args:
-        number: 1 for the first.
-        at: When.
-        actor: Who.
-        act: What.
-        step: On which step.
-        position: The step's position; 0 in an audit log of an earlier version.
-        reason: Why.
-        before: The step's state before.
-        after: The step's state after.
-        payload: The new payload, when the act replaced it.
-        proof: The actor's signature; None when the act was taken unsigned, and the actor only said who they are.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    number: int
-    at: datetime
-    actor: str
-    act: Act
-    step: str
-    position: int = 0
-    reason: str = ""
-    before: StepState
-    after: StepState
-    payload: JsonValue = None
-    proof: SignedAction | None = None
-
-
 class StepStatus(BaseModel):
-    """One step of a rollback, as it is shown."""
+    """Status of one step of a rollback."""
 
     position: int
     step: str
     compensation: str | None
     payload: Any
-    state: StepState
+    state: CompensationState
     completed: bool | None
     attempts: int
     redriven: int
@@ -203,46 +124,42 @@ class StepStatus(BaseModel):
     invocation_id: str | None
 
 
-class RunStatus(BaseModel):
-    """The rollback of one run of a saga, as it is shown."""
+class ExecutionStatus(BaseModel):
+    """Status of the rollback of one execution."""
 
     service: str
-    status: Outcome
+    status: RollbackState
     strategy: str
     reason: str
     steps: list[StepStatus]
     runs: list[str] = []
 
 
-class RollbackStatus(RunStatus):
-    """A rollback, as it is shown: the last run's, but for the ids, the audit log and the times, which are of all runs.
+class RollbackStatus(ExecutionStatus):
+    """Status of a rollback: that of the last execution, with the IDs, audit log and times of all executions.
 
     Args:
-        earlier: The runs before it, each by itself, the first one first: a key can be used again after its retention.
+        earlier: The earlier executions under the same key, oldest first.
     """
 
     saga_id: str
     started_at: datetime
     updated_at: datetime
-    earlier: list[RunStatus] = []
+    earlier: list[ExecutionStatus] = []
     audit_log: list[AuditEntry] = []
 
     def has(self, runs: Collection[str]) -> bool:
-        """Tell if a run's steps are here; of a rollback without ids, which an earlier version keeps, that is assumed.
-
-        Args:
-            runs: The run's id.
-        """
-        return not self.runs or set(runs) <= set(self.runs)
+        """Return whether the rollback contains these executions."""
+        return set(runs) <= set(self.runs)
 
     @property
     def all_steps(self) -> list[StepStatus]:
-        """The steps of all runs, in order."""
+        """The steps of all executions, in order."""
         return [step for run in (*self.earlier, self) for step in run.steps]
 
-    def audit_log_of(self, step: str, position: int) -> list[AuditEntry]:
-        """Return what was done about a step, and not about one of another run with its name."""
-        return [each for each in self.audit_log if each.step == step and each.position in (0, position)]
+    def audit_log_of(self, position: int) -> list[AuditEntry]:
+        """Return the audit entries of one step."""
+        return [each for each in self.audit_log if each.position == position]
 
 
 class _Input(BaseModel):
@@ -250,19 +167,19 @@ class _Input(BaseModel):
 
 
 class StepAction(_Input):
-    """An operator's act on a step, as `Rollbacks` takes it.
+    """Operator action on a step, as `Rollbacks` receives it.
 
     Args:
         position: The step.
-        act: What to do.
-        actor: Who does it.
+        act: The action.
+        actor: The operator.
         reason: Why.
-        payload: The new payload, with a redrive; None keeps the one there is.
-        proof: The actor's signature.
+        payload: The new payload of a redrive; None keeps the current one.
+        proof: The operator's signature.
     """
 
     position: int
-    act: Act
+    act: OperatorAction
     actor: UserName
     reason: Reason = ""
     payload: JsonValue = None
@@ -270,23 +187,23 @@ class StepAction(_Input):
 
 
 class ActionReceipt(BaseModel):
-    """What an act led to.
+    """Result of an operator action.
 
     Args:
         id: The dead letter.
-        act: What was done.
-        state: The step's state now.
-        number: The number of the act in the audit log.
+        act: The action.
+        state: The step's state after it.
+        number: The number of the audit entry.
     """
 
     id: str
-    act: Act
-    state: StepState
+    act: OperatorAction
+    state: CompensationState
     number: int
 
 
 class DeadLetter(BaseModel):
-    """A step that could not be undone, and waits for an operator.
+    """A step whose compensation failed permanently and that needs an operator action.
 
     Args:
         id: ``{saga}/{position}``.
@@ -294,13 +211,13 @@ class DeadLetter(BaseModel):
         service: The saga's service.
         step: The step's name.
         position: The step's position.
-        compensation: The handler that failed.
-        payload: What it was given.
-        error: What it said last.
-        signature: What equal failures have in common; the key of a group.
-        reason: Why the saga is rolled back.
+        compensation: The failed handler.
+        payload: Its payload.
+        error: Its last error.
+        signature: The error without values that vary; dead letters are grouped by it.
+        reason: The error that failed the saga.
         attempts: Attempts since the last redrive.
-        redriven: How often it was redriven before.
+        redriven: Number of redrives.
         since: When it became a dead letter.
     """
 
@@ -322,13 +239,13 @@ class DeadLetter(BaseModel):
 
 
 class DeadLetterFilter(_Input):
-    """Which dead letters; each field that is given must fit.
+    """Filter of dead letters; all given fields must match.
 
     Args:
-        saga_id: Of this saga.
-        service: Of this service's sagas.
-        step: With this step's name.
-        signature: With this signature.
+        saga_id: The saga.
+        service: The saga's service.
+        step: The step's name.
+        signature: The error signature.
     """
 
     saga_id: str | None = None
@@ -337,17 +254,17 @@ class DeadLetterFilter(_Input):
     signature: str | None = None
 
     def matches(self, letter: DeadLetter) -> bool:
-        """Tell if a dead letter fits."""
+        """Return whether a dead letter matches."""
         wanted = self.model_dump(include={"saga_id", "service", "step", "signature"}, exclude_none=True)
         return all(getattr(letter, field) == value for field, value in wanted.items())
 
 
-class ListRequest(DeadLetterFilter):
-    """Which dead letters to list.
+class DeadLetterListRequest(DeadLetterFilter):
+    """Request for one page of dead letters.
 
     Args:
         page: 1 for the first page.
-        page_size: How many a page.
+        page_size: Items per page.
     """
 
     page: int = Field(default=1, ge=1)
@@ -355,21 +272,21 @@ class ListRequest(DeadLetterFilter):
 
 
 class DeadLetterGroup(BaseModel):
-    """Dead letters that failed alike."""
+    """Number of dead letters with the same error signature."""
 
     signature: str
     count: int
 
 
 class DeadLetterPage(BaseModel):
-    """Dead letters, oldest first.
+    """One page of dead letters, oldest first.
 
     Args:
-        items: Those of this page.
-        total: How many fit.
-        page: Which page this is.
-        pages: How many there are.
-        groups: All that fit, counted by signature, largest first.
+        items: The dead letters of this page.
+        total: Number of matches.
+        page: Number of this page.
+        pages: Number of pages.
+        groups: All matches by error signature, largest group first.
     """
 
     items: list[DeadLetter]
@@ -379,15 +296,15 @@ class DeadLetterPage(BaseModel):
     groups: list[DeadLetterGroup]
 
 
-class ActRequest(_Input):
-    """An operator's act on one dead letter.
+class DeadLetterActionRequest(_Input):
+    """Operator action on one dead letter.
 
     Args:
         id: The dead letter.
-        actor: Who acts.
+        actor: The operator.
         reason: Why.
-        payload: The new payload, with a redrive; None keeps the one there is.
-        proof: The actor's signature, see `perdure.saga.signatures.sign_action`; needed where acts must be signed.
+        payload: The new payload of a redrive; None keeps the current one.
+        proof: The operator's signature (`perdure.saga.signatures.sign_action`), where actions must be signed.
     """
 
     id: str
@@ -398,18 +315,18 @@ class ActRequest(_Input):
 
 
 class BulkActionRequest(_Input):
-    """An operator's act on all dead letters that fit a filter.
+    """Operator action on all dead letters that match a filter.
 
     Args:
-        act: What to do.
-        actor: Who acts.
+        act: The action.
+        actor: The operator.
         reason: Why.
-        filter: Which ones; at least one field, so that nobody acts on all by accident.
-        proofs: The actor's signature for each dead letter, by its id; where acts must be signed, those that have none
-            are refused: they came after the actor had looked.
+        filter: The dead letters; at least one field is required.
+        proofs: The operator's signatures by dead letter ID. Where actions must be signed, dead letters without a
+            signature are refused: they appeared after the operator looked.
     """
 
-    act: Act
+    act: OperatorAction
     actor: UserName
     reason: Reason = ""
     filter: DeadLetterFilter
@@ -417,11 +334,11 @@ class BulkActionRequest(_Input):
 
 
 class BulkActionReceipt(BaseModel):
-    """What an act on many led to.
+    """Result of a bulk action.
 
     Args:
-        done: The dead letters that it was done to.
-        refused: Those it could not be done to, each with why.
+        done: IDs of the dead letters that the action was applied to.
+        refused: Errors by ID of the others.
     """
 
     done: list[str]
@@ -433,7 +350,7 @@ def roll_back_handler(service: str, key: str) -> CompensationHandler:
     return CompensationHandler(service=service, handler="roll_back", key=key)
 
 
-begin_target: Target[RollbackRequest, None] = Target("Rollbacks", "begin", RollbackRequest, None)
-read_report: Target[ReportQuery, ReportAnswer] = Target("Rollbacks", "report", ReportQuery, ReportAnswer)
-rollback_status: Target[None, RollbackStatus] = Target("Rollbacks", "status", None, RollbackStatus)
-act_on_step: Target[StepAction, ActionReceipt] = Target("Rollbacks", "act", StepAction, ActionReceipt)
+begin_target: Target[RollbackRequest, None] = Target(ROLLBACKS, "begin", RollbackRequest, None)
+read_report: Target[ReportQuery, ReportAnswer] = Target(ROLLBACKS, "report", ReportQuery, ReportAnswer)
+rollback_status: Target[None, RollbackStatus] = Target(ROLLBACKS, "status", None, RollbackStatus)
+act_on_step: Target[StepAction, ActionReceipt] = Target(ROLLBACKS, "act", StepAction, ActionReceipt)

@@ -22,10 +22,11 @@ from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig
 from perdure.saga.approval_steps import ApprovalOptions, request_approval
 from perdure.saga.compensations import BoundCompensation, Compensations
-from perdure.saga.messages import RollbackRequest, roll_back_handler
-from perdure.saga.policy import Outcome, SagaConfig, run_key
-from perdure.saga.progress import CLOSED_KEY, FAILED_KEY, Closed, Phase
+from perdure.saga.config import SagaConfig
+from perdure.saga.messages import roll_back_handler
 from perdure.saga.recorder import Saga
+from perdure.saga.schema import CLOSED_KEY, FAILED_KEY, ClosedSaga, RollbackRequest, execution_key
+from perdure.saga.status import RollbackState, SagaPhase
 from perdure.saga.steps import RETRIED_STATUSES, Step, StepRunner
 from perdure.saga.submission import await_rollback, make_execution_ids, submit_rollback
 from perdure.targets import Target, target_of
@@ -35,12 +36,12 @@ I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it
 O = TypeVar("O")  # noqa: E741 - the output
 T = TypeVar("T")
 
-RollbackResult = Outcome | Literal["nothing_to_roll_back", "submitted"]
+RollbackResult = RollbackState | Literal["nothing_to_roll_back", "submitted"]
 
 _KEY_REUSED = "the workflow method was already invoked"
 """The engine's error for a workflow key that was used before."""
 
-_closed_serde = serde_for(Closed)
+_closed_serde = serde_for(ClosedSaga)
 _text_serde = serde_for(str)
 
 
@@ -380,13 +381,13 @@ class Orchestration:
 
     def close(self) -> None:
         """Record that the execution completed, so that the reconciler does not treat it as orphaned."""
-        self.ctx.set(CLOSED_KEY, Closed(phase=Phase.COMPLETED), serde=_closed_serde)
+        self.ctx.set(CLOSED_KEY, ClosedSaga(phase=SagaPhase.COMPLETED), serde=_closed_serde)
 
     async def fail(self, error: TerminalError) -> TerminalError:
         """Roll back the saga, and return the original error with the outcome of the rollback in its metadata."""
         cancelled = self.cancelled is not None or has_own_cancel(error)
         if not any(step.compensation or step.pivot for step in self.saga.steps):
-            return self._closed(error, Phase.CANCELLED if cancelled else Phase.FAILED, "nothing_to_roll_back")
+            return self._closed(error, SagaPhase.CANCELLED if cancelled else SagaPhase.FAILED, "nothing_to_roll_back")
         # A cancelled invocation must not suspend, so the rollback awaits the calls that still run.
         running = {position: await self._steps.invocation_id(call) for position, call in self._steps.running.items()}
         request = self._request(error, running)
@@ -396,15 +397,15 @@ class Orchestration:
         if cancel is not None and not cancelled:
             error, cancelled = cancel, True
         request = request.model_copy(update={"runs": [ids.execution], "trace": ids.trace})
-        self.ctx.set(run_key(ids.execution), self.saga_id, serde=_text_serde)
+        self.ctx.set(execution_key(ids.execution), self.saga_id, serde=_text_serde)
         if cancelled:
             await submit_rollback(self.ctx, request)
-            return self._closed(error, Phase.CANCELLED, "submitted")
+            return self._closed(error, SagaPhase.CANCELLED, "submitted")
         try:
             report = await await_rollback(self.ctx, request, ids.wait)
         except Cancelled as cancel:
-            return self._closed(cancel, Phase.CANCELLED, "submitted")
-        phase = Phase.ROLLED_BACK if report.outcome is Outcome.ROLLED_BACK else Phase.NEEDS_ATTENTION
+            return self._closed(cancel, SagaPhase.CANCELLED, "submitted")
+        phase = SagaPhase.ROLLED_BACK if report.outcome is RollbackState.ROLLED_BACK else SagaPhase.NEEDS_ATTENTION
         facts = {"rollback_undone": ",".join(report.undone)}
         if report.dead_letters:
             facts["dead_letters"] = ",".join(report.dead_letters)
@@ -422,9 +423,9 @@ class Orchestration:
             first_hand=True,
         )
 
-    def _closed(self, error: TerminalError, phase: Phase, rollback: RollbackResult, **facts: str) -> TerminalError:
+    def _closed(self, error: TerminalError, phase: SagaPhase, rollback: RollbackResult, **facts: str) -> TerminalError:
         rolls_back = rollback != "nothing_to_roll_back"
-        closed = Closed(phase=phase, error=error.message, rolls_back=rolls_back)
+        closed = ClosedSaga(phase=phase, error=error.message, rolls_back=rolls_back)
         self.ctx.set(CLOSED_KEY, closed, serde=_closed_serde)
         error.metadata = {**(error.metadata or {}), "saga": self.saga_id, "rollback": str(rollback), **facts}
         return error

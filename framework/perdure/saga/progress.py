@@ -3,72 +3,52 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from enum import StrEnum
 from typing import Any, cast
 
 import restate
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
 from perdure._runtime.waiting import done_before, is_own_cancel
 from perdure.clients import ObjectClient
 from perdure.errors import Conflict, NotFound, TerminalError
 from perdure.saga.messages import RollbackStatus, rollback_status
-from perdure.saga.policy import RUN_PREFIX, Outcome, StepRecord
+from perdure.saga.schema import (
+    CLOSED_KEY,
+    EXECUTION_PREFIX,
+    FAILED_KEY,
+    ROLLBACK_PROMISE,
+    STEP_PREFIX,
+    ClosedSaga,
+    StepRecord,
+)
+from perdure.saga.status import RollbackState, SagaPhase
 from perdure.signals import get_internal_signal
 from perdure.state import ReadOnlyState
 from perdure.status import StatusData
-
-CLOSED_KEY = "saga/closed"
-FAILED_KEY = "saga/failed"
-_STEP_PREFIX = "saga/0"
-EXTERNAL_ROLLBACK_PROMISE = "saga/undo"
 
 ROLLBACK_STATUS_TIMEOUT = timedelta(seconds=2)
 """Time limit of the query to `Rollbacks`; a status must be available while the saga service is down."""
 
 
-class Phase(StrEnum):
-    """The phase of an orchestration."""
-
-    NOT_STARTED = "not_started"
-    RUNNING = "running"
-    COMPENSATING = "compensating"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    ROLLED_BACK = "rolled_back"
-    NEEDS_ATTENTION = "needs_attention"
-
-
 _PHASE_OF = {
-    Outcome.RUNNING: Phase.COMPENSATING,
-    Outcome.ROLLED_BACK: Phase.ROLLED_BACK,
-    Outcome.FINISHED_FORWARD: Phase.COMPLETED,
-    Outcome.NEEDS_ATTENTION: Phase.NEEDS_ATTENTION,
+    RollbackState.RUNNING: SagaPhase.COMPENSATING,
+    RollbackState.ROLLED_BACK: SagaPhase.ROLLED_BACK,
+    RollbackState.FINISHED_FORWARD: SagaPhase.COMPLETED,
+    RollbackState.NEEDS_ATTENTION: SagaPhase.NEEDS_ATTENTION,
 }
-
-
-class Closed(BaseModel):
-    """Record of the end of an orchestration; with ``rolls_back`` set if `Rollbacks` has its rollback."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    phase: Phase
-    error: str | None = None
-    rolls_back: bool = False
 
 
 async def read_status(ctx: restate.WorkflowSharedContext, saga_id: str, expected_steps: int | None) -> StatusData:
     """Return an orchestration's status; without ``expected_steps``, the progress is 0 or 1."""
     records = [record for record in await read_steps(ctx) if not record.pivot]
-    closed = await _read(ctx, CLOSED_KEY, Closed)
+    closed = await _read(ctx, CLOSED_KEY, ClosedSaga)
     failed = await _read(ctx, FAILED_KEY, str)
     status = status_of_record(_names(records, ended=closed is not None), closed, failed, expected_steps)
     rolls_back = failed is not None or (closed is not None and closed.rolls_back) or await has_external_rollback(ctx)
     if not rolls_back:
         return status
     rollback = await read_rollback(ctx, saga_id)
-    runs = [name.removeprefix(RUN_PREFIX) for name in await ctx.state_keys() if name.startswith(RUN_PREFIX)]
+    runs = [name.removeprefix(EXECUTION_PREFIX) for name in await ctx.state_keys() if name.startswith(EXECUTION_PREFIX)]
     if rollback is not None and not rollback.has(runs):  # the rollback of an earlier execution under this key
         rollback = None
     return add_rollback(status, rollback)
@@ -76,7 +56,7 @@ async def read_status(ctx: restate.WorkflowSharedContext, saga_id: str, expected
 
 async def has_external_rollback(ctx: restate.WorkflowSharedContext) -> bool:
     """Return whether a rollback was requested from outside, which the orchestration itself does not record."""
-    return await get_internal_signal(ctx, EXTERNAL_ROLLBACK_PROMISE, bool).peek() is True
+    return await get_internal_signal(ctx, ROLLBACK_PROMISE, bool).peek() is True
 
 
 async def mark_external_rollback(ctx: restate.WorkflowSharedContext) -> None:
@@ -84,7 +64,7 @@ async def mark_external_rollback(ctx: restate.WorkflowSharedContext) -> None:
     if await has_external_rollback(ctx):
         return
     try:
-        await get_internal_signal(ctx, EXTERNAL_ROLLBACK_PROMISE, bool).resolve(True)
+        await get_internal_signal(ctx, ROLLBACK_PROMISE, bool).resolve(True)
     except TerminalError as error:
         if is_own_cancel(error) or error.status_code != Conflict.default_status:
             raise  # a conflict means that a concurrent request marked it
@@ -92,7 +72,7 @@ async def mark_external_rollback(ctx: restate.WorkflowSharedContext) -> None:
 
 async def read_steps(ctx: restate.WorkflowSharedContext) -> list[StepRecord]:
     """Return the recorded steps of an orchestration, in order."""
-    names = sorted(name for name in await ctx.state_keys() if name.startswith(_STEP_PREFIX))
+    names = sorted(name for name in await ctx.state_keys() if name.startswith(STEP_PREFIX))
     records = [await _read(ctx, name, StepRecord) for name in names]
     return [record for record in records if record is not None]
 
@@ -124,7 +104,7 @@ def _names(records: list[StepRecord], *, ended: bool) -> list[str]:
 def add_rollback(status: StatusData, rollback: RollbackStatus | None) -> StatusData:
     """Return an orchestration's status with that of its rollback; None stands for a rollback that has not begun."""
     if rollback is None:
-        if status.phase in (Phase.NOT_STARTED, Phase.RUNNING):
+        if status.phase in (SagaPhase.NOT_STARTED, SagaPhase.RUNNING):
             return status
         return status.model_copy(update={"metadata": {**status.metadata, "rollback": "pending"}})
     facts: dict[str, JsonValue] = {
@@ -132,29 +112,29 @@ def add_rollback(status: StatusData, rollback: RollbackStatus | None) -> StatusD
         "steps": {step.step: step.state.value for step in rollback.steps},
     }
     changes: dict[str, Any] = {"metadata": {**status.metadata, **facts}, "updated_at": rollback.updated_at}
-    if status.phase != Phase.CANCELLED:
+    if status.phase != SagaPhase.CANCELLED:
         changes["phase"] = _PHASE_OF[rollback.status].value
         changes["error"] = status.error or rollback.reason
-        changes["is_complete"] = status.is_complete or rollback.status is not Outcome.RUNNING
+        changes["is_complete"] = status.is_complete or rollback.status is not RollbackState.RUNNING
     return status.model_copy(update=changes)
 
 
 def status_of_record(
-    steps: list[str], closed: Closed | None, failed: str | None, expected_steps: int | None
+    steps: list[str], closed: ClosedSaga | None, failed: str | None, expected_steps: int | None
 ) -> StatusData:
     """Return the status that follows from the record.
 
     A step is recorded before its action starts. The last one is therefore current, and those before it are completed.
     """
-    done = closed is not None and closed.phase is Phase.COMPLETED
+    done = closed is not None and closed.phase is SagaPhase.COMPLETED
     completed = steps if done else steps[:-1]
     share = min(1.0, len(completed) / expected_steps) if expected_steps else 0.0
     if closed is not None:
         phase = closed.phase
     elif failed is not None:
-        phase = Phase.COMPENSATING
+        phase = SagaPhase.COMPENSATING
     else:
-        phase = Phase.RUNNING if steps else Phase.NOT_STARTED
+        phase = SagaPhase.RUNNING if steps else SagaPhase.NOT_STARTED
     return StatusData(
         phase=phase.value,
         progress=1.0 if done else share,

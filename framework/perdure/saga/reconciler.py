@@ -1,23 +1,20 @@
-"""The reconciler: finds sagas that nobody looks after any more, and hands them to `Rollbacks`.
+"""The reconciler of sagas: detects orphaned sagas and rollbacks, and repairs them.
 
-A kill delivers nothing to a handler, and a paused invocation waits for ever; both leave a saga half done and silent.
-The engine knows them, so the reconciler asks it, in SQL, at an interval:
+A handler is not told that it is killed, and a paused invocation waits without end; both leave a saga half done. The
+reconciler queries the engine at an interval for:
 
-- an orchestration that ended without closing its saga (killed, by a person or by its retry policy);
-- one that asked for its rollback, which then never began, since what was to begin it was killed;
-- one that is paused for longer than a limit; it is killed, so that it can't go on beside its rollback, and then lost;
-- a rollback that is open, but for which nothing is running or scheduled (killed, too);
-- an invocation of `Rollbacks`, its dispatcher, the index of dead letters, the dispatcher of alerts or a saga's
-``roll_back`` that
-  is paused; it is resumed.
+- an orchestration that ended without closing its saga, killed by a person or by its retry policy;
+- an orchestration that submitted its rollback, which never began because its start was killed;
+- an orchestration that has been paused for too long; it is killed, so that it cannot continue beside its rollback;
+- an open rollback without a running or scheduled invocation;
+- a paused invocation that rollbacks or alerts depend on; it is resumed.
 
-No saga is handed over while something that its orchestration called still runs, since an undo could be overtaken by
-it: that is cancelled, and its end is waited for, one look after the other. A kill by the engine's retry policy leaves
-calls running; a kill by a person ends them, too, but a thread of theirs may still commit, so what has just ended is
-left alone for a while.
+A saga is not rolled back while calls of its orchestration still run, since they could overtake a compensation. The
+reconciler cancels them and waits for their end, scan by scan. After a kill by a person, which ends the calls too, their
+threads may still commit; so it also waits for a grace period.
 
-Looking is a plain query by a process; only when it finds something does it call `sweep`, a durable handler that asks
-again by itself. So anybody may call `sweep`: it does nothing but what has to be done.
+The scan is a query by a process. Only if it finds something new, it calls the durable handler `reconcile`, which scans
+again by itself. So any caller may call `reconcile`.
 """
 
 from __future__ import annotations
@@ -27,57 +24,151 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Set
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 import restate
 from pydantic import BaseModel
 
+from perdure._runtime.checks import check_types
+from perdure._runtime.places import ValueCodec
 from perdure._runtime.sdk import is_replaying
 from perdure._runtime.waiting import is_own_cancel
-from perdure.alerts.conditions import FEW, Alert, News, Trouble
-from perdure.alerts.service import BEAT, Alerts, look_target, send_news
-from perdure.alerts.service import KEY as ALERTS_KEY
+from perdure.alerts.conditions import MAX_SINGLE_ALERTS, Alert, AlertNotification, Condition
+from perdure.alerts.service import (
+    ALERT_DISPATCHER,
+    ALERT_RETRIES,
+    ALERTS_KEY,
+    SCAN_INTERVAL,
+    Alerts,
+    scan_target,
+    send_notification,
+)
 from perdure.clients import ObjectClient
 from perdure.determinism import Time
 from perdure.engine.admin import AdminClient, InvocationAction, sql_text
 from perdure.engine.ingress import IngressClient
-from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Watch
-from perdure.errors import (
-    Conflict,
-    EngineError,
-    TerminalError,
-)
+from perdure.engine.polling import BACKGROUND_CALL_RETRIES, Poller
+from perdure.errors import ConfigurationError, Conflict, EngineError, TerminalError
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import RECONCILER_REPAIRS
 from perdure.runs import RunConfig, run_with_retry
-from perdure.saga.gauges import count_sagas, saga_gauges
+from perdure.saga.gauges import saga_gauges, sample_sagas
 from perdure.saga.messages import roll_back_handler
-from perdure.saga.orphans import HANDED_OVER, OrphanedSaga, look
-from perdure.saga.reconciler_config import SagaReconcilerConfig
-from perdure.saga.recovery import LeftBehind, SilentService, left_behind, salvage
+from perdure.saga.recovery import RemainingCalls, UnresponsiveService, remaining_calls, request_rollback
 from perdure.saga.rollback import resume
+from perdure.saga.schema import (
+    ATTEMPTS_PREFIX,
+    CANCELLED_PREFIX,
+    KILLED_PREFIX,
+    SAGA_RECONCILER,
+    SUBMITTED_PREFIX,
+    OrphanKind,
+    orphan_queries,
+)
+from perdure.security.keys import PrivateKey
 from perdure.state import State
 from perdure.targets import Target
 
+__all__ = [
+    "RECONCILER_KEY",
+    "OrphanedSaga",
+    "ReconcileReport",
+    "SagaReconciler",
+    "SagaReconcilerConfig",
+    "find_orphans",
+    "reconcile_target",
+]
+
 log = get_logger("perdure.saga.reconciler")
 
-_KEY = "all"
-_SEEN = "seen/"
-_TRIED = "tried/"
-_KILLED = "killed/"
-_CANCELLED = "cancelled/"
-_KILL_TAKES = timedelta(minutes=1)
-_MOST_AT_ONCE = 500
+RECONCILER_KEY: Final = "all"
+
+_ROLLED_BACK: Final[tuple[OrphanKind, ...]] = ("orphaned", "unopened")
+"""Kinds that are repaired once. Other kinds may recur, and a paused orchestration that is killed is orphaned then."""
+_KILL_DURATION = timedelta(minutes=1)
+_MAX_ACTIONS = 500
 
 
-class ScanReport(BaseModel):
-    """What a sweep did.
+@dataclass(frozen=True)
+class SagaReconcilerConfig:
+    """Settings of the reconciler.
 
     Args:
-        acted_on: What was handed over or set going again.
-        failed: What could not be, each with why.
-        left: How much was left to the next sweep, so that none grows too long to be replayed after a crash.
+        admin_url: The engine's admin API.
+        ingress_url: The engine's ingress.
+        interval: Time between two scans.
+        grace: How long an ended orchestration, or a failed call of it, is left alone: a thread may still commit.
+        paused_limit: How long an orchestration may be paused before it is killed and rolled back; None for ever.
+        webhook_url: Receiver of alerts, see `perdure.alerts.webhook`.
+        webhook_key: Signs the alerts; None sends them unsigned.
+        alert_retries: Number of failed attempts that raises an alert.
+        codec: Encryption of the services' journal; None if it is not encrypted.
+
+    Raises:
+        ConfigurationError: A value is out of range, or the webhook is not an HTTP address.
+    """
+
+    admin_url: str
+    ingress_url: str
+    interval: timedelta = timedelta(seconds=5)
+    grace: timedelta = timedelta(seconds=5)
+    paused_limit: timedelta | None = timedelta(hours=1)
+    webhook_url: str | None = None
+    webhook_key: PrivateKey | None = None
+    alert_retries: int = ALERT_RETRIES
+    codec: ValueCodec | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.interval <= timedelta(0):
+            raise ConfigurationError(f"SagaReconcilerConfig.interval must be positive; got {self.interval}")
+        if self.grace < timedelta(0) or (self.paused_limit or timedelta(0)) < timedelta(0):
+            raise ConfigurationError("SagaReconcilerConfig.grace and paused_limit must not be negative")
+        if self.alert_retries < 1:
+            raise ConfigurationError(f"SagaReconcilerConfig.alert_retries must be 1 or more; got {self.alert_retries}")
+        if self.webhook_url is not None and not self.webhook_url.startswith(("https://", "http://")):
+            host = self.webhook_url.partition("/")[0][:40]  # the path may contain a secret
+            raise ConfigurationError(
+                f"SagaReconcilerConfig.webhook_url must begin with https:// or http://; got '{host}…'"
+            )
+
+
+class OrphanedSaga(BaseModel):
+    """An orphaned saga or rollback.
+
+    Args:
+        kind: An ended orchestration, one whose rollback never began, a paused one, a stalled rollback, or a
+            paused invocation that rollbacks depend on.
+        id: The invocation; for a rollback, the saga's ID.
+        service: The service.
+        key: The key.
+        reason: The engine's failure message.
+        began: When the invocation was created: a reused workflow key has the same invocation ID.
+    """
+
+    kind: OrphanKind
+    id: str
+    service: str
+    key: str
+    reason: str = ""
+    began: str = ""
+
+    @property
+    def unique_id(self) -> str:
+        """ID that differs between invocations under a reused workflow key."""
+        return f"{self.id}@{self.began}" if self.began else self.id
+
+
+class ReconcileReport(BaseModel):
+    """Result of `reconcile`.
+
+    Args:
+        acted_on: The repaired orphans.
+        failed: Errors of failed repairs, by unique ID.
+        left: Number left to the next scan, so that the journal of each stays short.
     """
 
     acted_on: list[OrphanedSaga] = []
@@ -85,44 +176,60 @@ class ScanReport(BaseModel):
     left: int = 0
 
 
+reconcile_target: Target[None, ReconcileReport] = Target(SAGA_RECONCILER, "reconcile", None, ReconcileReport)
+
+
+async def find_orphans(admin: AdminClient, config: SagaReconcilerConfig) -> list[OrphanedSaga]:
+    """Query the engine for orphaned sagas and rollbacks.
+
+    Raises:
+        EngineError: The engine does not answer, or refuses the query.
+    """
+    queries = orphan_queries(config.grace, config.paused_limit, [ALERT_DISPATCHER])
+    return [
+        OrphanedSaga(kind=kind, **{**row, "reason": row["reason"] or ""})
+        for kind, sql in queries.items()
+        for row in await admin.query(sql)
+    ]
+
+
 class SagaReconciler:
-    """Watches one engine's sagas.
+    """Reconciles the sagas of one engine, and raises alerts.
 
     Args:
-        config: Where to look, and when to act.
+        config: The settings.
     """
 
     def __init__(self, config: SagaReconcilerConfig) -> None:
         self._config = config
         self._definition = restate.VirtualObject(
-            "SagaReconciler",
-            description="Hands sagas to Rollbacks that nobody looks after any more.",
+            SAGA_RECONCILER,
+            description="Starts the rollback of orphaned sagas.",
             invocation_retry_policy=BACKGROUND_CALL_RETRIES,
         )
-        handler(self._definition, "exclusive", ingress_private=False)(self.sweep)
+        handler(self._definition, "exclusive", ingress_private=False)(self.reconcile)
         self._alerts = Alerts(
             config.admin_url,
             webhook_url=config.webhook_url,
             webhook_key=config.webhook_key,
             retries=config.alert_retries,
-            beat=max(BEAT, config.interval),
+            scan_interval=max(SCAN_INTERVAL, config.interval),
         )
-        self._sweep: Target[None, ScanReport] = Target("SagaReconciler", "sweep", None, ScanReport)
         self._known: set[str] = set()
-        self._told: frozenset[str] = frozenset()
-        self._beat_at = 0.0
-        self._telling: asyncio.Task[None] | None = None
+        self._conditions: frozenset[str] = frozenset()
+        self._next_alert_scan = 0.0
+        self._alert_scan: asyncio.Task[None] | None = None
 
     def definitions(self) -> list[Definition]:
-        """Return what to serve."""
+        """Return the services to serve."""
         return [self._definition, *self._alerts.definitions()]
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Look at once, and then at the interval, as long as the context is entered."""
+        """Scan at once and then at the interval while the context is entered."""
         config = self._config
-        self._known, self._told, self._beat_at = set(), frozenset(), 0.0
-        watch = Watch(
+        self._known, self._conditions, self._next_alert_scan = set(), frozenset(), 0.0
+        poller = Poller(
             "reconciler",
             log,
             config.admin_url,
@@ -130,150 +237,151 @@ class SagaReconciler:
             config.interval,
             config.codec,
             saga_gauges(),
-            count_sagas,
-            self._look_and_act,
+            sample_sagas,
+            self._scan,
         )
         try:
-            async with watch.watching():
+            async with poller.watching():
                 yield
         finally:
-            if (telling := self._telling) is not None:
-                self._telling = None
-                telling.cancel()
-                await asyncio.gather(telling, return_exceptions=True)
+            if (alert_scan := self._alert_scan) is not None:
+                self._alert_scan = None
+                alert_scan.cancel()
+                await asyncio.gather(alert_scan, return_exceptions=True)
 
-    async def _look_and_act(self, admin: AdminClient, ingress: IngressClient) -> None:
-        # Beside each other: either may wait for services that don't answer, or fail until other code is deployed. The
-        # telling may do so over several looks, and the sagas are handed over all the same.
-        telling = self._telling = self._telling or asyncio.create_task(self._tell(admin, ingress))
-        tried = list(await asyncio.gather(self._hand_over(admin, ingress), return_exceptions=True))
-        if (await asyncio.wait([telling], timeout=self._config.interval.total_seconds()))[0]:
-            self._telling = None
-            tried += await asyncio.gather(telling, return_exceptions=True)
-        failures = [each for each in tried if each is not None]
+    async def _scan(self, admin: AdminClient, ingress: IngressClient) -> None:
+        # Concurrently, since either may wait for a service that does not answer. The alerts may take several scans, and
+        # must not delay the sagas.
+        alert_scan = self._alert_scan = self._alert_scan or asyncio.create_task(self._scan_alerts(admin, ingress))
+        results = list(await asyncio.gather(self._scan_sagas(admin, ingress), return_exceptions=True))
+        if (await asyncio.wait([alert_scan], timeout=self._config.interval.total_seconds()))[0]:
+            self._alert_scan = None
+            results += await asyncio.gather(alert_scan, return_exceptions=True)
+        failures = [each for each in results if each is not None]
         if failures:
             raise failures[0] from (failures[1] if len(failures) > 1 else None)
 
-    async def _tell(self, admin: AdminClient, ingress: IngressClient) -> None:
-        seen = await self._alerts.seen(admin)
-        if seen != self._told or time.monotonic() >= self._beat_at:
-            await ingress.call(look_target, key=ALERTS_KEY)
-            self._beat_at = time.monotonic() + self._alerts.beat.total_seconds()
-        self._told = seen
+    async def _scan_alerts(self, admin: AdminClient, ingress: IngressClient) -> None:
+        conditions = await self._alerts.fingerprint(admin)
+        if conditions != self._conditions or time.monotonic() >= self._next_alert_scan:
+            await ingress.call(scan_target, key=ALERTS_KEY)
+            self._next_alert_scan = time.monotonic() + self._alerts.scan_interval.total_seconds()
+        self._conditions = conditions
 
-    async def _hand_over(self, admin: AdminClient, ingress: IngressClient) -> None:
-        found = await look(admin, self._config)
-        marks = {find.mark for find in found}
-        if marks - self._known:
-            report = await ingress.call(self._sweep, key=_KEY)
-            marks = {find.mark for find in found if find.kind in HANDED_OVER}
-            marks -= set(report.failed)  # looked at again the next time
+    async def _scan_sagas(self, admin: AdminClient, ingress: IngressClient) -> None:
+        orphans = await find_orphans(admin, self._config)
+        ids = {each.unique_id for each in orphans}
+        if ids - self._known:
+            report = await ingress.call(reconcile_target, key=RECONCILER_KEY)
+            ids = {each.unique_id for each in orphans if each.kind in _ROLLED_BACK} - set(report.failed)
             if report.left:
-                marks.clear()
-        self._known = marks
+                ids.clear()
+        self._known = ids
 
-    async def sweep(self, ctx: restate.ObjectContext) -> ScanReport:
-        """Hand over what nobody looks after, each find once."""
-        found = await run_with_retry(ctx, RunConfig("look", max_retries=5), self._look)
+    async def reconcile(self, ctx: restate.ObjectContext) -> ReconcileReport:
+        """Scan once, and repair each orphan once."""
+        orphans = await run_with_retry(ctx, RunConfig("find orphans", max_retries=5), self._find_orphans)
         now = await Time(ctx).now()
         names = await ctx.state_keys()
-        marks = {find.mark for find in found}
-        await self._forget(ctx, sorted(name for name in names if name.partition("/")[2] not in marks), now)
-        report = ScanReport()
-        silent: set[str] = set()
-        told: defaultdict[str, list[Alert]] = defaultdict(list)
-        acts = 0
-        for find in _fresh(found, set(names)):
-            if acts == _MOST_AT_ONCE:
+        ids = {each.unique_id for each in orphans}
+        await self._clean_up(ctx, sorted(name for name in names if name.partition("/")[2] not in ids), now)
+        report = ReconcileReport()
+        unresponsive: set[str] = set()
+        alerts: defaultdict[str, list[Alert]] = defaultdict(list)
+        actions = 0
+        for orphan in _pending(orphans, set(names)):
+            if actions == _MAX_ACTIONS:
                 report.left += 1
                 continue
             try:
-                if find.service in silent and find.kind in HANDED_OVER:
-                    raise SilentService(f"{find.service} does not answer")
-                acts += 1
-                reason = await self._act(ctx, find, now)
+                if orphan.service in unresponsive and orphan.kind in _ROLLED_BACK:
+                    raise UnresponsiveService(f"{orphan.service} does not answer")
+                actions += 1
+                reason = await self._repair(ctx, orphan, now)
             except TerminalError as error:
                 if is_own_cancel(error):
                     raise
-                if isinstance(error, SilentService):
-                    silent.add(find.service)
-                why = error.message.partition("\nTraceback")[0]
-                log.warning("reconciler.failed", kind=find.kind, service=find.service, key=find.key, error=why)
-                report.failed[find.mark] = why
+                if isinstance(error, UnresponsiveService):
+                    unresponsive.add(orphan.service)
+                message = error.message.partition("\nTraceback")[0]
+                log.warning(
+                    "reconciler.failed", kind=orphan.kind, service=orphan.service, key=orphan.key, error=message
+                )
+                report.failed[orphan.unique_id] = message
                 continue
-            report.acted_on.append(find)
-            if find.kind in HANDED_OVER:
-                await State(ctx, _SEEN + find.mark, bool).set(True)
-            if not is_replaying(ctx):
-                RECONCILER_REPAIRS.count(service=find.service, kind=find.kind)
-            log.warning("reconciler.acted", kind=find.kind, service=find.service, key=find.key, reason=find.reason)
-            if find.kind == "paused":
-                continue  # it is told of when it is handed over
-            told[find.service].append(_handed_over(find, reason, now))
-            if len(told[find.service]) <= FEW:
-                await send_news(ctx, News(event="reconciler.acted", alert=told[find.service][-1]))
-        await _tell_rest(ctx, told.values(), now)
+            report.acted_on.append(orphan)
+            await _record(ctx, orphan)
+            if orphan.kind == "paused":
+                continue  # notified when its rollback starts
+            alerts[orphan.service].append(_alert(orphan, reason, now))
+            if len(alerts[orphan.service]) <= MAX_SINGLE_ALERTS:
+                await _notify(ctx, alerts[orphan.service][-1])
+        for each in alerts.values():
+            if rest := each[MAX_SINGLE_ALERTS:]:
+                await _notify(ctx, Alert.for_group(rest, len(rest), now))
         return report
 
-    async def _act(self, ctx: restate.ObjectContext, find: OrphanedSaga, now: datetime) -> str:
-        """Do what has to be done about a find; return why, for people."""
-        reason = f"{find.kind}: {find.reason}"
-        if find.kind == "stalled":
-            await ObjectClient(ctx, resume, find.key).send()
-        elif find.kind == "halted":
-            await run_with_retry(ctx, f"resume {find.id}", self._resume_paused, find.id)
-        elif find.kind == "paused":
-            if not await run_with_retry(ctx, f"kill {find.id}", self._kill_paused, find.id):
-                # It was resumed or ended since, perhaps well; if it is lost, it is found as that.
-                raise Conflict("not paused any more")
-            await State(ctx, _KILLED + find.mark, datetime).set(now)
+    async def _repair(self, ctx: restate.ObjectContext, orphan: OrphanedSaga, now: datetime) -> str:
+        """Repair an orphan; return the reason for the alert."""
+        if orphan.kind == "stalled":
+            await ObjectClient(ctx, resume, orphan.key).send()
+        elif orphan.kind == "halted":
+            await run_with_retry(ctx, f"resume {orphan.id}", self._resume_paused, orphan.id)
+        elif orphan.kind == "paused":
+            if not await run_with_retry(ctx, f"kill {orphan.id}", self._kill_paused, orphan.id):
+                # Resumed or ended since; if it is orphaned, a later scan detects it as that.
+                raise Conflict("the orchestration is not paused")
+            await State(ctx, KILLED_PREFIX + orphan.unique_id, datetime).set(now)
         else:
-            if await State(ctx, _KILLED + find.mark, datetime).get() is not None:
-                reason = f"paused: for longer than {self._config.paused_limit}, so it was killed"
-            await self._hand_over_lost(ctx, find, f"the orchestration was lost: {reason}")
-        return reason
+            reason = orphan.reason
+            if await State(ctx, KILLED_PREFIX + orphan.unique_id, datetime).get() is not None:
+                reason = f"paused for longer than {self._config.paused_limit} and killed"
+            await self._roll_back(ctx, orphan, f"the orchestration was orphaned: {reason}")
+            return reason
+        return f"{orphan.kind}: {orphan.reason}"
 
-    async def _hand_over_lost(self, ctx: restate.ObjectContext, find: OrphanedSaga, reason: str) -> None:
-        left = await run_with_retry(ctx, f"calls of {find.id}", self._left_behind, find.id)
-        # Cancelled once: what is cancelled again may give up what it does to end well.
-        cancelled = State(ctx, _CANCELLED + find.mark, list[str])
+    async def _roll_back(self, ctx: restate.ObjectContext, orphan: OrphanedSaga, reason: str) -> None:
+        calls = await run_with_retry(ctx, f"calls of {orphan.id}", self._remaining_calls, orphan.id)
+        # Each call is cancelled once: a second cancel could interrupt its clean-up.
+        cancelled = State(ctx, CANCELLED_PREFIX + orphan.unique_id, list[str])
         before = await cancelled.get() or []
-        if running := [id_ for id_ in left.running if id_ not in before]:
-            await run_with_retry(ctx, f"cancel calls of {find.id}", self._cancel, running)
+        if running := [id_ for id_ in calls.running if id_ not in before]:
+            await run_with_retry(ctx, f"cancel calls of {orphan.id}", self._cancel, running)
             await cancelled.set(before + running)
-        if (why := left.explain()) is not None:
-            raise Conflict(why)
-        tried = State(ctx, _TRIED + find.mark, int)
-        number = await tried.get() or 0
-        undo, key = roll_back_handler(find.service, find.key), f"reconciler/{find.mark}/{number}"
+        if (blocked := calls.explain()) is not None:
+            raise Conflict(blocked)
+        attempts = State(ctx, ATTEMPTS_PREFIX + orphan.unique_id, int)
+        number = await attempts.get() or 0
+        roll_back = roll_back_handler(orphan.service, orphan.key)
+        key = f"reconciler/{orphan.unique_id}/{number}"
         try:
-            await salvage(ctx, undo, reason=reason, children=left.failed_children, idempotency_key=key)
-        except SilentService:
+            await request_rollback(ctx, roll_back, reason=reason, children=calls.failed_children, idempotency_key=key)
+        except UnresponsiveService:
             raise
         except TerminalError as error:
-            if not is_own_cancel(error):  # it answered, or was killed; under the same key it would never try again
-                await tried.set(number + 1)
+            if not is_own_cancel(error):  # answered or killed; the same key would return the same result again
+                await attempts.set(number + 1)
             raise
 
-    async def _forget(self, ctx: restate.ObjectContext, names: list[str], now: datetime) -> None:
-        """Forget finds that are none any more, but not what was killed: it is none until its grace is over."""
+    async def _clean_up(self, ctx: restate.ObjectContext, names: list[str], now: datetime) -> None:
+        """Delete the state of former orphans. A killed orchestration is orphaned only after the grace period."""
         for name in names:
-            killed_at = await State(ctx, name, datetime).get() if name.startswith(_KILLED) else None
-            if killed_at is None or now - killed_at > self._config.grace + _KILL_TAKES:
+            killed_at = await State(ctx, name, datetime).get() if name.startswith(KILLED_PREFIX) else None
+            if killed_at is None or now - killed_at > self._config.grace + _KILL_DURATION:
                 await State(ctx, name, bool).clear()
 
-    async def _left_behind(self, invocation_id: str) -> LeftBehind:
+    async def _remaining_calls(self, invocation_id: str) -> RemainingCalls:
         async with AdminClient(self._config.admin_url) as admin:
-            return await left_behind(admin, invocation_id, self._config.grace)
+            return await remaining_calls(admin, invocation_id, self._config.grace)
 
     async def _cancel(self, invocation_ids: list[str]) -> None:
         async with AdminClient(self._config.admin_url) as admin:
             for each in invocation_ids:
                 await _act_on(admin, each, "cancel")
 
-    async def _look(self) -> list[OrphanedSaga]:
+    async def _find_orphans(self) -> list[OrphanedSaga]:
         async with AdminClient(self._config.admin_url) as admin:
-            return await look(admin, self._config)
+            return await find_orphans(admin, self._config)
 
     async def _resume_paused(self, invocation_id: str) -> None:
         async with AdminClient(self._config.admin_url) as admin:
@@ -285,10 +393,10 @@ class SagaReconciler:
             return bool(await admin.query(is_paused)) and await _act_on(admin, invocation_id, "kill")
 
 
-async def _act_on(admin: AdminClient, invocation_id: str, act: InvocationAction) -> bool:
-    """Do something with an invocation, unless somebody else was faster; tell if it was done."""
+async def _act_on(admin: AdminClient, invocation_id: str, action: InvocationAction) -> bool:
+    """Apply an action to an invocation; return False if its state does not allow it."""
     try:
-        await admin.control_invocation(invocation_id, act)
+        await admin.control_invocation(invocation_id, action)
     except EngineError as error:
         if error.status_code not in (404, 409):
             raise
@@ -296,36 +404,36 @@ async def _act_on(admin: AdminClient, invocation_id: str, act: InvocationAction)
     return True
 
 
-def _fresh(found: Iterable[OrphanedSaga], names: Set[str]) -> list[OrphanedSaga]:
-    """Return what was not handed over, each once. What failed before comes last, so that it holds up nothing else.
-
-    Args:
-        found: What was found.
-        names: The names of what is remembered.
-    """
-    fresh: dict[str, OrphanedSaga] = {}
-    for find in found:
-        if _SEEN + find.mark not in names:
-            fresh.setdefault(find.mark, find)
-    return sorted(fresh.values(), key=lambda find: _TRIED + find.mark in names)
+async def _record(ctx: restate.ObjectContext, orphan: OrphanedSaga) -> None:
+    """Record a repair."""
+    if orphan.kind in _ROLLED_BACK:
+        await State(ctx, SUBMITTED_PREFIX + orphan.unique_id, bool).set(True)
+    if not is_replaying(ctx):
+        RECONCILER_REPAIRS.count(service=orphan.service, kind=orphan.kind)
+    log.warning("reconciler.acted", kind=orphan.kind, service=orphan.service, key=orphan.key, reason=orphan.reason)
 
 
-def _handed_over(find: OrphanedSaga, reason: str, now: datetime) -> Alert:
-    trouble = Trouble.HANDED_OVER
+def _pending(orphans: Iterable[OrphanedSaga], names: Set[str]) -> list[OrphanedSaga]:
+    """Return orphans that were not submitted before, without duplicates; failed ones last, so that they block none."""
+    pending: dict[str, OrphanedSaga] = {}
+    for orphan in orphans:
+        if SUBMITTED_PREFIX + orphan.unique_id not in names:
+            pending.setdefault(orphan.unique_id, orphan)
+    return sorted(pending.values(), key=lambda orphan: ATTEMPTS_PREFIX + orphan.unique_id in names)
+
+
+def _alert(orphan: OrphanedSaga, reason: str, now: datetime) -> Alert:
+    condition = Condition.RECONCILED
     return Alert(
-        id=f"{trouble}/{find.id}",
-        trouble=trouble,
-        invocation=find.id,
-        service=find.service,
-        key=find.key,
+        id=f"{condition}/{orphan.id}",
+        condition=condition,
+        invocation=orphan.id,
+        service=orphan.service,
+        key=orphan.key,
         reason=reason,
         since=now,
     )
 
 
-async def _tell_rest(ctx: restate.ObjectContext, told: Iterable[list[Alert]], now: datetime) -> None:
-    """Tell in one piece what is more than a few of one service."""
-    for alerts in told:
-        if rest := alerts[FEW:]:
-            many = Alert.of_many(rest, len(rest)).model_copy(update={"since": now})
-            await send_news(ctx, News(event="reconciler.acted", alert=many))
+async def _notify(ctx: restate.ObjectContext, alert: Alert) -> None:
+    await send_notification(ctx, AlertNotification(event="reconciler.acted", alert=alert))

@@ -10,7 +10,8 @@ from perdure.errors import SagaError, TerminalError
 from perdure.observability.events import SagaStarted, SagaStepAdded, SagaStepEnded, publish
 from perdure.observability.lifecycle import first_observation, invocation_of, should_publish
 from perdure.saga.compensations import BoundCompensation, Compensations
-from perdure.saga.policy import StepRecord, state_key, step_id
+from perdure.saga.policy import step_id
+from perdure.saga.schema import StepRecord, step_key
 
 _json: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 _record_serde = serde_for(StepRecord)
@@ -87,7 +88,7 @@ class Saga:
         self._by_id[identity] = record
         self.steps.append(record)
         self._publish_added(record)
-        self._ctx.set(state_key(record.position), record, serde=_record_serde)
+        self._ctx.set(step_key(record.position), record, serde=_record_serde)
         return record
 
     def _publish_added(self, record: StepRecord) -> None:

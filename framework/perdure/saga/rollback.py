@@ -1,13 +1,12 @@
-"""`Rollbacks`: a saga's rollback as an invocation of its own, keyed by the saga's id.
+"""`Rollbacks`: the rollback of a saga, a virtual object keyed by the saga's ID.
 
-It works in passes. A pass undoes what it can; when it has to wait (a compensation failed and is to be tried again
-later, or takes long) it ends and sends itself the next pass with a delay. Between passes the object is free, so status
-and an operator's act get through at once; each pass carries a generation, so a stale one does nothing.
+A rollback runs in passes. A pass compensates steps until it has to wait for a retry or a slow compensation; then it
+ends and schedules the next pass. Between passes the object is free for status queries and operator actions. Each pass
+has a generation, and a pass that is not the current one does nothing.
 
-Orchestrators reach it through `begin`, a dispatcher: a kill follows calls and sends down the tree, and the tree of the
-dispatcher ends with the dispatcher. Compensations go out as one-way sends with an idempotency key for each attempt, and
-are then attached to, so that a cancel of this object never cancels a compensation, and running a pass again runs no
-compensation again.
+Orchestrators start a rollback through `begin`, since a kill reaches everything that the killed invocation called or
+sent, but not what `begin` sends after it has ended. Compensations are one-way sends with an idempotency key per
+attempt, which the pass attaches to: a cancel of the pass cancels no compensation, and a repeated pass repeats none.
 """
 
 from __future__ import annotations
@@ -24,192 +23,197 @@ from perdure.determinism import Time
 from perdure.errors import Cancelled, Conflict, NotFound, TerminalError
 from perdure.handlers import handler
 from perdure.observability.logging import get_logger
-from perdure.observability.metrics import COMPENSATIONS, OPERATOR_ACTIONS, ROLLBACKS
+from perdure.observability.metrics import COMPENSATIONS, OPERATOR_ACTIONS
+from perdure.observability.metrics import ROLLBACKS as ROLLBACKS_ENDED
 from perdure.observability.tracing import annotate, link_to
 from perdure.saga.admission import admit
-from perdure.saga.dead_letters import ensure, forget, letter_of, remember
+from perdure.saga.config import SagaConfig
+from perdure.saga.dead_letters import dead_letter_of, remove_dead_letter, send_dead_letter, store_dead_letter
 from perdure.saga.dispatch import Attempt
-from perdure.saga.executions import StoredSaga, execution_number_at, executions_of, is_over, report_of
+from perdure.saga.executions import execution_number_at, executions_of, is_over, report_of
 from perdure.saga.messages import (
     ActionReceipt,
-    AuditEntry,
-    Pass,
+    ExecutionStatus,
     ReportAnswer,
     ReportQuery,
-    RollbackRequest,
+    RollbackPass,
     RollbackStatus,
-    RunStatus,
     StepAction,
     StepStatus,
 )
-from perdure.saga.operator_actions import Act, apply_action
 from perdure.saga.policy import (
-    Outcome,
-    SagaConfig,
-    StepProgress,
-    StepRecord,
-    StepState,
-    after_doubt,
     after_failure,
     after_success,
+    after_unknown_outcome,
+    apply_action,
     next_steps,
-    outcome,
-    wait_for,
+    rollback_state,
+    time_until_due,
 )
 from perdure.saga.retention import Purge, plan_purge, purge_unchanged
-from perdure.saga.rollback_state import (
-    Head,
-    all_progress,
-    audit_log_state,
-    head_state,
-    open_mark,
-    progress_state,
-    request_state,
+from perdure.saga.schema import (
+    ROLLBACKS,
+    AuditEntry,
+    OperatorAction,
+    RollbackProgress,
+    RollbackRequest,
+    StepProgress,
+    StepRecord,
+    StoredSaga,
+    all_step_progress,
+    audit_entry_state,
+    open_marker,
+    rollback_progress_state,
+    saga_state,
+    step_progress_state,
 )
 from perdure.saga.signatures import check_action
+from perdure.saga.status import CompensationState, RollbackState
 from perdure.saga.waits import report_for, wake_waiters
 
-ROUNDS_OF_A_PASS = 20
-"""How many steps, or groups, one pass undoes: where each wait is a replay, a pass costs the square of its length."""
+MAX_ROUNDS = 20
+"""Number of steps, or groups, per pass. Each wait may replay the journal, so a pass costs the square of its length."""
 
 log = get_logger("perdure.saga")
 
-rollbacks = restate.VirtualObject(
-    "Rollbacks", description="Undoes sagas, step by step, whatever happens to their orchestrators."
-)
+rollbacks = restate.VirtualObject(ROLLBACKS, description="Rolls back sagas, independently of their orchestrators.")
 
 
 @handler(rollbacks, "shared", ingress_private=True)
 async def begin(ctx: restate.ObjectSharedContext, request: RollbackRequest) -> None:
-    """Start a saga's rollback, out of reach of whatever happens to the caller."""
+    """Start a saga's rollback, independent of the caller."""
     annotate(saga_id=ctx.key())
     link_to(request.trace)
     if request.saga_id != ctx.key():
-        raise Conflict(f"the saga '{request.saga_id}' was sent to the rollback of '{ctx.key()}'")
-    await ObjectClient(ctx, run, ctx.key()).send(Pass(request=request))
+        raise Conflict(f"saga '{request.saga_id}' was sent to the rollback of '{ctx.key()}'")
+    await ObjectClient(ctx, run, ctx.key()).send(RollbackPass(request=request))
 
 
 @handler(rollbacks, "exclusive", ingress_private=True)
-async def run(ctx: restate.ObjectContext, this: Pass) -> None:
-    """Do one pass."""
+async def run(ctx: restate.ObjectContext, this: RollbackPass) -> None:
+    """Run one pass."""
     annotate(saga_id=ctx.key())
     link_to(None if this.request is None else this.request.trace)
-    is_taken = this.request is None
+    is_admitted = this.request is None
     try:
         now = await _now(ctx)
-        known, head = await request_state(ctx).get(), await head_state(ctx).get()
-        if known is not None and this.request is None:
-            link_to(known.trace)
-        is_taken = True  # what takes it writes before it waits for anything
-        await _run_pass(ctx, this, known, head, now)
+        saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
+        if saga is not None and this.request is None:
+            link_to(saga.trace)
+        is_admitted = True  # admission writes before it waits for anything
+        await _run_pass(ctx, this, saga, progress, now)
     except TerminalError as error:
         if not is_own_cancel(error):
             raise
-        # A rollback is not to be lost by a cancel: an operator who wants a step left alone says so for that step.
-        if not is_taken:
+        # A cancel must not end a rollback. An operator skips single steps instead.
+        if not is_admitted:
             await _send_pass(ctx, this, None)
-        elif (head := await head_state(ctx).get()) is not None:
-            await _send_pass(ctx, Pass(generation=head.generation), None)
+        else:
+            await _continue(ctx)
 
 
 @handler(rollbacks, "exclusive", ingress_private=True)
 async def resume(ctx: restate.ObjectContext) -> None:
-    """Go on with a rollback whose next pass was lost, as when somebody killed it."""
-    head = await head_state(ctx).get()
-    if head is not None:
-        await _send_pass(ctx, Pass(generation=head.generation), None)
+    """Continue a rollback whose next pass was killed."""
+    await _continue(ctx)
+
+
+async def _continue(ctx: restate.ObjectContext) -> None:
+    progress = await rollback_progress_state(ctx).get()
+    if progress is not None:
+        await _send_pass(ctx, RollbackPass(generation=progress.generation), None)
 
 
 async def _run_pass(
-    ctx: restate.ObjectContext, this: Pass, known: StoredSaga | None, head: Head | None, now: datetime
+    ctx: restate.ObjectContext,
+    this: RollbackPass,
+    saga: StoredSaga | None,
+    progress: RollbackProgress | None,
+    now: datetime,
 ) -> None:
     if this.request is not None:
-        is_new = known is None
-        admission = await admit(ctx, this.request, known, head, now)
-        known, head = admission.saga, admission.head
-        if admission.has_work and not is_new:  # the pass that is scheduled, if any, knows nothing of these steps
-            await _come_back(ctx, head, now, timedelta(0))
+        is_new = saga is None
+        admission = await admit(ctx, this.request, saga, progress, now)
+        saga, progress = admission.saga, admission.head
+        if admission.has_work and not is_new:  # a scheduled pass does not know these steps
+            await _schedule_pass(ctx, progress, now, timedelta(0))
             return
         if not admission.has_work:
             if admission.has_waiter:
-                await wake_waiters(ctx, known, head)
+                await wake_waiters(ctx, saga, progress)
             return
-    elif known is None or head is None or this.generation != head.generation:
+    elif saga is None or progress is None or this.generation != progress.generation:
         return
-    await _work(ctx, known, head, await all_progress(ctx, known), now)
+    await _compensate(ctx, saga, progress, await all_step_progress(ctx, saga), now)
 
 
-async def _work(
-    ctx: restate.ObjectContext, saga: StoredSaga, head: Head, progress: dict[int, StepProgress], now: datetime
+async def _compensate(
+    ctx: restate.ObjectContext,
+    saga: StoredSaga,
+    progress: RollbackProgress,
+    steps: dict[int, StepProgress],
+    now: datetime,
 ) -> None:
-    """Undo what can be undone now, of the last run first; come back later for the rest, or finish."""
-    runs = executions_of(saga)
-    is_alone = sum(not is_over(each, progress) for each in runs) == 1
-    waits: list[timedelta] = []
-    for number, each in reversed(list(enumerate(runs, start=1))):
-        wait = await _undo(ctx, each, progress, now, is_alone=is_alone)
-        if wait is not None:
-            waits.append(wait)
-        elif number not in head.ended:
-            head = await _end(ctx, saga, number, head, progress)
-    if waits:
-        await _come_back(ctx, head, now, min(waits))
+    """Compensate the steps that are due, last execution first; then schedule the next pass or finish."""
+    executions = executions_of(saga)
+    is_alone = sum(not is_over(each, steps) for each in executions) == 1
+    delays: list[timedelta] = []
+    for number, each in reversed(list(enumerate(executions, start=1))):
+        delay = await _compensate_execution(ctx, each, steps, now, is_alone=is_alone)
+        if delay is not None:
+            delays.append(delay)
+        elif number not in progress.ended:
+            progress = await _end_execution(ctx, saga, number, progress, steps)
+    if delays:
+        await _schedule_pass(ctx, progress, now, min(delays))
         return
-    await open_mark(ctx).clear()
-    await plan_purge(ctx, head, report_of(runs, progress).outcome)
+    await open_marker(ctx).clear()
+    await plan_purge(ctx, progress, report_of(executions, steps).outcome)
 
 
 @handler(rollbacks, "exclusive", name="forget", ingress_private=True)
 async def purge_rollback(ctx: restate.ObjectContext, this: Purge) -> bool:
-    """Forget a rollback that is over and has not changed since; tell if it did."""
+    """Purge a rollback that has ended and not changed since; return whether it was purged."""
     return await purge_unchanged(ctx, this)
 
 
-async def _undo(
-    ctx: restate.ObjectContext,
-    saga: RollbackRequest,
-    progress: dict[int, StepProgress],
-    now: datetime,
-    *,
-    is_alone: bool,
+async def _compensate_execution(
+    ctx: restate.ObjectContext, saga: RollbackRequest, steps: dict[int, StepProgress], now: datetime, *, is_alone: bool
 ) -> timedelta | None:
-    """Undo what can be undone of one run now.
+    """Compensate the due steps of one execution; return the delay until the next pass, or None at its end.
 
-    Args:
-        ctx: A context of the saga's rollback.
-        saga: The run.
-        progress: The rollback of each step, by position; changed.
-        now: The time.
-        is_alone: Whether no other run is at work, so that this pass can't have come for the sake of another.
-
-    Returns:
-        When to come back for the rest; None when there is nothing left to try.
+    If other executions have work too, a pass may come for one of them, before the steps of this one are due.
     """
     by_position = {step.position: step for step in saga.steps}
     rounds = 0
-    while positions := next_steps(saga.steps, progress, saga.config):
-        early = timedelta(0) if is_alone else wait_for(positions, progress, now)
+    while positions := next_steps(saga.steps, steps, saga.config):
+        early = timedelta(0) if is_alone else time_until_due(positions, steps, now)
         if early > timedelta(0):
             return early
         rounds += 1
-        if rounds > ROUNDS_OF_A_PASS:
+        if rounds > MAX_ROUNDS:
             return timedelta(0)
-        attempts = [await Attempt.start(ctx, saga, by_position[each], progress[each]) for each in positions]
+        attempts = [await Attempt.start(ctx, saga, by_position[each], steps[each]) for each in positions]
         delay: timedelta | None = None
         for attempt in attempts:
             position = attempt.step.position
-            after = await _after(attempt, progress[position], saga.config)
+            after = await _after(attempt, steps[position], saga.config)
             if after is None:
                 delay = delay or timedelta(0)
                 continue
             pause: timedelta | None = None
-            if after.state is StepState.PENDING:
-                pause = scaled(saga.config.retry.delay_after(after.doubts or after.attempts))
+            if after.state is CompensationState.PENDING:
+                pause = scaled(saga.config.retry.delay_after(after.unknown_outcomes or after.attempts))
                 delay = max(delay or timedelta(0), pause)
-            progress[position] = after = after.with_(due=None if pause is None else now + pause)
-            await progress_state(ctx, position).set(after)
-            if after.doubts:
-                log.warning("saga.compensation.in_doubt", saga=saga.saga_id, step=attempt.step.step, why=attempt.doubt)
+            steps[position] = after = after.with_(due=None if pause is None else now + pause)
+            await step_progress_state(ctx, position).set(after)
+            if after.unknown_outcomes:
+                log.warning(
+                    "saga.compensation.unknown_outcome",
+                    saga=saga.saga_id,
+                    step=attempt.step.step,
+                    error=attempt.unknown_outcome,
+                )
             else:
                 await _report(ctx, saga, attempt.step, after, now)
         if delay is not None:
@@ -218,24 +222,23 @@ async def _undo(
 
 
 async def _after(attempt: Attempt, before: StepProgress, config: SagaConfig) -> StepProgress | None:
-    """Return a step's progress after an attempt; None when that goes on."""
-    if attempt.doubt is not None:
-        return after_doubt(before, attempt.doubt, config)
+    """Return a step's progress after an attempt; None if the attempt still runs."""
+    if attempt.unknown_outcome is not None:
+        return after_unknown_outcome(before, attempt.unknown_outcome, config)
     if not await attempt.ended():
         return None
     error = await attempt.error()
     if error is None:
         return after_success(before)
     failed = after_failure(before, error, config)
-    return failed if attempt.is_started else failed.with_(doubted=before.doubted)
+    return failed if attempt.is_started else failed.with_(unresolved_attempt=before.unresolved_attempt)
 
 
 async def _report(
     ctx: restate.ObjectContext, saga: RollbackRequest, step: StepRecord, progress: StepProgress, now: datetime
 ) -> None:
-    event = "saga.compensation.succeeded" if progress.error is None else "saga.compensation.failed"
     log.info(
-        event,
+        "saga.compensation.succeeded" if progress.error is None else "saga.compensation.failed",
         saga=saga.saga_id,
         step=step.step,
         state=progress.state,
@@ -244,41 +247,47 @@ async def _report(
     )
     if not is_replaying(ctx):
         COMPENSATIONS.count(service=saga.service, step=step.step, state=progress.state.value)
-    if progress.state is StepState.DEAD_LETTER:
-        await remember(ctx, letter_of(saga, step, progress, now))
+    if progress.state is CompensationState.DEAD_LETTER:
+        await send_dead_letter(ctx, dead_letter_of(saga, step, progress, now))
 
 
-async def _come_back(ctx: restate.ObjectContext, head: Head, now: datetime, delay: timedelta) -> None:
-    later = head.model_copy(update={"generation": head.generation + 1, "updated_at": now})
-    await head_state(ctx).set(later)
-    await _send_pass(ctx, Pass(generation=later.generation), delay)
+async def _schedule_pass(
+    ctx: restate.ObjectContext, progress: RollbackProgress, now: datetime, delay: timedelta
+) -> None:
+    later = progress.model_copy(update={"generation": progress.generation + 1, "updated_at": now})
+    await rollback_progress_state(ctx).set(later)
+    await _send_pass(ctx, RollbackPass(generation=later.generation), delay)
 
 
-async def _send_pass(ctx: restate.ObjectContext, later: Pass, delay: timedelta | None) -> None:
-    await ObjectClient(ctx, run, ctx.key()).send(later, delay=delay or None)
+async def _send_pass(ctx: restate.ObjectContext, this: RollbackPass, delay: timedelta | None) -> None:
+    await ObjectClient(ctx, run, ctx.key()).send(this, delay=delay or None)
 
 
-async def _end(
-    ctx: restate.ObjectContext, saga: StoredSaga, number: int, head: Head, progress: dict[int, StepProgress]
-) -> Head:
-    """Tell of the end of a run, which an operator may take up again."""
+async def _end_execution(
+    ctx: restate.ObjectContext,
+    saga: StoredSaga,
+    number: int,
+    progress: RollbackProgress,
+    steps: dict[int, StepProgress],
+) -> RollbackProgress:
+    """Report the end of an execution; an operator may reopen it."""
     now = await _now(ctx)
     ended = executions_of(saga)[number - 1]
-    found = report_of([ended], progress)
-    if found.outcome is Outcome.ROLLED_BACK:
+    report = report_of([ended], steps)
+    if report.outcome is RollbackState.ROLLED_BACK:
         for step in ended.steps:
-            if step.after_others and progress[step.position].state is StepState.PENDING:
-                progress[step.position] = progress[step.position].with_(state=StepState.SKIPPED)
-                await progress_state(ctx, step.position).set(progress[step.position])
+            if step.after_others and steps[step.position].state is CompensationState.PENDING:
+                steps[step.position] = steps[step.position].with_(state=CompensationState.SKIPPED)
+                await step_progress_state(ctx, step.position).set(steps[step.position])
     for step in ended.steps:
-        if progress[step.position].state is StepState.DEAD_LETTER:
-            await ensure(ctx, letter_of(ended, step, progress[step.position], now))
-    later = head.model_copy(update={"ended": [*head.ended, number], "updated_at": now})
+        if steps[step.position].state is CompensationState.DEAD_LETTER:
+            await store_dead_letter(ctx, dead_letter_of(ended, step, steps[step.position], now))
+    later = progress.model_copy(update={"ended": [*progress.ended, number], "updated_at": now})
     later = await wake_waiters(ctx, saga, later)
     if not is_replaying(ctx):
-        ROLLBACKS.count(service=ended.service, outcome=found.outcome.value)
-    event = "saga.compensation.completed" if found.outcome is Outcome.ROLLED_BACK else "saga.needs_attention"
-    log.info(event, saga=saga.saga_id, undone=found.undone, dead_letters=found.dead_letters)
+        ROLLBACKS_ENDED.count(service=ended.service, outcome=report.outcome.value)
+    event = "saga.rollback.completed" if report.outcome is RollbackState.ROLLED_BACK else "saga.needs_attention"
+    log.info(event, saga=saga.saga_id, compensated=report.undone, dead_letters=report.dead_letters)
     return later
 
 
@@ -286,32 +295,32 @@ async def _now(ctx: restate.ObjectContext) -> datetime:
     try:
         return await Time(ctx).now()
     except TerminalError as error:
-        raise Cancelled("cancelled during a reading of the clock") from error
+        raise Cancelled("cancelled while reading the clock") from error
 
 
 @handler(rollbacks, "exclusive", ingress_private=True)
 async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
-    """Do what an operator decided about a step that could not be undone, and write it into the audit log."""
+    """Apply an operator action to a dead letter and add it to the audit log."""
     now = await _now(ctx)
-    saga, head = await request_state(ctx).get(), await head_state(ctx).get()
+    saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
     step = next((each for each in saga.steps if each.position == request.position), None) if saga else None
-    if saga is None or head is None or step is None:
+    if saga is None or progress is None or step is None:
         raise NotFound(f"no dead letter '{ctx.key()}/{request.position}'", metadata={"field": "id"})
-    before = await progress_state(ctx, step.position).get() or StepProgress()
-    checked = await check_action(ctx, request, payload=before.payload_for(step), redriven=before.drive, now=now)
-    if request.act is Act.REDRIVE and step.compensation is None:
-        raise Conflict(f"step '{step.step}' has no compensation to redrive: finish it by hand, then resolve it")
+    before = await step_progress_state(ctx, step.position).get() or StepProgress()
+    checked = await check_action(ctx, request, payload=before.payload_for(step), redriven=before.redrives, now=now)
+    if request.act is OperatorAction.REDRIVE and step.compensation is None:
+        raise Conflict(f"step '{step.step}' has no compensation to redrive: complete it by hand, then resolve it")
     letter_id = f"{saga.saga_id}/{step.position}"
-    if before.state is not StepState.DEAD_LETTER:  # what was to remove it may have been killed
-        await forget(ctx, letter_id)
+    if before.state is not CompensationState.DEAD_LETTER:  # its removal from the index may have been killed
+        await remove_dead_letter(ctx, letter_id)
     after = apply_action(before, request.act, step.step, request.payload)
     number = execution_number_at(saga, step.position)
-    ended = [each for each in head.ended if each != number or after == before]
-    later = head.model_copy(update={"acts": head.acts + 1, "updated_at": now, "ended": ended})
-    await checked.keep(ctx)
-    await audit_log_state(ctx, later.acts).set(
+    ended = [each for each in progress.ended if each != number or after == before]
+    later = progress.model_copy(update={"actions": progress.actions + 1, "updated_at": now, "ended": ended})
+    await checked.store(ctx)
+    await audit_entry_state(ctx, later.actions).set(
         AuditEntry(
-            number=later.acts,
+            number=later.actions,
             at=now,
             actor=checked.actor,
             act=request.act,
@@ -324,46 +333,55 @@ async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
             proof=request.proof,
         )
     )
-    log.info("saga.act", saga=saga.saga_id, step=step.step, act=request.act, actor=checked.actor, state=after.state)
+    log.info(
+        "saga.operator_action",
+        saga=saga.saga_id,
+        step=step.step,
+        action=request.act,
+        actor=checked.actor,
+        state=after.state,
+    )
     if not is_replaying(ctx):
         OPERATOR_ACTIONS.count(service=executions_of(saga)[number - 1].service, action=request.act.value)
-    await head_state(ctx).set(later)
+    await rollback_progress_state(ctx).set(later)
     if after != before:
-        await open_mark(ctx).set(True)  # first: killed after it, the rollback is set going again
-        await progress_state(ctx, step.position).set(after)
-        await forget(ctx, letter_id)
-        await _come_back(ctx, later, now, timedelta(0))
-    return ActionReceipt(id=letter_id, act=request.act, state=after.state, number=later.acts)
+        await open_marker(ctx).set(True)  # first, so that the reconciler continues a rollback that is killed here
+        await step_progress_state(ctx, step.position).set(after)
+        await remove_dead_letter(ctx, letter_id)
+        await _schedule_pass(ctx, later, now, timedelta(0))
+    return ActionReceipt(id=letter_id, act=request.act, state=after.state, number=later.actions)
 
 
 @handler(rollbacks, "shared", ingress_private=True)
 async def report(ctx: restate.ObjectSharedContext, query: ReportQuery) -> ReportAnswer:
-    """Tell a waiter how an execution's rollback ended."""
+    """Return the result of an execution's rollback."""
     return await report_for(ctx, query)
 
 
 @handler(rollbacks, "shared", read_only=True, ingress_private=False)
 async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
-    """Show a saga's rollback, step by step."""
-    request, head = await request_state(ctx).get(), await head_state(ctx).get()
-    if request is None or head is None:
+    """Return the status of a saga's rollback, with its steps."""
+    saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
+    if saga is None or progress is None:
         raise NotFound(f"no rollback of a saga '{ctx.key()[:200]}'", metadata={"saga": ctx.key()[:200]})
-    progress = await all_progress(ctx, request)
-    *earlier, last = [_shown(each, progress) for each in executions_of(request)]
+    steps = await all_step_progress(ctx, saga)
+    *earlier, last = [_execution_status(each, steps) for each in executions_of(saga)]
     return RollbackStatus(
-        **{**dict(last), "runs": request.runs},
-        saga_id=request.saga_id,
-        started_at=head.started_at,
-        updated_at=head.updated_at,
+        **{**dict(last), "runs": saga.runs},
+        saga_id=saga.saga_id,
+        started_at=progress.started_at,
+        updated_at=progress.updated_at,
         earlier=earlier,
-        audit_log=[entry for number in range(1, head.acts + 1) if (entry := await audit_log_state(ctx, number).get())],
+        audit_log=[
+            entry for number in range(1, progress.actions + 1) if (entry := await audit_entry_state(ctx, number).get())
+        ],
     )
 
 
-def _shown(saga: RollbackRequest, progress: dict[int, StepProgress]) -> RunStatus:
-    return RunStatus(
+def _execution_status(saga: RollbackRequest, steps: dict[int, StepProgress]) -> ExecutionStatus:
+    return ExecutionStatus(
         service=saga.service,
-        status=outcome(saga.steps, progress, saga.config),
+        status=rollback_state(saga.steps, steps, saga.config),
         strategy=saga.config.strategy.value,
         reason=saga.reason,
         steps=[
@@ -371,15 +389,16 @@ def _shown(saga: RollbackRequest, progress: dict[int, StepProgress]) -> RunStatu
                 position=step.position,
                 step=step.step,
                 compensation=None if step.compensation is None else str(step.compensation),
-                payload=progress[step.position].payload_for(step),
-                state=progress[step.position].state,
-                completed=progress[step.position].completed,
-                attempts=progress[step.position].attempts,
-                redriven=progress[step.position].drive,
-                invocation_id=progress[step.position].invocation_id,
-                error=progress[step.position].error,
+                payload=progress.payload_for(step),
+                state=progress.state,
+                completed=progress.completed,
+                attempts=progress.attempts,
+                redriven=progress.redrives,
+                invocation_id=progress.invocation_id,
+                error=progress.error,
             )
             for step in saga.steps
+            for progress in (steps[step.position],)
         ],
         runs=saga.runs,
     )

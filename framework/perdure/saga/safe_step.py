@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from perdure.errors import SagaError
 from perdure.saga.compensations import BoundCompensation
-from perdure.saga.policy import StepRecord
 from perdure.saga.recorder import Saga
+from perdure.saga.schema import StepRecord
 
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
-"""What an operator's signature on a dead letter is over, and its check.
+"""Signed operator actions on dead letters.
 
-Signed are the act, the dead letter's id, what the operator was shown of it, the reason, and an edited payload. Used
-signatures are kept with the rollback, which each act on one of its steps goes through.
+The signature covers the action, the dead letter's ID and displayed content, the reason, and the new payload. The used
+nonces are stored with the rollback.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import restate
 from pydantic import JsonValue
 
 from perdure.saga.messages import DeadLetter, StepAction
-from perdure.saga.operator_actions import Act
+from perdure.saga.schema import DEAD_LETTERS, NONCES_KEY, OperatorAction
 from perdure.security.credentials import Role
 from perdure.security.encodings import json_digest
 from perdure.security.nonces import NonceLog
@@ -24,40 +24,46 @@ __all__ = ["CheckedAction", "check_action", "sign_action"]
 
 
 class CheckedAction:
-    """An act that may be done.
+    """An accepted operator action.
 
     Args:
-        actor: Who acts: proved, or in a process that takes unsigned acts only said.
-        nonces: The used signatures to keep; None when nothing is to be kept.
+        actor: The operator; verified by a signature, or only claimed in a process that accepts unsigned actions.
+        nonces: The used nonces; None for an unsigned action.
     """
 
     def __init__(self, actor: str, nonces: NonceLog | None) -> None:
         self.actor = actor
         self._nonces = nonces
 
-    async def keep(self, ctx: restate.ObjectContext) -> None:
-        """Use the signature up, with the act's other writes."""
+    async def store(self, ctx: restate.ObjectContext) -> None:
+        """Store the nonce as used, together with the other writes of the action."""
         if self._nonces is not None:
             await _nonces(ctx).set(self._nonces)
 
 
 def sign_action(
-    key: ActorKey, act: Act, letter: DeadLetter, *, reason: str = "", payload: JsonValue = None, at: datetime
+    key: ActorKey,
+    action: OperatorAction,
+    letter: DeadLetter,
+    *,
+    reason: str = "",
+    payload: JsonValue = None,
+    at: datetime,
 ) -> SignedAction:
-    """Sign an act on a dead letter, for the ``proof`` of `ActRequest`.
+    """Sign an operator action, for the ``proof`` of a `DeadLetterActionRequest`.
 
     Args:
         key: The operator's key.
-        act: What to do.
-        letter: The dead letter, as it was shown.
+        action: The action.
+        letter: The dead letter as displayed.
         reason: Why.
-        payload: The new payload, with a redrive.
-        at: Now.
+        payload: The new payload of a redrive.
+        at: The current time.
     """
     return key.sign(
-        act.value,
+        action.value,
         _target(letter.id),
-        _shown(letter.payload, letter.redriven),
+        _digest(letter.payload, letter.redriven),
         reason=reason,
         details=_details(payload),
         at=at,
@@ -67,29 +73,28 @@ def sign_action(
 async def check_action(
     ctx: restate.ObjectContext, request: StepAction, *, payload: JsonValue, redriven: int, now: datetime
 ) -> CheckedAction:
-    """Check who acts on a step; writes nothing.
+    """Check the actor of an operator action, without writing.
 
     Args:
         ctx: The rollback's context.
-        request: The act.
-        payload: What the step's compensation is given now.
-        redriven: How often the step was redriven before.
-        now: The moment.
+        request: The action.
+        payload: The current payload of the compensation.
+        redriven: The number of redrives.
+        now: The current time.
 
     Raises:
-        Unauthenticated: It must be signed and isn't, or the signature doesn't hold (401).
-        Forbidden: It is signed for something else, by somebody else, or by no operator (403).
-        Conflict: The signature was used before, or the dead letter has changed since it was shown (409).
+        Unauthenticated: A required signature is missing, or a signature is invalid (401).
+        Forbidden: The signature is for another action, by another actor, or not by an operator (403).
+        Conflict: The signature was used before, or the dead letter has changed since it was displayed (409).
     """
     nonces = NonceLog()
     if request.proof is not None:
         nonces = await _nonces(ctx).get() or nonces
-    letter = f"{ctx.key()}/{request.position}"
-    who, nonces = get_signing_rules().check(
+    signer, nonces = get_signing_rules().check(
         request.proof,
         action=request.act.value,
-        target=_target(letter),
-        payload_digest=_shown(payload, redriven),
+        target=_target(f"{ctx.key()}/{request.position}"),
+        payload_digest=_digest(payload, redriven),
         now=now,
         actor=request.actor,
         reason=request.reason,
@@ -97,16 +102,16 @@ async def check_action(
         role=Role.OPERATOR,
         nonces=nonces,
     )
-    if who is None:
+    if signer is None:
         return CheckedAction(request.actor, None)
-    return CheckedAction(who.actor, nonces)
+    return CheckedAction(signer.actor, nonces)
 
 
 def _target(letter_id: str) -> str:
-    return f"DeadLetters/{letter_id}"
+    return f"{DEAD_LETTERS}/{letter_id}"
 
 
-def _shown(payload: JsonValue, redriven: int) -> str:
+def _digest(payload: JsonValue, redriven: int) -> str:
     return json_digest({"payload": payload, "redriven": redriven})
 
 
@@ -115,4 +120,4 @@ def _details(payload: JsonValue) -> JsonValue:
 
 
 def _nonces(ctx: Any) -> State[NonceLog]:
-    return State(ctx, "nonces", NonceLog)
+    return State(ctx, NONCES_KEY, NonceLog)

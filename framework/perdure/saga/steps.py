@@ -24,8 +24,9 @@ from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, RunFuture, run_async
 from perdure.saga.compensations import BoundCompensation
-from perdure.saga.policy import SagaConfig, StepRecord
+from perdure.saga.config import SagaConfig
 from perdure.saga.recorder import Saga
+from perdure.saga.schema import StepRecord
 from perdure.targets import Target, handler_target
 
 I = TypeVar("I")  # noqa: E741 - the input, as the SDK names it

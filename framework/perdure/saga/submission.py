@@ -26,9 +26,9 @@ from perdure.errors import Cancelled, TerminalError
 from perdure.observability.tracing import traceparent
 from perdure.retry import RetryPolicy
 from perdure.runs import RunConfig, run_with_retry
-from perdure.saga.messages import ReportQuery, RollbackReport, RollbackRequest, Waiter, begin_target, read_report
-from perdure.saga.policy import RUN_PREFIX
+from perdure.saga.messages import ReportQuery, RollbackReport, begin_target, read_report
 from perdure.saga.progress import has_external_rollback, read_rollback
+from perdure.saga.schema import EXECUTION_PREFIX, EXECUTION_PROMISE, RollbackRequest, Waiter
 from perdure.signals import get_internal_signal
 
 OUTCOME_POLLS = RetryPolicy(
@@ -39,9 +39,6 @@ RECORD_POLLS = RetryPolicy(
     initial_interval=timedelta(milliseconds=50), max_interval=timedelta(minutes=10), max_attempts=None
 )
 """Waits until a rollback is recorded before the request is repeated."""
-
-EXECUTION_PROMISE = "saga/run"
-"""Execution ID for a rollback from outside: a shared handler cannot write state."""
 
 
 class ExecutionIds(BaseModel):
@@ -79,8 +76,8 @@ async def external_execution_id(ctx: restate.WorkflowSharedContext) -> tuple[str
     The ID is None if the record was submitted without one.
     """
     for name in await ctx.state_keys():
-        if name.startswith(RUN_PREFIX):
-            return name.removeprefix(RUN_PREFIX), False
+        if name.startswith(EXECUTION_PREFIX):
+            return name.removeprefix(EXECUTION_PREFIX), False
     promise = get_internal_signal(ctx, EXECUTION_PROMISE, str)
     known = await promise.peek()
     if known is not None or await has_external_rollback(ctx):

@@ -1,9 +1,7 @@
-"""A saga as a timeline: each step, where and when it ran, how long, how it ended, and what became of its undoing.
+"""Timeline of a saga: when and where each step ran, how it ended, and the state of its compensation.
 
-When a step began and ended is in the engine's journal already, to the millisecond, so the happy path records no times
-of its
-own: a value that is written to state must be the same on replay, and a clock reading costs a journal entry. The journal
-is kept as long as the workflow's retention.
+The times come from the engine's journal, so that recording them costs an orchestration nothing. They are available as
+long as the journal is retained.
 """
 
 from __future__ import annotations
@@ -21,28 +19,27 @@ from perdure.engine.ingress import IngressClient
 from perdure.errors import EngineError, IngressError, NotFound
 from perdure.observability.gauge_collector import decode_state_value
 from perdure.saga.messages import RollbackStatus, StepStatus, rollback_status
-from perdure.saga.policy import RUN_PREFIX, StepRecord, state_key
+from perdure.saga.schema import EXECUTION_PREFIX, SAGA_PREFIX, StepRecord, recorded_steps_sql, step_key, submission_sql
 
-_moment = TypeAdapter(datetime)
-_STATE_PREFIX = "saga/"
+_datetime = TypeAdapter(datetime)
 
 
 class TimelineStep(BaseModel):
     """One step.
 
     Args:
-        position: 1 for the first.
+        position: 1 for the first step.
         step: Its name.
-        plane: Where it ran: ``data`` for a called service, ``control`` for anything else.
-        action: What ran: the called handler, or ``run``, or ``wait``.
-        started_at: When it was recorded, just before its action; None when the journal is gone.
-        ended_at: When its result was in; None while it runs.
-        attempts: How often its action was started; None when that can't be told apart from its group's.
-        result: How the action ended; None while it runs.
-        compensation: The handler that undoes it; None when nothing has to.
-        undo: How its undoing stands; None when the saga is not rolled back.
-        compensation_attempts: How often undoing it failed.
-        error: Why undoing it failed last.
+        plane: ``data`` for a called service, ``control`` otherwise.
+        action: The called handler, or ``run``, or ``wait``.
+        started_at: When it was recorded, just before its action; None without a journal.
+        ended_at: When its result arrived; None while it runs.
+        attempts: Number of attempts; None if the journal cannot tell them from those of the parallel group.
+        result: Result of the action; None while it runs.
+        compensation: The compensation; None if the step needs none.
+        undo: State of the compensation; None without a rollback.
+        compensation_attempts: Failed attempts of the compensation.
+        error: Last error of the compensation.
     """
 
     position: int
@@ -60,26 +57,26 @@ class TimelineStep(BaseModel):
 
     @property
     def took(self) -> timedelta | None:
-        """How long the action took; None while it runs, or when the journal is gone."""
+        """Duration of the action; None while it runs, or without a journal."""
         if self.started_at is None or self.ended_at is None:
             return None
         return self.ended_at - self.started_at
 
 
 class Timeline(BaseModel):
-    """A saga, step by step.
+    """A saga with its steps.
 
     Args:
         saga_id: The saga.
-        service: The orchestration's service.
+        service: The orchestrator's service.
         key: Its key.
-        status: What the engine says of the orchestration: running, suspended, paused, completed.
-        result: How the orchestration ended: success or failure; None while it runs.
-        failure: Why it failed.
+        status: The engine's status of the orchestration: running, suspended, paused, completed.
+        result: Result of the orchestration, success or failure; None while it runs.
+        failure: Its error.
         started_at: When the orchestration was started.
         ended_at: When it ended.
         steps: Its steps.
-        rollback: Its rollback; None when it is not rolled back.
+        rollback: Its rollback, if there is one.
     """
 
     saga_id: str
@@ -95,14 +92,14 @@ class Timeline(BaseModel):
 
 
 class JournalEntry(BaseModel):
-    """What the timeline needs of an entry of the orchestration's journal.
+    """An entry of the orchestration's journal.
 
     Args:
-        kind: A step was recorded, an action was started, or a result came in.
+        kind: A step was recorded, an action was started, or a result arrived.
         at: When.
-        state: The state entry, of a recorded step.
-        action: What was started: ``call`` or ``run``, and the called handler or the run's name.
-        completion: Pairs an action with its result.
+        state: The state key of a recorded step.
+        action: ``call`` or ``run``, and the called handler or the run's name.
+        completion: ID that an action and its result have in common.
         ok: Whether the result is a success.
     """
 
@@ -122,40 +119,34 @@ async def read_timeline(
     service: str | None = None,
     codec: ValueCodec | None = None,
 ) -> Timeline:
-    """Ask the engine for a saga's timeline.
+    """Return a saga's timeline.
 
     Args:
-        admin: The engine's admin API: the orchestration, its journal and its record.
-        ingress: The ingress: the rollback.
-        saga_id: The saga: its orchestration's key, or ``{service}:{key}``.
-        service: The orchestration's service, when several have a saga with this key.
-        codec: What the journal is encrypted with; None when it is in clear.
+        admin: The engine's admin API, for the orchestration.
+        ingress: The ingress, for the rollback.
+        saga_id: The orchestration's key, or ``{service}:{key}``.
+        service: The orchestrator's service, if several have a saga with this key.
+        codec: Encryption of the journal; None if it is not encrypted.
 
     Raises:
         UnreadableValue: The journal is encrypted with another key.
-        EngineError: There is no orchestration of this saga, or its retention is over; several services have one with
-            this key, and none was named; or the admin API does not answer.
+        EngineError: The saga does not exist or its retention is over; several services have a saga with this key and
+            none was given; or the admin API does not answer.
         IngressError: The ingress does not answer.
     """
     found = await _orchestration(admin, ingress, saga_id, service)
-    where = f"service_name = {sql_text(found['service'])} and service_key = {sql_text(found['key'])}"
-    state = await admin.query(
-        f"select service_name, service_key, key, value from state where {where} and key like 'saga/0%' order by key"
-    )
+    state = await admin.query(recorded_steps_sql(found["service"], found["key"]))
     records = [StepRecord.model_validate_json(decode_state_value(row, codec)) for row in state]
     journal = await admin.query(
         "select entry_type, name, appended_at, entry_lite_json from sys_journal "
         f"where id = {sql_text(found['id'])} order by index"
     )
-    # The rollback of a key that was used before may be an earlier run's. What a run leaves behind goes with the run.
-    handed_over = await admin.query(
-        f"select key from state where {where} and key like '{RUN_PREFIX}%' "
-        f"union all select key from sys_promise where {where} and key = 'saga/undo'"
-    )
-    rollback = await _rollback(ingress, saga_id, found["service"], found["key"]) if handed_over else None
-    runs = [row["key"].removeprefix(RUN_PREFIX) for row in handed_over if row["key"].startswith(RUN_PREFIX)]
-    own = None if rollback is None else of_run(records, rollback, runs)
-    entries = [entry for row in journal if (entry := read_entry(row)) is not None]
+    # A rollback under the same key may belong to an earlier execution only.
+    submitted = await admin.query(submission_sql(found["service"], found["key"]))
+    rollback = await _rollback(ingress, saga_id, found["service"], found["key"]) if submitted else None
+    ids = [row["key"].removeprefix(EXECUTION_PREFIX) for row in submitted if row["key"].startswith(EXECUTION_PREFIX)]
+    own = None if rollback is None else rollback_of_execution(records, rollback, ids)
+    entries = [entry for row in journal if (entry := journal_entry(row)) is not None]
     return Timeline(
         saga_id=saga_id if rollback is None else rollback.saga_id,
         service=found["service"],
@@ -171,10 +162,10 @@ async def read_timeline(
 
 
 async def _rollback(ingress: IngressClient, saga_id: str, service: str, key: str) -> RollbackStatus | None:
-    """Return a saga's rollback, whether it was asked for by its id or by its key: a service decides how they differ."""
+    """Return the rollback of a saga by its ID or its key; the service decides whether they differ."""
     for each in dict.fromkeys((saga_id, f"{service}:{key}", key)):
         found = await _status(ingress, each)
-        if found is not None and found.service == service:  # and not of another service's saga with this key
+        if found is not None and found.service == service:
             return found
     return None
 
@@ -188,19 +179,18 @@ async def _status(ingress: IngressClient, saga_id: str) -> RollbackStatus | None
         return None
 
 
-def of_run(records: list[StepRecord], rollback: RollbackStatus, runs: list[str]) -> RollbackStatus | None:
-    """Return a rollback as that of one run, at its own positions; None when it has not begun for that run.
+def rollback_of_execution(records: list[StepRecord], rollback: RollbackStatus, ids: list[str]) -> RollbackStatus | None:
+    """Return the part of a rollback that belongs to one execution; None if it has not begun.
 
     Args:
-        records: The recorded steps of the run.
-        rollback: The saga's rollback; a key that was used before has those of the earlier runs in it, too.
-        runs: The run's id; empty when that is not known, and then it is the last run.
+        records: The recorded steps of the execution.
+        rollback: The saga's rollback, with all executions under its key.
+        ids: The execution's ID; empty if unknown, which selects the last execution.
     """
     before = {each for run in rollback.earlier for each in run.runs}
     last = rollback.model_copy(update={"runs": [each for each in rollback.runs if each not in before]})
-    known = [last, *rollback.earlier] if runs else [last]
-    # A saga service of an earlier version may know no ids, and puts runs together, of which this is the last.
-    found = next((run for run in known if not run.runs or not runs or set(runs) <= set(run.runs)), None)
+    candidates = [last, *rollback.earlier] if ids else [last]
+    found = next((each for each in candidates if set(ids) <= set(each.runs)), None)
     if found is None:
         return None
     own = found.steps[max(0, len(found.steps) - len(records)) :]
@@ -223,30 +213,26 @@ async def _orchestration(
     )
     if not rows:
         raise EngineError(
-            f"there is no saga '{saga_id}': it never began, or the retention of its workflow is over", status_code=404
+            f"no saga '{saga_id}': it never started, or the retention of its workflow is over", status_code=404
         )
     if len(rows) == 1:
         return rows[0]
-    rollback = await _status(ingress, saga_id)  # several services have this key; an id, as of a rollback, is one saga's
+    rollback = await _status(ingress, saga_id)
     for row in rows:
         if rollback is not None and row["service"] == rollback.service:
             return row
     several = ", ".join(sorted(row["service"] for row in rows))
-    raise EngineError(f"several services have a saga '{saga_id}': say which one, of {several}", status_code=409)
+    raise EngineError(f"several services have a saga '{saga_id}': give one of {several}", status_code=409)
 
 
-def read_entry(row: dict[str, Any]) -> JournalEntry | None:
-    """Return what the timeline needs of a row of ``sys_journal``; None for a row that it has no use for.
-
-    Args:
-        row: ``entry_type``, ``name``, ``appended_at`` and ``entry_lite_json``.
-    """
-    at = _moment.validate_python(row["appended_at"])
+def journal_entry(row: dict[str, Any]) -> JournalEntry | None:
+    """Return the entry of a row of ``sys_journal``; None if the timeline does not need it."""
+    at = _datetime.validate_python(row["appended_at"])
     content = json.loads(row["entry_lite_json"])
     command, notification = content.get("Command") or {}, content.get("Notification") or {}
     if "SetState" in command:
         key = command["SetState"]["key"]
-        return JournalEntry(kind="recorded", at=at, state=key) if key.startswith(_STATE_PREFIX) else None
+        return JournalEntry(kind="recorded", at=at, state=key) if key.startswith(SAGA_PREFIX) else None
     if "Call" in command:
         call = command["Call"]
         (target,) = call["invocation_target"].values()
@@ -255,7 +241,7 @@ def read_entry(row: dict[str, Any]) -> JournalEntry | None:
     if "Run" in command:
         completion = command["Run"].get("completion_id", 0)
         return JournalEntry(kind="started", at=at, action=("run", row["name"] or ""), completion=completion)
-    kind = notification.get("ty")  # a completion names its command; a signal is but a word
+    kind = notification.get("ty")  # a completion is a dict with its command; a signal is a string
     if isinstance(kind, dict) and kind.get("Completion") in ("Call", "Run"):
         ok = notification.get("result") != "Failure"
         return JournalEntry(kind="ended", at=at, completion=notification["id"]["CompletionId"], ok=ok)
@@ -265,30 +251,24 @@ def read_entry(row: dict[str, Any]) -> JournalEntry | None:
 def build_steps(
     records: list[StepRecord], journal: list[JournalEntry], rollback: RollbackStatus | None
 ) -> list[TimelineStep]:
-    """Put together what the record, the journal and the rollback know of each step.
-
-    Args:
-        records: The recorded steps.
-        journal: The orchestration's journal, in order.
-        rollback: The rollback, if there is one.
-    """
+    """Combine the recorded steps, the orchestration's journal, in order, and the rollback."""
     ends = {entry.completion: entry for entry in journal if entry.kind == "ended"}
-    undoing = {step.position: step for step in rollback.steps} if rollback else {}
-    actions = _actions_by_step(sorted(records, key=lambda record: record.position), journal)
+    statuses = {step.position: step for step in rollback.steps} if rollback else {}
+    records = sorted(records, key=lambda record: record.position)
+    actions = _actions_by_step(records, journal)
     return [
-        _step(record, actions.get(record.position, []), journal, ends, undoing.get(record.position))
-        for record in sorted(records, key=lambda record: record.position)
+        _step(record, actions.get(record.position, []), journal, ends, statuses.get(record.position))
+        for record in records
     ]
 
 
 def _actions_by_step(records: list[StepRecord], journal: list[JournalEntry]) -> dict[int, list[JournalEntry]]:
-    """Return the actions that each step started: those between its record and the next one's.
+    """Return the actions of each step: those between its record and the next one.
 
-    The steps of a parallel group are recorded together and then started in their order, so what comes first is theirs
-    one by one; what is started after that is another attempt of one of them, and goes to the group's last step. A step
-    that waits has no action: its calls only ask for what it waits for.
+    The steps of a parallel group are recorded together and then started in order. Any later action is another attempt
+    of one of them and is attributed to the last. A waiting step has no actions: its calls query the result.
     """
-    by_state = {state_key(record.position): record for record in records}
+    by_state = {step_key(record.position): record for record in records}
     found: dict[int, list[JournalEntry]] = {record.position: [] for record in records}
     recorded: list[StepRecord] = []
     waiting: list[StepRecord] = []
@@ -297,7 +277,7 @@ def _actions_by_step(records: list[StepRecord], journal: list[JournalEntry]) -> 
         if entry.kind == "recorded":
             waits = False
             record = by_state.get(entry.state)
-            if record is None:  # the mark of a failure, or of the end: what follows belongs to no step
+            if record is None:  # a failure or the end of the saga: later entries belong to no step
                 recorded, waiting = [], []
             elif recorded and record.group is not None and record.group == recorded[-1].group:
                 recorded.append(record)
@@ -317,9 +297,9 @@ def _step(
     actions: list[JournalEntry],
     journal: list[JournalEntry],
     ends: dict[int, JournalEntry],
-    undoing: StepStatus | None,
+    status: StepStatus | None,
 ) -> TimelineStep:
-    started_at = next((entry.at for entry in journal if entry.state == state_key(record.position)), None)
+    started_at = next((entry.at for entry in journal if entry.state == step_key(record.position)), None)
     step = TimelineStep(
         position=record.position,
         step=record.step,
@@ -334,6 +314,6 @@ def _step(
         step.attempts = None if record.group is not None and len(actions) > 1 else len(actions)
         step.ended_at = None if end is None else end.at
         step.result = None if end is None else ("success" if end.ok else "failure")
-    if undoing is not None:
-        step.undo, step.compensation_attempts, step.error = undoing.state.value, undoing.attempts, undoing.error
+    if status is not None:
+        step.undo, step.compensation_attempts, step.error = status.state.value, status.attempts, status.error
     return step

@@ -8,20 +8,26 @@ import restate
 
 from perdure._wake_ups import wake_up
 from perdure.errors import Conflict
-from perdure.saga.executions import StoredSaga, executions_of, number_of, report_of
+from perdure.saga.executions import executions_of, number_of, report_of
 from perdure.saga.messages import ReportAnswer, ReportQuery, RollbackReport
-from perdure.saga.policy import StepProgress
-from perdure.saga.rollback_state import Head, all_progress, head_state, request_state
+from perdure.saga.schema import (
+    RollbackProgress,
+    StepProgress,
+    StoredSaga,
+    all_step_progress,
+    rollback_progress_state,
+    saga_state,
+)
 
 
-async def wake_waiters(ctx: restate.ObjectContext, saga: StoredSaga, head: Head) -> Head:
+async def wake_waiters(ctx: restate.ObjectContext, saga: StoredSaga, head: RollbackProgress) -> RollbackProgress:
     """Wake the waiters of ended executions, and return the head without them.
 
     The head is stored first, because a woken waiter reads it.
     """
     woken = {waiter for waiter in head.waiters if _has_ended(saga, head, head.waits_for.get(waiter))}
     remaining = head.without_waiters(woken)
-    await head_state(ctx).set(remaining)
+    await rollback_progress_state(ctx).set(remaining)
     for waiter in woken:
         wake_up(ctx, head.waiters[waiter])
     return remaining
@@ -33,7 +39,7 @@ async def report_for(ctx: Any, query: ReportQuery) -> ReportAnswer:
     Raises:
         Conflict: The saga ID belongs to another service. Terminal, 409.
     """
-    saga, head = await request_state(ctx).get(), await head_state(ctx).get()
+    saga, head = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
     if saga is None or head is None:
         return ReportAnswer(wait=query.wait)
     number = number_of(saga, query.runs)
@@ -47,10 +53,10 @@ async def report_for(ctx: Any, query: ReportQuery) -> ReportAnswer:
         )
     if not _has_ended(saga, head, number):
         return ReportAnswer(wait=query.wait)
-    return ReportAnswer(wait=query.wait, report=_report(saga, number, await all_progress(ctx, saga)))
+    return ReportAnswer(wait=query.wait, report=_report(saga, number, await all_step_progress(ctx, saga)))
 
 
-def _has_ended(saga: StoredSaga, head: Head, number: int | None) -> bool:
+def _has_ended(saga: StoredSaga, head: RollbackProgress, number: int | None) -> bool:
     """Return whether the rollback of an execution has ended; without a number, of all executions."""
     numbers = range(1, len(executions_of(saga)) + 1) if number is None else [number]
     return set(numbers) <= set(head.ended)

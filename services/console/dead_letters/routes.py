@@ -8,8 +8,14 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
-from perdure.saga.messages import ActionReceipt, BulkActionReceipt, DeadLetterFilter, DeadLetterPage, ListRequest
-from perdure.saga.operator_actions import Act
+from perdure.saga.messages import (
+    ActionReceipt,
+    BulkActionReceipt,
+    DeadLetterFilter,
+    DeadLetterListRequest,
+    DeadLetterPage,
+)
+from perdure.saga.schema import OperatorAction
 from services.console.auth.roles import Role, is_permitted
 from services.console.dead_letters import payloads, service
 from services.console.dead_letters.payloads import DiffLine
@@ -30,11 +36,11 @@ pages = APIRouter(prefix="/dead-letters")
 
 PAGE_SIZE: Final = 50
 _PAST: Final = {
-    Act.REDRIVE: "redriven",
-    Act.SKIP: "skipped",
-    Act.RESOLVE: "resolved",
-    Act.DISCARD: "discarded",
-    Act.ANNOTATE: "annotated",
+    OperatorAction.REDRIVE: "redriven",
+    OperatorAction.SKIP: "skipped",
+    OperatorAction.RESOLVE: "resolved",
+    OperatorAction.DISCARD: "discarded",
+    OperatorAction.ANNOTATE: "annotated",
 }
 FilterQuery = Annotated[str, Query(max_length=500)]
 FilterField = Annotated[str, Form(max_length=500)]
@@ -42,7 +48,7 @@ PayloadField = Annotated[str, Form(max_length=1_000_000)]
 
 
 @api.get("", operation_id="list_dead_letters")
-async def list_all(_: Viewer, engine: EngineDep, request: Annotated[ListRequest, Query()]) -> DeadLetterPage:
+async def list_all(_: Viewer, engine: EngineDep, request: Annotated[DeadLetterListRequest, Query()]) -> DeadLetterPage:
     """List dead letters, oldest first, and the groups by error."""
     return await service.list_page(engine, request)
 
@@ -65,7 +71,7 @@ async def compare(letter_id: str, new: NewPayload, _: Operator, engine: EngineDe
 
 @api.post("/{letter_id:path}/{action}", operation_id="act_on_dead_letter")
 async def act(
-    letter_id: str, action: Act, body: DeadLetterActionInput, session: Operator, components: ComponentsDep
+    letter_id: str, action: OperatorAction, body: DeadLetterActionInput, session: Operator, components: ComponentsDep
 ) -> ActionReceipt:
     """Redrive, skip, resolve, discard or annotate a dead letter."""
     return await service.act(
@@ -99,7 +105,7 @@ async def list_page(
 ) -> HTMLResponse:
     """Show dead letters, oldest first, and the groups by error."""
     filters = {"saga": saga, "service": service_name, "step": step, "signature": signature}
-    query = ListRequest(
+    query = DeadLetterListRequest(
         saga_id=saga or None,
         service=service_name or None,
         step=step or None,
@@ -119,7 +125,7 @@ async def list_page(
         digests=digests,
         filters=filters,
         active_filters={name: value for name, value in filters.items() if value},
-        actions=list(Act),
+        actions=list(OperatorAction),
         max_bulk=MAX_BULK,
     )
 
@@ -129,7 +135,7 @@ async def submit_bulk_action(
     request: Request,
     session: Operator,
     components: ComponentsDep,
-    action: Annotated[Act, Form()],
+    action: Annotated[OperatorAction, Form()],
     saga: FilterField = "",
     service_name: Annotated[FilterField, Form(alias="service")] = "",
     step: FilterField = "",
@@ -164,7 +170,7 @@ async def compare_page(
 @pages.post("/{letter_id:path}/{action}")
 async def submit_action(
     letter_id: str,
-    action: Act,
+    action: OperatorAction,
     request: Request,
     session: Operator,
     components: ComponentsDep,
@@ -173,7 +179,7 @@ async def submit_action(
     redriven: Annotated[int | None, Form(ge=0)] = None,
 ) -> Response:
     """Redrive, skip, resolve, discard or annotate a dead letter."""
-    new = payloads.parse(payload) if payload and action is Act.REDRIVE else None
+    new = payloads.parse(payload) if payload and action is OperatorAction.REDRIVE else None
     receipt = await service.act(
         components.engine,
         components.signer,
@@ -185,7 +191,7 @@ async def submit_action(
         redriven=redriven,
     )
     saga_id = letter_id.rpartition("/")[0]
-    stays = action is Act.ANNOTATE
+    stays = action is OperatorAction.ANNOTATE
     path = f"/dead-letters/{quote_path(letter_id)}" if stays else f"/sagas/{quote_path(saga_id)}"
     notice = f"Dead letter {receipt.id} {_PAST[action]}. State of the step: {receipt.state.value.replace('_', ' ')}."
     return await redirect(request, session, path, notice)

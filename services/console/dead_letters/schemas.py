@@ -7,8 +7,8 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from perdure._runtime.plain_text import Reason
-from perdure.saga.messages import AuditEntry, DeadLetter, DeadLetterFilter
-from perdure.saga.operator_actions import Act
+from perdure.saga.messages import DeadLetter, DeadLetterFilter
+from perdure.saga.schema import AuditEntry, OperatorAction
 
 MAX_BULK: Final = 1000
 """The maximal number of dead letters of a bulk action."""
@@ -52,7 +52,7 @@ class BulkActionInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    act: Act
+    act: OperatorAction
     filter: DeadLetterFilter
     reason: Reason = ""
     letters: Annotated[dict[str, RedriveCount], Field(max_length=MAX_BULK)] | None = None

@@ -12,17 +12,17 @@ from pydantic import JsonValue
 from perdure import Target
 from perdure.saga.messages import (
     ActionReceipt,
-    ActRequest,
     BulkActionReceipt,
     BulkActionRequest,
     DeadLetter,
+    DeadLetterActionRequest,
     DeadLetterFilter,
     DeadLetterGroup,
+    DeadLetterListRequest,
     DeadLetterPage,
-    ListRequest,
     rollback_status,
 )
-from perdure.saga.operator_actions import Act
+from perdure.saga.schema import OperatorAction
 from perdure.saga.signatures import sign_action
 from perdure.security.encodings import json_digest
 from services.console.auth.sessions import Session
@@ -35,18 +35,22 @@ from services.console.signing import Signer
 
 _QUERY_SIZE: Final = 500
 
-_list: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+_list: Target[DeadLetterListRequest, DeadLetterPage] = Target(
+    "DeadLetters", "list", DeadLetterListRequest, DeadLetterPage
+)
 _act_on_many: Target[BulkActionRequest, BulkActionReceipt] = Target(
     "DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt
 )
 
 
-async def list_page(engine: EngineClient, request: ListRequest) -> DeadLetterPage:
+async def list_page(engine: EngineClient, request: DeadLetterListRequest) -> DeadLetterPage:
     """Return a page of dead letters, oldest first, and the groups by error."""
     return await engine.call(_list, request)
 
 
-async def list_page_with_digests(engine: EngineClient, request: ListRequest) -> tuple[DeadLetterPage, dict[str, str]]:
+async def list_page_with_digests(
+    engine: EngineClient, request: DeadLetterListRequest
+) -> tuple[DeadLetterPage, dict[str, str]]:
     """Return a page of dead letters, and the digest of each group by error, for bulk actions.
 
     Page, counts and digests come from one snapshot, so a bulk action applies to what the page shows. There are no
@@ -73,11 +77,11 @@ async def list_page_with_digests(engine: EngineClient, request: ListRequest) -> 
 async def _matching(engine: EngineClient, criteria: DeadLetterFilter) -> tuple[list[DeadLetter], int]:
     """Return the matching dead letters and their number; only some when a bulk action does not permit as many."""
     fields = criteria.model_dump(include=set(DeadLetterFilter.model_fields))
-    first = await list_page(engine, ListRequest(**fields, page_size=_QUERY_SIZE))
+    first = await list_page(engine, DeadLetterListRequest(**fields, page_size=_QUERY_SIZE))
     letters = {letter.id: letter for letter in first.items}
     if first.total <= MAX_BULK:
         for number in range(2, first.pages + 1):
-            page = await list_page(engine, ListRequest(**fields, page=number, page_size=_QUERY_SIZE))
+            page = await list_page(engine, DeadLetterListRequest(**fields, page=number, page_size=_QUERY_SIZE))
             letters |= {letter.id: letter for letter in page.items}
     return list(letters.values()), first.total
 
@@ -91,14 +95,14 @@ async def get(engine: EngineClient, letter_id: str) -> DeadLetterDetail:
     """Return a dead letter; its ID is ``{saga}/{position}``."""
     letter = await _letter(engine, letter_id)
     rollback = await engine.call(rollback_status, key=letter.saga_id)
-    return DeadLetterDetail(letter=letter, audit_log=rollback.audit_log_of(letter.step, letter.position))
+    return DeadLetterDetail(letter=letter, audit_log=rollback.audit_log_of(letter.position))
 
 
 async def _letter(engine: EngineClient, letter_id: str) -> DeadLetter:
     saga_id = letter_id.rpartition("/")[0]
     if not saga_id:
         raise not_found(f"no dead letter '{letter_id[:200]}'; an ID has the form {{saga}}/{{position}}")
-    page = await list_page(engine, ListRequest(saga_id=saga_id, page_size=_QUERY_SIZE))
+    page = await list_page(engine, DeadLetterListRequest(saga_id=saga_id, page_size=_QUERY_SIZE))
     letter = next((one for one in page.items if one.id == letter_id), None)
     if letter is None:
         raise not_found(f"no dead letter '{letter_id[:200]}'; another operator may have resolved it")
@@ -110,7 +114,7 @@ async def act(
     signer: Signer,
     session: Session,
     letter_id: str,
-    action: Act,
+    action: OperatorAction,
     *,
     reason: str,
     payload: JsonValue = None,
@@ -135,9 +139,11 @@ async def act(
     if redriven is not None and letter.redriven != redriven:
         raise ConsoleError(409, "changed", "the dead letter was redriven meanwhile; check it, then repeat the action")
     signature = sign_action(signer.key(session), action, letter, reason=reason, payload=payload, at=utc_now())
-    target: Target[ActRequest, ActionReceipt] = Target("DeadLetters", action.value, ActRequest, ActionReceipt)
+    target: Target[DeadLetterActionRequest, ActionReceipt] = Target(
+        "DeadLetters", action.value, DeadLetterActionRequest, ActionReceipt
+    )
     actor = session.user.name
-    request = ActRequest(id=letter_id, actor=actor, reason=reason, payload=payload, proof=signature)
+    request = DeadLetterActionRequest(id=letter_id, actor=actor, reason=reason, payload=payload, proof=signature)
     return await engine.call(target, request)
 
 
@@ -145,7 +151,7 @@ async def act_on_many(
     engine: EngineClient,
     signer: Signer,
     session: Session,
-    action: Act,
+    action: OperatorAction,
     criteria: DeadLetterFilter,
     *,
     reason: str,

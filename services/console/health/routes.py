@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from sse_starlette import EventSourceResponse
 
-from perdure.saga.queries import PHASES
+from perdure.saga.queries import ALL_PHASES
 from services.console.auth.sessions import Session
 from services.console.auth.users import utc_now
 from services.console.dependencies import Components, ComponentsDep, EngineDep, Viewer
@@ -47,7 +47,7 @@ async def watch_alerts(request: Request, session: Viewer, components: Components
 async def overview_page(request: Request, session: Viewer, engine: EngineDep) -> HTMLResponse:
     """Show the state of the platform."""
     found = await service.read_overview(engine, session, utc_now())
-    return await page(request, session, "overview.html", overview=found, phases=PHASES)
+    return await page(request, session, "overview.html", overview=found, phases=ALL_PHASES)
 
 
 @pages.get("/alerts")

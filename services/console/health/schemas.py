@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from pydantic import BaseModel
 
-from perdure.alerts.service import Trouble
+from perdure.alerts.conditions import Condition
 from perdure.saga.messages import DeadLetter
 from services.console.approvals.schemas import InboxItem
 
@@ -31,7 +31,7 @@ class AlertView(BaseModel):
     """
 
     id: str
-    condition: Trouble
+    condition: Condition
     invocation: str
     service: str
     handler: str = ""
@@ -53,7 +53,7 @@ class AlertView(BaseModel):
 class AlertGroup(BaseModel):
     """The number of open alerts with the same condition and handler."""
 
-    condition: Trouble
+    condition: Condition
     service: str
     handler: str
     count: int

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
-from perdure.alerts.service import Alert, AlertList, Trouble
+from perdure.alerts.conditions import Alert, Condition
+from perdure.alerts.service import AlertList
 from perdure.engine.admin import failure_message, sql_text
-from perdure.saga.messages import ListRequest
+from perdure.saga.messages import DeadLetterListRequest
 from services.console.approvals import service as approvals
 from services.console.auth.sessions import Session
 from services.console.dead_letters import service as dead_letters
@@ -26,24 +27,24 @@ T = TypeVar("T")
 MAX_ALERTS: Final = 100
 _OVERVIEW_ITEMS: Final = 5
 _RUNBOOKS: Final = {
-    Trouble.PAUSED: "invocations-paused",
-    Trouble.BACKING_OFF: "invocations-backing-off",
-    Trouble.KILLED: "saga-stuck",
-    Trouble.HANDED_OVER: "saga-stuck",
+    Condition.PAUSED: "invocations-paused",
+    Condition.BACKING_OFF: "invocations-backing-off",
+    Condition.KILLED: "saga-stuck",
+    Condition.RECONCILED: "saga-stuck",
 }
 
 
 async def read_alerts(engine: EngineClient, now: datetime) -> AlertsView:
     """Return open and recent alerts."""
     problems: list[str] = []
-    reported, read_error = AlertList(open=[], over=[]), None
+    reported, read_error = AlertList(open=[], resolved=[]), None
     try:
         reported = await engine.alerts()
     except ConsoleError as error:
         read_error = error.message
         problems.append(read_error)
     # Unreadable data does not mean that the reconciler is down.
-    is_current = reported.is_watched(now) if read_error is None else None
+    is_current = reported.is_current(now) if read_error is None else None
     alerts: Sequence[Alert] | None = reported.open
     unlisted = reported.more
     if not is_current:
@@ -62,13 +63,13 @@ async def read_alerts(engine: EngineClient, now: datetime) -> AlertsView:
         except ConsoleError as error:
             views = [_view(alert) for alert in alerts[:MAX_ALERTS]]
             problems.append(error.message)
-    recent = sorted(reported.over, key=lambda alert: alert.over or now, reverse=True)
+    recent = sorted(reported.resolved, key=lambda alert: alert.resolved_at or now, reverse=True)
     return AlertsView(
         open=views,
         total=None if alerts is None else len(alerts) + unlisted,
         groups=[] if alerts is None else _groups(alerts),
         recent=[_view(alert) for alert in recent[:MAX_ALERTS]],
-        last_scan=reported.looked,
+        last_scan=reported.scanned_at,
         is_current=is_current,
         read_error=read_error,
         problems=problems,
@@ -76,7 +77,7 @@ async def read_alerts(engine: EngineClient, now: datetime) -> AlertsView:
 
 
 def _groups(alerts: Sequence[Alert]) -> list[AlertGroup]:
-    counts = Counter((alert.trouble, alert.service, alert.handler) for alert in alerts)
+    counts = Counter((alert.condition, alert.service, alert.handler) for alert in alerts)
     return [
         AlertGroup(condition=condition, service=service, handler=handler, count=count)
         for (condition, service, handler), count in counts.most_common()
@@ -88,7 +89,7 @@ async def _with_details(engine: EngineClient, alerts: Sequence[Alert]) -> list[A
     if not alerts:
         return []
     ids = [alert.invocation for alert in alerts]
-    paused = [alert.invocation for alert in alerts if alert.trouble is Trouble.PAUSED]
+    paused = [alert.invocation for alert in alerts if alert.condition is Condition.PAUSED]
     rows, reasons = await asyncio.gather(
         engine.query(
             "select id, target_service_ty as type, retry_count, next_retry_at, last_failure "
@@ -105,18 +106,18 @@ def _view(alert: Alert, row: dict[str, Any] | None = None, pause_reason: str | N
     reason = pause_reason or failure_message(row.get("last_failure")) or failure_message(alert.reason) or ""
     return AlertView(
         id=alert.id,
-        condition=alert.trouble,
+        condition=alert.condition,
         invocation=alert.invocation,
         service=alert.service,
         handler=alert.handler,
         key=alert.key,
         reason=reason,
         since=alert.since,
-        ended_at=alert.over,
+        ended_at=alert.resolved_at,
         attempts=row.get("retry_count"),
         next_retry_at=row.get("next_retry_at"),
         is_saga=row.get("type") == "workflow" and alert.handler == "run",
-        runbook=f"{_RUNBOOKS[alert.trouble]}.md",
+        runbook=f"{_RUNBOOKS[alert.condition]}.md",
     )
 
 
@@ -126,7 +127,7 @@ async def read_overview(engine: EngineClient, session: Session, now: datetime) -
     open_approvals, inbox, letters, phases, stuck, deployments = await asyncio.gather(
         _attempt(approvals.count_open(engine), overview),
         _attempt(approvals.inbox(engine, session), overview),
-        _attempt(dead_letters.list_page(engine, ListRequest(page_size=_OVERVIEW_ITEMS)), overview),
+        _attempt(dead_letters.list_page(engine, DeadLetterListRequest(page_size=_OVERVIEW_ITEMS)), overview),
         _attempt(sagas.count_by_phase(engine), overview),
         _attempt(invocations.list_stuck(engine), overview),
         _attempt(services.list_deployments(engine), overview),

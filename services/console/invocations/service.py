@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from perdure.alerts.conditions import RETRIES_OF_STUCK, failing_sql
+from perdure.alerts.conditions import STUCK_RETRIES, failing_sql
 from perdure.engine.admin import failure_message, sql_text
 from services.console.auth.users import Users
 from services.console.engine import UNKNOWN_OUTCOME, EngineClient
@@ -19,7 +19,7 @@ _ID: Final = re.compile("inv_[a-zA-Z0-9]{16,64}")
 
 _COLUMNS: Final = "id, target, status, created_at, modified_at, retry_count, next_retry_at, last_failure"
 _STUCK: Final = f"""
-select {_COLUMNS} from sys_invocation where status = 'paused' or {failing_sql(RETRIES_OF_STUCK)}
+select {_COLUMNS} from sys_invocation where status = 'paused' or {failing_sql(STUCK_RETRIES)}
 order by created_at limit {MAX_ITEMS}"""
 _NO_PAUSE_REASON: Final = "paused by an operator, or after the last attempt"
 

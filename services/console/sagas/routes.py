@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from sse_starlette import EventSourceResponse
 
-from perdure.saga.queries import PHASES, SagaPhase
+from perdure.saga.queries import ALL_PHASES
+from perdure.saga.status import SagaPhase
 from services.console.approvals.service import get_open
 from services.console.auth.sessions import Session
 from services.console.auth.users import utc_now
@@ -80,7 +81,7 @@ async def list_page(
 ) -> HTMLResponse:
     """Show sagas, newest first."""
     # A form sends an empty text for no choice.
-    chosen: SagaPhase | None = next((known for known in PHASES if known == phase), None)
+    chosen: SagaPhase | None = next((known for known in ALL_PHASES if known == phase), None)
     listing = await service.list_page(engine, search=search, phase=chosen, service=service_name or None, number=number)
     filters = {"search": search, "phase": chosen, "service": service_name}
     return await page(
@@ -88,7 +89,7 @@ async def list_page(
         session,
         "sagas.html",
         listing=listing,
-        phases=PHASES,
+        phases=ALL_PHASES,
         filters={name: value for name, value in filters.items() if value},
         search=search,
         phase=chosen,

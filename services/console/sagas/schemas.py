@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from perdure import StatusData
-from perdure.saga.progress import Phase
 from perdure.saga.queries import SagaRow
+from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import Timeline
 
 
@@ -34,9 +34,9 @@ class Saga(BaseModel):
     @property
     def phase(self) -> str:
         """The phase."""
-        if self.status is not None and self.status.phase != Phase.NOT_STARTED:
+        if self.status is not None and self.status.phase != SagaPhase.NOT_STARTED:
             if self._is_orphaned:
-                return "lost"
+                return SagaPhase.ORPHANED
             return "paused" if self.timeline.status == "paused" else self.status.phase
         if self.timeline.rollback is not None:
             return self.timeline.rollback.status.value
@@ -54,5 +54,5 @@ class Saga(BaseModel):
     def _is_orphaned(self) -> bool:
         """Whether its orchestrator failed without a rollback, which the reconciler will start."""
         has_failed = self.timeline.ended_at is not None and self.timeline.result == "failure"
-        is_running = self.status is not None and self.status.phase == Phase.RUNNING
+        is_running = self.status is not None and self.status.phase == SagaPhase.RUNNING
         return has_failed and is_running and self.timeline.rollback is None and bool(self.timeline.steps)

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from perdure import StatusData, Target
 from perdure.engine.admin import failure_message, sql_text
-from perdure.saga.progress import Phase
-from perdure.saga.queries import ORCHESTRATIONS, PHASES, SAGAS, SagaPhase, SagaRow
+from perdure.saga.queries import ALL_PHASES, SagaRow
+from perdure.saga.schema import ORCHESTRATIONS_SQL, SAGAS_SQL
+from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import Timeline
 from perdure.status import STATUS_KEY
 from services.console.engine import EngineClient
@@ -22,7 +23,7 @@ PAGE_SIZE: Final = 50
 _KEYS: Final = f"""
 with sagas as (
   select i.id as id, i.target_service_name as service, i.target_service_key as key, i.created_at as started_at
-  from sys_invocation_status i where {ORCHESTRATIONS}
+  from sys_invocation_status i where {ORCHESTRATIONS_SQL}
 )
 """
 
@@ -44,7 +45,7 @@ async def list_page(
     if service:
         filters.append(f"service = {sql_text(service)}")
     where = " and ".join(filters)
-    source = SAGAS if phase else _KEYS
+    source = SAGAS_SQL if phase else _KEYS
     counts = await engine.query(
         f"{source} select service, sum(case when {where} then 1 else 0 end) as matches from sagas "
         "group by service order by service"
@@ -56,7 +57,7 @@ async def list_page(
         ids = [row["id"] for row in await engine.query(f"{source} select id from sagas where {where} {order}")]
         where, order = f"id in ({', '.join(map(sql_text, ids)) or 'null'})", "order by started_at desc, id"
     rows = await engine.query(
-        f"{SAGAS} select id, service, key, phase, failure, started_at, ended_at from sagas where {where} {order}"
+        f"{SAGAS_SQL} select id, service, key, phase, failure, started_at, ended_at from sagas where {where} {order}"
     )
     return SagaPage(
         items=[SagaRow.model_validate(row) for row in rows],
@@ -69,9 +70,9 @@ async def list_page(
 
 async def count_by_phase(engine: EngineClient) -> dict[str, int]:
     """Return the number of sagas by phase."""
-    rows = await engine.query(f"{SAGAS} select phase, count(*) as sagas from sagas group by phase")
+    rows = await engine.query(f"{SAGAS_SQL} select phase, count(*) as sagas from sagas group by phase")
     counts = {row["phase"]: row["sagas"] for row in rows}
-    return {phase: counts[phase] for phase in PHASES if phase in counts}
+    return {phase: counts[phase] for phase in ALL_PHASES if phase in counts}
 
 
 async def get(engine: EngineClient, saga_id: str, service: str | None = None) -> Saga:
@@ -91,10 +92,10 @@ async def _status(engine: EngineClient, timeline: Timeline) -> StatusData | None
         status = None
     if timeline.steps:
         return status
-    if status is None or status.phase == Phase.NOT_STARTED:
+    if status is None or status.phase == SagaPhase.NOT_STARTED:
         status = await _stored_status(engine, timeline) or status
     if status is not None and timeline.ended_at is not None and not status.is_complete:
-        phase = Phase.COMPLETED if timeline.result == "success" else Phase.FAILED
+        phase = SagaPhase.COMPLETED if timeline.result == "success" else SagaPhase.FAILED
         error = status.error or timeline.failure
         status = status.model_copy(update={"phase": phase.value, "error": error, "is_complete": True})
     return status

@@ -1,1 +1,1 @@
-"""The saga service: rolls back sagas, whatever happened to their orchestrators."""
+"""The saga service: rolls back sagas independently of their orchestrators."""

@@ -1,4 +1,4 @@
-"""The saga service's process: it hosts `Rollbacks`, `DeadLetters` and `Schedules`, and the reconciler watches."""
+"""The saga service: `Rollbacks`, `DeadLetters`, `Schedules`, alerts and the saga reconciler."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from services.protection import security
 
 
 def main() -> int:
-    """Serve `Rollbacks`, `DeadLetters` and `Schedules`; return the exit code."""
+    """Run the saga service and return the exit code."""
     settings = SagaServiceSettings()
     reconciler = SagaReconciler(settings.reconciler())
     return serve(
-        *hosting.definitions(forget_after=settings.forget_after),
+        *hosting.definitions(retention=settings.retention),
         *schedules.definitions(targets=settings.schedule_targets),
         reconciler,
         host=settings.host,

@@ -1,4 +1,4 @@
-"""What the saga service can be told by its environment."""
+"""Settings of the saga service."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from perdure.saga.reconciler_config import SagaReconcilerConfig
-from perdure.saga.retention import FORGET_AFTER
+from perdure.saga.reconciler import SagaReconcilerConfig
+from perdure.saga.retention import RETENTION
 from perdure.security.codec import codec_from_environment
 from perdure.security.keys import PrivateKey
 from services.control_plane.settings import ControlPlaneSettings
@@ -20,18 +20,18 @@ class SagaServiceSettings(ControlPlaneSettings):
     """Settings from ``PERDURE_SAGA_*``; the engine's addresses from ``PERDURE_ADMIN_URL`` and ``PERDURE_INGRESS_URL``.
 
     Args:
-        admin_url: The engine's admin API, where the reconciler looks for lost sagas.
+        admin_url: The engine's admin API.
         ingress_url: The engine's ingress.
-        reconciler_interval: How often the reconciler looks.
+        reconciler_interval: Time between two scans of the reconciler.
         reconciler_grace: How long an ended orchestration is left alone before it is rolled back.
         reconciler_paused_limit: How long an orchestration may be paused before it is killed and rolled back.
-        reconciler_webhook_url: Told of trouble and of lost sagas with a POST of JSON; nobody when left out.
-        reconciler_webhook_key_file: Private key (`perdure keys new`) that signs alerts; unsigned when left out.
-        forget_after: After how long a rollback that is over is forgotten, with what operators did about it; more than
-            7 days.
-        schedule_targets: Which handlers may be scheduled, as patterns of ``Service/handler`` with commas between. A
-            schedule starts handlers that are private on the ingress, too, and where acts need no signature, whoever
-            reaches the ingress can set one.
+        reconciler_webhook_url: Receiver of alerts; empty for none.
+        reconciler_webhook_key_file: Private key (`perdure keys new`) that signs alerts; unsigned if not set.
+        retention: How long an ended rollback and its audit log are stored; more than 7 days.
+            ``PERDURE_SAGA_FORGET_AFTER``.
+        schedule_targets: Handlers that may be scheduled, as comma-separated patterns of ``Service/handler``. A schedule
+            can start handlers that are private on the ingress. Where actions need no signature, any caller of the
+            ingress can create one.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_prefix="PERDURE_SAGA_", populate_by_name=True)
@@ -44,19 +44,19 @@ class SagaServiceSettings(ControlPlaneSettings):
     reconciler_paused_limit: timedelta = timedelta(hours=1)
     reconciler_webhook_url: str | None = None
     reconciler_webhook_key_file: Path | None = None
-    forget_after: timedelta = FORGET_AFTER
+    retention: timedelta = Field(default=RETENTION, validation_alias="PERDURE_SAGA_FORGET_AFTER")
     schedule_targets: Annotated[tuple[str, ...], NoDecode] = ("Trips/run",)
 
     @field_validator("schedule_targets", mode="before")
     @classmethod
-    def _by_commas(cls, value: Any) -> Any:
+    def _split_at_commas(cls, value: Any) -> Any:
         return tuple(part for each in value.split(",") if (part := each.strip())) if isinstance(value, str) else value
 
     def reconciler(self) -> SagaReconcilerConfig:
-        """Return where the reconciler looks, and when it acts.
+        """Return the reconciler's configuration.
 
         Raises:
-            ConfigurationError: The keys of the journal, or the webhook's, can't be read.
+            ConfigurationError: A key of the journal or of the webhook cannot be read.
         """
         return SagaReconcilerConfig(
             admin_url=self.admin_url,

@@ -10,7 +10,7 @@ import pytest
 
 from perdure import DataPlaneContext, DataPlaneService, Orchestration, SagaConfig, ServiceClient, Target
 from perdure.engine.admin import AdminClient, sql_text
-from perdure.saga.reconciler import SagaReconciler
+from perdure.saga.reconciler import SagaReconciler, reconcile_target
 from tests.integration.given_up_sagas import (
     MOMENT,
     config_of,
@@ -23,7 +23,6 @@ from tests.integration.given_up_sagas import (
     rolled_back,
     run_of,
     status_of,
-    sweep,
 )
 from tests.integration.saga_bench import QUICK, Task, do_task, run_step, undo_of
 from tests.support import eventually
@@ -141,7 +140,7 @@ async def test_rollback_does_not_await_sent_invocation(bench, did, admin, engine
     await status_of(admin, invocation, "completed")
     await found(admin, config, invocation)
     try:
-        report = await bench.ingress.call(sweep, key="all")
+        report = await bench.ingress.call(reconcile_target, key="all")
         assert invocation in {find.id for find in report.acted_on}
         await rolled_back(bench, f"{name}:{key}", sweeps=False)
     finally:
@@ -238,7 +237,7 @@ async def test_killed_paused_orchestration_gets_grace_period(bench, did, admin, 
     await status_of(admin, invocation, "paused")
     await found(admin, config, invocation, "paused")
     try:
-        report = await bench.ingress.call(sweep, key="all")
+        report = await bench.ingress.call(reconcile_target, key="all")
         assert invocation in {find.id for find in report.acted_on}
         assert await rollback_of(bench, f"{name}:{key}") is None
     finally:
@@ -246,5 +245,5 @@ async def test_killed_paused_orchestration_gets_grace_period(bench, did, admin, 
     ended = await status_of(admin, invocation, "completed")
     rollback = await rolled_back(bench, f"{name}:{key}")
     assert rollback.started_at - datetime.fromisoformat(ended["completed_at"]) >= config.grace
-    assert rollback.reason == "the orchestration was lost: paused: for longer than 0:00:00.001000, so it was killed"
+    assert rollback.reason == "the orchestration was orphaned: paused for longer than 0:00:00.001000 and killed"
     assert did.of(key) == ["do slow", "done slow", "undo slow"]

@@ -16,14 +16,19 @@ from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
 from perdure.retry import RetryPolicy
-from perdure.saga import admission, hosting, rollback, rollback_state, submission
-from perdure.saga.dispatcher import Start
-from perdure.saga.dispatcher import start as start_compensation
-from perdure.saga.messages import ActionReceipt, ActRequest, DeadLetterPage, ListRequest, rollback_status
-from perdure.saga.orphans import look
-from perdure.saga.policy import CompensationStrategy, Outcome, StepProgress, StepState
-from perdure.saga.reconciler import SagaReconciler, ScanReport
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga import admission, hosting, rollback, schema, submission
+from perdure.saga.config import CompensationStrategy
+from perdure.saga.dispatch import StartCompensation, start_compensation
+from perdure.saga.messages import (
+    ActionReceipt,
+    DeadLetterActionRequest,
+    DeadLetterListRequest,
+    DeadLetterPage,
+    rollback_status,
+)
+from perdure.saga.reconciler import ReconcileReport, SagaReconciler, SagaReconcilerConfig, find_orphans
+from perdure.saga.schema import StepProgress
+from perdure.saga.status import CompensationState, RollbackState
 from perdure.targets import Target
 from perdure.testing import RestateServer
 from tests.integration.saga_bench import QUICK, Task, run_step
@@ -31,9 +36,9 @@ from tests.integration.test_saga_kills import Brake, did_all, only_open, rolled_
 from tests.support import eventually
 
 pytestmark = pytest.mark.restate_modes("http2")
-sweep = Target("SagaReconciler", "sweep", None, ScanReport)
-list_letters = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
-redrive = Target("DeadLetters", "redrive", ActRequest, ActionReceipt)
+reconcile_target = Target("SagaReconciler", "reconcile", None, ReconcileReport)
+list_letters = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
+redrive = Target("DeadLetters", "redrive", DeadLetterActionRequest, ActionReceipt)
 
 
 def reconciler_of(engine: RestateServer, **limits: Any) -> tuple[SagaReconciler, SagaReconcilerConfig]:
@@ -73,7 +78,7 @@ async def test_rollback_killed_after_resume_is_resumed_again(bench, did, admin, 
     await admin.control_invocation(await eventually(lambda: waiting_pass(admin, saga), what="waiting pass"), "kill")
 
     async def stalled() -> bool:
-        return saga in {find.id for find in await look(admin, config)}
+        return saga in {find.id for find in await find_orphans(admin, config)}
 
     await eventually(stalled, what="stalled rollback")
     async with reconciler.watching():  # scans at once, then after a second
@@ -94,7 +99,7 @@ async def test_rollback_killed_during_admission_is_resubmitted(bench, did, admin
 
         def __init__(self, ctx: sdk.ObjectContext, position: int) -> None:
             self._ctx = ctx
-            self._state = rollback_state.progress_state(ctx, position)
+            self._state = schema.step_progress_state(ctx, position)
 
         async def set(self, progress: StepProgress) -> None:
             await self._ctx.sleep(timedelta(minutes=1))
@@ -117,13 +122,13 @@ async def test_rollback_killed_during_admission_is_resubmitted(bench, did, admin
         return rows[0]["id"] if rows else None
 
     with monkeypatch.context() as patch:
-        patch.setattr(admission, "progress_state", Slow)
+        patch.setattr(admission, "step_progress_state", Slow)
         await start(bench, bench.name, key)
         partial = await eventually(partially_admitted, what="partially admitted rollback")
     await admin.control_invocation(partial, "kill")
 
     async def ended() -> bool:
-        await bench.ingress.call(sweep, key="all")
+        await bench.ingress.call(reconcile_target, key="all")
         return not await admin.query(
             f"select id from sys_invocation_status where target_service_key = {sql_text(key)} and status != 'completed'"
         )
@@ -139,7 +144,7 @@ async def test_dispatcher_kills_do_not_repeat_compensation(bench, did, admin, mo
     released = threading.Event()
 
     @handler(dispatcher, name="start")
-    async def start_and_wait(ctx: sdk.Context, request: Start) -> str:
+    async def start_and_wait(ctx: sdk.Context, request: StartCompensation) -> str:
         sent = await start_compensation(ctx, request)
         did.add(f"sent {request.idempotency_key}")
         if len([entry for entry in did.all() if entry.startswith("sent ")]) <= kills:
@@ -173,7 +178,7 @@ async def test_dispatcher_kills_do_not_repeat_compensation(bench, did, admin, mo
     released.set()
     await rolled_back(bench, saga)
     (step,) = (await bench.ingress.call(rollback_status, key=saga)).steps
-    assert (step.state, step.attempts) == (StepState.UNDONE, 0)
+    assert (step.state, step.attempts) == (CompensationState.UNDONE, 0)
     assert bench.undone(key) == ["undo a"]
 
 
@@ -182,7 +187,7 @@ class BlockAfterWrite:
 
     def __init__(self, ctx: sdk.ObjectContext, *_: Any) -> None:
         self._ctx = ctx
-        self._state = rollback_state.progress_state(ctx, 1)
+        self._state = schema.step_progress_state(ctx, 1)
 
     async def set(self, progress: StepProgress) -> None:
         await self._state.set(progress)
@@ -193,7 +198,7 @@ async def dead_letter(admin: AdminClient, saga: str) -> bool:
     """Return whether the first step of a saga is a dead letter."""
     sql = f"select value_utf8 from state where service_key = {sql_text(saga)} and key = 'step/000001'"
     return any(
-        StepProgress.model_validate_json(row["value_utf8"]).state is StepState.DEAD_LETTER
+        StepProgress.model_validate_json(row["value_utf8"]).state is CompensationState.DEAD_LETTER
         for row in await admin.query(sql)
     )
 
@@ -212,14 +217,14 @@ async def test_dead_letter_and_redrive_survive_kill(bench, did, admin, engine, m
     await bench.serve(main, reconciler, max_attempts=1)
     key = str(uuid4())
     saga = f"{bench.name}:{key}"
-    ask = ActRequest(id=f"{saga}/1", actor="ada", reason="repaired")
+    ask = DeadLetterActionRequest(id=f"{saga}/1", actor="ada", reason="repaired")
 
     async def letters(count: int) -> bool:
-        await bench.ingress.call(sweep, key="all")
-        return (await bench.ingress.call(list_letters, ListRequest(saga_id=saga))).total == count
+        await bench.ingress.call(reconcile_target, key="all")
+        return (await bench.ingress.call(list_letters, DeadLetterListRequest(saga_id=saga))).total == count
 
     with monkeypatch.context() as patch:
-        patch.setattr(rollback, "progress_state", BlockAfterWrite)
+        patch.setattr(rollback, "step_progress_state", BlockAfterWrite)
         await start(bench, bench.name, key)
         await eventually(lambda: dead_letter(admin, saga), what="failed compensation")
         await admin.control_invocation(await only_open(admin, "Rollbacks", "run", saga), "kill")
@@ -229,14 +234,14 @@ async def test_dead_letter_and_redrive_survive_kill(bench, did, admin, engine, m
         await ctx.sleep(timedelta(minutes=1))
 
     with monkeypatch.context() as patch:
-        patch.setattr(rollback, "forget", never)
+        patch.setattr(rollback, "remove_dead_letter", never)
         await bench.ingress.send(redrive, ask)
         await eventually(lambda: redriven(admin, saga), what="redrive")
         await admin.control_invocation(await only_open(admin, "Rollbacks", "act", saga), "kill")
 
     async def undone() -> bool:
-        await bench.ingress.call(sweep, key="all")
-        return (await bench.ingress.call(rollback_status, key=saga)).status is Outcome.ROLLED_BACK
+        await bench.ingress.call(reconcile_target, key="all")
+        return (await bench.ingress.call(rollback_status, key=saga)).status is RollbackState.ROLLED_BACK
 
     await eventually(undone, what="end of the rollback")
     with pytest.raises(IngressError, match="is no dead letter"):

@@ -14,10 +14,9 @@ from perdure import Orchestration, Target, WorkflowClient
 from perdure._runtime.dispatch import SHORT_RETRIES
 from perdure.errors import Refused
 from perdure.handlers import handler
-from perdure.saga.dispatcher import Start
-from perdure.saga.dispatcher import start as start_compensation
+from perdure.saga.dispatch import StartCompensation, start_compensation
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest, rollback_status
-from perdure.saga.policy import StepState
+from perdure.saga.status import CompensationState
 from perdure.serving import build_app
 from perdure.testing.served import ServedApp
 from tests.integration.saga_bench import run_step, truth
@@ -34,7 +33,7 @@ async def test_dispatcher_outage_costs_no_attempt(bench, did, admin, has_sent, m
     reached, back = threading.Event(), threading.Event()
 
     @handler(dispatcher, name="start")
-    async def start_and_hang(ctx: sdk.Context, request: Start) -> str:
+    async def start_and_hang(ctx: sdk.Context, request: StartCompensation) -> str:
         sent = await start_compensation(ctx, request) if has_sent or back.is_set() else ""
         if not back.is_set():
             reached.set()
@@ -72,7 +71,7 @@ async def test_dispatcher_outage_costs_no_attempt(bench, did, admin, has_sent, m
         await admin.control_invocation(row["id"], "purge")
     assert did.count(f"undo {key}/a") == 1
     found = await bench.ingress.call(rollback_status, key=f"{bench.name}:{key}")
-    assert [(step.state, step.attempts) for step in found.steps] == [(StepState.UNDONE, 0)]
+    assert [(step.state, step.attempts) for step in found.steps] == [(CompensationState.UNDONE, 0)]
 
 
 async def test_concurrent_rollback_requests_are_all_answered(bench, did, admin):

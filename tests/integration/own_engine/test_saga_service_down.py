@@ -10,8 +10,7 @@ import pytest
 from perdure import Orchestration, control_plane
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.saga import recovery
-from perdure.saga.reconciler import SagaReconciler
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, reconcile_target
 from perdure.serving import build_app
 from perdure.testing import ServedApp
 from tests.integration.given_up_sagas import (
@@ -25,7 +24,6 @@ from tests.integration.given_up_sagas import (
     rollback_of,
     rolled_back,
     run_of,
-    sweep,
 )
 from tests.integration.saga_bench import Bench, run_step
 from tests.support import eventually
@@ -87,13 +85,13 @@ class RemoteJobs:
 
 
 async def test_orphaned_saga_waits_for_its_service(bench, did, admin, engine, monkeypatch):
-    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(milliseconds=500))
+    monkeypatch.setattr(recovery, "ANSWER_TIMEOUT", timedelta(milliseconds=500))
     monkeypatch.setattr(control_plane, "TRANSIENT_RETRIES", policy("kill"))
     config = config_of(engine)
     jobs = RemoteJobs(bench, admin)
     await bench.serve(nothing, SagaReconciler(config))
     key, _, deployment = await jobs.orphan(config)
-    await bench.ingress.call(sweep, key="all")
+    await bench.ingress.call(reconcile_target, key="all")
     exhausted = await jobs.roll_back_that_is("completed")
     with jobs.app() as back:
         await admin.move_deployment(deployment, back.url)
@@ -105,7 +103,7 @@ async def test_orphaned_saga_waits_for_its_service(bench, did, admin, engine, mo
 
 
 async def test_paused_roll_back_is_resumed(bench, did, admin, engine, monkeypatch):
-    monkeypatch.setattr(recovery, "ROLLBACK_STATUS_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr(recovery, "ANSWER_TIMEOUT", timedelta(seconds=1))
     config = config_of(engine)
     jobs = RemoteJobs(bench, admin, pauses=True)
     await bench.serve(nothing, SagaReconciler(config))

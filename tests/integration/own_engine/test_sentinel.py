@@ -14,19 +14,17 @@ import pytest
 import restate as sdk
 
 from perdure import IngressClient, Target
-from perdure.alerts.conditions import FEW, Alert, Snapshot
+from perdure.alerts.conditions import MAX_SINGLE_ALERTS, Alert, Snapshot
 from perdure.alerts.service import Alerts
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import EngineError
 from perdure.saga import reconciler as reconciler_module
-from perdure.saga.orphans import look
-from perdure.saga.policy import Outcome
-from perdure.saga.reconciler import SagaReconciler
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, find_orphans, reconcile_target
+from perdure.saga.status import RollbackState
 from perdure.security import PrivateKey
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.alert_receiver import OK, Receiver, receiving
-from tests.integration.lost_sagas import Brake, Scene, services, sweep
+from tests.integration.lost_sagas import Brake, Scene, services
 from tests.support import eventually
 
 KEY = PrivateKey.generate()
@@ -70,18 +68,18 @@ async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(s
     key, invocation = await on.started(did)
     async with on.reconciler.watching():
         await on.admin.control_invocation(invocation, "kill")
-        rollback = await on.rollback(key, Outcome.ROLLED_BACK)
+        rollback = await on.rollback(key, RollbackState.ROLLED_BACK)
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
-    assert rollback.reason.startswith("the orchestration was lost: lost: [409] killed")
+    assert rollback.reason.startswith("the orchestration was orphaned: [409] killed")
 
     async def heard() -> list[Alert] | None:
         return [each for each in acted_on(webhook, on.name) if each.invocation == invocation] or None
 
     (told,) = await eventually(heard, what="news of it")
-    assert told.reason.startswith("lost: [409] killed")
+    assert told.reason.startswith("[409] killed")
 
     # It stays in the engine's books for a day; another look does nothing more.
-    again = await on.ingress.call(sweep, key="all")
+    again = await on.ingress.call(reconcile_target, key="all")
     assert invocation not in {find.id for find in again.acted_on}
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
 
@@ -89,54 +87,58 @@ async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(s
 @pytest.mark.restate_modes("http2")
 async def test_many_lost_at_once_are_all_rolled_back_and_told_in_a_few_pieces(scene, did, webhook):
     on = await scene(webhook_url=webhook.url, webhook_key=KEY)
-    started = await asyncio.gather(*(on.started(did) for _ in range(FEW + 3)))
+    started = await asyncio.gather(*(on.started(did) for _ in range(MAX_SINGLE_ALERTS + 3)))
     await asyncio.gather(*(on.admin.control_invocation(invocation, "kill") for _, invocation in started))
 
     async def all_lost() -> bool:
-        return {invocation for _, invocation in started} <= {find.id for find in await look(on.admin, on.config)}
+        return {invocation for _, invocation in started} <= {
+            find.id for find in await find_orphans(on.admin, on.config)
+        }
 
     await eventually(all_lost, what="finds of all")
-    await on.ingress.call(sweep, key="all")
+    await on.ingress.call(reconcile_target, key="all")
     for key, _ in started:
-        await on.rollback(key, Outcome.ROLLED_BACK)
+        await on.rollback(key, RollbackState.ROLLED_BACK)
 
     async def heard() -> list[Alert] | None:
         mine = acted_on(webhook, on.name)
-        return mine if len(mine) > FEW else None
+        return mine if len(mine) > MAX_SINGLE_ALERTS else None
 
     told = await eventually(heard, what="news of them")
-    assert sorted(each.number for each in told) == [1] * FEW + [3]
-    (many,) = (each for each in told if each.number == 3)
-    assert {each.invocation for each in told if each is not many} | set(many.some) == {each for _, each in started}
+    assert sorted(each.count for each in told) == [1] * MAX_SINGLE_ALERTS + [3]
+    (many,) = (each for each in told if each.count == 3)
+    assert {each.invocation for each in told if each is not many} | set(many.examples) == {each for _, each in started}
 
 
 @pytest.mark.restate_modes("http2")
 async def test_what_one_sweep_leaves_the_next_ones_look_after(scene, did, monkeypatch):
-    monkeypatch.setattr(reconciler_module, "_MOST_AT_ONCE", 2)
+    monkeypatch.setattr(reconciler_module, "_MAX_ACTIONS", 2)
     on = await scene()
     started = [await on.started(did) for _ in range(5)]
     for _, invocation in started:
         await on.admin.control_invocation(invocation, "kill")
 
     async def all_lost() -> bool:
-        return {invocation for _, invocation in started} <= {find.id for find in await look(on.admin, on.config)}
+        return {invocation for _, invocation in started} <= {
+            find.id for find in await find_orphans(on.admin, on.config)
+        }
 
     await eventually(all_lost, what="finds of all")
-    report = await on.ingress.call(sweep, key="all")
+    report = await on.ingress.call(reconcile_target, key="all")
     assert len(report.acted_on) == 2
     assert report.left >= 3
     async with on.reconciler.watching():
         for key, _ in started:
-            await on.rollback(key, Outcome.ROLLED_BACK)
+            await on.rollback(key, RollbackState.ROLLED_BACK)
 
 
 async def test_a_running_or_closed_orchestration_is_left_alone(scene, did):
     on = await scene()
     key, invocation = await on.started(did)
-    assert invocation not in {find.id for find in await look(on.admin, on.config)}
+    assert invocation not in {find.id for find in await find_orphans(on.admin, on.config)}
     await on.admin.control_invocation(invocation, "cancel")
-    await on.rollback(key, Outcome.ROLLED_BACK)
-    assert invocation not in {find.id for find in await look(on.admin, on.config)}
+    await on.rollback(key, RollbackState.ROLLED_BACK)
+    assert invocation not in {find.id for find in await find_orphans(on.admin, on.config)}
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
 
 
@@ -150,8 +152,8 @@ async def test_an_orchestration_that_is_paused_too_long_is_killed_and_rolled_bac
 
     await eventually(paused, what="pause")
     async with on.reconciler.watching():
-        rollback = await on.rollback(key, Outcome.ROLLED_BACK)
-    assert rollback.reason.startswith("the orchestration was lost: paused")
+        rollback = await on.rollback(key, RollbackState.ROLLED_BACK)
+    assert rollback.reason.startswith("the orchestration was orphaned: paused")
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
 
 
@@ -159,7 +161,7 @@ async def test_a_rollback_that_was_asked_for_and_never_began_is_begun(scene, did
     on = await scene()
     key, invocation = await on.started(did)
     await on.admin.control_invocation(invocation, "cancel")
-    await on.rollback(key, Outcome.ROLLED_BACK)
+    await on.rollback(key, RollbackState.ROLLED_BACK)
     # As if what was to begin the rollback had been killed: the orchestration has ended, and nobody knows of it.
     async with httpx.AsyncClient() as http:
         wiped = await http.post(
@@ -169,12 +171,12 @@ async def test_a_rollback_that_was_asked_for_and_never_began_is_begun(scene, did
     assert wiped.is_success, wiped.text
 
     async def unopened() -> bool:
-        finds = {find.id: find.kind for find in await look(on.admin, on.config)}
+        finds = {find.id: find.kind for find in await find_orphans(on.admin, on.config)}
         return finds.get(invocation) == "unopened"
 
     await eventually(unopened, what="find of the saga without a rollback")
     async with on.reconciler.watching():
-        await on.rollback(key, Outcome.ROLLED_BACK)
+        await on.rollback(key, RollbackState.ROLLED_BACK)
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]  # by the same invocations: once
 
 
@@ -215,7 +217,7 @@ async def test_a_paused_dispatcher_is_resumed(own_engine):
 
         async def halted() -> bool:
             try:
-                return any(find.kind == "halted" for find in await look(admin, config))
+                return any(find.kind == "halted" for find in await find_orphans(admin, config))
             except EngineError:  # an engine that has just started refuses queries for a moment
                 return False
 
@@ -239,7 +241,7 @@ async def test_news_whose_telling_was_paused_is_told_on(scene, did):
         return rows[0]["id"] if rows else None
 
     await eventually(lambda: lost(on, invocation), what="find of the lost one")
-    await on.ingress.call(sweep, key="all")  # which tells
+    await on.ingress.call(reconcile_target, key="all")  # which tells
     halted = await eventually(paused, what="pause of the telling")
 
     async def goes_on() -> bool:
@@ -250,7 +252,7 @@ async def test_news_whose_telling_was_paused_is_told_on(scene, did):
 
 
 async def lost(on: Scene, invocation: str) -> bool:
-    return invocation in {find.id for find in await look(on.admin, on.config)}
+    return invocation in {find.id for find in await find_orphans(on.admin, on.config)}
 
 
 async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(scene, did):
@@ -273,7 +275,7 @@ async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(sc
     await on.admin.control_invocation(rollback, "kill")
     brake.release()
     async with on.reconciler.watching():
-        await on.rollback(key, Outcome.ROLLED_BACK)
+        await on.rollback(key, RollbackState.ROLLED_BACK)
     done = [entry for entry in did.of(key) if entry.startswith("scrap ")]
     assert done[-1] == "scrap a"
     assert done.count("scrap a") == 1
@@ -288,13 +290,13 @@ async def test_sagas_are_looked_after_while_alerts_cannot_be_told(scene, did, mo
         await release.wait()
         return Snapshot()
 
-    monkeypatch.setattr(Alerts, "_look", hang)
+    monkeypatch.setattr(Alerts, "_snapshot", hang)
     on = await scene()
     key, invocation = await on.started(did)
     try:
         async with on.reconciler.watching():
             await asyncio.wait_for(asked.wait(), 30)
             await on.admin.control_invocation(invocation, "kill")
-            await on.rollback(key, Outcome.ROLLED_BACK)
+            await on.rollback(key, RollbackState.ROLLED_BACK)
     finally:
         release.set()

@@ -21,8 +21,8 @@ from perdure._runtime.places import Place
 from perdure.approvals.messages import ApprovalStatus
 from perdure.approvals.targets import approval_status
 from perdure.errors import IngressError
-from perdure.saga.messages import DeadLetter, DeadLetterPage, ListRequest
-from perdure.saga.policy import Outcome
+from perdure.saga.messages import DeadLetter, DeadLetterListRequest, DeadLetterPage
+from perdure.saga.status import RollbackState
 from perdure.security import ActorKey, PrivateKey, Role, mint_link, new_encryption_key
 from perdure.security.codec import ENCRYPTION_KEYS_FILE
 from perdure.targets import Target
@@ -51,7 +51,9 @@ HASHER: Final = PasswordHasher(memory_cost=PASSWORD_MEMORY)
 """Hashes passwords as the console does here."""
 
 _WITHIN: Final = 20.0
-_LETTERS: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
+_LETTERS: Target[DeadLetterListRequest, DeadLetterPage] = Target(
+    "DeadLetters", "list", DeadLetterListRequest, DeadLetterPage
+)
 
 ADA, GRACE, OLGA, VERA = "ada@example.com", "grace@example.com", "olga@example.com", "vera@example.com"
 KIM = "kim@example.com"
@@ -188,7 +190,7 @@ class DefendedPlatform:
 
     async def letter_now(self) -> DeadLetter:
         """Return the dead letter, as it stands."""
-        return (await self.stage.ingress.call(_LETTERS, ListRequest(saga_id=self.letter.saga_id))).items[0]
+        return (await self.stage.ingress.call(_LETTERS, DeadLetterListRequest(saga_id=self.letter.saga_id))).items[0]
 
     @property
     def encrypted(self) -> bool:
@@ -286,5 +288,5 @@ async def _used_link(stage: Stage, topology: Topology, approval_id: str) -> str:
 async def _dead_letter(stage: Stage) -> DeadLetter:
     trip_id = new_trip_id()
     await stage.book(trip_id, order(hotel=HOTEL, account="acct-declined"))
-    await stage.until_rollback(trip_id, Outcome.NEEDS_ATTENTION)
-    return (await stage.ingress.call(_LETTERS, ListRequest(saga_id=trip_id))).items[0]
+    await stage.until_rollback(trip_id, RollbackState.NEEDS_ATTENTION)
+    return (await stage.ingress.call(_LETTERS, DeadLetterListRequest(saga_id=trip_id))).items[0]

@@ -8,7 +8,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from perdure.approvals.signatures import sign_action as sign_approval
-from perdure.saga.operator_actions import Act
+from perdure.saga.schema import OperatorAction
 from perdure.saga.signatures import sign_action as sign_letter_act
 from perdure.security import ActorKey, PrivateKey, Role, mint_link
 from tests.system.attacks.attack import Attack, Run, at_ingress
@@ -41,7 +41,7 @@ def _stranger() -> ActorKey:
 def _redrive(key: Callable[[DefendedPlatform], ActorKey]) -> Run:
     async def run(at: DefendedPlatform) -> str:
         who, letter = key(at), await at.letter_now()
-        proof = sign_letter_act(who, Act.REDRIVE, letter, reason="attack", at=datetime.now(UTC))
+        proof = sign_letter_act(who, OperatorAction.REDRIVE, letter, reason="attack", at=datetime.now(UTC))
         body = {"id": letter.id, "actor": who.actor, "reason": "attack", "proof": proof.model_dump(mode="json")}
         return await at_ingress("/DeadLetters/redrive", body)(at)
 
@@ -51,7 +51,7 @@ def _redrive(key: Callable[[DefendedPlatform], ActorKey]) -> Run:
 async def _replayed_annotation(at: DefendedPlatform) -> str:
     """Let olga write a note, and send the same bytes again."""
     letter = await at.letter_now()
-    proof = sign_letter_act(at.keys[OLGA], Act.ANNOTATE, letter, reason="a note", at=datetime.now(UTC))
+    proof = sign_letter_act(at.keys[OLGA], OperatorAction.ANNOTATE, letter, reason="a note", at=datetime.now(UTC))
     body = {"id": letter.id, "actor": OLGA, "reason": "a note", "proof": proof.model_dump(mode="json")}
     send = at_ingress("/DeadLetters/annotate", body)
     if not (first := await send(at)).startswith("200"):
@@ -62,7 +62,7 @@ async def _replayed_annotation(at: DefendedPlatform) -> str:
 async def _changed_payload(at: DefendedPlatform) -> str:
     """Send olga's signed redrive with another payload than the one she signed."""
     letter = await at.letter_now()
-    proof = sign_letter_act(at.keys[OLGA], Act.REDRIVE, letter, reason="", at=datetime.now(UTC))
+    proof = sign_letter_act(at.keys[OLGA], OperatorAction.REDRIVE, letter, reason="", at=datetime.now(UTC))
     body = {"id": letter.id, "actor": OLGA, "payload": {"x": 1}, "proof": proof.model_dump(mode="json")}
     return await at_ingress("/DeadLetters/redrive", body)(at)
 

@@ -19,8 +19,8 @@ from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import EngineError, IngressError
-from perdure.saga.orphans import look
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconcilerConfig, find_orphans
+from perdure.saga.schema import OPEN_KEY, PROGRESS_KEY, ROLLBACKS
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.approval_audit import unapproved
@@ -201,9 +201,11 @@ class _Run:
             while True:
                 under_way = await admin.query(_UNDER_WAY)
                 open_ = await admin.query(
-                    "select service_key from state where service_name = 'Rollbacks' and key = 'open'"
+                    f"select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"
                 )
-                lost = [find for find in await look(admin, config) if not await self._has_rollback(admin, find.key)]
+                lost = [
+                    find for find in await find_orphans(admin, config) if not await self._has_rollback(admin, find.key)
+                ]
                 if not under_way and not open_ and not lost:
                     return await self._ended(admin)
                 if time.monotonic() > give_up:
@@ -217,7 +219,7 @@ class _Run:
 
     @staticmethod
     async def _has_rollback(admin: AdminClient, saga_id: str) -> bool:
-        sql = f"select 1 from state where service_name = 'Rollbacks' and key = 'head' and service_key = {sql_text(saga_id)}"  # noqa: E501 - quoted
+        sql = f"select 1 from state where service_name = '{ROLLBACKS}' and key = '{PROGRESS_KEY}' and service_key = {sql_text(saga_id)}"  # noqa: E501 - quoted
         return bool(await admin.query(sql))
 
     async def _ended(self, admin: AdminClient) -> list[str]:

@@ -18,7 +18,7 @@ from perdure.cli import local_checks, options
 from perdure.cli.local_checks import disk_finding, key_findings
 from perdure.cli.main import app
 from perdure.engine.admin import AdminClient
-from perdure.saga.policy import Outcome
+from perdure.saga.status import RollbackState
 from perdure.security import PrivateKey
 from perdure.security.signed_actions import ActorKey
 from perdure.serving import build_app
@@ -136,7 +136,7 @@ async def test_open_dead_letters(observed):
         topology = observed.harness.platform.topology
         redrive = ["dead-letters", "redrive", f"{trip_id}/3", "--actor", "olga", "--ingress", topology.ingress_url]
         assert (await asyncio.to_thread(CliRunner().invoke, app, redrive)).exit_code == 0
-        await observed.harness.until_rollback(trip_id, Outcome.ROLLED_BACK)
+        await observed.harness.until_rollback(trip_id, RollbackState.ROLLED_BACK)
     assert "dead letters none" in " ".join((await await_healthy(observed)).output.split())
 
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from perdure.engine.admin import AdminClient, sql_text
-from perdure.saga.policy import Outcome
+from perdure.saga.status import RollbackState
 from services.data_plane.database import database_url
 from services.runtime.booking import ORDINARY, new_trip_id
 from services.runtime.topology import ENGINE, SERVICES
@@ -93,7 +93,7 @@ async def test_dead_letter_alerts(observed, prometheus):
     for _ in range(2):  # an increase needs two scrapes
         trip_id = new_trip_id()
         await observed.harness.book(trip_id, order(hotel=HOTEL, account="acct-declined"))
-        await observed.harness.until_rollback(trip_id, Outcome.NEEDS_ATTENTION)
+        await observed.harness.until_rollback(trip_id, RollbackState.NEEDS_ATTENTION)
         await fires(prometheus, "PerdureDeadLettersOpen")
     await fires(prometheus, "PerdureRollbackFailing")
 

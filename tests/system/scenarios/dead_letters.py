@@ -8,12 +8,12 @@ from typing import Final, Literal
 from perdure import Target
 from perdure.saga.messages import (
     ActionReceipt,
-    ActRequest,
+    DeadLetterActionRequest,
+    DeadLetterListRequest,
     DeadLetterPage,
-    ListRequest,
     rollback_status,
 )
-from perdure.saga.policy import Outcome
+from perdure.saga.status import RollbackState
 from services.runtime.booking import new_trip_id
 from tests.system.scenarios.harness import Fact, Stage, describe_holdings, describe_told
 from tests.system.scenarios.orders import order
@@ -23,8 +23,12 @@ HOTEL: Final = "Fortress"
 
 Ending = Literal["declined", "cancelled", "killed"]
 
-_letters: Target[ListRequest, DeadLetterPage] = Target("DeadLetters", "list", ListRequest, DeadLetterPage)
-_redrive: Target[ActRequest, ActionReceipt] = Target("DeadLetters", "redrive", ActRequest, ActionReceipt)
+_letters: Target[DeadLetterListRequest, DeadLetterPage] = Target(
+    "DeadLetters", "list", DeadLetterListRequest, DeadLetterPage
+)
+_redrive: Target[DeadLetterActionRequest, ActionReceipt] = Target(
+    "DeadLetters", "redrive", DeadLetterActionRequest, ActionReceipt
+)
 
 
 def unrepairable(ending: Ending) -> Callable[[Stage], Awaitable[list[Fact]]]:
@@ -44,8 +48,8 @@ def unrepairable(ending: Ending) -> Callable[[Stage], Awaitable[list[Fact]]]:
             await stage.until_step(trip_id, "approval")
             await stage.act_on_trip(trip_id, "cancel" if ending == "cancelled" else "kill")
             facts = []
-        await stage.until_rollback(trip_id, Outcome.NEEDS_ATTENTION)
-        page = await stage.ingress.call(_letters, ListRequest(saga_id=trip_id))
+        await stage.until_rollback(trip_id, RollbackState.NEEDS_ATTENTION)
+        page = await stage.ingress.call(_letters, DeadLetterListRequest(saga_id=trip_id))
         trip = await stage.trip(trip_id)
         facts += [
             Fact("dead letters", "hotel", ", ".join(letter.step for letter in page.items)),
@@ -53,9 +57,11 @@ def unrepairable(ending: Ending) -> Callable[[Stage], Awaitable[list[Fact]]]:
             Fact("told until then", "nothing", describe_told(trip)),
         ]
         async with stage.hotel_repaired(HOTEL):
-            request = ActRequest(id=page.items[0].id, actor="olga@example.com", reason="the hotel is repaired")
+            request = DeadLetterActionRequest(
+                id=page.items[0].id, actor="olga@example.com", reason="the hotel is repaired"
+            )
             await stage.ingress.call(_redrive, request)
-            await stage.until_rollback(trip_id, Outcome.ROLLED_BACK)
+            await stage.until_rollback(trip_id, RollbackState.ROLLED_BACK)
         await stage.until_quiet()
         trip = await stage.trip(trip_id)
         audit_log = (await stage.ingress.call(rollback_status, key=trip_id)).audit_log

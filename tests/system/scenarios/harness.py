@@ -19,7 +19,7 @@ from perdure._runtime.places import Place
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, PerdureError
 from perdure.saga.messages import rollback_status
-from perdure.saga.policy import Outcome
+from perdure.saga.status import RollbackState
 from perdure.security import ActorKey
 from services.contracts import trips
 from services.contracts.trips import TripRequest
@@ -222,7 +222,7 @@ class Stage:
             )
             await admin.control_invocation(rows[0]["id"], act)
 
-    async def until_rollback(self, trip_id: str, outcome: Outcome) -> None:
+    async def until_rollback(self, trip_id: str, outcome: RollbackState) -> None:
         """Wait until a trip's rollback stands so.
 
         Args:

@@ -21,8 +21,8 @@ from perdure.engine.config import EngineConfig
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import LoggingConfig
 from perdure.retry import RetryPolicy
-from perdure.saga.messages import RollbackRequest
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconcilerConfig
+from perdure.saga.schema import RollbackRequest
 
 WHERE = {"admin_url": "http://127.0.0.1:9070", "ingress_url": "http://127.0.0.1:8080"}
 

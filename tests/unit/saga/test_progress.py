@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.saga.messages import RollbackStatus
-from perdure.saga.policy import Outcome
-from perdure.saga.progress import Closed, Phase, add_rollback, status_of_record
+from perdure.saga.progress import add_rollback, status_of_record
+from perdure.saga.schema import ClosedSaga
+from perdure.saga.status import RollbackState, SagaPhase
 
 STEPS = ["flight", "hotel", "payment"]
 
@@ -28,13 +29,13 @@ def test_last_recorded_step_is_current():
 
 
 def test_completed():
-    status = status_of_record(STEPS, Closed(phase=Phase.COMPLETED), None, 3)
+    status = status_of_record(STEPS, ClosedSaga(phase=SagaPhase.COMPLETED), None, 3)
     assert (status.phase, status.progress, status.current_step) == ("completed", 1.0, None)
     assert (status.completed_steps, status.is_complete) == (STEPS, True)
 
 
 def test_completed_without_steps():
-    status = status_of_record([], Closed(phase=Phase.COMPLETED), None, None)
+    status = status_of_record([], ClosedSaga(phase=SagaPhase.COMPLETED), None, None)
     assert (status.progress, status.current_step, status.completed_steps) == (1.0, None, [])
 
 
@@ -44,9 +45,9 @@ def test_compensating():
     assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])
 
 
-@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.COMPLETED])
+@pytest.mark.parametrize("phase", [phase for phase in SagaPhase if phase is not SagaPhase.COMPLETED])
 def test_failed_orchestration_is_complete(phase):
-    status = status_of_record(STEPS[:2], Closed(phase=phase, error="no room"), "an earlier error", 3)
+    status = status_of_record(STEPS[:2], ClosedSaga(phase=phase, error="no room"), "an earlier error", 3)
     assert (status.phase, status.error, status.is_complete) == (phase.value, "no room", True)
     assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])
     assert status.progress < 1.0
@@ -54,24 +55,24 @@ def test_failed_orchestration_is_complete(phase):
 
 def test_progress_without_expected_steps_is_0_or_1():
     assert status_of_record(STEPS, None, None, None).progress == 0.0
-    assert status_of_record(STEPS, Closed(phase=Phase.COMPLETED), None, None).progress == 1.0
+    assert status_of_record(STEPS, ClosedSaga(phase=SagaPhase.COMPLETED), None, None).progress == 1.0
 
 
 @given(
     steps=st.lists(st.text(min_size=1), max_size=6, unique=True),
     expected=st.none() | st.integers(0, 8),
-    phase=st.none() | st.sampled_from(Phase),
+    phase=st.none() | st.sampled_from(SagaPhase),
     failed=st.none() | st.text(),
 )
 def test_progress_never_decreases(steps, expected, phase, failed):
-    closed = None if phase is None else Closed(phase=phase)
+    closed = None if phase is None else ClosedSaga(phase=phase)
     status = status_of_record(steps, closed, failed, expected)
     assert 0.0 <= status.progress <= 1.0
     assert status_of_record([*steps, "one more"], closed, failed, expected).progress >= status.progress
     assert status.is_complete is (phase is not None)
 
 
-def rollback(status: Outcome) -> RollbackStatus:
+def rollback(status: RollbackState) -> RollbackStatus:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     return RollbackStatus(
         saga_id="s",
@@ -88,15 +89,15 @@ def rollback(status: Outcome) -> RollbackStatus:
 @pytest.mark.parametrize(
     ("outcome", "phase"),
     [
-        (Outcome.RUNNING, "compensating"),
-        (Outcome.ROLLED_BACK, "rolled_back"),
-        (Outcome.NEEDS_ATTENTION, "needs_attention"),
+        (RollbackState.RUNNING, "compensating"),
+        (RollbackState.ROLLED_BACK, "rolled_back"),
+        (RollbackState.NEEDS_ATTENTION, "needs_attention"),
     ],
 )
 def test_killed_orchestration_shows_its_rollback(outcome, phase):
     status = add_rollback(status_of_record(STEPS[:2], None, None, 3), rollback(outcome))
     assert (status.phase, status.error) == (phase, "killed")
-    assert status.is_complete is (outcome is not Outcome.RUNNING)
+    assert status.is_complete is (outcome is not RollbackState.RUNNING)
     assert status.metadata["rollback"] == outcome.value
 
 
@@ -106,14 +107,14 @@ def test_running_orchestration_without_rollback_is_unchanged():
 
 
 def test_resolved_dead_letters_change_the_phase():
-    closed = Closed(phase=Phase.NEEDS_ATTENTION, error="no room", rolls_back=True)
-    status = add_rollback(status_of_record(STEPS, closed, None, 3), rollback(Outcome.ROLLED_BACK))
+    closed = ClosedSaga(phase=SagaPhase.NEEDS_ATTENTION, error="no room", rolls_back=True)
+    status = add_rollback(status_of_record(STEPS, closed, None, 3), rollback(RollbackState.ROLLED_BACK))
     assert (status.phase, status.error, status.is_complete) == ("rolled_back", "no room", True)
 
 
-@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("outcome", list(RollbackState))
 def test_cancelled_phase_is_final(outcome):
-    closed = Closed(phase=Phase.CANCELLED, error="cancelled", rolls_back=True)
+    closed = ClosedSaga(phase=SagaPhase.CANCELLED, error="cancelled", rolls_back=True)
     status = add_rollback(status_of_record(STEPS, closed, None, 3), rollback(outcome))
     assert (status.phase, status.metadata["rollback"]) == ("cancelled", outcome.value)
     assert add_rollback(status_of_record(STEPS, closed, None, 3), None).metadata["rollback"] == "pending"

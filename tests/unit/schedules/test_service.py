@@ -6,8 +6,7 @@ from perdure.approvals import reconciler as approval_reconciler
 from perdure.approvals.service import definitions as approvals
 from perdure.saga import hosting
 from perdure.saga.policy import compensation_service
-from perdure.saga.reconciler import SagaReconciler
-from perdure.saga.reconciler_config import SagaReconcilerConfig
+from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig
 from perdure.schedules import definitions
 from perdure.schedules.service import COMPENSATION_SUFFIX, INTERNAL_SERVICES
 

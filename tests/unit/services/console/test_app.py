@@ -285,7 +285,7 @@ def test_invalid_setting_names_its_variable(monkeypatch):
 @pytest.mark.parametrize(
     ("to", "goes"),
     [
-        ("/sagas?phase=lost", "/sagas?phase=lost"),
+        ("/sagas?phase=orphaned", "/sagas?phase=orphaned"),
         ("//evil.test", "/"),
         ("/\\evil.test", "/"),
         ("https://evil.test", "/"),

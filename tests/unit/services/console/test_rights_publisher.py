@@ -12,6 +12,7 @@ import pytest
 
 from perdure.approvals.messages import PrincipalStatement
 from perdure.approvals.principals import NO_PAYLOAD_DIGEST, principal_target
+from perdure.approvals.schema import Principal
 from perdure.security import Role, TrustedKeys
 from services.console.auth.passwords import Passwords
 from services.console.auth.users import Users

@@ -18,15 +18,15 @@ def test_an_empty_webhook_is_none(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_rollbacks_that_are_over_are_forgotten_after_ninety_days_unless_it_says_otherwise(monkeypatch):
-    assert SagaServiceSettings().forget_after == timedelta(days=90)
+    assert SagaServiceSettings().retention == timedelta(days=90)
     monkeypatch.setenv("PERDURE_SAGA_FORGET_AFTER", "P1Y")
-    assert SagaServiceSettings().forget_after == timedelta(days=365)
+    assert SagaServiceSettings().retention == timedelta(days=365)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "saying"),
     [
-        (WEBHOOK, "hooks.example.com", "'hooks.example.com…' is no address that can be posted to"),
+        (WEBHOOK, "hooks.example.com", "must begin with https:// or http://; got 'hooks.example.com…'"),
         (f"{WEBHOOK.removesuffix('URL')}KEY_FILE", "/nowhere/key.pem", "there is no file /nowhere/key.pem"),
         ("PERDURE_SAGA_RECONCILER_INTERVAL", "PT0S", "interval must be positive"),
     ],

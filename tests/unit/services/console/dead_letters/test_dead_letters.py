@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.saga.messages import DeadLetter, DeadLetterFilter
-from perdure.saga.operator_actions import Act
+from perdure.saga.schema import OperatorAction
 from services.console.alert_count import AlertCount
 from services.console.auth.roles import Role
 from services.console.dead_letters import service
@@ -132,7 +132,7 @@ async def test_confirmation_names_action_and_group(client_with):
         one = unescape((await client.get("/dead-letters?service=Orders")).text)
     assert 'data-confirm="Discard all 2 dead letters of boom, service Parcels, step hotel?">Discard all 2<' in filtered
     assert 'data-confirm="Discard the dead letter of boom, service Orders?">Discard<' in one
-    for action in Act:
+    for action in OperatorAction:
         assert f'name="action" value="{action.value}"' in one
     assert 'href="/dead-letters?service=Parcels&step=hotel&signature=boom"' in filtered, "keeps the filter"
 

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.alerts.conditions import Alert, Trouble
-from perdure.alerts.service import BEAT, AlertList
+from perdure.alerts.conditions import Alert, Condition
+from perdure.alerts.service import SCAN_INTERVAL, AlertList
 from perdure.security.codec import JournalCodec
 from services.console.alert_count import AlertCount
 from services.console.auth.roles import Role
@@ -29,13 +29,13 @@ INVOCATION = "inv_1eh3dI3ietg55AjdQdiPLzzLWkGcAoZ1C6"
 RETRIED = "inv_17HO1pYCxi7o05mEKz8fmhOJxjYe3pZgUV"
 
 
-def alert(trouble: Trouble, invocation: str, **changes: Any) -> Alert:
+def alert(condition: Condition, invocation: str, **changes: Any) -> Alert:
     values = {"service": "Trips", "handler": "run", "key": "T1", "since": utc_now() - timedelta(minutes=12)}
-    return Alert(id=f"{trouble}/{invocation}", trouble=trouble, invocation=invocation, **{**values, **changes})
+    return Alert(id=f"{condition}/{invocation}", condition=condition, invocation=invocation, **{**values, **changes})
 
 
-PAUSED = alert(Trouble.PAUSED, INVOCATION)
-FAILING = alert(Trouble.BACKING_OFF, RETRIED, service="Parcels", handler="send", key="", reason="[500] no route")
+PAUSED = alert(Condition.PAUSED, INVOCATION)
+FAILING = alert(Condition.BACKING_OFF, RETRIED, service="Parcels", handler="send", key="", reason="[500] no route")
 
 
 class FakeEngine:
@@ -57,7 +57,7 @@ class FakeEngine:
             return [] if self.stored is None else self._state(self.stored)
         if "row_number()" in sql:
             return [
-                {"id": one.invocation, "trouble": one.trouble, "service": one.service, "handler": one.handler}
+                {"id": one.invocation, "condition": one.condition, "service": one.service, "handler": one.handler}
                 | {"key": one.key, "reason": one.reason, "since": str(one.since), "number": 1}
                 for one in self.found
             ]
@@ -69,10 +69,10 @@ class FakeEngine:
 
     @staticmethod
     def _state(stored: AlertList) -> list[dict[str, str]]:
-        state = {f"alert/{one.id}": one.model_dump_json() for one in (*stored.open, *stored.over)}
-        state |= {"more": str(stored.more), "beat": json.dumps("PT60S")}
-        if stored.looked is not None:
-            state["looked"] = json.dumps(stored.looked.isoformat())
+        state = {f"alert/{one.id}": one.model_dump_json() for one in (*stored.open, *stored.resolved)}
+        state |= {"more": str(stored.more), "scan_interval": json.dumps("PT60S")}
+        if stored.scanned_at is not None:
+            state["scanned_at"] = json.dumps(stored.scanned_at.isoformat())
         of = {"service_name": "Alerts", "service_key": "all"}
         return [{**of, "key": name, "value": value.encode().hex()} for name, value in state.items()]
 
@@ -104,8 +104,8 @@ async def html_for(console, role: Role, path: str = "/alerts") -> str:
     return answer.text
 
 
-def stored(*alerts: Alert, looked: timedelta = timedelta(seconds=20), **more: Any) -> AlertList:
-    values = {"open": list(alerts), "over": [], "looked": utc_now() - looked, **more}
+def stored(*alerts: Alert, scanned: timedelta = timedelta(seconds=20), **more: Any) -> AlertList:
+    values = {"open": list(alerts), "resolved": [], "scanned_at": utc_now() - scanned, **more}
     return AlertList(**values)
 
 
@@ -166,8 +166,8 @@ async def test_action_returns_to_its_page(answering, page):
 
 
 async def test_page_shows_recent_alerts(answering):
-    ended = PAUSED.model_copy(update={"over": PAUSED.since + timedelta(minutes=3), "reason": "[500] no route"})
-    async with answering(FakeEngine(stored(over=[ended]))) as console:
+    ended = PAUSED.model_copy(update={"resolved_at": PAUSED.since + timedelta(minutes=3), "reason": "[500] no route"})
+    async with answering(FakeEngine(stored(resolved=[ended]))) as console:
         html = await html_for(console, Role.VIEWER)
     assert "No alerts." in html
     assert "<td>3 min</td>" in html
@@ -177,8 +177,11 @@ async def test_page_shows_recent_alerts(answering):
 @pytest.mark.parametrize(
     ("alerts", "message"),
     [
-        (stored(looked=timedelta(hours=2)), "The reconciler has not scanned for 2 h"),
-        (stored(looked=timedelta(hours=2)).model_copy(update={"looked": None}), "The reconciler has never scanned."),
+        (stored(scanned=timedelta(hours=2)), "The reconciler has not scanned for 2 h"),
+        (
+            stored(scanned=timedelta(hours=2)).model_copy(update={"scanned_at": None}),
+            "The reconciler has never scanned.",
+        ),
         (None, "The reconciler has never scanned."),
     ],
 )
@@ -208,7 +211,7 @@ async def test_alerts_are_unknown_without_engine(console):
 
 async def test_list_of_alerts_is_limited(answering):
     many = [
-        alert(Trouble.BACKING_OFF, f"inv_1{number:033}", service="Parcels", handler="send") for number in range(500)
+        alert(Condition.BACKING_OFF, f"inv_1{number:033}", service="Parcels", handler="send") for number in range(500)
     ]
     async with answering(FakeEngine(stored(PAUSED, *many, more=1200))) as console:
         html = await html_for(console, Role.OPERATOR)
@@ -287,8 +290,8 @@ async def test_page_links_published_runbooks(answering):
 
 def test_reconciler_is_current_for_three_beats():
     now = utc_now()
-    assert stored(looked=3 * BEAT - timedelta(seconds=1)).is_watched(now)
-    assert not stored(looked=3 * BEAT + timedelta(seconds=1)).is_watched(now)
+    assert stored(scanned=3 * SCAN_INTERVAL - timedelta(seconds=1)).is_current(now)
+    assert not stored(scanned=3 * SCAN_INTERVAL + timedelta(seconds=1)).is_current(now)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from perdure import StatusData
 from perdure.engine.admin import failure_message
-from perdure.saga.progress import Phase
+from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import Timeline, TimelineStep
 from services.console.auth.users import utc_now
 from services.console.dead_letters.payloads import diff, parse
@@ -51,12 +51,12 @@ def called(position: int, start: float, end: float | None, result: str | None = 
 
 
 def test_killed_saga_is_orphaned():
-    step, running = called(1, 0, 1), StatusData(phase=Phase.RUNNING)
+    step, running = called(1, 0, 1), StatusData(phase=SagaPhase.RUNNING)
     killed = Saga(status=running, timeline=saga(step, ended=2, result="failure"))
-    assert (killed.phase, killed.is_final) == ("lost", False)
+    assert (killed.phase, killed.is_final) == ("orphaned", False)
     without_steps = Saga(status=running, timeline=saga(ended=2, result="failure"))
     assert without_steps.is_final
-    closed = Saga(status=StatusData(phase=Phase.CANCELLED), timeline=saga(step, ended=2, result="failure"))
+    closed = Saga(status=StatusData(phase=SagaPhase.CANCELLED), timeline=saga(step, ended=2, result="failure"))
     assert (closed.phase, closed.is_final) == ("cancelled", True)
     running_saga = Saga(status=running, timeline=saga(step))
     assert (running_saga.phase, running_saga.is_final) == ("running", False)

@@ -1,4 +1,4 @@
-"""A rollback's plan: every prefix of steps, every failure, every strategy ends as the strategy promises."""
+"""Rules of a rollback, for every prefix of steps, failure and strategy."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from pydantic import JsonValue
 
 from perdure import CompensationStrategy, SagaConfig
 from perdure._runtime.serdes import compact_json
-from perdure.errors import ConfigurationError
+from perdure.errors import ConfigurationError, Conflict
 from perdure.saga.policy import (
-    CompensationHandler,
-    Outcome,
-    StepProgress,
-    StepRecord,
-    StepState,
+    MAX_UNKNOWN_OUTCOMES,
     after_failure,
     after_success,
+    after_unknown_outcome,
+    apply_action,
     initial_progress,
     next_steps,
-    outcome,
-    state_key,
+    rollback_state,
     step_id,
 )
+from perdure.saga.schema import CompensationHandler, OperatorAction, StepProgress, StepRecord
+from perdure.saga.status import CompensationState, RollbackState
 
 Strategy = CompensationStrategy
 UNDO = CompensationHandler(service="TripsCompensations", handler="undo")
-ENDLESS = 1_000_000  # fails more often than anyone tries
+ENDLESS = 1_000_000  # more failures than attempts
 
 
 def record(position: int, *, compensated: bool = True, group: int | None = None, pivot: bool = False) -> StepRecord:
@@ -52,31 +51,31 @@ def records(count: int) -> list[StepRecord]:
 def rolled_back(
     steps: list[StepRecord], failures: list[int], config: SagaConfig, *, completed: set[int] | None = None
 ) -> tuple[dict[int, StepProgress], list[list[int]]]:
-    """Walk a rollback to its end.
+    """Run a rollback to its end.
 
     Args:
         steps: The recorded steps.
         failures: How often the compensation of each step fails before it succeeds.
-        config: The saga's settings.
-        completed: Positions whose action completed; None when that is not known.
+        config: The rollback settings.
+        completed: Positions whose action completed; None if unknown.
 
     Returns:
-        The progress at the end, and the positions that were tried, pass by pass.
+        The final progress, and the positions of each round.
     """
     known = {} if completed is None else {step.position: step.position in completed for step in steps}
     progress = initial_progress(steps, config, completed=known, running={}, reason="no room")
     passes: list[list[int]] = []
     bound = sum(min(count, 100) + 1 for count in failures)
     while positions := next_steps(steps, progress, config):
-        assert outcome(steps, progress, config) is Outcome.RUNNING
-        assert len(passes) < bound, "it does not end"
+        assert rollback_state(steps, progress, config) is RollbackState.RUNNING
+        assert len(passes) < bound, "the rollback does not end"
         passes.append(positions)
         for position in positions:
             if progress[position].attempts < failures[position - 1]:
                 progress[position] = after_failure(progress[position], f"failure {len(passes)}", config)
             else:
                 progress[position] = after_success(progress[position])
-    assert outcome(steps, progress, config) is not Outcome.RUNNING
+    assert rollback_state(steps, progress, config) is not RollbackState.RUNNING
     return progress, passes
 
 
@@ -90,10 +89,10 @@ PATTERNS = [list(pattern) for length in range(4) for pattern in itertools.produc
 
 @pytest.mark.parametrize("strategy", [item for item in Strategy if item is not Strategy.FOREVER])
 @pytest.mark.parametrize("failures", PATTERNS, ids=str)
-def test_every_rollback_ends_and_undoes_what_its_strategy_promises(strategy, failures):
+def test_rollback_ends_as_strategy_defines(strategy, failures):
     config = SagaConfig(strategy=strategy, max_attempts=3)
     progress, passes = rolled_back(records(len(failures)), failures, config)
-    undone = {position for position, item in progress.items() if item.state is StepState.UNDONE}
+    undone = {position for position, item in progress.items() if item.state is CompensationState.UNDONE}
     curable = {position for position, count in enumerate(failures, start=1) if count < config.max_attempts}
     backwards = list(range(len(failures), 0, -1))
     if strategy in (Strategy.ALL, Strategy.COMPLETED, Strategy.BEST_EFFORT):
@@ -103,22 +102,22 @@ def test_every_rollback_ends_and_undoes_what_its_strategy_promises(strategy, fai
     else:
         assert undone == set(list(filter(curable.__contains__, backwards))[:1])
     order = [position for (position,), _ in itertools.groupby(passes)]
-    assert order == backwards[: len(order)], "the last step first, one after the other"
+    assert order == backwards[: len(order)], "one step at a time, in reverse order"
     for position, item in progress.items():
         assert passes.count([position]) <= config.max_attempts
         assert item.attempts <= config.max_attempts
 
 
 @pytest.mark.parametrize("failures", PATTERNS, ids=str)
-def test_only_the_strategies_with_dead_letters_have_them(failures):
+def test_dead_letters_by_strategy(failures):
     for strategy in Strategy:
         if strategy is Strategy.FOREVER:
             continue
         steps, config = records(len(failures)), SagaConfig(strategy=strategy, max_attempts=2)
         progress, _ = rolled_back(steps, failures, config)
         dead = states(progress).count("dead_letter")
-        expected = Outcome.NEEDS_ATTENTION if dead else Outcome.ROLLED_BACK
-        assert outcome(steps, progress, config) is expected
+        expected = RollbackState.NEEDS_ATTENTION if dead else RollbackState.ROLLED_BACK
+        assert rollback_state(steps, progress, config) is expected
         if strategy is Strategy.BEST_EFFORT:
             assert dead == 0
         if strategy is Strategy.STOP:
@@ -128,22 +127,22 @@ def test_only_the_strategies_with_dead_letters_have_them(failures):
 
 
 @pytest.mark.parametrize("failures", [[40], [0, 40, 0], [7, 7, 7]], ids=str)
-def test_forever_never_gives_up(failures):
+def test_forever_retries_without_limit(failures):
     config = SagaConfig(strategy=Strategy.FOREVER, max_attempts=1)
     progress, passes = rolled_back(records(len(failures)), failures, config)
     assert states(progress) == ["undone"] * len(failures)
     assert len(passes) == sum(failures) + len(failures)
 
 
-def test_a_dead_letter_does_not_stop_the_rest():
-    # The Go original left the earlier steps as they were.
+def test_continue_after_dead_letter():
+    # The Go original stops here.
     progress, passes = rolled_back(records(3), [0, ENDLESS, 0], SagaConfig(max_attempts=2))
     assert states(progress) == ["undone", "dead_letter", "undone"]
     assert passes == [[3], [2], [2], [1]]
 
 
-def test_completed_and_all_are_not_the_same():
-    # They were in the Go original.
+def test_completed_strategy_skips_incomplete_steps():
+    # The Go original treats both strategies alike.
     only_completed = SagaConfig(strategy=Strategy.COMPLETED)
     progress, _ = rolled_back(records(3), [0, 0, 0], only_completed, completed={1, 2})
     assert states(progress) == ["undone", "undone", "skipped"]
@@ -151,25 +150,25 @@ def test_completed_and_all_are_not_the_same():
     assert states(progress) == ["undone", "undone", "undone"]
 
 
-def test_what_is_not_known_to_be_incomplete_counts_as_done():
-    # After a kill nobody can tell.
+def test_unknown_completion_counts_as_completed():
+    # As after a kill.
     progress, _ = rolled_back(records(2), [0, 0], SagaConfig(strategy=Strategy.COMPLETED), completed=None)
     assert states(progress) == ["undone", "undone"]
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
-def test_a_step_without_a_compensation_is_skipped(strategy):
+def test_skip_step_without_compensation(strategy):
     steps = [record(1), record(2, compensated=False), record(3, compensated=False)]
     progress, passes = rolled_back(steps, [0, 0, 0], SagaConfig(strategy=strategy))
     assert states(progress) == ["undone", "skipped", "skipped"]
     assert passes == [[1]]
 
 
-def test_until_success_goes_on_past_dead_letters_and_they_still_need_attention():
+def test_until_success_continues_after_dead_letter():
     steps, config = records(3), SagaConfig(strategy=Strategy.UNTIL_SUCCESS, max_attempts=1)
     progress, _ = rolled_back(steps, [0, 0, ENDLESS], config)
     assert states(progress) == ["pending", "undone", "dead_letter"]
-    assert outcome(steps, progress, config) is Outcome.NEEDS_ATTENTION
+    assert rollback_state(steps, progress, config) is RollbackState.NEEDS_ATTENTION
 
 
 # --- groups and pivots -----------------------------------------------------------------------------------------------
@@ -179,36 +178,36 @@ def grouped() -> list[StepRecord]:
     return [record(1), record(2, group=2), record(3, group=2), record(4, group=2), record(5)]
 
 
-def test_a_parallel_group_is_undone_together():
+def test_compensate_parallel_group_together():
     progress, passes = rolled_back(grouped(), [0, 0, 0, 0, 0], SagaConfig())
     assert passes == [[5], [4, 3, 2], [1]]
     assert states(progress) == ["undone"] * 5
 
 
-def test_what_failed_in_a_group_is_tried_again_without_what_succeeded_and_before_earlier_steps():
+def test_retry_failed_steps_of_group_only():
     progress, passes = rolled_back(grouped(), [0, 1, 0, ENDLESS, 0], SagaConfig(max_attempts=3))
     assert passes == [[5], [4, 3, 2], [4, 2], [4], [1]]
     assert states(progress) == ["undone", "undone", "undone", "dead_letter", "undone"]
 
 
-def test_until_success_undoes_no_more_than_one_step_of_a_group():
+def test_until_success_compensates_one_group_step():
     progress, passes = rolled_back(grouped(), [0, 0, 0, 0, ENDLESS], SagaConfig(strategy=Strategy.UNTIL_SUCCESS))
     assert passes[-1] == [4]
     assert states(progress).count("undone") == 1
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
-def test_past_its_pivot_nothing_is_undone_and_somebody_is_told_why(strategy):
+def test_pivot_becomes_dead_letter(strategy):
     steps = [record(1), record(2, compensated=False, pivot=True), record(3)]
     config = SagaConfig(strategy=strategy)
     progress, passes = rolled_back(steps, [0, 0, 0], config)
     assert passes == []
     assert states(progress) == ["skipped", "dead_letter", "skipped"]
-    assert progress[2].error == "failed past its pivot, so nothing is undone: no room"
-    assert outcome(steps, progress, config) is Outcome.NEEDS_ATTENTION
+    assert progress[2].error == "failed past its pivot, so no step is compensated: no room"
+    assert rollback_state(steps, progress, config) is RollbackState.NEEDS_ATTENTION
 
 
-def test_the_rollback_of_a_step_that_was_running_knows_its_invocation():
+def test_initial_progress_has_running_invocation():
     known = {1: True, 2: False}
     progress = initial_progress(records(2), SagaConfig(), completed=known, running={2: "inv_1"}, reason="")
     assert (progress[1].completed, progress[1].invocation_id) == (True, None)
@@ -218,18 +217,18 @@ def test_the_rollback_of_a_step_that_was_running_knows_its_invocation():
 # --- one step --------------------------------------------------------------------------------------------------------
 
 
-def test_a_failure_is_kept_and_a_success_forgets_it():
+def test_success_clears_last_error():
     config = SagaConfig(max_attempts=2)
     failed = after_failure(StepProgress(), "the press is jammed", config)
-    assert (failed.state, failed.attempts, failed.error) == (StepState.PENDING, 1, "the press is jammed")
+    assert (failed.state, failed.attempts, failed.error) == (CompensationState.PENDING, 1, "the press is jammed")
     dead = after_failure(failed, "still jammed", config)
-    assert (dead.state, dead.attempts, dead.error) == (StepState.DEAD_LETTER, 2, "still jammed")
+    assert (dead.state, dead.attempts, dead.error) == (CompensationState.DEAD_LETTER, 2, "still jammed")
     assert after_success(failed).error is None
     assert after_success(failed).attempts == 1
 
 
-def test_nothing_to_undo_is_rolled_back():
-    assert outcome([], {}, SagaConfig()) is Outcome.ROLLED_BACK
+def test_saga_without_steps_is_rolled_back():
+    assert rollback_state([], {}, SagaConfig()) is RollbackState.ROLLED_BACK
 
 
 # --- delays ----------------------------------------------------------------------------------------------------------
@@ -239,7 +238,7 @@ DELAYS = st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(
 
 @settings(deadline=None)
 @given(initial=DELAYS, longest=DELAYS)
-def test_delays_never_shrink_and_never_pass_the_cap(initial, longest):
+def test_delays_grow_up_to_limit(initial, longest):
     config = SagaConfig(initial_delay=initial, max_delay=longest)
     delays = [config.retry.delay_after(attempts) for attempts in range(1, 80)]
     assert delays == sorted(delays)
@@ -255,14 +254,14 @@ def test_delays_double():
     ]  # fmt: skip
 
 
-def test_the_defaults_are_the_contracts():
+def test_default_config():
     config = SagaConfig()
     assert (config.strategy, config.max_attempts) == (Strategy.ALL, 5)
     assert (config.initial_delay, config.max_delay) == (timedelta(seconds=1), timedelta(minutes=5))
 
 
 @pytest.mark.parametrize("wrong", [{"max_attempts": 0}, {"max_attempts": -1}, {"dlq_key": "x"}, {"strategy": "lax"}])
-def test_settings_that_can_not_work_are_refused(wrong):
+def test_reject_invalid_config(wrong):
     with pytest.raises(ConfigurationError, match=r"SagaConfig\.\w+:? "):
         SagaConfig(**wrong)
 
@@ -289,7 +288,7 @@ def written(value: JsonValue) -> bytes:
 
 @settings(deadline=None)
 @given(JSON)
-def test_neither_key_order_nor_spelling_changes_a_step_id(value):
+def test_step_id_ignores_json_formatting(value):
     plain = json.dumps(turned(value), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     assert step_id("cancel", written(value)) == step_id("cancel", plain)
     assert json.loads(compact_json(written(value))) == value
@@ -297,14 +296,14 @@ def test_neither_key_order_nor_spelling_changes_a_step_id(value):
 
 @settings(deadline=None)
 @given(JSON, JSON)
-def test_different_payloads_have_different_step_ids(one, other):
+def test_step_id_depends_on_payload(one, other):
     same = compact_json(written(one)) == compact_json(written(other))
     assert (step_id("cancel", written(one)) == step_id("cancel", written(other))) is same
     if json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True):
         assert not same
 
 
-def test_a_step_id_is_32_hex_digits_and_the_names_own():
+def test_step_id_depends_on_name():
     identity = step_id("cancel", b"{}")
     assert len(identity) == 32
     assert int(identity, 16) >= 0
@@ -312,6 +311,50 @@ def test_a_step_id_is_32_hex_digits_and_the_names_own():
     assert step_id("cancel", b"") == step_id("cancel", b"null")
 
 
-@given(st.integers(1, 999_998))
-def test_state_keys_sort_as_the_steps_do(position):
-    assert state_key(position) < state_key(position + 1)
+# --- unknown outcomes ------------------------------------------------------------------------------------------------
+
+EVENTS = st.lists(st.sampled_from(["unknown", "failure"]), max_size=60)
+RETRIED = st.builds(
+    SagaConfig,
+    strategy=st.sampled_from([CompensationStrategy.ALL, CompensationStrategy.FOREVER]),
+    max_attempts=st.integers(1, 4),
+)
+
+
+@given(EVENTS, RETRIED)
+def test_repeat_attempt_until_outcome_is_known(happened, config):
+    progress = StepProgress()
+    for event in happened:
+        asked = progress.attempt
+        if event == "unknown":
+            progress = after_unknown_outcome(progress, "the dispatcher was killed", config)
+            assert progress.attempt == asked
+        else:
+            progress = after_failure(progress, "stuck", config)
+            assert progress.attempt != asked
+        if progress.state is CompensationState.DEAD_LETTER:
+            in_doubt = progress.attempt
+            progress = apply_action(progress, OperatorAction.REDRIVE, "a")
+            assert (progress.attempt == asked) == (event == "unknown" and in_doubt == asked)
+    assert after_success(progress).unknown_outcomes == 0
+
+
+@given(RETRIED)
+def test_repeated_unknown_outcomes_fail_attempt(config):
+    progress = StepProgress()
+    for _ in range(MAX_UNKNOWN_OUTCOMES - 1):
+        progress = after_unknown_outcome(progress, "the dispatcher was killed", config)
+        assert (progress.attempts, progress.error, progress.state) == (0, None, CompensationState.PENDING)
+    progress = after_unknown_outcome(progress, "the dispatcher was killed", config)
+    assert (progress.attempts, progress.error, progress.unknown_outcomes) == (1, "the dispatcher was killed", 0)
+
+
+# --- operator actions ------------------------------------------------------------------------------------------------
+
+
+def test_reject_action_on_other_than_dead_letter():
+    with pytest.raises(Conflict) as refused:
+        apply_action(StepProgress(state=CompensationState.UNDONE), OperatorAction.REDRIVE, "hotel")
+    assert refused.value.message == (
+        "cannot redrive step 'hotel': it is undone, not a dead letter; perdure sagas show SAGA shows its history"
+    )

@@ -1,4 +1,4 @@
-"""What the webhook is told is signed, and a receiver refuses what isn't, or was changed, or is late."""
+"""Signatures of webhook requests."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from perdure.alerts.service import News, _signed, verify_alert
+from perdure.alerts.conditions import AlertNotification
+from perdure.alerts.webhook import _signature_headers, verify_alert
 from perdure.security import PrivateKey
 from perdure.security.keys import BadSignature
 
 
-def test_a_receiver_refuses_what_the_reconciler_did_not_sign():
+def test_reject_unsigned_changed_or_late_alert():
     key, other = PrivateKey.generate(), PrivateKey.generate()
     body = (
-        News.model_validate(
-            {"event": "alert.raised", "alert": {"id": "x", "trouble": "paused", "invocation": "inv_1", "service": "S"}}
+        AlertNotification.model_validate(
+            {
+                "event": "alert.raised",
+                "alert": {"id": "x", "condition": "paused", "invocation": "inv_1", "service": "S"},
+            }
         )
         .model_dump_json()
         .encode()
     )
-    headers = {"idempotency-key": "n", **_signed(key, "n", body)}
+    headers = {"idempotency-key": "n", **_signature_headers(key, "n", body)}
     assert verify_alert(body, headers, key.public).alert.service == "S"
     for changed, given, by, now in (
         (body.replace(b"inv_1", b"inv_2"), headers, key, None),

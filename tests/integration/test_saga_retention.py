@@ -1,4 +1,4 @@
-"""A rollback that is over is forgotten after a while, and what was undone is never undone again for that."""
+"""Retention of rollbacks on a real engine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from perdure import ObjectClient, Orchestration, Target, WorkflowClient
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
-from perdure.saga import retention
-from perdure.saga.messages import ActionReceipt, ActRequest, ExternalRollbackReceipt, ExternalRollbackRequest
-from perdure.saga.policy import RUN_PREFIX, Outcome
+from perdure.saga import hosting, retention
+from perdure.saga.messages import (
+    ActionReceipt,
+    DeadLetterActionRequest,
+    ExternalRollbackReceipt,
+    ExternalRollbackRequest,
+)
 from perdure.saga.retention import Purge, purge_target
-from perdure.saga.rollback_state import Head
+from perdure.saga.schema import EXECUTION_PREFIX, PROGRESS_KEY, RollbackProgress
+from perdure.saga.status import RollbackState
 from tests.integration.saga_bench import Bench, forget_runs, run_step
 from tests.integration.test_saga_kills import rollback_state
 from tests.support import eventually
@@ -27,9 +32,9 @@ from tests.support import eventually
 pytestmark = pytest.mark.restate_modes("http2", "always_suspending")
 
 
-class Asked(BaseModel):
+class CallRequest(BaseModel):
     saga: str
-    forget: Purge = Purge(generation=0, acts=0)
+    forget: Purge = Purge(generation=0, actions=0)
     wait: bool = False
 
 
@@ -41,9 +46,9 @@ async def admin(restate) -> AsyncIterator[AdminClient]:
 
 @pytest.fixture
 def soon(monkeypatch) -> None:
-    """Rollbacks are forgotten soon, which no configuration allows."""
-    monkeypatch.setattr(retention, "forget_after", lambda _duration: None)
-    monkeypatch.setattr(retention, "_after", timedelta(milliseconds=200))
+    """Set a retention that no configuration allows."""
+    monkeypatch.setattr(hosting, "set_retention", lambda _duration: None)
+    monkeypatch.setattr(retention, "_retention", timedelta(milliseconds=200))
 
 
 async def main(cp: Orchestration) -> None:
@@ -57,17 +62,17 @@ async def fail(bench: Bench, key: str) -> str:
     return failed.value.metadata["rollback"]
 
 
-async def forgotten(admin: AdminClient, saga: str) -> None:
-    """Wait until nothing is left but the ids of the runs."""
+async def purged(admin: AdminClient, saga: str) -> None:
+    """Wait until only the execution markers are left."""
 
     async def probe() -> bool:
-        return all(name.startswith(RUN_PREFIX) for name in await rollback_state(admin, saga))
+        return all(name.startswith(EXECUTION_PREFIX) for name in await rollback_state(admin, saga))
 
-    await eventually(probe, what=f"rollback of {saga} that is forgotten")
+    await eventually(probe, what=f"purge of the rollback of {saga}")
 
 
-async def forget_undos(admin: AdminClient, bench: Bench) -> None:
-    """Let the engine forget what came of undoing steps, as it does long before rollbacks are forgotten."""
+async def purge_compensations(admin: AdminClient, bench: Bench) -> None:
+    """Purge the compensations, as the engine does long before the retention of rollbacks ends."""
 
     async def done() -> bool:
         rows = await admin.query(
@@ -77,103 +82,105 @@ async def forget_undos(admin: AdminClient, bench: Bench) -> None:
             await admin.control_invocation(row["id"], "purge")
         return not rows
 
-    await eventually(done, what="engine that remembers no undo")
+    await eventually(done, what="purge of all compensations")
 
 
-class Asker:
-    """A service that calls what is private at the ingress."""
+class Caller:
+    """Service that calls handlers which are private on the ingress."""
 
     def __init__(self) -> None:
-        self.name = f"Asker{uuid4().hex[:8]}"
+        self.name = f"Caller{uuid4().hex[:8]}"
         self.service = sdk.Service(self.name)
         handler(self.service, name="forget")(self._forget)
         handler(self.service, name="undo")(self._undo)
 
-    async def _forget(self, ctx: sdk.Context, request: Asked) -> bool:
+    async def _forget(self, ctx: sdk.Context, request: CallRequest) -> bool:
         return await ObjectClient(ctx, purge_target, request.saga).call(request.forget)
 
-    async def _undo(self, ctx: sdk.Context, request: Asked) -> None:
+    async def _undo(self, ctx: sdk.Context, request: CallRequest) -> None:
         service, _, key = request.saga.partition(":")
         target = Target(service, "roll_back", ExternalRollbackRequest, ExternalRollbackReceipt)
         await WorkflowClient(ctx, target, key).call(ExternalRollbackRequest(reason="once more", wait=request.wait))
 
     async def forget(self, bench: Bench, saga: str, this: Purge) -> bool:
-        return await bench.ingress.call(Target(self.name, "forget", Asked, bool), Asked(saga=saga, forget=this))
+        return await bench.ingress.call(
+            Target(self.name, "forget", CallRequest, bool), CallRequest(saga=saga, forget=this)
+        )
 
     async def undo(self, bench: Bench, saga: str, *, wait: bool) -> None:
-        await bench.ingress.call(Target(self.name, "undo", Asked, None), Asked(saga=saga, wait=wait))
+        await bench.ingress.call(Target(self.name, "undo", CallRequest, None), CallRequest(saga=saga, wait=wait))
 
 
 async def act(bench: Bench, what: str, saga: str) -> None:
-    target = Target("DeadLetters", what, ActRequest, ActionReceipt)
-    await bench.ingress.call(target, ActRequest(id=f"{saga}/1", actor="olga"))
+    target = Target("DeadLetters", what, DeadLetterActionRequest, ActionReceipt)
+    await bench.ingress.call(target, DeadLetterActionRequest(id=f"{saga}/1", actor="olga"))
 
 
-async def stands(admin: AdminClient, saga: str) -> Purge:
-    """Return what a rollback that stands as it does now would be forgotten by."""
-    head = Head.model_validate_json(bytes((await rollback_state(admin, saga))["head"]))
-    return Purge(generation=head.generation, acts=head.acts)
+async def current_purge(admin: AdminClient, saga: str) -> Purge:
+    """Return the purge request for the current state of a rollback."""
+    progress = RollbackProgress.model_validate_json(bytes((await rollback_state(admin, saga))[PROGRESS_KEY]))
+    return Purge(generation=progress.generation, actions=progress.actions)
 
 
-async def test_a_rollback_is_forgotten_after_a_while_and_the_next_run_of_its_key_has_its_own(bench, did, admin, soon):
+async def test_next_execution_starts_after_purge(bench, did, admin, soon):
     await bench.serve(main)
     key = str(uuid4())
     for number in (1, 2):
         assert await fail(bench, key) == "rolled_back"
         assert bench.undone(key) == ["undo a"] * number
-        await forgotten(admin, f"{bench.name}:{key}")
+        await purged(admin, f"{bench.name}:{key}")
         await forget_runs(admin, key)
-        await forget_undos(admin, bench)
+        await purge_compensations(admin, bench)
     with pytest.raises(IngressError) as unknown:
         await bench.rollback(key)
     assert unknown.value.status_code == 404
 
 
 @pytest.mark.parametrize("wait", [True, False])
-async def test_what_was_undone_is_not_undone_again_when_its_rollback_was_forgotten(bench, did, admin, soon, wait):
-    asker = Asker()
-    await bench.serve(main, asker.service)
+async def test_purged_rollback_is_not_repeated(bench, did, admin, soon, wait):
+    caller = Caller()
+    await bench.serve(main, caller.service)
     key = str(uuid4())
     saga = f"{bench.name}:{key}"
     await fail(bench, key)
-    await forgotten(admin, saga)
-    await asyncio.wait_for(asker.undo(bench, saga, wait=wait), 20)
+    await purged(admin, saga)
+    await asyncio.wait_for(caller.undo(bench, saga, wait=wait), 20)
     found = await bench.rollback(key)
-    assert (found.status, found.steps, len(found.runs)) == (Outcome.ROLLED_BACK, [], 1)
+    assert (found.status, found.steps, len(found.runs)) == (RollbackState.ROLLED_BACK, [], 1)
     assert bench.undone(key) == ["undo a"]
 
 
-async def test_what_waits_for_somebody_or_has_changed_since_is_not_forgotten(bench, did, admin):
-    asker = Asker()
-    await bench.serve(main, asker.service, max_attempts=1)
+async def test_open_or_changed_rollback_is_not_purged(bench, did, admin):
+    caller = Caller()
+    await bench.serve(main, caller.service, max_attempts=1)
     key = f"stuck-{uuid4()}"
     saga = f"{bench.name}:{key}"
     assert await fail(bench, key) == "needs_attention"
-    with_a_letter = await stands(admin, saga)
-    assert not await asker.forget(bench, saga, with_a_letter)
+    with_a_letter = await current_purge(admin, saga)
+    assert not await caller.forget(bench, saga, with_a_letter)
     await act(bench, "annotate", saga)
     await act(bench, "discard", saga)
 
     async def closed() -> bool:
-        return (await bench.rollback(key)).status is Outcome.ROLLED_BACK
+        return (await bench.rollback(key)).status is RollbackState.ROLLED_BACK
 
     await eventually(closed, what="closed rollback")
-    of_first_run = await stands(admin, saga)
-    assert not await asker.forget(bench, saga, with_a_letter)
+    of_first_run = await current_purge(admin, saga)
+    assert not await caller.forget(bench, saga, with_a_letter)
     await forget_runs(admin, key)
     assert await fail(bench, key) == "rolled_back"
-    assert not await asker.forget(bench, saga, of_first_run)
+    assert not await caller.forget(bench, saga, of_first_run)
     assert [len(each.steps) for each in ((await bench.rollback(key)).earlier[0], await bench.rollback(key))] == [1, 1]
-    assert await asker.forget(bench, saga, await stands(admin, saga))
-    await forgotten(admin, saga)
-    assert not await asker.forget(bench, saga, of_first_run)
+    assert await caller.forget(bench, saga, await current_purge(admin, saga))
+    await purged(admin, saga)
+    assert not await caller.forget(bench, saga, of_first_run)
 
 
-async def test_a_saga_whose_letter_was_decided_about_is_forgotten_then(bench, did, admin, soon):
+async def test_rollback_is_purged_after_redrive(bench, did, admin, soon):
     await bench.serve(main, max_attempts=1)
     key = f"stuck-{uuid4()}"
     saga = f"{bench.name}:{key}"
     assert await fail(bench, key) == "needs_attention"
     await act(bench, "redrive", saga)
-    await forgotten(admin, saga)
+    await purged(admin, saga)
     assert bench.undone(key) == ["undo a"] * 2
