@@ -52,7 +52,7 @@ RUN pip wheel --no-deps --no-build-isolation --no-index --wheel-dir wheels ./fra
 COPY deploy/docker/healthcheck.py /opt/perdure/healthcheck.py
 
 FROM base
-# pip is of no use here any more, and no gift to whoever gets in.
+# pip is not needed at run time, and would help an intruder.
 RUN pip uninstall --yes --root-user-action ignore pip >/dev/null \
  && rm -rf /usr/local/lib/python3*/ensurepip /usr/local/lib/python3*/idlelib /root/.cache
 # Docker gives a new volume the owner of the folder that it is mounted on, so these are here to be mounted on. The group

@@ -76,6 +76,7 @@ lint: $(READY)
 	@$(DEPTRY) services --config services/pyproject.toml --known-first-party services --per-rule-ignores \
 	  "DEP002=aiosqlite|asyncpg|python-multipart|rich,DEP003=h11|markupsafe|pydantic_core|restate|starlette" \
 	  >.local/deptry.log 2>&1 || { cat .local/deptry.log; exit 1; }
+	@.ci/terms
 	@$(BIN)/python deploy/grafana/build.py --check
 	@$(BIN)/python -m deploy.supply_chain.licences --check
 	@echo "lint: clean"

@@ -3,7 +3,7 @@
 #
 #   restate.tar       the engine's data: what is under way, what was decided, every saga's record
 #   database.dump     the business: what is sold, held and charged (pg_dump, custom format)
-#   secrets.tar       passwords and keys; whoever has it can sign and read, so keep it as you keep those
+#   secrets.tar       passwords and keys; protect it like the secrets themselves
 #   SHA256SUMS        of the three
 #
 # The engine is stopped while both are copied, so that they are of one moment: nothing begins meanwhile, and what was

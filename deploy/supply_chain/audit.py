@@ -1,10 +1,9 @@
-"""Asks a database of known vulnerabilities about every locked dependency, and says so when it gave no answer.
+"""Audit of locked dependencies for known vulnerabilities.
 
 python -m deploy.supply_chain.audit [--tolerate-silence]
 
-pip-audit itself ends well when the database knows nothing of a package, or of any: an index that mirrors packages but
-no advisories then looks like a clean bill. Here that is a failure (exit code 2), or with ``--tolerate-silence`` at
-least a line that nobody can take for one. A vulnerability is always a failure (exit code 1).
+pip-audit succeeds if its database has no advisories, as with an index that mirrors packages only. This command then
+exits with code 2, or prints a prominent line with ``--tolerate-silence``. A vulnerability exits with code 1.
 """
 
 from __future__ import annotations

@@ -70,17 +70,17 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
 
 
 async def _ask(cp: Orchestration, plan: TripPlan, settings: OrchestratorSettings) -> None:
-    """Wait until somebody approves the trip; refuse it when they don't."""
+    """Wait for the approval of a trip; raise an error if it is rejected or times out."""
     timeout, options = settings.approval()
     options["title"] = plan.approval_title()
     options["subject"] = plan.request.traveller
     options["payload"] = plan.request.model_dump(mode="json")
     outcome = await cp.request_approval(plan.trip_id, timeout, **options)
     if outcome.outcome is not ApprovalResult.APPROVED:
-        who = ", ".join(outcome.decided_by) or "nobody"
+        voters = ", ".join(outcome.decided_by) or "no approver"
         raise Refused(
-            f"step 'approval' failed: rejected by {who}: {outcome.reason}",
+            f"step 'approval' failed: rejected by {voters}: {outcome.reason}",
             403,
             "approval_rejected",
-            {"step": "approval", "decided_by": who},
+            {"step": "approval", "decided_by": voters},
         )
