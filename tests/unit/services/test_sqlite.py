@@ -66,5 +66,7 @@ async def test_what_stands_in_the_way_is_said(tmp_path: Path) -> None:
     with closing(sqlite3.connect(locked, isolation_level=None)) as connection:
         connection.execute("CREATE TABLE x (y)")
         connection.execute("BEGIN IMMEDIATE")
-        with pytest.raises(ConfigurationError, match=r"locked\.db stayed locked for 0\.05 s: stop the process that uses it"):
+        with pytest.raises(
+            ConfigurationError, match=r"locked\.db stayed locked for 0\.05 s: stop the process that uses it"
+        ):
             await make_file(locked, wait=timedelta(milliseconds=50))

@@ -12,6 +12,7 @@ import pytest
 
 from perdure.approvals.messages import PrincipalStatement
 from perdure.approvals.principals import NO_PAYLOAD_DIGEST, principal_target
+from perdure.approvals.schema import Principal
 from perdure.security import Role, TrustedKeys
 from services.console.auth.passwords import Passwords
 from services.console.auth.users import Users
@@ -82,7 +83,7 @@ async def test_statement_is_signed_and_published_once(console):
         now=console.clock(),
         actor=statement.actor,
         reason=statement.reason,
-        details=statement.principal.model_dump(mode="json"),
+        details=Principal.stated_by(statement).model_dump(mode="json"),
         role=Role.ADMINISTRATOR,
     )
     assert found.actor == "perdure console"
