@@ -28,7 +28,6 @@ class SagaServiceSettings(ControlPlaneSettings):
         reconciler_webhook_url: Receiver of alerts; empty for none.
         reconciler_webhook_key_file: Private key (`perdure keys new`) that signs alerts; unsigned if not set.
         retention: How long an ended rollback and its audit log are stored; more than 7 days.
-            ``PERDURE_SAGA_FORGET_AFTER``.
         schedule_targets: Handlers that may be scheduled, as comma-separated patterns of ``Service/handler``. A schedule
             can start handlers that are private on the ingress. Where actions need no signature, any caller of the
             ingress can create one.
@@ -44,7 +43,7 @@ class SagaServiceSettings(ControlPlaneSettings):
     reconciler_paused_limit: timedelta = timedelta(hours=1)
     reconciler_webhook_url: str | None = None
     reconciler_webhook_key_file: Path | None = None
-    retention: timedelta = Field(default=RETENTION, validation_alias="PERDURE_SAGA_FORGET_AFTER")
+    retention: timedelta = RETENTION
     schedule_targets: Annotated[tuple[str, ...], NoDecode] = ("Trips/run",)
 
     @field_validator("schedule_targets", mode="before")

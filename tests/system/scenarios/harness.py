@@ -71,8 +71,8 @@ def harness_environment(environment: Mapping[str, str]) -> dict[str, str]:
     without = {name: value for name, value in environment.items() if not name.startswith("PERDURE_")}
     return {
         **without,
-        "PERDURE_ORCHESTRATOR_UNDO_ATTEMPTS": "3",
-        "PERDURE_ORCHESTRATOR_UNDO_DELAY": "PT0.1S",
+        "PERDURE_ORCHESTRATOR_COMPENSATION_ATTEMPTS": "3",
+        "PERDURE_ORCHESTRATOR_COMPENSATION_DELAY": "PT0.1S",
         "PERDURE_SAGA_RECONCILER_INTERVAL": "PT2S",
         "PERDURE_SAGA_RECONCILER_GRACE": "PT1S",
         "PERDURE_CONSOLE_PASSWORD_MEMORY": str(PASSWORD_MEMORY),

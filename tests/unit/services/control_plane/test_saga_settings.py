@@ -19,7 +19,7 @@ def test_an_empty_webhook_is_none(monkeypatch: pytest.MonkeyPatch):
 
 def test_rollbacks_that_are_over_are_forgotten_after_ninety_days_unless_it_says_otherwise(monkeypatch):
     assert SagaServiceSettings().retention == timedelta(days=90)
-    monkeypatch.setenv("PERDURE_SAGA_FORGET_AFTER", "P1Y")
+    monkeypatch.setenv("PERDURE_SAGA_RETENTION", "P1Y")
     assert SagaServiceSettings().retention == timedelta(days=365)
 
 
