@@ -91,7 +91,7 @@ async def test_redrive_dead_letter_by_command(stage: Stage, perdure: Perdure):
 
     late = await on(perdure, "dead-letters", "redrive", letter)
     assert late.returncode == 1
-    assert "is no dead letter" in late.stderr
+    assert "not a dead letter" in late.stderr
     assert "Traceback" not in late.stderr
 
 

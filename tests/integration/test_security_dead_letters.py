@@ -127,7 +127,7 @@ async def test_operator_signature_is_required_and_single_use(restate: Restate):
             "operator",
         )
         assert await refused("redrive", letter, sign(OperatorAction.REDRIVE, letter, VERA)) == (403, "actor")
-        assert await refused("discard", letter, sign(OperatorAction.SKIP, letter)) == (403, "act")
+        assert await refused("discard", letter, sign(OperatorAction.SKIP, letter)) == (403, "action")
         assert await refused("redrive", other, redrive, **edited) == (403, "target")
         assert await refused("redrive", letter, redrive, payload="something else") == (403, "details")
         assert await refused("redrive", letter, redrive) == (403, "details")
@@ -179,7 +179,7 @@ async def test_flooding_operator_blocks_no_other(restate: Restate, monkeypatch: 
         [letter] = await desk.letters(1)
         for _ in range(3):
             await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
-        with pytest.raises(IngressError, match="no room for more") as error:
+        with pytest.raises(IngressError, match="too many signed actions") as error:
             await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
         assert (error.value.status_code, error.value.code) == (429, "too_many_actions")
         otto = key_of("otto@example.com", Role.OPERATOR)

@@ -18,7 +18,7 @@ from perdure.saga.dispatch import StartCompensation, start_compensation
 from perdure.saga.messages import ExternalRollbackRequest, roll_back_handler
 from perdure.saga.schema import CompensationHandler, closed_sql
 
-ROLLBACK_STATUS_TIMEOUT = timedelta(seconds=5)
+ANSWER_TIMEOUT = timedelta(seconds=5)
 """How long to wait for a service; one that is down must not delay the sagas of the others."""
 
 _MAX_NAMED = 3
@@ -133,7 +133,7 @@ async def request_rollback(
         TerminalError: The service refused or failed.
     """
     request = ExternalRollbackRequest(reason=reason[:2000], wait=False, failed_children=children)
-    late = ctx.sleep(ROLLBACK_STATUS_TIMEOUT, f"{roll_back.service} answers")
+    late = ctx.sleep(ANSWER_TIMEOUT, f"{roll_back.service} answers")
     # Through the dispatcher, because the engine retries a call to an unknown service without end.
     started = ServiceClient(ctx, start_compensation).call_async(
         StartCompensation(

@@ -244,7 +244,7 @@ async def test_dead_letter_and_redrive_survive_kill(bench, did, admin, engine, m
         return (await bench.ingress.call(rollback_status, key=saga)).status is RollbackState.ROLLED_BACK
 
     await eventually(undone, what="end of the rollback")
-    with pytest.raises(IngressError, match="is no dead letter"):
+    with pytest.raises(IngressError, match="not a dead letter"):
         await bench.ingress.call(redrive, ask)
     await eventually(lambda: letters(0), what="end of the dead letter")
     assert bench.undone(key) == ["undo a", "undo a"]
