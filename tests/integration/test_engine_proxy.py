@@ -208,7 +208,7 @@ async def test_report_unreachable_engine_as_not_sent(guarded):
     await guarded.engine.kill()
     answer = await guarded.http.post(f"{guarded.ingress}/Echo/size", json=["a"])
     assert (answer.status_code, answer.headers["x-perdure-proxy"]) == (503, "not-sent")
-    async with IngressClient(guarded.ingress, retries=0) as client:
+    async with IngressClient(guarded.ingress, max_attempts=1) as client:
         with pytest.raises(IngressError, match="accepts no connection") as failed:
             await client.resolve_awakeable(signal_id("inv_1fcocvNP6Lvi5nwVkzr9cz2SgHhoc7xOWG"), "a")
     assert (failed.value.status_code, failed.value.source) == (0, None)

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-import restate
+import restate as restate_sdk
 from restate.exceptions import TerminalError
 
 from perdure import IngressClient
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.restate_modes("all")
 
 async def test_read_handler_of_context(restate):
     service, thing, flow = (
-        restate.Service("InfoService"),
-        restate.VirtualObject("InfoObject"),
-        restate.Workflow("InfoFlow"),
+        restate_sdk.Service("InfoService"),
+        restate_sdk.VirtualObject("InfoObject"),
+        restate_sdk.Workflow("InfoFlow"),
     )
 
     async def describe(ctx: Any) -> str:
@@ -31,23 +31,23 @@ async def test_read_handler_of_context(restate):
         return f"{info} {info.kind} writes={info.writes_state} key={sdk.has_key(ctx)}"
 
     @service.handler()
-    async def plain(ctx: restate.Context) -> str:
+    async def plain(ctx: restate_sdk.Context) -> str:
         return await describe(ctx)
 
     @thing.handler()
-    async def exclusive(ctx: restate.ObjectContext) -> str:
+    async def exclusive(ctx: restate_sdk.ObjectContext) -> str:
         return await describe(ctx)
 
     @thing.handler(kind="shared")
-    async def shared(ctx: restate.ObjectSharedContext) -> str:
+    async def shared(ctx: restate_sdk.ObjectSharedContext) -> str:
         return await describe(ctx)
 
     @flow.main()
-    async def run(ctx: restate.WorkflowContext) -> str:
+    async def run(ctx: restate_sdk.WorkflowContext) -> str:
         return await describe(ctx)
 
     @flow.handler()
-    async def look(ctx: restate.WorkflowSharedContext) -> str:
+    async def look(ctx: restate_sdk.WorkflowSharedContext) -> str:
         return await describe(ctx)
 
     env = await restate.serve(service, thing, flow)
@@ -61,7 +61,7 @@ async def test_read_handler_of_context(restate):
 
 
 async def test_detect_replay(restate, did):
-    async def work(ctx: restate.Context, key: str) -> str:
+    async def work(ctx: restate_sdk.Context, key: str) -> str:
         did.add(f"before {sdk.is_replaying(ctx)}")
         await ctx.sleep(timedelta(milliseconds=20))
         did.add(f"after {sdk.is_replaying(ctx)}")
@@ -78,7 +78,7 @@ async def test_detect_replay(restate, did):
 
 @pytest.mark.restate_modes("http2")
 async def test_repeat_wait_for_invocation_id(restate):
-    async def work(ctx: restate.Context, key: str) -> str:
+    async def work(ctx: restate_sdk.Context, key: str) -> str:
         if key == "callee":
             return "done"
         call = ctx.generic_call("Facts", "go", b'"callee"')
@@ -97,10 +97,10 @@ async def test_repeat_wait_for_invocation_id(restate):
 
 
 def test_read_types_of_sdk_handlers():
-    service = restate.Service("Facts")
+    service = restate_sdk.Service("Facts")
 
     @service.handler("renamed")
-    async def handler(ctx: restate.Context, number: int) -> str | None:
+    async def handler(ctx: restate_sdk.Context, number: int) -> str | None:
         return str(number)
 
     assert sdk.sdk_handler_types(handler) == ("Facts", "renamed", int, str | None)

@@ -56,7 +56,7 @@ async def _observe(topology: Topology, engine: LocatedEngine, binary: Path | Non
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         }
-        platform = Platform(topology, engine, tell=terminal.say, environment=environment)
+        platform = Platform(topology, engine, report=terminal.say, environment=environment)
         terminal.say("Starting a platform with empty data")
         await play_on(platform, lambda: _show(platform, binary, receiver, terminal), terminal)
     return 0
