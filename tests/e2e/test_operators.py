@@ -123,7 +123,7 @@ async def test_show_trip_that_waits_for_approval(stage: Stage, perdure: Perdure)
 
 async def test_errors_are_one_line(perdure: Perdure):
     for words, sentence in {
-        ("sagas", "show", "nobody"): "there is no saga 'nobody'",
+        ("sagas", "show", "nobody"): "no saga 'nobody'",
         ("dead-letters", "show", "nobody/1"): "dead letter 'nobody/1' does not exist",
         ("dead-letters", "redrive", "nobody/1"): "no dead letter 'nobody/1'",
         ("dead-letters", "redrive"): "pass either the ID of a dead letter or --signature",

@@ -34,7 +34,7 @@ PUBLIC = {
     "Alerts/list",
     "Alerts/scan",
     "ApprovalInbox/list",
-    "ApprovalReconciler/sweep",
+    "ApprovalReconciler/reconcile",
     "Approvals/approve",
     "Approvals/decide_by_link",
     "Approvals/delegate",

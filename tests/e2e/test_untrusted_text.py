@@ -28,7 +28,7 @@ _POSITIONS = """() => {
 
 @pytest.mark.parametrize("actor", ["עדה", "ada\u202e", "\u2067ada", "ada\u2066", "عمر"])
 def test_name_does_not_reorder_sentence(browser: Browser, actor: str):
-    receipt = SimpleNamespace(act="approve", actor=actor, reason="12 of 34", status="approved")
+    receipt = SimpleNamespace(action="approve", actor=actor, reason="12 of 34", status="approved")
     page = browser.new_page()
     try:
         page.set_content(fragment("_decided.html", receipt=receipt))
