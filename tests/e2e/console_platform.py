@@ -115,6 +115,7 @@ def console(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> 
         "PERDURE_SAGA_RECONCILER_INTERVAL": "PT2S",
         "PERDURE_SAGA_RECONCILER_GRACE": "PT1S",
         "PERDURE_CONSOLE_PASSWORD_MEMORY": "64",
+        "PERDURE_CONSOLE_SIGN_INS": "1000/minute",  # the tests sign in more often than users
     }
     with Launched(home, env).up() as launched:
         found = ConsolePlatform(launched)

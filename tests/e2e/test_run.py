@@ -128,7 +128,9 @@ def test_what_a_killed_run_left_behind_is_stopped_by_the_next(home, engine):
         assert all(started_at(pid) is not None for pid in left.values())
         # The same ports again: they are free only when those processes are gone.
         with Launched(home, env).up() as following:
-            assert f"hotels (process {left['hotels']})" in following.line("an earlier run was killed")
+            assert f"hotels (process {left['hotels']})" in following.line(
+                "stopping processes that an earlier run left behind"
+            )
             assert [pid for pid in left.values() if started_at(pid) is not None] == []
             assert following.stop(signal.SIGHUP) == 0
 
@@ -210,7 +212,7 @@ def test_a_signal_while_it_starts_stops_it_and_leaves_nothing_running(home, engi
 def test_an_audit_without_a_database_says_so(home):
     result = command("audit", env=environment(home, None))
     assert result.returncode == 1
-    assert f"there is no database in {home}/data/trips.db" in one_sentence(result.stderr)
+    assert f"there is no database at {home}/data/trips.db" in one_sentence(result.stderr)
 
 
 def test_one_shots_say_what_is_missing(home):
@@ -220,7 +222,7 @@ def test_one_shots_say_what_is_missing(home):
     assert f"http://127.0.0.1:{env['PERDURE_ADMIN_PORT']}/health does not answer" in one_sentence(nobody.stderr)
     nowhere = command("register", "--at", "flights=here", env=env)
     assert nowhere.returncode == 1
-    assert "write it as flights=http://host:port" in one_sentence(nowhere.stderr)
+    assert "write flights=http://host:port" in one_sentence(nowhere.stderr)
     unknown = command("serve", "flight", env=env)
     assert unknown.returncode == 1
     assert "there is no service 'flight'" in one_sentence(unknown.stderr)

@@ -143,7 +143,7 @@ async def test_invalid_signatures_are_refused_and_recorded(desk: SignedDesk):
         ("approve", signed(ada, at=now() + late), (401, "future")),
         ("approve", signed(ada, actor="bob"), (403, "actor")),
         ("approve", signed(ada, target="another"), (403, "target")),
-        ("reject", good, (403, "act")),
+        ("reject", good, (403, "action")),
         ("approve", {**good, "reason": "another"}, (403, "reason")),
         ("approve", {**good, "groups": ["finance"]}, (403, "unverified_groups")),
         ("approve", signed(key_of("ada", roles=(Role.VIEWER,))), (403, "forbidden")),

@@ -31,20 +31,20 @@ HERE, SAGAS = "integration/test_defects.py", "integration/test_sagas.py"
 DEFECTS: dict[str, list[str]] = {
     # --- 1: policy
     "1: the error of a redundant key is dropped, so the strict policy never fails": [
-        "unit/test_policy.py::test_strict_fails_for_information_too",
-        "integration/test_clients.py::test_guardrails_of_keys",
-        "integration/test_logging.py::test_a_guardrail_under_warn_is_logged_once_and_under_strict_refuses",
+        "unit/test_guardrails.py::test_strict_fails_for_info_severity",
+        "integration/test_clients.py::test_guardrails_check_idempotency_keys",
+        "integration/test_logging.py::test_guardrail_policy_warn_and_strict",
     ],
     "1: every call counts as one to the same handler": [
         "integration/test_clients.py::test_guardrails_check_idempotency_keys"
     ],
     # --- 2: security
     "2: the signature scheme is invented and rejects genuine requests": [
-        "unit/security/test_security_identity.py::test_verifier_agrees_with_sdk",
+        "unit/security/test_identity.py::test_verifier_agrees_with_sdk",
         "integration/test_security_signing_engine.py::test_only_requests_of_the_engine_are_served",
     ],
     "2: X-Restate-Server and X-Forwarded-Proto are trusted from any client": [
-        "unit/security/test_security_config.py::test_forwarded_https_is_accepted_from_trusted_proxies_only",
+        "unit/security/test_config.py::test_forwarded_https_is_accepted_from_trusted_proxies_only",
     ],
     "2: RestrictPublicAccess is never read": [
         "integration/test_security_signing_engine.py::test_ingress_serves_only_public_handlers",
@@ -57,7 +57,7 @@ DEFECTS: dict[str, list[str]] = {
         "integration/test_status.py::test_reject_progress_out_of_range",
     ],
     "4: the time in a status comes from the wall clock and differs on replay": [
-        "integration/test_status.py::test_a_status_is_written_with_the_journaled_time_and_read_back",
+        "integration/test_status.py::test_update_and_read_status",
     ],
     # --- 5: state
     "5: the guard against writes from shared handlers never fires": [
@@ -108,12 +108,12 @@ DEFECTS: dict[str, list[str]] = {
     ],
     # --- 7: planes
     "7: keys are joined as paths, so different parts give equal keys": [
-        "unit/test_idempotency.py::test_what_the_go_original_confused_is_told_apart",
-        "unit/test_idempotency.py::test_two_different_lists_never_give_the_same_key",
+        "unit/test_idempotency.py::test_distinguish_parts_with_path_separators",
+        "unit/test_idempotency.py::test_different_parts_give_different_keys",
         f"{HERE}::test_generated_keys_are_stable_and_unique",
     ],
     "7: an approval has no approver, reason, quorum or audit log": [
-        "integration/test_approvals.py::test_two_of_three_and_its_inboxes",
+        "integration/test_approvals.py::test_quorum_of_two_and_inboxes",
     ],
     # --- 8: runs and determinism
     "8: BackoffFactor is ignored": ["integration/test_runs.py::test_initial_delay_and_backoff_factor"],
@@ -122,12 +122,12 @@ DEFECTS: dict[str, list[str]] = {
     ],
     # --- 9: observability
     "9: replays are counted and reported": [
-        "integration/test_hooks.py::test_state_is_told_of_when_it_is_touched_and_not_when_it_is_replayed",
-        "integration/test_logging.py::test_each_line_says_where_it_comes_from_and_is_logged_once",
+        "integration/test_hooks.py::test_state_hooks_ignore_replays",
+        "integration/test_logging.py::test_lines_have_invocation_and_are_logged_once",
     ],
     "9: most hooks never fire": [
-        "integration/test_hooks.py::test_a_saga_that_succeeds_is_told_of_once",
-        "integration/test_hooks.py::test_a_saga_that_is_rolled_back_is_told_of_once",
+        "integration/test_hooks.py::test_successful_saga_calls_hooks_once",
+        "integration/test_hooks.py::test_rolled_back_saga_calls_hooks_once",
     ],
     # --- 10: clients
     "10: a failed validation of a key panics, or is skipped for short keys": [
@@ -146,7 +146,7 @@ DEFECTS: dict[str, list[str]] = {
         "integration/test_concurrency.py::test_results_keep_order_of_input",
     ],
     "12: the completion order is used as the index": [
-        "integration/test_concurrency.py::test_results_are_values_in_the_order_of_the_input",
+        "integration/test_concurrency.py::test_results_keep_order_of_input",
     ],
     "12: calls are made inside a run": [
         "integration/test_context_inside_run.py::test_refuse_context_inside_run",

@@ -100,7 +100,7 @@ async def test_schedule_action_requires_fresh_operator_signature(restate: Restat
 
         pause = sign_action(OLGA, ScheduleAction.PAUSE, first, reason="holidays", at=now())
         assert await refused(desk.act(ScheduleAction.PAUSE, None)) == (401, "unsigned")
-        assert await refused(desk.act(ScheduleAction.REMOVE, pause, reason="holidays")) == (403, "act")
+        assert await refused(desk.act(ScheduleAction.REMOVE, pause, reason="holidays")) == (403, "action")
         assert await refused(desk.act(ScheduleAction.PAUSE, pause, reason="malice")) == (403, "reason")
         assert await refused(desk.act(ScheduleAction.PAUSE, pause, reason="holidays", actor="vera@example.com")) == (
             403,
@@ -138,7 +138,7 @@ async def test_who_signs_without_end_keeps_nobody_else_from_steering(restate: Re
         olga, otto = (ScheduleClient(ingress, key=key) for key in (OLGA, key_of("otto@example.com", Role.OPERATOR)))
         await olga.pause(name)
         await olga.resume(name)
-        with pytest.raises(IngressError, match="no room for more") as error:
+        with pytest.raises(IngressError, match="too many signed actions") as error:
             await olga.pause(name)
         assert (error.value.status_code, error.value.code) == (429, "too_many_actions")
         assert (await otto.pause(name)).state is ScheduleState.PAUSED

@@ -303,7 +303,7 @@ def test_credential_validity(tmp_path: Path):
     assert check("early", day, day)[0]
     PrivateKey.generate().save(tmp_path / "other")
     (finding,) = key_findings({"PERDURE_KEY_FILE": str(tmp_path / "other")})
-    assert "no actor's key file" in finding.text
+    assert "is not an actor's key file" in finding.text
 
 
 def test_nearly_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
