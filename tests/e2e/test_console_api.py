@@ -233,7 +233,7 @@ def test_act_on_schedule_with_signature(console: ConsolePlatform):
     assert paused.status_code == 200
     entry = paused.json()["audit_log"][0]
     assert (entry["actor"], entry["action"], entry["reason"]) == (ADMINISTRATOR, "pause", "holidays")
-    assert entry["proof"]["credential"]["actor"] == ADMINISTRATOR
+    assert entry["signed_action"]["credential"]["actor"] == ADMINISTRATOR
     assert console.api("POST", f"{path}/resume", body={}).json()["state"] == "active"
 
     digest = console.api("GET", path).json()["digest"]
