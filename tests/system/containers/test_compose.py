@@ -225,7 +225,7 @@ async def test_traces_of_a_trip_arrive(stack: Project) -> None:
 
 async def test_the_console_has_its_first_administrator(stack: Project) -> None:
     command = "echo correct-horse-battery | perdure-platform console admin --name ada@example.com --password-stdin"
-    assert "ada@example.com may sign in" in stack.inside("console", "sh", "-c", command)
+    assert "Administrator ada@example.com added" in stack.inside("console", "sh", "-c", command)
     async with httpx.AsyncClient(trust_env=False) as http:
         page = await http.get(stack.url("CONSOLE"), follow_redirects=True)
     assert page.status_code == 200
