@@ -41,7 +41,7 @@ def admin(
     group: Annotated[list[str] | None, typer.Option("--group", help="Group; may be repeated.")] = None,
     password_stdin: StdinOption = False,
 ) -> None:
-    """Add an administrator, who can add other users at the console."""
+    """Add an administrator. Administrators add other users at the console."""
     settings = _settings()
     password = _password(from_stdin=password_stdin)
     roles = {Role.ADMINISTRATOR, *(role or [])}

@@ -78,7 +78,7 @@ def stream(
 
     async def events() -> AsyncIterator[ServerSentEvent]:
         sent: dict[str, str] = {}
-        # A reconnecting client names what it shows by now.
+        # A reconnecting client sends the ID of the last event that it received.
         last = request.headers.get("last-event-id")
         shown = set(last.split(".") if last else seen)
         polls = unchanged = 0

@@ -1,6 +1,6 @@
 """`perdure-platform`: run the trips platform, operate it, and audit its database.
 
-Each command imports what it needs, because importing everything takes seconds.
+Commands import their own dependencies, because importing all of them takes seconds.
 """
 
 # ruff: noqa: PLC0415 - see above

@@ -105,7 +105,7 @@ class ConsolePlatform:
 
 @pytest.fixture(scope="session")
 def console(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsolePlatform]:
-    """A platform whose console has a viewer, and an administrator who is also approver and operator."""
+    """A platform whose console has two users: a viewer, and an administrator with all roles."""
     home = tmp_path_factory.mktemp("console") / "platform"
     env = {
         **environment(home, engine.path),

@@ -79,7 +79,7 @@ async def test_every_attack_is_refused_and_changes_nothing(defended: DefendedPla
     assert [each for each in outcomes if not each.refused] == []
 
 
-async def test_who_may_look_sees_an_encrypted_saga_step_by_step_at_the_console(defended: DefendedPlatform):
+async def test_viewer_sees_steps_of_encrypted_saga(defended: DefendedPlatform):
     headers = {"authorization": f"Bearer {defended.sessions[VERA]}"}
     url = defended.topology.console_url
     saga = (await defended.http.get(f"{url}/api/sagas/{defended.linked}", headers=headers)).json()
@@ -167,7 +167,7 @@ async def test_what_gets_through_is_told(defended: DefendedPlatform):
     assert await defended.stage.result(defended.waiting) == "confirmed"
 
 
-async def test_the_gateway_is_the_same_with_a_session_and_with_a_key(defended: DefendedPlatform):
+async def test_gateway_treats_sessions_and_keys_alike(defended: DefendedPlatform):
     url = f"{defended.topology.console_url}/gateway/Trips/{defended.linked}"
 
     async def asked(method: str, path: str, token: str) -> httpx.Response:

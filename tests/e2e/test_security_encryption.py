@@ -47,7 +47,7 @@ async def test_all_scenarios_play_and_the_engines_data_holds_nothing_readable(tm
             assert refused.value.status_code == 400
     finally:
         await platform.stop(asyncio.Event())
-    # The reconciler looks into the engine's tables, where values are sealed: it found what was lost, and nothing else.
+    # The reconciler reads tables with encrypted values, and must detect orphaned sagas only.
     acted = [line for line in (topology.log_dir / "saga.log").read_text().splitlines() if "reconciler.acted" in line]
     assert {json.loads(line)["kind"] for line in acted} == {"orphaned"}
     open_to_all = {clear.traveller, clear.payment.account, clear.flight.number}

@@ -81,7 +81,7 @@ class Scene:
         await self.ingress.call(scan_target, key=ALERTS_KEY)
 
     async def notified(self, number: int) -> list[AlertNotification]:
-        """Wait for this number of notifications, scan again, and check that no more follow."""
+        """Wait for a number of notifications, scan again, and check that the number is final."""
 
         async def probe() -> bool:
             return len(self.receiver.took(self.name)) >= number

@@ -198,7 +198,7 @@ class ApprovalRequest(BaseModel):
 
     @property
     def excluded(self) -> tuple[str, ...]:
-        """People who may not vote: the requester, the owner of its API key, and the subject."""
+        """Users excluded from voting: the requester, the owner of its API key, and the subject."""
         return tuple(dict.fromkeys(filter(None, (self.requester, self.requester_owner, self.subject))))
 
     @property
@@ -239,7 +239,7 @@ def requester_text(requester: str, *, verified: bool, subject: str = "") -> str:
 def eligible_people(
     approvers: Iterable[str], groups: Mapping[str, Iterable[str]], excluded: Iterable[str]
 ) -> frozenset[str] | None:
-    """Return the people who may vote; None when anyone may, or when the members of a group are unknown."""
+    """Return the eligible voters; None if any user is eligible or the members of a group are unknown."""
     people: set[str] = set()
     for name in approvers:
         if not is_group(name):

@@ -177,7 +177,7 @@ class Rules(_Stored):
 
     @property
     def excluded(self) -> tuple[str, ...]:
-        """People who may not vote: the requester, the owner of its API key, and the subject."""
+        """Users excluded from voting: the requester, the owner of its API key, and the subject."""
         return tuple(filter(None, (self.requester, self.requester_owner, self.subject)))
 
     def excludes(self, person: str) -> bool:

@@ -1,4 +1,4 @@
-"""An engine of each module's own: a reconciler looks after all of an engine's sagas, and other tests lose hundreds."""
+"""An engine per module, because a reconciler handles all sagas of an engine."""
 
 from __future__ import annotations
 

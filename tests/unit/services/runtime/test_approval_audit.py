@@ -44,7 +44,7 @@ def changed_reason(found: ApprovalStatus) -> ApprovalStatus:
 
 
 def without_approval(found: ApprovalStatus) -> ApprovalStatus:
-    """As whoever can write the approval's state would: the audit log of one that nobody decided."""
+    """Return an approval whose forged audit log approves it without a vote."""
     opened = approval(approve=None)
     return found.model_copy(update={"audit_log": opened.audit_log, "head": opened.head})
 
