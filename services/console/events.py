@@ -78,7 +78,7 @@ def stream(
 
     async def events() -> AsyncIterator[ServerSentEvent]:
         sent: dict[str, str] = {}
-        # A reconnecting client sends the ID of the last event that it received.
+        # The ID of an event lists the digests of the fragments on the page; a reconnecting client sends it back.
         last = request.headers.get("last-event-id")
         shown = set(last.split(".") if last else seen)
         polls = unchanged = 0

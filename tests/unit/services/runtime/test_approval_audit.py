@@ -44,7 +44,7 @@ def changed_reason(found: ApprovalStatus) -> ApprovalStatus:
 
 
 def without_approval(found: ApprovalStatus) -> ApprovalStatus:
-    """Return an approval whose forged audit log approves it without a vote."""
+    """Return the status with a forged audit log that has no vote."""
     opened = approval(approve=None)
     return found.model_copy(update={"audit_log": opened.audit_log, "head": opened.head})
 
