@@ -18,23 +18,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from perdure.engine.admin import failure_message, sql_interval, sql_text
 
-__all__ = [
-    "MAX_LISTED",
-    "MAX_SINGLE_ALERTS",
-    "STUCK_RETRIES",
-    "Alert",
-    "AlertChanges",
-    "AlertNotification",
-    "Condition",
-    "Snapshot",
-    "compare",
-    "conditions_sql",
-    "failing_sql",
-    "group_id",
-    "pause_reason",
-    "snapshot_of",
-]
-
 MAX_SINGLE_ALERTS: Final = 5
 """Number of invocations per service and condition that have single alerts."""
 MAX_LISTED: Final = 500

@@ -42,25 +42,6 @@ from perdure.security.keys import PrivateKey
 from perdure.state import State, StateContext
 from perdure.targets import Target
 
-__all__ = [
-    "ALERTS",
-    "ALERTS_KEY",
-    "ALERT_DISPATCHER",
-    "ALERT_RETRIES",
-    "RECENT_KILL",
-    "SCAN_INTERVAL",
-    "AlertList",
-    "Alerts",
-    "add_pause_reasons",
-    "list_alerts",
-    "pause_reasons",
-    "post_target",
-    "read_alerts",
-    "scan_target",
-    "send_notification",
-    "take_snapshot",
-]
-
 log = get_logger("perdure.alerts.service")
 
 ALERTS: Final = "Alerts"

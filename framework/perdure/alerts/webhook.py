@@ -30,8 +30,6 @@ from perdure.alerts.conditions import AlertNotification
 from perdure.errors import PerdureError
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 
-__all__ = ["post_alert", "verify_alert"]
-
 _MAX_AGE = timedelta(minutes=5)
 _TIMEOUT = 10.0
 

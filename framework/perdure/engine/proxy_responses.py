@@ -7,8 +7,6 @@ from typing import Final
 
 import httpx
 
-__all__ = ["PROXY_HEADER", "ProxyResponse", "proxy_response"]
-
 PROXY_HEADER: Final = "x-perdure-proxy"
 """The header with the `ProxyResponse` of the proxy's own responses."""
 

@@ -12,8 +12,6 @@ from perdure._runtime.places import Place, ValueCodec
 from perdure.observability.instruments import GaugeMetric
 from perdure.observability.metrics import RECONCILER_LAST_SCAN
 
-__all__ = ["GaugeCollector", "Sample", "age_in_seconds", "decode_state_value", "parse_time"]
-
 Sample = tuple[GaugeMetric, float, Mapping[str, str]]
 """A gauge, its value, and its labels."""
 

@@ -22,8 +22,6 @@ from perdure.errors import ConfigurationError
 from perdure.observability import events
 from perdure.observability.logging import get_logger
 
-__all__ = ["ObservabilityHooks", "add_hooks", "default_hooks", "remove_hooks"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ObservabilityHooks:

@@ -23,8 +23,6 @@ from typing import Final
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger, level_number
 
-__all__ = ["LEVELS_FILE", "LevelFile", "parse_levels", "watch_levels"]
-
 LEVELS_FILE: Final = "PERDURE_LOG_LEVELS_FILE"
 _POLL_INTERVAL: Final = timedelta(seconds=2)
 

@@ -18,8 +18,6 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from perdure._runtime.plain_text import escape_invisible
 
-__all__ = ["LineFormatter", "format_event", "json_renderers", "terminal_renderers"]
-
 _MAX_DEPTH: Final = 20
 _MAX_INTEGER_BITS: Final = 4096  # Python refuses to format much larger integers
 _TRACE_MARGIN: Final = "  | "

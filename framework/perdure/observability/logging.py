@@ -30,8 +30,6 @@ from perdure.errors import ConfigurationError
 from perdure.observability.log_lines import LineFormatter, format_event, json_renderers, terminal_renderers
 from perdure.observability.trace_context import read_traceparent
 
-__all__ = ["LoggingConfig", "configure_logging", "get_logger"]
-
 LogFormat = Literal["json", "console"]
 
 # They log a line for each request.

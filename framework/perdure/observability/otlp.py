@@ -32,8 +32,6 @@ from perdure.observability.spans import (
     TraceInfo,
 )
 
-__all__ = ["HandlerSpanProcessor", "SpanExporter", "encode_request", "encode_span"]
-
 # Tags of length-delimited fields.
 _REQUEST_RESOURCE_SPANS: Final = ExportTraceServiceRequest(resource_spans=[ResourceSpans()]).SerializeToString()[:-1]
 _RESOURCE_SPANS_SCOPE_SPANS: Final = ResourceSpans(scope_spans=[ScopeSpans()]).SerializeToString()[:-1]

@@ -42,8 +42,6 @@ from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.observability.spans import SCOPE, HandlerSpan, HandlerTracer, SharedAttributes, SpanType
 from perdure.observability.trace_context import read_traceparent
 
-__all__ = ["annotate", "link_to", "trace_handlers", "traceparent"]
-
 _propagator = TraceContextTextMapPropagator()
 _NO_CONTEXT = Context()
 

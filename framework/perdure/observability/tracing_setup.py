@@ -25,8 +25,6 @@ from perdure.observability.otlp import HandlerSpanProcessor, SpanExporter
 from perdure.observability.spans import HandlerTracerProvider
 from perdure.observability.tracing import trace_handlers
 
-__all__ = ["configure_tracing", "is_tracing", "stop_tracing"]
-
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL: Final = "http/protobuf"

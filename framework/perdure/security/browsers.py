@@ -16,18 +16,6 @@ from typing import Any, Final, Literal
 from perdure._runtime import sdk
 from perdure.errors import ConfigurationError, Forbidden
 
-__all__ = [
-    "LOOPBACK_HOSTS",
-    "BrowserRules",
-    "Refusal",
-    "header_values",
-    "host_name",
-    "is_rebindable",
-    "is_sent_by_page",
-    "normalize_host_names",
-    "reject_web_pages",
-]
-
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 """Names of the local machine, which DNS cannot redirect."""
 

@@ -23,19 +23,6 @@ from perdure.security.platform import PlatformId, platform_from_environment
 from perdure.security.signed_actions import ActorKey, Digest, TrustedKeys
 from perdure.security.user_names import PROGRAM_PREFIX, UserName
 
-__all__ = [
-    "CALLER_HEADER",
-    "CALL_START_WINDOW",
-    "MAX_CALLER_TOKEN",
-    "CallTarget",
-    "Caller",
-    "CallerKind",
-    "SignedCall",
-    "issue_call_token",
-    "sign_call",
-    "verify_call",
-]
-
 CALLER_HEADER: Final = "x-perdure-caller"
 """The header with the token."""
 

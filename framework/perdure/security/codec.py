@@ -39,8 +39,6 @@ from perdure.security.encodings import base64url_decode, base64url_encode
 from perdure.security.platform import DEFAULT_PLATFORM, platform_from_environment
 from perdure.security.private_files import read_private_file, write_private_file
 
-__all__ = ["ENCRYPTION_KEYS_FILE", "JournalCodec", "codec_from_environment", "new_encryption_key"]
-
 ENCRYPTION_KEYS_FILE: Final = "PERDURE_SECURITY_ENCRYPTION_KEYS_FILE"
 """The setting that enables encryption, in services and their callers."""
 

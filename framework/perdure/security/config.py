@@ -28,8 +28,6 @@ from perdure.security.keys import PublicKey
 from perdure.security.platform import DEFAULT_PLATFORM, PLATFORM_SETTING, PlatformId
 from perdure.security.secrets import KNOWN_PUBLIC_KEYS, SettingsWithSecretFiles, refuse_default_secrets
 
-__all__ = ["LOOPBACK", "HostNames", "Network", "Origins", "SecurityConfig", "ValidationMode"]
-
 T = TypeVar("T")
 
 Network: TypeAlias = IPv4Network | IPv6Network

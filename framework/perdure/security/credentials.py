@@ -21,18 +21,6 @@ from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.security.platform import PlatformId, platform_from_environment
 from perdure.security.user_names import UserName, check_name
 
-__all__ = [
-    "Credential",
-    "Group",
-    "KeyId",
-    "Role",
-    "Serial",
-    "Signature",
-    "SignedModel",
-    "UtcDateTime",
-    "issue_credential",
-]
-
 MAX_GROUPS: Final = 100
 
 

@@ -13,8 +13,6 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-__all__ = ["base58_decode", "base58_encode", "base64url_decode", "base64url_encode", "canonical_json", "json_digest"]
-
 _BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _BASE58_VALUE: Final = {character: value for value, character in enumerate(_BASE58)}
 _MAX_BASE58: Final = 128

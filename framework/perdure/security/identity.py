@@ -16,8 +16,6 @@ from perdure.errors import IdentityError
 from perdure.security.encodings import base64url_decode
 from perdure.security.keys import BadSignature, PublicKey
 
-__all__ = ["Headers", "IdentityVerifier", "normalised_path"]
-
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 """ASGI headers: one entry per line, with names in lower case."""
 

@@ -18,8 +18,6 @@ from perdure.errors import ConfigurationError
 from perdure.security.encodings import base58_decode, base58_encode
 from perdure.security.private_files import read_private_file, write_private_file
 
-__all__ = ["BadSignature", "PrivateKey", "PublicKey", "parse_keys"]
-
 _PREFIX: Final = "publickeyv1_"
 _KEY_BYTES: Final = 32
 _SIGNATURE_BYTES: Final = 64

@@ -19,8 +19,6 @@ from perdure.security.platform import PlatformId, platform_from_environment
 from perdure.security.signed_actions import Digest
 from perdure.security.user_names import UserName
 
-__all__ = ["Link", "mint_link", "read_link"]
-
 MAX_TOKEN_LENGTH: Final = 4096
 
 CLOCK_SKEW: Final = timedelta(seconds=30)

@@ -19,17 +19,6 @@ from perdure.security.browsers import header_values, host_name, is_rebindable, i
 from perdure.security.config import LOOPBACK, Network, SecurityConfig, ValidationMode
 from perdure.security.identity import IdentityVerifier
 
-__all__ = [
-    "PUBLIC_PATHS",
-    "RequestInfo",
-    "RequestValidationResult",
-    "SecurityMiddleware",
-    "SecurityRule",
-    "SecurityValidator",
-    "WebPageMiddleware",
-    "is_within",
-]
-
 PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
 """Paths without access control, for supervisors that have no key. Their responses contain no business data."""
 

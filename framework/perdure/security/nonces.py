@@ -17,8 +17,6 @@ from pydantic import BaseModel, ConfigDict
 from perdure.errors import Conflict, Refused
 from perdure.security.credentials import UtcDateTime
 
-__all__ = ["MAX_NONCES", "NONCES_PER_PERSON", "UNRESTRICTED_NONCES", "NonceLog"]
-
 UNRESTRICTED_NONCES: Final = 1000
 """Below this number of nonces, the limit per person does not apply: a bulk action can affect one saga many times."""
 

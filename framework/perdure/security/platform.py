@@ -10,8 +10,6 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from perdure.errors import ConfigurationError
 
-__all__ = ["DEFAULT_PLATFORM", "PLATFORM_SETTING", "PlatformId", "platform_from_environment"]
-
 PLATFORM_SETTING: Final = "PERDURE_PLATFORM"
 """The environment variable with the platform's ID, the same in all processes of a platform."""
 

@@ -12,18 +12,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from perdure.errors import ConfigurationError
 
-__all__ = [
-    "PRIVATE_FILE",
-    "PRIVATE_FOLDER",
-    "PRIVATE_UMASK",
-    "close_folder",
-    "make_private_folder",
-    "open_private",
-    "read_private_file",
-    "set_private_umask",
-    "write_private",
-    "write_private_file",
-]
 
 _MAX_FILE_BYTES: Final = 64 * 1024
 

@@ -14,14 +14,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from perdure.errors import ConfigurationError
 
-__all__ = [
-    "KNOWN_PUBLIC_KEYS",
-    "SecretFiles",
-    "SettingsWithSecretFiles",
-    "refuse_default_secrets",
-]
-
-
 KNOWN_PUBLIC_KEYS: Final = frozenset({"publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f"})
 """The public key of Restate's documentation, whose private key is published."""
 

@@ -41,19 +41,6 @@ from perdure.security.platform import platform_from_environment
 from perdure.security.private_files import read_private_file, write_private_file
 from perdure.security.user_names import canonical_user
 
-__all__ = [
-    "ActorKey",
-    "Digest",
-    "SignedAction",
-    "SigningMode",
-    "SigningRules",
-    "SigningSettings",
-    "TrustedKeys",
-    "VerifiedActor",
-    "get_signing_rules",
-    "set_signing_rules",
-]
-
 Digest: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 of a value's canonical JSON, see `perdure.security.encodings.json_digest`."""
 

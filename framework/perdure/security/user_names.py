@@ -15,22 +15,6 @@ from pydantic import AfterValidator, StringConstraints
 
 from perdure._runtime.plain_text import check_visible
 
-__all__ = [
-    "ANYONE",
-    "GROUP_PREFIX",
-    "PROGRAM_PREFIX",
-    "Approver",
-    "GroupName",
-    "UserName",
-    "VetoHolder",
-    "canonical_user",
-    "check_name",
-    "group_of",
-    "is_group",
-    "mailbox_of",
-    "shares_mailbox",
-]
-
 ANYONE: Final = "anyone"
 """The inbox of approvals that anyone may decide; reserved, so not a user name."""
 

@@ -33,8 +33,6 @@ from perdure.engine.proxy_responses import PROXY_HEADER, ProxyResponse
 from perdure.observability.logging import get_logger
 from perdure.security.browsers import BrowserRules, Headers, Refusal, header_values
 
-__all__ = ["EngineProxy"]
-
 T = TypeVar("T")
 
 _TIMEOUT: Final = {"timeout": {"connect": 5.0, "read": None, "write": None, "pool": None}}

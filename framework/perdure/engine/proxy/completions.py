@@ -13,8 +13,6 @@ from perdure._runtime.invocation_ids import check_signal_id
 from perdure.errors import InvalidInput
 from perdure.security.browsers import Refusal
 
-__all__ = ["completion_refusal"]
-
 _COMPLETIONS: Final = (b"awakeables", b"a")
 
 

@@ -15,8 +15,6 @@ from perdure.observability.logging import configure_logging, get_logger
 from perdure.serving.process import exit_process, loop_factory, stop_on_signals, wait_for_stop
 from perdure.serving.server import Listener, listening
 
-__all__ = ["serve_proxy", "serve_proxy_async"]
-
 log = get_logger(__name__)
 
 

@@ -13,8 +13,6 @@ from perdure.errors import ConfigurationError
 from perdure.security.browsers import LOOPBACK_HOSTS, BrowserRules
 from perdure.security.config import HostNames, Origins
 
-__all__ = ["ProxySettings"]
-
 
 def _upstream(text: str) -> str:
     try:

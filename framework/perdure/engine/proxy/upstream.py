@@ -14,8 +14,6 @@ import httpcore
 from perdure._runtime.ports import connectable
 from perdure.errors import ConfigurationError
 
-__all__ = ["Connections", "Upstream"]
-
 _UNIX: Final = "unix:"
 _MAX_IDLE: Final = 256
 
