@@ -33,8 +33,8 @@ class RightsDesk(SignedDesk):
     def link(self, person: str, *, issued_at: datetime | None = None) -> str:
         at = issued_at or now()
         address = MINTER.mint(
-            self.id,
-            person,
+            approval_id=self.id,
+            person=person,
             payload_digest=DIGEST,
             issued_at=at,
             expires_at=now() + HOUR,

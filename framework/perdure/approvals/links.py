@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from typing import Unpack
 
 from perdure.approvals.notifications import ApprovalNotification
 from perdure.errors import ConfigurationError
 from perdure.security.keys import PrivateKey
-from perdure.security.links import mint_link
+from perdure.security.links import LinkFields, mint_link
 from perdure.security.user_names import ANYONE, is_group
 
 
@@ -51,35 +51,17 @@ class LinkMinter:
         if notification.to == ANYONE or is_group(notification.to):
             return None
         return self.mint(
-            notification.approval_id,
-            notification.to,
+            approval_id=notification.approval_id,
+            person=notification.to,
             payload_digest=notification.payload_digest,
             issued_at=notification.at,
             expires_at=notification.until,
             nonce=self._nonce(notification.key),
         )
 
-    def mint(
-        self,
-        approval_id: str,
-        person: str,
-        *,
-        payload_digest: str,
-        issued_at: datetime,
-        expires_at: datetime,
-        nonce: str,
-    ) -> str:
+    def mint(self, **fields: Unpack[LinkFields]) -> str:
         """Return a link. See `perdure.security.links.mint_link` for arguments and errors."""
-        token = mint_link(
-            self.key,
-            approval_id=approval_id,
-            person=person,
-            payload_digest=payload_digest,
-            issued_at=issued_at,
-            expires_at=expires_at,
-            nonce=nonce,
-        )
-        return f"{self.console_url.rstrip('/')}/l/{token}"
+        return f"{self.console_url.rstrip('/')}/l/{mint_link(self.key, **fields)}"
 
     def _nonce(self, notification_key: str) -> str:
         # Deterministic for the notification, and secret: only the owner of the key can compute it.

@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Str
 
 from perdure._runtime.plain_text import Reason
 from perdure.approvals.request import AwakeableId, Stage, WaitId
-from perdure.security.credentials import Role
+from perdure.security.credentials import Credential, Role
 from perdure.security.links import MAX_TOKEN_LENGTH
 from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import GroupName, UserName, shares_mailbox
@@ -127,6 +127,16 @@ class ApprovalActionRequest(_Input):
     groups: list[GroupName] = Field(default=[], max_length=100)
     signed_action: SignedAction | None = None
 
+    @property
+    def credential(self) -> Credential | None:
+        """Credential of a signed action. `perdure.approvals.signatures.check_action` verifies it."""
+        return None if self.signed_action is None else self.signed_action.credential
+
+    @property
+    def actor_groups(self) -> list[str]:
+        """Groups of the credential; of an unsigned action, the claimed ones."""
+        return list(self.groups if self.credential is None else self.credential.groups)
+
 
 class DecisionRequest(ApprovalActionRequest):
     """Approval or rejection by a person. Its signed action is ``approve`` or ``reject``, without details."""
@@ -164,6 +174,11 @@ class LinkRevocationRequest(ApprovalActionRequest):
     """
 
     person: UserName | None = None
+
+    @property
+    def may_revoke_all(self) -> bool:
+        """Whether the actor may revoke links of others; an unsigned action claims every role."""
+        return self.credential is None or not {Role.OPERATOR, Role.ADMINISTRATOR}.isdisjoint(self.credential.roles)
 
 
 class LinkDecisionRequest(_Input):

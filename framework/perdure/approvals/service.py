@@ -48,7 +48,7 @@ from perdure.approvals.policy import MAX_DELEGATION, Change, PendingEntry
 from perdure.approvals.principals import Principals, principal_of
 from perdure.approvals.request import MAX_ID_LENGTH, ApprovalRequest
 from perdure.approvals.schema import APPROVALS, Approval, Principal
-from perdure.approvals.signatures import ActorIdentity, SignableAction, check_action, role_for
+from perdure.approvals.signatures import SignableAction, check_action, role_for
 from perdure.approvals.store import ApprovalStore, read_status
 from perdure.approvals.targets import approval_status, open_approval
 from perdure.determinism import Time
@@ -198,7 +198,7 @@ class Approvals:
                 ctx, link.person, role=Role.APPROVER, issued_at=link.issued_at, grant="this link"
             )
             nonces = await self._store.nonces(ctx).get()
-            nonces = nonces.use_link(link.nonce, person=link.person, until=link.expires_at, now=now)
+            nonces = nonces.use(link.nonce, by=link.person, until=link.expires_at, now=now, is_link=True)
             await self._store.nonces(ctx).set(nonces)
         except PerdureTerminalError as error:
             await self._refuse(ctx, before, entry, error)
@@ -207,7 +207,7 @@ class Approvals:
 
     async def delegate(self, ctx: restate.ObjectContext, request: DelegationRequest) -> DelegationReceipt:
         """Delegate a vote until an expiry."""
-        now, before, identity, _ = await self._authorize(ctx, request, "delegate")
+        now, before, _ = await self._authorize(ctx, request, "delegate")
         to = await principal_of(ctx, request.to)
         delegation = Delegation(
             actor=request.actor,
@@ -215,16 +215,16 @@ class Approvals:
             until=request.until,
             at=now,
             reason=request.reason,
-            groups=identity.groups,
-            signed=identity.signed,
+            groups=request.actor_groups,
+            signed=request.signed_action is not None,
         )
         refusal = to.refusal(request.to, role=Role.APPROVER, issued_at=None, grant="a delegation to them")
         if refusal is not None:
             entry = PendingEntry(
-                now, request.actor, "delegate", request.reason, {"to": request.to}, identity.signed_action
+                now, request.actor, "delegate", request.reason, {"to": request.to}, request.signed_action
             )
             await self._refuse(ctx, before, entry, refusal)
-        change = policy.delegate(before, delegation, identity.signed_action, max_duration=self._config.max_delegation)
+        change = policy.delegate(before, delegation, request.signed_action, max_duration=self._config.max_delegation)
         await self._store.apply(ctx, before, change, now)
         stored = change.approval.delegation_of(request.actor) or delegation
         return DelegationReceipt(
@@ -238,8 +238,8 @@ class Approvals:
 
     async def withdraw(self, ctx: restate.ObjectContext, request: WithdrawalRequest) -> WithdrawalReceipt:
         """End an approval for its requester."""
-        now, before, identity, _ = await self._authorize(ctx, request, "withdraw")
-        change = policy.withdraw(before, request.actor, request.reason, now, identity.signed_action)
+        now, before, _ = await self._authorize(ctx, request, "withdraw")
+        change = policy.withdraw(before, request.actor, request.reason, now, request.signed_action)
         await self._store.apply(ctx, before, change, now)
         return WithdrawalReceipt(
             approval_id=ctx.key(),
@@ -250,15 +250,15 @@ class Approvals:
 
     async def revoke_links(self, ctx: restate.ObjectContext, request: LinkRevocationRequest) -> LinkRevocationReceipt:
         """Revoke the issued links of one person, or all."""
-        now, before, identity, _ = await self._authorize(ctx, request, "revoke_links")
+        now, before, _ = await self._authorize(ctx, request, "revoke_links")
         change = policy.revoke_links(
             before,
             request.actor,
             request.person,
             now,
             reason=request.reason,
-            signed_action=identity.signed_action,
-            may_revoke=identity.may_revoke,
+            signed_action=request.signed_action,
+            may_revoke=request.may_revoke_all,
         )
         await self._store.apply(ctx, before, change, now)
         return LinkRevocationReceipt(
@@ -299,18 +299,18 @@ class Approvals:
         return await Time(ctx).now(), await self._store.load(ctx)
 
     async def _decide(self, ctx: restate.ObjectContext, request: DecisionRequest, *, approve: bool) -> DecisionReceipt:
-        now, before, identity, principal = await self._authorize(ctx, request, "approve" if approve else "reject")
+        now, before, principal = await self._authorize(ctx, request, "approve" if approve else "reject")
         signed_action = request.signed_action if before.rules is None else None
         vote = Vote(
             actor=request.actor,
             approve=approve,
             reason=request.reason,
             at=now,
-            groups=identity.groups,
-            signed=identity.signed,
+            groups=request.actor_groups,
+            signed=request.signed_action is not None,
             payload_digest=None if signed_action is None else signed_action.payload_digest,
         )
-        decide = partial(policy.decide, vote=vote, signed_action=identity.signed_action)
+        decide = partial(policy.decide, vote=vote, signed_action=request.signed_action)
         return await self._vote(ctx, before, vote, principal, decide)
 
     async def _vote(
@@ -357,14 +357,14 @@ class Approvals:
 
     async def _authorize(
         self, ctx: restate.ObjectContext, request: ApprovalActionRequest, action: SignableAction
-    ) -> tuple[datetime, Approval, ActorIdentity, Principal]:
-        """Return the time, the approval, the actor's identity and the actor's current rights."""
+    ) -> tuple[datetime, Approval, Principal]:
+        """Return the time, the approval and the actor's current rights."""
         _check_id(ctx.key())
         now, before = await self._load(ctx)
         if before.rules is None and action in ("delegate", "withdraw", "revoke_links"):
             raise policy.not_opened(before)
         try:
-            identity = check_action(
+            nonces = check_action(
                 self._config.rules,
                 request,
                 action,
@@ -375,15 +375,16 @@ class Approvals:
             )
             # A refused action uses its nonce too: otherwise a copy could be sent again after an escalation or
             # delegation that permits it. Nonces are bounded per person, see `perdure.security.nonces`.
-            if identity.signed:
-                await self._store.nonces(ctx).set(identity.nonces)
+            if request.credential is not None:
+                await self._store.nonces(ctx).set(nonces)
+            issued_at = None if request.credential is None else request.credential.issued_at
             principal = await self._principal(
-                ctx, request.actor, role=role_for(action), issued_at=identity.issued_at, grant="the credential"
+                ctx, request.actor, role=role_for(action), issued_at=issued_at, grant="the credential"
             )
         except PerdureTerminalError as error:
             entry = PendingEntry(now, request.actor, action, request.reason, signed_action=request.signed_action)
             await self._refuse(ctx, before, entry, error)
-        return now, before, identity, principal
+        return now, before, principal
 
     async def _principal(
         self, ctx: restate.ObjectContext, person: str, *, role: Role | None, issued_at: datetime | None, grant: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeAlias
 
@@ -12,7 +11,7 @@ from perdure.approvals.messages import ApprovalActionRequest, DelegationRequest,
 from perdure.errors import Refused
 from perdure.security.credentials import Role
 from perdure.security.nonces import NonceLog
-from perdure.security.signed_actions import ActorKey, SignedAction, SigningRules
+from perdure.security.signed_actions import ActorKey, SigningRules
 
 SignableAction: TypeAlias = Literal["approve", "reject", "delegate", "withdraw", "revoke_links"]
 
@@ -21,32 +20,6 @@ _REQUESTS: Final[dict[str, type[ApprovalActionRequest]]] = {
     "delegate": DelegationRequest,
     "revoke_links": LinkRevocationRequest,
 }
-
-
-@dataclass(frozen=True)
-class ActorIdentity:
-    """Identity of an actor.
-
-    Args:
-        groups: Groups: verified if `signed`, else claimed.
-        signed: Whether the actor was authenticated by a signature.
-        nonces: The used nonces, including the one of this action.
-        signed_action: The signed action, for the audit log.
-        roles: Roles of the credential.
-        issued_at: Issue time of the credential.
-    """
-
-    groups: list[str]
-    signed: bool
-    nonces: NonceLog
-    signed_action: SignedAction | None
-    roles: frozenset[Role] = frozenset()
-    issued_at: datetime | None = None
-
-    @property
-    def may_revoke(self) -> bool:
-        """Whether the actor may revoke links of others; unsigned actions claim every role."""
-        return not self.signed or bool(self.roles & {Role.OPERATOR, Role.ADMINISTRATOR})
 
 
 def action_target(approval_id: str) -> str:
@@ -116,8 +89,8 @@ def check_action(
     approval_digest: str | None,
     nonces: NonceLog,
     now: datetime,
-) -> ActorIdentity:
-    """Verify the signature of an action.
+) -> NonceLog:
+    """Verify the signature of an action, and return the used nonces with its own.
 
     Args:
         rules: The trusted keys, and whether actions must be signed.
@@ -148,24 +121,13 @@ def check_action(
         role=role_for(action),
         nonces=nonces,
     )
-    if actor is None:
-        return ActorIdentity(list(request.groups), signed=False, nonces=nonces, signed_action=None)
-    missing = set(request.groups) - actor.groups
-    if missing:
+    if actor is not None and (missing := set(request.groups) - actor.groups):
         raise Refused(
             f"the credential of {actor.actor} does not name the groups {', '.join(sorted(missing))}",
             403,
             "unverified_groups",
         )
-    issued_at = None if signed_action is None else signed_action.credential.issued_at
-    return ActorIdentity(
-        sorted(actor.groups),
-        signed=True,
-        nonces=nonces,
-        signed_action=signed_action,
-        roles=actor.roles,
-        issued_at=issued_at,
-    )
+    return nonces
 
 
 def _details(request: ApprovalActionRequest) -> JsonValue:

@@ -286,8 +286,8 @@ def link(
     approval = _status(ingress, approval_id)
     try:
         address = minter.mint(
-            approval_id,
-            person,
+            approval_id=approval_id,
+            person=person,
             payload_digest=approval.payload_digest,
             issued_at=max(datetime.now(UTC), approval.opened_at),  # the local clock may be behind
             expires_at=approval.deadline,

@@ -25,7 +25,8 @@ _OWN_PAGES: Final = re.compile(rb"/ui(?:/|\Z)")
 
 _PRIVATE_DOMAINS: Final = frozenset({"internal", "local", "localhost", "test"})
 
-Headers = Iterable[tuple[bytes, bytes]]
+Headers = Collection[tuple[bytes, bytes]]
+"""ASGI headers: one entry per line."""
 
 
 @dataclass(frozen=True)

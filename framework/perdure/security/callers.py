@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
@@ -149,25 +149,11 @@ def issue_call_token(
         ValidationError: A name or key is invalid or too long.
         InvalidInput: The token is too long for a header.
     """
-    return _token(
-        issuer,
-        caller,
-        target,
-        body,
-        credential=None,
-        at=at,
-        expires_at=at + delay + CALL_START_WINDOW,
-        platform=platform_from_environment() if platform is None else platform,
-    )
+    platform = platform_from_environment() if platform is None else platform
+    return _token(issuer, caller, target, body, at, delay=delay, platform=platform)
 
 
-def sign_call(
-    key: ActorKey,
-    target: CallTarget,
-    body: bytes,
-    *,
-    at: datetime,
-) -> str:
+def sign_call(key: ActorKey, target: CallTarget, body: bytes, *, at: datetime) -> str:
     """Return a token for a call that a person signs with their own key.
 
     Args:
@@ -180,25 +166,13 @@ def sign_call(
         ValidationError: A name or key is invalid or too long.
         InvalidInput: The token is too long for a header, for example because of a credential with many groups.
     """
-    return _token(
-        key.private_key,
-        Caller(name=key.actor),
-        target,
-        body,
-        credential=key.credential,
-        at=at,
-        expires_at=at + CALL_START_WINDOW,
-        platform=key.credential.platform,
-    )
+    credential = key.credential
+    caller = Caller(name=credential.actor)
+    return _token(key.private_key, caller, target, body, at, platform=credential.platform, credential=credential)
 
 
 def verify_call(
-    trusted_keys: TrustedKeys,
-    token: str,
-    *,
-    target: CallTarget,
-    body: bytes | None,
-    now: datetime,
+    trusted_keys: TrustedKeys, token: str, *, target: CallTarget, body: bytes | None, now: datetime
 ) -> Caller:
     """Return the authenticated caller of a token. Pure.
 
@@ -261,24 +235,22 @@ def _token(
     caller: Caller,
     target: CallTarget,
     body: bytes,
-    *,
-    credential: Credential | None,
     at: datetime,
-    expires_at: datetime,
-    platform: str,
+    *,
+    delay: timedelta = timedelta(0),
+    **fields: Any,
 ) -> str:
     token = SignedCall.signed_by(
         key,
-        platform=platform,
         caller=caller.name,
         kind=caller.kind,
         owner=caller.owner,
         target=target,
         body_digest=hashlib.sha256(body).hexdigest(),
         at=at,
-        expires_at=expires_at,
+        expires_at=at + delay + CALL_START_WINDOW,
         signer=key.public.id,
-        credential=credential,
+        **fields,
     ).token()
     if len(token) > MAX_CALLER_TOKEN:
         raise InvalidInput(f"the caller token has {len(token)} characters; the limit is {MAX_CALLER_TOKEN}")

@@ -24,6 +24,7 @@ from perdure._runtime.time_scale import refuse_scaled_time
 from perdure.errors import ConfigurationError
 from perdure.security.browsers import normalize_host_names
 from perdure.security.codec import JournalCodec
+from perdure.security.credentials import KeyId
 from perdure.security.keys import PublicKey
 from perdure.security.platform import DEFAULT_PLATFORM, PLATFORM_SETTING, PlatformId
 from perdure.security.secrets import KNOWN_PUBLIC_KEYS, SettingsWithSecretFiles, refuse_default_secrets
@@ -48,13 +49,6 @@ def _split(value: Any) -> Any:
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
-def _key_id(text: str) -> str:
-    try:
-        return PublicKey.parse(text).id
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
-
-
 def _origin(text: str) -> str:
     parts = urlsplit(text)
     origin = f"{parts.scheme}://{parts.netloc}"
@@ -72,7 +66,7 @@ def _network(text: Any) -> Network:
         raise ValueError(f"'{text}' is not a network in CIDR notation such as 10.0.0.0/8: {error}") from error
 
 
-Keys: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_key_id)], ...], NoDecode, BeforeValidator(_split)]
+Keys: TypeAlias = Annotated[tuple[KeyId, ...], NoDecode, BeforeValidator(_split)]
 Origins: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
 HostNames: TypeAlias = Annotated[
     tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(normalize_host_names)

@@ -11,15 +11,15 @@ import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Final, Self, TypeAlias
+from typing import Annotated, Any, Final, NotRequired, Self, TypeAlias, TypedDict, Unpack
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from perdure.errors import ConfigurationError
 from perdure.security.encodings import base64url_decode, base64url_encode, canonical_json
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
 from perdure.security.platform import PlatformId, platform_from_environment
-from perdure.security.user_names import UserName, check_name
+from perdure.security.user_names import GroupName, UserName
 
 MAX_GROUPS: Final = 100
 
@@ -51,13 +51,6 @@ def _key_id(text: str) -> str:
         raise ValueError(str(error)) from error
 
 
-def _group_name(name: str) -> str:
-    group = check_name(name)
-    if not group:
-        raise ValueError("the name of a group cannot be empty")
-    return group
-
-
 def _sorted_set(items: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(sorted(set(items)))
 
@@ -67,9 +60,6 @@ UtcDateTime: TypeAlias = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 
 KeyId: TypeAlias = Annotated[str, StringConstraints(max_length=64), AfterValidator(_key_id)]
 """Public key as text, see `PublicKey.id`."""
-
-Group: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_group_name)]
-"""Canonical group name of 1 to 200 characters."""
 
 Serial: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{22}$")]
 """128 random bits in base64url."""
@@ -163,7 +153,7 @@ class Credential(SignedModel):
 
     actor: UserName
     roles: Annotated[tuple[Role, ...], AfterValidator(_sorted_set)]
-    groups: Annotated[tuple[Group, ...], AfterValidator(_sorted_set)] = ()
+    groups: Annotated[tuple[GroupName, ...], Field(max_length=MAX_GROUPS), AfterValidator(_sorted_set)] = ()
     key: KeyId
     platform: PlatformId
     serial: Serial
@@ -175,8 +165,6 @@ class Credential(SignedModel):
     def _check_limits(self) -> Self:
         if self.expires_at <= self.issued_at:
             raise ValueError("expires_at must be later than issued_at")
-        if len(self.groups) > MAX_GROUPS:
-            raise ValueError(f"a credential contains at most {MAX_GROUPS} groups")
         return self
 
     @classmethod
@@ -184,42 +172,48 @@ class Credential(SignedModel):
         return b"perdure credential 2"
 
 
-def issue_credential(
-    issuer: PrivateKey,
-    *,
-    actor: str,
-    key: PublicKey,
-    roles: Iterable[Role | str],
-    groups: Iterable[str] = (),
-    lifetime: timedelta,
-    now: datetime,
-    platform: str | None = None,
-) -> Credential:
+class CredentialTerms(TypedDict):
+    """Terms of a credential.
+
+    Args:
+        actor: The user name.
+        roles: The actor's roles.
+        groups: The actor's groups; none by default.
+        lifetime: The duration of its validity.
+        now: The start of its validity, with a time zone.
+        platform: The platform on which it is valid; that of this process by default.
+    """
+
+    actor: str
+    roles: Iterable[Role | str]
+    groups: NotRequired[Iterable[str]]
+    lifetime: timedelta
+    now: datetime
+    platform: NotRequired[str | None]
+
+
+def issue_credential(issuer: PrivateKey, *, key: PublicKey, **terms: Unpack[CredentialTerms]) -> Credential:
     """Issue a credential.
 
     Args:
         issuer: The issuer's key.
-        actor: The user name.
         key: The public key with which the actor signs.
-        roles: The actor's roles.
-        groups: The actor's groups.
-        lifetime: The duration of its validity.
-        now: The start of its validity, with a time zone.
-        platform: The platform on which it is valid; that of this process by default.
+        terms: The terms of the credential.
 
     Raises:
         ConfigurationError: The platform ID of this process is invalid.
         ValidationError: A name, role or platform ID is invalid, or the lifetime is not positive.
     """
+    platform = terms.get("platform")
     return Credential.signed_by(
         issuer,
-        actor=actor,
-        roles=tuple(roles),
-        groups=tuple(groups),
+        actor=terms["actor"],
+        roles=tuple(terms["roles"]),
+        groups=tuple(terms.get("groups", ())),
         key=key.id,
         platform=platform_from_environment() if platform is None else platform,
         serial=new_serial(),
-        issued_at=now,
-        expires_at=now + lifetime,
+        issued_at=terms["now"],
+        expires_at=terms["now"] + terms["lifetime"],
         issuer=issuer.public.id,
     )

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NoReturn, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
 
 from perdure.errors import IdentityError
+from perdure.security.browsers import Headers, header_values
 from perdure.security.encodings import base64url_decode
 from perdure.security.keys import BadSignature, PublicKey
-
-Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
-"""ASGI headers: one entry per line, with names in lower case."""
 
 SCHEME_HEADER: Final = b"x-restate-signature-scheme"
 TOKEN_HEADER: Final = b"x-restate-jwt-v1"
@@ -115,14 +113,7 @@ def normalised_path(path: str) -> str:
 
 
 def _token(headers: Headers) -> str:
-    schemes: list[bytes] = []
-    tokens: list[bytes] = []
-    for name, value in headers:
-        lower = name.lower()
-        if lower == SCHEME_HEADER:
-            schemes.append(value)
-        elif lower == TOKEN_HEADER:
-            tokens.append(value)
+    schemes, tokens = header_values(headers, SCHEME_HEADER), header_values(headers, TOKEN_HEADER)
     if not schemes:
         raise IdentityError("the request is not signed")
     if len(schemes) > 1 or len(tokens) > 1:

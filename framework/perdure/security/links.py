@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Annotated, Final
+from typing import Annotated, Final, TypedDict, Unpack
 
 from pydantic import StringConstraints
 
@@ -71,43 +71,29 @@ class Link(SignedModel):
             )
 
 
-def mint_link(
-    key: PrivateKey,
-    *,
-    approval_id: str,
-    person: str,
-    payload_digest: str,
-    issued_at: datetime,
-    expires_at: datetime,
-    nonce: str,
-    platform: str | None = None,
-) -> str:
+class LinkFields(TypedDict):
+    """Fields of a new link, see `Link`."""
+
+    approval_id: str
+    person: str
+    payload_digest: str
+    issued_at: datetime
+    expires_at: datetime
+    nonce: str
+
+
+def mint_link(key: PrivateKey, *, platform: str | None = None, **fields: Unpack[LinkFields]) -> str:
     """Return a link's token for a URL. It is deterministic, so handlers may call it.
 
     Args:
         key: The issuer's key.
-        approval_id: See `Link`.
-        person: See `Link`.
-        payload_digest: See `Link`.
-        issued_at: See `Link`.
-        expires_at: See `Link`.
-        nonce: 16 to 64 unpredictable characters.
         platform: The platform on which the link is valid; that of this process by default.
+        fields: The other fields of the link. Its nonce has 16 to 64 unpredictable characters.
 
     Raises:
-        ValidationError: An argument is invalid.
+        ValidationError: A field is invalid.
     """
-    link = Link.signed_by(
-        key,
-        approval_id=approval_id,
-        person=person,
-        payload_digest=payload_digest,
-        issued_at=issued_at,
-        expires_at=expires_at,
-        nonce=nonce,
-        platform=platform_from_environment() if platform is None else platform,
-    )
-    return link.token()
+    return Link.signed_by(key, platform=platform_from_environment() if platform is None else platform, **fields).token()
 
 
 def read_link(token: str, keys: Iterable[PublicKey], *, now: datetime, platform: str | None = None) -> Link:

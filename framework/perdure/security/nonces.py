@@ -42,48 +42,27 @@ class NonceLog(BaseModel):
     used: dict[str, UtcDateTime] = {}
     used_by: dict[str, str] = {}
 
-    def use(self, nonce: str, *, until: datetime, now: datetime, by: str) -> NonceLog:
-        """Return the log with the nonce of an action, and without expired nonces.
+    def use(self, nonce: str, *, until: datetime, now: datetime, by: str, is_link: bool = False) -> NonceLog:
+        """Return the log with the nonce of an action or link, and without expired nonces.
 
         Args:
-            nonce: `VerifiedActor.nonce`.
-            until: `VerifiedActor.fresh_until`.
+            nonce: `VerifiedActor.nonce`, or the nonce of a link.
+            until: `VerifiedActor.fresh_until`, or the expiry of the link.
             now: The current time.
-            by: The actor.
+            by: The actor, or the person of the link.
+            is_link: Whether it is the nonce of a link.
 
         Raises:
             Conflict: The nonce was used before.
             Refused: The person's limit is reached (429).
         """
-        return self._use(nonce, until, now, by)
-
-    def use_link(self, nonce: str, *, person: str, until: datetime, now: datetime) -> NonceLog:
-        """Return the log with the nonce of a link, and without expired nonces.
-
-        Args:
-            nonce: The link's nonce.
-            person: The link's person.
-            until: The link's expiry.
-            now: The current time.
-
-        Raises:
-            Conflict: The nonce was used before.
-            Refused: The person's limit of links is reached (429).
-        """
-        return self._use(f"{_LINK}{nonce}", until, now, person)
-
-    def fresh(self, now: datetime) -> NonceLog:
-        """Return the log without expired nonces."""
-        used = {nonce: expiry for nonce, expiry in self.used.items() if expiry >= now}
-        return NonceLog(used=used, used_by={nonce: user for nonce, user in self.used_by.items() if nonce in used})
-
-    def _use(self, nonce: str, until: datetime, now: datetime, by: str) -> NonceLog:
+        nonce = f"{_LINK}{nonce}" if is_link else nonce
         if nonce in self.used:
             raise Conflict(
                 "this signed action or link was used before: each is valid once", metadata={"why": "replayed"}
             )
         fresh, person = self.fresh(now), hashlib.sha256(by.encode()).hexdigest()[:16]
-        same_kind = [other for other in fresh.used if other.startswith(_LINK) == nonce.startswith(_LINK)]
+        same_kind = [other for other in fresh.used if other.startswith(_LINK) == is_link]
         own = sum(fresh.used_by.get(other) == person for other in same_kind)
         if len(same_kind) >= MAX_NONCES or (len(same_kind) >= UNRESTRICTED_NONCES and own >= NONCES_PER_PERSON):
             raise Refused(
@@ -93,3 +72,8 @@ class NonceLog(BaseModel):
                 "too_many_actions",
             )
         return NonceLog(used={**fresh.used, nonce: until}, used_by={**fresh.used_by, nonce: person})
+
+    def fresh(self, now: datetime) -> NonceLog:
+        """Return the log without expired nonces."""
+        used = {nonce: expiry for nonce, expiry in self.used.items() if expiry >= now}
+        return NonceLog(used=used, used_by={nonce: user for nonce, user in self.used_by.items() if nonce in used})

@@ -12,12 +12,11 @@ name that the caller sends, and each such action is logged and marked.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, NotRequired, Self, TypeAlias, TypedDict, Unpack
 
 from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -27,6 +26,7 @@ from perdure.errors import ConfigurationError, Conflict, Forbidden, Unauthentica
 from perdure.observability.logging import get_logger
 from perdure.security.credentials import (
     Credential,
+    CredentialTerms,
     Role,
     Serial,
     SignedModel,
@@ -104,30 +104,10 @@ class ActorKey:
         self.credential = credential
 
     @classmethod
-    def issue(
-        cls,
-        issuer: PrivateKey,
-        *,
-        actor: str,
-        roles: Iterable[Role | str],
-        groups: Iterable[str] = (),
-        lifetime: timedelta,
-        now: datetime,
-        platform: str | None = None,
-    ) -> Self:
+    def issue(cls, issuer: PrivateKey, **terms: Unpack[CredentialTerms]) -> Self:
         """Generate a key and issue its credential. See `issue_credential` for the arguments and errors."""
         key = PrivateKey.generate()
-        credential = issue_credential(
-            issuer,
-            actor=actor,
-            key=key.public,
-            roles=roles,
-            groups=groups,
-            lifetime=lifetime,
-            now=now,
-            platform=platform,
-        )
-        return cls(key, credential)
+        return cls(key, issue_credential(issuer, key=key.public, **terms))
 
     @property
     def private_key(self) -> PrivateKey:
@@ -252,6 +232,30 @@ class VerifiedActor:
             )
 
 
+class RequestedAction(TypedDict):
+    """Action that a request asks for, which its signature must cover.
+
+    Args:
+        action: The requested action.
+        target: The requested target.
+        payload_digest: The digest of the target's current payload.
+        now: The journaled time.
+        actor: The actor named in the request.
+        reason: The reason in the request.
+        details: Further parameters in the request.
+        role: The required role; without one, the caller checks the roles, see `VerifiedActor.require`.
+    """
+
+    action: str
+    target: str
+    payload_digest: str
+    now: datetime
+    actor: str
+    reason: NotRequired[str]
+    details: NotRequired[JsonValue]
+    role: NotRequired[Role | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrustedKeys:
     """Issuers whose credentials are accepted, and the limits of signatures.
@@ -270,37 +274,19 @@ class TrustedKeys:
     revoked: frozenset[str] = frozenset()
     platform: str = field(default_factory=platform_from_environment)
 
-    def verify(
-        self,
-        signed: SignedAction,
-        *,
-        action: str,
-        target: str,
-        payload_digest: str,
-        now: datetime,
-        actor: str,
-        reason: str = "",
-        details: JsonValue = None,
-        role: Role | None = None,
-    ) -> VerifiedActor:
+    def verify(self, signed: SignedAction, **requested: Unpack[RequestedAction]) -> VerifiedActor:
         """Verify that a signed action authorises a requested one. Pure; use the nonce afterwards.
 
         Args:
             signed: The signed action.
-            action: The requested action.
-            target: The requested target.
-            payload_digest: The digest of the target's current payload.
-            now: The journaled time.
-            actor: The actor named in the request.
-            reason: The reason in the request.
-            details: Further parameters in the request.
-            role: The required role; None leaves it to the caller, see `VerifiedActor.require`.
+            requested: The requested action.
 
         Raises:
             Unauthenticated: The signature is forged, too old or from the future, or its credential is not trusted.
             Forbidden: The signature is for another request, by another actor, or the actor lacks the role.
             Conflict: The payload has changed since it was displayed.
         """
+        now, actor = requested["now"], signed.credential.actor
         self.check_credential(signed.credential, now)
         try:
             signed.check_signature(PublicKey.parse(signed.credential.key))
@@ -309,23 +295,25 @@ class TrustedKeys:
                 "this action is not signed by the key of its credential", metadata={"why": "action_signature"}
             ) from None
         self._check_age(signed, now)
-        requested = {"action": action, "target": target, "reason": reason, "details_digest": json_digest(details)}
-        for name, value in requested.items():
-            if getattr(signed, name) != value:
-                part = name.removesuffix("_digest")
+        for part, is_signed in {
+            "action": signed.action == requested["action"],
+            "target": signed.target == requested["target"],
+            "reason": signed.reason == requested.get("reason", ""),
+            "details": signed.details_digest == json_digest(requested.get("details")),
+        }.items():
+            if not is_signed:
                 raise Forbidden(f"the signature is for another {part} than requested", metadata={"why": part})
-        if canonical_user(actor) != signed.credential.actor:
+        if canonical_user(requested["actor"]) != actor:
             raise Forbidden(
-                f"the action is signed by {signed.credential.actor}, not by the actor of the request",
-                metadata={"why": "actor"},
+                f"the action is signed by {actor}, not by the actor of the request", metadata={"why": "actor"}
             )
-        if signed.payload_digest != payload_digest:
+        if signed.payload_digest != requested["payload_digest"]:
             raise Conflict(
-                f"{target} has changed since it was displayed to {signed.credential.actor}: reload it and sign again",
+                f"{signed.target} has changed since it was displayed to {actor}: reload it and sign again",
                 metadata={"why": "payload"},
             )
         verified = _verified(signed, signed.at + self.max_age + self.clock_skew)
-        if role is not None:
+        if (role := requested.get("role")) is not None:
             verified.require(role)
         return verified
 
@@ -442,32 +430,14 @@ class SigningRules:
             raise ConfigurationError("actions must be signed, but no issuer's key is trusted: set PERDURE_ISSUER_KEYS")
 
     def check(
-        self,
-        signed: SignedAction | None,
-        *,
-        action: str,
-        target: str,
-        payload_digest: str,
-        now: datetime,
-        actor: str,
-        reason: str = "",
-        details: JsonValue = None,
-        role: Role | None = None,
-        nonces: NonceLog,
+        self, signed: SignedAction | None, *, nonces: NonceLog, **requested: Unpack[RequestedAction]
     ) -> tuple[VerifiedActor | None, NonceLog]:
         """Verify an action and use its nonce.
 
         Args:
             signed: The signed action of the request, if any.
-            action: See `TrustedKeys.verify`.
-            target: See `TrustedKeys.verify`.
-            payload_digest: See `TrustedKeys.verify`.
-            now: See `TrustedKeys.verify`.
-            actor: See `TrustedKeys.verify`.
-            reason: See `TrustedKeys.verify`.
-            details: See `TrustedKeys.verify`.
-            role: See `TrustedKeys.verify`.
             nonces: The used nonces of the target.
+            requested: The requested action.
 
         Returns:
             The authenticated actor, or None for an accepted unsigned action; and the log to store.
@@ -481,7 +451,8 @@ class SigningRules:
         if signed is None:
             if self.mode is SigningMode.SIGNED:
                 raise Unauthenticated(
-                    f"'{action}' on {target} must be signed: use the console, or the command line with `--key-file`",
+                    f"'{requested['action']}' on {requested['target']} must be signed: use the console, or the command "
+                    "line with `--key-file`",
                     metadata={"why": "unsigned"},
                 )
             return None, nonces
@@ -490,18 +461,9 @@ class SigningRules:
                 "this service cannot verify signed actions: set PERDURE_ISSUER_KEYS for it",
                 metadata={"why": "no_issuers"},
             )
-        verified = self.trusted_keys.verify(
-            signed,
-            action=action,
-            target=target,
-            payload_digest=payload_digest,
-            now=now,
-            actor=actor,
-            reason=reason,
-            details=details,
-            role=role,
-        )
-        return verified, nonces.use(verified.nonce, until=verified.fresh_until, now=now, by=verified.actor)
+        verified = self.trusted_keys.verify(signed, **requested)
+        used = nonces.use(verified.nonce, until=verified.fresh_until, now=requested["now"], by=verified.actor)
+        return verified, used
 
 
 class SigningSettings(BaseSettings):

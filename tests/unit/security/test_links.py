@@ -58,9 +58,9 @@ def test_link_is_bound_to_approval_and_payload():
 
 def test_link_is_used_once():
     link = read(mint())
-    log = NonceLog().use_link(link.nonce, person=link.person, until=link.expires_at, now=NOW)
+    log = NonceLog().use(link.nonce, by=link.person, until=link.expires_at, now=NOW, is_link=True)
     with pytest.raises(Conflict):
-        log.use_link(link.nonce, person=link.person, until=link.expires_at, now=NOW)
+        log.use(link.nonce, by=link.person, until=link.expires_at, now=NOW, is_link=True)
 
 
 def test_link_expires():

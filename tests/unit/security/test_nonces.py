@@ -78,13 +78,13 @@ def test_limit_nonces_in_total():
 
 def test_links_and_actions_have_separate_limits():
     full = NonceLog(used={str(number): NOW + MINUTE for number in range(limits.MAX_NONCES)})
-    log = full.use_link("n" * 20, person="ada", until=NOW + MINUTE, now=NOW)
+    log = full.use("n" * 20, by="ada", until=NOW + MINUTE, now=NOW, is_link=True)
     with pytest.raises(Conflict, match="each is valid once"):
-        log.use_link("n" * 20, person="ada", until=NOW + MINUTE, now=NOW)
+        log.use("n" * 20, by="ada", until=NOW + MINUTE, now=NOW, is_link=True)
     links = NonceLog(used={f"link {number}": NOW + MINUTE for number in range(limits.MAX_NONCES)})
     assert signed_by([key_of("ada")], links)
     with pytest.raises(Refused):
-        links.use_link("n" * 20, person="ada", until=NOW + MINUTE, now=NOW)
+        links.use("n" * 20, by="ada", until=NOW + MINUTE, now=NOW, is_link=True)
 
 
 def test_expired_nonces_are_removed():
