@@ -10,8 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import JsonValue
-
 from perdure.approvals.principals import sign_principal_action
 from perdure.errors import ConfigurationError
 from perdure.security import ActorKey, Caller, CallTarget, PrivateKey, PublicKey, Role
@@ -40,29 +38,6 @@ class Signer:
     def issuer(self) -> PublicKey:
         """The public key that handlers need to verify signatures of this console."""
         return self._issuer.public
-
-    def sign(
-        self,
-        session: Session,
-        action: str,
-        target: str,
-        *,
-        payload_digest: str,
-        reason: str = "",
-        details: JsonValue = None,
-    ) -> dict[str, Any]:
-        """Return a signed action, as handlers take it.
-
-        Args:
-            session: The session of the actor.
-            action: The action.
-            target: Its target, for example ``Approvals/T1``.
-            payload_digest: The digest of the payload that the actor has seen.
-            reason: The reason.
-            details: Further parameters of the action.
-        """
-        signed = self.key(session).sign(action, target, payload_digest, reason=reason, details=details, at=self._now())
-        return signed.model_dump(mode="json")
 
     def sign_call(self, caller: Caller, target: CallTarget, body: bytes, *, delay: timedelta = timedelta(0)) -> str:
         """Return a token that names the authenticated caller of the gateway to a handler.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import restate
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
@@ -199,7 +199,7 @@ class Alerts:
         known = stored.alerts
         for name in stored.unreadable:  # a condition that lasts is raised anew, under the same idempotency key
             log.warning("alerts.unreadable", alert=name)
-            await _alert_state(ctx, name).clear()
+            await State(ctx, name, Alert).clear()
         changes = compare(known, stored.groups, snapshot, now)
         # Sent before it is stored: after a kill in between, the next scan sends it under the same idempotency key.
         for notification in changes.notifications:
@@ -209,15 +209,15 @@ class Alerts:
             )
             await send_notification(ctx, notification)
         for alert in changes.alerts:
-            await _alert_state(ctx, _ALERT_PREFIX + alert.id).set(alert)
+            await State(ctx, _ALERT_PREFIX + alert.id, Alert).set(alert)
             known[alert.id] = alert
         for name, group in changes.groups.items():
-            state = _alert_state(ctx, _GROUP_PREFIX + name)
+            state = State(ctx, _GROUP_PREFIX + name, Alert)
             await (state.clear() if group is None else state.set(group))
         resolved = [(alert.resolved_at, alert.id) for alert in known.values() if alert.resolved_at is not None]
         for number, (resolved_at, name) in enumerate(sorted(resolved, reverse=True)):
             if number >= _MAX_RESOLVED or resolved_at < now - _RESOLVED_RETENTION:
-                await _alert_state(ctx, _ALERT_PREFIX + name).clear()
+                await State(ctx, _ALERT_PREFIX + name, Alert).clear()
         more = sum(snapshot.more.values())
         await State(ctx, _MORE_KEY, int).set(more)
         await State(ctx, _SCANNED_KEY, datetime).set(now)
@@ -283,10 +283,6 @@ async def send_notification(ctx: restate.Context, notification: AlertNotificatio
     since = "" if alert.since is None else alert.since.isoformat()
     key = f"{notification.event}/{alert.id}/{alert.count}/{since}"
     await ServiceClient(ctx, post_target).send(notification, idempotency_key=key)
-
-
-def _alert_state(ctx: Any, name: str) -> State[Alert]:
-    return State(ctx, name, Alert)
 
 
 class _StoredAlerts:

@@ -11,11 +11,11 @@ from typing import Annotated, Final, Literal, TypeAlias
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from perdure._runtime.plain_text import Reason
-from perdure.approvals.request import AwakeableId, Stage, WaitId
+from perdure.approvals.request import AwakeableId, Requester, Stage, WaitId
 from perdure.security.credentials import Credential, Role
 from perdure.security.links import MAX_TOKEN_LENGTH
 from perdure.security.signed_actions import SignedAction
-from perdure.security.user_names import GroupName, UserName, shares_mailbox
+from perdure.security.user_names import GroupName, UserName
 
 MAX_PAGE: Final = 500
 """Maximum number of approvals in one page of an inbox."""
@@ -423,27 +423,43 @@ class RetentionEnd(_Record):
     nonces_until: AwareDatetime | None = None
 
 
-class ApprovalStatus(_Record):
-    """Status of an approval.
+class ApprovalSummary(_Record, Requester):
+    """Approval as its status and the inboxes show it.
 
     Args:
-        approval_id: The approval.
-        status: ``open``, or the result.
+        approval_id: The approval; decide it at ``/Approvals/{approval_id}/approve`` or ``reject``.
         title: What is requested.
-        requester: Requesting person or program, such as ``key:shop``; may be empty.
-        requester_verified: Whether the requester was authenticated.
-        requester_owner: Owner of the requesting program's API key.
-        subject: UserName affected by the request, as stated by the caller.
+        requester: See `perdure.approvals.request.Requester`.
+        requester_verified: See `requester`.
+        requester_owner: See `requester`.
+        subject: See `requester`.
+        quorum: Number of approvals needed in this stage.
+        stage: Current or last stage, from 0.
+        opened_at: Opening time.
+        deadline: Deadline of this stage; in an inbox, the expiry of the delegation if that is sooner.
+        payload: The data that approvers decide on.
+        payload_digest: Digest of the payload.
+    """
+
+    approval_id: str
+    title: str
+    quorum: int
+    stage: int = 0
+    opened_at: AwareDatetime
+    deadline: AwareDatetime
+    payload: JsonValue
+    payload_digest: str
+
+
+class ApprovalStatus(ApprovalSummary):
+    """Status of an approval. `ApprovalSummary` describes the fields that are not listed here.
+
+    Args:
+        status: ``open``, or the result.
         approvers: People and groups that may vote in this stage; empty for anyone except requester and subject.
         groups: Known members of groups.
         veto: People and groups whose single rejection rejects the approval.
-        quorum: Number of approvals needed in this stage.
-        stage: Current or last stage, from 0.
         stages: All stages.
-        payload: The data that approvers decide on.
-        payload_digest: Digest of the payload.
-        opened_at: Opening time.
-        deadline: Deadline of this stage.
         decided_at: End of the approval.
         decided_by: People whose votes led to the result.
         reason: Reason of the result.
@@ -457,23 +473,11 @@ class ApprovalStatus(_Record):
         links_revoked: Revocation time of links by owner, under ``anyone`` for all links.
     """
 
-    approval_id: str
     status: ApprovalState
-    title: str
-    requester: str
-    requester_verified: bool = False
-    requester_owner: str = ""
-    subject: str = ""
     approvers: list[str]
     groups: dict[str, list[str]] = {}
     veto: list[str] = []
-    quorum: int
-    stage: int = 0
     stages: list[Stage] = []
-    payload: JsonValue
-    payload_digest: str
-    opened_at: AwareDatetime
-    deadline: AwareDatetime
     decided_at: AwareDatetime | None
     decided_by: list[str]
     reason: str
@@ -487,44 +491,16 @@ class ApprovalStatus(_Record):
     links_revoked: dict[str, AwareDatetime] = {}
 
 
-class InboxItem(_Record):
-    """Open approval in an inbox.
+class InboxItem(ApprovalSummary):
+    """Open approval in an inbox. `ApprovalSummary` describes the fields that are not listed here.
 
     Args:
-        approval_id: The approval; decide it at ``/Approvals/{approval_id}/approve`` or ``reject``.
-        title: What is requested.
-        requester: Requesting person or program.
-        requester_verified: Whether the requester was authenticated.
-        requester_owner: Owner of the requesting program's API key.
-        subject: UserName affected by the request, as stated by the caller.
-        quorum: Number of approvals needed.
-        opened_at: Opening time.
-        deadline: Deadline, or the expiry of the delegation if that is sooner.
-        payload: The data that approvers decide on.
-        payload_digest: Digest of the payload.
-        stage: Current stage, from 0.
         addressee: Owner of the inbox: a person, a group or ``anyone``.
         delegated_by: The delegator; None for an own vote.
     """
 
-    approval_id: str
-    title: str
-    requester: str
-    requester_verified: bool = False
-    requester_owner: str = ""
-    subject: str = ""
-    quorum: int
-    opened_at: AwareDatetime
-    deadline: AwareDatetime
-    payload: JsonValue
-    payload_digest: str
-    stage: int = 0
     addressee: str = ""
     delegated_by: str | None = None
-
-    def excludes(self, person: str) -> bool:
-        """Return whether a person may not vote because the request is theirs or about them."""
-        return shares_mailbox(person, (self.requester, self.requester_owner, self.subject))
 
 
 class InboxRemoval(_Record):

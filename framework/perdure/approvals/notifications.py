@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from perdure._runtime.dispatch import LONG_RETRIES
 from perdure.approvals.messages import NotificationKind
-from perdure.approvals.request import requester_text
+from perdure.approvals.request import Requester
 from perdure.approvals.schema import DISPATCHER
 from perdure.clients import ServiceClient
 from perdure.handlers import handler
@@ -34,15 +34,12 @@ class Recipient(BaseModel):
     delegated_by: str | None = None
 
 
-class _Event(BaseModel):
+class _Event(Requester):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     kind: NotificationKind
     approval_id: str
     title: str
-    requester: str
-    requester_verified: bool = False
-    subject: str = ""
     payload_digest: str
     at: AwareDatetime
 
@@ -69,6 +66,7 @@ class ApprovalNotification(_Event):
         title: What is requested.
         requester: Requesting person or program; may be empty.
         requester_verified: Whether the requester was authenticated.
+        requester_owner: Owner of the requesting program's API key.
         subject: Person affected by the request, as stated by the caller.
         payload_digest: Digest of the payload.
         at: Time of the event.
@@ -90,8 +88,7 @@ class ApprovalNotification(_Event):
             "escalated": "Approval escalated to you",
             "delegated": f"{self.delegated_by} delegated an approval to you",
         }[self.kind]
-        requester = requester_text(self.requester, verified=self.requester_verified, subject=self.subject)
-        by = f", requested by {requester}" if requester else ""
+        by = f", requested by {self.requester_text}" if self.requester_text else ""
         return f"{event}: {self.title}{by}.\nVote before {self.until:%Y-%m-%d %H:%M} UTC."
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -84,6 +84,42 @@ _Timeout: TypeAlias = Annotated[timedelta, Field(gt=timedelta(0), le=MAX_TIMEOUT
 _Interval: TypeAlias = Annotated[timedelta | None, Field(gt=timedelta(0)), AfterValidator(_check_interval)]
 
 
+class Requester(BaseModel):
+    """Requester and subject of an approval, who may not vote.
+
+    Args:
+        requester: Requesting person or program, such as ``key:shop``; may be empty.
+        requester_verified: Whether the requester was authenticated.
+        requester_owner: Owner of the requesting program's API key; empty for a person.
+        subject: UserName affected by the request, as stated by the caller; may be empty.
+    """
+
+    requester: str = ""
+    requester_verified: bool = False
+    requester_owner: str = ""
+    subject: str = ""
+
+    @property
+    def requester_fields(self) -> dict[str, Any]:
+        """The fields of this class, to copy them to another record."""
+        return {name: getattr(self, name) for name in Requester.model_fields}
+
+    @property
+    def requester_text(self) -> str:
+        """Requester and subject as one phrase; empty for an approval with neither."""
+        name = self.requester if self.requester_verified or not self.requester else f"{self.requester} (unverified)"
+        return f"{name}, for {self.subject}".removeprefix(", ") if self.subject not in ("", self.requester) else name
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Users excluded from voting: the requester, the owner of its API key, and the subject."""
+        return tuple(dict.fromkeys(filter(None, (self.requester, self.requester_owner, self.subject))))
+
+    def excludes(self, person: str) -> bool:
+        """Return whether a person, or an alias of their mailbox, may not vote."""
+        return shares_mailbox(person, self.excluded)
+
+
 class Stage(BaseModel):
     """Stage of an approval that follows when the previous one times out.
 
@@ -106,7 +142,7 @@ class Stage(BaseModel):
     on_timeout: OnTimeout | None = None
 
 
-class ApprovalRequest(BaseModel):
+class ApprovalRequest(Requester):
     """Request for an approval. Its own fields describe the first stage.
 
     Args:
@@ -138,7 +174,6 @@ class ApprovalRequest(BaseModel):
     approval_id: ApprovalId
     title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
     requester: Name = ""
-    requester_verified: bool = False
     requester_owner: Name = ""
     subject: Name = ""
     groups: dict[GroupName, list[UserName]] = Field(default={}, max_length=MAX_APPROVERS)
@@ -197,11 +232,6 @@ class ApprovalRequest(BaseModel):
         return self
 
     @property
-    def excluded(self) -> tuple[str, ...]:
-        """Users excluded from voting: the requester, the owner of its API key, and the subject."""
-        return tuple(dict.fromkeys(filter(None, (self.requester, self.requester_owner, self.subject))))
-
-    @property
     def total_timeout(self) -> timedelta:
         """Duration of all stages."""
         return sum((stage.timeout for stage in self.escalation), self.timeout)
@@ -222,18 +252,6 @@ class ApprovalRequest(BaseModel):
             stage.model_copy(update={"on_timeout": stage.on_timeout or default})
             for stage, default in zip(stages, defaults, strict=True)
         ]
-
-
-def requester_text(requester: str, *, verified: bool, subject: str = "") -> str:
-    """Return the requester and the subject as one phrase; empty when an approval has neither.
-
-    Args:
-        requester: The requester.
-        verified: Whether the requester was authenticated.
-        subject: UserName affected by the request.
-    """
-    name = requester if verified or not requester else f"{requester} (unverified)"
-    return f"{name}, for {subject}".removeprefix(", ") if subject not in ("", requester) else name
 
 
 def eligible_people(

@@ -31,11 +31,11 @@ from perdure.approvals.messages import (
     PrincipalStatement,
     Vote,
 )
-from perdure.approvals.request import ApprovalRequest, OnTimeout, eligible_people
+from perdure.approvals.request import ApprovalRequest, OnTimeout, Requester, eligible_people
 from perdure.errors import Refused
 from perdure.security.credentials import Role
 from perdure.security.encodings import json_digest
-from perdure.security.user_names import ANYONE, group_of, is_group, shares_mailbox
+from perdure.security.user_names import ANYONE, group_of, is_group
 
 APPROVALS: Final = "Approvals"
 INBOX: Final = "ApprovalInbox"
@@ -126,16 +126,12 @@ class StageRules(_Stored):
     on_timeout: OnTimeout = OnTimeout.ERROR
 
 
-class Rules(_Stored):
+class Rules(_Stored, Requester):
     """Voting rules of an approval; see `perdure.approvals.request.ApprovalRequest`.
 
     A person casts one vote, as an approver or for one who delegated. A quorum of two is two people.
     """
 
-    requester: str
-    requester_verified: bool = False
-    requester_owner: str = ""
-    subject: str = ""
     stages: tuple[StageRules, ...]
     groups: Mapping[str, tuple[str, ...]] = {}
     veto: tuple[str, ...] = ()
@@ -155,10 +151,7 @@ class Rules(_Stored):
             for stage in request.stages
         )
         return cls(
-            requester=request.requester,
-            requester_verified=request.requester_verified,
-            requester_owner=request.requester_owner,
-            subject=request.subject,
+            **request.requester_fields,
             stages=stages,
             groups={group: tuple(sorted(members)) for group, members in request.groups.items()},
             veto=tuple(sorted(request.veto)),
@@ -170,19 +163,9 @@ class Rules(_Stored):
 
         def question(rules: Rules) -> tuple[object, ...]:
             stages = [(stage.approvers, stage.quorum, stage.on_timeout) for stage in rules.stages]
-            requester = (rules.requester, rules.requester_verified, rules.requester_owner, rules.subject)
-            return requester, stages, dict(rules.groups), rules.veto, rules.payload_digest
+            return rules.requester_fields, stages, dict(rules.groups), rules.veto, rules.payload_digest
 
         return question(self) == question(other)
-
-    @property
-    def excluded(self) -> tuple[str, ...]:
-        """Users excluded from voting: the requester, the owner of its API key, and the subject."""
-        return tuple(filter(None, (self.requester, self.requester_owner, self.subject)))
-
-    def excludes(self, person: str) -> bool:
-        """Return whether a person, or an alias of their mailbox, may not vote."""
-        return shares_mailbox(person, self.excluded)
 
     def is_eligible(self, stage: int, person: str, groups: Iterable[str], *, approve: bool) -> bool:
         """Return whether a person may cast an own vote; veto holders that are not approvers may only reject."""

@@ -230,29 +230,17 @@ async def read_status(ctx: restate.ObjectSharedContext) -> ApprovalStatus:
     """
     approval = await _approval(ctx).get() or Approval(approval_id=ctx.key())
     request = await _request(ctx).get()
-    rules, stage = approval.rules, approval.stage_rules
-    if request is None or rules is None or stage is None or approval.opened_at is None or approval.deadline is None:
+    if request is None:
         raise policy.not_opened(approval)
     outcome = approval.outcome
     reads = [ctx.get(audit_log_key(seq), serde=_entry_serde) for seq in range(1, approval.entries + 1)]
     return ApprovalStatus(
-        approval_id=approval.approval_id,
+        **_summary(approval, request),
         status=approval.state,
-        title=request.title,
-        requester=request.requester,
-        requester_verified=request.requester_verified,
-        requester_owner=request.requester_owner,
-        subject=request.subject,
         approvers=request.stages[approval.stage].approvers,
         groups=request.groups,
         veto=request.veto,
-        quorum=stage.quorum,
-        stage=approval.stage,
         stages=request.stages,
-        payload=request.payload,
-        payload_digest=rules.payload_digest,
-        opened_at=approval.opened_at,
-        deadline=approval.deadline,
         decided_at=approval.closed_at,
         decided_by=[] if outcome is None else outcome.decided_by,
         reason="" if outcome is None else outcome.reason,
@@ -281,25 +269,26 @@ def _recipients(approval: Approval) -> dict[str, Recipient]:
     return {**recipients, **{name: Recipient(name=name, until=approval.deadline) for name in own}}
 
 
-def _item(approval: Approval, request: ApprovalRequest, recipient: Recipient) -> InboxItem:
-    if approval.rules is None or approval.opened_at is None:
+def _summary(approval: Approval, request: ApprovalRequest) -> dict[str, Any]:
+    """Return the fields of an `ApprovalSummary`."""
+    if approval.rules is None:
         raise policy.not_opened(approval)
-    return InboxItem(
-        approval_id=approval.approval_id,
-        title=request.title,
-        requester=request.requester,
-        requester_verified=request.requester_verified,
-        requester_owner=request.requester_owner,
-        subject=request.subject,
-        quorum=approval.rules.stages[approval.stage].quorum,
-        opened_at=approval.opened_at,
-        deadline=recipient.until,
-        payload=request.payload,
-        payload_digest=approval.rules.payload_digest,
-        stage=approval.stage,
-        addressee=recipient.name,
-        delegated_by=recipient.delegated_by,
-    )
+    return {
+        **request.requester_fields,
+        "approval_id": approval.approval_id,
+        "title": request.title,
+        "quorum": approval.rules.stages[approval.stage].quorum,
+        "stage": approval.stage,
+        "opened_at": approval.opened_at,
+        "deadline": approval.deadline,
+        "payload": request.payload,
+        "payload_digest": approval.rules.payload_digest,
+    }
+
+
+def _item(approval: Approval, request: ApprovalRequest, recipient: Recipient) -> InboxItem:
+    summary = {**_summary(approval, request), "deadline": recipient.until}
+    return InboxItem(**summary, addressee=recipient.name, delegated_by=recipient.delegated_by)
 
 
 async def _remove_from_inbox(ctx: restate.ObjectContext, approval: Approval, recipient: Recipient) -> None:
@@ -323,9 +312,7 @@ async def _notify(
             kind=notification.kind,
             approval_id=approval.approval_id,
             title=request.title,
-            requester=request.requester,
-            requester_verified=request.requester_verified,
-            subject=request.subject,
+            **request.requester_fields,
             payload_digest=approval.rules.payload_digest,
             stage=approval.stage,
             number=notification.number,

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
-from perdure._runtime.serdes import invalid_input
-from perdure.cli.options import JsonOption, print_json
-from perdure.errors import ConfigurationError
+from perdure.cli.options import JsonOption, explained, parse_duration
 from perdure.security.credentials import Role
 from perdure.security.keys import PrivateKey
 from perdure.security.signed_actions import ActorKey
 from perdure.terminal import console
 
 app = typer.Typer(no_args_is_help=True)
-
-_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
-_DURATION = re.compile(r"([1-9]\d{0,5})([mhd])")
 
 
 @app.command()
@@ -34,20 +27,19 @@ def issue(
     out: Annotated[Path, typer.Option("--out", "-o", help="The key file to create.", show_default=False)],
     role: Annotated[list[Role], typer.Option("--role", "-r", help="A role of the actor; repeatable.")],
     group: Annotated[list[str] | None, typer.Option("--group", "-g", help="A group of the actor; repeatable.")] = None,
-    valid_for: Annotated[str, typer.Option("--for", help="Validity: a number and m, h or d.")] = "90d",
+    valid_for: Annotated[str, typer.Option("--for", help="Validity, for example 90d or 12h.")] = "90d",
 ) -> None:
     """Issue a key file with a credential. Transfer it safely: its holder can act as this actor."""
-    try:
+    lifetime = parse_duration("--for", valid_for)
+    with explained():
         key = ActorKey.issue(
             PrivateKey.load(issuer),
             actor=actor,
             roles=role,
             groups=group or [],
-            lifetime=_duration(valid_for),
+            lifetime=lifetime,
             now=datetime.now(UTC),
         )
-    except ValidationError as error:
-        raise ConfigurationError(str(invalid_input(error).message)) from error
     key.save(out)
     console.say(f"{out}: issued for {key.actor} with the roles {', '.join(key.credential.roles)}, valid {_until(key)}")
 
@@ -62,7 +54,7 @@ def show(
     key = ActorKey.load(file)
     credential = key.credential
     if as_json:
-        print_json(credential)
+        console.print_model(credential)
         return
     for name, value in {
         "actor": credential.actor,
@@ -80,10 +72,3 @@ def _until(key: ActorKey) -> str:
     end = key.credential.expires_at
     expired = " (expired)" if end <= datetime.now(UTC) else ""
     return f"until {end:%Y-%m-%d %H:%M:%S} UTC{expired}"
-
-
-def _duration(text: str) -> timedelta:
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise ConfigurationError(f"--for: '{text}' is not a duration; write a number and m, h or d, for example 90d")
-    return int(match[1]) * _UNITS[match[2]]

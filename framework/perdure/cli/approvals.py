@@ -14,7 +14,6 @@ from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 from rich.text import Text
 
-from perdure._runtime.serdes import invalid_input
 from perdure.approvals.audit_log import check_approval
 from perdure.approvals.links import LinkMinter
 from perdure.approvals.messages import (
@@ -28,7 +27,6 @@ from perdure.approvals.messages import (
     WithdrawalReceipt,
 )
 from perdure.approvals.principals import sign_principal_action
-from perdure.approvals.request import requester_text
 from perdure.approvals.schema import APPROVALS, PRINCIPALS, Principal
 from perdure.approvals.signatures import SignableAction, sign_action
 from perdure.approvals.targets import approval_status, page_inbox
@@ -39,7 +37,8 @@ from perdure.cli.options import (
     KeyFileOption,
     ReasonOption,
     call_ingress,
-    print_json,
+    explained,
+    print_facts,
 )
 from perdure.errors import ConfigurationError, IngressError
 from perdure.security.keys import PrivateKey
@@ -90,13 +89,11 @@ def list_(
     if person is None and len(groups) > 1:
         raise ConfigurationError("several groups need a --person; pass one --group otherwise")
     inbox = person or (f"{GROUP_PREFIX}{groups[0]}" if groups else ANYONE)
-    try:
+    with explained():
         query = InboxQuery(limit=limit, after=after, groups=groups)
-    except ValidationError as error:
-        raise ConfigurationError(invalid_input(error).message) from error
     page: InboxPage = call_ingress(ingress, lambda client: client.call(page_inbox, query, key=inbox))
     if as_json:
-        print_json(page)
+        console.print_model(page)
         return
     if not page.items and page.next is None:
         console.say(f"No open approvals for {inbox}.")
@@ -108,7 +105,7 @@ def list_(
             item.approval_id,
             f"{item.deadline:%Y-%m-%d %H:%M:%S}",
             str(item.quorum),
-            requester_text(item.requester, verified=item.requester_verified, subject=item.subject),
+            item.requester_text,
             item.title + delegator,
         )
     console.print(table)
@@ -122,24 +119,20 @@ def show(approval_id: IdArgument, *, as_json: JsonOption = False, ingress: Ingre
     """Show an approval with its votes and its audit log."""
     approval = _status(ingress, approval_id)
     if as_json:
-        print_json(approval)
+        console.print_model(approval)
         return
-    table = Table(show_header=False, box=None)
-    for name, value in _fields(approval).items():
-        table.add_row(name, value)
-    console.print(table)
+    print_facts(_facts(approval))
     for entry in approval.audit_log:
         console.say(_entry_line(entry))
 
 
-def _fields(approval: ApprovalStatus) -> dict[str, str | Text]:
+def _facts(approval: ApprovalStatus) -> dict[str, str | Text]:
     voters = f" by {', '.join(approval.decided_by)}" if approval.decided_by else ""
-    requester = requester_text(approval.requester, verified=approval.requester_verified, subject=approval.subject)
-    fields: dict[str, str | Text] = {
+    return {
         "ID": approval.approval_id,
         "Status": approval.status + voters,
         "Title": approval.title,
-        "Requester": requester or "none",
+        "Requester": approval.requester_text or "none",
         "Key owner": approval.requester_owner,
         "Stage": f"{approval.stage + 1} of {len(approval.stages)}",
         "Approvers": ", ".join(approval.approvers) or "anyone except requester and subject",
@@ -151,7 +144,6 @@ def _fields(approval: ApprovalStatus) -> dict[str, str | Text]:
         "Payload": multiline_text(json.dumps(approval.payload, indent=2, ensure_ascii=False)),
         "Digest": approval.payload_digest,
     }
-    return {name: value for name, value in fields.items() if value}
 
 
 def _entry_line(entry: AuditEntry) -> str:
@@ -161,32 +153,25 @@ def _entry_line(entry: AuditEntry) -> str:
     return "  ".join(word for word in [*words, entry.reason] if word)
 
 
-@app.command()
-def approve(
-    approval_id: IdArgument,
-    *,
-    key_file: KeyFileOption = None,
-    actor: UnsignedActorOption = None,
-    group: GroupsOption = None,
-    reason: ReasonOption = "",
-    ingress: IngressOption = DEFAULT_INGRESS,
-) -> None:
-    """Vote for an approval."""
-    _Client(ingress, approval_id, key_file, actor, group).decide("approve", reason)
+def _add_vote_command(action: Literal["approve", "reject"], description: str) -> None:
+    @app.command(action, help=description)
+    def vote(
+        approval_id: IdArgument,
+        *,
+        key_file: KeyFileOption = None,
+        actor: UnsignedActorOption = None,
+        group: GroupsOption = None,
+        reason: ReasonOption = "",
+        ingress: IngressOption = DEFAULT_INGRESS,
+    ) -> None:
+        done = _Client(ingress, approval_id, key_file, actor, group).act(action, {"reason": reason}, DecisionReceipt)
+        delegator = f" on behalf of {done.on_behalf_of}" if done.on_behalf_of else ""
+        unsigned = "" if done.signed else " (unsigned)"
+        console.say(f"{done.approval_id}: {done.action} by {done.actor}{delegator}{unsigned}, now {done.status}")
 
 
-@app.command()
-def reject(
-    approval_id: IdArgument,
-    *,
-    key_file: KeyFileOption = None,
-    actor: UnsignedActorOption = None,
-    group: GroupsOption = None,
-    reason: ReasonOption = "",
-    ingress: IngressOption = DEFAULT_INGRESS,
-) -> None:
-    """Vote against an approval."""
-    _Client(ingress, approval_id, key_file, actor, group).decide("reject", reason)
+_add_vote_command("approve", "Vote for an approval.")
+_add_vote_command("reject", "Vote against an approval.")
 
 
 @app.command()
@@ -284,7 +269,7 @@ def link(
     """Print a link that decides once for a person. The link is a secret."""
     minter = LinkMinter(PrivateKey.load(link_key_file), console_url)
     approval = _status(ingress, approval_id)
-    try:
+    with explained():
         address = minter.mint(
             approval_id=approval_id,
             person=person,
@@ -293,8 +278,6 @@ def link(
             expires_at=approval.deadline,
             nonce=secrets.token_hex(16),
         )
-    except ValidationError as error:
-        raise ConfigurationError(invalid_input(error).message) from error
     console.say(address)
 
 
@@ -312,7 +295,7 @@ def verify(
     """
     check = check_approval(_status(ingress, approval_id), _signing_rules(issuer_keys))
     if as_json:
-        print_json(check)
+        console.print_model(check)
     else:
         for line in check.lines:
             console.say(line)
@@ -338,12 +321,6 @@ class _Client:
     actor: str | None
     groups: list[str] | None
 
-    def decide(self, action: Literal["approve", "reject"], reason: str) -> None:
-        done = self.act(action, {"reason": reason}, DecisionReceipt)
-        delegator = f" on behalf of {done.on_behalf_of}" if done.on_behalf_of else ""
-        unsigned = "" if done.signed else " (unsigned)"
-        console.say(f"{done.approval_id}: {done.action} by {done.actor}{delegator}{unsigned}, now {done.status}")
-
     def act(self, action: SignableAction, body: dict[str, Any], receipt: type[R]) -> R:
         target: Target[dict[str, Any], R] = Target(APPROVALS, action, dict[str, Any], receipt)
         request = self._sign(action, self.key_file, body) if self.key_file is not None else self._name_actor(body)
@@ -358,10 +335,8 @@ class _Client:
         if self.groups:
             raise ConfigurationError("--group is for unsigned actions: the credential of a key names its groups")
         key = ActorKey.load(key_file)
-        try:
+        with explained():
             return sign_action(key, action, self.approval_id, self._payload_digest(), body, at=datetime.now(UTC))
-        except ValidationError as error:
-            raise ConfigurationError(invalid_input(error).message) from error
 
     def _payload_digest(self) -> str:
         try:
@@ -379,7 +354,7 @@ def _status(ingress: str, approval_id: str) -> ApprovalStatus:
 def _expiry(text: str) -> datetime:
     try:
         return datetime.now(UTC) + _DURATION.validate_python(text)
-    except ValidationError:
+    except (ValidationError, OverflowError):
         pass
     try:
         at = _TIME.validate_python(text)

@@ -18,7 +18,7 @@ from perdure.cli.options import (
     KeyFileOption,
     ReasonOption,
     call_ingress,
-    print_json,
+    print_facts,
     read_payload,
     resolve_actor,
 )
@@ -73,7 +73,7 @@ def list_(
     )
     letters = call_ingress(ingress, lambda client: client.call(_list, request))
     if as_json:
-        print_json(letters)
+        console.print_model(letters)
         return
     if not letters.items:
         console.say("No dead letters.")
@@ -99,7 +99,7 @@ def show(
     letter = _find(ingress, letter_id)
     rollback = call_ingress(ingress, lambda client: client.call(rollback_status, key=letter.saga_id))
     if as_json:
-        print_json(letter)
+        console.print_model(letter)
         return
     _print_letter(letter, rollback)
 
@@ -113,8 +113,7 @@ def _find(ingress: str, letter_id: str) -> DeadLetter:
 
 
 def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
-    facts = Table(show_header=False, box=None)
-    fields: dict[str, str | Text] = {
+    facts: dict[str, str | Text] = {
         "id": letter.id,
         "saga": f"{letter.saga_id} of {letter.service}, rolled back: {letter.reason}",
         "step": letter.step,
@@ -124,9 +123,7 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
         "since": f"{letter.since:%Y-%m-%d %H:%M:%S %Z}",
         "payload": multiline_text(json.dumps(letter.payload, indent=2, ensure_ascii=False)),
     }
-    for name, value in fields.items():
-        facts.add_row(name, value)
-    console.print(facts)
+    print_facts(facts)
     for entry in rollback.audit_log_of(letter.position):
         signed = "unsigned" if entry.proof is None else "signed"
         console.say(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({signed})")

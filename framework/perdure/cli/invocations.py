@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Final, Literal
 
 import typer
 
-from perdure.cli.options import DEFAULT_ADMIN, AdminOption
+from perdure.cli.options import DEFAULT_ADMIN, AdminOption, query_engine
 from perdure.engine.admin import AdminClient
 from perdure.errors import ConfigurationError, EngineError
 from perdure.terminal import console
@@ -34,24 +33,23 @@ def _add_command(action: InvocationAction) -> None:
     """Add the command for one action."""
 
     def command(invocation_id: IdArgument, *, admin: AdminOption = DEFAULT_ADMIN) -> None:
-        asyncio.run(_perform(admin, invocation_id, action))
+        query_engine(admin, lambda engine: _perform(engine, invocation_id, action))
         console.say(f"{invocation_id}: {_CONFIRMATIONS[action]}")
 
     command.__doc__ = _HELP[action]
     app.command(action)(command)
 
 
-async def _perform(admin: str, invocation_id: str, action: InvocationAction) -> None:
-    async with AdminClient(admin) as engine:
-        try:
-            await engine.control_invocation(invocation_id, action)
-        except EngineError as error:
-            # The engine answers a malformed ID with 400. Another server's 404 page does not mention an invocation.
-            if error.status_code not in (400, 404) or "invocation" not in str(error).rpartition(f"/{action}: ")[2]:
-                raise
-            raise ConfigurationError(
-                f"invocation '{invocation_id}' does not exist or has ended; `perdure doctor` shows stuck invocations"
-            ) from error
+async def _perform(engine: AdminClient, invocation_id: str, action: InvocationAction) -> None:
+    try:
+        await engine.control_invocation(invocation_id, action)
+    except EngineError as error:
+        # The engine answers a malformed ID with 400. Another server's 404 page does not mention an invocation.
+        if error.status_code not in (400, 404) or "invocation" not in str(error).rpartition(f"/{action}: ")[2]:
+            raise
+        raise ConfigurationError(
+            f"invocation '{invocation_id}' does not exist or has ended; `perdure doctor` shows stuck invocations"
+        ) from error
 
 
 for _action in _HELP:

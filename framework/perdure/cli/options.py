@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
-from pydantic import BaseModel
+from pydantic import ValidationError
+from rich.table import Table
+from rich.text import Text
 
+from perdure._runtime.serdes import invalid_input
+from perdure.engine.admin import AdminClient
 from perdure.engine.ingress import IngressClient
 from perdure.errors import ConfigurationError
 from perdure.security.codec import codec_from_environment
@@ -19,6 +25,9 @@ from perdure.security.signed_actions import ActorKey
 from perdure.terminal import console
 
 T = TypeVar("T")
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 DEFAULT_INGRESS = "http://127.0.0.1:8080"
 DEFAULT_ADMIN = "http://127.0.0.1:9070"
@@ -66,9 +75,53 @@ def resolve_actor(actor: str | None, key_file: Path | None) -> tuple[str, ActorK
     return actor, None
 
 
-def print_json(model: BaseModel) -> None:
-    """Print a model as JSON."""
-    console.print_model(model)
+def query_engine(admin_url: str, request: Callable[[AdminClient], Awaitable[T]]) -> T:
+    """Send a request through a client of the admin API and return the response."""
+
+    async def query() -> T:
+        async with AdminClient(admin_url) as engine:
+            return await request(engine)
+
+    return asyncio.run(query())
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Name the invalid fields of a request.
+
+    Raises:
+        ConfigurationError: A field is invalid.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        raise ConfigurationError(invalid_input(error).message) from error
+    except OverflowError as error:
+        raise ConfigurationError("a time is out of range; choose a shorter duration") from error
+
+
+def print_facts(facts: Mapping[str, str | Text]) -> None:
+    """Print names and values in two columns, without empty values."""
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        if value:
+            table.add_row(name, value)
+    console.print(table)
+
+
+def parse_duration(option: str, text: str) -> timedelta:
+    """Return the duration in the value of an option.
+
+    Raises:
+        ConfigurationError: The text is not a duration.
+    """
+    parts = _DURATION.findall(text)
+    try:
+        if parts and "".join(number + unit for number, unit in parts) == text:
+            return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    except OverflowError:
+        pass
+    raise ConfigurationError(f"{option}: '{text}' is not a duration; write 15m, 1h30m, 2d or 500ms")
 
 
 def read_payload(text: str | None) -> Any:

@@ -19,11 +19,11 @@ from perdure.cli.options import (
     AdminOption,
     IngressOption,
     JsonOption,
-    print_json,
+    query_engine,
 )
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.engine.ingress import IngressClient
-from perdure.saga.queries import OPEN_PHASES, SagaList, list_sagas
+from perdure.saga.queries import OPEN_PHASES, list_sagas
 from perdure.saga.status import SagaPhase
 from perdure.saga.timeline import Timeline, TimelineStep, read_timeline
 from perdure.security.codec import codec_from_environment
@@ -51,16 +51,10 @@ def list_(
     admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
     """List open sagas, oldest first."""
-
-    async def fetch() -> SagaList:
-        async with AdminClient(admin) as engine:
-            return await list_sagas(
-                engine, phases=OPEN_PHASES if phase is None else (phase,), service=service, limit=limit
-            )
-
-    sagas = asyncio.run(fetch())
+    phases = OPEN_PHASES if phase is None else (phase,)
+    sagas = query_engine(admin, lambda engine: list_sagas(engine, phases=phases, service=service, limit=limit))
     if as_json:
-        print_json(sagas)
+        console.print_model(sagas)
         return
     if not sagas.items:
         console.say("No matching sagas." if phase or service else "No open sagas.")
@@ -103,7 +97,7 @@ def show(
 
     saga, blockers = asyncio.run(fetch())
     if as_json:
-        print_json(saga)
+        console.print_model(saga)
         return
     print_timeline(saga)
     for line in (*blockers, *_required_actions(saga)):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
-from pydantic import ValidationError
 from rich.table import Table
 
-from perdure._runtime.serdes import invalid_input
 from perdure.cli.options import (
     DEFAULT_INGRESS,
     ActorOption,
@@ -20,7 +17,9 @@ from perdure.cli.options import (
     KeyFileOption,
     ReasonOption,
     call_ingress,
-    print_json,
+    explained,
+    parse_duration,
+    print_facts,
     read_payload,
     resolve_actor,
 )
@@ -46,8 +45,6 @@ app = typer.Typer(no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.")]
 
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _STATE_STYLES: Final = {"paused": "yellow", "finished": "dim"}
 
 
@@ -63,7 +60,7 @@ def list_(
     request = ScheduleListRequest(page=page, page_size=page_size)
     schedules = call_ingress(ingress, lambda client: client.call(list_target, request, key=INDEX_KEY))
     if as_json:
-        print_json(schedules)
+        console.print_model(schedules)
         return
     if not schedules.items:
         console.say("No schedules.")
@@ -90,7 +87,7 @@ def show(name: NameArgument, *, as_json: JsonOption = False, ingress: IngressOpt
     """Show the timing, runs and audit log of a schedule."""
     schedule = call_ingress(ingress, lambda client: client.call(status_target, key=name))
     if as_json:
-        print_json(schedule)
+        console.print_model(schedule)
     else:
         _print_schedule(schedule)
 
@@ -121,12 +118,12 @@ def set_(
     settings: dict[str, Any] = {
         "target": _target(target),
         "cron": cron,
-        "every": None if every is None else _duration("--every", every),
+        "every": None if every is None else parse_duration("--every", every),
         "timezone": timezone,
         "payload": read_payload(payload),
         "catch_up": catch_up,
         "catch_up_limit": catch_up_limit,
-        "tolerance": _duration("--tolerance", tolerance),
+        "tolerance": parse_duration("--tolerance", tolerance),
         "overlap": overlap,
         "start": None if start is None else f"{start.isoformat()}Z",
         "end": None if end is None else f"{end.isoformat()}Z",
@@ -134,10 +131,8 @@ def set_(
         "actor": actor,
         "reason": reason,
     }
-    try:
+    with explained():
         request = ScheduleRequest.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigurationError(invalid_input(error).message) from error
     if key is not None:
         signed_action = sign_setting(key, name, request.spec, reason=reason, at=datetime.now(UTC))
         request = request.model_copy(update={"signed_action": signed_action})
@@ -194,8 +189,7 @@ def _summary(schedule: ScheduleStatus) -> str:
 
 def _print_schedule(schedule: ScheduleStatus) -> None:
     spec, counts = schedule.spec, schedule.counts
-    facts = Table(show_header=False, box=None)
-    for name, value in {
+    facts = {
         "name": schedule.name,
         "description": spec.description,
         "state": schedule.state,
@@ -207,10 +201,8 @@ def _print_schedule(schedule: ScheduleStatus) -> None:
         "runs": f"{counts.started} started, {counts.succeeded} succeeded, {counts.failed} failed, "
         f"{counts.missed} missed, {counts.overlapped} overlapped",
         "last error": schedule.last_error or "",
-    }.items():
-        if value:
-            facts.add_row(name, value)
-    console.print(facts)
+    }
+    print_facts(facts)
     runs = [*schedule.active, *schedule.recent]
     if runs:
         table = Table("planned", "cause", "state", "duration", "invocation", "error")
@@ -242,10 +234,3 @@ def _target(text: str) -> dict[str, str | None]:
     if len(parts) < 2:
         raise ConfigurationError(f"--target: '{text}' is not a handler; write SERVICE/HANDLER or SERVICE/KEY/HANDLER")
     return {"service": parts[0], "handler": parts[-1], "key": "/".join(parts[1:-1]) or None}
-
-
-def _duration(option: str, text: str) -> timedelta:
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ConfigurationError(f"{option}: '{text}' is not a duration; write 15m, 1h30m, 2d or 500ms")
-    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))

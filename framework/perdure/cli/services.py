@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 from rich.table import Table
 
-from perdure.cli.options import DEFAULT_ADMIN, AdminOption, JsonOption, print_json
+from perdure.cli.options import DEFAULT_ADMIN, AdminOption, JsonOption, query_engine
 from perdure.engine.admin import AdminClient
 from perdure.terminal import console
 
@@ -38,14 +37,9 @@ def services(
     admin: AdminOption = DEFAULT_ADMIN,
 ) -> None:
     """List handlers, and which of them are public on the ingress."""
-
-    async def fetch() -> list[dict[str, Any]]:
-        async with AdminClient(admin) as engine:
-            return await engine.services()
-
-    listed = handlers_of(asyncio.run(fetch()), public_only=public)
+    listed = handlers_of(query_engine(admin, AdminClient.services), public_only=public)
     if as_json:
-        print_json(listed)
+        console.print_model(listed)
         return
     table = Table("service", "kind", "handler", "ingress")
     previous = ""

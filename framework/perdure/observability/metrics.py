@@ -126,32 +126,8 @@ ALERTS: Final = CounterMetric(
     "perdure.reconciler.alerts", "Alerts sent to the webhook by outcome: delivered, exhausted.", ("kind", "outcome")
 )
 
-CATALOGUE: Final[tuple[Metric, ...]] = (
-    ATTEMPTS,
-    ATTEMPT_DURATION,
-    INVOCATIONS,
-    RUNS,
-    GUARDRAILS,
-    SECURITY_REFUSALS,
-    SAGAS,
-    STEPS,
-    COMPENSATIONS,
-    ROLLBACKS,
-    OPERATOR_ACTIONS,
-    OPEN_SAGAS,
-    OLDEST_SAGA,
-    DEAD_LETTERS,
-    OLDEST_DEAD_LETTER,
-    APPROVALS_DECIDED,
-    OPEN_APPROVALS,
-    OLDEST_APPROVAL,
-    OVERDUE_APPROVALS,
-    STUCK,
-    OLDEST_STUCK,
-    RECONCILER_REPAIRS,
-    RECONCILER_LAST_SCAN,
-    ALERTS,
-)
+CATALOGUE: Final = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+"""All metrics above, in their order."""
 
 
 # --- listeners --------------------------------------------------------------------------------------------------------

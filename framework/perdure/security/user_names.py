@@ -61,7 +61,12 @@ def check_name(name: str) -> str:
     return canonical_user(check_visible(name))
 
 
-def _check_user(name: str) -> str:
+def check_user(name: str) -> str:
+    """Return the canonical form of a user name.
+
+    Raises:
+        ValueError: The name is empty, reserved, or contains an invisible character.
+    """
     user = check_name(name)
     if not user:
         raise ValueError("a user name cannot be empty")
@@ -109,7 +114,12 @@ def group_of(name: str) -> str:
     return canonical_user(name.removeprefix(GROUP_PREFIX))
 
 
-def _check_group(name: str) -> str:
+def check_group(name: str) -> str:
+    """Return the canonical form of a group name.
+
+    Raises:
+        ValueError: The name is empty, reserved, or contains an invisible character.
+    """
     group = check_name(name)
     if not group or group == ANYONE or is_group(group):
         raise ValueError("enter the name of a group, without the prefix 'group:'")
@@ -118,17 +128,17 @@ def _check_group(name: str) -> str:
 
 def _check_approver(name: str) -> str:
     canonical = check_name(name)
-    return f"{GROUP_PREFIX}{_check_group(group_of(canonical))}" if is_group(canonical) else _check_user(name)
+    return f"{GROUP_PREFIX}{check_group(group_of(canonical))}" if is_group(canonical) else check_user(name)
 
 
 def _check_veto_holder(name: str) -> str:
     return ANYONE if check_name(name) == ANYONE else _check_approver(name)
 
 
-UserName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_check_user)]
+UserName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(check_user)]
 """Canonical user name of 1 to 200 characters."""
 
-GroupName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_check_group)]
+GroupName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(check_group)]
 """Canonical group name without prefix, such as ``finance``."""
 
 Approver: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=206), AfterValidator(_check_approver)]

@@ -8,20 +8,18 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, Response
 
+from perdure.approvals.messages import DecisionReceipt, DelegationReceipt, LinkRevocationReceipt
 from services.console.approvals import service
 from services.console.approvals.schemas import (
     ApprovalView,
     Decision,
     DecisionInput,
-    DecisionReceipt,
     DelegationInput,
-    DelegationReceipt,
     Inbox,
     LinkRevocationInput,
-    LinkRevocationReceipt,
 )
 from services.console.auth.users import utc_now
-from services.console.dependencies import Approver, Components, ComponentsDep, EngineDep, ReasonField, Viewer
+from services.console.dependencies import Approver, ComponentsDep, EngineDep, ReasonField, Viewer
 from services.console.formatting import quote_path
 from services.console.problems import ENGINE_ERRORS, invalid
 from services.console.rendering import fragment, page, redirect
@@ -43,15 +41,7 @@ async def delegate(
     approval_id: str, body: DelegationInput, session: Approver, components: ComponentsDep
 ) -> DelegationReceipt:
     """Delegate a vote to another user."""
-    return await service.delegate(
-        components.engine,
-        components.signer,
-        session,
-        approval_id,
-        to=body.to,
-        until=body.until,
-        reason=body.reason,
-    )
+    return await service.delegate(components, session, approval_id, to=body.to, until=body.until, reason=body.reason)
 
 
 @api.post("/{approval_id:path}/revoke-links", operation_id="revoke_links")
@@ -59,14 +49,7 @@ async def revoke_links(
     approval_id: str, body: LinkRevocationInput, session: Viewer, components: ComponentsDep
 ) -> LinkRevocationReceipt:
     """Revoke links that have been sent: one's own, or with the necessary rights, those of other users."""
-    return await service.revoke_links(
-        components.engine,
-        components.signer,
-        session,
-        approval_id,
-        owner=body.person or "",
-        reason=body.reason,
-    )
+    return await service.revoke_links(components, session, approval_id, owner=body.person or "", reason=body.reason)
 
 
 @api.post("/{approval_id:path}/approve", operation_id="approve")
@@ -74,7 +57,7 @@ async def approve(
     approval_id: str, body: DecisionInput, session: Approver, components: ComponentsDep
 ) -> DecisionReceipt:
     """Approve."""
-    return await _decide(approval_id, body, session, components, "approve")
+    return await service.decide(components, session, approval_id, "approve", **dict(body))
 
 
 @api.post("/{approval_id:path}/reject", operation_id="reject")
@@ -82,21 +65,7 @@ async def reject(
     approval_id: str, body: DecisionInput, session: Approver, components: ComponentsDep
 ) -> DecisionReceipt:
     """Reject."""
-    return await _decide(approval_id, body, session, components, "reject")
-
-
-async def _decide(
-    approval_id: str, body: DecisionInput, session: Approver, components: Components, decision: Decision
-) -> DecisionReceipt:
-    return await service.decide(
-        components.engine,
-        components.signer,
-        session,
-        approval_id,
-        decision,
-        reason=body.reason,
-        payload_digest=body.payload_digest,
-    )
+    return await service.decide(components, session, approval_id, "reject", **dict(body))
 
 
 @api.get("/{approval_id:path}", operation_id="show_approval")
@@ -122,9 +91,7 @@ async def submit_delegation(
     reason: ReasonField = "",
 ) -> Response:
     """Delegate a vote to another user."""
-    receipt = await service.delegate(
-        components.engine, components.signer, session, approval_id, to=to, until=_parse_time(until), reason=reason
-    )
+    receipt = await service.delegate(components, session, approval_id, to=to, until=_parse_time(until), reason=reason)
     notice = f"{receipt.to} may decide {approval_id} in your place until {receipt.until:%Y-%m-%d %H:%M} UTC."
     return await redirect(request, session, _path(approval_id), notice)
 
@@ -139,9 +106,7 @@ async def submit_link_revocation(
     reason: ReasonField = "",
 ) -> Response:
     """Revoke links that have been sent."""
-    receipt = await service.revoke_links(
-        components.engine, components.signer, session, approval_id, owner=person, reason=reason
-    )
+    receipt = await service.revoke_links(components, session, approval_id, owner=person, reason=reason)
     links = "All links" if receipt.person is None else f"Links of {receipt.person}"
     return await redirect(request, session, _path(approval_id), f"{links} to {approval_id} revoked.")
 
@@ -158,13 +123,7 @@ async def submit_decision(
 ) -> Response:
     """Approve or reject the payload as shown."""
     receipt = await service.decide(
-        components.engine,
-        components.signer,
-        session,
-        approval_id,
-        decision,
-        reason=reason,
-        payload_digest=payload_digest or None,
+        components, session, approval_id, decision, reason=reason, payload_digest=payload_digest or None
     )
     if "hx-request" in request.headers:  # the form on a saga's page, which stays open
         return HTMLResponse(fragment("_decided.html", receipt=receipt))

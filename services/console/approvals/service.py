@@ -2,56 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
-from datetime import UTC, datetime
-from typing import Any, Final, cast
+from datetime import datetime
+from typing import Any, Final, TypeVar, cast
+
+from pydantic import ValidationError
 
 from perdure import Target
-from perdure.approvals.schema import Principal
-from perdure.security import Link, Role
-from perdure.security.user_names import ANYONE, canonical_user, check_name
-from services.console.approvals.schemas import (
-    ApprovalView,
-    Decision,
+from perdure._runtime.serdes import invalid_input
+from perdure.approvals.messages import (
     DecisionReceipt,
     DelegationReceipt,
-    Inbox,
-    InboxItem,
-    InboxPage,
     InboxQuery,
+    LinkDecisionRequest,
     LinkRevocationReceipt,
 )
+from perdure.approvals.signatures import SignableAction, sign_action
+from perdure.approvals.targets import approval_status, page_inbox, principal_status
+from perdure.approvals.targets import decide_by_link as decide_by_link_target
+from perdure.security import Link, Role
+from perdure.security.user_names import canonical_user
+from services.console.approvals.schemas import ApprovalView, Decision, Inbox
 from services.console.auth.sessions import Session
+from services.console.auth.users import utc_now
+from services.console.dependencies import Components
 from services.console.engine import EngineClient
 from services.console.problems import ConsoleError, invalid
-from services.console.signing import Signer
+
+R = TypeVar("R")
 
 MAX_ITEMS: Final = 200
 
 _Body = cast("type[dict[str, Any]]", dict[str, Any])
-_status: Target[None, ApprovalView] = Target("Approvals", "status", None, ApprovalView)
-_inbox: Target[InboxQuery, InboxPage] = Target("ApprovalInbox", "list", InboxQuery, InboxPage)
-_delegate: Target[dict[str, Any], DelegationReceipt] = Target("Approvals", "delegate", _Body, DelegationReceipt)
-_principal: Target[None, Principal] = Target("Principals", "status", None, Principal)
-_revoke_links: Target[dict[str, Any], LinkRevocationReceipt] = Target(
-    "Approvals", "revoke_links", _Body, LinkRevocationReceipt
-)
-_decide_by_link: Target[dict[str, Any], DecisionReceipt] = Target("Approvals", "decide_by_link", _Body, DecisionReceipt)
+_status: Target[None, ApprovalView] = Target(approval_status.service, approval_status.handler, None, ApprovalView)
 
 
 async def inbox(engine: EngineClient, session: Session) -> Inbox:
     """Return the open approvals for the session's user: the user's own, those of groups, and those for anyone."""
     user = session.user
-    keys = [user.name, *(f"group:{group}" for group in user.groups), ANYONE]
-    pages = await asyncio.gather(*(engine.call(_inbox, InboxQuery(limit=MAX_ITEMS), key=key) for key in keys))
-    found: dict[str, InboxItem] = {}
-    for key, page in zip(keys, pages, strict=True):
-        for item in page.items:
-            if not item.excludes(user.name):
-                found.setdefault(item.approval_id, item.model_copy(update={"addressee": item.addressee or key}))
-    items = sorted(found.values(), key=lambda item: (item.deadline, item.approval_id))
-    listed = sum(len(page.items) for page in pages)
-    return Inbox(items=items[:MAX_ITEMS], total=len(items) + sum(page.total for page in pages) - listed)
+    page = await engine.call(page_inbox, InboxQuery(limit=MAX_ITEMS, groups=user.groups), key=user.name)
+    return Inbox(items=page.items, total=len(page.items) if page.next is None else page.total)
 
 
 async def count_open(engine: EngineClient) -> int:
@@ -79,8 +68,7 @@ async def get_open(engine: EngineClient, approval_id: str) -> ApprovalView | Non
 
 
 async def decide(
-    engine: EngineClient,
-    signer: Signer,
+    components: Components,
     session: Session,
     approval_id: str,
     decision: Decision,
@@ -89,61 +77,47 @@ async def decide(
     payload_digest: str | None = None,
 ) -> DecisionReceipt:
     """Vote on an approval, signed for the session's user; `payload_digest` is that of the payload as shown."""
-    digest = payload_digest or (await get(engine, approval_id)).payload_digest
-    target: Target[dict[str, Any], DecisionReceipt] = Target("Approvals", decision, _Body, DecisionReceipt)
-    signature = signer.sign(session, decision, f"Approvals/{approval_id}", payload_digest=digest, reason=reason)
-    return await engine.call(target, _body(session, reason, signature), key=approval_id)
+    request = {"reason": reason}
+    return await _act(components, session, approval_id, decision, request, DecisionReceipt, digest=payload_digest)
 
 
 async def delegate(
-    engine: EngineClient,
-    signer: Signer,
-    session: Session,
-    approval_id: str,
-    *,
-    to: str,
-    until: datetime,
-    reason: str = "",
+    components: Components, session: Session, approval_id: str, *, to: str, until: datetime, reason: str = ""
 ) -> DelegationReceipt:
     """Delegate the vote of the session's user to another user.
 
     Raises:
         ConsoleError: The name of the other user is invalid, or the service rejects the delegation.
     """
-    try:
-        delegate_name = check_name(to)
-    except ValueError as error:
-        raise invalid(f"to: {error}") from error
-    if not delegate_name:
-        raise invalid("to: enter the name of a user")
-    expiry = until.astimezone(UTC).isoformat()
-    signature = signer.sign(
-        session,
-        "delegate",
-        f"Approvals/{approval_id}",
-        payload_digest=(await get(engine, approval_id)).payload_digest,
-        reason=reason,
-        details={"to": delegate_name, "until": expiry},
-    )
-    body = {**_body(session, reason, signature), "to": delegate_name, "until": expiry}
-    return await engine.call(_delegate, body, key=approval_id)
+    request = {"to": to, "until": until, "reason": reason}
+    return await _act(components, session, approval_id, "delegate", request, DelegationReceipt)
 
 
 async def revoke_links(
-    engine: EngineClient, signer: Signer, session: Session, approval_id: str, *, owner: str = "", reason: str = ""
+    components: Components, session: Session, approval_id: str, *, owner: str = "", reason: str = ""
 ) -> LinkRevocationReceipt:
     """Revoke the links to an approval that have been sent to a user, or to all users when `owner` is empty."""
-    person = canonical_user(owner) or None
-    signature = signer.sign(
-        session,
-        "revoke_links",
-        f"Approvals/{approval_id}",
-        payload_digest=(await get(engine, approval_id)).payload_digest,
-        reason=reason,
-        details={"person": person},
-    )
-    body = {**_body(session, reason, signature), "person": person}
-    return await engine.call(_revoke_links, body, key=approval_id)
+    request = {"person": canonical_user(owner) or None, "reason": reason}
+    return await _act(components, session, approval_id, "revoke_links", request, LinkRevocationReceipt)
+
+
+async def _act(  # noqa: PLR0917 - what every action has
+    components: Components,
+    session: Session,
+    approval_id: str,
+    action: SignableAction,
+    request: dict[str, Any],
+    receipt: type[R],
+    *,
+    digest: str | None = None,
+) -> R:
+    """Send an action, signed for the session's user and for the payload as shown, or else for the current one."""
+    digest = digest or (await get(components.engine, approval_id)).payload_digest
+    try:
+        body = sign_action(components.signer.key(session), action, approval_id, digest, request, at=utc_now())
+    except ValidationError as error:
+        raise invalid(invalid_input(error).message) from error
+    return await components.engine.call(Target("Approvals", action, _Body, receipt), body, key=approval_id)
 
 
 async def check_rights(engine: EngineClient, link: Link) -> None:
@@ -152,7 +126,7 @@ async def check_rights(engine: EngineClient, link: Link) -> None:
     Raises:
         ConsoleError: The rights were withdrawn.
     """
-    principal = await engine.call(_principal, key=link.person)
+    principal = await engine.call(principal_status, key=link.person)
     objection = principal.refusal(link.person, role=Role.APPROVER, issued_at=link.issued_at, grant="this link")
     if objection is not None:
         raise ConsoleError(403, "rights_withdrawn", objection.message)
@@ -162,10 +136,5 @@ async def decide_by_link(
     engine: EngineClient, token: str, approval_id: str, decision: Decision, reason: str
 ) -> DecisionReceipt:
     """Vote with the token of a link, which the service verifies."""
-    body = {"token": token, "approve": decision == "approve", "reason": reason}
-    return await engine.call(_decide_by_link, body, key=approval_id)
-
-
-def _body(session: Session, reason: str, signature: dict[str, Any]) -> dict[str, Any]:
-    user = session.user
-    return {"actor": user.name, "groups": user.groups, "reason": reason, "signed_action": signature}
+    request = LinkDecisionRequest(token=token, approve=decision == "approve", reason=reason)
+    return await engine.call(decide_by_link_target, request, key=approval_id)

@@ -13,7 +13,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from perdure.security.user_names import ANYONE, PROGRAM_PREFIX, canonical_user, check_name
+from perdure.security.user_names import GROUP_PREFIX, canonical_user, check_group, check_name, check_user
 from services.console.auth import failed_sign_ins
 from services.console.auth.passwords import Passwords, Source
 from services.console.auth.roles import Role
@@ -283,14 +283,11 @@ def _no_user(name: str) -> ConsoleError:
 
 def _checked_name(name: str) -> str:
     try:
-        user = check_name(name)
+        user = check_user(name)
     except ValueError as error:
         raise invalid(f"name: {error}") from error
-    if not user or len(user) > 200 or user == ANYONE or user.startswith(("group:", PROGRAM_PREFIX)):
-        raise invalid(
-            f"a user name needs 1 to 200 characters; '{ANYONE}' and the prefixes 'group:' and '{PROGRAM_PREFIX}' are "
-            "reserved"
-        )
+    if len(user) > 200:
+        raise invalid("a user name has at most 200 characters")
     return user
 
 
@@ -303,7 +300,7 @@ def _checked_roles(roles: Iterable[Role]) -> frozenset[Role]:
 
 def _checked_groups(groups: Iterable[str]) -> list[str]:
     try:
-        names = sorted({check_name(group).removeprefix("group:") for group in groups} - {""})
+        names = sorted({check_group(check_name(group).removeprefix(GROUP_PREFIX)) for group in groups if group.strip()})
     except ValueError as error:
         raise invalid(f"groups: {error}") from error
     if len(names) > 50 or any(len(name) > 100 for name in names):

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from pydantic import BaseModel
 
 from perdure.alerts.conditions import Condition
+from perdure.approvals.messages import InboxItem
 from perdure.saga.messages import DeadLetter
-from services.console.approvals.schemas import InboxItem
 
 
 class AlertView(BaseModel):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from perdure.approvals.messages import Delegation, Vote
 from perdure.approvals.policy import Change, decide, delegate, open_approval, withdraw
-from perdure.approvals.request import ApprovalRequest, requester_text
+from perdure.approvals.request import ApprovalRequest, Requester
 from perdure.approvals.schema import Approval
 from perdure.errors import error_code
 from perdure.security.user_names import canonical_user, mailbox_of, shares_mailbox
@@ -145,7 +145,7 @@ def test_audit_log_records_requester(fields: dict[str, object], expected: dict[s
     ],
 )
 def test_requester_text(requester: str, verified: bool, subject: str, text: str):
-    assert requester_text(requester, verified=verified, subject=subject) == text
+    assert Requester(requester=requester, requester_verified=verified, subject=subject).requester_text == text
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,11 @@ def test_issue_creates_key_file_with_credential(tmp_path: Path):
     ("actor", "lifetime", "reason"),
     [
         ("anyone", "90d", "is a reserved name"),
-        ("ada", "2y", "is not a duration; write a number and m, h or d"),
-        ("ada", "0d", "is not a duration; write a number and m, h or d"),
-        ("ada", "-1d", "is not a duration; write a number and m, h or d"),
+        ("ada", "2y", "is not a duration; write 15m"),
+        ("ada", "0d", "expires_at must be later than issued_at"),
+        ("ada", "9" * 400 + "d", "is not a duration; write 15m"),
+        ("ada", "9999999d", "out of range"),
+        ("ada", "-1d", "is not a duration; write 15m"),
     ],
 )
 def test_issue_refuses_invalid_arguments(tmp_path: Path, actor: str, lifetime: str, reason: str):

@@ -13,10 +13,10 @@ from services.console.signing import LIFETIME, Signer, load_key
 DIGEST = json_digest({"amount": 1})
 
 
-def check(keys: TrustedKeys, signed: dict, console, **changes):
+def check(keys: TrustedKeys, signed: SignedAction, console, **changes):
     expected = {"action": "approve", "target": "Approvals/T1", "payload_digest": DIGEST, "reason": "fine"}
     expected = {**expected, "actor": "ada@example.com", **changes}
-    return keys.verify(SignedAction.model_validate(signed), now=console.clock(), **expected)
+    return keys.verify(signed, now=console.clock(), **expected)
 
 
 async def session_of(console, *roles: Role, groups: tuple[str, ...] = ()):
@@ -26,7 +26,7 @@ async def session_of(console, *roles: Role, groups: tuple[str, ...] = ()):
 async def test_signed_action_names_actor_and_roles(console):
     ada = await session_of(console, Role.APPROVER, groups=("finance",))
     signer = console.components.signer
-    signed = signer.sign(ada, "approve", "Approvals/T1", payload_digest=DIGEST, reason="fine")
+    signed = signer.key(ada).sign("approve", "Approvals/T1", DIGEST, reason="fine", at=console.clock())
     keys = TrustedKeys(issuers=(signer.issuer,))
     actor = check(keys, signed, console)
     assert (actor.actor, actor.roles, actor.groups) == ("ada@example.com", {Role.APPROVER}, {"finance"})
