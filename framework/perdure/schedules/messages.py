@@ -68,29 +68,8 @@ class _Output(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class ScheduleRequest(ScheduleSpec):
-    """Request to create or replace a schedule; setting an equal schedule changes nothing.
-
-    Args:
-        actor: The caller, for the audit log.
-        reason: The reason, for the audit log.
-        signed_action: The signed action, see `sign_setting`; required where operator actions must be signed.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    actor: UserName
-    reason: Reason = ""
-    signed_action: SignedAction | None = None
-
-    @property
-    def spec(self) -> ScheduleSpec:
-        """The schedule without actor, reason and signature."""
-        return ScheduleSpec.model_validate(self.model_dump(exclude={"actor", "reason", "signed_action"}))
-
-
 class ScheduleActionRequest(_Input):
-    """Request of an operator action other than ``set``.
+    """Request of an operator action.
 
     Args:
         actor: The operator, for the audit log.
@@ -101,6 +80,17 @@ class ScheduleActionRequest(_Input):
     actor: UserName
     reason: Reason = ""
     signed_action: SignedAction | None = None
+
+
+class ScheduleRequest(ScheduleSpec, ScheduleActionRequest):
+    """Request to create or replace a schedule, signed by `sign_setting`; setting an equal schedule changes nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def spec(self) -> ScheduleSpec:
+        """The schedule without actor, reason and signature."""
+        return ScheduleSpec.model_validate(self.model_dump(exclude=set(ScheduleActionRequest.model_fields)))
 
 
 class ScheduleCommand(_Input):

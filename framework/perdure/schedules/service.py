@@ -58,7 +58,7 @@ from perdure.schedules.recurrence import (
     next_firing,
 )
 from perdure.schedules.schema import INDEX_PREFIX, ScheduleProgress
-from perdure.schedules.signatures import AuthorizedAction, authorize, schedule_digest, spec_digest
+from perdure.schedules.signatures import authorize, schedule_digest, spec_digest
 from perdure.schedules.store import StoredSchedule
 from perdure.state import State
 
@@ -106,7 +106,7 @@ def _first_firing(spec: ScheduleSpec, anchor: datetime | None, now: datetime) ->
 # --- operator actions ------------------------------------------------------------------------------------------------
 
 
-async def _set(schedule: StoredSchedule, spec: ScheduleSpec, authorized: AuthorizedAction) -> ScheduleStatus:
+async def _set(schedule: StoredSchedule, spec: ScheduleSpec, request: ScheduleActionRequest) -> ScheduleStatus:
     if schedule.exists and schedule.spec == spec:
         return await schedule.status()
     first = await _decide(schedule.ctx, partial(_first_firing, spec, None))
@@ -119,7 +119,7 @@ async def _set(schedule: StoredSchedule, spec: ScheduleSpec, authorized: Authori
         elif progress.next_at is not None:  # a schedule that is set repeatedly must still fire
             first = first.model_copy(update={"next_at": progress.next_at})
     await _restart(schedule, spec, progress, first)
-    await schedule.append_audit_entry(ScheduleAction.SET, authorized, first.now)
+    await schedule.append_audit_entry(ScheduleAction.SET, request, first.now)
     return await schedule.status()
 
 
@@ -133,18 +133,18 @@ async def _restart(
     schedule.send_next_firing(first.now)
 
 
-async def _pause(schedule: StoredSchedule, authorized: AuthorizedAction) -> ScheduleStatus:
+async def _pause(schedule: StoredSchedule, request: ScheduleActionRequest) -> ScheduleStatus:
     """Stop the firings of a schedule until it is resumed; active runs continue."""
     if schedule.progress.paused:
         return await schedule.status()
     now = await Time(schedule.ctx).now()
     paused = schedule.progress.model_copy(update={"paused": True})
     await _restart(schedule, schedule.spec, paused, FiringDecision(now=now))
-    await schedule.append_audit_entry(ScheduleAction.PAUSE, authorized, now)
+    await schedule.append_audit_entry(ScheduleAction.PAUSE, request, now)
     return await schedule.status()
 
 
-async def _resume(schedule: StoredSchedule, authorized: AuthorizedAction) -> ScheduleStatus:
+async def _resume(schedule: StoredSchedule, request: ScheduleActionRequest) -> ScheduleStatus:
     """Resume a paused schedule; firings during the pause are not caught up.
 
     Resuming an active schedule repairs it after a kill of its firing or of its dispatcher: the next firing is sent
@@ -157,11 +157,11 @@ async def _resume(schedule: StoredSchedule, authorized: AuthorizedAction) -> Sch
         recent = [*reversed(lost), *progress.recent][:MAX_RECENT_RUNS]
         progress = progress.model_copy(update={"active": [], "recent": recent})
     await _restart(schedule, spec, progress.model_copy(update={"paused": False}), first)
-    await schedule.append_audit_entry(ScheduleAction.RESUME, authorized, first.now)
+    await schedule.append_audit_entry(ScheduleAction.RESUME, request, first.now)
     return await schedule.status()
 
 
-async def _trigger(schedule: StoredSchedule, authorized: AuthorizedAction) -> ScheduleStatus:
+async def _trigger(schedule: StoredSchedule, request: ScheduleActionRequest) -> ScheduleStatus:
     """Start a run now, even if the schedule is paused; the next firing is unchanged."""
     spec, progress = schedule.spec, schedule.progress
     if _is_busy(spec, progress):
@@ -174,22 +174,22 @@ async def _trigger(schedule: StoredSchedule, authorized: AuthorizedAction) -> Sc
     now = await Time(schedule.ctx).now()
     progress = await _start(schedule, progress, now, RunCause.TRIGGER, now)
     await schedule.save(spec, progress.model_copy(update={"updated_at": now}))
-    await schedule.append_audit_entry(ScheduleAction.TRIGGER, authorized, now)
+    await schedule.append_audit_entry(ScheduleAction.TRIGGER, request, now)
     return await schedule.status()
 
 
-async def _remove(schedule: StoredSchedule, authorized: AuthorizedAction) -> ScheduleStatus:
+async def _remove(schedule: StoredSchedule, request: ScheduleActionRequest) -> ScheduleStatus:
     """Remove a schedule and return its last status; active runs continue."""
     status = await schedule.status()
     now = await Time(schedule.ctx).now()
     await schedule.start_generation()
-    await schedule.append_audit_entry(ScheduleAction.REMOVE, authorized, now)
+    await schedule.append_audit_entry(ScheduleAction.REMOVE, request, now)
     await schedule.delete()
     await ObjectClient(schedule.ctx, index_remove_target, INDEX_KEY).call(schedule.name)
     return status
 
 
-_ACTIONS: Final[dict[ScheduleAction, Callable[[StoredSchedule, AuthorizedAction], Awaitable[ScheduleStatus]]]] = {
+_ACTIONS: Final[dict[ScheduleAction, Callable[[StoredSchedule, ScheduleActionRequest], Awaitable[ScheduleStatus]]]] = {
     ScheduleAction.PAUSE: _pause,
     ScheduleAction.RESUME: _resume,
     ScheduleAction.TRIGGER: _trigger,
@@ -327,18 +327,19 @@ def _build_schedules(allowed: tuple[str, ...]) -> restate.VirtualObject:
         _check_name(ctx.key())
         _check_target(spec, allowed)
         schedule = await StoredSchedule.load(ctx)
-        return await _set(schedule, spec, await authorize(ctx, ScheduleAction.SET, request, spec_digest(spec)))
+        await authorize(ctx, ScheduleAction.SET, request, spec_digest(spec))
+        return await _set(schedule, spec, request)
 
     async def apply_command(ctx: restate.ObjectContext, command: ScheduleCommand) -> ScheduleStatus:
         """Apply the action of a handler, which needs no signature."""
-        authorized = AuthorizedAction(command.actor, command.reason)
+        request = ScheduleActionRequest(actor=command.actor, reason=command.reason)
         if command.action is not ScheduleAction.SET:
-            return await _ACTIONS[command.action](await StoredSchedule.load(ctx), authorized)
+            return await _ACTIONS[command.action](await StoredSchedule.load(ctx), request)
         if command.spec is None:
             raise InvalidInput("spec: missing; the action 'set' requires it", metadata={"field": "spec"})
         _check_name(ctx.key())
         _check_target(command.spec, allowed)
-        return await _set(await StoredSchedule.load(ctx), command.spec, authorized)
+        return await _set(await StoredSchedule.load(ctx), command.spec, request)
 
     schedules = restate.VirtualObject("Schedules", description="Starts handlers at planned times, durably.")
     handler(schedules, "exclusive", name="set", ingress_private=False)(set_schedule)
@@ -357,7 +358,8 @@ def _action_handler(
     async def act(ctx: restate.ObjectContext, request: ScheduleActionRequest) -> ScheduleStatus:
         schedule = await StoredSchedule.load(ctx)
         digest = schedule_digest(schedule.spec, schedule.sequence.generation)
-        return await _ACTIONS[action](schedule, await authorize(ctx, action, request, digest))
+        await authorize(ctx, action, request, digest)
+        return await _ACTIONS[action](schedule, request)
 
     act.__doc__ = _ACTIONS[action].__doc__
     return act

@@ -6,15 +6,13 @@ other actions of the displayed specification and generation. Used nonces outlive
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 import restate
 from pydantic import JsonValue
 
 from perdure.determinism import Time
-from perdure.schedules.messages import ScheduleAction, ScheduleStatus
+from perdure.schedules.messages import ScheduleAction, ScheduleActionRequest, ScheduleStatus
 from perdure.schedules.recurrence import ScheduleSpec
 from perdure.schedules.schema import NONCES_KEY
 from perdure.security.credentials import Role
@@ -22,24 +20,6 @@ from perdure.security.encodings import json_digest
 from perdure.security.nonces import NonceLog
 from perdure.security.signed_actions import ActorKey, SignedAction, get_signing_rules
 from perdure.state import State
-
-
-@dataclass(frozen=True)
-class AuthorizedAction:
-    """Actor and reason of a permitted action; the actor is verified if the action is signed."""
-
-    actor: str
-    reason: str
-    signed_action: SignedAction | None = None
-
-
-class _Request(Protocol):
-    @property
-    def actor(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def signed_action(self) -> SignedAction | None: ...
 
 
 def sign_action(
@@ -72,8 +52,8 @@ def sign_setting(key: ActorKey, name: str, spec: ScheduleSpec, *, reason: str = 
 
 
 async def authorize(
-    ctx: restate.ObjectContext, action: ScheduleAction, request: _Request, digest: str
-) -> AuthorizedAction:
+    ctx: restate.ObjectContext, action: ScheduleAction, request: ScheduleActionRequest, digest: str
+) -> None:
     """Verify the signature of an operator action, if signatures are required, and consume its nonce.
 
     Raises:
@@ -93,10 +73,8 @@ async def authorize(
         role=Role.OPERATOR,
         nonces=await nonces.get(),
     )
-    if actor is None:
-        return AuthorizedAction(request.actor, request.reason)
-    await nonces.set(used)
-    return AuthorizedAction(actor.actor, request.reason, request.signed_action)
+    if actor is not None:
+        await nonces.set(used)
 
 
 def schedule_digest(spec: ScheduleSpec, generation: int) -> str:

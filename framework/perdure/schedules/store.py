@@ -12,6 +12,7 @@ from perdure.observability.logging import get_logger
 from perdure.schedules.messages import (
     Firing,
     ScheduleAction,
+    ScheduleActionRequest,
     ScheduleAuditEntry,
     ScheduleState,
     ScheduleStatus,
@@ -26,7 +27,6 @@ from perdure.schedules.schema import (
     ScheduleProgress,
     ScheduleSequence,
 )
-from perdure.schedules.signatures import AuthorizedAction
 from perdure.state import State
 
 MAX_AUDIT_ENTRIES: Final = 50
@@ -96,21 +96,21 @@ class StoredSchedule:
         """Invalidate the firings that are scheduled already."""
         await self._save_sequence(generation=self.sequence.generation + 1)
 
-    async def append_audit_entry(self, action: ScheduleAction, authorized: AuthorizedAction, now: datetime) -> None:
+    async def append_audit_entry(self, action: ScheduleAction, request: ScheduleActionRequest, now: datetime) -> None:
         """Append an action to the audit log."""
         number = self.sequence.actions + 1
         await self._save_sequence(actions=number)
         entry = ScheduleAuditEntry(
             number=number,
             at=now,
-            actor=authorized.actor,
+            actor=request.actor,
             action=action,
-            reason=authorized.reason,
-            signed_action=authorized.signed_action,
+            reason=request.reason,
+            signed_action=request.signed_action,
         )
         audit_log = _audit_log(self.ctx)
         await audit_log.set([entry, *await audit_log.get()][:MAX_AUDIT_ENTRIES])
-        log.info("schedule.action", schedule=self.name, action=action, actor=authorized.actor, reason=authorized.reason)
+        log.info("schedule.action", schedule=self.name, action=action, actor=request.actor, reason=request.reason)
 
     def send_next_firing(self, now: datetime) -> None:
         """Send the next firing with a delay; under a time scale it arrives early and counts as on time."""
@@ -135,14 +135,8 @@ class StoredSchedule:
             state=state,
             spec=spec,
             generation=self.sequence.generation,
-            next_at=progress.next_at,
-            counts=progress.counts,
-            last_error=progress.last_error,
-            active=progress.active,
-            recent=progress.recent,
             audit_log=await _audit_log(self.ctx).get(),
-            created_at=progress.created_at,
-            updated_at=progress.updated_at,
+            **progress.model_dump(exclude={"anchor", "paused"}),
         )
 
     async def _save_sequence(self, **changes: int) -> None:
