@@ -25,6 +25,7 @@ from services.console.dead_letters.schemas import (
     DeadLetterActionInput,
     DeadLetterDetail,
     NewPayload,
+    RedriveCount,
 )
 from services.console.dependencies import ComponentsDep, EngineDep, Operator, PageQuery, ReasonField, Viewer
 from services.console.formatting import quote_path
@@ -57,9 +58,7 @@ async def list_all(_: Viewer, engine: EngineDep, request: Annotated[DeadLetterLi
 async def act_on_many(body: BulkActionInput, session: Operator, components: ComponentsDep) -> BulkActionReceipt:
     """Act on all dead letters that match a filter."""
     digest = None if body.letters is None else service.letters_digest(body.letters)
-    return await service.act_on_many(
-        components.engine, components.signer, session, body.act, body.filter, reason=body.reason, digest=digest
-    )
+    return await service.act_on_many(components, session, body.act, body.filter, reason=body.reason, digest=digest)
 
 
 @api.post("/{letter_id:path}/compare", operation_id="compare_payload")
@@ -74,16 +73,7 @@ async def act(
     letter_id: str, action: OperatorAction, body: DeadLetterActionInput, session: Operator, components: ComponentsDep
 ) -> ActionReceipt:
     """Redrive, skip, resolve, discard or annotate a dead letter."""
-    return await service.act(
-        components.engine,
-        components.signer,
-        session,
-        letter_id,
-        action,
-        reason=body.reason,
-        payload=body.payload,
-        redriven=body.redriven,
-    )
+    return await service.act(components, session, letter_id, action, body)
 
 
 @api.get("/{letter_id:path}", operation_id="show_dead_letter")
@@ -149,9 +139,7 @@ async def submit_bulk_action(
     criteria = DeadLetterFilter(
         saga_id=saga or None, service=service_name or None, step=step or None, signature=signature
     )
-    receipt = await service.act_on_many(
-        components.engine, components.signer, session, action, criteria, reason=reason, digest=digest
-    )
+    receipt = await service.act_on_many(components, session, action, criteria, reason=reason, digest=digest)
     rejected = f"; {len(receipt.refused)} rejected: {next(iter(receipt.refused.values()))}" if receipt.refused else ""
     return await redirect(request, session, "/dead-letters", f"{len(receipt.done)} {_PAST[action]}{rejected}")
 
@@ -176,20 +164,12 @@ async def submit_action(
     components: ComponentsDep,
     reason: ReasonField = "",
     payload: PayloadField = "",
-    redriven: Annotated[int | None, Form(ge=0)] = None,
+    redriven: Annotated[RedriveCount | None, Form()] = None,
 ) -> Response:
     """Redrive, skip, resolve, discard or annotate a dead letter."""
     new = payloads.parse(payload) if payload and action is OperatorAction.REDRIVE else None
-    receipt = await service.act(
-        components.engine,
-        components.signer,
-        session,
-        letter_id,
-        action,
-        reason=reason,
-        payload=new,
-        redriven=redriven,
-    )
+    body = DeadLetterActionInput(reason=reason, payload=new, redriven=redriven)
+    receipt = await service.act(components, session, letter_id, action, body)
     saga_id = letter_id.rpartition("/")[0]
     stays = action is OperatorAction.ANNOTATE
     path = f"/dead-letters/{quote_path(letter_id)}" if stays else f"/sagas/{quote_path(saga_id)}"

@@ -28,10 +28,10 @@ from perdure.security.encodings import json_digest
 from services.console.auth.sessions import Session
 from services.console.auth.users import utc_now
 from services.console.dead_letters.payloads import DiffLine, diff
-from services.console.dead_letters.schemas import MAX_BULK, DeadLetterDetail
+from services.console.dead_letters.schemas import MAX_BULK, DeadLetterActionInput, DeadLetterDetail
+from services.console.dependencies import Components
 from services.console.engine import EngineClient
 from services.console.problems import ConsoleError, invalid, not_found
-from services.console.signing import Signer
 
 _QUERY_SIZE: Final = 500
 
@@ -110,46 +110,28 @@ async def _letter(engine: EngineClient, letter_id: str) -> DeadLetter:
 
 
 async def act(
-    engine: EngineClient,
-    signer: Signer,
-    session: Session,
-    letter_id: str,
-    action: OperatorAction,
-    *,
-    reason: str,
-    payload: JsonValue = None,
-    redriven: int | None = None,
+    components: Components, session: Session, letter_id: str, action: OperatorAction, body: DeadLetterActionInput
 ) -> ActionReceipt:
     """Act on a dead letter, signed for the session's user.
-
-    Args:
-        engine: The engine.
-        signer: The signer.
-        session: The session of the actor.
-        letter_id: The dead letter.
-        action: The action.
-        reason: The reason.
-        payload: For a redrive, the new payload; None keeps the current one.
-        redriven: The redrive count as shown to the actor; None for the current one.
 
     Raises:
         ConsoleError: There is no such dead letter (404), or it was redriven since it was shown (409).
     """
-    letter = await _letter(engine, letter_id)
-    if redriven is not None and letter.redriven != redriven:
+    letter, reason, payload = await _letter(components.engine, letter_id), body.reason, body.payload
+    if body.redriven is not None and letter.redriven != body.redriven:
         raise ConsoleError(409, "changed", "the dead letter was redriven meanwhile; check it, then repeat the action")
-    signature = sign_action(signer.key(session), action, letter, reason=reason, payload=payload, at=utc_now())
+    key = components.signer.key(session)
+    signature = sign_action(key, action, letter, reason=reason, payload=payload, at=utc_now())
     target: Target[DeadLetterActionRequest, ActionReceipt] = Target(
         "DeadLetters", action.value, DeadLetterActionRequest, ActionReceipt
     )
     actor = session.user.name
     request = DeadLetterActionRequest(id=letter_id, actor=actor, reason=reason, payload=payload, proof=signature)
-    return await engine.call(target, request)
+    return await components.engine.call(target, request)
 
 
 async def act_on_many(
-    engine: EngineClient,
-    signer: Signer,
+    components: Components,
     session: Session,
     action: OperatorAction,
     criteria: DeadLetterFilter,
@@ -160,8 +142,7 @@ async def act_on_many(
     """Act on all dead letters that match, each signed for the session's user.
 
     Args:
-        engine: The engine.
-        signer: The signer.
+        components: The components.
         session: The session of the actor.
         action: The action.
         criteria: The filter.
@@ -173,7 +154,7 @@ async def act_on_many(
     """
     if not criteria.model_dump(exclude_none=True):
         raise invalid("the filter is empty: set at least one of saga_id, service, step and signature")
-    letters, total = await _matching(engine, criteria)
+    letters, total = await _matching(components.engine, criteria)
     if total > MAX_BULK:
         raise ConsoleError(
             409, "too_many", f"{total} dead letters match, at most {MAX_BULK} permitted: narrow the filter"
@@ -184,10 +165,10 @@ async def act_on_many(
             "changed",
             "the dead letters have changed, so nothing was done; reload the list, then repeat the action",
         )
-    key, now = signer.key(session), utc_now()
+    key, now = components.signer.key(session), utc_now()
     signatures = {letter.id: sign_action(key, action, letter, reason=reason, at=now) for letter in letters}
     actor = session.user.name
-    return await engine.call(
+    return await components.engine.call(
         _act_on_many, BulkActionRequest(act=action, actor=actor, reason=reason, filter=criteria, proofs=signatures)
     )
 

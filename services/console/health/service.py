@@ -104,15 +104,10 @@ async def _with_details(engine: EngineClient, alerts: Sequence[Alert]) -> list[A
 def _view(alert: Alert, row: dict[str, Any] | None = None, pause_reason: str | None = None) -> AlertView:
     row = row or {}
     reason = pause_reason or failure_message(row.get("last_failure")) or failure_message(alert.reason) or ""
+    known = alert.model_dump(include={"id", "condition", "invocation", "service", "handler", "key", "since"})
     return AlertView(
-        id=alert.id,
-        condition=alert.condition,
-        invocation=alert.invocation,
-        service=alert.service,
-        handler=alert.handler,
-        key=alert.key,
+        **known,
         reason=reason,
-        since=alert.since,
         ended_at=alert.resolved_at,
         attempts=row.get("retry_count"),
         next_retry_at=row.get("next_retry_at"),

@@ -48,9 +48,7 @@ async def act(
     components: ComponentsDep,
 ) -> None:
     """Resume, cancel or kill an invocation."""
-    await service.act(
-        components.engine, components.users, invocation_id, action, actor=session.user.name, reason=body.reason
-    )
+    await service.act(components, session, invocation_id, action, body.reason)
 
 
 @pages.get("/invocations")
@@ -80,7 +78,6 @@ async def submit_action(
     reason: ReasonField = "",
 ) -> Response:
     """Resume, cancel or kill an invocation, then return to the page of the form."""
-    actor = session.user.name
-    await service.act(components.engine, components.users, invocation_id, action, actor=actor, reason=reason)
+    await service.act(components, session, invocation_id, action, reason)
     origin = request.url.path.split("/")[1]
     return await redirect(request, session, f"/{origin}", _NOTICES[action].format(invocation_id))

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from perdure.alerts.conditions import STUCK_RETRIES, failing_sql
 from perdure.engine.admin import failure_message, sql_text
-from services.console.auth.users import Users
+from services.console.auth.sessions import Session
+from services.console.dependencies import Components
 from services.console.engine import UNKNOWN_OUTCOME, EngineClient
 from services.console.invocations.schemas import ActionName, Invocation
 from services.console.problems import ConsoleError, not_found
@@ -51,15 +52,14 @@ async def list_open(engine: EngineClient, search: str = "") -> list[Invocation]:
     return [_invocation(row, None) for row in rows]
 
 
-async def act(
-    engine: EngineClient, users: Users, invocation_id: str, action: ActionName, *, actor: str, reason: str
-) -> None:
+async def act(components: Components, session: Session, invocation_id: str, action: ActionName, reason: str) -> None:
     """Resume, cancel or kill an invocation. The console records the actor, which the engine does not store.
 
     Raises:
         ConsoleError: The invocation does not exist, its state does not permit the action, or the engine did not
             respond; 504 if the outcome is unknown.
     """
+    engine, users, actor = components.engine, components.users, session.user.name
     # The engine answers an ID of another form with a query error.
     target = _ID.fullmatch(invocation_id) and await _target(engine, invocation_id)
     if not target:

@@ -50,9 +50,7 @@ async def act(
     name: ScheduleName, action: ActionName, body: ScheduleActionInput, session: Operator, components: ComponentsDep
 ) -> Schedule:
     """Pause, resume, trigger or remove a schedule."""
-    return await service.act(
-        components.engine, components.signer, session, name, action, reason=body.reason, digest=body.digest
-    )
+    return await service.act(components, session, name, action, reason=body.reason, digest=body.digest)
 
 
 @pages.get("")
@@ -78,5 +76,5 @@ async def submit_action(
     digest: Annotated[str, Form(max_length=64)] = "",
 ) -> Response:
     """Pause, resume, trigger or remove a schedule, as shown on the page."""
-    await service.act(components.engine, components.signer, session, name, action, reason=reason, digest=digest)
+    await service.act(components, session, name, action, reason=reason, digest=digest)
     return await redirect(request, session, "/schedules", _NOTICES[action].format(name))

@@ -16,10 +16,10 @@ from perdure.schedules.messages import (
 from perdure.schedules.signatures import sign_action
 from services.console.auth.sessions import Session
 from services.console.auth.users import utc_now
+from services.console.dependencies import Components
 from services.console.engine import EngineClient
 from services.console.problems import ConsoleError
 from services.console.schedules.schemas import ActionName, Schedule, SchedulePage
-from services.console.signing import Signer
 
 PAGE_SIZE: Final = 50
 
@@ -38,23 +38,17 @@ async def get(engine: EngineClient, name: str) -> Schedule:
 
 
 async def act(
-    engine: EngineClient,
-    signer: Signer,
-    session: Session,
-    name: str,
-    action: ActionName,
-    *,
-    reason: str,
-    digest: str | None = None,
+    components: Components, session: Session, name: str, action: ActionName, *, reason: str, digest: str | None
 ) -> Schedule:
     """Pause, resume, trigger or remove a schedule, signed for the session's user.
 
     Raises:
         ConsoleError: The schedule differs from the digest, or the service rejects the action.
     """
-    command, schedule = ScheduleAction(action), await get(engine, name)
-    if digest is not None and digest != schedule.digest:
+    engine, command = components.engine, ScheduleAction(action)
+    schedule = await get(engine, name)
+    if digest and digest != schedule.digest:
         raise ConsoleError(409, "changed", f"schedule '{name}' has changed; check it, then repeat the action")
-    signature = sign_action(signer.key(session), command, schedule, reason=reason, at=utc_now())
+    signature = sign_action(components.signer.key(session), command, schedule, reason=reason, at=utc_now())
     request = ScheduleActionRequest(actor=session.user.name, reason=reason, signed_action=signature)
     return Schedule.of(await engine.call(action_target(command), request, key=name))

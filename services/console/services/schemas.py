@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, Field
+
+T = TypeVar("T", bound=Any)
+
+
+def _by_name(items: list[T]) -> list[T]:
+    return sorted(items, key=lambda item: item.name)
 
 
 class Handler(BaseModel):
-    """A handler.
+    """A handler, as the engine describes it.
 
     Args:
         name: Its name.
@@ -16,21 +24,21 @@ class Handler(BaseModel):
     """
 
     name: str
-    kind: str | None = None
-    public: bool
+    kind: str | None = Field(default=None, validation_alias="ty")
+    public: bool = True
     documentation: str | None = None
 
 
 class Service(BaseModel):
-    """A service, virtual object or workflow."""
+    """A service, virtual object or workflow, as the engine describes it."""
 
     name: str
-    type: str
-    deployment_id: str
-    revision: int
-    public: bool
+    type: str = Field(default="", validation_alias="ty")
+    deployment_id: str = ""
+    revision: int = 0
+    public: bool = True
     documentation: str | None = None
-    handlers: list[Handler]
+    handlers: Annotated[list[Handler], AfterValidator(_by_name)] = []
 
 
 class Deployment(BaseModel):
@@ -46,4 +54,4 @@ class ServiceList(BaseModel):
     """All deployments and services."""
 
     deployments: list[Deployment]
-    services: list[Service]
+    services: Annotated[list[Service], AfterValidator(_by_name)]

@@ -8,7 +8,7 @@ from typing import Any, Final
 import httpx
 
 from services.console.engine import EngineClient
-from services.console.services.schemas import Deployment, Handler, Service, ServiceList
+from services.console.services.schemas import Deployment, Service, ServiceList
 
 _HEALTH_TIMEOUT: Final = 2.0
 
@@ -16,7 +16,7 @@ _HEALTH_TIMEOUT: Final = 2.0
 async def list_services(engine: EngineClient) -> ServiceList:
     """Return all deployments and services."""
     deployments, services = await asyncio.gather(list_deployments(engine), engine.services())
-    return ServiceList(deployments=deployments, services=sorted(map(_service, services), key=lambda one: one.name))
+    return ServiceList(deployments=deployments, services=[Service.model_validate(row) for row in services])
 
 
 async def list_deployments(engine: EngineClient) -> list[Deployment]:
@@ -44,24 +44,3 @@ async def _is_healthy(http: httpx.AsyncClient, uri: str) -> bool:
         return (await http.get(f"{uri.rstrip('/')}/health", timeout=_HEALTH_TIMEOUT)).is_success
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
-
-
-def _service(row: dict[str, Any]) -> Service:
-    handlers = [
-        Handler(
-            name=handler["name"],
-            kind=handler.get("ty"),
-            public=bool(handler.get("public", True)),
-            documentation=handler.get("documentation"),
-        )
-        for handler in row.get("handlers", [])
-    ]
-    return Service(
-        name=row["name"],
-        type=str(row.get("ty", "")),
-        deployment_id=str(row.get("deployment_id", "")),
-        revision=int(row.get("revision", 0)),
-        public=bool(row.get("public", True)),
-        documentation=row.get("documentation"),
-        handlers=sorted(handlers, key=lambda one: one.name),
-    )
