@@ -25,7 +25,6 @@ from perdure._runtime.plain_text import check_visible, escape_invisible, escape_
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["TerminalConsole", "console", "error_console", "multiline_text", "run_command_line"]
 
 _NOT_ASCII: Final = re.compile(r"[^ -~\n]")
 

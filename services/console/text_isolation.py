@@ -25,8 +25,6 @@ from markupsafe import Markup
 
 from perdure._runtime.plain_text import escape_invisible, escape_json
 
-__all__ = ["VISIBLE_ATTRIBUTES", "Isolation"]
-
 VISIBLE_ATTRIBUTES: Final = frozenset({"alt", "aria-label", "data-confirm", "label", "placeholder", "title"})
 """Attributes whose values users see."""
 

@@ -13,8 +13,6 @@ from pydantic import ValidationError
 
 from perdure.errors import ConfigurationError
 
-__all__ = ["check_types", "describe_mismatch", "invalid_settings"]
-
 _NAMES: Final[dict[type, str]] = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
 _BOUNDS: Final = {
     "greater_than": "must be more than {gt}",

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-__all__ = ["OutputSource", "Place", "PlaceKind", "ValueCodec"]
-
 
 class PlaceKind(StrEnum):
     """Kind of a journal value."""

@@ -15,8 +15,6 @@ from typing import Annotated, Final, TypeAlias
 from pydantic import AfterValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
-__all__ = ["INVISIBLE_CHARACTER", "Reason", "check_visible", "escape_invisible", "escape_json", "is_visible"]
-
 INVISIBLE_CHARACTER: Final = "invisible_character"
 """Type of pydantic's error for a text that `check_visible` rejects."""
 

@@ -14,8 +14,6 @@ from typing import Final
 
 from perdure.errors import ConfigurationError
 
-__all__ = ["connectable", "ensure_free", "free_ports", "reserve"]
-
 # The limit is 107 bytes on Linux and 103 on macOS.
 _LONGEST_PATH: Final = 103
 _OPEN_FILES: Final = Path("/proc/self/fd")

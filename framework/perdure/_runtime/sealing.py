@@ -22,8 +22,6 @@ from perdure._runtime import sdk
 from perdure._runtime.places import OutputSource, Place, PlaceKind, ValueCodec
 from perdure.errors import PerdureError, RejectedValue, UnreadableValue
 
-__all__ = ["UNSEALED_REFUSED", "sealed"]
-
 Definition = restate.Service | restate.VirtualObject | restate.Workflow
 
 _COMPLETED_FROM_OUTSIDE: Final = frozenset({PlaceKind.AWAKEABLE, PlaceKind.SIGNAL})

@@ -17,8 +17,6 @@ from typing import Final
 from perdure._runtime.checks import describe_mismatch
 from perdure.errors import ConfigurationError, InvalidInput
 
-__all__ = ["TIME_SCALE_SETTING", "refuse_scaled_time", "scaled", "scaling", "time_scale"]
-
 TIME_SCALE_SETTING: Final = "PERDURE_TIME_SCALE"
 """Environment variable with the scale, for processes that a test starts."""
 

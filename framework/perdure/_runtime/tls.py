@@ -7,8 +7,6 @@ from functools import cache
 
 import httpx
 
-__all__ = ["tls_context"]
-
 
 @cache
 def tls_context() -> ssl.SSLContext:

@@ -10,8 +10,6 @@ from typing import Final
 
 from perdure._runtime.checks import check_types
 
-__all__ = ["LOOPBACK", "EngineConfig"]
-
 LOOPBACK: Final = "127.0.0.1"
 """The only address that the engine listens on, since ingress and admin API have no authentication."""
 

@@ -18,8 +18,6 @@ from typing import Final, Literal
 from perdure.engine.npm import NPM_VERSION, install, platform_package
 from perdure.errors import ConfigurationError, EngineError
 
-__all__ = ["BINARY_SETTING", "SERIES", "LocatedEngine", "locate_engine", "server_version"]
-
 SERIES: Final = "1.7"
 """The supported version of restate-server, as major.minor."""
 

@@ -21,8 +21,6 @@ from perdure.errors import EngineError, IngressError
 from perdure.observability.gauge_collector import GaugeCollector, Sample
 from perdure.retry import RetryPolicy
 
-__all__ = ["BACKGROUND_CALL_RETRIES", "Poller"]
-
 BACKGROUND_CALL_RETRIES: Final = RetryPolicy(
     initial_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=10), max_attempts=20
 ).for_invocations("kill")

@@ -22,8 +22,6 @@ from perdure.engine.config import LOOPBACK, EngineConfig
 from perdure.errors import EngineError
 from perdure.security.private_files import PRIVATE_UMASK, make_private_folder, open_private
 
-__all__ = ["EngineProcess"]
-
 _POLL = 0.02
 _TAIL_LINES = 12
 

@@ -16,8 +16,6 @@ from typing import Self
 from perdure.engine import watcher
 from perdure.errors import EngineError
 
-__all__ = ["Watchdog"]
-
 _EXIT_TIMEOUT = 10.0
 
 

@@ -19,8 +19,6 @@ from pydantic import (
 from perdure._runtime.checks import invalid_settings
 from perdure.retry import SHORTEST, RetryPolicy
 
-__all__ = ["CompensationStrategy", "SagaConfig"]
-
 
 class CompensationStrategy(StrEnum):
     """Which steps a rollback compensates, and when it stops.

@@ -72,16 +72,6 @@ from perdure.security.keys import PrivateKey
 from perdure.state import State
 from perdure.targets import Target
 
-__all__ = [
-    "RECONCILER_KEY",
-    "OrphanedSaga",
-    "ReconcileReport",
-    "SagaReconciler",
-    "SagaReconcilerConfig",
-    "find_orphans",
-    "reconcile_target",
-]
-
 log = get_logger("perdure.saga.reconciler")
 
 RECONCILER_KEY: Final = "all"

@@ -20,8 +20,6 @@ from perdure.security.nonces import NonceLog
 from perdure.security.signed_actions import ActorKey, SignedAction, get_signing_rules
 from perdure.state import State
 
-__all__ = ["CheckedAction", "check_action", "sign_action"]
-
 
 class CheckedAction:
     """An accepted operator action.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["CompensationState", "RollbackState", "SagaPhase"]
-
 
 class SagaPhase(StrEnum):
     """Phase of a saga, including its rollback.

@@ -22,8 +22,6 @@ from perdure.security.config import SecurityConfig, ValidationMode
 from perdure.security.middleware import SecurityMiddleware, WebPageMiddleware
 from perdure.serving.drain import Drain
 
-__all__ = ["HasDefinitions", "ReadinessCheck", "Servable", "ServiceApp", "build_app"]
-
 Definition = restate.Service | restate.VirtualObject | restate.Workflow
 
 ReadinessCheck = Callable[[], Awaitable[object]]

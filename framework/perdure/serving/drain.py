@@ -19,8 +19,6 @@ from datetime import timedelta
 
 from perdure._runtime.asgi import ASGIApp, Message, Receive, Scope, Send, is_final_body
 
-__all__ = ["Drain"]
-
 _SETTLE_TIME = timedelta(milliseconds=500)
 _CANCEL_TIMEOUT = timedelta(seconds=1)
 

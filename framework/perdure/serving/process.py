@@ -24,8 +24,6 @@ from perdure.security.config import SecurityConfig
 from perdure.serving.app import ReadinessCheck, Servable, ServiceApp, build_app, sdk_definitions
 from perdure.serving.server import HttpVersion, Listener, listening
 
-__all__ = ["exit_process", "loop_factory", "serve", "serve_async", "stop_on_signals"]
-
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 _DRAIN_GRACE = timedelta(seconds=10)

@@ -17,8 +17,6 @@ from perdure._runtime.ports import reserve
 from perdure.errors import PerdureError
 from perdure.observability.logging import get_logger
 
-__all__ = ["HttpVersion", "Listener", "listening"]
-
 HttpVersion = Literal["auto", "1", "2"]
 
 _MODES: Final = {"auto": HTTPModes.auto, "1": HTTPModes.http1, "2": HTTPModes.http2}

@@ -8,8 +8,6 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 
-__all__ = ["BackgroundLoop"]
-
 T = TypeVar("T")
 
 _TIMEOUT = timedelta(seconds=60)

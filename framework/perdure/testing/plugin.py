@@ -44,8 +44,6 @@ from perdure.testing.background import BackgroundLoop
 from perdure.testing.served import Mode, Restate, RestateEnvironment
 from perdure.testing.server import RestateServer
 
-__all__ = ["RestateServers", "restate_fixture"]
-
 _MARK = "restate_modes"
 _OPTION = "--restate-modes"
 _DEFAULT_MODES = "perdure_modes"

@@ -17,8 +17,6 @@ from perdure.serving.app import sdk_definitions
 from perdure.testing.background import BackgroundLoop
 from perdure.testing.server import RestateServer
 
-__all__ = ["Mode", "Restate", "RestateEnvironment", "ServedApp"]
-
 
 class Mode(StrEnum):
     """Engine mode: the way in which engine and services communicate."""

@@ -16,8 +16,6 @@ from perdure.engine.watchdog import Watchdog
 from perdure.errors import ConfigurationError
 from perdure.testing.background import BackgroundLoop
 
-__all__ = ["RestateServer"]
-
 # Test data need not survive a crash of the machine, and fsync takes most of the time of a step on a slow disk.
 _TEST_SETTINGS = {
     "RESTATE_LOG_SERVER__ROCKSDB_DISABLE_WAL_FSYNC": "true",
