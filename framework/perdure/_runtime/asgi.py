@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -23,6 +24,21 @@ async def respond(send: Send, status: int, body: bytes, content_type: str) -> No
 async def respond_json(send: Send, status: int, body: object) -> None:
     """Send a complete JSON response."""
     await respond(send, status, json.dumps(body).encode(), "application/json")
+
+
+async def read_remaining(receive: Receive, *, seconds: float, max_bytes: int) -> bool:
+    """Read the rest of a request after its response, and return False if it did not end in time."""
+    size = 0
+    try:
+        async with asyncio.timeout(seconds):
+            while size < max_bytes:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    break
+    except TimeoutError:
+        return False
+    return True
 
 
 def is_final_body(message: Message) -> bool:

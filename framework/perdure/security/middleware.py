@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from ipaddress import ip_address
 from typing import Any, Final, Literal, Self
 
-from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send
+from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send, read_remaining
 from perdure.errors import IdentityError
 from perdure.observability.logging import get_logger
 from perdure.observability.metrics import SECURITY_REFUSALS
@@ -22,11 +20,11 @@ from perdure.security.identity import IdentityVerifier
 PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
 """Paths without access control, for supervisors that have no key. Their responses contain no business data."""
 
-SecurityRule = Literal["https", "origin", "identity"]
+SecurityRule = Literal["https", "origin", "identity", "metrics"]
 
-_STATUS: Final[dict[SecurityRule, int]] = {"https": 403, "origin": 403, "identity": 401}
+_STATUS: Final[dict[SecurityRule, int]] = {"https": 403, "origin": 403, "identity": 401, "metrics": 401}
 _METRICS: Final = "/metrics"
-_READ_TIMEOUT: Final = timedelta(seconds=5)
+_READ_TIMEOUT: Final = 5.0
 _MAX_READ_BYTES: Final = 1024 * 1024
 
 log = get_logger(__name__)
@@ -192,26 +190,31 @@ class SecurityMiddleware:
         mode = self._config.validation_mode
         if mode is ValidationMode.DISABLED:
             return None
-        rule, status, message, origin = self._violation(request)
-        if not rule:
+        result = self._validate(request)
+        if result.rule is None:
             return None
-        SECURITY_REFUSALS.count(rule=rule, mode=mode.value)
+        SECURITY_REFUSALS.count(rule=result.rule, mode=mode.value)
         # The path is truncated, since it is untrusted. Headers can contain secrets, so none are logged.
-        details = {"rule": rule, "reason": message, "path": request.path[:200], "peer": request.peer, "origin": origin}
+        details = {
+            "rule": result.rule,
+            "reason": result.error_message,
+            "path": request.path[:200],
+            "peer": request.peer,
+            "origin": result.request_origin,
+        }
         if mode is ValidationMode.PERMISSIVE:
             log.warning("served a request that violates a security rule (permissive)", **details)
             return None
-        log.warning("refused a request", status=status, **details)
-        return status, message
+        log.warning("refused a request", status=result.status, **details)
+        return result.status, result.error_message
 
-    def _violation(self, request: RequestInfo) -> tuple[str, int, str, str]:
-        """Return the violated rule, the status, the message and the origin; an empty rule for a valid request."""
-        if request.path == _METRICS:
-            if self._may_read_metrics(request):
-                return "", 200, "", ""
-            return "metrics", 401, "metrics require a local connection or the metrics token", ""
-        result = self._validator.validate(request)
-        return result.rule or "", result.status, result.error_message, result.request_origin
+    def _validate(self, request: RequestInfo) -> RequestValidationResult:
+        if request.path != _METRICS:
+            return self._validator.validate(request)
+        if self._may_read_metrics(request):
+            return RequestValidationResult(valid=True)
+        message = "metrics require a local connection or the metrics token"
+        return RequestValidationResult(valid=False, rule="metrics", error_message=message)
 
     def _may_read_metrics(self, request: RequestInfo) -> bool:
         if is_within(request.peer, self._config.metrics_networks):
@@ -284,14 +287,6 @@ async def _refuse(receive: Receive, send: Send, status: int, message: str) -> No
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": f"{message}\n".encode(), "more_body": True})
-    size = 0
-    try:
-        async with asyncio.timeout(_READ_TIMEOUT.total_seconds()):
-            while size < _MAX_READ_BYTES:
-                event = await receive()
-                size += len(event.get("body", b""))
-                if event["type"] == "http.disconnect" or not event.get("more_body", False):
-                    break
-    except TimeoutError:
+    if not await read_remaining(receive, seconds=_READ_TIMEOUT, max_bytes=_MAX_READ_BYTES):
         log.warning("a refused request did not end in time", status=status)
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -161,7 +161,7 @@ async def test_metrics_without_token_are_local():
 
 
 async def test_stop_reading_slow_refused_request(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_READ_TIMEOUT", module.timedelta(milliseconds=20))
+    monkeypatch.setattr(module, "_READ_TIMEOUT", 0.02)
     slow: Message = {"type": "http.request", "body": b"x", "more_body": True}
     assert (await ask(protected(), "/invoke/S/h", events=[slow]))[0] == 401
 

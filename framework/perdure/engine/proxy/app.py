@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar
 
 import httpcore
 
-from perdure._runtime.asgi import Message, Receive, Scope, Send
+from perdure._runtime.asgi import Message, Receive, Scope, Send, read_remaining
 from perdure.engine.proxy.completions import completion_refusal
 from perdure.engine.proxy.upstream import Connections, Upstream
 from perdure.engine.proxy_responses import PROXY_HEADER, ProxyResponse
@@ -38,18 +38,8 @@ T = TypeVar("T")
 _TIMEOUT: Final = {"timeout": {"connect": 5.0, "read": None, "write": None, "pool": None}}
 # Headers of a single connection (RFC 9110, 7.6.1), and `expect`, to which the server has responded.
 _HOP_BY_HOP: Final = frozenset(
-    {
-        b"connection",
-        b"expect",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
+    b"connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"transfer-encoding upgrade".split()
 )
 _READ_TIMEOUT: Final = 5.0
 _MAX_READ_BYTES: Final = 64 * 1024 * 1024
@@ -92,7 +82,7 @@ class EngineProxy:
         if refusal is not None:
             log.warning("proxy.refused", listener=self._name, code=refusal.code, method=scope["method"])
             await _refuse(send, refusal)
-            await _read_remaining(receive)
+            await self._read_remaining(receive)
             return
         try:
             await self._forward(scope, path, headers, receive, send)
@@ -130,7 +120,12 @@ class EngineProxy:
             finally:
                 await self._connections.release(response, connection)
         if not body.is_read:
-            await _read_remaining(receive)
+            await self._read_remaining(receive)
+
+    @staticmethod
+    async def _read_remaining(receive: Receive) -> None:
+        # Within limits: closing at once could destroy the response.
+        await read_remaining(receive, seconds=_READ_TIMEOUT, max_bytes=_MAX_READ_BYTES)
 
 
 class _ClientGoneError(Exception):
@@ -229,18 +224,6 @@ def _forwarded(headers: list[tuple[bytes, bytes]], body: _Body) -> list[tuple[by
 
 async def _refuse(send: Send, refusal: Refusal) -> None:
     await _respond(send, refusal.status, refusal.code, refusal.message, ProxyResponse.REFUSED)
-
-
-async def _read_remaining(receive: Receive) -> None:
-    """Read the rest of a request after its response, within limits: closing at once could destroy the response."""
-    size = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_READ_TIMEOUT):
-            while size < _MAX_READ_BYTES:
-                message = await receive()
-                size += len(message.get("body", b""))
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    return
 
 
 async def _respond(send: Send, status: int, code: str, message: str, kind: ProxyResponse) -> None:
