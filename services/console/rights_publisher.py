@@ -31,9 +31,7 @@ class _Accepted(BaseModel):
     pass
 
 
-_put: Target[dict[str, Any], _Accepted] = Target(
-    "Principals", "put", cast("type[dict[str, Any]]", dict[str, Any]), _Accepted
-)
+_put = Target("Principals", "put", cast("type[dict[str, Any]]", dict[str, Any]), _Accepted)
 
 
 class RightsPublisher:

@@ -92,9 +92,9 @@ class AlertList(BaseModel):
         return self.scanned_at is not None and now - self.scanned_at <= self.scan_interval * _MAX_MISSED_SCANS
 
 
-list_alerts: Target[None, AlertList] = Target(ALERTS, "list", None, AlertList)
-scan_target: Target[None, int] = Target(ALERTS, "scan", None, int)
-post_target: Target[AlertNotification, None] = Target(ALERT_DISPATCHER, "post", AlertNotification, None)
+list_alerts = Target(ALERTS, "list", None, AlertList)
+scan_target = Target(ALERTS, "scan", None, int)
+post_target = Target(ALERT_DISPATCHER, "post", AlertNotification, None)
 
 
 async def take_snapshot(

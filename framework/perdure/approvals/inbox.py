@@ -28,7 +28,7 @@ from perdure.state import State
 from perdure.targets import Target
 
 _item_serde: Final = serde_for(InboxItem)
-_page: Final[Target[InboxQuery, InboxPage]] = Target(INBOX, "page", InboxQuery, InboxPage)
+_page = Target(INBOX, "page", InboxQuery, InboxPage)
 
 
 class ApprovalInbox:

@@ -98,7 +98,7 @@ class ReconcileReport(BaseModel):
     repaired: list[Orphan] = []
 
 
-_reconcile: Final[Target[None, ReconcileReport]] = Target(RECONCILER, "reconcile", None, ReconcileReport)
+_reconcile = Target(RECONCILER, "reconcile", None, ReconcileReport)
 
 
 async def find_orphans(admin: AdminClient, grace: timedelta) -> list[Orphan]:

@@ -42,12 +42,8 @@ from perdure.terminal import console, multiline_text
 
 app = typer.Typer(no_args_is_help=True)
 
-_list: Target[DeadLetterListRequest, DeadLetterPage] = Target(
-    "DeadLetters", "list", DeadLetterListRequest, DeadLetterPage
-)
-_act_on_many: Target[BulkActionRequest, BulkActionReceipt] = Target(
-    "DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt
-)
+_list = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
+_act_on_many = Target("DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt)
 
 IdArgument = Annotated[str | None, typer.Argument(help="The dead letter, as shown by `list`; or use --signature.")]
 SignatureOption = Annotated[
@@ -164,9 +160,7 @@ def _add_command(act: OperatorAction) -> None:
             request = DeadLetterActionRequest(
                 id=letter_id, actor=actor_name, reason=reason, payload=new_payload, proof=signed_action
             )
-            target: Target[DeadLetterActionRequest, ActionReceipt] = Target(
-                "DeadLetters", act.value, DeadLetterActionRequest, ActionReceipt
-            )
+            target = Target("DeadLetters", act.value, DeadLetterActionRequest, ActionReceipt)
             receipt = call_ingress(ingress, lambda client: client.call(target, request))
             console.say(f"{receipt.id}: {receipt.act} recorded. State: {receipt.state}.")
             return

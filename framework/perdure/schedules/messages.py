@@ -255,20 +255,16 @@ class RunReport(_Output):
     error: str | None = None
 
 
-_NOTHING: Final = type(None)
-
-set_target: Target[ScheduleRequest, ScheduleStatus] = Target("Schedules", "set", ScheduleRequest, ScheduleStatus)
-status_target: Target[None, ScheduleStatus] = Target("Schedules", "status", _NOTHING, ScheduleStatus)
-list_target: Target[ScheduleListRequest, SchedulePage] = Target(
-    "ScheduleIndex", "list", ScheduleListRequest, SchedulePage
-)
-apply_target: Target[ScheduleCommand, ScheduleStatus] = Target("Schedules", "apply", ScheduleCommand, ScheduleStatus)
-fire_target: Target[Firing, None] = Target("Schedules", "fire", Firing, _NOTHING)
-report_target: Target[RunReport, None] = Target("Schedules", "report", RunReport, _NOTHING)
-index_add_target: Target[str, None] = Target("ScheduleIndex", "add", str, _NOTHING)
-index_remove_target: Target[str, None] = Target("ScheduleIndex", "remove", str, _NOTHING)
-run_target: Target[RunRequest, None] = Target("ScheduleDispatcher", "run", RunRequest, _NOTHING)
-start_target: Target[RunRequest, str] = Target("ScheduleDispatcher", "start", RunRequest, str)
+set_target = Target("Schedules", "set", ScheduleRequest, ScheduleStatus)
+status_target = Target("Schedules", "status", None, ScheduleStatus)
+list_target = Target("ScheduleIndex", "list", ScheduleListRequest, SchedulePage)
+apply_target = Target("Schedules", "apply", ScheduleCommand, ScheduleStatus)
+fire_target = Target("Schedules", "fire", Firing, None)
+report_target = Target("Schedules", "report", RunReport, None)
+index_add_target = Target("ScheduleIndex", "add", str, None)
+index_remove_target = Target("ScheduleIndex", "remove", str, None)
+run_target = Target("ScheduleDispatcher", "run", RunRequest, None)
+start_target = Target("ScheduleDispatcher", "start", RunRequest, str)
 
 
 def action_target(action: ScheduleAction) -> Target[ScheduleActionRequest, ScheduleStatus]:

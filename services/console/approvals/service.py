@@ -33,7 +33,7 @@ R = TypeVar("R")
 MAX_ITEMS: Final = 200
 
 _Body = cast("type[dict[str, Any]]", dict[str, Any])
-_status: Target[None, ApprovalView] = Target(approval_status.service, approval_status.handler, None, ApprovalView)
+_status = Target(approval_status.service, approval_status.handler, None, ApprovalView)
 
 
 async def inbox(engine: EngineClient, session: Session) -> Inbox:

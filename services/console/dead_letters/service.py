@@ -35,12 +35,8 @@ from services.console.problems import ConsoleError, invalid, not_found
 
 _QUERY_SIZE: Final = 500
 
-_list: Target[DeadLetterListRequest, DeadLetterPage] = Target(
-    "DeadLetters", "list", DeadLetterListRequest, DeadLetterPage
-)
-_act_on_many: Target[BulkActionRequest, BulkActionReceipt] = Target(
-    "DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt
-)
+_list = Target("DeadLetters", "list", DeadLetterListRequest, DeadLetterPage)
+_act_on_many = Target("DeadLetters", "act_on_many", BulkActionRequest, BulkActionReceipt)
 
 
 async def list_page(engine: EngineClient, request: DeadLetterListRequest) -> DeadLetterPage:
@@ -122,9 +118,7 @@ async def act(
         raise ConsoleError(409, "changed", "the dead letter was redriven meanwhile; check it, then repeat the action")
     key = components.signer.key(session)
     signature = sign_action(key, action, letter, reason=reason, payload=payload, at=utc_now())
-    target: Target[DeadLetterActionRequest, ActionReceipt] = Target(
-        "DeadLetters", action.value, DeadLetterActionRequest, ActionReceipt
-    )
+    target = Target("DeadLetters", action.value, DeadLetterActionRequest, ActionReceipt)
     actor = session.user.name
     request = DeadLetterActionRequest(id=letter_id, actor=actor, reason=reason, payload=payload, proof=signature)
     return await components.engine.call(target, request)
