@@ -182,8 +182,8 @@ def print_timeline(saga: Timeline) -> None:
     console.say(f"Started {begin:%Y-%m-%d %H:%M:%S %Z}, {_elapsed(saga)}")
     for entry in saga.rollback.audit_log if saga.rollback else []:
         console.say(
-            f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act} {entry.step}: {entry.before} -> {entry.after}  "
-            f"{entry.reason}",
+            f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.action} {entry.step}: {entry.before} -> "
+            f"{entry.after}  {entry.reason}",
         )
 
 

@@ -64,19 +64,21 @@ async def admit(
         admission = await _append(ctx, known, head, request, now)
     else:
         admission = await _join(ctx, known, head, request)
-    for execution in request.runs:  # after the steps, in case of a kill in between
+    for execution in request.execution_ids:  # after the steps, in case of a kill in between
         await execution_marker(ctx, execution).set(True)
     return admission
 
 
 def _is_another_execution(known: StoredSaga, request: RollbackRequest) -> bool:
     # Without an ID, only a first-hand request is a new execution: an orchestration sends one such request.
-    return not set(request.runs) <= set(known.runs) if request.runs else request.first_hand
+    return not set(request.execution_ids) <= set(known.execution_ids) if request.execution_ids else request.first_hand
 
 
 async def _was_purged(ctx: restate.ObjectContext, request: RollbackRequest) -> bool:
     # The mark of an execution is written after its steps, and remains after a purge.
-    return bool(request.runs) and all([await execution_marker(ctx, execution).get() for execution in request.runs])
+    return bool(request.execution_ids) and all(
+        [await execution_marker(ctx, execution).get() for execution in request.execution_ids]
+    )
 
 
 async def _admit_purged(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Admission:
@@ -119,7 +121,7 @@ async def _join(
     """Add a waiter."""
     if request.waiter is None:
         return Admission(known, head)
-    number = number_of(known, request.runs)
+    number = number_of(known, request.execution_ids)
     if request.service != (known if number is None else executions_of(known)[number - 1]).service:
         wake_up(ctx, request.waiter.awakeable)  # the waiter then reads the conflict
         return Admission(known, head)

@@ -23,18 +23,12 @@ from perdure.handlers import handler
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.saga.messages import NEVER_COMPLETED_HEADER
 from perdure.saga.schema import ROLLBACK_DISPATCHER, CompensationHandler, RollbackRequest, StepProgress, StepRecord
+from perdure.targets import Target
 
 MAX_PASS_WAIT = timedelta(seconds=30)
 """How long a pass waits for a compensation, so that the object is free again soon."""
 
 _json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
-
-dispatcher = restate.Service(
-    ROLLBACK_DISPATCHER,
-    description="Starts compensations for Rollbacks.",
-    ingress_private=True,
-    invocation_retry_policy=SHORT_RETRIES,
-)
 
 
 class StartCompensation(BaseModel):
@@ -53,18 +47,32 @@ class StartCompensation(BaseModel):
     headers: dict[str, str] = {}
 
 
-@handler(dispatcher, name="start")
-async def start_compensation(ctx: restate.Context, request: StartCompensation) -> str:
-    """Start a compensation and return its invocation ID."""
-    sent = ctx.generic_send(
-        request.compensation.service,
-        request.compensation.handler,
-        _json.serialize(request.payload),
-        key=request.compensation.key,
-        idempotency_key=request.idempotency_key,
-        headers=request.headers,
-    )
-    return await sent.invocation_id()
+start_compensation: Target[StartCompensation, str] = Target(ROLLBACK_DISPATCHER, "start", StartCompensation, str)
+
+
+class RollbackDispatcher:
+    """Handler of `RollbackDispatcher`."""
+
+    def __init__(self) -> None:
+        self.definition = restate.Service(
+            ROLLBACK_DISPATCHER,
+            description="Starts compensations for Rollbacks.",
+            ingress_private=True,
+            invocation_retry_policy=SHORT_RETRIES,
+        )
+        handler(self.definition)(self.start)
+
+    async def start(self, ctx: restate.Context, request: StartCompensation) -> str:
+        """Start a compensation and return its invocation ID."""
+        sent = ctx.generic_send(
+            request.compensation.service,
+            request.compensation.handler,
+            _json.serialize(request.payload),
+            key=request.compensation.key,
+            idempotency_key=request.idempotency_key,
+            headers=request.headers,
+        )
+        return await sent.invocation_id()
 
 
 class Attempt:

@@ -41,14 +41,14 @@ class ReportQuery(BaseModel):
     Args:
         wait: Random ID, repeated in the answer.
         service: The orchestrator's service.
-        runs: Execution IDs; empty for all executions.
+        execution_ids: Execution IDs; empty for all executions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     wait: str
     service: str
-    runs: list[str] = []
+    execution_ids: list[str] = []
 
 
 class ReportAnswer(BaseModel):
@@ -132,7 +132,7 @@ class ExecutionStatus(BaseModel):
     strategy: str
     reason: str
     steps: list[StepStatus]
-    runs: list[str] = []
+    execution_ids: list[str] = []
 
 
 class RollbackStatus(ExecutionStatus):
@@ -148,14 +148,14 @@ class RollbackStatus(ExecutionStatus):
     earlier: list[ExecutionStatus] = []
     audit_log: list[AuditEntry] = []
 
-    def has(self, runs: Collection[str]) -> bool:
+    def has(self, execution_ids: Collection[str]) -> bool:
         """Return whether the rollback contains these executions."""
-        return set(runs) <= set(self.runs)
+        return set(execution_ids) <= set(self.execution_ids)
 
     @property
     def all_steps(self) -> list[StepStatus]:
         """The steps of all executions, in order."""
-        return [step for run in (*self.earlier, self) for step in run.steps]
+        return [step for each in (*self.earlier, self) for step in each.steps]
 
     def audit_log_of(self, position: int) -> list[AuditEntry]:
         """Return the audit entries of one step."""
@@ -171,19 +171,19 @@ class StepAction(_Input):
 
     Args:
         position: The step.
-        act: The action.
+        action: The action.
         actor: The operator.
         reason: Why.
         payload: The new payload of a redrive; None keeps the current one.
-        proof: The operator's signature.
+        signed_action: The operator's signed action.
     """
 
     position: int
-    act: OperatorAction
+    action: OperatorAction
     actor: UserName
     reason: Reason = ""
     payload: JsonValue = None
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
 class ActionReceipt(BaseModel):
@@ -191,13 +191,13 @@ class ActionReceipt(BaseModel):
 
     Args:
         id: The dead letter.
-        act: The action.
+        action: The action.
         state: The step's state after it.
         number: The number of the audit entry.
     """
 
     id: str
-    act: OperatorAction
+    action: OperatorAction
     state: CompensationState
     number: int
 
@@ -304,33 +304,33 @@ class DeadLetterActionRequest(_Input):
         actor: The operator.
         reason: Why.
         payload: The new payload of a redrive; None keeps the current one.
-        proof: The operator's signature (`perdure.saga.signatures.sign_action`), where actions must be signed.
+        signed_action: The operator's signed action, where actions must be signed; see `sign_action`.
     """
 
     id: str
     actor: UserName
     reason: Reason = ""
     payload: JsonValue = None
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
 class BulkActionRequest(_Input):
     """Operator action on all dead letters that match a filter.
 
     Args:
-        act: The action.
+        action: The action.
         actor: The operator.
         reason: Why.
         filter: The dead letters; at least one field is required.
-        proofs: The operator's signatures by dead letter ID. Where actions must be signed, dead letters without a
-            signature are refused: they appeared after the operator looked.
+        signed_actions: The operator's signed actions by dead letter ID. Where actions must be signed, dead letters
+            without one are refused: they appeared after the operator looked.
     """
 
-    act: OperatorAction
+    action: OperatorAction
     actor: UserName
     reason: Reason = ""
     filter: DeadLetterFilter
-    proofs: dict[str, SignedAction] = Field(default={}, max_length=1000)
+    signed_actions: dict[str, SignedAction] = Field(default={}, max_length=1000)
 
 
 class BulkActionReceipt(BaseModel):
@@ -353,4 +353,4 @@ def roll_back_handler(service: str, key: str) -> CompensationHandler:
 begin_target: Target[RollbackRequest, None] = Target(ROLLBACKS, "begin", RollbackRequest, None)
 read_report: Target[ReportQuery, ReportAnswer] = Target(ROLLBACKS, "report", ReportQuery, ReportAnswer)
 rollback_status: Target[None, RollbackStatus] = Target(ROLLBACKS, "status", None, RollbackStatus)
-act_on_step: Target[StepAction, ActionReceipt] = Target(ROLLBACKS, "act", StepAction, ActionReceipt)
+apply_to_step: Target[StepAction, ActionReceipt] = Target(ROLLBACKS, "apply", StepAction, ActionReceipt)

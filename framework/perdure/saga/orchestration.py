@@ -396,7 +396,7 @@ class Orchestration:
         ids, cancel = await make_execution_ids(self.ctx)
         if cancel is not None and not cancelled:
             error, cancelled = cancel, True
-        request = request.model_copy(update={"runs": [ids.execution], "trace": ids.trace})
+        request = request.model_copy(update={"execution_ids": [ids.execution], "trace": ids.trace})
         self.ctx.set(execution_key(ids.execution), self.saga_id, serde=_text_serde)
         if cancelled:
             await submit_rollback(self.ctx, request)

@@ -30,22 +30,22 @@ SAGA_PREFIX: Final = "saga/"
 STEP_PREFIX: Final = "saga/0"
 CLOSED_KEY: Final = "saga/closed"
 FAILED_KEY: Final = "saga/failed"
-EXECUTION_PREFIX: Final = "saga/run/"
+EXECUTION_PREFIX: Final = "saga/execution/"
 """Prefix of the marker of a submitted execution; `Rollbacks` has the same key once it has stored the steps."""
-ROLLBACK_PROMISE: Final = "saga/undo"
+ROLLBACK_PROMISE: Final = "saga/rollback"
 """Resolved when the rollback was requested from outside the orchestration."""
-EXECUTION_PROMISE: Final = "saga/run"
+EXECUTION_PROMISE: Final = "saga/execution"
 """Execution ID of a saga that was submitted from outside: a shared handler cannot write state."""
 
 # State of `Rollbacks`.
-SAGA_KEY: Final = "request"
-PROGRESS_KEY: Final = "head"
+SAGA_KEY: Final = "saga"
+PROGRESS_KEY: Final = "progress"
 OPEN_KEY: Final = "open"
 NONCES_KEY: Final = "nonces"
 
 # State of `DeadLetterIndex`, whose only key is INDEX_KEY.
 INDEX_KEY: Final = "all"
-DEAD_LETTER_PREFIX: Final = "letter/"
+DEAD_LETTER_PREFIX: Final = "dead_letter/"
 
 # State of `SagaReconciler`: prefixes of an orphan's ID.
 SUBMITTED_PREFIX: Final = "submitted/"
@@ -160,8 +160,8 @@ class RollbackRequest(BaseModel):
         reason: The error that failed the saga.
         waiter: The invocation that waits for the result.
         first_hand: Sent by the failed orchestration itself, once.
-        runs: IDs of the executions that recorded the steps; empty if unknown. A workflow key can be reused after its
-            retention, and the saga ID is then the same.
+        execution_ids: IDs of the executions that recorded the steps; empty if unknown. A workflow key can be reused
+            after its retention, and the saga ID is then the same.
         trace: Span of the orchestration (W3C traceparent) that the rollback's spans link to.
     """
 
@@ -176,7 +176,7 @@ class RollbackRequest(BaseModel):
     reason: str
     waiter: Waiter | None = None
     first_hand: bool = False
-    runs: list[str] = []
+    execution_ids: list[str] = []
     trace: str | None = None
 
 
@@ -188,7 +188,7 @@ class EarlierExecution(BaseModel):
         service: The orchestrator's service.
         config: Its rollback settings.
         reason: The error that failed it.
-        runs: Its execution ID.
+        execution_ids: Its execution ID.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -197,7 +197,7 @@ class EarlierExecution(BaseModel):
     service: str
     config: SagaConfig = SagaConfig()
     reason: str
-    runs: list[str] = []
+    execution_ids: list[str] = []
 
 
 class StoredSaga(RollbackRequest):
@@ -284,7 +284,7 @@ class RollbackProgress(BaseModel):
     waits_for: dict[str, int] = {}
     ended: list[int] = []
 
-    def with_waiter(self, waiter: Waiter | None, run: int | None) -> RollbackProgress:
+    def with_waiter(self, waiter: Waiter | None, execution: int | None) -> RollbackProgress:
         """Return a copy with a waiter for an execution, or for all if the number is None."""
         if waiter is None:
             return self
@@ -292,7 +292,7 @@ class RollbackProgress(BaseModel):
         return others.model_copy(
             update={
                 "waiters": {**others.waiters, waiter.invocation: waiter.awakeable},
-                "waits_for": others.waits_for if run is None else {**others.waits_for, waiter.invocation: run},
+                "waits_for": {**others.waits_for, **({} if execution is None else {waiter.invocation: execution})},
             }
         )
 
@@ -325,14 +325,14 @@ class AuditEntry(BaseModel):
         number: 1 for the first entry.
         at: When.
         actor: The operator.
-        act: The action.
+        action: The action.
         step: The step's name.
         position: The step's position.
         reason: The operator's reason.
         before: The state before the action.
         after: The state after the action.
         payload: The new payload, if the action set one.
-        proof: The operator's signature; None if unsigned, and then the actor is unverified.
+        signed_action: The operator's signed action; None if unsigned, and then the actor is unverified.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -340,14 +340,14 @@ class AuditEntry(BaseModel):
     number: int
     at: datetime
     actor: str
-    act: OperatorAction
+    action: OperatorAction
     step: str
     position: int
     reason: str = ""
     before: CompensationState
     after: CompensationState
     payload: JsonValue = None
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
 def saga_state(ctx: Any) -> State[StoredSaga]:
@@ -412,7 +412,7 @@ _ROLLBACK: Final = (
 )
 _OPEN: Final = f"(select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}')"
 _DEAD: Final = (
-    r"(select distinct regexp_replace(key, '^[a-z]+/(.*)/[0-9]+$', '\1') as service_key from state "
+    r"(select distinct regexp_replace(key, '^[a-z_]+/(.*)/[0-9]+$', '\1') as service_key from state "
     f"where service_name = '{DEAD_LETTER_INDEX}')"
 )
 _PREFIXED: Final = "i.target_service_name || ':' || i.target_service_key"

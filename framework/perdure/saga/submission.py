@@ -104,7 +104,7 @@ async def submit_and_confirm(ctx: restate.WorkflowSharedContext, request: Rollba
         await submit_rollback(caller, request)
         await caller.sleep(scaled(RECORD_POLLS.delay_after(attempt)), "the rollback is recorded")
         recorded = await read_rollback(ctx, request.saga_id)
-        if recorded is not None and recorded.has(request.runs):
+        if recorded is not None and recorded.has(request.execution_ids):
             return
 
 
@@ -117,7 +117,7 @@ async def await_rollback(ctx: restate.Context, request: RollbackRequest, wait: s
         Cancelled: This invocation was cancelled; the rollback continues.
         Conflict: The saga ID belongs to another service. Terminal, 409.
     """
-    query = ReportQuery(wait=wait, service=request.service, runs=request.runs)
+    query = ReportQuery(wait=wait, service=request.service, execution_ids=request.execution_ids)
     backoff = WakeUpBackoff(ctx, f"the rollback of saga '{request.saga_id}'")
     attempt = 1
     while True:

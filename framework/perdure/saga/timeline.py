@@ -187,16 +187,18 @@ def rollback_of_execution(records: list[StepRecord], rollback: RollbackStatus, i
         rollback: The saga's rollback, with all executions under its key.
         ids: The execution's ID; empty if unknown, which selects the last execution.
     """
-    before = {each for run in rollback.earlier for each in run.runs}
-    last = rollback.model_copy(update={"runs": [each for each in rollback.runs if each not in before]})
+    before = {each for run in rollback.earlier for each in run.execution_ids}
+    last = rollback.model_copy(
+        update={"execution_ids": [each for each in rollback.execution_ids if each not in before]}
+    )
     candidates = [last, *rollback.earlier] if ids else [last]
-    found = next((each for each in candidates if set(ids) <= set(each.runs)), None)
+    found = next((each for each in candidates if set(ids) <= set(each.execution_ids)), None)
     if found is None:
         return None
     own = found.steps[max(0, len(found.steps) - len(records)) :]
     offset = own[0].position - 1 if own else 0
     steps = [step.model_copy(update={"position": step.position - offset}) for step in own]
-    return rollback.model_copy(update={"steps": steps, "runs": found.runs})
+    return rollback.model_copy(update={"steps": steps, "execution_ids": found.execution_ids})
 
 
 async def _orchestration(

@@ -42,8 +42,8 @@ async def report_for(ctx: Any, query: ReportQuery) -> ReportAnswer:
     saga, head = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
     if saga is None or head is None:
         return ReportAnswer(wait=query.wait)
-    number = number_of(saga, query.runs)
-    if number is None and query.runs:  # its request has not arrived yet
+    number = number_of(saga, query.execution_ids)
+    if number is None and query.execution_ids:  # its request has not arrived yet
         return ReportAnswer(wait=query.wait)
     service = (saga if number is None else executions_of(saga)[number - 1]).service
     if service != query.service:

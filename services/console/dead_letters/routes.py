@@ -58,7 +58,7 @@ async def act_on_many(body: BulkActionInput, session: Operator, components: Comp
     """Act on all dead letters that match a filter."""
     digest = None if body.letters is None else service.letters_digest(body.letters)
     return await service.act_on_many(
-        components.engine, components.signer, session, body.act, body.filter, reason=body.reason, digest=digest
+        components.engine, components.signer, session, body.action, body.filter, reason=body.reason, digest=digest
     )
 
 

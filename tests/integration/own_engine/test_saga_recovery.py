@@ -237,7 +237,7 @@ async def test_dead_letter_and_redrive_survive_kill(bench, did, admin, engine, m
         patch.setattr(rollback, "remove_dead_letter", never)
         await bench.ingress.send(redrive, ask)
         await eventually(lambda: redriven(admin, saga), what="redrive")
-        await admin.control_invocation(await only_open(admin, "Rollbacks", "act", saga), "kill")
+        await admin.control_invocation(await only_open(admin, "Rollbacks", "apply", saga), "kill")
 
     async def undone() -> bool:
         await bench.ingress.call(reconcile_target, key="all")
