@@ -13,6 +13,7 @@ from typing import Any
 import restate
 from pydantic import BaseModel
 
+from perdure._runtime.dispatch import DAY_LONG_RETRIES
 from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient
 from perdure.errors import InvalidInput, NotFound, TerminalError
@@ -62,7 +63,10 @@ class DeadLetterIndex:
 
     def __init__(self) -> None:
         self.definition = restate.VirtualObject(
-            DEAD_LETTER_INDEX, description="Index of the dead letters.", ingress_private=True
+            DEAD_LETTER_INDEX,
+            description="Index of the dead letters.",
+            ingress_private=True,
+            invocation_retry_policy=DAY_LONG_RETRIES,
         )
         handler(self.definition, "exclusive", enable_lazy_state=True)(self.put)
         handler(self.definition, "exclusive", enable_lazy_state=True)(self.remove)

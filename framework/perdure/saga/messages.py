@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from perdure._runtime.plain_text import Reason
+from perdure._runtime.records import StoredRecord
 from perdure.saga.schema import ROLLBACKS, AuditEntry, CompensationHandler, OperatorAction, RollbackRequest
 from perdure.saga.status import CompensationState, RollbackState
 from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import UserName
 from perdure.targets import Target
+
+FAILURE_KEY: Final = "compensation_failure"
+"""Metadata of the error of a compensation, a `CompensationFailure`. An error of the engine has none."""
+
+
+class CompensationFailure(StrEnum):
+    """Kind of the error that a compensation ended with.
+
+    ``TERMINAL``: the handler raised it. ``EXHAUSTED``: all attempts of a run failed, here or in a called handler.
+    """
+
+    TERMINAL = "terminal"
+    EXHAUSTED = "exhausted"
+
 
 NEVER_COMPLETED_HEADER = "x-perdure-never-completed"
 """Header of a compensation whose action is known to have ended without a result."""
@@ -110,7 +126,25 @@ class RollbackPass(BaseModel):
 
 
 class StepStatus(BaseModel):
-    """Status of one step of a rollback."""
+    """Status of one step of a rollback.
+
+    Args:
+        position: The step.
+        step: Its name.
+        compensation: The compensation; None if the step needs none.
+        payload: The payload of the compensation.
+        state: State of the compensation.
+        completed: Whether the action completed; None if unknown.
+        attempts: Failed attempts of the compensation since the last redrive.
+        refusals: Those of the attempts that ended with a terminal error; a few of them make a dead letter.
+        lost_starts: Consecutive starts of the next attempt that failed because a process was lost.
+        redriven: Number of redrives.
+        error: The last error.
+        next_attempt_at: When the next attempt is due; in the past while it runs; None if no attempt follows.
+        trying_since: Start of the attempts that transient errors are counted from.
+        invocation_id: The action's invocation if it was still running.
+        compensation_invocation_id: The invocation of an attempt that takes long.
+    """
 
     position: int
     step: str
@@ -119,9 +153,19 @@ class StepStatus(BaseModel):
     state: CompensationState
     completed: bool | None
     attempts: int
+    refusals: int = 0
+    lost_starts: int = 0
     redriven: int
     error: str | None
+    next_attempt_at: datetime | None = None
+    trying_since: datetime | None = None
     invocation_id: str | None
+    compensation_invocation_id: str | None = None
+
+    @property
+    def is_retried(self) -> bool:
+        """Whether the compensation has failed and is tried again."""
+        return self.state is CompensationState.PENDING and self.error is not None
 
 
 class ExecutionStatus(BaseModel):
@@ -202,7 +246,7 @@ class ActionReceipt(BaseModel):
     number: int
 
 
-class DeadLetter(BaseModel):
+class DeadLetter(StoredRecord):
     """A step whose compensation failed permanently and that needs an operator action.
 
     Args:
@@ -220,8 +264,6 @@ class DeadLetter(BaseModel):
         redriven: Number of redrives.
         since: When it became a dead letter.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     saga_id: str

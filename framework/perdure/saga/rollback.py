@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 import restate
 
+from perdure._runtime.dispatch import DAY_LONG_RETRIES
 from perdure._runtime.sdk import is_replaying
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import is_own_cancel
@@ -47,8 +48,11 @@ from perdure.saga.messages import (
 from perdure.saga.policy import (
     after_failure,
     after_success,
+    after_transient_failure,
     after_unknown_outcome,
     apply_action,
+    delay_after,
+    delay_while_running,
     next_steps,
     rollback_state,
     time_until_due,
@@ -97,7 +101,9 @@ class Rollbacks:
     def __init__(self, retention: timedelta | None = RETENTION) -> None:
         self._retention = check_retention(retention)
         self.definition = restate.VirtualObject(
-            ROLLBACKS, description="Rolls back sagas, independently of their orchestrators."
+            ROLLBACKS,
+            description="Rolls back sagas, independently of their orchestrators.",
+            invocation_retry_policy=DAY_LONG_RETRIES,
         )
         handler(self.definition, "shared", ingress_private=True)(self.begin)
         handler(self.definition, "exclusive", ingress_private=True)(self.run)
@@ -296,13 +302,21 @@ async def _compensate_execution(
         delay: timedelta | None = None
         for attempt in attempts:
             position = attempt.step.position
-            after = await _after(attempt, steps[position], saga.config)
+            before = steps[position]
+            if before.trying_since is None:
+                before = before.with_(trying_since=now)
+            after = await _after(attempt, before, saga.config, now)
             if after is None:
-                delay = delay or timedelta(0)
+                before = before.with_(running=attempt.invocation_id)
+                if before != steps[position]:
+                    steps[position] = before
+                    await step_progress_state(ctx, position).set(before)
+                delay = max(delay or timedelta(0), delay_while_running(before, now))
                 continue
             pause: timedelta | None = None
             if after.state is CompensationState.PENDING:
-                pause = scaled(saga.config.retry.delay_after(after.unknown_outcomes or after.attempts))
+                retry = saga.config.transient_retry_of(attempt.step.retry)
+                pause = scaled(delay_after(after, retry, saga.config))
                 delay = max(delay or timedelta(0), pause)
             steps[position] = after = after.with_(due=None if pause is None else now + pause)
             await step_progress_state(ctx, position).set(after)
@@ -320,16 +334,19 @@ async def _compensate_execution(
     return None
 
 
-async def _after(attempt: Attempt, before: StepProgress, config: SagaConfig) -> StepProgress | None:
+async def _after(attempt: Attempt, before: StepProgress, config: SagaConfig, now: datetime) -> StepProgress | None:
     """Return a step's progress after an attempt; None if the attempt still runs."""
+    retry = config.transient_retry_of(attempt.step.retry)
     if attempt.unknown_outcome is not None:
-        return after_unknown_outcome(before, attempt.unknown_outcome, config)
+        return after_unknown_outcome(before, attempt.unknown_outcome, retry, config, now)
     if not await attempt.ended():
         return None
-    error = await attempt.error()
-    if error is None:
+    failure = await attempt.failure()
+    if failure is None:
         return after_success(before)
-    failed = after_failure(before, error, config)
+    if failure.is_transient:
+        return after_transient_failure(before, failure.message, retry, config, now)
+    failed = after_failure(before, failure.message, config)
     return failed if attempt.is_started else failed.with_(unresolved_attempt=before.unresolved_attempt)
 
 
@@ -412,9 +429,14 @@ def _execution_status(saga: RollbackRequest, steps: dict[int, StepProgress]) -> 
                 state=progress.state,
                 completed=progress.completed,
                 attempts=progress.attempts,
+                refusals=progress.refusals,
+                lost_starts=progress.unknown_outcomes,
                 redriven=progress.redrives,
-                invocation_id=progress.invocation_id,
                 error=progress.error,
+                next_attempt_at=progress.due if progress.state is CompensationState.PENDING else None,
+                trying_since=progress.trying_since,
+                invocation_id=progress.invocation_id,
+                compensation_invocation_id=progress.running,
             )
             for step in saga.steps
             for progress in (steps[step.position],)

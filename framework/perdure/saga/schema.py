@@ -11,9 +11,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from perdure._runtime.records import StoredRecord
 from perdure.engine.admin import sql_interval, sql_text
+from perdure.retry import RetryPolicy
 from perdure.saga.config import SagaConfig
 from perdure.saga.status import CompensationState, SagaPhase
 from perdure.security.signed_actions import SignedAction
@@ -86,7 +88,7 @@ class CompensationHandler(BaseModel):
         return f"{self.service}/{self.handler}"
 
 
-class StepRecord(BaseModel):
+class StepRecord(StoredRecord):
     """A step as recorded before its action starts.
 
     Args:
@@ -99,11 +101,10 @@ class StepRecord(BaseModel):
         pivot: Marks the point after which the saga is completed instead of rolled back; not a step itself.
         after_others: Compensated only after all other steps are, such as a notification of the cancellation.
         parent: ID of the parent saga, in the first step of a child.
+        retry: Retries of the compensation after transient errors; None for those of the saga.
         timed_out: Invocations of attempts that exceeded their time limit and may still act. The rollback awaits their
             end. Only set in a request from the orchestration, never in its state.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     position: int
     step: str
@@ -114,19 +115,18 @@ class StepRecord(BaseModel):
     pivot: bool = False
     after_others: bool = False
     parent: str = ""
-    timed_out: list[str] = []
+    retry: RetryPolicy | None = None
+    timed_out: list[str] = Field(default_factory=list)
 
 
-class ClosedSaga(BaseModel):
+class ClosedSaga(StoredRecord):
     """Result that an orchestration stores when it ends.
 
     Args:
-        phase: The final phase.
+        phase: The final phase, or ``COMPENSATING`` if the orchestration ended before its rollback.
         error: The error of a failed saga.
         rolls_back: Whether a rollback was requested.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     phase: SagaPhase
     error: str | None = None
@@ -200,14 +200,14 @@ class EarlierExecution(BaseModel):
     execution_ids: list[str] = []
 
 
-class StoredSaga(RollbackRequest):
+class StoredSaga(RollbackRequest, StoredRecord):
     """A saga as stored by `Rollbacks`: its last execution, with the steps and IDs of all executions.
 
     Args:
         earlier: The earlier executions, oldest first.
     """
 
-    earlier: list[EarlierExecution] = []
+    earlier: list[EarlierExecution] = Field(default_factory=list)
 
     @classmethod
     def of(cls, request: RollbackRequest) -> StoredSaga:
@@ -215,7 +215,7 @@ class StoredSaga(RollbackRequest):
         return cls(**{**dict(request), "waiter": None})
 
 
-class StepProgress(BaseModel):
+class StepProgress(StoredRecord):
     """Progress of the compensation of one step.
 
     Args:
@@ -223,26 +223,31 @@ class StepProgress(BaseModel):
         completed: Whether the action completed; None if unknown, as after a kill.
         invocation_id: The action's invocation if it was still running; the rollback awaits its end.
         attempts: Failed attempts since the last redrive.
+        refusals: Those of the attempts that ended with a terminal error.
+        trying_since: Start of the first attempt since the last success, terminal error or redrive; None before it.
         redrives: Number of redrives.
         error: The last error.
         payload: Payload set by an operator; replaces the recorded one.
         unknown_outcomes: Consecutive attempts whose start has an unknown outcome.
         unresolved_attempt: The attempt with the unknown outcome, which is repeated until its result is known.
-        due: When the next attempt is due; None before the first attempt and after the last.
+        due: When the next attempt is due; None before the first attempt and after the last. In the past while the
+            attempt runs.
+        running: Invocation of an attempt that outlasted a pass.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     state: CompensationState = CompensationState.PENDING
     completed: bool | None = None
     invocation_id: str | None = None
     attempts: int = 0
+    refusals: int = 0
+    trying_since: datetime | None = None
     redrives: int = 0
     error: str | None = None
     payload: JsonValue = None
     unknown_outcomes: int = 0
     unresolved_attempt: str | None = None
     due: datetime | None = None
+    running: str | None = None
 
     @property
     def attempt(self) -> str:
@@ -263,7 +268,7 @@ class StepProgress(BaseModel):
         return self.model_copy(update=changes)
 
 
-class RollbackProgress(BaseModel):
+class RollbackProgress(StoredRecord):
     """Progress of a rollback, apart from its steps.
 
     Args:
@@ -279,10 +284,10 @@ class RollbackProgress(BaseModel):
     generation: int = 0
     started_at: datetime
     updated_at: datetime
-    waiters: dict[str, str] = {}
+    waiters: dict[str, str] = Field(default_factory=dict)
     actions: int = 0
-    waits_for: dict[str, int] = {}
-    ended: list[int] = []
+    waits_for: dict[str, int] = Field(default_factory=dict)
+    ended: list[int] = Field(default_factory=list)
 
     def with_waiter(self, waiter: Waiter | None, execution: int | None) -> RollbackProgress:
         """Return a copy with a waiter for an execution, or for all if the number is None."""
@@ -318,7 +323,7 @@ class OperatorAction(StrEnum):
     ANNOTATE = "annotate"
 
 
-class AuditEntry(BaseModel):
+class AuditEntry(StoredRecord):
     """Audit entry of one operator action. Entries are never changed.
 
     Args:
@@ -334,8 +339,6 @@ class AuditEntry(BaseModel):
         payload: The new payload, if the action set one.
         signed_action: The operator's signed action; None if unsigned, and then the actor is unverified.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     number: int
     at: datetime
