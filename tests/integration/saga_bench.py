@@ -55,6 +55,9 @@ Main = Callable[[Orchestration], Awaitable[Any]]
 QUICK = {
     "initial_delay": timedelta(milliseconds=10),
     "max_delay": timedelta(milliseconds=30),
+    "transient_retry": RetryPolicy(
+        timedelta(milliseconds=10), max_interval=timedelta(milliseconds=30), max_attempts=None
+    ),
     "rollback_wait": timedelta(minutes=5),
 }
 
