@@ -18,6 +18,7 @@ from perdure import (
     IngressClient,
     Orchestration,
     RunConfig,
+    SagaConfig,
     ServiceClient,
 )
 from perdure.engine.admin import AdminClient
@@ -36,7 +37,7 @@ SCALE = 300  # five minutes take a second, a day five minutes
 
 
 class Shop:
-    """Orders with a depot that can be down. All retries are the defaults."""
+    """Orders with a depot that can be down. All retries are the defaults; the caller waits for less."""
 
     def __init__(self, did: Recording) -> None:
         self.did = did
@@ -60,7 +61,7 @@ class Shop:
         async def give_back(ctx: DataPlaneContext, key: str) -> None:
             await ctx.run("give back", visit, "give back", key)
 
-        orders = ControlPlaneService(self.name)
+        orders = ControlPlaneService(self.name, saga=SagaConfig(rollback_wait=timedelta(milliseconds=300)))
 
         @orders.compensation
         async def undo_take(ctx: sdk.Context, key: str) -> None:

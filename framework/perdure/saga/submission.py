@@ -129,7 +129,8 @@ async def await_rollback(
     query = ReportQuery(wait=wait, service=request.service, execution_ids=request.execution_ids)
     backoff = WakeUpBackoff(ctx, f"the rollback of saga '{request.saga_id}'")
     attempt = 1
-    timers = [] if timeout is None else [ctx.sleep(scaled(timeout), "the wait for the rollback")]
+    # Not scaled: the caller's connection and the work of a rollback take real time.
+    timers = [] if timeout is None else [ctx.sleep(timeout, "the wait for the rollback")]
     while True:
         awakeable, woken = new_awakeable(ctx)
         waiter = Waiter(invocation=ctx.request().id, awakeable=awakeable)
