@@ -22,7 +22,7 @@ from perdure.cli.options import (
     read_payload,
     resolve_actor,
 )
-from perdure.errors import ConfigurationError
+from perdure.errors import ConfigurationError, IngressError, NotFound
 from perdure.saga.messages import (
     ActionReceipt,
     BulkActionReceipt,
@@ -33,6 +33,7 @@ from perdure.saga.messages import (
     DeadLetterListRequest,
     DeadLetterPage,
     RollbackStatus,
+    letter_of,
     rollback_status,
 )
 from perdure.saga.schema import OperatorAction
@@ -105,10 +106,19 @@ def show(
 
 
 def _find(ingress: str, letter_id: str) -> DeadLetter:
-    request = DeadLetterListRequest(saga_id=letter_id.rpartition("/")[0], page_size=500)
+    saga_id = letter_id.rpartition("/")[0]
+    request = DeadLetterListRequest(saga_id=saga_id, page_size=500)
     for letter in call_ingress(ingress, lambda client: client.call(_list, request)).items:
         if letter.id == letter_id:
             return letter
+    try:
+        rollback = call_ingress(ingress, lambda client: client.call(rollback_status, key=saga_id))
+    except IngressError as error:
+        if error.status_code != NotFound.default_status:
+            raise
+    else:
+        if (waiting := letter_of(rollback, letter_id)) is not None:
+            return waiting
     raise ConfigurationError(f"dead letter '{letter_id}' does not exist; `perdure dead-letters list` lists all")
 
 

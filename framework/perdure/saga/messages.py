@@ -165,7 +165,7 @@ class StepStatus(BaseModel):
     @property
     def is_retried(self) -> bool:
         """Whether the compensation has failed and is tried again."""
-        return self.state is CompensationState.PENDING and self.error is not None
+        return self.state is CompensationState.PENDING and self.next_attempt_at is not None
 
 
 class ExecutionStatus(BaseModel):
@@ -278,6 +278,28 @@ class DeadLetter(StoredRecord):
     attempts: int
     redriven: int = 0
     since: datetime
+
+
+def letter_of(rollback: RollbackStatus, letter_id: str) -> DeadLetter | None:
+    """Return the content of a step that waits for its next attempt, as that of a dead letter to sign; None if none."""
+    for step in rollback.all_steps:
+        if f"{rollback.saga_id}/{step.position}" == letter_id and step.is_retried and step.next_attempt_at is not None:
+            return DeadLetter(
+                id=letter_id,
+                saga_id=rollback.saga_id,
+                service=rollback.service,
+                step=step.step,
+                position=step.position,
+                compensation=step.compensation or "",
+                payload=step.payload,
+                error=step.error or "",
+                signature="",
+                reason=rollback.reason,
+                attempts=step.attempts,
+                redriven=step.redriven,
+                since=step.trying_since or step.next_attempt_at,
+            )
+    return None
 
 
 class DeadLetterFilter(_Input):

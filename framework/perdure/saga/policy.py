@@ -216,13 +216,14 @@ def apply_action(progress: StepProgress, action: OperatorAction, step: str, payl
         payload: The new payload of a redrive; None keeps the current one.
 
     Raises:
-        Conflict: The step is not a dead letter, or an action other than redrive has a payload.
+        Conflict: The step is neither a dead letter nor waits for its next attempt, or an action other than redrive has
+            a payload.
     """
     if payload is not None and action is not OperatorAction.REDRIVE:
         raise Conflict(f"{action} takes no payload; only redrive does", metadata={"field": "payload"})
     if action is OperatorAction.ANNOTATE:
         return progress
-    if progress.state is not CompensationState.DEAD_LETTER:
+    if progress.state is not CompensationState.DEAD_LETTER and not progress.is_waiting:
         raise Conflict(
             f"cannot {action} step '{step}': it is {progress.state}, not a dead letter; "
             "perdure sagas show SAGA shows its history",
@@ -236,6 +237,7 @@ def apply_action(progress: StepProgress, action: OperatorAction, step: str, payl
             refusals=0,
             unknown_outcomes=0,
             trying_since=None,
+            due=None,
             redrives=progress.redrives + 1,
             payload=new,
         )

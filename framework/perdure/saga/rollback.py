@@ -153,7 +153,7 @@ class Rollbacks:
         return await purge_unchanged(ctx, this)
 
     async def apply(self, ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
-        """Apply an operator action to a dead letter and add it to the audit log."""
+        """Apply an operator action to a step and add it to the audit log."""
         now = await _now(ctx)
         saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
         step = next((each for each in saga.steps if each.position == request.position), None) if saga else None

@@ -254,6 +254,11 @@ class StepProgress(StoredRecord):
         """Name of the next attempt within the step; the same name attaches to the same invocation."""
         return self.unresolved_attempt or f"{self.redrives}.{self.attempts}"
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the compensation failed and waits for its next attempt, so that an operator may intervene."""
+        return self.state is CompensationState.PENDING and self.due is not None and self.running is None
+
     def payload_for(self, step: StepRecord) -> JsonValue:
         """Return the compensation's payload: the operator's, or the recorded one."""
         return step.payload if self.payload is None else self.payload
@@ -309,7 +314,7 @@ class RollbackProgress(StoredRecord):
 
 
 class OperatorAction(StrEnum):
-    """An operator action on a dead letter.
+    """An operator action on a dead letter, or on a compensation that waits for its next attempt.
 
     ``REDRIVE`` repeats the compensation with a full set of attempts and, optionally, another payload; ``SKIP`` leaves
     the step as it is and continues the rollback; ``RESOLVE`` records that the step was compensated by hand;

@@ -432,6 +432,17 @@ def test_time_scale_shortens_outage():
 # --- operator actions ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("action", [action for action in OperatorAction if action is not OperatorAction.ANNOTATE])
+def test_accept_action_on_waiting_compensation(action):
+    failed = StepProgress(trying_since=START, due=START, attempts=3, error="down")
+    after = apply_action(failed, action, "hotel")
+    assert (after.attempt != failed.attempt) == (action is OperatorAction.REDRIVE)
+    assert after.due is None or after.state is not CompensationState.PENDING
+    for busy in (StepProgress(), failed.with_(running="inv_1")):
+        with pytest.raises(Conflict, match=f"cannot {action} step 'hotel': it is pending"):
+            apply_action(busy, action, "hotel")
+
+
 def test_reject_action_on_other_than_dead_letter():
     with pytest.raises(Conflict) as refused:
         apply_action(StepProgress(state=CompensationState.UNDONE), OperatorAction.REDRIVE, "hotel")
