@@ -13,7 +13,7 @@ from perdure.errors import ConfigurationError, error_code
 ONE = timedelta(seconds=1)
 
 
-def test_defaults_match_contract():
+def test_default_settings():
     config = RunConfig("charge")
     assert (config.max_retries, config.initial_delay, config.max_delay, config.backoff_factor) == (
         None,

@@ -48,8 +48,8 @@ async def read_status(ctx: restate.WorkflowSharedContext, saga_id: str, expected
     if not rolls_back:
         return status
     rollback = await read_rollback(ctx, saga_id)
-    runs = [name.removeprefix(EXECUTION_PREFIX) for name in await ctx.state_keys() if name.startswith(EXECUTION_PREFIX)]
-    if rollback is not None and not rollback.has(runs):  # the rollback of an earlier execution under this key
+    ids = [name.removeprefix(EXECUTION_PREFIX) for name in await ctx.state_keys() if name.startswith(EXECUTION_PREFIX)]
+    if rollback is not None and not rollback.has(ids):  # the rollback of an earlier execution under this key
         rollback = None
     return add_rollback(status, rollback)
 

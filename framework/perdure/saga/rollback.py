@@ -239,7 +239,7 @@ class Rollbacks:
         if this.request is not None:
             is_new = saga is None
             admission = await admit(ctx, this.request, saga, progress, now)
-            saga, progress = admission.saga, admission.head
+            saga, progress = admission.saga, admission.progress
             if admission.has_work and not is_new:  # a scheduled pass does not know these steps
                 await _schedule_pass(ctx, progress, now, timedelta(0))
                 return
