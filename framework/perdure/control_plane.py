@@ -7,6 +7,7 @@ Compensations are registered with the definition, so that every process of the s
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar, overload
 
 import restate
@@ -17,12 +18,15 @@ from perdure.error_mapping import ErrorMapping
 from perdure.errors import ConfigurationError, InvalidInput, TerminalError, causes
 from perdure.handlers import Definition, HandlerSignature, bind, read_signature, serialize_response
 from perdure.observability.tracing import annotate
+from perdure.retry import RetryPolicy
+from perdure.runs import RunConfig
 from perdure.saga.compensations import (
     TRANSIENT_RETRIES,
     Compensation,
     CompensationFunction,
     Compensations,
     P,
+    mark_failure,
 )
 from perdure.saga.config import SagaConfig
 from perdure.saga.external_rollback import roll_back_from_outside
@@ -45,6 +49,7 @@ class ControlPlaneService:
         name: The service's name.
         idempotency_prefix: Prefix of the keys that `Orchestration` generates; the lower-case name by default.
         saga: How failed orchestrations are rolled back.
+        run: Default settings of local steps.
         saga_prefix: Prefix of saga IDs, before the workflow's key; ``"{name}:"`` by default. It keeps the sagas of two
             services with equal keys apart.
         key_name: The name of the key in errors.
@@ -75,6 +80,7 @@ class ControlPlaneService:
         *,
         idempotency_prefix: str | None = None,
         saga: SagaConfig | None = None,
+        run: RunConfig | None = None,
         saga_prefix: str | None = None,
         key_name: str = "key",
         public: bool = True,
@@ -85,6 +91,7 @@ class ControlPlaneService:
         self.name = check_service_name(name)
         self._prefix = name.lower() if idempotency_prefix is None else idempotency_prefix
         self._saga_config = saga or SagaConfig()
+        self._run_config = run or RunConfig()
         self._saga_prefix = f"{name}:" if saga_prefix is None else saga_prefix
         self._key_name = key_name
         self._public = public
@@ -103,14 +110,17 @@ class ControlPlaneService:
     @overload
     def compensation(self, name: CompensationFunction[P], /) -> Compensation[P]: ...
     @overload
-    def compensation(self, name: str | None = None) -> Callable[[CompensationFunction[P]], Compensation[P]]: ...
-    def compensation(self, name: Any = None) -> Any:
+    def compensation(
+        self, name: str | None = None, *, retry: RetryPolicy | None = None
+    ) -> Callable[[CompensationFunction[P]], Compensation[P]]: ...
+    def compensation(self, name: Any = None, *, retry: RetryPolicy | None = None) -> Any:
         """Decorate a compensation, ``async def name(ctx: Context, payload: Model) -> None``.
 
         A rollback runs it at least once, even if its action never ran, so it must be idempotent.
 
         Args:
             name: The compensation's name; the function's name by default.
+            retry: Retries after transient errors; by default those of the service's `SagaConfig`.
 
         Returns:
             The compensation, to be bound to a payload for each step.
@@ -120,21 +130,24 @@ class ControlPlaneService:
         """
 
         def register(function: CompensationFunction[P]) -> Compensation[P]:
-            return self._compensations.register(name if isinstance(name, str) else function.__name__, function)
+            return self._compensations.register(name if isinstance(name, str) else function.__name__, function, retry)
 
         return register if name is None or isinstance(name, str) else register(name)
 
-    def register_compensation(self, name: str, function: CompensationFunction[P]) -> Compensation[P]:
+    def register_compensation(
+        self, name: str, function: CompensationFunction[P], *, retry: RetryPolicy | None = None
+    ) -> Compensation[P]:
         """Register a compensation without a decorator; the same as `compensation`.
 
         Args:
             name: The compensation's name, for `Orchestration.add_compensation_step`.
             function: ``async def cancel(ctx: Context, payload: Model) -> None``.
+            retry: Retries after transient errors; by default those of the service's `SagaConfig`.
 
         Raises:
             ConfigurationError: The name is taken, or the signature is not that of a compensation.
         """
-        return self._compensations.register(name, function)
+        return self._compensations.register(name, function, retry)
 
     @overload
     def main(self, function: F, /) -> F: ...
@@ -244,6 +257,7 @@ class ControlPlaneService:
             compensations=self._compensations,
             config=self._saga_config,
             idempotency_prefix=self._prefix,
+            run=self._run_config,
         )
         try:
             cp.caller = await caller(ctx)
@@ -284,11 +298,12 @@ class ControlPlaneService:
             (roll_back, False, True, TRANSIENT_RETRIES),
         ):
             signature: HandlerSignature[restate.WorkflowSharedContext] = read_signature(function)
+            invoke = signature.invoke if read_only else partial(mark_failure, signature)
             bind(
                 self._definition,
                 function.__name__,
                 signature,
-                signature.invoke,
+                invoke,
                 kind="shared",
                 read_only=read_only,
                 ingress_private=private,

@@ -11,6 +11,7 @@ import restate
 from restate.serde import Serde
 
 from perdure._runtime.checks import check_types
+from perdure._runtime.time_scale import scaled
 from perdure.errors import ConfigurationError
 
 SHORTEST: Final = timedelta(milliseconds=1)  # the engine counts in milliseconds
@@ -26,7 +27,7 @@ class RetryPolicy:
         max_interval: Longest wait between two attempts.
         max_attempts: Attempts including the first one. None sets no limit; for invocations, it leaves the limit to the
             engine.
-        max_duration: No attempt starts later than this after the first one; None sets no limit.
+        max_duration: No retry is planned when this time has passed since the first attempt; None sets no limit.
 
     Raises:
         ConfigurationError: A value is out of range or of another type.
@@ -57,9 +58,15 @@ class RetryPolicy:
         except OverflowError:
             return self.max_interval
 
-    def permits(self, failures: int) -> bool:
-        """Tell whether another attempt may follow this many failed ones."""
-        return self.max_attempts is None or failures < self.max_attempts
+    def permits(self, failures: int, elapsed: timedelta = timedelta(0)) -> bool:
+        """Tell whether another attempt may follow.
+
+        Args:
+            failures: Number of failed attempts, 1 or more.
+            elapsed: Time since the first attempt.
+        """
+        has_attempts = self.max_attempts is None or failures < self.max_attempts
+        return has_attempts and (self.max_duration is None or elapsed < self.max_duration)
 
     def for_invocations(self, on_exhausted: Literal["kill", "pause"] | None = None) -> restate.InvocationRetryPolicy:
         """Return the policy for invocations of a handler, in the SDK's form.
@@ -89,9 +96,9 @@ class RetryPolicy:
         return restate.RunOptions(
             serde=serde,
             max_attempts=self.max_attempts,
-            max_duration=self.max_duration,
-            initial_retry_interval=self.initial_interval,
-            max_retry_interval=self.max_interval,
+            max_duration=None if self.max_duration is None else scaled(self.max_duration),
+            initial_retry_interval=scaled(self.initial_interval),
+            max_retry_interval=scaled(self.max_interval),
             retry_interval_factor=self.factor,
         )
 

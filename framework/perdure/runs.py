@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
 import restate
 from restate.exceptions import RetryableError
@@ -22,6 +22,7 @@ from perdure._runtime.checks import check_types
 from perdure._runtime.concurrent_runs import GroupedRun, group_of
 from perdure._runtime.run_scope import refuse_inside_run
 from perdure._runtime.serdes import ENGINE_MESSAGE_LIMIT, TypedSerde, result_type, serde_for
+from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import settle, until_done
 from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
 from perdure.errors import CODE_KEY, Cancelled, ConfigurationError, PerdureTerminalError, RunExhausted, TerminalError
@@ -30,6 +31,9 @@ from perdure.observability.lifecycle import observe_run
 from perdure.retry import RetryPolicy, check_backoff
 
 T = TypeVar("T")
+
+RUN_DURATION: Final = timedelta(minutes=5)
+"""Default time for which a run is retried: long enough for a restart or a failover of a dependency."""
 
 _ATTEMPT_FAILED = "run attempt failed: "
 
@@ -40,11 +44,12 @@ class RunConfig:
 
     Args:
         name: The run's name in the journal.
-        max_retries: Retries after the first attempt; None for no limit.
+        max_retries: Retries after the first attempt; None, the default, for no limit.
         initial_delay: Wait before the first retry; at least 1 ms.
         max_delay: Longest wait between two attempts.
         backoff_factor: Growth of the wait from one attempt to the next; at least 1.
-        max_duration: No attempt starts later than this after the first one; None for no limit.
+        max_duration: No retry is planned when this time has passed since the first attempt; None for no limit. Five
+            minutes by default, or no limit if ``max_retries`` is given.
         errors: Translates exceptions of other libraries; by default as the handler's service does.
 
     Raises:
@@ -52,11 +57,11 @@ class RunConfig:
     """
 
     name: str = ""
-    max_retries: int | None = 3
+    max_retries: int | None = None
     initial_delay: timedelta = timedelta(milliseconds=100)
-    max_delay: timedelta = timedelta(seconds=30)
+    max_delay: timedelta = timedelta(seconds=10)
     backoff_factor: float = 2.0
-    max_duration: timedelta | None = None
+    max_duration: timedelta | None = RUN_DURATION
     errors: ErrorMapping | None = None
 
     def __post_init__(self) -> None:
@@ -70,6 +75,8 @@ class RunConfig:
             backoff_factor=self.backoff_factor,
             max_duration=self.max_duration,
         )
+        if self.max_retries is not None and self.max_duration is RUN_DURATION:  # not given: the attempts are the limit
+            object.__setattr__(self, "max_duration", None)
 
     @cached_property
     def retry(self) -> RetryPolicy:
@@ -242,7 +249,7 @@ async def _failure(settings: RunConfig, member: GroupedRun, error: Exception) ->
         if member.is_exhausted(failures):
             member.finish()
             return TerminalError(message, 500)
-        delay = settings.retry.delay_after(failures) if retry_after is None else retry_after
+        delay = scaled(settings.retry.delay_after(failures)) if retry_after is None else retry_after
         return RetryableError(message, status, await member.wait_for_others(delay))
     if retry_after is not None:
         return RetryableError(message, status, retry_after)

@@ -182,7 +182,7 @@ def _settings(topology: Topology, environment: Mapping[str, str]) -> tuple[int, 
         keys.append(PrivateKey.load(file).public)
     if not keys:
         return limit, retention, SigningRules()
-    is_signed = environment.get("PERDURE_ACTS") == SigningMode.SIGNED
+    is_signed = environment.get("PERDURE_ACTIONS") == SigningMode.SIGNED
     mode = SigningMode.SIGNED if is_signed else SigningMode.UNSIGNED
     return limit, retention, SigningRules(mode=mode, trusted_keys=TrustedKeys(issuers=tuple(keys)))
 

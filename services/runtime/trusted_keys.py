@@ -30,7 +30,7 @@ _LINKS = "PERDURE_LINK_KEYS"
 _ISSUERS = "PERDURE_ISSUER_KEYS"
 _ENGINES = "PERDURE_SECURITY_SIGNING_KEYS"
 _HTTPS = "PERDURE_SECURITY_REQUIRE_HTTPS"
-_ACTS = "PERDURE_ACTS"
+_ACTIONS = "PERDURE_ACTIONS"
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,16 @@ def describe_trusted_keys(environment: Mapping[str, str]) -> list[str]:
         environment: Settings of the user.
 
     Raises:
-        ConfigurationError: ``PERDURE_ACTS`` has an unknown value.
+        ConfigurationError: ``PERDURE_ACTIONS`` has an unknown value.
     """
     try:
-        signed = SigningMode(environment.get(_ACTS) or SigningMode.UNSIGNED) is SigningMode.SIGNED
+        signed = SigningMode(environment.get(_ACTIONS) or SigningMode.UNSIGNED) is SigningMode.SIGNED
     except ValueError as error:
-        raise ConfigurationError(f"{_ACTS} must be 'signed' or 'unsigned', not '{environment[_ACTS]}'") from error
+        raise ConfigurationError(f"{_ACTIONS} must be 'signed' or 'unsigned', not '{environment[_ACTIONS]}'") from error
     actions = (
         "signed: approvals and operator actions require a console session or a key file"
         if signed
-        else f"UNSIGNED, for development only: any client of the ingress can act as any user; set {_ACTS}=signed"
+        else f"UNSIGNED, for development only: any client of the ingress can act as any user; set {_ACTIONS}=signed"
     )
     requests = (
         f"UNSIGNED: any client of a service's port is accepted, because of {PROFILE}=development"

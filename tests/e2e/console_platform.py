@@ -111,6 +111,7 @@ def console(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> 
         **environment(home, engine.path),
         "PERDURE_ORCHESTRATOR_COMPENSATION_ATTEMPTS": "2",
         "PERDURE_ORCHESTRATOR_COMPENSATION_DELAY": "PT0.1S",
+        "PERDURE_ORCHESTRATOR_ROLLBACK_WAIT": "PT5M",
         "PERDURE_ORCHESTRATOR_APPROVERS": f'["{ADMINISTRATOR}"]',
         "PERDURE_SAGA_RECONCILER_INTERVAL": "PT2S",
         "PERDURE_SAGA_RECONCILER_GRACE": "PT1S",

@@ -78,7 +78,7 @@ class Office:
             **os.environ,
             "PERDURE_INGRESS_URL": topology.ingress_url,
             "PERDURE_ADMIN_URL": topology.admin_url,
-            "PERDURE_ACTS": "signed",
+            "PERDURE_ACTIONS": "signed",
             "PERDURE_ISSUER_KEYS": self.issuer,
             "COLUMNS": "200",
         }
@@ -154,7 +154,7 @@ async def office(
     }
     environment = {
         **harness_environment(os.environ),
-        "PERDURE_ACTS": "signed",
+        "PERDURE_ACTIONS": "signed",
         "PERDURE_ISSUER_KEYS": issuer.public.id,
         "PERDURE_NOTIFICATIONS_LINK_KEY_FILE": str(folder / "links.pem"),
         "PERDURE_NOTIFICATIONS_SMTP_URL": box.url,

@@ -14,7 +14,7 @@ from perdure import IngressClient, RunConfig, Target, handler
 from perdure.errors import IngressError
 from tests.support import Recording
 
-QUICK = RunConfig("work", initial_delay=timedelta(milliseconds=5), max_delay=timedelta(milliseconds=20))
+QUICK = RunConfig("work", max_retries=3, initial_delay=timedelta(milliseconds=5), max_delay=timedelta(milliseconds=20))
 
 
 go = Target("Runs", "go", str, str)

@@ -52,7 +52,14 @@ do_task = Target("Tasks", "do", Task, str)
 undo_task = Target("Tasks", "undo", Task, None)
 
 Main = Callable[[Orchestration], Awaitable[Any]]
-QUICK = {"initial_delay": timedelta(milliseconds=10), "max_delay": timedelta(milliseconds=30)}
+QUICK = {
+    "initial_delay": timedelta(milliseconds=10),
+    "max_delay": timedelta(milliseconds=30),
+    "transient_retry": RetryPolicy(
+        timedelta(milliseconds=10), max_interval=timedelta(milliseconds=30), max_attempts=None
+    ),
+    "rollback_wait": timedelta(minutes=5),
+}
 
 
 class Bench:

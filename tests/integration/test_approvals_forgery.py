@@ -214,7 +214,7 @@ class Forger(RuleBasedStateMachine):
 @pytest_asyncio.fixture
 async def env(restate: Restate) -> AsyncIterator[RestateEnvironment]:
     rules = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,)))
-    config = ApprovalsConfig(acts=rules, link_keys=(LINKS.public,), allow_unverified_requester=True)
+    config = ApprovalsConfig(signing=rules, link_keys=(LINKS.public,), allow_unverified_requester=True)
     yield await restate.serve(*definitions(config), payments)
 
 

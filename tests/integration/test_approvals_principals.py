@@ -64,7 +64,7 @@ class RightsDesk(SignedDesk):
 
 @pytest_asyncio.fixture
 async def desk(restate: Restate) -> AsyncIterator[RightsDesk]:
-    config = ApprovalsConfig(acts=RULES, link_keys=(LINKS.public,))
+    config = ApprovalsConfig(signing=RULES, link_keys=(LINKS.public,))
     env = await restate.serve(*definitions(config), asking)
     async with RightsDesk(env) as desk:
         yield desk

@@ -81,7 +81,7 @@ async def desk(restate: Restate, did: Recording) -> AsyncIterator[SignedDesk]:
         did.add(f"{notification.to} {notification.approval_id}/{MINTER.link(notification)}")
 
     config = ApprovalsConfig(
-        acts=SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,))),
+        signing=SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,))),
         link_keys=(LINKS.public,),
         notify=Target("Notifier", "put", ApprovalNotification, None),
     )

@@ -205,7 +205,7 @@ async def test_redrive_after_repair_completes_rollback(plant, did):
     await works.act("redrive", letter.id)
     closed = await works.rollback(key, RollbackState.ROLLED_BACK)
     assert did.of(key)[3:] == ["scrap c", "scrap a", "scrap big"]
-    assert [(entry.act, entry.actor, entry.after) for entry in closed.audit_log] == [
+    assert [(entry.action, entry.actor, entry.after) for entry in closed.audit_log] == [
         ("annotate", "olga@example.com", "dead_letter"),
         ("redrive", "olga@example.com", "pending"),
         ("redrive", "olga@example.com", "pending"),
@@ -262,7 +262,7 @@ async def test_redrive_group_of_dead_letters(plant, did):
     receipt = await works.ingress.call(
         many,
         BulkActionRequest(
-            act=OperatorAction.REDRIVE,
+            action=OperatorAction.REDRIVE,
             actor="olga@example.com",
             filter=DeadLetterFilter(service=works.name, signature=group.signature),
         ),
@@ -278,7 +278,7 @@ async def test_reject_empty_filter_and_unknown_dead_letter(plant):
     works, _ = await plant()
     with pytest.raises(IngressError) as everything:
         await works.ingress.call(
-            many, BulkActionRequest(act=OperatorAction.DISCARD, actor="olga", filter=DeadLetterFilter())
+            many, BulkActionRequest(action=OperatorAction.DISCARD, actor="olga", filter=DeadLetterFilter())
         )
     assert (everything.value.status_code, everything.value.metadata["field"]) == (400, "filter")
     for wrong in ("nonsense", f"{works.name}:none/1"):

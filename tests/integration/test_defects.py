@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from perdure import ControlPlaneService, IngressClient, Orchestration, SagaConfig, Target
 from perdure.engine.admin import AdminClient
 from perdure.errors import IngressError, Refused
+from perdure.retry import RetryPolicy
 from perdure.saga import hosting
 from perdure.saga.compensations import TRANSIENT_RETRIES, Compensations
 from perdure.saga.messages import rollback_status
@@ -170,7 +171,8 @@ def test_defect_is_covered(defect: str):
 
 # --- 6: transient failures of a compensation --------------------------------------------------------------------------
 
-QUICK = SagaConfig(max_attempts=2, initial_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=1))
+MILLISECOND = timedelta(milliseconds=1)
+QUICK = SagaConfig(transient_retry=RetryPolicy(MILLISECOND, max_interval=MILLISECOND, max_attempts=2))
 
 
 def test_transient_retries_of_compensations_are_bounded():

@@ -34,7 +34,7 @@ from perdure.saga.messages import rollback_status
 from tests.support import eventually
 
 TICK = timedelta(milliseconds=1)
-QUICK = RunConfig("work", initial_delay=TICK, max_delay=TICK)
+QUICK = RunConfig("work", max_retries=3, initial_delay=TICK, max_delay=TICK)
 
 ask = Target("ErrorsBack", "ask", str, str)
 dispatcher = Target("ErrorsFront", "dispatcher", str, str)
@@ -97,7 +97,7 @@ async def test_mapping_decides_on_retries(restate):
             return "done"
 
         # A run with its own settings still uses the service's mapping.
-        done = await ctx.run("work", work, config=RunConfig(initial_delay=TICK, max_delay=TICK))
+        done = await ctx.run("work", work, config=RunConfig(max_retries=3, initial_delay=TICK, max_delay=TICK))
         if kind == "outside":
             tried["handler"] += 1
             raise kinds[kind]

@@ -40,7 +40,7 @@ from perdure.testing import Mode
 from tests.support import eventually
 
 TICK = timedelta(milliseconds=1)
-QUICK = RunConfig(initial_delay=TICK, max_delay=TICK)
+QUICK = RunConfig(max_retries=3, initial_delay=TICK, max_delay=TICK)
 NAMES = [each.name for each in fields(ObservabilityHooks)]
 
 

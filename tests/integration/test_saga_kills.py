@@ -206,7 +206,7 @@ async def test_lost_rollback_of_reused_key_is_restarted(bench, did, admin, recon
 
     async def is_resubmitted() -> bool:
         await bench.ingress.call(reconcile_target, key="all")
-        return len((await bench.ingress.call(rollback_status, key=f"{name}:{key}")).runs) == 2
+        return len((await bench.ingress.call(rollback_status, key=f"{name}:{key}")).execution_ids) == 2
 
     await eventually(is_resubmitted, what="second execution in the rollback")
     await rolled_back(bench, f"{name}:{key}")

@@ -15,7 +15,7 @@ from perdure import ObjectClient, Orchestration, Target, WorkflowClient
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, Refused
 from perdure.handlers import handler
-from perdure.saga import hosting, retention
+from perdure.saga import rollback
 from perdure.saga.messages import (
     ActionReceipt,
     DeadLetterActionRequest,
@@ -47,8 +47,7 @@ async def admin(restate) -> AsyncIterator[AdminClient]:
 @pytest.fixture
 def soon(monkeypatch) -> None:
     """Set a retention that no configuration allows."""
-    monkeypatch.setattr(hosting, "set_retention", lambda _duration: None)
-    monkeypatch.setattr(retention, "_retention", timedelta(milliseconds=200))
+    monkeypatch.setattr(rollback, "check_retention", lambda _duration: timedelta(milliseconds=200))
 
 
 async def main(cp: Orchestration) -> None:
@@ -146,7 +145,7 @@ async def test_purged_rollback_is_not_repeated(bench, did, admin, soon, wait):
     await purged(admin, saga)
     await asyncio.wait_for(caller.undo(bench, saga, wait=wait), 20)
     found = await bench.rollback(key)
-    assert (found.status, found.steps, len(found.runs)) == (RollbackState.ROLLED_BACK, [], 1)
+    assert (found.status, found.steps, len(found.execution_ids)) == (RollbackState.ROLLED_BACK, [], 1)
     assert bench.undone(key) == ["undo a"]
 
 

@@ -83,14 +83,18 @@ class Desk:
 
         return await eventually(probe, what=f"list of {count} dead letters")
 
-    async def act(self, act: str, letter: DeadLetter, proof: SignedAction | None, **more: Any) -> ActionReceipt:
+    async def act(self, act: str, letter: DeadLetter, signed_action: SignedAction | None, **more: Any) -> ActionReceipt:
         target = Target("DeadLetters", act, DeadLetterActionRequest, ActionReceipt)
         facts = {"actor": "olga@example.com", "reason": "mended", **more}
-        return await self.ingress.call(target, DeadLetterActionRequest(id=letter.id, proof=proof, **facts))
+        return await self.ingress.call(
+            target, DeadLetterActionRequest(id=letter.id, signed_action=signed_action, **facts)
+        )
 
-    async def refused(self, act: str, letter: DeadLetter, proof: SignedAction | None, **more: Any) -> tuple[int, str]:
+    async def refused(
+        self, act: str, letter: DeadLetter, signed_action: SignedAction | None, **more: Any
+    ) -> tuple[int, str]:
         with pytest.raises(IngressError) as error:
-            await self.act(act, letter, proof, **more)
+            await self.act(act, letter, signed_action, **more)
         facts = error.value.metadata
         return error.value.status_code, facts.get("why") or facts["role"]
 
@@ -146,11 +150,11 @@ async def test_operator_signature_is_required_and_single_use(restate: Restate):
         found = await ingress.call(
             many,
             BulkActionRequest(
-                act=OperatorAction.RESOLVE,
+                action=OperatorAction.RESOLVE,
                 actor="olga@example.com",
                 reason="mended",
                 filter=DeadLetterFilter(service=name),
-                proofs={other.id: sign(OperatorAction.RESOLVE, other)},
+                signed_actions={other.id: sign(OperatorAction.RESOLVE, other)},
             ),
         )
         assert found.done == [other.id]
@@ -158,11 +162,13 @@ async def test_operator_signature_is_required_and_single_use(restate: Restate):
         assert "must be signed" in found.refused[before[2].id]
 
         audit_log = (await ingress.call(rollback_status, key=f"{name}:{saga}")).audit_log
-        assert [(entry.act, entry.actor) for entry in audit_log] == [
+        assert [(entry.action, entry.actor) for entry in audit_log] == [
             (act, "olga@example.com") for act in ("annotate", "redrive", "resolve")
         ]
-        assert audit_log[0].proof == note
-        assert all(entry.proof is not None and entry.proof.credential == OLGA.credential for entry in audit_log)
+        assert audit_log[0].signed_action == note
+        assert all(
+            entry.signed_action is not None and entry.signed_action.credential == OLGA.credential for entry in audit_log
+        )
 
 
 @pytest.mark.restate_modes("http2")
@@ -206,7 +212,7 @@ async def test_development_accepts_unsigned_actions(restate: Restate):
             )
             await desk.act("annotate", letter, sign(OperatorAction.ANNOTATE, letter))
             audit_log = (await ingress.call(rollback_status, key=f"{name}:{saga}")).audit_log
-            assert [entry.proof is None for entry in audit_log] == [True, False]
+            assert [entry.signed_action is None for entry in audit_log] == [True, False]
     finally:
         set_signing_rules(None)
 
@@ -236,4 +242,4 @@ async def test_cli_signs_with_key_file(restate: Restate, tmp_path: Path):
         await desk.letters(1)
         assert "1 succeeded, 0 refused" in await perdure("resolve", "--signature", second.signature)
         audit_log = (await ingress.call(rollback_status, key=f"{name}:{saga}")).audit_log
-        assert [(entry.actor, entry.proof is None) for entry in audit_log] == [("olga@example.com", False)] * 2
+        assert [(entry.actor, entry.signed_action is None) for entry in audit_log] == [("olga@example.com", False)] * 2

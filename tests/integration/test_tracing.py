@@ -42,7 +42,7 @@ from tests.system.observability.receiver import ReceivedSpan, TraceReceiver
 from tests.system.observability.traces import TraceTree, trace_of
 
 TICK = timedelta(milliseconds=1)
-QUICK = RunConfig(initial_delay=TICK, max_delay=TICK)
+QUICK = RunConfig(max_retries=3, initial_delay=TICK, max_delay=TICK)
 PROCESS = "trace-test"
 
 pytestmark = pytest.mark.timeout(180)

@@ -9,6 +9,7 @@ import restate
 from pydantic import BaseModel
 
 from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orchestration, SafeStep, Step, Target
+from perdure.retry import RetryPolicy
 from perdure.saga.compensations import Compensation
 
 SECOND = timedelta(seconds=1)
@@ -37,7 +38,7 @@ def receipt(order: Order) -> Receipt:
     return Receipt(text=order.id)
 
 
-@trips.compensation()
+@trips.compensation(retry=RetryPolicy(max_attempts=None))
 async def cancel(ctx: restate.Context, order: Order) -> None: ...
 
 
@@ -51,7 +52,7 @@ async def erase(ctx: restate.Context, order: Order) -> None: ...
 @trips.main()
 async def book(cp: Orchestration, order: Order) -> Receipt:
     assert_type(await cp.step("a", reserve, order, compensate=cancel.bind(order)), Receipt)
-    assert_type(await cp.step("b", local, order, compensate=refund.bind(5)), Receipt)
+    assert_type(await cp.step("b", local, order, compensate=refund.bind(5, retry=RetryPolicy())), Receipt)
     assert_type(await cp.step("h", do_reserve, order, timeout=SECOND), Receipt)
     assert_type(await cp.child("child", reserve_room, order), Receipt)
     assert_type(await cp.call(reserve, order), Receipt)

@@ -12,7 +12,7 @@ from perdure import ControlPlaneService, DataPlaneContext, DataPlaneService, Orc
 from perdure._runtime.serdes import InputSerde, Unreadable, serde_for
 from perdure.errors import ConfigurationError, InvalidInput
 from perdure.handlers import handler, read_signature
-from perdure.saga.rollback import rollbacks
+from perdure.saga.rollback import Rollbacks
 
 if TYPE_CHECKING:
     from somewhere import Elsewhere
@@ -182,8 +182,9 @@ def test_library_names_do_not_imply_read_only():
     theirs = restate.VirtualObject("Rollbacks")
     handler(theirs, "shared", name="status")(no_input)
     assert theirs.handlers["status"].metadata is None
-    assert rollbacks.handlers["status"].metadata == READS
-    assert rollbacks.handlers["begin"].metadata is None
+    ours = Rollbacks().definition
+    assert ours.handlers["status"].metadata == READS
+    assert ours.handlers["begin"].metadata is None
 
 
 def test_reject_read_only_for_writing_handlers():

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from restate.serde import BytesSerde
 
+from perdure import RunConfig, SagaConfig
+from perdure._runtime.time_scale import scaled, scaling
 from perdure.errors import ConfigurationError
 from perdure.retry import RetryPolicy
 
@@ -42,6 +44,52 @@ def test_delays_grow_up_to_limit(failures, factor, first):
 def test_permit_attempts_up_to_limit():
     assert [RetryPolicy(max_attempts=2).permits(failures) for failures in (1, 2, 3)] == [True, False, False]
     assert RetryPolicy(max_attempts=None).permits(1_000_000)
+
+
+INTERVALS = st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(minutes=10))
+
+
+def last_attempt(policy: RetryPolicy) -> tuple[int, timedelta]:
+    """Return the number and the time of the last attempt, if each attempt fails at once."""
+    failures, elapsed = 1, timedelta(0)
+    while policy.permits(failures, elapsed):
+        elapsed += policy.delay_after(failures)
+        failures += 1
+    return failures, elapsed
+
+
+@given(INTERVALS, st.floats(1, 10), INTERVALS, st.timedeltas(min_value=SECOND, max_value=timedelta(hours=1)))
+def test_policy_exhausts_when_duration_ends(first, factor, longest, duration):
+    policy = RetryPolicy(first, factor, max(first, longest), None, max(duration, max(first, longest) / 50))
+    _, elapsed = last_attempt(policy)
+    assert policy.max_duration is not None
+    assert policy.max_duration <= elapsed <= policy.max_duration + policy.max_interval
+
+
+@given(INTERVALS, st.integers(1, 200))
+def test_policy_exhausts_after_attempts_or_duration(first, attempts):
+    longest = max(first, LONGEST)
+    assert last_attempt(RetryPolicy(first, 2, longest, attempts))[0] == attempts
+    failures, elapsed = last_attempt(RetryPolicy(first, 2, longest, attempts, LONGEST))
+    assert failures == attempts or elapsed >= LONGEST
+    assert failures <= attempts
+
+
+def test_defaults_ride_out_outages():
+    run, compensation = RunConfig("charge").retry, SagaConfig().transient_retry
+    for policy, outage in ((run, timedelta(minutes=5)), (compensation, timedelta(days=1))):
+        assert last_attempt(policy)[1] >= outage
+    assert run.max_interval == timedelta(seconds=10)
+    assert compensation.max_interval == timedelta(minutes=1)
+
+
+@given(st.floats(0.1, 10_000))
+def test_time_scale_shortens_runs(scale):
+    policy = RetryPolicy(SECOND, 2.0, LONGEST, None, timedelta(minutes=5))
+    with scaling(scale):
+        options = policy.for_runs(BytesSerde())
+        assert options.max_duration == scaled(timedelta(minutes=5))
+        assert (options.initial_retry_interval, options.max_retry_interval) == (scaled(SECOND), scaled(LONGEST))
 
 
 def test_convert_policy_for_invocations():

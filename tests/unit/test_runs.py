@@ -13,15 +13,22 @@ from perdure.errors import ConfigurationError, error_code
 ONE = timedelta(seconds=1)
 
 
-def test_defaults_match_contract():
+def test_default_settings():
     config = RunConfig("charge")
     assert (config.max_retries, config.initial_delay, config.max_delay, config.backoff_factor) == (
-        3,
+        None,
         timedelta(milliseconds=100),
-        timedelta(seconds=30),
+        timedelta(seconds=10),
         2.0,
     )
-    assert config.max_duration is None
+    assert config.max_duration == timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("limit", [{"max_retries": 0}, {"max_retries": 40, "max_delay": timedelta(hours=1)}])
+def test_given_retries_replace_default_duration(limit):
+    assert RunConfig("charge", **limit).named("refund").max_duration is None
+    both = RunConfig("charge", **limit, max_duration=timedelta(minutes=5)).named("refund")
+    assert both.max_duration == timedelta(minutes=5)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +55,7 @@ def test_reject_value_out_of_range(settings, text):
     "settings",
     [
         {"max_retries": 0},
-        {"max_retries": None},
+        {"max_retries": None, "max_duration": None},
         {"initial_delay": ONE, "max_delay": ONE},
         {"backoff_factor": 1},
         {"max_duration": ONE},
@@ -67,11 +74,11 @@ def test_renamed_config_keeps_settings():
 @pytest.mark.parametrize(
     ("settings", "bounds"),
     [
-        ({}, "4 attempts"),
+        ({}, "300 s"),
         ({"max_retries": 0}, "1 attempts"),
         ({"max_retries": None, "max_duration": ONE}, "1 s"),
-        ({"max_duration": ONE}, "4 attempts or 1 s"),
-        ({"max_retries": None}, "the invocation's own attempts"),
+        ({"max_retries": 3, "max_duration": ONE}, "4 attempts or 1 s"),
+        ({"max_retries": None, "max_duration": None}, "the invocation's own attempts"),
     ],
 )
 def test_exhausted_run_names_limits_and_cause(settings, bounds):

@@ -1,4 +1,4 @@
-"""Retry policies of dispatchers.
+"""Retry policies of dispatchers and rollbacks.
 
 When a handler sends to an unknown handler, the engine retries the sender forever. Sends to configurable handlers
 therefore go through a dispatcher, a handler that the engine kills after a few attempts, so that its caller sees a
@@ -24,6 +24,11 @@ LONG_RETRIES: Final = RetryPolicy(
     initial_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=30), max_attempts=30
 ).for_invocations("kill")
 """Thirty attempts in about ten minutes, for sends, so that a restart loses nothing."""
+
+DAY_LONG_RETRIES: Final = RetryPolicy(
+    initial_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=10), max_attempts=10_000
+).for_invocations("pause")
+"""Ten thousand attempts in about 28 hours, for objects that must continue after an outage of a day."""
 
 
 def is_unknown_handler(message: str) -> bool:

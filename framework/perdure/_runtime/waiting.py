@@ -7,6 +7,7 @@ never settles; `restate.wait_completed` can be repeated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import restate
@@ -22,15 +23,22 @@ async def until_done(future: restate.RestateDurableFuture[Any], operation: str) 
         raise Cancelled(f"cancelled during {operation}", metadata={"during": operation}) from error
 
 
+async def first_done(
+    futures: Sequence[restate.RestateDurableFuture[Any]], operation: str
+) -> list[restate.RestateDurableFuture[Any]]:
+    """Wait until at least one future is done, and return those that are. Raises `Cancelled` as above."""
+    try:
+        done, _ = await restate.wait_completed(*futures)
+    except TerminalError as error:
+        raise Cancelled(f"cancelled during {operation}", metadata={"during": operation}) from error
+    return done
+
+
 async def done_before(
     future: restate.RestateDurableFuture[Any], limit: restate.RestateDurableFuture[Any], operation: str
 ) -> bool:
     """Wait for a future until a timer fires, and tell whether the future is done. Raises `Cancelled` as above."""
-    try:
-        done, _ = await restate.wait_completed(future, limit)
-    except TerminalError as error:
-        raise Cancelled(f"cancelled during {operation}", metadata={"during": operation}) from error
-    return future in done
+    return future in await first_done((future, limit), operation)
 
 
 async def settle(future: restate.RestateDurableFuture[Any]) -> None:

@@ -165,19 +165,19 @@ class Alerts:
         self._retries = retries
         self._recent_kill = recent_kill
         self.scan_interval = scan_interval
-        self._object = restate.VirtualObject(
+        self.definition = restate.VirtualObject(
             ALERTS,
             description="Alerts on invocations that are paused, killed or fail repeatedly.",
             invocation_retry_policy=BACKGROUND_CALL_RETRIES,
         )
         self._dispatcher = restate.Service(ALERT_DISPATCHER, description="Sends alert notifications to a webhook.")
-        handler(self._object, "exclusive", name="scan", ingress_private=False)(self.scan)
-        handler(self._object, "shared", name="list", read_only=True, ingress_private=False)(self.list)
+        handler(self.definition, "exclusive", name="scan", ingress_private=False)(self.scan)
+        handler(self.definition, "shared", name="list", read_only=True, ingress_private=False)(self.list)
         handler(self._dispatcher, name="post", ingress_private=True)(self.post)
 
     def definitions(self) -> list[Definition]:
         """Return the services to serve."""
-        return [self._object, self._dispatcher]
+        return [self.definition, self._dispatcher]
 
     async def fingerprint(self, admin: AdminClient) -> frozenset[str]:
         """Return a value that changes with the current conditions; then a scan is due.

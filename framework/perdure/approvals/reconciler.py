@@ -158,16 +158,16 @@ class ApprovalReconciler:
 
     def __init__(self, config: ApprovalReconcilerConfig) -> None:
         self._config = config
-        self._definition = restate.VirtualObject(
+        self.definition = restate.VirtualObject(
             RECONCILER,
             description="Repairs approvals that a kill interrupted.",
             invocation_retry_policy=BACKGROUND_CALL_RETRIES,
         )
-        handler(self._definition, "exclusive", ingress_private=False)(self.reconcile)
+        handler(self.definition, "exclusive", ingress_private=False)(self.reconcile)
 
     def definitions(self) -> list[Definition]:
         """Return the definitions to serve."""
-        return [self._definition]
+        return [self.definition]
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

@@ -21,8 +21,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from perdure._runtime.records import StoredRecord
 from perdure.approvals.messages import (
     ApprovalOutcome,
     ApprovalResult,
@@ -225,7 +226,7 @@ class Rules(_Stored, Requester):
         return frozenset(name for name in names if not self.excludes(name))
 
 
-class Approval(_Stored):
+class Approval(StoredRecord):
     """State of an approval.
 
     Args:
@@ -256,13 +257,13 @@ class Approval(_Stored):
     closed_at: AwareDatetime | None = None
     votes: tuple[Vote, ...] = ()
     delegations: tuple[Delegation, ...] = ()
-    waiters: dict[str, str] = {}
+    waiters: dict[str, str] = Field(default_factory=dict)
     answered: tuple[str, ...] = ()
     outcome: ApprovalOutcome | None = None
     entries: int = 0
     head: str = ""
     refusals: int = 0
-    links_revoked: dict[str, AwareDatetime] = {}
+    links_revoked: dict[str, AwareDatetime] = Field(default_factory=dict)
 
     @property
     def state(self) -> ApprovalState:
@@ -317,7 +318,7 @@ class Approval(_Stored):
         return (self.rules.addressees(self.stage) - done) | (delegates - voters)
 
 
-class Principal(_Stored):
+class Principal(StoredRecord):
     """Current rights of a person. Links, delegations and credentials are checked against them on use.
 
     Args:

@@ -69,7 +69,7 @@ class ApprovalsConfig:
     """Configuration of the approval services.
 
     Args:
-        acts: Whether actions must be signed, and the trusted keys. Defaults to the rules of the process, see
+        signing: Whether actions must be signed, and the trusted keys. Defaults to the rules of the process, see
             `perdure.security.signed_actions`.
         link_keys: Public keys of links; without any, links are refused. The delivering service has the private key,
             see `perdure.approvals.links`.
@@ -84,7 +84,7 @@ class ApprovalsConfig:
         ConfigurationError: A duration is not positive.
     """
 
-    acts: SigningRules | None = None
+    signing: SigningRules | None = None
     link_keys: tuple[PublicKey, ...] = ()
     allow_unverified_requester: bool = False
     notify: Target[ApprovalNotification, Any] | None = None
@@ -100,7 +100,7 @@ class ApprovalsConfig:
     @property
     def rules(self) -> SigningRules:
         """Whether actions must be signed, and the trusted keys."""
-        return self.acts or get_signing_rules()
+        return self.signing or get_signing_rules()
 
 
 def definitions(config: ApprovalsConfig | None = None) -> list[Definition]:
@@ -113,7 +113,7 @@ def definitions(config: ApprovalsConfig | None = None) -> list[Definition]:
         ConfigurationError: The signing rules of the process are invalid; see `perdure.security.signed_actions`.
     """
     config = config or ApprovalsConfig()
-    config = replace(config, acts=config.rules)  # read now, so that an invalid setting fails at the start
+    config = replace(config, signing=config.rules)  # read now, so that an invalid setting fails at the start
     return [
         Approvals(config).definition,
         ApprovalInbox().definition,

@@ -291,7 +291,7 @@ def verify(
 ) -> None:
     """Verify the hash chain and the signatures of an audit log. Exit with 1 if a check fails.
 
-    With PERDURE_ACTS=signed, an action without a signature fails.
+    With PERDURE_ACTIONS=signed, an action without a signature fails.
     """
     check = check_approval(_status(ingress, approval_id), _signing_rules(issuer_keys))
     if as_json:
@@ -307,7 +307,7 @@ def _signing_rules(issuer_keys: str | None) -> SigningRules:
     try:
         settings = SigningSettings() if issuer_keys is None else SigningSettings(issuer_keys=issuer_keys)
     except ValidationError as error:
-        raise ConfigurationError("PERDURE_ACTS must be 'signed' or 'unsigned'") from error
+        raise ConfigurationError("PERDURE_ACTIONS must be 'signed' or 'unsigned'") from error
     return settings.rules()
 
 

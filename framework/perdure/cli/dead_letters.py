@@ -22,7 +22,7 @@ from perdure.cli.options import (
     read_payload,
     resolve_actor,
 )
-from perdure.errors import ConfigurationError
+from perdure.errors import ConfigurationError, IngressError, NotFound
 from perdure.saga.messages import (
     ActionReceipt,
     BulkActionReceipt,
@@ -33,6 +33,7 @@ from perdure.saga.messages import (
     DeadLetterListRequest,
     DeadLetterPage,
     RollbackStatus,
+    letter_of,
     rollback_status,
 )
 from perdure.saga.schema import OperatorAction
@@ -101,10 +102,19 @@ def show(
 
 
 def _find(ingress: str, letter_id: str) -> DeadLetter:
-    request = DeadLetterListRequest(saga_id=letter_id.rpartition("/")[0], page_size=500)
+    saga_id = letter_id.rpartition("/")[0]
+    request = DeadLetterListRequest(saga_id=saga_id, page_size=500)
     for letter in call_ingress(ingress, lambda client: client.call(_list, request)).items:
         if letter.id == letter_id:
             return letter
+    try:
+        rollback = call_ingress(ingress, lambda client: client.call(rollback_status, key=saga_id))
+    except IngressError as error:
+        if error.status_code != NotFound.default_status:
+            raise
+    else:
+        if (waiting := letter_of(rollback, letter_id)) is not None:
+            return waiting
     raise ConfigurationError(f"dead letter '{letter_id}' does not exist; `perdure dead-letters list` lists all")
 
 
@@ -121,8 +131,8 @@ def _print_letter(letter: DeadLetter, rollback: RollbackStatus) -> None:
     }
     print_facts(facts)
     for entry in rollback.audit_log_of(letter.position):
-        signed = "unsigned" if entry.proof is None else "signed"
-        console.say(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act}  {entry.reason}  ({signed})")
+        signed = "unsigned" if entry.signed_action is None else "signed"
+        console.say(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.action}  {entry.reason}  ({signed})")
     console.say(f"To retry: perdure dead-letters redrive {letter.id} (to close it: resolve, skip or discard)")
 
 
@@ -135,7 +145,7 @@ _HELP = {
 }
 
 
-def _add_command(act: OperatorAction) -> None:
+def _add_command(action: OperatorAction) -> None:
     """Add the command for one operator action."""
 
     def command(
@@ -156,34 +166,34 @@ def _add_command(act: OperatorAction) -> None:
             signed_action = None
             if key is not None:
                 letter, now = _find(ingress, letter_id), datetime.now(UTC)
-                signed_action = sign_action(key, act, letter, reason=reason, payload=new_payload, at=now)
+                signed_action = sign_action(key, action, letter, reason=reason, payload=new_payload, at=now)
             request = DeadLetterActionRequest(
-                id=letter_id, actor=actor_name, reason=reason, payload=new_payload, proof=signed_action
+                id=letter_id, actor=actor_name, reason=reason, payload=new_payload, signed_action=signed_action
             )
-            target = Target("DeadLetters", act.value, DeadLetterActionRequest, ActionReceipt)
+            target = Target("DeadLetters", action.value, DeadLetterActionRequest, ActionReceipt)
             receipt = call_ingress(ingress, lambda client: client.call(target, request))
-            console.say(f"{receipt.id}: {receipt.act} recorded. State: {receipt.state}.")
+            console.say(f"{receipt.id}: {receipt.action} recorded. State: {receipt.state}.")
             return
         query = DeadLetterListRequest(signature=signature, page_size=500)
         letters = [] if key is None else call_ingress(ingress, lambda client: client.call(_list, query)).items
         bulk_request = BulkActionRequest(
-            act=act,
+            action=action,
             actor=actor_name,
             reason=reason,
             filter=DeadLetterFilter(signature=signature),
-            proofs={
-                letter.id: sign_action(key, act, letter, reason=reason, at=datetime.now(UTC))
+            signed_actions={
+                letter.id: sign_action(key, action, letter, reason=reason, at=datetime.now(UTC))
                 for letter in letters
                 if key
             },
         )
         receipts = call_ingress(ingress, lambda client: client.call(_act_on_many, bulk_request))
-        console.say(f"{act}: {len(receipts.done)} succeeded, {len(receipts.refused)} refused")
+        console.say(f"{action}: {len(receipts.done)} succeeded, {len(receipts.refused)} refused")
         for refused, message in receipts.refused.items():
             console.say(f"{refused}: {message}")
 
-    command.__doc__ = _HELP[act]
-    app.command(act.value)(command)
+    command.__doc__ = _HELP[action]
+    app.command(action.value)(command)
 
 
 for _act in OperatorAction:

@@ -105,25 +105,20 @@ def show(
 
 
 async def _blockers(engine: AdminClient, saga: Timeline) -> list[str]:
-    """Return a line for each invocation that blocks the saga, with its cause and the action to take."""
+    """Return a line for each invocation or approval that the saga waits for, with the action to take."""
     if saga.ended_at is not None:
         return []
     own = f"target_service_name = {sql_text(saga.service)} and target_service_key = {sql_text(saga.key)}"
     itself = f"(select id from sys_invocation_status where {own} and target_handler_name = 'run')"  # noqa: S608 - quoted
     rows = await engine.query(
-        "select id, target, status, retry_count, last_failure from sys_invocation where status != 'completed' "  # noqa: S608 - quoted
-        f"and (id in {itself} or invoked_by_id in {itself}) and (status = 'paused' or last_failure is not null)"
+        "select id, target from sys_invocation_status where status = 'paused' "  # noqa: S608 - quoted
+        f"and (id in {itself} or invoked_by_id in {itself})"
     )
-    paused = await pause_reasons(engine, [row["id"] for row in rows if row["status"] == "paused"])
+    paused = await pause_reasons(engine, [row["id"] for row in rows])
     lines = []
     for row in rows:
-        failure = " ".join((row.get("last_failure") or "").partition("\nTraceback")[0].split())[:300]
-        if row["status"] == "paused":
-            cause = f": {paused[row['id']]}. Fix the cause, then" if paused.get(row["id"]) else " by an operator. To"
-            lines.append(f"{row['target']} is paused{cause} resume: perdure invocations resume {row['id']}")
-        else:
-            attempts = f"{row['target']} fails ({row['retry_count']} attempts)"
-            lines.append(f"{attempts}: {failure}. Fix the cause. The invocation resumes automatically.")
+        cause = f": {paused[row['id']]}. Fix the cause, then" if paused.get(row["id"]) else " by an operator. To"
+        lines.append(f"{row['target']} is paused{cause} resume: perdure invocations resume {row['id']}")
     calls = await engine.query(
         "select entry_lite_json as entry from sys_journal where entry_type = 'Command: Call' "  # noqa: S608 - quoted
         f"and id in {itself}"
@@ -172,13 +167,22 @@ def print_timeline(saga: Timeline) -> None:
     console.print(table)
     for step in saga.steps:
         if step.error:
-            console.say(f"Compensation of {step.step} failed: {step.error}")
+            console.say(f"Compensation of {step.step} failed: {step.error}{_next_attempt(step.next_attempt_at)}")
+    for call in saga.retried:
+        failed = f"{call.target} fails ({call.attempts} attempts): {call.error}"
+        console.say(
+            f"{failed}{_next_attempt(call.next_attempt_at)}. Fix the cause. The invocation resumes automatically."
+        )
     console.say(f"Started {begin:%Y-%m-%d %H:%M:%S %Z}, {_elapsed(saga)}")
     for entry in saga.rollback.audit_log if saga.rollback else []:
         console.say(
-            f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.act} {entry.step}: {entry.before} -> {entry.after}  "
-            f"{entry.reason}",
+            f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.actor}  {entry.action} {entry.step}: {entry.before} -> "
+            f"{entry.after}  {entry.reason}",
         )
+
+
+def _next_attempt(at: datetime | None) -> str:
+    return "" if at is None else f". Next attempt at {at:%Y-%m-%d %H:%M:%S %Z}"
 
 
 def _with_attempts(result: str, attempts: int) -> str:

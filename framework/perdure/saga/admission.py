@@ -37,13 +37,13 @@ class Admission:
 
     Args:
         saga: The saga.
-        head: The state of its rollback.
+        progress: The state of its rollback.
         has_work: Whether the request added steps.
         has_waiter: Whether the request added a waiter.
     """
 
     saga: StoredSaga
-    head: RollbackProgress
+    progress: RollbackProgress
     has_work: bool = False
     has_waiter: bool = False
 
@@ -52,41 +52,43 @@ async def admit(
     ctx: restate.ObjectContext,
     request: RollbackRequest,
     known: StoredSaga | None,
-    head: RollbackProgress | None,
+    progress: RollbackProgress | None,
     now: datetime,
 ) -> Admission:
     """Open a saga's rollback or join it. It never waits, so that a cancel cannot interrupt it."""
     if known is None and await _was_purged(ctx, request):
         admission = await _admit_purged(ctx, request, now)
-    elif known is None or head is None:
+    elif known is None or progress is None:
         admission = await _open(ctx, request, now)
     elif _is_another_execution(known, request):
-        admission = await _append(ctx, known, head, request, now)
+        admission = await _append(ctx, known, progress, request, now)
     else:
-        admission = await _join(ctx, known, head, request)
-    for execution in request.runs:  # after the steps, in case of a kill in between
+        admission = await _join(ctx, known, progress, request)
+    for execution in request.execution_ids:  # after the steps, in case of a kill in between
         await execution_marker(ctx, execution).set(True)
     return admission
 
 
 def _is_another_execution(known: StoredSaga, request: RollbackRequest) -> bool:
     # Without an ID, only a first-hand request is a new execution: an orchestration sends one such request.
-    return not set(request.runs) <= set(known.runs) if request.runs else request.first_hand
+    return not set(request.execution_ids) <= set(known.execution_ids) if request.execution_ids else request.first_hand
 
 
 async def _was_purged(ctx: restate.ObjectContext, request: RollbackRequest) -> bool:
     # The mark of an execution is written after its steps, and remains after a purge.
-    return bool(request.runs) and all([await execution_marker(ctx, execution).get() for execution in request.runs])
+    return bool(request.execution_ids) and all(
+        [await execution_marker(ctx, execution).get() for execution in request.execution_ids]
+    )
 
 
 async def _admit_purged(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Admission:
     """Open the rollback of an execution that was rolled back and purged, without steps."""
     saga = StoredSaga.of(request.model_copy(update={"steps": []}))
     await saga_state(ctx).set(saga)
-    head = RollbackProgress(started_at=now, updated_at=now, ended=[1]).with_waiter(request.waiter, 1)
-    await rollback_progress_state(ctx).set(head)
+    progress = RollbackProgress(started_at=now, updated_at=now, ended=[1]).with_waiter(request.waiter, 1)
+    await rollback_progress_state(ctx).set(progress)
     log.info("saga.rollback.already_purged", saga=request.saga_id, reason=request.reason)
-    return Admission(saga, head, has_waiter=request.waiter is not None)
+    return Admission(saga, progress, has_waiter=request.waiter is not None)
 
 
 async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datetime) -> Admission:
@@ -94,14 +96,14 @@ async def _open(ctx: restate.ObjectContext, request: RollbackRequest, now: datet
     await _store_initial_progress(ctx, request, now)
     saga = StoredSaga.of(request)
     await saga_state(ctx).set(saga)
-    head = RollbackProgress(started_at=now, updated_at=now).with_waiter(request.waiter, 1)
-    await rollback_progress_state(ctx).set(head)  # last: after a kill before it, the requester repeats the request
+    progress = RollbackProgress(started_at=now, updated_at=now).with_waiter(request.waiter, 1)
+    await rollback_progress_state(ctx).set(progress)  # last: after a kill before it, the requester repeats the request
     log.info("saga.rollback.started", saga=request.saga_id, steps=len(request.steps), reason=request.reason)
-    return Admission(saga, head, has_work=True)
+    return Admission(saga, progress, has_work=True)
 
 
 async def _append(
-    ctx: restate.ObjectContext, known: StoredSaga, head: RollbackProgress, request: RollbackRequest, now: datetime
+    ctx: restate.ObjectContext, known: StoredSaga, progress: RollbackProgress, request: RollbackRequest, now: datetime
 ) -> Admission:
     """Add another execution."""
     saga, added = append_execution(known, request)
@@ -110,22 +112,22 @@ async def _append(
     await _store_initial_progress(ctx, added, now)
     await saga_state(ctx).set(saga)  # last and in one entry, in case of a kill in between
     log.warning("saga.rollback.execution_added", saga=known.saga_id, steps=len(added.steps), reason=request.reason)
-    return Admission(saga, head.with_waiter(request.waiter, number), has_work=True)
+    return Admission(saga, progress.with_waiter(request.waiter, number), has_work=True)
 
 
 async def _join(
-    ctx: restate.ObjectContext, known: StoredSaga, head: RollbackProgress, request: RollbackRequest
+    ctx: restate.ObjectContext, known: StoredSaga, progress: RollbackProgress, request: RollbackRequest
 ) -> Admission:
     """Add a waiter."""
     if request.waiter is None:
-        return Admission(known, head)
-    number = number_of(known, request.runs)
+        return Admission(known, progress)
+    number = number_of(known, request.execution_ids)
     if request.service != (known if number is None else executions_of(known)[number - 1]).service:
         wake_up(ctx, request.waiter.awakeable)  # the waiter then reads the conflict
-        return Admission(known, head)
-    joined = head.with_waiter(request.waiter, number)
-    if joined == head:
-        return Admission(known, head)
+        return Admission(known, progress)
+    joined = progress.with_waiter(request.waiter, number)
+    if joined == progress:
+        return Admission(known, progress)
     await rollback_progress_state(ctx).set(joined)
     return Admission(known, joined, has_waiter=True)
 

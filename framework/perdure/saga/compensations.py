@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import restate
@@ -13,10 +14,11 @@ from restate import InvocationRetryPolicy
 
 from perdure._runtime.serdes import TypedSerde, serde_for
 from perdure.error_mapping import ErrorMapping
-from perdure.errors import ConfigurationError, SagaError
-from perdure.handlers import bind, read_signature
+from perdure.errors import ConfigurationError, RunExhausted, SagaError, TerminalError, causes, error_code
+from perdure.handlers import HandlerSignature, bind, read_signature
 from perdure.observability.lifecycle import HandlerRole
 from perdure.retry import RetryPolicy
+from perdure.saga.messages import FAILURE_KEY, CompensationFailure
 from perdure.saga.policy import compensation_handler, compensation_service
 from perdure.saga.schema import CompensationHandler
 from perdure.targets import register_target
@@ -26,10 +28,9 @@ P_contra = TypeVar("P_contra", contravariant=True)
 
 CompensationFunction = Callable[[restate.Context, P], Awaitable[None]]
 
-# A paused compensation would block its rollback forever. A killed one counts as one failed attempt.
-TRANSIENT_RETRIES = RetryPolicy(
-    initial_interval=timedelta(milliseconds=200), max_interval=timedelta(seconds=30), max_attempts=12
-).for_invocations("kill")
+# A paused compensation would block its rollback forever. A killed one counts as one failed attempt, and the rollback
+# retries it for as long as `SagaConfig.transient_retry` says.
+TRANSIENT_RETRIES = RetryPolicy(initial_interval=timedelta(milliseconds=200), max_attempts=6).for_invocations("kill")
 
 _json_serde: TypedSerde[Any] = serde_for(cast("Any", JsonValue))
 
@@ -42,12 +43,13 @@ RESULT_RETENTION = timedelta(days=7)
 
 @dataclass(frozen=True)
 class BoundCompensation:
-    """A compensation together with its payload, as `Orchestration.step` takes it."""
+    """A compensation together with its payload and retries, as `Orchestration.step` takes it."""
 
     name: str
     handler: CompensationHandler
     payload: Any
     serde: TypedSerde[Any] = _json_serde
+    retry: RetryPolicy | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,27 +61,43 @@ class Compensation(Generic[P_contra]):
         handler: The generated handler.
         serde: Serialises the payload.
         function: The decorated function.
+        retry: Retries after transient errors; None for those of the service's `SagaConfig`.
     """
 
     name: str
     handler: CompensationHandler
     serde: TypedSerde[Any]
     function: CompensationFunction[Any]
+    retry: RetryPolicy | None = None
 
-    def bind(self, payload: P_contra) -> BoundCompensation:
+    def bind(self, payload: P_contra, *, retry: RetryPolicy | None = None) -> BoundCompensation:
         """Return the compensation of one step.
 
         Args:
             payload: The input of the compensation.
+            retry: Retries after transient errors; by default those of the compensation.
 
         Example:
             await cp.step("flight", flights.reserve, seats, compensate=cancel_flight.bind(CancelSeats(key=key)))
         """
-        return BoundCompensation(self.name, self.handler, payload, self.serde)
+        return BoundCompensation(self.name, self.handler, payload, self.serde, retry or self.retry)
 
     async def __call__(self, ctx: restate.Context, payload: P_contra) -> None:
         """Run the function, for example in a unit test."""
         await self.function(ctx, payload)
+
+
+async def mark_failure(signature: HandlerSignature[Any], ctx: Any, request: Any) -> Any:
+    """Run the function of a compensation, and mark its terminal error for the rollback, see `CompensationFailure`."""
+    try:
+        return await signature.invoke(ctx, request)
+    except Exception as error:
+        terminal = next((cause for cause in causes(error) if isinstance(cause, TerminalError)), None)
+        if terminal is not None:
+            is_exhausted = error_code(terminal) == RunExhausted.code
+            kind = CompensationFailure.EXHAUSTED if is_exhausted else CompensationFailure.TERMINAL
+            terminal.metadata = {**(terminal.metadata or {}), FAILURE_KEY: kind.value}
+        raise
 
 
 class Compensations:
@@ -108,7 +126,9 @@ class Compensations:
         )
         self._by_name: dict[str, Compensation[Any]] = {}
 
-    def register(self, name: str, function: CompensationFunction[P]) -> Compensation[P]:
+    def register(
+        self, name: str, function: CompensationFunction[P], retry: RetryPolicy | None = None
+    ) -> Compensation[P]:
         """Register a compensation; see `ControlPlaneService.compensation`.
 
         Raises:
@@ -121,13 +141,19 @@ class Compensations:
         if not signature.takes_input:
             raise ConfigurationError(f"compensation '{name}': it takes a context and the payload of its step")
         target = bind(
-            self._definition, handler, signature, signature.invoke, kind="service", role=HandlerRole.COMPENSATION
+            self._definition,
+            handler,
+            signature,
+            partial(mark_failure, signature),
+            kind="service",
+            role=HandlerRole.COMPENSATION,
         )
         registered: Compensation[P] = Compensation(
             name,
             CompensationHandler(service=self._definition.name, handler=handler),
             serde_for(signature.input),
             function,
+            retry,
         )
         register_target(registered, target)
         self._by_name[name] = registered

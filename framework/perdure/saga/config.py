@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import (
     BaseModel,
@@ -36,16 +37,31 @@ class CompensationStrategy(StrEnum):
     FOREVER = "compensate-forever"
 
 
+COMPENSATION_RETRIES: Final = RetryPolicy(
+    initial_interval=timedelta(seconds=1),
+    max_interval=timedelta(minutes=1),
+    max_attempts=None,
+    max_duration=timedelta(days=1),
+)
+"""Default retries of a compensation that fails with transient errors: they ride out an outage of a day."""
+
+
 class SagaConfig(BaseModel):
     """Rollback settings of a saga.
+
+    A compensation fails with a terminal error, which its handler raised, or with a transient one: its process is down,
+    or its retries of another error are used up. The two are limited independently.
 
     Args:
         strategy: Which steps are compensated, and when the rollback stops.
         max_attempts: Number of attempts that may end with a terminal error before the step becomes a dead letter.
-        initial_delay: Delay before the second attempt.
-        max_delay: Upper limit of the delay, which doubles with each attempt.
+        initial_delay: Delay after the first terminal error.
+        max_delay: Upper limit of the delay, which doubles with each terminal error.
+        transient_retry: Retries after transient errors. ``FOREVER`` ignores their limits.
         settle_timeout: How long the rollback waits for a step that was running when the saga was cancelled. A step
             that runs a child saga is not compensated before the child has ended.
+        rollback_wait: How long a failed orchestration waits for its rollback. Then it ends with the error of its step
+            and the metadata ``rollback: running``, and the rollback continues.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -57,7 +73,9 @@ class SagaConfig(BaseModel):
     max_attempts: int = Field(default=5, ge=1)
     initial_delay: timedelta = Field(default=timedelta(seconds=1), ge=SHORTEST)
     max_delay: timedelta = Field(default=timedelta(minutes=5), ge=SHORTEST)
+    transient_retry: RetryPolicy = COMPENSATION_RETRIES
     settle_timeout: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(0))
+    rollback_wait: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(0))
 
     @model_validator(mode="wrap")
     @classmethod
@@ -71,9 +89,16 @@ class SagaConfig(BaseModel):
 
     @property
     def retry(self) -> RetryPolicy:
-        """The retry policy of a compensation."""
+        """Retries of a compensation after terminal errors."""
         return RetryPolicy(
             initial_interval=min(self.initial_delay, self.max_delay),
             max_interval=self.max_delay,
             max_attempts=None if self.strategy is CompensationStrategy.FOREVER else self.max_attempts,
         )
+
+    def transient_retry_of(self, policy: RetryPolicy | None) -> RetryPolicy:
+        """Return the retries of a compensation after transient errors; its own policy overrides that of the saga."""
+        policy = policy or self.transient_retry
+        if self.strategy is CompensationStrategy.FOREVER:
+            return replace(policy, max_attempts=None, max_duration=None)
+        return policy

@@ -13,6 +13,7 @@ from typing import Any
 import restate
 from pydantic import BaseModel
 
+from perdure._runtime.dispatch import DAY_LONG_RETRIES
 from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import ObjectClient
 from perdure.errors import InvalidInput, NotFound, TerminalError
@@ -27,7 +28,7 @@ from perdure.saga.messages import (
     DeadLetterListRequest,
     DeadLetterPage,
     StepAction,
-    act_on_step,
+    apply_to_step,
 )
 from perdure.saga.policy import error_signature
 from perdure.saga.schema import (
@@ -41,40 +42,52 @@ from perdure.saga.schema import (
     StepRecord,
 )
 from perdure.state import State
-
-dead_letters = restate.Service(DEAD_LETTERS, description="Steps that need an operator action.")
-index = restate.VirtualObject(DEAD_LETTER_INDEX, description="Index of the dead letters.", ingress_private=True)
+from perdure.targets import Target
 
 
 class _Letters(BaseModel):
     items: list[DeadLetter]
 
 
+_put: Target[DeadLetter, None] = Target(DEAD_LETTER_INDEX, "put", DeadLetter, None)
+_remove: Target[str, None] = Target(DEAD_LETTER_INDEX, "remove", str, None)
+_list_all: Target[None, _Letters] = Target(DEAD_LETTER_INDEX, "all", None, _Letters)
+
+
 def _letter_state(ctx: Any, letter_id: str) -> State[DeadLetter]:
     return State(ctx, DEAD_LETTER_PREFIX + letter_id, DeadLetter)
 
 
-@handler(index, "exclusive", enable_lazy_state=True)
-async def put(ctx: restate.ObjectContext, letter: DeadLetter) -> None:
-    """Add a dead letter; a repeated one changes nothing."""
-    state = _letter_state(ctx, letter.id)
-    known = await state.get()
-    if known is None or known.redriven != letter.redriven:
-        await state.set(letter)
+class DeadLetterIndex:
+    """Handlers of `DeadLetterIndex`."""
 
+    def __init__(self) -> None:
+        self.definition = restate.VirtualObject(
+            DEAD_LETTER_INDEX,
+            description="Index of the dead letters.",
+            ingress_private=True,
+            invocation_retry_policy=DAY_LONG_RETRIES,
+        )
+        handler(self.definition, "exclusive", enable_lazy_state=True)(self.put)
+        handler(self.definition, "exclusive", enable_lazy_state=True)(self.remove)
+        handler(self.definition, "shared", name=_list_all.handler)(self.list_all)
 
-@handler(index, "exclusive", enable_lazy_state=True)
-async def remove(ctx: restate.ObjectContext, letter_id: str) -> None:
-    """Remove a dead letter."""
-    await _letter_state(ctx, letter_id).clear()
+    async def put(self, ctx: restate.ObjectContext, letter: DeadLetter) -> None:
+        """Add a dead letter; a repeated one changes nothing."""
+        state = _letter_state(ctx, letter.id)
+        known = await state.get()
+        if known is None or known.redriven != letter.redriven:
+            await state.set(letter)
 
+    async def remove(self, ctx: restate.ObjectContext, letter_id: str) -> None:
+        """Remove a dead letter."""
+        await _letter_state(ctx, letter_id).clear()
 
-@handler(index, "shared", name="all")
-async def all_dead_letters(ctx: restate.ObjectSharedContext) -> _Letters:
-    """Return all dead letters, oldest first."""
-    names = [name for name in await ctx.state_keys() if name.startswith(DEAD_LETTER_PREFIX)]
-    found = [await _letter_state(ctx, name.removeprefix(DEAD_LETTER_PREFIX)).get() for name in names]
-    return _Letters(items=sorted((each for each in found if each), key=lambda each: (each.since, each.id)))
+    async def list_all(self, ctx: restate.ObjectSharedContext) -> _Letters:
+        """Return all dead letters, oldest first."""
+        names = [name for name in await ctx.state_keys() if name.startswith(DEAD_LETTER_PREFIX)]
+        found = [await _letter_state(ctx, name.removeprefix(DEAD_LETTER_PREFIX)).get() for name in names]
+        return _Letters(items=sorted((each for each in found if each), key=lambda each: (each.since, each.id)))
 
 
 def dead_letter_of(saga: RollbackRequest, step: StepRecord, progress: StepProgress, now: datetime) -> DeadLetter:
@@ -99,90 +112,88 @@ def dead_letter_of(saga: RollbackRequest, step: StepRecord, progress: StepProgre
 
 async def send_dead_letter(ctx: restate.Context, letter: DeadLetter) -> None:
     """Add a dead letter to the index without waiting."""
-    await ObjectClient(ctx, put, INDEX_KEY).send(letter)
+    await ObjectClient(ctx, _put, INDEX_KEY).send(letter)
 
 
 async def store_dead_letter(ctx: restate.Context, letter: DeadLetter) -> None:
     """Add a dead letter to the index and wait for it, since a kill also reaches sends."""
-    await ObjectClient(ctx, put, INDEX_KEY).call(letter)
+    await ObjectClient(ctx, _put, INDEX_KEY).call(letter)
 
 
 async def remove_dead_letter(ctx: restate.Context, letter_id: str) -> None:
     """Remove a dead letter from the index without waiting."""
-    await ObjectClient(ctx, remove, INDEX_KEY).send(letter_id)
+    await ObjectClient(ctx, _remove, INDEX_KEY).send(letter_id)
 
 
-@handler(dead_letters, name="list", read_only=True, ingress_private=False)
-async def list_dead_letters(ctx: restate.Context, request: DeadLetterListRequest) -> DeadLetterPage:
-    """List dead letters, oldest first, with the number per error signature."""
-    matches = [each for each in await _all(ctx) if request.matches(each)]
-    first = (request.page - 1) * request.page_size
-    groups = Counter(each.signature for each in matches)
-    return DeadLetterPage(
-        items=matches[first : first + request.page_size],
-        total=len(matches),
-        page=request.page,
-        pages=max(1, -(-len(matches) // request.page_size)),
-        groups=[DeadLetterGroup(signature=signature, count=count) for signature, count in groups.most_common()],
-    )
+class DeadLetters:
+    """Handlers of `DeadLetters`."""
+
+    def __init__(self) -> None:
+        self.definition = restate.Service(DEAD_LETTERS, description="Steps that need an operator action.")
+        handler(self.definition, name="list", read_only=True, ingress_private=False)(self.list_)
+        for action in OperatorAction:
+            handler(self.definition, name=action.value, ingress_private=False)(_handler_for(action))
+        handler(self.definition, ingress_private=False)(self.act_on_many)
+
+    async def list_(self, ctx: restate.Context, request: DeadLetterListRequest) -> DeadLetterPage:
+        """List dead letters, oldest first, with the number per error signature."""
+        matches = [each for each in await _all(ctx) if request.matches(each)]
+        first = (request.page - 1) * request.page_size
+        groups = Counter(each.signature for each in matches)
+        return DeadLetterPage(
+            items=matches[first : first + request.page_size],
+            total=len(matches),
+            page=request.page,
+            pages=max(1, -(-len(matches) // request.page_size)),
+            groups=[DeadLetterGroup(signature=signature, count=count) for signature, count in groups.most_common()],
+        )
+
+    async def act_on_many(self, ctx: restate.Context, request: BulkActionRequest) -> BulkActionReceipt:
+        """Apply an operator action to all dead letters that match a filter."""
+        if not request.filter.model_dump(exclude_none=True):
+            raise InvalidInput("invalid input: filter: set at least one field", metadata={"field": "filter"})
+        done: list[str] = []
+        refused: dict[str, str] = {}
+        for letter in [each for each in await _all(ctx) if request.filter.matches(each)]:
+            signed_action = request.signed_actions.get(letter.id)
+            one = DeadLetterActionRequest(
+                id=letter.id, actor=request.actor, reason=request.reason, signed_action=signed_action
+            )
+            try:
+                await _apply(ctx, request.action, one)
+            except TerminalError as error:
+                if is_own_cancel(error):  # the rest stays as it is
+                    raise
+                refused[letter.id] = error.message
+            else:
+                done.append(letter.id)
+        return BulkActionReceipt(done=done, refused=refused)
 
 
 def _handler_for(
     action: OperatorAction,
 ) -> Callable[[restate.Context, DeadLetterActionRequest], Awaitable[ActionReceipt]]:
-    async def act_on_one(ctx: restate.Context, request: DeadLetterActionRequest) -> ActionReceipt:
-        return await _act(ctx, action, request)
+    async def apply(ctx: restate.Context, request: DeadLetterActionRequest) -> ActionReceipt:
+        return await _apply(ctx, action, request)
 
-    act_on_one.__name__ = act_on_one.__qualname__ = action.value
-    act_on_one.__doc__ = f"{action.value.capitalize()} one dead letter."
-    return act_on_one
-
-
-redrive, skip, resolve, discard, annotate = (
-    handler(dead_letters, name=action.value, ingress_private=False)(_handler_for(action)) for action in OperatorAction
-)
-
-
-@handler(dead_letters, ingress_private=False)
-async def act_on_many(ctx: restate.Context, request: BulkActionRequest) -> BulkActionReceipt:
-    """Apply an operator action to all dead letters that match a filter."""
-    if not request.filter.model_dump(exclude_none=True):
-        raise InvalidInput("invalid input: filter: set at least one field", metadata={"field": "filter"})
-    done: list[str] = []
-    refused: dict[str, str] = {}
-    for letter in [each for each in await _all(ctx) if request.filter.matches(each)]:
-        proof = request.proofs.get(letter.id)
-        one = DeadLetterActionRequest(id=letter.id, actor=request.actor, reason=request.reason, proof=proof)
-        try:
-            await _act(ctx, request.act, one)
-        except TerminalError as error:
-            if is_own_cancel(error):  # the rest stays as it is
-                raise
-            refused[letter.id] = error.message
-        else:
-            done.append(letter.id)
-    return BulkActionReceipt(done=done, refused=refused)
+    apply.__doc__ = f"{action.value.capitalize()} one dead letter."
+    return apply
 
 
 async def _all(ctx: restate.Context) -> list[DeadLetter]:
-    return (await ObjectClient(ctx, all_dead_letters, INDEX_KEY).call()).items
+    return (await ObjectClient(ctx, _list_all, INDEX_KEY).call()).items
 
 
-async def _act(ctx: restate.Context, action: OperatorAction, request: DeadLetterActionRequest) -> ActionReceipt:
+async def _apply(ctx: restate.Context, action: OperatorAction, request: DeadLetterActionRequest) -> ActionReceipt:
     saga_id, _, position = request.id.rpartition("/")
     if not saga_id or not position.isdecimal() or len(position) > 9:
         raise NotFound(f"no dead letter '{request.id[:200]}': an ID is {{saga}}/{{position}}", metadata={"field": "id"})
     step_action = StepAction(
         position=int(position),
-        act=action,
+        action=action,
         actor=request.actor,
         reason=request.reason,
         payload=request.payload,
-        proof=request.proof,
+        signed_action=request.signed_action,
     )
-    return await ObjectClient(ctx, act_on_step, saga_id).call(step_action)
-
-
-def definitions() -> list[restate.Service | restate.VirtualObject]:
-    """Return the services to serve."""
-    return [dead_letters, index]
+    return await ObjectClient(ctx, apply_to_step, saga_id).call(step_action)

@@ -6,6 +6,7 @@ The engine retries a send to an unknown handler without end, in the *sender*. Th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
@@ -21,20 +22,14 @@ from perdure.clients import ServiceClient
 from perdure.errors import Conflict, PerdureTerminalError, TerminalError
 from perdure.handlers import handler
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
-from perdure.saga.messages import NEVER_COMPLETED_HEADER
+from perdure.saga.messages import FAILURE_KEY, NEVER_COMPLETED_HEADER, CompensationFailure
 from perdure.saga.schema import ROLLBACK_DISPATCHER, CompensationHandler, RollbackRequest, StepProgress, StepRecord
+from perdure.targets import Target
 
-MAX_PASS_WAIT = timedelta(seconds=30)
+MAX_PASS_WAIT = timedelta(seconds=10)
 """How long a pass waits for a compensation, so that the object is free again soon."""
 
 _json: TypedSerde[JsonValue] = serde_for(cast("Any", JsonValue))
-
-dispatcher = restate.Service(
-    ROLLBACK_DISPATCHER,
-    description="Starts compensations for Rollbacks.",
-    ingress_private=True,
-    invocation_retry_policy=SHORT_RETRIES,
-)
 
 
 class StartCompensation(BaseModel):
@@ -53,18 +48,45 @@ class StartCompensation(BaseModel):
     headers: dict[str, str] = {}
 
 
-@handler(dispatcher, name="start")
-async def start_compensation(ctx: restate.Context, request: StartCompensation) -> str:
-    """Start a compensation and return its invocation ID."""
-    sent = ctx.generic_send(
-        request.compensation.service,
-        request.compensation.handler,
-        _json.serialize(request.payload),
-        key=request.compensation.key,
-        idempotency_key=request.idempotency_key,
-        headers=request.headers,
-    )
-    return await sent.invocation_id()
+start_compensation: Target[StartCompensation, str] = Target(ROLLBACK_DISPATCHER, "start", StartCompensation, str)
+
+
+class RollbackDispatcher:
+    """Handler of `RollbackDispatcher`."""
+
+    def __init__(self) -> None:
+        self.definition = restate.Service(
+            ROLLBACK_DISPATCHER,
+            description="Starts compensations for Rollbacks.",
+            ingress_private=True,
+            invocation_retry_policy=SHORT_RETRIES,
+        )
+        handler(self.definition)(self.start)
+
+    async def start(self, ctx: restate.Context, request: StartCompensation) -> str:
+        """Start a compensation and return its invocation ID."""
+        sent = ctx.generic_send(
+            request.compensation.service,
+            request.compensation.handler,
+            _json.serialize(request.payload),
+            key=request.compensation.key,
+            idempotency_key=request.idempotency_key,
+            headers=request.headers,
+        )
+        return await sent.invocation_id()
+
+
+@dataclass(frozen=True)
+class AttemptFailure:
+    """Failure of a compensation attempt.
+
+    Args:
+        message: The error.
+        is_transient: Whether a later attempt may succeed without a change by an operator.
+    """
+
+    message: str
+    is_transient: bool = False
 
 
 class Attempt:
@@ -78,6 +100,7 @@ class Attempt:
         self._ctx = ctx
         self._saga = saga
         self._compensation: restate.RestateDurableFuture[bytes] | None = None
+        self._invocation_id: str | None = None
         self._limit: restate.RestateDurableFuture[None] | None = None
         self._start_error: str | None = None
         self.unknown_outcome: str | None = None
@@ -141,6 +164,7 @@ class Attempt:
         except TerminalError as error:
             self._start_failed(request.compensation, error.message)
         else:
+            self._invocation_id = invocation_id
             self._compensation = self._ctx.attach_invocation(invocation_id, serde=BytesSerde())
             self._limit = self._ctx.sleep(MAX_PASS_WAIT, f"look again at {self.step.step}")
 
@@ -163,21 +187,38 @@ class Attempt:
         """Whether the compensation is known to have been started."""
         return self._compensation is not None
 
+    @property
+    def invocation_id(self) -> str | None:
+        """Invocation of the compensation; None if it was not started."""
+        return self._invocation_id
+
     async def ended(self) -> bool:
         """Wait for the compensation, at most `MAX_PASS_WAIT`; return whether it ended."""
         if self._compensation is None or self._limit is None:
             return self._start_error is not None
         return await done_before(self._compensation, self._limit, f"the compensation of '{self.step.step}'")
 
-    async def error(self) -> str | None:
-        """Return the error of an ended compensation; None if it succeeded."""
+    async def failure(self) -> AttemptFailure | None:
+        """Return the failure of an ended compensation; None if it succeeded."""
         if self._compensation is None:
-            return self._start_error
+            return None if self._start_error is None else AttemptFailure(self._start_error)
         try:
             await self._compensation
         except TerminalError as error:
-            return error.message.partition("\nTraceback")[0]
+            return AttemptFailure(error.message.partition("\nTraceback")[0], is_transient=_is_transient(error))
         return None
+
+
+def _is_transient(error: TerminalError) -> bool:
+    """Return whether a later attempt may succeed without a change by an operator.
+
+    The engine's own error, after the last retry of the handler, has no metadata. Its error for an invocation that an
+    operator killed has none either, but the status 409.
+    """
+    kind = (error.metadata or {}).get(FAILURE_KEY)
+    if kind is None:
+        return error.status_code != Conflict.default_status
+    return kind == CompensationFailure.EXHAUSTED
 
 
 def _compensation_of(step: StepRecord) -> CompensationHandler:

@@ -27,13 +27,13 @@ def executions_of(saga: StoredSaga) -> list[RollbackRequest]:
     after = 0
     for earlier in saga.earlier:
         steps = [step for step in saga.steps if after < step.position <= earlier.last]
-        facts = {field: getattr(earlier, field) for field in ("service", "config", "reason", "runs")}
+        facts = {field: getattr(earlier, field) for field in ("service", "config", "reason", "execution_ids")}
         executions.append(saga.model_copy(update={**facts, "steps": steps, "earlier": []}))
         after = earlier.last
-    earlier_ids = {each for earlier in saga.earlier for each in earlier.runs}
+    earlier_ids = {each for earlier in saga.earlier for each in earlier.execution_ids}
     last = {
         "steps": [step for step in saga.steps if step.position > after],
-        "runs": [each for each in saga.runs if each not in earlier_ids],
+        "execution_ids": [each for each in saga.execution_ids if each not in earlier_ids],
         "earlier": [],
     }
     return [*executions, saga.model_copy(update=last)]
@@ -51,11 +51,11 @@ def append_execution(saga: StoredSaga, request: RollbackRequest) -> tuple[Stored
     )
     last = executions_of(saga)[-1]
     earlier = EarlierExecution(
-        last=offset, service=last.service, config=last.config, reason=last.reason, runs=last.runs
+        last=offset, service=last.service, config=last.config, reason=last.reason, execution_ids=last.execution_ids
     )
     combined = {
         "steps": [*saga.steps, *added.steps],
-        "runs": [*saga.runs, *added.runs],
+        "execution_ids": [*saga.execution_ids, *added.execution_ids],
         "earlier": [*saga.earlier, earlier],
     }
     return StoredSaga.of(added).model_copy(update=combined), added
@@ -69,7 +69,7 @@ def execution_number_at(saga: StoredSaga, position: int) -> int:
 def number_of(saga: StoredSaga, ids: list[str]) -> int | None:
     """Return the number of the execution with these IDs; None if it is unknown, as without an ID."""
     for number, execution in enumerate(executions_of(saga), start=1):
-        if ids and set(ids) <= set(execution.runs):
+        if ids and set(ids) <= set(execution.execution_ids):
             return number
     return None
 

@@ -59,7 +59,7 @@ async def roll_back_from_outside(
         steps=steps,
         completed={step.position: False for step in steps if step.compensation in request.failed_children},
         reason=request.reason,
-        runs=[] if execution is None else [execution],
+        execution_ids=[] if execution is None else [execution],
     )
     if not request.wait:
         await submit_and_confirm(ctx, rollback)

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from perdure._runtime.plain_text import Reason
+from perdure._runtime.records import StoredRecord
 from perdure.saga.schema import ROLLBACKS, AuditEntry, CompensationHandler, OperatorAction, RollbackRequest
 from perdure.saga.status import CompensationState, RollbackState
 from perdure.security.signed_actions import SignedAction
 from perdure.security.user_names import UserName
 from perdure.targets import Target
+
+FAILURE_KEY: Final = "compensation_failure"
+"""Metadata of the error of a compensation, a `CompensationFailure`. An error of the engine has none."""
+
+
+class CompensationFailure(StrEnum):
+    """Kind of the error that a compensation ended with.
+
+    ``TERMINAL``: the handler raised it. ``EXHAUSTED``: all attempts of a run failed, here or in a called handler.
+    """
+
+    TERMINAL = "terminal"
+    EXHAUSTED = "exhausted"
+
 
 NEVER_COMPLETED_HEADER = "x-perdure-never-completed"
 """Header of a compensation whose action is known to have ended without a result."""
@@ -41,14 +57,14 @@ class ReportQuery(BaseModel):
     Args:
         wait: Random ID, repeated in the answer.
         service: The orchestrator's service.
-        runs: Execution IDs; empty for all executions.
+        execution_ids: Execution IDs; empty for all executions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     wait: str
     service: str
-    runs: list[str] = []
+    execution_ids: list[str] = []
 
 
 class ReportAnswer(BaseModel):
@@ -110,7 +126,25 @@ class RollbackPass(BaseModel):
 
 
 class StepStatus(BaseModel):
-    """Status of one step of a rollback."""
+    """Status of one step of a rollback.
+
+    Args:
+        position: The step.
+        step: Its name.
+        compensation: The compensation; None if the step needs none.
+        payload: The payload of the compensation.
+        state: State of the compensation.
+        completed: Whether the action completed; None if unknown.
+        attempts: Failed attempts of the compensation since the last redrive.
+        refusals: Those of the attempts that ended with a terminal error; a few of them make a dead letter.
+        lost_starts: Consecutive starts of the next attempt that failed because a process was lost.
+        redriven: Number of redrives.
+        error: The last error.
+        next_attempt_at: When the next attempt is due; in the past while it runs; None if no attempt follows.
+        trying_since: Start of the attempts that transient errors are counted from.
+        invocation_id: The action's invocation if it was still running.
+        compensation_invocation_id: The invocation of an attempt that takes long.
+    """
 
     position: int
     step: str
@@ -119,9 +153,19 @@ class StepStatus(BaseModel):
     state: CompensationState
     completed: bool | None
     attempts: int
+    refusals: int = 0
+    lost_starts: int = 0
     redriven: int
     error: str | None
+    next_attempt_at: datetime | None = None
+    trying_since: datetime | None = None
     invocation_id: str | None
+    compensation_invocation_id: str | None = None
+
+    @property
+    def is_retried(self) -> bool:
+        """Whether the compensation has failed and is tried again."""
+        return self.state is CompensationState.PENDING and self.next_attempt_at is not None
 
 
 class ExecutionStatus(BaseModel):
@@ -132,7 +176,7 @@ class ExecutionStatus(BaseModel):
     strategy: str
     reason: str
     steps: list[StepStatus]
-    runs: list[str] = []
+    execution_ids: list[str] = []
 
 
 class RollbackStatus(ExecutionStatus):
@@ -148,14 +192,14 @@ class RollbackStatus(ExecutionStatus):
     earlier: list[ExecutionStatus] = []
     audit_log: list[AuditEntry] = []
 
-    def has(self, runs: Collection[str]) -> bool:
+    def has(self, execution_ids: Collection[str]) -> bool:
         """Return whether the rollback contains these executions."""
-        return set(runs) <= set(self.runs)
+        return set(execution_ids) <= set(self.execution_ids)
 
     @property
     def all_steps(self) -> list[StepStatus]:
         """The steps of all executions, in order."""
-        return [step for run in (*self.earlier, self) for step in run.steps]
+        return [step for each in (*self.earlier, self) for step in each.steps]
 
     def audit_log_of(self, position: int) -> list[AuditEntry]:
         """Return the audit entries of one step."""
@@ -171,19 +215,19 @@ class StepAction(_Input):
 
     Args:
         position: The step.
-        act: The action.
+        action: The action.
         actor: The operator.
         reason: Why.
         payload: The new payload of a redrive; None keeps the current one.
-        proof: The operator's signature.
+        signed_action: The operator's signed action.
     """
 
     position: int
-    act: OperatorAction
+    action: OperatorAction
     actor: UserName
     reason: Reason = ""
     payload: JsonValue = None
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
 class ActionReceipt(BaseModel):
@@ -191,18 +235,18 @@ class ActionReceipt(BaseModel):
 
     Args:
         id: The dead letter.
-        act: The action.
+        action: The action.
         state: The step's state after it.
         number: The number of the audit entry.
     """
 
     id: str
-    act: OperatorAction
+    action: OperatorAction
     state: CompensationState
     number: int
 
 
-class DeadLetter(BaseModel):
+class DeadLetter(StoredRecord):
     """A step whose compensation failed permanently and that needs an operator action.
 
     Args:
@@ -221,8 +265,6 @@ class DeadLetter(BaseModel):
         since: When it became a dead letter.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     id: str
     saga_id: str
     service: str
@@ -236,6 +278,28 @@ class DeadLetter(BaseModel):
     attempts: int
     redriven: int = 0
     since: datetime
+
+
+def letter_of(rollback: RollbackStatus, letter_id: str) -> DeadLetter | None:
+    """Return the content of a step that waits for its next attempt, as that of a dead letter to sign; None if none."""
+    for step in rollback.all_steps:
+        if f"{rollback.saga_id}/{step.position}" == letter_id and step.is_retried and step.next_attempt_at is not None:
+            return DeadLetter(
+                id=letter_id,
+                saga_id=rollback.saga_id,
+                service=rollback.service,
+                step=step.step,
+                position=step.position,
+                compensation=step.compensation or "",
+                payload=step.payload,
+                error=step.error or "",
+                signature="",
+                reason=rollback.reason,
+                attempts=step.attempts,
+                redriven=step.redriven,
+                since=step.trying_since or step.next_attempt_at,
+            )
+    return None
 
 
 class DeadLetterFilter(_Input):
@@ -304,33 +368,33 @@ class DeadLetterActionRequest(_Input):
         actor: The operator.
         reason: Why.
         payload: The new payload of a redrive; None keeps the current one.
-        proof: The operator's signature (`perdure.saga.signatures.sign_action`), where actions must be signed.
+        signed_action: The operator's signed action, where actions must be signed; see `sign_action`.
     """
 
     id: str
     actor: UserName
     reason: Reason = ""
     payload: JsonValue = None
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
 class BulkActionRequest(_Input):
     """Operator action on all dead letters that match a filter.
 
     Args:
-        act: The action.
+        action: The action.
         actor: The operator.
         reason: Why.
         filter: The dead letters; at least one field is required.
-        proofs: The operator's signatures by dead letter ID. Where actions must be signed, dead letters without a
-            signature are refused: they appeared after the operator looked.
+        signed_actions: The operator's signed actions by dead letter ID. Where actions must be signed, dead letters
+            without one are refused: they appeared after the operator looked.
     """
 
-    act: OperatorAction
+    action: OperatorAction
     actor: UserName
     reason: Reason = ""
     filter: DeadLetterFilter
-    proofs: dict[str, SignedAction] = Field(default={}, max_length=1000)
+    signed_actions: dict[str, SignedAction] = Field(default={}, max_length=1000)
 
 
 class BulkActionReceipt(BaseModel):
@@ -353,4 +417,4 @@ def roll_back_handler(service: str, key: str) -> CompensationHandler:
 begin_target: Target[RollbackRequest, None] = Target(ROLLBACKS, "begin", RollbackRequest, None)
 read_report: Target[ReportQuery, ReportAnswer] = Target(ROLLBACKS, "report", ReportQuery, ReportAnswer)
 rollback_status: Target[None, RollbackStatus] = Target(ROLLBACKS, "status", None, RollbackStatus)
-act_on_step: Target[StepAction, ActionReceipt] = Target(ROLLBACKS, "act", StepAction, ActionReceipt)
+apply_to_step: Target[StepAction, ActionReceipt] = Target(ROLLBACKS, "apply", StepAction, ActionReceipt)

@@ -55,6 +55,7 @@ class Orchestration:
         compensations: The registered compensations.
         config: How the saga is rolled back.
         idempotency_prefix: Prefix of generated keys.
+        run: Default settings of local steps.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Orchestration:
         compensations: Compensations,
         config: SagaConfig,
         idempotency_prefix: str,
+        run: RunConfig,
     ) -> None:
         self.ctx = ctx
         self.caller: Caller | None = None
@@ -75,7 +77,7 @@ class Orchestration:
         self._service = service
         self._config = config
         self._prefix = idempotency_prefix
-        self._steps = StepRunner(ctx, self.saga, config)
+        self._steps = StepRunner(ctx, self.saga, config, run)
 
     @property
     def cancelled(self) -> Cancelled | None:
@@ -136,7 +138,7 @@ class Orchestration:
             request: The input of the action.
             compensate: The compensation with its payload: ``cancel_flight.bind(CancelSeats(...))``.
             key: The key, if the action is a handler of a virtual object or workflow.
-            config: Retries of a local action.
+            config: Retries of a local action; by default those of the service.
             retry: Retries of the step after a terminal error; none by default.
             retry_on: HTTP status codes that ``retry`` applies to.
             timeout: Time limit of one attempt of a call.
@@ -396,15 +398,17 @@ class Orchestration:
         ids, cancel = await make_execution_ids(self.ctx)
         if cancel is not None and not cancelled:
             error, cancelled = cancel, True
-        request = request.model_copy(update={"runs": [ids.execution], "trace": ids.trace})
+        request = request.model_copy(update={"execution_ids": [ids.execution], "trace": ids.trace})
         self.ctx.set(execution_key(ids.execution), self.saga_id, serde=_text_serde)
         if cancelled:
             await submit_rollback(self.ctx, request)
             return self._closed(error, SagaPhase.CANCELLED, "submitted")
         try:
-            report = await await_rollback(self.ctx, request, ids.wait)
+            report = await await_rollback(self.ctx, request, ids.wait, self._config.rollback_wait)
         except Cancelled as cancel:
             return self._closed(cancel, SagaPhase.CANCELLED, "submitted")
+        if report.outcome is RollbackState.RUNNING:
+            return self._closed(error, SagaPhase.COMPENSATING, report.outcome)
         phase = SagaPhase.ROLLED_BACK if report.outcome is RollbackState.ROLLED_BACK else SagaPhase.NEEDS_ATTENTION
         facts = {"rollback_undone": ",".join(report.undone)}
         if report.dead_letters:

@@ -8,22 +8,30 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import datetime, timedelta
+from typing import Any, Final
 
 from pydantic import JsonValue
 
 from perdure._runtime.serdes import compact_json
+from perdure._runtime.time_scale import time_scale
 from perdure.errors import Conflict
+from perdure.retry import RetryPolicy
 from perdure.saga.config import CompensationStrategy, SagaConfig
 from perdure.saga.schema import OperatorAction, StepProgress, StepRecord
 from perdure.saga.status import CompensationState, RollbackState
-
-MAX_UNKNOWN_OUTCOMES = 10
-"""Consecutive starts with an unknown outcome before an attempt counts as failed: eight minutes with default delays."""
 
 _STATE_AFTER = {
     OperatorAction.SKIP: CompensationState.SKIPPED,
     OperatorAction.RESOLVE: CompensationState.RESOLVED,
     OperatorAction.DISCARD: CompensationState.DISCARDED,
+}
+_SHORTEST_LOOK: Final = timedelta(seconds=1)
+_LONGEST_LOOK: Final = timedelta(minutes=1)
+_ENDED_ATTEMPT: Final[dict[str, Any]] = {
+    "trying_since": None,
+    "unknown_outcomes": 0,
+    "unresolved_attempt": None,
+    "running": None,
 }
 _VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\b\w*\d\w*\b")
 
@@ -123,31 +131,70 @@ def time_until_due(positions: list[int], progress: dict[int, StepProgress], now:
 
 def after_success(progress: StepProgress) -> StepProgress:
     """Return the progress after a successful compensation."""
-    return progress.with_(state=CompensationState.UNDONE, error=None, unknown_outcomes=0, unresolved_attempt=None)
+    return progress.with_(state=CompensationState.UNDONE, error=None, **_ENDED_ATTEMPT)
 
 
 def after_failure(progress: StepProgress, error: str, config: SagaConfig) -> StepProgress:
     """Return the progress after a compensation that ended with a terminal error."""
-    attempts = progress.attempts + 1
-    failed = progress.with_(attempts=attempts, error=error, unknown_outcomes=0, unresolved_attempt=None)
-    if config.retry.permits(attempts):
-        return failed
-    if config.strategy is CompensationStrategy.BEST_EFFORT:
-        return failed.with_(state=CompensationState.FAILED)
-    return failed.with_(state=CompensationState.DEAD_LETTER)
+    refusals = progress.refusals + 1
+    failed = progress.with_(attempts=progress.attempts + 1, refusals=refusals, error=error, **_ENDED_ATTEMPT)
+    return failed if config.retry.permits(refusals) else _exhausted(failed, config)
 
 
-def after_unknown_outcome(progress: StepProgress, error: str, config: SagaConfig) -> StepProgress:
-    """Return the progress after an attempt that may or may not have been started.
+def after_transient_failure(
+    progress: StepProgress, error: str, retry: RetryPolicy, config: SagaConfig, now: datetime
+) -> StepProgress:
+    """Return the progress after a compensation that ended with a transient error.
+
+    Args:
+        progress: The progress before; `StepProgress.trying_since` is set.
+        error: The error.
+        retry: The retry policy of the step, see `SagaConfig.transient_retry_of`.
+        config: The rollback settings.
+        now: The current time.
+    """
+    since = progress.trying_since
+    failed = progress.with_(attempts=progress.attempts + 1, error=error, **{**_ENDED_ATTEMPT, "trying_since": since})
+    return failed if _permits(retry, failed, now) else _exhausted(failed, config)
+
+
+def after_unknown_outcome(
+    progress: StepProgress, error: str, retry: RetryPolicy, config: SagaConfig, now: datetime
+) -> StepProgress:
+    """Return the progress after an attempt that may or may not have been started; see `after_transient_failure`.
 
     The attempt is repeated under the same idempotency key, which attaches to a started compensation. A redrive does the
-    same, so no step is compensated twice, and a restart of the saga service uses up no attempt. After
-    `MAX_UNKNOWN_OUTCOMES` the attempt counts as failed, so that an operator notices.
+    same, so no step is compensated twice, and a restart of the saga service uses up no attempt.
     """
-    unknown_outcomes = progress.unknown_outcomes + 1
-    if unknown_outcomes < MAX_UNKNOWN_OUTCOMES:
-        return progress.with_(unknown_outcomes=unknown_outcomes, unresolved_attempt=progress.attempt)
-    return after_failure(progress, error, config).with_(unresolved_attempt=progress.attempt)
+    lost = progress.with_(
+        unknown_outcomes=progress.unknown_outcomes + 1, unresolved_attempt=progress.attempt, error=error
+    )
+    return lost if _permits(retry, lost, now) else _exhausted(lost, config)
+
+
+def delay_after(progress: StepProgress, retry: RetryPolicy, config: SagaConfig) -> timedelta:
+    """Return the delay before the next attempt of a step that failed and is pending."""
+    if progress.unknown_outcomes:
+        return retry.delay_after(progress.unknown_outcomes)
+    if progress.trying_since is None:
+        return config.retry.delay_after(progress.refusals)
+    return retry.delay_after(progress.attempts - progress.refusals)
+
+
+def delay_while_running(progress: StepProgress, now: datetime) -> timedelta:
+    """Return the delay before the next look at an attempt that outlasted a pass, longer for one that takes longer."""
+    elapsed = timedelta(0) if progress.trying_since is None else now - progress.trying_since
+    return min(_LONGEST_LOOK, max(_SHORTEST_LOOK, elapsed / 4))
+
+
+def _permits(retry: RetryPolicy, progress: StepProgress, now: datetime) -> bool:
+    elapsed = timedelta(0) if progress.trying_since is None else now - progress.trying_since
+    return retry.permits(progress.attempts - progress.refusals + progress.unknown_outcomes, elapsed * time_scale())
+
+
+def _exhausted(progress: StepProgress, config: SagaConfig) -> StepProgress:
+    best_effort = config.strategy is CompensationStrategy.BEST_EFFORT
+    return progress.with_(state=CompensationState.FAILED if best_effort else CompensationState.DEAD_LETTER)
 
 
 def rollback_state(steps: list[StepRecord], progress: dict[int, StepProgress], config: SagaConfig) -> RollbackState:
@@ -169,13 +216,14 @@ def apply_action(progress: StepProgress, action: OperatorAction, step: str, payl
         payload: The new payload of a redrive; None keeps the current one.
 
     Raises:
-        Conflict: The step is not a dead letter, or an action other than redrive has a payload.
+        Conflict: The step is neither a dead letter nor waits for its next attempt, or an action other than redrive has
+            a payload.
     """
     if payload is not None and action is not OperatorAction.REDRIVE:
         raise Conflict(f"{action} takes no payload; only redrive does", metadata={"field": "payload"})
     if action is OperatorAction.ANNOTATE:
         return progress
-    if progress.state is not CompensationState.DEAD_LETTER:
+    if progress.state is not CompensationState.DEAD_LETTER and not progress.is_waiting:
         raise Conflict(
             f"cannot {action} step '{step}': it is {progress.state}, not a dead letter; "
             "perdure sagas show SAGA shows its history",
@@ -183,7 +231,16 @@ def apply_action(progress: StepProgress, action: OperatorAction, step: str, payl
         )
     if action is OperatorAction.REDRIVE:
         new = progress.payload if payload is None else payload
-        return progress.with_(state=CompensationState.PENDING, attempts=0, redrives=progress.redrives + 1, payload=new)
+        return progress.with_(
+            state=CompensationState.PENDING,
+            attempts=0,
+            refusals=0,
+            unknown_outcomes=0,
+            trying_since=None,
+            due=None,
+            redrives=progress.redrives + 1,
+            payload=new,
+        )
     return progress.with_(state=_STATE_AFTER[action])
 
 

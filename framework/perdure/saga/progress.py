@@ -29,7 +29,7 @@ from perdure.status import StatusData
 ROLLBACK_STATUS_TIMEOUT = timedelta(seconds=2)
 """Time limit of the query to `Rollbacks`; a status must be available while the saga service is down."""
 
-
+_OPEN_PHASES = (SagaPhase.NOT_STARTED, SagaPhase.RUNNING, SagaPhase.COMPENSATING)
 _PHASE_OF = {
     RollbackState.RUNNING: SagaPhase.COMPENSATING,
     RollbackState.ROLLED_BACK: SagaPhase.ROLLED_BACK,
@@ -48,8 +48,8 @@ async def read_status(ctx: restate.WorkflowSharedContext, saga_id: str, expected
     if not rolls_back:
         return status
     rollback = await read_rollback(ctx, saga_id)
-    runs = [name.removeprefix(EXECUTION_PREFIX) for name in await ctx.state_keys() if name.startswith(EXECUTION_PREFIX)]
-    if rollback is not None and not rollback.has(runs):  # the rollback of an earlier execution under this key
+    ids = [name.removeprefix(EXECUTION_PREFIX) for name in await ctx.state_keys() if name.startswith(EXECUTION_PREFIX)]
+    if rollback is not None and not rollback.has(ids):  # the rollback of an earlier execution under this key
         rollback = None
     return add_rollback(status, rollback)
 
@@ -111,6 +111,17 @@ def add_rollback(status: StatusData, rollback: RollbackStatus | None) -> StatusD
         "rollback": rollback.status.value,
         "steps": {step.step: step.state.value for step in rollback.steps},
     }
+    retried: dict[str, JsonValue] = {
+        step.step: {
+            "failed_attempts": step.attempts,
+            "error": step.error,
+            "next_attempt_at": None if step.next_attempt_at is None else step.next_attempt_at.isoformat(),
+        }
+        for step in rollback.steps
+        if step.is_retried
+    }
+    if retried:
+        facts["retried_compensations"] = retried
     changes: dict[str, Any] = {"metadata": {**status.metadata, **facts}, "updated_at": rollback.updated_at}
     if status.phase != SagaPhase.CANCELLED:
         changes["phase"] = _PHASE_OF[rollback.status].value
@@ -140,7 +151,7 @@ def status_of_record(
         progress=1.0 if done else share,
         current_step=None if done or not steps else steps[-1],
         completed_steps=completed,
-        is_complete=closed is not None,
+        is_complete=phase not in _OPEN_PHASES,
         error=failed if closed is None else closed.error,
     )
 

@@ -58,7 +58,7 @@ from perdure.runs import RunConfig, run_with_retry
 from perdure.saga.gauges import saga_gauges, sample_sagas
 from perdure.saga.messages import roll_back_handler
 from perdure.saga.recovery import RemainingCalls, UnresponsiveService, remaining_calls, request_rollback
-from perdure.saga.rollback import resume
+from perdure.saga.rollback import resume_target
 from perdure.saga.schema import (
     ATTEMPTS_PREFIX,
     CANCELLED_PREFIX,
@@ -192,12 +192,12 @@ class SagaReconciler:
 
     def __init__(self, config: SagaReconcilerConfig) -> None:
         self._config = config
-        self._definition = restate.VirtualObject(
+        self.definition = restate.VirtualObject(
             SAGA_RECONCILER,
             description="Starts the rollback of orphaned sagas.",
             invocation_retry_policy=BACKGROUND_CALL_RETRIES,
         )
-        handler(self._definition, "exclusive", ingress_private=False)(self.reconcile)
+        handler(self.definition, "exclusive", ingress_private=False)(self.reconcile)
         self._alerts = Alerts(
             config.admin_url,
             webhook_url=config.webhook_url,
@@ -212,7 +212,7 @@ class SagaReconciler:
 
     def definitions(self) -> list[Definition]:
         """Return the services to serve."""
-        return [self._definition, *self._alerts.definitions()]
+        return [self.definition, *self._alerts.definitions()]
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -314,7 +314,7 @@ class SagaReconciler:
     async def _repair(self, ctx: restate.ObjectContext, orphan: OrphanedSaga, now: datetime) -> str:
         """Repair an orphan; return the reason for the alert."""
         if orphan.kind == "stalled":
-            await ObjectClient(ctx, resume, orphan.key).send()
+            await ObjectClient(ctx, resume_target, orphan.key).send()
         elif orphan.kind == "halted":
             await run_with_retry(ctx, f"resume {orphan.id}", self._resume_paused, orphan.id)
         elif orphan.kind == "paused":

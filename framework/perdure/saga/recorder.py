@@ -84,6 +84,7 @@ class Saga:
             pivot=pivot,
             after_others=after_others,
             parent="" if self.steps else self._parent,
+            retry=None if compensation is None else compensation.retry,
         )
         self._by_id[identity] = record
         self.steps.append(record)

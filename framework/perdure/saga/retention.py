@@ -38,8 +38,6 @@ _CLOSED = (RollbackState.ROLLED_BACK, RollbackState.FINISHED_FORWARD)
 
 log = get_logger("perdure.saga")
 
-_retention: timedelta | None = RETENTION
-
 
 class Purge(BaseModel):
     """Request of a rollback to purge itself, if it has not changed.
@@ -55,30 +53,31 @@ class Purge(BaseModel):
     actions: int
 
 
-purge_target: Target[Purge, bool] = Target(ROLLBACKS, "forget", Purge, bool)
+purge_target: Target[Purge, bool] = Target(ROLLBACKS, "purge", Purge, bool)
 
 
-def set_retention(duration: timedelta | None) -> None:
-    """Set the retention of this process's rollbacks; None for ever.
+def check_retention(duration: timedelta | None) -> timedelta | None:
+    """Return a retention of rollbacks; None for ever.
 
     Raises:
         ConfigurationError: The engine may still have the idempotency keys of the purged rollback. The next execution
             numbers its steps from 1 again and would attach to those compensations.
     """
-    global _retention  # noqa: PLW0603 - `Rollbacks` is one object, defined with its module
     if duration is not None and duration <= RESULT_RETENTION:
         raise ConfigurationError(
             f"a rollback retention of {duration} is too short: set more than {RESULT_RETENTION}, the time for which "
             "the engine stores the results of compensations, or None for no limit"
         )
-    _retention = duration
+    return duration
 
 
-async def plan_purge(ctx: restate.ObjectContext, progress: RollbackProgress, state: RollbackState) -> None:
+async def plan_purge(
+    ctx: restate.ObjectContext, progress: RollbackProgress, state: RollbackState, retention: timedelta | None
+) -> None:
     """Schedule the purge of a rollback whose executions are all closed."""
-    if _retention is not None and state in _CLOSED:
+    if retention is not None and state in _CLOSED:
         this = Purge(generation=progress.generation, actions=progress.actions)
-        await ObjectClient(ctx, purge_target, ctx.key()).send(this, delay=scaled(_retention))
+        await ObjectClient(ctx, purge_target, ctx.key()).send(this, delay=scaled(retention))
 
 
 async def purge_unchanged(ctx: restate.ObjectContext, this: Purge) -> bool:

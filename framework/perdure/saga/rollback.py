@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 import restate
 
+from perdure._runtime.dispatch import DAY_LONG_RETRIES
 from perdure._runtime.sdk import is_replaying
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import is_own_cancel
@@ -40,17 +41,23 @@ from perdure.saga.messages import (
     RollbackStatus,
     StepAction,
     StepStatus,
+    apply_to_step,
+    read_report,
+    rollback_status,
 )
 from perdure.saga.policy import (
     after_failure,
     after_success,
+    after_transient_failure,
     after_unknown_outcome,
     apply_action,
+    delay_after,
+    delay_while_running,
     next_steps,
     rollback_state,
     time_until_due,
 )
-from perdure.saga.retention import Purge, plan_purge, purge_unchanged
+from perdure.saga.retention import RETENTION, Purge, check_retention, plan_purge, purge_unchanged
 from perdure.saga.schema import (
     ROLLBACKS,
     AuditEntry,
@@ -70,111 +77,209 @@ from perdure.saga.schema import (
 from perdure.saga.signatures import check_action
 from perdure.saga.status import CompensationState, RollbackState
 from perdure.saga.waits import report_for, wake_waiters
+from perdure.targets import Target
 
 MAX_ROUNDS = 20
 """Number of steps, or groups, per pass. Each wait may replay the journal, so a pass costs the square of its length."""
 
 log = get_logger("perdure.saga")
 
-rollbacks = restate.VirtualObject(ROLLBACKS, description="Rolls back sagas, independently of their orchestrators.")
+_run: Target[RollbackPass, None] = Target(ROLLBACKS, "run", RollbackPass, None)
+resume_target: Target[None, None] = Target(ROLLBACKS, "resume", None, None)
 
 
-@handler(rollbacks, "shared", ingress_private=True)
-async def begin(ctx: restate.ObjectSharedContext, request: RollbackRequest) -> None:
-    """Start a saga's rollback, independent of the caller."""
-    annotate(saga_id=ctx.key())
-    link_to(request.trace)
-    if request.saga_id != ctx.key():
-        raise Conflict(f"saga '{request.saga_id}' was sent to the rollback of '{ctx.key()}'")
-    await ObjectClient(ctx, run, ctx.key()).send(RollbackPass(request=request))
+class Rollbacks:
+    """Handlers of `Rollbacks`.
 
+    Args:
+        retention: How long an ended rollback is stored; None for ever.
 
-@handler(rollbacks, "exclusive", ingress_private=True)
-async def run(ctx: restate.ObjectContext, this: RollbackPass) -> None:
-    """Run one pass."""
-    annotate(saga_id=ctx.key())
-    link_to(None if this.request is None else this.request.trace)
-    is_admitted = this.request is None
-    try:
+    Raises:
+        ConfigurationError: The retention is too short; see `check_retention`.
+    """
+
+    def __init__(self, retention: timedelta | None = RETENTION) -> None:
+        self._retention = check_retention(retention)
+        self.definition = restate.VirtualObject(
+            ROLLBACKS,
+            description="Rolls back sagas, independently of their orchestrators.",
+            invocation_retry_policy=DAY_LONG_RETRIES,
+        )
+        handler(self.definition, "shared", ingress_private=True)(self.begin)
+        handler(self.definition, "exclusive", ingress_private=True)(self.run)
+        handler(self.definition, "exclusive", ingress_private=True)(self.resume)
+        handler(self.definition, "exclusive", ingress_private=True)(self.purge)
+        handler(self.definition, "exclusive", name=apply_to_step.handler, ingress_private=True)(self.apply)
+        handler(self.definition, "shared", name=read_report.handler, ingress_private=True)(self.report)
+        handler(self.definition, "shared", name=rollback_status.handler, read_only=True, ingress_private=False)(
+            self.status
+        )
+
+    async def begin(self, ctx: restate.ObjectSharedContext, request: RollbackRequest) -> None:
+        """Start a saga's rollback, independent of the caller."""
+        annotate(saga_id=ctx.key())
+        link_to(request.trace)
+        if request.saga_id != ctx.key():
+            raise Conflict(f"saga '{request.saga_id}' was sent to the rollback of '{ctx.key()}'")
+        await ObjectClient(ctx, _run, ctx.key()).send(RollbackPass(request=request))
+
+    async def run(self, ctx: restate.ObjectContext, this: RollbackPass) -> None:
+        """Run one pass."""
+        annotate(saga_id=ctx.key())
+        link_to(None if this.request is None else this.request.trace)
+        is_admitted = this.request is None
+        try:
+            now = await _now(ctx)
+            saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
+            if saga is not None and this.request is None:
+                link_to(saga.trace)
+            is_admitted = True  # admission writes before it waits for anything
+            await self._run_pass(ctx, this, saga, progress, now)
+        except TerminalError as error:
+            if not is_own_cancel(error):
+                raise
+            # A cancel must not end a rollback. An operator skips single steps instead.
+            if not is_admitted:
+                await _send_pass(ctx, this, None)
+            else:
+                await _continue(ctx)
+
+    async def resume(self, ctx: restate.ObjectContext) -> None:
+        """Continue a rollback whose next pass was killed."""
+        await _continue(ctx)
+
+    async def purge(self, ctx: restate.ObjectContext, this: Purge) -> bool:
+        """Purge a rollback that has ended and not changed since; return whether it was purged."""
+        return await purge_unchanged(ctx, this)
+
+    async def apply(self, ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
+        """Apply an operator action to a step and add it to the audit log."""
         now = await _now(ctx)
         saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
-        if saga is not None and this.request is None:
-            link_to(saga.trace)
-        is_admitted = True  # admission writes before it waits for anything
-        await _run_pass(ctx, this, saga, progress, now)
-    except TerminalError as error:
-        if not is_own_cancel(error):
-            raise
-        # A cancel must not end a rollback. An operator skips single steps instead.
-        if not is_admitted:
-            await _send_pass(ctx, this, None)
-        else:
-            await _continue(ctx)
+        step = next((each for each in saga.steps if each.position == request.position), None) if saga else None
+        if saga is None or progress is None or step is None:
+            raise NotFound(f"no dead letter '{ctx.key()}/{request.position}'", metadata={"field": "id"})
+        before = await step_progress_state(ctx, step.position).get() or StepProgress()
+        checked = await check_action(ctx, request, payload=before.payload_for(step), redriven=before.redrives, now=now)
+        if request.action is OperatorAction.REDRIVE and step.compensation is None:
+            raise Conflict(f"step '{step.step}' has no compensation to redrive: complete it by hand, then resolve it")
+        letter_id = f"{saga.saga_id}/{step.position}"
+        if before.state is not CompensationState.DEAD_LETTER:  # its removal from the index may have been killed
+            await remove_dead_letter(ctx, letter_id)
+        after = apply_action(before, request.action, step.step, request.payload)
+        number = execution_number_at(saga, step.position)
+        ended = [each for each in progress.ended if each != number or after == before]
+        later = progress.model_copy(update={"actions": progress.actions + 1, "updated_at": now, "ended": ended})
+        await checked.store(ctx)
+        await audit_entry_state(ctx, later.actions).set(
+            AuditEntry(
+                number=later.actions,
+                at=now,
+                actor=checked.actor,
+                action=request.action,
+                step=step.step,
+                position=step.position,
+                reason=request.reason,
+                before=before.state,
+                after=after.state,
+                payload=request.payload,
+                signed_action=request.signed_action,
+            )
+        )
+        log.info(
+            "saga.operator_action",
+            saga=saga.saga_id,
+            step=step.step,
+            action=request.action,
+            actor=checked.actor,
+            state=after.state,
+        )
+        if not is_replaying(ctx):
+            OPERATOR_ACTIONS.count(service=executions_of(saga)[number - 1].service, action=request.action.value)
+        await rollback_progress_state(ctx).set(later)
+        if after != before:
+            await open_marker(ctx).set(True)  # first, so that the reconciler continues a rollback that is killed here
+            await step_progress_state(ctx, step.position).set(after)
+            await remove_dead_letter(ctx, letter_id)
+            await _schedule_pass(ctx, later, now, timedelta(0))
+        return ActionReceipt(id=letter_id, action=request.action, state=after.state, number=later.actions)
 
+    async def report(self, ctx: restate.ObjectSharedContext, query: ReportQuery) -> ReportAnswer:
+        """Return the result of an execution's rollback."""
+        return await report_for(ctx, query)
 
-@handler(rollbacks, "exclusive", ingress_private=True)
-async def resume(ctx: restate.ObjectContext) -> None:
-    """Continue a rollback whose next pass was killed."""
-    await _continue(ctx)
+    async def status(self, ctx: restate.ObjectSharedContext) -> RollbackStatus:
+        """Return the status of a saga's rollback, with its steps."""
+        saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
+        if saga is None or progress is None:
+            raise NotFound(f"no rollback of a saga '{ctx.key()[:200]}'", metadata={"saga": ctx.key()[:200]})
+        steps = await all_step_progress(ctx, saga)
+        *earlier, last = [_execution_status(each, steps) for each in executions_of(saga)]
+        return RollbackStatus(
+            **{**dict(last), "execution_ids": saga.execution_ids},
+            saga_id=saga.saga_id,
+            started_at=progress.started_at,
+            updated_at=progress.updated_at,
+            earlier=earlier,
+            audit_log=[
+                entry
+                for number in range(1, progress.actions + 1)
+                if (entry := await audit_entry_state(ctx, number).get())
+            ],
+        )
+
+    async def _run_pass(
+        self,
+        ctx: restate.ObjectContext,
+        this: RollbackPass,
+        saga: StoredSaga | None,
+        progress: RollbackProgress | None,
+        now: datetime,
+    ) -> None:
+        if this.request is not None:
+            is_new = saga is None
+            admission = await admit(ctx, this.request, saga, progress, now)
+            saga, progress = admission.saga, admission.progress
+            if admission.has_work and not is_new:  # a scheduled pass does not know these steps
+                await _schedule_pass(ctx, progress, now, timedelta(0))
+                return
+            if not admission.has_work:
+                if admission.has_waiter:
+                    await wake_waiters(ctx, saga, progress)
+                return
+        elif saga is None or progress is None or this.generation != progress.generation:
+            return
+        await self._compensate(ctx, saga, progress, await all_step_progress(ctx, saga), now)
+
+    async def _compensate(
+        self,
+        ctx: restate.ObjectContext,
+        saga: StoredSaga,
+        progress: RollbackProgress,
+        steps: dict[int, StepProgress],
+        now: datetime,
+    ) -> None:
+        """Compensate the steps that are due, last execution first; then schedule the next pass or finish."""
+        executions = executions_of(saga)
+        is_alone = sum(not is_over(each, steps) for each in executions) == 1
+        delays: list[timedelta] = []
+        for number, each in reversed(list(enumerate(executions, start=1))):
+            delay = await _compensate_execution(ctx, each, steps, now, is_alone=is_alone)
+            if delay is not None:
+                delays.append(delay)
+            elif number not in progress.ended:
+                progress = await _end_execution(ctx, saga, number, progress, steps)
+        if delays:
+            await _schedule_pass(ctx, progress, now, min(delays))
+            return
+        await open_marker(ctx).clear()
+        await plan_purge(ctx, progress, report_of(executions, steps).outcome, self._retention)
 
 
 async def _continue(ctx: restate.ObjectContext) -> None:
     progress = await rollback_progress_state(ctx).get()
     if progress is not None:
         await _send_pass(ctx, RollbackPass(generation=progress.generation), None)
-
-
-async def _run_pass(
-    ctx: restate.ObjectContext,
-    this: RollbackPass,
-    saga: StoredSaga | None,
-    progress: RollbackProgress | None,
-    now: datetime,
-) -> None:
-    if this.request is not None:
-        is_new = saga is None
-        admission = await admit(ctx, this.request, saga, progress, now)
-        saga, progress = admission.saga, admission.head
-        if admission.has_work and not is_new:  # a scheduled pass does not know these steps
-            await _schedule_pass(ctx, progress, now, timedelta(0))
-            return
-        if not admission.has_work:
-            if admission.has_waiter:
-                await wake_waiters(ctx, saga, progress)
-            return
-    elif saga is None or progress is None or this.generation != progress.generation:
-        return
-    await _compensate(ctx, saga, progress, await all_step_progress(ctx, saga), now)
-
-
-async def _compensate(
-    ctx: restate.ObjectContext,
-    saga: StoredSaga,
-    progress: RollbackProgress,
-    steps: dict[int, StepProgress],
-    now: datetime,
-) -> None:
-    """Compensate the steps that are due, last execution first; then schedule the next pass or finish."""
-    executions = executions_of(saga)
-    is_alone = sum(not is_over(each, steps) for each in executions) == 1
-    delays: list[timedelta] = []
-    for number, each in reversed(list(enumerate(executions, start=1))):
-        delay = await _compensate_execution(ctx, each, steps, now, is_alone=is_alone)
-        if delay is not None:
-            delays.append(delay)
-        elif number not in progress.ended:
-            progress = await _end_execution(ctx, saga, number, progress, steps)
-    if delays:
-        await _schedule_pass(ctx, progress, now, min(delays))
-        return
-    await open_marker(ctx).clear()
-    await plan_purge(ctx, progress, report_of(executions, steps).outcome)
-
-
-@handler(rollbacks, "exclusive", name="forget", ingress_private=True)
-async def purge_rollback(ctx: restate.ObjectContext, this: Purge) -> bool:
-    """Purge a rollback that has ended and not changed since; return whether it was purged."""
-    return await purge_unchanged(ctx, this)
 
 
 async def _compensate_execution(
@@ -197,13 +302,21 @@ async def _compensate_execution(
         delay: timedelta | None = None
         for attempt in attempts:
             position = attempt.step.position
-            after = await _after(attempt, steps[position], saga.config)
+            before = steps[position]
+            if before.trying_since is None:
+                before = before.with_(trying_since=now)
+            after = await _after(attempt, before, saga.config, now)
             if after is None:
-                delay = delay or timedelta(0)
+                before = before.with_(running=attempt.invocation_id)
+                if before != steps[position]:
+                    steps[position] = before
+                    await step_progress_state(ctx, position).set(before)
+                delay = max(delay or timedelta(0), delay_while_running(before, now))
                 continue
             pause: timedelta | None = None
             if after.state is CompensationState.PENDING:
-                pause = scaled(saga.config.retry.delay_after(after.unknown_outcomes or after.attempts))
+                retry = saga.config.transient_retry_of(attempt.step.retry)
+                pause = scaled(delay_after(after, retry, saga.config))
                 delay = max(delay or timedelta(0), pause)
             steps[position] = after = after.with_(due=None if pause is None else now + pause)
             await step_progress_state(ctx, position).set(after)
@@ -221,16 +334,19 @@ async def _compensate_execution(
     return None
 
 
-async def _after(attempt: Attempt, before: StepProgress, config: SagaConfig) -> StepProgress | None:
+async def _after(attempt: Attempt, before: StepProgress, config: SagaConfig, now: datetime) -> StepProgress | None:
     """Return a step's progress after an attempt; None if the attempt still runs."""
+    retry = config.transient_retry_of(attempt.step.retry)
     if attempt.unknown_outcome is not None:
-        return after_unknown_outcome(before, attempt.unknown_outcome, config)
+        return after_unknown_outcome(before, attempt.unknown_outcome, retry, config, now)
     if not await attempt.ended():
         return None
-    error = await attempt.error()
-    if error is None:
+    failure = await attempt.failure()
+    if failure is None:
         return after_success(before)
-    failed = after_failure(before, error, config)
+    if failure.is_transient:
+        return after_transient_failure(before, failure.message, retry, config, now)
+    failed = after_failure(before, failure.message, config)
     return failed if attempt.is_started else failed.with_(unresolved_attempt=before.unresolved_attempt)
 
 
@@ -260,7 +376,7 @@ async def _schedule_pass(
 
 
 async def _send_pass(ctx: restate.ObjectContext, this: RollbackPass, delay: timedelta | None) -> None:
-    await ObjectClient(ctx, run, ctx.key()).send(this, delay=delay or None)
+    await ObjectClient(ctx, _run, ctx.key()).send(this, delay=delay or None)
 
 
 async def _end_execution(
@@ -298,86 +414,6 @@ async def _now(ctx: restate.ObjectContext) -> datetime:
         raise Cancelled("cancelled while reading the clock") from error
 
 
-@handler(rollbacks, "exclusive", ingress_private=True)
-async def act(ctx: restate.ObjectContext, request: StepAction) -> ActionReceipt:
-    """Apply an operator action to a dead letter and add it to the audit log."""
-    now = await _now(ctx)
-    saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
-    step = next((each for each in saga.steps if each.position == request.position), None) if saga else None
-    if saga is None or progress is None or step is None:
-        raise NotFound(f"no dead letter '{ctx.key()}/{request.position}'", metadata={"field": "id"})
-    before = await step_progress_state(ctx, step.position).get() or StepProgress()
-    checked = await check_action(ctx, request, payload=before.payload_for(step), redriven=before.redrives, now=now)
-    if request.act is OperatorAction.REDRIVE and step.compensation is None:
-        raise Conflict(f"step '{step.step}' has no compensation to redrive: complete it by hand, then resolve it")
-    letter_id = f"{saga.saga_id}/{step.position}"
-    if before.state is not CompensationState.DEAD_LETTER:  # its removal from the index may have been killed
-        await remove_dead_letter(ctx, letter_id)
-    after = apply_action(before, request.act, step.step, request.payload)
-    number = execution_number_at(saga, step.position)
-    ended = [each for each in progress.ended if each != number or after == before]
-    later = progress.model_copy(update={"actions": progress.actions + 1, "updated_at": now, "ended": ended})
-    await checked.store(ctx)
-    await audit_entry_state(ctx, later.actions).set(
-        AuditEntry(
-            number=later.actions,
-            at=now,
-            actor=checked.actor,
-            act=request.act,
-            step=step.step,
-            position=step.position,
-            reason=request.reason,
-            before=before.state,
-            after=after.state,
-            payload=request.payload,
-            proof=request.proof,
-        )
-    )
-    log.info(
-        "saga.operator_action",
-        saga=saga.saga_id,
-        step=step.step,
-        action=request.act,
-        actor=checked.actor,
-        state=after.state,
-    )
-    if not is_replaying(ctx):
-        OPERATOR_ACTIONS.count(service=executions_of(saga)[number - 1].service, action=request.act.value)
-    await rollback_progress_state(ctx).set(later)
-    if after != before:
-        await open_marker(ctx).set(True)  # first, so that the reconciler continues a rollback that is killed here
-        await step_progress_state(ctx, step.position).set(after)
-        await remove_dead_letter(ctx, letter_id)
-        await _schedule_pass(ctx, later, now, timedelta(0))
-    return ActionReceipt(id=letter_id, act=request.act, state=after.state, number=later.actions)
-
-
-@handler(rollbacks, "shared", ingress_private=True)
-async def report(ctx: restate.ObjectSharedContext, query: ReportQuery) -> ReportAnswer:
-    """Return the result of an execution's rollback."""
-    return await report_for(ctx, query)
-
-
-@handler(rollbacks, "shared", read_only=True, ingress_private=False)
-async def status(ctx: restate.ObjectSharedContext) -> RollbackStatus:
-    """Return the status of a saga's rollback, with its steps."""
-    saga, progress = await saga_state(ctx).get(), await rollback_progress_state(ctx).get()
-    if saga is None or progress is None:
-        raise NotFound(f"no rollback of a saga '{ctx.key()[:200]}'", metadata={"saga": ctx.key()[:200]})
-    steps = await all_step_progress(ctx, saga)
-    *earlier, last = [_execution_status(each, steps) for each in executions_of(saga)]
-    return RollbackStatus(
-        **{**dict(last), "runs": saga.runs},
-        saga_id=saga.saga_id,
-        started_at=progress.started_at,
-        updated_at=progress.updated_at,
-        earlier=earlier,
-        audit_log=[
-            entry for number in range(1, progress.actions + 1) if (entry := await audit_entry_state(ctx, number).get())
-        ],
-    )
-
-
 def _execution_status(saga: RollbackRequest, steps: dict[int, StepProgress]) -> ExecutionStatus:
     return ExecutionStatus(
         service=saga.service,
@@ -393,12 +429,17 @@ def _execution_status(saga: RollbackRequest, steps: dict[int, StepProgress]) -> 
                 state=progress.state,
                 completed=progress.completed,
                 attempts=progress.attempts,
+                refusals=progress.refusals,
+                lost_starts=progress.unknown_outcomes,
                 redriven=progress.redrives,
-                invocation_id=progress.invocation_id,
                 error=progress.error,
+                next_attempt_at=progress.due if progress.state is CompensationState.PENDING else None,
+                trying_since=progress.trying_since,
+                invocation_id=progress.invocation_id,
+                compensation_invocation_id=progress.running,
             )
             for step in saga.steps
             for progress in (steps[step.position],)
         ],
-        runs=saga.runs,
+        execution_ids=saga.execution_ids,
     )

@@ -11,9 +11,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from perdure._runtime.records import StoredRecord
 from perdure.engine.admin import sql_interval, sql_text
+from perdure.retry import RetryPolicy
 from perdure.saga.config import SagaConfig
 from perdure.saga.status import CompensationState, SagaPhase
 from perdure.security.signed_actions import SignedAction
@@ -30,22 +32,22 @@ SAGA_PREFIX: Final = "saga/"
 STEP_PREFIX: Final = "saga/0"
 CLOSED_KEY: Final = "saga/closed"
 FAILED_KEY: Final = "saga/failed"
-EXECUTION_PREFIX: Final = "saga/run/"
+EXECUTION_PREFIX: Final = "saga/execution/"
 """Prefix of the marker of a submitted execution; `Rollbacks` has the same key once it has stored the steps."""
-ROLLBACK_PROMISE: Final = "saga/undo"
+ROLLBACK_PROMISE: Final = "saga/rollback"
 """Resolved when the rollback was requested from outside the orchestration."""
-EXECUTION_PROMISE: Final = "saga/run"
+EXECUTION_PROMISE: Final = "saga/execution"
 """Execution ID of a saga that was submitted from outside: a shared handler cannot write state."""
 
 # State of `Rollbacks`.
-SAGA_KEY: Final = "request"
-PROGRESS_KEY: Final = "head"
+SAGA_KEY: Final = "saga"
+PROGRESS_KEY: Final = "progress"
 OPEN_KEY: Final = "open"
 NONCES_KEY: Final = "nonces"
 
 # State of `DeadLetterIndex`, whose only key is INDEX_KEY.
 INDEX_KEY: Final = "all"
-DEAD_LETTER_PREFIX: Final = "letter/"
+DEAD_LETTER_PREFIX: Final = "dead_letter/"
 
 # State of `SagaReconciler`: prefixes of an orphan's ID.
 SUBMITTED_PREFIX: Final = "submitted/"
@@ -86,7 +88,7 @@ class CompensationHandler(BaseModel):
         return f"{self.service}/{self.handler}"
 
 
-class StepRecord(BaseModel):
+class StepRecord(StoredRecord):
     """A step as recorded before its action starts.
 
     Args:
@@ -99,11 +101,10 @@ class StepRecord(BaseModel):
         pivot: Marks the point after which the saga is completed instead of rolled back; not a step itself.
         after_others: Compensated only after all other steps are, such as a notification of the cancellation.
         parent: ID of the parent saga, in the first step of a child.
+        retry: Retries of the compensation after transient errors; None for those of the saga.
         timed_out: Invocations of attempts that exceeded their time limit and may still act. The rollback awaits their
             end. Only set in a request from the orchestration, never in its state.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     position: int
     step: str
@@ -114,19 +115,18 @@ class StepRecord(BaseModel):
     pivot: bool = False
     after_others: bool = False
     parent: str = ""
-    timed_out: list[str] = []
+    retry: RetryPolicy | None = None
+    timed_out: list[str] = Field(default_factory=list)
 
 
-class ClosedSaga(BaseModel):
+class ClosedSaga(StoredRecord):
     """Result that an orchestration stores when it ends.
 
     Args:
-        phase: The final phase.
+        phase: The final phase, or ``COMPENSATING`` if the orchestration ended before its rollback.
         error: The error of a failed saga.
         rolls_back: Whether a rollback was requested.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     phase: SagaPhase
     error: str | None = None
@@ -160,8 +160,8 @@ class RollbackRequest(BaseModel):
         reason: The error that failed the saga.
         waiter: The invocation that waits for the result.
         first_hand: Sent by the failed orchestration itself, once.
-        runs: IDs of the executions that recorded the steps; empty if unknown. A workflow key can be reused after its
-            retention, and the saga ID is then the same.
+        execution_ids: IDs of the executions that recorded the steps; empty if unknown. A workflow key can be reused
+            after its retention, and the saga ID is then the same.
         trace: Span of the orchestration (W3C traceparent) that the rollback's spans link to.
     """
 
@@ -176,7 +176,7 @@ class RollbackRequest(BaseModel):
     reason: str
     waiter: Waiter | None = None
     first_hand: bool = False
-    runs: list[str] = []
+    execution_ids: list[str] = []
     trace: str | None = None
 
 
@@ -188,7 +188,7 @@ class EarlierExecution(BaseModel):
         service: The orchestrator's service.
         config: Its rollback settings.
         reason: The error that failed it.
-        runs: Its execution ID.
+        execution_ids: Its execution ID.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -197,17 +197,17 @@ class EarlierExecution(BaseModel):
     service: str
     config: SagaConfig = SagaConfig()
     reason: str
-    runs: list[str] = []
+    execution_ids: list[str] = []
 
 
-class StoredSaga(RollbackRequest):
+class StoredSaga(RollbackRequest, StoredRecord):
     """A saga as stored by `Rollbacks`: its last execution, with the steps and IDs of all executions.
 
     Args:
         earlier: The earlier executions, oldest first.
     """
 
-    earlier: list[EarlierExecution] = []
+    earlier: list[EarlierExecution] = Field(default_factory=list)
 
     @classmethod
     def of(cls, request: RollbackRequest) -> StoredSaga:
@@ -215,7 +215,7 @@ class StoredSaga(RollbackRequest):
         return cls(**{**dict(request), "waiter": None})
 
 
-class StepProgress(BaseModel):
+class StepProgress(StoredRecord):
     """Progress of the compensation of one step.
 
     Args:
@@ -223,31 +223,41 @@ class StepProgress(BaseModel):
         completed: Whether the action completed; None if unknown, as after a kill.
         invocation_id: The action's invocation if it was still running; the rollback awaits its end.
         attempts: Failed attempts since the last redrive.
+        refusals: Those of the attempts that ended with a terminal error.
+        trying_since: Start of the first attempt since the last success, terminal error or redrive; None before it.
         redrives: Number of redrives.
         error: The last error.
         payload: Payload set by an operator; replaces the recorded one.
         unknown_outcomes: Consecutive attempts whose start has an unknown outcome.
         unresolved_attempt: The attempt with the unknown outcome, which is repeated until its result is known.
-        due: When the next attempt is due; None before the first attempt and after the last.
+        due: When the next attempt is due; None before the first attempt and after the last. In the past while the
+            attempt runs.
+        running: Invocation of an attempt that outlasted a pass.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     state: CompensationState = CompensationState.PENDING
     completed: bool | None = None
     invocation_id: str | None = None
     attempts: int = 0
+    refusals: int = 0
+    trying_since: datetime | None = None
     redrives: int = 0
     error: str | None = None
     payload: JsonValue = None
     unknown_outcomes: int = 0
     unresolved_attempt: str | None = None
     due: datetime | None = None
+    running: str | None = None
 
     @property
     def attempt(self) -> str:
         """Name of the next attempt within the step; the same name attaches to the same invocation."""
         return self.unresolved_attempt or f"{self.redrives}.{self.attempts}"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the compensation failed and waits for its next attempt, so that an operator may intervene."""
+        return self.state is CompensationState.PENDING and self.due is not None and self.running is None
 
     def payload_for(self, step: StepRecord) -> JsonValue:
         """Return the compensation's payload: the operator's, or the recorded one."""
@@ -263,7 +273,7 @@ class StepProgress(BaseModel):
         return self.model_copy(update=changes)
 
 
-class RollbackProgress(BaseModel):
+class RollbackProgress(StoredRecord):
     """Progress of a rollback, apart from its steps.
 
     Args:
@@ -279,12 +289,12 @@ class RollbackProgress(BaseModel):
     generation: int = 0
     started_at: datetime
     updated_at: datetime
-    waiters: dict[str, str] = {}
+    waiters: dict[str, str] = Field(default_factory=dict)
     actions: int = 0
-    waits_for: dict[str, int] = {}
-    ended: list[int] = []
+    waits_for: dict[str, int] = Field(default_factory=dict)
+    ended: list[int] = Field(default_factory=list)
 
-    def with_waiter(self, waiter: Waiter | None, run: int | None) -> RollbackProgress:
+    def with_waiter(self, waiter: Waiter | None, execution: int | None) -> RollbackProgress:
         """Return a copy with a waiter for an execution, or for all if the number is None."""
         if waiter is None:
             return self
@@ -292,7 +302,7 @@ class RollbackProgress(BaseModel):
         return others.model_copy(
             update={
                 "waiters": {**others.waiters, waiter.invocation: waiter.awakeable},
-                "waits_for": others.waits_for if run is None else {**others.waits_for, waiter.invocation: run},
+                "waits_for": {**others.waits_for, **({} if execution is None else {waiter.invocation: execution})},
             }
         )
 
@@ -304,7 +314,7 @@ class RollbackProgress(BaseModel):
 
 
 class OperatorAction(StrEnum):
-    """An operator action on a dead letter.
+    """An operator action on a dead letter, or on a compensation that waits for its next attempt.
 
     ``REDRIVE`` repeats the compensation with a full set of attempts and, optionally, another payload; ``SKIP`` leaves
     the step as it is and continues the rollback; ``RESOLVE`` records that the step was compensated by hand;
@@ -318,36 +328,34 @@ class OperatorAction(StrEnum):
     ANNOTATE = "annotate"
 
 
-class AuditEntry(BaseModel):
+class AuditEntry(StoredRecord):
     """Audit entry of one operator action. Entries are never changed.
 
     Args:
         number: 1 for the first entry.
         at: When.
         actor: The operator.
-        act: The action.
+        action: The action.
         step: The step's name.
         position: The step's position.
         reason: The operator's reason.
         before: The state before the action.
         after: The state after the action.
         payload: The new payload, if the action set one.
-        proof: The operator's signature; None if unsigned, and then the actor is unverified.
+        signed_action: The operator's signed action; None if unsigned, and then the actor is unverified.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     number: int
     at: datetime
     actor: str
-    act: OperatorAction
+    action: OperatorAction
     step: str
     position: int
     reason: str = ""
     before: CompensationState
     after: CompensationState
     payload: JsonValue = None
-    proof: SignedAction | None = None
+    signed_action: SignedAction | None = None
 
 
 def saga_state(ctx: Any) -> State[StoredSaga]:
@@ -412,7 +420,7 @@ _ROLLBACK: Final = (
 )
 _OPEN: Final = f"(select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}')"
 _DEAD: Final = (
-    r"(select distinct regexp_replace(key, '^[a-z]+/(.*)/[0-9]+$', '\1') as service_key from state "
+    r"(select distinct regexp_replace(key, '^[a-z_]+/(.*)/[0-9]+$', '\1') as service_key from state "
     f"where service_name = '{DEAD_LETTER_INDEX}')"
 )
 _PREFIXED: Final = "i.target_service_name || ':' || i.target_service_key"

@@ -48,7 +48,7 @@ def sign_action(
     payload: JsonValue = None,
     at: datetime,
 ) -> SignedAction:
-    """Sign an operator action, for the ``proof`` of a `DeadLetterActionRequest`.
+    """Sign an operator action, for the ``signed_action`` of a `DeadLetterActionRequest`.
 
     Args:
         key: The operator's key.
@@ -86,11 +86,11 @@ async def check_action(
         Conflict: The signature was used before, or the dead letter has changed since it was displayed (409).
     """
     nonces = NonceLog()
-    if request.proof is not None:
+    if request.signed_action is not None:
         nonces = await _nonces(ctx).get() or nonces
     signer, nonces = get_signing_rules().check(
-        request.proof,
-        action=request.act.value,
+        request.signed_action,
+        action=request.action.value,
         target=_target(f"{ctx.key()}/{request.position}"),
         payload_digest=_digest(payload, redriven),
         now=now,

@@ -46,7 +46,7 @@ class Step(Generic[I, O]):
         request: The input of the action.
         compensate: The compensation with its payload: ``cancel_flight.bind(CancelSeats(...))``.
         key: The key, if the action is a handler of a virtual object or workflow.
-        config: Retries of a local action.
+        config: Retries of a local action; by default those of the service.
         retry: Retries of the step after a terminal error; none by default. The engine retries transient errors itself.
         timeout: Time limit of one attempt of a call. The call is then cancelled, and its end is awaited only by the
             rollback. It may overlap with the next attempt, so the called handler must be idempotent.
@@ -84,7 +84,7 @@ class Step(Generic[I, O]):
 class StepRunner:
     """Runs the steps of one saga."""
 
-    def __init__(self, ctx: restate.WorkflowContext, saga: Saga, config: SagaConfig) -> None:
+    def __init__(self, ctx: restate.WorkflowContext, saga: Saga, config: SagaConfig, run: RunConfig) -> None:
         self.ctx = ctx
         self.saga = saga
         self.past_pivot = False
@@ -93,6 +93,7 @@ class StepRunner:
         self.cancelled: Cancelled | None = None
         self.headers: dict[str, Mapping[str, str]] = {}
         """Additional headers of the calls, by step name."""
+        self.run_config = run
         self._config = config
         self._names: set[str] = set()
 
@@ -202,7 +203,7 @@ class _RunningStep:
             if step.timeout is not None:
                 self._timeout = ctx.sleep(scaled(step.timeout), f"time limit of {step.name}")
         else:
-            config = (step.config or RunConfig()).named(step.name)
+            config = (step.config or self._runner.run_config).named(step.name)
             self._action = run_async(ctx, config, self._run_local, returns=result_type(step.action))
 
     async def _run_local(self) -> Any:

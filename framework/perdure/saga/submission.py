@@ -19,7 +19,7 @@ import restate
 from pydantic import BaseModel
 
 from perdure._runtime.time_scale import scaled
-from perdure._runtime.waiting import done_before, is_own_cancel
+from perdure._runtime.waiting import first_done, is_own_cancel
 from perdure._wake_ups import WakeUpBackoff, new_awakeable, new_wait_id
 from perdure.clients import ObjectClient
 from perdure.errors import Cancelled, TerminalError
@@ -29,6 +29,7 @@ from perdure.runs import RunConfig, run_with_retry
 from perdure.saga.messages import ReportQuery, RollbackReport, begin_target, read_report
 from perdure.saga.progress import has_external_rollback, read_rollback
 from perdure.saga.schema import EXECUTION_PREFIX, EXECUTION_PROMISE, RollbackRequest, Waiter
+from perdure.saga.status import RollbackState
 from perdure.signals import get_internal_signal
 
 OUTCOME_POLLS = RetryPolicy(
@@ -104,32 +105,44 @@ async def submit_and_confirm(ctx: restate.WorkflowSharedContext, request: Rollba
         await submit_rollback(caller, request)
         await caller.sleep(scaled(RECORD_POLLS.delay_after(attempt)), "the rollback is recorded")
         recorded = await read_rollback(ctx, request.saga_id)
-        if recorded is not None and recorded.has(request.runs):
+        if recorded is not None and recorded.has(request.execution_ids):
             return
 
 
-async def await_rollback(ctx: restate.Context, request: RollbackRequest, wait: str) -> RollbackReport:
-    """Start a saga's rollback, and wait for its end; the random ``wait`` comes from `perdure._wake_ups.make_wait_id`.
+async def await_rollback(
+    ctx: restate.Context, request: RollbackRequest, wait: str, timeout: timedelta | None = None
+) -> RollbackReport:
+    """Start a saga's rollback, and wait for its end.
 
     The awakeable only wakes this invocation; the report is read from `Rollbacks`.
+
+    Args:
+        ctx: The context.
+        request: The saga.
+        wait: A random ID from `perdure._wake_ups.make_wait_id`.
+        timeout: How long to wait; None for no limit. Then the report has the outcome ``RUNNING``.
 
     Raises:
         Cancelled: This invocation was cancelled; the rollback continues.
         Conflict: The saga ID belongs to another service. Terminal, 409.
     """
-    query = ReportQuery(wait=wait, service=request.service, runs=request.runs)
+    query = ReportQuery(wait=wait, service=request.service, execution_ids=request.execution_ids)
     backoff = WakeUpBackoff(ctx, f"the rollback of saga '{request.saga_id}'")
     attempt = 1
+    # Not scaled: the caller's connection and the work of a rollback take real time.
+    timers = [] if timeout is None else [ctx.sleep(timeout, "the wait for the rollback")]
     while True:
         awakeable, woken = new_awakeable(ctx)
         waiter = Waiter(invocation=ctx.request().id, awakeable=awakeable)
         await submit_rollback(ctx, request.model_copy(update={"waiter": waiter}))
         resubmit = ctx.sleep(scaled(OUTCOME_POLLS.delay_after(attempt)), "before the rollback is requested again")
-        is_woken = await done_before(woken, resubmit, "the rollback")
+        done = await first_done([woken, resubmit, *timers], "the rollback")
         answer = await ObjectClient(ctx, read_report, request.saga_id).call(query)
         if answer.report is not None and answer.wait == wait:
             return answer.report
-        if is_woken:
+        if any(timer in done for timer in timers):
+            return RollbackReport(outcome=RollbackState.RUNNING)
+        if woken in done:
             await backoff.pause()
         else:
             attempt += 1

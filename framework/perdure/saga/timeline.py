@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -20,6 +20,8 @@ from perdure.errors import EngineError, IngressError, NotFound
 from perdure.observability.gauge_collector import decode_state_value
 from perdure.saga.messages import RollbackStatus, StepStatus, rollback_status
 from perdure.saga.schema import EXECUTION_PREFIX, SAGA_PREFIX, StepRecord, recorded_steps_sql, step_key, submission_sql
+
+MAX_ERROR_LENGTH: Final = 300
 
 _datetime = TypeAdapter(datetime)
 
@@ -40,6 +42,7 @@ class TimelineStep(BaseModel):
         undo: State of the compensation; None without a rollback.
         compensation_attempts: Failed attempts of the compensation.
         error: Last error of the compensation.
+        next_attempt_at: When the failed compensation is tried again; None if it is not.
     """
 
     position: int
@@ -54,6 +57,7 @@ class TimelineStep(BaseModel):
     undo: str | None = None
     compensation_attempts: int = 0
     error: str | None = None
+    next_attempt_at: datetime | None = None
 
     @property
     def took(self) -> timedelta | None:
@@ -61,6 +65,24 @@ class TimelineStep(BaseModel):
         if self.started_at is None or self.ended_at is None:
             return None
         return self.ended_at - self.started_at
+
+
+class RetriedInvocation(BaseModel):
+    """An invocation of a saga that fails and is retried by the engine.
+
+    Args:
+        id: Its ID.
+        target: Its handler.
+        attempts: Number of attempts.
+        error: Error of the last attempt.
+        next_attempt_at: When the next attempt is due; None while one runs.
+    """
+
+    id: str
+    target: str
+    attempts: int
+    error: str
+    next_attempt_at: datetime | None = None
 
 
 class Timeline(BaseModel):
@@ -77,6 +99,7 @@ class Timeline(BaseModel):
         ended_at: When it ended.
         steps: Its steps.
         rollback: Its rollback, if there is one.
+        retried: Its invocations that fail and are retried, such as a step whose dependency is down.
     """
 
     saga_id: str
@@ -89,6 +112,7 @@ class Timeline(BaseModel):
     ended_at: datetime | None = None
     steps: list[TimelineStep]
     rollback: RollbackStatus | None = None
+    retried: list[RetriedInvocation] = []
 
 
 class JournalEntry(BaseModel):
@@ -158,7 +182,29 @@ async def read_timeline(
         ended_at=found.get("ended_at"),
         steps=build_steps(records, entries, own),
         rollback=None if own is None else rollback,
+        retried=await _retried(admin, found["id"], own),
     )
+
+
+async def _retried(admin: AdminClient, orchestration: str, rollback: RollbackStatus | None) -> list[RetriedInvocation]:
+    """Return the failing invocations among the orchestration, the running compensations, and their calls."""
+    compensations = [step.compensation_invocation_id for step in rollback.steps] if rollback else []
+    ids = ", ".join(sql_text(each) for each in (orchestration, *compensations) if each is not None)
+    rows = await admin.query(
+        "select id, target, retry_count, last_failure, next_retry_at from sys_invocation "
+        "where status not in ('completed', 'paused') and last_failure is not null "
+        f"and (id in ({ids}) or invoked_by_id in ({ids})) order by id"
+    )
+    return [
+        RetriedInvocation(
+            id=row["id"],
+            target=row["target"],
+            attempts=row["retry_count"],
+            error=" ".join(row["last_failure"].partition("\nTraceback")[0].split())[:MAX_ERROR_LENGTH],
+            next_attempt_at=row.get("next_retry_at"),
+        )
+        for row in rows
+    ]
 
 
 async def _rollback(ingress: IngressClient, saga_id: str, service: str, key: str) -> RollbackStatus | None:
@@ -187,16 +233,18 @@ def rollback_of_execution(records: list[StepRecord], rollback: RollbackStatus, i
         rollback: The saga's rollback, with all executions under its key.
         ids: The execution's ID; empty if unknown, which selects the last execution.
     """
-    before = {each for run in rollback.earlier for each in run.runs}
-    last = rollback.model_copy(update={"runs": [each for each in rollback.runs if each not in before]})
+    before = {each for run in rollback.earlier for each in run.execution_ids}
+    last = rollback.model_copy(
+        update={"execution_ids": [each for each in rollback.execution_ids if each not in before]}
+    )
     candidates = [last, *rollback.earlier] if ids else [last]
-    found = next((each for each in candidates if set(ids) <= set(each.runs)), None)
+    found = next((each for each in candidates if set(ids) <= set(each.execution_ids)), None)
     if found is None:
         return None
     own = found.steps[max(0, len(found.steps) - len(records)) :]
     offset = own[0].position - 1 if own else 0
     steps = [step.model_copy(update={"position": step.position - offset}) for step in own]
-    return rollback.model_copy(update={"steps": steps, "runs": found.runs})
+    return rollback.model_copy(update={"steps": steps, "execution_ids": found.execution_ids})
 
 
 async def _orchestration(
@@ -316,4 +364,5 @@ def _step(
         step.result = None if end is None else ("success" if end.ok else "failure")
     if status is not None:
         step.undo, step.compensation_attempts, step.error = status.state.value, status.attempts, status.error
+        step.next_attempt_at = status.next_attempt_at if status.is_retried else None
     return step

@@ -100,11 +100,12 @@ def _first_line(error: TerminalError) -> str:
     return error.message.partition("\nTraceback")[0][:_MAX_ERROR_LENGTH]
 
 
-def build_dispatcher() -> restate.Service:
-    """Return the service `ScheduleDispatcher`."""
-    dispatcher = restate.Service(
-        "ScheduleDispatcher", description="Starts runs of schedules and waits for them.", ingress_private=True
-    )
-    handler(dispatcher, name="run")(_run)
-    handler(dispatcher, name="start", invocation_retry_policy=SHORT_RETRIES)(_start)
-    return dispatcher
+class ScheduleDispatcher:
+    """Handlers of `ScheduleDispatcher`."""
+
+    def __init__(self) -> None:
+        self.definition = restate.Service(
+            "ScheduleDispatcher", description="Starts runs of schedules and waits for them.", ingress_private=True
+        )
+        handler(self.definition, name="run")(_run)
+        handler(self.definition, name="start", invocation_retry_policy=SHORT_RETRIES)(_start)

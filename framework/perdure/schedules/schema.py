@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from pydantic import BaseModel
+from pydantic import Field
 
+from perdure._runtime.records import StoredRecord
 from perdure.schedules.messages import ScheduleCounts, ScheduledRun
 
 SPEC_KEY: Final = "spec"
@@ -23,14 +24,14 @@ INDEX_PREFIX: Final = "schedule/"
 """Prefix of the index entries, followed by the schedule's name."""
 
 
-class ScheduleSequence(BaseModel):
+class ScheduleSequence(StoredRecord):
     """Counters that outlive the schedule, so that neither a firing nor an idempotency key is repeated."""
 
     generation: int = 0
     actions: int = 0
 
 
-class ScheduleProgress(BaseModel):
+class ScheduleProgress(StoredRecord):
     """Next firing and runs of a schedule; intervals count from ``anchor``."""
 
     anchor: datetime
@@ -40,5 +41,5 @@ class ScheduleProgress(BaseModel):
     next_at: datetime | None = None
     counts: ScheduleCounts = ScheduleCounts()
     last_error: str | None = None
-    active: list[ScheduledRun] = []
-    recent: list[ScheduledRun] = []
+    active: list[ScheduledRun] = Field(default_factory=list)
+    recent: list[ScheduledRun] = Field(default_factory=list)

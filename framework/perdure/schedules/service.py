@@ -23,7 +23,7 @@ from perdure.errors import Conflict, InvalidInput, NotFound, Refused, TerminalEr
 from perdure.handlers import Definition, handler
 from perdure.observability.logging import get_logger
 from perdure.runs import run_with_retry
-from perdure.schedules.dispatcher import build_dispatcher
+from perdure.schedules.dispatcher import ScheduleDispatcher
 from perdure.schedules.messages import (
     INDEX_KEY,
     MAX_NAME_LENGTH,
@@ -317,20 +317,33 @@ def definitions(*, targets: Sequence[str] = ("*",)) -> list[Definition]:
             schedule also starts handlers that are private at the ingress, so restrict this where others reach the
             ingress. Perdure's own services cannot be scheduled.
     """
-    return [_build_schedules(tuple(targets)), _build_index(), build_dispatcher()]
+    return [Schedules(targets).definition, ScheduleIndex().definition, ScheduleDispatcher().definition]
 
 
-def _build_schedules(allowed: tuple[str, ...]) -> restate.VirtualObject:
-    async def set_schedule(ctx: restate.ObjectContext, request: ScheduleRequest) -> ScheduleStatus:
+class Schedules:
+    """Handlers of `Schedules`."""
+
+    def __init__(self, targets: Sequence[str]) -> None:
+        self._targets = tuple(targets)
+        self.definition = restate.VirtualObject("Schedules", description="Starts handlers at planned times, durably.")
+        handler(self.definition, "exclusive", name="set", ingress_private=False)(self.set_)
+        for action in _ACTIONS:
+            handler(self.definition, "exclusive", name=action.value, ingress_private=False)(_action_handler(action))
+        handler(self.definition, "shared", name="status", read_only=True, ingress_private=False)(_status)
+        handler(self.definition, "exclusive", ingress_private=True)(self.apply)
+        handler(self.definition, "exclusive", name="fire", ingress_private=True)(_fire)
+        handler(self.definition, "exclusive", name="report", ingress_private=True)(_report)
+
+    async def set_(self, ctx: restate.ObjectContext, request: ScheduleRequest) -> ScheduleStatus:
         """Create or replace a schedule; a paused one stays paused, an equal one is unchanged."""
         spec = request.spec
         _check_name(ctx.key())
-        _check_target(spec, allowed)
+        _check_target(spec, self._targets)
         schedule = await StoredSchedule.load(ctx)
         await authorize(ctx, ScheduleAction.SET, request, spec_digest(spec))
         return await _set(schedule, spec, request)
 
-    async def apply_command(ctx: restate.ObjectContext, command: ScheduleCommand) -> ScheduleStatus:
+    async def apply(self, ctx: restate.ObjectContext, command: ScheduleCommand) -> ScheduleStatus:
         """Apply the action of a handler, which needs no signature."""
         request = ScheduleActionRequest(actor=command.actor, reason=command.reason)
         if command.action is not ScheduleAction.SET:
@@ -338,31 +351,21 @@ def _build_schedules(allowed: tuple[str, ...]) -> restate.VirtualObject:
         if command.spec is None:
             raise InvalidInput("spec: missing; the action 'set' requires it", metadata={"field": "spec"})
         _check_name(ctx.key())
-        _check_target(command.spec, allowed)
+        _check_target(command.spec, self._targets)
         return await _set(await StoredSchedule.load(ctx), command.spec, request)
-
-    schedules = restate.VirtualObject("Schedules", description="Starts handlers at planned times, durably.")
-    handler(schedules, "exclusive", name="set", ingress_private=False)(set_schedule)
-    for action in _ACTIONS:
-        handler(schedules, "exclusive", name=action.value, ingress_private=False)(_action_handler(action))
-    handler(schedules, "shared", name="status", read_only=True, ingress_private=False)(_status)
-    handler(schedules, "exclusive", name="apply", ingress_private=True)(apply_command)
-    handler(schedules, "exclusive", name="fire", ingress_private=True)(_fire)
-    handler(schedules, "exclusive", name="report", ingress_private=True)(_report)
-    return schedules
 
 
 def _action_handler(
     action: ScheduleAction,
 ) -> Callable[[restate.ObjectContext, ScheduleActionRequest], Awaitable[ScheduleStatus]]:
-    async def act(ctx: restate.ObjectContext, request: ScheduleActionRequest) -> ScheduleStatus:
+    async def apply(ctx: restate.ObjectContext, request: ScheduleActionRequest) -> ScheduleStatus:
         schedule = await StoredSchedule.load(ctx)
         digest = schedule_digest(schedule.spec, schedule.sequence.generation)
         await authorize(ctx, action, request, digest)
         return await _ACTIONS[action](schedule, request)
 
-    act.__doc__ = _ACTIONS[action].__doc__
-    return act
+    apply.__doc__ = _ACTIONS[action].__doc__
+    return apply
 
 
 async def _status(ctx: restate.ObjectSharedContext) -> ScheduleStatus:
@@ -370,38 +373,43 @@ async def _status(ctx: restate.ObjectSharedContext) -> ScheduleStatus:
     return await (await StoredSchedule.load(ctx)).status()
 
 
-def _build_index() -> restate.VirtualObject:
-    index = restate.VirtualObject("ScheduleIndex", description="Index of all schedules.", enable_lazy_state=True)
-    handler(index, "exclusive", name="add", ingress_private=True)(_add)
-    handler(index, "exclusive", name="remove", ingress_private=True)(_remove_name)
-    handler(index, "shared", name="list", read_only=True, ingress_private=False)(_list)
-    return index
+class ScheduleIndex:
+    """Handlers of `ScheduleIndex`."""
 
+    def __init__(self) -> None:
+        self.definition = restate.VirtualObject(
+            "ScheduleIndex", description="Index of all schedules.", enable_lazy_state=True
+        )
+        handler(self.definition, "exclusive", ingress_private=True)(self.add)
+        handler(self.definition, "exclusive", ingress_private=True)(self.remove)
+        handler(self.definition, "shared", name="list", read_only=True, ingress_private=False)(self.list_)
 
-async def _add(ctx: restate.ObjectContext, name: str) -> None:
-    """Add a schedule to the index."""
-    await State(ctx, INDEX_PREFIX + name, bool).set(True)
+    async def add(self, ctx: restate.ObjectContext, name: str) -> None:
+        """Add a schedule to the index."""
+        await State(ctx, INDEX_PREFIX + name, bool).set(True)
 
+    async def remove(self, ctx: restate.ObjectContext, name: str) -> None:
+        """Remove a schedule from the index."""
+        await State(ctx, INDEX_PREFIX + name, bool).clear()
 
-async def _remove_name(ctx: restate.ObjectContext, name: str) -> None:
-    """Remove a schedule from the index."""
-    await State(ctx, INDEX_PREFIX + name, bool).clear()
-
-
-async def _list(ctx: restate.ObjectSharedContext, request: ScheduleListRequest) -> SchedulePage:
-    """List schedules, sorted by name."""
-    names = sorted(name.removeprefix(INDEX_PREFIX) for name in await ctx.state_keys() if name.startswith(INDEX_PREFIX))
-    first = (request.page - 1) * request.page_size
-    calls = [ObjectClient(ctx, status_target, name).call_async() for name in names[first : first + request.page_size]]
-    items = []
-    for call in calls:
-        try:
-            items.append(await call)
-        except TerminalError as error:
-            if error.status_code != NotFound.default_status:  # removed since the index was read
-                raise
-    pages = max(1, -(-len(names) // request.page_size))
-    return SchedulePage(items=items, total=len(names), page=request.page, pages=pages)
+    async def list_(self, ctx: restate.ObjectSharedContext, request: ScheduleListRequest) -> SchedulePage:
+        """List schedules, sorted by name."""
+        names = sorted(
+            name.removeprefix(INDEX_PREFIX) for name in await ctx.state_keys() if name.startswith(INDEX_PREFIX)
+        )
+        first = (request.page - 1) * request.page_size
+        calls = [
+            ObjectClient(ctx, status_target, name).call_async() for name in names[first : first + request.page_size]
+        ]
+        items = []
+        for call in calls:
+            try:
+                items.append(await call)
+            except TerminalError as error:
+                if error.status_code != NotFound.default_status:  # removed since the index was read
+                    raise
+        pages = max(1, -(-len(names) // request.page_size))
+        return SchedulePage(items=items, total=len(names), page=request.page, pages=pages)
 
 
 def _check_name(name: str) -> None:

@@ -4,9 +4,9 @@ The ingress does not authenticate callers, so an action that needs a role carrie
 it with the issuers' public keys. The signature covers the target, the digest of the displayed payload, the reason, the
 details and the time. An action is valid once, see `perdure.security.nonces`.
 
-The rules of a process come from `set_signing_rules` or the environment: ``PERDURE_ACTS`` (``signed`` or ``unsigned``),
-``PERDURE_ISSUER_KEYS`` and ``PERDURE_REVOKED``. By default, actions are unsigned, as in development: the actor is the
-name that the caller sends, and each such action is logged and marked.
+The rules of a process come from `set_signing_rules` or the environment: ``PERDURE_ACTIONS`` (``signed`` or
+``unsigned``), ``PERDURE_ISSUER_KEYS`` and ``PERDURE_REVOKED``. By default, actions are unsigned, as in development: the
+actor is the name that the caller sends, and each such action is logged and marked.
 """
 
 from __future__ import annotations
@@ -470,14 +470,14 @@ class SigningSettings(BaseSettings):
     """Signing rules in the environment.
 
     Args:
-        acts: ``PERDURE_ACTS``, the mode.
+        actions: ``PERDURE_ACTIONS``, the mode.
         issuer_keys: ``PERDURE_ISSUER_KEYS``, comma-separated public keys.
         revoked: ``PERDURE_REVOKED``, comma-separated serial numbers of credentials or public keys of actors.
     """
 
     model_config = SettingsConfigDict(env_prefix="PERDURE_", extra="ignore")
 
-    acts: SigningMode = SigningMode.UNSIGNED
+    actions: SigningMode = SigningMode.UNSIGNED
     issuer_keys: Annotated[str, NoDecode] = ""
     revoked: Annotated[str, NoDecode] = ""
 
@@ -490,7 +490,7 @@ class SigningSettings(BaseSettings):
         issuers = parse_keys(self.issuer_keys)
         revoked = frozenset(item.strip() for item in self.revoked.split(",") if item.strip())
         trusted_keys = TrustedKeys(issuers=issuers, revoked=revoked) if issuers else None
-        return SigningRules(mode=self.acts, trusted_keys=trusted_keys)
+        return SigningRules(mode=self.actions, trusted_keys=trusted_keys)
 
 
 class _Current:
@@ -514,7 +514,7 @@ def get_signing_rules() -> SigningRules:
         try:
             _Current.rules = SigningSettings().rules()
         except ValidationError as error:
-            raise ConfigurationError("PERDURE_ACTS must be 'signed' or 'unsigned'") from error
+            raise ConfigurationError("PERDURE_ACTIONS must be 'signed' or 'unsigned'") from error
         _log_mode(_Current.rules)
     return _Current.rules
 

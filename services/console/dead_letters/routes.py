@@ -58,7 +58,7 @@ async def list_all(_: Viewer, engine: EngineDep, request: Annotated[DeadLetterLi
 async def act_on_many(body: BulkActionInput, session: Operator, components: ComponentsDep) -> BulkActionReceipt:
     """Act on all dead letters that match a filter."""
     digest = None if body.letters is None else service.letters_digest(body.letters)
-    return await service.act_on_many(components, session, body.act, body.filter, reason=body.reason, digest=digest)
+    return await service.act_on_many(components, session, body.action, body.filter, reason=body.reason, digest=digest)
 
 
 @api.post("/{letter_id:path}/compare", operation_id="compare_payload")

@@ -43,7 +43,7 @@ class BulkActionInput(BaseModel):
     """An action on all dead letters that match a filter.
 
     Args:
-        act: The action.
+        action: The action.
         filter: The filter, with at least one field.
         reason: The reason.
         letters: `redriven` of each dead letter as shown, by ID. The action fails if the matching ones have changed.
@@ -52,7 +52,7 @@ class BulkActionInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    act: OperatorAction
+    action: OperatorAction
     filter: DeadLetterFilter
     reason: Reason = ""
     letters: Annotated[dict[str, RedriveCount], Field(max_length=MAX_BULK)] | None = None

@@ -34,6 +34,7 @@ class Bar:
         compensation_level: ``good``, ``bad`` or ``busy``.
         compensation: The compensation.
         error: The last error of the compensation.
+        next_attempt_at: When the failed compensation is tried again.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Bar:
     compensation_level: str = ""
     compensation: str = ""
     error: str = ""
+    next_attempt_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def _bar(step: TimelineStep, state: BarState, x: float, width: float) -> Bar:
         compensation_level="good" if step.undo in _COMPENSATED else "bad" if step.undo == "dead_letter" else "busy",
         compensation=step.compensation or "",
         error=step.error or "",
+        next_attempt_at=step.next_attempt_at,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from perdure import SagaConfig
 from perdure.approvals.request import Stage
 from perdure.saga.approval_steps import ApprovalOptions
+from perdure.saga.config import COMPENSATION_RETRIES
 from services.control_plane.settings import ControlPlaneSettings
 
 
@@ -26,8 +28,10 @@ class OrchestratorSettings(ControlPlaneSettings):
         approval_escalate_after: Time until the approval escalates; two thirds of the timeout by default. A value of at
             least the timeout disables escalation.
         approval_escalate_to: Users and groups that may approve after escalation. Empty: any user except the traveller.
-        compensation_attempts: Attempts of a compensation before it becomes a dead letter.
-        compensation_delay: Delay before the second attempt; it doubles with each further attempt.
+        compensation_attempts: Terminal errors of a compensation before it becomes a dead letter.
+        compensation_delay: Delay after the first terminal error; it doubles with each further one.
+        compensation_outage: How long a compensation is retried after transient errors before it becomes a dead letter.
+        rollback_wait: How long a failed booking waits for its rollback before it ends.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_prefix="PERDURE_ORCHESTRATOR_")
@@ -43,6 +47,8 @@ class OrchestratorSettings(ControlPlaneSettings):
     approval_escalate_to: list[str] = Field(default_factory=list)
     compensation_attempts: int = Field(default=5, ge=1)
     compensation_delay: timedelta = Field(default=timedelta(seconds=1), gt=timedelta(0))
+    compensation_outage: timedelta = Field(default=timedelta(days=1), gt=timedelta(0))
+    rollback_wait: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(0))
 
     def approval(self) -> tuple[timedelta, ApprovalOptions]:
         """Return the timeout of the first stage, and the options of the approval."""
@@ -59,4 +65,9 @@ class OrchestratorSettings(ControlPlaneSettings):
 
     def saga(self) -> SagaConfig:
         """Return the configuration of rollbacks."""
-        return SagaConfig(max_attempts=self.compensation_attempts, initial_delay=self.compensation_delay)
+        return SagaConfig(
+            max_attempts=self.compensation_attempts,
+            initial_delay=self.compensation_delay,
+            transient_retry=replace(COMPENSATION_RETRIES, max_duration=self.compensation_outage),
+            rollback_wait=self.rollback_wait,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +19,7 @@ from perdure.handlers import handler
 from perdure.retry import RetryPolicy
 from perdure.saga import admission, hosting, rollback, schema, submission
 from perdure.saga.config import CompensationStrategy
-from perdure.saga.dispatch import StartCompensation, start_compensation
+from perdure.saga.dispatch import RollbackDispatcher, StartCompensation
 from perdure.saga.messages import (
     ActionReceipt,
     DeadLetterActionRequest,
@@ -145,13 +146,13 @@ async def test_dispatcher_kills_do_not_repeat_compensation(bench, did, admin, mo
 
     @handler(dispatcher, name="start")
     async def start_and_wait(ctx: sdk.Context, request: StartCompensation) -> str:
-        sent = await start_compensation(ctx, request)
+        sent = await RollbackDispatcher().start(ctx, request)
         did.add(f"sent {request.idempotency_key}")
         if len([entry for entry in did.all() if entry.startswith("sent ")]) <= kills:
             assert await asyncio.to_thread(released.wait, 30)
         return sent
 
-    monkeypatch.setattr(hosting, "dispatcher", dispatcher)
+    monkeypatch.setattr(hosting, "RollbackDispatcher", lambda: SimpleNamespace(definition=dispatcher))
 
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
@@ -237,7 +238,7 @@ async def test_dead_letter_and_redrive_survive_kill(bench, did, admin, engine, m
         patch.setattr(rollback, "remove_dead_letter", never)
         await bench.ingress.send(redrive, ask)
         await eventually(lambda: redriven(admin, saga), what="redrive")
-        await admin.control_invocation(await only_open(admin, "Rollbacks", "act", saga), "kill")
+        await admin.control_invocation(await only_open(admin, "Rollbacks", "apply", saga), "kill")
 
     async def undone() -> bool:
         await bench.ingress.call(reconcile_target, key="all")

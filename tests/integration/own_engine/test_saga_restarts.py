@@ -14,7 +14,7 @@ from perdure import Orchestration, Target, WorkflowClient
 from perdure._runtime.dispatch import SHORT_RETRIES
 from perdure.errors import Refused
 from perdure.handlers import handler
-from perdure.saga.dispatch import StartCompensation, start_compensation
+from perdure.saga.dispatch import RollbackDispatcher, StartCompensation
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest, rollback_status
 from perdure.saga.status import CompensationState
 from perdure.serving import build_app
@@ -34,7 +34,7 @@ async def test_dispatcher_outage_costs_no_attempt(bench, did, admin, has_sent, m
 
     @handler(dispatcher, name="start")
     async def start_and_hang(ctx: sdk.Context, request: StartCompensation) -> str:
-        sent = await start_compensation(ctx, request) if has_sent or back.is_set() else ""
+        sent = await RollbackDispatcher().start(ctx, request) if has_sent or back.is_set() else ""
         if not back.is_set():
             reached.set()
             await eventually(truth(back.is_set), what="end of the test", within=60)

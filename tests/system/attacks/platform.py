@@ -90,7 +90,7 @@ def defended_environment(
         journal = {ENCRYPTION_KEYS_FILE: str(keys)}
     return {
         **harness_environment(environment),
-        "PERDURE_ACTS": "signed",
+        "PERDURE_ACTIONS": "signed",
         **journal,
         "PERDURE_CONSOLE_TRUSTED_PROXIES": "127.0.0.0/8",
         "PERDURE_CONSOLE_GATEWAY_MAX_BODY": str(MAX_BODY),

@@ -41,8 +41,13 @@ def _stranger() -> ActorKey:
 def _redrive(key: Callable[[DefendedPlatform], ActorKey]) -> Run:
     async def run(at: DefendedPlatform) -> str:
         who, letter = key(at), await at.letter_now()
-        proof = sign_letter_act(who, OperatorAction.REDRIVE, letter, reason="attack", at=datetime.now(UTC))
-        body = {"id": letter.id, "actor": who.actor, "reason": "attack", "proof": proof.model_dump(mode="json")}
+        signed = sign_letter_act(who, OperatorAction.REDRIVE, letter, reason="attack", at=datetime.now(UTC))
+        body = {
+            "id": letter.id,
+            "actor": who.actor,
+            "reason": "attack",
+            "signed_action": signed.model_dump(mode="json"),
+        }
         return await at_ingress("/DeadLetters/redrive", body)(at)
 
     return run
@@ -51,8 +56,8 @@ def _redrive(key: Callable[[DefendedPlatform], ActorKey]) -> Run:
 async def _replayed_annotation(at: DefendedPlatform) -> str:
     """Let olga write a note, and send the same bytes again."""
     letter = await at.letter_now()
-    proof = sign_letter_act(at.keys[OLGA], OperatorAction.ANNOTATE, letter, reason="a note", at=datetime.now(UTC))
-    body = {"id": letter.id, "actor": OLGA, "reason": "a note", "proof": proof.model_dump(mode="json")}
+    signed = sign_letter_act(at.keys[OLGA], OperatorAction.ANNOTATE, letter, reason="a note", at=datetime.now(UTC))
+    body = {"id": letter.id, "actor": OLGA, "reason": "a note", "signed_action": signed.model_dump(mode="json")}
     send = at_ingress("/DeadLetters/annotate", body)
     if not (first := await send(at)).startswith("200"):
         return f"{first}, the first time"
@@ -62,8 +67,8 @@ async def _replayed_annotation(at: DefendedPlatform) -> str:
 async def _changed_payload(at: DefendedPlatform) -> str:
     """Send olga's signed redrive with another payload than the one she signed."""
     letter = await at.letter_now()
-    proof = sign_letter_act(at.keys[OLGA], OperatorAction.REDRIVE, letter, reason="", at=datetime.now(UTC))
-    body = {"id": letter.id, "actor": OLGA, "payload": {"x": 1}, "proof": proof.model_dump(mode="json")}
+    signed = sign_letter_act(at.keys[OLGA], OperatorAction.REDRIVE, letter, reason="", at=datetime.now(UTC))
+    body = {"id": letter.id, "actor": OLGA, "payload": {"x": 1}, "signed_action": signed.model_dump(mode="json")}
     return await at_ingress("/DeadLetters/redrive", body)(at)
 
 

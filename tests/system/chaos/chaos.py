@@ -37,7 +37,7 @@ _SETTLED_WITHIN: Final = timedelta(seconds=150)
 _LOOK: Final = 0.25
 # To forget is all that is left to do then, in months.
 _UNDER_WAY: Final = """select target, status from sys_invocation where status != 'completed'
-    and not (status = 'scheduled' and target_handler_name = 'forget') order by target"""
+    and not (status = 'scheduled' and target_handler_name = 'purge') order by target"""
 
 ORDERS: Final[dict[str, TripRequest]] = {
     "ordinary": order(),

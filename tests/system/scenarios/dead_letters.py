@@ -74,7 +74,7 @@ def unrepairable(ending: Ending) -> Callable[[Stage], Awaitable[list[Fact]]]:
             Fact(
                 "audit_log",
                 "redrive by olga@example.com",
-                ", ".join(f"{each.act} by {each.actor}" for each in audit_log),
+                ", ".join(f"{each.action} by {each.actor}" for each in audit_log),
             ),
         ]
 

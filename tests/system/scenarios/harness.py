@@ -73,6 +73,7 @@ def harness_environment(environment: Mapping[str, str]) -> dict[str, str]:
         **without,
         "PERDURE_ORCHESTRATOR_COMPENSATION_ATTEMPTS": "3",
         "PERDURE_ORCHESTRATOR_COMPENSATION_DELAY": "PT0.1S",
+        "PERDURE_ORCHESTRATOR_ROLLBACK_WAIT": "PT5M",
         "PERDURE_SAGA_RECONCILER_INTERVAL": "PT2S",
         "PERDURE_SAGA_RECONCILER_GRACE": "PT1S",
         "PERDURE_CONSOLE_PASSWORD_MEMORY": str(PASSWORD_MEMORY),

@@ -140,7 +140,7 @@ def requests(draw: st.DrawFn) -> list[RollbackRequest]:
             reason=f"reason {number}",
             completed={1: True},
             waiter=Waiter(invocation=f"inv {number}", awakeable=f"awakeable {number}"),
-            runs=[f"run {number}"],
+            execution_ids=[f"run {number}"],
             trace=f"trace {number}",
         )
         for number in range(1, draw(st.integers(1, 4)) + 1)
@@ -161,14 +161,14 @@ def test_stored_saga_preserves_each_execution(submitted):
     runs = executions_of(saga)
     assert [step for run in runs for step in run.steps] == saga.steps
     assert [step.position for step in saga.steps] == list(range(1, len(saga.steps) + 1))
-    assert saga.runs == [run for each in submitted for run in each.runs]
+    assert saga.execution_ids == [run for each in submitted for run in each.execution_ids]
     assert len(runs) == len(submitted)
     for number, (run, original) in enumerate(zip(runs, submitted, strict=True), start=1):
         offset = run.steps[0].position - 1
         assert run.steps == offset_steps(original.steps, offset)
-        for field in ("service", "config", "reason", "runs", "saga_id"):
+        for field in ("service", "config", "reason", "execution_ids", "saga_id"):
             assert getattr(run, field) == getattr(original, field)
-        assert number_of(saga, original.runs) == number
+        assert number_of(saga, original.execution_ids) == number
         assert {execution_number_at(saga, step.position) for step in run.steps} == {number}
     assert number_of(saga, []) is None
     assert number_of(saga, ["another"]) is None
@@ -198,8 +198,8 @@ def test_combined_report_has_worst_state(data, submitted):
 
 @pytest.mark.parametrize("steps", [[], [StepRecord(position=1, step="a", step_id="x")]])
 def test_execution_without_steps(steps):
-    none = StoredSaga(saga_id="s", service="S", steps=[], reason="r", runs=["1"])
-    both, _ = append_execution(none, none.model_copy(update={"runs": ["2"], "steps": steps}))
+    none = StoredSaga(saga_id="s", service="S", steps=[], reason="r", execution_ids=["1"])
+    both, _ = append_execution(none, none.model_copy(update={"execution_ids": ["2"], "steps": steps}))
     assert [run.steps for run in executions_of(both)] == [[], steps]
     assert report_of(executions_of(both)[:1], {}).outcome is RollbackState.ROLLED_BACK
 
@@ -244,12 +244,12 @@ def rollback_of(earlier: list[list[str]], runs: list[str], steps: list[StepStatu
     """Return a rollback whose earlier executions have two steps each."""
     facts = {"service": "S", "status": RollbackState.ROLLED_BACK, "strategy": "compensate-all", "reason": "r"}
     known = [
-        ExecutionStatus(**facts, steps=shown(2 * number + 1, 2 * number + 2), runs=ids)
+        ExecutionStatus(**facts, steps=shown(2 * number + 1, 2 * number + 2), execution_ids=ids)
         for number, ids in enumerate(earlier)
     ]
     every = [*(each for ids in earlier for each in ids), *runs]
     times = {"started_at": NOW, "updated_at": NOW}
-    return RollbackStatus(**facts, **times, saga_id="s", earlier=known, runs=every, steps=steps)
+    return RollbackStatus(**facts, **times, saga_id="s", earlier=known, execution_ids=every, steps=steps)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -13,13 +14,17 @@ from pydantic import JsonValue
 
 from perdure import CompensationStrategy, SagaConfig
 from perdure._runtime.serdes import compact_json
+from perdure._runtime.time_scale import scaling
 from perdure.errors import ConfigurationError, Conflict
+from perdure.retry import RetryPolicy
 from perdure.saga.policy import (
-    MAX_UNKNOWN_OUTCOMES,
     after_failure,
     after_success,
+    after_transient_failure,
     after_unknown_outcome,
     apply_action,
+    delay_after,
+    delay_while_running,
     initial_progress,
     next_steps,
     rollback_state,
@@ -30,6 +35,7 @@ from perdure.saga.status import CompensationState, RollbackState
 
 Strategy = CompensationStrategy
 UNDO = CompensationHandler(service="TripsCompensations", handler="undo")
+SECOND = timedelta(seconds=1)
 ENDLESS = 1_000_000  # more failures than attempts
 
 
@@ -311,9 +317,10 @@ def test_step_id_depends_on_name():
     assert step_id("cancel", b"") == step_id("cancel", b"null")
 
 
-# --- unknown outcomes ------------------------------------------------------------------------------------------------
+# --- transient failures and unknown outcomes -------------------------------------------------------------------------
 
-EVENTS = st.lists(st.sampled_from(["unknown", "failure"]), max_size=60)
+START = datetime(2026, 1, 1, tzinfo=UTC)
+EVENTS = st.lists(st.sampled_from(["unknown", "transient", "failure"]), max_size=60)
 RETRIED = st.builds(
     SagaConfig,
     strategy=st.sampled_from([CompensationStrategy.ALL, CompensationStrategy.FOREVER]),
@@ -323,33 +330,117 @@ RETRIED = st.builds(
 
 @given(EVENTS, RETRIED)
 def test_repeat_attempt_until_outcome_is_known(happened, config):
-    progress = StepProgress()
+    retry, progress = config.transient_retry, StepProgress()
     for event in happened:
-        asked = progress.attempt
+        requested = progress.attempt
         if event == "unknown":
-            progress = after_unknown_outcome(progress, "the dispatcher was killed", config)
-            assert progress.attempt == asked
+            progress = after_unknown_outcome(progress, "the dispatcher was killed", retry, config, START)
+            assert progress.attempt == requested
+        elif event == "transient":
+            progress = after_transient_failure(progress, "the press is down", retry, config, START)
+            assert progress.attempt != requested
         else:
             progress = after_failure(progress, "stuck", config)
-            assert progress.attempt != asked
+            assert progress.attempt != requested
+        assert progress.error is not None
         if progress.state is CompensationState.DEAD_LETTER:
-            in_doubt = progress.attempt
+            unresolved = progress.attempt
             progress = apply_action(progress, OperatorAction.REDRIVE, "a")
-            assert (progress.attempt == asked) == (event == "unknown" and in_doubt == asked)
+            assert (progress.attempt == requested) == (event == "unknown" and unresolved == requested)
     assert after_success(progress).unknown_outcomes == 0
 
 
-@given(RETRIED)
-def test_repeated_unknown_outcomes_fail_attempt(config):
-    progress = StepProgress()
-    for _ in range(MAX_UNKNOWN_OUTCOMES - 1):
-        progress = after_unknown_outcome(progress, "the dispatcher was killed", config)
-        assert (progress.attempts, progress.error, progress.state) == (0, None, CompensationState.PENDING)
-    progress = after_unknown_outcome(progress, "the dispatcher was killed", config)
-    assert (progress.attempts, progress.error, progress.unknown_outcomes) == (1, "the dispatcher was killed", 0)
+def outage(
+    config: SagaConfig, events: Iterator[str], policy: RetryPolicy | None = None
+) -> tuple[StepProgress, timedelta]:
+    """Let a compensation fail with these events until it is exhausted; return its progress and the time."""
+    retry, progress, now = config.transient_retry_of(policy), StepProgress(), START
+    while progress.state is CompensationState.PENDING and now < START + timedelta(days=40):
+        progress = progress.with_(trying_since=progress.trying_since or now)
+        if next(events) == "unknown":
+            progress = after_unknown_outcome(progress, "lost", retry, config, now)
+        else:
+            progress = after_transient_failure(progress, "down", retry, config, now)
+        now += delay_after(progress, retry, config)
+    return progress, now - START
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(st.sampled_from(["unknown", "transient"]), min_size=1, max_size=5),
+    st.timedeltas(SECOND, timedelta(days=3)),
+)
+def test_compensation_rides_out_outage(kinds, duration):
+    policy = RetryPolicy(SECOND, 2.0, timedelta(minutes=1), None, duration)
+    progress, elapsed = outage(SagaConfig(max_attempts=1), itertools.cycle(kinds), policy)
+    assert progress.state is CompensationState.DEAD_LETTER
+    assert duration <= elapsed <= duration + 2 * timedelta(minutes=1)
+    assert progress.refusals == 0
+
+
+def test_default_compensation_retries_last_one_day():
+    progress, elapsed = outage(SagaConfig(), itertools.repeat("transient"))
+    assert (progress.state, progress.error) == (CompensationState.DEAD_LETTER, "down")
+    assert timedelta(days=1) <= elapsed <= timedelta(days=1, minutes=2)
+
+
+def test_strategy_decides_after_outage():
+    short = RetryPolicy(max_attempts=3)
+    best_effort, _ = outage(SagaConfig(strategy=Strategy.BEST_EFFORT), itertools.repeat("transient"), short)
+    forever, _ = outage(SagaConfig(strategy=Strategy.FOREVER), itertools.repeat("transient"), short)
+    assert (best_effort.state, best_effort.attempts) == (CompensationState.FAILED, 3)
+    assert forever.state is CompensationState.PENDING
+
+
+def test_transient_failures_spare_terminal_attempts():
+    config = SagaConfig(max_attempts=2)
+    progress = StepProgress(trying_since=START)
+    for _ in range(50):
+        progress = after_transient_failure(progress, "down", config.transient_retry, config, START)
+    refused = after_failure(progress, "no", config)
+    assert (refused.state, refused.attempts, refused.refusals) == (CompensationState.PENDING, 51, 1)
+    assert delay_after(refused, config.transient_retry, config) == SECOND
+    assert after_failure(refused, "no", config).state is CompensationState.DEAD_LETTER
+
+
+def test_redrive_starts_new_outage_limit():
+    config = SagaConfig()
+    late = StepProgress(trying_since=START, state=CompensationState.DEAD_LETTER, attempts=9, refusals=4)
+    redriven = apply_action(late, OperatorAction.REDRIVE, "a")
+    assert (redriven.trying_since, redriven.attempts, redriven.refusals) == (None, 0, 0)
+    later = redriven.with_(trying_since=START + timedelta(days=9))
+    failed = after_transient_failure(later, "down", config.transient_retry, config, START + timedelta(days=9))
+    assert failed.state is CompensationState.PENDING
+
+
+@given(st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=2)))
+def test_slow_attempts_are_checked_less_often(elapsed):
+    delay = delay_while_running(StepProgress(trying_since=START), START + elapsed)
+    assert SECOND <= delay <= timedelta(minutes=1)
+    assert delay <= delay_while_running(StepProgress(trying_since=START), START + elapsed * 2)
+
+
+def test_time_scale_shortens_outage():
+    config = SagaConfig()
+    failing = StepProgress(trying_since=START)
+    with scaling(3600):  # a day takes 24 seconds
+        for seconds, state in ((23, CompensationState.PENDING), (25, CompensationState.DEAD_LETTER)):
+            now = START + timedelta(seconds=seconds)
+            assert after_transient_failure(failing, "down", config.transient_retry, config, now).state is state
 
 
 # --- operator actions ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", [action for action in OperatorAction if action is not OperatorAction.ANNOTATE])
+def test_accept_action_on_waiting_compensation(action):
+    failed = StepProgress(trying_since=START, due=START, attempts=3, error="down")
+    after = apply_action(failed, action, "hotel")
+    assert (after.attempt != failed.attempt) == (action is OperatorAction.REDRIVE)
+    assert after.due is None or after.state is not CompensationState.PENDING
+    for busy in (StepProgress(), failed.with_(running="inv_1")):
+        with pytest.raises(Conflict, match=f"cannot {action} step 'hotel': it is pending"):
+            apply_action(busy, action, "hotel")
 
 
 def test_reject_action_on_other_than_dead_letter():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.saga.messages import RollbackStatus
+from perdure.saga.messages import RollbackStatus, StepStatus
 from perdure.saga.progress import add_rollback, status_of_record
 from perdure.saga.schema import ClosedSaga
 from perdure.saga.status import RollbackState, SagaPhase
@@ -45,10 +45,14 @@ def test_compensating():
     assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])
 
 
-@pytest.mark.parametrize("phase", [phase for phase in SagaPhase if phase is not SagaPhase.COMPLETED])
-def test_failed_orchestration_is_complete(phase):
+ENDED = (SagaPhase.ROLLED_BACK, SagaPhase.NEEDS_ATTENTION, SagaPhase.FAILED, SagaPhase.CANCELLED)
+
+
+@pytest.mark.parametrize("phase", [*ENDED, SagaPhase.COMPENSATING])
+def test_failed_orchestration_is_complete_after_rollback(phase):
     status = status_of_record(STEPS[:2], ClosedSaga(phase=phase, error="no room"), "an earlier error", 3)
-    assert (status.phase, status.error, status.is_complete) == (phase.value, "no room", True)
+    is_complete = phase is not SagaPhase.COMPENSATING
+    assert (status.phase, status.error, status.is_complete) == (phase.value, "no room", is_complete)
     assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])
     assert status.progress < 1.0
 
@@ -61,7 +65,7 @@ def test_progress_without_expected_steps_is_0_or_1():
 @given(
     steps=st.lists(st.text(min_size=1), max_size=6, unique=True),
     expected=st.none() | st.integers(0, 8),
-    phase=st.none() | st.sampled_from(SagaPhase),
+    phase=st.none() | st.sampled_from((*ENDED, SagaPhase.COMPLETED)),
     failed=st.none() | st.text(),
 )
 def test_progress_never_decreases(steps, expected, phase, failed):
@@ -99,6 +103,31 @@ def test_killed_orchestration_shows_its_rollback(outcome, phase):
     assert (status.phase, status.error) == (phase, "killed")
     assert status.is_complete is (outcome is not RollbackState.RUNNING)
     assert status.metadata["rollback"] == outcome.value
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_complete"), [(RollbackState.RUNNING, False), (RollbackState.ROLLED_BACK, True)]
+)
+def test_early_end_follows_its_rollback(outcome, is_complete):
+    closed = ClosedSaga(phase=SagaPhase.COMPENSATING, error="no room", rolls_back=True)
+    status = add_rollback(status_of_record(STEPS, closed, "no room", 3), rollback(outcome))
+    assert (status.error, status.is_complete, status.metadata["rollback"]) == ("no room", is_complete, outcome.value)
+
+
+def test_metadata_shows_retried_compensations():
+    due = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    facts = {"completed": True, "payload": {}, "redriven": 0, "invocation_id": None, "state": "pending"}
+    steps = [
+        StepStatus(position=1, step="flight", compensation="T/a", attempts=0, error=None, **facts),
+        StepStatus(
+            position=2, step="hotel", compensation="T/b", attempts=3, error="down", next_attempt_at=due, **facts
+        ),
+    ]
+    running = rollback(RollbackState.RUNNING).model_copy(update={"steps": steps})
+    status = add_rollback(status_of_record(STEPS, None, "no room", 3), running)
+    assert status.metadata["retried_compensations"] == {
+        "hotel": {"failed_attempts": 3, "error": "down", "next_attempt_at": "2026-01-01T12:00:00+00:00"}
+    }
 
 
 def test_running_orchestration_without_rollback_is_unchanged():

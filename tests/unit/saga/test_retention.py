@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
 from perdure.errors import ConfigurationError
-from perdure.saga import hosting, retention
+from perdure.saga import hosting
 from perdure.saga.compensations import RESULT_RETENTION
-
-
-@pytest.fixture(autouse=True)
-def _default_retention() -> Iterator[None]:
-    yield
-    retention.set_retention(retention.RETENTION)
+from perdure.saga.retention import RETENTION, check_retention
 
 
 @pytest.mark.parametrize("duration", [timedelta(0), timedelta(days=-1), RESULT_RETENTION])
@@ -24,9 +18,7 @@ def test_reject_retention_shorter_than_idempotency_keys(duration):
         hosting.definitions(retention=duration)
 
 
-@pytest.mark.parametrize("duration", [None, timedelta(days=8)])
-def test_retention_defaults_to_ninety_days(duration):
-    hosting.definitions(retention=duration)
-    assert retention._retention == duration
-    hosting.definitions()
-    assert retention._retention == timedelta(days=90)
+@pytest.mark.parametrize("duration", [None, RETENTION, timedelta(days=8)])
+def test_accept_longer_and_unlimited_retention(duration):
+    assert check_retention(duration) == duration
+    assert hosting.definitions(retention=duration)

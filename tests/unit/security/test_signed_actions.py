@@ -343,7 +343,7 @@ def test_rules_are_read_from_environment(monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in os.environ if name.startswith("PERDURE_")]:
         monkeypatch.delenv(name)
     assert SigningSettings().rules() == SigningRules()
-    monkeypatch.setenv("PERDURE_ACTS", "signed")
+    monkeypatch.setenv("PERDURE_ACTIONS", "signed")
     monkeypatch.setenv("PERDURE_ISSUER_KEYS", f" {ISSUER.public.id}, {OTHER_ISSUER.public.id},")
     monkeypatch.setenv("PERDURE_REVOKED", "abc,")
     set_signing_rules(None)
@@ -354,11 +354,11 @@ def test_rules_are_read_from_environment(monkeypatch: pytest.MonkeyPatch):
             issuers=(ISSUER.public, OTHER_ISSUER.public), revoked=frozenset({"abc"})
         )
         assert get_signing_rules() is rules
-        monkeypatch.setenv("PERDURE_ACTS", "sometimes")
+        monkeypatch.setenv("PERDURE_ACTIONS", "sometimes")
         set_signing_rules(None)
         with pytest.raises(ConfigurationError, match="'signed' or 'unsigned'"):
             get_signing_rules()
-        monkeypatch.setenv("PERDURE_ACTS", "signed")
+        monkeypatch.setenv("PERDURE_ACTIONS", "signed")
         monkeypatch.setenv("PERDURE_ISSUER_KEYS", "nonsense")
         with pytest.raises(ConfigurationError, match="is not a public key"):
             get_signing_rules()

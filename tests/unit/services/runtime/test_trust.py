@@ -93,12 +93,12 @@ def test_unsafe_settings_are_reported():
     assert "UNSIGNED" not in requests
     assert "UNSIGNED" in describe_trusted_keys({"PERDURE_SECURITY_PROFILE": "development"})[0]
     assert "UNSIGNED" in unsigned
-    assert "PERDURE_ACTS=signed" in unsigned
+    assert "PERDURE_ACTIONS=signed" in unsigned
     assert "in clear" in clear
     _, signed, sealed = describe_trusted_keys(
-        {"PERDURE_ACTS": "signed", "PERDURE_SECURITY_ENCRYPTION_KEYS_FILE": "journal.keys"}
+        {"PERDURE_ACTIONS": "signed", "PERDURE_SECURITY_ENCRYPTION_KEYS_FILE": "journal.keys"}
     )
     assert "UNSIGNED" not in signed
     assert "journal.keys" in sealed
-    with pytest.raises(ConfigurationError, match="PERDURE_ACTS must be 'signed' or 'unsigned', not 'sined'"):
-        describe_trusted_keys({"PERDURE_ACTS": "sined"})
+    with pytest.raises(ConfigurationError, match="PERDURE_ACTIONS must be 'signed' or 'unsigned', not 'sined'"):
+        describe_trusted_keys({"PERDURE_ACTIONS": "sined"})

@@ -59,7 +59,7 @@ class Letters:
             return httpx.Response(200, json=body)
         assert request.url.path == "/DeadLetters/act_on_many"
         self.actions.append(body)
-        return httpx.Response(200, json={"done": sorted(body["proofs"]), "refused": {}})
+        return httpx.Response(200, json={"done": sorted(body["signed_actions"]), "refused": {}})
 
     def _page(self, body: dict[str, Any]) -> dict[str, Any]:
         criteria = DeadLetterFilter(**{name: body.get(name) for name in ("saga_id", "service", "step", "signature")})
@@ -77,7 +77,11 @@ class Letters:
     def done(self) -> list[tuple[str, dict[str, str], list[str]]]:
         """Return the actions: the name, the filter, and the signed IDs."""
         return [
-            (each["act"], {name: value for name, value in each["filter"].items() if value}, sorted(each["proofs"]))
+            (
+                each["action"],
+                {name: value for name, value in each["filter"].items() if value},
+                sorted(each["signed_actions"]),
+            )
             for each in self.actions
         ]
 
@@ -205,7 +209,7 @@ async def test_api_bulk_action_rejects_changed_letters(client_with):
     letters = of_services()
     async with client_with(letters) as client:
         seen = (await client.get("/api/dead-letters?service=Parcels")).json()["items"]
-        body = {"act": "resolve", "filter": {"service": "Parcels"}}
+        body = {"action": "resolve", "filter": {"service": "Parcels"}}
         body["letters"] = {each["id"]: each["redriven"] for each in seen}
         letters.letters.append(letter("late", service="Parcels"))
         rejected = await client.post("/api/dead-letters", json=body)

@@ -142,3 +142,9 @@ def test_reject_invalid_payload(text):
     with pytest.raises(ConsoleError) as caught:
         parse(text)
     assert caught.value.status == 400
+
+
+def test_bar_shows_next_attempt_of_compensation():
+    step = called(1, 0, 1).model_copy(update={"undo": "pending", "error": "down", "next_attempt_at": after(60)})
+    (bar,) = draw(saga(step, ended=2, result="failure"), after(10)).bars
+    assert (bar.error, bar.next_attempt_at, bar.compensation_level) == ("down", after(60), "busy")
