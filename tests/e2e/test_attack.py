@@ -94,7 +94,7 @@ async def test_viewer_sees_steps_of_encrypted_saga(defended: DefendedPlatform):
     assert overview["open_approvals"] == 2
 
 
-async def test_nothing_secret_comes_out(defended: DefendedPlatform, traces: TraceReceiver):
+async def test_responses_contain_no_secret(defended: DefendedPlatform, traces: TraceReceiver):
     planted = f"planted-{uuid4().hex}"
     traveller = f"{uuid4().hex}@example.com"
     order = ORDINARY.model_copy(update={"traveller": traveller}).model_dump(mode="json")
@@ -153,7 +153,7 @@ async def test_nothing_secret_comes_out(defended: DefendedPlatform, traces: Trac
     }
 
 
-async def test_what_gets_through_is_told(defended: DefendedPlatform):
+async def test_report_attack_that_succeeds(defended: DefendedPlatform):
     """Let somebody do what they may, and expect that they may not: the table has to notice."""
     genuine = next(each for each in ACTS if each.name == "the requester approves their own trip")
 

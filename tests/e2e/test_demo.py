@@ -23,7 +23,7 @@ async def breaks_down(stage: Stage) -> list[Fact]:
 
 
 @pytest.mark.timeout(90)
-def test_a_scenario_that_goes_otherwise_is_shown_and_its_data_kept(monkeypatch, capsys, tmp_path, engine):
+def test_failed_scenario_is_shown_and_keeps_data(monkeypatch, capsys, tmp_path, engine):
     monkeypatch.setenv("RESTATE_SERVER_BIN", str(engine.path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     scenarios = (

@@ -46,7 +46,7 @@ class Traffic:
 
 
 @pytest.mark.parametrize("name", [spec.name for spec in SERVICES])
-async def test_sigterm_to_a_service_drains_it_while_trips_are_booked(stage: Stage, name: str):
+async def test_sigterm_drains_service_under_load(stage: Stage, name: str):
     platform, traffic = stage.platform, Traffic(stage)
     flows = [asyncio.ensure_future(traffic.flow()) for _ in range(3)]
 

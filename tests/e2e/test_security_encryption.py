@@ -22,7 +22,7 @@ from tests.system.scenarios.scenarios import SCENARIOS, play
 
 
 @pytest.mark.timeout(240)
-async def test_all_scenarios_play_and_the_engines_data_holds_nothing_readable(tmp_path, engine):
+async def test_encrypted_scenarios_leave_no_readable_data(tmp_path, engine):
     keys = tmp_path / "journal.keys"
     new_encryption_key(keys)
     topology = legible_topology(tmp_path)

@@ -91,7 +91,7 @@ def platform(stage: Stage) -> Platform:
     return stage.platform
 
 
-async def test_what_is_public_is_listed_and_nothing_else_is(platform: Platform):
+async def test_public_handlers_match_list(platform: Platform):
     asked = ("services", "--admin", platform.topology.admin_url)
     listed = json.loads(await asyncio.to_thread(perdure, *asked, "--public", "--json"))["handlers"]
     assert {f"{each['service']}/{each['handler']}" for each in listed} == PUBLIC
@@ -100,14 +100,14 @@ async def test_what_is_public_is_listed_and_nothing_else_is(platform: Platform):
     assert shown.rstrip().endswith(f"{len(PUBLIC)} public")
 
 
-async def test_what_only_reads_is_marked_and_nothing_else_is(platform: Platform):
+async def test_read_only_handlers_match_list(platform: Platform):
     async with EngineClient.open(platform.topology.ingress_url, platform.topology.admin_url) as engine:
         known = await Directory(engine).handlers()
     assert known.public == PUBLIC
     assert known.reading == READING
 
 
-async def test_the_private_keys_are_their_owners_alone(platform: Platform):
+async def test_private_keys_are_readable_by_owner_only(platform: Platform):
     keys = {path.name: path for path in platform.topology.keys_dir.iterdir()}
     assert keys.keys() == {"engine-identity.pem", "console-issuer.pem", "approval-links.pem"}
     for path in keys.values():
@@ -115,7 +115,7 @@ async def test_the_private_keys_are_their_owners_alone(platform: Platform):
         PrivateKey.load(path)
 
 
-async def test_the_engines_key_is_changed_while_trips_are_booked_and_none_fails(platform: Platform):
+async def test_engine_key_rotation_fails_no_trip(platform: Platform):
     topology = platform.topology
     file = topology.identity_key_file
     old = PrivateKey.load(file)

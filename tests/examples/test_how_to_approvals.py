@@ -22,7 +22,7 @@ run_purchase = Target("Purchases", "run", dict[str, object], bool)
 
 
 @pytest.mark.restate_modes("http2")
-async def test_people_are_told_by_a_handler_of_ones_own_and_decide(restate, tmp_path):
+async def test_custom_notifications_lead_to_a_decision(restate, tmp_path):
     assert list(FILES) == ["purchases.py", "approvals.py"]
     env = await restate.serve(*hosting.definitions())  # what `make run` serves, as far as this needs it
     for name, content in FILES.items():

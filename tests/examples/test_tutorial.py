@@ -68,7 +68,7 @@ class Program:
 
 
 @pytest.mark.restate_modes("http2")
-async def test_a_journey_is_booked_is_undone_and_survives_a_kill(restate, tmp_path):
+async def test_tutorial_saga_books_rolls_back_survives_kill(restate, tmp_path):
     assert list(FILES) == ["contracts.py", "agency.py", "journeys.py"]
     for name, content in FILES.items():
         (tmp_path / name).write_text(content, encoding="utf-8")

@@ -127,7 +127,7 @@ async def test_schedule_action_requires_fresh_operator_signature(restate: Restat
 
 @pytest.mark.usefixtures("signed_acts")
 @pytest.mark.restate_modes("http2")
-async def test_who_signs_without_end_keeps_nobody_else_from_steering(restate: Restate, monkeypatch: pytest.MonkeyPatch):
+async def test_flooding_operator_blocks_no_other(restate: Restate, monkeypatch: pytest.MonkeyPatch):
     for bound, number in {"UNRESTRICTED_NONCES": 3, "NONCES_PER_PERSON": 1}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{bound}", number)
     env = await restate.serve(reports(), *definitions())

@@ -29,7 +29,7 @@ def post(body: bytes) -> bytes:
 
 @given(bodies, st.lists(st.integers(1, 40), min_size=1, max_size=200))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_all_bytes_of_bodies_are_counted_and_each_request_is_answered(monkeypatch: pytest.MonkeyPatch, sent, cuts):
+def test_sink_counts_body_bytes_and_answers_requests(monkeypatch: pytest.MonkeyPatch, sent, cuts):
     monkeypatch.setattr(sink._Sink, "taken", 0)
     stream = b"".join(map(post, sent)) + b"GET / HTTP/1.1\r\n\r\n"
     connection, transport = sink._Sink(), Written()

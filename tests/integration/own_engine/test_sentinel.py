@@ -63,7 +63,7 @@ def acted_on(webhook: Receiver, service: str) -> list[Alert]:
     return [news.alert for news in webhook.took(service) if news.event == "reconciler.acted"]
 
 
-async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(scene, did, webhook):
+async def test_killed_orchestration_is_rolled_back_and_alerted_once(scene, did, webhook):
     on = await scene(webhook_url=webhook.url, webhook_key=KEY)
     key, invocation = await on.started(did)
     async with on.reconciler.watching():
@@ -85,7 +85,7 @@ async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(s
 
 
 @pytest.mark.restate_modes("http2")
-async def test_many_lost_at_once_are_all_rolled_back_and_told_in_a_few_pieces(scene, did, webhook):
+async def test_many_orphans_raise_few_alerts(scene, did, webhook):
     on = await scene(webhook_url=webhook.url, webhook_key=KEY)
     started = await asyncio.gather(*(on.started(did) for _ in range(MAX_SINGLE_ALERTS + 3)))
     await asyncio.gather(*(on.admin.control_invocation(invocation, "kill") for _, invocation in started))
@@ -111,7 +111,7 @@ async def test_many_lost_at_once_are_all_rolled_back_and_told_in_a_few_pieces(sc
 
 
 @pytest.mark.restate_modes("http2")
-async def test_what_one_sweep_leaves_the_next_ones_look_after(scene, did, monkeypatch):
+async def test_later_scans_repair_remaining_orphans(scene, did, monkeypatch):
     monkeypatch.setattr(reconciler_module, "_MAX_ACTIONS", 2)
     on = await scene()
     started = [await on.started(did) for _ in range(5)]
@@ -132,7 +132,7 @@ async def test_what_one_sweep_leaves_the_next_ones_look_after(scene, did, monkey
             await on.rollback(key, RollbackState.ROLLED_BACK)
 
 
-async def test_a_running_or_closed_orchestration_is_left_alone(scene, did):
+async def test_running_or_closed_orchestration_is_no_orphan(scene, did):
     on = await scene()
     key, invocation = await on.started(did)
     assert invocation not in {find.id for find in await find_orphans(on.admin, on.config)}
@@ -142,7 +142,7 @@ async def test_a_running_or_closed_orchestration_is_left_alone(scene, did):
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
 
 
-async def test_an_orchestration_that_is_paused_too_long_is_killed_and_rolled_back(scene, did):
+async def test_long_paused_orchestration_is_killed_and_rolled_back(scene, did):
     on = await scene(paused_limit=timedelta(milliseconds=1))
     key, invocation = await on.started(did, broken=True)
 
@@ -157,7 +157,7 @@ async def test_an_orchestration_that_is_paused_too_long_is_killed_and_rolled_bac
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
 
 
-async def test_a_rollback_that_was_asked_for_and_never_began_is_begun(scene, did):
+async def test_start_requested_rollback_that_is_missing(scene, did):
     on = await scene()
     key, invocation = await on.started(did)
     await on.admin.control_invocation(invocation, "cancel")
@@ -189,7 +189,7 @@ async def own_engine(restate_servers):
         await restate.close()
 
 
-async def test_a_paused_dispatcher_is_resumed(own_engine):
+async def test_resume_paused_dispatcher(own_engine):
     dispatcher = sdk.Service(
         "RollbackDispatcher",
         invocation_retry_policy=sdk.InvocationRetryPolicy(
@@ -228,7 +228,7 @@ async def test_a_paused_dispatcher_is_resumed(own_engine):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_news_whose_telling_was_paused_is_told_on(scene, did):
+async def test_resume_paused_alert_dispatch(scene, did):
     on = await scene(webhook_url="http://127.0.0.1:9/")  # nobody listens there
     _, invocation = await on.started(did)
     await on.admin.control_invocation(invocation, "kill")
@@ -255,7 +255,7 @@ async def lost(on: Scene, invocation: str) -> bool:
     return invocation in {find.id for find in await find_orphans(on.admin, on.config)}
 
 
-async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(scene, did):
+async def test_killed_rollback_resumes_and_compensates_once(scene, did):
     brake = Brake()
     brake.held = "b"
     on = await scene(brake)
@@ -282,7 +282,7 @@ async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(sc
 
 
 @pytest.mark.restate_modes("http2")
-async def test_sagas_are_looked_after_while_alerts_cannot_be_told(scene, did, monkeypatch):
+async def test_blocked_alerts_do_not_block_reconciler(scene, did, monkeypatch):
     asked, release = asyncio.Event(), asyncio.Event()
 
     async def hang(_: Alerts) -> Snapshot:

@@ -20,7 +20,7 @@ from tests.system.cluster.command import try_cluster
 from tests.system.cluster.nodes import NODES, Snapshots, node_configs
 
 
-def test_the_nodes_share_nothing_but_the_cluster(tmp_path: Path) -> None:
+def test_nodes_share_only_the_cluster_name(tmp_path: Path) -> None:
     topology = Topology.on_free_ports(tmp_path, PlatformSettings.read())
     snapshots = Snapshots("http://127.0.0.1:9", "s3://bucket/prefix", "id", "secret")
 
@@ -77,7 +77,7 @@ def object_store() -> Iterator[ObjectStore | None]:
 
 
 @pytest.mark.timeout(300)
-def test_one_node_is_killed_and_another_stopped_while_trips_are_booked(
+def test_trips_continue_without_killed_or_stopped_node(
     capsys: pytest.CaptureFixture[str], object_store: ObjectStore | None
 ) -> None:
     assert try_cluster(PlatformSettings.read(), Terminal(), object_store and object_store.snapshots) == 0

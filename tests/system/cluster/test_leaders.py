@@ -20,7 +20,7 @@ ALERT = "PerdurePartitionsWithoutLeader"
 
 
 @pytest.mark.timeout(120)
-async def test_partitions_without_a_leader_are_told(engine: LocatedEngine, tmp_path: Path) -> None:
+async def test_doctor_reports_partitions_without_leader(engine: LocatedEngine, tmp_path: Path) -> None:
     settings = PlatformSettings.read()
     binary = locate_prometheus(os.environ, settings.local_dir)
     if binary is None:

@@ -69,7 +69,7 @@ async def steps_of(admin: AdminClient, trip: str) -> tuple[str, list[str]]:
     return rows[0]["deployment"], list(dict.fromkeys(called))
 
 
-async def test_a_new_version_takes_over_under_load(running: Running, tmp_path: Path) -> None:
+async def test_new_version_takes_over_under_load(running: Running, tmp_path: Path) -> None:
     async with running(tmp_path / "platform") as platform, newer_version(platform) as url:
         topology = platform.topology
         old_url = topology.service_url("orchestrator")

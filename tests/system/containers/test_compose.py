@@ -79,7 +79,7 @@ async def until_told(stack: Project, confirmed: int) -> str:
     return await eventually(told, what=f"audit that holds with {confirmed} confirmed trips", within=60)
 
 
-def test_every_container_is_contained(stack: Project) -> None:
+def test_containers_drop_privileges(stack: Project) -> None:
     for service in stack.service_names():
         container = stack.inspect(service)
         host = container["HostConfig"]
@@ -98,7 +98,7 @@ def test_every_container_is_contained(stack: Project) -> None:
     assert not stack.inspect("postgres")["HostConfig"]["PortBindings"]
 
 
-def test_the_image_holds_what_it_needs_and_no_tools(stack: Project) -> None:
+def test_image_contains_application_without_tools(stack: Project) -> None:
     look = "for each in pip pip3 curl wget gcc cc make git uv; do command -v $each; done; true"
     assert stack.inside("flights", "sh", "-c", look).split() == []
     size = int(stack.docker("image", "inspect", "--format", "{{.Size}}", stack.image))
@@ -108,7 +108,7 @@ def test_the_image_holds_what_it_needs_and_no_tools(stack: Project) -> None:
         stack.inside("flights", "sh", "-c", "echo x > /opt/perdure/x")
 
 
-def test_secrets_are_seen_only_where_they_are_needed(stack: Project) -> None:
+def test_secrets_are_mounted_only_where_needed(stack: Project) -> None:
     password = stack.inside("flights", "cat", "/run/secrets/postgres_password").strip()
     assert len(password) >= 32
     for service in OURS:
@@ -174,7 +174,7 @@ async def test_published_ports_refuse_web_pages(stack: Project) -> None:
                 assert (answer.status_code, answer.headers["x-perdure-proxy"]) == (403, "refused")
 
 
-def test_versions_stand_in_one_place() -> None:
+def test_image_versions_are_in_env_file() -> None:
     files = (*ROOT.glob("docker-compose*.yml"), ROOT / "deploy" / "cluster" / "compose.yml")
     images = {image for file in files for image in re.findall(r"^ *image: *(\S+)", file.read_text(), re.MULTILINE)}
     assert {image for image in images if not image.startswith(("perdure-", "${PERDURE_IMAGE:-perdure-"))} == set()
@@ -187,7 +187,7 @@ async def test_books_a_trip(stack: Project, ingress: IngressClient) -> None:
     assert "holds" in await until_told(stack, confirmed=1)
 
 
-async def test_the_engine_signs_its_requests(stack: Project) -> None:
+async def test_engine_signs_its_requests(stack: Project) -> None:
     settings = stack.inside("orchestrator", "cat", "/run/keys/environment")
     (key,) = re.findall(r"^PERDURE_SECURITY_SIGNING_KEYS=(publickeyv1_\w+)$", settings, re.MULTILINE)
     assert key in stack.compose("logs", "--no-color", "restate")
@@ -223,7 +223,7 @@ async def test_traces_of_a_trip_arrive(stack: Project) -> None:
     await eventually(one_trace, what="trace at Jaeger with the whole of a trip", within=60)
 
 
-async def test_the_console_has_its_first_administrator(stack: Project) -> None:
+async def test_console_has_first_administrator(stack: Project) -> None:
     command = "echo correct-horse-battery | perdure-platform console admin --name ada@example.com --password-stdin"
     assert "Administrator ada@example.com added" in stack.inside("console", "sh", "-c", command)
     async with httpx.AsyncClient(trust_env=False) as http:
@@ -232,7 +232,7 @@ async def test_the_console_has_its_first_administrator(stack: Project) -> None:
     assert "password" in page.text
 
 
-async def test_grafana_has_the_dashboards_of_the_folder(stack: Project) -> None:
+async def test_grafana_serves_dashboards_of_folder(stack: Project) -> None:
     """The real one asks who is asking; the placeholder does not mind."""
     password = stack.inside("grafana", "cat", "/run/secrets/admin_password")
     async with httpx.AsyncClient(trust_env=False, base_url=stack.url("GRAFANA"), auth=("admin", password)) as http:
@@ -242,7 +242,7 @@ async def test_grafana_has_the_dashboards_of_the_folder(stack: Project) -> None:
     assert {each.get("uid") for each in found} == wanted
 
 
-def test_a_service_stops_cleanly_and_starts_soon(stack: Project) -> None:
+def test_service_stops_cleanly_and_restarts(stack: Project) -> None:
     stack.compose("stop", "notifications")
     state = stack.inspect("notifications")["State"]
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
@@ -262,7 +262,7 @@ async def test_killed_containers_lose_nothing(stack: Project, ingress: IngressCl
     await until_told(stack, confirmed=11)
 
 
-async def test_a_restart_in_the_middle_of_twenty_trips_loses_none(stack: Project, ingress: IngressClient) -> None:
+async def test_restart_during_twenty_trips_loses_none(stack: Project, ingress: IngressClient) -> None:
     slow = order(hotel="Sloth")
     bookings = [asyncio.create_task(booked(ingress, f"restarted-{number}", slow)) for number in range(20)]
 
@@ -277,7 +277,7 @@ async def test_a_restart_in_the_middle_of_twenty_trips_loses_none(stack: Project
     await until_told(stack, confirmed=31)
 
 
-async def test_down_and_up_keep_what_there_was(stack: Project, ingress: IngressClient) -> None:
+async def test_data_survives_down_and_up(stack: Project, ingress: IngressClient) -> None:
     secrets = stack.inside("postgres", "sha256sum", "/run/secrets/postgres_password")
 
     await asyncio.to_thread(stack.compose, "down", "--timeout", "20")
@@ -289,7 +289,7 @@ async def test_down_and_up_keep_what_there_was(stack: Project, ingress: IngressC
     await until_told(stack, confirmed=32)
 
 
-async def test_a_backup_restored_into_nothing_finishes_what_was_under_way(
+async def test_restored_backup_completes_running_trips(
     stack: Project, ingress: IngressClient, tmp_path: Path
 ) -> None:
     slow = order(hotel="Sloth")

@@ -63,18 +63,18 @@ def against_the_schemas(manifests: list[Manifest]) -> None:
         validator.validate(each, KUBERNETES, strict=True)
 
 
-def test_the_base_keeps_to_the_schemas() -> None:
+def test_base_conforms_to_schemas() -> None:
     against_the_schemas(raw())
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_folder_renders_and_keeps_to_the_schemas(folder: str) -> None:
+def test_overlays_render_and_conform_to_schemas(folder: str) -> None:
     manifests = rendered(folder)
     assert {each["metadata"]["name"] for each in manifests} == {each["metadata"]["name"] for each in raw()}
     against_the_schemas(manifests)
 
 
-def test_each_service_is_deployed_scaled_and_kept() -> None:
+def test_services_have_deployment_scaler_and_disruption_budget() -> None:
     manifests = raw()
     names = {spec.name for spec in SERVICES}
     deployments = of(manifests, "RestateDeployment")
@@ -93,7 +93,7 @@ def test_each_service_is_deployed_scaled_and_kept() -> None:
         assert of(manifests, "PodDisruptionBudget")[name]["spec"]["selector"]["matchLabels"].items() <= labels.items()
 
 
-def test_every_pod_is_contained_and_probed() -> None:
+def test_pods_are_restricted_and_probed() -> None:
     for name, pod in pods(raw()).items():
         assert pod["securityContext"]["runAsNonRoot"], name
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
@@ -110,7 +110,7 @@ def test_every_pod_is_contained_and_probed() -> None:
                 assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container), name
 
 
-def test_who_uses_the_database_may_reach_it_and_nobody_else() -> None:
+def test_only_database_users_reach_database() -> None:
     manifests = raw()
     for each in manifests:
         if each["kind"] not in ("RestateDeployment", "Deployment", "Job"):
@@ -148,7 +148,7 @@ def test_proxy_probes_name_served_host() -> None:
     assert "engine-proxy.perdure.svc" in values["PERDURE_PROXY_ALLOWED_HOSTS"].split(",")
 
 
-def test_no_secret_is_written_down() -> None:
+def test_manifests_contain_no_secret() -> None:
     assert of(raw(), "Secret") == {}
     for pod in pods(raw()).values():
         for variable in pod["containers"][0]["env"]:
@@ -156,7 +156,7 @@ def test_no_secret_is_written_down() -> None:
                 assert "secretKeyRef" in variable["valueFrom"], variable["name"]
 
 
-def test_alerts_can_be_asked() -> None:
+def test_alert_expressions_parse() -> None:
     (rules,) = of(raw(), "PrometheusRule").values()
     expressions = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
     assert expressions

@@ -35,7 +35,7 @@ def sampled(variables: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in variables.items() if name.startswith("OTEL_TRACES_SAMPLER")}
 
 
-def test_in_containers_each_process_has_its_name_and_follows_the_engine() -> None:
+def test_compose_sets_names_and_sampling() -> None:
     told = composed("docker-compose.yml")
     for name in (*NAMES, CONSOLE):
         assert told[name]["OTEL_SERVICE_NAME"] == name
@@ -46,7 +46,7 @@ def test_in_containers_each_process_has_its_name_and_follows_the_engine() -> Non
     assert [sampled(nodes[name]) for name in ("restate", "restate-2", "restate-3")] == [BEGINS] * 3
 
 
-def test_on_kubernetes_each_process_has_its_name_and_follows_the_engine() -> None:
+def test_kubernetes_sets_names_and_sampling() -> None:
     manifests = raw()
     assert sampled(of(manifests, "ConfigMap")["platform"]["data"]) == FOLLOWS
     for name in (*NAMES, CONSOLE):
@@ -57,18 +57,18 @@ def test_on_kubernetes_each_process_has_its_name_and_follows_the_engine() -> Non
     assert sampled({each["name"]: each.get("value") for each in engine["spec"]["compute"]["env"]}) == ON_KUBERNETES
 
 
-def test_the_image_knows_its_version() -> None:
+def test_image_resource_contains_version() -> None:
     version = tomllib.loads((CHECKOUT / "services" / "pyproject.toml").read_text())["project"]["version"]
     said = f"OTEL_RESOURCE_ATTRIBUTES=service.namespace=perdure,service.version={version}\n"
     assert said in (CHECKOUT / "Dockerfile").read_text()
 
 
-def test_kubernetes_alerts_about_the_same_as_prometheus_here() -> None:
+def test_kubernetes_alerts_equal_prometheus_rules() -> None:
     (rules,) = of(raw(), "PrometheusRule").values()
     assert rules["spec"] == yaml.safe_load((CHECKOUT / "deploy" / "prometheus" / "rules" / "perdure.yml").read_text())
 
 
-def test_kubernetes_labels_what_is_scraped_as_alerts_and_panels_ask_for_it() -> None:
+def test_kubernetes_scrape_labels_match_queries() -> None:
     jobs = set()
     for monitor in of(raw(), "ServiceMonitor").values():
         (endpoint,) = monitor["spec"]["endpoints"]

@@ -13,7 +13,7 @@ NOT_INSTALLED = {"LICENSE", "README.md", "pyproject.toml"}  # a wheel has the fi
 
 
 @pytest.mark.parametrize(("project", "package"), [("framework", "framework/perdure"), ("services", "services")])
-def test_a_wheel_has_each_file_of_its_package(project, package, tmp_path):
+def test_wheel_contains_all_package_files(project, package, tmp_path):
     (wheel,) = WheelBuilder(str(ROOT / project)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as opened:
         packed = {name for name in opened.namelist() if ".dist-info/" not in name}

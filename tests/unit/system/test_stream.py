@@ -16,7 +16,7 @@ from tests.system.scenarios.load import Stream
         ([-5.0, 5.0, 15.0], 5.0),  # what lies outside doesn't count
     ],
 )
-def test_a_pause_is_the_longest_time_without_a_trip(ends: list[float], pause: float) -> None:
+def test_longest_pause_between_trips(ends: list[float], pause: float) -> None:
     stream = Stream("trip", [])
     stream.ends.extend(ends)
     assert stream.pause(0.0, 10.0) == pause

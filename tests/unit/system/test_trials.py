@@ -40,13 +40,13 @@ def ending_with(code: int) -> Play:
 
 
 @pytest.mark.parametrize(("code", "kept"), [(0, []), (1, ["log"])])
-def test_the_data_of_a_trial_is_kept_only_when_it_fails(tmp_path, capsys, code, kept):
+def test_keep_data_only_after_failure(tmp_path, capsys, code, kept):
     assert run_trial("t", PlatformSettings(), Terminal(), ending_with(code)) == code
     assert [file.name for file in (tmp_path / "trials").rglob("log")] == kept
     assert ("data and logs are kept in" in capsys.readouterr().out) is bool(kept)
 
 
-def test_a_trial_that_breaks_down_keeps_its_data(tmp_path, capsys):
+def test_crashed_test_keeps_data(tmp_path, capsys):
     async def breaks_down(topology: Topology, engine: LocatedEngine) -> int:
         raise OSError("no more room")
 
@@ -56,7 +56,7 @@ def test_a_trial_that_breaks_down_keeps_its_data(tmp_path, capsys):
     assert f"data and logs are kept in {kept}" in capsys.readouterr().out
 
 
-def test_a_trial_that_is_stopped_leaves_nothing(tmp_path):
+def test_stopped_test_removes_data(tmp_path):
     async def stopped(topology: Topology, engine: LocatedEngine) -> int:
         interrupts = Interrupts()
         with interrupts.listening():

@@ -85,7 +85,7 @@ def broken(report: AuditReport) -> dict[str, str]:
     }
 
 
-def test_sound_books(url: str, backend: str) -> None:
+def test_audit_of_valid_data_holds(url: str, backend: str) -> None:
     report = inspected(url)
     assert broken(report) == {}
     assert report.ok
@@ -96,12 +96,12 @@ def test_sound_books(url: str, backend: str) -> None:
     assert (checked["trips-told"], checked["charges"], checked["keys"]) == (4, 3, 15)
 
 
-def test_an_open_trip_that_holds_something_is_a_breach_once_all_is_settled(url: str) -> None:
+def test_holdings_of_open_trip_violate_settled_audit(url: str) -> None:
     report = inspected(url, settled=True)
     assert broken(report) == {"trips-open": "open: holds 1 seat sets, 0 rooms and 0 charges"}
 
 
-def test_an_open_trip_that_gave_all_back_is_settled(url: str) -> None:
+def test_open_trip_without_holdings_is_settled(url: str) -> None:
     async def give_back(agency: Agency) -> None:
         await agency.cancel_seats("open")
 
@@ -109,7 +109,7 @@ def test_an_open_trip_that_gave_all_back_is_settled(url: str) -> None:
     assert inspected(url, settled=True).ok
 
 
-def test_two_holdings_of_a_trip_are_a_breach_although_every_row_is_sound(url: str) -> None:
+def test_duplicate_holdings_of_trip_are_a_violation(url: str) -> None:
     """A saga that reserves under two keys is what no constraint of the data plane can see, and the audit does."""
 
     async def reserve_twice(agency: Agency) -> None:
@@ -124,7 +124,7 @@ def test_two_holdings_of_a_trip_are_a_breach_although_every_row_is_sound(url: st
     }
 
 
-def test_a_trip_that_was_told_both_is_a_breach(url: str) -> None:
+def test_contradictory_notifications_are_a_violation(url: str) -> None:
     async def tell(agency: Agency) -> None:
         await agency.notify("confirmed-1", "trip-refused")
 
@@ -249,7 +249,7 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_broken_database_is_shown_broken(url: str, tamper: Tamper, name: str) -> None:
+def test_audit_reports_each_kind_of_damage(url: str, tamper: Tamper, name: str) -> None:
     statement, expected = BREAKS[name]
     tamper(statement.replace(":charged", CHARGED))
     found = broken(inspected(url))
@@ -259,7 +259,7 @@ def test_a_broken_database_is_shown_broken(url: str, tamper: Tamper, name: str) 
         assert text in found[invariant]
 
 
-def test_a_key_that_acted_twice_is_shown(url: str, tamper: Tamper) -> None:
+def test_audit_reports_key_used_twice(url: str, tamper: Tamper) -> None:
     tamper(
         "DROP INDEX uq_seat_reservations_key",
         "INSERT INTO seat_reservations (reservation_id, key, trip_id, flight, seats, status)"
@@ -271,7 +271,7 @@ def test_a_key_that_acted_twice_is_shown(url: str, tamper: Tamper) -> None:
     assert found["trips-open"] == "open: holds 2 seat sets, 0 rooms and 0 charges"
 
 
-def test_a_posting_on_an_account_that_does_not_exist_is_shown(url: str, tamper: Tamper, backend: str) -> None:
+def test_audit_reports_posting_on_unknown_account(url: str, tamper: Tamper, backend: str) -> None:
     tamper("DELETE FROM accounts WHERE account_id = 'acct-ada'")
     found = broken(inspected(url))
     assert "2 postings on 1 accounts" in found["ledger-transactions"]
@@ -281,7 +281,7 @@ def test_a_posting_on_an_account_that_does_not_exist_is_shown(url: str, tamper: 
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
-def test_a_damaged_file_is_shown(url: str, backend: str, tamper: Tamper) -> None:
+def test_audit_reports_damaged_file(url: str, backend: str, tamper: Tamper) -> None:
     tamper(
         "PRAGMA writable_schema = ON",
         # An index that promises to be unique over rows that are not, as after a lost write.
@@ -291,7 +291,7 @@ def test_a_damaged_file_is_shown(url: str, backend: str, tamper: Tamper) -> None
     assert "ix_charges_trip_id" in broken(inspected(url))["storage"]
 
 
-def test_the_report_is_plain_data(url: str) -> None:
+def test_report_serializes_to_json(url: str) -> None:
     report = inspected(url, settled=True)
     document = report.model_dump(mode="json")
     assert document["ok"] is False
@@ -300,21 +300,21 @@ def test_the_report_is_plain_data(url: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
-def test_an_audit_leaves_no_trace(url: str, backend: str, tmp_path: Path) -> None:
+def test_audit_writes_nothing(url: str, backend: str, tmp_path: Path) -> None:
     before = (tmp_path / "trips.db").read_bytes()
     assert inspected(url).ok
     assert (tmp_path / "trips.db").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["trips.db"]
 
 
-def test_a_database_that_does_not_exist_is_named_and_not_made(tmp_path: Path) -> None:
+def test_missing_database_is_named_and_not_created(tmp_path: Path) -> None:
     missing = tmp_path / "none.db"
     with pytest.raises(ConfigurationError, match=r"there is no database at .*none\.db"):
         inspected(f"sqlite:///{missing}")
     assert not missing.exists()
 
 
-def test_a_database_that_was_never_migrated_is_named(empty_url: str, backend: str, tmp_path: Path) -> None:
+def test_unmigrated_database_is_named(empty_url: str, backend: str, tmp_path: Path) -> None:
     if backend == "sqlite":
         (tmp_path / "new").mkdir()
         (tmp_path / "new" / "trips.db").touch()
@@ -322,13 +322,13 @@ def test_a_database_that_was_never_migrated_is_named(empty_url: str, backend: st
         inspected(empty_url)
 
 
-def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+def test_invalid_database_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "trips.db").write_text("no database at all " * 100)
     with pytest.raises(ConfigurationError, match=r"trips\.db cannot be read: .*file is not a database"):
         inspected(f"sqlite:///{tmp_path / 'trips.db'}")
 
 
-def test_a_server_that_is_down_is_named_without_its_password(tmp_path: Path) -> None:
+def test_unreachable_server_is_named_without_password(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read") as caught:
         inspected(f"postgresql://ada:hunter2@/trips?host={tmp_path}")
     assert "hunter2" not in str(caught.value)

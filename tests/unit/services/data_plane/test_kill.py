@@ -32,7 +32,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-async def test_a_killed_process_leaves_sound_books(agency: Agency, url: str) -> None:
+async def test_killed_process_leaves_valid_data(agency: Agency, url: str) -> None:
     finished: list[str] = []
     for life in ("first", "second"):
         process = await asyncio.create_subprocess_exec(

@@ -39,24 +39,24 @@ def nobodys_settings(monkeypatch, tmp_path):
     monkeypatch.setenv("PERDURE_LOCAL_DIR", str(tmp_path))
 
 
-def test_every_service_of_the_design_is_there_with_a_module_that_serves_it():
+def test_registered_modules_have_main():
     assert {spec.name for spec in SERVICES} == set(SETTINGS_OF_SERVICES)
     for spec in SERVICES:
         assert callable(import_module(spec.module).main)
 
 
-def test_the_data_plane_starts_before_the_control_plane():
+def test_data_plane_starts_before_control_plane():
     planes = [spec.plane for spec in SERVICES]
     assert planes == sorted(planes, key=["data", "control"].index)
 
 
-def test_launcher_and_services_agree_on_the_default_ports():
+def test_service_settings_match_default_ports():
     topology = Topology.from_settings(PlatformSettings.read())
     assert topology.ports == {name: settings().port for name, settings in SETTINGS_OF_SERVICES.items()}
     assert (topology.ingress_port, topology.admin_port, topology.node_port) == (8080, 9070, 5122)
 
 
-def test_a_service_reads_what_the_launcher_tells_it(monkeypatch, tmp_path):
+def test_service_reads_environment_of_topology(monkeypatch, tmp_path):
     topology = Topology.on_free_ports(tmp_path, PlatformSettings.read())
     for name, settings in SETTINGS_OF_SERVICES.items():
         for variable, value in topology.service_environment(name).items():
@@ -67,7 +67,7 @@ def test_a_service_reads_what_the_launcher_tells_it(monkeypatch, tmp_path):
     assert FlightsSettings().database_url.get_secret_value() == f"sqlite:///{tmp_path}/data/trips.db"
 
 
-def test_every_port_can_be_changed_by_its_variable(monkeypatch):
+def test_environment_changes_every_port(monkeypatch):
     variables = list(Topology.from_settings(PlatformSettings.read()).port_settings())
     assert len(variables) == 11
     for number, variable in enumerate(variables):
@@ -78,20 +78,20 @@ def test_every_port_can_be_changed_by_its_variable(monkeypatch):
     assert changed.admin_url == "http://127.0.0.1:30001"
 
 
-def test_a_value_that_does_not_fit_is_told_by_the_name_of_its_variable(monkeypatch):
+def test_error_names_variable_of_invalid_value(monkeypatch):
     monkeypatch.setenv("PERDURE_HOTELS_PORT", "next door")
     with pytest.raises(ConfigurationError, match=r"^PERDURE_HOTELS_PORT=next door: input should be a valid integer"):
         PlatformSettings.read()
 
 
-def test_the_database_is_in_the_folder_unless_a_url_says_otherwise(monkeypatch, tmp_path):
+def test_database_defaults_to_file_in_folder(monkeypatch, tmp_path):
     assert PlatformSettings.read().database == f"sqlite:///{tmp_path}/data/trips.db"
     monkeypatch.setenv("PERDURE_DATABASE_URL", "postgresql://ada:secret@localhost/trips")
     assert PlatformSettings.read().database == "postgresql://ada:secret@localhost/trips"
     assert "secret" not in repr(PlatformSettings.read())
 
 
-def test_a_taken_port_is_told_with_the_variable_that_changes_it(tmp_path):
+def test_error_names_variable_of_taken_port(tmp_path):
     topology = Topology.on_free_ports(tmp_path, PlatformSettings.read())
     topology.check_ports()
     with socket.socket() as taken:
@@ -103,7 +103,7 @@ def test_a_taken_port_is_told_with_the_variable_that_changes_it(tmp_path):
             topology.check_ports()
 
 
-def test_one_port_for_two_is_told_with_both_variables(monkeypatch):
+def test_error_names_both_variables_of_shared_port(monkeypatch):
     for number, variable in enumerate(Topology.from_settings(PlatformSettings.read()).port_settings()):
         monkeypatch.setenv(variable, str(free_ports(11)[number]))
     monkeypatch.setenv("PERDURE_SAGA_PORT", "20001")
@@ -112,7 +112,7 @@ def test_one_port_for_two_is_told_with_both_variables(monkeypatch):
         Topology.from_settings(PlatformSettings.read()).check_ports()
 
 
-def test_the_engine_takes_its_settings_from_the_checkout_or_from_a_file_that_is_named(monkeypatch, tmp_path):
+def test_engine_configuration_file_is_configurable(monkeypatch, tmp_path):
     config = Topology.from_settings(PlatformSettings.read()).engine_config()
     assert config.config_file is not None
     assert config.config_file.parts[-3:] == ("deploy", "restate", "restate.toml")
@@ -124,7 +124,7 @@ def test_the_engine_takes_its_settings_from_the_checkout_or_from_a_file_that_is_
         Topology.from_settings(PlatformSettings.read()).engine_config()
 
 
-def test_an_unknown_service_is_told_with_those_that_exist():
+def test_unknown_service_lists_known_ones():
     with pytest.raises(ConfigurationError, match="no service 'flight': choose one of flights, hotels"):
         service("flight")
     with pytest.raises(ConfigurationError, match="no service 'flight'"):
