@@ -36,7 +36,7 @@ from services.runtime.topology import Topology
 from tests.e2e.legible import found_in
 from tests.mailbox import Mailbox, mailbox
 from tests.support import eventually
-from tests.system.scenarios.harness import Stage, harness_environment
+from tests.system.scenarios.harness import Harness, harness_environment
 from tests.system.scenarios.orders import order
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -56,7 +56,7 @@ class Office:
     """A platform that requires signed actions, and approvers with keys.
 
     Args:
-        stage: The harness.
+        harness: The harness.
         folder: The folder of the keys.
         issuer: The public key of the issuer.
         people: The name and issuer of each approver, by key name.
@@ -64,7 +64,7 @@ class Office:
         box: The mailbox of approvers.
     """
 
-    stage: Stage
+    harness: Harness
     folder: Path
     issuer: str
     people: dict[str, tuple[str, PrivateKey]]
@@ -73,7 +73,7 @@ class Office:
 
     async def perdure(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the command line against the platform."""
-        topology = self.stage.platform.topology
+        topology = self.harness.platform.topology
         environment = {
             **os.environ,
             "PERDURE_INGRESS_URL": topology.ingress_url,
@@ -96,8 +96,8 @@ class Office:
     async def waiting_trip(self) -> str:
         """Book a trip over the limit, and return its ID once its approval is open."""
         trip_id = new_trip_id()
-        await self.stage.send(trip_id, COSTLY)
-        await self.stage.until_step(trip_id, "approval")
+        await self.harness.send(trip_id, COSTLY)
+        await self.harness.until_step(trip_id, "approval")
         await eventually(lambda: self.open(trip_id), what="an open approval")
         return trip_id
 
@@ -110,7 +110,7 @@ class Office:
             return False
 
     async def status(self, trip_id: str) -> ApprovalStatus:
-        return await self.stage.ingress.call(approval_status, key=trip_id)
+        return await self.harness.ingress.call(approval_status, key=trip_id)
 
     async def verified(self, trip_id: str, *acts: str) -> None:
         """Verify the chain and the signatures of an audit log with the command."""
@@ -122,7 +122,7 @@ class Office:
 
     async def notices(self, approval_id: str) -> dict[tuple[str, str], str]:
         """Return the notifications about an approval: texts by kind and recipient."""
-        database = Database(self.stage.platform.topology.database_url)
+        database = Database(self.harness.platform.topology.database_url)
         try:
             async with database.snapshot() as connection:
                 query = select(ApprovalNoticeRow.kind, ApprovalNoticeRow.recipient, ApprovalNoticeRow.text)
@@ -171,9 +171,9 @@ async def office(
     try:
         await platform.start()
         # Signed actions require an authenticated caller for trips over the limit.
-        async with Stage.on(platform, key_of(*olga)) as stage:
-            office = Office(stage, folder, issuer.public.id, people, new_trip_id(), box)
-            await stage.send(office.forgotten, COSTLY)
+        async with Harness.on(platform, key_of(*olga)) as harness:
+            office = Office(harness, folder, issuer.public.id, people, new_trip_id(), box)
+            await harness.send(office.forgotten, COSTLY)
             yield office
     finally:
         await platform.stop(asyncio.Event())
@@ -185,7 +185,7 @@ async def test_approve_with_key_file(office: Office):
     assert trip_id in [item["approval_id"] for item in listed["items"]]
     approved = await office.perdure("approve", trip_id, "--key-file", office.key("ada"), "--reason", "within budget")
     assert (approved.returncode, approved.stdout) == (0, f"{trip_id}: approve by {ADA}, now approved\n")
-    assert await office.stage.result(trip_id) == "confirmed"
+    assert await office.harness.result(trip_id) == "confirmed"
     for words, sentence in {
         ("approve", trip_id, "--actor", ADA): "must be signed",
         ("approve", trip_id, "-k", office.key("mallory")): "issuer that isn't trusted",
@@ -217,8 +217,8 @@ async def test_approve_with_key_file(office: Office):
 async def test_verification_detects_changed_audit_log(office: Office):
     trip_id = await office.waiting_trip()
     assert (await office.perdure("reject", trip_id, "-k", office.key("ada"), "-m", "too much")).returncode == 0
-    assert await office.stage.result(trip_id) == "403 approval_rejected at approval, rolled_back"
-    admin_url = office.stage.platform.topology.admin_url
+    assert await office.harness.result(trip_id) == "403 approval_rejected at approval, rolled_back"
+    admin_url = office.harness.platform.topology.admin_url
     async with AdminClient(admin_url) as admin, httpx.AsyncClient() as http:
         rows = await admin.query(
             f"select key, value_utf8 from state where service_name = 'Approvals' and service_key = '{trip_id}'"
@@ -240,7 +240,7 @@ async def test_verification_detects_changed_audit_log(office: Office):
 
 
 async def test_approval_survives_kill_of_service(office: Office):
-    trip_id, platform = await office.waiting_trip(), office.stage.platform
+    trip_id, platform = await office.waiting_trip(), office.harness.platform
     until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     delegated = await office.perdure("delegate", trip_id, "--to", "cy", "--until", until, "-k", office.key("ada"))
     assert "cy may vote on behalf of ada.lead@example.com" in delegated.stdout
@@ -248,7 +248,7 @@ async def test_approval_survives_kill_of_service(office: Office):
     waiting = asyncio.create_task(office.perdure("approve", trip_id, "-k", office.key("ada")))
     await platform.restart("approvals")
     assert (await waiting).returncode == 0
-    assert await office.stage.result(trip_id) == "confirmed"
+    assert await office.harness.result(trip_id) == "confirmed"
     status = await office.status(trip_id)
     assert [(entry.action, entry.actor) for entry in status.audit_log if entry.actor is not None] == [
         ("open", "olga@example.com"),
@@ -273,13 +273,13 @@ async def test_mailed_link_decides_and_is_not_stored(office: Office):
         return (await office.notices(trip_id)).get(("asked", ADA))
 
     assert "/l/" not in await eventually(recorded, what="a record of the notice")
-    home = office.stage.platform.topology.home
+    home = office.harness.platform.topology.home
     secrets = {token, token.rpartition(".")[2]}
     assert found_in(home / "data", secrets) == {}, "before it is used"
     request = LinkDecisionRequest(token=token, approve=True, reason="by link")
-    receipt = await office.stage.ingress.call(decide_by_link, request, key=trip_id)
+    receipt = await office.harness.ingress.call(decide_by_link, request, key=trip_id)
     assert (receipt.actor, receipt.status) == (ADA, "approved")
-    assert await office.stage.result(trip_id) == "confirmed"
+    assert await office.harness.result(trip_id) == "confirmed"
     await office.verified(trip_id, f"approve by {ADA}: by link")
     assert found_in(home / "logs", secrets) == {}
 
@@ -301,13 +301,13 @@ async def test_link_command_prints_a_link(office: Office):
     revoked = await office.perdure("revoke-links", trip_id, "--person", ADA, "-k", office.key("ada"), "-m", "lost")
     assert (revoked.returncode, revoked.stdout.startswith(f"{trip_id}: the links of {ADA}")) == (0, True), revoked
     with pytest.raises(IngressError, match="this link was revoked at"):
-        await office.stage.ingress.call(decide_by_link, request, key=trip_id)
+        await office.harness.ingress.call(decide_by_link, request, key=trip_id)
     again = (await office.perdure("link", trip_id, *words)).stdout.strip().rpartition("/")[2]
     as_old_as_the_link = office.key("ada")
     everywhere = await office.perdure("revoke-links", "--person", ADA, "-k", office.key("ada"))
     assert everywhere.stdout.startswith(f"{ADA}: links, delegations and keys from before"), everywhere
     with pytest.raises(IngressError, match=f"the rights of {ADA} changed or were revoked"):
-        await office.stage.ingress.call(decide_by_link, request.model_copy(update={"token": again}), key=trip_id)
+        await office.harness.ingress.call(decide_by_link, request.model_copy(update={"token": again}), key=trip_id)
     refused = await office.perdure("approve", trip_id, "-k", as_old_as_the_link)
     assert refused.returncode == 1
     assert "the credential was issued before the rights" in refused.stderr
@@ -315,14 +315,14 @@ async def test_link_command_prints_a_link(office: Office):
         answer = await office.perdure(*words_)
         assert (answer.returncode, sentence in answer.stderr) == (1, True)
     last = (await office.perdure("link", trip_id, *words)).stdout.strip().rpartition("/")[2]
-    receipt = await office.stage.ingress.call(decide_by_link, request.model_copy(update={"token": last}), key=trip_id)
+    receipt = await office.harness.ingress.call(decide_by_link, request.model_copy(update={"token": last}), key=trip_id)
     assert receipt.status == "approved"
     await office.verified(trip_id, f"revoke_links by {ADA}: signed", f"approve by {ADA}: by link")
 
 
 async def test_forged_completion_confirms_no_trip(office: Office):
     # The attacker needs only the ID of the trip.
-    trip_id, url = await office.waiting_trip(), office.stage.platform.topology.ingress_url
+    trip_id, url = await office.waiting_trip(), office.harness.platform.topology.ingress_url
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
         sent = await http.post(f"/Trips/{trip_id}/run/send", json=COSTLY.model_dump(mode="json"))
         outcome = {"approval_id": trip_id, "outcome": "approved", "decided_by": [ADA], "reason": "forged"}
@@ -330,24 +330,24 @@ async def test_forged_completion_confirms_no_trip(office: Office):
         (await http.post(path, json=outcome)).raise_for_status()
 
     async def has_read() -> bool:
-        async with AdminClient(office.stage.platform.topology.admin_url) as admin:
+        async with AdminClient(office.harness.platform.topology.admin_url) as admin:
             sql = f"""select id from sys_invocation_status where target_service_key = '{trip_id}'
                 and target_handler_name = 'listen' and status = 'completed'"""
             return bool(await admin.query(sql))
 
     await eventually(has_read, what="reading of the outcome")
-    assert (await office.stage.status(trip_id)).current_step == "approval"
+    assert (await office.harness.status(trip_id)).current_step == "approval"
     assert (await office.status(trip_id)).status == "open"
-    assert await office.stage.charges_ever(trip_id) == 0
+    assert await office.harness.charges_ever(trip_id) == 0
     answer = await office.perdure("reject", trip_id, "--key-file", office.key("ada"), "--reason", "forged")
     assert answer.returncode == 0, answer.stderr
-    assert (await office.stage.result(trip_id)).startswith("403 approval_rejected")
+    assert (await office.harness.result(trip_id)).startswith("403 approval_rejected")
 
 
 async def test_audit_finds_a_trip_without_approval(office: Office):
     trip_id = new_trip_id()
-    assert await office.stage.book(trip_id, order(amount_minor=50_000)) == "confirmed"
-    topology = office.stage.platform.topology
+    assert await office.harness.book(trip_id, order(amount_minor=50_000)) == "confirmed"
+    topology = office.harness.platform.topology
 
     async def charge(amount: int) -> None:
         database = Database(topology.database_url)
@@ -361,13 +361,13 @@ async def test_audit_finds_a_trip_without_approval(office: Office):
 
     await charge(900_000)
     try:
-        assert "trips-approved" in await office.stage.audit()
+        assert "trips-approved" in await office.harness.audit()
     finally:
         await charge(50_000)
 
 
 async def test_undecided_approval_escalates_and_times_out(office: Office):
-    assert await office.stage.result(office.forgotten) == "408 approval_timeout, rolled_back"
+    assert await office.harness.result(office.forgotten) == "408 approval_timeout, rolled_back"
     acts = [entry.action for entry in (await office.status(office.forgotten)).audit_log]
     assert (acts[0], acts[-1]) == ("open", "expire")
     assert acts[1:-1] == ["remind", "remind", "escalate", "remind", "remind"]
@@ -375,4 +375,4 @@ async def test_undecided_approval_escalates_and_times_out(office: Office):
     assert set(told) >= {("asked", ADA), ("reminder", ADA), ("escalated", BOSS), ("reminder", BOSS)}
     assert "Approval escalated to you" in told["escalated", BOSS]
     await office.verified(office.forgotten)
-    assert await office.stage.audit() == "holds"
+    assert await office.harness.audit() == "holds"

@@ -1,4 +1,4 @@
-"""The table of attacks, on a running platform with all its defences up; and that nothing secret comes out of it."""
+"""All attacks and a search for leaked secrets, on a platform with all security features enabled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.e2e.legible import found_in, legible_topology
 from tests.support import eventually
 from tests.system.attacks import ATTACKS, Attack, attack_all
 from tests.system.attacks.platform import ADA, GRACE, KIM, MALLORY, VERA, DefendedPlatform, defended_environment
-from tests.system.attacks.signed_actions import ACTS
+from tests.system.attacks.signed_actions import SIGNED_ACTIONS
 from tests.system.observability.receiver import TraceReceiver
 from tests.system.scenarios.orders import order
 
@@ -63,7 +63,7 @@ async def test_every_attack_is_refused_and_changes_nothing(defended: DefendedPla
         "page at admin API",
         "page at a service",
         "completion",
-        "act",
+        "signed action",
         "link",
         "rights",
         "files",
@@ -144,9 +144,9 @@ async def test_responses_contain_no_secret(defended: DefendedPlatform, traces: T
     spans = "\n".join(map(repr, traces.spans()))
     assert [secret for secret in hidden if secret in spans] == []
     assert found_in(defended.topology.home / "data" / "restate", hidden) == {}
-    # The console's database has hashes of what lets people in.
+    # The console's database contains only hashes of credentials.
     assert found_in(defended.topology.home / "data", hidden - {traveller}) == {}
-    # And the search finds what isn't hidden: who calls is no secret, and neither is a trip's id.
+    # Callers and trip IDs are no secrets, so the search must find them.
     assert found_in(defended.topology.home / "data" / "restate", ["key:shop", defended.waiting]).keys() == {
         "key:shop",
         defended.waiting,
@@ -154,17 +154,17 @@ async def test_responses_contain_no_secret(defended: DefendedPlatform, traces: T
 
 
 async def test_report_attack_that_succeeds(defended: DefendedPlatform):
-    """Let somebody do what they may, and expect that they may not: the table has to notice."""
-    genuine = next(each for each in ACTS if each.name == "the requester approves their own trip")
+    """Run a permitted action as an attack, so that its outcome counts as not refused."""
+    genuine = next(each for each in SIGNED_ACTIONS if each.name == "the requester approves their own trip")
 
     async def approve(at: DefendedPlatform) -> str:
         allowed = {**at.keys, "ada@example.com": at.keys[GRACE]}
         at.keys = allowed
         return await genuine.run(at)
 
-    (outcome,) = await attack_all(defended, [Attack("act", "an approver approves", "403", approve)])
+    (outcome,) = await attack_all(defended, [Attack("signed action", "an approver approves", "403", approve)])
     assert (outcome.observed, outcome.unchanged, outcome.refused) == ("200", False, False)
-    assert await defended.stage.result(defended.waiting) == "confirmed"
+    assert await defended.harness.result(defended.waiting) == "confirmed"
 
 
 async def test_gateway_treats_sessions_and_keys_alike(defended: DefendedPlatform):
@@ -183,7 +183,7 @@ async def test_gateway_treats_sessions_and_keys_alike(defended: DefendedPlatform
 
 
 async def test_unauthenticated_trip_over_the_limit_is_refused(defended: DefendedPlatform):
-    answer = await defended.stage.book(new_trip_id(), order(amount_minor=900_000))
+    answer = await defended.harness.book(new_trip_id(), order(amount_minor=900_000))
     assert answer == "401 unauthenticated_requester, rolled_back"
 
 

@@ -1,4 +1,4 @@
-"""Smoke tests of the commands `demo` and `attack`. Other tests play every scenario and every attack one by one."""
+"""Smoke tests of the commands `demo` and `attack`. Other tests run all scenarios and attacks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: LocatedEngine) -> None:
+def isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: LocatedEngine) -> None:
     monkeypatch.setenv("RESTATE_SERVER_BIN", str(engine.path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
@@ -28,7 +28,7 @@ def test_demo_succeeds_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(demo, "SCENARIOS", (Scenario("good", "a good one", confirmed(ORDINARY)),))
     result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 0, result.output
-    assert "1 of 1 scenarios went as expected, and the audit holds" in result.output
+    assert "1 of 1 scenarios went as expected, and the audit passed" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -39,5 +39,5 @@ def test_attack_succeeds_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(command, "attack_all", attack_once)
     result = CliRunner().invoke(app, ["attack"])
     assert result.exit_code == 0, result.output
-    assert "all 2 attacks were refused, and nothing was changed" in result.output
+    assert "all 2 attacks were refused, and no data changed" in result.output
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`perdure-platform run`: from nothing to a booked trip, and back to nothing."""
+"""`perdure-platform run`, from the start to the stop of all processes."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_second_run_continues_with_stored_data(home, engine):
     with Launched(home, moved).up() as second:
         assert second.confirmation()["trip_id"] != booked["trip_id"]
         assert ask(second, f"/Trips/{booked['trip_id']}/status").json()["phase"] == "completed"
-        # The trips of the first run go on, although every service is at another port now.
+        # The trips of the first run continue, although every service has a new port.
         until(lambda: ask(second, "/Trips/slow/status").json()["phase"] == "completed", "end of the slow trip")
         decision = {"actor": "grace@example.com", "reason": "fine"}
         ask(second, "/Approvals/waits/approve", decision).raise_for_status()
@@ -126,7 +126,7 @@ def test_stop_remaining_processes_of_killed_run(home, engine):
         left = killed.pids()
         assert left.keys() == NAMES
         assert all(started_at(pid) is not None for pid in left.values())
-        # The same ports again: they are free only when those processes are gone.
+        # The second run needs the same ports, which are free once the remaining processes have ended.
         with Launched(home, env).up() as following:
             assert f"hotels (process {left['hotels']})" in following.line(
                 "stopping processes that an earlier run left behind"
@@ -173,7 +173,7 @@ def test_signal_during_installation_ends_npm(home, tmp_path):
 
 @pytest.mark.timeout(120)
 def test_failed_registration_stops_all_processes(home, engine, tmp_path):
-    # An engine that reaches no service, since all it asks goes through a proxy that isn't there.
+    # This engine reaches no service, since its requests go through a missing proxy.
     wrapper = tmp_path / "restate-server"
     wrapper.write_text(f'#!/bin/sh\nRESTATE_HTTP_PROXY=http://127.0.0.1:9 exec {engine.path} "$@"\n')
     wrapper.chmod(0o755)
@@ -217,12 +217,12 @@ def test_report_audit_without_database(home):
 
 def test_commands_report_missing_platform(home):
     env = environment(home, None)
-    nobody = command("register", "--wait", "0.2", env=env)
-    assert nobody.returncode == 1
-    assert f"http://127.0.0.1:{env['PERDURE_ADMIN_PORT']}/health does not answer" in one_sentence(nobody.stderr)
-    nowhere = command("register", "--at", "flights=here", env=env)
-    assert nowhere.returncode == 1
-    assert "write flights=http://host:port" in one_sentence(nowhere.stderr)
+    unreachable = command("register", "--wait", "0.2", env=env)
+    assert unreachable.returncode == 1
+    assert f"http://127.0.0.1:{env['PERDURE_ADMIN_PORT']}/health does not answer" in one_sentence(unreachable.stderr)
+    malformed = command("register", "--at", "flights=here", env=env)
+    assert malformed.returncode == 1
+    assert "write flights=http://host:port" in one_sentence(malformed.stderr)
     unknown = command("serve", "flight", env=env)
     assert unknown.returncode == 1
     assert "there is no service 'flight'" in one_sentence(unknown.stderr)

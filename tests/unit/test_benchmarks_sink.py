@@ -1,4 +1,4 @@
-"""The benchmark's receiver of spans: it takes whole requests, however they are cut into pieces on their way."""
+"""The benchmark's span receiver accepts requests that arrive in arbitrary pieces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ bodies = st.lists(st.binary(max_size=60), max_size=6)
 
 
 class Written:
-    """A transport that keeps what is written."""
+    """Transport that records written data."""
 
     def __init__(self) -> None:
         self.answers = b""

@@ -11,7 +11,7 @@ import pytest
 from perdure import DataPlaneContext, DataPlaneService, Orchestration, SagaConfig, ServiceClient, Target
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.saga.reconciler import SagaReconciler, reconcile_target
-from tests.integration.given_up_sagas import (
+from tests.integration.exhausted_sagas import (
     MOMENT,
     config_of,
     did_it,

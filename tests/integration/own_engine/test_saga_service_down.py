@@ -13,7 +13,7 @@ from perdure.saga import recovery
 from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, reconcile_target
 from perdure.serving import build_app
 from perdure.testing import ServedApp
-from tests.integration.given_up_sagas import (
+from tests.integration.exhausted_sagas import (
     config_of,
     did_it,
     exhausted,

@@ -1,4 +1,4 @@
-"""`docker compose up` on this checkout, from the outside. The tests share one stack and run in order."""
+"""The platform of `docker compose up`. The tests share one stack and run in order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def get(url: str) -> Any:
 
 
 async def booked(ingress: IngressClient, trip: str, what: TripRequest) -> TripConfirmation:
-    """Book a trip, however often the engine has to be asked: a repeated order is the same trip."""
+    """Book a trip and repeat the order until the engine accepts it; the trip ID makes the repetition safe."""
 
     async def accepted() -> bool:
         try:
@@ -66,17 +66,17 @@ def audited(stack: Project) -> str:
     return stack.inside("flights", "perdure-platform", "audit", "--settled")
 
 
-async def until_told(stack: Project, confirmed: int) -> str:
-    """Wait until all news is out: it is sent, not called; then return the audit, which has to hold."""
+async def until_settled(stack: Project, confirmed: int) -> str:
+    """Wait until all notifications are sent and return the report of the passed audit."""
 
-    async def told() -> str | None:
+    async def settled() -> str | None:
         try:
             report = await asyncio.to_thread(audited, stack)
         except AssertionError:
             return None
         return report if f"trips: {confirmed} confirmed" in report else None
 
-    return await eventually(told, what=f"audit that holds with {confirmed} confirmed trips", within=60)
+    return await eventually(settled, what=f"passed audit with {confirmed} confirmed trips", within=60)
 
 
 def test_containers_drop_privileges(stack: Project) -> None:
@@ -139,7 +139,7 @@ with ThreadPoolExecutor(64) as pool:
 
 
 def reached(stack: Project, service: str, places: list[str]) -> list[str]:
-    """Return the places that a container gets a connection to."""
+    """Return the addresses that a container can connect to."""
     return stack.inside(service, "python", "-c", CONNECT, *places).split()
 
 
@@ -184,7 +184,7 @@ async def test_books_a_trip(stack: Project, ingress: IngressClient) -> None:
     confirmation = await booked(ingress, "first", order())
 
     assert confirmation.status == "confirmed"
-    assert "holds" in await until_told(stack, confirmed=1)
+    assert "holds" in await until_settled(stack, confirmed=1)
 
 
 async def test_engine_signs_its_requests(stack: Project) -> None:
@@ -209,18 +209,18 @@ async def test_prometheus_reaches_every_target(stack: Project) -> None:
         result = (await get(query))["data"]["result"]
         return bool(result) and float(result[0]["value"][1]) > 0
 
-    await eventually(counted, what="metric of ours in Prometheus", within=60)
+    await eventually(counted, what="metric of the platform in Prometheus", within=60)
 
 
 async def test_traces_of_a_trip_arrive(stack: Project) -> None:
     trip = {f"invocation-attempt {name}" for name in ("Trips/{key}/run", "Flights/reserve", "Payments/charge")}
-    trip |= {"step flight", "run charge"}  # the engine's spans, and ours beneath them
+    trip |= {"step flight", "run charge"}  # spans of the services below those of the engine
 
     async def one_trace() -> bool:
         traces = (await get(f"{stack.url('JAEGER')}/api/traces?service=Restate&limit=50"))["data"]
         return any(trip <= {span["operationName"] for span in trace["spans"]} for trace in traces)
 
-    await eventually(one_trace, what="trace at Jaeger with the whole of a trip", within=60)
+    await eventually(one_trace, what="complete trace of a trip in Jaeger", within=60)
 
 
 async def test_console_has_first_administrator(stack: Project) -> None:
@@ -233,7 +233,7 @@ async def test_console_has_first_administrator(stack: Project) -> None:
 
 
 async def test_grafana_serves_dashboards_of_folder(stack: Project) -> None:
-    """The real one asks who is asking; the placeholder does not mind."""
+    """Only the official image checks the credentials; the placeholder accepts any."""
     password = stack.inside("grafana", "cat", "/run/secrets/admin_password")
     async with httpx.AsyncClient(trust_env=False, base_url=stack.url("GRAFANA"), auth=("admin", password)) as http:
         assert (await http.get("/api/health")).json()["database"] == "ok"
@@ -251,15 +251,15 @@ def test_service_stops_cleanly_and_restarts(stack: Project) -> None:
 
 
 async def test_killed_containers_lose_nothing(stack: Project, ingress: IngressClient) -> None:
-    slow = order(hotel="Sloth")  # it takes 2 s to answer, so that the blows fall in the middle
+    slow = order(hotel="Sloth")  # responds after 2 s, so the kills happen during the trips
     bookings = [asyncio.create_task(booked(ingress, f"killed-{number}", slow)) for number in range(10)]
 
-    for victims in (("hotels",), ("orchestrator", "payments"), ("restate",), ("postgres",)):
-        await asyncio.to_thread(stack.compose, "kill", "--signal", "SIGKILL", *victims)
-        await asyncio.to_thread(stack.compose, "up", "--wait", "--no-build", *victims, within=120)
+    for killed in (("hotels",), ("orchestrator", "payments"), ("restate",), ("postgres",)):
+        await asyncio.to_thread(stack.compose, "kill", "--signal", "SIGKILL", *killed)
+        await asyncio.to_thread(stack.compose, "up", "--wait", "--no-build", *killed, within=120)
 
     assert {each.status for each in await asyncio.gather(*bookings)} == {"confirmed"}
-    await until_told(stack, confirmed=11)
+    await until_settled(stack, confirmed=11)
 
 
 async def test_restart_during_twenty_trips_loses_none(stack: Project, ingress: IngressClient) -> None:
@@ -274,7 +274,7 @@ async def test_restart_during_twenty_trips_loses_none(stack: Project, ingress: I
     await asyncio.to_thread(stack.compose, "restart", "restate", "orchestrator")
 
     assert {each.status for each in await asyncio.gather(*bookings)} == {"confirmed"}
-    await until_told(stack, confirmed=31)
+    await until_settled(stack, confirmed=31)
 
 
 async def test_data_survives_down_and_up(stack: Project, ingress: IngressClient) -> None:
@@ -286,12 +286,10 @@ async def test_data_survives_down_and_up(stack: Project, ingress: IngressClient)
     assert (await ingress.call(trips.status, key="first")).is_complete
     assert stack.inside("postgres", "sha256sum", "/run/secrets/postgres_password") == secrets
     await booked(ingress, "afterwards", order())
-    await until_told(stack, confirmed=32)
+    await until_settled(stack, confirmed=32)
 
 
-async def test_restored_backup_completes_running_trips(
-    stack: Project, ingress: IngressClient, tmp_path: Path
-) -> None:
+async def test_restored_backup_completes_running_trips(stack: Project, ingress: IngressClient, tmp_path: Path) -> None:
     slow = order(hotel="Sloth")
     for number in range(10):
         await ingress.send(trips.book, slow, key=f"backed-up-{number}")
@@ -303,7 +301,7 @@ async def test_restored_backup_completes_running_trips(
     with pytest.raises(AssertionError, match="the engine has data already"):
         await asyncio.to_thread(stack.script, "deploy/backup/restore.sh", copy)
     await booked(ingress, "after-the-backup", order())
-    await until_told(stack, confirmed=43)
+    await until_settled(stack, confirmed=43)
 
     await asyncio.to_thread(stack.compose, "down", "--volumes", "--timeout", "20")
     await asyncio.to_thread(stack.script, "deploy/backup/restore.sh", copy)
@@ -311,10 +309,10 @@ async def test_restored_backup_completes_running_trips(
     for number in range(10):
         assert (await booked(ingress, f"backed-up-{number}", slow)).status == "confirmed"
     assert (await ingress.call(trips.status, key="first")).is_complete
-    await until_told(stack, confirmed=42)
-    # What happened after the backup is gone; the order, sent again, is taken again.
+    await until_settled(stack, confirmed=42)
+    # Changes after the backup are lost, so the repeated order is accepted as a new trip.
     await booked(ingress, "after-the-backup", order())
-    await until_told(stack, confirmed=43)
+    await until_settled(stack, confirmed=43)
 
 
 def test_overlays_are_valid(docker: Docker) -> None:

@@ -1,4 +1,4 @@
-"""The health check of the image, run as a container runs it."""
+"""The health check of the image, run with the container's command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifests of deploy/kubernetes, without a cluster: rendered, against the schemas, and for their sense."""
+"""The manifests of deploy/kubernetes: rendering, schemas and consistency, without a cluster."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Manifest = dict[str, Any]
 
 
 def raw() -> list[Manifest]:
-    """Return the base as it is written, with lists opened."""
+    """Return the manifests of the base, with lists flattened."""
     names = yaml.safe_load((ROOT / "base" / "kustomization.yaml").read_text())["resources"]
     documents = [each for name in names for each in yaml.safe_load_all((ROOT / "base" / name).read_text())]
     return [item for each in documents for item in (each["items"] if each["kind"] == "List" else [each])]
 
 
 def rendered(folder: str) -> list[Manifest]:
-    """Return what kustomize makes of a folder."""
+    """Return the manifests that kustomize renders from a folder."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
-        pytest.skip("there is no kubectl here to render the overlays with: the base is checked as it is written")
+        pytest.skip("there is no kubectl to render the overlays; another test checks the base")
     done = subprocess.run([kubectl, "kustomize", ROOT / folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
@@ -42,18 +42,18 @@ def of(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
 
 
 def pods(manifests: list[Manifest]) -> dict[str, Manifest]:
-    """Return the pod specifications, by the name of what they belong to."""
+    """Return the pod specifications by the name of their owner."""
     kinds = ("RestateDeployment", "Deployment", "Job")
     return {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in manifests if each["kind"] in kinds}
 
 
 def as_deployment(manifest: Manifest) -> Manifest:
-    """Return a RestateDeployment as the Deployment that the operator makes of it, which Kubernetes has a schema for."""
+    """Return the operator's Deployment for a RestateDeployment, since only Deployments have a schema."""
     spec = {name: manifest["spec"][name] for name in ("replicas", "selector", "template")}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": manifest["metadata"], "spec": spec}
 
 
-def against_the_schemas(manifests: list[Manifest]) -> None:
+def validate(manifests: list[Manifest]) -> None:
     validator = pytest.importorskip("kubernetes_validate", reason="the package kubernetes-validate has the schemas")
     for each in manifests:
         if each["apiVersion"].partition("/")[0] in ("restate.dev", "monitoring.coreos.com"):
@@ -64,14 +64,14 @@ def against_the_schemas(manifests: list[Manifest]) -> None:
 
 
 def test_base_conforms_to_schemas() -> None:
-    against_the_schemas(raw())
+    validate(raw())
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_overlays_render_and_conform_to_schemas(folder: str) -> None:
     manifests = rendered(folder)
     assert {each["metadata"]["name"] for each in manifests} == {each["metadata"]["name"] for each in raw()}
-    against_the_schemas(manifests)
+    validate(manifests)
 
 
 def test_services_have_deployment_scaler_and_disruption_budget() -> None:

@@ -1,4 +1,4 @@
-"""The locks of the image are parts of the one lock: the same versions, with the same hashes."""
+"""The image's lock files contain the versions and hashes of the main lock file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def pins(lock: str) -> dict[str, list[str]]:
-    """Return a lock's versions and hashes by package; on which systems it is wanted differs from lock to lock."""
+    """Return a lock's versions and hashes by package, without environment markers, which differ between locks."""
     entries = re.split(r"^(?=\S)", (ROOT / lock).read_text(), flags=re.MULTILINE)
     found = [re.match(r"([\w.-]+)==([^\s;]+)", entry) for entry in entries]
     return {

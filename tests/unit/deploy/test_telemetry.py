@@ -1,4 +1,4 @@
-"""What containers and pods are told of traces: each process has its name, and the engine decides what is kept."""
+"""Telemetry settings of containers and pods: service names, and sampling by the engine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.unit.deploy.test_kubernetes import ROOT, of, pods, raw
 
 CHECKOUT = ROOT.parents[1]
 NAMES = {spec.name for spec in SERVICES}
-FOLLOWS = {"OTEL_TRACES_SAMPLER": "parentbased_always_off"}
-BEGINS = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "1"}
-ON_KUBERNETES = {**BEGINS, "OTEL_TRACES_SAMPLER_ARG": "0.1"}
+FOLLOW_ENGINE = {"OTEL_TRACES_SAMPLER": "parentbased_always_off"}
+SAMPLE_ALL = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "1"}
+ON_KUBERNETES = {**SAMPLE_ALL, "OTEL_TRACES_SAMPLER_ARG": "0.1"}
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads compose's own tags, too."""
+    """YAML loader that accepts the tags of compose files."""
 
 
 _Loader.add_multi_constructor("!", lambda _loader, _suffix, _node: None)
@@ -39,16 +39,16 @@ def test_compose_sets_names_and_sampling() -> None:
     told = composed("docker-compose.yml")
     for name in (*NAMES, CONSOLE):
         assert told[name]["OTEL_SERVICE_NAME"] == name
-        assert sampled(told[name]) == (BEGINS if name == CONSOLE else FOLLOWS)
-    assert sampled(told["restate"]) == BEGINS
-    assert "OTEL_SERVICE_NAME" not in told["restate"]  # traces know it as Restate
+        assert sampled(told[name]) == (SAMPLE_ALL if name == CONSOLE else FOLLOW_ENGINE)
+    assert sampled(told["restate"]) == SAMPLE_ALL
+    assert "OTEL_SERVICE_NAME" not in told["restate"]  # its spans have the service name Restate
     nodes = composed("deploy/cluster/compose.yml")
-    assert [sampled(nodes[name]) for name in ("restate", "restate-2", "restate-3")] == [BEGINS] * 3
+    assert [sampled(nodes[name]) for name in ("restate", "restate-2", "restate-3")] == [SAMPLE_ALL] * 3
 
 
 def test_kubernetes_sets_names_and_sampling() -> None:
     manifests = raw()
-    assert sampled(of(manifests, "ConfigMap")["platform"]["data"]) == FOLLOWS
+    assert sampled(of(manifests, "ConfigMap")["platform"]["data"]) == FOLLOW_ENGINE
     for name in (*NAMES, CONSOLE):
         variables = {each["name"]: each.get("value") for each in pods(manifests)[name]["containers"][0]["env"]}
         assert variables["OTEL_SERVICE_NAME"] == name

@@ -55,14 +55,14 @@ def test_processes_differ_by_start_or_id(spawn):
 def test_zombie_counts_as_ended(spawn):
     process = spawn("pass")
     process.kill()
-    # It isn't waited for, so it stays as a zombie.
+    # Without a wait, the killed process stays as a zombie.
     until(lambda: started_at(process.pid) is None, "end of the process")
     assert started_at(2**22 + 1) is None
 
 
 def test_ps_agrees_with_proc(spawn, monkeypatch, tmp_path):
     process = spawn("pass")
-    # A ps as other systems have it; the machine that runs the tests may have none.
+    # Imitates the ps of systems without /proc, which may be missing on the test machine.
     ps = tmp_path / "ps"
     ps.write_text(f'#!/bin/sh\n[ "$4" = {process.pid} ] && echo "Ss   Tue Nov 24 09:27:24 2026"\nexit 0\n')
     ps.chmod(0o755)
@@ -85,7 +85,7 @@ def test_do_not_stop_foreign_process_with_old_id(spawn, tmp_path):
     (tmp_path / "flights.pid").write_text(f"{stranger.pid}\n")
     (tmp_path / "flights.started").write_text("long ago\n")
     assert leftovers(tmp_path) == {}
-    # Even someone who holds the old process in hand does not hit the stranger.
+    # A stop by an earlier description of the process does not reach the new one.
     assert stop(RunningProcess(stranger.pid, "long ago"), timedelta(seconds=1))
     assert stranger.poll() is None
 

@@ -23,7 +23,7 @@ WAIT = "import time; time.sleep(60)"
 
 
 class Children:
-    """Makes children of small programs, and knows where they leave their traces."""
+    """Creates child processes in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class Children:
             **options,  # type: ignore[arg-type] # names of the constructor's arguments
         )
 
-    def traces(self) -> list[str]:
+    def run_files(self) -> list[str]:
         return sorted(path.name for path in (self.folder / "run").glob("*"))
 
 
@@ -74,18 +74,18 @@ async def test_child_has_session_log_and_pid_file(children):
     assert await child.stop(asyncio.Event())
     assert gone(pid)
     assert child.pid is None
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
 async def test_early_exit_is_reported_with_log(children):
     log = children.folder / "logs" / "child.log"
     log.parent.mkdir()
-    log.write_text("an earlier run's trouble\n")
+    log.write_text("error of an earlier run\n")
     child = children.child("print('no database', flush=True); raise SystemExit(3)")
     with pytest.raises(ProcessError) as caught:
         await child.start()
     assert str(caught.value) == f"child ended with code 3 before it was ready; the end of {log}:\nno database"
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
 async def test_unready_child_is_reported_and_stopped(children):
@@ -93,7 +93,7 @@ async def test_unready_child_is_reported_and_stopped(children):
     with pytest.raises(ProcessError, match=r"^child was not ready within 1 s; the end of "):
         await child.start()
     assert gone(int(child.log_tail()))
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
 async def test_missing_program_is_reported(tmp_path):
@@ -121,7 +121,7 @@ async def test_kill_child_that_ignores_sigterm(children):
     assert not await child.stop(asyncio.Event())
     assert 0.5 <= time.monotonic() - began < 5
     assert gone(pid)
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
 async def test_hurry_kills_child_at_once(children):
@@ -132,7 +132,7 @@ async def test_hurry_kills_child_at_once(children):
     asyncio.get_running_loop().call_later(0.2, hurry.set)
     async with asyncio.timeout(10):
         assert not await child.stop(hurry)
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
 async def test_kill_includes_descendants(children):
@@ -167,7 +167,7 @@ async def test_reject_second_start_of_running_child(children):
     with pytest.raises(ProcessError, match=rf"child already runs as process {child.pid}"):
         await child.start()
     assert await child.stop(asyncio.Event())
-    assert await child.stop(asyncio.Event()), "a second stop has nothing to do"
+    assert await child.stop(asyncio.Event()), "the second stop failed"
 
 
 async def test_failed_start_stops_all_children(children):
@@ -178,7 +178,7 @@ async def test_failed_start_stops_all_children(children):
         await run_together(child.start() for child in (good, slow, bad))
     for child in (slow, good, bad):
         await child.stop(asyncio.Event())
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
 async def test_cancelled_start_stops_all_children(children):
@@ -190,7 +190,7 @@ async def test_cancelled_start_stops_all_children(children):
     await asyncio.wait({starting})
     assert starting.cancelled()
     assert gone(int(child.log_tail()))
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
 @pytest.mark.parametrize(

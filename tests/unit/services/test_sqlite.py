@@ -22,8 +22,8 @@ def _mode(file: Path) -> str:
 
 
 async def test_concurrent_processes_create_one_file(tmp_path: Path) -> None:
-    # Each connection has locks of its own, in one process as in several. Asked for at once and without patience, about
-    # one file in seven is refused to one of two.
+    # SQLite locks belong to a connection, so connections of one process behave like those of several. Without retries,
+    # about one file in seven fails.
     for number in range(60):
         file = tmp_path / "new" / f"{number}.db"
         await asyncio.gather(*(make_file(file, wait=WAIT) for _ in range(4)))

@@ -1,4 +1,4 @@
-"""Spans as a tree, and what a receiver makes of what senders send."""
+"""Trees of spans, and the receiver of spans."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_receiver_accepts_only_spans(path, body, encoding, status, kept):
     assert [(each.service, each.name, each.parent_id) for each in receiver.spans()] == [("flights", "run", None)] * kept
 
 
-def test_trace_spans_ingress_to_every_service():
+def test_complete_trace_reaches_ingress_and_services():
     spans = [span(1, name="ingress T/run"), span(2, 1, name="invocation-attempt T/run"), span(3, 2, name="T/run")]
     assert tree_of(spans, "t").is_complete
     assert not tree_of(spans[:2], "t").is_complete, "the service has not sent its part yet"

@@ -34,7 +34,7 @@ TARGETS = [
 
 
 def refused_fields(model: type[BaseModel], document: Any) -> set[str]:
-    """Read a document as it comes over the wire, and return the fields that are refused."""
+    """Parse a JSON document and return the names of the refused fields."""
     with pytest.raises(ValidationError) as caught:
         model.model_validate_json(json.dumps(document))
     return {".".join(str(part) for part in error["loc"]) for error in caught.value.errors()}

@@ -1,4 +1,4 @@
-"""What the environment says about approvals: how a trip is asked about, and whose word is taken."""
+"""Approval settings from the environment."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_escalation_does_not_extend_total_timeout(monkeypatch: pytest.MonkeyPatc
         (["boss"], 1, 7),
     ]
     monkeypatch.setenv("PERDURE_ORCHESTRATOR_APPROVAL_ESCALATE_AFTER", "PT1M")
-    assert [stage.timeout.seconds for stage in asked(OrchestratorSettings()).stages] == [10]  # never
+    assert [stage.timeout.seconds for stage in asked(OrchestratorSettings()).stages] == [10]  # no escalation
 
 
 def test_read_link_keys_and_limits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What the saga service is told by its environment, and how it refuses what can't be."""
+"""Settings of the saga service from the environment."""
 
 from __future__ import annotations
 

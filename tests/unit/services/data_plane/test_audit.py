@@ -1,4 +1,4 @@
-"""The audit, on sound books and on books that were broken on purpose, one invariant at a time."""
+"""The audit, on valid data and on damaged data for each invariant."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INVARIANTS = [
 
 
 def business(url: str, act: Callable[[Agency], Awaitable[None]]) -> None:
-    """Do something in a process's lifetime, and close the database."""
+    """Run operations in a new event loop and close the database."""
 
     async def run() -> None:
         database = Database(url)
@@ -46,7 +46,7 @@ def business(url: str, act: Callable[[Agency], Awaitable[None]]) -> None:
 
 
 async def usual_day(agency: Agency) -> None:
-    """Two confirmed trips, one refused, one whose undo came first, one on its way."""
+    """Perform two confirmed trips, one refused trip, one early compensation and one open trip."""
     await agency.book("confirmed-1")
     await agency.book("confirmed-2")
     await agency.refuse("refused")
@@ -57,7 +57,7 @@ async def usual_day(agency: Agency) -> None:
 
 @pytest.fixture(scope="module")
 def sqlite_template(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In this module each database starts after a usual day."""
+    """A SQLite database with the data of `usual_day`."""
     path = tmp_path_factory.mktemp("usual-day") / "trips.db"
     shutil.copy(sqlite_template, path)
     business(f"sqlite:///{path}", usual_day)
@@ -66,7 +66,7 @@ def sqlite_template(sqlite_template: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def postgres_template(postgres: Postgres, postgres_template: str) -> str:
-    """In this module each database starts after a usual day."""
+    """A PostgreSQL database with the data of `usual_day`."""
     name = postgres.create(template=postgres_template)
     business(postgres.url(name), usual_day)
     return name
@@ -77,7 +77,7 @@ def inspected(url: str, *, settled: bool = False) -> AuditReport:
 
 
 def broken(report: AuditReport) -> dict[str, str]:
-    """The invariants that don't hold, with their findings as text."""
+    """Return the violated invariants with their findings."""
     return {
         invariant.name: "; ".join(f"{finding.subject}: {finding.detail}" for finding in invariant.findings)
         for invariant in report.invariants
@@ -92,7 +92,7 @@ def test_audit_of_valid_data_holds(url: str, backend: str) -> None:
     assert (report.confirmed, report.refused, report.open) == (2, 2, 1)
     assert [invariant.name for invariant in report.invariants] == INVARIANTS + ["storage"] * (backend == "sqlite")
     checked = {invariant.name: invariant.checked for invariant in report.invariants}
-    # four writes for each of the confirmed and refused trips, two for the voided one, one for the open one
+    # Four writes per confirmed or refused trip, two for the voided and one for the open trip.
     assert (checked["trips-told"], checked["charges"], checked["keys"]) == (4, 3, 15)
 
 
@@ -110,7 +110,7 @@ def test_open_trip_without_holdings_is_settled(url: str) -> None:
 
 
 def test_duplicate_holdings_of_trip_are_a_violation(url: str) -> None:
-    """A saga that reserves under two keys is what no constraint of the data plane can see, and the audit does."""
+    """The data plane's constraints cannot detect a saga that reserves under two keys."""
 
     async def reserve_twice(agency: Agency) -> None:
         for trip, key in (("confirmed-1", "other-key"), ("open", "other-key-2")):
@@ -134,7 +134,7 @@ def test_contradictory_notifications_are_a_violation(url: str) -> None:
 
 CHARGED = "transaction_id = (SELECT charge_transaction FROM charges WHERE trip_id = 'confirmed-1')"
 
-# name: the damage (`:charged` stands for CHARGED), and each invariant that no longer holds, with a part of its findings
+# Damage by name (`:charged` is replaced by CHARGED), with the violated invariants and a part of their findings.
 BREAKS: dict[str, tuple[str, dict[str, str]]] = {
     "a seat set is lost": (
         "UPDATE seat_reservations SET status = 'cancelled' WHERE trip_id = 'confirmed-1'",
@@ -253,7 +253,7 @@ def test_audit_reports_each_kind_of_damage(url: str, tamper: Tamper, name: str) 
     statement, expected = BREAKS[name]
     tamper(statement.replace(":charged", CHARGED))
     found = broken(inspected(url))
-    found.pop("storage", None)  # SQLite's own check sees some of it too
+    found.pop("storage", None)  # SQLite's integrity check reports some of the damage too
     assert found.keys() == expected.keys(), found
     for invariant, text in expected.items():
         assert text in found[invariant]
@@ -284,7 +284,7 @@ def test_audit_reports_posting_on_unknown_account(url: str, tamper: Tamper, back
 def test_audit_reports_damaged_file(url: str, backend: str, tamper: Tamper) -> None:
     tamper(
         "PRAGMA writable_schema = ON",
-        # An index that promises to be unique over rows that are not, as after a lost write.
+        # A unique index over duplicate rows, as after a lost write.
         "UPDATE sqlite_schema SET sql = 'CREATE UNIQUE INDEX ix_charges_trip_id ON charges (account_id)'"
         " WHERE name = 'ix_charges_trip_id'",
     )

@@ -1,4 +1,4 @@
-"""The four services as processes: what they serve, what they are told, how they start and stop."""
+"""The data-plane services as processes: handlers, settings, start and stop."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ async def test_snapshot_is_consistent_and_does_not_block_writers(database: Datab
 
 
 async def test_read_then_write_transactions_are_serialized(database: Database, second_database: Database) -> None:
-    """On SQLite a transaction that begins with a read can't be let in to write once another has written."""
+    """On SQLite, a transaction that starts with a read cannot write after a write of another one."""
     seats = select(FlightRow.seats_left).where(FlightRow.number == "PD200").with_for_update()
 
     async def take(process: Database) -> None:
@@ -112,7 +112,7 @@ async def test_sqlite_is_durable_and_shared(database: Database, backend: str) ->
 
 @pytest.fixture
 async def hasty(url: str) -> AsyncIterator[Database]:
-    """A process that waits for locks no longer than a blink."""
+    """The database with a short lock timeout."""
     database = Database(url, wait=timedelta(milliseconds=100))
     yield database
     await database.dispose()
@@ -122,9 +122,7 @@ def reservation(key: str) -> ReserveSeats:
     return ReserveSeats(key=key, trip_id="T1", flight=FlightRequest(number="PD100", seats=1))
 
 
-async def test_lock_timeout_is_transient_error(
-    database: Database, hasty: Database
-) -> None:
+async def test_lock_timeout_is_transient_error(database: Database, hasty: Database) -> None:
     async with database.transaction() as connection:
         await connection.execute(update(FlightRow).values(seats_left=FlightRow.seats_left))
         with pytest.raises(DBAPIError) as caught:
@@ -134,9 +132,7 @@ async def test_lock_timeout_is_transient_error(
 
 
 @pytest.mark.parametrize("backend", ["postgresql"])
-async def test_lost_connection_is_transient_error(
-    database: Database, second_database: Database, backend: str
-) -> None:
+async def test_lost_connection_is_transient_error(database: Database, second_database: Database, backend: str) -> None:
 
     async def lose() -> None:
         async with database.transaction() as connection:

@@ -26,27 +26,27 @@ _examples = count(1)
 
 
 class Take(Write):
-    """Take one."""
+    """Request to take one seat."""
 
     payload: str = "a"
     note: str = ""
 
 
 class Taken(Message):
-    """The answer; ``serial`` tells one performance from another."""
+    """Result of a write; ``serial`` differs between executions."""
 
     serial: int
 
 
 class GivenBack(Message):
-    """The answer to an undo."""
+    """Result of a compensation."""
 
     outcome: Literal["compensated", "voided"]
     serial: int = 0
 
 
 class Counter:
-    """A business that can be counted: each thing taken is one seat less on PD100."""
+    """Business logic with a countable effect: each write takes one seat of PD100."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -197,12 +197,9 @@ async def test_failed_compensation_keeps_the_write(counter: Counter) -> None:
     assert (await counter.give_back(undo())).outcome == "compensated"
 
 
-# --- properties
-
-
 @dataclass
 class Expected:
-    """Model of one key: the state that the table must hold."""
+    """Expected state of one key."""
 
     state: str | None = None
     payload: str = ""
@@ -212,7 +209,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Step:
-    """One request: an undo has no payload."""
+    """A write, or a compensation if it has no payload."""
 
     key: str
     payload: str | None
@@ -226,7 +223,7 @@ steps = st.builds(
 
 @dataclass
 class Story:
-    """Runs one example on keys of its own."""
+    """Runs one example with unique keys."""
 
     counter: Counter
     prefix: str = field(default_factory=lambda: f"example-{next(_examples)}-")
@@ -285,7 +282,7 @@ async def test_sequences_match_reference_model(counter: Counter, sequence: list[
 async def test_races_have_one_consistent_outcome(
     counter: Counter, second_counter: Counter, requests: list[tuple[bool, bool]]
 ) -> None:
-    """Writes and undos of one key at once, from two processes: (is it an undo, which process)."""
+    """Concurrent writes and compensations of one key from two processes: (is compensation, is second process)."""
     before = await counter.taken()
     key = f"race-{next(_examples)}"
     calls: list[asyncio.Future[Taken | GivenBack]] = [
@@ -300,8 +297,8 @@ async def test_races_have_one_consistent_outcome(
     assert len(taken) + len(given_back) + len(conflicts) == len(requests), answers
 
     undos = sum(is_undo for is_undo, _ in requests)
-    assert len(given_back) == undos  # an undo always gets an answer
-    assert len(set(map(str, taken))) <= 1  # all who were told of a write were told of the same one
+    assert len(given_back) == undos  # a compensation always succeeds
+    assert len(set(map(str, taken))) <= 1  # all successful writes return the same result
     assert len(set(map(str, given_back))) <= 1
     if undos:
         assert await counter.taken() == before

@@ -1,4 +1,4 @@
-"""Seats and rooms: the same rules for both, and what hotels are marked to fail at."""
+"""Reservations of seats and rooms, and the configured faults of hotels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def seats_left(agency: Agency, number: str) -> int:
 
 
 async def hotel(agency: Agency, name: str) -> tuple[int, int]:
-    """Rooms left, and cancellations that will still fail."""
+    """Return the remaining rooms and the remaining failures of cancellations."""
     query = select(HotelRow.rooms_left, HotelRow.fails_cancellations).where(HotelRow.name == name)
     async with agency.database.snapshot() as connection:
         rooms_left, fails_cancellations = (await connection.execute(query)).one()
@@ -161,9 +161,7 @@ async def test_repeated_cancellation_succeeds(agency: Agency) -> None:
     assert await agency.cancel_room("T1") == answer
 
 
-async def test_slow_hotel_holds_no_lock(
-    agency: Agency, second_agency: Agency, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_slow_hotel_holds_no_lock(agency: Agency, second_agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
     answer = asyncio.Event()
     thinking = asyncio.Event()

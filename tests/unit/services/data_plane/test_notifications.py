@@ -141,7 +141,7 @@ def test_remote_mail_server_needs_tls() -> None:
 
 
 async def test_mail_never_leaves_in_clear() -> None:
-    # Of this machine, and no name of it that the settings know; it offers no STARTTLS.
+    # A local address that the settings do not recognise as local; the server offers no STARTTLS.
     async with mailbox("127.0.0.2") as box:
         mail = Mail(MailServer.parse(SecretStr(box.url)), "trips@example.com")
         with pytest.raises(smtplib.SMTPNotSupportedError, match="STARTTLS"):

@@ -135,7 +135,7 @@ moves = st.lists(
 async def test_total_balance_is_invariant(
     agency: Agency, second_agency: Agency, url: str, requests: list[tuple[str, str, int, bool]]
 ) -> None:
-    """Charges and refunds in any order, at once from two processes: the books stay sound, whatever was refused."""
+    """Concurrent charges and refunds in any order from two processes keep the ledger valid."""
     example = next(_examples)
     calls = [
         each.refund(f"{example}-{trip}")

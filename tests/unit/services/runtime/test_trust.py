@@ -1,4 +1,4 @@
-"""The platform's keys: made once, merged with the user's own, and both believed while one takes over from another."""
+"""Creation, configuration and rotation of the platform's trusted keys."""
 
 from __future__ import annotations
 

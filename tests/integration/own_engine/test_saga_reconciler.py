@@ -24,7 +24,7 @@ from perdure.saga.status import RollbackState
 from perdure.security import PrivateKey
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.alert_receiver import OK, Receiver, receiving
-from tests.integration.lost_sagas import Brake, Scene, services
+from tests.integration.orphaned_sagas import Brake, Scene, services
 from tests.support import eventually
 
 KEY = PrivateKey.generate()
