@@ -65,7 +65,7 @@ class RetryPolicy:
         """Return the policy for invocations of a handler, in the SDK's form.
 
         Args:
-            on_exhausted: What the engine does after the last attempt; None leaves it to the engine.
+            on_exhausted: Effect of the last failed attempt; None selects the engine's default.
 
         Raises:
             ConfigurationError: The policy has a `max_duration`, which the engine does not support for invocations.

@@ -123,15 +123,15 @@ async def test_show_trip_that_waits_for_approval(harness: Harness, perdure: Perd
 
 async def test_errors_are_one_line(perdure: Perdure):
     for words, sentence in {
-        ("sagas", "show", "nobody"): "no saga 'nobody'",
-        ("dead-letters", "show", "nobody/1"): "dead letter 'nobody/1' does not exist",
-        ("dead-letters", "redrive", "nobody/1"): "no dead letter 'nobody/1'",
+        ("sagas", "show", "missing"): "no saga 'missing'",
+        ("dead-letters", "show", "missing/1"): "dead letter 'missing/1' does not exist",
+        ("dead-letters", "redrive", "missing/1"): "no dead letter 'missing/1'",
         ("dead-letters", "redrive"): "pass either the ID of a dead letter or --signature",
         ("dead-letters", "redrive", "x/1", "--payload", "{"): "--payload is not JSON",
         ("sagas", "list", "--admin", "http://127.0.0.1:1"): "does not answer",
         ("sagas", "show", "x", "--admin", "http://127.0.0.1:1"): "does not answer",
         ("dead-letters", "list", "--ingress", "localhost:8080"): "it begins with http://",
-        ("invocations", "resume", "nobody"): "invocation 'nobody' does not exist",
+        ("invocations", "resume", "missing"): "invocation 'missing' does not exist",
     }.items():
         answer = await on(perdure, *words)
         assert answer.returncode == 1, words

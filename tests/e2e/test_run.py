@@ -129,7 +129,7 @@ def test_stop_remaining_processes_of_killed_run(home, engine):
         # The second run needs the same ports, which are free once the remaining processes have ended.
         with Launched(home, env).up() as following:
             assert f"hotels (process {left['hotels']})" in following.line(
-                "stopping processes that an earlier run left behind"
+                "stopping the remaining processes of an earlier run"
             )
             assert [pid for pid in left.values() if started_at(pid) is not None] == []
             assert following.stop(signal.SIGHUP) == 0

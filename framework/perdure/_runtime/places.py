@@ -83,7 +83,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class OutputSource:
-    """What the reader of an output knows about its invocation; None for an unknown field.
+    """Known facts about the invocation of an output; None for an unknown field.
 
     Args:
         invocation: The invocation's ID.

@@ -1,7 +1,7 @@
 """Events of handler operations that take time: calls, saga steps, approvals, races.
 
 An activity starts when it is first executed, not when it is replayed. It ends with its result, or with the attempt in
-which it started: a suspended wait continues in the engine and in another attempt. Runs have events of their own.
+which it started: a suspended wait continues in the engine and in another attempt. Runs have their own events.
 """
 
 from __future__ import annotations

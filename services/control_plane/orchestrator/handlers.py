@@ -57,7 +57,7 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
             await _ask(cp, plan, settings)
         charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund_payment.bind(plan.refund))
         # Sent, not called: a trip that is booked and paid for is not undone because a mail could not go out. Nothing is
-        # awaited after it, so no cancel can come between the news and the end of the trip.
+        # awaited after it, so no cancel can arrive between the notification and the end of the trip.
         await ServiceClient(cp.ctx, notifications.notify).send(plan.notify_confirmed)
         return TripConfirmation(
             trip_id=cp.key,
