@@ -173,12 +173,8 @@ async def test_start_requested_rollback_that_is_missing(scene, did):
     await eventually(unopened, what="orphan without a rollback")
     async with on.reconciler.watching():
         await on.rollback(key, RollbackState.ROLLED_BACK)
-    assert did.of(key)[2:] == [
-        "scrapping b",
-        "scrap b",
-        "scrapping a",
-        "scrap a",
-    ]  # repeated compensations are the same invocations
+    # A repeated compensation is the same invocation.
+    assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
 
 
 @pytest.fixture
