@@ -16,6 +16,7 @@ from perdure import IngressClient
 from perdure.errors import IngressError
 from services.contracts import trips
 from services.contracts.trips import TripConfirmation, TripRequest
+from services.runtime.topology import SERVICES
 from tests.support import eventually
 from tests.system.containers.compose import ROOT, Docker, Project
 from tests.system.scenarios.orders import order
@@ -23,7 +24,8 @@ from tests.system.scenarios.orders import order
 pytestmark = pytest.mark.timeout(900)
 
 ONCE = {"secrets", "migrate", "register"}
-OURS = {"orchestrator", "saga", "approvals", "flights", "hotels", "payments", "notifications"}
+SERVICE_NAMES = {spec.name for spec in SERVICES}
+USE_ADMIN_API = {"saga", "approvals"}
 RETRIED = {None, 0, 429, 500, 502, 503, 504}
 
 
@@ -111,7 +113,7 @@ def test_image_contains_application_without_tools(stack: Project) -> None:
 def test_secrets_are_mounted_only_where_needed(stack: Project) -> None:
     password = stack.inside("flights", "cat", "/run/secrets/postgres_password").strip()
     assert len(password) >= 32
-    for service in OURS:
+    for service in SERVICE_NAMES:
         shown = json.dumps(stack.inspect(service)["Config"]) + stack.inside(service, "env")
         assert password not in shown, service
     for service in ("orchestrator", "saga", "approvals", "console", "restate", "prometheus"):
@@ -155,10 +157,10 @@ def addresses(stack: Project, service: str) -> list[str]:
 
 def test_only_processes_that_need_it_reach_admin_api(stack: Project) -> None:
     hosts = [*addresses(stack, "restate"), *addresses(stack, "engine-proxy"), "restate", "engine", "engine-proxy"]
-    for service in ("saga", "approvals", "console"):
+    for service in (*USE_ADMIN_API, "console"):
         assert reached(stack, service, ["engine:9070", "engine:8080"]) == ["engine:9070", "engine:8080"], service
     places = [f"{host}:{port}" for host in hosts for port in (9070, 8080, 5122)]
-    for service in ("orchestrator", "flights", "hotels", "payments", "notifications"):
+    for service in SERVICE_NAMES - USE_ADMIN_API:
         assert reached(stack, service, places) == [], service
     assert "engine" not in networks(stack, "prometheus")
     own = [f"{address}:9070" for address in addresses(stack, "restate")]
@@ -199,10 +201,10 @@ async def test_prometheus_reaches_every_target(stack: Project) -> None:
     async def all_up() -> dict[str, str] | None:
         targets = (await get(f"{stack.url('PROMETHEUS')}/api/v1/targets"))["data"]["activeTargets"]
         states = {each["labels"].get("process", each["labels"]["job"]): each["health"] for each in targets}
-        return states if set(states.values()) == {"up"} and set(states) >= OURS else None
+        return states if set(states.values()) == {"up"} and set(states) >= SERVICE_NAMES else None
 
     states = await eventually(all_up, what="state in which all targets are up", within=60)
-    assert set(states) == {*OURS, "restate", "prometheus"}
+    assert set(states) == {*SERVICE_NAMES, "restate", "prometheus"}
 
     async def counted() -> bool:
         query = f"{stack.url('PROMETHEUS')}/api/v1/query?query=sum(perdure_invocation_attempts_total)"

@@ -11,8 +11,6 @@ import promql_parser
 import pytest
 import yaml
 
-from services.runtime.topology import SERVICES
-
 ROOT = Path(__file__).parents[3] / "deploy" / "kubernetes"
 FOLDERS = ("base", "overlays/trial", "overlays/production")
 KUBERNETES = "1.36"
@@ -72,25 +70,6 @@ def test_overlays_render_and_conform_to_schemas(folder: str) -> None:
     manifests = rendered(folder)
     assert {each["metadata"]["name"] for each in manifests} == {each["metadata"]["name"] for each in raw()}
     validate(manifests)
-
-
-def test_services_have_deployment_scaler_and_disruption_budget() -> None:
-    manifests = raw()
-    names = {spec.name for spec in SERVICES}
-    deployments = of(manifests, "RestateDeployment")
-    assert set(deployments) == set(of(manifests, "HorizontalPodAutoscaler")) == names
-    assert set(of(manifests, "PodDisruptionBudget")) == names
-    for name, each in deployments.items():
-        (container,) = each["spec"]["template"]["spec"]["containers"]
-        assert container["args"] == ["serve", name]
-        variables = {variable["name"]: variable.get("value") for variable in container["env"]}
-        assert variables[f"PERDURE_{name.upper()}_PORT"] == "9080"
-        assert each["spec"]["restate"]["register"] == {"cluster": "perdure-engine"}
-        scaler = of(manifests, "HorizontalPodAutoscaler")[name]["spec"]
-        assert scaler["scaleTargetRef"] == {"apiVersion": each["apiVersion"], "kind": each["kind"], "name": name}
-        labels = each["spec"]["template"]["metadata"]["labels"]
-        assert each["spec"]["selector"]["matchLabels"].items() <= labels.items()
-        assert of(manifests, "PodDisruptionBudget")[name]["spec"]["selector"]["matchLabels"].items() <= labels.items()
 
 
 def test_pods_are_restricted_and_probed() -> None:

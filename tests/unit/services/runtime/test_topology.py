@@ -4,45 +4,35 @@ import socket
 from importlib import import_module
 
 import pytest
+from pydantic_settings import BaseSettings
 
 from perdure._runtime.ports import free_ports
 from perdure.errors import ConfigurationError
-from services.control_plane.approvals.settings import ApprovalsSettings
-from services.control_plane.orchestrator.settings import OrchestratorSettings
-from services.control_plane.saga.settings import SagaServiceSettings
 from services.data_plane.flights.settings import FlightsSettings
-from services.data_plane.hotels.settings import HotelsSettings
-from services.data_plane.notifications.settings import NotificationsSettings
-from services.data_plane.payments.settings import PaymentsSettings
 from services.runtime.serve import serve
 from services.runtime.settings import PlatformSettings
-from services.runtime.topology import SERVICES, Topology, service
+from services.runtime.topology import SERVICES, ServiceSpec, Topology, service
 
-SETTINGS_OF_SERVICES = {
-    "flights": FlightsSettings,
-    "hotels": HotelsSettings,
-    "payments": PaymentsSettings,
-    "notifications": NotificationsSettings,
-    "approvals": ApprovalsSettings,
-    "saga": SagaServiceSettings,
-    "orchestrator": OrchestratorSettings,
-}
+
+def settings_of(spec: ServiceSpec) -> type[BaseSettings]:
+    """Return the class of a service's settings, the only one in the module beside the service."""
+    module = import_module(f"{spec.module.rpartition('.')[0]}.settings")
+    (found,) = (
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, BaseSettings) and each.__module__ == module.__name__
+    )
+    return found
 
 
 @pytest.fixture(autouse=True)
-def nobodys_settings(monkeypatch, tmp_path):
+def default_settings(monkeypatch, tmp_path):
     for spec in SERVICES:
         monkeypatch.delenv(spec.port_setting, raising=False)
     for part in ("INGRESS", "ADMIN", "NODE", "CONSOLE"):
         monkeypatch.delenv(f"PERDURE_{part}_PORT", raising=False)
     monkeypatch.delenv("PERDURE_DATABASE_URL", raising=False)
     monkeypatch.setenv("PERDURE_LOCAL_DIR", str(tmp_path))
-
-
-def test_registered_modules_have_main():
-    assert {spec.name for spec in SERVICES} == set(SETTINGS_OF_SERVICES)
-    for spec in SERVICES:
-        assert callable(import_module(spec.module).main)
 
 
 def test_data_plane_starts_before_control_plane():
@@ -52,24 +42,24 @@ def test_data_plane_starts_before_control_plane():
 
 def test_service_settings_match_default_ports():
     topology = Topology.from_settings(PlatformSettings.read())
-    assert topology.ports == {name: settings().port for name, settings in SETTINGS_OF_SERVICES.items()}
+    assert topology.ports == {spec.name: settings_of(spec)().port for spec in SERVICES}
     assert (topology.ingress_port, topology.admin_port, topology.node_port) == (8080, 9070, 5122)
 
 
 def test_service_reads_environment_of_topology(monkeypatch, tmp_path):
     topology = Topology.on_free_ports(tmp_path, PlatformSettings.read())
-    for name, settings in SETTINGS_OF_SERVICES.items():
-        for variable, value in topology.service_environment(name).items():
+    for spec in SERVICES:
+        for variable, value in topology.service_environment(spec.name).items():
             monkeypatch.setenv(variable, value)
-        read = settings()
+        read = settings_of(spec)()
         assert read.host == "127.0.0.1"
-        assert f"http://{read.host}:{read.port}" == topology.service_url(name)
+        assert f"http://{read.host}:{read.port}" == topology.service_url(spec.name)
     assert FlightsSettings().database_url.get_secret_value() == f"sqlite:///{tmp_path}/data/trips.db"
 
 
 def test_environment_changes_every_port(monkeypatch):
     variables = list(Topology.from_settings(PlatformSettings.read()).port_settings())
-    assert len(variables) == 11
+    assert len(variables) == 4 + len(SERVICES)
     for number, variable in enumerate(variables):
         monkeypatch.setenv(variable, str(30_000 + number))
     changed = Topology.from_settings(PlatformSettings.read())
@@ -81,6 +71,9 @@ def test_environment_changes_every_port(monkeypatch):
 def test_error_names_variable_of_invalid_value(monkeypatch):
     monkeypatch.setenv("PERDURE_HOTELS_PORT", "next door")
     with pytest.raises(ConfigurationError, match=r"^PERDURE_HOTELS_PORT=next door: input should be a valid integer"):
+        Topology.from_settings(PlatformSettings.read())
+    monkeypatch.setenv("PERDURE_CONSOLE_PORT", "70000")
+    with pytest.raises(ConfigurationError, match=r"^PERDURE_CONSOLE_PORT=70000: input should be less than or equal"):
         PlatformSettings.read()
 
 
@@ -105,7 +98,7 @@ def test_error_names_variable_of_taken_port(tmp_path):
 
 def test_error_names_both_variables_of_shared_port(monkeypatch):
     for number, variable in enumerate(Topology.from_settings(PlatformSettings.read()).port_settings()):
-        monkeypatch.setenv(variable, str(free_ports(11)[number]))
+        monkeypatch.setenv(variable, str(free_ports(4 + len(SERVICES))[number]))
     monkeypatch.setenv("PERDURE_SAGA_PORT", "20001")
     monkeypatch.setenv("PERDURE_FLIGHTS_PORT", "20001")
     with pytest.raises(ConfigurationError, match="PERDURE_FLIGHTS_PORT and PERDURE_SAGA_PORT are both 20001"):
