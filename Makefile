@@ -14,6 +14,8 @@ SYSTEM := $(BIN)/python -m tests.system
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -n $(WORKERS) --durations=20 --durations-min=1 $(if $(MODES),--restate-modes=$(MODES))
 LOCK_INPUTS := framework/pyproject.toml services/pyproject.toml
+# Without cached bytecode, each test worker and service process compiles its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run demo chaos cluster attack audit audit-deps dist sbom security test tests nightly coverage pythons engine check lint types mypy pyright bandit pip-audit unit integration e2e examples bench format lock clean up down logs test-containers test-cluster tools observe observability prometheus reference
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import Final
 
 from rich.table import Table
 
@@ -15,6 +16,9 @@ from services.runtime.topology import Topology
 from tests.system.attacks import Outcome, attack_all
 from tests.system.attacks.platform import DefendedPlatform, defended_environment
 from tests.system.scenarios.platforms import play_on, run_isolated
+
+JOURNALS: Final = ("plain", "encrypted")
+"""Journals of the attacked platforms."""
 
 
 def attack(settings: PlatformSettings, terminal: Terminal) -> int:
@@ -38,7 +42,7 @@ def attack(settings: PlatformSettings, terminal: Terminal) -> int:
 
 async def _attack(settings: PlatformSettings, topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
     outcomes = []
-    for journal in ("plain", "encrypted"):
+    for journal in JOURNALS:
         home = topology.home / journal
         home.mkdir(mode=0o700)
         attacked = Topology.on_free_ports(home, settings)
