@@ -221,7 +221,7 @@ async def test_cli_signs_with_key_file(restate: Restate, tmp_path: Path):
 
     async def perdure(act: str, *words: str, key: str = "olga.key") -> str:
         command = ["dead-letters", act, *words, "-m", "mended", "--key-file", str(tmp_path / key)]
-        command += ["--ingress", env.ingress, "--actor", "somebody else"]
+        command += ["--ingress", env.ingress, "--actor", "mallory"]
         result = await asyncio.to_thread(CliRunner().invoke, app, command)
         return str(result.exception) if isinstance(result.exception, PerdureError) else " ".join(result.output.split())
 

@@ -260,7 +260,7 @@ BAD_INPUTS: Final = (
     BadInput("trip id of 10,000 characters", 400, "trip_id", {}, trip_id="x" * 10_000),
     BadInput("unknown flight", 404, "flight.number", {"flight": {"number": "PD999"}}),
     BadInput("unknown hotel", 404, "hotel.name", {"hotel": {"name": "Nowhere"}}),
-    BadInput("unknown account", 404, "payment.account", {"payment": {"account": "acct-nobody"}}),
+    BadInput("unknown account", 404, "payment.account", {"payment": {"account": "acct-unknown"}}),
 )
 
 

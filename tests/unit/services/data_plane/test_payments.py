@@ -72,7 +72,7 @@ async def test_early_refund_rejects_late_charge(agency: Agency) -> None:
             InvalidInput,
             (400, "currency_mismatch", "payment.currency: .* is in EUR, not in USD"),
         ),
-        (("acct-nobody", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no such account")),
+        (("acct-unknown", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no such account")),
         (("merchant-eur", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no such account")),
         (("equity-eur", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no such account")),
     ],
