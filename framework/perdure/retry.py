@@ -58,7 +58,7 @@ class RetryPolicy:
             return self.max_interval
 
     def permits(self, failures: int) -> bool:
-        """Tell whether another attempt may follow this many failed ones."""
+        """Return whether another attempt may follow this many failed ones."""
         return self.max_attempts is None or failures < self.max_attempts
 
     def for_invocations(self, on_exhausted: Literal["kill", "pause"] | None = None) -> restate.InvocationRetryPolicy:

@@ -92,7 +92,7 @@ async def test_approvers_follow_stage(approval: ApprovalClient):
 
 @pytest.mark.restate_modes("http2")
 @pytest.mark.parametrize(("meaning", "outcome"), [(OnTimeout.APPROVE, "approved"), (OnTimeout.REJECT, "rejected")])
-async def test_effect_of_timeout_on_outcome(approval: ApprovalClient, meaning: OnTimeout, outcome: str):
+async def test_timeout_effect_decides_outcome(approval: ApprovalClient, meaning: OnTimeout, outcome: str):
     await approval.ask(on_timeout=meaning, timeout=soon(milliseconds=200))
     ended = await approval.outcome()
     assert (ended.outcome, ended.decided_by) == (outcome, [])

@@ -199,7 +199,9 @@ async def test_lost_rollback_of_reused_key_is_restarted(bench, did, admin, recon
     before = await rollback_state(admin, f"{name}:{key}")
     brake.block()
     await cancel_execution()
-    await eventually(truth(lambda: did.count(f"compensating {key}/a") == 2), what="compensation of the second execution")
+    await eventually(
+        truth(lambda: did.count(f"compensating {key}/a") == 2), what="compensation of the second execution"
+    )
     await lose_rollback(admin, bench.admin_url, f"{name}:{key}", before)
     brake.release()
     assert await count_orphaned(admin, name) == 1

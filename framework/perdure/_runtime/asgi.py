@@ -38,7 +38,7 @@ async def respond_json(send: Send, status: int, body: object) -> None:
 
 
 def is_final_body(message: Message) -> bool:
-    """Tell whether a message ends a response."""
+    """Return whether a message ends a response."""
     return message["type"] == "http.response.body" and not message.get("more_body", False)
 
 

@@ -98,7 +98,7 @@ class OutputSource:
     handler: str | None = None
 
     def matches(self, place: Place) -> bool:
-        """Tell whether the place of an output agrees with all known fields."""
+        """Return whether the place of an output agrees with all known fields."""
         fields = ((self.service, place.service), (self.key, place.key), (self.handler, place.name))
         return (
             place.kind is PlaceKind.OUTPUT

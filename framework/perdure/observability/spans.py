@@ -109,7 +109,7 @@ class TraceInfo:
 
 
 class TraceIds(RandomIdGenerator):
-    """Random ids without the flag of Trace Context's level 2 that says that they are random.
+    """Generator of random IDs without the random flag of Trace Context level 2.
 
     The engine (1.7.12) ignores a ``traceparent`` with an unknown flag and starts a new trace.
     """

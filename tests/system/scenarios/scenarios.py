@@ -117,7 +117,7 @@ async def the_same_trip_twice(harness: Harness) -> list[Fact]:
 
 
 async def the_last_seat(harness: Harness) -> list[Fact]:
-    """Let two trips race for the last seat of a flight."""
+    """Book two trips concurrently for the last seat of a flight."""
     racers = [new_trip_id(), new_trip_id()]
     answers = await asyncio.gather(*(harness.book(trip_id, order(flight="PD001")) for trip_id in racers))
     held = sorted([describe_holdings(await harness.trip(trip_id)) for trip_id in racers])

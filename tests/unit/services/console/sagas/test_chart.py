@@ -95,7 +95,7 @@ def test_bars_stay_within_scale(spans, ended, now):
 
 
 @given(st.floats(0, 1e8))
-def test_rounding_is_upwards_and_small(seconds):
+def test_round_up_by_eleven_percent_at_most(seconds):
     duration = timedelta(seconds=seconds)
     assert duration - timedelta(microseconds=1) <= rounded(duration)
     assert rounded(duration) <= max(duration * 1.11, timedelta(seconds=1))
