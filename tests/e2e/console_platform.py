@@ -188,7 +188,7 @@ def sign_in(context: BrowserContext, name: str = ADMINISTRATOR) -> Page:
 
 
 def keep(page: Page, name: str) -> Path:
-    """Save a screenshot as an artefact."""
+    """Save a screenshot in .local/screenshots. Two of them are copied to docs/images."""
     file = Path(__file__).parents[2] / ".local" / "screenshots" / f"{name}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(file))
