@@ -25,7 +25,7 @@ async def until_done(future: restate.RestateDurableFuture[Any], operation: str) 
 async def done_before(
     future: restate.RestateDurableFuture[Any], limit: restate.RestateDurableFuture[Any], operation: str
 ) -> bool:
-    """Wait for a future until a timer fires; return whether the future is done. Raises `Cancelled` like `until_done`."""
+    """Wait for a future or a timer; return whether the future is done. Raises `Cancelled` like `until_done`."""
     try:
         done, _ = await restate.wait_completed(future, limit)
     except TerminalError as error:
