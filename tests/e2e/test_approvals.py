@@ -33,7 +33,7 @@ from services.runtime.booking import new_trip_id
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
-from tests.e2e.legible import found_in
+from tests.e2e.uncompressed import found_in
 from tests.mailbox import Mailbox, mailbox
 from tests.support import eventually
 from tests.system.scenarios.harness import Harness, harness_environment

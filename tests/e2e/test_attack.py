@@ -15,7 +15,7 @@ from perdure.engine import LocatedEngine
 from services.runtime.booking import ORDINARY, new_trip_id
 from services.runtime.platform import Platform
 from services.runtime.topology import SERVICES
-from tests.e2e.legible import found_in, legible_topology
+from tests.e2e.uncompressed import found_in, uncompressed_topology
 from tests.support import eventually
 from tests.system.attacks import ATTACKS, Attack, attack_all
 from tests.system.attacks.platform import ADA, GRACE, KIM, MALLORY, VERA, DefendedPlatform, defended_environment
@@ -38,7 +38,7 @@ def traces() -> Iterator[TraceReceiver]:
 async def defended(
     engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory, traces: TraceReceiver
 ) -> AsyncIterator[DefendedPlatform]:
-    topology = legible_topology(tmp_path_factory.mktemp("defended"), tracing=traces.engine_endpoint)
+    topology = uncompressed_topology(tmp_path_factory.mktemp("defended"), tracing=traces.engine_endpoint)
     environment = {
         **defended_environment(topology, os.environ),
         "PERDURE_SECURITY_METRICS_TOKEN": METRICS_TOKEN,

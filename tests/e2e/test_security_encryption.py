@@ -15,7 +15,7 @@ from perdure.security.codec import ENCRYPTION_KEYS_FILE
 from services.contracts import trips
 from services.runtime.booking import ORDINARY, new_trip_id
 from services.runtime.platform import Platform
-from tests.e2e.legible import found_in, legible_topology
+from tests.e2e.uncompressed import found_in, uncompressed_topology
 from tests.system.scenarios.harness import Harness, harness_environment
 from tests.system.scenarios.orders import order
 from tests.system.scenarios.scenarios import SCENARIOS, play
@@ -25,7 +25,7 @@ from tests.system.scenarios.scenarios import SCENARIOS, play
 async def test_encrypted_scenarios_leave_no_readable_data(tmp_path, engine):
     keys = tmp_path / "journal.keys"
     new_encryption_key(keys)
-    topology = legible_topology(tmp_path)
+    topology = uncompressed_topology(tmp_path)
     environment = {**harness_environment(os.environ), ENCRYPTION_KEYS_FILE: str(keys)}
     platform = Platform(topology, engine, report=print, environment=environment)
     try:
