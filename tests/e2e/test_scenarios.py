@@ -22,7 +22,7 @@ STOPS_WITHIN = timedelta(seconds=15)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-async def test_scenario(harness: Harness, scenario: Scenario):
+async def test_scenario_ends_as_expected(harness: Harness, scenario: Scenario):
     facts = await play(scenario, harness)
     assert [fact for fact in facts if not fact.agrees] == []
 

@@ -201,7 +201,7 @@ async def test_inbox_key_is_canonical_and_sorted(approval: ApprovalClient):
     assert await both(approval.person("other")) == []
 
 
-async def test_timeout(approval: ApprovalClient):
+async def test_timed_out_approval_rejects_late_votes(approval: ApprovalClient):
     person = approval.person("ada")
     await approval.ask(approvers=[person, "bob"], quorum=2, timeout=timedelta(milliseconds=400))
     outcome = await approval.outcome()

@@ -67,7 +67,7 @@ async def test_concurrent_votes_on_many_approvals(approval: ApprovalClient):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_inbox_pages(approval: ApprovalClient):
+async def test_inbox_pages_follow_deadlines(approval: ApprovalClient):
     person = approval.person("ada")
     ids = [f"{approval.id}-{number}" for number in range(5)]
     for number, approval_id in enumerate(ids):
