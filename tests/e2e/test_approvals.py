@@ -162,9 +162,9 @@ async def approvals(
         "PERDURE_CONSOLE_URL": "https://console.example.com",
         "PERDURE_ORCHESTRATOR_APPROVERS": json.dumps([ADA]),
         "PERDURE_ORCHESTRATOR_APPROVAL_ESCALATE_TO": json.dumps([BOSS, ADA]),
-        "PERDURE_ORCHESTRATOR_APPROVAL_TIMEOUT": "PT45S",
-        "PERDURE_ORCHESTRATOR_APPROVAL_REMIND_EVERY": "PT9S",
-        "PERDURE_ORCHESTRATOR_APPROVAL_ESCALATE_AFTER": "PT25S",
+        "PERDURE_ORCHESTRATOR_APPROVAL_TIMEOUT": "PT75S",
+        "PERDURE_ORCHESTRATOR_APPROVAL_REMIND_EVERY": "PT15S",
+        "PERDURE_ORCHESTRATOR_APPROVAL_ESCALATE_AFTER": "PT42S",
     }
     topology = Topology.on_free_ports(folder, PlatformSettings())
     platform = Platform(topology, engine, report=print, environment=environment)
