@@ -58,14 +58,14 @@ class RetryPolicy:
             return self.max_interval
 
     def permits(self, failures: int) -> bool:
-        """Return whether another attempt may follow this many failed ones."""
+        """Tell whether another attempt may follow this many failed ones."""
         return self.max_attempts is None or failures < self.max_attempts
 
     def for_invocations(self, on_exhausted: Literal["kill", "pause"] | None = None) -> restate.InvocationRetryPolicy:
         """Return the policy for invocations of a handler, in the SDK's form.
 
         Args:
-            on_exhausted: Effect of the last failed attempt; None selects the engine's default.
+            on_exhausted: What the engine does after the last attempt; None leaves it to the engine.
 
         Raises:
             ConfigurationError: The policy has a `max_duration`, which the engine does not support for invocations.

@@ -51,7 +51,7 @@ class Signer:
         reason: str = "",
         details: JsonValue = None,
     ) -> dict[str, Any]:
-        """Return a signed action in the form that handlers accept.
+        """Return a signed action, as handlers take it.
 
         Args:
             session: The session of the actor.

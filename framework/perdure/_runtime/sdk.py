@@ -68,7 +68,7 @@ class HandlerInfo:
 
     @property
     def writes_state(self) -> bool:
-        """Return whether the engine accepts writes to state from this handler."""
+        """Tell whether the engine accepts writes to state from this handler."""
         return self.kind in ("exclusive", "workflow")
 
     def __str__(self) -> str:
@@ -118,19 +118,19 @@ def initial_header(ctx: restate.Context, name: str) -> str | None:
 
 
 def has_key(ctx: restate.Context) -> bool:
-    """Return whether a context belongs to a virtual object or a workflow."""
+    """Tell whether a context belongs to a virtual object or a workflow."""
     return handler_info(ctx).kind != "service"
 
 
 def is_replaying(ctx: restate.Context) -> bool:
-    """Return whether the handler is replaying its journal."""
+    """Tell whether the handler is replaying its journal."""
     context: Any = ctx
     replaying: bool = context.vm.vm.is_replaying()  # called for each event: the SDK's wrapper would be slower
     return replaying
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Return whether an error ends the attempt without a failure: a suspension, a lost connection, a cancelled task."""
+    """Tell whether an error ends the attempt without a failure: a suspension, a lost connection, a cancelled task."""
     for cause in causes(error):  # the handler may have wrapped it
         if isinstance(cause, TerminalError):
             return False
@@ -278,7 +278,7 @@ def limit_attempts(options: restate.RunOptions[Any], max_attempts: int | None) -
 
 
 def has_result(future: restate.RestateDurableFuture[Any]) -> bool:
-    """Return whether a future has its result, without waiting for it."""
+    """Tell whether a future has its result, without waiting for it."""
     return bool(cast("Any", future).is_completed())  # not declared by the public class
 
 
@@ -318,7 +318,7 @@ async def wait_for_first(ctx: restate.Context, waits: Sequence[Wait]) -> None:
 
 
 def is_over(ctx: restate.Context, wait: Wait) -> bool:
-    """Return whether a wait is over. Deterministic, because notifications arrive in the order of the journal."""
+    """Tell whether a wait is over. Deterministic, because notifications arrive in the order of the journal."""
     match wait:
         case SingleUnresolvedFuture(handle):
             return cast("ServerInvocationContext", ctx).vm.is_completed(handle)

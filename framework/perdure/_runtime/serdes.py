@@ -285,7 +285,7 @@ def _takes_none(adapter: TypeAdapter[Any]) -> bool:
 
 
 def is_model(type_: Any) -> bool:
-    """Return whether a type is a pydantic model."""
+    """Tell whether a type is a pydantic model."""
     return isinstance(type_, type) and issubclass(type_, BaseModel)
 
 

@@ -25,7 +25,7 @@ async def until_done(future: restate.RestateDurableFuture[Any], operation: str) 
 async def done_before(
     future: restate.RestateDurableFuture[Any], limit: restate.RestateDurableFuture[Any], operation: str
 ) -> bool:
-    """Wait for a future or a timer; return whether the future is done. Raises `Cancelled` like `until_done`."""
+    """Wait for a future until a timer fires, and tell whether the future is done. Raises `Cancelled` as above."""
     try:
         done, _ = await restate.wait_completed(future, limit)
     except TerminalError as error:
@@ -44,12 +44,12 @@ async def settle(future: restate.RestateDurableFuture[Any]) -> None:
 
 
 def is_own_cancel(error: TerminalError) -> bool:
-    """Return whether an error is the cancel of this invocation. A callee's cancel arrives as a plain terminal error."""
+    """Tell whether an error is the cancel of this invocation. A callee's cancel arrives as a plain terminal error."""
     return isinstance(error, Cancelled)
 
 
 def has_own_cancel(error: BaseException) -> bool:
-    """Return whether an error is the cancel of this invocation, or was raised while handling it.
+    """Tell whether an error is the cancel of this invocation, or was raised while handling it.
 
     The search ends at a `StepFailed`, whose causes belong to the callee.
     """

@@ -153,9 +153,9 @@ async def check_rights(engine: EngineClient, link: Link) -> None:
         ConsoleError: The rights were withdrawn.
     """
     principal = await engine.call(_principal, key=link.person)
-    refusal = principal.refusal(link.person, role=Role.APPROVER, issued_at=link.issued_at, grant="this link")
-    if refusal is not None:
-        raise ConsoleError(403, "rights_withdrawn", refusal.message)
+    objection = principal.refusal(link.person, role=Role.APPROVER, issued_at=link.issued_at, grant="this link")
+    if objection is not None:
+        raise ConsoleError(403, "rights_withdrawn", objection.message)
 
 
 async def decide_by_link(

@@ -144,7 +144,7 @@ def test_audit_log_records_requester(fields: dict[str, object], expected: dict[s
         ("", False, ADA, "for ada@example.com"),
     ],
 )
-def test_text_names_requester_and_subject(requester: str, verified: bool, subject: str, text: str):
+def test_requester_text(requester: str, verified: bool, subject: str, text: str):
     assert requester_text(requester, verified=verified, subject=subject) == text
 
 
