@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from perdure.approvals.signatures import sign_action as sign_approval
 from perdure.saga.schema import OperatorAction
-from perdure.saga.signatures import sign_action as sign_letter_action
+from perdure.saga.signatures import sign_action as sign_letter_act
 from perdure.security import ActorKey, PrivateKey, Role, mint_link
 from tests.system.attacks.attack import Attack, Run, at_ingress
 from tests.system.attacks.platform import ADA, GRACE, OLGA, VERA, DefendedPlatform
@@ -41,8 +41,8 @@ def _stranger() -> ActorKey:
 def _redrive(key: Callable[[DefendedPlatform], ActorKey]) -> Run:
     async def run(at: DefendedPlatform) -> str:
         who, letter = key(at), await at.letter_now()
-        signature = sign_letter_action(who, OperatorAction.REDRIVE, letter, reason="attack", at=datetime.now(UTC))
-        body = {"id": letter.id, "actor": who.actor, "reason": "attack", "proof": signature.model_dump(mode="json")}
+        proof = sign_letter_act(who, OperatorAction.REDRIVE, letter, reason="attack", at=datetime.now(UTC))
+        body = {"id": letter.id, "actor": who.actor, "reason": "attack", "proof": proof.model_dump(mode="json")}
         return await at_ingress("/DeadLetters/redrive", body)(at)
 
     return run
@@ -51,10 +51,8 @@ def _redrive(key: Callable[[DefendedPlatform], ActorKey]) -> Run:
 async def _replayed_annotation(at: DefendedPlatform) -> str:
     """Annotate a dead letter as olga, then repeat the request."""
     letter = await at.letter_now()
-    signature = sign_letter_action(
-        at.keys[OLGA], OperatorAction.ANNOTATE, letter, reason="a note", at=datetime.now(UTC)
-    )
-    body = {"id": letter.id, "actor": OLGA, "reason": "a note", "proof": signature.model_dump(mode="json")}
+    proof = sign_letter_act(at.keys[OLGA], OperatorAction.ANNOTATE, letter, reason="a note", at=datetime.now(UTC))
+    body = {"id": letter.id, "actor": OLGA, "reason": "a note", "proof": proof.model_dump(mode="json")}
     send = at_ingress("/DeadLetters/annotate", body)
     if not (first := await send(at)).startswith("200"):
         return f"{first} for the first request"
@@ -64,8 +62,8 @@ async def _replayed_annotation(at: DefendedPlatform) -> str:
 async def _changed_payload(at: DefendedPlatform) -> str:
     """Send olga's signed redrive with a different payload."""
     letter = await at.letter_now()
-    signature = sign_letter_action(at.keys[OLGA], OperatorAction.REDRIVE, letter, reason="", at=datetime.now(UTC))
-    body = {"id": letter.id, "actor": OLGA, "payload": {"x": 1}, "proof": signature.model_dump(mode="json")}
+    proof = sign_letter_act(at.keys[OLGA], OperatorAction.REDRIVE, letter, reason="", at=datetime.now(UTC))
+    body = {"id": letter.id, "actor": OLGA, "payload": {"x": 1}, "proof": proof.model_dump(mode="json")}
     return await at_ingress("/DeadLetters/redrive", body)(at)
 
 

@@ -34,9 +34,9 @@ from tests.system.scenarios.platforms import conclude, play_on, run_isolated
 
 _AT_ONCE: Final = 16
 _SETTLED_WITHIN: Final = timedelta(seconds=150)
-_POLL_INTERVAL: Final = 0.25
-# Scheduled purges of finished rollbacks, due in months, do not count.
-_RUNNING: Final = """select target, status from sys_invocation where status != 'completed'
+_LOOK: Final = 0.25
+# To forget is all that is left to do then, in months.
+_UNDER_WAY: Final = """select target, status from sys_invocation where status != 'completed'
     and not (status = 'scheduled' and target_handler_name = 'forget') order by target"""
 
 ORDERS: Final[dict[str, TripRequest]] = {
@@ -170,7 +170,7 @@ class _Run:
                 except IngressError as error:
                     if error.status_code not in (0, 429, 500, 502, 503, 504):
                         raise
-                    await asyncio.sleep(_POLL_INTERVAL)
+                    await asyncio.sleep(_LOOK)
                 else:
                     return
 
@@ -201,7 +201,7 @@ class _Run:
 
             async def settled() -> bool:
                 nonlocal unsettled
-                running = await admin.query(_RUNNING)
+                running = await admin.query(_UNDER_WAY)
                 open_ = await admin.query(
                     f"select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"
                 )
@@ -220,7 +220,7 @@ class _Run:
                     settled,
                     what=lambda: f"end of all work: {unsettled}",
                     within=_SETTLED_WITHIN.total_seconds(),
-                    every=_POLL_INTERVAL,
+                    every=_LOOK,
                 )
             except WaitTimeout as error:
                 return [str(error)]
