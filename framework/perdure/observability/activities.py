@@ -77,7 +77,7 @@ class Activity:
     """Running activity.
 
     Args:
-        started: The published start; None if it was not published, in which case the end is not either.
+        started: The published start; None if neither start nor end is published.
     """
 
     def __init__(self, started: ActivityStarted | None) -> None:
