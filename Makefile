@@ -1,4 +1,4 @@
-# What people type. `make help` lists it; everything that a target needs, it sets up itself.
+# Commands for development. `make help` lists them. Each target sets up its requirements.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -10,10 +10,12 @@ READY := $(VENV)/.ready
 TOOLS := node_modules/.ready
 PLATFORM := $(BIN)/perdure-platform
 SYSTEM := $(BIN)/python -m tests.system
-# Tests run in WORKERS processes at once, mostly to wait side by side; MODES=all runs all modes of the engine.
+# Tests run in WORKERS processes, which mostly wait. MODES=all runs all modes of the engine.
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -n $(WORKERS) --durations=20 --durations-min=1 $(if $(MODES),--restate-modes=$(MODES))
 LOCK_INPUTS := framework/pyproject.toml services/pyproject.toml
+# Without cached bytecode, each test worker and service process compiles its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run demo chaos cluster attack audit audit-deps dist sbom security test tests nightly coverage pythons engine check lint types mypy pyright bandit pip-audit unit integration e2e examples bench format lock clean up down logs test-containers test-cluster tools observe observability prometheus reference
 
@@ -23,7 +25,7 @@ help: ## list the targets
 run: $(READY) ## start the platform, book a trip, stay up until Ctrl-C
 	@exec $(PLATFORM) run
 
-demo: $(READY) ## play the scenarios on a fresh platform and compare what happened with what should
+demo: $(READY) ## run the scenarios on a fresh platform and compare expected and observed results
 	@exec $(SYSTEM) demo
 
 chaos: $(READY) ## kill processes and the engine while trips are booked; SEED=n repeats, TRIPS=n (300)
@@ -32,7 +34,7 @@ chaos: $(READY) ## kill processes and the engine while trips are booked; SEED=n 
 cluster: $(READY) ## book trips on three engine nodes while one is killed and another is stopped
 	@exec $(SYSTEM) cluster
 
-attack: $(READY) ## attack a fresh platform, in clear and encrypted, in every way of a table; all must be refused
+attack: $(READY) ## run all attacks on fresh platforms with plain and encrypted journals; all must be refused
 	@exec $(SYSTEM) attack
 
 audit: $(READY) ## check the business invariants over the database, platform up or down
@@ -47,7 +49,7 @@ nightly: ## the tests in all modes of the engine with coverage, on each Python, 
 check: $(READY) $(TOOLS) ## lint, types and the supply chain, without running anything
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types security
 
-security: bandit pip-audit ## bandit over the code, pip-audit over what it depends on
+security: bandit pip-audit ## bandit over the code, pip-audit over its dependencies
 
 bandit: $(READY)
 	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive framework/perdure services deploy
@@ -56,15 +58,15 @@ bandit: $(READY)
 pip-audit: $(READY)
 	@$(BIN)/python -m deploy.supply_chain.audit --tolerate-silence
 
-audit-deps: $(READY) ## pip-audit alone; it fails when no database of vulnerabilities answers, too
+audit-deps: $(READY) ## pip-audit alone; it also fails if the database of vulnerabilities is unavailable
 	@$(BIN)/python -m deploy.supply_chain.audit
 
-sbom: $(READY) ## a CycloneDX list of all that the image runs, in .local/sbom.json
+sbom: $(READY) ## a CycloneDX list of the image's packages, in .local/sbom.json
 	@$(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject services/pyproject.toml --spec-version 1.6 --output-reproducible \
 	  --output-file .local/sbom.json deploy/docker/runtime.lock
 	@echo "sbom: .local/sbom.json"
 
-# Ignored are packages that are loaded by name, and those that belong to a declared one (starlette to fastapi).
+# Ignored: packages that are loaded by name, and packages of a declared one (starlette of fastapi).
 DEPTRY := $(BIN)/deptry --no-ansi
 
 lint: $(READY)
@@ -100,13 +102,13 @@ integration: $(READY) engine ## tests of the library on a real engine; MODES=all
 e2e: $(READY) engine ## tests of the whole platform, and of the console in Chromium where it is installed
 	@$(PYTEST) tests/e2e
 
-# In one session, so that no worker idles while another one ends; platforms first, since they take longest.
+# One session, so that no worker idles at the end of a folder. Platform tests come first, since they take longest.
 TESTS := tests/e2e tests/integration tests/examples tests/typing tests/unit
 
 tests: $(READY) $(TOOLS) engine
 	@$(PYTEST) $(TESTS)
 
-# Subprocesses are measured, too; their data is found by the absolute path.
+# Subprocesses are measured, too, so the path of the data is absolute.
 coverage: export COVERAGE_FILE := $(CURDIR)/.local/coverage/data
 coverage: $(READY) $(TOOLS) engine ## the tests in all modes of the engine, with the coverage of lines and branches
 	@rm -rf .local/coverage && mkdir -p .local/coverage
@@ -122,34 +124,34 @@ pythons: $(READY) ## the unit tests on every supported Python that this machine 
 engine: $(READY)
 	@$(BIN)/python -c 'from pathlib import Path; from perdure.engine import locate_engine; locate_engine(Path(".local/engine"))'
 
-dist: $(READY) ## build sdist and wheel into dist/, and check that they install and run on their own
+dist: $(READY) ## build sdist and wheel into dist/, and check that they install and run alone
 	@.ci/dist
 
-up: ## the whole platform in containers; secrets are made on the first start, in volumes
+up: ## the whole platform in containers; the first start creates secrets in volumes
 	@docker compose up --build --wait
 
 down: ## stop the containers; their data stays in volumes
 	@docker compose down
 
-logs: ## what the containers say, as it comes
+logs: ## follow the logs of the containers
 	@docker compose logs --follow --tail 50
 
-test-containers: $(READY) ## build and run the compose file, break it, check that nothing is lost
+test-containers: $(READY) ## build and run the compose file, inject faults, check that nothing is lost
 	@$(BIN)/pytest -rs tests/system/containers
 
-test-cluster: $(READY) prometheus ## three engine nodes: one is killed, one is stopped, trips go on; an upgrade under load
+test-cluster: $(READY) prometheus ## three engine nodes: trips continue while one is killed and one is stopped; an upgrade under load
 	@$(BIN)/pytest -rs tests/system/cluster
 
-examples: $(READY) ## play the sixteen patterns on one engine, a line each
+examples: $(READY) ## run the sixteen patterns on one engine, a line each
 	@exec $(BIN)/python -m examples
 
-tools: ## as root on Debian: install what tests compare with, where it is missing (Chromium, PostgreSQL, openssl, curl)
+tools: ## as root on Debian: install missing tools of the tests (Chromium, PostgreSQL, openssl, curl)
 	@.ci/tools
 
 bench: $(READY) ## a 3-step saga through perdure and by hand on the SDK, side by side
 	@exec $(BIN)/python -m benchmarks.saga
 
-observe: $(READY) ## play the scenarios, then show the trace of a trip and the value of every panel
+observe: $(READY) ## run the scenarios, then show the trace of a trip and the value of every panel
 	@exec $(SYSTEM) observe
 
 observability: $(READY) prometheus ## a real Prometheus beside a real platform: every panel has data, every alert fires
@@ -179,7 +181,7 @@ lock: ## resolve the dependencies anew into requirements.lock and the locks of t
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	  --no-header -c requirements.lock -o deploy/docker/build.lock --group pyproject.toml:build
 
-clean: ## remove what was built; the platform's data in .local/data stays
+clean: ## remove built files; the platform's data in .local/data stays
 	@rm -rf $(VENV) node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The environment: the locked versions, each checked against its hash, then the two distributions of this workspace.

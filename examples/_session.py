@@ -117,7 +117,7 @@ class Example:
 
 
 def silence_logs() -> None:
-    """Keep log lines about retries out of the output."""
+    """Omit log lines about retries from the output."""
     configure_logging(LoggingConfig(level="critical"), stream=sys.stderr)
 
 

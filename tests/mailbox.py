@@ -1,4 +1,4 @@
-"""A mail server of this machine that keeps what it is handed over: enough of SMTP (RFC 5321) for a client to send."""
+"""A local mail server that stores received mail; it implements the part of SMTP (RFC 5321) that clients need."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from email.policy import default
 
 @dataclass
 class Mailbox:
-    """Mail that was taken.
+    """Received mail.
 
     Args:
-        host: The address that it is taken at.
-        port: The port.
-        refusals: How many mails are still to be refused, as by a server in trouble.
+        host: Address of the server.
+        port: Port of the server.
+        refusals: Number of further mails that the server refuses temporarily.
     """
 
     host: str
@@ -36,7 +36,7 @@ class Mailbox:
 
 @asynccontextmanager
 async def mailbox(host: str = "127.0.0.1") -> AsyncIterator[Mailbox]:
-    """Take mail as long as the context is entered."""
+    """Run the server inside the context."""
     box = Mailbox(host, 0)
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

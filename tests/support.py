@@ -1,4 +1,4 @@
-"""What tests share: a record of what handlers did, waiting on conditions, and reading a log."""
+"""Helpers shared by tests: a record of handler calls, waits for a condition, and a log reader."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from perdure.errors import PerdureError
+
 T = TypeVar("T")
 
-# A limit of a wait only ends a test that fails anyway, so it is long enough for a machine that does other work.
+# Only a failing test reaches the limit of a wait, so it leaves room for a busy machine.
 PATIENCE = 60.0
+POLL_INTERVAL = 0.02
+
+
+class WaitTimeout(PerdureError, AssertionError):
+    """A condition did not come true in time. Tests fail; the commands of tests.system print it as one line."""
 
 
 class Recording:
-    """What handlers did, in order; written from other threads."""
+    """Thread-safe record of handler calls, in order."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,44 +46,58 @@ class Recording:
         return [entry.replace(f"{key}/", "") for entry in self.all() if f"{key}/" in entry]
 
 
-async def eventually(probe: Callable[[], Awaitable[T | None] | T | None], *, what: str, within: float = PATIENCE) -> T:
-    """Ask until the answer is true; fail with a sentence when time is over.
+async def eventually(
+    probe: Callable[[], Awaitable[T | None] | T | None],
+    *,
+    what: str | Callable[[], str],
+    within: float = PATIENCE,
+    every: float = POLL_INTERVAL,
+) -> T:
+    """Poll a probe until it returns a result.
 
     Args:
-        probe: Returns the answer, or an awaitable of it.
-        what: What is waited for, as in "there was no ...".
-        within: How many seconds it may take.
+        probe: Returns the result or an awaitable of it; None and False mean "not yet". Its exceptions end the wait.
+        what: Name of the result in the error message "there was no ..."; a function adds the last state.
+        within: Time limit in seconds.
+        every: Interval of the polls in seconds.
 
     Returns:
-        The answer: the first one that is neither None nor False.
+        The first result other than None and False.
+
+    Raises:
+        WaitTimeout: The time limit passed.
     """
     deadline = time.monotonic() + within
     while True:
-        answer = probe()
-        if isinstance(answer, Awaitable):
-            answer = await answer
-        if answer is not None and answer is not False:
-            return answer
+        result = probe()
+        if isinstance(result, Awaitable):
+            result = await result
+        if result is not None and result is not False:
+            return result
         if time.monotonic() > deadline:
-            raise AssertionError(f"within {within} s there was no {what}; the last answer was {answer!r}")
-        await asyncio.sleep(0.02)
+            raise WaitTimeout(f"within {within:g} s there was no {what if isinstance(what, str) else what()}")
+        await asyncio.sleep(every)
 
 
 def until(condition: Callable[[], object], what: str, within: float = PATIENCE) -> None:
-    """Block until a condition holds; fail with a sentence when time is over.
+    """Block until a condition is true.
 
     Args:
-        condition: What has to be true. An assertion of its own ends the wait at once.
-        what: What is waited for, as in "there was no ...".
-        within: How many seconds it may take.
+        condition: Returns whether the wait ends. Its exceptions end the wait, too.
+        what: Name of the condition in the error message "there was no ...".
+        within: Time limit in seconds.
+
+    Raises:
+        WaitTimeout: The time limit passed.
     """
     deadline = time.monotonic() + within
     while not condition():
-        assert time.monotonic() < deadline, f"within {within} s there was no {what}"
-        time.sleep(0.02)
+        if time.monotonic() > deadline:
+            raise WaitTimeout(f"within {within:g} s there was no {what}")
+        time.sleep(POLL_INTERVAL)
 
 
 def lines(log: io.StringIO, **facts: Any) -> list[dict[str, Any]]:
-    """Return the lines of a log in JSON that say all of this."""
+    """Return the lines of a JSON log that contain all given fields."""
     found = [json.loads(line) for line in log.getvalue().splitlines()]
     return [line for line in found if facts.items() <= line.items()]

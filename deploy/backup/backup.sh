@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
 # Backs up the platform of docker-compose.yml into a new folder:   deploy/backup/backup.sh FOLDER
 #
-#   restate.tar       the engine's data: what is under way, what was decided, every saga's record
-#   database.dump     the business: what is sold, held and charged (pg_dump, custom format)
+#   restate.tar       the engine's data: journals, state and records of all sagas
+#   database.dump     the data plane's database (pg_dump, custom format)
 #   secrets.tar       passwords and keys; protect it like the secrets themselves
-#   SHA256SUMS        of the three
+#   SHA256SUMS        checksums of the three files
 #
-# The engine is stopped while both are copied, so that they are of one moment: nothing begins meanwhile, and what was
-# under way goes on afterwards. That is seconds for a small platform; clients are refused, and ask again. Were the
-# database older than the engine's data, the engine would take for done what the database never saw.
+# The engine is stopped during the copy, so that its data and the database belong to one moment. Otherwise the engine
+# could treat writes as done that the copied database lacks. Running invocations continue afterwards. The pause lasts
+# seconds for a small platform; clients are refused meanwhile and must retry.
 #
-# Compose's own variables (COMPOSE_PROJECT_NAME, COMPOSE_FILE) say which platform, as always.
+# COMPOSE_PROJECT_NAME and COMPOSE_FILE select the platform.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 [ $# -eq 1 ] || { echo "usage: $0 FOLDER" >&2; exit 2; }
 case $1 in /*) folder=$1 ;; *) folder=$OLDPWD/$1 ;; esac
 umask 077
 mkdir -p "$folder"
-[ -z "$(ls -A "$folder")" ] || { echo "$folder is not empty: a backup gets a folder of its own" >&2; exit 1; }
+[ -z "$(ls -A "$folder")" ] || { echo "$folder is not empty: choose a new folder" >&2; exit 1; }
 
 began=$(date +%s)
 trap 'docker compose up --detach --no-deps --no-build --wait restate >/dev/null 2>&1' EXIT

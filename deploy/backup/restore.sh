@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Restores a backup into a platform without data, and starts it:   deploy/backup/restore.sh FOLDER
 #
-# It refuses where the engine has data already: `docker compose down --volumes` forgets all of it. What was under way
-# when the backup was made goes on. What happened since is gone; a client that sends its order again, under the same
-# trip id, gets the trip then.
+# Fails if the engine has data; `docker compose down --volumes` deletes it. Invocations that ran during the backup continue.
+# Later changes are lost, so clients must repeat later orders, with the same trip ID.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 [ $# -eq 1 ] || { echo "usage: $0 FOLDER" >&2; exit 2; }
@@ -14,7 +13,7 @@ quietly() { "$@" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }; }
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# The folders of the secrets first: a password that is made anew would not fit the keys that were in use.
+# Restore the secrets first, since new passwords would not match the restored data.
 quietly docker compose build
 held=$(docker compose run --rm --no-deps -T --entrypoint ls restate -A /restate-data 2>"$log") || { cat "$log" >&2; exit 1; }
 [ -z "$held" ] || { echo "the engine has data already; to forget all of it: docker compose down --volumes" >&2; exit 1; }

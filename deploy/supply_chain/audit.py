@@ -24,12 +24,12 @@ _WITHIN: Final = 600.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the database said.
+    """Result of an audit.
 
     Args:
         vulnerable: A line for each known vulnerability.
-        unknown: The packages that the database said nothing about.
-        checked: How many it did know.
+        unknown: Packages that are missing in the database.
+        checked: Number of packages in the database.
     """
 
     vulnerable: list[str]
@@ -37,10 +37,10 @@ class Verdict:
     checked: int
 
     def exit_code(self, *, tolerate_silence: bool) -> int:
-        """Return 0 when all is well, 1 for a vulnerability, 2 when the database was silent.
+        """Return 0 without findings, 1 for a vulnerability, 2 for packages that were not audited.
 
         Args:
-            tolerate_silence: Silence is all right.
+            tolerate_silence: Accept packages that were not audited.
         """
         if self.vulnerable:
             return 1
@@ -48,7 +48,7 @@ class Verdict:
         return 2 if silent and not tolerate_silence else 0
 
     def lines(self) -> list[str]:
-        """Return what is to be said."""
+        """Return the output."""
         lines = [f"VULNERABLE: {each}" for each in self.vulnerable]
         if not self.checked:
             lines.append(
@@ -64,10 +64,10 @@ class Verdict:
 
 
 def judge(report: dict[str, Any]) -> Verdict:
-    """Return what a report of pip-audit means.
+    """Return the verdict of a report.
 
     Args:
-        report: Its JSON.
+        report: JSON report of pip-audit.
     """
     vulnerable, unknown, checked = [], [], 0
     for each in report["dependencies"]:

@@ -57,7 +57,7 @@ def signature_of(number: str) -> str:
 
 
 def is_genuine(receipt: Receipt) -> bool:
-    """Tell whether a receipt is authentic. Every caller that knows the signal's ID can send one."""
+    """Return whether a receipt is authentic. Every caller that knows the signal's ID can send one."""
     return hmac.compare_digest(receipt.signature, signature_of(receipt.number))
 
 

@@ -16,7 +16,7 @@ from perdure import (
 
 
 def take_from_stock(order: str) -> str:
-    """Take the goods from the stock."""
+    """Remove the goods from the stock."""
     return f"shelf of {order}"
 
 
@@ -25,7 +25,7 @@ orders = ControlPlaneService("Orders")
 
 @orders.main
 async def process(cp: Orchestration, order: str) -> str:
-    """Take the goods and wait for the money, updating the status."""
+    """Remove the goods from the stock and await the payment, with status updates."""
     await update_status(cp.ctx, StatusData(phase="picking", current_step="inventory", metadata={"order": order}))
     shelf = await run_with_retry(cp.ctx, "inventory", take_from_stock, order)
 

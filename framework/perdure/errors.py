@@ -80,7 +80,7 @@ CODE_KEY = "code"
 
 
 def is_terminal(error: BaseException) -> bool:
-    """Tell whether an error ends the invocation: a terminal error, or an error raised ``from`` one."""
+    """Return whether an error ends the invocation: a terminal error, or an error raised ``from`` one."""
     return any(isinstance(cause, TerminalError) for cause in causes(error))
 
 

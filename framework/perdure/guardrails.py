@@ -23,7 +23,7 @@ Severity = Literal["error", "warning", "info"]
 
 
 class GuardrailPolicy(StrEnum):
-    """What a violation of a guardrail does."""
+    """Effect of a violation of a guardrail."""
 
     STRICT = "strict"
     WARN = "warn"
@@ -104,7 +104,7 @@ def guardrail(
 
     Args:
         check: The guardrail's name, for example ``"RedundantIdempotencyKey"``.
-        message: What the code does, and what it should do instead.
+        message: Description of the violation and its correction.
         severity: Severity, in the log and the error.
         override: Policy of this call only.
 

@@ -43,7 +43,7 @@ class WorkflowConfig:
         abort_timeout: Time after ``inactivity_timeout`` until the engine aborts the attempt; None leaves it to the
             engine (ten minutes).
         retry: Retries of failed attempts; None leaves them to the engine.
-        on_exhausted: What the engine does after the last attempt of ``retry``; None leaves it to the engine.
+        on_exhausted: Effect of the last failed attempt of ``retry``; None selects the engine's default.
 
     Raises:
         ConfigurationError: A value is out of range or of another type.

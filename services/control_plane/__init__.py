@@ -1,1 +1,1 @@
-"""The control plane: decides what happens. It reaches the outside world only by calling the data plane."""
+"""The control plane: orchestration, sagas and approvals. It reaches other systems only through the data plane."""

@@ -1,4 +1,4 @@
-"""What every service of the control plane can be told by its environment."""
+"""Settings that all control-plane services share."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The data plane: what really happens to seats, rooms, money and messages, in a database that can be audited."""
+"""The data plane: business logic for seats, rooms, payments and notifications, and an audit of its database."""

@@ -1,1 +1,1 @@
-"""The launcher: the whole platform as processes of this machine, without containers."""
+"""Entry points of the platform: run, serve, register, drain, migrate and audit."""

@@ -101,7 +101,7 @@ async def unapproved(platform: Platform) -> list[str]:
     """Return what does not hold of the trips on a running platform that needed an approval.
 
     Args:
-        platform: The platform; no trip is on its way any more.
+        platform: The platform, after the end of all trips.
     """
     topology = platform.topology
     compared = await compare_approvals(topology.database_url, topology, platform.environment, platform.codec)

@@ -55,7 +55,7 @@ class Platform(Supervisor):
         topology.close_home()
         make_trusted_keys(topology, self.environment)  # the engine needs its own key before it starts
         proxy: dict[str, ManagedProcess] = {}
-        if isinstance(engine, LocatedEngine):  # cluster nodes listen on ports of their own, without a proxy
+        if isinstance(engine, LocatedEngine):  # cluster nodes listen on their own ports, without a proxy
             config = topology.engine_config(engine_tracing(self.environment))
             engine = ManagedEngine(engine, config, topology.run_dir / f"{ENGINE}.pid")
             proxy = {ENGINE_PROXY: self._proxy()}
@@ -165,7 +165,7 @@ async def migrate_database(url: str) -> None:
 
 
 def stop_leftovers(run_dir: Path, report: Callable[[str], None]) -> None:
-    """Stop processes that an earlier, killed run left behind. Blocks.
+    """Stop the remaining processes of an earlier, killed run. Blocks.
 
     Args:
         run_dir: Folder of the pid files; this process holds its lock.
@@ -178,7 +178,7 @@ def stop_leftovers(run_dir: Path, report: Callable[[str], None]) -> None:
     if not found:
         return
     names = ", ".join(f"{name} (process {process.pid})" for name, process in found.items())
-    report(f"stopping processes that an earlier run left behind: {names}")
+    report(f"stopping the remaining processes of an earlier run: {names}")
     # Stop the engine last.
     for name in sorted(found, key=lambda name: name == ENGINE):
         stop(found[name], STOP_TIMEOUT)

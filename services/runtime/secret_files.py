@@ -33,7 +33,7 @@ ENVIRONMENT_FILES: Final = "PERDURE_ENVIRONMENT_FILES"
 """Variable with the paths of environment files, separated by colons."""
 
 _OWNER_ONLY: Final = 0o600
-# Other images read these files as users of their own, through the group.
+# Other images read these files as other users of the same group.
 _OWNER_AND_GROUP: Final = 0o640
 _PASSWORD_BYTES: Final = 32
 

@@ -26,6 +26,15 @@ def setting_name(field: str) -> str:
     return _PREFIX + field.upper()
 
 
+def invalid_settings(error: ValidationError) -> ConfigurationError:
+    """Return an error that names the variable, value and problem of each invalid field."""
+    problems = (
+        f"{setting_name(str(each['loc'][0]))}={each['input']!s}: {each['msg'][:1].lower()}{each['msg'][1:]}"
+        for each in error.errors()
+    )
+    return ConfigurationError("; ".join(problems))
+
+
 class PlatformSettings(SettingsWithSecretFiles):
     """Ports and folders of the platform on this machine. Read them with `read`.
 
@@ -37,8 +46,7 @@ class PlatformSettings(SettingsWithSecretFiles):
         ingress_port: The engine's ingress.
         admin_port: The engine's admin API and UI.
         node_port: The engine's port for other nodes and metrics.
-        console_port: The console.
-        orchestrator_port: The orchestrator. The other services have settings of the same form.
+        console_port: The console. The services' ports are in `services.runtime.topology.SERVICES`.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_prefix=_PREFIX, env_ignore_empty=True)
@@ -53,14 +61,6 @@ class PlatformSettings(SettingsWithSecretFiles):
 
     console_port: Port = 8088
 
-    orchestrator_port: Port = 9081
-    saga_port: Port = 9082
-    flights_port: Port = 9083
-    hotels_port: Port = 9084
-    payments_port: Port = 9085
-    notifications_port: Port = 9086
-    approvals_port: Port = 9087
-
     @classmethod
     def read(cls) -> Self:
         """Read the settings from the environment.
@@ -71,11 +71,7 @@ class PlatformSettings(SettingsWithSecretFiles):
         try:
             return cls()
         except ValidationError as error:
-            problems = (
-                f"{setting_name(str(each['loc'][0]))}={each['input']!s}: {each['msg'][:1].lower()}{each['msg'][1:]}"
-                for each in error.errors()
-            )
-            raise ConfigurationError("; ".join(problems)) from error
+            raise invalid_settings(error) from error
 
     @property
     def database(self) -> str:

@@ -1,17 +1,20 @@
-"""Registry of the platform's services, with their ports and folders."""
+"""Registry of the platform's services, and the topology of a platform: ports and folders."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
 
+from pydantic import TypeAdapter, ValidationError
+
 from perdure._runtime.ports import ensure_free, free_ports
 from perdure.engine import EngineConfig
 from perdure.errors import ConfigurationError
 from perdure.security.private_files import close_folder, make_private_folder
-from services.runtime.settings import PlatformSettings, setting_name, sqlite_url
+from services.runtime.settings import PlatformSettings, Port, invalid_settings, setting_name, sqlite_url
 
 ENGINE: Final = "restate-server"
 """Name of the engine's process, used for its pid file and log."""
@@ -34,12 +37,14 @@ class ServiceSpec:
         name: Name on the command line, in settings, and of log and pid file.
         module: Module with the function ``main``.
         plane: Plane of the service.
+        port: Default port.
         serves: Restate services that the process hosts.
     """
 
     name: str
     module: str
     plane: Literal["control", "data"]
+    port: int
     serves: tuple[str, ...]
 
     @property
@@ -48,22 +53,23 @@ class ServiceSpec:
         return setting_name(f"{self.name}_port")
 
 
-def _data(name: str) -> ServiceSpec:
-    return ServiceSpec(name, f"services.data_plane.{name}.service", "data", (name.capitalize(),))
+def _data(name: str, port: int) -> ServiceSpec:
+    return ServiceSpec(name, f"services.data_plane.{name}.service", "data", port, (name.capitalize(),))
 
 
-def _control(name: str, *serves: str) -> ServiceSpec:
-    return ServiceSpec(name, f"services.control_plane.{name}.app", "control", serves)
+def _control(name: str, port: int, *serves: str) -> ServiceSpec:
+    return ServiceSpec(name, f"services.control_plane.{name}.app", "control", port, serves)
 
 
 SERVICES: Final = (
-    _data("flights"),
-    _data("hotels"),
-    _data("payments"),
-    _data("notifications"),
-    _control("approvals", "Approvals", "ApprovalInbox", "Principals", "ApprovalDispatcher", "ApprovalReconciler"),
+    _data("flights", 9083),
+    _data("hotels", 9084),
+    _data("payments", 9085),
+    _data("notifications", 9086),
+    _control("approvals", 9087, "Approvals", "ApprovalInbox", "Principals", "ApprovalDispatcher", "ApprovalReconciler"),
     _control(
         "saga",
+        9082,
         "Rollbacks",
         "RollbackDispatcher",
         "DeadLetters",
@@ -75,7 +81,7 @@ SERVICES: Final = (
         "Alerts",
         "AlertDispatcher",
     ),
-    _control("orchestrator", "Trips", "TripsCompensations"),
+    _control("orchestrator", 9081, "Trips", "TripsCompensations"),
 )
 """All services: the data plane first, then its callers."""
 
@@ -93,6 +99,16 @@ def service(name: str) -> ServiceSpec:
         if spec.name == name:
             return spec
     raise ConfigurationError(f"there is no service '{name}': choose one of {', '.join(spec.name for spec in SERVICES)}")
+
+
+def _ports_of_services() -> dict[str, int]:
+    """Return the port of each service: its environment variable, or the default of the registry."""
+    ports = {f"{spec.name}_port": os.environ.get(spec.port_setting) or spec.port for spec in SERVICES}
+    try:
+        valid = TypeAdapter(dict[str, Port]).validate_python(ports)
+    except ValidationError as error:
+        raise invalid_settings(error) from error
+    return {spec.name: valid[f"{spec.name}_port"] for spec in SERVICES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +139,11 @@ class Topology:
 
     @classmethod
     def from_settings(cls, settings: PlatformSettings) -> Self:
-        """Return the topology that the settings describe."""
+        """Return the topology that the settings and the services' port variables describe.
+
+        Raises:
+            ConfigurationError: A port is invalid; the message names the variable.
+        """
         home = settings.local_dir.resolve()
         return cls(
             home=home,
@@ -134,7 +154,7 @@ class Topology:
             admin_port=settings.admin_port,
             node_port=settings.node_port,
             console_port=settings.console_port,
-            ports={spec.name: getattr(settings, f"{spec.name}_port") for spec in SERVICES},
+            ports=_ports_of_services(),
         )
 
     @classmethod

@@ -1,6 +1,6 @@
 """Drain old versions of a service.
 
-An invocation stays on the deployment that it started on. A new version therefore has an address of its own: new
+An invocation stays on the deployment that it started on. A new version therefore needs its own address: new
 invocations go there once it is registered, and the old process runs until its last invocation has completed.
 """
 

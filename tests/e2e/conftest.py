@@ -14,25 +14,25 @@ from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 from tests.e2e.console_platform import browser, console, contexts, playwright
 from tests.e2e.launched import processes_of
-from tests.system.scenarios.harness import Stage, harness_environment
+from tests.system.scenarios.harness import Harness, harness_environment
 
 __all__ = ["browser", "console", "contexts", "playwright"]  # fixtures for several files
 
 
 @pytest.fixture(scope="session")
 def engine(pytestconfig: pytest.Config) -> LocatedEngine:
-    """The engine of this machine, or npm's."""
+    """The installed engine."""
     return locate_engine(pytestconfig.rootpath / ".local" / "engine")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def stage(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def harness(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
     """A platform with fresh data on free ports. Its tests run in the session's loop, see `tests.plugins.parallel`."""
-    topology = Topology.on_free_ports(tmp_path_factory.mktemp("stage"), PlatformSettings())
+    topology = Topology.on_free_ports(tmp_path_factory.mktemp("harness"), PlatformSettings())
     platform = Platform(topology, engine, report=print, environment=harness_environment(os.environ))
     try:
         await platform.start()
-        async with Stage.on(platform) as opened:
+        async with Harness.on(platform) as opened:
             yield opened
     finally:
         await platform.stop(asyncio.Event())
@@ -40,7 +40,7 @@ async def stage(engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """A platform's folder; whatever was started for it has to be gone at the end of the test."""
+    """Folder of a platform. All its processes must have ended at the end of the test."""
     folder = tmp_path / "platform"
     yield folder
     assert processes_of(folder) == []

@@ -23,7 +23,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 PASSWORD = "correct horse battery"  # noqa: S105 - of temporary users
 ADMINISTRATOR = "grace@example.com"  # not ada, who travels and may not approve her own trips
 PHONE = {"width": 390, "height": 844}
-DESK = {"width": 1280, "height": 800}
+DESKTOP = {"width": 1280, "height": 800}
 
 expect.set_options(timeout=60_000)
 
@@ -160,7 +160,7 @@ def contexts(browser: Browser, console: ConsolePlatform) -> Iterator[Callable[..
     errors: list[str] = []
 
     def make(**options: Any) -> BrowserContext:
-        context = browser.new_context(base_url=console.url, viewport=options.pop("viewport", DESK), **options)
+        context = browser.new_context(base_url=console.url, viewport=options.pop("viewport", DESKTOP), **options)
         context.set_default_timeout(60_000)
         context.on("weberror", lambda error: errors.append(str(error.error)))
         context.on(
@@ -189,7 +189,7 @@ def sign_in(context: BrowserContext, name: str = ADMINISTRATOR) -> Page:
 
 
 def keep(page: Page, name: str) -> Path:
-    """Save a screenshot as an artefact."""
+    """Save a screenshot in .local/screenshots. Two of them are copied to docs/images."""
     file = Path(__file__).parents[2] / ".local" / "screenshots" / f"{name}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(file))

@@ -1,4 +1,4 @@
-"""`perdure-platform run` as people start it: a process of its own, told everything by its environment."""
+"""Runs `perdure-platform run` as a separate process, configured by its environment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UP = "the platform is up"
 
 
 def environment(home: Path, engine: Path | None) -> dict[str, str]:
-    """Return the variables of a platform on free ports: nobody's own settings, and this engine."""
+    """Return the environment of a platform on free ports, without inherited settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PERDURE_", "RESTATE_"))}
     ports = dict(zip(PORT_VARIABLES, map(str, free_ports(len(PORT_VARIABLES))), strict=True))
     chosen = {"RESTATE_SERVER_BIN": str(engine)} if engine else {}
@@ -51,7 +51,7 @@ def command(*arguments: str, env: Mapping[str, str], within: float = 60) -> subp
 
 
 def processes_of(home: Path) -> list[int]:
-    """Return the processes that were started for a folder, however deep: they have its path in their environment."""
+    """Return the processes started for a folder and their descendants, which have its path in their environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -63,11 +63,11 @@ def processes_of(home: Path) -> list[int]:
 
 
 class Launched:
-    """A `perdure-platform run` that was started. Use it as a context manager: at the end, nothing of it is left.
+    """A running `perdure-platform run`; a context manager that ends all its processes.
 
     Args:
-        home: Its folder.
-        env: Its environment.
+        home: Folder of the platform.
+        env: Environment of the command.
     """
 
     def __init__(self, home: Path, env: Mapping[str, str]) -> None:
@@ -75,10 +75,10 @@ class Launched:
         self.env = env
         self._out = home.with_name(f"{home.name}.out")
         self._err = home.with_name(f"{home.name}.err")
-        # A session that is killed itself can't stop the platform; who watches it can.
+        # The watchdog stops the platform if the test session itself is killed.
         self._watchdog = Watchdog(ending=signal.SIGTERM).start()
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            # A session of its own, as in a terminal: signals of the tests' own terminal don't reach it.
+            # In a separate session, signals of the tests' terminal do not reach it.
             self.process = subprocess.Popen(
                 [PROGRAM, "run"], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
             )
@@ -107,10 +107,10 @@ class Launched:
         return f"http://127.0.0.1:{self.env['PERDURE_INGRESS_PORT']}"
 
     def until(self, condition: Callable[[], bool], what: str, within: float = 60) -> Launched:
-        """Wait for something, as long as the process runs."""
+        """Wait for a condition while the process runs."""
 
         def holds() -> bool:
-            assert self.process.poll() is None, f"it ended before there was {what}"
+            assert self.process.poll() is None, f"the command ended before there was {what}"
             return condition()
 
         try:
@@ -135,6 +135,6 @@ class Launched:
         return {path.stem: int(path.read_text()) for path in (self.home / "run").glob("*.pid")}
 
     def stop(self, number: signal.Signals, within: float = 30) -> int:
-        """Send a signal, and return the exit code."""
+        """Send a signal and return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(within)

@@ -1,4 +1,4 @@
-"""The table of attacks, on a running platform with all its defences up; and that nothing secret comes out of it."""
+"""All attacks and a search for leaked secrets, on a platform with all security features enabled."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from perdure.engine import LocatedEngine
 from services.runtime.booking import ORDINARY, new_trip_id
 from services.runtime.platform import Platform
 from services.runtime.topology import SERVICES
-from tests.e2e.legible import found_in, legible_topology
+from tests.e2e.uncompressed import found_in, uncompressed_topology
 from tests.support import eventually
 from tests.system.attacks import ATTACKS, Attack, attack_all
 from tests.system.attacks.platform import ADA, GRACE, KIM, MALLORY, VERA, DefendedPlatform, defended_environment
-from tests.system.attacks.signed_actions import ACTS
+from tests.system.attacks.signed_actions import SIGNED_ACTIONS
 from tests.system.observability.receiver import TraceReceiver
 from tests.system.scenarios.orders import order
 
@@ -38,7 +38,7 @@ def traces() -> Iterator[TraceReceiver]:
 async def defended(
     engine: LocatedEngine, tmp_path_factory: pytest.TempPathFactory, traces: TraceReceiver
 ) -> AsyncIterator[DefendedPlatform]:
-    topology = legible_topology(tmp_path_factory.mktemp("defended"), tracing=traces.engine_endpoint)
+    topology = uncompressed_topology(tmp_path_factory.mktemp("defended"), tracing=traces.engine_endpoint)
     environment = {
         **defended_environment(topology, os.environ),
         "PERDURE_SECURITY_METRICS_TOKEN": METRICS_TOKEN,
@@ -63,7 +63,7 @@ async def test_every_attack_is_refused_and_changes_nothing(defended: DefendedPla
         "page at admin API",
         "page at a service",
         "completion",
-        "act",
+        "signed action",
         "link",
         "rights",
         "files",
@@ -94,7 +94,7 @@ async def test_viewer_sees_steps_of_encrypted_saga(defended: DefendedPlatform):
     assert overview["open_approvals"] == 2
 
 
-async def test_nothing_secret_comes_out(defended: DefendedPlatform, traces: TraceReceiver):
+async def test_responses_contain_no_secret(defended: DefendedPlatform, traces: TraceReceiver):
     planted = f"planted-{uuid4().hex}"
     traveller = f"{uuid4().hex}@example.com"
     order = ORDINARY.model_copy(update={"traveller": traveller}).model_dump(mode="json")
@@ -144,27 +144,27 @@ async def test_nothing_secret_comes_out(defended: DefendedPlatform, traces: Trac
     spans = "\n".join(map(repr, traces.spans()))
     assert [secret for secret in hidden if secret in spans] == []
     assert found_in(defended.topology.home / "data" / "restate", hidden) == {}
-    # The console's database has hashes of what lets people in.
+    # The console's database contains only hashes of credentials.
     assert found_in(defended.topology.home / "data", hidden - {traveller}) == {}
-    # And the search finds what isn't hidden: who calls is no secret, and neither is a trip's id.
+    # Callers and trip IDs are no secrets, so the search must find them.
     assert found_in(defended.topology.home / "data" / "restate", ["key:shop", defended.waiting]).keys() == {
         "key:shop",
         defended.waiting,
     }
 
 
-async def test_what_gets_through_is_told(defended: DefendedPlatform):
-    """Let somebody do what they may, and expect that they may not: the table has to notice."""
-    genuine = next(each for each in ACTS if each.name == "the requester approves their own trip")
+async def test_report_attack_that_succeeds(defended: DefendedPlatform):
+    """Run a permitted action as an attack, so that its outcome counts as not refused."""
+    genuine = next(each for each in SIGNED_ACTIONS if each.name == "the requester approves their own trip")
 
     async def approve(at: DefendedPlatform) -> str:
         allowed = {**at.keys, "ada@example.com": at.keys[GRACE]}
         at.keys = allowed
         return await genuine.run(at)
 
-    (outcome,) = await attack_all(defended, [Attack("act", "an approver approves", "403", approve)])
+    (outcome,) = await attack_all(defended, [Attack("signed action", "an approver approves", "403", approve)])
     assert (outcome.observed, outcome.unchanged, outcome.refused) == ("200", False, False)
-    assert await defended.stage.result(defended.waiting) == "confirmed"
+    assert await defended.harness.result(defended.waiting) == "confirmed"
 
 
 async def test_gateway_treats_sessions_and_keys_alike(defended: DefendedPlatform):
@@ -183,7 +183,7 @@ async def test_gateway_treats_sessions_and_keys_alike(defended: DefendedPlatform
 
 
 async def test_unauthenticated_trip_over_the_limit_is_refused(defended: DefendedPlatform):
-    answer = await defended.stage.book(new_trip_id(), order(amount_minor=900_000))
+    answer = await defended.harness.book(new_trip_id(), order(amount_minor=900_000))
     assert answer == "401 unauthenticated_requester, rolled_back"
 
 

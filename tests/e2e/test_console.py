@@ -260,6 +260,7 @@ def test_act_on_live_alert_by_keyboard(console, contexts):
     console.pause("wearier")
     wearier = page.locator("li.alert.paused", has_text="Trips/wearier/run")
     expect(wearier).to_be_visible()
+    expect(page.locator("#alert-count")).to_have_text(f"{page.locator('li.alert').count()} open")
     keep(page, "alerts")
     # A new alert does not move the focus.
     expect(weary.get_by_role("button", name="Resume")).to_be_focused()

@@ -15,7 +15,7 @@ import pytest
 from perdure.saga.status import RollbackState
 from services.runtime.booking import ORDINARY, new_trip_id
 from tests.support import eventually
-from tests.system.scenarios.harness import Stage
+from tests.system.scenarios.harness import Harness
 from tests.system.scenarios.orders import order
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -24,9 +24,9 @@ Perdure = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def perdure(stage: Stage) -> Perdure:
+def perdure(harness: Harness) -> Perdure:
     """Return a function that runs the command line against the platform."""
-    topology = stage.platform.topology
+    topology = harness.platform.topology
     environment = {
         **os.environ,
         "PERDURE_INGRESS_URL": topology.ingress_url,
@@ -53,9 +53,9 @@ async def listed_as(perdure: Perdure, trip_id: str, *options: str) -> str | None
     return next((each["phase"] for each in json.loads(listed.stdout)["items"] if each["key"] == trip_id), None)
 
 
-async def test_redrive_dead_letter_by_command(stage: Stage, perdure: Perdure):
+async def test_redrive_dead_letter_by_command(harness: Harness, perdure: Perdure):
     trip_id = new_trip_id()
-    await stage.book(trip_id, order(hotel="Fortress", account="acct-declined"))
+    await harness.book(trip_id, order(hotel="Fortress", account="acct-declined"))
     letter = f"{trip_id}/3"
 
     listed = await on(perdure, "dead-letters", "list", "--saga", trip_id)
@@ -69,10 +69,10 @@ async def test_redrive_dead_letter_by_command(stage: Stage, perdure: Perdure):
     assert f"perdure dead-letters show {letter}\n" in (await on(perdure, "sagas", "show", trip_id)).stdout
     assert f"perdure dead-letters redrive {letter} " in (await on(perdure, "dead-letters", "show", letter)).stdout
     assert (await on(perdure, "dead-letters", "annotate", letter, "-m", "called the hotel")).returncode == 0
-    async with stage.hotel_repaired("Fortress"):
+    async with harness.hotel_repaired("Fortress"):
         redriven = await on(perdure, "dead-letters", "redrive", letter, "-m", "repaired")
         assert (redriven.returncode, redriven.stdout) == (0, f"{letter}: redrive recorded. State: pending.\n")
-        await stage.until_rollback(trip_id, RollbackState.ROLLED_BACK)
+        await harness.until_rollback(trip_id, RollbackState.ROLLED_BACK)
 
     assert await listed_as(perdure, trip_id) is None
     assert await listed_as(perdure, trip_id, "--phase", "rolled_back") == "rolled_back"
@@ -95,18 +95,18 @@ async def test_redrive_dead_letter_by_command(stage: Stage, perdure: Perdure):
     assert "Traceback" not in late.stderr
 
 
-async def test_show_booked_trip(stage: Stage, perdure: Perdure):
+async def test_show_booked_trip(harness: Harness, perdure: Perdure):
     trip_id = new_trip_id()
-    await stage.book(trip_id, ORDINARY)
+    await harness.book(trip_id, ORDINARY)
     shown = await on(perdure, "sagas", "show", trip_id)
     assert shown.returncode == 0, shown.stderr
     assert f"Saga {trip_id} of Trips: success\n" in shown.stdout
     assert "Payments/charge" in shown.stdout
 
 
-async def test_show_trip_that_waits_for_approval(stage: Stage, perdure: Perdure):
+async def test_show_trip_that_waits_for_approval(harness: Harness, perdure: Perdure):
     trip_id = new_trip_id()
-    await stage.send(trip_id, order(amount_minor=500_000))
+    await harness.send(trip_id, order(amount_minor=500_000))
 
     async def asked() -> bool:
         shown = await on(perdure, "sagas", "show", trip_id)
@@ -123,15 +123,15 @@ async def test_show_trip_that_waits_for_approval(stage: Stage, perdure: Perdure)
 
 async def test_errors_are_one_line(perdure: Perdure):
     for words, sentence in {
-        ("sagas", "show", "nobody"): "no saga 'nobody'",
-        ("dead-letters", "show", "nobody/1"): "dead letter 'nobody/1' does not exist",
-        ("dead-letters", "redrive", "nobody/1"): "no dead letter 'nobody/1'",
+        ("sagas", "show", "missing"): "no saga 'missing'",
+        ("dead-letters", "show", "missing/1"): "dead letter 'missing/1' does not exist",
+        ("dead-letters", "redrive", "missing/1"): "no dead letter 'missing/1'",
         ("dead-letters", "redrive"): "pass either the ID of a dead letter or --signature",
         ("dead-letters", "redrive", "x/1", "--payload", "{"): "--payload is not JSON",
         ("sagas", "list", "--admin", "http://127.0.0.1:1"): "does not answer",
         ("sagas", "show", "x", "--admin", "http://127.0.0.1:1"): "does not answer",
         ("dead-letters", "list", "--ingress", "localhost:8080"): "it begins with http://",
-        ("invocations", "resume", "nobody"): "invocation 'nobody' does not exist",
+        ("invocations", "resume", "missing"): "invocation 'missing' does not exist",
     }.items():
         answer = await on(perdure, *words)
         assert answer.returncode == 1, words

@@ -1,4 +1,4 @@
-"""What a platform writes is its user's alone: a running one, walked file by file."""
+"""Permissions of the files of a running platform."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from tests.e2e.console_platform import ADMINISTRATOR, ConsolePlatform
 
-# Symbolic links have no mode of their own.
 NO_MODE = stat.S_ISLNK
+"""Symbolic links have no permissions."""
 
 
 def open_to_others(folder: Path) -> list[str]:
-    """Return what is not its owner's alone, the folder included."""
+    """Return the paths that other users may access, the folder included."""
     found = []
     for path in (folder, *folder.rglob("*")):
         mode = path.lstat().st_mode
@@ -21,12 +21,12 @@ def open_to_others(folder: Path) -> list[str]:
     return found
 
 
-def test_running_platform_writes_for_its_user_alone(console: ConsolePlatform):
+def test_platform_files_are_private(console: ConsolePlatform):
     console.trip("madeira", amount_minor=250_000)
     console.until(lambda: console.api("GET", "/api/approvals/madeira").status_code == 200, "approval")
     console.until(lambda: console.api("GET", "/api/approvals").json()["total"] >= 1, "approval in the inbox")
     home = console.launched.home
-    assert console.run("password", "--name", "nobody@example.com", "--password-stdin").returncode == 1
+    assert console.run("password", "--name", "unknown@example.com", "--password-stdin").returncode == 1
     written = {path.relative_to(home).as_posix() for path in home.rglob("*")}
     assert {
         "data/trips.db",
@@ -41,5 +41,5 @@ def test_running_platform_writes_for_its_user_alone(console: ConsolePlatform):
     assert any((path.startswith("data/restate/") and path.endswith(".sst")) or "/db/" in path for path in written)
     assert open_to_others(home) == []
     assert ADMINISTRATOR.encode() in b"".join(path.read_bytes() for path in (home / "data").glob("console.db*")), (
-        "the files that were looked at are the ones in use"
+        "the checked files are not those in use"
     )

@@ -1,4 +1,4 @@
-"""`perdure-platform run`: from nothing to a booked trip, and back to nothing."""
+"""`perdure-platform run`, from the start to the stop of all processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def one_sentence(text: str) -> str:
 
 
 @pytest.mark.timeout(180)
-def test_a_trip_is_booked_and_a_second_run_goes_on_with_the_kept_data(home, engine):
+def test_second_run_continues_with_stored_data(home, engine):
     env = environment(home, engine.path)
     expensive = order(amount_minor=250_000).model_dump(mode="json")
     slow = order(hotel="Sloth").model_dump(mode="json")
@@ -93,7 +93,7 @@ def test_a_trip_is_booked_and_a_second_run_goes_on_with_the_kept_data(home, engi
     with Launched(home, moved).up() as second:
         assert second.confirmation()["trip_id"] != booked["trip_id"]
         assert ask(second, f"/Trips/{booked['trip_id']}/status").json()["phase"] == "completed"
-        # The trips of the first run go on, although every service is at another port now.
+        # The trips of the first run continue, although every service has a new port.
         until(lambda: ask(second, "/Trips/slow/status").json()["phase"] == "completed", "end of the slow trip")
         decision = {"actor": "grace@example.com", "reason": "fine"}
         ask(second, "/Approvals/waits/approve", decision).raise_for_status()
@@ -118,7 +118,7 @@ def test_a_trip_is_booked_and_a_second_run_goes_on_with_the_kept_data(home, engi
 
 
 @pytest.mark.timeout(120)
-def test_what_a_killed_run_left_behind_is_stopped_by_the_next(home, engine):
+def test_stop_remaining_processes_of_killed_run(home, engine):
     env = environment(home, engine.path)
     with Launched(home, env).up() as killed:
         killed.process.kill()
@@ -126,16 +126,16 @@ def test_what_a_killed_run_left_behind_is_stopped_by_the_next(home, engine):
         left = killed.pids()
         assert left.keys() == NAMES
         assert all(started_at(pid) is not None for pid in left.values())
-        # The same ports again: they are free only when those processes are gone.
+        # The second run needs the same ports, which are free once the remaining processes have ended.
         with Launched(home, env).up() as following:
             assert f"hotels (process {left['hotels']})" in following.line(
-                "stopping processes that an earlier run left behind"
+                "stopping the remaining processes of an earlier run"
             )
             assert [pid for pid in left.values() if started_at(pid) is not None] == []
             assert following.stop(signal.SIGHUP) == 0
 
 
-def test_a_taken_port_is_told_before_anything_is_started(home, engine):
+def test_report_taken_port_before_start(home, engine):
     env = environment(home, engine.path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(env["PERDURE_HOTELS_PORT"])))
@@ -148,7 +148,7 @@ def test_a_taken_port_is_told_before_anything_is_started(home, engine):
     assert not (home / "data").exists()
 
 
-def test_without_npm_and_engine_it_is_told_what_to_install(home, tmp_path):
+def test_name_missing_tools_to_install(home, tmp_path):
     (tmp_path / "bin").mkdir()
     env = {**environment(home, None), "PATH": str(tmp_path / "bin")}
     result = command("run", env=env)
@@ -159,7 +159,7 @@ def test_without_npm_and_engine_it_is_told_what_to_install(home, tmp_path):
     assert not (home / "data").exists()
 
 
-def test_a_signal_while_npm_installs_ends_npm_too(home, tmp_path):
+def test_signal_during_installation_ends_npm(home, tmp_path):
     (tmp_path / "bin").mkdir()
     npm = tmp_path / "bin" / "npm"
     npm.write_text(f"#!/bin/sh\n: > {tmp_path}/installing\nexec /bin/sleep 60\n")
@@ -172,8 +172,8 @@ def test_a_signal_while_npm_installs_ends_npm_too(home, tmp_path):
 
 
 @pytest.mark.timeout(120)
-def test_a_registration_that_fails_is_told_and_leaves_nothing_running(home, engine, tmp_path):
-    # An engine that reaches no service, since all it asks goes through a proxy that isn't there.
+def test_failed_registration_stops_all_processes(home, engine, tmp_path):
+    # This engine reaches no service, since its requests go through a missing proxy.
     wrapper = tmp_path / "restate-server"
     wrapper.write_text(f'#!/bin/sh\nRESTATE_HTTP_PROXY=http://127.0.0.1:9 exec {engine.path} "$@"\n')
     wrapper.chmod(0o755)
@@ -186,7 +186,7 @@ def test_a_registration_that_fails_is_told_and_leaves_nothing_running(home, engi
 
 
 @pytest.mark.timeout(120)
-def test_a_service_that_can_not_start_is_told_with_its_log_and_leaves_nothing_running(home, engine):
+def test_failed_service_shows_log_and_stops_platform(home, engine):
     env = {**environment(home, engine.path), "PERDURE_ORCHESTRATOR_APPROVAL_LIMIT_MINOR": "much"}
     result = command("run", env=env)
     assert result.returncode == 1
@@ -199,7 +199,7 @@ def test_a_service_that_can_not_start_is_told_with_its_log_and_leaves_nothing_ru
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_it_starts_stops_it_and_leaves_nothing_running(home, engine, number, code):
+def test_signal_during_start_stops_all_processes(home, engine, number, code):
     with Launched(home, environment(home, engine.path)) as launched:
         launched.until(lambda: len(launched.pids()) >= 3, "process")
         assert launched.stop(number) == code
@@ -209,20 +209,20 @@ def test_a_signal_while_it_starts_stops_it_and_leaves_nothing_running(home, engi
         assert processes_of(home) == []
 
 
-def test_an_audit_without_a_database_says_so(home):
+def test_report_audit_without_database(home):
     result = command("audit", env=environment(home, None))
     assert result.returncode == 1
     assert f"there is no database at {home}/data/trips.db" in one_sentence(result.stderr)
 
 
-def test_one_shots_say_what_is_missing(home):
+def test_commands_report_missing_platform(home):
     env = environment(home, None)
-    nobody = command("register", "--wait", "0.2", env=env)
-    assert nobody.returncode == 1
-    assert f"http://127.0.0.1:{env['PERDURE_ADMIN_PORT']}/health does not answer" in one_sentence(nobody.stderr)
-    nowhere = command("register", "--at", "flights=here", env=env)
-    assert nowhere.returncode == 1
-    assert "write flights=http://host:port" in one_sentence(nowhere.stderr)
+    unreachable = command("register", "--wait", "0.2", env=env)
+    assert unreachable.returncode == 1
+    assert f"http://127.0.0.1:{env['PERDURE_ADMIN_PORT']}/health does not answer" in one_sentence(unreachable.stderr)
+    malformed = command("register", "--at", "flights=here", env=env)
+    assert malformed.returncode == 1
+    assert "write flights=http://host:port" in one_sentence(malformed.stderr)
     unknown = command("serve", "flight", env=env)
     assert unknown.returncode == 1
     assert "there is no service 'flight'" in one_sentence(unknown.stderr)

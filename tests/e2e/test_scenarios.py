@@ -1,4 +1,4 @@
-"""Every scenario of the demo, one test each, on one platform; and the stop of each service while trips are booked."""
+"""All scenarios, and the stop of each service under load, on one platform."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from services.runtime.booking import ORDINARY, new_trip_id
 from services.runtime.topology import SERVICES
 from tests.support import eventually
-from tests.system.scenarios.harness import Stage
+from tests.system.scenarios.harness import Harness
 from tests.system.scenarios.scenarios import SCENARIOS, Scenario, play
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -22,23 +22,23 @@ STOPS_WITHIN = timedelta(seconds=15)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-async def test_scenario(stage: Stage, scenario: Scenario):
-    facts = await play(scenario, stage)
+async def test_scenario_ends_as_expected(harness: Harness, scenario: Scenario):
+    facts = await play(scenario, harness)
     assert [fact for fact in facts if not fact.agrees] == []
 
 
 class Traffic:
-    """Books trips one after the other until it's told to end."""
+    """Books trips sequentially until `end` is called."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, harness: Harness) -> None:
         self.booked = 0
         self.answers: set[str] = set()
-        self._stage = stage
+        self._harness = harness
         self._ending = False
 
     async def flow(self) -> None:
         while not self._ending:
-            self.answers.add(await self._stage.book(new_trip_id(), ORDINARY))
+            self.answers.add(await self._harness.book(new_trip_id(), ORDINARY))
             self.booked += 1
 
     def end(self) -> None:
@@ -46,8 +46,8 @@ class Traffic:
 
 
 @pytest.mark.parametrize("name", [spec.name for spec in SERVICES])
-async def test_sigterm_to_a_service_drains_it_while_trips_are_booked(stage: Stage, name: str):
-    platform, traffic = stage.platform, Traffic(stage)
+async def test_sigterm_drains_service_under_load(harness: Harness, name: str):
+    platform, traffic = harness.platform, Traffic(harness)
     flows = [asyncio.ensure_future(traffic.flow()) for _ in range(3)]
 
     async def more_booked(than: int) -> bool:
@@ -70,4 +70,4 @@ async def test_sigterm_to_a_service_drains_it_while_trips_are_booked(stage: Stag
     traffic.end()
     await asyncio.gather(*flows)
     assert traffic.answers == {"confirmed"}
-    assert await stage.audit() == "holds"
+    assert await harness.audit() == "holds"

@@ -1,4 +1,4 @@
-"""The platform's own keys: who gets in, what is public, and how a key is changed while trips are booked."""
+"""Public handlers and the keys of a running platform."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from services.runtime.platform import Platform
 from services.runtime.topology import ENGINE, SERVICES, Topology
 from tests.support import eventually
 from tests.system.attacks.ports import signed_headers
-from tests.system.scenarios.harness import Stage
+from tests.system.scenarios.harness import Harness
 from tests.system.scenarios.load import Stream
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
 PERDURE = Path(sys.executable).with_name("perdure")
 
-# Everything that whoever reaches the ingress may call. What changes something there asks for a signed act, or is a
-# customer's to do; what is missing here is private.
+# Handlers that any client of the ingress may call. Those that change data require a signed action or serve customers.
 PUBLIC = {
     "Alerts/list",
     "Alerts/scan",
@@ -65,7 +64,7 @@ PUBLIC = {
     "Trips/status",
 }
 
-# Those of them that a session may call at the gateway with any role: they are marked as reading, and change nothing.
+# Public handlers marked as read-only, which every role may call at the gateway.
 READING = {
     "Alerts/list",
     "ApprovalInbox/list",
@@ -87,11 +86,11 @@ def perdure(*arguments: str, check: bool = True) -> str:
 
 
 @pytest.fixture
-def platform(stage: Stage) -> Platform:
-    return stage.platform
+def platform(harness: Harness) -> Platform:
+    return harness.platform
 
 
-async def test_what_is_public_is_listed_and_nothing_else_is(platform: Platform):
+async def test_public_handlers_match_list(platform: Platform):
     asked = ("services", "--admin", platform.topology.admin_url)
     listed = json.loads(await asyncio.to_thread(perdure, *asked, "--public", "--json"))["handlers"]
     assert {f"{each['service']}/{each['handler']}" for each in listed} == PUBLIC
@@ -100,14 +99,14 @@ async def test_what_is_public_is_listed_and_nothing_else_is(platform: Platform):
     assert shown.rstrip().endswith(f"{len(PUBLIC)} public")
 
 
-async def test_what_only_reads_is_marked_and_nothing_else_is(platform: Platform):
+async def test_read_only_handlers_match_list(platform: Platform):
     async with EngineClient.open(platform.topology.ingress_url, platform.topology.admin_url) as engine:
         known = await Directory(engine).handlers()
     assert known.public == PUBLIC
     assert known.reading == READING
 
 
-async def test_the_private_keys_are_their_owners_alone(platform: Platform):
+async def test_private_keys_are_readable_by_owner_only(platform: Platform):
     keys = {path.name: path for path in platform.topology.keys_dir.iterdir()}
     assert keys.keys() == {"engine-identity.pem", "console-issuer.pem", "approval-links.pem"}
     for path in keys.values():
@@ -115,7 +114,7 @@ async def test_the_private_keys_are_their_owners_alone(platform: Platform):
         PrivateKey.load(path)
 
 
-async def test_the_engines_key_is_changed_while_trips_are_booked_and_none_fails(platform: Platform):
+async def test_engine_key_rotation_fails_no_trip(platform: Platform):
     topology = platform.topology
     file = topology.identity_key_file
     old = PrivateKey.load(file)
@@ -123,27 +122,27 @@ async def test_the_engines_key_is_changed_while_trips_are_booked_and_none_fails(
         await stream.flow(10)
         await asyncio.to_thread(perdure, "keys", "rotate", str(file))
         await _restart_services(platform, stream)
-        assert await _lets_in(topology, old)
+        assert await _is_trusted(topology, old)
         await asyncio.to_thread(perdure, "keys", "rotate", str(file), "--activate")
         await _restart(platform, [ENGINE], stream)
         file.with_name(f"{file.name}.previous").unlink()
         await _restart_services(platform, stream)
     new = PrivateKey.load(file)
     assert new.public != old.public
-    assert not await _lets_in(topology, old)
-    assert await _lets_in(topology, new)
-    async with Stage.on(platform) as stage:
-        assert await stage.audit() == "holds"
+    assert not await _is_trusted(topology, old)
+    assert await _is_trusted(topology, new)
+    async with Harness.on(platform) as harness:
+        assert await harness.audit() == "holds"
 
 
 async def _restart_services(platform: Platform, stream: Stream) -> None:
-    """Restart one plane after the other."""
+    """Restart the data plane, then the control plane."""
     for plane in ("data", "control"):
         await _restart(platform, [spec.name for spec in SERVICES if spec.plane == plane], stream)
 
 
 async def _restart(platform: Platform, names: list[str], stream: Stream) -> None:
-    """Stop processes as an operator does, and start them again; trips go on."""
+    """Stop processes with SIGTERM and restart them, then wait for further trips."""
 
     async def restart(name: str) -> None:
         async def ended() -> str | None:
@@ -159,8 +158,8 @@ async def _restart(platform: Platform, names: list[str], stream: Stream) -> None
     await stream.flow(5)
 
 
-async def _lets_in(topology: Topology, key: PrivateKey) -> bool:
-    """Tell if every service lets in what a key signs; all of them have to say the same."""
+async def _is_trusted(topology: Topology, key: PrivateKey) -> bool:
+    """Return whether the services accept requests signed with a key; all must agree."""
     headers = {**signed_headers(key, "/discover"), "accept": "application/vnd.restate.endpointmanifest.v4+json"}
     async with httpx.AsyncClient(trust_env=False) as http:
         answers = {

@@ -1,4 +1,4 @@
-"""Links and delegations of users who are disabled or demoted at the console."""
+"""Links and delegations of disabled or demoted users."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from examples._session import FOLDER, Example, all_examples
 
 ROOT = FOLDER.parent
 EXAMPLES = all_examples()
-# What the seed calls its sections, in its order.
+# Sections of the seed, in order.
 SECTIONS = [
     "Wrap Non-Deterministic Operations in `restate.Run`",
     "Use Context Logger",
@@ -62,7 +62,7 @@ def test_readme_has_command_and_valid_links(example):
     number = int(name_of(example)[1:3])
     assert readme.startswith(f"# {number}. ")
     assert f"python -m {example.package}\n" in readme
-    assert example.printed, "it says nothing of what it prints"
+    assert example.printed, "the README lacks the output"
     for link in re.findall(r"\]\(([^)]+)\)", readme):
         assert (folder / link).exists(), link
 

@@ -1,4 +1,4 @@
-"""The how-to of approvals does what it says, with the very files that it prints."""
+"""The files of docs/how-to/approvals.md behave as documented."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ run_purchase = Target("Purchases", "run", dict[str, object], bool)
 
 
 @pytest.mark.restate_modes("http2")
-async def test_people_are_told_by_a_handler_of_ones_own_and_decide(restate, tmp_path):
+async def test_custom_notifications_lead_to_a_decision(restate, tmp_path):
     assert list(FILES) == ["purchases.py", "approvals.py"]
-    env = await restate.serve(*hosting.definitions())  # what `make run` serves, as far as this needs it
+    env = await restate.serve(*hosting.definitions())  # the services of `make run` that this test needs
     for name, content in FILES.items():
         here = content.replace("http://127.0.0.1:9070", env.admin).replace("http://127.0.0.1:8080", env.ingress)
         (tmp_path / name).write_text(here, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The tutorial does what it says, with the very files that it prints."""
+"""The files of the tutorial behave as documented."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Program:
     @contextmanager
     def running(self) -> Iterator[Program]:
         with self._said.open("ab") as said:
-            # The ten seconds of the tutorial are one here.
+            # Shorten the tutorial's ten seconds to one.
             env = {**os.environ, "PERDURE_TIME_SCALE": "10"}
             process = subprocess.Popen(self._command, stdout=said, stderr=said, env=env, cwd=self._said.parent)
         self._watchdog.watch(process.pid)
@@ -68,11 +68,11 @@ class Program:
 
 
 @pytest.mark.restate_modes("http2")
-async def test_a_journey_is_booked_is_undone_and_survives_a_kill(restate, tmp_path):
+async def test_tutorial_saga_books_rolls_back_survives_kill(restate, tmp_path):
     assert list(FILES) == ["contracts.py", "agency.py", "journeys.py"]
     for name, content in FILES.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
-    env = await restate.serve(*hosting.definitions())  # what `make run` serves, as far as this needs it
+    env = await restate.serve(*hosting.definitions())  # the services of `make run` that this test needs
     agency, journeys = Program(tmp_path, "agency"), Program(tmp_path, "journeys")
     admin = AdminClient(env.admin)
     async with admin, IngressClient(env.ingress) as ingress:
@@ -87,7 +87,7 @@ async def test_a_journey_is_booked_is_undone_and_survives_a_kill(restate, tmp_pa
                     await _a_full_hotel(ingress, agency)
                     third = asyncio.create_task(ingress.call(run_journey, BODY, key="third"))
                     await eventually(_said(agency, "booked PD100 for third"), what="booking")
-                # The process is killed here, in the middle of the journey, and started again.
+                # Kill and restart the process during the saga.
                 with journeys.running():
                     assert await third == ["PD100-1", "Harbour-1"]
             assert len(agency.said("booked PD100 for third")) == 1

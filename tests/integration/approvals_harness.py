@@ -140,8 +140,8 @@ async def pass_gate(cp: Orchestration, request: GateRequest) -> bool:
 run_gate = Target("Gate", "run", GateRequest, bool)
 
 
-class Desk:
-    """Client of the approval services, with an approval ID of its own."""
+class ApprovalClient:
+    """Client of the approval services with a unique approval ID."""
 
     def __init__(self, env: RestateEnvironment) -> None:
         self.env = env
@@ -203,16 +203,16 @@ class Desk:
         return items
 
     def person(self, name: str) -> str:
-        """Return a name of this test's own, because inboxes outlive a test."""
+        """Return a unique name, since inboxes outlive a test."""
         return f"{name}-{self.id.lower()}"
 
 
-async def state_holds(desk: Desk, *names: str) -> None:
+async def state_holds(approval: ApprovalClient, *names: str) -> None:
     """Wait until the approval's state has exactly these keys."""
 
     async def matches() -> bool:
-        async with AdminClient(desk.env.admin) as admin:
-            sql = f"select key from state where service_name = 'Approvals' and service_key = '{desk.id}'"
+        async with AdminClient(approval.env.admin) as admin:
+            sql = f"select key from state where service_name = 'Approvals' and service_key = '{approval.id}'"
             return {row["key"] for row in await admin.query(sql)} == set(names)
 
     await eventually(matches, what=f"state of {names or 'nothing'} only")
@@ -224,15 +224,15 @@ async def refused(call: Any) -> IngressError:
     return caught.value
 
 
-async def notified(did: Recording, desk: Desk, *expected: str) -> None:
+async def notified(did: Recording, approval: ApprovalClient, *expected: str) -> None:
     async def matches() -> bool:
-        return set(expected) <= set(did.of(desk.id))
+        return set(expected) <= set(did.of(approval.id))
 
-    await eventually(matches, what=f"{expected} among the notifications {did.of(desk.id)}")
+    await eventually(matches, what=f"{expected} among the notifications {did.of(approval.id)}")
 
 
 @asynccontextmanager
-async def full_desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
+async def full_approvals(restate: Restate, did: Recording) -> AsyncIterator[ApprovalClient]:
     """Serve approvals with a recording notifier, a proxy for reminders and the reconciler."""
     notifier = sdk.Service("Notifier")
 
@@ -246,5 +246,5 @@ async def full_desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
     )
     config = ApprovalsConfig(notify=notify_target)
     env = await restate.serve(*definitions(config), reconciler, asking, gate, notifier, remind_proxy)
-    async with Desk(env) as desk:
-        yield desk
+    async with ApprovalClient(env) as approval:
+        yield approval

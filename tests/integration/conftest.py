@@ -24,7 +24,7 @@ async def bench(restate: Restate, did: Recording) -> AsyncIterator[Bench]:
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
-    """What is logged, in JSON."""
+    """The log, in JSON."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     stream = io.StringIO()

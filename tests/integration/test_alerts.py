@@ -190,7 +190,7 @@ async def test_unreadable_state_blocks_no_alert(scene):
 
 
 class AlertingProcess:
-    """`Alerts` in a process of its own."""
+    """`Alerts` in a separate process."""
 
     def __init__(self, admin: AdminClient, folder: Path, key: PrivateKey) -> None:
         key.save(folder / "key.pem")

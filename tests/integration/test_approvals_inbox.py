@@ -14,26 +14,26 @@ from perdure.approvals.messages import DecisionReceipt, InboxQuery
 from perdure.approvals.targets import page_inbox
 from perdure.errors import IngressError
 from perdure.testing import Restate
-from tests.integration.approvals_harness import HOUR, Desk, Question, full_desk, run_asking
+from tests.integration.approvals_harness import HOUR, ApprovalClient, Question, full_approvals, run_asking
 from tests.support import Recording, eventually
 
 
 @pytest_asyncio.fixture
-async def desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
-    async with full_desk(restate, did) as desk:
-        yield desk
+async def approval(restate: Restate, did: Recording) -> AsyncIterator[ApprovalClient]:
+    async with full_approvals(restate, did) as approval:
+        yield approval
 
 
-async def test_concurrent_votes_on_many_approvals(desk: Desk):
+async def test_concurrent_votes_on_many_approvals(approval: ApprovalClient):
     """Every approval has one outcome, and inboxes hold exactly the open approvals."""
-    people = [desk.person(f"p{number}") for number in range(6)]
-    ids = [f"{desk.id}-{number}" for number in range(4)]
+    people = [approval.person(f"p{number}") for number in range(6)]
+    ids = [f"{approval.id}-{number}" for number in range(4)]
     for approval_id in ids:
         question = Question(approval_id=approval_id, approvers=people, quorum=3, requester="req")
-        await desk.client.send(run_asking, question, key=approval_id)
+        await approval.client.send(run_asking, question, key=approval_id)
 
     async def open_in(person: str) -> set[str]:
-        page = await desk.client.call(page_inbox, InboxQuery(limit=500), key=person)
+        page = await approval.client.call(page_inbox, InboxQuery(limit=500), key=person)
         return {item.approval_id for item in page.items} & set(ids)
 
     async def settled(expected: dict[str, set[str]]) -> bool:
@@ -42,8 +42,8 @@ async def test_concurrent_votes_on_many_approvals(desk: Desk):
     await eventually(lambda: settled({person: set(ids) for person in people}), what="all approvals in all inboxes")
 
     async def decide(approval_id: str, number: int) -> DecisionReceipt | IngressError:
-        other = Desk(desk.env)
-        other.id, other.client = approval_id, desk.client
+        other = ApprovalClient(approval.env)
+        other.id, other.client = approval_id, approval.client
         try:
             # The last approval stays open: it gets two votes, below the quorum.
             approve = approval_id == ids[-1] or number % 2 == 0
@@ -54,8 +54,8 @@ async def test_concurrent_votes_on_many_approvals(desk: Desk):
     acts = [(each, number) for each in ids for number in range(6) if each != ids[-1] or number < 2]
     answers = await asyncio.gather(*(decide(each, number) for each, number in acts))
     for approval_id in ids[:-1]:
-        desk.id = approval_id
-        status = await desk.status()
+        approval.id = approval_id
+        status = await approval.status()
         mine = [answer for (each, _), answer in zip(acts, answers, strict=True) if each == approval_id]
         won = [answer for answer in mine if isinstance(answer, DecisionReceipt)]
         assert {answer.code for answer in mine if isinstance(answer, IngressError)} <= {"too_late"}
@@ -67,17 +67,17 @@ async def test_concurrent_votes_on_many_approvals(desk: Desk):
 
 
 @pytest.mark.restate_modes("http2")
-async def test_inbox_pages(desk: Desk):
-    person = desk.person("ada")
-    ids = [f"{desk.id}-{number}" for number in range(5)]
+async def test_inbox_pages_follow_deadlines(approval: ApprovalClient):
+    person = approval.person("ada")
+    ids = [f"{approval.id}-{number}" for number in range(5)]
     for number, approval_id in enumerate(ids):
         question = Question(approval_id=approval_id, approvers=[person], timeout=HOUR + timedelta(minutes=number))
-        await desk.client.send(run_asking, question, key=approval_id)
+        await approval.client.send(run_asking, question, key=approval_id)
 
     async def pages(limit: int) -> list[list[str]]:
         found, after = [], None
         while True:
-            page = await desk.client.call(page_inbox, InboxQuery(limit=limit, after=after), key=person.upper())
+            page = await approval.client.call(page_inbox, InboxQuery(limit=limit, after=after), key=person.upper())
             assert page.total >= len(page.items)
             found.append([item.approval_id for item in page.items])
             after = page.next

@@ -20,14 +20,23 @@ from perdure.approvals.targets import principal_status
 from perdure.security import ActorKey, Role, SigningMode, SigningRules, TrustedKeys
 from perdure.testing import Restate
 from tests.integration.approvals_harness import HOUR, asking, refused
-from tests.integration.test_approvals_signatures import DIGEST, ISSUER, LINKS, PAYLOAD, SignedDesk, key_of, now, why
+from tests.integration.test_approvals_signatures import (
+    DIGEST,
+    ISSUER,
+    LINKS,
+    PAYLOAD,
+    SignedApprovalClient,
+    key_of,
+    now,
+    why,
+)
 
 RULES = SigningRules(mode=SigningMode.SIGNED, trusted_keys=TrustedKeys(issuers=(ISSUER.public,)))
 ADMIN = key_of("admin", roles=(Role.ADMINISTRATOR,))
 MINTER = LinkMinter(LINKS, "https://console.example.com")
 
 
-class RightsDesk(SignedDesk):
+class PrincipalsClient(SignedApprovalClient):
     """Client that changes rights; the names are a test's own, because rights outlive it."""
 
     def link(self, person: str, *, issued_at: datetime | None = None) -> str:
@@ -63,57 +72,57 @@ class RightsDesk(SignedDesk):
 
 
 @pytest_asyncio.fixture
-async def desk(restate: Restate) -> AsyncIterator[RightsDesk]:
+async def approval(restate: Restate) -> AsyncIterator[PrincipalsClient]:
     config = ApprovalsConfig(signing=RULES, link_keys=(LINKS.public,))
     env = await restate.serve(*definitions(config), asking)
-    async with RightsDesk(env) as desk:
-        yield desk
+    async with PrincipalsClient(env) as approval:
+        yield approval
 
 
-async def test_link_ends_with_the_right(desk: RightsDesk):
-    (ada,) = await desk.open_for("ada")
-    token = desk.link(ada)
+async def test_link_ends_with_the_right(approval: PrincipalsClient):
+    (ada,) = await approval.open_for("ada")
+    token = approval.link(ada)
     for change, reason in [
         ({"active": False, "revoked_before": now()}, "disabled"),
         ({"active": True}, "revoked"),
     ]:
-        await desk.put(ada, Role.APPROVER, **change)
-        assert why(await refused(desk.by_link(token))) == (403, reason)
-    await desk.put(ada, Role.VIEWER)
-    assert why(await refused(desk.by_link(desk.link(ada)))) == (403, "role")
-    status = await desk.status()
+        await approval.put(ada, Role.APPROVER, **change)
+        assert why(await refused(approval.by_link(token))) == (403, reason)
+    await approval.put(ada, Role.VIEWER)
+    assert why(await refused(approval.by_link(approval.link(ada)))) == (403, "role")
+    status = await approval.status()
     assert [(entry.action, entry.actor, entry.result, entry.details.get("why")) for entry in status.audit_log[1:]] == [
         ("approve", ada, "refused:rights_withdrawn", reason) for reason in ("disabled", "revoked", "role")
     ]
-    await desk.put(ada, Role.APPROVER)
-    receipt = await desk.by_link(desk.link(ada))
+    await approval.put(ada, Role.APPROVER)
+    receipt = await approval.by_link(approval.link(ada))
     assert (receipt.actor, receipt.status) == (ada, "approved")
 
 
-async def test_unstated_principal_votes_until_revoked(desk: RightsDesk):
-    ada, bob = await desk.open_for("ada", "bob", quorum=2)
-    to_bob = desk.link(bob)
-    assert (await desk.by_link(desk.link(ada))).status == "open"
-    assert (await desk.revoke(bob, by=desk.key(bob))).roles is None
-    assert why(await refused(desk.by_link(to_bob))) == (403, "revoked")
-    assert (await desk.by_link(desk.link(bob))).status == "approved"
+async def test_unstated_principal_votes_until_revoked(approval: PrincipalsClient):
+    ada, bob = await approval.open_for("ada", "bob", quorum=2)
+    to_bob = approval.link(bob)
+    assert (await approval.by_link(approval.link(ada))).status == "open"
+    assert (await approval.revoke(bob, by=approval.key(bob))).roles is None
+    assert why(await refused(approval.by_link(to_bob))) == (403, "revoked")
+    assert (await approval.by_link(approval.link(bob))).status == "approved"
 
 
-async def test_links_of_one_approval_are_revoked(desk: RightsDesk):
-    ada, bob = await desk.open_for("ada", "bob", quorum=2)
-    to_ada, to_bob = desk.link(ada), desk.link(bob)
-    eve = desk.key(desk.person("eve"))
-    assert why(await refused(desk.act(eve, "revoke_links", person=bob))) == (403, "not_allowed_to_revoke")
-    await desk.act(desk.key(ada), "revoke_links", person=ada, reason="lost my phone")
-    error = await refused(desk.by_link(to_ada))
+async def test_links_of_one_approval_are_revoked(approval: PrincipalsClient):
+    ada, bob = await approval.open_for("ada", "bob", quorum=2)
+    to_ada, to_bob = approval.link(ada), approval.link(bob)
+    eve = approval.key(approval.person("eve"))
+    assert why(await refused(approval.act(eve, "revoke_links", person=bob))) == (403, "not_allowed_to_revoke")
+    await approval.act(approval.key(ada), "revoke_links", person=ada, reason="lost my phone")
+    error = await refused(approval.by_link(to_ada))
     assert (why(error), error.code) == ((403, "revoked"), "link_revoked")
     assert "request a new one" in error.message
-    await desk.act(desk.key("olga", Role.OPERATOR), "revoke_links")
-    assert why(await refused(desk.by_link(to_bob))) == (403, "revoked")
-    await desk.act(desk.key("req"), "revoke_links")
-    assert (await desk.by_link(desk.link(ada))).status == "open"
-    assert (await desk.by_link(desk.link(bob))).status == "approved"
-    status = await desk.status()
+    await approval.act(approval.key("olga", Role.OPERATOR), "revoke_links")
+    assert why(await refused(approval.by_link(to_bob))) == (403, "revoked")
+    await approval.act(approval.key("req"), "revoke_links")
+    assert (await approval.by_link(approval.link(ada))).status == "open"
+    assert (await approval.by_link(approval.link(bob))).status == "approved"
+    status = await approval.status()
     assert check_approval(status, RULES).good
     assert [(entry.result, entry.details) for entry in status.audit_log if entry.action == "revoke_links"] == [
         ("refused:not_allowed_to_revoke", {"person": bob}),
@@ -123,106 +132,106 @@ async def test_links_of_one_approval_are_revoked(desk: RightsDesk):
     ]
 
 
-async def test_reject_forged_revocation(desk: RightsDesk):
-    (ada,) = await desk.open_for("ada")
-    body = sign_action(desk.key(ada), "revoke_links", desk.id, DIGEST, {"person": ada}, at=now())
+async def test_reject_forged_revocation(approval: PrincipalsClient):
+    (ada,) = await approval.open_for("ada")
+    body = sign_action(approval.key(ada), "revoke_links", approval.id, DIGEST, {"person": ada}, at=now())
     for forged in (
         {"actor": ada, "person": ada},
-        {**body, "person": desk.person("bob")},
+        {**body, "person": approval.person("bob")},
         {**body, "person": None},
         {**body, "reason": "another"},
     ):
-        assert (await refused(desk.send_body("revoke_links", forged))).status_code in (401, 403)
-    assert (await desk.by_link(desk.link(ada))).status == "approved"
+        assert (await refused(approval.send_body("revoke_links", forged))).status_code in (401, 403)
+    assert (await approval.by_link(approval.link(ada))).status == "approved"
 
 
-async def test_link_of_earlier_approval_is_refused(desk: RightsDesk):
-    (ada,) = await desk.open_for("ada")
-    opened = (await desk.status()).opened_at
-    early = desk.link(ada, issued_at=opened - timedelta(milliseconds=1))
-    assert why(await refused(desk.by_link(early))) == (403, "earlier_approval")
+async def test_link_of_earlier_approval_is_refused(approval: PrincipalsClient):
+    (ada,) = await approval.open_for("ada")
+    opened = (await approval.status()).opened_at
+    early = approval.link(ada, issued_at=opened - timedelta(milliseconds=1))
+    assert why(await refused(approval.by_link(early))) == (403, "earlier_approval")
 
 
 @pytest.mark.parametrize("whose", ["delegator", "delegate"])
-async def test_delegation_ends_with_the_right(desk: RightsDesk, whose: str):
-    ada, bob = await desk.open_for("ada", "bob", quorum=2)
-    cy = desk.person("cy")
-    await desk.act(desk.key(ada), "delegate", to=cy, until=(now() + HOUR).isoformat())
-    await desk.inbox_has(cy, 1)
+async def test_delegation_ends_with_the_right(approval: PrincipalsClient, whose: str):
+    ada, bob = await approval.open_for("ada", "bob", quorum=2)
+    cy = approval.person("cy")
+    await approval.act(approval.key(ada), "delegate", to=cy, until=(now() + HOUR).isoformat())
+    await approval.inbox_has(cy, 1)
     withdrawn = ada if whose == "delegator" else cy
-    await desk.put(withdrawn, Role.APPROVER, active=False, revoked_before=now())
-    await desk.put(withdrawn, Role.APPROVER)  # granted again; the delegation stays revoked
-    error = await refused(desk.act(desk.key(cy), "approve"))
+    await approval.put(withdrawn, Role.APPROVER, active=False, revoked_before=now())
+    await approval.put(withdrawn, Role.APPROVER)  # granted again; the delegation stays revoked
+    error = await refused(approval.act(approval.key(cy), "approve"))
     assert (error.status_code, error.code) == (403, "delegation_revoked")
-    await desk.inbox_has(cy, 0)
-    status = await desk.status()
+    await approval.inbox_has(cy, 0)
+    status = await approval.status()
     assert [(entry.action, entry.result) for entry in status.audit_log[2:]] == [
         ("revoke_delegation", "revoked"),
         ("approve", "refused:delegation_revoked"),
     ]
     assert withdrawn in status.audit_log[2].reason
     assert status.delegations[0].revoked_at is not None
-    assert why(await refused(desk.by_link(desk.link(cy)))) == (403, "delegation_revoked")
-    await desk.act(desk.key(ada), "delegate", to=cy, until=(now() + HOUR).isoformat())
-    assert (await desk.act(desk.key(cy), "approve"))["on_behalf_of"] == ada
-    assert (await desk.act(desk.key(bob), "approve"))["status"] == "approved"
-    assert check_approval(await desk.status(), RULES).good
+    assert why(await refused(approval.by_link(approval.link(cy)))) == (403, "delegation_revoked")
+    await approval.act(approval.key(ada), "delegate", to=cy, until=(now() + HOUR).isoformat())
+    assert (await approval.act(approval.key(cy), "approve"))["on_behalf_of"] == ada
+    assert (await approval.act(approval.key(bob), "approve"))["status"] == "approved"
+    assert check_approval(await approval.status(), RULES).good
 
 
-async def test_demoted_approver_cannot_delegate(desk: RightsDesk):
-    ada, bob = await desk.open_for("ada", "bob", quorum=2)
-    cy, until = desk.person("cy"), (now() + HOUR).isoformat()
-    await desk.act(desk.key(ada), "delegate", to=cy, until=until)
-    await desk.put(ada, Role.VIEWER)
-    assert (await refused(desk.act(desk.key(cy), "approve"))).code == "delegation_revoked"
-    assert why(await refused(desk.act(desk.key(ada), "delegate", to=cy, until=until))) == (403, "role")
-    await desk.put(cy, Role.OPERATOR)
-    assert why(await refused(desk.act(desk.key(bob), "delegate", to=cy, until=until))) == (403, "role")
+async def test_demoted_approver_cannot_delegate(approval: PrincipalsClient):
+    ada, bob = await approval.open_for("ada", "bob", quorum=2)
+    cy, until = approval.person("cy"), (now() + HOUR).isoformat()
+    await approval.act(approval.key(ada), "delegate", to=cy, until=until)
+    await approval.put(ada, Role.VIEWER)
+    assert (await refused(approval.act(approval.key(cy), "approve"))).code == "delegation_revoked"
+    assert why(await refused(approval.act(approval.key(ada), "delegate", to=cy, until=until))) == (403, "role")
+    await approval.put(cy, Role.OPERATOR)
+    assert why(await refused(approval.act(approval.key(bob), "delegate", to=cy, until=until))) == (403, "role")
 
 
-async def test_delegation_beyond_bound_is_refused(desk: RightsDesk):
-    (ada,) = await desk.open_for("ada", timeout=timedelta(days=60))
+async def test_delegation_beyond_bound_is_refused(approval: PrincipalsClient):
+    (ada,) = await approval.open_for("ada", timeout=timedelta(days=60))
     until = now() + timedelta(days=30, minutes=5)
-    error = await refused(desk.act(desk.key(ada), "delegate", to="cy", until=until.isoformat()))
+    error = await refused(approval.act(approval.key(ada), "delegate", to="cy", until=until.isoformat()))
     assert (error.status_code, error.metadata["field"]) == (400, "until")
     assert "at most 30 days" in error.message
 
 
-async def test_old_credential_ends_with_the_right(desk: RightsDesk):
-    (ada,) = await desk.open_for("ada")
+async def test_old_credential_ends_with_the_right(approval: PrincipalsClient):
+    (ada,) = await approval.open_for("ada")
     old = key_of(ada)  # issued ten minutes ago
-    await desk.put(ada, Role.APPROVER, revoked_before=now())
+    await approval.put(ada, Role.APPROVER, revoked_before=now())
     for act in ("approve", "reject", "delegate", "withdraw", "revoke_links"):
         more = {"to": "cy", "until": (now() + HOUR).isoformat()} if act == "delegate" else {}
-        assert why(await refused(desk.act(old, act, **more))) == (403, "revoked")  # type: ignore[arg-type]
-    assert (await desk.act(desk.key(ada), "approve"))["status"] == "approved"
+        assert why(await refused(approval.act(old, act, **more))) == (403, "revoked")  # type: ignore[arg-type]
+    assert (await approval.act(approval.key(ada), "approve"))["status"] == "approved"
 
 
-async def test_only_administrators_state_rights(desk: RightsDesk):
-    ada, boss = desk.person("ada"), desk.person("boss")
+async def test_only_administrators_state_rights(approval: PrincipalsClient):
+    ada, boss = approval.person("ada"), approval.person("boss")
     state = {"roles": ["approver"], "active": True, "as_of": now()}
-    good = sign_principal_action(desk.key(boss, Role.ADMINISTRATOR), ada, state, at=now(), action="put")
+    good = sign_principal_action(approval.key(boss, Role.ADMINISTRATOR), ada, state, at=now(), action="put")
     for body, expected in [
         ({"actor": boss, "roles": ["approver"], "active": True, "as_of": now().isoformat()}, (401, "unsigned")),
         ({**good, "roles": ["administrator"]}, (403, "details")),
-        (sign_principal_action(desk.key(ada), ada, state, at=now(), action="put"), (403, "forbidden")),
+        (sign_principal_action(approval.key(ada), ada, state, at=now(), action="put"), (403, "forbidden")),
         ({**good, "as_of": (now() + HOUR).isoformat()}, (400, "invalid_input")),
     ]:
-        assert why(await refused(desk.principal("put", ada, body))) == expected
-    assert why(await refused(desk.principal("put", boss, good))) == (403, "target")
-    assert why(await refused(desk.revoke(ada, by=desk.key("eve")))) == (403, "forbidden")
-    assert await desk.client.call(principal_status, key=ada) == Principal()
-    assert why(await refused(desk.client.call(principal_status, key=ada.upper()))) == (400, "invalid_input")
-    assert (await desk.principal("put", ada, good)).roles == (Role.APPROVER,)
-    assert why(await refused(desk.principal("put", ada, good))) == (409, "replayed")
-    await desk.put(boss, Role.APPROVER)
-    by_boss = desk.key(boss, Role.ADMINISTRATOR)
-    assert why(await refused(desk.put(ada, Role.ADMINISTRATOR, by=by_boss))) == (403, "role")
+        assert why(await refused(approval.principal("put", ada, body))) == expected
+    assert why(await refused(approval.principal("put", boss, good))) == (403, "target")
+    assert why(await refused(approval.revoke(ada, by=approval.key("eve")))) == (403, "forbidden")
+    assert await approval.client.call(principal_status, key=ada) == Principal()
+    assert why(await refused(approval.client.call(principal_status, key=ada.upper()))) == (400, "invalid_input")
+    assert (await approval.principal("put", ada, good)).roles == (Role.APPROVER,)
+    assert why(await refused(approval.principal("put", ada, good))) == (409, "replayed")
+    await approval.put(boss, Role.APPROVER)
+    by_boss = approval.key(boss, Role.ADMINISTRATOR)
+    assert why(await refused(approval.put(ada, Role.ADMINISTRATOR, by=by_boss))) == (403, "role")
 
 
-async def test_older_statement_changes_no_roles(desk: RightsDesk):
-    ada = desk.person("ada")
+async def test_older_statement_changes_no_roles(approval: PrincipalsClient):
+    ada = approval.person("ada")
     at = now()
-    await desk.put(ada, Role.VIEWER, as_of=at)
-    late = await desk.put(ada, Role.APPROVER, as_of=at - HOUR, revoked_before=at - HOUR)
+    await approval.put(ada, Role.VIEWER, as_of=at)
+    late = await approval.put(ada, Role.APPROVER, as_of=at - HOUR, revoked_before=at - HOUR)
     assert (late.roles, late.as_of, late.revoked_before) == ((Role.VIEWER,), at, at - HOUR)

@@ -24,10 +24,10 @@ from perdure.engine.admin import AdminClient
 from perdure.testing import Restate
 from tests.integration.approvals_harness import (
     HOUR,
-    Desk,
+    ApprovalClient,
     GateRequest,
     asking,
-    full_desk,
+    full_approvals,
     refused,
     run_gate,
     state_holds,
@@ -36,90 +36,92 @@ from tests.support import Recording, eventually
 
 
 @pytest_asyncio.fixture
-async def desk(restate: Restate, did: Recording) -> AsyncIterator[Desk]:
-    async with full_desk(restate, did) as desk:
-        yield desk
+async def approval(restate: Restate, did: Recording) -> AsyncIterator[ApprovalClient]:
+    async with full_approvals(restate, did) as approval:
+        yield approval
 
 
 reconcile: Any = Target("ApprovalReconciler", "reconcile", None, dict[str, Any])
 
 
-async def test_withdraw_after_kill_of_waiter(desk: Desk):
-    person = desk.person("ada")
-    invocation = await desk.client.send(run_gate, GateRequest(), key=desk.id)
-    await desk.ask(by="other", approvers=[person])
-    await desk.inbox_has(person, 1)
-    desk.id, other = f"gate-{desk.id}", desk.id
-    await desk.status_where(lambda status: status.status == "open")
+async def test_withdraw_after_kill_of_waiter(approval: ApprovalClient):
+    person = approval.person("ada")
+    invocation = await approval.client.send(run_gate, GateRequest(), key=approval.id)
+    await approval.ask(by="other", approvers=[person])
+    await approval.inbox_has(person, 1)
+    approval.id, other = f"gate-{approval.id}", approval.id
+    await approval.status_where(lambda status: status.status == "open")
     assert [
-        each["id"] for each in (await desk.client.call(reconcile, key="all"))["repaired"] if each["id"] == desk.id
+        each["id"]
+        for each in (await approval.client.call(reconcile, key="all"))["repaired"]
+        if each["id"] == approval.id
     ] == []
-    async with AdminClient(desk.env.admin) as admin:
+    async with AdminClient(approval.env.admin) as admin:
         await admin.control_invocation(invocation, "kill")
 
     async def withdrawn() -> bool:
-        await desk.client.call(reconcile, key="all")
-        return (await desk.status()).status == "withdrawn"
+        await approval.client.call(reconcile, key="all")
+        return (await approval.status()).status == "withdrawn"
 
     await eventually(withdrawn, what="withdrawal by the reconciler")
-    assert (await desk.status()).reason == "the waiting invocation ended"
-    desk.id = other
-    assert (await desk.status()).status == "open"  # another waiter is not affected
+    assert (await approval.status()).reason == "the waiting invocation ended"
+    approval.id = other
+    assert (await approval.status()).status == "open"  # another waiter is not affected
 
 
-async def test_repair_killed_timers(desk: Desk):
-    person = desk.person("ada")
-    await desk.ask(approvers=[person], timeout=timedelta(seconds=2), on_timeout=OnTimeout.REJECT)
-    await desk.inbox_has(person, 1)
-    async with AdminClient(desk.env.admin) as admin:
+async def test_repair_killed_timers(approval: ApprovalClient):
+    person = approval.person("ada")
+    await approval.ask(approvers=[person], timeout=timedelta(seconds=2), on_timeout=OnTimeout.REJECT)
+    await approval.inbox_has(person, 1)
+    async with AdminClient(approval.env.admin) as admin:
         sql = f"""select id from sys_invocation_status where target_service_name = 'Approvals'
-            and target_service_key = '{desk.id}' and target_handler_name = 'end_stage'"""
+            and target_service_key = '{approval.id}' and target_handler_name = 'end_stage'"""
         for row in await admin.query(sql):
             await admin.control_invocation(row["id"], "kill")
         assert not await admin.query(sql + " and status != 'completed'")
 
     async def is_found() -> bool:
-        report = await desk.client.call(reconcile, key="all")
-        return any((each["kind"], each["id"]) == ("missing_timer", desk.id) for each in report["repaired"])
+        report = await approval.client.call(reconcile, key="all")
+        return any((each["kind"], each["id"]) == ("missing_timer", approval.id) for each in report["repaired"])
 
     await eventually(is_found, what="orphan without a timer")
-    assert (await desk.outcome()).outcome == "rejected"
-    await desk.inbox_has(person, 0)
+    assert (await approval.outcome()).outcome == "rejected"
+    await approval.inbox_has(person, 0)
 
 
-async def interrupt(desk: Desk, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+async def interrupt(approval: ApprovalClient, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
     """Set the state that a kill of a handler leaves, and kill the timers."""
-    mine = f"service_name = 'Approvals' and service_key = '{desk.id}'"
-    async with AdminClient(desk.env.admin) as admin, httpx.AsyncClient(base_url=desk.env.admin) as http:
+    mine = f"service_name = 'Approvals' and service_key = '{approval.id}'"
+    async with AdminClient(approval.env.admin) as admin, httpx.AsyncClient(base_url=approval.env.admin) as http:
         rows = await admin.query(f"select key, value_utf8 from state where {mine}")
         state = change({row["key"]: row["value_utf8"] for row in rows})
         new_state = {name: list(value.encode()) for name, value in state.items()}
-        body = {"object_key": desk.id, "new_state": new_state}
+        body = {"object_key": approval.id, "new_state": new_state}
         (await http.post("/services/Approvals/state", json=body)).raise_for_status()
         sql = f"""select id from sys_invocation_status where target_service_name = 'Approvals'
-            and target_service_key = '{desk.id}' and target_handler_name = 'end_stage'"""
+            and target_service_key = '{approval.id}' and target_handler_name = 'end_stage'"""
         for row in await admin.query(sql):
             await admin.control_invocation(row["id"], "kill")
 
 
-async def repaired(desk: Desk, *keys: str) -> None:
+async def repaired(approval: ApprovalClient, *keys: str) -> None:
     """Reconcile until the approval's state has exactly these keys, besides waiters."""
 
     async def matches() -> bool:
-        await desk.client.call(reconcile, key="all")
-        async with AdminClient(desk.env.admin) as admin:
-            sql = f"select key from state where service_name = 'Approvals' and service_key = '{desk.id}'"
+        await approval.client.call(reconcile, key="all")
+        async with AdminClient(approval.env.admin) as admin:
+            sql = f"select key from state where service_name = 'Approvals' and service_key = '{approval.id}'"
             names = {row["key"] for row in await admin.query(sql)}
         return {name for name in names if not name.startswith("waiter/inv_")} == set(keys)
 
     await eventually(matches, what=f"state of {keys} only")
 
 
-async def test_repair_kill_before_waking(desk: Desk):
+async def test_repair_kill_before_waking(approval: ApprovalClient):
     """The vote is stored, and no waiter was woken."""
-    person = desk.person("ada")
-    await desk.ask(approvers=[person])
-    await desk.inbox_has(person, 1)
+    person = approval.person("ada")
+    await approval.ask(approvers=[person])
+    await approval.inbox_has(person, 1)
 
     def decided(state: dict[str, str]) -> dict[str, str]:
         assert [name for name in state if name.startswith("waiter/inv_")]
@@ -128,27 +130,27 @@ async def test_repair_kill_before_waking(desk: Desk):
         audit_log = {"audit_log/000002": change.entries[0].model_dump_json()}
         return {**state, **audit_log, "approval": change.approval.model_dump_json()}
 
-    await interrupt(desk, decided)
-    await repaired(desk, "approval", "request", "audit_log/000001", "audit_log/000002")
-    assert (await desk.outcome()).reason == "interrupted"
-    await desk.inbox_has(person, 0)
+    await interrupt(approval, decided)
+    await repaired(approval, "approval", "request", "audit_log/000001", "audit_log/000002")
+    assert (await approval.outcome()).reason == "interrupted"
+    await approval.inbox_has(person, 0)
 
 
-async def test_repair_kill_during_opening(desk: Desk):
+async def test_repair_kill_during_opening(approval: ApprovalClient):
     """The kill follows the write of the request, or precedes it."""
-    await desk.asked(payload=1)
-    await interrupt(desk, lambda state: {name: state[name] for name in ("open", "request")})
-    await repaired(desk, "approval", "open", "request", "audit_log/000001")
-    assert (await desk.approve("bob")).status == "approved"
-    assert (await desk.outcome()).decided_by == ["bob"]
-    desk.id = f"{desk.id}-2"
-    await desk.asked()
-    await interrupt(desk, lambda state: {"open": state["open"]})
-    await repaired(desk)
+    await approval.asked(payload=1)
+    await interrupt(approval, lambda state: {name: state[name] for name in ("open", "request")})
+    await repaired(approval, "approval", "open", "request", "audit_log/000001")
+    assert (await approval.approve("bob")).status == "approved"
+    assert (await approval.outcome()).decided_by == ["bob"]
+    approval.id = f"{approval.id}-2"
+    await approval.asked()
+    await interrupt(approval, lambda state: {"open": state["open"]})
+    await repaired(approval)
 
 
-async def test_waiter_learns_of_killed_opening(desk: Desk, monkeypatch: pytest.MonkeyPatch):
-    free, held = threading.Event(), desk.id
+async def test_waiter_learns_of_killed_opening(approval: ApprovalClient, monkeypatch: pytest.MonkeyPatch):
+    free, held = threading.Event(), approval.id
 
     class HeldTime(Time):
         async def now(self) -> datetime:
@@ -157,33 +159,33 @@ async def test_waiter_learns_of_killed_opening(desk: Desk, monkeypatch: pytest.M
             return await super().now()
 
     monkeypatch.setattr("perdure.approvals.service.Time", HeldTime)
-    await desk.ask(approvers=["ada"])
+    await approval.ask(approvers=["ada"])
 
     async def opening() -> str | None:
-        async with AdminClient(desk.env.admin) as admin:
+        async with AdminClient(approval.env.admin) as admin:
             sql = f"""select id from sys_invocation_status where target_service_name = 'Approvals'
-                and target_service_key = '{desk.id}' and target_handler_name = 'open' and status != 'completed'"""
+                and target_service_key = '{approval.id}' and target_handler_name = 'open' and status != 'completed'"""
             return next((row["id"] for row in await admin.query(sql)), None)
 
     try:
         invocation = await eventually(opening, what="an invocation that opens it")
-        async with AdminClient(desk.env.admin) as admin:
+        async with AdminClient(approval.env.admin) as admin:
             await admin.control_invocation(invocation, "kill")
-        assert (await refused(desk.outcome())).message == "killed"
+        assert (await refused(approval.outcome())).message == "killed"
     finally:
         free.set()
-    report = await desk.client.call(reconcile, key="all")
-    assert [each for each in report["repaired"] if each["id"] == desk.id] == []
-    await state_holds(desk)
+    report = await approval.client.call(reconcile, key="all")
+    assert [each for each in report["repaired"] if each["id"] == approval.id] == []
+    await state_holds(approval)
 
 
 @pytest.mark.restate_modes("http2")
 async def test_purge_after_retention(restate: Restate):
     env = await restate.serve(*definitions(ApprovalsConfig(retention=timedelta(seconds=2))), asking)
-    async with Desk(env) as desk:
-        await desk.asked(timeout=HOUR)
-        await desk.approve("ada")
-        assert (await desk.status()).status == "approved"
+    async with ApprovalClient(env) as approval:
+        await approval.asked(timeout=HOUR)
+        await approval.approve("ada")
+        assert (await approval.status()).status == "approved"
 
         async def is_stored(approval_id: str) -> bool:
             async with AdminClient(env.admin) as admin:
@@ -193,13 +195,13 @@ async def test_purge_after_retention(restate: Restate):
         async def is_purged(approval_id: str) -> bool:
             return not await is_stored(approval_id)
 
-        await eventually(lambda: is_purged(desk.id), what="purge of the approval")
-        assert (await refused(desk.status())).status_code == 404
-        assert (await desk.outcome()).decided_by == ["ada"]
+        await eventually(lambda: is_purged(approval.id), what="purge of the approval")
+        assert (await refused(approval.status())).status_code == 404
+        assert (await approval.outcome()).decided_by == ["ada"]
         # Early votes are purged likewise, unless their approval was opened.
-        opened, never = f"{desk.id}-opened", f"{desk.id}-never"
-        for desk.id in (never, opened):
-            await desk.approve("bob")
-        await desk.asked(approvers=["bob", "cy"], quorum=2)
+        opened, never = f"{approval.id}-opened", f"{approval.id}-never"
+        for approval.id in (never, opened):
+            await approval.approve("bob")
+        await approval.asked(approvers=["bob", "cy"], quorum=2)
         await eventually(lambda: is_purged(never), what="purge of early votes")
-        assert [decision.actor for decision in (await desk.status()).decisions] == ["bob"]
+        assert [decision.actor for decision in (await approval.status()).decisions] == ["bob"]

@@ -19,7 +19,7 @@ from perdure.security import PrivateKey, json_digest, mint_link
 from perdure.testing import Restate
 from tests.integration.approvals_harness import (
     HOUR,
-    Desk,
+    ApprovalClient,
     asking,
     refused,
     remind_proxy,
@@ -38,7 +38,7 @@ async def repair_it(ctx: sdk.ObjectContext) -> None:
     await ObjectClient(ctx, repair_approval, ctx.key()).call()
 
 
-class SecondDesk(Desk):
+class ReusedApprovalClient(ApprovalClient):
     """Client of approvals with a short retention."""
 
     async def pending(self, handler_: str) -> list[str]:
@@ -70,63 +70,63 @@ class SecondDesk(Desk):
 
 
 @pytest_asyncio.fixture
-async def desk(restate: Restate) -> AsyncIterator[SecondDesk]:
+async def approval(restate: Restate) -> AsyncIterator[ReusedApprovalClient]:
     config = ApprovalsConfig(retention=timedelta(milliseconds=300), link_keys=(LINKS.public,))
     env = await restate.serve(*definitions(config), asking, remind_proxy, repair_proxy)
-    async with SecondDesk(env) as desk:
-        yield desk
+    async with ReusedApprovalClient(env) as approval:
+        yield approval
 
 
-async def test_reused_id_has_own_timers(desk: SecondDesk):
-    await desk.asked(timeout=timedelta(seconds=6), remind_every=timedelta(seconds=5))
-    await desk.approve("ada")
-    await state_holds(desk)
-    await desk.ask(by="again", timeout=HOUR, on_timeout=OnTimeout.APPROVE, remind_every=HOUR / 2)
-    opened = await desk.status_where(lambda status: status.status == "open")
+async def test_reused_id_has_own_timers(approval: ReusedApprovalClient):
+    await approval.asked(timeout=timedelta(seconds=6), remind_every=timedelta(seconds=5))
+    await approval.approve("ada")
+    await state_holds(approval)
+    await approval.ask(by="again", timeout=HOUR, on_timeout=OnTimeout.APPROVE, remind_every=HOUR / 2)
+    opened = await approval.status_where(lambda status: status.status == "open")
     for timer in ("end_stage", "remind"):
-        assert len(await desk.pending(timer)) == 2, "timers of both approvals"
-    await desk.pending_are("end_stage", 1)
-    await desk.pending_are("remind", 1)
-    assert await desk.status() == opened
+        assert len(await approval.pending(timer)) == 2, "timers of both approvals"
+    await approval.pending_are("end_stage", 1)
+    await approval.pending_are("remind", 1)
+    assert await approval.status() == opened
 
 
-async def test_used_link_is_refused_for_reused_id(desk: SecondDesk):
-    await desk.asked(payload=PAYLOAD, approvers=["ada"])
-    token = desk.link("ada", "a")
-    assert (await desk.by_link(token)).status == "approved"
-    await state_holds(desk, "nonces")
+async def test_used_link_is_refused_for_reused_id(approval: ReusedApprovalClient):
+    await approval.asked(payload=PAYLOAD, approvers=["ada"])
+    token = approval.link("ada", "a")
+    assert (await approval.by_link(token)).status == "approved"
+    await state_holds(approval, "nonces")
     # The remaining nonces are no approval.
-    assert (await refused(desk.status())).status_code == 404
-    assert (await refused(desk.by_link(token))).status_code == 404
-    async with AdminClient(desk.env.admin) as admin:
-        assert [each for each in await find_orphans(admin, timedelta(0)) if each.id == desk.id] == []
-    await desk.client.call(Target("RepairProxy", "repair", None, None), key=desk.id)
-    await state_holds(desk, "nonces")
-    await desk.ask(by="again", payload=PAYLOAD, approvers=["ada"])
-    await desk.status_where(lambda status: status.status == "open")
-    error = await refused(desk.by_link(token))
+    assert (await refused(approval.status())).status_code == 404
+    assert (await refused(approval.by_link(token))).status_code == 404
+    async with AdminClient(approval.env.admin) as admin:
+        assert [each for each in await find_orphans(admin, timedelta(0)) if each.id == approval.id] == []
+    await approval.client.call(Target("RepairProxy", "repair", None, None), key=approval.id)
+    await state_holds(approval, "nonces")
+    await approval.ask(by="again", payload=PAYLOAD, approvers=["ada"])
+    await approval.status_where(lambda status: status.status == "open")
+    error = await refused(approval.by_link(token))
     assert (error.status_code, error.metadata["why"]) == (403, "earlier_approval")
-    assert (await desk.by_link(desk.link("ada", "b"))).status == "approved"
+    assert (await approval.by_link(approval.link("ada", "b"))).status == "approved"
 
 
-async def test_nonces_are_purged_after_expiry(desk: SecondDesk):
-    await desk.asked(payload=PAYLOAD, approvers=["ada"])
-    await desk.by_link(desk.link("ada", "a", timedelta(seconds=4)))
-    await state_holds(desk)
-    assert await desk.pending("purge") == []
+async def test_nonces_are_purged_after_expiry(approval: ReusedApprovalClient):
+    await approval.asked(payload=PAYLOAD, approvers=["ada"])
+    await approval.by_link(approval.link("ada", "a", timedelta(seconds=4)))
+    await state_holds(approval)
+    assert await approval.pending("purge") == []
 
 
-async def test_nonce_purge_keeps_reused_approval(desk: SecondDesk):
-    await desk.asked(payload=PAYLOAD, approvers=["ada"])
-    await desk.by_link(desk.link("ada", "a", timedelta(seconds=6)))
-    await state_holds(desk, "nonces")
-    await desk.ask(by="again", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
-    await desk.status_where(lambda status: status.status == "open")
-    token = desk.link("bob", "b")
-    await desk.by_link(token)
-    status = await desk.status()
-    assert len(await desk.pending("purge")) == 1
-    await desk.pending_are("purge", 0)
-    assert await desk.status() == status
-    assert (await refused(desk.by_link(token))).metadata["why"] == "replayed"
-    assert (await desk.by_link(desk.link("ada", "c"))).status == "approved"
+async def test_nonce_purge_keeps_reused_approval(approval: ReusedApprovalClient):
+    await approval.asked(payload=PAYLOAD, approvers=["ada"])
+    await approval.by_link(approval.link("ada", "a", timedelta(seconds=6)))
+    await state_holds(approval, "nonces")
+    await approval.ask(by="again", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
+    await approval.status_where(lambda status: status.status == "open")
+    token = approval.link("bob", "b")
+    await approval.by_link(token)
+    status = await approval.status()
+    assert len(await approval.pending("purge")) == 1
+    await approval.pending_are("purge", 0)
+    assert await approval.status() == status
+    assert (await refused(approval.by_link(token))).metadata["why"] == "replayed"
+    assert (await approval.by_link(approval.link("ada", "c"))).status == "approved"

@@ -31,7 +31,7 @@ from perdure.security import (
     mint_link,
 )
 from perdure.testing import Restate
-from tests.integration.approvals_harness import HOUR, Desk, asking, end, refused
+from tests.integration.approvals_harness import HOUR, ApprovalClient, asking, end, refused
 from tests.support import Recording, eventually
 
 ISSUER, STRANGER, LINKS = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.generate()
@@ -50,7 +50,7 @@ def key_of(
     return ActorKey.issue(issuer, actor=actor, roles=roles, lifetime=HOUR, now=now() - timedelta(minutes=10), **more)
 
 
-class SignedDesk(Desk):
+class SignedApprovalClient(ApprovalClient):
     """Client that signs its actions."""
 
     async def ask(self, by: str = "", **question: Any) -> str:
@@ -73,7 +73,7 @@ def why(error: IngressError) -> tuple[int, str | None]:
 
 
 @pytest_asyncio.fixture
-async def desk(restate: Restate, did: Recording) -> AsyncIterator[SignedDesk]:
+async def approval(restate: Restate, did: Recording) -> AsyncIterator[SignedApprovalClient]:
     notifier = sdk.Service("Notifier")
 
     @handler(notifier)
@@ -86,20 +86,20 @@ async def desk(restate: Restate, did: Recording) -> AsyncIterator[SignedDesk]:
         notify=Target("Notifier", "put", ApprovalNotification, None),
     )
     env = await restate.serve(*definitions(config), asking, notifier)
-    async with SignedDesk(env) as desk:
-        yield desk
+    async with SignedApprovalClient(env) as approval:
+        yield approval
 
 
-async def test_signed_vote_is_stored_with_signature(desk: SignedDesk):
+async def test_signed_vote_is_stored_with_signature(approval: SignedApprovalClient):
     ada, bob = key_of("Ada"), key_of("bob", groups=["Finance"])
-    await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada", "group:finance"], quorum=2)
-    receipt = await desk.act(ada, "approve", reason="fine")
+    await approval.asked(requester="req", payload=PAYLOAD, approvers=["ada", "group:finance"], quorum=2)
+    receipt = await approval.act(ada, "approve", reason="fine")
     assert (receipt["actor"], receipt["signed"]) == ("ada", True)
-    await desk.act(bob, "delegate", to="cy", until=(now() + HOUR).isoformat())
+    await approval.act(bob, "delegate", to="cy", until=(now() + HOUR).isoformat())
     cy = key_of("cy")
-    receipt = await desk.act(cy, "approve")
+    receipt = await approval.act(cy, "approve")
     assert (receipt["on_behalf_of"], receipt["status"]) == ("bob", "approved")
-    status = await desk.status()
+    status = await approval.status()
     assert [
         (entry.action, entry.signed_action.credential.actor if entry.signed_action else None)
         for entry in status.audit_log
@@ -109,14 +109,14 @@ async def test_signed_vote_is_stored_with_signature(desk: SignedDesk):
         ("delegate", "bob"),
         ("approve", "cy"),
     ]
-    assert verify_audit_log(desk.id, status.audit_log, head=status.head).intact
+    assert verify_audit_log(approval.id, status.audit_log, head=status.head).intact
     # The stored signature is verifiable with the issuer's key alone.
     stored = status.audit_log[1].signed_action
     assert stored is not None
     verified = TrustedKeys(issuers=(ISSUER.public,)).verify(
         stored,
         action="approve",
-        target=f"Approvals/{desk.id}",
+        target=f"Approvals/{approval.id}",
         payload_digest=DIGEST,
         now=now(),
         actor="ada",
@@ -125,12 +125,12 @@ async def test_signed_vote_is_stored_with_signature(desk: SignedDesk):
     assert verified.actor == "ada"
 
 
-async def test_invalid_signatures_are_refused_and_recorded(desk: SignedDesk):
-    await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
+async def test_invalid_signatures_are_refused_and_recorded(approval: SignedApprovalClient):
+    await approval.asked(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
     ada = key_of("ada")
 
     def signed(key: ActorKey, action: SignableAction = "approve", target: str = "", **more: Any) -> dict[str, Any]:
-        return sign_action(key, action, target or desk.id, DIGEST, {}, at=more.pop("at", now())) | more
+        return sign_action(key, action, target or approval.id, DIGEST, {}, at=more.pop("at", now())) | more
 
     good = signed(ada)
     forged = {**good, "signed_action": {**good["signed_action"], "signature": "A" * 86}}
@@ -149,96 +149,96 @@ async def test_invalid_signatures_are_refused_and_recorded(desk: SignedDesk):
         ("approve", signed(key_of("ada", roles=(Role.VIEWER,))), (403, "forbidden")),
         (
             "approve",
-            sign_action(ada, "approve", desk.id, json_digest({"amount": 1}), {}, at=now()),
+            sign_action(ada, "approve", approval.id, json_digest({"amount": 1}), {}, at=now()),
             (409, "payload"),
         ),
         ("delegate", {"actor": "ada", "to": "eve", "until": (now() + HOUR).isoformat()}, (401, "unsigned")),
         ("withdraw", {"actor": "req"}, (401, "unsigned")),
     ]
     for action, body, expected in cases:
-        error = await refused(desk.send_body(action, body))
+        error = await refused(approval.send_body(action, body))
         assert why(error) == expected, (action, expected, error.message)
     until = (now() + HOUR).isoformat()
-    to_cy = sign_action(ada, "delegate", desk.id, DIGEST, {"to": "cy", "until": until}, at=now())
-    assert why(await refused(desk.send_body("delegate", {**to_cy, "to": "eve"}))) == (403, "details")
+    to_cy = sign_action(ada, "delegate", approval.id, DIGEST, {"to": "cy", "until": until}, at=now())
+    assert why(await refused(approval.send_body("delegate", {**to_cy, "to": "eve"}))) == (403, "details")
 
-    await desk.send_body("approve", good)
-    assert why(await refused(desk.send_body("approve", good))) == (409, "replayed")
-    status = await desk.status()
+    await approval.send_body("approve", good)
+    assert why(await refused(approval.send_body("approve", good))) == (409, "replayed")
+    status = await approval.status()
     assert (status.status, len(status.decisions), status.refusals) == ("open", 1, len(cases) + 2)
     refusals = [entry for entry in status.audit_log if entry.result.startswith("refused:")]
     assert len(refusals) == len(cases) + 2
     assert refusals[1].details["why"] == "action_signature"
     assert refusals[1].signed_action is not None
-    assert verify_audit_log(desk.id, status.audit_log, head=status.head).intact
+    assert verify_audit_log(approval.id, status.audit_log, head=status.head).intact
 
 
 @pytest.mark.restate_modes("http2")
-async def test_withdrawal_requires_signature(desk: SignedDesk):
-    await desk.asked(requester="req", payload=PAYLOAD)
+async def test_withdrawal_requires_signature(approval: SignedApprovalClient):
+    await approval.asked(requester="req", payload=PAYLOAD)
     req = key_of("req", roles=(Role.VIEWER,))
-    assert why(await refused(desk.act(key_of("REQ"), "approve"))) == (403, "own_request")
-    assert (await desk.act(req, "withdraw", reason="enough"))["status"] == "withdrawn"
+    assert why(await refused(approval.act(key_of("REQ"), "approve"))) == (403, "own_request")
+    assert (await approval.act(req, "withdraw", reason="enough"))["status"] == "withdrawn"
 
 
 @pytest.mark.restate_modes("http2")
-async def test_early_signed_vote_counts_for_signed_payload(desk: SignedDesk):
-    assert (await desk.act(key_of("ada"), "approve"))["status"] == "expected"
-    await desk.act(key_of("bob"), "approve", digest=json_digest("something else"))
-    await desk.ask(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
-    status = await desk.status_where(lambda _: True)
+async def test_early_signed_vote_counts_for_signed_payload(approval: SignedApprovalClient):
+    assert (await approval.act(key_of("ada"), "approve"))["status"] == "expected"
+    await approval.act(key_of("bob"), "approve", digest=json_digest("something else"))
+    await approval.ask(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
+    status = await approval.status_where(lambda _: True)
     assert [decision.actor for decision in status.decisions] == ["ada"]
     assert status.audit_log[-1].result == "refused:wrong_payload"
 
 
 @pytest.mark.restate_modes("http2")
-async def test_refused_actor_does_not_block_others(desk: SignedDesk, monkeypatch: pytest.MonkeyPatch):
+async def test_refused_actor_does_not_block_others(approval: SignedApprovalClient, monkeypatch: pytest.MonkeyPatch):
     for name, number in {"UNRESTRICTED_NONCES": 4, "NONCES_PER_PERSON": 2}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{name}", number)
-    await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
-    codes = [(await refused(desk.act(key_of("req"), "reject"))).code for _ in range(6)]
+    await approval.asked(requester="req", payload=PAYLOAD, approvers=["ada", "bob"], quorum=2)
+    codes = [(await refused(approval.act(key_of("req"), "reject"))).code for _ in range(6)]
     assert codes == ["own_request"] * 4 + ["too_many_actions"] * 2
     eve = [key_of("eve", roles=(Role.VIEWER,)) for _ in range(3)]
-    codes = [(await refused(desk.act(key, "withdraw"))).code for key in eve]
+    codes = [(await refused(approval.act(key, "withdraw"))).code for key in eve]
     assert codes == ["not_the_requester"] * 2 + ["too_many_actions"]
-    assert (await desk.act(key_of("ada"), "approve"))["status"] == "open"
+    assert (await approval.act(key_of("ada"), "approve"))["status"] == "open"
     by_link = mint_link(
         LINKS,
-        approval_id=desk.id,
+        approval_id=approval.id,
         person="bob",
         payload_digest=DIGEST,
         issued_at=now(),
         expires_at=now() + HOUR,
         nonce="n" * 20,
     )
-    assert (await desk.by_link(by_link)).status == "approved"
+    assert (await approval.by_link(by_link)).status == "approved"
 
 
 @pytest.mark.restate_modes("http2")
-async def test_refused_action_cannot_be_replayed(desk: SignedDesk):
+async def test_refused_action_cannot_be_replayed(approval: SignedApprovalClient):
     boss = key_of("boss")
     escalation = [Stage(approvers=["boss"], timeout=HOUR)]
-    opened = await desk.asked(requester="req", payload=PAYLOAD, approvers=["ada"], escalation=escalation)
-    copied = sign_action(boss, "approve", desk.id, DIGEST, {}, at=now())
-    assert why(await refused(desk.send_body("approve", copied))) == (403, "not_an_approver")
-    await desk.client.call(end, StageEnd(stage=0, opened_at=opened.opened_at), key=desk.id)
-    assert why(await refused(desk.send_body("approve", copied))) == (409, "replayed")
-    assert (await desk.act(boss, "approve"))["status"] == "approved"
+    opened = await approval.asked(requester="req", payload=PAYLOAD, approvers=["ada"], escalation=escalation)
+    copied = sign_action(boss, "approve", approval.id, DIGEST, {}, at=now())
+    assert why(await refused(approval.send_body("approve", copied))) == (403, "not_an_approver")
+    await approval.client.call(end, StageEnd(stage=0, opened_at=opened.opened_at), key=approval.id)
+    assert why(await refused(approval.send_body("approve", copied))) == (409, "replayed")
+    assert (await approval.act(boss, "approve"))["status"] == "approved"
 
 
-async def test_link_decides_once(desk: SignedDesk, did: Recording):
-    ada, bob = desk.person("ada"), desk.person("bob")
-    await desk.asked(requester="req", payload=PAYLOAD, approvers=[ada, bob], quorum=2)
+async def test_link_decides_once(approval: SignedApprovalClient, did: Recording):
+    ada, bob = approval.person("ada"), approval.person("bob")
+    await approval.asked(requester="req", payload=PAYLOAD, approvers=[ada, bob], quorum=2)
 
     async def link(person: str) -> str | None:
-        found = [entry for entry in did.all() if entry.startswith(f"{person} {desk.id}/")]
+        found = [entry for entry in did.all() if entry.startswith(f"{person} {approval.id}/")]
         return found[0].rpartition("/l/")[2] if found else None
 
     to_ada = await eventually(lambda: link(ada), what="a link for ada")
     to_bob = await eventually(lambda: link(bob), what="a link for bob")
 
     def minted(**changes: Any) -> str:
-        fields = {"approval_id": desk.id, "person": ada, "payload_digest": DIGEST, "issued_at": now()}
+        fields = {"approval_id": approval.id, "person": ada, "payload_digest": DIGEST, "issued_at": now()}
         fields |= {"expires_at": now() + HOUR}
         return mint_link(changes.pop("key", LINKS), **{**fields, "nonce": "n" * 20, **changes})
 
@@ -251,13 +251,13 @@ async def test_link_decides_once(desk: SignedDesk, did: Recording):
         (minted(person="eve", nonce="e" * 20), (403, "not_an_approver")),
         (minted(person="req", nonce="r" * 20), (403, "own_request")),
     ]:
-        assert why(await refused(desk.by_link(token))) == expected
-    receipt = await desk.by_link(to_ada)
+        assert why(await refused(approval.by_link(token))) == expected
+    receipt = await approval.by_link(to_ada)
     assert (receipt.actor, receipt.status, receipt.signed) == (ada, "open", True)
-    assert why(await refused(desk.by_link(to_ada))) == (409, "replayed")
-    assert why(await refused(desk.by_link(to_ada, approve=False))) == (409, "replayed")
-    assert (await desk.by_link(to_bob)).status == "approved"
-    status = await desk.status()
+    assert why(await refused(approval.by_link(to_ada))) == (409, "replayed")
+    assert why(await refused(approval.by_link(to_ada, approve=False))) == (409, "replayed")
+    assert (await approval.by_link(to_bob)).status == "approved"
+    status = await approval.status()
     assert (status.refusals, status.decided_by) == (9, [ada, bob])
     assert [entry.details.get("by") for entry in status.audit_log if entry.result in ("counted", "approved")] == [
         "link"

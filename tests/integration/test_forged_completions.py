@@ -24,7 +24,7 @@ from perdure.errors import Refused
 from perdure.saga.messages import ExternalRollbackReceipt, ExternalRollbackRequest
 from perdure.saga.status import CompensationState, RollbackState
 from perdure.testing import Restate
-from tests.integration.approvals_harness import Desk, GateRequest, gate, refused, run_gate
+from tests.integration.approvals_harness import ApprovalClient, GateRequest, gate, refused, run_gate
 from tests.integration.saga_bench import QUICK, Task, run_step, truth, undo_task
 from tests.support import eventually, lines
 
@@ -53,8 +53,8 @@ async def complete(ingress: str, id_: str, how: str = "resolve", body: Any = b""
         (await http.post(url, content=content, headers={"content-type": kind})).raise_for_status()
 
 
-class GateDesk(Desk):
-    """A desk with an orchestration that waits for an approval."""
+class GateClient(ApprovalClient):
+    """A client with an orchestration that waits for an approval."""
 
     invocation = ""
 
@@ -94,53 +94,53 @@ class GateDesk(Desk):
 
 
 @pytest_asyncio.fixture
-async def desk(restate: Restate) -> AsyncIterator[GateDesk]:
+async def approval(restate: Restate) -> AsyncIterator[GateClient]:
     env = await restate.serve(*definitions(), gate)
-    async with GateDesk(env) as desk:
-        yield desk
+    async with GateClient(env) as approval:
+        yield approval
 
 
 @pytest.mark.parametrize("forgery", FORGERIES, ids=["outcome", "answer", "garbage", "empty", "reject"])
-async def test_forged_outcome_only_wakes(desk: GateDesk, forgery: Forgery, logged):
-    await desk.open_gate()
-    await desk.forge(FIRST, forgery)
-    await desk.has_read(1)
-    assert (await desk.status()).status == "open"
-    assert await desk.count(f"sys_invocation where id = '{desk.invocation}' and status = 'completed'") == 0
-    await desk.reject("ada", "no")
-    assert await desk.result() is False
+async def test_forged_outcome_only_wakes(approval: GateClient, forgery: Forgery, logged):
+    await approval.open_gate()
+    await approval.forge(FIRST, forgery)
+    await approval.has_read(1)
+    assert (await approval.status()).status == "open"
+    assert await approval.count(f"sys_invocation where id = '{approval.invocation}' and status = 'completed'") == 0
+    await approval.reject("ada", "no")
+    assert await approval.result() is False
     warnings = lines(logged, event="wait.woken_early", level="warning")
-    assert [line["awaited"] for line in warnings if desk.id in line["awaited"]] == [f"approval '{desk.id}'"]
+    assert [line["awaited"] for line in warnings if approval.id in line["awaited"]] == [f"approval '{approval.id}'"]
 
 
-async def test_flood_of_forgeries_is_slowed_down(desk: GateDesk):
-    await desk.open_gate()
+async def test_flood_of_forgeries_is_slowed_down(approval: GateClient):
+    await approval.open_gate()
     for number in range(FIRST, FIRST + 30):  # including awakeables that the orchestration creates later
-        await desk.forge(number)
-    await desk.has_read(3)  # at once, after 1 s and 2 s; the next pause lasts 4 s
-    await desk.approve("ada")
-    assert await desk.result() is True
-    assert await desk.readings() <= 5
-    assert await desk.count(f"sys_journal where id = '{desk.invocation}'") < 80
-    status = await desk.status()
+        await approval.forge(number)
+    await approval.has_read(3)  # at once, after 1 s and 2 s; the next pause lasts 4 s
+    await approval.approve("ada")
+    assert await approval.result() is True
+    assert await approval.readings() <= 5
+    assert await approval.count(f"sys_journal where id = '{approval.invocation}'") < 80
+    status = await approval.status()
     assert [entry.action for entry in status.audit_log] == ["open", "approve"]
 
 
-async def test_cancel_while_slowed_down_withdraws(desk: GateDesk):
-    await desk.open_gate()
+async def test_cancel_while_slowed_down_withdraws(approval: GateClient):
+    await approval.open_gate()
     for number in range(FIRST, FIRST + 10):
-        await desk.forge(number)
-    await desk.has_read(2)  # then pauses for 2 s
-    async with AdminClient(desk.env.admin) as admin:
-        await admin.control_invocation(desk.invocation, "cancel")
-    assert (await refused(desk.result())).code == "cancelled"
-    await desk.status_where(lambda status: status.status == "withdrawn")
-    assert await desk.readings() == 2
+        await approval.forge(number)
+    await approval.has_read(2)  # then pauses for 2 s
+    async with AdminClient(approval.env.admin) as admin:
+        await admin.control_invocation(approval.invocation, "cancel")
+    assert (await refused(approval.result())).code == "cancelled"
+    await approval.status_where(lambda status: status.status == "withdrawn")
+    assert await approval.readings() == 2
 
 
-async def test_forged_answer_of_a_call_is_ignored(desk: GateDesk, monkeypatch: pytest.MonkeyPatch):
+async def test_forged_answer_of_a_call_is_ignored(approval: GateClient, monkeypatch: pytest.MonkeyPatch):
     """The engine accepts results of pending calls; this one lacks the random ID of the wait."""
-    free, held, holds = threading.Event(), f"gate-{desk.id}", threading.Event()
+    free, held, holds = threading.Event(), f"gate-{approval.id}", threading.Event()
 
     class HeldTime(Time):
         async def now(self) -> datetime:
@@ -150,35 +150,36 @@ async def test_forged_answer_of_a_call_is_ignored(desk: GateDesk, monkeypatch: p
             return await super().now()
 
     monkeypatch.setattr("perdure.approvals.service.Time", HeldTime)
-    desk.invocation = await desk.client.submit(run_gate, GateRequest(), key=desk.id)
-    desk.key, desk.id = desk.id, held
+    approval.invocation = await approval.client.submit(run_gate, GateRequest(), key=approval.id)
+    approval.key, approval.id = approval.id, held
     try:
         await eventually(truth(holds.is_set), what="call that opens the approval")
-        async with AdminClient(desk.env.admin) as admin:
+        async with AdminClient(approval.env.admin) as admin:
             (call,) = await admin.query(
-                f"select entry_json from sys_journal where id = '{desk.invocation}' and entry_type = 'Command: Call'"
+                "select entry_json from sys_journal "
+                f"where id = '{approval.invocation}' and entry_type = 'Command: Call'"
             )
         number = json.loads(call["entry_json"])["Command"]["Call"]["result_completion_id"]
-        outcome = {**APPROVED, "approval_id": desk.id}
+        outcome = {**APPROVED, "approval_id": approval.id}
         body = {"wait": "0" * 32, "outcome": outcome}
-        await complete(desk.env.ingress, pending_id(desk.invocation, number), "resolve", body)
+        await complete(approval.env.ingress, pending_id(approval.invocation, number), "resolve", body)
     finally:
         free.set()
-    await desk.status_where(lambda status: status.status == "open")
-    await desk.approve("ada")
-    assert await desk.result() is True
-    assert (await desk.status()).decided_by == ["ada"]
+    await approval.status_where(lambda status: status.status == "open")
+    await approval.approve("ada")
+    assert await approval.result() is True
+    assert (await approval.status()).decided_by == ["ada"]
 
 
 async def test_deleted_approval_has_no_outcome(restate: Restate):
     env = await restate.serve(*definitions(ApprovalsConfig(retention=RETENTION)), gate)
-    async with GateDesk(env) as desk:
-        await desk.open_gate()
+    async with GateClient(env) as approval:
+        await approval.open_gate()
         for number in range(FIRST, FIRST + 3):
-            await desk.forge(number)
-        await desk.has_read(2)  # reads again after 2 s
-        await desk.approve("ada")
-        error = await refused(desk.result())
+            await approval.forge(number)
+        await approval.has_read(2)  # reads again after 2 s
+        await approval.approve("ada")
+        error = await refused(approval.result())
     assert (error.status_code, error.code) == (404, "unknown_wait")
     assert "its outcome is unknown" in error.message
 

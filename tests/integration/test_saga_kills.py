@@ -101,7 +101,7 @@ class Brake:
 
     async def _undo(self, ctx: sdk.Context, task: Task) -> None:
         async def undo() -> None:
-            self._did.add(f"undoing {task.key}/{task.name}")
+            self._did.add(f"compensating {task.key}/{task.name}")
             assert await asyncio.to_thread(self._released.wait, 30)
             self._did.add(f"undo {task.key}/{task.name}")
 
@@ -199,7 +199,9 @@ async def test_lost_rollback_of_reused_key_is_restarted(bench, did, admin, recon
     before = await rollback_state(admin, f"{name}:{key}")
     brake.block()
     await cancel_execution()
-    await eventually(truth(lambda: did.count(f"undoing {key}/a") == 2), what="compensation of the second execution")
+    await eventually(
+        truth(lambda: did.count(f"compensating {key}/a") == 2), what="compensation of the second execution"
+    )
     await lose_rollback(admin, bench.admin_url, f"{name}:{key}", before)
     brake.release()
     assert await count_orphaned(admin, name) == 1
@@ -249,7 +251,7 @@ async def test_parent_resubmits_lost_rollback_of_child(bench, did, admin, monkey
     await bench.serve(main, nested)
     key = str(uuid4())
     await start(bench, bench.name, key)
-    await did_all(bench, f"undoing {key}-child/c")
+    await did_all(bench, f"compensating {key}-child/c")
     await lose_rollback(admin, bench.admin_url, f"{child_name}:{key}-child")
     brake.release()
     await rolled_back(bench, f"{bench.name}:{key}")
@@ -272,7 +274,7 @@ async def test_orchestration_resubmits_its_lost_rollback(bench, did, admin, monk
     await bench.serve(main, service)
     key = str(uuid4())
     call = asyncio.create_task(bench.ingress.call(run_of(name), key=key))
-    await did_all(bench, f"undoing {key}/a")
+    await did_all(bench, f"compensating {key}/a")
     await lose_rollback(admin, bench.admin_url, f"{name}:{key}")
     brake.release()
     with pytest.raises(IngressError) as failed:
@@ -341,7 +343,7 @@ async def test_orphaned_saga_is_resubmitted_after_kill(bench, did, admin, reconc
     await on_record(admin, name, key)
     await admin.control_invocation(invocation, "kill")
     scan = asyncio.create_task(bench.ingress.call(reconcile_target, key="all"))
-    await did_all(bench, f"undoing {key}/a")
+    await did_all(bench, f"compensating {key}/a")
     await lose_rollback(admin, bench.admin_url, f"{name}:{key}")
     brake.release()
     await rolled_back(bench, f"{name}:{key}")

@@ -66,7 +66,7 @@ async def test_distinguish_group_steps_and_attempts(bench):
     assert saga.rollback is None
 
 
-async def test_unknown_saga(bench):
+async def test_unknown_saga_is_reported(bench):
     async def main(cp: Orchestration) -> None:
         await run_step(cp, "a")
 

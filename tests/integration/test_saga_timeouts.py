@@ -202,19 +202,19 @@ async def test_cancel_during_retry_awaits_both_attempts(bench, did):
 
 
 async def test_successful_retry_counts_as_completed(bench, did):
-    slow, undoing = Slow(did, "hangs", "succeeds"), sdk.Service("Undoing")
+    slow, repair = Slow(did, "hangs", "succeeds"), sdk.Service("Repair")
 
-    @handler(undoing, name="undo")
+    @handler(repair, name="undo")
     async def _undo(ctx: sdk.Context, task: Task) -> None:
         did.add(f"undo {task.key}/{ctx.request().headers.get(NEVER_COMPLETED_HEADER)}")
 
     async def main(cp: Orchestration) -> None:
         step = slow_step(cp)
-        undo = BoundCompensation("undo", CompensationHandler(service="Undoing", handler="undo"), step.request)
+        undo = BoundCompensation("undo", CompensationHandler(service="Repair", handler="undo"), step.request)
         await cp.parallel(replace(step, compensate=undo))
         await run_step(cp, "next", fails=-1)
 
-    await bench.serve(main, slow.service(), undoing)
+    await bench.serve(main, slow.service(), repair)
     key, call = begin(bench)
     await until_awaited(bench, key, slow, 1)
     slow.release(1)  # it was cancelled, so it ends without a result

@@ -83,7 +83,7 @@ async def promise(ctx: sdk.WorkflowContext, text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def legible_engine(restate_servers: RestateServers) -> Iterator[RestateServer]:
+def uncompressed_engine(restate_servers: RestateServers) -> Iterator[RestateServer]:
     """Engine without compression, which would hide unencrypted texts as well."""
     settings = {
         "RESTATE_ROCKSDB_DISABLE_WAL_COMPRESSION": "true",
@@ -140,27 +140,27 @@ EXPECTED = "run {0} | call {0} | awakeable {0} | promise {0}"
 
 
 async def test_nothing_readable_reaches_the_disk(
-    legible_engine: RestateServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    uncompressed_engine: RestateServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     first, second = tmp_path / "first.key", tmp_path / "second.key"
     codec = new_encryption_key(first)
     new_encryption_key(second)
-    served = Served(legible_engine)
+    served = Served(uncompressed_engine)
     plain, sealed, again = (uuid4().hex for _ in range(3))
 
     async with served(None):
-        answer = await post(legible_engine, f"/SealedSafe/{uuid4().hex}/put", None, plain)
+        answer = await post(uncompressed_engine, f"/SealedSafe/{uuid4().hex}/put", None, plain)
         assert answer.json() == EXPECTED.format(plain)
     # Without encryption, the search must find the text.
-    assert times_on_disk(legible_engine, plain) >= 8
+    assert times_on_disk(uncompressed_engine, plain) >= 8
 
     key = uuid4().hex
     async with served(first):
-        answer = await post(legible_engine, f"/SealedSafe/{key}/put", codec, sealed)
+        answer = await post(uncompressed_engine, f"/SealedSafe/{key}/put", codec, sealed)
         assert answer_in(answer, codec) == EXPECTED.format(sealed)
-        assert times_on_disk(legible_engine, sealed) == 0
+        assert times_on_disk(uncompressed_engine, sealed) == 0
 
-        refused = await post(legible_engine, f"/SealedSafe/{key}/put", None, "in clear")
+        refused = await post(uncompressed_engine, f"/SealedSafe/{key}/put", None, "in clear")
         assert refused.status_code == 400
         assert "is not encrypted in the format pd2, and encryption is enabled" in refused.text
         assert "is not encrypted in the format pd2, and encryption is enabled" in caplog.text
@@ -172,15 +172,15 @@ async def test_nothing_readable_reaches_the_disk(
     both.chmod(0o600)
     rotated = JournalCodec.load(both)
     async with served(both):
-        answer = await post(legible_engine, f"/SealedSafe/{key}/get", rotated)
+        answer = await post(uncompressed_engine, f"/SealedSafe/{key}/get", rotated)
         assert answer_in(answer, rotated) == f"state {sealed}"
-        answer = await post(legible_engine, f"/SealedSafe/{key}/put", rotated, again)
+        answer = await post(uncompressed_engine, f"/SealedSafe/{key}/put", rotated, again)
         assert answer_in(answer, rotated) == EXPECTED.format(again)
-    assert times_on_disk(legible_engine, again) == 0
+    assert times_on_disk(uncompressed_engine, again) == 0
 
     # Without the new key, invocations that need it are retried and report its ID.
     async with served(first) as admin:
-        invocation = (await post(legible_engine, f"/SealedSafe/{key}/get/send", codec)).json()["invocationId"]
+        invocation = (await post(uncompressed_engine, f"/SealedSafe/{key}/get/send", codec)).json()["invocationId"]
 
         async def said() -> bool:
             rows = await admin.query(f"select last_failure from sys_invocation where id = '{invocation}'")
@@ -196,13 +196,13 @@ async def test_nothing_readable_reaches_the_disk(
         await eventually(done, what="end of what had waited for the key")
 
 
-async def test_client_with_keys_reads_plain_values(legible_engine: RestateServer, tmp_path: Path):
+async def test_client_with_keys_reads_plain_values(uncompressed_engine: RestateServer, tmp_path: Path):
     path = tmp_path / "journal.key"
     codec = new_encryption_key(path)
     put_target = Target("SealedSafe", "put", str, str)
     get_target = Target("SealedSafe", "get", None, str)
     run_target = Target("SealedFlow", "promise", str, str)
-    async with Served(legible_engine)(path), IngressClient(legible_engine.ingress, codec=codec) as ingress:
+    async with Served(uncompressed_engine)(path), IngressClient(uncompressed_engine.ingress, codec=codec) as ingress:
         text, key = uuid4().hex, uuid4().hex
         assert await ingress.call(put_target, text, key=key) == EXPECTED.format(text)
         assert await ingress.call(get_target, key=key) == f"state {text}"
@@ -214,18 +214,18 @@ async def test_client_with_keys_reads_plain_values(legible_engine: RestateServer
         awakeable = await eventually(words.pop, what="awakeable")
         await ingress.resolve_awakeable(awakeable, text)
         assert await ingress.attach(Target("SealedSafe", "wait_for_word", None, str), invocation_id=asked) == text
-    assert times_on_disk(legible_engine, text) == 0
+    assert times_on_disk(uncompressed_engine, text) == 0
 
 
-async def test_running_invocation_waits_for_a_missing_key(legible_engine: RestateServer, tmp_path: Path):
+async def test_running_invocation_waits_for_a_missing_key(uncompressed_engine: RestateServer, tmp_path: Path):
     first, second, both = tmp_path / "first.key", tmp_path / "second.key", tmp_path / "both.key"
     codec = new_encryption_key(first)
     new_encryption_key(second)
     both.write_text(second.read_text() + first.read_text())
     both.chmod(0o600)
-    served = Served(legible_engine, http="1")  # waiting handlers hold no connection
+    served = Served(uncompressed_engine, http="1")  # waiting handlers hold no connection
     wait = Target("SealedSafe", "wait_for_word", None, str)
-    async with IngressClient(legible_engine.ingress, codec=codec) as ingress:
+    async with IngressClient(uncompressed_engine.ingress, codec=codec) as ingress:
         async with served(first):
             invocation = await ingress.send(wait, key=uuid4().hex)
             awakeable = await eventually(words.pop, what="awakeable")
@@ -239,5 +239,5 @@ async def test_running_invocation_waits_for_a_missing_key(legible_engine: Restat
             await eventually(held_up, what="reason in the engine")
         async with served(both):
             rotated = JournalCodec.load(both)
-            async with IngressClient(legible_engine.ingress, codec=rotated) as reader:
+            async with IngressClient(uncompressed_engine.ingress, codec=rotated) as reader:
                 assert await reader.attach(wait, invocation_id=invocation) == "word"

@@ -69,7 +69,7 @@ def jammed(name: str) -> list[Any]:
     return [batches, *hosting.definitions()]
 
 
-class Desk:
+class DeadLetterClient:
     """Requests of an operator."""
 
     def __init__(self, ingress: IngressClient, service: str) -> None:
@@ -108,7 +108,7 @@ async def test_operator_signature_is_required_and_single_use(restate: Restate):
     name = fresh("Signed")
     env = await restate.serve(*jammed(name))
     async with IngressClient(env.ingress) as ingress:
-        desk = Desk(ingress, name)
+        desk = DeadLetterClient(ingress, name)
         saga = str(uuid4())
         with pytest.raises(IngressError):
             await ingress.call(Target(name, "run", Parts, None), Parts(names=["a", "b", "c"]), key=saga)
@@ -179,7 +179,7 @@ async def test_flooding_operator_blocks_no_other(restate: Restate, monkeypatch: 
     name = fresh("Flooded")
     env = await restate.serve(*jammed(name))
     async with IngressClient(env.ingress) as ingress:
-        desk = Desk(ingress, name)
+        desk = DeadLetterClient(ingress, name)
         with pytest.raises(IngressError):
             await ingress.call(Target(name, "run", Parts, None), Parts(names=["a"]), key=str(uuid4()))
         [letter] = await desk.letters(1)
@@ -200,7 +200,7 @@ async def test_development_accepts_unsigned_actions(restate: Restate):
     set_signing_rules(SigningRules(trusted_keys=TrustedKeys(issuers=(ISSUER.public,))))
     try:
         async with IngressClient(env.ingress) as ingress:
-            desk = Desk(ingress, name)
+            desk = DeadLetterClient(ingress, name)
             saga = str(uuid4())
             with pytest.raises(IngressError):
                 await ingress.call(Target(name, "run", Parts, None), Parts(names=["a"]), key=saga)
@@ -227,12 +227,12 @@ async def test_cli_signs_with_key_file(restate: Restate, tmp_path: Path):
 
     async def perdure(act: str, *words: str, key: str = "olga.key") -> str:
         command = ["dead-letters", act, *words, "-m", "mended", "--key-file", str(tmp_path / key)]
-        command += ["--ingress", env.ingress, "--actor", "somebody else"]
+        command += ["--ingress", env.ingress, "--actor", "mallory"]
         result = await asyncio.to_thread(CliRunner().invoke, app, command)
         return str(result.exception) if isinstance(result.exception, PerdureError) else " ".join(result.output.split())
 
     async with IngressClient(env.ingress) as ingress:
-        desk = Desk(ingress, name)
+        desk = DeadLetterClient(ingress, name)
         saga = str(uuid4())
         with pytest.raises(IngressError):
             await ingress.call(Target(name, "run", Parts, None), Parts(names=["a", "b"]), key=saga)

@@ -52,7 +52,7 @@ def reports() -> sdk.Service:
     return service
 
 
-class Desk:
+class SignedScheduleClient:
     """Sends operator actions on one schedule, with any signature."""
 
     def __init__(self, ingress: IngressClient, name: str) -> None:
@@ -84,39 +84,43 @@ async def test_schedule_action_requires_fresh_operator_signature(restate: Restat
     env = await restate.serve(reports(), *definitions())
     name = f"signed {uuid4()}"
     async with IngressClient(env.ingress) as ingress:
-        desk = Desk(ingress, name)
+        schedule = SignedScheduleClient(ingress, name)
         setting = sign_setting(OLGA, name, SPEC, at=now())
-        assert await refused(desk.set(None)) == (401, "unsigned")
-        assert await refused(desk.set(sign_setting(MALLORY, name, SPEC, at=now()))) == (401, "issuer")
+        assert await refused(schedule.set(None)) == (401, "unsigned")
+        assert await refused(schedule.set(sign_setting(MALLORY, name, SPEC, at=now()))) == (401, "issuer")
         by_vera = sign_setting(VERA, name, SPEC, at=now())
-        assert await refused(desk.set(by_vera, actor="vera@example.com")) == (403, "operator")
-        assert await refused(Desk(ingress, f"{name}/2").set(setting)) == (403, "target")
+        assert await refused(schedule.set(by_vera, actor="vera@example.com")) == (403, "operator")
+        assert await refused(SignedScheduleClient(ingress, f"{name}/2").set(setting)) == (403, "target")
         other = SPEC.model_copy(update={"payload": {"wörter": [1.6]}})
-        assert await refused(desk.set(setting, other)) == (409, "payload")
-        first = await desk.set(setting)
+        assert await refused(schedule.set(setting, other)) == (409, "payload")
+        first = await schedule.set(setting)
         assert first.spec == SPEC
         assert [(entry.actor, entry.signed_action) for entry in first.audit_log] == [("olga@example.com", setting)]
-        assert await refused(desk.set(setting)) == (409, "replayed")
+        assert await refused(schedule.set(setting)) == (409, "replayed")
 
         pause = sign_action(OLGA, ScheduleAction.PAUSE, first, reason="holidays", at=now())
-        assert await refused(desk.act(ScheduleAction.PAUSE, None)) == (401, "unsigned")
-        assert await refused(desk.act(ScheduleAction.REMOVE, pause, reason="holidays")) == (403, "action")
-        assert await refused(desk.act(ScheduleAction.PAUSE, pause, reason="malice")) == (403, "reason")
-        assert await refused(desk.act(ScheduleAction.PAUSE, pause, reason="holidays", actor="vera@example.com")) == (
+        assert await refused(schedule.act(ScheduleAction.PAUSE, None)) == (401, "unsigned")
+        assert await refused(schedule.act(ScheduleAction.REMOVE, pause, reason="holidays")) == (403, "action")
+        assert await refused(schedule.act(ScheduleAction.PAUSE, pause, reason="malice")) == (403, "reason")
+        assert await refused(
+            schedule.act(ScheduleAction.PAUSE, pause, reason="holidays", actor="vera@example.com")
+        ) == (
             403,
             "actor",
         )
         stale = sign_action(OLGA, ScheduleAction.REMOVE, first, at=now())
-        paused = await desk.act(ScheduleAction.PAUSE, pause, reason="holidays")
+        paused = await schedule.act(ScheduleAction.PAUSE, pause, reason="holidays")
         assert (paused.state, paused.audit_log[0].signed_action) == (ScheduleState.PAUSED, pause)
-        assert await refused(desk.act(ScheduleAction.REMOVE, stale)) == (409, "payload"), (
+        assert await refused(schedule.act(ScheduleAction.REMOVE, stale)) == (409, "payload"), (
             "the schedule changed since it was displayed"
         )
 
         olga = ScheduleClient(ingress, key=OLGA)
         assert (await olga.resume(name)).state is ScheduleState.ACTIVE
         await olga.remove(name, reason="done")
-        assert await refused(desk.set(setting)) == (409, "replayed"), "what was used outlives the schedule"
+        assert await refused(schedule.set(setting)) == (409, "replayed"), (
+            "a used signature stays known after the schedule's end"
+        )
         again = await olga.set(name, every=DAILY, target=Target("Reports", "build", dict, None), request={})
         assert again.audit_log[0].actor == "olga@example.com"
         with pytest.raises(IngressError, match="must be signed"):
@@ -127,14 +131,14 @@ async def test_schedule_action_requires_fresh_operator_signature(restate: Restat
 
 @pytest.mark.usefixtures("signed_acts")
 @pytest.mark.restate_modes("http2")
-async def test_who_signs_without_end_keeps_nobody_else_from_steering(restate: Restate, monkeypatch: pytest.MonkeyPatch):
+async def test_flooding_operator_blocks_no_other(restate: Restate, monkeypatch: pytest.MonkeyPatch):
     for bound, number in {"UNRESTRICTED_NONCES": 3, "NONCES_PER_PERSON": 1}.items():
         monkeypatch.setattr(f"perdure.security.nonces.{bound}", number)
     env = await restate.serve(reports(), *definitions())
     name = f"flooded {uuid4()}"
     async with IngressClient(env.ingress) as ingress:
-        desk = Desk(ingress, name)
-        await desk.set(sign_setting(OLGA, name, SPEC, at=now()))
+        schedule = SignedScheduleClient(ingress, name)
+        await schedule.set(sign_setting(OLGA, name, SPEC, at=now()))
         olga, otto = (ScheduleClient(ingress, key=key) for key in (OLGA, key_of("otto@example.com", Role.OPERATOR)))
         await olga.pause(name)
         await olga.resume(name)

@@ -1,4 +1,4 @@
-"""`perdure.testing` rejects sagas without `Rollbacks`; a module of its own, since others serve `Rollbacks`."""
+"""`perdure.testing` rejects sagas without `Rollbacks`. Other modules serve `Rollbacks`, so this test needs its own."""
 
 from __future__ import annotations
 

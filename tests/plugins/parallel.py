@@ -25,7 +25,7 @@ SHARED_PLATFORMS: Final = {
         "tests/e2e/test_private_files.py",
         "tests/e2e/test_withdrawn_rights.py",
     ),
-    "stage": (
+    "harness": (
         "tests/e2e/test_operators.py",
         "tests/e2e/test_scenarios.py",
         "tests/e2e/test_security_platform.py",
@@ -40,7 +40,7 @@ def unit_of(nodeid: str) -> str:
     """Return the unit that a test belongs to.
 
     Args:
-        nodeid: The test, as pytest names it.
+        nodeid: Node ID of the test.
     """
     path, _, test = nodeid.partition("::")
     for fixture, modules in SHARED_PLATFORMS.items():
@@ -51,14 +51,14 @@ def unit_of(nodeid: str) -> str:
 
 
 class UnitScheduling(LoadScopeScheduling):
-    """Hands out units, each to one worker."""
+    """Assigns each unit to one worker."""
 
     def _split_scope(self, nodeid: str) -> str:
         return unit_of(nodeid)
 
 
 def pytest_configure() -> None:
-    """Forget the width of the terminal, which a worker is told: tests compare output of the default width."""
+    """Remove the terminal width, which xdist passes to workers, since tests expect output of the default width."""
     os.environ.pop("COLUMNS", None)
 
 

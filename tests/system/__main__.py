@@ -23,7 +23,7 @@ from tests.system.scenarios.demo import demo as play
 logging.getLogger("perdure").addHandler(logging.NullHandler())
 
 app = typer.Typer(
-    help="System tests of the trips platform. Each starts a platform of its own on free ports and removes it.",
+    help="System tests of the trips platform. Each starts a separate platform on free ports and removes it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""The benchmark's receiver of spans: it takes whole requests, however they are cut into pieces on their way."""
+"""The benchmark's span receiver accepts requests that arrive in arbitrary pieces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ bodies = st.lists(st.binary(max_size=60), max_size=6)
 
 
 class Written:
-    """A transport that keeps what is written."""
+    """Transport that records written data."""
 
     def __init__(self) -> None:
         self.answers = b""
@@ -29,7 +29,7 @@ def post(body: bytes) -> bytes:
 
 @given(bodies, st.lists(st.integers(1, 40), min_size=1, max_size=200))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_all_bytes_of_bodies_are_counted_and_each_request_is_answered(monkeypatch: pytest.MonkeyPatch, sent, cuts):
+def test_sink_counts_body_bytes_and_answers_requests(monkeypatch: pytest.MonkeyPatch, sent, cuts):
     monkeypatch.setattr(sink._Sink, "taken", 0)
     stream = b"".join(map(post, sent)) + b"GET / HTTP/1.1\r\n\r\n"
     connection, transport = sink._Sink(), Written()

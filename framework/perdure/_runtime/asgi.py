@@ -42,7 +42,7 @@ async def read_remaining(receive: Receive, *, seconds: float, max_bytes: int) ->
 
 
 def is_final_body(message: Message) -> bool:
-    """Tell whether a message ends a response."""
+    """Return whether a message ends a response."""
     return message["type"] == "http.response.body" and not message.get("more_body", False)
 
 

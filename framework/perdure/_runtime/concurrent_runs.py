@@ -168,7 +168,7 @@ class GroupedRun:
         return attempts.failures
 
     def is_exhausted(self, failures: int) -> bool:
-        """Tell whether the run's own attempts or its time are used up."""
+        """Return whether the run's attempts or its time limit are exhausted."""
         if self.max_attempts is not None and failures >= self.max_attempts:
             return True
         limit, attempts = self.options.max_duration, self._attempts

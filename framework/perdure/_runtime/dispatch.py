@@ -32,5 +32,5 @@ DAY_LONG_RETRIES: Final = RetryPolicy(
 
 
 def is_unknown_handler(message: str) -> bool:
-    """Tell whether a dispatcher failed because the engine does not know the handler, so that nothing was sent."""
+    """Return whether a dispatcher failed because the engine does not know the handler, so that nothing was sent."""
     return "was not found" in message

@@ -81,7 +81,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class OutputSource:
-    """What the reader of an output knows about its invocation; None for an unknown field.
+    """Known facts about the invocation of an output; None for an unknown field.
 
     Args:
         invocation: The invocation's ID.
@@ -96,7 +96,7 @@ class OutputSource:
     handler: str | None = None
 
     def matches(self, place: Place) -> bool:
-        """Tell whether the place of an output agrees with all known fields."""
+        """Return whether the place of an output agrees with all known fields."""
         fields = ((self.service, place.service), (self.key, place.key), (self.handler, place.name))
         return (
             place.kind is PlaceKind.OUTPUT

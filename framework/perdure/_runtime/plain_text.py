@@ -33,7 +33,7 @@ _TO_ESCAPE: Final = re.compile(rf"(?P<before>\\*)(?P<character>[^ -~])|(?P<plain
 
 
 def is_visible(character: str) -> bool:
-    """Tell whether a character is visible, as a glyph or as a space."""
+    """Return whether a character is visible, as a glyph or as a space."""
     if character.isprintable():
         return _IGNORABLE.match(character) is None
     return unicodedata.category(character) == "Zs"

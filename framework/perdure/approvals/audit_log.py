@@ -44,7 +44,7 @@ class AuditLogCheck(BaseModel):
     Args:
         entries: Number of verified entries.
         broken_at: First changed entry; None for an intact chain.
-        why: What is wrong with it.
+        why: The defect.
     """
 
     entries: int
@@ -85,7 +85,7 @@ class ActionCheck(BaseModel):
         actor: The actor.
         action: The action.
         status: Authentication of the action.
-        why: What is wrong with the signature.
+        why: The defect of the signature.
     """
 
     entry: int

@@ -69,7 +69,7 @@ class ManagedProcess(ABC):
 class ChildProcess(ManagedProcess):
     """A child process with a log file and a pid file.
 
-    It runs in a session of its own, so Ctrl-C reaches the supervisor only, which then stops its processes in order.
+    It runs in a separate session, so Ctrl-C reaches only the supervisor, which then stops its processes in order.
 
     Args:
         name: Name of the process in messages.
@@ -149,7 +149,7 @@ class ChildProcess(ManagedProcess):
         if self._process is None:
             return
         if self._process.poll() is None:
-            # The process leads a session of its own, so its group contains its children.
+            # The process leads its session, so its group contains its children.
             os.killpg(self._process.pid, signal.SIGKILL)
         if not await wait_for_exit(lambda: self.pid is None, _KILL_TIMEOUT):
             raise ProcessError(f"{self.name} (process {self._process.pid}) did not exit after SIGKILL")

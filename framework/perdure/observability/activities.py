@@ -1,7 +1,7 @@
 """Events of handler operations that take time: calls, saga steps, approvals, races.
 
 An activity starts when it is first executed, not when it is replayed. It ends with its result, or with the attempt in
-which it started: a suspended wait continues in the engine and in another attempt. Runs have events of their own.
+which it started: a suspended wait continues in the engine and in another attempt. Runs have their own events.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Activity:
     """Running activity.
 
     Args:
-        started: The published start; None if it was not published, in which case the end is not either.
+        started: The published start; None if neither start nor end is published.
     """
 
     def __init__(self, started: ActivityStarted | None) -> None:

@@ -91,7 +91,7 @@ class WorkflowEnded(InvocationEnded):
 
 @dataclass(slots=True)
 class CompensationStarted(InvocationStarted):
-    """A compensation started; each retry by the rollback is an invocation of its own.
+    """A compensation started; each retry by the rollback is a separate invocation.
 
     Args:
         saga: The saga that is rolled back; None if the compensation was called directly.

@@ -109,9 +109,9 @@ class TraceInfo:
 
 
 class TraceIds(RandomIdGenerator):
-    """Random ids without the flag of Trace Context's level 2 that says that they are random.
+    """Generator of random IDs without the random flag of Trace Context level 2.
 
-    The engine (1.7.12) ignores a whole ``traceparent`` with a flag that it doesn't know, and begins a trace of its own.
+    The engine (1.7.12) ignores a ``traceparent`` with an unknown flag and starts a new trace.
     """
 
     def is_trace_id_random(self) -> bool:

@@ -102,7 +102,7 @@ def _names(records: list[StepRecord], *, ended: bool) -> list[str]:
 
 
 def add_rollback(status: StatusData, rollback: RollbackStatus | None) -> StatusData:
-    """Return an orchestration's status with that of its rollback; None stands for a rollback that has not begun."""
+    """Return an orchestration's status with that of its rollback, which is None before its start."""
     if rollback is None:
         if status.phase in (SagaPhase.NOT_STARTED, SagaPhase.RUNNING):
             return status

@@ -30,7 +30,7 @@ class Link(SignedModel):
 
     Args:
         approval_id: The approval.
-        person: The person who may decide with it.
+        person: The person that it authorises.
         payload_digest: The digest of the payload shown to the person.
         issued_at: The time of issue. A revocation invalidates the links issued before it.
         expires_at: The expiry, exclusive.

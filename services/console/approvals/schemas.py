@@ -63,7 +63,7 @@ class DecisionInput(BaseModel):
 
 
 class DelegationInput(BaseModel):
-    """The parameters of a delegation: the user who may vote, and until when."""
+    """Parameters of a delegation: the delegate and the expiry."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -24,7 +24,7 @@ class Bar:
 
     Args:
         name: Its name.
-        detail: What it runs.
+        detail: The operation.
         state: Its state.
         x: The start of the bar.
         width: The width of the bar.

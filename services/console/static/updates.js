@@ -116,7 +116,7 @@
     failing.delete(STREAM);
     show();
   });
-  // A new stream continues from what the page shows, as the browser's own reconnection does.
+  // A new stream continues from the displayed data, as the browser's own reconnection does.
   document.addEventListener("htmx:sseMessage", ({ detail, target }) => {
     const stream = target.closest("[sse-connect*='seen=']");
     if (stream === null || !detail.lastEventId) return;

@@ -1,4 +1,4 @@
-"""`Trips`: books a trip, or leaves no trace of it."""
+"""`Trips`: books a trip, or rolls it back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
     """Return the service that books trips.
 
     Args:
-        settings: The approval limit, who approves, and how failed trips are rolled back.
+        settings: The approval limit, the approvers, and the settings of the rollback.
     """
     # The black-box contract: the saga's id is the trip's id, so there is no prefix.
     trips = ControlPlaneService(
@@ -26,22 +26,22 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
 
     @trips.compensation
     async def cancel_flight(ctx: restate.Context, undo: flights.CancelSeats) -> None:
-        """Give the seats back."""
+        """Cancel the reservation of the seats."""
         await ServiceClient(ctx, flights.cancel).call(undo)
 
     @trips.compensation
     async def cancel_hotel(ctx: restate.Context, undo: hotels.CancelRoom) -> None:
-        """Give the room back."""
+        """Cancel the reservation of the room."""
         await ServiceClient(ctx, hotels.cancel).call(undo)
 
     @trips.compensation
     async def refund_payment(ctx: restate.Context, undo: payments.RefundCharge) -> None:
-        """Give the money back."""
+        """Refund the charge."""
         await ServiceClient(ctx, payments.refund).call(undo)
 
     @trips.compensation
     async def refuse_order(ctx: restate.Context, refusal: notifications.SendNotification) -> None:
-        """Tell the traveller that nothing is booked; the last thing of a rollback, and only once it is true."""
+        """Notify the traveller of the refusal, after all other compensations."""
         await ServiceClient(ctx, notifications.notify).call(refusal)
 
     @trips.main(steps=4)
@@ -56,8 +56,8 @@ def trips_service(settings: OrchestratorSettings) -> ControlPlaneService:
         if plan.needs_approval(settings.approval_limit_minor):
             await _ask(cp, plan, settings)
         charge = await cp.step("payment", payments.charge, plan.charge, compensate=refund_payment.bind(plan.refund))
-        # Sent, not called: a trip that is booked and paid for is not undone because a mail could not go out. Nothing is
-        # awaited after it, so no cancel can come between the news and the end of the trip.
+        # Sent, not called, so a failing notification does not roll the trip back. No wait follows, so no cancel can
+        # arrive between the notification and the end of the trip.
         await ServiceClient(cp.ctx, notifications.notify).send(plan.notify_confirmed)
         return TripConfirmation(
             trip_id=cp.key,

@@ -120,7 +120,7 @@ async def _charges(connection: AsyncConnection) -> Invariant:
     ]
     return invariant(
         "charges",
-        "each charge and refund is one transaction of exactly its amount, and the ledger moved no other money",
+        "each charge and refund is one transaction of exactly its amount, and the ledger contains no other movement",
         len(charges),
         breaches,
     )
@@ -140,7 +140,7 @@ async def _balances(connection: AsyncConnection) -> Invariant:
     accounts = list(await connection.execute(query))
     return invariant(
         "balances",
-        "each account holds the sum of its postings, and none is below zero that may not be",
+        "each balance is the sum of the postings, and only permitted accounts are negative",
         len(accounts),
         (
             (account_id, f"holds {balance} minor units, its postings sum to {int(total)}")

@@ -17,11 +17,11 @@ class Finding(BaseModel):
 
 
 class Invariant(BaseModel):
-    """What the audit found about one invariant.
+    """Result of the audit for one invariant.
 
     Args:
         name: Short name, stable, for machines.
-        promise: The invariant in words.
+        promise: Description of the invariant.
         checked: How many things it was checked on.
         findings: The breaches, none if it holds.
     """
@@ -48,7 +48,7 @@ class AuditReport(BaseModel):
         confirmed: How many trips are confirmed.
         refused: How many are refused.
         open: How many have no outcome yet.
-        remarks: What was not checked, and why.
+        remarks: Omitted checks, with reasons.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -14,4 +14,4 @@ async def check(connection: AsyncConnection) -> Invariant:
     breaches = [("file", line) for line in damage]
     for table, row_id, parent, _ in await connection.execute(text("PRAGMA foreign_key_check")):
         breaches.append((f"{table} row {row_id}", f"names a row of {parent} that does not exist"))
-    return invariant("storage", "the file is sound, and no row names one that does not exist", 1, breaches)
+    return invariant("storage", "the file is intact, and every foreign key has its row", 1, breaches)

@@ -119,9 +119,9 @@ def check(trips: Mapping[str, Trip], *, settled: bool) -> list[Invariant]:
         ),
         invariant(
             "trips-open",
-            "no trip is left that holds something without an outcome"
+            "each trip without an outcome holds nothing"
             if settled
-            else "each trip without an outcome yet holds at most one of each",
+            else "each trip without an outcome holds at most one of each",
             len(by_outcome["open"]),
             ((trip_id, str(trip)) for trip_id, trip in by_outcome["open"].items() if max(trip.holdings) > most),
         ),

@@ -112,7 +112,7 @@ class Rooms:
         if hotel is None or hotel.fails_cancellations == 0:
             return
         if hotel.fails_cancellations > 0:
-            # In a transaction of its own, so that the count survives the failed cancellation.
+            # In a separate transaction, so the count survives the failed cancellation.
             async with self._database.transaction() as connection:
                 counted = await connection.execute(
                     update(HotelRow)

@@ -21,12 +21,12 @@ def define(rooms: Rooms) -> DataPlaneService:
 
     @service.handler()
     async def reserve(ctx: DataPlaneContext, request: ReserveRoom) -> RoomReservation:
-        """Hold a room for a trip."""
+        """Reserve a room."""
         return await ctx.run("reserve", rooms.reserve, request)
 
     @service.handler()
     async def cancel(ctx: DataPlaneContext, request: CancelRoom) -> RoomCancellation:
-        """Give a room back."""
+        """Release a room."""
         return await ctx.run("cancel", rooms.cancel, request)
 
     return service

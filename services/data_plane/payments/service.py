@@ -21,12 +21,12 @@ def define(payments: Payments) -> DataPlaneService:
 
     @service.handler()
     async def charge(ctx: DataPlaneContext, request: ChargeAccount) -> Charge:
-        """Take money for a trip."""
+        """Charge an account."""
         return await ctx.run("charge", payments.charge, request)
 
     @service.handler()
     async def refund(ctx: DataPlaneContext, request: RefundCharge) -> Refund:
-        """Give money back."""
+        """Refund a charge."""
         return await ctx.run("refund", payments.refund, request)
 
     return service

@@ -11,7 +11,7 @@ import pytest
 from perdure import DataPlaneContext, DataPlaneService, Orchestration, SagaConfig, ServiceClient, Target
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.saga.reconciler import SagaReconciler, reconcile_target
-from tests.integration.given_up_sagas import (
+from tests.integration.exhausted_sagas import (
     MOMENT,
     config_of,
     did_it,
@@ -142,7 +142,7 @@ async def test_rollback_does_not_await_sent_invocation(bench, did, admin, engine
     try:
         report = await bench.ingress.call(reconcile_target, key="all")
         assert invocation in {find.id for find in report.acted_on}
-        await rolled_back(bench, f"{name}:{key}", sweeps=False)
+        await rolled_back(bench, f"{name}:{key}", reconcile=False)
     finally:
         bench.released.set()
     await did_it(did, f"done {key}/sent")

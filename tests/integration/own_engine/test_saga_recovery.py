@@ -75,7 +75,7 @@ async def test_rollback_killed_after_resume_is_resumed_again(bench, did, admin, 
     key = str(uuid4())
     saga = f"{name}:{key}"
     await start(bench, name, key)
-    await did_all(bench, f"undoing {key}/a")
+    await did_all(bench, f"compensating {key}/a")
     await admin.control_invocation(await eventually(lambda: waiting_pass(admin, saga), what="waiting pass"), "kill")
 
     async def stalled() -> bool:

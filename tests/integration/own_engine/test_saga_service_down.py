@@ -13,7 +13,7 @@ from perdure.saga import recovery
 from perdure.saga.reconciler import SagaReconciler, SagaReconcilerConfig, reconcile_target
 from perdure.serving import build_app
 from perdure.testing import ServedApp
-from tests.integration.given_up_sagas import (
+from tests.integration.exhausted_sagas import (
     config_of,
     did_it,
     exhausted,
@@ -136,9 +136,9 @@ async def test_parent_retries_killed_roll_back_of_child(bench, did, admin, monke
         await did_it(did, f"do {key}/b")
         deployment = await jobs.deployment(app)
     bench.released.set()
-    await eventually(failed_attempt, what="failed attempt to undo the child")
+    await eventually(failed_attempt, what="failed attempt to roll back the child")
     with jobs.app() as back:
         await admin.move_deployment(deployment, back.url)
-        await rolled_back(bench, f"{bench.name}:{key}", sweeps=False)
+        await rolled_back(bench, f"{bench.name}:{key}", reconcile=False)
         await admin.remove_deployment(deployment)
     assert did.count(f"undo {key}-child/a") == 1

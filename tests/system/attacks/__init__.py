@@ -1,7 +1,7 @@
-"""Attacks on a running platform, by somebody who knows a lot: each with the answer that is expected.
+"""Attacks on a running platform by an attacker with inside knowledge, with their expected responses.
 
-They follow the boundaries of SECURITY.md: a service's port, the engine, completions of awakeables, acts, links, the
-console, the gateway, callers, the journal's encryption, and web pages.
+They cover the boundaries of SECURITY.md: the ports of services and engine, web pages, awakeables, signed actions,
+links, withdrawn rights, console, gateway, journal encryption, untrusted text, floods and caller identity.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.system.attacks.floods import FLOODS
 from tests.system.attacks.outside import CONSOLE, GATEWAY
 from tests.system.attacks.platform import DefendedPlatform
 from tests.system.attacks.ports import ENGINE, SERVICE
-from tests.system.attacks.signed_actions import ACTS, LINKS
+from tests.system.attacks.signed_actions import LINKS, SIGNED_ACTIONS
 from tests.system.attacks.untrusted_text import TEXT
 from tests.system.attacks.withdrawn_rights import RIGHTS
 
@@ -30,7 +30,7 @@ ATTACKS: Final[tuple[Attack, ...]] = (
     *ENGINE,
     *BROWSER,
     *COMPLETIONS,
-    *ACTS,
+    *SIGNED_ACTIONS,
     *LINKS,
     *RIGHTS,
     *CONSOLE,
@@ -40,17 +40,17 @@ ATTACKS: Final[tuple[Attack, ...]] = (
     *FLOODS,
     *IDENTITY,
 )
-"""All of them."""
+"""All attacks."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an attack.
+    """Result of an attack.
 
     Args:
-        attack: Which.
-        observed: How it was answered.
-        unchanged: Nothing was changed by it.
+        attack: The attack.
+        observed: The response.
+        unchanged: Whether the platform's data is unchanged.
     """
 
     attack: Attack
@@ -59,24 +59,24 @@ class Outcome:
 
     @property
     def refused(self) -> bool:
-        """Whether it was refused as it should be, and changed nothing."""
+        """Whether the response is the expected refusal and no data changed."""
         return self.unchanged and f"{self.observed} ".startswith(f"{self.attack.expected} ")
 
 
 async def attack_all(at: DefendedPlatform, attacks: Iterable[Attack] = ATTACKS) -> list[Outcome]:
-    """Try the attacks that apply to a platform, one after the other.
+    """Run the attacks that apply to a platform, in order.
 
     Args:
         at: The platform.
-        attacks: Which.
+        attacks: The attacks.
     """
     outcomes = []
-    before = await at.standing()
+    before = await at.data_digest()
     for each in attacks:
         if each.needs_encryption and not at.encrypted:
             continue
         observed = await each.run(at)
-        after = await at.standing()
+        after = await at.data_digest()
         outcomes.append(Outcome(each, observed, after == before))
         before = after
     return outcomes

@@ -1,4 +1,4 @@
-"""What an attack is, and how its answer is read."""
+"""Definition of an attack, and helpers that send requests and summarize responses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Attack:
     """One attack.
 
     Args:
-        boundary: Where it comes in.
-        name: What is tried.
-        expected: How it is to be refused: the status, or a word.
-        run: Tries it, and returns how it was answered.
-        needs_encryption: It can be tried on a platform with an encrypted journal only.
+        boundary: The attacked boundary.
+        name: One-line description.
+        expected: Expected refusal: HTTP status with an optional code, or a word.
+        run: Runs the attack and returns the observed response in the same form.
+        needs_encryption: Whether the attack requires an encrypted journal.
     """
 
     boundary: str
@@ -36,12 +36,12 @@ class Attack:
 
 
 def at_ingress(path: str, body: Any, *, sealed: bool = True) -> Run:
-    """Return what posts JSON to the ingress.
+    """Return an attack that posts JSON to the ingress.
 
     Args:
-        path: Where to.
+        path: Path of the handler.
         body: The body.
-        sealed: Whether it is encrypted for its place, where the journal is encrypted: as the platform's clients do.
+        sealed: Whether to seal the body if the journal is encrypted, as the platform's clients do.
     """
 
     async def run(at: DefendedPlatform) -> str:
@@ -54,7 +54,7 @@ def at_ingress(path: str, body: Any, *, sealed: bool = True) -> Run:
 
 
 def input_at(path: str) -> Place:
-    """Return the place of the input that a request to the ingress carries.
+    """Return the sealing place of a request to the ingress.
 
     Args:
         path: ``/SERVICE/[KEY/]HANDLER``.
@@ -64,10 +64,10 @@ def input_at(path: str) -> Place:
 
 
 def status_of(answer: httpx.Response) -> str:
-    """Return an answer's status, and the code of its error.
+    """Return a response's status and error code.
 
     Args:
-        answer: The answer.
+        answer: The response.
     """
     try:
         body = answer.json()

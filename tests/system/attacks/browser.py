@@ -1,4 +1,4 @@
-"""Attacks of a web page: what a browser of this machine sends for it to the engine's ports and to a service's."""
+"""Attacks of a web page, whose requests the local browser sends to the ports of engine and services."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _sent(port: _Port, method: str, path: str, headers: Mapping[str, str], body:
 
 
 def _of_page_beside(port: _Port, method: str, path: str) -> Run:
-    """Send what a page of another port of this machine sends: the same site, and another origin."""
+    """Send the request of a page from another local port: same site, other origin."""
 
     async def run(at: DefendedPlatform) -> str:
         headers = {**_JSON, "origin": at.topology.console_url, "sec-fetch-site": "same-site"}
@@ -137,4 +137,4 @@ BROWSER: Final = (
     _service("readiness with fetch", "403", _sent("service", "GET", "/ready", _EVIL)),
     _service("an invocation with fetch", "403", _sent("service", "POST", "/invoke/Payments/charge", _EVIL)),
 )
-"""All of them."""
+"""Attacks of web pages."""

@@ -1,4 +1,4 @@
-"""Attacks on who a caller is: in another name, with another caller's token, on another caller's executions."""
+"""Attacks on caller identity: false names, foreign tokens and executions of other callers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 from uuid import uuid4
 
 import httpx
@@ -45,7 +45,7 @@ def _issuer(at: DefendedPlatform) -> PrivateKey:
 
 
 def _person(at: DefendedPlatform, actor: str, *, platform: str | None = None) -> ActorKey:
-    """Return a key for a person whom the platform knows under another name, or on another platform."""
+    """Return a key for an alias of a person, or for another platform."""
     lifetime = timedelta(hours=1)
     return ActorKey.issue(
         _issuer(at), actor=actor, roles=[Role.APPROVER, Role.OPERATOR], lifetime=lifetime, now=_now(), platform=platform
@@ -54,10 +54,10 @@ def _person(at: DefendedPlatform, actor: str, *, platform: str | None = None) ->
 
 def _approve(key: Callable[[DefendedPlatform], ActorKey], *, approve: bool = True) -> Run:
     async def run(at: DefendedPlatform) -> str:
-        who, act = key(at), "approve" if approve else "reject"
+        action: Literal["approve", "reject"] = "approve" if approve else "reject"
         digest = (await at.approval()).payload_digest
-        body = sign_action(who, "approve" if approve else "reject", at.waiting, digest, {}, at=_now())
-        return await at_ingress(f"/Approvals/{at.waiting}/{act}", body)(at)
+        body = sign_action(key(at), action, at.waiting, digest, {}, at=_now())
+        return await at_ingress(f"/Approvals/{at.waiting}/{action}", body)(at)
 
     return run
 
@@ -73,7 +73,7 @@ def _delegate(key: Callable[[DefendedPlatform], ActorKey], to: str) -> Run:
 
 
 async def _own_booking(at: DefendedPlatform) -> str:
-    """Approve as mallory what mallory has booked in ada's name."""
+    """Approve as mallory the trip that mallory booked in ada's name."""
     digest = (await at.approval(at.disguised)).payload_digest
     body = sign_action(at.keys[MALLORY], "approve", at.disguised, digest, {}, at=_now())
     return await at_ingress(f"/Approvals/{at.disguised}/approve", body)(at)
@@ -110,7 +110,7 @@ Forge = Callable[[DefendedPlatform, CallTarget], Awaitable[str]]
 
 
 def _book(token: Forge, *, body: bytes = _COSTLY) -> Run:
-    """Return what books a trip over the limit at the ingress, with a token."""
+    """Return an attack that books a trip over the limit with a caller token."""
 
     async def run(at: DefendedPlatform) -> str:
         target = CallTarget(service="Trips", handler="run", key=new_trip_id())
@@ -130,7 +130,7 @@ def _forged(make: Callable[[DefendedPlatform, CallTarget], str]) -> Forge:
 
 
 async def _of_the_journal(at: DefendedPlatform, _target: CallTarget) -> str:
-    """Copy the token of a trip that the shop has booked out of the engine's journal."""
+    """Copy the caller token of the shop's trip from the engine's journal."""
     async with AdminClient(at.topology.admin_url) as admin:
         rows = await admin.query(
             "select j.entry_json from sys_journal j join sys_invocation_status i on i.id = j.id "
@@ -141,7 +141,7 @@ async def _of_the_journal(at: DefendedPlatform, _target: CallTarget) -> str:
 
 
 def _unsigned(at: DefendedPlatform, target: CallTarget) -> str:
-    """Write a token as the gateway does, with a signature of zeros."""
+    """Return a gateway token with a signature of zeros."""
     genuine = issue_call_token(_issuer(at), _SHOP, target, _COSTLY, at=_now())
     return f"{genuine.partition('.')[0]}.{base64.urlsafe_b64encode(bytes(64)).decode().rstrip('=')}"
 
@@ -163,7 +163,7 @@ def _read(path: str, token: Callable[[DefendedPlatform], str], *, method: str = 
 
 
 async def _another_idempotency_key(at: DefendedPlatform) -> str:
-    """Send what another caller has sent, under the same idempotency key, and see whose answer comes."""
+    """Repeat another caller's request with its idempotency key; return ``own`` or ``shared`` for the result."""
 
     async def asked(token: str) -> httpx.Response:
         return await at.http.post(
@@ -172,7 +172,7 @@ async def _another_idempotency_key(at: DefendedPlatform) -> str:
             headers={"authorization": f"Bearer {token}", "idempotency-key": "order-1"},
         )
 
-    first, second, again = [await asked(at.sessions[who]) for who in (VERA, MALLORY, VERA)]
+    first, second, again = [await asked(at.sessions[person]) for person in (VERA, MALLORY, VERA)]
     ids = [each.headers.get("x-restate-id", "") for each in (first, second, again)]
     if not all(each.is_success for each in (first, second, again)) or ids[0] != ids[2]:
         return f"{first.status_code} {ids}"
@@ -192,7 +192,7 @@ _CHUNKED: Final = "transfer-encoding: chunked"
 _CHUNKS: Final = b"2\r\n{}\r\n0\r\n\r\n"
 
 IDENTITY: Final[tuple[Attack, ...]] = (
-    Attack("identity", "an operator approves what they booked in another name", "403", _own_booking),
+    Attack("identity", "an operator approves their own booking under a false name", "403", _own_booking),
     Attack("identity", "a caller's name in the header", "401", _book(_forged(lambda *_: "key:shop"))),
     Attack("identity", "a caller's token without a signature", "401", _book(_forged(_unsigned))),
     Attack(
@@ -213,9 +213,9 @@ IDENTITY: Final[tuple[Attack, ...]] = (
         "401",
         _book(_forged(lambda at, to: sign_call(_person(at, MALLORY, platform="another"), to, _COSTLY, at=_now()))),
     ),
-    Attack("identity", "a caller's token out of the journal", "401", _book(_of_the_journal)),
+    Attack("identity", "a caller token copied from the journal", "401", _book(_of_the_journal)),
     Attack("identity", "a caller's token for another body", "401", _book(_forged(_genuine), body=_COSTLY + b" ")),
-    Attack("identity", "a caller's token of the day before yesterday", "401", _book(_forged(_outdated))),
+    Attack("identity", "a caller token that is two days old", "401", _book(_forged(_outdated))),
     Attack(
         "identity", "an alias of the subject approves", "403", _approve(lambda at: _person(at, "ada+x@example.com"))
     ),
@@ -267,7 +267,7 @@ IDENTITY: Final[tuple[Attack, ...]] = (
         "404",
         _read("/restate/workflow/Trips/{}/output", lambda at: at.sessions[VERA]),
     ),
-    Attack("identity", "another caller's idempotency key", "own", _another_idempotency_key),
+    Attack("identity", "a reused idempotency key of another caller", "own", _another_idempotency_key),
     Attack(
         "identity",
         "a body with a length and in chunks",
@@ -293,4 +293,4 @@ IDENTITY: Final[tuple[Attack, ...]] = (
         _raw(_CHUNKED, _CHUNKED, "content-type: application/json", body=_CHUNKS),
     ),
 )
-"""All of them."""
+"""Attacks on caller identity."""

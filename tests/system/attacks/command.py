@@ -1,9 +1,10 @@
-"""`python -m tests.system attack`: every attack of the table, on defended platforms: one in clear, one encrypted."""
+"""`python -m tests.system attack`: all attacks, with a plain and with an encrypted journal."""
 
 from __future__ import annotations
 
 import functools
 import os
+from typing import Final
 
 from rich.table import Table
 
@@ -14,45 +15,48 @@ from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 from tests.system.attacks import Outcome, attack_all
 from tests.system.attacks.platform import DefendedPlatform, defended_environment
-from tests.system.scenarios.platforms import play_on, run_trial
+from tests.system.scenarios.platforms import play_on, run_isolated
+
+JOURNALS: Final = ("plain", "encrypted")
+"""Journals of the attacked platforms."""
 
 
 def attack(settings: PlatformSettings, terminal: Terminal) -> int:
-    """Try every attack on fresh data and free ports, and show how each was answered.
+    """Run all attacks on fresh data and free ports, and print the responses.
 
     Args:
-        settings: Where npm's restate-server is, or goes.
-        terminal: Where to show it.
+        settings: Settings with the folder of restate-server.
+        terminal: Receives the output.
 
     Returns:
-        The exit code: 0 when all were refused and nothing was changed, 1 when not, 128 and the signal's number when it
-        was stopped.
+        The exit code: 0 if all attacks were refused and no data changed, else 1; 128 plus the signal's number after a
+        signal.
 
     Raises:
-        PerdureError: The platform can't be run. Its data and logs are kept.
+        PerdureError: The platform cannot run. Its data and logs are kept.
     """
-    return run_trial(
+    return run_isolated(
         "attack", settings, terminal, lambda topology, engine: _attack(settings, topology, engine, terminal)
     )
 
 
 async def _attack(settings: PlatformSettings, topology: Topology, engine: LocatedEngine, terminal: Terminal) -> int:
     outcomes = []
-    for journal in ("in clear", "encrypted"):
-        home = topology.home / journal.replace(" ", "-")
+    for journal in JOURNALS:
+        home = topology.home / journal
         home.mkdir(mode=0o700)
         attacked = Topology.on_free_ports(home, settings)
         environment = defended_environment(attacked, os.environ, encrypted=journal == "encrypted")
         platform = Platform(attacked, engine, report=terminal.say, environment=environment, console=True)
-        terminal.say(f"starting a platform: requests signed, actions signed, the journal {journal}")
+        terminal.say(f"starting a platform with signed requests, signed actions and a journal that is {journal}")
         answered = await play_on(platform, functools.partial(_attacked, platform), terminal)
-        terminal.draw(_table(f"attacks, journal {journal}", answered))
+        terminal.draw(_table(f"attacks, {journal} journal", answered))
         outcomes += answered
     through = [each for each in outcomes if not each.refused]
     if through:
-        terminal.say(f"{len(through)} of {len(outcomes)} attacks were NOT refused as they should be", "bold red")
+        terminal.say(f"{len(through)} of {len(outcomes)} attacks were NOT refused as expected", "bold red")
         return 1
-    terminal.say(f"all {len(outcomes)} attacks were refused, and nothing was changed", "bold green")
+    terminal.say(f"all {len(outcomes)} attacks were refused, and no data changed", "bold green")
     return 0
 
 
@@ -63,7 +67,7 @@ async def _attacked(platform: Platform) -> list[Outcome]:
 
 def _table(title: str, outcomes: list[Outcome]) -> Table:
     table = Table(title=title)
-    for column in ("at", "what", "expected", "answer", "data", ""):
+    for column in ("boundary", "attack", "expected", "response", "data", ""):
         table.add_column(column, overflow="fold")
     boundary = ""
     for each in outcomes:
@@ -74,8 +78,8 @@ def _table(title: str, outcomes: list[Outcome]) -> Table:
             each.attack.name,
             each.attack.expected,
             each.observed,
-            "as before" if each.unchanged else "CHANGED",
-            "refused" if each.refused else "GOT THROUGH",
+            "unchanged" if each.unchanged else "CHANGED",
+            "refused" if each.refused else "NOT REFUSED",
             style=None if each.refused else "bold red",
         )
         boundary = each.attack.boundary

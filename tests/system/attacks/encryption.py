@@ -1,10 +1,8 @@
-"""Attacks on an encrypted journal: values in clear, and sealed values that are copied from one place to another."""
+"""Attacks on an encrypted journal: unsealed values, and sealed values copied to another place."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -15,6 +13,7 @@ from perdure._runtime.places import Place
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.security import JournalCodec
 from services.runtime.booking import ORDINARY, new_trip_id
+from tests.support import eventually
 from tests.system.attacks.attack import Attack, Run, at_ingress, status_of
 from tests.system.attacks.platform import DefendedPlatform
 
@@ -36,7 +35,7 @@ def _empty(path: Callable[[DefendedPlatform], str]) -> Run:
 
 
 async def _input_of(at: DefendedPlatform, service: str, key: str, handler: str) -> bytes:
-    """Return the sealed input of an invocation, as the engine's journal shows it: the end of its first entry."""
+    """Return the sealed input of an invocation: the end of its first journal entry."""
     async with AdminClient(at.topology.admin_url) as admin:
         rows = await admin.query(
             "select j.raw from sys_journal j join sys_invocation i on j.id = i.id "
@@ -56,12 +55,12 @@ async def _state_of(at: DefendedPlatform, service: str, key: str) -> dict[str, b
 
 
 async def _copied_order(at: DefendedPlatform) -> str:
-    """Book with the sealed order of a trip that was approved, under another id."""
+    """Book with the sealed order of an approved trip under another ID."""
     return await _post(at, f"/Trips/{new_trip_id()}/run", await _input_of(at, "Trips", at.linked, "run"))
 
 
 async def _copied_decision(at: DefendedPlatform) -> str:
-    """Decide the approval that waits with the sealed decision of another one."""
+    """Decide the open approval with the sealed decision of another one."""
     decision = await _input_of(at, "Approvals", at.linked, "decide_by_link")
     return await _post(at, f"/Approvals/{at.waiting}/decide_by_link", decision)
 
@@ -85,7 +84,7 @@ async def _output_as_input(at: DefendedPlatform) -> str:
 
 
 async def _copied_state(at: DefendedPlatform) -> str:
-    """Give the approval that waits the sealed state of one that was approved, and read it."""
+    """Replace the open approval's state by that of an approved one, then read it."""
     genuine, approved = await _state_of(at, "Approvals", at.waiting), await _state_of(at, "Approvals", at.linked)
     await _put_state(at, {**genuine, "approval": approved["approval"]})
     asked = at.seal(b"", Place.input("Approvals", at.waiting, "status"))
@@ -101,18 +100,18 @@ async def _copied_state(at: DefendedPlatform) -> str:
 async def _put_state(at: DefendedPlatform, state: dict[str, bytes]) -> None:
     body = {"object_key": at.waiting, "new_state": {name: list(value) for name, value in state.items()}}
     (await at.http.post(f"{at.topology.admin_url}/services/Approvals/state", json=body)).raise_for_status()
-    deadline = time.monotonic() + _WITHIN
-    while await _state_of(at, "Approvals", at.waiting) != state:
-        if time.monotonic() > deadline:
-            raise TimeoutError("the engine did not take the state")
-        await asyncio.sleep(0.02)
+
+    async def stored() -> bool:
+        return await _state_of(at, "Approvals", at.waiting) == state
+
+    await eventually(stored, what="stored state", within=_WITHIN)
 
 
 async def _answer_of(at: DefendedPlatform, invocation: str) -> str:
-    """Return how an invocation ended, or ``refused`` when it is held up by a value that does not open."""
-    deadline = time.monotonic() + _WITHIN
+    """Return an invocation's result, or ``refused`` if it retries because a value does not open."""
     async with AdminClient(at.topology.admin_url) as admin:
-        while time.monotonic() < deadline:
+
+        async def result() -> str | None:
             (row,) = await admin.query(
                 f"select status, completion_result, last_failure from sys_invocation where id = {sql_text(invocation)}"
             )
@@ -121,8 +120,9 @@ async def _answer_of(at: DefendedPlatform, invocation: str) -> str:
             if "sealed for another place" in str(row.get("last_failure")):
                 await admin.control_invocation(invocation, "kill")
                 return "refused"
-            await asyncio.sleep(0.02)
-    return "no answer"
+            return None
+
+        return await eventually(result, what=f"result of {invocation}", within=_WITHIN)
 
 
 def _sealed_otherwise(seal: Callable[[DefendedPlatform, bytes, Place], bytes]) -> Run:
@@ -158,7 +158,7 @@ def _attack(
 
 
 SEALED: Final = (
-    _attack("an order in clear", at_ingress(f"/Trips/{new_trip_id()}/run", _ORDER, sealed=False)),
+    _attack("an unsealed order", at_ingress(f"/Trips/{new_trip_id()}/run", _ORDER, sealed=False)),
     _attack("an empty body for a handler without input", _empty(lambda at: f"/Trips/{at.waiting}/status"), "400"),
     _attack("an empty body for a handler with input", _empty(lambda at: f"/Approvals/{at.waiting}/approve")),
     _attack("another trip's sealed order", _copied_order),
@@ -166,7 +166,7 @@ SEALED: Final = (
     _attack("a sealed decision, for another handler", _decision_for_another_handler),
     _attack("an approval's sealed state as a decision", _copied_state_as_input),
     _attack("a sealed answer as a decision", _output_as_input),
-    _attack("an approved approval's sealed state for one that waits", _copied_state, "refused"),
+    _attack("an approved approval's sealed state for an open one", _copied_state, "refused"),
     _attack("an order sealed for another platform", _sealed_otherwise(_of_another_platform)),
     _attack("an order sealed under the attacker's own key", _sealed_otherwise(_under_an_own_key)),
     _attack("a sealed order with one bit changed", _sealed_otherwise(_changed)),

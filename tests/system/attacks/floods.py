@@ -1,7 +1,7 @@
-"""Attacks by number: guesses and floods that would keep other people out of the console.
+"""Floods: password guesses and connections that could lock other users out of the console.
 
-The platform trusts the proxies of this machine, so these requests come as a proxy would pass them on: the last address
-of ``X-Forwarded-For`` is the one that the proxy saw.
+The platform trusts local proxies, so these requests imitate one. The last address of ``X-Forwarded-For`` is that of the
+client.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ async def _sign_in(
         )
 
 
-async def _somebody(at: DefendedPlatform) -> tuple[str, str]:
-    """Add a person whose password is known here, and return both."""
+async def _new_user(at: DefendedPlatform) -> tuple[str, str]:
+    """Add a user and return name and password."""
     name, password = f"{uuid4().hex}@example.com", uuid4().hex
     database = Database(ConsoleSettings(local_dir=at.topology.home).database)
     try:
-        await Users(database, Passwords(HASHER)).add(name, password, [Role.VIEWER], by="the range")
+        await Users(database, Passwords(HASHER)).add(name, password, [Role.VIEWER], by="attack")
     finally:
         await database.dispose()
     return name, password
 
 
 async def _lock_out_behind_a_proxy(at: DefendedPlatform) -> str:
-    name, password = await _somebody(at)
+    name, password = await _new_user(at)
     for each in range(35):
         await _sign_in(at, f"guess-{each}", "wrong", "203.0.113.1")
     return status_of(await _sign_in(at, name, password, "198.51.100.1"))
 
 
 async def _lock_out_of_a_name(at: DefendedPlatform) -> str:
-    name, password = await _somebody(at)
+    name, password = await _new_user(at)
     await _sign_in(at, name, password, "198.51.100.2")
     for network in range(21):
         for _ in range(5):
@@ -69,7 +69,7 @@ async def _lock_out_of_a_name(at: DefendedPlatform) -> str:
 
 
 async def _lock_out_by_hashing(at: DefendedPlatform) -> str:
-    name, password = await _somebody(at)
+    name, password = await _new_user(at)
     flood = [asyncio.create_task(_sign_in(at, f"guess-{each}", "wrong", "203.0.113.2")) for each in range(40)]
     answer = await _sign_in(at, name, password, "198.51.100.3")
     await asyncio.gather(*flood)
@@ -77,7 +77,7 @@ async def _lock_out_by_hashing(at: DefendedPlatform) -> str:
 
 
 async def _guess_on(at: DefendedPlatform, *, invented: bool) -> str:
-    """Guess Grace's password, pretending to be another browser each time, or another client; return the last answer."""
+    """Guess Grace's password with a new browser or client address each time; return the last response."""
     seen = "203.0.113.4" if invented else "203.0.113.5"
     answers = [
         await _sign_in(
@@ -120,14 +120,12 @@ async def _open_a_page_unseen(at: DefendedPlatform) -> str:
 
 
 FLOODS: Final = (
-    Attack(
-        "floods", "wrong passwords behind a proxy, and then somebody else signs in", "201", _lock_out_behind_a_proxy
-    ),
-    Attack("floods", "a name tried from twenty networks; its person signs in", "201", _lock_out_of_a_name),
-    Attack("floods", "forty guesses at once; somebody else signs in", "201", _lock_out_by_hashing),
-    Attack("floods", "guesses from addresses that are made up", "429", lambda at: _guess_on(at, invented=True)),
-    Attack("floods", "guesses by browsers that are made up", "429", lambda at: _guess_on(at, invented=False)),
-    Attack("floods", "guesses of the password of a session that was taken over", "429", _guess_ones_own_password),
-    Attack("floods", "120 live pages of one session", "429", _open_pages),
-    Attack("floods", "a live page without a session", "401", _open_a_page_unseen),
+    Attack("floods", "another user signs in after wrong passwords behind a proxy", "201", _lock_out_behind_a_proxy),
+    Attack("floods", "a user signs in after guesses from twenty networks", "201", _lock_out_of_a_name),
+    Attack("floods", "another user signs in during forty guesses", "201", _lock_out_by_hashing),
+    Attack("floods", "guesses from forged addresses", "429", lambda at: _guess_on(at, invented=True)),
+    Attack("floods", "guesses by forged browsers", "429", lambda at: _guess_on(at, invented=False)),
+    Attack("floods", "guesses of the old password in a stolen session", "429", _guess_ones_own_password),
+    Attack("floods", "120 event streams of one session", "429", _open_pages),
+    Attack("floods", "an event stream without a session", "401", _open_a_page_unseen),
 )

@@ -1,4 +1,4 @@
-"""Attacks on what is meant for the outside: the console and the gateway."""
+"""Attacks on the public entry points: console and gateway."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _redrive_path(at: DefendedPlatform) -> str:
 
 
 CONSOLE: Final = (
-    Attack("console", "a redrive by nobody", "401", _console("POST", _redrive_path, by=None)),
+    Attack("console", "a redrive without a session", "401", _console("POST", _redrive_path, by=None)),
     Attack("console", "a redrive by a viewer", "403", _console("POST", _redrive_path, by=VERA)),
     Attack(
         "console",
@@ -46,7 +46,7 @@ CONSOLE: Final = (
         "403",
         _console("POST", lambda at: f"/api/approvals/{at.waiting}/approve", by=ADA),
     ),
-    Attack("console", "an operator reads who may sign in", "403", _console("GET", lambda _: "/api/users", by=OLGA)),
+    Attack("console", "an operator lists the users", "403", _console("GET", lambda _: "/api/users", by=OLGA)),
 )
 
 
@@ -86,8 +86,8 @@ def _trick(path: str, expected: str = "400") -> Attack:
 _RUN: Final = "/gateway/Trips/attack/run"
 GATEWAY: Final = (
     Attack("gateway", "no key", "401", _gateway("/Trips/attack/run", token=lambda _: None)),
-    Attack("gateway", "a key that is none", "401", _gateway("/Trips/attack/run", token=lambda _: "pdk_" + "x" * 43)),
-    Attack("gateway", "a handler that the key isn't for", "403", _gateway("/DeadLetters/redrive")),
+    Attack("gateway", "an unknown key", "401", _gateway("/Trips/attack/run", token=lambda _: "pdk_" + "x" * 43)),
+    Attack("gateway", "a handler that the key does not permit", "403", _gateway("/DeadLetters/redrive")),
     Attack("gateway", "a viewer redrives", "403", _gateway("/DeadLetters/redrive", token=lambda at: at.sessions[VERA])),
     Attack("gateway", "a viewer books", "403", _gateway("/Trips/attack/run", token=lambda at: at.sessions[VERA])),
     Attack("gateway", "a private handler", "404", _gateway("/Payments/charge")),
@@ -145,5 +145,5 @@ GATEWAY: Final = (
             "/gateway/Trips/x/run?delay=1s",
         ),
     ),
-    _trick("/gateway/Trips/x%0d%0aevil:1/run", "404"),  # the console knows no path with a line break
+    _trick("/gateway/Trips/x%0d%0aevil:1/run", "404"),  # no route of the console matches a line break
 )

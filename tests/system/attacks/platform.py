@@ -1,10 +1,8 @@
-"""A platform with all its defences up, and with people in it whom an attacker would like to be."""
+"""A platform with all security features enabled, and with users that an attacker may impersonate."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,7 +18,6 @@ from sqlalchemy import select
 from perdure._runtime.places import Place
 from perdure.approvals.messages import ApprovalStatus
 from perdure.approvals.targets import approval_status
-from perdure.errors import IngressError
 from perdure.saga.messages import DeadLetter, DeadLetterListRequest, DeadLetterPage
 from perdure.saga.status import RollbackState
 from perdure.security import ActorKey, PrivateKey, Role, mint_link, new_encryption_key
@@ -38,17 +35,17 @@ from services.runtime.booking import new_trip_id
 from services.runtime.platform import Platform
 from services.runtime.topology import Topology
 from tests.system.scenarios.dead_letters import HOTEL
-from tests.system.scenarios.harness import PASSWORD_MEMORY, HarnessError, Stage, harness_environment
+from tests.system.scenarios.harness import PASSWORD_MEMORY, Harness, HarnessError, harness_environment
 from tests.system.scenarios.orders import order
 
 MAX_BODY: Final = 64 * 1024
-"""How much the gateway takes here."""
+"""Size limit of the gateway."""
 
 BODY_WITHIN: Final = timedelta(seconds=1)
-"""How long the gateway waits for a body here."""
+"""Time limit of the gateway for a request body."""
 
 HASHER: Final = PasswordHasher(memory_cost=PASSWORD_MEMORY)
-"""Hashes passwords as the console does here."""
+"""Password hasher with the settings of the console."""
 
 _WITHIN: Final = 20.0
 _LETTERS: Target[DeadLetterListRequest, DeadLetterPage] = Target(
@@ -60,27 +57,27 @@ KIM = "kim@example.com"
 MALLORY = "mallory@example.com"
 
 PEOPLE: Final[Mapping[str, tuple[Role, ...]]] = {
-    ADA: (Role.APPROVER,),  # who travels, and would approve it
+    ADA: (Role.APPROVER,),  # the traveller
     GRACE: (Role.APPROVER,),
     OLGA: (Role.OPERATOR,),
     VERA: (Role.VIEWER,),
-    KIM: (Role.ADMINISTRATOR, Role.APPROVER),  # who made the shop's key, and would approve what it books
-    MALLORY: (Role.OPERATOR, Role.APPROVER),  # who may book and approve, but not the same trip
+    KIM: (Role.ADMINISTRATOR, Role.APPROVER),  # created the shop's key
+    MALLORY: (Role.OPERATOR, Role.APPROVER),  # may book and approve, but not the same trip
 }
 
 
 def defended_environment(
     topology: Topology, environment: Mapping[str, str], *, encrypted: bool = True
 ) -> dict[str, str]:
-    """Return the settings of a defended platform: signed actions, and short limits at the gateway.
+    """Return the environment of a defended platform: signed actions, and low limits at the gateway.
 
     Args:
-        topology: Where the platform keeps things; the keys of its journal are made there.
+        topology: The platform's topology; the journal keys are created in its folder.
         environment: This process's environment.
-        encrypted: Whether its journal is encrypted.
+        encrypted: Whether the journal is encrypted.
 
     Raises:
-        ConfigurationError: The keys can't be made.
+        ConfigurationError: The keys cannot be created.
     """
     journal = {}
     if encrypted:
@@ -100,24 +97,24 @@ def defended_environment(
 
 @dataclass
 class DefendedPlatform:
-    """A running platform, seen by an attacker who knows a lot. Open it with `on`.
+    """A running platform, from the view of an attacker with inside knowledge. Open it with `on`.
 
     Args:
-        stage: The platform.
-        http: Connections of the attacker's.
-        waiting: A trip of ada's that the shop booked, and that waits for an approval.
-        disguised: A trip that mallory booked in ada's name, and that waits for an approval.
+        harness: The platform.
+        http: The attacker's client.
+        waiting: Ada's trip, booked by the shop and waiting for an approval.
+        disguised: Trip that mallory booked in ada's name, waiting for an approval.
         letter: A dead letter.
-        link: A link to decide another approval, which was used already.
-        linked: That approval.
-        api_key: The shop's key, which may book trips and ask for their status, and nothing else.
-        other_key: Another shop's key for the same.
-        sessions: Sessions' tokens, by person.
-        keys: Keys that sign acts, by person.
-        engine_key: What the engine signs its requests with.
+        link: Used link of another approval.
+        linked: The approval of the link.
+        api_key: The shop's API key, which permits booking trips and reading their status.
+        other_key: Another shop's API key with the same permissions.
+        sessions: Session tokens by person.
+        keys: Keys for signed actions by person.
+        engine_key: Key that signs the engine's requests.
     """
 
-    stage: Stage
+    harness: Harness
     http: httpx.AsyncClient
     waiting: str
     disguised: str
@@ -134,13 +131,13 @@ class DefendedPlatform:
     @classmethod
     @asynccontextmanager
     async def on(cls, platform: Platform) -> AsyncIterator[Self]:
-        """Open one on a platform that was started with `defended_environment` and a console.
+        """Prepare users, trips and approvals on a platform started with `defended_environment` and a console.
 
         Args:
             platform: The running platform.
 
         Raises:
-            PerdureError: A trip didn't come to where it should.
+            PerdureError: A trip did not reach the prepared state.
         """
         topology = platform.topology
         issuer = PrivateKey.load(topology.keys_dir / "console-issuer.pem")
@@ -152,17 +149,17 @@ class DefendedPlatform:
         api_key, other_key, sessions = await _people(topology)
         database = Database(topology.database_url)
         try:
-            async with Stage.on(platform) as stage, httpx.AsyncClient(trust_env=False, timeout=30) as http:
+            async with Harness.on(platform) as harness, httpx.AsyncClient(trust_env=False, timeout=30) as http:
                 waiting, linked, disguised = [
-                    await _waiting(stage, http, token) for token in (api_key, api_key, sessions[MALLORY])
+                    await _waiting(harness, http, token) for token in (api_key, api_key, sessions[MALLORY])
                 ]
-                link = await _used_link(stage, topology, linked)
+                link = await _used_link(harness, topology, linked)
                 yield cls(
-                    stage=stage,
+                    harness=harness,
                     http=http,
                     waiting=waiting,
                     disguised=disguised,
-                    letter=await _dead_letter(stage),
+                    letter=await _dead_letter(harness),
                     link=link,
                     linked=linked,
                     api_key=api_key,
@@ -177,39 +174,39 @@ class DefendedPlatform:
 
     @property
     def topology(self) -> Topology:
-        """Where everything is."""
-        return self.stage.platform.topology
+        """Topology of the platform."""
+        return self.harness.platform.topology
 
     async def approval(self, approval_id: str | None = None) -> ApprovalStatus:
-        """Return an approval that is waited for.
+        """Return the status of an approval.
 
         Args:
-            approval_id: The approval; that of the shop's trip by default.
+            approval_id: The approval; by default that of the shop's trip.
         """
-        return await self.stage.ingress.call(approval_status, key=approval_id or self.waiting)
+        return await self.harness.ingress.call(approval_status, key=approval_id or self.waiting)
 
     async def letter_now(self) -> DeadLetter:
-        """Return the dead letter, as it stands."""
-        return (await self.stage.ingress.call(_LETTERS, DeadLetterListRequest(saga_id=self.letter.saga_id))).items[0]
+        """Return the current state of the dead letter."""
+        return (await self.harness.ingress.call(_LETTERS, DeadLetterListRequest(saga_id=self.letter.saga_id))).items[0]
 
     @property
     def encrypted(self) -> bool:
         """Whether the journal is encrypted."""
-        return self.stage.platform.codec is not None
+        return self.harness.platform.codec is not None
 
     def seal(self, body: bytes, place: Place) -> bytes:
-        """Seal a body where the journal is encrypted, as an attacker does who has the journal's keys.
+        """Seal a body if the journal is encrypted, as an attacker with the journal's keys does.
 
         Args:
             body: The body.
-            place: Where it is sent.
+            place: Place of the value.
         """
-        codec = self.stage.platform.codec
+        codec = self.harness.platform.codec
         return body if codec is None else codec.seal(body, place)
 
-    async def standing(self) -> str:
-        """Return a digest of all that an attack must not change: the database, the approval and the dead letter."""
-        await self.stage.until_quiet()
+    async def data_digest(self) -> str:
+        """Return a digest of the data that no attack may change: database, approvals and dead letter."""
+        await self.harness.until_quiet()
         digest = hashlib.sha256()
         async with self._database.snapshot() as connection:
             for table in Base.metadata.sorted_tables:
@@ -233,8 +230,8 @@ async def _people(topology: Topology) -> tuple[str, str, dict[str, str]]:
         sessions = Sessions(database, idle=settings.session_idle, length=settings.session_length)
         tokens = {}
         for person, roles in PEOPLE.items():
-            await persons.add(person, uuid4().hex, roles, by="the range")
-            tokens[person], _, _ = await sessions.start(person, address="127.0.0.1", agent="the range")
+            await persons.add(person, uuid4().hex, roles, by="attack")
+            tokens[person], _, _ = await sessions.start(person, address="127.0.0.1", agent="attack")
         api_keys, rights = ApiKeys(database), ["Trips/run", "Trips/status"]
         secret, _ = await api_keys.add("shop", rights, by=KIM)
         other, _ = await api_keys.add("other-shop", rights, by=KIM)
@@ -243,30 +240,22 @@ async def _people(topology: Topology) -> tuple[str, str, dict[str, str]]:
     return secret, other, tokens
 
 
-async def _waiting(stage: Stage, http: httpx.AsyncClient, token: str) -> str:
+async def _waiting(harness: Harness, http: httpx.AsyncClient, token: str) -> str:
     trip_id = new_trip_id()
     answer = await http.post(
-        f"{stage.platform.topology.console_url}/gateway/Trips/{trip_id}/run/send",
+        f"{harness.platform.topology.console_url}/gateway/Trips/{trip_id}/run/send",
         json=order(amount_minor=250_000).model_dump(mode="json"),
         headers={"authorization": f"Bearer {token}"},
     )
     if not answer.is_success:
-        raise HarnessError(f"the gateway took no trip: {answer.status_code} {answer.text[:200]}")
-    await stage.until_step(trip_id, "approval")
-    give_up = time.monotonic() + _WITHIN
-    while True:
-        try:
-            await stage.ingress.call(approval_status, key=trip_id)
-        except IngressError as error:
-            if error.status_code != 404 or time.monotonic() > give_up:
-                raise
-        else:
-            return trip_id
-        await asyncio.sleep(0.02)
+        raise HarnessError(f"the gateway refused the trip: {answer.status_code} {answer.text[:200]}")
+    await harness.until_step(trip_id, "approval")
+    await harness.until_approval_is_open(trip_id)
+    return trip_id
 
 
-async def _used_link(stage: Stage, topology: Topology, approval_id: str) -> str:
-    found = await stage.ingress.call(approval_status, key=approval_id)
+async def _used_link(harness: Harness, topology: Topology, approval_id: str) -> str:
+    found = await harness.ingress.call(approval_status, key=approval_id)
     token = mint_link(
         PrivateKey.load(topology.keys_dir / "approval-links.pem"),
         approval_id=approval_id,
@@ -279,14 +268,14 @@ async def _used_link(stage: Stage, topology: Topology, approval_id: str) -> str:
     decide: Target[dict[str, Any], dict[str, Any]] = Target(
         "Approvals", "decide_by_link", dict[str, Any], dict[str, Any]
     )
-    await stage.ingress.call(decide, {"token": token, "approve": True}, key=approval_id)
-    if (answered := await stage.result(approval_id)) != "confirmed":
-        raise HarnessError(f"the trip {approval_id} was approved by a link, and then: {answered}")
+    await harness.ingress.call(decide, {"token": token, "approve": True}, key=approval_id)
+    if (answered := await harness.result(approval_id)) != "confirmed":
+        raise HarnessError(f"trip {approval_id}, approved by a link, ended with: {answered}")
     return token
 
 
-async def _dead_letter(stage: Stage) -> DeadLetter:
+async def _dead_letter(harness: Harness) -> DeadLetter:
     trip_id = new_trip_id()
-    await stage.book(trip_id, order(hotel=HOTEL, account="acct-declined"))
-    await stage.until_rollback(trip_id, RollbackState.NEEDS_ATTENTION)
-    return (await stage.ingress.call(_LETTERS, DeadLetterListRequest(saga_id=trip_id))).items[0]
+    await harness.book(trip_id, order(hotel=HOTEL, account="acct-declined"))
+    await harness.until_rollback(trip_id, RollbackState.NEEDS_ATTENTION)
+    return (await harness.ingress.call(_LETTERS, DeadLetterListRequest(saga_id=trip_id))).items[0]

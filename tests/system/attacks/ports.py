@@ -1,4 +1,4 @@
-"""Attacks on what should not be reached at all: a service's port, and the engine."""
+"""Attacks on internal ports: a service's and the engine's."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ SERVICE: Final = (
 
 
 async def _from_another_address(at: DefendedPlatform) -> str:
-    """Try the engine's ports at an address of this machine that they aren't bound to."""
+    """Connect to the engine's ports at a local address that they are not bound to."""
     for port in (at.topology.admin_port, at.topology.ingress_port, at.topology.node_port):
         try:
             answer = await at.http.get(f"http://127.0.0.2:{port}/")
@@ -90,5 +90,5 @@ ENGINE: Final = (
     Attack("engine", "ingress and admin API from another address", "no connection", _from_another_address),
     Attack("engine", "a private handler over the ingress", "400", at_ingress("/Payments/charge", {})),
     Attack("engine", "a compensation over the ingress", "400", at_ingress("/TripsCompensations/cancel_flight", {})),
-    Attack("engine", "a rollback of a saga that runs", "400", at_ingress("/Trips/x/roll_back", {"actor": _OPERATOR})),
+    Attack("engine", "a rollback of a running saga", "400", at_ingress("/Trips/x/roll_back", {"actor": _OPERATOR})),
 )

@@ -1,4 +1,4 @@
-"""Requests that no HTTP client would send."""
+"""Malformed HTTP requests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _WITHIN = 15.0
 
 
 async def raw_answer(port: int, request: bytes) -> str:
-    """Send bytes to a port of this machine, and return the status and code of the answer.
+    """Send bytes to a local port and return the status of the response.
 
     Args:
         port: The port.
         request: The bytes.
 
     Returns:
-        The status; ``closed`` when the connection was closed without an answer, ``silence`` when nothing came in time.
+        The status; ``closed`` if the connection closed without a response, ``silence`` after the time limit.
     """
     reader, writer = await asyncio.open_connection(HOST, port)
     try:

@@ -1,4 +1,4 @@
-"""Attacks on what people do: acts that are signed, and links."""
+"""Attacks on signed actions and on links."""
 
 from __future__ import annotations
 
@@ -54,72 +54,72 @@ def _redrive(key: Callable[[DefendedPlatform], ActorKey]) -> Run:
 
 
 async def _replayed_annotation(at: DefendedPlatform) -> str:
-    """Let olga write a note, and send the same bytes again."""
+    """Annotate a dead letter as olga, then repeat the request."""
     letter = await at.letter_now()
     signed = sign_letter_act(at.keys[OLGA], OperatorAction.ANNOTATE, letter, reason="a note", at=datetime.now(UTC))
     body = {"id": letter.id, "actor": OLGA, "reason": "a note", "signed_action": signed.model_dump(mode="json")}
     send = at_ingress("/DeadLetters/annotate", body)
     if not (first := await send(at)).startswith("200"):
-        return f"{first}, the first time"
+        return f"{first} for the first request"
     return await send(at)
 
 
 async def _changed_payload(at: DefendedPlatform) -> str:
-    """Send olga's signed redrive with another payload than the one she signed."""
+    """Send olga's signed redrive with a different payload."""
     letter = await at.letter_now()
     signed = sign_letter_act(at.keys[OLGA], OperatorAction.REDRIVE, letter, reason="", at=datetime.now(UTC))
     body = {"id": letter.id, "actor": OLGA, "payload": {"x": 1}, "signed_action": signed.model_dump(mode="json")}
     return await at_ingress("/DeadLetters/redrive", body)(at)
 
 
-ACTS: Final = (
-    Attack("act", "an approval without a proof", "401", _approve(lambda _at, _digest: {"actor": GRACE})),
+SIGNED_ACTIONS: Final = (
+    Attack("signed action", "an unsigned approval", "401", _approve(lambda _at, _digest: {"actor": GRACE})),
     Attack(
-        "act",
-        "an approval vouched for by an unknown issuer",
+        "signed action",
+        "an approval by an unknown issuer",
         "401",
         _approve(lambda at, digest: _signed(_stranger(), at.waiting, digest)),
     ),
     Attack(
-        "act",
+        "signed action",
         "the requester approves their own trip",
         "403",
         _approve(lambda at, digest: _signed(at.keys[ADA], at.waiting, digest)),
     ),
     Attack(
-        "act",
-        "an operator, who is no approver, approves",
+        "signed action",
+        "an operator without the approver role approves",
         "403",
         _approve(lambda at, digest: _signed(at.keys[OLGA], at.waiting, digest)),
     ),
     Attack(
-        "act",
-        "a proof for another approval",
+        "signed action",
+        "a signature for another approval",
         "403",
         _approve(lambda at, digest: _signed(at.keys[GRACE], at.linked, digest)),
     ),
     Attack(
-        "act",
-        "a genuine proof, sent by somebody else",
+        "signed action",
+        "a valid signature under another name",
         "403",
         _approve(lambda at, digest: {**_signed(at.keys[GRACE], at.waiting, digest), "actor": OLGA}),
     ),
     Attack(
-        "act",
-        "a proof about another order",
+        "signed action",
+        "a signature for another payload",
         "409",
         _approve(lambda at, _digest: _signed(at.keys[GRACE], at.waiting, "0" * 64)),
     ),
     Attack(
-        "act",
-        "a proof of an hour ago",
+        "signed action",
+        "an expired signature",
         "401",
         _approve(lambda at, digest: _signed(at.keys[GRACE], at.waiting, digest, age=timedelta(minutes=59))),
     ),
-    Attack("act", "a viewer redrives a dead letter", "403", _redrive(lambda at: at.keys[VERA])),
-    Attack("act", "an approver redrives a dead letter", "403", _redrive(lambda at: at.keys[GRACE])),
-    Attack("act", "a redrive with another payload than was signed", "403", _changed_payload),
-    Attack("act", "a proof that was used before", "409", _replayed_annotation),
+    Attack("signed action", "a viewer redrives a dead letter", "403", _redrive(lambda at: at.keys[VERA])),
+    Attack("signed action", "an approver redrives a dead letter", "403", _redrive(lambda at: at.keys[GRACE])),
+    Attack("signed action", "a signed redrive with a changed payload", "403", _changed_payload),
+    Attack("signed action", "a reused signature", "409", _replayed_annotation),
 )
 
 
@@ -144,9 +144,9 @@ def _forged(at: DefendedPlatform, digest: str) -> str:
 
 
 LINKS: Final = (
-    Attack("link", "a link that was used before", "409", _by_link(lambda at, _: at.link, lambda at: at.linked)),
+    Attack("link", "a used link", "409", _by_link(lambda at, _: at.link, lambda at: at.linked)),
     Attack("link", "a link for another approval", "403", _by_link(lambda at, _: at.link, lambda at: at.waiting)),
-    Attack("link", "a link that the attacker signed", "401", _by_link(_forged, lambda at: at.waiting)),
+    Attack("link", "a link with a forged signature", "401", _by_link(_forged, lambda at: at.waiting)),
     Attack(
         "link",
         "a genuine link with one letter changed",

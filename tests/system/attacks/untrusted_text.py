@@ -1,4 +1,4 @@
-"""Attacks with text: escape sequences, overrides of the reading direction and line breaks in whatever people read."""
+"""Attacks with text: escape sequences, direction overrides and line breaks in displayed values."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def _traveller(value: str) -> Callable[[dict[str, Any]], None]:
 
 
 TEXT: Final = (
-    Attack("text", "an escape sequence as who approves", "400", _approval("approve", actor=f"{GRACE}{ESCAPE}")),
-    Attack("text", "an override as who approves", "400", _approval("approve", actor=f"{GRACE}{OVERRIDE}")),
-    Attack("text", "a zero-width space in who approves", "400", _approval("approve", actor=f"gr\u200bace{GRACE[5:]}")),
+    Attack("text", "an escape sequence in the approver", "400", _approval("approve", actor=f"{GRACE}{ESCAPE}")),
+    Attack("text", "an override in the approver", "400", _approval("approve", actor=f"{GRACE}{OVERRIDE}")),
+    Attack("text", "a zero-width space in the approver", "400", _approval("approve", actor=f"gr\u200bace{GRACE[5:]}")),
     Attack("text", "an escape sequence as a reason", "400", _approval("reject", reason=ESCAPE)),
     Attack("text", "a forged line as a reason", "400", _approval("reject", reason=FORGED)),
     Attack("text", "an override as a group", "400", _approval("approve", groups=[OVERRIDE])),
@@ -83,7 +83,7 @@ TEXT: Final = (
         _approval("delegate", to=ESCAPE, until="2099-01-01T00:00:00Z"),
     ),
     Attack("text", "an escape sequence as a dead letter's reason", "400", _letter(reason=ESCAPE)),
-    Attack("text", "an override as who acts on a dead letter", "400", _letter(actor=f"{OLGA}{OVERRIDE}")),
+    Attack("text", "an override in the operator of a dead letter", "400", _letter(actor=f"{OLGA}{OVERRIDE}")),
     Attack("text", "an escape sequence as a traveller", "400", _trip(_traveller(f"{ESCAPE}@example.com"))),
     Attack("text", "an override as a traveller", "400", _trip(_traveller(f"ada{OVERRIDE}@example.com"))),
     Attack("text", "an override as a hotel", "400", _trip(_set("hotel", "name", OVERRIDE))),

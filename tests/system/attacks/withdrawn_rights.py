@@ -1,4 +1,4 @@
-"""Attacks with rights that were withdrawn, and on what a platform keeps in files."""
+"""Attacks with withdrawn rights, and on the platform's files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.system.attacks.platform import GRACE, OLGA, VERA, DefendedPlatform
 _Body = dict[str, Any]
 
 
-def _someone() -> str:
+def _new_person() -> str:
     return f"{uuid4().hex[:8]}@example.com"
 
 
@@ -33,18 +33,18 @@ def _key(at: DefendedPlatform, person: str, *roles: Role) -> ActorKey:
 
 
 async def _state(at: DefendedPlatform, person: str, *roles: Role, active: bool = True, revokes: bool = False) -> None:
-    """State somebody's rights, as the console does."""
+    """Publish a person's rights, as the console does."""
     now = _now()
     request = {"roles": list(roles), "active": active, "as_of": now, "revoked_before": now if revokes else None}
     body = sign_principal_action(_key(at, "perdure console", Role.ADMINISTRATOR), person, request, at=now, action="put")
     target: Target[_Body, _Body] = Target("Principals", "put", _Body, _Body)
-    await at.stage.ingress.call(target, body, key=person)
+    await at.harness.ingress.call(target, body, key=person)
 
 
 async def _link(
     at: DefendedPlatform, person: str, *, age: timedelta = timedelta(0), expires: timedelta | None = None
 ) -> str:
-    """Mint a link, as the service does that delivers notices."""
+    """Issue a link, as the notification service does."""
     return mint_link(
         PrivateKey.load(at.topology.keys_dir / "approval-links.pem"),
         approval_id=at.waiting,
@@ -60,17 +60,17 @@ async def _decide(at: DefendedPlatform, token: str) -> str:
     return await at_ingress(f"/Approvals/{at.waiting}/decide_by_link", {"token": token, "approve": True})(at)
 
 
-async def _act(at: DefendedPlatform, key: ActorKey, act: SignableAction, **request: Any) -> str:
+async def _act(at: DefendedPlatform, key: ActorKey, action: SignableAction, **request: Any) -> str:
     digest = (await at.approval()).payload_digest
-    body = sign_action(key, act, at.waiting, digest, request, at=_now())
-    return await at_ingress(f"/Approvals/{at.waiting}/{act}", body)(at)
+    body = sign_action(key, action, at.waiting, digest, request, at=_now())
+    return await at_ingress(f"/Approvals/{at.waiting}/{action}", body)(at)
 
 
 def _link_after(*, active: bool = True, roles: tuple[Role, ...] = (Role.APPROVER,), given_back: bool = False) -> Run:
-    """Decide by a link whose owner's rights have changed since it was issued."""
+    """Return an attack that decides with a link issued before a change of its owner's rights."""
 
     async def run(at: DefendedPlatform) -> str:
-        person = _someone()
+        person = _new_person()
         token = await _link(at, person)
         await _state(at, person, *roles, active=active, revokes=True)
         if given_back:
@@ -81,7 +81,7 @@ def _link_after(*, active: bool = True, roles: tuple[Role, ...] = (Role.APPROVER
 
 
 async def _viewers_link(at: DefendedPlatform) -> str:
-    person = _someone()
+    person = _new_person()
     await _state(at, person, Role.VIEWER)
     return await _decide(at, await _link(at, person))
 
@@ -89,7 +89,7 @@ async def _viewers_link(at: DefendedPlatform) -> str:
 async def _revoked_link(at: DefendedPlatform) -> str:
     token = await _link(at, GRACE)
     if not (first := await _act(at, at.keys[OLGA], "revoke_links")).startswith("200"):
-        return f"{first}, as an operator revoked the links"
+        return f"{first} for the operator's revocation"
     return await _decide(at, token)
 
 
@@ -102,7 +102,7 @@ async def _link_of_an_earlier_approval(at: DefendedPlatform) -> str:
 
 
 async def _old_key_file(at: DefendedPlatform) -> str:
-    person = _someone()
+    person = _new_person()
     key = _key(at, person, Role.APPROVER)
     await _state(at, person, Role.APPROVER, revokes=True)
     return await _act(at, key, "approve")
@@ -121,7 +121,7 @@ def _statement(**changes: Any) -> _Body:
 
 
 def _changed_statement(at: DefendedPlatform) -> tuple[str, _Body]:
-    """Return a genuine demotion of vera that an attacker made a promotion."""
+    """Return a signed demotion of vera, changed to a promotion."""
     admin = _key(at, "perdure console", Role.ADMINISTRATOR)
     body = sign_principal_action(admin, VERA, _statement(roles=["viewer"]), at=_now(), action="put")
     return VERA, {**body, "roles": ["approver"]}
@@ -131,7 +131,7 @@ def _own_promotion(at: DefendedPlatform) -> tuple[str, _Body]:
     return VERA, sign_principal_action(at.keys[VERA], VERA, _statement(), at=_now(), action="put")
 
 
-def _for_somebody_else(at: DefendedPlatform) -> tuple[str, _Body]:
+def _for_another_person(at: DefendedPlatform) -> tuple[str, _Body]:
     admin = _key(at, "perdure console", Role.ADMINISTRATOR)
     return VERA, sign_principal_action(admin, OLGA, _statement(), at=_now(), action="put")
 
@@ -147,11 +147,11 @@ async def _rights_of_others(at: DefendedPlatform) -> str:
 
 async def _endless_delegation(at: DefendedPlatform) -> str:
     until = (_now() + timedelta(days=3650)).isoformat()
-    return await _act(at, at.keys[GRACE], "delegate", to=_someone(), until=until)
+    return await _act(at, at.keys[GRACE], "delegate", to=_new_person(), until=until)
 
 
 async def _open_files(at: DefendedPlatform) -> str:
-    """Look for what another user of this machine could read."""
+    """Search for files that other local users can read."""
     home = at.topology.home
     found = [
         path.relative_to(home).as_posix()
@@ -162,7 +162,7 @@ async def _open_files(at: DefendedPlatform) -> str:
 
 
 async def _links_at_rest(at: DefendedPlatform) -> str:
-    """Look for links that decide in everything that the platform keeps."""
+    """Search the platform's data and logs for approval links."""
     home = at.topology.home
     files = [path for folder in ("data", "logs") for path in (home / folder).rglob("*") if path.is_file()]
     found = [path.name for path in files if b"/l/eyJ" in path.read_bytes()]
@@ -170,26 +170,26 @@ async def _links_at_rest(at: DefendedPlatform) -> str:
 
 
 RIGHTS: Final = (
-    Attack("rights", "a link of somebody who was disabled since", "403", _link_after(active=False)),
-    Attack("rights", "a link of somebody who lost the role since", "403", _link_after(roles=(Role.VIEWER,))),
+    Attack("rights", "a link of a disabled user", "403", _link_after(active=False)),
+    Attack("rights", "a link of a demoted user", "403", _link_after(roles=(Role.VIEWER,))),
     Attack(
         "rights",
-        "a link from before somebody was disabled, after the rights were given back",
+        "an old link of a user who was disabled and enabled again",
         "403",
         _link_after(active=False, given_back=True),
     ),
     Attack("rights", "a viewer's link", "403", _viewers_link),
-    Attack("rights", "a link that an operator revoked", "403", _revoked_link),
-    Attack("rights", "a link that is issued in the future, to outlast its revocation", "401", _link_from_the_future),
-    Attack("rights", "a link from before the approval was opened", "403", _link_of_an_earlier_approval),
-    Attack("rights", "a key file from before the rights changed", "403", _old_key_file),
-    Attack("rights", "a person is promoted without a proof", "401", _states(lambda _: (VERA, _statement(actor=VERA)))),
-    Attack("rights", "a viewer promotes herself", "403", _states(_own_promotion)),
-    Attack("rights", "a signed demotion becomes a promotion", "403", _states(_changed_statement)),
-    Attack("rights", "a statement about another person", "403", _states(_for_somebody_else)),
+    Attack("rights", "a revoked link", "403", _revoked_link),
+    Attack("rights", "a link with a future issue date", "401", _link_from_the_future),
+    Attack("rights", "a link issued before the approval opened", "403", _link_of_an_earlier_approval),
+    Attack("rights", "a key file issued before a change of rights", "403", _old_key_file),
+    Attack("rights", "an unsigned promotion", "401", _states(lambda _: (VERA, _statement(actor=VERA)))),
+    Attack("rights", "a viewer's own promotion", "403", _states(_own_promotion)),
+    Attack("rights", "a signed demotion changed to a promotion", "403", _states(_changed_statement)),
+    Attack("rights", "a statement about another person", "403", _states(_for_another_person)),
     Attack("rights", "a viewer revokes the links of another person", "403", _links_of_others),
     Attack("rights", "an operator revokes the rights of another person", "403", _rights_of_others),
     Attack("rights", "a delegation for ten years", "400", _endless_delegation),
     Attack("files", "another user reads a file of the platform", "none", _open_files),
-    Attack("files", "a link that decides, in data and logs", "none", _links_at_rest),
+    Attack("files", "approval links in data and logs", "none", _links_at_rest),
 )

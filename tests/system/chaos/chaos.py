@@ -1,7 +1,6 @@
-"""`python -m tests.system chaos`: trips are booked while processes and the engine are killed; then all is checked.
+"""`python -m tests.system chaos`: book trips while processes and the engine are killed, then audit the data.
 
-What is booked, cancelled and killed, and after which trip, follows from the seed alone. What the machine makes of it
-does not: the moment at which a kill hits a step is the scheduler's.
+The seed determines the orders and the faults. The exact moment of a kill still varies between runs.
 """
 
 from __future__ import annotations
@@ -28,9 +27,10 @@ from services.runtime.connections import ingress_client
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import ENGINE, ENGINE_PROXY, SERVICES, Topology
+from tests.support import WaitTimeout, eventually
 from tests.system.scenarios.harness import harness_environment
 from tests.system.scenarios.orders import order
-from tests.system.scenarios.platforms import conclude, play_on, run_trial
+from tests.system.scenarios.platforms import conclude, play_on, run_isolated
 
 _AT_ONCE: Final = 16
 _SETTLED_WITHIN: Final = timedelta(seconds=150)
@@ -50,79 +50,79 @@ ORDERS: Final[dict[str, TripRequest]] = {
 }
 _WEIGHTS: Final = (8, 1, 2, 2, 1, 3, 1)
 
-VICTIMS: Final = (*(spec.name for spec in SERVICES), ENGINE, ENGINE_PROXY)
+PROCESSES: Final = (*(spec.name for spec in SERVICES), ENGINE, ENGINE_PROXY)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to the platform after a trip was sent.
+    """A fault after a trip was sent.
 
     Args:
-        after: The number of the trip.
-        act: A process killed with -9 and started again, or an earlier trip cancelled or killed in the engine.
-        victim: The process; or the number of the trip.
+        after: Number of the trip.
+        action: ``kill -9`` of a process, which is restarted, or an operator action on an earlier trip.
+        target: Name of the process or number of the trip.
     """
 
     after: int
-    act: Literal["kill -9", "cancel", "kill"]
-    victim: str
+    action: Literal["kill -9", "cancel", "kill"]
+    target: str
 
 
 @dataclass(frozen=True)
 class ChaosPlan:
-    """All that a run does, made from its seed.
+    """Orders and faults of a chaos run.
 
     Args:
         seed: The seed.
-        orders: What each trip orders, by name.
-        blows: What happens, in order.
+        orders: Order of each trip, by name.
+        faults: The faults in order.
     """
 
     seed: int
     orders: list[str]
-    blows: list[Fault]
+    faults: list[Fault]
 
 
 def make_plan(seed: int, count: int) -> ChaosPlan:
-    """Return the plan of a run; the same for the same seed and count.
+    """Return the plan for a seed; equal arguments give equal plans.
 
     Args:
         seed: The seed.
-        count: How many trips.
+        count: Number of trips.
     """
-    random = Random(seed)  # noqa: S311 - to be repeated, not to be secret
+    random = Random(seed)  # noqa: S311 - reproducible, not secret
     orders = random.choices(list(ORDERS), _WEIGHTS, k=count)
-    blows = []
-    # Each process and the engine is hit at least once, however short the run.
-    pending = random.sample(VICTIMS, len(VICTIMS))
+    faults = []
+    # Kill each process once before any process twice.
+    pending = random.sample(PROCESSES, len(PROCESSES))
     for number in range(1, count + 1):
         if number % max(1, count // 16) == 0:
-            blows.append(Fault(number, "kill -9", pending.pop() if pending else random.choice(VICTIMS)))
+            faults.append(Fault(number, "kill -9", pending.pop() if pending else random.choice(PROCESSES)))
         if random.random() < 0.06:
-            blows.append(Fault(number, "cancel", str(random.randint(max(1, number - 5), number))))
+            faults.append(Fault(number, "cancel", str(random.randint(max(1, number - 5), number))))
         if random.random() < 0.04:
-            blows.append(Fault(number, "kill", str(random.randint(max(1, number - 5), number))))
-    return ChaosPlan(seed, orders, blows)
+            faults.append(Fault(number, "kill", str(random.randint(max(1, number - 5), number))))
+    return ChaosPlan(seed, orders, faults)
 
 
 def chaos(settings: PlatformSettings, terminal: Terminal, *, seed: int, count: int) -> int:
-    """Play a chaos run on a platform of its own, with fresh data on free ports.
+    """Run a chaos test on a separate platform with fresh data.
 
     Args:
-        settings: Where npm's restate-server is, or goes.
-        terminal: Where to show it.
-        seed: Where the choices come from.
-        count: How many trips to book.
+        settings: Settings with the folder of restate-server.
+        terminal: Receives the output.
+        seed: Seed of the random choices.
+        count: Number of trips.
 
     Returns:
-        The exit code: 0 when everything holds, 1 when not, 128 and the signal's number when it was stopped.
+        The exit code: 0 if the audit passes, else 1; 128 plus the signal's number after a signal.
 
     Raises:
-        PerdureError: The platform can't be run. Its data and logs are kept.
+        PerdureError: The platform cannot run. Its data and logs are kept.
     """
-    terminal.say(f"seed {seed}, {count} trips; repeat the choices with: make chaos SEED={seed} TRIPS={count}")
+    terminal.say(f"seed {seed}, {count} trips; repeat with: make chaos SEED={seed} TRIPS={count}")
     plan = make_plan(seed, count)
-    return run_trial("chaos", settings, terminal, lambda topology, engine: _chaos(topology, engine, terminal, plan))
+    return run_isolated("chaos", settings, terminal, lambda topology, engine: _chaos(topology, engine, terminal, plan))
 
 
 async def _chaos(topology: Topology, engine: LocatedEngine, terminal: Terminal, plan: ChaosPlan) -> int:
@@ -132,7 +132,7 @@ async def _chaos(topology: Topology, engine: LocatedEngine, terminal: Terminal, 
 
 
 class _Run:
-    """One chaos run under way."""
+    """Execution of a chaos plan."""
 
     def __init__(self, platform: Platform, terminal: Terminal, plan: ChaosPlan) -> None:
         self._platform = platform
@@ -142,18 +142,18 @@ class _Run:
         self._invocations: dict[int, str] = {}
 
     async def play(self) -> list[str]:
-        """Book all trips, strike all blows, wait until nothing is under way; return what does not hold."""
+        """Book all trips, inject all faults and wait for the end of all work; return the problems."""
         limit = asyncio.Semaphore(_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for number, name in enumerate(self._plan.orders, start=1):
                 await limit.acquire()
                 task = group.create_task(self._book(number, ORDERS[name]))
                 task.add_done_callback(lambda _: limit.release())
-                for blow in [each for each in self._plan.blows if each.after == number]:
-                    await self._strike(blow)
-        self._say("all trips are sent; waiting until nothing is under way")
+                for fault in [each for each in self._plan.faults if each.after == number]:
+                    await self._inject(fault)
+        self._say("all trips are sent; waiting for their end")
         problems = await self._until_settled()
-        return [*problems, *await self._undone_twice(), *await unapproved(self._platform)]
+        return [*problems, *await self._compensated_twice(), *await unapproved(self._platform)]
 
     def _say(self, text: str) -> None:
         self._terminal.say(f"{time.monotonic() - self._began:6.1f} s  {text}")
@@ -162,7 +162,7 @@ class _Run:
         return f"chaos-{self._plan.seed}-{number:04d}"
 
     async def _book(self, number: int, what: TripRequest) -> None:
-        """Send an order until the engine has taken it; a repeated one is the same trip."""
+        """Send an order until the engine accepts it; the trip ID makes the repetition safe."""
         async with ingress_client(self._platform.topology.ingress_url, self._platform.codec) as ingress:
             while True:
                 try:
@@ -174,21 +174,21 @@ class _Run:
                 else:
                     return
 
-    async def _strike(self, blow: Fault) -> None:
-        if blow.act == "kill -9":
-            self._say(f"after trip {blow.after}: kill -9 {blow.victim}")
-            await self._platform.kill(blow.victim)
-            await self._platform.restart(blow.victim)
+    async def _inject(self, fault: Fault) -> None:
+        if fault.action == "kill -9":
+            self._say(f"after trip {fault.after}: kill -9 {fault.target}")
+            await self._platform.kill(fault.target)
+            await self._platform.restart(fault.target)
             return
-        invocation = self._invocations.get(int(blow.victim))
-        if invocation is None:  # not taken yet, since the engine was down
+        invocation = self._invocations.get(int(fault.target))
+        if invocation is None:  # not accepted yet, since the engine was down
             return
-        self._say(f"after trip {blow.after}: {blow.act} trip {blow.victim}")
+        self._say(f"after trip {fault.after}: {fault.action} trip {fault.target}")
         async with AdminClient(self._platform.topology.admin_url) as admin:
             try:
-                await admin.control_invocation(invocation, blow.act)
+                await admin.control_invocation(invocation, fault.action)
             except EngineError as error:
-                if error.status_code not in (404, 409):  # it had ended by then
+                if error.status_code not in (404, 409):  # the trip has ended
                     raise
 
     async def _until_settled(self) -> list[str]:
@@ -196,26 +196,35 @@ class _Run:
         config = SagaReconcilerConfig(
             admin_url=topology.admin_url, ingress_url=topology.ingress_url, grace=timedelta(0)
         )
-        give_up = time.monotonic() + _SETTLED_WITHIN.total_seconds()
+        unsettled = ""
         async with AdminClient(topology.admin_url) as admin:
-            while True:
-                under_way = await admin.query(_UNDER_WAY)
+
+            async def settled() -> bool:
+                nonlocal unsettled
+                running = await admin.query(_UNDER_WAY)
                 open_ = await admin.query(
                     f"select service_key from state where service_name = '{ROLLBACKS}' and key = '{OPEN_KEY}'"
                 )
-                lost = [
-                    find for find in await find_orphans(admin, config) if not await self._has_rollback(admin, find.key)
+                orphans = [
+                    each for each in await find_orphans(admin, config) if not await self._has_rollback(admin, each.key)
                 ]
-                if not under_way and not open_ and not lost:
-                    return await self._ended(admin)
-                if time.monotonic() > give_up:
-                    waiting = ", ".join(f"{row['target']} ({row['status']})" for row in under_way[:5])
-                    problem = (
-                        f"after {_SETTLED_WITHIN.total_seconds():.0f} s: {len(under_way)} invocations under way "
-                        f"({waiting}), {len(open_)} rollbacks open, {len(lost)} sagas lost"
-                    )
-                    return [problem]
-                await asyncio.sleep(_LOOK)
+                targets = ", ".join(f"{row['target']} ({row['status']})" for row in running[:5])
+                unsettled = (
+                    f"{len(running)} invocations running ({targets}), {len(open_)} rollbacks open, "
+                    f"{len(orphans)} sagas orphaned"
+                )
+                return not running and not open_ and not orphans
+
+            try:
+                await eventually(
+                    settled,
+                    what=lambda: f"end of all work: {unsettled}",
+                    within=_SETTLED_WITHIN.total_seconds(),
+                    every=_LOOK,
+                )
+            except WaitTimeout as error:
+                return [str(error)]
+            return await self._ended(admin)
 
     @staticmethod
     async def _has_rollback(admin: AdminClient, saga_id: str) -> bool:
@@ -233,15 +242,15 @@ class _Run:
         )
         self._say("trips: " + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())))
         missing = len(self._plan.orders) - len(rows)
-        return [f"{missing} trips were taken and are gone"] if missing else []
+        return [f"{missing} accepted trips are missing"] if missing else []
 
-    async def _undone_twice(self) -> list[str]:
-        """Return the steps whose compensation succeeded more than once; the engine has one invocation per attempt."""
+    async def _compensated_twice(self) -> list[str]:
+        """Return the steps with several successful compensations; each attempt is an invocation."""
         async with AdminClient(self._platform.topology.admin_url) as admin:
             rows = await admin.query(
                 "select idempotency_key as key from sys_invocation_status where target_service_name = "
                 "'TripsCompensations' and completion_result = 'success' and idempotency_key is not null"
             )
         steps = Counter(str(row["key"]).rpartition("/")[0] for row in rows)
-        self._say(f"{len(steps)} steps were undone")
-        return [f"step {step} was undone {count} times" for step, count in steps.items() if count > 1]
+        self._say(f"{len(steps)} steps were compensated")
+        return [f"step {step} was compensated {count} times" for step, count in steps.items() if count > 1]

@@ -1,4 +1,4 @@
-"""Trips on three engine nodes while one is killed and another is stopped: ``python -m tests.system cluster``."""
+"""`python -m tests.system cluster`: book trips on three engine nodes while one is killed and another is stopped."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 from tests.system.cluster.nodes import EngineCluster, Snapshots, node_configs
-from tests.system.scenarios.harness import Stage, harness_environment
+from tests.system.scenarios.harness import Harness, harness_environment
 from tests.system.scenarios.load import Stream
-from tests.system.scenarios.platforms import conclude, play_on, run_trial
+from tests.system.scenarios.platforms import conclude, play_on, run_isolated
 
 LONGEST_PAUSE: Final = timedelta(seconds=30)
-"""How long no trip may be confirmed after a node went: noticing takes the engine seconds, a busy machine more."""
+"""Longest permitted time without a confirmed trip after the loss of a node."""
 
 _STEADY: Final = 40
 _AFTER: Final = 60
 
 
 def try_cluster(settings: PlatformSettings, terminal: Terminal, snapshots: Snapshots | None = None) -> int:
-    """Play the trial on a platform of its own, with fresh data on free ports.
+    """Run the cluster test on a separate platform with fresh data.
 
     Args:
-        settings: Where npm's restate-server is, or goes.
-        terminal: Where to show it.
-        snapshots: An object store for the nodes' snapshots; without one, they make none.
+        settings: Settings with the folder of restate-server.
+        terminal: Receives the output.
+        snapshots: Object store for the nodes' snapshots; None disables snapshots.
 
     Returns:
-        The exit code: 0 when nothing is lost, 1 when something is, 128 and the signal's number when it was stopped.
+        The exit code: 0 if the audit passes, else 1; 128 plus the signal's number after a signal.
 
     Raises:
-        PerdureError: The platform can't be run. Its data and logs are kept.
+        PerdureError: The platform cannot run. Its data and logs are kept.
     """
-    return run_trial(
+    return run_isolated(
         "cluster", settings, terminal, lambda topology, engine: _try(topology, engine, terminal, snapshots)
     )
 
@@ -60,34 +60,34 @@ async def _try(topology: Topology, engine: LocatedEngine, terminal: Terminal, sn
 
 
 async def _play(platform: Platform, cluster: EngineCluster, terminal: Terminal) -> list[str]:
-    """Strike two blows while trips are booked; return what does not hold."""
+    """Inject two faults while trips are booked; return the problems."""
     problems: list[str] = []
     await cluster.until_known(trips.book.service)
     async with Stream.on("cluster", cluster.ingress_urls) as stream:
-        await stream.flow(_STEADY)  # the first ones warm everything up
+        await stream.flow(_STEADY)  # warm-up
         began = time.monotonic()
         await stream.flow(_STEADY)
         steady = stream.pause(began, time.monotonic())
         terminal.say(f"steady: at most {steady:.2f} s between two confirmed trips")
-        for what in ("kill -9", "stop"):
+        for fault in ("kill -9", "stop"):
             index = await cluster.busiest()
             node, leads = cluster.nodes[index], (await cluster.leaders())[index]
             began = time.monotonic()
-            await (node.kill() if what == "kill -9" else node.stop())
+            await (node.kill() if fault == "kill -9" else node.stop())
             await stream.flow(_AFTER, within=120)
             pause = stream.pause(began, time.monotonic())
             terminal.say(
-                f"{what} {node.config.node_name}, which led {leads} partitions: "
-                f"no trip was confirmed for {pause:.2f} s, then {_AFTER} were, on two nodes"
+                f"{fault} {node.config.node_name}, which led {leads} partitions: "
+                f"no trip was confirmed for {pause:.2f} s, then {_AFTER} on two nodes"
             )
             if pause > LONGEST_PAUSE.total_seconds():
-                problems.append(f"after {what}, no trip was confirmed for {pause:.1f} s")
+                problems.append(f"after {fault}, no trip was confirmed for {pause:.1f} s")
             began = time.monotonic()
             await node.start()
             back = time.monotonic() - began
             await stream.flow(_STEADY)
-            terminal.say(f"{node.config.node_name} is back after {back:.1f} s, and trips go on")
-    terminal.say(f"{stream.confirmed} trips were booked, and all are confirmed")
-    async with Stage.on(platform) as stage:
-        await stage.until_quiet()
+            terminal.say(f"{node.config.node_name} is back after {back:.1f} s, and trips continue")
+    terminal.say(f"all {stream.confirmed} booked trips are confirmed")
+    async with Harness.on(platform) as harness:
+        await harness.until_quiet()
     return [*problems, *await unapproved(platform)]

@@ -19,13 +19,13 @@ Running = Callable[[Path], AbstractAsyncContextManager[Platform]]
 
 @pytest.fixture(scope="session")
 def engine(pytestconfig: pytest.Config) -> LocatedEngine:
-    """The engine of this machine, or npm's."""
+    """The installed engine."""
     return locate_engine(pytestconfig.rootpath / ".local" / "engine")
 
 
 @pytest.fixture
 def running(engine: LocatedEngine) -> Running:
-    """Runs a platform in a folder, with what is there already, as long as the context lasts."""
+    """Runs a platform in a folder inside a context. The folder may contain data."""
 
     @asynccontextmanager
     async def run(home: Path) -> AsyncIterator[Platform]:

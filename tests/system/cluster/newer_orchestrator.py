@@ -1,5 +1,4 @@
-"""A later version of the orchestrator: it reserves the hotel first. A trip that began on the older version can't be
-replayed by this one, nor the other way round."""
+"""A later version of the orchestrator. It reserves the hotel first, so neither version can replay the other's trips."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""Three engine nodes as processes of this machine: a cluster that one of them can be taken from."""
+"""A cluster of three local engine nodes, which survives the loss of one."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -17,27 +16,28 @@ from perdure._runtime.ports import free_ports
 from perdure.dev.processes import STOP_TIMEOUT, ManagedProcess, wait_for_exit
 from perdure.dev.supervisor import run_together
 from perdure.engine import EngineConfig, EngineProcess, LocatedEngine
+from perdure.engine.admin import AdminClient
 from perdure.errors import EngineError
 from services.runtime.connections import admin_client, local_http
 from services.runtime.topology import HOST, Topology
+from tests.support import eventually
 
 NODES: Final = 3
-"""How many nodes a cluster has: with each entry on two of them, any one may go."""
+"""Number of nodes. Each log entry is on two of them, so the cluster survives the loss of one."""
 
-_LOOK: Final = 0.1
 _LEADERS: Final = re.compile(r"^restate_num_active_partition_leaders(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Snapshots:
-    """Where the nodes keep snapshots of their partitions: an S3-compatible object store.
+    """S3-compatible object store for the snapshots of partitions.
 
     Args:
-        endpoint: Its address.
+        endpoint: Address of the store.
         destination: Bucket and prefix, ``s3://bucket/prefix``.
-        access_key: The key's id.
+        access_key: ID of the key.
         secret_key: The key.
-        every: After how many log records a partition's leader makes one.
+        every: Number of log records between snapshots.
     """
 
     endpoint: str
@@ -47,7 +47,7 @@ class Snapshots:
     every: int = 1000
 
     def environment(self) -> dict[str, str]:
-        """Return the settings as the environment variables that restate-server reads."""
+        """Return the environment variables of restate-server."""
         prefix = "RESTATE_WORKER__SNAPSHOTS__"
         return {
             f"{prefix}DESTINATION": self.destination,
@@ -63,13 +63,12 @@ class Snapshots:
 def node_configs(
     topology: Topology, snapshots: Snapshots | None = None, more: Mapping[str, str] | None = None
 ) -> list[EngineConfig]:
-    """Return what each node is told. The first has the topology's ports, the others free ones.
+    """Return the configuration of each node. The first has the topology's ports, the others free ones.
 
     Args:
         topology: The platform's ports and folders.
-        snapshots: Where snapshots are kept; without them, a node that lost its data folder can't come back once the
-            log has been trimmed, and a cluster never trims its log.
-        more: More of the server's own settings, as its environment variables.
+        snapshots: Object store for snapshots. Without one, a cluster never trims its log.
+        more: Further environment variables of the server.
     """
     base = replace(topology.engine_config(), sockets=False)
     ports = free_ports(3 * (NODES - 1))
@@ -88,7 +87,7 @@ def node_configs(
                 **base.extra,
                 **(more or {}),
                 "RESTATE_CLUSTER_NAME": "perdure",
-                # One node makes the cluster; the others join it.
+                # The first node creates the cluster, the others join it.
                 "RESTATE_AUTO_PROVISION": "true" if number == 1 else "false",
                 "RESTATE_DEFAULT_REPLICATION": "2",
                 "RESTATE_METADATA_CLIENT__ADDRESSES": addresses,
@@ -100,7 +99,7 @@ def node_configs(
 
 
 class EngineCluster(ManagedProcess):
-    """The nodes of a cluster; as a whole it takes the engine's place in a `Platform`.
+    """All nodes of a cluster as the engine of a `Platform`.
 
     Args:
         engine: The binary.
@@ -112,24 +111,24 @@ class EngineCluster(ManagedProcess):
 
     @property
     def pid(self) -> int | None:
-        """The first running node's process id, None when none runs."""
+        """Process ID of the first running node; None if all are stopped."""
         return next((node.pid for node in self.nodes if node.running), None)
 
     @property
     def ingress_urls(self) -> list[str]:
-        """The ingress of each node."""
+        """Addresses of the nodes' ingresses."""
         return [node.ingress_url for node in self.nodes]
 
     async def start(self) -> None:
-        """Start all nodes at once, and wait until each has joined and answers.
+        """Start all nodes concurrently and wait until each has joined.
 
         Raises:
-            PerdureError: One can't be started.
+            PerdureError: A node does not start.
         """
         await run_together(node.start() for node in self.nodes if not node.running)
 
     async def stop(self, hurry: asyncio.Event) -> bool:
-        """Stop all nodes at once, since the last of three could no longer write. See `ManagedProcess.stop`."""
+        """Stop all nodes concurrently, since the last of three could no longer write. See `ManagedProcess.stop`."""
         if hurry.is_set():
             await self.kill()
             return False
@@ -137,40 +136,42 @@ class EngineCluster(ManagedProcess):
         return await wait_for_exit(lambda: self.pid is None, STOP_TIMEOUT, hurry)
 
     async def kill(self) -> None:
-        """End all nodes at once (SIGKILL)."""
+        """Kill all nodes with SIGKILL."""
         await asyncio.gather(*(node.kill() for node in self.nodes))
 
     def exit_reason(self) -> str | None:
-        """Say that a node ended by itself; None as long as all run or were stopped from here."""
+        """Return a description of a node that exited by itself; None if there is none."""
         gone = [node for node in self.nodes if node.pid is not None and not node.running]
         return f"{gone[0].config.node_name} ended; its log is {gone[0].config.log_path}" if gone else None
 
     async def until_known(self, service: str, within: timedelta = timedelta(seconds=30)) -> None:
-        """Wait until every node knows a service: a registration is one node's, and reaches the others seconds later.
+        """Wait until every node knows a service, since a registration reaches the other nodes seconds later.
 
         Args:
             service: A registered service.
-            within: How long to wait.
+            within: Time limit.
 
         Raises:
-            EngineError: A node doesn't know it in time.
+            WaitTimeout: A node does not know the service in time.
         """
-        give_up = time.monotonic() + within.total_seconds()
         for node in self.nodes:
             async with admin_client(node.admin_url) as admin:
-                while service not in {each["name"] for each in await admin.services()}:
-                    if time.monotonic() > give_up:
-                        raise EngineError(f"{node.config.node_name} doesn't know the service {service} yet")
-                    await asyncio.sleep(_LOOK)
+
+                async def known(admin: AdminClient = admin) -> bool:
+                    return service in {each["name"] for each in await admin.services()}
+
+                await eventually(
+                    known, what=f"service {service} at {node.config.node_name}", within=within.total_seconds()
+                )
 
     async def leaders(self) -> Mapping[int, int]:
-        """Return how many partitions each running node leads, by its index."""
+        """Return the number of partitions that each running node leads, by its index."""
         async with local_http() as http:
             running = [index for index, node in enumerate(self.nodes) if node.running]
             return {index: await _leaders(http, self.nodes[index]) for index in running}
 
     async def busiest(self) -> int:
-        """Return the index of the node whose loss would be noticed most: the one that leads most partitions."""
+        """Return the index of the node that leads most partitions."""
         leaders = await self.leaders()
         return max(leaders, key=lambda index: leaders[index])
 

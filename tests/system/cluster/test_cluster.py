@@ -1,4 +1,4 @@
-"""Three real engine nodes on this machine: any one of them may go."""
+"""Loss of one of three real engine nodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.system.cluster.command import try_cluster
 from tests.system.cluster.nodes import NODES, Snapshots, node_configs
 
 
-def test_the_nodes_share_nothing_but_the_cluster(tmp_path: Path) -> None:
+def test_nodes_share_only_the_cluster_name(tmp_path: Path) -> None:
     topology = Topology.on_free_ports(tmp_path, PlatformSettings.read())
     snapshots = Snapshots("http://127.0.0.1:9", "s3://bucket/prefix", "id", "secret")
 
@@ -40,10 +40,10 @@ class ObjectStore:
     """An S3-compatible server in this process, with one bucket.
 
     Args:
-        endpoint: Its address.
+        endpoint: Address of the server.
     """
 
-    # It asks for a signature's form, and checks none.
+    # The server requires a well-formed signature but does not verify it.
     _SIGNED = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 
     def __init__(self, endpoint: str) -> None:
@@ -61,7 +61,7 @@ class ObjectStore:
 
 @pytest.fixture
 def object_store() -> Iterator[ObjectStore | None]:
-    """An object store, where the package moto is there to be one."""
+    """An object store if the package moto is installed, else None."""
     try:
         server = import_module("moto.server").ThreadedMotoServer("127.0.0.1", free_ports(1)[0], verbose=False)
     except ModuleNotFoundError:
@@ -77,7 +77,7 @@ def object_store() -> Iterator[ObjectStore | None]:
 
 
 @pytest.mark.timeout(300)
-def test_one_node_is_killed_and_another_stopped_while_trips_are_booked(
+def test_trips_continue_without_killed_or_stopped_node(
     capsys: pytest.CaptureFixture[str], object_store: ObjectStore | None
 ) -> None:
     assert try_cluster(PlatformSettings.read(), Terminal(), object_store and object_store.snapshots) == 0
@@ -87,7 +87,7 @@ def test_one_node_is_killed_and_another_stopped_while_trips_are_booked(
     assert len(pauses) == 2
     assert re.search(r"kill -9 node-\d, which led [1-9]", shown)
     assert re.search(r"stop node-\d, which led [1-9]", shown)
-    assert "nothing lost, nothing done twice" in shown
+    assert "no trip was lost or booked twice" in shown
     if object_store is not None:
         assert any(key.endswith("/latest.json") for key in object_store.contents())
     with capsys.disabled():

@@ -1,4 +1,4 @@
-"""Two engine nodes of three are gone: nobody leads some partitions any more, and an alert says so."""
+"""Alert for partitions without a leader, after the loss of two of three engine nodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALERT = "PerdurePartitionsWithoutLeader"
 
 
 @pytest.mark.timeout(120)
-async def test_partitions_without_a_leader_are_told(engine: LocatedEngine, tmp_path: Path) -> None:
+async def test_alert_on_partitions_without_leader(engine: LocatedEngine, tmp_path: Path) -> None:
     settings = PlatformSettings.read()
     binary = locate_prometheus(os.environ, settings.local_dir)
     if binary is None:
@@ -37,17 +37,17 @@ async def test_partitions_without_a_leader_are_told(engine: LocatedEngine, tmp_p
         )
         return bool(values) and ALERT not in await prometheus.firing()
 
-    async def told() -> bool:
+    async def alerted() -> bool:
         return ALERT in await prometheus.firing()
 
     try:
         await cluster.start()
         await prometheus.start()
-        await eventually(all_led, what="cluster in which each partition is led", within=40)
+        await eventually(all_led, what="leader of each partition", within=40)
         busiest = await cluster.busiest()
-        gone = [busiest, (busiest + 1) % 3]
-        await asyncio.gather(*(cluster.nodes[index].kill() for index in gone))
-        await eventually(told, what=ALERT, within=30)
+        lost = [busiest, (busiest + 1) % 3]
+        await asyncio.gather(*(cluster.nodes[index].kill() for index in lost))
+        await eventually(alerted, what=f"alert {ALERT}", within=30)
     finally:
         await prometheus.stop()
         await cluster.kill()

@@ -1,4 +1,4 @@
-"""A new version of a service while trips are booked: nothing stops, and each saga ends on the version it began on."""
+"""Upgrade of a service under load: bookings continue, and each saga ends on the version that it started on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from services.runtime.registration import Registration, register
 from services.runtime.topology import service
 from services.runtime.upgrade import drain, old_versions
 from tests.system.cluster.conftest import Running
-from tests.system.scenarios.harness import Stage
+from tests.system.scenarios.harness import Harness
 from tests.system.scenarios.load import Stream
 from tests.system.scenarios.orders import order
 
@@ -58,7 +58,7 @@ async def newer_version(platform: Platform) -> AsyncIterator[str]:
 
 
 async def steps_of(admin: AdminClient, trip: str) -> tuple[str, list[str]]:
-    """Return the deployment that a trip ran on, and whom it called, in order."""
+    """Return the deployment that a trip ran on, and the services that it called, in order."""
     rows = await admin.query(
         "select i.pinned_deployment_id as deployment, j.entry_json, j.index from sys_invocation i "
         "join sys_journal j on j.id = i.id "
@@ -69,39 +69,39 @@ async def steps_of(admin: AdminClient, trip: str) -> tuple[str, list[str]]:
     return rows[0]["deployment"], list(dict.fromkeys(called))
 
 
-async def test_a_new_version_takes_over_under_load(running: Running, tmp_path: Path) -> None:
+async def test_new_version_takes_over_under_load(running: Running, tmp_path: Path) -> None:
     async with running(tmp_path / "platform") as platform, newer_version(platform) as url:
         topology = platform.topology
         old_url = topology.service_url("orchestrator")
-        async with Stage.on(platform) as stage, AdminClient(topology.admin_url) as admin:
-            # A saga that waits for a person may be under way for days: it is the one that an upgrade must not break.
-            await stage.ingress.send(trips.book, order(amount_minor=200_000), key="waits")
-            await stage.until_step("waits", "approval")
+        async with Harness.on(platform) as harness, AdminClient(topology.admin_url) as admin:
+            # A saga that waits for an approval may run for days, so the upgrade must not break it.
+            await harness.ingress.send(trips.book, order(amount_minor=200_000), key="waits")
+            await harness.until_step("waits", "approval")
 
             async with Stream.on("upgrade", [topology.ingress_url]) as stream:
                 await stream.flow(20)
                 await register(admin, [Registration(ORCHESTRATOR, url)], beside=True)
-                told: list[str] = []
+                reports: list[str] = []
                 with pytest.raises(ProcessError, match=f"orchestrator: {old_url} still has open invocations after 3 s"):
-                    await drain(admin, ORCHESTRATOR, timeout=timedelta(seconds=3), report=told.append)
-                assert told[-1] == f"{old_url} still has 1 open invocations"
+                    await drain(admin, ORCHESTRATOR, timeout=timedelta(seconds=3), report=reports.append)
+                assert reports[-1] == f"{old_url} still has 1 open invocations"
                 (old,) = await old_versions(admin, ORCHESTRATOR)
 
-                await stage.ingress.call(approve, DecisionRequest(actor="boss", reason="have fun"), key="waits")
-                gone = await drain(admin, ORCHESTRATOR, timeout=timedelta(seconds=60), report=told.append)
-                assert gone == [old_url]
-                await platform.kill("orchestrator")  # nobody notices
+                await harness.ingress.call(approve, DecisionRequest(actor="boss", reason="have fun"), key="waits")
+                drained = await drain(admin, ORCHESTRATOR, timeout=timedelta(seconds=60), report=reports.append)
+                assert drained == [old_url]
+                await platform.kill("orchestrator")  # bookings continue on the new version
                 await stream.flow(20)
 
-            assert (await stage.ingress.attach(trips.book, key="waits")).status == "confirmed"
+            assert (await harness.ingress.attach(trips.book, key="waits")).status == "confirmed"
             assert await steps_of(admin, "waits") == (old.id, ["Flights", "Hotels"])
             assert await steps_of(admin, "upgrade-00001") == (old.id, ["Flights", "Hotels"])
             last, order_of_calls = await steps_of(admin, f"upgrade-{stream.confirmed:05d}")
             assert (last != old.id, order_of_calls) == (True, ["Hotels", "Flights"])
             mismatches = await admin.query("select id from sys_invocation where last_failure_error_code = 'RT0016'")
             assert mismatches == []
-            assert await drain(admin, ORCHESTRATOR, timeout=timedelta(0), report=told.append) == []
-            await stage.until_quiet()
+            assert await drain(admin, ORCHESTRATOR, timeout=timedelta(0), report=reports.append) == []
+            await harness.until_quiet()
         report = await audit(topology.database_url, settled=True)
         assert report.ok
         assert report.confirmed == stream.confirmed + 1

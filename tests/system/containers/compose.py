@@ -1,4 +1,4 @@
-"""Docker as the tests use it: found or explained, and a compose project of their own that leaves nothing behind."""
+"""Docker for tests: locates the engine, and runs a separate compose project that is removed afterwards."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from perdure._runtime.ports import free_ports
 ROOT = Path(__file__).parents[3]
 PORTS = ("INGRESS", "ADMIN", "CONSOLE", "PROMETHEUS", "GRAFANA", "JAEGER")
 
-# Where official images can't be pulled, a machine may bring stand-ins for them beside the checkout.
+# A machine that cannot pull the official images may provide replacements beside the checkout.
 _PREPARE = ROOT.parent / "shared" / "containers" / "prepare"
 
 
 class NoDocker(Exception):
-    """There is no Docker engine to test with; the message says what is missing."""
+    """No usable Docker engine was found; the message names the missing part."""
 
 
 @dataclass(frozen=True)
 class Docker:
-    """A Docker engine to test with.
+    """A usable Docker engine.
 
     Args:
-        program: The docker command.
-        environment: What to run it in.
-        note: What there is to know of its images.
+        program: Path of the docker command.
+        environment: Environment of the command.
+        note: Origin of the images.
     """
 
     program: str
@@ -42,10 +42,10 @@ class Docker:
 
 
 def find_docker() -> Docker:
-    """Return this machine's Docker engine, with stand-ins for images where it brings them.
+    """Return the local Docker engine, with replacement images if the machine provides them.
 
     Raises:
-        NoDocker: There is no engine, or no Compose.
+        NoDocker: The engine or Compose is missing.
     """
     environment = dict(os.environ)
     note = "official images"
@@ -56,7 +56,7 @@ def find_docker() -> Docker:
         exports = Path(done.stdout.split()[-1]).read_text()
         environment |= dict(re.findall(r"export (DOCKER_CONFIG)=(\S+)", exports))
         environment["PATH"] = f"/usr/bin:{environment['PATH']}"
-        note = "stand-ins for the official images: Grafana and Jaeger are placeholders"
+        note = "replacements for the official images; Grafana and Jaeger are placeholders"
     program = shutil.which("docker", path=environment["PATH"])
     if program is None:
         raise NoDocker("there is no docker command on the PATH")
@@ -68,7 +68,7 @@ def find_docker() -> Docker:
 
 
 class Project:
-    """One compose project with a name, ports and an image of its own, from the checkout's unmodified files.
+    """A compose project with a unique name, free ports and its own image, from the unmodified files of the checkout.
 
     Args:
         docker: The engine.
@@ -95,7 +95,7 @@ class Project:
         return f"http://127.0.0.1:{self.ports[port]}"
 
     def docker(self, *arguments: str, within: float = 120) -> str:
-        """Run docker; return its output, or fail with what it said."""
+        """Run docker and return its output; a failure raises AssertionError with the output."""
         done = subprocess.run(
             [self._program, *arguments],
             cwd=ROOT,
@@ -118,7 +118,7 @@ class Project:
         return self.docker("compose", "-p", self.name, "--ansi", "never", *files, *arguments, within=within)
 
     def script(self, *command: str, within: float = 300) -> str:
-        """Run one of the checkout's scripts on this project; return what it said."""
+        """Run a script of the checkout on this project and return its output."""
         done = subprocess.run(
             command,
             cwd=ROOT,
@@ -133,7 +133,7 @@ class Project:
         return done.stdout
 
     def up(self) -> None:
-        """Build what is not built, start everything, wait until it is healthy."""
+        """Build missing images, start all services and wait until they are healthy."""
         try:
             self.compose("up", "--build", "--wait", "--quiet-pull", within=600)
         except AssertionError as error:
@@ -141,16 +141,16 @@ class Project:
             raise AssertionError(f"{error}\n{logs[-6000:]}") from error
 
     def remove(self) -> None:
-        """Remove its containers, networks, volumes and images, and fail if something of it stays."""
+        """Remove all containers, networks, volumes and images of the project, and check their removal."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "20", within=180)
         self.docker("image", "rm", "--force", self.image)
         for kind in ("container", "volume", "network"):
             everything = ("--all",) if kind == "container" else ()
             left = self.docker(kind, "ls", *everything, "--quiet", "--filter", f"name={self.name}")
-            assert not left.strip(), f"{kind}s of {self.name} were left behind: {left}"
+            assert not left.strip(), f"{kind}s of {self.name} remain: {left}"
 
     def inspect(self, service: str) -> dict[str, Any]:
-        """Return what docker knows of a service's container."""
+        """Return the description of a service's container."""
         number = self.compose("ps", "--all", "--quiet", service).strip()
         return dict(json.loads(self.docker("inspect", number))[0])
 
@@ -159,5 +159,5 @@ class Project:
         return self.compose("exec", "-T", service, *command)
 
     def service_names(self) -> list[str]:
-        """Return the services of its files, without those of a profile."""
+        """Return the services of the compose files, without those of profiles."""
         return self.compose("config", "--services").split()

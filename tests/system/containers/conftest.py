@@ -13,7 +13,7 @@ def docker(request: pytest.FixtureRequest) -> Docker:
     try:
         docker = find_docker()
     except NoDocker as error:
-        pytest.skip(f"no container is tested: {error}")
+        pytest.skip(f"no usable Docker engine: {error}")
     reporter = request.config.pluginmanager.getplugin("terminalreporter")
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         reporter.write_line(f"containers: {docker.note}")
@@ -22,7 +22,7 @@ def docker(request: pytest.FixtureRequest) -> Docker:
 
 @pytest.fixture(scope="session")
 def stack(docker: Docker) -> Iterator[Project]:
-    """The platform of docker-compose.yml, up and healthy; all tests share it, one after the other."""
+    """The healthy platform of docker-compose.yml, shared by all tests in their order."""
     project = Project(docker)
     try:
         project.up()

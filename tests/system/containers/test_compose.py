@@ -1,4 +1,4 @@
-"""`docker compose up` on this checkout, from the outside. The tests share one stack and run in order."""
+"""The platform of `docker compose up`. The tests share one stack and run in order."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from perdure import IngressClient
 from perdure.errors import IngressError
 from services.contracts import trips
 from services.contracts.trips import TripConfirmation, TripRequest
+from services.runtime.topology import SERVICES
 from tests.support import eventually
 from tests.system.containers.compose import ROOT, Docker, Project
 from tests.system.scenarios.orders import order
@@ -23,7 +24,8 @@ from tests.system.scenarios.orders import order
 pytestmark = pytest.mark.timeout(900)
 
 ONCE = {"secrets", "migrate", "register"}
-OURS = {"orchestrator", "saga", "approvals", "flights", "hotels", "payments", "notifications"}
+SERVICE_NAMES = {spec.name for spec in SERVICES}
+USE_ADMIN_API = {"saga", "approvals"}
 RETRIED = {None, 0, 429, 500, 502, 503, 504}
 
 
@@ -39,7 +41,7 @@ async def get(url: str) -> Any:
 
 
 async def booked(ingress: IngressClient, trip: str, what: TripRequest) -> TripConfirmation:
-    """Book a trip, however often the engine has to be asked: a repeated order is the same trip."""
+    """Book a trip and repeat the order until the engine accepts it; the trip ID makes the repetition safe."""
 
     async def accepted() -> bool:
         try:
@@ -66,20 +68,20 @@ def audited(stack: Project) -> str:
     return stack.inside("flights", "perdure-platform", "audit", "--settled")
 
 
-async def until_told(stack: Project, confirmed: int) -> str:
-    """Wait until all news is out: it is sent, not called; then return the audit, which has to hold."""
+async def until_settled(stack: Project, confirmed: int) -> str:
+    """Wait until all notifications are sent and return the report of the passed audit."""
 
-    async def told() -> str | None:
+    async def settled() -> str | None:
         try:
             report = await asyncio.to_thread(audited, stack)
         except AssertionError:
             return None
         return report if f"trips: {confirmed} confirmed" in report else None
 
-    return await eventually(told, what=f"audit that holds with {confirmed} confirmed trips", within=60)
+    return await eventually(settled, what=f"passed audit with {confirmed} confirmed trips", within=60)
 
 
-def test_every_container_is_contained(stack: Project) -> None:
+def test_containers_drop_privileges(stack: Project) -> None:
     for service in stack.service_names():
         container = stack.inspect(service)
         host = container["HostConfig"]
@@ -98,7 +100,7 @@ def test_every_container_is_contained(stack: Project) -> None:
     assert not stack.inspect("postgres")["HostConfig"]["PortBindings"]
 
 
-def test_the_image_holds_what_it_needs_and_no_tools(stack: Project) -> None:
+def test_image_contains_application_without_tools(stack: Project) -> None:
     look = "for each in pip pip3 curl wget gcc cc make git uv; do command -v $each; done; true"
     assert stack.inside("flights", "sh", "-c", look).split() == []
     size = int(stack.docker("image", "inspect", "--format", "{{.Size}}", stack.image))
@@ -108,10 +110,10 @@ def test_the_image_holds_what_it_needs_and_no_tools(stack: Project) -> None:
         stack.inside("flights", "sh", "-c", "echo x > /opt/perdure/x")
 
 
-def test_secrets_are_seen_only_where_they_are_needed(stack: Project) -> None:
+def test_secrets_are_mounted_only_where_needed(stack: Project) -> None:
     password = stack.inside("flights", "cat", "/run/secrets/postgres_password").strip()
     assert len(password) >= 32
-    for service in OURS:
+    for service in SERVICE_NAMES:
         shown = json.dumps(stack.inspect(service)["Config"]) + stack.inside(service, "env")
         assert password not in shown, service
     for service in ("orchestrator", "saga", "approvals", "console", "restate", "prometheus"):
@@ -139,7 +141,7 @@ with ThreadPoolExecutor(64) as pool:
 
 
 def reached(stack: Project, service: str, places: list[str]) -> list[str]:
-    """Return the places that a container gets a connection to."""
+    """Return the addresses that a container can connect to."""
     return stack.inside(service, "python", "-c", CONNECT, *places).split()
 
 
@@ -155,10 +157,10 @@ def addresses(stack: Project, service: str) -> list[str]:
 
 def test_only_processes_that_need_it_reach_admin_api(stack: Project) -> None:
     hosts = [*addresses(stack, "restate"), *addresses(stack, "engine-proxy"), "restate", "engine", "engine-proxy"]
-    for service in ("saga", "approvals", "console"):
+    for service in (*USE_ADMIN_API, "console"):
         assert reached(stack, service, ["engine:9070", "engine:8080"]) == ["engine:9070", "engine:8080"], service
     places = [f"{host}:{port}" for host in hosts for port in (9070, 8080, 5122)]
-    for service in ("orchestrator", "flights", "hotels", "payments", "notifications"):
+    for service in SERVICE_NAMES - USE_ADMIN_API:
         assert reached(stack, service, places) == [], service
     assert "engine" not in networks(stack, "prometheus")
     own = [f"{address}:9070" for address in addresses(stack, "restate")]
@@ -174,7 +176,7 @@ async def test_published_ports_refuse_web_pages(stack: Project) -> None:
                 assert (answer.status_code, answer.headers["x-perdure-proxy"]) == (403, "refused")
 
 
-def test_versions_stand_in_one_place() -> None:
+def test_image_versions_are_in_env_file() -> None:
     files = (*ROOT.glob("docker-compose*.yml"), ROOT / "deploy" / "cluster" / "compose.yml")
     images = {image for file in files for image in re.findall(r"^ *image: *(\S+)", file.read_text(), re.MULTILINE)}
     assert {image for image in images if not image.startswith(("perdure-", "${PERDURE_IMAGE:-perdure-"))} == set()
@@ -184,10 +186,10 @@ async def test_books_a_trip(stack: Project, ingress: IngressClient) -> None:
     confirmation = await booked(ingress, "first", order())
 
     assert confirmation.status == "confirmed"
-    assert "holds" in await until_told(stack, confirmed=1)
+    assert "holds" in await until_settled(stack, confirmed=1)
 
 
-async def test_the_engine_signs_its_requests(stack: Project) -> None:
+async def test_engine_signs_its_requests(stack: Project) -> None:
     settings = stack.inside("orchestrator", "cat", "/run/keys/environment")
     (key,) = re.findall(r"^PERDURE_SECURITY_SIGNING_KEYS=(publickeyv1_\w+)$", settings, re.MULTILINE)
     assert key in stack.compose("logs", "--no-color", "restate")
@@ -199,31 +201,31 @@ async def test_prometheus_reaches_every_target(stack: Project) -> None:
     async def all_up() -> dict[str, str] | None:
         targets = (await get(f"{stack.url('PROMETHEUS')}/api/v1/targets"))["data"]["activeTargets"]
         states = {each["labels"].get("process", each["labels"]["job"]): each["health"] for each in targets}
-        return states if set(states.values()) == {"up"} and set(states) >= OURS else None
+        return states if set(states.values()) == {"up"} and set(states) >= SERVICE_NAMES else None
 
     states = await eventually(all_up, what="state in which all targets are up", within=60)
-    assert set(states) == {*OURS, "restate", "prometheus"}
+    assert set(states) == {*SERVICE_NAMES, "restate", "prometheus"}
 
     async def counted() -> bool:
         query = f"{stack.url('PROMETHEUS')}/api/v1/query?query=sum(perdure_invocation_attempts_total)"
         result = (await get(query))["data"]["result"]
         return bool(result) and float(result[0]["value"][1]) > 0
 
-    await eventually(counted, what="metric of ours in Prometheus", within=60)
+    await eventually(counted, what="metric of the platform in Prometheus", within=60)
 
 
 async def test_traces_of_a_trip_arrive(stack: Project) -> None:
     trip = {f"invocation-attempt {name}" for name in ("Trips/{key}/run", "Flights/reserve", "Payments/charge")}
-    trip |= {"step flight", "run charge"}  # the engine's spans, and ours beneath them
+    trip |= {"step flight", "run charge"}  # spans of the services below those of the engine
 
     async def one_trace() -> bool:
         traces = (await get(f"{stack.url('JAEGER')}/api/traces?service=Restate&limit=50"))["data"]
         return any(trip <= {span["operationName"] for span in trace["spans"]} for trace in traces)
 
-    await eventually(one_trace, what="trace at Jaeger with the whole of a trip", within=60)
+    await eventually(one_trace, what="complete trace of a trip in Jaeger", within=60)
 
 
-async def test_the_console_has_its_first_administrator(stack: Project) -> None:
+async def test_console_has_first_administrator(stack: Project) -> None:
     command = "echo correct-horse-battery | perdure-platform console admin --name ada@example.com --password-stdin"
     assert "Administrator ada@example.com added" in stack.inside("console", "sh", "-c", command)
     async with httpx.AsyncClient(trust_env=False) as http:
@@ -232,8 +234,8 @@ async def test_the_console_has_its_first_administrator(stack: Project) -> None:
     assert "password" in page.text
 
 
-async def test_grafana_has_the_dashboards_of_the_folder(stack: Project) -> None:
-    """The real one asks who is asking; the placeholder does not mind."""
+async def test_grafana_serves_dashboards_of_folder(stack: Project) -> None:
+    """Only the official image checks the credentials; the placeholder accepts any."""
     password = stack.inside("grafana", "cat", "/run/secrets/admin_password")
     async with httpx.AsyncClient(trust_env=False, base_url=stack.url("GRAFANA"), auth=("admin", password)) as http:
         assert (await http.get("/api/health")).json()["database"] == "ok"
@@ -242,7 +244,7 @@ async def test_grafana_has_the_dashboards_of_the_folder(stack: Project) -> None:
     assert {each.get("uid") for each in found} == wanted
 
 
-def test_a_service_stops_cleanly_and_starts_soon(stack: Project) -> None:
+def test_service_stops_cleanly_and_restarts(stack: Project) -> None:
     stack.compose("stop", "notifications")
     state = stack.inspect("notifications")["State"]
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
@@ -251,18 +253,18 @@ def test_a_service_stops_cleanly_and_starts_soon(stack: Project) -> None:
 
 
 async def test_killed_containers_lose_nothing(stack: Project, ingress: IngressClient) -> None:
-    slow = order(hotel="Sloth")  # it takes 2 s to answer, so that the blows fall in the middle
+    slow = order(hotel="Sloth")  # responds after 2 s, so the kills happen during the trips
     bookings = [asyncio.create_task(booked(ingress, f"killed-{number}", slow)) for number in range(10)]
 
-    for victims in (("hotels",), ("orchestrator", "payments"), ("restate",), ("postgres",)):
-        await asyncio.to_thread(stack.compose, "kill", "--signal", "SIGKILL", *victims)
-        await asyncio.to_thread(stack.compose, "up", "--wait", "--no-build", *victims, within=120)
+    for killed in (("hotels",), ("orchestrator", "payments"), ("restate",), ("postgres",)):
+        await asyncio.to_thread(stack.compose, "kill", "--signal", "SIGKILL", *killed)
+        await asyncio.to_thread(stack.compose, "up", "--wait", "--no-build", *killed, within=120)
 
     assert {each.status for each in await asyncio.gather(*bookings)} == {"confirmed"}
-    await until_told(stack, confirmed=11)
+    await until_settled(stack, confirmed=11)
 
 
-async def test_a_restart_in_the_middle_of_twenty_trips_loses_none(stack: Project, ingress: IngressClient) -> None:
+async def test_restart_during_twenty_trips_loses_none(stack: Project, ingress: IngressClient) -> None:
     slow = order(hotel="Sloth")
     bookings = [asyncio.create_task(booked(ingress, f"restarted-{number}", slow)) for number in range(20)]
 
@@ -274,10 +276,10 @@ async def test_a_restart_in_the_middle_of_twenty_trips_loses_none(stack: Project
     await asyncio.to_thread(stack.compose, "restart", "restate", "orchestrator")
 
     assert {each.status for each in await asyncio.gather(*bookings)} == {"confirmed"}
-    await until_told(stack, confirmed=31)
+    await until_settled(stack, confirmed=31)
 
 
-async def test_down_and_up_keep_what_there_was(stack: Project, ingress: IngressClient) -> None:
+async def test_data_survives_down_and_up(stack: Project, ingress: IngressClient) -> None:
     secrets = stack.inside("postgres", "sha256sum", "/run/secrets/postgres_password")
 
     await asyncio.to_thread(stack.compose, "down", "--timeout", "20")
@@ -286,12 +288,10 @@ async def test_down_and_up_keep_what_there_was(stack: Project, ingress: IngressC
     assert (await ingress.call(trips.status, key="first")).is_complete
     assert stack.inside("postgres", "sha256sum", "/run/secrets/postgres_password") == secrets
     await booked(ingress, "afterwards", order())
-    await until_told(stack, confirmed=32)
+    await until_settled(stack, confirmed=32)
 
 
-async def test_a_backup_restored_into_nothing_finishes_what_was_under_way(
-    stack: Project, ingress: IngressClient, tmp_path: Path
-) -> None:
+async def test_restored_backup_completes_running_trips(stack: Project, ingress: IngressClient, tmp_path: Path) -> None:
     slow = order(hotel="Sloth")
     for number in range(10):
         await ingress.send(trips.book, slow, key=f"backed-up-{number}")
@@ -303,7 +303,7 @@ async def test_a_backup_restored_into_nothing_finishes_what_was_under_way(
     with pytest.raises(AssertionError, match="the engine has data already"):
         await asyncio.to_thread(stack.script, "deploy/backup/restore.sh", copy)
     await booked(ingress, "after-the-backup", order())
-    await until_told(stack, confirmed=43)
+    await until_settled(stack, confirmed=43)
 
     await asyncio.to_thread(stack.compose, "down", "--volumes", "--timeout", "20")
     await asyncio.to_thread(stack.script, "deploy/backup/restore.sh", copy)
@@ -311,10 +311,10 @@ async def test_a_backup_restored_into_nothing_finishes_what_was_under_way(
     for number in range(10):
         assert (await booked(ingress, f"backed-up-{number}", slow)).status == "confirmed"
     assert (await ingress.call(trips.status, key="first")).is_complete
-    await until_told(stack, confirmed=42)
-    # What happened after the backup is gone; the order, sent again, is taken again.
+    await until_settled(stack, confirmed=42)
+    # Changes after the backup are lost, so the repeated order is accepted as a new trip.
     await booked(ingress, "after-the-backup", order())
-    await until_told(stack, confirmed=43)
+    await until_settled(stack, confirmed=43)
 
 
 def test_overlays_are_valid(docker: Docker) -> None:

@@ -22,7 +22,7 @@ from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
 from tests.system.observability.prometheus import Prometheus, locate_prometheus
 from tests.system.observability.receiver import TraceReceiver
-from tests.system.scenarios.harness import Stage, harness_environment
+from tests.system.scenarios.harness import Harness, harness_environment
 
 
 class Webhook:
@@ -68,7 +68,7 @@ class Observed:
         reports_url: The URL of the unregistered `defective_service`.
     """
 
-    harness: Stage
+    harness: Harness
     receiver: TraceReceiver
     prometheus: Prometheus | None
     webhook: Webhook
@@ -125,7 +125,7 @@ async def observed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPat
                     home = tmp_path_factory.mktemp("prometheus") / "it"
                     prometheus = Prometheus(binary, topology, home, shorten=120, others={"reports": reports})
                     await prometheus.start()
-                async with Stage.on(platform) as harness:
+                async with Harness.on(platform) as harness:
                     yield Observed(harness, receiver, prometheus, webhook, f"http://127.0.0.1:{reports}")
         finally:
             if prometheus is not None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -12,23 +10,22 @@ from typing import Final
 
 from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
-from perdure.errors import PerdureError
 from services.runtime.booking import ORDINARY, new_trip_id
 from services.runtime.platform import Platform
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
+from tests.support import eventually
 from tests.system.observability.panels import panel_lines
 from tests.system.observability.prometheus import Prometheus, locate_prometheus
 from tests.system.observability.receiver import TraceReceiver
 from tests.system.observability.traces import TraceTree, lines, linked_to, trace_of
 from tests.system.scenarios.dead_letters import HOTEL
-from tests.system.scenarios.harness import Stage, harness_environment
+from tests.system.scenarios.harness import Harness, harness_environment
 from tests.system.scenarios.orders import order
-from tests.system.scenarios.platforms import play_on, run_trial
+from tests.system.scenarios.platforms import play_on, run_isolated
 from tests.system.scenarios.scenarios import SCENARIOS, play
 
 _TIMEOUT: Final = timedelta(seconds=15)
-_POLL_INTERVAL: Final = 0.2
 _WINDOW: Final = "5m"
 
 
@@ -44,7 +41,7 @@ def observe(settings: PlatformSettings, terminal: Terminal) -> int:
     binary = locate_prometheus(os.environ, settings.local_dir)
     if binary is None:
         terminal.say("Prometheus not found, so only traces are shown. To install it: make prometheus")
-    return run_trial(
+    return run_isolated(
         "observe", settings, terminal, lambda topology, engine: _observe(topology, engine, binary, terminal)
     )
 
@@ -69,7 +66,7 @@ async def _show(platform: Platform, binary: Path | None, receiver: TraceReceiver
             prometheus = Prometheus(binary, platform.topology, platform.topology.home / "prometheus")
             stack.push_async_callback(prometheus.stop)
             await prometheus.start()
-        harness = await stack.enter_async_context(Stage.on(platform))
+        harness = await stack.enter_async_context(Harness.on(platform))
         for scenario in SCENARIOS:
             terminal.say(f"Playing: {scenario.title}")
             await play(scenario, harness)
@@ -99,11 +96,9 @@ def show_tree(tree: TraceTree, terminal: Terminal) -> None:
 
 async def _complete_trace(receiver: TraceReceiver, trip_id: str) -> TraceTree:
     """Wait until all spans of a trip have arrived."""
-    deadline = time.monotonic() + _TIMEOUT.total_seconds()
-    while True:
+
+    def complete() -> TraceTree | None:
         tree = trace_of(receiver.spans(), trip_id)
-        if tree is not None and tree.is_complete:
-            return tree
-        if time.monotonic() > deadline:
-            raise PerdureError(f"the trace of {trip_id} is not complete after {_TIMEOUT.total_seconds():g} s")
-        await asyncio.sleep(_POLL_INTERVAL)
+        return tree if tree is not None and tree.is_complete else None
+
+    return await eventually(complete, what=f"complete trace of {trip_id}", within=_TIMEOUT.total_seconds())

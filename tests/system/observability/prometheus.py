@@ -5,7 +5,6 @@ The binary is taken from PERDURE_PROMETHEUS_BIN, the PATH, or the folder of `mak
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from perdure.dev.processes import ChildProcess
 from perdure.errors import ConfigurationError, PerdureError
 from services.runtime.connections import answers, local_http
 from services.runtime.topology import HOST, SERVICES, Topology
+from tests.support import eventually
 
 _VARIABLE: Final = "PERDURE_PROMETHEUS_BIN"
 _CHECKOUT: Final = Path(__file__).parents[3]
@@ -143,23 +143,25 @@ class Prometheus:
 
     async def wait_for_scrapes(self, *, timeout: timedelta, count: int = 2) -> None:
         """Wait until every target has been scraped again; a rate needs two scrapes."""
-        deadline = time.monotonic() + timeout.total_seconds()
         scrapes_by_target: dict[str, set[float]] = {}
         start = time.time()
-        while True:
+
+        def late() -> list[str]:
+            return sorted(target for target, scrapes in scrapes_by_target.items() if len(scrapes) < count)
+
+        async def scraped() -> bool:
             for labels, at in await self.query("timestamp(up)"):
                 scrapes = scrapes_by_target.setdefault(f"{labels['job']} {labels['instance']}", set())
                 if at > start:
                     scrapes.add(at)
-            late = sorted(target for target, scrapes in scrapes_by_target.items() if len(scrapes) < count)
-            if scrapes_by_target and not late:
-                return
-            if time.monotonic() > deadline:
-                raise PerdureError(
-                    f"Prometheus at {self.url} did not scrape {', '.join(late) or 'any target'} {count} times within "
-                    f"{timeout.total_seconds():g} s"
-                )
-            await asyncio.sleep(_POLL_INTERVAL)
+            return bool(scrapes_by_target) and not late()
+
+        await eventually(
+            scraped,
+            what=lambda: f"{count} scrapes by Prometheus at {self.url} of {', '.join(late()) or 'any target'}",
+            within=timeout.total_seconds(),
+            every=_POLL_INTERVAL,
+        )
 
     async def firing(self) -> set[str]:
         """Return the names of the firing alerts."""

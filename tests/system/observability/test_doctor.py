@@ -153,7 +153,7 @@ async def test_restarted_reconciler_is_healthy_at_once(observed):
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_outdated_schema(observed):
+async def test_report_outdated_schema(observed):
     file = observed.harness.platform.topology.database_url.partition(":///")[2]
 
     def change(version: str) -> str:
@@ -275,14 +275,14 @@ async def test_unreachable_or_invalid_addresses(observed, address):
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_swapped_addresses(observed):
+async def test_report_swapped_addresses(observed):
     topology = observed.harness.platform.topology
     lines = problems(await doctor(observed, admin=topology.ingress_url, ingress=topology.admin_url))
     assert "returned 404; check the engine's log" in lines[0]
     assert f"no response from the admin API at {topology.ingress_url}" in lines[1]
 
 
-def test_credential_validity(tmp_path: Path):
+def test_report_credentials_that_expire(tmp_path: Path):
     now = datetime.now(UTC)
 
     def check(name: str, begin: timedelta, lifetime: timedelta) -> tuple[bool, str]:

@@ -214,7 +214,7 @@ async def test_every_panel_has_data(observed, prometheus):
     await observed.harness.send(cancelled, order(amount_minor=250_000))
     await observed.harness.until_step(cancelled, "approval")
     await observed.harness.platform.kill("hotels")  # keep its rollback open
-    await observed.harness.act_on_trip(cancelled, "cancel")
+    await observed.harness.control_trip(cancelled, "cancel")
 
     queries = list(panel_queries())
     assert len({query.dashboard for query in queries}) == 5

@@ -1,4 +1,4 @@
-"""`python -m tests.system demo`: every scenario, on a platform of its own."""
+"""`python -m tests.system demo`: all scenarios on a separate platform."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from services.runtime.platform import Platform
 from services.runtime.reports import show_audit
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
-from tests.system.scenarios.harness import Fact, Stage, harness_environment
-from tests.system.scenarios.platforms import play_on, run_trial
+from tests.system.scenarios.harness import Fact, Harness, harness_environment
+from tests.system.scenarios.platforms import play_on, run_isolated
 from tests.system.scenarios.scenarios import SCENARIOS, Scenario, play
 
 _LONGEST: Final = timedelta(seconds=60)
@@ -31,12 +31,12 @@ _LONGEST: Final = timedelta(seconds=60)
 
 @dataclass(frozen=True)
 class Played:
-    """A scenario that was played.
+    """Result of a scenario.
 
     Args:
-        scenario: Which one.
-        facts: What was expected and observed.
-        took: How long it took.
+        scenario: The scenario.
+        facts: Expected and observed values.
+        took: Duration.
     """
 
     scenario: Scenario
@@ -45,26 +45,25 @@ class Played:
 
     @property
     def agrees(self) -> bool:
-        """True when all facts are as expected."""
+        """Whether all facts are as expected."""
         return all(fact.agrees for fact in self.facts)
 
 
 def demo(settings: PlatformSettings, terminal: Terminal) -> int:
-    """Play every scenario on fresh data and free ports, and show what was expected and what happened.
+    """Run all scenarios on fresh data and free ports, and print expected and observed values.
 
     Args:
-        settings: Where npm's restate-server is, or goes.
-        terminal: Where to show it.
+        settings: Settings with the folder of restate-server.
+        terminal: Receives the output.
 
     Returns:
-        The exit code: 0 when all scenarios agree and the audit holds, 1 when not, 128 and the signal's number when it
-        was stopped.
+        The exit code: 0 if all scenarios and the audit pass, else 1; 128 plus the signal's number after a signal.
 
     Raises:
-        PerdureError: The platform can't be run. Its data and logs are kept.
+        PerdureError: The platform cannot run. Its data and logs are kept.
     """
     began = time.monotonic()
-    code = run_trial("demo", settings, terminal, lambda topology, engine: _demo(topology, engine, terminal))
+    code = run_isolated("demo", settings, terminal, lambda topology, engine: _demo(topology, engine, terminal))
     terminal.say(f"took {time.monotonic() - began:.0f} s")
     return code
 
@@ -78,7 +77,7 @@ async def _demo(topology: Topology, engine: LocatedEngine, terminal: Terminal) -
     agreeing = sum(each.agrees for each in played)
     holds = report.ok and not report.remarks
     good = agreeing == len(played) and holds
-    verdict = "holds" if holds else "does NOT hold"
+    verdict = "passed" if holds else "FAILED"
     terminal.say(
         f"{agreeing} of {len(played)} scenarios went as expected, and the audit {verdict}",
         "bold green" if good else "bold red",
@@ -87,29 +86,29 @@ async def _demo(topology: Topology, engine: LocatedEngine, terminal: Terminal) -
 
 
 async def _play_all(platform: Platform, terminal: Terminal) -> tuple[list[Played], AuditReport]:
-    async with Stage.on(platform) as stage:
+    async with Harness.on(platform) as harness:
         played = []
         for scenario in SCENARIOS:
             began = time.monotonic()
-            facts = await _facts(scenario, stage)
+            facts = await _facts(scenario, harness)
             each = Played(scenario, facts, timedelta(seconds=time.monotonic() - began))
             terminal.say(
                 f"{'ok    ' if each.agrees else 'FAILED'}  {scenario.title} ({each.took.total_seconds():.1f} s)"
             )
             played.append(each)
-        await stage.until_quiet()
+        await harness.until_quiet()
     report = await audit_platform(platform.topology, platform.environment, platform.codec, settled=True)
     return played, report
 
 
-async def _facts(scenario: Scenario, stage: Stage) -> list[Fact]:
+async def _facts(scenario: Scenario, harness: Harness) -> list[Fact]:
     try:
         async with asyncio.timeout(_LONGEST.total_seconds()):
-            return await play(scenario, stage)
+            return await play(scenario, harness)
     except TimeoutError:
-        return [Fact("end", "in time", f"not within {_LONGEST.total_seconds():g} s")]
+        return [Fact("end", "in time", f"later than {_LONGEST.total_seconds():g} s")]
     except (PerdureError, httpx.HTTPError, SQLAlchemyError) as error:
-        return [Fact("end", "played to its end", f"{type(error).__name__}: {error}")]
+        return [Fact("end", "without an error", f"{type(error).__name__}: {error}")]
 
 
 def _table(played: list[Played]) -> Table:

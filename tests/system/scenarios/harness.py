@@ -1,13 +1,10 @@
-"""Where scenarios are played: a running platform, seen from outside through its ingress, and through its database."""
+"""Harness of the scenarios: a running platform, observed through its ingress and its database."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
@@ -16,6 +13,7 @@ from sqlalchemy import func, select, update
 
 from perdure import IngressClient, StatusData
 from perdure._runtime.places import Place
+from perdure.approvals.targets import approval_status
 from perdure.engine.admin import AdminClient, sql_text
 from perdure.errors import IngressError, PerdureError
 from perdure.saga.messages import rollback_status
@@ -29,27 +27,27 @@ from services.data_plane.tables import FlightRow, HotelRow, LedgerTransactionRow
 from services.runtime.approval_audit import audit_platform
 from services.runtime.connections import local_http
 from services.runtime.platform import Platform
+from tests.support import eventually
 
 PASSWORD_MEMORY: Final = 64
-"""How many KiB a password's hash takes at the console of a stage: little, since it signs in often."""
+"""Memory in KiB of the console's password hashes: little, since tests sign in often."""
 
-_LOOK: Final = 0.02
-_WITHIN: Final = timedelta(seconds=20)
+_WITHIN: Final = 20.0
 _JSON: Final = {"content-type": "application/json"}
 
 
 class HarnessError(PerdureError):
-    """A scenario waited for something that did not happen."""
+    """The platform did not reach the state that a scenario needs."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that a scenario expects, and what was observed.
+    """Expected and observed value of one property.
 
     Args:
-        what: What it is about.
-        expected: What should be.
-        observed: What is.
+        what: The property.
+        expected: Expected value.
+        observed: Observed value.
     """
 
     what: str
@@ -58,12 +56,12 @@ class Fact:
 
     @property
     def agrees(self) -> bool:
-        """True when what is, should be."""
+        """Whether the values are equal."""
         return self.expected == self.observed
 
 
 def harness_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what the services of a stage are told: nothing of the user's own platform, and to wait less.
+    """Return the environment of the services: without the user's settings, and with short waits.
 
     Args:
         environment: This process's environment.
@@ -80,14 +78,14 @@ def harness_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-class Stage:
-    """A platform to play scenarios on. Open it with `on`.
+class Harness:
+    """Client and observer of a running platform. Open it with `on`.
 
     Args:
         platform: The running platform.
-        http: For requests that no well-behaved client would make.
-        database: The data plane's database, to look at.
-        actor_key: Signs the calls; unsigned calls when left out.
+        http: Client for malformed requests.
+        database: The data plane's database, for reading.
+        actor_key: Signs the calls; None leaves them unsigned.
     """
 
     def __init__(
@@ -103,11 +101,11 @@ class Stage:
     @classmethod
     @asynccontextmanager
     async def on(cls, platform: Platform, actor_key: ActorKey | None = None) -> AsyncIterator[Self]:
-        """Open a stage on a platform.
+        """Open a harness on a platform.
 
         Args:
             platform: The running platform.
-            actor_key: Signs the calls; unsigned calls when left out.
+            actor_key: Signs the calls; None leaves them unsigned.
         """
         database = Database(platform.topology.database_url)
         try:
@@ -117,25 +115,25 @@ class Stage:
             await database.dispose()
 
     async def book(self, trip_id: str, order: TripRequest) -> str:
-        """Book a trip, and return the answer in words: ``confirmed``, or how it was refused.
+        """Book a trip and describe the response: ``confirmed``, or the refusal.
 
         Args:
             trip_id: The trip.
-            order: What to book.
+            order: The order.
         """
         return await answer(self.ingress.call(trips.book, order, key=trip_id))
 
     async def send(self, trip_id: str, order: TripRequest) -> None:
-        """Book a trip without waiting for the answer.
+        """Book a trip without waiting for the response.
 
         Args:
             trip_id: The trip.
-            order: What to book.
+            order: The order.
         """
         await self.ingress.send(trips.book, order, key=trip_id)
 
     async def result(self, trip_id: str) -> str:
-        """Wait for the answer to a trip that was booked before.
+        """Wait for the end of a booked trip and describe the response.
 
         Args:
             trip_id: The trip.
@@ -143,10 +141,10 @@ class Stage:
         return await answer(self.ingress.attach(trips.book, key=trip_id))
 
     async def post(self, trip_id: str, body: bytes) -> httpx.Response:
-        """Send a body, whatever it is, as an order for a trip; sealed where the journal is encrypted.
+        """Send an arbitrary body as an order, sealed if the journal is encrypted.
 
         Args:
-            trip_id: The trip's id, whatever it is.
+            trip_id: The trip ID, which may be invalid.
             body: The body.
         """
         codec = self.platform.codec
@@ -170,19 +168,41 @@ class Stage:
             step: The step's name.
 
         Raises:
-            HarnessError: It doesn't get there in time, or has ended.
+            HarnessError: The trip has ended.
+            WaitTimeout: The trip does not reach the step in time.
         """
-        give_up = time.monotonic() + _WITHIN.total_seconds()
-        while True:
+
+        async def in_step() -> bool:
             status = await self.status(trip_id)
-            if status.current_step == step and not status.is_complete:
-                return
-            if status.is_complete or time.monotonic() > give_up:
-                raise HarnessError(f"trip {trip_id} did not come to step '{step}': {status.model_dump_json()}")
-            await asyncio.sleep(_LOOK)
+            if status.is_complete:
+                raise HarnessError(f"trip {trip_id} ended before step '{step}': {status.model_dump_json()}")
+            return status.current_step == step
+
+        await eventually(in_step, what=f"step '{step}' of trip {trip_id}", within=_WITHIN)
+
+    async def until_approval_is_open(self, trip_id: str) -> None:
+        """Wait until a trip's approval is open. The request for it is sent, so it opens shortly after the step starts.
+
+        Args:
+            trip_id: The trip.
+
+        Raises:
+            WaitTimeout: The approval does not open in time.
+        """
+
+        async def is_open() -> bool:
+            try:
+                await self.ingress.call(approval_status, key=trip_id)
+            except IngressError as error:
+                if error.status_code != 404:
+                    raise
+                return False
+            return True
+
+        await eventually(is_open, what=f"approval of trip {trip_id}", within=_WITHIN)
 
     async def trip(self, trip_id: str) -> Trip:
-        """Return what the database knows of a trip.
+        """Return a trip's rows in the database.
 
         Args:
             trip_id: The trip.
@@ -191,7 +211,7 @@ class Stage:
             return (await load(connection)).get(trip_id, Trip())
 
     async def charges_ever(self, trip_id: str) -> int:
-        """Return how often money was taken for a trip, whether or not it was given back.
+        """Return the number of a trip's charges, refunded ones included.
 
         Args:
             trip_id: The trip.
@@ -203,53 +223,54 @@ class Stage:
             return int((await connection.execute(query)).scalar_one())
 
     async def stock(self) -> dict[str, int]:
-        """Return how many seats and rooms are left, by flight and hotel."""
+        """Return the remaining seats and rooms by flight and hotel."""
         async with self._database.snapshot() as connection:
             seats = await connection.execute(select(FlightRow.number, FlightRow.seats_left))
             rooms = await connection.execute(select(HotelRow.name, HotelRow.rooms_left))
             return {name: left for rows in (seats, rooms) for name, left in rows}
 
-    async def act_on_trip(self, trip_id: str, act: Literal["cancel", "kill"]) -> None:
+    async def control_trip(self, trip_id: str, action: Literal["cancel", "kill"]) -> None:
         """Cancel or kill a trip's orchestration in the engine, as an operator does.
 
         Args:
             trip_id: The trip.
-            act: What to do.
+            action: The action.
         """
         async with AdminClient(self.platform.topology.admin_url) as admin:
             rows = await admin.query(
                 "select id from sys_invocation_status where target_service_name = 'Trips' "
                 f"and target_handler_name = 'run' and target_service_key = {sql_text(trip_id)}"
             )
-            await admin.control_invocation(rows[0]["id"], act)
+            await admin.control_invocation(rows[0]["id"], action)
 
-    async def until_rollback(self, trip_id: str, outcome: RollbackState) -> None:
-        """Wait until a trip's rollback stands so.
+    async def until_rollback(self, trip_id: str, state: RollbackState) -> None:
+        """Wait for a state of a trip's rollback.
 
         Args:
             trip_id: The trip.
-            outcome: How it is to stand.
+            state: The state.
 
         Raises:
-            HarnessError: It doesn't in time.
+            WaitTimeout: The rollback does not reach the state in time.
         """
-        give_up = time.monotonic() + _WITHIN.total_seconds()
-        while True:
-            found: str = "no rollback"
+        last: RollbackState | None = None
+
+        async def reached() -> bool:
+            nonlocal last
             try:
-                found = (await self.ingress.call(rollback_status, key=trip_id)).status.value
+                last = (await self.ingress.call(rollback_status, key=trip_id)).status
             except IngressError as error:
                 if error.status_code != 404:
                     raise
-            if found == outcome:
-                return
-            if time.monotonic() > give_up:
-                raise HarnessError(f"the rollback of trip {trip_id} is not {outcome} but {found}")
-            await asyncio.sleep(_LOOK)
+            return last is state
+
+        await eventually(
+            reached, what=lambda: f"rollback of trip {trip_id} that is {state}; it is {last}", within=_WITHIN
+        )
 
     @asynccontextmanager
     async def hotel_repaired(self, name: str) -> AsyncIterator[None]:
-        """Let a hotel cancel as it should, for a while: the seed data's fault is data, so its repair is, too.
+        """Remove a hotel's fault from the seed data for the duration of the context.
 
         Args:
             name: The hotel.
@@ -265,23 +286,23 @@ class Stage:
                 await connection.execute(update(HotelRow).where(where).values(fails_cancellations=fault))
 
     async def until_quiet(self) -> None:
-        """Wait until all news is out: it is sent, not called, so a trip has ended when its news is still on its way.
+        """Wait until all notifications are sent. Trips send them without waiting, so they may outlast the trip.
 
         Raises:
-            HarnessError: Some is still on its way when time is over.
+            WaitTimeout: A notification is still pending at the end of the time limit.
         """
-        on_its_way = (
+        pending = (
             "select id from sys_invocation_status where target_service_name = 'Notifications' and status != 'completed'"
         )
-        give_up = time.monotonic() + _WITHIN.total_seconds()
         async with AdminClient(self.platform.topology.admin_url) as admin:
-            while rows := await admin.query(on_its_way):
-                if time.monotonic() > give_up:
-                    raise HarnessError(f"{len(rows)} notifications are still on their way")
-                await asyncio.sleep(_LOOK)
+
+            async def all_sent() -> bool:
+                return not await admin.query(pending)
+
+            await eventually(all_sent, what="end of the notifications", within=_WITHIN)
 
     async def audit(self) -> str:
-        """Audit the platform, with the claim that no trip is on its way; return the names of broken invariants."""
+        """Audit the platform after the end of all trips: ``holds``, or the names of violated invariants."""
         await self.until_quiet()
         platform = self.platform
         report = await audit_platform(platform.topology, platform.environment, platform.codec, settled=True)
@@ -292,13 +313,13 @@ class Stage:
 
 
 async def answer(call: Awaitable[Any]) -> str:
-    """Return a call's outcome in words.
+    """Describe a booking's outcome.
 
     Args:
-        call: A booking.
+        call: The booking.
 
     Raises:
-        IngressError: There was no answer.
+        IngressError: The response did not come from the engine.
     """
     try:
         await call
@@ -310,10 +331,10 @@ async def answer(call: Awaitable[Any]) -> str:
 
 
 def describe_refusal(error: IngressError) -> str:
-    """Say in words how a trip was refused: ``409 seats_sold_out at flight, rolled_back``.
+    """Describe a refusal, for example ``409 seats_sold_out at flight, rolled_back``.
 
     Args:
-        error: What the ingress answered.
+        error: The ingress's response.
     """
     code = error.code or error.message
     step = f" at {error.metadata['step']}" if "step" in error.metadata else ""
@@ -322,7 +343,7 @@ def describe_refusal(error: IngressError) -> str:
 
 
 def describe_holdings(trip: Trip) -> str:
-    """Say in words what a trip holds.
+    """Describe a trip's reservations and charges.
 
     Args:
         trip: The trip.
@@ -332,8 +353,8 @@ def describe_holdings(trip: Trip) -> str:
     return f"seat sets: {trip.seat_sets}, rooms: {trip.rooms}, charges: {trip.charges}"
 
 
-def describe_told(trip: Trip) -> str:
-    """Say in words what a trip's traveller was told.
+def describe_notifications(trip: Trip) -> str:
+    """Describe the notifications of a trip's traveller.
 
     Args:
         trip: The trip.

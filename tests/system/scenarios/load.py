@@ -1,4 +1,4 @@
-"""Trips that are booked without a break, one client after the other, and what their travellers notice of a blow."""
+"""Continuous bookings, and the pauses that a fault causes in them."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from perdure.errors import IngressError
 from services.contracts import trips
 from services.contracts.trips import TripRequest
 from services.runtime.connections import local_http
+from tests.support import eventually
 from tests.system.scenarios.orders import order
 
 _AGAIN: Final = 0.1
 # 404: a node that has just come back does not know the services for a moment.
 _UNANSWERED: Final = (0, 404, 429, 500, 502, 503, 504)
-_PATIENCE: Final = 120  # seconds; a trip that no node takes for so long is a failure
+_PATIENCE: Final = 120  # seconds until an unconfirmed trip counts as failed
 _AT_ONCE: Final = 8
 
 
 @dataclass
 class Stream:
-    """Trips that are under way all the time. Open one with `on`.
+    """Continuous concurrent bookings. Open it with `on`.
 
-    A booker asks one ingress, and the next when it gets no answer; a repeated order is the same trip.
+    Each client repeats an order at the next ingress until it gets a response; the trip ID makes the repetition safe.
 
     Args:
-        prefix: What its trips are called, before their numbers.
-        ingresses: The addresses to ask.
-        what: What is ordered.
+        prefix: Prefix of the trip IDs, followed by a number.
+        ingresses: Addresses of the ingresses.
+        what: The order.
     """
 
     prefix: str
@@ -41,24 +42,21 @@ class Stream:
     what: TripRequest = field(default_factory=order)
 
     def __post_init__(self) -> None:
-        """Prepare; nothing is booked yet."""
+        """Set up the counters."""
         self._numbers = itertools.count(1)
         self._ending = False
         self.ends: list[float] = []
-        """When each trip was confirmed, by the monotonic clock, in order."""
+        """Monotonic times of the confirmations, in order."""
 
     @classmethod
     @asynccontextmanager
     async def on(cls, prefix: str, ingresses: Sequence[str], what: TripRequest | None = None) -> AsyncIterator[Self]:
-        """Book trips as long as the context lasts; leaving it waits for those that are under way.
+        """Book trips inside the context; its end waits for running trips.
 
         Args:
             prefix: See the class.
             ingresses: See the class.
             what: See the class; the ordinary order by default.
-
-        Yields:
-            The stream.
 
         Raises:
             ExceptionGroup: A trip was refused, or not confirmed for two minutes.
@@ -75,30 +73,28 @@ class Stream:
 
     @property
     def confirmed(self) -> int:
-        """How many trips are confirmed."""
+        """Number of confirmed trips."""
         return len(self.ends)
 
     async def flow(self, trips_more: int, within: float = 60) -> None:
-        """Wait until so many more trips are confirmed.
+        """Wait until more trips are confirmed.
 
         Args:
-            trips_more: How many.
-            within: How long to wait, in seconds.
+            trips_more: Number of further trips.
+            within: Time limit in seconds.
 
         Raises:
-            TimeoutError: They aren't in time.
+            WaitTimeout: The trips are not confirmed in time.
         """
         wanted = self.confirmed + trips_more
-        async with asyncio.timeout(within):
-            while self.confirmed < wanted:  # noqa: ASYNC110 - nobody is to be told of each trip but who waits here
-                await asyncio.sleep(0.02)
+        await eventually(lambda: self.confirmed >= wanted, what=f"confirmation of {trips_more} trips", within=within)
 
     def pause(self, since: float, until: float) -> float:
-        """Return the longest time without a confirmed trip, in seconds.
+        """Return the longest time in seconds without a confirmation.
 
         Args:
-            since: From when on, by the monotonic clock.
-            until: Till when.
+            since: Monotonic start time.
+            until: Monotonic end time.
         """
         inside = [end for end in self.ends if since < end < until]
         times = [since, *inside, until]

@@ -1,4 +1,4 @@
-"""Orders that scenarios and chaos place."""
+"""Orders of scenarios and chaos tests."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def order(
     account: str = ORDINARY.payment.account,
     amount_minor: int = ORDINARY.payment.amount_minor,
 ) -> TripRequest:
-    """Return an order that differs from the ordinary one in what is given.
+    """Return the ordinary order with some fields replaced.
 
     Args:
         flight: Flight number.
-        seats: How many seats.
+        seats: Number of seats.
         hotel: Hotel.
         account: Account to charge.
-        amount_minor: The price in minor units.
+        amount_minor: Price in minor units.
     """
     return TripRequest(
         traveller=ORDINARY.traveller,

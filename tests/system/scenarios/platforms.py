@@ -1,4 +1,4 @@
-"""Trials: each plays something on a platform of its own, with fresh data on free ports, and removes it afterwards."""
+"""Separate platforms for system tests, with fresh data on free ports."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from services.runtime.topology import Topology
 T = TypeVar("T")
 
 
-def run_trial(
+def run_isolated(
     name: str,
     settings: PlatformSettings,
     terminal: Terminal,
     play: Callable[[Topology, LocatedEngine], Coroutine[Any, Any, int]],
 ) -> int:
-    """Play a trial in a folder of its own, which is kept only when it fails.
+    """Run a system test in a new folder, which is kept only if the test fails.
 
     Args:
-        name: What the folder is called after.
-        settings: Where npm's restate-server is, or goes.
-        terminal: Where to say what happens.
-        play: The trial, given free ports in the folder and the engine; it returns the exit code.
+        name: Part of the folder's name.
+        settings: Settings with the folder of restate-server.
+        terminal: Receives the output.
+        play: The test, called with a topology on free ports and the engine; returns the exit code.
 
     Returns:
-        The trial's exit code, or 128 and the signal's number when it was stopped.
+        The test's exit code, or 128 plus the signal's number after a signal.
 
     Raises:
-        PerdureError: The platform can't be run. Its data and logs are kept.
+        PerdureError: The platform cannot run. Its data and logs are kept.
     """
     try:
         with raising_interrupts():
@@ -63,16 +63,16 @@ def run_trial(
 
 
 async def play_on(platform: Platform, play: Callable[[], Coroutine[Any, Any, T]], terminal: Terminal) -> T:
-    """Start a platform, play on it, and stop it, whatever happens.
+    """Start a platform, run a test on it, and always stop it.
 
     Args:
         platform: The platform.
-        play: What to do when it is up.
-        terminal: Where to say that it is stopped.
+        play: The test.
+        terminal: Receives the output.
 
     Raises:
-        Interrupted: A signal came.
-        PerdureError: The platform can't be run.
+        Interrupted: A signal arrived.
+        PerdureError: The platform cannot run.
     """
     interrupts = Interrupts()
     with interrupts.listening():
@@ -85,12 +85,12 @@ async def play_on(platform: Platform, play: Callable[[], Coroutine[Any, Any, T]]
 
 
 async def conclude(topology: Topology, problems: list[str], terminal: Terminal) -> int:
-    """Audit what trips left behind, and say if all is well.
+    """Audit the databases after the end of all trips, and print the verdict.
 
     Args:
-        topology: The platform that they were booked on; no trip is on its way any more.
-        problems: What does not hold besides.
-        terminal: Where to say it.
+        topology: The platform.
+        problems: Problems found by the test itself.
+        terminal: Receives the output.
 
     Returns:
         The exit code.
@@ -100,7 +100,7 @@ async def conclude(topology: Topology, problems: list[str], terminal: Terminal) 
     for problem in problems:
         terminal.say(problem, "bold red")
     if problems or not report.ok:
-        terminal.say("NOT everything holds", "bold red")
+        terminal.say("the audit FAILED", "bold red")
         return 1
-    terminal.say("nothing lost, nothing done twice", "bold green")
+    terminal.say("no trip was lost or booked twice", "bold green")
     return 0

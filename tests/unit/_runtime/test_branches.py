@@ -224,7 +224,7 @@ async def test_branches_share_awaited_future():
     assert (await run(engine, body, body)).results == {0: 1, 1: 2}
 
 
-async def test_nest_branches():
+async def test_branches_may_be_nested():
     engine = Engine([3, 1, 2, 0, 1, 2], [])
 
     async def leaf() -> int:

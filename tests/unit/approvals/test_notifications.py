@@ -25,7 +25,7 @@ NOTIFICATION = ApprovalNotification(
 )
 
 
-def test_notification_text():
+def test_text_names_event_people_and_deadline():
     assert NOTIFICATION.text == (
         "bob delegated an approval to you: Trip of ada, requested by ada (unverified), for zoe.\n"
         "Vote before 2030-01-01 12:00 UTC."

@@ -115,7 +115,9 @@ def check_shape(request: ApprovalRequest, approval: Approval) -> None:
 
 @settings(max_examples=400)
 @given(requests(), st.lists(actions, max_size=25), times)
-def test_invariants(request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], minutes: list[int]):
+def test_action_sequences_keep_invariants(
+    request_: ApprovalRequest, sequence: list[tuple[str, str, bool]], minutes: list[int]
+):
     approval = Approval(approval_id="T1")
     audit_log: list[AuditEntry] = []
     answered: Counter[str] = Counter()

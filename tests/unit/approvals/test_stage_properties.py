@@ -164,7 +164,7 @@ def check_outcome(history: History) -> None:
 
 @settings(max_examples=400)
 @given(requests(), st.lists(actions, max_size=30), st.lists(st.integers(0, 4), min_size=30, max_size=30))
-def test_invariants(request_: ApprovalRequest, sequence: list[Action], minutes: list[int]):
+def test_stages_keep_invariants(request_: ApprovalRequest, sequence: list[Action], minutes: list[int]):
     history = History(request_)
     at = START
     for action, step in zip(sequence, minutes, strict=False):

@@ -1,4 +1,4 @@
-"""The health check of the image, run as a container runs it."""
+"""The health check of the image, run with the container's command."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def check(url: str) -> tuple[int, str]:
     return done.returncode, done.stderr.strip()
 
 
-def test_a_process_that_is_well(url: str) -> None:
+def test_healthy_process_passes(url: str) -> None:
     assert check(f"{url}/ready") == (0, "")
 
 
-def test_a_process_that_is_not(url: str) -> None:
+def test_unhealthy_process_fails(url: str) -> None:
     assert check(f"{url}/drains") == (1, f'{url}/drains answers 503: {{"status": "draining"}}')
 
 
-def test_no_process_at_all() -> None:
+def test_missing_process_fails() -> None:
     url = f"http://127.0.0.1:{free_ports(1)[0]}/ready"
     code, said = check(url)
     assert code == 1

@@ -1,4 +1,4 @@
-"""The manifests of deploy/kubernetes, without a cluster: rendered, against the schemas, and for their sense."""
+"""The manifests of deploy/kubernetes: rendering, schemas and consistency, without a cluster."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import promql_parser
 import pytest
 import yaml
 
-from services.runtime.topology import SERVICES
-
 ROOT = Path(__file__).parents[3] / "deploy" / "kubernetes"
 FOLDERS = ("base", "overlays/trial", "overlays/production")
 KUBERNETES = "1.36"
@@ -21,17 +19,17 @@ Manifest = dict[str, Any]
 
 
 def raw() -> list[Manifest]:
-    """Return the base as it is written, with lists opened."""
+    """Return the manifests of the base, with lists flattened."""
     names = yaml.safe_load((ROOT / "base" / "kustomization.yaml").read_text())["resources"]
     documents = [each for name in names for each in yaml.safe_load_all((ROOT / "base" / name).read_text())]
     return [item for each in documents for item in (each["items"] if each["kind"] == "List" else [each])]
 
 
 def rendered(folder: str) -> list[Manifest]:
-    """Return what kustomize makes of a folder."""
+    """Return the manifests that kustomize renders from a folder."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
-        pytest.skip("there is no kubectl here to render the overlays with: the base is checked as it is written")
+        pytest.skip("there is no kubectl to render the overlays; another test checks the base")
     done = subprocess.run([kubectl, "kustomize", ROOT / folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
@@ -42,18 +40,18 @@ def of(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
 
 
 def pods(manifests: list[Manifest]) -> dict[str, Manifest]:
-    """Return the pod specifications, by the name of what they belong to."""
+    """Return the pod specifications by the name of their owner."""
     kinds = ("RestateDeployment", "Deployment", "Job")
     return {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in manifests if each["kind"] in kinds}
 
 
 def as_deployment(manifest: Manifest) -> Manifest:
-    """Return a RestateDeployment as the Deployment that the operator makes of it, which Kubernetes has a schema for."""
+    """Return the operator's Deployment for a RestateDeployment, since only Deployments have a schema."""
     spec = {name: manifest["spec"][name] for name in ("replicas", "selector", "template")}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": manifest["metadata"], "spec": spec}
 
 
-def against_the_schemas(manifests: list[Manifest]) -> None:
+def validate(manifests: list[Manifest]) -> None:
     validator = pytest.importorskip("kubernetes_validate", reason="the package kubernetes-validate has the schemas")
     for each in manifests:
         if each["apiVersion"].partition("/")[0] in ("restate.dev", "monitoring.coreos.com"):
@@ -63,37 +61,18 @@ def against_the_schemas(manifests: list[Manifest]) -> None:
         validator.validate(each, KUBERNETES, strict=True)
 
 
-def test_the_base_keeps_to_the_schemas() -> None:
-    against_the_schemas(raw())
+def test_base_conforms_to_schemas() -> None:
+    validate(raw())
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_folder_renders_and_keeps_to_the_schemas(folder: str) -> None:
+def test_overlays_render_and_conform_to_schemas(folder: str) -> None:
     manifests = rendered(folder)
     assert {each["metadata"]["name"] for each in manifests} == {each["metadata"]["name"] for each in raw()}
-    against_the_schemas(manifests)
+    validate(manifests)
 
 
-def test_each_service_is_deployed_scaled_and_kept() -> None:
-    manifests = raw()
-    names = {spec.name for spec in SERVICES}
-    deployments = of(manifests, "RestateDeployment")
-    assert set(deployments) == set(of(manifests, "HorizontalPodAutoscaler")) == names
-    assert set(of(manifests, "PodDisruptionBudget")) == names
-    for name, each in deployments.items():
-        (container,) = each["spec"]["template"]["spec"]["containers"]
-        assert container["args"] == ["serve", name]
-        variables = {variable["name"]: variable.get("value") for variable in container["env"]}
-        assert variables[f"PERDURE_{name.upper()}_PORT"] == "9080"
-        assert each["spec"]["restate"]["register"] == {"cluster": "perdure-engine"}
-        scaler = of(manifests, "HorizontalPodAutoscaler")[name]["spec"]
-        assert scaler["scaleTargetRef"] == {"apiVersion": each["apiVersion"], "kind": each["kind"], "name": name}
-        labels = each["spec"]["template"]["metadata"]["labels"]
-        assert each["spec"]["selector"]["matchLabels"].items() <= labels.items()
-        assert of(manifests, "PodDisruptionBudget")[name]["spec"]["selector"]["matchLabels"].items() <= labels.items()
-
-
-def test_every_pod_is_contained_and_probed() -> None:
+def test_pods_are_restricted_and_probed() -> None:
     for name, pod in pods(raw()).items():
         assert pod["securityContext"]["runAsNonRoot"], name
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
@@ -110,7 +89,7 @@ def test_every_pod_is_contained_and_probed() -> None:
                 assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container), name
 
 
-def test_who_uses_the_database_may_reach_it_and_nobody_else() -> None:
+def test_only_database_users_reach_database() -> None:
     manifests = raw()
     for each in manifests:
         if each["kind"] not in ("RestateDeployment", "Deployment", "Job"):
@@ -148,7 +127,7 @@ def test_proxy_probes_name_served_host() -> None:
     assert "engine-proxy.perdure.svc" in values["PERDURE_PROXY_ALLOWED_HOSTS"].split(",")
 
 
-def test_no_secret_is_written_down() -> None:
+def test_manifests_contain_no_secret() -> None:
     assert of(raw(), "Secret") == {}
     for pod in pods(raw()).values():
         for variable in pod["containers"][0]["env"]:
@@ -156,7 +135,7 @@ def test_no_secret_is_written_down() -> None:
                 assert "secretKeyRef" in variable["valueFrom"], variable["name"]
 
 
-def test_alerts_can_be_asked() -> None:
+def test_alert_expressions_parse() -> None:
     (rules,) = of(raw(), "PrometheusRule").values()
     expressions = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
     assert expressions

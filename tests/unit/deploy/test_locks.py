@@ -1,4 +1,4 @@
-"""The locks of the image are parts of the one lock: the same versions, with the same hashes."""
+"""The image's lock files contain the versions and hashes of the main lock file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def pins(lock: str) -> dict[str, list[str]]:
-    """Return a lock's versions and hashes by package; on which systems it is wanted differs from lock to lock."""
+    """Return a lock's versions and hashes by package, without environment markers, which differ between locks."""
     entries = re.split(r"^(?=\S)", (ROOT / lock).read_text(), flags=re.MULTILINE)
     found = [re.match(r"([\w.-]+)==([^\s;]+)", entry) for entry in entries]
     return {
@@ -22,7 +22,7 @@ def pins(lock: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", ["runtime", "build"])
-def test_an_image_is_built_of_what_was_tested(name: str) -> None:
+def test_image_lock_matches_tested_versions(name: str) -> None:
     tested = pins("requirements.lock")
     image = pins(f"deploy/docker/{name}.lock")
     assert len(image) >= 5
@@ -30,7 +30,7 @@ def test_an_image_is_built_of_what_was_tested(name: str) -> None:
     assert all(len(pin) > 1 for pin in image.values())
 
 
-def test_no_tool_gets_into_the_image() -> None:
+def test_image_lock_contains_no_tools() -> None:
     image = set(pins("deploy/docker/runtime.lock"))
     assert not {"pytest", "ruff", "mypy", "hatchling", "playwright", "setuptools", "pip"} & image
     assert {"restate-sdk", "granian", "asyncpg", "pynacl"} <= image

@@ -1,4 +1,4 @@
-"""A silent database of vulnerabilities is no clean bill."""
+"""Verdict of the dependency audit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ BROKEN = {"name": "gamma", "version": "3.0", "vulns": [{"id": "PYSEC-1", "fix_ve
         ([UNKNOWN] * 7 + [CLEAN], 2, 0, ["NOT AUDITED: beta, beta, beta, beta, beta and 2 more", "audited 1"]),
     ],
 )
-def test_verdict(dependencies: list[dict[str, Any]], strict: int, tolerant: int, says: list[str]):
+def test_unaudited_dependencies_fail_unless_tolerated(
+    dependencies: list[dict[str, Any]], strict: int, tolerant: int, says: list[str]
+):
     verdict = judge({"dependencies": dependencies})
     assert verdict.exit_code(tolerate_silence=False) == strict
     assert verdict.exit_code(tolerate_silence=True) == tolerant

@@ -1,4 +1,4 @@
-"""The wheels have all that is in the tree: what is forgotten there is missed in the image only, at its start."""
+"""The wheels contain all files of their packages. A missing file would show only when the image starts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parents[3]
-NOT_INSTALLED = {"LICENSE", "README.md", "pyproject.toml"}  # a wheel has the first in its metadata
+NOT_INSTALLED = {"LICENSE", "README.md", "pyproject.toml"}  # a wheel stores the licence in its metadata
 
 
 @pytest.mark.parametrize(("project", "package"), [("framework", "framework/perdure"), ("services", "services")])
-def test_a_wheel_has_each_file_of_its_package(project, package, tmp_path):
+def test_wheel_contains_all_package_files(project, package, tmp_path):
     (wheel,) = WheelBuilder(str(ROOT / project)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as opened:
         packed = {name for name in opened.namelist() if ".dist-info/" not in name}

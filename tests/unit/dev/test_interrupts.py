@@ -10,7 +10,7 @@ from perdure.dev.interrupts import SIGNALS, Interrupted, Interrupts, raising_int
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-async def test_a_signal_cancels_the_work_and_waits_for_its_cleaning_up(number):
+async def test_signal_cancels_work_and_awaits_cleanup(number):
     cleaned = []
 
     async def work() -> None:
@@ -31,7 +31,7 @@ async def test_a_signal_cancels_the_work_and_waits_for_its_cleaning_up(number):
     assert not interrupts.hurry.is_set()
 
 
-async def test_a_second_signal_asks_to_hurry():
+async def test_second_signal_requests_hurry():
     interrupts = Interrupts()
     with interrupts.listening():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -44,7 +44,7 @@ async def test_a_second_signal_asks_to_hurry():
     assert caught.value.exit_code == 128 + signal.SIGTERM, "the first one counts"
 
 
-async def test_without_a_signal_the_work_gives_its_result_or_its_error():
+async def test_work_without_signal_returns_or_raises():
     async def answer() -> int:
         return 42
 
@@ -58,7 +58,7 @@ async def test_without_a_signal_the_work_gives_its_result_or_its_error():
             await interrupts.run_until_stopped(fail())
 
 
-def test_a_signal_interrupts_what_blocks_and_the_old_handlers_come_back():
+def test_signal_interrupts_blocking_code_and_restores_handlers():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="stopped by SIGTERM"), raising_interrupts():
         signal.raise_signal(signal.SIGTERM)

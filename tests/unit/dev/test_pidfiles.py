@@ -38,7 +38,7 @@ def spawn() -> Iterator[Spawn]:
         process.communicate()
 
 
-def test_a_process_is_told_apart_from_a_later_one_with_its_id(spawn, tmp_path):
+def test_distinguish_processes_with_reused_id(spawn, tmp_path):
     process, file = spawn("pass"), PidFile(tmp_path / "flights.pid")
     file.write(process.pid)
     assert file.running() == RunningProcess(process.pid, started_at(process.pid) or "")
@@ -46,23 +46,23 @@ def test_a_process_is_told_apart_from_a_later_one_with_its_id(spawn, tmp_path):
     assert file.running() is None
 
 
-def test_two_processes_began_at_different_times_or_have_different_ids(spawn):
+def test_processes_differ_by_start_or_id(spawn):
     first = spawn("pass")
     assert started_at(first.pid) == started_at(first.pid)
     assert started_at(first.pid) != started_at(os.getpid())
 
 
-def test_the_remains_of_a_process_are_no_process(spawn):
+def test_zombie_counts_as_ended(spawn):
     process = spawn("pass")
     process.kill()
-    # It isn't waited for, so it stays as a zombie.
+    # Without a wait, the killed process stays as a zombie.
     until(lambda: started_at(process.pid) is None, "end of the process")
     assert started_at(2**22 + 1) is None
 
 
-def test_ps_tells_the_same_where_there_is_no_proc(spawn, monkeypatch, tmp_path):
+def test_ps_agrees_with_proc(spawn, monkeypatch, tmp_path):
     process = spawn("pass")
-    # A ps as other systems have it; the machine that runs the tests may have none.
+    # Imitates the ps of systems without /proc, which may be missing on the test machine.
     ps = tmp_path / "ps"
     ps.write_text(f'#!/bin/sh\n[ "$4" = {process.pid} ] && echo "Ss   Tue Nov 24 09:27:24 2026"\nexit 0\n')
     ps.chmod(0o755)
@@ -73,24 +73,24 @@ def test_ps_tells_the_same_where_there_is_no_proc(spawn, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "none\n", "4000000\n"])
-def test_a_stale_or_broken_pid_file_is_removed(tmp_path, content):
+def test_remove_stale_or_invalid_pid_file(tmp_path, content):
     (tmp_path / "flights.pid").write_text(content)
     (tmp_path / "flights.started").write_text("some time\n")
     assert leftovers(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_strangers_process_under_an_old_id_is_left_alone(spawn, tmp_path):
+def test_do_not_stop_foreign_process_with_old_id(spawn, tmp_path):
     stranger = spawn("pass")
     (tmp_path / "flights.pid").write_text(f"{stranger.pid}\n")
     (tmp_path / "flights.started").write_text("long ago\n")
     assert leftovers(tmp_path) == {}
-    # Even someone who holds the old process in hand does not hit the stranger.
+    # A stop by an earlier description of the process does not reach the new one.
     assert stop(RunningProcess(stranger.pid, "long ago"), timedelta(seconds=1))
     assert stranger.poll() is None
 
 
-def test_what_an_earlier_run_left_is_found_and_stopped(spawn, tmp_path):
+def test_stop_processes_of_earlier_run(spawn, tmp_path):
     left = spawn("pass")
     PidFile(tmp_path / "hotels.pid").write(left.pid)
     found = leftovers(tmp_path)
@@ -100,7 +100,7 @@ def test_what_an_earlier_run_left_is_found_and_stopped(spawn, tmp_path):
     assert leftovers(tmp_path) == {}
 
 
-def test_what_an_earlier_run_left_is_killed_when_it_is_stubborn(spawn, tmp_path):
+def test_kill_processes_of_earlier_run_after_timeout(spawn, tmp_path):
     left = spawn("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)")
     PidFile(tmp_path / "hotels.pid").write(left.pid)
     assert not stop(leftovers(tmp_path)["hotels"], timedelta(seconds=0.3))
@@ -114,7 +114,7 @@ def hold(folder: Path) -> str:
     )
 
 
-def test_a_folder_is_held_by_one_and_free_again_however_its_holder_ends(spawn, tmp_path):
+def test_folder_lock_ends_with_its_process(spawn, tmp_path):
     holder = spawn(hold(tmp_path / "run"))
     with (
         pytest.raises(ConfigurationError, match=rf"^the other run \(process {holder.pid}\) already runs in {tmp_path}"),
@@ -129,7 +129,7 @@ def test_a_folder_is_held_by_one_and_free_again_however_its_holder_ends(spawn, t
         pass
 
 
-def test_a_folder_that_can_not_be_made_is_told(tmp_path):
+def test_report_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(ConfigurationError, match=r"is not usable .* set PERDURE_LOCAL_DIR"),
@@ -138,7 +138,7 @@ def test_a_folder_that_can_not_be_made_is_told(tmp_path):
         pass
 
 
-def test_a_pid_file_that_is_there_is_complete(tmp_path):
+def test_pid_file_is_written_atomically(tmp_path):
     file, done = PidFile(tmp_path / "flights.pid"), threading.Event()
 
     def write() -> None:

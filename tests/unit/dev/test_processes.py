@@ -23,7 +23,7 @@ WAIT = "import time; time.sleep(60)"
 
 
 class Children:
-    """Makes children of small programs, and knows where they leave their traces."""
+    """Creates child processes in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class Children:
             **options,  # type: ignore[arg-type] # names of the constructor's arguments
         )
 
-    def traces(self) -> list[str]:
+    def run_files(self) -> list[str]:
         return sorted(path.name for path in (self.folder / "run").glob("*"))
 
 
@@ -61,7 +61,7 @@ def gone(pid: int | None) -> bool:
     return pid is not None and started_at(pid) is None
 
 
-async def test_a_child_runs_in_a_session_of_its_own_with_a_log_and_a_pid_file(children):
+async def test_child_has_session_log_and_pid_file(children):
     child = children.child("print('hello', flush=True); READY; WAIT")
     await child.start()
     pid = child.pid
@@ -74,29 +74,29 @@ async def test_a_child_runs_in_a_session_of_its_own_with_a_log_and_a_pid_file(ch
     assert await child.stop(asyncio.Event())
     assert gone(pid)
     assert child.pid is None
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
-async def test_a_child_that_ends_before_it_is_ready_is_told_with_the_end_of_this_log(children):
+async def test_early_exit_is_reported_with_log(children):
     log = children.folder / "logs" / "child.log"
     log.parent.mkdir()
-    log.write_text("an earlier run's trouble\n")
+    log.write_text("error of an earlier run\n")
     child = children.child("print('no database', flush=True); raise SystemExit(3)")
     with pytest.raises(ProcessError) as caught:
         await child.start()
     assert str(caught.value) == f"child ended with code 3 before it was ready; the end of {log}:\nno database"
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
-async def test_a_child_that_is_never_ready_is_told_and_not_left(children):
+async def test_unready_child_is_reported_and_stopped(children):
     child = children.child("print(__import__('os').getpid(), flush=True); WAIT", ready_timeout=timedelta(seconds=1))
     with pytest.raises(ProcessError, match=r"^child was not ready within 1 s; the end of "):
         await child.start()
     assert gone(int(child.log_tail()))
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
-async def test_a_program_that_is_not_there_is_told(tmp_path):
+async def test_missing_program_is_reported(tmp_path):
     async def never() -> bool:
         return False
 
@@ -113,7 +113,7 @@ async def test_a_program_that_is_not_there_is_told(tmp_path):
     assert not (tmp_path / "child.pid").exists()
 
 
-async def test_a_stubborn_child_is_killed_when_its_time_is_over(children):
+async def test_kill_child_that_ignores_sigterm(children):
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); READY; WAIT"
     child = children.child(stubborn, stop_timeout=timedelta(seconds=0.5))
     await child.start()
@@ -121,10 +121,10 @@ async def test_a_stubborn_child_is_killed_when_its_time_is_over(children):
     assert not await child.stop(asyncio.Event())
     assert 0.5 <= time.monotonic() - began < 5
     assert gone(pid)
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
-async def test_hurry_kills_a_stubborn_child_at_once(children):
+async def test_hurry_kills_child_at_once(children):
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); READY; WAIT"
     child = children.child(stubborn, stop_timeout=timedelta(seconds=60))
     await child.start()
@@ -132,10 +132,10 @@ async def test_hurry_kills_a_stubborn_child_at_once(children):
     asyncio.get_running_loop().call_later(0.2, hurry.set)
     async with asyncio.timeout(10):
         assert not await child.stop(hurry)
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
-async def test_a_kill_takes_what_the_child_started_with_it(children):
+async def test_kill_includes_descendants(children):
     child = children.child(
         "import subprocess, sys; started = subprocess.Popen([sys.executable, '-c', 'WAIT']); "
         "print(started.pid, flush=True); READY; started.wait()"
@@ -147,7 +147,7 @@ async def test_a_kill_takes_what_the_child_started_with_it(children):
     await eventually(lambda: answered(gone(grandchild)), what="end of the grandchild")
 
 
-async def test_a_child_that_was_killed_says_so_and_starts_again(children):
+async def test_killed_child_is_reported_and_restartable(children):
     child = children.child("READY; WAIT")
     await child.start()
     first = child.pid
@@ -161,16 +161,16 @@ async def test_a_child_that_was_killed_says_so_and_starts_again(children):
     await child.stop(asyncio.Event())
 
 
-async def test_a_running_child_is_not_started_twice(children):
+async def test_reject_second_start_of_running_child(children):
     child = children.child("READY; WAIT")
     await child.start()
     with pytest.raises(ProcessError, match=rf"child already runs as process {child.pid}"):
         await child.start()
     assert await child.stop(asyncio.Event())
-    assert await child.stop(asyncio.Event()), "a second stop has nothing to do"
+    assert await child.stop(asyncio.Event()), "the second stop failed"
 
 
-async def test_a_start_that_fails_halfway_leaves_nothing_running(children):
+async def test_failed_start_stops_all_children(children):
     slow = children.child("WAIT", "slow")
     good = children.child("READY; WAIT", "good")
     bad = children.child("raise SystemExit(1)", "bad")
@@ -178,10 +178,10 @@ async def test_a_start_that_fails_halfway_leaves_nothing_running(children):
         await run_together(child.start() for child in (good, slow, bad))
     for child in (slow, good, bad):
         await child.stop(asyncio.Event())
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing_running(children):
+async def test_cancelled_start_stops_all_children(children):
     child = children.child("print(__import__('os').getpid(), flush=True); WAIT")
     starting = asyncio.ensure_future(child.start())
     log = children.folder / "logs" / "child.log"
@@ -190,12 +190,12 @@ async def test_a_start_that_is_cancelled_leaves_nothing_running(children):
     await asyncio.wait({starting})
     assert starting.cancelled()
     assert gone(int(child.log_tail()))
-    assert children.traces() == []
+    assert children.run_files() == []
 
 
 @pytest.mark.parametrize(
     ("code", "words"),
     [(0, "ended with code 0"), (7, "ended with code 7"), (-9, "was ended by SIGKILL"), (-99, "was ended by signal 99")],
 )
-def test_ends_in_words(code, words):
+def test_describe_exit_codes(code, words):
     assert describe_exit(code) == words

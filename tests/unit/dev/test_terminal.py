@@ -11,13 +11,13 @@ from services.data_plane.audit import AuditReport, Finding, Invariant
 from services.runtime.reports import show_audit
 
 
-def test_lines_are_printed_as_they_are_however_long(capsys):
+def test_long_lines_are_not_wrapped(capsys):
     line = "[bold]not markup[/bold] :smile: " + "x" * 500
     Terminal().say(line)
     assert capsys.readouterr().out == f"{line}\n"
 
 
-def test_progress_is_a_line_for_each_change_where_there_is_no_terminal(capsys):
+def test_progress_prints_changes_without_terminal(capsys):
     at_flight = StatusData(phase="running", progress=0.2, current_step="flight", completed_steps=["order"])
     at_hotel = StatusData(phase="running", progress=0.4, current_step="hotel", completed_steps=["order", "flight"])
     with Terminal().progress() as show:
@@ -36,24 +36,24 @@ def test_progress_is_a_line_for_each_change_where_there_is_no_terminal(capsys):
         (StatusData(phase="completed", completed_steps=["flight"], is_complete=True), "completed (done: flight)"),
     ],
 )
-def test_a_status_in_words(status, words):
+def test_describe_trip_status(status, words):
     assert describe_status(status) == words
 
 
-def test_a_reader_who_has_gone_makes_it_silent(capfd, monkeypatch):
+def test_closed_pipe_silences_output(capfd, monkeypatch):
     reading, writing = os.pipe()
     stdout = os.fdopen(writing, "w")
     monkeypatch.setattr(sys, "stdout", stdout)
     terminal = Terminal()
-    terminal.say("to somebody")
-    assert os.read(reading, 100) == b"to somebody\n"
+    terminal.say("first")
+    assert os.read(reading, 100) == b"first\n"
     os.close(reading)
-    terminal.say("to nobody")
-    terminal.say("and again")
-    stdout.close()  # nothing is left in a buffer that would raise at the end
+    terminal.say("second")
+    terminal.say("third")
+    stdout.close()  # would raise if the buffer still contained text
 
 
-def test_an_audit_shows_what_is_broken_and_how_much_more(capsys):
+def test_audit_report_shortens_long_findings(capsys):
     findings = tuple(Finding(subject=f"trip-{number}", detail="holds a room") for number in range(23))
     report = AuditReport(
         invariants=(

@@ -104,7 +104,7 @@ async def test_error_names_invalid_address(url):
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
-async def test_health(status, healthy):
+async def test_engine_is_healthy_if_it_returns_200(status, healthy):
     admin, requests = asking(httpx.Response(status))
     assert await admin.healthy() is healthy
     assert str(requests[0].url) == f"{URL}/health"

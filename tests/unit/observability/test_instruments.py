@@ -86,7 +86,7 @@ def test_gauge_is_read_until_reader_is_removed():
     assert exported("perdure_test_open_seconds") == {}
 
 
-def test_histogram_buckets():
+def test_histogram_counts_values_per_bucket():
     metric = HistogramMetric("perdure.test.time", "For this test.", ("service",), unit="s", bounds=(0.1, 1.0))
     for value in (0.05, 0.5, 0.5, 5.0):
         metric.record(value, service="s")

@@ -75,7 +75,7 @@ def test_fields_may_have_any_name(output: Output):
     }
 
 
-def test_bound_fields(output: Output):
+def test_bound_fields_are_in_every_line(output: Output):
     log = get_logger("x").bind(saga="t1")
     log.info("one")
     log.info("two")
@@ -102,7 +102,7 @@ def test_standard_library_loggers(output: Output):
     assert line["invocation"] == "inv_1"
 
 
-def test_server_logger(output: Output):
+def test_server_logs_errors_only(output: Output):
     configure_granian(LogLevels.error, GRANIAN_LOGGING)
     logging.getLogger("_granian").error("Unexpected exit")
     logging.getLogger("_granian").warning("Embedded server is experimental!")
@@ -110,7 +110,7 @@ def test_server_logger(output: Output):
     assert [line["event"] for line in output.lines()] == ["Unexpected exit"]
 
 
-def test_levels(output: Output):
+def test_levels_apply_per_logger(output: Output):
     configure_logging(LoggingConfig(level="warning", format="json", levels={"noisy": "error"}), stream=output.stream)
     get_logger("x").info("no")
     get_logger("x").warning("yes")
@@ -120,7 +120,7 @@ def test_levels(output: Output):
     assert [line["event"] for line in output.lines()] == ["yes"]
 
 
-def test_console_format():
+def test_console_format_shows_event_and_fields():
     stream = io.StringIO()
     configure_logging(LoggingConfig(format="console"), stream=stream)
     get_logger("x").info("seat reserved", flight="PD100")

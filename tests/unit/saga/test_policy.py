@@ -253,14 +253,14 @@ def test_delays_grow_up_to_limit(initial, longest):
     assert all(timedelta(0) < delay <= longest for delay in delays)
 
 
-def test_delays_double():
+def test_default_delays_double_up_to_limit():
     config = SagaConfig()
     assert [config.retry.delay_after(attempts).total_seconds() for attempts in range(1, 12)] == [
         1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300,
     ]  # fmt: skip
 
 
-def test_default_config():
+def test_default_config_matches_contract():
     config = SagaConfig()
     assert (config.strategy, config.max_attempts) == (Strategy.ALL, 5)
     assert (config.initial_delay, config.max_delay) == (timedelta(seconds=1), timedelta(minutes=5))

@@ -16,7 +16,7 @@ from perdure.saga.status import RollbackState, SagaPhase
 STEPS = ["flight", "hotel", "payment"]
 
 
-def test_not_started():
+def test_workflow_without_record_is_not_started():
     status = status_of_record([], None, None, 3)
     assert (status.phase, status.progress, status.current_step) == ("not_started", 0.0, None)
     assert (status.completed_steps, status.is_complete, status.error) == ([], False, None)
@@ -28,7 +28,7 @@ def test_last_recorded_step_is_current():
     assert status.progress == 0.25
 
 
-def test_completed():
+def test_completed_workflow_has_full_progress():
     status = status_of_record(STEPS, ClosedSaga(phase=SagaPhase.COMPLETED), None, 3)
     assert (status.phase, status.progress, status.current_step) == ("completed", 1.0, None)
     assert (status.completed_steps, status.is_complete) == (STEPS, True)
@@ -39,7 +39,7 @@ def test_completed_without_steps():
     assert (status.progress, status.current_step, status.completed_steps) == (1.0, None, [])
 
 
-def test_compensating():
+def test_failed_workflow_is_compensating():
     status = status_of_record(STEPS[:2], None, "no room", 3)
     assert (status.phase, status.error, status.is_complete) == ("compensating", "no room", False)
     assert (status.current_step, status.completed_steps) == ("hotel", ["flight"])

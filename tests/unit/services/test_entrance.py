@@ -19,21 +19,21 @@ def said(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
 
 
-def test_a_service_loads_nothing_of_the_command_line() -> None:
+def test_service_does_not_import_command_line() -> None:
     done = run("serve", "flights", PERDURE_FLIGHTS_PORT="0")
     assert done.returncode == 1
     assert "services.data_plane.process" in loaded(done)
     assert not {"typer", "services.runtime.cli", "tests.system.chaos.chaos", "services.console.app"} & loaded(done)
 
 
-def test_an_unknown_service_is_told() -> None:
+def test_unknown_service_is_reported() -> None:
     done = run("serve", "trains")
     assert done.returncode == 1
     (line,) = said(done)
     assert line.startswith("perdure-platform: there is no service 'trains': choose one of flights, hotels, ")
 
 
-def test_settings_come_from_the_files_that_the_environment_names(tmp_path: Path) -> None:
+def test_settings_come_from_named_files(tmp_path: Path) -> None:
     (tmp_path / "some").write_text("PERDURE_FLIGHTS_PORT=0\n")
     done = run("serve", "flights", PERDURE_ENVIRONMENT_FILES=str(tmp_path / "some"))
     assert done.returncode == 1
@@ -46,7 +46,7 @@ def test_settings_come_from_the_files_that_the_environment_names(tmp_path: Path)
     )
 
 
-def test_everything_else_is_the_command_line() -> None:
+def test_other_arguments_reach_command_line() -> None:
     done = run("serve", "--help")
     assert done.returncode == 0
     assert "Serve one service until SIGTERM" in done.stdout

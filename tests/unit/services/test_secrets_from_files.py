@@ -23,7 +23,7 @@ URL = "postgresql://perdure:a-secret-from-a-file@db/trips"
         (ConsoleSettings, "PERDURE_CONSOLE_DATABASE_URL"),
     ],
 )
-def test_a_database_url_from_a_file(
+def test_read_database_url_from_file(
     settings: type[BaseSettings], variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv(variable, raising=False)

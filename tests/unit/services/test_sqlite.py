@@ -21,16 +21,16 @@ def _mode(file: Path) -> str:
         return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
 
 
-async def test_several_may_make_one_file_at_once(tmp_path: Path) -> None:
-    # Each connection has locks of its own, in one process as in several. Asked for at once and without patience, about
-    # one file in seven is refused to one of two.
+async def test_concurrent_processes_create_one_file(tmp_path: Path) -> None:
+    # SQLite locks belong to a connection, so connections of one process behave like those of several. Without retries,
+    # about one file in seven fails.
     for number in range(60):
         file = tmp_path / "new" / f"{number}.db"
         await asyncio.gather(*(make_file(file, wait=WAIT) for _ in range(4)))
         assert _mode(file) == "wal"
 
 
-async def test_a_file_that_is_there_keeps_what_it_holds(tmp_path: Path) -> None:
+async def test_existing_file_keeps_content(tmp_path: Path) -> None:
     file = tmp_path / "old.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE kept (x)")
@@ -40,7 +40,7 @@ async def test_a_file_that_is_there_keeps_what_it_holds(tmp_path: Path) -> None:
     assert _mode(file) == "wal"
 
 
-async def test_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+async def test_new_file_is_private(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         file = tmp_path / "new" / "secret.db"
@@ -53,7 +53,7 @@ async def test_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert modes == {"new": 0o700, "secret.db": 0o600, "secret.db-wal": 0o600, "secret.db-shm": 0o600}
 
 
-async def test_what_stands_in_the_way_is_said(tmp_path: Path) -> None:
+async def test_error_names_obstacle(tmp_path: Path) -> None:
     text, folder, locked = tmp_path / "text.db", tmp_path / "folder.db", tmp_path / "locked.db"
     text.write_text("no database, and longer than the hundred bytes of the header of one " * 3)
     folder.mkdir()

@@ -111,7 +111,7 @@ async def test_unknown_path_or_handler_returns_404():
 
     assert (await ask(app, "/nothing"))[0] == 404
     assert (await ask(app, "/invoke/Greeter/nothing"))[0] == 404
-    assert (await ask(app, "/invoke/Nobody/greet"))[0] == 404
+    assert (await ask(app, "/invoke/Missing/greet"))[0] == 404
 
 
 async def test_identity_keys_refuse_unsigned_requests():

@@ -1,4 +1,4 @@
-"""Spans as a tree, and what a receiver makes of what senders send."""
+"""Trees of spans, and the receiver of spans."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def span(number: int, parent: int | None = None, **changes: object) -> ReceivedS
 
 
 @given(st.lists(st.integers(min_value=0, max_value=30), min_size=1, max_size=30), st.randoms())
-def test_a_tree_has_each_span_once_below_its_parent(parents, random):
+def test_tree_contains_each_span_once(parents, random):
     spans = [span(0), *(span(number, min(parent, number - 1)) for number, parent in enumerate(parents, 1))]
     shuffled = random.sample(spans, len(spans))
     tree = tree_of([*shuffled, shuffled[0]], "t")
@@ -40,14 +40,14 @@ def test_a_tree_has_each_span_once_below_its_parent(parents, random):
         assert len(tree.path(each)) == depth + 1
 
 
-def test_a_trace_that_lacks_a_parent_is_not_complete_and_still_shown():
+def test_trace_without_parent_is_shown_as_incomplete():
     tree = tree_of([span(1), span(3, parent=2)], "t")
     assert not tree.is_connected
     assert [(depth, each.span_id) for depth, each in tree.walk()] == [(0, "1"), (0, "3")]
     assert not TraceTree("t", ()).is_connected
 
 
-def test_a_trace_is_found_by_a_key_and_others_by_their_links():
+def test_find_traces_by_key_and_links():
     spans = [
         span(1, attributes={"perdure.key": "trip-1"}),
         span(2, trace_id="later", start=9, attributes={"perdure.key": "trip-1"}),
@@ -60,7 +60,7 @@ def test_a_trace_is_found_by_a_key_and_others_by_their_links():
     assert [each.trace_id for each in linked_to(spans, tree)] == ["undo"]
 
 
-def test_a_line_says_who_how_long_and_what_went_wrong():
+def test_line_shows_service_duration_and_error():
     tree = tree_of(
         [span(1, service="Restate"), span(2, 1, error="no seats", attributes={"perdure.interrupted": "true"})], "t"
     )
@@ -90,7 +90,7 @@ def request() -> bytes:
         ("/v1/metrics", request(), None, 404, 0),
     ],
 )
-def test_a_receiver_takes_spans_and_nothing_else(path, body, encoding, status, kept):
+def test_receiver_accepts_only_spans(path, body, encoding, status, kept):
     with TraceReceiver() as receiver:
         connection = http.client.HTTPConnection(receiver.url.removeprefix("http://"), timeout=10)
         connection.request("POST", path, body, {} if encoding is None else {"content-encoding": encoding})
@@ -99,7 +99,7 @@ def test_a_receiver_takes_spans_and_nothing_else(path, body, encoding, status, k
     assert [(each.service, each.name, each.parent_id) for each in receiver.spans()] == [("flights", "run", None)] * kept
 
 
-def test_a_trace_is_whole_from_the_ingress_to_what_every_service_did():
+def test_complete_trace_reaches_ingress_and_services():
     spans = [span(1, name="ingress T/run"), span(2, 1, name="invocation-attempt T/run"), span(3, 2, name="T/run")]
     assert tree_of(spans, "t").is_complete
     assert not tree_of(spans[:2], "t").is_complete, "the service has not sent its part yet"

@@ -17,6 +17,7 @@ from perdure._runtime.ports import free_ports
 from services.console.app import create_app
 from services.console.auth.roles import Role
 from services.console.dependencies import Components
+from tests.support import eventually
 from tests.unit.services.console.conftest import CHEAP, PASSWORD, settings_of
 
 ADA, BOB = "ada@example.com", "bob@example.com"
@@ -35,9 +36,9 @@ class Served:
 
     async def until(self, open_streams: int) -> None:
         """Wait for a number of open streams."""
-        async with asyncio.timeout(20):
-            while self.components.stream_limits.count != open_streams:  # noqa: ASYNC110 - a count of the server's
-                await asyncio.sleep(0.01)
+        await eventually(
+            lambda: self.components.stream_limits.count == open_streams, what=f"{open_streams} open streams"
+        )
 
 
 @pytest.fixture
@@ -51,9 +52,7 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
         )
         running = asyncio.create_task(server.serve())
         try:
-            async with asyncio.timeout(20):
-                while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: server.started, what="start of the console")
             for name in (ADA, BOB):
                 await app.state.components.users.add(name, PASSWORD, [Role.VIEWER], by="a test")
             yield Served(f"http://127.0.0.1:{port}", app.state.components)

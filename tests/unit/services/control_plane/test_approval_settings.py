@@ -1,4 +1,4 @@
-"""What the environment says about approvals: how a trip is asked about, and whose word is taken."""
+"""Approval settings from the environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def asked(settings: OrchestratorSettings) -> ApprovalRequest:
     )
 
 
-def test_by_default_anyone_is_asked_reminded_and_asked_again_within_a_day() -> None:
+def test_default_approval_reminds_and_escalates_within_a_day() -> None:
     request = asked(OrchestratorSettings())
     assert (request.timeout, request.total_timeout, request.remind_every) == (16 * HOUR, 24 * HOUR, 4 * HOUR)
     assert [(stage.approvers, stage.quorum, stage.on_timeout) for stage in request.stages] == [
@@ -32,7 +32,7 @@ def test_by_default_anyone_is_asked_reminded_and_asked_again_within_a_day() -> N
     ]
 
 
-def test_the_whole_time_is_what_it_says_whatever_the_escalation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_escalation_does_not_extend_total_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERDURE_ORCHESTRATOR_APPROVAL_TIMEOUT", "PT10S")
     assert asked(OrchestratorSettings()).total_timeout == timedelta(seconds=10)
     monkeypatch.setenv("PERDURE_ORCHESTRATOR_APPROVAL_ESCALATE_AFTER", "PT3S")
@@ -45,7 +45,7 @@ def test_the_whole_time_is_what_it_says_whatever_the_escalation(monkeypatch: pyt
         (["boss"], 1, 7),
     ]
     monkeypatch.setenv("PERDURE_ORCHESTRATOR_APPROVAL_ESCALATE_AFTER", "PT1M")
-    assert [stage.timeout.seconds for stage in asked(OrchestratorSettings()).stages] == [10]  # never
+    assert [stage.timeout.seconds for stage in asked(OrchestratorSettings()).stages] == [10]  # no escalation
 
 
 def test_read_link_keys_and_limits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What the saga service is told by its environment, and how it refuses what can't be."""
+"""Settings of the saga service from the environment."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from services.control_plane.saga.settings import SagaServiceSettings
 WEBHOOK = "PERDURE_SAGA_RECONCILER_WEBHOOK_URL"
 
 
-def test_an_empty_webhook_is_none(monkeypatch: pytest.MonkeyPatch):
+def test_empty_webhook_setting_means_none(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(WEBHOOK, "")
     assert SagaServiceSettings().reconciler().webhook_url is None
 
 
-def test_rollbacks_that_are_over_are_forgotten_after_ninety_days_unless_it_says_otherwise(monkeypatch):
+def test_rollback_retention_defaults_to_ninety_days(monkeypatch):
     assert SagaServiceSettings().retention == timedelta(days=90)
     monkeypatch.setenv("PERDURE_SAGA_RETENTION", "P1Y")
     assert SagaServiceSettings().retention == timedelta(days=365)
@@ -31,7 +31,7 @@ def test_rollbacks_that_are_over_are_forgotten_after_ninety_days_unless_it_says_
         ("PERDURE_SAGA_RECONCILER_INTERVAL", "PT0S", "interval must be positive"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused_at_the_start(monkeypatch, name, value, saying):
+def test_refuse_invalid_setting_at_start(monkeypatch, name, value, saying):
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=saying):
         SagaServiceSettings().reconciler()

@@ -1,4 +1,4 @@
-"""A travel agency for the tests: the four businesses on one database, without engine or saga."""
+"""The business logic of all four data-plane services on one database, without engine or saga."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.data_plane.payments.model import Payments
 
 
 class Agency:
-    """Each method is one write of a trip, under the key that belongs to it."""
+    """Client of the business logic; each method performs one write of a trip with its idempotency key."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -54,14 +54,14 @@ class Agency:
         )
 
     async def book(self, trip: str) -> None:
-        """Book a trip to its confirmation."""
+        """Perform all writes of a confirmed trip."""
         await self.reserve_seats(trip)
         await self.reserve_room(trip)
         await self.charge(trip)
         await self.notify(trip, "trip-confirmed")
 
     async def refuse(self, trip: str) -> None:
-        """Book a trip and take all of it back."""
+        """Perform all writes of a trip, then all compensations."""
         await self.reserve_seats(trip)
         await self.reserve_room(trip)
         await self.charge(trip)

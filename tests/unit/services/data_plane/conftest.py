@@ -1,4 +1,4 @@
-"""Databases for the tests: SQLite always, PostgreSQL as well where its server is installed."""
+"""Test databases: SQLite, and PostgreSQL if its server is installed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def empty_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without any table."""
+    """A database without tables."""
     if backend == "sqlite":
         return f"sqlite:///{tmp_path / 'new' / 'trips.db'}"
     server: Postgres = request.getfixturevalue("postgres")
@@ -54,7 +54,7 @@ def empty_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> s
 
 @pytest.fixture
 def url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database that is migrated and seeded."""
+    """A migrated database with seed data."""
     if backend == "sqlite":
         shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "trips.db")
         yield f"sqlite:///{tmp_path / 'trips.db'}"
@@ -74,7 +74,7 @@ async def database(url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def second_database(url: str) -> AsyncIterator[Database]:
-    """The same database through connections of its own, as another process has it."""
+    """The same database through separate connections, as in a second process."""
     database = Database(url)
     yield database
     await database.dispose()
@@ -82,7 +82,7 @@ async def second_database(url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def tamper(backend: str, url: str, request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Runs SQL that no constraint stops, for breaking a database on purpose."""
+    """Runs SQL without constraint checks, to damage a database."""
     if backend == "sqlite":
         return lambda *statements: _tamper_sqlite(url.removeprefix("sqlite:///"), statements)
     server: Postgres = request.getfixturevalue("postgres")

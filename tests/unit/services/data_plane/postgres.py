@@ -1,4 +1,4 @@
-"""A temporary PostgreSQL server for the tests, where one is installed."""
+"""A temporary PostgreSQL server, if one is installed."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Postgres:
 
 @contextmanager
 def running_postgres() -> Iterator[Postgres]:
-    # Debian keeps them off the PATH, in a folder for each version.
+    # Debian installs the binaries outside the PATH, in a folder per version.
     folders = os.pathsep.join([os.environ["PATH"], *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin")))])
     binaries = {name: shutil.which(name, path=folders) for name in ("initdb", "postgres")}
     if None in binaries.values():
-        pytest.skip("tests on PostgreSQL are left out, because its server is missing: as root, make tools")
-    # A short path: a Unix socket's may have 107 characters.
+        pytest.skip("PostgreSQL is not installed: run make tools as root")
+    # Unix socket paths are limited to 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="perdure-pg-", dir="/tmp"))
     account: str | None = None
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
@@ -107,7 +107,7 @@ def running_postgres() -> Iterator[Postgres]:
         yield postgres
     finally:
         if server is not None:
-            server.send_signal(signal.SIGINT)  # a fast shutdown: it disconnects who is left
+            server.send_signal(signal.SIGINT)  # a fast shutdown, which closes open connections
             try:
                 server.wait(timeout=20)
             except subprocess.TimeoutExpired:

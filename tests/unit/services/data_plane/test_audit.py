@@ -1,4 +1,4 @@
-"""The audit, on sound books and on books that were broken on purpose, one invariant at a time."""
+"""The audit, on valid data and on damaged data for each invariant."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INVARIANTS = [
 
 
 def business(url: str, act: Callable[[Agency], Awaitable[None]]) -> None:
-    """Do something in a process's lifetime, and close the database."""
+    """Run operations in a new event loop and close the database."""
 
     async def run() -> None:
         database = Database(url)
@@ -46,7 +46,7 @@ def business(url: str, act: Callable[[Agency], Awaitable[None]]) -> None:
 
 
 async def usual_day(agency: Agency) -> None:
-    """Two confirmed trips, one refused, one whose undo came first, one on its way."""
+    """Perform two confirmed trips, one refused trip, one early compensation and one open trip."""
     await agency.book("confirmed-1")
     await agency.book("confirmed-2")
     await agency.refuse("refused")
@@ -57,7 +57,7 @@ async def usual_day(agency: Agency) -> None:
 
 @pytest.fixture(scope="module")
 def sqlite_template(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In this module each database starts after a usual day."""
+    """A SQLite database with the data of `usual_day`."""
     path = tmp_path_factory.mktemp("usual-day") / "trips.db"
     shutil.copy(sqlite_template, path)
     business(f"sqlite:///{path}", usual_day)
@@ -66,7 +66,7 @@ def sqlite_template(sqlite_template: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def postgres_template(postgres: Postgres, postgres_template: str) -> str:
-    """In this module each database starts after a usual day."""
+    """A PostgreSQL database with the data of `usual_day`."""
     name = postgres.create(template=postgres_template)
     business(postgres.url(name), usual_day)
     return name
@@ -77,7 +77,7 @@ def inspected(url: str, *, settled: bool = False) -> AuditReport:
 
 
 def broken(report: AuditReport) -> dict[str, str]:
-    """The invariants that don't hold, with their findings as text."""
+    """Return the violated invariants with their findings."""
     return {
         invariant.name: "; ".join(f"{finding.subject}: {finding.detail}" for finding in invariant.findings)
         for invariant in report.invariants
@@ -85,23 +85,23 @@ def broken(report: AuditReport) -> dict[str, str]:
     }
 
 
-def test_sound_books(url: str, backend: str) -> None:
+def test_audit_of_valid_data_holds(url: str, backend: str) -> None:
     report = inspected(url)
     assert broken(report) == {}
     assert report.ok
     assert (report.confirmed, report.refused, report.open) == (2, 2, 1)
     assert [invariant.name for invariant in report.invariants] == INVARIANTS + ["storage"] * (backend == "sqlite")
     checked = {invariant.name: invariant.checked for invariant in report.invariants}
-    # four writes for each of the confirmed and refused trips, two for the voided one, one for the open one
+    # Four writes per confirmed or refused trip, two for the voided and one for the open trip.
     assert (checked["trips-told"], checked["charges"], checked["keys"]) == (4, 3, 15)
 
 
-def test_an_open_trip_that_holds_something_is_a_breach_once_all_is_settled(url: str) -> None:
+def test_holdings_of_open_trip_violate_settled_audit(url: str) -> None:
     report = inspected(url, settled=True)
     assert broken(report) == {"trips-open": "open: holds 1 seat sets, 0 rooms and 0 charges"}
 
 
-def test_an_open_trip_that_gave_all_back_is_settled(url: str) -> None:
+def test_open_trip_without_holdings_is_settled(url: str) -> None:
     async def give_back(agency: Agency) -> None:
         await agency.cancel_seats("open")
 
@@ -109,8 +109,8 @@ def test_an_open_trip_that_gave_all_back_is_settled(url: str) -> None:
     assert inspected(url, settled=True).ok
 
 
-def test_two_holdings_of_a_trip_are_a_breach_although_every_row_is_sound(url: str) -> None:
-    """A saga that reserves under two keys is what no constraint of the data plane can see, and the audit does."""
+def test_duplicate_holdings_of_trip_are_a_violation(url: str) -> None:
+    """The data plane's constraints cannot detect a saga that reserves under two keys."""
 
     async def reserve_twice(agency: Agency) -> None:
         for trip, key in (("confirmed-1", "other-key"), ("open", "other-key-2")):
@@ -124,7 +124,7 @@ def test_two_holdings_of_a_trip_are_a_breach_although_every_row_is_sound(url: st
     }
 
 
-def test_a_trip_that_was_told_both_is_a_breach(url: str) -> None:
+def test_contradictory_notifications_are_a_violation(url: str) -> None:
     async def tell(agency: Agency) -> None:
         await agency.notify("confirmed-1", "trip-refused")
 
@@ -134,7 +134,7 @@ def test_a_trip_that_was_told_both_is_a_breach(url: str) -> None:
 
 CHARGED = "transaction_id = (SELECT charge_transaction FROM charges WHERE trip_id = 'confirmed-1')"
 
-# name: the damage (`:charged` stands for CHARGED), and each invariant that no longer holds, with a part of its findings
+# Damage by name (`:charged` is replaced by CHARGED), with the violated invariants and a part of their findings.
 BREAKS: dict[str, tuple[str, dict[str, str]]] = {
     "a seat set is lost": (
         "UPDATE seat_reservations SET status = 'cancelled' WHERE trip_id = 'confirmed-1'",
@@ -249,17 +249,17 @@ BREAKS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_broken_database_is_shown_broken(url: str, tamper: Tamper, name: str) -> None:
+def test_audit_reports_each_kind_of_damage(url: str, tamper: Tamper, name: str) -> None:
     statement, expected = BREAKS[name]
     tamper(statement.replace(":charged", CHARGED))
     found = broken(inspected(url))
-    found.pop("storage", None)  # SQLite's own check sees some of it too
+    found.pop("storage", None)  # SQLite's integrity check reports some of the damage too
     assert found.keys() == expected.keys(), found
     for invariant, text in expected.items():
         assert text in found[invariant]
 
 
-def test_a_key_that_acted_twice_is_shown(url: str, tamper: Tamper) -> None:
+def test_audit_reports_key_used_twice(url: str, tamper: Tamper) -> None:
     tamper(
         "DROP INDEX uq_seat_reservations_key",
         "INSERT INTO seat_reservations (reservation_id, key, trip_id, flight, seats, status)"
@@ -271,7 +271,7 @@ def test_a_key_that_acted_twice_is_shown(url: str, tamper: Tamper) -> None:
     assert found["trips-open"] == "open: holds 2 seat sets, 0 rooms and 0 charges"
 
 
-def test_a_posting_on_an_account_that_does_not_exist_is_shown(url: str, tamper: Tamper, backend: str) -> None:
+def test_audit_reports_posting_on_unknown_account(url: str, tamper: Tamper, backend: str) -> None:
     tamper("DELETE FROM accounts WHERE account_id = 'acct-ada'")
     found = broken(inspected(url))
     assert "2 postings on 1 accounts" in found["ledger-transactions"]
@@ -281,17 +281,17 @@ def test_a_posting_on_an_account_that_does_not_exist_is_shown(url: str, tamper: 
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
-def test_a_damaged_file_is_shown(url: str, backend: str, tamper: Tamper) -> None:
+def test_audit_reports_damaged_file(url: str, backend: str, tamper: Tamper) -> None:
     tamper(
         "PRAGMA writable_schema = ON",
-        # An index that promises to be unique over rows that are not, as after a lost write.
+        # A unique index over duplicate rows, as after a lost write.
         "UPDATE sqlite_schema SET sql = 'CREATE UNIQUE INDEX ix_charges_trip_id ON charges (account_id)'"
         " WHERE name = 'ix_charges_trip_id'",
     )
     assert "ix_charges_trip_id" in broken(inspected(url))["storage"]
 
 
-def test_the_report_is_plain_data(url: str) -> None:
+def test_report_serializes_to_json(url: str) -> None:
     report = inspected(url, settled=True)
     document = report.model_dump(mode="json")
     assert document["ok"] is False
@@ -300,21 +300,21 @@ def test_the_report_is_plain_data(url: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
-def test_an_audit_leaves_no_trace(url: str, backend: str, tmp_path: Path) -> None:
+def test_audit_writes_nothing(url: str, backend: str, tmp_path: Path) -> None:
     before = (tmp_path / "trips.db").read_bytes()
     assert inspected(url).ok
     assert (tmp_path / "trips.db").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["trips.db"]
 
 
-def test_a_database_that_does_not_exist_is_named_and_not_made(tmp_path: Path) -> None:
+def test_missing_database_is_named_and_not_created(tmp_path: Path) -> None:
     missing = tmp_path / "none.db"
     with pytest.raises(ConfigurationError, match=r"there is no database at .*none\.db"):
         inspected(f"sqlite:///{missing}")
     assert not missing.exists()
 
 
-def test_a_database_that_was_never_migrated_is_named(empty_url: str, backend: str, tmp_path: Path) -> None:
+def test_unmigrated_database_is_named(empty_url: str, backend: str, tmp_path: Path) -> None:
     if backend == "sqlite":
         (tmp_path / "new").mkdir()
         (tmp_path / "new" / "trips.db").touch()
@@ -322,13 +322,13 @@ def test_a_database_that_was_never_migrated_is_named(empty_url: str, backend: st
         inspected(empty_url)
 
 
-def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+def test_invalid_database_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "trips.db").write_text("no database at all " * 100)
     with pytest.raises(ConfigurationError, match=r"trips\.db cannot be read: .*file is not a database"):
         inspected(f"sqlite:///{tmp_path / 'trips.db'}")
 
 
-def test_a_server_that_is_down_is_named_without_its_password(tmp_path: Path) -> None:
+def test_unreachable_server_is_named_without_password(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read") as caught:
         inspected(f"postgresql://ada:hunter2@/trips?host={tmp_path}")
     assert "hunter2" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The four services as processes: what they serve, what they are told, how they start and stop."""
+"""The data-plane services as processes: handlers, settings, start and stop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SERVICES: dict[str, list[Target[Any, Any]]] = {
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_serves_what_its_contract_says(name: str, tmp_path: Path) -> None:
+def test_service_serves_handlers_of_contract(name: str, tmp_path: Path) -> None:
     app = importlib.import_module(f"services.data_plane.{name}.service")
     database = Database(f"sqlite:///{tmp_path / 'trips.db'}")
     definitions: list[restate.Service] = app.build(database).definitions()
@@ -50,7 +50,7 @@ def test_a_service_serves_what_its_contract_says(name: str, tmp_path: Path) -> N
     assert served == [(target.service, target.handler, target.input, target.output) for target in SERVICES[name]]
 
 
-def test_settings_have_a_prefix_of_their_own_and_one_database(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_have_own_prefix_and_shared_database(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERDURE_DATABASE_URL", "postgresql://ada:hunter2@db/trips")
     monkeypatch.setenv("PERDURE_HOTELS_PORT", "1234")
     monkeypatch.setenv("PERDURE_HOTELS_HOST", "10.0.0.1")
@@ -61,7 +61,7 @@ def test_settings_have_a_prefix_of_their_own_and_one_database(monkeypatch: pytes
     assert "hunter2" not in repr(everyone)
 
 
-def test_a_port_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refuse_port_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERDURE_FLIGHTS_PORT", "70000")
     with pytest.raises(ValidationError, match="port"):
         FlightsSettings()
@@ -84,7 +84,7 @@ async def start(name: str, **environment: str) -> asyncio.subprocess.Process:
         ("PERDURE_FLIGHTS_PORT", "x", "PERDURE_FLIGHTS_PORT"),
     ],
 )
-async def test_settings_that_do_not_fit_end_the_start_with_one_reason(variable: str, value: str, said: str) -> None:
+async def test_invalid_settings_end_start_with_one_line(variable: str, value: str, said: str) -> None:
     process = await start("flights", **{variable: value})
     output, _ = await process.communicate()
     assert process.returncode == 1
@@ -106,7 +106,7 @@ async def answer(url: str, process: asyncio.subprocess.Process) -> httpx.Respons
 
 
 @pytest.mark.parametrize("name", SERVICES)
-async def test_a_service_is_ready_on_a_migrated_database_and_stops_on_sigterm(name: str, sqlite_template: Path) -> None:
+async def test_service_becomes_ready_and_stops_on_sigterm(name: str, sqlite_template: Path) -> None:
     port = free_ports(1)[0]
     process = await start(
         name,
@@ -124,7 +124,7 @@ async def test_a_service_is_ready_on_a_migrated_database_and_stops_on_sigterm(na
             await process.communicate()
 
 
-async def test_a_service_is_not_ready_on_a_database_that_was_never_migrated(tmp_path: Path) -> None:
+async def test_service_is_unready_on_unmigrated_database(tmp_path: Path) -> None:
     port = free_ports(1)[0]
     process = await start(
         "flights", PERDURE_DATABASE_URL=f"sqlite:///{tmp_path / 'none.db'}", PERDURE_FLIGHTS_PORT=str(port)

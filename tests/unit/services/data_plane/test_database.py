@@ -25,14 +25,14 @@ from services.data_plane.flights.tables import FlightRow
         ("postgres://u:p@h/db", "postgresql+asyncpg://u:p@h/db"),
     ],
 )
-def test_a_url_gets_the_asynchronous_driver(given: str, used: str) -> None:
+def test_url_selects_asynchronous_driver(given: str, used: str) -> None:
     assert database_url(given).render_as_string(hide_password=False) == used
 
 
 @pytest.mark.parametrize(
     "given", ["", "trips.db", "mysql://h/db", "postgresql+psycopg2://h/db", "sqlite://", "sqlite:///:memory:"]
 )
-def test_a_url_that_can_not_work_is_refused(given: str) -> None:
+def test_refuse_unusable_database_url(given: str) -> None:
     with pytest.raises(ConfigurationError, match="sqlite:///"):
         database_url(given)
 
@@ -42,7 +42,7 @@ async def flights(database: Database) -> int:
         return (await connection.execute(select(func.count()).select_from(FlightRow))).scalar_one()
 
 
-async def test_what_raises_is_rolled_back(database: Database) -> None:
+async def test_exception_rolls_back_transaction(database: Database) -> None:
     before = await flights(database)
 
     async def fail() -> None:
@@ -55,7 +55,7 @@ async def test_what_raises_is_rolled_back(database: Database) -> None:
     assert await flights(database) == before
 
 
-async def test_only_a_missing_row_is_inserted(database: Database) -> None:
+async def test_insert_only_missing_rows(database: Database) -> None:
     async with database.transaction() as connection:
         assert await insert_if_missing(connection, FlightRow, number="NEW", seats=2, seats_left=2)
         assert not await insert_if_missing(connection, FlightRow, number="NEW", seats=9, seats_left=9)
@@ -63,7 +63,7 @@ async def test_only_a_missing_row_is_inserted(database: Database) -> None:
         assert (await connection.execute(select(FlightRow.seats).where(FlightRow.number == "NEW"))).scalar_one() == 2
 
 
-async def test_a_snapshot_sees_one_moment_and_blocks_no_writer(database: Database, second_database: Database) -> None:
+async def test_snapshot_is_consistent_and_does_not_block_writers(database: Database, second_database: Database) -> None:
     query = select(FlightRow.seats_left).where(FlightRow.number == "PD100")
     async with database.snapshot() as connection:
         before = (await connection.execute(query)).scalar_one()
@@ -74,8 +74,8 @@ async def test_a_snapshot_sees_one_moment_and_blocks_no_writer(database: Databas
         assert (await connection.execute(query)).scalar_one() == 1
 
 
-async def test_writers_that_read_first_wait_for_each_other(database: Database, second_database: Database) -> None:
-    """On SQLite a transaction that begins with a read can't be let in to write once another has written."""
+async def test_read_then_write_transactions_are_serialized(database: Database, second_database: Database) -> None:
+    """On SQLite, a transaction that starts with a read cannot write after a write of another one."""
     seats = select(FlightRow.seats_left).where(FlightRow.number == "PD200").with_for_update()
 
     async def take(process: Database) -> None:
@@ -112,7 +112,7 @@ async def test_sqlite_is_durable_and_shared(database: Database, backend: str) ->
 
 @pytest.fixture
 async def hasty(url: str) -> AsyncIterator[Database]:
-    """A process that waits for locks no longer than a blink."""
+    """The database with a short lock timeout."""
     database = Database(url, wait=timedelta(milliseconds=100))
     yield database
     await database.dispose()
@@ -122,9 +122,7 @@ def reservation(key: str) -> ReserveSeats:
     return ReserveSeats(key=key, trip_id="T1", flight=FlightRequest(number="PD100", seats=1))
 
 
-async def test_a_lock_that_is_held_too_long_is_an_ordinary_error_that_goes_away(
-    database: Database, hasty: Database
-) -> None:
+async def test_lock_timeout_is_transient_error(database: Database, hasty: Database) -> None:
     async with database.transaction() as connection:
         await connection.execute(update(FlightRow).values(seats_left=FlightRow.seats_left))
         with pytest.raises(DBAPIError) as caught:
@@ -134,9 +132,7 @@ async def test_a_lock_that_is_held_too_long_is_an_ordinary_error_that_goes_away(
 
 
 @pytest.mark.parametrize("backend", ["postgresql"])
-async def test_a_lost_connection_is_an_ordinary_error_that_goes_away(
-    database: Database, second_database: Database, backend: str
-) -> None:
+async def test_lost_connection_is_transient_error(database: Database, second_database: Database, backend: str) -> None:
 
     async def lose() -> None:
         async with database.transaction() as connection:
@@ -151,7 +147,7 @@ async def test_a_lost_connection_is_an_ordinary_error_that_goes_away(
     assert (await Seats(database).reserve(reservation("k"))).trip_id == "T1"
 
 
-async def test_a_cancelled_task_leaves_neither_rows_nor_locks(database: Database) -> None:
+async def test_cancelled_task_leaves_no_rows_or_locks(database: Database) -> None:
     inside = asyncio.Event()
 
     async def stuck() -> None:
@@ -168,7 +164,7 @@ async def test_a_cancelled_task_leaves_neither_rows_nor_locks(database: Database
     assert (await Seats(database).reserve(reservation("k"))).trip_id == "T1"
 
 
-async def test_readiness_wants_a_migrated_database(database: Database, tmp_path: Path) -> None:
+async def test_readiness_requires_migrated_database(database: Database, tmp_path: Path) -> None:
     await database.check()
     async with Database(f"sqlite:///{tmp_path / 'none.db'}").lifespan() as _:
         pass

@@ -26,27 +26,27 @@ _examples = count(1)
 
 
 class Take(Write):
-    """Take one."""
+    """Request to take one seat."""
 
     payload: str = "a"
     note: str = ""
 
 
 class Taken(Message):
-    """The answer; ``serial`` tells one performance from another."""
+    """Result of a write; ``serial`` differs between executions."""
 
     serial: int
 
 
 class GivenBack(Message):
-    """The answer to an undo."""
+    """Result of a compensation."""
 
     outcome: Literal["compensated", "voided"]
     serial: int = 0
 
 
 class Counter:
-    """A business that can be counted: each thing taken is one seat less on PD100."""
+    """Business logic with a countable effect: each write takes one seat of PD100."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -108,26 +108,26 @@ def undo(key: str = "k", trip_id: str = "T1") -> CompensationRequest:
     return CompensationRequest(key=key, trip_id=trip_id)
 
 
-async def test_a_repeat_gets_the_stored_result(counter: Counter) -> None:
+async def test_repeated_write_returns_stored_result(counter: Counter) -> None:
     first = await counter.take(take())
     assert await counter.take(take()) == first
     assert await counter.taken() == 1
 
 
-async def test_another_payload_under_the_same_key_is_a_conflict(counter: Counter) -> None:
+async def test_reused_key_with_other_payload_conflicts(counter: Counter) -> None:
     await counter.take(take())
     with pytest.raises(Conflict, match="was used for a different"):
         await counter.take(take(payload="b"))
     assert await counter.taken() == 1
 
 
-async def test_a_field_at_its_default_does_not_make_another_payload(counter: Counter) -> None:
+async def test_default_field_does_not_change_payload(counter: Counter) -> None:
     first = await counter.take(take())
     assert await counter.take(take(payload="a", note="")) == first
 
 
 @pytest.mark.parametrize("request_", [take(trip_id="T2"), undo(trip_id="T2")], ids=["write", "undo"])
-async def test_a_key_belongs_to_one_trip(counter: Counter, request_: Take | CompensationRequest) -> None:
+async def test_key_belongs_to_one_trip(counter: Counter, request_: Take | CompensationRequest) -> None:
     await counter.take(take())
     with pytest.raises(Conflict, match="belongs to trip 'T1', not to 'T2'"):
         await (counter.take(request_) if isinstance(request_, Take) else counter.give_back(request_))
@@ -135,7 +135,7 @@ async def test_a_key_belongs_to_one_trip(counter: Counter, request_: Take | Comp
     assert await counter.state("k") == "performed"
 
 
-async def test_a_key_stands_for_one_action(counter: Counter) -> None:
+async def test_key_belongs_to_one_action(counter: Counter) -> None:
     async def other(_: AsyncConnection) -> Taken:
         raise AssertionError("must not run")
 
@@ -144,7 +144,7 @@ async def test_a_key_stands_for_one_action(counter: Counter) -> None:
         await counter.operations.perform("other", take(), other, Taken)
 
 
-async def test_keys_of_different_services_never_meet(counter: Counter, database: Database) -> None:
+async def test_keys_are_separate_per_service(counter: Counter, database: Database) -> None:
     async def other(_: AsyncConnection) -> Taken:
         return Taken(serial=99)
 
@@ -152,7 +152,7 @@ async def test_keys_of_different_services_never_meet(counter: Counter, database:
     assert await IdempotencyTable(database, "Other").perform("take", take(), other, Taken) == Taken(serial=99)
 
 
-async def test_an_undo_acts_once(counter: Counter) -> None:
+async def test_compensation_happens_once(counter: Counter) -> None:
     taken = await counter.take(take())
     answer = await counter.give_back(undo())
     assert answer == GivenBack(outcome="compensated", serial=taken.serial)
@@ -160,7 +160,7 @@ async def test_an_undo_acts_once(counter: Counter) -> None:
     assert await counter.taken() == 0
 
 
-async def test_an_undo_without_its_write_bars_the_late_write(counter: Counter) -> None:
+async def test_early_compensation_rejects_late_write(counter: Counter) -> None:
     answer = await counter.give_back(undo())
     assert answer == GivenBack(outcome="voided")
     assert await counter.give_back(undo()) == answer
@@ -170,7 +170,7 @@ async def test_an_undo_without_its_write_bars_the_late_write(counter: Counter) -
     assert await counter.taken() == 0
 
 
-async def test_a_write_after_its_undo_is_refused(counter: Counter) -> None:
+async def test_write_after_compensation_is_refused(counter: Counter) -> None:
     await counter.take(take())
     await counter.give_back(undo())
     with pytest.raises(Conflict, match="was compensated") as caught:
@@ -179,7 +179,7 @@ async def test_a_write_after_its_undo_is_refused(counter: Counter) -> None:
     assert await counter.taken() == 0
 
 
-async def test_a_refused_write_leaves_nothing_behind(counter: Counter) -> None:
+async def test_refused_write_stores_nothing(counter: Counter) -> None:
     with pytest.raises(Refused, match="not today"):
         await counter.take(take(), refused=True)
     assert await counter.taken() == 0
@@ -188,7 +188,7 @@ async def test_a_refused_write_leaves_nothing_behind(counter: Counter) -> None:
     assert await counter.taken() == 1
 
 
-async def test_a_failed_undo_leaves_the_write_done(counter: Counter) -> None:
+async def test_failed_compensation_keeps_the_write(counter: Counter) -> None:
     await counter.take(take())
     with pytest.raises(Refused, match="not today"):
         await counter.give_back(undo(), refused=True)
@@ -197,12 +197,9 @@ async def test_a_failed_undo_leaves_the_write_done(counter: Counter) -> None:
     assert (await counter.give_back(undo())).outcome == "compensated"
 
 
-# --- properties
-
-
 @dataclass
 class Expected:
-    """Model of one key: the state that the table must hold."""
+    """Expected state of one key."""
 
     state: str | None = None
     payload: str = ""
@@ -212,7 +209,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Step:
-    """One request: an undo has no payload."""
+    """A write, or a compensation if it has no payload."""
 
     key: str
     payload: str | None
@@ -226,7 +223,7 @@ steps = st.builds(
 
 @dataclass
 class Story:
-    """Runs one example on keys of its own."""
+    """Runs one example with unique keys."""
 
     counter: Counter
     prefix: str = field(default_factory=lambda: f"example-{next(_examples)}-")
@@ -270,7 +267,7 @@ class Story:
 
 @PROPERTY
 @given(st.lists(steps, max_size=12))
-async def test_any_sequence_does_what_the_model_says(counter: Counter, sequence: list[Step]) -> None:
+async def test_sequences_match_reference_model(counter: Counter, sequence: list[Step]) -> None:
     before = await counter.taken()
     story = Story(counter)
     for step in sequence:
@@ -282,10 +279,10 @@ async def test_any_sequence_does_what_the_model_says(counter: Counter, sequence:
 
 @PROPERTY
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=10))
-async def test_any_race_ends_in_one_story(
+async def test_races_have_one_consistent_outcome(
     counter: Counter, second_counter: Counter, requests: list[tuple[bool, bool]]
 ) -> None:
-    """Writes and undos of one key at once, from two processes: (is it an undo, which process)."""
+    """Concurrent writes and compensations of one key from two processes: (is compensation, is second process)."""
     before = await counter.taken()
     key = f"race-{next(_examples)}"
     calls: list[asyncio.Future[Taken | GivenBack]] = [
@@ -300,8 +297,8 @@ async def test_any_race_ends_in_one_story(
     assert len(taken) + len(given_back) + len(conflicts) == len(requests), answers
 
     undos = sum(is_undo for is_undo, _ in requests)
-    assert len(given_back) == undos  # an undo always gets an answer
-    assert len(set(map(str, taken))) <= 1  # all who were told of a write were told of the same one
+    assert len(given_back) == undos  # a compensation always succeeds
+    assert len(set(map(str, taken))) <= 1  # all successful writes return the same result
     assert len(set(map(str, given_back))) <= 1
     if undos:
         assert await counter.taken() == before

@@ -1,4 +1,4 @@
-"""Seats and rooms: the same rules for both, and what hotels are marked to fail at."""
+"""Reservations of seats and rooms, and the configured faults of hotels."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ async def seats_left(agency: Agency, number: str) -> int:
 
 
 async def hotel(agency: Agency, name: str) -> tuple[int, int]:
-    """Rooms left, and cancellations that will still fail."""
+    """Return the remaining rooms and the remaining failures of cancellations."""
     query = select(HotelRow.rooms_left, HotelRow.fails_cancellations).where(HotelRow.name == name)
     async with agency.database.snapshot() as connection:
         rooms_left, fails_cancellations = (await connection.execute(query)).one()
         return rooms_left, fails_cancellations
 
 
-async def test_seats_are_held_and_given_back(agency: Agency) -> None:
+async def test_seats_are_reserved_and_released(agency: Agency) -> None:
     reservation = await agency.reserve_seats("T1", seats=3)
     assert reservation.trip_id == "T1"
     assert reservation.flight.seats == 3
@@ -42,7 +42,7 @@ async def test_seats_are_held_and_given_back(agency: Agency) -> None:
     assert await seats_left(agency, "PD100") == 100_000
 
 
-async def test_a_room_is_held_and_given_back(agency: Agency) -> None:
+async def test_room_is_reserved_and_released(agency: Agency) -> None:
     reservation = await agency.reserve_room("T1", nights=4)
     assert reservation.hotel.nights == 4
     assert await hotel(agency, "Harbour") == (99_999, 0)
@@ -61,7 +61,7 @@ async def test_a_room_is_held_and_given_back(agency: Agency) -> None:
     ],
     ids=["no-seats", "too-few-seats", "no-rooms"],
 )
-async def test_what_is_sold_out_is_refused(
+async def test_refuse_sold_out_reservation(
     agency: Agency, book: Callable[[Agency], Awaitable[object]], status: int, code: str, message: str
 ) -> None:
     with pytest.raises(Refused, match=message) as caught:
@@ -78,7 +78,7 @@ async def test_what_is_sold_out_is_refused(
         (lambda a: a.reserve_room("T1", "Nowhere"), "hotel.name: there is no hotel 'Nowhere'"),
     ],
 )
-async def test_what_is_unknown_is_refused_by_its_field(
+async def test_refusal_names_field_of_unknown_item(
     agency: Agency, book: Callable[[Agency], Awaitable[object]], message: str
 ) -> None:
     with pytest.raises(NotFound, match=message) as caught:
@@ -87,7 +87,7 @@ async def test_what_is_unknown_is_refused_by_its_field(
     assert (caught.value.metadata or {})["field"] == message.split(":", maxsplit=1)[0]
 
 
-async def test_two_trips_race_for_the_last_seat(agency: Agency, second_agency: Agency) -> None:
+async def test_last_seat_is_sold_once(agency: Agency, second_agency: Agency) -> None:
     answers = await asyncio.gather(
         agency.reserve_seats("T1", "PD001"), second_agency.reserve_seats("T2", "PD001"), return_exceptions=True
     )
@@ -97,7 +97,7 @@ async def test_two_trips_race_for_the_last_seat(agency: Agency, second_agency: A
     assert await seats_left(agency, "PD001") == 0
 
 
-async def test_processes_that_race_sell_no_seat_twice(agency: Agency, url: str) -> None:
+async def test_racing_processes_sell_no_seat_twice(agency: Agency, url: str) -> None:
     code = """
 import asyncio, sys
 from perdure.errors import Refused
@@ -125,7 +125,7 @@ asyncio.run(main(*sys.argv[1:]))
     assert await seats_left(agency, "PD200") == 180 % 7
 
 
-async def test_a_hotel_fails_as_many_cancellations_as_it_is_marked_for(agency: Agency) -> None:
+async def test_hotel_fails_configured_number_of_cancellations(agency: Agency) -> None:
     await agency.reserve_room("T1", "Stumble")
     for still_to_fail in (1, 0):
         with pytest.raises(Refused, match="'Stumble' failed to cancel") as caught:
@@ -136,7 +136,7 @@ async def test_a_hotel_fails_as_many_cancellations_as_it_is_marked_for(agency: A
     assert await hotel(agency, "Stumble") == (100_000, 0)
 
 
-async def test_a_hotel_may_never_cancel_until_it_is_mended(agency: Agency) -> None:
+async def test_hotel_fails_cancellations_until_repaired(agency: Agency) -> None:
     await agency.reserve_room("T1", "Fortress")
     for _ in range(3):
         with pytest.raises(Refused, match="'Fortress' failed to cancel"):
@@ -147,13 +147,13 @@ async def test_a_hotel_may_never_cancel_until_it_is_mended(agency: Agency) -> No
     assert (await agency.cancel_room("T1")).outcome == "cancelled"
 
 
-async def test_a_failing_hotel_does_not_fail_a_cancellation_of_nothing(agency: Agency) -> None:
+async def test_failing_hotel_accepts_cancellation_without_reservation(agency: Agency) -> None:
     await agency.reserve_room("T1", "Stumble")
     assert (await agency.cancel_room("T2")).outcome == "voided"
     assert await hotel(agency, "Stumble") == (99_999, 2)
 
 
-async def test_a_repeated_cancellation_does_not_fail_again(agency: Agency) -> None:
+async def test_repeated_cancellation_succeeds(agency: Agency) -> None:
     await agency.reserve_room("T1", "Harbour")
     answer = await agency.cancel_room("T1")
     async with agency.database.transaction() as connection:
@@ -161,9 +161,7 @@ async def test_a_repeated_cancellation_does_not_fail_again(agency: Agency) -> No
     assert await agency.cancel_room("T1") == answer
 
 
-async def test_a_slow_hotel_holds_no_lock_while_it_thinks(
-    agency: Agency, second_agency: Agency, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_slow_hotel_holds_no_lock(agency: Agency, second_agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
     answer = asyncio.Event()
     thinking = asyncio.Event()

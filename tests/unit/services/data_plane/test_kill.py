@@ -1,4 +1,4 @@
-"""A process killed with SIGKILL in the middle of its writes: what it began is whole or absent, and work goes on."""
+"""A kill during writes leaves each write complete or absent, and repeated requests complete the work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-async def test_a_killed_process_leaves_sound_books(agency: Agency, url: str) -> None:
+async def test_killed_process_leaves_valid_data(agency: Agency, url: str) -> None:
     finished: list[str] = []
     for life in ("first", "second"):
         process = await asyncio.create_subprocess_exec(
@@ -44,7 +44,7 @@ async def test_a_killed_process_leaves_sound_books(agency: Agency, url: str) -> 
         process.kill()
         await process.communicate()
         assert (await audit(url)).ok
-    # What was on its way is finished by repeating it: the same keys, and nothing twice.
+    # Repeating all requests with the same keys completes the interrupted trips.
     assert all(finished)
     begun = [f"{life}-{worker}-{number}" for life, worker, number in product(("first", "second"), range(2), range(8))]
     for trip in begun:
@@ -56,7 +56,7 @@ async def test_a_killed_process_leaves_sound_books(agency: Agency, url: str) -> 
 
 
 async def _refuse(agency: Agency, trip: str) -> None:
-    # The compensations alone: each works before, after, and without what it undoes.
+    # Compensations succeed whether or not their write arrived.
     await agency.refund(trip)
     await agency.cancel_room(trip)
     await agency.cancel_seats(trip)

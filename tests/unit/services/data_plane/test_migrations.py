@@ -34,7 +34,7 @@ def _constraints(connection: Connection) -> dict[str, set[str | None]]:
     }
 
 
-async def test_the_migrated_schema_is_what_the_models_say(database: Database) -> None:
+async def test_migrated_schema_matches_tables(database: Database) -> None:
     async with database.snapshot() as connection:
         assert await connection.run_sync(_differences) == []
         # Alembic compares no check constraints.
@@ -44,7 +44,7 @@ async def test_the_migrated_schema_is_what_the_models_say(database: Database) ->
         }
 
 
-async def test_a_new_database_has_the_catalogue_and_sound_books(empty_url: str) -> None:
+async def test_new_database_contains_valid_seed_data(empty_url: str) -> None:
     await migrate(empty_url)
     report = await audit(empty_url, settled=True)
     assert report.ok, report
@@ -53,7 +53,7 @@ async def test_a_new_database_has_the_catalogue_and_sound_books(empty_url: str) 
     assert counts["ledger-transactions"] == len(CUSTOMERS)
 
 
-async def test_migrating_again_fills_in_what_is_missing_and_leaves_the_rest(database: Database, url: str) -> None:
+async def test_repeated_migration_adds_missing_rows_only(database: Database, url: str) -> None:
     async with database.transaction() as connection:
         await connection.execute(text("DELETE FROM flights WHERE number = 'PD404'"))
         await connection.execute(update(FlightRow).where(FlightRow.number == "PD200").values(seats_left=7))
@@ -71,7 +71,7 @@ async def test_migrating_again_fills_in_what_is_missing_and_leaves_the_rest(data
     assert ada == CUSTOMERS["acct-ada"].opening_minor
 
 
-async def test_several_processes_may_migrate_at_once(empty_url: str) -> None:
+async def test_concurrent_processes_migrate_once(empty_url: str) -> None:
     code = "import asyncio, sys; from services.data_plane.migrations import migrate; asyncio.run(migrate(sys.argv[1]))"
     processes = [
         await asyncio.create_subprocess_exec(
@@ -84,7 +84,7 @@ async def test_several_processes_may_migrate_at_once(empty_url: str) -> None:
     assert (await audit(empty_url, settled=True)).ok
 
 
-async def test_a_migration_that_fails_leaves_nothing(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_migration_changes_nothing(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(_: object) -> None:
         raise RuntimeError("the seed is broken")
 
@@ -99,21 +99,21 @@ async def test_a_migration_that_fails_leaves_nothing(empty_url: str, monkeypatch
         await database.dispose()
 
 
-async def test_the_way_back_is_complete(database: Database) -> None:
+async def test_downgrade_removes_everything(database: Database) -> None:
     async with database.transaction() as connection:
         await connection.run_sync(downgrade, "base")
     async with database.snapshot() as connection:
         assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == ["alembic_version"]
 
 
-def test_revisions_are_named_by_their_files() -> None:
+def test_revision_ids_match_file_names() -> None:
     folder = Path(migrations.__file__).parent
     revisions = [each.revision for each in ScriptDirectory(str(folder)).walk_revisions()]
     assert sorted(revisions, reverse=True) == revisions
     assert sorted(revisions) == sorted(path.name.partition("_")[0] for path in (folder / "versions").glob("*.py"))
 
 
-async def test_readiness_tells_a_schema_that_is_behind_from_one_of_a_newer_version(database: Database) -> None:
+async def test_readiness_distinguishes_older_and_newer_schema(database: Database) -> None:
     await check_schema(database)
     async with database.transaction() as connection:
         await connection.run_sync(downgrade, "-1")

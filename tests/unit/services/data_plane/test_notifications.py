@@ -20,7 +20,7 @@ from tests.mailbox import Mailbox, mailbox
 from tests.unit.services.data_plane.agency import Agency
 
 
-async def test_a_message_is_sent_once(agency: Agency) -> None:
+async def test_message_is_sent_once(agency: Agency) -> None:
     first = await agency.notify("T1", "trip-confirmed")
     assert await agency.notify("T1", "trip-confirmed") == first
     async with agency.database.snapshot() as connection:
@@ -29,7 +29,7 @@ async def test_a_message_is_sent_once(agency: Agency) -> None:
     assert rows == [("T1", "trip-confirmed", "ada@example.com", "Your trip-confirmed")]
 
 
-async def test_another_text_under_the_same_key_is_a_conflict(agency: Agency) -> None:
+async def test_reused_key_with_other_text_conflicts(agency: Agency) -> None:
     await agency.notify("T1", "trip-refused")
     changed = SendNotification(
         key="trip:T1:trip-refused", trip_id="T1", kind="trip-refused", recipient="ada@example.com", text="Other"
@@ -60,7 +60,7 @@ async def recorded(agency: Agency) -> list[tuple[str, ...]]:
         return [tuple(each) for each in await connection.execute(query)]
 
 
-async def test_an_approver_is_told_once(agency: Agency) -> None:
+async def test_approver_is_notified_once(agency: Agency) -> None:
     notice = notice_to("group:finance")
     first = await agency.outbox.tell_approver(notice)
     assert await agency.outbox.tell_approver(notice.model_copy(update={"title": "Another"})) == first
@@ -141,7 +141,7 @@ def test_remote_mail_server_needs_tls() -> None:
 
 
 async def test_mail_never_leaves_in_clear() -> None:
-    # Of this machine, and no name of it that the settings know; it offers no STARTTLS.
+    # A local address that the settings do not recognise as local; the server offers no STARTTLS.
     async with mailbox("127.0.0.2") as box:
         mail = Mail(MailServer.parse(SecretStr(box.url)), "trips@example.com")
         with pytest.raises(smtplib.SMTPNotSupportedError, match="STARTTLS"):

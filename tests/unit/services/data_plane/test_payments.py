@@ -37,7 +37,7 @@ async def postings(agency: Agency, kind: str) -> list[dict[str, int]]:
     return list(transactions.values())
 
 
-async def test_a_charge_is_posted_twice_and_a_refund_reverses_it(agency: Agency) -> None:
+async def test_refund_reverses_both_postings_of_charge(agency: Agency) -> None:
     before = await balance(agency, "acct-ada")
     charge = await agency.charge("T1")
     assert await agency.charge("T1") == charge
@@ -54,7 +54,7 @@ async def test_a_charge_is_posted_twice_and_a_refund_reverses_it(agency: Agency)
         assert (await connection.execute(select(ChargeRow.status))).scalar_one() == "refunded"
 
 
-async def test_a_refund_of_nothing_bars_the_charge(agency: Agency) -> None:
+async def test_early_refund_rejects_late_charge(agency: Agency) -> None:
     assert (await agency.refund("T1")).outcome == "voided"
     with pytest.raises(TerminalError, match="was cancelled before"):
         await agency.charge("T1")
@@ -72,12 +72,12 @@ async def test_a_refund_of_nothing_bars_the_charge(agency: Agency) -> None:
             InvalidInput,
             (400, "currency_mismatch", "payment.currency: .* is in EUR, not in USD"),
         ),
-        (("acct-nobody", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no such account")),
+        (("acct-unknown", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no such account")),
         (("merchant-eur", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no such account")),
         (("equity-eur", 100, "EUR"), NotFound, (404, "not_found", "payment.account: there is no such account")),
     ],
 )
-async def test_a_charge_is_refused_for_its_reason(
+async def test_charge_refusal_names_its_reason(
     agency: Agency, charge: tuple[str, int, str], error: type[TerminalError], refusal: tuple[int, str, str]
 ) -> None:
     status, code, message = refusal
@@ -87,14 +87,14 @@ async def test_a_charge_is_refused_for_its_reason(
     assert await postings(agency, "charge") == []
 
 
-async def test_the_platforms_own_money_is_not_for_trips(agency: Agency) -> None:
+async def test_refuse_charging_platform_accounts(agency: Agency) -> None:
     await agency.charge("T1")
     with pytest.raises(NotFound, match="there is no such account"):
         await agency.charge("T2", "merchant-eur", 100)
     assert await balance(agency, "merchant-eur") == 50_000
 
 
-async def test_the_last_of_the_money_can_be_spent_once(agency: Agency, second_agency: Agency) -> None:
+async def test_remaining_balance_is_spent_once(agency: Agency, second_agency: Agency) -> None:
     answers = await asyncio.gather(
         *(each.charge(f"T{n}", "acct-poor", 400) for n, each in enumerate([agency, second_agency] * 3)),
         return_exceptions=True,
@@ -104,14 +104,14 @@ async def test_the_last_of_the_money_can_be_spent_once(agency: Agency, second_ag
     assert await balance(agency, "acct-poor") == 200
 
 
-async def test_a_transaction_that_does_not_balance_is_never_written(agency: Agency) -> None:
+async def test_reject_unbalanced_transaction(agency: Agency) -> None:
     with pytest.raises(ValueError, match="must sum to zero, not to 1"):
         async with agency.database.transaction() as connection:
             await record(connection, "charge", {"acct-ada": -99, "merchant-eur": 100})
     assert await postings(agency, "charge") == []
 
 
-async def test_money_for_an_account_that_is_missing_is_an_ordinary_error(agency: Agency) -> None:
+async def test_posting_to_missing_account_is_transient_error(agency: Agency) -> None:
     with pytest.raises(LookupError, match="no account 'merchant-chf'"):
         async with agency.database.transaction() as connection:
             await credit(connection, "merchant-chf", 1)
@@ -132,10 +132,10 @@ moves = st.lists(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(moves)
-async def test_money_is_neither_made_nor_lost(
+async def test_total_balance_is_invariant(
     agency: Agency, second_agency: Agency, url: str, requests: list[tuple[str, str, int, bool]]
 ) -> None:
-    """Charges and refunds in any order, at once from two processes: the books stay sound, whatever was refused."""
+    """Concurrent charges and refunds in any order from two processes keep the ledger valid."""
     example = next(_examples)
     calls = [
         each.refund(f"{example}-{trip}")

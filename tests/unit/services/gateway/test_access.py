@@ -177,7 +177,7 @@ async def test_slow_calls_do_not_block_pages(open_console):
         async def all_waiting() -> bool:
             return engine.calls == 3 * console.components.settings.gateway_at_once
 
-        await eventually(all_waiting, what="waiting calls")
+        await eventually(all_waiting, what="waiting call")
         headers = {"authorization": f"Bearer {await console.add('ada@example.com')}"}
         async with asyncio.timeout(5):
             alerts = await client.get("/api/alerts", headers=headers)

@@ -7,7 +7,7 @@ from services.contracts.trips import TripRequest
 from services.runtime.booking import ORDINARY, curl, new_trip_id
 
 
-def test_the_curl_line_is_one_line_that_a_shell_takes_apart_rightly():
+def test_curl_command_is_one_quoted_line():
     order = ORDINARY.model_copy(update={"traveller": "o'hara@example.com"})
     line = curl("http://127.0.0.1:8080", "trip 1/2", order)
     assert "\n" not in line
@@ -18,5 +18,5 @@ def test_the_curl_line_is_one_line_that_a_shell_takes_apart_rightly():
     assert TripRequest.model_validate(json.loads(arguments[arguments.index("-d") + 1])) == order
 
 
-def test_each_trip_has_an_id_of_its_own():
+def test_trip_ids_are_unique():
     assert len({new_trip_id() for _ in range(1000)}) == 1000

@@ -1,4 +1,4 @@
-"""What `perdure-platform run` says once the platform is up."""
+"""Output of `perdure-platform run` after the start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.runtime.topology import Topology
         ({"admin_port": 19070}, ("http://127.0.0.1:8080", "http://127.0.0.1:19070")),
     ],
 )
-def test_the_command_perdure_is_told_where_the_engine_is_unless_it_looks_there_anyway(
+def test_export_line_contains_changed_addresses(
     ports: dict[str, int], urls: tuple[str, str] | None, monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("PERDURE_INGRESS_PORT", "PERDURE_ADMIN_PORT"):

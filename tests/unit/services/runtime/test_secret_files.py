@@ -32,7 +32,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_makes_what_is_missing_once(tmp_path: Path) -> None:
+def test_create_missing_secrets_once(tmp_path: Path) -> None:
     made = make_secrets(tmp_path)
 
     assert {str(path.relative_to(tmp_path)) for path in made} == ALL == set(contents(tmp_path))
@@ -46,14 +46,14 @@ def test_makes_what_is_missing_once(tmp_path: Path) -> None:
     assert contents(tmp_path) != first
 
 
-def test_two_platforms_have_nothing_in_common(tmp_path: Path) -> None:
+def test_platforms_share_no_secrets(tmp_path: Path) -> None:
     make_secrets(tmp_path / "one")
     make_secrets(tmp_path / "two")
 
     assert not set(contents(tmp_path / "one").values()) & set(contents(tmp_path / "two").values())
 
 
-def test_what_one_user_reads_only_this_user_may_read(tmp_path: Path) -> None:
+def test_secret_files_are_readable_by_reader_only(tmp_path: Path) -> None:
     make_secrets(tmp_path)
 
     modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ALL}
@@ -61,7 +61,7 @@ def test_what_one_user_reads_only_this_user_may_read(tmp_path: Path) -> None:
     assert modes == {name: 0o640 if name in for_groups else 0o600 for name in ALL}
 
 
-def test_the_parts_fit_together(tmp_path: Path) -> None:
+def test_generated_secrets_match(tmp_path: Path) -> None:
     make_secrets(tmp_path)
 
     environment = {
@@ -80,13 +80,13 @@ def test_the_parts_fit_together(tmp_path: Path) -> None:
     assert f"PERDURE_SECURITY_METRICS_TOKEN={token}\n" in (tmp_path / "services" / "environment").read_text()
 
 
-def test_a_password_with_any_character_survives_the_url() -> None:
+def test_password_with_any_character_round_trips_in_url() -> None:
     password = "a/b@c:d%e?f#g"  # noqa: S105 - it opens nothing
     assert parsed(database_url(password)).password == password
 
 
 @pytest.mark.parametrize(("variable", "key"), KEYS.items())
-def test_a_new_key_is_believed_beside_the_old_one(tmp_path: Path, variable: str, key: str) -> None:
+def test_new_key_is_trusted_beside_old_key(tmp_path: Path, variable: str, key: str) -> None:
     def settings() -> dict[str, str]:
         environment = {ENVIRONMENT_FILES: str(tmp_path / "services" / "environment")}
         read_environment_files(environment)
@@ -103,27 +103,27 @@ def test_a_new_key_is_believed_beside_the_old_one(tmp_path: Path, variable: str,
     assert make_secrets(tmp_path) == []
 
 
-def test_says_what_could_not_be_made(tmp_path: Path) -> None:
+def test_name_file_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "database").write_text("a file where a folder belongs")
 
     with pytest.raises(ConfigurationError, match=r"the secret .*postgres_password cannot be created: File exists"):
         make_secrets(tmp_path)
 
 
-def test_no_files_are_no_settings() -> None:
+def test_no_files_mean_no_settings() -> None:
     environment: dict[str, str] = {}
     read_environment_files(environment)
     assert environment == {}
 
 
-def test_blank_lines_and_comments_are_no_settings(tmp_path: Path) -> None:
+def test_ignore_blank_lines_and_comments(tmp_path: Path) -> None:
     (tmp_path / "some").write_text("# by hand\n\n A = b=c \nEMPTY=\n")
     environment = {ENVIRONMENT_FILES: str(tmp_path / "some")}
     read_environment_files(environment)
     assert (environment["A"], environment["EMPTY"]) == ("b=c", "")
 
 
-def test_a_line_that_is_no_setting_is_named_and_not_shown(tmp_path: Path) -> None:
+def test_name_invalid_line_without_revealing_it(tmp_path: Path) -> None:
     path = tmp_path / "some"
     path.write_text("A=b\nhunter2-and-more\n")
 

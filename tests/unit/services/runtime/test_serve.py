@@ -16,7 +16,7 @@ from services.runtime.serve import serve
         ("PERDURE_NOTIFICATIONS_LINK_KEY_FILE", "/nowhere", "notifications", "there is no file /nowhere"),
     ],
 )
-def test_a_setting_that_does_not_fit_is_told_by_its_variable(
+def test_error_names_variable_of_invalid_setting(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str, sentence: str
 ) -> None:
     monkeypatch.setenv(variable, value)

@@ -4,33 +4,29 @@ import socket
 from importlib import import_module
 
 import pytest
+from pydantic_settings import BaseSettings
 
 from perdure._runtime.ports import free_ports
 from perdure.errors import ConfigurationError
-from services.control_plane.approvals.settings import ApprovalsSettings
-from services.control_plane.orchestrator.settings import OrchestratorSettings
-from services.control_plane.saga.settings import SagaServiceSettings
 from services.data_plane.flights.settings import FlightsSettings
-from services.data_plane.hotels.settings import HotelsSettings
-from services.data_plane.notifications.settings import NotificationsSettings
-from services.data_plane.payments.settings import PaymentsSettings
 from services.runtime.serve import serve
 from services.runtime.settings import PlatformSettings
-from services.runtime.topology import SERVICES, Topology, service
+from services.runtime.topology import SERVICES, ServiceSpec, Topology, service
 
-SETTINGS_OF_SERVICES = {
-    "flights": FlightsSettings,
-    "hotels": HotelsSettings,
-    "payments": PaymentsSettings,
-    "notifications": NotificationsSettings,
-    "approvals": ApprovalsSettings,
-    "saga": SagaServiceSettings,
-    "orchestrator": OrchestratorSettings,
-}
+
+def settings_of(spec: ServiceSpec) -> type[BaseSettings]:
+    """Return the class of a service's settings, the only one in the module beside the service."""
+    module = import_module(f"{spec.module.rpartition('.')[0]}.settings")
+    (found,) = (
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, BaseSettings) and each.__module__ == module.__name__
+    )
+    return found
 
 
 @pytest.fixture(autouse=True)
-def nobodys_settings(monkeypatch, tmp_path):
+def default_settings(monkeypatch, tmp_path):
     for spec in SERVICES:
         monkeypatch.delenv(spec.port_setting, raising=False)
     for part in ("INGRESS", "ADMIN", "NODE", "CONSOLE"):
@@ -39,37 +35,31 @@ def nobodys_settings(monkeypatch, tmp_path):
     monkeypatch.setenv("PERDURE_LOCAL_DIR", str(tmp_path))
 
 
-def test_every_service_of_the_design_is_there_with_a_module_that_serves_it():
-    assert {spec.name for spec in SERVICES} == set(SETTINGS_OF_SERVICES)
-    for spec in SERVICES:
-        assert callable(import_module(spec.module).main)
-
-
-def test_the_data_plane_starts_before_the_control_plane():
+def test_data_plane_starts_before_control_plane():
     planes = [spec.plane for spec in SERVICES]
     assert planes == sorted(planes, key=["data", "control"].index)
 
 
-def test_launcher_and_services_agree_on_the_default_ports():
+def test_service_settings_match_default_ports():
     topology = Topology.from_settings(PlatformSettings.read())
-    assert topology.ports == {name: settings().port for name, settings in SETTINGS_OF_SERVICES.items()}
+    assert topology.ports == {spec.name: settings_of(spec)().port for spec in SERVICES}
     assert (topology.ingress_port, topology.admin_port, topology.node_port) == (8080, 9070, 5122)
 
 
-def test_a_service_reads_what_the_launcher_tells_it(monkeypatch, tmp_path):
+def test_service_reads_environment_of_topology(monkeypatch, tmp_path):
     topology = Topology.on_free_ports(tmp_path, PlatformSettings.read())
-    for name, settings in SETTINGS_OF_SERVICES.items():
-        for variable, value in topology.service_environment(name).items():
+    for spec in SERVICES:
+        for variable, value in topology.service_environment(spec.name).items():
             monkeypatch.setenv(variable, value)
-        read = settings()
+        read = settings_of(spec)()
         assert read.host == "127.0.0.1"
-        assert f"http://{read.host}:{read.port}" == topology.service_url(name)
+        assert f"http://{read.host}:{read.port}" == topology.service_url(spec.name)
     assert FlightsSettings().database_url.get_secret_value() == f"sqlite:///{tmp_path}/data/trips.db"
 
 
-def test_every_port_can_be_changed_by_its_variable(monkeypatch):
+def test_environment_changes_every_port(monkeypatch):
     variables = list(Topology.from_settings(PlatformSettings.read()).port_settings())
-    assert len(variables) == 11
+    assert len(variables) == 4 + len(SERVICES)
     for number, variable in enumerate(variables):
         monkeypatch.setenv(variable, str(30_000 + number))
     changed = Topology.from_settings(PlatformSettings.read())
@@ -78,20 +68,23 @@ def test_every_port_can_be_changed_by_its_variable(monkeypatch):
     assert changed.admin_url == "http://127.0.0.1:30001"
 
 
-def test_a_value_that_does_not_fit_is_told_by_the_name_of_its_variable(monkeypatch):
+def test_error_names_variable_of_invalid_value(monkeypatch):
     monkeypatch.setenv("PERDURE_HOTELS_PORT", "next door")
     with pytest.raises(ConfigurationError, match=r"^PERDURE_HOTELS_PORT=next door: input should be a valid integer"):
+        Topology.from_settings(PlatformSettings.read())
+    monkeypatch.setenv("PERDURE_CONSOLE_PORT", "70000")
+    with pytest.raises(ConfigurationError, match=r"^PERDURE_CONSOLE_PORT=70000: input should be less than or equal"):
         PlatformSettings.read()
 
 
-def test_the_database_is_in_the_folder_unless_a_url_says_otherwise(monkeypatch, tmp_path):
+def test_database_defaults_to_file_in_folder(monkeypatch, tmp_path):
     assert PlatformSettings.read().database == f"sqlite:///{tmp_path}/data/trips.db"
     monkeypatch.setenv("PERDURE_DATABASE_URL", "postgresql://ada:secret@localhost/trips")
     assert PlatformSettings.read().database == "postgresql://ada:secret@localhost/trips"
     assert "secret" not in repr(PlatformSettings.read())
 
 
-def test_a_taken_port_is_told_with_the_variable_that_changes_it(tmp_path):
+def test_error_names_variable_of_taken_port(tmp_path):
     topology = Topology.on_free_ports(tmp_path, PlatformSettings.read())
     topology.check_ports()
     with socket.socket() as taken:
@@ -103,16 +96,16 @@ def test_a_taken_port_is_told_with_the_variable_that_changes_it(tmp_path):
             topology.check_ports()
 
 
-def test_one_port_for_two_is_told_with_both_variables(monkeypatch):
+def test_error_names_both_variables_of_shared_port(monkeypatch):
     for number, variable in enumerate(Topology.from_settings(PlatformSettings.read()).port_settings()):
-        monkeypatch.setenv(variable, str(free_ports(11)[number]))
+        monkeypatch.setenv(variable, str(free_ports(4 + len(SERVICES))[number]))
     monkeypatch.setenv("PERDURE_SAGA_PORT", "20001")
     monkeypatch.setenv("PERDURE_FLIGHTS_PORT", "20001")
     with pytest.raises(ConfigurationError, match="PERDURE_FLIGHTS_PORT and PERDURE_SAGA_PORT are both 20001"):
         Topology.from_settings(PlatformSettings.read()).check_ports()
 
 
-def test_the_engine_takes_its_settings_from_the_checkout_or_from_a_file_that_is_named(monkeypatch, tmp_path):
+def test_engine_configuration_file_is_configurable(monkeypatch, tmp_path):
     config = Topology.from_settings(PlatformSettings.read()).engine_config()
     assert config.config_file is not None
     assert config.config_file.parts[-3:] == ("deploy", "restate", "restate.toml")
@@ -124,7 +117,7 @@ def test_the_engine_takes_its_settings_from_the_checkout_or_from_a_file_that_is_
         Topology.from_settings(PlatformSettings.read()).engine_config()
 
 
-def test_an_unknown_service_is_told_with_those_that_exist():
+def test_unknown_service_lists_known_ones():
     with pytest.raises(ConfigurationError, match="no service 'flight': choose one of flights, hotels"):
         service("flight")
     with pytest.raises(ConfigurationError, match="no service 'flight'"):

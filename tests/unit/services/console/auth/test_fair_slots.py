@@ -13,7 +13,7 @@ from services.console.problems import ConsoleError
 
 
 async def settle() -> None:
-    """Let every task run until it waits."""
+    """Run every task until it waits."""
     for _ in range(50):
         await asyncio.sleep(0)
 
@@ -51,7 +51,7 @@ class Work:
             self.rejected.append(error.status)
 
     async def finish(self) -> None:
-        """Let all requests finish."""
+        """Complete all requests."""
         self._step.set()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 

@@ -38,7 +38,7 @@ async def test_password_is_stored_as_argon2id(console):
     assert await users.verify_password("  ADA@example.com ", PASSWORD, HERE)
     assert not await users.verify_password("ada@example.com", PASSWORD + "!", HERE)
     assert not await users.verify_password("ada@example.com", "", HERE)
-    assert not await users.verify_password("nobody@example.com", PASSWORD, HERE)
+    assert not await users.verify_password("unknown@example.com", PASSWORD, HERE)
 
 
 async def test_unknown_name_is_verified_too(monkeypatch):

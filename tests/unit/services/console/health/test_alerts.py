@@ -288,7 +288,7 @@ async def test_page_links_published_runbooks(answering):
     assert 'href="https://docs.example.com/runbooks/invocations-paused.md"' in html
 
 
-def test_reconciler_is_current_for_three_beats():
+def test_reconciler_is_current_for_three_scan_intervals():
     now = utc_now()
     assert stored(scanned=3 * SCAN_INTERVAL - timedelta(seconds=1)).is_current(now)
     assert not stored(scanned=3 * SCAN_INTERVAL + timedelta(seconds=1)).is_current(now)

@@ -95,7 +95,7 @@ def test_bars_stay_within_scale(spans, ended, now):
 
 
 @given(st.floats(0, 1e8))
-def test_rounding_is_upwards_and_small(seconds):
+def test_round_up_by_eleven_percent_at_most(seconds):
     duration = timedelta(seconds=seconds)
     assert duration - timedelta(microseconds=1) <= rounded(duration)
     assert rounded(duration) <= max(duration * 1.11, timedelta(seconds=1))
@@ -118,7 +118,7 @@ def test_format_duration(seconds, text):
     assert format_duration(timedelta(seconds=seconds)) == text
 
 
-def test_formats():
+def test_format_times_money_paths_and_errors():
     assert relative(utc_now() - timedelta(minutes=5)) == "5 min ago"
     assert relative(utc_now() + timedelta(hours=2, seconds=0.2)) == "in 2 h"
     assert money({"amount_minor": 250_050, "currency": "EUR"}) == "2,500.50 EUR"

@@ -69,10 +69,10 @@ def services(did: Recording, name: str, brake: Brake) -> list[Any]:
 
         await ctx.run("scrap", do)
 
-    gives_up = sdk.InvocationRetryPolicy(
+    retry_policy = sdk.InvocationRetryPolicy(
         initial_interval=timedelta(milliseconds=10), max_attempts=2, on_max_attempts="pause"
     )
-    orders = ControlPlaneService(name, invocation_retry_policy=gives_up)
+    orders = ControlPlaneService(name, invocation_retry_policy=retry_policy)
 
     @orders.compensation()
     async def scrap_part(ctx: sdk.Context, part: Part) -> None:

@@ -76,9 +76,9 @@ async def held_up(bench: Bench, invocation: str) -> str:
     return next(why for mark, why in report.failed.items() if mark.startswith(invocation))
 
 
-async def rolled_back(bench: Bench, saga: str, *, sweeps: bool = True) -> RollbackStatus:
+async def rolled_back(bench: Bench, saga: str, *, reconcile: bool = True) -> RollbackStatus:
     async def probe() -> RollbackStatus | None:
-        if sweeps:
+        if reconcile:
             await bench.ingress.call(reconcile_target, key="all")
         status = await rollback_of(bench, saga)
         return status if status is not None and status.status is RollbackState.ROLLED_BACK else None

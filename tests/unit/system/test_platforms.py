@@ -13,20 +13,20 @@ from perdure.dev.terminal import Terminal
 from perdure.engine import LocatedEngine
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import Topology
-from tests.system.scenarios.platforms import run_trial
+from tests.system.scenarios.platforms import run_isolated
 
 Play = Callable[[Topology, LocatedEngine], Coroutine[Any, Any, int]]
 
 
 @pytest.fixture(autouse=True)
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A binary that is asked for its version, and never started; and a folder for the trials'."""
+    """A binary that only prints its version, and a folder for temporary files."""
     binary = tmp_path / "restate-server"
     binary.write_text("#!/bin/sh\necho restate-server 1.7.12\n")
     binary.chmod(0o755)
     monkeypatch.setenv("RESTATE_SERVER_BIN", str(binary))
-    (tmp_path / "trials").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "trials"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
 
 
 def ending_with(code: int) -> Play:
@@ -40,23 +40,23 @@ def ending_with(code: int) -> Play:
 
 
 @pytest.mark.parametrize(("code", "kept"), [(0, []), (1, ["log"])])
-def test_the_data_of_a_trial_is_kept_only_when_it_fails(tmp_path, capsys, code, kept):
-    assert run_trial("t", PlatformSettings(), Terminal(), ending_with(code)) == code
-    assert [file.name for file in (tmp_path / "trials").rglob("log")] == kept
+def test_keep_data_only_after_failure(tmp_path, capsys, code, kept):
+    assert run_isolated("t", PlatformSettings(), Terminal(), ending_with(code)) == code
+    assert [file.name for file in (tmp_path / "tmp").rglob("log")] == kept
     assert ("data and logs are kept in" in capsys.readouterr().out) is bool(kept)
 
 
-def test_a_trial_that_breaks_down_keeps_its_data(tmp_path, capsys):
-    async def breaks_down(topology: Topology, engine: LocatedEngine) -> int:
-        raise OSError("no more room")
+def test_crashed_test_keeps_data(tmp_path, capsys):
+    async def crash(topology: Topology, engine: LocatedEngine) -> int:
+        raise OSError("disk full")
 
-    with pytest.raises(OSError, match="no more room"):
-        run_trial("t", PlatformSettings(), Terminal(), breaks_down)
-    (kept,) = (tmp_path / "trials").iterdir()
+    with pytest.raises(OSError, match="disk full"):
+        run_isolated("t", PlatformSettings(), Terminal(), crash)
+    (kept,) = (tmp_path / "tmp").iterdir()
     assert f"data and logs are kept in {kept}" in capsys.readouterr().out
 
 
-def test_a_trial_that_is_stopped_leaves_nothing(tmp_path):
+def test_stopped_test_removes_data(tmp_path):
     async def stopped(topology: Topology, engine: LocatedEngine) -> int:
         interrupts = Interrupts()
         with interrupts.listening():
@@ -64,5 +64,5 @@ def test_a_trial_that_is_stopped_leaves_nothing(tmp_path):
             await interrupts.run_until_stopped(interrupts.hurry.wait())
         return 0
 
-    assert run_trial("t", PlatformSettings(), Terminal(), stopped) == 128 + signal.SIGTERM
-    assert list((tmp_path / "trials").iterdir()) == []
+    assert run_isolated("t", PlatformSettings(), Terminal(), stopped) == 128 + signal.SIGTERM
+    assert list((tmp_path / "tmp").iterdir()) == []

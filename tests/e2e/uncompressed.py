@@ -16,7 +16,7 @@ from services.runtime.topology import Topology
 _LEGIBLE = "rocksdb-disable-wal-compression = true\nrocksdb-disable-l0-l1-compression = true\n"
 
 
-def legible_topology(home: Path, *, tracing: str | None = None) -> Topology:
+def uncompressed_topology(home: Path, *, tracing: str | None = None) -> Topology:
     """Return a topology on free ports, with an engine without compression that may send spans."""
     topology = Topology.on_free_ports(home, PlatformSettings())
     config = home / "legible.toml"

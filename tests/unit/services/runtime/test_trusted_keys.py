@@ -1,4 +1,4 @@
-"""The platform's keys: made once, merged with the user's own, and both believed while one takes over from another."""
+"""Creation, configuration and rotation of the platform's trusted keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def topology(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Topology:
     return Topology.from_settings(PlatformSettings.read())
 
 
-def test_keys_are_made_once_and_services_are_told_whom_to_believe(topology: Topology, monkeypatch: pytest.MonkeyPatch):
+def test_keys_are_created_once_and_trusted(topology: Topology, monkeypatch: pytest.MonkeyPatch):
     trusted_keys = make_trusted_keys(topology, {})
     assert make_trusted_keys(topology, {}) == trusted_keys
     assert [stat.S_IMODE(path.stat().st_mode) for path in topology.keys_dir.iterdir()] == [0o600] * 3
@@ -40,7 +40,7 @@ def test_keys_are_made_once_and_services_are_told_whom_to_believe(topology: Topo
     )
 
 
-def test_the_users_own_settings_win_and_their_keys_are_believed_besides(topology: Topology):
+def test_given_keys_are_trusted_beside_generated_keys(topology: Topology):
     own = PrivateKey.generate().public.id
     trusted_keys = make_trusted_keys(
         topology,
@@ -67,7 +67,7 @@ def test_the_users_own_settings_win_and_their_keys_are_believed_besides(topology
         ("approval-links.pem", "PERDURE_LINK_KEYS"),
     ],
 )
-def test_while_a_key_is_changed_both_are_believed(topology: Topology, file: str, variable: str):
+def test_both_keys_are_trusted_during_rotation(topology: Topology, file: str, variable: str):
     make_trusted_keys(topology, {})
     path = topology.keys_dir / file
     for suffix in ("next", "previous"):
@@ -81,7 +81,7 @@ def test_while_a_key_is_changed_both_are_believed(topology: Topology, file: str,
         assert beside.public.id not in make_trusted_keys(topology, {}).services[variable]
 
 
-def test_a_key_that_others_may_read_is_refused(topology: Topology):
+def test_refuse_key_readable_by_others(topology: Topology):
     make_trusted_keys(topology, {})
     topology.identity_key_file.chmod(0o644)
     with pytest.raises(ConfigurationError, match=r"engine-identity\.pem"):

@@ -1,4 +1,4 @@
-"""The reconciler on a real engine: killed and paused orchestrations and killed rollbacks are looked after."""
+"""Repair of killed and paused orchestrations, rollbacks and dispatchers by the reconciler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from perdure.saga.status import RollbackState
 from perdure.security import PrivateKey
 from perdure.testing import Mode, Restate, RestateServer
 from tests.integration.alert_receiver import OK, Receiver, receiving
-from tests.integration.lost_sagas import Brake, Scene, services
+from tests.integration.orphaned_sagas import Brake, Scene, services
 from tests.support import eventually
 
 KEY = PrivateKey.generate()
@@ -60,10 +60,17 @@ async def scene(restate, did):
 
 
 def acted_on(webhook: Receiver, service: str) -> list[Alert]:
-    return [news.alert for news in webhook.took(service) if news.event == "reconciler.acted"]
+    return [each.alert for each in webhook.took(service) if each.event == "reconciler.acted"]
 
 
-async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(scene, did, webhook):
+async def await_orphans(scene: Scene, *invocations: str) -> None:
+    async def found() -> bool:
+        return set(invocations) <= {each.id for each in await find_orphans(scene.admin, scene.config)}
+
+    await eventually(found, what=f"orphans {', '.join(invocations)}")
+
+
+async def test_killed_orchestration_is_rolled_back_and_alerted_once(scene, did, webhook):
     on = await scene(webhook_url=webhook.url, webhook_key=KEY)
     key, invocation = await on.started(did)
     async with on.reconciler.watching():
@@ -72,58 +79,47 @@ async def test_a_killed_orchestration_is_rolled_back_once_and_somebody_is_told(s
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
     assert rollback.reason.startswith("the orchestration was orphaned: [409] killed")
 
-    async def heard() -> list[Alert] | None:
+    async def alerted() -> list[Alert] | None:
         return [each for each in acted_on(webhook, on.name) if each.invocation == invocation] or None
 
-    (told,) = await eventually(heard, what="news of it")
-    assert told.reason.startswith("[409] killed")
+    (alert,) = await eventually(alerted, what=f"alert about {invocation}")
+    assert alert.reason.startswith("[409] killed")
 
-    # It stays in the engine's books for a day; another look does nothing more.
+    # The engine keeps the invocation for a day, but a second scan changes nothing.
     again = await on.ingress.call(reconcile_target, key="all")
     assert invocation not in {find.id for find in again.acted_on}
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
 
 
 @pytest.mark.restate_modes("http2")
-async def test_many_lost_at_once_are_all_rolled_back_and_told_in_a_few_pieces(scene, did, webhook):
+async def test_many_orphans_raise_few_alerts(scene, did, webhook):
     on = await scene(webhook_url=webhook.url, webhook_key=KEY)
     started = await asyncio.gather(*(on.started(did) for _ in range(MAX_SINGLE_ALERTS + 3)))
     await asyncio.gather(*(on.admin.control_invocation(invocation, "kill") for _, invocation in started))
-
-    async def all_lost() -> bool:
-        return {invocation for _, invocation in started} <= {
-            find.id for find in await find_orphans(on.admin, on.config)
-        }
-
-    await eventually(all_lost, what="finds of all")
+    await await_orphans(on, *(invocation for _, invocation in started))
     await on.ingress.call(reconcile_target, key="all")
     for key, _ in started:
         await on.rollback(key, RollbackState.ROLLED_BACK)
 
-    async def heard() -> list[Alert] | None:
-        mine = acted_on(webhook, on.name)
-        return mine if len(mine) > MAX_SINGLE_ALERTS else None
+    async def alerted() -> list[Alert] | None:
+        own = acted_on(webhook, on.name)
+        return own if len(own) > MAX_SINGLE_ALERTS else None
 
-    told = await eventually(heard, what="news of them")
-    assert sorted(each.count for each in told) == [1] * MAX_SINGLE_ALERTS + [3]
-    (many,) = (each for each in told if each.count == 3)
-    assert {each.invocation for each in told if each is not many} | set(many.examples) == {each for _, each in started}
+    alerts = await eventually(alerted, what="alerts about all orphans")
+    assert sorted(each.count for each in alerts) == [1] * MAX_SINGLE_ALERTS + [3]
+    (group,) = (each for each in alerts if each.count == 3)
+    single = {each.invocation for each in alerts if each is not group}
+    assert single | set(group.examples) == {each for _, each in started}
 
 
 @pytest.mark.restate_modes("http2")
-async def test_what_one_sweep_leaves_the_next_ones_look_after(scene, did, monkeypatch):
+async def test_later_scans_repair_remaining_orphans(scene, did, monkeypatch):
     monkeypatch.setattr(reconciler_module, "_MAX_ACTIONS", 2)
     on = await scene()
     started = [await on.started(did) for _ in range(5)]
     for _, invocation in started:
         await on.admin.control_invocation(invocation, "kill")
-
-    async def all_lost() -> bool:
-        return {invocation for _, invocation in started} <= {
-            find.id for find in await find_orphans(on.admin, on.config)
-        }
-
-    await eventually(all_lost, what="finds of all")
+    await await_orphans(on, *(invocation for _, invocation in started))
     report = await on.ingress.call(reconcile_target, key="all")
     assert len(report.acted_on) == 2
     assert report.left >= 3
@@ -132,7 +128,7 @@ async def test_what_one_sweep_leaves_the_next_ones_look_after(scene, did, monkey
             await on.rollback(key, RollbackState.ROLLED_BACK)
 
 
-async def test_a_running_or_closed_orchestration_is_left_alone(scene, did):
+async def test_running_or_closed_orchestration_is_no_orphan(scene, did):
     on = await scene()
     key, invocation = await on.started(did)
     assert invocation not in {find.id for find in await find_orphans(on.admin, on.config)}
@@ -142,7 +138,7 @@ async def test_a_running_or_closed_orchestration_is_left_alone(scene, did):
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
 
 
-async def test_an_orchestration_that_is_paused_too_long_is_killed_and_rolled_back(scene, did):
+async def test_long_paused_orchestration_is_killed_and_rolled_back(scene, did):
     on = await scene(paused_limit=timedelta(milliseconds=1))
     key, invocation = await on.started(did, broken=True)
 
@@ -157,12 +153,12 @@ async def test_an_orchestration_that_is_paused_too_long_is_killed_and_rolled_bac
     assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
 
 
-async def test_a_rollback_that_was_asked_for_and_never_began_is_begun(scene, did):
+async def test_start_requested_rollback_that_is_missing(scene, did):
     on = await scene()
     key, invocation = await on.started(did)
     await on.admin.control_invocation(invocation, "cancel")
     await on.rollback(key, RollbackState.ROLLED_BACK)
-    # As if what was to begin the rollback had been killed: the orchestration has ended, and nobody knows of it.
+    # As after a kill of the request for the rollback: the orchestration has ended, and no rollback exists.
     async with httpx.AsyncClient() as http:
         wiped = await http.post(
             f"{on.config.admin_url}/services/Rollbacks/state",
@@ -174,34 +170,35 @@ async def test_a_rollback_that_was_asked_for_and_never_began_is_begun(scene, did
         finds = {find.id: find.kind for find in await find_orphans(on.admin, on.config)}
         return finds.get(invocation) == "unopened"
 
-    await eventually(unopened, what="find of the saga without a rollback")
+    await eventually(unopened, what="orphan without a rollback")
     async with on.reconciler.watching():
         await on.rollback(key, RollbackState.ROLLED_BACK)
-    assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]  # by the same invocations: once
+    # A repeated compensation is the same invocation.
+    assert did.of(key)[2:] == ["scrapping b", "scrap b", "scrapping a", "scrap a"]
 
 
 @pytest.fixture
 async def own_engine(restate_servers):
-    """An engine of its own: the dispatcher of this test is not the one that other tests' rollbacks need."""
+    """A separate engine, since this test replaces the dispatcher that rollbacks of other tests need."""
     with RestateServer(install_dir=restate_servers.install_dir) as server:
         restate = Restate(server, Mode.HTTP2)
         yield restate
         await restate.close()
 
 
-async def test_a_paused_dispatcher_is_resumed(own_engine):
+async def test_resume_paused_dispatcher(own_engine):
     dispatcher = sdk.Service(
         "RollbackDispatcher",
         invocation_retry_policy=sdk.InvocationRetryPolicy(
             initial_interval=timedelta(milliseconds=10), max_attempts=1, on_max_attempts="pause"
         ),
     )
-    mended = threading.Event()
+    fixed = threading.Event()
 
     @dispatcher.handler()
     async def start(ctx: sdk.Context, name: str) -> str:
-        if not mended.is_set():
-            raise RuntimeError("a bug that a deployment mends")
+        if not fixed.is_set():
+            raise RuntimeError("a bug that a deployment fixes")
         return name
 
     config = SagaReconcilerConfig(
@@ -218,44 +215,40 @@ async def test_a_paused_dispatcher_is_resumed(own_engine):
         async def halted() -> bool:
             try:
                 return any(find.kind == "halted" for find in await find_orphans(admin, config))
-            except EngineError:  # an engine that has just started refuses queries for a moment
+            except EngineError:  # a new engine refuses queries at first
                 return False
 
-        await eventually(halted, what="find of the paused dispatcher")
-        mended.set()
+        await eventually(halted, what="paused dispatcher")
+        fixed.set()
         async with reconciler.watching():
             assert await asyncio.wait_for(call, 20) == "x"
 
 
 @pytest.mark.restate_modes("http2")
-async def test_news_whose_telling_was_paused_is_told_on(scene, did):
-    on = await scene(webhook_url="http://127.0.0.1:9/")  # nobody listens there
+async def test_resume_paused_alert_dispatch(scene, did):
+    on = await scene(webhook_url="http://127.0.0.1:9/")  # a port without a server
     _, invocation = await on.started(did)
     await on.admin.control_invocation(invocation, "kill")
-    telling = "select id from sys_invocation where target_service_name = 'AlertDispatcher' and status = "
+    dispatches = "select id from sys_invocation where target_service_name = 'AlertDispatcher' and status = "
 
     async def paused() -> str | None:
-        for row in await on.admin.query(f"{telling} 'backing-off'"):
+        for row in await on.admin.query(f"{dispatches} 'backing-off'"):
             await on.admin.control_invocation(row["id"], "pause")
-        rows = await on.admin.query(f"{telling} 'paused'")
+        rows = await on.admin.query(f"{dispatches} 'paused'")
         return rows[0]["id"] if rows else None
 
-    await eventually(lambda: lost(on, invocation), what="find of the lost one")
-    await on.ingress.call(reconcile_target, key="all")  # which tells
-    halted = await eventually(paused, what="pause of the telling")
+    await await_orphans(on, invocation)
+    await on.ingress.call(reconcile_target, key="all")  # sends the alert
+    halted = await eventually(paused, what="paused dispatch of the alert")
 
-    async def goes_on() -> bool:
-        return not await on.admin.query(f"{telling} 'paused' and id = {sql_text(halted)}")
+    async def resumed() -> bool:
+        return not await on.admin.query(f"{dispatches} 'paused' and id = {sql_text(halted)}")
 
     async with on.reconciler.watching():
-        await eventually(goes_on, what="end of the pause")
+        await eventually(resumed, what="end of the pause")
 
 
-async def lost(on: Scene, invocation: str) -> bool:
-    return invocation in {find.id for find in await find_orphans(on.admin, on.config)}
-
-
-async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(scene, did):
+async def test_killed_rollback_resumes_and_compensates_once(scene, did):
     brake = Brake()
     brake.held = "b"
     on = await scene(brake)
@@ -271,7 +264,7 @@ async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(sc
         )
         return rows[0]["id"] if rows else None
 
-    rollback = await eventually(held, what="rollback that undoes step b")
+    rollback = await eventually(held, what="rollback that compensates step b")
     await on.admin.control_invocation(rollback, "kill")
     brake.release()
     async with on.reconciler.watching():
@@ -282,7 +275,7 @@ async def test_a_killed_rollback_is_set_going_again_and_undoes_each_step_once(sc
 
 
 @pytest.mark.restate_modes("http2")
-async def test_sagas_are_looked_after_while_alerts_cannot_be_told(scene, did, monkeypatch):
+async def test_blocked_alerts_do_not_block_reconciler(scene, did, monkeypatch):
     asked, release = asyncio.Event(), asyncio.Event()
 
     async def hang(_: Alerts) -> Snapshot:
