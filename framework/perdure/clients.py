@@ -166,7 +166,7 @@ class _Client(Generic[I, O]):
         future = self._ctx.generic_call(
             self.target.service,
             self.target.handler,
-            self._input.serialize(request),
+            self._input.write(request, f"the request of {self.target}"),
             key=self._key,
             idempotency_key=idempotency_key,
             headers=None if headers is None else dict(headers),
@@ -196,7 +196,7 @@ class _Client(Generic[I, O]):
         handle = self._ctx.generic_send(
             self.target.service,
             self.target.handler,
-            self._input.serialize(request),
+            self._input.write(request, f"the request of {self.target}"),
             key=self._key,
             send_delay=None if delay is None else max(delay, timedelta(0)),  # the SDK rejects a negative delay
             idempotency_key=idempotency_key,

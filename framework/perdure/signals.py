@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Generic, TypeAlias, TypeVar, cast
 
 import restate
+from restate.serde import BytesSerde
 
 from perdure._runtime import sdk
 from perdure._runtime.invocation_ids import check_signal_id
@@ -24,6 +25,8 @@ from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, Refused
 from perdure.observability.activities import ActivityKind, activity
 
 T = TypeVar("T")
+
+_bytes = BytesSerde()
 
 Check: TypeAlias = Callable[[T], bool]
 """Tells whether an answer is authentic. Must be deterministic, because replays repeat it."""
@@ -74,6 +77,10 @@ class _PromiseSerde(CheckedSerde[T], Generic[T]):
         super().__init__(type_)
         self._handler = handler
         self._name = name
+
+    def serialize(self, obj: T | None) -> bytes:
+        """Return the value as JSON."""
+        return self._inner.write(obj, f"signal '{self._name}'")
 
     def unreadable(self, name: str, found: InvalidInput) -> Exception:
         """Return an error that names handler, signal and type."""
@@ -193,9 +200,11 @@ def resolve_external_signal(ctx: restate.Context, id_: str, value: T, type_: typ
 
     Raises:
         InvalidInput: The ID is not that of a signal.
+        PerdureTerminalError: The answer would be read back changed, or not at all.
     """
     refuse_inside_run("resolve_external_signal")
-    ctx.resolve_awakeable(check_signal_id(id_), value, serde=serde_for(type_ or type(value)))
+    answer = serde_for(type_ or type(value)).write(value, f"the answer to external signal '{check_signal_id(id_)}'")
+    ctx.resolve_awakeable(id_, answer, serde=_bytes)
 
 
 def reject_external_signal(ctx: restate.Context, id_: str, reason: str, code: int = 500) -> None:
