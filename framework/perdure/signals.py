@@ -19,7 +19,7 @@ from restate.serde import BytesSerde
 from perdure._runtime import sdk
 from perdure._runtime.invocation_ids import check_signal_id
 from perdure._runtime.run_scope import refuse_inside_run
-from perdure._runtime.serdes import CheckedSerde, serde_for
+from perdure._runtime.serdes import CheckedSerde, serde_for, type_of
 from perdure._runtime.time_scale import scaled
 from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, Refused, UnreadableState
 from perdure.observability.activities import ActivityKind, activity
@@ -196,14 +196,14 @@ def resolve_external_signal(ctx: restate.Context, id_: str, value: T, type_: typ
         ctx: The handler's context.
         id_: The signal's ID.
         value: The answer.
-        type_: The answer's type; by default the class of the value.
+        type_: The answer's type; by default that of the value.
 
     Raises:
         InvalidInput: The ID is not that of a signal.
         PerdureTerminalError: The answer would be read back changed, or not at all.
     """
     refuse_inside_run("resolve_external_signal")
-    answer = serde_for(type_ or type(value)).write(value, f"the answer to external signal '{check_signal_id(id_)}'")
+    answer = serde_for(type_ or type_of(value)).write(value, f"the answer to external signal '{check_signal_id(id_)}'")
     ctx.resolve_awakeable(id_, answer, serde=_bytes)
 
 

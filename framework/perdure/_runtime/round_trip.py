@@ -20,14 +20,14 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr, TypeAdapter, ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 __all__ = [
     "Difference",
     "Unwritable",
     "differences",
     "exact_check",
-    "find_unserializable",
+    "find_invalid_json",
     "find_unwritable",
     "join_field",
     "reads_other_names",
@@ -92,7 +92,8 @@ def differences(read: Any, written: Any, field: str = "") -> Iterator[Difference
 
 def _pair_differences(read: dict[Any, Any], written: dict[Any, Any], field: str) -> Iterator[Difference]:
     if len(read) != len(written):
-        yield Difference(field, read, written)
+        lost = next((key for key in written if key not in read), None)
+        yield Difference(field if lost is None else join_field(field, _key_name(lost)), _MISSING, written)
     for (read_key, read_value), (key, value) in zip(read.items(), written.items(), strict=False):
         if not _are_equal_scalars(read_key, key):
             yield from differences(read_key, key, join_field(field, "[key]"))
@@ -115,15 +116,15 @@ def join_field(field: str, name: str) -> str:
     return f"{field}.{name}" if field else name
 
 
-def find_unserializable(value: Any, field: str = "", depth: int = 10) -> str:
-    """Return the path of the innermost part that pydantic cannot write, as far as that can be told."""
+def find_invalid_json(value: Any, field: str = "", depth: int = 10) -> str:
+    """Return the path of the innermost part that has no valid JSON, as far as that can be told."""
     parts = {_key_name(key): part for key, part in value.items()} if isinstance(value, dict) else _parts(value)
     for name, part in (parts or {}).items():
         try:
-            to_json(part)
+            from_json(to_json(part))
         except Exception:  # noqa: BLE001 - serializers may raise anything
             path = join_field(field, name)
-            return find_unserializable(part, path, depth - 1) if depth else path
+            return find_invalid_json(part, path, depth - 1) if depth else path
     return field
 
 
@@ -555,6 +556,10 @@ class _UnwritableFinder:
             return self._reference(schema["schema_ref"], field)
         if kind in _COMPOSITES:
             return self._composite(schema, field)
+        if kind == "tuple" and "variadic_item_index" not in schema:
+            items = enumerate(schema["items_schema"])
+            found = (self.find(item, join_field(field, str(index))) for index, item in items)
+            return next(filter(None, found), None)
         if kind == "definitions":
             self._definitions |= {each["ref"]: each for each in schema["definitions"]}
         reason = _unreadable_reason(schema)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar, Union, cast
 from weakref import WeakKeyDictionary
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -28,7 +28,7 @@ from perdure._runtime.round_trip import (
     Unwritable,
     differences,
     exact_check,
-    find_unserializable,
+    find_invalid_json,
     find_unwritable,
     reads_other_names,
 )
@@ -157,10 +157,11 @@ class TypedSerde(Serde[T], Generic[T]):
                 changed = next(differences(self._load(data), value), None)
             except ValidationError as error:
                 first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-                path = ".".join(map(str, first["loc"]))
+                is_json = first["type"] != "json_invalid"
+                path = ".".join(map(str, first["loc"])) if is_json else find_invalid_json(value)
                 problems.append((1, Unwritable(path, f"it cannot be read back: {first['msg']}")))
             except Exception as error:  # noqa: BLE001 - serializers, validators and comparisons may raise anything
-                problems.append((0, Unwritable(find_unserializable(value), _describe(error))))
+                problems.append((0, Unwritable(find_invalid_json(value), _describe(error))))
             else:
                 if changed is None:
                     return data
@@ -319,6 +320,18 @@ def serde_for(type_: type[T]) -> TypedSerde[T]:
             f"no JSON serde for {type_!r}: {error}. Use a pydantic model, a dataclass, or another type that pydantic"
             " supports."
         ) from error
+
+
+def type_of(value: Any) -> Any:
+    """Return the type of a value, with the types of its items, for a value without a declared type."""
+    kind: Any = type(value)
+    if kind in (list, set, frozenset) and value:
+        return kind[Union[tuple(map(type_of, value))]]  # noqa: UP007 - of any number of types
+    if kind is dict and value:
+        return dict[Union[tuple(map(type_of, value))], Union[tuple(map(type_of, value.values()))]]  # noqa: UP007
+    if kind is tuple and value:
+        return tuple[tuple(map(type_of, value))]  # type: ignore[misc] # mypy wants to know the types
+    return kind
 
 
 class _ResultType(NamedTuple):

@@ -11,7 +11,7 @@ import httpx
 
 from perdure._runtime.invocation_ids import check_signal_id
 from perdure._runtime.places import Place, ValueCodec
-from perdure._runtime.serdes import serde_for
+from perdure._runtime.serdes import serde_for, type_of
 from perdure.clients import NO_REQUEST
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress_requests import IngressRequests, check_header, handler_path, invocation_path, parse_output
@@ -343,12 +343,12 @@ class IngressClient:
         Args:
             id_: The signal's ID.
             value: The value.
-            type_: The type of the value; its class by default.
+            type_: The type of the value; its own by default.
 
         Raises:
             InvalidInput: The ID is malformed.
         """
-        body = serde_for(type_ or type(value)).write(value, f"the answer to external signal '{id_}'")
+        body = serde_for(type_ or type_of(value)).write(value, f"the answer to external signal '{id_}'")
         if self._codec is not None:
             body = self._codec.seal(body, Place.awakeable(id_))
         path = f"/restate/awakeables/{check_signal_id(id_)}/resolve"
