@@ -7,10 +7,11 @@ type, once, a cheap test for values that pydantic reads back unchanged. Only oth
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, Flag
@@ -29,7 +30,8 @@ __all__ = [
     "exact_check",
     "find_invalid_json",
     "find_unwritable",
-    "join_field",
+    "has_sets",
+    "order_sets",
     "reads_other_names",
 ]
 
@@ -81,9 +83,9 @@ def differences(read: Any, written: Any, field: str = "") -> Iterator[Difference
         for name, part in parts.items():
             read_part = read_parts.pop(name, _MISSING)
             if not _are_equal_scalars(read_part, part):
-                yield from differences(read_part, part, join_field(field, name))
+                yield from differences(read_part, part, _join(field, name))
         for name, read_part in read_parts.items():
-            yield Difference(join_field(field, name), read_part, _MISSING)
+            yield Difference(_join(field, name), read_part, _MISSING)
     elif isinstance(written, dict):
         yield from _pair_differences(read, written, field)
     elif not _equal(read, written):
@@ -93,12 +95,12 @@ def differences(read: Any, written: Any, field: str = "") -> Iterator[Difference
 def _pair_differences(read: dict[Any, Any], written: dict[Any, Any], field: str) -> Iterator[Difference]:
     if len(read) != len(written):
         lost = next((key for key in written if key not in read), None)
-        yield Difference(field if lost is None else join_field(field, _key_name(lost)), _MISSING, written)
+        yield Difference(field if lost is None else _join(field, _key_name(lost)), _MISSING, written)
     for (read_key, read_value), (key, value) in zip(read.items(), written.items(), strict=False):
         if not _are_equal_scalars(read_key, key):
-            yield from differences(read_key, key, join_field(field, "[key]"))
+            yield from differences(read_key, key, _join(field, "[key]"))
         if not _are_equal_scalars(read_value, value):
-            yield from differences(read_value, value, join_field(field, _key_name(key)))
+            yield from differences(read_value, value, _join(field, _key_name(key)))
 
 
 def _are_equal_scalars(read: Any, written: Any) -> bool:
@@ -111,7 +113,7 @@ def _key_name(key: Any) -> str:
     return key if isinstance(key, str) else f"[{type(key).__qualname__}]"
 
 
-def join_field(field: str, name: str) -> str:
+def _join(field: str, name: str) -> str:
     """Return the path of a part of a field; the empty path is the value itself."""
     return f"{field}.{name}" if field else name
 
@@ -123,7 +125,7 @@ def find_invalid_json(value: Any, field: str = "", depth: int = 10) -> str:
         try:
             from_json(to_json(part))
         except Exception:  # noqa: BLE001 - serializers may raise anything
-            path = join_field(field, name)
+            path = _join(field, name)
             return find_invalid_json(part, path, depth - 1) if depth else path
     return field
 
@@ -161,6 +163,46 @@ def _equal(read: Any, written: Any) -> bool:
     if isinstance(written, set | frozenset):
         return bool(read == written) and Counter(map(type, read)) == Counter(map(type, written))
     return bool(read == written)
+
+
+# --- sets -------------------------------------------------------------------------------------------------------------
+
+
+class _OrderedSet(set[Any]):
+    """A set with the same order in every process; that of texts otherwise depends on the process's hash seed."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(sorted(super().__iter__(), key=repr))
+
+
+class _OrderedFrozenset(frozenset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(sorted(super().__iter__(), key=repr))
+
+
+def order_sets(value: Any) -> Any:
+    """Return a value, or its copy, whose sets are written in the same order in every process.
+
+    The engine compares requests and state with those of earlier attempts.
+    """
+    kind = type(value)
+    if kind is set:
+        return _OrderedSet(map(order_sets, value))
+    if kind is frozenset:
+        return _OrderedFrozenset(map(order_sets, value))
+    if kind is list or kind is tuple:
+        return kind(map(order_sets, value))
+    if kind is dict:
+        return {order_sets(key): order_sets(item) for key, item in value.items()}
+    if isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
+        parts = _parts(value) or {}
+        ordered = {name: order_sets(part) for name, part in parts.items()}
+        changed = {name: part for name, part in ordered.items() if part is not parts[name]}
+        if changed:
+            value = copy.copy(value)
+            for name, part in changed.items():
+                object.__setattr__(value, name, part)
+    return value
 
 
 # --- types whose values need no comparison ----------------------------------------------------------------------------
@@ -475,17 +517,34 @@ def _reads_other_name(name: str, field: Schema) -> bool:
 
 def reads_other_names(schema: Any) -> bool:
     """Tell whether a type has a field that is read under another alias than it is written."""
-    if isinstance(schema, Mapping):
-        fields = schema.get("fields")
-        pairs: Sequence[tuple[str, Any]] = ()
+    for node in _nodes(schema):
+        fields = node.get("fields")
         if isinstance(fields, Mapping):
             pairs = list(fields.items())
-        elif isinstance(fields, list) and schema.get("type") == "dataclass-args":
-            pairs = [(each["name"], each) for each in fields]
-        return any(_reads_other_name(name, field) for name, field in pairs) or any(
-            reads_other_names(each) for key, each in schema.items() if key not in ("metadata", "config", "default")
-        )
-    return isinstance(schema, list | tuple) and any(reads_other_names(each) for each in schema)
+        elif node.get("type") == "dataclass-args":
+            pairs = [(each["name"], each) for each in node["fields"]]
+        else:
+            continue
+        if any(_reads_other_name(name, field) for name, field in pairs):
+            return True
+    return False
+
+
+def has_sets(schema: Any) -> bool:
+    """Tell whether a type has sets."""
+    return any(node.get("type") in ("set", "frozenset") for node in _nodes(schema))
+
+
+def _nodes(schema: Any) -> Iterator[Schema]:
+    """Return a schema and all schemas in it."""
+    if isinstance(schema, Mapping):
+        yield schema
+        for key, each in schema.items():
+            if key not in ("metadata", "config", "default"):
+                yield from _nodes(each)
+    elif isinstance(schema, list | tuple):
+        for each in schema:
+            yield from _nodes(each)
 
 
 @lru_cache(maxsize=1024)
@@ -558,7 +617,7 @@ class _UnwritableFinder:
             return self._composite(schema, field)
         if kind == "tuple" and "variadic_item_index" not in schema:
             items = enumerate(schema["items_schema"])
-            found = (self.find(item, join_field(field, str(index))) for index, item in items)
+            found = (self.find(item, _join(field, str(index))) for index, item in items)
             return next(filter(None, found), None)
         if kind == "definitions":
             self._definitions |= {each["ref"]: each for each in schema["definitions"]}
@@ -583,7 +642,7 @@ class _UnwritableFinder:
         fields = schema["fields"]
         pairs = fields.items() if isinstance(fields, Mapping) else [(each["name"], each) for each in fields]
         for name, each in pairs:
-            path = join_field(field, name)
+            path = _join(field, name)
             if each["schema"]["type"] == "default" or each.get("required") is False or each.get("init") is False:
                 continue
             if each.get("init_only"):

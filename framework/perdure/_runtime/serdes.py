@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import operator
 import re
 import types
 import typing
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
-from operator import itemgetter
-from typing import Any, Final, Generic, NamedTuple, TypeVar, Union, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -30,6 +30,8 @@ from perdure._runtime.round_trip import (
     exact_check,
     find_invalid_json,
     find_unwritable,
+    has_sets,
+    order_sets,
     reads_other_names,
 )
 from perdure.errors import CODE_KEY, ConfigurationError, InvalidInput, PerdureTerminalError
@@ -90,6 +92,7 @@ class TypedSerde(Serde[T], Generic[T]):
         self.unwritable = find_unwritable(schema)
         """A field that no value of the type can read back; None if there is none."""
         self._is_exact = exact_check(schema, cast("Mapping[str, Any]", _PLAIN))
+        self._order_sets = has_sets(schema)
         # Fields whose aliases differ are written and read by their names. Their aliases are still read.
         self._by_name = True if reads_other_names(schema) else None
         self._dump = self._adapter.serializer.to_json
@@ -120,7 +123,8 @@ class TypedSerde(Serde[T], Generic[T]):
         if self._is_exact is not None:
             try:
                 if self._is_exact(obj):
-                    data = self._dump(obj, by_alias=True, warnings=False)
+                    value = order_sets(obj) if self._order_sets else obj
+                    data = self._dump(value, by_alias=True, warnings=False)
                     if len(data) < _MAX_DIGITS or not _LONG_NUMBER.search(data):
                         return data
             except Exception:  # noqa: BLE001, S110 - the value is examined below, for the reason
@@ -150,10 +154,11 @@ class TypedSerde(Serde[T], Generic[T]):
         return self._encode_unchanged(converted)
 
     def _encode_unchanged(self, value: Any) -> bytes | Unwritable:
+        ordered = order_sets(value) if self._order_sets else value
         problems: list[tuple[int, Unwritable]] = []  # with how far the value got: 0 not written, 1 not read, 2 changed
         for form in _FORMS:
             try:
-                data = self._dump_as(form, value)
+                data = self._dump_as(form, ordered)
                 changed = next(differences(self._load(data), value), None)
             except ValidationError as error:
                 first = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -166,7 +171,7 @@ class TypedSerde(Serde[T], Generic[T]):
                 if changed is None:
                     return data
                 problems.append((2, Unwritable(changed.field, changed.reason)))
-        return max(problems, key=itemgetter(0))[1]
+        return max(problems, key=operator.itemgetter(0))[1]
 
     def _dump_as(self, form: _Form, value: Any) -> bytes:
         if not form.non_finite:
@@ -326,12 +331,14 @@ def type_of(value: Any) -> Any:
     """Return the type of a value, with the types of its items, for a value without a declared type."""
     kind: Any = type(value)
     if kind in (list, set, frozenset) and value:
-        return kind[Union[tuple(map(type_of, value))]]  # noqa: UP007 - of any number of types
+        return kind[_type_of_any(value)]
     if kind is dict and value:
-        return dict[Union[tuple(map(type_of, value))], Union[tuple(map(type_of, value.values()))]]  # noqa: UP007
-    if kind is tuple and value:
-        return tuple[tuple(map(type_of, value))]  # type: ignore[misc] # mypy wants to know the types
-    return kind
+        return kind[_type_of_any(value), _type_of_any(value.values())]
+    return kind[tuple(map(type_of, value))] if kind is tuple and value else kind
+
+
+def _type_of_any(values: Iterable[Any]) -> Any:
+    return functools.reduce(operator.or_, map(type_of, values))
 
 
 class _ResultType(NamedTuple):

@@ -453,6 +453,21 @@ def test_write_form_that_type_can_read(type_: Any, value: Any, written: bytes):
     assert is_same(serde.deserialize(written), value)
 
 
+class Seats(BaseModel):
+    taken: frozenset[str] = frozenset()
+    rows: list[dict[str, set[Word | int]]] = []
+
+
+def test_write_sets_in_fixed_order():
+    seats = Seats(taken=frozenset("fcabde"), rows=[{"x": {Word.YES, Word.NO, 10, 2}}])
+    serde = serde_for(Seats)
+    written = serde.write(seats)
+    assert written == b'{"taken":["a","b","c","d","e","f"],"rows":[{"x":[10,2,"no","yes"]}]}'
+    assert is_same(serde.deserialize(written), seats)
+    assert type(seats.taken) is frozenset  # the value itself is unchanged
+    assert serde_for(set[str]).write(set("cab")) == b'["a","b","c"]'
+
+
 class Login(BaseModel):
     user: str = "ada"
     password: SecretStr | None = None
