@@ -105,6 +105,12 @@ class Places:
         self.objects = sdk.VirtualObject("ValueObjects")
         self.flow = sdk.Workflow("ValueFlow")
         self.sagas = [self._saga(case) for case in CASES]
+        self.approval = ControlPlaneService("ValueApproval")
+
+        @self.approval.main()
+        async def approve(cp: Orchestration) -> None:
+            await cp.request_approval(cp.key, timedelta(seconds=1), payload={"share": math.nan})
+
         for case in CASES:
             self._add_echo(case)
         for place in ("run", "call", "response", "answer", "schedule"):
@@ -227,7 +233,9 @@ async def pass_through(ingress: IngressClient, place: str, case: str) -> bool:
 
 async def test_each_place_keeps_or_refuses_values(restate, did):
     places = Places(did)
-    env = await restate.serve(places.calls, places.objects, places.flow, *places.sagas, *hosting.definitions())
+    env = await restate.serve(
+        places.calls, places.objects, places.flow, *places.sagas, places.approval, *hosting.definitions()
+    )
     async with IngressClient(env.ingress) as ingress:
         for place in TARGETS:
             for case in KEPT:
@@ -239,6 +247,11 @@ async def test_each_place_keeps_or_refuses_values(restate, did):
                 assert refused.value.message.startswith(PREFIXES[place].format(case=case)), (place, case)
                 assert (refused.value.code, refused.value.metadata["field"]) == ("unwritable", field), (place, case)
         assert all(did.count(f"run {case}") == 1 for case in CASES)  # a refused result is not produced again
+
+        approval: Target[None, None] = Target("ValueApproval", "run", None, None)
+        with pytest.raises(IngressError, match=r"^the request of Approvals/open: .*: payload.share: ") as failed:
+            await ingress.call(approval, key=str(uuid4()))
+        assert failed.value.code == "unwritable"
 
         for case, saga in zip(CASES, places.sagas, strict=True):
             main: Target[None, None] = Target(saga.name, "run", None, None)
