@@ -463,7 +463,8 @@ class _Compiler:
             if _reads_other_name(name, field) or config.get("validate_by_alias") is False:
                 raise _NotExactError
             names.add(written)
-            compiled.append((name, *self.compile(field["schema"], config)))
+            exact = self.compile(field["schema"], config)
+            compiled.append((name, exact.classes, exact.check))
         count = len(compiled)
 
         def check_model(value: Any) -> bool:

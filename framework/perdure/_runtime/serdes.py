@@ -329,16 +329,19 @@ def serde_for(type_: type[T]) -> TypedSerde[T]:
 
 def type_of(value: Any) -> Any:
     """Return the type of a value, with the types of its items, for a value without a declared type."""
-    kind: Any = type(value)
-    if kind in (list, set, frozenset) and value:
-        return kind[_type_of_any(value)]
-    if kind is dict and value:
-        return kind[_type_of_any(value), _type_of_any(value.values())]
-    return kind[tuple(map(type_of, value))] if kind is tuple and value else kind
+    kind = type(value)
+    if kind not in (list, set, frozenset, dict, tuple) or not value:
+        return kind
+    arguments = tuple(map(type_of, value))
+    if kind is dict:
+        arguments = (_union(arguments), _union(map(type_of, value.values())))
+    elif kind is not tuple:
+        arguments = (_union(arguments),)
+    return types.GenericAlias(kind, arguments)
 
 
-def _type_of_any(values: Iterable[Any]) -> Any:
-    return functools.reduce(operator.or_, map(type_of, values))
+def _union(types_: Iterable[Any]) -> Any:
+    return functools.reduce(operator.or_, types_)
 
 
 class _ResultType(NamedTuple):
