@@ -289,7 +289,7 @@ def invalid_input(error: ValidationError, *, empty: bool = False) -> InvalidInpu
 
 def _unwritable(place: str, value: str, problem: Unwritable) -> PerdureTerminalError:
     message = f"cannot write {value}: {problem}"
-    metadata = {CODE_KEY: "unwritable", "field": problem.field}
+    metadata = {CODE_KEY: "unwritable"} | ({"field": problem.field} if problem.field else {})
     return PerdureTerminalError(f"{place}: {message}" if place else message, metadata=metadata)
 
 
