@@ -160,13 +160,17 @@ class _Client(Generic[I, O]):
 
         Returns:
             The call's future.
+
+        Raises:
+            PerdureTerminalError: The request would be read back changed, or not at all.
         """
         self._check(idempotency_key, call=True)
+        content = self._input.write(request, f"the request of {self.target}")
         activity = start_activity(self._ctx, ActivityKind.CALL, str(self.target))
         future = self._ctx.generic_call(
             self.target.service,
             self.target.handler,
-            self._input.write(request, f"the request of {self.target}"),
+            content,
             key=self._key,
             idempotency_key=idempotency_key,
             headers=None if headers is None else dict(headers),
