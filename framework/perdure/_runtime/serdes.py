@@ -24,16 +24,9 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
 from restate.serde import Serde
 
-from perdure._runtime.round_trip import (
-    Unwritable,
-    differences,
-    exact_check,
-    find_invalid_json,
-    find_unwritable,
-    has_sets,
-    order_sets,
-    reads_other_names,
-)
+from perdure._runtime.exact_values import exact_check
+from perdure._runtime.readable_types import Unwritable, find_unwritable, has_sets, reads_other_names
+from perdure._runtime.round_trip import differences, find_invalid_json, order_sets
 from perdure.errors import CODE_KEY, ConfigurationError, InvalidInput, PerdureTerminalError
 
 T = TypeVar("T")
