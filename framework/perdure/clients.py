@@ -160,13 +160,17 @@ class _Client(Generic[I, O]):
 
         Returns:
             The call's future.
+
+        Raises:
+            PerdureTerminalError: The request would be read back changed, or not at all.
         """
         self._check(idempotency_key, call=True)
+        content = self._input.write(request, f"the request of {self.target}")
         activity = start_activity(self._ctx, ActivityKind.CALL, str(self.target))
         future = self._ctx.generic_call(
             self.target.service,
             self.target.handler,
-            self._input.serialize(request),
+            content,
             key=self._key,
             idempotency_key=idempotency_key,
             headers=None if headers is None else dict(headers),
@@ -196,7 +200,7 @@ class _Client(Generic[I, O]):
         handle = self._ctx.generic_send(
             self.target.service,
             self.target.handler,
-            self._input.serialize(request),
+            self._input.write(request, f"the request of {self.target}"),
             key=self._key,
             send_delay=None if delay is None else max(delay, timedelta(0)),  # the SDK rejects a negative delay
             idempotency_key=idempotency_key,

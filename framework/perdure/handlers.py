@@ -118,12 +118,15 @@ def bind(
         options: Passed to the SDK's decorator: retention, retry policy, ``ingress_private``.
 
     Raises:
-        ConfigurationError: The name is taken or invalid, or a handler that writes state is declared read-only.
+        ConfigurationError: The name is taken or invalid, no response of its type can be read, or a handler that writes
+            state is declared read-only.
     """
     if name in definition.handlers:
         raise ConfigurationError(f"{definition.name} already has a handler '{name}'; choose another name")
     target: Target[Any, Any] = Target(definition.name, name, signature.input, signature.output)
     output: TypedSerde[Any] = serde_for(signature.output)
+    if output.unwritable is not None:
+        raise ConfigurationError(f"{target}: no response of type {output.type_name} can be read: {output.unwritable}")
     if isinstance(definition, restate.Workflow) and kind == "main":
         role = HandlerRole.WORKFLOW
     if read_only:
@@ -172,10 +175,10 @@ def bind(
 def serialize_response(response: Any, serde: TypedSerde[Any], target: Target[Any, Any]) -> Written:
     """Return the bytes of a handler's response; raise a terminal 500 if it does not match its type."""
     try:
-        return Written(serde.serialize(response))
+        return Written(serde.write(response, f"the response of {target}"))
     except PerdureTerminalError as error:
-        metadata = {**(error.metadata or {}), "handler": str(target)}
-        raise PerdureTerminalError(f"the response of {target}: {error.message}", metadata=metadata) from error
+        error.metadata = {**(error.metadata or {}), "handler": str(target)}
+        raise
 
 
 def handler(

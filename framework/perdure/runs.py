@@ -125,7 +125,7 @@ class _ResultSerde(Serde[T], Generic[T]):
 
     def serialize(self, obj: T | None) -> bytes:
         """Return the value as JSON."""
-        data = self._inner.serialize(obj)
+        data = self._inner.write(obj, f"the result of run '{self._run}'")
         if len(data) > ENGINE_MESSAGE_LIMIT:
             raise PerdureTerminalError(
                 f"run '{self._run}': the result has {len(data):,} bytes, and a message to the engine at most "
@@ -208,14 +208,16 @@ def run_async(
 
     Raises:
         ConfigurationError: The run has no name.
-        PerdureTerminalError: The context was used inside another run.
+        PerdureTerminalError: The context was used inside another run, or no result of this type can be read back.
     """
     settings = RunConfig(config) if isinstance(config, str) else config
     if not settings.name:
         raise ConfigurationError("a run needs a name: RunConfig(name) or RunConfig(...).named(name)")
     refuse_inside_run(f"run '{settings.name}'")
     sdk.guard(ctx)
-    serde = _ResultSerde(serde_for(result_type(action) if returns is None else returns), settings.name)
+    inner = serde_for(result_type(action) if returns is None else returns)
+    inner.require_writable(f"the result of run '{settings.name}'")
+    serde = _ResultSerde(inner, settings.name)
     mapping = settings.errors or current_mapping()
     parent = current_activity()
     options = settings.retry.for_runs(serde)

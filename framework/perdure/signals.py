@@ -14,16 +14,19 @@ from datetime import timedelta
 from typing import Generic, TypeAlias, TypeVar, cast
 
 import restate
+from restate.serde import BytesSerde
 
 from perdure._runtime import sdk
 from perdure._runtime.invocation_ids import check_signal_id
 from perdure._runtime.run_scope import refuse_inside_run
-from perdure._runtime.serdes import CheckedSerde, serde_for
+from perdure._runtime.serdes import CheckedSerde, serde_for, type_of
 from perdure._runtime.time_scale import scaled
 from perdure.errors import CODE_KEY, InvalidInput, PerdureTerminalError, Refused, UnreadableState
 from perdure.observability.activities import ActivityKind, activity
 
 T = TypeVar("T")
+
+_bytes = BytesSerde()
 
 Check: TypeAlias = Callable[[T], bool]
 """Tells whether an answer is authentic. Must be deterministic, because replays repeat it."""
@@ -74,6 +77,10 @@ class _PromiseSerde(CheckedSerde[T], Generic[T]):
         super().__init__(type_)
         self._handler = handler
         self._name = name
+
+    def serialize(self, obj: T | None) -> bytes:
+        """Return the value as JSON."""
+        return self._inner.write(obj, f"signal '{self._name}'")
 
     def unreadable(self, name: str, found: InvalidInput) -> Exception:
         """Return an error that names handler, signal and type."""
@@ -189,13 +196,15 @@ def resolve_external_signal(ctx: restate.Context, id_: str, value: T, type_: typ
         ctx: The handler's context.
         id_: The signal's ID.
         value: The answer.
-        type_: The answer's type; by default the class of the value.
+        type_: The answer's type; by default that of the value.
 
     Raises:
         InvalidInput: The ID is not that of a signal.
+        PerdureTerminalError: The answer would be read back changed, or not at all.
     """
     refuse_inside_run("resolve_external_signal")
-    ctx.resolve_awakeable(check_signal_id(id_), value, serde=serde_for(type_ or type(value)))
+    answer = serde_for(type_ or type_of(value)).write(value, f"the answer to external signal '{check_signal_id(id_)}'")
+    ctx.resolve_awakeable(id_, answer, serde=_bytes)
 
 
 def reject_external_signal(ctx: restate.Context, id_: str, reason: str, code: int = 500) -> None:

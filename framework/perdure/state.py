@@ -65,11 +65,10 @@ class _EntrySerde(Serde[tuple[Any]]):
         try:
             return (self._inner.deserialize(buf),)
         except ValidationError as error:
-            name = getattr(self._inner.type, "__qualname__", str(self._inner.type))
             problems = invalid_input(error, empty=not buf).message
             message = (
-                f"{self._handler} cannot read state '{self._key}' as {name}: {problems}. Deploy code that reads it, or "
-                "repair the entry over the admin API"
+                f"{self._handler} cannot read state '{self._key}' as {self._inner.type_name}: {problems}. Deploy code "
+                "that reads it, or repair the entry over the admin API"
             )
             if self._handler.writes_state:
                 raise UnreadableState(message) from error
@@ -163,9 +162,10 @@ class State(ReadOnlyState[T, D, C_co]):
 
         Raises:
             ReadOnlyStateError: The handler is shared; terminal, 400.
+            PerdureTerminalError: The value would be read back changed, or not at all.
         """
         ctx = _writable(self._ctx, "Set", self.key)
-        data = self._serde.serialize(value)
+        data = self._serde.write(value, f"state '{self.key}'")
         if should_publish(ctx, StateWritten):
             publish(StateWritten(invocation_of(ctx), self.key, len(data)))
         ctx.set(self.key, data, serde=_bytes)

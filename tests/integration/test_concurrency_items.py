@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 import pytest
 import restate as sdk
 
@@ -49,6 +51,25 @@ async def test_multi_step_functions_are_deterministic(restate, did):
     assert results == [f"{number} {2 * number} {squares[number]} True" for number in range(6)]
     for index in range(6):
         assert did.of(f"{key}-{index}") == [str(step) for step in range(index % 3)]
+
+
+async def test_runs_see_context_variables_of_their_item(restate, did):
+    tenant: ContextVar[str] = ContextVar("tenant")
+
+    async def read() -> str:
+        return tenant.get()
+
+    async def work(ctx: sdk.Context, key: str) -> list[object]:
+        async def steps(number: int, index: int) -> str:
+            tenant.set(f"tenant {number}")
+            await ctx.sleep(ms(10 - number))
+            started = run_async(ctx, "thread", tenant.get, returns=str)
+            return f"{await run_with_retry(ctx, 'coroutine', read)}, {await started}"
+
+        return [*await map_concurrent(ctx, range(5), steps, limit=3), key]
+
+    *results, _ = await done(restate, did, work)
+    assert results == [f"tenant {number}, tenant {number}" for number in range(5)]
 
 
 @pytest.mark.parametrize("limit", [1, 3])

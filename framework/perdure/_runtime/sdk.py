@@ -24,6 +24,7 @@ An upgrade of the SDK that changes one of them fails the test in the last column
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import threading
@@ -208,7 +209,8 @@ class _GuardedContext(ServerInvocationContext):
     def _marked(self, name: str, future: Any) -> Any:
         action = self.run_coros_to_execute.get(future.handle)
         if action is not None:  # None when the result was replayed
-            self.run_coros_to_execute[future.handle] = functools.partial(_inside, name, action)
+            context = contextvars.copy_context()
+            self.run_coros_to_execute[future.handle] = functools.partial(_inside, name, action, context)
         return future
 
     def random(self) -> Random:
@@ -220,7 +222,10 @@ class _GuardedContext(ServerInvocationContext):
         return super().uuid()
 
 
-async def _inside(name: str, action: Callable[[], Awaitable[None]]) -> None:
+async def _inside(name: str, action: Callable[[], Awaitable[None]], context: contextvars.Context) -> None:
+    # The SDK starts the action in the context of the code that waits: that of the scheduler, for `map_concurrent`.
+    for variable, value in context.items():
+        variable.set(value)
     with inside_run(name):
         await action()
 

@@ -9,19 +9,24 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import operator
+import re
 import types
 import typing
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_json
 from restate.serde import Serde
 
+from perdure._runtime.exact_values import exact_check
+from perdure._runtime.readable_types import Unwritable, find_unwritable, has_sets, reads_other_names
+from perdure._runtime.round_trip import differences, find_invalid_json, order_sets
 from perdure.errors import CODE_KEY, ConfigurationError, InvalidInput, PerdureTerminalError
 
 T = TypeVar("T")
@@ -34,51 +39,143 @@ ENGINE_MESSAGE_LIMIT: Final = 32 * 1024 * 1024
 _PLAIN = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings")
 
 _LONGEST_FIELD = 100
+_LONGEST_REASON = 300
+
+_MAX_DIGITS: Final = 4300
+_LONG_NUMBER: Final = re.compile(rb"\d{%d}" % _MAX_DIGITS)
+"""Digits of a number that the JSON parser may refuse."""
+
+
+class _Form(NamedTuple):
+    """A way to write a value.
+
+    Args:
+        by_alias: Write aliases instead of field names.
+        round_trip: Omit computed fields, and write `pydantic.Json` as text.
+        non_finite: Write NaN and infinity as texts. By default, pydantic writes them in models as null.
+    """
+
+    by_alias: bool
+    round_trip: bool
+    non_finite: bool = False
+
+
+_FORMS: Final = (
+    _Form(by_alias=True, round_trip=False),
+    _Form(by_alias=True, round_trip=True),
+    _Form(by_alias=False, round_trip=False),
+    _Form(by_alias=False, round_trip=True),
+    _Form(by_alias=True, round_trip=True, non_finite=True),
+    _Form(by_alias=False, round_trip=True, non_finite=True),
+)
 
 
 class TypedSerde(Serde[T], Generic[T]):
-    """JSON serde of a type that pydantic's TypeAdapter supports. Validates values when reading."""
+    """JSON serde of a type that pydantic's TypeAdapter supports. Validates values when reading.
+
+    It writes a value only if the type reads it back: equal, and of the same class, in all parts.
+    """
 
     def __init__(self, type_: type[T]) -> None:
         self.type = type_
-        self._model = type_ if is_model(type_) else None
+        self.type_name = getattr(type_, "__qualname__", str(type_))
         self._adapter: TypeAdapter[T] = _adapter(type_)
         self.accepts_empty = _takes_none(self._adapter)
+        schema = self._adapter.core_schema
+        self.unwritable = find_unwritable(schema)
+        """A field that no value of the type can read back; None if there is none."""
+        self._is_exact = exact_check(schema, cast("Mapping[str, Any]", _PLAIN))
+        self._order_sets = has_sets(schema)
+        # Fields whose aliases differ are written and read by their names. Their aliases are still read.
+        self._by_name = True if reads_other_names(schema) else None
         self._dump = self._adapter.serializer.to_json
-        self._load = self._adapter.validator.validate_json
+        self._validate_json = self._adapter.validator.validate_json
 
     def serialize(self, obj: T | None) -> bytes:
         """Return the value as JSON; None becomes the empty body if the type allows None.
 
         Raises:
-            PerdureTerminalError: The value does not match the type. The error is terminal, because a retry would repeat
-                the side effect that returned the value.
+            PerdureTerminalError: The value would be read back changed, or not at all. The error is terminal, because a
+                retry would repeat the side effect that returned the value.
+        """
+        return self.write(obj)
+
+    def write(self, obj: T | None, place: str = "") -> bytes:
+        """Return the value as JSON, as `serialize` does.
+
+        Args:
+            obj: The value.
+            place: The value's place, for the error, such as ``state 'balance'``.
+
+        Raises:
+            PerdureTerminalError: The value would be read back changed, or not at all.
         """
         if obj is None and self.accepts_empty:
             return b""
-        try:
-            # A model was validated on construction. A second validation takes three times as long.
-            if type(obj) is self.type or (self._model is not None and isinstance(obj, self._model)):
-                return self._dump(obj)
-            # pydantic silently writes None for any type, and ``{}`` for an object of another class than the model.
-            if obj is None or self._model is not None:
-                return self._dump_unexpected(obj)
-            return self._dump(obj, warnings="error")
-        except PydanticSerializationError:
-            return self._dump_unexpected(obj)
+        self.require_writable(place)
+        if self._is_exact is not None:
+            try:
+                if self._is_exact(obj):
+                    value = order_sets(obj) if self._order_sets else obj
+                    data = self._dump(value, by_alias=True, warnings=False)
+                    if len(data) < _MAX_DIGITS or not _LONG_NUMBER.search(data):
+                        return data
+            except Exception:  # noqa: BLE001, S110 - the value is examined below, for the reason
+                pass
+        encoded = self._encode(obj)
+        if isinstance(encoded, bytes):
+            return encoded
+        raise _unwritable(place, f"a value of class {type(obj).__qualname__} as {self.type_name}", encoded)
 
-    def _dump_unexpected(self, obj: T | None) -> bytes:
-        """Return the JSON of a value of another class, such as a tuple for a list, if the type can read it."""
-        try:
-            data = self._dump(self._adapter.validate_python(obj), warnings=False)
-            self._load(data)
-        except (PydanticSerializationError, ValidationError) as error:
-            name = getattr(self.type, "__qualname__", str(self.type))
-            raise PerdureTerminalError(
-                f"cannot write a value of class {type(obj).__qualname__} as {name}: {error}",
-                metadata={CODE_KEY: "unwritable"},
-            ) from error
-        return data
+    def require_writable(self, place: str) -> None:
+        """Raise the error of `write` if no value of the type can be read back."""
+        if self.unwritable is not None:
+            raise _unwritable(place, f"a value as {self.type_name}", self.unwritable)
+
+    def _encode(self, obj: Any) -> bytes | Unwritable:
+        """Return the JSON of a value in the first form that is read back unchanged, or the problem."""
+        encoded = self._encode_unchanged(obj)
+        if isinstance(encoded, bytes):
+            return encoded
+        try:  # a value of another class, such as a tuple for a list
+            converted = self._adapter.validate_python(obj, by_name=self._by_name)
+            changes = list(differences(converted, obj))
+        except Exception:  # noqa: BLE001 - validators may raise anything; the problem is known already
+            return encoded
+        if not changes or not all(change.is_conversion for change in changes):
+            return encoded
+        return self._encode_unchanged(converted)
+
+    def _encode_unchanged(self, value: Any) -> bytes | Unwritable:
+        ordered = order_sets(value) if self._order_sets else value
+        problems: list[tuple[int, Unwritable]] = []  # with how far the value got: 0 not written, 1 not read, 2 changed
+        for form in _FORMS:
+            try:
+                data = self._dump_as(form, ordered)
+                changed = next(differences(self._load(data), value), None)
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+                is_json = first["type"] != "json_invalid"
+                path = ".".join(map(str, first["loc"])) if is_json else find_invalid_json(value)
+                problems.append((1, Unwritable(path, f"it cannot be read back: {first['msg']}")))
+            except Exception as error:  # noqa: BLE001 - serializers, validators and comparisons may raise anything
+                problems.append((0, Unwritable(find_invalid_json(value), _describe(error))))
+            else:
+                if changed is None:
+                    return data
+                problems.append((2, Unwritable(changed.field, changed.reason)))
+        return max(problems, key=operator.itemgetter(0))[1]
+
+    def _dump_as(self, form: _Form, value: Any) -> bytes:
+        if not form.non_finite:
+            return self._dump(value, by_alias=form.by_alias, round_trip=form.round_trip, warnings=False)
+        plain = self._adapter.serializer.to_python(
+            value, mode="json", by_alias=form.by_alias, round_trip=form.round_trip, warnings=False
+        )
+        return to_json(plain, inf_nan_mode="strings")
+
+    def _load(self, data: bytes) -> Any:
+        return self._validate_json(data, by_name=self._by_name)
 
     def deserialize(self, buf: bytes) -> T | None:
         """Return the value of a JSON body; raise pydantic's ValidationError if it does not match the type."""
@@ -106,8 +203,7 @@ class CheckedSerde(Serde[T], Generic[T]):
         try:
             return self._inner.deserialize(buf)
         except ValidationError as error:
-            name = getattr(self._inner.type, "__qualname__", str(self._inner.type))
-            raise self.unreadable(name, invalid_input(error, empty=not buf)) from error
+            raise self.unreadable(self._inner.type_name, invalid_input(error, empty=not buf)) from error
 
     def unreadable(self, name: str, found: InvalidInput) -> Exception:
         """Return the error for a value that does not match the type of this name."""
@@ -184,6 +280,18 @@ def invalid_input(error: ValidationError, *, empty: bool = False) -> InvalidInpu
     return InvalidInput(f"invalid input: {text}", metadata={"field": fields[0]})
 
 
+def _unwritable(place: str, value: str, problem: Unwritable) -> PerdureTerminalError:
+    message = f"cannot write {value}: {problem}"
+    metadata = {CODE_KEY: "unwritable"} | ({"field": problem.field} if problem.field else {})
+    return PerdureTerminalError(f"{place}: {message}" if place else message, metadata=metadata)
+
+
+def _describe(error: Exception) -> str:
+    # Pydantic's errors of serialisation name classes and characters; other errors may contain the value.
+    text = str(error) if isinstance(error, PydanticSerializationError) else type(error).__qualname__
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
+
+
 def _adapter(type_: type[T]) -> TypeAdapter[T]:
     try:
         return TypeAdapter(type_, config=_PLAIN)
@@ -210,6 +318,23 @@ def serde_for(type_: type[T]) -> TypedSerde[T]:
             f"no JSON serde for {type_!r}: {error}. Use a pydantic model, a dataclass, or another type that pydantic"
             " supports."
         ) from error
+
+
+def type_of(value: Any) -> Any:
+    """Return the type of a value, with the types of its items, for a value without a declared type."""
+    kind = type(value)
+    if kind not in (list, set, frozenset, dict, tuple) or not value:
+        return kind
+    arguments = tuple(map(type_of, value))
+    if kind is dict:
+        arguments = (_union(arguments), _union(map(type_of, value.values())))
+    elif kind is not tuple:
+        arguments = (_union(arguments),)
+    return types.GenericAlias(kind, arguments)
+
+
+def _union(types_: Iterable[Any]) -> Any:
+    return functools.reduce(operator.or_, types_)
 
 
 class _ResultType(NamedTuple):
@@ -278,15 +403,9 @@ def _resolve(annotation: Any, names: dict[str, Any], more: dict[str, Any]) -> An
 
 def _takes_none(adapter: TypeAdapter[Any]) -> bool:
     try:
-        adapter.validate_python(None)
-    except ValidationError:
+        return adapter.validate_python(None) is None
+    except Exception:  # noqa: BLE001 - validators may raise anything
         return False
-    return True
-
-
-def is_model(type_: Any) -> bool:
-    """Tell whether a type is a pydantic model."""
-    return isinstance(type_, type) and issubclass(type_, BaseModel)
 
 
 def compact_json(payload: bytes) -> str:

@@ -11,7 +11,7 @@ import httpx
 
 from perdure._runtime.invocation_ids import check_signal_id
 from perdure._runtime.places import Place, ValueCodec
-from perdure._runtime.serdes import serde_for
+from perdure._runtime.serdes import serde_for, type_of
 from perdure.clients import NO_REQUEST
 from perdure.engine.admin import AdminClient
 from perdure.engine.ingress_requests import IngressRequests, check_header, handler_path, invocation_path, parse_output
@@ -343,12 +343,12 @@ class IngressClient:
         Args:
             id_: The signal's ID.
             value: The value.
-            type_: The type of the value; its class by default.
+            type_: The type of the value; its own by default.
 
         Raises:
             InvalidInput: The ID is malformed.
         """
-        body = serde_for(type_ or type(value)).serialize(value)
+        body = serde_for(type_ or type_of(value)).write(value, f"the answer to external signal '{id_}'")
         if self._codec is not None:
             body = self._codec.seal(body, Place.awakeable(id_))
         path = f"/restate/awakeables/{check_signal_id(id_)}/resolve"
@@ -414,7 +414,9 @@ class IngressClient:
             own["idempotency-key"] = check_header(check_idempotency_key(idempotency_key), "idempotency key")
         # The ingress refuses an empty body for a handler with input, even if the input may be None.
 
-        body = None if target.input is type(None) else serde_for(target.input).serialize(request) or b"null"
+        body = None
+        if target.input is not type(None):
+            body = serde_for(target.input).write(request, f"the request of {target}") or b"null"
         if self._actor_key is not None:
             called = CallTarget(service=target.service, handler=target.handler, key=key or "")
             own[CALLER_HEADER] = sign_call(self._actor_key, called, body or b"", at=datetime.now(UTC))

@@ -140,6 +140,11 @@ class Compensations:
         signature = read_signature(function).mapping(self._errors)
         if not signature.takes_input:
             raise ConfigurationError(f"compensation '{name}': it takes a context and the payload of its step")
+        payload = serde_for(signature.input)
+        if payload.unwritable is not None:
+            raise ConfigurationError(
+                f"compensation '{name}': no payload of type {payload.type_name} can be read: {payload.unwritable}"
+            )
         target = bind(
             self._definition,
             handler,
@@ -151,7 +156,7 @@ class Compensations:
         registered: Compensation[P] = Compensation(
             name,
             CompensationHandler(service=self._definition.name, handler=handler),
-            serde_for(signature.input),
+            payload,
             function,
             retry,
         )

@@ -144,11 +144,9 @@ def _serialize(step: str, compensation: BoundCompensation) -> bytes:
     if not isinstance(compensation, BoundCompensation):  # an untyped caller; any other error would be retried forever
         raise SagaError(f"step '{step}': bind the compensation to its payload: compensate=cancel.bind(payload)")
     try:
-        content = compensation.serde.serialize(compensation.payload) or b"null"
-        compensation.serde.deserialize(content)
-    except (TerminalError, ValueError) as error:  # pydantic's errors are ValueErrors
+        return compensation.serde.serialize(compensation.payload) or b"null"
+    except TerminalError as error:
         raise SagaError(
-            f"step '{step}': the payload does not fit the compensation '{compensation.name}': {error}",
+            f"step '{step}': the payload does not fit the compensation '{compensation.name}': {error.message}",
             metadata={"step": step},
         ) from error
-    return content

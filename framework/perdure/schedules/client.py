@@ -132,7 +132,7 @@ class ScheduleClient:
             IngressError: Over the ingress: the request was refused.
         """
         resolved = target_of(target)
-        body = serde_for(resolved.input).serialize(request)
+        body = serde_for(resolved.input).write(request, f"the payload of schedule '{name}'")
         try:
             schedule = ScheduleRequest(
                 target=ScheduledTarget(service=resolved.service, handler=resolved.handler, key=key),
