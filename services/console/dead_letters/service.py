@@ -120,7 +120,9 @@ async def act(
     signature = sign_action(key, action, letter, reason=reason, payload=payload, at=utc_now())
     target = Target("DeadLetters", action.value, DeadLetterActionRequest, ActionReceipt)
     actor = session.user.name
-    request = DeadLetterActionRequest(id=letter_id, actor=actor, reason=reason, payload=payload, signed_action=signature)
+    request = DeadLetterActionRequest(
+        id=letter_id, actor=actor, reason=reason, payload=payload, signed_action=signature
+    )
     return await components.engine.call(target, request)
 
 
@@ -163,7 +165,8 @@ async def act_on_many(
     signatures = {letter.id: sign_action(key, action, letter, reason=reason, at=now) for letter in letters}
     actor = session.user.name
     return await components.engine.call(
-        _act_on_many, BulkActionRequest(action=action, actor=actor, reason=reason, filter=criteria, signed_actions=signatures)
+        _act_on_many,
+        BulkActionRequest(action=action, actor=actor, reason=reason, filter=criteria, signed_actions=signatures),
     )
 
 
