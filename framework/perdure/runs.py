@@ -15,16 +15,15 @@ from typing import Any, Generic, TypeVar, overload
 
 import restate
 from restate.exceptions import RetryableError
-from restate.serde import Serde
 
 from perdure._runtime import sdk
 from perdure._runtime.checks import check_types
 from perdure._runtime.concurrent_runs import GroupedRun, group_of
 from perdure._runtime.run_scope import refuse_inside_run
-from perdure._runtime.serdes import ENGINE_MESSAGE_LIMIT, TypedSerde, result_type, serde_for
+from perdure._runtime.serdes import result_type, serde_for
 from perdure._runtime.waiting import settle, until_done
 from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
-from perdure.errors import CODE_KEY, Cancelled, ConfigurationError, PerdureTerminalError, RunExhausted, TerminalError
+from perdure.errors import Cancelled, ConfigurationError, RunExhausted, TerminalError
 from perdure.observability.activities import current_activity
 from perdure.observability.lifecycle import observe_run
 from perdure.retry import RetryPolicy, check_backoff
@@ -109,29 +108,6 @@ class _AttemptFailedError(Exception):
         return str(self)
 
 
-class _ResultSerde(Serde[T], Generic[T]):
-    """Writes a run's result. Refuses one that is too large: the engine would reject it, and the run would repeat."""
-
-    def __init__(self, inner: TypedSerde[T], run: str) -> None:
-        self._inner = inner
-        self._run = run
-
-    def serialize(self, obj: T | None) -> bytes:
-        """Return the value as JSON."""
-        data = self._inner.serialize(obj)
-        if len(data) > ENGINE_MESSAGE_LIMIT:
-            raise PerdureTerminalError(
-                f"run '{self._run}': the result has {len(data):,} bytes, and a message to the engine at most "
-                f"{ENGINE_MESSAGE_LIMIT:,}. Store the result elsewhere inside the run and return a reference",
-                metadata={CODE_KEY: "too_large", "run": self._run},
-            )
-        return data
-
-    def deserialize(self, buf: bytes) -> T | None:
-        """Return the value."""
-        return self._inner.deserialize(buf)
-
-
 class RunFuture(Awaitable[T], Generic[T]):
     """A run that has been started; await it for its result.
 
@@ -208,7 +184,7 @@ def run_async(
         raise ConfigurationError("a run needs a name: RunConfig(name) or RunConfig(...).named(name)")
     refuse_inside_run(f"run '{settings.name}'")
     sdk.guard(ctx)
-    serde = _ResultSerde(serde_for(result_type(action) if returns is None else returns), settings.name)
+    serde = serde_for(result_type(action) if returns is None else returns)
     mapping = settings.errors or current_mapping()
     parent = current_activity()
     options = settings.retry.for_runs(serde)
