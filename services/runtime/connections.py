@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import httpx
 
 from perdure import IngressClient
-from perdure._runtime.places import ValueCodec
 from perdure._runtime.http import http_client
+from perdure._runtime.places import ValueCodec
 from perdure.engine.admin import AdminClient
 
 

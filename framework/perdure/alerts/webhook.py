@@ -22,7 +22,6 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-import httpx
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 
 from perdure._runtime.http import http_client

@@ -16,8 +16,8 @@ from typing import Self
 
 import httpx
 
-from perdure._runtime.ports import connectable, ensure_free
 from perdure._runtime.http import http_client, tls_context
+from perdure._runtime.ports import connectable, ensure_free
 from perdure.engine.config import LOOPBACK, EngineConfig
 from perdure.errors import EngineError
 from perdure.security.private_files import PRIVATE_UMASK, make_private_folder, open_private

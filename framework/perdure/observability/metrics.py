@@ -52,6 +52,14 @@ SECURITY_REFUSALS: Final = CounterMetric(
     ("rule", "mode"),
 )
 
+# --- processes --------------------------------------------------------------------------------------------------------
+
+THREADS_LIMIT: Final = GaugeMetric("perdure.threads.limit", "Maximum number of threads of blocking functions.")
+THREADS_BUSY: Final = GaugeMetric("perdure.threads.busy", "Threads that run a blocking function.")
+THREADS_WAITING: Final = GaugeMetric(
+    "perdure.threads.waiting", "Blocking functions that wait for a thread; above 0, the threads are used up."
+)
+
 # --- sagas ------------------------------------------------------------------------------------------------------------
 
 SAGAS: Final = CounterMetric("perdure.saga.started", "Sagas that recorded their first step.", ("service",))
@@ -133,6 +141,9 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     RUNS,
     GUARDRAILS,
     SECURITY_REFUSALS,
+    THREADS_LIMIT,
+    THREADS_BUSY,
+    THREADS_WAITING,
     SAGAS,
     STEPS,
     COMPENSATIONS,
