@@ -10,6 +10,7 @@ import ssl
 from functools import cache
 from ipaddress import ip_address
 from typing import Any, Final
+from urllib.request import getproxies
 
 import httpx
 
@@ -34,12 +35,21 @@ def http_client(*urls: str, **options: Any) -> httpx.AsyncClient:
         return httpx.AsyncClient(verify=tls_context(), trust_env=False, **options)
     direct = dict.fromkeys(f"all://{host}" for host in (*_LOCAL_HOSTS, *_hosts(urls)))
     try:
+        _check_ports()
         return httpx.AsyncClient(verify=tls_context(), mounts=direct, **options)
     except (ValueError, ImportError, httpx.InvalidURL) as error:
         raise ConfigurationError(
             f"the proxy settings are malformed ({str(error).partition('. ')[0]}): correct HTTP_PROXY, HTTPS_PROXY, "
             "ALL_PROXY and NO_PROXY. NO_PROXY takes host names, domains and single addresses, separated by commas"
         ) from error
+
+
+def _check_ports() -> None:
+    """Refuse proxies with an impossible port, which httpx accepts until the first request fails unexpectedly."""
+    for kind in ("http", "https", "all"):
+        proxy = getproxies().get(kind, "")
+        if proxy and (httpx.URL(proxy).port or 0) > 65_535:
+            raise ValueError(f"the proxy {proxy} has an invalid port")
 
 
 def is_local(url: str) -> bool:

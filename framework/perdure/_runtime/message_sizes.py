@@ -10,8 +10,7 @@ The journal's size is counted from what the handler sends and reads. A replay re
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
@@ -21,7 +20,7 @@ from restate.vm import Failure, NotificationType, Run, Suspended, VMWrapper
 
 from perdure.errors import ConfigurationError, TooLarge
 
-__all__ = ["EngineLimits", "MeasuredVM", "check_message", "engine_limits", "step_budget"]
+__all__ = ["EngineLimits", "MeasuredVM", "check_message", "engine_limits"]
 
 _MIB: Final = 1024 * 1024
 
@@ -29,8 +28,8 @@ _MIB: Final = 1024 * 1024
 _OVERHEAD: Final = 64 * 1024
 _SMALLEST: Final = 2 * _OVERHEAD
 
-_MAX_ERROR: Final = 64 * 1024
-"""Size of an error, from which its texts are cut."""
+_MAX_ERROR: Final = 16 * 1024
+"""Characters of an error, from which its texts are cut."""
 _CUT_TEXT: Final = 4_000
 _CUT_ENTRIES: Final = 20
 
@@ -134,7 +133,7 @@ class MeasuredVM(VMWrapper):
     """Bytes that this invocation has received, sent and read."""
     answer_limit: int | None = None
     in_step: str | None = None
-    """The step whose action is being started."""
+    """The step that is being recorded or started."""
     _state: dict[str, int]
     _runs: dict[int, str]
     _reserved: dict[int, tuple[str, int]]
@@ -156,21 +155,24 @@ class MeasuredVM(VMWrapper):
         check_message(place, size)
         self.journal += size
 
-    def _reserve(self, request: int) -> None:
-        """Refuse a step whose request and result might not fit, or whose saga would not fit into a rollback request."""
+    def _reserve(self, size: int, state: int = 0) -> None:
+        """Refuse the record or the request of a step after which its result, or the saga's rollback, might not fit.
+
+        The request of a rollback contains the records of all steps.
+        """
         if self.in_step is None:
             return
         limits = engine_limits()
-        reserved = sum(size for _, size in self._reserved.values())
-        needed = self.journal + request + reserved + limits.step_result
-        state = sum(self._state.values())
-        if needed <= limits.invocation and state <= limits.value:
+        results = sum(limit for _, limit in self._reserved.values()) + limits.step_result
+        records = sum(self._state.values()) + state
+        needed = self.journal + size + results
+        if needed <= limits.invocation and records <= limits.value - _OVERHEAD:
             return
         raise TooLarge(
-            f"step '{self.in_step}' was not started: the journal has {self.journal:,} bytes, the state {state:,} of "
-            f"them, the request {request:,}, and results may need {reserved + limits.step_result:,}, while the "
-            f"engine's limit for an invocation is {limits.invocation:,}. Pass large values by reference, lower "
-            f"{_SETTINGS['step_result']}, or raise the limit ({_SETTINGS['invocation']})",
+            f"step '{self.in_step}' was not started: the journal has {self.journal:,} bytes, the state {records:,}, the"
+            f" step adds {size:,} and may need {results:,} for results; the engine's limit for an invocation is "
+            f"{limits.invocation:,}. Pass large values by reference, or change the limits ({_SETTINGS['step_result']}, "
+            f"{_SETTINGS['invocation']})",
             metadata={
                 "step": self.in_step,
                 "size": str(needed),
@@ -191,7 +193,9 @@ class MeasuredVM(VMWrapper):
     def sys_set_state(self, name: str, value: bytes, entry_name: str | None = None) -> None:
         """Set a state entry."""
         size = len(name) + len(value)
-        self._add(f"the state entry '{name}'", size)
+        check_message(f"the state entry '{name}'", size)
+        self._reserve(size, size - self._state.get(name, 0))
+        self.journal += size
         self._state[name] = size
         super().sys_set_state(name, value, entry_name)
 
@@ -296,19 +300,6 @@ class MeasuredVM(VMWrapper):
     def sys_reject_signal(self, invocation_id: str, signal_name: str, failure: Failure) -> None:
         """Reject a signal."""
         super().sys_reject_signal(invocation_id, signal_name, _bounded(failure))
-
-
-@contextmanager
-def step_budget(ctx: Any, step: str) -> Iterator[None]:
-    """Start a step's action in the block; raise `TooLarge` if its result might not fit into the invocation."""
-    vm = ctx.vm
-    if not isinstance(vm, MeasuredVM):
-        raise TypeError(f"step '{step}': the context is not guarded")
-    vm.in_step = step
-    try:
-        yield
-    finally:
-        vm.in_step = None
 
 
 def _header_size(headers: Headers) -> int:

@@ -27,7 +27,8 @@ import asyncio
 import functools
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from random import Random
@@ -251,6 +252,18 @@ def guard(ctx: restate.Context) -> None:
         len(context.invocation.input_buffer), engine_limits().step_result if is_step else None
     )
     context.__class__ = _GuardedContext
+
+
+@contextmanager
+def step_budget(ctx: restate.Context, step: str) -> Iterator[None]:
+    """Record or start a step in the block, or raise `TooLarge` if its result might not fit into the invocation."""
+    guard(ctx)
+    vm = cast("MeasuredVM", cast("ServerInvocationContext", ctx).vm)
+    vm.in_step = step
+    try:
+        yield
+    finally:
+        vm.in_step = None
 
 
 def sdk_handler_types(function: Any) -> tuple[str, str, Any, Any] | None:

@@ -248,4 +248,7 @@ def _duration(option: str, text: str) -> timedelta:
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ConfigurationError(f"{option}: '{text}' is not a duration; write 15m, 1h30m, 2d or 500ms")
-    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    try:
+        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    except OverflowError as error:
+        raise ConfigurationError(f"{option}: '{text[:40]}' is too long a duration") from error

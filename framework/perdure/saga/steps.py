@@ -14,7 +14,6 @@ from typing import Any, Final, Generic, TypeVar
 import restate
 
 from perdure._runtime import sdk
-from perdure._runtime.message_sizes import step_budget
 from perdure._runtime.serdes import result_type
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import is_own_cancel
@@ -188,7 +187,7 @@ class _RunningStep:
             self._runner.ctx, ActivityKind.STEP, self.step.name, saga_id=self._runner.saga.saga_id
         )
         try:
-            with self._activity.as_current(), step_budget(self._runner.ctx, self.step.name):
+            with self._activity.as_current(), sdk.step_budget(self._runner.ctx, self.step.name):
                 self._start_action()
         except TooLarge as error:
             self._fail(error)
