@@ -234,7 +234,7 @@ class MeasuredVM(VMWrapper):
 
     def propose_run_completion_success(self, handle: int, output: bytes) -> None:
         """Send the result of a run."""
-        name = self._runs[handle]
+        name = self._runs.get(handle, "?")  # started before a handler of the SDK alone first used Perdure
         _, limit = self._reserved.get(handle, (None, None))
         check_message(f"run '{name}': the result", len(output), limit, run=name)
         super().propose_run_completion_success(handle, output)

@@ -52,7 +52,7 @@ from restate.vm import (
 )
 
 from perdure._runtime.asgi import ASGIApp, Message
-from perdure._runtime.message_sizes import MeasuredVM, engine_limits
+from perdure._runtime.message_sizes import MeasuredVM, check_message, engine_limits
 from perdure._runtime.run_scope import inside_run, refuse_inside_run
 from perdure._runtime.serdes import input_bytes
 from perdure.errors import Cancelled, ConfigurationError, PerdureError, PerdureTerminalError, TerminalError, causes
@@ -248,17 +248,26 @@ def guard(ctx: restate.Context) -> None:
         context.vm.__class__ = MeasuredVM
     context.vm.__class__ = _guarded(type(context.vm))
     is_step = initial_header(ctx, SAGA_HEADER) is not None
-    cast("MeasuredVM", context.vm).measure(
+    _measured(ctx).measure(
         len(context.invocation.input_buffer), engine_limits().step_result if is_step else None
     )
     context.__class__ = _GuardedContext
+
+
+def check_answer(ctx: restate.Context, size: int) -> None:
+    """Raise `TooLarge` if the engine or the saga that called the handler would not accept an answer of this size."""
+    check_message(f"the answer of {handler_info(ctx)}", size, _measured(ctx).answer_limit)
+
+
+def _measured(ctx: restate.Context) -> MeasuredVM:
+    return cast("MeasuredVM", cast("ServerInvocationContext", ctx).vm)
 
 
 @contextmanager
 def step_budget(ctx: restate.Context, step: str) -> Iterator[None]:
     """Record or start a step in the block, or raise `TooLarge` if its result might not fit into the invocation."""
     guard(ctx)
-    vm = cast("MeasuredVM", cast("ServerInvocationContext", ctx).vm)
+    vm = _measured(ctx)
     vm.in_step = step
     try:
         yield
