@@ -29,7 +29,7 @@ def http_client(*urls: str, **options: Any) -> httpx.AsyncClient:
         options: Arguments of `httpx.AsyncClient`.
 
     Raises:
-        ConfigurationError: A proxy variable is malformed, and one of the URLs is not local.
+        ConfigurationError: A proxy variable cannot be used, and one of the URLs is not local.
     """
     if urls and all(map(is_local, urls)):
         return httpx.AsyncClient(verify=tls_context(), trust_env=False, **options)
@@ -39,7 +39,7 @@ def http_client(*urls: str, **options: Any) -> httpx.AsyncClient:
         return httpx.AsyncClient(verify=tls_context(), mounts=direct, **options)
     except (ValueError, ImportError, httpx.InvalidURL) as error:
         raise ConfigurationError(
-            f"the proxy settings are malformed ({str(error).partition('. ')[0]}): correct HTTP_PROXY, HTTPS_PROXY, "
+            f"the proxy settings cannot be used ({str(error).partition('. ')[0]}): correct HTTP_PROXY, HTTPS_PROXY, "
             "ALL_PROXY and NO_PROXY. NO_PROXY takes host names, domains and single addresses, separated by commas"
         ) from error
 
@@ -49,7 +49,7 @@ def _check_ports() -> None:
     for kind in ("http", "https", "all"):
         proxy = getproxies().get(kind, "")
         if proxy and (httpx.URL(proxy).port or 0) > 65_535:
-            raise ValueError(f"the proxy {proxy} has an invalid port")
+            raise ValueError(f"the proxy for {kind} has an invalid port")
 
 
 def is_local(url: str) -> bool:

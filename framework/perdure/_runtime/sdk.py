@@ -248,9 +248,7 @@ def guard(ctx: restate.Context) -> None:
         context.vm.__class__ = MeasuredVM
     context.vm.__class__ = _guarded(type(context.vm))
     is_step = initial_header(ctx, SAGA_HEADER) is not None
-    _measured(ctx).measure(
-        len(context.invocation.input_buffer), engine_limits().step_result if is_step else None
-    )
+    _measured(ctx).measure(len(context.invocation.input_buffer), engine_limits().step_result if is_step else None)
     context.__class__ = _GuardedContext
 
 

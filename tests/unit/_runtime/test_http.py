@@ -33,8 +33,8 @@ REMOTE = [
 
 MALFORMED = {
     "NO_PROXY": ["localhost,fd07:b51a:cc66:f0::/64", "[::1"],
-    "HTTP_PROXY": ["ftp://proxy:1", "http://proxy:port", "http://[::1"],
-    "HTTPS_PROXY": ["http://proxy:99999999"],
+    "HTTP_PROXY": ["ftp://user:s3cret@proxy:1", "http://user:s3cret@proxy:port", "http://[::1"],
+    "HTTPS_PROXY": ["http://user:s3cret@proxy:99999999"],
     "ALL_PROXY": ["nonsense://proxy"],
 }
 
@@ -63,9 +63,10 @@ async def test_malformed_proxy_affects_remote_addresses_only(name: str, value: s
     monkeypatch.setenv(name, value)
     for url in LOCAL:
         await http_client(url).aclose()
-    with pytest.raises(ConfigurationError, match=r"^the proxy settings are malformed") as refused:
+    with pytest.raises(ConfigurationError, match=r"^the proxy settings cannot be used") as refused:
         http_client("http://engine:8080")
     assert "\n" not in str(refused.value)
+    assert "s3cret" not in str(refused.value)
 
 
 async def test_proxy_is_used_for_remote_addresses_only(monkeypatch: pytest.MonkeyPatch):
