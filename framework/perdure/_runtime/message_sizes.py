@@ -57,6 +57,11 @@ class EngineLimits:
         """Largest value in one message: the engine reads each message into the memory of its invocation."""
         return min(self.message, self.invocation) - _OVERHEAD
 
+    @property
+    def state_entry(self) -> int:
+        """Largest state entry: over HTTP/1.1, the engine needs twice the size of an entry that it does not preload."""
+        return min(self.value, self.invocation * 15 // 32)
+
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> EngineLimits:
         """Read the limits from environment variables, such as ``64MiB``.
@@ -104,13 +109,16 @@ def engine_limits() -> EngineLimits:
     return EngineLimits.read(os.environ)
 
 
-def check_message(place: str, size: int, limit: int | None = None, **metadata: str) -> None:
+def check_message(
+    place: str, size: int, limit: int | None = None, *, setting: str = "step_result", **metadata: str
+) -> None:
     """Refuse a value that does not fit into a message to the engine.
 
     Args:
         place: What the value is, for the message.
         size: Its size in bytes, encrypted if the journal is.
         limit: A lower limit.
+        setting: The field of `EngineLimits` that sets the lower limit.
         metadata: More metadata of the error.
 
     Raises:
@@ -118,11 +126,11 @@ def check_message(place: str, size: int, limit: int | None = None, **metadata: s
     """
     largest = engine_limits().value if limit is None else limit
     if size > largest:
-        setting = _SETTINGS["message" if limit is None else "step_result"]
+        variable = _SETTINGS["message" if limit is None else setting]
         raise TooLarge(
             f"{place} has {size:,} bytes, and at most {largest:,} are possible. Store the value elsewhere and pass a "
-            f"reference, or raise the limit ({setting})",
-            metadata={"size": str(size), "limit": str(largest), "setting": setting, **metadata},
+            f"reference, or raise the limit ({variable})",
+            metadata={"size": str(size), "limit": str(largest), "setting": variable, **metadata},
         )
 
 
@@ -193,7 +201,7 @@ class MeasuredVM(VMWrapper):
     def sys_set_state(self, name: str, value: bytes, entry_name: str | None = None) -> None:
         """Set a state entry."""
         size = len(name) + len(value)
-        check_message(f"the state entry '{name}'", size)
+        check_message(f"the state entry '{name}'", size, engine_limits().state_entry, setting="invocation")
         self._reserve(size, size - self._state.get(name, 0))
         self.journal += size
         self._state[name] = size
