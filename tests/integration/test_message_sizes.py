@@ -32,6 +32,7 @@ from perdure._runtime.message_sizes import engine_limits
 from perdure.errors import IngressError, Refused
 from perdure.saga import hosting
 from perdure.schedules import ScheduleClient
+from perdure.testing import Mode, Restate, RestateServer
 from perdure.testing.plugin import restate_fixture
 from tests.support import Recording
 
@@ -238,3 +239,38 @@ async def test_saga_over_a_limit_is_rolled_back(sized):
         assert (name, error.status_code, error.code) == (name, 413, "too_large"), error
         assert error.metadata["rollback"] == "rolled_back", name
         assert did.count(f"scrap {key}") >= did.count(f"make {key}") >= 1, name
+
+
+store = sdk.VirtualObject("SizedStore")
+
+
+@handler(store, "exclusive")
+async def put(ctx: sdk.ObjectContext, name: str) -> int:
+    await State(ctx, name, str).set("x" * 300 * KIB)
+    return len(await ctx.state_keys())
+
+
+@handler(store, "exclusive")
+async def size_of(ctx: sdk.ObjectContext, name: str) -> int:
+    return len(await State(ctx, name, str, default="").get())
+
+
+@pytest.mark.parametrize("mode", [Mode.HTTP2, Mode.REQUEST_RESPONSE])
+async def test_state_may_exceed_memory_of_invocation(restate_servers, monkeypatch, mode):
+    """Pins the engine's behaviour with the eager limit of our engines below its memory limit."""
+    monkeypatch.setenv("PERDURE_ENGINE_MESSAGE_LIMIT", "32MiB")
+    engine_limits.cache_clear()
+    engine = {
+        "RESTATE_WORKER__INVOKER__PER_INVOCATION_MEMORY_LIMIT": "768KiB",
+        "RESTATE_WORKER__INVOKER__EAGER_STATE_SIZE_LIMIT": "192KiB",
+    }
+    with RestateServer(install_dir=restate_servers.install_dir, settings=engine) as server:
+        restate = Restate(server, mode)
+        try:
+            env = await restate.serve(store)
+            async with IngressClient(env.ingress, timeout=timedelta(seconds=30)) as ingress:
+                for number in range(1, 6):
+                    assert await ingress.call(put, f"n{number}", key="k") == number
+                assert await ingress.call(size_of, "n3", key="k") == 300 * KIB
+        finally:
+            await restate.close()
