@@ -10,10 +10,12 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any
 
 from restate.exceptions import RetryableError
 
+from perdure._runtime.retry_after import retry_after
 from perdure._runtime.sdk import is_interruption
 from perdure.errors import ConfigurationError, PerdureTerminalError, TerminalError
 
@@ -29,18 +31,24 @@ class ErrorMapping:
     None to retry the exception. Terminal and retryable errors pass unchanged, and so do the SDK's interruptions of an
     attempt.
 
+    An exception that is retried waits as long as the ``Retry-After`` header of its HTTP response asks, for example the
+    response of an `httpx.HTTPStatusError`.
+
     Example:
         errors = ErrorMapping({IntegrityError: Conflict, httpx.HTTPStatusError: by_status, httpx.TransportError: None})
         payments = DataPlaneService("Payments", errors=errors)
 
     Args:
         rules: Exception classes and their rules. None excludes a subclass from the rule of its base class.
+        max_retry_after: The longest wait that a ``Retry-After`` header may ask for.
 
     Raises:
         ConfigurationError: A rule is invalid.
     """
 
-    def __init__(self, rules: Mapping[type[Exception], Rule]) -> None:
+    def __init__(
+        self, rules: Mapping[type[Exception], Rule], *, max_retry_after: timedelta = timedelta(minutes=5)
+    ) -> None:
         for kind, rule in rules.items():
             if not _is_exception(kind):
                 raise ConfigurationError(f"ErrorMapping: {kind!r} is not an exception class")
@@ -50,6 +58,7 @@ class ErrorMapping:
                     "function, or None to retry the exception"
                 )
         self._rules = dict(rules)
+        self._max_retry_after = max_retry_after
 
     def translate(self, error: Exception) -> Exception:
         """Return the error to raise instead of an exception; the exception itself if no rule applies."""
@@ -57,11 +66,18 @@ class ErrorMapping:
             return error
         rule = next((self._rules[kind] for kind in type(error).__mro__ if kind in self._rules), None)
         if rule is None:
-            return error
+            return self._retried(error)
         if isinstance(rule, type):
             return _terminal(rule, error)
         translated: Exception | None = rule(error)
-        return error if translated is None else translated
+        return self._retried(error) if translated is None else translated
+
+    def _retried(self, error: Exception) -> Exception:
+        headers = getattr(getattr(error, "response", None), "headers", None)
+        asked = retry_after(headers, self._max_retry_after) if isinstance(headers, Mapping) else None
+        if not asked:
+            return error
+        return RetryableError(f"{type(error).__name__}: {error}", retry_after=asked)
 
 
 def _terminal(kind: type[PerdureTerminalError], error: Exception) -> PerdureTerminalError:

@@ -13,6 +13,7 @@
        ├─ StepTimeout                408   a called step exceeded its time limit
        ├─ Cancelled                  409   this invocation was cancelled (not an application's own 409)
        ├─ Conflict                   409   the request contradicts recorded state
+       ├─ TooLarge                   413   a value exceeds a limit of the engine, and was not sent
        ├─ StateTooLarge              413   the state of a workflow exceeds its limit
        ├─ Refused                  4xx/5xx a business rule rejected the request; the code names the rule
        ├─ RunExhausted               500   all attempts of a run failed
@@ -68,6 +69,7 @@ __all__ = [
     "StepFailed",
     "StepTimeout",
     "TerminalError",
+    "TooLarge",
     "Unauthenticated",
     "UnreadableState",
     "UnreadableValue",
@@ -196,6 +198,13 @@ class Conflict(PerdureTerminalError):
 
     code = "conflict"
     default_status = 409
+
+
+class TooLarge(PerdureTerminalError):
+    """A value exceeds a limit of the engine, and was not sent. Store it elsewhere and pass a reference."""
+
+    code = "too_large"
+    default_status = 413
 
 
 class StateTooLarge(PerdureTerminalError):

@@ -136,7 +136,9 @@ def bind(
 
     async def work(ctx: Any, request: Any) -> Written:
         response = await invoke(ctx, request)
-        return response if isinstance(response, Written) else serialize_response(response, output, target)
+        written = response if isinstance(response, Written) else serialize_response(response, output, target)
+        sdk.check_answer(ctx, len(written))
+        return written
 
     if signature.takes_input:
 

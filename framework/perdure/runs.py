@@ -15,17 +15,16 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 import restate
 from restate.exceptions import RetryableError
-from restate.serde import Serde
 
 from perdure._runtime import sdk
 from perdure._runtime.checks import check_types
 from perdure._runtime.concurrent_runs import GroupedRun, group_of
 from perdure._runtime.run_scope import refuse_inside_run
-from perdure._runtime.serdes import ENGINE_MESSAGE_LIMIT, TypedSerde, result_type, serde_for
+from perdure._runtime.serdes import TypedSerde, result_type, serde_for
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import settle, until_done
 from perdure.error_mapping import ErrorMapping, current_mapping, mapped_errors
-from perdure.errors import CODE_KEY, Cancelled, ConfigurationError, PerdureTerminalError, RunExhausted, TerminalError
+from perdure.errors import Cancelled, ConfigurationError, RunExhausted, TerminalError
 from perdure.observability.activities import current_activity
 from perdure.observability.lifecycle import observe_run
 from perdure.retry import RetryPolicy, check_backoff
@@ -117,7 +116,7 @@ class _AttemptFailedError(Exception):
 
 
 class _ResultSerde(Serde[T], Generic[T]):
-    """Writes a run's result. Refuses one that is too large: the engine would reject it, and the run would repeat."""
+    """Writes a run's result; an error names the run."""
 
     def __init__(self, inner: TypedSerde[T], run: str) -> None:
         self._inner = inner
@@ -125,14 +124,7 @@ class _ResultSerde(Serde[T], Generic[T]):
 
     def serialize(self, obj: T | None) -> bytes:
         """Return the value as JSON."""
-        data = self._inner.write(obj, f"the result of run '{self._run}'")
-        if len(data) > ENGINE_MESSAGE_LIMIT:
-            raise PerdureTerminalError(
-                f"run '{self._run}': the result has {len(data):,} bytes, and a message to the engine at most "
-                f"{ENGINE_MESSAGE_LIMIT:,}. Store the result elsewhere inside the run and return a reference",
-                metadata={CODE_KEY: "too_large", "run": self._run},
-            )
-        return data
+        return self._inner.write(obj, f"the result of run '{self._run}'")
 
     def deserialize(self, buf: bytes) -> T | None:
         """Return the value."""

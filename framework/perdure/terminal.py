@@ -131,9 +131,9 @@ def run_command_line(program: str, commands: Callable[[], Any], arguments: Seque
         commands()
     except Exception as error:
         # Imported here, since it loads Restate's SDK, and a help text needs none.
-        from perdure.errors import PerdureError  # noqa: PLC0415
+        from perdure.errors import PerdureError, PerdureTerminalError  # noqa: PLC0415
 
-        if not isinstance(error, PerdureError):
+        if not isinstance(error, PerdureError | PerdureTerminalError):
             raise
         error_console.print_lines(f"{program}: {error}")
         sys.exit(1)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Final, Literal, Self
 
 from perdure._runtime.checks import check_types
-from perdure._runtime.serdes import ENGINE_MESSAGE_LIMIT
+from perdure._runtime.message_sizes import engine_limits
 from perdure.errors import ConfigurationError
 from perdure.observability.logging import get_logger
 from perdure.retry import RetryPolicy
@@ -158,7 +158,7 @@ class WorkflowConfig:
             size = "unbounded" if self.max_state_size == 0 else f"{self.max_state_size} bytes"
             found.append(
                 f"max_state_size is {size}, over 5 MiB: the engine sends the state with each attempt, and limits "
-                f"messages to {ENGINE_MESSAGE_LIMIT} bytes"
+                f"messages to {engine_limits().message} bytes"
             )
         if self.auto_cleanup and self.cleanup_grace > self.state_retention:
             found.append(

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from perdure import IngressClient, Target
+from perdure._runtime.http import http_client
 from perdure.alerts.conditions import Snapshot
 from perdure.alerts.service import (
     ALERT_RETRIES,
@@ -65,7 +66,7 @@ class EngineClient:
         timeout = httpx.Timeout(_TIMEOUT, connect=3.0)
         # Unlimited, so that calls through the gateway, which limits each caller, do not block pages.
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as http:
+        async with http_client(ingress_url, admin_url, timeout=timeout, limits=limits) as http:
             yield cls(ingress_url, admin_url, http, codec)
 
     async def call(self, target: Target[I, O], request: I | None = None, *, key: str | None = None) -> O:

@@ -1,4 +1,4 @@
-"""HTTP clients for the engine and services on this machine."""
+"""HTTP clients for the engine and services."""
 
 from __future__ import annotations
 
@@ -8,41 +8,49 @@ from contextlib import asynccontextmanager
 import httpx
 
 from perdure import IngressClient
+from perdure._runtime.http import http_client
 from perdure._runtime.places import ValueCodec
-from perdure._runtime.tls import tls_context
 from perdure.engine.admin import AdminClient
 
 
-def local_http() -> httpx.AsyncClient:
-    """Return a client without a timeout for answers, which ignores the proxy settings of the environment."""
-    return httpx.AsyncClient(
-        trust_env=False,
-        verify=tls_context(),
+def open_http(*urls: str) -> httpx.AsyncClient:
+    """Return a client without a timeout for answers.
+
+    Args:
+        urls: Addresses that it is for. Proxies of the environment apply to those of other machines.
+    """
+    return http_client(
+        *urls,
         timeout=httpx.Timeout(None, connect=5.0),
         limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),
     )
 
 
+def local_http() -> httpx.AsyncClient:
+    """Return a client for this machine without a timeout for answers."""
+    return open_http("http://127.0.0.1")
+
+
 @asynccontextmanager
 async def ingress_client(url: str, codec: ValueCodec | None = None) -> AsyncIterator[IngressClient]:
-    """Open a client for an ingress of this machine.
+    """Open a client for an ingress.
 
     Args:
         url: Address of the ingress.
         codec: Codec of an encrypted journal; None for clear text.
     """
-    async with local_http() as http:
+    async with open_http(url) as http:
         yield IngressClient(url, http=http, codec=codec)
 
 
 @asynccontextmanager
 async def admin_client(url: str) -> AsyncIterator[AdminClient]:
-    """Open a client for an admin API of this machine.
+    """Open a client for an admin API.
 
     Args:
         url: Address of the admin API.
     """
-    async with local_http() as http:
+    async with open_http(url) as http:
         http.timeout = httpx.Timeout(30.0)
         yield AdminClient(url, http=http)
 

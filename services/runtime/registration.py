@@ -12,7 +12,7 @@ from typing import Any
 from perdure.dev.processes import ProcessError
 from perdure.engine.admin import AdminClient
 from perdure.errors import ConfigurationError, EngineError
-from services.runtime.connections import admin_client, answers, local_http
+from services.runtime.connections import admin_client, answers, open_http
 from services.runtime.settings import PlatformSettings
 from services.runtime.topology import SERVICES, ServiceSpec, Topology, service
 
@@ -103,8 +103,9 @@ def _parse(text: str) -> Registration:
 
 async def _wait_until_reachable(admin: AdminClient, registrations: Sequence[Registration], timeout: timedelta) -> None:
     deadline = time.monotonic() + timeout.total_seconds()
-    async with local_http() as http:
-        for url in [f"{admin.url}/health", *(f"{each.url}/ready" for each in registrations)]:
+    urls = [f"{admin.url}/health", *(f"{each.url}/ready" for each in registrations)]
+    async with open_http(*urls) as http:
+        for url in urls:
             while not await answers(http, url):
                 if time.monotonic() > deadline:
                     raise ProcessError(f"{url} does not answer within {timeout.total_seconds():g} s: is it running?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import httpx
@@ -146,3 +147,25 @@ async def test_execute_operation_inside_another_handler(restate, did):
 async def test_reject_execute_without_operation():
     with pytest.raises(ConfigurationError, match=r"Flights has no operation to execute: DataPlaneService\(name, oper"):
         await DataPlaneService("Flights").execute(None, None)  # type: ignore[arg-type] # refused before it is used
+
+
+async def test_blocking_runs_may_wait_for_each_other(restate):
+    """A fixed pool, all of whose threads wait for work that needs a thread, would never continue."""
+    shop = DataPlaneService("Shop", public=True)
+    everywhere: list[str] = []
+
+    @shop.handler()
+    async def price(ctx: DataPlaneContext) -> str:
+        return await ctx.run("look up", lambda: "5", returns=str)
+
+    @shop.handler()
+    async def quote(ctx: DataPlaneContext) -> str:
+        def ask() -> str:
+            return httpx.post(f"{everywhere[0]}/Shop/price", timeout=60).text
+
+        return await ctx.run("ask", ask)
+
+    env = await restate.serve(shop)
+    everywhere.append(env.ingress)
+    async with IngressClient(env.ingress, timeout=timedelta(seconds=60)) as ingress:
+        assert await asyncio.gather(*(ingress.call(quote) for _ in range(60))) == ['"5"'] * 60

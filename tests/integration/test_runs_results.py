@@ -11,7 +11,7 @@ from typing import Any
 import restate as sdk
 from pydantic import BaseModel
 
-from perdure import RunConfig, run_async, run_with_retry
+from perdure import run_async, run_with_retry
 from perdure.errors import Refused
 from tests.integration.run_cases import QUICK, failing, failure_of, result_of
 
@@ -126,17 +126,3 @@ async def test_await_run_with_other_futures(restate):
         return f"{first} {await run}"
 
     assert await result_of(restate, work) == "run done"
-
-
-async def test_oversized_result_ends_run(restate, did):
-    def read() -> bytes:
-        did.add("attempt")
-        return bytes(25 * 1024 * 1024)  # base64 adds a third
-
-    async def work(ctx: sdk.Context, key: str) -> str:
-        return str(len(await run_with_retry(ctx, RunConfig("read the file"), read)))
-
-    error = await failure_of(restate, work)
-    assert did.all() == ["attempt"]
-    assert error.message.startswith("run 'read the file': the result has 34,952,538 bytes, and a message to the")
-    assert error.metadata == {"code": "too_large", "run": "read the file"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -36,6 +37,21 @@ MAPPING = ErrorMapping(
 def answered(status: int) -> httpx.HTTPStatusError:
     response = httpx.Response(status)
     return httpx.HTTPStatusError("no", request=httpx.Request("GET", "http://x"), response=response)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [({"Retry-After": "7"}, 7), ({"Retry-After": "9000"}, 300), ({"Retry-After": "0"}, None), ({}, None)],
+)
+@pytest.mark.parametrize("mapping", [ErrorMapping({}), ErrorMapping({httpx.HTTPError: None}), MAPPING])
+def test_retry_waits_as_response_asks(headers: dict[str, str], expected: int | None, mapping: ErrorMapping):
+    error = answered(503)
+    error.response.headers.update(headers)
+    translated = mapping.translate(error)
+    assert isinstance(translated, RetryableError) is (expected is not None)
+    if isinstance(translated, RetryableError):
+        assert translated.retry_after == timedelta(seconds=expected or 0)
+        assert translated.message == "HTTPStatusError: no"
 
 
 @pytest.mark.parametrize(

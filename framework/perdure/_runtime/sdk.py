@@ -1,4 +1,4 @@
-"""Adapter for private parts of the Restate SDK; `perdure._runtime.sealing` and this module are their only users.
+"""Adapter for private parts of the Restate SDK, used by this module, `sealing` and `message_sizes` only.
 
 An upgrade of the SDK that changes one of them fails the test in the last column (U: tests/unit, I: tests/integration).
 
@@ -10,7 +10,7 @@ An upgrade of the SDK that changes one of them fails the test in the last column
 | `.vm.vm.is_replaying`                  | logs and metrics once per event       | I/test_sdk_private        |
 | `.create_poll_or_cancel_coroutine`     | `Cancelled`, coroutines               | I/test_concurrency_waits  |
 | `.run_coros_to_execute`                | errors for use inside a run           | I/test_context_inside_run |
-| `VMWrapper` and its methods            | the same; encryption per place        | U/_runtime/test_sdk       |
+| `VMWrapper` and its methods            | the same; encryption; sizes           | U/_runtime/test_sdk       |
 | `UnresolvedFuture` and its classes     | waits of concurrent coroutines        | U/_runtime/test_branches  |
 | `update_restate_context_is_replaying`  | the SDK's logging in coroutines       | I/test_concurrency        |
 | `DisconnectedException`                | interruption of an attempt            | U/_runtime/test_sdk       |
@@ -28,11 +28,12 @@ import contextvars
 import functools
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 from uuid import UUID
 
 import restate
@@ -52,9 +53,13 @@ from restate.vm import (
 )
 
 from perdure._runtime.asgi import ASGIApp, Message
+from perdure._runtime.message_sizes import MeasuredVM, check_message, engine_limits
 from perdure._runtime.run_scope import inside_run, refuse_inside_run
 from perdure._runtime.serdes import input_bytes
 from perdure.errors import Cancelled, ConfigurationError, PerdureError, PerdureTerminalError, TerminalError, causes
+
+SAGA_HEADER: Final = "x-perdure-saga"
+"""Header of the calls of a saga's steps and compensations: the saga's ID."""
 
 HandlerKind = Literal["service", "exclusive", "shared", "workflow"]
 
@@ -244,8 +249,33 @@ def guard(ctx: restate.Context) -> None:
             f"cannot guard a context of class {type(context).__qualname__}: this version of restate-sdk is not "
             "supported, see docs/reference/support.md"
         )
+    if type(context.vm) is VMWrapper:
+        context.vm.__class__ = MeasuredVM
     context.vm.__class__ = _guarded(type(context.vm))
+    is_step = initial_header(ctx, SAGA_HEADER) is not None
+    _measured(ctx).measure(len(context.invocation.input_buffer), engine_limits().step_result if is_step else None)
     context.__class__ = _GuardedContext
+
+
+def check_answer(ctx: restate.Context, size: int) -> None:
+    """Raise `TooLarge` if the engine or the saga that called the handler would not accept an answer of this size."""
+    check_message(f"the answer of {handler_info(ctx)}", size, _measured(ctx).answer_limit)
+
+
+def _measured(ctx: restate.Context) -> MeasuredVM:
+    return cast("MeasuredVM", cast("ServerInvocationContext", ctx).vm)
+
+
+@contextmanager
+def step_budget(ctx: restate.Context, step: str) -> Iterator[None]:
+    """Record or start a step in the block, or raise `TooLarge` if its result might not fit into the invocation."""
+    guard(ctx)
+    vm = _measured(ctx)
+    vm.in_step = step
+    try:
+        yield
+    finally:
+        vm.in_step = None
 
 
 def sdk_handler_types(function: Any) -> tuple[str, str, Any, Any] | None:

@@ -16,9 +16,10 @@ from typing import Any, Final, NoReturn, cast
 import restate
 from restate import JournalValueCodec
 from restate.server_context import ServerInvocationContext, current_context
-from restate.vm import NotificationType, Run, Suspended, VMWrapper
+from restate.vm import NotificationType, Run, Suspended
 
 from perdure._runtime import sdk
+from perdure._runtime.message_sizes import MeasuredVM
 from perdure._runtime.places import OutputSource, Place, PlaceKind, ValueCodec
 from perdure.errors import PerdureError, RejectedValue, UnreadableValue
 
@@ -77,7 +78,7 @@ class _Expected:
     optional: bool = False
 
 
-class _SealedVM(VMWrapper):
+class _SealedVM(MeasuredVM):
     """The SDK's state machine with encryption; replaces the class of the SDK's object."""
 
     codec: ValueCodec
@@ -91,6 +92,7 @@ class _SealedVM(VMWrapper):
     def begin(self, codec: ValueCodec, service: str, key: str, handler: str, invocation: str) -> None:
         self.codec = codec
         self.service, self.key, self.handler, self.invocation = service, key, handler, invocation
+        self.measure(0, None)  # `sdk.guard` restarts it, which handlers of the SDK alone may never call
         self.expected = {}
         self.invocation_ids = {}
 

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -30,9 +30,6 @@ from perdure._runtime.round_trip import differences, find_invalid_json, order_se
 from perdure.errors import CODE_KEY, ConfigurationError, InvalidInput, PerdureTerminalError
 
 T = TypeVar("T")
-
-ENGINE_MESSAGE_LIMIT: Final = 32 * 1024 * 1024
-"""The engine's default limit for messages, such as results and state, in bytes."""
 
 # For bytes that are not UTF-8, and for NaN and infinity. Pydantic refuses it for models and dataclasses, which have
 # their own configuration.

@@ -22,10 +22,9 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-import httpx
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 
-from perdure._runtime.tls import tls_context
+from perdure._runtime.http import http_client
 from perdure.alerts.conditions import AlertNotification
 from perdure.errors import PerdureError
 from perdure.security.keys import BadSignature, PrivateKey, PublicKey
@@ -52,7 +51,7 @@ async def post_alert(url: str, key: PrivateKey | None, notification: AlertNotifi
     with suppress_http_instrumentation():
         async with (
             asyncio.timeout(_TIMEOUT),
-            httpx.AsyncClient(timeout=_TIMEOUT, verify=tls_context()) as http,
+            http_client(url, timeout=_TIMEOUT) as http,
             http.stream("POST", url, content=body, headers=headers) as response,
         ):
             if not response.is_success:

@@ -17,13 +17,13 @@ import httpx
 import typer
 from rich.text import Text
 
-from perdure._runtime.tls import tls_context
+from perdure._runtime.http import http_client
 from perdure.alerts.conditions import STUCK_RETRIES, Condition, group_id
 from perdure.alerts.service import add_pause_reasons, take_snapshot
 from perdure.cli.local_checks import Finding, disk_finding, key_findings
 from perdure.cli.options import DEFAULT_ADMIN, DEFAULT_INGRESS, AdminOption, IngressOption
 from perdure.engine.admin import AdminClient
-from perdure.errors import EngineError, PerdureError
+from perdure.errors import ConfigurationError, EngineError, PerdureError
 from perdure.saga.schema import DEAD_LETTER_INDEX, ROLLBACKS, SAGA_RECONCILER
 from perdure.terminal import console
 
@@ -69,7 +69,7 @@ async def _all_findings(ingress: str, admin: str, folder: Path) -> list[Finding]
 
 async def examine(ingress: str, admin: str, folder: Path, environment: Mapping[str, str]) -> AsyncIterator[Finding]:
     """Yield the findings of all checks."""
-    async with httpx.AsyncClient(timeout=_TIMEOUT, verify=tls_context()) as http:
+    async with http_client(ingress, admin, timeout=_TIMEOUT) as http:
         async for finding in _guarded("ingress", _ingress(http, ingress), "PERDURE_INGRESS_URL"):
             yield finding
         async for finding in _guarded("engine", _engine(http, AdminClient(admin, http=http)), "PERDURE_ADMIN_URL"):
@@ -84,6 +84,8 @@ async def _guarded(subject: str, findings: AsyncIterator[Finding], setting: str)
     try:
         async for finding in findings:
             yield finding
+    except ConfigurationError as error:
+        yield Finding(subject, True, str(error))
     except (PerdureError, httpx.HTTPError) as error:
         yield Finding(subject, True, f"stopped responding ({str(error) or type(error).__name__}); check its log")
     except httpx.InvalidURL as error:
@@ -119,15 +121,16 @@ async def _engine(http: httpx.AsyncClient, engine: AdminClient) -> AsyncIterator
     yield await _clocks(engine)
     deployments = await engine.deployments()
     yield _versions(deployments)
-    for findings in (
-        _deployments(http, engine, deployments),
-        _unserved_invocations(engine, deployments),
-        _stuck_invocations(engine),
-        _dead_letters(engine, deployments),
-        _reconcilers(http, deployments),
-    ):
-        async for finding in findings:
-            yield finding
+    async with http_client(engine.url, *map(_address, deployments), timeout=_TIMEOUT) as services:
+        for findings in (
+            _deployments(services, engine, deployments),
+            _unserved_invocations(engine, deployments),
+            _stuck_invocations(engine),
+            _dead_letters(engine, deployments),
+            _reconcilers(services, deployments),
+        ):
+            async for finding in findings:
+                yield finding
 
 
 async def _version(http: httpx.AsyncClient, engine: AdminClient) -> Finding:

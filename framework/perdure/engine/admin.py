@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
-from perdure._runtime.tls import tls_context
+from perdure._runtime.http import http_client
 from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.errors import EngineError
 
@@ -32,7 +32,7 @@ class AdminClient:
     def __init__(self, url: str, *, http: httpx.AsyncClient | None = None) -> None:
         self.url = url.rstrip("/")
         self._owned = http is None
-        self._http = http or httpx.AsyncClient(timeout=30.0, verify=tls_context())
+        self._http = http or http_client(url, timeout=30.0)
 
     async def __aenter__(self) -> Self:
         return self

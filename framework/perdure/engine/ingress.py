@@ -38,6 +38,7 @@ class IngressClient:
         codec: The codec for services that encrypt their journal, see `perdure.security.codec_from_environment`.
         actor_key: A key that signs calls and sends, so that `perdure.caller` returns its owner in handlers.
         http: A HTTP client to use, which is not closed.
+        max_retry_after: The longest wait before a retry that a ``Retry-After`` header may ask for.
 
     Example:
         async with IngressClient("http://127.0.0.1:8080") as ingress:
@@ -55,9 +56,17 @@ class IngressClient:
         codec: ValueCodec | None = None,
         actor_key: ActorKey | None = None,
         http: httpx.AsyncClient | None = None,
+        max_retry_after: timedelta = timedelta(minutes=1),
     ) -> None:
         headers = {"authorization": f"Bearer {auth_token}"} if auth_token else {}
-        self._requests = IngressRequests(url, headers=headers, timeout=timeout, max_attempts=max_attempts, http=http)
+        self._requests = IngressRequests(
+            url,
+            headers=headers,
+            timeout=timeout,
+            max_attempts=max_attempts,
+            http=http,
+            max_retry_after=max_retry_after,
+        )
         self._admin_url = admin_url
         self._codec = codec
         self._actor_key = actor_key

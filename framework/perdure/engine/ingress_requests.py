@@ -3,7 +3,7 @@
 A request is retried only if that is safe. An error of the handler, which ``x-restate-error-source`` marks, is final.
 Without a response, a request is retried if it has an idempotency key or is idempotent by itself: submitting a workflow,
 attaching, completing a signal. Calling a workflow's main handler is not: the second call returns a conflict instead of
-the result. Submit the workflow and attach to it.
+the result. Submit the workflow and attach to it. A retry waits at least as long as ``Retry-After`` asks.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
+from perdure._runtime.http import http_client
+from perdure._runtime.message_sizes import check_message
 from perdure._runtime.places import OutputSource, ValueCodec
+from perdure._runtime.retry_after import retry_after
 from perdure._runtime.serdes import serde_for
-from perdure._runtime.tls import tls_context
 from perdure.engine.proxy_responses import ProxyResponse, proxy_response
 from perdure.errors import IngressError, InvalidInput, NotReady, UnreadableValue
 from perdure.idempotency import check_idempotency_key
@@ -44,6 +46,7 @@ class IngressRequests:
         timeout: The time limit of one request; None for no limit.
         max_attempts: The maximum number of attempts of a request that is safe to repeat.
         http: A HTTP client to use, which is not closed.
+        max_retry_after: The longest wait that a ``Retry-After`` header may ask for.
     """
 
     def __init__(
@@ -54,15 +57,17 @@ class IngressRequests:
         timeout: timedelta | None,
         max_attempts: int,
         http: httpx.AsyncClient | None,
+        max_retry_after: timedelta,
     ) -> None:
         self.url = url.rstrip("/")
         self._headers = headers
         self._retry = RetryPolicy(
             initial_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=5), max_attempts=max_attempts
         )
+        self._max_retry_after = max_retry_after
         self._owned = http is None
-        self._http = http or httpx.AsyncClient(
-            verify=tls_context(),
+        self._http = http or http_client(
+            url,
             timeout=httpx.Timeout(None if timeout is None else timeout.total_seconds(), connect=_CONNECT_TIMEOUT),
             limits=httpx.Limits(max_connections=256, max_keepalive_connections=64),
         )
@@ -96,9 +101,11 @@ class IngressRequests:
 
         Raises:
             IngressError: There was no response, or an error response.
+            TooLarge: The body exceeds the engine's message limit.
         """
         sent = {**(headers or {}), **self._headers}
         if body is not None:
+            check_message(f"the body of {method} {path}", len(body))
             sent["content-type"] = content_type
         options: dict[str, Any] = {}
         if timeout is not None:
@@ -106,6 +113,7 @@ class IngressRequests:
         attempt = 0
         while True:
             problem: IngressError
+            asked: timedelta | None = None
             cause: httpx.TransportError | None = None
             try:
                 response = await self._http.request(method, self.url + path, content=body, headers=sent, **options)
@@ -132,12 +140,14 @@ class IngressRequests:
                 if response.is_success:
                     return response
                 problem = _error(response)
+                asked = retry_after(response.headers, self._max_retry_after)
                 retried = problem.source != "invocation" and response.status_code in _RETRIED_STATUS
                 safe = (retried and repeatable) or proxy_response(response) is ProxyResponse.NOT_SENT
             attempt += 1
             if not safe or not self._retry.permits(attempt):
                 raise problem from cause
-            await asyncio.sleep(self._retry.delay_after(attempt).total_seconds())
+            delay = self._retry.delay_after(attempt)
+            await asyncio.sleep((delay if asked is None else max(delay, asked)).total_seconds())
 
 
 def handler_path(target: Target[Any, Any], key: str | None) -> str:

@@ -16,8 +16,8 @@ from typing import Self
 
 import httpx
 
+from perdure._runtime.http import http_client, tls_context
 from perdure._runtime.ports import connectable, ensure_free
-from perdure._runtime.tls import tls_context
 from perdure.engine.config import LOOPBACK, EngineConfig
 from perdure.errors import EngineError
 from perdure.security.private_files import PRIVATE_UMASK, make_private_folder, open_private
@@ -174,7 +174,7 @@ class EngineProcess:
         """Open a client for a port or socket."""
         with connectable(path) if self.config.sockets else nullcontext() as uds:
             transport = httpx.AsyncHTTPTransport(uds=uds, verify=tls_context())
-            async with httpx.AsyncClient(timeout=2, trust_env=False, transport=transport) as http:
+            async with http_client(self.admin_url, timeout=2, transport=transport) as http:
                 yield http
 
     def _fail_if_ended(self) -> None:

@@ -22,7 +22,7 @@ from perdure.observability.events import AttemptOutcome, Event, Invocation, has_
 
 T = TypeVar("T")
 
-SAGA_HEADER = "x-perdure-saga"
+SAGA_HEADER = sdk.SAGA_HEADER
 STEP_HEADER = "x-perdure-step"
 
 

@@ -52,6 +52,14 @@ SECURITY_REFUSALS: Final = CounterMetric(
     ("rule", "mode"),
 )
 
+# --- processes --------------------------------------------------------------------------------------------------------
+
+THREADS_LIMIT: Final = GaugeMetric("perdure.threads.limit", "Maximum number of threads of blocking functions.")
+THREADS_BUSY: Final = GaugeMetric("perdure.threads.busy", "Threads that run a blocking function.")
+THREADS_WAITING: Final = GaugeMetric(
+    "perdure.threads.waiting", "Blocking functions that wait for a thread; above 0, the threads are used up."
+)
+
 # --- sagas ------------------------------------------------------------------------------------------------------------
 
 SAGAS: Final = CounterMetric("perdure.saga.started", "Sagas that recorded their first step.", ("service",))

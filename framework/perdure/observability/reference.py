@@ -21,9 +21,10 @@ Every process serves its metrics at `/metrics`. Replays are not counted. An even
 dies or loses its connection before the engine stores the journal entry. Labels contain names from code, never IDs. A
 metric has at most {MAX_LABEL_SETS} label sets; further ones count as `{OTHER}`.
 
-The gauges show the last scan of a reconciler, every few seconds: the approvals service serves those of approvals, the
-saga service the others. They are missing while the engine is unavailable; `perdure_reconciler_last_scan_seconds` is the
-time of the last scan. All processes of a service export the same values, so aggregate them with `max`, not `sum`.
+The gauges of threads show the process. The others show the last scan of a reconciler, every few seconds: the approvals
+service serves those of approvals, the saga service the rest. They are missing while the engine is unavailable;
+`perdure_reconciler_last_scan_seconds` is the time of the last scan. All processes of a service export the same values,
+so aggregate them with `max`, not `sum`.
 
 | metric | type | unit | labels | meaning |
 |---|---|---|---|---|

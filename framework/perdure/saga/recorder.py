@@ -5,6 +5,7 @@ from __future__ import annotations
 import restate
 from pydantic import JsonValue, TypeAdapter
 
+from perdure._runtime import sdk
 from perdure._runtime.serdes import compact_json, serde_for
 from perdure.errors import SagaError, TerminalError
 from perdure.observability.events import SagaStarted, SagaStepAdded, SagaStepEnded, publish
@@ -69,6 +70,7 @@ class Saga:
 
         Raises:
             SagaError: The compensation is not bound, or its payload does not fit; terminal, the step was not started.
+            TooLarge: The saga would exceed a limit of the engine; terminal, the step was not started.
         """
         content = b"null" if compensation is None else _serialize(step, compensation)
         identity = step_id(step, content)
@@ -86,10 +88,11 @@ class Saga:
             parent="" if self.steps else self._parent,
             retry=None if compensation is None else compensation.retry,
         )
+        self._publish_added(record)
+        with sdk.step_budget(self._ctx, step):  # a rollback contains only steps that were stored
+            self._ctx.set(step_key(record.position), record, serde=_record_serde)
         self._by_id[identity] = record
         self.steps.append(record)
-        self._publish_added(record)
-        self._ctx.set(step_key(record.position), record, serde=_record_serde)
         return record
 
     def _publish_added(self, record: StepRecord) -> None:

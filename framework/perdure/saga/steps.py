@@ -18,7 +18,7 @@ from perdure._runtime.serdes import result_type
 from perdure._runtime.time_scale import scaled
 from perdure._runtime.waiting import is_own_cancel
 from perdure.clients import CallFuture, ObjectClient, ServiceClient
-from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError
+from perdure.errors import Cancelled, ConfigurationError, SagaError, StepFailed, StepTimeout, TerminalError, TooLarge
 from perdure.observability.activities import UNOBSERVED, Activity, ActivityKind, start_activity
 from perdure.observability.lifecycle import SAGA_HEADER, STEP_HEADER
 from perdure.retry import RetryPolicy
@@ -187,8 +187,11 @@ class _RunningStep:
         self._activity = start_activity(
             self._runner.ctx, ActivityKind.STEP, self.step.name, saga_id=self._runner.saga.saga_id
         )
-        with self._activity.as_current():
-            self._start_action()
+        try:
+            with self._activity.as_current(), sdk.step_budget(self._runner.ctx, self.step.name):
+                self._start_action()
+        except TooLarge as error:
+            self._fail(error)
 
     def _start_action(self) -> None:
         step, ctx = self.step, self._runner.ctx
@@ -251,13 +254,17 @@ class _RunningStep:
         self._runner.saga.mark_unknown(self._record, timed_out=invocation_id)
         self._timed_out = call
 
+    def _fail(self, error: TerminalError) -> None:
+        self._activity.end(error)
+        self.failure = error
+        self._runner.saga.fail(self._record, error)
+
     def _fail_attempt(self, error: TerminalError) -> None:
         self._activity.end(error)
         self._failed_attempts += 1
         delay = self._runner.retry_delay(self.step, error, self._failed_attempts)
         if delay is None:
-            self.failure = error
-            self._runner.saga.fail(self._record, error)
+            self._fail(error)
         else:
             self._backoff = self._runner.ctx.sleep(scaled(delay), f"before the next attempt of {self.step.name}")
 

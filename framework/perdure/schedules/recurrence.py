@@ -18,12 +18,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
     JsonValue,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -31,6 +33,10 @@ from pydantic import (
 MIN_INTERVAL: Final = timedelta(milliseconds=10)
 MAX_ACTIVE_RUNS: Final = 100
 """The limit of concurrent runs of a schedule; further firings are skipped and counted as overlapped."""
+
+MAX_INTERVAL: Final = timedelta(days=36_525)
+EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(3000, 1, 1, tzinfo=UTC)
 
 _MAX_COUNTED: Final = 5_000
 """The limit of occurrences that are counted one by one; after a longer outage, ``missed`` is a lower bound."""
@@ -47,6 +53,23 @@ _MACROS: Final = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
+
+
+def _check_time(time: datetime) -> datetime:
+    """Refuse times with which computing overflows, and local times that the clocks skip."""
+    if not EARLIEST <= time < LATEST:
+        raise ValueError(
+            f"{time.isoformat()} is out of range: use a time from {EARLIEST.year} to {LATEST.year - 1}, or omit it for "
+            "no limit"
+        )
+    in_utc = time.astimezone(UTC)
+    if in_utc.astimezone(time.tzinfo).replace(tzinfo=None) != time.replace(tzinfo=None):
+        raise ValueError(f"{time.isoformat()} does not exist in {time.tzinfo}: the clocks skip it")
+    return in_utc
+
+
+ScheduleTime = Annotated[AwareDatetime, AfterValidator(_check_time)]
+"""Time with an offset or time zone, in UTC after validation."""
 
 
 class CatchUp(StrEnum):
@@ -107,7 +130,7 @@ class ScheduleSpec(BaseModel):
 
     Args:
         cron: A cron expression: five fields, six with seconds first, or a macro such as ``@daily``.
-        every: A fixed interval of at least 10 ms, instead of ``cron``.
+        every: A fixed interval of 10 ms to 100 years, instead of ``cron``.
         timezone: The time zone of the cron expression, for example ``Europe/Vienna``.
         target: The handler to start.
         payload: The handler's request, as JSON.
@@ -115,8 +138,8 @@ class ScheduleSpec(BaseModel):
         catch_up_limit: The maximum number of missed firings to run with ``all``; the latest ones run.
         tolerance: The maximum delay of a firing that still runs with ``skip``.
         overlap: The policy for a firing while the previous run is active.
-        start: The earliest firing; intervals are counted from it.
-        end: The latest firing.
+        start: The earliest firing, from 1970 to 2999; intervals are counted from it.
+        end: The latest firing, from 1970 to 2999; None for no limit.
         description: The purpose of the schedule.
     """
 
@@ -129,10 +152,10 @@ class ScheduleSpec(BaseModel):
     payload: JsonValue = None
     catch_up: CatchUp = CatchUp.SKIP
     catch_up_limit: int = Field(default=100, ge=1, le=MAX_ACTIVE_RUNS)
-    tolerance: timedelta = Field(default=timedelta(minutes=1), ge=timedelta(0))
+    tolerance: timedelta = Field(default=timedelta(minutes=1), ge=timedelta(0), le=MAX_INTERVAL)
     overlap: Overlap = Overlap.SKIP
-    start: AwareDatetime | None = None
-    end: AwareDatetime | None = None
+    start: ScheduleTime | None = None
+    end: ScheduleTime | None = None
     description: Annotated[str, StringConstraints(max_length=2000)] = ""
 
     @field_validator("timezone")
@@ -165,7 +188,17 @@ class ScheduleSpec(BaseModel):
     def _validate_interval(cls, interval: timedelta | None) -> timedelta | None:
         if interval is not None and interval < MIN_INTERVAL:
             raise ValueError(f"the interval must be at least 10 ms, got {interval.total_seconds() * 1000:g} ms")
+        if interval is not None and interval > MAX_INTERVAL:
+            raise ValueError(f"the interval must be at most 100 years, got {interval.days} days")
         return interval
+
+    @field_validator("end")
+    @classmethod
+    def _validate_end(cls, end: datetime | None, info: ValidationInfo) -> datetime | None:
+        start = info.data.get("start")
+        if start is not None and end is not None and end < start:
+            raise ValueError(f"the end {end.isoformat()} is before the start {start.isoformat()}")
+        return end
 
     @model_validator(mode="after")
     def _validate_combination(self) -> ScheduleSpec:
@@ -173,8 +206,6 @@ class ScheduleSpec(BaseModel):
             raise ValueError("give either a cron expression or an interval (every)")
         if self.catch_up is CatchUp.ALL and self.overlap is Overlap.SKIP:
             raise ValueError("catch_up 'all' starts concurrent runs and requires overlap 'allow'")
-        if self.start is not None and self.end is not None and self.end < self.start:
-            raise ValueError(f"the end {self.end.isoformat()} is before the start {self.start.isoformat()}")
         return self
 
     def has_same_timing(self, other: ScheduleSpec) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +14,7 @@ import restate
 
 from perdure._runtime import sdk, sealing
 from perdure._runtime.asgi import ASGIApp, Receive, Scope, Send, respond, respond_json, sending_status_at_once
+from perdure._runtime.message_sizes import engine_limits
 from perdure.errors import ConfigurationError
 from perdure.observability.instruments import export_to_prometheus, prometheus_text
 from perdure.observability.logging import get_logger
@@ -21,6 +23,7 @@ from perdure.security.browsers import reject_web_pages
 from perdure.security.config import SecurityConfig, ValidationMode
 from perdure.security.middleware import SecurityMiddleware, WebPageMiddleware
 from perdure.serving.drain import Drain
+from perdure.serving.threads import DEFAULT_THREADS, WatchedPool, observe_threads, thread_limit
 
 Definition = restate.Service | restate.VirtualObject | restate.Workflow
 
@@ -51,7 +54,8 @@ class ServiceApp:
     ========== ================================================================================
     /health    200 while the process runs
     /metrics   metrics in Prometheus format
-    /ready     200 when ready for requests; 503 with reasons while a check fails or it drains
+    /ready     200 when ready for requests; 503 with reasons while a check fails, it drains, or its
+               threads are used up
     /discover  discovery at registration
     /invoke/…  an attempt of an invocation
     ========== ================================================================================
@@ -63,12 +67,16 @@ class ServiceApp:
         names: Sequence[str],
         readiness: Mapping[str, ReadinessCheck],
         security: SecurityConfig | None = None,
+        threads: int = DEFAULT_THREADS,
     ) -> None:
         self.names = tuple(names)
         self.drain = Drain(handlers)
         self._handlers = handlers
         self._readiness = readiness
         protected = WebPageMiddleware(self._serve, security)
+        self._threads = threads
+        self._pool: WatchedPool | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._app = protected if security is None else SecurityMiddleware(protected, security)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,6 +84,9 @@ class ServiceApp:
         if scope["type"] != "http":
             # The ASGI convention for unsupported protocols.
             raise NotImplementedError(f"{scope['type']} is not served")
+        if self._loop is not (loop := asyncio.get_running_loop()):
+            self._loop, self._pool = loop, WatchedPool(self._threads, loop)
+            loop.set_default_executor(self._pool)
         await self._app(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,6 +113,9 @@ class ServiceApp:
         names = list(self._readiness)
         errors = await asyncio.gather(*(_check(name, self._readiness[name]) for name in names))
         checks = {name: error or "ok" for name, error in zip(names, errors, strict=True)}
+        if self._pool is not None and (problem := self._pool.problem()) is not None:
+            checks["threads"] = problem
+            errors.append(problem)
         status = "unready" if any(errors) else "ready"
         await respond_json(send, 503 if any(errors) else 200, {"status": status, "checks": checks})
 
@@ -144,7 +158,9 @@ def build_app(
     handlers = sdk.build_asgi_app(definitions, unsealed)
     export_to_prometheus()
     record_metrics()
-    return ServiceApp(handlers, names, readiness or {}, security)
+    observe_threads()
+    engine_limits()  # a malformed setting is reported at the start
+    return ServiceApp(handlers, names, readiness or {}, security, thread_limit(os.environ))
 
 
 def _security_config(security: SecurityConfig | None, identity_keys: list[str]) -> SecurityConfig | None:

@@ -21,6 +21,8 @@ _TEST_SETTINGS = {
     "RESTATE_LOG_SERVER__ROCKSDB_DISABLE_WAL_FSYNC": "true",
     "RESTATE_BIFROST__LOCAL__ROCKSDB_DISABLE_WAL_FSYNC": "true",
     "RESTATE_ADMIN__DISABLE_WEB_UI": "true",
+    # A larger state is read entry by entry. By default, the engine pauses the handlers of a state over 32 MiB.
+    "RESTATE_WORKER__INVOKER__EAGER_STATE_SIZE_LIMIT": "8MiB",
 }
 _MEMORY = 256 * 1024 * 1024
 _ATTEMPTS = 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,6 +56,7 @@ def test_guarded_operations_refuse_inside_run(name: str, vm: type[VMWrapper]):
 def test_guard_context_once():
     context: Any = object.__new__(ServerInvocationContext)
     context.vm = object.__new__(VMWrapper)
+    context.invocation = SimpleNamespace(headers=[], input_buffer=b"")
     sdk.guard(context)
     guarded = type(context)
     sdk.guard(context)

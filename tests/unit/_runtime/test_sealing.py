@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +49,7 @@ def test_guard_keeps_a_sealed_journal_sealed():
     context: Any = object.__new__(ServerInvocationContext)
     context.vm = object.__new__(VMWrapper)
     context.vm.__class__ = sealing._SealedVM
+    context.invocation = SimpleNamespace(headers=[], input_buffer=b"")
     sdk.guard(context)
     assert isinstance(context.vm, sealing._SealedVM)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import httpx
 import pytest
 
 from perdure import IngressClient
-from perdure.errors import IngressError
+from perdure.errors import IngressError, TooLarge
 from tests.unit.engine.scripted_ingress import OK, SENT, URL, Ingress, Order, Receipt, answer, book
 
 
@@ -114,6 +116,29 @@ async def test_retry_ingress_error_only_when_safe(status, source):
         with pytest.raises(IngressError):
             await client.call(book, Order(id="1"))
         assert len(ingress.requests) == 1
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("0", 0.1), ("2", 2.0), ("3600", 60.0), ("soon", 0.1)])
+async def test_retry_waits_as_asked(asked, expected, pauses):
+    busy = httpx.Response(429, headers={"retry-after": asked})
+    async with Ingress(busy, OK).client() as client:
+        assert await client.call(book, Order(id="1"), idempotency_key="k") == Receipt(text="booked")
+    assert pauses == [expected]
+
+
+async def test_wait_is_limited_by_setting(pauses):
+    busy = httpx.Response(503, headers={"retry-after": "10"})
+    async with Ingress(busy, OK).client(max_retry_after=timedelta(seconds=4)) as client:
+        await client.call(book, Order(id="1"), idempotency_key="k")
+    assert pauses == [4.0]
+
+
+async def test_do_not_send_oversized_request():
+    ingress = Ingress(OK)
+    async with ingress.client() as client:
+        with pytest.raises(TooLarge, match=r"the body of POST /Trips/run has [0-9,]+ bytes"):
+            await client.call(book, Order(id="x" * 33 * 1024 * 1024))
+    assert ingress.requests == []
 
 
 @pytest.mark.parametrize("status", [400, 404, 470, 500])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from perdure._runtime.serdes import invalid_input
 from perdure.schedules import recurrence
 from perdure.schedules.recurrence import (
     CatchUp,
@@ -249,6 +250,59 @@ def test_planned_times_run_or_count_as_missed(of, begin, late, long):
         assert len(found.due) == 1
     else:
         assert bool(found.due) == (now - every[-1] <= MINUTE)
+
+
+# --- times out of range ----------------------------------------------------------------------------------------------
+
+
+def zone(minutes: int) -> timezone:
+    return timezone(timedelta(minutes=minutes))
+
+
+any_time = st.datetimes(timezones=st.integers(-1439, 1439).map(zone))
+FIELDS = ("start", "end", "every", "tolerance")
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "start": any_time.map(datetime.isoformat) | st.floats() | st.integers() | st.text(),
+            "end": any_time.map(datetime.isoformat) | st.floats() | st.integers(),
+            "tolerance": st.timedeltas() | st.floats() | st.integers(),
+        },
+    ),
+    st.none() | st.timedeltas() | st.floats() | st.integers(),
+    st.sampled_from(["* * * * *", "0 0 29 2 *", "30 2 * * *"]),
+    st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=3650)),
+)
+@example({"start": datetime.min.replace(tzinfo=zone(840)).isoformat()}, MINUTE, "", MINUTE)
+@example({"end": datetime.max.replace(tzinfo=zone(-840)).isoformat()}, MINUTE, "", MINUTE)
+@example({"start": "2999-12-31T23:59:59Z"}, recurrence.MAX_INTERVAL, "", MINUTE)
+@example({"start": 1764540000000000}, None, "* * * * *", MINUTE)
+def test_times_are_usable_or_name_their_field(timing, every, cron, late):
+    try:
+        found = spec(**timing, **({"cron": cron, "timezone": "Europe/Vienna"} if every is None else {"every": every}))
+    except ValidationError as error:
+        refused = invalid_input(error)
+    else:
+        refused = None
+    if refused is not None:
+        assert refused.metadata is not None
+        assert refused.metadata["field"] in FIELDS
+        return
+    first = next_firing(found, ANCHOR, ANCHOR)
+    if first is not None:
+        decision = decide_firing(found, first, first + late, ANCHOR)
+        assert decision.next_at is None or decision.next_at > first
+        assert format_utc(first).endswith("Z")
+
+
+def test_reject_start_that_clocks_skip():
+    with pytest.raises(ValidationError, match=r"does not exist in Europe/Vienna"):
+        spec(every=MINUTE, start=datetime(2026, 3, 29, 2, 30, tzinfo=VIENNA))
+    repeated = datetime(2026, 10, 25, 2, 30, tzinfo=VIENNA, fold=1)
+    assert spec(every=MINUTE, start=repeated).start == datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
 
 
 # --- invalid specifications -------------------------------------------------------------------------------------------
