@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 import restate
 from restate.exceptions import RetryableError
+from restate.serde import Serde
 
 from perdure._runtime import sdk
 from perdure._runtime.checks import check_types

@@ -17,8 +17,6 @@ from uuid import UUID
 
 from perdure._runtime.readable_types import Schema, reads_other_name, unreadable_members, written_name
 
-__all__ = ["Check", "exact_check"]
-
 Check = Callable[[Any], bool]
 
 _MAX_DEPTH: Final = 100

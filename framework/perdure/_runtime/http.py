@@ -16,8 +16,6 @@ import httpx
 
 from perdure.errors import ConfigurationError
 
-__all__ = ["http_client", "is_local", "tls_context"]
-
 _LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 
 

@@ -20,8 +20,6 @@ from restate.vm import Failure, NotificationType, Run, Suspended, VMWrapper
 
 from perdure.errors import ConfigurationError, TooLarge
 
-__all__ = ["EngineLimits", "MeasuredVM", "check_message", "engine_limits"]
-
 _MIB: Final = 1024 * 1024
 
 # Frame, names and IDs of a message, and the memory that the engine reserves for each invocation (32 KiB).

@@ -11,17 +11,6 @@ from pydantic import SecretBytes, SecretStr, TypeAdapter, ValidationError
 
 from perdure._runtime.round_trip import MASKED, join_field
 
-__all__ = [
-    "Schema",
-    "Unwritable",
-    "find_unwritable",
-    "has_sets",
-    "reads_other_name",
-    "reads_other_names",
-    "unreadable_members",
-    "written_name",
-]
-
 Schema = Mapping[str, Any]
 
 

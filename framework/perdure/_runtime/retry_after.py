@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-__all__ = ["retry_after"]
-
 
 def retry_after(headers: Mapping[str, str], longest: timedelta) -> timedelta | None:
     """Return the wait that a response asks for, in seconds or until a date; None if there is none.

@@ -21,8 +21,6 @@ from uuid import UUID
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 from pydantic_core import from_json, to_json
 
-__all__ = ["MASKED", "Difference", "differences", "find_invalid_json", "join_field", "order_sets"]
-
 _MISSING: Final = object()
 _COMPARABLE: Final = frozenset({str, int, bool, NoneType, bytes, UUID, date, timedelta})
 """Classes whose equal values do not differ."""
