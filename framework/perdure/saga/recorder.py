@@ -5,6 +5,8 @@ from __future__ import annotations
 import restate
 from pydantic import JsonValue, TypeAdapter
 
+from perdure._runtime.engine_texts import check_name
+from perdure._runtime.plain_text import MAX_DISPLAY_NAME_LENGTH
 from perdure._runtime.serdes import compact_json, serde_for
 from perdure.errors import SagaError, TerminalError
 from perdure.observability.events import SagaStarted, SagaStepAdded, SagaStepEnded, publish
@@ -70,6 +72,7 @@ class Saga:
         Raises:
             SagaError: The compensation is not bound, or its payload does not fit; terminal, the step was not started.
         """
+        check_name("step", step, MAX_DISPLAY_NAME_LENGTH, required=True)
         content = b"null" if compensation is None else _serialize(step, compensation)
         identity = step_id(step, content)
         if dedupe and identity in self._by_id:
