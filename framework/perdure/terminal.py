@@ -7,12 +7,11 @@ interpret brackets as markup. All commands print through `TerminalConsole`, whic
 from __future__ import annotations
 
 import io
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, JustifyMethod, OverflowMethod, RenderableType
 from rich.highlighter import Highlighter
@@ -20,14 +19,12 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from perdure._runtime.plain_text import check_visible, escape_invisible, escape_json, is_visible
+from perdure._runtime.plain_text import check_visible, escape_invisible, escape_json, escape_rest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 __all__ = ["TerminalConsole", "console", "error_console", "multiline_text", "run_command_line"]
-
-_NOT_ASCII: Final = re.compile(r"[^ -~\n]")
 
 
 class TerminalConsole(Console):
@@ -62,7 +59,7 @@ class TerminalConsole(Console):
             if segment.control:
                 yield segment
             else:
-                yield Segment(_NOT_ASCII.sub(_escaped, segment.text), segment.style)
+                yield Segment(escape_rest(segment.text, keep="\n"), segment.style)
 
     def say(self, line: str, style: str | None = None) -> None:
         """Print a line without wrapping it.
@@ -88,10 +85,6 @@ class TerminalConsole(Console):
     def print_model(self, answer: BaseModel) -> None:
         """Print a model as JSON."""
         self.print(Text(escape_json(answer.model_dump_json(indent=2))), soft_wrap=True)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return match[0] if is_visible(match[0]) else escape_invisible(match[0])
 
 
 def multiline_text(text: str) -> Text:

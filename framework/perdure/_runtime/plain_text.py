@@ -26,6 +26,7 @@ __all__ = [
     "escape_control",
     "escape_invisible",
     "escape_json",
+    "escape_rest",
     "is_visible",
     "message_text",
     "shorten",
@@ -121,6 +122,13 @@ def message_text(value: object, limit: int = _MESSAGE_LENGTH) -> str:
     if type(value) is str and len(value) <= limit and value.isprintable():
         return value
     return shorten(escape_control(shorten(text_of(value), limit)), limit)
+
+
+def escape_rest(text: str, *, keep: str = "") -> str:
+    """Return a text that is escaped in part, such as a ``repr``, with its remaining invisible characters escaped."""
+    return _NOT_ASCII.sub(
+        lambda found: found[0] if found[0] in keep or is_visible(found[0]) else _escape(found[0]), text
+    )
 
 
 def escape_json(text: str, *, keep: str = "\n") -> str:
