@@ -101,9 +101,9 @@ def escape_control(text: str) -> str:
 
 def text_of(value: object, convert: Callable[[object], str] = str) -> str:
     """Return ``str`` or ``repr`` of an object, or a substitute that names the error of a failing method."""
-    if isinstance(value, str) and convert is str:
-        return str.__str__(value)  # a subclass may override the method
     try:
+        if convert is str and isinstance(value, str):
+            return str.__str__(value)  # a subclass may override the method
         return str.__str__(convert(value))
     except BaseException as error:  # noqa: BLE001 - the method of an untrusted class may raise anything
         return f"<{type(value).__name__} whose {convert.__name__} raises {type(error).__name__}>"

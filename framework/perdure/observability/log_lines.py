@@ -82,8 +82,8 @@ def format_event(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     arguments = event.pop("positional_args", None)
     if not arguments:
         return event
-    named = len(arguments) == 1 and isinstance(arguments[0], Mapping) and arguments[0]
     try:
+        named = len(arguments) == 1 and isinstance(arguments[0], Mapping) and arguments[0]
         event["event"] %= arguments[0] if named else arguments
     except BaseException:  # noqa: BLE001 - the __str__ of an argument may raise anything
         event["arguments"] = arguments
