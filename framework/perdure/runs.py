@@ -210,10 +210,12 @@ def run_async(
         The run's future.
 
     Raises:
-        InvalidInput: The run has no name.
+        InvalidInput: The run has no name, or an object of another type.
         PerdureTerminalError: The context was used inside another run.
     """
     settings = RunConfig(config) if isinstance(config, str) else config
+    if not isinstance(settings, RunConfig):
+        raise InvalidInput(f"a run takes its name or a RunConfig; got {type(settings).__name__}")
     if (name := display_name(settings.name)) != settings.name:
         settings = settings.named(name)
     if not settings.name:

@@ -197,7 +197,9 @@ values = st.recursive(
 
 
 @pytest.mark.parametrize("kind", ["json", "console"])
-@given(values, texts.filter(lambda name: name not in {"self", "event", "exc_info"}), values, st.lists(values, max_size=2))
+@given(
+    values, texts.filter(lambda name: name not in {"self", "event", "exc_info"}), values, st.lists(values, max_size=2)
+)
 def test_any_values_are_bounded_lines(kind: str, event: Any, name: str, value: Any, arguments: list[Any]):
     event, value, arguments = fields_in(event), fields_in(value), fields_in(arguments)
 
