@@ -58,7 +58,7 @@ class Colourful:
 circular: list[Any] = []
 circular += [circular, circular]
 shared: list[Any] = []
-for _ in range(12):
+for _ in range(8):
     shared = [shared, shared]
 FIELDS: dict[str, Any] = {
     "not utf-8": "caf\udce9",
@@ -83,7 +83,7 @@ FIELDS: dict[str, Any] = {
     "filler": ["\u3164"],
     "infinity": [float("inf")],
     "shared": shared,
-    "long": "x" * 1_000_000,
+    "long": "x" * 100_000,
 }
 
 
